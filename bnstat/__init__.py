@@ -1,0 +1,73 @@
+"""bnstat: the batch-normalization statistics of any TensorFlow or Keras file.
+
+    import bnstat
+    model = bnstat.load("model_dir")
+    layer = model["fc1/BatchNorm"]
+    scale, shift = layer.scale_and_shift()
+
+The names below are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bnstat.errors import (
+        AmbiguousError,
+        BnstatError,
+        ChangedError,
+        DamagedError,
+        NotFoundError,
+        UnknownFormatError,
+        UnsupportedError,
+    )
+    from bnstat.loading import load, load_all
+    from bnstat.model import BatchNorm, Model, Source, Variable
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "bnstat.errors": (
+        "AmbiguousError",
+        "BnstatError",
+        "ChangedError",
+        "DamagedError",
+        "NotFoundError",
+        "UnknownFormatError",
+        "UnsupportedError",
+    ),
+    "bnstat.loading": ("load", "load_all"),
+    "bnstat.model": ("BatchNorm", "Model", "Source", "Variable"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AmbiguousError",
+    "BatchNorm",
+    "BnstatError",
+    "ChangedError",
+    "DamagedError",
+    "Model",
+    "NotFoundError",
+    "Source",
+    "UnknownFormatError",
+    "UnsupportedError",
+    "Variable",
+    "__version__",
+    "load",
+    "load_all",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'bnstat' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))
