@@ -1,0 +1,114 @@
+"""What a model file holds, in one form for all formats.
+
+A format hands over its variables and whatever it knows of the model's structure:
+
+- `variables`: every stored tensor, under the exact key of the file;
+- `names`: key -> the best name known for a variable, where that is not the key itself;
+- `layers`: layer configurations (Keras files, Keras metadata), in the order of the network
+  unless `layers_in_order` is False;
+- `objects`: the object graph of a TensorFlow 2 checkpoint;
+- `graphs`: computation graphs and function bodies (SavedModel, `.meta`, frozen graph).
+
+Nothing here knows what the layers are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnstat.model import Source, Variable
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer as the file describes it.
+
+    Attributes:
+        name: the author's name, nested models' names before it: `inner/bn_1`.
+        class_name: `BatchNormalization`, `Custom>MyNorm`; None where the file does not say it.
+        config: the constructor's arguments; empty where the file does not hold them.
+        variables: the layer's own variables, label -> key, in stored order. Labels are the
+            layer's own names (`gamma`) or, where the file only numbers them, `0`, `1`, ...
+        key: where the file keeps the layer (`layers/batch_normalization_1`), for messages.
+    """
+
+    name: str
+    class_name: str | None
+    config: Mapping[str, Any]
+    variables: Mapping[str, str]
+    key: str = ""
+
+
+class Node(NamedTuple):
+    """An object of the object graph.
+
+    Attributes:
+        children: local name -> index of the child, in stored order.
+        key: the checkpoint key, where the node is a variable.
+        full_name: the variable's name in the program (`block/bn/gamma`); may be empty.
+    """
+
+    children: Mapping[str, int]
+    key: str | None
+    full_name: str
+
+
+class Op(Protocol):
+    """One operation of a graph."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def type(self) -> str:
+        """The op's kind: `FusedBatchNormV3`."""
+        ...
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        """Data inputs as `op` or `op:output`; control inputs are left out."""
+        ...
+
+    def attribute(self, name: str) -> float | int | bool | str | None:
+        """The value of an attribute; None where the graph leaves it at its default."""
+        ...
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph, or a function's body as one caller calls it.
+
+    Attributes:
+        name: the function's name; empty for a top-level graph.
+        ops: the operations by name, in stored order.
+        variables: name of an op or of a function's argument -> key of the variable it stands for.
+        constant: the value of a constant op; None where the op is none or is too large.
+    """
+
+    name: str
+    ops: Mapping[str, Op]
+    variables: Mapping[str, str]
+    constant: Callable[[str], NDArray[np.generic] | None]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All that one model file says. See the module's documentation."""
+
+    source: Source
+    variables: Mapping[str, Variable]
+    names: Mapping[str, str] = field(default_factory=dict)
+    layers: Sequence[Layer] = ()
+    layers_in_order: bool = True
+    objects: Sequence[Node] = ()
+    graphs: Callable[[], Iterable[Graph]] | None = None
+    notes: Sequence[str] = ()
+
+    def name_of(self, key: str) -> str:
+        """The best name known for the variable of that key."""
+        return self.names.get(key, key)
