@@ -1,0 +1,208 @@
+"""Zip and tar archives as folders, read in place: nothing is unpacked beside them.
+
+A compressed tar is decompressed into a temporary file that has no name and goes with the
+process; so is a compressed member of a zip. What would grow out of all proportion is refused.
+Links, devices and members that point out of the archive do not exist here.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from typing import IO, BinaryIO, TypeVar, cast
+
+from bnstat.errors import BnstatError, DamagedError
+from bnstat.formats.storage import File, Folder
+
+_T = TypeVar("_T")
+
+_IN_MEMORY = 64 << 20
+_MAX_RATIO = 100
+_MAX_MEMBERS = 100_000
+_CHUNK = 1 << 20
+
+_DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    ValueError,
+    RuntimeError,
+)
+
+
+def open_archive(file: File) -> Folder | None:
+    """The archive as a folder; None where the file is no archive.
+
+    Raises:
+        DamagedError: it begins as an archive does, but is damaged.
+        BnstatError: it grows out of all proportion when it is decompressed.
+    """
+    head = file.head(512)
+    try:
+        if head.startswith(b"PK\x03\x04"):
+            return _zip_folder(file)
+        if head.startswith(b"\x1f\x8b"):
+            import gzip
+
+            with file.open() as raw, gzip.GzipFile(fileobj=raw) as stream:
+                inner = _spool(file, cast(IO[bytes], stream), file.size)
+            return _tar_folder(file, inner)
+        if head[257:262] == b"ustar":
+            return _tar_folder(file, file.open())
+    except _DAMAGE as error:
+        raise DamagedError(
+            file.path, f"is a damaged archive ({error})", "copy or download it again"
+        ) from error
+    return None
+
+
+class _Member(File):
+    """A file in an archive; its bytes are fetched when they are first asked for."""
+
+    def __init__(
+        self, folder: _ArchiveFolder, name: str, size: int, open_: Callable[[], BinaryIO]
+    ) -> None:
+        self.name = name.rsplit("/", 1)[-1]
+        self.path = f"{folder.path}/{self.name}"
+        self.size = size
+        self._folder = folder
+        self._open = open_
+        self._stream: BinaryIO | None = None
+
+    def open(self) -> BinaryIO:
+        try:
+            return self._open()
+        except _DAMAGE as error:
+            raise DamagedError(self.path, f"cannot be unpacked ({error})") from error
+
+    def _read(self, offset: int, length: int) -> bytes:
+        if self._stream is None:
+            self._stream = self.open()
+        try:
+            self._stream.seek(offset)
+            return self._stream.read(length)
+        except _DAMAGE as error:
+            raise DamagedError(self.path, f"cannot be unpacked ({error})") from error
+
+    def sibling(self, name: str) -> File | None:
+        return self._folder.file(name)
+
+
+_Members = dict[str, tuple[int, Callable[[], BinaryIO]]]
+
+
+class _ArchiveFolder(Folder):
+    def __init__(self, archive: str, inside: str, members: _Members) -> None:
+        self.path = f"{archive}/{inside}".rstrip("/")
+        self.name = inside.rsplit("/", 1)[-1]
+        self._archive = archive
+        self._inside = inside
+        self._members = members
+
+    def names(self) -> list[str]:
+        start = f"{self._inside}/" if self._inside else ""
+        return sorted(
+            {
+                name[len(start) :].split("/", 1)[0]
+                for name in self._members
+                if name.startswith(start)
+            }
+        )
+
+    def file(self, name: str) -> File | None:
+        path = f"{self._inside}/{name}" if self._inside else name
+        if path not in self._members:
+            return None
+        parent = path.rpartition("/")[0]
+        size, open_ = self._members[path]
+        return _Member(_ArchiveFolder(self._archive, parent, self._members), path, size, open_)
+
+    def folder(self, name: str) -> Folder | None:
+        path = f"{self._inside}/{name}" if self._inside else name
+        if any(member.startswith(path + "/") for member in self._members):
+            return _ArchiveFolder(self._archive, path, self._members)
+        return None
+
+    def parent(self) -> Folder | None:
+        if not self._inside:
+            return None
+        return _ArchiveFolder(self._archive, self._inside.rpartition("/")[0], self._members)
+
+    def modified(self, name: str) -> float:
+        del name
+        return 0.0
+
+
+def _zip_folder(file: File) -> Folder:
+    archive = zipfile.ZipFile(file.open())
+    members: _Members = {}
+    for info in _bounded(file, archive.infolist()):
+        name = _inside(info.filename)
+        if name and not info.is_dir():
+            members[name] = (info.file_size, _zip_opener(file, archive, info))
+    return _ArchiveFolder(file.path, "", members)
+
+
+def _zip_opener(
+    file: File, archive: zipfile.ZipFile, info: zipfile.ZipInfo
+) -> Callable[[], BinaryIO]:
+    def open_() -> BinaryIO:
+        stream = archive.open(info)
+        if info.compress_type == zipfile.ZIP_STORED:
+            return cast(BinaryIO, stream)
+        return _spool(file, stream, info.compress_size)
+
+    return open_
+
+
+def _tar_folder(file: File, stream: BinaryIO) -> Folder:
+    archive = tarfile.open(fileobj=stream, mode="r:")
+    members: _Members = {}
+    for info in _bounded(file, archive.getmembers()):
+        name = _inside(info.name)
+        if name and info.isreg():
+            members[name] = (info.size, _tar_opener(archive, info))
+    return _ArchiveFolder(file.path, "", members)
+
+
+def _tar_opener(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Callable[[], BinaryIO]:
+    def open_() -> BinaryIO:
+        stream = archive.extractfile(info)
+        return cast(BinaryIO, stream) if stream is not None else io.BytesIO()
+
+    return open_
+
+
+def _spool(file: File, stream: IO[bytes], compressed: int) -> BinaryIO:
+    """All that a decompressing stream gives, in a temporary file."""
+    limit = _MAX_RATIO * compressed + _CHUNK
+    spool = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
+    while chunk := stream.read(_CHUNK):
+        spool.write(chunk)
+        if spool.tell() > limit:
+            raise BnstatError(
+                file.path,
+                f"grows more than {_MAX_RATIO} times when it is decompressed",
+                "unpack it yourself if you trust it",
+            )
+    spool.seek(0)
+    return cast(BinaryIO, spool)
+
+
+def _bounded(file: File, members: list[_T]) -> list[_T]:
+    if len(members) > _MAX_MEMBERS:
+        raise BnstatError(file.path, f"holds {len(members)} files, more than {_MAX_MEMBERS}")
+    return members
+
+
+def _inside(name: str) -> str:
+    """The member's name as a clean path; empty where it points out of the archive."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+    return "" if ".." in parts else "/".join(parts)

@@ -1,0 +1,36 @@
+"""The graph that TensorFlow 1 saves beside a checkpoint: a MetaGraphDef in `PREFIX.meta`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Iterator
+
+from bnstat.errors import BnstatError
+from bnstat.formats.contents import Graph
+from bnstat.formats.storage import File
+
+_LARGEST = 1 << 31
+"""Protocol buffers have less than 2 GiB; nothing larger is a graph."""
+
+
+def meta_graphs(
+    meta: File | None, keys: Container[str]
+) -> Callable[[], Iterable[Graph]] | None:
+    """Reads the graph in a `.meta` file, for a checkpoint that has these keys.
+
+    It only adds to what the checkpoint says: where there is none, or none that can be read,
+    there is no graph.
+    """
+    if meta is None or meta.size >= _LARGEST:
+        return None
+
+    def read() -> Iterator[Graph]:
+        from bnstat.formats.graph_def import graph_of
+        from bnstat.formats.protos import parse
+
+        try:
+            graph = parse("MetaGraphDef", meta.read(), meta.path, "the graph").graph_def
+        except BnstatError:
+            return
+        yield graph_of(graph, lambda name: name if name in keys else None)
+
+    return read

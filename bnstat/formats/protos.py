@@ -1,0 +1,176 @@
+"""TensorFlow's protocol buffers, as far as reading needs them.
+
+The messages are declared here, field numbers from TensorFlow's `.proto` files (named beside
+each group), and built in a descriptor pool of their own: TensorFlow's own registrations, when
+it is loaded in the same process, are neither needed nor disturbed. Fields that nothing reads
+are left out; protobuf skips them.
+
+Parsing is protobuf's: lengths are bounded by the buffer and nesting by its recursion limit.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from bnstat.errors import DamagedError
+
+_SCHEMA = """
+# tensorflow/core/framework/versions.proto, tensor_shape.proto, tensor_slice.proto
+message VersionDef { int32 producer 1; int32 min_consumer 2 }
+message Dim { int64 size 1 }
+message TensorShapeProto { repeated Dim dim 2; bool unknown_rank 3 }
+message Extent { int64 start 1; optional int64 length 2 }
+message TensorSliceProto { repeated Extent extent 1 }
+
+# tensorflow/core/util/saved_tensor_slice.proto
+message SavedSliceMeta {
+  string name 1; TensorShapeProto shape 2; int32 type 3; repeated TensorSliceProto slice 4 }
+message SavedTensorSliceMeta { repeated SavedSliceMeta tensor 1; VersionDef versions 2 }
+message SavedSlice { string name 1; TensorSliceProto slice 2; TensorProto data 3 }
+message SavedTensorSlices { SavedTensorSliceMeta meta 1; SavedSlice data 2 }
+
+# tensorflow/core/protobuf/trackable_object_graph.proto
+message ObjectReference { int32 node_id 1; string local_name 2 }
+message SerializedTensor { string name 1; string full_name 2; string checkpoint_key 3 }
+message SlotVariableReference {
+  int32 original_variable_node_id 1; string slot_name 2; int32 slot_variable_node_id 3 }
+message TrackableObject {
+  repeated ObjectReference children 1; repeated SerializedTensor attributes 2;
+  repeated SlotVariableReference slot_variables 3 }
+message TrackableObjectGraph { repeated TrackableObject nodes 1 }
+
+# tensorflow/core/framework/tensor.proto, attr_value.proto, node_def.proto, op_def.proto,
+# function.proto, graph.proto
+message TensorProto {
+  int32 dtype 1; TensorShapeProto tensor_shape 2; bytes tensor_content 4;
+  repeated float float_val 5; repeated double double_val 6; repeated int32 int_val 7;
+  repeated bytes string_val 8; repeated int64 int64_val 10; repeated bool bool_val 11;
+  repeated int32 half_val 13; repeated uint32 uint32_val 16; repeated uint64 uint64_val 17 }
+message ListValue {
+  repeated bytes s 2; repeated int64 i 3; repeated float f 4; repeated bool b 5;
+  repeated int32 type 6; repeated TensorShapeProto shape 7; repeated NameAttrList func 9 }
+message NameAttrList { string name 1 }
+message AttrValue {
+  optional ListValue list 1; optional bytes s 2; optional int64 i 3; optional float f 4; optional bool b 5;
+  optional int32 type 6; optional TensorShapeProto shape 7; optional TensorProto tensor 8;
+  optional NameAttrList func 10 }
+message NodeDef {
+  string name 1; string op 2; repeated string input 3; string device 4; map AttrValue attr 5 }
+message ArgDef { string name 1; int32 type 3 }
+message OpDef { string name 1; repeated ArgDef input_arg 2; repeated ArgDef output_arg 3 }
+message FunctionDef { OpDef signature 1; repeated NodeDef node_def 3; map string ret 4 }
+message FunctionDefLibrary { repeated FunctionDef function 1 }
+message GraphDef { repeated NodeDef node 1; FunctionDefLibrary library 2; VersionDef versions 4 }
+
+# tensorflow/core/protobuf/meta_graph.proto, saved_model.proto, saved_object_graph.proto
+message MetaInfoDef {
+  string meta_graph_version 1; repeated string tags 4; string tensorflow_version 5;
+  string tensorflow_git_version 6 }
+message TensorInfo { string name 1 }
+message SignatureDef { map TensorInfo inputs 1; map TensorInfo outputs 2; string method_name 3 }
+message SaverDef {
+  string filename_tensor_name 1; string save_tensor_name 2; string restore_op_name 3;
+  int32 version 7 }
+message MetaGraphDef {
+  MetaInfoDef meta_info_def 1; GraphDef graph_def 2; SaverDef saver_def 3;
+  map SignatureDef signature_def 5; SavedObjectGraph object_graph_def 7 }
+message SavedModel { int64 saved_model_schema_version 1; repeated MetaGraphDef meta_graphs 2 }
+message SavedUserObject { string identifier 1; string metadata 3 }
+message SavedVariable { int32 dtype 1; TensorShapeProto shape 2; bool trainable 3; string name 6 }
+message SavedConcreteFunction { repeated int32 bound_inputs 2 }
+message SavedFunction { repeated string concrete_functions 1 }
+message SavedBareConcreteFunction { string concrete_function_name 1 }
+message CapturedTensor { string name 1; string concrete_function 2 }
+message SavedObject {
+  repeated ObjectReference children 1; optional SavedUserObject user_object 4;
+  optional SavedFunction function 6; optional SavedVariable variable 7;
+  optional SavedBareConcreteFunction bare_concrete_function 8 }
+message SavedObjectGraph {
+  repeated SavedObject nodes 1; map SavedConcreteFunction concrete_functions 2 }
+
+# keras/src/legacy/saving: saved_metadata.proto (Keras 2)
+message KerasSavedObject {
+  int32 node_id 2; string node_path 3; string identifier 4; string metadata 5 }
+message KerasSavedMetadata { repeated KerasSavedObject nodes 1 }
+"""
+
+_PACKAGE = "bnstat_tf"
+
+
+def parse(name: str, data: bytes, where: str, what: str = "") -> Any:
+    """Parse a message.
+
+    Args:
+        name: the message's name, as in `BundleEntryProto`.
+        data: the serialized message.
+        where: what holds it, for the error.
+        what: what it is, for the error; the message's name if left out.
+
+    Raises:
+        DamagedError: the data is no such message.
+    """
+    from google.protobuf.message import DecodeError
+
+    try:
+        return message_class(name).FromString(data)
+    except (DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DamagedError(
+            where, f"{what or name} cannot be parsed", "the file is damaged or not what it seems"
+        ) from error
+
+
+@cache
+def message_class(name: str) -> Any:
+    """The class of a message, as in `message_class("GraphDef")`."""
+    from google.protobuf import message_factory
+
+    return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"{_PACKAGE}.{name}"))
+
+
+@cache
+def _pool() -> Any:
+    from google.protobuf import descriptor_pb2, descriptor_pool
+
+    file = descriptor_pb2.FileDescriptorProto(
+        name="bnstat_tf.proto", package=_PACKAGE, syntax="proto3"
+    )
+    schema = "\n".join(line for line in _SCHEMA.splitlines() if not line.startswith("#"))
+    for declaration in schema.split("message ")[1:]:
+        name, _, fields = declaration.partition("{")
+        message = file.message_type.add(name=name.strip())
+        for field in fields.strip().rstrip("}").split(";"):
+            _add_field(message, *field.split())
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    return pool
+
+
+def _add_field(message: Any, *words: str) -> None:
+    """Declare a field from `[repeated|optional|map] kind name number`."""
+    *label, kind, name, number = words
+    field = message.field.add(name=name, number=int(number))
+    field.label = field.LABEL_OPTIONAL
+    _set_type(field, kind)
+    if label == ["repeated"]:
+        field.label = field.LABEL_REPEATED
+    elif label == ["optional"]:
+        field.proto3_optional = True
+        field.oneof_index = len(message.oneof_decl)
+        message.oneof_decl.add(name=f"_{name}")
+    elif label == ["map"]:
+        entry = message.nested_type.add(name=f"{name.title().replace('_', '')}Entry")
+        entry.options.map_entry = True
+        _add_field(entry, "string", "key", "1")
+        _add_field(entry, kind, "value", "2")
+        field.label = field.LABEL_REPEATED
+        field.type = field.TYPE_MESSAGE
+        field.type_name = f".{_PACKAGE}.{message.name}.{entry.name}"
+
+
+def _set_type(field: Any, kind: str) -> None:
+    scalar = getattr(field, f"TYPE_{kind.upper()}", None)
+    if scalar is None:
+        field.type, field.type_name = field.TYPE_MESSAGE, f".{_PACKAGE}.{kind}"
+    else:
+        field.type = scalar
