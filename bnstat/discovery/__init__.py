@@ -1,0 +1,125 @@
+"""From what a file holds to its batch-norm layers.
+
+Four kinds of evidence are asked, the strongest first: layer configurations, the object graph,
+computation graphs, names. Each gives sightings; those that share a variable are one layer, whose
+name and roles the strongest evidence tells and whose gaps the others fill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bnstat.discovery.merge import Merged, in_order, is_complete, merge, unique_names
+from bnstat.discovery.names import Names, by_patterns, from_names, without_statistics
+from bnstat.discovery.objects import from_objects, lost_to_their_layers
+from bnstat.discovery.sighting import Sighting
+from bnstat.formats.contents import Contents
+from bnstat.model import BatchNorm, Model, Verdict
+
+__all__ = ["discover"]
+
+_FLOATS = ("float", "bfloat")
+
+
+def discover(
+    contents: Contents,
+    *,
+    patterns: Sequence[tuple[str, str]] = (),
+    include_shadows: bool = False,
+) -> Model:
+    """The batch-norm layers of a file.
+
+    Args:
+        contents: the file.
+        patterns: (role, regular expression) pairs of a naming scheme of the user's own.
+        include_shadows: also show the exponential-moving-average copies of layers.
+    """
+    names = Names(contents)
+    merged = merge(
+        [
+            by_patterns(names, patterns),
+            _from_layers(contents),
+            from_objects(contents),
+            _from_graphs(contents),
+            from_names(names, include_shadows),
+        ]
+    )
+    merged = [layer for layer in merged if _is_plausible(layer, contents)]
+    whole = [layer for layer in merged if is_complete(layer)]
+    kinds = ("config", "graph", "object-graph")
+    whole = in_order(whole, kinds if contents.layers_in_order else kinds[1:])
+    partial = [layer for layer in merged if not is_complete(layer)]
+    partial += merge([without_statistics(names, _keys(merged))])
+    layers = _layers(whole, contents)
+    incomplete = _layers(partial, contents)
+    return Model(
+        contents.source,
+        layers,
+        incomplete=incomplete,
+        notes=[*contents.notes, *lost_to_their_layers(contents, _keys(whole))],
+        explain=lambda: _explain(contents, layers, incomplete),
+    )
+
+
+# What only some files need is imported when such a file comes.
+
+
+def _from_layers(contents: Contents) -> list[Sighting]:
+    if not contents.layers:
+        return []
+    from bnstat.discovery.config import from_layers
+
+    return from_layers(contents)
+
+
+def _from_graphs(contents: Contents) -> list[Sighting]:
+    if contents.graphs is None:
+        return []
+    from bnstat.discovery.graph import from_graphs
+
+    return from_graphs(contents)
+
+
+def _explain(
+    contents: Contents, layers: Sequence[BatchNorm], incomplete: Sequence[BatchNorm]
+) -> list[Verdict]:
+    from bnstat.discovery.verdicts import explain
+
+    return explain(contents, layers, incomplete)
+
+
+def _layers(merged: Sequence[Merged], contents: Contents) -> list[BatchNorm]:
+    variables = contents.variables
+    return [
+        BatchNorm(
+            name,
+            {role: variables[key] for role, key in layer.roles.items()},
+            evidence=layer.evidence,
+            epsilon=layer.epsilon,
+            momentum=layer.momentum,
+            axis=layer.axis,
+            trainable=layer.trainable,
+            extra={label: variables[key] for label, key in layer.extra.items()},
+            undecided=[variables[key] for key in layer.undecided],
+            notes=layer.notes,
+        )
+        for name, layer in zip(unique_names(merged), merged, strict=True)
+    ]
+
+
+def _keys(layers: Sequence[Merged]) -> set[str]:
+    return {key for layer in layers for key in layer.all_keys()}
+
+
+def _is_plausible(layer: Merged, contents: Contents) -> bool:
+    """Whether the variables can be batch norm's: floats of at least one dimension and element."""
+    keys = layer.all_keys()
+    if not keys:
+        return layer.evidence == "config"
+    if any(key not in contents.variables for key in keys):
+        return False
+    variables = [contents.variables[key] for key in layer.roles.values()]
+    return all(
+        variable.dtype.startswith(_FLOATS) and variable.shape and 0 not in variable.shape
+        for variable in variables
+    )

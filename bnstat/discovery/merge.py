@@ -1,0 +1,130 @@
+"""Sightings of one layer by several kinds of evidence become one layer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from bnstat.discovery.sighting import Sighting
+from bnstat.model import ROLES, Evidence
+from bnstat.natural import natural_key
+
+_STRUCTURAL = ("config", "object-graph")
+_NAMED_BY = ("config", "object-graph", "name", "graph")
+
+
+@dataclass
+class Merged:
+    """A layer as all evidence together shows it."""
+
+    evidence: Evidence
+    roles: dict[str, str]
+    extra: dict[str, str]
+    undecided: tuple[str, ...]
+    notes: tuple[str, ...]
+    names: dict[str, str] = field(default_factory=dict)
+    positions: dict[str, int] = field(default_factory=dict)
+    epsilon: float | None = None
+    momentum: float | None = None
+    axis: int | tuple[int, ...] | None = None
+    trainable: bool | None = None
+
+    def add(self, sighting: Sighting) -> None:
+        """Fill what is not known yet from weaker evidence."""
+        if self.evidence not in _STRUCTURAL:
+            self.roles = {**sighting.roles, **self.roles}
+            self.extra = {**sighting.extra, **self.extra}
+        self.epsilon = sighting.epsilon if self.epsilon is None else self.epsilon
+        self.momentum = sighting.momentum if self.momentum is None else self.momentum
+        self.axis = sighting.axis if self.axis is None else self.axis
+        self.trainable = sighting.trainable if self.trainable is None else self.trainable
+        self.notes += tuple(note for note in sighting.notes if note not in self.notes)
+
+    def all_keys(self) -> list[str]:
+        """The keys of all its variables."""
+        return [*self.roles.values(), *self.extra.values(), *self.undecided]
+
+
+def merge(evidence: Iterable[Sequence[Sighting]]) -> list[Merged]:
+    """The layers that the sightings show, those of the strongest evidence first.
+
+    Args:
+        evidence: the sightings of each kind of evidence, in their order, strongest kind first.
+    """
+    layers: list[Merged] = []
+    by_key: dict[str, Merged] = {}
+    for sightings in evidence:
+        for position, sighting in enumerate(sightings):
+            layer = _same_layer(sighting, by_key)
+            if layer is None:
+                layer = Merged(
+                    sighting.evidence,
+                    dict(sighting.roles),
+                    dict(sighting.extra),
+                    sighting.undecided,
+                    (),
+                )
+                layers.append(layer)
+            layer.add(sighting)
+            layer.names.setdefault(sighting.evidence, sighting.name)
+            layer.positions.setdefault(sighting.evidence, position)
+            for key in layer.all_keys():
+                by_key.setdefault(key, layer)
+    return layers
+
+
+def _same_layer(sighting: Sighting, by_key: dict[str, Merged]) -> Merged | None:
+    """The layer that has a variable of the sighting; its statistics decide where it has any."""
+    statistics = [key for role, key in sighting.roles.items() if role.startswith("moving")]
+    for key in statistics or [*sighting.roles.values(), *sighting.undecided]:
+        if key in by_key:
+            return by_key[key]
+    return None
+
+
+def in_order(layers: list[Merged], ordered_by: Sequence[str]) -> list[Merged]:
+    """The layers in the order of the network, as far as a kind of evidence tells it.
+
+    The kind that shows the most of them decides, of several the strongest. Layers that it does
+    not show follow, by name.
+
+    Args:
+        layers: the layers.
+        ordered_by: the kinds of evidence whose order is the network's, strongest first.
+    """
+    counts = Counter(kind for layer in layers for kind in layer.positions)
+    best = max(ordered_by, key=lambda kind: counts[kind], default="")
+    last = len(layers)
+
+    def key(layer: Merged) -> tuple[int, list[tuple[int, int, str]]]:
+        return layer.positions.get(best, last), natural_key(_candidates(layer)[0])
+
+    return sorted(layers, key=key)
+
+
+def unique_names(layers: Sequence[Merged]) -> list[str]:
+    """A name for each layer that no other has: the best that any evidence tells."""
+    candidates = [_candidates(layer) for layer in layers]
+    uses = Counter(name for names in candidates for name in set(names))
+    taken: Counter[str] = Counter()
+    result = []
+    for names in candidates:
+        name = next((name for name in names if uses[name] == 1), names[0])
+        taken[name] += 1
+        while taken[name] > 1:
+            name = f"{name}#{taken[name]}"
+            taken[name] += 1
+        result.append(name)
+    return result
+
+
+def _candidates(layer: Merged) -> list[str]:
+    """The layer's names, best first; a layer in the root scope has none of its own."""
+    names = [layer.names[kind] for kind in _NAMED_BY if layer.names.get(kind)]
+    return names or ["(root)"]
+
+
+def is_complete(layer: Merged) -> bool:
+    """Whether both moving statistics of the layer are known."""
+    return all(role in layer.roles for role in ROLES[2:])

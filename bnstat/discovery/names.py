@@ -1,0 +1,186 @@
+"""Batch norm by the names of variables: for files that hold no structure, and for what the
+structure leaves out.
+
+A moving variance whose name has a scheme's ending starts a layer; its scope and the scheme say
+what the other variables of the layer are called. `ExponentialMovingAverage` keeps copies of
+variables under `NAME/ExponentialMovingAverage`: beside the variable that is a shadow, and set
+apart; without the variable it is all that was saved, and stands for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from bnstat.discovery.schemes import SCHEMES, Scheme
+from bnstat.discovery.sighting import Sighting
+from bnstat.formats.contents import Contents
+
+SHADOW = re.compile(r"/ExponentialMovingAverage(_\d+)?$")
+BATCH_NORM_SCOPE = re.compile(
+    r"(^|[/_.])(batch_?norm(alization)?|bn)(_?v\d)?(_?\d+)*_?$", re.IGNORECASE
+)
+"""A scope whose last part says batch norm: `BatchNorm_1`, `conv2_bn`, `tpu_batch_normalization`."""
+
+_SHADOW_WORD = "/ExponentialMovingAverage"
+
+
+def from_names(names: Names, include_shadows: bool = False) -> list[Sighting]:
+    """The layers that the variables' names show."""
+    found = []
+    for name in names.ending_with(_VARIANCE_ENDINGS):
+        for scheme in SCHEMES:
+            if not f"/{name}".endswith(scheme.variance):
+                continue
+            sighting = _sighting(names, scheme, name)
+            if sighting is not None:
+                found.append(sighting)
+                if include_shadows:
+                    found += _shadows(names, sighting)
+                break
+    return found
+
+
+def without_statistics(names: Names, taken: Iterable[str]) -> list[Sighting]:
+    """Layers that by their scope are surely batch norm, but of which only gamma or beta is there.
+
+    Args:
+        names: the names of the file's variables.
+        taken: keys that belong to layers already found.
+    """
+    used = set(taken)
+    scopes: dict[str, dict[str, str]] = {}
+    for name in names.ending_with(("/gamma", "/beta")):
+        scope, _, role = name.rpartition("/")
+        key = names.keys[name]
+        if key not in used and BATCH_NORM_SCOPE.search(scope):
+            scopes.setdefault(scope, {})[role] = key
+    return [Sighting("name", scope, roles) for scope, roles in scopes.items()]
+
+
+def by_patterns(names: Names, patterns: Sequence[tuple[str, str]]) -> list[Sighting]:
+    """The layers that a user's own patterns show.
+
+    Args:
+        names: the names of the file's variables.
+        patterns: (role, regular expression) pairs. A variable has the role if the expression
+            matches somewhere in its name; its layer is the group `layer`, else the first group,
+            else the name without what was matched.
+    """
+    layers: dict[str, dict[str, str]] = {}
+    compiled = [(role, re.compile(pattern)) for role, pattern in patterns]
+    for name, key in names.keys.items():
+        for role, pattern in compiled:
+            match = pattern.search(name)
+            if match is None:
+                continue
+            if "layer" in pattern.groupindex:
+                layer = match["layer"]
+            elif pattern.groups:
+                layer = match[1]
+            else:
+                layer = name[: match.start()] + name[match.end() :]
+            layers.setdefault((layer or "").strip("/."), {}).setdefault(role, key)
+            break
+    return [Sighting("name", layer, roles) for layer, roles in layers.items()]
+
+
+class Names:
+    """The names of the file's variables, and the key of each."""
+
+    def __init__(self, contents: Contents) -> None:
+        self.contents = contents
+        self.keys: dict[str, str] = {}
+        self.shadows: dict[str, str] = {}
+        names: Mapping[str, str] = contents.names
+        for key in contents.variables:
+            if "/.OPTIMIZER_SLOT/" in key or key.startswith("optimizer_weights/"):
+                continue
+            name = names.get(key, key)
+            if _SHADOW_WORD in name and (match := SHADOW.search(name)):
+                self.shadows.setdefault(name[: match.start()], key)
+            else:
+                self.keys.setdefault(name, key)
+        self.averages = {name: key for name, key in self.shadows.items() if name not in self.keys}
+        self.keys.update(self.averages)
+
+    def ending_with(self, endings: tuple[str, ...]) -> Iterator[str]:
+        """The names with one of the endings, of which each starts with a separator."""
+        whole = {ending[1:] for ending in endings if ending[0] == "/"}
+        for name in self.keys:
+            if name.endswith(endings) or name in whole:
+                yield name
+
+    def find(self, scope: str, endings: Iterable[str]) -> str | None:
+        """The key of the first variable that the scope has with one of the endings."""
+        for ending in endings:
+            key = self.keys.get(scope + ending if scope else ending[1:])
+            if key is not None:
+                return key
+        return None
+
+
+_VARIANCE_ENDINGS = tuple(dict.fromkeys(scheme.variance for scheme in SCHEMES))
+
+
+def _sighting(names: Names, scheme: Scheme, variance: str) -> Sighting | None:
+    """The layer whose moving variance has that name, if the scheme fits it."""
+    scope = f"/{variance}".removesuffix(scheme.variance)[1:]
+    mean = names.find(scope, (scheme.mean,))
+    if mean is None:
+        return None
+    roles = {"moving_mean": mean, "moving_variance": names.keys[variance]}
+    owner = scope
+    for owner in _owners(scope, scheme):
+        gamma, beta = names.find(owner, scheme.gamma), names.find(owner, scheme.beta)
+        if gamma or beta:
+            roles |= {"gamma": gamma} if gamma else {}
+            roles |= {"beta": beta} if beta else {}
+            break
+    else:
+        owner = _owners(scope, scheme)[-1]
+    if not scheme.surely and not _shows_more(names, owner, roles):
+        return None
+    extra = {ending[1:]: key for ending in scheme.extra if (key := names.find(scope, (ending,)))}
+    averaged = [name for name in roles.values() if name in names.averages.values()]
+    notes = ("read from exponential moving averages: the variables are not in the file",)
+    return Sighting("name", owner, roles, extra, notes=notes if averaged else ())
+
+
+def _owners(scope: str, scheme: Scheme) -> list[str]:
+    """The scopes in which gamma and beta may stand, the most likely first.
+
+    TensorFlow 1 repeats the whole scope for variables that an `ExponentialMovingAverage` makes
+    (`bn/bn/moments/...`); two-tree libraries have another branch for parameters.
+    """
+    owners = [scope]
+    parts = scope.split("/")
+    half = len(parts) // 2
+    if parts[:half] == parts[half:]:
+        owners.append("/".join(parts[:half]))
+    for statistics, parameters in scheme.trees:
+        for position, part in enumerate(parts):
+            if part == statistics:
+                owners.append("/".join([*parts[:position], parameters, *parts[position + 1 :]]))
+    return owners
+
+
+def _shows_more(names: Names, scope: str, roles: Mapping[str, str]) -> bool:
+    """Whether a `mean` and a `variance` are batch norm's, not those of data normalization."""
+    if names.find(scope, ("/count",)) is not None:
+        return False
+    shapes = {names.contents.variables[key].shape for key in roles.values()}
+    return len(shapes) == 1 and (len(roles) > 2 or bool(BATCH_NORM_SCOPE.search(scope)))
+
+
+def _shadows(names: Names, sighting: Sighting) -> list[Sighting]:
+    """The layer of a layer's shadow copies, named after it, if there are any."""
+    originals = {key: name for name, key in names.keys.items()}
+    roles = {
+        role: shadow
+        for role, key in sighting.roles.items()
+        if (shadow := names.shadows.get(originals[key])) is not None and shadow != key
+    }
+    if not roles:
+        return []
+    return [Sighting("name", sighting.name + _SHADOW_WORD, roles)]

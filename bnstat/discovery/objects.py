@@ -1,0 +1,125 @@
+"""Batch norm in the object graph: a node with the children `moving_mean` and `moving_variance`.
+
+In Keras these are variables, beside `gamma` and `beta`. In Sonnet 2 each is a node whose child
+`average` is the variable, beside `scale` and `offset`. The children are where the layer keeps
+them, whatever path the checkpoint keys spell.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from bnstat.discovery.sighting import Sighting
+from bnstat.formats.contents import Contents, Node
+
+_ROLES = {"gamma": ("gamma", "scale"), "beta": ("beta", "offset")}
+_EXTRA = ("moving_stddev", "renorm_mean", "renorm_stddev")
+
+
+def from_objects(contents: Contents) -> list[Sighting]:
+    """The layers of the object graph, in the order of a walk from its root."""
+    nodes = contents.objects
+    found = [
+        (path, roles, extra)
+        for path, node in _walk(nodes)
+        if (roles := _roles(nodes, node, contents)) is not None
+        for extra in [_extra(nodes, node, contents)]
+    ]
+    wanted = {key for _, roles, _ in found for key in roles.values()}
+    full_names = {node.key: node.full_name for node in nodes if node.key in wanted}
+    scopes = [_scope(roles, full_names) for _, roles, _ in found]
+    uses = Counter(scopes)
+    return [
+        Sighting("object-graph", scope if scope and uses[scope] == 1 else path, roles, extra)
+        for scope, (path, roles, extra) in zip(scopes, found, strict=True)
+    ]
+
+
+def _walk(nodes: Sequence[Node]) -> Iterator[tuple[str, Node]]:
+    """Every node that has children once, depth first in stored order, with its path."""
+    visited: set[int] = set()
+    stack = [(0, "")] if nodes else []
+    while stack:
+        index, path = stack.pop()
+        if index in visited:
+            continue
+        visited.add(index)
+        node = nodes[index]
+        yield path, node
+        stack += [
+            (child, f"{path}/{name}" if path else name)
+            for name, child in reversed(node.children.items())
+            if nodes[child].children and child not in visited
+        ]
+
+
+def _roles(nodes: Sequence[Node], node: Node, contents: Contents) -> Mapping[str, str] | None:
+    if "moving_variance" not in node.children:
+        return None
+    mean = _variable(nodes, node, "moving_mean", contents)
+    variance = _variable(nodes, node, "moving_variance", contents)
+    if mean is None or variance is None:
+        return None
+    roles = {}
+    for role, labels in _ROLES.items():
+        for label in labels:
+            if role not in roles and (key := _variable(nodes, node, label, contents)):
+                roles[role] = key
+    return roles | {"moving_mean": mean, "moving_variance": variance}
+
+
+def _extra(nodes: Sequence[Node], node: Node, contents: Contents) -> Mapping[str, str]:
+    return {label: key for label in _EXTRA if (key := _variable(nodes, node, label, contents))}
+
+
+def _variable(nodes: Sequence[Node], node: Node, label: str, contents: Contents) -> str | None:
+    """The key of the variable that is the node's child of that name, or its average."""
+    child = node.children.get(label)
+    if child is None:
+        return None
+    key = nodes[child].key
+    if key is None and (average := nodes[child].children.get("average")) is not None:
+        key = nodes[average].key
+    return key if key is not None and key in contents.variables else None
+
+
+def _scope(roles: Mapping[str, str], full_names: Mapping[str | None, str]) -> str:
+    """The scope that the full names of a layer's variables share; empty where they do not."""
+    scopes = set()
+    for key in roles.values():
+        parts = full_names.get(key, "").split("/")
+        if parts[-1] == "average":
+            parts.pop()
+        scopes.add("/".join(parts[:-1]))
+    return scopes.pop() if len(scopes) == 1 else ""
+
+
+def lost_to_their_layers(contents: Contents, taken: set[str]) -> list[str]:
+    """What has to be said of variables that share a found layer's scope but belong to none.
+
+    Keras 3 names the layers of a model that is built late alike, and leaves those that a list
+    or dict holds out of `tf.train.Checkpoint`; the optimizer still saves their gamma and beta.
+    """
+    scopes = {node.full_name.rpartition("/")[0] for node in contents.objects if node.key in taken}
+    unnamed = [
+        node
+        for node in contents.objects
+        if node.full_name.endswith(("/gamma", "/beta", "/moving_variance"))
+        and node.full_name.rpartition("/")[0] in scopes
+        and node.key in contents.variables
+        and node.key not in taken
+        and contents.names.get(node.key, "") not in ("", node.full_name)
+    ]
+    notes = []
+    if any(node.full_name.endswith(("/gamma", "/beta")) for node in unnamed):
+        notes.append(
+            "gamma and beta of further layers are in the file, but not their moving statistics: "
+            "Keras 3 leaves layers in lists and dicts out of tf.train.Checkpoint; "
+            "save them with model.save or model.save_weights"
+        )
+    if any(node.full_name.endswith("/moving_variance") for node in unnamed):
+        notes.append(
+            "further moving statistics are in the file, but nothing tells which belong together"
+        )
+    return notes
