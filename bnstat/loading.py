@@ -26,6 +26,7 @@ def load(
     patterns: Sequence[tuple[str, str]] = (),
     include_shadows: bool = False,
     values: bool = True,
+    eager: bool = False,
 ) -> Model:
     """Load the batch-norm layers of a model.
 
@@ -39,6 +40,8 @@ def load(
         patterns: (role, regular expression) pairs of a naming scheme of your own.
         include_shadows: also the exponential-moving-average copies of layers.
         values: whether arrays will be asked for; without, a checkpoint's index is enough.
+        eager: read all arrays now. Where a training job is saving over the file, only this
+            makes sure that they belong to one save.
 
     Returns:
         The model. Its arrays are read when they are first asked for.
@@ -53,8 +56,16 @@ def load(
     text = fspath(path)
     place = locate(text)
     found = place.choose(text, checkpoint, step)
-    try:
+
+    def attempt(found: Found) -> Model:
         contents = _open(text, found, reader, values)
+        model = discover(contents, patterns=patterns, include_shadows=include_shadows)
+        if eager and values:
+            _read(model)
+        return model
+
+    try:
+        return attempt(found)
     except BnstatError as error:
         # A training job may have replaced the checkpoint since the folder was listed.
         again = locate(text)
@@ -62,10 +73,9 @@ def load(
         if (newest.name, newest.modified) == (found.name, found.modified):
             raise
         try:
-            contents = _open(text, newest, reader, values)
+            return attempt(newest)
         except BnstatError:
             raise ChangedError(text, "changes faster than it can be read", "try again") from error
-    return discover(contents, patterns=patterns, include_shadows=include_shadows)
 
 
 def load_all(
@@ -90,14 +100,24 @@ def load_all(
         name = found.name if found.name is not None else text
         try:
             contents = _open(text, found, reader, values)
-            yield name, discover(contents, patterns=patterns, include_shadows=include_shadows)
+            model = discover(contents, patterns=patterns, include_shadows=include_shadows)
+            if values:
+                _read(model)
         except BnstatError as error:
             yield name, error
+        else:
+            yield name, model
 
 
 def count_all(path: str | PathLike[str]) -> int:
     """The number of models that `load_all` yields."""
     return len(locate(fspath(path)).models)
+
+
+def _read(model: Model) -> None:
+    """Read all arrays of the model now."""
+    for layer in (*model.layers, *model.incomplete):
+        layer.read()
 
 
 def _open(path: str, found: Found, reader: Reader, values: bool) -> Contents:

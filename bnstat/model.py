@@ -131,6 +131,11 @@ class BatchNorm:
             self._arrays[role] = self.variables[role].read()
         return self._arrays[role]
 
+    def read(self) -> None:
+        """Read all arrays of the layer now. Raises as `Variable.read` does."""
+        for role in self.variables:
+            self.array(role)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape that the layer's variables share: `(channels,)` but for rare layers."""

@@ -18,7 +18,7 @@ from bnstat.formats.contents import Contents
 
 SHADOW = re.compile(r"/ExponentialMovingAverage(_\d+)?$")
 BATCH_NORM_SCOPE = re.compile(
-    r"(^|[/_.])(batch_?norm(alization)?|bn)(_?v\d)?(_?\d+)*_?$", re.IGNORECASE
+    r"(^|[/_.])(batch_?norm(alization)?|bn)(_?v\d)?[_\d]*$", re.IGNORECASE
 )
 """A scope whose last part says batch norm: `BatchNorm_1`, `conv2_bn`, `tpu_batch_normalization`."""
 
@@ -48,12 +48,14 @@ def without_statistics(names: Names, taken: Iterable[str]) -> list[Sighting]:
         names: the names of the file's variables.
         taken: keys that belong to layers already found.
     """
+    from bnstat.discovery.lookalikes import set_apart
+
     used = set(taken)
     scopes: dict[str, dict[str, str]] = {}
     for name in names.ending_with(("/gamma", "/beta")):
         scope, _, role = name.rpartition("/")
         key = names.keys[name]
-        if key not in used and BATCH_NORM_SCOPE.search(scope):
+        if key not in used and BATCH_NORM_SCOPE.search(scope) and set_apart(key, name) is None:
             scopes.setdefault(scope, {})[role] = key
     return [Sighting("name", scope, roles) for scope, roles in scopes.items()]
 

@@ -14,6 +14,7 @@ from bnstat.discovery.sighting import Sighting
 from bnstat.formats.contents import Contents, Node
 
 _ROLES = {"gamma": ("gamma", "scale"), "beta": ("beta", "offset")}
+_LONGEST_PATH = 64
 _EXTRA = ("moving_stddev", "renorm_mean", "renorm_stddev")
 
 
@@ -21,13 +22,12 @@ def from_objects(contents: Contents) -> list[Sighting]:
     """The layers of the object graph, in the order of a walk from its root."""
     nodes = contents.objects
     found = [
-        (path, roles, extra)
-        for path, node in _walk(nodes)
-        if (roles := _roles(nodes, node, contents)) is not None
-        for extra in [_extra(nodes, node, contents)]
+        (_path(index, passed), roles, _extra(nodes, nodes[index], contents))
+        for index, passed in _walk(nodes)
+        if (roles := _roles(nodes, nodes[index], contents)) is not None
     ]
     wanted = {key for _, roles, _ in found for key in roles.values()}
-    full_names = {node.key: node.full_name for node in nodes if node.key in wanted}
+    full_names = {node.key: node.full_name for node in nodes if node.key and node.key in wanted}
     scopes = [_scope(roles, full_names) for _, roles, _ in found]
     uses = Counter(scopes)
     return [
@@ -36,22 +36,33 @@ def from_objects(contents: Contents) -> list[Sighting]:
     ]
 
 
-def _walk(nodes: Sequence[Node]) -> Iterator[tuple[str, Node]]:
-    """Every node that has children once, depth first in stored order, with its path."""
-    visited: set[int] = set()
-    stack = [(0, "")] if nodes else []
+def _walk(nodes: Sequence[Node]) -> Iterator[tuple[int, dict[int, tuple[int, str]]]]:
+    """Every node that has children once, depth first in stored order.
+
+    With each come the nodes passed so far, each with its parent and the name it has there.
+    """
+    passed: dict[int, tuple[int, str]] = {}
+    stack = [(0, -1, "")] if nodes else []
     while stack:
-        index, path = stack.pop()
-        if index in visited:
+        index, parent, name = stack.pop()
+        if index in passed:
             continue
-        visited.add(index)
-        node = nodes[index]
-        yield path, node
+        passed[index] = (parent, name)
+        yield index, passed
         stack += [
-            (child, f"{path}/{name}" if path else name)
-            for name, child in reversed(node.children.items())
-            if nodes[child].children and child not in visited
+            (child, index, child_name)
+            for child_name, child in reversed([*nodes[index].children.items()])
+            if nodes[child].children and child not in passed
         ]
+
+
+def _path(index: int, passed: Mapping[int, tuple[int, str]]) -> str:
+    """The path of a node from the root, or its end where the path is very long."""
+    names: list[str] = []
+    while index != 0 and len(names) < _LONGEST_PATH:
+        index, name = passed[index]
+        names.append(name)
+    return "/".join(reversed(names))
 
 
 def _roles(nodes: Sequence[Node], node: Node, contents: Contents) -> Mapping[str, str] | None:
@@ -84,7 +95,7 @@ def _variable(nodes: Sequence[Node], node: Node, label: str, contents: Contents)
     return key if key is not None and key in contents.variables else None
 
 
-def _scope(roles: Mapping[str, str], full_names: Mapping[str | None, str]) -> str:
+def _scope(roles: Mapping[str, str], full_names: Mapping[str, str]) -> str:
     """The scope that the full names of a layer's variables share; empty where they do not."""
     scopes = set()
     for key in roles.values():
@@ -105,7 +116,8 @@ def lost_to_their_layers(contents: Contents, taken: set[str]) -> list[str]:
     unnamed = [
         node
         for node in contents.objects
-        if node.full_name.endswith(("/gamma", "/beta", "/moving_variance"))
+        if node.key is not None
+        and node.full_name.endswith(("/gamma", "/beta", "/moving_variance"))
         and node.full_name.rpartition("/")[0] in scopes
         and node.key in contents.variables
         and node.key not in taken

@@ -1,0 +1,1 @@
+"""Model files: from bytes on disk to named variables and what the file says of structure."""

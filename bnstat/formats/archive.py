@@ -13,15 +13,13 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from typing import IO, BinaryIO, TypeVar, cast
+from typing import IO, BinaryIO, cast
 
 from bnstat.errors import BnstatError, DamagedError
 from bnstat.formats.storage import File, Folder
 
-_T = TypeVar("_T")
-
 _IN_MEMORY = 64 << 20
-_MAX_RATIO = 100
+_MAX_RATIO = 50
 _MAX_MEMBERS = 100_000
 _CHUNK = 1 << 20
 
@@ -58,7 +56,7 @@ def open_archive(file: File) -> Folder | None:
             return _tar_folder(file, file.open())
     except _DAMAGE as error:
         raise DamagedError(
-            file.path, f"is a damaged archive ({error})", "copy or download it again"
+            file.path, f"is a truncated or damaged archive ({error})", "copy or download it again"
         ) from error
     return None
 
@@ -143,10 +141,11 @@ class _ArchiveFolder(Folder):
 def _zip_folder(file: File) -> Folder:
     archive = zipfile.ZipFile(file.open())
     members: _Members = {}
-    for info in _bounded(file, archive.infolist()):
+    for info in archive.infolist():
         name = _inside(info.filename)
         if name and not info.is_dir():
             members[name] = (info.file_size, _zip_opener(file, archive, info))
+            _refuse_many(file, members)
     return _ArchiveFolder(file.path, "", members)
 
 
@@ -157,18 +156,20 @@ def _zip_opener(
         stream = archive.open(info)
         if info.compress_type == zipfile.ZIP_STORED:
             return cast(BinaryIO, stream)
-        return _spool(file, stream, info.compress_size)
+        return _spool(file, stream, min(info.compress_size, file.size))
 
     return open_
 
 
 def _tar_folder(file: File, stream: BinaryIO) -> Folder:
-    archive = tarfile.open(fileobj=stream, mode="r:")
+    archive = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115
     members: _Members = {}
-    for info in _bounded(file, archive.getmembers()):
+    # A sparse member can claim any size without having it.
+    for info in archive:
         name = _inside(info.name)
-        if name and info.isreg():
+        if name and info.isreg() and not info.issparse():
             members[name] = (info.size, _tar_opener(archive, info))
+            _refuse_many(file, members)
     return _ArchiveFolder(file.path, "", members)
 
 
@@ -196,10 +197,9 @@ def _spool(file: File, stream: IO[bytes], compressed: int) -> BinaryIO:
     return cast(BinaryIO, spool)
 
 
-def _bounded(file: File, members: list[_T]) -> list[_T]:
+def _refuse_many(file: File, members: _Members) -> None:
     if len(members) > _MAX_MEMBERS:
-        raise BnstatError(file.path, f"holds {len(members)} files, more than {_MAX_MEMBERS}")
-    return members
+        raise BnstatError(file.path, f"holds more than {_MAX_MEMBERS} files")
 
 
 def _inside(name: str) -> str:

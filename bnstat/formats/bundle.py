@@ -19,6 +19,7 @@ Source: tensorflow/core/util/tensor_bundle/tensor_bundle.{h,cc}, protobuf/tensor
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -38,6 +39,7 @@ DATA = re.compile(r"^(?P<prefix>.*)\.data-(?P<shard>\d{5,})-of-(?P<shards>\d{5,}
 
 _NEWEST_VERSION = 1
 _EAGER_SHARDS = 64
+_MAX_RANK = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,8 @@ class Bundle:
                 self._entries[key.decode("utf-8", "surrogateescape")] = value
         self._shards_of_header = self._read_header(self._entries.pop("", None))
         self._files: dict[int, File] = {}
+        self._read: set[str] = set()
+        self._taken: Counter[int] = Counter()
         if data:
             for shard, name in list(self._shard_names().items())[:_EAGER_SHARDS]:
                 self._open_shard(shard, name)
@@ -143,7 +147,7 @@ class Bundle:
         where = f"{self.path}, {key}"
         if entry.dtype != STRING or entry.shape != ():
             raise DamagedError(where, "is not a single string")
-        data = self._read_bytes(entry, where)
+        data = self._bytes(entry, where)
         try:
             length, start = varint(data, 0)
         except WireError as error:
@@ -192,7 +196,7 @@ class Bundle:
                     slices.append(parse_slice(value))
         except WireError as error:
             raise damaged(where, "its entry", error) from error
-        if any(size < 0 for size in shape):
+        if len(shape) > _MAX_RANK or any(size < 0 for size in shape):
             raise DamagedError(where, f"has an impossible shape {list(shape)}")
         return Entry(
             numbers[1],
@@ -212,7 +216,7 @@ class Bundle:
             raise DamagedError(
                 where, f"{entry.size} bytes cannot hold {dtype.name} of shape {list(shape)}"
             )
-        data = self._read_bytes(entry, where)
+        data = self._bytes(entry, where)
         if masked_crc32c(data) != entry.crc32c:
             self._file(entry.shard).refuse_lfs_pointer()
             raise DamagedError(
@@ -222,9 +226,18 @@ class Bundle:
             )
         return np.frombuffer(data, dtype).reshape(shape)
 
-    def _read_bytes(self, entry: Entry, where: str) -> bytes:
-        del where
-        return self._file(entry.shard).read(entry.offset, entry.size)
+    def _bytes(self, entry: Entry, where: str) -> bytes:
+        """The bytes of an entry. Tensors do not share bytes, so that no file can claim more
+        of them than it has.
+        """
+        file = self._file(entry.shard)
+        data = file.read(entry.offset, entry.size)
+        if where not in self._read:
+            self._read.add(where)
+            self._taken[entry.shard] += entry.size
+        if self._taken[entry.shard] > file.size:
+            raise DamagedError(where, "shares its bytes with other tensors")
+        return data
 
     def _file(self, shard: int) -> File:
         if shard not in self._files:

@@ -73,7 +73,7 @@ def numpy_dtype(name: str, where: str = "") -> np.dtype[np.generic]:
 def _extended(name: str, where: str) -> np.dtype[np.generic]:
     import ml_dtypes
 
-    kind = getattr(ml_dtypes, name, None)
+    kind: type[np.generic] | None = getattr(ml_dtypes, name, None)
     if kind is None:
         raise UnsupportedError(where, f"a tensor of {name} cannot be read as numbers")
     return np.dtype(kind)

@@ -52,7 +52,8 @@ message ListValue {
   repeated int32 type 6; repeated TensorShapeProto shape 7; repeated NameAttrList func 9 }
 message NameAttrList { string name 1 }
 message AttrValue {
-  optional ListValue list 1; optional bytes s 2; optional int64 i 3; optional float f 4; optional bool b 5;
+  optional ListValue list 1; optional bytes s 2; optional int64 i 3;
+  optional float f 4; optional bool b 5;
   optional int32 type 6; optional TensorShapeProto shape 7; optional TensorProto tensor 8;
   optional NameAttrList func 10 }
 message NodeDef {

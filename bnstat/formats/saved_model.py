@@ -35,6 +35,7 @@ VARIABLES = "variables"
 Graphs = Callable[[], Iterable[Graph]] | None
 
 _LARGEST = 1 << 31
+_LONGEST_NAME = 4096
 _START = b"\x08\x01\x12"
 """`saved_model_schema_version: 1`, then a meta graph: how every SavedModel starts."""
 
@@ -132,7 +133,8 @@ def _without_variables(
 ) -> Contents:
     if meta_graph is None:
         raise NotFoundError(folder.path, f"neither {BINARY} nor {VARIABLES}/ is there")
-    if folder.folder(VARIABLES) is not None and folder.folder(VARIABLES).matching("variables.data"):
+    variables = folder.folder(VARIABLES)
+    if variables is not None and variables.matching("variables.data"):
         raise NotFoundError(
             f"{folder.path}/{VARIABLES}/{VARIABLES}{INDEX}",
             "the index of the SavedModel's variables is missing",
@@ -260,8 +262,9 @@ def _nested_names(
         if item is not None and node_id != 0:
             own = str(layer_from_config(item)[1].get("name"))
             scope = f"{scope}/{own}" if scope else own
+            scope = scope[-_LONGEST_NAME:]
             if scope not in taken:
                 taken.add(scope)
                 names[node_id] = scope
-        stack += [(child, scope) for child in reversed(nodes[node_id].children.values())]
+        stack += [(child, scope) for child in reversed([*nodes[node_id].children.values()])]
     return names

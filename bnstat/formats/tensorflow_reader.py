@@ -36,7 +36,7 @@ class TensorflowTensors:
         if not Path(folder.path).is_dir():
             raise BnstatError(self.path, "TensorFlow cannot read inside an archive", "unpack it")
         self._reader = self._attempt(lambda: _open_reader(self.path))
-        self._shapes = self._attempt(self._reader.get_variable_to_shape_map)
+        self._shapes: dict[str, list[int]] = self._attempt(self._reader.get_variable_to_shape_map)
         self._dtypes = self._attempt(self._reader.get_variable_to_dtype_map)
 
     @property
