@@ -1,0 +1,85 @@
+"""`bnstat inspect`: a model's batch-norm layers, for people."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from bnstat.cli import options
+
+if TYPE_CHECKING:
+    from bnstat.output.terminal import Screen
+
+
+_EPILOG = """\b
+Examples:
+  bnstat inspect saved_model
+  bnstat inspect runs/cnn --step 1200 --layer 'block1/*'
+  bnstat inspect model.keras --values -o values.txt
+  bnstat inspect runs/cnn/model-1200.index --no-values
+"""
+
+
+@click.command("inspect", epilog=_EPILOG)
+@options.path
+@click.option("--values", is_flag=True, help="Show the values themselves, all of them.")
+@options.no_values
+@options.layers
+@options.reading
+@options.output
+@options.quiet
+@options.verbose
+def command(
+    path: str,
+    values: bool,
+    no_values: bool,
+    layers: tuple[str, ...],
+    reading: options.Reading,
+    output: str,
+    quiet: bool,
+    verbose: bool,
+) -> int:
+    """Show the batch-norm layers of the model at PATH in a table, one row a layer.
+
+    PATH is a SavedModel, a checkpoint, an .h5 or a .keras: its folder, its prefix or any of its
+    files. Left out, it is the current folder. Layers come in the order of the network where the
+    file tells it.
+
+    Each cell is the mean of a statistic and its standard deviation over the channels; a wider
+    terminal, or a pipe, also shows the range and a histogram. A dash stands for what the layer
+    does not have. Letters beside a name mark what is plainly wrong: N NaN or infinite values,
+    V negative variance, I moving statistics still at their initial 0 and 1.
+    """
+    if values and no_values:
+        raise click.UsageError("--values and --no-values: choose one")
+    model = options.narrow(reading.load(path, values=not no_values), layers)
+    options.tell(model, quiet)
+
+    from bnstat.output.progress import track
+    from bnstat.output.sink import show, writes_to_terminal
+
+    hidden = quiet or (values and writes_to_terminal(output))
+    tracked = functools.partial(track, what="reading", hidden=hidden)
+
+    def lines(screen: Screen) -> Iterator[str]:
+        if model.layers and (values or no_values):
+            from bnstat.output import listing
+
+            if values:
+                yield from listing.values(model, screen, tracked)
+            else:
+                yield from listing.variables(model, screen)
+        elif model.layers:
+            from bnstat.output.overview import overview
+
+            yield from overview(model, screen, tracked)
+        if verbose:
+            from bnstat.output.listing import verdicts
+
+            yield from verdicts(model, screen)
+
+    show(lines, output)
+    return options.answer(model, quiet)

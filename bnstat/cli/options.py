@@ -1,0 +1,233 @@
+"""The arguments and options that commands share: the same name and meaning on every command."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bnstat.errors import BnstatError
+    from bnstat.model import Model
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _patterns(
+    _: click.Context, __: click.Parameter, given: tuple[str, ...]
+) -> tuple[tuple[str, str], ...]:
+    from bnstat.model import ROLES
+
+    pairs = []
+    for text in given:
+        role, equals, regex = text.partition("=")
+        if not equals or role not in ROLES:
+            raise click.BadParameter(
+                f"{text!r} is not ROLE=REGEX with a role of {', '.join(ROLES)}"
+            )
+        try:
+            re.compile(regex)
+        except re.error as error:
+            raise click.BadParameter(f"{regex!r} is no regular expression: {error}") from None
+        pairs.append((role, regex))
+    return tuple(pairs)
+
+
+path = click.argument("path", default=".", type=click.Path())
+
+layers = click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    metavar="GLOB",
+    help="Only layers whose name matches, such as 'block1/*'. Can be repeated.",
+)
+
+no_values = click.option(
+    "--no-values",
+    is_flag=True,
+    help="Names, shapes and dtypes alone. No tensor is read; the data files need not exist.",
+)
+
+output = click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(),
+    default="-",
+    help="Write to FILE, whole or not at all, instead of standard output.",
+)
+
+quiet = click.option(
+    "-q", "--quiet", is_flag=True, help="No notes and no progress; errors are still told."
+)
+
+verbose = click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Also say why each variable of the file was, or was not, taken as batch norm.",
+)
+
+_checkpoint = click.option(
+    "--checkpoint",
+    metavar="NAME",
+    help="Which checkpoint of a folder, such as model-1200. Default: the newest.",
+)
+
+_step = click.option(
+    "--step", type=int, metavar="N", help="Which checkpoint of a folder, by its training step."
+)
+
+_pattern = click.option(
+    "--pattern",
+    "patterns",
+    multiple=True,
+    metavar="ROLE=REGEX",
+    callback=_patterns,
+    help="A naming scheme of your own: variables whose name matches play ROLE (gamma, beta, "
+    "moving_mean or moving_variance). The group (?P<layer>...), or else the first group, is the "
+    "layer's name; without groups it is what was not matched. Can be repeated.",
+)
+
+_include_shadows = click.option(
+    "--include-shadows",
+    is_flag=True,
+    help="Also show the copies of a layer's variables that an exponential moving average keeps.",
+)
+
+_reader = click.option(
+    "--reader",
+    type=click.Choice(["auto", "native", "tensorflow"]),
+    default="auto",
+    help="Who reads the file. Default: auto, bnstat itself, and TensorFlow for what it does not "
+    "know.",
+)
+
+
+class Reading(NamedTuple):
+    """How models are to be read: what the options of `reading` or `reading_all` say."""
+
+    reader: Literal["auto", "native", "tensorflow"]
+    patterns: tuple[tuple[str, str], ...]
+    include_shadows: bool
+    checkpoint: str | None = None
+    step: int | None = None
+
+    def load(self, path: str, values: bool = True) -> Model:
+        """The model at `path`.
+
+        Raises:
+            BnstatError: it cannot be read.
+        """
+        from bnstat.loading import load
+
+        return load(
+            path,
+            checkpoint=self.checkpoint,
+            step=self.step,
+            reader=self.reader,
+            patterns=self.patterns,
+            include_shadows=self.include_shadows,
+            values=values,
+            eager=True,
+        )
+
+    def load_all(self, path: str) -> Iterator[tuple[str, Model | BnstatError]]:
+        """The checkpoints of the folder `path`, oldest first, with their names.
+
+        Raises:
+            BnstatError: there are none.
+        """
+        from bnstat.loading import load_all
+
+        return load_all(
+            path,
+            reader=self.reader,
+            patterns=self.patterns,
+            include_shadows=self.include_shadows,
+        )
+
+
+def reading_all(command: Command) -> Command:
+    """Add the options that say how models are read; the command gets them as `reading`."""
+
+    @_pattern
+    @_include_shadows
+    @_reader
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        given = {name: kwargs.pop(name) for name in Reading._fields if name in kwargs}
+        return command(*args, reading=Reading(**given), **kwargs)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def reading(command: Command) -> Command:
+    """Add the options of `reading_all`, and those that choose one checkpoint of a folder."""
+    return _checkpoint(_step(reading_all(command)))
+
+
+def narrow(model: Model, globs: tuple[str, ...]) -> Model:
+    """The model with those layers alone whose name matches one of `globs`; all where there is none.
+
+    Raises:
+        NotFoundError: a glob matches no layer.
+    """
+    if not globs or not model.layers:
+        return model
+    from fnmatch import fnmatchcase
+
+    kept = set()
+    for glob in globs:
+        matching = {layer.name for layer in model if fnmatchcase(layer.name, glob)}
+        if not matching:
+            raise _no_such_layer(model, glob)
+        kept |= matching
+    return model.select([layer for layer in model if layer.name in kept])
+
+
+def _no_such_layer(model: Model, glob: str) -> BnstatError:
+    from difflib import get_close_matches
+
+    from bnstat.errors import NotFoundError
+
+    names = model.keys()
+    near = get_close_matches(glob, names, n=3, cutoff=0.4) or names[:3]
+    hint = f"near names: {', '.join(near)}" if near else ""
+    return NotFoundError(model.source.path, f"no batch-norm layer matches {glob!r}", hint)
+
+
+def tell(model: Model, quiet: bool) -> None:
+    """Say on standard error what was noticed while the model was read."""
+    if quiet:
+        return
+    from bnstat.model import printable
+
+    for note in model.notes:
+        click.echo(f"note: {printable(note)}", err=True)
+    if model.incomplete:
+        count = len(model.incomplete)
+        names = ", ".join(layer.name for layer in model.incomplete[:3])
+        more = ", ..." if count > 3 else ""
+        what = "1 batch-norm layer is" if count == 1 else f"{count} batch-norm layers are"
+        click.echo(
+            f"note: {what} in the file without moving statistics: {printable(names)}{more}",
+            err=True,
+        )
+
+
+def answer(model: Model, quiet: bool) -> int:
+    """The exit code of a command that shows layers; if there is none, 1 and a line to say so."""
+    if model.layers:
+        return 0
+    if not quiet:
+        from bnstat.model import printable
+
+        click.echo(f"no batch-norm layer found in {printable(model.source.path)}", err=True)
+    return 1

@@ -1,0 +1,69 @@
+"""A model as NPZ, NumPy's archive of arrays: `numpy.load(file, allow_pickle=False)` reads it.
+
+The keys are `<layer>/<role>`. Arrays are stored as in the model, bit for bit; those of a type that
+NumPy does not have by itself are stored in one that holds the same numbers exactly: bfloat16 and
+8-bit floats as float32, 4-bit integers as int8. The same model always gives the same bytes.
+
+The archive is a ZIP of uncompressed `.npy` members
+(https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html), whose names cannot hold
+a zero byte or a lone surrogate: these are written as escapes.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from typing import BinaryIO, Final
+
+import numpy as np
+
+from bnstat.errors import UnsupportedError
+from bnstat.model import ROLES, BatchNorm, Model, printable
+from bnstat.output.numbers import portable
+
+_EPOCH: Final = (1980, 1, 1, 0, 0, 0)
+_LONGEST_NAME: Final = 65535
+
+
+def dump(
+    model: Model,
+    file: BinaryIO,
+    *,
+    track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
+) -> None:
+    """Write a model as NPZ.
+
+    Args:
+        model: its variables are read one after the other, and not kept.
+        file: open for writing bytes; it need not be seekable.
+        track: passes the layers on, such as to show progress.
+
+    Raises:
+        BnstatError: a variable cannot be read, or a layer's name is too long for a ZIP.
+    """
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for layer in track(model.layers):
+            for role in ROLES:
+                if role in layer.variables:
+                    array = portable(layer.variables[role].read())
+                    member = zipfile.ZipInfo(_member(layer.name, role), _EPOCH)
+                    with archive.open(member, "w", force_zip64=True) as target:
+                        np.lib.format.write_array(target, array, allow_pickle=False)
+
+
+def _member(layer: str, role: str) -> str:
+    name = f"{layer}/{role}.npy"
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError:
+        encoded = b"\0"
+    if b"\0" in encoded:
+        name = printable(name)
+        encoded = name.encode()
+    if len(encoded) > _LONGEST_NAME:
+        raise UnsupportedError(
+            f"{printable(layer[:40])}...",
+            "this layer's name is too long for an NPZ file",
+            "export JSON instead",
+        )
+    return name

@@ -1,0 +1,104 @@
+"""Where output goes: standard output, or a file that is written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO, Final, TextIO, cast
+
+from bnstat.output.terminal import Screen, encodable
+
+_STDOUT: Final = ("-", "/dev/stdout")
+
+
+@contextlib.contextmanager
+def open_binary(path: str) -> Iterator[BinaryIO]:
+    """Open `path` for writing bytes; `-` is standard output.
+
+    A regular file appears, or is replaced, when the block ends without an error, with the
+    permissions that a plain `open` would leave; else nothing changes. A device or a FIFO is
+    written directly.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if path in _STDOUT:
+        stdout = _stdout()
+        stdout.flush()
+        yield stdout.buffer
+        stdout.buffer.flush()
+        return
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        mode = None
+    if mode is not None and not stat.S_ISREG(mode):
+        with open(path, "wb") as file:
+            yield file
+        return
+    if mode is not None and not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+    with _replacing(path, mode) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def open_text(path: str) -> Iterator[TextIO]:
+    """Open `path` for writing text, always in UTF-8 and with line ends as they are.
+
+    See `open_binary`, also for what is raised.
+    """
+    import codecs
+
+    with open_binary(path) as file:
+        yield cast(TextIO, codecs.getwriter("utf-8")(file))
+
+
+@contextlib.contextmanager
+def _replacing(path: str, mode: int | None) -> Iterator[BinaryIO]:
+    target = os.path.realpath(path)
+    temporary = os.path.join(os.path.dirname(target), f".bnstat-{os.urandom(8).hex()}")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if mode is not None:
+            os.chmod(temporary, stat.S_IMODE(mode))
+        os.replace(temporary, target)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename in (None, temporary):
+            error.filename = path
+        raise
+
+
+def writes_to_terminal(path: str) -> bool:
+    """Whether output to `path` appears on the user's terminal."""
+    return path in _STDOUT and sys.stdout is not None and sys.stdout.isatty()
+
+
+def show(render: Callable[[Screen], Iterable[str]], path: str) -> None:
+    """Write the lines that `render` gives for a screen: for standard output's, or for a file.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    if path not in _STDOUT:
+        with open_text(path) as file:
+            file.writelines(f"{line}\n" for line in render(Screen()))
+        return
+    stdout = _stdout()
+    for line in render(Screen.of(stdout)):
+        stdout.write(encodable(f"{line}\n", stdout))
+
+
+def _stdout() -> TextIO:
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "standard output is closed")
+    return sys.stdout

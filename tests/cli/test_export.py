@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import stat
+import subprocess
+
+import numpy as np
+import pytest
+
+from bnstat.model import ROLES
+from bnstat.output import csv, npz
+from bnstat.output import json as json_output
+from tests.output.models import model, usual
+
+MODEL = model(usual("stem/bn", 8), usual("head/bn", 3, seed=1))
+
+
+def expected(form):
+    if form == "npz":
+        file = io.BytesIO()
+        npz.dump(MODEL, file)
+        return file.getvalue()
+    file = io.StringIO()
+    {"json": json_output, "csv": csv}[form].dump(MODEL, file)
+    return file.getvalue().encode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "form"),
+    [
+        ([], "json"),
+        (["--json"], "json"),
+        (["--csv"], "csv"),
+        (["--npz"], "npz"),
+        (["--csv", "-o", "-"], "csv"),
+    ],
+)
+def test_standard_output(run, loads, arguments, form):
+    loads(MODEL)
+    result = run("export", *arguments)
+    assert result.exit_code == 0
+    if form == "npz":  # unlike a file, a pipe cannot be gone back in
+        assert set(np.load(io.BytesIO(result.stdout_bytes))) == {
+            f"{bn.name}/{role}" for bn in MODEL for role in ROLES
+        }
+    else:
+        assert result.stdout_bytes == expected(form)
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "form"),
+    [
+        ("stats.json", [], "json"),
+        ("stats.csv", [], "csv"),
+        ("stats.npz", [], "npz"),
+        ("STATS.NPZ", [], "npz"),
+        ("stats.txt", [], "json"),
+        ("stats", [], "json"),
+        ("stats.npz", ["--csv"], "csv"),
+    ],
+)
+def test_a_file(run, loads, tmp_path, name, arguments, form):
+    loads(MODEL)
+    result = run("export", "-o", tmp_path / name, *arguments)
+    assert (result.exit_code, result.output) == (0, "")
+    assert (tmp_path / name).read_bytes() == expected(form)
+
+
+def test_one_form_only(run, loads):
+    loads(MODEL)
+    result = run("export", "--json", "--csv")
+    assert result.exit_code == 2
+    assert "--json and --csv: choose one" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--csv"], ["--npz"], ["-o", "stats.csv"]])
+def test_no_values_is_for_json(run, loads, arguments):
+    loads(MODEL)
+    result = run("export", "--no-values", *arguments)
+    assert result.exit_code == 2
+    assert "--no-values" in result.stderr
+
+
+def test_no_values(run, loads):
+    loads(MODEL)
+    first = json.loads(run("export", "--no-values").stdout)["layers"][0]
+    assert first["gamma"] == {"variable": "stem/bn/gamma", "dtype": "float32", "shape": [8]}
+
+
+def test_chosen_layers(run, loads):
+    loads(MODEL)
+    layers = json.loads(run("export", "--layer", "head*").stdout)["layers"]
+    assert [bn["name"] for bn in layers] == ["head/bn"]
+
+
+def test_no_layers(run, loads):
+    loads(model())
+    result = run("export")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["layers"] == []
+    assert result.stderr == "no batch-norm layer found in runs/cnn\n"
+
+
+@pytest.mark.parametrize("form", ["json", "csv", "npz"])
+def test_nothing_half_written_stays(run, loads, tmp_path, form):
+    bn = usual("bn")
+    object.__setattr__(bn.variables["beta"], "reader", lambda: 1 / 0)
+    loads(model(bn))
+    path = tmp_path / f"stats.{form}"
+    path.write_bytes(b"old")
+    run("export", "-o", path)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    assert path.read_bytes() == b"old"
+
+
+def test_an_unwritable_place(run, loads, tmp_path):
+    loads(MODEL)
+    path = tmp_path / "missing" / "stats.json"
+    result = run("export", "-o", path)
+    assert result.exit_code == 2
+    assert result.stderr == f"error: {path}: No such file or directory\n"
+
+
+@pytest.mark.parametrize("form", ["json", "csv", "npz"])
+def test_a_pipe_that_closes(start, form):
+    process = start(["export", f"--{form}"], model="model(usual('bn', 300_000))", stdout=-1)
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.wait(30) == 141
+    assert process.stderr.read() == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize("form", ["json", "csv", "npz"])
+def test_a_full_disk(start, form):
+    for arguments, out in ((["-o", "/dev/full"], subprocess.DEVNULL), ([], "/dev/full")):
+        with open(os.devnull if out is subprocess.DEVNULL else out, "wb") as stdout:
+            process = start(["export", f"--{form}", *arguments], stdout=stdout)
+            _, err = process.communicate(timeout=30)
+        assert process.returncode == 2
+        assert err.count(b"\n") == 1
+        assert b"No space left on device" in err
+
+
+def test_json_is_utf8_whatever_the_terminal_is(start):
+    process = start(
+        ["export"],
+        model="model(usual('层/bn'))",
+        stdout=-1,
+        variables={"PYTHONIOENCODING": "ascii"},
+    )
+    out, _ = process.communicate(timeout=30)
+    assert json.loads(out.decode("utf-8"))["layers"][0]["name"] == "层/bn"
+
+
+def test_npz_is_not_for_a_terminal(start):
+    ours, theirs = os.openpty()
+    process = start(["export", "--npz"], stdout=theirs)
+    _, err = process.communicate(timeout=30)
+    os.close(theirs)
+    os.close(ours)
+    assert process.returncode == 2
+    assert b"NPZ is not for a terminal" in err
+
+
+def test_an_interrupted_export_leaves_no_trace(start, tmp_path):
+    process = start(
+        ["export", "-o", str(tmp_path / "stats.json")], model="model(usual('bn', 3_000_000))"
+    )
+    while not list(tmp_path.iterdir()):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err == b""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_permissions_are_those_of_any_new_file(run, loads, tmp_path):
+    loads(MODEL)
+    before = os.umask(0o022)
+    try:
+        run("export", "-o", tmp_path / "stats.json")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "stats.json").stat().st_mode) == 0o644
+
+
+def test_a_real_file(run, real):
+    truth = json.loads((real / "phasenet-tf1-adam" / "truth.json").read_text())
+    document = json.loads(run("export", real / "phasenet-tf1-adam").stdout)
+    assert len(document["layers"]) == 18
+    assert truth

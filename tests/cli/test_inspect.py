@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import struct
+import termios
+
+import numpy as np
+import pytest
+
+from bnstat.model import Verdict
+from bnstat.output.table import text_width
+from tests.output.models import layer, model, usual
+
+
+def test_a_table(run, loads):
+    loads(model(usual("conv1/bn"), usual("conv2/bn")))
+    result = run("inspect")
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    head, table, legend = result.stdout.split("\n\n")
+    assert head.startswith("path        runs/cnn\n")
+    assert [line.split()[0] for line in table.splitlines()] == ["layer", "conv1/bn", "conv2/bn"]
+    assert legend.startswith("mean±standard deviation")
+
+
+def test_values(run, loads):
+    loads(model(layer("bn", {"moving_mean": np.float32([0.1, 0.2])})))
+    assert "  moving_mean  float32 [2]\n    0  0.1  0.2\n" in run("inspect", "--values").stdout
+
+
+def test_no_values(run, loads):
+    bn = usual("bn", 3)
+    for stored in bn.variables.values():
+        object.__setattr__(stored, "reader", lambda: pytest.fail("a tensor was read"))
+    loads(model(bn))
+    result = run("inspect", "--no-values")
+    assert "  gamma            float32  [3]  bn/gamma\n" in result.stdout
+    assert result.exit_code == 0
+
+
+def test_values_and_no_values(run, loads):
+    loads(model(usual("bn")))
+    assert run("inspect", "--values", "--no-values").exit_code == 2
+
+
+def test_why(run, loads):
+    loads(model(usual("bn"), explain=lambda: [Verdict("conv/kernel", None, None, "no statistics")]))
+    assert "conv/kernel" not in run("inspect").stdout
+    assert run("inspect", "-v").stdout.endswith(
+        "\n\nvariable     why\nconv/kernel  no statistics\n"
+    )
+
+
+@pytest.mark.parametrize("options", [[], ["--values"], ["--no-values"], ["--layer", "bn"]])
+def test_no_layers(run, loads, options):
+    loads(model())
+    result = run("inspect", *options)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr == "no batch-norm layer found in runs/cnn\n"
+
+
+def test_no_layers_and_why(run, loads):
+    loads(model(explain=lambda: [Verdict("conv/kernel", None, None, "no statistics")]))
+    result = run("inspect", "-v")
+    assert result.exit_code == 1
+    assert "conv/kernel  no statistics" in result.stdout
+
+
+def test_output_file(run, loads, tmp_path):
+    loads(model(usual("bn")))
+    result = run("inspect", "-o", tmp_path / "table.txt")
+    assert result.exit_code == 0
+    assert result.output == ""
+    assert (tmp_path / "table.txt").read_text("utf-8") == run("inspect").stdout
+
+
+def test_nothing_half_written_stays(run, loads, tmp_path):
+    bn = usual("bn")
+    object.__setattr__(bn.variables["beta"], "reader", lambda: 1 / 0)
+    loads(model(bn))
+    run("inspect", "--values", "-o", tmp_path / "table.txt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def on_a_terminal(start, columns, arguments, **options):
+    """What a terminal of so many columns shows."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    process = start(arguments, stdout=theirs, **options)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        shown += part
+    os.close(ours)
+    assert process.wait(30) == 0, process.stderr.read()
+    return shown.decode("utf-8")
+
+
+LONG = "model(*[usual(f'resnet_v1_50/block{b}/unit_1/bottleneck/BatchNorm', 64) for b in range(9)])"
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120, 200])
+def test_a_terminal_gets_what_fits(start, columns):
+    shown = on_a_terminal(start, columns, ["inspect"], model=LONG, variables={"NO_COLOR": "1"})
+    assert "\x1b" not in shown
+    assert "─" in shown
+    assert max(map(text_width, shown.splitlines())) <= columns
+    names = [line.split()[0] for line in shown.splitlines() if "block" in line]
+    assert len(set(names)) == 9
+
+
+def test_colours_on_a_terminal(start):
+    assert "\x1b[1m" in on_a_terminal(start, 80, ["inspect"])
+    assert "\x1b" not in on_a_terminal(start, 80, ["inspect"], variables={"TERM": "dumb"})
+
+
+def piped(start, arguments, **options):
+    process = start(arguments, stdout=-1, **options)
+    out, err = process.communicate(timeout=30)
+    return process.returncode, out, err
+
+
+def test_a_pipe_gets_plain_text(start):
+    code, out, err = piped(start, ["inspect"], model=LONG)
+    assert (code, err) == (0, b"")
+    assert b"\x1b" not in out
+    assert "─" not in out.decode()
+    assert b"resnet_v1_50/block8/unit_1/bottleneck/BatchNorm" in out
+
+
+def test_a_pipe_gets_colours_if_forced(start):
+    assert b"\x1b[1m" in piped(start, ["inspect"], variables={"FORCE_COLOR": "1"})[1]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{"LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"}],
+)
+@pytest.mark.parametrize("options", [[], ["--values"], ["--no-values"], ["-v"]])
+def test_ascii_streams(start, variables, options):
+    code, out, err = piped(
+        start,
+        ["inspect", *options],
+        model="model(usual('层/bn'), notes=['层'])",
+        variables=variables,
+    )
+    assert code == 0
+    assert out.isascii()
+    assert b"\\u5c42/bn" in out
+    assert err == b"note: \\u5c42\n"
+
+
+def test_a_pipe_that_closes(start):
+    process = start(["inspect", "--values"], model="model(usual('bn', 200_000))", stdout=-1)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(30) == 141
+    assert process.stderr.read() == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize("options", [[], ["--values"]])
+def test_a_full_disk(start, options):
+    with open("/dev/full", "wb") as full:
+        process = start(["inspect", *options], stdout=full)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert err == b"error: No space left on device\n"
+
+
+def test_closed_standard_output(start):
+    process = start(["inspect"], preexec_fn=lambda: os.close(1))
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert err == b"error: standard output is closed\n"
+
+
+def test_interruption(start):
+    import signal
+    import time
+
+    slow = "model(*[usual('bn')] * 10, explain=lambda: __import__('time').sleep(60))"
+    process = start(["inspect", "-v"], model=slow, stdout=-1)
+    process.stdout.readline() if False else time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err == b""
+
+
+def test_real_files(run, real):
+    result = run("inspect", real / "brats17-wt32-niftynet-tf1")
+    assert result.exit_code == 0
+    assert "I  moving statistics still at their initial 0 and 1 (31 layers)\n" in result.stdout
+    result = run("inspect", real / "neg-serving-halfplustwo-tf1-savedmodel")
+    assert result.exit_code == 1
+    result = run("inspect", real / "bad-mlzoo-lfs-savedmodel")
+    assert result.exit_code == 2
+    assert "git-lfs pointer" in result.stderr

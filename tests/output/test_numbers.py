@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import math
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from bnstat.errors import UnsupportedError
+from bnstat.model import as_float64
+from bnstat.output.numbers import chunks, compact, compact_pair, portable, shortest
+
+SMALL_TYPES = [
+    np.float16,
+    ml_dtypes.bfloat16,
+    ml_dtypes.float8_e4m3fn,
+    ml_dtypes.float8_e5m2,
+    ml_dtypes.float8_e4m3b11fnuz,
+]
+
+
+def bits(array):
+    return array.view(f"u{array.dtype.itemsize}")
+
+
+def every_element(dtype):
+    """Every bit pattern of a type of one or two bytes."""
+    size = np.dtype(dtype).itemsize
+    return np.arange(1 << (8 * size), dtype=f"u{size}").view(dtype)
+
+
+@pytest.mark.parametrize("dtype", SMALL_TYPES)
+def test_every_small_float_reads_back_to_the_same_bits(dtype):
+    array = every_element(dtype)
+    array = array[np.isfinite(as_float64(array))]
+    read = np.array(list(map(float, shortest(array)))).astype(dtype)
+    np.testing.assert_array_equal(bits(read), bits(array))
+
+
+@pytest.mark.parametrize("dtype", SMALL_TYPES)
+def test_no_small_float_has_a_shorter_text(dtype):
+    array = every_element(dtype)
+    array = array[np.isfinite(as_float64(array)) & (as_float64(array) != 0)]
+    random = np.random.default_rng(1)
+    for element in random.choice(array, 200):
+        (text,) = shortest(np.array([element]))
+        used = len(text.lstrip("-").split("e")[0].replace(".", "").strip("0"))
+        for digits in range(1, used):
+            rounded = np.array(float(f"{float(element):.{digits}g}")).astype(dtype)
+            assert rounded != element, (text, digits)
+
+
+@pytest.mark.parametrize(("dtype", "unsigned"), [(np.float32, np.uint32), (np.float64, np.uint64)])
+def test_random_bit_patterns_read_back_to_the_same_bits(dtype, unsigned):
+    random = np.random.default_rng(2)
+    array = random.integers(0, np.iinfo(unsigned).max, 200_000, unsigned).view(dtype)
+    array = array[np.isfinite(array)]
+    read = np.array(list(map(float, shortest(array)))).astype(dtype)
+    np.testing.assert_array_equal(bits(read), bits(array))
+
+
+@pytest.mark.parametrize(
+    ("array", "texts"),
+    [
+        (np.array([0.1, -0.0, 1e-45, 3e38], np.float32), ["0.1", "-0.0", "1e-45", "3e+38"]),
+        (np.array([0.1, 2.0, -0.0], ml_dtypes.bfloat16), ["0.1", "2.0", "-0.0"]),
+        (np.array([0.1], ">f4"), ["0.1"]),
+        (np.array([math.nan, math.inf, -math.inf]), ["NaN", "Infinity", "-Infinity"]),
+        (
+            np.array([math.nan, math.inf, -math.inf], ml_dtypes.bfloat16),
+            ["NaN", "Infinity", "-Infinity"],
+        ),
+        (np.array([True, False]), ["true", "false"]),
+        (np.array([-(2**63), 2**63 - 1]), ["-9223372036854775808", "9223372036854775807"]),
+        (np.array([7, -8], ml_dtypes.int4), ["7", "-8"]),
+        (np.array([], np.float32), []),
+    ],
+)
+def test_texts_of_numbers(array, texts):
+    assert shortest(array) == texts
+
+
+def test_numpy_print_options_do_not_matter():
+    with np.printoptions(legacy="1.13", precision=2, floatmode="fixed"):
+        assert shortest(np.array([1.2345679e8, 1 / 3], np.float32)) == [
+            "1.2345679e+08",
+            "0.33333334",
+        ]
+
+
+@pytest.mark.parametrize("array", [np.array(["a"]), np.array([1j]), np.zeros(1, "V2")])
+def test_what_is_no_number_is_refused(array):
+    with pytest.raises(UnsupportedError):
+        shortest(array)
+
+
+@pytest.mark.parametrize("dtype", [*SMALL_TYPES[1:], ml_dtypes.float4_e2m1fn])
+def test_portable_floats_hold_the_same_numbers(dtype):
+    array = np.array([0.5, 1.5, -3.0]).astype(dtype)
+    assert portable(array).dtype == np.float32
+    np.testing.assert_array_equal(portable(array).astype(dtype), array)
+
+
+def test_portable_leaves_numpys_own_types_alone():
+    array = np.array([1, 2], ">f2")
+    assert portable(array) is array
+    assert portable(np.array([-8, 7], ml_dtypes.int4)).tolist() == [-8, 7]
+
+
+def test_chunks_are_the_elements_in_order():
+    array = np.arange(24).reshape(2, 3, 4)
+    pieces = list(chunks(array, 7))
+    assert [piece.size for piece in pieces] == [7, 7, 7, 3]
+    np.testing.assert_array_equal(np.concatenate(pieces), np.arange(24))
+
+
+@pytest.mark.parametrize(
+    ("number", "digits", "text"),
+    [
+        (0.0, 3, "0"),
+        (-0.0, 3, "0"),
+        (1.0, 3, "1"),
+        (-4096.0, 2, "-4096"),
+        (0.98765, 3, "0.988"),
+        (0.98765, 2, "0.99"),
+        (123.456, 2, "123"),
+        (0.001234, 2, "0.0012"),
+        (0.0001234, 2, "1.2e-4"),
+        (123456.7, 3, "1.23e5"),
+        (1e30, 2, "1.0e30"),
+        (math.nan, 3, "nan"),
+        (-math.inf, 3, "-inf"),
+    ],
+)
+def test_compact(number, digits, text):
+    assert compact(number, digits) == text
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation", "texts"),
+    [
+        (1.0, 0.0, ("1", "0")),
+        (0.00247, 0.276, ("0.00", "0.28")),
+        (-0.00247, 0.276, ("0.00", "0.28")),
+        (-0.0678, 0.0287, ("-0.068", "0.029")),
+        (2104.4, 1006.9, ("2104", "1007")),
+        (1234.567, 0.0456, ("1235", "0.046")),
+        (1.2345e-5, 3.2e-6, ("1.2e-5", "3.2e-6")),
+        (3e29, 4e29, ("3.0e29", "4.0e29")),
+        (math.nan, math.nan, ("nan", "nan")),
+    ],
+)
+def test_compact_pair(mean, deviation, texts):
+    assert compact_pair(mean, deviation, 2) == texts
