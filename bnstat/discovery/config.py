@@ -1,0 +1,228 @@
+"""Batch norm among the layers that a Keras file describes.
+
+A layer is batch norm
+
+- by its configuration: its class, without the package, is called so (`BatchNormalization`,
+  `SyncBatchNormalization`, `FreezableBatchNorm`, `BatchRenorm`, ...), or its arguments are those
+  of a subclass of it (`moving_variance_initializer`);
+- by the names of its variables: a moving mean and a moving variance are among them;
+- by the shape of its variables where they are only numbered and no configuration tells the
+  class: four vectors of one length; fewer only where the group or the layer is called so, since
+  two can as well be a layer norm's scale and offset.
+
+Numbered variables are, in this order, gamma unless `scale=False`, beta unless `center=False`,
+moving mean, moving variance, and for batch renormalization three more (source: `build` of
+keras/src/layers/normalization/batch_normalization.py). Without a configuration, the one before
+the moving statistics of three is gamma or beta, and the file does not tell which.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from bnstat.discovery.sighting import Sighting
+from bnstat.formats.contents import Contents, Layer
+from bnstat.model import ROLES, Variable
+
+_CLASS: Final = re.compile(r"batch_?(re)?norm", re.IGNORECASE)
+_CALLED: Final = re.compile(r"batch_?(re)?norm|(^|[_\W])bn(\d|[_\W]|$)", re.IGNORECASE)
+
+_ROLES: Final = {
+    "gamma": "gamma",
+    "beta": "beta",
+    "moving_mean": "moving_mean",
+    "moving_variance": "moving_variance",
+    "running_mean": "moving_mean",
+    "running_std": "moving_variance",
+}
+"""Label -> role. Keras 1 calls the variance `running_std` (see `_RUNNING_STD`)."""
+
+_RENORM: Final = ("moving_stddev", "renorm_mean", "renorm_stddev")
+
+_LABEL: Final = re.compile(rf"(.*_)??(?P<label>{'|'.join((*_ROLES, *_RENORM))})(_\d+)?", re.DOTALL)
+"""A variable's name: Keras 1 may put a layer's before it, TensorFlow 1 a count behind it."""
+
+_RUNNING_STD: Final = (
+    "running_std is taken as the variance, which it is since Keras 1.0.7; "
+    "a file of an earlier Keras has the standard deviation there"
+)
+"""Keras 1.0.7 changed what it stores (keras-team/keras, keras/layers/normalization.py)."""
+
+_KERAS_0: Final = "written before Keras 1.0, which stored the standard deviation, not the variance"
+_BY_SHAPE: Final = "only the shapes of its variables tell that this is batch norm"
+_MODES: Final = {
+    1: "mode=1: normalizes each sample by its own statistics, the moving ones are not used",
+    2: "mode=2: normalizes by the batch's statistics always, the moving ones are not used",
+}
+
+
+_NOTHING: Final = Sighting(evidence="name", name="", roles={})
+
+
+def from_layers(contents: Contents) -> list[Sighting]:
+    """The batch-norm layers among `contents.layers`, in their order.
+
+    A variable whose role cannot be told from what the file says is undecided, never guessed.
+    """
+    sightings = []
+    for layer in contents.layers:
+        variables = {label: contents.variables[key] for label, key in layer.variables.items()}
+        sighting = _sighting(layer, variables)
+        if sighting is not None:
+            if "running_std" in variables and contents.source.writer is None:
+                sighting = replace(sighting, notes=(*sighting.notes, _RUNNING_STD))
+            sightings.append(sighting)
+    return sightings
+
+
+def is_batch_norm(class_name: str | None, config: Mapping[str, Any]) -> bool:
+    """Whether a layer of this class and configuration is batch normalization."""
+    own = re.split(r"[>.]", class_name or "")[-1]
+    return bool(_CLASS.search(own)) or "moving_variance_initializer" in config
+
+
+def _sighting(layer: Layer, variables: Mapping[str, Variable]) -> Sighting | None:
+    numbered = all(label.isdecimal() for label in variables)
+    if is_batch_norm(layer.class_name, layer.config):
+        if not variables and "momentum" not in layer.config:
+            # A block that is called after the batch norm in it.
+            return None
+        found = _counted(layer, variables) if numbered else _labelled(variables)
+        return _with_config(layer, found or _NOTHING)
+    if not numbered:
+        found = _labelled(variables)
+        if not {"moving_mean", "moving_variance"} <= found.roles.keys():
+            found = _of_keras_0(variables)
+    else:
+        found = _counted(layer, variables) if layer.class_name is None else None
+    if found is None:
+        return None
+    return replace(found, name=layer.own_name or layer.name, longer_name=layer.name)
+
+
+def _labelled(variables: Mapping[str, Variable]) -> Sighting:
+    """Roles by the variables' own names: `gamma`, else the only `..._gamma` or `gamma_1`."""
+    candidates: dict[str, dict[str, str]] = {}
+    for label, variable in variables.items():
+        if match := _LABEL.fullmatch(label):
+            candidates.setdefault(match["label"], {})[label] = variable.key
+    chosen = {
+        label: named.get(label, next(iter(named.values())))
+        for label, named in candidates.items()
+        if label in named or len(named) == 1
+    }
+    return replace(
+        _NOTHING,
+        roles={_ROLES[label]: key for label, key in chosen.items() if label in _ROLES},
+        extra={label: key for label, key in chosen.items() if label not in _ROLES},
+    )
+
+
+def _of_keras_0(variables: Mapping[str, Variable]) -> Sighting | None:
+    """The four vectors of a layer that Keras 0 saved as `param_0` to `param_3`."""
+    if list(variables) != [f"param_{index}" for index in range(4)]:
+        return None
+    if not _are_alike(variables) or len(variables["param_0"].shape) != 1:
+        return None
+    keys = [variable.key for variable in variables.values()]
+    return replace(
+        _NOTHING,
+        roles=dict(zip(ROLES[:3], keys[:3], strict=True)),
+        extra={"running_std": keys[3]},
+        notes=(_BY_SHAPE, _KERAS_0),
+    )
+
+
+def _counted(layer: Layer, variables: Mapping[str, Variable]) -> Sighting | None:
+    """Roles of numbered variables, by the configuration or, where that is silent, by number.
+
+    Returns:
+        None where there is nothing that tells of batch norm.
+    """
+    keys = [variable.key for variable in variables.values()]
+    expected = _expected(layer.config)
+    if expected is not None:
+        if not keys or (len(keys) == len(expected) and _are_alike(variables)):
+            return _assigned(dict(zip(expected, keys, strict=False)))
+        note = f"has {len(keys)} variables where its configuration tells of {len(expected)}"
+        return replace(_NOTHING, undecided=tuple(keys), notes=(note,))
+    called = is_batch_norm(layer.class_name, {}) or any(
+        _CALLED.search(text.rpartition("/")[2]) for text in (layer.key, layer.name)
+    )
+    if not _are_alike(variables) or not 2 <= len(keys) <= 7:
+        return replace(_NOTHING, undecided=tuple(keys)) if layer.class_name else None
+    if not called and (len(keys) != 4 or len(next(iter(variables.values())).shape) != 1):
+        return None
+    renorm = _RENORM if len(keys) > 4 else ()
+    affine = len(keys) - len(renorm) - 2
+    certain = ROLES[2:] if affine < 2 else ROLES
+    undecided = tuple(keys[:1]) if affine == 1 else ()
+    found = _assigned(dict(zip((*certain, *renorm), keys[len(undecided) :], strict=True)))
+    return replace(found, undecided=undecided, notes=() if called else (_BY_SHAPE,))
+
+
+def _expected(config: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The labels of a layer's variables in order; None where the configuration is silent."""
+    scale, center = config.get("scale"), config.get("center")
+    if not isinstance(scale, bool | int) or not isinstance(center, bool | int):
+        return None
+    affine = [role for role, present in zip(ROLES, (scale, center), strict=False) if present]
+    return (*affine, *ROLES[2:], *(_RENORM if config.get("renorm") is True else ()))
+
+
+def _assigned(keys: Mapping[str, str]) -> Sighting:
+    return replace(
+        _NOTHING,
+        roles={label: key for label, key in keys.items() if label in ROLES},
+        extra={label: key for label, key in keys.items() if label not in ROLES},
+    )
+
+
+def _are_alike(variables: Mapping[str, Variable]) -> bool:
+    """Whether they are floating-point arrays of one shape, as a batch norm's variables are."""
+    shapes = {variable.shape for variable in variables.values()}
+    return (
+        len(shapes) == 1
+        and all("float" in variable.dtype for variable in variables.values())
+        and all(size > 0 for size in min(shapes))
+        and min(shapes) != ()
+    )
+
+
+def _with_config(layer: Layer, found: Sighting) -> Sighting:
+    """A sighting by class, with what the configuration tells beside the variables."""
+    config = layer.config
+    trainable = config.get("trainable")
+    mode = _MODES.get(config["mode"]) if isinstance(config.get("mode"), int) else None
+    return replace(
+        found,
+        evidence="config",
+        name=layer.own_name or layer.name,
+        longer_name=layer.name,
+        epsilon=_number(config.get("epsilon")),
+        momentum=_number(config.get("momentum")),
+        axis=_axis(config.get("axis")),
+        trainable=trainable if isinstance(trainable, bool) else None,
+        notes=(*found.notes, *filter(None, [mode])),
+    )
+
+
+def _number(value: object) -> float | None:
+    """A finite number, which a JSON integer need not be as a float."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) <= sys.float_info.max else None
+
+
+def _axis(value: object) -> int | tuple[int, ...] | None:
+    """An axis, or several; a list of one, as tf.keras writes it, is that one."""
+    if isinstance(value, Mapping):
+        value = value.get("items")
+    axes = [axis for axis in (value if isinstance(value, list) else [value]) if type(axis) is int]
+    if not axes or (isinstance(value, list) and len(axes) < len(value)):
+        return None
+    return axes[0] if len(axes) == 1 else tuple(axes)

@@ -1,0 +1,198 @@
+"""The layers of a Keras model, out of its configuration.
+
+Keras writes a model as JSON: an object with `class_name` and `config`, whose `config` holds the
+constructor's arguments. Those of a Functional or Sequential model hold its `layers` in the order
+of the network, those of a wrapper such as TimeDistributed its inner `layer`, each in the same
+form. Before Keras 2.2.3 a Sequential model's `config` is that list itself.
+
+The same walk tells where Keras keeps each layer's variables in a `.weights.h5`: below `layers/`
+and the snake case of the layer's class, counted per class within its model; a wrapped layer
+below the name of the wrapper's attribute. Layers' own names play no part in it.
+
+Source: `get_config` of keras/src/models/{functional,sequential}.py; `_save_state` and
+`_save_container_state` of keras/src/saving/saving_lib.py.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeGuard
+
+from bnstat.errors import DamagedError
+
+MAX_BYTES: Final = 32 << 20
+"""The longest configuration that is read; those of the largest models are a tenth of it."""
+
+_MAX_DEPTH: Final = 64
+_ATTRIBUTES: Final = {("Bidirectional", "layer"): "forward_layer"}
+"""(class, argument) -> attribute that holds the layer, where they are not called the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A layer or nested model as a configuration describes it.
+
+    Attributes:
+        name: its own name, the names of the models and wrappers around it before it.
+        own_name: its own name, which may hold slashes of its own.
+        class_name: its class, with the package where it is registered under one: `Custom>X`.
+        config: the constructor's arguments; `trainable` is false below a frozen model.
+        path: where a `.weights.h5` keeps it: `layers/sequential/layers/batch_normalization`.
+        sublayers: the layers in it, in the order of the network.
+    """
+
+    name: str
+    own_name: str
+    class_name: str
+    config: Mapping[str, Any]
+    path: str
+    sublayers: tuple[Described, ...] = field(repr=False)
+
+    def walk(self) -> Iterator[Described]:
+        """This layer, then all below it, in the order of the network."""
+        yield self
+        for layer in self.sublayers:
+            yield from layer.walk()
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """Parse JSON from a model file.
+
+    Raises:
+        DamagedError: it is too long, is not JSON or is nested beyond reason.
+    """
+    if len(text) > MAX_BYTES:
+        raise DamagedError(where, f"{len(text)} bytes of JSON are more than any model needs")
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise DamagedError(where, "its JSON is nested too deep") from None
+    except ValueError as error:
+        raise DamagedError(where, f"is not valid JSON: {error}") from error
+
+
+def describe(model: object, where: str) -> tuple[Described, ...]:
+    """The layers right below a model, each with those below it.
+
+    Args:
+        model: a parsed configuration, `{"class_name": ..., "config": ...}`.
+        where: the file, for messages.
+
+    Returns:
+        The layers in the order of the network; none where the configuration does not list
+        them, as that of a subclassed model does not.
+
+    Raises:
+        DamagedError: models are nested beyond reason.
+    """
+    if not _is_serialized(model):
+        return ()
+    return _below(model, "", "", False, where, 0)
+
+
+def layer_from_config(serialized: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Class name and configuration of one serialized layer.
+
+    Args:
+        serialized: `{"class_name": ..., "config": {...}}`, as in a model's configuration or in
+            the Keras metadata of a SavedModel, which holds `trainable` beside the config.
+
+    Returns:
+        The class name, with its package where it is registered under one (`Custom>X`), and the
+        config, `trainable` and `name` among it; both empty where there are none.
+    """
+    if not _is_serialized(serialized):
+        return "", {}
+    registered = serialized.get("registered_name")
+    packaged = isinstance(registered, str) and ">" in registered
+    class_name = registered if packaged else serialized["class_name"]
+    beside = {key: serialized[key] for key in ("name", "trainable") if key in serialized}
+    return str(class_name), {**beside, **_arguments(serialized)}
+
+
+def snake_case(class_name: str) -> str:
+    """A class's name as Keras spells it in paths: `BatchNormalization` -> `batch_normalization`.
+
+    Source: `to_snake_case` of keras/src/utils/naming.py.
+    """
+    name = re.sub(r"\W+", "", class_name.rpartition(">")[2])
+    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)
+    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _below(
+    model: Mapping[str, Any], name: str, path: str, frozen: bool, where: str, depth: int
+) -> tuple[Described, ...]:
+    """The layers right below a serialized model or wrapper of that name and path."""
+    if depth > _MAX_DEPTH:
+        raise DamagedError(where, f"its models are nested deeper than {_MAX_DEPTH}")
+    frozen = frozen or _arguments(model).get("trainable") is False
+    found: list[Described] = []
+    for place, serialized in _places(model):
+        class_name, config = layer_from_config(serialized)
+        own_name = config.get("name")
+        if not isinstance(own_name, str) or not own_name:
+            own_name = place.rpartition("/")[2]
+        full_name = f"{name}/{own_name}" if name else own_name
+        full_path = f"{path}/{place}" if path else place
+        found.append(
+            Described(
+                name=full_name,
+                own_name=own_name,
+                class_name=class_name,
+                config={**config, "trainable": False} if frozen else config,
+                path=full_path,
+                sublayers=_below(serialized, full_name, full_path, frozen, where, depth + 1),
+            )
+        )
+    return tuple(found)
+
+
+def _places(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The serialized layers among a layer's arguments, each with its place below the layer."""
+    for argument, value in _arguments(model).items():
+        place = _ATTRIBUTES.get((model["class_name"], argument), argument)
+        if isinstance(value, list):
+            counts: dict[str, int] = {}
+            for item in value:
+                if _is_layer(item, listed=argument == "layers"):
+                    yield f"{place}/{_counted(snake_case(item['class_name']), counts)}", item
+        elif _is_layer(value, listed=False):
+            yield place, value
+
+
+def _arguments(serialized: Mapping[str, Any]) -> Mapping[str, Any]:
+    config = serialized["config"]
+    return {"layers": config} if isinstance(config, list) else config
+
+
+def _is_serialized(value: object) -> TypeGuard[Mapping[str, Any]]:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("class_name"), str)
+        and isinstance(value.get("config"), dict | list)
+    )
+
+
+def _is_layer(value: object, listed: bool) -> TypeGuard[Mapping[str, Any]]:
+    """Whether an argument is a layer, not an initializer, a dtype policy or an operation.
+
+    A functional model lists bare operations (`x + y`) among its layers; they hold no variables
+    and are not counted where layers are saved.
+    """
+    if not _is_serialized(value):
+        return False
+    module = value.get("module")
+    if isinstance(module, str) and re.match(r"keras(\.src)?\.ops\b", module):
+        return False
+    arguments = _arguments(value)
+    return listed or "layers" in arguments or {"name", "trainable"} <= arguments.keys()
+
+
+def _counted(name: str, counts: dict[str, int]) -> str:
+    """`name`, `name_1`, `name_2`, ... on successive calls."""
+    count = counts[name] = counts.get(name, -1) + 1
+    return f"{name}_{count}" if count else name
