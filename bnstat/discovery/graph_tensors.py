@@ -1,0 +1,253 @@
+"""Following the tensors of a computation graph to where they come from and where they go."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnstat.formats.contents import Graph, Op
+
+_MOST_STEPS = 1_000_000
+"""Steps that are taken through one graph in all, and (below) for one tensor."""
+
+_MOST_STEPS_EACH = 100
+
+_PASSES = frozenset(
+    {
+        "BroadcastTo",
+        "Cast",
+        "CheckNumerics",
+        "Enter",
+        "EnsureShape",
+        "Exit",
+        "ExpandDims",
+        "Identity",
+        "PreventGradient",
+        "ReadVariableOp",
+        "RefEnter",
+        "RefIdentity",
+        "RefSwitch",
+        "Reshape",
+        "Snapshot",
+        "Squeeze",
+        "StopGradient",
+        "Switch",
+    }
+)
+"""Ops whose outputs have the numbers of their first input."""
+
+_CHOOSES: Mapping[str, slice] = {
+    "Merge": slice(0, None),
+    "RefMerge": slice(0, None),
+    "Select": slice(1, None),
+    "SelectV2": slice(1, None),
+}
+"""Ops that give one of these inputs."""
+
+_JOINS: Mapping[str, slice] = {"ConcatV2": slice(0, -1), "Concat": slice(1, None)}
+"""Ops that put these inputs together, as the parts of a partitioned variable."""
+
+_AVERAGES = frozenset({"Mean", "Mul", "RealDiv", "CollectiveReduce", "CollectiveReduceV2"})
+"""Ops that batch statistics go through on their way into moving ones: the mean over virtual
+batches or replicas, and Bessel's correction."""
+
+
+class Tensors:
+    """The tensors of a graph, each named by its op, or `op:output` beyond the first output."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.ops = graph.ops
+        self._variables = graph.variables
+        self._constant = graph.constant
+        self._inputs: dict[str, Sequence[str]] = {}
+        self._sources: dict[str, tuple[str, ...]] = {}
+        self._steps_left = _MOST_STEPS
+
+    def op(self, tensor: str) -> Op | None:
+        """The op that gives a tensor."""
+        return self.ops.get(tensor.partition(":")[0])
+
+    def producer(self, tensor: str) -> Op | None:
+        """The op that computes a tensor's numbers, if only one can."""
+        sources = self.sources(tensor)
+        return self.op(sources[0]) if len(sources) == 1 else None
+
+    def operands(self, tensor: str, types: Container[str]) -> tuple[str, str] | None:
+        """The two tensors that an op of these types computes `tensor` from."""
+        op = self.producer(tensor)
+        inputs = self.inputs(op.name) if op is not None and op.type in types else ()
+        return (inputs[0], inputs[1]) if len(inputs) == 2 else None
+
+    def inputs(self, name: str) -> Sequence[str]:
+        """The tensors that an op takes."""
+        if name not in self._inputs:
+            op = self.ops.get(name)
+            self._inputs[name] = op.inputs if op is not None else ()
+        return self._inputs[name]
+
+    @cached_property
+    def consumers(self) -> Mapping[str, Sequence[str]]:
+        """Name of an op -> the ops that take one of its outputs."""
+        consumers: dict[str, list[str]] = {}
+        for name in self.ops:
+            for tensor in self.inputs(name):
+                consumers.setdefault(tensor.partition(":")[0], []).append(name)
+        return consumers
+
+    def sources(self, tensor: str) -> tuple[str, ...]:
+        """The tensors whose numbers `tensor` has: several, where it may be any of them.
+
+        Changes of shape and of dtype do not count, nor does reading a variable. Empty where the
+        way is too long.
+        """
+        if tensor not in self._sources:
+            found, _ = self._follow(tensor, self._behind)
+            self._sources[tensor] = tuple(found)
+        return self._sources[tensor]
+
+    def reach(self, tensor: str) -> set[str]:
+        """All tensors that `tensor` is made of by choosing and averaging alone."""
+        return self._follow(tensor, self._averaged)[1]
+
+    def downstream(self, name: str, types: Container[str], most: int) -> list[str]:
+        """The ops of these types that are computed from an op by such ops alone, nearest first.
+
+        Ops that only pass numbers on lie between them; `most` bounds all that are looked at.
+        """
+        visited = {name}
+        queue = deque([name])
+        found = []
+        while queue and len(visited) < most and self._steps_left > 0:
+            for consumer in self.consumers.get(queue.popleft(), ())[:most]:
+                self._steps_left -= 1
+                kind = self.ops[consumer].type
+                if consumer not in visited and (kind in types or kind in _PASSES):
+                    visited.add(consumer)
+                    queue.append(consumer)
+                    if kind in types:
+                        found.append(consumer)
+        return found
+
+    def variable(self, tensor: str) -> str | None:
+        """The key of the variable whose numbers a tensor has, if it is one and only one's."""
+        keys = set()
+        for source in self.sources(tensor):
+            key = self._variables.get(source)
+            if key is None and (joined := self._joined(source)) is not None:
+                key = joined
+            keys.add(key)
+        keys.discard(None)
+        return keys.pop() if len(keys) == 1 else None
+
+    def constants(self, tensor: str) -> list[NDArray[np.generic]]:
+        """The constants that a tensor may be."""
+        arrays = (self._constant(source) for source in self.sources(tensor))
+        return [array for array in arrays if array is not None]
+
+    def scalars(self, tensor: str) -> list[float]:
+        """The single numbers that a tensor may be, in the fewest digits that stand for them."""
+        return [
+            shortest(array)
+            for array in self.constants(tensor)
+            if array.size == 1 and array.dtype.kind not in "biuc"
+        ]
+
+    def axis(self, tensor: str) -> int | None:
+        """The axis along which a vector lies, where it is brought into the shape `[1, C, 1]`."""
+        op = self.op(tensor)
+        for _ in range(_MOST_STEPS_EACH):
+            if op is None or op.type not in _PASSES or not self.inputs(op.name):
+                return None
+            if op.type == "Reshape" and len(self.inputs(op.name)) == 2:
+                shapes = self.constants(self.inputs(op.name)[1])
+                sizes = [int(size) for size in np.ravel(shapes[0])] if len(shapes) == 1 else []
+                wide = [position for position, size in enumerate(sizes) if size != 1]
+                return wide[0] if len(sizes) > 1 and len(wide) == 1 else None
+            op = self.op(self.inputs(op.name)[0])
+        return None
+
+    def in_order(self, names: Iterable[str]) -> list[str]:
+        """The ops of these names, each after those that it depends on, else as they come."""
+        stack: list[tuple[str, bool]] = []
+        wanted = dict.fromkeys(names)
+        begun: set[str] = set()
+        order = []
+        for root in wanted:
+            stack.append((root, False))
+            while stack:
+                name, inputs_done = stack.pop()
+                if inputs_done:
+                    order.append(name)
+                elif name not in begun:
+                    begun.add(name)
+                    if name in wanted:
+                        stack.append((name, True))
+                    inputs = [tensor.partition(":")[0] for tensor in self.inputs(name)]
+                    stack.extend((tensor, False) for tensor in reversed(inputs))
+        return order
+
+    def _follow(
+        self, tensor: str, behind: Callable[[str], Sequence[str]]
+    ) -> tuple[list[str], set[str]]:
+        """Where one gets from a tensor in the end, and all that lies on the way."""
+        ends = []
+        visited: set[str] = set()
+        stack = [tensor]
+        while stack:
+            tensor = stack.pop()
+            if tensor in visited:
+                continue
+            visited.add(tensor)
+            self._steps_left -= 1
+            if len(visited) > _MOST_STEPS_EACH or self._steps_left < 0:
+                return [], visited
+            before = behind(tensor)
+            if not before:
+                ends.append(tensor)
+            stack.extend(reversed(before))
+        return ends, visited
+
+    def _behind(self, tensor: str) -> Sequence[str]:
+        """The tensors whose numbers a tensor has; none where its op makes them."""
+        op = self.op(tensor)
+        if op is None or tensor in self._variables:
+            return ()
+        if op.type in _PASSES:
+            return self.inputs(op.name)[:1]
+        if op.type in _CHOOSES and not tensor.endswith(":1"):
+            return self.inputs(op.name)[_CHOOSES[op.type]]
+        if op.type == "IdentityN":
+            number = int(tensor.partition(":")[2] or 0)
+            return self.inputs(op.name)[number : number + 1]
+        return ()
+
+    def _averaged(self, tensor: str) -> Sequence[str]:
+        before = self._behind(tensor)
+        op = self.op(tensor)
+        if before or op is None or op.type not in _AVERAGES:
+            return before
+        return self.inputs(op.name)[: 2 if op.type in ("Mul", "RealDiv") else 1]
+
+    def _joined(self, tensor: str) -> str | None:
+        """The key of the variable that a tensor joins the parts of."""
+        op = self.op(tensor)
+        if op is None or op.type not in _JOINS:
+            return None
+        parts = self.inputs(op.name)[_JOINS[op.type]]
+        keys = {self._variables.get(source) for part in parts for source in self.sources(part)}
+        return keys.pop() if len(keys) == 1 else None
+
+
+def shortest(array: NDArray[np.generic]) -> float:
+    """The number in an array of one, in the fewest digits that read back as the same number."""
+    value = array.reshape(-1)[0]
+    exact = float(value)
+    for digits in range(1, 17):
+        candidate = float(f"{exact:.{digits}g}")
+        if array.dtype.type(candidate) == value:
+            return candidate
+    return exact
