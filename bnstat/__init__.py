@@ -14,6 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bnstat.checks import Finding, Thresholds, check
+    from bnstat.compare import Difference, History, diff, history
     from bnstat.errors import (
         AmbiguousError,
         BnstatError,
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "bnstat.checks": ("Finding", "Thresholds", "check"),
+    "bnstat.compare": ("Difference", "History", "diff", "history"),
     "bnstat.errors": (
         "AmbiguousError",
         "BnstatError",
@@ -49,13 +53,20 @@ __all__ = [
     "BnstatError",
     "ChangedError",
     "DamagedError",
+    "Difference",
+    "Finding",
+    "History",
     "Model",
     "NotFoundError",
     "Source",
+    "Thresholds",
     "UnknownFormatError",
     "UnsupportedError",
     "Variable",
     "__version__",
+    "check",
+    "diff",
+    "history",
     "load",
     "load_all",
 ]

@@ -6,10 +6,9 @@ it, and a mapping from their names. Arrays are read when they are first asked fo
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, overload
+from typing import Final, Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -66,8 +65,7 @@ class Variable:
         return self.reader()
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Why a variable was, or was not, taken as part of a batch-norm layer."""
 
     key: str
@@ -356,6 +354,7 @@ class Model(Sequence[BatchNorm]):
 
     def _repr_html_(self) -> str:
         """The table that a notebook shows."""
+        import html
 
         def cell(layer: BatchNorm, role: str) -> str:
             array = layer.array(role)
@@ -414,7 +413,8 @@ class Summary:
 
 def as_float64(array: Array) -> NDArray[np.float64]:
     """The array's numbers as float64 (bfloat16 and the 8-bit floats included)."""
-    return array.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN is a NaN like any other
+        return array.astype(np.float64)
 
 
 def printable(text: str) -> str:

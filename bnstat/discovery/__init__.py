@@ -36,20 +36,20 @@ def discover(
     """
     names = Names(contents)
     merged = merge(
-        [
-            by_patterns(names, patterns),
-            _from_layers(contents),
-            from_objects(contents),
-            _from_graphs(contents),
-            from_names(names, include_shadows),
-        ]
+        {
+            "patterns": by_patterns(names, patterns),
+            "layers": _from_layers(contents),
+            "objects": from_objects(contents),
+            "graphs": _from_graphs(contents),
+            "names": from_names(names, include_shadows),
+        }
     )
     merged = [layer for layer in merged if _is_plausible(layer, contents)]
     whole = [layer for layer in merged if is_complete(layer)]
-    kinds = ("config", "graph", "object-graph")
-    whole = in_order(whole, kinds if contents.layers_in_order else kinds[1:])
+    origins = ("layers", "graphs", "objects")
+    whole = in_order(whole, origins if contents.layers_in_order else origins[1:])
     partial = [layer for layer in merged if not is_complete(layer)]
-    partial += merge([without_statistics(names, _keys(merged))])
+    partial += merge({"names": without_statistics(names, _keys(merged))})
     layers = _layers(whole, contents)
     incomplete = _layers(partial, contents)
     return Model(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bnstat.discovery.sighting import Sighting
@@ -11,7 +11,7 @@ from bnstat.model import ROLES, Evidence
 from bnstat.natural import natural_key
 
 _STRUCTURAL = ("config", "object-graph")
-_NAMED_BY = ("config", "object-graph", "name", "graph")
+_NAMED_BY = ("patterns", "layers", "objects", "names", "graphs")
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Merged:
     extra: dict[str, str]
     undecided: tuple[str, ...]
     notes: tuple[str, ...]
-    names: dict[str, str] = field(default_factory=dict)
+    names: dict[str, list[str]] = field(default_factory=dict)
     positions: dict[str, int] = field(default_factory=dict)
     epsilon: float | None = None
     momentum: float | None = None
@@ -46,15 +46,16 @@ class Merged:
         return [*self.roles.values(), *self.extra.values(), *self.undecided]
 
 
-def merge(evidence: Iterable[Sequence[Sighting]]) -> list[Merged]:
+def merge(evidence: Mapping[str, Sequence[Sighting]]) -> list[Merged]:
     """The layers that the sightings show, those of the strongest evidence first.
 
     Args:
-        evidence: the sightings of each kind of evidence, in their order, strongest kind first.
+        evidence: where sightings come from -> the sightings, in their order; the strongest
+            evidence first.
     """
     layers: list[Merged] = []
     by_key: dict[str, Merged] = {}
-    for sightings in evidence:
+    for origin, sightings in evidence.items():
         for position, sighting in enumerate(sightings):
             layer = _same_layer(sighting, by_key)
             if layer is None:
@@ -67,8 +68,9 @@ def merge(evidence: Iterable[Sequence[Sighting]]) -> list[Merged]:
                 )
                 layers.append(layer)
             layer.add(sighting)
-            layer.names.setdefault(sighting.evidence, sighting.name)
-            layer.positions.setdefault(sighting.evidence, position)
+            names = [sighting.name, sighting.longer_name]
+            layer.names.setdefault(origin, [name for name in names if name])
+            layer.positions.setdefault(origin, position)
             for key in layer.all_keys():
                 by_key.setdefault(key, layer)
     return layers
@@ -86,15 +88,15 @@ def _same_layer(sighting: Sighting, by_key: dict[str, Merged]) -> Merged | None:
 def in_order(layers: list[Merged], ordered_by: Sequence[str]) -> list[Merged]:
     """The layers in the order of the network, as far as a kind of evidence tells it.
 
-    The kind that shows the most of them decides, of several the strongest. Layers that it does
-    not show follow, by name.
+    The origin that shows the most of them decides, of several the strongest. Layers that it
+    does not show follow, by name.
 
     Args:
         layers: the layers.
-        ordered_by: the kinds of evidence whose order is the network's, strongest first.
+        ordered_by: the origins whose order is the network's, strongest first.
     """
-    counts = Counter(kind for layer in layers for kind in layer.positions)
-    best = max(ordered_by, key=lambda kind: counts[kind], default="")
+    counts = Counter(origin for layer in layers for origin in layer.positions)
+    best = max(ordered_by, key=lambda origin: counts[origin], default="")
     last = len(layers)
 
     def key(layer: Merged) -> tuple[int, list[tuple[int, int, str]]]:
@@ -121,7 +123,7 @@ def unique_names(layers: Sequence[Merged]) -> list[str]:
 
 def _candidates(layer: Merged) -> list[str]:
     """The layer's names, best first; a layer in the root scope has none of its own."""
-    names = [layer.names[kind] for kind in _NAMED_BY if layer.names.get(kind)]
+    names = [name for origin in _NAMED_BY for name in layer.names.get(origin, ())]
     return names or ["(root)"]
 
 

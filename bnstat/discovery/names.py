@@ -132,24 +132,25 @@ def _sighting(names: Names, scheme: Scheme, variance: str) -> Sighting | None:
     if mean is None:
         return None
     roles = {"moving_mean": mean, "moving_variance": names.keys[variance]}
+    owners = _owners(scope, scheme, averaged=variance in names.averages)
     owner = scope
-    for owner in _owners(scope, scheme):
+    for owner in owners:
         gamma, beta = names.find(owner, scheme.gamma), names.find(owner, scheme.beta)
         if gamma or beta:
             roles |= {"gamma": gamma} if gamma else {}
             roles |= {"beta": beta} if beta else {}
             break
     else:
-        owner = _owners(scope, scheme)[-1]
+        owner = owners[-1]
     if not scheme.surely and not _shows_more(names, owner, roles):
         return None
     extra = {ending[1:]: key for ending in scheme.extra if (key := names.find(scope, (ending,)))}
     averaged = [name for name in roles.values() if name in names.averages.values()]
     notes = ("read from exponential moving averages: the variables are not in the file",)
-    return Sighting("name", owner, roles, extra, notes=notes if averaged else ())
+    return Sighting("name", owner, roles, extra=extra, notes=notes if averaged else ())
 
 
-def _owners(scope: str, scheme: Scheme) -> list[str]:
+def _owners(scope: str, scheme: Scheme, averaged: bool) -> list[str]:
     """The scopes in which gamma and beta may stand, the most likely first.
 
     TensorFlow 1 repeats the whole scope for variables that an `ExponentialMovingAverage` makes
@@ -158,7 +159,7 @@ def _owners(scope: str, scheme: Scheme) -> list[str]:
     owners = [scope]
     parts = scope.split("/")
     half = len(parts) // 2
-    if parts[:half] == parts[half:]:
+    if averaged and parts[:half] == parts[half:]:
         owners.append("/".join(parts[:half]))
     for statistics, parameters in scheme.trees:
         for position, part in enumerate(parts):

@@ -31,7 +31,7 @@ def from_objects(contents: Contents) -> list[Sighting]:
     scopes = [_scope(roles, full_names) for _, roles, _ in found]
     uses = Counter(scopes)
     return [
-        Sighting("object-graph", scope if scope and uses[scope] == 1 else path, roles, extra)
+        Sighting("object-graph", scope if scope and uses[scope] == 1 else path, roles, extra=extra)
         for scope, (path, roles, extra) in zip(scopes, found, strict=True)
     ]
 

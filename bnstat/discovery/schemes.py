@@ -12,12 +12,10 @@ the scope must show more: see `names`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Scheme:
+class Scheme(NamedTuple):
     """One library's endings of variable names, by role."""
 
     library: str

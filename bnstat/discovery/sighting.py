@@ -15,6 +15,7 @@ class Sighting:
     Attributes:
         evidence: the kind of evidence.
         name: the layer's name as this evidence tells it; empty where it tells none.
+        longer_name: the same with the names around it, for when two layers are called alike.
         roles: role -> key of the variable that has it.
         extra: label -> key of the layer's further variables.
         undecided: keys of variables of the layer whose role cannot be told.
@@ -25,6 +26,7 @@ class Sighting:
     evidence: Evidence
     name: str
     roles: Mapping[str, str]
+    longer_name: str = ""
     extra: Mapping[str, str] = field(default_factory=dict)
     undecided: tuple[str, ...] = ()
     epsilon: float | None = None

@@ -18,10 +18,11 @@ Source: tensorflow/core/util/tensor_bundle/tensor_bundle.{h,cc}, protobuf/tensor
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,12 +39,11 @@ INDEX = ".index"
 DATA = re.compile(r"^(?P<prefix>.*)\.data-(?P<shard>\d{5,})-of-(?P<shards>\d{5,})$", re.DOTALL)
 
 _NEWEST_VERSION = 1
-_EAGER_SHARDS = 64
+_MOST_OPEN = 64
 _MAX_RANK = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """Where a tensor lies, from its `BundleEntryProto`."""
 
     dtype: int
@@ -95,11 +95,11 @@ class Bundle:
                 self._entries[key.decode("utf-8", "surrogateescape")] = value
         self._shards_of_header = self._read_header(self._entries.pop("", None))
         self._files: dict[int, File] = {}
-        self._read: set[str] = set()
+        self._read: set[tuple[str, int, int]] = set()
         self._taken: Counter[int] = Counter()
-        if data:
-            for shard, name in list(self._shard_names().items())[:_EAGER_SHARDS]:
-                self._open_shard(shard, name)
+        self._shards = self._shard_names() if data else {}
+        for shard in list(self._shards)[:_MOST_OPEN]:
+            self._file(shard)
 
     @property
     def keys(self) -> Collection[str]:
@@ -126,7 +126,10 @@ class Bundle:
             DamagedError: its bytes are not all there, or fail their checksum.
             UnsupportedError: its elements are not numbers.
         """
-        entry = self.entry(key)
+        return self.read_entry(key, self.entry(key))
+
+    def read_entry(self, key: str, entry: Entry) -> Array:
+        """As `read`, where the entry is known already."""
         where = f"{self.path}, {key}"
         dtype = numpy_dtype(dtype_name(entry.dtype), where)
         if not entry.slices:
@@ -211,8 +214,7 @@ class Bundle:
     def _read_numbers(
         self, entry: Entry, dtype: np.dtype[np.generic], shape: tuple[int, ...], where: str
     ) -> Array:
-        count = int(np.prod(shape, dtype=object))
-        if count * dtype.itemsize != entry.size:
+        if math.prod(shape) * dtype.itemsize != entry.size:
             raise DamagedError(
                 where, f"{entry.size} bytes cannot hold {dtype.name} of shape {list(shape)}"
             )
@@ -232,29 +234,26 @@ class Bundle:
         """
         file = self._file(entry.shard)
         data = file.read(entry.offset, entry.size)
-        if where not in self._read:
-            self._read.add(where)
+        if (where, entry.shard, entry.offset) not in self._read:
+            self._read.add((where, entry.shard, entry.offset))
             self._taken[entry.shard] += entry.size
         if self._taken[entry.shard] > file.size:
             raise DamagedError(where, "shares its bytes with other tensors")
         return data
 
     def _file(self, shard: int) -> File:
-        if shard not in self._files:
-            names = self._shard_names()
-            if shard not in names:
+        file = self._files.get(shard)
+        if file is None:
+            file = self._folder.file(self._shards[shard]) if shard in self._shards else None
+            if file is None:
                 raise NotFoundError(
                     f"{self.path}.data-{shard:05d}-of-{max(self._shards_of_header, 1):05d}",
                     "the checkpoint's data file is missing",
                     "copy it beside the index, or use --no-values for names and shapes alone",
                 )
-            self._open_shard(shard, names[shard])
-        return self._files[shard]
-
-    def _open_shard(self, shard: int, name: str) -> None:
-        file = self._folder.file(name)
-        if file is not None:
-            self._files[shard] = file
+            if len(self._files) < _MOST_OPEN:
+                self._files[shard] = file
+        return file
 
     def _shard_names(self) -> dict[int, str]:
         """Shard number -> name of its data file, as the folder has them.
@@ -289,7 +288,7 @@ class _Variables(Mapping[str, Variable]):
                 self._names.get(key, key),
                 dtype_name(entry.dtype),
                 entry.shape,
-                _reader(self._bundle, key),
+                partial(self._bundle.read_entry, key, entry),
             )
         return self._made[key]
 
@@ -301,10 +300,6 @@ class _Variables(Mapping[str, Variable]):
 
     def __len__(self) -> int:
         return len(self._bundle.keys)
-
-
-def _reader(bundle: Bundle, key: str) -> Callable[[], Array]:
-    return lambda: bundle.read(key)
 
 
 def _shape(message: bytes) -> tuple[int, ...]:

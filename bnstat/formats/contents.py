@@ -30,6 +30,7 @@ class Layer:
 
     Attributes:
         name: the author's name, nested models' names before it: `inner/bn_1`.
+        own_name: the author's name alone: `bn_1`; empty where that is `name`.
         class_name: `BatchNormalization`, `Custom>MyNorm`; None where the file does not say it.
         config: the constructor's arguments; empty where the file does not hold them.
         variables: the layer's own variables, label -> key, in stored order. Labels are the
@@ -42,6 +43,7 @@ class Layer:
     config: Mapping[str, Any]
     variables: Mapping[str, str]
     key: str = ""
+    own_name: str = ""
 
 
 class Node(NamedTuple):

@@ -56,24 +56,27 @@ def dtype_name(code: int) -> str:
     return NAMES.get(code, f"type {code}")
 
 
-@cache
 def numpy_dtype(name: str, where: str = "") -> np.dtype[np.generic]:
     """NumPy's type for the elements of a numeric TensorFlow type.
 
     Raises:
         UnsupportedError: the type is not numeric, or not known; `where` names the tensor.
     """
-    stored = name[1:] if name.startswith(("qint", "quint")) else name
-    try:
-        return np.dtype(stored) if stored != "string" else _extended(stored, where)
-    except TypeError:
-        return _extended(stored, where)
-
-
-def _extended(name: str, where: str) -> np.dtype[np.generic]:
-    import ml_dtypes
-
-    kind: type[np.generic] | None = getattr(ml_dtypes, name, None)
-    if kind is None:
+    dtype = _find(name)
+    if dtype is None:
         raise UnsupportedError(where, f"a tensor of {name} cannot be read as numbers")
-    return np.dtype(kind)
+    return dtype
+
+
+@cache
+def _find(name: str) -> np.dtype[np.generic] | None:
+    stored = name[1:] if name.startswith(("qint", "quint")) else name
+    if stored == "string":
+        return None
+    try:
+        return np.dtype(stored)
+    except TypeError:
+        import ml_dtypes
+
+        kind: type[np.generic] | None = getattr(ml_dtypes, stored, None)
+        return None if kind is None else np.dtype(kind)

@@ -7,10 +7,11 @@ its content; names only tie a checkpoint's files together.
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import NamedTuple
 
 from bnstat.errors import BnstatError, NotFoundError, UnknownFormatError
 from bnstat.formats import state_file
@@ -26,7 +27,7 @@ from bnstat.formats.saved_model import (
     open_saved_model,
 )
 from bnstat.formats.sstable import is_table
-from bnstat.formats.storage import File, Folder, LocalFolder
+from bnstat.formats.storage import File, Folder, LocalFolder, kind_of
 from bnstat.formats.tensors import Reading
 from bnstat.model import Source
 from bnstat.natural import natural_key
@@ -41,8 +42,7 @@ _EXTENSIONS = (".weights.h5", ".h5", ".hdf5", ".keras", ".ckpt", ".pb", ".weight
 _NOT_MODELS = ("events.out.tfevents", "graph.pbtxt")
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """A model that lies at a path.
 
     Attributes:
@@ -58,8 +58,7 @@ class Found:
     open: Opener
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """What lies at a path: the models, oldest first, and the one that is meant by default."""
 
     models: Sequence[Found]
@@ -90,21 +89,23 @@ def locate(path: str) -> Place:
         UnknownFormatError: the file is in no format that bnstat reads.
         DamagedError: it is a git-lfs pointer or a damaged archive.
     """
-    local = Path(path)
+    parent, name = os.path.split(path.rstrip("/") or path)
+    parent = parent or "."
     try:
-        if local.is_dir():
-            return _in_folder(LocalFolder(local))
-        folder = LocalFolder(local.parent)
-        if (file := folder.file(local.name)) is not None:
+        kind = kind_of(path)
+        if kind == stat.S_IFDIR:
+            return _in_folder(LocalFolder(path))
+        folder = LocalFolder(parent)
+        if (file := folder.file(name)) is not None:
             return _of_file(folder, file)
-        if local.exists():
+        if kind is not None:
             raise BnstatError(path, "is neither a file nor a folder")
-        if local.parent.is_dir() and (found := _checkpoint(folder, local.name)):
+        if kind_of(parent) == stat.S_IFDIR and (found := _checkpoint(folder, name)):
             return _single(found)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise BnstatError(path, f"cannot be opened: {reason}") from error
-    raise _nothing_at(path, local)
+    raise _nothing_at(path, parent, name)
 
 
 def _of_file(folder: Folder, file: File) -> Place:
@@ -119,7 +120,7 @@ def _of_file(folder: Folder, file: File) -> Place:
     if (state := state_file.read_state(folder, name)) is not None:
         return _in_folder(folder, state)
     if (found := _model_file(folder, file)) is not None:
-        return _single(found if is_table(file) else replace(found, name=None))
+        return _single(found if is_table(file) else found._replace(name=None))
     from bnstat.formats.archive import open_archive
 
     if (archive := open_archive(file)) is not None:
@@ -380,16 +381,14 @@ def _hint_below(folder: Folder) -> str:
     return "a SavedModel, a checkpoint, a .keras or an .h5 file is looked for"
 
 
-def _nothing_at(path: str, local: Path) -> NotFoundError:
-    if not local.parent.is_dir():
-        return NotFoundError(path, "no such path", f"{local.parent} does not exist")
-    names = {
-        name.split(".data-")[0].removesuffix(INDEX) for name in LocalFolder(local.parent).names()
-    }
+def _nothing_at(path: str, parent: str, name: str) -> NotFoundError:
+    if kind_of(parent) != stat.S_IFDIR:
+        return NotFoundError(path, "no such path", f"{parent} does not exist")
+    names = {near.split(".data-")[0].removesuffix(INDEX) for near in LocalFolder(parent).names()}
     import difflib
 
-    near = difflib.get_close_matches(local.name, names, n=3)
-    hint = f"did you mean {_listed([str(local.parent / name) for name in near])}?" if near else ""
+    near = difflib.get_close_matches(name, names, n=3)
+    hint = f"did you mean {_listed([os.path.join(parent, name) for name in near])}?" if near else ""
     return NotFoundError(path, "no such file, folder or checkpoint", hint)
 
 

@@ -4,11 +4,7 @@
 variables the bundle stores by name, and in TensorFlow 2 a library of functions and a
 SavedObjectGraph. The bundle then has an object graph of its own, whose node ids are the same;
 a function's captured variables (`bound_inputs`) are such ids.
-
-Keras 2 describes its layers in JSON, one object a node: in `keras_metadata.pb` (a SavedMetadata)
-or, before TensorFlow 2.5, in the nodes of the SavedObjectGraph. Keras 3 writes neither.
-Source: tensorflow/core/protobuf/{saved_model,meta_graph,saved_object_graph}.proto and
-keras/src/legacy/saving of Keras 2 (saved_metadata.proto).
+Source: tensorflow/core/protobuf/{saved_model,meta_graph,saved_object_graph}.proto.
 """
 
 from __future__ import annotations
@@ -20,8 +16,7 @@ from typing import Any
 from bnstat.errors import DamagedError, NotFoundError
 from bnstat.formats.bundle import INDEX
 from bnstat.formats.checkpoint import names_from_keys, read_object_graph
-from bnstat.formats.contents import Contents, Graph, Layer, Node
-from bnstat.formats.keras_config import Described, describe, layer_from_config, parse_json
+from bnstat.formats.contents import Contents, Graph, Node
 from bnstat.formats.object_graph import KEY, best_names
 from bnstat.formats.protos import message_class, parse
 from bnstat.formats.storage import File, Folder
@@ -35,7 +30,6 @@ VARIABLES = "variables"
 Graphs = Callable[[], Iterable[Graph]] | None
 
 _LARGEST = 1 << 31
-_LONGEST_NAME = 4096
 _START = b"\x08\x01\x12"
 """`saved_model_schema_version: 1`, then a meta graph: how every SavedModel starts."""
 
@@ -92,7 +86,9 @@ def open_saved_model(
         )
     nodes, more_notes = read_object_graph(tensors, reading)
     names = best_names(nodes) if nodes else names_from_keys(tensors)
-    layers, in_order = _keras_layers(folder, meta_graph, nodes)
+    from bnstat.formats.keras_metadata import keras_layers
+
+    layers, in_order = keras_layers(folder, meta_graph, nodes)
     return Contents(
         source,
         tensors.variables(names),
@@ -188,83 +184,3 @@ def _captured(
         name: [key(node_id) for node_id in function.bound_inputs]
         for name, function in functions.items()
     }
-
-
-def _keras_layers(
-    folder: Folder, meta_graph: Any, nodes: Sequence[Node]
-) -> tuple[list[Layer], bool]:
-    """The layers that Keras's metadata describes, and whether they are in network order."""
-    described = dict(_keras_metadata(folder, meta_graph))
-    if not described or not nodes:
-        return [], True
-
-    names = _nested_names(described, nodes)
-    layers = []
-    for node_id, name in names.items():
-        class_name, config = layer_from_config(described[node_id])
-        variables = {
-            label: key
-            for label, child in nodes[node_id].children.items()
-            if (key := nodes[child].key) is not None
-        }
-        layers.append(Layer(name, class_name, config, variables, key=f"object {node_id}"))
-    listed = describe(described.get(0, {}), folder.path)
-    rank = {layer.name: rank for rank, layer in enumerate(_walk(listed))}
-    in_order = any(layer.name in rank for layer in layers)
-    return sorted(layers, key=lambda layer: rank.get(layer.name, len(rank))), in_order
-
-
-def _walk(layers: Sequence[Described]) -> Iterator[Described]:
-    for layer in layers:
-        yield from layer.walk()
-
-
-def _keras_metadata(folder: Folder, meta_graph: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """(node id, JSON) of every layer that Keras 2 described."""
-    file = folder.file("keras_metadata.pb")
-    if file is not None and not file.is_lfs_pointer() and file.size < _LARGEST:
-        metadata = parse("KerasSavedMetadata", file.read(), file.path, "Keras's metadata")
-        found = [(node.node_id, node.metadata) for node in metadata.nodes]
-    elif meta_graph is not None:
-        found = [
-            (node_id, node.user_object.metadata)
-            for node_id, node in enumerate(meta_graph.object_graph_def.nodes)
-            if node.HasField("user_object") and node.user_object.metadata
-        ]
-    else:
-        return
-    for node_id, text in found:
-        try:
-            item = parse_json(text, folder.path)
-        except DamagedError:
-            continue
-        if isinstance(item, dict) and layer_from_config(item)[0]:
-            yield node_id, item
-
-
-def _nested_names(
-    described: Mapping[int, Mapping[str, Any]], nodes: Sequence[Node]
-) -> dict[int, str]:
-    """Node id -> the layer's name, its enclosing layers' names before it, in walking order.
-
-    A layer that several own is named after the owner that the walk meets first.
-    """
-    names: dict[int, str] = {}
-    taken: set[str] = set()
-    visited: set[int] = set()
-    stack = [(0, "")]
-    while stack:
-        node_id, scope = stack.pop()
-        if node_id in visited:
-            continue
-        visited.add(node_id)
-        item = described.get(node_id)
-        if item is not None and node_id != 0:
-            own = str(layer_from_config(item)[1].get("name"))
-            scope = f"{scope}/{own}" if scope else own
-            scope = scope[-_LONGEST_NAME:]
-            if scope not in taken:
-                taken.add(scope)
-                names[node_id] = scope
-        stack += [(child, scope) for child in reversed([*nodes[node_id].children.values()])]
-    return names

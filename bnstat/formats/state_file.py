@@ -12,7 +12,7 @@ their last part is used.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from bnstat.formats.storage import Folder
 
@@ -24,8 +24,7 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
 _LARGEST = 16 << 20
 
 
-@dataclass(frozen=True)
-class State:
+class State(NamedTuple):
     """What a state file lists, as base names: the newest, and all, oldest first."""
 
     newest: str | None

@@ -8,11 +8,12 @@ memory-mapped: a mapped file that somebody cuts short kills the process that rea
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from pathlib import Path
+from io import FileIO
 from typing import BinaryIO, TypeVar
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
@@ -20,6 +21,7 @@ from bnstat.errors import BnstatError, DamagedError, NotFoundError
 T = TypeVar("T")
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 class File(ABC):
@@ -47,7 +49,7 @@ class File(ABC):
         """The whole file as a seekable stream, which the caller closes."""
 
     @property
-    def local_path(self) -> Path | None:
+    def local_path(self) -> str | None:
         """Where the file is on disk; None inside an archive."""
         return None
 
@@ -132,14 +134,13 @@ class Folder(ABC):
 class LocalFile(File):
     """A regular file on disk."""
 
-    def __init__(self, path: Path) -> None:
-        self.name = path.name
-        self.path = str(path)
-        self._path = path
+    def __init__(self, path: str) -> None:
+        self.name = os.path.basename(path)
+        self.path = path
         # A FIFO would block and a device never end: neither is opened.
-        if not stat.S_ISREG(_attempt(path, lambda: path.stat()).st_mode):
-            raise BnstatError(self.path, "is not a regular file")
-        self._handle = _attempt(path, lambda: path.open("rb", buffering=0))
+        if not stat.S_ISREG(_attempt(path, lambda: os.stat(path)).st_mode):
+            raise BnstatError(path, "is not a regular file")
+        self._handle = _attempt(path, lambda: FileIO(path))
         self.size = os.fstat(self._handle.fileno()).st_size
 
     def _read(self, offset: int, length: int) -> bytes:
@@ -160,54 +161,69 @@ class LocalFile(File):
             self._handle.close()
 
     @property
-    def local_path(self) -> Path:
-        return self._path
+    def local_path(self) -> str:
+        return self.path
 
     def open(self) -> BinaryIO:
-        return _attempt(self._path, lambda: self._path.open("rb"))
+        return _attempt(self.path, lambda: open(self.path, "rb"))
 
     def sibling(self, name: str) -> File | None:
-        return LocalFolder(self._path.parent).file(name)
+        return LocalFolder(os.path.dirname(self.path) or ".").file(name)
 
 
 class LocalFolder(Folder):
     """A folder on disk."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-        self._path = path
-        self.name = path.resolve().name
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.name = os.path.basename(os.path.realpath(path))
 
     def names(self) -> list[str]:
-        return _attempt(self._path, lambda: sorted(os.listdir(self._path)))
+        return _attempt(self.path, lambda: sorted(os.listdir(self.path)))
 
     def file(self, name: str) -> File | None:
-        path = self._path / name
+        path = os.path.join(self.path, name)
         try:
-            return LocalFile(path) if path.is_file() else None
+            return LocalFile(path) if kind_of(path) == stat.S_IFREG else None
         except NotFoundError:
             return None
 
     def folder(self, name: str) -> Folder | None:
-        path = self._path / name
-        return LocalFolder(path) if path.is_dir() else None
+        path = os.path.join(self.path, name)
+        return LocalFolder(path) if kind_of(path) == stat.S_IFDIR else None
 
     def parent(self) -> Folder | None:
-        return LocalFolder(self._path.resolve().parent)
+        return LocalFolder(os.path.dirname(os.path.realpath(self.path)))
 
     def modified(self, name: str) -> float:
         try:
-            return (self._path / name).stat().st_mtime
+            return os.stat(os.path.join(self.path, name)).st_mtime
         except OSError:
             return 0.0
 
 
-def _attempt(path: Path, action: Callable[[], T]) -> T:
+def kind_of(path: str) -> int | None:
+    """What lies at a local path, as `stat.S_IFMT`; None for nothing, or a link to nothing.
+
+    Raises:
+        BnstatError: it may not be looked at.
+    """
+    try:
+        return stat.S_IFMT(os.stat(path).st_mode)
+    except ValueError:
+        return None
+    except OSError as error:
+        if error.errno in _NOTHING:
+            return None
+        raise BnstatError(path, f"cannot be opened: {error.strerror}") from error
+
+
+def _attempt(path: str, action: Callable[[], T]) -> T:
     """What `action` gives; the operating system's refusals become errors that name the path."""
     try:
         return action()
     except FileNotFoundError as error:
-        raise NotFoundError(str(path), "no such file or folder") from error
+        raise NotFoundError(path, "no such file or folder") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise BnstatError(str(path), f"cannot be opened: {reason}") from error
+        raise BnstatError(path, f"cannot be opened: {reason}") from error

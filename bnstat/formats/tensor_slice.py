@@ -17,7 +17,7 @@ A dimension that the slice covers whole has start 0 and length -1.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,8 +29,7 @@ Extent = tuple[int, int]
 FULL: Extent = (0, -1)
 
 
-@dataclass(frozen=True, slots=True)
-class TensorSlice:
+class TensorSlice(NamedTuple):
     """A box in a tensor: (start, length) a dimension, length -1 for all of it."""
 
     extents: tuple[Extent, ...]
