@@ -6,6 +6,7 @@ it, and a mapping from their names. Arrays are read when they are first asked fo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, overload
@@ -394,21 +395,21 @@ class Summary:
     def of(cls, array: Array) -> Summary:
         """Summarize an array of any numeric dtype."""
         values = as_float64(array).ravel()
-        # The mean of finite float64 is finite unless it overflows: one pass serves most arrays.
-        with np.errstate(all="ignore"):
-            mean = float(values.mean()) if values.size else float("nan")
-            finite = values if np.isfinite(mean) else values[np.isfinite(values)]
-            if not finite.size:
-                nan = float("nan")
-                return cls(values.size, values.size, nan, nan, nan, nan)
-            return cls(
-                values.size,
-                values.size - finite.size,
-                float(finite.mean()),
-                float(finite.std()),
-                float(finite.min()),
-                float(finite.max()),
-            )
+        count = values.size
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = values.sum()
+            # The sum of finite numbers is finite unless it overflows.
+            if not math.isfinite(total):
+                values = values[np.isfinite(values)]
+                total = values.sum()
+            if not values.size:
+                return cls(count, count, math.nan, math.nan, math.nan, math.nan)
+            mean = float(total / values.size)
+            deviations = values - mean
+            deviations *= deviations
+            std = math.sqrt(deviations.sum() / values.size)
+        bad = count - values.size
+        return cls(count, bad, mean, std, float(values.min()), float(values.max()))
 
 
 def as_float64(array: Array) -> NDArray[np.float64]:

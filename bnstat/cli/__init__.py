@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from bnstat.cli.messages import say
 from bnstat.errors import BnstatError
 
 COMMANDS = {
@@ -41,7 +42,6 @@ Exit codes:
 """
 
 _SIGINT, _SIGPIPE = 128 + 2, 128 + 13
-_LONGEST_MESSAGE = 2000
 
 
 class Commands(click.Group):
@@ -67,6 +67,15 @@ class Commands(click.Group):
         """Run a command; turn its result, or what went wrong, into the exit code."""
         ctx.exit(_run(lambda: super(Commands, self).invoke(ctx)))
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line; tell what the system refuses, also while help is printed."""
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            _discard_stdout()
+            where = f"{error.filename}: " if error.filename is not None else ""
+            sys.exit(_fail(f"{where}{error.strerror or error}"))
+
 
 def _run(command: Callable[[], object]) -> int:
     try:
@@ -78,23 +87,16 @@ def _run(command: Callable[[], object]) -> int:
     except BrokenPipeError:
         _discard_stdout()
         return _SIGPIPE
-    except OSError as error:
-        _discard_stdout()
-        where = f"{error.filename}: " if error.filename is not None else ""
-        return _fail(f"{where}{error.strerror or error}")
     except MemoryError:
         return _fail("not enough memory for this file")
     except KeyboardInterrupt:
+        _discard_stdout()
         return _SIGINT
     return code if isinstance(code, int) else 0
 
 
 def _fail(message: str) -> int:
-    from bnstat.model import printable
-
-    if len(message) > _LONGEST_MESSAGE:
-        message = message[:_LONGEST_MESSAGE] + "..."
-    click.echo(f"error: {printable(message)}", err=True)
+    say(f"error: {message}")
     return 2
 
 

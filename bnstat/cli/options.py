@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import click
 
+from bnstat.cli.messages import say
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -207,19 +209,14 @@ def tell(model: Model, quiet: bool) -> None:
     """Say on standard error what was noticed while the model was read."""
     if quiet:
         return
-    from bnstat.model import printable
-
     for note in model.notes:
-        click.echo(f"note: {printable(note)}", err=True)
+        say(f"note: {note}")
     if model.incomplete:
         count = len(model.incomplete)
+        what = "1 batch-norm layer is" if count == 1 else f"{count} batch-norm layers are"
         names = ", ".join(layer.name for layer in model.incomplete[:3])
         more = ", ..." if count > 3 else ""
-        what = "1 batch-norm layer is" if count == 1 else f"{count} batch-norm layers are"
-        click.echo(
-            f"note: {what} in the file without moving statistics: {printable(names)}{more}",
-            err=True,
-        )
+        say(f"note: {what} in the file without moving statistics: {names}{more}")
 
 
 def answer(model: Model, quiet: bool) -> int:
@@ -227,7 +224,5 @@ def answer(model: Model, quiet: bool) -> int:
     if model.layers:
         return 0
     if not quiet:
-        from bnstat.model import printable
-
-        click.echo(f"no batch-norm layer found in {printable(model.source.path)}", err=True)
+        say(f"no batch-norm layer found in {model.source.path}")
     return 1

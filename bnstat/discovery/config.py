@@ -70,7 +70,11 @@ def from_layers(contents: Contents) -> list[Sighting]:
     """
     sightings = []
     for layer in contents.layers:
-        variables = {label: contents.variables[key] for label, key in layer.variables.items()}
+        variables = {
+            label: contents.variables[key]
+            for label, key in layer.variables.items()
+            if key in contents.variables
+        }
         sighting = _sighting(layer, variables)
         if sighting is not None:
             if "running_std" in variables and contents.source.writer is None:

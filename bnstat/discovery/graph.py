@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from math import prod
 
 from bnstat.discovery.graph_norms import Norm, find_norms
-from bnstat.discovery.graph_tensors import Tensors
+from bnstat.discovery.graph_tensors import Steps, Tensors
 from bnstat.discovery.schemes import RENORM
 from bnstat.discovery.sighting import Sighting
 from bnstat.formats.contents import Contents
@@ -73,6 +73,7 @@ def from_graphs(contents: Contents) -> list[Sighting]:
     layers: list[_Layer] = []
     by_key: dict[str, list[_Layer]] = {}
     seen: set[str] = set()
+    steps = Steps()
 
     def fit(one: str, other: str) -> bool:
         first, second = contents.variables.get(one), contents.variables.get(other)
@@ -89,7 +90,7 @@ def from_graphs(contents: Contents) -> list[Sighting]:
         if keys <= seen and all(layer.is_complete(with_momentum) for layer in users):
             continue
         seen |= keys
-        for norm in find_norms(Tensors(graph), fit, may_be_moving):
+        for norm in find_norms(Tensors(graph, steps), fit, may_be_moving):
             candidates = (layer for key in norm.roles.values() for layer in by_key.get(key, ()))
             layer = next((layer for layer in candidates if layer.accepts(norm.roles)), None)
             if layer is None:

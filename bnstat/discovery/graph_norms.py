@@ -37,6 +37,9 @@ _ROOTS = frozenset({"Rsqrt", "Sqrt"})
 
 _UPDATES = frozenset({"AssignSub", "AssignSubVariableOp", "Assign", "AssignVariableOp"})
 
+_MOST_OPS = 30_000
+"""Ops of a graph that are tried; the largest networks have some thousands."""
+
 _STATISTICS = ("moving_mean", "moving_variance")
 
 _DEFAULT_EPSILON = 1e-4
@@ -82,18 +85,18 @@ def find_norms(
         may_be_moving: whether a key's variable can be a moving statistic. (Batch
             renormalization keeps averages of its own, updated from the same tensors.)
     """
-    ops = list(tensors.ops.values())
-    updates = _Updates(tensors, [op for op in ops if op.type in _UPDATES], may_be_moving)
+    updates = _Updates(tensors, _of_types(tensors, _UPDATES), may_be_moving)
     norms = {}
-    for op in ops:
-        norm = None
-        if op.type in _FUSED:
-            norm = _fused(tensors, op, updates)
-        elif op.type in _ROOTS:
-            norm = _spelled_out(tensors, op, updates)
+    for op in _of_types(tensors, _FUSED | _ROOTS):
+        read = _fused if op.type in _FUSED else _spelled_out
+        norm = read(tensors, op, updates)
         if norm is not None and (norm := _without_misfits(norm, fit)).roles:
             norms[norm.op] = norm
     return [norms[name] for name in tensors.in_order(norms)]
+
+
+def _of_types(tensors: Tensors, types: frozenset[str]) -> list[Op]:
+    return [op for op in tensors.ops.values() if op.type in types][:_MOST_OPS]
 
 
 def _fused(tensors: Tensors, op: Op, updates: _Updates) -> Norm | None:

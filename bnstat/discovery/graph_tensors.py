@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from bnstat.formats.contents import Graph, Op
 
-_MOST_STEPS = 1_000_000
-"""Steps that are taken through one graph in all, and (below) for one tensor."""
+_MOST_STEPS = 2_000_000
+"""Steps that are taken through all graphs of a file; a large network needs some 50,000."""
 
 _MOST_STEPS_EACH = 100
+"""Steps that are taken from one tensor; variables are a few ops away from their use."""
 
 _PASSES = frozenset(
     {
@@ -56,16 +57,33 @@ _AVERAGES = frozenset({"Mean", "Mul", "RealDiv", "CollectiveReduce", "Collective
 batches or replicas, and Bessel's correction."""
 
 
-class Tensors:
-    """The tensors of a graph, each named by its op, or `op:output` beyond the first output."""
+class Steps:
+    """Counts down what may still be spent on following tensors."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self) -> None:
+        self.left = _MOST_STEPS
+
+    def take(self, count: int = 1) -> bool:
+        """Spend steps, if there are any left."""
+        self.left -= count
+        return self.left >= 0
+
+
+class Tensors:
+    """The tensors of a graph, each named by its op, or `op:output` beyond the first output.
+
+    Args:
+        graph: the graph.
+        steps: shared by all graphs of a file. When they are spent nothing is followed any more.
+    """
+
+    def __init__(self, graph: Graph, steps: Steps) -> None:
         self.ops = graph.ops
         self._variables = graph.variables
         self._constant = graph.constant
         self._inputs: dict[str, Sequence[str]] = {}
         self._sources: dict[str, tuple[str, ...]] = {}
-        self._steps_left = _MOST_STEPS
+        self._steps = steps
 
     def op(self, tensor: str) -> Op | None:
         """The op that gives a tensor."""
@@ -86,7 +104,8 @@ class Tensors:
         """The tensors that an op takes."""
         if name not in self._inputs:
             op = self.ops.get(name)
-            self._inputs[name] = op.inputs if op is not None else ()
+            inputs = op.inputs if op is not None else ()
+            self._inputs[name] = inputs if self._steps.take(len(inputs)) else ()
         return self._inputs[name]
 
     @cached_property
@@ -121,9 +140,10 @@ class Tensors:
         visited = {name}
         queue = deque([name])
         found = []
-        while queue and len(visited) < most and self._steps_left > 0:
+        while queue and len(visited) < most:
             for consumer in self.consumers.get(queue.popleft(), ())[:most]:
-                self._steps_left -= 1
+                if not self._steps.take():
+                    return []
                 kind = self.ops[consumer].type
                 if consumer not in visited and (kind in types or kind in _PASSES):
                     visited.add(consumer)
@@ -202,8 +222,7 @@ class Tensors:
             if tensor in visited:
                 continue
             visited.add(tensor)
-            self._steps_left -= 1
-            if len(visited) > _MOST_STEPS_EACH or self._steps_left < 0:
+            if len(visited) > _MOST_STEPS_EACH or not self._steps.take():
                 return [], visited
             before = behind(tensor)
             if not before:

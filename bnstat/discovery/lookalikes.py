@@ -22,7 +22,8 @@ _KEYS = (
     (r"/\.OPTIMIZER_SLOT/", "slot variable of an optimizer"),
     (r"^(.*/)?optimizer(_\d+)?/(_variables|_momentums|_velocities|_iterations|_learning_rate|iter$|"
      r"learning_rate|decay|beta_[12]|momentum)(/|$)", "an optimizer's own variable"),
-    (r"^(optimizer_weights|optimizer)/", "an optimizer's own variable"),
+    (r"^(optimizer_weights|optimizer)/(?!(.*/)?_trainable_variables/)",
+     "an optimizer's own variable"),
     (r"^_all_variables/", "the same variable again, as model.export stores it"),
     (r"^(_CHECKPOINTABLE_OBJECT_GRAPH|.*/\.ATTRIBUTES/OBJECT_CONFIG_JSON)$",
      "bookkeeping of the checkpoint"),

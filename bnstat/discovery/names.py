@@ -48,14 +48,17 @@ def without_statistics(names: Names, taken: Iterable[str]) -> list[Sighting]:
         names: the names of the file's variables.
         taken: keys that belong to layers already found.
     """
+    used = set(taken)
+    left = [name for name in names.ending_with(("/gamma", "/beta")) if names.keys[name] not in used]
+    if not left:
+        return []
     from bnstat.discovery.lookalikes import set_apart
 
-    used = set(taken)
     scopes: dict[str, dict[str, str]] = {}
-    for name in names.ending_with(("/gamma", "/beta")):
+    for name in left:
         scope, _, role = name.rpartition("/")
         key = names.keys[name]
-        if key not in used and BATCH_NORM_SCOPE.search(scope) and set_apart(key, name) is None:
+        if BATCH_NORM_SCOPE.search(scope) and set_apart(key, name) is None:
             scopes.setdefault(scope, {})[role] = key
     return [Sighting("name", scope, roles) for scope, roles in scopes.items()]
 

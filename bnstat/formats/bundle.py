@@ -22,6 +22,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -36,11 +37,12 @@ from bnstat.formats.wire import WireError, damaged, fields, signed, varint
 from bnstat.model import Array, Variable
 
 INDEX = ".index"
-DATA = re.compile(r"^(?P<prefix>.*)\.data-(?P<shard>\d{5,})-of-(?P<shards>\d{5,})$", re.DOTALL)
+DATA = re.compile(r"^(?P<prefix>.*)\.data-(?P<shard>\d{5,9})-of-(?P<shards>\d{5,9})$", re.DOTALL)
 
 _NEWEST_VERSION = 1
 _MOST_OPEN = 64
 _MAX_RANK = 32
+_MAX_ELEMENTS = 1 << 58
 
 
 class Entry(NamedTuple):
@@ -97,9 +99,10 @@ class Bundle:
         self._files: dict[int, File] = {}
         self._read: set[tuple[str, int, int]] = set()
         self._taken: Counter[int] = Counter()
-        self._shards = self._shard_names() if data else {}
-        for shard in list(self._shards)[:_MOST_OPEN]:
-            self._file(shard)
+        self._shards = self._shard_names()
+        if data:
+            for shard in list(self._shards)[:_MOST_OPEN]:
+                self._file(shard)
 
     @property
     def keys(self) -> Collection[str]:
@@ -199,7 +202,11 @@ class Bundle:
                     slices.append(parse_slice(value))
         except WireError as error:
             raise damaged(where, "its entry", error) from error
-        if len(shape) > _MAX_RANK or any(size < 0 for size in shape):
+        if (
+            len(shape) > _MAX_RANK
+            or any(size < 0 for size in shape)
+            or math.prod(size or 1 for size in shape) > _MAX_ELEMENTS
+        ):
             raise DamagedError(where, f"has an impossible shape {list(shape)}")
         return Entry(
             numbers[1],

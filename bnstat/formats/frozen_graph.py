@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents, Graph, Op
 from bnstat.formats.dtypes import dtype_name
-from bnstat.formats.graph_def import VARIABLES, inlined
+from bnstat.formats.graph_def import MOST_NODES, VARIABLES, inlined
 from bnstat.formats.graph_inlining import Node
-from bnstat.formats.protos import parse
+from bnstat.formats.protos import parse, parse_text
 from bnstat.formats.storage import File
 from bnstat.formats.tensor_proto import decode_tensor, is_small, shape_of, small_array
 from bnstat.formats.wire import WireError, damaged, fields, varint
@@ -41,8 +41,6 @@ _LARGEST_FILE = 1 << 31
 
 _LARGEST_STRUCTURE = 1 << 26
 """Bytes of a graph without its long constants; real ones have a few million."""
-
-_MOST_NODES = 500_000
 
 _LONG = 4096
 """Bytes from which on a field is skipped, or looked into for what to skip."""
@@ -60,6 +58,10 @@ _VALUE_IN_NODE = (5, 2, 8)
 _NODE_NAME = re.compile(rb"[A-Za-z0-9.][A-Za-z0-9_>./\\-]*")
 _OP_NAME = re.compile(rb"[A-Z_a-z][A-Za-z0-9_>.]+")
 
+_TEXT_START = re.compile(
+    rb"\s*(?:#[^\n]*\n\s*)*(node|library|versions|meta_info_def|graph_def)\s*:?\s*{"
+)
+
 _FLOATS = ("float", "bfloat")
 
 _FOLDED = "_bn_offset"
@@ -70,8 +72,8 @@ tensorflow/tools/graph_transforms/fold_old_batch_norms.cc."""
 
 
 def recognises(file: File) -> bool:
-    """Whether the file starts as a GraphDef or a MetaGraphDef does."""
-    return _graph_range(file) is not None
+    """Whether the file starts as a GraphDef or a MetaGraphDef does, binary or text."""
+    return _text_form(file) is not None or _graph_range(file) is not None
 
 
 def open_contents(file: File, source: Source) -> Contents:
@@ -81,6 +83,9 @@ def open_contents(file: File, source: Source) -> Contents:
         DamagedError: the file is truncated, or no graph.
         UnsupportedError: the graph is too large.
     """
+    source = replace(source, format="frozen-graph")
+    if (text_form := _text_form(file)) is not None:
+        return contents_of_graph(_parse_text(file, text_form), source)
     span = _graph_range(file)
     if span is None or file.size >= _LARGEST_FILE:
         raise DamagedError(file.path, "is no graph", "is it a GraphDef or a MetaGraphDef?")
@@ -88,8 +93,9 @@ def open_contents(file: File, source: Source) -> Contents:
         structure, skipped = _read_structure(file, span)
     except WireError as error:
         raise damaged(file.path, "the graph", error) from error
-    graph_def = parse("GraphDef", structure, file.path, "the graph")
-    return contents_of_graph(graph_def, replace(source, format="frozen-graph"), (), skipped)
+    return contents_of_graph(
+        parse("GraphDef", structure, file.path, "the graph"), source, skipped=skipped
+    )
 
 
 def contents_of_graph(
@@ -140,6 +146,20 @@ def _noticed(ops: Mapping[str, Op], source: Source) -> Iterator[str]:
             f"the values of {absent} variable{'s' * (absent > 1)} are not in this file, "
             "but in the checkpoint that belongs to it"
         )
+
+
+def _text_form(file: File) -> str | None:
+    """Which of the two messages the file spells out, if it is text."""
+    match = _TEXT_START.match(file.head(_LONG))
+    if match is None:
+        return None
+    return "GraphDef" if match[1] in (b"node", b"library", b"versions") else "MetaGraphDef"
+
+
+def _parse_text(file: File, message: str) -> Any:
+    """The GraphDef that a file of text is, or holds."""
+    parsed = parse_text(message, file.read(), file.path, "the graph")
+    return parsed if message == "GraphDef" else parsed.graph_def
 
 
 class _Window:
@@ -248,7 +268,7 @@ def _read_structure(file: File, span: tuple[int, int]) -> tuple[bytes, Skipped]:
             structure += _encoded(_NODE_IN_GRAPH, node)
         elif len(structure) + field.end - field.begin <= _LARGEST_STRUCTURE:
             structure += window.read(field.begin, field.end)
-        if number > _MOST_NODES or len(structure) > _LARGEST_STRUCTURE:
+        if number > MOST_NODES or len(structure) > _LARGEST_STRUCTURE:
             raise UnsupportedError(file.path, "a graph of this size is not read")
     return bytes(structure), skipped
 

@@ -26,8 +26,14 @@ VARIABLES = frozenset(
 )
 """The ops that stand for a variable."""
 
+MOST_NODES = 500_000
+"""A graph of more is not looked at."""
+
 _SAVES = {"SaveV2": 3, "SaveSlices": 3, "Save": 2}
 """Ops that write checkpoints -> the first input that is a tensor; input 1 has their keys."""
+
+_MOST_SAVED = 1_000_000
+"""Tensors that are followed to the variables that they save."""
 
 _PART = re.compile(r"/part_\d+$")
 
@@ -57,7 +63,12 @@ def graph_of(graph_def: Any, keys: Callable[[str], str | None]) -> Graph:
 
 
 def inlined(graph_def: Any) -> dict[str, Op]:
-    """The ops of a top-level graph and of all functions that it calls, by name."""
+    """The ops of a top-level graph and of all functions that it calls, by name.
+
+    Empty where the graph is larger than any network is.
+    """
+    if len(graph_def.node) > MOST_NODES:
+        return {}
     return Inliner(_library(graph_def)).inline(graph_def.node)
 
 
@@ -133,6 +144,7 @@ def _signature_functions(meta_graph: Any) -> list[str]:
 def _saved_names(ops: Mapping[str, Op]) -> dict[str, list[str]]:
     """Variable op -> the names under which the graph's savers store it."""
     names: dict[str, list[str]] = {}
+    left = _MOST_SAVED
     for saver in ops.values():
         if saver.type not in _SAVES:
             continue
@@ -143,6 +155,9 @@ def _saved_names(ops: Mapping[str, Op]) -> dict[str, list[str]]:
         for key, tensor in zip(stored.string_val if stored else (), tensors, strict=False):
             name = key.decode("utf-8", "surrogateescape")
             names.setdefault(_read_from(tensor, ops), []).append(name)
+        left -= len(inputs)
+        if left < 0:
+            break
     return names
 
 

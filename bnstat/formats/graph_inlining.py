@@ -23,6 +23,9 @@ from bnstat.formats.contents import Op
 _LARGEST_INLINED = 300_000
 """Nodes that calls may add in all: a library of a few functions can call for billions."""
 
+_COST_OF_CALL = 20
+"""What a call counts for, in nodes."""
+
 _DEEPEST_CALL = 50
 
 _LONGEST_HANDOVER = 200
@@ -155,7 +158,7 @@ class Inliner:
 
     def affords(self, *names: str) -> bool:
         """Whether these functions' bodies may still be added; if so, they count as added."""
-        size = sum(len(self._functions[name].node_def) for name in names)
+        size = sum(len(self._functions[name].node_def) + _COST_OF_CALL for name in names)
         if size > self._left:
             return False
         self._left -= size

@@ -33,10 +33,10 @@ SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
 
 _MAX_DEPTH: Final = 64
 _MAX_OBJECTS: Final = 250_000
-_BOMB_FLOOR: Final = 256 << 20
-"""An array up to this many bytes is read, however few of them the file holds."""
-_BOMB_RATIO: Final = 1000
-"""A larger one must not exceed its stored bytes by more than this factor."""
+_BOMB_FLOOR: Final = 64 << 20
+"""So many bytes are read from a file, however few of them it holds."""
+_BOMB_RATIO: Final = 50
+"""Beyond that, all arrays together must not exceed the file's size by more than this factor."""
 _MAX_FILTERED_CHUNK: Final = 512 << 10
 """HDF5 inflates a chunk without a bound, by up to 1032 times: this keeps it near 512 MB."""
 
@@ -62,6 +62,8 @@ class Hdf5:
         """
         self.path = file.path
         self._size = file.size
+        self._claimed = 0
+        self._counted: set[str] = set()
         self._file = _open(file)
         self._attributes = Attributes(file, _signature_offset(file) or 0)
         self._headers: dict[str, int] = {}
@@ -188,7 +190,10 @@ class Hdf5:
             )
 
     def _refuse_bomb(self, dataset: h5py.Dataset, path: str) -> None:
-        """Raise where reading would take far more memory than the file's bytes account for."""
+        """Raise where reading would take far more memory than the file's bytes account for.
+
+        Datasets may be compressed, never written, or share their bytes.
+        """
         stored = dataset.id.get_storage_size()
         claimed = math.prod(dataset.shape) * dataset.dtype.itemsize
         if dataset.chunks is not None:
@@ -197,7 +202,10 @@ class Hdf5:
             raise DamagedError(
                 self.path, f"{path} claims {stored} bytes, the file has {self._size}"
             )
-        if claimed > max(_BOMB_FLOOR, _BOMB_RATIO * stored):
+        if path not in self._counted:
+            self._counted.add(path)
+            self._claimed += claimed
+        if self._claimed > max(_BOMB_FLOOR, _BOMB_RATIO * self._size):
             raise DamagedError(self.path, f"{path} claims {claimed} bytes, it has {stored}")
         if dataset.id.get_create_plist().get_nfilters():
             chunks: list[int] = []

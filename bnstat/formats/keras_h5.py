@@ -34,7 +34,11 @@ _OPTIMIZER: Final = "optimizer_weights"
 
 
 def recognises(file: File) -> bool:
-    """Whether this is an HDF5 file that lists its layers as these formats do."""
+    """Whether this is an HDF5 file that lists its layers as these formats do.
+
+    Raises:
+        DamagedError: it is a damaged HDF5 file.
+    """
     return is_hdf5(file) and is_legacy(Hdf5(file))
 
 

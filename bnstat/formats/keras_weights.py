@@ -37,7 +37,11 @@ _SHARD: Final = re.compile(r"(?P<name>.+)_\d{5}\.weights\.h5")
 
 
 def recognises(file: File) -> bool:
-    """Whether this is such an HDF5 file, or the index of a sharded one."""
+    """Whether this is such an HDF5 file, or the index of a sharded one.
+
+    Raises:
+        DamagedError: it is a damaged HDF5 file.
+    """
     if is_hdf5(file):
         store = Hdf5(file)
         return not is_legacy(store) and any(_last(group) == _VARS for group in store.groups)

@@ -128,7 +128,7 @@ def _of_file(folder: Folder, file: File) -> Place:
     foreign = foreign_format(file)
     raise UnknownFormatError(
         file.path,
-        f"is {foreign}, not a TensorFlow or Keras file" if foreign else "is of no format known",
+        f"is {foreign}, not a TensorFlow or Keras file" if foreign else "is in no format that bnstat knows",
         "bnstat reads SavedModels, checkpoints, .h5, .keras and GraphDef files",
     )
 

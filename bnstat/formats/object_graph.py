@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from bnstat.errors import DamagedError
 from bnstat.formats.contents import Node
-from bnstat.formats.protos import parse
+from bnstat.formats.wire import WireError, damaged, fields, text
 
 KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -28,21 +28,34 @@ def read_nodes(message: bytes, where: str) -> list[Node]:
     Raises:
         DamagedError: it is no object graph, or names a child that does not exist.
     """
-    graph = parse("TrackableObjectGraph", message, where, "the object graph")
-    nodes = []
-    for node in graph.nodes:
-        key, full_name = None, ""
-        for attribute in node.attributes:
-            if attribute.checkpoint_key.endswith(VALUE):
-                key, full_name = attribute.checkpoint_key, attribute.full_name
-        children = node.children
-        edges = {child.local_name: child.node_id for child in children} if children else _NONE
-        nodes.append(Node(edges, key, full_name))
-    highest = max((max(node.children.values()) for node in nodes if node.children), default=0)
-    lowest = min((min(node.children.values()) for node in nodes if node.children), default=0)
-    if lowest < 0 or highest >= len(nodes) > 0:
+    try:
+        nodes = [
+            _node(value)
+            for number, value in fields(message)
+            if number == 1 and isinstance(value, bytes)
+        ]
+    except WireError as error:
+        raise damaged(where, "the object graph", error) from error
+    count = len(nodes)
+    if any(not 0 <= child < count for node in nodes for child in node.children.values()):
         raise DamagedError(where, "the object graph names an object that it does not hold")
     return nodes
+
+
+def _node(message: bytes) -> Node:
+    """A TrackableObject := 1 child {1 node, 2 name}, 2 attribute {2 full name, 3 key}."""
+    children: dict[str, int] = {}
+    key, full_name = None, ""
+    for number, value in fields(message):
+        if not isinstance(value, bytes) or number > 2:
+            continue
+        found = dict(fields(value))
+        if number == 1:
+            child = found.get(1, 0)
+            children[text(found.get(2, b""))] = child if isinstance(child, int) else -1
+        elif (stored := text(found.get(3, b""))).endswith(VALUE):
+            key, full_name = stored, text(found.get(2, b""))
+    return Node(children or _NONE, key, full_name)
 
 
 def best_names(nodes: Sequence[Node]) -> dict[str, str]:

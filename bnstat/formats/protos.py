@@ -13,7 +13,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from bnstat.errors import DamagedError
+from bnstat.errors import DamagedError, UnsupportedError
 
 _SCHEMA = """
 # tensorflow/core/framework/versions.proto, tensor_shape.proto, tensor_slice.proto
@@ -32,33 +32,26 @@ message SavedTensorSlices { SavedTensorSliceMeta meta 1; SavedSlice data 2 }
 
 # tensorflow/core/protobuf/trackable_object_graph.proto
 message ObjectReference { int32 node_id 1; string local_name 2 }
-message SerializedTensor { string name 1; string full_name 2; string checkpoint_key 3 }
-message SlotVariableReference {
-  int32 original_variable_node_id 1; string slot_name 2; int32 slot_variable_node_id 3 }
-message TrackableObject {
-  repeated ObjectReference children 1; repeated SerializedTensor attributes 2;
-  repeated SlotVariableReference slot_variables 3 }
-message TrackableObjectGraph { repeated TrackableObject nodes 1 }
 
 # tensorflow/core/framework/tensor.proto, attr_value.proto, node_def.proto, op_def.proto,
 # function.proto, graph.proto
 message TensorProto {
-  int32 dtype 1; TensorShapeProto tensor_shape 2; bytes tensor_content 4;
+  DataType dtype 1; TensorShapeProto tensor_shape 2; bytes tensor_content 4;
   repeated float float_val 5; repeated double double_val 6; repeated int32 int_val 7;
   repeated bytes string_val 8; repeated int64 int64_val 10; repeated bool bool_val 11;
   repeated int32 half_val 13; repeated uint32 uint32_val 16; repeated uint64 uint64_val 17 }
 message ListValue {
   repeated bytes s 2; repeated int64 i 3; repeated float f 4; repeated bool b 5;
-  repeated int32 type 6; repeated TensorShapeProto shape 7; repeated NameAttrList func 9 }
+  repeated DataType type 6; repeated TensorShapeProto shape 7; repeated NameAttrList func 9 }
 message NameAttrList { string name 1 }
 message AttrValue {
   optional ListValue list 1; optional bytes s 2; optional int64 i 3;
   optional float f 4; optional bool b 5;
-  optional int32 type 6; optional TensorShapeProto shape 7; optional TensorProto tensor 8;
+  optional DataType type 6; optional TensorShapeProto shape 7; optional TensorProto tensor 8;
   optional NameAttrList func 10 }
 message NodeDef {
   string name 1; string op 2; repeated string input 3; string device 4; map AttrValue attr 5 }
-message ArgDef { string name 1; int32 type 3 }
+message ArgDef { string name 1; DataType type 3 }
 message OpDef { string name 1; repeated ArgDef input_arg 2; repeated ArgDef output_arg 3 }
 message FunctionDef { OpDef signature 1; repeated NodeDef node_def 3; map string ret 4 }
 message FunctionDefLibrary { repeated FunctionDef function 1 }
@@ -70,15 +63,13 @@ message MetaInfoDef {
   string tensorflow_git_version 6 }
 message TensorInfo { string name 1 }
 message SignatureDef { map TensorInfo inputs 1; map TensorInfo outputs 2; string method_name 3 }
-message SaverDef {
-  string filename_tensor_name 1; string save_tensor_name 2; string restore_op_name 3;
-  int32 version 7 }
 message MetaGraphDef {
-  MetaInfoDef meta_info_def 1; GraphDef graph_def 2; SaverDef saver_def 3;
+  MetaInfoDef meta_info_def 1; GraphDef graph_def 2;
   map SignatureDef signature_def 5; SavedObjectGraph object_graph_def 7 }
 message SavedModel { int64 saved_model_schema_version 1; repeated MetaGraphDef meta_graphs 2 }
 message SavedUserObject { string identifier 1; string metadata 3 }
-message SavedVariable { int32 dtype 1; TensorShapeProto shape 2; bool trainable 3; string name 6 }
+message SavedVariable {
+  DataType dtype 1; TensorShapeProto shape 2; bool trainable 3; string name 6 }
 message SavedConcreteFunction { repeated int32 bound_inputs 2 }
 message SavedFunction { repeated string concrete_functions 1 }
 message SavedBareConcreteFunction { string concrete_function_name 1 }
@@ -96,7 +87,17 @@ message KerasSavedObject {
 message KerasSavedMetadata { repeated KerasSavedObject nodes 1 }
 """
 
+_DATA_TYPES = """
+INVALID FLOAT DOUBLE INT32 UINT8 INT16 INT8 STRING COMPLEX64 INT64 BOOL QINT8 QUINT8 QINT32
+BFLOAT16 QINT16 QUINT16 UINT16 COMPLEX128 HALF RESOURCE VARIANT UINT32 UINT64 FLOAT8_E5M2
+FLOAT8_E4M3FN FLOAT8_E4M3FNUZ FLOAT8_E4M3B11FNUZ FLOAT8_E5M2FNUZ INT4 UINT4 INT2 UINT2
+FLOAT4_E2M1FN
+"""
+"""The values of `DataType` in types.proto from 0 on, as text forms spell them after `DT_`."""
+
 _PACKAGE = "bnstat_tf"
+
+_LONGEST_TEXT = 10_000_000
 
 
 def parse(name: str, data: bytes, where: str, what: str = "") -> Any:
@@ -121,6 +122,27 @@ def parse(name: str, data: bytes, where: str, what: str = "") -> Any:
         ) from error
 
 
+def parse_text(name: str, data: bytes, where: str, what: str = "") -> Any:
+    """Parse a message in protobuf's text form; the arguments are those of `parse`.
+
+    Raises:
+        DamagedError: the data is no such message.
+        UnsupportedError: it is too long: text takes a hundred times as long as the binary form.
+    """
+    from google.protobuf import text_format
+
+    if len(data) > _LONGEST_TEXT:
+        raise UnsupportedError(
+            where,
+            f"{what or name} is too long to be read in text form",
+            "convert it to the binary form",
+        )
+    try:
+        return text_format.Parse(data, message_class(name)(), allow_unknown_field=True)
+    except (text_format.ParseError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise DamagedError(where, f"{what or name} cannot be parsed as text") from error
+
+
 @cache
 def message_class(name: str) -> Any:
     """The class of a message, as in `message_class("GraphDef")`."""
@@ -136,6 +158,10 @@ def _pool() -> Any:
     file = descriptor_pb2.FileDescriptorProto(
         name="bnstat_tf.proto", package=_PACKAGE, syntax="proto3"
     )
+    data_type = file.enum_type.add(name="DataType")
+    for number, name in enumerate(_DATA_TYPES.split()):
+        data_type.value.add(name=f"DT_{name}", number=number)
+        data_type.value.add(name=f"DT_{name}_REF", number=number + 100)
     schema = "\n".join(line for line in _SCHEMA.splitlines() if not line.startswith("#"))
     for declaration in schema.split("message ")[1:]:
         name, _, fields = declaration.partition("{")
@@ -171,7 +197,9 @@ def _add_field(message: Any, *words: str) -> None:
 
 def _set_type(field: Any, kind: str) -> None:
     scalar = getattr(field, f"TYPE_{kind.upper()}", None)
-    if scalar is None:
+    if kind == "DataType":
+        field.type, field.type_name = field.TYPE_ENUM, f".{_PACKAGE}.{kind}"
+    elif scalar is None:
         field.type, field.type_name = field.TYPE_MESSAGE, f".{_PACKAGE}.{kind}"
     else:
         field.type = scalar

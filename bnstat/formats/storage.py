@@ -21,7 +21,7 @@ from bnstat.errors import BnstatError, DamagedError, NotFoundError
 T = TypeVar("T")
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-_NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 class File(ABC):
@@ -182,22 +182,26 @@ class LocalFolder(Folder):
         return _attempt(self.path, lambda: sorted(os.listdir(self.path)))
 
     def file(self, name: str) -> File | None:
-        path = os.path.join(self.path, name)
+        path = self._inside(name)
         try:
             return LocalFile(path) if kind_of(path) == stat.S_IFREG else None
         except NotFoundError:
             return None
 
     def folder(self, name: str) -> Folder | None:
-        path = os.path.join(self.path, name)
+        path = self._inside(name)
         return LocalFolder(path) if kind_of(path) == stat.S_IFDIR else None
+
+    def _inside(self, name: str) -> str:
+        """The path of a name in the folder, as a user would type it."""
+        return name if self.path == "." else os.path.join(self.path, name)
 
     def parent(self) -> Folder | None:
         return LocalFolder(os.path.dirname(os.path.realpath(self.path)))
 
     def modified(self, name: str) -> float:
         try:
-            return os.stat(os.path.join(self.path, name)).st_mtime
+            return os.stat(self._inside(name)).st_mtime
         except OSError:
             return 0.0
 

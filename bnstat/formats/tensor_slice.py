@@ -16,13 +16,14 @@ A dimension that the slice covers whole has start 0 and length -1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from bnstat.errors import DamagedError
-from bnstat.formats.wire import fields, signed
+from bnstat.formats.wire import WireError, fields, signed
 from bnstat.model import Array
 
 Extent = tuple[int, int]
@@ -58,8 +59,8 @@ def parse_slice(message: bytes) -> TensorSlice:
         if number == 1 and isinstance(value, bytes):
             extent = dict(fields(value))
             start, length = extent.get(1, 0), extent.get(2, -1)
-            assert isinstance(start, int)
-            assert isinstance(length, int)
+            if not isinstance(start, int) or not isinstance(length, int):
+                raise WireError("a slice's extent is no number")
             extents.append((signed(start), signed(length) if length != -1 else -1))
     return TensorSlice(tuple(extents))
 
@@ -86,7 +87,7 @@ def assemble(
         DamagedError: the slices leave a part of the tensor out, or overlap.
     """
     boxes = [(part.box(shape, where), array) for part, array in parts]
-    if sum(array.size for _, array in boxes) != int(np.prod(shape, dtype=object)):
+    if sum(array.size for _, array in boxes) != math.prod(shape):
         raise DamagedError(where, "its slices do not make up the whole tensor")
     whole = np.empty(shape, dtype)
     covered = np.zeros(shape, bool)

@@ -36,7 +36,7 @@ def dump(
     """Write a model as CSV.
 
     Args:
-        model: its variables are read layer by layer, and not kept.
+        model: what to write.
         file: open for writing text, with `newline=""`.
         track: passes the layers on, such as to show progress.
 
@@ -47,9 +47,7 @@ def dump(
     writer.writerow(("layer", "channel", *ROLES))
     for layer in track(model.layers):
         name = cell(layer.name)
-        arrays = [
-            layer.variables[role].read() if role in layer.variables else None for role in ROLES
-        ]
+        arrays = [layer.array(role) for role in ROLES]
         shape = max((array.shape for array in arrays if array is not None), key=_size, default=(0,))
         for start in range(0, _size(shape), CHUNK):
             stop = min(start + CHUNK, _size(shape))

@@ -8,16 +8,28 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 from bnstat.model import Source
 
 
 def dump(document: Mapping[str, Any], file: IO[str]) -> None:
-    """Write `document`, made of dicts, lists, tuples, strings, numbers, bools and None."""
-    json.dump(_plain(document), file, indent=1, allow_nan=False)
-    file.write("\n")
+    """Write a dict of lists, strings, numbers, bools and None, and of such dicts.
+
+    Each member of the outermost dict has its line, and each dict in a list of dicts.
+    """
+    separator = "{"
+    for key, value in document.items():
+        file.write(f"{separator}{json.dumps(key)}: ")
+        if isinstance(value, Sequence) and value and isinstance(value[0], Mapping):
+            for place, item in enumerate(value):
+                file.write(f"{',' if place else '['}\n  {_encode(item)}")
+            file.write("]")
+        else:
+            file.write(_encode(value))
+        separator = ",\n "
+    file.write("}\n")
 
 
 def source(of: Source) -> dict[str, Any]:
@@ -29,6 +41,10 @@ def source(of: Source) -> dict[str, Any]:
         "step": of.step,
         "writer": of.writer,
     }
+
+
+def _encode(value: Any) -> str:
+    return json.dumps(_plain(value), allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import IO, Final
 
 import numpy as np
 
-from bnstat.model import ROLES, BatchNorm, Model, Variable
+from bnstat.model import ROLES, Array, BatchNorm, Model, Variable
 from bnstat.output.numbers import WORDS, chunks, shortest
 
 SCHEMA: Final = 1
@@ -33,7 +33,7 @@ def dump(
     """Write a model as JSON.
 
     Args:
-        model: its variables are read one after the other, and not kept.
+        model: what to write.
         file: open for writing text in any encoding that has all of Unicode.
         values: whether to write the values, or names, shapes and dtypes alone.
         track: passes the layers on, such as to show progress.
@@ -92,40 +92,37 @@ def _layer(layer: BatchNorm, values: bool) -> Iterator[str]:
     yield f"  {{{_members(known)}"
     for role in ROLES:
         yield f',\n   "{role}": '
-        if role in layer.variables:
-            yield from _variable(layer.variables[role], values)
-        else:
-            yield "null"
+        array = layer.array(role) if values else None
+        yield from _variable(layer.variables[role], array) if role in layer.variables else ["null"]
     yield f',\n   "trainable": {encode(layer.trainable)}'
     if layer.extra:
         yield ',\n   "extra": {'
         for number, (label, variable) in enumerate(layer.extra.items()):
             yield f"{', ' if number else ''}{encode(label)}: "
-            yield from _variable(variable, values)
+            yield from _variable(variable, variable.read() if values else None)
         yield "}"
     if layer.undecided:
         yield ',\n   "undecided": ['
         for number, variable in enumerate(layer.undecided):
             yield ", " if number else ""
-            yield from _variable(variable, values)
+            yield from _variable(variable, variable.read() if values else None)
         yield "]"
     if layer.notes:
         yield f',\n   "notes": {encode(list(layer.notes))}'
     yield "}"
 
 
-def _variable(variable: Variable, values: bool) -> Iterator[str]:
+def _variable(variable: Variable, array: Array | None) -> Iterator[str]:
     known = {"variable": variable.key, "dtype": variable.dtype, "shape": variable.shape}
     yield f"{{{_members(known)}"
-    if values:
+    if array is not None:
         yield ', "values": '
-        yield from _values(variable)
+        yield from _values(array)
     yield "}"
 
 
-def _values(variable: Variable) -> Iterator[str]:
+def _values(array: Array) -> Iterator[str]:
     """The elements, nested as the shape says, a chunk at a time."""
-    array = variable.read()
     if not array.size or not array.ndim:
         yield "[]" if array.ndim else shortest(array.reshape(-1), _WORDS)[0]
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
-from bnstat.model import ROLES, BatchNorm, Model, Variable, Verdict
+from bnstat.model import ROLES, Array, BatchNorm, Model, Variable, Verdict
 from bnstat.output.channels import labels
 from bnstat.output.numbers import chunks, shortest
 from bnstat.output.overview import footnotes, header
@@ -56,17 +56,25 @@ def values(
         for role, variable in _variables(layer):
             about = f"{variable.dtype} {_shape(variable)}"
             yield f"{_INDENT}{legible(role)}  {screen.style(about, 'dim')}"
-            yield from _wrapped(variable, screen)
+            known = layer.array(role)
+            yield from _wrapped(variable.read() if known is None else known, screen)
     yield from _notes(model)
 
 
 def verdicts(model: Model, screen: Screen) -> Iterator[str]:
     """The lines that say why each variable of the file was, or was not, taken as batch norm."""
     found = model.explain()
-    reasons = Column("why", [_reason(verdict) for verdict in found])
-    keys = _keys([verdict.key for verdict in found], [reasons], screen)
+    columns = [
+        Column("variable", [legible(verdict.key) for verdict in found]),
+        Column("why", [_reason(verdict) for verdict in found]),
+    ]
     yield ""
-    yield from table([keys, reasons], screen)
+    if screen.width is None or total_width(columns) <= screen.width:
+        yield from table(columns, screen)
+    else:
+        for key, reason in zip(*(column.cells for column in columns), strict=True):
+            yield key
+            yield _INDENT + screen.style(reason, "dim")
 
 
 def _reason(verdict: Verdict) -> str:
@@ -109,9 +117,8 @@ def _keys(keys: Sequence[str], beside: Sequence[Column], screen: Screen) -> Colu
     return Column("variable", texts)
 
 
-def _wrapped(variable: Variable, screen: Screen) -> Iterator[str]:
+def _wrapped(array: Array, screen: Screen) -> Iterator[str]:
     """The values, as many a line as fit, with the channel of the first at the beginning."""
-    array = variable.read()
     start = 0
     for chunk in chunks(array, _CHUNK):
         texts = shortest(chunk, {})

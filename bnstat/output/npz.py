@@ -34,7 +34,7 @@ def dump(
     """Write a model as NPZ.
 
     Args:
-        model: its variables are read one after the other, and not kept.
+        model: what to write.
         file: open for writing bytes; it need not be seekable.
         track: passes the layers on, such as to show progress.
 
@@ -44,11 +44,11 @@ def dump(
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for layer in track(model.layers):
             for role in ROLES:
-                if role in layer.variables:
-                    array = portable(layer.variables[role].read())
+                array = layer.array(role)
+                if array is not None:
                     member = zipfile.ZipInfo(_member(layer.name, role), _EPOCH)
                     with archive.open(member, "w", force_zip64=True) as target:
-                        np.lib.format.write_array(target, array, allow_pickle=False)
+                        np.lib.format.write_array(target, portable(array), allow_pickle=False)
 
 
 def _member(layer: str, role: str) -> str:

@@ -80,16 +80,18 @@ def compact_pair(mean: float, deviation: float, digits: int) -> tuple[str, str]:
     sizes = (abs(mean), deviation)
     if not deviation or not all(map(math.isfinite, sizes)) or not 1e-3 <= max(sizes) < 1e5:
         return compact(mean, digits), spread
-    decimals = digits - 1 - _magnitude(deviation)
+    decimals = _decimals(deviation, digits)
     if mean:
-        decimals = min(decimals, _MOST_DIGITS - 1 - _magnitude(mean))
+        decimals = min(decimals, _decimals(mean, _MOST_DIGITS))
     # Adding 0 makes 0 of a -0, which is what a small negative mean may be rounded to.
-    decimals = max(0, decimals)
     return f"{round(mean, decimals) + 0.0:.{decimals}f}", spread
 
 
 def compact(number: float, digits: int) -> str:
-    """A number for a table, to so many significant digits; whole numbers without a fraction."""
+    """A number for a table: to so many significant digits, and one more decimal at most.
+
+    Whole numbers have no decimals.
+    """
     if not math.isfinite(number):
         return str(number)
     size = abs(number)
@@ -98,12 +100,12 @@ def compact(number: float, digits: int) -> str:
     if not 1e-3 <= size < 1e5:
         mantissa, exponent = f"{number:.{digits - 1}e}".split("e")
         return f"{mantissa}e{int(exponent)}"
-    return f"{number:.{max(0, digits - 1 - _magnitude(size))}f}"
+    return f"{number:.{_decimals(number, digits)}f}"
 
 
-def _magnitude(number: float) -> int:
-    """The decimal exponent of a number that is not 0."""
-    return math.floor(math.log10(abs(number)))
+def _decimals(number: float, digits: int) -> int:
+    """How many decimals show so many digits of a number that is not 0."""
+    return min(max(0, digits - 1 - math.floor(math.log10(abs(number)))), digits + 1)
 
 
 def _is_integer(dtype: np.dtype[np.generic]) -> bool:

@@ -86,11 +86,12 @@ class _Digest(NamedTuple):
     def of(cls, layer: BatchNorm, histograms: bool) -> _Digest:
         summaries = {}
         bars = {}
-        for role, variable in layer.variables.items():
-            array = variable.read()
-            summaries[role] = Summary.of(array)
-            if histograms:
-                bars[role] = _bars(array, summaries[role])
+        for role in ROLES:
+            array = layer.array(role)
+            if array is not None:
+                summaries[role] = Summary.of(array)
+                if histograms:
+                    bars[role] = _bars(array, summaries[role])
         return cls(summaries, bars)
 
     def wrong(self) -> dict[str, set[str]]:
@@ -114,7 +115,7 @@ def overview(
     """The lines that show a model: its header, its table, and what is to be known of it.
 
     Args:
-        model: its variables are read one after the other, and not kept.
+        model: what to show.
         screen: what the lines are for.
         track: passes the layers on, such as to show progress.
 

@@ -6,6 +6,7 @@ through `bnstat.model.printable` first.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import unicodedata
 from collections import Counter
@@ -41,10 +42,14 @@ class Column(NamedTuple):
 
 def table(columns: Sequence[Column], screen: Screen) -> Iterator[str]:
     """The lines of a table: its head, on a terminal a rule, then one line a row."""
-    titles = [_pad(column.title, column.width, column.right) for column in columns]
+    widths = [column.width for column in columns]
+    titles = [
+        _pad(column.title, width, column.right)
+        for column, width in zip(columns, widths, strict=True)
+    ]
     yield screen.style(GAP.join(titles).rstrip(), "bold")
     if screen.boxes:
-        rules = [screen.glyphs.rule * column.width for column in columns]
+        rules = [screen.glyphs.rule * width for width in widths]
         yield screen.style(GAP.join(rules), "dim")
     yield from rows(columns, screen)
 
@@ -159,6 +164,7 @@ def _fitting(text: str, width: int) -> str:
     return text
 
 
+@functools.cache
 def _char_width(char: str) -> int:
     if unicodedata.combining(char):
         return 0

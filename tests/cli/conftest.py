@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from bnstat.cli import main
 ROOT = Path(__file__).resolve().parents[2]
 
 DRIVER = """
+import atexit, signal, sys
 import bnstat.loading
 from tests.output.models import *
 
@@ -46,9 +48,12 @@ def loads(monkeypatch):
 @pytest.fixture
 def run():
     """Run the command line in this process."""
+    # Before click 8.2, the two streams are kept apart only on demand.
+    apart = "mix_stderr" in inspect.signature(CliRunner).parameters
+    runner = CliRunner(mix_stderr=False) if apart else CliRunner()
 
     def run(*arguments):
-        return CliRunner().invoke(main, list(map(str, arguments)))
+        return runner.invoke(main, list(map(str, arguments)))
 
     return run
 

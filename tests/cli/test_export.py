@@ -149,7 +149,7 @@ def test_a_full_disk(start, form):
 def test_json_is_utf8_whatever_the_terminal_is(start):
     process = start(
         ["export"],
-        model="model(usual('层/bn'))",
+        model=r"model(usual('\u5c42/bn'))",
         stdout=-1,
         variables={"PYTHONIOENCODING": "ascii"},
     )
@@ -191,7 +191,16 @@ def test_permissions_are_those_of_any_new_file(run, loads, tmp_path):
 
 
 def test_a_real_file(run, real):
-    truth = json.loads((real / "phasenet-tf1-adam" / "truth.json").read_text())
-    document = json.loads(run("export", real / "phasenet-tf1-adam").stdout)
-    assert len(document["layers"]) == 18
-    assert truth
+    folder = real / "phasenet-tf1-adam"
+    truth = json.loads((folder / "truth.json").read_text())["layers"]
+    document = json.loads(run("export", folder).stdout)
+    assert {bn["name"] for bn in document["layers"]} == set(truth)
+    for bn in document["layers"]:
+        for role in ROLES:
+            values = np.float32(bn[role]["values"]).astype(float)
+            assert bn[role]["shape"] == truth[bn["name"]][role]["shape"]
+            np.testing.assert_allclose(values.mean(), truth[bn["name"]][role]["mean"], rtol=1e-9)
+            assert [values.min(), values.max()] == [
+                truth[bn["name"]][role]["min"],
+                truth[bn["name"]][role]["max"],
+            ]

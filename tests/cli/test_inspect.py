@@ -3,6 +3,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import signal
 import struct
 import termios
 
@@ -150,7 +151,7 @@ def test_ascii_streams(start, variables, options):
     code, out, err = piped(
         start,
         ["inspect", *options],
-        model="model(usual('层/bn'), notes=['层'])",
+        model=r"model(usual('\u5c42/bn'), notes=['\u5c42'])",
         variables=variables,
     )
     assert code == 0
@@ -185,12 +186,10 @@ def test_closed_standard_output(start):
 
 
 def test_interruption(start):
-    import signal
-    import time
-
-    slow = "model(*[usual('bn')] * 10, explain=lambda: __import__('time').sleep(60))"
-    process = start(["inspect", "-v"], model=slow, stdout=-1)
-    process.stdout.readline() if False else time.sleep(1.5)
+    endless = "model(usual('bn'), explain=lambda: [print('ready', flush=True), signal.pause()])"
+    process = start(["inspect", "-v"], model=endless, stdout=-1)
+    while process.stdout.readline() != b"ready\n":
+        assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130

@@ -19,6 +19,7 @@ def test_what_is_left_out(run, loads, command):
                 "patterns": (),
                 "include_shadows": False,
                 "values": True,
+                "eager": True,
             },
         )
     ]
@@ -43,6 +44,7 @@ def test_everything_is_passed_on(run, loads, command):
                 "patterns": (("gamma", "scale=1$"), ("moving_mean", r"\bmu$")),
                 "include_shadows": True,
                 "values": False,
+                "eager": True,
             },
         )
     ]

@@ -216,7 +216,9 @@ def test_printable_names_of_any_language_are_not_escaped():
     assert "层/bn" in file.getvalue()
 
 
-def test_arrays_are_not_kept():
+def test_arrays_that_were_read_are_not_read_again():
     bn = usual("bn")
+    bn.read()
+    for stored in bn.variables.values():
+        object.__setattr__(stored, "reader", lambda: pytest.fail("read again"))
     output.dump(model(bn), io.StringIO())
-    assert not bn._arrays

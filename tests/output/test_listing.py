@@ -124,6 +124,14 @@ def test_verdicts():
     ]
 
 
+def test_verdicts_on_a_narrow_terminal():
+    verdicts = [Verdict("conv/kernel", None, None, "no batch norm")] * 2
+    assert list(listing.verdicts(model(explain=lambda: verdicts), Screen(width=20))) == [
+        "",
+        *(["conv/kernel", "  no batch norm"] * 2),
+    ]
+
+
 @pytest.mark.parametrize("show", [listing.variables, listing.values])
 def test_names_do_nothing_to_a_terminal(show):
     name = "\x1b]0;title\x07\r\n‮"
