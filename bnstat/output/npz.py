@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, cast
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def dump(
     Raises:
         BnstatError: a variable cannot be read, or a layer's name is too long for a ZIP.
     """
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(cast(BinaryIO, _Forward(file)), "w", zipfile.ZIP_STORED) as archive:
         for layer in track(model.layers):
             for role in ROLES:
                 array = layer.array(role)
@@ -49,6 +49,14 @@ def dump(
                     member = zipfile.ZipInfo(_member(layer.name, role), _EPOCH)
                     with archive.open(member, "w", force_zip64=True) as target:
                         np.lib.format.write_array(target, portable(array), allow_pickle=False)
+
+
+class _Forward:
+    """A stream that only goes forward, for a device such as `/dev/null` tells wrong positions."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.write = file.write
+        self.flush = file.flush
 
 
 def _member(layer: str, role: str) -> str:

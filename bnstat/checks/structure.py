@@ -1,0 +1,133 @@
+"""Rules about which statistics a layer has: missing, of unequal shapes, another layer's."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+
+from bnstat.checks.rule import Finding, Rule, Thresholds, at_start, numbers_of, statistics_of
+from bnstat.model import ROLES, BatchNorm, Model
+
+_STATISTICS: Final = ("moving_mean", "moving_variance")
+
+
+def _find_missing(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
+    for layer in (*model.incomplete, *model.layers):
+        missing = [role for role in _STATISTICS if role not in layer.variables]
+        if missing and not layer.undecided:
+            titles = " and ".join(role.replace("_", " ") for role in missing)
+            yield rule.finding(
+                f"{titles} {'are' if len(missing) > 1 else 'is'} not in the file", layer=layer.name
+            )
+
+
+MISSING_STATISTICS: Final[Rule[Model]] = Rule(
+    code="BN011",
+    name="missing-statistics",
+    title="moving statistics are not in the file",
+    severity="error",
+    what="The layer is surely batch norm, by its config, the object graph or the graph, but its "
+    "moving mean or variance is not in the file.",
+    why="Whoever loads the file gets freshly initialized statistics, 0 and 1, usually without a "
+    "word, and inference does not normalize.",
+    example="A checkpoint with bn/gamma and bn/beta, but no bn/moving_mean.",
+    mend={
+        "TF1": "tf.train.Saver(tf.global_variables()), not tf.trainable_variables(): moving "
+        "statistics are not trainable.",
+        "Keras 2": "Save the model or all of its weights, not model.trainable_weights.",
+        "Keras 3": "Save as .keras or .weights.h5: tf.train.Checkpoint(model) leaves out layers "
+        "that the model holds in Python lists and dicts.",
+    },
+    confidence="High: only layers that something else than a name shows to be batch norm.",
+    threshold="None.",
+    find=_find_missing,
+)
+
+
+def _find_unequal_shapes(
+    rule: Rule[Model], model: Model, thresholds: Thresholds
+) -> Iterator[Finding]:
+    for layer in (*model.incomplete, *model.layers):
+        shapes = {role: layer.variables[role].shape for role in ROLES if role in layer.variables}
+        # Sonnet keeps its averages as [1, 1, 1, channels] beside a gamma of [channels].
+        if len({tuple(size for size in shape if size != 1) for shape in shapes.values()}) > 1:
+            listed = ", ".join(
+                f"{role.replace('_', ' ')} {list(shape)}" for role, shape in shapes.items()
+            )
+            yield rule.finding(f"its variables are of different shapes: {listed}", layer=layer.name)
+
+
+UNEQUAL_SHAPES: Final[Rule[Model]] = Rule(
+    code="BN012",
+    name="unequal-shapes",
+    title="variables of different shapes",
+    severity="error",
+    what="The layer's gamma, beta, moving mean and moving variance are not of one shape "
+    "(dimensions of 1 aside).",
+    why="The layer cannot be computed as it is stored: variables of two layers were mixed up, "
+    "or one was pruned and the others were not.",
+    example="gamma [48], beta [48], moving mean [64], moving variance [64].",
+    mend={
+        "TF1": "Prune all four together; compare with the checkpoint before: bnstat diff OLD NEW.",
+        "Keras 2": "As for TF1.",
+        "Keras 3": "As for TF1.",
+    },
+    confidence="Certain about the shapes.",
+    threshold="None.",
+    find=_find_unequal_shapes,
+)
+
+
+def _find_copied(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
+    first: dict[bytes, BatchNorm] = {}
+    for layer in model.layers:
+        statistics = statistics_of(layer)
+        if statistics is None or at_start(layer) or not statistics[0].any():
+            continue
+        digest = hashlib.blake2b(digest_size=16)
+        for numbers in statistics:
+            digest.update(numbers.tobytes())
+        original = first.setdefault(digest.digest(), layer)
+        if original is layer:
+            continue
+        same = all(_equal(layer, original, role) for role in ("gamma", "beta"))
+        yield rule.finding(
+            f"moving mean and variance are exact copies of those of {original.name!r}"
+            + (", and so are gamma and beta" if same else ", but gamma or beta is not"),
+            layer=layer.name,
+            severity="info" if same else "warning",
+        )
+
+
+def _equal(one: BatchNorm, other: BatchNorm, role: str) -> bool:
+    a, b = numbers_of(one, role), numbers_of(other, role)
+    return a is b if a is None or b is None else np.array_equal(a, b, equal_nan=True)
+
+
+COPIED_STATISTICS: Final[Rule[Model]] = Rule(
+    code="BN013",
+    name="copied-statistics",
+    title="moving statistics are another layer's",
+    severity="warning",
+    what="The moving mean and variance are, bit for bit, those of another layer, while gamma or "
+    "beta is not. Information only, where gamma and beta are copies as well: one layer stored "
+    "twice, or a copy of a network (a target network, a second tower).",
+    why="Two layers do not see the same activations: a conversion wrote one layer's statistics "
+    "into another.",
+    example="moving mean and variance are exact copies of those of 'block1/bn', but gamma or "
+    "beta is not.",
+    mend={
+        "TF1": "Look at the map from names to names that the conversion used; bnstat diff "
+        "ORIGINAL CONVERTED shows which layers went astray.",
+        "Keras 2": "As for TF1. Numbered names (batch_normalization_10) do not sort as strings.",
+        "Keras 3": "As for Keras 2.",
+    },
+    confidence="Certain about the copy. Two layers that normalize the very same tensor are "
+    "right to have the same statistics: leave them out with --ignore BN013.",
+    threshold="None: equality of every element. Statistics of the start and means of exactly 0 "
+    "do not count.",
+    find=_find_copied,
+)

@@ -1,0 +1,96 @@
+"""`bnstat diff`: what changed between two models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from bnstat.cli import options
+
+if TYPE_CHECKING:
+    from bnstat.model import Model
+
+
+_EPILOG = """\b
+Examples:
+  bnstat diff before.h5 after.h5
+  bnstat diff runs/cnn/model-100 runs/cnn/model-1200 --layer 'block1*'
+  bnstat diff model.h5 saved_model --atol 1e-6 --md
+"""
+
+
+@click.command("diff", epilog=_EPILOG)
+@click.argument("old", type=click.Path())
+@click.argument("new", type=click.Path())
+@click.option(
+    "--rtol",
+    type=float,
+    default=0.0,
+    metavar="R",
+    help="Relative tolerance: |new - old| <= A + R * |old| is no difference. Default: 0.",
+)
+@click.option(
+    "--atol", type=float, default=0.0, metavar="A", help="Absolute tolerance. Default: 0."
+)
+@click.option(
+    "--all", "everything", is_flag=True, help="Also what is equal, and every name of a long list."
+)
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+@click.option("--md", "as_markdown", is_flag=True, help="Write Markdown.")
+@options.layers
+@options.reading_all
+@options.output
+@options.quiet
+def command(
+    old: str,
+    new: str,
+    rtol: float,
+    atol: float,
+    everything: bool,
+    as_json: bool,
+    as_markdown: bool,
+    layers: tuple[str, ...],
+    reading: options.Reading,
+    output: str,
+    quiet: bool,
+) -> int:
+    """Show what changed from the model OLD to the model NEW, whatever their formats.
+
+    Layers are matched by name; where names differ, by the end of the name, by position and
+    shape, or by values, and it says which. A name alone is no difference. The exit code is 0
+    where the models are equal within the tolerance (exactly, by default), and 1 where they
+    are not.
+    """
+    if as_json and as_markdown:
+        raise click.UsageError("--json and --md: choose one")
+    models = _load_both(reading, old, new, layers, quiet)
+
+    from bnstat.compare import diff
+    from bnstat.output.sink import open_text, show
+
+    difference = diff(*models, rtol=rtol, atol=atol)
+    if as_json:
+        from bnstat.output import differences_json
+
+        with open_text(output) as file:
+            differences_json.dump(difference, file)
+    elif as_markdown:
+        from bnstat.output import differences_markdown
+
+        show(lambda _: differences_markdown.lines(difference, everything), output)
+    else:
+        from bnstat.output import differences
+
+        show(lambda screen: differences.lines(difference, screen, everything), output)
+    answers = [options.answer(model, quiet) for model in models]
+    return 0 if difference.equal and not any(answers) else 1
+
+
+def _load_both(
+    reading: options.Reading, old: str, new: str, globs: tuple[str, ...], quiet: bool
+) -> tuple[Model, Model]:
+    models = tuple(reading.load(path) for path in (old, new))
+    for model in models:
+        options.tell(model, quiet)
+    return options.narrow(models[0], globs), options.narrow(models[1], globs)

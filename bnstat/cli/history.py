@@ -1,0 +1,129 @@
+"""`bnstat history`: how the statistics moved over the checkpoints of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import click
+
+from bnstat.cli import options
+from bnstat.errors import BnstatError
+from bnstat.model import printable
+
+if TYPE_CHECKING:
+    from bnstat.checks import Finding
+    from bnstat.compare import History
+    from bnstat.model import Model
+
+_ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+
+
+_EPILOG = """\b
+Examples:
+  bnstat history runs/cnn
+  bnstat history runs/cnn --role moving_variance --layer 'block1*' --last 10
+  bnstat history exported_versions --csv -o history.csv
+"""
+
+
+@click.command("history", epilog=_EPILOG)
+@options.path
+@click.option(
+    "--role",
+    "roles",
+    multiple=True,
+    type=click.Choice(_ROLES),
+    help="Only this role. Can be repeated.",
+)
+@click.option(
+    "--last", type=click.IntRange(min=1), metavar="N", help="Only the last N checkpoints."
+)
+@click.option("--csv", "as_csv", is_flag=True, help="Write CSV: one row a checkpoint and role.")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+@options.layers
+@options.reading_all
+@options.output
+@options.quiet
+def command(
+    path: str,
+    roles: tuple[str, ...],
+    last: int | None,
+    as_csv: bool,
+    as_json: bool,
+    layers: tuple[str, ...],
+    reading: options.Reading,
+    output: str,
+    quiet: bool,
+) -> int:
+    """Show how the statistics moved over the checkpoints of the folder PATH.
+
+    PATH is a folder of checkpoints, of Keras files or of SavedModel versions; they are read one
+    at a time, the oldest first. A checkpoint that cannot be read is told and left out. Rules
+    that need time are applied: frozen, still drifting, diverging.
+    """
+    if as_csv and as_json:
+        raise click.UsageError("--csv and --json: choose one")
+
+    run = _run(path, last, layers, reading, quiet)
+    form = "csv" if as_csv else "json" if as_json else "text"
+    if run.tracks or form != "text":
+        from bnstat.checks import check
+
+        _write(run.only(roles or _ROLES), check(run), path, form, output)
+    if run.tracks:
+        return 0
+    if not quiet:
+        click.echo(f"no batch-norm layer found in {printable(path)}", err=True)
+    return 1
+
+
+def _run(
+    path: str, last: int | None, globs: tuple[str, ...], reading: options.Reading, quiet: bool
+) -> History:
+    from bnstat.compare import history
+    from bnstat.loading import count_all
+    from bnstat.output.progress import track
+
+    total = count_all(path)
+    first = max(0, total - last) if last else 0
+    entries = islice(reading.load_all(path), first, None)
+    run = history(_narrowed(track(entries, "reading", total=total - first, hidden=quiet), globs))
+    if run.skipped and not run.checkpoints:
+        raise run.skipped[0].error
+    for skipped in run.skipped:
+        click.echo(f"skipped: {printable(str(skipped.error))}", err=True)
+    return run
+
+
+def _narrowed(
+    entries: Iterable[tuple[str, Model | BnstatError]], globs: tuple[str, ...]
+) -> Iterator[tuple[str, Model | BnstatError]]:
+    for name, model in entries:
+        if isinstance(model, BnstatError):
+            yield name, model
+            continue
+        try:
+            yield name, options.narrow(model, globs)
+        except BnstatError as error:
+            yield name, error
+
+
+def _write(run: History, findings: Sequence[Finding], path: str, form: str, output: str) -> None:
+    from bnstat.output.sink import open_text, show
+
+    if form == "csv":
+        from bnstat.output import history_csv
+
+        with open_text(output) as file:
+            history_csv.dump(run, file)
+    elif form == "json":
+        from bnstat.output import history_json
+
+        with open_text(output) as file:
+            history_json.dump(run, findings, path, file)
+    else:
+        from bnstat.output import history as text
+
+        show(lambda screen: text.lines(run, findings, path, screen), output)

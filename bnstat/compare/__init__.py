@@ -1,0 +1,17 @@
+"""Two models to their differences; many to a history."""
+
+from bnstat.compare.diff import Difference, LayerChange, RoleChange, SettingChange, diff
+from bnstat.compare.history import Checkpoint, History, Skipped, Track, history
+
+__all__ = [
+    "Checkpoint",
+    "Difference",
+    "History",
+    "LayerChange",
+    "RoleChange",
+    "SettingChange",
+    "Skipped",
+    "Track",
+    "diff",
+    "history",
+]

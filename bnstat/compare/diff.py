@@ -1,0 +1,252 @@
+"""What changed between two models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnstat.compare.alignment import Match, Pair, align
+from bnstat.errors import BnstatError
+from bnstat.model import ROLES, Array, BatchNorm, Model, Source, as_float64
+
+Presence = Literal["both", "old", "new"]
+Remark = Literal["frozen", "frozen-statistics", "frozen-weights"]
+
+REMARKS: Final[Mapping[Remark, str]] = {
+    "frozen": "nothing of this layer moved, while others did: it was frozen",
+    "frozen-statistics": "the weights moved, the moving statistics did not: the layer ran in "
+    "inference mode, or its updates never ran",
+    "frozen-weights": "the moving statistics moved, gamma and beta did not: the weights were "
+    "frozen, or the statistics were estimated anew",
+}
+"""What a pattern of movement says of a layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoleChange:
+    """What became of one role of a layer.
+
+    Attributes:
+        role: `gamma`, `beta`, `moving_mean` or `moving_variance`.
+        presence: whether both models have it, or the old or the new one alone.
+        shapes, dtypes: in the old and in the new model; None where it is missing.
+        channels: the number of channels that could be compared.
+        moved: how many of them differ by more than the tolerance.
+        largest: the largest |new - old| (0 where nothing moved); None where nothing could be
+            compared. A change to or from NaN or infinity is infinite.
+        relative: the largest |new - old| / |old| over the channels that were not 0; None where
+            there is none.
+    """
+
+    role: str
+    presence: Presence
+    shapes: tuple[tuple[int, ...] | None, tuple[int, ...] | None]
+    dtypes: tuple[str | None, str | None]
+    channels: int = 0
+    moved: int = 0
+    largest: float | None = None
+    relative: float | None = None
+
+    @property
+    def comparable(self) -> bool:
+        """Whether both models have it, with the same shape (dimensions of 1 aside)."""
+        return self.largest is not None
+
+    @property
+    def equal(self) -> bool:
+        """Whether it is in both models, and equal within the tolerance."""
+        return self.comparable and self.moved == 0
+
+
+@dataclass(frozen=True, slots=True)
+class SettingChange:
+    """A setting that both files tell, and tell differently."""
+
+    setting: str
+    old: float
+    new: float
+
+
+@dataclass(frozen=True, slots=True)
+class LayerChange:
+    """A layer of both models.
+
+    Attributes:
+        old, new: the layer's name in each.
+        match: how the two are known to be the same layer: `name`, `suffix` (one name is the end
+            of the other), `position` or `values`.
+        roles: what became of each role that either has.
+        settings: epsilon and momentum, where both files tell them and they differ.
+        remark: what the pattern of movement says; see `REMARKS`.
+    """
+
+    old: str
+    new: str
+    match: Match
+    roles: tuple[RoleChange, ...]
+    settings: tuple[SettingChange, ...]
+    remark: Remark | None = None
+
+    @property
+    def equal(self) -> bool:
+        """Whether the layer is the same in both models, within the tolerance."""
+        return not self.settings and all(role.equal for role in self.roles)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The answer of `diff`.
+
+    Attributes:
+        old, new: where the two models were read from.
+        rtol, atol: the tolerance: `|new - old| <= atol + rtol * |old|` is no difference.
+        layers: those that both models have, in the order of the new one.
+        removed, added: the names of those that only the old or only the new one has.
+    """
+
+    old: Source
+    new: Source
+    rtol: float
+    atol: float
+    layers: tuple[LayerChange, ...]
+    removed: tuple[str, ...]
+    added: tuple[str, ...]
+
+    @property
+    def equal(self) -> bool:
+        """Whether the models have the same layers with the same values, within the tolerance."""
+        return not self.removed and not self.added and all(layer.equal for layer in self.layers)
+
+    @property
+    def changed(self) -> tuple[LayerChange, ...]:
+        """The layers of both models that differ."""
+        return tuple(layer for layer in self.layers if not layer.equal)
+
+    @property
+    def renamed(self) -> tuple[LayerChange, ...]:
+        """The layers of both models that have another name in the new one."""
+        return tuple(layer for layer in self.layers if layer.match != "name")
+
+
+def diff(old: Model, new: Model, *, rtol: float = 0.0, atol: float = 0.0) -> Difference:
+    """Compare two models, whatever their formats.
+
+    Numbers of different dtypes are compared by value. NaN equals NaN; where both models store
+    the same dtype, only the NaN of the same bits. Positive and negative zero are equal.
+
+    Args:
+        old: the model from which relative changes are counted.
+        new: the other one.
+        rtol: relative tolerance, of the old value.
+        atol: absolute tolerance. Both are 0 by default: exact.
+
+    Raises:
+        BnstatError: a tolerance is negative or no number, or an array cannot be read.
+    """
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if not (math.isfinite(value) and value >= 0):
+            raise BnstatError(name, f"a tolerance is a number from 0 on, not {value:g}")
+    alignment = align(old, new)
+    compared = [(pair, _compare_roles(pair, rtol, atol)) for pair in alignment.pairs]
+    any_moved = any(role.moved for _, roles in compared for role in roles)
+    return Difference(
+        old.source,
+        new.source,
+        rtol,
+        atol,
+        tuple(
+            LayerChange(
+                pair.old.name,
+                pair.new.name,
+                pair.match,
+                roles,
+                _compare_settings(pair),
+                _remark(roles) if any_moved else None,
+            )
+            for pair, roles in compared
+        ),
+        tuple(layer.name for layer in alignment.removed),
+        tuple(layer.name for layer in alignment.added),
+    )
+
+
+def _compare_roles(pair: Pair, rtol: float, atol: float) -> tuple[RoleChange, ...]:
+    either = [role for role in ROLES if role in {*pair.old.variables, *pair.new.variables}]
+    return tuple(_compare_role(role, pair.old, pair.new, rtol, atol) for role in either)
+
+
+def _compare_role(
+    role: str, old: BatchNorm, new: BatchNorm, rtol: float, atol: float
+) -> RoleChange:
+    a, b = old.array(role), new.array(role)
+    presence: Presence = "new" if a is None else "old" if b is None else "both"
+    shapes = (None if a is None else a.shape, None if b is None else b.shape)
+    dtypes = (None if a is None else str(a.dtype), None if b is None else str(b.dtype))
+    # Sonnet keeps its averages as [1, 1, 1, channels], other formats as [channels].
+    if a is None or b is None or _squeezed(a) != _squeezed(b):
+        return RoleChange(role, presence, shapes, dtypes)
+    before, after = as_float64(a).ravel(), as_float64(b).ravel()
+    with np.errstate(all="ignore"):
+        distance = np.abs(after - before)
+        distance[(before == after) | _same_nan(a.ravel(), b.ravel())] = 0
+        distance[np.isnan(distance)] = np.inf
+        moved = distance > atol + rtol * np.abs(before)
+        moved |= np.isinf(distance)
+        relative = (distance / np.abs(before))[(before != 0) & np.isfinite(before)]
+    return RoleChange(
+        role,
+        presence,
+        shapes,
+        dtypes,
+        channels=before.size,
+        moved=int(moved.sum()),
+        largest=float(distance.max(initial=0)),
+        relative=float(relative.max()) if relative.size else None,
+    )
+
+
+def _squeezed(array: Array) -> tuple[int, ...]:
+    return tuple(size for size in array.shape if size != 1)
+
+
+def _same_nan(a: Array, b: Array) -> NDArray[np.bool_]:
+    both = np.isnan(as_float64(a)) & np.isnan(as_float64(b))
+    if a.dtype == b.dtype and both.any():
+        width = a.dtype.itemsize
+        bits_a = np.ascontiguousarray(a).view(np.uint8).reshape(-1, width)
+        bits_b = np.ascontiguousarray(b).view(np.uint8).reshape(-1, width)
+        both &= (bits_a == bits_b).all(axis=1)
+    return both
+
+
+def _compare_settings(pair: Pair) -> tuple[SettingChange, ...]:
+    changes = []
+    for setting in ("epsilon", "momentum"):
+        old, new = getattr(pair.old, setting), getattr(pair.new, setting)
+        # A graph holds them as float32, a config as float64.
+        if old is not None and new is not None and not math.isclose(old, new, rel_tol=1e-6):
+            changes.append(SettingChange(setting, old, new))
+    return tuple(changes)
+
+
+def _remark(roles: tuple[RoleChange, ...]) -> Remark | None:
+    """What it says of a layer which of its roles moved, in a network where something did."""
+    comparable = {role.role: role.moved > 0 for role in roles if role.comparable}
+    weights = [comparable[role] for role in ("gamma", "beta") if role in comparable]
+    statistics = [
+        comparable[role] for role in ("moving_mean", "moving_variance") if role in comparable
+    ]
+    if not statistics:
+        return None
+    if not any(weights) and not any(statistics):
+        return "frozen"
+    if not any(statistics):
+        return "frozen-statistics"
+    if weights and not any(weights):
+        return "frozen-weights"
+    return None
