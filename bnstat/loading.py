@@ -127,6 +127,9 @@ def _open(path: str, found: Found, reader: Reader, values: bool) -> Contents:
     except UnsupportedError as error:
         if reader != "auto":
             raise
-        contents = found.open(source, Reading(values, tensorflow=True))
+        try:
+            contents = found.open(source, Reading(values, tensorflow=True))
+        except BnstatError:
+            raise error from None
         note = f"read with TensorFlow: {error.what}"
         return replace(contents, notes=[*contents.notes, note])

@@ -242,12 +242,11 @@ class BatchNorm:
         axes = self.axis if axis is None else axis
         if axes is None:
             axes = -1
-        if isinstance(axes, tuple):
-            positions = [position % len(given) for position in axes]
-        else:
-            if not -len(given) <= axes < len(given):
-                raise ValueError(f"axis {axes} does not exist in an input of shape {given}")
-            positions = [axes % len(given)]
+        positions = []
+        for position in axes if isinstance(axes, tuple) else (axes,):
+            if not -len(given) <= position < len(given):
+                raise ValueError(f"axis {position} does not exist in an input of shape {given}")
+            positions.append(position % len(given))
         if len(positions) == 1:
             shape = [1] * len(given)
             shape[positions[0]] = self.channels

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from math import prod
 
 from bnstat.discovery.graph_norms import Norm, find_norms
@@ -17,6 +18,10 @@ from bnstat.discovery.graph_tensors import Steps, Tensors
 from bnstat.discovery.schemes import RENORM
 from bnstat.discovery.sighting import Sighting
 from bnstat.formats.contents import Contents
+from bnstat.model import ROLES
+
+_MOST_CANDIDATES = 100
+"""Layers that a sighting is compared with, where many share a variable."""
 
 
 @dataclass(slots=True)
@@ -28,11 +33,6 @@ class _Layer:
     epsilons: list[float] = field(default_factory=list)
     momentum: float | None = None
     axis: int | None = None
-
-    def is_complete(self, with_momentum: bool) -> bool:
-        """Whether no further graph can add to this."""
-        known = "moving_variance" in self.roles and self.epsilons
-        return bool(known) and (self.momentum is not None or not with_momentum)
 
     def accepts(self, roles: Mapping[str, str]) -> bool:
         """Whether these are roles of this layer: some in common, and none in conflict."""
@@ -64,41 +64,67 @@ class _Layer:
         )
 
 
+class _Layers:
+    """The layers that graphs have shown so far, in the order in which they came.
+
+    Attributes:
+        unfinished: keys of variables of layers of which another graph can tell more.
+    """
+
+    def __init__(self, with_momentum: bool) -> None:
+        self._with_momentum = with_momentum
+        self._layers: list[_Layer] = []
+        self._by_key: dict[str, list[_Layer]] = {}
+        self.unfinished: set[str] = set()
+
+    def add(self, norm: Norm) -> None:
+        """Take up a sighting: of a layer that is known already, or of a new one."""
+        # The statistics are a layer's own; gamma and beta may be those of many.
+        keys = [norm.roles[role] for role in reversed(ROLES) if role in norm.roles]
+        candidates = (layer for key in keys for layer in self._by_key.get(key, ()))
+        for layer in islice(candidates, _MOST_CANDIDATES):
+            if layer.accepts(norm.roles):
+                break
+        else:
+            layer = _Layer(norm.scope)
+            self._layers.append(layer)
+        for key in set(norm.roles.values()) - set(layer.roles.values()):
+            self._by_key.setdefault(key, []).append(layer)
+        layer.add(norm)
+        known = "moving_variance" in layer.roles and layer.epsilons
+        if known and (layer.momentum is not None or not self._with_momentum):
+            self.unfinished.difference_update(layer.roles.values())
+        else:
+            self.unfinished.update(layer.roles.values())
+
+    def sightings(self) -> list[Sighting]:
+        """What the graphs say of each layer."""
+        return [layer.sighting() for layer in self._layers]
+
+
 def from_graphs(contents: Contents) -> list[Sighting]:
     """The batch-norm layers that a file's graphs show, in the order of the network.
 
     A graph whose variables have all been seen in others, with all that is wanted of them, is
-    not looked at; momentum is not, where layer configurations tell it.
+    not looked at; momentum is not wanted where layer configurations tell it.
     """
-    layers: list[_Layer] = []
-    by_key: dict[str, list[_Layer]] = {}
-    seen: set[str] = set()
-    steps = Steps()
+    variables = contents.variables
 
     def fit(one: str, other: str) -> bool:
-        first, second = contents.variables.get(one), contents.variables.get(other)
+        first, second = variables.get(one), variables.get(other)
         return first is None or second is None or prod(first.shape) == prod(second.shape)
-
-    with_momentum = not contents.layers
 
     def may_be_moving(key: str) -> bool:
         return not contents.name_of(key).endswith(RENORM)
 
+    layers = _Layers(with_momentum=not contents.layers)
+    seen: set[str] = set()
+    steps = Steps()
     for graph in contents.graphs() if contents.graphs else ():
         keys = set(graph.variables.values())
-        users = (layer for key in keys for layer in by_key.get(key, ()))
-        if keys <= seen and all(layer.is_complete(with_momentum) for layer in users):
+        if keys <= seen and layers.unfinished.isdisjoint(keys):
             continue
         seen |= keys
         for norm in find_norms(Tensors(graph, steps), fit, may_be_moving):
-            candidates = (layer for key in norm.roles.values() for layer in by_key.get(key, ()))
-            layer = next((layer for layer in candidates if layer.accepts(norm.roles)), None)
-            if layer is None:
-                layer = _Layer(norm.scope)
-                layers.append(layer)
-            layer.add(norm)
-            for key in norm.roles.values():
-                known = by_key.setdefault(key, [])
-                if layer not in known:
-                    known.append(layer)
-    return [layer.sighting() for layer in layers]
+            layers.add(norm)
+    return layers.sightings()

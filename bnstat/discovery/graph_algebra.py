@@ -102,7 +102,7 @@ def _completes(formula: Formula, found: Formula) -> bool:
 
 def _formula(op: str, expression: Expression | None) -> Formula | None:
     """What an expression says, if it is a normalization."""
-    if expression is None:
+    if expression is None or not 2 <= len(expression) <= 3:
         return None
     scaled = {product: times for product, times in expression.items() if _RSQRT in product}
     free = [product for product in expression if product not in scaled]

@@ -20,6 +20,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from math import isfinite
 
 from bnstat.discovery.graph_algebra import SUMS, normalization
 from bnstat.discovery.graph_tensors import Tensors
@@ -37,7 +38,7 @@ _ROOTS = frozenset({"Rsqrt", "Sqrt"})
 
 _UPDATES = frozenset({"AssignSub", "AssignSubVariableOp", "Assign", "AssignVariableOp"})
 
-_MOST_OPS = 30_000
+_MOST_OPS = 20_000
 """Ops of a graph that are tried; the largest networks have some thousands."""
 
 _STATISTICS = ("moving_mean", "moving_variance")
@@ -49,7 +50,7 @@ _CHANNEL_AXES = {"NHWC": 3, "NCHW": 1, "NDHWC": 4, "NCDHW": 1}
 
 _CALL = re.compile(r"(?:branch|(?:Stateful)?PartitionedCall)(?:_\d+)?")
 _INSIDE = re.compile(r"(?:cond|batchnorm|(?:Stateless)?(?:If|Case|While))(?:_\d+)?")
-_OP_NAME = re.compile(r"(?:Fused)?BatchNorm(?:V\d|WithGlobalNormalization)?(?:_\d+)?|R?[Ss]qrt.*")
+_FUSED_NAME = re.compile(r"(?:FusedBatchNorm(?:V\d)?|BatchNormWithGlobalNormalization)(?:_\d+)?")
 """Parts of an op's name that are no part of the layer's."""
 
 _NAMELESS = re.compile(r"(?:Const|ones|zeros|ones_like|zeros_like)(?:_\d+)?")
@@ -118,9 +119,9 @@ def _fused(tensors: Tensors, op: Op, updates: _Updates) -> Norm | None:
     epsilon = op.attribute("variance_epsilon" if op.type == _OLDEST else "epsilon")
     return Norm(
         op=op.name,
-        scope=_scope(op.name),
+        scope=_scope(op),
         roles=roles,
-        epsilon=epsilon if isinstance(epsilon, float) else _DEFAULT_EPSILON,
+        epsilon=_finite(epsilon if isinstance(epsilon, float) else _DEFAULT_EPSILON),
         momentum=updates.momentum(roles) if momentum is None else momentum,
         axis=_fused_axis(tensors, op, given),
     )
@@ -165,25 +166,26 @@ def _around(
     tensors: Tensors, root: Op, variance: str, epsilon: float, updates: _Updates
 ) -> Norm | None:
     """The normalization around `1 / sqrt(variance + epsilon)`."""
+    squares = tensors.variable(variance) or updates.key(tensors.sources(variance))
+    if squares is None and not updates:
+        return None
     formula = normalization(tensors, root.name)
     if formula is None:
         return None
-    roles = {}
+    mean = formula.mean.key or updates.key(formula.mean.sources)
+    if mean is None or (squares is None and formula.mean.key is not None):
+        return None
+    roles = {"moving_mean": mean}
+    if squares is not None:
+        roles["moving_variance"] = squares
     for role, leaf in (("gamma", formula.gamma), ("beta", formula.beta)):
         if leaf is not None and leaf.key and not _is_filler(tensors, leaf.sources, role):
             roles[role] = leaf.key
-    mean = formula.mean.key or updates.key(formula.mean.sources)
-    squares = tensors.variable(variance) or updates.key(tensors.sources(variance))
-    if mean is None or (squares is None and formula.mean.key is not None):
-        return None
-    roles["moving_mean"] = mean
-    if squares is not None:
-        roles["moving_variance"] = squares
     return Norm(
         op=formula.op,
-        scope=_scope(root.name),
+        scope=_scope(root),
         roles=roles,
-        epsilon=epsilon,
+        epsilon=_finite(epsilon),
         momentum=updates.momentum(roles),
         axis=tensors.axis(variance),
     )
@@ -196,20 +198,24 @@ class _Updates:
         self, tensors: Tensors, ops: Sequence[Op], may_be_moving: Callable[[str], bool]
     ) -> None:
         self._momenta: dict[str, float] = {}
-        self._keys: dict[str, set[str]] = {}
+        self._keys: dict[str, str | None] = {}
         for op in ops:
             inputs = tensors.inputs(op.name)
             key = tensors.variable(inputs[0]) if len(inputs) == 2 else None
             if key is not None and may_be_moving(key):
                 new, momentum = _new_value(tensors, key, op, inputs[1])
-                if momentum is not None:
+                if momentum is not None and isfinite(momentum):
                     self._momenta.setdefault(key, momentum)
                 for tensor in tensors.reach(new) if new else ():
-                    self._keys.setdefault(tensor, set()).add(key)
+                    only = self._keys.setdefault(tensor, key) == key
+                    self._keys[tensor] = key if only else None
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
 
     def key(self, tensors: Sequence[str]) -> str | None:
-        """The key of the variable that is moved towards one of these tensors, if one is."""
-        keys = {key for tensor in tensors for key in self._keys.get(tensor, ())}
+        """The key of the variable that is moved towards one of these tensors, if only one is."""
+        keys = {self._keys[tensor] for tensor in tensors if tensor in self._keys}
         return keys.pop() if len(keys) == 1 else None
 
     def momentum(self, roles: Mapping[str, str]) -> float | None:
@@ -266,12 +272,16 @@ def _kept_at(tensors: Tensors, rate: str) -> float | None:
 
 def _share_kept(factor: float | int | bool | str | None) -> float | None:
     """The momentum of an op that averages by itself; at a factor of 1 it does not."""
-    return _complement(factor) if isinstance(factor, float) and factor != 1 else None
+    return _finite(_complement(factor)) if isinstance(factor, float) and factor != 1 else None
 
 
 def _complement(share: float) -> float:
     """`1 - share` in decimal, as its author meant it: 0.99 for 0.01."""
     return float(1 - Decimal(repr(share)))
+
+
+def _finite(value: float) -> float | None:
+    return value if isfinite(value) else None
 
 
 def _is_filler(tensors: Tensors, sources: Sequence[str], role: str) -> bool:
@@ -294,11 +304,12 @@ def _without_misfits(norm: Norm, fit: Callable[[str, str], bool]) -> Norm:
     return replace(norm, roles=fitting)
 
 
-def _scope(op: str) -> str:
+def _scope(op: Op) -> str:
     """The layer's name in an op's name: `net/bn1` in `net/bn1/batchnorm/Rsqrt`."""
-    parts = [part for part in op.split("/") if not _CALL.fullmatch(part)]
-    if parts and _OP_NAME.fullmatch(parts[-1]):
-        parts.pop()
+    *scopes, own = op.name.split("/")
+    parts = [part for part in scopes if not _CALL.fullmatch(part)]
+    if op.type in _FUSED and not _FUSED_NAME.fullmatch(own):
+        return "/".join([*parts, own])
     while parts and _INSIDE.fullmatch(parts[-1]):
         parts.pop()
     return "/".join(parts)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bnstat.formats.contents import Graph, Op
 
-_MOST_STEPS = 2_000_000
+_MOST_STEPS = 1_000_000
 """Steps that are taken through all graphs of a file; a large network needs some 50,000."""
 
 _MOST_STEPS_EACH = 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from bnstat.model import ROLES, Evidence
 from bnstat.natural import natural_key
 
 _STRUCTURAL = ("config", "object-graph")
+_LISTED = re.compile(r"^variables/(\d{1,9})/")
 _NAMED_BY = ("patterns", "layers", "objects", "names", "graphs")
 
 
@@ -88,13 +90,16 @@ def _same_layer(sighting: Sighting, by_key: dict[str, Merged]) -> Merged | None:
 def in_order(layers: list[Merged], ordered_by: Sequence[str]) -> list[Merged]:
     """The layers in the order of the network, as far as a kind of evidence tells it.
 
-    The origin that shows the most of them decides, of several the strongest. Layers that it
-    does not show follow, by name.
+    An exported model keeps its variables in one list, in the order of the network, which no
+    branch disturbs. Else the origin that shows the most layers decides, of several the
+    strongest. Layers that it does not show follow, by name.
 
     Args:
         layers: the layers.
         ordered_by: the origins whose order is the network's, strongest first.
     """
+    if all(_place_in_list(layer) is not None for layer in layers):
+        return sorted(layers, key=lambda layer: _place_in_list(layer) or 0)
     counts = Counter(origin for layer in layers for origin in layer.positions)
     best = max(ordered_by, key=lambda origin: counts[origin], default="")
     last = len(layers)
@@ -103,6 +108,12 @@ def in_order(layers: list[Merged], ordered_by: Sequence[str]) -> list[Merged]:
         return layer.positions.get(best, last), natural_key(_candidates(layer)[0])
 
     return sorted(layers, key=key)
+
+
+def _place_in_list(layer: Merged) -> int | None:
+    """The number of the layer's moving variance in an exported model's list of variables."""
+    match = _LISTED.match(layer.roles["moving_variance"])
+    return int(match[1]) if match else None
 
 
 def unique_names(layers: Sequence[Merged]) -> list[str]:

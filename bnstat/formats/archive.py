@@ -139,7 +139,12 @@ class _ArchiveFolder(Folder):
 
 
 def _zip_folder(file: File) -> Folder:
-    archive = zipfile.ZipFile(file.open())
+    stream = file.open()
+    try:
+        archive = zipfile.ZipFile(stream)
+    except BaseException:
+        stream.close()
+        raise
     members: _Members = {}
     for info in archive.infolist():
         name = _inside(info.filename)

@@ -26,7 +26,7 @@ VARIABLES = frozenset(
 )
 """The ops that stand for a variable."""
 
-MOST_NODES = 500_000
+MOST_NODES = 250_000
 """A graph of more is not looked at."""
 
 _SAVES = {"SaveV2": 3, "SaveSlices": 3, "Save": 2}

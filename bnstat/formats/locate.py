@@ -138,6 +138,12 @@ def _model_file(folder: Folder, file: File) -> Found | None:
     name = file.name
     if is_table(file):
         if not is_v1(file):
+            if not name.endswith(INDEX):
+                raise BnstatError(
+                    file.path,
+                    "is the index of a checkpoint, but its name does not end in .index",
+                    "give it back the name that its data files start with",
+                )
             return _bundle(folder, name.removesuffix(INDEX))
         match = SHARD.match(name)
         return _v1(folder, match["prefix"], match["shards"]) if match else _v1_file(folder, file)

@@ -18,7 +18,7 @@ from bnstat.formats.bundle import INDEX
 from bnstat.formats.checkpoint import names_from_keys, read_object_graph
 from bnstat.formats.contents import Contents, Graph, Node
 from bnstat.formats.object_graph import KEY, best_names
-from bnstat.formats.protos import message_class, parse
+from bnstat.formats.protos import parse, parse_text
 from bnstat.formats.storage import File, Folder
 from bnstat.formats.tensors import Reading, Tensors, open_tensors
 from bnstat.model import Source
@@ -77,6 +77,8 @@ def open_saved_model(
     if variables is None or variables.file(VARIABLES + INDEX) is None:
         return _without_variables(folder, source, meta_graph, notes)
     tensors = open_tensors(variables, VARIABLES, reading)
+    if meta_graph is not None and set(tensors.keys) <= {KEY}:
+        return _of_constants(source, meta_graph, notes)
     if KEY not in tensors.keys:
         return Contents(
             source,
@@ -105,23 +107,12 @@ def _meta_graph(file: File) -> Any:
     if file.size >= _LARGEST:
         raise DamagedError(file.path, "is larger than a protocol buffer can be")
     if file.name.endswith(".pbtxt"):
-        saved_model = _parse_text(file)
+        saved_model = parse_text("SavedModel", file.read(), file.path, "the SavedModel")
     else:
         saved_model = parse("SavedModel", file.read(), file.path, "the SavedModel")
     if not saved_model.meta_graphs:
         raise DamagedError(file.path, "holds no graph", "is it a saved_model.pb?")
     return saved_model.meta_graphs[0]
-
-
-def _parse_text(file: File) -> Any:
-    from google.protobuf import text_format
-
-    try:
-        return text_format.Parse(
-            file.read(), message_class("SavedModel")(), allow_unknown_field=True
-        )
-    except (text_format.ParseError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise DamagedError(file.path, "cannot be parsed as a SavedModel in text form") from error
 
 
 def _without_variables(
@@ -136,6 +127,11 @@ def _without_variables(
             "the index of the SavedModel's variables is missing",
             "copy it beside the data files",
         )
+    return _of_constants(source, meta_graph, notes)
+
+
+def _of_constants(source: Source, meta_graph: Any, notes: list[str]) -> Contents:
+    """A model that was frozen, or converted from elsewhere, before it was saved."""
     from bnstat.formats.frozen_graph import contents_of_graph
 
     return contents_of_graph(

@@ -29,6 +29,10 @@ from bnstat.formats.wire import WireError, damaged, varint
 
 _FOOTER = 48
 _TRAILER = 5
+_KEYS_PER_BYTE = 32
+_KEYS_AT_LEAST = 1 << 20
+"""A block's keys together may have so many bytes. Each can repeat the one before it, so that a
+few megabytes could mean terabytes of keys; those of real indexes have a tenth of this."""
 _MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 
 
@@ -108,6 +112,7 @@ class Table:
         if end < 0:
             raise WireError(f"it claims {restarts} restarts")
         key = b""
+        room = _KEYS_PER_BYTE * handle[1] + _KEYS_AT_LEAST
         position = 0
         while position < end:
             head = contents[position : position + 3]
@@ -123,6 +128,9 @@ class Table:
             if shared > len(key) or value_end > end:
                 raise WireError("an entry is longer than its block")
             key = key[:shared] + contents[position:key_end]
+            room -= len(key)
+            if room < 0:
+                raise WireError("its keys are longer than they can be")
             yield key, contents[key_end:value_end]
             position = value_end
 
