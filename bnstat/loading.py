@@ -85,8 +85,17 @@ def load_all(
     patterns: Sequence[tuple[str, str]] = (),
     include_shadows: bool = False,
     values: bool = True,
+    last: int | None = None,
 ) -> Iterator[tuple[str, Model | BnstatError]]:
     """Load every checkpoint, Keras file or SavedModel version at a path, oldest first.
+
+    Args:
+        path: as for `load`.
+        reader: as for `load`.
+        patterns: as for `load`.
+        include_shadows: as for `load`.
+        values: as for `load`.
+        last: only so many of them, the newest.
 
     Yields:
         The name and the model, or the error that kept it from being read.
@@ -96,7 +105,7 @@ def load_all(
     """
     text = fspath(path)
     place = locate(text)
-    for found in place.models:
+    for found in place.models[-last:] if last else place.models:
         name = found.name if found.name is not None else text
         try:
             contents = _open(text, found, reader, values)

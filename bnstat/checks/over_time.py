@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bnstat.checks.rule import Finding, Rule, Severity, Thresholds, count
+from bnstat.checks.rule import Finding, Rule, Thresholds, count
 from bnstat.compare.history import History, Track
 
 _INTERVALS: Final = 3
@@ -51,36 +51,40 @@ def _find_frozen(
             )
         return
     for layer, (weights, statistics) in since.items():
-        message, severity = _judge_frozen(history, layer, weights, statistics)
-        if severity is not None:
-            yield rule.finding(message, layer=layer, severity=severity)
+        if statistics is None:
+            continue
+        if statistics == last:
+            if weights is not None and weights < last:
+                yield rule.finding(
+                    f"gamma and beta stand still {_stretch(history, weights)}, the moving "
+                    "statistics move",
+                    layer=layer,
+                    severity="info",
+                )
+        elif weights is None or weights <= statistics:
+            yield rule.finding(
+                f"nothing moves {_stretch(history, statistics)}, while other layers do",
+                layer=layer,
+                severity="info",
+            )
+        elif _at_start(history, layer):
+            yield rule.finding(
+                "moving mean and variance are still the initial 0 and 1, though gamma or beta "
+                "moved: the updates never ran",
+                layer=layer,
+            )
+        else:
+            yield rule.finding(
+                f"moving mean and variance stand still {_stretch(history, statistics)}, though "
+                "gamma or beta moved on",
+                layer=layer,
+                severity="warning",
+            )
 
 
-def _judge_frozen(
-    history: History, layer: str, weights: int | None, statistics: int | None
-) -> tuple[str, Severity | None]:
-    last = len(history.checkpoints) - 1
-
-    def stretch(moment: int) -> str:
-        where = history.checkpoints[moment].name
-        return f"since {where} ({count(last - moment, 'interval')})"
-
-    if statistics is None or (statistics == last and weights in (None, last)):
-        return "", None
-    if statistics == last:
-        assert weights is not None
-        return f"gamma and beta stand still {stretch(weights)}, the statistics move", "info"
-    if weights is None or weights <= statistics:
-        return f"nothing moves {stretch(statistics)}, while other layers do", "info"
-    if _at_start(history, layer):
-        return (
-            "moving mean and variance are the initial 0 and 1 in every checkpoint, while gamma "
-            "and beta move: the updates never ran",
-            "error",
-        )
-    return f"moving mean and variance stand still {stretch(statistics)}, gamma or beta moves", (
-        "warning"
-    )
+def _stretch(history: History, start: int) -> str:
+    intervals = count(len(history.checkpoints) - 1 - start, "interval")
+    return f"since {history.checkpoints[start].name} ({intervals})"
 
 
 def _at_start(history: History, layer: str) -> bool:
@@ -106,8 +110,8 @@ FROZEN: Final[Rule[History]] = Rule(
     "where only gamma and beta do.",
     why="Weights that move under statistics that do not drift away from them: the network is "
     "trained for one normalization and used with another.",
-    example="moving mean and variance stand still since model-1200 (4 intervals), gamma or beta "
-    "moves.",
+    example="moving mean and variance stand still since model-1200 (4 intervals), though gamma or "
+    "beta moved on.",
     mend={
         "TF1": "Run tf.GraphKeys.UPDATE_OPS with the training step. If the layer is to be "
         "frozen, freeze gamma and beta too.",

@@ -20,7 +20,9 @@ def _find_missing(rule: Rule[Model], model: Model, thresholds: Thresholds) -> It
         if missing and not layer.undecided:
             titles = " and ".join(role.replace("_", " ") for role in missing)
             yield rule.finding(
-                f"{titles} {'are' if len(missing) > 1 else 'is'} not in the file", layer=layer.name
+                f"{titles} {'are' if len(missing) > 1 else 'is'} not in the file",
+                layer=layer.name,
+                severity="warning" if layer.evidence == "name" else "error",
             )
 
 
@@ -29,8 +31,9 @@ MISSING_STATISTICS: Final[Rule[Model]] = Rule(
     name="missing-statistics",
     title="moving statistics are not in the file",
     severity="error",
-    what="The layer is surely batch norm, by its config, the object graph or the graph, but its "
-    "moving mean or variance is not in the file.",
+    what="The layer is batch norm, by its config, the object graph, the graph or its scope's "
+    "name, but its moving mean or variance is not in the file. A warning, where nothing but the "
+    "name says that it is batch norm.",
     why="Whoever loads the file gets freshly initialized statistics, 0 and 1, usually without a "
     "word, and inference does not normalize.",
     example="A checkpoint with bn/gamma and bn/beta, but no bn/moving_mean.",
@@ -41,7 +44,8 @@ MISSING_STATISTICS: Final[Rule[Model]] = Rule(
         "Keras 3": "Save as .keras or .weights.h5: tf.train.Checkpoint(model) leaves out layers "
         "that the model holds in Python lists and dicts.",
     },
-    confidence="High: only layers that something else than a name shows to be batch norm.",
+    confidence="Certain that they are not there. That it is batch norm is certain but for layers "
+    "of which only a name speaks, such as conv1/BatchNorm or bn1.",
     threshold="None.",
     find=_find_missing,
 )

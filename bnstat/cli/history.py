@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
@@ -87,9 +86,9 @@ def _run(
     from bnstat.output.progress import track
 
     total = count_all(path)
-    first = max(0, total - last) if last else 0
-    entries = islice(reading.load_all(path), first, None)
-    run = history(_narrowed(track(entries, "reading", total=total - first, hidden=quiet), globs))
+    total = min(total, last) if last else total
+    entries = track(reading.load_all(path, last), "reading", total=total, hidden=quiet)
+    run = history(_narrowed(entries, globs))
     if run.skipped and not run.checkpoints:
         raise run.skipped[0].error
     for skipped in run.skipped:

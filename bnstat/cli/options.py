@@ -140,8 +140,14 @@ class Reading(NamedTuple):
             eager=True,
         )
 
-    def load_all(self, path: str) -> Iterator[tuple[str, Model | BnstatError]]:
+    def load_all(
+        self, path: str, last: int | None = None
+    ) -> Iterator[tuple[str, Model | BnstatError]]:
         """The checkpoints of the folder `path`, oldest first, with their names.
+
+        Args:
+            path: the folder.
+            last: only so many of them, the newest.
 
         Raises:
             BnstatError: there are none.
@@ -153,6 +159,7 @@ class Reading(NamedTuple):
             reader=self.reader,
             patterns=self.patterns,
             include_shadows=self.include_shadows,
+            last=last,
         )
 
 

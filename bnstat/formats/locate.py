@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from bnstat.errors import BnstatError, NotFoundError, UnknownFormatError
+from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnknownFormatError
 from bnstat.formats import state_file
 from bnstat.formats.bundle import DATA, INDEX
 from bnstat.formats.checkpoint import open_checkpoint
@@ -128,7 +128,9 @@ def _of_file(folder: Folder, file: File) -> Place:
     foreign = foreign_format(file)
     raise UnknownFormatError(
         file.path,
-        f"is {foreign}, not a TensorFlow or Keras file" if foreign else "is in no format that bnstat knows",
+        f"is {foreign}, not a TensorFlow or Keras file"
+        if foreign
+        else "is in no format that bnstat knows",
         "bnstat reads SavedModels, checkpoints, .h5, .keras and GraphDef files",
     )
 
@@ -203,28 +205,37 @@ def _checkpoints(folder: Folder, state: state_file.State | None) -> list[Found]:
     return found or _unlisted_v1(folder, names)
 
 
-def _unlisted_v1(folder: Folder, names: Iterable[str]) -> list[Found]:
-    found: dict[str | None, Found] = {}
-    for name in names:
-        if name.endswith(".meta") or name == state_file.NAME or DATA.match(name):
-            continue
-        file = folder.file(name)
-        if file is not None and is_v1(file):
-            model = _model_file(folder, file)
-            if model is not None:
-                found.setdefault(model.name, model)
-    return list(found.values())
+def _unlisted_v1(folder: Folder, names: Sequence[str]) -> list[Found]:
+    listed = [name for name in names if not name.endswith(".meta") and not DATA.match(name)]
+    return _files(folder, listed, is_table)
 
 
 def _model_files(folder: Folder) -> list[Found]:
+    names = [name for name in folder.names() if not name.startswith(_NOT_MODELS)]
+    return _files(folder, names, lambda file: not is_table(file))
+
+
+def _files(folder: Folder, names: Sequence[str], wanted: Callable[[File], bool]) -> list[Found]:
+    """The models in a folder's single files; a damaged one tells so when it is opened."""
     found: dict[str | None, Found] = {}
-    for name in folder.names():
-        if name.startswith(_NOT_MODELS):
-            continue
+    for name in names:
         file = folder.file(name)
-        if file is not None and not is_table(file) and (model := _model_file(folder, file)):
+        if file is None or not wanted(file):
+            continue
+        try:
+            model = _model_file(folder, file)
+        except DamagedError as error:
+            model = _broken(folder, name, error)
+        if model is not None:
             found.setdefault(model.name, model)
     return list(found.values())
+
+
+def _broken(folder: Folder, name: str, error: BnstatError) -> Found:
+    def open_(source: Source, reading: Reading) -> Contents:
+        raise error
+
+    return Found(name, step_of(name), folder.modified(name), open_)
 
 
 def _versions(folder: Folder) -> list[Found]:

@@ -45,7 +45,8 @@ def dump(
     separator = "\n"
     for layer in track(model.layers):
         file.write(separator)
-        file.writelines(_layer(layer, values))
+        for piece in _layer(layer, values):
+            file.write(piece)
         separator = ",\n"
     file.write("]}\n")
 

@@ -50,7 +50,8 @@ def open_binary(path: str) -> Iterator[BinaryIO]:
 def open_text(path: str) -> Iterator[TextIO]:
     """Open `path` for writing text, always in UTF-8 and with line ends as they are.
 
-    See `open_binary`, also for what is raised.
+    Its `writelines` gathers all lines in memory: write them one by one. See `open_binary`, also
+    for what is raised.
     """
     import codecs
 
@@ -91,7 +92,8 @@ def show(render: Callable[[Screen], Iterable[str]], path: str) -> None:
     """
     if path not in _STDOUT:
         with open_text(path) as file:
-            file.writelines(f"{line}\n" for line in render(Screen()))
+            for line in render(Screen()):
+                file.write(f"{line}\n")
         return
     stdout = _stdout()
     for line in render(Screen.of(stdout)):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -90,33 +91,49 @@ def test_interruption(run, loads):
     assert result.output == ""
 
 
+LISTING = "atexit.register(lambda: print(*sys.modules, file=sys.stderr))"
+
+
+def test_help_imports_next_to_nothing():
+    code = f"import atexit, sys; {LISTING}; from bnstat.cli import main; main()"
+    process = subprocess.run(
+        [sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True
+    )
+    loaded = set(process.stderr.split())
+    assert "click" in loaded
+    assert not {"numpy", "rich", "bnstat.model", "bnstat.cli.inspect"} & loaded
+
+
 @pytest.mark.parametrize(
     ("arguments", "left_out"),
     [
-        (["--help"], ["numpy", "bnstat.model", "bnstat.cli.inspect", "bnstat.cli.export"]),
-        (
-            ["inspect"],
-            ["bnstat.cli.export", "bnstat.cli.check", "rich", "zipfile", "csv", "tensorflow"],
-        ),
-        (["export", "--json"], ["bnstat.cli.inspect", "rich", "zipfile", "csv", "tensorflow"]),
+        (["inspect"], {"bnstat.cli.export", "bnstat.cli.check", "bnstat.output.listing"}),
+        (["inspect", "--values"], {"bnstat.cli.export", "bnstat.output.json"}),
+        (["export", "--json"], {"bnstat.cli.inspect", "bnstat.output.csv", "bnstat.output.npz"}),
+        (["export", "--csv"], {"bnstat.cli.inspect", "bnstat.output.json", "bnstat.output.npz"}),
+        (["export", "--npz"], {"bnstat.cli.inspect", "bnstat.output.json", "bnstat.output.csv"}),
     ],
 )
 def test_only_what_is_needed_is_imported(start, arguments, left_out):
-    code = (
-        "import sys, atexit\n"
-        "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
-        "from bnstat.cli import main\n"
-        "main()"
-    )
-    process = subprocess.run(
-        [sys.executable, "-c", code, *arguments, "no/such/path"][: 4 + len(arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    loaded = process.stderr.split()
-    assert "click" in loaded
-    assert not set(left_out) & set(loaded)
+    process = start(arguments, model=f"({LISTING}, model(usual('bn')))[1]", stdout=subprocess.PIPE)
+    _, err = process.communicate(timeout=30)
+    loaded = set(err.decode().split())
+    assert f"bnstat.cli.{arguments[0]}" in loaded
+    assert not (left_out | {"rich", "tensorflow", "h5py", "jsonschema"}) & loaded
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["inspect", "--help"], []])
+def test_help_on_a_full_disk(arguments):
+    with open("/dev/full", "wb") as full:
+        process = subprocess.run(
+            [sys.executable, "-m", "bnstat", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert process.returncode == 2
+    assert process.stderr == b"error: No space left on device\n"
 
 
 def test_module_runs():

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from bnstat.cli import main
+from tests.cli.files import write_h5
+from tests.output.models import layer, usual
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(main, ["history", *args])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Five epochs; from the third on `b` stands still."""
+    for epoch in range(1, 6):
+        layers = usual("a", seed=epoch), usual("b", seed=min(epoch, 3) + 10)
+        write_h5(tmp_path / f"model-{epoch}.h5", *layers)
+    return tmp_path
+
+
+def test_shows_a_row_for_each_layer_and_role(folder: Path) -> None:
+    result = run(str(folder))
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[1] == "checkpoints  5: model-1.h5 to model-5.h5"
+    assert sum("moving variance" in line for line in lines[:12]) == 2
+    assert "nothing moves since model-3.h5 (2 intervals), while other layers do" in result.stdout
+    assert result.stderr == ""
+
+
+def test_the_last_ones(folder: Path) -> None:
+    document = json.loads(run(str(folder), "--last", "2", "--json").stdout)
+    assert [each["name"] for each in document["checkpoints"]] == ["model-4.h5", "model-5.h5"]
+    everything = json.loads(run(str(folder), "--last", "99", "--json").stdout)
+    assert len(everything["checkpoints"]) == 5
+
+
+def test_layers_and_roles(folder: Path) -> None:
+    document = json.loads(
+        run(str(folder), "--layer", "a", "--role", "beta", "--role", "gamma", "--json").stdout
+    )
+    assert [(each["layer"], each["role"]) for each in document["tracks"]] == [
+        ("a", "gamma"),
+        ("a", "beta"),
+    ]
+
+
+def test_csv(folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out" / "history.csv"
+    target.parent.mkdir()
+    result = run(str(folder), "--csv", "-o", str(target))
+    assert (result.exit_code, result.stdout) == (0, "")
+    rows = list(csv.DictReader(io.StringIO(target.read_text())))
+    assert len(rows) == 5 * 2 * 4
+    first = rows[0]
+    assert (first["checkpoint"], first["step"]) == ("model-1.h5", "1")
+    assert float(first["mean"]) == pytest.approx(
+        float(np.mean(usual("a", seed=1).array("gamma").astype(np.float64)))
+    )
+
+
+def test_a_damaged_checkpoint_is_told_and_skipped(folder: Path) -> None:
+    damaged = folder / "model-3.h5"
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    result = run(str(folder), "--json")
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert len(document["checkpoints"]) == 4
+    (skipped,) = document["skipped"]
+    assert skipped["name"] == "model-3.h5"
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("skipped: ")
+    assert "model-3.h5" in line
+
+
+def test_nothing_but_damage_exits_with_2(tmp_path: Path) -> None:
+    path = Path(write_h5(tmp_path / "model-1.h5", usual("a")))
+    path.write_bytes(path.read_bytes()[:1000])
+    result = run(str(tmp_path))
+    assert result.exit_code == 2
+    assert result.stdout == ""
+
+
+def test_a_layer_that_is_nowhere_exits_with_2(folder: Path) -> None:
+    result = run(str(folder), "--layer", "nothing")
+    assert result.exit_code == 2
+    assert "nothing" in result.stderr
+
+
+def test_no_batch_norm_exits_with_1(tmp_path: Path) -> None:
+    write_h5(tmp_path / "model-1.h5", layer("dense", {"kernel": np.ones((2, 2))}))
+    result = run(str(tmp_path))
+    assert result.exit_code == 1
+    assert "no batch-norm layer found" in result.stderr
+    assert json.loads(run(str(tmp_path), "--json").stdout)["tracks"] == []
+
+
+def test_one_file_is_a_run_of_one(folder: Path) -> None:
+    result = run(str(folder / "model-1.h5"))
+    assert result.exit_code == 0
+    assert "checkpoints  1: " in result.stdout
+
+
+@pytest.mark.parametrize("options", [["--json", "--csv"], ["--last", "0"], ["--role", "mean"]])
+def test_wrong_usage_exits_with_2(options: list[str], folder: Path) -> None:
+    assert run(str(folder), *options).exit_code == 2
+
+
+def test_nothing_there_exits_with_2(tmp_path: Path) -> None:
+    assert run(str(tmp_path)).exit_code == 2
+    assert run(str(tmp_path / "nothing")).exit_code == 2
+
+
+def test_the_twin_whose_updates_never_ran() -> None:
+    sound = json.loads(run(str(DATA / "digits/run"), "--json").stdout)
+    stuck = json.loads(run(str(DATA / "digits_no_updates/run"), "--json").stdout)
+    assert len(sound["checkpoints"]) == len(stuck["checkpoints"]) == 5
+    assert sound["findings"] == []
+    assert {(each["rule"], each["severity"], each["layer"]) for each in stuck["findings"]} == {
+        ("BN101", "error", layer) for layer in ("block1/bn", "block2/bn", "block3/bn")
+    }

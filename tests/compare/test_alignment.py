@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bnstat.compare.alignment import align
+from bnstat.model import BatchNorm
+from tests.output.models import layer, model, usual
+
+
+def matches(
+    old: Sequence[BatchNorm], new: Sequence[BatchNorm]
+) -> tuple[list[tuple[str, str, str]], list[str], list[str]]:
+    alignment = align(model(*old), model(*new))
+    return (
+        [(pair.old.name, pair.new.name, pair.match) for pair in alignment.pairs],
+        [each.name for each in alignment.removed],
+        [each.name for each in alignment.added],
+    )
+
+
+def trained(name: str, seed: int, channels: int = 8) -> BatchNorm:
+    """The layer `usual(.., seed=seed)` after some training: near, but nowhere equal."""
+    before = usual("", channels, seed)
+    return layer(
+        name,
+        {
+            role: before.array(role) * np.float32(1.1) + np.float32(0.01)
+            for role in before.variables
+        },
+    )
+
+
+def test_by_name_whatever_the_order() -> None:
+    old = [usual("a", seed=1), usual("b", seed=2)]
+    new = [usual("b", seed=3), usual("a", seed=4)]
+    assert matches(old, new) == ([("b", "b", "name"), ("a", "a", "name")], [], [])
+
+
+def test_added_and_removed() -> None:
+    old = [usual("a", seed=1), usual("b", 4, seed=2)]
+    new = [usual("a", seed=1), usual("c", 16, seed=3)]
+    assert matches(old, new) == ([("a", "a", "name")], ["b"], ["c"])
+
+
+def test_by_the_end_of_the_name() -> None:
+    old = [usual("net/block1/bn", seed=1), usual("net/block2/bn", seed=2)]
+    new = [usual("block2/bn", seed=3), usual("block1/bn", seed=4)]
+    expected = [
+        ("net/block2/bn", "block2/bn", "suffix"),
+        ("net/block1/bn", "block1/bn", "suffix"),
+    ]
+    assert matches(old, new) == (expected, [], [])
+    turned = [(new, old, match) for old, new, match in expected][::-1]
+    assert matches(new, old) == (turned, [], [])
+
+
+def test_an_end_that_two_names_share_is_none() -> None:
+    old = [usual("x/bn", 4, seed=1), usual("y/bn", 8, seed=2)]
+    new = [usual("bn", 8, seed=3)]
+    assert matches(old, new)[0] == []
+
+
+def test_by_position_and_shape() -> None:
+    old = [usual(f"a{number}", channels, number) for number, channels in enumerate((4, 8, 8))]
+    new = [trained(f"b{number}", number, channels) for number, channels in enumerate((4, 8, 8))]
+    expected = [("a0", "b0", "position"), ("a1", "b1", "position"), ("a2", "b2", "position")]
+    assert matches(old, new) == (expected, [], [])
+
+
+def test_equal_values_overrule_the_position() -> None:
+    old = [usual(f"a{number}", seed=number) for number in range(3)]
+    new = [usual(f"b{number}", seed=number) for number in (2, 0, 1)]
+    expected = [("a2", "b2", "values"), ("a0", "b0", "values"), ("a1", "b1", "values")]
+    assert matches(old, new) == (expected, [], [])
+
+
+def test_equal_values_that_agree_with_the_position_leave_it_at_that() -> None:
+    old = [usual(f"a{number}", seed=number) for number in range(3)]
+    new = [usual(f"b{number}", seed=number) for number in range(3)]
+    assert {match for _, _, match in matches(old, new)[0]} == {"position"}
+
+
+def test_values_that_two_layers_share_say_nothing() -> None:
+    old = [usual("a0", seed=1), usual("a1", seed=1)]
+    new = [usual("b0", seed=1), usual("b1", seed=2)]
+    expected = [("a0", "b0", "position"), ("a1", "b1", "position")]
+    assert matches(old, new) == (expected, [], [])
+
+
+def test_what_equal_values_leave_over_goes_by_position() -> None:
+    old = [usual("a0", seed=0), usual("a1", seed=1), usual("a2", 4, seed=2)]
+    new = [usual("b1", seed=1), usual("b0", seed=0), trained("b2", 2, 4)]
+    expected = [("a1", "b1", "values"), ("a0", "b0", "values"), ("a2", "b2", "position")]
+    assert matches(old, new) == (expected, [], [])
+
+
+def test_by_near_values_where_the_number_of_layers_differs() -> None:
+    old = [usual(f"a{number}", seed=number) for number in range(4)]
+    new = [trained(f"b{number}", number) for number in (3, 1)]
+    expected = [("a3", "b3", "values"), ("a1", "b1", "values")]
+    assert matches(old, new) == (expected, ["a0", "a2"], [])
+
+
+def test_values_that_are_far_apart_are_no_match() -> None:
+    opposite = layer("b", {role: -array for role, array in _arrays(usual("", seed=1)).items()})
+    old, new = [usual("a", seed=1), usual("c", 4)], [opposite]
+    assert matches(old, new) == ([], ["a", "c"], ["b"])
+
+
+def test_layers_at_the_start_are_not_matched_by_their_equal_values() -> None:
+    start = {
+        "gamma": np.ones(8),
+        "beta": np.zeros(8),
+        "moving_mean": np.zeros(8),
+        "moving_variance": np.ones(8),
+    }
+    old = [layer("a0", start), layer("a1", start)]
+    new = [layer("b0", start), layer("b1", start)]
+    expected = [("a0", "b0", "position"), ("a1", "b1", "position")]
+    assert matches(old, new) == (expected, [], [])
+
+
+def test_names_that_were_dealt_out_anew_are_not_trusted() -> None:
+    channels = (4, 8, 16, 32)
+    old = [usual(f"bn_{number}", size, number) for number, size in enumerate(channels)]
+    new = [usual(f"bn_{number + 2}", size, number + 9) for number, size in enumerate(channels)]
+    assert matches(old, new)[0] == [
+        (f"bn_{number}", f"bn_{number + 2}", "position") for number in range(4)
+    ]
+
+
+def test_a_layer_that_was_pruned_is_still_found_by_name() -> None:
+    old = [usual("a", 8), usual("b", 8)]
+    new = [usual("a", 6), usual("b", 8)]
+    assert matches(old, new) == ([("a", "a", "name"), ("b", "b", "name")], [], [])
+
+
+def test_dimensions_of_1_are_no_other_shape() -> None:
+    flat = usual("a", 8, seed=1)
+    sonnet = layer("b", {role: array.reshape(1, 1, 1, 8) for role, array in _arrays(flat).items()})
+    assert matches([flat], [sonnet])[0] == [("a", "b", "position")]
+
+
+def test_empty_models() -> None:
+    assert matches([], []) == ([], [], [])
+    assert matches([], [usual("a")]) == ([], [], ["a"])
+
+
+def test_thousands_of_layers_without_a_common_name() -> None:
+    old = [usual(f"a{number}", 2, number) for number in range(2000)]
+    new = [usual(f"b{number}", 2, number) for number in reversed(range(2000))]
+    pairs, removed, added = matches(old, new)
+    assert [(old[1:], new[1:]) for old, new, _ in pairs] == [
+        (str(number), str(number)) for number in reversed(range(2000))
+    ]
+    assert removed == added == []
+
+
+def _arrays(of: BatchNorm) -> dict[str, np.ndarray]:
+    return {role: of.array(role) for role in of.variables}

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from bnstat.compare import Difference, RoleChange, diff
+from bnstat.errors import BnstatError
+from bnstat.model import BatchNorm
+from tests.output.models import layer, model, usual
+
+START = {"moving_mean": np.zeros(4, np.float32), "moving_variance": np.ones(4, np.float32)}
+
+
+def of_one(old: BatchNorm, new: BatchNorm, **tolerance: float) -> Difference:
+    return diff(model(old), model(new), **tolerance)
+
+
+def role(old: np.ndarray, new: np.ndarray, **tolerance: float) -> RoleChange:
+    """What becomes of a beta."""
+    difference = of_one(
+        layer("bn", {"beta": old, **START}), layer("bn", {"beta": new, **START}), **tolerance
+    )
+    (change,) = (each for each in difference.layers[0].roles if each.role == "beta")
+    return change
+
+
+def test_a_model_equals_itself() -> None:
+    same = model(*(usual(f"bn{number}", seed=number) for number in range(3)))
+    difference = diff(same, same)
+    assert difference.equal
+    assert difference.changed == difference.renamed == ()
+    assert {each.remark for each in difference.layers} == {None}
+
+
+def test_counts_and_measures_what_moved() -> None:
+    old = np.array([1, 2, -4, 0], np.float32)
+    new = np.array([1, 2.5, -5, 3], np.float32)
+    change = role(old, new)
+    assert (change.channels, change.moved) == (4, 3)
+    assert change.largest == 3
+    assert change.relative == 0.25
+    assert not change.equal
+
+
+def test_one_last_bit_is_a_difference() -> None:
+    old = np.full(4, 0.1, np.float32)
+    new = old.copy()
+    new[2] = np.nextafter(new[2], np.float32(1))
+    assert role(old, new).moved == 1
+
+
+def test_the_tolerance_is_of_the_old_value() -> None:
+    old, new = np.array([10.0, 100.0]), np.array([11.0, 110.0])
+    assert role(old, new, rtol=0.1).moved == 0
+    assert role(old, new, rtol=0.099).moved == 2
+    assert role(old, new, atol=1.0).moved == 1
+    assert role(old, new, rtol=0.05, atol=5.0).moved == 0
+    assert role(new, old, rtol=0.1).equal
+    assert not role(np.array([10.0]), np.array([12.0]), rtol=1 / 6).equal
+    assert role(np.array([12.0]), np.array([10.0]), rtol=0.17).equal
+
+
+@pytest.mark.parametrize("tolerance", [{"rtol": -1.0}, {"atol": float("nan")}, {"rtol": np.inf}])
+def test_a_tolerance_is_a_number_from_0_on(tolerance: dict[str, float]) -> None:
+    with pytest.raises(BnstatError, match="tolerance"):
+        role(np.ones(4), np.ones(4), **tolerance)
+
+
+def test_a_nan_equals_itself() -> None:
+    array = np.array([np.nan, np.inf, -np.inf, 1], np.float32)
+    assert role(array, array.copy()).equal
+
+
+def test_a_nan_of_other_bits_is_another() -> None:
+    old = np.array([0x7FC00000, 0x7FC00000], np.uint32).view(np.float32)
+    new = np.array([0x7FC00000, 0x7FC00001], np.uint32).view(np.float32)
+    assert role(old, new).moved == 1
+    assert role(old, new.astype(np.float64)).moved == 0
+
+
+def test_to_and_from_what_is_no_number() -> None:
+    change = role(np.array([1.0, np.nan, np.inf, 1.0]), np.array([np.nan, 1.0, -np.inf, 1.0]))
+    assert change.moved == 3
+    assert change.largest == np.inf
+    assert role(np.array([1.0]), np.array([np.inf]), rtol=10.0, atol=10.0).moved == 1
+
+
+def test_zeros_are_equal_whatever_their_sign() -> None:
+    assert role(np.array([0.0]), np.array([-0.0])).equal
+
+
+def test_dtypes_are_compared_by_value() -> None:
+    old = np.array([1, 0.5, -2, 0.25], ml_dtypes.bfloat16)
+    change = role(old, old.astype(np.float32))
+    assert change.equal
+    assert change.dtypes == ("bfloat16", "float32")
+    assert not role(np.array([0.1], np.float32), np.array([0.1], np.float64)).equal
+
+
+def test_shapes_but_for_dimensions_of_1() -> None:
+    assert role(np.ones(4), np.ones((1, 1, 1, 4))).equal
+    change = role(np.ones(4), np.ones(3))
+    assert not change.comparable
+    assert not change.equal
+    assert change.shapes == ((4,), (3,))
+
+
+def test_a_role_that_only_one_has_is_a_difference() -> None:
+    old, new = layer("bn", START), layer("bn", {"gamma": np.ones(4), **START})
+    (gained, *_) = of_one(old, new).layers[0].roles
+    (lost, *_) = of_one(new, old).layers[0].roles
+    assert (gained.presence, lost.presence) == ("new", "old")
+    assert not of_one(old, new).equal
+
+
+def test_settings_that_both_files_tell() -> None:
+    def changes(old: dict[str, float], new: dict[str, float]) -> list[str]:
+        difference = of_one(layer("bn", START, **old), layer("bn", START, **new))
+        assert difference.equal == (not difference.layers[0].settings)
+        return [each.setting for each in difference.layers[0].settings]
+
+    assert changes({"epsilon": 1e-3}, {"epsilon": 1e-5}) == ["epsilon"]
+    assert changes({"epsilon": 1e-3}, {"epsilon": float(np.float32(1e-3))}) == []
+    assert changes({"epsilon": 1e-3, "momentum": 0.99}, {}) == []
+    assert changes({"momentum": 0.99}, {"momentum": 0.9}) == ["momentum"]
+    assert changes({"axis": -1}, {"axis": 3}) == []
+
+
+class TestRemarks:
+    def remark(self, *moved: str, roles: tuple[str, ...] = ()) -> str | None:
+        """The remark on a layer of which these roles moved, beside one that moved as a whole."""
+        before, after = usual("bn", seed=1), usual("bn", seed=2)
+        kept = roles or tuple(before.variables)
+        old = layer("bn", {role: before.array(role) for role in kept})
+        new = layer("bn", {role: (after if role in moved else before).array(role) for role in kept})
+        difference = diff(model(old, usual("other", seed=3)), model(new, usual("other", seed=4)))
+        assert difference.layers[1].remark is None
+        return difference.layers[0].remark
+
+    def test_frozen(self) -> None:
+        assert self.remark() == "frozen"
+
+    def test_frozen_statistics(self) -> None:
+        assert self.remark("gamma") == "frozen-statistics"
+        assert self.remark("gamma", "beta") == "frozen-statistics"
+        assert self.remark("gamma", "moving_mean") is None
+
+    def test_frozen_weights(self) -> None:
+        assert self.remark("moving_variance") == "frozen-weights"
+        assert self.remark("moving_mean", "moving_variance") == "frozen-weights"
+        assert self.remark("moving_variance", "beta") is None
+
+    def test_of_layers_without_weights(self) -> None:
+        roles = ("moving_mean", "moving_variance")
+        assert self.remark(roles=roles) == "frozen"
+        assert self.remark("moving_mean", roles=roles) is None
+
+    def test_within_the_tolerance_nothing_moved(self) -> None:
+        before = usual("bn", seed=1)
+        near = {role: before.array(role) + np.float32(1e-6) for role in before.variables}
+        old = model(before, usual("other", seed=3))
+        new = model(layer("bn", near), usual("other", seed=4))
+        assert diff(old, new, atol=1e-5).layers[0].remark == "frozen"
+
+
+def test_added_removed_and_renamed() -> None:
+    old = model(usual("a", seed=1), usual("b", 4, seed=2), usual("gone", 16))
+    new = model(usual("net/a", seed=1), usual("b", 4, seed=2), usual("c", 32))
+    difference = diff(old, new)
+    assert not difference.equal
+    assert difference.removed == ("gone",)
+    assert difference.added == ("c",)
+    assert [(each.old, each.new, each.match) for each in difference.renamed] == [
+        ("a", "net/a", "suffix")
+    ]
+    assert difference.changed == ()
+
+
+def test_another_name_alone_is_no_difference() -> None:
+    assert diff(model(usual("a")), model(usual("net/a"))).equal
+
+
+def test_empty_arrays_are_equal() -> None:
+    assert role(np.ones(0), np.ones(0)).equal

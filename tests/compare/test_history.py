@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bnstat.checks import check
+from bnstat.compare import history
+from bnstat.compare.reduction import MEASURES
+from bnstat.errors import DamagedError
+from bnstat.model import BatchNorm, Model, Source, Summary, Variable
+from tests.output.models import layer, model, usual
+
+
+def at(step: int, *layers: BatchNorm) -> tuple[str, Model]:
+    return f"model-{step}", model(*layers, source=Source("runs", "tf2-checkpoint", step=step))
+
+
+def run_of(role: str, *arrays: Sequence[float], **others: Sequence[float]) -> np.ndarray:
+    """`change` of a role of a layer over a run, beside other roles that stand still."""
+    checkpoints = [
+        at(
+            number,
+            layer("bn", {role: np.array(array), **{k: np.array(v) for k, v in others.items()}}),
+        )
+        for number, array in enumerate(arrays)
+    ]
+    return history(checkpoints).tracks["bn", role].change
+
+
+def test_the_measures_of_a_role() -> None:
+    run = history([at(1, usual("bn", seed=1)), at(2, usual("bn", seed=2))])
+    for role in ("gamma", "beta", "moving_mean", "moving_variance"):
+        for place, seed in enumerate((1, 2)):
+            summary = Summary.of(usual("bn", seed=seed).array(role))
+            track = run.tracks["bn", role]
+            for measure in ("mean", "std", "min", "max"):
+                assert getattr(track, measure)[place] == pytest.approx(
+                    getattr(summary, measure), rel=1e-12
+                )
+            assert track.bad[place] == 0
+    assert [each.name for each in run.checkpoints] == ["model-1", "model-2"]
+    assert [each.step for each in run.checkpoints] == [1, 2]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(
+        st.dictionaries(
+            st.sampled_from("abc"),
+            st.lists(st.floats(width=32), min_size=1, max_size=4),
+            max_size=3,
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_any_numbers_give_what_a_summary_gives(
+    checkpoints: list[Mapping[str, list[float]]],
+) -> None:
+    entries = [
+        at(
+            number,
+            *(layer(name, {"beta": np.array(array)}) for name, array in layers.items()),
+        )
+        for number, layers in enumerate(checkpoints)
+    ]
+    run = history(entries)
+    assert {name for name, _ in run.tracks} == {name for layers in checkpoints for name in layers}
+    for place, layers in enumerate(checkpoints):
+        for name in run.layers:
+            track = run.tracks[name, "beta"]
+            if name not in layers:
+                assert all(np.isnan(getattr(track, measure)[place]) for measure in MEASURES)
+                continue
+            summary = Summary.of(np.array(layers[name]))
+            assert track.bad[place] == summary.bad
+            for measure in ("mean", "std", "min", "max"):
+                expected = getattr(summary, measure)
+                assert getattr(track, measure)[place] == pytest.approx(
+                    expected, rel=1e-9, abs=1e-9 * max(1, abs(summary.max)), nan_ok=True
+                )
+            if place and layers[name] == checkpoints[place - 1].get(name):
+                assert track.change[place] == 0
+
+
+class TestChange:
+    def test_of_gamma_and_variance_is_relative(self) -> None:
+        assert run_of("gamma", [3, 4], [3, 4.5])[1] == pytest.approx(
+            np.sqrt(0.125) / np.sqrt((9 + 4.5**2) / 2)
+        )
+
+    def test_of_the_mean_is_in_standard_deviations(self) -> None:
+        change = run_of("moving_mean", [0, 0], [1, 7], moving_variance=[4, 12])
+        assert change[1] == pytest.approx(5 / np.sqrt(8))
+
+    def test_of_beta_is_in_units_of_gamma(self) -> None:
+        assert run_of("beta", [0, 0], [1, 7], gamma=[-2, 2])[1] == pytest.approx(5 / 2)
+        assert run_of("beta", [0, 0], [1, 7])[1] == pytest.approx(5)
+
+    def test_is_not_known_of_the_first(self) -> None:
+        assert np.isnan(run_of("beta", [0], [1])[0])
+
+    def test_is_0_only_if_nothing_moved(self) -> None:
+        tiny = run_of("gamma", [1, 1e-300], [1, 2e-300])
+        assert 0 < tiny[1] < 1e-300
+        assert run_of("gamma", [1, np.nan], [1, np.nan])[1] == 0
+        assert run_of("gamma", [0.0], [-0.0])[1] == 0
+
+    def test_to_nan_is_no_standstill(self) -> None:
+        assert run_of("gamma", [1, 2], [1, np.nan])[1] != 0
+
+    def test_of_another_shape_is_not_known(self) -> None:
+        assert np.isnan(run_of("gamma", [1, 2], [1, 2, 3])[1])
+        assert np.isnan(run_of("gamma", [np.nan, np.nan], [np.nan])[1])
+
+
+class TestTurn:
+    def turns(self, *arrays: Sequence[float]) -> list[float]:
+        entries = [
+            at(number, layer("bn", {"beta": np.array(array, float)}))
+            for number, array in enumerate(arrays)
+        ]
+        return history(entries).tracks["bn", "beta"].turn.tolist()
+
+    def test_on_in_the_same_direction(self) -> None:
+        assert self.turns([0, 0], [1, 2], [2, 4])[2] == pytest.approx(1)
+
+    def test_back(self) -> None:
+        assert self.turns([0, 0], [1, 2], [0, 0])[2] == pytest.approx(-1)
+
+    def test_at_a_right_angle(self) -> None:
+        assert self.turns([0, 0], [1, 0], [1, 1])[2] == pytest.approx(0)
+
+    def test_is_not_known_before_the_second_step_or_without_one(self) -> None:
+        turns = self.turns([0, 0], [1, 0], [1, 0])
+        assert np.isnan(turns).all()
+
+
+def test_layers_that_come_and_go() -> None:
+    a, b = usual("a", seed=1), usual("b", seed=2)
+    run = history([at(1, a), at(2, a, b), at(3, b, a)])
+    assert run.layers == ["b", "a"]
+    assert np.isnan(run.tracks["b", "gamma"].mean).tolist() == [True, False, False]
+    assert np.isnan(run.tracks["b", "gamma"].change).tolist() == [True, True, False]
+    assert run.tracks["a", "gamma"].change.tolist()[1:] == [0, 0]
+
+
+def test_a_checkpoint_that_cannot_be_read_is_skipped() -> None:
+    def broken() -> np.ndarray:
+        raise DamagedError("model-3.data-00000-of-00001", "is truncated")
+
+    variables = dict(usual("bn").variables)
+    variables["moving_mean"] = Variable("bn/moving_mean", "", "float32", (8,), broken)
+    gone = DamagedError("model-2.index", "is empty")
+    run = history(
+        [
+            at(1, usual("bn", seed=1)),
+            ("model-2", gone),
+            at(3, BatchNorm("bn", variables)),
+            at(4, usual("bn", seed=4)),
+        ]
+    )
+    assert [each.name for each in run.checkpoints] == ["model-1", "model-4"]
+    assert [(each.name, str(each.error)) for each in run.skipped] == [
+        ("model-2", "model-2.index: is empty"),
+        ("model-3", "model-3.data-00000-of-00001: is truncated"),
+    ]
+    after = usual("bn", seed=4).array("beta") - usual("bn", seed=1).array("beta")
+    unit = np.sqrt(np.mean(usual("bn", seed=4).array("gamma") ** 2))
+    expected = np.sqrt(np.mean(after**2)) / unit
+    assert run.tracks["bn", "beta"].change[1] == pytest.approx(expected, rel=1e-6)
+
+
+def test_models_alone_are_named_by_themselves() -> None:
+    run = history([model(usual("bn")), model(usual("bn"))])
+    assert [each.name for each in run.checkpoints] == ["model-1200", "model-1200"]
+
+
+def test_no_checkpoints_and_no_layers() -> None:
+    assert history([]).tracks == {}
+    assert check(history([])) == []
+    empty = history([at(1), at(2)])
+    assert (len(empty.checkpoints), empty.layers) == (2, [])
+    assert check(empty) == []
+
+
+def test_arrays_of_a_checkpoint_are_let_go() -> None:
+    import gc
+    import weakref
+
+    watched = []
+
+    def entries():
+        for number in range(4):
+            name, each = at(number, usual("bn", seed=number))
+            watched.append(weakref.ref(each))
+            yield name, each
+            del each
+            gc.collect()
+            assert sum(ref() is not None for ref in watched) <= 1
+
+    history(entries())
+
+
+def test_only_some_roles() -> None:
+    run = history([at(1, usual("bn"))]).only(["beta"])
+    assert list(run.tracks) == [("bn", "beta")]
+
+
+class TestFindings:
+    def test_one_checkpoint_is_no_run(self) -> None:
+        assert check(history([at(1, usual("bn"))])) == []
+
+    def test_a_run_in_which_all_moves_is_quiet(self) -> None:
+        entries = [at(number, usual("bn", seed=number)) for number in range(6)]
+        assert check(history(entries)) == []
+
+    def test_warming_up_from_the_start_is_not_diverging(self) -> None:
+        target = usual("", seed=1)
+        mean, variance = target.array("moving_mean"), 2000 * target.array("moving_variance")
+        entries = [
+            at(
+                number,
+                layer(
+                    "bn",
+                    {
+                        "moving_mean": mean * (1 - 0.9**number),
+                        "moving_variance": 0.9**number + variance * (1 - 0.9**number),
+                    },
+                ),
+            )
+            for number in range(8)
+        ]
+        for length in range(4, 9):
+            rules = {each.rule for each in check(history(entries[:length]))}
+            assert "BN103" not in rules
+
+    def test_what_was_nan_from_the_start_did_not_break_in_the_run(self) -> None:
+        arrays = {"gamma": np.array([np.nan, 1.0]), "beta": np.array([1.0, 2.0])}
+        entries = [
+            at(number, layer("bn", {**arrays, "beta": arrays["beta"] * number}))
+            for number in range(1, 4)
+        ]
+        assert {each.rule for each in check(history(entries))} <= {"BN101"}
+
+    def test_growth_is_judged_by_the_step(self) -> None:
+        shape = usual("", seed=1).array("moving_variance")
+
+        def run(*steps: int) -> set[str]:
+            entries = [
+                at(
+                    step,
+                    layer("bn", {"moving_mean": shape, "moving_variance": shape * 4.0**number}),
+                )
+                for number, step in enumerate(steps)
+            ]
+            return {each.rule for each in check(history(entries), select=["BN103"])}
+
+        assert run(100, 200, 300, 400) == {"BN103"}
+        assert run(100, 200, 400, 800) == set()
