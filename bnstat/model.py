@@ -183,7 +183,8 @@ class BatchNorm:
         Args:
             x: an array whose size along the layer's axis is the layer's number of channels.
             epsilon: needed where the file does not tell it; it is never guessed.
-            axis: the channels' axis of `x`; the file's own where it tells one, else the last.
+            axis: the channels' axis of `x`; the file's own where it tells one, else the one
+                that the variables' shape tells, else the last.
 
         Returns:
             An array of the shape of `x`, in the wider of the dtypes of `x` and of the layer,
@@ -238,29 +239,25 @@ class BatchNorm:
 
     def _broadcast_shape(self, given: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
         """The shape in which the layer's variables line up with an input of shape `given`."""
-        squeezed = tuple(size for size in self.shape if size != 1)
         axes = self.axis if axis is None else axis
-        if axes is None:
-            axes = -1
-        positions = []
-        for position in axes if isinstance(axes, tuple) else (axes,):
-            if not -len(given) <= position < len(given):
-                raise ValueError(f"axis {position} does not exist in an input of shape {given}")
-            positions.append(position % len(given))
-        if len(positions) == 1:
-            shape = [1] * len(given)
-            shape[positions[0]] = self.channels
-        elif len(self.shape) == len(given):
+        if not isinstance(axes, int) and len(self.shape) == len(given):
             shape = list(self.shape)
         else:
+            positions = []
+            for position in axes if isinstance(axes, tuple) else (-1 if axes is None else axes,):
+                if not -len(given) <= position < len(given):
+                    raise ValueError(f"axis {position} does not exist in an input of shape {given}")
+                positions.append(position % len(given))
+            squeezed = [size for size in self.shape if size != 1]
+            sizes = [self.channels] if len(positions) == 1 else squeezed
             shape = [1] * len(given)
-            for position, size in zip(positions, squeezed, strict=False):
+            for position, size in zip(positions, sizes, strict=False):
                 shape[position] = size
         fits = all(size in (1, of) for size, of in zip(shape, given, strict=True))
         if not fits or int(np.prod(shape)) != self.channels:
             raise ValueError(
                 f"an input of shape {given} does not have the {self.channels} channels "
-                f"of {self.name} on axis {axes}"
+                f"of {self.name} on axis {-1 if axes is None else axes}"
             )
         return tuple(shape)
 

@@ -1,0 +1,83 @@
+"""TensorFlow 1 graphs, saved by its `Saver`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tests.builders.oracle import Roles
+
+v1 = tf.compat.v1
+Values = dict[str, NDArray[np.generic]]
+
+
+def save_graph(
+    prefix: Path,
+    build: Callable[[], Any],
+    *,
+    step: int | None = None,
+    sharded: bool = False,
+    write_version: int = 2,
+    write_meta_graph: bool = False,
+    saved_model: Path | None = None,
+) -> Values:
+    """Build a graph, give all its variables random values and save them.
+
+    Returns:
+        The values by name; those of partitioned variables put together.
+    """
+    with tf.Graph().as_default(), v1.Session() as session:
+        build()
+        saver = v1.train.Saver(sharded=sharded, write_version=write_version)
+        session.run(v1.global_variables_initializer())
+        _randomise(session, v1.global_variables())
+        saver.save(
+            session,
+            str(prefix),
+            global_step=step,
+            write_meta_graph=write_meta_graph,
+            write_state=False,
+        )
+        if saved_model is not None:
+            builder = v1.saved_model.Builder(str(saved_model))
+            builder.add_meta_graph_and_variables(session, ["serve"])
+            builder.save()
+        return _values(session)
+
+
+def roles_of(values: Values, scope: str) -> Roles:
+    """The arrays of the layer in that scope, by Keras's names."""
+    roles = ("gamma", "beta", "moving_mean", "moving_variance")
+    return {role: values[f"{scope}/{role}"] for role in roles if f"{scope}/{role}" in values}
+
+
+def layers_of(values: Values, scopes: Iterable[str]) -> dict[str, Roles]:
+    """The layers in those scopes."""
+    return {scope: roles_of(values, scope) for scope in scopes}
+
+
+def _randomise(session: Any, variables: Iterable[Any]) -> None:
+    random = np.random.default_rng(7)
+    for variable in variables:
+        if variable.dtype.is_floating:
+            value = random.random(variable.shape.as_list()).astype(np.float32)
+            variable.load(value.astype(variable.dtype.base_dtype.as_numpy_dtype), session)
+
+
+def _values(session: Any) -> Values:
+    values: Values = {}
+    for variable in v1.global_variables():
+        value = np.asarray(session.run(variable))
+        info = variable._save_slice_info
+        if info is None:
+            values[variable.op.name] = value
+        else:
+            whole = values.setdefault(info.full_name, np.empty(info.full_shape, value.dtype))
+            start = zip(info.var_offset, info.var_shape, strict=True)
+            whole[tuple(slice(at, at + size) for at, size in start)] = value
+    return values

@@ -1,0 +1,76 @@
+"""Small networks of Keras 3 and tf-keras (Keras 2), with random values everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from tests.builders.oracle import Roles
+
+ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+
+
+def functional(keras: ModuleType) -> Any:
+    """Batch norm with and without gamma and beta, nested, wrapped and on another axis."""
+    layers = keras.layers
+    inner = keras.Sequential(
+        [keras.Input((6, 6, 4)), layers.Conv2D(4, 1), layers.BatchNormalization(name="deep")],
+        name="inner",
+    )
+    x = inputs = keras.Input((6, 6, 3))
+    x = layers.Conv2D(4, 1, name="conv")(x)
+    x = layers.BatchNormalization(name="plain")(x)
+    x = layers.BatchNormalization(name="no_gamma", scale=False)(x)
+    x = layers.BatchNormalization(name="no_beta", center=False)(x)
+    x = layers.BatchNormalization(name="bare", center=False, scale=False)(x)
+    x = layers.BatchNormalization(name="rows", axis=1)(x)
+    x = inner(x)
+    x = layers.LayerNormalization(name="not_this")(x)
+    x = layers.BatchNormalization(name="again")(x)
+    x = layers.Dense(2, name="logits")(layers.Flatten()(x))
+    return randomised(keras.Model(inputs, x, name="net"))
+
+
+FUNCTIONAL = ("plain", "no_gamma", "no_beta", "bare", "rows", "deep", "again")
+"""The names of its batch-norm layers, in the order of the network."""
+
+
+def randomised(model: Any) -> Any:
+    """The model, with random weights of which no two are alike."""
+    random = np.random.default_rng(5)
+    model.set_weights(
+        [
+            weight
+            if weight.dtype.kind in "iu"
+            else random.random(weight.shape).astype(weight.dtype)
+            for weight in model.get_weights()
+        ]
+    )
+    return model
+
+
+def all_layers(model: Any) -> Iterator[Any]:
+    """The model's layers, those of nested models in their place."""
+    for layer in model.layers:
+        yield from all_layers(layer) if hasattr(layer, "layers") else [layer]
+
+
+def roles_of(layer: Any) -> Roles:
+    """What a Keras layer itself holds, bit for bit."""
+    return {
+        role: np.asarray(getattr(layer, role))
+        for role in ROLES
+        if getattr(layer, role, None) is not None
+    }
+
+
+def by_layer(layers: Iterable[Any]) -> dict[str, Roles]:
+    """The roles of all batch-norm layers, under the layers' own names."""
+    return {
+        layer.name: roles_of(layer)
+        for layer in layers
+        if type(layer).__name__.endswith("BatchNormalization")
+    }

@@ -1,0 +1,32 @@
+"""A file in memory, which remembers what was read of it."""
+
+from __future__ import annotations
+
+import io
+from typing import BinaryIO
+
+from bnstat.formats.storage import File
+
+
+class MemoryFile(File):
+    """Bytes as a file.
+
+    Attributes:
+        reads: the (offset, length) of every read.
+    """
+
+    def __init__(self, data: bytes, name: str = "memory") -> None:
+        self.name = self.path = name
+        self.size = len(data)
+        self.reads: list[tuple[int, int]] = []
+        self._data = data
+
+    def _read(self, offset: int, length: int) -> bytes:
+        self.reads.append((offset, length))
+        return self._data[offset : offset + length]
+
+    def open(self) -> BinaryIO:
+        return io.BytesIO(self._data)
+
+    def sibling(self, name: str) -> File | None:
+        return None

@@ -1,0 +1,248 @@
+"""Which of the layers that a Keras file describes are batch norm, and what their variables are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+
+from bnstat.discovery.config import from_layers, is_batch_norm
+from bnstat.discovery.sighting import Sighting
+from bnstat.formats.contents import Contents, Layer
+from bnstat.model import Source, Variable
+
+ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+RENORM = ("moving_stddev", "renorm_mean", "renorm_stddev")
+
+
+def sight(
+    labels: Sequence[str],
+    class_name: str | None = None,
+    config: Mapping[str, object] | None = None,
+    *,
+    name: str = "layer",
+    key: str = "layers/thing",
+    shapes: Sequence[tuple[int, ...]] | None = None,
+    dtype: str = "float32",
+    writer: str | None = "Keras 3.0.0",
+) -> Sighting | None:
+    """What is seen of one layer with these variables."""
+    shapes = shapes or [(3,)] * len(labels)
+    variables = {
+        f"key/{label}": Variable(f"key/{label}", label, dtype, shape, lambda: np.zeros(0))
+        for label, shape in zip(labels, shapes, strict=True)
+    }
+    held = {label: f"key/{label}" for label in labels}
+    layer = Layer(name, class_name, config or {}, held, key)
+    found = from_layers(Contents(Source("", "", writer=writer), variables, layers=(layer,)))
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+def numbers(count: int) -> list[str]:
+    return [str(index) for index in range(count)]
+
+
+def assigned(sighting: Sighting | None) -> dict[str, str]:
+    """Role or label -> number of the variable that has it."""
+    assert sighting is not None
+    return {
+        role: key.removeprefix("key/")
+        for role, key in (*sighting.roles.items(), *sighting.extra.items())
+    }
+
+
+@pytest.mark.parametrize(
+    "class_name",
+    [
+        "BatchNormalization",
+        "BatchNormalizationV1",
+        "BatchNormalizationV2",
+        "SyncBatchNormalization",
+        "TpuBatchNormalization",
+        "FreezableBatchNorm",
+        "BatchRenormalization",
+        "Custom>MyBatchNorm",
+        "package.module.batch_norm",
+    ],
+)
+def test_classes_that_are_batch_norm(class_name: str) -> None:
+    assert is_batch_norm(class_name, {})
+
+
+@pytest.mark.parametrize(
+    "class_name",
+    [
+        "LayerNormalization",
+        "GroupNormalization",
+        "Normalization",
+        "batch_norm>Dense",
+        "Dense",
+        None,
+    ],
+)
+def test_classes_that_are_not(class_name: str | None) -> None:
+    assert not is_batch_norm(class_name, {})
+
+
+def test_a_subclass_is_known_by_its_arguments() -> None:
+    assert is_batch_norm("FrozenNorm", {"moving_variance_initializer": {}})
+
+
+@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize("center", [True, False])
+@pytest.mark.parametrize("renorm", [True, False])
+def test_a_configuration_tells_what_the_numbers_are(
+    scale: bool, center: bool, renorm: bool
+) -> None:
+    config = {"scale": scale, "center": center, "renorm": renorm}
+    expected = [
+        *(["gamma"] if scale else []),
+        *(["beta"] if center else []),
+        *ROLES[2:],
+        *(RENORM if renorm else ()),
+    ]
+    found = sight(numbers(len(expected)), "BatchNormalization", config)
+    assert assigned(found) == {role: str(index) for index, role in enumerate(expected)}
+    assert found is not None
+    assert not found.undecided
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_a_count_that_does_not_fit_the_configuration_is_undecided(count: int) -> None:
+    found = sight(numbers(count), "BatchNormalization", {"scale": True, "center": True})
+    assert found is not None
+    assert (found.roles, len(found.undecided)) == ({}, count)
+    assert any(f"{count} variables" in note and "4" in note for note in found.notes)
+
+
+def test_shapes_that_differ_are_undecided() -> None:
+    found = sight(
+        numbers(4),
+        "BatchNormalization",
+        {"scale": True, "center": True},
+        shapes=[(3,), (3,), (3,), (4,)],
+    )
+    assert found is not None
+    assert (found.roles, len(found.undecided)) == ({}, 4)
+
+
+@pytest.mark.parametrize(("key", "name"), [("layers/batch_normalization_1", "x"), ("a/b", "c/bn2")])
+def test_weights_alone_in_what_is_called_batch_norm(key: str, name: str) -> None:
+    def seen(count: int) -> Sighting | None:
+        return sight(numbers(count), key=key, name=name)
+
+    four, three, two, seven = seen(4), seen(3), seen(2), seen(7)
+    assert assigned(four) == dict(zip(ROLES, numbers(4), strict=True))
+    assert assigned(three) == {"moving_mean": "1", "moving_variance": "2"}
+    assert assigned(two) == {"moving_mean": "0", "moving_variance": "1"}
+    assert assigned(seven) == dict(zip((*ROLES, *RENORM), numbers(7), strict=True))
+    assert four is not None
+    assert three is not None
+    assert (four.evidence, four.notes, four.undecided) == ("name", (), ())
+    assert three.undecided == ("key/0",)
+    assert seen(1) is None
+    assert seen(8) is None
+
+
+def test_weights_alone_in_what_is_called_otherwise() -> None:
+    four = sight(numbers(4))
+    assert assigned(four) == dict(zip(ROLES, numbers(4), strict=True))
+    assert four is not None
+    assert any("shapes" in note for note in four.notes)
+    for count in (1, 2, 3, 5, 7):
+        assert sight(numbers(count)) is None
+
+
+@pytest.mark.parametrize(
+    ("shapes", "dtype"),
+    [
+        ([(3,), (3,), (3,), (4,)], "float32"),
+        ([(3, 3)] * 4, "float32"),
+        ([()] * 4, "float32"),
+        ([(0,)] * 4, "float32"),
+        ([(3,)] * 4, "int64"),
+    ],
+)
+def test_four_of_another_kind_are_not_taken_for_one(
+    shapes: list[tuple[int, ...]], dtype: str
+) -> None:
+    assert sight(numbers(4), shapes=shapes, dtype=dtype) is None
+
+
+def test_a_class_that_is_told_and_is_another_rules_numbers_out() -> None:
+    assert sight(numbers(4), "AttentionLayer", {"units": 3}, key="layers/bn") is None
+    assert sight(numbers(2), "LayerNormalization", {"epsilon": 0.001}) is None
+
+
+def test_names_make_a_layer_of_the_users_own_one() -> None:
+    found = sight(ROLES, "Custom>MyNorm")
+    assert found is not None
+    assert found.evidence == "name"
+    assert assigned(found) == {role: role for role in ROLES}
+    assert sight(("gamma", "beta"), "LayerNormalization") is None
+    assert sight(("moving_mean", "gamma")) is None
+    assert sight(("mean", "variance", "count"), "Normalization") is None
+
+
+def test_names_of_keras_1() -> None:
+    labels = ("gamma", "beta", "running_mean", "running_std")
+    old = sight(labels, writer=None)
+    assert assigned(old) == dict(zip(ROLES, labels, strict=True))
+    assert old is not None
+    assert any("running_std" in note for note in old.notes)
+    known = sight(labels, writer="Keras 1.2.2")
+    assert known is not None
+    assert known.notes == ()
+    prefixed = [f"batchnormalization_1_{label}" for label in labels]
+    assert assigned(sight(prefixed)) == dict(zip(ROLES, prefixed, strict=True))
+
+
+def test_the_exact_name_wins_and_two_of_a_kind_are_left_alone() -> None:
+    found = sight((*ROLES, "other_gamma"), "BatchNormalization")
+    assert assigned(found)["gamma"] == "gamma"
+    several = sight(("a_gamma", "b_gamma", *ROLES[1:]), "BatchNormalization")
+    assert "gamma" not in assigned(several)
+
+
+@pytest.mark.parametrize(
+    ("axis", "expected"),
+    [
+        (-1, -1),
+        ([3], 3),
+        ([1, 3], (1, 3)),
+        ({"class_name": "__tuple__", "items": [1]}, 1),
+        ([], None),
+        (True, None),
+        ("3", None),
+        ([1, None], None),
+        (None, None),
+    ],
+)
+def test_axes(axis: object, expected: object) -> None:
+    found = sight(ROLES, "BatchNormalization", {"axis": axis})
+    assert found is not None
+    assert found.axis == expected
+
+
+def test_settings_are_the_files_or_nothing() -> None:
+    told = sight(ROLES, "BatchNormalization", {"epsilon": 1, "momentum": 0.5, "trainable": False})
+    assert told is not None
+    assert (told.epsilon, told.momentum, told.trainable) == (1.0, 0.5, False)
+    untold = sight(ROLES, "BatchNormalization")
+    assert untold is not None
+    assert (untold.epsilon, untold.momentum, untold.axis, untold.trainable) == (None,) * 4
+
+
+def test_modes_of_keras_1_that_leave_the_moving_statistics_unused() -> None:
+    for mode, expected in ((0, 0), (1, 1), (2, 1)):
+        found = sight(ROLES, "BatchNormalization", {"mode": mode})
+        assert found is not None
+        assert len(found.notes) == expected
+
+
+def test_a_layer_without_variables() -> None:
+    assert sight((), "BatchNormalization", {"momentum": 0.9}) is not None
+    assert sight((), "ConvBatchNormRelu", {"filters": 3}) is None
+    assert sight((), "Dense", {"units": 3}) is None

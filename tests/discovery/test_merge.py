@@ -1,0 +1,139 @@
+"""Sightings of one layer become one layer."""
+
+from __future__ import annotations
+
+import pytest
+
+from bnstat.discovery.merge import in_order, is_complete, merge, unique_names
+from bnstat.discovery.sighting import Sighting
+
+STATISTICS = {"moving_mean": "m", "moving_variance": "v"}
+
+
+def statistics(stem: str) -> dict[str, str]:
+    return {role: f"{stem}/{key}" for role, key in STATISTICS.items()}
+
+
+def test_sightings_that_share_their_statistics_are_one_layer() -> None:
+    (layer,) = merge(
+        {
+            "objects": [Sighting("object-graph", "net/bn", {"gamma": "g", **STATISTICS})],
+            "graphs": [Sighting("graph", "bn_1", STATISTICS, epsilon=0.5, axis=1)],
+            "names": [Sighting("name", "bn", {"beta": "b", **STATISTICS}, momentum=0.9)],
+        }
+    )
+    assert layer.evidence == "object-graph"
+    assert (layer.epsilon, layer.axis, layer.momentum) == (0.5, 1, 0.9)
+    assert layer.roles == {"gamma": "g", **STATISTICS}, "structure tells what a layer has"
+    assert is_complete(layer)
+    assert unique_names([layer]) == ["net/bn"]
+
+
+def test_weaker_evidence_fills_roles_where_none_is_structural() -> None:
+    (layer,) = merge(
+        {
+            "graphs": [Sighting("graph", "x", {"gamma": "g1", **STATISTICS})],
+            "names": [Sighting("name", "bn", {"gamma": "g2", "beta": "b", **STATISTICS})],
+        }
+    )
+    assert layer.roles == {"gamma": "g1", "beta": "b", **STATISTICS}
+
+
+def test_the_strongest_word_counts() -> None:
+    (layer,) = merge(
+        {
+            "layers": [Sighting("config", "bn", STATISTICS, epsilon=0.1, axis=3, notes=("a",))],
+            "graphs": [Sighting("graph", "bn", STATISTICS, epsilon=0.2, axis=1, notes=("a", "b"))],
+        }
+    )
+    assert (layer.epsilon, layer.axis, layer.notes) == (0.1, 3, ("a", "b"))
+
+
+def test_gamma_alone_joins_no_two_layers() -> None:
+    layers = merge(
+        {
+            "objects": [Sighting("object-graph", "a", {"gamma": "g", **statistics("a")})],
+            "names": [Sighting("name", "b", {"gamma": "g", **statistics("b")})],
+        }
+    )
+    assert len(layers) == 2
+
+
+def test_a_sighting_without_statistics_joins_by_what_it_has() -> None:
+    (layer,) = merge(
+        {
+            "objects": [Sighting("object-graph", "a", {"gamma": "g", **STATISTICS})],
+            "graphs": [Sighting("graph", "a", {"gamma": "g"}, epsilon=0.5)],
+        }
+    )
+    assert layer.epsilon == 0.5
+
+
+def test_incomplete_layers() -> None:
+    (layer,) = merge({"names": [Sighting("name", "bn", {"gamma": "g"})]})
+    assert not is_complete(layer)
+
+
+def layers_named(*names: str) -> list[Sighting]:
+    return [Sighting("name", name, statistics(str(at))) for at, name in enumerate(names)]
+
+
+def test_names_are_unique() -> None:
+    layers = merge({"names": layers_named("a", "a", "b", "", "", "a")})
+    names = unique_names(layers)
+    assert len(set(names)) == len(names) == 6
+    assert names[2] == "b"
+    assert names[3] == "(root)"
+
+
+@pytest.mark.parametrize("taken", ["a#2", "a#3"])
+def test_a_name_that_is_made_unique_takes_no_other_layers(taken: str) -> None:
+    names = unique_names(merge({"names": layers_named("a", "a", "a", taken)}))
+    assert len(set(names)) == 4
+    assert taken in names
+
+
+def test_a_longer_name_tells_layers_apart() -> None:
+    sightings = [
+        Sighting("config", "bn", statistics("0"), longer_name="left/bn"),
+        Sighting("config", "bn", statistics("1"), longer_name="right/bn"),
+        Sighting("config", "stem", statistics("2"), longer_name="net/stem"),
+    ]
+    assert unique_names(merge({"layers": sightings})) == ["left/bn", "right/bn", "stem"]
+
+
+def test_another_evidence_names_layers_that_the_strongest_calls_alike() -> None:
+    layers = merge(
+        {
+            "objects": [Sighting("object-graph", "bn", statistics(str(at))) for at in (0, 1)],
+            "names": [Sighting("name", f"n{at}", statistics(str(at))) for at in (0, 1)],
+        }
+    )
+    assert unique_names(layers) == ["n0", "n1"]
+
+
+def test_order() -> None:
+    layers = merge(
+        {
+            "objects": [Sighting("object-graph", n, statistics(n)) for n in ("bn_10", "bn_9")],
+            "graphs": [Sighting("graph", n, statistics(n)) for n in ("bn_9", "bn_10")],
+            "names": [Sighting("name", n, statistics(n)) for n in ("z_10", "z_9")],
+        }
+    )
+
+    def names(*origins: str) -> list[str]:
+        return unique_names(in_order(layers, origins))
+
+    assert names("graphs", "objects") == ["bn_9", "bn_10", "z_9", "z_10"]
+    assert names("objects", "graphs") == ["bn_10", "bn_9", "z_9", "z_10"]
+    assert names() == ["bn_9", "bn_10", "z_9", "z_10"]
+
+
+def test_the_order_of_the_evidence_that_shows_most_layers() -> None:
+    layers = merge(
+        {
+            "layers": [Sighting("config", "b", statistics("b"))],
+            "graphs": [Sighting("graph", n, statistics(n)) for n in ("c", "b", "a")],
+        }
+    )
+    assert unique_names(in_order(layers, ("layers", "graphs"))) == ["c", "b", "a"]

@@ -1,0 +1,236 @@
+"""Batch norm by names, on contents made up for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bnstat.discovery import discover
+from bnstat.discovery.lookalikes import set_apart
+from bnstat.discovery.names import BATCH_NORM_SCOPE, Names, from_names
+from bnstat.discovery.schemes import SCHEMES, Scheme
+from bnstat.formats.contents import Contents
+from bnstat.model import Model, Source, Variable
+
+
+def contents(
+    names: Sequence[str], shapes: Mapping[str, Any] | None = None, **options: Any
+) -> Contents:
+    """A file that holds variables of those names."""
+    shapes = shapes or {}
+    variables = {
+        name: Variable(
+            name, name, "float32", shapes.get(name, (4,)), lambda: np.zeros(4, np.float32)
+        )
+        for name in names
+    }
+    return Contents(Source("m", "tf1-checkpoint"), variables, **options)
+
+
+def found(names: Sequence[str], **options: Any) -> dict[str, dict[str, str]]:
+    model: Model = discover(contents(names, options.pop("shapes", None)), **options)
+    return {
+        layer.name: {role: variable.key for role, variable in layer.variables.items()}
+        for layer in model
+    }
+
+
+STATISTICS = ("moving_mean", "moving_variance")
+ALL = ("gamma", "beta", *STATISTICS)
+
+
+def under(scope: str, roles: Sequence[str] = ALL, end: str = "") -> list[str]:
+    return [f"{scope}/{role}{end}" for role in roles]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: f"{scheme.library}{scheme.variance}")
+def test_every_scheme_finds_what_it_names(scheme: Scheme) -> None:
+    tree = scheme.trees[0] if scheme.trees else ("net", "net")
+    own, other = f"{tree[0]}/x/bn", f"{tree[1]}/x/bn"
+    names = {
+        "gamma": other + scheme.gamma[0],
+        "beta": other + scheme.beta[0],
+        "moving_mean": own + scheme.mean,
+        "moving_variance": own + scheme.variance,
+    }
+    assert list(found(list(names.values())).values()) == [names]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: f"{scheme.library}{scheme.variance}")
+def test_a_variance_without_its_mean_is_no_layer(scheme: Scheme) -> None:
+    scope = f"{scheme.trees[0][0] if scheme.trees else 'net'}/bn"
+    assert found([scope + scheme.variance, scope + scheme.gamma[0]]) == {}
+    assert found([scope + scheme.mean, scope + scheme.gamma[0]]) == {}
+
+
+def test_the_longest_scope_owns_a_variable() -> None:
+    names = [*under("a", ["gamma", "beta"]), *under("a/b"), *under("a/b/c", STATISTICS)]
+    assert {scope: set(roles) for scope, roles in found(names).items()} == {
+        "a/b": set(ALL),
+        "a/b/c": set(STATISTICS),
+    }
+
+
+def test_layers_come_in_natural_order() -> None:
+    names = [name for scope in ("bn_10", "bn_9", "bn_1", "a/bn_2") for name in under(scope)]
+    assert list(found(names)) == ["a/bn_2", "bn_1", "bn_9", "bn_10"]
+
+
+def test_the_root_scope() -> None:
+    assert found(list(ALL)) == {"(root)": dict(zip(ALL, ALL, strict=True))}
+
+
+@pytest.mark.parametrize(
+    ("names", "is_layer"),
+    [
+        (["x/mean", "x/variance"], False),
+        (["x/mean", "x/variance", "x/scale"], True),
+        (["x/mean", "x/variance", "x/scale", "x/offset"], True),
+        (["bn/mean", "bn/variance"], True),
+        (["conv1_bn/mean", "conv1_bn/variance"], True),
+        (["BatchNorm_3/mean", "BatchNorm_3/variance"], True),
+        (["bn/mean", "bn/variance", "bn/count"], False),
+        (["x/mean", "x/variance", "x/count", "x/scale"], False),
+        (["turbine/mean", "turbine/variance"], False),
+        (["vae/mean", "vae/var"], False),
+    ],
+)
+def test_ordinary_words_need_more(names: list[str], is_layer: bool) -> None:
+    assert bool(found(names)) is is_layer
+
+
+def test_ordinary_words_need_one_shape() -> None:
+    names = ["x/mean", "x/variance", "x/scale"]
+    assert found(names, shapes={"x/scale": (4, 4)}) == {}
+
+
+@pytest.mark.parametrize(
+    ("scope", "is_one"),
+    [
+        ("bn", True), ("BatchNorm", True), ("net/batch_normalization_12", True),
+        ("tpu_batch_normalization", True), ("conv2_bn", True), ("bn_", True), ("bn1", True),
+        ("block.bn2", True), ("batch_normalization_v1", True), ("batchnorm", True),
+        ("subnet", False), ("bnet", False), ("net/bn/conv", False), ("LayerNorm", False),
+        ("", False),
+    ],
+)  # fmt: skip
+def test_scopes_that_say_batch_norm(scope: str, is_one: bool) -> None:
+    assert bool(BATCH_NORM_SCOPE.search(scope)) is is_one
+
+
+SHADOW = "/ExponentialMovingAverage"
+
+
+def test_shadows_are_set_apart_unless_asked_for() -> None:
+    names = [*under("a/bn"), *under("a/bn", end=SHADOW)]
+    assert list(found(names)) == ["a/bn"]
+    both = found(names, include_shadows=True)
+    assert list(both) == ["a/bn", f"a/bn{SHADOW}"]
+    assert set(both[f"a/bn{SHADOW}"].values()) == set(under("a/bn", end=SHADOW))
+
+
+def test_averages_stand_in_for_variables_that_are_not_there() -> None:
+    names = [*under("a/bn", ["gamma", "beta"]), *under("a/bn", STATISTICS, SHADOW)]
+    names += under("a/bn", ["gamma"], SHADOW)
+    assert found(names) == {
+        "a/bn": {
+            "gamma": "a/bn/gamma",
+            "beta": "a/bn/beta",
+            "moving_mean": f"a/bn/moving_mean{SHADOW}",
+            "moving_variance": f"a/bn/moving_variance{SHADOW}",
+        }
+    }
+
+
+def test_extra_variables() -> None:
+    extra = ["moving_stddev", "renorm_mean", "renorm_stddev"]
+    (layer,) = discover(contents([*under("bn"), *under("bn", extra)]))
+    assert set(layer.extra) == set(extra)
+
+
+def test_layers_of_which_only_gamma_or_beta_is_there() -> None:
+    names = [*under("a/BatchNorm", ["gamma", "beta"]), *under("LayerNorm", ["gamma", "beta"])]
+    model = discover(contents([*names, *under("b/bn", ["beta"]), *under("c/bn")]))
+    assert [layer.name for layer in model] == ["c/bn"]
+    assert {layer.name: set(layer.variables) for layer in model.incomplete} == {
+        "a/BatchNorm": {"gamma", "beta"},
+        "b/bn": {"beta"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("patterns", "layers"),
+    [
+        ([("moving_mean", "/mu$"), ("moving_variance", "/sigma2$")], ["net/n1", "net/n2"]),
+        (
+            [("moving_mean", "^net/(.*)/mu$"), ("moving_variance", "^net/(.*)/sigma2$")],
+            ["n1", "n2"],
+        ),
+        (
+            [("moving_mean", "^(net)/(?P<layer>n1)/mu$"), ("moving_variance", "n1/sigma2$")],
+            [],
+        ),
+    ],
+)
+def test_patterns(patterns: list[tuple[str, str]], layers: list[str]) -> None:
+    names = ["net/n1/mu", "net/n1/sigma2", "net/n2/mu", "net/n2/sigma2", "net/n2/w"]
+    assert list(found(names, patterns=patterns)) == layers
+
+
+def test_a_pattern_comes_before_the_schemes() -> None:
+    names = [*under("bn"), "bn/scale_fixed"]
+    patterns = [
+        ("gamma", "/scale_fixed$"), ("moving_mean", "/moving_mean$"),
+        ("moving_variance", "/moving_variance$"),
+    ]  # fmt: skip
+    assert found(names, patterns=patterns)["bn"]["gamma"] == "bn/scale_fixed"
+
+
+@pytest.mark.parametrize("dtype", ["int32", "string", "bool", "complex64"])
+def test_statistics_are_floats(dtype: str) -> None:
+    made = contents(under("bn"))
+    variables = {
+        key: Variable(key, key, dtype, (4,), variable.reader)
+        for key, variable in made.variables.items()
+    }
+    assert len(discover(Contents(made.source, variables))) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("bn/gamma/Adam", "slot"), ("bn/gamma/Adam_1", "slot"), ("bn/beta/Momentum", "slot"),
+        ("bn/gamma/RMSProp_2", "slot"), ("train/bn/beta/Adagrad", "slot"),
+        ("Adam/m/bn/gamma", "slot"), ("RMSprop/velocity/bn/gamma", "slot"),
+        ("training/Adam/bn/gamma/m", "slot"), ("beta1_power", "optimizer"),
+        ("train/beta2_power", "optimizer"), ("bn/bn/moving_mean/biased", "zero-debias"),
+        ("bn/bn/moving_mean/local_step", "zero-debias"),
+        ("bn/gamma/ExponentialMovingAverage", "shadow"),
+        ("global_step", "bookkeeping"), ("bn/moving_mean/_hidden", "zero-debias"),
+    ],
+)  # fmt: skip
+def test_why_names_are_set_apart(name: str, word: str) -> None:
+    reason = set_apart(name, name)
+    assert reason is not None
+    assert word in reason
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["bn/gamma", "adam_block/bn/gamma", "momentum_encoder/bn/beta", "m/bn/gamma", "sgd2/gamma"],
+)
+def test_names_that_are_not_set_apart(name: str) -> None:
+    assert set_apart(name, name) is None
+
+
+def test_a_hundred_thousand_names_take_little_time() -> None:
+    import time
+
+    names = [name for number in range(25_000) for name in under(f"net/block_{number}/bn")]
+    made = contents(names)
+    start = time.process_time()
+    assert len(from_names(Names(made))) == 25_000
+    assert time.process_time() - start < 5

@@ -1,0 +1,172 @@
+"""Batch norm in object graphs made up for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bnstat.discovery import discover
+from bnstat.discovery.objects import from_objects
+from bnstat.formats.contents import Contents, Node
+from bnstat.formats.object_graph import best_names
+from bnstat.model import Model, Source, Variable
+
+ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+
+
+class Graph:
+    """An object graph that is put together node by node."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = [Node({}, None, "")]
+
+    def add(self, children: Mapping[str, int] | None = None) -> int:
+        self.nodes.append(Node(dict(children or {}), None, ""))
+        return len(self.nodes) - 1
+
+    def variable(self, key: str, full_name: str = "") -> int:
+        self.nodes.append(Node({}, key, full_name))
+        return len(self.nodes) - 1
+
+    def norm(self, stem: str, scope: str = "", roles: Sequence[str] = ROLES) -> int:
+        return self.add(
+            {
+                role: self.variable(f"{stem}/{role}", f"{scope}/{role}" if scope else "")
+                for role in roles
+            }
+        )
+
+    def root(self, **children: int) -> None:
+        self.nodes[0] = Node(children, None, "")
+
+    def contents(self, **options: Any) -> Contents:
+        variables = {
+            node.key: Variable(node.key, node.key, "float32", (4,), lambda: np.zeros(4, np.float32))
+            for node in self.nodes
+            if node.key is not None and node.key not in options.get("missing", ())
+        }
+        source = Source("m", "tf2-checkpoint")
+        return Contents(source, variables, names=best_names(self.nodes), objects=self.nodes)
+
+
+def keys(model: Model) -> dict[str, dict[str, str]]:
+    return {
+        layer.name: {role: variable.key for role, variable in layer.variables.items()}
+        for layer in model
+    }
+
+
+def test_layers_are_named_by_their_variables() -> None:
+    graph = Graph()
+    graph.root(a=graph.norm("k0", "net/bn"), b=graph.norm("k1"))
+    model = discover(graph.contents())
+    assert keys(model) == {
+        "net/bn": {role: f"k0/{role}" for role in ROLES},
+        "b": {role: f"k1/{role}" for role in ROLES},
+    }
+
+
+def test_layers_whose_variables_are_called_alike_are_named_by_their_paths() -> None:
+    graph = Graph()
+    graph.root(a=graph.norm("k0", "net"), b=graph.norm("k1", "net"))
+    assert list(keys(discover(graph.contents()))) == ["a", "b"]
+
+
+def test_order_is_that_of_the_walk() -> None:
+    graph = Graph()
+    names = [f"bn_{number}" for number in (3, 1, 10, 2)]
+    graph.root(**{name: graph.norm(name) for name in names})
+    assert list(keys(discover(graph.contents()))) == names
+
+
+def test_an_object_that_two_own_is_one_layer() -> None:
+    graph = Graph()
+    norm = graph.norm("k")
+    graph.root(left=graph.add({"norm": norm}), right=norm)
+    assert list(keys(discover(graph.contents()))) == ["left/norm"]
+
+
+def test_cycles_end() -> None:
+    graph = Graph()
+    inner = graph.add()
+    graph.nodes[inner] = Node({"me": inner, "top": 0, "norm": graph.norm("k")}, None, "")
+    graph.root(inner=inner)
+    assert list(keys(discover(graph.contents()))) == ["inner/norm"]
+
+
+def test_depth_is_no_danger() -> None:
+    graph = Graph()
+    below = graph.norm("k")
+    for _ in range(20_000):
+        below = graph.add({"x": below})
+    graph.root(x=below)
+    assert len(from_objects(graph.contents())) == 1
+
+
+def test_sonnet_averages() -> None:
+    graph = Graph()
+    statistics = {
+        role: graph.add(
+            {
+                "average": graph.variable(f"{role}/average", f"bn/{role}/average"),
+                "_hidden": graph.variable(f"{role}/_hidden", f"bn/{role}/hidden"),
+            }
+        )
+        for role in ROLES[2:]
+    }
+    norm = graph.add(
+        {
+            "scale": graph.variable("s", "bn/scale"),
+            "offset": graph.variable("o", "bn/offset"),
+            **statistics,
+        }
+    )
+    graph.root(net=norm)
+    assert list(keys(discover(graph.contents())).values()) == [
+        {
+            "gamma": "s",
+            "beta": "o",
+            "moving_mean": "moving_mean/average",
+            "moving_variance": "moving_variance/average",
+        }
+    ]
+
+
+def test_variables_that_the_file_does_not_hold() -> None:
+    graph = Graph()
+    graph.root(a=graph.norm("k0"), b=graph.norm("k1"))
+    made = graph.contents(missing={"k0/gamma", "k1/moving_mean"})
+    assert {name: set(roles) for name, roles in keys(discover(made)).items()} == {
+        "a": {"beta", "moving_mean", "moving_variance"}
+    }
+
+
+def test_without_moving_statistics_there_is_no_layer() -> None:
+    graph = Graph()
+    graph.root(norm=graph.norm("k", roles=ROLES[:2]), other=graph.norm("j", roles=ROLES[2:3]))
+    assert from_objects(graph.contents()) == []
+
+
+def test_a_slot_of_the_same_name_does_not_take_a_role() -> None:
+    graph = Graph()
+    slots = [
+        graph.variable(f"bn/gamma/.OPTIMIZER_SLOT/opt/{n}", f"Adam/bn/gamma/{n}") for n in "mv"
+    ]
+    graph.root(bn=graph.norm("bn", "bn"), opt=graph.add({"m": slots[0], "v": slots[1]}))
+    model = discover(graph.contents())
+    assert keys(model) == {"bn": {role: f"bn/{role}" for role in ROLES}}
+    assert not model.incomplete
+
+
+def test_extra_variables() -> None:
+    graph = Graph()
+    graph.root(bn=graph.norm("bn", roles=(*ROLES, "renorm_mean", "renorm_stddev", "moving_stddev")))
+    (layer,) = discover(graph.contents())
+    assert set(layer.variables) == set(ROLES)
+    assert set(layer.extra) == {"renorm_mean", "renorm_stddev", "moving_stddev"}
+
+
+def test_an_empty_graph() -> None:
+    assert from_objects(Contents(Source("m", "tf2-checkpoint"), {})) == []

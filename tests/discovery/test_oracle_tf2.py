@@ -1,0 +1,193 @@
+"""Batch norm in modules and bare checkpoints of TensorFlow 2, against TensorFlow itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import bnstat
+from bnstat.model import Model
+from tests.builders import named
+from tests.builders.oracle import assert_as_tensorflow_reads, assert_layers
+
+ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+
+
+class Norm(tf.Module):
+    """Batch norm as one writes it by hand."""
+
+    def __init__(self, arrays: Mapping[str, Any], name: str | None = None) -> None:
+        super().__init__(name)
+        for role, array in arrays.items():
+            setattr(self, role, tf.Variable(array, name=role, trainable=role in ROLES[:2]))
+
+
+class Average(tf.Module):
+    """Sonnet 2's moving average: the value, its biased sum and its count."""
+
+    def __init__(self, array: Any) -> None:
+        super().__init__()
+        self.average = tf.Variable(array, name="average")
+        self._hidden = tf.Variable(array * 0.5, name="hidden")
+        self._counter = tf.Variable(3, name="counter")
+
+
+class SonnetNorm(tf.Module):
+    """Sonnet 2's batch norm."""
+
+    def __init__(self, arrays: Mapping[str, Any], name: str) -> None:
+        super().__init__(name)
+        with self.name_scope:
+            self.scale = tf.Variable(arrays["gamma"], name="scale")
+            self.offset = tf.Variable(arrays["beta"], name="offset")
+        self.moving_mean = Average(arrays["moving_mean"])
+        self.moving_variance = Average(arrays["moving_variance"])
+
+
+class Net(tf.Module):
+    """Anything that has parts."""
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__()
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+
+def check(model: Model, prefix: Path, expected: Mapping[str, Any]) -> None:
+    assert_layers(model, expected)
+    assert_as_tensorflow_reads(model, prefix)
+
+
+def saved(folder: Path, net: Any) -> list[tuple[Path, Path]]:
+    """The module saved in several ways: what to load, and the bundle's prefix."""
+    tf.train.Checkpoint(net).write(str(folder / "root"))
+    tf.train.Checkpoint(net=net).write(str(folder / "child"))
+    tf.saved_model.save(net, str(folder / "saved"))
+    return [
+        (folder / "root", folder / "root"),
+        (folder / "child", folder / "child"),
+        (folder / "saved", folder / "saved/variables/variables"),
+    ]
+
+
+def test_modules(tmp_path: Path) -> None:
+    first, second = named.layer(1), named.layer(2, roles=ROLES[2:])
+    net = Net(block=Net(norm=Norm(first)), parts=[Norm(second)])
+    for path, prefix in saved(tmp_path, net):
+        model = bnstat.load(path)
+        start = "net/" if path.name == "child" else ""
+        check(model, prefix, {f"{start}block/norm": first, f"{start}parts/0": second})
+        assert {layer.evidence for layer in model} == {"object-graph"}
+
+
+def test_paths_are_spelt_as_their_author_wrote_them(tmp_path: Path) -> None:
+    arrays = named.layer(1)
+    net = Net(norms={"conv/1.x": Norm(arrays)})
+    tf.train.Checkpoint(net).write(str(tmp_path / "m"))
+    check(bnstat.load(tmp_path / "m"), tmp_path / "m", {"norms/conv/1.x": arrays})
+
+
+def test_sonnet(tmp_path: Path) -> None:
+    first, second = named.layer(1), named.layer(2)
+    for arrays in (first, second):
+        for role in ROLES[2:]:
+            arrays[role] = arrays[role].reshape(1, 1, 1, 4)
+    net = Net(bn1=SonnetNorm(first, "batch_norm"), bn2=SonnetNorm(second, "batch_norm_1"))
+    for path, prefix in saved(tmp_path, net):
+        start = "net/" if path.name == "child" else ""
+        check(bnstat.load(path), prefix, {f"{start}bn1": first, f"{start}bn2": second})
+
+
+def test_a_cycle_and_a_layer_that_two_own(tmp_path: Path) -> None:
+    arrays = named.layer(1)
+    net = Net(left=Net(), right=Net())
+    net.left.norm = net.right.norm = Norm(arrays)
+    net.left.back = net
+    tf.train.Checkpoint(net).write(str(tmp_path / "m"))
+    check(bnstat.load(tmp_path / "m"), tmp_path / "m", {"left/norm": arrays})
+
+
+def test_the_optimizer_and_the_counter_are_no_layers(tmp_path: Path) -> None:
+    arrays = named.layer(1)
+    net = Net(norm=Norm(arrays))
+    tf.train.Checkpoint(net=net, step=tf.Variable(3), beta=tf.Variable([1.0, 2.0])).save(
+        str(tmp_path / "m")
+    )
+    model = bnstat.load(tmp_path / "m-1")
+    assert model.source.step == 1
+    check(model, tmp_path / "m-1", {"net/norm": arrays})
+
+
+def test_shards_by_size(tmp_path: Path) -> None:
+    policy = tf.train.experimental.MaxShardSizePolicy(max_shard_size=160)
+    options = tf.train.CheckpointOptions(experimental_sharding_callback=policy)
+    first, second = named.layer(1, 100), named.layer(2, 30)
+    net = Net(norms=[Norm(first), Norm(second)])
+    tf.train.Checkpoint(net).write(str(tmp_path / "m"), options=options)
+    assert len(list(tmp_path.glob("m.data-*"))) > 5
+    check(bnstat.load(tmp_path / "m"), tmp_path / "m", {"norms/0": first, "norms/1": second})
+
+
+@pytest.mark.parametrize("shards", [2, 3])
+def test_merged_shards(tmp_path: Path, shards: int) -> None:
+    layers = {f"net/bn_{number}": named.layer(number, number + 1) for number in range(5)}
+    flat = [
+        (f"{scope}/{role}", array)
+        for scope, arrays in layers.items()
+        for role, array in arrays.items()
+    ]
+    prefix = named.save_shards(
+        tmp_path / "m", [dict(flat[start::shards]) for start in range(shards)]
+    )
+    assert len(list(tmp_path.glob("m.data-*"))) == shards
+    check(bnstat.load(prefix), prefix, layers)
+
+
+def test_slices(tmp_path: Path) -> None:
+    arrays = named.layer(1, 11)
+    parts: list[tuple[str, str, Any]] = []
+    for role, array in arrays.items():
+        for start, stop in ((0, 4), (4, 5), (5, 11)):
+            spec = f"11 {start},{stop - start}"
+            parts.append((f"bn/{role}", spec, array[start:stop]))
+    prefix = named.save_slices(tmp_path / "m", parts)
+    check(bnstat.load(prefix), prefix, {"bn": arrays})
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16", "float8_e4m3fn"])
+def test_other_types(tmp_path: Path, dtype: str) -> None:
+    random = np.random.default_rng(1)
+    kind = tf.as_dtype(dtype).as_numpy_dtype
+    arrays = {role: random.random(5).astype(kind) for role in ROLES}
+    prefix = named.save(tmp_path / "m", {f"bn/{role}": array for role, array in arrays.items()})
+    model = bnstat.load(prefix)
+    assert {variable.dtype for variable in model[0].variables.values()} == {dtype}
+    check(model, prefix, {"bn": arrays})
+
+
+def test_odd_numbers_are_kept_bit_for_bit(tmp_path: Path) -> None:
+    bits = np.array([0x7FC00001, 0xFFC12345, 0x7F800000, 0x80000000, 1, 0xFF800000], np.uint32)
+    arrays = {role: bits.view(np.float32) for role in ROLES}
+    prefix = named.save(tmp_path / "m", {f"bn/{role}": array for role, array in arrays.items()})
+    check(bnstat.load(prefix), prefix, {"bn": arrays})
+
+
+@pytest.mark.parametrize("value", [np.ones(4, np.int32), np.float32(1), np.ones(0, np.float32)])
+def test_what_cannot_be_statistics_is_no_layer(tmp_path: Path, value: Any) -> None:
+    prefix = named.save(tmp_path / "m", {f"bn/{role}": value for role in ROLES})
+    assert len(bnstat.load(prefix)) == 0
+
+
+def test_both_readers_agree(tmp_path: Path) -> None:
+    arrays = named.layer(1)
+    tf.train.Checkpoint(Net(norm=Norm(arrays))).write(str(tmp_path / "m"))
+    model = bnstat.load(tmp_path / "m", reader="tensorflow")
+    check(model, tmp_path / "m", {"norm": arrays})
+    assert [verdict.key for verdict in model.explain()] == [
+        verdict.key for verdict in bnstat.load(tmp_path / "m").explain()
+    ]

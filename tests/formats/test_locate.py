@@ -1,0 +1,266 @@
+"""From what people type to what lies there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import bnstat
+from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnknownFormatError
+from bnstat.formats.locate import locate, step_of
+from tests.builders import named, tables
+from tests.builders.oracle import assert_layers
+
+ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+
+
+def save(prefix: Path, mean: float = 0.0) -> Path:
+    arrays = {f"bn/{role}": np.full(3, mean, np.float32) for role in ROLES}
+    return named.save(prefix, arrays)
+
+
+def mean_of(path: Path | str, **options: Any) -> float:
+    array = bnstat.load(path, **options)["bn"].moving_mean
+    assert array is not None
+    return float(array[0])
+
+
+@pytest.mark.parametrize(
+    "prefix", ["m", "model.ckpt-12", "best.pth.tar", "a b", "\u00e4", ".hid", ""]
+)
+def test_prefixes_and_their_files(tmp_path: Path, prefix: str) -> None:
+    saved = save(tmp_path / "saved", 5)
+    for ending in (".index", ".data-00000-of-00001"):
+        Path(f"{saved}{ending}").rename(tmp_path / f"{prefix}{ending}")
+    (tmp_path / f"{prefix}.meta").write_bytes(b"")
+    names = [".index", ".data-00000-of-00001", ".meta", *([""] if prefix else [])]
+    for name in names:
+        assert mean_of(tmp_path / f"{prefix}{name}") == 5
+    assert mean_of(tmp_path) == 5
+
+
+def test_what_the_state_file_calls_the_newest(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save(tmp_path / f"m-{step}", step)
+    assert mean_of(tmp_path) == 3
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "m-2"\n')
+    assert mean_of(tmp_path) == 2
+    assert mean_of(tmp_path / "checkpoint") == 2
+    model = bnstat.load(tmp_path)
+    assert (model.source.checkpoint, model.source.step) == ("m-2", 2)
+    assert mean_of(tmp_path, checkpoint="m-1") == 1
+    assert mean_of(tmp_path, step=3) == 3
+
+
+@pytest.mark.parametrize("path", ["/gone/run/m-2", "../other/m-2", "./m-2", "C:\\\\run\\\\m-2"])
+def test_a_folder_that_moved(tmp_path: Path, path: str) -> None:
+    for step in (2, 10):
+        save(tmp_path / f"m-{step}", step)
+    (tmp_path / "checkpoint").write_text(f'model_checkpoint_path: "{path}"\r\n')
+    assert mean_of(tmp_path) == 2
+
+
+@pytest.mark.parametrize("state", ['model_checkpoint_path: "m-99"', "", "model_", "\udcff"])
+def test_a_stale_state_file(tmp_path: Path, state: str) -> None:
+    for step in (2, 10):
+        save(tmp_path / f"m-{step}", step)
+    (tmp_path / "checkpoint").write_bytes(state.encode("utf-8", "surrogateescape"))
+    assert mean_of(tmp_path) == 10
+
+
+def test_what_tensorflow_saved_and_forgot(tmp_path: Path) -> None:
+    value = tf.Variable([1.0, 2.0])
+    norm = tf.train.Checkpoint(**dict.fromkeys(ROLES[:2], value))
+    norm.moving_mean, norm.moving_variance = tf.Variable([1.0, 2.0]), tf.Variable([3.0, 4.0])
+    manager = tf.train.CheckpointManager(tf.train.Checkpoint(bn=norm), str(tmp_path), max_to_keep=2)
+    for _ in range(4):
+        norm.moving_mean.assign_add([1.0, 1.0])
+        manager.save()
+    assert [model.name for model in locate(str(tmp_path)).models] == ["ckpt-3", "ckpt-4"]
+    assert mean_of(tmp_path) == 5
+    assert mean_of(tmp_path, checkpoint="ckpt-3") == 4
+
+
+def test_without_steps_the_youngest_is_the_newest(tmp_path: Path) -> None:
+    for age, name in enumerate(["c", "a", "b"]):
+        save(tmp_path / name, age)
+        os.utime(tmp_path / f"{name}.index", (1000 - age, 1000 - age))
+    assert [model.name for model in locate(str(tmp_path)).models] == ["b", "a", "c"]
+    assert mean_of(tmp_path) == 0
+
+
+def test_temporary_and_other_files_beside_it(tmp_path: Path) -> None:
+    save(tmp_path / "m-1", 1)
+    (tmp_path / "m-2.data-00000-of-00001.tempstate123").write_bytes(b"")
+    (tmp_path / "m-2_temp").mkdir()
+    (tmp_path / "events.out.tfevents.1").write_bytes(b"x")
+    (tmp_path / "graph.pbtxt").write_text("node {}")
+    assert mean_of(tmp_path) == 1
+
+
+def test_load_all(tmp_path: Path) -> None:
+    for step in (10, 9, 100):
+        save(tmp_path / f"m-{step}", step)
+    (tmp_path / "m-50.index").write_bytes(b"broken")
+    found = list(bnstat.load_all(tmp_path))
+    assert [name for name, _ in found] == ["m-9", "m-10", "m-50", "m-100"]
+    assert isinstance(found[2][1], DamagedError)
+    assert [type(model).__name__ for _, model in found] == [
+        "Model",
+        "Model",
+        "DamagedError",
+        "Model",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [("m-12", 12), ("model.ckpt-7", 7), ("w-3.weights.h5", 3), ("w-3.keras", 3), ("m", None),
+     ("m-1a", None), ("m-1.5", None), ("12", None), ("m-007", 7)],
+)  # fmt: skip
+def test_steps(name: str, step: int | None) -> None:
+    assert step_of(name) == step
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("nothing/m", "no such path; .*nothing does not exist"),
+        ("modle", "no such file, folder or checkpoint; did you mean .*model"),
+        ("zzz", "no such file, folder or checkpoint$"),
+        ("empty", "holds no model; a SavedModel, a checkpoint"),
+        ("above", "holds no model; there are models in .*run"),
+        ("orphan", r"orphan\.index: the checkpoint's index file is missing"),
+        ("orphan.data-00000-of-00001", r"orphan\.index: the checkpoint's index file is missing"),
+        ("x" * 5000, "no such"),
+        ("a\0b", "no such|cannot be opened"),
+        ("model/m", "no such"),
+    ],
+)
+def test_nothing_there(tmp_path: Path, path: str, message: str) -> None:
+    save(tmp_path / "model")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "above/run").mkdir(parents=True)
+    save(tmp_path / "above/run/m")
+    (tmp_path / "orphan.data-00000-of-00001").write_bytes(b"x")
+    with pytest.raises(BnstatError, match=message) as caught:
+        bnstat.load(f"{tmp_path}/{path}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "is empty"),
+        (b"\x80\x02}q\x00", "Python pickle"),
+        (b"\x93NUMPY\x01\x00", "NumPy array"),
+        (b"\x1c\x00\x00\x00TFL3\x00", "TensorFlow Lite"),
+        (b"GGUF\x03", "GGUF"),
+        (b"<!DOCTYPE html>", "web page"),
+        (b"#!/bin/sh\n", "script"),
+        (b"just some text, and quite a lot of it " * 20, "in no format"),
+        (os.urandom(4000), "."),
+    ],
+)
+def test_files_that_are_no_models(tmp_path: Path, data: bytes, message: str) -> None:
+    for name in ("file", "file.h5", "file.keras", "file.pb", "file.index", "saved_model.pb"):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(BnstatError, match=message if name == "file" else "."):
+            bnstat.load(tmp_path / name)
+        (tmp_path / name).unlink()
+
+
+def test_an_unknown_file_says_what_is_read(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("hello " * 100)
+    with pytest.raises(UnknownFormatError, match="bnstat reads SavedModels, checkpoints"):
+        bnstat.load(tmp_path / "notes")
+
+
+def test_pipes_and_pointers(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BnstatError, match="neither a file nor a folder"):
+        bnstat.load(tmp_path / "pipe")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/model.h5").write_text(pointer)
+    for path in ("folder", "folder/model.h5"):
+        with pytest.raises(DamagedError, match="git-lfs pointer"):
+            bnstat.load(tmp_path / path)
+
+
+def test_a_renamed_index_is_known_for_what_it_is(tmp_path: Path) -> None:
+    prefix = save(tmp_path / "m", 4)
+    index = Path(f"{prefix}.index").rename(tmp_path / "model.h5")
+    with pytest.raises(BnstatError, match=r"model\.h5: is the index of a checkpoint"):
+        bnstat.load(index)
+
+
+def test_v1_and_saved_models_by_any_name(tmp_path: Path) -> None:
+    arrays = named.layer(1)
+    tf.raw_ops.Save(
+        filename=str(tmp_path / "weights.h5"),
+        tensor_names=[f"bn/{role}" for role in ROLES],
+        data=[tf.constant(arrays[role]) for role in ROLES],
+    )
+    model = bnstat.load(tmp_path / "weights.h5")
+    assert model.source.format == "tf1-checkpoint-v1"
+    assert_layers(model, {"bn": arrays})
+
+
+def test_an_index_alone_by_another_name(tmp_path: Path) -> None:
+    (tmp_path / "table").write_bytes(tables.table({b"k": b"v"}))
+    with pytest.raises(BnstatError):
+        bnstat.load(tmp_path / "table")
+
+
+def test_links(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    save(tmp_path / "run/m-1", 1)
+    (tmp_path / "latest").symlink_to("run")
+    assert mean_of(tmp_path / "latest") == 1
+    assert mean_of(tmp_path / "latest/m-1") == 1
+    (tmp_path / "round").symlink_to("round")
+    with pytest.raises(BnstatError):
+        bnstat.load(tmp_path / "round")
+
+
+def test_which_of_a_single_model(tmp_path: Path) -> None:
+    prefix = save(tmp_path / "m-3", 3)
+    assert mean_of(prefix, step=3) == 3
+    for options in ({"step": 4}, {"checkpoint": "x"}):
+        with pytest.raises(NotFoundError, match="has no"):
+            bnstat.load(prefix, **options)
+
+
+def test_a_folder_that_is_read_while_it_moves_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "m-1", 1)
+    first = locate(str(tmp_path))
+    calls = []
+
+    def replaced(path: str) -> Any:
+        calls.append(path)
+        if len(calls) == 1:
+            for file in tmp_path.glob("m-1.*"):
+                file.unlink()
+            save(tmp_path / "m-2", 2)
+            return first
+        return locate(path)
+
+    monkeypatch.setattr("bnstat.loading.locate", replaced)
+    assert mean_of(tmp_path) == 2
+    assert len(calls) == 2
+
+
+def test_moving_everything_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    save(tmp_path / "old/m-1", 1)
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    assert mean_of(tmp_path / "new") == 1

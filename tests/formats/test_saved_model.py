@@ -1,0 +1,189 @@
+"""SavedModels: whichever part of one a path names, and whichever part is missing."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tensorflow as tf
+
+import bnstat
+from bnstat.errors import BnstatError, DamagedError, NotFoundError
+from tests.builders import named
+from tests.builders.graph_mode import layers_of, save_graph
+from tests.builders.oracle import assert_as_tensorflow_reads, assert_layers
+
+v1 = tf.compat.v1
+ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+SCOPES = ("one/bn", "two/bn")
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated:UserWarning")
+
+
+class Norm(tf.Module):
+    def __init__(self, arrays: dict[str, Any]) -> None:
+        super().__init__()
+        for role, array in arrays.items():
+            setattr(self, role, tf.Variable(array))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4])])
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.nn.batch_normalization(
+            x, self.moving_mean, self.moving_variance, self.beta, self.gamma, 0.01
+        )
+
+
+@pytest.fixture(scope="module")
+def master(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A SavedModel of TensorFlow 1, and its layers."""
+    folder = tmp_path_factory.mktemp("saved_model")
+
+    def build() -> None:
+        x = v1.placeholder(tf.float32, [None, 4, 4, 3])
+        for scope in ("one", "two"):
+            with v1.variable_scope(scope):
+                x = v1.layers.batch_normalization(x, name="bn", epsilon=0.002)
+
+    values = save_graph(folder / "m", build, saved_model=folder / "saved")
+    return folder / "saved", layers_of(values, SCOPES)
+
+
+@pytest.fixture
+def saved(tmp_path: Path, master: tuple[Path, dict[str, Any]]) -> Path:
+    """A copy of it to do things to."""
+    return Path(shutil.copytree(master[0], tmp_path / "saved"))
+
+
+@pytest.mark.parametrize(
+    "inside",
+    ["", "saved_model.pb", "variables", "variables/variables", "variables/variables.index",
+     "variables/variables.data-00000-of-00001"],
+)  # fmt: skip
+def test_every_part_leads_to_it(saved: Path, master: Any, inside: str) -> None:
+    model = bnstat.load(saved / inside)
+    assert_layers(model, master[1])
+    assert_as_tensorflow_reads(model, saved / "variables/variables")
+
+
+@pytest.mark.parametrize("inside", ["", "saved_model.pb", "variables", "variables/variables.index"])
+def test_every_part_leads_to_its_graph(saved: Path, inside: str) -> None:
+    model = bnstat.load(saved / inside)
+    assert (model.source.format, model.source.writer) == (
+        "saved-model",
+        f"TensorFlow {tf.__version__}",
+    )
+    assert [round(layer.epsilon or 0, 9) for layer in model] == [0.002, 0.002]
+
+
+def test_relative_paths(saved: Path, master: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(saved)
+    assert_layers(bnstat.load(), master[1])
+    monkeypatch.chdir(saved / "variables")
+    assert_layers(bnstat.load(), master[1])
+    assert_layers(bnstat.load(".."), master[1])
+    assert_layers(bnstat.load("variables"), master[1])
+
+
+def test_another_name_of_the_graph(saved: Path, master: Any) -> None:
+    (saved / "saved_model.pb").rename(saved / "model.bin")
+    assert_layers(bnstat.load(saved / "model.bin"), master[1])
+
+
+def test_without_the_graph(saved: Path, master: Any) -> None:
+    (saved / "saved_model.pb").unlink()
+    model = bnstat.load(saved)
+    assert_layers(model, master[1])
+    assert any("saved_model.pb is missing" in note for note in model.notes)
+    assert {layer.epsilon for layer in model} == {None}
+
+
+def test_without_variables(saved: Path) -> None:
+    shutil.rmtree(saved / "variables")
+    model = bnstat.load(saved)
+    assert len(model) == 0
+    assert any("no variables" in note for note in model.notes)
+
+
+def test_without_the_index(saved: Path) -> None:
+    (saved / "variables/variables.index").unlink()
+    with pytest.raises(NotFoundError, match=r"variables\.index: the index .* is missing"):
+        bnstat.load(saved)
+
+
+def test_without_the_data(saved: Path) -> None:
+    (saved / "variables/variables.data-00000-of-00001").unlink()
+    with pytest.raises(NotFoundError, match="data file is missing"):
+        bnstat.load(saved, eager=True)
+    assert len(bnstat.load(saved, values=False)) == 2
+
+
+def test_in_text_form(saved: Path, master: Any) -> None:
+    from google.protobuf import text_format
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    message = SavedModel.FromString((saved / "saved_model.pb").read_bytes())
+    (saved / "saved_model.pb").unlink()
+    (saved / "saved_model.pbtxt").write_text(text_format.MessageToString(message))
+    model = bnstat.load(saved)
+    assert_layers(model, master[1])
+    assert [round(layer.epsilon or 0, 9) for layer in model] == [0.002, 0.002]
+    (saved / "saved_model.pbtxt").write_text("saved_model_schema_version: {")
+    with pytest.raises(DamagedError, match=r"saved_model\.pbtxt: .*cannot be parsed"):
+        bnstat.load(saved)
+
+
+@pytest.mark.parametrize("name", ["saved_model.pb", "variables/variables.index"])
+def test_pointers(saved: Path, name: str) -> None:
+    (saved / name).write_bytes(POINTER)
+    with pytest.raises(DamagedError, match="git-lfs pointer"):
+        bnstat.load(saved)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x08\x01", b"\x08\x01\x12\xff", b"hello"])
+def test_damaged_graphs(saved: Path, data: bytes) -> None:
+    (saved / "saved_model.pb").write_bytes(data)
+    with pytest.raises(DamagedError):
+        bnstat.load(saved)
+
+
+def test_truncated_anywhere(saved: Path, master: Any) -> None:
+    whole = (saved / "saved_model.pb").read_bytes()
+    for length in range(0, len(whole), 997):
+        (saved / "saved_model.pb").write_bytes(whole[:length])
+        try:
+            assert_layers(bnstat.load(saved), master[1])
+        except BnstatError:
+            continue
+
+
+def test_serving_versions(saved: Path, tmp_path: Path) -> None:
+    for version in (2, 10, 9):
+        arrays = {role: array + version for role, array in named.layer(1).items()}
+        tf.saved_model.save(Norm(arrays), str(tmp_path / f"serving/{version}"))
+    (tmp_path / "serving/11").mkdir()
+    (tmp_path / "serving/assets").mkdir()
+    newest = bnstat.load(tmp_path / "serving")
+    assert (newest.source.checkpoint, newest.source.step) == ("10", 10)
+    assert newest[0].moving_mean is not None
+    assert newest[0].moving_mean.min() >= 10
+    older = bnstat.load(tmp_path / "serving", checkpoint="2")
+    assert older[0].moving_mean is not None
+    assert older[0].moving_mean.max() < 4
+    assert bnstat.load(tmp_path / "serving", step=9).source.checkpoint == "9"
+    with pytest.raises(NotFoundError, match="no checkpoint 3; there are: 2, 9, 10"):
+        bnstat.load(tmp_path / "serving", checkpoint="3")
+
+
+def test_several_names_of_the_root_scope(tmp_path: Path) -> None:
+    arrays = named.layer(1)
+    tf.saved_model.save(Norm(arrays), str(tmp_path))
+    model = bnstat.load(tmp_path)
+    assert_layers(model, {"(root)": arrays})
+    assert round(model[0].epsilon or 0, 9) == 0.01
+
+
+def test_both_readers_agree(saved: Path, master: Any) -> None:
+    assert_layers(bnstat.load(saved, reader="tensorflow"), master[1])

@@ -1,0 +1,183 @@
+"""What is imported when: TensorFlow never, the other heavy modules where a file needs them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+import bnstat
+
+ROOT = Path(__file__).parent.parent
+DATA = ROOT / "tests/data/digits"
+HEAVY = {"tensorflow", "keras", "tf_keras", "h5py", "jsonschema", "ml_dtypes", "zipfile", "tarfile"}
+
+_RUN = """
+import json, sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {refused!r}:
+            raise ImportError(name + " is not to be had")
+
+sys.meta_path.insert(0, Refuse())
+sys.argv = ["bnstat", *{arguments!r}]
+code = 0
+try:
+    from bnstat.cli import main
+    main()
+except SystemExit as end:
+    code = end.code
+sys.stdout.flush()
+modules = sorted({{name.partition(".")[0] for name in sys.modules}} | set(sys.modules))
+print("\\n" + json.dumps([code or 0, modules]))
+"""
+
+
+def run(*arguments: Any, refused: tuple[str, ...] = ()) -> tuple[int, set[str], str]:
+    """Runs the command line in a process of its own: exit code, modules loaded, output."""
+    script = _RUN.format(arguments=[str(argument) for argument in arguments], refused=refused)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    output, _, last = done.stdout.rstrip("\n").rpartition("\n")
+    assert last, done.stderr
+    code, modules = json.loads(last)
+    return code, set(modules), output
+
+
+@pytest.fixture(scope="module")
+def h5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Keras 2 weights file, as small as can be."""
+    path = tmp_path_factory.mktemp("h5") / "weights.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [b"bn"]
+        group = file.create_group("bn")
+        names = [f"bn/{role}:0" for role in ("gamma", "beta", "moving_mean", "moving_variance")]
+        group.attrs["weight_names"] = [name.encode() for name in names]
+        for number, name in enumerate(names):
+            group.create_dataset(name, data=np.full(3, number, np.float32))
+    return path
+
+
+COMMANDS = [
+    ("inspect",),
+    ("inspect", "--values"),
+    ("inspect", "--no-values"),
+    ("export", "--json"),
+    ("export", "--csv"),
+    ("check",),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_checkpoint_by_names_needs_nothing_heavy(command: tuple[str, ...]) -> None:
+    code, modules, output = run(command[0], DATA / "run/model-100", *command[1:])
+    assert code == 0
+    assert "block1/bn" in output or command == ("check",)
+    assert not modules & (HEAVY | {"google.protobuf"})
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_saved_model_needs_protobuf_alone(command: tuple[str, ...]) -> None:
+    code, modules, _ = run(command[0], DATA / "saved_model", *command[1:])
+    assert code == 0
+    assert "google.protobuf" in modules
+    assert not modules & HEAVY
+
+
+def test_an_hdf5_file_needs_h5py_at_most(h5: Path) -> None:
+    code, modules, output = run("inspect", h5)
+    assert code == 0
+    assert "bn" in output
+    assert not modules & (HEAVY - {"h5py"} | {"google.protobuf"})
+
+
+TARGETS = ["run", "run/model-100.index", "saved_model", "saved_model/variables"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_everything_works_where_tensorflow_cannot_be_imported(target: str) -> None:
+    for command in ("inspect", "export"):
+        arguments = [command, DATA / target, *(["--json"] if command == "export" else [])]
+        without = run(*arguments, refused=("tensorflow", "keras", "tf_keras"))
+        assert without[0] == 0
+        assert without[2] == run(*arguments)[2]
+
+
+def test_keras_files_where_neither_keras_nor_tensorflow_can_be_imported(h5: Path) -> None:
+    code, _, output = run("export", h5, "--json", refused=("tensorflow", "keras", "tf_keras"))
+    assert code == 0
+    (layer,) = json.loads(output)["layers"]
+    assert layer["moving_variance"]["values"] == [3.0, 3.0, 3.0]
+
+
+def test_the_fallback_reader_says_what_it_lacks() -> None:
+    code, _, _ = run("inspect", DATA / "run", "--reader", "tensorflow", refused=("tensorflow",))
+    assert code == 2
+
+
+@pytest.mark.parametrize("statement", ["import bnstat", "import bnstat; bnstat.BnstatError"])
+def test_importing_the_package_imports_no_numpy(statement: str) -> None:
+    script = f"{statement}; import sys; print('numpy' in sys.modules, 'click' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_public_names() -> None:
+    for name in bnstat.__all__:
+        assert getattr(bnstat, name) is not None
+    assert set(bnstat.__all__) <= set(dir(bnstat))
+    with pytest.raises(AttributeError, match="nothing"):
+        bnstat.nothing  # noqa: B018
+
+
+# Which parts of bnstat each package may import, besides itself and what all may: errors and
+# the order of names.
+EVERYWHERE = {"errors", "natural"}
+ALLOWED = {
+    "formats": {"model"},
+    "discovery": {"model", "formats.contents"},
+    "checks": {"model", "compare.history"},
+    "compare": {"model"},
+    "output": {"model", "checks", "compare"},
+}
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_imports_run_one_way(package: str) -> None:
+    import ast
+
+    wrong = []
+    for path in (ROOT / "bnstat" / package).glob("**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module]
+            for name in names:
+                part = name.removeprefix("bnstat.")
+                if part == name or part.split(".")[0] in {package, *EVERYWHERE}:
+                    continue
+                if not any(part == one or part.startswith(f"{one}.") for one in ALLOWED[package]):
+                    wrong.append(f"{path.name}: {name}")
+    assert wrong == []
+
+
+def test_tensorflow_is_imported_in_one_place() -> None:
+    using = {
+        path.relative_to(ROOT / "bnstat").as_posix()
+        for path in (ROOT / "bnstat").glob("**/*.py")
+        if any(
+            line.lstrip().startswith(("import tensorflow", "from tensorflow"))
+            for line in path.read_text().splitlines()
+        )
+    }
+    assert using == {"formats/tensorflow_reader.py"}

@@ -1,0 +1,279 @@
+"""Models and layers, and what a layer does to its input in inference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bnstat.errors import AmbiguousError, BnstatError, NotFoundError
+from bnstat.model import ROLES, BatchNorm, Model, Source, Summary, Variable, printable
+from tests.builders import named
+from tests.builders.keras_models import randomised, roles_of
+
+ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+
+
+def layer_of(arrays: Mapping[str, NDArray[Any]], **options: Any) -> BatchNorm:
+    variables = {
+        role: Variable(f"bn/{role}", f"bn/{role}", array.dtype.name, array.shape, lambda a=array: a)
+        for role, array in arrays.items()
+    }
+    return BatchNorm(options.pop("name", "bn"), variables, **options)
+
+
+def formula(
+    arrays: Mapping[str, NDArray[Any]], x: NDArray[Any], epsilon: float, shape: Any = (-1,)
+) -> NDArray[np.float64]:
+    """`gamma * (x - mean) / sqrt(variance + epsilon) + beta` in float64."""
+    wide = {role: array.astype(np.float64).reshape(shape) for role, array in arrays.items()}
+    y = (x.astype(np.float64) - wide["moving_mean"]) / np.sqrt(wide["moving_variance"] + epsilon)
+    return wide.get("gamma", 1.0) * y + wide.get("beta", 0.0)
+
+
+RANDOM = np.random.default_rng(11)
+X = RANDOM.standard_normal((5, 6, 7, 4))
+SUBSETS = [ROLES, ROLES[1:], (ROLES[0], *ROLES[2:]), ROLES[2:]]
+
+
+@pytest.mark.parametrize("roles", SUBSETS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-13), ("float32", 1e-5)])
+def test_the_formula(roles: tuple[str, ...], dtype: str, tolerance: float) -> None:
+    arrays = named.layer(1, roles=roles, dtype=dtype)
+    layer = layer_of(arrays, epsilon=1e-3)
+    x = X.astype(dtype)
+    found = layer.normalize(x)
+    assert found.dtype == dtype
+    expected = formula(arrays, x, 1e-3)
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+    scale, shift = layer.scale_and_shift()
+    assert scale.dtype == shift.dtype == dtype
+    assert scale.shape == shift.shape == (4,)
+    np.testing.assert_allclose(scale * x + shift, expected, rtol=10 * tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("axis", [-1, -2, 0, 1, 2, 3])
+def test_every_axis(axis: int) -> None:
+    arrays = named.layer(1, channels=X.shape[axis], dtype="float64")
+    shape = [1, 1, 1, 1]
+    shape[axis] = -1
+    expected = formula(arrays, X, 0.01, shape)
+    for layer, given in ((layer_of(arrays, axis=axis), None), (layer_of(arrays, axis=0), axis)):
+        found = layer.normalize(X, epsilon=0.01, axis=given)
+        np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-13)
+
+
+def test_several_axes() -> None:
+    arrays = {role: RANDOM.random((1, 6, 1, 4)) for role in ROLES}
+    layer = layer_of(arrays, axis=(1, 3), epsilon=0.01)
+    expected = formula(arrays, X, 0.01, (1, 6, 1, 4))
+    np.testing.assert_allclose(layer.normalize(X), expected, rtol=1e-13)
+    assert layer.channels == 24
+    assert layer.scale_and_shift()[0].shape == (1, 6, 1, 4)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 4), (1, 1, 1, 1, 4)])
+def test_variables_with_leading_ones(shape: tuple[int, ...]) -> None:
+    arrays = {role: RANDOM.random(shape) for role in ROLES}
+    found = layer_of(arrays, epsilon=0.01).normalize(X)
+    np.testing.assert_allclose(found, formula(arrays, X, 0.01, (4,)), rtol=1e-13)
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+@pytest.mark.parametrize("options", [{}, {"scale": False}, {"center": False}, {"epsilon": 0.1}])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-6), ("float64", 1e-12)])
+def test_keras_own_layer(axis: int, options: Any, dtype: str, tolerance: float) -> None:
+    x = X.astype(dtype)
+    norm = keras.layers.BatchNormalization(axis=axis, dtype=dtype, **options)
+    norm.build(x.shape)
+    randomised(norm)
+    layer = layer_of(roles_of(norm), epsilon=norm.epsilon, axis=norm.axis)
+    expected = np.asarray(norm(x, training=False))
+    found = layer.normalize(x)
+    assert found.dtype == expected.dtype
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_keras_2_over_several_axes() -> None:
+    tf_keras = pytest.importorskip("tf_keras")
+    norm = tf_keras.layers.BatchNormalization(axis=[1, 3])
+    norm.build(X.shape)
+    randomised(norm)
+    layer = layer_of(roles_of(norm), epsilon=norm.epsilon, axis=(1, 3))
+    expected = np.asarray(norm(X.astype(np.float32), training=False))
+    np.testing.assert_allclose(
+        layer.normalize(X.astype(np.float32)), expected, rtol=2e-6, atol=2e-6
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_small_types_are_computed_in_float32(dtype: str) -> None:
+    import ml_dtypes
+
+    kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    arrays = {role: RANDOM.random(4).astype(kind) for role in ROLES}
+    layer = layer_of(arrays, epsilon=1e-3)
+    assert layer.normalize(X.astype(kind)).dtype == np.float32
+    found = layer.normalize(X.astype(np.float32))
+    np.testing.assert_allclose(
+        found, formula(arrays, X.astype(np.float32), 1e-3), rtol=1e-4, atol=1e-5
+    )
+    assert layer.scale_and_shift()[0].dtype == np.float32
+
+
+def test_epsilon_is_never_guessed() -> None:
+    arrays = named.layer(1)
+    layer = layer_of(arrays)
+    for action in (layer.scale_and_shift, lambda: layer.normalize(X)):
+        with pytest.raises(AmbiguousError, match=r"does not tell this layer's epsilon.*epsilon="):
+            action()
+    np.testing.assert_allclose(layer.normalize(X, epsilon=0.5), formula(arrays, X, 0.5), rtol=1e-5)
+    known = layer_of(arrays, epsilon=0.25)
+    np.testing.assert_allclose(known.normalize(X, epsilon=0.5), formula(arrays, X, 0.5), rtol=1e-5)
+    np.testing.assert_array_equal(known.normalize(X, epsilon=0), layer.normalize(X, epsilon=0))
+
+
+def test_roles_are_never_guessed() -> None:
+    unknown = Variable("vars/0", "vars/0", "float32", (4,), lambda: np.ones(4, np.float32))
+    layer = layer_of(named.layer(1, roles=ROLES[2:]), undecided=[unknown], epsilon=0.001)
+    with pytest.raises(AmbiguousError, match="which role vars/0 has"):
+        layer.normalize(X)
+    with pytest.raises(NotFoundError, match="moving mean and variance are not in the file"):
+        layer_of(named.layer(1, roles=ROLES[:2]), epsilon=0.001).scale_and_shift()
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((5, 3), None), ((4, 5), None), ((5, 4), 2), ((5, 4), -3), ((), None), ((5, 1), None)],
+)
+def test_inputs_that_do_not_fit(shape: tuple[int, ...], axis: int | None) -> None:
+    with pytest.raises(ValueError, match=r"axis|channels"):
+        layer_of(named.layer(1), epsilon=0.1).normalize(np.zeros(shape), axis=axis)
+
+
+@pytest.mark.parametrize("shape", [(), (6,), (6, 4), (5, 6, 7), (5, 6, 7, 3), (5, 4, 7, 6)])
+def test_inputs_that_do_not_fit_several_axes(shape: tuple[int, ...]) -> None:
+    arrays = {role: np.ones((1, 6, 1, 4)) for role in ROLES}
+    with pytest.raises(ValueError, match=r"axis|channels"):
+        layer_of(arrays, axis=(1, 3), epsilon=0.1).normalize(np.zeros(shape))
+
+
+def test_arrays_are_read_once_and_only_when_asked_for() -> None:
+    reads: list[str] = []
+
+    def variable(role: str) -> Variable:
+        def read() -> NDArray[np.float32]:
+            reads.append(role)
+            return np.ones(2, np.float32)
+
+        return Variable(role, role, "float32", (2,), read)
+
+    layer = BatchNorm("bn", {role: variable(role) for role in ROLES[1:]})
+    assert (layer.channels, layer.shape) == (2, (2,))
+    assert reads == []
+    assert layer.gamma is None
+    assert layer.beta is layer.beta
+    assert layer.array("moving_mean") is layer.moving_mean
+    assert reads == ["beta", "moving_mean"]
+
+
+@pytest.fixture
+def model() -> Model:
+    layers = [layer_of(named.layer(n, channels=n), name=name) for n, name in enumerate("cab", 2)]
+    return Model(Source("p", "saved-model"), layers, notes=["a note"])
+
+
+def test_a_sequence_and_a_mapping(model: Model) -> None:
+    assert [layer.name for layer in model] == list(model.keys()) == ["c", "a", "b"]
+    assert len(model) == 3
+    assert model[0] is model["c"]
+    assert model[-1] is model["b"]
+    assert [layer.name for layer in model[1:]] == ["a", "b"]
+    assert list(model.values()) == list(model)
+    assert dict(model.items())["a"] is model["a"]
+    assert "a" in model
+    assert model["a"] in model
+    assert "d" not in model
+    assert 3 not in model
+    assert model.get("d") is None
+    assert model.get("a") is model["a"]
+    assert model.channels == 2 + 3 + 4
+    with pytest.raises(KeyError):
+        model["d"]
+    with pytest.raises(IndexError):
+        model[3]
+
+
+def test_narrowing(model: Model) -> None:
+    some = model.select([model["b"]])
+    assert some.keys() == ["b"]
+    assert (some.source, some.notes) == (model.source, model.notes)
+
+
+def test_how_it_shows_itself(model: Model) -> None:
+    assert repr(model) == "<Model 'p' (saved-model): 3 batch-norm layers>"
+    assert repr(model.select([model[0]])).endswith("1 batch-norm layer>")
+    evil = Model(model.source, [layer_of(named.layer(1), name="<script>&\x1b[31m")])
+    page = evil._repr_html_()
+    assert "&lt;script&gt;&amp;" in page
+    assert "<script>" not in page
+    assert "\x1b" not in page
+    assert page.count("<tr>") == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("stem/bn_1", "stem/bn_1"),
+        ("\u00e4\u4e2d\u0431", "\u00e4\u4e2d\u0431"),
+        ("a\x1b[31mb", "a\\x1b[31mb"),
+        ("a\nb\r\t", "a\\nb\\r\\t"),
+        ("a\u202eb", "a\\u202eb"),
+        ("a\udcffb", "a\\udcffb"),
+        ("\x85\u2028", "\\x85\\u2028"),
+    ],
+)
+def test_printable(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    printable(text).encode("utf-8")
+
+
+def test_summaries() -> None:
+    values = np.array([1, 2, np.nan, 4, np.inf, -np.inf], np.float32)
+    found = Summary.of(values)
+    assert (found.count, found.bad, found.min, found.max) == (6, 3, 1, 4)
+    assert found.mean == pytest.approx(7 / 3)
+    assert found.std == pytest.approx(np.std([1, 2, 4]))
+    nothing = Summary.of(np.array([np.nan], np.float32))
+    assert (nothing.count, nothing.bad) == (1, 1)
+    assert np.isnan(nothing.mean)
+    large = Summary.of(np.full(3, np.finfo(np.float64).max))
+    assert (large.bad, large.max) == (0, np.finfo(np.float64).max)
+
+
+def test_errors_are_one_line_that_says_where_and_what() -> None:
+    error = BnstatError("m.index", "is damaged", "copy it again")
+    assert str(error) == "m.index: is damaged; copy it again"
+    assert (error.where, error.what, error.hint) == ("m.index", "is damaged", "copy it again")
+    assert str(BnstatError("m", "is damaged")) == "m: is damaged"
+
+
+def test_the_shape_of_the_variables_tells_the_axes_that_the_file_does_not() -> None:
+    rng = np.random.default_rng(3)
+    arrays = {role: rng.uniform(0.5, 2, (1, 8, 1, 16)).astype(np.float32) for role in ROLES}
+    layer = BatchNorm(
+        "grid",
+        {
+            role: Variable(role, role, "float32", array.shape, lambda array=array: array)
+            for role, array in arrays.items()
+        },
+        epsilon=0.001,
+    )
+    x = rng.normal(size=(2, 8, 5, 16)).astype(np.float32)
+    gamma, beta, mean, variance = (arrays[role].astype(np.float64) for role in ROLES)
+    expected = gamma * (x - mean) / np.sqrt(variance + 0.001) + beta
+    np.testing.assert_allclose(layer.normalize(x), expected, rtol=1e-5, atol=1e-5)
