@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bnstat.errors import AmbiguousError, NotFoundError
+from bnstat.errors import AmbiguousError, DamagedError, NotFoundError
 
 Array = NDArray[np.generic]
 Evidence = Literal["config", "object-graph", "graph", "name"]
@@ -163,16 +163,21 @@ class BatchNorm:
         Raises:
             AmbiguousError: epsilon is not known, or a variable of the layer has no certain role.
             NotFoundError: the file does not hold the moving statistics.
+            DamagedError: the layer's variables do not fit together.
         """
         mean, variance = self._statistics()
         epsilon = self._epsilon(epsilon)
         kind = np.result_type(_working_dtype(variance), np.float32)
-        scale = 1 / np.sqrt(variance.astype(kind) + kind.type(epsilon))
+
+        def fit(array: Array) -> Array:
+            return array.astype(kind).reshape(self.shape)
+
+        scale = 1 / np.sqrt(fit(variance) + kind.type(epsilon))
         if (gamma := self.gamma) is not None:
-            scale = scale * gamma.astype(kind)
-        shift = -mean.astype(kind) * scale
+            scale = scale * fit(gamma)
+        shift = np.negative(fit(mean)) * scale
         if (beta := self.beta) is not None:
-            shift = shift + beta.astype(kind)
+            shift = shift + fit(beta)
         return scale, shift
 
     def normalize(
@@ -193,6 +198,7 @@ class BatchNorm:
         Raises:
             AmbiguousError: epsilon is not known, or a variable of the layer has no certain role.
             NotFoundError: the file does not hold the moving statistics.
+            DamagedError: the layer's variables do not fit together.
             ValueError: `x` does not fit the layer.
         """
         mean, variance = self._statistics()
@@ -224,6 +230,11 @@ class BatchNorm:
                 "its moving mean and variance are not in the file",
                 "use a checkpoint that holds more than the trainable variables",
             )
+        # Sizes of 1 apart: some libraries keep (1, 1, 1, channels) beside (channels,).
+        shapes = {v.shape for v in self.variables.values()}
+        if len({tuple(size for size in shape if size != 1) for shape in shapes}) > 1:
+            listed = ", ".join(str(list(shape)) for shape in sorted(shapes))
+            raise DamagedError(self.name, f"its variables are of different shapes: {listed}")
         return mean, variance
 
     def _epsilon(self, given: float | None) -> float:

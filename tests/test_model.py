@@ -15,8 +15,6 @@ from bnstat.model import ROLES, BatchNorm, Model, Source, Summary, Variable, pri
 from tests.builders import named
 from tests.builders.keras_models import randomised, roles_of
 
-ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
-
 
 def layer_of(arrays: Mapping[str, NDArray[Any]], **options: Any) -> BatchNorm:
     variables = {

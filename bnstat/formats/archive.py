@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from typing import IO, BinaryIO, cast
+from weakref import finalize
 
 from bnstat.errors import BnstatError, DamagedError
 from bnstat.formats.storage import File, Folder
@@ -92,6 +93,10 @@ class _Member(File):
     def sibling(self, name: str) -> File | None:
         return self._folder.file(name)
 
+    def __del__(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
 
 _Members = dict[str, tuple[int, Callable[[], BinaryIO]]]
 
@@ -145,6 +150,7 @@ def _zip_folder(file: File) -> Folder:
     except BaseException:
         stream.close()
         raise
+    finalize(archive, stream.close)
     members: _Members = {}
     for info in archive.infolist():
         name = _inside(info.filename)
@@ -167,7 +173,12 @@ def _zip_opener(
 
 
 def _tar_folder(file: File, stream: BinaryIO) -> Folder:
-    archive = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115
+    try:
+        archive = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115
+    except BaseException:
+        stream.close()
+        raise
+    finalize(archive, stream.close)
     members: _Members = {}
     # A sparse member can claim any size without having it.
     for info in archive:
@@ -193,6 +204,7 @@ def _spool(file: File, stream: IO[bytes], compressed: int) -> BinaryIO:
     while chunk := stream.read(_CHUNK):
         spool.write(chunk)
         if spool.tell() > limit:
+            spool.close()
             raise BnstatError(
                 file.path,
                 f"grows more than {_MAX_RATIO} times when it is decompressed",
