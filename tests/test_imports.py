@@ -92,11 +92,11 @@ def test_a_saved_model_needs_protobuf_alone(command: tuple[str, ...]) -> None:
     assert not modules & HEAVY
 
 
-def test_an_hdf5_file_needs_h5py_at_most(h5: Path) -> None:
+def test_an_hdf5_file_needs_nothing_heavy(h5: Path) -> None:
     code, modules, output = run("inspect", h5)
     assert code == 0
     assert "bn" in output
-    assert not modules & (HEAVY - {"h5py"} | {"google.protobuf"})
+    assert not modules & (HEAVY | {"google.protobuf"})
 
 
 TARGETS = ["run", "run/model-100.index", "saved_model", "saved_model/variables"]

@@ -6,85 +6,117 @@ kept in other files. None of that occurs in a model file, so none of it is follo
 walked over hard links alone, each group once, so that a group linked below itself ends the walk
 rather than making it endless.
 
-Source: HDF5 File Format Specification 3.0, https://docs.hdfgroup.org/hdf5/develop/_f_m_t3.html
+    group, old  message 0x11: addresses of a tree and of the heap of its names
+    tree        "TREE", type 0, level, entries (u16), two addresses of siblings, then entries of
+                a key and the address of a node or of the tree below
+    node        "SNOD", version, 1 unused, entries (u16), then entries of the name's place in the
+                heap, the header's address, kind (u32: 2 for a soft link), 20 unused
+    heap        "HEAP", version, 3 unused, size, free list, address of the names
+    group, new  message 0x06 per link: version, flags, [kind], [order (u64)], [encoding], length
+                of the name, name, header's address
+
+Source: HDF5 File Format Specification 3.0, sections III.A.1, III.B, III.D and IV.A.2.c, g and r.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterator, Set
-from contextlib import contextmanager
-from functools import partial
-from typing import TYPE_CHECKING, Final
+import struct
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Final
 
-import numpy as np
-
-from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.errors import DamagedError
+from bnstat.formats.hdf5_arrays import Dataset, LibraryNeededError, dataset, numpy_type, read
 from bnstat.formats.hdf5_attributes import Attributes
-from bnstat.formats.in_place import as_stream
+from bnstat.formats.hdf5_dense import LINKS, dense_messages
+from bnstat.formats.hdf5_objects import (
+    LINK,
+    LINK_INFO,
+    SYMBOL_TABLE,
+    Cursor,
+    Message,
+    Objects,
+    product,
+    signature_offset,
+)
 from bnstat.formats.storage import File
 from bnstat.model import Array, Variable
 
-if TYPE_CHECKING:
-    import h5py
-
-SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
-
 _MAX_DEPTH: Final = 64
 _MAX_OBJECTS: Final = 250_000
+_MAX_NAMES: Final = 128 << 20
+"""All paths together; a long name counts in the path of all that is below it."""
 _BOMB_FLOOR: Final = 64 << 20
 """So many bytes are read from a file, however few of them it holds."""
 _BOMB_RATIO: Final = 50
 """Beyond that, all arrays together must not exceed the file's size by more than this factor."""
-_MAX_FILTERED_CHUNK: Final = 512 << 10
-"""HDF5 inflates a chunk without a bound, by up to 1032 times: this keeps it near 512 MB."""
+_LARGEST_ELEMENT: Final = 8
+_SOFT: Final = 2
+_GROUP: Final = {SYMBOL_TABLE, LINK_INFO, LINK}
 
 
 def is_hdf5(file: File) -> bool:
     """Whether a file is HDF5, going by its signature."""
-    return _signature_offset(file) is not None
+    return signature_offset(file) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Tree:
+    """What a file holds.
+
+    Attributes:
+        headers: path of a group -> the address of its header.
+        variables: path of a dataset -> variable.
+    """
+
+    headers: dict[str, int]
+    variables: dict[str, Variable]
 
 
 class Hdf5:
-    """An HDF5 file, open for as long as this object or a variable of it lives.
+    """An HDF5 file's tree, its datasets as variables, its attributes' texts.
 
     Attributes:
         path: the file, for messages.
-        variables: path -> variable, for every dataset that has a shape.
     """
 
     def __init__(self, file: File) -> None:
-        """Open the file and walk its tree; no dataset is read.
+        """Read the superblock; the tree is walked when it is first asked for.
 
         Raises:
-            DamagedError: the file is truncated, not HDF5, or nested beyond reason.
+            DamagedError: the file is truncated, or not HDF5.
         """
         self.path = file.path
-        self._size = file.size
+        self._file = file
+        self._objects = Objects(file)
+        self._attributes = Attributes(self._objects)
+        self._read_before: set[str] = set()
         self._claimed = 0
-        self._counted: set[str] = set()
-        self._file = _open(file)
-        self._attributes = Attributes(file, _signature_offset(file) or 0)
-        self._headers: dict[str, int] = {}
-        self.variables: dict[str, Variable] = {}
-        with self._translated_errors():
-            self._walk()
 
     @property
     def groups(self) -> Set[str]:
-        """The paths of all groups, without a leading slash; the root is `""`."""
-        return self._headers.keys()
+        """The paths of all groups, without a leading slash; the root is `""`.
 
-    def children(self, group: str = "") -> set[str]:
-        """The names of the groups right below a group."""
-        prefix = group + "/" if group else ""
-        below = (path[len(prefix) :] for path in self.groups if path.startswith(prefix))
-        return {path for path in below if path and "/" not in path}
+        Raises:
+            DamagedError: the tree contradicts itself, or is nested beyond reason.
+            UnsupportedError: it keeps groups in a way that Keras never uses.
+        """
+        return self._tree.headers.keys()
+
+    @property
+    def variables(self) -> Mapping[str, Variable]:
+        """Path -> variable, for every dataset that has a shape; raises as `groups` does."""
+        return self._tree.variables
+
+    def members(self) -> set[str]:
+        """The names of what the root group holds, without a walk through all of the tree."""
+        return {name for name, _ in self._links(list(self._objects.messages(self._objects.root)))}
 
     def has_attribute(self, group: str, name: str) -> bool:
         """Whether a group of the tree has an attribute of that name."""
-        return group in self._headers and name in self._attributes.names(self._headers[group])
+        header = self._header(group)
+        return header is not None and name in self._attributes.names(header)
 
     def text(self, group: str, name: str) -> str | None:
         """A text attribute of a group; None where it is missing or no single text."""
@@ -108,172 +140,142 @@ class Hdf5:
         return parts if index else None
 
     def _one(self, group: str, name: str) -> list[str] | None:
-        header = self._headers.get(group)
+        header = self._header(group)
         return None if header is None else self._attributes.texts(header, name)
 
-    def _walk(self) -> None:
-        import h5py
+    def _header(self, group: str) -> int | None:
+        return self._tree.headers.get(group) if group else self._objects.root
 
-        seen: set[int] = set()
-        pending: list[tuple[str, h5py.h5g.GroupID]] = [("", self._file["/"].id)]
-        objects = 0
+    @cached_property
+    def _tree(self) -> _Tree:
+        tree = _Tree({}, {})
+        seen = {self._objects.root}
+        pending = [("", self._objects.root)]
+        named = 0
         while pending:
-            path, group = pending.pop()
-            address = h5py.h5o.get_info(group).addr
-            if address in seen:
-                continue
-            seen.add(address)
-            self._headers[path] = address
-            prefix = path + "/" if path else ""
-            if prefix.count("/") > _MAX_DEPTH:
-                raise DamagedError(self.path, f"groups are nested deeper than {_MAX_DEPTH}")
-            below: list[tuple[str, h5py.h5g.GroupID]] = []
-            names: list[bytes] = []
-            group.links.iterate(
-                lambda name, info, to=names: (
-                    to.append(name) if info.type == h5py.h5l.TYPE_HARD else None
-                ),
-                info=True,
-            )
-            objects += len(names)
-            if objects > _MAX_OBJECTS:
-                raise DamagedError(self.path, f"it has more than {_MAX_OBJECTS} objects")
-            for name in names:
-                child = h5py.h5o.open(group, name)
-                if isinstance(child, h5py.h5g.GroupID):
-                    below.append((prefix + _decoded(name), child))
-                elif isinstance(child, h5py.h5d.DatasetID):
-                    self._add(prefix + _decoded(name), child)
-            pending += reversed(below)
-
-    def _add(self, path: str, dataset: h5py.h5d.DatasetID) -> None:
-        from h5py import h5s
-
-        if dataset.get_space().get_simple_extent_type() == h5s.NULL:
-            return
-        self.variables[path] = Variable(
-            key=path,
-            name=path.removesuffix(":0"),
-            dtype=_dtype_name(dataset),
-            shape=tuple(dataset.shape),
-            reader=partial(self._read, path),
-        )
-
-    def _read(self, path: str) -> Array:
-        """A dataset's array, in the machine's byte order.
-
-        Raises:
-            DamagedError: its bytes are missing, or it claims far more than the file holds.
-            UnsupportedError: it is not numeric, or refers to data outside of the file.
-        """
-        dtype = self.variables[path].dtype
-        with self._translated_errors():
-            dataset = self._file[path]
-            self._refuse_foreign(dataset, path)
-            self._refuse_bomb(dataset, path)
-            if dtype == "bfloat16":
-                import ml_dtypes
-
-                return np.asarray(dataset[()]).view(ml_dtypes.bfloat16)
-            try:
-                native = np.dtype(dtype)
-            except TypeError:
-                native = np.dtype(object)
-            if native.kind not in "biufc":
-                raise UnsupportedError(self.path, f"{path} holds {dtype}, not numbers")
-            return np.asarray(dataset[()]).astype(native, copy=False)
-
-    def _refuse_foreign(self, dataset: h5py.Dataset, path: str) -> None:
-        if dataset.is_virtual or dataset.external:
-            raise UnsupportedError(
-                self.path, f"{path} refers to data outside of the file, which is never followed"
-            )
-
-    def _refuse_bomb(self, dataset: h5py.Dataset, path: str) -> None:
-        """Raise where reading would take far more memory than the file's bytes account for.
-
-        Datasets may be compressed, never written, or share their bytes.
-        """
-        stored = dataset.id.get_storage_size()
-        claimed = math.prod(dataset.shape) * dataset.dtype.itemsize
-        if dataset.chunks is not None:
-            claimed = max(claimed, math.prod(dataset.chunks) * dataset.dtype.itemsize)
-        if stored > self._size:
-            raise DamagedError(
-                self.path, f"{path} claims {stored} bytes, the file has {self._size}"
-            )
-        if path not in self._counted:
-            self._counted.add(path)
-            self._claimed += claimed
-        if self._claimed > max(_BOMB_FLOOR, _BOMB_RATIO * self._size):
-            raise DamagedError(self.path, f"{path} claims {claimed} bytes, it has {stored}")
-        if dataset.id.get_create_plist().get_nfilters():
-            chunks: list[int] = []
-            dataset.id.chunk_iter(lambda chunk: chunks.append(chunk.size))
-            if max(chunks, default=0) > _MAX_FILTERED_CHUNK:
-                raise UnsupportedError(
-                    self.path, f"{path} is compressed in chunks too large to be read safely"
+            path, header = pending.pop()
+            messages = list(self._objects.messages(header))
+            found = dataset(self._objects, path, messages)
+            if found is not None:
+                tree.variables[path] = Variable(
+                    key=path,
+                    name=path.removesuffix(":0"),
+                    dtype=found.dtype,
+                    shape=found.shape,
+                    reader=partial(self._read, found),
                 )
+            elif any(message.kind in _GROUP for message in messages):
+                tree.headers[path] = header
+                if path.count("/") >= _MAX_DEPTH:
+                    raise DamagedError(self.path, f"groups are nested deeper than {_MAX_DEPTH}")
+                for name, child in sorted(self._links(messages), reverse=True):
+                    if child not in seen:
+                        seen.add(child)
+                        pending.append((f"{path}/{name}" if path else name, child))
+                        named += len(pending[-1][0])
+            if len(seen) > _MAX_OBJECTS or named > _MAX_NAMES:
+                raise DamagedError(self.path, "it has too many objects, or too long names")
+        return tree
 
-    @contextmanager
-    def _translated_errors(self) -> Iterator[None]:
-        """Report what the HDF5 library finds wrong with the file as damage to it."""
-        try:
-            yield
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
-            raise DamagedError(self.path, f"damaged HDF5: {_reason(error)}") from error
+    def _links(self, messages: list[Message]) -> list[tuple[str, int]]:
+        """Name and header's address of a group's hard links."""
+        links: list[tuple[str, int]] = []
+        for message in messages:
+            body = Cursor(message.body, self.path)
+            if message.kind == SYMBOL_TABLE:
+                links += self._old_links(self._objects.address(body), self._objects.address(body))
+            elif message.kind == LINK_INFO:
+                _, flags = body.number(1), body.number(1)
+                body.take(8 if flags & 1 else 0)
+                heap, tree = self._objects.address(body), self._objects.address(body)
+                if not self._objects.is_undefined(heap):
+                    for link in dense_messages(self._objects, heap, tree, LINKS):
+                        links += self._new_link(Cursor(link, self.path))
+            elif message.kind == LINK:
+                links += self._new_link(body)
+        return links
 
+    def _new_link(self, body: Cursor) -> Iterator[tuple[str, int]]:
+        """The link of a link message, if it is a hard one."""
+        _, flags = body.number(1), body.number(1)
+        kind = body.number(1) if flags & 0x08 else 0
+        body.take((8 if flags & 0x04 else 0) + (1 if flags & 0x10 else 0))
+        name = body.take(body.number(1 << (flags & 3)))
+        if kind == 0:
+            yield _decoded(name), self._objects.address(body)
 
-def _signature_offset(file: File) -> int | None:
-    """Where HDF5 begins: at byte 0 or, after a user block, at 512, 1024, 2048, ...
+    def _old_links(self, tree: int, heap: int) -> Iterator[tuple[str, int]]:
+        """The hard links of a group that is kept in a tree of symbol nodes."""
+        objects = self._objects
+        head = objects.cursor(heap, 8 + 2 * objects.length_size + objects.offset_size)
+        if head.take(4) != b"HEAP":
+            raise objects.damage("a group has no heap of names")
+        head.take(4)
+        size, _ = head.number(objects.length_size), head.number(objects.length_size)
+        names = objects.cursor(objects.address(head), size).data
+        address = "Q" if objects.offset_size == 8 else "I"
+        entry = struct.Struct(f"<{address}{address}I20x")
+        for node in self._nodes(tree):
+            start = objects.cursor(node, 8)
+            if start.take(4) != b"SNOD":
+                raise objects.damage("a group has no list of members")
+            start.take(2)
+            count = start.number(2)
+            entries = objects.cursor(node + 8, count * entry.size).data
+            for place, header, kind in entry.iter_unpack(entries):
+                end = names.find(b"\0", place)
+                if place >= end:
+                    raise objects.damage("a member of a group has no name")
+                if kind != _SOFT:
+                    yield _decoded(names[place:end]), header
 
-    An HDF5 file that is the first member of a tar archive stands at 512 as well; that is not it.
-    """
-    if file.head(512)[257:262] == b"ustar":
-        return None
-    offset = 0
-    while offset + len(SIGNATURE) <= file.size:
-        if file.read(offset, len(SIGNATURE)) == SIGNATURE:
-            return offset
-        offset = offset * 2 or 512
-    return None
+    def _nodes(self, root: int) -> Iterator[int]:
+        """The addresses of a group's symbol nodes, in order of names."""
+        objects = self._objects
+        pending, seen = [root], {root}
+        while pending:
+            address = pending.pop()
+            head = objects.cursor(address, 8 + 2 * objects.offset_size)
+            if head.take(5) != b"TREE\x00":
+                raise objects.damage("a group has no tree of members")
+            level, count = head.number(1), head.number(2)
+            entry = objects.length_size + objects.offset_size
+            entries = objects.cursor(address + len(head.data), count * entry)
+            children = []
+            for _ in range(count):
+                entries.take(objects.length_size)
+                children.append(objects.address(entries))
+            fresh = [child for child in dict.fromkeys(children) if child not in seen]
+            seen.update(fresh)
+            if level == 0:
+                yield from fresh
+            else:
+                pending += reversed(fresh)
 
+    def _read(self, found: Dataset) -> Array:
+        """A dataset's array.
 
-def _open(file: File) -> h5py.File:
-    import h5py
-
-    try:
-        return h5py.File(as_stream(file), "r")
-    except (OSError, ValueError, RuntimeError) as error:
-        cut = re.search(r"truncated file: eof = (\d+).*stored_eof = (\d+)", str(error))
-        if cut:
+        Datasets may be compressed or share their bytes: what they claim together is bounded.
+        """
+        if found.path not in self._read_before:
+            self._read_before.add(found.path)
+            self._claimed += product(found.shape) * _LARGEST_ELEMENT
+        if self._claimed > max(_BOMB_FLOOR, _BOMB_RATIO * self._objects.size):
             raise DamagedError(
-                file.path,
-                f"truncated: it has {cut[1]} of {cut[2]} bytes",
-                "copy or download it again",
-            ) from error
-        raise DamagedError(file.path, f"damaged HDF5: {_reason(error)}") from error
+                self.path,
+                f"{found.path} claims {product(found.shape)} elements, "
+                f"the file has {self._objects.size} bytes",
+            )
+        try:
+            return read(self._objects, found)
+        except LibraryNeededError:
+            local_path, dtype = self._file.local_path, numpy_type(found)
+            if local_path is None or dtype is None:
+                raise
+            from bnstat.formats.hdf5_library import read_array
 
-
-def _dtype_name(dataset: h5py.h5d.DatasetID) -> str:
-    """NumPy's name of the element type, in the machine's byte order.
-
-    HDF5 has no bfloat16: h5py stores it as opaque pairs of bytes, as it does nothing else of
-    Keras. An attribute `dtype` says so in a `.weights.h5`, but not in Keras's older format.
-    """
-    try:
-        dtype = dataset.dtype
-    except (TypeError, ValueError):
-        return "unknown"
-    return "bfloat16" if dtype == "V2" else str(dtype.name)
+            return read_array(local_path, found.path, dtype.newbyteorder("="))
 
 
 def _decoded(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
-
-
-def _reason(error: Exception) -> str:
-    """The HDF5 library's message, without the words that h5py wraps around it."""
-    text = str(error.args[0]) if error.args else type(error).__name__
-    wrapped = re.fullmatch(r"[^(]*\((.*)\)", text, re.DOTALL)
-    return " ".join((wrapped[1] if wrapped else text).split())

@@ -42,7 +42,7 @@ class Slice(File):
 
     def open(self) -> BinaryIO:
         """A stream that reads the file piece by piece."""
-        return cast(BinaryIO, io.BufferedReader(as_stream(self)))
+        return cast(BinaryIO, io.BufferedReader(_Stream(self)))
 
     def sibling(self, name: str) -> File | None:
         """None: a slice is alone."""
@@ -73,11 +73,6 @@ def stored_member(archive: File, name: str) -> Slice | None:
         raise DamagedError(archive.path, f"has no {name} where its table of contents says")
     start = info.header_offset + _HEADER.size + name_length + extra_length
     return Slice(archive, start, info.file_size, name)
-
-
-def as_stream(file: File) -> io.RawIOBase:
-    """A file as an unbuffered stream that shares the file's handle."""
-    return _Stream(file)
 
 
 class _Stream(io.RawIOBase):

@@ -45,7 +45,7 @@ def recognises(file: File) -> bool:
 def is_legacy(store: Hdf5) -> bool:
     """Whether an HDF5 file is of this format rather than of Keras 3's `.weights.h5`."""
     marks = ("layer_names", "layer_names0", "nb_layers", "model_config")
-    return _MODEL in store.groups or any(store.has_attribute("", mark) for mark in marks)
+    return _MODEL in store.members() or any(store.has_attribute("", mark) for mark in marks)
 
 
 def open_contents(file: File, source: Source) -> Contents:
@@ -112,7 +112,10 @@ def _group_names(store: Hdf5, root: str) -> list[str]:
     """The groups of the outermost model's layers, in stored order."""
     names = store.texts(root, "layer_names")
     if names is None:
-        return sorted(store.children(root) - {_OPTIMIZER}, key=natural_key)
+        prefix = f"{root}/" if root else ""
+        below = (group[len(prefix) :] for group in store.groups if group.startswith(prefix))
+        found = {path.partition("/")[0] for path in below} - {"", _OPTIMIZER}
+        return sorted(found, key=natural_key)
     return [*names, "top_level_model_weights"]
 
 

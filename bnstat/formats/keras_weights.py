@@ -32,6 +32,7 @@ from bnstat.natural import natural_key
 _T = TypeVar("_T")
 
 _VARS: Final = "vars"
+_ROOTS: Final = {_VARS, "layers", "_layer_checkpoint_dependencies"}
 _NOT_LAYERS: Final = ("optimizer", "metrics")
 _SHARD: Final = re.compile(r"(?P<name>.+)_\d{5}\.weights\.h5")
 
@@ -44,7 +45,11 @@ def recognises(file: File) -> bool:
     """
     if is_hdf5(file):
         store = Hdf5(file)
-        return not is_legacy(store) and any(_last(group) == _VARS for group in store.groups)
+        if is_legacy(store):
+            return False
+        if not store.members().isdisjoint(_ROOTS):
+            return True
+        return any(_last(group) == _VARS for group in store.groups)
     return _is_index(file)
 
 
