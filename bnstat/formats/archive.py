@@ -8,6 +8,7 @@ Links, devices and members that point out of the archive do not exist here.
 from __future__ import annotations
 
 import io
+import struct
 import tarfile
 import tempfile
 import zipfile
@@ -16,10 +17,9 @@ from collections.abc import Callable
 from typing import IO, BinaryIO, cast
 from weakref import finalize
 
-from bnstat.errors import BnstatError, DamagedError
+from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.formats.storage import File, Folder
 
-_IN_MEMORY = 64 << 20
 _MAX_RATIO = 50
 _MAX_MEMBERS = 100_000
 _CHUNK = 1 << 20
@@ -33,6 +33,9 @@ _DAMAGE = (
     NotImplementedError,
     ValueError,
     RuntimeError,
+    ArithmeticError,
+    LookupError,
+    struct.error,
 )
 
 
@@ -164,6 +167,9 @@ def _zip_opener(
     file: File, archive: zipfile.ZipFile, info: zipfile.ZipInfo
 ) -> Callable[[], BinaryIO]:
     def open_() -> BinaryIO:
+        # LZMA would take as much memory as the file asks for.
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise UnsupportedError(file.path, f"{info.filename} is not compressed by deflate")
         stream = archive.open(info)
         if info.compress_type == zipfile.ZIP_STORED:
             return cast(BinaryIO, stream)
@@ -181,7 +187,10 @@ def _tar_folder(file: File, stream: BinaryIO) -> Folder:
     finalize(archive, stream.close)
     members: _Members = {}
     # A sparse member can claim any size without having it.
-    for info in archive:
+    for number, info in enumerate(archive):
+        # A negative size would lead back to where the walk has been.
+        if info.size < 0 or number > _MAX_MEMBERS:
+            raise DamagedError(file.path, "is a tar that leads nowhere")
         name = _inside(info.name)
         if name and info.isreg() and not info.issparse():
             members[name] = (info.size, _tar_opener(archive, info))
@@ -200,7 +209,7 @@ def _tar_opener(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Callable[[],
 def _spool(file: File, stream: IO[bytes], compressed: int) -> BinaryIO:
     """All that a decompressing stream gives, in a temporary file."""
     limit = _MAX_RATIO * compressed + _CHUNK
-    spool = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
+    spool = tempfile.TemporaryFile()  # noqa: SIM115
     while chunk := stream.read(_CHUNK):
         spool.write(chunk)
         if spool.tell() > limit:
