@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
+import keras as keras_3
 import numpy as np
 
 from tests.builders.oracle import Roles
+
+KERAS_RENORMALIZES = "renorm" in inspect.signature(keras_3.layers.BatchNormalization).parameters
 
 ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 import bnstat
 from bnstat.model import Model
 from tests.builders.keras_models import (
+    KERAS_RENORMALIZES,
     FUNCTIONAL,
     all_layers,
     by_layer,
@@ -152,6 +153,7 @@ def test_other_types(tmp_path: Path, dtype: str) -> None:
     assert {variable.dtype for variable in model["bn"].variables.values()} == {dtype}
 
 
+@pytest.mark.skipif(not KERAS_RENORMALIZES, reason="batch renormalization came with Keras 3.14")
 def test_synchronized_renormalized_and_shared(tmp_path: Path) -> None:
     shared = keras.layers.BatchNormalization(name="shared")
     x = inputs = keras.Input((4, 4, 3))
