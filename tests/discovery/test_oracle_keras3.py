@@ -13,8 +13,8 @@ import tensorflow as tf
 import bnstat
 from bnstat.model import Model
 from tests.builders.keras_models import (
-    KERAS_RENORMALIZES,
     FUNCTIONAL,
+    KERAS_RENORMALIZES,
     all_layers,
     by_layer,
     functional,
