@@ -1,0 +1,47 @@
+"""The command; see the package's documentation."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.fuzz.campaign import Campaign, replay
+from tests.fuzz.recipes import FORMATS
+from tests.fuzz.seeds import seeds
+
+
+def main() -> int:
+    """Run the fuzzer; 1 where something was found."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=1)
+    parser.add_argument("--format", action="append", choices=FORMATS, help="default: all")
+    parser.add_argument("--seed", type=int, default=0, help="another number, other cases")
+    parser.add_argument("--case", type=int, help="make this one case alone")
+    findings = Path(tempfile.gettempdir()) / "bnstat-fuzz-findings"
+    parser.add_argument("--findings", type=Path, default=findings, help=f"default: {findings}")
+    parser.add_argument("--replay", type=Path, metavar="FOLDER", help="a saved finding")
+    options = parser.parse_args()
+    if options.replay:
+        verdict = replay(options.replay)
+        print(verdict.text, verdict.details, sep="\n")
+        return int(verdict.is_finding)
+    chosen = [seed for seed in seeds() if seed.format in (options.format or FORMATS)]
+    campaign = Campaign(chosen, options.findings, options.seed)
+    try:
+        if options.case is not None:
+            for name in options.format or FORMATS:
+                print(name, campaign.case(name, options.case).text)
+        else:
+            campaign.run(60 * options.minutes)
+        print(*campaign.report.lines(), sep="\n")
+    except KeyboardInterrupt:
+        print(*campaign.report.lines(), sep="\n")
+    finally:
+        campaign.close()
+    return int(bool(campaign.report.findings))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""A run of the fuzzer: cases one after the other, findings reduced and saved."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from tests.fuzz.recipes import make
+from tests.fuzz.seeds import Seed
+from tests.fuzz.worker import Verdict, Worker
+
+_REDUCTIONS: Final = 150
+"""Files tried to cut a finding down."""
+
+
+@dataclass
+class Report:
+    """What a run did.
+
+    Attributes:
+        cases: format -> files judged.
+        verdicts: format and kind of verdict -> how often.
+        findings: text of a finding -> the folder it was saved in.
+    """
+
+    cases: Counter[str] = field(default_factory=Counter)
+    verdicts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    findings: dict[str, Path] = field(default_factory=dict)
+
+    def lines(self) -> Iterator[str]:
+        """The report as text."""
+        for name, count in sorted(self.cases.items()):
+            answers, errors = self.verdicts[name, "answer"], self.verdicts[name, "error"]
+            yield f"{name:14} {count:8} files: {answers} answers, {errors} errors"
+        yield f"{'all':14} {sum(self.cases.values()):8} files, {len(self.findings)} findings"
+        for text, folder in self.findings.items():
+            yield f"  {text}\n    {folder}"
+
+
+class Campaign:
+    """Makes and judges cases.
+
+    Args:
+        seeds: what to start from.
+        saved: the folder to save findings in.
+        number: makes all chance repeatable.
+    """
+
+    def __init__(self, seeds: Sequence[Seed], saved: Path, number: int = 0) -> None:
+        self._by_format: dict[str, list[Seed]] = {}
+        for seed in seeds:
+            self._by_format.setdefault(seed.format, []).append(seed)
+        self._saved = saved
+        self._number = number
+        self._worker = Worker()
+        self._answers: dict[str, str] = {}
+        self._scratch = Path(tempfile.mkdtemp(prefix="bnstat-fuzz-"))
+        self.report = Report()
+
+    def close(self) -> None:
+        """End the worker and remove what was written for it."""
+        self._worker.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def run(self, seconds: float, first: int = 0) -> Report:
+        """Judge the seeds themselves, then cases of each format in turn until time is up."""
+        end = time.monotonic() + seconds
+        formats = sorted(self._by_format)
+        for seeds in self._by_format.values():
+            for seed in seeds:
+                self._take(seed, seed, f"{seed.format}-seed")
+        index = first
+        while time.monotonic() < end:
+            format_ = formats[index % len(formats)]
+            self.case(format_, index // len(formats))
+            index += 1
+        return self.report
+
+    def case(self, format_: str, index: int) -> Verdict:
+        """Make and judge one case, which its format and index make the same every time."""
+        rng = Random(f"{self._number} {format_} {index}")
+        seed = rng.choice(self._by_format[format_])
+        case, is_covered = make(rng, seed)
+        return self._take(case, seed, f"{format_}-{self._number}-{index}", is_covered)
+
+    def _take(self, case: Seed, seed: Seed, name: str, is_covered: bool = False) -> Verdict:
+        expected = self._answer_of(seed) if is_covered else None
+        verdict = self._judge(case, expected)
+        if verdict.text.startswith("takes"):  # a machine can stall: what is slow is so again
+            verdict = self._judge(case, expected)
+        self.report.cases[case.format] += 1
+        self.report.verdicts[case.format, verdict.text.partition(":")[0]] += 1
+        if verdict.is_finding and verdict.text not in self.report.findings:
+            self.report.findings[verdict.text] = self._saved / name
+            self._save(self._reduced(case, seed, verdict, expected), seed, verdict, name)
+        return verdict
+
+    def _answer_of(self, seed: Seed) -> str:
+        if seed.name not in self._answers:
+            self._answers[seed.name] = self._judge(seed, None).text
+        return self._answers[seed.name]
+
+    def _judge(self, case: Seed, expected: str | None) -> Verdict:
+        folder = self._scratch / "case"
+        try:
+            verdict = self._worker.judge(case.write(folder))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        unchanged = verdict.text in (expected, None) or not verdict.text.startswith("answer")
+        if expected is None or expected.startswith("error") or unchanged:
+            return verdict
+        return Verdict("damage that checksums cover gives another answer", True)
+
+    def _reduced(self, case: Seed, seed: Seed, verdict: Verdict, expected: str | None) -> Seed:
+        """The case with as little changed as still gives the verdict."""
+        left = _REDUCTIONS
+
+        def is_same(candidate: Seed) -> bool:
+            nonlocal left
+            left -= 1
+            return self._judge(candidate, expected).text == verdict.text
+
+        for name in sorted(case.files):
+            if name not in seed.files and left > 0:
+                fewer = {key: data for key, data in case.files.items() if key != name}
+                if is_same(replace(case, files=fewer)):
+                    case = replace(case, files=fewer)
+            elif case.files[name] != seed.files.get(name) and left > 0:
+                case = _restore(case, name, seed.files[name], is_same, lambda: left > 0)
+        return case
+
+    def _save(self, case: Seed, seed: Seed, verdict: Verdict, name: str) -> None:
+        folder = self._saved / name
+        shutil.rmtree(folder, ignore_errors=True)
+        case.write(folder / "files")
+        told = {
+            "finding": verdict.text,
+            "seed": seed.name,
+            "format": seed.format,
+            "target": case.target,
+            "case": name,
+        }
+        (folder / "finding.json").write_text(json.dumps(told, indent=1) + "\n")
+        (folder / "details.txt").write_text(verdict.details)
+
+
+def _restore(
+    case: Seed,
+    name: str,
+    sound: bytes,
+    is_same: Callable[[Seed], bool],
+    goes_on: Callable[[], bool],
+) -> Seed:
+    """The case with runs of changed bytes of a file set back to the seed's, halving the runs."""
+    if len(case.files[name]) != len(sound):
+        return case
+    data = case.files[name]
+    pending = [(0, len(sound))]
+    while pending and goes_on():
+        start, end = pending.pop(0)
+        if data[start:end] == sound[start:end]:
+            continue
+        candidate = data[:start] + sound[start:end] + data[end:]
+        if is_same(case.changed(name, candidate)):
+            data = candidate
+        elif end - start > 1:
+            middle = (start + end) // 2
+            pending += [(start, middle), (middle, end)]
+    return case.changed(name, data)
+
+
+def replay(folder: Path) -> Verdict:
+    """Judge a saved finding again."""
+    told = json.loads((folder / "finding.json").read_text())
+    worker = Worker()
+    try:
+        return worker.judge(folder / "files" / told["target"])
+    finally:
+        worker.close()

@@ -1,0 +1,253 @@
+"""Small models written by hand, for every corner of the formats that needs no TensorFlow."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from typing import Any
+
+import h5py
+import numpy as np
+
+from tests.fuzz.wire import Field, encode, masked_crc32c, write_table
+
+ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+
+
+def values(channels: int = 3) -> dict[str, np.ndarray]:
+    """An array for each role."""
+    ramp = np.arange(1, channels + 1, dtype="<f4")
+    return {role: ramp * (index + 1) / 4 for index, role in enumerate(ROLES)}
+
+
+def shape_message(shape: tuple[int, ...]) -> bytes:
+    """A TensorShapeProto."""
+    dims = (encode([Field(1, 0, size)]) if size else b"" for size in shape)
+    return encode([Field(2, 2, dim) for dim in dims])
+
+
+def entry(dtype: int, shape: tuple[int, ...], offset: int, data: bytes, shard: int = 0) -> bytes:
+    """A BundleEntryProto for these bytes."""
+    return encode(
+        [
+            Field(1, 0, dtype),
+            Field(2, 2, shape_message(shape)),
+            Field(3, 0, shard),
+            Field(4, 0, offset),
+            Field(5, 0, len(data)),
+            Field(6, 5, masked_crc32c(data).to_bytes(4, "little")),
+        ]
+    )
+
+
+def header(shards: int = 1) -> bytes:
+    """A BundleHeaderProto."""
+    return encode([Field(1, 0, shards), Field(3, 2, encode([Field(1, 0, 1)]))])
+
+
+def bundle(
+    tensors: dict[str, np.ndarray], shards: int = 1, per_block: int = 1000, prefix: str = "m"
+) -> dict[str, bytes]:
+    """A bundle of float32 tensors, spread over its shards in turn."""
+    data = [b""] * shards
+    entries = {b"": header(shards)}
+    for index, key in enumerate(sorted(tensors)):
+        raw, shard = tensors[key].astype("<f4").tobytes(), index % shards
+        entries[key.encode("utf-8", "surrogateescape")] = entry(
+            1, tensors[key].shape, len(data[shard]), raw, shard
+        )
+        data[shard] += raw
+    files = {f"{prefix}.index": write_table(sorted(entries.items()), per_block)}
+    for shard, content in enumerate(data):
+        files[f"{prefix}.data-{shard:05d}-of-{shards:05d}"] = content
+    return files
+
+
+def object_bundle(graph: bytes, tensors: dict[str, np.ndarray]) -> dict[str, bytes]:
+    """A bundle of float32 tensors with an object graph."""
+    key = "_CHECKPOINTABLE_OBJECT_GRAPH"
+    length = bytes_varint(len(graph))
+    packed = len(graph).to_bytes(4, "little")
+    middle = masked_crc32c(packed).to_bytes(4, "little")
+    data = length + middle + graph
+    crc = masked_crc32c(packed + middle + graph)
+    told = encode(
+        [
+            Field(1, 0, 7),
+            Field(2, 2, b""),
+            Field(5, 0, len(data)),
+            Field(6, 5, crc.to_bytes(4, "little")),
+        ]
+    )
+    entries = {b"": header(), key.encode(): told}
+    for name, array in tensors.items():
+        raw = array.astype("<f4").tobytes()
+        entries[name.encode()] = entry(1, array.shape, len(data), raw)
+        data += raw
+    return {"m.index": write_table(sorted(entries.items())), "m.data-00000-of-00001": data}
+
+
+def bytes_varint(number: int) -> bytes:
+    """A varint."""
+    from tests.fuzz.wire import varint
+
+    return varint(number)
+
+
+def node(children: dict[str, int], key: str | None = None, full_name: str = "") -> Field:
+    """A TrackableObject, as a field of a TrackableObjectGraph."""
+    fields = [
+        Field(1, 2, encode([Field(1, 0, child), Field(2, 2, name.encode())]))
+        for name, child in children.items()
+    ]
+    if key is not None:
+        attribute = [
+            Field(1, 2, b"VARIABLE_VALUE"),
+            Field(2, 2, full_name.encode()),
+            Field(3, 2, key.encode()),
+        ]
+        fields.append(Field(2, 2, encode(attribute)))
+    return Field(1, 2, encode(fields))
+
+
+def bn_graph() -> tuple[bytes, dict[str, np.ndarray]]:
+    """An object graph with one batch norm, and its tensors by key."""
+    keys = {role: f"bn/{role}/.ATTRIBUTES/VARIABLE_VALUE" for role in ROLES}
+    nodes = [node({"bn": 1}), node({role: index + 2 for index, role in enumerate(ROLES)})]
+    nodes += [node({}, keys[role], f"bn/{role}") for role in ROLES]
+    return encode(nodes), {keys[role]: array for role, array in values().items()}
+
+
+def bundles() -> dict[str, dict[str, bytes]]:
+    """Name -> files of a bundle."""
+    named = {f"bn{i}/{role}": array for i in range(3) for role, array in values().items()}
+    return {
+        "by-name": bundle(named),
+        "two-shards": bundle(named, shards=2, per_block=2),
+        "by-object": object_bundle(*bn_graph()),
+    }
+
+
+def v1() -> bytes:
+    """A V1 checkpoint of one batch norm."""
+    from bnstat.formats.tensor_slice import FULL, TensorSlice, slice_key
+
+    metas, entries = [], {}
+    full = encode([Field(1, 2, b"")])
+    for role, array in values().items():
+        name = f"bn/{role}"
+        metas.append(
+            Field(
+                1,
+                2,
+                encode(
+                    [
+                        Field(1, 2, name.encode()),
+                        Field(2, 2, shape_message(array.shape)),
+                        Field(3, 0, 1),
+                        Field(4, 2, full),
+                    ]
+                ),
+            )
+        )
+        tensor = encode([Field(5, 2, array.tobytes())])
+        saved = encode([Field(1, 2, name.encode()), Field(2, 2, full), Field(3, 2, tensor)])
+        entries[slice_key(name, TensorSlice((FULL,)))] = encode([Field(2, 2, saved)])
+    entries[b""] = encode([Field(1, 2, encode(metas))])
+    return write_table(sorted(entries.items()))
+
+
+def config(layers: int = 2) -> dict[str, Any]:
+    """A Sequential model's configuration."""
+    listed = [
+        {
+            "class_name": "BatchNormalization",
+            "config": {"name": f"bn{i}", "axis": [-1], "epsilon": 0.001, "momentum": 0.99},
+        }
+        for i in range(layers)
+    ]
+    return {"class_name": "Sequential", "config": {"name": "net", "layers": listed}}
+
+
+def hdf5(fill: Any, *, libver: str | tuple[str, str] = "earliest", user_block: int = 0) -> bytes:
+    """The bytes of an HDF5 file that `fill` fills."""
+    image = io.BytesIO()
+    with h5py.File(image, "w", libver=libver, userblock_size=user_block) as file:
+        fill(file)
+    return image.getvalue()
+
+
+def legacy(file: Any) -> None:
+    """A full model in the older Keras form."""
+    file.attrs["keras_version"] = "2.4.0"
+    file.attrs["backend"] = "tensorflow"
+    file.attrs["model_config"] = json.dumps(config())
+    weights = file.create_group("model_weights")
+    weights.attrs["layer_names"] = [b"bn0", b"bn1"]
+    for name in ("bn0", "bn1"):
+        group = weights.create_group(name)
+        group.attrs["weight_names"] = [f"{name}/{role}:0".encode() for role in ROLES]
+        for role, array in values().items():
+            group[f"{name}/{role}:0"] = array
+
+
+def weights(file: Any) -> None:
+    """The newer form, without a configuration."""
+    for name, place in (("bn0", "batch_normalization"), ("bn1", "batch_normalization_1")):
+        group = file.create_group(f"layers/{place}/vars")
+        group.attrs["name"] = name
+        for index, array in enumerate(values().values()):
+            group[str(index)] = array
+
+
+def chunked(file: Any) -> None:
+    """Compressed, chunked and shuffled datasets."""
+    group = file.create_group("layers/batch_normalization/vars")
+    for index, array in enumerate(values(64).values()):
+        group.create_dataset(
+            str(index), data=array, chunks=(16,), compression="gzip", shuffle=True, fletcher32=True
+        )
+
+
+def growing(file: Any) -> None:
+    """Datasets that may grow along one axis and along two, and one of another compression."""
+    group = file.create_group("layers/batch_normalization/vars")
+    options: list[dict[str, Any]] = [
+        {"maxshape": (None,), "chunks": (8,)},
+        {"maxshape": (None,), "chunks": (8,), "compression": "lzf"},
+        {"chunks": (8,), "compression": "lzf"},
+        {"maxshape": (None,), "chunks": (64,), "scaleoffset": None},
+    ]
+    for index, (array, each) in enumerate(zip(values(64).values(), options, strict=True)):
+        group.create_dataset(str(index), data=array, **each)
+    file.create_dataset("x/vars/0", data=np.ones((9, 9)), maxshape=(None, None), chunks=(2, 2))
+
+
+def hdf5_files() -> dict[str, bytes]:
+    """File name -> content."""
+    return {
+        "legacy.h5": hdf5(legacy),
+        "legacy-latest.h5": hdf5(legacy, libver="latest"),
+        "weights.weights.h5": hdf5(weights),
+        "user-block.h5": hdf5(weights, user_block=512),
+        "chunked.weights.h5": hdf5(chunked),
+        "chunked-latest.weights.h5": hdf5(chunked, libver="latest"),
+        "growing.weights.h5": hdf5(growing),
+        "growing-latest.weights.h5": hdf5(growing, libver="latest"),
+    }
+
+
+def keras_archive(
+    model: Any = None, fill: Any = weights, compression: int = zipfile.ZIP_STORED
+) -> bytes:
+    """A `.keras` of a configuration (two layers if left out) and weights."""
+    image = io.BytesIO()
+    with zipfile.ZipFile(image, "w", compression) as archive:
+        for name, content in (
+            ("metadata.json", json.dumps({"keras_version": "3.15.1"}).encode()),
+            ("config.json", json.dumps(config() if model is None else model).encode()),
+            ("model.weights.h5", hdf5(fill)),
+        ):
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content, compression)
+    return image.getvalue()

@@ -1,0 +1,265 @@
+"""Mutations of bytes, texts, JSON and protocol buffers."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from tests.fuzz import wire
+from tests.fuzz.wire import Field
+
+NUMBERS = (
+    0, 1, 2, 7, 31, 32, 33, 63, 64, 127, 128, 255, 256, 1000, 65535, 65536, 10**6,
+    2**24, 2**28, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40, 2**53, 2**62, 2**63 - 1,
+    2**63, 2**64 - 2, 2**64 - 1,
+)  # fmt: skip
+
+NAMES = (
+    b"",
+    b"\0",
+    b"/",
+    b"..",
+    b"../../etc/passwd",
+    b"\x1b[31mred\x1b[0m",
+    b"[bold red]markup[/]",
+    "\u202eevil".encode(),
+    b"a\nb\r\n",
+    b"=cmd()",
+    b"\xff\xfe\x80",
+    "\ud800".encode("utf-8", "surrogatepass"),
+    b"gamma",
+    b"beta",
+    b"moving_mean",
+    b"moving_variance",
+    b"bn/moving_mean",
+    b"bn/moving_variance",
+    b"layer_with_weights-0/gamma/.ATTRIBUTES/VARIABLE_VALUE",
+    b"_CHECKPOINTABLE_OBJECT_GRAPH",
+    b"global_step",
+    b"A" * 5000,
+)
+
+VALUES: tuple[Any, ...] = (
+    None, True, False, 0, -1, 1, 3, 2**31, 2**63, -(2**63), 10**400, 0.0, -0.0, 1e308, 1e-320,
+    float("nan"), float("inf"), "", "x", "-1", "NaN", [], {}, [[]], [0], [-1, 3], [1] * 40,
+    {"class_name": "BatchNormalization", "config": {}}, {"class_name": None, "config": None},
+    {"class_name": "Sequential", "config": {"layers": []}},
+    "BatchNormalization", "SyncBatchNormalization", "Functional", "Bidirectional",
+    "TimeDistributed", "Lambda",
+)  # fmt: skip
+
+
+def flip(rng: Random, data: bytes) -> bytes:
+    """Some bytes changed, in place."""
+    if not data:
+        return b"\0"
+    changed = bytearray(data)
+    for _ in range(rng.choice((1, 1, 1, 2, 4, 16))):
+        at = rng.randrange(len(changed))
+        changed[at] = rng.choice(
+            (changed[at] ^ 1 << rng.randrange(8), rng.randrange(256), 0, 0xFF, 0x7F, 0x80)
+        )
+    return bytes(changed)
+
+
+def set_number(rng: Random, data: bytes) -> bytes:
+    """A little- or big-endian number written somewhere."""
+    number = rng.choice(NUMBERS) + rng.choice((0, 0, len(data)))
+    width = rng.choice((1, 2, 4, 8))
+    raw = (number % (1 << 8 * width)).to_bytes(width, rng.choice(("little", "big")))
+    at = rng.randrange(max(1, len(data) - width + 1))
+    return data[:at] + raw + data[at + width :]
+
+
+def set_float(rng: Random, data: bytes) -> bytes:
+    """A remarkable float32 written at a multiple of four."""
+    number = rng.choice((float("nan"), float("inf"), -float("inf"), -1.0, 0.0, 1e-45, 3e38))
+    at = 4 * rng.randrange(max(1, len(data) // 4))
+    return data[:at] + struct.pack("<f", number) + data[at + 4 :]
+
+
+def cut(rng: Random, data: bytes) -> bytes:
+    """The end missing."""
+    return data[: rng.randrange(len(data) + 1)]
+
+
+def remove(rng: Random, data: bytes) -> bytes:
+    """A run of bytes missing."""
+    start = rng.randrange(len(data) + 1)
+    return data[:start] + data[start + rng.choice((1, 2, 4, 8, 100)) :]
+
+
+def insert(rng: Random, data: bytes) -> bytes:
+    """Some bytes more."""
+    start = rng.randrange(len(data) + 1)
+    return data[:start] + rng.randbytes(rng.choice((1, 2, 4, 8, 100))) + data[start:]
+
+
+def copy(rng: Random, data: bytes) -> bytes:
+    """A run of bytes written over another."""
+    length = rng.choice((1, 4, 8, 24, 64, 256))
+    source, target = rng.randrange(len(data) + 1), rng.randrange(len(data) + 1)
+    piece = data[source : source + length]
+    return data[:target] + piece + data[target + len(piece) :]
+
+
+def repeat(rng: Random, data: bytes) -> bytes:
+    """A run of bytes repeated."""
+    start = rng.randrange(len(data) + 1)
+    piece = data[start : start + rng.choice((1, 8, 64))]
+    return data[:start] + piece * rng.choice((2, 10, 1000)) + data[start + len(piece) :]
+
+
+IN_PLACE = (flip, flip, flip, set_number, set_number, copy)
+ANY = (*IN_PLACE, set_float, cut, remove, insert, repeat)
+
+
+def some_bytes(rng: Random, data: bytes) -> bytes:
+    """Any mutation of bytes."""
+    return rng.choice(ANY)(rng, data)
+
+
+def text(rng: Random, data: bytes) -> bytes:
+    """Lines moved, repeated or lost, line ends changed, names replaced."""
+    lines = data.split(b"\n")
+    at = rng.randrange(len(lines))
+    kind = rng.randrange(6)
+    if kind == 0:
+        rng.shuffle(lines)
+    elif kind == 1:
+        lines[at:at] = [lines[at]] * rng.choice((1, 100))
+    elif kind == 2:
+        del lines[at]
+    elif kind == 3:
+        return b"\r\n".join(lines)
+    elif kind == 4:
+        quoted = lines[at].split(b'"')
+        quoted[rng.randrange(len(quoted))] = rng.choice(NAMES)
+        lines[at] = b'"'.join(quoted)
+    else:
+        return some_bytes(rng, data)
+    return b"\n".join(lines)
+
+
+def protobuf(
+    rng: Random, message: bytes, leaf: Callable[[Random, bytes], bytes] | None = None
+) -> bytes:
+    """A field anywhere in a message changed, with all lengths around it right.
+
+    Args:
+        rng: where chance comes from.
+        message: the message.
+        leaf: also mutates values that are no messages.
+    """
+    try:
+        fields = wire.parse(message)
+    except ValueError:
+        fields = []
+    if not fields:
+        return (leaf or some_bytes)(rng, message)
+    at = rng.randrange(len(fields))
+    number, kind, value = fields[at]
+    if isinstance(value, bytes) and kind == 2 and rng.random() < 0.75:
+        if _is_message(value):
+            fields[at] = Field(number, kind, protobuf(rng, value, leaf))
+        else:
+            fields[at] = Field(number, kind, _leaf(rng, value, leaf))
+        return wire.encode(fields)
+    return wire.encode(_change(rng, fields, at))
+
+
+def _is_message(value: bytes) -> bool:
+    try:
+        return bool(wire.parse(value))
+    except ValueError:
+        return False
+
+
+def _leaf(rng: Random, value: bytes, leaf: Callable[[Random, bytes], bytes] | None) -> bytes:
+    if leaf is not None and rng.random() < 0.5:
+        return leaf(rng, value)
+    return rng.choice(NAMES) if rng.random() < 0.5 else some_bytes(rng, value)
+
+
+def _change(rng: Random, fields: list[Field], at: int) -> list[Field]:
+    number, kind, value = fields[at]
+    choice = rng.randrange(9)
+    if choice == 0:
+        del fields[at]
+    elif choice == 1:
+        fields[at:at] = [fields[at]] * rng.choice((1, 1, 2, 100, 2000))
+    elif choice == 2:
+        other = rng.randrange(len(fields))
+        fields[at], fields[other] = fields[other], fields[at]
+    elif choice == 3:
+        fields[at] = Field(rng.randrange(1, 20), kind, value)
+    elif choice == 4:
+        fields[at] = Field(number, 0, rng.choice(NUMBERS))
+    elif choice == 5:
+        fields[at] = Field(number, 2, rng.choice(NAMES))
+    elif choice == 6:
+        other = rng.randrange(len(fields))
+        fields[at] = Field(number, fields[other].kind, fields[other].value)
+    elif choice == 7 and isinstance(value, bytes):
+        for _ in range(rng.choice((1, 10, 200))):
+            value = wire.encode([Field(number, 2, value)])
+        fields[at] = Field(number, 2, value)
+    elif isinstance(value, int):
+        fields[at] = Field(number, 0, value + rng.choice((-1, 1, 2, 1 << 32)))
+    else:
+        fields[at] = Field(
+            number,
+            kind,
+            some_bytes(rng, value)[: 8 if kind == 1 else 4].ljust(8 if kind == 1 else 4, b"\0")
+            if kind != 2
+            else some_bytes(rng, value),
+        )
+    return fields
+
+
+def json_text(rng: Random, data: bytes) -> bytes:
+    """A value anywhere in a JSON text replaced, lost, repeated or moved."""
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return some_bytes(rng, data)
+    if rng.random() < 0.1:
+        return some_bytes(rng, data)
+    for _ in range(rng.choice((1, 1, 1, 3))):
+        value = _json(rng, value)
+    dumped = json.dumps(value)
+    if rng.random() < 0.03:
+        depth = rng.choice((60, 70, 990, 100_000))
+        dumped = dumped.replace("null", "[" * depth + "]" * depth, 1)
+    return dumped.encode("utf-8", "surrogatepass")
+
+
+def _json(rng: Random, value: Any) -> Any:
+    if isinstance(value, dict) and value and rng.random() < 0.85:
+        key = rng.choice(list(value))
+        choice = rng.random()
+        if choice < 0.6:
+            value[key] = _json(rng, value[key])
+        elif choice < 0.7:
+            del value[key]
+        elif choice < 0.8:
+            value[rng.choice([*value, "name", "layers", "layer", "axis"])] = value[key]
+        else:
+            value[key] = rng.choice(VALUES)
+        return value
+    if isinstance(value, list) and value and rng.random() < 0.85:
+        at = rng.randrange(len(value))
+        choice = rng.random()
+        if choice < 0.7:
+            value[at] = _json(rng, value[at])
+        elif choice < 0.8:
+            del value[at]
+        elif choice < 0.9:
+            value[at:at] = [value[at]] * rng.choice((1, 3, 300))
+        else:
+            rng.shuffle(value)
+        return value
+    return rng.choice(VALUES)

@@ -1,0 +1,180 @@
+"""The model files that the fuzzer starts from.
+
+Some lie in the project; some are written here, by NumPy, h5py, TensorFlow and Keras where they
+are installed (kept in the temporary folder, for TensorFlow takes its time); some are files from
+the wild and from many versions of TensorFlow, where a machine has them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from tests.conftest import SHARED
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+LARGEST = 420_000
+"""Bytes of a seed: beyond this a case takes too long."""
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A model: files by their path, and where bnstat is pointed.
+
+    Attributes:
+        name: what it is called in findings.
+        format: whose mutations it gets.
+        files: path below the case's folder -> content.
+        target: the path that is loaded; empty for the folder itself.
+    """
+
+    name: str
+    format: str
+    files: dict[str, bytes]
+    target: str = ""
+
+    def write(self, folder: Path) -> Path:
+        """Write the files into an empty folder; gives the path to load."""
+        for name, content in self.files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return folder / self.target
+
+    def changed(self, name: str, content: bytes) -> Seed:
+        """The same with one file's content replaced."""
+        return replace(self, files={**self.files, name: content})
+
+
+@cache
+def seeds(tensorflow: bool = True) -> tuple[Seed, ...]:
+    """All seeds that this machine can offer, smaller ones first.
+
+    Args:
+        tensorflow: whether to let TensorFlow and Keras write some, which takes half a minute
+            the first time.
+    """
+    folders = [DATA]
+    if tensorflow and (written := _written_by_tensorflow()) is not None:
+        folders.append(written)
+    folders += [SHARED / name for name in ("written", "real") if (SHARED / name).is_dir()]
+    found: dict[str, Seed] = {}
+    for folder in folders:
+        for seed in _in_folder(folder):
+            digest = hashlib.sha256(repr(sorted(seed.files.items())).encode()).hexdigest()
+            found.setdefault(digest + seed.target, seed)
+    made = [*found.values(), *_made_by_hand()]
+    wild = tuple(f"{name}/" for name in ("written", "real"))
+    own = [seed for seed in made if not seed.name.startswith(wild)]
+    made += [archive for seed in own for archive in _archived(seed)]
+    small = (seed for seed in made if sum(map(len, seed.files.values())) <= LARGEST)
+    return tuple(sorted(small, key=lambda seed: (seed.format, seed.name)))
+
+
+def _in_folder(top: Path) -> Iterator[Seed]:
+    for path in sorted(top.rglob("*")):
+        name = str(path.relative_to(top.parent))
+        beside = path.parent
+        if path.name == "saved_model.pb":
+            files = {
+                str(file.relative_to(beside)): file.read_bytes()
+                for file in beside.rglob("*")
+                if file.is_file() and file.suffix in _OF_SAVED_MODELS
+            }
+            yield Seed(name, "saved-model", files)
+        elif path.suffix == ".index" and path.name != "variables.index":
+            stem = path.name.removesuffix(".index")
+            files = {
+                file.name: file.read_bytes()
+                for file in beside.iterdir()
+                if file.name.startswith(f"{stem}.") or file.name == "checkpoint"
+            }
+            without_graph = {key: data for key, data in files.items() if ".meta" not in key}
+            yield Seed(name, "bundle", without_graph, path.name)
+            if f"{stem}.meta" in files:
+                yield Seed(name, "graph-beside", files, path.name)
+        elif ".ckpt" in path.name and path.is_file() and not path.suffix.startswith(_OTHER):
+            shards = {path.name: path.read_bytes()}
+            yield Seed(name, "v1", shards, path.name)
+        elif path.suffix in (".h5", ".hdf5"):
+            yield Seed(name, "hdf5", {path.name: path.read_bytes()}, path.name)
+        elif path.suffix == ".keras":
+            yield Seed(name, "keras", {path.name: path.read_bytes()}, path.name)
+        elif path.name.endswith(".weights.json"):
+            stem = path.name.removesuffix(".weights.json")
+            files = {
+                file.name: file.read_bytes()
+                for file in beside.iterdir()
+                if file.name.startswith(stem) and file.is_file()
+            }
+            yield Seed(name, "json", files, path.name)
+        elif path.suffix == ".pb" and path.name not in ("keras_metadata.pb", "fingerprint.pb"):
+            yield Seed(name, "graph", {path.name: path.read_bytes()}, path.name)
+        elif path.name == "checkpoint":
+            files = {
+                file.name: file.read_bytes()
+                for file in beside.iterdir()
+                if file.is_file() and file.suffix != ".meta"
+            }
+            yield Seed(name, "state", files)
+
+
+_OF_SAVED_MODELS = (".pb", ".index", ".data-00000-of-00001")
+_OTHER = (".index", ".meta", ".data-")
+
+
+def _made_by_hand() -> Iterator[Seed]:
+    """Files that need no TensorFlow."""
+    from tests.fuzz import handmade
+
+    for name, content in handmade.hdf5_files().items():
+        yield Seed(f"handmade/{name}", "hdf5", {name: content}, name)
+    yield Seed("handmade/m.keras", "keras", {"m.keras": handmade.keras_archive()}, "m.keras")
+    for name, files in handmade.bundles().items():
+        yield Seed(f"handmade/{name}", "bundle", files, "m.index")
+    yield Seed("handmade/v1", "v1", {"m.ckpt": handmade.v1()}, "m.ckpt")
+
+
+def _archived(seed: Seed) -> Iterator[Seed]:
+    """Small models of several files, as archives."""
+    if seed.format not in ("saved-model", "bundle", "state") or len(seed.files) > 8:
+        return
+    if sum(map(len, seed.files.values())) > 60_000:
+        return
+    from tests.fuzz.recipes import tar, zipped
+
+    for suffix, content in (
+        ("tar", tar(seed.files, "w")),
+        ("tar.gz", tar(seed.files, "w:gz")),
+        ("zip", zipped(list(seed.files.items()))),
+    ):
+        yield Seed(f"{seed.name}.{suffix}", "archive", {f"m.{suffix}": content}, f"m.{suffix}")
+
+
+def _written_by_tensorflow() -> Path | None:
+    """Files that TensorFlow and Keras write; None where TensorFlow is not installed."""
+    script = Path(__file__).with_name("write_seeds.py")
+    digest = hashlib.sha256(script.read_bytes()).hexdigest()[:12]
+    folder = Path(tempfile.gettempdir()) / f"bnstat-fuzz-seeds-{digest}"
+    if not folder.is_dir():
+        with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
+            code = subprocess.run(
+                [sys.executable, str(script), unfinished],
+                env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                check=False,
+            ).returncode
+            if code:
+                return None
+            with contextlib.suppress(OSError):  # another run was faster
+                os.rename(Path(unfinished) / "seeds", folder)
+    return folder

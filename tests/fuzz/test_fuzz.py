@@ -1,0 +1,122 @@
+"""A short run of the fuzzer, and that it would find what it looks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+import bnstat
+from tests.fuzz import campaign, handmade, wire
+from tests.fuzz.campaign import Campaign
+from tests.fuzz.recipes import FORMATS, make
+from tests.fuzz.seeds import Seed, seeds
+from tests.fuzz.worker import Worker
+
+SECONDS = 45
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    worker = Worker()
+    yield worker
+    worker.close()
+
+
+def test_every_format_for_a_moment(tmp_path: Path) -> None:
+    """Every seed, then cases of each format until the time is up, the same ones every time."""
+    run = Campaign(seeds(), tmp_path / "findings")
+    try:
+        report = run.run(SECONDS)
+    finally:
+        run.close()
+    print(*report.lines(), sep="\n")
+    assert set(report.cases) == set(FORMATS)
+    assert not report.findings, "\n".join(report.lines())
+
+
+def test_seeds_are_sound() -> None:
+    """A fuzzer that starts from what is refused anyway finds nothing."""
+    for seed in seeds(tensorflow=False):
+        assert set(seed.files), seed.name
+        assert seed.format in FORMATS
+    assert {seed.format for seed in seeds()} == set(FORMATS)
+
+
+def test_a_case_is_the_same_every_time() -> None:
+    for format_ in FORMATS:
+        seed = next(seed for seed in seeds() if seed.format == format_)
+        assert make(Random("7"), seed) == make(Random("7"), seed)
+        assert any(make(Random(str(i)), seed)[0] != seed for i in range(5))
+
+
+def test_tables_are_written_as_tensorflow_reads_them(tmp_path: Path) -> None:
+    tf = pytest.importorskip("tensorflow")
+    for name, content in handmade.bundles()["two-shards"].items():
+        (tmp_path / name).write_bytes(content)
+    reader = tf.train.load_checkpoint(str(tmp_path / "m"))
+    for role, array in handmade.values().items():
+        assert (reader.get_tensor(f"bn1/{role}") == array).all()
+
+
+def test_messages_survive_being_taken_apart() -> None:
+    message, _ = handmade.bn_graph()
+    assert wire.encode(wire.parse(message)) == message
+
+
+# The judge and the worker
+
+
+def _planted(tmp_path: Path, code: str) -> Path:
+    """A copy of a worker's starting point in which bnstat does something forbidden."""
+    path = tmp_path / "sitecustomize.py"
+    path.write_text(
+        f"import bnstat.loading\ndef load(path, **_):\n    {code}\nbnstat.loading.load = load\n"
+    )
+    return path.parent
+
+
+@pytest.mark.parametrize(
+    ("code", "finding"),
+    [
+        ("raise KeyError(path)", "KeyError in judge"),
+        ("raise RecursionError", "RecursionError in judge"),
+        ("return bytearray(2 << 30)", "MemoryError in judge"),
+        ("exec('while True: pass')", "takes more than 5 s of CPU time"),
+        ("import os; os.abort()", "the process dies with -6"),
+    ],
+)
+def test_what_is_forbidden_is_found(
+    code: str, finding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worker: Worker
+) -> None:
+    root = Path(bnstat.__file__).parents[1]
+    monkeypatch.setenv("PYTHONPATH", f"{_planted(tmp_path, code)}:{root}")
+    verdict = worker.judge(tmp_path)
+    assert verdict.is_finding
+    assert verdict.text == finding
+    monkeypatch.delenv("PYTHONPATH")
+    worker.close()
+    assert worker.judge(tmp_path).text == "error: NotFoundError"
+
+
+def test_a_finding_is_cut_down_and_can_be_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bnstat is made to fail for one byte; of all the damage, only that byte is left."""
+    root = Path(bnstat.__file__).parents[1]
+    code = "assert open(path + '/a', 'rb').read()[17] != 255; raise ValueError"
+    code = f"\n    {code}".replace("raise ValueError", "return bnstat.model.Model(None, ())")
+    monkeypatch.setenv("PYTHONPATH", f"{_planted(tmp_path, code)}:{root}")
+    sound = Seed("s", "state", {"a": bytes(64), "b": bytes(8)})
+    damaged = sound.changed("a", b"\xff" * 64).changed("b", b"x" * 8)
+    run = Campaign([sound], tmp_path / "findings")
+    try:
+        run._take(damaged, sound, "one")
+    finally:
+        run.close()
+    (folder,) = run.report.findings.values()
+    assert (folder / "files" / "a").read_bytes() == bytes(17) + b"\xff" + bytes(46)
+    assert (folder / "files" / "b").read_bytes() == bytes(8)
+    assert "AssertionError" in campaign.replay(folder).text

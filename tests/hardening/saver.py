@@ -1,0 +1,91 @@
+"""A training job that does nothing but save: `python saver.py HOW FOLDER`, until it is ended.
+
+In each checkpoint every number of every layer is the checkpoint's step, so that a mixture of two
+shows. HOW is `manager` (tf.train.CheckpointManager), `saver` (TensorFlow 1's Saver), both keeping
+two checkpoints, or `same-name` (the same two files replaced, as TensorFlow replaces them, every
+20 ms: a reader that starts again finds another save by then).
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+LAYERS = 6
+CHANNELS = 3000
+ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+
+
+def manager(folder: Path) -> Callable[[int], object]:
+    import tensorflow as tf
+
+    layers = []
+    for _ in range(LAYERS):
+        layer = tf.Module()
+        for role in ROLES:
+            setattr(layer, role, tf.Variable(np.zeros(CHANNELS, "f4"), name=role))
+        layers.append(layer)
+    checkpoint = tf.train.Checkpoint(layers=layers)
+    keeper = tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=2)
+
+    def save(step: int) -> None:
+        for layer in layers:
+            for role in ROLES:
+                getattr(layer, role).assign(np.full(CHANNELS, step, "f4"))
+        keeper.save(checkpoint_number=step)
+
+    return save
+
+
+def saver(folder: Path) -> Callable[[int], object]:
+    import tensorflow.compat.v1 as tf
+
+    tf.disable_eager_execution()
+    names = [f"layer_{layer}/{role}" for layer in range(LAYERS) for role in ROLES]
+    variables = [
+        tf.get_variable(name, (CHANNELS,), use_resource=True, initializer=tf.zeros_initializer())
+        for name in names
+    ]
+    value = tf.placeholder("float32", ())
+    assign = [variable.assign(tf.fill((CHANNELS,), value)) for variable in variables]
+    keeper = tf.train.Saver(max_to_keep=2)
+    session = tf.Session()
+    session.run(tf.global_variables_initializer())
+
+    def save(step: int) -> None:
+        session.run(assign, {value: step})
+        keeper.save(session, str(folder / "model"), global_step=step, write_meta_graph=step == 1)
+
+    return save
+
+
+def same_name(folder: Path) -> Callable[[int], object]:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from tests.fuzz.handmade import bundle
+
+    def save(step: int) -> None:
+        tensors = {
+            f"layer_{layer}/{role}": np.full(CHANNELS, step, "f4")
+            for layer in range(LAYERS)
+            for role in ROLES
+        }
+        # The data first, the index last: the order of TensorFlow's BundleWriter.
+        for name, content in reversed(bundle(tensors).items()):
+            (folder / "unfinished").write_bytes(content)
+            os.replace(folder / "unfinished", folder / name)
+        time.sleep(0.02)
+
+    return save
+
+
+if __name__ == "__main__":
+    _, how, where = sys.argv
+    save = {"manager": manager, "saver": saver, "same-name": same_name}[how](Path(where))
+    for step in itertools.count(1):
+        save(step)

@@ -1,0 +1,62 @@
+"""What the tests of this folder share: what bnstat shows of a file, and its command line."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import bnstat
+from bnstat.output import json as as_json
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def shown(path: Path | str) -> str:
+    """Everything that bnstat tells of a model, as JSON, but for its path."""
+    model = bnstat.load(path)
+    text = io.StringIO()
+    as_json.dump(model, text)
+    return text.getvalue().replace(str(path), "")
+
+
+def refused(path: Path | str) -> bool:
+    """Whether a model cannot be shown, by an error of bnstat's own."""
+    try:
+        shown(path)
+    except bnstat.BnstatError:
+        return True
+    return False
+
+
+def shown_or_error(path: Path | str) -> str | None:
+    """What is shown of a model; None where bnstat refuses it."""
+    try:
+        return shown(path)
+    except bnstat.BnstatError:
+        return None
+
+
+def command(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run the command line in a process of its own, a minute at most."""
+    environment = {**os.environ, **options.pop("env", {})}
+    return subprocess.run(
+        [*options.pop("prefix", ()), sys.executable, "-m", "bnstat", *map(str, arguments)],
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 60, **options},
+        env=environment,
+        cwd=options.get("cwd", ROOT),
+        check=False,
+    )
+
+
+def write(folder: Path, files: dict[str, bytes]) -> Path:
+    """Write files into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder

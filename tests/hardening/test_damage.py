@@ -1,0 +1,324 @@
+"""Damage of every kind: it is told, or it changes nothing that is shown."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bnstat
+from tests.fuzz import handmade
+from tests.hardening.support import ROOT, command, refused, shown, shown_or_error, write
+
+DIGITS = ROOT / "tests" / "data" / "digits" / "run"
+FLIPS = (0x01, 0x80, 0xFF)
+
+
+def named(count: int = 2) -> dict[str, np.ndarray]:
+    return {
+        f"bn{i}/{role}": a * (i + 1) for i in range(count) for role, a in handmade.values().items()
+    }
+
+
+BUNDLES = {
+    "by name": handmade.bundle(named()),
+    "in two shards": handmade.bundle(named(), shards=2, per_block=2),
+    "by object": handmade.object_bundle(*handmade.bn_graph()),
+}
+
+
+@pytest.mark.parametrize("files", BUNDLES.values(), ids=BUNDLES)
+def test_every_flipped_byte_of_a_checkpoint_is_caught(
+    files: dict[str, bytes], tmp_path: Path
+) -> None:
+    folder = write(tmp_path, files)
+    sound = shown(folder / "m")
+    caught = unseen = 0
+    for name, content in files.items():
+        for at in range(len(content)):
+            for flip in FLIPS:
+                changed = bytearray(content)
+                changed[at] ^= flip
+                (folder / name).write_bytes(changed)
+                result = shown_or_error(folder / "m")
+                assert result in (None, sound), f"byte {at} of {name} with {flip:#x}"
+                caught += result is None
+                unseen += result is not None
+        (folder / name).write_bytes(content)
+    # Only the metaindex block and its handle are never read: 13 bytes and a few of the footer.
+    assert unseen <= len(FLIPS) * 60
+    assert caught + unseen == len(FLIPS) * sum(map(len, files.values()))
+
+
+def test_every_flipped_byte_of_a_trained_models_batch_norm_is_caught(tmp_path: Path) -> None:
+    for file in DIGITS.glob("model-400.[id]*"):
+        shutil.copy(file, tmp_path)
+    index = tmp_path / "model-400.index"
+    data = tmp_path / "model-400.data-00000-of-00001"
+    sound = shown(tmp_path / "model-400")
+    places = _places_of_batch_norm(index.read_bytes())
+    assert sum(end - start for start, end in places) == 4 * 4 * (8 + 16 + 16)
+    for path, spans in ((index, [(0, index.stat().st_size)]), (data, places)):
+        content = path.read_bytes()
+        for at in (at for start, end in spans for at in range(start, end)):
+            changed = bytearray(content)
+            changed[at] ^= 0xFF
+            path.write_bytes(changed)
+            result = shown_or_error(tmp_path / "model-400")
+            if path is data:
+                assert result is None, f"byte {at} of the data"
+            assert result in (None, sound), f"byte {at} of {path.name}"
+        path.write_bytes(content)
+
+
+def _places_of_batch_norm(index: bytes) -> list[tuple[int, int]]:
+    from tests.fuzz import wire
+
+    places = []
+    for key, message in wire.read_table(index):
+        if key.split(b"/")[-1].decode() in handmade.ROLES:
+            told = {field.number: field.value for field in wire.parse(message)}
+            places.append((told.get(4, 0), told.get(4, 0) + told[5]))
+    return places
+
+
+def test_every_flipped_byte_of_a_v1_checkpoint_is_caught(tmp_path: Path) -> None:
+    path = tmp_path / "m.ckpt"
+    content = handmade.v1()
+    path.write_bytes(content)
+    sound = shown(path)
+    for at in range(len(content)):
+        changed = bytearray(content)
+        changed[at] ^= 0xFF
+        path.write_bytes(changed)
+        assert shown_or_error(path) in (None, sound), f"byte {at}"
+
+
+@pytest.mark.parametrize("files", BUNDLES.values(), ids=BUNDLES)
+def test_a_checkpoint_cut_anywhere_is_refused(files: dict[str, bytes], tmp_path: Path) -> None:
+    folder = write(tmp_path, files)
+    for name, content in files.items():
+        for length in range(len(content)):
+            (folder / name).write_bytes(content[:length])
+            assert refused(folder / "m"), f"{name} of {length} bytes"
+        (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["legacy.h5", "legacy-latest.h5", "weights.weights.h5"])
+def test_an_hdf5_file_cut_anywhere_is_refused(name: str, tmp_path: Path) -> None:
+    content = handmade.hdf5_files()[name]
+    path = tmp_path / name
+    for length in range(0, len(content), 13):
+        path.write_bytes(content[:length])
+        assert refused(path), f"{length} of {len(content)} bytes"
+
+
+def test_a_keras_archive_cut_anywhere_is_refused(tmp_path: Path) -> None:
+    content = handmade.keras_archive()
+    path = tmp_path / "m.keras"
+    for length in range(0, len(content), 13):
+        path.write_bytes(content[:length])
+        assert refused(path), f"{length} of {len(content)} bytes"
+
+
+TWO_SHARDS = BUNDLES["in two shards"]
+FIRST, SECOND = "m.data-00000-of-00002", "m.data-00001-of-00002"
+
+
+def _swapped(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {**files, FIRST: files[SECOND], SECOND: files[FIRST]}
+
+
+SHARDS: dict[str, Callable[[dict[str, bytes]], dict[str, bytes]]] = {
+    "first missing": lambda files: {k: v for k, v in files.items() if k != FIRST},
+    "second missing": lambda files: {k: v for k, v in files.items() if k != SECOND},
+    "empty": lambda files: {**files, SECOND: b""},
+    "swapped": _swapped,
+    "the same twice": lambda files: {**files, SECOND: files[FIRST]},
+    "another save's": lambda files: {
+        **files,
+        SECOND: handmade.bundle({k: v + 1 for k, v in named().items()}, 2)[SECOND],
+    },
+}
+
+
+@pytest.mark.parametrize("change", SHARDS.values(), ids=SHARDS)
+def test_wrong_shards_are_told(
+    change: Callable[[dict[str, bytes]], dict[str, bytes]], tmp_path: Path
+) -> None:
+    folder = write(tmp_path, change(TWO_SHARDS))
+    with pytest.raises(bnstat.BnstatError, match=r"m\.data-0000[01]-of-00002"):
+        shown(folder / "m")
+
+
+def test_shards_of_an_earlier_save_of_the_same_name_are_not_read(tmp_path: Path) -> None:
+    stale = {name: b"old" for name in handmade.bundle(named(), shards=3) if ".data" in name}
+    folder = write(tmp_path, {**stale, **TWO_SHARDS})
+    alone = write(tmp_path / "alone", TWO_SHARDS)
+    assert shown(folder / "m") == shown(alone / "m")
+
+
+@pytest.mark.parametrize("name", sorted(TWO_SHARDS))
+def test_a_folder_where_a_file_should_be(name: str, tmp_path: Path) -> None:
+    folder = write(tmp_path, TWO_SHARDS)
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    assert refused(folder / "m")
+    assert refused(folder)
+
+
+@pytest.mark.parametrize("name", sorted(TWO_SHARDS))
+def test_a_fifo_where_a_file_should_be_blocks_nothing(name: str, tmp_path: Path) -> None:
+    folder = write(tmp_path, TWO_SHARDS)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    for target in (folder, folder / "m", folder / name):
+        result = command("inspect", target, timeout=20)
+        assert result.returncode == 2
+        assert result.stderr.startswith(b"error: ")
+        assert result.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("name", ["m.index", SECOND, "checkpoint"])
+def test_a_symlink_that_leads_to_itself(name: str, tmp_path: Path) -> None:
+    folder = write(tmp_path, TWO_SHARDS)
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(name)
+    if name == "checkpoint":
+        assert shown(folder).startswith("{")
+    else:
+        assert refused(folder)
+    assert refused(folder / name)
+
+
+def test_folders_linked_in_a_circle(tmp_path: Path) -> None:
+    inner = tmp_path / "a"
+    inner.mkdir()
+    (inner / "up").symlink_to(tmp_path, target_is_directory=True)
+    assert refused(tmp_path)
+    write(inner, TWO_SHARDS)
+    assert shown(inner / "up" / "a" / "up" / "a" / "m").startswith("{")
+
+
+@pytest.mark.parametrize("name", ["m.index", SECOND])
+def test_a_file_that_may_not_be_read(name: str, tmp_path: Path) -> None:
+    folder = write(tmp_path, TWO_SHARDS)
+    (folder / name).chmod(0)
+    result = subprocess.run(
+        [*_without_privileges(), sys.executable, "-m", "bnstat", "inspect", folder / "m"],
+        capture_output=True,
+        cwd=ROOT,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stderr.decode() == (
+        f"error: {folder / name}: cannot be opened: Permission denied\n"
+    )
+
+
+def _without_privileges() -> list[str]:
+    """What makes root an owner like any other, who can lock himself out."""
+    if os.geteuid() != 0:
+        return []
+    if shutil.which("setpriv") is None:
+        pytest.skip("root can read everything")
+    return ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+
+
+# What is written with -o is whole or not there
+
+
+@pytest.mark.parametrize("form", ["--json", "--csv", "--npz"])
+@pytest.mark.parametrize("before", [None, b"what was there"])
+def test_a_disk_that_fills_leaves_nothing_half_written(
+    form: str, before: bytes | None, tmp_path: Path
+) -> None:
+    target = tmp_path / "out"
+    if before is not None:
+        target.write_bytes(before)
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (700, 700))
+
+    result = command("export", DIGITS, form, "-q", "-o", target, preexec_fn=limit)
+    assert result.returncode == 2
+    assert result.stderr.startswith(b"error: ")
+    assert result.stderr.count(b"\n") == 1
+    assert os.listdir(tmp_path) == ([] if before is None else ["out"])
+    if before is not None:
+        assert target.read_bytes() == before
+
+
+def test_a_full_tmpfs_leaves_nothing_half_written(tmp_path: Path) -> None:
+    large = {f"bn/{role}": array for role, array in handmade.values(5000).items()}
+    model, disk = write(tmp_path / "model", handmade.bundle(large)), tmp_path / "disk"
+    disk.mkdir()
+    script = f"""
+        set -e
+        mount -t tmpfs -o size=16k tmpfs {disk}
+        set +e
+        {sys.executable} -m bnstat export {model} --json -q -o {disk}/out.json
+        echo "code $?"
+        ls -A {disk}
+    """
+    result = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
+        capture_output=True,
+        cwd=ROOT,
+        timeout=60,
+        check=False,
+    )
+    if not result.stdout:
+        pytest.skip("no user namespaces here to mount a file system in")
+    assert result.stdout == b"code 2\n"
+    assert b"No space left on device" in result.stderr
+    assert result.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("form", ["--json", "--csv", "--npz"])
+def test_a_full_device_is_told(form: str) -> None:
+    result = command("export", DIGITS, form, "-q", "-o", "/dev/full")
+    assert result.returncode == 2
+    assert b"No space left on device" in result.stderr
+    assert result.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+@pytest.mark.parametrize("form", ["--json", "--csv", "--npz"])
+def test_a_device_that_tells_no_position(form: str, layers: int, tmp_path: Path) -> None:
+    tensors = {"weights": np.ones(3), **(named(1) if layers else {})}
+    folder = write(tmp_path, handmade.bundle(tensors))
+    result = command("export", folder, form, "-q", "-o", "/dev/null")
+    assert (result.returncode, result.stderr) == (1 - layers, b"")
+
+
+@pytest.mark.parametrize("arguments", [("export", "--json"), ("inspect",), ("check", "--json")])
+def test_a_full_disk_behind_standard_output_is_told(arguments: tuple[str, ...]) -> None:
+    name, *flags = arguments
+    with open("/dev/full", "wb") as full:
+        result = command(name, DIGITS, *flags, "-q", stdout=full)
+    assert result.returncode == 2
+    assert b"No space left on device" in result.stderr
+    assert result.stderr.count(b"\n") == 1
+
+
+def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
+    """The last tensor's bytes are missing, so that the first could be written."""
+    for file in DIGITS.glob("model-400.[id]*"):
+        shutil.copy(file, tmp_path)
+    data = tmp_path / "model-400.data-00000-of-00001"
+    _, end = max(_places_of_batch_norm((tmp_path / "model-400.index").read_bytes()))
+    data.write_bytes(data.read_bytes()[: end - 1])
+    out = tmp_path / "out"
+    out.mkdir()
+    result = command("export", tmp_path / "model-400", "-q", "-o", out / "x.json")
+    assert result.returncode == 2
+    assert os.listdir(out) == []

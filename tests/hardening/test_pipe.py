@@ -1,0 +1,216 @@
+"""What a shell does to a command: pipes that close, Ctrl-C, odd locales, narrow terminals."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz import handmade
+from tests.hardening.support import ROOT, command, write
+
+DIGITS = ROOT / "tests" / "data" / "digits" / "run"
+COMMANDS = (
+    "inspect",
+    "export --json",
+    "export --csv",
+    "check",
+    "history",
+    "diff {0}/model-0 {0}/model-400",
+)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose export does not fit into a pipe's buffer by far."""
+    tensors = {
+        f"bn{layer}/{role}": array
+        for layer in range(4)
+        for role, array in handmade.values(100_000).items()
+    }
+    return write(tmp_path_factory.mktemp("large"), handmade.bundle(tensors))
+
+
+@pytest.mark.parametrize("form", ["--json", "--csv", "--npz"])
+def test_a_pipe_that_closes_early_ends_quietly(form: str, large: Path) -> None:
+    script = f"set -o pipefail; {sys.executable} -m bnstat export {large} {form} | head -c 10"
+    result = subprocess.run(
+        ["bash", "-c", script], capture_output=True, cwd=ROOT, timeout=60, check=False
+    )
+    assert len(result.stdout) == 10
+    assert result.stderr == b""
+    assert result.returncode == 128 + signal.SIGPIPE
+
+
+def test_head_of_json(large: Path) -> None:
+    script = f"{sys.executable} -m bnstat export {large} --json | head -1"
+    result = subprocess.run(
+        ["bash", "-c", script], capture_output=True, cwd=ROOT, timeout=60, check=False
+    )
+    assert result.stdout == b'{"schema": 1,\n'
+    assert (result.stderr, result.returncode) == (b"", 0)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_closed_standard_output_is_told_without_a_traceback(line: str) -> None:
+    name, *rest = line.format(DIGITS).split()
+    paths = [] if "diff" in line else [DIGITS]
+    result = command(name, *rest, *paths, stdout=None, preexec_fn=lambda: os.close(1))
+    assert result.returncode == 2
+    assert result.stderr.startswith(b"error: ")
+    assert result.stderr.count(b"\n") == 1
+
+
+def test_closed_standard_error_takes_nothing_away() -> None:
+    told = command("inspect", DIGITS)
+    result = command("inspect", DIGITS, stderr=None, preexec_fn=lambda: os.close(2))
+    assert (result.stdout, result.returncode) == (told.stdout, 0)
+
+
+@pytest.mark.parametrize("where", ["stdout", "file"])
+def test_ctrl_c_leaves_no_trace(where: str, large: Path, tmp_path: Path) -> None:
+    """Interrupted while it writes: exit 130, nothing said, no file."""
+    read, written = os.pipe()
+    out = tmp_path / "out"
+    out.mkdir()
+    target = "-" if where == "stdout" else str(out / "x.json")
+    if where == "file":
+        script = _interrupted_while_writing(large, target)
+    else:
+        script = [sys.executable, "-m", "bnstat", "export", str(large), "-o", target]
+    process = subprocess.Popen(script, stdout=written, stderr=subprocess.PIPE, cwd=ROOT)
+    os.close(written)
+    assert os.read(read, 1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    os.close(read)
+    assert process.returncode == 130
+    assert said == b""
+    assert os.listdir(out) == []
+
+
+def _interrupted_while_writing(model: Path, target: str) -> list[str]:
+    """The command line, made to say on standard output that it has begun to write a file."""
+    script = """
+import sys, time
+from bnstat.output import json
+write = json._layer
+def slowly(layer, values):
+    yield from write(layer, values)
+    print("begun", flush=True)
+    time.sleep(30)
+json._layer = slowly
+sys.argv = ["bnstat", "export", sys.argv[1], "-o", sys.argv[2]]
+from bnstat.cli import main
+main()
+"""
+    return [sys.executable, "-c", script, str(model), target]
+
+
+def test_ctrl_c_while_it_starts() -> None:
+    """No traceback from bnstat's first line on; before it there is Python alone."""
+    for delay in (0.08, 0.12, 0.16, 0.2, 0.25):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bnstat", "inspect", str(DIGITS)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+        )
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+        assert process.returncode in (0, 130, -signal.SIGINT)
+        assert b"bnstat/cli" not in said
+        assert b"in run" not in said
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_plain_locale(line: str) -> None:
+    """No output fails for a character that the locale does not have."""
+    name, *rest = line.format(DIGITS).split()
+    paths = [] if "diff" in line else [DIGITS]
+    plain = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    result = command(name, *rest, *paths, env={**plain, "PYTHONIOENCODING": "ascii:strict"})
+    assert result.returncode in (0, 1)
+    assert result.stdout
+    assert b"Traceback" not in result.stderr
+    if name != "export":
+        result.stdout.decode("ascii")
+
+
+def test_a_name_that_the_locale_does_not_have(tmp_path: Path) -> None:
+    tensors = {f"блок/{role}": array for role, array in handmade.values().items()}
+    folder = write(tmp_path, handmade.bundle(tensors))
+    plain = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    result = command("inspect", folder, env={**plain, "PYTHONIOENCODING": "ascii:strict"})
+    assert result.returncode == 0
+    assert rb"\u0431\u043b\u043e\u043a" in result.stdout
+    assert "блок" in command("export", folder, env=plain).stdout.decode()
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80, 200])
+@pytest.mark.parametrize("line", COMMANDS[::3] + COMMANDS[4:])
+def test_no_table_is_wider_than_the_terminal(line: str, columns: int) -> None:
+    name, *rest = line.format(DIGITS).split()
+    paths = [] if "diff" in line else [str(DIGITS)]
+    lines = at_terminal([name, *rest, *paths], columns)
+    assert lines
+    table = lines[lines.index("") :]
+    if columns >= 40:
+        assert max(map(len, table)) <= columns
+
+
+def at_terminal(arguments: list[str], columns: int) -> list[str]:
+    """The lines that the command writes to a terminal of that width, without colours."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    environment = {**os.environ, "NO_COLOR": "1", "TERM": "xterm"}
+    environment.pop("COLUMNS", None)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bnstat", *arguments],
+        stdin=slave,
+        stdout=slave,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        env=environment,
+    )
+    os.close(slave)
+    output = bytearray()
+    while True:
+        try:
+            piece = os.read(master, 65536)
+        except OSError:
+            break
+        if not piece:
+            break
+        output += piece
+    os.close(master)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode in (0, 1), said
+    return output.decode().replace("\r\n", "\n").split("\n")
+
+
+@pytest.mark.parametrize("end", [b"\r\n", b"\n", b"\r\n\r\n"])
+def test_line_ends_of_windows_in_the_state_file(end: bytes, tmp_path: Path) -> None:
+    files = {
+        **handmade.bundle({f"bn/{r}": a for r, a in handmade.values().items()}, prefix="m-1"),
+        **handmade.bundle({f"bn/{r}": a + 1 for r, a in handmade.values().items()}, prefix="m-2"),
+    }
+    state = [
+        b'model_checkpoint_path: "C:\\\\runs\\\\cnn\\\\m-1"',
+        b'all_model_checkpoint_paths: "m-1"',
+        b"",
+    ]
+    folder = write(tmp_path, {**files, "checkpoint": end.join(state)})
+    result = command("export", folder, "--no-values")
+    assert b'"checkpoint": "m-1"' in result.stdout
+    assert (result.returncode, result.stderr) == (0, b"")
