@@ -18,6 +18,7 @@ from typing import IO, BinaryIO, cast
 from weakref import finalize
 
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
+from bnstat.formats.in_place import slice_of
 from bnstat.formats.storage import File, Folder
 
 _MAX_RATIO = 50
@@ -170,10 +171,9 @@ def _zip_opener(
         # LZMA would take as much memory as the file asks for.
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise UnsupportedError(file.path, f"{info.filename} is not compressed by deflate")
-        stream = archive.open(info)
-        if info.compress_type == zipfile.ZIP_STORED:
-            return cast(BinaryIO, stream)
-        return _spool(file, stream, min(info.compress_size, file.size))
+        if (stored := slice_of(file, info)) is not None:
+            return stored.open()
+        return _spool(file, archive.open(info), min(info.compress_size, file.size))
 
     return open_
 

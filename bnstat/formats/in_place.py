@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import io
 import struct
-from typing import BinaryIO, Final, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from bnstat.errors import DamagedError
 from bnstat.formats.storage import File
+
+if TYPE_CHECKING:
+    from zipfile import ZipInfo
 
 _HEADER: Final = struct.Struct("<4s22x2H")
 _SIGNATURE: Final = b"PK\x03\x04"
@@ -65,14 +68,25 @@ def stored_member(archive: File, name: str) -> Slice | None:
         return None
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise DamagedError(archive.path, f"is a damaged archive ({error})") from error
+    return slice_of(archive, info)
+
+
+def slice_of(archive: File, info: ZipInfo) -> Slice | None:
+    """The bytes of a zip's member; None where it is compressed or encrypted.
+
+    Raises:
+        DamagedError: the archive contradicts itself.
+    """
+    import zipfile
+
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & _ENCRYPTED:
         return None
     header = archive.read(info.header_offset, _HEADER.size)
     signature, name_length, extra_length = _HEADER.unpack(header)
     if signature != _SIGNATURE:
-        raise DamagedError(archive.path, f"has no {name} where its table of contents says")
+        raise DamagedError(archive.path, f"has no {info.filename} where its table of contents says")
     start = info.header_offset + _HEADER.size + name_length + extra_length
-    return Slice(archive, start, info.file_size, name)
+    return Slice(archive, start, info.file_size, info.filename)
 
 
 class _Stream(io.RawIOBase):

@@ -12,9 +12,7 @@ _LARGEST = 1 << 31
 """Protocol buffers have less than 2 GiB; nothing larger is a graph."""
 
 
-def meta_graphs(
-    meta: File | None, keys: Container[str]
-) -> Callable[[], Iterable[Graph]] | None:
+def meta_graphs(meta: File | None, keys: Container[str]) -> Callable[[], Iterable[Graph]] | None:
     """Reads the graph in a `.meta` file, for a checkpoint that has these keys.
 
     It only adds to what the checkpoint says: where there is none, or none that can be read,
