@@ -7,7 +7,8 @@ tensor_bundle.cc behind `CheckpointReader`). Importing TensorFlow takes seconds.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,9 @@ class TensorflowTensors:
 
 
 def _open_reader(path: str) -> Any:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        from tensorflow.python.training import py_checkpoint_reader
+        with _without_chatter():
+            from tensorflow.python.training import py_checkpoint_reader
     except ImportError as error:
         raise BnstatError(
             path,
@@ -81,3 +82,17 @@ def _open_reader(path: str) -> Any:
             "install tensorflow",
         ) from error
     return py_checkpoint_reader.NewCheckpointReader(path)
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Keep what TensorFlow's C++ code logs while it is loaded off the standard error."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
