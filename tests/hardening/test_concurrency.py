@@ -85,8 +85,15 @@ def test_every_answer_of_the_command_line_is_a_whole_checkpoints(
 
 
 def _report(how: str, outcomes: Outcomes, folder: Path) -> None:
-    """Print how it went, for `pytest -s`; the newest checkpoint tells how many were saved."""
-    saves = int(np.max(bnstat.load(folder, eager=True)[0].array("moving_mean")))
+    """Print how it went, for `pytest -s`; the newest checkpoint tells how many were saved.
+
+    The job was killed, perhaps between the two files of a save.
+    """
+    saves: int | str
+    try:
+        saves = int(np.max(bnstat.load(folder, eager=True)[0].array("moving_mean")))
+    except bnstat.BnstatError:
+        saves = "an unknown number of"
     print(f"{how}: {saves} saves, {json.dumps(dict(sorted(outcomes.items())))}")
 
 
