@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from os import PathLike, fspath
 from typing import Literal
@@ -54,22 +54,13 @@ def load(
         ChangedError: the file was replaced while it was read.
     """
     text = fspath(path)
-    place = locate(text)
-    found = place.choose(text, checkpoint, step)
-
-    def attempt(found: Found) -> Model:
-        contents = _open(text, found, reader, values)
-        model = discover(contents, patterns=patterns, include_shadows=include_shadows)
-        if eager and values:
-            _read(model)
-        return model
-
+    found = locate(text).choose(text, checkpoint, step)
+    attempt = _loader(text, reader, patterns, include_shadows, values, eager and values)
     try:
         return attempt(found)
     except BnstatError as error:
         # A training job may have replaced the checkpoint since the folder was listed.
-        again = locate(text)
-        newest = again.choose(text, checkpoint, step)
+        newest = locate(text).choose(text, checkpoint, step)
         if (newest.name, newest.modified) == (found.name, found.modified):
             raise
         try:
@@ -86,7 +77,7 @@ def load_all(
     include_shadows: bool = False,
     values: bool = True,
     last: int | None = None,
-) -> Iterator[tuple[str, Model | BnstatError]]:
+) -> Models:
     """Load every checkpoint, Keras file or SavedModel version at a path, oldest first.
 
     Args:
@@ -97,36 +88,64 @@ def load_all(
         values: as for `load`.
         last: only so many of them, the newest.
 
-    Yields:
-        The name and the model, or the error that kept it from being read.
+    Returns:
+        The name and the model of each, or the error that kept it from being read. Each is
+        loaded when the iteration comes to it.
 
     Raises:
         As `load`, for the path as a whole.
     """
     text = fspath(path)
-    place = locate(text)
-    for found in place.models[-last:] if last else place.models:
-        name = found.name if found.name is not None else text
-        try:
-            contents = _open(text, found, reader, values)
-            model = discover(contents, patterns=patterns, include_shadows=include_shadows)
-            if values:
-                _read(model)
-        except BnstatError as error:
-            yield name, error
-        else:
-            yield name, model
+    models = locate(text).models
+    found = models[-last:] if last else models
+
+    attempt = _loader(text, reader, patterns, include_shadows, values, values)
+    return Models(text, found, attempt)
 
 
-def count_all(path: str | PathLike[str]) -> int:
-    """The number of models that `load_all` yields."""
-    return len(locate(fspath(path)).models)
+class Models(Iterable[tuple[str, Model | BnstatError]]):
+    """The models at a path; how many there are is known before any is loaded."""
+
+    def __init__(
+        self, path: str, found: Sequence[Found], attempt: Callable[[Found], Model]
+    ) -> None:
+        self._path = path
+        self._found = found
+        self._attempt = attempt
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __iter__(self) -> Iterator[tuple[str, Model | BnstatError]]:
+        for found in self._found:
+            name = found.name if found.name is not None else self._path
+            try:
+                model = self._attempt(found)
+            except BnstatError as error:
+                yield name, error
+            else:
+                yield name, model
 
 
-def _read(model: Model) -> None:
-    """Read all arrays of the model now."""
-    for layer in (*model.layers, *model.incomplete):
-        layer.read()
+def _loader(
+    path: str,
+    reader: Reader,
+    patterns: Sequence[tuple[str, str]],
+    include_shadows: bool,
+    values: bool,
+    eager: bool,
+) -> Callable[[Found], Model]:
+    """What loads a model that lies at the path, with all of its arrays where `eager`."""
+
+    def attempt(found: Found) -> Model:
+        contents = _open(path, found, reader, values)
+        model = discover(contents, patterns=patterns, include_shadows=include_shadows)
+        if eager:
+            for layer in (*model.layers, *model.incomplete):
+                layer.read()
+        return model
+
+    return attempt
 
 
 def _open(path: str, found: Found, reader: Reader, values: bool) -> Contents:

@@ -82,12 +82,9 @@ def _run(
     path: str, last: int | None, globs: tuple[str, ...], reading: options.Reading, quiet: bool
 ) -> History:
     from bnstat.compare import history
-    from bnstat.loading import count_all
     from bnstat.output.progress import track
 
-    total = count_all(path)
-    total = min(total, last) if last else total
-    entries = track(reading.load_all(path, last), "reading", total=total, hidden=quiet)
+    entries = track(reading.load_all(path, last), "reading", hidden=quiet)
     run = history(_narrowed(entries, globs))
     if run.skipped and not run.checkpoints:
         raise run.skipped[0].error

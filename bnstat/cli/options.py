@@ -12,9 +12,8 @@ import click
 from bnstat.cli.messages import say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from bnstat.errors import BnstatError
+    from bnstat.loading import Models
     from bnstat.model import Model
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -140,9 +139,7 @@ class Reading(NamedTuple):
             eager=True,
         )
 
-    def load_all(
-        self, path: str, last: int | None = None
-    ) -> Iterator[tuple[str, Model | BnstatError]]:
+    def load_all(self, path: str, last: int | None = None) -> Models:
         """The checkpoints of the folder `path`, oldest first, with their names.
 
         Args:

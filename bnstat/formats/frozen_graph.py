@@ -30,14 +30,11 @@ from bnstat.formats.graph_inlining import Node
 from bnstat.formats.protos import parse, parse_text
 from bnstat.formats.storage import File
 from bnstat.formats.tensor_proto import decode_tensor, is_small, shape_of, small_array
-from bnstat.formats.wire import WireError, damaged, fields, varint
+from bnstat.formats.wire import LARGEST_MESSAGE, WireError, damaged, fields, varint
 from bnstat.model import Source, Variable
 
 Skipped = Mapping[str, Callable[[], Any]]
 """Name of a node -> reads its NodeDef from the file."""
-
-_LARGEST_FILE = 1 << 31
-"""Protocol buffers have less than 2 GiB."""
 
 _LARGEST_STRUCTURE = 1 << 26
 """Bytes of a graph without its long constants; real ones have a few million."""
@@ -87,7 +84,7 @@ def open_contents(file: File, source: Source) -> Contents:
     if (text_form := _text_form(file)) is not None:
         return contents_of_graph(_parse_text(file, text_form), source)
     span = _graph_range(file)
-    if span is None or file.size >= _LARGEST_FILE:
+    if span is None or file.size >= LARGEST_MESSAGE:
         raise DamagedError(file.path, "is no graph", "is it a GraphDef or a MetaGraphDef?")
     try:
         structure, skipped = _read_structure(file, span)

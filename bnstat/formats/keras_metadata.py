@@ -16,8 +16,8 @@ from bnstat.formats.contents import Layer, Node
 from bnstat.formats.keras_config import Described, describe, layer_from_config, parse_json
 from bnstat.formats.protos import parse
 from bnstat.formats.storage import Folder
+from bnstat.formats.wire import LARGEST_MESSAGE
 
-_LARGEST = 1 << 31
 _LONGEST_NAME = 4096
 
 
@@ -60,7 +60,7 @@ def _walk(layers: Sequence[Described]) -> Iterator[Described]:
 def _keras_metadata(folder: Folder, meta_graph: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """(node id, JSON) of every layer that Keras 2 described."""
     file = folder.file("keras_metadata.pb")
-    if file is not None and not file.is_lfs_pointer() and file.size < _LARGEST:
+    if file is not None and not file.is_lfs_pointer() and file.size < LARGEST_MESSAGE:
         metadata = parse("KerasSavedMetadata", file.read(), file.path, "Keras's metadata")
         found = [(node.node_id, node.metadata) for node in metadata.nodes]
     elif meta_graph is not None:

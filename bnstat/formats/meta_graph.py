@@ -7,9 +7,7 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from bnstat.errors import BnstatError
 from bnstat.formats.contents import Graph
 from bnstat.formats.storage import File
-
-_LARGEST = 1 << 31
-"""Protocol buffers have less than 2 GiB; nothing larger is a graph."""
+from bnstat.formats.wire import LARGEST_MESSAGE
 
 
 def meta_graphs(meta: File | None, keys: Container[str]) -> Callable[[], Iterable[Graph]] | None:
@@ -18,7 +16,7 @@ def meta_graphs(meta: File | None, keys: Container[str]) -> Callable[[], Iterabl
     It only adds to what the checkpoint says: where there is none, or none that can be read,
     there is no graph.
     """
-    if meta is None or meta.size >= _LARGEST:
+    if meta is None or meta.size >= LARGEST_MESSAGE:
         return None
 
     def read() -> Iterator[Graph]:

@@ -30,9 +30,6 @@ message SavedTensorSliceMeta { repeated SavedSliceMeta tensor 1; VersionDef vers
 message SavedSlice { string name 1; TensorSliceProto slice 2; TensorProto data 3 }
 message SavedTensorSlices { SavedTensorSliceMeta meta 1; SavedSlice data 2 }
 
-# tensorflow/core/protobuf/trackable_object_graph.proto
-message ObjectReference { int32 node_id 1; string local_name 2 }
-
 # tensorflow/core/framework/tensor.proto, attr_value.proto, node_def.proto, op_def.proto,
 # function.proto, graph.proto
 message TensorProto {
@@ -68,16 +65,8 @@ message MetaGraphDef {
   map SignatureDef signature_def 5; SavedObjectGraph object_graph_def 7 }
 message SavedModel { int64 saved_model_schema_version 1; repeated MetaGraphDef meta_graphs 2 }
 message SavedUserObject { string identifier 1; string metadata 3 }
-message SavedVariable {
-  DataType dtype 1; TensorShapeProto shape 2; bool trainable 3; string name 6 }
 message SavedConcreteFunction { repeated int32 bound_inputs 2 }
-message SavedFunction { repeated string concrete_functions 1 }
-message SavedBareConcreteFunction { string concrete_function_name 1 }
-message CapturedTensor { string name 1; string concrete_function 2 }
-message SavedObject {
-  repeated ObjectReference children 1; optional SavedUserObject user_object 4;
-  optional SavedFunction function 6; optional SavedVariable variable 7;
-  optional SavedBareConcreteFunction bare_concrete_function 8 }
+message SavedObject { optional SavedUserObject user_object 4 }
 message SavedObjectGraph {
   repeated SavedObject nodes 1; map SavedConcreteFunction concrete_functions 2 }
 
@@ -104,7 +93,7 @@ def parse(name: str, data: bytes, where: str, what: str = "") -> Any:
     """Parse a message.
 
     Args:
-        name: the message's name, as in `BundleEntryProto`.
+        name: the message's name, as in `GraphDef`.
         data: the serialized message.
         where: what holds it, for the error.
         what: what it is, for the error; the message's name if left out.

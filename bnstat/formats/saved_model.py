@@ -21,6 +21,7 @@ from bnstat.formats.object_graph import KEY, best_names
 from bnstat.formats.protos import parse, parse_text
 from bnstat.formats.storage import File, Folder
 from bnstat.formats.tensors import Reading, Tensors, open_tensors
+from bnstat.formats.wire import LARGEST_MESSAGE
 from bnstat.model import Source
 
 BINARY = "saved_model.pb"
@@ -29,7 +30,6 @@ VARIABLES = "variables"
 
 Graphs = Callable[[], Iterable[Graph]] | None
 
-_LARGEST = 1 << 31
 _START = b"\x08\x01\x12"
 """`saved_model_schema_version: 1`, then a meta graph: how every SavedModel starts."""
 
@@ -104,7 +104,7 @@ def open_saved_model(
 
 
 def _meta_graph(file: File) -> Any:
-    if file.size >= _LARGEST:
+    if file.size >= LARGEST_MESSAGE:
         raise DamagedError(file.path, "is larger than a protocol buffer can be")
     if file.name.endswith(".pbtxt"):
         saved_model = parse_text("SavedModel", file.read(), file.path, "the SavedModel")

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 
 from bnstat.errors import DamagedError
 
+LARGEST_MESSAGE = 1 << 31
+"""Protocol buffers have less than 2 GiB: no larger file is one."""
+
 
 class WireError(ValueError):
     """The bytes are no such encoding."""

@@ -15,21 +15,18 @@ Item = TypeVar("Item")
 _PATIENCE = 1.0
 
 
-def track(
-    items: Iterable[Item], what: str, *, total: int | None = None, hidden: bool = False
-) -> Iterator[Item]:
+def track(items: Iterable[Item], what: str, *, hidden: bool = False) -> Iterator[Item]:
     """Pass the items on; after a second, show on a terminal how many of them are done.
 
     Args:
-        items: the pieces of the work.
+        items: the pieces of the work; where they have a length, the bar tells how much is left.
         what: what is being done, such as `reading`.
-        total: how many items there are; needed where `items` has no length.
         hidden: show nothing, as under `-q`, or where standard output is the same terminal.
     """
     if hidden or sys.stderr is None or not sys.stderr.isatty():
         yield from items
         return
-    bar = _Bar(what, len(items) if isinstance(items, Sized) else total)
+    bar = _Bar(what, len(items) if isinstance(items, Sized) else None)
     try:
         for item in items:
             yield item
