@@ -11,7 +11,7 @@ from bnstat.discovery import discover
 from bnstat.errors import BnstatError, ChangedError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.locate import Found, locate
-from bnstat.formats.tensors import Reading
+from bnstat.formats.tensorflow.tensors import Reading
 from bnstat.model import Model, Source
 
 Reader = Literal["auto", "native", "tensorflow"]

@@ -180,4 +180,4 @@ def test_tensorflow_is_imported_in_one_place() -> None:
             for line in path.read_text().splitlines()
         )
     }
-    assert using == {"formats/tensorflow_reader.py"}
+    assert using == {"formats/tensorflow/tensorflow_reader.py"}

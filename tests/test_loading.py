@@ -103,7 +103,7 @@ def test_what_the_native_reader_does_not_know_goes_to_tensorflow(
     def refuse(*args: Any, **options: Any) -> None:
         raise UnsupportedError(str(prefix), "needs a reader of the future")
 
-    monkeypatch.setattr("bnstat.formats.bundle.Bundle.__init__", refuse)
+    monkeypatch.setattr("bnstat.formats.tensorflow.bundle.Bundle.__init__", refuse)
     model = bnstat.load(prefix)
     assert_layers(model, {"bn": arrays})
     assert "read with TensorFlow: needs a reader of the future" in model.notes

@@ -129,8 +129,8 @@ def _split(given: tuple[str, ...]) -> list[str]:
 
 def _document(explain: str | None, output: str) -> int:
     from bnstat.checks import RULES, find_rules
-    from bnstat.output import findings_rules
     from bnstat.output.sink import show
+    from bnstat.output.terminal import rules as findings_rules
 
     if explain is None:
         show(lambda screen: findings_rules.overview(RULES, screen), output)
@@ -144,21 +144,21 @@ def _write(findings: list[Finding], model: Model, form: str, output: str) -> Non
     from bnstat.output.sink import open_text, show
 
     if form == "text":
-        from bnstat.output import findings as text
+        from bnstat.output.terminal import findings as text
 
         show(lambda screen: text.report(findings, model, screen), output)
     elif form == "github":
-        from bnstat.output import findings_github
+        from bnstat.output.documents.findings import github as findings_github
 
         show(lambda _: findings_github.lines(findings, model), output)
     elif form == "sarif":
         from bnstat import __version__
-        from bnstat.output import findings_sarif
+        from bnstat.output.documents.findings import sarif as findings_sarif
 
         with open_text(output) as file:
             findings_sarif.dump(findings, model, __version__, file)
     else:
-        from bnstat.output import findings_json
+        from bnstat.output.documents.findings import json as findings_json
 
         with open_text(output) as file:
             findings_json.dump(findings, model, file)

@@ -71,16 +71,16 @@ def command(
 
     difference = diff(*models, rtol=rtol, atol=atol)
     if as_json:
-        from bnstat.output import differences_json
+        from bnstat.output.documents import differences_json
 
         with open_text(output) as file:
             differences_json.dump(difference, file)
     elif as_markdown:
-        from bnstat.output import differences_markdown
+        from bnstat.output.documents import differences_markdown
 
         show(lambda _: differences_markdown.lines(difference, everything), output)
     else:
-        from bnstat.output import differences
+        from bnstat.output.terminal import differences
 
         show(lambda screen: differences.lines(difference, screen, everything), output)
     answers = [options.answer(model, quiet) for model in models]

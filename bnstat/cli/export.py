@@ -15,8 +15,8 @@ _FORMATS = ("json", "csv", "npz")
 
 _EPILOG = """\b
 Forms:
-  JSON  one object, described by bnstat/output/schema.json. Numbers read back
-        to the stored bits; NaN and the infinities are strings.
+  JSON  one object, described by bnstat/output/documents/schema.json.
+        Numbers read back to the stored bits; NaN and the infinities are strings.
   CSV   one row a channel: layer, channel, gamma, beta, moving_mean,
         moving_variance. The channel of variables that are no vectors is one
         index a dimension, such as 0:3:1. A layer name that a spreadsheet
@@ -65,22 +65,22 @@ def command(
     model = options.narrow(reading.load(path, values=not no_values), layers)
     options.tell(model, quiet)
 
-    from bnstat.output.progress import track
     from bnstat.output.sink import open_binary, open_text, writes_to_terminal
+    from bnstat.output.terminal.progress import track
 
     tracked = functools.partial(track, what="exporting", hidden=quiet or writes_to_terminal(output))
     if form == "npz":
-        from bnstat.output import npz
+        from bnstat.output.documents import npz
 
         with open_binary(output) as binary:
             npz.dump(model, binary, track=tracked)
     elif form == "csv":
-        from bnstat.output import csv
+        from bnstat.output.documents import csv
 
         with open_text(output) as text:
             csv.dump(model, text, track=tracked)
     else:
-        from bnstat.output import json
+        from bnstat.output.documents import json
 
         with open_text(output) as text:
             json.dump(model, text, not no_values, track=tracked)

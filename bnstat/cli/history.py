@@ -82,7 +82,7 @@ def _run(
     path: str, last: int | None, globs: tuple[str, ...], reading: options.Reading, quiet: bool
 ) -> History:
     from bnstat.compare import history
-    from bnstat.output.progress import track
+    from bnstat.output.terminal.progress import track
 
     entries = track(reading.load_all(path, last), "reading", hidden=quiet)
     run = history(_narrowed(entries, globs))
@@ -110,16 +110,16 @@ def _write(run: History, findings: Sequence[Finding], path: str, form: str, outp
     from bnstat.output.sink import open_text, show
 
     if form == "csv":
-        from bnstat.output import history_csv
+        from bnstat.output.documents import history_csv
 
         with open_text(output) as file:
             history_csv.dump(run, file)
     elif form == "json":
-        from bnstat.output import history_json
+        from bnstat.output.documents import history_json
 
         with open_text(output) as file:
             history_json.dump(run, findings, path, file)
     else:
-        from bnstat.output import history as text
+        from bnstat.output.terminal import history as text
 
         show(lambda screen: text.lines(run, findings, path, screen), output)

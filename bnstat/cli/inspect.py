@@ -11,7 +11,7 @@ import click
 from bnstat.cli import options
 
 if TYPE_CHECKING:
-    from bnstat.output.terminal import Screen
+    from bnstat.output.terminal.screen import Screen
 
 
 _EPILOG = """\b
@@ -58,26 +58,26 @@ def command(
     model = options.narrow(reading.load(path, values=not no_values), layers)
     options.tell(model, quiet)
 
-    from bnstat.output.progress import track
     from bnstat.output.sink import show, writes_to_terminal
+    from bnstat.output.terminal.progress import track
 
     hidden = quiet or (values and writes_to_terminal(output))
     tracked = functools.partial(track, what="reading", hidden=hidden)
 
     def lines(screen: Screen) -> Iterator[str]:
         if model.layers and (values or no_values):
-            from bnstat.output import listing
+            from bnstat.output.terminal import listing
 
             if values:
                 yield from listing.values(model, screen, tracked)
             else:
                 yield from listing.variables(model, screen)
         elif model.layers:
-            from bnstat.output.overview import overview
+            from bnstat.output.terminal.overview import overview
 
             yield from overview(model, screen, tracked)
         if verbose:
-            from bnstat.output.listing import verdicts
+            from bnstat.output.terminal.listing import verdicts
 
             yield from verdicts(model, screen)
 

@@ -75,7 +75,7 @@ def _from_layers(contents: Contents) -> list[Sighting]:
 def _from_graphs(contents: Contents) -> list[Sighting]:
     if contents.graphs is None:
         return []
-    from bnstat.discovery.graph import from_graphs
+    from bnstat.discovery.graphs.sightings import from_graphs
 
     return from_graphs(contents)
 

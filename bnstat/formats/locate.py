@@ -14,23 +14,24 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnknownFormatError
-from bnstat.formats import state_file
-from bnstat.formats.bundle import DATA, INDEX
-from bnstat.formats.checkpoint import open_checkpoint
-from bnstat.formats.checkpoint_v1 import SHARD, is_v1, open_checkpoint_v1
 from bnstat.formats.contents import Contents
 from bnstat.formats.register import file_format, foreign_format
-from bnstat.formats.saved_model import (
+from bnstat.formats.tensorflow import state_file
+from bnstat.formats.tensorflow.bundle import DATA, INDEX
+from bnstat.formats.tensorflow.checkpoint import open_checkpoint
+from bnstat.formats.tensorflow.checkpoint_v1 import SHARD, is_v1, open_checkpoint_v1
+from bnstat.formats.tensorflow.saved_model import (
     VARIABLES,
     has_saved_model,
     is_saved_model,
     open_saved_model,
 )
-from bnstat.formats.sstable import is_table
-from bnstat.formats.storage import File, Folder, LocalFolder, kind_of
-from bnstat.formats.tensors import Reading
+from bnstat.formats.tensorflow.tables.sstable import is_table
+from bnstat.formats.tensorflow.tensors import Reading
 from bnstat.model import Source
 from bnstat.natural import natural_key
+from bnstat.storage.files import File, Folder
+from bnstat.storage.local import LocalFolder, kind_of
 
 Opener = Callable[[Source, Reading], Contents]
 """Opens a model: where the user pointed, and how to read."""
@@ -121,7 +122,7 @@ def _of_file(folder: Folder, file: File) -> Place:
         return _in_folder(folder, state)
     if (found := _model_file(folder, file)) is not None:
         return _single(found if is_table(file) else found._replace(name=None))
-    from bnstat.formats.archive import open_archive
+    from bnstat.storage.archive import open_archive
 
     if (archive := open_archive(file)) is not None:
         return _in_archive(archive)
@@ -253,7 +254,7 @@ def _unzipped_keras(folder: Folder) -> Found | None:
     config, weights = folder.file("config.json"), folder.file("model.weights.h5")
     if config is None or weights is None:
         return None
-    from bnstat.formats.keras_archive import open_folder
+    from bnstat.formats.keras.archive import open_folder
 
     return _alone(lambda source, reading: open_folder(folder, _natively(source, reading)))
 

@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from bnstat.formats.contents import Contents
-from bnstat.formats.storage import File
 from bnstat.model import Source
+from bnstat.storage.files import File
 
 
 class FileFormat(Protocol):
@@ -22,7 +22,7 @@ class FileFormat(Protocol):
         ...
 
 
-FORMATS = ("keras_h5", "keras_weights", "keras_archive", "frozen_graph")
+FORMATS = ("keras.h5", "keras.weights", "keras.archive", "tensorflow.graphs.frozen_graph")
 
 _FOREIGN = (
     (4, b"TFL3", "a TensorFlow Lite model"),

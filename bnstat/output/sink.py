@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, Final, TextIO, cast
 
-from bnstat.output.terminal import Screen, encodable
+from bnstat.output.terminal.screen import Screen, encodable
 
 _STDOUT: Final = ("-", "/dev/stdout")
 

@@ -154,9 +154,9 @@ def reading(data: Path) -> list[Budget]:
 
 def _object_graph_size(model: Path) -> int:
     """The bytes of the string tensor that tells a checkpoint's structure."""
-    from bnstat.formats.bundle import Bundle
-    from bnstat.formats.object_graph import KEY
-    from bnstat.formats.storage import LocalFolder
+    from bnstat.formats.tensorflow.bundle import Bundle
+    from bnstat.formats.tensorflow.object_graph import KEY
+    from bnstat.storage.local import LocalFolder
 
     bundle = Bundle(LocalFolder(str(model.parent)), model.name)
     return bundle.entry(KEY).size if KEY in bundle.keys else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import BinaryIO
 
-from bnstat.formats.storage import File
+from bnstat.storage.files import File
 
 
 class MemoryFile(File):

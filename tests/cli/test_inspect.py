@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bnstat.model import Verdict
-from bnstat.output.table import text_width
+from bnstat.output.terminal.table import text_width
 from tests.output.models import layer, model, usual
 
 

@@ -107,11 +107,20 @@ def test_help_imports_next_to_nothing():
 @pytest.mark.parametrize(
     ("arguments", "left_out"),
     [
-        (["inspect"], {"bnstat.cli.export", "bnstat.cli.check", "bnstat.output.listing"}),
-        (["inspect", "--values"], {"bnstat.cli.export", "bnstat.output.json"}),
-        (["export", "--json"], {"bnstat.cli.inspect", "bnstat.output.csv", "bnstat.output.npz"}),
-        (["export", "--csv"], {"bnstat.cli.inspect", "bnstat.output.json", "bnstat.output.npz"}),
-        (["export", "--npz"], {"bnstat.cli.inspect", "bnstat.output.json", "bnstat.output.csv"}),
+        (["inspect"], {"bnstat.cli.export", "bnstat.cli.check", "bnstat.output.terminal.listing"}),
+        (["inspect", "--values"], {"bnstat.cli.export", "bnstat.output.documents.json"}),
+        (
+            ["export", "--json"],
+            {"bnstat.cli.inspect", "bnstat.output.documents.csv", "bnstat.output.documents.npz"},
+        ),
+        (
+            ["export", "--csv"],
+            {"bnstat.cli.inspect", "bnstat.output.documents.json", "bnstat.output.documents.npz"},
+        ),
+        (
+            ["export", "--npz"],
+            {"bnstat.cli.inspect", "bnstat.output.documents.json", "bnstat.output.documents.csv"},
+        ),
     ],
 )
 def test_only_what_is_needed_is_imported(start, arguments, left_out):

@@ -48,10 +48,10 @@ def judge(path: str) -> str:
 
 def _answer(model: Any) -> str:
     import bnstat
-    from bnstat.output import csv, npz
-    from bnstat.output import json as as_json
-    from bnstat.output.overview import overview
-    from bnstat.output.terminal import Screen
+    from bnstat.output.documents import csv, npz
+    from bnstat.output.documents import json as as_json
+    from bnstat.output.terminal.overview import overview
+    from bnstat.output.terminal.screen import Screen
 
     for layer in model:
         for variable in (*layer.variables.values(), *layer.extra.values(), *layer.undecided):
@@ -79,7 +79,7 @@ def _answer(model: Any) -> str:
 def _compared(model: Any) -> str:
     """A digest of the model's JSON, which says what the model holds."""
     import bnstat
-    from bnstat.output import json as as_json
+    from bnstat.output.documents import json as as_json
 
     exported = io.StringIO()
     as_json.dump(model, exported)

@@ -130,15 +130,15 @@ def _load_everything() -> None:
         "ml_dtypes",
         "bnstat.checks",
         "bnstat.compare",
-        "bnstat.formats.frozen_graph",
-        "bnstat.formats.graph_def",
-        "bnstat.formats.keras_archive",
-        "bnstat.output.csv",
-        "bnstat.output.npz",
-        "bnstat.output.overview",
+        "bnstat.formats.tensorflow.graphs.frozen_graph",
+        "bnstat.formats.tensorflow.graphs.graph_def",
+        "bnstat.formats.keras.archive",
+        "bnstat.output.documents.csv",
+        "bnstat.output.documents.npz",
+        "bnstat.output.terminal.overview",
     ):
         importlib.import_module(name)
-    importlib.import_module("bnstat.formats.protos").message_class("SavedModel")
+    importlib.import_module("bnstat.formats.protobuf.protos").message_class("SavedModel")
 
 
 if __name__ == "__main__":

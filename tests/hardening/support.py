@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import bnstat
-from bnstat.output import json as as_json
+from bnstat.output.documents import json as as_json
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -102,7 +102,7 @@ def _interrupted_while_writing(model: Path, target: str) -> list[str]:
     """The command line, made to say on standard output that it has begun to write a file."""
     script = """
 import sys, time
-from bnstat.output import json
+from bnstat.output.documents import json
 write = json._layer
 def slowly(layer, values):
     yield from write(layer, values)

@@ -1,0 +1,218 @@
+"""Multiplying out what a graph computes from `1 / sqrt(variance + epsilon)`.
+
+An expression is a sum of products of leaves: the root, variables, and tensors that are not
+looked into. One that reads `x * r * gamma - mean * r * gamma + beta`, however it was put
+together, normalizes `x`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bnstat.discovery.graphs.tensors import Tensors
+from bnstat.formats.contents import Op
+
+SUMS = frozenset({"Add", "AddV2", "BiasAdd"})
+
+_ARITHMETIC = SUMS | {"Mul", "RealDiv", "Div", "Sub", "Neg", "Reciprocal", "Inv"}
+
+_LARGEST_CONE = 128
+"""Ops that are looked at after a root: the form has ten at most, gradients have many."""
+
+_MOST_TERMS = 6
+
+_MOST_FACTORS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A factor that is not looked into.
+
+    Attributes:
+        sources: the tensors that it may be.
+        key: of the variable that it is, else None.
+    """
+
+    sources: tuple[str, ...]
+    key: str | None = None
+
+
+_RSQRT = Leaf(("1 / sqrt(variance + epsilon)",))
+_SQRT = Leaf(("sqrt(variance + epsilon)",))
+
+Product = tuple[Leaf, ...]
+Expression = Mapping[Product, int]
+"""Products of leaves, in a fixed order, with how often each is added."""
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """A normalization: `gamma * (x - mean) * r + beta`.
+
+    Attributes:
+        op: the op that gives it.
+        x, mean: leaves.
+        gamma, beta: leaves; None where nothing is multiplied or added.
+    """
+
+    op: str
+    x: Leaf
+    mean: Leaf
+    gamma: Leaf | None
+    beta: Leaf | None
+
+
+def normalization(tensors: Tensors, root: str) -> Formula | None:
+    """The normalization that is computed from a root, if that is what it is for.
+
+    Args:
+        tensors: the graph's.
+        root: the op that computes `1 / sqrt(...)` or `sqrt(...)`.
+    """
+    after = tensors.downstream(root, _ARITHMETIC, _LARGEST_CONE)
+    for look_into_differences in (False, True):
+        expansion = _Expansion(tensors, root, frozenset(after), look_into_differences)
+        found: Formula | None = None
+        for name in after:
+            formula = _formula(name, expansion.of_op(name))
+            if formula is None:
+                continue
+            if found is None:
+                found = formula
+                if tensors.ops[name].type in SUMS:
+                    break
+            elif _completes(formula, found):
+                found = formula
+        if found is not None:
+            return found
+    return None
+
+
+def _completes(formula: Formula, found: Formula) -> bool:
+    """Whether a formula is `found` with a variable as gamma or beta applied to its result."""
+    same = formula.x == found.x and formula.mean == found.mean
+    pairs = ((formula.gamma, found.gamma), (formula.beta, found.beta))
+    return same and all(
+        new == old or (old is None and new is not None and new.key is not None)
+        for new, old in pairs
+    )
+
+
+def _formula(op: str, expression: Expression | None) -> Formula | None:
+    """What an expression says, if it is a normalization."""
+    if expression is None or not 2 <= len(expression) <= 3:
+        return None
+    scaled = {product: times for product, times in expression.items() if _RSQRT in product}
+    free = [product for product in expression if product not in scaled]
+    inputs = [product for product, times in scaled.items() if times == 1]
+    means = [product for product, times in scaled.items() if times == -1]
+    if len(inputs) != 1 or len(means) != 1 or len(scaled) != 2 or len(free) > 1:
+        return None
+    x, mean = Counter(inputs[0]), Counter(means[0])
+    shared = x & mean
+    gamma = list((shared - Counter([_RSQRT])).elements())
+    x, mean = x - shared, mean - shared
+    beta = free[0] if free else ()
+    if x.total() != 1 or mean.total() != 1 or len(gamma) > 1 or len(beta) > 1:
+        return None
+    if free and (not beta or expression[beta] != 1):
+        return None
+    (x_leaf,), (mean_leaf,) = x, mean
+    if shared[_RSQRT] != 1 or x_leaf.key is not None:
+        return None
+    return Formula(op, x_leaf, mean_leaf, gamma[0] if gamma else None, beta[0] if beta else None)
+
+
+class _Expansion:
+    """Expressions of the tensors that are computed from a root."""
+
+    def __init__(
+        self, tensors: Tensors, root: str, after: frozenset[str], differences: bool
+    ) -> None:
+        self._tensors = tensors
+        self._root = root
+        self._after = after
+        self._differences = differences
+        self._known: dict[str, Expression | None] = {}
+
+    def of_op(self, name: str) -> Expression | None:
+        """What an op gives; None where it is too much, or no such arithmetic."""
+        if name not in self._known:
+            self._known[name] = None  # an op that depends on itself gives nothing
+            self._known[name] = self._compute(name)
+        return self._known[name]
+
+    def _of_tensor(self, tensor: str) -> Expression:
+        leaf = self._leaf(tensor)
+        op = self._tensors.producer(tensor)
+        if op is None or leaf.key is not None:
+            return {(leaf,): 1}
+        if op.name == self._root:
+            return {(_RSQRT if op.type == "Rsqrt" else _SQRT,): 1}
+        inside = self.of_op(op.name) if op.name in self._after else self._before(op)
+        return {(leaf,): 1} if inside is None else inside
+
+    def _before(self, op: Op) -> Expression | None:
+        """What an op gives that does not depend on the root, where that is looked into."""
+        inputs = self._tensors.inputs(op.name)
+        if op.type == "Const":
+            return {(): 1} if self._tensors.scalars(op.name) == [1.0] else None
+        if op.type == "Neg" and len(inputs) == 1:
+            return {(self._leaf(inputs[0]),): -1}
+        if not self._differences or len(inputs) != 2:
+            return None
+        if op.type == "Sub":
+            return {(self._leaf(inputs[0]),): 1, (self._leaf(inputs[1]),): -1}
+        if op.type == "Mul":
+            for gamma, difference in (inputs, inputs[::-1]):
+                terms = self._tensors.operands(difference, {"Sub"})
+                factor = self._leaf(gamma)
+                if terms and factor.key is not None:
+                    x, mean = map(self._leaf, terms)
+                    return _product({(factor,): 1}, {(x,): 1, (mean,): -1})
+        return None
+
+    def _leaf(self, tensor: str) -> Leaf:
+        return Leaf(self._tensors.sources(tensor), self._tensors.variable(tensor))
+
+    def _compute(self, name: str) -> Expression | None:
+        kind = self._tensors.ops[name].type
+        operands = [self._of_tensor(tensor) for tensor in self._tensors.inputs(name)]
+        if len(operands) == 1:
+            if kind == "Neg":
+                return _product(operands[0], {(): -1})
+            return {(_RSQRT,): 1} if operands[0] == {(_SQRT,): 1} else None
+        if len(operands) != 2:
+            return None
+        left, right = operands
+        if kind == "Mul":
+            return _product(left, right)
+        if kind in ("RealDiv", "Div"):
+            return _product(left, {(_RSQRT,): 1}) if right == {(_SQRT,): 1} else None
+        return _sum(left, right if kind in SUMS else _product(right, {(): -1}))
+
+
+def _product(left: Expression, right: Expression) -> Expression | None:
+    result: dict[Product, int] = {}
+    for first, times in left.items():
+        for second, more in right.items():
+            product = tuple(sorted(first + second, key=lambda leaf: leaf.sources))
+            result[product] = result.get(product, 0) + times * more
+    return _checked(result)
+
+
+def _sum(left: Expression, right: Expression | None) -> Expression | None:
+    if right is None:
+        return None
+    result = dict(left)
+    for product, times in right.items():
+        result[product] = result.get(product, 0) + times
+    return _checked(result)
+
+
+def _checked(expression: Expression) -> Expression | None:
+    """The expression, unless it has become too much to be a normalization."""
+    small = len(expression) <= _MOST_TERMS
+    return expression if small and all(len(p) <= _MOST_FACTORS for p in expression) else None

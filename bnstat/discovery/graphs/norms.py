@@ -1,0 +1,315 @@
+"""Batch normalization as computation graphs spell it.
+
+Inference computes `gamma * (x - mean) / sqrt(variance + epsilon) + beta`. A graph has one op
+for that (`FusedBatchNorm` and its kin), or spells it out in one of the ways that algebra
+allows; TensorFlow's own (`tf.nn.batch_normalization`) is `x * s + (beta - mean * s)` with
+`s = gamma * rsqrt(variance + epsilon)`.
+
+In training, mean and variance are those of the batch. The moving ones are then known by the
+ops that update them from the very same tensors: `variable -= (variable - new) * (1 - momentum)`
+(`assign_moving_average`), or `variable = variable * momentum + new * (1 - momentum)` (Keras 3).
+Layer, group and instance normalization compute their statistics and update nothing.
+
+Sources: tensorflow/core/ops/nn_ops.cc, tensorflow/python/ops/nn_impl.py,
+tensorflow/python/training/moving_averages.py, keras/src/layers/normalization.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from math import isfinite
+
+from bnstat.discovery.graphs.algebra import SUMS, normalization
+from bnstat.discovery.graphs.tensors import Tensors
+from bnstat.formats.contents import Op
+from bnstat.model import ROLES
+
+_TRAINABLE = frozenset(
+    {"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3", "_FusedBatchNormEx"}
+)
+_OLDEST = "BatchNormWithGlobalNormalization"
+_CONTRACTIONS = frozenset({"_FusedConv2D", "_FusedDepthwiseConv2dNative"})
+_FUSED = _TRAINABLE | _CONTRACTIONS | {_OLDEST}
+
+_ROOTS = frozenset({"Rsqrt", "Sqrt"})
+
+_UPDATES = frozenset({"AssignSub", "AssignSubVariableOp", "Assign", "AssignVariableOp"})
+
+_MOST_OPS = 20_000
+"""Ops of a graph that are tried; the largest networks have some thousands."""
+
+_STATISTICS = ("moving_mean", "moving_variance")
+
+_DEFAULT_EPSILON = 1e-4
+"""Of the fused ops, where a graph leaves the attribute out."""
+
+_CHANNEL_AXES = {"NHWC": 3, "NCHW": 1, "NDHWC": 4, "NCDHW": 1}
+
+_CALL = re.compile(r"(?:branch|(?:Stateful)?PartitionedCall)(?:_\d+)?")
+_INSIDE = re.compile(r"(?:cond|batchnorm|(?:Stateless)?(?:If|Case|While))(?:_\d+)?")
+_FUSED_NAME = re.compile(r"(?:FusedBatchNorm(?:V\d)?|BatchNormWithGlobalNormalization)(?:_\d+)?")
+"""Parts of an op's name that are no part of the layer's."""
+
+_NAMELESS = re.compile(r"(?:Const|ones|zeros|ones_like|zeros_like)(?:_\d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A batch normalization in a graph.
+
+    Attributes:
+        op: the op that gives the normalized tensor.
+        scope: the name under which the graph has it; empty where it has none.
+        roles: role -> key.
+        epsilon, momentum, axis: where the graph tells them.
+    """
+
+    op: str
+    scope: str
+    roles: Mapping[str, str]
+    epsilon: float | None
+    momentum: float | None
+    axis: int | None
+
+
+def find_norms(
+    tensors: Tensors, fit: Callable[[str, str], bool], may_be_moving: Callable[[str], bool]
+) -> list[Norm]:
+    """The batch normalizations of a graph, in the order of the network.
+
+    Args:
+        tensors: the graph's.
+        fit: whether the variables of two keys can belong to one layer.
+        may_be_moving: whether a key's variable can be a moving statistic. (Batch
+            renormalization keeps averages of its own, updated from the same tensors.)
+    """
+    updates = _Updates(tensors, _of_types(tensors, _UPDATES), may_be_moving)
+    norms = {}
+    for op in _of_types(tensors, _FUSED | _ROOTS):
+        read = _fused if op.type in _FUSED else _spelled_out
+        norm = read(tensors, op, updates)
+        if norm is not None and (norm := _without_misfits(norm, fit)).roles:
+            norms[norm.op] = norm
+    return [norms[name] for name in tensors.in_order(norms)]
+
+
+def _of_types(tensors: Tensors, types: frozenset[str]) -> list[Op]:
+    return [op for op in tensors.ops.values() if op.type in types][:_MOST_OPS]
+
+
+def _fused(tensors: Tensors, op: Op, updates: _Updates) -> Norm | None:
+    given = tensors.inputs(op.name)
+    roles = {}
+    for role, tensor in _operands(op, given).items():
+        key = tensors.variable(tensor)
+        if key is not None and not _is_filler(tensors, (tensor,), role):
+            roles[role] = key
+    momentum = None
+    if op.type in _TRAINABLE and op.attribute("is_training") in (None, True):
+        for output, role in enumerate(_STATISTICS, 1):
+            updated = updates.key((f"{op.name}:{output}",))
+            if role not in roles and updated is not None:
+                roles[role] = updated
+        momentum = _share_kept(op.attribute("exponential_avg_factor"))
+    elif "moving_variance" not in roles:
+        return None
+    epsilon = op.attribute("variance_epsilon" if op.type == _OLDEST else "epsilon")
+    return Norm(
+        op=op.name,
+        scope=_scope(op),
+        roles=roles,
+        epsilon=_finite(epsilon if isinstance(epsilon, float) else _DEFAULT_EPSILON),
+        momentum=updates.momentum(roles) if momentum is None else momentum,
+        axis=_fused_axis(tensors, op, given),
+    )
+
+
+def _operands(op: Op, given: Sequence[str]) -> Mapping[str, str]:
+    """What a fused op takes for gamma, beta, mean and variance."""
+    if op.type == _OLDEST:
+        names: Sequence[str] = ("x", "moving_mean", "moving_variance", "beta", "gamma")
+    elif op.type in _CONTRACTIONS:
+        if op.attribute("num_args") != 4:  # it adds a bias
+            return {}
+        names = ("x", "filter", "gamma", "beta", "moving_mean", "moving_variance")
+    else:
+        names = ("x", "gamma", "beta", "moving_mean", "moving_variance")
+    operands = zip(names, given, strict=False)
+    return {name: tensor for name, tensor in operands if name in ROLES}
+
+
+def _fused_axis(tensors: Tensors, op: Op, given: Sequence[str]) -> int | None:
+    """The channels' axis: the last, where a matrix is dressed as an image for the op's sake."""
+    x = tensors.op(given[0]) if given else None
+    shape = tensors.inputs(x.name)[1:2] if x is not None and x.type == "Reshape" else ()
+    for array in tensors.constants(shape[0]) if shape else ():
+        sizes = array.ravel().tolist()
+        if sizes[:1] == [-1] and len(sizes) == 4 and (sizes[1:3] == [1, 1] or sizes[2:] == [1, 1]):
+            return -1
+    return _CHANNEL_AXES.get(str(op.attribute("data_format") or "NHWC"))
+
+
+def _spelled_out(tensors: Tensors, root: Op, updates: _Updates) -> Norm | None:
+    inside = tensors.inputs(root.name)
+    terms = tensors.operands(inside[0], SUMS) if len(inside) == 1 else None
+    for variance, offset in (terms, terms[::-1]) if terms else ():
+        epsilons = set(tensors.scalars(offset))
+        if len(epsilons) == 1 and tensors.variable(offset) is None:
+            return _around(tensors, root, variance, epsilons.pop(), updates)
+    return None
+
+
+def _around(
+    tensors: Tensors, root: Op, variance: str, epsilon: float, updates: _Updates
+) -> Norm | None:
+    """The normalization around `1 / sqrt(variance + epsilon)`."""
+    squares = tensors.variable(variance) or updates.key(tensors.sources(variance))
+    if squares is None and not updates:
+        return None
+    formula = normalization(tensors, root.name)
+    if formula is None:
+        return None
+    mean = formula.mean.key or updates.key(formula.mean.sources)
+    if mean is None or (squares is None and formula.mean.key is not None):
+        return None
+    roles = {"moving_mean": mean}
+    if squares is not None:
+        roles["moving_variance"] = squares
+    for role, leaf in (("gamma", formula.gamma), ("beta", formula.beta)):
+        if leaf is not None and leaf.key and not _is_filler(tensors, leaf.sources, role):
+            roles[role] = leaf.key
+    return Norm(
+        op=formula.op,
+        scope=_scope(root),
+        roles=roles,
+        epsilon=_finite(epsilon),
+        momentum=updates.momentum(roles),
+        axis=tensors.axis(variance),
+    )
+
+
+class _Updates:
+    """Which variables the ops of a graph that assign move, and towards what."""
+
+    def __init__(
+        self, tensors: Tensors, ops: Sequence[Op], may_be_moving: Callable[[str], bool]
+    ) -> None:
+        self._momenta: dict[str, float] = {}
+        self._keys: dict[str, str | None] = {}
+        for op in ops:
+            inputs = tensors.inputs(op.name)
+            key = tensors.variable(inputs[0]) if len(inputs) == 2 else None
+            if key is not None and may_be_moving(key):
+                new, momentum = _new_value(tensors, key, op, inputs[1])
+                if momentum is not None and isfinite(momentum):
+                    self._momenta.setdefault(key, momentum)
+                for tensor in tensors.reach(new) if new else ():
+                    only = self._keys.setdefault(tensor, key) == key
+                    self._keys[tensor] = key if only else None
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def key(self, tensors: Sequence[str]) -> str | None:
+        """The key of the variable that is moved towards one of these tensors, if only one is."""
+        keys = {self._keys[tensor] for tensor in tensors if tensor in self._keys}
+        return keys.pop() if len(keys) == 1 else None
+
+    def momentum(self, roles: Mapping[str, str]) -> float | None:
+        """The momentum of the layer with these moving statistics."""
+        keys = [roles[role] for role in _STATISTICS if role in roles]
+        return next((self._momenta[key] for key in keys if key in self._momenta), None)
+
+
+def _new_value(tensors: Tensors, key: str, op: Op, value: str) -> tuple[str, float | None]:
+    """What an op moves a variable towards (empty: nothing), and the share that it keeps."""
+    if op.type.startswith("AssignSub"):
+        return _step(tensors, key, value)
+    if (terms := tensors.operands(value, {"Sub"})) and tensors.variable(terms[0]) == key:
+        return _step(tensors, key, terms[1])
+    if terms := tensors.operands(value, SUMS):
+        return _mixture(tensors, key, terms)
+    maker = tensors.producer(value)
+    return (value if maker is not None and maker.type in _TRAINABLE else ""), None
+
+
+def _step(tensors: Tensors, key: str, step: str) -> tuple[str, float | None]:
+    """`(variable - new) * (1 - momentum)`, which is subtracted from the variable."""
+    factors = tensors.operands(step, {"Mul"}) or ()
+    for difference, rate in (factors, factors[::-1]) if factors else ():
+        terms = tensors.operands(difference, {"Sub"})
+        if terms and tensors.variable(terms[0]) == key:
+            return terms[1], _kept_at(tensors, rate)
+    return "", None
+
+
+def _mixture(tensors: Tensors, key: str, terms: tuple[str, str]) -> tuple[str, float | None]:
+    """`variable * momentum + new * (1 - momentum)`."""
+    for old, new in (terms, terms[::-1]):
+        factors = tensors.operands(old, {"Mul"}) or ()
+        for variable, momentum in (factors, factors[::-1]) if factors else ():
+            if tensors.variable(variable) == key:
+                momenta = set(tensors.scalars(momentum))
+                return new, momenta.pop() if len(momenta) == 1 else None
+    return "", None
+
+
+def _kept_at(tensors: Tensors, rate: str) -> float | None:
+    """The momentum, where `1 - momentum` is a constant or is computed from one.
+
+    In a graph that can be switched to inference, its other value is the one that keeps all.
+    """
+    if terms := tensors.operands(rate, {"Sub"}):
+        momenta = set(tensors.scalars(terms[1])) if tensors.scalars(terms[0]) == [1.0] else set()
+    else:
+        momenta = {_complement(value) for value in tensors.scalars(rate)}
+    momenta.discard(1.0)
+    return momenta.pop() if len(momenta) == 1 else None
+
+
+def _share_kept(factor: float | int | bool | str | None) -> float | None:
+    """The momentum of an op that averages by itself; at a factor of 1 it does not."""
+    return _finite(_complement(factor)) if isinstance(factor, float) and factor != 1 else None
+
+
+def _complement(share: float) -> float:
+    """`1 - share` in decimal, as its author meant it: 0.99 for 0.01."""
+    return float(1 - Decimal(repr(share)))
+
+
+def _finite(value: float) -> float | None:
+    return value if isfinite(value) else None
+
+
+def _is_filler(tensors: Tensors, sources: Sequence[str], role: str) -> bool:
+    """Whether this is a constant that stands where the layer has no gamma or no beta."""
+    op = tensors.producer(sources[0]) if len(sources) == 1 else None
+    if op is None or op.type != "Const" or not _NAMELESS.fullmatch(op.name.rpartition("/")[2]):
+        return False
+    neutral = {"gamma": 1, "beta": 0}.get(role)
+    return all(bool((array == neutral).all()) for array in tensors.constants(op.name))
+
+
+def _without_misfits(norm: Norm, fit: Callable[[str, str], bool]) -> Norm:
+    """The same without variables of other sizes; without any where the statistics differ."""
+    statistics = [norm.roles[role] for role in _STATISTICS if role in norm.roles]
+    if any(not fit(statistics[0], key) for key in statistics):
+        return replace(norm, roles={})
+    fitting = {
+        role: key for role, key in norm.roles.items() if not statistics or fit(statistics[0], key)
+    }
+    return replace(norm, roles=fitting)
+
+
+def _scope(op: Op) -> str:
+    """The layer's name in an op's name: `net/bn1` in `net/bn1/batchnorm/Rsqrt`."""
+    *scopes, own = op.name.split("/")
+    parts = [part for part in scopes if not _CALL.fullmatch(part)]
+    if op.type in _FUSED and not _FUSED_NAME.fullmatch(own):
+        return "/".join([*parts, own])
+    while parts and _INSIDE.fullmatch(parts[-1]):
+        parts.pop()
+    return "/".join(parts)

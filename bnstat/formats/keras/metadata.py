@@ -1,0 +1,108 @@
+"""What Keras 2 wrote into a SavedModel about its layers.
+
+It describes them in JSON, one object a node of the object graph: in `keras_metadata.pb` (a
+SavedMetadata) or, before TensorFlow 2.5, in the nodes of the SavedObjectGraph. Keras 3 writes
+neither.
+Source: keras/src/legacy/saving of Keras 2 (saved_metadata.proto).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from bnstat.errors import DamagedError
+from bnstat.formats.contents import Layer, Node
+from bnstat.formats.keras.config import Described, describe, layer_from_config, parse_json
+from bnstat.formats.protobuf.protos import parse
+from bnstat.formats.protobuf.wire import LARGEST_MESSAGE
+from bnstat.storage.files import Folder
+
+_LONGEST_NAME = 4096
+
+
+def keras_layers(
+    folder: Folder, meta_graph: Any, nodes: Sequence[Node]
+) -> tuple[list[Layer], bool]:
+    """The layers that Keras's metadata describes, and whether they are in network order.
+
+    Args:
+        folder: the SavedModel's folder.
+        meta_graph: its MetaGraphDef; None where `saved_model.pb` is missing.
+        nodes: the bundle's object graph.
+    """
+    described = dict(_keras_metadata(folder, meta_graph))
+    if not described or not nodes:
+        return [], True
+
+    names = _nested_names(described, nodes)
+    layers = []
+    for node_id, name in names.items():
+        class_name, config = layer_from_config(described[node_id])
+        variables = {
+            label: key
+            for label, child in nodes[node_id].children.items()
+            if (key := nodes[child].key) is not None
+        }
+        own_name = str(config.get("name") or name)
+        layers.append(Layer(name, class_name, config, variables, f"object {node_id}", own_name))
+    listed = describe(described.get(0, {}), folder.path)
+    rank = {layer.name: rank for rank, layer in enumerate(_walk(listed))}
+    in_order = any(layer.name in rank for layer in layers)
+    return sorted(layers, key=lambda layer: rank.get(layer.name, len(rank))), in_order
+
+
+def _walk(layers: Sequence[Described]) -> Iterator[Described]:
+    for layer in layers:
+        yield from layer.walk()
+
+
+def _keras_metadata(folder: Folder, meta_graph: Any) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(node id, JSON) of every layer that Keras 2 described."""
+    file = folder.file("keras_metadata.pb")
+    if file is not None and not file.is_lfs_pointer() and file.size < LARGEST_MESSAGE:
+        metadata = parse("KerasSavedMetadata", file.read(), file.path, "Keras's metadata")
+        found = [(node.node_id, node.metadata) for node in metadata.nodes]
+    elif meta_graph is not None:
+        found = [
+            (node_id, node.user_object.metadata)
+            for node_id, node in enumerate(meta_graph.object_graph_def.nodes)
+            if node.HasField("user_object") and node.user_object.metadata
+        ]
+    else:
+        return
+    for node_id, text in found:
+        try:
+            item = parse_json(text, folder.path)
+        except DamagedError:
+            continue
+        if isinstance(item, dict) and layer_from_config(item)[0]:
+            yield node_id, item
+
+
+def _nested_names(
+    described: Mapping[int, Mapping[str, Any]], nodes: Sequence[Node]
+) -> dict[int, str]:
+    """Node id -> the layer's name, its enclosing layers' names before it, in walking order.
+
+    A layer that several own is named after the owner that the walk meets first.
+    """
+    names: dict[int, str] = {}
+    taken: set[str] = set()
+    visited: set[int] = set()
+    stack = [(0, "")]
+    while stack:
+        node_id, scope = stack.pop()
+        if node_id in visited:
+            continue
+        visited.add(node_id)
+        item = described.get(node_id)
+        if item is not None and node_id != 0:
+            own = str(layer_from_config(item)[1].get("name"))
+            scope = f"{scope}/{own}" if scope else own
+            scope = scope[-_LONGEST_NAME:]
+            if scope not in taken:
+                taken.add(scope)
+                names[node_id] = scope
+        stack += [(child, scope) for child in reversed([*nodes[node_id].children.values()])]
+    return names

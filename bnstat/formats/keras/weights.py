@@ -1,0 +1,289 @@
+"""Keras 3's `.weights.h5`, of Keras 2.12 and later, alone or sharded over several files.
+
+Every layer is a group, at the path by which its model holds it; its variables are the datasets
+`vars/0`, `vars/1`, ... of that group, trainable ones first, each kind in order of creation.
+Nothing names them. Groups are called by the layer's class and a count, or by the attribute that
+holds the layer; the layer's own name is, since Keras 3.6, the attribute `name` of `vars`. Keras
+2.12 writes `_layer_checkpoint_dependencies` where later ones write `layers`.
+
+Weights saved with `max_shard_size` are `NAME.weights.json`, whose `weight_map` tells in which of
+the files `NAME_00000.weights.h5`, ... each group's `vars` are; those of one group may be spread
+over several.
+
+Source: keras/src/saving/saving_lib.py, `H5IOStore` and `ShardedH5IOStore`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
+
+from bnstat.errors import DamagedError, NotFoundError
+from bnstat.formats.contents import Contents, Layer
+from bnstat.formats.hdf5.file import Hdf5, is_hdf5
+from bnstat.formats.keras.config import MAX_BYTES, Described, parse_json
+from bnstat.formats.keras.h5 import is_legacy
+from bnstat.model import Source, Variable
+from bnstat.natural import natural_key
+from bnstat.storage.files import File
+
+_T = TypeVar("_T")
+
+_VARS: Final = "vars"
+_ROOTS: Final = {_VARS, "layers", "_layer_checkpoint_dependencies"}
+_NOT_LAYERS: Final = ("optimizer", "metrics")
+_SHARD: Final = re.compile(r"(?P<name>.+)_\d{5}\.weights\.h5")
+
+
+def recognises(file: File) -> bool:
+    """Whether this is such an HDF5 file, or the index of a sharded one.
+
+    Raises:
+        DamagedError: it is a damaged HDF5 file.
+    """
+    if is_hdf5(file):
+        store = Hdf5(file)
+        if is_legacy(store):
+            return False
+        if not store.members().isdisjoint(_ROOTS):
+            return True
+        return any(_last(group) == _VARS for group in store.groups)
+    return _is_index(file)
+
+
+def open_contents(file: File, source: Source) -> Contents:
+    """The variables and layers of a file that `recognises`.
+
+    One shard of sharded weights gives all of them, where its index lies beside it.
+
+    Raises:
+        DamagedError: a file is truncated or contradicts itself.
+        NotFoundError: a shard is missing.
+    """
+    weights = read_weights(file)
+    return Contents(
+        source=replace(source, format="keras-weights"),
+        variables=weights.variables,
+        layers=join((), weights),
+        layers_in_order=len({path.rpartition("/")[0] for path in weights.groups}) <= 1,
+    )
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What such a file, or a set of shards, holds.
+
+    Attributes:
+        variables: all variables by dataset path.
+        groups: path of a layer's group -> its variables, index -> dataset path. The optimizer's
+            and metrics' are left out; paths say `layers` whatever the file says.
+        names: path of a layer's group -> the layer's own name, where the file tells it.
+    """
+
+    variables: Mapping[str, Variable]
+    groups: Mapping[str, Mapping[str, str]]
+    names: Mapping[str, str]
+
+
+def read_weights(file: File) -> Weights:
+    """Read a `.weights.h5`, a `.weights.json` or one shard of it.
+
+    Raises:
+        DamagedError: a file is truncated or contradicts itself.
+        NotFoundError: a shard is missing.
+    """
+    if not is_hdf5(file):
+        return _read_sharded(file)
+    shard = _SHARD.fullmatch(file.name)
+    index = file.sibling(f"{shard['name']}.weights.json") if shard else None
+    if index is not None and _is_index(index):
+        return _read_sharded(index)
+    store = Hdf5(file)
+    return _gather({file.name: store}, {})
+
+
+def _read_sharded(index: File) -> Weights:
+    shards = _parse_index(index)
+    stores: dict[str, Hdf5] = {}
+    for name in sorted({name for names in shards.values() for name in names}):
+        file = index.sibling(name)
+        if file is None:
+            raise NotFoundError(
+                index.path, f"its shard {name} is missing", "copy it beside the index"
+            )
+        file.refuse_lfs_pointer()
+        stores[name] = Hdf5(file)
+    return _gather(stores, shards)
+
+
+def _is_index(file: File) -> bool:
+    if file.size > MAX_BYTES or not file.head(64).lstrip().startswith(b"{"):
+        return False
+    text = file.read()
+    return b'"weight_map"' in text and b'.h5"' in text
+
+
+def _parse_index(index: File) -> dict[str, list[str]]:
+    """Group of variables -> the names of the files that hold them."""
+    parsed = parse_json(index.read(), index.path)
+    shards: dict[str, list[str]] = {}
+    entries = parsed.get("weight_map") if isinstance(parsed, dict) else None
+    if not isinstance(entries, dict):
+        raise DamagedError(index.path, "its weight_map is not an object")
+    for group, files in entries.items():
+        names = [files] if isinstance(files, str) else files
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise DamagedError(index.path, f"names no files for {group!r}")
+        if any(re.search(r"[/\\]", name) or name in ("", ".", "..") for name in names):
+            raise DamagedError(index.path, "names a file outside of its folder")
+        shards[group.lstrip("/")] = names
+    return shards
+
+
+def _gather(stores: Mapping[str, Hdf5], shards: Mapping[str, Sequence[str]]) -> Weights:
+    """The union of several files: of each group's variables, those where the index has them."""
+    variables: dict[str, Variable] = {}
+    groups: dict[str, dict[str, str]] = {}
+    names: dict[str, str] = {}
+    for file, store in stores.items():
+        for key, variable in store.variables.items():
+            holder, _, label = key.rpartition("/")
+            if file not in shards.get(holder, stores):
+                continue
+            variables[key] = variable
+            if _last(holder) == _VARS and holder.split("/")[0] not in _NOT_LAYERS:
+                groups.setdefault(_layer_path(holder), {})[label] = key
+        for holder in store.groups:
+            if _last(holder) == _VARS and (name := store.text(holder, "name")):
+                names.setdefault(_layer_path(holder), name)
+    for path in groups:
+        groups[path] = dict(sorted(groups[path].items(), key=lambda item: natural_key(item[0])))
+    return Weights(variables, groups, names)
+
+
+def join(described: Sequence[Described], weights: Weights) -> tuple[Layer, ...]:
+    """The layers of a model: what its configuration tells of them, with what the file holds.
+
+    A described layer and a group are one where the paths agree, unless the file names the layer
+    otherwise; else where the names agree. Groups that the configuration does not tell of, as
+    those inside a layer of the user's own, are layers without a configuration and follow the
+    described layer that they are in.
+
+    Args:
+        described: the layers right below the model, as `keras_config.describe` gives them; none
+            where there is no configuration.
+        weights: what the file holds.
+
+    Returns:
+        The layers in the order of the configuration; without one, in natural order of the paths.
+    """
+    layers = [layer for top in described for layer in top.walk()]
+    told = {
+        layer.path: layer.name
+        for layer in layers
+        if weights.names.get(layer.path, layer.own_name) == layer.own_name
+    }
+    names = _full_names(weights, told)
+    owners = _owners(layers, weights, told, names)
+    saved = {(layers[index].own_name, layers[index].class_name) for index in owners}
+    bare: dict[str, list[Layer]] = {}
+    for path in sorted(weights.groups.keys() - set(owners.values()), key=natural_key):
+        own_name = weights.names.get(path) or names[path].rpartition("/")[2]
+        layer = Layer(names[path], None, {}, weights.groups[path], path, own_name)
+        bare.setdefault(_nearest(path, told), []).append(layer)
+    joined: list[Layer] = []
+    for index, described_layer in enumerate(layers):
+        shared_with_another = (described_layer.own_name, described_layer.class_name) in saved
+        if index in owners or not shared_with_another:
+            path = owners.get(index, described_layer.path)
+            joined.append(
+                Layer(
+                    described_layer.name,
+                    described_layer.class_name,
+                    described_layer.config,
+                    weights.groups[path] if index in owners else {},
+                    path,
+                    described_layer.own_name,
+                )
+            )
+        joined += bare.pop(described_layer.path, [])
+    return (*joined, *bare.get("", ()))
+
+
+def _owners(
+    layers: Sequence[Described],
+    weights: Weights,
+    told: Mapping[str, str],
+    names: Mapping[str, str],
+) -> dict[int, str]:
+    """Index of a described layer -> path of its group."""
+    owners = {
+        index: layer.path
+        for index, layer in enumerate(layers)
+        if layer.path in told and layer.path in weights.groups
+    }
+    for layer_names, group_names in (
+        ([layer.name for layer in layers], names),
+        ([layer.own_name for layer in layers], weights.names),
+    ):
+        free_groups = weights.groups.keys() - set(owners.values())
+        paths = _by_unique_name((group_names.get(path), path) for path in free_groups)
+        indices = _by_unique_name(
+            (name, index) for index, name in enumerate(layer_names) if index not in owners
+        )
+        owners |= {index: paths[name] for name, index in indices.items() if name in paths}
+    return owners
+
+
+def _by_unique_name(pairs: Iterable[tuple[str | None, _T]]) -> dict[str, _T]:
+    """Name -> what has it, for the names that only one thing has."""
+    named: dict[str, list[_T]] = {}
+    for name, thing in pairs:
+        if name:
+            named.setdefault(name, []).append(thing)
+    return {name: things[0] for name, things in named.items() if len(things) == 1}
+
+
+def _nearest(path: str, told: Mapping[str, str]) -> str:
+    """The innermost described layer around a path; empty where there is none."""
+    while path and path not in told:
+        path = path.rpartition("/")[0]
+    return path
+
+
+def _full_names(weights: Weights, told: Mapping[str, str]) -> dict[str, str]:
+    """The name of each group's layer, after those of the models and layers that it is in.
+
+    Where the file tells no names at all, the parts of the path stand for them. Where it does,
+    groups without a name are lists and dictionaries, which do not count.
+    """
+    names = {"": ""}
+
+    def name(path: str) -> str:
+        if path not in names:
+            parent, _, part = path.rpartition("/")
+            if path in told:
+                names[path] = told[path]
+            else:
+                own = weights.names.get(path)
+                if own is None and (path in weights.groups or not weights.names):
+                    own = "" if part == "layers" else part
+                names[path] = "/".join(filter(None, (name(parent), own)))
+        return names[path]
+
+    for path in weights.groups:
+        name(path)
+    names[""] = weights.names.get("", "model")
+    return names
+
+
+def _layer_path(holder: str) -> str:
+    """`layers/dense/vars` -> `layers/dense`, in the words of Keras 2.13 and later."""
+    parts = holder.split("/")[:-1]
+    return "/".join("layers" if p == "_layer_checkpoint_dependencies" else p for p in parts)
+
+
+def _last(path: str) -> str:
+    return path.rpartition("/")[2]

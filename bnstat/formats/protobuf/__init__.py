@@ -1,0 +1,1 @@
+"""Protocol buffers: by compiled descriptors, and by the bare wire format."""

@@ -1,0 +1,1 @@
+"""What TensorFlow saves: checkpoints of both kinds and SavedModels."""

@@ -1,0 +1,1 @@
+"""Computation graphs: GraphDef, MetaGraphDef, frozen graphs."""

@@ -1,0 +1,72 @@
+"""The file `checkpoint`, in which a training job keeps the names of its checkpoints.
+
+    model_checkpoint_path: "model-1200"
+    all_model_checkpoint_paths: "model-1000"
+    all_model_checkpoint_paths: "model-1200"
+
+It is a CheckpointState in protobuf's text format (tensorflow/python/training/
+checkpoint_state.proto). The paths are absolute when the job's folder was; folders move, so only
+their last part is used.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from bnstat.storage.files import Folder
+
+NAME = "checkpoint"
+
+_LINE = re.compile(r'^\s*(\w+)\s*:\s*(?:"((?:[^"\\]|\\.)*)"|\'((?:[^\'\\]|\\.)*)\')\s*$')
+_ESCAPE = re.compile(r"\\([0-7]{1,3}|x[0-9a-fA-F]{1,2}|.)", re.DOTALL)
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
+_LARGEST = 16 << 20
+
+
+class State(NamedTuple):
+    """What a state file lists, as base names: the newest, and all, oldest first."""
+
+    newest: str | None
+    all: tuple[str, ...]
+
+
+def read_state(folder: Folder, name: str = NAME) -> State | None:
+    """The folder's state; None where it has no state file, or one that lists nothing."""
+    file = folder.file(name)
+    if file is None or file.size > _LARGEST or file.is_lfs_pointer():
+        return None
+    if not file.head(64).lstrip().startswith((b"model_checkpoint_path", b"all_model")):
+        return None
+    newest, listed = None, []
+    for line in file.read().decode("utf-8", "surrogateescape").splitlines():
+        match = _LINE.match(line)
+        if not match:
+            continue
+        quoted = match[2] if match[2] is not None else match[3]
+        name = re.split(r"[/\\]", _unescape(quoted))[-1]
+        if match[1] == "model_checkpoint_path":
+            newest = name
+        elif match[1] == "all_model_checkpoint_paths":
+            listed.append(name)
+    return State(newest, tuple(listed)) if newest is not None or listed else None
+
+
+def _unescape(text: str) -> str:
+    """Undo protobuf's escapes; those above 127 are the bytes of UTF-8."""
+
+    def replace(match: re.Match[str]) -> str:
+        code = match[1]
+        if code[0] in "01234567":
+            return chr(int(code, 8) & 0xFF)
+        if code[0] == "x" and len(code) > 1:
+            return chr(int(code[1:], 16))
+        return _ESCAPES.get(code, code)
+
+    if "\\" not in text:
+        return text
+    plain = _ESCAPE.sub(replace, text)
+    try:
+        return plain.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return plain

@@ -1,0 +1,1 @@
+"""The key-value tables that checkpoints are kept in."""

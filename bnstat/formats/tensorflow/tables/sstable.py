@@ -1,0 +1,157 @@
+"""SSTables: sorted tables of keys and values, as LevelDB's. Bundle indexes and V1 checkpoints.
+
+    file   := data block ... metaindex block, index block, footer
+    block  := contents, type (1 byte: 0 plain, 1 snappy), masked crc32c of both (4 bytes)
+    footer := handle of the metaindex block, handle of the index block, zeros up to 40 bytes,
+              magic (8 bytes)
+    handle := varint offset, varint size of the contents, without type and checksum
+
+    contents := entry ... restart (4 bytes) ... number of restarts (4 bytes)
+    entry    := varint shared, varint unshared, varint length, rest of the key, value
+
+An entry's key is the first `shared` bytes of the key before it, then the `unshared` bytes of
+its own; at a restart, shared is 0. The index block has one entry a data block: a key that is
+not below the block's last key and below the next block's first, and the block's handle. The
+metaindex block is empty. All fixed numbers are little-endian.
+Source: tsl/lib/io/{format,table,table_builder,block}.cc of XLA, after google/leveldb.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+
+from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.formats.protobuf.wire import WireError, damaged, varint
+from bnstat.formats.tensorflow.tables.checksum import masked_crc32c
+from bnstat.formats.tensorflow.tables.snappy import decompress
+from bnstat.storage.files import File
+
+_FOOTER = 48
+_TRAILER = 5
+_KEYS_PER_BYTE = 32
+_KEYS_AT_LEAST = 1 << 20
+"""A block's keys together may have so many bytes. Each can repeat the one before it, so that a
+few megabytes could mean terabytes of keys; those of real indexes have a tenth of this."""
+_MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
+
+
+def is_table(file: File) -> bool:
+    """Whether the file ends as an SSTable does."""
+    return file.size >= _FOOTER and file.read(file.size - 8, 8) == _MAGIC
+
+
+class Table:
+    """A table in a file; blocks are read when they are asked for.
+
+    Args:
+        file: the file.
+
+    Raises:
+        DamagedError: the file is no SSTable, or its index fails its checksum.
+        UnsupportedError: a block is compressed in an unknown way.
+    """
+
+    def __init__(self, file: File) -> None:
+        self._file = file
+        if not is_table(file):
+            file.refuse_lfs_pointer()
+            raise DamagedError(
+                file.path, "does not end as a checkpoint index does", "is it truncated?"
+            )
+        footer = file.read(file.size - _FOOTER, _FOOTER)
+        try:
+            _, position = varint(footer, 0)
+            _, position = varint(footer, position)
+            handle, _ = _handle(footer, position)
+            index = [(key, _handle(value, 0)[0]) for key, value in self._entries(handle)]
+        except WireError as error:
+            raise damaged(file.path, "the index block", error) from error
+        self._last_keys = [key for key, _ in index]
+        self._handles = [block for _, block in index]
+        # Blocks are written one after another: a file that lists one twice is a trap.
+        end = 0
+        for offset, size in self._handles:
+            if offset < end:
+                raise DamagedError(file.path, "its index names overlapping blocks")
+            end = offset + size + _TRAILER
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """All entries, in ascending order of their keys.
+
+        Raises:
+            DamagedError: a block is damaged, or the keys are out of order.
+        """
+        last: bytes | None = None
+        for handle in self._handles:
+            for key, value in self._block_entries(handle):
+                if last is not None and key <= last:
+                    raise DamagedError(self._file.path, "its keys are out of order")
+                last = key
+                yield key, value
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a key, or None; only the block that can hold it is read."""
+        block = bisect_left(self._last_keys, key)
+        if block == len(self._handles):
+            return None
+        return dict(self._block_entries(self._handles[block])).get(key)
+
+    def _block_entries(self, handle: tuple[int, int]) -> Iterator[tuple[bytes, bytes]]:
+        try:
+            yield from self._entries(handle)
+        except WireError as error:
+            raise damaged(self._file.path, f"the block at byte {handle[0]}", error) from error
+
+    def _entries(self, handle: tuple[int, int]) -> Iterator[tuple[bytes, bytes]]:
+        contents = self._contents(*handle)
+        if len(contents) < 4:
+            raise WireError("it is too short")
+        restarts = int.from_bytes(contents[-4:], "little")
+        end = len(contents) - 4 - 4 * restarts
+        if end < 0:
+            raise WireError(f"it claims {restarts} restarts")
+        key = b""
+        room = _KEYS_PER_BYTE * handle[1] + _KEYS_AT_LEAST
+        position = 0
+        while position < end:
+            head = contents[position : position + 3]
+            if max(head) < 0x80 and len(head) == 3:
+                shared, unshared, length = head
+                position += 3
+            else:
+                shared, position = varint(contents, position)
+                unshared, position = varint(contents, position)
+                length, position = varint(contents, position)
+            key_end = position + unshared
+            value_end = key_end + length
+            if shared > len(key) or value_end > end:
+                raise WireError("an entry is longer than its block")
+            key = key[:shared] + contents[position:key_end]
+            room -= len(key)
+            if room < 0:
+                raise WireError("its keys are longer than they can be")
+            yield key, contents[key_end:value_end]
+            position = value_end
+
+    def _contents(self, offset: int, size: int) -> bytes:
+        """The contents of a block, checked and plain."""
+        block = self._file.read(offset, size + _TRAILER)
+        contents, kind = block[:size], block[size]
+        if masked_crc32c(block[: size + 1]) != int.from_bytes(block[size + 1 :], "little"):
+            raise DamagedError(
+                self._file.path,
+                f"the block at byte {offset} fails its checksum",
+                "copy or download it again",
+            )
+        if kind == 0:
+            return contents
+        if kind == 1:
+            return decompress(contents)
+        raise UnsupportedError(self._file.path, f"unknown compression {kind} of a block")
+
+
+def _handle(data: bytes, position: int) -> tuple[tuple[int, int], int]:
+    offset, position = varint(data, position)
+    size, position = varint(data, position)
+    return (offset, size), position

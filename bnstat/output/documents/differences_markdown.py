@@ -1,0 +1,35 @@
+"""A difference as GitHub-flavoured Markdown, for a pull request or a model card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bnstat.compare.diff import Difference
+from bnstat.output.terminal.differences import LEGEND, remarks, rows_of, source_line, verdict
+from bnstat.output.terminal.screen import legible
+
+
+def lines(difference: Difference, everything: bool = False) -> Iterator[str]:
+    """The lines of a document; the arguments are those of `terminal.differences.lines`."""
+    yield f"**{_text(verdict(difference))}**"
+    yield ""
+    yield f"- old: {_text(source_line(difference.old))}"
+    yield f"- new: {_text(source_line(difference.new))}"
+    for line in remarks(difference, everything):
+        yield f"- {_text(line)}"
+    shown = difference.layers if everything else difference.changed
+    if shown:
+        yield ""
+        yield "| layer | role | moved | largest | relative |"
+        yield "| --- | --- | ---: | ---: | ---: |"
+        for layer in shown:
+            for row in rows_of(layer, everything):
+                yield f"| {' | '.join(_text(cell) for cell in (legible(layer.new), *row))} |"
+        yield ""
+        yield _text(LEGEND)
+
+
+def _text(text: str) -> str:
+    """`text` with everything escaped that Markdown or HTML would take for markup."""
+    escaped = "".join(f"\\{char}" if char in "\\`*_[]|~" else char for char in text)
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,173 @@
+"""A difference for people: one row a layer and role that changed, and what that pattern says."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+from bnstat.compare.alignment import Match
+from bnstat.compare.diff import REMARKS, Difference, LayerChange, RoleChange
+from bnstat.model import Source
+from bnstat.output.numbers import compact
+from bnstat.output.terminal.screen import Screen, legible
+from bnstat.output.terminal.table import Column, shorten_all, table, total_width
+
+MATCHES: Final[Mapping[Match, str]] = {
+    "name": "by name",
+    "suffix": "by the end of the name",
+    "position": "by position and shape",
+    "values": "by values",
+}
+"""How a layer was found in the other model."""
+
+LEGEND: Final = (
+    "moved: channels that differ; largest: the largest change; relative: the largest change as "
+    "a part of the old value, or as a multiple of it (x)"
+)
+
+_NAMES_SHOWN: Final = 10
+_LEAST_NAME: Final = 8
+"""Columns for a layer's name; a table that leaves fewer on the screen loses its last columns."""
+
+
+def lines(difference: Difference, screen: Screen, everything: bool = False) -> Iterator[str]:
+    """The lines that show a difference.
+
+    Args:
+        difference: what `diff` found.
+        screen: what the lines are for.
+        everything: also the layers and roles that are equal, and every name.
+    """
+    yield from _wrap(f"old  {source_line(difference.old)}", screen)
+    yield from _wrap(f"new  {source_line(difference.new)}", screen)
+    yield ""
+    shown = difference.layers if everything else difference.changed
+    if shown:
+        yield from _table(shown, screen, everything)
+        yield ""
+        for line in _wrap(LEGEND, screen):
+            yield screen.style(line, "dim")
+        yield ""
+    for line in remarks(difference, everything):
+        yield from _wrap(line, screen)
+        yield ""
+    yield from _wrap(verdict(difference), screen)
+
+
+def source_line(source: Source) -> str:
+    """The path, the format and the checkpoint of a model, in one line."""
+    parts = [source.format]
+    if source.checkpoint is not None:
+        parts.append(legible(source.checkpoint))
+    if source.step is not None:
+        parts.append(f"step {source.step}")
+    return f"{legible(source.path)} ({', '.join(parts)})"
+
+
+def remarks(difference: Difference, everything: bool) -> Iterator[str]:
+    """How layers were matched, added, removed and renamed, and what their movement says."""
+    renamed = difference.renamed
+    if renamed:
+        counts = Counter(layer.match for layer in difference.layers)
+        matched = ", ".join(
+            f"{counts[match]} {MATCHES[match]}" for match in MATCHES if counts[match]
+        )
+        yield f"layers matched: {matched}"
+        pairs = [f"{legible(layer.old)} -> {legible(layer.new)}" for layer in renamed]
+        yield f"renamed: {_listed(pairs, everything)}"
+    if difference.removed:
+        yield f"removed: {_listed(map(legible, difference.removed), everything)}"
+    if difference.added:
+        yield f"added: {_listed(map(legible, difference.added), everything)}"
+    for remark, meaning in REMARKS.items():
+        names = [legible(layer.new) for layer in difference.layers if layer.remark == remark]
+        if names:
+            yield f"{remark.replace('-', ' ')} ({meaning}): {_listed(names, everything)}"
+
+
+def verdict(difference: Difference) -> str:
+    """One line: how many layers differ."""
+    tolerance = ""
+    if difference.rtol or difference.atol:
+        tolerance = f"rtol {difference.rtol:g} and atol {difference.atol:g}"
+    total = len(difference.layers)
+    if difference.equal:
+        layers = "1 layer is" if total == 1 else f"{total} layers are"
+        return f"no difference: {layers} equal" + (f" within {tolerance}" if tolerance else "")
+    parts = [
+        f"{len(difference.changed)} of {total} layers differ"
+        + (f" by more than {tolerance}" if tolerance else "")
+    ]
+    if difference.removed:
+        parts.append(f"{len(difference.removed)} removed")
+    if difference.added:
+        parts.append(f"{len(difference.added)} added")
+    return ", ".join(parts)
+
+
+def role_cells(role: RoleChange) -> tuple[str, str, str]:
+    """How many channels moved, the largest change and the largest relative change."""
+    if role.presence != "both":
+        return f"only in {role.presence}", "", ""
+    if role.largest is None:
+        old, new = (list(shape or ()) for shape in role.shapes)
+        return f"shape {old} -> {new}", "", ""
+    if not role.moved:
+        return "0", "", ""
+    relative = "" if role.relative is None else f"{role.relative:.2%}"
+    if role.relative is not None and role.relative >= 10:
+        relative = f"x{compact(role.relative, 3)}"
+    return f"{role.moved} of {role.channels}", compact(role.largest, 3), relative
+
+
+def rows_of(layer: LayerChange, everything: bool) -> Iterator[tuple[str, str, str, str]]:
+    """For each role and setting that changed: its title and its three cells."""
+    shapes = {role.shapes for role in layer.roles}
+    if len(shapes) == 1 and not any(role.comparable for role in layer.roles):
+        # All of them are of another shape, or in one model alone.
+        yield ("all", *role_cells(layer.roles[0]))
+    else:
+        yield from _rows_by_role(layer, everything)
+    for setting in layer.settings:
+        yield setting.setting, f"{setting.old:g} -> {setting.new:g}", "", ""
+
+
+def _rows_by_role(layer: LayerChange, everything: bool) -> Iterator[tuple[str, str, str, str]]:
+    for role in layer.roles:
+        if everything or not role.equal:
+            yield (role.role.replace("_", " "), *role_cells(role))
+
+
+def _table(layers: Sequence[LayerChange], screen: Screen, everything: bool) -> Iterator[str]:
+    names = [legible(layer.new) for layer in layers]
+    entries = [list(rows_of(layer, everything)) for layer in layers]
+    columns = [
+        Column(title, [row[place] for rows in entries for row in rows], right=place > 0)
+        for place, title in enumerate(("role", "moved", "largest", "relative"))
+    ]
+    if screen.width is not None:
+        while len(columns) > 2 and total_width(columns) + 2 + _LEAST_NAME > screen.width:
+            columns.pop()
+        room = screen.width - total_width(columns) - 2
+        names = shorten_all(names, max(_LEAST_NAME, room), screen.glyphs.ellipsis)
+    left = [
+        name if number == 0 else ""
+        for name, rows in zip(names, entries, strict=True)
+        for number, _ in enumerate(rows)
+    ]
+    yield from table([Column("layer", left), *columns], screen)
+
+
+def _listed(names: Iterable[str], everything: bool) -> str:
+    listed = list(names)
+    shown = listed if everything else listed[:_NAMES_SHOWN]
+    more = len(listed) - len(shown)
+    return ", ".join(shown) + (f" and {more} more (--all)" if more else "")
+
+
+def _wrap(line: str, screen: Screen) -> list[str]:
+    if screen.width is None:
+        return [line]
+    return textwrap.wrap(line, screen.width, subsequent_indent="  ", break_on_hyphens=False)

@@ -1,0 +1,1 @@
+"""Where bytes are: local files and archives, read by ranges."""

@@ -1,0 +1,234 @@
+"""Zip and tar archives as folders, read in place: nothing is unpacked beside them.
+
+A compressed tar is decompressed into a temporary file that has no name and goes with the
+process; so is a compressed member of a zip. What would grow out of all proportion is refused.
+Links, devices and members that point out of the archive do not exist here.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from typing import IO, BinaryIO, cast
+from weakref import finalize
+
+from bnstat.errors import BnstatError, DamagedError, UnsupportedError
+from bnstat.storage.files import File, Folder
+from bnstat.storage.in_place import slice_of
+
+_MAX_RATIO = 50
+_MAX_MEMBERS = 100_000
+_CHUNK = 1 << 20
+
+_DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    ValueError,
+    RuntimeError,
+    ArithmeticError,
+    LookupError,
+    struct.error,
+)
+
+
+def open_archive(file: File) -> Folder | None:
+    """The archive as a folder; None where the file is no archive.
+
+    Raises:
+        DamagedError: it begins as an archive does, but is damaged.
+        BnstatError: it grows out of all proportion when it is decompressed.
+    """
+    head = file.head(512)
+    try:
+        if head.startswith(b"PK\x03\x04"):
+            return _zip_folder(file)
+        if head.startswith(b"\x1f\x8b"):
+            import gzip
+
+            with file.open() as raw, gzip.GzipFile(fileobj=raw) as stream:
+                inner = _spool(file, cast(IO[bytes], stream), file.size)
+            return _tar_folder(file, inner)
+        if head[257:262] == b"ustar":
+            return _tar_folder(file, file.open())
+    except _DAMAGE as error:
+        raise DamagedError(
+            file.path, f"is a truncated or damaged archive ({error})", "copy or download it again"
+        ) from error
+    return None
+
+
+class _Member(File):
+    """A file in an archive; its bytes are fetched when they are first asked for."""
+
+    def __init__(
+        self, folder: _ArchiveFolder, name: str, size: int, open_: Callable[[], BinaryIO]
+    ) -> None:
+        self.name = name.rsplit("/", 1)[-1]
+        self.path = f"{folder.path}/{self.name}"
+        self.size = size
+        self._folder = folder
+        self._open = open_
+        self._stream: BinaryIO | None = None
+
+    def open(self) -> BinaryIO:
+        try:
+            return self._open()
+        except _DAMAGE as error:
+            raise DamagedError(self.path, f"cannot be unpacked ({error})") from error
+
+    def _read(self, offset: int, length: int) -> bytes:
+        if self._stream is None:
+            self._stream = self.open()
+        try:
+            self._stream.seek(offset)
+            return self._stream.read(length)
+        except _DAMAGE as error:
+            raise DamagedError(self.path, f"cannot be unpacked ({error})") from error
+
+    def sibling(self, name: str) -> File | None:
+        return self._folder.file(name)
+
+    def __del__(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+
+_Members = dict[str, tuple[int, Callable[[], BinaryIO]]]
+
+
+class _ArchiveFolder(Folder):
+    def __init__(self, archive: str, inside: str, members: _Members) -> None:
+        self.path = f"{archive}/{inside}".rstrip("/")
+        self.name = inside.rsplit("/", 1)[-1]
+        self._archive = archive
+        self._inside = inside
+        self._members = members
+
+    def names(self) -> list[str]:
+        start = f"{self._inside}/" if self._inside else ""
+        return sorted(
+            {
+                name[len(start) :].split("/", 1)[0]
+                for name in self._members
+                if name.startswith(start)
+            }
+        )
+
+    def file(self, name: str) -> File | None:
+        path = f"{self._inside}/{name}" if self._inside else name
+        if path not in self._members:
+            return None
+        parent = path.rpartition("/")[0]
+        size, open_ = self._members[path]
+        return _Member(_ArchiveFolder(self._archive, parent, self._members), path, size, open_)
+
+    def folder(self, name: str) -> Folder | None:
+        path = f"{self._inside}/{name}" if self._inside else name
+        if any(member.startswith(path + "/") for member in self._members):
+            return _ArchiveFolder(self._archive, path, self._members)
+        return None
+
+    def parent(self) -> Folder | None:
+        if not self._inside:
+            return None
+        return _ArchiveFolder(self._archive, self._inside.rpartition("/")[0], self._members)
+
+    def modified(self, name: str) -> float:
+        del name
+        return 0.0
+
+
+def _zip_folder(file: File) -> Folder:
+    stream = file.open()
+    try:
+        archive = zipfile.ZipFile(stream)
+    except BaseException:
+        stream.close()
+        raise
+    finalize(archive, stream.close)
+    members: _Members = {}
+    for info in archive.infolist():
+        name = _inside(info.filename)
+        if name and not info.is_dir():
+            members[name] = (info.file_size, _zip_opener(file, archive, info))
+            _refuse_many(file, members)
+    return _ArchiveFolder(file.path, "", members)
+
+
+def _zip_opener(
+    file: File, archive: zipfile.ZipFile, info: zipfile.ZipInfo
+) -> Callable[[], BinaryIO]:
+    def open_() -> BinaryIO:
+        # LZMA would take as much memory as the file asks for.
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise UnsupportedError(file.path, f"{info.filename} is not compressed by deflate")
+        if (stored := slice_of(file, info)) is not None:
+            return stored.open()
+        return _spool(file, archive.open(info), min(info.compress_size, file.size))
+
+    return open_
+
+
+def _tar_folder(file: File, stream: BinaryIO) -> Folder:
+    try:
+        archive = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115
+    except BaseException:
+        stream.close()
+        raise
+    finalize(archive, stream.close)
+    members: _Members = {}
+    # A sparse member can claim any size without having it.
+    for number, info in enumerate(archive):
+        # A negative size would lead back to where the walk has been.
+        if info.size < 0 or number > _MAX_MEMBERS:
+            raise DamagedError(file.path, "is a tar that leads nowhere")
+        name = _inside(info.name)
+        if name and info.isreg() and not info.issparse():
+            members[name] = (info.size, _tar_opener(archive, info))
+            _refuse_many(file, members)
+    return _ArchiveFolder(file.path, "", members)
+
+
+def _tar_opener(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Callable[[], BinaryIO]:
+    def open_() -> BinaryIO:
+        stream = archive.extractfile(info)
+        return cast(BinaryIO, stream) if stream is not None else io.BytesIO()
+
+    return open_
+
+
+def _spool(file: File, stream: IO[bytes], compressed: int) -> BinaryIO:
+    """All that a decompressing stream gives, in a temporary file."""
+    limit = _MAX_RATIO * compressed + _CHUNK
+    spool = tempfile.TemporaryFile()  # noqa: SIM115
+    while chunk := stream.read(_CHUNK):
+        spool.write(chunk)
+        if spool.tell() > limit:
+            spool.close()
+            raise BnstatError(
+                file.path,
+                f"grows more than {_MAX_RATIO} times when it is decompressed",
+                "unpack it yourself if you trust it",
+            )
+    spool.seek(0)
+    return cast(BinaryIO, spool)
+
+
+def _refuse_many(file: File, members: _Members) -> None:
+    if len(members) > _MAX_MEMBERS:
+        raise BnstatError(file.path, f"holds more than {_MAX_MEMBERS} files")
+
+
+def _inside(name: str) -> str:
+    """The member's name as a clean path; empty where it points out of the archive."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+    return "" if ".." in parts else "/".join(parts)

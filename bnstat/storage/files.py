@@ -1,0 +1,122 @@
+"""Files and folders that model files are read from, by ranges, wherever they are.
+
+Readers ask a `File` for the bytes from here to there and get exactly those or an error. Files
+are read rather than memory-mapped: a mapped file that somebody cuts short kills the process that
+reads it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import BinaryIO
+
+from bnstat.errors import DamagedError
+
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+class File(ABC):
+    """A file's bytes, by range.
+
+    Attributes:
+        name: the base name.
+        path: where it is, for messages.
+        size: its length in bytes.
+    """
+
+    name: str
+    path: str
+    size: int
+
+    @abstractmethod
+    def _read(self, offset: int, length: int) -> bytes: ...
+
+    @abstractmethod
+    def sibling(self, name: str) -> File | None:
+        """The file of that name in the same folder, if there is one."""
+
+    @abstractmethod
+    def open(self) -> BinaryIO:
+        """The whole file as a seekable stream, which the caller closes."""
+
+    @property
+    def local_path(self) -> str | None:
+        """Where the file is on disk; None inside an archive."""
+        return None
+
+    def read(self, offset: int = 0, length: int | None = None) -> bytes:
+        """`length` bytes from `offset` on (all that follow, if left out).
+
+        Raises:
+            DamagedError: the file does not have them.
+        """
+        if length is None:
+            length = self.size - offset
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise DamagedError(
+                self.path,
+                f"truncated: bytes {offset} to {offset + length} are needed, it has {self.size}",
+                self._hint(),
+            )
+        data = self._read(offset, length)
+        if len(data) != length:
+            raise DamagedError(self.path, "got shorter while it was read", "try again")
+        return data
+
+    def head(self, length: int) -> bytes:
+        """The first bytes, at most `length` of them."""
+        return self.read(0, min(length, self.size))
+
+    def is_lfs_pointer(self) -> bool:
+        """Whether git-lfs's placeholder lies here in place of the file."""
+        return self.size < 1024 and self.head(len(_LFS_POINTER)) == _LFS_POINTER
+
+    def refuse_lfs_pointer(self) -> None:
+        """Raise a `DamagedError` that says so where the file is a git-lfs pointer."""
+        if self.is_lfs_pointer():
+            raise DamagedError(
+                self.path,
+                "is a git-lfs pointer, not the file itself",
+                "run `git lfs pull` where it was cloned, or download the real file",
+            )
+
+    def _hint(self) -> str:
+        if self.is_lfs_pointer():
+            return "it is a git-lfs pointer: run `git lfs pull`, or download the real file"
+        return "copy or download it again"
+
+
+class Folder(ABC):
+    """A folder of files and folders.
+
+    Attributes:
+        path: where it is, for messages.
+        name: its own name.
+    """
+
+    path: str
+    name: str
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """What it holds, sorted."""
+
+    @abstractmethod
+    def file(self, name: str) -> File | None:
+        """The file of that name, if there is one; `name` may lead into folders below."""
+
+    @abstractmethod
+    def folder(self, name: str) -> Folder | None:
+        """The folder of that name, if there is one."""
+
+    @abstractmethod
+    def parent(self) -> Folder | None:
+        """The folder that this one lies in, if it can be reached."""
+
+    @abstractmethod
+    def modified(self, name: str) -> float:
+        """When the file changed last, in seconds since the epoch; 0 where that is unknown."""
+
+    def matching(self, prefix: str, suffix: str = "") -> list[str]:
+        """The names that start and end so."""
+        return [name for name in self.names() if name.startswith(prefix) and name.endswith(suffix)]

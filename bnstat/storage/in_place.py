@@ -1,0 +1,113 @@
+"""A run of another file's bytes as a file of its own, such as a stored member of a zip.
+
+`zipfile` goes back in a member by reading it from its start again, which for the random access
+of HDF5 means to read gigabytes. A member that is stored without compression needs none of that:
+its bytes lie in the archive as they are.
+
+Source: APPNOTE.TXT 6.3.10, 4.3.7 "Local file header", PKWARE.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
+
+from bnstat.errors import DamagedError
+from bnstat.storage.files import File
+
+if TYPE_CHECKING:
+    from zipfile import ZipInfo
+
+_HEADER: Final = struct.Struct("<4s22x2H")
+_SIGNATURE: Final = b"PK\x03\x04"
+_ENCRYPTED: Final = 1
+
+
+class Slice(File):
+    """`size` bytes of another file from `start` on."""
+
+    def __init__(self, whole: File, start: int, size: int, name: str) -> None:
+        """Check the range.
+
+        Raises:
+            DamagedError: the file does not have it.
+        """
+        self.name = name
+        self.path = f"{whole.path}/{name}"
+        self.size = size
+        self._whole = whole
+        self._start = start
+        whole.read(start + size, 0)
+
+    def _read(self, offset: int, length: int) -> bytes:
+        return self._whole.read(self._start + offset, length)
+
+    def open(self) -> BinaryIO:
+        """A stream that reads the file piece by piece."""
+        return cast(BinaryIO, io.BufferedReader(_Stream(self)))
+
+    def sibling(self, name: str) -> File | None:
+        """None: a slice is alone."""
+        del name
+        return None
+
+
+def stored_member(archive: File, name: str) -> Slice | None:
+    """A member of a zip; None where there is none, or it is compressed or encrypted.
+
+    Raises:
+        DamagedError: the archive contradicts itself.
+    """
+    import zipfile
+
+    try:
+        with archive.open() as stream, zipfile.ZipFile(stream) as opened:
+            info = opened.getinfo(name)
+    except KeyError:
+        return None
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise DamagedError(archive.path, f"is a damaged archive ({error})") from error
+    return slice_of(archive, info)
+
+
+def slice_of(archive: File, info: ZipInfo) -> Slice | None:
+    """The bytes of a zip's member; None where it is compressed or encrypted.
+
+    Raises:
+        DamagedError: the archive contradicts itself.
+    """
+    import zipfile
+
+    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & _ENCRYPTED:
+        return None
+    header = archive.read(info.header_offset, _HEADER.size)
+    signature, name_length, extra_length = _HEADER.unpack(header)
+    if signature != _SIGNATURE:
+        raise DamagedError(archive.path, f"has no {info.filename} where its table of contents says")
+    start = info.header_offset + _HEADER.size + name_length + extra_length
+    return Slice(archive, start, info.file_size, info.filename)
+
+
+class _Stream(io.RawIOBase):
+    def __init__(self, file: File) -> None:
+        self._file = file
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(cast(bytearray, buffer)).cast("B")
+        length = max(0, min(len(view), self._file.size - self._at))
+        view[:length] = self._file.read(self._at, length) if length else b""
+        self._at += length
+        return length

@@ -1,0 +1,203 @@
+"""The reader of HDF5 against h5py, over what h5py can write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bnstat.errors import UnsupportedError
+from bnstat.formats.hdf5.file import Hdf5, is_hdf5
+from bnstat.storage.local import LocalFile
+from tests.builders.memory import MemoryFile
+from tests.formats.keras.files import same_bits
+
+TYPES = [
+    *(f"{order}{kind}{size}" for order in "<>" for kind in "iu" for size in (1, 2, 4, 8)),
+    *(f"{order}f{size}" for order in "<>" for size in (2, 4, 8)),
+    "bool",
+    "bfloat16",
+]
+STORAGE: list[dict[str, Any]] = [
+    {},
+    {"chunks": True},
+    {"chunks": True, "compression": "gzip"},
+    {"chunks": True, "compression": "gzip", "shuffle": True},
+    {"chunks": True, "compression": "gzip", "shuffle": True, "fletcher32": True},
+    {"chunks": True, "fletcher32": True},
+    {"chunks": True, "shuffle": True},
+]
+
+
+def values(dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    raw = np.random.default_rng(0).integers(
+        0, 2 if dtype == "bool" else 256, (*shape, kind.itemsize)
+    )
+    return raw.astype(np.uint8).view(kind)[..., 0]
+
+
+def read(path: Path, name: str = "a") -> np.ndarray[Any, Any]:
+    variable = Hdf5(LocalFile(path)).variables[name]
+    array = variable.read()
+    assert (array.shape, array.dtype.name) == (variable.shape, variable.dtype)
+    return array
+
+
+def native(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return array.astype(array.dtype.newbyteorder("="))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (0,), (3, 0, 2), (5, 4, 3)])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_every_type_and_shape(dtype: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    data = values(dtype, shape)
+    for version in ("earliest", "latest"):
+        path = tmp_path / f"{version}.h5"
+        with h5py.File(path, "w", libver=version) as file:
+            file["a"] = data
+        assert same_bits(read(path), native(data))
+
+
+@pytest.mark.parametrize("storage", STORAGE, ids=str)
+@pytest.mark.parametrize("dtype", ["<f4", ">f8", "bfloat16", "int8"])
+def test_chunks_and_filters(storage: dict[str, Any], dtype: str, tmp_path: Path) -> None:
+    for shape, chunks in (((1000,), (7,)), ((1000,), (1000,)), ((9, 10, 11), (4, 3, 5))):
+        data = values(dtype, shape)
+        path = tmp_path / "m.h5"
+        layout = storage | ({"chunks": chunks} if "chunks" in storage else {})
+        with h5py.File(path, "w") as file:
+            file.create_dataset("a", data=data, **layout)
+        assert same_bits(read(path), native(data))
+
+
+def test_a_small_array_may_lie_in_the_header(tmp_path: Path) -> None:
+    path = tmp_path / "m.h5"
+    data = np.arange(5, dtype=np.float32)
+    with h5py.File(path, "w") as file:
+        plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plist.set_layout(h5py.h5d.COMPACT)
+        space, kind = h5py.h5s.create_simple((5,)), h5py.h5t.NATIVE_FLOAT
+        dataset = h5py.h5d.create(file.id, b"a", kind, space, plist)
+        dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, data)
+    assert same_bits(read(path), data)
+
+
+def test_a_group_of_thousands_of_members(tmp_path: Path) -> None:
+    path = tmp_path / "m.h5"
+    names = [f"{index:05}" for index in range(5000)]
+    with h5py.File(path, "w") as file:
+        group = file.create_group("a/b")
+        for index, name in enumerate(names):
+            group[name] = np.float32(index)
+    store = Hdf5(LocalFile(path))
+    assert sorted(store.variables) == [f"a/b/{name}" for name in names]
+    for index in (0, 1234, 4999):
+        assert store.variables[f"a/b/{index:05}"].read() == index
+
+
+@pytest.mark.parametrize("count", [9, 300, 20_000])
+def test_members_whose_names_are_not_ascii(count: int, tmp_path: Path) -> None:
+    path = tmp_path / "m.h5"
+    names = [f"层{index}" * (1 + index % 7) for index in range(count)]
+    with h5py.File(path, "w") as file:
+        for index, name in enumerate(names):
+            file[name] = np.float32(index)
+    store = Hdf5(LocalFile(path))
+    assert sorted(store.variables) == sorted(names)
+    for index in (0, count // 2, count - 1):
+        assert store.variables[names[index]].read() == index
+
+
+@pytest.mark.parametrize("count", [9, 300, 5000])
+def test_many_attributes(count: int, tmp_path: Path) -> None:
+    path = tmp_path / "m.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        for index in range(count):
+            file.attrs[f"attribute_{index}"] = f"text {index}"
+    store = Hdf5(LocalFile(path))
+    for index in (0, count // 2, count - 1):
+        assert store.text("", f"attribute_{index}") == f"text {index}"
+    assert not store.has_attribute("", f"attribute_{count}")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda file: file.create_dataset("a", data=np.arange(10.0), chunks=(2,)),
+        lambda file: file.create_dataset("a", data=np.arange(10.0), compression="lzf"),
+    ],
+    ids=["newer chunks", "lzf"],
+)
+def test_what_only_the_library_can_read_is_left_to_it(write: Any, tmp_path: Path) -> None:
+    path = tmp_path / "m.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        write(file)
+    with h5py.File(path) as file:
+        assert same_bits(Hdf5(LocalFile(str(path))).variables["a"].read(), file["a"][()])
+    inside_an_archive = Hdf5(MemoryFile(path.read_bytes())).variables["a"]
+    with pytest.raises(UnsupportedError):
+        inside_an_archive.read()
+
+
+@pytest.mark.parametrize("block", [0, 512, 4096])
+@pytest.mark.parametrize("version", ["earliest", "v108", "v110", "latest"])
+def test_every_version_and_user_block(version: str, block: int, tmp_path: Path) -> None:
+    path = tmp_path / "m.h5"
+    data = np.arange(5, dtype=np.float32)
+    with h5py.File(path, "w", libver=version, userblock_size=block) as file:
+        file["layers/bn/vars/0"] = data
+        file["layers"].create_group("ordered", track_order=True)["x"] = data
+        file["layers/bn/vars"].attrs["name"] = "bn"
+    assert is_hdf5(LocalFile(path))
+    store = Hdf5(LocalFile(path))
+    assert set(store.groups) == {"", "layers", "layers/bn", "layers/bn/vars", "layers/ordered"}
+    assert store.text("layers/bn/vars", "name") == "bn"
+    assert store.members() == {"layers"}
+    for name in ("layers/bn/vars/0", "layers/ordered/x"):
+        assert same_bits(store.variables[name].read(), data)
+
+
+NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    tree=st.dictionaries(
+        st.lists(NAMES.filter(lambda name: name != "."), min_size=1, max_size=4).map("/".join),
+        st.lists(st.floats(width=32), max_size=20),
+        max_size=20,
+    ),
+    texts=st.dictionaries(
+        NAMES,
+        st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))),
+        max_size=5,
+    ),
+)
+def test_any_tree(
+    tree: dict[str, list[float]], texts: dict[str, list[str]], tmp_path: Path
+) -> None:
+    path = tmp_path / "m.h5"
+    held: dict[str, list[float]] = {}
+    with h5py.File(path, "w") as file:
+        for name, numbers in tree.items():
+            try:
+                file[name] = np.array(numbers, np.float32)
+            except (ValueError, OSError):
+                # A group or an array of that name is there already.
+                continue
+            held[name] = numbers
+        for name, text in texts.items():
+            file.attrs[name] = text if text else np.zeros(0)
+    store = Hdf5(LocalFile(path))
+    assert set(store.variables) == set(held)
+    for name, numbers in held.items():
+        assert same_bits(store.variables[name].read(), np.array(numbers, np.float32))
+    for name, text in texts.items():
+        assert store.texts("", name) == text

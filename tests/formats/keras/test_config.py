@@ -1,0 +1,115 @@
+"""Reading a Keras configuration: which layers, in which order, kept where."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bnstat.formats.keras.config import describe, layer_from_config, snake_case
+
+
+def layer(class_name: str, name: str, **config: object) -> dict[str, Any]:
+    return {"class_name": class_name, "config": {"name": name, "trainable": True, **config}}
+
+
+def model(*layers: object, name: str = "net", **config: object) -> dict[str, Any]:
+    return {"class_name": "Functional", "config": {"name": name, "layers": [*layers], **config}}
+
+
+def described(serialized: object) -> list[tuple[str, str]]:
+    """Name and place of every layer."""
+    return [
+        (found.name, found.path) for top in describe(serialized, "file") for found in top.walk()
+    ]
+
+
+def test_places_count_per_class_and_model() -> None:
+    inner = model(layer("BatchNormalization", "x"), layer("Dense", "y"), name="inner")
+    network = model(
+        layer("BatchNormalization", "z"),
+        inner,
+        layer("BatchNormalization", "a"),
+        layer("pkg>MyNorm2D", "custom"),
+        model(layer("BatchNormalization", "x"), name="second"),
+    )
+    assert described(network) == [
+        ("z", "layers/batch_normalization"),
+        ("inner", "layers/functional"),
+        ("inner/x", "layers/functional/layers/batch_normalization"),
+        ("inner/y", "layers/functional/layers/dense"),
+        ("a", "layers/batch_normalization_1"),
+        ("custom", "layers/my_norm2d"),
+        ("second", "layers/functional_1"),
+        ("second/x", "layers/functional_1/layers/batch_normalization"),
+    ]
+
+
+def test_the_oldest_sequential_is_a_bare_list() -> None:
+    network = {"class_name": "Sequential", "config": [layer("Dense", "a"), layer("Dense", "b")]}
+    assert described(network) == [("a", "layers/dense"), ("b", "layers/dense_1")]
+
+
+def test_wrapped_layers_are_below_the_wrappers_attribute() -> None:
+    network = model(
+        layer("TimeDistributed", "td", layer=layer("BatchNormalization", "bn")),
+        layer("Bidirectional", "bi", layer=layer("LSTM", "f"), backward_layer=layer("LSTM", "b")),
+        layer(
+            "RNN", "rnn", cell=layer("Stacked", "s", cells=[layer("Cell", "a"), layer("Cell", "b")])
+        ),
+    )
+    assert described(network) == [
+        ("td", "layers/time_distributed"),
+        ("td/bn", "layers/time_distributed/layer"),
+        ("bi", "layers/bidirectional"),
+        ("bi/f", "layers/bidirectional/forward_layer"),
+        ("bi/b", "layers/bidirectional/backward_layer"),
+        ("rnn", "layers/rnn"),
+        ("rnn/s", "layers/rnn/cell"),
+        ("rnn/s/a", "layers/rnn/cell/cells/cell"),
+        ("rnn/s/b", "layers/rnn/cell/cells/cell_1"),
+    ]
+
+
+def test_what_is_serialized_alike_is_no_layer() -> None:
+    policy = {"class_name": "DTypePolicy", "config": {"name": "float32"}, "module": "keras"}
+    operation = {"class_name": "BatchNorm", "config": {"name": "op"}, "module": "keras.src.ops.nn"}
+    zeros = {"class_name": "Zeros", "config": {}}
+    network = model(layer("Dense", "a", dtype=policy, kernel_initializer=zeros), operation)
+    assert described(network) == [("a", "layers/dense")]
+
+
+def test_a_frozen_model_freezes_what_is_in_it() -> None:
+    inner = model(layer("Dense", "a"), name="inner", trainable=False)
+    [top, after] = describe(model(inner, layer("Dense", "b")), "file")
+    assert [found.config.get("trainable") for found in top.walk()] == [False, False]
+    assert after.config["trainable"] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "spelled"),
+    [
+        ("BatchNormalization", "batch_normalization"),
+        ("SyncBatchNormalization", "sync_batch_normalization"),
+        ("Conv2D", "conv2d"),
+        ("GlobalAveragePooling2D", "global_average_pooling2d"),
+        ("pkg>MyBN", "my_bn"),
+        ("MyNorm2D", "my_norm2d"),
+    ],
+)
+def test_snake_case_is_keras_own(name: str, spelled: str) -> None:
+    naming = pytest.importorskip("keras.src.utils.naming")
+    assert snake_case(name) == spelled == naming.to_snake_case(name.rpartition(">")[2])
+
+
+def test_one_layer_from_metadata() -> None:
+    metadata = {
+        "name": "bn",
+        "trainable": False,
+        "class_name": "MyNorm",
+        "registered_name": "pkg>MyNorm",
+        "config": {"epsilon": 0.5},
+    }
+    expected = {"name": "bn", "trainable": False, "epsilon": 0.5}
+    assert layer_from_config(metadata) == ("pkg>MyNorm", expected)
+    assert layer_from_config({"class_name": "BatchNormalization"}) == ("", {})

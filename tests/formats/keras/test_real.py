@@ -1,0 +1,206 @@
+"""Keras files from the wild and of many versions, against their hand-checked truth and h5py."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from bnstat.errors import DamagedError
+from bnstat.model import ROLES
+from tests.formats.keras.files import batch_norms, contents_of, recognised_by, same_bits
+
+BN_SETS = {
+    "ecg-keras3": ("keras-archive", "Keras 3.14.1"),
+    "ecg-weights-h5": ("keras-weights", None),
+    "eegnet-h5": ("keras-h5", "tf.keras 2.1.6-tf"),
+    "facecls-tinyxception-h5": ("keras-h5", "Keras 2.0.5"),
+    "mlperf-tiny-ad01-h5": ("keras-h5", "tf.keras 2.4.0"),
+    "mlperf-tiny-resnet8-h5": ("keras-h5", "tf.keras 2.4.0"),
+    "mlperf-tiny-streamww-h5": ("keras-h5", "tf.keras 2.14.0"),
+    "mlperf-tiny-vww96-h5": ("keras-h5", "tf.keras 2.4.0"),
+    "musictagger-cnn-tf-keras1-h5": ("keras-h5", None),
+    "musictagger-crnn-theano-keras1-h5": ("keras-h5", None),
+}
+
+
+def target(folder: Path) -> tuple[Path, dict]:
+    truth = json.loads((folder / "truth.json").read_text())
+    return folder / truth["target"], truth
+
+
+@pytest.mark.parametrize("name", BN_SETS)
+def test_a_real_file_agrees_with_its_truth(real: Path, name: str) -> None:
+    path, truth = target(real / name)
+    contents = contents_of(path)
+    found = batch_norms(contents)
+    assert (contents.source.format, contents.source.writer) == BN_SETS[name]
+    by_keys = {frozenset(layer.roles.values()): layer for layer in found.values()}
+    assert len(found) == truth["n_bn_layers"]
+    for expected in truth["layers"].values():
+        layer = by_keys[frozenset(expected["vars"].values())]
+        assert dict(layer.roles) == expected["vars"]
+        assert not layer.undecided
+        if "user_name" in expected:
+            assert layer.name == expected["user_name"]
+        for role in ROLES:
+            if expected[role] is None:
+                assert role not in layer.roles
+                continue
+            variable = contents.variables[layer.roles[role]]
+            array = variable.read()
+            assert (list(variable.shape), variable.dtype) == (
+                expected[role]["shape"],
+                expected[role]["dtype"],
+            )
+            assert (array.shape, array.dtype) == (variable.shape, variable.dtype)
+            for number in ("mean", "std", "min", "max"):
+                measured = float(getattr(array.astype(np.float64), number)())
+                assert measured == pytest.approx(expected[role][number], rel=1e-12)
+
+
+@pytest.mark.parametrize("name", BN_SETS)
+def test_the_order_and_the_numbers_are_those_of_the_config(real: Path, name: str) -> None:
+    path, truth = target(real / name)
+    config = truth.get("config_bn")
+    if not config:
+        pytest.skip("the file holds no configuration")
+    found = batch_norms(contents_of(path))
+    assert list(found) == [entry[1] for entry in config]
+    for _, layer_name, *rest in config:
+        layer = found[layer_name]
+        assert layer.evidence == "config"
+        if rest:
+            scale, center, epsilon, momentum, axis = rest
+            assert ("gamma" in layer.roles, "beta" in layer.roles) == (scale, center)
+            assert (layer.epsilon, layer.momentum) == (epsilon, momentum)
+            assert layer.axis == (axis[0] if isinstance(axis, list) else axis)
+
+
+def test_a_file_without_batch_norm_has_none(real: Path) -> None:
+    path, _ = target(real / "neg-kepler-keras3")
+    contents = contents_of(path)
+    assert contents.source.writer == "Keras 3.10.0"
+    assert batch_norms(contents) == {}
+
+
+@pytest.mark.parametrize("name", ["derived-trunc-eegnet-h5", "derived-trunc-ecg-keras"])
+def test_a_file_that_was_cut_short_says_so(real: Path, name: str) -> None:
+    path, _ = target(real / name)
+    with pytest.raises(DamagedError, match=r"truncated|cut short"):
+        contents_of(path)
+
+
+def test_keras_1_has_a_note_on_what_its_running_std_is(real: Path) -> None:
+    path, _ = target(real / "musictagger-cnn-tf-keras1-h5")
+    for layer in batch_norms(contents_of(path)).values():
+        assert any("running_std" in note for note in layer.notes)
+
+
+def test_an_archive_and_its_bare_weights_hold_the_same(real: Path) -> None:
+    archive = contents_of(target(real / "ecg-keras3")[0])
+    weights = contents_of(target(real / "ecg-weights-h5")[0])
+    assert list(archive.variables) == list(weights.variables)
+    named, bare = batch_norms(archive), batch_norms(weights)
+    assert {name: layer.roles for name, layer in named.items()} == {
+        name: layer.roles for name, layer in bare.items()
+    }
+    assert {layer.evidence for layer in bare.values()} == {"name"}
+
+
+# Names that the networks behind `written` were given, in the order of the network.
+FUNCTIONAL = ["batch_normalization", "bn2", "bn3", "bn4", "inner/batch_normalization_1"]
+WRAPPED = "time_distributed/batch_normalization_2"
+SUBCLASSED = [f"blk/batch_normalization_{k}" for k in (3, 4, 5, 6)]
+WRITTEN = {
+    "k2.4.4/m.h5": ["bnA", "inner/batch_normalization", "batch_normalization_1"],
+    "k212/m.keras": ["bnA", "inner/batch_normalization"],
+    "k215/m.h5": [*FUNCTIONAL, WRAPPED],
+    "k215/m.keras": [*FUNCTIONAL, WRAPPED],
+    "k215/w.h5": [*FUNCTIONAL, "time_distributed"],
+    "k215/sub.h5": [*SUBCLASSED, "blk/custom", "sequential/batch_normalization_7"],
+    "k215/sub.keras": [
+        "blk/batch_normalization",
+        "blk/batch_normalization_1",
+        "blk/batch_normalization_2",
+        "blk/batch_normalization_3",
+        "blk/shared",
+        "seq/batch_normalization",
+    ],
+    "k3_2.21_keras3.15/m.h5": [*FUNCTIONAL, WRAPPED],
+    "k3_2.21_keras3.15/m.keras": [*FUNCTIONAL, WRAPPED],
+    "k3_2.21_keras3.15/w.weights.h5": [*FUNCTIONAL, WRAPPED],
+    "k3_2.21_keras3.15/shard.weights.json": [*FUNCTIONAL, WRAPPED],
+    "k3_2.21_keras3.15/shard_00001.weights.h5": [*FUNCTIONAL, WRAPPED],
+    "k3_2.21_keras3.15/sub.weights.h5": [
+        "blk/custom",
+        *SUBCLASSED,
+        "sequential/batch_normalization_7",
+    ],
+    "names_1.15.5/k/m.h5": ["batch_normalization"],
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_written_file_shows_its_layers_in_order(written: Path, name: str) -> None:
+    contents = contents_of(written / name)
+    found = batch_norms(contents)
+    assert list(found) == WRITTEN[name]
+    for layer in found.values():
+        if layer.evidence == "config":
+            assert (layer.epsilon, layer.momentum) == (0.001, 0.99)
+        assert "moving_mean" in layer.roles
+        assert "moving_variance" in layer.roles
+
+
+@pytest.mark.parametrize("name", [name for name in WRITTEN if "shard" not in name])
+def test_every_variable_is_read_as_h5py_reads_it(written: Path, name: str) -> None:
+    path = written / name
+    source: object = path
+    if path.suffix == ".keras":
+        source = io.BytesIO(zipfile.ZipFile(path).read("model.weights.h5"))
+    contents = contents_of(path)
+    with h5py.File(source) as oracle:
+        datasets: list[str] = []
+        oracle.visititems(
+            lambda key, thing: datasets.append(key) if isinstance(thing, h5py.Dataset) else None
+        )
+        assert set(datasets) == set(contents.variables)
+        for key in datasets:
+            assert same_bits(contents.variables[key].read(), np.asarray(oracle[key][()]))
+
+
+def test_shards_hold_what_the_single_file_does(written: Path) -> None:
+    folder = written / "k3_2.21_keras3.15"
+    whole = contents_of(folder / "w.weights.h5")
+    for name in ("shard.weights.json", "shard_00000.weights.h5", "shard_00002.weights.h5"):
+        shards = contents_of(folder / name)
+        assert set(shards.variables) == set(whole.variables)
+        for key, variable in whole.variables.items():
+            assert same_bits(shards.variables[key].read(), variable.read())
+
+
+def test_what_no_configuration_tells_is_undecided(written: Path) -> None:
+    found = batch_norms(contents_of(written / "k3_2.21_keras3.15/w.weights.h5"))
+    for name in ("bn2", "bn3"):
+        assert set(found[name].roles) == {"moving_mean", "moving_variance"}
+        assert len(found[name].undecided) == 1
+    told = batch_norms(contents_of(written / "k3_2.21_keras3.15/m.keras"))
+    assert set(told["bn2"].roles) == {"beta", "moving_mean", "moving_variance"}
+    assert set(told["bn3"].roles) == {"gamma", "moving_mean", "moving_variance"}
+
+
+def test_other_files_are_none_of_these(written: Path, real: Path) -> None:
+    others = [
+        real / "bad-mlzoo-lfs-h5/wav2letter.h5",
+        real / "mlperf-tiny-kws-savedmodel/saved_model.pb",
+        written / "edge/a/ck-1.index",
+        written / "v1_tf2.15/frozen.pb",
+    ]
+    for path in others:
+        assert recognised_by(path) == []

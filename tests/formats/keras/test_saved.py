@@ -1,0 +1,315 @@
+"""Models that Keras 3 and tf-keras save here, against the layers they were saved from."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bnstat.model import ROLES
+from tests.builders.keras_models import KERAS_RENORMALIZES
+from tests.formats.keras.files import batch_norms, contents_of, same_bits
+
+keras = pytest.importorskip("keras")
+tf_keras = pytest.importorskip("tf_keras")
+
+LIBRARIES = pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras3", "tf_keras"])
+EXTRA = ("moving_stddev", "renorm_mean", "renorm_stddev")
+Layers = Mapping[str, Any]
+"""Longer name -> the layer that should be found under it, in the order of the network."""
+
+
+def randomize(layers: Layers) -> None:
+    """Give every variable of every layer values of its own."""
+    rng = np.random.default_rng(0)
+    for layer in layers.values():
+        layer.set_weights(
+            [(1 + rng.random(weight.shape)).astype(weight.dtype) for weight in layer.get_weights()]
+        )
+
+
+def save(model: Any, folder: Path, suffix: str) -> Path:
+    """Write a model by the library's own means; weights alone where the suffix says so."""
+    path = folder / f"model{suffix}"
+    if suffix == ".weights.json":
+        model.save_weights(path, max_shard_size=1e-6)
+    elif suffix in (".weights.h5", "_weights.h5"):
+        model.save_weights(str(path))
+    else:
+        model.save(str(path))
+    return path
+
+
+def assert_same(path: Path, layers: Layers, configured: bool = True) -> None:
+    """The file's layers are these, with all that a configuration tells where there is one."""
+    contents = contents_of(path)
+    found = batch_norms(contents)
+    assert list(found) == list(layers) if configured else set(found) == set(layers)
+    for name, layer in layers.items():
+        sighting = found[name]
+        held = {label: getattr(layer, label, None) for label in (*ROLES, *EXTRA)}
+        held = {label: value for label, value in held.items() if value is not None}
+        told = {**sighting.roles, **sighting.extra}
+        if configured:
+            assert sighting.evidence == "config"
+            assert told.keys() == held.keys()
+            assert (sighting.epsilon, sighting.momentum) == (layer.epsilon, layer.momentum)
+            axis = layer.axis
+            if not isinstance(axis, int):
+                axis = axis[0] if len(axis) == 1 else tuple(axis)
+            assert sighting.axis == axis
+        else:
+            assert len(told) + len(sighting.undecided) == len(held)
+        for label, key in told.items():
+            assert same_bits(contents.variables[key].read(), held[label].numpy())
+        for key in sighting.undecided:
+            stored = contents.variables[key].read()
+            assert any(same_bits(stored, value.numpy()) for value in held.values())
+
+
+def nested(library: Any) -> tuple[Any, Layers]:
+    """Renamed layers, names off by some from their groups, models in models, wrappers."""
+    layers = library.layers
+    for _ in range(3):
+        # Names count over the whole program, groups in a file within their model.
+        layers.BatchNormalization()
+    found = {
+        "first_bn": layers.BatchNormalization(name="first_bn", epsilon=1.1e-5, momentum=0.9),
+        "auto": layers.BatchNormalization(epsilon=1e-8),
+        "inner/bn": layers.BatchNormalization(name="bn", scale=False),
+        "inner/deep/bn": layers.BatchNormalization(name="bn", center=False),
+        "inner/deep/last": layers.BatchNormalization(name="last", axis=1),
+        "inner/bn_1": layers.BatchNormalization(name="bn_1", center=False, scale=False),
+        "over_time/wrapped": layers.BatchNormalization(name="wrapped"),
+        "bn": layers.BatchNormalization(name="bn"),
+    }
+    deep = library.Sequential([found["inner/deep/bn"], found["inner/deep/last"]], name="deep")
+    hole = library.Input((4, 3))
+    inner = library.Model(hole, found["inner/bn_1"](deep(found["inner/bn"](hole))), name="inner")
+    start = library.Input((4, 3))
+    x = found["first_bn"](start)
+    x = found["first_bn"](layers.ReLU()(found["auto"](x)))
+    x = inner(x)
+    x = layers.TimeDistributed(found["over_time/wrapped"], name="over_time")(x)
+    x = found["bn"](layers.LayerNormalization()(x))
+    model = library.Model(start, layers.Bidirectional(layers.LSTM(2))(x))
+    found = {layer.name if name == "auto" else name: layer for name, layer in found.items()}
+    assert list(found)[1] not in ("batch_normalization", "batch_normalization_1")
+    randomize(found)
+    return model, found
+
+
+@LIBRARIES
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_nested_renamed_and_wrapped_layers(library: Any, suffix: str, tmp_path: Path) -> None:
+    if library is tf_keras and suffix == ".h5":
+        pytest.skip("tf-keras cannot save layers of one name in nested models to HDF5")
+    model, layers = nested(library)
+    assert_same(save(model, tmp_path, suffix), layers)
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".weights.json"])
+def test_weights_alone_know_the_names(suffix: str, tmp_path: Path) -> None:
+    model, layers = nested(keras)
+    assert_same(save(model, tmp_path, suffix), layers, configured=False)
+
+
+@pytest.mark.parametrize("suffix", ["_weights.h5", ".h5"])
+def test_keras_2_in_hdf5(suffix: str, tmp_path: Path) -> None:
+    layers = tf_keras.layers
+    found = {
+        "conv1/bn": layers.BatchNormalization(name="conv1/bn", epsilon=1.1e-5),
+        "inner/deep": layers.BatchNormalization(name="deep", axis=[1, 2]),
+        "inner/renorm": layers.BatchNormalization(name="renorm", renorm=True),
+        "sync": layers.experimental.SyncBatchNormalization(name="sync", momentum=0.5),
+    }
+    hole = tf_keras.Input((4, 3))
+    inner = tf_keras.Model(hole, found["inner/renorm"](found["inner/deep"](hole)), name="inner")
+    start = tf_keras.Input((4, 3))
+    x = layers.Dense(3, name="conv1")(start)
+    x = layers.Dense(3, name="conv1/conv")(x)
+    model = tf_keras.Model(start, found["sync"](inner(found["conv1/bn"](x))))
+    randomize(found)
+    assert_same(save(model, tmp_path, suffix), found, configured=suffix == ".h5")
+
+
+@LIBRARIES
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5", ".h5"])
+def test_optimizer_weights_are_no_layers(library: Any, suffix: str, tmp_path: Path) -> None:
+    bn = library.layers.BatchNormalization(name="bn")
+    model = library.Sequential([library.Input((3,)), bn])
+    model.compile(library.optimizers.Adam(amsgrad=True), "mse")
+    model.fit(np.zeros((2, 3), "float32"), np.zeros((2, 3), "float32"), verbose=0)
+    contents = contents_of(save(model, tmp_path, suffix))
+    [sighting] = batch_norms(contents).values()
+    for role in ROLES:
+        stored = contents.variables[sighting.roles[role]].read()
+        assert same_bits(stored, getattr(bn, role).numpy())
+    layered = {key for layer in contents.layers for key in layer.variables.values()}
+    optimizer = {key for key in contents.variables if key.startswith("optimizer")}
+    assert optimizer
+    assert not layered & optimizer
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5", ".h5"])
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16", "mixed_bfloat16"])
+def test_every_dtype_is_kept(dtype: str, suffix: str, tmp_path: Path) -> None:
+    bn = keras.layers.BatchNormalization(name="batch_normalization", dtype=dtype)
+    model = keras.Sequential([keras.Input((5,)), bn])
+    randomize({"bn": bn})
+    contents = contents_of(save(model, tmp_path, suffix))
+    [sighting] = batch_norms(contents).values()
+    for role in ROLES:
+        variable = contents.variables[sighting.roles[role]]
+        expected = getattr(bn, role).numpy()
+        assert variable.dtype == ("float32" if dtype.startswith("mixed") else dtype)
+        assert same_bits(variable.read(), expected)
+
+
+@pytest.mark.skipif(not KERAS_RENORMALIZES, reason="batch renormalization came with Keras 3.14")
+def test_batch_renormalization(tmp_path: Path) -> None:
+    bn = keras.layers.BatchNormalization(name="bn", renorm=True, scale=False)
+    model = keras.Sequential([keras.Input((5,)), bn])
+    randomize({"bn": bn})
+    for suffix in (".keras", ".h5"):
+        assert_same(save(model, tmp_path, suffix), {"bn": bn})
+
+
+@keras.saving.register_keras_serializable("tests")
+class Block(keras.layers.Layer):
+    """A layer of the user's own that holds others in every way that Keras follows."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        new = keras.layers.BatchNormalization
+        self._private = new(name="custom")
+        self.listed = [new(name="listed_0"), new(name="listed_1", epsilon=0.5)]
+        self.by_name = {"a": new(name="keyed")}
+        self.chain = keras.Sequential([keras.layers.Dense(3), new(name="chained")], name="chain")
+
+    def all(self) -> dict[str, Any]:
+        return {
+            "custom": self._private,
+            "listed_0": self.listed[0],
+            "listed_1": self.listed[1],
+            "keyed": self.by_name["a"],
+            "chain/chained": self.chain.layers[1],
+        }
+
+    def call(self, x: Any) -> Any:
+        for layer in self.all().values():
+            x = layer(x)
+        return self.chain(x)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5", ".weights.json", ".h5"])
+def test_layers_inside_of_the_users_own(suffix: str, tmp_path: Path) -> None:
+    block, after = Block(name="block"), keras.layers.BatchNormalization(name="after")
+    start = keras.Input((3,))
+    model = keras.Model(start, after(block(start)))
+    layers = {f"block/{name}": layer for name, layer in block.all().items()} | {"after": after}
+    randomize(layers)
+    if suffix == ".h5":
+        # There the names are those of the variables, which Keras calls by fewer of the parents.
+        layers = {layer.gamma.path.rpartition("/")[0]: layer for layer in layers.values()}
+    path = save(model, tmp_path, suffix)
+    assert_same(path, layers, configured=False)
+    if suffix in (".keras", ".h5"):
+        found = batch_norms(contents_of(path))
+        assert list(found)[-1] == "after"
+        assert found["after"].evidence == "config"
+
+
+def test_a_subclassed_model(tmp_path: Path) -> None:
+    class Net(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.block = keras.layers.BatchNormalization(name="one"), Block(name="b")
+
+        def call(self, x: Any) -> Any:
+            return self.block(self.first(x))
+
+    model = Net()
+    model(np.zeros((2, 3), "float32"))
+    layers = {"one": model.first} | {f"b/{k}": v for k, v in model.block.all().items()}
+    randomize(layers)
+    for suffix in (".keras", ".weights.h5"):
+        assert_same(save(model, tmp_path, suffix), layers, configured=False)
+
+
+def test_a_layer_that_two_models_share_is_one(tmp_path: Path) -> None:
+    shared, last = (keras.layers.BatchNormalization(name=name) for name in ("shared", "last"))
+    hole, start = keras.Input((3,)), keras.Input((3,))
+    inner = keras.Model(hole, shared(keras.layers.Dense(3)(hole)), name="inner")
+    model = keras.Model(start, last(shared(inner(start)) + 1.0))
+    layers = {"inner/shared": shared, "last": last}
+    randomize(layers)
+    assert_same(save(model, tmp_path, ".keras"), layers)
+
+
+def test_bare_operations_of_a_model_are_no_layers(tmp_path: Path) -> None:
+    bn = keras.layers.BatchNormalization(name="bn")
+    ones = np.ones(3, "float32")
+    start = keras.Input((3,))
+    x = keras.ops.batch_normalization(start + 1.0, ones, ones, axis=-1)
+    model = keras.Model(start, bn(keras.layers.Add()([x, start])))
+    randomize({"bn": bn})
+    for suffix in (".keras", ".h5"):
+        assert_same(save(model, tmp_path, suffix), {"bn": bn})
+
+
+@LIBRARIES
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_frozen_layers_and_models(library: Any, suffix: str, tmp_path: Path) -> None:
+    layers = library.layers
+    inner = library.Sequential([layers.BatchNormalization(name="in_frozen")], name="inner")
+    model = library.Sequential(
+        [
+            library.Input((3,)),
+            layers.BatchNormalization(name="frozen", trainable=False),
+            inner,
+            layers.BatchNormalization(name="free"),
+        ]
+    )
+    inner.trainable = False
+    found = batch_norms(contents_of(save(model, tmp_path, suffix)))
+    assert {name: layer.trainable for name, layer in found.items()} == {
+        "frozen": False,
+        "inner/in_frozen": False,
+        "free": True,
+    }
+
+
+def test_a_subclass_of_batch_norm_is_one(tmp_path: Path) -> None:
+    @keras.saving.register_keras_serializable("tests")
+    class Norm(keras.layers.BatchNormalization):
+        pass
+
+    bn = Norm(name="norm", epsilon=0.25, scale=False)
+    model = keras.Sequential([keras.Input((3,)), bn])
+    randomize({"norm": bn})
+    for suffix in (".keras", ".h5"):
+        assert_same(save(model, tmp_path, suffix), {"norm": bn})
+
+
+def test_a_folder_and_a_compressed_archive_hold_what_the_archive_does(tmp_path: Path) -> None:
+    from bnstat.formats.keras.archive import is_keras_folder, open_folder
+    from bnstat.model import Source
+    from bnstat.storage.local import LocalFolder
+
+    model, layers = nested(keras)
+    path = save(model, tmp_path, ".keras")
+    folder, packed = tmp_path / "folder", tmp_path / "packed.keras"
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(packed, "w") as other:
+        archive.extractall(folder)
+        for name in archive.namelist():
+            other.writestr(name, archive.read(name), zipfile.ZIP_DEFLATED)
+    assert_same(packed, layers)
+    assert is_keras_folder(LocalFolder(folder))
+    contents = open_folder(LocalFolder(folder), Source(str(folder), ""))
+    assert list(batch_norms(contents)) == list(layers)
+    assert contents.source.writer == f"Keras {keras.__version__}"

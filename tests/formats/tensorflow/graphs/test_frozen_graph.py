@@ -1,0 +1,326 @@
+"""Graphs in files of their own."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bnstat.errors import BnstatError, DamagedError, UnsupportedError
+from bnstat.formats.contents import Contents
+from bnstat.formats.protobuf.protos import message_class
+from bnstat.formats.tensorflow.graphs.frozen_graph import (
+    contents_of_graph,
+    open_contents,
+    recognises,
+)
+from bnstat.model import Source
+from bnstat.storage.local import LocalFile
+
+
+def tensor(array: Any, **fields: Any) -> Any:
+    array = np.asarray(array)
+    codes = {"float32": 1, "float64": 2, "int32": 3, "float16": 19}
+    message = message_class("TensorProto")(dtype=codes[array.dtype.name], **fields)
+    if not fields:
+        message.tensor_content = array.tobytes()
+    for size in array.shape:
+        message.tensor_shape.dim.add(size=size)
+    return message
+
+
+def graph_def(**constants: Any) -> Any:
+    """A graph with a placeholder, and constants by name."""
+    message = message_class("GraphDef")()
+    message.node.add(name="x", op="Placeholder")
+    for name, value in constants.items():
+        add_constant(message, name, value)
+    return message
+
+
+def add_constant(graph: Any, name: str, value: Any) -> None:
+    node = graph.node.add(name=name, op="Const")
+    node.attr["value"].tensor.MergeFrom(value)
+
+
+def write(path: Path, message: Any) -> Path:
+    path.write_bytes(message if isinstance(message, bytes) else message.SerializeToString())
+    return path
+
+
+def opened(path: Path) -> Contents:
+    return open_contents(LocalFile(path), Source(str(path), ""))
+
+
+@pytest.fixture
+def pb(tmp_path: Path) -> Path:
+    return tmp_path / "graph.pb"
+
+
+def test_float_constants_are_the_variables(pb: Path) -> None:
+    values = {
+        "vector": np.float32([1, 2, 3]),
+        "matrix": np.float64([[1, 2]]),
+        "half": np.float16([1.5]),
+    }
+    others = {
+        "scalar": tensor(np.float32(1)),
+        "indices": tensor(np.int32([1])),
+        "empty": tensor(np.zeros(0, np.float32), float_val=[]),
+    }
+    message = graph_def(**{name: tensor(value) for name, value in values.items()}, **others)
+    contents = opened(write(pb, message))
+    assert contents.source.format == "frozen-graph"
+    assert contents.variables.keys() == values.keys()
+    for name, value in values.items():
+        variable = contents.variables[name]
+        assert (variable.key, variable.dtype, variable.shape) == (name, value.dtype, value.shape)
+        assert variable.read().tobytes() == value.tobytes()
+        assert variable.read().dtype == value.dtype
+    assert contents.graphs is not None
+    (graph,) = contents.graphs()
+    assert graph.variables == {name: name for name in values}
+    assert list(graph.ops) == ["x", *values, *others]
+
+
+class CountingFile(LocalFile):
+    """Counts the bytes that are read of it."""
+
+    count = 0
+
+    def _read(self, offset: int, length: int) -> bytes:
+        self.count += length
+        return super()._read(offset, length)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("listed", [False, True])
+def test_long_constants_are_read_when_asked_for(pb: Path, wrapped: bool, listed: bool) -> None:
+    large = np.random.default_rng(0).random((300, 1000)).astype(np.float32)
+    small = np.arange(2000, dtype=np.float32)
+    fields = {"float_val": large.ravel().tolist()} if listed else {}
+    message = graph_def(large=tensor(large, **fields), small=tensor(small))
+    add_constant(message, "last", tensor(np.float32([7])))
+    if wrapped:
+        outer = message_class("MetaGraphDef")()
+        outer.meta_info_def.tensorflow_version = "1.15"
+        outer.graph_def.MergeFrom(message)
+        message = outer
+    file = CountingFile(write(pb, message))
+    contents = open_contents(file, Source("", ""))
+    assert list(contents.variables) == ["large", "small", "last"]
+    assert file.count < 400_000 < file.size
+    before = file.count
+    assert contents.variables["small"].read().tobytes() == small.tobytes()
+    assert file.count - before < 20_000
+    assert contents.variables["large"].read().tobytes() == large.tobytes()
+    assert contents.variables["large"].shape == (300, 1000)
+    assert contents.graphs is not None
+    (graph,) = contents.graphs()
+    found = graph.constant("small")
+    assert found is not None
+    assert found.tobytes() == small.tobytes()
+    assert graph.constant("large") is None
+
+
+def test_function_library_is_inlined() -> None:
+    message = message_class("GraphDef")()
+    function = message.library.function.add()
+    function.signature.name = "f"
+    node = function.node_def.add(name="mean", op="Const")
+    node.attr["value"].tensor.MergeFrom(tensor(np.float32([1, 2])))
+    call = message.node.add(name="call", op="PartitionedCall")
+    call.attr["f"].func.name = "f"
+    contents = contents_of_graph(message, Source("here", "saved-model"), ["known"])
+    assert contents.variables["call/mean"].read().tolist() == [1, 2]
+    assert (contents.source.format, contents.notes) == ("saved-model", ["known"])
+
+
+def test_folded_batch_norm_is_said(pb: Path) -> None:
+    message = graph_def(conv_bn_offset=tensor(np.float32([1])))
+    assert opened(write(pb, message)).notes == [
+        "batch norm was folded into 1 convolution: nothing of it is left to show"
+    ]
+
+
+def test_absent_variables_are_said(pb: Path) -> None:
+    message = graph_def()
+    for name in ("a", "b"):
+        message.node.add(name=name, op="VariableV2")
+    assert opened(write(pb, message)).notes == [
+        "the values of 2 variables are not in this file, but in the checkpoint that belongs to it"
+    ]
+
+
+def test_text_form(pb: Path, written: Path) -> None:
+    tf = pytest.importorskip("tensorflow")
+    from google.protobuf import text_format
+
+    binary = written / "v1_tf2.15/frozen.pb"
+    message = tf.compat.v1.GraphDef.FromString(binary.read_bytes())
+    text = "# a comment\n\n" + text_format.MessageToString(message)
+    meta_graph = tf.compat.v1.MetaGraphDef.FromString((written / "v1_tf2.15/c.meta").read_bytes())
+    contents = opened(write(pb, text.encode()))
+    expected = opened(binary)
+    assert list(contents.variables) == list(expected.variables)
+    for name, variable in expected.variables.items():
+        assert contents.variables[name].read().tobytes() == variable.read().tobytes()
+    contents = opened(write(pb, text_format.MessageToString(meta_graph).encode()))
+    expected = opened(written / "v1_tf2.15/c.meta")
+    assert contents.variables.keys() == expected.variables.keys()
+    assert contents.notes == expected.notes
+
+
+@pytest.mark.parametrize("text", ["node {", "node { name: 1 }", "node {" + "attr { value {" * 9999])
+def test_damaged_text(pb: Path, text: str) -> None:
+    with pytest.raises(DamagedError, match="cannot be parsed as text"):
+        opened(write(pb, text.encode()))
+
+
+def test_text_that_is_too_long(pb: Path) -> None:
+    with pytest.raises(UnsupportedError, match="convert it to the binary form"):
+        opened(write(pb, b"node { name: 'x' op: 'NoOp. }\n" * 400_000))
+
+
+# Recognition
+
+
+def test_recognised(written: Path) -> None:
+    for name in ("v1_tf2.15/frozen.pb", "v1_tf2.15/c.meta", "tf1ckpt/tf115/v2.ckpt-7.meta"):
+        assert recognises(LocalFile(written / name))
+    for name in ("v1_tf2.15/k/saved_model.pb", "v1_tf2.15/c.index", "k215/m.h5", "k215/m.keras",
+                 "k215/sm/keras_metadata.pb", "k215/sm/fingerprint.pb", "v1_tf2.15/checkpoint",
+                 "v1_tf2.15/c.data-00000-of-00001"):  # fmt: skip
+        assert not recognises(LocalFile(written / name))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\n", b"\x0a\x00", b"nodes { }", b" " * 5000,
+     b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+     b"\x0a\x05\x0a\x01\xff\x12\x00", b"\x12\x03abc", b"\x89HDF\r\n\x1a\n", b"PK\x03\x04" * 9,
+     b"\x08\x01\x12\x04\x0a\x00\x12\x00", b"\x0b" * 100],
+)  # fmt: skip
+def test_not_recognised(pb: Path, data: bytes) -> None:
+    file = LocalFile(write(pb, data))
+    assert not recognises(file)
+    with pytest.raises(DamagedError):
+        open_contents(file, Source("", ""))
+
+
+def test_recognition_reads_little(pb: Path) -> None:
+    message = graph_def(large=tensor(np.zeros(1 << 20, np.float32)))
+    file = CountingFile(write(pb, message))
+    assert recognises(file)
+    assert file.count < 200_000
+
+
+# Damage and malice
+
+
+def harmless(path: Path) -> None:
+    """Reading everything gives an answer or a `BnstatError`."""
+    try:
+        contents = opened(path)
+        assert contents.graphs is not None
+        for graph in contents.graphs():
+            for name, op in graph.ops.items():
+                assert op.name == name
+                list(op.inputs)
+                graph.constant(name)
+        for variable in contents.variables.values():
+            variable.read()
+    except BnstatError:
+        pass
+
+
+@pytest.fixture
+def sample() -> bytes:
+    message = graph_def(mean=tensor(np.float32([1, 2, 3])), long=tensor(np.zeros(2000, np.float32)))
+    message.node.add(name="read", op="Identity", input=["mean"])
+    function = message.library.function.add()
+    function.signature.name = "f"
+    function.node_def.add(name="y", op="NoOp", input=["^x"])
+    call = message.node.add(name="call", op="PartitionedCall", input=["mean:0"])
+    call.attr["f"].func.name = "f"
+    data: bytes = message.SerializeToString()
+    return data
+
+
+def test_truncated_at_every_length(pb: Path, sample: bytes) -> None:
+    content = sample.index(bytes(1000))
+    for length in [*range(content + 64), *range(content + 7900, len(sample))]:
+        harmless(write(pb, sample[:length]))
+
+
+def test_every_byte_changed(pb: Path, sample: bytes) -> None:
+    content = sample.index(bytes(1000))
+    generator = random.Random(0)
+    for position in [*range(content), *range(content + 8000, len(sample))]:
+        changed = bytearray(sample)
+        changed[position] ^= 1 << generator.randrange(8)
+        harmless(write(pb, bytes(changed)))
+        changed[position] = 0xFF
+        harmless(write(pb, bytes(changed)))
+
+
+def test_truncated_within_a_long_constant(pb: Path) -> None:
+    data = graph_def(large=tensor(np.zeros(9000, np.float32))).SerializeToString()
+    with pytest.raises(DamagedError):
+        opened(write(pb, data[:-100]))
+
+
+def test_constant_of_terabytes(pb: Path) -> None:
+    message = graph_def(mean=tensor(np.zeros(1, np.float32), float_val=[1]))
+    message.node[1].attr["value"].tensor.tensor_shape.dim[0].size = 1 << 45
+    contents = opened(write(pb, message))
+    with pytest.raises(DamagedError, match=r"graph\.pb: mean: "):
+        contents.variables["mean"].read()
+
+
+def test_more_nodes_than_any_network(pb: Path) -> None:
+    node = message_class("GraphDef")()
+    node.node.add(name="x", op="No")
+    start = time.process_time()
+    with pytest.raises(UnsupportedError):
+        opened(write(pb, node.SerializeToString() * 300_000))
+    assert time.process_time() - start < 5
+
+
+# TensorFlow's own files
+
+
+def test_batch_norm_folded_by_tensorflow(pb: Path) -> None:
+    tf = pytest.importorskip("tensorflow")
+    from tensorflow.python.tools.optimize_for_inference_lib import fold_batch_norms
+
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder("float32", [1, 4, 4, 2])
+        for _ in range(2):
+            x = tf.nn.conv2d(x, tf.ones([1, 1, 2, 2]), 1, "SAME")
+            x, _, _ = tf.compat.v1.nn.fused_batch_norm(
+                x, *(tf.constant([1.0, 2.0]) for _ in range(4)), is_training=False
+            )
+    notes = opened(write(pb, fold_batch_norms(graph.as_graph_def()))).notes
+    assert notes == ["batch norm was folded into 2 convolutions: nothing of it is left to show"]
+
+
+def test_values_as_tensorflow_reads_them(written: Path) -> None:
+    tf = pytest.importorskip("tensorflow")
+    path = written / "v1_tf2.15/frozen.pb"
+    expected = tf.compat.v1.GraphDef.FromString(path.read_bytes())
+    contents = opened(path)
+    arrays = {
+        node.name: tf.make_ndarray(node.attr["value"].tensor)
+        for node in expected.node
+        if node.op == "Const"
+    }
+    arrays = {name: array for name, array in arrays.items() if array.dtype == np.float32}
+    assert contents.variables.keys() == {name for name in arrays if arrays[name].ndim}
+    for name, variable in contents.variables.items():
+        assert variable.read().tobytes() == arrays[name].tobytes()
+        assert variable.read().shape == arrays[name].shape

@@ -1,0 +1,336 @@
+"""Graphs and functions in the common form."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bnstat.formats.contents import Graph
+from bnstat.formats.protobuf.protos import message_class
+from bnstat.formats.tensorflow.graphs.graph_def import function_graphs, graph_of
+
+Node = tuple[str, str, Sequence[str]] | tuple[str, str, Sequence[str], Mapping[str, Any]]
+"""Name, op, inputs; attributes where it has any: a function's name, or names, among them."""
+
+
+def add_nodes(nodes: Any, given: Sequence[Node]) -> None:
+    for name, op, inputs, *attributes in given:
+        node = nodes.add(name=name, op=op, input=inputs)
+        for key, value in attributes[0].items() if attributes else ():
+            attribute = node.attr[key]
+            if isinstance(value, bool):
+                attribute.b = value
+            elif isinstance(value, float):
+                attribute.f = value
+            elif isinstance(value, str):
+                attribute.func.name = value
+            elif isinstance(value, list):
+                for name in value:
+                    attribute.list.func.add(name=name)
+            elif isinstance(value, bytes):
+                attribute.s = value
+            else:
+                attribute.tensor.MergeFrom(value)
+
+
+def graph_def(*nodes: Node) -> Any:
+    message = message_class("GraphDef")()
+    add_nodes(message.node, nodes)
+    return message
+
+
+def add_function(
+    graph: Any, name: str, arguments: Sequence[str], results: Mapping[str, str], *nodes: Node
+) -> None:
+    function = graph.library.function.add()
+    function.signature.name = name
+    for argument in arguments:
+        function.signature.input_arg.add(name=argument)
+    for result, tensor in results.items():
+        function.signature.output_arg.add(name=result)
+        function.ret[result] = tensor
+    add_nodes(function.node_def, nodes)
+
+
+def strings(*values: bytes) -> Any:
+    return message_class("TensorProto")(dtype=7, string_val=values)
+
+
+def inputs(graph: Graph) -> dict[str, list[str]]:
+    return {name: list(op.inputs) for name, op in graph.ops.items()}
+
+
+def by_name(name: str) -> str:
+    return name
+
+
+# Top-level graphs
+
+
+def test_ops_in_stored_order_without_control_inputs() -> None:
+    graph = graph_of(
+        graph_def(("b", "Add", ["a", "s:1", "^a"]), ("a", "Const", []), ("s", "Switch", ["a"])),
+        by_name,
+    )
+    assert inputs(graph) == {"b": ["a", "s:1"], "a": [], "s": ["a"]}
+    assert [op.type for op in graph.ops.values()] == ["Add", "Const", "Switch"]
+    assert graph.name == ""
+
+
+@pytest.mark.parametrize("value", [1e-3, 1.1e-5, 1e-8, 0.1, 16777217.0])
+def test_floats_in_the_fewest_digits_of_float32(value: float) -> None:
+    attributes = {"epsilon": value, "is_training": False, "data_format": b"NCHW"}
+    op = graph_of(graph_def(("n", "FusedBatchNorm", [], attributes)), by_name).ops["n"]
+    epsilon = op.attribute("epsilon")
+    assert np.float32(epsilon) == np.float32(value)
+    assert epsilon == float(str(np.float32(value)))
+    assert op.attribute("is_training") is False
+    assert op.attribute("data_format") == "NCHW"
+    assert op.attribute("left_out") is None
+
+
+def test_variables_by_their_names() -> None:
+    graph = graph_of(
+        graph_def(
+            ("bn/gamma", "VariableV2", []),
+            ("handle", "VarHandleOp", [], {"shared_name": b"bn/beta"}),
+            ("bn/mean/part_0", "VariableV2", []),
+            ("bn/mean/part_1", "VariableV2", []),
+            ("local", "VariableV2", []),
+            ("bn/no_variable", "Const", []),
+        ),
+        lambda name: f"key of {name}" if name.startswith("bn/") and "part" not in name else None,
+    )
+    assert graph.variables == {
+        "bn/gamma": "key of bn/gamma",
+        "handle": "key of bn/beta",
+        "bn/mean/part_0": "key of bn/mean",
+        "bn/mean/part_1": "key of bn/mean",
+    }
+
+
+@pytest.mark.parametrize(("op", "before"), [("SaveV2", ["names", "slices"]), ("Save", ["names"])])
+def test_variables_by_the_names_that_the_saver_gives(op: str, before: list[str]) -> None:
+    graph = graph_of(
+        graph_def(
+            ("a", "VarHandleOp", []),
+            ("b", "VariableV2", []),
+            ("a/read", "ReadVariableOp", ["a"]),
+            ("names", "Const", [], {"value": strings(b"stored/a", b"stored/b")}),
+            ("save", op, ["prefix", *before, "a/read", "b"]),
+        ),
+        lambda name: name if name.startswith("stored/") else None,
+    )
+    assert graph.variables == {"a": "stored/a", "b": "stored/b"}
+
+
+def test_constants() -> None:
+    tensor = message_class("TensorProto")(dtype=1, float_val=[0.5])
+    large = message_class("TensorProto")(dtype=1, float_val=[0.5])
+    large.tensor_shape.dim.add(size=1 << 40)
+    graph = graph_of(
+        graph_def(
+            ("c", "Const", [], {"value": tensor}),
+            ("large", "Const", [], {"value": large}),
+            ("empty", "Const", []),
+            ("text", "Const", [], {"value": strings(b"a")}),
+            ("other", "Identity", ["c"], {"value": tensor}),
+        ),
+        by_name,
+    )
+    constant = graph.constant("c")
+    assert constant is not None
+    assert (constant.dtype, constant.shape, constant.item()) == (np.float32, (), 0.5)
+    for name in ("large", "empty", "text", "other", "missing"):
+        assert graph.constant(name) is None
+
+
+# Calls
+
+
+def test_call_is_replaced_by_its_body() -> None:
+    message = graph_def(
+        ("x", "Placeholder", []),
+        ("call", "PartitionedCall", ["x", "v:1", "^x"], {"f": "inner"}),
+        ("y", "Relu", ["call:1"]),
+    )
+    add_function(
+        message, "inner", ["a", "b"], {"first": "b", "second": "sum:z:0"},
+        ("sum", "Add", ["a", "fused:batch_variance:0"]), ("fused", "FusedBatchNormV3", ["b"]),
+    )  # fmt: skip
+    assert inputs(graph_of(message, by_name)) == {
+        "x": [],
+        "call/sum": ["x", "call/fused:2"],
+        "call/fused": ["v:1"],
+        "y": ["call/sum"],
+    }
+
+
+def test_branches_become_a_choice() -> None:
+    message = graph_def(
+        ("p", "Placeholder", []),
+        ("x", "Placeholder", []),
+        ("if", "If", ["p", "x"], {"then_branch": "yes", "else_branch": "no"}),
+        ("if/Identity", "Identity", ["if"]),
+    )
+    for name, op in (("yes", "Exp"), ("no", "Log")):
+        add_function(message, name, ["a"], {"out": "Identity:output:0"},
+                     ("op", op, ["a"]), ("Identity", "Identity", ["op:y:0"]))  # fmt: skip
+    graph = graph_of(message, by_name)
+    (choice,) = (op for op in graph.ops.values() if op.type == "Merge")
+    assert inputs(graph)["if/Identity"] == [choice.name]
+    results = [graph.ops[tensor].inputs[0] for tensor in choice.inputs]
+    assert [graph.ops[result].type for result in results] == ["Exp", "Log"]
+    assert [list(graph.ops[result].inputs) for result in results] == [["x"], ["x"]]
+
+
+def test_case_and_while() -> None:
+    message = graph_def(
+        ("x", "Placeholder", []),
+        ("case", "StatelessCase", ["i", "x"], {"branches": ["one", "two"]}),
+        ("loop", "While", ["case"], {"cond": "one", "body": "two"}),
+        ("y", "Identity", ["loop"]),
+    )
+    add_function(message, "one", ["a"], {"out": "op"}, ("op", "Exp", ["a"]))
+    add_function(message, "two", ["a"], {"out": "op"}, ("op", "Log", ["a"]))
+    graph = graph_of(message, by_name)
+    (end,) = graph.ops["y"].inputs
+    body, start = graph.ops[end].inputs
+    assert graph.ops[body].type == "Log"
+    assert list(graph.ops[body].inputs) == [start]
+    assert {graph.ops[tensor].type for tensor in graph.ops[start].inputs} == {"Exp", "Log"}
+
+
+def test_functions_that_call_themselves_stay_calls() -> None:
+    message = graph_def(("call", "PartitionedCall", ["x"], {"f": "one"}))
+    add_function(message, "one", ["a"], {"out": "c:output:0"},
+                 ("c", "PartitionedCall", ["a"], {"f": "two"}))  # fmt: skip
+    add_function(message, "two", ["a"], {"out": "c:output:0"},
+                 ("c", "PartitionedCall", ["a"], {"f": "one"}))  # fmt: skip
+    graph = graph_of(message, by_name)
+    assert inputs(graph) == {"call/c/c": ["x"]}
+
+
+def test_missing_functions_stay_calls() -> None:
+    graph = graph_of(graph_def(("call", "PartitionedCall", ["x"], {"f": "gone"})), by_name)
+    assert inputs(graph) == {"call": ["x"]}
+
+
+def test_tensors_that_are_handed_round_for_ever() -> None:
+    message = graph_def(
+        ("a", "PartitionedCall", ["b"], {"f": "same"}),
+        ("b", "PartitionedCall", ["a"], {"f": "same"}),
+        ("y", "Identity", ["a"]),
+    )
+    add_function(message, "same", ["x"], {"out": "x"})
+    assert inputs(graph_of(message, by_name))["y"] == [""]
+
+
+def test_library_that_calls_for_billions() -> None:
+    message = graph_def(("call", "PartitionedCall", [], {"f": "f0"}))
+    for level in range(40):
+        calls = [(f"c{i}", "PartitionedCall", [], {"f": f"f{level + 1}"}) for i in range(4)]
+        add_function(message, f"f{level}", [], {}, *calls)
+    add_function(message, "f40", [], {}, ("op", "NoOp", []))
+    start = time.process_time()
+    graph = graph_of(message, by_name)
+    assert len(graph.ops) < 1_000_000
+    assert time.process_time() - start < 5
+
+
+# Functions of a SavedModel
+
+
+@pytest.fixture
+def meta_graph() -> Any:
+    """`model` calls `layer_1`, then `layer_2`; `signature` calls `model`."""
+    message = message_class("MetaGraphDef")()
+    graph = message.graph_def
+    add_function(
+        graph, "layer", ["x", "w"], {"out": "mul:z:0"},
+        ("read", "ReadVariableOp", ["w"]), ("mul", "Mul", ["x", "read:value:0"]),
+    )  # fmt: skip
+    add_function(
+        graph, "model", ["x", "w1", "w2"], {"out": "two:output:0"},
+        ("one", "StatefulPartitionedCall", ["x", "w1"], {"f": "layer"}),
+        ("two", "StatefulPartitionedCall", ["one:output:0", "w2"], {"f": "layer"}),
+    )  # fmt: skip
+    add_function(
+        graph, "signature", ["input", "unknown", "unknown_0"], {"out": "Identity:output:0"},
+        ("call", "StatefulPartitionedCall", ["input", "unknown", "unknown_0"], {"f": "model"}),
+        ("Identity", "Identity", ["call:output:0", "^NoOp"]), ("NoOp", "NoOp", ["^call"]),
+    )  # fmt: skip
+    add_nodes(graph.node, [("serve", "StatefulPartitionedCall", [], {"f": "signature"})])
+    message.signature_def["serving_default"].outputs["out"].name = "serve:0"
+    return message
+
+
+CAPTURED = {
+    "layer": ["k2"],
+    "model": ["k1", "k2"],
+    "signature": ["k1", "k2"],
+    "gone": ["k1"],
+}
+
+
+def test_function_with_its_variables_and_calls(meta_graph: Any) -> None:
+    graph = next(iter(function_graphs(meta_graph, CAPTURED)))
+    assert graph.name == "model"
+    assert graph.variables == {"w1": "k1", "w2": "k2"}
+    assert inputs(graph) == {
+        "one/read": ["w1"],
+        "one/mul": ["x", "one/read"],
+        "two/read": ["w2"],
+        "two/mul": ["one/mul", "two/read"],
+    }
+
+
+def test_what_was_called_with_the_same_variables_is_left_out(meta_graph: Any) -> None:
+    assert [graph.name for graph in function_graphs(meta_graph, CAPTURED)] == ["model"]
+    other = {**CAPTURED, "layer": ["k3"]}
+    graphs = list(function_graphs(meta_graph, other))
+    assert [(graph.name, dict(graph.variables)) for graph in graphs] == [
+        ("model", {"w1": "k1", "w2": "k2"}),
+        ("layer", {"w": "k3"}),
+    ]
+
+
+def test_inputs_that_are_no_variables(meta_graph: Any) -> None:
+    captured = {"model": [None, "k2"], "layer": [None], "signature": [None, None]}
+    (graph,) = function_graphs(meta_graph, captured)
+    assert graph.variables == {"w2": "k2"}
+
+
+def test_small_functions_before_large_ones(meta_graph: Any) -> None:
+    meta_graph.signature_def.clear()
+    captured = {"model": ["k1", "k2"], "layer": ["k3"]}
+    assert [graph.name for graph in function_graphs(meta_graph, captured)] == ["layer", "model"]
+
+
+def test_signature_that_calls_itself() -> None:
+    message = message_class("MetaGraphDef")()
+    add_function(message.graph_def, "f", ["w"], {}, ("c", "PartitionedCall", ["w"], {"f": "f"}))
+    (graph,) = function_graphs(message, {"f": ["k"]})
+    assert graph.name == "f"
+
+
+def test_many_callers_of_one_large_function() -> None:
+    message = message_class("MetaGraphDef")()
+    captured = {}
+    body = [(f"n{i}", "Identity", ["w"]) for i in range(1000)]
+    add_function(message.graph_def, "large", ["w"], {}, *body)
+    for index in range(2000):
+        captured[f"f{index}"] = [f"k{index}"]
+        call = ("c", "PartitionedCall", ["w"], {"f": "large"})
+        add_function(message.graph_def, f"f{index}", ["w"], {}, call, ("y", "Exp", ["w"]))
+
+    def graphs() -> Iterator[Graph]:
+        yield from function_graphs(message, captured)
+
+    start = time.process_time()
+    assert sum(len(graph.ops) for graph in graphs()) < 1_000_000
+    assert time.process_time() - start < 5

@@ -1,0 +1,150 @@
+"""SSTables: what is written is read, and whatever else comes is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bnstat.errors import BnstatError, DamagedError, UnsupportedError
+from bnstat.formats.tensorflow.tables.sstable import Table, is_table
+from bnstat.storage.files import File
+from bnstat.storage.local import LocalFile
+from tests.builders import tables
+from tests.builders.memory import MemoryFile
+
+ENTRIES = {f"layer_{number:03}/gamma".encode(): bytes(number) for number in range(60)}
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.dictionaries(st.binary(max_size=300), st.binary(max_size=400), min_size=1, max_size=60),
+    st.integers(1, 20),
+    st.integers(1, 20),
+    st.lists(st.binary(max_size=8), max_size=5),
+)
+def test_round_trip(
+    entries: dict[bytes, bytes], per_block: int, interval: int, others: list[bytes]
+) -> None:
+    table = Table(MemoryFile(tables.table(entries, per_block, interval)))
+    assert list(table.items()) == sorted(entries.items())
+    for key in [*entries, *others]:
+        assert table.get(key) == entries.get(key)
+
+
+def test_an_empty_table_has_no_entries() -> None:
+    table = Table(MemoryFile(tables.assemble([])))
+    assert list(table.items()) == []
+    assert table.get(b"gamma") is None
+
+
+def test_index_keys_need_only_separate_the_blocks() -> None:
+    blocks = [
+        (b"b", tables.on_disk(tables.block([(b"a1", b"1"), (b"a2", b"2")]))),
+        (b"z", tables.on_disk(tables.block([(b"c1", b"3")]))),
+    ]
+    table = Table(MemoryFile(tables.assemble(blocks)))
+    assert [table.get(key) for key in (b"a2", b"c1", b"b", b"zz")] == [b"2", b"3", None, None]
+
+
+def test_get_reads_one_block() -> None:
+    file = MemoryFile(tables.table(ENTRIES, per_block=10))
+    table = Table(file)
+    file.reads.clear()
+    assert table.get(b"layer_025/gamma") == bytes(25)
+    assert len(file.reads) == 1
+
+
+def test_recognising() -> None:
+    assert is_table(MemoryFile(tables.table(ENTRIES)))
+    assert not is_table(MemoryFile(b""))
+    assert not is_table(MemoryFile(tables.MAGIC))
+    assert not is_table(MemoryFile(b"\0" * 100))
+
+
+def _read(data: bytes) -> list[tuple[bytes, bytes]]:
+    return list(Table(MemoryFile(data)).items())
+
+
+def test_every_changed_byte_is_noticed_or_harmless() -> None:
+    whole = tables.table({key: ENTRIES[key][:4] for key in list(ENTRIES)[:12]}, per_block=4)
+    original = _read(whole)
+    noticed = 0
+    for position in range(len(whole)):
+        changed = bytearray(whole)
+        changed[position] ^= 0x55
+        try:
+            assert _read(bytes(changed)) == original, position
+        except BnstatError:
+            noticed += 1
+    assert noticed > len(whole) * 0.7
+
+
+def test_every_truncation_is_noticed() -> None:
+    whole = tables.table(ENTRIES, per_block=10)
+    for length in range(len(whole)):
+        with pytest.raises(DamagedError):
+            _read(whole[:length])
+
+
+def _with_block(contents: bytes, kind: int = 0) -> bytes:
+    return tables.assemble([(b"z", tables.on_disk(contents, kind))])
+
+
+def _restarts(*numbers: int) -> bytes:
+    return b"".join(number.to_bytes(4, "little") for number in numbers)
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (b"", "too short"),
+        (_restarts(0, 5), "claims 5 restarts"),
+        (_restarts(0, 0xFFFFFFFF), "claims 4294967295 restarts"),
+        (b"\x00\x01\x7fa" + _restarts(0, 1), "longer than its block"),
+        (b"\x05\x01\x00a" + _restarts(0, 1), "longer than its block"),
+        (b"\x00\xff\xff\xff\xff\xff\xff\xff\xff\x7f\x00a" + _restarts(0, 1), "longer than"),
+        (b"\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01" + _restarts(0, 1), "varint"),
+    ],
+)
+def test_damage_under_a_right_checksum(contents: bytes, message: str) -> None:
+    with pytest.raises(DamagedError, match=message):
+        _read(_with_block(contents))
+
+
+def test_keys_out_of_order() -> None:
+    with pytest.raises(DamagedError, match="out of order"):
+        _read(_with_block(tables.block([(b"b", b""), (b"a", b"")], interval=1)))
+
+
+def test_one_block_listed_many_times() -> None:
+    stored = tables.on_disk(tables.block([(b"a", b"x" * 1000)]))
+    handle = tables.varint(0) + tables.varint(len(stored) - 5)
+    index = [(number.to_bytes(4, "big"), handle) for number in range(1000)]
+    with pytest.raises(DamagedError, match="overlapping"):
+        _read(stored + tables.tail(len(stored), index))
+
+
+def test_a_block_that_lies_beyond_the_file() -> None:
+    handle = tables.varint(1 << 60) + tables.varint(1 << 60)
+    with pytest.raises(DamagedError, match="truncated"):
+        _read(tables.tail(0, [(b"a", handle)]))
+
+
+def test_unknown_compression() -> None:
+    with pytest.raises(UnsupportedError, match="compression 7"):
+        _read(_with_block(tables.block([(b"a", b"")]), kind=7))
+
+
+def test_a_pointer_is_called_one() -> None:
+    text = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
+    with pytest.raises(DamagedError, match="git-lfs pointer"):
+        Table(MemoryFile(text))
+
+
+def test_a_file_on_disk(tmp_path: Path) -> None:
+    (tmp_path / "t").write_bytes(tables.table(ENTRIES))
+    file: File = LocalFile(tmp_path / "t")
+    assert dict(Table(file).items()) == ENTRIES

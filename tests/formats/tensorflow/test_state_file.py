@@ -1,0 +1,65 @@
+"""The state file `checkpoint`, as TensorFlow writes it and as people leave it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tensorflow.python.checkpoint.checkpoint_management import update_checkpoint_state_internal
+
+from bnstat.formats.tensorflow.state_file import State, read_state
+from bnstat.storage.local import LocalFolder
+
+
+def _read(folder: Path, text: str | bytes) -> State | None:
+    data = text.encode() if isinstance(text, str) else text
+    (folder / "checkpoint").write_bytes(data)
+    return read_state(LocalFolder(str(folder)))
+
+
+@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize(
+    "name", ["model-7", "with space", 'quo"te', "\u00e4\u4e2d", "tab\t", "a.b"]
+)
+def test_what_tensorflow_writes(tmp_path: Path, name: str, relative: bool) -> None:
+    paths = [str(tmp_path / part) for part in ("first", name)]
+    update_checkpoint_state_internal(str(tmp_path), paths[1], paths, save_relative_paths=relative)
+    assert read_state(LocalFolder(str(tmp_path))) == State(name, ("first", name))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'model_checkpoint_path: "m-2"\nall_model_checkpoint_paths: "m-1"\n'
+        'all_model_checkpoint_paths: "m-2"\n',
+        'model_checkpoint_path: "m-2"\r\nall_model_checkpoint_paths: "m-1"\r\n'
+        'all_model_checkpoint_paths: "m-2"\r\n',
+        "model_checkpoint_path: '/gone/m-2'\nall_model_checkpoint_paths: '/gone/m-1'\n"
+        "all_model_checkpoint_paths: '/gone/m-2'\n",
+        'model_checkpoint_path: "C:\\\\models\\\\m-2"\n'
+        'all_model_checkpoint_paths: "C:\\\\models\\\\m-1"\n'
+        'all_model_checkpoint_paths: "C:\\\\models\\\\m-2"\n',
+        'all_model_checkpoint_paths: "m-1"\n  all_model_checkpoint_paths :"m-2"\n'
+        'all_model_checkpoint_timestamps: 1.5\nmodel_checkpoint_path: "m-2"',
+    ],
+)
+def test_other_hands(tmp_path: Path, text: str) -> None:
+    assert _read(tmp_path, text) == State("m-2", ("m-1", "m-2"))
+
+
+def test_no_newest(tmp_path: Path) -> None:
+    assert _read(tmp_path, 'all_model_checkpoint_paths: "m-1"') == State(None, ("m-1",))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "model_checkpoint_path: 3", "hello", b"\xff\xfe\x00", "model_checkpoint_path"],
+)
+def test_other_files_of_that_name(tmp_path: Path, text: str | bytes) -> None:
+    assert _read(tmp_path, text) is None
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    assert read_state(LocalFolder(str(tmp_path))) is None
+    (tmp_path / "checkpoint").mkdir()
+    assert read_state(LocalFolder(str(tmp_path))) is None

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+from importlib.resources import files
+
+import jsonschema
+import ml_dtypes
+import numpy as np
+import pytest
+
+from bnstat.model import Source, as_float64
+from bnstat.output.documents import json as output
+from tests.output.models import layer, model, usual, variable
+
+SCHEMA = json.loads(files("bnstat.output.documents").joinpath("schema.json").read_text("utf-8"))
+SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def refuse(word):
+    raise AssertionError(f"{word} is not JSON")
+
+
+def document_of(a_model, values=True):
+    file = io.StringIO()
+    output.dump(a_model, file, values)
+    return json.loads(file.getvalue().encode("utf-8"), parse_constant=refuse)
+
+
+def written(a_model, values=True):
+    """The document, checked against the schema."""
+    document = document_of(a_model, values)
+    jsonschema.validate(document, SCHEMA, jsonschema.Draft202012Validator)
+    return document
+
+
+def read_back(stored):
+    """The array that a variable's JSON describes."""
+
+    def number(value):
+        return [number(item) for item in value] if isinstance(value, list) else special(value)
+
+    def special(value):
+        return SPECIAL[value] if isinstance(value, str) else value
+
+    dtype = np.dtype(getattr(ml_dtypes, stored["dtype"], None) or stored["dtype"])
+    return np.array(number(stored["values"]), np.float64).astype(dtype).reshape(stored["shape"])
+
+
+def test_schema_is_a_schema():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+def test_the_whole_document():
+    bn = layer(
+        "stem/bn",
+        {
+            "gamma": np.array([0.1, -0.0], np.float32),
+            "moving_mean": np.array([np.nan, np.inf], np.float32),
+            "moving_variance": np.array([1e-8, 3], np.float32),
+        },
+        epsilon=0.001,
+        momentum=0.99,
+        axis=-1,
+        evidence="config",
+    )
+
+    def stored(role, values):
+        return {
+            "variable": f"stem/bn/{role}",
+            "dtype": "float32",
+            "shape": [2],
+            "values": values,
+        }
+
+    file = io.StringIO()
+    output.dump(model(bn), file)
+    expected = {
+        "schema": 1,
+        "source": {
+            "path": "runs/cnn",
+            "format": "tf2-checkpoint",
+            "checkpoint": "model-1200",
+            "step": 1200,
+            "writer": "tf.keras 2.4.0",
+        },
+        "layers": [
+            {
+                "name": "stem/bn",
+                "channels": 2,
+                "epsilon": 0.001,
+                "momentum": 0.99,
+                "axis": -1,
+                "evidence": "config",
+                "gamma": stored("gamma", [0.1, -0.0]),
+                "beta": None,
+                "moving_mean": stored("moving_mean", ["NaN", "Infinity"]),
+                "moving_variance": stored("moving_variance", [1e-08, 3.0]),
+                "trainable": None,
+            }
+        ],
+    }
+    # As text, so that the order of the keys and the sign of 0 count too.
+    assert json.dumps(json.loads(file.getvalue())) == json.dumps(expected)
+    assert '"values": [0.1, -0.0]' in file.getvalue()
+    assert written(model(bn)) == expected
+
+
+def test_no_layers():
+    assert written(model())["layers"] == []
+
+
+def test_what_is_not_known_is_null():
+    source = Source("model.pb", "frozen-graph")
+    document = written(model(usual("bn"), source=source))
+    assert document["source"] == {
+        "path": "model.pb",
+        "format": "frozen-graph",
+        "checkpoint": None,
+        "step": None,
+        "writer": None,
+    }
+    (stored,) = document["layers"]
+    assert stored["epsilon"] is stored["momentum"] is stored["axis"] is stored["trainable"] is None
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", "float8_e4m3fn"])
+def test_values_read_back_to_the_same_bits(dtype):
+    kind = np.dtype(getattr(ml_dtypes, dtype, None) or dtype)
+    random = np.random.default_rng(3)
+    raw = random.integers(0, 256, 4_000 * kind.itemsize, np.uint8).view(kind)
+    array = raw[~np.isnan(as_float64(raw))]
+    (stored,) = written(model(layer("bn", {"moving_mean": array})))["layers"]
+    assert stored["moving_mean"]["dtype"] == dtype
+    np.testing.assert_array_equal(
+        read_back(stored["moving_mean"]).view(np.uint8), array.view(np.uint8)
+    )
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (1,), (5,), (1, 1, 1, 7), (2, 3), (3, 1, 2), (2, 2, 2, 2, 2), (3, 70_000)]
+)
+def test_values_are_nested_as_the_shape_says(shape):
+    array = np.arange(math.prod(shape), dtype=np.float32).reshape(shape) / 8
+    bn = layer("bn", {"moving_mean": array})
+    (stored,) = (document_of if array.size > 1000 else written)(model(bn))["layers"]
+    assert stored["moving_mean"]["shape"] == list(shape)
+    assert stored["moving_mean"]["values"] == array.tolist()
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 3), (1 << 40, 0)])
+def test_no_elements(shape):
+    stored = variable("bn/moving_mean", np.empty(shape, np.float32))
+    bn = layer("bn", {})
+    bn.variables = {"moving_mean": stored}
+    (document,) = written(model(bn))["layers"]
+    assert document["moving_mean"]["values"] == []
+
+
+def test_integers_and_booleans_are_natural():
+    bn = layer("bn", {"gamma": np.array([True, False]), "beta": np.array([3, -4], np.int8)})
+    (stored,) = written(model(bn))["layers"]
+    assert [repr(value) for value in stored["gamma"]["values"]] == ["True", "False"]
+    assert [repr(value) for value in stored["beta"]["values"]] == ["3", "-4"]
+
+
+def test_without_values_nothing_is_read():
+    bn = usual("bn", 3)
+    for stored in bn.variables.values():
+        object.__setattr__(stored, "reader", lambda: pytest.fail("a tensor was read"))
+    (document,) = written(model(bn), values=False)["layers"]
+    assert document["gamma"] == {"variable": "bn/gamma", "dtype": "float32", "shape": [3]}
+
+
+def test_optional_keys():
+    bn = usual(
+        "bn",
+        2,
+        axis=(1, 2),
+        trainable=False,
+        epsilon=math.inf,
+        extra={"renorm_mean": variable("bn/renorm_mean", np.ones(2, np.float32))},
+        undecided=[variable("vars/0", np.zeros(2, np.float32))],
+        notes=["one", "two"],
+    )
+    (stored,) = written(model(bn))["layers"]
+    assert stored["axis"] == [1, 2]
+    assert stored["trainable"] is False
+    assert stored["epsilon"] == "Infinity"
+    assert stored["extra"]["renorm_mean"]["values"] == [1, 1]
+    assert stored["undecided"][0]["variable"] == "vars/0"
+    assert stored["notes"] == ["one", "two"]
+    (plain,) = written(model(usual("bn", 2)))["layers"]
+    assert {"extra", "undecided", "notes"}.isdisjoint(plain)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ['"quoted"\\', "\x1b[31mred\x1b[0m\n", "\x7f\x9b", "‮evil", "层/批归一化", "\udc80lone", "\0"],
+)
+def test_names_are_exact_and_harmless(name):
+    file = io.StringIO()
+    bn = usual(name, 1)
+    output.dump(model(bn), file)
+    file.getvalue().encode("utf-8")
+    assert all(char.isprintable() or char == "\n" for char in file.getvalue())
+    (stored,) = written(model(bn))["layers"]
+    assert stored["name"] == name
+    assert stored["gamma"]["variable"] == f"{name}/gamma"
+
+
+def test_printable_names_of_any_language_are_not_escaped():
+    file = io.StringIO()
+    output.dump(model(usual("层/bn", 1)), file)
+    assert "层/bn" in file.getvalue()
+
+
+def test_arrays_that_were_read_are_not_read_again():
+    bn = usual("bn")
+    bn.read()
+    for stored in bn.variables.values():
+        object.__setattr__(stored, "reader", lambda: pytest.fail("read again"))
+    output.dump(model(bn), io.StringIO())

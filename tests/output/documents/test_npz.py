@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import io
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from bnstat.errors import UnsupportedError
+from bnstat.model import ROLES
+from bnstat.output.documents import npz as output
+from tests.output.models import layer, model, usual
+
+
+def written(a_model):
+    file = io.BytesIO()
+    output.dump(a_model, file)
+    return np.load(io.BytesIO(file.getvalue()), allow_pickle=False)
+
+
+def test_keys_and_every_bit():
+    layers = [usual("stem/bn", 70_000), usual("head/bn", 3, seed=1)]
+    archive = written(model(*layers))
+    assert list(archive) == [f"{bn.name}/{role}" for bn in layers for role in ROLES]
+    for bn in layers:
+        for role in ROLES:
+            read = archive[f"{bn.name}/{role}"]
+            assert read.dtype == np.float32
+            np.testing.assert_array_equal(read.view(np.uint32), bn.array(role).view(np.uint32))
+
+
+def test_missing_roles_are_missing():
+    assert list(written(model(layer("bn", {"moving_mean": np.float32([1])})))) == ["bn/moving_mean"]
+    assert list(written(model())) == []
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([[1.5, np.nan], [-0.0, np.inf]], np.float16),
+        np.array([1, 2], ">f8"),
+        np.array([True, False]),
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        np.array(3.0),
+        np.zeros((0, 3)),
+    ],
+)
+def test_arrays_keep_dtype_and_shape(array):
+    read = written(model(layer("bn", {"gamma": array})))["bn/gamma"]
+    assert (read.dtype, read.shape) == (array.dtype, array.shape)
+    assert read.tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, ml_dtypes.float8_e5m2])
+def test_types_that_numpy_does_not_have_become_float32(dtype):
+    array = np.array([0.1, -3, np.inf]).astype(dtype)
+    read = written(model(layer("bn", {"gamma": array})))["bn/gamma"]
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read.astype(dtype), array)
+
+
+def test_same_model_same_bytes():
+    first, second = io.BytesIO(), io.BytesIO()
+    output.dump(model(usual("bn")), first)
+    output.dump(model(usual("bn")), second)
+    assert first.getvalue() == second.getvalue()
+
+
+def test_a_pipe_will_do():
+    class Pipe(io.RawIOBase):
+        def __init__(self):
+            self.parts = []
+
+        def writable(self):
+            return True
+
+        def write(self, part):
+            self.parts.append(bytes(part))
+            return len(part)
+
+    pipe = Pipe()
+    output.dump(model(usual("bn")), pipe)
+    archive = np.load(io.BytesIO(b"".join(pipe.parts)), allow_pickle=False)
+    np.testing.assert_array_equal(archive["bn/beta"], usual("bn").beta)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../../up", "层/bn", "a b\n", "\x1b[31m"])
+def test_names_are_exact(name):
+    assert f"{name}/gamma" in list(written(model(usual(name))))
+
+
+@pytest.mark.parametrize(("name", "key"), [("a\0b", "a\\x00b"), ("\udc80", "\\udc80")])
+def test_names_that_a_zip_cannot_hold_are_escaped(name, key):
+    assert f"{key}/gamma" in list(written(model(usual(name))))
+
+
+def test_a_huge_name_is_refused():
+    with pytest.raises(UnsupportedError, match="too long"):
+        written(model(usual("n" * 70_000, 1)))

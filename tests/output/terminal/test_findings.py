@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+
+from bnstat.checks import MODEL_RULES, RULES, Finding
+from bnstat.model import Source
+from bnstat.output.documents.findings import github as findings_github
+from bnstat.output.documents.findings import json as findings_json
+from bnstat.output.documents.findings import sarif as findings_sarif
+from bnstat.output.terminal import findings
+from bnstat.output.terminal import rules as findings_rules
+from bnstat.output.terminal.screen import ASCII, Screen
+from bnstat.output.terminal.table import text_width
+from tests.output.models import model, usual
+
+NASTY = "a\x1b[31m\nb[red]<b>%0A::error::‮"
+
+
+def finding(layer: str | None = "bn", severity: str = "error", **fields) -> Finding:
+    given = {"rule": "BN004", "name": "not-finite", "channels": (), "message": "it is broken"}
+    given |= fields
+    given["channels"] = np.array(given["channels"], np.intp)
+    return Finding(severity=severity, layer=layer, **given)
+
+
+SOME = [
+    finding(channels=(1, 5)),
+    finding("other", channels=tuple(range(9))),
+    finding(None, "warning", rule="BN001", name="never-updated"),
+    finding("bn", "info", rule="BN009", name="near-zero-gamma", message="off " * 40),
+]
+
+
+class TestText:
+    def lines(self, some=SOME, **screen) -> list[str]:
+        return list(findings.lines(some, Screen(**screen)))
+
+    def test_groups_by_rule(self) -> None:
+        assert self.lines()[:9] == [
+            "error BN004 not-finite",
+            "  bn     it is broken (channels 1, 5)",
+            "  other  it is broken",
+            "",
+            "warning BN001 never-updated",
+            "  (whole model)  it is broken",
+            "",
+            "info BN009 near-zero-gamma",
+            f"  bn  {('off ' * 40).strip()}",
+        ]
+
+    def test_counts_and_says_what_to_do_next(self) -> None:
+        assert self.lines()[-2:] == [
+            "2 errors, 1 warning, 1 info",
+            "bnstat check --explain BN004 says what it means and how to mend it",
+        ]
+
+    def test_nothing_found(self) -> None:
+        assert self.lines([]) == ["nothing found"]
+
+    @pytest.mark.parametrize("width", [40, 60, 80, 200])
+    def test_fits_the_screen(self, width: int) -> None:
+        long = [finding(f"{'a' * 50}/{number}", message="word " * 30) for number in range(3)]
+        for screen in ({}, {"glyphs": ASCII}):
+            for line in self.lines([*SOME, *long], width=width, **screen):
+                assert text_width(line) <= width
+
+    def test_long_names_stay_apart(self) -> None:
+        alike = [finding(f"{'a' * 60}{letter}{'b' * 60}") for letter in "xy"]
+        rows = self.lines(alike, width=80)[1:3]
+        assert rows[0].split()[0] != rows[1].split()[0]
+
+    def test_names_and_messages_are_made_printable(self) -> None:
+        for line in self.lines([finding(NASTY, message=f"copy of {NASTY}")]):
+            assert line.isprintable()
+            assert "[red]<b>" in line or NASTY[0] not in line[:3]
+
+    def test_colours(self) -> None:
+        assert "\x1b[" not in "".join(self.lines())
+        assert "\x1b[31m" in self.lines(colour=True)[0]
+
+    def test_report_has_a_header(self) -> None:
+        lines = list(findings.report([], model(usual("bn")), Screen()))
+        assert lines[0] == "path        runs/cnn"
+        assert lines[-1] == "nothing found"
+
+
+def test_json() -> None:
+    file = io.StringIO()
+    some = [finding(NASTY, channels=(3,), numbers={"largest": float("inf"), "epsilon": None})]
+    findings_json.dump(some, model(usual("bn")), file)
+    assert file.getvalue().isascii()
+    assert json.loads(file.getvalue()) == {
+        "schema": 1,
+        "source": {
+            "path": "runs/cnn",
+            "format": "tf2-checkpoint",
+            "checkpoint": "model-1200",
+            "step": 1200,
+            "writer": "tf.keras 2.4.0",
+        },
+        "layers": 1,
+        "counts": {"error": 1, "warning": 0, "info": 0},
+        "findings": [
+            {
+                "rule": "BN004",
+                "name": "not-finite",
+                "severity": "error",
+                "layer": NASTY,
+                "channels": [3],
+                "message": "it is broken",
+                "numbers": {"largest": "Infinity", "epsilon": None},
+            }
+        ],
+    }
+
+
+def test_github() -> None:
+    source = Source("runs/a,b:c 100%", "tf2-checkpoint")
+    lines = list(findings_github.lines([*SOME, finding(NASTY)], model(source=source)))
+    assert lines[0] == (
+        "::error file=runs/a%2Cb%3Ac 100%25,title=BN004 not-finite::bn: it is broken"
+    )
+    assert [line.split()[0] for line in lines] == [
+        "::error",
+        "::error",
+        "::warning",
+        "::notice",
+        "::error",
+    ]
+    assert lines[2].endswith("::it is broken")
+    assert lines[-1].isprintable()
+    assert lines[-1].count("%250A") == 1
+
+
+class TestSarif:
+    def log(self, some=SOME, path: str = "runs/my model") -> dict:
+        file = io.StringIO()
+        source = Source(path, "tf2-checkpoint")
+        findings_sarif.dump(some, model(usual("bn"), source=source), "1.2.3", file)
+        return json.loads(file.getvalue())
+
+    def test_the_tool(self) -> None:
+        log = self.log()
+        assert log["version"] == "2.1.0"
+        driver = log["runs"][0]["tool"]["driver"]
+        assert (driver["name"], driver["version"]) == ("bnstat", "1.2.3")
+        assert [rule["id"] for rule in driver["rules"]] == [rule.code for rule in MODEL_RULES]
+        for rule in driver["rules"]:
+            assert rule["defaultConfiguration"]["level"] in ("error", "warning", "note")
+            assert "How to mend it" in rule["help"]["text"]
+
+    def test_the_results(self) -> None:
+        log = self.log()
+        rules = log["runs"][0]["tool"]["driver"]["rules"]
+        results = log["runs"][0]["results"]
+        assert [result["level"] for result in results] == ["error", "error", "warning", "note"]
+        for result, expected in zip(results, SOME, strict=True):
+            assert result["ruleId"] == expected.rule == rules[result["ruleIndex"]]["id"]
+            (location,) = result["locations"]
+            artifact = location["physicalLocation"]["artifactLocation"]
+            assert artifact == {"uri": "runs/my%20model"}
+            names = [each["name"] for each in location.get("logicalLocations", [])]
+            assert names == ([] if expected.layer is None else [expected.layer])
+            assert result["properties"]["channels"] == expected.channels.tolist()
+
+    def test_fingerprints_tell_rule_and_layer_and_nothing_else(self) -> None:
+        def prints(some: list[Finding]) -> list[dict]:
+            return [each["partialFingerprints"] for each in self.log(some)["runs"][0]["results"]]
+
+        one, other, again = prints([finding("a"), finding("b"), finding("a", message="now more")])
+        assert one == again != other
+
+    def test_absolute_paths_are_uris(self) -> None:
+        (result,) = self.log([finding()], "/data/a b")["runs"][0]["results"]
+        location = result["locations"][0]["physicalLocation"]["artifactLocation"]
+        assert location == {"uri": "file:///data/a%20b"}
+
+    def test_any_name(self) -> None:
+        results = self.log([finding(NASTY), finding("\udc80")], "\udcff")["runs"][0]["results"]
+        assert results[0]["message"]["text"].isprintable()
+
+
+class TestRules:
+    def test_overview_has_every_rule_and_fits_80_columns(self) -> None:
+        lines = list(findings_rules.overview(RULES, Screen(width=80, boxes=True)))
+        for rule in RULES:
+            assert sum(rule.code in line and rule.title in line for line in lines) == 1
+        assert max(map(text_width, lines)) <= 80
+
+    @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
+    def test_explain_says_all_there_is(self, rule) -> None:
+        lines = list(findings_rules.explain([rule], Screen()))
+        assert max(map(len, lines)) <= 80
+        text = " ".join(" ".join(lines).split())
+        for part in (rule.code, rule.name, rule.what, rule.why, rule.example, *rule.mend.values()):
+            assert " ".join(part.split()) in text
+        assert rule.threshold in text
+        assert rule.confidence in text
+
+    def test_explain_fits_a_narrow_screen(self) -> None:
+        for line in findings_rules.explain(RULES, Screen(width=40)):
+            assert text_width(line) <= 40

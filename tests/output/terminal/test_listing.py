@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bnstat.model import Verdict
+from bnstat.output.terminal import listing
+from bnstat.output.terminal.screen import Screen
+from bnstat.output.terminal.table import text_width
+from tests.output.models import layer, model, usual, variable
+
+
+def body(lines):
+    """The lines after the header."""
+    lines = list(lines)
+    return lines[lines.index("") + 1 :]
+
+
+def test_variables_are_listed_without_reading():
+    bn = usual("stem/bn", 3, extra={"renorm_mean": variable("stem/bn/rm", np.ones((1, 3)))})
+    for stored in [*bn.variables.values(), *bn.extra.values()]:
+        object.__setattr__(stored, "reader", lambda: pytest.fail("a tensor was read"))
+    assert body(listing.variables(model(bn, usual("b", 2)), Screen())) == [
+        "stem/bn",
+        "  gamma            float32  [3]    stem/bn/gamma",
+        "  beta             float32  [3]    stem/bn/beta",
+        "  moving_mean      float32  [3]    stem/bn/moving_mean",
+        "  moving_variance  float32  [3]    stem/bn/moving_variance",
+        "  renorm_mean      float64  [1,3]  stem/bn/rm",
+        "",
+        "b",
+        "  gamma            float32  [2]    b/gamma",
+        "  beta             float32  [2]    b/beta",
+        "  moving_mean      float32  [2]    b/moving_mean",
+        "  moving_variance  float32  [2]    b/moving_variance",
+        "",
+        "stem/bn: also stored: renorm_mean",
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_keys_fit_a_terminal(width):
+    key = "layer_with_weights-0/bn/moving_mean/.ATTRIBUTES/VARIABLE_VALUE" * 2
+    bn = layer("bn", {})
+    bn.variables = {"moving_mean": variable(key, np.ones(3, np.float32))}
+    lines = body(listing.variables(model(bn), Screen(width=width)))
+    assert max(map(text_width, lines)) <= width
+    assert body(listing.variables(model(bn), Screen()))[1].endswith(key)
+
+
+def test_every_value_is_shown():
+    values = np.arange(25, dtype=np.float32) / 10
+    assert body(listing.values(model(layer("bn", {"moving_mean": values})), Screen(width=80))) == [
+        "bn",
+        "  moving_mean  float32 [25]",
+        "     0  0.0  0.1  0.2  0.3  0.4  0.5  0.6  0.7  0.8  0.9",
+        "    10  1.0  1.1  1.2  1.3  1.4  1.5  1.6  1.7  1.8  1.9",
+        "    20  2.0  2.1  2.2  2.3  2.4",
+    ]
+
+
+def test_narrow_screens_have_fewer_values_a_line():
+    bn = layer("bn", {"moving_mean": np.arange(6, dtype=np.float32) / 7})
+    lines = body(listing.values(model(bn), Screen(width=40)))
+    assert lines[2:] == [
+        "    0         0.0  0.14285715",
+        "    2   0.2857143  0.42857143",
+        "    4   0.5714286  0.71428573",
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 10, 20_000, 20_001, 65_537])
+def test_values_of_all_sizes_are_whole_and_in_order(count):
+    values = np.random.default_rng(4).normal(size=count).astype(np.float32)
+    lines = body(listing.values(model(layer("bn", {"gamma": values})), Screen()))[2:]
+    read = np.array([text for line in lines for text in line.split()[1:]], np.float64)
+    np.testing.assert_array_equal(read.astype(np.float32), values)
+    for line in lines:
+        first, value = line.split()[:2]
+        assert np.float32(float(value)) == values[int(first)]
+
+
+def test_values_of_other_shapes_are_labelled_by_dimension():
+    bn = layer("bn", {"moving_mean": np.arange(6.0).reshape(2, 3)})
+    assert body(listing.values(model(bn), Screen(width=20)))[2:] == [
+        "    0:0  0.0  1.0",
+        "    0:2  2.0  3.0",
+        "    1:1  4.0  5.0",
+    ]
+
+
+def test_what_is_not_finite_is_shown():
+    bn = layer("bn", {"gamma": np.float32([np.nan, np.inf, -np.inf, -0.0])})
+    assert body(listing.values(model(bn), Screen()))[2].split() == [
+        "0",
+        "nan",
+        "inf",
+        "-inf",
+        "-0.0",
+    ]
+
+
+def test_no_values_at_all():
+    bn = layer("bn", {"gamma": np.zeros(0, np.float32)})
+    assert body(listing.values(model(bn), Screen())) == ["bn", "  gamma  float32 [0]"]
+
+
+def test_undecided_variables_are_shown():
+    bn = layer("bn", {}, undecided=[variable("vars/0", np.float32([5]))])
+    assert "  role unknown  float32 [1]" in listing.values(model(bn), Screen())
+    assert "  role unknown  float32  [1]  vars/0" in listing.variables(model(bn), Screen())
+
+
+def test_verdicts():
+    verdicts = [
+        Verdict("bn/gamma", "bn", "gamma", "found by name"),
+        Verdict("conv/kernel\x1b", None, None, "no batch norm"),
+    ]
+    assert list(listing.verdicts(model(explain=lambda: verdicts), Screen())) == [
+        "",
+        "variable         why",
+        "bn/gamma         gamma of bn: found by name",
+        "conv/kernel\\x1b  no batch norm",
+    ]
+
+
+def test_verdicts_on_a_narrow_terminal():
+    verdicts = [Verdict("conv/kernel", None, None, "no batch norm")] * 2
+    assert list(listing.verdicts(model(explain=lambda: verdicts), Screen(width=20))) == [
+        "",
+        *(["conv/kernel", "  no batch norm"] * 2),
+    ]
+
+
+@pytest.mark.parametrize("show", [listing.variables, listing.values])
+def test_names_do_nothing_to_a_terminal(show):
+    name = "\x1b]0;title\x07\r\n‮"
+    bn = usual(name, extra={name: variable(name, np.ones(1))}, notes=[name])
+    assert all(line.isprintable() for line in show(model(bn), Screen()))

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from bnstat.output.terminal.screen import ASCII, UNICODE, Screen, encodable, legible
+
+
+class Terminal(io.TextIOWrapper):
+    def __init__(self, encoding="utf-8"):
+        super().__init__(io.BytesIO(), encoding)
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    for name in ("NO_COLOR", "FORCE_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "72")
+
+
+def pipe(encoding="utf-8"):
+    return io.TextIOWrapper(io.BytesIO(), encoding)
+
+
+def test_a_terminal():
+    assert Screen.of(Terminal()) == Screen(72, colour=True, boxes=True, glyphs=UNICODE)
+
+
+def test_a_pipe():
+    assert Screen.of(pipe()) == Screen(None, colour=False, boxes=False, glyphs=UNICODE)
+
+
+@pytest.mark.parametrize(
+    ("variables", "terminal_colour", "pipe_colour"),
+    [
+        ({}, True, False),
+        ({"NO_COLOR": "1"}, False, False),
+        ({"NO_COLOR": ""}, True, False),
+        ({"FORCE_COLOR": "1"}, True, True),
+        ({"FORCE_COLOR": ""}, True, False),
+        ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False, False),
+        ({"TERM": "dumb"}, False, False),
+        ({"TERM": "dumb", "FORCE_COLOR": "1"}, True, True),
+    ],
+)
+def test_colours(monkeypatch, variables, terminal_colour, pipe_colour):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert Screen.of(Terminal()).colour == terminal_colour
+    assert Screen.of(pipe()).colour == pipe_colour
+
+
+def test_a_forced_pipe_keeps_its_long_rows(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert Screen.of(pipe()).width is None
+
+
+@pytest.mark.parametrize(
+    ("encoding", "glyphs"), [("ascii", ASCII), ("latin-1", ASCII), ("utf-8", UNICODE)]
+)
+def test_glyphs_are_those_that_the_encoding_has(encoding, glyphs):
+    assert Screen.of(pipe(encoding)).glyphs == glyphs
+
+
+def test_styles():
+    screen = Screen(colour=True)
+    assert screen.style("a", "bold") == "\x1b[1ma\x1b[0m"
+    assert screen.style("a", "dim") == "\x1b[2ma\x1b[0m"
+    assert screen.style("a", "red") == "\x1b[31ma\x1b[0m"
+    assert screen.style("a", "") == "a"
+    assert Screen().style("a", "red") == "a"
+
+
+def test_encodable():
+    assert encodable("层±", pipe("ascii")) == "\\u5c42\\xb1"
+    assert encodable("层±", pipe("latin-1")) == "\\u5c42±"
+    assert encodable("层\udc80", pipe()) == "层\\udc80"
+
+
+def test_legible():
+    assert legible("a\x1bb") == "a\\x1bb"
+    assert legible("x" * 512) == "x" * 512
+    long = legible("a" * 10_000_000 + "\x1b")
+    assert len(long) < 600
+    assert long.startswith("aaa")
+    assert long.endswith("\\x1b")
