@@ -26,6 +26,7 @@ MODEL_RULES: Final[tuple[Rule[Model], ...]] = (
     structure.UNEQUAL_SHAPES,
     structure.COPIED_STATISTICS,
     updates.LOW_MOMENTUM,
+    structure.UNDECIDED,
 )
 """The register of the rules that look at one model, in the order of their codes."""
 

@@ -120,7 +120,9 @@ def command(
     if nothing:
         return options.answer(model, quiet)
     failing = _SEVERITIES[: _SEVERITIES.index(fail_on) + 1]
-    return 1 if any(finding.severity in failing for finding in findings) else 0
+    if any(finding.severity in failing for finding in findings):
+        return 1
+    return options.answer(model, quiet)
 
 
 def _split(given: tuple[str, ...]) -> list[str]:

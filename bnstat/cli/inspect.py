@@ -76,6 +76,10 @@ def command(
             from bnstat.output.terminal.overview import overview
 
             yield from overview(model, screen, tracked)
+        elif model.undecided:
+            from bnstat.output.terminal.overview import undecided
+
+            yield from undecided(model)
         if verbose:
             from bnstat.output.terminal.listing import verdicts
 

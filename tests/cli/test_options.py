@@ -20,6 +20,7 @@ def test_what_is_left_out(run, loads, command):
                 "include_shadows": False,
                 "values": True,
                 "eager": True,
+                "config": None,
             },
         )
     ]
@@ -31,7 +32,7 @@ def test_everything_is_passed_on(run, loads, command):
     result = run(
         *(command, "runs/cnn", "--checkpoint", "model-7", "--step", "7", "--reader", "native"),
         *("--pattern", "gamma=scale=1$", "--pattern", r"moving_mean=\bmu$"),
-        *("--include-shadows", "--no-values"),
+        *("--include-shadows", "--no-values", "--config", "m.json"),
     )
     assert result.exit_code == 0
     assert calls == [
@@ -45,6 +46,7 @@ def test_everything_is_passed_on(run, loads, command):
                 "include_shadows": True,
                 "values": False,
                 "eager": True,
+                "config": "m.json",
             },
         )
     ]

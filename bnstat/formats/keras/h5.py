@@ -24,6 +24,7 @@ from typing import Final
 
 from bnstat.formats.contents import Contents, Layer
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
+from bnstat.formats.keras.architecture import architecture_beside
 from bnstat.formats.keras.config import Described, describe, parse_json
 from bnstat.model import Source
 from bnstat.natural import natural_key
@@ -61,7 +62,7 @@ def open_contents(file: File, source: Source) -> Contents:
     weights = _by_group(store, root, _group_names(store, root))
     version = store.text("", "keras_version") or store.text(root, "keras_version")
     full_names = {weight.key: weight.full_name for group in weights.values() for weight in group}
-    return Contents(
+    contents = Contents(
         source=replace(source, format="keras-h5", writer=writer(version)),
         variables={
             key: replace(variable, name=full_names.get(key, variable.name))
@@ -69,6 +70,13 @@ def open_contents(file: File, source: Source) -> Contents:
         },
         layers=tuple(_layers(described, weights)),
     )
+    if described:
+        return contents
+
+    def configured(described: Sequence[Described]) -> Contents:
+        return replace(contents, layers=tuple(_layers(described, weights)))
+
+    return replace(contents, configured=configured, beside=architecture_beside(file))
 
 
 def writer(version: str | None) -> str | None:
