@@ -32,7 +32,8 @@ def weights(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    norm = {"class_name": "BatchNormalization", "config": NORM | {"name": "plain721738", "scale": False}}
+    told = {"name": "plain721738", "scale": False}
+    norm = {"class_name": "BatchNormalization", "config": NORM | told}
     wrapper = {
         "class_name": "TimeDistributed",
         "config": {"name": "td", "trainable": True, "layer": norm},
