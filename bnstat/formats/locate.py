@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnknownFormatError
 from bnstat.formats.contents import Contents
-from bnstat.formats.register import file_format, foreign_format
+from bnstat.formats.foreign import refuse_foreign
+from bnstat.formats.register import file_format, holds_any_arrays
 from bnstat.formats.tensorflow import state_file
 from bnstat.formats.tensorflow.bundle import DATA, INDEX
 from bnstat.formats.tensorflow.checkpoint import open_checkpoint
@@ -39,7 +40,7 @@ Opener = Callable[[Source, Reading], Contents]
 _V1_GLOB = re.compile(r"^(?P<prefix>.*)-[?*]+-of-(?P<shards>\d{5})$", re.DOTALL)
 _STEP = re.compile(r"-(\d+)$")
 _VERSION = re.compile(r"^\d+$")
-_EXTENSIONS = (".weights.h5", ".h5", ".hdf5", ".keras", ".ckpt", ".pb", ".weights.json")
+_EXTENSIONS = (".weights.h5", ".h5", ".hdf5", ".keras", ".ckpt", ".pb", ".weights.json", ".npz")
 _NOT_MODELS = ("events.out.tfevents", "graph.pbtxt")
 
 
@@ -51,12 +52,14 @@ class Found(NamedTuple):
         step: the training step that the name tells.
         modified: when it was saved, in seconds since the epoch.
         open: opens it.
+        is_data: whether it holds any arrays, which beside a model are data.
     """
 
     name: str | None
     step: int | None
     modified: float
     open: Opener
+    is_data: bool = False
 
 
 class Place(NamedTuple):
@@ -122,17 +125,15 @@ def _of_file(folder: Folder, file: File) -> Place:
         return _in_folder(folder, state)
     if (found := _model_file(folder, file)) is not None:
         return _single(found if is_table(file) else found._replace(name=None))
+    refuse_foreign(file)
     from bnstat.storage.archive import open_archive
 
     if (archive := open_archive(file)) is not None:
         return _in_archive(archive)
-    foreign = foreign_format(file)
     raise UnknownFormatError(
         file.path,
-        f"is {foreign}, not a TensorFlow or Keras file"
-        if foreign
-        else "is in no format that bnstat knows",
-        "bnstat reads SavedModels, checkpoints, .h5, .keras and GraphDef files",
+        "is in no format that bnstat knows",
+        "bnstat reads SavedModels, checkpoints, .h5, .keras, GraphDef and .npz files",
     )
 
 
@@ -158,6 +159,7 @@ def _model_file(folder: Folder, file: File) -> Found | None:
             step_of(name),
             folder.modified(name),
             lambda source, reading: format_.open_contents(file, _natively(source, reading)),
+            holds_any_arrays(format_),
         )
     return None
 
@@ -213,7 +215,8 @@ def _unlisted_v1(folder: Folder, names: Sequence[str]) -> list[Found]:
 
 def _model_files(folder: Folder) -> list[Found]:
     names = [name for name in folder.names() if not name.startswith(_NOT_MODELS)]
-    return _files(folder, names, lambda file: not is_table(file))
+    found = _files(folder, names, lambda file: not is_table(file))
+    return [model for model in found if not model.is_data] or found
 
 
 def _files(folder: Folder, names: Sequence[str], wanted: Callable[[File], bool]) -> list[Found]:

@@ -22,16 +22,16 @@ class FileFormat(Protocol):
         ...
 
 
-FORMATS = ("keras.h5", "keras.weights", "keras.archive", "tensorflow.graphs.frozen_graph")
-
-_FOREIGN = (
-    (4, b"TFL3", "a TensorFlow Lite model"),
-    (0, b"\x80\x02", "a Python pickle, as PyTorch saves"),
-    (0, b"\x93NUMPY", "a NumPy array"),
-    (0, b"GGUF", "a GGUF model"),
-    (0, b"#!", "a script"),
-    (0, b"<", "a web page or XML"),
+FORMATS = (
+    "keras.h5",
+    "keras.weights",
+    "exchange.hdf5_arrays",
+    "keras.archive",
+    "exchange.npz",
+    "tensorflow.graphs.frozen_graph",
 )
+ARRAYS = ("bnstat.formats.exchange.hdf5_arrays", "bnstat.formats.exchange.npz")
+"""Formats of any arrays: in a folder beside a model, such a file is data."""
 
 
 def file_format(file: File) -> FileFormat | None:
@@ -43,14 +43,6 @@ def file_format(file: File) -> FileFormat | None:
     return None
 
 
-def foreign_format(file: File) -> str | None:
-    """What a file of no known format looks like, for the message."""
-    if file.size == 0:
-        return "empty"
-    head = file.head(64)
-    for offset, magic, what in _FOREIGN:
-        if head[offset:].startswith(magic):
-            return what
-    if head[8:9] == b"{" and b"dtype" in file.head(4096):
-        return "a safetensors file"
-    return None
+def holds_any_arrays(format_: FileFormat) -> bool:
+    """Whether a format is one of any arrays, be they of a network or not."""
+    return getattr(format_, "__name__", "") in ARRAYS

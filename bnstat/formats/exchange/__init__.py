@@ -1,0 +1,1 @@
+"""What networks are ported to and from."""
