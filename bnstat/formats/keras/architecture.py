@@ -17,6 +17,9 @@ from bnstat.formats.keras.config import MAX_BYTES, Described, describe, parse_js
 from bnstat.storage.files import File
 from bnstat.storage.local import LocalFile
 
+MATCHED_BY_PLACE: Final = "the file calls layers otherwise than the architecture: matched by place"
+"""What has to be said where names that nobody gave differ from session to session."""
+
 _MEMBER: Final = "config.json"
 _ENDINGS: Final = re.compile(r"(_\d{5})?\.weights\.(h5|json)$|\.(h5|hdf5|hdf|keras)$")
 _HEAD: Final = 4096

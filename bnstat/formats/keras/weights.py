@@ -24,7 +24,7 @@ from typing import Final, TypeVar
 from bnstat.errors import DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Layer
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
-from bnstat.formats.keras.architecture import architecture_beside
+from bnstat.formats.keras.architecture import MATCHED_BY_PLACE, architecture_beside
 from bnstat.formats.keras.config import MAX_BYTES, Described, parse_json
 from bnstat.formats.keras.h5 import is_legacy
 from bnstat.model import Source, Variable
@@ -91,7 +91,7 @@ def _configured(weights: Weights, source: Source, described: Sequence[Described]
             names={path: name for path, name in weights.names.items() if path not in layers},
         )
         if renamed:
-            notes = ["the file calls layers otherwise than the architecture: matched by place"]
+            notes = [MATCHED_BY_PLACE]
     return Contents(
         source=source,
         variables=weights.variables,

@@ -165,22 +165,101 @@ def test_what_is_undecided_without_it(wrapped_net: tuple[ModuleType, Any], tmp_p
     assert bnstat.load(path, config=tmp_path / "m.json").notes == ()
 
 
-def test_a_model_built_once_more_is_matched_by_place(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", [".weights.h5", ".h5"])
+@pytest.mark.parametrize("library", LIBRARIES.values(), ids=LIBRARIES)
+@pytest.mark.parametrize("is_functional", [True, False])
+def test_a_model_built_once_more_is_matched_by_place(
+    tmp_path: Path, library: ModuleType, form: str, is_functional: bool
+) -> None:
     def build() -> Any:
-        layers = keras.layers
-        inputs = keras.Input((4,))
-        x = layers.BatchNormalization(scale=False)(layers.Dense(3)(inputs))
-        return randomised(keras.Model(inputs, layers.BatchNormalization()(layers.Dense(3)(x))))
+        of = library.layers
+        layers = [
+            of.Dense(3),
+            of.BatchNormalization(scale=False),
+            of.Dense(3),
+            of.BatchNormalization(),
+        ]
+        if not is_functional:
+            return sequential(library, *layers)
+        x = inputs = library.Input((4,))
+        for layer in layers:
+            x = layer(x)
+        return randomised(library.Model(inputs, x))
 
     first, second = build(), build()
-    second.save_weights(tmp_path / "m.weights.h5")
-    (tmp_path / "m.json").write_text(first.to_json())
-    model = bnstat.load(tmp_path / "m.weights.h5", config=tmp_path / "m.json")
+    path = saved_weights(library, second, tmp_path, form)
+    config = saved_architecture(first, tmp_path, "to_json")
+    model = bnstat.load(path, config=config)
     assert [layer.name for layer in model] == list(with_norms(first))
     for layer, norm in zip(model, with_norms(second).values(), strict=True):
+        assert set(layer.variables) == set(roles_of(norm))
         for role, array in roles_of(norm).items():
             assert same_bits(layer.array(role), array)
-    assert [note.partition(":")[2] for note in model.notes] == [" matched by place"]
+    if library is keras or form == ".h5":
+        assert [note.partition(":")[2] for note in model.notes] == [" matched by place"]
+
+
+def test_what_keras_itself_has_is_not_taken_for_batch_norm(tmp_path: Path) -> None:
+    layers = keras.layers
+    x = inputs = keras.Input((6, 4))
+    x = layers.Normalization()(x)
+    for layer in (
+        layers.LayerNormalization(),
+        layers.GroupNormalization(groups=2),
+        layers.RMSNormalization(),
+        layers.SpectralNormalization(layers.Dense(4)),
+        layers.PReLU(),
+        layers.EinsumDense("abc,cd->abd", (None, 4), bias_axes="d"),
+        layers.GRU(4, return_sequences=True),
+        layers.LSTM(4, return_sequences=True),
+        layers.Bidirectional(layers.SimpleRNN(2, return_sequences=True)),
+        layers.SeparableConv1D(4, 1),
+        layers.TimeDistributed(layers.LayerNormalization()),
+    ):
+        x = layer(x)
+    x = layers.MultiHeadAttention(2, 2)(x, x)
+    x = layers.GroupQueryAttention(2, 2, 1)(x, x)
+    net = keras.Model(inputs, layers.Dense(4)(x))
+    net.compile("adam", "mse", metrics=["mae"])
+    net.optimizer.build(net.trainable_variables)
+    net.save_weights(tmp_path / "m.weights.h5")
+    net.save(tmp_path / "m.keras")
+    for name in ("m.weights.h5", "m.keras"):
+        model = bnstat.load(tmp_path / name)
+        assert (len(model), model.incomplete, model.notes) == (0, (), ())
+
+
+class Block(keras.layers.Layer):
+    """Batch norm under a name that does not say so, of which a configuration does not tell."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.inside = keras.layers.BatchNormalization(scale=False, name="plain")
+
+    def call(self, x: Any) -> Any:
+        return self.inside(x)
+
+    def build(self, shape: Any) -> None:
+        self.inside.build(shape)
+
+
+def test_patterns_decide_what_no_configuration_tells(tmp_path: Path) -> None:
+    block = Block(name="block")
+    net = randomised(keras.Sequential([keras.Input((4,)), block]))
+    net.save(tmp_path / "m.keras")
+    model = bnstat.load(tmp_path / "m.keras")
+    (layer,) = model.undecided
+    assert layer.name == "plain"
+    assert any("--pattern" in note for note in model.notes)
+    roles = roles_of(block.inside)
+    patterns = [(role, f"vars/{number}$") for number, role in enumerate(roles)]
+    (layer,) = bnstat.load(tmp_path / "m.keras", patterns=patterns)
+    assert all(same_bits(layer.array(role), array) for role, array in roles.items())
+    # Weights alone, and an architecture that does not open the block: as undecided as before.
+    net.save_weights(tmp_path / "m.weights.h5")
+    model = bnstat.load(tmp_path / "m.weights.h5", config=tmp_path / "m.keras")
+    assert [layer.name for layer in model.undecided] == ["plain"]
+    assert any("--pattern" in note for note in model.notes)
 
 
 def sequential(library: ModuleType, *layers: Any) -> Any:
