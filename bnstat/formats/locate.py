@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnknownFormatError
 from bnstat.formats.contents import Contents
-from bnstat.formats.foreign import refuse_foreign
 from bnstat.formats.register import file_format, holds_any_arrays
 from bnstat.formats.tensorflow import state_file
 from bnstat.formats.tensorflow.bundle import DATA, INDEX
@@ -125,8 +124,10 @@ def _of_file(folder: Folder, file: File) -> Place:
         return _in_folder(folder, state)
     if (found := _model_file(folder, file)) is not None:
         return _single(found if is_table(file) else found._replace(name=None))
-    refuse_foreign(file)
+    from bnstat.formats.foreign import refuse_foreign
     from bnstat.storage.archive import open_archive
+
+    refuse_foreign(file)
 
     if (archive := open_archive(file)) is not None:
         return _in_archive(archive)
