@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bnstat.cli import options
+from bnstat.cli import options, suggestions
 from bnstat.cli.messages import say
 from bnstat.errors import BnstatError
 
@@ -49,16 +49,26 @@ Examples:
 @click.command("check", epilog=_EPILOG)
 @click.argument("paths", metavar="[PATH]...", nargs=-1, type=click.Path())
 @click.option("--rules", "list_rules", is_flag=True, help="List the rules, and exit.")
-@click.option("--explain", metavar="RULE", help="Explain a rule by its code or name, and exit.")
+@click.option(
+    "--explain",
+    metavar="RULE",
+    shell_complete=suggestions.rules,
+    help="Explain a rule by its code or name, and exit.",
+)
 @click.option(
     "--select",
     multiple=True,
     metavar="RULE",
+    shell_complete=suggestions.rules,
     help="Only these rules: a name, or the beginning of a code, such as BN001. Can be repeated, "
     "or be a list with commas.",
 )
 @click.option(
-    "--ignore", multiple=True, metavar="RULE", help="All but these rules; given as for --select."
+    "--ignore",
+    multiple=True,
+    metavar="RULE",
+    shell_complete=suggestions.rules,
+    help="All but these rules; given as for --select.",
 )
 @click.option(
     "--threshold",

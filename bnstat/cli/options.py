@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import click
 
+from bnstat.cli import suggestions
 from bnstat.cli.messages import say
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ layers = click.option(
     "layers",
     multiple=True,
     metavar="GLOB",
+    shell_complete=suggestions.layers,
     help="Only layers whose name matches, such as 'block1/*'. Can be repeated.",
 )
 
@@ -78,11 +80,16 @@ verbose = click.option(
 _checkpoint = click.option(
     "--checkpoint",
     metavar="NAME",
+    shell_complete=suggestions.checkpoints,
     help="Which checkpoint of a folder, such as model-1200. Default: the newest.",
 )
 
 _step = click.option(
-    "--step", type=int, metavar="N", help="Which checkpoint of a folder, by its training step."
+    "--step",
+    type=int,
+    metavar="N",
+    shell_complete=suggestions.steps,
+    help="Which checkpoint of a folder, by its training step.",
 )
 
 _pattern = click.option(
