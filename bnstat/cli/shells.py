@@ -80,8 +80,9 @@ complete -o nosort -F %(complete_func)s %(prog_name)s
         """The completion, quoted like the word that it is to replace."""
         if item.type != "plain":
             return super().format_completion(item)
-        quote = os.environ.get("COMP_WORDS", "").rpartition("\n")[2][:1]
-        return f"plain,{_quoted(item.value, quote)}"
+        words = os.environ["COMP_WORDS"].split("\n")
+        at_cursor = words[int(os.environ["COMP_CWORD"]) :][:1]
+        return f"plain,{_quoted(item.value, ''.join(at_cursor)[:1])}"
 
 
 class Fish(_WholeWords, FishComplete):
