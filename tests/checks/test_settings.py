@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,20 @@ def test_everything_that_can_be_set(name: str, head: str, project: Path) -> None
         fail_on="error",
     )
     assert read(str(project / name)).settings == find(str(project))
+
+
+def test_the_example_of_the_readme(project: Path) -> None:
+    readme = Path(__file__).parents[2] / "README.md"
+    (example,) = re.findall(r"```toml\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    (project / "pyproject.toml").write_text(example)
+    (project / "legacy").mkdir()
+    assert find(str(project / "legacy/a.weights.h5")) == Settings(
+        ("BN0",), ("near-zero-gamma", "BN001", "BN006"), {"gamma": 0.01, "scale": 1e4}, "error"
+    )
+    (project / "bnstat.toml").write_text(
+        example.replace("tool.bnstat.", "").replace("[tool.bnstat]\n", "")
+    )
+    assert find(str(project)) == Settings(("BN0",), ("near-zero-gamma",), {"gamma": 0.01}, "error")
 
 
 def test_the_nearest_file_is_taken_alone(project: Path) -> None:

@@ -76,6 +76,14 @@ def test_no_input_gets_into_a_script() -> None:
     assert sorted(used) == sorted(ACTION["inputs"])
 
 
+def test_the_example_of_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(- uses:.*?)```", readme, re.DOTALL)
+    (step,) = yaml.safe_load(example)
+    assert f"/{FOLDER.relative_to(ROOT)}@" in step["uses"]
+    assert set(step["with"]) <= set(ACTION["inputs"])
+
+
 def test_sound_models_pass(runner: Path) -> None:
     done = check(runner, path="good models\n\ngood models/model-100\n")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -72,6 +72,13 @@ def test_args_and_settings_of_the_project(repository: Path) -> None:
     assert commit(repository, changed)[0] == 0
 
 
+def test_the_example_of_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(- repo:.*?)```", readme, re.DOTALL)
+    ((hook,),) = (each["hooks"] for each in yaml.safe_load(example))
+    assert hook["id"] == HOOK["id"]
+
+
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
