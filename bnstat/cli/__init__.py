@@ -19,7 +19,7 @@ from bnstat.cli.messages import say
 from bnstat.errors import BnstatError
 
 COMMANDS = {
-    "inspect": "Show a table: one row a layer, with the statistics read first.",
+    "inspect": "Show the batch-norm layers in a table, with their statistics.",
     "export": "Write every value of every layer as JSON, CSV or NPZ.",
     "check": "Look for what is wrong, and say how to mend it.",
     "diff": "Show what changed between two models.",
@@ -142,7 +142,7 @@ def main(ctx: click.Context) -> None:
     """Find, show, check and export the batch-norm statistics in TensorFlow and Keras files.
 
     A file may be a SavedModel, a checkpoint, an .h5, a .keras: its folder, its prefix or any of
-    its files will do. Nothing in it is executed.
+    its files will do. Nothing in it is executed. Each command tells more with --help.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

@@ -60,15 +60,15 @@ Examples:
     multiple=True,
     metavar="RULE",
     shell_complete=suggestions.rules,
-    help="Only these rules: a name, or the beginning of a code, such as BN001. Can be repeated, "
-    "or be a list with commas.",
+    help="Apply only these rules: names, codes or beginnings of codes, with commas between them. "
+    "Can be repeated. --rules lists them.",
 )
 @click.option(
     "--ignore",
     multiple=True,
     metavar="RULE",
     shell_complete=suggestions.rules,
-    help="All but these rules; given as for --select.",
+    help="Apply all but these rules; given as for --select.",
 )
 @click.option(
     "--threshold",
@@ -86,7 +86,7 @@ Examples:
     "Default: warning.",
 )
 @click.option(
-    "--allow-none", is_flag=True, help="A model without any batch norm does not make the exit code."
+    "--allow-none", is_flag=True, help="Exit with 0, not 1, where a model has no batch norm."
 )
 @click.option(
     "--config-file",

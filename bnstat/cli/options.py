@@ -54,7 +54,8 @@ layers = click.option(
 no_values = click.option(
     "--no-values",
     is_flag=True,
-    help="Names, shapes and dtypes alone. No tensor is read; the data files need not exist.",
+    help="Leave out the values: names, shapes and dtypes alone. No tensor is read; the data files "
+    "need not exist.",
 )
 
 output = click.option(
@@ -98,23 +99,24 @@ _pattern = click.option(
     multiple=True,
     metavar="ROLE=REGEX",
     callback=_patterns,
-    help="A naming scheme of your own: variables whose name matches play ROLE (gamma, beta, "
-    "moving_mean or moving_variance). The group (?P<layer>...), or else the first group, is the "
-    "layer's name; without groups it is what was not matched. Can be repeated.",
+    help="A naming scheme of your own, such as gamma='(.*)/scale$': variables whose name matches "
+    "play ROLE (gamma, beta, moving_mean or moving_variance). The group (?P<layer>...), or else "
+    "the first group, is the layer's name; without groups it is what was not matched. Can be "
+    "repeated.",
 )
 
 _include_shadows = click.option(
     "--include-shadows",
     is_flag=True,
-    help="Also show the copies of a layer's variables that an exponential moving average keeps.",
+    help="Also take the copies of a layer's variables that an exponential moving average keeps.",
 )
 
 _reader = click.option(
     "--reader",
     type=click.Choice(["auto", "native", "tensorflow"]),
     default="auto",
-    help="Who reads the file. Default: auto, bnstat itself, and TensorFlow for what it does not "
-    "know.",
+    help="Who reads the file: bnstat itself (native), TensorFlow, or (auto, the default) "
+    "TensorFlow only for what bnstat does not know.",
 )
 
 
