@@ -9,9 +9,8 @@ from typing import Literal
 
 from bnstat.discovery import discover
 from bnstat.errors import BnstatError, ChangedError, UnsupportedError
-from bnstat.formats.contents import Contents
+from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.locate import Found, locate
-from bnstat.formats.tensorflow.tensors import Reading
 from bnstat.model import Model, Source
 
 Reader = Literal["auto", "native", "tensorflow"]
