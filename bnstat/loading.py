@@ -162,9 +162,8 @@ def _loader(
 
 def _read(model: Model, globs: Sequence[str], track: Track = iter) -> None:
     """Read all arrays of the layers whose name matches."""
-    layers = [*model.layers, *model.incomplete]
-    for layer in track([layer for layer in layers if _matches(layer, globs)]):
-        layer.read()
+    layers = (*model.layers, *model.incomplete)
+    model.read([layer for layer in layers if _matches(layer, globs)], track)
 
 
 def narrow(model: Model, globs: Sequence[str]) -> Model:

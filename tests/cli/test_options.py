@@ -1,18 +1,35 @@
 from __future__ import annotations
 
-import json
 import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
 from unittest.mock import ANY
 
 import pytest
 
 from bnstat.storage.local import LocalFile
-from tests.builders.signals import heeded
 from tests.cli.files import write_h5
 from tests.fuzz import handmade
 from tests.output.models import model, usual
 
+ROOT = Path(__file__).resolve().parents[2]
+RUN = "tests/data/digits/run"
 LARGE, SMALL = 50_000, 3
+SLOWLY = """
+import time
+from bnstat.model import BatchNorm
+from bnstat.output.terminal import progress
+progress._PATIENCE = 0.01
+read = BatchNorm.read
+def slowly(layer):
+    time.sleep(0.3)
+    read(layer)
+BatchNorm.read = slowly
+from bnstat.__main__ import run
+run()
+"""
 
 
 @pytest.mark.parametrize("command", ["inspect", "export"])
@@ -146,3 +163,50 @@ def test_only_the_layers_asked_for_are_read(run, read, two_layers, command):
     read.clear()
     run(name, two_layers, *rest, "-q")
     assert read[two_layers.name] >= LARGE * 16 * paths
+
+
+def said_on_a_terminal(*arguments):
+    """What a command whose file is slow to read says on standard error, a terminal."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "1"}
+    code = subprocess.run(
+        [sys.executable, "-c", SLOWLY, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        cwd=ROOT,
+        env=environment,
+        timeout=60,
+        check=False,
+    ).returncode
+    os.set_blocking(ours, False)
+    os.close(theirs)
+    said = b""
+    try:
+        while chunk := os.read(ours, 1 << 16):
+            said += chunk
+    except OSError:  # the terminal's other end is closed
+        pass
+    os.close(ours)
+    return code, said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["inspect", RUN], 0),
+        (["export", RUN], 0),
+        (["check", RUN], 0),
+        (["diff", RUN, RUN], 0),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_progress_is_shown_while_layers_are_read(arguments, code):
+    found, said = said_on_a_terminal(*arguments)
+    assert found == code, said
+    assert b"reading" in said
+    assert b"33%" in said
+
+
+def test_quiet_commands_show_no_progress():
+    assert said_on_a_terminal("export", RUN, "-q") == (0, b"")
