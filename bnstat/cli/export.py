@@ -15,9 +15,8 @@ _FORMATS = ("json", "csv", "npz")
 
 _EPILOG = """\b
 Forms:
-  JSON  one object, described by bnstat/output/documents/schema.json.
-        Numbers read back to the stored bits; NaN and the infinities are
-        strings.
+  JSON  one object; its schema is schema.json in bnstat/output/documents.
+        Numbers read back to the stored bits; NaN and infinities are strings.
   CSV   one row a channel: layer, channel, gamma, beta, moving_mean,
         moving_variance. The channel of variables that are no vectors is one
         index a dimension, such as 0:3:1. A layer name that a spreadsheet
