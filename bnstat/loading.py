@@ -63,14 +63,16 @@ def load(
     """
     text = fspath(path)
     found = locate(text).choose(text, checkpoint, step)
+    times = found.times()
     read = partial(_read, globs=layers, track=track) if eager and values else None
     attempt = _loader(text, reader, patterns, include_shadows, values, read)
     try:
         model = attempt(found)
     except BnstatError as error:
-        # A training job may have replaced the checkpoint since the folder was listed.
+        # A training job may have replaced the checkpoint, or a part of it, since then.
         newest = locate(text).choose(text, checkpoint, step)
-        if (newest.name, newest.modified) == (found.name, found.modified):
+        unchanged = (found.name, found.modified, times)
+        if (newest.name, newest.modified, newest.times()) == unchanged:
             raise
         try:
             model = attempt(newest)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnknownFormatError
@@ -51,12 +51,14 @@ class Found(NamedTuple):
         step: the training step that the name tells.
         modified: when it was saved, in seconds since the epoch.
         open: opens it.
+        times: where it is several files, when each of them was saved.
     """
 
     name: str | None
     step: int | None
     modified: float
     open: Opener
+    times: Callable[[], Mapping[str, float]] = dict
 
 
 class Place(NamedTuple):
@@ -151,13 +153,14 @@ def _model_file(folder: Folder, file: File) -> Found | None:
         match = SHARD.match(name)
         return _v1(folder, match["prefix"], match["shards"]) if match else _v1_file(folder, file)
     if is_saved_model(file):
-        return _alone(lambda source, reading: open_saved_model(folder, source, reading, file))
+        return _saved_model(folder, file)
     if (format_ := file_format(file)) is not None:
         return Found(
             name,
             step_of(name),
             folder.modified(name),
             lambda source, reading: format_.open_contents(file, _natively(source, reading)),
+            lambda: folder.times(name.removesuffix(".weights.json") + "_"),
         )
     return None
 
@@ -246,7 +249,8 @@ def _versions(folder: Folder) -> list[Found]:
         below = folder.folder(name) if _VERSION.match(name) else None
         if below is not None and has_saved_model(below):
             model = _saved_model(below)
-            found.append(Found(name, int(name), folder.modified(name), model.open))
+            modified = folder.modified(name)
+            found.append(model._replace(name=name, step=int(name), modified=modified))
     return found
 
 
@@ -256,11 +260,17 @@ def _unzipped_keras(folder: Folder) -> Found | None:
         return None
     from bnstat.formats.keras.archive import open_folder
 
-    return _alone(lambda source, reading: open_folder(folder, _natively(source, reading)))
+    return _alone(
+        lambda source, reading: open_folder(folder, _natively(source, reading)), folder.times
+    )
 
 
-def _saved_model(folder: Folder) -> Found:
-    return _alone(lambda source, reading: open_saved_model(folder, source, reading))
+def _saved_model(folder: Folder, file: File | None = None) -> Found:
+    def times() -> dict[str, float]:
+        variables = folder.folder(VARIABLES)
+        return folder.times() | ({} if variables is None else variables.times())
+
+    return _alone(lambda source, reading: open_saved_model(folder, source, reading, file), times)
 
 
 def _checkpoint(folder: Folder, prefix: str) -> Found | None:
@@ -280,6 +290,7 @@ def _bundle(folder: Folder, prefix: str) -> Found:
         step_of(prefix),
         folder.modified(prefix + INDEX),
         lambda source, reading: open_checkpoint(folder, prefix, source, reading),
+        lambda: folder.times(prefix + "."),
     )
 
 
@@ -328,7 +339,13 @@ def _v1(folder: Folder, prefix: str, shards: str) -> Found:
             files.append(file)
         return open_checkpoint_v1(folder, prefix, files, source, reading)
 
-    return Found(prefix, step_of(prefix), folder.modified(names[0]), open_)
+    return Found(
+        prefix,
+        step_of(prefix),
+        folder.modified(names[0]),
+        open_,
+        lambda: folder.times(prefix + "-"),
+    )
 
 
 def _prefix(name: str) -> str:
@@ -361,8 +378,8 @@ def _natively(source: Source, reading: Reading) -> Source:
     return source
 
 
-def _alone(open_: Opener) -> Found:
-    return Found(None, None, 0.0, open_)
+def _alone(open_: Opener, times: Callable[[], Mapping[str, float]] = dict) -> Found:
+    return Found(None, None, 0.0, open_, times)
 
 
 def _single(model: Found) -> Place:
