@@ -138,7 +138,8 @@ def _numbered(folder: Folder) -> list[Found]:
     for name in folder.names():
         below = folder.folder(name) if _NUMBER.match(name) else None
         if below is not None and (model := _of_folder(below)) is not None:
-            found.append(Found(name, int(name), folder.modified(name), model.open))
+            modified = folder.modified(name)
+            found.append(model._replace(name=name, step=int(name), modified=modified))
     return found
 
 

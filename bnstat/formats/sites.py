@@ -7,7 +7,7 @@ None; it looks at no more of the files than it takes to know them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
@@ -30,12 +30,14 @@ class Found(NamedTuple):
         step: the training step that the name tells.
         modified: when it was saved, in seconds since the epoch.
         open: opens it.
+        times: where it is several files, when each of them was saved.
     """
 
     name: str | None
     step: int | None
     modified: float
     open: Opener
+    times: Callable[[], Mapping[str, float]] = dict
 
 
 class Place(NamedTuple):
@@ -104,9 +106,9 @@ class Format:
         return name
 
 
-def alone(open_: Opener) -> Found:
+def alone(open_: Opener, times: Callable[[], Mapping[str, float]] = dict) -> Found:
     """A model that has no name of its own."""
-    return Found(None, None, 0.0, open_)
+    return Found(None, None, 0.0, open_, times)
 
 
 def single(model: Found) -> Place:

@@ -23,7 +23,9 @@ class Unzipped(Format):
             return None
         from bnstat.formats.keras.archive import open_folder
 
-        return alone(lambda source, reading: open_folder(folder, natively(source, reading)))
+        return alone(
+            lambda source, reading: open_folder(folder, natively(source, reading)), folder.times
+        )
 
 
 class ShardedWeights(Format):
@@ -43,6 +45,7 @@ class ShardedWeights(Format):
             step_of(index.name),
             folder.modified(index.name),
             lambda source, reading: open_contents(index, natively(source, reading)),
+            lambda: folder.times(index.name.removesuffix(_INDEX) + "_"),
         )
 
 

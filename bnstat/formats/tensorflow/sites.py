@@ -43,19 +43,27 @@ class SavedModels(Format):
     def in_file(self, folder: Folder, file: File) -> Found | None:
         if not is_saved_model(file):
             return None
-        return alone(lambda source, reading: open_saved_model(folder, source, reading, file))
+        return _saved_model(folder, file)
 
     def of_folder(self, folder: Folder) -> Found | None:
         whole = _around(folder) or folder
         if not has_saved_model(whole):
             return None
-        return alone(lambda source, reading: open_saved_model(whole, source, reading))
+        return _saved_model(whole)
 
 
 def _around(folder: Folder) -> Folder | None:
     """The SavedModel that a folder is the `variables/` of."""
     parent = folder.parent() if folder.name == VARIABLES else None
     return parent if parent is not None and has_saved_model(parent) else None
+
+
+def _saved_model(folder: Folder, file: File | None = None) -> Found:
+    def times() -> dict[str, float]:
+        variables = folder.folder(VARIABLES)
+        return folder.times() | ({} if variables is None else variables.times())
+
+    return alone(lambda source, reading: open_saved_model(folder, source, reading, file), times)
 
 
 class Checkpoints(Format):
@@ -140,6 +148,7 @@ def _bundle(folder: Folder, prefix: str) -> Found:
         step_of(prefix),
         folder.modified(prefix + INDEX),
         lambda source, reading: open_checkpoint(folder, prefix, source, reading),
+        lambda: folder.times(prefix + "."),
     )
 
 
@@ -178,7 +187,13 @@ def _v1(folder: Folder, prefix: str, shards: str) -> Found:
             files.append(file)
         return open_checkpoint_v1(folder, prefix, files, source, reading)
 
-    return Found(prefix, step_of(prefix), folder.modified(names[0]), open_)
+    return Found(
+        prefix,
+        step_of(prefix),
+        folder.modified(names[0]),
+        open_,
+        lambda: folder.times(prefix + "-"),
+    )
 
 
 def _prefix(name: str) -> str:
