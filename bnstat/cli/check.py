@@ -193,7 +193,7 @@ def _check(
 ) -> Checked:
     from bnstat.checks import Thresholds, check
 
-    model = options.narrow(reading.load(path), layers)
+    model = reading.load(path, layers, quiet=quiet)
     options.tell(model, quiet)
     findings = check(
         model,

@@ -62,7 +62,7 @@ def command(
         raise click.UsageError(f"--no-values leaves nothing to write as {form.upper()}: use --json")
     if form == "npz" and output == "-" and sys.stdout is not None and sys.stdout.isatty():
         raise click.UsageError("NPZ is not for a terminal: name a file with -o, or use a pipe")
-    model = options.narrow(reading.load(path, values=not no_values), layers)
+    model = reading.load(path, layers, values=not no_values, quiet=quiet)
     options.tell(model, quiet)
 
     from bnstat.output.sink import open_binary, open_text, writes_to_terminal
