@@ -134,7 +134,7 @@ def find(path: str) -> Settings:
     for folder in (start, *start.parents):
         for name in (_OWN, _SHARED):
             file = folder / name
-            if file.is_file() and (config := _read(file)) is not None:
+            if os.path.isfile(file) and (config := _read(file)) is not None:
                 return config.settings_for(path)
     return Settings()
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bnstat.cli import options, suggestions
+from bnstat.cli import options
 from bnstat.cli.messages import say
+from bnstat.cli.tab import suggestions
 from bnstat.errors import BnstatError
 
 if TYPE_CHECKING:

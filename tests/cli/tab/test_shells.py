@@ -20,7 +20,7 @@ import pytest
 from tests.cli.files import write_h5
 from tests.output.models import usual
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DATA = ROOT / "tests/data/digits"
 NAMES = ["plain/bn", "two words/bn", "it's", 'quo"te', "dollar$HOME", "star*[0]", "com,ma", "ünï"]
 STARTS = {"bash": ["bash", "-i"], "zsh": ["zsh", "-i"], "fish": ["fish", "-i"]}
