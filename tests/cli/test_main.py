@@ -95,10 +95,11 @@ def test_interruption(run, loads):
 LISTING = "atexit.register(lambda: print(*sys.modules, file=sys.stderr))"
 
 
-def test_help_imports_next_to_nothing():
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_import_next_to_nothing(option):
     code = f"import atexit, sys; {LISTING}; from bnstat.cli import main; main()"
     process = subprocess.run(
-        [sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, option], capture_output=True, text=True, check=True
     )
     loaded = set(process.stderr.split())
     assert "click" in loaded
