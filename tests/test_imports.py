@@ -82,6 +82,7 @@ def test_a_checkpoint_by_names_needs_nothing_heavy(command: tuple[str, ...]) -> 
     assert code == 0
     assert "block1/bn" in output or command == ("check",)
     assert not modules & (HEAVY | {"google.protobuf"})
+    assert ("bnstat.checks.settings" in modules) == (command == ("check",))
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

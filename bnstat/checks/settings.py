@@ -20,14 +20,14 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from typing import Any, Final
 
 from bnstat.checks import find_rules
-from bnstat.checks.rule import SEVERITIES, Severity, Thresholds
+from bnstat.checks.rule import SEVERITIES, Finding, Severity, Thresholds
 from bnstat.errors import BnstatError
 
 _OWN: Final = "bnstat.toml"
@@ -65,6 +65,11 @@ class Settings:
             fail_on=self.fail_on or other.fail_on,
         )
 
+    def fail(self, findings: Iterable[Finding]) -> bool:
+        """Whether a check with these findings fails: from warnings on, where it is not said."""
+        failing = SEVERITIES[: SEVERITIES.index(self.fail_on or "warning") + 1]
+        return any(finding.severity in failing for finding in findings)
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -97,6 +102,28 @@ class Config:
         return any(fnmatchcase(way, glob.rstrip("/")) for way in ways)
 
 
+def resolve(
+    paths: Iterable[str], given: Settings, config_file: str | None = None, isolated: bool = False
+) -> dict[str, Settings]:
+    """The settings for each of some models.
+
+    Args:
+        paths: where the models are.
+        given: what the user says; it wins.
+        config_file: the file with the project's settings; the nearest to each model if None.
+        isolated: take no settings from any file.
+
+    Raises:
+        BnstatError: as `find` and `read`; or what is given names no rule or no threshold.
+    """
+    find_rules([*given.select, *given.ignore])
+    Thresholds.of(given.thresholds)
+    if isolated:
+        return dict.fromkeys(paths, given)
+    project = find if config_file is None else read(config_file).settings_for
+    return {path: given.over(project(path)) for path in paths}
+
+
 def find(path: str) -> Settings:
     """The settings that the nearest configuration file has for the model at `path`.
 
@@ -107,7 +134,7 @@ def find(path: str) -> Settings:
     for folder in (start, *start.parents):
         for name in (_OWN, _SHARED):
             file = folder / name
-            if file.is_file() and (config := _read(file)) is not None:
+            if os.path.isfile(file) and (config := _read(file)) is not None:
                 return config.settings_for(path)
     return Settings()
 

@@ -81,7 +81,7 @@ class Commands(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line; tell what the system refuses, also while help is printed."""
         if COMPLETE_VAR in os.environ:
-            from bnstat.cli import shells
+            from bnstat.cli.tab import shells
 
             shells.register()
         try:

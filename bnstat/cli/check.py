@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bnstat.cli import options, suggestions
+from bnstat.cli import options
 from bnstat.cli.messages import say
+from bnstat.cli.tab import suggestions
 from bnstat.errors import BnstatError
 
 if TYPE_CHECKING:
@@ -141,11 +142,11 @@ def command(
     if config_file is not None and isolated:
         raise click.UsageError("--config-file and --isolated: choose one")
 
-    from bnstat.checks.settings import Settings
+    from bnstat.checks.settings import Settings, resolve
 
     given = Settings(_split(select), _split(ignore), thresholds, fail_on)
     paths = paths or (".",)
-    settings = _settings(paths, given, config_file, isolated)
+    settings = resolve(paths, given, config_file, isolated)
     checked: list[Checked] = []
     codes = []
     for path in paths:
@@ -159,29 +160,12 @@ def command(
             continue
         checked.append((findings, model))
         if findings or model.layers:
-            codes.append(_code(findings, settings[path]))
+            codes.append(int(settings[path].fail(findings)))
         else:
             none = options.answer(model, quiet)
             codes.append(0 if allow_none else none)
     _write(checked, len(paths) > 1, asked[0] if asked else "text", output)
     return max(codes)
-
-
-def _settings(
-    paths: tuple[str, ...], given: Settings, config_file: str | None, isolated: bool
-) -> dict[str, Settings]:
-    """The settings for each path: those given, over those of the project."""
-    from bnstat.checks import Thresholds, find_rules
-    from bnstat.checks.settings import find, read
-
-    find_rules([*given.select, *given.ignore])
-    Thresholds.of(given.thresholds)
-    if isolated:
-        return dict.fromkeys(paths, given)
-    if config_file is not None:
-        config = read(config_file)
-        return {path: given.over(config.settings_for(path)) for path in paths}
-    return {path: given.over(find(path)) for path in paths}
 
 
 def _check(
@@ -205,11 +189,6 @@ def _check(
         names = set(model.keys())
         findings = [each for each in findings if each.layer is None or each.layer in names]
     return findings, model
-
-
-def _code(findings: list[Finding], settings: Settings) -> int:
-    failing = _SEVERITIES[: _SEVERITIES.index(settings.fail_on or "warning") + 1]
-    return 1 if any(finding.severity in failing for finding in findings) else 0
 
 
 def _split(given: tuple[str, ...]) -> tuple[str, ...]:

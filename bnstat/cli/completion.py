@@ -37,7 +37,7 @@ def command(shell: str | None, install: bool) -> None:
             raise click.UsageError(f"name a shell: {', '.join(_SHELLS)}")
 
     from bnstat.cli import COMPLETE_VAR, main
-    from bnstat.cli.shells import SHELLS
+    from bnstat.cli.tab.shells import SHELLS
 
     script = SHELLS[shell](main, {}, "bnstat", COMPLETE_VAR).source()
     if not install:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import click
 
-from bnstat.cli import suggestions
 from bnstat.cli.messages import say
+from bnstat.cli.tab import suggestions
 
 if TYPE_CHECKING:
     from bnstat.loading import Models

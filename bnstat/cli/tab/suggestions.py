@@ -31,7 +31,7 @@ def layers(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]
     names: dict[str, None] = {}
     for path in _paths(ctx):
         with suppress(BnstatError):
-            names |= dict.fromkeys(reading.load(path, values=False).keys())
+            names |= dict.fromkeys(reading.load(path, values=False, quiet=True).keys())
     return _starting([escape(name) for name in names], incomplete)
 
 

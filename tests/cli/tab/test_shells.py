@@ -20,7 +20,7 @@ import pytest
 from tests.cli.files import write_h5
 from tests.output.models import usual
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DATA = ROOT / "tests/data/digits"
 NAMES = ["plain/bn", "two words/bn", "it's", 'quo"te', "dollar$HOME", "star*[0]", "com,ma", "ünï"]
 STARTS = {"bash": ["bash", "-i"], "zsh": ["zsh", "-i"], "fish": ["fish", "-i"]}
@@ -147,6 +147,9 @@ def test_the_tab_key(session: Session) -> None:
     }.items():
         assert session.run(f"bnstat inspect model.h5 --layer {typed}") == [*inspect, name], typed
     assert session.run("bnstat inspect model.h5 --layer=pl")[2:] == ["--layer=plain/bn"]
+    assert session.run("echo x | A=1 bnstat inspect model.h5 --layer pl") == [*inspect, "plain/bn"]
+    assert session.run("true && bnstat inspect ~/model.h5 --layer pl")[-1] == "plain/bn"
+    assert session.run("bnstat inspect ru") in (["inspect", "run/"], ["inspect", "run"])
     assert session.run("bnstat inspect run --checkpoint model-2")[-1] == "model-200"
     assert session.run("bnstat inspect run --step 3")[-1] == "300"
     assert session.run("bnstat check run --select BN00,never")[-1] == "BN00,never-updated"
