@@ -67,6 +67,13 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Read the command line; Ctrl-C ends that as quietly as a command, not by an abort."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except KeyboardInterrupt:
+            sys.exit(_SIGINT)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; turn its result, or what went wrong, into the exit code."""
         ctx.exit(_run(lambda: super(Commands, self).invoke(ctx)))

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import click
 import pytest
 
 from bnstat.cli import COMMANDS
@@ -162,3 +163,12 @@ def test_notes_go_to_standard_error(run, loads):
         "note: 2 batch-norm layers are in the file without moving statistics: a\\x1b, b\n"
     )
     assert run("inspect", "-q").stderr == ""
+
+
+def test_ctrl_c_while_the_command_line_is_read(run, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(click.Group, "parse_args", interrupted)
+    result = run("inspect")
+    assert (result.exit_code, result.output) == (130, "")
