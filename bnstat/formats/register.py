@@ -1,17 +1,41 @@
-"""The formats of single files, in the order in which a file is offered to them."""
+"""The formats, in the order in which what lies at a path is offered to them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from typing import Protocol, cast
 
 from bnstat.formats.contents import Contents
+from bnstat.formats.sites import Format, Found, natively, step_of
 from bnstat.model import Source
-from bnstat.storage.files import File
+from bnstat.storage.files import File, Folder
+
+SITES = (
+    "tensorflow.sites.SavedModels",
+    "keras.sites.Unzipped",
+    "tensorflow.sites.Checkpoints",
+    "keras.sites.ShardedWeights",
+)
+"""Formats of several files: classes that say which are theirs."""
+
+FORMATS = (
+    "keras.h5",
+    "keras.weights",
+    "exchange.hdf5_arrays",
+    "keras.archive",
+    "exchange.npz",
+    "tensorflow.graphs.frozen_graph",
+)
+"""Formats of single files: modules, each a `FileFormat`."""
+
+OF_ANY_ARRAYS = ("exchange.hdf5_arrays", "exchange.npz")
+"""Those whose files hold arrays of whatever kind: beside models they are data."""
 
 
 class FileFormat(Protocol):
-    """What a format's module offers."""
+    """What the module of a format of single files offers."""
 
     def recognises(self, file: File) -> bool:
         """Whether the file's content is of this format."""
@@ -22,27 +46,34 @@ class FileFormat(Protocol):
         ...
 
 
-FORMATS = (
-    "keras.h5",
-    "keras.weights",
-    "exchange.hdf5_arrays",
-    "keras.archive",
-    "exchange.npz",
-    "tensorflow.graphs.frozen_graph",
-)
-ARRAYS = ("bnstat.formats.exchange.hdf5_arrays", "bnstat.formats.exchange.npz")
-"""Formats of any arrays: in a folder beside a model, such a file is data."""
-
-
-def file_format(file: File) -> FileFormat | None:
-    """The format that recognises the file."""
+def formats() -> Iterator[Format]:
+    """All formats; each is imported when its turn comes."""
+    for name in SITES:
+        yield _site(name)
     for name in FORMATS:
-        module = cast(FileFormat, import_module(f"bnstat.formats.{name}"))
-        if module.recognises(file):
-            return module
-    return None
+        yield _SingleFile(name)
 
 
-def holds_any_arrays(format_: FileFormat) -> bool:
-    """Whether a format is one of any arrays, be they of a network or not."""
-    return getattr(format_, "__name__", "") in ARRAYS
+class _SingleFile(Format):
+    """A format whose models are a file each; its module is imported when there is a file."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.is_data_beside_models = name in OF_ANY_ARRAYS
+
+    def in_file(self, folder: Folder, file: File) -> Found | None:
+        module = cast(FileFormat, import_module(f"bnstat.formats.{self._name}"))
+        if not module.recognises(file):
+            return None
+        return Found(
+            file.name,
+            step_of(file.name),
+            folder.modified(file.name),
+            lambda source, reading: module.open_contents(file, natively(source, reading)),
+        )
+
+
+@cache
+def _site(name: str) -> Format:
+    module, _, kind = name.rpartition(".")
+    return cast(Format, getattr(import_module(f"bnstat.formats.{module}"), kind)())
