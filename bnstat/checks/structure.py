@@ -143,7 +143,8 @@ def _find_undecided(rule: Rule[Model], model: Model, thresholds: Thresholds) -> 
             continue
         number = len(layer.undecided)
         what = f"{number} variable{'s' if number > 1 else ''} of {list(layer.shape)}"
-        told = "" if layer.variables else "; it may be batch norm or not"
+        is_norm = layer.variables or layer.evidence != "name"
+        told = "" if is_norm else "; it may be batch norm or not"
         yield rule.finding(f"nothing tells the role of {what}{told}", layer=layer.name)
 
 

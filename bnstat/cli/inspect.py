@@ -20,6 +20,7 @@ Examples:
   bnstat inspect runs/cnn --step 1200 --layer 'block1/*'
   bnstat inspect model.keras --values -o values.txt
   bnstat inspect runs/cnn/model-1200.index --no-values
+  bnstat inspect m.weights.h5 --config m.json
 """
 
 

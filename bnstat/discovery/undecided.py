@@ -21,15 +21,20 @@ def what_decides(
     decider = "--pattern ROLE=REGEX decides"
     if contents.configured is not None:
         decider = "the model's architecture decides: --config FILE"
-    notes = []
-    if unsure := [layer.name for layer in incomplete if layer.undecided]:
+    notes = [
+        f"{layer.name} {note}: the roles of its variables are not told"
+        for layer in incomplete
+        for note in layer.notes
+        if layer.undecided and layer.evidence == "config"
+    ]
+    if unsure := [one.name for one in incomplete if one.undecided and one.evidence == "name"]:
         what = "1 layer" if len(unsure) == 1 else f"{len(unsure)} layers"
         notes.append(f"{what} may be batch norm, the file does not tell: {_few(unsure)}; {decider}")
     if unsure := [layer.name for layer in layers if layer.undecided]:
         notes.append(
             f"the file does not tell the role of some variables of {_few(unsure)}; {decider}"
         )
-    helps = notes or any(layer.epsilon is None for layer in layers)
+    helps = bool(notes) or any(layer.epsilon is None for layer in layers)
     if contents.configured is not None and contents.beside is not None and helps:
         notes.append(
             f"{contents.beside} beside it may be its architecture; it is used if you say so: "

@@ -24,7 +24,7 @@ _PORT: Final = "export its named arrays with numpy.savez, which bnstat reads by 
 _NAMED: Final = "save several by name with numpy.savez: bn/moving_mean, bn/moving_variance, ..."
 
 _MAGIC: Final = (
-    (4, b"TFL3", "a TensorFlow Lite model, in which batch norm is folded", _ORIGINAL),
+    (4, b"TFL3", "a TensorFlow Lite model, whose conversion folds batch norm", _ORIGINAL),
     (4, b"ORTM", "an ONNX Runtime model", _ORIGINAL),
     (0, b"GGUF", "a GGUF model", _READS),
     (0, b"\x93NUMPY", "a single NumPy array", _NAMED),

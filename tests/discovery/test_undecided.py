@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import bnstat
-from tests.builders.keras_models import randomised, roles_of
+from tests.builders.keras_models import all_layers, randomised, roles_of
 from tests.formats.keras.files import same_bits
 from tests.formats.keras.saved import LIBRARIES, saved_weights, wrapped
 
@@ -106,3 +108,48 @@ def test_patterns_decide_what_no_configuration_tells(tmp_path: Path) -> None:
     model = bnstat.load(tmp_path / "m.weights.h5", config=tmp_path / "m.keras")
     assert [layer.name for layer in model.undecided] == ["plain"]
     assert any("--pattern" in note for note in model.notes)
+
+
+def test_a_layer_that_does_not_fit_its_own_configuration(tmp_path: Path) -> None:
+    net = randomised(
+        keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(name="b")])
+    )
+    net.save(tmp_path / "m.keras")
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members["config.json"] = members["config.json"].replace(b'"scale": true', b'"scale": false')
+    with zipfile.ZipFile(tmp_path / "m.keras", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    model = bnstat.load(tmp_path / "m.keras")
+    (layer,) = model.undecided
+    assert (layer.name, layer.evidence, len(layer.undecided)) == ("b", "config", 4)
+    (note,) = model.notes
+    assert "4 variables where its configuration tells of 3" in note
+    assert "may be" not in note
+    (finding,) = bnstat.check(model)
+    assert "may be" not in finding.message
+
+
+@pytest.mark.parametrize("library", LIBRARIES.values(), ids=LIBRARIES)
+def test_layers_of_one_name_in_a_checkpoint(tmp_path: Path, library: ModuleType) -> None:
+    layers = library.layers
+
+    def tower(name: str) -> Any:
+        inside = [layers.Dense(3, name="d"), layers.BatchNormalization(name="bn")]
+        return library.Sequential([library.Input((4,)), *inside], name=name)
+
+    inputs = library.Input((4,))
+    merged = layers.Concatenate()([tower("left")(inputs), tower("right")(inputs)])
+    net = randomised(library.Model(inputs, layers.BatchNormalization(name="last")(merged)))
+    prefix = tf.train.Checkpoint(model=net).write(str(tmp_path / "m"))
+    (tmp_path / "m.json").write_text(net.to_json())
+    model = bnstat.load(prefix, config=tmp_path / "m.json")
+    assert len(model) == 3
+    assert model["last"].epsilon == 0.001
+    found = {layer.array("gamma").tobytes() for layer in model}
+    assert found == {
+        np.asarray(layer.gamma).tobytes()
+        for layer in all_layers(net)
+        if type(layer).__name__ == "BatchNormalization"
+    }

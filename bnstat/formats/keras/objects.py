@@ -7,6 +7,7 @@ architecture and a scope are one where the scope ends with the layer's name and 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from bnstat.formats.contents import Layer, Node
@@ -21,17 +22,16 @@ def layers_of_objects(described: Sequence[Described], nodes: Sequence[Node]) -> 
         nodes: the object graph.
     """
     layers = [layer for top in described for layer in top.walk()]
+    uses = Counter(layer.own_name for layer in layers)
     scopes = _scopes(nodes)
-    return tuple(
-        Layer(
-            layer.name,
-            layer.class_name,
-            layer.config,
-            _variables(layer, layers, scopes),
-            own_name=layer.own_name,
-        )
-        for layer in layers
-    )
+    found = []
+    for layer in layers:
+        variables = _variables(layer, layers, scopes)
+        # Of several layers of one name nothing is said: they are found without this.
+        if variables or uses[layer.own_name] == 1:
+            name, own_name = layer.name, layer.own_name
+            found.append(Layer(name, layer.class_name, layer.config, variables, own_name=own_name))
+    return tuple(found)
 
 
 def _scopes(nodes: Sequence[Node]) -> dict[str, dict[str, str]]:

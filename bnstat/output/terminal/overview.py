@@ -180,7 +180,8 @@ def undecided(model: Model) -> Iterator[str]:
         what = _count(len(layer.undecided), "variable")
         place = layer.undecided[0].key.rpartition("/")[0]
         shape = ",".join(map(str, layer.shape))
-        yield legible(f"undecided: {layer.name} may be batch norm: {what} of [{shape}] in {place}")
+        unsure = " may be batch norm" if layer.evidence == "name" else ""
+        yield legible(f"undecided: {layer.name}{unsure}: {what} of [{shape}] in {place}")
 
 
 def _settings(model: Model) -> dict[str, list[str]]:
