@@ -61,7 +61,7 @@ _TEXTS: Final = (
      "the architecture of a Keras model as YAML, without weights",
      "give the weights, and the architecture as JSON (model.to_json()) with --config"),
     (rb"\s*(<\?xml|<!DOCTYPE|<html|<)", "a web page or XML", "download the file itself"),
-    (rb"(?=.*^(import|from) \w|.*^(def|class) \w+.*:\s*$)", "Python source",
+    (rb"(?!.*```)(?=.*^(import|from) \w|.*^(def|class) \w+.*:\s*$)", "Python source",
      "give what the program saved: bnstat executes nothing"),
 )  # fmt: skip
 """What the beginning of a text is; a dot matches line breaks as well."""
