@@ -22,11 +22,19 @@ class FileFormat(Protocol):
         ...
 
 
-FORMATS = ("keras.h5", "keras.weights", "keras.archive", "tensorflow.graphs.frozen_graph")
+FORMATS = (
+    "keras.h5",
+    "keras.weights",
+    "keras.archive",
+    "exchange.onnx.file",
+    "exchange.safetensors",
+    "exchange.pytorch.file",
+    "tensorflow.graphs.frozen_graph",
+)
 
 _FOREIGN = (
     (4, b"TFL3", "a TensorFlow Lite model"),
-    (0, b"\x80\x02", "a Python pickle, as PyTorch saves"),
+    (0, b"\x80\x02", "a Python pickle that is not PyTorch's"),
     (0, b"\x93NUMPY", "a NumPy array"),
     (0, b"GGUF", "a GGUF model"),
     (0, b"#!", "a script"),
@@ -51,6 +59,4 @@ def foreign_format(file: File) -> str | None:
     for offset, magic, what in _FOREIGN:
         if head[offset:].startswith(magic):
             return what
-    if head[8:9] == b"{" and b"dtype" in file.head(4096):
-        return "a safetensors file"
     return None

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents, Graph, Op
 from bnstat.formats.protobuf.protos import parse, parse_text
-from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, WireError, damaged, fields, varint
+from bnstat.formats.protobuf.scan import Field, Window, scan
+from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, WireError, damaged, fields
 from bnstat.formats.tensorflow.dtypes import dtype_name
 from bnstat.formats.tensorflow.graphs.graph_def import MOST_NODES, VARIABLES, inlined
 from bnstat.formats.tensorflow.graphs.inlining import Node
@@ -46,11 +47,6 @@ _LARGEST_STRUCTURE = 1 << 26
 
 _LONG = 4096
 """Bytes from which on a field is skipped, or looked into for what to skip."""
-
-_WINDOW = 1 << 16
-
-_LONGEST_HEAD = 20
-"""Bytes of the two varints before a field's value."""
 
 _NODE_IN_GRAPH = 1
 _GRAPH_IN_META_GRAPH = 2
@@ -164,66 +160,15 @@ def _parse_text(file: File, message: str) -> Any:
     return parsed if message == "GraphDef" else parsed.graph_def
 
 
-class _Window:
-    """A file's bytes by range, read in larger pieces."""
-
-    def __init__(self, file: File) -> None:
-        self._file = file
-        self._start = 0
-        self._data = b""
-
-    def read(self, start: int, end: int) -> bytes:
-        """The bytes from `start` to `end`."""
-        if start < self._start or end > self._start + len(self._data):
-            wanted = max(end, min(start + _WINDOW, self._file.size))
-            self._data = self._file.read(start, wanted - start)
-            self._start = start
-        return self._data[start - self._start : end - self._start]
-
-
-class _Field(NamedTuple):
-    """A field of a message: its number, where it begins, and where its value lies."""
-
-    number: int
-    begin: int
-    start: int
-    end: int
-
-
-def _fields(window: _Window, position: int, end: int) -> Iterator[_Field]:
-    """The fields of the message that lies between two positions.
-
-    The last one may end beyond the message; the next step raises then.
-    """
-    while position < end:
-        head = window.read(position, min(position + _LONGEST_HEAD, end))
-        tag, used = varint(head, 0)
-        start = position + used
-        if tag & 7 == 0:
-            stop = position + varint(head, used)[1]
-        elif tag & 7 == 2:
-            length, used = varint(head, used)
-            start = position + used
-            stop = start + length
-        elif tag & 7 in (1, 5):
-            stop = start + (8 if tag & 7 == 1 else 4)
-        else:
-            raise WireError(f"a field of unknown wire type {tag & 7}")
-        yield _Field(tag >> 3, position, start, stop)
-        if stop > end:
-            raise WireError("a field is longer than its message")
-        position = stop
-
-
 def _graph_range(file: File) -> tuple[int, int] | None:
     """Where the file's GraphDef lies; None where the file is no graph."""
-    window = _Window(file)
+    window = Window(file)
     try:
-        for field in islice(_fields(window, 0, file.size), 4):
+        for field in islice(scan(window, 0, file.size), 4):
             if field.begin == 0 and _is_node(file, field):
                 return 0, file.size
             if field.number == _GRAPH_IN_META_GRAPH:
-                nested = next(_fields(window, field.start, min(field.end, file.size)), None)
+                nested = next(scan(window, field.start, min(field.end, file.size)), None)
                 is_graph = nested is not None and _is_node(file, nested)
                 return (field.start, field.end) if is_graph else None
     except WireError:
@@ -231,7 +176,7 @@ def _graph_range(file: File) -> tuple[int, int] | None:
     return None
 
 
-def _is_node(file: File, field: _Field) -> bool:
+def _is_node(file: File, field: Field) -> bool:
     """Whether a field is a NodeDef: it starts with a node's name and an op's."""
     if field.number != _NODE_IN_GRAPH:
         return False
@@ -253,15 +198,15 @@ def _is_node(file: File, field: _Field) -> bool:
 
 def _read_structure(file: File, span: tuple[int, int]) -> tuple[bytes, Skipped]:
     """A GraphDef without long constants, and how to read the nodes that they belong to."""
-    window = _Window(file)
+    window = Window(file)
     structure = bytearray()
     skipped: dict[str, Callable[[], Any]] = {}
 
-    def read_node(field: _Field) -> Any:
+    def read_node(field: Field) -> Any:
         data = file.read(field.start, field.end - field.start)
         return parse("NodeDef", data, file.path, "a constant")
 
-    for number, field in enumerate(_fields(window, *span)):
+    for number, field in enumerate(scan(window, *span)):
         is_long = field.end - field.begin > _LONG
         if is_long and field.number == _NODE_IN_GRAPH:
             node = _without_long_fields(window, field, _VALUE_IN_NODE)
@@ -275,10 +220,10 @@ def _read_structure(file: File, span: tuple[int, int]) -> tuple[bytes, Skipped]:
     return bytes(structure), skipped
 
 
-def _without_long_fields(window: _Window, message: _Field, path: Sequence[int]) -> bytes:
+def _without_long_fields(window: Window, message: Field, path: Sequence[int]) -> bytes:
     """A message without its long fields, and those of the messages that `path` leads to."""
     kept = bytearray()
-    for field in _fields(window, message.start, message.end):
+    for field in scan(window, message.start, message.end):
         if field.end - field.begin <= _LONG:
             kept += window.read(field.begin, field.end)
         elif path and field.number == path[0]:
