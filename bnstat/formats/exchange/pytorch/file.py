@@ -9,6 +9,7 @@ Source: torch/serialization.py, `_save`, `_legacy_save`, `_legacy_load`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -41,8 +42,10 @@ _NAME_AT: Final = 30
 
 _PICKLE: Final = "data.pkl"
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
-_LEGACY: Final = b"\x8a\x0a" + _MAGIC.to_bytes(10, "little") + b"."
-"""The first pickle of a file before 1.6, behind the two bytes of its protocol."""
+_LEGACY: Final = re.compile(
+    rb"\x80.(?:\x95.{8})?\x8a\x0a" + re.escape(_MAGIC.to_bytes(10, "little")) + rb"\.", re.DOTALL
+)
+"""The first pickle of a file before 1.6; later protocols put a frame around it."""
 
 _LARGEST_PICKLE: Final = 1 << 28
 _FIRST_PIECE: Final = 1 << 18
@@ -68,7 +71,7 @@ _MOST_NAMED: Final = 6
 def recognises(file: File) -> bool:
     """Whether this is PyTorch's zip, be it cut short, or its older form."""
     head = file.head(512)
-    if _is_legacy(head):
+    if _LEGACY.match(head):
         return True
     if not head.startswith(_ZIP):
         return False
@@ -99,7 +102,7 @@ def open_contents(file: File, source: Source) -> Contents:
             unbuilt.setdefault(name)
         return built
 
-    if _is_legacy(file.head(16)):
+    if _LEGACY.match(file.head(32)):
         root, place_of = _read_legacy(file, called)
     else:
         root, place_of = _read_zip(file, called)
@@ -138,10 +141,6 @@ def _unbuilt_note(names: list[str]) -> list[str]:
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
     listed = ", ".join(names[:_MOST_NAMED])
     return [f"holds objects of classes that were not loaded, for that runs code: {listed}{more}"]
-
-
-def _is_legacy(head: bytes) -> bool:
-    return head[:1] == b"\x80" and head[2 : 2 + len(_LEGACY)] == _LEGACY
 
 
 def _read_zip(

@@ -324,6 +324,5 @@ _STEPS: Final[dict[int, Callable[[_Machine], object]]] = {
     ord("o"): lambda m: m.new_with_mark(),
     ord("i"): lambda m: m.instance(),
     ord("b"): lambda m: m.build(),
-    ord("P"): lambda m: m.push(m._persistent(m.line())),
     ord("Q"): lambda m: m.persistent(),
 }
