@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError
 from bnstat.formats.contents import Contents
-from bnstat.formats.exchange.numbers import bytes_needed, from_little_endian
+from bnstat.formats.exchange.numbers import bytes_needed, extents, from_little_endian
 from bnstat.formats.keras.config import MAX_BYTES, parse_json
-from bnstat.formats.tensorflow.dtypes import numpy_dtype
+from bnstat.formats.tensorflow.dtypes import find_dtype, numpy_dtype
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File
 
@@ -116,8 +116,15 @@ def variable(file: File, start: int, name: str, entry: object) -> Variable:
             "copy or download it again",
         )
     dtype = _TYPES.get(kind, kind)
-    read = partial(_read, file, start + begin, end - begin, dtype, shape, where)
-    return Variable(name, name, dtype, shape, read)
+    place = (file, start + begin, end - begin)
+    return Variable(
+        name,
+        name,
+        dtype,
+        shape,
+        partial(_read, *place, dtype, shape, where),
+        lambda: extents(*place, find_dtype(dtype), shape),
+    )
 
 
 def _read(

@@ -16,6 +16,7 @@ from bnstat.formats.exchange.onnx.file import open_contents, recognises
 from bnstat.formats.register import file_format
 from bnstat.model import ROLES, Model, Source
 from bnstat.storage.local import LocalFile
+from tests.builders.places import from_extents
 from tests.formats.keras.files import same_bits
 
 onnx = pytest.importorskip("onnx", reason="the onnx package writes the files of these tests")
@@ -128,7 +129,13 @@ def test_types_and_ways_to_store(tmp_path: Path, kind: str, raw: bool) -> None:
         tensors.append(helper.make_tensor(f"bn.{role}", code, array.shape, content, raw=raw))
         assert same_bits(onnx.numpy_helper.to_array(tensors[-1]), array)
     path = save(tmp_path / "m", graph([norm("x", "bn")], tensors))
-    assert_layer(bnstat.load(path), "bn", held)
+    model = bnstat.load(path)
+    assert_layer(model, "bn", held)
+    for variable in model[0].variables.values():
+        if raw:
+            assert same_bits(from_extents(variable), variable.read())
+        else:
+            assert [place.part for place in variable.extents()] == [None]
 
 
 def test_every_listed_type_as_onnx_reads_it(tmp_path: Path) -> None:
@@ -269,7 +276,11 @@ def test_external_data(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/weights.bin").write_bytes(b"".join(a.tobytes() for a in held.values()))
     path = outside(tmp_path / "m.onnx", location="data/weights.bin")
-    assert_layer(bnstat.load(path), "bn", held)
+    model = bnstat.load(path)
+    assert_layer(model, "bn", held)
+    for variable in model[0].variables.values():
+        assert variable.extents()[0].file.name == "weights.bin"
+        assert same_bits(from_extents(variable), variable.read())
     assert len(bnstat.load(tmp_path / "m.onnx", values=False)) == 1
 
 

@@ -22,6 +22,7 @@ from bnstat.formats.exchange.pytorch.pickled import Global, Opaque, PickleError,
 from bnstat.formats.exchange.pytorch.tensors import call, storage_of
 from bnstat.model import Model, Source
 from bnstat.storage.local import LocalFile
+from tests.builders.places import from_extents
 from tests.formats.keras.files import same_bits
 
 torch = pytest.importorskip("torch", reason="PyTorch writes the files of these tests")
@@ -208,8 +209,13 @@ VIEWS = {
 def test_views(tmp_path: Path, form: str, view: str) -> None:
     tensor = VIEWS[view]()
     contents = opened(save(tmp_path / "m", {"t": tensor}, form))
-    assert contents.variables["t"].shape == tuple(tensor.shape)
-    assert same_bits(contents.variables["t"].read(), tensor.numpy())
+    variable = contents.variables["t"]
+    assert variable.shape == tuple(tensor.shape)
+    assert same_bits(variable.read(), tensor.numpy())
+    (place,) = variable.extents()
+    assert (place.part is not None) == tensor.is_contiguous()
+    if place.part is not None:
+        assert same_bits(from_extents(variable), tensor.numpy())
 
 
 @pytest.mark.parametrize("form", FORMS)

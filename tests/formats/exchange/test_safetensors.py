@@ -13,6 +13,7 @@ from bnstat.errors import DamagedError
 from bnstat.formats.exchange.safetensors import open_contents, recognises
 from bnstat.model import Source
 from bnstat.storage.local import LocalFile
+from tests.builders.places import from_extents
 from tests.formats.keras.files import same_bits
 
 ROLES = {
@@ -47,6 +48,7 @@ def test_what_the_package_writes(tmp_path: Path) -> None:
         for name, role in ROLES.items():
             assert layer.variables[role].key == f"{layer.name}.{name}"
             assert same_bits(layer.array(role), tensors[f"{layer.name}.{name}"])
+            assert same_bits(from_extents(layer.variables[role]), layer.array(role))
     assert model["layer2.bn"].extra["num_batches_tracked"].read() == 7
 
 

@@ -18,7 +18,7 @@ from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.formats.contents import Contents, Graph
 from bnstat.formats.exchange.onnx.graphs import Inlined, inline
 from bnstat.formats.exchange.onnx.messages import Model, read_model
-from bnstat.formats.exchange.onnx.tensors import read_array, type_name
+from bnstat.formats.exchange.onnx.tensors import find_array, read_array, type_name
 from bnstat.formats.protobuf.scan import Window, scan
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, WireError, damaged
 from bnstat.model import Source, Variable
@@ -76,8 +76,14 @@ def open_contents(file: File, source: Source) -> Contents:
     for name, key in inlined.keys.items():
         tensor = inlined.constants[name]
         if tensor.shape is not None:
-            read, dtype = partial(read_array, file, tensor), type_name(tensor)
-            variables[key] = Variable(key, _plain(key), dtype, tensor.shape, read)
+            variables[key] = Variable(
+                key,
+                _plain(key),
+                type_name(tensor),
+                tensor.shape,
+                partial(read_array, file, tensor),
+                partial(find_array, file, tensor),
+            )
     held = {name: key for name, key in inlined.keys.items() if key in variables}
     graph = Graph("", inlined.ops, held, _constants(file, inlined))
     return Contents(

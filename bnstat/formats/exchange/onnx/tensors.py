@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, NotFoundError
-from bnstat.formats.exchange.numbers import bytes_needed, from_little_endian
+from bnstat.formats.exchange.numbers import bytes_needed, extents, from_little_endian
 from bnstat.formats.exchange.onnx.messages import Tensor
 from bnstat.formats.protobuf.scan import Field
 from bnstat.formats.protobuf.wire import WireError, damaged, signed, varint
-from bnstat.formats.tensorflow.dtypes import numpy_dtype
+from bnstat.formats.tensorflow.dtypes import find_dtype, numpy_dtype
 from bnstat.storage.files import File
+from bnstat.storage.ranges import Range
 
 _TYPES = {
     1: "float32",
@@ -76,7 +77,8 @@ def read_array(file: File, tensor: Tensor) -> NDArray[np.generic]:
         raise DamagedError(where, "is of no possible shape")
     needed = bytes_needed(shape, dtype)
     if tensor.external:
-        data = _outside(file, tensor, needed, where)
+        beside, offset = _outside(file, tensor, needed, where)
+        data = beside.read(offset, needed)
     elif tensor.raw is not None or not tensor.lists:
         start, end = (tensor.raw.start, tensor.raw.end) if tensor.raw else (0, 0)
         if end - start != needed:
@@ -87,8 +89,23 @@ def read_array(file: File, tensor: Tensor) -> NDArray[np.generic]:
     return from_little_endian(data, dtype, shape)
 
 
-def _outside(file: File, tensor: Tensor, needed: int, where: str) -> bytes:
-    """Bytes from a file below the model's own folder."""
+def find_array(file: File, tensor: Tensor) -> Sequence[Range]:
+    """Where the numbers of a tensor lie; see `Variable.extents`. Raises as `read_array` does."""
+    dtype, shape = find_dtype(type_name(tensor)), tensor.shape
+    if dtype is None or shape is None:
+        return ()
+    if tensor.external:
+        needed = bytes_needed(shape, dtype)
+        beside, offset = _outside(file, tensor, needed, f"{file.path}: {tensor.name}")
+        return extents(beside, offset, needed, dtype, shape)
+    if tensor.raw is not None:
+        return extents(file, tensor.raw.start, tensor.raw.end - tensor.raw.start, dtype, shape)
+    lists = (extents(file, each.start, each.end - each.start, None, ()) for each in tensor.lists)
+    return [place for places in lists for place in places]
+
+
+def _outside(file: File, tensor: Tensor, needed: int, where: str) -> tuple[File, int]:
+    """The file below the model's own folder that holds a tensor, and where it does."""
     location = tensor.external.get("location", "")
     parts = location.replace("\\", "/").split("/")
     if not location or ".." in parts or "" in parts or ":" in parts[0] or "\0" in location:
@@ -102,7 +119,7 @@ def _outside(file: File, tensor: Tensor, needed: int, where: str) -> bytes:
         raise NotFoundError(
             f"{file.path}: {location}", "the file with its tensors is missing", "copy it as well"
         )
-    return beside.read(offset, needed)
+    return beside, offset
 
 
 def _number(digits: str, where: str) -> int:

@@ -10,7 +10,7 @@ Source: torch/serialization.py, `_save`, `_legacy_save`, `_legacy_load`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -28,6 +28,7 @@ from bnstat.formats.exchange.pytorch.tensors import (
     Storage,
     Tensor,
     call,
+    find_tensor,
     read_tensor,
     storage_of,
 )
@@ -35,6 +36,7 @@ from bnstat.formats.tensorflow.dtypes import numpy_dtype
 from bnstat.model import Source, Variable
 from bnstat.storage.archive import open_archive
 from bnstat.storage.files import File, Folder
+from bnstat.storage.ranges import Range
 
 _ZIP: Final = b"PK\x03\x04"
 _NAME_AT: Final = 30
@@ -114,6 +116,7 @@ def open_contents(file: File, source: Source) -> Contents:
             tensor.dtype,
             tensor.shape,
             partial(_read, tensor, place_of, f"{file.path}: {key}"),
+            partial(_find, tensor, place_of),
         )
         for key, tensor in found.tensors.items()
     }
@@ -129,6 +132,10 @@ def open_contents(file: File, source: Source) -> Contents:
 
 def _read(tensor: Tensor, place_of: Callable[[Storage], Place], where: str) -> NDArray[np.generic]:
     return read_tensor(tensor, place_of(tensor.storage), where)
+
+
+def _find(tensor: Tensor, place_of: Callable[[Storage], Place]) -> Sequence[Range]:
+    return find_tensor(tensor, place_of(tensor.storage))
 
 
 def _step(source: Source, found: Found) -> int | None:

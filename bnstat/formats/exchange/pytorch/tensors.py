@@ -18,9 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.formats.exchange.numbers import extents
 from bnstat.formats.exchange.pytorch.pickled import Global, Opaque, PickleError
-from bnstat.formats.tensorflow.dtypes import numpy_dtype
+from bnstat.formats.tensorflow.dtypes import find_dtype, numpy_dtype
 from bnstat.storage.files import File
+from bnstat.storage.ranges import Range
 
 _STORAGES: Final = {
     "DoubleStorage": "float64",
@@ -203,9 +205,8 @@ def read_tensor(tensor: Tensor, place: Place, where: str) -> NDArray[np.generic]
         raise UnsupportedError(where, f"a quantized tensor ({tensor.dtype}) is not read")
     dtype = numpy_dtype(tensor.dtype, where)
     size = dtype.itemsize
-    count = prod(tensor.shape)
-    reach = _reach(tensor.shape, tensor.strides)
-    start = (tensor.storage.offset + tensor.offset) * size
+    count, reach = prod(tensor.shape), _reach(tensor)
+    start = _start(tensor, size)
     if start < 0 or start + reach * size > place.length:
         raise DamagedError(where, f"reaches beyond its storage of {place.length} bytes")
     if count > reach and count * size > _LARGEST_REPEATED:
@@ -217,11 +218,42 @@ def read_tensor(tensor: Tensor, place: Place, where: str) -> NDArray[np.generic]
     return shaped.astype(dtype, order="C")
 
 
-def _reach(shape: Sequence[int], strides: Sequence[int]) -> int:
+def find_tensor(tensor: Tensor, place: Place) -> Sequence[Range]:
+    """Where the numbers of a tensor lie; see `Variable.extents`."""
+    dtype = find_dtype(tensor.dtype)
+    if dtype is None or _start(tensor, dtype.itemsize) < 0:
+        return ()
+    is_plain = not place.is_big_endian and _is_row_major(tensor)
+    return extents(
+        place.file,
+        place.start + _start(tensor, dtype.itemsize),
+        _reach(tensor) * dtype.itemsize,
+        dtype if is_plain else None,
+        tensor.shape,
+    )
+
+
+def _start(tensor: Tensor, itemsize: int) -> int:
+    """The offset of a tensor's first byte in its storage."""
+    return (tensor.storage.offset + tensor.offset) * itemsize
+
+
+def _reach(tensor: Tensor) -> int:
     """The elements from a view's first to its last."""
-    if 0 in shape:
+    if 0 in tensor.shape:
         return 0
-    return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    pairs = zip(tensor.shape, tensor.strides, strict=True)
+    return 1 + sum((size - 1) * stride for size, stride in pairs)
+
+
+def _is_row_major(tensor: Tensor) -> bool:
+    """Whether the elements follow each other in the order of their indices."""
+    expected = 1
+    for size, stride in zip(reversed(tensor.shape), reversed(tensor.strides), strict=True):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
 
 
 def _stored(dtype: np.dtype[np.generic], place: Place) -> np.dtype[np.generic]:
