@@ -25,10 +25,10 @@ class FileFormat(Protocol):
 FORMATS = (
     "keras.h5",
     "keras.weights",
-    "keras.archive",
-    "exchange.onnx.file",
     "exchange.safetensors",
+    "exchange.onnx.file",
     "exchange.pytorch.file",
+    "keras.archive",
     "tensorflow.graphs.frozen_graph",
 )
 

@@ -49,7 +49,7 @@ _LONGEST: Final = 2 << 20
 
 _UNREADABLE: Final = (
     ValueError, LookupError, ArithmeticError, TypeError, OSError, EOFError, RuntimeError,
-    NotImplementedError, zlib.error, zipfile.BadZipFile,
+    NotImplementedError, MemoryError, zlib.error, zipfile.BadZipFile,
 )  # fmt: skip
 """What taking a file apart can raise that an earlier mutation has damaged."""
 

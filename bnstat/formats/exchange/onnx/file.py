@@ -1,27 +1,15 @@
-"""A file in ONNX's format: its initializers and constants, and the graph that uses them.
+"""A file in ONNX's format: a ModelProto, and nothing before or behind it.
 
-The key of a tensor is its name in the file; one in a nested graph that is called like another is
-told apart by a `#2`.
+Source: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
-from math import prod
-
-import numpy as np
-from numpy.typing import NDArray
-
-from bnstat.errors import BnstatError, UnsupportedError
-from bnstat.formats.contents import Contents, Graph
-from bnstat.formats.exchange.onnx.graphs import Inlined, inline
-from bnstat.formats.exchange.onnx.messages import Model, read_model
-from bnstat.formats.exchange.onnx.tensors import find_array, read_array, type_name
+from bnstat.errors import BnstatError
+from bnstat.formats.contents import Contents
 from bnstat.formats.protobuf.scan import Window, scan
-from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, WireError, damaged
-from bnstat.model import Source, Variable
+from bnstat.formats.protobuf.wire import WireError
+from bnstat.model import Source
 from bnstat.storage.files import File
 
 _KINDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
@@ -32,9 +20,6 @@ _GRAPH_KINDS = {1: 2, 2: 2, 5: 2, 10: 2, 11: 2, 12: 2, 13: 2, 14: 2, 15: 2, 16: 
 
 _LATEST_IR = 100
 """A bound on the versions of the format, of which there were 13 in ten years."""
-
-_MOST_SMALL = 1 << 12
-"""Elements of a tensor that can be part of a graph's structure, such as a shape."""
 
 
 def recognises(file: File) -> bool:
@@ -57,61 +42,7 @@ def recognises(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """The tensors and the graph of an ONNX file.
+    """The tensors and the graph of a file that `recognises`. Raises as `contents_of` does."""
+    from bnstat.formats.exchange.onnx.contents import contents_of
 
-    Raises:
-        DamagedError: the file is truncated or contradicts itself.
-        UnsupportedError: it is too large, or nested too deep.
-    """
-    if file.size >= LARGEST_MESSAGE:
-        raise UnsupportedError(file.path, "is larger than an ONNX file can be")
-    try:
-        model = read_model(Window(file))
-        inlined = inline(model, file.path)
-    except WireError as error:
-        raise damaged(file.path, "the model", error) from error
-    except UnicodeDecodeError as error:
-        raise damaged(file.path, "a name", WireError(error)) from error
-    variables = {}
-    for name, key in inlined.keys.items():
-        tensor = inlined.constants[name]
-        if tensor.shape is not None:
-            variables[key] = Variable(
-                key,
-                _plain(key),
-                type_name(tensor),
-                tensor.shape,
-                partial(read_array, file, tensor),
-                partial(find_array, file, tensor),
-            )
-    held = {name: key for name, key in inlined.keys.items() if key in variables}
-    graph = Graph("", inlined.ops, held, _constants(file, inlined))
-    return Contents(
-        replace(source, format="onnx", writer=_writer(model)),
-        variables,
-        names={key: variable.name for key, variable in variables.items()},
-        graphs=lambda: (graph,),
-    )
-
-
-def _plain(key: str) -> str:
-    """A tensor's name without the `:0` that converters keep from TensorFlow."""
-    return key.removesuffix(":0")
-
-
-def _writer(model: Model) -> str | None:
-    opset = f"(opset {model.opset})" if model.opset is not None else ""
-    return " ".join(part for part in (model.producer, opset) if part) or None
-
-
-def _constants(file: File, inlined: Inlined) -> Callable[[str], NDArray[np.generic] | None]:
-    def constant(name: str) -> NDArray[np.generic] | None:
-        tensor = inlined.constants.get(name)
-        if tensor is None or tensor.shape is None or prod(tensor.shape) > _MOST_SMALL:
-            return None
-        try:
-            return read_array(file, tensor)
-        except BnstatError:
-            return None
-
-    return constant
+    return contents_of(file, source)
