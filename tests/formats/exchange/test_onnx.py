@@ -338,6 +338,15 @@ def test_truncated_anywhere_is_recognised_and_refused(tmp_path: Path) -> None:
             bnstat.load(path)
 
 
+def test_an_attribute_that_is_damaged(tmp_path: Path) -> None:
+    path = save(tmp_path / "m", graph([norm("x", "bn", epsilon=0.5)], initializers("bn", arrays())))
+    sound = path.read_bytes()
+    for damage in (b"epsilo\xff", b"epsilon"[:5] + b"\xff\xff"):
+        path.write_bytes(sound.replace(b"epsilon", damage))
+        with pytest.raises(DamagedError):
+            bnstat.load(path)
+
+
 def with_dims(path: Path, dims: Sequence[int]) -> Contents:
     tensors = initializers("bn", arrays())
     del tensors[0].dims[:]

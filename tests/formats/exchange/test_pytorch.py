@@ -229,6 +229,12 @@ def test_tensors_that_share_a_storage(tmp_path: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_a_tensor_alone(tmp_path: Path, form: str) -> None:
+    contents = opened(save(tmp_path / "m", torch.arange(3.0), form))
+    assert contents.variables["tensor"].read().tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_every_type(tmp_path: Path, form: str) -> None:
     kinds = ["float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"]
     kinds += ["complex64", "complex128", "bfloat16"]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from bnstat.errors import UnsupportedError
 from bnstat.formats.contents import Op
 from bnstat.formats.exchange.onnx.messages import Attribute, Function, Graph, Model, Node, Tensor
+from bnstat.formats.protobuf.wire import WireError, damaged
 
 _BODIES: Mapping[str, tuple[str, ...]] = {
     "If": ("then_branch", "else_branch"),
@@ -105,10 +106,18 @@ class _Op:
         return f"{domain}.{self.node.type}" if domain else self.node.type
 
     def attribute(self, name: str) -> float | int | bool | str | None:
-        """The value of a simple attribute."""
-        attribute = self.node.attributes.get(name)
-        found = None if attribute is None else self.frame.attribute(attribute)
-        return None if found is None else found.value
+        """The value of a simple attribute.
+
+        Raises:
+            DamagedError: the node's attributes, which are read only now, are none.
+        """
+        try:
+            attribute = self.node.attributes.get(name)
+            found = None if attribute is None else self.frame.attribute(attribute)
+            return None if found is None else found.value
+        except WireError as error:
+            path = self.node.messages.window.file.path
+            raise damaged(path, f"the node {self.name}", error) from error
 
 
 @dataclass

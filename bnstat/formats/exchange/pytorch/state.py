@@ -52,6 +52,9 @@ _AVERAGED: Final = "/ExponentialMovingAverage"
 _PARALLEL: Final = re.compile(r"^(?:module\.|_orig_mod\.)+")
 _COMPILED: Final = re.compile(r"\._orig_mod(?=\.)")
 
+_ALONE: Final = "tensor"
+"""What a tensor is called that was saved by itself."""
+
 _DEEPEST: Final = 64
 _LONGEST_INDEX: Final = 1 << 63
 
@@ -83,9 +86,9 @@ def collect(root: Any) -> Found:
     where: dict[str, tuple[str, ...]] = {}
     for path, value in _walk(root):
         if isinstance(value, Tensor):
-            key = _unused("/".join(path), found.tensors)
+            key = _unused("/".join(path) or _ALONE, found.tensors)
             found.tensors[key] = value
-            where[key] = path
+            where[key] = path or (_ALONE,)
         elif isinstance(value, Opaque):
             found.layers += _layer(path, value)
     found.names = _names(where)
@@ -172,7 +175,7 @@ def _names(where: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
         shown = [part for part in outer if part not in _WRAPPERS | _AVERAGES]
         averaged = _AVERAGED if any(part in _AVERAGES for part in outer) else ""
         for key in keys:
-            own = where[key][-1] if where[key] else key
+            own = where[key][-1]
             own = _COMPILED.sub("", _PARALLEL.sub("", own) if is_parallel else own)
             name = "/".join([*shown, own]) + averaged
             names[key] = key if name in taken else name
