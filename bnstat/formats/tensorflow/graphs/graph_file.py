@@ -26,6 +26,7 @@ _LARGEST_STRUCTURE = 1 << 26
 _LONG = 4096
 """Bytes from which on a field is skipped, or looked into for what to skip."""
 
+_BYTES = 2
 _NODE_IN_GRAPH = 1
 _GRAPH_IN_META_GRAPH = 2
 _TENSOR_IN_NODE = (5, 2, 8)
@@ -65,9 +66,10 @@ class GraphFile:
         window = Window(file)
         for number, field in enumerate(scan(window, *span)):
             is_long = field.end - field.begin > _LONG
-            if field.number == _NODE_IN_GRAPH:
+            is_node = field.number == _NODE_IN_GRAPH and field.kind == _BYTES
+            if is_node:
                 self._nodes.append(field)
-            if is_long and field.number == _NODE_IN_GRAPH:
+            if is_long and is_node:
                 node = _without_long_fields(window, field, _TENSOR_IN_NODE)
                 self._skipped.add(parse("NodeDef", node, file.path, "a node").name)
                 structure += _encoded(_NODE_IN_GRAPH, node)

@@ -14,14 +14,15 @@ from bnstat.model import Model, printable
 _COMMANDS: Final = {"error": "error", "warning": "warning", "info": "notice"}
 
 
-def lines(findings: Iterable[Finding], model: Model) -> Iterator[str]:
-    """One command a finding."""
-    path = _property(model.source.path)
-    for finding in findings:
-        command = _COMMANDS[finding.severity]
-        title = _property(f"{finding.rule} {finding.name}")
-        where = "" if finding.layer is None else f"{finding.layer}: "
-        yield f"::{command} file={path},title={title}::{_data(where + finding.message)}"
+def lines(checked: Iterable[tuple[Iterable[Finding], Model]]) -> Iterator[str]:
+    """One command a finding of each model."""
+    for findings, model in checked:
+        path = _property(model.source.path)
+        for finding in findings:
+            command = _COMMANDS[finding.severity]
+            title = _property(f"{finding.rule} {finding.name}")
+            where = "" if finding.layer is None else f"{finding.layer}: "
+            yield f"::{command} file={path},title={title}::{_data(where + finding.message)}"
 
 
 def _data(text: str) -> str:
