@@ -17,6 +17,8 @@ SITES = (
     "keras.sites.Unzipped",
     "tensorflow.sites.Checkpoints",
     "keras.sites.ShardedWeights",
+    "exchange.sharded.Sharded",
+    "exchange.tfjs.site.TensorflowJs",
 )
 """Formats of several files: classes that say which are theirs."""
 
@@ -27,12 +29,12 @@ FORMATS = (
     "exchange.onnx.file",
     "exchange.pytorch.file",
     "keras.archive",
+    "exchange.tflite",
     "tensorflow.graphs.frozen_graph",
 )
 """Formats of single files: modules, each a `FileFormat`."""
 
 _FOREIGN = (
-    (4, b"TFL3", "a TensorFlow Lite model"),
     (0, b"\x80\x02", "a Python pickle that is not PyTorch's"),
     (0, b"\x93NUMPY", "a NumPy array"),
     (0, b"GGUF", "a GGUF model"),

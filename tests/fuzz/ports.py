@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import zipfile
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -104,17 +105,19 @@ def onnx_files() -> dict[str, dict[str, bytes]]:
 
 def safetensors() -> bytes:
     """A safetensors file of two layers."""
+    pairs = [(layer, zip(NAMES, values().values(), strict=True)) for layer in ("a", "b")]
+    return safetensors_of({f"{layer}.{n}": array for layer, both in pairs for n, array in both})
+
+
+def safetensors_of(tensors: Mapping[str, np.ndarray]) -> bytes:
+    """A safetensors file of float32 tensors."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     data = b""
-    for layer in ("a", "b"):
-        for name, array in zip(NAMES, values().values(), strict=True):
-            raw = array.astype("<f4").tobytes()
-            header[f"{layer}.{name}"] = {
-                "dtype": "F32",
-                "shape": list(array.shape),
-                "data_offsets": [len(data), len(data) + len(raw)],
-            }
-            data += raw
+    for name, array in tensors.items():
+        raw = array.astype("<f4").tobytes()
+        offsets = [len(data), len(data) + len(raw)]
+        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": offsets}
+        data += raw
     return with_length(json.dumps(header).encode()) + data
 
 
