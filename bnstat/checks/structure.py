@@ -149,7 +149,7 @@ def _find_undecided(rule: Rule[Model], model: Model, thresholds: Thresholds) -> 
 
 
 UNDECIDED: Final[Rule[Model]] = Rule(
-    code="BN015",
+    code="BN016",
     name="undecided",
     title="roles that nothing tells",
     severity="info",

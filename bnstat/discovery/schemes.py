@@ -36,8 +36,6 @@ SCHEMES: Final = (
            ("/gamma",), ("/beta",), extra=RENORM),
     Scheme("Keras's words in one name", "_moving_mean", "_moving_variance",
            ("_gamma",), ("_beta",)),
-    Scheme("Keras's words, dotted", ".moving_mean", ".moving_variance",
-           (".gamma",), (".beta",), extra=tuple(f".{name[1:]}" for name in RENORM)),
     Scheme("Sonnet 2", "/moving_mean/average", "/moving_variance/average",
            ("/scale",), ("/offset",)),
     Scheme("tensorpack", "/mean/EMA", "/variance/EMA",

@@ -1,22 +1,22 @@
 """What a file of no known format is, to say more of it than that it is none of ours.
 
-Sources: the formats' own specifications; the header of https://onnx.ai's onnx.proto for ONNX;
-tensorflow/core/lib/io/record_writer.cc for TFRecord; torch/serialization.py for PyTorch.
+Sources: the formats' own specifications; tensorflow/core/lib/io/record_writer.cc for TFRecord.
 """
 
 from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from bnstat.errors import DamagedError, UnknownFormatError
-from bnstat.formats.protobuf.wire import WireError, varint
 from bnstat.storage.files import File
 
 _HEAD: Final = 1 << 16
-_READS: Final = "bnstat reads SavedModels, checkpoints, .h5, .keras, GraphDef and .npz files"
+READS: Final = (
+    "bnstat reads SavedModels, checkpoints, .h5, .keras, GraphDef, ONNX, PyTorch, safetensors "
+    "and .npz files"
+)
 _ORIGINAL: Final = "give the TensorFlow or Keras model that it was made from"
 _UNPACK: Final = "unpack it first"
 _WEIGHTS_TOO: Final = "give the weights, and this file as --config"
@@ -24,39 +24,33 @@ _PORT: Final = "export its named arrays with numpy.savez, which bnstat reads by 
 _NAMED: Final = "save several by name with numpy.savez: bn/moving_mean, bn/moving_variance, ..."
 
 _MAGIC: Final = (
-    (4, b"TFL3", "a TensorFlow Lite model, whose conversion folds batch norm", _ORIGINAL),
     (4, b"ORTM", "an ONNX Runtime model", _ORIGINAL),
-    (0, b"GGUF", "a GGUF model", _READS),
+    (0, b"GGUF", "a GGUF model", READS),
     (0, b"\x93NUMPY", "a single NumPy array", _NAMED),
     (0, b"MATLAB 5.0 MAT-file", "a MATLAB .mat file", _PORT),
     (0, b"ptrt", "a TensorRT engine", _ORIGINAL),
-    (0, b"\x89PNG", "a PNG image", _READS),
-    (0, b"\xff\xd8\xff", "a JPEG image", _READS),
-    (0, b"GIF8", "a GIF image", _READS),
-    (0, b"%PDF", "a PDF document", _READS),
-    (0, b"PAR1", "a Parquet table", _READS),
-    (0, b"ARROW1", "an Arrow table", _READS),
-    (0, b"SQLite format 3\0", "an SQLite database", _READS),
-    (0, b"\x7fELF", "a compiled program", _READS),
+    (0, b"\x89PNG", "a PNG image", READS),
+    (0, b"\xff\xd8\xff", "a JPEG image", READS),
+    (0, b"GIF8", "a GIF image", READS),
+    (0, b"%PDF", "a PDF document", READS),
+    (0, b"PAR1", "a Parquet table", READS),
+    (0, b"ARROW1", "an Arrow table", READS),
+    (0, b"SQLite format 3\0", "an SQLite database", READS),
+    (0, b"\x7fELF", "a compiled program", READS),
     (0, b"BZh", "compressed by bzip2", _UNPACK),
     (0, b"\xfd7zXZ\0", "compressed by xz", _UNPACK),
     (0, b"\x28\xb5\x2f\xfd", "compressed by zstd", _UNPACK),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", _UNPACK),
     (0, b"Rar!", "a RAR archive", _UNPACK),
-    (0, b"PK\x05\x06", "an archive of nothing", _READS),
-    (0, b"#!", "a script", _READS),
+    (0, b"PK\x05\x06", "an archive of nothing", READS),
+    (0, b"#!", "a script", READS),
 )
-
-_TORCH: Final = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""The number with which PyTorch's pickles before 1.6 begin."""
 
 _TEXTS: Final = (
     (rb'\s*"?\{.*"class_name\\?"\s*:.*"config\\?"\s*:',
      "the architecture of a Keras model alone, without weights", _WEIGHTS_TOO),
-    (rb'\s*\{.*"(modelTopology|weightsManifest)"\s*:', "a TensorFlow.js model", _ORIGINAL),
-    (rb'\s*\{.*"weight_map"\s*:.*\.safetensors"', "the index of sharded safetensors", _PORT),
-    (rb'\s*\{.*"nbformat"\s*:', "a Jupyter notebook", _READS),
-    (rb'\s*\{\s*["}]|\s*\[\s*[\[{"\d\]-]', "JSON, and no model", _READS),
+    (rb'\s*\{.*"nbformat"\s*:', "a Jupyter notebook", READS),
+    (rb'\s*\{\s*["}]|\s*\[\s*[\[{"\d\]-]', "JSON, and no model", READS),
     (rb"(?=.*^\s*class_name:)(?=.*^\s*config:)",
      "the architecture of a Keras model as YAML, without weights",
      "give the weights, and the architecture as JSON (model.to_json()) with --config"),
@@ -99,10 +93,8 @@ def foreign_format(file: File) -> Foreign | None:
         _hdf5(file)
         or _zip(file, head)
         or _gzip(head)
-        or _safetensors(file, head)
         or _pickle(head)
         or _records(file, head)
-        or _onnx(file)
         or _message_pack(head)
         or _text(head)
     )
@@ -117,7 +109,7 @@ def _hdf5(file: File) -> Foreign | None:
 
 
 def _zip(file: File, head: bytes) -> Foreign | None:
-    """A zip that is no archive of model files: PyTorch's, an office document, a program."""
+    """A zip that is no archive of model files: an office document, a program."""
     if not head.startswith(b"PK\x03\x04"):
         return None
     from bnstat.storage.archive import open_archive
@@ -127,15 +119,10 @@ def _zip(file: File, head: bytes) -> Foreign | None:
     except DamagedError:
         return None
     names = set(folder.names()) if folder is not None else set()
-    inner = next(iter(names)) if len(names) == 1 else ""
-    if folder is not None and (
-        "data.pkl" in names or (inner and folder.file(f"{inner}/data.pkl") is not None)
-    ):
-        return Foreign("a PyTorch file", _PORT)
     if "[Content_Types].xml" in names:
-        return Foreign("an office document", _READS)
+        return Foreign("an office document", READS)
     if "META-INF" in names:
-        return Foreign("a Java archive", _READS)
+        return Foreign("a Java archive", READS)
     if "config.json" in names and "metadata.json" in names:
         return Foreign("a .keras without weights", _WEIGHTS_TOO)
     return None
@@ -154,19 +141,10 @@ def _gzip(head: bytes) -> Foreign | None:
     return Foreign("compressed by gzip, and no tar", "unpack it first, with gunzip")
 
 
-def _safetensors(file: File, head: bytes) -> Foreign | None:
-    length = int.from_bytes(head[:8], "little")
-    if head[8:9] == b"{" and length <= file.size - 8 and b'"dtype"' in head:
-        return Foreign("a safetensors file", _PORT)
-    return None
-
-
 def _pickle(head: bytes) -> Foreign | None:
     if not re.match(rb"\x80[\x02-\x05]", head):
         return None
-    if head[2:].startswith(_TORCH):
-        return Foreign("a PyTorch file from before 1.6", _PORT)
-    return Foreign("a Python pickle, which is not read for it can run code", _PORT)
+    return Foreign("a Python pickle and not PyTorch's: it is not read for it can run code", _PORT)
 
 
 def _records(file: File, head: bytes) -> Foreign | None:
@@ -180,33 +158,7 @@ def _records(file: File, head: bytes) -> Foreign | None:
         return None
     if b"brain.Event:" in head[12 : 12 + length]:
         return Foreign("a TensorBoard event file", "give the checkpoints that lie beside it")
-    return Foreign("a TFRecord file, which holds data", _READS)
-
-
-def _onnx(file: File) -> Foreign | None:
-    """ModelProto := 1 ir_version (varint), ..., 7 graph (a message)."""
-    fields = dict(_outline(file))
-    if 0 < fields.get(1, 0) < 100 and fields.get(7, 0) > 0 and len(fields) > 2:
-        return Foreign("an ONNX model", _ORIGINAL)
-    return None
-
-
-def _outline(file: File) -> Iterator[tuple[int, int]]:
-    """Number and value, or length, of a message's first fields; none where it is no message."""
-    position = 0
-    for _ in range(64):
-        data = file.read(position, min(20, file.size - position))
-        if not data:
-            return
-        try:
-            tag, used = varint(data, 0)
-            value, used = varint(data, used)
-        except WireError:
-            return
-        position += used + (value if tag & 7 == 2 else 0)
-        if tag & 7 not in (0, 2) or position > file.size:
-            return
-        yield tag >> 3, value
+    return Foreign("a TFRecord file, which holds data", READS)
 
 
 def _message_pack(head: bytes) -> Foreign | None:
@@ -226,4 +178,4 @@ def _text(head: bytes) -> Foreign | None:
         head.decode("utf-8", "strict" if len(head) < _HEAD else "ignore")
     except UnicodeDecodeError:
         return None
-    return Foreign("text, and no model", _READS)
+    return Foreign("text, and no model", READS)

@@ -89,17 +89,13 @@ def _of_file(folder: Folder, file: File) -> Place:
     for format_ in formats():
         if (found := format_.in_file(folder, file)) is not None:
             return single(found if format_.named else found._replace(name=None))
-    from bnstat.formats.foreign import refuse_foreign
+    from bnstat.formats.foreign import READS, refuse_foreign
     from bnstat.storage.archive import open_archive
 
     refuse_foreign(file)
     if (archive := open_archive(file)) is not None:
         return _in_archive(archive)
-    raise UnknownFormatError(
-        file.path,
-        "is in no format that bnstat knows",
-        "bnstat reads SavedModels, checkpoints, .h5, .keras, GraphDef and .npz files",
-    )
+    raise UnknownFormatError(file.path, "is in no format that bnstat knows", READS)
 
 
 def _in_archive(folder: Folder) -> Place:

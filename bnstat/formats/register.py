@@ -17,6 +17,8 @@ SITES = (
     "keras.sites.Unzipped",
     "tensorflow.sites.Checkpoints",
     "keras.sites.ShardedWeights",
+    "exchange.sharded.Sharded",
+    "exchange.tfjs.site.TensorflowJs",
 )
 """Formats of several files: classes that say which are theirs."""
 
@@ -24,8 +26,12 @@ FORMATS = (
     "keras.h5",
     "keras.weights",
     "exchange.hdf5_arrays",
+    "exchange.safetensors",
+    "exchange.onnx.file",
+    "exchange.pytorch.file",
     "keras.archive",
     "exchange.npz",
+    "exchange.tflite",
     "tensorflow.graphs.frozen_graph",
 )
 """Formats of single files: modules, each a `FileFormat`."""

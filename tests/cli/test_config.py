@@ -70,7 +70,7 @@ def test_the_schema_knows_undecided_layers(run, weights):
 
 def test_check_tells_it_as_information(run, weights):
     (finding,) = json.loads(run("check", weights, "--json").stdout)["findings"]
-    assert (finding["rule"], finding["severity"]) == ("BN015", "info")
+    assert (finding["rule"], finding["severity"]) == ("BN016", "info")
 
 
 def test_the_architecture_decides(run, weights, config):

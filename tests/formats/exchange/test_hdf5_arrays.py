@@ -28,7 +28,7 @@ def write(path: Path, scopes: tuple[str, ...], key: str = "{}/{}", **options: ob
     return path
 
 
-@pytest.mark.parametrize("key", ["{}/{}", "{}/{}:0", "{}.{}", "{}_{}", "params/{}/{}"])
+@pytest.mark.parametrize("key", ["{}/{}", "{}/{}:0", "{}_{}", "params/{}/{}"])
 @pytest.mark.parametrize("options", [{}, {"compression": "gzip"}], ids=["plain", "gzip"])
 def test_layers_by_name(tmp_path: Path, key: str, options: dict[str, object]) -> None:
     path = write(tmp_path / "arrays.h5", ("bn1", "bn10", "bn2"), key, **options)
