@@ -96,10 +96,11 @@ def _of_file(folder: Folder, file: File) -> Place:
     foreign = foreign_format(file)
     raise UnknownFormatError(
         file.path,
-        f"is {foreign}, not a TensorFlow or Keras file"
+        f"is {foreign}, not a model file that bnstat knows"
         if foreign
         else "is in no format that bnstat knows",
-        "bnstat reads SavedModels, checkpoints, .h5, .keras and GraphDef files",
+        "bnstat reads SavedModels, checkpoints, .h5, .keras, GraphDef, ONNX, PyTorch and "
+        "safetensors files",
     )
 
 
