@@ -15,6 +15,7 @@ from bnstat.storage.files import File, Folder
 SITES = (
     "tensorflow.sites.SavedModels",
     "keras.sites.Unzipped",
+    "exchange.orbax.site.Orbax",
     "tensorflow.sites.Checkpoints",
     "keras.sites.ShardedWeights",
     "exchange.sharded.Sharded",

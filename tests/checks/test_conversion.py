@@ -7,6 +7,8 @@ import pytest
 
 from bnstat.checks import Finding, check
 from bnstat.model import BatchNorm, Model, Source
+from bnstat.output.terminal.overview import overview
+from bnstat.output.terminal.screen import Screen
 from tests.output import models
 
 CONVERTER = "OnnxMLTools 1.3.0 (opset 7)"
@@ -36,6 +38,14 @@ def test_rewritten_by_a_converter_is_said_and_no_harm() -> None:
     (finding,) = check(model(*two()))
     assert told([finding]) == [("BN015", "info", None)]
     assert finding.message.startswith("rewritten by a converter: all 2 layers")
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "legend"), [(1e-9, "a converter moved them"), (1e-3, "still at their initial 0")]
+)
+def test_the_table_says_so_too(epsilon: float, legend: str) -> None:
+    lines = list(overview(model(*two(epsilon)), Screen(width=100, boxes=False)))
+    assert sum(legend in line for line in lines) == 1
 
 
 def test_a_mean_of_minus_0_is_0() -> None:

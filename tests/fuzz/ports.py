@@ -238,3 +238,54 @@ def pytorch_members(members: dict[str, bytes]) -> bytes:
         for name, data in members.items():
             archive.writestr(zipfile.ZipInfo(f"m/{name}", (1980, 1, 1, 0, 0, 0)), data)
     return image.getvalue()
+
+
+def sharded_files() -> dict[str, bytes]:
+    """A safetensors model in two parts, and its index."""
+    parts = {f"m-0000{i + 1}-of-00002.safetensors": layer for i, layer in enumerate(("a", "b"))}
+    arrays = dict(zip(NAMES, values().values(), strict=True))
+    files = {
+        name: safetensors_of({f"{layer}.{role}": array for role, array in arrays.items()})
+        for name, layer in parts.items()
+    }
+    places = {f"{layer}.{role}": name for name, layer in parts.items() for role in NAMES}
+    index = json.dumps({"metadata": {"total_size": 96}, "weight_map": places}).encode()
+    return {"m.safetensors.index.json": index, **files}
+
+
+def tfjs_files(topology: Any, prefix: str) -> dict[str, bytes]:
+    """A TensorFlow.js model of one layer, half of it quantized, in two shards."""
+    weights: list[dict[str, Any]] = []
+    data = b""
+    for role, array in values().items():
+        entry: dict[str, Any] = {"name": f"{prefix}/{role}", "shape": [3], "dtype": "float32"}
+        if role.startswith("moving"):
+            entry["quantization"] = {"dtype": "uint8", "min": 0.5, "scale": 0.25}
+            data += bytes(range(3))
+        else:
+            data += array.astype("<f4").tobytes()
+        weights.append(entry)
+    paths = ["group1-shard1of2.bin", "group1-shard2of2.bin"]
+    manifest = [{"paths": paths, "weights": weights}]
+    model = {"format": "x", "modelTopology": topology, "weightsManifest": manifest}
+    shards = dict(zip(paths, (data[:14], data[14:]), strict=True))
+    return {"model.json": json.dumps(model).encode(), **shards}
+
+
+def tfjs_graph(prefix: str) -> dict[str, Any]:
+    """A graph model's topology."""
+
+    def node(name: str, op: str, inputs: list[str], **attributes: Any) -> dict[str, Any]:
+        return {"name": name, "op": op, "input": inputs, "attr": attributes}
+
+    constants = [f"{prefix}/{role}" for role in values()]
+    shape = {"dim": [{"size": "3"}]}
+    value = {"tensor": {"dtype": "DT_FLOAT", "tensorShape": shape}}
+    return {
+        "node": [
+            node("x", "Placeholder", []),
+            *(node(name, "Const", [], value=value) for name in constants),
+            node("bn", "FusedBatchNormV3", ["x", *constants], epsilon={"f": 0.001},
+                 is_training={"b": False}),
+        ]
+    }  # fmt: skip

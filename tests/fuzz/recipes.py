@@ -567,6 +567,8 @@ RECIPES: Final[dict[str, tuple[Recipe, ...]]] = {
     "state": (state_text, state_text, state_text, files),
     "onnx": (protobuf, protobuf, graph_wiring, files, raw_bytes),
     "safetensors": (safetensors_header, safetensors_header, raw_bytes),
+    "sharded": (json_file, json_file, files, raw_bytes),
+    "tfjs": (json_file, json_file, json_file, files, raw_bytes),
     "pytorch": (pickle_instructions, pickle_instructions, zip_structure, raw_bytes),
 }
 """Format -> its mutations, as often as they shall be chosen."""

@@ -146,6 +146,11 @@ def _made_by_hand() -> Iterator[Seed]:
     for name, files in ports.onnx_files().items():
         yield Seed(f"handmade/{name}.onnx", "onnx", files, "m.onnx")
     yield Seed("handmade/m.safetensors", "safetensors", {"m": ports.safetensors()}, "m")
+    yield Seed("handmade/sharded", "sharded", ports.sharded_files(), "m.safetensors.index.json")
+    layers = {"model_config": handmade.config()}
+    for name, topology in (("bn0", layers), ("net/bn", ports.tfjs_graph("net/bn"))):
+        files = ports.tfjs_files(topology, name)
+        yield Seed(f"handmade/tfjs-{name}", "tfjs", files, "model.json")
     for name, content in ports.pytorch_files().items():
         yield Seed(f"handmade/{name}", "pytorch", {name: content}, name)
     yield Seed("handmade/sharded", "json", handmade.sharded(), "m.weights.json")

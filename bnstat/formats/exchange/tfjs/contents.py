@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import BnstatError, DamagedError
-from bnstat.formats.contents import Contents, Graph, Layer
+from bnstat.formats.contents import Contents, Graph
+from bnstat.formats.exchange.keras_layers import layers_by_scope
 from bnstat.formats.exchange.tfjs.weights import Weight, read_manifest
-from bnstat.formats.keras.config import describe, parse_json
+from bnstat.formats.keras.config import parse_json
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File, Folder
 
@@ -56,7 +57,8 @@ def open_model(folder: Folder, file: File, source: Source) -> Contents:
     if isinstance(topology.get("node"), list):
         graph = _graph(topology, variables, file.path)
         return replace(contents, graphs=lambda: (graph,))
-    return replace(contents, layers=tuple(_layers(topology, variables, file.path)))
+    model, names = topology.get("model_config", topology), {key: key for key in variables}
+    return replace(contents, layers=tuple(layers_by_scope(model, names, file.path)))
 
 
 def _writer(parsed: Mapping[str, Any]) -> str | None:
@@ -69,29 +71,6 @@ def _unpacked(weights: Sequence[Weight]) -> Iterator[str]:
     for kind, count in sorted(kinds.items()):
         stored = "1 weight is" if count == 1 else f"{count} weights are"
         yield f"{stored} stored as {kind}: the numbers shown are unpacked, and as coarse as that"
-
-
-def _layers(
-    topology: Mapping[str, Any], variables: Mapping[str, Variable], where: str
-) -> Iterator[Layer]:
-    """The layers of a Keras configuration, each with the weights under its name."""
-    model = topology.get("model_config", topology)
-    by_scope: dict[str, dict[str, str]] = {}
-    for key in variables:
-        scope, _, label = key.rpartition("/")
-        by_scope.setdefault(scope, {})[label.removesuffix(":0")] = key
-    described = [layer for top in describe(model, where) for layer in top.walk()]
-    uses = Counter(layer.own_name for layer in described)
-    ends: dict[str, list[str]] = {}
-    for scope in by_scope:
-        ends.setdefault(scope.rpartition("/")[2], []).append(scope)
-    for layer in described:
-        scopes = [scope for scope in (layer.name, layer.own_name) if scope in by_scope]
-        if not scopes and uses[layer.own_name] == 1 and len(ends.get(layer.own_name, ())) == 1:
-            scopes = ends[layer.own_name]
-        own = by_scope[scopes[0]] if scopes else {}
-        key = scopes[0] if scopes else layer.name
-        yield Layer(layer.name, layer.class_name, layer.config, own, key, layer.own_name)
 
 
 def _graph(topology: Mapping[str, Any], variables: Mapping[str, Variable], where: str) -> Graph:
