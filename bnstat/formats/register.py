@@ -1,17 +1,50 @@
-"""The formats of single files, in the order in which a file is offered to them."""
+"""The formats, in the order in which what lies at a path is offered to them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from typing import Protocol, cast
 
 from bnstat.formats.contents import Contents
+from bnstat.formats.sites import Format, Found, natively, step_of
 from bnstat.model import Source
-from bnstat.storage.files import File
+from bnstat.storage.files import File, Folder
+
+SITES = (
+    "tensorflow.sites.SavedModels",
+    "keras.sites.Unzipped",
+    "tensorflow.sites.Checkpoints",
+    "keras.sites.ShardedWeights",
+    "exchange.sharded.Sharded",
+    "exchange.tfjs.site.TensorflowJs",
+)
+"""Formats of several files: classes that say which are theirs."""
+
+FORMATS = (
+    "keras.h5",
+    "keras.weights",
+    "exchange.safetensors",
+    "exchange.onnx.file",
+    "exchange.pytorch.file",
+    "keras.archive",
+    "exchange.tflite",
+    "tensorflow.graphs.frozen_graph",
+)
+"""Formats of single files: modules, each a `FileFormat`."""
+
+_FOREIGN = (
+    (0, b"\x80\x02", "a Python pickle that is not PyTorch's"),
+    (0, b"\x93NUMPY", "a NumPy array"),
+    (0, b"GGUF", "a GGUF model"),
+    (0, b"#!", "a script"),
+    (0, b"<", "a web page or XML"),
+)
 
 
 class FileFormat(Protocol):
-    """What a format's module offers."""
+    """What the module of a format of single files offers."""
 
     def recognises(self, file: File) -> bool:
         """Whether the file's content is of this format."""
@@ -22,25 +55,36 @@ class FileFormat(Protocol):
         ...
 
 
-FORMATS = ("keras.h5", "keras.weights", "keras.archive", "tensorflow.graphs.frozen_graph")
-
-_FOREIGN = (
-    (4, b"TFL3", "a TensorFlow Lite model"),
-    (0, b"\x80\x02", "a Python pickle, as PyTorch saves"),
-    (0, b"\x93NUMPY", "a NumPy array"),
-    (0, b"GGUF", "a GGUF model"),
-    (0, b"#!", "a script"),
-    (0, b"<", "a web page or XML"),
-)
-
-
-def file_format(file: File) -> FileFormat | None:
-    """The format that recognises the file."""
+def formats() -> Iterator[Format]:
+    """All formats; each is imported when its turn comes."""
+    for name in SITES:
+        yield _site(name)
     for name in FORMATS:
-        module = cast(FileFormat, import_module(f"bnstat.formats.{name}"))
-        if module.recognises(file):
-            return module
-    return None
+        yield _SingleFile(name)
+
+
+class _SingleFile(Format):
+    """A format whose models are a file each; its module is imported when there is a file."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def in_file(self, folder: Folder, file: File) -> Found | None:
+        module = cast(FileFormat, import_module(f"bnstat.formats.{self._name}"))
+        if not module.recognises(file):
+            return None
+        return Found(
+            file.name,
+            step_of(file.name),
+            folder.modified(file.name),
+            lambda source, reading: module.open_contents(file, natively(source, reading)),
+        )
+
+
+@cache
+def _site(name: str) -> Format:
+    module, _, kind = name.rpartition(".")
+    return cast(Format, getattr(import_module(f"bnstat.formats.{module}"), kind)())
 
 
 def foreign_format(file: File) -> str | None:
@@ -51,6 +95,4 @@ def foreign_format(file: File) -> str | None:
     for offset, magic, what in _FOREIGN:
         if head[offset:].startswith(magic):
             return what
-    if head[8:9] == b"{" and b"dtype" in file.head(4096):
-        return "a safetensors file"
     return None

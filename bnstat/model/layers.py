@@ -1,78 +1,21 @@
-"""Models and their batch-normalization layers: what every command works on.
-
-A `Model` is both a sequence of its layers, in the order of the network where the file tells
-it, and a mapping from their names. Arrays are read when they are first asked for, then kept.
-"""
+"""Batch-normalization layers: their variables, and what they compute in inference."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple, overload
+from typing import Final, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from bnstat.errors import AmbiguousError, DamagedError, NotFoundError
+from bnstat.model.variables import Array, Variable
 
-Array = NDArray[np.generic]
 Evidence = Literal["config", "object-graph", "graph", "name"]
 
 ROLES: Final = ("gamma", "beta", "moving_mean", "moving_variance")
 """The four roles of a batch-norm layer's variables, in the order of Keras."""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where a model was read from.
-
-    Attributes:
-        path: the path as the user gave it.
-        format: `tf2-checkpoint`, `tf1-checkpoint`, `tf1-checkpoint-v1`, `saved-model`,
-            `keras-h5`, `keras-archive`, `keras-weights` or `frozen-graph`.
-        checkpoint: name of the checkpoint in its folder (`model-1200`), where there are several.
-        step: the training step that the checkpoint's name or its `global_step` tells.
-        writer: the library and version that wrote the file, where it says so.
-    """
-
-    path: str
-    format: str
-    checkpoint: str | None = None
-    step: int | None = None
-    writer: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Variable:
-    """A stored tensor that is read on demand.
-
-    Attributes:
-        key: the exact key in the file: a checkpoint key, an HDF5 dataset's path, an op's name.
-        name: the best name known for it (its full name, without `:0`).
-        dtype: NumPy's or ml_dtypes' name of the element type: `float32`, `bfloat16`.
-        shape: the dimensions.
-        reader: reads the array; raises `DamagedError` or `NotFoundError`.
-    """
-
-    key: str
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    reader: Callable[[], Array] = field(repr=False, compare=False)
-
-    def read(self) -> Array:
-        """The stored array, of this shape and dtype, bit for bit."""
-        return self.reader()
-
-
-class Verdict(NamedTuple):
-    """Why a variable was, or was not, taken as part of a batch-norm layer."""
-
-    key: str
-    layer: str | None
-    role: str | None
-    reason: str
 
 
 @dataclass(eq=False)
@@ -134,6 +77,10 @@ class BatchNorm:
         """Read all arrays of the layer now. Raises as `Variable.read` does."""
         for role in self.variables:
             self.array(role)
+
+    def all_variables(self) -> list[Variable]:
+        """The variables of the layer, those of no role included."""
+        return [*self.variables.values(), *self.extra.values(), *self.undecided]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -271,172 +218,6 @@ class BatchNorm:
                 f"of {self.name} on axis {-1 if axes is None else axes}"
             )
         return tuple(shape)
-
-
-class Model(Sequence[BatchNorm]):
-    """The batch-norm layers of one file: a sequence, and a mapping by name.
-
-    Attributes:
-        source: where the layers were read from.
-        layers: in the order of the network where the file tells it, else by name.
-        incomplete: layers that are surely batch norm, but whose moving statistics are not in
-            the file; they are not among `layers`.
-        notes: what was noticed while reading, one line each.
-    """
-
-    def __init__(
-        self,
-        source: Source,
-        layers: Sequence[BatchNorm],
-        *,
-        incomplete: Sequence[BatchNorm] = (),
-        notes: Sequence[str] = (),
-        explain: Callable[[], Sequence[Verdict]] = tuple,
-    ) -> None:
-        self.source = source
-        self.layers = tuple(layers)
-        self.incomplete = tuple(incomplete)
-        self.notes = tuple(notes)
-        self._explain = explain
-        self._by_name = {layer.name: layer for layer in self.layers}
-
-    def explain(self) -> Sequence[Verdict]:
-        """For every variable of the file, why it was or was not taken as batch norm."""
-        return self._explain()
-
-    def select(self, layers: Sequence[BatchNorm]) -> Model:
-        """The same model, narrowed to some of its layers."""
-        return Model(
-            self.source,
-            layers,
-            incomplete=self.incomplete,
-            notes=self.notes,
-            explain=self._explain,
-        )
-
-    @property
-    def channels(self) -> int:
-        """The number of channels of all layers together."""
-        return sum(layer.channels for layer in self.layers)
-
-    def keys(self) -> list[str]:
-        """The layers' names."""
-        return list(self._by_name)
-
-    def values(self) -> list[BatchNorm]:
-        """The layers."""
-        return list(self.layers)
-
-    def items(self) -> list[tuple[str, BatchNorm]]:
-        """The layers with their names."""
-        return list(self._by_name.items())
-
-    def get(self, name: str, default: BatchNorm | None = None) -> BatchNorm | None:
-        """The layer of that name, or `default`."""
-        return self._by_name.get(name, default)
-
-    @overload
-    def __getitem__(self, index: int | str) -> BatchNorm: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> tuple[BatchNorm, ...]: ...
-
-    def __getitem__(self, index: int | str | slice) -> BatchNorm | tuple[BatchNorm, ...]:
-        if isinstance(index, str):
-            return self._by_name[index]
-        return self.layers[index]
-
-    def __iter__(self) -> Iterator[BatchNorm]:
-        return iter(self.layers)
-
-    def __len__(self) -> int:
-        return len(self.layers)
-
-    def __contains__(self, item: object) -> bool:
-        return item in self._by_name if isinstance(item, str) else item in self.layers
-
-    def __repr__(self) -> str:
-        count = len(self.layers)
-        layers = "1 batch-norm layer" if count == 1 else f"{count} batch-norm layers"
-        return f"<Model {self.source.path!r} ({self.source.format}): {layers}>"
-
-    def _repr_html_(self) -> str:
-        """The table that a notebook shows."""
-        import html
-
-        def cell(layer: BatchNorm, role: str) -> str:
-            array = layer.array(role)
-            if array is None:
-                return "&ndash;"
-            numbers = Summary.of(array)
-            return f"{numbers.mean:.4g} &plusmn; {numbers.std:.3g}"
-
-        head = "".join(f"<th>{title}</th>" for title in ("layer", "channels", *ROLES))
-        rows = "".join(
-            f"<tr><td>{html.escape(printable(layer.name))}</td><td>{layer.channels}</td>"
-            + "".join(f"<td>{cell(layer, role)}</td>" for role in ROLES)
-            + "</tr>"
-            for layer in self.layers
-        )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """The numbers that a person looks at first, in float64, over the finite elements.
-
-    Attributes:
-        count: the number of elements.
-        bad: how many of them are NaN or infinite.
-        mean, std, min, max: of the finite elements (population deviation); NaN if none is.
-    """
-
-    count: int
-    bad: int
-    mean: float
-    std: float
-    min: float
-    max: float
-
-    @classmethod
-    def of(cls, array: Array) -> Summary:
-        """Summarize an array of any numeric dtype."""
-        values = as_float64(array).ravel()
-        count = values.size
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = values.sum()
-            # The sum of finite numbers is finite unless it overflows.
-            if not math.isfinite(total):
-                values = values[np.isfinite(values)]
-                total = values.sum()
-            if not values.size:
-                return cls(count, count, math.nan, math.nan, math.nan, math.nan)
-            mean = float(total / values.size)
-            deviations = values - mean
-            deviations *= deviations
-            std = math.sqrt(deviations.sum() / values.size)
-        bad = count - values.size
-        return cls(count, bad, mean, std, float(values.min()), float(values.max()))
-
-
-def as_float64(array: Array) -> NDArray[np.float64]:
-    """The array's numbers as float64 (bfloat16 and the 8-bit floats included)."""
-    with np.errstate(invalid="ignore"):  # a signalling NaN is a NaN like any other
-        return array.astype(np.float64)
-
-
-def printable(text: str) -> str:
-    r"""`text` with everything escaped that could act on a terminal, page or reader's eye.
-
-    Control characters, line breaks, bidirectional overrides and lone surrogates become `\\x1b`
-    and the like; printable text of any language stays as it is.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
-        for char in text
-    )
 
 
 def _working_dtype(array: Array) -> np.dtype[np.generic]:
