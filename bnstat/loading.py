@@ -148,6 +148,23 @@ def _loader(
     return attempt
 
 
+def open_contents(
+    path: str, checkpoint: str | None = None, step: int | None = None, reader: Reader = "auto"
+) -> Contents:
+    """What the model at a path holds, before anything in it is taken for batch norm.
+
+    Args:
+        path: as for `load`.
+        checkpoint: as for `load`.
+        step: as for `load`.
+        reader: as for `load`.
+
+    Raises:
+        As `load`.
+    """
+    return _open(path, locate(path).choose(path, checkpoint, step), reader, True)
+
+
 def _open(path: str, found: Found, reader: Reader, values: bool) -> Contents:
     source = Source(path, "", found.name, found.step)
     try:

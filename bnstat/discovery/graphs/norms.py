@@ -64,12 +64,14 @@ class Norm:
         op: the op that gives the normalized tensor.
         scope: the name under which the graph has it; empty where it has none.
         roles: role -> key.
+        x: the tensors that it may normalize.
         epsilon, momentum, axis: where the graph tells them.
     """
 
     op: str
     scope: str
     roles: Mapping[str, str]
+    x: tuple[str, ...]
     epsilon: float | None
     momentum: float | None
     axis: int | None
@@ -121,6 +123,7 @@ def _fused(tensors: Tensors, op: Op, updates: _Updates) -> Norm | None:
         op=op.name,
         scope=_scope(op),
         roles=roles,
+        x=tensors.sources(given[0]) if given else (),
         epsilon=_finite(epsilon if isinstance(epsilon, float) else _DEFAULT_EPSILON),
         momentum=updates.momentum(roles) if momentum is None else momentum,
         axis=_fused_axis(tensors, op, given),
@@ -185,6 +188,7 @@ def _around(
         op=formula.op,
         scope=_scope(root),
         roles=roles,
+        x=formula.x.sources,
         epsilon=_finite(epsilon),
         momentum=updates.momentum(roles),
         axis=tensors.axis(variance),

@@ -1,0 +1,1 @@
+"""New values for a model: estimated from data, and written into a copy."""

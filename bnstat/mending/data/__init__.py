@@ -1,0 +1,95 @@
+"""Data for a model that is run: from a path, from code, or from a Python caller."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bnstat.errors import NotFoundError, UnknownFormatError
+from bnstat.mending.data.arrays import Arrays, is_numpy, open_numpy
+from bnstat.mending.data.batches import Batch, Data, Source, Wanted
+
+__all__ = ["Batch", "Data", "Images", "open_data"]
+
+
+@dataclass(frozen=True)
+class Images:
+    """How images of a folder become arrays.
+
+    Attributes:
+        size: height and width that they are resized to; the model's own where it has one.
+        scale: what their numbers from 0 to 255 are multiplied by.
+    """
+
+    size: tuple[int, int] | None = None
+    scale: float = 1.0
+
+
+def open_data(
+    data: Any,
+    inputs: Mapping[str, Wanted],
+    *,
+    batch_size: int,
+    samples: int,
+    labels: str | None = None,
+    images: Images | None = None,
+) -> Data:
+    """Data that fits a model.
+
+    Args:
+        data: a path, `module:function`, or arrays or a dataset in memory.
+        inputs: the model's inputs by name.
+        batch_size: samples in a batch.
+        samples: samples to take at most.
+        labels: the name of the labels, where accuracy is wanted.
+        images: how to read a folder of images.
+
+    Raises:
+        NotFoundError: there is no such path, or an input's array is missing.
+        UnknownFormatError: it is no data that is known.
+        BnstatError: it does not fit the model.
+    """
+    source = _source(data, inputs, images or Images(), labels)
+    opened = Data(source, inputs, batch_size, samples, labels)
+    if isinstance(source, Arrays):
+        for _ in opened:  # all of it is at hand to be looked through before the run
+            pass
+    else:
+        next(iter(opened))
+    return opened
+
+
+def _source(
+    data: Any, inputs: Mapping[str, Wanted], images: Images, labels: str | None
+) -> Source:
+    if not isinstance(data, (str, os.PathLike)):
+        from bnstat.mending.data.memory import of_object
+
+        return of_object(data)
+    path = os.fspath(data)
+    if ":" in path and not os.path.exists(path):
+        from bnstat.mending.data.code import of_code
+
+        return of_code(path)
+    if not os.path.exists(path):
+        raise NotFoundError(path, "there is no such data")
+    if is_numpy(path):
+        return open_numpy(path)
+    from bnstat.mending.data.datasets import is_dataset, is_records, open_dataset, open_records
+    from bnstat.mending.data.pictures import has_images, open_images
+
+    if os.path.isdir(path):
+        if is_dataset(path):
+            return open_dataset(path)
+        if has_images(path):
+            return open_images(path, inputs, images)
+    elif is_records(path):
+        return open_records(path, inputs, labels)
+    raise UnknownFormatError(
+        path,
+        "is no data that bnstat knows",
+        "give .npz, .npy, a folder of tf.data.Dataset.save, a TFRecord of tf.Example, "
+        "a folder of images, or module:function",
+    )
