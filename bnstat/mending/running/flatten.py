@@ -9,8 +9,8 @@ from bnstat.errors import NotFoundError, UnsupportedError
 
 _CONTROL_FLOW = frozenset({"If", "StatelessIf", "Case", "StatelessCase", "While", "StatelessWhile"})
 _LOWER = "_lower_using_switch_merge"
-_IN_THE_WAY = ("_noinline", "_XlaMustCompile", "api_implements", "api_preferred_device")
-"""Attributes that keep a function from being inlined."""
+_IN_THE_WAY = ("_noinline", "_XlaMustCompile", "api_implements", "api_preferred_device", "_class")
+"""Attributes that keep a function from being inlined, or tie ops to the place of others."""
 
 
 def flattened(graph_def: Any, fetched: Collection[str], where: str) -> Any:
@@ -34,6 +34,7 @@ def flattened(graph_def: Any, fetched: Collection[str], where: str) -> Any:
     for node in nodes(reached):
         for name in _IN_THE_WAY:
             node.attr.pop(name, None)
+        node.device = ""
         if node.op in _CONTROL_FLOW:
             node.attr[_LOWER].b = True
     for function in reached.library.function:

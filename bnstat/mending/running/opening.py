@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from bnstat.errors import BnstatError, NotFoundError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.mending.running import files
+from bnstat.mending.running.keras_files import keras_file
 from bnstat.mending.running.program import Program
 from bnstat.mending.running.signature import Chosen
 from bnstat.mending.running.subject import Subject, prepared
-from bnstat.model import BatchNorm
+from bnstat.model import BatchNorm, Model
 
 Opener = Callable[[str, Contents, Chosen], Program]
 
@@ -41,13 +42,14 @@ class Running:
 
 
 def open_subject(
-    path: str, contents: Contents, layers: Sequence[BatchNorm], running: Running
+    path: str, contents: Contents, model: Model, layers: Sequence[BatchNorm], running: Running
 ) -> Subject:
     """The model at a path, ready to be measured.
 
     Args:
         path: where it was read from.
         contents: what it holds.
+        model: all of its layers.
         layers: those of its layers that are to be measured.
         running: how to run it.
 
@@ -60,10 +62,17 @@ def open_subject(
         raise NotFoundError(path, "holds no batch-norm layer with moving statistics")
     require_tensorflow()
     kind = contents.source.format
-    opener = _OPENERS.get(kind)
-    if opener is None:
-        raise UnsupportedError(path, f"a model of the form {kind} cannot be run")
-    program = opener(path, contents, Chosen(running.inputs, running.outputs))
+    if kind in ("keras-archive", "keras-h5"):
+        program = keras_file(path, model, running.imports, running.trust)
+    elif kind in _OPENERS:
+        program = _OPENERS[kind](path, contents, Chosen(running.inputs, running.outputs))
+    else:
+        raise UnsupportedError(
+            path,
+            f"holds weights alone ({kind}), and no network that could be run",
+            "give the SavedModel, the .keras or the full .h5; or build the network in Python, load "
+            "the weights into it, and call bnstat.recalibrate(model, data)",
+        )
     return prepared(program, layers, running.trust)
 
 
