@@ -3,22 +3,54 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import sys
+from types import FrameType
 
 _SIGINT = 128 + 2
+_ENDING = ("SIGTERM", "SIGHUP")
 _RARELY = 100_000
 """Objects between two collections: a large checkpoint makes millions, and hardly any garbage."""
 
 
+class _Ended(BaseException):
+    """A signal wants the process to end, as `KeyboardInterrupt` is for Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 def run() -> None:
-    """Run the command line. Ctrl-C ends it quietly, also while its modules are imported."""
+    """Run the command line. Ctrl-C ends it quietly, also while its modules are imported.
+
+    So do `kill` and a terminal that closes: what is half written is removed, then the process
+    dies of the signal, as whoever sent it expects.
+    """
     gc.set_threshold(_RARELY)
     try:
+        _heed_signals()
         from bnstat.cli import main
 
         main()
     except KeyboardInterrupt:
         sys.exit(_SIGINT)
+    except _Ended as end:
+        os.kill(os.getpid(), end.number)
+
+
+def _heed_signals() -> None:
+    for name in _ENDING:
+        number = getattr(signal, name, None)
+        # Under `nohup`, SIGHUP is ignored, and stays so.
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _end)
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+    raise _Ended(number)
 
 
 if __name__ == "__main__":

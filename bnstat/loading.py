@@ -141,8 +141,7 @@ def _loader(
         contents = _open(path, found, reader, values)
         model = discover(contents, patterns=patterns, include_shadows=include_shadows)
         if eager:
-            for layer in (*model.layers, *model.incomplete):
-                layer.read()
+            model.read()
         return model
 
     return attempt

@@ -14,7 +14,8 @@ from typing import Final, Literal, NamedTuple, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bnstat.errors import AmbiguousError, DamagedError, NotFoundError
+from bnstat.errors import AmbiguousError, BnstatError, DamagedError, NotFoundError
+from bnstat.storage.ranges import Range, prefetch
 
 Array = NDArray[np.generic]
 Evidence = Literal["config", "object-graph", "graph", "name"]
@@ -53,6 +54,7 @@ class Variable:
         dtype: NumPy's or ml_dtypes' name of the element type: `float32`, `bfloat16`.
         shape: the dimensions.
         reader: reads the array; raises `DamagedError` or `NotFoundError`.
+        finder: tells where the array's bytes are stored; raises as `reader` does.
     """
 
     key: str
@@ -60,10 +62,19 @@ class Variable:
     dtype: str
     shape: tuple[int, ...]
     reader: Callable[[], Array] = field(repr=False, compare=False)
+    finder: Callable[[], Sequence[Range]] = field(default=tuple, repr=False, compare=False)
 
     def read(self) -> Array:
         """The stored array, of this shape and dtype, bit for bit."""
         return self.reader()
+
+    def extents(self) -> Sequence[Range]:
+        """Where the array's bytes are stored; empty where no file has them to itself.
+
+        Together they are all of the array. One whose `Range.part` is None holds its part of it
+        in another form: compressed, packed, in the other byte order.
+        """
+        return self.finder()
 
 
 class Verdict(NamedTuple):
@@ -134,6 +145,10 @@ class BatchNorm:
         """Read all arrays of the layer now. Raises as `Variable.read` does."""
         for role in self.variables:
             self.array(role)
+
+    def all_variables(self) -> list[Variable]:
+        """The variables of the layer, those of no role included."""
+        return [*self.variables.values(), *self.extra.values(), *self.undecided]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -304,6 +319,20 @@ class Model(Sequence[BatchNorm]):
         """For every variable of the file, why it was or was not taken as batch norm."""
         return self._explain()
 
+    def read(self, layers: Sequence[BatchNorm] | None = None) -> None:
+        """Read the arrays of many layers now, their bytes fetched together.
+
+        Args:
+            layers: which ones; all, and the incomplete ones, if left out.
+
+        Raises:
+            DamagedError, NotFoundError: as `Variable.read`.
+        """
+        wanted = (*self.layers, *self.incomplete) if layers is None else layers
+        prefetch(_extents(wanted))
+        for layer in wanted:
+            layer.read()
+
     def select(self, layers: Sequence[BatchNorm]) -> Model:
         """The same model, narrowed to some of its layers."""
         return Model(
@@ -437,6 +466,16 @@ def printable(text: str) -> str:
         char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
         for char in text
     )
+
+
+def _extents(layers: Sequence[BatchNorm]) -> Iterator[Range]:
+    """Where the layers' arrays are; what cannot be found tells so when it is read."""
+    for layer in layers:
+        for variable in layer.all_variables():
+            try:
+                yield from variable.extents()
+            except BnstatError:
+                continue
 
 
 def _working_dtype(array: Array) -> np.dtype[np.generic]:

@@ -1,12 +1,30 @@
-"""Where tests find model files that are not part of the project."""
+"""Where tests find model files that are not part of the project, and what all tests share."""
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Folders are tested by several processes, each of which imports TensorFlow; files by one."""
+    named = [argument.split("::")[0] for argument in config.option.file_or_dir]
+    if named and all(name.endswith(".py") for name in named):
+        return 0
+    return min(4, len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if {"real", "written"}.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("wild")
 
 
 def _folder(name: str) -> Path:

@@ -1,1 +1,9 @@
-"""New values for a model: estimated from data, and written into a copy."""
+"""Mending: new values -> a copy of a model in its own format.
+
+Nothing else in bnstat writes models.
+"""
+
+from bnstat.mending.apply import apply
+from bnstat.mending.applied import Applied, Change
+
+__all__ = ["Applied", "Change", "apply"]

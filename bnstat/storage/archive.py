@@ -20,6 +20,7 @@ from weakref import finalize
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.storage.files import File, Folder
 from bnstat.storage.in_place import slice_of
+from bnstat.storage.ranges import Range
 
 _MAX_RATIO = 50
 _MAX_MEMBERS = 100_000
@@ -93,6 +94,12 @@ class _Member(File):
             return self._stream.read(length)
         except _DAMAGE as error:
             raise DamagedError(self.path, f"cannot be unpacked ({error})") from error
+
+    def place(
+        self, offset: int, length: int, part: tuple[slice, ...] | None = None
+    ) -> Range | None:
+        """None: the member may be compressed, and its archive is not known to it."""
+        return None
 
     def sibling(self, name: str) -> File | None:
         return self._folder.file(name)

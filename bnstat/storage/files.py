@@ -8,9 +8,11 @@ reads it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import BinaryIO
 
 from bnstat.errors import DamagedError
+from bnstat.storage.ranges import Range
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -62,6 +64,26 @@ class File(ABC):
         if len(data) != length:
             raise DamagedError(self.path, "got shorter while it was read", "try again")
         return data
+
+    def prefetch(self, spans: Sequence[tuple[int, int]]) -> None:  # noqa: B027
+        """Fetch what will be read next, where that is better done in one go.
+
+        Args:
+            spans: offset and length of each piece, in any order; they may overlap, and reach
+                beyond the file's end, where there is nothing to fetch.
+        """
+
+    def place(
+        self, offset: int, length: int, part: tuple[slice, ...] | None = None
+    ) -> Range | None:
+        """Where these bytes lie; None where no file holds them as they are.
+
+        Args:
+            offset: where they begin in this file.
+            length: how many there are.
+            part: see `Range`.
+        """
+        return Range(self, offset, length, part)
 
     def head(self, length: int) -> bytes:
         """The first bytes, at most `length` of them."""

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from bnstat.errors import DamagedError
 from bnstat.storage.files import File
+from bnstat.storage.ranges import Range
 
 if TYPE_CHECKING:
     from zipfile import ZipInfo
@@ -42,6 +44,14 @@ class Slice(File):
 
     def _read(self, offset: int, length: int) -> bytes:
         return self._whole.read(self._start + offset, length)
+
+    def prefetch(self, spans: Sequence[tuple[int, int]]) -> None:
+        self._whole.prefetch([(self._start + offset, length) for offset, length in spans])
+
+    def place(
+        self, offset: int, length: int, part: tuple[slice, ...] | None = None
+    ) -> Range | None:
+        return self._whole.place(self._start + offset, length, part)
 
     def open(self) -> BinaryIO:
         """A stream that reads the file piece by piece."""

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 import bnstat.loading
 from bnstat.cli import main
+from tests.builders.signals import heeded
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,8 +22,8 @@ from tests.output.models import *
 
 MODEL = {model}
 bnstat.loading.load = lambda path, **options: MODEL
-from bnstat.cli import main
-main()
+from bnstat.__main__ import run
+run()
 """
 
 
@@ -76,7 +77,12 @@ def start(clean_environment):
             [sys.executable, "-c", DRIVER.format(model=model), *arguments],
             cwd=ROOT,
             env={**clean_environment, **variables},
-            **{"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE, **options},
+            **{
+                "stdin": subprocess.DEVNULL,
+                "stderr": subprocess.PIPE,
+                "preexec_fn": heeded,
+                **options,
+            },
         )
         started.append(process)
         return process

@@ -167,15 +167,16 @@ def test_npz_is_not_for_a_terminal(start):
     assert b"NPZ is not for a terminal" in err
 
 
-def test_an_interrupted_export_leaves_no_trace(start, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15)])
+def test_an_interrupted_export_leaves_no_trace(start, tmp_path, number, code):
     process = start(
         ["export", "-o", str(tmp_path / "stats.json")], model="model(usual('bn', 3_000_000))"
     )
     while not list(tmp_path.iterdir()):
         assert process.poll() is None
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert err == b""
     assert list(tmp_path.iterdir()) == []
 

@@ -201,6 +201,22 @@ def weights(file: Any) -> None:
             group[str(index)] = array
 
 
+def sharded() -> dict[str, bytes]:
+    """The newer form spread over two files, one layer each, beside the index of both."""
+    files, shards = {}, {}
+    for number, name in enumerate(("batch_normalization", "batch_normalization_1")):
+
+        def fill(file: Any, place: str = f"layers/{name}/vars") -> None:
+            for index, array in enumerate(values().values()):
+                file[f"{place}/{index}"] = array
+
+        shard = f"m_{number:05d}.weights.h5"
+        files[shard] = hdf5(fill)
+        shards[f"/layers/{name}/vars"] = [shard]
+    index = {"metadata": {"total_size": 96.0}, "weight_map": shards}
+    return {"m.weights.json": json.dumps(index, indent=4).encode(), **files}
+
+
 def chunked(file: Any) -> None:
     """Compressed, chunked and shuffled datasets."""
     group = file.create_group("layers/batch_normalization/vars")

@@ -141,6 +141,7 @@ def _made_by_hand() -> Iterator[Seed]:
     for name, files in handmade.bundles().items():
         yield Seed(f"handmade/{name}", "bundle", files, "m.index")
     yield Seed("handmade/v1", "v1", {"m.ckpt": handmade.v1()}, "m.ckpt")
+    yield Seed("handmade/sharded", "json", handmade.sharded(), "m.weights.json")
 
 
 def _archived(seed: Seed) -> Iterator[Seed]:

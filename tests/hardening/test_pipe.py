@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import shlex
 import signal
 import struct
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders.signals import heeded
 from tests.fuzz import handmade
 from tests.hardening.support import ROOT, command, write
 
@@ -77,8 +79,18 @@ def test_closed_standard_error_takes_nothing_away() -> None:
 
 
 @pytest.mark.parametrize("where", ["stdout", "file"])
-def test_ctrl_c_leaves_no_trace(where: str, large: Path, tmp_path: Path) -> None:
-    """Interrupted while it writes: exit 130, nothing said, no file."""
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        (signal.SIGTERM, -signal.SIGTERM),
+        (signal.SIGHUP, -signal.SIGHUP),
+    ],
+)
+def test_what_ends_it_while_it_writes_leaves_no_trace(
+    where: str, number: signal.Signals, code: int, large: Path, tmp_path: Path
+) -> None:
+    """Ctrl-C, `kill` or a closed terminal: the usual end, nothing said, no file."""
     read, written = os.pipe()
     out = tmp_path / "out"
     out.mkdir()
@@ -87,18 +99,20 @@ def test_ctrl_c_leaves_no_trace(where: str, large: Path, tmp_path: Path) -> None
         script = _interrupted_while_writing(large, target)
     else:
         script = [sys.executable, "-m", "bnstat", "export", str(large), "-o", target]
-    process = subprocess.Popen(script, stdout=written, stderr=subprocess.PIPE, cwd=ROOT)
+    process = subprocess.Popen(
+        script, stdout=written, stderr=subprocess.PIPE, cwd=ROOT, preexec_fn=heeded
+    )
     os.close(written)
     assert os.read(read, 1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate(timeout=30)
     os.close(read)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert said == b""
     assert os.listdir(out) == []
 
 
-def _interrupted_while_writing(model: Path, target: str) -> list[str]:
+def _interrupted_while_writing(model: Path, target: str, seconds: float = 30) -> list[str]:
     """The command line, made to say on standard output that it has begun to write a file."""
     script = """
 import sys, time
@@ -107,13 +121,45 @@ write = json._layer
 def slowly(layer, values):
     yield from write(layer, values)
     print("begun", flush=True)
-    time.sleep(30)
+    time.sleep(seconds)
 json._layer = slowly
-sys.argv = ["bnstat", "export", sys.argv[1], "-o", sys.argv[2]]
-from bnstat.cli import main
-main()
+seconds = float(sys.argv.pop())
+sys.argv[1:] = ["export", sys.argv[1], "-o", sys.argv[2]]
+from bnstat.__main__ import run
+run()
 """
-    return [sys.executable, "-c", script, str(model), target]
+    return [sys.executable, "-c", script, str(model), target, str(seconds)]
+
+
+def test_a_shell_sees_the_status_of_a_death_by_signal(large: Path, tmp_path: Path) -> None:
+    child = shlex.join(_interrupted_while_writing(large, str(tmp_path / "x.json")))
+    script = f"coproc {child}; read -u ${{COPROC[0]}}; kill -TERM $COPROC_PID; wait $COPROC_PID"
+    result = subprocess.run(
+        ["bash", "-c", script],
+        capture_output=True,
+        cwd=ROOT,
+        timeout=60,
+        check=False,
+        preexec_fn=heeded,
+    )
+    assert (result.returncode, result.stderr) == (128 + signal.SIGTERM, b"")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored(large: Path, tmp_path: Path) -> None:
+    script = _interrupted_while_writing(large, str(tmp_path / "x.json"), seconds=0.5)
+    process = subprocess.Popen(
+        script,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )
+    assert process.stdout is not None
+    assert process.stdout.read(1)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert os.listdir(tmp_path) == ["x.json"]
 
 
 def test_ctrl_c_while_it_starts() -> None:
@@ -124,6 +170,7 @@ def test_ctrl_c_while_it_starts() -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=ROOT,
+            preexec_fn=heeded,
         )
         time.sleep(delay)
         process.send_signal(signal.SIGINT)

@@ -1,12 +1,9 @@
-"""The arrays of HDF5 datasets: their element types, and where their bytes are.
+"""The arrays of HDF5 datasets: where their bytes are, and how to read them.
 
-    datatype       class and version, three bytes of flags, size (u32), properties
     layout v3, v4  version, class: 0, in the header: size (u16), bytes
                                    1, in one piece: address, size
                                    2, in chunks: rank + 1, address of a tree, the chunk's shape
                                       and an element's size (u32 each); v4 has other trees
-    filters        version, count, then filters of id (u16), [length of name (u16)], flags (u16),
-                   count of parameters (u16), [name], parameters (u32 each)
     chunk tree     "TREE", type 1, level, entries (u16), two addresses of siblings, then entries
                    of size (u32), filters left out (u32), position (u64 each, and one more),
                    address of a chunk or of the tree below
@@ -14,97 +11,26 @@
 Keras stores every array in one piece. Chunks, which other tools make of it when they compress a
 file, are read where they are kept as HDF5 1.6 to 1.8 does by default.
 
-Source: HDF5 File Format Specification 3.0, sections III.A.1, IV.A.2.d, i and l.
+Source: HDF5 File Format Specification 3.0, sections III.A.1 and IV.A.2.i.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from bnstat.errors import UnsupportedError
-from bnstat.formats.hdf5.objects import (
-    DATASPACE,
-    DATATYPE,
-    EXTERNAL,
-    FILTERS,
-    LAYOUT,
-    Cursor,
-    Message,
-    Objects,
-    product,
-)
+from bnstat.formats.hdf5.datasets import Dataset, numpy_type
+from bnstat.formats.hdf5.objects import Cursor, Objects, product
 from bnstat.model import Array
-
-_INTEGER, _FLOAT, _OPAQUE, _ENUMERATION = 0, 1, 5, 8
-_OTHERS: Final = {2: "time", 3: "text", 4: "bits", 6: "compound", 7: "reference", 9: "variable"}
-_FLOATS: Final = {
-    (2, 5, 10): "float16",
-    (2, 8, 7): "bfloat16",
-    (4, 8, 23): "float32",
-    (8, 11, 52): "float64",
-}
-"""Size, bits of the exponent, bits of the mantissa -> name."""
-
-_NUMBERS: Final = {
-    "bool",
-    *(f"{kind}{8 * size}" for kind in ("int", "uint") for size in (1, 2, 4, 8)),
-    *_FLOATS.values(),
-}
-_Order = Literal["<", ">"]
+from bnstat.storage.ranges import Range
 
 _COMPACT, _CONTIGUOUS, _CHUNKED, _VIRTUAL = range(4)
 _DEFLATE, _SHUFFLE, _FLETCHER = 1, 2, 3
 _FOREIGN: Final = "refers to data outside of the file, which is never followed"
-
-
-@dataclass(frozen=True, slots=True)
-class Dataset:
-    """A dataset as its header describes it.
-
-    Attributes:
-        path: its path in the file.
-        dtype: NumPy's or ml_dtypes' name of the element type in the machine's byte order; another
-            word where the elements are no numbers.
-        order: the byte order of the file, `<` or `>`.
-        shape: the dimensions.
-        layout: the message that tells where the bytes are.
-        filters: what chunks were put through, first to last.
-        is_foreign: whether the bytes are in other files.
-    """
-
-    path: str
-    dtype: str
-    order: _Order
-    shape: tuple[int, ...]
-    layout: bytes
-    filters: tuple[int, ...]
-    is_foreign: bool
-
-
-def dataset(objects: Objects, path: str, messages: list[Message]) -> Dataset | None:
-    """The dataset that an object's messages describe; None where it is none or has no shape.
-
-    Raises:
-        DamagedError: a message is cut short.
-    """
-    held = {message.kind: message for message in messages}
-    if LAYOUT not in held or DATASPACE not in held or DATATYPE not in held:
-        return None
-    shape = objects.dimensions(held[DATASPACE].body) if not held[DATASPACE].is_shared else None
-    if shape is None:
-        return None
-    datatype = held[DATATYPE]
-    element: tuple[str, _Order] = ("shared", "<")
-    if not datatype.is_shared:
-        element = _element(objects, datatype.body)
-    filters = _filters(objects, held[FILTERS].body) if FILTERS in held else ()
-    layout = held[LAYOUT].body
-    return Dataset(path, *element, shape, layout, filters, EXTERNAL in held)
 
 
 class LibraryNeededError(UnsupportedError):
@@ -149,47 +75,95 @@ def read(objects: Objects, held: Dataset) -> Array:
     return _native(np.frombuffer(data[:size], dtype).reshape(held.shape))
 
 
+def extents(objects: Objects, held: Dataset) -> list[Range]:
+    """Where a dataset's bytes lie: in one piece, or chunk by chunk.
+
+    None where they are among a header's, in another file, or nobody but HDF5 knows.
+
+    Raises:
+        DamagedError: the tree of chunks contradicts itself.
+    """
+    dtype = numpy_type(held)
+    if dtype is None or held.is_foreign or 0 in held.shape:
+        return []
+    layout = Cursor(held.layout, objects.path)
+    version, kind = layout.number(1), layout.number(1)
+    is_plain = held.order == "<" or dtype.itemsize == 1
+    places: list[Range | None] = []
+    if version in (3, 4) and kind == _CONTIGUOUS:
+        address = objects.address(layout)
+        if not objects.is_undefined(address):
+            whole = tuple(slice(0, size) for size in held.shape) if is_plain else None
+            places = [objects.place(address, product(held.shape) * dtype.itemsize, whole)]
+    elif version == 3 and kind == _CHUNKED:
+        chunk_shape, chunks = _chunks(objects, held, layout)
+        is_plain = is_plain and not held.filters
+        for chunk in chunks:
+            part = chunk.part(chunk_shape, held.shape)
+            is_whole = tuple(span.stop - span.start for span in part) == chunk_shape
+            kept = part if is_plain and is_whole else None
+            places.append(objects.place(chunk.address, chunk.length, kept))
+    return [place for place in places if place is not None]
+
+
+class _Chunk(NamedTuple):
+    """A piece of an array: where its first element is in it, and its bytes in the file."""
+
+    position: tuple[int, ...]
+    address: int
+    length: int
+    skipped: int
+    """Bit N: whether filter N was left out."""
+
+    def part(self, chunk_shape: tuple[int, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
+        """What the chunk holds of an array of that shape."""
+        return tuple(
+            slice(at, min(at + size, whole))
+            for at, size, whole in zip(self.position, chunk_shape, shape, strict=True)
+        )
+
+
 def _chunked(objects: Objects, held: Dataset, dtype: np.dtype[np.generic], layout: Cursor) -> Array:
     """Put an array together from its chunks."""
+    chunk_shape, chunks = _chunks(objects, held, layout)
+    size = product(chunk_shape) * dtype.itemsize
+    array: Array = np.empty(held.shape, dtype)
+    for chunk in chunks:
+        data = objects.array_bytes(chunk.address, chunk.length)
+        for place in reversed(range(len(held.filters))):
+            if not chunk.skipped >> place & 1:
+                data = _undone(objects, held, held.filters[place], data, size, dtype.itemsize)
+        if len(data) < size:
+            raise objects.damage(f"{held.path} has a chunk that is too short")
+        part = chunk.part(chunk_shape, held.shape)
+        inside = tuple(slice(0, span.stop - span.start) for span in part)
+        array[part] = np.frombuffer(data[:size], dtype).reshape(chunk_shape)[inside]
+    return _native(array)
+
+
+def _chunks(
+    objects: Objects, held: Dataset, layout: Cursor
+) -> tuple[tuple[int, ...], list[_Chunk]]:
+    """The shape of an array's chunks, and all of them."""
     rank = layout.number(1) - 1
     root = objects.address(layout)
     chunk_shape = tuple(layout.number(4) for _ in range(rank))
     if rank != len(held.shape) or 0 in chunk_shape:
         raise objects.damage(f"{held.path} has chunks of another rank")
-    size = product(chunk_shape) * dtype.itemsize
     expected = product(
         tuple(-(-whole // part) for whole, part in zip(held.shape, chunk_shape, strict=True))
     )
     # A chunk takes more than 24 bytes to tell of.
     if expected * 24 > objects.size:
         raise objects.damage(f"{held.path} claims {expected} chunks")
-    chunks = dict(_chunks(objects, held, root, rank))
+    chunks = {chunk.position: chunk for chunk in _tree(objects, held, root, rank)}
     if len(chunks) != expected:
         raise objects.damage(f"{held.path} has {len(chunks)} of {expected} chunks")
-    array: Array = np.empty(held.shape, dtype)
-    for position, (address, length, skipped) in chunks.items():
-        data = objects.array_bytes(address, length)
-        for place in reversed(range(len(held.filters))):
-            if not skipped >> place & 1:
-                data = _undone(objects, held, held.filters[place], data, size, dtype.itemsize)
-        if len(data) < size:
-            raise objects.damage(f"{held.path} has a chunk that is too short")
-        chunk = np.frombuffer(data[:size], dtype).reshape(chunk_shape)
-        inside = tuple(
-            slice(0, min(part, whole - at))
-            for part, whole, at in zip(chunk_shape, held.shape, position, strict=True)
-        )
-        outside = tuple(
-            slice(at, at + part.stop) for at, part in zip(position, inside, strict=True)
-        )
-        array[outside] = chunk[inside]
-    return _native(array)
+    return chunk_shape, list(chunks.values())
 
 
-def _chunks(
-    objects: Objects, held: Dataset, root: int, rank: int
-) -> Iterator[tuple[tuple[int, ...], tuple[int, int, int]]]:
-    """Position -> address, size and left-out filters, of all chunks."""
+def _tree(objects: Objects, held: Dataset, root: int, rank: int) -> Iterator[_Chunk]:
+    """The chunks that a tree lists."""
     pending, seen = [root], {root}
     entry = 8 + 8 * (rank + 1) + objects.offset_size
     while pending:
@@ -206,7 +180,7 @@ def _chunks(
             if level == 0:
                 if any(at >= whole for at, whole in zip(position, held.shape, strict=True)):
                     raise objects.damage(f"{held.path} has a chunk outside of it")
-                yield position, (child, size, skipped)
+                yield _Chunk(position, child, size, skipped)
             elif child not in seen:
                 seen.add(child)
                 pending.append(child)
@@ -229,66 +203,6 @@ def _undone(
     if kind == _FLETCHER:
         return data[:-4]
     raise LibraryNeededError(objects.path, f"{held.path} went through a filter of number {kind}")
-
-
-def _filters(objects: Objects, data: bytes) -> tuple[int, ...]:
-    """The numbers of a pipeline's filters."""
-    body = Cursor(data, objects.path)
-    version, count = body.number(1), body.number(1)
-    body.take(6 if version == 1 else 0)
-    found = []
-    for _ in range(count):
-        kind = body.number(2)
-        has_name = version == 1 or kind >= 256
-        name_size = body.number(2) if has_name else 0
-        body.take(2)
-        parameters = body.number(2)
-        body.take(name_size + -name_size % (8 if version == 1 else 1))
-        body.take(4 * parameters)
-        body.take(4 if version == 1 and parameters % 2 else 0)
-        found.append(kind)
-    return tuple(found)
-
-
-def _element(objects: Objects, data: bytes) -> tuple[str, _Order]:
-    """Name and byte order of an element type.
-
-    HDF5 had no bfloat16 until lately: h5py stores it as opaque pairs of bytes, as it does
-    nothing else of Keras.
-    """
-    datatype = Cursor(data, objects.path)
-    kind, bits = datatype.number(1) & 0x0F, datatype.take(3)
-    size = datatype.number(4)
-    order: _Order = ">" if bits[0] & 1 else "<"
-    if kind == _INTEGER and size in (1, 2, 4, 8):
-        return f"{'int' if bits[0] & 0x08 else 'uint'}{8 * size}", order
-    if kind == _FLOAT and not bits[0] & 0x40:
-        datatype.take(5)
-        exponent, _, mantissa = datatype.number(1), datatype.number(1), datatype.number(1)
-        return _FLOATS.get((size, exponent, mantissa), "floats of another kind"), order
-    if kind == _ENUMERATION:
-        members = int.from_bytes(bits[:2], "little")
-        return (
-            ("bool", order)
-            if (size, members) == (1, 2)
-            else _element(objects, datatype.take(datatype.left))
-        )
-    if kind == _OPAQUE:
-        return ("bfloat16" if size == 2 else "opaque"), "<"
-    return _OTHERS.get(kind, "unknown"), "<"
-
-
-def numpy_type(held: Dataset) -> np.dtype[np.generic] | None:
-    """The elements' dtype in the file; None where they are no numbers."""
-    if held.dtype == "bfloat16":
-        import ml_dtypes
-
-        dtype: np.dtype[np.generic] = np.dtype(ml_dtypes.bfloat16)
-    elif held.dtype in _NUMBERS:
-        dtype = np.dtype(held.dtype)
-    else:
-        return None
-    return dtype.newbyteorder(held.order)
 
 
 def _native(array: Array) -> Array:

@@ -27,8 +27,9 @@ from functools import cached_property, partial
 from typing import Final
 
 from bnstat.errors import DamagedError
-from bnstat.formats.hdf5.arrays import Dataset, LibraryNeededError, dataset, numpy_type, read
+from bnstat.formats.hdf5.arrays import LibraryNeededError, extents, read
 from bnstat.formats.hdf5.attributes import Attributes
+from bnstat.formats.hdf5.datasets import Dataset, dataset, numpy_type
 from bnstat.formats.hdf5.dense import LINKS, dense_messages
 from bnstat.formats.hdf5.objects import (
     LINK,
@@ -163,6 +164,7 @@ class Hdf5:
                     dtype=found.dtype,
                     shape=found.shape,
                     reader=partial(self._read, found),
+                    finder=partial(extents, self._objects, found),
                 )
             elif any(message.kind in _GROUP for message in messages):
                 tree.headers[path] = header

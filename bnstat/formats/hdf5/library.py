@@ -1,4 +1,4 @@
-"""HDF5's own library, for the arrays that `hdf5_arrays` does not know how to read.
+"""HDF5's own library, for the arrays that `arrays` does not know how to read.
 
 Keras keeps every array in one piece. Tools that save its files again may use the chunk trees of
 HDF5 1.10 or filters such as lzf. Those are left to h5py, array by array, after the tree of the

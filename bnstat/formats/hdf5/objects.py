@@ -9,7 +9,7 @@
     object header v2   "OHDR", version, flags, ..., then messages of type (u8), size (u16),
                        flags, [order (u16)]; data; a checksum at the end of each block
 
-What the messages say is in `hdf5`, `hdf5_attributes` and `hdf5_arrays`. None of these modules
+What the messages say is in `file`, `attributes` and `datasets`. None of these modules
 uses the HDF5 library: damaged files make it loop forever or allocate without a bound.
 
 Source: HDF5 File Format Specification 3.0, sections II.A, IV.A.1 and IV.A.2,
@@ -26,6 +26,7 @@ from typing import Final
 
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.storage.files import File
+from bnstat.storage.ranges import Range
 
 SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
 
@@ -174,6 +175,10 @@ class Objects:
     def array_bytes(self, address: int, length: int) -> bytes:
         """The bytes of an array's elements."""
         return self._file.read(self._start + address, length)
+
+    def place(self, address: int, length: int, part: tuple[slice, ...] | None) -> Range | None:
+        """Where bytes at an address lie in the file; see `File.place`."""
+        return self._file.place(self._start + address, length, part)
 
     def messages(self, header: int) -> Iterator[Message]:
         """The messages of the object whose header is at that address."""

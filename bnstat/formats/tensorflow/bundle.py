@@ -29,12 +29,19 @@ import numpy as np
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError
 from bnstat.formats.protobuf.wire import WireError, damaged, fields, signed, varint
-from bnstat.formats.tensorflow.dtypes import STRING, dtype_name, numpy_dtype
+from bnstat.formats.tensorflow.dtypes import STRING, dtype_name, find_dtype, numpy_dtype
 from bnstat.formats.tensorflow.tables.checksum import masked_crc32c
 from bnstat.formats.tensorflow.tables.sstable import Table
-from bnstat.formats.tensorflow.tensor_slice import TensorSlice, assemble, parse_slice, slice_key
+from bnstat.formats.tensorflow.tensor_slice import (
+    FULL,
+    TensorSlice,
+    assemble,
+    parse_slice,
+    slice_key,
+)
 from bnstat.model import Array, Variable
 from bnstat.storage.files import File, Folder
+from bnstat.storage.ranges import Range
 
 INDEX = ".index"
 DATA = re.compile(r"^(?P<prefix>.*)\.data-(?P<shard>\d{5,9})-of-(?P<shards>\d{5,9})$", re.DOTALL)
@@ -138,14 +145,36 @@ class Bundle:
         if not entry.slices:
             return self._read_numbers(entry, dtype, entry.shape, where)
         parts = []
+        for part, found in self._parts(key, entry, where):
+            shape = tuple(range_.stop - range_.start for range_ in part.box(entry.shape, where))
+            parts.append((part, self._read_numbers(found, dtype, shape, where)))
+        return assemble(entry.shape, dtype, parts, where)
+
+    def extents(self, key: str, entry: Entry) -> list[Range]:
+        """Where a tensor's bytes lie: one range, or one a slice; none where it holds no numbers.
+
+        Raises:
+            NotFoundError: a data file is missing.
+            DamagedError: the index contradicts itself.
+        """
+        where = f"{self.path}, {key}"
+        if find_dtype(dtype_name(entry.dtype)) is None:
+            return []
+        whole = TensorSlice((FULL,) * len(entry.shape))
+        parts = self._parts(key, entry, where) if entry.slices else [(whole, entry)]
+        places = (
+            self._file(found.shard).place(found.offset, found.size, part.box(entry.shape, where))
+            for part, found in parts
+        )
+        return [place for place in places if place is not None]
+
+    def _parts(self, key: str, entry: Entry, where: str) -> Iterator[tuple[TensorSlice, Entry]]:
+        """The slices of a partitioned tensor, and where each lies."""
         for part in entry.slices:
             stored = self._slices.get(slice_key(key, part))
             if stored is None:
                 raise DamagedError(where, "a slice of it is missing from the index")
-            shape = tuple(range_.stop - range_.start for range_ in part.box(entry.shape, where))
-            found = self._parse(key, stored)
-            parts.append((part, self._read_numbers(found, dtype, shape, where)))
-        return assemble(entry.shape, dtype, parts, where)
+            yield part, self._parse(key, stored)
 
     def read_string(self, key: str) -> bytes:
         """The one element of a scalar string tensor. Raises as `read` does."""
@@ -296,6 +325,7 @@ class _Variables(Mapping[str, Variable]):
                 dtype_name(entry.dtype),
                 entry.shape,
                 partial(self._bundle.read_entry, key, entry),
+                partial(self._bundle.extents, key, entry),
             )
         return self._made[key]
 

@@ -28,6 +28,7 @@ from bnstat.formats.tensorflow.tensor_slice import FULL, TensorSlice, assemble, 
 from bnstat.formats.tensorflow.tensors import Reading, open_tensors
 from bnstat.model import Array, Source, Variable
 from bnstat.storage.files import File, Folder
+from bnstat.storage.ranges import Range
 
 SHARD = re.compile(r"^(?P<prefix>.*)-(?P<shard>\d{5})-of-(?P<shards>\d{5})$", re.DOTALL)
 
@@ -112,7 +113,20 @@ def _slice_of(part: Any) -> TensorSlice:
 
 
 def _variable(name: str, tensor: _Tensor, path: str) -> Variable:
-    return Variable(name, name, tensor.dtype, tensor.shape, lambda: _read(name, tensor, path))
+    return Variable(
+        name,
+        name,
+        tensor.dtype,
+        tensor.shape,
+        lambda: _read(name, tensor, path),
+        lambda: _extents(name, tensor),
+    )
+
+
+def _extents(name: str, tensor: _Tensor) -> list[Range]:
+    """The blocks that hold the tensor's slices, among other things."""
+    places = (table.place(slice_key(name, part)) for part, table in tensor.slices)
+    return list(dict.fromkeys(place for place in places if place is not None))
 
 
 def _read(name: str, tensor: _Tensor, path: str) -> Array:

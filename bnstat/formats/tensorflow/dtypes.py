@@ -62,14 +62,15 @@ def numpy_dtype(name: str, where: str = "") -> np.dtype[np.generic]:
     Raises:
         UnsupportedError: the type is not numeric, or not known; `where` names the tensor.
     """
-    dtype = _find(name)
+    dtype = find_dtype(name)
     if dtype is None:
         raise UnsupportedError(where, f"a tensor of {name} cannot be read as numbers")
     return dtype
 
 
 @cache
-def _find(name: str) -> np.dtype[np.generic] | None:
+def find_dtype(name: str) -> np.dtype[np.generic] | None:
+    """As `numpy_dtype`; None where the type is not numeric, or not known."""
     stored = name[1:] if name.startswith(("qint", "quint")) else name
     if stored == "string":
         return None

@@ -13,21 +13,21 @@ tensorflow/python/framework/{graph_util_impl,convert_to_constants}.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.errors import DamagedError
 from bnstat.formats.contents import Contents, Graph, Op
-from bnstat.formats.protobuf.protos import parse, parse_text
-from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, WireError, damaged, fields, varint
-from bnstat.formats.tensorflow.dtypes import dtype_name
-from bnstat.formats.tensorflow.graphs.graph_def import MOST_NODES, VARIABLES, inlined
+from bnstat.formats.protobuf.protos import parse_text
+from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, WireError, damaged
+from bnstat.formats.tensorflow.dtypes import dtype_name, find_dtype
+from bnstat.formats.tensorflow.graphs.graph_def import VARIABLES, inlined
+from bnstat.formats.tensorflow.graphs.graph_file import GraphFile, graph_range
 from bnstat.formats.tensorflow.graphs.inlining import Node
 from bnstat.formats.tensorflow.graphs.tensor_proto import (
     decode_tensor,
@@ -37,28 +37,7 @@ from bnstat.formats.tensorflow.graphs.tensor_proto import (
 )
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File
-
-Skipped = Mapping[str, Callable[[], Any]]
-"""Name of a node -> reads its NodeDef from the file."""
-
-_LARGEST_STRUCTURE = 1 << 26
-"""Bytes of a graph without its long constants; real ones have a few million."""
-
-_LONG = 4096
-"""Bytes from which on a field is skipped, or looked into for what to skip."""
-
-_WINDOW = 1 << 16
-
-_LONGEST_HEAD = 20
-"""Bytes of the two varints before a field's value."""
-
-_NODE_IN_GRAPH = 1
-_GRAPH_IN_META_GRAPH = 2
-_VALUE_IN_NODE = (5, 2, 8)
-"""NodeDef.attr, the entry's AttrValue, its tensor."""
-
-_NODE_NAME = re.compile(rb"[A-Za-z0-9.][A-Za-z0-9_>./\\-]*")
-_OP_NAME = re.compile(rb"[A-Z_a-z][A-Za-z0-9_>.]+")
+from bnstat.storage.ranges import Range
 
 _TEXT_START = re.compile(
     rb"\s*(?:#[^\n]*\n\s*)*(node|library|versions|meta_info_def|graph_def)\s*:?\s*{"
@@ -75,7 +54,7 @@ tensorflow/tools/graph_transforms/fold_old_batch_norms.cc."""
 
 def recognises(file: File) -> bool:
     """Whether the file starts as a GraphDef or a MetaGraphDef does, binary or text."""
-    return _text_form(file) is not None or _graph_range(file) is not None
+    return _text_form(file) is not None or graph_range(file) is not None
 
 
 def open_contents(file: File, source: Source) -> Contents:
@@ -88,20 +67,18 @@ def open_contents(file: File, source: Source) -> Contents:
     source = replace(source, format="frozen-graph")
     if (text_form := _text_form(file)) is not None:
         return contents_of_graph(_parse_text(file, text_form), source)
-    span = _graph_range(file)
+    span = graph_range(file)
     if span is None or file.size >= LARGEST_MESSAGE:
         raise DamagedError(file.path, "is no graph", "is it a GraphDef or a MetaGraphDef?")
     try:
-        structure, skipped = _read_structure(file, span)
+        stored = GraphFile(file, span)
     except WireError as error:
         raise damaged(file.path, "the graph", error) from error
-    return contents_of_graph(
-        parse("GraphDef", structure, file.path, "the graph"), source, skipped=skipped
-    )
+    return contents_of_graph(stored.graph_def, source, stored=stored)
 
 
 def contents_of_graph(
-    graph_def: Any, source: Source, notes: Sequence[str] = (), skipped: Skipped | None = None
+    graph_def: Any, source: Source, notes: Sequence[str] = (), stored: GraphFile | None = None
 ) -> Contents:
     """The constants of a graph as a file's variables, and the graph.
 
@@ -109,13 +86,13 @@ def contents_of_graph(
         graph_def: a `GraphDef` message.
         source: what it was read from.
         notes: what is known already.
-        skipped: name of a node whose value is not in `graph_def` -> reads its `NodeDef`.
+        stored: the file that `graph_def` was read from, if its long constants were left there.
     """
     ops = inlined(graph_def)
     held = {op.name: op.tensor for op in ops.values() if isinstance(op, Node) and op.tensor}
 
     def whole(name: str) -> Any:
-        return skipped[name]().attr["value"].tensor if skipped and name in skipped else held[name]
+        return held[name] if stored is None else stored.whole(name, held[name])
 
     def constant(name: str) -> NDArray[np.generic] | None:
         is_structure = name in held and is_small(held[name])
@@ -124,11 +101,16 @@ def contents_of_graph(
     def read(name: str) -> NDArray[np.generic]:
         return decode_tensor(whole(name), f"{source.path}: {name}")
 
+    def extents(name: str, shape: tuple[int, ...], dtype: str) -> Sequence[Range]:
+        kind = find_dtype(dtype)
+        return () if stored is None or kind is None else stored.extents(name, shape, kind.itemsize)
+
     variables = {}
     for name, tensor in held.items():
         dtype, shape = dtype_name(tensor.dtype), shape_of(tensor)
         if shape and 0 not in shape and dtype.startswith(_FLOATS):
-            variables[name] = Variable(name, name, dtype, shape, partial(read, name))
+            finder = partial(extents, name, shape, dtype)
+            variables[name] = Variable(name, name, dtype, shape, partial(read, name), finder)
     graph = Graph("", ops, {name: name for name in variables}, constant)
     return Contents(
         source, variables, graphs=lambda: (graph,), notes=[*notes, *_noticed(ops, source)]
@@ -152,7 +134,7 @@ def _noticed(ops: Mapping[str, Op], source: Source) -> Iterator[str]:
 
 def _text_form(file: File) -> str | None:
     """Which of the two messages the file spells out, if it is text."""
-    match = _TEXT_START.match(file.head(_LONG))
+    match = _TEXT_START.match(file.head(4096))
     if match is None:
         return None
     return "GraphDef" if match[1] in (b"node", b"library", b"versions") else "MetaGraphDef"
@@ -162,134 +144,3 @@ def _parse_text(file: File, message: str) -> Any:
     """The GraphDef that a file of text is, or holds."""
     parsed = parse_text(message, file.read(), file.path, "the graph")
     return parsed if message == "GraphDef" else parsed.graph_def
-
-
-class _Window:
-    """A file's bytes by range, read in larger pieces."""
-
-    def __init__(self, file: File) -> None:
-        self._file = file
-        self._start = 0
-        self._data = b""
-
-    def read(self, start: int, end: int) -> bytes:
-        """The bytes from `start` to `end`."""
-        if start < self._start or end > self._start + len(self._data):
-            wanted = max(end, min(start + _WINDOW, self._file.size))
-            self._data = self._file.read(start, wanted - start)
-            self._start = start
-        return self._data[start - self._start : end - self._start]
-
-
-class _Field(NamedTuple):
-    """A field of a message: its number, where it begins, and where its value lies."""
-
-    number: int
-    begin: int
-    start: int
-    end: int
-
-
-def _fields(window: _Window, position: int, end: int) -> Iterator[_Field]:
-    """The fields of the message that lies between two positions.
-
-    The last one may end beyond the message; the next step raises then.
-    """
-    while position < end:
-        head = window.read(position, min(position + _LONGEST_HEAD, end))
-        tag, used = varint(head, 0)
-        start = position + used
-        if tag & 7 == 0:
-            stop = position + varint(head, used)[1]
-        elif tag & 7 == 2:
-            length, used = varint(head, used)
-            start = position + used
-            stop = start + length
-        elif tag & 7 in (1, 5):
-            stop = start + (8 if tag & 7 == 1 else 4)
-        else:
-            raise WireError(f"a field of unknown wire type {tag & 7}")
-        yield _Field(tag >> 3, position, start, stop)
-        if stop > end:
-            raise WireError("a field is longer than its message")
-        position = stop
-
-
-def _graph_range(file: File) -> tuple[int, int] | None:
-    """Where the file's GraphDef lies; None where the file is no graph."""
-    window = _Window(file)
-    try:
-        for field in islice(_fields(window, 0, file.size), 4):
-            if field.begin == 0 and _is_node(file, field):
-                return 0, file.size
-            if field.number == _GRAPH_IN_META_GRAPH:
-                nested = next(_fields(window, field.start, min(field.end, file.size)), None)
-                is_graph = nested is not None and _is_node(file, nested)
-                return (field.start, field.end) if is_graph else None
-    except WireError:
-        pass
-    return None
-
-
-def _is_node(file: File, field: _Field) -> bool:
-    """Whether a field is a NodeDef: it starts with a node's name and an op's."""
-    if field.number != _NODE_IN_GRAPH:
-        return False
-    head = file.read(
-        field.start, max(0, min(field.end, field.start + _LONG, file.size) - field.start)
-    )
-    try:
-        (first, name), (second, op) = islice(fields(head), 2)
-    except ValueError:
-        return False
-    return (
-        (first, second) == (1, 2)
-        and isinstance(name, bytes)
-        and isinstance(op, bytes)
-        and _NODE_NAME.fullmatch(name) is not None
-        and _OP_NAME.fullmatch(op) is not None
-    )
-
-
-def _read_structure(file: File, span: tuple[int, int]) -> tuple[bytes, Skipped]:
-    """A GraphDef without long constants, and how to read the nodes that they belong to."""
-    window = _Window(file)
-    structure = bytearray()
-    skipped: dict[str, Callable[[], Any]] = {}
-
-    def read_node(field: _Field) -> Any:
-        data = file.read(field.start, field.end - field.start)
-        return parse("NodeDef", data, file.path, "a constant")
-
-    for number, field in enumerate(_fields(window, *span)):
-        is_long = field.end - field.begin > _LONG
-        if is_long and field.number == _NODE_IN_GRAPH:
-            node = _without_long_fields(window, field, _VALUE_IN_NODE)
-            name = parse("NodeDef", node, file.path, "a node").name
-            skipped[name] = partial(read_node, field)
-            structure += _encoded(_NODE_IN_GRAPH, node)
-        elif len(structure) + field.end - field.begin <= _LARGEST_STRUCTURE:
-            structure += window.read(field.begin, field.end)
-        if number > MOST_NODES or len(structure) > _LARGEST_STRUCTURE:
-            raise UnsupportedError(file.path, "a graph of this size is not read")
-    return bytes(structure), skipped
-
-
-def _without_long_fields(window: _Window, message: _Field, path: Sequence[int]) -> bytes:
-    """A message without its long fields, and those of the messages that `path` leads to."""
-    kept = bytearray()
-    for field in _fields(window, message.start, message.end):
-        if field.end - field.begin <= _LONG:
-            kept += window.read(field.begin, field.end)
-        elif path and field.number == path[0]:
-            kept += _encoded(field.number, _without_long_fields(window, field, path[1:]))
-    return bytes(kept)
-
-
-def _encoded(number: int, message: bytes) -> bytes:
-    """A message as a field of another (its number below 16)."""
-    length, digits = len(message), bytearray([number << 3 | 2])
-    while length >= 0x80:
-        digits.append(length & 0x7F | 0x80)
-        length >>= 7
-    return bytes(digits) + bytes([length]) + message

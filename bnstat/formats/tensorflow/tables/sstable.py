@@ -26,6 +26,7 @@ from bnstat.formats.protobuf.wire import WireError, damaged, varint
 from bnstat.formats.tensorflow.tables.checksum import masked_crc32c
 from bnstat.formats.tensorflow.tables.snappy import decompress
 from bnstat.storage.files import File
+from bnstat.storage.ranges import Range
 
 _FOOTER = 48
 _TRAILER = 5
@@ -82,6 +83,7 @@ class Table:
         Raises:
             DamagedError: a block is damaged, or the keys are out of order.
         """
+        self._file.prefetch([(offset, size + _TRAILER) for offset, size in self._handles])
         last: bytes | None = None
         for handle in self._handles:
             for key, value in self._block_entries(handle):
@@ -92,10 +94,17 @@ class Table:
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key, or None; only the block that can hold it is read."""
+        handle = self._handle_of(key)
+        return None if handle is None else dict(self._block_entries(handle)).get(key)
+
+    def place(self, key: bytes) -> Range | None:
+        """The block that can hold a key, with its type and checksum."""
+        handle = self._handle_of(key)
+        return None if handle is None else self._file.place(handle[0], handle[1] + _TRAILER)
+
+    def _handle_of(self, key: bytes) -> tuple[int, int] | None:
         block = bisect_left(self._last_keys, key)
-        if block == len(self._handles):
-            return None
-        return dict(self._block_entries(self._handles[block])).get(key)
+        return self._handles[block] if block < len(self._handles) else None
 
     def _block_entries(self, handle: tuple[int, int]) -> Iterator[tuple[bytes, bytes]]:
         try:

@@ -1,0 +1,254 @@
+"""A graph's file by ranges: its structure without long constants, and where those lie.
+
+Source: tensorflow/core/framework/{graph,node_def,attr_value,tensor}.proto.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
+from math import prod
+from typing import Any, NamedTuple
+
+from bnstat.errors import UnsupportedError
+from bnstat.formats.protobuf.protos import parse
+from bnstat.formats.protobuf.wire import WireError, fields, varint
+from bnstat.formats.tensorflow.graphs.graph_def import MOST_NODES
+from bnstat.storage.files import File
+from bnstat.storage.ranges import Range
+
+_LARGEST_STRUCTURE = 1 << 26
+"""Bytes of a graph without its long constants; real ones have a few million."""
+
+_LONG = 4096
+"""Bytes from which on a field is skipped, or looked into for what to skip."""
+
+_WINDOW = 1 << 16
+
+_LONGEST_HEAD = 20
+"""Bytes of the two varints before a field's value."""
+
+_NODE_IN_GRAPH = 1
+_GRAPH_IN_META_GRAPH = 2
+_TENSOR_IN_NODE = (5, 2, 8)
+"""NodeDef.attr, the entry's AttrValue, its tensor."""
+_CONTENT_IN_TENSOR = 4
+_VALUE = b"\x0a\x05value"
+"""The key of a constant's entry among its node's attributes, as a field."""
+
+_NODE_NAME = re.compile(rb"[A-Za-z0-9.][A-Za-z0-9_>./\\-]*")
+_OP_NAME = re.compile(rb"[A-Z_a-z][A-Za-z0-9_>.]+")
+
+
+class GraphFile:
+    """The GraphDef that lies in a file.
+
+    Attributes:
+        graph_def: the message without its long constants.
+    """
+
+    def __init__(self, file: File, span: tuple[int, int]) -> None:
+        """Read the structure.
+
+        Args:
+            file: the file.
+            span: where the message begins and ends in it, see `graph_range`.
+
+        Raises:
+            WireError: it is no message.
+            DamagedError: it is damaged.
+            UnsupportedError: the graph is too large.
+        """
+        self._file = file
+        self._window = _Window(file, _LONG)
+        self._nodes: list[_Field] = []
+        self._skipped: set[str] = set()
+        structure = bytearray()
+        window = _Window(file)
+        for number, field in enumerate(_fields(window, *span)):
+            is_long = field.end - field.begin > _LONG
+            if field.number == _NODE_IN_GRAPH:
+                self._nodes.append(field)
+            if is_long and field.number == _NODE_IN_GRAPH:
+                node = _without_long_fields(window, field, _TENSOR_IN_NODE)
+                self._skipped.add(parse("NodeDef", node, file.path, "a node").name)
+                structure += _encoded(_NODE_IN_GRAPH, node)
+            elif len(structure) + field.end - field.begin <= _LARGEST_STRUCTURE:
+                structure += window.read(field.begin, field.end)
+            if number > MOST_NODES or len(structure) > _LARGEST_STRUCTURE:
+                raise UnsupportedError(file.path, "a graph of this size is not read")
+        self.graph_def = parse("GraphDef", bytes(structure), file.path, "the graph")
+
+    def whole(self, name: str, tensor: Any) -> Any:
+        """The TensorProto of a constant.
+
+        Args:
+            name: the node's name.
+            tensor: what `graph_def` has of it.
+
+        Raises:
+            DamagedError: the file's bytes are no such message.
+        """
+        if name not in self._skipped:
+            return tensor
+        if (content := self._content(name)) is not None:
+            whole = type(tensor)()
+            whole.CopyFrom(tensor)
+            whole.tensor_content = self._file.read(content.start, content.end - content.start)
+            return whole
+        field = self._by_name[name]
+        data = self._file.read(field.start, field.end - field.start)
+        return parse("NodeDef", data, self._file.path, "a constant").attr["value"].tensor
+
+    def extents(self, name: str, shape: tuple[int, ...], itemsize: int) -> list[Range]:
+        """Where a constant's numbers lie: by themselves or, where they are listed, their node.
+
+        Args:
+            name: the node's name.
+            shape: the array's shape.
+            itemsize: the bytes of an element.
+        """
+        field = self._by_name.get(name)
+        if field is None:
+            return []
+        part = None
+        content = self._content(name)
+        if content is not None and content.end - content.start == prod(shape) * itemsize:
+            field, part = content, tuple(slice(0, size) for size in shape)
+        place = self._file.place(field.start, field.end - field.start, part)
+        return [] if place is None else [place]
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, _Field]:
+        return {n.name: field for n, field in zip(self.graph_def.node, self._nodes, strict=True)}
+
+    def _content(self, name: str) -> _Field | None:
+        """The field of a node's constant that holds its raw bytes, if it has just one."""
+        found = [self._by_name[name]]
+        try:
+            for number in (*_TENSOR_IN_NODE, _CONTENT_IN_TENSOR):
+                found = [
+                    field
+                    for message in found
+                    for field in _fields(self._window, message.start, message.end)
+                    if field.number == number
+                    and (number != _TENSOR_IN_NODE[0] or self._is_value(field))
+                ]
+        except WireError:
+            return None
+        return found[0] if len(found) == 1 else None
+
+    def _is_value(self, entry: _Field) -> bool:
+        """Whether an entry of a node's attributes is the one of a constant's value."""
+        key = next(_fields(self._window, entry.start, entry.end), None)
+        return key is not None and self._window.read(key.begin, key.end) == _VALUE
+
+
+class _Window:
+    """A file's bytes by range, read in larger pieces."""
+
+    def __init__(self, file: File, size: int = _WINDOW) -> None:
+        self._file = file
+        self._size = size
+        self._start = 0
+        self._data = b""
+
+    def read(self, start: int, end: int) -> bytes:
+        """The bytes from `start` to `end`."""
+        if start < self._start or end > self._start + len(self._data):
+            wanted = max(end, min(start + self._size, self._file.size))
+            self._data = self._file.read(start, wanted - start)
+            self._start = start
+        return self._data[start - self._start : end - self._start]
+
+
+class _Field(NamedTuple):
+    """A field of a message: its number, where it begins, and where its value lies."""
+
+    number: int
+    begin: int
+    start: int
+    end: int
+
+
+def _fields(window: _Window, position: int, end: int) -> Iterator[_Field]:
+    """The fields of the message that lies between two positions.
+
+    The last one may end beyond the message; the next step raises then.
+    """
+    while position < end:
+        head = window.read(position, min(position + _LONGEST_HEAD, end))
+        tag, used = varint(head, 0)
+        start = position + used
+        if tag & 7 == 0:
+            stop = position + varint(head, used)[1]
+        elif tag & 7 == 2:
+            length, used = varint(head, used)
+            start = position + used
+            stop = start + length
+        elif tag & 7 in (1, 5):
+            stop = start + (8 if tag & 7 == 1 else 4)
+        else:
+            raise WireError(f"a field of unknown wire type {tag & 7}")
+        yield _Field(tag >> 3, position, start, stop)
+        if stop > end:
+            raise WireError("a field is longer than its message")
+        position = stop
+
+
+def graph_range(file: File) -> tuple[int, int] | None:
+    """Where the file's GraphDef lies; None where the file is no graph."""
+    window = _Window(file)
+    try:
+        for field in islice(_fields(window, 0, file.size), 4):
+            if field.begin == 0 and _is_node(file, field):
+                return 0, file.size
+            if field.number == _GRAPH_IN_META_GRAPH:
+                nested = next(_fields(window, field.start, min(field.end, file.size)), None)
+                is_graph = nested is not None and _is_node(file, nested)
+                return (field.start, field.end) if is_graph else None
+    except WireError:
+        pass
+    return None
+
+
+def _is_node(file: File, field: _Field) -> bool:
+    """Whether a field is a NodeDef: it starts with a node's name and an op's."""
+    if field.number != _NODE_IN_GRAPH:
+        return False
+    head = file.read(
+        field.start, max(0, min(field.end, field.start + _LONG, file.size) - field.start)
+    )
+    try:
+        (first, name), (second, op) = islice(fields(head), 2)
+    except ValueError:
+        return False
+    return (
+        (first, second) == (1, 2)
+        and isinstance(name, bytes)
+        and isinstance(op, bytes)
+        and _NODE_NAME.fullmatch(name) is not None
+        and _OP_NAME.fullmatch(op) is not None
+    )
+
+
+def _without_long_fields(window: _Window, message: _Field, path: Sequence[int]) -> bytes:
+    """A message without its long fields, and those of the messages that `path` leads to."""
+    kept = bytearray()
+    for field in _fields(window, message.start, message.end):
+        if field.end - field.begin <= _LONG:
+            kept += window.read(field.begin, field.end)
+        elif path and field.number == path[0]:
+            kept += _encoded(field.number, _without_long_fields(window, field, path[1:]))
+    return bytes(kept)
+
+
+def _encoded(number: int, message: bytes) -> bytes:
+    """A message as a field of another (its number below 16)."""
+    length, digits = len(message), bytearray([number << 3 | 2])
+    while length >= 0x80:
+        digits.append(length & 0x7F | 0x80)
+        length >>= 7
+    return bytes(digits) + bytes([length]) + message

@@ -1,0 +1,217 @@
+"""Where variables' bytes lie: those there are the array's, as TensorFlow and h5py read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import bnstat
+from bnstat.errors import DamagedError
+from bnstat.formats.hdf5.file import Hdf5
+from bnstat.formats.locate import locate
+from bnstat.formats.tensorflow.tensors import Reading
+from bnstat.model import BatchNorm, Model, Source, Variable
+from bnstat.storage.local import LocalFile
+from bnstat.storage.ranges import Range
+from tests.builders import named
+from tests.builders.memory import MemoryFile
+from tests.builders.oracle import same_bits
+from tests.builders.places import from_extents
+
+RANDOM = np.random.default_rng(5)
+BIG = RANDOM.random((9, 10, 11)).astype(np.float32)
+
+
+def variables(path: Path) -> dict[str, Variable]:
+    found = locate(str(path)).default.open(Source(str(path), ""), Reading()).variables
+    return {key: found[key] for key in found}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "int64", "float8_e5m2"])
+def test_a_bundle(tmp_path: Path, dtype: str) -> None:
+    kind = tf.as_dtype(dtype).as_numpy_dtype
+    tensors = {"a": np.arange(7).astype(kind), "b": np.array(3).astype(kind), "c": BIG.astype(kind)}
+    prefix = named.save_shards(tmp_path / "m", [tensors, {"d": tensors["c"][2:]}])
+    reader = tf.train.load_checkpoint(str(prefix))
+    found = variables(prefix)
+    for key in "abcd":
+        assert len(found[key].extents()) == 1
+        assert same_bits(from_extents(found[key]), reader.get_tensor(key))
+    assert found["d"].extents()[0].file.name == "m.data-00001-of-00002"
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_partitioned_tensor(tmp_path: Path, axis: int) -> None:
+    whole = RANDOM.random((6, 8)).astype(np.float32)
+    specs = [["6 8 0,4:-", "6 8 4,2:-"], ["6 8 -:0,5", "6 8 -:5,3"]][axis]
+    pieces = np.split(whole, [[4], [5]][axis], axis)
+    prefix = named.save_slices(
+        tmp_path / "m", [("w", *both) for both in zip(specs, pieces, strict=True)]
+    )
+    found = variables(prefix)["w"]
+    assert len(found.extents()) == 2
+    assert same_bits(from_extents(found), tf.train.load_checkpoint(str(prefix)).get_tensor("w"))
+
+
+def test_strings_have_none(tmp_path: Path) -> None:
+    prefix = named.save(tmp_path / "m", {"s": "text", "a": [1.0]})
+    assert variables(prefix)["s"].extents() == []
+
+
+def test_a_missing_data_file_is_told_of(tmp_path: Path) -> None:
+    prefix = named.save_shards(tmp_path / "m", [{"a": [1.0]}, {"b": [2.0]}])
+    (tmp_path / "m.data-00001-of-00002").unlink()
+    found = variables(prefix)
+    assert len(found["a"].extents()) == 1
+    with pytest.raises(bnstat.BnstatError, match="data file is missing"):
+        found["b"].extents()
+
+
+def test_a_saved_model(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(name="bn")])
+    model.layers[0].set_weights([RANDOM.random(4).astype(np.float32) for _ in range(4)])
+    tf.saved_model.save(model, str(tmp_path / "m"))
+    (layer,) = bnstat.load(tmp_path / "m")
+    for role, expected in zip(layer.variables, model.layers[0].get_weights(), strict=True):
+        assert same_bits(from_extents(layer.variables[role]), expected)
+
+
+def test_a_version_1_checkpoint_gives_the_blocks(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    tensors = {f"v{number}": RANDOM.random(300).astype(np.float32) for number in range(40)}
+    tf.raw_ops.SaveSlices(
+        filename=str(path),
+        tensor_names=list(tensors),
+        shapes_and_slices=[""] * len(tensors),
+        data=[tf.constant(tensor) for tensor in tensors.values()],
+    )
+    for key, variable in variables(path).items():
+        (place,) = variable.extents()
+        assert place.part is None
+        assert tensors[key].tobytes() in place.read()
+
+
+def hdf5(path: Path, data: Any, **how: Any) -> Variable:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("a", data=data, **how)
+    return Hdf5(LocalFile(str(path))).variables["a"]
+
+
+@pytest.mark.parametrize("how", [{}, {"chunks": (3, 5, 11)}, {"chunks": (9, 10, 11)}], ids=str)
+def test_hdf5(tmp_path: Path, how: dict[str, Any]) -> None:
+    found = hdf5(tmp_path / "m.h5", BIG, **how)
+    assert same_bits(from_extents(found), BIG)
+    assert len(found.extents()) == (6 if how.get("chunks") == (3, 5, 11) else 1)
+
+
+@pytest.mark.parametrize(
+    ("how", "count"),
+    [
+        ({"chunks": (3, 5, 11), "compression": "gzip"}, 6),
+        ({"chunks": (3, 5, 11), "fletcher32": True}, 6),
+        ({"dtype": ">f4"}, 1),
+    ],
+    ids=str,
+)
+def test_hdf5_that_is_stored_otherwise(tmp_path: Path, how: dict[str, Any], count: int) -> None:
+    places = hdf5(tmp_path / "m.h5", BIG, **how).extents()
+    assert [place.part for place in places] == [None] * count
+
+
+def test_chunks_beyond_the_edge_are_no_part(tmp_path: Path) -> None:
+    found = hdf5(tmp_path / "m.h5", BIG, chunks=(4, 10, 11))
+    whole = [place for place in found.extents() if place.part is not None]
+    assert (len(whole), len(found.extents())) == (2, 3)
+    for place in whole:
+        assert place.read() == BIG[place.part].tobytes()
+
+
+def test_hdf5_without_bytes_of_its_own(tmp_path: Path) -> None:
+    assert hdf5(tmp_path / "m.h5", np.zeros((0, 3), "f4")).extents() == []
+    assert hdf5(tmp_path / "t.h5", "text").extents() == []
+
+
+def test_a_keras_archive_tells_of_the_archive(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(name="bn")])
+    model.layers[0].set_weights([RANDOM.random(4).astype(np.float32) for _ in range(4)])
+    model.save(tmp_path / "m.keras")
+    (layer,) = bnstat.load(tmp_path / "m.keras")
+    for role, expected in zip(layer.variables, model.layers[0].get_weights(), strict=True):
+        assert same_bits(from_extents(layer.variables[role]), expected)
+        (place,) = layer.variables[role].extents()
+        assert place.file.local_path == str(tmp_path / "m.keras")
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_frozen_graph(tmp_path: Path, wrapped: bool) -> None:
+    tensors = {"short": BIG[0, 0], "long": BIG, "single": BIG[0, :1, 0], "same": np.ones(50, "f4")}
+    with tf.Graph().as_default() as graph:
+        for name, value in tensors.items():
+            tf.constant(value, name=name)
+        message = graph.as_graph_def()
+    same = message.node[3].attr["value"].tensor
+    same.ClearField("tensor_content")
+    same.float_val.append(1)
+    if wrapped:
+        message = tf.compat.v1.MetaGraphDef(graph_def=message)
+    (tmp_path / "m.pb").write_bytes(message.SerializeToString())
+    found = variables(tmp_path / "m.pb")
+    for name in ("short", "long"):
+        assert same_bits(from_extents(found[name]), tensors[name])
+    # These are listed, as one value and as the one that stands for all.
+    for name in ("single", "same"):
+        assert [place.part for place in found[name].extents()] == [None]
+        assert found[name].read().tobytes() == tensors[name].tobytes()
+
+
+class Remote(MemoryFile):
+    """A file that gives nothing but what it was told to fetch."""
+
+    fetched: tuple[tuple[int, int], ...] = ()
+
+    def prefetch(self, spans: Any) -> None:
+        self.fetched += tuple(spans)
+
+    def _read(self, offset: int, length: int) -> bytes:
+        assert (offset, length) in self.fetched
+        return super()._read(offset, length)
+
+
+def test_a_model_is_fetched_before_it_is_read() -> None:
+    file = Remote(BIG.tobytes())
+
+    def variable(number: int) -> Variable:
+        place = Range(file, 40 * number, 40)
+        return Variable(
+            str(number),
+            "",
+            "float32",
+            (10,),
+            lambda: np.frombuffer(place.read(), "f4"),
+            lambda: [place],
+        )
+
+    def layer(number: int) -> BatchNorm:
+        return BatchNorm(str(number), {"beta": variable(number)}, undecided=[variable(number + 50)])
+
+    model = Model(Source("", ""), [layer(0), layer(1), layer(2)], incomplete=[layer(3)])
+    model.read(model.layers[1:2])
+    assert [offset // 40 for offset, _ in file.fetched] == [1, 51]
+    model.read()
+    assert {offset // 40 for offset, _ in file.fetched} == {0, 1, 2, 3, 50, 51, 52, 53}
+    for number, one in enumerate([*model, *model.incomplete]):
+        assert same_bits(one.beta, BIG.ravel()[10 * number : 10 * number + 10])
+
+
+def test_what_cannot_be_placed_says_so_when_it_is_read() -> None:
+    def refuse() -> Any:
+        raise DamagedError("there", "is nothing")
+
+    variable = Variable("v", "v", "float32", (3,), lambda: np.zeros(3, "f4"), refuse)
+    Model(Source("", ""), [BatchNorm("bn", {"beta": variable})]).read()

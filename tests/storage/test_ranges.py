@@ -1,0 +1,71 @@
+"""Ranges of files, and what is told of them before they are read."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from bnstat.errors import DamagedError
+from bnstat.storage.in_place import Slice, stored_member
+from bnstat.storage.local import LocalFile
+from bnstat.storage.ranges import Range, prefetch
+from tests.builders.memory import MemoryFile
+
+
+class Remote(MemoryFile):
+    """A file that remembers what it was told to fetch."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.told: list[list[tuple[int, int]]] = []
+
+    def prefetch(self, spans: Sequence[tuple[int, int]]) -> None:
+        self.told.append(list(spans))
+
+
+def test_a_range_reads_its_bytes() -> None:
+    file = MemoryFile(b"0123456789")
+    assert Range(file, 3, 4).read() == b"3456"
+    with pytest.raises(DamagedError, match="truncated"):
+        Range(file, 8, 3).read()
+
+
+def test_each_file_is_told_once_of_all_its_ranges() -> None:
+    one, other = Remote(b"0123456789"), Remote(b"abc")
+    prefetch([Range(one, 8, 2), Range(other, 0, 3), Range(one, 0, 1)])
+    assert one.told == [[(8, 2), (0, 1)]]
+    assert other.told == [[(0, 3)]]
+    assert one.reads == other.reads == []
+
+
+def test_files_on_disk_are_not_kept_open(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"0123456789")
+    # More files than a process may have open.
+    prefetch(Range(LocalFile(str(tmp_path / "f")), 0, 1) for _ in range(3000))
+
+
+def test_a_slice_is_told_of_and_placed_in_its_whole_file() -> None:
+    whole = Remote(b"0123456789")
+    inner = Slice(Slice(whole, 2, 7, "a"), 1, 5, "b")
+    inner.prefetch([(0, 2), (3, 1)])
+    assert whole.told == [[(3, 2), (6, 1)]]
+    place = inner.place(1, 3, (slice(0, 3),))
+    assert place == Range(whole, 4, 3, (slice(0, 3),))
+    assert place.read() == inner.read(1, 3) == b"456"
+
+
+def test_a_stored_member_of_a_zip_lies_in_the_archive() -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("other", b"x" * 100)
+        archive.writestr("weights", b"0123456789")
+    member = stored_member(MemoryFile(stream.getvalue()), "weights")
+    assert member is not None
+    place = member.place(2, 5)
+    assert place is not None
+    assert place.file is not member
+    assert place.read() == b"23456"
