@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bnstat.errors import BnstatError, NotFoundError, UnsupportedError
 from bnstat.formats.contents import Contents
-from bnstat.mending.running import files
-from bnstat.mending.running.keras_files import keras_file
-from bnstat.mending.running.program import Program
-from bnstat.mending.running.signature import Chosen
-from bnstat.mending.running.subject import Subject, prepared
-from bnstat.model import BatchNorm, Model
+from bnstat.live import LiveModel
+from bnstat.mending.estimating.running import files
+from bnstat.mending.estimating.running.keras_files import keras_file
+from bnstat.mending.estimating.running.program import Program
+from bnstat.mending.estimating.running.signature import Chosen
+from bnstat.mending.estimating.running.subject import Subject, prepared
+from bnstat.model import Array, BatchNorm, Model
 
 Opener = Callable[[str, Contents, Chosen], Program]
 
@@ -74,6 +76,35 @@ def open_subject(
             "the weights into it, and call bnstat.recalibrate(model, data)",
         )
     return prepared(program, layers, running.trust)
+
+
+def subject_of_live(
+    thing: Any,
+    live: LiveModel,
+    layers: Sequence[BatchNorm],
+    example: Callable[[], Mapping[str, Array]],
+    running: Running,
+) -> Subject:
+    """A model in memory, ready to be measured.
+
+    Args:
+        thing: the model.
+        live: its layers.
+        layers: those of them that are to be measured.
+        example: gives a batch, for models that do not say what they take.
+        running: how to run it.
+
+    Raises:
+        BnstatError: it has no batch norm, or cannot be run.
+    """
+    from bnstat.mending.estimating.running.traced import traced
+
+    where = live.model.source.path
+    if not layers:
+        raise NotFoundError(where, "holds no batch-norm layer with moving statistics")
+    require_tensorflow()
+    keys = {id(getattr(one, "_value", one)): key for key, one in live.variables.items()}
+    return prepared(traced(thing, where, keys, example), layers, running.trust)
 
 
 def require_tensorflow() -> None:

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bnstat.mending.data import Data
-from bnstat.mending.moments import Floats, Halves, in_deviations
-from bnstat.mending.passes import Reading, Statistics, Track, read, untracked
+from bnstat.mending.estimating.data import Data
+from bnstat.mending.estimating.moments import Floats, Halves, in_deviations
+from bnstat.mending.estimating.passes import Reading, Statistics, Track, read, untracked
 from bnstat.model import Array
 
 if TYPE_CHECKING:
-    from bnstat.mending.running.runner import Runner
-    from bnstat.mending.running.subject import Subject
+    from bnstat.mending.estimating.running.runner import Runner
+    from bnstat.mending.estimating.running.subject import Subject
 
 _MOST_ROUNDS = 20
 """Readings for layers that depend on themselves; each is nearer than the one before."""

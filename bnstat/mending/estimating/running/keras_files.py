@@ -11,8 +11,8 @@ from typing import Any
 from bnstat.compare.alignment import align
 from bnstat.errors import BnstatError, NotFoundError, UnsupportedError
 from bnstat.live import live_model
-from bnstat.mending.running.program import Program
-from bnstat.mending.running.traced import traced
+from bnstat.mending.estimating.running.program import Program
+from bnstat.mending.estimating.running.traced import traced
 from bnstat.model import Model, Source
 
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bnstat.errors import BnstatError, UnsupportedError
-from bnstat.mending.running.program import Program
-from bnstat.mending.running.rewriting import Measuring
+from bnstat.mending.estimating.running.program import Program
+from bnstat.mending.estimating.running.rewriting import Measuring
 from bnstat.model import Array
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bnstat.mending.running.flatten import op_of
+from bnstat.mending.estimating.running.flatten import op_of
 
 LOOP = "a loop"
 

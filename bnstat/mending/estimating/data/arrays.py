@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bnstat.errors import BnstatError, DamagedError
-from bnstat.mending.data.batches import UNNAMED, Raw
+from bnstat.mending.estimating.data.batches import UNNAMED, Raw
 from bnstat.model import Array
 
 

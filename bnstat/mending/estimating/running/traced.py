@@ -10,7 +10,7 @@ import numpy as np
 
 from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.live import numpy_of
-from bnstat.mending.running.program import Input, Program
+from bnstat.mending.estimating.running.program import Input, Program
 from bnstat.model import Array
 
 _SWITCHES = ("training", "is_training")
@@ -20,7 +20,7 @@ def traced(
     model: Any,
     where: str,
     keys: Mapping[int, str],
-    example: Mapping[str, Array] | None = None,
+    example: Callable[[], Mapping[str, Array]] | None = None,
 ) -> Program:
     """The program of a model in memory, with dropout and its like off.
 
@@ -28,7 +28,7 @@ def traced(
         model: of Keras or tf-keras, or a `tf.Module` that can be called.
         where: what it is, for messages.
         keys: identity of a variable -> its key, for those that have one.
-        example: a batch, for models that do not say what they take.
+        example: gives a batch, for models that do not say what they take.
 
     Raises:
         BnstatError: it cannot be traced.
@@ -76,15 +76,15 @@ def _specs(model: Any) -> dict[str, Any]:
     }
 
 
-def _specs_of(example: Mapping[str, Array] | None, where: str) -> dict[str, Any]:
+def _specs_of(example: Callable[[], Mapping[str, Array]] | None, where: str) -> dict[str, Any]:
     """What is fed to a model that does not say what it takes, by a batch."""
     import tensorflow as tf
 
-    if not example:
+    if example is None:
         raise UnsupportedError(where, "does not say what it takes", "save it as a SavedModel")
     return {
         name: tf.TensorSpec([None, *array.shape[1:]], tf.as_dtype(array.dtype))
-        for name, array in example.items()
+        for name, array in example().items()
     }
 
 

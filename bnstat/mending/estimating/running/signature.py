@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bnstat.errors import AmbiguousError, NotFoundError
-from bnstat.mending.running.flatten import op_of, upstream
-from bnstat.mending.running.program import Input
+from bnstat.mending.estimating.running.flatten import op_of, upstream
+from bnstat.mending.estimating.running.program import Input
 
 _PLACEHOLDERS = frozenset({"Placeholder", "PlaceholderV2"})
 _LOSSES = frozenset({"SoftmaxCrossEntropyWithLogits", "SparseSoftmaxCrossEntropyWithLogits"})

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bnstat.errors import AmbiguousError
-from bnstat.mending.data import Batch, Data
-from bnstat.mending.moments import Halves
+from bnstat.mending.estimating.data import Batch, Data
+from bnstat.mending.estimating.moments import Halves
 from bnstat.model import Array
 
 if TYPE_CHECKING:
-    from bnstat.mending.running.runner import Runner
-    from bnstat.mending.running.subject import Subject
+    from bnstat.mending.estimating.running.runner import Runner
+    from bnstat.mending.estimating.running.subject import Subject
 
 Statistics = Mapping[str, Mapping[str, Array]]
 """Layer -> role -> [channels]."""

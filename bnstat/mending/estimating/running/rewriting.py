@@ -13,9 +13,9 @@ from math import prod
 from typing import Any
 
 from bnstat.errors import UnsupportedError
-from bnstat.mending.running.measure import Measured, kept_axes, measured
-from bnstat.mending.running.order import Condition, Order
-from bnstat.mending.running.sites import MEAN, VARIANCE, Edge, Site
+from bnstat.mending.estimating.running.measure import Measured, kept_axes, measured
+from bnstat.mending.estimating.running.order import Condition, Order
+from bnstat.mending.estimating.running.sites import MEAN, VARIANCE, Edge, Site
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from functools import cached_property
 from typing import Any
 
 from bnstat.errors import BnstatError
-from bnstat.mending.running.flatten import flattened, nodes, op_of
-from bnstat.mending.running.forbidden import refuse_dangerous
-from bnstat.mending.running.order import LOOP, Order
-from bnstat.mending.running.program import Input, Program
-from bnstat.mending.running.rewriting import measuring
-from bnstat.mending.running.runner import Runner
-from bnstat.mending.running.sites import MEAN, VARIANCE, Site, survey
+from bnstat.mending.estimating.running.flatten import flattened, nodes, op_of
+from bnstat.mending.estimating.running.forbidden import refuse_dangerous
+from bnstat.mending.estimating.running.order import LOOP, Order
+from bnstat.mending.estimating.running.program import Input, Program
+from bnstat.mending.estimating.running.rewriting import measuring
+from bnstat.mending.estimating.running.runner import Runner
+from bnstat.mending.estimating.running.sites import MEAN, VARIANCE, Site, survey
 from bnstat.model import Array, BatchNorm
 
 _DATA = "(data)"

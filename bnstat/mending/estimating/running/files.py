@@ -10,8 +10,8 @@ from bnstat.errors import BnstatError, NotFoundError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.tensorflow.graphs.graph_def import graph_of, variables_of_calls
 from bnstat.formats.tensorflow.saved_model import BINARY, TEXT
-from bnstat.mending.running.program import Input, Program
-from bnstat.mending.running.signature import Chosen, obvious, unknown_shape
+from bnstat.mending.estimating.running.program import Input, Program
+from bnstat.mending.estimating.running.signature import Chosen, obvious, unknown_shape
 from bnstat.model import Array
 
 _SERVING = "serving_default"

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from bnstat.errors import NotFoundError, UnknownFormatError
-from bnstat.mending.data.arrays import Arrays, is_numpy, open_numpy
-from bnstat.mending.data.batches import Batch, Data, Source, Wanted
+from bnstat.mending.estimating.data.arrays import Arrays, is_numpy, open_numpy
+from bnstat.mending.estimating.data.batches import Batch, Data, Source, Wanted
+from bnstat.mending.estimating.data.memory import LABELS, of_object
+from bnstat.model import Array
 
-__all__ = ["Batch", "Data", "Images", "open_data"]
+__all__ = ["Batch", "Data", "Images", "example_of", "open_data"]
 
 
 @dataclass(frozen=True)
@@ -61,35 +63,48 @@ def open_data(
     return opened
 
 
-def _source(
-    data: Any, inputs: Mapping[str, Wanted], images: Images, labels: str | None
-) -> Source:
-    if not isinstance(data, (str, os.PathLike)):
-        from bnstat.mending.data.memory import of_object
+def example_of(data: Any, labels: str | None) -> Mapping[str, Array]:
+    """The first arrays of data, for a model that does not say what it takes.
 
-        return of_object(data)
+    Raises:
+        BnstatError: they cannot be had without knowing what the model takes.
+    """
+    source = _source(data, {}, Images(), labels)
+    raw = next(iter(source.batches(1)), {})
+    names = [name for name in raw if name not in (labels, LABELS)]
+    return {name or "input": raw[name] for name in names}
+
+
+def _source(data: Any, inputs: Mapping[str, Wanted], images: Images, labels: str | None) -> Source:
+    if not isinstance(data, (str, os.PathLike)):
+        return of_object(data, inputs)
     path = os.fspath(data)
     if ":" in path and not os.path.exists(path):
-        from bnstat.mending.data.code import of_code
+        from bnstat.mending.estimating.data.code import of_code
 
-        return of_code(path)
+        return of_code(path, inputs)
     if not os.path.exists(path):
         raise NotFoundError(path, "there is no such data")
     if is_numpy(path):
         return open_numpy(path)
-    from bnstat.mending.data.datasets import is_dataset, is_records, open_dataset, open_records
-    from bnstat.mending.data.pictures import has_images, open_images
+    from bnstat.mending.estimating.data.datasets import (
+        is_dataset,
+        is_records,
+        open_dataset,
+        open_records,
+    )
+    from bnstat.mending.estimating.data.pictures import has_images, open_images
 
     if os.path.isdir(path):
         if is_dataset(path):
-            return open_dataset(path)
+            return open_dataset(path, inputs)
         if has_images(path):
-            return open_images(path, inputs, images)
+            return open_images(path, inputs, images.size, images.scale)
     elif is_records(path):
         return open_records(path, inputs, labels)
     raise UnknownFormatError(
         path,
         "is no data that bnstat knows",
-        "give .npz, .npy, a folder of tf.data.Dataset.save, a TFRecord of tf.Example, "
+        "give an .npz, an .npy, a folder of tf.data.Dataset.save, a TFRecord of tf.Example, "
         "a folder of images, or module:function",
     )
