@@ -7,7 +7,7 @@ it, and a mapping from their names. Arrays are read when they are first asked fo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, overload
 
@@ -319,18 +319,23 @@ class Model(Sequence[BatchNorm]):
         """For every variable of the file, why it was or was not taken as batch norm."""
         return self._explain()
 
-    def read(self, layers: Sequence[BatchNorm] | None = None) -> None:
+    def read(
+        self,
+        layers: Sequence[BatchNorm] | None = None,
+        track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
+    ) -> None:
         """Read the arrays of many layers now, their bytes fetched together.
 
         Args:
             layers: which ones; all, and the incomplete ones, if left out.
+            track: passes the layers on, such as to show progress.
 
         Raises:
             DamagedError, NotFoundError: as `Variable.read`.
         """
         wanted = (*self.layers, *self.incomplete) if layers is None else layers
         prefetch(_extents(wanted))
-        for layer in wanted:
+        for layer in track(wanted):
             layer.read()
 
     def select(self, layers: Sequence[BatchNorm]) -> Model:

@@ -108,7 +108,7 @@ def command(
     selected, ignored = _split(select), _split(ignore)
     find_rules([*selected, *ignored])
     thresholds = Thresholds.of(settings)
-    model = options.narrow(reading.load(path), layers)
+    model = reading.load(path, layers, quiet=quiet)
     options.tell(model, quiet)
     findings = check(model, select=selected, ignore=ignored, thresholds=thresholds)
     if layers:

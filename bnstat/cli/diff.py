@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from bnstat.cli import options
-
-if TYPE_CHECKING:
-    from bnstat.model import Model
-
 
 _EPILOG = """\b
 Examples:
@@ -64,7 +58,9 @@ def command(
     """
     if as_json and as_markdown:
         raise click.UsageError("--json and --md: choose one")
-    models = _load_both(reading, old, new, layers, quiet)
+    models = [reading.load(path, layers, quiet=quiet) for path in (old, new)]
+    for model in models:
+        options.tell(model, quiet)
 
     from bnstat.compare import diff
     from bnstat.output.sink import open_text, show
@@ -85,12 +81,3 @@ def command(
         show(lambda screen: differences.lines(difference, screen, everything), output)
     answers = [options.answer(model, quiet) for model in models]
     return 0 if difference.equal and not any(answers) else 1
-
-
-def _load_both(
-    reading: options.Reading, old: str, new: str, globs: tuple[str, ...], quiet: bool
-) -> tuple[Model, Model]:
-    models = tuple(reading.load(path) for path in (old, new))
-    for model in models:
-        options.tell(model, quiet)
-    return options.narrow(models[0], globs), options.narrow(models[1], globs)

@@ -12,7 +12,6 @@ import click
 from bnstat.cli.messages import say
 
 if TYPE_CHECKING:
-    from bnstat.errors import BnstatError
     from bnstat.loading import Models
     from bnstat.model import Model
 
@@ -120,13 +119,22 @@ class Reading(NamedTuple):
     checkpoint: str | None = None
     step: int | None = None
 
-    def load(self, path: str, values: bool = True) -> Model:
-        """The model at `path`.
+    def load(
+        self, path: str, layers: tuple[str, ...] = (), *, values: bool = True, quiet: bool = False
+    ) -> Model:
+        """The model at `path`, all of it read; what takes long shows progress.
+
+        Args:
+            path: the path.
+            layers: only those whose name matches one of these globs; the others are not read.
+            values: whether to read arrays.
+            quiet: show no progress.
 
         Raises:
-            BnstatError: it cannot be read.
+            BnstatError: it cannot be read, or a glob matches no layer.
         """
         from bnstat.loading import load
+        from bnstat.output.terminal.progress import track
 
         return load(
             path,
@@ -135,15 +143,20 @@ class Reading(NamedTuple):
             reader=self.reader,
             patterns=self.patterns,
             include_shadows=self.include_shadows,
+            layers=layers,
             values=values,
             eager=True,
+            track=functools.partial(track, what="reading", hidden=quiet),
         )
 
-    def load_all(self, path: str, last: int | None = None) -> Models:
+    def load_all(
+        self, path: str, layers: tuple[str, ...] = (), *, last: int | None = None
+    ) -> Models:
         """The checkpoints of the folder `path`, oldest first, with their names.
 
         Args:
             path: the folder.
+            layers: as for `load`.
             last: only so many of them, the newest.
 
         Raises:
@@ -156,6 +169,7 @@ class Reading(NamedTuple):
             reader=self.reader,
             patterns=self.patterns,
             include_shadows=self.include_shadows,
+            layers=layers,
             last=last,
         )
 
@@ -177,36 +191,6 @@ def reading_all(command: Command) -> Command:
 def reading(command: Command) -> Command:
     """Add the options of `reading_all`, and those that choose one checkpoint of a folder."""
     return _checkpoint(_step(reading_all(command)))
-
-
-def narrow(model: Model, globs: tuple[str, ...]) -> Model:
-    """The model with those layers alone whose name matches one of `globs`; all where there is none.
-
-    Raises:
-        NotFoundError: a glob matches no layer.
-    """
-    if not globs or not model.layers:
-        return model
-    from fnmatch import fnmatchcase
-
-    kept = set()
-    for glob in globs:
-        matching = {layer.name for layer in model if fnmatchcase(layer.name, glob)}
-        if not matching:
-            raise _no_such_layer(model, glob)
-        kept |= matching
-    return model.select([layer for layer in model if layer.name in kept])
-
-
-def _no_such_layer(model: Model, glob: str) -> BnstatError:
-    from difflib import get_close_matches
-
-    from bnstat.errors import NotFoundError
-
-    names = model.keys()
-    near = get_close_matches(glob, names, n=3, cutoff=0.4) or names[:3]
-    hint = f"near names: {', '.join(near)}" if near else ""
-    return NotFoundError(model.source.path, f"no batch-norm layer matches {glob!r}", hint)
 
 
 def tell(model: Model, quiet: bool) -> None:

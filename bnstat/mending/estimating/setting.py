@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from bnstat.errors import NotFoundError
 from bnstat.mending.estimating.data import Data, Images, example_of, open_data
-from bnstat.model import BatchNorm, Model
+from bnstat.model import Model
 
 if TYPE_CHECKING:
     from bnstat.live import LiveModel
@@ -90,11 +88,12 @@ def scene(thing: Any, data: Any, settings: Settings) -> Scene:
         model, subject = _on_disk(os.fspath(thing), settings)
     else:
         from bnstat.live import live_model
+        from bnstat.loading import narrow
         from bnstat.mending.estimating.running.opening import subject_of_live
 
         live = live_model(thing)
         model = live.model
-        layers = _chosen(model, settings.layers)
+        layers = narrow(model, settings.layers).layers
         subject = subject_of_live(
             thing, live, layers, lambda: example_of(data, settings.labels), settings.running()
         )
@@ -111,24 +110,10 @@ def scene(thing: Any, data: Any, settings: Settings) -> Scene:
 
 def _on_disk(path: str, settings: Settings) -> tuple[Model, Subject]:
     from bnstat.discovery import discover
-    from bnstat.loading import open_contents
+    from bnstat.loading import narrow, open_contents
     from bnstat.mending.estimating.running.opening import open_subject
 
     contents = open_contents(path, settings.checkpoint, settings.step)
     model = discover(contents, patterns=settings.patterns)
-    layers = _chosen(model, settings.layers)
+    layers = narrow(model, settings.layers).layers
     return model, open_subject(path, contents, model, layers, settings.running())
-
-
-def _chosen(model: Model, globs: Sequence[str]) -> list[BatchNorm]:
-    for glob in globs:
-        if not any(fnmatchcase(layer.name, glob) for layer in model):
-            names = ", ".join(model.keys()[:3])
-            raise NotFoundError(
-                model.source.path, f"no batch-norm layer matches {glob!r}", f"it has {names}"
-            )
-    return [
-        layer
-        for layer in model
-        if not globs or any(fnmatchcase(layer.name, glob) for glob in globs)
-    ]

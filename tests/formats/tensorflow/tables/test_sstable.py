@@ -114,9 +114,15 @@ def test_damage_under_a_right_checksum(contents: bytes, message: str) -> None:
         _read(_with_block(contents))
 
 
-def test_keys_out_of_order() -> None:
+@pytest.mark.parametrize("keys", [(b"b", b"a"), (b"a", b"a"), (b"", b"")])
+def test_keys_out_of_order_or_twice(keys: tuple[bytes, bytes]) -> None:
+    one, other = ((key, b"") for key in keys)
     with pytest.raises(DamagedError, match="out of order"):
-        _read(_with_block(tables.block([(b"b", b""), (b"a", b"")], interval=1)))
+        _read(_with_block(tables.block([one, other], interval=1)))
+    with pytest.raises(DamagedError, match="out of order"):
+        _read(
+            tables.assemble((b"z", tables.on_disk(tables.block([each]))) for each in (one, other))
+        )
 
 
 def test_one_block_listed_many_times() -> None:
