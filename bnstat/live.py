@@ -140,12 +140,14 @@ def _children(holder: Any) -> list[tuple[str, Any]]:
         return [(layer.name, layer) for layer in layers]
     found = []
     for name, value in sorted(vars(holder).items()):
-        values = value.items() if isinstance(value, dict) else [("", value)]
+        values = {"": value}
         if isinstance(value, (list, tuple)):
-            values = list(enumerate(value))
-        for place, child in values:
+            values = {f"/{place}": child for place, child in enumerate(value)}
+        elif isinstance(value, dict):
+            values = {f"/{key}": child for key, child in value.items()}
+        for place, child in values.items():
             if is_live(child) and not hasattr(child, "assign"):
-                found.append((f"{name}/{place}" if place != "" else name, child))
+                found.append((name + place, child))
     return found
 
 

@@ -124,9 +124,7 @@ def measure_drift(subject: Subject, data: Data, *, track: Track = untracked) -> 
     return Drift(tuple(layers), left, reading.samples, reading.accuracy)
 
 
-def _compared(
-    name: str, stored: Mapping[str, Array], mean: Floats, variance: Floats
-) -> LayerDrift:
+def _compared(name: str, stored: Mapping[str, Array], mean: Floats, variance: Floats) -> LayerDrift:
     old_mean = as_float64(stored["moving_mean"])
     old_variance = as_float64(stored["moving_variance"])
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -143,6 +141,4 @@ def _compared(
     state: State = "shifted" if np.mean(divergence) > SHIFTED else "healthy"
     if state == "shifted" and (old_mean == 0).all() and (old_variance == 1).all():
         state = "never-updated"
-    return LayerDrift(
-        name, old_mean, old_variance, mean, variance, shift, ratio, divergence, state
-    )
+    return LayerDrift(name, old_mean, old_variance, mean, variance, shift, ratio, divergence, state)

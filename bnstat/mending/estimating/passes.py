@@ -6,12 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from bnstat.errors import AmbiguousError
 from bnstat.mending.estimating.data import Batch, Data
 from bnstat.mending.estimating.moments import Halves
-from bnstat.model import Array
+from bnstat.model import Array, as_float64
 
 if TYPE_CHECKING:
     from bnstat.mending.estimating.running.runner import Runner
@@ -85,7 +83,7 @@ def read(
         for number, (count, mean, variance) in zip(numbers, counted, strict=True):
             halves = reading.moments[subject.sites[number].layer]
             half = halves.second if reading.batches % 2 else halves.first
-            half.add(count, mean, variance.astype(np.float64) * count)
+            half.add(count, mean, as_float64(variance) * count)
         if answer is not None and batch.labels is not None:
             reading.right = (reading.right or 0) + _right(answer, batch, subject.output)
         reading.samples += batch.size
@@ -102,5 +100,5 @@ def _right(answer: Array, batch: Batch, output: str) -> int:
         )
     if scores.shape[1] > 1:
         return int((scores.argmax(1) == batch.labels).sum())
-    chosen = scores[:, 0] > (0.5 if 0 <= scores.min() and scores.max() <= 1 else 0)
+    chosen = scores[:, 0] > (0.5 if scores.min() >= 0 and scores.max() <= 1 else 0)
     return int((chosen == batch.labels.astype(bool)).sum())

@@ -226,8 +226,10 @@ def _mended(
 
 
 def _distance(one: Mapping[str, Array], other: Mapping[str, Array]) -> Floats:
-    """How far apart two layers' statistics are: channel by channel the distance of the means, or
-    of the standard deviations where that is more, in standard deviations of the second."""
+    """How far apart two pairs of statistics are, in standard deviations of the second.
+
+    Channel by channel it is the distance of the means, or of the deviations where that is more.
+    """
     means = [np.asarray(each["moving_mean"], np.float64) for each in (one, other)]
     deviations = [
         np.sqrt(np.maximum(np.asarray(each["moving_variance"], np.float64), 0))

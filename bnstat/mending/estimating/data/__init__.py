@@ -9,7 +9,7 @@ from typing import Any
 
 from bnstat.errors import NotFoundError, UnknownFormatError
 from bnstat.mending.estimating.data.arrays import Arrays, is_numpy, open_numpy
-from bnstat.mending.estimating.data.batches import Batch, Data, Source, Wanted
+from bnstat.mending.estimating.data.batches import Batch, Data, SizedData, Source, Wanted
 from bnstat.mending.estimating.data.memory import LABELS, of_object
 from bnstat.model import Array
 
@@ -54,11 +54,14 @@ def open_data(
         BnstatError: it does not fit the model.
     """
     source = _source(data, inputs, images or Images(), labels)
-    opened = Data(source, inputs, batch_size, samples, labels)
     if isinstance(source, Arrays):
+        opened: Data = SizedData(
+            source, inputs, batch_size, samples, labels, len(next(iter(source.arrays.values()), ()))
+        )
         for _ in opened:  # all of it is at hand to be looked through before the run
             pass
     else:
+        opened = Data(source, inputs, batch_size, samples, labels)
         next(iter(opened))
     return opened
 

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
+from bnstat.formats.tensorflow.dtypes import numpy_dtype
 from bnstat.model import Array
 
 UNNAMED = ""
@@ -41,7 +42,8 @@ class Source(Protocol):
         where: what it is, for messages.
     """
 
-    where: str
+    @property
+    def where(self) -> str: ...
 
     def batches(self, size: int) -> Iterable[Raw]:
         """All of it from the beginning, in batches of about this size."""
@@ -145,7 +147,7 @@ class Data:
             if array.dtype.kind not in "SUO":
                 raise self._misfit(name, f"of {array.dtype}, the model takes text")
             return array.astype(object)
-        dtype = _dtype(wanted.dtype)
+        dtype = numpy_dtype(wanted.dtype, name)
         if array.dtype.kind not in "biufV" or not _holds(dtype, array):
             raise self._misfit(name, f"of {array.dtype}, the model takes {wanted.dtype}")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -168,17 +170,24 @@ class Data:
         return BnstatError(self._where, f"the samples for {name!r} are {what}")
 
 
+@dataclass
+class SizedData(Data):
+    """The same, of a known number of samples.
+
+    Attributes:
+        there: how many samples the source has.
+    """
+
+    there: int = 0
+
+    def __len__(self) -> int:
+        """The number of batches."""
+        return -(-min(self.there, self.most) // self.batch_size)
+
+
 def _there(raw: Raw) -> str:
     names = [name for name in raw if name != UNNAMED]
     return f"it has {', '.join(names[:8])}" if names else "its arrays have no names"
-
-
-def _dtype(name: str) -> np.dtype[np.generic]:
-    if name == "bfloat16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
 
 
 def _holds(dtype: np.dtype[np.generic], array: Array) -> bool:
@@ -215,5 +224,3 @@ def _joined(raws: list[Raw]) -> Raw:
     if len(raws) == 1:
         return raws[0]
     return {name: np.concatenate([raw[name] for raw in raws]) for name in raws[0]}
-
-

@@ -53,7 +53,7 @@ def is_records(path: str) -> bool:
         head = file.read(12)
     if len(head) < 12:
         return False
-    return masked_crc32c(head[:8]) == struct.unpack("<I", head[8:])[0]
+    return struct.pack("<I", masked_crc32c(head[:8])) == head[8:]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Records:
             raise DamagedError(self.where, _first_line(error)) from None
 
     def _sample(self, record: bytes) -> dict[str, Array]:
-        from tensorflow.core.example import example_pb2  # type: ignore[import-untyped]
+        from tensorflow.core.example import example_pb2
 
         try:
             features = example_pb2.Example.FromString(record).features.feature

@@ -89,7 +89,9 @@ def of_object(data: Any, inputs: Mapping[str, Wanted], where: str = "") -> Sourc
         return Batches(where, lambda: data, inputs)
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         return Batches(where, lambda: (data[place] for place in range(len(data))), inputs)
-    raise UnsupportedError(where, "is no data that bnstat knows", "give arrays or batches of arrays")
+    raise UnsupportedError(
+        where, "is no data that bnstat knows", "give arrays or batches of arrays"
+    )
 
 
 def raw_of(element: Any, where: str) -> Raw:
@@ -102,8 +104,9 @@ def raw_of(element: Any, where: str) -> Raw:
         return {str(name): _array(value, where) for name, value in element.items()}
     if isinstance(element, (tuple, list)) and element:
         first = raw_of(element[0], where)
-        rest = element[1:2] if isinstance(element, tuple) else ()
-        return {**first, **{LABELS: _array(each, where) for each in rest if each is not None}}
+        if isinstance(element, tuple) and len(element) > 1 and element[1] is not None:
+            return {**first, LABELS: _array(element[1], where)}
+        return first
     return {UNNAMED: _array(element, where)}
 
 

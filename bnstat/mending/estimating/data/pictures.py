@@ -93,6 +93,4 @@ def open_images(
 
 def _files(path: str) -> Iterator[str]:
     for folder, _, names in os.walk(path):
-        yield from (
-            os.path.join(folder, name) for name in names if name.lower().endswith(_ENDINGS)
-        )
+        yield from (os.path.join(folder, name) for name in names if name.lower().endswith(_ENDINGS))

@@ -156,7 +156,7 @@ def _of_graph(
 
 
 def _graph_file(path: str) -> Any:
-    from tensorflow.core.framework import graph_pb2  # type: ignore[import-untyped]
+    from tensorflow.core.framework import graph_pb2
     from tensorflow.core.protobuf import meta_graph_pb2
 
     with open(path, "rb") as file:
@@ -179,7 +179,7 @@ def _graph_file(path: str) -> Any:
 
 def _switches_of(graph_def: Any) -> Mapping[str, bool]:
     """The placeholders of a single bool, which switch training on: all off."""
-    from tensorflow.core.framework import types_pb2  # type: ignore[import-untyped]
+    from tensorflow.core.framework import types_pb2
 
     return {
         f"{node.name}:0": False
@@ -206,7 +206,7 @@ def _captured(meta_graph: Any, contents: Contents) -> Mapping[str, list[str | No
 
 def _initializers(meta_graph: Any) -> tuple[str, ...]:
     """The ops that fill a SavedModel's lookup tables."""
-    found = []
+    found: list[str] = []
     for name in _INITIALIZERS:
         if name in meta_graph.signature_def:
             outputs = meta_graph.signature_def[name].outputs.values()

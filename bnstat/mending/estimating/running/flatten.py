@@ -81,12 +81,12 @@ def op_of(tensor: str) -> str:
 
 
 def _inlined(graph_def: Any, fetched: Collection[str], where: str) -> Any:
-    from tensorflow.core.protobuf import (  # type: ignore[import-untyped]
+    from tensorflow.core.protobuf import (
         config_pb2,
         meta_graph_pb2,
         rewriter_config_pb2,
     )
-    from tensorflow.python.grappler import tf_optimizer  # type: ignore[import-untyped]
+    from tensorflow.python.grappler import tf_optimizer
 
     meta_graph = meta_graph_pb2.MetaGraphDef(graph_def=graph_def)
     meta_graph.collection_def["train_op"].node_list.value.extend(fetched)

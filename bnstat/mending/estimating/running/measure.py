@@ -60,7 +60,7 @@ def measured(x: Any, kept: Sequence[int], phase: Any, sample: bool) -> Measured:
         phase: an int32 that is another one in each batch, for which positions are sampled.
         sample: whether to look only at `ENOUGH` positions of a batch, where it has more.
     """
-    import tensorflow as tf  # type: ignore[import-untyped]
+    import tensorflow as tf
 
     if sample:
         x = _sampled(x, kept, phase)

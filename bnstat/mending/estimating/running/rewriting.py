@@ -159,8 +159,7 @@ class _Builder:
         if not conditions:
             return Measured(*(tensor.name for tensor in found))
         predicates = [
-            self._alias(self._model.get_tensor_by_name(_full(name)), name)
-            for name, _ in conditions
+            self._alias(self._model.get_tensor_by_name(_full(name)), name) for name, _ in conditions
         ]
         results = []
         for tensor in found:

@@ -17,11 +17,11 @@ class Counted(NamedTuple):
     """The moments of one batch at one site.
 
     Attributes:
-        count: the number of elements of a channel.
+        elements: the number of elements of a channel.
         mean, variance: [channels]; the variance is the biased one.
     """
 
-    count: int
+    elements: int
     mean: Array
     variance: Array
 

@@ -13,7 +13,9 @@ from bnstat.mending.estimating.running.program import Input
 
 _PLACEHOLDERS = frozenset({"Placeholder", "PlaceholderV2"})
 _LOSSES = frozenset({"SoftmaxCrossEntropyWithLogits", "SparseSoftmaxCrossEntropyWithLogits"})
-_NO_ANSWER = re.compile(r"NoOp|Placeholder.*|Const|Assert|VarHandleOp|.*Assign.*|.*Apply.*|.*Save.*")
+_NO_ANSWER = re.compile(
+    r"NoOp|Placeholder.*|Const|Assert|VarHandleOp|.*Assign.*|.*Apply.*|.*Save.*"
+)
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def _answers(graph_def: Any) -> list[str]:
 
 def _is_data(node: Any) -> bool:
     """Whether a placeholder is for data: not a switch, which is a single bool."""
-    from tensorflow.core.framework import types_pb2  # type: ignore[import-untyped]
+    from tensorflow.core.framework import types_pb2
 
     return bool(node.attr["dtype"].type != types_pb2.DT_BOOL)
 

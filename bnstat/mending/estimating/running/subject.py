@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from bnstat.errors import BnstatError
 from bnstat.mending.estimating.running.flatten import flattened, nodes, op_of
@@ -166,8 +165,6 @@ def _groups(before: Mapping[str, set[str]]) -> list[list[str]]:
     for name in before:
         groups.setdefault(depth[name], []).append(name)
     return [groups[number] for number in sorted(groups)]
-
-
 
 
 def _closed(before: Mapping[str, set[str]]) -> dict[str, set[str]]:

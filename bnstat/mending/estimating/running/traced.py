@@ -101,8 +101,9 @@ def _packed(model: Any, tensors: tuple[Any, ...]) -> Any:
 def _parameters(model: Any) -> set[str]:
     """The names of what a model's call takes."""
     found: set[str] = set()
-    for function in (getattr(model, "call", None), model.__call__):
-        function = getattr(function, "python_function", function)
+    for name in ("call", "__call__"):
+        method = getattr(model, name, None)
+        function: Any = getattr(method, "python_function", method)
         try:
             found.update(inspect.signature(function).parameters)
         except (TypeError, ValueError):
