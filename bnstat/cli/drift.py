@@ -33,7 +33,14 @@ Examples:
 @click.option("--csv", "as_csv", is_flag=True, help="Write CSV: one row a channel.")
 @options.layers
 @options.choosing
-@options.output
+@click.option(
+    "-o",
+    "file",
+    metavar="FILE",
+    type=click.Path(),
+    default="-",
+    help="Write to FILE, whole or not at all, instead of standard output.",
+)
 @options.quiet
 def command(
     model: str,
@@ -45,7 +52,7 @@ def command(
     layers: tuple[str, ...],
     checkpoint: str | None,
     step: int | None,
-    output: str,
+    file: str,
     quiet: bool,
 ) -> int:
     """Show how far the stored statistics of MODEL are from those of DATA.
@@ -73,15 +80,15 @@ def command(
     if as_json:
         from bnstat.output.documents import drift_json
 
-        with open_text(output) as file:
-            drift_json.dump(result, model, file)
+        with open_text(file) as stream:
+            drift_json.dump(result, model, stream)
     elif as_csv:
         from bnstat.output.documents import drift_csv
 
-        with open_text(output) as file:
-            drift_csv.dump(result, file)
+        with open_text(file) as stream:
+            drift_csv.dump(result, stream)
     else:
-        show(lambda screen: text.lines(result, model, screen), output)
+        show(lambda screen: text.lines(result, model, screen), file)
     if not quiet:
         for name, why in result.left.items():
             say(f"note: {name} was not measured: {why}")

@@ -24,7 +24,7 @@ Examples:
 @click.argument("model", type=click.Path())
 @running.options
 @click.option(
-    "-o", "--output", metavar="COPY", type=click.Path(), help="What the copy is to be called."
+    "-o", "copy", metavar="COPY", type=click.Path(), help="What the copy is to be called."
 )
 @click.option("--in-place", is_flag=True, help="Put the copy in the place of the original.")
 @click.option("--force", is_flag=True, help="Replace what is already called COPY.")
@@ -43,7 +43,7 @@ def command(
     model: str,
     data: str,
     settings: dict[str, Any],
-    output: str | None,
+    copy: str | None,
     in_place: bool,
     force: bool,
     dry_run: bool,
@@ -60,7 +60,7 @@ def command(
     off. In one pass each layer normalizes by its batch, and what enters each is measured; a
     second pass in inference tells how far the new statistics still are from what then enters.
     """
-    if sum((output is not None, in_place, dry_run)) != 1:
+    if sum((copy is not None, in_place, dry_run)) != 1:
         raise click.UsageError("say where the copy goes: one of -o COPY, --in-place, --dry-run")
 
     from bnstat.mending.recalibrating import recalibrate
@@ -72,7 +72,7 @@ def command(
     result = recalibrate(
         model,
         data,
-        output,
+        copy,
         exact=exact,
         in_place=in_place,
         force=force,
@@ -82,14 +82,14 @@ def command(
         step=step,
         **settings,
     )
-    copy = None if dry_run else output if output is not None else model
+    written = model if in_place else copy
     if as_json:
         from bnstat.output.documents import recalibration_json
 
         with open_text("-") as file:
-            recalibration_json.dump(result, model, copy, file)
+            recalibration_json.dump(result, model, written, file)
     else:
-        show(lambda screen: text.lines(result, model, copy, screen), "-")
+        show(lambda screen: text.lines(result, model, written, screen), "-")
     if not quiet:
         for note in text.notes(result):
             say(note)

@@ -101,7 +101,7 @@ _OPTIONS = (
         help="What is fed, where that is not obvious. Can be repeated.",
     ),
     click.option(
-        "--output-name",
+        "--output",
         "outputs",
         multiple=True,
         metavar="NAME",

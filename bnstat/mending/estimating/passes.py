@@ -100,5 +100,7 @@ def _right(answer: Array, batch: Batch, output: str) -> int:
         )
     if scores.shape[1] > 1:
         return int((scores.argmax(1) == batch.labels).sum())
-    chosen = scores[:, 0] > (0.5 if scores.min() >= 0 and scores.max() <= 1 else 0)
+    single = as_float64(scores)[:, 0]
+    limit = 0.5 if single.min() >= 0 and single.max() <= 1 else 0.0
+    chosen = np.greater(single, limit)
     return int((chosen == batch.labels.astype(bool)).sum())

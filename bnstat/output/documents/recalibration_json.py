@@ -10,7 +10,7 @@ from bnstat.output.documents import common as documents
 
 def dump(result: Recalibration, model: str, copy: str | None, file: IO[str]) -> None:
     """Write what was done to `model`, and where the copy is, as one object."""
-    accuracy = result.accuracy
+    before, after = result.accuracy or (None, None)
     document = {
         "schema": 1,
         "path": model,
@@ -19,7 +19,8 @@ def dump(result: Recalibration, model: str, copy: str | None, file: IO[str]) -> 
         "batches": result.batches,
         "exact": result.exact,
         "waves": result.waves,
-        "accuracy": None if accuracy is None else dict(zip(("before", "after"), accuracy)),
+        "accuracy_before": before,
+        "accuracy_after": after,
         "left": [{"layer": name, "reason": why} for name, why in result.left.items()],
         "layers": [_layer(layer) for layer in result.layers],
     }

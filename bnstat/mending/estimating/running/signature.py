@@ -84,7 +84,8 @@ def _known(names: Iterable[str], there: Iterable[str], where: str, kind: str) ->
     for name in names:
         if name not in there:
             listed = ", ".join(list(there)[:5])
-            raise NotFoundError(where, f"has no {kind} {name!r}", f"there are: {listed}")
+            hint = f"there are: {listed}" + ("; -o names a file" if kind == "output" else "")
+            raise NotFoundError(where, f"the model has no {kind} {name!r}", hint)
 
 
 def _answers(graph_def: Any) -> list[str]:
