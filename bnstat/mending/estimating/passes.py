@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from bnstat.errors import AmbiguousError
 from bnstat.mending.estimating.data import Batch, Data
 from bnstat.mending.estimating.moments import Halves

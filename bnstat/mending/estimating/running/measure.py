@@ -8,8 +8,11 @@ from typing import Any, NamedTuple
 
 from bnstat.errors import UnsupportedError
 
-ENOUGH = 16_384
+ENOUGH = 8_192
 """Positions of a batch that are looked at, where a tensor has more and a sample will do."""
+
+_FEW = 128
+"""Positions of a sample that are not worth choosing from."""
 
 _FOR_SHIFT = 64
 """Positions whose mean is subtracted before squares are summed."""
@@ -62,50 +65,58 @@ def measured(x: Any, kept: Sequence[int], phase: Any, sample: bool) -> Measured:
     """
     import tensorflow as tf
 
+    rank = x.shape.rank
+    channels = prod(x.shape[axis] or 1 for axis in kept)
+    last = tuple(kept) == (rank - 1,)
+    if last and rank > 2:
+        x = tf.reshape(x, [tf.shape(x)[0], prod(_known(x.shape[1:-1])), channels])
+        kept, rank = (2,), 3
     if sample:
         x = _sampled(x, kept, phase)
     if x.dtype not in (tf.float32, tf.float64):
         x = tf.cast(x, tf.float32)
-    rank = x.shape.rank
     axes = [axis for axis in range(rank) if axis not in kept]
-    channels = prod(x.shape[axis] or 1 for axis in kept)
-    sizes = tf.shape(x, tf.int64)
-    count = tf.reduce_prod(tf.gather(sizes, axes)) if axes else tf.constant(1, tf.int64)
-    if tuple(kept) == (rank - 1,):
-        x = tf.reshape(x, [-1, channels])
-        axes = [0]
-    shift = tf.stop_gradient(_rough_mean(x, axes))
+    count = tf.reduce_prod(tf.gather(tf.shape(x, tf.int64), axes))
+    if last:
+        x, axes = tf.reshape(x, [-1, channels]), [0]
+    mean = _by_product if last and sample else _by_reduction
+    shift = tf.reduce_mean(x[:_FOR_SHIFT] if 0 in axes else x, axes, keepdims=True)
     deviation = x - shift
-    offset = tf.reduce_mean(deviation, axes, keepdims=True)
-    squares = tf.reduce_mean(tf.square(deviation), axes, keepdims=True)
-    variance = tf.maximum(squares - tf.square(offset), 0)
+    offset = mean(deviation, axes)
+    variance = tf.maximum(mean(tf.square(deviation), axes) - tf.square(offset), 0)
     return Measured(count, tf.reshape(shift + offset, [-1]), tf.reshape(variance, [-1]))
 
 
-def _rough_mean(x: Any, axes: Sequence[int]) -> Any:
-    """The mean of a few positions, near enough to keep squares from cancelling out."""
+def _known(sizes: Sequence[int | None]) -> Sequence[int]:
+    """Sizes whose product TensorFlow finds out (-1) where one of them is not known."""
+    return [-1] if None in sizes else [size or 0 for size in sizes]
+
+
+def _by_reduction(x: Any, axes: Sequence[int]) -> Any:
+    """The mean over some axes, which stay."""
     import tensorflow as tf
 
-    first = x[:_FOR_SHIFT] if axes[:1] == [0] else x
-    return tf.reduce_mean(first, axes, keepdims=True)
+    return tf.reduce_mean(x, axes, keepdims=True)
+
+
+def _by_product(x: Any, axes: Sequence[int]) -> Any:
+    """The mean over the rows of a matrix: fast, and exact enough for a sample."""
+    import tensorflow as tf
+
+    rows = tf.shape(x)[0]
+    return tf.matmul(tf.ones([1, rows], x.dtype), x) / tf.cast(rows, x.dtype)
 
 
 def _sampled(x: Any, kept: Sequence[int], phase: Any) -> Any:
-    """Every so manieth row of a tensor; the rows of another place in each batch."""
+    """Every so manieth position of a tensor along an axis; others in each batch."""
     import tensorflow as tf
 
-    rank = x.shape.rank
-    spatial = [axis for axis in range(1, rank) if axis not in kept]
-    if 0 in kept or not spatial:
+    spatial = [axis for axis in range(1, x.shape.rank) if axis not in kept]
+    static = [x.shape[axis] for axis in spatial]
+    if 0 in kept or not spatial or (None not in static and prod(static) <= _FEW):
         return x
     sizes = tf.shape(x)
-    positions = tf.reduce_prod(tf.gather(sizes, [0, *spatial]))
-    for axis in spatial[:2]:
-        step = tf.clip_by_value(positions // ENOUGH, 1, sizes[axis])
-        begin = tf.scatter_nd([[axis]], [tf.math.floormod(phase, step)], [rank])
-        strides = tf.tensor_scatter_nd_update(tf.ones([rank], tf.int32), [[axis]], [step])
-        static = [size if place != axis else None for place, size in enumerate(x.shape)]
-        x = tf.ensure_shape(tf.strided_slice(x, begin, sizes, strides), static)
-        sizes = tf.shape(x)
-        positions = tf.reduce_prod(tf.gather(sizes, [0, *spatial]))
-    return x
+    axis = spatial[0]
+    step = tf.reduce_prod(tf.gather(sizes, [0, *spatial])) // ENOUGH
+    step = tf.clip_by_value(step, 1, sizes[axis])
+    return tf.gather(x, tf.range(phase % step, sizes[axis], step), axis=axis)
