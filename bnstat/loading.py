@@ -130,6 +130,11 @@ class Models(Iterable[tuple[str, Model | BnstatError]]):
     def __len__(self) -> int:
         return len(self._found)
 
+    @property
+    def checkpoints(self) -> list[tuple[str, int | None]]:
+        """The name of each that has one, and its training step where the name tells it."""
+        return [(found.name, found.step) for found in self._found if found.name is not None]
+
     def __iter__(self) -> Iterator[tuple[str, Model | BnstatError]]:
         for found in self._found:
             name = found.name if found.name is not None else self._path

@@ -28,7 +28,10 @@ Examples:
     "--atol", type=float, default=0.0, metavar="A", help="Absolute tolerance. Default: 0."
 )
 @click.option(
-    "--all", "everything", is_flag=True, help="Also what is equal, and every name of a long list."
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Also show what is equal, and every name of a long list.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 @click.option("--md", "as_markdown", is_flag=True, help="Write Markdown.")
@@ -51,7 +54,8 @@ def command(
 ) -> int:
     """Show what changed from the model OLD to the model NEW, whatever their formats.
 
-    Layers are matched by name; where names differ, by the end of the name, by position and
+    Each is a SavedModel, a checkpoint, an .h5 or a .keras: its folder, its prefix or any of its
+    files. Layers are matched by name; where names differ, by the end of the name, by position and
     shape, or by values, and it says which. A name alone is no difference. The exit code is 0
     where the models are equal within the tolerance (exactly, by default), and 1 where they
     are not.

@@ -57,8 +57,9 @@ def command(
     """Show how the statistics moved over the checkpoints of the folder PATH.
 
     PATH is a folder of checkpoints, of Keras files or of SavedModel versions; they are read one
-    at a time, the oldest first. A checkpoint that cannot be read is told and left out. Rules
-    that need time are applied: frozen, still drifting, diverging.
+    at a time, the oldest first. Left out, it is the current folder. A checkpoint that cannot be
+    read is told and left out. Below the table stands which statistics are frozen, still drift or
+    diverge.
     """
     if as_csv and as_json:
         raise click.UsageError("--csv and --json: choose one")

@@ -25,7 +25,7 @@ Examples:
 
 @click.command("inspect", epilog=_EPILOG)
 @options.path
-@click.option("--values", is_flag=True, help="Show the values themselves, all of them.")
+@click.option("--values", is_flag=True, help="Show every value instead of the table.")
 @options.no_values
 @options.layers
 @options.reading

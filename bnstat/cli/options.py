@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 import click
 
 from bnstat.cli.messages import say
+from bnstat.cli.tab import suggestions
 
 if TYPE_CHECKING:
     from bnstat.loading import Models
@@ -45,13 +46,15 @@ layers = click.option(
     "layers",
     multiple=True,
     metavar="GLOB",
+    shell_complete=suggestions.layers,
     help="Only layers whose name matches, such as 'block1/*'. Can be repeated.",
 )
 
 no_values = click.option(
     "--no-values",
     is_flag=True,
-    help="Names, shapes and dtypes alone. No tensor is read; the data files need not exist.",
+    help="Leave out the values: names, shapes and dtypes alone. No tensor is read; the data files "
+    "need not exist.",
 )
 
 output = click.option(
@@ -77,11 +80,16 @@ verbose = click.option(
 _checkpoint = click.option(
     "--checkpoint",
     metavar="NAME",
+    shell_complete=suggestions.checkpoints,
     help="Which checkpoint of a folder, such as model-1200. Default: the newest.",
 )
 
 _step = click.option(
-    "--step", type=int, metavar="N", help="Which checkpoint of a folder, by its training step."
+    "--step",
+    type=int,
+    metavar="N",
+    shell_complete=suggestions.steps,
+    help="Which checkpoint of a folder, by its training step.",
 )
 
 _pattern = click.option(
@@ -90,23 +98,24 @@ _pattern = click.option(
     multiple=True,
     metavar="ROLE=REGEX",
     callback=_patterns,
-    help="A naming scheme of your own: variables whose name matches play ROLE (gamma, beta, "
-    "moving_mean or moving_variance). The group (?P<layer>...), or else the first group, is the "
-    "layer's name; without groups it is what was not matched. Can be repeated.",
+    help="A naming scheme of your own, such as gamma='(.*)/scale$': variables whose name matches "
+    "play ROLE (gamma, beta, moving_mean or moving_variance). The group (?P<layer>...), or else "
+    "the first group, is the layer's name; without groups it is what was not matched. Can be "
+    "repeated.",
 )
 
 _include_shadows = click.option(
     "--include-shadows",
     is_flag=True,
-    help="Also show the copies of a layer's variables that an exponential moving average keeps.",
+    help="Also take the copies of a layer's variables that an exponential moving average keeps.",
 )
 
 _reader = click.option(
     "--reader",
     type=click.Choice(["auto", "native", "tensorflow"]),
     default="auto",
-    help="Who reads the file. Default: auto, bnstat itself, and TensorFlow for what it does not "
-    "know.",
+    help="Who reads the file: bnstat itself (native), TensorFlow, or (auto, the default) "
+    "TensorFlow only for what bnstat does not know.",
 )
 
 
