@@ -20,7 +20,7 @@ Track = Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]]
 
 
 def load(
-    path: str | PathLike[str] = ".",
+    path: str | PathLike[str] | object = ".",
     *,
     checkpoint: str | None = None,
     step: int | None = None,
@@ -36,7 +36,8 @@ def load(
 
     Args:
         path: a SavedModel, a checkpoint's prefix or one of its files, a Keras file, a GraphDef,
-            or a folder of such; `.` if left out.
+            or a folder of such; `.` if left out. Or a model in memory: of Keras, of tf-keras, or
+            any `tf.Module`.
         checkpoint: the name of one of a folder's checkpoints or files; the newest if left out.
         step: the step of one of a folder's checkpoints.
         reader: `native` reads with bnstat's own reader, `tensorflow` with TensorFlow's, `auto`
@@ -60,6 +61,10 @@ def load(
         UnsupportedError: the file needs what the reader does not know.
         ChangedError: the file was replaced while it was read.
     """
+    if not isinstance(path, (str, PathLike)):
+        from bnstat.live import live_model
+
+        return narrow(live_model(path).model, layers)
     text = fspath(path)
     found = locate(text).choose(text, checkpoint, step)
     times = found.times()
