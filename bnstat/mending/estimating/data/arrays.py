@@ -41,13 +41,15 @@ def open_numpy(path: str) -> Arrays:
     Raises:
         DamagedError: it cannot be read, or holds Python objects.
     """
+    from zipfile import BadZipFile
+
     try:
         loaded = np.load(path, allow_pickle=False, mmap_mode="r")
         if isinstance(loaded, np.ndarray):
             return Arrays(path, {UNNAMED: _with_samples(loaded, path)})
         with loaded:
             arrays = {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, KeyError, SyntaxError) as error:
+    except (OSError, ValueError, EOFError, KeyError, SyntaxError, BadZipFile) as error:
         raise DamagedError(path, f"NumPy cannot read it: {error}") from None
     return Arrays(path, {name: _with_samples(array, path) for name, array in arrays.items()})
 

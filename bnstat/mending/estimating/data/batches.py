@@ -129,7 +129,7 @@ class Data:
     def _names(self, raw: Raw) -> Mapping[str, str]:
         """Input -> the array for it: the one of its name, or the only one for the only input."""
         missing = [name for name in self.inputs if name not in raw]
-        others = [name for name in raw if name != self.labels]
+        others = [UNNAMED] if UNNAMED in raw else [name for name in raw if name != self.labels]
         if missing and len(self.inputs) == 1 and len(others) == 1:
             return {missing[0]: others[0]}
         if missing:
