@@ -151,10 +151,8 @@ def test_fewer_batches_than_asked_for_are_counted_as_they_are(keras: ModuleType)
 @KERAS
 def test_dropout_stays_off(keras: ModuleType) -> None:
     layers = keras.layers
-    model = keras.Sequential(
-        [keras.Input((4,)), layers.Dropout(0.9), layers.GaussianNoise(0.9)]
-        + [layers.BatchNormalization()]
-    )
+    noisy = [keras.Input((4,)), layers.Dropout(0.9), layers.GaussianNoise(0.9)]
+    model = keras.Sequential([*noisy, layers.BatchNormalization()])
     x = RANDOM.normal(2, 1, (50, 4)).astype(np.float32)
     recalibrate(model, x)
     (norm,) = norms(keras, model)

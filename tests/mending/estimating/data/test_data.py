@@ -85,7 +85,7 @@ def test_a_function_of_a_file_and_of_a_module(
     np.testing.assert_array_equal(all_of(list(opened)), X)
     monkeypatch.chdir(tmp_path)
     np.testing.assert_array_equal(all_of(read("prepare:batches")), X)
-    with pytest.raises(BnstatError, match="fails: gives no batches: the disk is full$"):
+    with pytest.raises(BnstatError, match=r"fails: gives no batches: the disk is full$"):
         read(f"{path}:fails")
     with pytest.raises(BnstatError, match="no function 'none'"):
         read(f"{path}:none")
