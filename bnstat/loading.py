@@ -20,7 +20,7 @@ Track = Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]]
 
 
 def load(
-    path: str | PathLike[str] = ".",
+    path: str | PathLike[str] | object = ".",
     *,
     checkpoint: str | None = None,
     step: int | None = None,
@@ -37,7 +37,8 @@ def load(
 
     Args:
         path: a SavedModel, a checkpoint's prefix or one of its files, a Keras file, a GraphDef,
-            or a folder of such; `.` if left out.
+            or a folder of such; `.` if left out. Or a model in memory: of Keras, of tf-keras, or
+            any `tf.Module`.
         checkpoint: the name of one of a folder's checkpoints or files; the newest if left out.
         step: the step of one of a folder's checkpoints.
         reader: `native` reads with bnstat's own reader, `tensorflow` with TensorFlow's, `auto`
@@ -66,6 +67,10 @@ def load(
         ChangedError: the file was replaced while it was read.
         BnstatError: the architecture does not fit the weights.
     """
+    if not isinstance(path, (str, PathLike)):
+        from bnstat.live import live_model
+
+        return narrow(live_model(path).model, layers)
     text = fspath(path)
     found = locate(text).choose(text, checkpoint, step)
     times = found.times()
@@ -205,6 +210,23 @@ def _configurer(config: str | PathLike[str]) -> Callable[[Contents], Contents]:
         return replace(told, configured=None)
 
     return configure
+
+
+def open_contents(
+    path: str, checkpoint: str | None = None, step: int | None = None, reader: Reader = "auto"
+) -> Contents:
+    """What the model at a path holds, before anything in it is taken for batch norm.
+
+    Args:
+        path: as for `load`.
+        checkpoint: as for `load`.
+        step: as for `load`.
+        reader: as for `load`.
+
+    Raises:
+        As `load`.
+    """
+    return _open(path, locate(path).choose(path, checkpoint, step), reader, True)
 
 
 def _read(model: Model, globs: Sequence[str], track: Track = iter) -> None:

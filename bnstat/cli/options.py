@@ -127,6 +127,11 @@ _reader = click.option(
 )
 
 
+def choosing(command: Command) -> Command:
+    """Add the options that choose one checkpoint of a folder."""
+    return _checkpoint(_step(command))
+
+
 class Reading(NamedTuple):
     """How models are to be read: what the options of `reading` or `reading_all` say."""
 
@@ -211,7 +216,7 @@ def reading_all(command: Command) -> Command:
 
 def reading(command: Command) -> Command:
     """Add the options of `reading_all`, and those that choose one checkpoint of a folder."""
-    return _checkpoint(_step(reading_all(command)))
+    return choosing(reading_all(command))
 
 
 def tell(model: Model, quiet: bool) -> None:
