@@ -3,7 +3,7 @@
 Nothing else in bnstat writes models.
 """
 
-from bnstat.mending.apply import apply
 from bnstat.mending.applied import Applied, Change
+from bnstat.mending.apply import apply
 
 __all__ = ["Applied", "Change", "apply"]
