@@ -149,7 +149,19 @@ ALLOWED = {
     "discovery": {"model", "formats.contents"},
     "checks": {"model", "compare.history"},
     "compare": {"model"},
-    "output": {"model", "checks", "compare"},
+    "output": {"model", "checks", "compare", "mending.applied"},
+    "mending": {
+        "model",
+        "storage",
+        "formats",
+        "discovery",
+        "loading",
+        "compare.alignment",
+        # What the exports look like, for they are read here.
+        "output.documents",
+        "output.channels",
+        "output.numbers",
+    },
 }
 
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "check": "Look for what is wrong, and say how to mend it.",
     "diff": "Show what changed between two models.",
     "history": "Show how the statistics moved over a training run.",
+    "apply": "Write a copy of a model with new values.",
 }
 """The commands, in the order of the help, with their one-line descriptions."""
 

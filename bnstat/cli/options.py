@@ -179,6 +179,14 @@ def reading(command: Command) -> Command:
     return _checkpoint(_step(reading_all(command)))
 
 
+def choosing(command: Command) -> Command:
+    """Add the options that say which model of a path is meant, and how its layers are found.
+
+    The command gets them under the names that `bnstat.load` has for them.
+    """
+    return _checkpoint(_step(_pattern(_include_shadows(command))))
+
+
 def narrow(model: Model, globs: tuple[str, ...]) -> Model:
     """The model with those layers alone whose name matches one of `globs`; all where there is none.
 
