@@ -72,7 +72,8 @@ def apply(
     model = looking.open(fspath(path), checkpoint, step).model
     found = footprint(model.source)
     given = taken(values)
-    arrays, changes = fit(assignments(model, given, roles, layers))
+    fitted, changes = fit(assignments(model, given, roles, layers))
+    arrays = {change.key: fitted[change.key] for change in changes if change.moved}
     plan = layout_in_place(found) if output is None else layout(found, fspath(output))
     with clean_ending(), Draft(plan) as draft:
         copy = looking.open(draft.model)

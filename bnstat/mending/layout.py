@@ -103,6 +103,10 @@ def _beside(found: Footprint, output: str) -> Layout:
     for file, copy in names.items():
         target = os.path.join(parent, copy)
         if os.path.lexists(target):
+            if file == copy and file != found.name:
+                raise BnstatError(
+                    target, "is a shard that the copy needs too", "give the copy its own folder"
+                )
             _refuse_same(os.path.join(found.folder, file), target)
             raise BnstatError(target, "is there already", "remove it, or choose another name")
     files = {os.path.join(found.folder, file): copy for file, copy in names.items()}
