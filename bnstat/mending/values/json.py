@@ -54,7 +54,7 @@ def read(file: File) -> Document:
     if file.size > _LARGEST:
         raise UnsupportedError(file.path, "is too large for JSON", "use NPZ")
     document = _object(_parsed(file), _DOCUMENT, file.path, "")
-    if document.get("schema", SCHEMA) != _Number(SCHEMA):
+    if document.get("schema", _Number(SCHEMA)) != _Number(SCHEMA):
         raise UnsupportedError(file.path, f"schema: is not {SCHEMA}", "export it again")
     listed = document.get("layers")
     if not isinstance(listed, list):
@@ -150,7 +150,7 @@ def _sizes(values: object) -> Iterator[int]:
 def _flat(values: object, shape: tuple[int, ...], path: str, key: str) -> Iterator[str]:
     """The texts of nested lists of that shape, in C order."""
     if not shape:
-        if not isinstance(values, _Number) and values not in _WORDS:
+        if not isinstance(values, str) or not (type(values) is _Number or values in _WORDS):
             raise _wrong(path, key, "is no number")
         yield str(values)
     elif not isinstance(values, list) or len(values) != shape[0]:
