@@ -36,15 +36,26 @@ def clean_ending() -> Iterator[None]:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Within, signals wait."""
-    if not hasattr(signal, "pthread_sigmask"):
+    """Within, signals wait; the first of them is heeded at the end.
+
+    They are held back here rather than masked, since other threads would take them.
+    """
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in _HELD}
+    # A handler that was not set from Python cannot be put back by it.
+    taken = {number: handler for number, handler in before.items() if handler is not None}
+    for number in taken:
+        signal.signal(number, lambda sent, _: came.append(sent))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in taken.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def _end(number: int, _: object) -> NoReturn:

@@ -103,7 +103,7 @@ def _beside(found: Footprint, output: str) -> Layout:
     for file, copy in names.items():
         target = os.path.join(parent, copy)
         if os.path.lexists(target):
-            if file == copy and file != found.name:
+            if found.kind == "files" and file != found.name:
                 raise BnstatError(
                     target, "is a shard that the copy needs too", "give the copy its own folder"
                 )
