@@ -18,14 +18,14 @@ VALUES is told by its content:
   a model    of any format. Its layers are paired as bnstat diff pairs them.
 
 \b
-COPY is what MODEL is: a folder, a checkpoint's prefix, or a file. Of a training
-folder, one checkpoint is copied into a new folder.
+COPY is what MODEL is: a folder, a checkpoint's prefix, or a file. Of a
+training folder, one checkpoint is copied into a new folder.
 
 \b
 Examples:
   bnstat export saved_model -o stats.json
   bnstat apply saved_model stats.json -o mended
-  bnstat apply runs/cnn/model-1200 ema.npz -o out/model-1200 --layer 'block1/*'
+  bnstat apply runs/cnn/model-1200 ema.npz -o out/model-1200 --layer 'b1/*'
   bnstat apply model.h5 other.keras -o new.h5 --role moving_mean \\
       --role moving_variance
 """

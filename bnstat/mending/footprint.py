@@ -13,7 +13,6 @@ from bnstat.formats.tensorflow.bundle import DATA, INDEX
 from bnstat.formats.tensorflow.checkpoint_v1 import SHARD
 from bnstat.formats.tensorflow.saved_model import VARIABLES, has_saved_model
 from bnstat.model import Source
-from bnstat.storage.archive import open_archive
 from bnstat.storage.local import LocalFile, LocalFolder
 
 _META: Final = ".meta"
@@ -66,7 +65,7 @@ def footprint(source: Source) -> Footprint:
     path = source.path.rstrip("/") or source.path
     is_folder = os.path.isdir(path)
     folder = path if is_folder else os.path.dirname(path) or "."
-    if source.format != "keras-archive" and os.path.isfile(path) and open_archive(LocalFile(path)):
+    if source.format != "keras-archive" and _is_archive(path):
         raise UnsupportedError(source.path, "is in an archive, which is not written", "unpack it")
     if source.format == "saved-model":
         return _saved_model(folder, path, source.checkpoint)
@@ -80,6 +79,14 @@ def footprint(source: Source) -> Footprint:
             return Footprint("folder", path)
         return _files(folder, source.checkpoint or os.path.basename(path), is_folder)
     raise UnsupportedError(source.path, f"models of the format {source.format} are not written")
+
+
+def _is_archive(path: str) -> bool:
+    if not os.path.isfile(path):
+        return False
+    from bnstat.storage.archive import open_archive
+
+    return open_archive(LocalFile(path)) is not None
 
 
 def _saved_model(folder: str, path: str, version: str | None) -> Footprint:

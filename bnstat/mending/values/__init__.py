@@ -11,10 +11,12 @@ from numpy.typing import ArrayLike
 
 from bnstat.errors import BnstatError, UnknownFormatError
 from bnstat.loading import load
-from bnstat.mending.values import csv, json, npz
+from bnstat.mending.values import csv, json
 from bnstat.mending.values.given import Document, Given
 from bnstat.model import Model
 from bnstat.storage.local import LocalFile, kind_of
+
+_ZIP = b"PK\x03\x04"
 
 Values = Mapping[str, Mapping[str, ArrayLike | None]]
 """A layer's name -> role -> array; None where the role keeps what it has."""
@@ -47,8 +49,11 @@ def read_values(path: str) -> Document | Model:
     """
     if kind_of(path) == stat.S_IFREG:
         file = LocalFile(path)
-        if npz.is_npz(file):
-            return npz.read(file)
+        if file.head(len(_ZIP)) == _ZIP:
+            from bnstat.mending.values import npz
+
+            if npz.is_npz(file):
+                return npz.read(file)
         if json.is_json(file):
             return json.read(file)
         if csv.is_csv(file):

@@ -20,23 +20,19 @@ from bnstat.model import ROLES, printable
 from bnstat.output.documents.npz import member
 from bnstat.storage.files import File
 
-_ZIP: Final = b"PK\x03\x04"
 _ENDING: Final = ".npy"
 _LARGEST: Final = 1 << 30
-_DAMAGE: Final = (
-    zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError,
-    RuntimeError, LookupError, ArithmeticError, MemoryError,
-)  # fmt: skip
 
 
 def is_npz(file: File) -> bool:
     """Whether a file is a zip of arrays that are called as the roles of layers are."""
     if file.head(4) != _ZIP:
         return False
+
     try:
         with file.open() as stream, zipfile.ZipFile(stream) as archive:
             names = archive.namelist()
-    except _DAMAGE:
+    except _damage():
         return False
     return (
         bool(names)
@@ -68,7 +64,7 @@ def read(file: File) -> Document:
                     array = _array(content, left, where)
                 left -= array.nbytes
                 layers[name][role] = Given(array)
-    except _DAMAGE as error:
+    except _damage() as error:
         raise DamagedError(file.path, f"is a damaged NPZ ({error})") from error
     return Document(file.path, "NPZ", layers, _spelt)
 
@@ -95,3 +91,11 @@ def _array(content: Any, most: int, where: str) -> np.ndarray[Any, np.dtype[np.g
 
 def _spelt(layer: str) -> str:
     return member(layer, ROLES[0]).removesuffix(f"/{ROLES[0]}{_ENDING}")
+
+
+def _damage() -> tuple[type[Exception], ...]:
+    """What reading a damaged zip, or a damaged array in one, raises."""
+    return (
+        zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError,
+        RuntimeError, LookupError, ArithmeticError, MemoryError,
+    )  # fmt: skip

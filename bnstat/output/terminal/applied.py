@@ -61,19 +61,18 @@ def _paired(changes: Sequence[Change]) -> str:
 
 
 def _table(changes: Sequence[Change], screen: Screen) -> Iterator[str]:
-    names, last = [], ""
-    for change in changes:
-        names.append("" if change.layer == last else legible(change.layer))
-        last = change.layer
     columns = [
         Column("role", [change.role.replace("_", " ") for change in changes]),
         Column("moved", [f"{one.moved} of {one.channels}" for one in changes], right=True),
         Column("largest", [compact(change.largest, 3) for change in changes], right=True),
     ]
+    names = {change.layer: legible(change.layer) for change in changes}
     if screen.width is not None:
         room = max(_LEAST_NAME, screen.width - total_width(columns) - 2)
-        names = shorten_all(names, room, screen.glyphs.ellipsis)
-    yield from table([Column("layer", names), *columns], screen)
+        shortened = shorten_all(list(names.values()), room, screen.glyphs.ellipsis)
+        names = dict(zip(names, shortened, strict=True))
+    left = [names.pop(change.layer, "") for change in changes]
+    yield from table([Column("layer", left), *columns], screen)
 
 
 def _wrap(line: str, screen: Screen) -> list[str]:
