@@ -28,8 +28,8 @@ def run() -> None:
     So do `kill` and a terminal that closes: what is half written is removed, then the process
     dies of the signal, as whoever sent it expects.
     """
-    gc.set_threshold(_RARELY)
     try:
+        gc.set_threshold(_RARELY)
         _heed_signals()
         from bnstat.cli import main
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from os import PathLike, fspath
 from typing import Literal
 
 from bnstat.discovery import discover
-from bnstat.errors import BnstatError, ChangedError, UnsupportedError
-from bnstat.formats.contents import Contents
+from bnstat.errors import BnstatError, ChangedError, NotFoundError, UnsupportedError
+from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.locate import Found, locate
-from bnstat.formats.tensorflow.tensors import Reading
-from bnstat.model import Model, Source
+from bnstat.model import BatchNorm, Model, Source
 
 Reader = Literal["auto", "native", "tensorflow"]
+Track = Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]]
+"""Passes the layers on, such as to show progress."""
 
 
 def load(
@@ -25,8 +27,10 @@ def load(
     reader: Reader = "auto",
     patterns: Sequence[tuple[str, str]] = (),
     include_shadows: bool = False,
+    layers: Sequence[str] = (),
     values: bool = True,
     eager: bool = False,
+    track: Track = iter,
 ) -> Model:
     """Load the batch-norm layers of a model.
 
@@ -39,15 +43,18 @@ def load(
             with the native one and, for what that does not know, with TensorFlow's.
         patterns: (role, regular expression) pairs of a naming scheme of your own.
         include_shadows: also the exponential-moving-average copies of layers.
+        layers: only those whose name matches one of these globs, such as `block1/*`; all if
+            left out.
         values: whether arrays will be asked for; without, a checkpoint's index is enough.
         eager: read all arrays now. Where a training job is saving over the file, only this
             makes sure that they belong to one save.
+        track: passes on the layers that are being read, where `eager`.
 
     Returns:
         The model. Its arrays are read when they are first asked for.
 
     Raises:
-        NotFoundError: there is nothing of that name.
+        NotFoundError: there is nothing of that name, or a glob matches no layer.
         UnknownFormatError: the file is in no format that bnstat reads.
         DamagedError: the file is damaged.
         UnsupportedError: the file needs what the reader does not know.
@@ -55,18 +62,22 @@ def load(
     """
     text = fspath(path)
     found = locate(text).choose(text, checkpoint, step)
-    attempt = _loader(text, reader, patterns, include_shadows, values, eager and values)
+    times = found.times()
+    read = partial(_read, globs=layers, track=track) if eager and values else None
+    attempt = _loader(text, reader, patterns, include_shadows, values, read)
     try:
-        return attempt(found)
+        model = attempt(found)
     except BnstatError as error:
-        # A training job may have replaced the checkpoint since the folder was listed.
+        # A training job may have replaced the checkpoint, or a part of it, since then.
         newest = locate(text).choose(text, checkpoint, step)
-        if (newest.name, newest.modified) == (found.name, found.modified):
+        unchanged = (found.name, found.modified, times)
+        if (newest.name, newest.modified, newest.times()) == unchanged:
             raise
         try:
-            return attempt(newest)
+            model = attempt(newest)
         except BnstatError:
             raise ChangedError(text, "changes faster than it can be read", "try again") from error
+    return narrow(model, layers)
 
 
 def load_all(
@@ -75,6 +86,7 @@ def load_all(
     reader: Reader = "auto",
     patterns: Sequence[tuple[str, str]] = (),
     include_shadows: bool = False,
+    layers: Sequence[str] = (),
     values: bool = True,
     last: int | None = None,
 ) -> Models:
@@ -85,6 +97,7 @@ def load_all(
         reader: as for `load`.
         patterns: as for `load`.
         include_shadows: as for `load`.
+        layers: as for `load`.
         values: as for `load`.
         last: only so many of them, the newest.
 
@@ -99,8 +112,9 @@ def load_all(
     models = locate(text).models
     found = models[-last:] if last else models
 
-    attempt = _loader(text, reader, patterns, include_shadows, values, values)
-    return Models(text, found, attempt)
+    read = partial(_read, globs=layers) if values else None
+    attempt = _loader(text, reader, patterns, include_shadows, values, read)
+    return Models(text, found, lambda one: narrow(attempt(one), layers))
 
 
 class Models(Iterable[tuple[str, Model | BnstatError]]):
@@ -115,6 +129,11 @@ class Models(Iterable[tuple[str, Model | BnstatError]]):
 
     def __len__(self) -> int:
         return len(self._found)
+
+    @property
+    def checkpoints(self) -> list[tuple[str, int | None]]:
+        """The name of each that has one, and its training step where the name tells it."""
+        return [(found.name, found.step) for found in self._found if found.name is not None]
 
     def __iter__(self) -> Iterator[tuple[str, Model | BnstatError]]:
         for found in self._found:
@@ -133,18 +152,53 @@ def _loader(
     patterns: Sequence[tuple[str, str]],
     include_shadows: bool,
     values: bool,
-    eager: bool,
+    read: Callable[[Model], None] | None,
 ) -> Callable[[Found], Model]:
-    """What loads a model that lies at the path, with all of its arrays where `eager`."""
+    """What loads a model that lies at the path, and lets `read` read its arrays."""
 
     def attempt(found: Found) -> Model:
         contents = _open(path, found, reader, values)
         model = discover(contents, patterns=patterns, include_shadows=include_shadows)
-        if eager:
-            model.read()
+        if read is not None:
+            read(model)
         return model
 
     return attempt
+
+
+def _read(model: Model, globs: Sequence[str], track: Track = iter) -> None:
+    """Read all arrays of the layers whose name matches."""
+    layers = (*model.layers, *model.incomplete)
+    model.read([layer for layer in layers if _matches(layer, globs)], track)
+
+
+def narrow(model: Model, globs: Sequence[str]) -> Model:
+    """The model with those layers alone whose name matches.
+
+    Raises:
+        NotFoundError: a glob matches no layer, though there are some.
+    """
+    if not globs or not model.layers:
+        return model
+    for glob in globs:
+        if not any(_matches(layer, [glob]) for layer in model):
+            raise _no_such_layer(model, glob)
+    return model.select([layer for layer in model if _matches(layer, globs)])
+
+
+def _matches(layer: BatchNorm, globs: Sequence[str]) -> bool:
+    from fnmatch import fnmatchcase
+
+    return not globs or any(fnmatchcase(layer.name, glob) for glob in globs)
+
+
+def _no_such_layer(model: Model, glob: str) -> NotFoundError:
+    from difflib import get_close_matches
+
+    names = model.keys()
+    near = get_close_matches(glob, names, n=3, cutoff=0.4) or names[:3]
+    hint = f"near names: {', '.join(near)}" if near else ""
+    return NotFoundError(model.source.path, f"no batch-norm layer matches {glob!r}", hint)
 
 
 def _open(path: str, found: Found, reader: Reader, values: bool) -> Contents:

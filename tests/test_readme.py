@@ -3,48 +3,17 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.terminal import ROOT, in_terminal
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```console\n\$ bnstat (.*?)\n(.*?)```", README, re.DOTALL)
-
-
-def in_terminal(arguments: list[str], folder: Path) -> str:
-    """What the command shows in a terminal of 80 columns without colours."""
-    screen, terminal = pty.openpty()
-    environment = os.environ | {
-        "COLUMNS": "80", "NO_COLOR": "1", "LANG": "C.UTF-8", "PYTHONPATH": str(ROOT),
-    }  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bnstat", *arguments],
-        cwd=folder,
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        env=environment,
-    )
-    os.close(terminal)
-    shown = b""
-    while True:
-        try:
-            chunk = os.read(screen, 1 << 16)
-        except OSError:
-            break
-        if not chunk:
-            break
-        shown += chunk
-    process.wait()
-    os.close(screen)
-    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode().replace("\r\n", "\n"))
 
 
 @pytest.mark.parametrize(("command", "output"), BLOCKS, ids=[block[0] for block in BLOCKS])

@@ -10,8 +10,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 import bnstat
+from bnstat.formats.contents import Reading
 from bnstat.formats.locate import locate
-from bnstat.formats.tensorflow.tensors import Reading
 from bnstat.model import Model, Source
 from tests.builders.oracle import Array, assert_as_tensorflow_reads, same_bits
 from tests.conftest import SHARED

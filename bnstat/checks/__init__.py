@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from bnstat.checks import over_time, structure, updates, values
+from bnstat.checks import gammas, over_time, structure, updates, values
 from bnstat.checks.rule import SEVERITIES, Finding, Rule, Severity, Subject, Thresholds
 from bnstat.compare.history import History
 from bnstat.errors import BnstatError
@@ -20,8 +20,8 @@ MODEL_RULES: Final[tuple[Rule[Model], ...]] = (
     values.COLLAPSED_VARIANCE,
     values.EXPLODING_SCALE,
     values.OUTLYING_VARIANCE,
-    values.NEAR_ZERO_GAMMA,
-    values.CONSTANT_OUTPUT,
+    gammas.NEAR_ZERO_GAMMA,
+    gammas.CONSTANT_OUTPUT,
     structure.MISSING_STATISTICS,
     structure.UNEQUAL_SHAPES,
     structure.COPIED_STATISTICS,

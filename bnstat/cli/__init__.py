@@ -19,12 +19,13 @@ from bnstat.cli.messages import say
 from bnstat.errors import BnstatError
 
 COMMANDS = {
-    "inspect": "Show a table: one row a layer, with the statistics read first.",
+    "inspect": "Show the batch-norm layers in a table, with their statistics.",
     "export": "Write every value of every layer as JSON, CSV or NPZ.",
     "check": "Look for what is wrong, and say how to mend it.",
     "diff": "Show what changed between two models.",
     "history": "Show how the statistics moved over a training run.",
     "apply": "Write a copy of a model with new values.",
+    "completion": "Let Tab complete paths, layers, checkpoints and rules.",
 }
 """The commands, in the order of the help, with their one-line descriptions."""
 
@@ -41,6 +42,9 @@ Exit codes:
   1  no batch norm in the file; check found something, diff a difference
   2  it could not be done
 """
+
+COMPLETE_VAR = "_BNSTAT_COMPLETE"
+"""By this environment variable a shell asks for completions."""
 
 _SIGINT, _SIGPIPE = 128 + 2, 128 + 13
 
@@ -64,14 +68,25 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Read the command line; Ctrl-C ends that as quietly as a command, not by an abort."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except KeyboardInterrupt:
+            sys.exit(_SIGINT)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; turn its result, or what went wrong, into the exit code."""
         ctx.exit(_run(lambda: super(Commands, self).invoke(ctx)))
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line; tell what the system refuses, also while help is printed."""
+        if COMPLETE_VAR in os.environ:
+            from bnstat.cli.tab import shells
+
+            shells.register()
         try:
-            return super().main(*args, **kwargs)
+            return super().main(*args, **{"complete_var": COMPLETE_VAR, **kwargs})
         except OSError as error:
             _discard_stdout()
             where = f"{error.filename}: " if error.filename is not None else ""
@@ -135,7 +150,7 @@ def main(ctx: click.Context) -> None:
     """Find, show, check and export the batch-norm statistics in TensorFlow and Keras files.
 
     A file may be a SavedModel, a checkpoint, an .h5, a .keras: its folder, its prefix or any of
-    its files will do. Nothing in it is executed.
+    its files will do. Nothing in it is executed. Each command tells more with --help.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

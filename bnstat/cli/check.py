@@ -7,10 +7,19 @@ from typing import TYPE_CHECKING
 import click
 
 from bnstat.cli import options
+from bnstat.cli.messages import say
+from bnstat.cli.tab import suggestions
+from bnstat.errors import BnstatError
 
 if TYPE_CHECKING:
-    from bnstat.checks import Finding
+    from collections.abc import Iterator
+
+    from bnstat.checks import Finding, Severity
+    from bnstat.checks.settings import Settings
     from bnstat.model import Model
+    from bnstat.output.terminal.screen import Screen
+
+    Checked = tuple[list[Finding], Model]
 
 _FORMS = ("json", "github", "sarif")
 _SEVERITIES = ("error", "warning", "info")
@@ -30,6 +39,7 @@ def _thresholds(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -
 _EPILOG = """\b
 Examples:
   bnstat check model.keras
+  bnstat check exported/*.h5 --allow-none
   bnstat check runs/cnn --ignore BN009,BN010 --fail-on error
   bnstat check model.h5 --select near-zero-gamma --threshold gamma=0.01
   bnstat check saved_model --sarif -o bnstat.sarif
@@ -38,22 +48,32 @@ Examples:
 
 
 @click.command("check", epilog=_EPILOG)
-@options.path
+@click.argument("paths", metavar="[PATH]...", nargs=-1, type=click.Path())
 @click.option("--rules", "list_rules", is_flag=True, help="List the rules, and exit.")
-@click.option("--explain", metavar="RULE", help="Explain a rule by its code or name, and exit.")
+@click.option(
+    "--explain",
+    metavar="RULE",
+    shell_complete=suggestions.rules,
+    help="Explain a rule by its code or name, and exit.",
+)
 @click.option(
     "--select",
     multiple=True,
     metavar="RULE",
-    help="Only these rules: a name, or the beginning of a code, such as BN001. Can be repeated, "
-    "or be a list with commas.",
+    shell_complete=suggestions.rules,
+    help="Apply only these rules: names, codes or beginnings of codes, with commas between them. "
+    "Can be repeated. --rules lists them.",
 )
 @click.option(
-    "--ignore", multiple=True, metavar="RULE", help="All but these rules; given as for --select."
+    "--ignore",
+    multiple=True,
+    metavar="RULE",
+    shell_complete=suggestions.rules,
+    help="Apply all but these rules; given as for --select.",
 )
 @click.option(
     "--threshold",
-    "settings",
+    "thresholds",
     multiple=True,
     metavar="NAME=NUMBER",
     callback=_thresholds,
@@ -63,10 +83,20 @@ Examples:
 @click.option(
     "--fail-on",
     type=click.Choice(_SEVERITIES),
-    default="warning",
     help="Exit with 1 where something of this severity, or a graver one, is found. "
     "Default: warning.",
 )
+@click.option(
+    "--allow-none", is_flag=True, help="Exit with 0, not 1, where a model has no batch norm."
+)
+@click.option(
+    "--config-file",
+    metavar="FILE",
+    type=click.Path(),
+    help="Take the project's settings from this file. Default: the nearest bnstat.toml or "
+    "pyproject.toml with [tool.bnstat], from the model's folder upwards.",
+)
+@click.option("--isolated", is_flag=True, help="Take no settings from any file.")
 @click.option("--json", "as_json", is_flag=True, help="Write the findings as JSON.")
 @click.option("--github", "as_github", is_flag=True, help="Write GitHub Actions annotations.")
 @click.option("--sarif", "as_sarif", is_flag=True, help="Write SARIF 2.1.0, for code scanning.")
@@ -75,13 +105,16 @@ Examples:
 @options.output
 @options.quiet
 def command(
-    path: str,
+    paths: tuple[str, ...],
     list_rules: bool,
     explain: str | None,
     select: tuple[str, ...],
     ignore: tuple[str, ...],
-    settings: dict[str, float],
-    fail_on: str,
+    thresholds: dict[str, float],
+    fail_on: Severity | None,
+    allow_none: bool,
+    config_file: str | None,
+    isolated: bool,
     as_json: bool,
     as_github: bool,
     as_sarif: bool,
@@ -90,11 +123,15 @@ def command(
     output: str,
     quiet: bool,
 ) -> int:
-    """Look for what is wrong with the batch norm of the model at PATH.
+    """Look for what is wrong with the batch norm of the models at the PATHs.
 
-    PATH is a SavedModel, a checkpoint, an .h5 or a .keras: its folder, its prefix or any of its
-    files. Each finding has a rule, whose code does not change, and a severity. Errors and
-    warnings make the exit code 1; what is only worth knowing does not.
+    A PATH is a SavedModel, a checkpoint, an .h5 or a .keras: its folder, its prefix or any of its
+    files; left out, it is the current folder. Each finding has a rule, whose code does not
+    change, and a severity. Errors and warnings make the exit code 1; what is only worth knowing
+    does not. Of several models the worst makes the exit code.
+
+    A project keeps its own choice of rules in [tool.bnstat] of its pyproject.toml, or in a
+    bnstat.toml. The options below win over it.
     """
     if list_rules or explain is not None:
         return _document(explain, output)
@@ -102,29 +139,63 @@ def command(
     asked = [form for form, flag in zip(_FORMS, flags, strict=True) if flag]
     if len(asked) > 1:
         raise click.UsageError(f"{' and '.join(f'--{form}' for form in asked)}: choose one")
+    if config_file is not None and isolated:
+        raise click.UsageError("--config-file and --isolated: choose one")
 
-    from bnstat.checks import Thresholds, check, find_rules
+    from bnstat.checks.settings import Settings, resolve
 
-    selected, ignored = _split(select), _split(ignore)
-    find_rules([*selected, *ignored])
-    thresholds = Thresholds.of(settings)
-    model = options.narrow(reading.load(path), layers)
+    given = Settings(_split(select), _split(ignore), thresholds, fail_on)
+    paths = paths or (".",)
+    settings = resolve(paths, given, config_file, isolated)
+    checked: list[Checked] = []
+    unread = {}
+    codes = []
+    for path in paths:
+        try:
+            findings, model = _check(path, settings[path], layers, reading, quiet)
+        except BnstatError as error:
+            if len(paths) == 1 and not as_github:
+                raise
+            say(f"error: {error}")
+            unread[path] = str(error)
+            codes.append(2)
+            continue
+        checked.append((findings, model))
+        if findings or model.layers:
+            codes.append(int(settings[path].fail(findings)))
+        else:
+            none = options.answer(model, quiet)
+            codes.append(0 if allow_none else none)
+    form = asked[0] if asked else "text"
+    _write(checked, unread, len(paths) > 1, form, output)
+    return max(codes)
+
+
+def _check(
+    path: str,
+    settings: Settings,
+    layers: tuple[str, ...],
+    reading: options.Reading,
+    quiet: bool,
+) -> Checked:
+    from bnstat.checks import Thresholds, check
+
+    model = reading.load(path, layers, quiet=quiet)
     options.tell(model, quiet)
-    findings = check(model, select=selected, ignore=ignored, thresholds=thresholds)
+    findings = check(
+        model,
+        select=settings.select,
+        ignore=settings.ignore,
+        thresholds=Thresholds.of(settings.thresholds),
+    )
     if layers:
         names = set(model.keys())
         findings = [each for each in findings if each.layer is None or each.layer in names]
-    nothing = not model.layers and not findings
-    if asked or not nothing:
-        _write(findings, model, asked[0] if asked else "text", output)
-    if nothing:
-        return options.answer(model, quiet)
-    failing = _SEVERITIES[: _SEVERITIES.index(fail_on) + 1]
-    return 1 if any(finding.severity in failing for finding in findings) else 0
+    return findings, model
 
 
-def _split(given: tuple[str, ...]) -> list[str]:
-    return [rule.strip() for text in given for rule in text.split(",") if rule.strip()]
+def _split(given: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(rule.strip() for text in given for rule in text.split(",") if rule.strip())
 
 
 def _document(explain: str | None, output: str) -> int:
@@ -140,25 +211,38 @@ def _document(explain: str | None, output: str) -> int:
     return 0
 
 
-def _write(findings: list[Finding], model: Model, form: str, output: str) -> None:
+def _write(
+    checked: list[Checked], unread: dict[str, str], several: bool, form: str, output: str
+) -> None:
     from bnstat.output.sink import open_text, show
 
     if form == "text":
         from bnstat.output.terminal import findings as text
 
-        show(lambda screen: text.report(findings, model, screen), output)
+        def lines(screen: Screen) -> Iterator[str]:
+            reports = [(found, model) for found, model in checked if found or model.layers]
+            for number, (found, model) in enumerate(reports):
+                if number:
+                    yield ""
+                yield from text.report(found, model, screen)
+
+        if any(found or model.layers for found, model in checked):
+            show(lines, output)
     elif form == "github":
         from bnstat.output.documents.findings import github as findings_github
 
-        show(lambda _: findings_github.lines(findings, model), output)
+        show(lambda _: findings_github.lines(checked, unread), output)
     elif form == "sarif":
         from bnstat import __version__
         from bnstat.output.documents.findings import sarif as findings_sarif
 
         with open_text(output) as file:
-            findings_sarif.dump(findings, model, __version__, file)
+            findings_sarif.dump(checked, __version__, file)
     else:
         from bnstat.output.documents.findings import json as findings_json
 
         with open_text(output) as file:
-            findings_json.dump(findings, model, file)
+            if several:
+                findings_json.dump_all(checked, unread, file)
+            else:
+                findings_json.dump(*checked[0], file)

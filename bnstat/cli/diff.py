@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from bnstat.cli import options
-
-if TYPE_CHECKING:
-    from bnstat.model import Model
-
 
 _EPILOG = """\b
 Examples:
@@ -34,7 +28,10 @@ Examples:
     "--atol", type=float, default=0.0, metavar="A", help="Absolute tolerance. Default: 0."
 )
 @click.option(
-    "--all", "everything", is_flag=True, help="Also what is equal, and every name of a long list."
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Also show what is equal, and every name of a long list.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 @click.option("--md", "as_markdown", is_flag=True, help="Write Markdown.")
@@ -57,14 +54,17 @@ def command(
 ) -> int:
     """Show what changed from the model OLD to the model NEW, whatever their formats.
 
-    Layers are matched by name; where names differ, by the end of the name, by position and
+    Each is a SavedModel, a checkpoint, an .h5 or a .keras: its folder, its prefix or any of its
+    files. Layers are matched by name; where names differ, by the end of the name, by position and
     shape, or by values, and it says which. A name alone is no difference. The exit code is 0
     where the models are equal within the tolerance (exactly, by default), and 1 where they
     are not.
     """
     if as_json and as_markdown:
         raise click.UsageError("--json and --md: choose one")
-    models = _load_both(reading, old, new, layers, quiet)
+    models = [reading.load(path, layers, quiet=quiet) for path in (old, new)]
+    for model in models:
+        options.tell(model, quiet)
 
     from bnstat.compare import diff
     from bnstat.output.sink import open_text, show
@@ -85,12 +85,3 @@ def command(
         show(lambda screen: differences.lines(difference, screen, everything), output)
     answers = [options.answer(model, quiet) for model in models]
     return 0 if difference.equal and not any(answers) else 1
-
-
-def _load_both(
-    reading: options.Reading, old: str, new: str, globs: tuple[str, ...], quiet: bool
-) -> tuple[Model, Model]:
-    models = tuple(reading.load(path) for path in (old, new))
-    for model in models:
-        options.tell(model, quiet)
-    return options.narrow(models[0], globs), options.narrow(models[1], globs)

@@ -15,8 +15,8 @@ _FORMATS = ("json", "csv", "npz")
 
 _EPILOG = """\b
 Forms:
-  JSON  one object, described by bnstat/output/documents/schema.json.
-        Numbers read back to the stored bits; NaN and the infinities are strings.
+  JSON  one object; its schema is schema.json in bnstat/output/documents.
+        Numbers read back to the stored bits; NaN and infinities are strings.
   CSV   one row a channel: layer, channel, gamma, beta, moving_mean,
         moving_variance. The channel of variables that are no vectors is one
         index a dimension, such as 0:3:1. A layer name that a spreadsheet
@@ -62,7 +62,7 @@ def command(
         raise click.UsageError(f"--no-values leaves nothing to write as {form.upper()}: use --json")
     if form == "npz" and output == "-" and sys.stdout is not None and sys.stdout.isatty():
         raise click.UsageError("NPZ is not for a terminal: name a file with -o, or use a pipe")
-    model = options.narrow(reading.load(path, values=not no_values), layers)
+    model = reading.load(path, layers, values=not no_values, quiet=quiet)
     options.tell(model, quiet)
 
     from bnstat.output.sink import open_binary, open_text, writes_to_terminal

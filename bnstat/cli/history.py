@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from bnstat.cli import options
-from bnstat.errors import BnstatError
 from bnstat.model import printable
 
 if TYPE_CHECKING:
     from bnstat.checks import Finding
     from bnstat.compare import History
-    from bnstat.model import Model
 
 _ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
 
@@ -59,8 +57,9 @@ def command(
     """Show how the statistics moved over the checkpoints of the folder PATH.
 
     PATH is a folder of checkpoints, of Keras files or of SavedModel versions; they are read one
-    at a time, the oldest first. A checkpoint that cannot be read is told and left out. Rules
-    that need time are applied: frozen, still drifting, diverging.
+    at a time, the oldest first. Left out, it is the current folder. A checkpoint that cannot be
+    read is told and left out. Below the table stands which statistics are frozen, still drift or
+    diverge.
     """
     if as_csv and as_json:
         raise click.UsageError("--csv and --json: choose one")
@@ -84,26 +83,13 @@ def _run(
     from bnstat.compare import history
     from bnstat.output.terminal.progress import track
 
-    entries = track(reading.load_all(path, last), "reading", hidden=quiet)
-    run = history(_narrowed(entries, globs))
+    entries = reading.load_all(path, globs, last=last)
+    run = history(track(entries, "reading", hidden=quiet))
     if run.skipped and not run.checkpoints:
         raise run.skipped[0].error
     for skipped in run.skipped:
         click.echo(f"skipped: {printable(str(skipped.error))}", err=True)
     return run
-
-
-def _narrowed(
-    entries: Iterable[tuple[str, Model | BnstatError]], globs: tuple[str, ...]
-) -> Iterator[tuple[str, Model | BnstatError]]:
-    for name, model in entries:
-        if isinstance(model, BnstatError):
-            yield name, model
-            continue
-        try:
-            yield name, options.narrow(model, globs)
-        except BnstatError as error:
-            yield name, error
 
 
 def _write(run: History, findings: Sequence[Finding], path: str, form: str, output: str) -> None:

@@ -25,7 +25,7 @@ Examples:
 
 @click.command("inspect", epilog=_EPILOG)
 @options.path
-@click.option("--values", is_flag=True, help="Show the values themselves, all of them.")
+@click.option("--values", is_flag=True, help="Show every value instead of the table.")
 @options.no_values
 @options.layers
 @options.reading
@@ -55,7 +55,7 @@ def command(
     """
     if values and no_values:
         raise click.UsageError("--values and --no-values: choose one")
-    model = options.narrow(reading.load(path, values=not no_values), layers)
+    model = reading.load(path, layers, values=not no_values, quiet=quiet)
     options.tell(model, quiet)
 
     from bnstat.output.sink import show, writes_to_terminal

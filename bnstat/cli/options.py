@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 import click
 
 from bnstat.cli.messages import say
+from bnstat.cli.tab import suggestions
 
 if TYPE_CHECKING:
-    from bnstat.errors import BnstatError
     from bnstat.loading import Models
     from bnstat.model import Model
 
@@ -46,13 +46,15 @@ layers = click.option(
     "layers",
     multiple=True,
     metavar="GLOB",
+    shell_complete=suggestions.layers,
     help="Only layers whose name matches, such as 'block1/*'. Can be repeated.",
 )
 
 no_values = click.option(
     "--no-values",
     is_flag=True,
-    help="Names, shapes and dtypes alone. No tensor is read; the data files need not exist.",
+    help="Leave out the values: names, shapes and dtypes alone. No tensor is read; the data files "
+    "need not exist.",
 )
 
 output = click.option(
@@ -78,11 +80,16 @@ verbose = click.option(
 _checkpoint = click.option(
     "--checkpoint",
     metavar="NAME",
+    shell_complete=suggestions.checkpoints,
     help="Which checkpoint of a folder, such as model-1200. Default: the newest.",
 )
 
 _step = click.option(
-    "--step", type=int, metavar="N", help="Which checkpoint of a folder, by its training step."
+    "--step",
+    type=int,
+    metavar="N",
+    shell_complete=suggestions.steps,
+    help="Which checkpoint of a folder, by its training step.",
 )
 
 _pattern = click.option(
@@ -91,23 +98,24 @@ _pattern = click.option(
     multiple=True,
     metavar="ROLE=REGEX",
     callback=_patterns,
-    help="A naming scheme of your own: variables whose name matches play ROLE (gamma, beta, "
-    "moving_mean or moving_variance). The group (?P<layer>...), or else the first group, is the "
-    "layer's name; without groups it is what was not matched. Can be repeated.",
+    help="A naming scheme of your own, such as gamma='(.*)/scale$': variables whose name matches "
+    "play ROLE (gamma, beta, moving_mean or moving_variance). The group (?P<layer>...), or else "
+    "the first group, is the layer's name; without groups it is what was not matched. Can be "
+    "repeated.",
 )
 
 _include_shadows = click.option(
     "--include-shadows",
     is_flag=True,
-    help="Also show the copies of a layer's variables that an exponential moving average keeps.",
+    help="Also take the copies of a layer's variables that an exponential moving average keeps.",
 )
 
 _reader = click.option(
     "--reader",
     type=click.Choice(["auto", "native", "tensorflow"]),
     default="auto",
-    help="Who reads the file. Default: auto, bnstat itself, and TensorFlow for what it does not "
-    "know.",
+    help="Who reads the file: bnstat itself (native), TensorFlow, or (auto, the default) "
+    "TensorFlow only for what bnstat does not know.",
 )
 
 
@@ -120,13 +128,22 @@ class Reading(NamedTuple):
     checkpoint: str | None = None
     step: int | None = None
 
-    def load(self, path: str, values: bool = True) -> Model:
-        """The model at `path`.
+    def load(
+        self, path: str, layers: tuple[str, ...] = (), *, values: bool = True, quiet: bool = False
+    ) -> Model:
+        """The model at `path`, all of it read; what takes long shows progress.
+
+        Args:
+            path: the path.
+            layers: only those whose name matches one of these globs; the others are not read.
+            values: whether to read arrays.
+            quiet: show no progress.
 
         Raises:
-            BnstatError: it cannot be read.
+            BnstatError: it cannot be read, or a glob matches no layer.
         """
         from bnstat.loading import load
+        from bnstat.output.terminal.progress import track
 
         return load(
             path,
@@ -135,15 +152,20 @@ class Reading(NamedTuple):
             reader=self.reader,
             patterns=self.patterns,
             include_shadows=self.include_shadows,
+            layers=layers,
             values=values,
             eager=True,
+            track=functools.partial(track, what="reading", hidden=quiet),
         )
 
-    def load_all(self, path: str, last: int | None = None) -> Models:
+    def load_all(
+        self, path: str, layers: tuple[str, ...] = (), *, last: int | None = None
+    ) -> Models:
         """The checkpoints of the folder `path`, oldest first, with their names.
 
         Args:
             path: the folder.
+            layers: as for `load`.
             last: only so many of them, the newest.
 
         Raises:
@@ -156,6 +178,7 @@ class Reading(NamedTuple):
             reader=self.reader,
             patterns=self.patterns,
             include_shadows=self.include_shadows,
+            layers=layers,
             last=last,
         )
 
@@ -185,36 +208,6 @@ def choosing(command: Command) -> Command:
     The command gets them under the names that `bnstat.load` has for them.
     """
     return _checkpoint(_step(_pattern(_include_shadows(command))))
-
-
-def narrow(model: Model, globs: tuple[str, ...]) -> Model:
-    """The model with those layers alone whose name matches one of `globs`; all where there is none.
-
-    Raises:
-        NotFoundError: a glob matches no layer.
-    """
-    if not globs or not model.layers:
-        return model
-    from fnmatch import fnmatchcase
-
-    kept = set()
-    for glob in globs:
-        matching = {layer.name for layer in model if fnmatchcase(layer.name, glob)}
-        if not matching:
-            raise _no_such_layer(model, glob)
-        kept |= matching
-    return model.select([layer for layer in model if layer.name in kept])
-
-
-def _no_such_layer(model: Model, glob: str) -> BnstatError:
-    from difflib import get_close_matches
-
-    from bnstat.errors import NotFoundError
-
-    names = model.keys()
-    near = get_close_matches(glob, names, n=3, cutoff=0.4) or names[:3]
-    hint = f"near names: {', '.join(near)}" if near else ""
-    return NotFoundError(model.source.path, f"no batch-norm layer matches {glob!r}", hint)
 
 
 def tell(model: Model, quiet: bool) -> None:

@@ -18,6 +18,8 @@ _OPTIMIZERS_2 = (
     "adafactor|muon|loss_scale_optimizer"
 )
 
+ACCUMULATOR = "zero-debias accumulator of a moving average"
+
 _KEYS = (
     (r"/\.OPTIMIZER_SLOT/", "slot variable of an optimizer"),
     (r"^(.*/)?optimizer(_\d+)?/(_variables|_momentums|_velocities|_iterations|_learning_rate|iter$|"
@@ -35,8 +37,8 @@ _NAMES = (
     (rf"^(training/)?({_OPTIMIZERS_2})(_\d+)?/", "slot variable of an optimizer"),
     (r"(^|/)beta[12]_power(_\d+)?$", "an optimizer's own variable"),
     (r"(^|/)(global_step|current_loss_scale|good_steps)$", "bookkeeping of the training"),
-    (r"/(biased|local_step)$", "zero-debias accumulator of a moving average"),
-    (r"/moving_(mean|variance)/_?(hidden|counter)$", "zero-debias accumulator of a moving average"),
+    (r"/(biased|local_step)(_\d+)?$", ACCUMULATOR),
+    (r"/moving_(mean|variance)/_?(hidden|counter)$", ACCUMULATOR),
     (r"/ExponentialMovingAverage(_\d+)?$", "shadow copy by an exponential moving average"),
 )  # fmt: skip
 

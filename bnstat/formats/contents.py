@@ -114,3 +114,15 @@ class Contents:
     def name_of(self, key: str) -> str:
         """The best name known for the variable of that key."""
         return self.names.get(key, key)
+
+
+class Reading(NamedTuple):
+    """How to read.
+
+    Attributes:
+        values: whether tensors will be read; without, a checkpoint's index is enough.
+        tensorflow: whether TensorFlow's own reader reads checkpoints.
+    """
+
+    values: bool = True
+    tensorflow: bool = False

@@ -1,28 +1,27 @@
-"""The formats of single files, in the order in which a file is offered to them."""
+"""The formats, in the order in which what lies at a path is offered to them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from typing import Protocol, cast
 
 from bnstat.formats.contents import Contents
+from bnstat.formats.sites import Format, Found, natively, step_of
 from bnstat.model import Source
-from bnstat.storage.files import File
+from bnstat.storage.files import File, Folder
 
-
-class FileFormat(Protocol):
-    """What a format's module offers."""
-
-    def recognises(self, file: File) -> bool:
-        """Whether the file's content is of this format."""
-        ...
-
-    def open_contents(self, file: File, source: Source) -> Contents:
-        """What the file holds."""
-        ...
-
+SITES = (
+    "tensorflow.sites.SavedModels",
+    "keras.sites.Unzipped",
+    "tensorflow.sites.Checkpoints",
+    "keras.sites.ShardedWeights",
+)
+"""Formats of several files: classes that say which are theirs."""
 
 FORMATS = ("keras.h5", "keras.weights", "keras.archive", "tensorflow.graphs.frozen_graph")
+"""Formats of single files: modules, each a `FileFormat`."""
 
 _FOREIGN = (
     (4, b"TFL3", "a TensorFlow Lite model"),
@@ -34,13 +33,48 @@ _FOREIGN = (
 )
 
 
-def file_format(file: File) -> FileFormat | None:
-    """The format that recognises the file."""
+class FileFormat(Protocol):
+    """What the module of a format of single files offers."""
+
+    def recognises(self, file: File) -> bool:
+        """Whether the file's content is of this format."""
+        ...
+
+    def open_contents(self, file: File, source: Source) -> Contents:
+        """What the file holds."""
+        ...
+
+
+def formats() -> Iterator[Format]:
+    """All formats; each is imported when its turn comes."""
+    for name in SITES:
+        yield _site(name)
     for name in FORMATS:
-        module = cast(FileFormat, import_module(f"bnstat.formats.{name}"))
-        if module.recognises(file):
-            return module
-    return None
+        yield _SingleFile(name)
+
+
+class _SingleFile(Format):
+    """A format whose models are a file each; its module is imported when there is a file."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def in_file(self, folder: Folder, file: File) -> Found | None:
+        module = cast(FileFormat, import_module(f"bnstat.formats.{self._name}"))
+        if not module.recognises(file):
+            return None
+        return Found(
+            file.name,
+            step_of(file.name),
+            folder.modified(file.name),
+            lambda source, reading: module.open_contents(file, natively(source, reading)),
+        )
+
+
+@cache
+def _site(name: str) -> Format:
+    module, _, kind = name.rpartition(".")
+    return cast(Format, getattr(import_module(f"bnstat.formats.{module}"), kind)())
 
 
 def foreign_format(file: File) -> str | None:

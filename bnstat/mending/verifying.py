@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 from bnstat.discovery import discover
 from bnstat.errors import BnstatError, ChangedError
-from bnstat.formats.contents import Contents
+from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.locate import locate
-from bnstat.formats.tensorflow.tensors import Reading
 from bnstat.mending.fitting import different
 from bnstat.model import Array, Model, Source
 

@@ -139,6 +139,10 @@ class Folder(ABC):
     def modified(self, name: str) -> float:
         """When the file changed last, in seconds since the epoch; 0 where that is unknown."""
 
+    def times(self, prefix: str = "") -> dict[str, float]:
+        """When each of what it holds changed last, for the names that start so."""
+        return {name: self.modified(name) for name in self.matching(prefix)}
+
     def matching(self, prefix: str, suffix: str = "") -> list[str]:
         """The names that start and end so."""
         return [name for name in self.names() if name.startswith(prefix) and name.endswith(suffix)]

@@ -158,7 +158,7 @@ def test_real_models(real: Path) -> None:
             assert result.exit_code == 2, slug
         elif told["kind"] == "no-bn":
             assert result.exit_code == 1, slug
-        elif slug == "brats17-wt32-niftynet-tf1":
+        elif slug in ("brats17-wt32-niftynet-tf1", "brats17-wt32-meta-niftynet-tf1"):
             found = json.loads(result.stdout)["findings"]
             stuck = [each["layer"] for each in found if each["rule"] == "BN001"]
             assert result.exit_code == 1
@@ -177,3 +177,93 @@ def test_the_twin_whose_updates_never_ran() -> None:
             found = json.loads(result.stdout)["findings"]
             assert result.exit_code == code
             assert [each["rule"] for each in found] == ["BN001"] * 4 * code
+
+
+def test_several_models_and_the_worst_of_their_exit_codes(
+    sound: str, stuck: str, tmp_path: Path
+) -> None:
+    assert run(sound, sound).exit_code == 0
+    result = run(sound, stuck)
+    assert result.exit_code == 1
+    assert result.stdout == f"{run(sound).stdout}\n{run(stuck).stdout}"
+    result = run(stuck, str(tmp_path / "nothing.h5"), sound)
+    assert result.exit_code == 2
+    assert result.stdout == run(stuck, sound).stdout
+    assert result.stderr.startswith(f"error: {tmp_path / 'nothing.h5'}: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_several_models_in_documents(sound: str, stuck: str) -> None:
+    document = json.loads(run(sound, stuck, "--json").stdout)
+    assert document["models"] == [json.loads(run(path, "--json").stdout) for path in (sound, stuck)]
+    assert document["errors"] == []
+    (log,) = json.loads(run(sound, stuck, stuck, "--sarif").stdout)["runs"]
+    found = json.loads(run(stuck, "--sarif").stdout)["runs"][0]["results"]
+    assert log["results"] == found * 2
+    assert run(sound, stuck, "--github").stdout == run(stuck, "--github").stdout
+
+
+def test_documents_tell_what_could_not_be_read(stuck: str) -> None:
+    document = json.loads(run(stuck, "a,b\n.h5", "--json").stdout)
+    assert len(document["models"]) == 1
+    (error,) = document["errors"]
+    assert error["path"] == "a,b\n.h5"
+    assert error["error"].startswith("a,b\n.h5: ")
+    for paths in ([stuck, "a,b\n.h5"], ["a,b\n.h5"]):
+        result = run(*paths, "--github")
+        assert result.exit_code == 2
+        first = result.stdout.splitlines()[0]
+        assert first.startswith("::error file=a%2Cb\\n.h5,title=unreadable::a,b\\n.h5: ")
+        assert result.stdout.count("unreadable") == 1
+
+
+def test_a_model_without_batch_norm_can_be_allowed(sound: str, stuck: str, tmp_path: Path) -> None:
+    dense = write_h5(tmp_path / "dense.h5", layer("dense", {"kernel": np.ones((2, 2))}))
+    assert run(dense, sound).exit_code == 1
+    assert run(dense, sound, "--allow-none").exit_code == 0
+    assert run(dense, "--allow-none").exit_code == 0
+    assert run(dense, stuck, "--allow-none").exit_code == 1
+    assert run(dense, stuck).stdout == run(stuck).stdout
+
+
+def test_the_projects_settings(stuck: str, tmp_path: Path) -> None:
+    config = tmp_path / "bnstat.toml"
+    config.write_text('ignore = ["BN001"]')
+    assert run(stuck).exit_code == 0
+    assert run(stuck, "--isolated").exit_code == 1
+    assert run(stuck, "--select", "BN001").exit_code == 1
+    assert "BN009" in run(stuck).stdout
+    assert run(stuck, "--ignore", "BN009,BN010").stdout.endswith("nothing found\n")
+    config.write_text('fail-on = "info"\nselect = ["BN009"]\nthresholds.gamma = 1e-30')
+    assert run(stuck).exit_code == 1
+    assert run(stuck, "--fail-on", "warning").exit_code == 0
+    config.write_text('fail-on = "info"\nselect = ["BN010"]\nthresholds.gamma = 100')
+    assert run(stuck).exit_code == 1
+    assert run(stuck, "--threshold", "gamma=1e-30", "--threshold", "beta=100").exit_code == 0
+
+
+def test_each_model_has_the_settings_of_its_own_project(sound: str, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    gone = layer("bn", {**START, "beta": np.ones(4, np.float32)})
+    near, far = write_h5(tmp_path / "a/m.h5", gone), write_h5(tmp_path / "m.h5", gone)
+    (tmp_path / "a/bnstat.toml").write_text('ignore = ["BN001"]')
+    assert run(near).exit_code == 0
+    assert run(near, far).stdout.count("BN001 never-updated") == 1
+    other = tmp_path / "other.toml"
+    other.write_text('[per-path]\n"a/*" = []\n"m.h5" = ["BN001"]')
+    assert run(near, far, "--config-file", str(other)).exit_code == 0
+    other.write_text('per-path."m.h5" = []')
+    assert run(near, far, "--config-file", str(other)).exit_code == 1
+    assert run(near, "--config-file", str(other), "--isolated").exit_code == 2
+
+
+def test_wrong_settings_exit_with_2_and_a_line(sound: str, stuck: str, tmp_path: Path) -> None:
+    config = tmp_path / "pyproject.toml"
+    config.write_text('[tool.bnstat]\nignore = ["nonsense"]')
+    result = run(sound, stuck)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        f"error: {config}: tool.bnstat.ignore: 'nonsense': no rule has such a name or code; "
+        "see check --rules\n"
+    )
+    assert run(sound, "--isolated").exit_code == 0

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import click
 import pytest
 
 from bnstat.cli import COMMANDS
@@ -94,10 +95,11 @@ def test_interruption(run, loads):
 LISTING = "atexit.register(lambda: print(*sys.modules, file=sys.stderr))"
 
 
-def test_help_imports_next_to_nothing():
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_import_next_to_nothing(option):
     code = f"import atexit, sys; {LISTING}; from bnstat.cli import main; main()"
     process = subprocess.run(
-        [sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, option], capture_output=True, text=True, check=True
     )
     loaded = set(process.stderr.split())
     assert "click" in loaded
@@ -161,3 +163,12 @@ def test_notes_go_to_standard_error(run, loads):
         "note: 2 batch-norm layers are in the file without moving statistics: a\\x1b, b\n"
     )
     assert run("inspect", "-q").stderr == ""
+
+
+def test_ctrl_c_while_the_command_line_is_read(run, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(click.Group, "parse_args", interrupted)
+    result = run("inspect")
+    assert (result.exit_code, result.output) == (130, "")

@@ -13,9 +13,9 @@ import tensorflow as tf
 
 import bnstat
 from bnstat.errors import DamagedError
+from bnstat.formats.contents import Reading
 from bnstat.formats.hdf5.file import Hdf5
 from bnstat.formats.locate import locate
-from bnstat.formats.tensorflow.tensors import Reading
 from bnstat.model import BatchNorm, Model, Source, Variable
 from bnstat.storage.local import LocalFile
 from bnstat.storage.ranges import Range

@@ -6,12 +6,11 @@ allows; TensorFlow's own (`tf.nn.batch_normalization`) is `x * s + (beta - mean 
 `s = gamma * rsqrt(variance + epsilon)`.
 
 In training, mean and variance are those of the batch. The moving ones are then known by the
-ops that update them from the very same tensors: `variable -= (variable - new) * (1 - momentum)`
-(`assign_moving_average`), or `variable = variable * momentum + new * (1 - momentum)` (Keras 3).
+ops that update them from the very same tensors (see `updates`).
 Layer, group and instance normalization compute their statistics and update nothing.
 
 Sources: tensorflow/core/ops/nn_ops.cc, tensorflow/python/ops/nn_impl.py,
-tensorflow/python/training/moving_averages.py, keras/src/layers/normalization.
+keras/src/layers/normalization.
 """
 
 from __future__ import annotations
@@ -19,29 +18,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from math import isfinite
 
 from bnstat.discovery.graphs.algebra import SUMS, normalization
 from bnstat.discovery.graphs.tensors import Tensors
+from bnstat.discovery.graphs.updates import AVERAGING, STATISTICS, UPDATES, Updates, complement
 from bnstat.formats.contents import Op
 from bnstat.model import ROLES
 
-_TRAINABLE = frozenset(
-    {"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3", "_FusedBatchNormEx"}
-)
 _OLDEST = "BatchNormWithGlobalNormalization"
 _CONTRACTIONS = frozenset({"_FusedConv2D", "_FusedDepthwiseConv2dNative"})
-_FUSED = _TRAINABLE | _CONTRACTIONS | {_OLDEST}
+_FUSED = AVERAGING | _CONTRACTIONS | {_OLDEST}
 
 _ROOTS = frozenset({"Rsqrt", "Sqrt"})
 
-_UPDATES = frozenset({"AssignSub", "AssignSubVariableOp", "Assign", "AssignVariableOp"})
-
 _MOST_OPS = 20_000
 """Ops of a graph that are tried; the largest networks have some thousands."""
-
-_STATISTICS = ("moving_mean", "moving_variance")
 
 _DEFAULT_EPSILON = 1e-4
 """Of the fused ops, where a graph leaves the attribute out."""
@@ -76,17 +68,17 @@ class Norm:
 
 
 def find_norms(
-    tensors: Tensors, fit: Callable[[str, str], bool], may_be_moving: Callable[[str], bool]
+    tensors: Tensors, fit: Callable[[str, str], bool], doubt: Callable[[str], int | None]
 ) -> list[Norm]:
     """The batch normalizations of a graph, in the order of the network.
 
     Args:
         tensors: the graph's.
         fit: whether the variables of two keys can belong to one layer.
-        may_be_moving: whether a key's variable can be a moving statistic. (Batch
-            renormalization keeps averages of its own, updated from the same tensors.)
+        doubt: how unlikely a key's variable is to be a moving statistic; None for one that
+            cannot be any.
     """
-    updates = _Updates(tensors, _of_types(tensors, _UPDATES), may_be_moving)
+    updates = Updates(tensors, _of_types(tensors, UPDATES), doubt)
     norms = {}
     for op in _of_types(tensors, _FUSED | _ROOTS):
         read = _fused if op.type in _FUSED else _spelled_out
@@ -100,7 +92,7 @@ def _of_types(tensors: Tensors, types: frozenset[str]) -> list[Op]:
     return [op for op in tensors.ops.values() if op.type in types][:_MOST_OPS]
 
 
-def _fused(tensors: Tensors, op: Op, updates: _Updates) -> Norm | None:
+def _fused(tensors: Tensors, op: Op, updates: Updates) -> Norm | None:
     given = tensors.inputs(op.name)
     roles = {}
     for role, tensor in _operands(op, given).items():
@@ -108,8 +100,8 @@ def _fused(tensors: Tensors, op: Op, updates: _Updates) -> Norm | None:
         if key is not None and not _is_filler(tensors, (tensor,), role):
             roles[role] = key
     momentum = None
-    if op.type in _TRAINABLE and op.attribute("is_training") in (None, True):
-        for output, role in enumerate(_STATISTICS, 1):
+    if op.type in AVERAGING and op.attribute("is_training") in (None, True):
+        for output, role in enumerate(STATISTICS, 1):
             updated = updates.key((f"{op.name}:{output}",))
             if role not in roles and updated is not None:
                 roles[role] = updated
@@ -152,7 +144,7 @@ def _fused_axis(tensors: Tensors, op: Op, given: Sequence[str]) -> int | None:
     return _CHANNEL_AXES.get(str(op.attribute("data_format") or "NHWC"))
 
 
-def _spelled_out(tensors: Tensors, root: Op, updates: _Updates) -> Norm | None:
+def _spelled_out(tensors: Tensors, root: Op, updates: Updates) -> Norm | None:
     inside = tensors.inputs(root.name)
     terms = tensors.operands(inside[0], SUMS) if len(inside) == 1 else None
     for variance, offset in (terms, terms[::-1]) if terms else ():
@@ -163,7 +155,7 @@ def _spelled_out(tensors: Tensors, root: Op, updates: _Updates) -> Norm | None:
 
 
 def _around(
-    tensors: Tensors, root: Op, variance: str, epsilon: float, updates: _Updates
+    tensors: Tensors, root: Op, variance: str, epsilon: float, updates: Updates
 ) -> Norm | None:
     """The normalization around `1 / sqrt(variance + epsilon)`."""
     squares = tensors.variable(variance) or updates.key(tensors.sources(variance))
@@ -191,93 +183,9 @@ def _around(
     )
 
 
-class _Updates:
-    """Which variables the ops of a graph that assign move, and towards what."""
-
-    def __init__(
-        self, tensors: Tensors, ops: Sequence[Op], may_be_moving: Callable[[str], bool]
-    ) -> None:
-        self._momenta: dict[str, float] = {}
-        self._keys: dict[str, str | None] = {}
-        for op in ops:
-            inputs = tensors.inputs(op.name)
-            key = tensors.variable(inputs[0]) if len(inputs) == 2 else None
-            if key is not None and may_be_moving(key):
-                new, momentum = _new_value(tensors, key, op, inputs[1])
-                if momentum is not None and isfinite(momentum):
-                    self._momenta.setdefault(key, momentum)
-                for tensor in tensors.reach(new) if new else ():
-                    only = self._keys.setdefault(tensor, key) == key
-                    self._keys[tensor] = key if only else None
-
-    def __bool__(self) -> bool:
-        return bool(self._keys)
-
-    def key(self, tensors: Sequence[str]) -> str | None:
-        """The key of the variable that is moved towards one of these tensors, if only one is."""
-        keys = {self._keys[tensor] for tensor in tensors if tensor in self._keys}
-        return keys.pop() if len(keys) == 1 else None
-
-    def momentum(self, roles: Mapping[str, str]) -> float | None:
-        """The momentum of the layer with these moving statistics."""
-        keys = [roles[role] for role in _STATISTICS if role in roles]
-        return next((self._momenta[key] for key in keys if key in self._momenta), None)
-
-
-def _new_value(tensors: Tensors, key: str, op: Op, value: str) -> tuple[str, float | None]:
-    """What an op moves a variable towards (empty: nothing), and the share that it keeps."""
-    if op.type.startswith("AssignSub"):
-        return _step(tensors, key, value)
-    if (terms := tensors.operands(value, {"Sub"})) and tensors.variable(terms[0]) == key:
-        return _step(tensors, key, terms[1])
-    if terms := tensors.operands(value, SUMS):
-        return _mixture(tensors, key, terms)
-    maker = tensors.producer(value)
-    return (value if maker is not None and maker.type in _TRAINABLE else ""), None
-
-
-def _step(tensors: Tensors, key: str, step: str) -> tuple[str, float | None]:
-    """`(variable - new) * (1 - momentum)`, which is subtracted from the variable."""
-    factors = tensors.operands(step, {"Mul"}) or ()
-    for difference, rate in (factors, factors[::-1]) if factors else ():
-        terms = tensors.operands(difference, {"Sub"})
-        if terms and tensors.variable(terms[0]) == key:
-            return terms[1], _kept_at(tensors, rate)
-    return "", None
-
-
-def _mixture(tensors: Tensors, key: str, terms: tuple[str, str]) -> tuple[str, float | None]:
-    """`variable * momentum + new * (1 - momentum)`."""
-    for old, new in (terms, terms[::-1]):
-        factors = tensors.operands(old, {"Mul"}) or ()
-        for variable, momentum in (factors, factors[::-1]) if factors else ():
-            if tensors.variable(variable) == key:
-                momenta = set(tensors.scalars(momentum))
-                return new, momenta.pop() if len(momenta) == 1 else None
-    return "", None
-
-
-def _kept_at(tensors: Tensors, rate: str) -> float | None:
-    """The momentum, where `1 - momentum` is a constant or is computed from one.
-
-    In a graph that can be switched to inference, its other value is the one that keeps all.
-    """
-    if terms := tensors.operands(rate, {"Sub"}):
-        momenta = set(tensors.scalars(terms[1])) if tensors.scalars(terms[0]) == [1.0] else set()
-    else:
-        momenta = {_complement(value) for value in tensors.scalars(rate)}
-    momenta.discard(1.0)
-    return momenta.pop() if len(momenta) == 1 else None
-
-
 def _share_kept(factor: float | int | bool | str | None) -> float | None:
     """The momentum of an op that averages by itself; at a factor of 1 it does not."""
-    return _finite(_complement(factor)) if isinstance(factor, float) and factor != 1 else None
-
-
-def _complement(share: float) -> float:
-    """`1 - share` in decimal, as its author meant it: 0.99 for 0.01."""
-    return float(1 - Decimal(repr(share)))
+    return _finite(complement(factor)) if isinstance(factor, float) and factor != 1 else None
 
 
 def _finite(value: float) -> float | None:
@@ -295,7 +203,7 @@ def _is_filler(tensors: Tensors, sources: Sequence[str], role: str) -> bool:
 
 def _without_misfits(norm: Norm, fit: Callable[[str, str], bool]) -> Norm:
     """The same without variables of other sizes; without any where the statistics differ."""
-    statistics = [norm.roles[role] for role in _STATISTICS if role in norm.roles]
+    statistics = [norm.roles[role] for role in STATISTICS if role in norm.roles]
     if any(not fit(statistics[0], key) for key in statistics):
         return replace(norm, roles={})
     fitting = {

@@ -15,6 +15,7 @@ from math import prod
 
 from bnstat.discovery.graphs.norms import Norm, find_norms
 from bnstat.discovery.graphs.tensors import Steps, Tensors
+from bnstat.discovery.lookalikes import ACCUMULATOR, set_apart
 from bnstat.discovery.schemes import RENORM
 from bnstat.discovery.sighting import Sighting
 from bnstat.formats.contents import Contents
@@ -114,8 +115,12 @@ def from_graphs(contents: Contents) -> list[Sighting]:
         first, second = variables.get(one), variables.get(other)
         return first is None or second is None or prod(first.shape) == prod(second.shape)
 
-    def may_be_moving(key: str) -> bool:
-        return not contents.name_of(key).endswith(RENORM)
+    def doubt(key: str) -> int | None:
+        name = contents.name_of(key)
+        reason = set_apart(key, name)
+        if reason == ACCUMULATOR or name.endswith(RENORM):
+            return None
+        return 0 if reason is None else 1
 
     layers = _Layers(with_momentum=not contents.layers)
     seen: set[str] = set()
@@ -125,6 +130,6 @@ def from_graphs(contents: Contents) -> list[Sighting]:
         if keys <= seen and layers.unfinished.isdisjoint(keys):
             continue
         seen |= keys
-        for norm in find_norms(Tensors(graph, steps), fit, may_be_moving):
+        for norm in find_norms(Tensors(graph, steps), fit, doubt):
             layers.add(norm)
     return layers.sightings()

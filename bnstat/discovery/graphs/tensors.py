@@ -41,6 +41,9 @@ _PASSES = frozenset(
 )
 """Ops whose outputs have the numbers of their first input."""
 
+_ASSIGNS = frozenset({"Assign", "AssignAdd", "AssignSub"})
+"""Ops that change a variable and give it."""
+
 _CHOOSES: Mapping[str, slice] = {
     "Merge": slice(0, None),
     "RefMerge": slice(0, None),
@@ -235,7 +238,7 @@ class Tensors:
         op = self.op(tensor)
         if op is None or tensor in self._variables:
             return ()
-        if op.type in _PASSES:
+        if op.type in _PASSES or op.type in _ASSIGNS:
             return self.inputs(op.name)[:1]
         if op.type in _CHOOSES and not tensor.endswith(":1"):
             return self.inputs(op.name)[_CHOOSES[op.type]]

@@ -18,16 +18,14 @@ from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.keras.config import MAX_BYTES, describe, parse_json
 from bnstat.formats.keras.h5 import writer
+from bnstat.formats.keras.sites import CONFIG, WEIGHTS, is_keras_folder
 from bnstat.formats.keras.weights import join, read_weights
 from bnstat.model import Source
 from bnstat.storage.archive import open_archive
 from bnstat.storage.files import File, Folder
 from bnstat.storage.in_place import stored_member
 
-_CONFIG: Final = "config.json"
 _METADATA: Final = "metadata.json"
-_WEIGHTS: Final = ("model.weights.h5", "model.weights.json")
-_PICKLED: Final = "model.weights.npz"
 _ZIP_MEMBER: Final = b"PK\x03\x04"
 _NAME_AT: Final = 30
 """Where a member's name begins in the header before it, which is all a cut-off zip has left."""
@@ -43,12 +41,6 @@ def recognises(file: File) -> bool:
     except DamagedError:
         return head.endswith(_METADATA.encode())
     return folder is not None and is_keras_folder(folder)
-
-
-def is_keras_folder(folder: Folder) -> bool:
-    """Whether a folder holds a Keras model's configuration and weights."""
-    names = set(folder.names())
-    return _CONFIG in names and not names.isdisjoint((*_WEIGHTS, _PICKLED))
 
 
 def open_contents(file: File, source: Source) -> Contents:
@@ -67,8 +59,8 @@ def open_contents(file: File, source: Source) -> Contents:
             "copy or download it again",
         ) from error
     if folder is None or not is_keras_folder(folder):
-        raise DamagedError(file.path, f"lacks {_CONFIG} or {_WEIGHTS[0]}", "save it again")
-    return _contents(folder, stored_member(file, _WEIGHTS[0]), source)
+        raise DamagedError(file.path, f"lacks {CONFIG} or {WEIGHTS[0]}", "save it again")
+    return _contents(folder, stored_member(file, WEIGHTS[0]), source)
 
 
 def open_folder(folder: Folder, source: Source) -> Contents:
@@ -82,7 +74,7 @@ def open_folder(folder: Folder, source: Source) -> Contents:
 
 
 def _contents(folder: Folder, weights: File | None, source: Source) -> Contents:
-    for name in _WEIGHTS:
+    for name in WEIGHTS:
         weights = weights or folder.file(name)
     if weights is None:
         raise UnsupportedError(
@@ -90,7 +82,7 @@ def _contents(folder: Folder, weights: File | None, source: Source) -> Contents:
             "keeps its weights as a Python pickle, which is not read for it can run code",
             "save the model again with weights_format='h5'",
         )
-    config = folder.file(_CONFIG)
+    config = folder.file(CONFIG)
     described = describe(_json(config), config.path) if config is not None else ()
     metadata = folder.file(_METADATA)
     saved = _json(metadata) if metadata is not None else None

@@ -25,6 +25,7 @@ from bnstat.formats.contents import Contents, Layer
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
 from bnstat.formats.keras.config import MAX_BYTES, Described, parse_json
 from bnstat.formats.keras.h5 import is_legacy
+from bnstat.formats.keras.sites import index_of_shard
 from bnstat.model import Source, Variable
 from bnstat.natural import natural_key
 from bnstat.storage.files import File
@@ -34,7 +35,6 @@ _T = TypeVar("_T")
 _VARS: Final = "vars"
 _ROOTS: Final = {_VARS, "layers", "_layer_checkpoint_dependencies"}
 _NOT_LAYERS: Final = ("optimizer", "metrics")
-_SHARD: Final = re.compile(r"(?P<name>.+)_\d{5}\.weights\.h5")
 
 
 def recognises(file: File) -> bool:
@@ -117,8 +117,8 @@ def _index_of(file: File) -> File | None:
     """The index that a file is, or that it is a shard of."""
     if not is_hdf5(file):
         return file if _is_index(file) else None
-    shard = _SHARD.fullmatch(file.name)
-    index = file.sibling(f"{shard['name']}.weights.json") if shard else None
+    index_name = index_of_shard(file.name)
+    index = file.sibling(index_name) if index_name is not None else None
     return index if index is not None and _is_index(index) else None
 
 

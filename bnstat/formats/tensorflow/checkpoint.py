@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bnstat.errors import BnstatError
-from bnstat.formats.contents import Contents, Node
+from bnstat.formats.contents import Contents, Node, Reading
 from bnstat.formats.tensorflow.graphs.meta_graph import meta_graphs
 from bnstat.formats.tensorflow.object_graph import KEY, VALUE, best_names, path_name, read_nodes
-from bnstat.formats.tensorflow.tensors import Reading, Tensors, open_tensors
+from bnstat.formats.tensorflow.tensors import Tensors, open_tensors
 from bnstat.model import Source
 from bnstat.storage.files import Folder
 

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError
-from bnstat.formats.contents import Contents
+from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.protobuf.protos import parse
 from bnstat.formats.tensorflow.dtypes import dtype_name, numpy_dtype
 from bnstat.formats.tensorflow.graphs.meta_graph import meta_graphs
 from bnstat.formats.tensorflow.tables.sstable import Table, is_table
 from bnstat.formats.tensorflow.tensor_slice import FULL, TensorSlice, assemble, slice_key
-from bnstat.formats.tensorflow.tensors import Reading, open_tensors
+from bnstat.formats.tensorflow.tensors import open_tensors
 from bnstat.model import Array, Source, Variable
 from bnstat.storage.files import File, Folder
 from bnstat.storage.ranges import Range

@@ -14,13 +14,13 @@ from dataclasses import replace
 from typing import Any
 
 from bnstat.errors import DamagedError, NotFoundError
-from bnstat.formats.contents import Contents, Graph, Node
+from bnstat.formats.contents import Contents, Graph, Node, Reading
 from bnstat.formats.protobuf.protos import parse, parse_text
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE
 from bnstat.formats.tensorflow.bundle import INDEX
 from bnstat.formats.tensorflow.checkpoint import names_from_keys, read_object_graph
 from bnstat.formats.tensorflow.object_graph import KEY, best_names
-from bnstat.formats.tensorflow.tensors import Reading, Tensors, open_tensors
+from bnstat.formats.tensorflow.tensors import Tensors, open_tensors
 from bnstat.model import Source
 from bnstat.storage.files import File, Folder
 

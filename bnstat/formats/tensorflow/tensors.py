@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from bnstat.formats.contents import Reading
 from bnstat.model import Array, Variable
 from bnstat.storage.files import Folder
-
-
-class Reading(NamedTuple):
-    """How to read.
-
-    Attributes:
-        values: whether tensors will be read; without, a checkpoint's index is enough.
-        tensorflow: whether TensorFlow's own reader reads checkpoints.
-    """
-
-    values: bool = True
-    tensorflow: bool = False
 
 
 class Tensors(Protocol):

@@ -8,8 +8,6 @@ pickles, are refused.
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
 from typing import Any, Final
 
 import numpy as np
@@ -25,9 +23,8 @@ _LARGEST: Final = 1 << 30
 
 
 def is_npz(file: File) -> bool:
-    """Whether a file is a zip of arrays that are called as the roles of layers are."""
-    if file.head(4) != _ZIP:
-        return False
+    """Whether a zip is one of arrays that are called as the roles of layers are."""
+    import zipfile
 
     try:
         with file.open() as stream, zipfile.ZipFile(stream) as archive:
@@ -47,6 +44,8 @@ def read(file: File) -> Document:
     Raises:
         DamagedError: it is no such NPZ.
     """
+    import zipfile
+
     layers: dict[str, dict[str, Given]] = {}
     try:
         with file.open() as stream, zipfile.ZipFile(stream) as archive:
@@ -95,6 +94,9 @@ def _spelt(layer: str) -> str:
 
 def _damage() -> tuple[type[Exception], ...]:
     """What reading a damaged zip, or a damaged array in one, raises."""
+    import zipfile
+    import zlib
+
     return (
         zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError,
         RuntimeError, LookupError, ArithmeticError, MemoryError,

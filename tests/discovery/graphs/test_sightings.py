@@ -14,12 +14,11 @@ import pytest
 
 from bnstat.discovery.graphs.sightings import from_graphs
 from bnstat.discovery.sighting import Sighting
-from bnstat.formats.contents import Contents
+from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.locate import locate
 from bnstat.formats.protobuf.protos import message_class
 from bnstat.formats.tensorflow.graphs.frozen_graph import contents_of_graph
 from bnstat.formats.tensorflow.graphs.graph_def import graph_of
-from bnstat.formats.tensorflow.tensors import Reading
 from bnstat.model import ROLES, Source
 
 tf = pytest.importorskip("tensorflow")

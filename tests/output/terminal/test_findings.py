@@ -120,7 +120,7 @@ def test_json() -> None:
 
 def test_github() -> None:
     source = Source("runs/a,b:c 100%", "tf2-checkpoint")
-    lines = list(findings_github.lines([*SOME, finding(NASTY)], model(source=source)))
+    lines = list(findings_github.lines([([*SOME, finding(NASTY)], model(source=source))], {}))
     assert lines[0] == (
         "::error file=runs/a%2Cb%3Ac 100%25,title=BN004 not-finite::bn: it is broken"
     )
@@ -140,7 +140,7 @@ class TestSarif:
     def log(self, some=SOME, path: str = "runs/my model") -> dict:
         file = io.StringIO()
         source = Source(path, "tf2-checkpoint")
-        findings_sarif.dump(some, model(usual("bn"), source=source), "1.2.3", file)
+        findings_sarif.dump([(some, model(usual("bn"), source=source))], "1.2.3", file)
         return json.loads(file.getvalue())
 
     def test_the_tool(self) -> None:

@@ -30,6 +30,7 @@ _WINDOW = 1 << 16
 _LONGEST_HEAD = 20
 """Bytes of the two varints before a field's value."""
 
+_BYTES = 2
 _NODE_IN_GRAPH = 1
 _GRAPH_IN_META_GRAPH = 2
 _TENSOR_IN_NODE = (5, 2, 8)
@@ -69,9 +70,10 @@ class GraphFile:
         window = _Window(file)
         for number, field in enumerate(_fields(window, *span)):
             is_long = field.end - field.begin > _LONG
-            if field.number == _NODE_IN_GRAPH:
+            is_node = field.number == _NODE_IN_GRAPH and field.kind == _BYTES
+            if is_node:
                 self._nodes.append(field)
-            if is_long and field.number == _NODE_IN_GRAPH:
+            if is_long and is_node:
                 node = _without_long_fields(window, field, _TENSOR_IN_NODE)
                 self._skipped.add(parse("NodeDef", node, file.path, "a node").name)
                 structure += _encoded(_NODE_IN_GRAPH, node)
@@ -165,9 +167,10 @@ class _Window:
 
 
 class _Field(NamedTuple):
-    """A field of a message: its number, where it begins, and where its value lies."""
+    """A field of a message: its number, wire type, beginning, and where its value lies."""
 
     number: int
+    kind: int
     begin: int
     start: int
     end: int
@@ -184,7 +187,7 @@ def _fields(window: _Window, position: int, end: int) -> Iterator[_Field]:
         start = position + used
         if tag & 7 == 0:
             stop = position + varint(head, used)[1]
-        elif tag & 7 == 2:
+        elif tag & 7 == _BYTES:
             length, used = varint(head, used)
             start = position + used
             stop = start + length
@@ -192,7 +195,7 @@ def _fields(window: _Window, position: int, end: int) -> Iterator[_Field]:
             stop = start + (8 if tag & 7 == 1 else 4)
         else:
             raise WireError(f"a field of unknown wire type {tag & 7}")
-        yield _Field(tag >> 3, position, start, stop)
+        yield _Field(tag >> 3, tag & 7, position, start, stop)
         if stop > end:
             raise WireError("a field is longer than its message")
         position = stop

@@ -26,8 +26,8 @@ _SCHEMA: Final = (
 )
 
 
-def dump(findings: Sequence[Finding], model: Model, version: str, file: IO[str]) -> None:
-    """Write the findings in `model` as a log of one run of this `version` of bnstat."""
+def dump(checked: Sequence[tuple[Sequence[Finding], Model]], version: str, file: IO[str]) -> None:
+    """Write the findings in some models as a log of one run of this `version` of bnstat."""
     driver = {
         "name": "bnstat",
         "version": version,
@@ -36,7 +36,11 @@ def dump(findings: Sequence[Finding], model: Model, version: str, file: IO[str])
     run = {
         "tool": {"driver": driver},
         "columnKind": "unicodeCodePoints",
-        "results": [_result(finding, model.source.path) for finding in findings],
+        "results": [
+            _result(finding, model.source.path)
+            for findings, model in checked
+            for finding in findings
+        ],
     }
     documents.dump({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, file)
 

@@ -324,3 +324,12 @@ def test_values_as_tensorflow_reads_them(written: Path) -> None:
     for name, variable in contents.variables.items():
         assert variable.read().tobytes() == arrays[name].tobytes()
         assert variable.read().shape == arrays[name].shape
+
+
+def test_a_number_where_a_node_belongs_is_none(tmp_path: Path) -> None:
+    array = np.arange(3, dtype="f4")
+    message = graph_def(w=tensor(array)).SerializeToString()
+    variable = opened(write(tmp_path / "g.pb", message + b"\x08\x05")).variables["w"]
+    (place,) = variable.extents()
+    assert place.read() == array.tobytes()
+    np.testing.assert_array_equal(variable.read(), array)

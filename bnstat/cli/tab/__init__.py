@@ -1,0 +1,1 @@
+"""What the Tab key does: what is offered, and to which shells."""

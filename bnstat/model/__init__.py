@@ -1,0 +1,25 @@
+"""Models and their batch-normalization layers: what every command works on.
+
+A `Model` is both a sequence of its layers, in the order of the network where the file tells
+it, and a mapping from their names. Arrays are read when they are first asked for, then kept.
+"""
+
+from bnstat.model.layers import ROLES, BatchNorm, Evidence
+from bnstat.model.models import Model, Source
+from bnstat.model.summary import Summary, as_float64
+from bnstat.model.text import printable
+from bnstat.model.variables import Array, Variable, Verdict
+
+__all__ = [
+    "ROLES",
+    "Array",
+    "BatchNorm",
+    "Evidence",
+    "Model",
+    "Source",
+    "Summary",
+    "Variable",
+    "Verdict",
+    "as_float64",
+    "printable",
+]

@@ -1,0 +1,226 @@
+"""Batch-normalization layers: their variables, and what they compute in inference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from bnstat.errors import AmbiguousError, DamagedError, NotFoundError
+from bnstat.model.variables import Array, Variable
+
+Evidence = Literal["config", "object-graph", "graph", "name"]
+
+ROLES: Final = ("gamma", "beta", "moving_mean", "moving_variance")
+"""The four roles of a batch-norm layer's variables, in the order of Keras."""
+
+
+@dataclass(eq=False)
+class BatchNorm:
+    """A batch-normalization layer.
+
+    Attributes:
+        name: the layer's name as its author gave it, unique in its model.
+        variables: role -> variable, for the `ROLES` that the layer has.
+        evidence: the strongest evidence that this is batch normalization.
+        epsilon, momentum, axis, trainable: where the file tells them, else None. The axis is
+            an int, or a tuple of ints where the layer normalizes over several.
+        extra: the layer's further variables by label, such as batch renormalization's.
+        undecided: variables of the layer whose role the file does not tell.
+        notes: what a reader of the layer's numbers has to know.
+    """
+
+    name: str
+    variables: Mapping[str, Variable]
+    evidence: Evidence = "name"
+    epsilon: float | None = None
+    momentum: float | None = None
+    axis: int | tuple[int, ...] | None = None
+    trainable: bool | None = None
+    extra: Mapping[str, Variable] = field(default_factory=dict)
+    undecided: Sequence[Variable] = ()
+    notes: Sequence[str] = ()
+    _arrays: dict[str, Array] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def gamma(self) -> Array | None:
+        """The scale, or None where the layer has none (`scale=False`)."""
+        return self.array("gamma")
+
+    @property
+    def beta(self) -> Array | None:
+        """The offset, or None where the layer has none (`center=False`)."""
+        return self.array("beta")
+
+    @property
+    def moving_mean(self) -> Array | None:
+        """The mean that inference subtracts."""
+        return self.array("moving_mean")
+
+    @property
+    def moving_variance(self) -> Array | None:
+        """The variance that inference divides by the root of."""
+        return self.array("moving_variance")
+
+    def array(self, role: str) -> Array | None:
+        """The array of a role, bit for bit as stored; None where the layer lacks it."""
+        if role not in self.variables:
+            return None
+        if role not in self._arrays:
+            self._arrays[role] = self.variables[role].read()
+        return self._arrays[role]
+
+    def read(self) -> None:
+        """Read all arrays of the layer now. Raises as `Variable.read` does."""
+        for role in self.variables:
+            self.array(role)
+
+    def all_variables(self) -> list[Variable]:
+        """The variables of the layer, those of no role included."""
+        return [*self.variables.values(), *self.extra.values(), *self.undecided]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that the layer's variables share: `(channels,)` but for rare layers."""
+        for variable in (*self.variables.values(), *self.undecided):
+            return variable.shape
+        return ()
+
+    @property
+    def channels(self) -> int:
+        """The number of elements of each of the layer's variables."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def scale_and_shift(self, epsilon: float | None = None) -> tuple[Array, Array]:
+        """What the layer does to each channel in inference: `y = scale * x + shift`.
+
+        `scale = gamma / sqrt(moving_variance + epsilon)` and
+        `shift = beta - moving_mean * scale`, with 1 for a missing gamma, 0 for a missing beta.
+
+        Args:
+            epsilon: needed where the file does not tell it; it is never guessed.
+
+        Returns:
+            Two arrays of the layer's `shape`, computed in float64 for layers of float64,
+            else in float32.
+
+        Raises:
+            AmbiguousError: epsilon is not known, or a variable of the layer has no certain role.
+            NotFoundError: the file does not hold the moving statistics.
+            DamagedError: the layer's variables do not fit together.
+        """
+        mean, variance = self._statistics()
+        epsilon = self._epsilon(epsilon)
+        kind = np.result_type(_working_dtype(variance), np.float32)
+
+        def fit(array: Array) -> Array:
+            return array.astype(kind).reshape(self.shape)
+
+        scale = 1 / np.sqrt(fit(variance) + kind.type(epsilon))
+        if (gamma := self.gamma) is not None:
+            scale = scale * fit(gamma)
+        shift = np.negative(fit(mean)) * scale
+        if (beta := self.beta) is not None:
+            shift = shift + fit(beta)
+        return scale, shift
+
+    def normalize(
+        self, x: ArrayLike, epsilon: float | None = None, axis: int | None = None
+    ) -> Array:
+        """Inference: `gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta`.
+
+        Args:
+            x: an array whose size along the layer's axis is the layer's number of channels.
+            epsilon: needed where the file does not tell it; it is never guessed.
+            axis: the channels' axis of `x`; the file's own where it tells one, else the one
+                that the variables' shape tells, else the last.
+
+        Returns:
+            An array of the shape of `x`, in the wider of the dtypes of `x` and of the layer,
+            float32 at least.
+
+        Raises:
+            AmbiguousError: epsilon is not known, or a variable of the layer has no certain role.
+            NotFoundError: the file does not hold the moving statistics.
+            DamagedError: the layer's variables do not fit together.
+            ValueError: `x` does not fit the layer.
+        """
+        mean, variance = self._statistics()
+        epsilon = self._epsilon(epsilon)
+        given = np.asarray(x)
+        shape = self._broadcast_shape(given.shape, axis)
+        kind = np.result_type(_working_dtype(variance), _working_dtype(given), np.float32)
+
+        def fit(array: Array) -> Array:
+            return array.astype(kind).reshape(shape)
+
+        result = (given.astype(kind) - fit(mean)) / np.sqrt(fit(variance) + kind.type(epsilon))
+        if (gamma := self.gamma) is not None:
+            result = fit(gamma) * result
+        if (beta := self.beta) is not None:
+            result = result + fit(beta)
+        return np.asarray(result)
+
+    def _statistics(self) -> tuple[Array, Array]:
+        if self.undecided:
+            keys = ", ".join(variable.key for variable in self.undecided)
+            raise AmbiguousError(
+                self.name, f"the file does not tell which role {keys} has", "load the full model"
+            )
+        mean, variance = self.moving_mean, self.moving_variance
+        if mean is None or variance is None:
+            raise NotFoundError(
+                self.name,
+                "its moving mean and variance are not in the file",
+                "use a checkpoint that holds more than the trainable variables",
+            )
+        # Sizes of 1 apart: some libraries keep (1, 1, 1, channels) beside (channels,).
+        shapes = {v.shape for v in self.variables.values()}
+        if len({tuple(size for size in shape if size != 1) for shape in shapes}) > 1:
+            listed = ", ".join(str(list(shape)) for shape in sorted(shapes))
+            raise DamagedError(self.name, f"its variables are of different shapes: {listed}")
+        return mean, variance
+
+    def _epsilon(self, given: float | None) -> float:
+        if given is not None:
+            return given
+        if self.epsilon is not None:
+            return self.epsilon
+        raise AmbiguousError(
+            self.name,
+            "the file does not tell this layer's epsilon",
+            "pass epsilon= (Keras, tf.layers and slim default to 0.001; PyTorch to 1e-5)",
+        )
+
+    def _broadcast_shape(self, given: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
+        """The shape in which the layer's variables line up with an input of shape `given`."""
+        axes = self.axis if axis is None else axis
+        if not isinstance(axes, int) and len(self.shape) == len(given):
+            shape = list(self.shape)
+        else:
+            positions = []
+            for position in axes if isinstance(axes, tuple) else (-1 if axes is None else axes,):
+                if not -len(given) <= position < len(given):
+                    raise ValueError(f"axis {position} does not exist in an input of shape {given}")
+                positions.append(position % len(given))
+            squeezed = [size for size in self.shape if size != 1]
+            sizes = [self.channels] if len(positions) == 1 else squeezed
+            shape = [1] * len(given)
+            for position, size in zip(positions, sizes, strict=False):
+                shape[position] = size
+        fits = all(size in (1, of) for size, of in zip(shape, given, strict=True))
+        if not fits or int(np.prod(shape)) != self.channels:
+            raise ValueError(
+                f"an input of shape {given} does not have the {self.channels} channels "
+                f"of {self.name} on axis {-1 if axes is None else axes}"
+            )
+        return tuple(shape)
+
+
+def _working_dtype(array: Array) -> np.dtype[np.generic]:
+    """float64 where the array is float64 (or a wide integer), else float32."""
+    wide = array.dtype == np.float64 or (array.dtype.kind in "iu" and array.dtype.itemsize > 2)
+    return np.dtype(np.float64 if wide else np.float32)

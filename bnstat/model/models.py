@@ -1,0 +1,155 @@
+"""Models: the batch-norm layers of a file, and where they were read from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+from bnstat.errors import BnstatError
+from bnstat.model.layers import BatchNorm
+from bnstat.model.variables import Verdict
+from bnstat.storage.ranges import Range, prefetch
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a model was read from.
+
+    Attributes:
+        path: the path as the user gave it.
+        format: `tf2-checkpoint`, `tf1-checkpoint`, `tf1-checkpoint-v1`, `saved-model`,
+            `keras-h5`, `keras-archive`, `keras-weights` or `frozen-graph`.
+        checkpoint: name of the checkpoint in its folder (`model-1200`), where there are several.
+        step: the training step that the checkpoint's name or its `global_step` tells.
+        writer: the library and version that wrote the file, where it says so.
+    """
+
+    path: str
+    format: str
+    checkpoint: str | None = None
+    step: int | None = None
+    writer: str | None = None
+
+
+class Model(Sequence[BatchNorm]):
+    """The batch-norm layers of one file: a sequence, and a mapping by name.
+
+    Attributes:
+        source: where the layers were read from.
+        layers: in the order of the network where the file tells it, else by name.
+        incomplete: layers that are surely batch norm, but whose moving statistics are not in
+            the file; they are not among `layers`.
+        notes: what was noticed while reading, one line each.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        layers: Sequence[BatchNorm],
+        *,
+        incomplete: Sequence[BatchNorm] = (),
+        notes: Sequence[str] = (),
+        explain: Callable[[], Sequence[Verdict]] = tuple,
+    ) -> None:
+        self.source = source
+        self.layers = tuple(layers)
+        self.incomplete = tuple(incomplete)
+        self.notes = tuple(notes)
+        self._explain = explain
+        self._by_name = {layer.name: layer for layer in self.layers}
+
+    def explain(self) -> Sequence[Verdict]:
+        """For every variable of the file, why it was or was not taken as batch norm."""
+        return self._explain()
+
+    def read(
+        self,
+        layers: Sequence[BatchNorm] | None = None,
+        track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
+    ) -> None:
+        """Read the arrays of many layers now, their bytes fetched together.
+
+        Args:
+            layers: which ones; all, and the incomplete ones, if left out.
+            track: passes the layers on, such as to show progress.
+
+        Raises:
+            DamagedError, NotFoundError: as `Variable.read`.
+        """
+        wanted = (*self.layers, *self.incomplete) if layers is None else layers
+        prefetch(_extents(wanted))
+        for layer in track(wanted):
+            layer.read()
+
+    def select(self, layers: Sequence[BatchNorm]) -> Model:
+        """The same model, narrowed to some of its layers."""
+        return Model(
+            self.source,
+            layers,
+            incomplete=self.incomplete,
+            notes=self.notes,
+            explain=self._explain,
+        )
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of all layers together."""
+        return sum(layer.channels for layer in self.layers)
+
+    def keys(self) -> list[str]:
+        """The layers' names."""
+        return list(self._by_name)
+
+    def values(self) -> list[BatchNorm]:
+        """The layers."""
+        return list(self.layers)
+
+    def items(self) -> list[tuple[str, BatchNorm]]:
+        """The layers with their names."""
+        return list(self._by_name.items())
+
+    def get(self, name: str, default: BatchNorm | None = None) -> BatchNorm | None:
+        """The layer of that name, or `default`."""
+        return self._by_name.get(name, default)
+
+    @overload
+    def __getitem__(self, index: int | str) -> BatchNorm: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[BatchNorm, ...]: ...
+
+    def __getitem__(self, index: int | str | slice) -> BatchNorm | tuple[BatchNorm, ...]:
+        if isinstance(index, str):
+            return self._by_name[index]
+        return self.layers[index]
+
+    def __iter__(self) -> Iterator[BatchNorm]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __contains__(self, item: object) -> bool:
+        return item in self._by_name if isinstance(item, str) else item in self.layers
+
+    def __repr__(self) -> str:
+        count = len(self.layers)
+        layers = "1 batch-norm layer" if count == 1 else f"{count} batch-norm layers"
+        return f"<Model {self.source.path!r} ({self.source.format}): {layers}>"
+
+    def _repr_html_(self) -> str:
+        """The table that a notebook shows."""
+        from bnstat.output.documents.notebook import table
+
+        return table(self)
+
+
+def _extents(layers: Sequence[BatchNorm]) -> Iterator[Range]:
+    """Where the layers' arrays are; what cannot be found tells so when it is read."""
+    for layer in layers:
+        for variable in layer.all_variables():
+            try:
+                yield from variable.extents()
+            except BnstatError:
+                continue

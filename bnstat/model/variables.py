@@ -1,0 +1,56 @@
+"""Variables: the tensors that a file stores, each read on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnstat.storage.ranges import Range
+
+Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A stored tensor that is read on demand.
+
+    Attributes:
+        key: the exact key in the file: a checkpoint key, an HDF5 dataset's path, an op's name.
+        name: the best name known for it (its full name, without `:0`).
+        dtype: NumPy's or ml_dtypes' name of the element type: `float32`, `bfloat16`.
+        shape: the dimensions.
+        reader: reads the array; raises `DamagedError` or `NotFoundError`.
+        finder: tells where the array's bytes are stored; raises as `reader` does.
+    """
+
+    key: str
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    reader: Callable[[], Array] = field(repr=False, compare=False)
+    finder: Callable[[], Sequence[Range]] = field(default=tuple, repr=False, compare=False)
+
+    def read(self) -> Array:
+        """The stored array, of this shape and dtype, bit for bit."""
+        return self.reader()
+
+    def extents(self) -> Sequence[Range]:
+        """Where the array's bytes are stored; empty where no file has them to itself.
+
+        Together they are all of the array. One whose `Range.part` is None holds its part of it
+        in another form: compressed, packed, in the other byte order.
+        """
+        return self.finder()
+
+
+class Verdict(NamedTuple):
+    """Why a variable was, or was not, taken as part of a batch-norm layer."""
+
+    key: str
+    layer: str | None
+    role: str | None
+    reason: str

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bnstat.checks.settings import Settings, find, read
+from bnstat.errors import BnstatError
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with a model in `models/old/a.h5`."""
+    (tmp_path / "models/old").mkdir(parents=True)
+    (tmp_path / "models/old/a.h5").touch()
+    return tmp_path
+
+
+def ignored(path: Path) -> tuple[str, ...]:
+    return find(str(path)).ignore
+
+
+def test_nothing_is_set_where_there_is_no_file(project: Path) -> None:
+    assert find(str(project / "models/old/a.h5")) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [("bnstat.toml", ""), ("pyproject.toml", "tool.bnstat.")]
+)
+def test_everything_that_can_be_set(name: str, head: str, project: Path) -> None:
+    (project / name).write_text(
+        f'{head}select = ["BN0", "frozen"]\n{head}ignore = ["near-zero-gamma"]\n'
+        f'{head}fail-on = "error"\n{head}thresholds.gamma = 1\n{head}thresholds.scale = 2.5\n'
+    )
+    assert find(str(project / "models")) == Settings(
+        select=("BN0", "frozen"),
+        ignore=("near-zero-gamma",),
+        thresholds={"gamma": 1.0, "scale": 2.5},
+        fail_on="error",
+    )
+    assert read(str(project / name)).settings == find(str(project))
+
+
+def test_the_example_of_the_readme(project: Path) -> None:
+    readme = Path(__file__).parents[2] / "README.md"
+    (example,) = re.findall(r"```toml\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    (project / "pyproject.toml").write_text(example)
+    (project / "legacy").mkdir()
+    assert find(str(project / "legacy/a.weights.h5")) == Settings(
+        ("BN0",), ("near-zero-gamma", "BN001", "BN006"), {"gamma": 0.01, "scale": 1e4}, "error"
+    )
+    (project / "bnstat.toml").write_text(
+        example.replace("tool.bnstat.", "").replace("[tool.bnstat]\n", "")
+    )
+    assert find(str(project)) == Settings(("BN0",), ("near-zero-gamma",), {"gamma": 0.01}, "error")
+
+
+def test_the_nearest_file_is_taken_alone(project: Path) -> None:
+    model = project / "models/old/a.h5"
+    (project / "pyproject.toml").write_text('[tool.bnstat]\nignore = ["BN001"]')
+    assert ignored(model) == ("BN001",)
+    (project / "bnstat.toml").write_text('ignore = ["BN002"]')
+    assert ignored(model) == ("BN002",)
+    (project / "models/pyproject.toml").write_text('[tool.bnstat]\nselect = ["BN003"]')
+    assert find(str(model)) == Settings(select=("BN003",))
+    (project / "models/old/bnstat.toml").write_text("")
+    assert find(str(model)) == Settings()
+    assert ignored(project) == ("BN002",)
+
+
+def test_a_models_own_folder_is_looked_into(project: Path) -> None:
+    (project / "models/old/bnstat.toml").write_text('ignore = ["BN001"]')
+    assert ignored(project / "models/old") == ("BN001",)
+    assert ignored(project / "models/old/model-100") == ("BN001",)
+    assert ignored(project / "models") == ()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[tool.ruff]", "[tool.ruff]\n# not bnstat", 'tool = "bnstat"', "this is no TOML ["]
+)
+def test_other_pyprojects_are_passed_over(text: str, project: Path) -> None:
+    (project / "bnstat.toml").write_text('ignore = ["BN001"]')
+    (project / "models/pyproject.toml").write_text(text)
+    assert ignored(project / "models/old/a.h5") == ("BN001",)
+
+
+def test_the_path_may_be_relative(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "bnstat.toml").write_text('ignore = ["BN001"]\nper-path."models/old" = ["BN002"]')
+    monkeypatch.chdir(project / "models")
+    assert find(".").ignore == ("BN001",)
+    assert find("old/a.h5").ignore == ("BN001", "BN002")
+    assert find("../models/old").ignore == ("BN001", "BN002")
+    monkeypatch.chdir(project / "models/old")
+    assert find(".").ignore == ("BN001", "BN002")
+
+
+@pytest.mark.parametrize(
+    ("glob", "matches"),
+    [
+        ("models/old/a.h5", True),
+        ("models/old", True),
+        ("models/old/", True),
+        ("models/*", True),
+        ("models/**/*.h5", True),
+        ("*.h5", True),
+        ("old", True),
+        ("a.*", True),
+        ("*", True),
+        ("*.keras", False),
+        ("model", False),
+        ("old/a.h5", False),
+        ("models/new", False),
+        ("MODELS", False),
+    ],
+)
+def test_globs_match_a_path_or_a_folder_on_its_way(glob: str, matches: bool, project: Path) -> None:
+    (project / "bnstat.toml").write_text(f'[per-path]\n"{glob}" = ["BN001"]')
+    assert ignored(project / "models/old/a.h5") == (("BN001",) if matches else ())
+
+
+def test_what_is_set_per_path_adds_up(project: Path) -> None:
+    (project / "bnstat.toml").write_text(
+        """
+        ignore = ["BN001"]
+        thresholds = { gamma = 1, beta = 1 }
+        [per-path]
+        old = ["BN002"]
+        "*.h5" = { ignore = ["BN003"], thresholds = { gamma = 2 } }
+        "*.keras" = { thresholds = { gamma = 3 } }
+        """
+    )
+    assert find(str(project / "models/old/a.h5")) == Settings(
+        ignore=("BN001", "BN002", "BN003"), thresholds={"gamma": 2, "beta": 1}
+    )
+
+
+def test_what_is_nearer_wins() -> None:
+    project = Settings(("BN001",), ("BN002",), {"gamma": 1, "beta": 1}, "error")
+    assert Settings().over(project) == project
+    given = Settings((), ("BN003",), {"gamma": 2}, "info")
+    assert given.over(project) == Settings(
+        ("BN001",), ("BN002", "BN003"), {"gamma": 2, "beta": 1}, "info"
+    )
+
+
+def test_a_selection_starts_anew() -> None:
+    project = Settings((), ("BN002",))
+    assert Settings(("BN002",)).over(project) == Settings(("BN002",))
+    assert Settings(("BN0",), ("BN003",)).over(project) == Settings(("BN0",), ("BN003",))
+
+
+WRONG = [
+    ("selct = []", "selct: there is no such setting; use select, ignore"),
+    ('select = "BN001"', "select: is not a list of rules"),
+    ("ignore = [1]", "ignore: is not a list of rules"),
+    ('select = ["BN999"]', "select: 'BN999': no rule has such a name or code"),
+    ('fail-on = "never"', "fail-on: is not one of error, warning, info"),
+    ("fail-on = 1", "fail-on: is not one of"),
+    ("thresholds = 1", "thresholds: is not a table"),
+    ("thresholds.gama = 1", "thresholds.gama: there is no such threshold; use initial"),
+    ('thresholds.gamma = "1"', "thresholds.gamma: is not a number"),
+    ("thresholds.gamma = true", "thresholds.gamma: is not a number"),
+    ("thresholds.gamma = 0", "thresholds.gamma: a threshold is a number above 0"),
+    ("thresholds.gamma = nan", "thresholds.gamma: a threshold is a number above 0"),
+    (f"thresholds.gamma = 1{'0' * 400}", "thresholds.gamma: is too large a number"),
+    ("per-path = []", "per-path: is not a table"),
+    ('per-path."*.h5" = 1', 'per-path."*.h5": is not a list of rules or a table'),
+    ('per-path."*.h5" = ["BN999"]', "per-path.\"*.h5\": 'BN999': no rule"),
+    ('per-path."*.h5".select = []', 'per-path."*.h5".select: there is no such setting'),
+    ('per-path."*.h5".thresholds.gamma = 0', 'per-path."*.h5".thresholds.gamma: a threshold'),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG, ids=[text[:40] for text, _ in WRONG])
+def test_what_is_wrong_is_told_with_file_and_key(text: str, message: str, project: Path) -> None:
+    file = project / "bnstat.toml"
+    file.write_text(text)
+    with pytest.raises(BnstatError) as own:
+        find(str(project / "models"))
+    assert str(own.value).startswith(f"{file}: {message}")
+    assert "\n" not in str(own.value)
+
+    file.unlink()
+    file = project / "pyproject.toml"
+    file.write_text(f"[tool.bnstat]\n{text}")
+    with pytest.raises(BnstatError) as shared:
+        find(str(project / "models"))
+    assert str(shared.value).startswith(f"{file}: tool.bnstat.{message}")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"select = [",
+        b"\xff\xfe",
+        b"a = 1\na = 2",
+        b"select = " + b"[" * 100_000,
+        b"thresholds.gamma = " + b"9" * 100_000,
+    ],
+)
+def test_what_is_no_toml(data: bytes, project: Path) -> None:
+    (project / "bnstat.toml").write_bytes(data)
+    with pytest.raises(BnstatError, match=r"bnstat\.toml: is no TOML") as error:
+        find(str(project))
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_asked_for(project: Path) -> None:
+    with pytest.raises(BnstatError, match="cannot be read: No such file"):
+        read(str(project / "other.toml"))
+    with pytest.raises(BnstatError, match="cannot be read: Is a directory"):
+        read(str(project))
+    (project / "pyproject.toml").write_text("[tool.ruff]")
+    with pytest.raises(BnstatError, match=r"has no \[tool\.bnstat\]"):
+        read(str(project / "pyproject.toml"))
+    (project / "other.toml").write_text('per-path."models/*" = ["BN001"]')
+    config = read(str(project / "other.toml"))
+    assert config.settings_for(str(project / "models/old/a.h5")).ignore == ("BN001",)
+    assert config.settings_for(str(project.parent / "elsewhere.h5")).ignore == ()
+
+
+def test_toml_is_imported_only_for_a_file(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bnstat.checks.settings._parse", lambda data: pytest.fail("was parsed"))
+    (project / "pyproject.toml").write_text("[tool.ruff]")
+    assert find(str(project / "models/old/a.h5")) == Settings()

@@ -1,0 +1,152 @@
+"""The scripts of the GitHub action do what they say, run as a runner runs them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from tests.cli.files import write_h5
+from tests.output.models import layer
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT / "tests/data"
+FOLDER = ROOT / ".github/actions/check"
+ACTION = yaml.safe_load((FOLDER / "action.yml").read_text())
+INSTALL, CHECK = ACTION["runs"]["steps"]
+BASH = shutil.which("bash")
+
+pytestmark = pytest.mark.skipif(BASH is None, reason="bash is not on this machine")
+
+
+def run_step(
+    step: dict[str, object], folder: Path, environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    script = folder / "step.sh"
+    script.write_text(str(step["run"]))
+    return subprocess.run(
+        [str(BASH), "--noprofile", "--norc", "-eo", "pipefail", str(script)],
+        cwd=folder / "workspace",
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def executable(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Path:
+    """A runner's folder: a workspace with models, and bnstat where the action installs it."""
+    workspace = tmp_path / "workspace"
+    shutil.copytree(DATA / "digits/run", workspace / "good models")
+    shutil.copytree(DATA / "digits_no_updates/run", workspace / "bad")
+    write_h5(workspace / "dense.h5", layer("dense", {"kernel": np.ones((2, 2))}))
+    executable(tmp_path / "temp/bnstat/bin/bnstat", f'exec {sys.executable} -m bnstat "$@"')
+    return tmp_path
+
+
+def check(runner: Path, **inputs: str) -> subprocess.CompletedProcess[str]:
+    """Run the step that checks; inputs that are not given have their defaults."""
+    values = {name: each["default"] for name, each in ACTION["inputs"].items()}
+    values |= {name.replace("_", "-"): value for name, value in inputs.items()}
+
+    def substituted(text: str) -> str:
+        return re.sub(r"\$\{\{ inputs\.([\w-]+) \}\}", lambda match: values[match[1]], text)
+
+    environment = {name: substituted(text) for name, text in CHECK["env"].items()}
+    return run_step(CHECK, runner, {"RUNNER_TEMP": str(runner / "temp"), **environment})
+
+
+def test_no_input_gets_into_a_script() -> None:
+    assert all("${{" not in step["run"] for step in ACTION["runs"]["steps"])
+    used = re.findall(r"inputs\.([\w-]+)", str(CHECK["env"]))
+    assert sorted(used) == sorted(ACTION["inputs"])
+
+
+def test_the_example_of_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(- uses:.*?)```", readme, re.DOTALL)
+    (step,) = yaml.safe_load(example)
+    assert f"/{FOLDER.relative_to(ROOT)}@" in step["uses"]
+    assert set(step["with"]) <= set(ACTION["inputs"])
+
+
+def test_sound_models_pass(runner: Path) -> None:
+    done = check(runner, path="good models\n\ngood models/model-100\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_what_is_wrong_is_annotated(runner: Path) -> None:
+    done = check(runner, path="good models\nbad")
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith("::error file=bad,title=BN001 never-updated::") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "code"),
+    [
+        ({"path": "bad", "ignore": "BN001,BN002"}, 0),
+        ({"path": "bad", "select": "BN002"}, 0),
+        ({"path": "bad", "select": "BN002,never-updated"}, 1),
+        ({"path": "good models", "select": "BN00", "fail-on": "info"}, 0),
+        ({"path": "good models", "fail-on": "never"}, 2),
+        ({"path": "dense.h5"}, 1),
+        ({"path": "dense.h5", "allow-none": "true"}, 0),
+        ({"path": "bad", "config-file": "own.toml"}, 0),
+        ({"path": "nothing\ngood models"}, 2),
+        ({}, 1),
+    ],
+)
+def test_inputs(inputs: dict[str, str], code: int, runner: Path) -> None:
+    (runner / "workspace/own.toml").write_text('ignore = ["BN001"]')
+    assert check(runner, **inputs).returncode == code
+
+
+@pytest.mark.parametrize(
+    "text", ["-o harm", "\"; touch harm; '; touch harm; $(touch harm) `touch harm`"]
+)
+def test_inputs_are_never_executed(text: str, runner: Path) -> None:
+    before = sorted((runner / "workspace").iterdir())
+    for names in (["path"], [name for name in ACTION["inputs"] if name != "path"]):
+        inputs = {"path": "good models", **dict.fromkeys(names, text)}
+        assert check(runner, **inputs).returncode == 2
+    assert sorted((runner / "workspace").iterdir()) == before
+
+
+def test_it_installs_the_commit_that_it_is_part_of(runner: Path) -> None:
+    log = runner / "log"
+    pip = runner / "pip"
+    executable(pip, f'printf "%s\\n" pip "$@" >> "{log}"')
+    executable(
+        runner / "bin/python3",
+        f'printf "%s\\n" python3 "$@" >> "{log}"; mkdir -p "$3/bin"; cp "{pip}" "$3/bin/pip"',
+    )
+    temporary = runner / "a runner's temp"
+    done = run_step(
+        INSTALL,
+        runner,
+        {
+            "PATH": f"{runner / 'bin'}:{os.environ['PATH']}",
+            "RUNNER_TEMP": str(temporary),
+            "GITHUB_ACTION_PATH": str(FOLDER),
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    *made, _, _, _, installed = log.read_text().splitlines()
+    assert made == ["python3", "-m", "venv", f"{temporary}/bnstat"]
+    assert Path(installed).resolve() == ROOT

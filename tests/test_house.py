@@ -1,0 +1,135 @@
+"""How the code is laid out: which part may import which, and how large files and folders get."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "bnstat"
+
+EVERYWHERE = {"errors", "natural"}
+"""What every part may import: the errors, and the order of names."""
+
+MAY_IMPORT = {
+    "storage": set(),
+    "model": {"storage", "output.documents.notebook"},
+    "formats": {"storage", "model"},
+    "formats.protobuf": set(),
+    "formats.hdf5": {"storage", "model"},
+    "formats.keras": {"storage", "model", "formats"},
+    "formats.tensorflow": {"storage", "model", "formats"},
+    "formats.exchange": {"storage", "model", "formats"},
+    "discovery": {"model", "formats.contents"},
+    "loading": {"storage", "model", "formats", "discovery"},
+    "compare": {"model"},
+    "checks": {"model", "compare"},
+    "mending": {
+        "storage",
+        "model",
+        "formats",
+        "discovery",
+        "loading",
+        "compare",
+        # What the exports look like, which it reads.
+        "output.documents",
+        "output.channels",
+        "output.numbers",
+    },
+    "output": {"__version__", "model", "checks", "compare", "mending"},
+    "cli": {"__version__", "model", "loading", "checks", "compare", "mending", "output"},
+}
+"""Part -> the others that it may import, all that is in them included. The longest name counts."""
+
+LONGEST_FILE = 350
+MOST_FILES = 14
+LONGER = {
+    "tests/discovery/graphs/test_sightings.py",
+    "tests/formats/keras/test_damage.py",
+    "tests/fuzz/recipes.py",
+    "tests/hardening/test_malice.py",
+}
+
+
+def sources(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in sorted((ROOT / folder).glob("**/*.py"))]
+
+
+def name_of(path: Path) -> str:
+    """`bnstat/formats/keras/h5.py` -> `formats.keras.h5`."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The parts of bnstat that a file imports, be it within a function."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            # `from bnstat.a import b` may mean the module `a.b`.
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        yield from (name.removeprefix("bnstat.") for name in names if name.startswith("bnstat."))
+
+
+def is_in(name: str, part: str) -> bool:
+    return name == part or name.startswith(f"{part}.")
+
+
+def part_of(name: str) -> str | None:
+    return max((part for part in MAY_IMPORT if is_in(name, part)), key=len, default=None)
+
+
+@pytest.mark.parametrize("part", MAY_IMPORT)
+def test_imports_run_one_way(part: str) -> None:
+    allowed = {part, *EVERYWHERE, *MAY_IMPORT[part]}
+    wrong = [
+        f"{name_of(path)} imports {name}"
+        for path in sources("bnstat")
+        if part_of(name_of(path)) == part
+        for name in imported(path)
+        if not any(is_in(name, one) for one in allowed)
+    ]
+    assert wrong == []
+
+
+def test_every_module_is_of_a_part() -> None:
+    free = {"", "__main__", *EVERYWHERE}
+    names = {name_of(path) for path in sources("bnstat")}
+    assert {name for name in names if part_of(name) is None} == free
+
+
+def test_what_all_may_import_imports_nothing() -> None:
+    for name in EVERYWHERE:
+        assert list(imported(PACKAGE / f"{name}.py")) == []
+
+
+def test_files_are_of_one_job() -> None:
+    lines = {
+        path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines())
+        for path in sources("bnstat", "tests")
+    }
+    assert {name for name, count in lines.items() if count > LONGEST_FILE} <= LONGER
+
+
+def test_folders_can_be_taken_in_at_a_glance() -> None:
+    counts = Counter(path.parent for path in sources("bnstat") if path.name != "__init__.py")
+    assert {folder: count for folder, count in counts.items() if count > MOST_FILES} == {}
+
+
+def test_tensorflow_is_imported_in_one_place() -> None:
+    using = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in sources("bnstat")
+        if any(
+            line.lstrip().startswith(("import tensorflow", "from tensorflow"))
+            for line in path.read_text().splitlines()
+        )
+    }
+    assert using == {"formats/tensorflow/tensorflow_reader.py"}
