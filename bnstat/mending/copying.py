@@ -54,7 +54,14 @@ def _copy(source: int, target: int, size: int) -> None:
             return
         if not copied:
             return
+        _start_writing(target, done, copied)
         done += copied
+
+
+def _start_writing(file: int, offset: int, length: int) -> None:
+    """Let bytes start on their way to the disk, while others are still copied."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file, offset, length, os.POSIX_FADV_DONTNEED)
 
 
 def tree(folder: str) -> Iterator[tuple[str, bool]]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from bnstat.errors import BnstatError, NotFoundError, UnsupportedError
-from bnstat.formats.keras.weights import shard_names
 from bnstat.formats.tensorflow.bundle import DATA, INDEX
 from bnstat.formats.tensorflow.checkpoint_v1 import SHARD
 from bnstat.formats.tensorflow.saved_model import VARIABLES, has_saved_model
@@ -134,6 +133,8 @@ def _files(folder: str, name: str, within: bool) -> Footprint:
     file = LocalFolder(folder).file(name)
     if file is None:
         raise NotFoundError(os.path.join(folder, name), "is no file on this machine")
+    from bnstat.formats.keras.weights import shard_names
+
     index, shards = shard_names(file)
     if index != name:
         raise BnstatError(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
-from bnstat.compare.alignment import Match, align
 from bnstat.errors import BnstatError, NotFoundError
 from bnstat.mending.values.given import Document, Given
 from bnstat.model import ROLES, BatchNorm, Model
+
+if TYPE_CHECKING:
+    from bnstat.compare.alignment import Match
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Assignment:
     match: Match
 
 
-_Pair = tuple[BatchNorm, str, Match, Mapping[str, Given]]
+_Pair = tuple[BatchNorm, str, "Match", Mapping[str, Given]]
 _Wanted = Callable[[str], bool]
 
 
@@ -108,6 +110,8 @@ def _of_document(model: Model, values: Document, wanted: _Wanted) -> Iterator[_P
 
 def _of_model(model: Model, values: Model, wanted: _Wanted) -> Iterator[_Pair]:
     """The layers of another model, paired as `diff` pairs them."""
+    from bnstat.compare.alignment import align
+
     alignment = align(values, model)
     for layer in alignment.removed:
         if wanted(layer.name):
@@ -128,6 +132,8 @@ def _check_role(role: str, where: str) -> None:
 
 
 def _no_layer(model: Model, where: str, name: str) -> NotFoundError:
+    from difflib import get_close_matches
+
     names = [layer.name for layer in _layers(model)]
     near = get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
     return NotFoundError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from decimal import Decimal
 from typing import Final
 
 import numpy as np
@@ -49,6 +48,8 @@ def nearest(texts: Array, dtype: np.dtype[np.generic], where: str) -> Array:
         other = 2 * doubles - rounded
         half_way = (other.astype(dtype).astype(np.float64) == other) & (other != rounded)
     for position in np.flatnonzero(half_way).tolist():
+        from decimal import Decimal
+
         number, middle = Decimal(listed[position]), Decimal(doubles.flat[position].item())
         if number != middle:
             pair = (rounded.flat[position], other.flat[position])
