@@ -26,6 +26,7 @@ COMMANDS = {
     "history": "Show how the statistics moved over a training run.",
     "drift": "Run a model: how far are its statistics from the data's?",
     "recalibrate": "Run a model: estimate its statistics anew, in a copy.",
+    "apply": "Write a copy of a model with new values.",
     "completion": "Let Tab complete paths, layers, checkpoints and rules.",
 }
 """The commands, in the order of the help, with their one-line descriptions."""

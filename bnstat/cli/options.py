@@ -219,6 +219,14 @@ def reading(command: Command) -> Command:
     return choosing(reading_all(command))
 
 
+def choosing(command: Command) -> Command:
+    """Add the options that say which model of a path is meant, and how its layers are found.
+
+    The command gets them under the names that `bnstat.load` has for them.
+    """
+    return _checkpoint(_step(_pattern(_include_shadows(command))))
+
+
 def tell(model: Model, quiet: bool) -> None:
     """Say on standard error what was noticed while the model was read."""
     if quiet:
