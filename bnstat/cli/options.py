@@ -219,7 +219,7 @@ def reading(command: Command) -> Command:
     return choosing(reading_all(command))
 
 
-def choosing(command: Command) -> Command:
+def finding(command: Command) -> Command:
     """Add the options that say which model of a path is meant, and how its layers are found.
 
     The command gets them under the names that `bnstat.load` has for them.

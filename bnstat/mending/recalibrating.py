@@ -26,7 +26,6 @@ def recalibrate(
     *,
     exact: bool = False,
     in_place: bool = False,
-    force: bool = False,
     track: Track = untracked,
     **settings: Any,
 ) -> Recalibration:
@@ -44,7 +43,6 @@ def recalibrate(
         exact: estimate in waves from the input to the output, each layer with those before it
             mended, so that nothing remains; instead of in one pass by each batch's statistics.
         in_place: put the copy in the place of the original.
-        force: replace what is already called `output`.
         track: passes batches on and shows how far it is.
         **settings: as `Settings` has them: `samples`, `batch_size`, `layers`, `labels`,
             `inputs`, `outputs`, `imports`, `trust`, `images`, `checkpoint`, `step`, `patterns`.
@@ -65,7 +63,7 @@ def recalibrate(
     if opened.live is not None:
         _assign(opened, result)
     elif output is not None or in_place:
-        _write(model, opened, result, output, in_place, force, Settings(**settings))
+        _write(model, opened, result, output, in_place, Settings(**settings))
     return result
 
 
@@ -104,7 +102,6 @@ def _write(
     result: Recalibration,
     output: str | PathLike[str] | None,
     in_place: bool,
-    force: bool,
     settings: Settings,
 ) -> None:
     from bnstat.mending.apply import apply
@@ -124,5 +121,4 @@ def _write(
         step=settings.step,
         patterns=settings.patterns,
         in_place=in_place,
-        force=force,
     )
