@@ -119,11 +119,6 @@ _reader = click.option(
 )
 
 
-def choosing(command: Command) -> Command:
-    """Add the options that choose one checkpoint of a folder."""
-    return _checkpoint(_step(command))
-
-
 class Reading(NamedTuple):
     """How models are to be read: what the options of `reading` or `reading_all` say."""
 
@@ -204,7 +199,15 @@ def reading_all(command: Command) -> Command:
 
 def reading(command: Command) -> Command:
     """Add the options of `reading_all`, and those that choose one checkpoint of a folder."""
-    return choosing(reading_all(command))
+    return _checkpoint(_step(reading_all(command)))
+
+
+def choosing(command: Command) -> Command:
+    """Add the options that say which model of a path is meant, and how its layers are found.
+
+    The command gets them under the names that `bnstat.load` has for them.
+    """
+    return _checkpoint(_step(_pattern(_include_shadows(command))))
 
 
 def tell(model: Model, quiet: bool) -> None:

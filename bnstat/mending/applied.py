@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from bnstat.compare.alignment import Match
 from bnstat.model import Source
+
+if TYPE_CHECKING:
+    from bnstat.compare.alignment import Match
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from os import PathLike
+from collections.abc import Sequence
+from os import PathLike, fspath
 
-from numpy.typing import ArrayLike
-
+from bnstat.errors import BnstatError
 from bnstat.mending.applied import Applied
+from bnstat.mending.draft import Draft
+from bnstat.mending.fitting import fit
+from bnstat.mending.footprint import footprint
+from bnstat.mending.interrupts import clean_ending
+from bnstat.mending.layout import layout, layout_in_place
+from bnstat.mending.pairing import assignments
+from bnstat.mending.twins import with_twins
+from bnstat.mending.values import Values, taken
+from bnstat.mending.verifying import Looking, verify
+from bnstat.mending.writers import write
 from bnstat.model import ROLES, Model
-
-Values = Mapping[str, Mapping[str, ArrayLike]]
-"""Layer -> role -> array."""
 
 
 def apply(
@@ -26,7 +32,6 @@ def apply(
     patterns: Sequence[tuple[str, str]] = (),
     include_shadows: bool = False,
     in_place: bool = False,
-    force: bool = False,
 ) -> Applied:
     """Write a copy of a model with new values for its batch-norm layers.
 
@@ -44,15 +49,42 @@ def apply(
             where it is one or one of its files, else a file.
         roles: only these roles are written.
         layers: only layers of the model whose name matches one of these globs; all if empty.
-        checkpoint, step, patterns, include_shadows: as for `load`, of the model at `path`.
+        checkpoint: as for `load`, of the model at `path`; so are the next three.
+        step: the step of one of a folder's checkpoints.
+        patterns: (role, regular expression) pairs of a naming scheme of your own.
+        include_shadows: also the exponential-moving-average copies of layers.
         in_place: give the copy the original's name instead of `output`, in its place.
-        force: replace what is already called `output`.
+
+    Returns:
+        What was written, and where.
 
     Raises:
         NotFoundError: a layer or role that has values is not in the model.
         DamagedError: values or model are damaged.
         UnsupportedError: a value cannot be held by the stored dtype, or the model cannot be
             written.
+        ChangedError: the model was replaced while it was copied.
         BnstatError: `output` is there already, or cannot be written.
     """
-    raise NotImplementedError
+    if in_place == (output is not None):
+        raise BnstatError("output", "give either a copy's name or in_place")
+    looking = Looking(tuple(patterns), include_shadows)
+    model = looking.open(fspath(path), checkpoint, step).model
+    found = footprint(model.source)
+    given = taken(values)
+    fitted, changes = fit(assignments(model, given, roles, layers))
+    arrays = {change.key: fitted[change.key] for change in changes if change.moved}
+    plan = layout_in_place(found) if output is None else layout(found, fspath(output))
+    with clean_ending(), Draft(plan) as draft:
+        copy = looking.open(draft.model)
+        write(copy.contents, with_twins(copy.contents, arrays))
+        verify(looking.open(draft.model).model, model, arrays)
+        draft.finish()
+    touched = {change.layer for change in changes}
+    return Applied(
+        model.source,
+        plan.output,
+        None if given is values or not isinstance(values, (str, PathLike)) else fspath(values),
+        changes,
+        [layer.name for layer in model if layer.name not in touched],
+    )

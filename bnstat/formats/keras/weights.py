@@ -94,14 +94,32 @@ def read_weights(file: File) -> Weights:
         DamagedError: a file is truncated or contradicts itself.
         NotFoundError: a shard is missing.
     """
+    index = _index_of(file)
+    return _gather({file.name: Hdf5(file)}, {}) if index is None else _read_sharded(index)
+
+
+def shard_names(file: File) -> tuple[str, list[str]]:
+    """The file that stands for all of a model's weights, and the names of those it lists.
+
+    Args:
+        file: any file; one that has nothing to do with shards stands for itself.
+
+    Raises:
+        DamagedError: the index of the shards contradicts itself.
+    """
+    index = _index_of(file)
+    if index is None:
+        return file.name, []
+    return index.name, sorted({name for names in _parse_index(index).values() for name in names})
+
+
+def _index_of(file: File) -> File | None:
+    """The index that a file is, or that it is a shard of."""
     if not is_hdf5(file):
-        return _read_sharded(file)
+        return file if _is_index(file) else None
     index_name = index_of_shard(file.name)
     index = file.sibling(index_name) if index_name is not None else None
-    if index is not None and _is_index(index):
-        return _read_sharded(index)
-    store = Hdf5(file)
-    return _gather({file.name: store}, {})
+    return index if index is not None and _is_index(index) else None
 
 
 def _read_sharded(index: File) -> Weights:
