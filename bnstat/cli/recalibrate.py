@@ -48,9 +48,8 @@ def command(
     exact: bool,
     as_json: bool,
     layers: tuple[str, ...],
-    checkpoint: str | None,
-    step: int | None,
     quiet: bool,
+    **choice: Any,
 ) -> int:
     """Estimate moving means and variances anew from DATA, and write a copy of MODEL with them.
 
@@ -75,9 +74,8 @@ def command(
         in_place=in_place,
         track=running.tracker(quiet),
         layers=layers,
-        checkpoint=checkpoint,
-        step=step,
         **settings,
+        **choice,
     )
     written = model if in_place else copy
     if as_json:

@@ -45,7 +45,8 @@ def recalibrate(
         in_place: put the copy in the place of the original.
         track: passes batches on and shows how far it is.
         **settings: as `Settings` has them: `samples`, `batch_size`, `layers`, `labels`,
-            `inputs`, `outputs`, `imports`, `trust`, `images`, `checkpoint`, `step`, `patterns`.
+            `inputs`, `outputs`, `imports`, `trust`, `images`, `checkpoint`, `step`,
+            `patterns`, `include_shadows`.
 
     Raises:
         NotFoundError: there is no such model or data, or the data lacks an input.
@@ -120,5 +121,6 @@ def _write(
         checkpoint=settings.checkpoint,
         step=settings.step,
         patterns=settings.patterns,
+        include_shadows=settings.include_shadows,
         in_place=in_place,
     )
