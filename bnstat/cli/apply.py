@@ -64,7 +64,7 @@ def _roles(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tup
     help="Only this role: gamma, beta, moving_mean or moving_variance. Can be repeated.",
 )
 @options.layers
-@options.finding
+@options.choosing
 @click.option("--json", "as_json", is_flag=True, help="Say what was written as JSON.")
 @options.quiet
 def command(

@@ -214,7 +214,7 @@ def reading(command: Command) -> Command:
     return _checkpoint(_step(reading_all(command)))
 
 
-def finding(command: Command) -> Command:
+def choosing(command: Command) -> Command:
     """Add the options that say which model of a path is meant, and how its layers are found.
 
     The command gets them under the names that `bnstat.load` has for them.
