@@ -117,6 +117,25 @@ def test_what_the_native_reader_does_not_know_goes_to_tensorflow(
         bnstat.load(prefix, reader="native")
 
 
+def test_where_no_reader_can_the_native_one_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, "m", 1)
+
+    def refuse(*args: Any, **options: Any) -> None:
+        raise UnsupportedError("m", "needs a reader of the future")
+
+    def fail(*args: Any) -> None:
+        raise bnstat.DamagedError("m", "is beyond TensorFlow")
+
+    monkeypatch.setattr("bnstat.formats.tensorflow.bundle.Bundle.__init__", refuse)
+    monkeypatch.setattr(
+        "bnstat.formats.tensorflow.tensorflow_reader.TensorflowTensors.__init__", fail
+    )
+    with pytest.raises(UnsupportedError, match="reader of the future"):
+        bnstat.load(tmp_path)
+
+
 def test_tensorflows_own_words_about_damage(tmp_path: Path) -> None:
     prefix = named.save(
         tmp_path / "m", {"bn/moving_mean": np.ones(3), "bn/moving_variance": np.ones(3)}
@@ -137,6 +156,55 @@ def test_eager_reading(tmp_path: Path) -> None:
     assert len(bnstat.load(prefix)) == 1
     with pytest.raises(bnstat.DamagedError):
         bnstat.load(prefix, eager=True)
+
+
+def spoil(folder: Path, prefix: str) -> None:
+    data = folder / f"{prefix}.data-00000-of-00001"
+    data.write_bytes(bytes(data.stat().st_size))
+
+
+def test_layers_without_statistics_are_read_with_the_others(tmp_path: Path) -> None:
+    tensors = {f"conv1/BatchNorm/{role}": np.ones(3) for role in ROLES[:2]}
+    for name, content in handmade.bundle(tensors).items():
+        (tmp_path / name).write_bytes(content)
+    assert len(bnstat.load(tmp_path, eager=True).incomplete) == 1
+    spoil(tmp_path, "m")
+    with pytest.raises(bnstat.DamagedError):
+        bnstat.load(tmp_path, eager=True)
+    assert bnstat.load(tmp_path, eager=True, layers=["bn*"]).incomplete
+
+
+def test_no_value_is_read_where_none_is_asked_for(tmp_path: Path) -> None:
+    save(tmp_path, "m", 1)
+    spoil(tmp_path, "m")
+    assert len(bnstat.load(tmp_path, values=False, eager=True)) == 1
+
+
+def test_of_all_checkpoints_each_is_read_or_an_error(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save(tmp_path, f"m-{step}", step)
+    spoil(tmp_path, "m-2")
+    found = [type(model) for _, model in bnstat.load_all(tmp_path)]
+    assert found == [bnstat.Model, bnstat.DamagedError, bnstat.Model]
+    names = [name for name, _ in bnstat.load_all(tmp_path, last=2)]
+    assert names == ["m-2", "m-3"]
+
+
+def test_layers_by_name() -> None:
+    run = DATA / "digits/run"
+    assert bnstat.load(run, layers=["block1/*", "*3*"]).keys() == ["block1/bn", "block3/bn"]
+    for _, model in bnstat.load_all(run, layers=["block2/*"]):
+        assert model.keys() == ["block2/bn"]
+    with pytest.raises(bnstat.NotFoundError, match="no batch-norm layer matches 'blok1/bn'"):
+        bnstat.load(run, layers=["block2/*", "blok1/bn"])
+    for _, error in bnstat.load_all(run, layers=["x"]):
+        assert isinstance(error, bnstat.NotFoundError)
+
+
+def test_layers_by_name_of_a_file_without_any(tmp_path: Path) -> None:
+    for name, content in handmade.bundle({"kernel": np.ones(3)}).items():
+        (tmp_path / name).write_bytes(content)
+    assert len(bnstat.load(tmp_path, layers=["x"])) == 0
 
 
 def test_a_verdict_for_every_variable() -> None:
@@ -232,6 +300,12 @@ def _shards(folder: Path) -> Path:
     return folder / "m_00001.weights.h5"
 
 
+def _single_file(folder: Path) -> Path:
+    path = folder / "m.h5"
+    path.write_bytes(handmade.hdf5_files()["legacy.h5"])
+    return path
+
+
 def _unzipped(folder: Path) -> Path:
     with zipfile.ZipFile(io.BytesIO(handmade.keras_archive())) as archive:
         archive.extractall(folder)
@@ -241,7 +315,9 @@ def _unzipped(folder: Path) -> Path:
 Torn = tuple[Path, Path, bytes]
 
 
-@pytest.mark.parametrize("build", [_bundle, _saved_model, _numbered, _shards, _unzipped])
+@pytest.mark.parametrize(
+    "build", [_bundle, _saved_model, _numbered, _shards, _unzipped, _single_file]
+)
 class TestOverwrittenInPlace:
     """A job is within one of a model's files; no other file's time tells of that."""
 
@@ -250,7 +326,9 @@ class TestOverwrittenInPlace:
         """A model, its file that is half written, and what is being written."""
         half = build(tmp_path)
         content = half.read_bytes()
-        half.write_bytes(content[: len(content) // 4])
+        # A bundle's tensors begin at once; HDF5 begins with what tells that it is HDF5.
+        start = 0 if ".data-" in half.name else len(content) // 2
+        half.write_bytes(content[:start].ljust(len(content), b"\0"))
         for path in (tmp_path, *tmp_path.rglob("*")):
             os.utime(path, (1000, 1000))
         index = tmp_path / "m.weights.json"
