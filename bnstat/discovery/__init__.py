@@ -46,8 +46,8 @@ def discover(
     )
     merged = [layer for layer in merged if _is_plausible(layer, contents)]
     whole = [layer for layer in merged if is_complete(layer)]
-    origins = ("layers", "graphs", "objects")
-    whole = in_order(whole, origins if contents.layers_in_order else origins[1:])
+    whole = in_order(whole, _ordered_by(contents))
+    _name_by_scopes(whole, contents)
     partial = [layer for layer in merged if not is_complete(layer)]
     partial += merge({"names": without_statistics(names, _keys(merged))})
     layers = _layers(whole, contents)
@@ -78,6 +78,24 @@ def _from_graphs(contents: Contents) -> list[Sighting]:
     from bnstat.discovery.graphs.sightings import from_graphs
 
     return from_graphs(contents)
+
+
+def _name_by_scopes(layers: Sequence[Merged], contents: Contents) -> None:
+    if contents.graphs is None:
+        return
+    from bnstat.discovery.scopes import name_by_scopes
+
+    name_by_scopes(layers, contents)
+
+
+def _ordered_by(contents: Contents) -> list[str]:
+    """The kinds of evidence that come in the order of the network, strongest first."""
+    return [
+        *(["layers"] if contents.layers_in_order else []),
+        "graphs",
+        "objects",
+        *(["names"] if contents.variables_in_order else []),
+    ]
 
 
 def _explain(

@@ -22,6 +22,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any, Final
 
 from bnstat.discovery.sighting import Sighting
@@ -38,12 +39,20 @@ _ROLES: Final = {
     "moving_variance": "moving_variance",
     "running_mean": "moving_mean",
     "running_std": "moving_variance",
+    "running_var": "moving_variance",
+    "weight": "gamma",
+    "bias": "beta",
 }
-"""Label -> role. Keras 1 calls the variance `running_std` (see `_RUNNING_STD`)."""
+"""Label -> role. Keras 1 calls the variance `running_std` (see `_RUNNING_STD`); the last are those
+of a PyTorch module."""
 
 _RENORM: Final = ("moving_stddev", "renorm_mean", "renorm_stddev")
 
-_LABEL: Final = re.compile(rf"(.*_)??(?P<label>{'|'.join((*_ROLES, *_RENORM))})(_\d+)?", re.DOTALL)
+_COUNT: Final = "num_batches_tracked"
+
+_LABEL: Final = re.compile(
+    rf"(.*_)??(?P<label>{'|'.join((*_ROLES, *_RENORM, _COUNT))})(_\d+)?", re.DOTALL
+)
 """A variable's name: Keras 1 may put a layer's before it, TensorFlow 1 a count behind it."""
 
 _RUNNING_STD: Final = (
@@ -202,17 +211,24 @@ def _with_config(layer: Layer, found: Sighting) -> Sighting:
     config = layer.config
     trainable = config.get("trainable")
     mode = _MODES.get(config["mode"]) if isinstance(config.get("mode"), int) else None
+    is_pytorch = "eps" in config and "num_features" in config
     return replace(
         found,
         evidence="config",
         name=layer.own_name or layer.name,
         longer_name=layer.name,
-        epsilon=_number(config.get("epsilon")),
-        momentum=_number(config.get("momentum")),
-        axis=_axis(config.get("axis")),
+        epsilon=_number(config.get("eps" if is_pytorch else "epsilon")),
+        momentum=_share_kept(config) if is_pytorch else _number(config.get("momentum")),
+        axis=1 if is_pytorch else _axis(config.get("axis")),
         trainable=trainable if isinstance(trainable, bool) else None,
         notes=(*found.notes, *filter(None, [mode])),
     )
+
+
+def _share_kept(config: Mapping[str, Any]) -> float | None:
+    """The momentum of a PyTorch module, whose own is the share of the new value."""
+    momentum = _number(config.get("momentum"))
+    return None if momentum is None else float(1 - Decimal(repr(momentum)))
 
 
 def _number(value: object) -> float | None:

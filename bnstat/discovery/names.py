@@ -38,7 +38,7 @@ def from_names(names: Names, include_shadows: bool = False) -> list[Sighting]:
                 if include_shadows:
                     found += _shadows(names, sighting)
                 break
-    return found
+    return found if include_shadows else _without_second_averages(names, found)
 
 
 def without_statistics(names: Names, taken: Iterable[str]) -> list[Sighting]:
@@ -151,6 +151,17 @@ def _sighting(names: Names, scheme: Scheme, variance: str) -> Sighting | None:
     averaged = [name for name in roles.values() if name in names.averages.values()]
     notes = ("read from exponential moving averages: the variables are not in the file",)
     return Sighting("name", owner, roles, extra=extra, notes=notes if averaged else ())
+
+
+def _without_second_averages(names: Names, found: list[Sighting]) -> list[Sighting]:
+    """The same without averages of batch statistics, where their layer keeps moving ones too."""
+    if not names.averages:
+        return found
+    averages = set(names.averages.values())
+    averaged = [sighting.roles["moving_variance"] in averages for sighting in found]
+    own = {layer.name for layer, second in zip(found, averaged, strict=True) if not second}
+    pairs = zip(found, averaged, strict=True)
+    return [layer for layer, second in pairs if not second or layer.name not in own]
 
 
 def _owners(scope: str, scheme: Scheme, averaged: bool) -> list[str]:

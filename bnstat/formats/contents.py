@@ -2,7 +2,8 @@
 
 A format hands over its variables and whatever it knows of the model's structure:
 
-- `variables`: every stored tensor, under the exact key of the file;
+- `variables`: every stored tensor, under the exact key of the file; in the order in which the
+  program made them where `variables_in_order` is True;
 - `names`: key -> the best name known for a variable, where that is not the key itself;
 - `layers`: layer configurations (Keras files, Keras metadata), in the order of the network
   unless `layers_in_order` is False;
@@ -110,6 +111,7 @@ class Contents:
     objects: Sequence[Node] = ()
     graphs: Callable[[], Iterable[Graph]] | None = None
     notes: Sequence[str] = ()
+    variables_in_order: bool = False
 
     def name_of(self, key: str) -> str:
         """The best name known for the variable of that key."""

@@ -17,15 +17,25 @@ SITES = (
     "keras.sites.Unzipped",
     "tensorflow.sites.Checkpoints",
     "keras.sites.ShardedWeights",
+    "exchange.sharded.Sharded",
+    "exchange.tfjs.site.TensorflowJs",
 )
 """Formats of several files: classes that say which are theirs."""
 
-FORMATS = ("keras.h5", "keras.weights", "keras.archive", "tensorflow.graphs.frozen_graph")
+FORMATS = (
+    "keras.h5",
+    "keras.weights",
+    "exchange.safetensors",
+    "exchange.onnx.file",
+    "exchange.pytorch.file",
+    "keras.archive",
+    "exchange.tflite",
+    "tensorflow.graphs.frozen_graph",
+)
 """Formats of single files: modules, each a `FileFormat`."""
 
 _FOREIGN = (
-    (4, b"TFL3", "a TensorFlow Lite model"),
-    (0, b"\x80\x02", "a Python pickle, as PyTorch saves"),
+    (0, b"\x80\x02", "a Python pickle that is not PyTorch's"),
     (0, b"\x93NUMPY", "a NumPy array"),
     (0, b"GGUF", "a GGUF model"),
     (0, b"#!", "a script"),
@@ -85,6 +95,4 @@ def foreign_format(file: File) -> str | None:
     for offset, magic, what in _FOREIGN:
         if head[offset:].startswith(magic):
             return what
-    if head[8:9] == b"{" and b"dtype" in file.head(4096):
-        return "a safetensors file"
     return None

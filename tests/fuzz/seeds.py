@@ -133,7 +133,7 @@ _OTHER = (".index", ".meta", ".data-")
 
 def _made_by_hand() -> Iterator[Seed]:
     """Files that need no TensorFlow."""
-    from tests.fuzz import handmade
+    from tests.fuzz import handmade, ports
 
     for name, content in handmade.hdf5_files().items():
         yield Seed(f"handmade/{name}", "hdf5", {name: content}, name)
@@ -141,6 +141,11 @@ def _made_by_hand() -> Iterator[Seed]:
     for name, files in handmade.bundles().items():
         yield Seed(f"handmade/{name}", "bundle", files, "m.index")
     yield Seed("handmade/v1", "v1", {"m.ckpt": handmade.v1()}, "m.ckpt")
+    for name, files in ports.onnx_files().items():
+        yield Seed(f"handmade/{name}.onnx", "onnx", files, "m.onnx")
+    yield Seed("handmade/m.safetensors", "safetensors", {"m": ports.safetensors()}, "m")
+    for name, content in ports.pytorch_files().items():
+        yield Seed(f"handmade/{name}", "pytorch", {name: content}, name)
     yield Seed("handmade/sharded", "json", handmade.sharded(), "m.weights.json")
 
 
