@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import os
-import shutil
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +12,8 @@ import tensorflow as tf
 
 import bnstat
 from bnstat.errors import UnsupportedError
-from bnstat.formats.locate import locate
 from tests.builders import named
+from tests.builders.bundles import save_norm
 from tests.builders.oracle import assert_as_tensorflow_reads, assert_layers
 from tests.fuzz import handmade
 
@@ -120,7 +116,7 @@ def test_what_the_native_reader_does_not_know_goes_to_tensorflow(
 def test_where_no_reader_can_the_native_one_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save(tmp_path, "m", 1)
+    save_norm(tmp_path, "m", 1)
 
     def refuse(*args: Any, **options: Any) -> None:
         raise UnsupportedError("m", "needs a reader of the future")
@@ -175,14 +171,14 @@ def test_layers_without_statistics_are_read_with_the_others(tmp_path: Path) -> N
 
 
 def test_no_value_is_read_where_none_is_asked_for(tmp_path: Path) -> None:
-    save(tmp_path, "m", 1)
+    save_norm(tmp_path, "m", 1)
     spoil(tmp_path, "m")
     assert len(bnstat.load(tmp_path, values=False, eager=True)) == 1
 
 
 def test_of_all_checkpoints_each_is_read_or_an_error(tmp_path: Path) -> None:
     for step in (1, 2, 3):
-        save(tmp_path, f"m-{step}", step)
+        save_norm(tmp_path, f"m-{step}", step)
     spoil(tmp_path, "m-2")
     found = [type(model) for _, model in bnstat.load_all(tmp_path)]
     assert found == [bnstat.Model, bnstat.DamagedError, bnstat.Model]
@@ -217,138 +213,3 @@ def test_a_verdict_for_every_variable() -> None:
     assert "optimizer" in verdicts["block1/bn/gamma/Momentum"].reason
     assert verdicts["block1/conv/kernel"].layer is None
     assert sum(verdict.layer is not None for verdict in verdicts.values()) == 12
-
-
-# A training job that saves while bnstat reads.
-
-
-@pytest.fixture
-def job(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Lets a job do something each time after it was looked where the model lies, and when."""
-
-    def let(*steps: Callable[[], object]) -> None:
-        left = list(steps)
-
-        def look(path: str) -> Any:
-            place = locate(path)
-
-            def open_(*how: Any) -> Any:
-                if left:
-                    left.pop(0)()
-                return place.default.open(*how)
-
-            return place._replace(default=place.default._replace(open=open_))
-
-        monkeypatch.setattr("bnstat.loading.locate", look)
-
-    return let
-
-
-def save(folder: Path, prefix: str, mean: float) -> None:
-    tensors = {f"bn/{role}": np.full(3, mean, "f4") for role in ROLES}
-    for name, content in handmade.bundle(tensors, prefix=prefix).items():
-        (folder / name).write_bytes(content)
-
-
-def replace(folder: Path, old: str, new: str, mean: float) -> None:
-    for path in folder.glob(f"{old}.*"):
-        path.unlink()
-    save(folder, new, mean)
-
-
-def test_a_checkpoint_that_is_replaced_is_read_again(
-    tmp_path: Path, job: Callable[..., None]
-) -> None:
-    save(tmp_path, "m-1", 1)
-    job(lambda: replace(tmp_path, "m-1", "m-2", 2))
-    model = bnstat.load(tmp_path)
-    assert model.source.checkpoint == "m-2"
-    np.testing.assert_array_equal(model["bn"].moving_mean, np.full(3, 2, "f4"))
-
-
-def test_a_folder_that_changes_faster_than_it_is_read(
-    tmp_path: Path, job: Callable[..., None]
-) -> None:
-    save(tmp_path, "m-1", 1)
-    job(
-        lambda: replace(tmp_path, "m-1", "m-2", 2),
-        lambda: replace(tmp_path, "m-2", "m-3", 3),
-    )
-    with pytest.raises(bnstat.ChangedError, match="changes faster than it can be read"):
-        bnstat.load(tmp_path)
-
-
-def _bundle(folder: Path) -> Path:
-    tensors = {f"bn/{role}": array for role, array in handmade.values().items()}
-    for name, content in handmade.bundle(tensors, shards=2).items():
-        (folder / name).write_bytes(content)
-    return folder / "m.data-00001-of-00002"
-
-
-def _saved_model(folder: Path) -> Path:
-    shutil.copytree(DATA / "digits/saved_model", folder, dirs_exist_ok=True)
-    return folder / "variables/variables.data-00000-of-00001"
-
-
-def _numbered(folder: Path) -> Path:
-    return _saved_model(folder / "1")
-
-
-def _shards(folder: Path) -> Path:
-    for name, content in handmade.sharded().items():
-        (folder / name).write_bytes(content)
-    return folder / "m_00001.weights.h5"
-
-
-def _single_file(folder: Path) -> Path:
-    path = folder / "m.h5"
-    path.write_bytes(handmade.hdf5_files()["legacy.h5"])
-    return path
-
-
-def _unzipped(folder: Path) -> Path:
-    with zipfile.ZipFile(io.BytesIO(handmade.keras_archive())) as archive:
-        archive.extractall(folder)
-    return folder / "model.weights.h5"
-
-
-Torn = tuple[Path, Path, bytes]
-
-
-@pytest.mark.parametrize(
-    "build", [_bundle, _saved_model, _numbered, _shards, _unzipped, _single_file]
-)
-class TestOverwrittenInPlace:
-    """A job is within one of a model's files; no other file's time tells of that."""
-
-    @pytest.fixture
-    def torn(self, build: Callable[[Path], Path], tmp_path: Path) -> Torn:
-        """A model, its file that is half written, and what is being written."""
-        half = build(tmp_path)
-        content = half.read_bytes()
-        # A bundle's tensors begin at once; HDF5 begins with what tells that it is HDF5.
-        start = 0 if ".data-" in half.name else len(content) // 2
-        half.write_bytes(content[:start].ljust(len(content), b"\0"))
-        for path in (tmp_path, *tmp_path.rglob("*")):
-            os.utime(path, (1000, 1000))
-        index = tmp_path / "m.weights.json"
-        return index if index.exists() else tmp_path, half, content
-
-    def test_it_is_read_again(self, torn: Torn, job: Callable[..., None]) -> None:
-        path, half, content = torn
-        job(lambda: os.utime(half, (2000, 2000)), lambda: half.write_bytes(content))
-        model = bnstat.load(path, eager=True)
-        half.write_bytes(content)
-        for layer, expected in zip(model, bnstat.load(path), strict=True):
-            for role in ROLES:
-                np.testing.assert_array_equal(layer.array(role), expected.array(role))
-
-    def test_the_job_goes_on(self, torn: Torn, job: Callable[..., None]) -> None:
-        path, half, _ = torn
-        job(lambda: os.utime(half, (2000, 2000)))
-        with pytest.raises(bnstat.ChangedError, match="try again"):
-            bnstat.load(path, eager=True)
-
-    def test_there_is_no_job(self, torn: Torn) -> None:
-        with pytest.raises(bnstat.DamagedError):
-            bnstat.load(torn[0], eager=True)
