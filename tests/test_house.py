@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "storage": set(),
     "model": {"storage", "output.documents.notebook"},
     "formats": {"storage", "model"},
-    "formats.protobuf": set(),
+    "formats.protobuf": {"storage"},
     "formats.hdf5": {"storage", "model"},
     "formats.keras": {"storage", "model", "formats"},
     "formats.tensorflow": {"storage", "model", "formats"},
