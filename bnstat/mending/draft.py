@@ -60,8 +60,20 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        """Leave nothing but the finished copy; errors speak of it by its own name.
+
+        Raises:
+            BnstatError: in place of an error that speaks of the temporary folder.
+        """
         self._remove()
+        if isinstance(error, OSError):
+            raise self._refused(error) from error
+        if isinstance(error, BnstatError) and self.folder in error.where:
+            inside = error.where.replace(self.folder, self._layout.parent)
+            raise type(error)(inside, error.what, error.hint) from error
 
     def finish(self) -> None:
         """Give the copy its name.

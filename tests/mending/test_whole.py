@@ -313,3 +313,25 @@ def test_models_in_archives_are_not_written(saved_model: Path, tmp_path: Path) -
     with pytest.raises(bnstat.UnsupportedError, match=r"is in an archive.*unpack it"):
         bnstat.apply(archive, values, tmp_path / "c")
     assert not np.any([path.name.startswith("c") for path in tmp_path.iterdir()])
+
+
+def test_errors_speak_of_the_copy_by_its_name(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = new_values(bnstat.load(checkpoint))
+
+    def fail(contents: Any, _: Any) -> None:
+        raise failures.pop(0)(contents)
+
+    failures: list[Any] = [
+        lambda contents: bnstat.DamagedError(f"{contents.source.path}.index", "is damaged"),
+        lambda contents: OSError(28, "No space left on device", contents.source.path),
+    ]
+    monkeypatch.setattr(sys.modules["bnstat.mending.apply"], "write", fail)
+    for message in (
+        f"{tmp_path}/c.index: is damaged",
+        f"{tmp_path}/c: cannot be written: No space",
+    ):
+        with pytest.raises(bnstat.BnstatError) as caught:
+            bnstat.apply(checkpoint, values, tmp_path / "c")
+        assert str(caught.value).startswith(message)

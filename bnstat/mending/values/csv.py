@@ -122,7 +122,7 @@ def _shape(table: Mapping[str, object], where: str) -> tuple[int, ...]:
     shape = tuple(max(sizes) + 1 for sizes in zip(*indices, strict=True))
     if math.prod(shape) > _MOST_CHANNELS:
         raise DamagedError(where, f"claims {math.prod(shape)} channels")
-    if math.prod(shape) != len(table):
-        missing = next(label for label in labels(shape, 0, len(table) + 1) if label not in table)
-        raise DamagedError(where, f"channel {missing} is missing")
+    for label in labels(shape, 0, min(math.prod(shape), len(table) + 1)):
+        if label not in table:
+            raise DamagedError(where, f"channel {label} is missing")
     return shape
