@@ -34,7 +34,7 @@ def discover(
         patterns: (role, regular expression) pairs of a naming scheme of the user's own.
         include_shadows: also show the exponential-moving-average copies of layers.
     """
-    names = Names(contents)
+    names = Names(contents, complete=bool(patterns))
     merged = merge(
         {
             "patterns": by_patterns(names, patterns),
