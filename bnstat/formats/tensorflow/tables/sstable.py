@@ -116,10 +116,14 @@ class Table:
         """Read all blocks now and hold them: for a table that is searched again and again.
 
         Raises:
-            DamagedError: a block fails its checksum.
+            DamagedError: a block fails its checksum, or cannot be decompressed.
         """
         self._file.prefetch([(offset, size + _TRAILER) for offset, size in self._handles])
-        self._held = {handle: self._contents(*handle) for handle in self._handles}
+        for handle in self._handles:
+            try:
+                self._held[handle] = self._contents(*handle)
+            except WireError as error:
+                raise self._damaged(handle, error) from error
 
     def place(self, key: bytes) -> Range | None:
         """The block that can hold a key, with its type and checksum."""

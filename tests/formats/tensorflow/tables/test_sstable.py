@@ -194,3 +194,11 @@ def test_restarts_that_lead_nowhere(restart: int) -> None:
         assert Table(MemoryFile(data)).get(min(ENTRIES)) == ENTRIES[min(ENTRIES)]
     with pytest.raises(DamagedError, match="block"):
         Table(MemoryFile(data)).get(max(ENTRIES))
+
+
+def test_a_block_that_cannot_be_decompressed_is_damage() -> None:
+    data = tables.assemble([(b"\xff", tables.on_disk(b"\x7f\x00a", kind=1))])
+    table = Table(MemoryFile(data))
+    for read in (table.load, lambda: table.get(b"a"), lambda: list(table.items())):
+        with pytest.raises(DamagedError, match="block at byte 0"):
+            read()
