@@ -148,23 +148,27 @@ def command(
     paths = paths or (".",)
     settings = resolve(paths, given, config_file, isolated)
     checked: list[Checked] = []
+    unread = {}
     codes = []
     for path in paths:
         try:
             findings, model = _check(path, settings[path], layers, reading, quiet)
         except BnstatError as error:
-            if len(paths) == 1:
+            if len(paths) == 1 and not as_github:
                 raise
             say(f"error: {error}")
+            unread[path] = str(error)
             codes.append(2)
             continue
         checked.append((findings, model))
-        if findings or model.layers:
+        is_norm = len(model.incomplete) > len(model.undecided)
+        if model.layers or (findings and is_norm):
             codes.append(int(settings[path].fail(findings)))
         else:
             none = options.answer(model, quiet)
             codes.append(0 if allow_none else none)
-    _write(checked, len(paths) > 1, asked[0] if asked else "text", output)
+    form = asked[0] if asked else "text"
+    _write(checked, unread, len(paths) > 1, form, output)
     return max(codes)
 
 
@@ -208,7 +212,9 @@ def _document(explain: str | None, output: str) -> int:
     return 0
 
 
-def _write(checked: list[Checked], several: bool, form: str, output: str) -> None:
+def _write(
+    checked: list[Checked], unread: dict[str, str], several: bool, form: str, output: str
+) -> None:
     from bnstat.output.sink import open_text, show
 
     if form == "text":
@@ -226,7 +232,7 @@ def _write(checked: list[Checked], several: bool, form: str, output: str) -> Non
     elif form == "github":
         from bnstat.output.documents.findings import github as findings_github
 
-        show(lambda _: findings_github.lines(checked), output)
+        show(lambda _: findings_github.lines(checked, unread), output)
     elif form == "sarif":
         from bnstat import __version__
         from bnstat.output.documents.findings import sarif as findings_sarif
@@ -238,6 +244,6 @@ def _write(checked: list[Checked], several: bool, form: str, output: str) -> Non
 
         with open_text(output) as file:
             if several:
-                findings_json.dump_all(checked, file)
+                findings_json.dump_all(checked, unread, file)
             else:
                 findings_json.dump(*checked[0], file)

@@ -13,7 +13,7 @@ from bnstat.natural import natural_key
 
 _STRUCTURAL = ("config", "object-graph")
 _LISTED = re.compile(r"^variables/(\d{1,9})/")
-_NAMED_BY = ("patterns", "layers", "objects", "names", "graphs")
+_NAMED_BY = ("patterns", "layers", "scopes", "objects", "names", "graphs")
 
 
 @dataclass

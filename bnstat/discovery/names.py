@@ -38,7 +38,7 @@ def from_names(names: Names, include_shadows: bool = False) -> list[Sighting]:
                 if include_shadows:
                     found += _shadows(names, sighting)
                 break
-    return found
+    return found if include_shadows else _without_second_averages(names, found)
 
 
 def without_statistics(names: Names, taken: Iterable[str]) -> list[Sighting]:
@@ -182,7 +182,19 @@ def _sighting(names: Names, scheme: Scheme, variance: str) -> Sighting | None:
     extra = {ending[1:]: key for ending in scheme.extra if (key := names.find(scope, (ending,)))}
     averaged = [name for name in roles.values() if name in names.averages.values()]
     notes = ("read from exponential moving averages: the variables are not in the file",)
-    return Sighting("name", owner, roles, extra=extra, notes=notes if averaged else ())
+    name = _without_tree(owner, scheme)
+    return Sighting("name", name, roles, extra=extra, notes=notes if averaged else ())
+
+
+def _without_second_averages(names: Names, found: list[Sighting]) -> list[Sighting]:
+    """The same without averages of batch statistics, where their layer keeps moving ones too."""
+    if not names.averages:
+        return found
+    averages = set(names.averages.values())
+    averaged = [sighting.roles["moving_variance"] in averages for sighting in found]
+    own = {layer.name for layer, second in zip(found, averaged, strict=True) if not second}
+    pairs = zip(found, averaged, strict=True)
+    return [layer for layer, second in pairs if not second or layer.name not in own]
 
 
 def _owners(scope: str, scheme: Scheme, averaged: bool) -> list[str]:
@@ -196,16 +208,27 @@ def _owners(scope: str, scheme: Scheme, averaged: bool) -> list[str]:
     half = len(parts) // 2
     if averaged and parts[:half] == parts[half:]:
         owners.append("/".join(parts[:half]))
+    separator = scheme.variance[0]
+    parts = scope.split(separator)
     for statistics, parameters in scheme.trees:
         for position, part in enumerate(parts):
             if part == statistics:
-                owners.append("/".join([*parts[:position], parameters, *parts[position + 1 :]]))
+                there = [*parts[:position], parameters, *parts[position + 1 :]]
+                owners.append(separator.join(there))
     return owners
+
+
+def _without_tree(owner: str, scheme: Scheme) -> str:
+    """A layer's name without the branch for parameters that it is in."""
+    for branches in scheme.trees:
+        for branch in branches:
+            owner = owner.removeprefix(branch + scheme.variance[0])
+    return owner
 
 
 def _shows_more(names: Names, scope: str, roles: Mapping[str, str]) -> bool:
     """Whether a `mean` and a `variance` are batch norm's, not those of data normalization."""
-    if names.find(scope, ("/count",)) is not None:
+    if names.find(scope, ("/count", ".count")) is not None:
         return False
     shapes = {names.contents.variables[key].shape for key in roles.values()}
     return len(shapes) == 1 and (len(roles) > 2 or bool(BATCH_NORM_SCOPE.search(scope)))

@@ -7,6 +7,7 @@ them, whatever path the checkpoint keys spell.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -16,6 +17,7 @@ from bnstat.formats.contents import Contents, Node, Objects
 _ROLES = {"gamma": ("gamma", "scale"), "beta": ("beta", "offset")}
 _LONGEST_PATH = 64
 _ENDINGS = ("/gamma", "/beta", "/moving_variance")
+_OPERATION = re.compile(r"(?:.*/)?_operations/\d+/")
 _EXTRA = ("moving_stddev", "renorm_mean", "renorm_stddev")
 
 
@@ -33,12 +35,23 @@ def from_objects(contents: Contents) -> list[Sighting]:
     return [
         Sighting(
             "object-graph",
-            scope if scope and uses[scope] == 1 else path,
+            scope if uses[scope] == 1 and scope else _within(scope, path),
             {role: node.key for role, node in roles.items() if node.key is not None},
+            longer_name=path,
             extra=extra,
         )
         for scope, (path, roles, extra) in zip(scopes, found, strict=True)
     ]
+
+
+def _within(scope: str, path: str) -> str:
+    """The path of a layer from the one that several share the scope of, if that is an operation.
+
+    Keras 3 keeps the layers of a network in `_operations`; those that a layer there builds by
+    itself have variables of its scope.
+    """
+    match = _OPERATION.match(path) if scope else None
+    return f"{scope}/{path[match.end() :]}" if match else path
 
 
 def _walk(nodes: Objects) -> Iterator[tuple[int, dict[int, tuple[int, str]]]]:

@@ -2,14 +2,18 @@
 
 A format hands over its variables and whatever it knows of the model's structure:
 
-- `variables`: every stored tensor, under the exact key of the file;
+- `variables`: every stored tensor, under the exact key of the file; in the order in which the
+  program made them where `variables_in_order` is True;
 - `names`: key -> the best name known for a variable, where that is not the key itself;
 - `layers`: layer configurations (Keras files, Keras metadata), in the order of the network
   unless `layers_in_order` is False;
 - `search`: finds the variables whose names have one of some endings, and maybe others, as
   `names` has them; None where `variables` are few enough to be gone through;
 - `objects`: the object graph of a TensorFlow 2 checkpoint;
-- `graphs`: computation graphs and function bodies (SavedModel, `.meta`, frozen graph).
+- `graphs`: computation graphs and function bodies (SavedModel, `.meta`, frozen graph);
+- `configured`: gives the same with the layers of an architecture that the user has; None where
+  the file tells its own, or has no place for one;
+- `beside`: where such an architecture lies beside the file, by its name.
 
 Nothing here knows what the layers are for.
 """
@@ -18,12 +22,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.model import Source, Variable
+
+if TYPE_CHECKING:
+    from bnstat.formats.keras.config import Described
 
 Search = Callable[[Collection[str]], Mapping[str, str]]
 """Finds variables by the endings of their names: key -> name."""
@@ -152,6 +159,9 @@ class Contents:
     search: Search | None = None
     graphs: Callable[[], Iterable[Graph]] | None = None
     notes: Sequence[str] = ()
+    variables_in_order: bool = False
+    configured: Callable[[Sequence[Described]], Contents] | None = None
+    beside: str | None = None
 
     def name_of(self, key: str) -> str:
         """The best name known for the variable of that key."""

@@ -194,12 +194,27 @@ def test_several_models_and_the_worst_of_their_exit_codes(
 
 
 def test_several_models_in_documents(sound: str, stuck: str) -> None:
-    models = json.loads(run(sound, stuck, "--json").stdout)["models"]
-    assert models == [json.loads(run(path, "--json").stdout) for path in (sound, stuck)]
+    document = json.loads(run(sound, stuck, "--json").stdout)
+    assert document["models"] == [json.loads(run(path, "--json").stdout) for path in (sound, stuck)]
+    assert document["errors"] == []
     (log,) = json.loads(run(sound, stuck, stuck, "--sarif").stdout)["runs"]
     found = json.loads(run(stuck, "--sarif").stdout)["runs"][0]["results"]
     assert log["results"] == found * 2
     assert run(sound, stuck, "--github").stdout == run(stuck, "--github").stdout
+
+
+def test_documents_tell_what_could_not_be_read(stuck: str) -> None:
+    document = json.loads(run(stuck, "a,b\n.h5", "--json").stdout)
+    assert len(document["models"]) == 1
+    (error,) = document["errors"]
+    assert error["path"] == "a,b\n.h5"
+    assert error["error"].startswith("a,b\n.h5: ")
+    for paths in ([stuck, "a,b\n.h5"], ["a,b\n.h5"]):
+        result = run(*paths, "--github")
+        assert result.exit_code == 2
+        first = result.stdout.splitlines()[0]
+        assert first.startswith("::error file=a%2Cb\\n.h5,title=unreadable::a,b\\n.h5: ")
+        assert result.stdout.count("unreadable") == 1
 
 
 def test_a_model_without_batch_norm_can_be_allowed(sound: str, stuck: str, tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ from bnstat.formats.protobuf.wire import WireError, damaged, fields, text, varin
 KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 
+_AGAIN = "_all_variables/"
+
 _NONE: Mapping[str, int] = {}
 _CHILD, _ATTRIBUTE, _NODE_ID, _NAME, _FULL_NAME, _KEY = 0x0A, 0x12, 0x08, 0x12, 0x12, 0x1A
 """The tags of fields: those of a node, of a child, of an attribute."""
@@ -302,7 +304,7 @@ def best_names(nodes: Iterable[Node]) -> dict[str, str]:
     has no name here.
     """
     named = {node.key: node.full_name for node in nodes if node.key}
-    again = [key for key in named if key.startswith("_all_variables/")]
+    again = [key for key in named if key.startswith(_AGAIN)]
     if again:
         exported = {name for key, name in named.items() if key.startswith("variables/")}
         for key in again:
@@ -312,6 +314,23 @@ def best_names(nodes: Iterable[Node]) -> dict[str, str]:
     return {
         key: full_name if full_name and uses[full_name] == 1 else path_name(key)
         for key, full_name in named.items()
+    }
+
+
+def saved_again(nodes: Sequence[Node]) -> dict[str, list[str]]:
+    """What `model.export` of Keras 3 saved a second time.
+
+    Returns:
+        The second key -> the keys that it may be the second of: those of the same full name, of
+        which a model that is built late has several.
+    """
+    named = {node.key: node.full_name for node in nodes if node.key}
+    first: dict[str, list[str]] = {}
+    for key, name in named.items():
+        if not key.startswith(_AGAIN):
+            first.setdefault(name, []).append(key)
+    return {
+        key: first[name] for key, name in named.items() if key.startswith(_AGAIN) and name in first
     }
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 from tensorflow.python.training import moving_averages
+from tf_keras.src.legacy_tf_layers import normalization
 
 import bnstat
 from bnstat.model import ROLES, Model
@@ -94,24 +96,27 @@ def batch_norm(
         return v1.cond(training, train, infer)
 
 
-@pytest.fixture(params=["resource", "reference"])
-def variables(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Both kinds of TensorFlow 1's variables."""
-    switch = {True: v1.enable_resource_variables, False: v1.disable_resource_variables}
-    before = v1.resource_variables_enabled()
-    switch[request.param == "resource"]()
-    yield
-    switch[before]()
+@pytest.fixture
+def kind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A kind of variables and a kind of `tf.cond`: the older variables know only the older."""
+    switches = [
+        (
+            v1.resource_variables_enabled,
+            v1.enable_resource_variables,
+            v1.disable_resource_variables,
+        ),
+        (v1.control_flow_v2_enabled, v1.enable_control_flow_v2, v1.disable_control_flow_v2),
+    ]
+    before = [enabled() for enabled, _, _ in switches]
+    for states in (KINDS[request.param], before):
+        for (_, enable, disable), on in zip(switches, states, strict=True):
+            (enable if on else disable)()
+        if states is not before:
+            yield
 
 
-@pytest.fixture(params=["v1", "v2"])
-def control_flow(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Both kinds of `tf.cond`."""
-    switch = {True: v1.enable_control_flow_v2, False: v1.disable_control_flow_v2}
-    before = v1.control_flow_v2_enabled()
-    switch[request.param == "v2"]()
-    yield
-    switch[before]()
+KINDS = {"reference": (False, False), "resource": (True, False), "functional": (True, True)}
+"""Name -> whether variables are resources, whether control flow calls functions."""
 
 
 class Saved:
@@ -123,9 +128,11 @@ class Saved:
         keys: name of a variable -> the key under which the saver stores it.
     """
 
-    def __init__(self, path: Path, build: Callable[[], dict[str, Layer]], *, odd: bool) -> None:
+    def __init__(
+        self, path: Path, build: Callable[[], dict[str, Layer]], *, odd: bool, more: bool = False
+    ) -> None:
         self.prefix = path / "model"
-        with tf.Graph().as_default() as graph, v1.Session() as session:
+        with tf.Graph().as_default(), v1.Session() as session:
             layers = build()
             everything = v1.global_variables()
             names = [variable.op.name for variable in everything]
@@ -139,19 +146,25 @@ class Saved:
                 if variable.dtype.is_floating:
                     variable.load(random.random(variable.shape).astype("float32"), session)
             saver.save(session, str(self.prefix))
+            if more:
+                builder = v1.saved_model.Builder(str(path / "saved"))
+                builder.add_meta_graph_and_variables(session, ["train"])
+                builder.save()
+                graph = session.graph.as_graph_def()
+                frozen = v1.graph_util.convert_variables_to_constants(session, graph, ["Sum"])
+                (path / "frozen.pb").write_bytes(frozen.SerializeToString())
             self.values = dict(zip(names, session.run(everything), strict=True))
             self.layers = {
                 scope: {role: variable.op.name for role, variable in layer.items()}
                 for scope, layer in layers.items()
             }
-            self.graph = graph
 
     def without_meta(self) -> Path:
         """The same, but the graph is gone."""
         self.prefix.with_name("model.meta").unlink()
         return self.prefix
 
-    def assert_found(self, model: Model) -> None:
+    def assert_found(self, model: Model, extra: Set[str] = frozenset()) -> None:
         """All layers were found once, with the right variables, and nothing else was taken."""
         found = [
             {role: variable.key for role, variable in layer.variables.items()} for layer in model
@@ -166,16 +179,16 @@ class Saved:
             for role, name in roles.items():
                 np.testing.assert_array_equal(layer.array(role), self.values[name])
         taken = {verdict.key for verdict in model.explain() if verdict.layer is not None}
-        assert taken == {key for roles in expected for key in roles.values()}
+        assert taken == {key for roles in expected for key in roles.values()} | extra
 
 
 def network(training: Any, fused: bool, averages: tuple[str, str], **options: Any) -> Any:
-    """Three layers, and what TensorFlow calls the last one's outcome."""
+    """Two layers, and what TensorFlow calls the last one's outcome."""
     layers: dict[str, Layer] = {}
     x = v1.placeholder("float32", [None, 4, 4, CHANNELS], "x")
     training = v1.placeholder("bool", [], "training") if training is None else training
     first, second = (AVERAGES[average] for average in averages)
-    for scope in ("net/bn1", "net/bn2", "net/bn3"):
+    for scope in ("net/bn1", "net/bn2"):
         options_here = {"fused": fused, "averages": (first, second), "layers": layers, **options}
         x = batch_norm(tf.nn.relu(x), scope, training, **options_here)
     return layers, tf.reduce_sum(x)
@@ -184,7 +197,8 @@ def network(training: Any, fused: bool, averages: tuple[str, str], **options: An
 DEBIASED = [("debiased", "debiased"), ("debiased", "plain"), ("debiased-2017", "debiased-2017")]
 
 
-@pytest.mark.usefixtures("variables")
+@pytest.mark.usefixtures("kind")
+@pytest.mark.parametrize("kind", ["reference", "resource"], indirect=True)
 @pytest.mark.parametrize("averages", [*DEBIASED, ("plain", "plain")])
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("odd", [True, False])
@@ -196,3 +210,135 @@ def test_training_graph(tmp_path: Path, averages: tuple[str, str], fused: bool, 
     assert {(layer.epsilon, layer.momentum) for layer in model} == {(1e-3, 0.9)}
     if not odd:
         saved.assert_found(bnstat.load(saved.without_meta()))
+
+
+@pytest.mark.usefixtures("kind")
+@pytest.mark.parametrize("kind", KINDS, indirect=True)
+@pytest.mark.parametrize("averages", [("debiased", "debiased"), ("debiased-2017", "plain")])
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("odd", [True, False])
+def test_graph_that_can_be_switched(
+    tmp_path: Path, averages: tuple[str, str], fused: bool, in_place: bool, odd: bool
+) -> None:
+    def build() -> dict[str, Layer]:
+        return network(None, fused, averages, in_place=in_place)[0]
+
+    saved = Saved(tmp_path, build, odd=odd)
+    saved.assert_found(bnstat.load(saved.prefix))
+
+
+def shadows(layers: dict[str, Layer], loss: Any) -> None:
+    """Averages of all variables, the moving statistics and what they accumulate in included."""
+    for decay, name in ((0.99, "ExponentialMovingAverage"), (0.9, "slow")):
+        floats = [variable for variable in v1.global_variables() if variable.dtype.is_floating]
+        tf.train.ExponentialMovingAverage(decay, name=name).apply(floats)
+
+
+def averaged_loss(layers: dict[str, Layer], loss: Any) -> None:
+    """An average with zero debias of what is no batch norm's."""
+    tf.train.ExponentialMovingAverage(0.9, zero_debias=True).apply([loss])
+
+
+def accumulated_gradients(layers: dict[str, Layer], loss: Any) -> None:
+    """Sums, and averages, of the gradients of gamma and beta over steps."""
+    trainable = v1.trainable_variables()
+    for gradient, variable in zip(tf.gradients(loss, trainable), trainable, strict=True):
+        with v1.variable_scope(variable.op.name):
+            accumulated, averaged = get("sum", v1.zeros_initializer()), get("average")
+            steps = v1.get_variable("steps", [], "float32", trainable=False)
+            v1.assign_add(accumulated, gradient)
+            v1.assign(accumulated, accumulated * 0.0)
+            v1.assign(averaged, averaged * 0.9 + gradient * 0.1)
+            v1.assign_sub(variable, accumulated / (1 - tf.pow(0.9, steps)))
+
+
+def optimizers(layers: dict[str, Layer], loss: Any) -> None:
+    """Those of TensorFlow, and Adam as BERT spells it, with its debias in the step as well."""
+    trainable = v1.trainable_variables()
+    pairs = list(zip(tf.gradients(loss, trainable), trainable, strict=True))
+    v1.train.AdamOptimizer().apply_gradients(pairs, v1.train.create_global_step())
+    v1.train.MomentumOptimizer(0.1, 0.9).apply_gradients(pairs)
+    v1.train.RMSPropOptimizer(0.1, centered=True).apply_gradients(pairs)
+    if v1.resource_variables_enabled():
+        tf_keras.optimizers.legacy.Nadam(0.1).apply_gradients(pairs)
+    for gradient, variable in pairs:
+        with v1.variable_scope(variable.op.name):
+            m, v = get("m", v1.zeros_initializer()), get("v", v1.zeros_initializer())
+            step = v1.get_variable("step", [], "float32", trainable=False)
+            next_m = tf.multiply(0.9, m) + tf.multiply(0.1, gradient)
+            next_v = tf.multiply(0.99, v) + tf.multiply(0.01, tf.square(gradient))
+            for update in (
+                next_m / (tf.sqrt(next_v) + 1e-6) + 0.01 * variable,
+                next_m / (1 - 0.9**step) * tf.math.rsqrt(next_v / (1 - 0.99**step) + 1e-6),
+            ):
+                v1.assign(variable, variable - 0.1 * update)
+            v1.assign(m, next_m)
+            v1.assign(v, next_v)
+
+
+@pytest.mark.usefixtures("kind")
+@pytest.mark.parametrize(
+    ("kind", "training", "odd"),
+    [("reference", None, True), ("resource", True, True), ("resource", None, False)],
+    indirect=["kind"],
+)
+def test_what_else_is_assigned(tmp_path: Path, training: bool | None, odd: bool) -> None:
+    def build() -> dict[str, Layer]:
+        layers, loss = network(training, odd, ("debiased", "plain"))
+        for bystander in (shadows, averaged_loss, accumulated_gradients, optimizers):
+            bystander(layers, loss)
+        return layers
+
+    saved = Saved(tmp_path, build, odd=odd)
+    saved.assert_found(bnstat.load(saved.prefix))
+    if not odd:
+        saved.assert_found(bnstat.load(saved.without_meta()))
+
+
+@pytest.mark.parametrize("debias", [True, False])
+@pytest.mark.parametrize("fused", [True, False])
+def test_shadows_that_follow_the_batch_itself(tmp_path: Path, debias: bool, fused: bool) -> None:
+    """Beside the moving statistics of a layer, averages of what they follow."""
+
+    def build() -> dict[str, Layer]:
+        layers: dict[str, Layer] = {}
+        averages = tf.train.ExponentialMovingAverage(0.5, zero_debias=debias)
+
+        def twice(variable: Any, value: Any, momentum: float) -> Any:
+            averages.apply([value])
+            return plain(variable, value, momentum)
+
+        x = v1.placeholder("float32", [None, 4, 4, CHANNELS])
+        batch_norm(x, "net/bn", True, fused=fused, averages=(twice, twice), layers=layers)
+        return layers
+
+    saved = Saved(tmp_path, build, odd=False)
+    saved.assert_found(bnstat.load(saved.prefix))
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated:UserWarning")
+@pytest.mark.parametrize("switched", [True, False])
+def test_averages_of_renormalization_are_beside_the_roles(tmp_path: Path, switched: bool) -> None:
+    def build() -> dict[str, Layer]:
+        training = v1.placeholder("bool", [], "training") if switched else True
+        x = v1.placeholder("float32", [None, 4, 4, CHANNELS])
+        normalization.batch_normalization(x, renorm=True, training=training, name="bn")
+        by_name = {variable.op.name: variable for variable in v1.global_variables()}
+        return {"bn": {role: by_name[f"bn/{role}"] for role in ROLES}}
+
+    saved = Saved(tmp_path, build, odd=False)
+    model = bnstat.load(saved.prefix)
+    saved.assert_found(model, extra={"bn/renorm_mean", "bn/renorm_stddev", "bn/moving_stddev"})
+    assert {layer.momentum for layer in model} == {0.99}
+
+
+def test_saved_model_and_frozen_graph(tmp_path: Path) -> None:
+    saved = Saved(
+        tmp_path,
+        lambda: network(None, True, ("debiased", "debiased"))[0],
+        odd=False,
+        more=True,
+    )
+    saved.assert_found(bnstat.load(tmp_path / "saved"))
+    saved.assert_found(bnstat.load(tmp_path / "frozen.pb"))

@@ -120,7 +120,7 @@ def test_json() -> None:
 
 def test_github() -> None:
     source = Source("runs/a,b:c 100%", "tf2-checkpoint")
-    lines = list(findings_github.lines([([*SOME, finding(NASTY)], model(source=source))]))
+    lines = list(findings_github.lines([([*SOME, finding(NASTY)], model(source=source))], {}))
     assert lines[0] == (
         "::error file=runs/a%2Cb%3Ac 100%25,title=BN004 not-finite::bn: it is broken"
     )

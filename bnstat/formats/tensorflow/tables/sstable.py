@@ -29,20 +29,20 @@ from bnstat.formats.tensorflow.tables.snappy import decompress
 from bnstat.storage.files import File
 from bnstat.storage.ranges import Range
 
-_FOOTER = 48
-_TRAILER = 5
+FOOTER = 48
+TRAILER = 5
 _KEYS_PER_BYTE = 32
 _KEYS_AT_LEAST = 1 << 20
 """A block's keys together may have so many bytes. Each can repeat the one before it, so that a
 few megabytes could mean terabytes of keys; those of real indexes have a tenth of this."""
 _BYTES_PER_SEARCH = 1500
 """A search takes about as long as so many bytes of entries take to be parsed."""
-_MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
+MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 
 
 def is_table(file: File) -> bool:
     """Whether the file ends as an SSTable does."""
-    return file.size >= _FOOTER and file.read(file.size - 8, 8) == _MAGIC
+    return file.size >= FOOTER and file.read(file.size - 8, 8) == MAGIC
 
 
 class Table:
@@ -66,7 +66,7 @@ class Table:
             raise DamagedError(
                 file.path, "does not end as a checkpoint index does", "is it truncated?"
             )
-        footer = file.read(file.size - _FOOTER, _FOOTER)
+        footer = file.read(file.size - FOOTER, FOOTER)
         try:
             _, position = varint(footer, 0)
             _, position = varint(footer, position)
@@ -81,7 +81,7 @@ class Table:
         for offset, size in self._handles:
             if offset < end:
                 raise DamagedError(file.path, "its index names overlapping blocks")
-            end = offset + size + _TRAILER
+            end = offset + size + TRAILER
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All entries, in ascending order of their keys.
@@ -89,6 +89,8 @@ class Table:
         Raises:
             DamagedError: a block is damaged, or the keys are out of order.
         """
+        if not self._held:
+            self._fetch()
         last: bytes | None = None
         for handle in self._handles:
             for key, value in self._block_entries(handle):
@@ -118,17 +120,36 @@ class Table:
         Raises:
             DamagedError: a block fails its checksum, or cannot be decompressed.
         """
-        self._file.prefetch([(offset, size + _TRAILER) for offset, size in self._handles])
+        self._fetch()
         for handle in self._handles:
             try:
                 self._held[handle] = self._contents(*handle)
             except WireError as error:
                 raise self._damaged(handle, error) from error
 
+    def _fetch(self) -> None:
+        self._file.prefetch([(offset, size + TRAILER) for offset, size in self._handles])
+
     def place(self, key: bytes) -> Range | None:
         """The block that can hold a key, with its type and checksum."""
         handle = self._handle_of(key)
-        return None if handle is None else self._file.place(handle[0], handle[1] + _TRAILER)
+        return None if handle is None else self._file.place(handle[0], handle[1] + TRAILER)
+
+    def blocks(self) -> Iterator[tuple[bytes, int, int]]:
+        """The data blocks in their order: a key not below their last, offset, size of contents."""
+        for key, (offset, size) in zip(self._last_keys, self._handles, strict=True):
+            yield key, offset, size
+
+    def contents(self, offset: int, size: int) -> bytes:
+        """The contents of a block, checked and plain.
+
+        Raises:
+            DamagedError: they fail their checksum, or cannot be decompressed.
+        """
+        try:
+            return self._contents(offset, size)
+        except WireError as error:
+            raise damaged(self._file.path, f"the block at byte {offset}", error) from error
 
     def _handle_of(self, key: bytes) -> tuple[int, int] | None:
         block = bisect_left(self._last_keys, key)
@@ -147,7 +168,7 @@ class Table:
         """The contents of a block, checked and plain."""
         if (held := self._held.get((offset, size))) is not None:
             return held
-        block = self._file.read(offset, size + _TRAILER)
+        block = self._file.read(offset, size + TRAILER)
         contents, kind = block[:size], block[size]
         if masked_crc32c(block[: size + 1]) != int.from_bytes(block[size + 1 :], "little"):
             raise DamagedError(

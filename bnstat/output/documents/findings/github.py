@@ -5,7 +5,7 @@ https://docs.github.com/actions/reference/workflows-and-actions/workflow-command
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from bnstat.checks.rule import Finding
@@ -14,8 +14,12 @@ from bnstat.model import Model, printable
 _COMMANDS: Final = {"error": "error", "warning": "warning", "info": "notice"}
 
 
-def lines(checked: Iterable[tuple[Iterable[Finding], Model]]) -> Iterator[str]:
-    """One command a finding of each model."""
+def lines(
+    checked: Iterable[tuple[Iterable[Finding], Model]], unread: Mapping[str, str]
+) -> Iterator[str]:
+    """One command a finding of each model; one for each path that could not be read, and why."""
+    for path, error in unread.items():
+        yield f"::error file={_property(path)},title=unreadable::{_data(error)}"
     for findings, model in checked:
         path = _property(model.source.path)
         for finding in findings:

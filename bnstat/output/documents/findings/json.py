@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 from bnstat.checks.rule import SEVERITIES, Finding
@@ -15,9 +15,22 @@ def dump(findings: Sequence[Finding], model: Model, file: IO[str]) -> None:
     documents.dump(_document(findings, model), file)
 
 
-def dump_all(checked: Sequence[tuple[Sequence[Finding], Model]], file: IO[str]) -> None:
-    """Write the findings in several models as one object, with the objects of each in `models`."""
-    documents.dump({"schema": 1, "models": [_document(*each) for each in checked]}, file)
+def dump_all(
+    checked: Sequence[tuple[Sequence[Finding], Model]], unread: Mapping[str, str], file: IO[str]
+) -> None:
+    """Write the findings in several models as one object: `schema`, `models`, `errors`.
+
+    Args:
+        checked: the findings and the model, for the objects of `dump` in `models`.
+        unread: path -> why no model could be read there, for the `path` and `error` of `errors`.
+        file: where to.
+    """
+    document = {
+        "schema": 1,
+        "models": [_document(*each) for each in checked],
+        "errors": [{"path": path, "error": error} for path, error in unread.items()],
+    }
+    documents.dump(document, file)
 
 
 def _document(findings: Sequence[Finding], model: Model) -> dict[str, Any]:

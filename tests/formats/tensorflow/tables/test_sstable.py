@@ -57,8 +57,32 @@ def test_get_reads_one_block() -> None:
     assert len(file.reads) == 1
 
 
+def test_all_blocks_are_fetched_together() -> None:
+    file = MemoryFile(tables.table(ENTRIES, per_block=10))
+    table = Table(file)
+    file.reads.clear()
+    entries = table.items()
+    next(entries)
+    assert len(file.reads) == 1
+    assert len(list(entries)) == len(ENTRIES) - 1
+    assert file.fetched == file.reads
+
+
+def test_the_place_of_a_key_is_its_block() -> None:
+    file = MemoryFile(tables.table(ENTRIES, per_block=10))
+    table = Table(file)
+    place = table.place(b"layer_025/gamma")
+    assert place is not None
+    file.reads.clear()
+    table.get(b"layer_025/gamma")
+    assert file.reads == [(place.offset, place.length)]
+    assert table.place(b"z") is None
+
+
 def test_recognising() -> None:
     assert is_table(MemoryFile(tables.table(ENTRIES)))
+    assert is_table(MemoryFile(tables.MAGIC.rjust(48)))
+    assert not is_table(MemoryFile(tables.MAGIC.rjust(47)))
     assert not is_table(MemoryFile(b""))
     assert not is_table(MemoryFile(tables.MAGIC))
     assert not is_table(MemoryFile(b"\0" * 100))
@@ -137,6 +161,27 @@ def test_a_block_that_lies_beyond_the_file() -> None:
     handle = tables.varint(1 << 60) + tables.varint(1 << 60)
     with pytest.raises(DamagedError, match="truncated"):
         _read(tables.tail(0, [(b"a", handle)]))
+
+
+def test_a_block_that_snappy_compressed() -> None:
+    contents = tables.block([(b"a", b"x" * 99)])
+    literal = bytes([62 << 2]) + (len(contents) - 1).to_bytes(3, "little")
+    compressed = tables.varint(len(contents)) + literal + contents
+    assert _read(_with_block(compressed, kind=1)) == [(b"a", b"x" * 99)]
+
+
+@pytest.mark.parametrize(("count", "readable"), [(500, True), (1000, False)])
+def test_keys_that_repeat_one_another(count: int, readable: bool) -> None:
+    """A block's keys together may have a megabyte, and more in a block that is large itself."""
+    start = b"k" * 1998
+    entries = [(start + number.to_bytes(2, "big"), b"") for number in range(count)]
+    contents = tables.block(entries, interval=count)
+    assert len(contents) < 10_000
+    if readable:
+        assert _read(_with_block(contents)) == entries
+    else:
+        with pytest.raises(DamagedError, match="its keys are longer than they can be"):
+            _read(_with_block(contents))
 
 
 def test_unknown_compression() -> None:
