@@ -50,10 +50,9 @@ def command(
     as_json: bool,
     as_csv: bool,
     layers: tuple[str, ...],
-    checkpoint: str | None,
-    step: int | None,
     file: str,
     quiet: bool,
+    **choice: Any,
 ) -> int:
     """Show how far the stored statistics of MODEL are from those of DATA.
 
@@ -73,9 +72,8 @@ def command(
         data,
         track=running.tracker(quiet),
         layers=layers,
-        checkpoint=checkpoint,
-        step=step,
         **settings,
+        **choice,
     )
     if as_json:
         from bnstat.output.documents import drift_json

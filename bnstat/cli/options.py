@@ -127,11 +127,6 @@ _reader = click.option(
 )
 
 
-def choosing(command: Command) -> Command:
-    """Add the options that choose one checkpoint of a folder."""
-    return _checkpoint(_step(command))
-
-
 class Reading(NamedTuple):
     """How models are to be read: what the options of `reading` or `reading_all` say."""
 
@@ -216,7 +211,7 @@ def reading_all(command: Command) -> Command:
 
 def reading(command: Command) -> Command:
     """Add the options of `reading_all`, and those that choose one checkpoint of a folder."""
-    return choosing(reading_all(command))
+    return _checkpoint(_step(reading_all(command)))
 
 
 def choosing(command: Command) -> Command:

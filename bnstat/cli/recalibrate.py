@@ -27,7 +27,6 @@ Examples:
     "-o", "copy", metavar="COPY", type=click.Path(), help="What the copy is to be called."
 )
 @click.option("--in-place", is_flag=True, help="Put the copy in the place of the original.")
-@click.option("--force", is_flag=True, help="Replace what is already called COPY.")
 @click.option("--dry-run", is_flag=True, help="Estimate and show, but write no copy.")
 @click.option(
     "--exact",
@@ -45,14 +44,12 @@ def command(
     settings: dict[str, Any],
     copy: str | None,
     in_place: bool,
-    force: bool,
     dry_run: bool,
     exact: bool,
     as_json: bool,
     layers: tuple[str, ...],
-    checkpoint: str | None,
-    step: int | None,
     quiet: bool,
+    **choice: Any,
 ) -> int:
     """Estimate moving means and variances anew from DATA, and write a copy of MODEL with them.
 
@@ -75,12 +72,10 @@ def command(
         copy,
         exact=exact,
         in_place=in_place,
-        force=force,
         track=running.tracker(quiet),
         layers=layers,
-        checkpoint=checkpoint,
-        step=step,
         **settings,
+        **choice,
     )
     written = model if in_place else copy
     if as_json:

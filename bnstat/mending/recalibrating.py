@@ -26,7 +26,6 @@ def recalibrate(
     *,
     exact: bool = False,
     in_place: bool = False,
-    force: bool = False,
     track: Track = untracked,
     **settings: Any,
 ) -> Recalibration:
@@ -44,10 +43,10 @@ def recalibrate(
         exact: estimate in waves from the input to the output, each layer with those before it
             mended, so that nothing remains; instead of in one pass by each batch's statistics.
         in_place: put the copy in the place of the original.
-        force: replace what is already called `output`.
         track: passes batches on and shows how far it is.
         **settings: as `Settings` has them: `samples`, `batch_size`, `layers`, `labels`,
-            `inputs`, `outputs`, `imports`, `trust`, `images`, `checkpoint`, `step`, `patterns`.
+            `inputs`, `outputs`, `imports`, `trust`, `images`, `checkpoint`, `step`,
+            `patterns`, `include_shadows`.
 
     Raises:
         NotFoundError: there is no such model or data, or the data lacks an input.
@@ -65,7 +64,7 @@ def recalibrate(
     if opened.live is not None:
         _assign(opened, result)
     elif output is not None or in_place:
-        _write(model, opened, result, output, in_place, force, Settings(**settings))
+        _write(model, opened, result, output, in_place, Settings(**settings))
     return result
 
 
@@ -104,7 +103,6 @@ def _write(
     result: Recalibration,
     output: str | PathLike[str] | None,
     in_place: bool,
-    force: bool,
     settings: Settings,
 ) -> None:
     from bnstat.mending.apply import apply
@@ -123,6 +121,6 @@ def _write(
         checkpoint=settings.checkpoint,
         step=settings.step,
         patterns=settings.patterns,
+        include_shadows=settings.include_shadows,
         in_place=in_place,
-        force=force,
     )

@@ -32,7 +32,7 @@ class Settings:
         imports: Python modules that define a Keras model's custom classes.
         trust: whether ops that reach files, the network or Python are run.
         images: how a folder of images becomes arrays.
-        checkpoint, step, patterns: as for `bnstat.load`.
+        checkpoint, step, patterns, include_shadows: as for `bnstat.load`.
     """
 
     samples: int = SAMPLES
@@ -47,6 +47,7 @@ class Settings:
     checkpoint: str | None = None
     step: int | None = None
     patterns: Sequence[tuple[str, str]] = ()
+    include_shadows: bool = False
 
     def running(self) -> Running:
         """The part that says how to run a model."""
@@ -114,6 +115,6 @@ def _on_disk(path: str, settings: Settings) -> tuple[Model, Subject]:
     from bnstat.mending.estimating.running.opening import open_subject
 
     contents = open_contents(path, settings.checkpoint, settings.step)
-    model = discover(contents, patterns=settings.patterns)
+    model = discover(contents, patterns=settings.patterns, include_shadows=settings.include_shadows)
     layers = narrow(model, settings.layers).layers
     return model, open_subject(path, contents, model, layers, settings.running())
