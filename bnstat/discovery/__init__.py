@@ -37,7 +37,7 @@ def discover(
         include_shadows: also show the exponential-moving-average copies of layers.
         values: whether values may be read to tell what a layer is.
     """
-    names = Names(contents)
+    names = Names(contents, complete=bool(patterns))
     merged = merge(
         {
             "patterns": by_patterns(names, patterns),

@@ -218,3 +218,51 @@ def test_a_file_on_disk(tmp_path: Path) -> None:
     (tmp_path / "t").write_bytes(tables.table(ENTRIES))
     file: File = LocalFile(tmp_path / "t")
     assert dict(Table(file).items()) == ENTRIES
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.dictionaries(st.binary(max_size=6), st.binary(max_size=9), max_size=50),
+    st.integers(1, 20),
+    st.integers(1, 5),
+    st.lists(st.binary(max_size=6), max_size=20),
+    st.booleans(),
+)
+def test_a_search_by_restarts(
+    entries: dict[bytes, bytes], per_block: int, interval: int, others: list[bytes], loaded: bool
+) -> None:
+    table = Table(MemoryFile(tables.table(entries, per_block, interval)))
+    if loaded:
+        table.load()
+    for key in (*entries, *others):
+        assert table.get(key) == entries.get(key)
+
+
+def test_a_table_that_is_searched_again_and_again_is_parsed_once() -> None:
+    file = MemoryFile(tables.table(ENTRIES))
+    table = Table(file)
+    table.load()
+    before = len(file.reads)
+    for _ in range(100):
+        assert {key: table.get(key) for key in ENTRIES} == ENTRIES
+    assert table.get(b"none") is None
+    assert len(file.reads) == before
+
+
+@pytest.mark.parametrize("restart", [5, 1 << 31])
+def test_restarts_that_lead_nowhere(restart: int) -> None:
+    contents = bytearray(tables.block(sorted(ENTRIES.items()), interval=4))
+    contents[-8:-4] = restart.to_bytes(4, "little")
+    data = tables.assemble([(max(ENTRIES), tables.on_disk(bytes(contents)))])
+    if restart < len(contents):
+        assert Table(MemoryFile(data)).get(min(ENTRIES)) == ENTRIES[min(ENTRIES)]
+    with pytest.raises(DamagedError, match="block"):
+        Table(MemoryFile(data)).get(max(ENTRIES))
+
+
+def test_a_block_that_cannot_be_decompressed_is_damage() -> None:
+    data = tables.assemble([(b"\xff", tables.on_disk(b"\x7f\x00a", kind=1))])
+    table = Table(MemoryFile(data))
+    for read in (table.load, lambda: table.get(b"a"), lambda: list(table.items())):
+        with pytest.raises(DamagedError, match="block at byte 0"):
+            read()
