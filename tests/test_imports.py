@@ -100,6 +100,21 @@ def test_an_hdf5_file_needs_nothing_heavy(h5: Path) -> None:
     assert not modules & (HEAVY | {"google.protobuf"})
 
 
+@pytest.mark.parametrize("name", ["m.onnx", "m.safetensors", "state.pt", "legacy.pt"])
+def test_what_networks_are_ported_to_needs_none_of_their_libraries(
+    tmp_path: Path, name: str
+) -> None:
+    from tests.fuzz import ports
+
+    files = {**ports.onnx_files()["plain"], "m.safetensors": ports.safetensors()}
+    (tmp_path / name).write_bytes({**files, **ports.pytorch_files()}[name])
+    code, modules, output = run("inspect", tmp_path / name)
+    assert code == 0
+    assert "a " in output
+    assert not modules & {"torch", "onnx", "safetensors", "google.protobuf", "pickle5"}
+    assert not modules & (HEAVY - {"zipfile", "tarfile"})
+
+
 def test_a_checkpoint_is_mended_with_nothing_heavy(tmp_path: Path) -> None:
     run_of = DATA / "run"
     code, modules, _ = run("apply", run_of / "model-100", run_of / "model-0", "-o", tmp_path / "c")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from bnstat.checks import gammas, over_time, structure, updates, values
+from bnstat.checks import conversion, gammas, over_time, structure, updates, values
 from bnstat.checks.rule import SEVERITIES, Finding, Rule, Severity, Subject, Thresholds
 from bnstat.compare.history import History
 from bnstat.errors import BnstatError
@@ -26,6 +26,8 @@ MODEL_RULES: Final[tuple[Rule[Model], ...]] = (
     structure.UNEQUAL_SHAPES,
     structure.COPIED_STATISTICS,
     updates.LOW_MOMENTUM,
+    conversion.REWRITTEN,
+    structure.UNDECIDED,
 )
 """The register of the rules that look at one model, in the order of their codes."""
 

@@ -4,57 +4,64 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from math import prod
 from typing import Final
 
 import numpy as np
 
+from bnstat.checks.conversion import rewritten, untouched
 from bnstat.checks.rule import (
     Finding,
     Rule,
     Severity,
     Thresholds,
     at_start,
-    numbers_of,
     statistics_of,
 )
 from bnstat.model import BatchNorm, Model
 
+_REASONS: Final = {
+    "no": ": the update ops never ran, and inference does not normalize at all",
+    "perhaps": ", or a converter moved all into gamma and beta: nothing in the file tells which "
+    "(bnstat diff with the file that it was converted from does)",
+}
+_UNTRAINED: Final = "; gamma and beta are initial as well: the model was not trained"
+_MOVED: Final = {
+    "no": ", though the network was trained",
+    "perhaps": ", though gamma and beta are not initial",
+}
 
-def _untouched(layer: BatchNorm) -> bool | None:
-    """Whether gamma and beta are as they were initialized; None where the layer has neither.
 
-    A beta that was trained is not exactly 0 in every channel, whatever gamma started from.
-    """
-    beta = numbers_of(layer, "beta")
-    if beta is not None:
-        return bool((beta == 0).all())
-    gamma = numbers_of(layer, "gamma")
-    if gamma is not None:
-        return bool((gamma == 1).all() or (gamma == 0).all())
-    return None
+def _counted(layer: BatchNorm) -> str:
+    """What PyTorch's count of the updates says."""
+    count = layer.extra.get("num_batches_tracked")
+    if count is None or prod(count.shape) != 1:
+        return ""
+    return f" (num_batches_tracked {count.read().reshape(-1)[0]})"
 
 
 def _find_never_updated(
     rule: Rule[Model], model: Model, thresholds: Thresholds
 ) -> Iterator[Finding]:
+    converted = rewritten(model)
+    if converted == "surely":
+        return
     stuck = [layer for layer in model.layers if at_start(layer)]
     trained = model.source.step != 0 and (
-        len(stuck) < len(model.layers) or any(_untouched(layer) is False for layer in stuck)
+        len(stuck) < len(model.layers) or any(untouched(layer) is False for layer in stuck)
     )
 
+    gravest: Severity = "error" if converted == "no" else "warning"
+
     def severity_of(layer: BatchNorm) -> Severity:
-        return "error" if trained and not _untouched(layer) else "info"
+        return gravest if trained and not untouched(layer) else "info"
 
     if len(stuck) == len(model.layers) > 1:
-        graver = any(severity_of(layer) == "error" for layer in stuck)
+        graver = any(severity_of(layer) == gravest for layer in stuck)
+        reason = _REASONS[converted] if graver else _UNTRAINED
         yield rule.finding(
-            f"all {len(stuck)} layers still hold the initial statistics"
-            + (
-                ": the update ops never ran, and inference does not normalize at all"
-                if graver
-                else "; gamma and beta are initial as well: the model was not trained"
-            ),
-            severity="error" if graver else "info",
+            f"all {len(stuck)} layers still hold the initial statistics{reason}",
+            severity=gravest if graver else "info",
             layers=len(stuck),
         )
     for layer in stuck:
@@ -62,11 +69,8 @@ def _find_never_updated(
         yield rule.finding(
             "moving mean 0 and variance 1 in "
             + ("its only channel" if layer.channels == 1 else f"all {layer.channels} channels")
-            + (
-                ", though the network was trained"
-                if severity == "error"
-                else "; gamma and beta are initial as well"
-            ),
+            + _counted(layer)
+            + ("; gamma and beta are initial as well" if severity == "info" else _MOVED[converted]),
             layer=layer.name,
             severity=severity,
         )
@@ -81,7 +85,9 @@ NEVER_UPDATED: Final[Rule[Model]] = Rule(
     "values they were initialized with. Said of each layer, and once of the whole model where it "
     "is true of all. Information only, where gamma and beta are initial as well (beta exactly 0 "
     "in every channel; without beta, gamma exactly 1 or 0) or the step is 0: such a model or "
-    "layer was not trained.",
+    "layer was not trained. A warning in a file of a converter that may have moved the statistics "
+    "into gamma and beta, where nothing tells; see BN015 for where something does. PyTorch's "
+    "num_batches_tracked, where it is stored, is shown beside: 0 is never updated.",
     why="In training the layer normalizes with the statistics of the batch, so the loss falls as "
     "it should. In inference it uses the moving statistics: it subtracts 0 and divides by 1, and "
     "the network sees activations that it was never trained on.",

@@ -24,9 +24,9 @@ COMMANDS = {
     "check": "Look for what is wrong, and say how to mend it.",
     "diff": "Show what changed between two models.",
     "history": "Show how the statistics moved over a training run.",
-    "apply": "Write a copy of a model with new values.",
     "drift": "Run a model: how far are its statistics from the data's?",
     "recalibrate": "Run a model: estimate its statistics anew, in a copy.",
+    "apply": "Write a copy of a model with new values.",
     "completion": "Let Tab complete paths, layers, checkpoints and rules.",
 }
 """The commands, in the order of the help, with their one-line descriptions."""

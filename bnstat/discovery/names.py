@@ -150,7 +150,8 @@ def _sighting(names: Names, scheme: Scheme, variance: str) -> Sighting | None:
     extra = {ending[1:]: key for ending in scheme.extra if (key := names.find(scope, (ending,)))}
     averaged = [name for name in roles.values() if name in names.averages.values()]
     notes = ("read from exponential moving averages: the variables are not in the file",)
-    return Sighting("name", owner, roles, extra=extra, notes=notes if averaged else ())
+    name = _without_tree(owner, scheme)
+    return Sighting("name", name, roles, extra=extra, notes=notes if averaged else ())
 
 
 def _without_second_averages(names: Names, found: list[Sighting]) -> list[Sighting]:
@@ -175,16 +176,27 @@ def _owners(scope: str, scheme: Scheme, averaged: bool) -> list[str]:
     half = len(parts) // 2
     if averaged and parts[:half] == parts[half:]:
         owners.append("/".join(parts[:half]))
+    separator = scheme.variance[0]
+    parts = scope.split(separator)
     for statistics, parameters in scheme.trees:
         for position, part in enumerate(parts):
             if part == statistics:
-                owners.append("/".join([*parts[:position], parameters, *parts[position + 1 :]]))
+                there = [*parts[:position], parameters, *parts[position + 1 :]]
+                owners.append(separator.join(there))
     return owners
+
+
+def _without_tree(owner: str, scheme: Scheme) -> str:
+    """A layer's name without the branch for parameters that it is in."""
+    for branches in scheme.trees:
+        for branch in branches:
+            owner = owner.removeprefix(branch + scheme.variance[0])
+    return owner
 
 
 def _shows_more(names: Names, scope: str, roles: Mapping[str, str]) -> bool:
     """Whether a `mean` and a `variance` are batch norm's, not those of data normalization."""
-    if names.find(scope, ("/count",)) is not None:
+    if names.find(scope, ("/count", ".count")) is not None:
         return False
     shapes = {names.contents.variables[key].shape for key in roles.values()}
     return len(shapes) == 1 and (len(roles) > 2 or bool(BATCH_NORM_SCOPE.search(scope)))

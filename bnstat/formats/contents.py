@@ -2,12 +2,16 @@
 
 A format hands over its variables and whatever it knows of the model's structure:
 
-- `variables`: every stored tensor, under the exact key of the file;
+- `variables`: every stored tensor, under the exact key of the file; in the order in which the
+  program made them where `variables_in_order` is True;
 - `names`: key -> the best name known for a variable, where that is not the key itself;
 - `layers`: layer configurations (Keras files, Keras metadata), in the order of the network
   unless `layers_in_order` is False;
 - `objects`: the object graph of a TensorFlow 2 checkpoint;
-- `graphs`: computation graphs and function bodies (SavedModel, `.meta`, frozen graph).
+- `graphs`: computation graphs and function bodies (SavedModel, `.meta`, frozen graph);
+- `configured`: gives the same with the layers of an architecture that the user has; None where
+  the file tells its own, or has no place for one;
+- `beside`: where such an architecture lies beside the file, by its name.
 
 Nothing here knows what the layers are for.
 """
@@ -16,12 +20,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.model import Source, Variable
+
+if TYPE_CHECKING:
+    from bnstat.formats.keras.config import Described
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +117,9 @@ class Contents:
     objects: Sequence[Node] = ()
     graphs: Callable[[], Iterable[Graph]] | None = None
     notes: Sequence[str] = ()
+    variables_in_order: bool = False
+    configured: Callable[[Sequence[Described]], Contents] | None = None
+    beside: str | None = None
 
     def name_of(self, key: str) -> str:
         """The best name known for the variable of that key."""

@@ -15,22 +15,30 @@ from bnstat.storage.files import File, Folder
 SITES = (
     "tensorflow.sites.SavedModels",
     "keras.sites.Unzipped",
+    "exchange.orbax.site.Orbax",
     "tensorflow.sites.Checkpoints",
     "keras.sites.ShardedWeights",
+    "exchange.sharded.Sharded",
+    "exchange.tfjs.site.TensorflowJs",
 )
 """Formats of several files: classes that say which are theirs."""
 
-FORMATS = ("keras.h5", "keras.weights", "keras.archive", "tensorflow.graphs.frozen_graph")
+FORMATS = (
+    "keras.h5",
+    "keras.weights",
+    "exchange.hdf5_arrays",
+    "exchange.safetensors",
+    "exchange.onnx.file",
+    "exchange.pytorch.file",
+    "keras.archive",
+    "exchange.npz",
+    "exchange.tflite",
+    "tensorflow.graphs.frozen_graph",
+)
 """Formats of single files: modules, each a `FileFormat`."""
 
-_FOREIGN = (
-    (4, b"TFL3", "a TensorFlow Lite model"),
-    (0, b"\x80\x02", "a Python pickle, as PyTorch saves"),
-    (0, b"\x93NUMPY", "a NumPy array"),
-    (0, b"GGUF", "a GGUF model"),
-    (0, b"#!", "a script"),
-    (0, b"<", "a web page or XML"),
-)
+OF_ANY_ARRAYS = ("exchange.hdf5_arrays", "exchange.npz")
+"""Those whose files hold arrays of whatever kind: beside models they are data."""
 
 
 class FileFormat(Protocol):
@@ -58,6 +66,7 @@ class _SingleFile(Format):
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self.is_data_beside_models = name in OF_ANY_ARRAYS
 
     def in_file(self, folder: Folder, file: File) -> Found | None:
         module = cast(FileFormat, import_module(f"bnstat.formats.{self._name}"))
@@ -75,16 +84,3 @@ class _SingleFile(Format):
 def _site(name: str) -> Format:
     module, _, kind = name.rpartition(".")
     return cast(Format, getattr(import_module(f"bnstat.formats.{module}"), kind)())
-
-
-def foreign_format(file: File) -> str | None:
-    """What a file of no known format looks like, for the message."""
-    if file.size == 0:
-        return "empty"
-    head = file.head(64)
-    for offset, magic, what in _FOREIGN:
-        if head[offset:].startswith(magic):
-            return what
-    if head[8:9] == b"{" and b"dtype" in file.head(4096):
-        return "a safetensors file"
-    return None

@@ -14,7 +14,8 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from typing import IO, BinaryIO, cast
+from functools import partial
+from typing import IO, BinaryIO, NamedTuple, cast
 from weakref import finalize
 
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
@@ -70,14 +71,13 @@ def open_archive(file: File) -> Folder | None:
 class _Member(File):
     """A file in an archive; its bytes are fetched when they are first asked for."""
 
-    def __init__(
-        self, folder: _ArchiveFolder, name: str, size: int, open_: Callable[[], BinaryIO]
-    ) -> None:
+    def __init__(self, folder: _ArchiveFolder, name: str, stored: _Stored) -> None:
         self.name = name.rsplit("/", 1)[-1]
         self.path = f"{folder.path}/{self.name}"
-        self.size = size
+        self.size = stored.size
         self._folder = folder
-        self._open = open_
+        self._open = stored.open
+        self._in_place = stored.in_place
         self._stream: BinaryIO | None = None
 
     def open(self) -> BinaryIO:
@@ -98,8 +98,9 @@ class _Member(File):
     def place(
         self, offset: int, length: int, part: tuple[slice, ...] | None = None
     ) -> Range | None:
-        """None: the member may be compressed, and its archive is not known to it."""
-        return None
+        """None where the member is compressed, or is one of a tar."""
+        whole = self._in_place()
+        return None if whole is None else whole.place(offset, length, part)
 
     def sibling(self, name: str) -> File | None:
         return self._folder.file(name)
@@ -109,7 +110,15 @@ class _Member(File):
             self._stream.close()
 
 
-_Members = dict[str, tuple[int, Callable[[], BinaryIO]]]
+class _Stored(NamedTuple):
+    """A member: its size, how to open it, and the member as a part of its archive's file."""
+
+    size: int
+    open: Callable[[], BinaryIO]
+    in_place: Callable[[], File | None]
+
+
+_Members = dict[str, _Stored]
 
 
 class _ArchiveFolder(Folder):
@@ -135,8 +144,8 @@ class _ArchiveFolder(Folder):
         if path not in self._members:
             return None
         parent = path.rpartition("/")[0]
-        size, open_ = self._members[path]
-        return _Member(_ArchiveFolder(self._archive, parent, self._members), path, size, open_)
+        inside = _ArchiveFolder(self._archive, parent, self._members)
+        return _Member(inside, path, self._members[path])
 
     def folder(self, name: str) -> Folder | None:
         path = f"{self._inside}/{name}" if self._inside else name
@@ -166,7 +175,8 @@ def _zip_folder(file: File) -> Folder:
     for info in archive.infolist():
         name = _inside(info.filename)
         if name and not info.is_dir():
-            members[name] = (info.file_size, _zip_opener(file, archive, info))
+            opener, in_place = _zip_opener(file, archive, info), partial(slice_of, file, info)
+            members[name] = _Stored(info.file_size, opener, in_place)
             _refuse_many(file, members)
     return _ArchiveFolder(file.path, "", members)
 
@@ -200,7 +210,7 @@ def _tar_folder(file: File, stream: BinaryIO) -> Folder:
             raise DamagedError(file.path, "is a tar that leads nowhere")
         name = _inside(info.name)
         if name and info.isreg() and not info.issparse():
-            members[name] = (info.size, _tar_opener(archive, info))
+            members[name] = _Stored(info.size, _tar_opener(archive, info), lambda: None)
             _refuse_many(file, members)
     return _ArchiveFolder(file.path, "", members)
 

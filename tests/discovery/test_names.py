@@ -49,7 +49,8 @@ def under(scope: str, roles: Sequence[str] = ALL, end: str = "") -> list[str]:
 @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: f"{scheme.library}{scheme.variance}")
 def test_every_scheme_finds_what_it_names(scheme: Scheme) -> None:
     tree = scheme.trees[0] if scheme.trees else ("net", "net")
-    own, other = f"{tree[0]}/x/bn", f"{tree[1]}/x/bn"
+    separator = "." if scheme.variance[0] == "." else "/"
+    own, other = (separator.join([each, "x", "bn"]) for each in tree)
     names = {
         "gamma": other + scheme.gamma[0],
         "beta": other + scheme.beta[0],
@@ -77,6 +78,19 @@ def test_the_longest_scope_owns_a_variable() -> None:
 def test_layers_come_in_natural_order() -> None:
     names = [name for scope in ("bn_10", "bn_9", "bn_1", "a/bn_2") for name in under(scope)]
     assert list(found(names)) == ["a/bn_2", "bn_1", "bn_9", "bn_10"]
+
+
+@pytest.mark.parametrize("separator", ["/", "."])
+def test_a_tree_is_no_part_of_a_layers_name(separator: str) -> None:
+    pairs = {"scale": "params", "bias": "params", "mean": "batch_stats", "var": "batch_stats"}
+    names = [separator.join([tree, "a", "BatchNorm_0", role]) for role, tree in pairs.items()]
+    assert list(found(names)) == [separator.join(["a", "BatchNorm_0"])]
+
+
+def test_mxnets_names() -> None:
+    roles = ("gamma", "beta", "moving_mean", "moving_var")
+    names = [f"stage1_bn{index}_{role}" for index in (10, 2) for role in roles]
+    assert list(found(names)) == ["stage1_bn2", "stage1_bn10"]
 
 
 def test_the_root_scope() -> None:

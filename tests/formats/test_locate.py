@@ -160,11 +160,11 @@ def test_nothing_there(tmp_path: Path, path: str, message: str) -> None:
         (b"", "is empty"),
         (b"\x80\x02}q\x00", "Python pickle"),
         (b"\x93NUMPY\x01\x00", "NumPy array"),
-        (b"\x1c\x00\x00\x00TFL3\x00", "TensorFlow Lite"),
         (b"GGUF\x03", "GGUF"),
         (b"<!DOCTYPE html>", "web page"),
         (b"#!/bin/sh\n", "script"),
-        (b"just some text, and quite a lot of it " * 20, "in no format"),
+        (b"just some text, and quite a lot of it " * 20, "is text, and no model"),
+        (b"\xfe" * 400, "in no format"),
         (os.urandom(4000), "."),
     ],
 )

@@ -9,9 +9,10 @@ each. The answer must be right or a `BnstatError`, within 5 seconds of CPU time 
 memory; anything else is a finding, which is cut down to what provokes it and saved. Damage goes
 below checksums and lengths: those around a mutation are made right again.
 
-    seeds      the files to start from
+    seeds      the files to start from; handmade, ports: those that are written by hand
     wire       protocol buffers, tables   } taken apart, mutated
     mutate     bytes, texts, JSON         } and put together again
+    pickles    PyTorch's, safetensors     }
     recipes    which mutations each format gets
     judge      what has to hold of an answer
     worker     judges in a process of its own, within limits

@@ -14,7 +14,7 @@ from typing import Any, Final
 import h5py
 import numpy as np
 
-from tests.fuzz import mutate, wire
+from tests.fuzz import mutate, pickles, wire
 from tests.fuzz.seeds import Seed
 from tests.fuzz.wire import Field
 
@@ -49,7 +49,7 @@ _LONGEST: Final = 2 << 20
 
 _UNREADABLE: Final = (
     ValueError, LookupError, ArithmeticError, TypeError, OSError, EOFError, RuntimeError,
-    NotImplementedError, zlib.error, zipfile.BadZipFile,
+    NotImplementedError, MemoryError, zlib.error, zipfile.BadZipFile,
 )  # fmt: skip
 """What taking a file apart can raise that an earlier mutation has damaged."""
 
@@ -270,10 +270,9 @@ def table_bytes(rng: Random, seed: Seed) -> Seed:
 
 
 def protobuf(rng: Random, seed: Seed) -> Seed:
-    """A field of a `.pb` or `.meta`, however deep, or JSON in one."""
-    ending = rng.choice((".pb", ".meta"))
-    if not any(name.endswith(ending) for name in seed.files):
-        ending = ".pb" if ending == ".meta" else ".meta"
+    """A field of a `.pb`, `.meta` or `.onnx`, however deep, or JSON in one."""
+    endings = [end for end in (".pb", ".meta", ".onnx") if any(n.endswith(end) for n in seed.files)]
+    ending = rng.choice(endings) if endings else ".pb"
     return _any_file(rng, seed, lambda rng, data: mutate.protobuf(rng, data, _leaf), ending)
 
 
@@ -284,7 +283,7 @@ def _leaf(rng: Random, value: bytes) -> bytes:
 
 def graph_wiring(rng: Random, seed: Seed) -> Seed:
     """Words of a graph swapped for others of it: inputs, functions, ops, names."""
-    ending = ".meta" if seed.format == "graph-beside" else ".pb"
+    ending = {"graph-beside": ".meta", "onnx": ".onnx"}.get(seed.format, ".pb")
 
     def change(rng: Random, data: bytes) -> bytes:
         words: list[bytes] = []
@@ -472,6 +471,21 @@ def keras_members(rng: Random, seed: Seed) -> Seed:
     return _any_file(rng, seed, change)
 
 
+def npz_members(rng: Random, seed: Seed) -> Seed:
+    """Bytes of an array's file, of its header above all, in a sound zip."""
+
+    def change(rng: Random, data: bytes) -> bytes:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        name = rng.choice(sorted(members))
+        start = 128 if rng.random() < 0.8 else len(members[name])
+        members[name] = mutate.some_bytes(rng, members[name][:start]) + members[name][start:]
+        compression = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+        return zipped(list(members.items()), compression)
+
+    return _any_file(rng, seed, change)
+
+
 def zip_structure(rng: Random, seed: Seed) -> Seed:
     """Bytes of a zip's headers or of its table of contents."""
 
@@ -524,6 +538,16 @@ def json_file(rng: Random, seed: Seed) -> Seed:
     return _any_file(rng, seed, mutate.json_text, ".json")
 
 
+def safetensors_header(rng: Random, seed: Seed) -> Seed:
+    """The header, with its length right."""
+    return _any_file(rng, seed, pickles.safetensors_header)
+
+
+def pickle_instructions(rng: Random, seed: Seed) -> Seed:
+    """The instructions of PyTorch's pickles."""
+    return _any_file(rng, seed, pickles.pickle_instructions)
+
+
 _TABLES: Final[tuple[Recipe, ...]] = (
     entry_message, entry_message, entry_numbers, keys, block_contents, tensor_bytes, tensor_bytes,
     table_bytes,
@@ -537,9 +561,15 @@ RECIPES: Final[dict[str, tuple[Recipe, ...]]] = {
     "graph-beside": (protobuf, graph_wiring, raw_bytes),
     "hdf5": (hdf5_bytes, hdf5_bytes, hdf5_objects, raw_bytes),
     "keras": (keras_members, keras_members, keras_members, zip_structure, raw_bytes),
+    "npz": (npz_members, npz_members, zip_structure, raw_bytes),
     "json": (json_file, hdf5_bytes, files),
     "archive": (tar_headers, tar_headers, raw_bytes),
     "state": (state_text, state_text, state_text, files),
+    "onnx": (protobuf, protobuf, graph_wiring, files, raw_bytes),
+    "safetensors": (safetensors_header, safetensors_header, raw_bytes),
+    "sharded": (json_file, json_file, files, raw_bytes),
+    "tfjs": (json_file, json_file, json_file, files, raw_bytes),
+    "pytorch": (pickle_instructions, pickle_instructions, zip_structure, raw_bytes),
 }
 """Format -> its mutations, as often as they shall be chosen."""
 

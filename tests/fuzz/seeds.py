@@ -133,14 +133,26 @@ _OTHER = (".index", ".meta", ".data-")
 
 def _made_by_hand() -> Iterator[Seed]:
     """Files that need no TensorFlow."""
-    from tests.fuzz import handmade
+    from tests.fuzz import handmade, ports
 
     for name, content in handmade.hdf5_files().items():
         yield Seed(f"handmade/{name}", "hdf5", {name: content}, name)
     yield Seed("handmade/m.keras", "keras", {"m.keras": handmade.keras_archive()}, "m.keras")
+    for name, content in handmade.npz_files().items():
+        yield Seed(f"handmade/{name}", "npz", {name: content}, name)
     for name, files in handmade.bundles().items():
         yield Seed(f"handmade/{name}", "bundle", files, "m.index")
     yield Seed("handmade/v1", "v1", {"m.ckpt": handmade.v1()}, "m.ckpt")
+    for name, files in ports.onnx_files().items():
+        yield Seed(f"handmade/{name}.onnx", "onnx", files, "m.onnx")
+    yield Seed("handmade/m.safetensors", "safetensors", {"m": ports.safetensors()}, "m")
+    yield Seed("handmade/sharded", "sharded", ports.sharded_files(), "m.safetensors.index.json")
+    layers = {"model_config": handmade.config()}
+    for name, topology in (("bn0", layers), ("net/bn", ports.tfjs_graph("net/bn"))):
+        files = ports.tfjs_files(topology, name)
+        yield Seed(f"handmade/tfjs-{name}", "tfjs", files, "model.json")
+    for name, content in ports.pytorch_files().items():
+        yield Seed(f"handmade/{name}", "pytorch", {name: content}, name)
     yield Seed("handmade/sharded", "json", handmade.sharded(), "m.weights.json")
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import bnstat
+
 SECONDS: Final = 5
 """CPU time that a file may cost."""
 
@@ -23,7 +25,7 @@ MEMORY: Final = 1 << 30
 _WALL: Final = 60
 """Seconds after which a process that waits for something is ended."""
 
-_FRAME: Final = "bnstat"
+_PACKAGE: Final = Path(bnstat.__file__).parent
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def _serve() -> None:
             frames = [
                 f"{Path(frame.filename).stem}.{frame.name}"
                 for frame in traceback.extract_tb(error.__traceback__)
-                if f"/{_FRAME}/" in frame.filename
+                if _PACKAGE in Path(frame.filename).parents
             ]
             place = frames[-1] if frames else "judge"
             what = f": {error}" if type(error).__name__ == "WrongAnswerError" else ""

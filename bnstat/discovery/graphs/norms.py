@@ -28,7 +28,8 @@ from bnstat.model import ROLES
 
 _OLDEST = "BatchNormWithGlobalNormalization"
 _CONTRACTIONS = frozenset({"_FusedConv2D", "_FusedDepthwiseConv2dNative"})
-_FUSED = AVERAGING | _CONTRACTIONS | {_OLDEST}
+_ONNX = "BatchNormalization"
+_FUSED = AVERAGING | _CONTRACTIONS | {_OLDEST, _ONNX}
 
 _ROOTS = frozenset({"Rsqrt", "Sqrt"})
 
@@ -36,13 +37,18 @@ _MOST_OPS = 20_000
 """Ops of a graph that are tried; the largest networks have some thousands."""
 
 _DEFAULT_EPSILON = 1e-4
-"""Of the fused ops, where a graph leaves the attribute out."""
+"""Of TensorFlow's fused ops, where a graph leaves the attribute out."""
+
+_ONNX_DEFAULTS = {"epsilon": 1e-5, "momentum": 0.9}
+"""Of ONNX's op, which is defined by them in all of its versions (docs/Operators.md of ONNX)."""
 
 _CHANNEL_AXES = {"NHWC": 3, "NCHW": 1, "NDHWC": 4, "NCDHW": 1}
 
 _CALL = re.compile(r"(?:branch|(?:Stateful)?PartitionedCall)(?:_\d+)?")
 _INSIDE = re.compile(r"(?:cond|batchnorm|(?:Stateless)?(?:If|Case|While))(?:_\d+)?")
-_FUSED_NAME = re.compile(r"(?:FusedBatchNorm(?:V\d)?|BatchNormWithGlobalNormalization)(?:_\d+)?")
+_FUSED_NAME = re.compile(
+    r"(?:FusedBatchNorm(?:V\d)?|BatchNormWithGlobalNormalization|BatchNormalization)(?:_\d+)?"
+)
 """Parts of an op's name that are no part of the layer's."""
 
 _NAMELESS = re.compile(r"(?:Const|ones|zeros|ones_like|zeros_like)(?:_\d+)?")
@@ -110,13 +116,16 @@ def _fused(tensors: Tensors, op: Op, updates: Updates) -> Norm | None:
         momentum = _share_kept(op.attribute("exponential_avg_factor"))
     elif "moving_variance" not in roles:
         return None
+    elif op.type == _ONNX:
+        momentum = _onnx_momentum(op)
     epsilon = op.attribute("variance_epsilon" if op.type == _OLDEST else "epsilon")
+    default = _ONNX_DEFAULTS["epsilon"] if op.type == _ONNX else _DEFAULT_EPSILON
     return Norm(
         op=op.name,
         scope=_scope(op),
         roles=roles,
         x=tensors.sources(given[0]) if given else (),
-        epsilon=_finite(epsilon if isinstance(epsilon, float) else _DEFAULT_EPSILON),
+        epsilon=_finite(epsilon if isinstance(epsilon, float) else default),
         momentum=updates.momentum(roles) if momentum is None else momentum,
         axis=_fused_axis(tensors, op, given),
     )
@@ -138,6 +147,8 @@ def _operands(op: Op, given: Sequence[str]) -> Mapping[str, str]:
 
 def _fused_axis(tensors: Tensors, op: Op, given: Sequence[str]) -> int | None:
     """The channels' axis: the last, where a matrix is dressed as an image for the op's sake."""
+    if op.type == _ONNX:
+        return None if op.attribute("spatial") == 0 else 1
     x = tensors.op(given[0]) if given else None
     shape = tensors.inputs(x.name)[1:2] if x is not None and x.type == "Reshape" else ()
     for array in tensors.constants(shape[0]) if shape else ():
@@ -145,6 +156,16 @@ def _fused_axis(tensors: Tensors, op: Op, given: Sequence[str]) -> int | None:
         if sizes[:1] == [-1] and len(sizes) == 4 and (sizes[1:3] == [1, 1] or sizes[2:] == [1, 1]):
             return -1
     return _CHANNEL_AXES.get(str(op.attribute("data_format") or "NHWC"))
+
+
+def _onnx_momentum(op: Op) -> float | None:
+    """The share that is kept. One that is not written counts where the op trains, and only there:
+    converters of networks for inference leave out whatever momentum the network had.
+    """
+    momentum = op.attribute("momentum")
+    if momentum is None and op.attribute("training_mode") == 1:
+        momentum = _ONNX_DEFAULTS["momentum"]
+    return _finite(momentum) if isinstance(momentum, float) else None
 
 
 def _spelled_out(tensors: Tensors, root: Op, updates: Updates) -> Norm | None:
@@ -219,9 +240,9 @@ def _without_misfits(norm: Norm, fit: Callable[[str, str], bool]) -> Norm:
 def _scope(op: Op) -> str:
     """The layer's name in an op's name: `net/bn1` in `net/bn1/batchnorm/Rsqrt`."""
     *scopes, own = op.name.split("/")
-    parts = [part for part in scopes if not _CALL.fullmatch(part)]
+    parts = [part for part in scopes if part and not _CALL.fullmatch(part)]
     if op.type in _FUSED and not _FUSED_NAME.fullmatch(own):
         return "/".join([*parts, own])
     while parts and _INSIDE.fullmatch(parts[-1]):
         parts.pop()
-    return "/".join(parts)
+    return "/".join(parts) or (op.name if op.type == _ONNX else "")

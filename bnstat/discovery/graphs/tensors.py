@@ -25,6 +25,7 @@ PASSES = frozenset(
         "Enter",
         "EnsureShape",
         "Exit",
+        "Expand",
         "ExpandDims",
         "Identity",
         "PreventGradient",
@@ -37,9 +38,10 @@ PASSES = frozenset(
         "Squeeze",
         "StopGradient",
         "Switch",
+        "Unsqueeze",
     }
 )
-"""Ops whose outputs have the numbers of their first input."""
+"""Ops, of TensorFlow or ONNX, whose outputs have the numbers of their first input."""
 
 _ASSIGNS = frozenset({"Assign", "AssignAdd", "AssignSub"})
 """Ops that change a variable and give it."""

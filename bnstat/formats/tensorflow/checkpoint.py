@@ -6,7 +6,10 @@ by the variables' names, and often has the graph it belongs to beside it, as `PR
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 from bnstat.errors import BnstatError
 from bnstat.formats.contents import Contents, Node, Reading
@@ -15,6 +18,9 @@ from bnstat.formats.tensorflow.object_graph import KEY, VALUE, best_names, path_
 from bnstat.formats.tensorflow.tensors import Tensors, open_tensors
 from bnstat.model import Source
 from bnstat.storage.files import Folder
+
+if TYPE_CHECKING:
+    from bnstat.formats.keras.config import Described
 
 
 def open_checkpoint(folder: Folder, prefix: str, source: Source, reading: Reading) -> Contents:
@@ -34,18 +40,25 @@ def open_checkpoint(folder: Folder, prefix: str, source: Source, reading: Readin
     if KEY in tensors.keys:
         nodes, notes = read_object_graph(tensors, reading)
         names = best_names(nodes) if nodes else names_from_keys(tensors)
-        return Contents(
+        contents = Contents(
             source=replace(source, format="tf2-checkpoint", step=step),
             variables=tensors.variables(names),
             names=names,
             objects=nodes,
             notes=notes,
         )
+        return replace(contents, configured=partial(_configured, contents)) if nodes else contents
     return Contents(
         source=replace(source, format="tf1-checkpoint", step=step),
         variables=tensors.variables({}),
         graphs=meta_graphs(folder.file(prefix + ".meta"), tensors.keys),
     )
+
+
+def _configured(contents: Contents, described: Sequence[Described]) -> Contents:
+    from bnstat.formats.keras.objects import layers_of_objects
+
+    return replace(contents, layers=layers_of_objects(described, contents.objects))
 
 
 def read_object_graph(tensors: Tensors, reading: Reading) -> tuple[list[Node], list[str]]:

@@ -31,6 +31,7 @@ _MARKS: Final = {
     "V": "negative variance",
     "I": "moving statistics still at their initial 0 and 1",
 }
+_REWRITTEN: Final = "moving statistics 0 and 1: a converter moved them into gamma and beta"
 _MOVING: Final = ("moving_mean", "moving_variance")
 _BINS: Final = 8
 
@@ -171,6 +172,17 @@ def footnotes(model: Model) -> Iterator[str]:
             more = f" and {_count(len(names) - 2, 'other')}" if len(names) > 3 else ""
             shown = names[:2] if more else names
             yield f"{', '.join(map(legible, shown))}{more}: {legible(fact)}"
+    yield from undecided(model)
+
+
+def undecided(model: Model) -> Iterator[str]:
+    """The layers that may be batch norm: one line each, with what the file holds of it."""
+    for layer in model.undecided:
+        what = _count(len(layer.undecided), "variable")
+        place = layer.undecided[0].key.rpartition("/")[0]
+        shape = ",".join(map(str, layer.shape))
+        unsure = " may be batch norm" if layer.evidence == "name" else ""
+        yield legible(f"undecided: {layer.name}{unsure}: {what} of [{shape}] in {place}")
 
 
 def _settings(model: Model) -> dict[str, list[str]]:
@@ -303,8 +315,17 @@ def _legend(
     yield f"{shown} over the channels"
     for letter, meaning in _MARKS.items():
         if count := sum(letter in letters for letters in wrong):
+            if letter == "I" and count == len(wrong) and _are_rewritten(model):
+                meaning = _REWRITTEN
             yield f"{letter}  {meaning} ({_count(count, 'layer')})"
     yield from footnotes(model)
+
+
+def _are_rewritten(model: Model) -> bool:
+    # Only a few files are asked, so only for them the rules are loaded.
+    from bnstat.checks.conversion import rewritten
+
+    return rewritten(model) == "surely"
 
 
 def _count(number: int, thing: str) -> str:

@@ -6,15 +6,16 @@ Source: tensorflow/core/framework/{graph,node_def,attr_value,tensor}.proto.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 from bnstat.errors import UnsupportedError
 from bnstat.formats.protobuf.protos import parse
-from bnstat.formats.protobuf.wire import WireError, fields, varint
+from bnstat.formats.protobuf.scan import Field, Window, scan
+from bnstat.formats.protobuf.wire import WireError, fields
 from bnstat.formats.tensorflow.graphs.graph_def import MOST_NODES
 from bnstat.storage.files import File
 from bnstat.storage.ranges import Range
@@ -24,11 +25,6 @@ _LARGEST_STRUCTURE = 1 << 26
 
 _LONG = 4096
 """Bytes from which on a field is skipped, or looked into for what to skip."""
-
-_WINDOW = 1 << 16
-
-_LONGEST_HEAD = 20
-"""Bytes of the two varints before a field's value."""
 
 _BYTES = 2
 _NODE_IN_GRAPH = 1
@@ -63,12 +59,12 @@ class GraphFile:
             UnsupportedError: the graph is too large.
         """
         self._file = file
-        self._window = _Window(file, _LONG)
-        self._nodes: list[_Field] = []
+        self._window = Window(file)
+        self._nodes: list[Field] = []
         self._skipped: set[str] = set()
         structure = bytearray()
-        window = _Window(file)
-        for number, field in enumerate(_fields(window, *span)):
+        window = Window(file)
+        for number, field in enumerate(scan(window, *span)):
             is_long = field.end - field.begin > _LONG
             is_node = field.number == _NODE_IN_GRAPH and field.kind == _BYTES
             if is_node:
@@ -123,10 +119,10 @@ class GraphFile:
         return [] if place is None else [place]
 
     @cached_property
-    def _by_name(self) -> Mapping[str, _Field]:
+    def _by_name(self) -> Mapping[str, Field]:
         return {n.name: field for n, field in zip(self.graph_def.node, self._nodes, strict=True)}
 
-    def _content(self, name: str) -> _Field | None:
+    def _content(self, name: str) -> Field | None:
         """The field of a node's constant that holds its raw bytes, if it has just one."""
         found = [self._by_name[name]]
         try:
@@ -134,7 +130,7 @@ class GraphFile:
                 found = [
                     field
                     for message in found
-                    for field in _fields(self._window, message.start, message.end)
+                    for field in scan(self._window, message.start, message.end)
                     if field.number == number
                     and (number != _TENSOR_IN_NODE[0] or self._is_value(field))
                 ]
@@ -142,74 +138,21 @@ class GraphFile:
             return None
         return found[0] if len(found) == 1 else None
 
-    def _is_value(self, entry: _Field) -> bool:
+    def _is_value(self, entry: Field) -> bool:
         """Whether an entry of a node's attributes is the one of a constant's value."""
-        key = next(_fields(self._window, entry.start, entry.end), None)
+        key = next(scan(self._window, entry.start, entry.end), None)
         return key is not None and self._window.read(key.begin, key.end) == _VALUE
-
-
-class _Window:
-    """A file's bytes by range, read in larger pieces."""
-
-    def __init__(self, file: File, size: int = _WINDOW) -> None:
-        self._file = file
-        self._size = size
-        self._start = 0
-        self._data = b""
-
-    def read(self, start: int, end: int) -> bytes:
-        """The bytes from `start` to `end`."""
-        if start < self._start or end > self._start + len(self._data):
-            wanted = max(end, min(start + self._size, self._file.size))
-            self._data = self._file.read(start, wanted - start)
-            self._start = start
-        return self._data[start - self._start : end - self._start]
-
-
-class _Field(NamedTuple):
-    """A field of a message: its number, wire type, beginning, and where its value lies."""
-
-    number: int
-    kind: int
-    begin: int
-    start: int
-    end: int
-
-
-def _fields(window: _Window, position: int, end: int) -> Iterator[_Field]:
-    """The fields of the message that lies between two positions.
-
-    The last one may end beyond the message; the next step raises then.
-    """
-    while position < end:
-        head = window.read(position, min(position + _LONGEST_HEAD, end))
-        tag, used = varint(head, 0)
-        start = position + used
-        if tag & 7 == 0:
-            stop = position + varint(head, used)[1]
-        elif tag & 7 == _BYTES:
-            length, used = varint(head, used)
-            start = position + used
-            stop = start + length
-        elif tag & 7 in (1, 5):
-            stop = start + (8 if tag & 7 == 1 else 4)
-        else:
-            raise WireError(f"a field of unknown wire type {tag & 7}")
-        yield _Field(tag >> 3, tag & 7, position, start, stop)
-        if stop > end:
-            raise WireError("a field is longer than its message")
-        position = stop
 
 
 def graph_range(file: File) -> tuple[int, int] | None:
     """Where the file's GraphDef lies; None where the file is no graph."""
-    window = _Window(file)
+    window = Window(file)
     try:
-        for field in islice(_fields(window, 0, file.size), 4):
+        for field in islice(scan(window, 0, file.size), 4):
             if field.begin == 0 and _is_node(file, field):
                 return 0, file.size
             if field.number == _GRAPH_IN_META_GRAPH:
-                nested = next(_fields(window, field.start, min(field.end, file.size)), None)
+                nested = next(scan(window, field.start, min(field.end, file.size)), None)
                 is_graph = nested is not None and _is_node(file, nested)
                 return (field.start, field.end) if is_graph else None
     except WireError:
@@ -217,7 +160,7 @@ def graph_range(file: File) -> tuple[int, int] | None:
     return None
 
 
-def _is_node(file: File, field: _Field) -> bool:
+def _is_node(file: File, field: Field) -> bool:
     """Whether a field is a NodeDef: it starts with a node's name and an op's."""
     if field.number != _NODE_IN_GRAPH:
         return False
@@ -237,10 +180,10 @@ def _is_node(file: File, field: _Field) -> bool:
     )
 
 
-def _without_long_fields(window: _Window, message: _Field, path: Sequence[int]) -> bytes:
+def _without_long_fields(window: Window, message: Field, path: Sequence[int]) -> bytes:
     """A message without its long fields, and those of the messages that `path` leads to."""
     kept = bytearray()
-    for field in _fields(window, message.start, message.end):
+    for field in scan(window, message.start, message.end):
         if field.end - field.begin <= _LONG:
             kept += window.read(field.begin, field.end)
         elif path and field.number == path[0]:

@@ -1,0 +1,93 @@
+"""What a converter did to a layer: its statistics moved into gamma and beta, or not.
+
+A converter that rewrites a layer to its scale and shift leaves moving mean 0, moving variance 1
+and an epsilon so small that it changes nothing. A layer that was never updated has the same
+statistics, but the epsilon of its network, which is never that small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, Literal
+
+import numpy as np
+
+from bnstat.checks.rule import Finding, Rule, Thresholds, at_start, numbers_of
+from bnstat.model import BatchNorm, Model
+
+_CONVERTED: Final = frozenset({"onnx", "tfjs"})
+"""Formats that are written by converters, not by what trains a network."""
+
+_FAITHFUL: Final = ("pytorch",)
+"""How the names begin of writers of such files that leave moving statistics as they are."""
+
+
+def untouched(layer: BatchNorm) -> bool | None:
+    """Whether gamma and beta are as they were initialized; None where the layer has neither.
+
+    A beta that was trained is not exactly 0 in every channel, whatever gamma started from.
+    """
+    beta = numbers_of(layer, "beta")
+    if beta is not None:
+        return bool((beta == 0).all())
+    gamma = numbers_of(layer, "gamma")
+    if gamma is not None:
+        return bool((gamma == 1).all() or (gamma == 0).all())
+    return None
+
+
+def rewritten(model: Model) -> Literal["surely", "perhaps", "no"]:
+    """Whether a converter moved all moving statistics of a model into gamma and beta.
+
+    Not where one layer still has statistics of its own, where gamma and beta are those of the
+    start, or where the writer is known to leave them. Surely where every layer's epsilon
+    disappears beside the variance 1 in float32; else the file does not tell.
+    """
+    is_converted = model.source.format in _CONVERTED
+    if not is_converted or (model.source.writer or "").lower().startswith(_FAITHFUL):
+        return "no"
+    if not all(map(at_start, model.layers)) or all(map(untouched, model.layers)):
+        return "no"
+    return "surely" if all(map(_divides_by_one, model.layers)) else "perhaps"
+
+
+def _divides_by_one(layer: BatchNorm) -> bool:
+    """Whether the root of the variance 1 and epsilon is exactly 1 in float32."""
+    return layer.epsilon is not None and bool(np.float32(1) + np.float32(layer.epsilon) == 1)
+
+
+def _find_rewritten(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
+    if not model.layers or rewritten(model) != "surely":
+        return
+    yield rule.finding(
+        f"rewritten by a converter: all {len(model.layers)} layers have moving mean 0, variance 1 "
+        "and an epsilon that changes nothing; gamma and beta are scale and shift",
+        layers=len(model.layers),
+    )
+
+
+REWRITTEN: Final[Rule[Model]] = Rule(
+    code="BN015",
+    name="rewritten",
+    title="statistics moved into gamma and beta",
+    severity="info",
+    what="In a file that a converter wrote, every moving mean is exactly 0, every moving variance "
+    "exactly 1, and every epsilon so small that 1 + epsilon is 1 in float32, while gamma and beta "
+    "are not those of the start. Said once of the whole model, in place of BN001.",
+    why="It does no harm: gamma holds gamma / sqrt(variance + epsilon) and beta holds "
+    "beta - mean * that, so the network computes the same. The statistics themselves are not in "
+    "this file any more, and training cannot go on from it.",
+    example="OnnxMLTools from Keras: gamma 1.63 ± 0.69, moving mean 0 ± 0, moving variance 1 ± 0, "
+    "epsilon 1e-09.",
+    mend={
+        "TF1": "Nothing to mend. For the statistics go back to the file it was converted from.",
+        "Keras 2": "As for TF1.",
+        "Keras 3": "As for TF1.",
+    },
+    confidence="High: no library's epsilon is that small. Where the epsilon is an ordinary one, "
+    "nothing in the file tells a rewritten layer from one that was never updated, and BN001 says "
+    "that; a file that PyTorch exported has the statistics of training, and is judged by BN001.",
+    threshold="None: exact equality in every channel. float32 has 24 bits: 1 + epsilon is 1 below "
+    "6e-8.",
+    find=_find_rewritten,
+)

@@ -1,0 +1,44 @@
+"""Bytes of a file as an array of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnstat.storage.files import File
+from bnstat.storage.ranges import Range
+
+
+def bytes_needed(shape: Sequence[int], dtype: np.dtype[np.generic]) -> int:
+    """The bytes of an array of that shape."""
+    return prod(shape) * dtype.itemsize
+
+
+def from_little_endian(
+    data: bytes, dtype: np.dtype[np.generic], shape: Sequence[int]
+) -> NDArray[np.generic]:
+    """An array from its bytes; there must be as many as `bytes_needed` says."""
+    # NumPy cannot swap the bytes of ml_dtypes' types, and files of theirs are little-endian.
+    stored = dtype.newbyteorder("<") if dtype.kind in "iufcb" else dtype
+    return np.frombuffer(data, stored).astype(dtype).reshape(shape)
+
+
+def extents(
+    file: File, start: int, length: int, dtype: np.dtype[np.generic] | None, shape: Sequence[int]
+) -> Sequence[Range]:
+    """Where an array lies whose elements are stored in a row, little-endian; see `Variable`.
+
+    Args:
+        file: the file.
+        start: where its bytes begin.
+        length: how many there are.
+        dtype: the array's; None where they are no plain elements.
+        shape: the array's.
+    """
+    is_plain = dtype is not None and length == bytes_needed(shape, dtype)
+    part = tuple(slice(0, size) for size in shape) if is_plain else None
+    place = file.place(start, length, part)
+    return () if place is None else (place,)

@@ -1,0 +1,272 @@
+"""The graph of an ONNX model in the common form, with all bodies put in the place of their calls.
+
+ONNX names tensors, not outputs of nodes: a body of `If`, `Loop` or `Scan` uses those of the graphs
+around it, a function's body only its own inputs. Here each node has a name of its own, and a
+tensor is called `node`, or `node:1` for a second output; an initializer is a `Const`.
+
+Sources: docs/IR.md of ONNX; docs/Operators.md for what bodies take and give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bnstat.errors import UnsupportedError
+from bnstat.formats.contents import Op
+from bnstat.formats.exchange.onnx.messages import Attribute, Function, Graph, Model, Node, Tensor
+from bnstat.formats.protobuf.wire import WireError, damaged
+
+_BODIES: Mapping[str, tuple[str, ...]] = {
+    "If": ("then_branch", "else_branch"),
+    "Loop": ("body",),
+    "Scan": ("body",),
+}
+
+_LARGEST_INLINED = 300_000
+"""Nodes that calls may add in all: a few functions can call for billions."""
+
+_DEEPEST = 50
+"""Calls and bodies within each other."""
+
+
+@dataclass
+class _Leaf:
+    """A tensor that the file holds (`Const`), or that it is given (`Placeholder`)."""
+
+    name: str
+    type: str
+    inputs: Sequence[str] = ()
+
+    def attribute(self, name: str) -> None:
+        """It has none."""
+
+
+@dataclass
+class _Choice:
+    """What a node gives that has several bodies: one of several tensors."""
+
+    name: str
+    inputs: Sequence[str]
+    type: str = "Merge"
+
+    def attribute(self, name: str) -> None:
+        """It has none."""
+
+
+@dataclass
+class _Frame:
+    """Where a node stands: what names and attributes mean there.
+
+    Attributes:
+        tensors: name -> tensor.
+        outer: the frame around it, whose names it sees; None for a function and at the top.
+        call: the node that calls the function whose body this is, and that node's frame.
+    """
+
+    tensors: dict[str, str]
+    outer: _Frame | None = None
+    call: tuple[Node, _Frame, Mapping[str, Attribute]] | None = None
+
+    def tensor(self, name: str) -> str | None:
+        """The tensor of that name."""
+        frame: _Frame | None = self
+        while frame is not None:
+            if name in frame.tensors:
+                return frame.tensors[name]
+            frame = frame.outer
+        return None
+
+    def attribute(self, attribute: Attribute) -> Attribute | None:
+        """The attribute that gives the value of one of a function's node."""
+        frame: _Frame | None = self
+        found: Attribute | None = attribute
+        while found is not None and (reference := found.reference) is not None:
+            while frame is not None and frame.call is None:
+                frame = frame.outer
+            if frame is None or frame.call is None:
+                return None
+            node, frame, defaults = frame.call
+            found = node.attributes.get(reference) or defaults.get(reference)
+        return found
+
+
+@dataclass
+class _Op:
+    """A node where it stands."""
+
+    name: str
+    node: Node
+    frame: _Frame
+    inputs: Sequence[str]
+
+    @property
+    def type(self) -> str:
+        domain = self.node.domain
+        return f"{domain}.{self.node.type}" if domain else self.node.type
+
+    def attribute(self, name: str) -> float | int | bool | str | None:
+        """The value of a simple attribute.
+
+        Raises:
+            DamagedError: the node's attributes, which are read only now, are none.
+        """
+        try:
+            attribute = self.node.attributes.get(name)
+            found = None if attribute is None else self.frame.attribute(attribute)
+            return None if found is None else found.value
+        except WireError as error:
+            path = self.node.messages.window.file.path
+            raise damaged(path, f"the node {self.name}", error) from error
+
+
+@dataclass
+class Inlined:
+    """A model's nodes, and the tensors that its file holds.
+
+    Attributes:
+        ops: by name.
+        constants: name of a `Const` -> its tensor, in the order of the file.
+        labels: name of a `Const` -> the tensor's name in the file.
+        keys: the same, with a number behind those that are called like an earlier one.
+    """
+
+    ops: dict[str, Op] = field(default_factory=dict)
+    constants: dict[str, Tensor] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+
+
+def inline(model: Model, path: str) -> Inlined:
+    """The nodes of a model, with those of its functions and nested graphs.
+
+    Args:
+        model: the model.
+        path: of its file, for errors.
+
+    Raises:
+        UnsupportedError: its bodies are nested too deep, or call for too many nodes.
+        WireError: a part that is read only now is damaged.
+    """
+    inliner = _Inliner(model.functions, path)
+    inliner.graph(model.graph, _Frame({}), 1, "")
+    return inliner.result
+
+
+class _Inliner:
+    def __init__(self, functions: Iterable[Function], path: str) -> None:
+        self._functions = {function.key: function for function in functions}
+        self._path = path
+        self._left = _LARGEST_INLINED
+        self._consts: dict[int, str] = {}
+        self._uses: dict[str, int] = {}
+        self.result = Inlined()
+
+    def graph(self, graph: Graph, frame: _Frame, depth: int, prefix: str) -> Sequence[str]:
+        """Take up a graph; gives the tensors that it gives."""
+        if depth > _DEEPEST:
+            raise UnsupportedError(self._path, "its graphs and functions are nested too deep")
+        for name in graph.inputs:
+            if name not in frame.tensors:
+                given = frame.tensors[name] = self._unique(name)
+                self.result.ops[given] = _Leaf(given, "Placeholder")
+        for tensor in graph.initializers:
+            frame.tensors[tensor.name] = self._constant(tensor, tensor.name)
+        for node in graph.nodes:
+            self._left -= 1
+            if self._left < 0:
+                raise UnsupportedError(self._path, "its functions call for too many nodes")
+            self._node(node, frame, depth, prefix)
+        return [frame.tensor(name) or "" for name in graph.outputs]
+
+    def _node(self, node: Node, frame: _Frame, depth: int, prefix: str) -> None:
+        function = self._functions.get((node.domain, node.type, node.overload))
+        if function is not None:
+            given = self._called(function, node, frame, depth, prefix)
+        elif node.domain == "" and node.type in _BODIES:
+            given = self._bodies(node, frame, depth, prefix)
+        elif node.domain == "" and node.type == "Constant":
+            given = self._held(node, frame)
+        else:
+            inputs = [frame.tensor(name) or "" for name in node.inputs]
+            name = self._unique(prefix + (node.name or self._scope(inputs) or _first(node)))
+            self.result.ops[name] = _Op(name, node, frame, inputs)
+            given = [f"{name}:{index}" if index else name for index in range(len(node.outputs))]
+        frame.tensors.update(zip(node.outputs, given, strict=False))
+        frame.tensors.pop("", None)
+
+    def _called(
+        self, function: Function, node: Node, frame: _Frame, depth: int, prefix: str
+    ) -> Sequence[str]:
+        self._left -= len(function.body.nodes)
+        passed = zip(function.body.inputs, node.inputs, strict=False)
+        tensors = {inner: frame.tensor(outer) or "" for inner, outer in passed}
+        inner = _Frame(tensors, call=(node, frame, function.defaults))
+        return self.graph(function.body, inner, depth + 1, f"{prefix}{node.name or _first(node)}/")
+
+    def _bodies(self, node: Node, frame: _Frame, depth: int, prefix: str) -> Sequence[str]:
+        given: list[list[str]] = []
+        for name in _BODIES[node.type]:
+            attribute = node.attributes.get(name)
+            found = None if attribute is None else frame.attribute(attribute)
+            body = None if found is None else found.graph(depth + 1)
+            if body is None:
+                continue
+            passed = zip(reversed(body.inputs), reversed(node.inputs), strict=False)
+            tensors = {inner: frame.tensor(outer) or "" for inner, outer in passed}
+            inner = _Frame(tensors, outer=frame)
+            results = self.graph(body, inner, depth + 1, prefix)
+            given.append(list(results[1:] if node.type == "Loop" else results))
+        named = self._unique(prefix + (node.name or _first(node)))
+        merged = []
+        for index in range(len(node.outputs)):
+            choices = [results[index] for results in given if index < len(results)]
+            name = self._unique(f"{named}/{index}")
+            self.result.ops[name] = _Choice(name, [choice for choice in choices if choice])
+            merged.append(name)
+        return merged
+
+    def _held(self, node: Node, frame: _Frame) -> Sequence[str]:
+        """The tensor of a `Constant`; the kinds that are not tensors have no statistics."""
+        attribute = node.attributes.get("value")
+        found = None if attribute is None else frame.attribute(attribute)
+        tensor = None if found is None else found.tensor()
+        if tensor is None:
+            return [self._unique(node.name or _first(node))]
+        return [self._constant(tensor, _first(node))]
+
+    def _constant(self, tensor: Tensor, label: str) -> str:
+        # A body that is inlined twice has each of its tensors once.
+        if tensor.begin not in self._consts:
+            name = self._consts[tensor.begin] = self._unique(label)
+            tensor.name = label
+            self.result.ops[name] = _Leaf(name, "Const")
+            self.result.constants[name] = tensor
+            self.result.labels[name] = label
+            numbered = "" if name == label.replace(":", "_") else name.rpartition("#")[2]
+            self.result.keys[name] = f"{label}#{numbered}" if numbered else label
+        return self._consts[tensor.begin]
+
+    def _scope(self, inputs: Sequence[str]) -> str:
+        """What the names of several tensors that a node takes from the file have in common."""
+        labels = [self.result.labels[name] for name in inputs if name in self.result.labels]
+        if len(labels) < 2:
+            return ""
+        shared = min(labels)
+        while shared and not all(label.startswith(shared) for label in labels):
+            shared = shared[:-1]
+        return shared[: max(map(shared.rfind, "./_:"))] if shared else ""
+
+    def _unique(self, label: str) -> str:
+        """A name that no op has, without what separates a name from an output."""
+        name = base = label.replace(":", "_")
+        while not name or name in self.result.ops:
+            self._uses[base] = self._uses.get(base, 1) + 1
+            name = f"{base}#{self._uses[base]}"
+        return name
+
+
+def _first(node: Node) -> str:
+    """A name for a node that has none, by its output; exporters often only number those."""
+    name = next((name for name in node.outputs if name), node.type)
+    return f"{node.type}_{name}" if name.isdecimal() and node.type != "Constant" else name

@@ -1,0 +1,322 @@
+"""The messages of an ONNX file, as far as reading needs them; numbers of tensors are left there.
+
+Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto. An attribute of a node is
+read when it is asked for; most never are.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from bnstat.errors import UnsupportedError
+from bnstat.formats.protobuf.scan import Field, Window, scan
+from bnstat.formats.protobuf.wire import WireError, signed, text, varint
+
+MOST_NODES = 250_000
+"""A model of more, or of as many tensors, is not read."""
+
+_DEEPEST = 50
+"""Graphs within nodes of graphs."""
+
+_MOST_DIMS = 32
+
+_FLOAT, _INT, _STRING, _TENSOR, _GRAPH, _REFERENCE = 2, 3, 4, 5, 6, 21
+"""Fields of an AttributeProto."""
+
+_LISTS = (4, 5, 7, 10, 11)
+"""The fields of a TensorProto that list values: as float, int32, int64, double, uint64."""
+
+
+class Messages:
+    """Reads messages from a file, and counts what it reads."""
+
+    def __init__(self, window: Window) -> None:
+        self.window = window
+        self._left = MOST_NODES
+
+    def fields(self, outer: Field) -> Iterator[Field]:
+        """The fields of a nested message."""
+        if outer.kind != 2:
+            raise WireError("a message is expected")
+        return scan(self.window, outer.start, outer.end)
+
+    def text(self, each: Field) -> str:
+        """A string."""
+        return text(self.bytes(each))
+
+    def bytes(self, each: Field) -> bytes:
+        """The bytes of a field's value."""
+        return self.window.read(each.start, each.end)
+
+    def number(self, each: Field) -> int:
+        """A varint, as the int64 it stands for."""
+        if each.kind != 0:
+            raise WireError("a number is expected")
+        return signed(varint(self.bytes(each), 0)[0])
+
+    def numbers(self, each: Field) -> Sequence[int]:
+        """Numbers of a repeated field: one, or packed."""
+        if each.kind != 2:
+            return (self.number(each),)
+        data, position, found = self.bytes(each), 0, []
+        while position < len(data):
+            value, position = varint(data, position)
+            found.append(signed(value))
+        return found
+
+    def count(self) -> None:
+        """Count a node or tensor.
+
+        Raises:
+            UnsupportedError: there were too many.
+        """
+        self._left -= 1
+        if self._left < 0:
+            raise UnsupportedError(self.window.file.path, "an ONNX model of this size is not read")
+
+
+@dataclass
+class Tensor:
+    """A TensorProto.
+
+    Attributes:
+        name: its name; empty in an attribute.
+        type: the code of its element type.
+        dims: its shape as the file has it.
+        raw: where its bytes lie, if they do in one piece.
+        lists: where its values lie, if they are listed.
+        external: what is said of where they lie beside the file; empty if they do not.
+        begin: where the message begins, which no other tensor's does.
+    """
+
+    name: str = ""
+    type: int = 0
+    dims: list[int] = field(default_factory=list)
+    raw: Field | None = None
+    lists: list[Field] = field(default_factory=list)
+    external: dict[str, str] = field(default_factory=dict)
+    begin: int = -1
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """The shape; None where it is impossible."""
+        fits = len(self.dims) <= _MOST_DIMS and min(self.dims, default=0) >= 0
+        return tuple(self.dims) if fits else None
+
+
+class Attribute:
+    """An AttributeProto."""
+
+    def __init__(self, messages: Messages, each: Field) -> None:
+        self._messages = messages
+        self._fields = {inner.number: inner for inner in messages.fields(each)}
+
+    @property
+    def name(self) -> str:
+        return self._messages.text(self._fields[1]) if 1 in self._fields else ""
+
+    @property
+    def reference(self) -> str | None:
+        """In a function: the name of the attribute of the call that gives the value."""
+        each = self._fields.get(_REFERENCE)
+        return None if each is None else self._messages.text(each) or None
+
+    @property
+    def value(self) -> float | int | str | None:
+        """A single number or text; floats in the fewest digits that float32 needs."""
+        read = self._messages
+        if (each := self._fields.get(_FLOAT)) is not None and each.kind == 5:
+            return float(str(np.float32(struct.unpack("<f", read.bytes(each))[0])))
+        if (each := self._fields.get(_INT)) is not None:
+            return read.number(each)
+        if (each := self._fields.get(_STRING)) is not None:
+            return read.bytes(each).decode("utf-8", "replace")
+        return None
+
+    def tensor(self) -> Tensor | None:
+        """The tensor that it holds."""
+        each = self._fields.get(_TENSOR)
+        return None if each is None else read_tensor(self._messages, each)
+
+    def graph(self, depth: int) -> Graph | None:
+        """The graph that it holds, which is `depth` graphs deep."""
+        each = self._fields.get(_GRAPH)
+        return None if each is None else read_graph(self._messages, each, depth)
+
+
+@dataclass
+class Node:
+    """A NodeProto; the domain of ONNX's own operators is empty."""
+
+    messages: Messages
+    name: str = ""
+    type: str = ""
+    domain: str = ""
+    overload: str = ""
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    attribute_fields: list[Field] = field(default_factory=list)
+
+    @cached_property
+    def attributes(self) -> Mapping[str, Attribute]:
+        """By name."""
+        found = [Attribute(self.messages, each) for each in self.attribute_fields]
+        return {attribute.name: attribute for attribute in found}
+
+
+@dataclass
+class Graph:
+    """A GraphProto, or the body of a FunctionProto."""
+
+    nodes: list[Node] = field(default_factory=list)
+    initializers: list[Tensor] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Function:
+    """A FunctionProto: its name with domain and overload, its body, its attributes' defaults."""
+
+    key: tuple[str, str, str]
+    body: Graph
+    defaults: Mapping[str, Attribute]
+
+
+@dataclass
+class Model:
+    """A ModelProto.
+
+    Attributes:
+        producer: name and version of the program that wrote it; may be empty.
+        opset: the version of ONNX's own operators that it is written in.
+    """
+
+    graph: Graph
+    functions: Sequence[Function]
+    producer: str
+    opset: int | None
+
+
+def read_model(window: Window) -> Model:
+    """The model in a file.
+
+    Raises:
+        WireError: the file holds no such message.
+        UnsupportedError: it is too large or too deep.
+    """
+    read = Messages(window)
+    model = Model(Graph(), [], "", None)
+    functions, producer = [], ["", ""]
+    for each in scan(window, 0, window.file.size):
+        if each.number in (2, 3):
+            producer[each.number - 2] = read.text(each)
+        elif each.number == 7:
+            model.graph = read_graph(read, each, 1)
+        elif each.number == 8:
+            model.opset = _own_opset(read, each) or model.opset
+        elif each.number == 25:
+            functions.append(_read_function(read, each))
+    model.functions = functions
+    model.producer = " ".join(part for part in producer if part)
+    return model
+
+
+def read_graph(read: Messages, outer: Field, depth: int) -> Graph:
+    """A GraphProto."""
+    if depth > _DEEPEST:
+        raise UnsupportedError(read.window.file.path, "its graphs are nested too deep")
+    graph = Graph()
+    for each in read.fields(outer):
+        if each.number == 1:
+            graph.nodes.append(_read_node(read, each))
+        elif each.number == 5:
+            graph.initializers.append(read_tensor(read, each))
+        elif each.number in (11, 12):
+            names = (read.text(inner) for inner in read.fields(each) if inner.number == 1)
+            (graph.inputs if each.number == 11 else graph.outputs).append(next(names, ""))
+    return graph
+
+
+def read_tensor(read: Messages, outer: Field) -> Tensor:
+    """A TensorProto."""
+    read.count()
+    tensor, is_external = Tensor(begin=outer.begin), False
+    for each in read.fields(outer):
+        if each.number == 1:
+            tensor.dims.extend(read.numbers(each))
+        elif each.number == 2:
+            tensor.type = read.number(each)
+        elif each.number in _LISTS:
+            tensor.lists.append(each)
+        elif each.number == 8:
+            tensor.name = read.text(each)
+        elif each.number == 9:
+            tensor.raw = each
+        elif each.number == 13:
+            entry = {inner.number: read.text(inner) for inner in read.fields(each)}
+            tensor.external[entry.get(1, "")] = entry.get(2, "")
+        elif each.number == 14:
+            is_external = read.number(each) == 1
+    if not is_external:
+        tensor.external = {}
+    elif not tensor.external:
+        raise WireError("a tensor beside the file, and nothing says where")
+    return tensor
+
+
+def _read_node(read: Messages, outer: Field) -> Node:
+    read.count()
+    node = Node(read)
+    for each in read.fields(outer):
+        if each.number == 1:
+            node.inputs.append(read.text(each))
+        elif each.number == 2:
+            node.outputs.append(read.text(each))
+        elif each.number == 3:
+            node.name = read.text(each)
+        elif each.number == 4:
+            node.type = read.text(each)
+        elif each.number == 5:
+            node.attribute_fields.append(each)
+        elif each.number == 7:
+            node.domain = _domain(read.text(each))
+        elif each.number == 8:
+            node.overload = read.text(each)
+    return node
+
+
+def _read_function(read: Messages, outer: Field) -> Function:
+    name = domain = overload = ""
+    body, defaults = Graph(), []
+    for each in read.fields(outer):
+        if each.number == 1:
+            name = read.text(each)
+        elif each.number in (4, 5):
+            (body.inputs if each.number == 4 else body.outputs).append(read.text(each))
+        elif each.number == 7:
+            body.nodes.append(_read_node(read, each))
+        elif each.number == 10:
+            domain = _domain(read.text(each))
+        elif each.number == 11:
+            defaults.append(Attribute(read, each))
+        elif each.number == 13:
+            overload = read.text(each)
+    return Function((domain, name, overload), body, {each.name: each for each in defaults})
+
+
+def _own_opset(read: Messages, outer: Field) -> int | None:
+    """The version that an OperatorSetIdProto gives, if it is that of ONNX's own operators."""
+    found = {each.number: each for each in read.fields(outer)}
+    domain = _domain(read.text(found[1])) if 1 in found else ""
+    return read.number(found[2]) if not domain and 2 in found else None
+
+
+def _domain(name: str) -> str:
+    """A domain of operators; empty for ONNX's own, which has two names."""
+    return "" if name == "ai.onnx" else name

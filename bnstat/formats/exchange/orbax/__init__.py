@@ -1,0 +1,1 @@
+"""Orbax checkpoints, of JAX libraries and of Keras: folders of Zarr arrays."""

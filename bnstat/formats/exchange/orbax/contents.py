@@ -1,0 +1,224 @@
+"""What an Orbax checkpoint holds: the arrays of its trees, by `tensorstore`.
+
+An array is called by the way to it in the tree, joined by dots; under that name the store has its
+Zarr metadata (`.zarray`, or `zarr.json` of version 3) and its chunks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from math import prod
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnstat.errors import BnstatError, DamagedError, UnsupportedError
+from bnstat.formats.contents import Contents, Layer
+from bnstat.formats.exchange.keras_layers import layers_by_scope
+from bnstat.formats.exchange.orbax.site import STORE, TREE
+from bnstat.formats.keras.config import parse_json
+from bnstat.formats.tensorflow.dtypes import find_dtype
+from bnstat.model import Source, Variable
+from bnstat.storage.files import Folder
+
+_METADATA: Final = {".zarray": "zarr", "zarr.json": "zarr3"}
+"""The file that describes an array -> tensorstore's driver for such arrays."""
+
+_BRANCHES: Final = frozenset(
+    {"params", "batch_stats", "trainable_variables", "non_trainable_variables"}
+)
+"""What Flax and Keras call the trees that a layer's variables are divided among."""
+
+_STRINGS: Final = "_strings.json"
+_MOST_DIMS: Final = 32
+_LARGEST: Final = 1 << 30
+"""Bytes of an array that is read: a few bytes of metadata can ask for any number of zeros."""
+
+_FAILURES = (ValueError, OSError, RuntimeError, MemoryError, NotImplementedError, TypeError)
+"""What tensorstore raises for what it cannot read."""
+
+
+class _Array(NamedTuple):
+    """An array of a store: its name there, and how it is stored."""
+
+    name: str
+    driver: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def open_items(items: Mapping[str, Folder], source: Source) -> Contents:
+    """The arrays of a checkpoint's items.
+
+    Args:
+        items: the items by name; the names stand before the keys where there are several.
+        source: where the user pointed.
+
+    Raises:
+        UnsupportedError: tensorstore is not installed, or the folder is not on disk.
+        DamagedError: a store or a description in it is damaged.
+    """
+    variables: dict[str, Variable] = {}
+    names: dict[str, str] = {}
+    layers: list[Layer] = []
+    config: object = None
+    for item, folder in items.items():
+        config = _keras_config(folder) if config is None else config
+        store = _Store(folder)
+        paths = _paths(folder)
+        start = f"{item}/" if len(items) > 1 and item not in _ALONE else ""
+        for array in store.arrays():
+            key = start + array.name
+            reader = partial(store.read, array)
+            path = paths.get(array.name) or array.name.split(".")
+            names[key] = _plain(path)
+            variables[key] = Variable(key, names[key], array.dtype, array.shape, reader)
+    if config is not None:
+        told = {name: key for key, name in names.items()}
+        layers += layers_by_scope(config, told, source.path)
+    return Contents(
+        replace(source, format="orbax", writer="Keras" if config is not None else None),
+        variables,
+        names=names,
+        layers=tuple(layers),
+    )
+
+
+_ALONE: Final = frozenset({"default", "pytree", "model_config", "assets"})
+"""Items whose names say nothing."""
+
+
+def _plain(path: Sequence[str]) -> str:
+    """A variable's name, from the way to it: without its tree, and the `value` of Flax NNX."""
+    parts = list(path)
+    if len(parts) > 2 and parts[0] in _BRANCHES:
+        del parts[0]
+    if len(parts) > 1 and parts[-1] == "value":
+        parts.pop()
+    return "/".join(parts)
+
+
+def _paths(folder: Folder) -> dict[str, list[str]]:
+    """Name of an array in the store -> the way to it in the tree."""
+    file = folder.file(TREE)
+    parsed = parse_json(file.read(), file.path) if file is not None else None
+    tree = parsed.get("tree_metadata") if isinstance(parsed, dict) else None
+    paths = {}
+    for entry in tree.values() if isinstance(tree, dict) else ():
+        keys = entry.get("key_metadata") if isinstance(entry, dict) else None
+        told = [each.get("key") for each in keys or () if isinstance(each, dict)]
+        path = [str(key) for key in told if isinstance(key, str | int) and len(str(key)) < 4000]
+        paths[".".join(path)] = path
+    return paths
+
+
+def _keras_config(folder: Folder) -> object:
+    """The model's configuration, which Keras stores beside its arrays."""
+    file = folder.file(_STRINGS)
+    parsed = parse_json(file.read(), file.path) if file is not None else None
+    text = parsed.get("config") if isinstance(parsed, dict) else None
+    if file is None or not isinstance(text, str):
+        return None
+    return parse_json(text, file.path)
+
+
+class _Store:
+    """The arrays of an item."""
+
+    def __init__(self, folder: Folder) -> None:
+        tree = folder.file(TREE)
+        if tree is None or tree.local_path is None:
+            raise UnsupportedError(
+                folder.path, "an Orbax checkpoint is read from disk alone", "unpack or copy it"
+            )
+        self._path = folder.path
+        base = os.path.abspath(os.path.dirname(tree.local_path)) + "/"
+        plain = {"driver": "file", "path": base}
+        is_one = folder.file(STORE) is not None
+        self._spec: dict[str, Any] = {"driver": "ocdbt", "base": plain} if is_one else plain
+        self._is_one = is_one
+
+    def arrays(self) -> Iterator[_Array]:
+        """All arrays, by their descriptions alone.
+
+        Raises:
+            DamagedError: the store or a description is damaged.
+        """
+        tensorstore = _tensorstore(self._path)
+        try:
+            store = tensorstore.KvStore.open(self._spec).result()
+            keys = sorted(key.decode("utf-8", "replace") for key in store.list().result())
+            found = [(key, key.rpartition("/")[2]) for key in keys]
+            described = [(key, store.read(key)) for key, end in found if end in _METADATA]
+            texts = [(key, bytes(future.result().value)) for key, future in described]
+        except _FAILURES as error:
+            raise self._damaged(error) from error
+        for key, text in texts:
+            name, _, end = key.rpartition("/")
+            if not name:
+                continue
+            parsed = parse_json(text, f"{self._path}/{key}")
+            array = _described(name, _METADATA[end], parsed)
+            if array is None:
+                raise DamagedError(f"{self._path}/{key}", "does not describe an array")
+            yield array
+
+    def read(self, array: _Array) -> NDArray[np.generic]:
+        """An array.
+
+        Raises:
+            DamagedError: its chunks are damaged, or other than described.
+            UnsupportedError: it is too large.
+        """
+        where = f"{self._path}: {array.name}"
+        dtype = find_dtype(array.dtype)
+        if dtype is None or prod(array.shape) * dtype.itemsize > _LARGEST:
+            raise UnsupportedError(where, f"an array of {array.dtype}, {array.shape} is not read")
+        spec = dict(self._spec)
+        inside = f"{array.name}/"
+        kvstore = {**spec, "path": inside if self._is_one else spec["path"] + inside}
+        try:
+            tensorstore = _tensorstore(self._path)
+            opened = tensorstore.open({"driver": array.driver, "kvstore": kvstore}).result()
+            found: NDArray[np.generic] = np.asarray(opened.read().result())
+        except _FAILURES as error:
+            raise self._damaged(error) from error
+        if found.shape != array.shape or found.dtype != dtype:
+            raise DamagedError(where, "is another array than its description tells")
+        return found
+
+    def _damaged(self, error: Exception) -> BnstatError:
+        reason = str(error).partition("\n")[0].partition(" [")[0][:200]
+        return DamagedError(self._path, f"cannot be read by tensorstore ({reason})")
+
+
+def _described(name: str, driver: str, parsed: object) -> _Array | None:
+    """The array that its Zarr metadata tells of; None where they do not."""
+    fields: Mapping[str, Any] = parsed if isinstance(parsed, dict) else {}
+    kind, shape = fields.get("data_type", fields.get("dtype")), fields.get("shape")
+    if not isinstance(kind, str) or not isinstance(shape, list) or len(shape) > _MOST_DIMS:
+        return None
+    if not all(type(size) is int and 0 <= size < 1 << 63 for size in shape):
+        return None
+    if driver == "zarr" and kind[:1] in "<>|":
+        try:
+            kind = np.dtype(kind).name
+        except TypeError:
+            return None
+    return _Array(name, driver, kind, tuple(shape))
+
+
+def _tensorstore(path: str) -> Any:
+    try:
+        import tensorstore
+    except ImportError:
+        raise UnsupportedError(
+            path,
+            "is an Orbax checkpoint, which is read with tensorstore, and that is not installed",
+            "pip install 'bnstat[orbax]'",
+        ) from None
+    return tensorstore

@@ -1,0 +1,200 @@
+"""The tensors in what a pickle describes, by the names that their author knows.
+
+A checkpoint is a dict of dicts; the state dict in it is called `state_dict`, `model` or the like,
+and training in parallel or compiled puts `module.` or `_orig_mod.` before every name of it. A
+module that was saved whole keeps its tensors in `_parameters` and `_buffers`, its children in
+`_modules`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from bnstat.formats.contents import Layer
+from bnstat.formats.exchange.pytorch.pickled import Opaque
+from bnstat.formats.exchange.pytorch.tensors import Tensor
+
+_WRAPPERS: Final = frozenset(
+    {
+        "state_dict",
+        "model",
+        "model_state_dict",
+        "model_state",
+        "model_dict",
+        "net",
+        "network",
+        "params",
+        "weights",
+    }
+)
+"""What checkpoints call the state dict in them; no part of a layer's name."""
+
+_AVERAGES: Final = frozenset(
+    {
+        "ema",
+        "ema_model",
+        "model_ema",
+        "ema_state_dict",
+        "state_dict_ema",
+        "params_ema",
+        "ema_params",
+        "ema_weights",
+    }
+)
+"""The same of an exponential moving average of them."""
+
+_AVERAGED: Final = "/ExponentialMovingAverage"
+"""What TensorFlow appends to the name of such a variable."""
+
+_PARALLEL: Final = re.compile(r"^(?:module\.|_orig_mod\.)+")
+_COMPILED: Final = re.compile(r"\._orig_mod(?=\.)")
+
+_ALONE: Final = "tensor"
+"""What a tensor is called that was saved by itself."""
+
+_DEEPEST: Final = 64
+_LONGEST_INDEX: Final = 1 << 63
+
+_LIGHTNING: Final = "pytorch-lightning_version"
+
+
+@dataclass
+class Found:
+    """What a pickle holds.
+
+    Attributes:
+        tensors: key -> tensor, in the order of the file.
+        names: key -> the name that its author knows.
+        layers: the modules, where the model was saved whole, in the order of their making.
+        writer: the library that wrote it, where it says so.
+        step: the training step, where it says so.
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    layers: list[Layer] = field(default_factory=list)
+    writer: str | None = None
+    step: int | None = None
+
+
+def collect(root: Any) -> Found:
+    """All tensors below an object."""
+    found = Found()
+    where: dict[str, tuple[str, ...]] = {}
+    for path, value in _walk(root):
+        if isinstance(value, Tensor):
+            key = _unused("/".join(path) or _ALONE, found.tensors)
+            found.tensors[key] = value
+            where[key] = path or (_ALONE,)
+        elif isinstance(value, Opaque):
+            found.layers += _layer(path, value)
+    found.names = _names(where)
+    if isinstance(root, dict):
+        version, step = root.get(_LIGHTNING), root.get("global_step")
+        found.writer = f"PyTorch Lightning {version}" if isinstance(version, str) else None
+        found.step = step if type(step) is int and 0 <= step < _LONGEST_INDEX else None
+    return found
+
+
+def _walk(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Everything below an object with the way to it, each container once, in stored order.
+
+    Names within a module are joined by dots to one part of the way.
+    """
+    stack: list[tuple[tuple[str, ...], Any, bool]] = [((), root, False)]
+    seen: set[int] = set()
+    while stack:
+        path, value, in_module = stack.pop()
+        yield path, value
+        if isinstance(value, Tensor) or id(value) in seen or len(path) > _DEEPEST:
+            continue
+        if isinstance(value, dict | list | tuple | Opaque):
+            seen.add(id(value))
+        module = _module_parts(value)
+        if module is not None:
+            below = [(_dotted(path, name, in_module), each, True) for name, each in module]
+        else:
+            below = [((*path, _text(key)), each, False) for key, each in _items(value)]
+        stack += reversed(below)
+
+
+def _items(value: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(value, dict):
+        yield from value.items()
+    elif isinstance(value, list | tuple):
+        yield from enumerate(value)
+    elif isinstance(value, Opaque):
+        yield from value.items.items()
+        if isinstance(value.state, dict):
+            yield from value.state.items()
+
+
+def _module_parts(value: Any) -> list[tuple[str, Any]] | None:
+    """The tensors of a module that was saved whole, then its children; None of other objects."""
+    state = value.state if isinstance(value, Opaque) else None
+    if not isinstance(state, dict) or not isinstance(state.get("_modules"), dict):
+        return None
+    parts = (state.get(part) for part in ("_parameters", "_buffers", "_modules"))
+    return [(_text(name), each) for part in parts for name, each in _items(part)]
+
+
+def _dotted(path: tuple[str, ...], name: str, in_module: bool) -> tuple[str, ...]:
+    return (*path[:-1], f"{path[-1]}.{name}") if in_module else (*path, name)
+
+
+def _layer(path: tuple[str, ...], module: Opaque) -> Iterator[Layer]:
+    """A module of which the file tells the class, unless it only has others in it."""
+    state = module.state if isinstance(module.state, dict) else {}
+    variables = {
+        _text(name): "/".join(_dotted(path, _text(name), bool(path)))
+        for part in ("_parameters", "_buffers")
+        for name, value in _items(state.get(part))
+        if isinstance(value, Tensor)
+    }
+    if variables and isinstance(state.get("_modules"), dict):
+        config = {key: value for key, value in state.items() if type(value) in _PLAIN}
+        name = path[-1] if path else ""
+        yield Layer(name, str(module.kind), config, variables, key="/".join(path))
+
+
+_PLAIN: Final = (bool, int, float, str)
+
+
+def _names(where: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """The author's names of the tensors, from the ways to them."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for key, path in where.items():
+        groups.setdefault(path[:-1], []).append(key)
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for outer, keys in groups.items():
+        is_parallel = all(_PARALLEL.match(where[key][-1]) for key in keys)
+        shown = [part for part in outer if part not in _WRAPPERS | _AVERAGES]
+        averaged = _AVERAGED if any(part in _AVERAGES for part in outer) else ""
+        for key in keys:
+            own = where[key][-1]
+            own = _COMPILED.sub("", _PARALLEL.sub("", own) if is_parallel else own)
+            name = "/".join([*shown, own]) + averaged
+            names[key] = key if name in taken else name
+            taken.add(names[key])
+    return names
+
+
+def _unused(key: str, taken: Mapping[str, object]) -> str:
+    number, base = 1, key
+    while key in taken:
+        number += 1
+        key = f"{base}#{number}"
+    return key
+
+
+def _text(key: Any) -> str:
+    """A key of a dict as text."""
+    if isinstance(key, str):
+        return key
+    if isinstance(key, int) and abs(key) < _LONGEST_INDEX:
+        return str(key)
+    return "?"

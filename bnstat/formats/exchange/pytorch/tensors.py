@@ -1,0 +1,262 @@
+"""What PyTorch's pickles are made of: storages, and tensors as views of them.
+
+A storage is named by a persistent id `("storage", TYPE, KEY, DEVICE, COUNT)`; a tensor is what
+`torch._utils._rebuild_tensor_v2(STORAGE, OFFSET, SIZE, STRIDE, ...)` gives. These functions and
+the containers around them are all that is understood; nothing of PyTorch is imported.
+
+Sources: torch/_utils.py, torch/_tensor.py, torch/serialization.py, torch/storage.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.formats.exchange.numbers import extents
+from bnstat.formats.exchange.pytorch.pickled import Global, Opaque, PickleError
+from bnstat.formats.tensorflow.dtypes import find_dtype, numpy_dtype
+from bnstat.storage.files import File
+from bnstat.storage.ranges import Range
+
+_STORAGES: Final = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
+    "UntypedStorage": "uint8",
+    "QInt8Storage": "qint8",
+    "QUInt8Storage": "quint8",
+    "QInt32Storage": "qint32",
+}
+_TYPES: Final = {"half": "float16", "float": "float32", "double": "float64"}
+"""PyTorch's names of element types that are not NumPy's."""
+
+_MOST_DIMS: Final = 32
+
+_LARGEST_REPEATED: Final = 1 << 28
+"""Bytes of the largest tensor that a few bytes are repeated into, as by `expand`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A run of numbers.
+
+    Attributes:
+        key: the file's name for it.
+        dtype: of its elements.
+        count: how many it has.
+        offset: of its first element in what is called by the key.
+    """
+
+    key: str
+    dtype: str
+    count: int
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A view of a storage; offset and strides count elements of `dtype`."""
+
+    storage: Storage
+    dtype: str
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the bytes of a storage are: in which file, from where on."""
+
+    file: File
+    start: int
+    length: int
+    is_big_endian: bool = False
+
+
+def storage_of(persistent_id: Any) -> Storage | Global:
+    """The storage that a persistent id names; or the class, with its source, as files before
+    PyTorch 1.6 name those of modules.
+
+    Raises:
+        PickleError: it names none.
+    """
+    match persistent_id:
+        case ("storage", Global(_, kind), str(key), _, int(count), *view) if kind in _STORAGES:
+            offset = 0
+            match view:
+                case [(_, int(first), int(size))]:  # of files before PyTorch 1.6
+                    offset, count = first, size
+            return Storage(key, _STORAGES[kind], count, offset)
+        case ("module", Global() as kind, *_):
+            return kind
+    raise PickleError("a persistent id that names no storage")
+
+
+def call(function: Global, arguments: tuple[Any, ...]) -> Any:
+    """What a function or class gives, of those that are understood; else an `Opaque`."""
+    known = _KNOWN.get(function)
+    if known is not None:
+        try:
+            return known(*arguments)
+        except TypeError as error:
+            raise PickleError(f"{function} is given other arguments than it takes") from error
+    return Opaque(function, arguments)
+
+
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Any:
+    if not isinstance(storage, Storage):
+        return Opaque(Global("torch", "Tensor"))
+    dtype = storage.dtype
+    if len(rest) > 2 and isinstance(rest[2], Global) and rest[2].module == "torch":
+        dtype = _TYPES.get(rest[2].name, rest[2].name)
+    sizes, strides = _sizes(size), _sizes(stride)
+    if type(offset) is not int or offset < 0 or len(sizes) != len(strides):
+        raise PickleError("a tensor of no possible shape")
+    return Tensor(storage, dtype, offset, sizes, strides)
+
+
+def _tensor_v2(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Any:
+    return _tensor(storage, offset, size, stride)
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
+    is_shape = isinstance(value, tuple | list) and len(value) <= _MOST_DIMS
+    if not is_shape or not all(type(size) is int and 0 <= size < 1 << 63 for size in value):
+        raise PickleError("a tensor of no possible shape")
+    return tuple(value)
+
+
+def _first(value: Any = None, *_: Any) -> Any:
+    return value
+
+
+def _from_type(function: Any, _type: Any, arguments: Any, *_: Any) -> Any:
+    if isinstance(function, Global) and isinstance(arguments, tuple) and function in _TENSORS:
+        return _TENSORS[function](*arguments)
+    return Opaque(Global("torch", "Tensor"))
+
+
+def _dict(*arguments: Any) -> dict[Any, Any]:
+    """A dict, of which older pickles list the items."""
+    pairs = arguments[-1] if arguments else ()
+    if not isinstance(pairs, list | tuple):
+        return dict(pairs) if isinstance(pairs, dict) else {}
+    return {
+        pair[0]: pair[1]
+        for pair in pairs
+        if isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str | int)
+    }
+
+
+def _sequence(*arguments: Any) -> Any:
+    return arguments[0] if arguments and isinstance(arguments[0], list | tuple) else ()
+
+
+_TENSORS: Final[Mapping[Global, Callable[..., Any]]] = {
+    Global("torch._utils", "_rebuild_tensor"): _tensor_v2,
+    Global("torch._utils", "_rebuild_tensor_v2"): _tensor_v2,
+    Global("torch._utils", "_rebuild_tensor_v3"): _tensor,
+    Global("torch._utils", "_rebuild_parameter"): _first,
+    Global("torch._utils", "_rebuild_parameter_with_state"): _first,
+}
+_KNOWN: Final[Mapping[Global, Callable[..., Any]]] = {
+    **_TENSORS,
+    Global("torch._tensor", "_rebuild_from_type_v2"): _from_type,
+    Global("torch.nn.parameter", "Parameter"): _first,
+    Global("torch", "Size"): _sequence,
+    Global("collections", "OrderedDict"): _dict,
+    Global("collections", "defaultdict"): _dict,
+    Global("builtins", "dict"): _dict,
+    Global("__builtin__", "dict"): _dict,
+    Global("builtins", "set"): _sequence,
+    Global("__builtin__", "set"): _sequence,
+}
+
+
+def read_tensor(tensor: Tensor, place: Place, where: str) -> NDArray[np.generic]:
+    """The numbers of a tensor, in its own shape.
+
+    Args:
+        tensor: the tensor.
+        place: where its storage is.
+        where: the tensor's name, for errors.
+
+    Raises:
+        DamagedError: it reaches beyond its storage.
+        UnsupportedError: its elements are no plain numbers, or are few that are repeated often.
+    """
+    if tensor.dtype.startswith("q"):
+        raise UnsupportedError(where, f"a quantized tensor ({tensor.dtype}) is not read")
+    dtype = numpy_dtype(tensor.dtype, where)
+    size = dtype.itemsize
+    count, reach = prod(tensor.shape), _reach(tensor)
+    start = _start(tensor, size)
+    if start < 0 or start + reach * size > place.length:
+        raise DamagedError(where, f"reaches beyond its storage of {place.length} bytes")
+    if count > reach and count * size > _LARGEST_REPEATED:
+        raise UnsupportedError(where, f"{reach} numbers repeated to a shape of {tensor.shape}")
+    data = place.file.read(place.start + start, reach * size)
+    pairs = zip(tensor.shape, tensor.strides, strict=True)
+    strides = [stride * size if length > 1 else 0 for length, stride in pairs] if count else None
+    shaped: NDArray[np.generic] = np.ndarray(tensor.shape, _stored(dtype, place), data, 0, strides)
+    return shaped.astype(dtype, order="C")
+
+
+def find_tensor(tensor: Tensor, place: Place) -> Sequence[Range]:
+    """Where the numbers of a tensor lie; see `Variable.extents`."""
+    dtype = find_dtype(tensor.dtype)
+    if dtype is None or _start(tensor, dtype.itemsize) < 0:
+        return ()
+    is_plain = not place.is_big_endian and _is_row_major(tensor)
+    return extents(
+        place.file,
+        place.start + _start(tensor, dtype.itemsize),
+        _reach(tensor) * dtype.itemsize,
+        dtype if is_plain else None,
+        tensor.shape,
+    )
+
+
+def _start(tensor: Tensor, itemsize: int) -> int:
+    """The offset of a tensor's first byte in its storage."""
+    return (tensor.storage.offset + tensor.offset) * itemsize
+
+
+def _reach(tensor: Tensor) -> int:
+    """The elements from a view's first to its last."""
+    if 0 in tensor.shape:
+        return 0
+    pairs = zip(tensor.shape, tensor.strides, strict=True)
+    return 1 + sum((size - 1) * stride for size, stride in pairs)
+
+
+def _is_row_major(tensor: Tensor) -> bool:
+    """Whether the elements follow each other in the order of their indices."""
+    expected = 1
+    for size, stride in zip(reversed(tensor.shape), reversed(tensor.strides), strict=True):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def _stored(dtype: np.dtype[np.generic], place: Place) -> np.dtype[np.generic]:
+    if dtype.kind in "iufcb":
+        return dtype.newbyteorder(">" if place.is_big_endian else "<")
+    return dtype

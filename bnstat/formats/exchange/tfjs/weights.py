@@ -1,0 +1,193 @@
+"""The weights of a TensorFlow.js model, by its manifest.
+
+A group is the bytes of its shards, one after the other; its weights lie in it in the order in
+which they are listed. A quantized weight is `number * scale + min`, computed in float64 and kept
+as float32, or is a float16.
+
+Source: tfjs-core/src/io/types.ts (`WeightsManifestEntry`) and io_utils.ts (`decodeWeights`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite, prod
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnstat.errors import DamagedError, NotFoundError
+from bnstat.formats.exchange.numbers import bytes_needed, from_little_endian
+from bnstat.storage.files import File, Folder
+from bnstat.storage.ranges import Range
+
+_TYPES: Final = {
+    "float32": np.dtype(np.float32),
+    "int32": np.dtype(np.int32),
+    "bool": np.dtype(np.bool_),
+    "complex64": np.dtype(np.complex64),
+    "float16": np.dtype(np.float16),
+    "uint8": np.dtype(np.uint8),
+    "uint16": np.dtype(np.uint16),
+}
+_STRING: Final = "string"
+_MOST_DIMS: Final = 32
+
+
+class Quantization(NamedTuple):
+    """How numbers are packed: their type; the number that 0 stands for and what 1 adds to it."""
+
+    dtype: np.dtype[np.generic]
+    minimum: float
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A weight, and where its bytes lie.
+
+    Attributes:
+        name: its name.
+        dtype: of its numbers once they are unpacked.
+        shape: its shape.
+        quantization: how it is packed; None where it is not.
+        places: its bytes, from one or more shards.
+    """
+
+    name: str
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...]
+    quantization: Quantization | None
+    places: Sequence[Range]
+
+    def read(self) -> NDArray[np.generic]:
+        """The numbers, unpacked. Raises `DamagedError` where they are not in the file."""
+        data = b"".join(place.read() for place in self.places)
+        packed = self.quantization
+        stored = from_little_endian(data, packed.dtype if packed else self.dtype, self.shape)
+        if packed is None or packed.dtype.kind == "f":
+            return stored.astype(self.dtype)
+        values = stored.astype(np.float64) * packed.scale + packed.minimum
+        with np.errstate(over="ignore", invalid="ignore"):
+            return (values if self.dtype.kind == "f" else np.rint(values)).astype(self.dtype)
+
+    def extents(self) -> Sequence[Range]:
+        """Where the bytes are stored; see `Variable.extents`."""
+        found = []
+        for each in self.places:
+            part = tuple(slice(0, size) for size in self.shape)
+            is_plain = self.quantization is None and len(self.places) == 1
+            found.append(each.file.place(each.offset, each.length, part if is_plain else None))
+        return [place for place in found if place is not None]
+
+
+def read_manifest(folder: Folder, manifest: object, where: str) -> list[Weight]:
+    """The weights that a manifest lists; strings are passed over.
+
+    Args:
+        folder: where the shards are.
+        manifest: `weightsManifest`, parsed.
+        where: the file that holds it, for errors.
+
+    Raises:
+        DamagedError: it contradicts itself or its shards.
+        NotFoundError: a shard is missing.
+    """
+    weights = []
+    for group in manifest if isinstance(manifest, list) else ():
+        paths, entries = (_list(group, key, where) for key in ("paths", "weights"))
+        shards = [_shard(folder, path, where) for path in paths]
+        at = 0
+        for entry in entries:
+            name, shape = _described(entry, where)
+            if entry.get("dtype") == _STRING:
+                at = _after_strings(shards, at, prod(shape), where)
+                continue
+            dtype, packed = _types(entry, f"{where}: {name}")
+            length = bytes_needed(shape, packed.dtype if packed else dtype)
+            places = [*_places(shards, at, length)]
+            if sum(place.length for place in places) != length:
+                raise DamagedError(
+                    f"{where}: {name}",
+                    f"needs bytes {at} to {at + length} of its shards, which have fewer",
+                    "copy or download them again",
+                )
+            weights.append(Weight(name, dtype, shape, packed, places))
+            at += length
+    return weights
+
+
+def _list(group: object, key: str, where: str) -> list[Any]:
+    found = group.get(key) if isinstance(group, dict) else None
+    if not isinstance(found, list):
+        raise DamagedError(where, "its weightsManifest is not one")
+    return found
+
+
+def _shard(folder: Folder, path: object, where: str) -> File:
+    if not isinstance(path, str) or path.startswith("/") or "\\" in path or ".." in path.split("/"):
+        raise DamagedError(where, "names a shard outside of the model's folder")
+    if (file := folder.file(path)) is None:
+        raise NotFoundError(f"{folder.path}/{path}", "this shard of the weights is missing")
+    file.refuse_lfs_pointer()
+    return file
+
+
+def _described(entry: object, where: str) -> tuple[str, tuple[int, ...]]:
+    fields: Mapping[str, Any] = entry if isinstance(entry, dict) else {}
+    name, shape = fields.get("name"), fields.get("shape")
+    is_shape = isinstance(shape, list) and len(shape) <= _MOST_DIMS
+    if not isinstance(name, str) or not is_shape or not all(map(_is_size, shape or ())):
+        raise DamagedError(where, "an entry of its weightsManifest is none of a weight")
+    return name, tuple(shape or ())
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _types(
+    entry: Mapping[str, Any], where: str
+) -> tuple[np.dtype[np.generic], Quantization | None]:
+    """The dtype of a weight, and how it is packed."""
+    dtype = _dtype(entry.get("dtype"), where)
+    told = entry.get("quantization")
+    if told is None:
+        return dtype, None
+    if not isinstance(told, dict):
+        raise DamagedError(where, "its quantization is not one")
+    minimum, scale = (told.get(key, default) for key, default in (("min", 0), ("scale", 1)))
+    numbers = [value for value in (minimum, scale) if type(value) in (int, float)]
+    if len(numbers) != 2 or not all(abs(n) < 1e308 and isfinite(n) for n in numbers):
+        raise DamagedError(where, "its quantization has no numbers")
+    return dtype, Quantization(_dtype(told.get("dtype"), where), float(minimum), float(scale))
+
+
+def _dtype(name: object, where: str) -> np.dtype[np.generic]:
+    if not isinstance(name, str) or name not in _TYPES:
+        raise DamagedError(where, f"is of a type that TensorFlow.js does not have: {name!r:.40}")
+    return _TYPES[name]
+
+
+def _places(shards: Sequence[File], at: int, length: int) -> Iterator[Range]:
+    """The bytes of a group from one on, as far as there are any."""
+    for file in shards:
+        taken = min(length, file.size - at)
+        if at < file.size and taken > 0:
+            yield Range(file, at, taken)
+            length -= taken
+        at = max(0, at - file.size)
+
+
+def _after_strings(shards: Sequence[File], at: int, count: int, where: str) -> int:
+    """The position behind so many strings, each a u32 length and its bytes."""
+    size = sum(file.size for file in shards)
+    if count > size:
+        raise DamagedError(where, "lists more texts than its shards can hold")
+    for _ in range(count):
+        length = b"".join(place.read() for place in _places(shards, at, 4))
+        at += 4 + int.from_bytes(length, "little")
+        if at > size:
+            raise DamagedError(where, "its shards end within a text")
+    return at

@@ -1,0 +1,228 @@
+"""What ONNX files hold, against what the `onnx` package put into them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bnstat
+from bnstat.errors import BnstatError, DamagedError, UnsupportedError
+from bnstat.formats.exchange.onnx.file import recognises
+from bnstat.model import ROLES
+from bnstat.storage.local import LocalFile
+from tests.formats.exchange.onnx.models import (
+    arrays,
+    assert_layer,
+    body,
+    graph,
+    helper,
+    initializers,
+    norm,
+    onnx,
+    save,
+    to_tensor,
+)
+
+OPSETS: dict[int, dict[str, Any]] = {
+    1: {"is_test": 1, "spatial": 1, "consumed_inputs": [0, 0, 0, 1, 1]},
+    6: {"is_test": 0, "spatial": 1},
+    7: {"spatial": 1},
+    9: {},
+    14: {"training_mode": 0},
+    15: {"training_mode": 0},
+}
+"""Version of the operator -> the attributes that it has beside epsilon and momentum."""
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_every_version_of_the_operator(tmp_path: Path, opset: int) -> None:
+    held = arrays()
+    node = norm("x", "bn", epsilon=2e-3, momentum=0.75, **OPSETS[opset])
+    path = save(tmp_path / "m", graph([node], initializers("bn", held)), opset)
+    model = bnstat.load(path)
+    assert (model.source.format, model.source.writer) == ("onnx", f"test 1.2 (opset {opset})")
+    (layer,) = model
+    assert (layer.epsilon, layer.momentum, layer.axis) == (2e-3, 0.75, 1)
+    assert layer.evidence == "graph"
+    assert_layer(model, "bn", held)
+    assert [variable.key for variable in layer.variables.values()] == [f"bn.{r}" for r in ROLES]
+
+
+def test_training_form_of_five_outputs(tmp_path: Path) -> None:
+    held = arrays()
+    outputs = ["y", "mean", "var", "saved_mean", "saved_var"]
+    path = save(tmp_path / "m", graph([norm("x", "bn", outputs)], initializers("bn", held)), 9)
+    assert_layer(bnstat.load(path), "bn", held)
+
+
+def test_what_the_operator_defines_where_nothing_is_written(tmp_path: Path) -> None:
+    """Epsilon counts always, momentum only where the node trains."""
+    for mode, momentum in ((0, None), (1, 0.9)):
+        outputs = ["y", "mean", "var"] if mode else ["y"]
+        node = norm("x", "bn", outputs, **({"training_mode": 1} if mode else {}))
+        (layer,) = bnstat.load(save(tmp_path / "m", graph([node], initializers("bn", arrays()))))
+        assert (layer.epsilon, layer.momentum) == (1e-5, momentum)
+
+
+def test_not_spatial(tmp_path: Path) -> None:
+    held = {role: array.reshape(1, 3) for role, array in arrays().items()}
+    node = norm("x", "bn", spatial=0)
+    (layer,) = bnstat.load(save(tmp_path / "m", graph([node], initializers("bn", held)), 7))
+    assert layer.shape == (1, 3)
+    assert layer.axis is None
+
+
+def test_constants_and_what_lies_between(tmp_path: Path) -> None:
+    """Each statistic comes another way: a constant, through casts and changes of shape."""
+    held = arrays()
+    nodes = [
+        helper.make_node("Constant", [], ["gamma"], value=to_tensor(held["gamma"])),
+        helper.make_node("Identity", ["beta0"], ["beta"]),
+        helper.make_node("Reshape", ["mean0", "shape"], ["mean1"]),
+        helper.make_node("Squeeze", ["mean1"], ["mean"]),
+        helper.make_node("Cast", ["var0"], ["var1"], to=1),
+        helper.make_node("Unsqueeze", ["var1", "axes"], ["var2"]),
+        helper.make_node("Reshape", ["var2", "minus"], ["var"]),
+        helper.make_node(
+            "BatchNormalization", ["x", "gamma", "beta", "mean", "var"], ["y"], name="a/bn"
+        ),
+    ]
+    tensors = [
+        to_tensor(held["beta"], "beta0"),
+        to_tensor(held["moving_mean"], "mean0"),
+        to_tensor(held["moving_variance"].astype(np.float64), "var0"),
+        to_tensor(np.array([1, 3]), "shape"),
+        to_tensor(np.array([0]), "axes"),
+        to_tensor(np.array([-1]), "minus"),
+    ]
+    model = bnstat.load(save(tmp_path / "m", graph(nodes, tensors)))
+    (layer,) = model
+    assert layer.name == "a/bn"
+    expected = {**held, "moving_variance": held["moving_variance"].astype(np.float64)}
+    assert_layer(model, "a/bn", expected)
+
+
+def test_inside_branches_loops_and_functions(tmp_path: Path) -> None:
+    """Two bodies of an If use names of their own, a loop's uses the outer graph's tensors."""
+    held = {name: arrays(seed) for seed, name in enumerate(("a", "b", "c", "d"))}
+    then = body([norm("x", "a", ["t"])], initializers("a", held["a"]), ["t"])
+    other = body([norm("x", "b", ["e"])], initializers("b", held["b"]), ["e"])
+    loop = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["again"]), norm("state", "c", ["next"])],
+        "loop",
+        [
+            helper.make_tensor_value_info("i", onnx.TensorProto.INT64, None),
+            helper.make_tensor_value_info("go", onnx.TensorProto.BOOL, None),
+            helper.make_tensor_value_info("state", onnx.TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("again", onnx.TensorProto.BOOL, None),
+            helper.make_tensor_value_info("next", onnx.TensorProto.FLOAT, None),
+        ],
+    )
+    inner = helper.make_node("BatchNormalization", ["X", "g", "b", "m", "v"], ["Y"], name="inner")
+    inner.attribute.append(onnx.AttributeProto(name="epsilon", type=1, ref_attr_name="small"))
+    function = helper.make_function(
+        "own", "Norm", ["X", "g", "b", "m", "v"], ["Y"], [inner],
+        [helper.make_opsetid("", 15)], ["small"],
+    )  # fmt: skip
+    call = helper.make_node(
+        "Norm", ["looped", *(f"d.{role}" for role in ROLES)], ["y"],
+        name="called", domain="own", small=0.25,
+    )  # fmt: skip
+    nodes = [
+        helper.make_node("If", ["flag"], ["chosen"], then_branch=then, else_branch=other),
+        helper.make_node("Loop", ["", "flag", "chosen"], ["looped"], body=loop),
+        call,
+    ]
+    tensors = [to_tensor(np.array(True), "flag")]
+    tensors += initializers("c", held["c"]) + initializers("d", held["d"])
+    model = bnstat.load(save(tmp_path / "m", graph(nodes, tensors), functions=[function]))
+    assert [layer.name for layer in model] == ["a", "b", "c", "called/inner"]
+    for name in ("a", "b", "c"):
+        assert_layer(model, name, held[name])
+    assert_layer(model, "called/inner", held["d"])
+    assert model["called/inner"].epsilon == 0.25
+
+
+def test_names_and_order_of_the_network(tmp_path: Path) -> None:
+    names = ["/z/bn/BatchNormalization", "StatefulPartitionedCall/net/bn2/FusedBatchNormV3", "bn10"]
+    nodes, tensors = [], []
+    for index, name in enumerate(names):
+        output = "y" if index == 2 else f"t{index}"
+        nodes.append(norm(f"t{index - 1}" if index else "x", f"w{index}", [output], name=name))
+        tensors += initializers(f"w{index}", arrays(index))
+    nodes.append(norm("y", "unnamed", ["last"]))
+    numbered = dict(zip(ROLES, ("20", "21", "22", "23"), strict=True))
+    nodes.append(helper.make_node("BatchNormalization", ["last", *numbered.values()], ["24"]))
+    tensors += initializers("unnamed", arrays())
+    tensors += [to_tensor(arrays()[role], name) for role, name in numbered.items()]
+    model = bnstat.load(save(tmp_path / "m", graph(nodes, tensors)))
+    expected = ["z/bn", "net/bn2", "bn10", "unnamed", "BatchNormalization_24"]
+    assert [layer.name for layer in model] == expected
+
+
+def test_pytorch_names_of_initializers_name_the_layers(tmp_path: Path) -> None:
+    held = arrays()
+    names = ("layer1.0.bn.weight", "layer1.0.bn.bias")
+    names += ("layer1.0.bn.running_mean", "layer1.0.bn.running_var")
+    node = helper.make_node("BatchNormalization", ["x", *names], ["12"])
+    tensors = [to_tensor(array, name) for array, name in zip(held.values(), names, strict=True)]
+    assert_layer(bnstat.load(save(tmp_path / "m", graph([node], tensors))), "layer1.0.bn", held)
+
+
+def test_layer_norm_is_none(tmp_path: Path) -> None:
+    node = helper.make_node("LayerNormalization", ["x", "ln.weight", "ln.bias"], ["y"])
+    tensors = [to_tensor(np.ones(3, np.float32), f"ln.{each}") for each in ("weight", "bias")]
+    assert list(bnstat.load(save(tmp_path / "m", graph([node], tensors), 17))) == []
+
+
+def test_truncated_anywhere_is_recognised_and_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "m", graph([norm("x", "bn")], initializers("bn", arrays())))
+    data = path.read_bytes()
+    for length in range(60, len(data) - 1, 7):
+        path.write_bytes(data[:length])
+        assert recognises(LocalFile(path))
+        with pytest.raises(BnstatError):
+            bnstat.load(path)
+
+
+def test_an_attribute_that_is_damaged(tmp_path: Path) -> None:
+    path = save(tmp_path / "m", graph([norm("x", "bn", epsilon=0.5)], initializers("bn", arrays())))
+    sound = path.read_bytes()
+    for damage in (b"epsilo\xff", b"epsilon"[:5] + b"\xff\xff"):
+        path.write_bytes(sound.replace(b"epsilon", damage))
+        with pytest.raises(DamagedError):
+            bnstat.load(path)
+
+
+def test_functions_that_call_each_other_without_end(tmp_path: Path) -> None:
+    functions = [
+        helper.make_function(
+            "own", name, ["X"], ["Y"],
+            [helper.make_node(other, ["X"], [f"t{i}"], domain="own") for i in range(9)],
+            [helper.make_opsetid("", 15)],
+        )
+        for name, other in (("A", "B"), ("B", "A"))
+    ]  # fmt: skip
+    call = helper.make_node("A", ["x"], ["y"], domain="own")
+    path = save(tmp_path / "m", graph([call], []), functions=functions)
+    with pytest.raises(UnsupportedError):
+        bnstat.load(path)
+
+
+def test_nodes_that_are_all_called_alike(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Relu", ["x"], [f"t{i}"], name="same") for i in range(20_000)]
+    path = save(tmp_path / "m", graph(nodes, []))
+    assert list(bnstat.load(path)) == []
+
+
+def test_what_is_no_onnx_is_left_to_others(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    others = (b"\x08\x01\x12\x00", b"\x08", b"\x08\x07", b"\x0a\x03\x0a\x01x")
+    for data in (*others, b"\x08\x07:\x02\x0f\x00"):
+        path.write_bytes(data)
+        assert not recognises(LocalFile(path))

@@ -1,0 +1,195 @@
+"""Orbax checkpoints, laid out as Orbax 0.12 does, their arrays written by tensorstore."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import bnstat
+from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.formats.locate import locate
+from tests.formats.keras.files import same_bits
+
+tensorstore = pytest.importorskip("tensorstore", reason="tensorstore writes these checkpoints")
+
+Tree = Mapping[tuple[str, ...], np.ndarray]
+RANDOM = np.random.default_rng(4)
+LAYOUTS = ["ocdbt-zarr", "ocdbt-zarr3", "folders-zarr"]
+FLAX = {
+    ("params", "BatchNorm_0", "scale"): "gamma",
+    ("params", "BatchNorm_0", "bias"): "beta",
+    ("batch_stats", "BatchNorm_0", "mean"): "moving_mean",
+    ("batch_stats", "BatchNorm_0", "var"): "moving_variance",
+}
+
+
+def arrays(paths: Any, dtype: Any = np.float32) -> dict[tuple[str, ...], np.ndarray]:
+    return {path: RANDOM.random(3).astype(dtype) for path in paths}
+
+
+def write_item(folder: Path, tree: Tree, layout: str = "ocdbt-zarr") -> Path:
+    """An item of a checkpoint: the arrays of a tree, and what Orbax says of it."""
+    store, driver = layout.split("-")
+    folder.mkdir(parents=True)
+    for path, array in tree.items():
+        name = ".".join(path)
+        base: Any = {"driver": "file", "path": f"{folder}/"}
+        kvstore = (
+            {"driver": "ocdbt", "base": base, "path": f"{name}/"}
+            if store == "ocdbt"
+            else {**base, "path": f"{folder}/{name}/"}
+        )
+        opened = tensorstore.open(
+            {"driver": driver, "kvstore": kvstore},
+            dtype=tensorstore.dtype(array.dtype), shape=array.shape, create=True,
+        ).result()  # fmt: skip
+        opened.write(array).result()
+    metadata = {
+        str(path): {
+            "key_metadata": [{"key": key, "key_type": 2} for key in path],
+            "value_metadata": {"value_type": "np.ndarray", "skip_deserialize": False},
+        }
+        for path in tree
+    }
+    (folder / "_METADATA").write_text(json.dumps({"tree_metadata": metadata}))
+    (folder / "_CHECKPOINT_METADATA").write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_flax(tmp_path: Path, layout: str, dtype: str) -> None:
+    held = arrays(FLAX, getattr(ml_dtypes, dtype, dtype))
+    other = {("params", "Dense_0", "kernel"): RANDOM.random((3, 4)).astype(np.float32)}
+    write_item(tmp_path / "c", {**held, **other}, layout)
+    for path in (tmp_path / "c", tmp_path / "c/_METADATA"):
+        model = bnstat.load(path)
+        assert (model.source.format, model.source.writer) == ("orbax", None)
+        (layer,) = model
+        assert layer.name == "BatchNorm_0"
+        for key, role in FLAX.items():
+            assert layer.variables[role].key == ".".join(key)
+            assert same_bits(layer.array(role), held[key])
+    assert len(bnstat.load(tmp_path / "c", values=False).explain()) == 5
+
+
+def test_flax_nnx(tmp_path: Path) -> None:
+    names = {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
+    held = arrays([("bn", name, "value") for name in names])
+    (layer,) = bnstat.load(write_item(tmp_path / "c", held))
+    assert layer.name == "bn"
+    for name, role in names.items():
+        assert same_bits(layer.array(role), held["bn", name, "value"])
+
+
+def test_the_steps_of_a_run(tmp_path: Path) -> None:
+    held = {}
+    for step in (9, 10):
+        held[step] = arrays(FLAX)
+        write_item(tmp_path / str(step) / "default", held[step])
+        (tmp_path / str(step) / "_CHECKPOINT_METADATA").write_text("{}")
+    assert [(each.name, each.step) for each in locate(str(tmp_path)).models] == [
+        ("9", 9),
+        ("10", 10),
+    ]
+    for model, step in ((bnstat.load(tmp_path), 10), (bnstat.load(tmp_path, step=9), 9)):
+        variance = held[step]["batch_stats", "BatchNorm_0", "var"]
+        assert same_bits(model[0].moving_variance, variance)
+
+
+def test_items_of_their_own(tmp_path: Path) -> None:
+    held = arrays(FLAX)
+    for item in ("params", "batch_stats"):
+        tree = {path[1:]: array for path, array in held.items() if path[0] == item}
+        write_item(tmp_path / "c" / item, tree)
+    (tmp_path / "c/_CHECKPOINT_METADATA").write_text("{}")
+    (layer,) = bnstat.load(tmp_path / "c")
+    assert layer.name == "BatchNorm_0"
+    assert layer.variables["gamma"].key == "params/BatchNorm_0.scale"
+    assert same_bits(layer.gamma, held["params", "BatchNorm_0", "scale"])
+
+
+def test_keras(tmp_path: Path) -> None:
+    import keras
+
+    model = keras.Sequential(
+        [keras.Input((3,)), keras.layers.BatchNormalization(epsilon=2e-3, name="bn")], name="net"
+    )
+    tree = {}
+    for branch in ("trainable_variables", "non_trainable_variables"):
+        for variable in getattr(model, branch):
+            array = RANDOM.random(3).astype(np.float32)
+            variable.assign(array)
+            tree[branch, "net", "bn", variable.name] = array
+    tree["optimizer_variables", "adam", "net_bn_gamma_velocity"] = np.ones(3, np.float32)
+    write_item(tmp_path / "1/pytree", tree, "ocdbt-zarr3")
+    write_item(tmp_path / "1/model_config", {})
+    (tmp_path / "1/model_config/_strings.json").write_text(json.dumps({"config": model.to_json()}))
+    (tmp_path / "1/_CHECKPOINT_METADATA").write_text("{}")
+    found = bnstat.load(tmp_path)
+    assert (found.source.writer, found.source.step) == ("Keras", 1)
+    (layer,) = found
+    assert (layer.name, layer.epsilon, layer.evidence) == ("bn", 2e-3, "config")
+    for weight in model.layers[0].weights:
+        assert same_bits(layer.array(weight.name), np.asarray(weight))
+
+
+def test_without_tensorstore_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_item(tmp_path / "c", arrays(FLAX))
+    monkeypatch.setitem(sys.modules, "tensorstore", None)
+    with pytest.raises(UnsupportedError, match=r"pip install 'bnstat\[orbax\]'"):
+        bnstat.load(tmp_path / "c")
+
+
+@pytest.mark.parametrize("name", ["manifest.ocdbt", "_METADATA"])
+def test_damage(tmp_path: Path, name: str) -> None:
+    write_item(tmp_path / "c", arrays(FLAX))
+    (tmp_path / "c" / name).write_bytes(b"damaged")
+    with pytest.raises(DamagedError):
+        bnstat.load(tmp_path / "c", eager=True)
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        b"{",
+        b"[]",
+        b'{"shape": [3]}',
+        b'{"shape": [-3], "dtype": "<f4"}',
+        b'{"shape": [1.5], "dtype": "<f4"}',
+        b'{"shape": [3], "dtype": "<x9"}',
+        b'{"shape": [3], "dtype": [["a", "<f4"]]}',
+    ],
+)
+def test_descriptions_that_cannot_be(tmp_path: Path, description: bytes) -> None:
+    write_item(tmp_path / "c", arrays(FLAX), "folders-zarr")
+    (tmp_path / "c/params.BatchNorm_0.bias/.zarray").write_bytes(description)
+    with pytest.raises(DamagedError):
+        bnstat.load(tmp_path / "c", eager=True)
+
+
+def test_an_array_of_any_number_of_zeros_is_not_read(tmp_path: Path) -> None:
+    write_item(tmp_path / "c", arrays(FLAX), "folders-zarr")
+    for path in (tmp_path / "c" / ".".join(name) / ".zarray" for name in FLAX):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "shape": [1 << 40]}))
+    (layer,) = bnstat.load(tmp_path / "c")
+    with pytest.raises(UnsupportedError):
+        _ = layer.moving_mean
+
+
+def test_inside_an_archive_it_says_to_unpack(tmp_path: Path) -> None:
+    import shutil
+
+    write_item(tmp_path / "c", arrays(FLAX))
+    archive = shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path / "c")
+    with pytest.raises(UnsupportedError, match="unpack"):
+        bnstat.load(archive)

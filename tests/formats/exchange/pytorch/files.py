@@ -1,0 +1,95 @@
+"""Files that PyTorch writes, and what has to be found in them."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bnstat.formats.contents import Contents
+from bnstat.formats.exchange.pytorch.file import open_contents, recognises
+from bnstat.model import Model, Source
+from bnstat.storage.local import LocalFile
+from tests.formats.keras.files import same_bits
+
+torch = pytest.importorskip("torch", reason="PyTorch writes the files of these tests")
+
+
+FORMS = {"zip": True, "legacy": False}
+
+
+ROLES = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_variance",
+}
+
+
+class Net(torch.nn.Module):
+    """Names that natural order would put another way round."""
+
+    def __init__(self, dtype: Any = None) -> None:
+        super().__init__()
+        self.stem = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4, eps=2e-3, momentum=0.2)
+        )
+        self.block = torch.nn.ModuleList([torch.nn.BatchNorm2d(4, affine=False)])
+        self.a = torch.nn.BatchNorm1d(5, momentum=None)
+        self.norm = torch.nn.LayerNorm(4)
+        generator = torch.Generator().manual_seed(0)
+        for name, tensor in self.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.1)
+            elif name.startswith("stem"):
+                tensor.fill_(9)
+        if dtype is not None:
+            self.to(dtype)
+
+
+NAMES = ["stem.1", "block.0", "a"]
+
+
+def save(path: Path, content: Any, form: str = "zip") -> Path:
+    torch.save(content, path, _use_new_zipfile_serialization=FORMS[form])
+    return path
+
+
+def opened(path: Path) -> Contents:
+    assert recognises(LocalFile(path))
+    return open_contents(LocalFile(path), Source(str(path), ""))
+
+
+def as_array(tensor: Any) -> np.ndarray:
+    """The tensor's numbers, those of bfloat16 included."""
+    if tensor.dtype == torch.bfloat16:
+        import ml_dtypes
+
+        return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.detach().numpy()
+
+
+def assert_is(model: Model, net: Any, names: list[str] | None = None) -> None:
+    """The model has the network's layers, in its order, bit for bit."""
+    state = net.state_dict()
+    assert [layer.name for layer in model] == (names or NAMES)
+    for layer, own in zip(model, NAMES, strict=True):
+        for name, role in ROLES.items():
+            expected = state.get(f"{own}.{name}")
+            found = layer.array(role)
+            assert (found is None) == (expected is None)
+            assert found is None or same_bits(found, as_array(expected)), (layer.name, role)
+        count = state[f"{own}.num_batches_tracked"]
+        assert layer.extra["num_batches_tracked"].read() == count.item()
+    assert list(model.incomplete) == []
+
+
+def zipped(path: Path, pickle_: bytes, **members: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("m/data.pkl", pickle_)
+        for name, content in members.items():
+            archive.writestr(f"m/{name.replace('__', '/')}", content)
+    return path

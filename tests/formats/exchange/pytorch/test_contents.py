@@ -1,0 +1,163 @@
+"""State dicts, checkpoints and whole models, against PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bnstat
+from bnstat.errors import BnstatError, NotFoundError
+from bnstat.formats.exchange.pytorch.file import recognises
+from bnstat.storage.local import LocalFile
+from tests.formats.exchange.pytorch.files import (
+    FORMS,
+    NAMES,
+    Net,
+    as_array,
+    assert_is,
+    save,
+    torch,
+)
+from tests.formats.keras.files import same_bits
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", [None, torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_state_dicts(tmp_path: Path, form: str, dtype: Any) -> None:
+    net = Net(dtype)
+    model = bnstat.load(save(tmp_path / "m", net.state_dict(), form))
+    assert model.source.format == "pytorch"
+    assert_is(model, net)
+    for layer in model:
+        assert layer.epsilon is layer.momentum is layer.axis is None
+        assert all(
+            v.key == f"{layer.name}.{v.key.split('.')[-1]}" for v in layer.variables.values()
+        )
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "model_state_dict", "net"])
+def test_checkpoints(tmp_path: Path, form: str, wrapper: str) -> None:
+    net = Net()
+    optimizer = torch.optim.Adam(net.parameters())
+    sum(parameter.sum() for parameter in net.parameters()).backward()
+    optimizer.step()
+    content = {wrapper: net.state_dict(), "epoch": 3, "optimizer": optimizer.state_dict()}
+    content["args"] = argparse.Namespace(lr=0.1)
+    model = bnstat.load(save(tmp_path / "m", content, form))
+    assert_is(model, net)
+    assert model[0].variables["gamma"].key == f"{wrapper}/stem.1.weight"
+    (note,) = model.notes
+    assert "argparse.Namespace" in note
+    assert "Adam" not in note
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_parallel_and_compiled(tmp_path: Path, prefix: str) -> None:
+    net = Net()
+    state = {prefix + name: tensor for name, tensor in net.state_dict().items()}
+    assert_is(bnstat.load(save(tmp_path / "m", state)), net)
+    assert_is(bnstat.load(save(tmp_path / "m", {"model": state})), net)
+
+
+def test_an_attribute_called_module_is_the_authors(tmp_path: Path) -> None:
+    net = Net()
+    state = {f"module.{name}": tensor for name, tensor in net.state_dict().items()}
+    state["head.weight"] = torch.ones(2)
+    names = [f"module.{name}" for name in NAMES]
+    assert_is(bnstat.load(save(tmp_path / "m", state)), net, names)
+
+
+def test_lightning(tmp_path: Path) -> None:
+    net = Net()
+    content = {
+        "pytorch-lightning_version": "2.5.0",
+        "global_step": 1200,
+        "state_dict": {f"net.{name}": tensor for name, tensor in net.state_dict().items()},
+    }
+    model = bnstat.load(save(tmp_path / "m.ckpt", content))
+    assert (model.source.writer, model.source.step) == ("PyTorch Lightning 2.5.0", 1200)
+    assert_is(model, net, [f"net.{name}" for name in NAMES])
+
+
+@pytest.mark.parametrize("name", ["ema", "state_dict_ema", "params_ema"])
+def test_averages_are_set_apart_unless_they_are_all(tmp_path: Path, name: str) -> None:
+    net, ema = Net(), Net()
+    for tensor in ema.state_dict().values():
+        tensor.add_(1)
+    path = save(tmp_path / "m", {"state_dict": net.state_dict(), name: ema.state_dict()})
+    assert_is(bnstat.load(path), net)
+    both = bnstat.load(path, include_shadows=True)
+    assert len(both) == 2 * len(NAMES)
+    shadow = both["stem.1/ExponentialMovingAverage"].moving_mean
+    assert same_bits(shadow, as_array(ema.stem[1].running_mean))
+    alone = bnstat.load(save(tmp_path / "m", {name: ema.state_dict()}))
+    assert [layer.name for layer in alone] == NAMES
+    assert same_bits(alone[0].moving_mean, as_array(ema.stem[1].running_mean))
+    assert "averages" in alone[0].notes[0]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_whole_models_tell_their_settings(tmp_path: Path, form: str) -> None:
+    net = Net()
+    model = bnstat.load(save(tmp_path / "m", {"model": net, "epoch": 1}, form))
+    assert_is(model, net)
+    assert [layer.epsilon for layer in model] == [2e-3, 1e-5, 1e-5]
+    assert [layer.momentum for layer in model] == [0.8, 0.9, None]
+    assert [layer.axis for layer in model] == [1, 1, 1]
+    assert {layer.evidence for layer in model} == {"config"}
+    (note,) = model.notes
+    assert note.endswith(f"{Net.__module__}.Net")
+    assert [layer.name for layer in bnstat.load(save(tmp_path / "n", net, form))] == NAMES
+
+
+def test_torch_script(tmp_path: Path) -> None:
+    net = torch.nn.Sequential(torch.nn.BatchNorm2d(4))
+    net[0].running_mean.add_(3)
+    torch.jit.script(net).save(tmp_path / "m")
+    (layer,) = bnstat.load(tmp_path / "m")
+    assert layer.name == "0"
+    assert same_bits(layer.moving_mean, as_array(net[0].running_mean))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_cut_short(tmp_path: Path, form: str) -> None:
+    data = save(tmp_path / "m", Net().state_dict(), form).read_bytes()
+    for length in range(200, len(data) - 1, len(data) // 19):
+        (tmp_path / "m").write_bytes(data[:length])
+        assert recognises(LocalFile(tmp_path / "m"))
+        with pytest.raises(BnstatError) as caught:
+            bnstat.load(tmp_path / "m", eager=True)
+        assert not isinstance(caught.value, NotFoundError)
+
+
+def test_only_what_is_asked_for_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = OrderedDict(big=torch.zeros(4 << 20), **Net().state_dict())
+    for form in FORMS:
+        path = save(tmp_path / "m", state, form)
+        read = 0
+        original = LocalFile._read
+
+        def counted(self: LocalFile, offset: int, length: int, original: Any = original) -> bytes:
+            nonlocal read
+            read += length
+            return original(self, offset, length)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalFile, "_read", counted)
+            bnstat.load(path, eager=True)
+        assert 0 < read < 600_000, form
+
+
+def test_a_zip_of_something_else_is_none(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "m", "w") as archive:
+        archive.writestr("a/b.txt", "data.pkl")
+    assert not recognises(LocalFile(tmp_path / "m"))
+    (tmp_path / "p").write_bytes(pickle.dumps({"a": 1}))
+    assert not recognises(LocalFile(tmp_path / "p"))

@@ -1,0 +1,135 @@
+"""Safetensors files, against the `safetensors` package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bnstat
+from bnstat.errors import DamagedError
+from bnstat.formats.exchange.safetensors import open_contents, recognises
+from bnstat.model import Source
+from bnstat.storage.local import LocalFile
+from tests.builders.places import from_extents
+from tests.formats.keras.files import same_bits
+
+ROLES = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_variance",
+}
+
+
+def state(seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    tensors = {
+        f"layer{index}.bn.{name}": rng.uniform(0.1, 2, 3).astype(np.float32)
+        for index in (10, 2)
+        for name in ROLES
+    }
+    tensors["layer2.bn.num_batches_tracked"] = np.array(7)
+    tensors["ln.weight"] = tensors["ln.bias"] = np.ones(3, np.float32)
+    return tensors
+
+
+def test_what_the_package_writes(tmp_path: Path) -> None:
+    save_file = pytest.importorskip("safetensors.numpy").save_file
+    path, tensors = tmp_path / "m", state()
+    save_file(tensors, path, metadata={"format": "pt"})
+    model = bnstat.load(path)
+    assert (model.source.format, model.source.writer) == ("safetensors", "PyTorch")
+    assert [layer.name for layer in model] == ["layer2.bn", "layer10.bn"]
+    for layer in model:
+        assert layer.epsilon is layer.momentum is layer.axis is None
+        for name, role in ROLES.items():
+            assert layer.variables[role].key == f"{layer.name}.{name}"
+            assert same_bits(layer.array(role), tensors[f"{layer.name}.{name}"])
+            assert same_bits(from_extents(layer.variables[role]), layer.array(role))
+    assert model["layer2.bn"].extra["num_batches_tracked"].read() == 7
+
+
+def test_every_type_as_the_package_writes_it(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    kinds = ["bool", "uint8", "int8", "int16", "uint16", "float16", "int32", "uint32", "float32"]
+    kinds += ["float64", "int64", "uint64", "complex64", "bfloat16", "float8_e4m3fn"]
+    kinds += ["float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"]
+    values = torch.tensor([[0, 1, 1], [0, 0, 1]])
+    tensors = {kind: values.to(getattr(torch, kind)) for kind in kinds}
+    save_file(tensors, tmp_path / "m")
+    contents = open_contents(LocalFile(tmp_path / "m"), Source("", ""))
+    assert set(contents.variables) == set(kinds)
+    for kind, tensor in tensors.items():
+        found = contents.variables[kind].read()
+        assert found.dtype.name == contents.variables[kind].dtype == kind
+        assert found.shape == (2, 3)
+        assert found.tobytes() == tensor.view(torch.uint8).numpy().tobytes()
+
+
+def written(path: Path, header: object, data: bytes = bytes(48)) -> Path:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return path
+
+
+def entry(**changed: object) -> dict[str, object]:
+    return {"dtype": "F32", "shape": [3], "data_offsets": [0, 12], **changed}
+
+
+def test_by_hand(tmp_path: Path) -> None:
+    path = written(tmp_path / "m", {"t": entry()}, np.arange(3, dtype="<f4").tobytes())
+    assert recognises(LocalFile(path))
+    found = open_contents(LocalFile(path), Source("", "")).variables["t"].read()
+    assert found.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        {"data_offsets": [0, 8]},
+        {"data_offsets": [0, 100]},
+        {"data_offsets": [12, 0]},
+        {"data_offsets": [-12, 0]},
+        {"data_offsets": [0]},
+        {"data_offsets": [0, 2**70]},
+        {"data_offsets": None},
+        {"shape": [2**62, 4]},
+        {"shape": [-3]},
+        {"shape": [1.5]},
+        {"shape": [True]},
+        {"shape": [1] * 100},
+        {"shape": "3"},
+        {"dtype": 3},
+    ],
+)
+def test_entries_that_cannot_be(tmp_path: Path, damaged: dict[str, object]) -> None:
+    path = written(tmp_path / "m", {"t": entry(**damaged)})
+    with pytest.raises(DamagedError):
+        open_contents(LocalFile(path), Source("", "")).variables["t"].read()
+
+
+@pytest.mark.parametrize(
+    "header", [b"{", b"{}x", b"{" * 100_000, b'{"t": 3}', b'{"t": {}}', b"{\xff}"]
+)
+def test_headers_that_cannot_be(tmp_path: Path, header: bytes) -> None:
+    path = written(tmp_path / "m", header)
+    with pytest.raises(DamagedError):
+        open_contents(LocalFile(path), Source("", ""))
+
+
+def test_cut_short_within_the_header_or_the_data(tmp_path: Path) -> None:
+    data = written(tmp_path / "m", {"t": entry(data_offsets=[36, 48])}).read_bytes()
+    for length in (20, len(data) - 1):
+        (tmp_path / "m").write_bytes(data[:length])
+        assert recognises(LocalFile(tmp_path / "m"))
+        with pytest.raises(DamagedError):
+            bnstat.load(tmp_path / "m")
+
+
+def test_a_text_of_json_is_none(tmp_path: Path) -> None:
+    (tmp_path / "m").write_text('{"a": {"b": {"c": {}}}}')
+    assert not recognises(LocalFile(tmp_path / "m"))

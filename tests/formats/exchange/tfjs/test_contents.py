@@ -1,0 +1,235 @@
+"""TensorFlow.js models, made of Keras models as its converter makes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from google.protobuf import json_format
+
+import bnstat
+from bnstat.errors import BnstatError, DamagedError, NotFoundError
+from bnstat.formats.contents import Contents
+from bnstat.formats.locate import locate
+from bnstat.formats.tensorflow.tensors import Reading
+from bnstat.model import ROLES, Source
+from tests.builders.places import from_extents
+from tests.formats.keras.files import same_bits
+
+
+def network() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    inner = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(name="deep")])
+    layers = [
+        keras.Input((4,)),
+        keras.layers.BatchNormalization(epsilon=2e-3, momentum=0.8, name="bn1"),
+        inner,
+        keras.layers.BatchNormalization(scale=False, name="bn2"),
+    ]
+    model = keras.Sequential(layers, name="net")
+    random = np.random.default_rng(0)
+    model.set_weights(
+        [random.random(each.shape).astype(np.float32) for each in model.get_weights()]
+    )
+    return model
+
+
+def weights_of(model: keras.Model) -> dict[str, np.ndarray]:
+    """`layer/role` -> array, as the converter names them."""
+    layers = [*(layer for layer in model.layers if not hasattr(layer, "layers"))]
+    layers += [deep for layer in model.layers for deep in getattr(layer, "layers", ())]
+    return {
+        f"{layer.name}/{weight.name}": np.asarray(weight)
+        for layer in layers
+        for weight in layer.weights
+    }
+
+
+def entry(name: str, array: np.ndarray, **more: Any) -> dict[str, Any]:
+    return {"name": name, "shape": list(array.shape), "dtype": "float32", **more}
+
+
+def write(
+    folder: Path,
+    entries: Sequence[Mapping[str, Any]],
+    data: bytes,
+    topology: Any = None,
+    shards: int = 1,
+) -> Path:
+    size = -(-len(data) // shards)
+    paths = [f"group1-shard{i + 1}of{shards}.bin" for i in range(shards)]
+    for index, path in enumerate(paths):
+        (folder / path).write_bytes(data[index * size : (index + 1) * size])
+    model = {
+        "format": "layers-model",
+        "generatedBy": "keras v2.15.0",
+        "convertedBy": "TensorFlow.js Converter v4.22.0",
+        "modelTopology": topology,
+        "weightsManifest": [{"paths": paths, "weights": list(entries)}],
+    }
+    (folder / "model.json").write_text(json.dumps(model))
+    return folder / "model.json"
+
+
+def plain(folder: Path, arrays: Mapping[str, np.ndarray], **more: Any) -> Path:
+    entries = [entry(name, array) for name, array in arrays.items()]
+    return write(folder, entries, b"".join(a.tobytes() for a in arrays.values()), **more)
+
+
+def opened(path: Path) -> Contents:
+    return locate(str(path)).default.open(Source(str(path), ""), Reading())
+
+
+@pytest.mark.parametrize("shards", [1, 3, 7])
+def test_layers_models(tmp_path: Path, shards: int) -> None:
+    network_ = network()
+    arrays = weights_of(network_)
+    topology = {"keras_version": "2.15.0", "model_config": json.loads(network_.to_json())}
+    path = plain(tmp_path, arrays, topology=topology, shards=shards)
+    for target in (path, tmp_path, tmp_path / f"group1-shard1of{shards}.bin"):
+        model = bnstat.load(target)
+        assert model.source.format == "tfjs"
+        assert model.source.writer == "TensorFlow.js Converter v4.22.0"
+        assert [layer.name for layer in model] == ["bn1", "deep", "bn2"]
+    assert [(layer.epsilon, layer.momentum) for layer in model] == [
+        (2e-3, 0.8), (1e-3, 0.99), (1e-3, 0.99)
+    ]  # fmt: skip
+    assert model["bn2"].gamma is None
+    assert {layer.evidence for layer in model} == {"config"}
+    for layer in model:
+        for role, variable in layer.variables.items():
+            assert same_bits(layer.array(role), arrays[f"{layer.name}/{role}"])
+            if shards == 1:
+                assert same_bits(from_extents(variable), arrays[variable.key])
+
+
+def graph_json(arrays: Mapping[str, np.ndarray], epsilon: float) -> dict[str, Any]:
+    """A graph as the converter leaves it: constants without their numbers."""
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, (None, 4, 4, 4), "x")
+        roles = [tf.constant(array, name=name) for name, array in arrays.items()]
+        tf.raw_ops.FusedBatchNormV3(
+            x=x, scale=roles[0], offset=roles[1], mean=roles[2], variance=roles[3],
+            epsilon=epsilon, is_training=False, name="net/bn/FusedBatchNormV3",
+        )  # fmt: skip
+    message = graph.as_graph_def()
+    for node in message.node:
+        if node.op == "Const":
+            node.attr["value"].tensor.tensor_content = b""
+            del node.attr["value"].tensor.float_val[:]
+    return json_format.MessageToDict(message)
+
+
+def test_graph_models(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    arrays = {f"net/bn/{role}": random.random(4).astype(np.float32) for role in ROLES}
+    path = plain(tmp_path, arrays, topology=graph_json(arrays, 0.125))
+    (layer,) = bnstat.load(path)
+    assert (layer.name, layer.epsilon, layer.axis) == ("net/bn", 0.125, 3)
+    for role in ROLES:
+        assert same_bits(layer.array(role), arrays[f"net/bn/{role}"])
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "float16"])
+def test_quantized_weights(tmp_path: Path, kind: str) -> None:
+    random = np.random.default_rng(2)
+    entries, data, expected = [], b"", {}
+    for role in ROLES:
+        name = f"bn/{role}"
+        if kind == "float16":
+            packed, quantization = random.random(4).astype(np.float16), {"dtype": kind}
+            expected[name] = packed.astype(np.float32)
+        else:
+            packed = random.integers(0, np.iinfo(kind).max, 4).astype(kind)
+            quantization = {"dtype": kind, "min": -0.7, "scale": 0.013}
+            numbers = [value * 0.013 + -0.7 for value in packed.tolist()]
+            expected[name] = np.array(numbers, np.float32)
+        entries.append(entry(name, packed, quantization=quantization))
+        data += packed.tobytes()
+    model = bnstat.load(write(tmp_path, entries, data))
+    (layer,) = model
+    assert f"4 weights are stored as {kind}" in model.notes[0]
+    for role in ROLES:
+        assert same_bits(layer.array(role), expected[f"bn/{role}"])
+        assert [place.part for place in layer.variables[role].extents()] == [None]
+
+
+def test_texts_between_the_weights(tmp_path: Path) -> None:
+    texts = b"\x02\0\0\0ab\0\0\0\0"
+    array = np.arange(3, dtype=np.float32)
+    entries = [
+        {"name": "words", "shape": [2], "dtype": "string"},
+        entry("a", array),
+        {"name": "b", "shape": [], "dtype": "bool"},
+    ]
+    contents = opened(write(tmp_path, entries, texts + array.tobytes() + b"\1", shards=4))
+    assert list(contents.variables) == ["a", "b"]
+    assert same_bits(contents.variables["a"].read(), array)
+    assert contents.variables["b"].read() == np.True_
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        {"shape": [4]},
+        {"shape": [-1]},
+        {"shape": [2**62, 8]},
+        {"shape": "3"},
+        {"dtype": "float99"},
+        {"dtype": None},
+        {"dtype": "string"},
+        {"dtype": "string", "shape": [2**40]},
+        {"name": 3},
+        {"quantization": 3},
+        {"quantization": {"dtype": "uint8", "min": "a"}},
+        {"quantization": {"dtype": "uint8", "min": 0, "scale": 10**400}},
+        {"quantization": {"dtype": "uint8", "min": 0, "scale": float("nan")}},
+        {"quantization": {}},
+    ],
+)
+def test_entries_that_cannot_be(tmp_path: Path, damaged: dict[str, Any]) -> None:
+    array = np.full(3, np.nan, np.float32)
+    path = write(tmp_path, [{**entry("a", array), **damaged}], array.tobytes())
+    with pytest.raises(DamagedError):
+        opened(path)
+
+
+@pytest.mark.parametrize(
+    ("paths", "error"),
+    [
+        (["absent.bin"], NotFoundError),
+        (["../m.bin"], DamagedError),
+        (["/etc/passwd"], DamagedError),
+        (["..\\m.bin"], DamagedError),
+        ([3], DamagedError),
+        ("m.bin", DamagedError),
+    ],
+)
+def test_shards_that_cannot_be(tmp_path: Path, paths: Any, error: type[BnstatError]) -> None:
+    manifest = [{"paths": paths, "weights": []}]
+    (tmp_path / "model.json").write_text(json.dumps({"weightsManifest": manifest}))
+    with pytest.raises(error):
+        opened(tmp_path / "model.json")
+
+
+@pytest.mark.parametrize(
+    "topology", [3, {"node": [3]}, {"node": [{"attr": 5}]}, {"model_config": 3}]
+)
+def test_topologies_that_cannot_be(tmp_path: Path, topology: Any) -> None:
+    path = plain(tmp_path, {"a/gamma": np.ones(3, np.float32)}, topology=topology)
+    try:
+        assert list(bnstat.load(path)) == []
+    except DamagedError:
+        assert topology != 3
+
+
+def test_a_json_file_of_something_else_is_none(tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text('{"modelTopology": {}}')
+    with pytest.raises(BnstatError, match="is JSON, and no model"):
+        bnstat.load(tmp_path / "model.json")
