@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from bnstat.loading import load, load_all
+    from bnstat.mending import Applied, apply
     from bnstat.model import BatchNorm, Model, Source, Variable
 
 __version__ = "0.1.0"
@@ -43,12 +44,14 @@ _HOMES = {
         "UnsupportedError",
     ),
     "bnstat.loading": ("load", "load_all"),
+    "bnstat.mending": ("Applied", "apply"),
     "bnstat.model": ("BatchNorm", "Model", "Source", "Variable"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AmbiguousError",
+    "Applied",
     "BatchNorm",
     "BnstatError",
     "ChangedError",
@@ -64,6 +67,7 @@ __all__ = [
     "UnsupportedError",
     "Variable",
     "__version__",
+    "apply",
     "check",
     "diff",
     "history",

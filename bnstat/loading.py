@@ -20,7 +20,7 @@ Track = Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]]
 
 
 def load(
-    path: str | PathLike[str] = ".",
+    path: str | PathLike[str] | object = ".",
     *,
     checkpoint: str | None = None,
     step: int | None = None,
@@ -31,12 +31,14 @@ def load(
     values: bool = True,
     eager: bool = False,
     track: Track = iter,
+    config: str | PathLike[str] | None = None,
 ) -> Model:
     """Load the batch-norm layers of a model.
 
     Args:
         path: a SavedModel, a checkpoint's prefix or one of its files, a Keras file, a GraphDef,
-            or a folder of such; `.` if left out.
+            or a folder of such; `.` if left out. Or a model in memory: of Keras, of tf-keras, or
+            any `tf.Module`.
         checkpoint: the name of one of a folder's checkpoints or files; the newest if left out.
         step: the step of one of a folder's checkpoints.
         reader: `native` reads with bnstat's own reader, `tensorflow` with TensorFlow's, `auto`
@@ -49,6 +51,10 @@ def load(
         eager: read all arrays now. Where a training job is saving over the file, only this
             makes sure that they belong to one save.
         track: passes on the layers that are being read, where `eager`.
+        config: a file with the model's architecture, for Keras weights that do not tell it: the
+            JSON of `model.to_json()`, a `config.json`, a `.keras` or a full `.h5`. It gives the
+            layers' names, roles, epsilon, momentum, axis and order. A file that tells its own
+            is read by that.
 
     Returns:
         The model. Its arrays are read when they are first asked for.
@@ -59,12 +65,17 @@ def load(
         DamagedError: the file is damaged.
         UnsupportedError: the file needs what the reader does not know.
         ChangedError: the file was replaced while it was read.
+        BnstatError: the architecture does not fit the weights.
     """
+    if not isinstance(path, (str, PathLike)):
+        from bnstat.live import live_model
+
+        return narrow(live_model(path).model, layers)
     text = fspath(path)
     found = locate(text).choose(text, checkpoint, step)
     times = found.times()
     read = partial(_read, globs=layers, track=track) if eager and values else None
-    attempt = _loader(text, reader, patterns, include_shadows, values, read)
+    attempt = _loader(text, reader, patterns, include_shadows, values, read, config)
     try:
         model = attempt(found)
     except BnstatError as error:
@@ -89,6 +100,7 @@ def load_all(
     layers: Sequence[str] = (),
     values: bool = True,
     last: int | None = None,
+    config: str | PathLike[str] | None = None,
 ) -> Models:
     """Load every checkpoint, Keras file or SavedModel version at a path, oldest first.
 
@@ -100,6 +112,7 @@ def load_all(
         layers: as for `load`.
         values: as for `load`.
         last: only so many of them, the newest.
+        config: as for `load`; one architecture for all of them.
 
     Returns:
         The name and the model of each, or the error that kept it from being read. Each is
@@ -113,7 +126,7 @@ def load_all(
     found = models[-last:] if last else models
 
     read = partial(_read, globs=layers) if values else None
-    attempt = _loader(text, reader, patterns, include_shadows, values, read)
+    attempt = _loader(text, reader, patterns, include_shadows, values, read, config)
     return Models(text, found, lambda one: narrow(attempt(one), layers))
 
 
@@ -153,17 +166,67 @@ def _loader(
     include_shadows: bool,
     values: bool,
     read: Callable[[Model], None] | None,
+    config: str | PathLike[str] | None,
 ) -> Callable[[Found], Model]:
     """What loads a model that lies at the path, and lets `read` read its arrays."""
+    configure = _configurer(config) if config is not None else None
 
     def attempt(found: Found) -> Model:
         contents = _open(path, found, reader, values)
-        model = discover(contents, patterns=patterns, include_shadows=include_shadows)
+        if configure is not None:
+            contents = configure(contents)
+        model = discover(
+            contents, patterns=patterns, include_shadows=include_shadows, values=values
+        )
         if read is not None:
             read(model)
         return model
 
     return attempt
+
+
+def _configurer(config: str | PathLike[str]) -> Callable[[Contents], Contents]:
+    """What gives contents the architecture that a file tells.
+
+    Raises:
+        BnstatError: the file tells none.
+    """
+    from bnstat.discovery.fitting import misfit
+    from bnstat.formats.keras.architecture import read_architecture
+
+    path, layers = read_architecture(fspath(config))
+
+    def configure(contents: Contents) -> Contents:
+        if contents.configured is None:
+            note = f"{path} is not used: the file tells its own layers"
+            return replace(contents, notes=[*contents.notes, note])
+        told = contents.configured(layers)
+        if (reason := misfit(told)) is not None:
+            raise BnstatError(
+                path,
+                f"does not fit {contents.source.path}: {reason}",
+                "give the architecture that these weights were saved from",
+            )
+        return replace(told, configured=None)
+
+    return configure
+
+
+def open_contents(
+    path: str, checkpoint: str | None = None, step: int | None = None, reader: Reader = "auto"
+) -> Contents:
+    """What the model at a path holds, before anything in it is taken for batch norm.
+
+    Args:
+        path: as for `load`.
+        checkpoint: as for `load`.
+        step: as for `load`.
+        reader: as for `load`.
+
+    Raises:
+        As `load`.
+    """
+    return _open(path, locate(path).choose(path, checkpoint, step), reader, True)
 
 
 def _read(model: Model, globs: Sequence[str], track: Track = iter) -> None:

@@ -28,7 +28,18 @@ MAY_IMPORT = {
     "loading": {"storage", "model", "formats", "discovery"},
     "compare": {"model"},
     "checks": {"model", "compare"},
-    "mending": {"storage", "model", "formats", "loading", "compare"},
+    "mending": {
+        "storage",
+        "model",
+        "formats",
+        "discovery",
+        "loading",
+        "compare",
+        # What the exports look like, which it reads.
+        "output.documents",
+        "output.channels",
+        "output.numbers",
+    },
     "output": {"__version__", "model", "checks", "compare", "mending"},
     "cli": {"__version__", "model", "loading", "checks", "compare", "mending", "output"},
 }

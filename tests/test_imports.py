@@ -115,6 +115,14 @@ def test_what_networks_are_ported_to_needs_none_of_their_libraries(
     assert not modules & (HEAVY - {"zipfile", "tarfile"})
 
 
+def test_a_checkpoint_is_mended_with_nothing_heavy(tmp_path: Path) -> None:
+    run_of = DATA / "run"
+    code, modules, _ = run("apply", run_of / "model-100", run_of / "model-0", "-o", tmp_path / "c")
+    assert code == 0
+    assert (tmp_path / "c.index").exists()
+    assert not modules & (HEAVY | {"google.protobuf"})
+
+
 TARGETS = ["run", "run/model-100.index", "saved_model", "saved_model/variables"]
 
 

@@ -27,6 +27,7 @@ MODEL_RULES: Final[tuple[Rule[Model], ...]] = (
     structure.COPIED_STATISTICS,
     updates.LOW_MOMENTUM,
     conversion.REWRITTEN,
+    structure.UNDECIDED,
 )
 """The register of the rules that look at one model, in the order of their codes."""
 

@@ -135,3 +135,36 @@ COPIED_STATISTICS: Final[Rule[Model]] = Rule(
     "do not count.",
     find=_find_copied,
 )
+
+
+def _find_undecided(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
+    for layer in (*model.incomplete, *model.layers):
+        if not layer.undecided:
+            continue
+        number = len(layer.undecided)
+        what = f"{number} variable{'s' if number > 1 else ''} of {list(layer.shape)}"
+        is_norm = layer.variables or layer.evidence != "name"
+        told = "" if is_norm else "; it may be batch norm or not"
+        yield rule.finding(f"nothing tells the role of {what}{told}", layer=layer.name)
+
+
+UNDECIDED: Final[Rule[Model]] = Rule(
+    code="BN016",
+    name="undecided",
+    title="roles that nothing tells",
+    severity="info",
+    what="The file numbers the layer's variables and does not tell their roles: the layer may be "
+    "batch norm without gamma or beta, or one of its variables may be either.",
+    why="What is not decided is not checked by the other rules, or not whole.",
+    example="A .weights.h5 alone, in which a layer called norm has three vectors of one length.",
+    mend={
+        "TF1": "Files of TensorFlow 1 name their variables; --pattern ROLE=REGEX tells others.",
+        "Keras 2": "Give the model's architecture, as model.to_json() writes it: --config FILE.",
+        "Keras 3": "As for Keras 2; the config.json of a .keras will do as well. Or check the "
+        ".keras itself.",
+    },
+    confidence="Certain that the file does not tell. Of Keras's own layers only batch norm has "
+    "three vectors of one length, but a layer of your own may have them too.",
+    threshold="None.",
+    find=_find_undecided,
+)

@@ -24,6 +24,9 @@ COMMANDS = {
     "check": "Look for what is wrong, and say how to mend it.",
     "diff": "Show what changed between two models.",
     "history": "Show how the statistics moved over a training run.",
+    "drift": "Run a model: how far are its statistics from the data's?",
+    "recalibrate": "Run a model: estimate its statistics anew, in a copy.",
+    "apply": "Write a copy of a model with new values.",
     "completion": "Let Tab complete paths, layers, checkpoints and rules.",
 }
 """The commands, in the order of the help, with their one-line descriptions."""
@@ -149,7 +152,8 @@ def main(ctx: click.Context) -> None:
     """Find, show, check and export the batch-norm statistics in TensorFlow and Keras files.
 
     A file may be a SavedModel, a checkpoint, an .h5, a .keras: its folder, its prefix or any of
-    its files will do. Nothing in it is executed. Each command tells more with --help.
+    its files will do. Nothing in it is executed, but by drift and recalibrate, which run the
+    model. Each command tells more with --help.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

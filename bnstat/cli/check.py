@@ -161,7 +161,8 @@ def command(
             codes.append(2)
             continue
         checked.append((findings, model))
-        if findings or model.layers:
+        is_norm = len(model.incomplete) > len(model.undecided)
+        if model.layers or (findings and is_norm):
             codes.append(int(settings[path].fail(findings)))
         else:
             none = options.answer(model, quiet)

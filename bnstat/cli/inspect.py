@@ -20,6 +20,7 @@ Examples:
   bnstat inspect runs/cnn --step 1200 --layer 'block1/*'
   bnstat inspect model.keras --values -o values.txt
   bnstat inspect runs/cnn/model-1200.index --no-values
+  bnstat inspect m.weights.h5 --config m.json
 """
 
 
@@ -76,6 +77,10 @@ def command(
             from bnstat.output.terminal.overview import overview
 
             yield from overview(model, screen, tracked)
+        elif model.undecided:
+            from bnstat.output.terminal.overview import undecided
+
+            yield from undecided(model)
         if verbose:
             from bnstat.output.terminal.listing import verdicts
 

@@ -110,6 +110,14 @@ _include_shadows = click.option(
     help="Also take the copies of a layer's variables that an exponential moving average keeps.",
 )
 
+_config = click.option(
+    "--config",
+    metavar="FILE",
+    type=click.Path(),
+    help="The model's architecture, for Keras weights that do not tell it: what model.to_json() "
+    "gave, a config.json, a .keras or a full .h5. It decides names, roles, epsilon and order.",
+)
+
 _reader = click.option(
     "--reader",
     type=click.Choice(["auto", "native", "tensorflow"]),
@@ -127,6 +135,7 @@ class Reading(NamedTuple):
     include_shadows: bool
     checkpoint: str | None = None
     step: int | None = None
+    config: str | None = None
 
     def load(
         self, path: str, layers: tuple[str, ...] = (), *, values: bool = True, quiet: bool = False
@@ -155,6 +164,7 @@ class Reading(NamedTuple):
             layers=layers,
             values=values,
             eager=True,
+            config=self.config,
             track=functools.partial(track, what="reading", hidden=quiet),
         )
 
@@ -180,6 +190,7 @@ class Reading(NamedTuple):
             include_shadows=self.include_shadows,
             layers=layers,
             last=last,
+            config=self.config,
         )
 
 
@@ -188,6 +199,7 @@ def reading_all(command: Command) -> Command:
 
     @_pattern
     @_include_shadows
+    @_config
     @_reader
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -202,16 +214,25 @@ def reading(command: Command) -> Command:
     return _checkpoint(_step(reading_all(command)))
 
 
+def choosing(command: Command) -> Command:
+    """Add the options that say which model of a path is meant, and how its layers are found.
+
+    The command gets them under the names that `bnstat.load` has for them.
+    """
+    return _checkpoint(_step(_pattern(_include_shadows(command))))
+
+
 def tell(model: Model, quiet: bool) -> None:
     """Say on standard error what was noticed while the model was read."""
     if quiet:
         return
     for note in model.notes:
         say(f"note: {note}")
-    if model.incomplete:
-        count = len(model.incomplete)
+    lost = [layer for layer in model.incomplete if layer.variables or not layer.undecided]
+    if lost:
+        count = len(lost)
         what = "1 batch-norm layer is" if count == 1 else f"{count} batch-norm layers are"
-        names = ", ".join(layer.name for layer in model.incomplete[:3])
+        names = ", ".join(layer.name for layer in lost[:3])
         more = ", ..." if count > 3 else ""
         say(f"note: {what} in the file without moving statistics: {names}{more}")
 

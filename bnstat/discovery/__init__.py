@@ -13,6 +13,7 @@ from bnstat.discovery.merge import Merged, in_order, is_complete, merge, unique_
 from bnstat.discovery.names import Names, by_patterns, from_names, without_statistics
 from bnstat.discovery.objects import from_objects, lost_to_their_layers
 from bnstat.discovery.sighting import Sighting
+from bnstat.discovery.undecided import what_decides
 from bnstat.formats.contents import Contents
 from bnstat.model import BatchNorm, Model, Verdict
 
@@ -26,6 +27,7 @@ def discover(
     *,
     patterns: Sequence[tuple[str, str]] = (),
     include_shadows: bool = False,
+    values: bool = True,
 ) -> Model:
     """The batch-norm layers of a file.
 
@@ -33,12 +35,13 @@ def discover(
         contents: the file.
         patterns: (role, regular expression) pairs of a naming scheme of the user's own.
         include_shadows: also show the exponential-moving-average copies of layers.
+        values: whether values may be read to tell what a layer is.
     """
-    names = Names(contents)
+    names = Names(contents, complete=bool(patterns))
     merged = merge(
         {
             "patterns": by_patterns(names, patterns),
-            "layers": _from_layers(contents),
+            "layers": _from_layers(contents, values),
             "objects": from_objects(contents),
             "graphs": _from_graphs(contents),
             "names": from_names(names, include_shadows),
@@ -56,7 +59,11 @@ def discover(
         contents.source,
         layers,
         incomplete=incomplete,
-        notes=[*contents.notes, *lost_to_their_layers(contents, _keys(whole))],
+        notes=[
+            *contents.notes,
+            *lost_to_their_layers(contents, _keys(whole)),
+            *what_decides(contents, layers, incomplete),
+        ],
         explain=lambda: _explain(contents, layers, incomplete),
     )
 
@@ -64,12 +71,12 @@ def discover(
 # What only some files need is imported when such a file comes.
 
 
-def _from_layers(contents: Contents) -> list[Sighting]:
+def _from_layers(contents: Contents, values: bool) -> list[Sighting]:
     if not contents.layers:
         return []
     from bnstat.discovery.config import from_layers
 
-    return from_layers(contents)
+    return from_layers(contents, values)
 
 
 def _from_graphs(contents: Contents) -> list[Sighting]:

@@ -7,8 +7,9 @@ A layer is batch norm
   of a subclass of it (`moving_variance_initializer`);
 - by the names of its variables: a moving mean and a moving variance are among them;
 - by the shape of its variables where they are only numbered and no configuration tells the
-  class: four vectors of one length; fewer only where the group or the layer is called so, since
-  two can as well be a layer norm's scale and offset.
+  class: four vectors of one length; other numbers of them only where the group or the layer is
+  called so, since two can as well be a layer norm's scale and offset. Three, and five to seven,
+  are undecided: nothing else of Keras has so many, but nothing says what they are.
 
 Numbered variables are, in this order, gamma unless `scale=False`, beta unless `center=False`,
 moving mean, moving variance, and for batch renormalization three more (source: `build` of
@@ -20,12 +21,15 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final
 
+import numpy as np
+
 from bnstat.discovery.sighting import Sighting
+from bnstat.errors import BnstatError
 from bnstat.formats.contents import Contents, Layer
 from bnstat.model import ROLES, Variable
 
@@ -63,6 +67,7 @@ _RUNNING_STD: Final = (
 
 _KERAS_0: Final = "written before Keras 1.0, which stored the standard deviation, not the variance"
 _BY_SHAPE: Final = "only the shapes of its variables tell that this is batch norm"
+_MAY_BE: Final = "only the shapes of its variables tell that this may be batch norm"
 _MODES: Final = {
     1: "mode=1: normalizes each sample by its own statistics, the moving ones are not used",
     2: "mode=2: normalizes by the batch's statistics always, the moving ones are not used",
@@ -72,10 +77,16 @@ _MODES: Final = {
 _NOTHING: Final = Sighting(evidence="name", name="", roles={})
 
 
-def from_layers(contents: Contents) -> list[Sighting]:
+def from_layers(contents: Contents, values: bool = True) -> list[Sighting]:
     """The batch-norm layers among `contents.layers`, in their order.
 
-    A variable whose role cannot be told from what the file says is undecided, never guessed.
+    A variable whose role cannot be told from what the file says is undecided, never guessed. So
+    is a layer of which only the shapes of its variables tell that it may be batch norm.
+
+    Args:
+        contents: the file.
+        values: whether values may be read: they rule out what has a negative number where batch
+            norm has its variance.
     """
     sightings = []
     for layer in contents.layers:
@@ -85,6 +96,8 @@ def from_layers(contents: Contents) -> list[Sighting]:
             if key in contents.variables
         }
         sighting = _sighting(layer, variables)
+        if sighting is not None and values and _MAY_BE in sighting.notes:
+            sighting = sighting if _may_vary(list(variables.values())) else None
         if sighting is not None:
             if "running_std" in variables and contents.source.writer is None:
                 sighting = replace(sighting, notes=(*sighting.notes, _RUNNING_STD))
@@ -157,7 +170,7 @@ def _counted(layer: Layer, variables: Mapping[str, Variable]) -> Sighting | None
         None where there is nothing that tells of batch norm.
     """
     keys = [variable.key for variable in variables.values()]
-    expected = _expected(layer.config)
+    expected = expected_labels(layer.config)
     if expected is not None:
         if not keys or (len(keys) == len(expected) and _are_alike(variables)):
             return _assigned(dict(zip(expected, keys, strict=False)))
@@ -168,8 +181,10 @@ def _counted(layer: Layer, variables: Mapping[str, Variable]) -> Sighting | None
     )
     if not _are_alike(variables) or not 2 <= len(keys) <= 7:
         return replace(_NOTHING, undecided=tuple(keys)) if layer.class_name else None
-    if not called and (len(keys) != 4 or len(next(iter(variables.values())).shape) != 1):
+    if not called and (len(keys) == 2 or len(next(iter(variables.values())).shape) != 1):
         return None
+    if not called and len(keys) != 4:
+        return replace(_NOTHING, undecided=tuple(keys), notes=(_MAY_BE,))
     renorm = _RENORM if len(keys) > 4 else ()
     affine = len(keys) - len(renorm) - 2
     certain = ROLES[2:] if affine < 2 else ROLES
@@ -178,7 +193,17 @@ def _counted(layer: Layer, variables: Mapping[str, Variable]) -> Sighting | None
     return replace(found, undecided=undecided, notes=() if called else (_BY_SHAPE,))
 
 
-def _expected(config: Mapping[str, Any]) -> tuple[str, ...] | None:
+def _may_vary(variables: Sequence[Variable]) -> bool:
+    """Whether the one that is the moving variance, if these are batch norm's, can be one."""
+    renorm = len(_RENORM) if len(variables) > 4 else 0
+    try:
+        variance = variables[len(variables) - renorm - 1].read()
+    except BnstatError:
+        return True
+    return not np.less(variance, 0).any()
+
+
+def expected_labels(config: Mapping[str, Any]) -> tuple[str, ...] | None:
     """The labels of a layer's variables in order; None where the configuration is silent."""
     scale, center = config.get("scale"), config.get("center")
     if not isinstance(scale, bool | int) or not isinstance(center, bool | int):

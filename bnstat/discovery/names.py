@@ -93,21 +93,46 @@ def by_patterns(names: Names, patterns: Sequence[tuple[str, str]]) -> list[Sight
 class Names:
     """The names of the file's variables, and the key of each."""
 
-    def __init__(self, contents: Contents) -> None:
+    def __init__(self, contents: Contents, complete: bool = True) -> None:
+        """Gather the names.
+
+        Args:
+            contents: the file.
+            complete: whether all names are needed, be they unlike any scheme's.
+        """
         self.contents = contents
         self.keys: dict[str, str] = {}
         self.shadows: dict[str, str] = {}
         names: Mapping[str, str] = contents.names
-        for key in contents.variables:
+        if complete or contents.search is None:
+            self._gather((key, names.get(key, key)) for key in contents.variables)
+        else:
+            self._gather(contents.search(_FIRST).items())
+            self._gather(contents.search(self._companions()).items())
+        self.averages = {name: key for name, key in self.shadows.items() if name not in self.keys}
+        self.keys.update(self.averages)
+
+    def _gather(self, found: Iterable[tuple[str, str]]) -> None:
+        for key, name in found:
             if "/.OPTIMIZER_SLOT/" in key or key.startswith("optimizer_weights/"):
                 continue
-            name = names.get(key, key)
             if _SHADOW_WORD in name and (match := SHADOW.search(name)):
                 self.shadows.setdefault(name[: match.start()], key)
             else:
                 self.keys.setdefault(name, key)
-        self.averages = {name: key for name, key in self.shadows.items() if name not in self.keys}
-        self.keys.update(self.averages)
+
+    def _companions(self) -> set[str]:
+        """The names that may belong together with the moving variances among those gathered."""
+        variances = {*self.ending_with(_VARIANCE_ENDINGS), *self.shadows}
+        found = set(self.shadows)
+        for name in variances:
+            for scheme in SCHEMES:
+                if f"/{name}".endswith(scheme.variance):
+                    scope = f"/{name}".removesuffix(scheme.variance)[1:]
+                    endings = (scheme.mean, *scheme.gamma, *scheme.beta, *scheme.extra, "/count")
+                    for owner in _owners(scope, scheme, averaged=True):
+                        found |= {owner + each if owner else each[1:] for each in endings}
+        return found
 
     def ending_with(self, endings: tuple[str, ...]) -> Iterator[str]:
         """The names with one of the endings, of which each starts with a separator."""
@@ -126,6 +151,13 @@ class Names:
 
 
 _VARIANCE_ENDINGS = tuple(dict.fromkeys(scheme.variance for scheme in SCHEMES))
+_FIRST = (
+    *_VARIANCE_ENDINGS,
+    "/gamma",
+    "/beta",
+    *(_SHADOW_WORD + number for number in ("", *(f"_{n}" for n in range(100)))),
+)
+"""What shows that there may be a layer, or is one's without its statistics."""
 
 
 def _sighting(names: Names, scheme: Scheme, variance: str) -> Sighting | None:

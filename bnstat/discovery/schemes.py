@@ -34,6 +34,8 @@ RENORM = ("/moving_stddev", "/renorm_mean", "/renorm_mean_weight", "/renorm_stdd
 SCHEMES: Final = (
     Scheme("Keras, tf.layers, contrib, slim, Sonnet 1", "/moving_mean", "/moving_variance",
            ("/gamma",), ("/beta",), extra=RENORM),
+    Scheme("Keras's words in one name", "_moving_mean", "_moving_variance",
+           ("_gamma",), ("_beta",)),
     Scheme("Sonnet 2", "/moving_mean/average", "/moving_variance/average",
            ("/scale",), ("/offset",)),
     Scheme("tensorpack", "/mean/EMA", "/variance/EMA",

@@ -6,7 +6,8 @@ path, with what tracing added: the model's name before it, and a number behind e
 Keras opens the scope of a layer twice, to build it and to call it, and TensorFlow opens none
 twice by the same name: `functional_1/blk_1/batch_normalization_1_1`. The name of the variables
 proves where the author's path begins, and that such numbers were added; which of them they
-are is told by doing again what TensorFlow did.
+are is told by doing again what TensorFlow did. Keras 2 leaves nested models out of the names of
+variables; the graph tells apart what is called alike in two of them.
 
 Sources: keras/src/layers/layer.py (`Layer.__call__`), `Graph.unique_name` in
 tensorflow/python/framework/ops.py.
@@ -15,8 +16,8 @@ tensorflow/python/framework/ops.py.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import ChainMap, Counter
+from collections.abc import Iterable, MutableMapping, Sequence
 
 from bnstat.discovery.merge import Merged
 from bnstat.formats.contents import Contents
@@ -25,6 +26,9 @@ _NUMBERED = re.compile(r"(.+)_\d+")
 
 _DEEPEST = 64
 """Parts of a scope; networks are some ten deep."""
+
+_MOST_SIBLINGS = 10_000
+"""Names that are taken beside each other, some three for each layer."""
 
 Names = dict[tuple[str, ...], str | None]
 """Parts of a scope -> what its author called the last of them; None where that is not told."""
@@ -38,19 +42,22 @@ def name_by_scopes(layers: Sequence[Merged], contents: Contents) -> None:
     outer = _shared_scopes(layers, contents)
     uses = Counter(outer)
     names = _authors_names(filter(None, scopes))
-    for layer, scope, known in zip(layers, scopes, outer, strict=True):
-        start = _start(scope, known)
+    starts = [_start(*pair) for pair in zip(scopes, outer, strict=True)]
+    first = min((start for start in starts if start is not None), default=0)
+    for layer, scope, known, start in zip(layers, scopes, outer, starts, strict=True):
         if start is None:
             continue
         end = start + len(known)
         numbered = scope[start:end] != known
-        if end == len(scope) or (uses[known] == 1 and not numbered):
+        whole = end == len(scope)
+        if uses[known] == 1 and (whole or not numbered):
             continue
-        inner = [
+        told = [
             (names[scope[: position + 1]] if numbered else None) or scope[position]
-            for position in range(end, len(scope))
+            for position in range(len(scope))
         ]
-        layer.names["scopes"] = ["/".join([*known, *inner])]
+        before = told[first:start] if whole else []
+        layer.names["scopes"] = ["/".join([*before, *known, *told[end:]])]
 
 
 def _scope(layer: Merged) -> tuple[str, ...]:
@@ -101,17 +108,17 @@ def _authors_names(scopes: Iterable[tuple[str, ...]]) -> Names:
 def _authors_name(part: str, siblings: dict[str, int]) -> str | None:
     """The name that gives `part` when it is opened for the second time beside its siblings."""
     name = _without_number(part)
-    if name is None:
+    if name is None or len(siblings) > _MOST_SIBLINGS:
         return None
-    trial = dict(siblings)
+    trial = ChainMap({}, siblings)
     _open(name, trial)
     if _open(name, trial) != part:
         return None
-    siblings.update(trial)
+    siblings.update(trial.maps[0])
     return name
 
 
-def _open(name: str, taken: dict[str, int]) -> str:
+def _open(name: str, taken: MutableMapping[str, int]) -> str:
     """The name that TensorFlow gives a scope of that name beside those that are taken."""
     key = name.lower()
     number = taken.get(key, 0)

@@ -12,7 +12,7 @@ import re
 import stat
 
 from bnstat.errors import BnstatError, NotFoundError, UnknownFormatError
-from bnstat.formats.register import foreign_format, formats
+from bnstat.formats.register import formats
 from bnstat.formats.sites import Found, Place, by_age, listed, models_in_files, single, step_of
 from bnstat.storage.files import File, Folder
 from bnstat.storage.local import LocalFolder, kind_of
@@ -89,19 +89,13 @@ def _of_file(folder: Folder, file: File) -> Place:
     for format_ in formats():
         if (found := format_.in_file(folder, file)) is not None:
             return single(found if format_.named else found._replace(name=None))
+    from bnstat.formats.foreign import READS, refuse_foreign
     from bnstat.storage.archive import open_archive
 
+    refuse_foreign(file)
     if (archive := open_archive(file)) is not None:
         return _in_archive(archive)
-    foreign = foreign_format(file)
-    raise UnknownFormatError(
-        file.path,
-        f"is {foreign}, not a model file that bnstat knows"
-        if foreign
-        else "is in no format that bnstat knows",
-        "bnstat reads SavedModels, checkpoints, .h5, .keras, GraphDef, ONNX, PyTorch and "
-        "safetensors files",
-    )
+    raise UnknownFormatError(file.path, "is in no format that bnstat knows", READS)
 
 
 def _in_archive(folder: Folder) -> Place:
@@ -126,11 +120,15 @@ def _model_files(folder: Folder) -> list[Found]:
     beside = tuple(start for format_ in formats() for start in format_.beside)
     names = [name for name in folder.names() if not name.startswith(beside)]
 
-    def in_file(folder: Folder, file: File) -> Found | None:
-        found = (format_.in_file(folder, file) for format_ in formats())
-        return next((model for model in found if model is not None), None)
+    def found(are_data: bool) -> list[Found]:
+        def in_file(folder: Folder, file: File) -> Found | None:
+            asked = (one for one in formats() if one.is_data_beside_models == are_data)
+            models = (format_.in_file(folder, file) for format_ in asked)
+            return next((model for model in models if model is not None), None)
 
-    return models_in_files(folder, names, in_file)
+        return models_in_files(folder, names, in_file)
+
+    return found(are_data=False) or found(are_data=True)
 
 
 def _numbered(folder: Folder) -> list[Found]:

@@ -26,22 +26,19 @@ SITES = (
 FORMATS = (
     "keras.h5",
     "keras.weights",
+    "exchange.hdf5_arrays",
     "exchange.safetensors",
     "exchange.onnx.file",
     "exchange.pytorch.file",
     "keras.archive",
+    "exchange.npz",
     "exchange.tflite",
     "tensorflow.graphs.frozen_graph",
 )
 """Formats of single files: modules, each a `FileFormat`."""
 
-_FOREIGN = (
-    (0, b"\x80\x02", "a Python pickle that is not PyTorch's"),
-    (0, b"\x93NUMPY", "a NumPy array"),
-    (0, b"GGUF", "a GGUF model"),
-    (0, b"#!", "a script"),
-    (0, b"<", "a web page or XML"),
-)
+OF_ANY_ARRAYS = ("exchange.hdf5_arrays", "exchange.npz")
+"""Those whose files hold arrays of whatever kind: beside models they are data."""
 
 
 class FileFormat(Protocol):
@@ -69,6 +66,7 @@ class _SingleFile(Format):
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self.is_data_beside_models = name in OF_ANY_ARRAYS
 
     def in_file(self, folder: Folder, file: File) -> Found | None:
         module = cast(FileFormat, import_module(f"bnstat.formats.{self._name}"))
@@ -86,14 +84,3 @@ class _SingleFile(Format):
 def _site(name: str) -> Format:
     module, _, kind = name.rpartition(".")
     return cast(Format, getattr(import_module(f"bnstat.formats.{module}"), kind)())
-
-
-def foreign_format(file: File) -> str | None:
-    """What a file of no known format looks like, for the message."""
-    if file.size == 0:
-        return "empty"
-    head = file.head(64)
-    for offset, magic, what in _FOREIGN:
-        if head[offset:].startswith(magic):
-            return what
-    return None

@@ -70,10 +70,13 @@ class Format:
         named: whether a model keeps its name where its file alone is pointed at, as one of many
             checkpoints does.
         beside: what the names of files start with that lie beside models and are none.
+        is_data_beside_models: whether its files may be models, but are none in a folder that
+            has others.
     """
 
     named: bool = False
     beside: tuple[str, ...] = ()
+    is_data_beside_models: bool = False
 
     def owner(self, folder: Folder, file: File) -> Place | Folder | None:
         """The models that a file stands for by its name, or the folder whose models are meant.

@@ -168,7 +168,9 @@ class BatchNorm:
         if self.undecided:
             keys = ", ".join(variable.key for variable in self.undecided)
             raise AmbiguousError(
-                self.name, f"the file does not tell which role {keys} has", "load the full model"
+                self.name,
+                f"the file does not tell which role {keys} has",
+                "load the full model, or give its architecture as config=",
             )
         mean, variance = self.moving_mean, self.moving_variance
         if mean is None or variance is None:

@@ -20,7 +20,7 @@ class Source:
         path: the path as the user gave it.
         format: `tf2-checkpoint`, `tf1-checkpoint`, `tf1-checkpoint-v1`, `saved-model`,
             `keras-h5`, `keras-archive`, `keras-weights`, `frozen-graph`, `onnx`, `pytorch`,
-            `safetensors`, `tfjs`, `orbax` or `tflite`.
+            `safetensors`, `tfjs`, `orbax`, `tflite`, or, for named arrays, `hdf5` or `npz`.
         checkpoint: name of the checkpoint in its folder (`model-1200`), where there are several.
         step: the training step that the checkpoint's name or its `global_step` tells.
         writer: the library and version that wrote the file, where it says so.
@@ -39,8 +39,8 @@ class Model(Sequence[BatchNorm]):
     Attributes:
         source: where the layers were read from.
         layers: in the order of the network where the file tells it, else by name.
-        incomplete: layers that are surely batch norm, but whose moving statistics are not in
-            the file; they are not among `layers`.
+        incomplete: layers that are not among `layers`: those that are surely batch norm, but
+            whose moving statistics are not in the file, and those of `undecided`.
         notes: what was noticed while reading, one line each.
     """
 
@@ -59,6 +59,11 @@ class Model(Sequence[BatchNorm]):
         self.notes = tuple(notes)
         self._explain = explain
         self._by_name = {layer.name: layer for layer in self.layers}
+
+    @property
+    def undecided(self) -> tuple[BatchNorm, ...]:
+        """The incomplete layers that may be batch norm, whose variables' roles are not told."""
+        return tuple(layer for layer in self.incomplete if layer.undecided and not layer.variables)
 
     def explain(self) -> Sequence[Verdict]:
         """For every variable of the file, why it was or was not taken as batch norm."""

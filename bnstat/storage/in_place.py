@@ -89,14 +89,23 @@ def slice_of(archive: File, info: ZipInfo) -> Slice | None:
     """
     import zipfile
 
-    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & _ENCRYPTED:
+    return packed_slice_of(archive, info) if info.compress_type == zipfile.ZIP_STORED else None
+
+
+def packed_slice_of(archive: File, info: ZipInfo) -> Slice | None:
+    """The bytes of a zip's member as they lie there, compressed or not; None if encrypted.
+
+    Raises:
+        DamagedError: the archive contradicts itself.
+    """
+    if info.flag_bits & _ENCRYPTED:
         return None
     header = archive.read(info.header_offset, _HEADER.size)
     signature, name_length, extra_length = _HEADER.unpack(header)
     if signature != _SIGNATURE:
         raise DamagedError(archive.path, f"has no {info.filename} where its table of contents says")
     start = info.header_offset + _HEADER.size + name_length + extra_length
-    return Slice(archive, start, info.file_size, info.filename)
+    return Slice(archive, start, info.compress_size, info.filename)
 
 
 class _Stream(io.RawIOBase):

@@ -250,4 +250,4 @@ CASES = (
         short={"bn": sound(momentum=0.5)},
     ),
 )
-"""BN011 and BN012 are about what is stored, not about values: see the tests."""
+"""BN011, BN012, BN015 and BN016 are about what is stored, not about values: see the tests."""

@@ -38,7 +38,7 @@ def test_a_rule_finds_its_model_and_not_the_one_just_short_of_it(case: Case) -> 
 
 
 def test_every_rule_for_models_has_a_case() -> None:
-    elsewhere = {"BN011", "BN012", "BN015"}
+    elsewhere = {"BN011", "BN012", "BN015", "BN016"}
     assert {case.rule for case in CASES} | elsewhere == {rule.code for rule in MODEL_RULES}
 
 
@@ -182,6 +182,23 @@ class TestMissingStatistics:
     def test_roles_that_the_file_does_not_tell_are_not_missing(self) -> None:
         layer = BatchNorm("bn", {}, undecided=[models.variable("bn/vars/0", np.ones(4))])
         assert check(models.model(layer), select=["BN011"]) == []
+
+
+class TestUndecided:
+    def test_a_layer_that_may_be_batch_norm(self) -> None:
+        variables = [models.variable(f"norm/vars/{n}", np.ones(4)) for n in range(3)]
+        layer = BatchNorm("norm", {}, undecided=variables)
+        (finding,) = check(models.model(incomplete=[layer]))
+        assert (finding.rule, finding.severity, finding.layer) == ("BN016", "info", "norm")
+        assert "3 variables of [4]" in finding.message
+        assert "may be batch norm or not" in finding.message
+
+    def test_a_role_of_a_layer_that_is_one(self) -> None:
+        layer = models.usual("bn", undecided=[models.variable("bn/vars/0", np.ones(8))])
+        (finding,) = check(models.model(layer), select=["BN016"])
+        assert "1 variable of [8]" in finding.message
+        assert "may be" not in finding.message
+        assert check(models.model(models.usual("bn")), select=["BN016"]) == []
 
 
 class TestUnequalShapes:

@@ -48,6 +48,7 @@ def test_what_is_left_out(run, loads, command):
                 "layers": (),
                 "values": True,
                 "eager": True,
+                "config": None,
                 "track": ANY,
             },
         )
@@ -61,6 +62,7 @@ def test_everything_is_passed_on(run, loads, command):
         *(command, "runs/cnn", "--checkpoint", "model-7", "--step", "7", "--reader", "native"),
         *("--pattern", "gamma=scale=1$", "--pattern", r"moving_mean=\bmu$"),
         *("--include-shadows", "--no-values", "--layer", "bn", "--layer", "b*"),
+        *("--config", "m.json"),
     )
     assert result.exit_code == 0
     assert calls == [
@@ -75,6 +77,7 @@ def test_everything_is_passed_on(run, loads, command):
                 "layers": ("bn", "b*"),
                 "values": False,
                 "eager": True,
+                "config": "m.json",
                 "track": ANY,
             },
         )

@@ -151,8 +151,39 @@ def test_weights_alone_in_what_is_called_otherwise() -> None:
     assert assigned(four) == dict(zip(ROLES, numbers(4), strict=True))
     assert four is not None
     assert any("shapes" in note for note in four.notes)
-    for count in (1, 2, 3, 5, 7):
+    for count in (1, 2, 8):
         assert sight(numbers(count)) is None
+
+
+@pytest.mark.parametrize("count", [3, 5, 6, 7])
+def test_what_may_be_batch_norm_by_the_number_of_its_vectors_is_undecided(count: int) -> None:
+    found = sight(numbers(count))
+    assert found is not None
+    assert (found.roles, found.extra) == ({}, {})
+    assert found.undecided == tuple(f"key/{number}" for number in numbers(count))
+    assert sight(numbers(count), shapes=[(3, 3)] * count) is None
+    assert sight(numbers(count), shapes=[(2 * count,)] * (count - 1) + [(3,)]) is None
+    assert sight(numbers(count), dtype="int32") is None
+
+
+@pytest.mark.parametrize(("count", "variance"), [(3, 2), (5, 1), (6, 2), (7, 3)])
+def test_a_negative_variance_shows_that_it_is_none(count: int, variance: int) -> None:
+    read: list[int] = []
+
+    def variable(number: int) -> Variable:
+        def values() -> np.ndarray:
+            read.append(number)
+            return np.full(3, -1 if number == variance else 1, np.float32)
+
+        return Variable(str(number), "", "float32", (3,), values)
+
+    variables = {str(number): variable(number) for number in range(count)}
+    layer = Layer("layer", None, {}, {key: key for key in variables}, "layers/thing")
+    contents = Contents(Source("", ""), variables, layers=(layer,))
+    assert from_layers(contents) == []
+    assert read == [variance]
+    assert len(from_layers(contents, values=False)) == 1
+    assert read == [variance]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 import bnstat
 
@@ -136,3 +137,110 @@ def test_saved_models_tell_the_whole_path(tmp_path: Path, kind: str, save: str) 
     model, norms = build(kind)
     SAVES[save](model, tmp_path / "saved")
     assert found(tmp_path / "saved") == {mean: layer.path for mean, layer in norms.items()}
+
+
+@pytest.mark.parametrize("kind", ["functional", "sequential", "nested"])
+def test_checkpoints_tell_the_path_within_a_layer(tmp_path: Path, kind: str) -> None:
+    """Neither the layers' names nor what is in lists and dicts is in the file."""
+    model, _ = build(kind)
+    tf.train.Checkpoint(model=model).save(str(tmp_path / "model"))
+    names = found(tmp_path)
+    expected = {}
+    for block in model._flatten_layers():
+        if isinstance(block, Block):
+            first, second = block.pair
+            for attribute, part in (("pair/0", first), ("pair/1", second), ("last", block.last)):
+                expected[part.moving_mean.numpy().tobytes()] = f"{block.path}/{attribute}"
+    stored = expected.keys() & names.keys()
+    assert len(stored) >= 3
+    assert {mean: names[mean] for mean in stored} == {mean: expected[mean] for mean in stored}
+    assert len(set(names.values())) == len(names)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
+def test_keras_files_tell_the_layers_own_names(tmp_path: Path, kind: str, name: str) -> None:
+    model, norms = build(kind)
+    (model.save_weights if name.endswith("h5") else model.save)(tmp_path / name)
+    names = found(tmp_path / name)
+    own = [layer.name for layer in norms.values()]
+    assert names.keys() == norms.keys()
+    for mean, layer in norms.items():
+        assert names[mean] == layer.name if own.count(layer.name) == 1 else layer.path
+        assert f"/{layer.path}".endswith(f"/{names[mean]}")
+    assert len(set(names.values())) == len(names)
+
+
+class Block2(tf_keras.layers.Layer):
+    """The same for Keras 2."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.norms = [norm_2(), norm_2()]
+        self.others = {"a": norm_2(), "b": norm_2(name="mine")}
+        self.pair = (norm_2(), norm_2())
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        for part in [*self.norms, *self.others.values(), *self.pair]:
+            x = part(x, training=training)
+        return x
+
+
+def norm_2(**options: Any) -> Any:
+    return tf_keras.layers.BatchNormalization(**options)
+
+
+def nested_2(*, alike: bool) -> tuple[Any, Any]:
+    """A model in a model, whose blocks have one name or two."""
+    hole = tf_keras.Input(SHAPE)
+    inner = tf_keras.Model(hole, Block2(name="blk")(norm_2(name="first")(hole)), name="inner")
+    start = tf_keras.Input(SHAPE)
+    x = Block2(name="blk" if alike else "other")(norm_2()(inner(start)))
+    return tf_keras.Model(start, x, name="top"), inner
+
+
+SAVES_2: dict[str, Callable[[Any, Path], Any]] = {
+    "tf.saved_model.save": tf.saved_model.save,
+    "model.export": lambda model, path: model.export(path),
+    "tf.train.Checkpoint": lambda model, path: tf.train.Checkpoint(model).save(str(path / "m")),
+}
+
+
+@pytest.mark.parametrize("save", SAVES_2)
+@pytest.mark.parametrize("alike", [True, False])
+def test_keras_2_tells_the_variables_scopes(tmp_path: Path, save: str, alike: bool) -> None:
+    model, inner = nested_2(alike=alike)
+    random = np.random.default_rng(7)
+    expected: dict[bytes, str] = {}
+    for holder, before in ((inner, "inner/"), (model, "")):
+        for layer in holder._flatten_layers():
+            if isinstance(layer, type(norm_2())) and layer.moving_mean.numpy().sum() == 0:
+                layer.moving_mean.assign(random.random(3))
+                scope = layer.moving_mean.name.removesuffix("/moving_mean:0")
+                before_it = before if alike and layer.name == "mine" else ""
+                expected[layer.moving_mean.numpy().tobytes()] = before_it + scope
+    SAVES_2[save](model, tmp_path / "saved")
+    names = found(tmp_path / "saved")
+    assert len(set(names.values())) == len(names) == len(expected)
+    if save == "tf.train.Checkpoint" and alike:  # the file does not name the inner model
+        names = {mean: name for mean, name in names.items() if not expected[mean].endswith("mine")}
+        expected = {mean: expected[mean] for mean in names}
+    assert names == expected
+
+
+def test_lists_of_a_module(tmp_path: Path) -> None:
+    module = tf.Module()
+    module.norms = [norm_2(), norm_2()]
+    module.others = {"a": norm_2()}
+    for index, layer in enumerate([*module.norms, *module.others.values()]):
+        layer.build((None, *SHAPE))
+        layer.moving_mean.assign([index + 0.5] * 3)
+    expected = {
+        **{f"norms/{number}": layer for number, layer in enumerate(module.norms)},
+        **{f"others/{name}": layer for name, layer in module.others.items()},
+    }
+    paths = {layer.moving_mean.numpy().tobytes(): path for path, layer in expected.items()}
+    tf.saved_model.save(module, tmp_path / "saved")
+    tf.train.Checkpoint(module).save(str(tmp_path / "checkpoint" / "m"))
+    assert found(tmp_path / "saved") == paths
+    assert found(tmp_path / "checkpoint") == paths

@@ -163,7 +163,8 @@ def test_nothing_there(tmp_path: Path, path: str, message: str) -> None:
         (b"GGUF\x03", "GGUF"),
         (b"<!DOCTYPE html>", "web page"),
         (b"#!/bin/sh\n", "script"),
-        (b"just some text, and quite a lot of it " * 20, "in no format"),
+        (b"just some text, and quite a lot of it " * 20, "is text, and no model"),
+        (b"\xfe" * 400, "in no format"),
         (os.urandom(4000), "."),
     ],
 )

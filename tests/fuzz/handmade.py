@@ -254,6 +254,22 @@ def hdf5_files() -> dict[str, bytes]:
     }
 
 
+def npz_files() -> dict[str, bytes]:
+    """Named arrays of two layers, stored and deflated."""
+    random = np.random.default_rng(3)
+    arrays = {
+        f"{scope}/{role}": random.random(5).astype(np.float32)
+        for scope in ("stem/bn", "head/bn")
+        for role in ("gamma", "beta", "moving_mean", "moving_variance")
+    }
+    files = {}
+    for name, save in (("m.npz", np.savez), ("deflated.npz", np.savez_compressed)):
+        stream = io.BytesIO()
+        save(stream, **arrays)
+        files[name] = stream.getvalue()
+    return files
+
+
 def keras_archive(
     model: Any = None, fill: Any = weights, compression: int = zipfile.ZIP_STORED
 ) -> bytes:

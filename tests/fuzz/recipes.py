@@ -471,6 +471,21 @@ def keras_members(rng: Random, seed: Seed) -> Seed:
     return _any_file(rng, seed, change)
 
 
+def npz_members(rng: Random, seed: Seed) -> Seed:
+    """Bytes of an array's file, of its header above all, in a sound zip."""
+
+    def change(rng: Random, data: bytes) -> bytes:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        name = rng.choice(sorted(members))
+        start = 128 if rng.random() < 0.8 else len(members[name])
+        members[name] = mutate.some_bytes(rng, members[name][:start]) + members[name][start:]
+        compression = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+        return zipped(list(members.items()), compression)
+
+    return _any_file(rng, seed, change)
+
+
 def zip_structure(rng: Random, seed: Seed) -> Seed:
     """Bytes of a zip's headers or of its table of contents."""
 
@@ -546,6 +561,7 @@ RECIPES: Final[dict[str, tuple[Recipe, ...]]] = {
     "graph-beside": (protobuf, graph_wiring, raw_bytes),
     "hdf5": (hdf5_bytes, hdf5_bytes, hdf5_objects, raw_bytes),
     "keras": (keras_members, keras_members, keras_members, zip_structure, raw_bytes),
+    "npz": (npz_members, npz_members, zip_structure, raw_bytes),
     "json": (json_file, hdf5_bytes, files),
     "archive": (tar_headers, tar_headers, raw_bytes),
     "state": (state_text, state_text, state_text, files),

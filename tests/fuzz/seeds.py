@@ -138,6 +138,8 @@ def _made_by_hand() -> Iterator[Seed]:
     for name, content in handmade.hdf5_files().items():
         yield Seed(f"handmade/{name}", "hdf5", {name: content}, name)
     yield Seed("handmade/m.keras", "keras", {"m.keras": handmade.keras_archive()}, "m.keras")
+    for name, content in handmade.npz_files().items():
+        yield Seed(f"handmade/{name}", "npz", {name: content}, name)
     for name, files in handmade.bundles().items():
         yield Seed(f"handmade/{name}", "bundle", files, "m.index")
     yield Seed("handmade/v1", "v1", {"m.ckpt": handmade.v1()}, "m.ckpt")

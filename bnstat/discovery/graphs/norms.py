@@ -62,12 +62,14 @@ class Norm:
         op: the op that gives the normalized tensor.
         scope: the name under which the graph has it; empty where it has none.
         roles: role -> key.
+        x: the tensors that it may normalize.
         epsilon, momentum, axis: where the graph tells them.
     """
 
     op: str
     scope: str
     roles: Mapping[str, str]
+    x: tuple[str, ...]
     epsilon: float | None
     momentum: float | None
     axis: int | None
@@ -122,6 +124,7 @@ def _fused(tensors: Tensors, op: Op, updates: Updates) -> Norm | None:
         op=op.name,
         scope=_scope(op),
         roles=roles,
+        x=tensors.sources(given[0]) if given else (),
         epsilon=_finite(epsilon if isinstance(epsilon, float) else default),
         momentum=updates.momentum(roles) if momentum is None else momentum,
         axis=_fused_axis(tensors, op, given),
@@ -198,6 +201,7 @@ def _around(
         op=formula.op,
         scope=_scope(root),
         roles=roles,
+        x=formula.x.sources,
         epsilon=_finite(epsilon),
         momentum=updates.momentum(roles),
         axis=tensors.axis(variance),

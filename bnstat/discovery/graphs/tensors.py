@@ -17,7 +17,7 @@ _MOST_STEPS = 1_000_000
 _MOST_STEPS_EACH = 100
 """Steps that are taken from one tensor; variables are a few ops away from their use."""
 
-_PASSES = frozenset(
+PASSES = frozenset(
     {
         "BroadcastTo",
         "Cast",
@@ -150,7 +150,7 @@ class Tensors:
                 if not self._steps.take():
                     return []
                 kind = self.ops[consumer].type
-                if consumer not in visited and (kind in types or kind in _PASSES):
+                if consumer not in visited and (kind in types or kind in PASSES):
                     visited.add(consumer)
                     queue.append(consumer)
                     if kind in types:
@@ -185,7 +185,7 @@ class Tensors:
         """The axis along which a vector lies, where it is brought into the shape `[1, C, 1]`."""
         op = self.op(tensor)
         for _ in range(_MOST_STEPS_EACH):
-            if op is None or op.type not in _PASSES or not self.inputs(op.name):
+            if op is None or op.type not in PASSES or not self.inputs(op.name):
                 return None
             if op.type == "Reshape" and len(self.inputs(op.name)) == 2:
                 shapes = self.constants(self.inputs(op.name)[1])
@@ -240,7 +240,7 @@ class Tensors:
         op = self.op(tensor)
         if op is None or tensor in self._variables:
             return ()
-        if op.type in _PASSES or op.type in _ASSIGNS:
+        if op.type in PASSES or op.type in _ASSIGNS:
             return self.inputs(op.name)[:1]
         if op.type in _CHOOSES and not tensor.endswith(":1"):
             return self.inputs(op.name)[_CHOOSES[op.type]]

@@ -27,6 +27,7 @@ MAX_BYTES: Final = 32 << 20
 """The longest configuration that is read; those of the largest models are a tenth of it."""
 
 _MAX_DEPTH: Final = 64
+_BESIDE: Final = ("name", "trainable", "build_config")
 _ATTRIBUTES: Final = {("Bidirectional", "layer"): "forward_layer"}
 """(class, argument) -> attribute that holds the layer, where they are not called the same."""
 
@@ -102,14 +103,15 @@ def layer_from_config(serialized: Mapping[str, Any]) -> tuple[str, Mapping[str, 
 
     Returns:
         The class name, with its package where it is registered under one (`Custom>X`), and the
-        config, `trainable` and `name` among it; both empty where there are none.
+        config, `trainable`, `name` and Keras 3's `build_config` among it; both empty where
+        there are none.
     """
     if not _is_serialized(serialized):
         return "", {}
     registered = serialized.get("registered_name")
     packaged = isinstance(registered, str) and ">" in registered
     class_name = registered if packaged else serialized["class_name"]
-    beside = {key: serialized[key] for key in ("name", "trainable") if key in serialized}
+    beside = {key: serialized[key] for key in _BESIDE if key in serialized}
     return str(class_name), {**beside, **_arguments(serialized)}
 
 

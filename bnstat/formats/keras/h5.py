@@ -24,6 +24,7 @@ from typing import Final
 
 from bnstat.formats.contents import Contents, Layer
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
+from bnstat.formats.keras.architecture import MATCHED_BY_PLACE, architecture_beside
 from bnstat.formats.keras.config import Described, describe, parse_json
 from bnstat.model import Source
 from bnstat.natural import natural_key
@@ -31,6 +32,8 @@ from bnstat.storage.files import File
 
 _MODEL: Final = "model_weights"
 _OPTIMIZER: Final = "optimizer_weights"
+_INPUT: Final = "InputLayer"
+_TOP_LEVEL: Final = "top_level_model_weights"
 
 
 def recognises(file: File) -> bool:
@@ -61,7 +64,7 @@ def open_contents(file: File, source: Source) -> Contents:
     weights = _by_group(store, root, _group_names(store, root))
     version = store.text("", "keras_version") or store.text(root, "keras_version")
     full_names = {weight.key: weight.full_name for group in weights.values() for weight in group}
-    return Contents(
+    contents = Contents(
         source=replace(source, format="keras-h5", writer=writer(version)),
         variables={
             key: replace(variable, name=full_names.get(key, variable.name))
@@ -69,6 +72,15 @@ def open_contents(file: File, source: Source) -> Contents:
         },
         layers=tuple(_layers(described, weights)),
     )
+    if described:
+        return contents
+
+    def configured(described: Sequence[Described]) -> Contents:
+        placed = _by_place(described, weights)
+        notes = [MATCHED_BY_PLACE] if placed is not weights else []
+        return replace(contents, layers=tuple(_layers(described, placed)), notes=notes)
+
+    return replace(contents, configured=configured, beside=architecture_beside(file))
 
 
 def writer(version: str | None) -> str | None:
@@ -116,7 +128,7 @@ def _group_names(store: Hdf5, root: str) -> list[str]:
         below = (group[len(prefix) :] for group in store.groups if group.startswith(prefix))
         found = {path.partition("/")[0] for path in below} - {"", _OPTIMIZER}
         return sorted(found, key=natural_key)
-    return [*names, "top_level_model_weights"]
+    return [*names, _TOP_LEVEL]
 
 
 def _by_group(store: Hdf5, root: str, names: Sequence[str]) -> dict[str, list[_Weight]]:
@@ -139,6 +151,27 @@ def _by_group(store: Hdf5, root: str, names: Sequence[str]) -> dict[str, list[_W
         position = {f"{prefix}{name}/{weight}": place for place, weight in enumerate(listed)}
         weights.sort(key=lambda w: (position.get(w.key, len(position)), natural_key(w.key)))
     return groups
+
+
+def _by_place(
+    described: Sequence[Described], weights: Mapping[str, list[_Weight]]
+) -> Mapping[str, list[_Weight]]:
+    """The weights under the names of an architecture, where the file has others in their place.
+
+    Keras loads them so: the names of layers that nobody named differ from session to session.
+    Inputs are layers of a functional model, not of a sequential one.
+    """
+    names = [name for name in weights if name != _TOP_LEVEL]
+    told = {layer.own_name for layer in described}
+    if all(name in told for name in names if weights[name]):
+        return weights
+    for layers in (described, [one for one in described if one.class_name != _INPUT]):
+        pairs = list(zip(layers, names, strict=False))
+        if len(layers) == len(names) and not any(
+            layer.class_name == _INPUT and weights[name] for layer, name in pairs
+        ):
+            return {layer.own_name: weights[name] for layer, name in pairs}
+    return weights
 
 
 def _layers(

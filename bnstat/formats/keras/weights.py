@@ -16,13 +16,15 @@ Source: keras/src/saving/saving_lib.py, `H5IOStore` and `ShardedH5IOStore`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, TypeVar
 
 from bnstat.errors import DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Layer
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
+from bnstat.formats.keras.architecture import MATCHED_BY_PLACE, architecture_beside
 from bnstat.formats.keras.config import MAX_BYTES, Described, parse_json
 from bnstat.formats.keras.h5 import is_legacy
 from bnstat.formats.keras.sites import index_of_shard
@@ -68,7 +70,41 @@ def open_contents(file: File, source: Source) -> Contents:
         variables=weights.variables,
         layers=join((), weights),
         layers_in_order=len({path.rpartition("/")[0] for path in weights.groups}) <= 1,
+        configured=partial(_configured, weights, replace(source, format="keras-weights")),
+        beside=architecture_beside(file),
     )
+
+
+def _configured(weights: Weights, source: Source, described: Sequence[Described]) -> Contents:
+    """The same as an architecture tells it.
+
+    Where the file calls layers by names that the architecture does not have, as of a model that
+    was built once more in the same session, they are matched as Keras loads them: by their place.
+    """
+    layers = {layer.path: layer.own_name for top in described for layer in top.walk()}
+    named = {name for path, name in weights.names.items() if path in weights.groups}
+    notes = []
+    if not named <= {*layers.values(), *_inside(weights, layers)}:
+        renamed = {path for path in weights.names.keys() & layers.keys() if path in weights.groups}
+        weights = replace(
+            weights,
+            names={path: name for path, name in weights.names.items() if path not in layers},
+        )
+        if renamed:
+            notes = [MATCHED_BY_PLACE]
+    return Contents(
+        source=source,
+        variables=weights.variables,
+        layers=join(described, weights),
+        notes=notes,
+    )
+
+
+def _inside(weights: Weights, told: Container[str]) -> set[str]:
+    """The names of the layers that are in a layer of the user's own."""
+    return {
+        name for path, name in weights.names.items() if path not in told and _nearest(path, told)
+    }
 
 
 @dataclass(frozen=True)
@@ -94,14 +130,32 @@ def read_weights(file: File) -> Weights:
         DamagedError: a file is truncated or contradicts itself.
         NotFoundError: a shard is missing.
     """
+    index = _index_of(file)
+    return _gather({file.name: Hdf5(file)}, {}) if index is None else _read_sharded(index)
+
+
+def shard_names(file: File) -> tuple[str, list[str]]:
+    """The file that stands for all of a model's weights, and the names of those it lists.
+
+    Args:
+        file: any file; one that has nothing to do with shards stands for itself.
+
+    Raises:
+        DamagedError: the index of the shards contradicts itself.
+    """
+    index = _index_of(file)
+    if index is None:
+        return file.name, []
+    return index.name, sorted({name for names in _parse_index(index).values() for name in names})
+
+
+def _index_of(file: File) -> File | None:
+    """The index that a file is, or that it is a shard of."""
     if not is_hdf5(file):
-        return _read_sharded(file)
+        return file if _is_index(file) else None
     index_name = index_of_shard(file.name)
     index = file.sibling(index_name) if index_name is not None else None
-    if index is not None and _is_index(index):
-        return _read_sharded(index)
-    store = Hdf5(file)
-    return _gather({file.name: store}, {})
+    return index if index is not None and _is_index(index) else None
 
 
 def _read_sharded(index: File) -> Weights:
@@ -246,7 +300,7 @@ def _by_unique_name(pairs: Iterable[tuple[str | None, _T]]) -> dict[str, _T]:
     return {name: things[0] for name, things in named.items() if len(things) == 1}
 
 
-def _nearest(path: str, told: Mapping[str, str]) -> str:
+def _nearest(path: str, told: Container[str]) -> str:
     """The innermost described layer around a path; empty where there is none."""
     while path and path not in told:
         path = path.rpartition("/")[0]

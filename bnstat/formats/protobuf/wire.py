@@ -9,6 +9,7 @@ hundred thousand are read with this; `protos` reads all others.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from bnstat.errors import DamagedError
 
@@ -77,6 +78,54 @@ def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
             yield tag >> 3, int.from_bytes(message[start:position], "little")
         else:
             raise WireError(f"a field of unknown wire type {kind}")
+
+
+class Span(NamedTuple):
+    """A field of a message: its number, where it begins, and where its value lies."""
+
+    number: int
+    begin: int
+    start: int
+    end: int
+
+
+def spans(message: bytes) -> Iterator[Span]:
+    """Where the fields of a message are in it.
+
+    Raises:
+        WireError: the bytes are no message.
+    """
+    position = 0
+    while position < len(message):
+        tag, start = varint(message, position)
+        kind = tag & 7
+        if kind == 2:
+            length, start = varint(message, start)
+            end = start + length
+        elif kind == 0:
+            end = varint(message, start)[1]
+        elif kind in (1, 5):
+            end = start + (8 if kind == 1 else 4)
+        else:
+            raise WireError(f"a field of unknown wire type {kind}")
+        if end > len(message):
+            raise WireError("a field is longer than its message")
+        yield Span(tag >> 3, position, start, end)
+        position = end
+
+
+def encoded(number: int) -> bytes:
+    """A number as a varint."""
+    digits = bytearray()
+    while number >= 0x80:
+        digits.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*digits, number])
+
+
+def field(number: int, value: bytes) -> bytes:
+    """A field of bytes: a string, a message, or packed numbers."""
+    return encoded(number << 3 | 2) + encoded(len(value)) + value
 
 
 def text(value: int | bytes) -> str:

@@ -83,10 +83,7 @@ def open_checkpoint_v1(
     tensors: dict[str, _Tensor] = {}
     for file in shards:
         table = Table(file)
-        header = table.get(b"")
-        if header is None:
-            raise DamagedError(file.path, "is an SSTable, but no checkpoint")
-        for saved in parse("SavedTensorSlices", header, file.path).meta.tensor:
+        for saved in _listed(table, file.path):
             shape = tuple(dim.size for dim in saved.shape.dim)
             if any(size < 0 for size in shape):
                 raise DamagedError(file.path, f"{saved.name} has an impossible shape")
@@ -101,6 +98,27 @@ def open_checkpoint_v1(
         {name: _variable(name, tensor, path) for name, tensor in tensors.items()},
         graphs=meta_graphs(meta, tensors),
     )
+
+
+def slices_in(file: File) -> dict[str, list[TensorSlice]]:
+    """Name of a tensor -> the slices of it that a shard holds.
+
+    Raises:
+        DamagedError: the file is no shard of such a checkpoint.
+    """
+    return {
+        saved.name: [_slice_of(part) for part in saved.slice]
+        for saved in _listed(Table(file), file.path)
+    }
+
+
+def _listed(table: Table, path: str) -> Sequence[Any]:
+    """What a shard says of its tensors: a `SavedSliceMeta` each."""
+    header = table.get(b"")
+    if header is None:
+        raise DamagedError(path, "is an SSTable, but no checkpoint")
+    tensors: Sequence[Any] = parse("SavedTensorSlices", header, path).meta.tensor
+    return tensors
 
 
 def _slice_of(part: Any) -> TensorSlice:

@@ -70,3 +70,16 @@ def _unescape(text: str) -> str:
         return plain.encode("latin-1").decode("utf-8")
     except UnicodeError:
         return plain
+
+
+def state_text(name: str) -> str:
+    """The text of a state file that lists one checkpoint of its folder."""
+    quoted = "".join(
+        char if char.isascii() and char.isprintable() and char not in '"\\' else _octal(char)
+        for char in name
+    )
+    return f'model_checkpoint_path: "{quoted}"\nall_model_checkpoint_paths: "{quoted}"\n'
+
+
+def _octal(char: str) -> str:
+    return "".join(f"\\{byte:03o}" for byte in char.encode("utf-8", "surrogateescape"))

@@ -73,7 +73,7 @@ class TensorflowTensors:
 
 def _open_reader(path: str) -> Any:
     try:
-        with _without_chatter():
+        with without_chatter():
             from tensorflow.python.training import py_checkpoint_reader
     except ImportError as error:
         raise BnstatError(
@@ -85,7 +85,7 @@ def _open_reader(path: str) -> Any:
 
 
 @contextmanager
-def _without_chatter() -> Iterator[None]:
+def without_chatter() -> Iterator[None]:
     """Keep what TensorFlow's C++ code logs while it is loaded off the standard error."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     kept = os.dup(2)

@@ -48,7 +48,14 @@ def dump(
         for piece in _layer(layer, values):
             file.write(piece)
         separator = ",\n"
-    file.write("]}\n")
+    file.write("]")
+    separator = ',\n "undecided": [\n'
+    for layer in model.undecided:
+        file.write(separator)
+        for piece in _layer(layer, values):
+            file.write(piece)
+        separator = ",\n"
+    file.write("]}\n" if model.undecided else "}\n")
 
 
 def encode(value: object) -> str:

@@ -46,8 +46,8 @@ def dump(
             for role in ROLES:
                 array = layer.array(role)
                 if array is not None:
-                    member = zipfile.ZipInfo(_member(layer.name, role), _EPOCH)
-                    with archive.open(member, "w", force_zip64=True) as target:
+                    info = zipfile.ZipInfo(member(layer.name, role), _EPOCH)
+                    with archive.open(info, "w", force_zip64=True) as target:
                         np.lib.format.write_array(target, portable(array), allow_pickle=False)
 
 
@@ -59,7 +59,12 @@ class _Forward:
         self.flush = file.flush
 
 
-def _member(layer: str, role: str) -> str:
+def member(layer: str, role: str) -> str:
+    """The name of the archive's member that holds a role of a layer.
+
+    Raises:
+        UnsupportedError: the layer's name is too long for a ZIP.
+    """
     name = f"{layer}/{role}.npy"
     try:
         encoded = name.encode()

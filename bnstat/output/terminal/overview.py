@@ -172,6 +172,17 @@ def footnotes(model: Model) -> Iterator[str]:
             more = f" and {_count(len(names) - 2, 'other')}" if len(names) > 3 else ""
             shown = names[:2] if more else names
             yield f"{', '.join(map(legible, shown))}{more}: {legible(fact)}"
+    yield from undecided(model)
+
+
+def undecided(model: Model) -> Iterator[str]:
+    """The layers that may be batch norm: one line each, with what the file holds of it."""
+    for layer in model.undecided:
+        what = _count(len(layer.undecided), "variable")
+        place = layer.undecided[0].key.rpartition("/")[0]
+        shape = ",".join(map(str, layer.shape))
+        unsure = " may be batch norm" if layer.evidence == "name" else ""
+        yield legible(f"undecided: {layer.name}{unsure}: {what} of [{shape}] in {place}")
 
 
 def _settings(model: Model) -> dict[str, list[str]]:

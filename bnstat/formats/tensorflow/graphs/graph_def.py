@@ -62,6 +62,39 @@ def graph_of(graph_def: Any, keys: Callable[[str], str | None]) -> Graph:
     return Graph("", ops, variables, _constants(ops))
 
 
+def flat_graph(graph_def: Any, variables: Mapping[str, str]) -> Graph:
+    """A graph that calls nothing.
+
+    Args:
+        graph_def: a `GraphDef` message.
+        variables: name of the op that stands for a variable -> the variable's key.
+    """
+    ops = inlined(graph_def)
+    return Graph("", ops, variables, _constants(ops))
+
+
+def variables_of_calls(
+    graph_def: Any, captured: Mapping[str, Sequence[str | None]]
+) -> Mapping[str, str]:
+    """The variables that the calls in a TensorFlow 2 SavedModel's top-level graph pass.
+
+    Args:
+        graph_def: a `GraphDef` message.
+        captured: as for `function_graphs`.
+
+    Returns:
+        The name of the op that stands for a variable -> the variable's key.
+    """
+    variables = {}
+    for node in graph_def.node:
+        if node.op not in ("PartitionedCall", "StatefulPartitionedCall"):
+            continue
+        keys = captured.get(node.attr["f"].func.name, ())
+        bound = zip(reversed(data_inputs(node)), reversed(keys), strict=False)
+        variables.update({tensor.partition(":")[0]: key for tensor, key in bound if key})
+    return variables
+
+
 def inlined(graph_def: Any) -> dict[str, Op]:
     """The ops of a top-level graph and of all functions that it calls, by name.
 

@@ -61,6 +61,11 @@ class Node:
         self._frame = frame
 
     @property
+    def home(self) -> tuple[str, str]:
+        """The function whose body the node is of, empty for the graph itself, and its own name."""
+        return self._frame.function, self._node.name
+
+    @property
     def inputs(self) -> Sequence[str]:
         """Data inputs as `op` or `op:output`."""
         return [self._frame.tensor(name) for name in data_inputs(self._node)]
@@ -120,12 +125,14 @@ class _Frame:
         prefix: stands before the names of its nodes.
         arguments: the body's argument -> the tensor that the caller passes, and its frame.
         results: node of the body that is a call -> the tensors that come back.
+        function: the name of the function whose body it is; empty for a graph.
     """
 
-    __slots__ = ("arguments", "prefix", "results")
+    __slots__ = ("arguments", "function", "prefix", "results")
 
-    def __init__(self, prefix: str, arguments: Mapping[str, Reference]) -> None:
+    def __init__(self, prefix: str, arguments: Mapping[str, Reference], function: str = "") -> None:
         self.prefix = prefix
+        self.function = function
         self.arguments = arguments
         self.results: dict[str, Sequence[Reference]] = {}
 
@@ -207,6 +214,7 @@ class Inliner:
                 body = _Frame(
                     f"{op.name}/" if alone else f"{op.name}/branch_{number}/",
                     dict(zip(names, given, strict=False)),
+                    callee,
                 )
                 passed = (variables.get(body.tensor(name)) for name in names)
                 seen.add((callee, tuple(passed)))

@@ -18,6 +18,7 @@ Source: tsl/lib/io/{format,table,table_builder,block}.cc of XLA, after google/le
 
 from __future__ import annotations
 
+import struct
 from bisect import bisect_left
 from collections.abc import Iterator
 
@@ -28,18 +29,20 @@ from bnstat.formats.tensorflow.tables.snappy import decompress
 from bnstat.storage.files import File
 from bnstat.storage.ranges import Range
 
-_FOOTER = 48
-_TRAILER = 5
+FOOTER = 48
+TRAILER = 5
 _KEYS_PER_BYTE = 32
 _KEYS_AT_LEAST = 1 << 20
 """A block's keys together may have so many bytes. Each can repeat the one before it, so that a
 few megabytes could mean terabytes of keys; those of real indexes have a tenth of this."""
-_MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
+_BYTES_PER_SEARCH = 1500
+"""A search takes about as long as so many bytes of entries take to be parsed."""
+MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 
 
 def is_table(file: File) -> bool:
     """Whether the file ends as an SSTable does."""
-    return file.size >= _FOOTER and file.read(file.size - 8, 8) == _MAGIC
+    return file.size >= FOOTER and file.read(file.size - 8, 8) == MAGIC
 
 
 class Table:
@@ -55,17 +58,20 @@ class Table:
 
     def __init__(self, file: File) -> None:
         self._file = file
+        self._held: dict[tuple[int, int], bytes] = {}
+        self._all: dict[bytes, bytes] | None = None
+        self._searches = 0
         if not is_table(file):
             file.refuse_lfs_pointer()
             raise DamagedError(
                 file.path, "does not end as a checkpoint index does", "is it truncated?"
             )
-        footer = file.read(file.size - _FOOTER, _FOOTER)
+        footer = file.read(file.size - FOOTER, FOOTER)
         try:
             _, position = varint(footer, 0)
             _, position = varint(footer, position)
             handle, _ = _handle(footer, position)
-            index = [(key, _handle(value, 0)[0]) for key, value in self._entries(handle)]
+            index = [(key, _handle(value, 0)[0]) for key, value in entries(self._contents(*handle))]
         except WireError as error:
             raise damaged(file.path, "the index block", error) from error
         self._last_keys = [key for key, _ in index]
@@ -75,7 +81,7 @@ class Table:
         for offset, size in self._handles:
             if offset < end:
                 raise DamagedError(file.path, "its index names overlapping blocks")
-            end = offset + size + _TRAILER
+            end = offset + size + TRAILER
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All entries, in ascending order of their keys.
@@ -83,7 +89,8 @@ class Table:
         Raises:
             DamagedError: a block is damaged, or the keys are out of order.
         """
-        self._file.prefetch([(offset, size + _TRAILER) for offset, size in self._handles])
+        if not self._held:
+            self._fetch()
         last: bytes | None = None
         for handle in self._handles:
             for key, value in self._block_entries(handle):
@@ -94,13 +101,55 @@ class Table:
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key, or None; only the block that can hold it is read."""
+        if self._all is not None:
+            return self._all.get(key)
+        self._searches += 1
+        if self._held and self._searches * _BYTES_PER_SEARCH > self._file.size:
+            self._all = dict(self.items())
         handle = self._handle_of(key)
-        return None if handle is None else dict(self._block_entries(handle)).get(key)
+        if handle is None:
+            return None
+        try:
+            return find(self._contents(*handle), key)
+        except WireError as error:
+            raise self._damaged(handle, error) from error
+
+    def load(self) -> None:
+        """Read all blocks now and hold them: for a table that is searched again and again.
+
+        Raises:
+            DamagedError: a block fails its checksum, or cannot be decompressed.
+        """
+        self._fetch()
+        for handle in self._handles:
+            try:
+                self._held[handle] = self._contents(*handle)
+            except WireError as error:
+                raise self._damaged(handle, error) from error
+
+    def _fetch(self) -> None:
+        self._file.prefetch([(offset, size + TRAILER) for offset, size in self._handles])
 
     def place(self, key: bytes) -> Range | None:
         """The block that can hold a key, with its type and checksum."""
         handle = self._handle_of(key)
-        return None if handle is None else self._file.place(handle[0], handle[1] + _TRAILER)
+        return None if handle is None else self._file.place(handle[0], handle[1] + TRAILER)
+
+    def blocks(self) -> Iterator[tuple[bytes, int, int]]:
+        """The data blocks in their order: a key not below their last, offset, size of contents."""
+        for key, (offset, size) in zip(self._last_keys, self._handles, strict=True):
+            yield key, offset, size
+
+    def contents(self, offset: int, size: int) -> bytes:
+        """The contents of a block, checked and plain.
+
+        Raises:
+            DamagedError: they fail their checksum, or cannot be decompressed.
+        """
+        try:
+            return self._contents(offset, size)
+        except WireError as error:
+            raise damaged(self._file.path, f"the block at byte {offset}", error) from error
 
     def _handle_of(self, key: bytes) -> tuple[int, int] | None:
         block = bisect_left(self._last_keys, key)
@@ -108,44 +157,18 @@ class Table:
 
     def _block_entries(self, handle: tuple[int, int]) -> Iterator[tuple[bytes, bytes]]:
         try:
-            yield from self._entries(handle)
+            yield from entries(self._contents(*handle))
         except WireError as error:
-            raise damaged(self._file.path, f"the block at byte {handle[0]}", error) from error
+            raise self._damaged(handle, error) from error
 
-    def _entries(self, handle: tuple[int, int]) -> Iterator[tuple[bytes, bytes]]:
-        contents = self._contents(*handle)
-        if len(contents) < 4:
-            raise WireError("it is too short")
-        restarts = int.from_bytes(contents[-4:], "little")
-        end = len(contents) - 4 - 4 * restarts
-        if end < 0:
-            raise WireError(f"it claims {restarts} restarts")
-        key = b""
-        room = _KEYS_PER_BYTE * handle[1] + _KEYS_AT_LEAST
-        position = 0
-        while position < end:
-            head = contents[position : position + 3]
-            if max(head) < 0x80 and len(head) == 3:
-                shared, unshared, length = head
-                position += 3
-            else:
-                shared, position = varint(contents, position)
-                unshared, position = varint(contents, position)
-                length, position = varint(contents, position)
-            key_end = position + unshared
-            value_end = key_end + length
-            if shared > len(key) or value_end > end:
-                raise WireError("an entry is longer than its block")
-            key = key[:shared] + contents[position:key_end]
-            room -= len(key)
-            if room < 0:
-                raise WireError("its keys are longer than they can be")
-            yield key, contents[key_end:value_end]
-            position = value_end
+    def _damaged(self, handle: tuple[int, int], error: WireError) -> DamagedError:
+        return damaged(self._file.path, f"the block at byte {handle[0]}", error)
 
     def _contents(self, offset: int, size: int) -> bytes:
         """The contents of a block, checked and plain."""
-        block = self._file.read(offset, size + _TRAILER)
+        if (held := self._held.get((offset, size))) is not None:
+            return held
+        block = self._file.read(offset, size + TRAILER)
         contents, kind = block[:size], block[size]
         if masked_crc32c(block[: size + 1]) != int.from_bytes(block[size + 1 :], "little"):
             raise DamagedError(
@@ -158,6 +181,77 @@ class Table:
         if kind == 1:
             return decompress(contents)
         raise UnsupportedError(self._file.path, f"unknown compression {kind} of a block")
+
+
+def entries(contents: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The entries of a block.
+
+    Raises:
+        WireError: the block contradicts itself.
+    """
+    end = len(contents) - 4 - 4 * len(_restarts(contents))
+    return _entries_from(contents, 0, end)
+
+
+def find(contents: bytes, key: bytes) -> bytes | None:
+    """The value of a key in a block, searched by its restarts; None where it is not there.
+
+    Raises:
+        WireError: the block contradicts itself.
+    """
+    restarts = _restarts(contents)
+    end = len(contents) - 4 - 4 * len(restarts)
+    low, high = 0, len(restarts)
+    while high - low > 1:
+        middle = (low + high) // 2
+        first = next(_entries_from(contents, restarts[middle], end), None)
+        if first is None:
+            raise WireError("a restart leads nowhere")
+        if first[0] <= key:
+            low = middle
+        else:
+            high = middle
+    start = restarts[low] if low else 0
+    for found, value in _entries_from(contents, start, end):
+        if found >= key:
+            return value if found == key else None
+    return None
+
+
+def _restarts(contents: bytes) -> tuple[int, ...]:
+    """The positions of the entries that are whole."""
+    if len(contents) < 4:
+        raise WireError("it is too short")
+    count = int.from_bytes(contents[-4:], "little")
+    end = len(contents) - 4 - 4 * count
+    if end < 0:
+        raise WireError(f"it claims {count} restarts")
+    return struct.unpack_from(f"<{count}I", contents, end)
+
+
+def _entries_from(contents: bytes, position: int, end: int) -> Iterator[tuple[bytes, bytes]]:
+    """The entries from a restart on, up to the end of the entries."""
+    key = b""
+    room = _KEYS_PER_BYTE * len(contents) + _KEYS_AT_LEAST
+    while position < end:
+        head = contents[position : position + 3]
+        if max(head) < 0x80 and len(head) == 3:
+            shared, unshared, length = head
+            position += 3
+        else:
+            shared, position = varint(contents, position)
+            unshared, position = varint(contents, position)
+            length, position = varint(contents, position)
+        key_end = position + unshared
+        value_end = key_end + length
+        if shared > len(key) or value_end > end:
+            raise WireError("an entry is longer than its block")
+        key = key[:shared] + contents[position:key_end]
+        room -= len(key)
+        if room < 0:
+            raise WireError("its keys are longer than they can be")
+        yield key, contents[key_end:value_end]
+        position = value_end
 
 
 def _handle(data: bytes, position: int) -> tuple[tuple[int, int], int]:

@@ -1,0 +1,106 @@
+"""`bnstat apply`: a copy of a model with new values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bnstat.cli import options
+from bnstat.cli.messages import say
+
+_EPILOG = """\b
+VALUES is told by its content:
+  JSON, CSV  as bnstat export writes them, edited or not. A role that is null
+             (in CSV: empty) or left out keeps its values; so does a layer.
+             Decimals are read as the nearest number of the stored type.
+  NPZ        keys LAYER/ROLE. Every number must be one of the stored type.
+  a model    of any format. Its layers are paired as bnstat diff pairs them.
+
+\b
+COPY is what MODEL is: a folder, a checkpoint's prefix, or a file. Of a
+training folder, one checkpoint is copied into a new folder.
+
+\b
+Examples:
+  bnstat export saved_model -o stats.json
+  bnstat apply saved_model stats.json -o mended
+  bnstat apply runs/cnn/model-1200 ema.npz -o out/model-1200 --layer 'b1/*'
+  bnstat apply model.h5 other.keras -o new.h5 --role moving_mean \\
+      --role moving_variance
+"""
+
+
+def _roles(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    from bnstat.model import ROLES
+
+    for role in given:
+        if role not in ROLES:
+            raise click.BadParameter(f"{role!r} is none of {', '.join(ROLES)}")
+    return given or ROLES
+
+
+@click.command("apply", epilog=_EPILOG)
+@click.argument("model", type=click.Path())
+@click.argument("values", type=click.Path())
+@click.option(
+    "-o",
+    "--output",
+    metavar="COPY",
+    type=click.Path(),
+    help="What the copy is called. It must not be there yet.",
+)
+@click.option(
+    "--in-place",
+    is_flag=True,
+    help="Let the finished copy take the original's name and place.",
+)
+@click.option(
+    "--role",
+    "roles",
+    multiple=True,
+    metavar="ROLE",
+    callback=_roles,
+    help="Only this role: gamma, beta, moving_mean or moving_variance. Can be repeated.",
+)
+@options.layers
+@options.choosing
+@click.option("--json", "as_json", is_flag=True, help="Say what was written as JSON.")
+@options.quiet
+def command(
+    model: str,
+    values: str,
+    output: str | None,
+    in_place: bool,
+    roles: tuple[str, ...],
+    layers: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+    **choice: Any,
+) -> int:
+    """Write a copy of MODEL, in its own format, with VALUES for its batch-norm layers.
+
+    The copy differs from MODEL in these values and the checksums over them, and in nothing else.
+    What cannot be written exactly (a layer that MODEL lacks, another shape, a value that its type
+    does not hold) is an error before anything is written. The copy is read back and compared
+    before it gets its name.
+    """
+    if in_place == (output is not None):
+        raise click.UsageError("name the copy with -o, or give --in-place")
+
+    from bnstat.mending import apply
+    from bnstat.output.sink import open_text, show
+
+    applied = apply(model, values, output, roles=roles, layers=layers, in_place=in_place, **choice)
+    if as_json:
+        from bnstat.output.documents import applied_json
+
+        with open_text("-") as file:
+            applied_json.dump(applied, file)
+    elif not quiet:
+        from bnstat.output.terminal import applied as text
+
+        show(lambda screen: text.lines(applied, screen), "-")
+    if not applied.moved and not quiet:
+        say("note: all values were those that MODEL has already")
+    return 0

@@ -1,0 +1,93 @@
+"""`bnstat drift`: how far the stored statistics are from those of real data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bnstat.cli import options, running
+from bnstat.cli.messages import say
+
+_EPILOG = f"""\b
+Examples:
+  bnstat drift saved_model --data today.npz
+  bnstat drift m.keras --data photos --scale 1/255 --fail-on 0.5
+  bnstat drift frozen.pb --data prepare.py:batches --csv -o drift.csv
+
+{running.DATA}
+{running.RUNS}
+"""
+
+
+@click.command("drift", epilog=_EPILOG)
+@click.argument("model", type=click.Path())
+@running.options
+@click.option(
+    "--fail-on",
+    type=click.FloatRange(min=0),
+    metavar="J",
+    help="Exit with 1 where a layer's divergence is above this.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Write JSON, with every channel.")
+@click.option("--csv", "as_csv", is_flag=True, help="Write CSV: one row a channel.")
+@options.layers
+@options.choosing
+@click.option(
+    "-o",
+    "file",
+    metavar="FILE",
+    type=click.Path(),
+    default="-",
+    help="Write to FILE, whole or not at all, instead of standard output.",
+)
+@options.quiet
+def command(
+    model: str,
+    data: str,
+    settings: dict[str, Any],
+    fail_on: float | None,
+    as_json: bool,
+    as_csv: bool,
+    layers: tuple[str, ...],
+    file: str,
+    quiet: bool,
+    **choice: Any,
+) -> int:
+    """Show how far the stored statistics of MODEL are from those of DATA.
+
+    This runs the model: TensorFlow executes its graph, once, in inference, as it stands. It
+    tells statistics that were never updated, and data of another distribution than the
+    model's, from a healthy model.
+    """
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv: choose one")
+
+    from bnstat.mending.recalibrating import drift
+    from bnstat.output.sink import open_text, show
+    from bnstat.output.terminal import drift as text
+
+    result = drift(
+        model,
+        data,
+        track=running.tracker(quiet),
+        layers=layers,
+        **settings,
+        **choice,
+    )
+    if as_json:
+        from bnstat.output.documents import drift_json
+
+        with open_text(file) as stream:
+            drift_json.dump(result, model, stream)
+    elif as_csv:
+        from bnstat.output.documents import drift_csv
+
+        with open_text(file) as stream:
+            drift_csv.dump(result, stream)
+    else:
+        show(lambda screen: text.lines(result, model, screen), file)
+    if not quiet:
+        for name, why in result.left.items():
+            say(f"note: {name} was not measured: {why}")
+    return int(fail_on is not None and result.largest > fail_on)

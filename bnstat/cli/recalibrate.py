@@ -1,0 +1,91 @@
+"""`bnstat recalibrate`: a copy of a model with statistics estimated anew from data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bnstat.cli import options, running
+from bnstat.cli.messages import say
+
+_EPILOG = f"""\b
+Examples:
+  bnstat recalibrate saved_model --data train.npz -o mended
+  bnstat recalibrate m.keras --data photos --scale 1/255 -o mended.keras
+  bnstat recalibrate frozen.pb --data prepare.py:batches --exact -o mended.pb
+
+{running.DATA}
+{running.RUNS}
+"""
+
+
+@click.command("recalibrate", epilog=_EPILOG)
+@click.argument("model", type=click.Path())
+@running.options
+@click.option(
+    "-o", "copy", metavar="COPY", type=click.Path(), help="What the copy is to be called."
+)
+@click.option("--in-place", is_flag=True, help="Put the copy in the place of the original.")
+@click.option("--dry-run", is_flag=True, help="Estimate and show, but write no copy.")
+@click.option(
+    "--exact",
+    is_flag=True,
+    help="Mend in waves from the input to the output, each layer with those before it already "
+    "mended: nothing remains, but it takes many readings of the data.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Write what was done as JSON.")
+@options.layers
+@options.choosing
+@options.quiet
+def command(
+    model: str,
+    data: str,
+    settings: dict[str, Any],
+    copy: str | None,
+    in_place: bool,
+    dry_run: bool,
+    exact: bool,
+    as_json: bool,
+    layers: tuple[str, ...],
+    quiet: bool,
+    **choice: Any,
+) -> int:
+    """Estimate moving means and variances anew from DATA, and write a copy of MODEL with them.
+
+    This runs the model: TensorFlow executes its graph, in inference. Dropout and its like stay
+    off. In one pass each layer normalizes by its batch, and what enters each is measured; a
+    second pass in inference tells how far the new statistics still are from what then enters.
+    """
+    if sum((copy is not None, in_place, dry_run)) != 1:
+        raise click.UsageError("say where the copy goes: one of -o COPY, --in-place, --dry-run")
+
+    from bnstat.mending.recalibrating import recalibrate
+    from bnstat.output.sink import open_text, show
+    from bnstat.output.terminal import recalibration as text
+
+    if not exact:
+        running.warn_of_small_batches(settings["batch_size"], quiet)
+    result = recalibrate(
+        model,
+        data,
+        copy,
+        exact=exact,
+        in_place=in_place,
+        track=running.tracker(quiet),
+        layers=layers,
+        **settings,
+        **choice,
+    )
+    written = model if in_place else copy
+    if as_json:
+        from bnstat.output.documents import recalibration_json
+
+        with open_text("-") as file:
+            recalibration_json.dump(result, model, written, file)
+    else:
+        show(lambda screen: text.lines(result, model, written, screen), "-")
+    if not quiet:
+        for note in text.notes(result):
+            say(note)
+    return 0

@@ -1,0 +1,166 @@
+"""The options of the commands that run a model over data."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from bnstat.cli.messages import say
+
+if TYPE_CHECKING:
+    from bnstat.mending.estimating.data import Batch
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+SMALL = 32
+"""Fewer samples in a batch tell its moments too badly for one pass."""
+
+WARNING = "This runs the model: TensorFlow executes its graph, in inference."
+
+DATA = """\b
+DATA is one of these:
+  FILE.npz         arrays by the names of the model's inputs
+  FILE.npy         one array, for a model of one input
+  FOLDER           what tf.data.Dataset.save wrote
+  FILE             a TFRecord of tf.Example, features named as the inputs
+  FOLDER           images, see --image-size and --scale
+  MODULE:FUNCTION  Python code that gives batches; also FILE.py:FUNCTION
+"""
+
+RUNS = """\b
+The model is a SavedModel, a .keras, a full .h5, a frozen graph, or a
+TensorFlow 1 checkpoint with its .meta. Ops that touch files, the network or
+Python are refused unless --trust.
+"""
+
+
+def _size(_: click.Context, __: click.Parameter, given: str | None) -> tuple[int, int] | None:
+    if given is None:
+        return None
+    sizes = given.lower().split("x")
+    if len(sizes) not in (1, 2) or not all(each.isdecimal() and int(each) for each in sizes):
+        raise click.BadParameter(f"{given!r} is neither SIZE nor HEIGHTxWIDTH")
+    return int(sizes[0]), int(sizes[-1])
+
+
+def _factor(_: click.Context, __: click.Parameter, given: str) -> float:
+    try:
+        return float(Fraction(given))
+    except (ValueError, ZeroDivisionError):
+        raise click.BadParameter(f"{given!r} is no number, such as 1/255") from None
+
+
+_OPTIONS = (
+    click.option(
+        "--data",
+        required=True,
+        metavar="DATA",
+        help="What to run the model on; see below.",
+    ),
+    click.option(
+        "--labels",
+        metavar="NAME",
+        help="The array of DATA that holds the classes: also tell the accuracy.",
+    ),
+    click.option(
+        "--samples",
+        type=click.IntRange(min=2),
+        default=4096,
+        show_default=True,
+        help="Take so many samples at most.",
+    ),
+    click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        default=64,
+        show_default=True,
+        help="Run so many samples at a time.",
+    ),
+    click.option(
+        "--image-size",
+        metavar="HxW",
+        callback=_size,
+        help="Resize images to this. Default: the model's own size.",
+    ),
+    click.option(
+        "--scale",
+        metavar="FACTOR",
+        default="1",
+        callback=_factor,
+        help="Multiply the 0 to 255 of images by this, such as 1/255.",
+    ),
+    click.option(
+        "--input",
+        "inputs",
+        multiple=True,
+        metavar="NAME",
+        help="What is fed, where that is not obvious. Can be repeated.",
+    ),
+    click.option(
+        "--output",
+        "outputs",
+        multiple=True,
+        metavar="NAME",
+        help="The model's answer, where that is not obvious. Can be repeated.",
+    ),
+    click.option(
+        "--import",
+        "imports",
+        multiple=True,
+        metavar="MODULE",
+        help="Import MODULE first, for the custom classes of a Keras file. Can be repeated.",
+    ),
+    click.option(
+        "--trust",
+        is_flag=True,
+        help="Run it even where it touches files, the network or Python.",
+    ),
+)
+
+_NAMES = (
+    "labels",
+    "samples",
+    "batch_size",
+    "image_size",
+    "scale",
+    "inputs",
+    "outputs",
+    "imports",
+    "trust",
+)
+
+
+def options(command: Command) -> Command:
+    """Add the options; the command gets `data`, and the others as `settings`."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        given = {name: kwargs.pop(name) for name in _NAMES}
+        from bnstat.mending.estimating.data import Images
+
+        given["images"] = Images(given.pop("image_size"), given.pop("scale"))
+        return command(*args, settings=given, **kwargs)
+
+    for option in reversed(_OPTIONS):
+        wrapper = option(wrapper)
+    return wrapper  # type: ignore[return-value]
+
+
+def tracker(hidden: bool) -> Callable[[Iterable[Batch], str], Iterator[Batch]]:
+    """Shows how far a pass over the data is."""
+    from bnstat.output.terminal.progress import track
+
+    return lambda batches, what: track(batches, what, hidden=hidden)
+
+
+def warn_of_small_batches(size: int, quiet: bool) -> None:
+    """Say that one pass is not enough for small batches."""
+    if size < SMALL and not quiet:
+        say(
+            f"warning: batches of {size} tell their own moments badly, and errors add up from "
+            f"layer to layer: use --exact, or batches of {SMALL} at least"
+        )

@@ -1,0 +1,41 @@
+"""HDF5 files of named arrays that Keras did not write, such as `bn1/moving_mean`.
+
+Nothing in them but the names tells what an array is; attributes are not looked at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from bnstat.formats.contents import Contents
+from bnstat.formats.hdf5.file import Hdf5, is_hdf5
+from bnstat.model import Source
+from bnstat.storage.files import File
+
+_NUMBERS: Final = ("float", "bfloat", "int", "uint", "bool")
+
+
+def recognises(file: File) -> bool:
+    """Whether this is an HDF5 file that holds arrays of numbers.
+
+    Raises:
+        DamagedError: it is a damaged HDF5 file.
+    """
+    return is_hdf5(file) and any(
+        variable.dtype.startswith(_NUMBERS) for variable in Hdf5(file).variables.values()
+    )
+
+
+def open_contents(file: File, source: Source) -> Contents:
+    """The arrays of a file that `recognises`.
+
+    Raises:
+        DamagedError: the file is truncated or contradicts itself.
+    """
+    variables = Hdf5(file).variables
+    return Contents(
+        source=replace(source, format="hdf5"),
+        variables=variables,
+        names={key: variable.name for key, variable in variables.items()},
+    )

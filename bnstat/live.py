@@ -1,0 +1,162 @@
+"""Models in memory: those of Keras 3, of tf-keras, and any `tf.Module`.
+
+Nothing is imported for them: a caller who has one has imported its library already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bnstat.errors import UnsupportedError
+from bnstat.model import ROLES, Array, BatchNorm, Model, Source, Variable
+
+_NAMES = {
+    "gamma": ("gamma", "scale"),
+    "beta": ("beta", "offset"),
+    "moving_mean": ("moving_mean",),
+    "moving_variance": ("moving_variance", "moving_var"),
+}
+"""Role -> what layers call it: Keras, and Sonnet."""
+
+_DEEPEST = 100
+
+
+class LiveModel(NamedTuple):
+    """A model in memory.
+
+    Attributes:
+        model: its layers; a variable's key is `LAYER/ROLE`.
+        variables: key -> the variable itself, which has `numpy` and `assign`.
+    """
+
+    model: Model
+    variables: dict[str, Any]
+
+
+def is_live(thing: object) -> bool:
+    """Whether this is an object that may hold layers, and no path."""
+    return hasattr(thing, "variables") or hasattr(thing, "submodules")
+
+
+def live_model(thing: Any) -> LiveModel:
+    """The batch-norm layers of a model in memory.
+
+    Raises:
+        UnsupportedError: it is neither a Keras model or layer nor a `tf.Module`.
+    """
+    kind = f"{type(thing).__module__}.{type(thing).__qualname__}"
+    if not is_live(thing):
+        raise UnsupportedError(kind, "is neither a path nor a model of Keras or TensorFlow")
+    layers = []
+    variables: dict[str, Any] = {}
+    taken: set[str] = set()
+    for path, holder in _holders(thing):
+        roles = _roles(holder)
+        if not {"moving_mean", "moving_variance"} <= roles.keys():
+            continue
+        name = path
+        while name in taken:
+            name += "#2"
+        taken.add(name)
+        keys = {role: f"{name}/{role}" for role in ROLES if role in roles}
+        variables.update({key: roles[role] for role, key in keys.items()})
+        layers.append(_layer(name, holder, {role: (keys[role], roles[role]) for role in keys}))
+    source = Source(getattr(thing, "name", None) or kind, "live", writer=_writer(thing))
+    return LiveModel(Model(source, layers), variables)
+
+
+def numpy_of(variable: Any) -> Array:
+    """The array of a variable of Keras or TensorFlow."""
+    return np.asarray(variable.numpy())
+
+
+def _layer(name: str, holder: Any, roles: dict[str, tuple[str, Any]]) -> BatchNorm:
+    axis = getattr(holder, "axis", None)
+    if isinstance(axis, (list, tuple)) or type(axis).__name__ == "ListWrapper":
+        axis = tuple(int(each) for each in axis or ())
+        axis = axis[0] if len(axis) == 1 else axis
+    trainable = getattr(holder, "trainable", None)
+    return BatchNorm(
+        name,
+        {
+            role: Variable(key, key, str(_dtype(one)), tuple(one.shape), partial(numpy_of, one))
+            for role, (key, one) in roles.items()
+        },
+        evidence="config",
+        epsilon=_number(holder, "epsilon", "eps", "_eps"),
+        momentum=_number(holder, "momentum"),
+        axis=axis if isinstance(axis, (int, tuple)) else None,
+        trainable=trainable if isinstance(trainable, bool) else None,
+    )
+
+
+def _number(holder: Any, *names: str) -> float | None:
+    for name in names:
+        value = getattr(holder, name, None)
+        if isinstance(value, (int, float)):
+            return float(value)
+    return None
+
+
+def _dtype(variable: Any) -> str:
+    return str(getattr(variable.dtype, "name", variable.dtype))
+
+
+def _roles(holder: Any) -> dict[str, Any]:
+    """Role -> variable, of what a layer has of them."""
+    roles = {}
+    for role, names in _NAMES.items():
+        for name in names:
+            found = getattr(holder, name, None)
+            found = getattr(found, "average", found)  # Sonnet keeps them in an average
+            if hasattr(found, "assign") and getattr(found, "shape", None) is not None:
+                roles[role] = found
+                break
+    return roles
+
+
+def _holders(thing: Any) -> Iterator[tuple[str, Any]]:
+    """All layers and modules, each once, with its path of names."""
+    seen: set[int] = set()
+    stack: list[tuple[tuple[str, ...], Any]] = [((), thing)]
+    while stack:
+        path, holder = stack.pop()
+        if id(holder) in seen or len(path) > _DEEPEST:
+            continue
+        seen.add(id(holder))
+        yield "/".join(path) or getattr(holder, "name", "(root)"), holder
+        children = [((*path, name), child) for name, child in _children(holder)]
+        stack.extend(reversed(children))
+
+
+def _children(holder: Any) -> list[tuple[str, Any]]:
+    """What a layer or a module holds, by its own name, in order."""
+    if hasattr(holder, "_flatten_layers"):
+        layers = holder._flatten_layers(include_self=False, recursive=False)
+        return [(layer.name, layer) for layer in layers]
+    found = []
+    for name, value in sorted(vars(holder).items()):
+        values = {"": value}
+        if isinstance(value, (list, tuple)):
+            values = {f"/{place}": child for place, child in enumerate(value)}
+        elif isinstance(value, dict):
+            values = {f"/{key}": child for key, child in value.items()}
+        for place, child in values.items():
+            if is_live(child) and not hasattr(child, "assign"):
+                found.append((name + place, child))
+    return found
+
+
+def _writer(thing: Any) -> str | None:
+    for kind in type(thing).__mro__:
+        package = kind.__module__.partition(".")[0]
+        if package in ("keras", "tf_keras", "tensorflow"):
+            import sys
+
+            version = getattr(sys.modules.get(package), "__version__", None)
+            return f"{package} {version}" if version else package
+    return None

@@ -1,0 +1,1 @@
+"""New statistics from data: running a model, measuring what enters its normalizations."""

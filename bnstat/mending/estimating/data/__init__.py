@@ -1,0 +1,113 @@
+"""Data for a model that is run: from a path, from code, or from a Python caller."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bnstat.errors import NotFoundError, UnknownFormatError
+from bnstat.mending.estimating.data.arrays import Arrays, is_numpy, open_numpy
+from bnstat.mending.estimating.data.batches import Batch, Data, SizedData, Source, Wanted
+from bnstat.mending.estimating.data.memory import LABELS, of_object
+from bnstat.model import Array
+
+__all__ = ["Batch", "Data", "Images", "example_of", "open_data"]
+
+
+@dataclass(frozen=True)
+class Images:
+    """How images of a folder become arrays.
+
+    Attributes:
+        size: height and width that they are resized to; the model's own where it has one.
+        scale: what their numbers from 0 to 255 are multiplied by.
+    """
+
+    size: tuple[int, int] | None = None
+    scale: float = 1.0
+
+
+def open_data(
+    data: Any,
+    inputs: Mapping[str, Wanted],
+    *,
+    batch_size: int,
+    samples: int,
+    labels: str | None = None,
+    images: Images | None = None,
+) -> Data:
+    """Data that fits a model.
+
+    Args:
+        data: a path, `module:function`, or arrays or a dataset in memory.
+        inputs: the model's inputs by name.
+        batch_size: samples in a batch.
+        samples: samples to take at most.
+        labels: the name of the labels, where accuracy is wanted.
+        images: how to read a folder of images.
+
+    Raises:
+        NotFoundError: there is no such path, or an input's array is missing.
+        UnknownFormatError: it is no data that is known.
+        BnstatError: it does not fit the model.
+    """
+    source = _source(data, inputs, images or Images(), labels)
+    if isinstance(source, Arrays):
+        opened: Data = SizedData(
+            source, inputs, batch_size, samples, labels, len(next(iter(source.arrays.values()), ()))
+        )
+        for _ in opened:  # all of it is at hand to be looked through before the run
+            pass
+    else:
+        opened = Data(source, inputs, batch_size, samples, labels)
+        next(iter(opened))
+    return opened
+
+
+def example_of(data: Any, labels: str | None) -> Mapping[str, Array]:
+    """The first arrays of data, for a model that does not say what it takes.
+
+    Raises:
+        BnstatError: they cannot be had without knowing what the model takes.
+    """
+    source = _source(data, {}, Images(), labels)
+    raw = next(iter(source.batches(1)), {})
+    names = [name for name in raw if name not in (labels, LABELS)]
+    return {name or "input": raw[name] for name in names}
+
+
+def _source(data: Any, inputs: Mapping[str, Wanted], images: Images, labels: str | None) -> Source:
+    if not isinstance(data, (str, os.PathLike)):
+        return of_object(data, inputs)
+    path = os.fspath(data)
+    if ":" in path and not os.path.exists(path):
+        from bnstat.mending.estimating.data.code import of_code
+
+        return of_code(path, inputs)
+    if not os.path.exists(path):
+        raise NotFoundError(path, "there is no such data")
+    if is_numpy(path):
+        return open_numpy(path)
+    from bnstat.mending.estimating.data.datasets import (
+        is_dataset,
+        is_records,
+        open_dataset,
+        open_records,
+    )
+    from bnstat.mending.estimating.data.pictures import has_images, open_images
+
+    if os.path.isdir(path):
+        if is_dataset(path):
+            return open_dataset(path, inputs)
+        if has_images(path):
+            return open_images(path, inputs, images.size, images.scale)
+    elif is_records(path):
+        return open_records(path, inputs, labels)
+    raise UnknownFormatError(
+        path,
+        "is no data that bnstat knows",
+        "give an .npz, an .npy, a folder of tf.data.Dataset.save, a TFRecord of tf.Example, "
+        "a folder of images, or module:function",
+    )

@@ -1,0 +1,65 @@
+"""Data in arrays: `.npz`, `.npy`, and what a Python caller has in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from bnstat.errors import BnstatError, DamagedError
+from bnstat.mending.estimating.data.batches import UNNAMED, Raw
+from bnstat.model import Array
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Arrays whose first axis is that of the samples.
+
+    Attributes:
+        where: what they are, for messages.
+        arrays: by name.
+    """
+
+    where: str
+    arrays: Mapping[str, Array]
+
+    def batches(self, size: int) -> Iterator[Raw]:
+        """Slices of the arrays."""
+        lengths = {len(array) for array in self.arrays.values()}
+        if len(lengths) != 1:
+            listed = ", ".join(f"{name} {len(array)}" for name, array in self.arrays.items())
+            raise DamagedError(self.where, f"its arrays are not of one length: {listed}")
+        for start in range(0, lengths.pop(), size):
+            yield {name: array[start : start + size] for name, array in self.arrays.items()}
+
+
+def open_numpy(path: str) -> Arrays:
+    """The arrays of an `.npz` or `.npy` file.
+
+    Raises:
+        DamagedError: it cannot be read, or holds Python objects.
+    """
+    from zipfile import BadZipFile
+
+    try:
+        loaded = np.load(path, allow_pickle=False, mmap_mode="r")
+        if isinstance(loaded, np.ndarray):
+            return Arrays(path, {UNNAMED: _with_samples(loaded, path)})
+        with loaded:
+            arrays = {name: loaded[name] for name in loaded.files}
+    except (OSError, ValueError, EOFError, KeyError, SyntaxError, BadZipFile) as error:
+        raise DamagedError(path, f"NumPy cannot read it: {error}") from None
+    return Arrays(path, {name: _with_samples(array, path) for name, array in arrays.items()})
+
+
+def _with_samples(array: Array, path: str) -> Array:
+    if not array.ndim:
+        raise BnstatError(path, "an array of a single number is no set of samples")
+    return array
+
+
+def is_numpy(path: str) -> bool:
+    """Whether a path is named as NumPy names its files."""
+    return os.path.splitext(path)[1].lower() in (".npz", ".npy")

@@ -1,0 +1,144 @@
+"""How far a model's stored statistics are from those of real data.
+
+What a channel of a layer holds is taken for a normal distribution: the stored mean and variance
+are one, those of what enters the layer in inference are another. Their distance is the symmetric
+divergence of Kullback and Leibler ("On information and sufficiency", 1951):
+`J = ((r + 1 / r) / 2 - 1) + (mean - mean')^2 * (1 / v + 1 / v') / 2` with `r = v' / v`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from bnstat.mending.estimating.data import Data
+from bnstat.mending.estimating.moments import Floats
+from bnstat.mending.estimating.passes import Track, read, untracked
+from bnstat.model import Array, as_float64
+
+if TYPE_CHECKING:
+    from bnstat.mending.estimating.running.subject import Subject
+
+State = Literal["healthy", "shifted", "never-updated"]
+
+SHIFTED = 0.1
+"""The divergence of a layer from which it counts as shifted: that of means which are 0.32
+standard deviations apart, or of variances one of which is 1.56 times the other."""
+
+
+@dataclass(frozen=True)
+class LayerDrift:
+    """How far the statistics of a layer are from the data's, channel by channel.
+
+    Attributes:
+        layer: its name.
+        stored_mean, stored_variance: [channels], float64.
+        mean, variance: [channels], float64, of what entered the layer.
+        shift: [channels], `(mean - stored_mean)` in stored standard deviations.
+        ratio: [channels], `variance / stored_variance`.
+        divergence: [channels], J.
+        state: what that means.
+    """
+
+    layer: str
+    stored_mean: Floats
+    stored_variance: Floats
+    mean: Floats
+    variance: Floats
+    shift: Floats
+    ratio: Floats
+    divergence: Floats
+    state: State
+
+    @property
+    def total(self) -> float:
+        """One number for the layer: the mean divergence of its channels."""
+        return float(np.mean(self.divergence))
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far a model's statistics are from the data's.
+
+    Attributes:
+        layers: in the order of the network.
+        left: layer -> why it was not measured.
+        samples: how many samples of the data were read.
+        accuracy: the part of them that was classified as labelled, where there are labels.
+    """
+
+    layers: tuple[LayerDrift, ...]
+    left: Mapping[str, str]
+    samples: int
+    accuracy: float | None
+
+    @property
+    def largest(self) -> float:
+        """The divergence of the layer that is farthest off; 0 where none was measured."""
+        return max((each.total for each in self.layers), default=0.0)
+
+    @property
+    def state(self) -> State:
+        """What is to be said of the model as a whole."""
+        states = {each.state for each in self.layers}
+        if "never-updated" in states:
+            return "never-updated"
+        return "shifted" if "shifted" in states else "healthy"
+
+
+def measure_drift(subject: Subject, data: Data, *, track: Track = untracked) -> Drift:
+    """Measure how far a model's statistics are from those of data, in one pass of inference.
+
+    Args:
+        subject: the model.
+        data: what to run it on.
+        track: shows how far it is.
+
+    Raises:
+        BnstatError: the model cannot be run on this data.
+    """
+    stored = subject.stored()
+    with subject.runner(by_batch=False, sample=True) as runner:
+        reading = read(
+            subject,
+            runner,
+            data,
+            track,
+            "measuring",
+            given=stored,
+            layers=list(subject.layers),
+            with_accuracy=data.labels is not None,
+        )
+    left = dict(subject.left)
+    layers = []
+    for name in subject.layers:
+        entering = reading.moments[name].whole
+        if entering.count < 2:
+            left[name] = "the data never reaches it"
+        else:
+            variance = entering.variance(subject.unbiased[name])
+            layers.append(_compared(name, stored[name], entering.mean, variance))
+    return Drift(tuple(layers), left, reading.samples, reading.accuracy)
+
+
+def _compared(name: str, stored: Mapping[str, Array], mean: Floats, variance: Floats) -> LayerDrift:
+    old_mean = as_float64(stored["moving_mean"])
+    old_variance = as_float64(stored["moving_variance"])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shift = (mean - old_mean) / np.sqrt(old_variance)
+        ratio = variance / old_variance
+        divergence = (ratio + 1 / ratio) / 2 - 1
+        divergence += (mean - old_mean) ** 2 * (1 / old_variance + 1 / variance) / 2
+    same = (mean == old_mean) & (variance == old_variance)
+    shift, ratio, divergence = (
+        np.where(same, neutral, each)
+        for neutral, each in ((0.0, shift), (1.0, ratio), (0.0, divergence))
+    )
+    divergence = np.nan_to_num(divergence, nan=np.inf, posinf=np.inf)
+    state: State = "shifted" if np.mean(divergence) > SHIFTED else "healthy"
+    if state == "shifted" and (old_mean == 0).all() and (old_variance == 1).all():
+        state = "never-updated"
+    return LayerDrift(name, old_mean, old_variance, mean, variance, shift, ratio, divergence, state)

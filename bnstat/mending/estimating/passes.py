@@ -1,0 +1,108 @@
+"""One reading of the data: what enters each layer, and how often the model is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bnstat.errors import AmbiguousError
+from bnstat.mending.estimating.data import Batch, Data
+from bnstat.mending.estimating.moments import Halves
+from bnstat.model import Array, as_float64
+
+if TYPE_CHECKING:
+    from bnstat.mending.estimating.running.runner import Runner
+    from bnstat.mending.estimating.running.subject import Subject
+
+Statistics = Mapping[str, Mapping[str, Array]]
+"""Layer -> role -> [channels]."""
+
+Track = Callable[[Iterable[Batch], str], Iterable[Batch]]
+"""Passes batches on and shows how far it is: the batches, what is being done."""
+
+
+def untracked(batches: Iterable[Batch], what: str) -> Iterable[Batch]:
+    """Show nothing."""
+    return batches
+
+
+@dataclass
+class Reading:
+    """What a pass over the data gave.
+
+    Attributes:
+        moments: layer -> the moments of all that entered it.
+        samples, batches: how many there were.
+        right: how many samples the model classified as labelled; None without labels.
+    """
+
+    moments: dict[str, Halves] = field(default_factory=dict)
+    samples: int = 0
+    batches: int = 0
+    right: int | None = None
+
+    @property
+    def accuracy(self) -> float | None:
+        """The part of the samples that was classified as labelled."""
+        return None if self.right is None else self.right / self.samples
+
+
+def read(
+    subject: Subject,
+    runner: Runner,
+    data: Data,
+    track: Track,
+    what: str,
+    *,
+    given: Statistics,
+    layers: Sequence[str],
+    with_accuracy: bool = False,
+) -> Reading:
+    """Run a model over data.
+
+    Args:
+        subject: the model.
+        runner: its session.
+        data: what it is fed.
+        track: shows how far it is.
+        what: what is being done, for `track`.
+        given: the statistics that each layer uses, where it does not use its batch's.
+        layers: what to measure.
+        with_accuracy: whether to compare the model's answers with the labels.
+
+    Raises:
+        BnstatError: it cannot be run, or its answer is no classification.
+    """
+    wanted = set(layers)
+    numbers = [place for place, site in enumerate(subject.sites) if site.layer in wanted]
+    reading = Reading({name: Halves() for name in layers})
+    output = subject.output if with_accuracy else None
+    for batch in track(data, what):
+        counted, answer = runner.run(batch.feeds, given, numbers, output)
+        for number, (count, mean, variance) in zip(numbers, counted, strict=True):
+            halves = reading.moments[subject.sites[number].layer]
+            half = halves.second if reading.batches % 2 else halves.first
+            half.add(count, mean, as_float64(variance) * count)
+        if answer is not None and batch.labels is not None:
+            reading.right = (reading.right or 0) + _right(answer, batch, subject.output)
+        reading.samples += batch.size
+        reading.batches += 1
+    return reading
+
+
+def _right(answer: Array, batch: Batch, output: str) -> int:
+    """How many of a batch's samples are classified as labelled."""
+    scores = answer.reshape(answer.shape[0], -1) if answer.ndim else answer.reshape(1, 1)
+    if len(scores) != batch.size or batch.labels is None:
+        raise AmbiguousError(
+            output, f"its shape {list(answer.shape)} is no score for each sample", "name --output"
+        )
+    if scores.shape[1] > 1:
+        return int((scores.argmax(1) == batch.labels).sum())
+    single = as_float64(scores)[:, 0]
+    limit = 0.5 if single.min() >= 0 and single.max() <= 1 else 0.0
+    chosen = np.greater(single, limit)
+    return int((chosen == batch.labels.astype(bool)).sum())

@@ -1,0 +1,239 @@
+"""Statistics estimated anew from data.
+
+One pass in which each layer normalizes by its batch (the way of PreciseBN), then one in
+inference that says what remains; or, exactly, in waves from the input to the output.
+Source: Wu and Johnson, "Rethinking 'Batch' in BatchNorm" (2021), section 3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bnstat.mending.estimating.data import Data
+from bnstat.mending.estimating.moments import Floats, Halves, in_deviations
+from bnstat.mending.estimating.passes import Reading, Statistics, Track, read, untracked
+from bnstat.model import Array
+
+if TYPE_CHECKING:
+    from bnstat.mending.estimating.running.runner import Runner
+    from bnstat.mending.estimating.running.subject import Subject
+
+_MOST_ROUNDS = 20
+"""Readings for layers that depend on themselves; each is nearer than the one before."""
+
+_SETTLED = 1e-6
+"""Standard deviations by which a round may still move them."""
+
+FAR = 0.05
+"""Standard deviations that may remain; more is said."""
+
+
+@dataclass(frozen=True)
+class Mended:
+    """A layer and its new statistics.
+
+    Attributes:
+        layer: its name.
+        mean, variance: [channels], in the dtype that the model keeps.
+        moved: how far the mean moved at the worst channel, in new standard deviations.
+        ratio: the new variance as a multiple of the old, at the channel where that is farthest
+            from 1.
+        error: how far off the mean may be, in standard deviations at the worst channel, by two
+            halves of the data; None where there is but one batch.
+        remains: how far the new statistics are from what enters the layer in inference with
+            them, in standard deviations at the worst channel.
+    """
+
+    layer: str
+    mean: Array
+    variance: Array
+    moved: float
+    ratio: float
+    error: float | None
+    remains: float
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """What recalibration did.
+
+    Attributes:
+        layers: what was mended, in the order of the network.
+        left: layer -> why it was left as it was.
+        samples, batches: of the data.
+        waves: how many groups of layers were mended one after another; 1 without `exact`.
+        exact: whether it was done in waves.
+        accuracy: before and after, where the data has labels.
+    """
+
+    layers: tuple[Mended, ...]
+    left: Mapping[str, str]
+    samples: int
+    batches: int
+    waves: int
+    exact: bool
+    accuracy: tuple[float, float] | None
+
+    @property
+    def values(self) -> dict[str, dict[str, Array]]:
+        """Layer -> role -> its new statistics, [channels]."""
+        return {
+            each.layer: {"moving_mean": each.mean, "moving_variance": each.variance}
+            for each in self.layers
+        }
+
+
+def estimate(
+    subject: Subject, data: Data, *, exact: bool = False, track: Track = untracked
+) -> Recalibration:
+    """Estimate the statistics of a model's layers.
+
+    Args:
+        subject: the model.
+        data: what to run it on.
+        exact: in waves, so that nothing remains, instead of in one pass.
+        track: shows how far it is.
+
+    Raises:
+        BnstatError: the model cannot be run on this data.
+    """
+    old = subject.stored()
+    found = {} if exact else _by_batch(subject, data, track)
+    waves = subject.waves()
+    with subject.runner(by_batch=False, sample=not exact) as runner:
+        before = None
+        if data.labels is not None:
+            before = read(
+                subject,
+                runner,
+                data,
+                track,
+                "accuracy before",
+                given=old,
+                layers=(),
+                with_accuracy=True,
+            ).accuracy
+        if exact:
+            found = _in_waves(subject, runner, data, track, waves)
+        new = _used(subject, found, old)
+        last = read(
+            subject,
+            runner,
+            data,
+            track,
+            "verifying",
+            given=new,
+            layers=list(subject.layers),
+            with_accuracy=data.labels is not None,
+        )
+    left = dict(subject.left)
+    left.update({name: _why(found[name]) for name in subject.layers if not _usable(found[name])})
+    layers = tuple(
+        _mended(subject, name, old[name], new[name], found[name], last)
+        for name in subject.layers
+        if name not in left
+    )
+    accuracy = None
+    if before is not None and last.accuracy is not None:
+        accuracy = (before, last.accuracy)
+    return Recalibration(
+        layers, left, last.samples, last.batches, len(waves) if exact else 1, exact, accuracy
+    )
+
+
+def _by_batch(subject: Subject, data: Data, track: Track) -> dict[str, Halves]:
+    with subject.runner(by_batch=True, sample=True) as runner:
+        names = list(subject.layers)
+        return read(subject, runner, data, track, "estimating", given={}, layers=names).moments
+
+
+def _in_waves(
+    subject: Subject, runner: Runner, data: Data, track: Track, waves: list[list[str]]
+) -> dict[str, Halves]:
+    found: dict[str, Halves] = {}
+    given: dict[str, Mapping[str, Array]] = dict(subject.stored())
+    for number, wave in enumerate(waves, 1):
+        what = f"wave {number} of {len(waves)}"
+        for _ in range(_MOST_ROUNDS if subject.depend_on_themselves(wave) else 1):
+            found.update(read(subject, runner, data, track, what, given=given, layers=wave).moments)
+            new = _used(subject, {name: found[name] for name in wave}, given)
+            moved = max(
+                float(np.max(_distance(given[name], new[name]), initial=0.0)) for name in wave
+            )
+            given.update({name: new[name] for name in wave})
+            if moved <= _SETTLED:
+                break
+    return found
+
+
+def _used(subject: Subject, found: Mapping[str, Halves], old: Statistics) -> Statistics:
+    """The new statistics in the dtypes of the model; the old where there is nothing usable."""
+    used = dict(old)
+    for name, halves in found.items():
+        if _usable(halves):
+            whole = halves.whole
+            kinds = {role: array.dtype for role, array in old[name].items()}
+            used[name] = {
+                "moving_mean": whole.mean.astype(kinds["moving_mean"]),
+                "moving_variance": whole.variance(subject.unbiased[name]).astype(
+                    kinds["moving_variance"]
+                ),
+            }
+    return used
+
+
+def _usable(halves: Halves) -> bool:
+    whole = halves.whole
+    return whole.count > 1 and bool(np.isfinite(whole.mean + whole.squares).all())
+
+
+def _why(halves: Halves) -> str:
+    if halves.whole.count > 1:
+        return "what enters it is not finite: NaN or infinite"
+    return "the data never reaches it"
+
+
+def _mended(
+    subject: Subject,
+    name: str,
+    old: Mapping[str, Array],
+    new: Mapping[str, Array],
+    found: Halves,
+    last: Reading,
+) -> Mended:
+    mean, variance = new["moving_mean"], new["moving_variance"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.asarray(variance, np.float64) / np.asarray(old["moving_variance"], np.float64)
+        farthest = np.nan_to_num(np.abs(np.log(ratios)), nan=0.0, posinf=np.inf)
+    entering = last.moments[name].whole
+    reached = {
+        "moving_mean": entering.mean,
+        "moving_variance": entering.variance(subject.unbiased[name]),
+    }
+    return Mended(
+        name,
+        mean,
+        variance,
+        float(np.max(_distance(old, new), initial=0.0)),
+        float(ratios[int(np.argmax(farthest))]),
+        found.error,
+        float(np.max(_distance(reached, new), initial=0.0)) if entering.count else 0.0,
+    )
+
+
+def _distance(one: Mapping[str, Array], other: Mapping[str, Array]) -> Floats:
+    """How far apart two pairs of statistics are, in standard deviations of the second.
+
+    Channel by channel it is the distance of the means, or of the deviations where that is more.
+    """
+    means = [np.asarray(each["moving_mean"], np.float64) for each in (one, other)]
+    deviations = [
+        np.sqrt(np.maximum(np.asarray(each["moving_variance"], np.float64), 0))
+        for each in (one, other)
+    ]
+    distances = (np.abs(means[0] - means[1]), np.abs(deviations[0] - deviations[1]))
+    return np.maximum(*(in_deviations(each, deviations[1]) for each in distances))

@@ -1,0 +1,230 @@
+"""Models on disk as programs, each kind in its own way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bnstat.errors import BnstatError, NotFoundError, UnsupportedError
+from bnstat.formats.contents import Contents
+from bnstat.formats.tensorflow.graphs.graph_def import graph_of, variables_of_calls
+from bnstat.formats.tensorflow.saved_model import BINARY, TEXT
+from bnstat.mending.estimating.running.program import Input, Program
+from bnstat.mending.estimating.running.signature import Chosen, obvious, unknown_shape
+from bnstat.model import Array
+
+_SERVING = "serving_default"
+_INITIALIZERS = ("__saved_model_init_op", "legacy_init_op", "saved_model_main_op")
+
+
+def saved_model(path: str, contents: Contents, chosen: Chosen) -> Program:
+    """The program of a SavedModel's signature.
+
+    Raises:
+        BnstatError: it has no graph, no such signature, or cannot be run.
+    """
+    import tensorflow as tf
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    folder = saved_model_folder(path, contents.source.checkpoint)
+    message = saved_model_pb2.SavedModel()
+    binary = os.path.join(folder, BINARY)
+    if os.path.exists(binary):
+        with open(binary, "rb") as file:
+            message.ParseFromString(file.read())
+    else:
+        from google.protobuf import text_format
+
+        with open(os.path.join(folder, TEXT), encoding="utf-8") as text:
+            text_format.Parse(text.read(), message)
+    meta_graph = message.meta_graphs[0]
+    signatures = {
+        name: signature
+        for name, signature in meta_graph.signature_def.items()
+        if signature.outputs and name not in _INITIALIZERS
+    }
+    name = _SERVING if _SERVING in signatures else next(iter(signatures), None)
+    if name is None:
+        raise UnsupportedError(path, "the SavedModel has no signature to run")
+    signature = signatures[name]
+    graph_def = meta_graph.graph_def
+    inputs = {
+        key: Input(info.name, tf.as_dtype(info.dtype).name, _shape(info.tensor_shape))
+        for key, info in signature.inputs.items()
+    }
+    outputs = {key: info.name for key, info in signature.outputs.items()}
+    captured = _captured(meta_graph, contents)
+    keys = contents.variables
+    variables = (
+        variables_of_calls(graph_def, captured)
+        if captured
+        else graph_of(graph_def, lambda name: name if name in keys else None).variables
+    )
+    if not contents.objects and not variables:
+        variables = _constants(contents)
+    return Program(
+        path,
+        graph_def,
+        variables,
+        _reader(contents),
+        chosen.inputs_of(inputs, path),
+        chosen.outputs_of(outputs, path),
+        _switches_of(graph_def),
+        _initializers(meta_graph),
+    )
+
+
+def frozen_graph(path: str, contents: Contents, chosen: Chosen) -> Program:
+    """The program of a graph that is a file of its own.
+
+    Raises:
+        BnstatError: it cannot be run.
+    """
+    from bnstat.formats.tensorflow.graphs.graph_def import VARIABLES
+
+    if contents.source.checkpoint is not None:
+        path = os.path.join(path, contents.source.checkpoint)
+    graph_def = _graph_file(path)
+    if any(node.op in VARIABLES for node in graph_def.node):
+        raise UnsupportedError(
+            path,
+            "is a graph without the values of its variables",
+            "name the checkpoint that belongs to it, with the .meta beside it",
+        )
+    return _of_graph(path, graph_def, _constants(contents), contents, chosen)
+
+
+def checkpoint_with_graph(path: str, contents: Contents, chosen: Chosen) -> Program:
+    """The program of a TensorFlow 1 checkpoint and the `.meta` beside it.
+
+    Raises:
+        BnstatError: there is no `.meta`, or it cannot be run.
+    """
+    prefix = checkpoint_prefix(path, contents.source.checkpoint)
+    meta = f"{prefix}.meta"
+    if not os.path.exists(meta):
+        raise NotFoundError(
+            path,
+            "is a checkpoint alone, which has values but no network that could be run",
+            "give the SavedModel, or the .keras, or the .meta beside a TensorFlow 1 checkpoint; "
+            "or build the network in Python, load the checkpoint into it, and call "
+            "bnstat.recalibrate(model, data)",
+        )
+    from tensorflow.core.protobuf import meta_graph_pb2
+
+    message = meta_graph_pb2.MetaGraphDef()
+    with open(meta, "rb") as file:
+        message.ParseFromString(file.read())
+    keys = contents.variables
+    graph_def = message.graph_def
+    variables = graph_of(graph_def, lambda name: name if name in keys else None).variables
+    return _of_graph(path, graph_def, variables, contents, chosen)
+
+
+def saved_model_folder(path: str, version: str | None) -> str:
+    """The folder of the SavedModel that a path means."""
+    folder = path if version is None else os.path.join(path, version)
+    while folder and not any(os.path.exists(os.path.join(folder, name)) for name in (BINARY, TEXT)):
+        parent = os.path.dirname(os.path.abspath(folder))
+        if parent == folder:
+            raise NotFoundError(path, f"{BINARY} is missing: without the graph it cannot be run")
+        folder = parent
+    return folder
+
+
+def checkpoint_prefix(path: str, name: str | None) -> str:
+    """What the names of a checkpoint's files start with."""
+    if os.path.isdir(path):
+        return os.path.join(path, name or "")
+    if name is not None and os.path.basename(path) != name:
+        return os.path.join(os.path.dirname(path), name)
+    return path
+
+
+def _of_graph(
+    path: str,
+    graph_def: Any,
+    variables: Mapping[str, str],
+    contents: Contents,
+    chosen: Chosen,
+) -> Program:
+    inputs, outputs = obvious(graph_def, chosen, path)
+    return Program(
+        path, graph_def, variables, _reader(contents), inputs, outputs, _switches_of(graph_def)
+    )
+
+
+def _graph_file(path: str) -> Any:
+    from tensorflow.core.framework import graph_pb2
+    from tensorflow.core.protobuf import meta_graph_pb2
+
+    with open(path, "rb") as file:
+        data = file.read()
+    for message in (graph_pb2.GraphDef(), meta_graph_pb2.MetaGraphDef()):
+        graph_def = getattr(message, "graph_def", message)
+        try:
+            message.ParseFromString(data)
+        except Exception:
+            try:
+                from google.protobuf import text_format
+
+                text_format.Parse(data.decode("utf-8"), message)
+            except (UnicodeDecodeError, ValueError):
+                continue
+        if graph_def.node:
+            return graph_def
+    raise BnstatError(path, "TensorFlow cannot read the graph")
+
+
+def _switches_of(graph_def: Any) -> Mapping[str, bool]:
+    """The placeholders of a single bool, which switch training on: all off."""
+    from tensorflow.core.framework import types_pb2
+
+    return {
+        f"{node.name}:0": False
+        for node in graph_def.node
+        if node.op in ("Placeholder", "PlaceholderWithDefault", "PlaceholderV2")
+        and node.attr["dtype"].type == types_pb2.DT_BOOL
+        and not node.attr["shape"].shape.dim
+    }
+
+
+def _captured(meta_graph: Any, contents: Contents) -> Mapping[str, list[str | None]]:
+    """Concrete function -> the keys of the variables that it captures."""
+    objects = contents.objects
+
+    def key(node: int) -> str | None:
+        found = objects[node].key if 0 <= node < len(objects) else None
+        return found if found in contents.variables else None
+
+    functions = meta_graph.object_graph_def.concrete_functions
+    return {
+        name: [key(node) for node in function.bound_inputs] for name, function in functions.items()
+    }
+
+
+def _initializers(meta_graph: Any) -> tuple[str, ...]:
+    """The ops that fill a SavedModel's lookup tables."""
+    found: list[str] = []
+    for name in _INITIALIZERS:
+        if name in meta_graph.signature_def:
+            outputs = meta_graph.signature_def[name].outputs.values()
+            found.extend(info.name.partition(":")[0] for info in outputs)
+        if name in meta_graph.collection_def:
+            found.extend(meta_graph.collection_def[name].node_list.value)
+    return tuple(found[:1])
+
+
+def _constants(contents: Contents) -> Mapping[str, str]:
+    return {key: key for key in contents.variables}
+
+
+def _reader(contents: Contents) -> Callable[[str], Array]:
+    return lambda key: contents.variables[key].read()
+
+
+def _shape(message: Any) -> tuple[int | None, ...] | None:
+    if unknown_shape(message):
+        return None
+    return tuple(None if dim.size < 0 else dim.size for dim in message.dim)

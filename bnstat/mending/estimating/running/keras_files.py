@@ -1,0 +1,76 @@
+"""Keras's own files as programs: built by Keras, in safe mode, and traced."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
+
+from bnstat.compare.alignment import align
+from bnstat.errors import BnstatError, NotFoundError, UnsupportedError
+from bnstat.live import live_model
+from bnstat.mending.estimating.running.program import Program
+from bnstat.mending.estimating.running.traced import traced
+from bnstat.model import Model, Source
+
+
+def keras_file(path: str, model: Model, imports: Iterable[str], trust: bool) -> Program:
+    """The program of the model in a `.keras` or an `.h5`.
+
+    Args:
+        path: the file, or its folder.
+        model: its layers as the file says them.
+        imports: modules to import first, for custom classes.
+        trust: whether Keras may run code that the file holds.
+
+    Raises:
+        UnsupportedError: Keras cannot build it.
+    """
+    source = model.source
+    if source.checkpoint is not None and os.path.isdir(path):
+        path = os.path.join(path, source.checkpoint)
+    built = _built(path, source, imports, trust)
+    live = live_model(built)
+    pairs = {
+        layer.old.variables[role].key: live.variables[layer.new.variables[role].key]
+        for layer in align(model, live.model).pairs
+        for role in layer.old.variables
+        if role in layer.new.variables
+    }
+    keys = {id(getattr(each, "_value", each)): key for key, each in pairs.items()}
+    return traced(built, path, keys)
+
+
+def _built(path: str, source: Source, imports: Iterable[str], trust: bool) -> Any:
+    sys.path.insert(0, os.getcwd())
+    try:
+        for name in imports:
+            import_module(name)
+    except ImportError as error:
+        raise NotFoundError(name, f"cannot be imported: {error}") from None
+    finally:
+        sys.path.remove(os.getcwd())
+    keras = _library(source)
+    options = {"safe_mode": not trust} if source.format == "keras-archive" else {}
+    try:
+        return keras.models.load_model(path, compile=False, **options)
+    except Exception as error:  # whatever the layers' own code raises
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        hint = "--import MODULE names the Python module that defines its custom classes"
+        if "safe_mode" in str(error) or "unsafe" in str(error).lower():
+            hint = "--trust lets it run the code that it holds"
+        raise UnsupportedError(path, f"Keras cannot build it: {reason}", hint) from None
+
+
+def _library(source: Source) -> Any:
+    """The Keras that wrote a file: 2 lives on as tf-keras."""
+    version = (source.writer or "").rpartition(" ")[2]
+    names = ["keras", "tf_keras"] if version[:1] not in ("1", "2") else ["tf_keras", "keras"]
+    for name in names:
+        try:
+            return import_module(name)
+        except ImportError:
+            continue
+    raise BnstatError(" or ".join(names), "is needed to build the model", "install it")

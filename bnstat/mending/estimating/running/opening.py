@@ -1,0 +1,122 @@
+"""From a path to a model that is ready to be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bnstat.errors import BnstatError, NotFoundError, UnsupportedError
+from bnstat.formats.contents import Contents
+from bnstat.live import LiveModel
+from bnstat.mending.estimating.running import files
+from bnstat.mending.estimating.running.keras_files import keras_file
+from bnstat.mending.estimating.running.program import Program
+from bnstat.mending.estimating.running.signature import Chosen
+from bnstat.mending.estimating.running.subject import Subject, prepared
+from bnstat.model import Array, BatchNorm, Model
+
+Opener = Callable[[str, Contents, Chosen], Program]
+
+_OPENERS: Mapping[str, Opener] = {
+    "saved-model": files.saved_model,
+    "frozen-graph": files.frozen_graph,
+    "tf1-checkpoint": files.checkpoint_with_graph,
+    "tf1-checkpoint-v1": files.checkpoint_with_graph,
+    "tf2-checkpoint": files.checkpoint_with_graph,
+}
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a model is to be run.
+
+    Attributes:
+        inputs, outputs: names of what is fed and of the answer, where they are not obvious.
+        imports: Python modules that define a Keras model's custom classes.
+        trust: whether ops may reach beyond the graph, and Keras may run code from the file.
+    """
+
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
+    trust: bool = False
+
+
+def open_subject(
+    path: str, contents: Contents, model: Model, layers: Sequence[BatchNorm], running: Running
+) -> Subject:
+    """The model at a path, ready to be measured.
+
+    Args:
+        path: where it was read from.
+        contents: what it holds.
+        model: all of its layers.
+        layers: those of its layers that are to be measured.
+        running: how to run it.
+
+    Raises:
+        NotFoundError: the file holds no network that could be run, or no batch norm.
+        UnsupportedError: it would have to be trusted.
+        BnstatError: TensorFlow is not there, or cannot run it.
+    """
+    if not layers:
+        raise NotFoundError(path, "holds no batch-norm layer with moving statistics")
+    require_tensorflow()
+    kind = contents.source.format
+    if kind in ("keras-archive", "keras-h5"):
+        program = keras_file(path, model, running.imports, running.trust)
+    elif kind in _OPENERS:
+        program = _OPENERS[kind](path, contents, Chosen(running.inputs, running.outputs))
+    else:
+        raise UnsupportedError(
+            path,
+            f"holds weights alone ({kind}), and no network that could be run",
+            "give the SavedModel, the .keras or the full .h5; or build the network in Python, load "
+            "the weights into it, and call bnstat.recalibrate(model, data)",
+        )
+    return prepared(program, layers, running.trust)
+
+
+def subject_of_live(
+    thing: Any,
+    live: LiveModel,
+    layers: Sequence[BatchNorm],
+    example: Callable[[], Mapping[str, Array]],
+    running: Running,
+) -> Subject:
+    """A model in memory, ready to be measured.
+
+    Args:
+        thing: the model.
+        live: its layers.
+        layers: those of them that are to be measured.
+        example: gives a batch, for models that do not say what they take.
+        running: how to run it.
+
+    Raises:
+        BnstatError: it has no batch norm, or cannot be run.
+    """
+    from bnstat.mending.estimating.running.traced import traced
+
+    where = live.model.source.path
+    if not layers:
+        raise NotFoundError(where, "holds no batch-norm layer with moving statistics")
+    require_tensorflow()
+    keys = {id(getattr(one, "_value", one)): key for key, one in live.variables.items()}
+    return prepared(traced(thing, where, keys, example), layers, running.trust)
+
+
+def require_tensorflow() -> None:
+    """Raise where TensorFlow cannot be imported."""
+    from bnstat.formats.tensorflow.tensorflow_reader import without_chatter
+
+    try:
+        with without_chatter():
+            import tensorflow  # noqa: F401
+    except ImportError as error:
+        raise BnstatError(
+            "TensorFlow",
+            f"is needed to run a model, and cannot be imported ({error})",
+            "install tensorflow",
+        ) from error

@@ -1,0 +1,142 @@
+"""Running a graph that measures, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bnstat.errors import BnstatError, UnsupportedError
+from bnstat.mending.estimating.running.program import Program
+from bnstat.mending.estimating.running.rewriting import Measuring
+from bnstat.model import Array
+
+
+class Counted(NamedTuple):
+    """The moments of one batch at one site.
+
+    Attributes:
+        elements: the number of elements of a channel.
+        mean, variance: [channels]; the variance is the biased one.
+    """
+
+    elements: int
+    mean: Array
+    variance: Array
+
+
+class Runner:
+    """A session with a model in it; to be closed.
+
+    Args:
+        program: the model.
+        measuring: its graph with the measuring in it.
+
+    Raises:
+        BnstatError: TensorFlow refuses the graph.
+    """
+
+    def __init__(self, program: Program, measuring: Measuring) -> None:
+        import tensorflow as tf
+
+        self._program = program
+        self._measuring = measuring
+        self._batches = 0
+        self._graph = tf.Graph()
+        with self._graph.as_default():
+            try:
+                tf.graph_util.import_graph_def(measuring.graph_def, name="")
+            except (ValueError, tf.errors.OpError) as error:
+                raise _refused(program.where, error) from None
+            assignments = self._assignments(tf)
+        self._session = tf.compat.v1.Session(graph=self._graph)
+        for key, holder, operation in assignments:
+            value = program.read(key)
+            if value.shape != tuple(holder.shape):
+                self.close()
+                raise UnsupportedError(
+                    program.where,
+                    f"{key} has the shape {list(value.shape)}, the graph wants {holder.shape}",
+                )
+            self._session.run(operation, {holder: value})
+        if program.prepare:
+            self._attempt(program.prepare, dict(program.settings))
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._session.close()
+
+    def run(
+        self,
+        feeds: Mapping[str, Array],
+        given: Mapping[str, Mapping[str, Array]],
+        sites: Sequence[int],
+        output: str | None = None,
+    ) -> tuple[list[Counted], Array | None]:
+        """Run one batch.
+
+        Args:
+            feeds: input name -> array.
+            given: layer -> role -> the statistics that it uses, [channels].
+            sites: which sites to measure, by their numbers.
+            output: a tensor to give beside.
+
+        Returns:
+            What was measured at each of the sites, and the output.
+
+        Raises:
+            BnstatError: TensorFlow cannot run it.
+        """
+        fed: dict[str, Any] = dict(self._program.settings)
+        fed.update({self._program.inputs[name].tensor: array for name, array in feeds.items()})
+        fed[self._measuring.phase] = self._batches
+        for layer, holders in self._measuring.given.items():
+            fed.update({holder: given[layer][role] for role, holder in holders.items()})
+        wanted: list[Any] = [tuple(self._measuring.results[site]) for site in sites]
+        values = self._attempt([wanted, [output] if output else []], fed)
+        self._batches += 1
+        counted = [Counted(int(count), mean, variance) for count, mean, variance in values[0]]
+        return counted, np.asarray(values[1][0]) if output else None
+
+    def _attempt(self, fetches: Any, feeds: Mapping[str, Any]) -> Any:
+        import tensorflow as tf
+
+        try:
+            return self._session.run(fetches, feeds)
+        except (tf.errors.OpError, ValueError, TypeError) as error:
+            raise _refused(self._program.where, error) from None
+
+    def _assignments(self, tf: Any) -> list[tuple[str, Any, Any]]:
+        """For each variable its key, a placeholder for its value, and what sets it."""
+        found = []
+        for op in _variable_ops(self._graph.get_operations()):
+            key = self._program.variables.get(op.name)
+            if key is None:
+                raise UnsupportedError(
+                    self._program.where, f"the file has no value for the variable {op.name}"
+                )
+            dtype = op.get_attr("dtype")
+            holder = tf.compat.v1.placeholder(dtype, tf.TensorShape(op.get_attr("shape")))
+            if op.type == "VarHandleOp":
+                assign = tf.raw_ops.AssignVariableOp(resource=op.outputs[0], value=holder)
+            else:
+                assign = tf.raw_ops.Assign(ref=op.outputs[0], value=holder)
+            found.append((key, holder, assign))
+        return found
+
+
+def _variable_ops(operations: Iterable[Any]) -> list[Any]:
+    return [op for op in operations if op.type in ("VarHandleOp", "VariableV2", "Variable")]
+
+
+def _refused(where: str, error: Exception) -> BnstatError:
+    message = getattr(error, "message", None) or str(error)
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return BnstatError(where, f"TensorFlow cannot run it: {(lines or ['no reason given'])[0]}")

@@ -1,0 +1,119 @@
+"""Which tensors of a graph are fed and which one is the answer, where the user has a say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bnstat.errors import AmbiguousError, NotFoundError
+from bnstat.mending.estimating.running.flatten import op_of, upstream
+from bnstat.mending.estimating.running.program import Input
+
+_PLACEHOLDERS = frozenset({"Placeholder", "PlaceholderV2"})
+_LOSSES = frozenset({"SoftmaxCrossEntropyWithLogits", "SparseSoftmaxCrossEntropyWithLogits"})
+_NO_ANSWER = re.compile(
+    r"NoOp|Placeholder.*|Const|Assert|VarHandleOp|.*Assign.*|.*Apply.*|.*Save.*"
+)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What the user says of a model's inputs and outputs.
+
+    Attributes:
+        inputs: names, or tensors of the graph; empty where all of them are meant.
+        outputs: likewise; the first is the answer of a classifier.
+    """
+
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+    def inputs_of(self, there: Mapping[str, Input], where: str) -> Mapping[str, Input]:
+        """The inputs of those names. Raises `NotFoundError` where there is none of a name."""
+        _known(self.inputs, there, where, "input")
+        return {name: there[name] for name in self.inputs} if self.inputs else there
+
+    def outputs_of(self, there: Mapping[str, str], where: str) -> Mapping[str, str]:
+        """The outputs of those names. Raises `NotFoundError` where there is none of a name."""
+        _known(self.outputs, there, where, "output")
+        return {name: there[name] for name in self.outputs} if self.outputs else there
+
+
+def obvious(
+    graph_def: Any, chosen: Chosen, where: str
+) -> tuple[Mapping[str, Input], Mapping[str, str]]:
+    """The inputs and outputs of a graph without a signature.
+
+    Outputs are the logits of a loss, or what nothing else takes; inputs are the placeholders that
+    they depend on.
+
+    Raises:
+        AmbiguousError: there is no one answer, and the user has not said it.
+        NotFoundError: there is no op of a name that the user says.
+    """
+    by_name = {node.name: node for node in graph_def.node}
+    for kind, names in (("input", chosen.inputs), ("output", chosen.outputs)):
+        _known(map(op_of, names), by_name, where, kind)
+    outputs = list(chosen.outputs) or _answers(graph_def)
+    if not outputs:
+        raise AmbiguousError(where, "no op of the graph is obviously its answer", "name --output")
+    reached = upstream(graph_def, map(op_of, outputs))
+    inputs = list(chosen.inputs) or [
+        name
+        for name, node in by_name.items()
+        if name in reached and node.op in _PLACEHOLDERS and _is_data(node)
+    ]
+    if not inputs:
+        raise AmbiguousError(
+            where, f"nothing is fed to {', '.join(outputs[:3])}", "name --input, and --output"
+        )
+    return (
+        {name: _input(name, by_name[op_of(name)]) for name in inputs},
+        {name: name if ":" in name else f"{name}:0" for name in outputs},
+    )
+
+
+def unknown_shape(message: Any) -> bool:
+    """Whether a `TensorShapeProto` leaves even the rank open."""
+    return bool(message.unknown_rank)
+
+
+def _known(names: Iterable[str], there: Iterable[str], where: str, kind: str) -> None:
+    for name in names:
+        if name not in there:
+            listed = ", ".join(list(there)[:5])
+            hint = f"there are: {listed}" + ("; -o names a file" if kind == "output" else "")
+            raise NotFoundError(where, f"the model has no {kind} {name!r}", hint)
+
+
+def _answers(graph_def: Any) -> list[str]:
+    """What a loss compares with labels; else what is computed of data for no other op."""
+    fed = {node.name for node in graph_def.node if node.op in _PLACEHOLDERS and _is_data(node)}
+    compared = [node.input[0] for node in graph_def.node if node.op in _LOSSES]
+    if not compared:
+        taken = {op_of(tensor) for node in graph_def.node for tensor in node.input}
+        compared = [
+            node.name
+            for node in graph_def.node
+            if node.name not in taken and not _NO_ANSWER.match(node.op)
+        ]
+    return [tensor for tensor in compared if upstream(graph_def, [op_of(tensor)]) & fed]
+
+
+def _is_data(node: Any) -> bool:
+    """Whether a placeholder is for data: not a switch, which is a single bool."""
+    from tensorflow.core.framework import types_pb2
+
+    return bool(node.attr["dtype"].type != types_pb2.DT_BOOL)
+
+
+def _input(name: str, node: Any) -> Input:
+    import tensorflow as tf
+
+    shape = node.attr["shape"].shape
+    known = "shape" in node.attr and not unknown_shape(shape)
+    sizes = tuple(None if dim.size < 0 else dim.size for dim in shape.dim) if known else None
+    tensor = name if ":" in name else f"{name}:0"
+    return Input(tensor, tf.as_dtype(node.attr["dtype"].type).name, sizes)

@@ -1,0 +1,180 @@
+"""A model that is ready to be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from bnstat.errors import BnstatError
+from bnstat.mending.estimating.running.flatten import flattened, nodes, op_of
+from bnstat.mending.estimating.running.forbidden import refuse_dangerous
+from bnstat.mending.estimating.running.order import LOOP, Order
+from bnstat.mending.estimating.running.program import Input, Program
+from bnstat.mending.estimating.running.rewriting import measuring
+from bnstat.mending.estimating.running.runner import Runner
+from bnstat.mending.estimating.running.sites import MEAN, VARIANCE, Site, survey
+from bnstat.model import Array, BatchNorm
+
+_DATA = "(data)"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model whose normalizations are found.
+
+    Attributes:
+        program: the model; its graph is flat.
+        layers: the layers that can be measured, in the order of the network, by name.
+        sites: where they normalize.
+        left: layer -> why it cannot be measured.
+        order: of the graph.
+    """
+
+    program: Program
+    layers: Mapping[str, BatchNorm]
+    sites: Sequence[Site]
+    left: Mapping[str, str]
+    order: Order
+
+    @property
+    def inputs(self) -> Mapping[str, Input]:
+        """What is to be fed."""
+        return self.program.inputs
+
+    @property
+    def output(self) -> str:
+        """The tensor that is the model's answer."""
+        return next(iter(self.program.outputs.values()))
+
+    @cached_property
+    def unbiased(self) -> Mapping[str, bool]:
+        """Layer -> whether its training averages the unbiased variance."""
+        return {site.layer: site.unbiased for site in reversed(self.sites)}
+
+    def stored(self) -> dict[str, dict[str, Array]]:
+        """Layer -> role -> its statistics as they are, [channels]."""
+        return {
+            name: {role: _flat(layer, role) for role in (MEAN, VARIANCE)}
+            for name, layer in self.layers.items()
+        }
+
+    def runner(self, *, by_batch: bool, sample: bool) -> Runner:
+        """A session that measures; see `measuring`."""
+        graph = measuring(
+            self.program.graph_def, self.sites, self.order, by_batch=by_batch, sample=sample
+        )
+        return Runner(self.program, graph)
+
+    def waves(self) -> list[list[str]]:
+        """The layers in groups, each of which depends on the groups before it alone.
+
+        Layers that depend on each other, as when one is used twice, are in one group.
+        """
+        before: dict[str, set[str]] = {name: set() for name in self.layers}
+        for site in self.sites:
+            before[site.layer] |= self.order.marks(site.x) & self.layers.keys()
+        return _groups(before)
+
+    def depend_on_themselves(self, wave: Sequence[str]) -> bool:
+        """Whether what a group measures depends on what is measured."""
+        return any(
+            site.layer in wave and not self.order.marks(site.x).isdisjoint(wave)
+            for site in self.sites
+        )
+
+
+def prepared(program: Program, layers: Sequence[BatchNorm], trust: bool) -> Subject:
+    """Find the normalizations of a model.
+
+    Args:
+        program: the model.
+        layers: its layers, with their variables' keys.
+        trust: whether to run ops that reach beyond the graph.
+
+    Raises:
+        UnsupportedError: it has ops that reach beyond the graph.
+        BnstatError: TensorFlow cannot make sense of its graph.
+    """
+    wanted = [op_of(tensor) for tensor in program.outputs.values()]
+    prepare = [op_of(name) for name in program.prepare]
+    flat = flattened(program.graph_def, wanted + prepare, program.where)
+    if not any("Table" in node.op for node in flat.node):
+        flat, prepare = flattened(flat, wanted, program.where), []
+    if not trust:
+        refuse_dangerous(nodes(flat), program.where)
+    there = {node.name for node in flat.node}
+    inputs = {k: each for k, each in program.inputs.items() if op_of(each.tensor) in there}
+    if not inputs:
+        raise BnstatError(program.where, "its outputs depend on none of its inputs")
+    program = replace(
+        program,
+        graph_def=flat,
+        inputs=inputs,
+        settings={k: each for k, each in program.settings.items() if op_of(k) in there},
+        prepare=tuple(prepare),
+    )
+    found = survey(flat, program.variables, layers)
+    marks: dict[str, list[str]] = {op_of(each.tensor): [_DATA] for each in inputs.values()}
+    for site in found.sites:
+        marks.setdefault(site.op, []).append(site.layer)
+    order = Order(flat, marks)
+    left = dict(found.blind)
+    for site in found.sites:
+        if any(condition.predicate == LOOP for condition in order.conditions(site.x)):
+            left[site.layer] = "it is in the body of a loop, where nothing can be measured"
+        elif _DATA not in order.marks(site.x):
+            left[site.layer] = "the data never reaches it"
+    names = {site.layer for site in found.sites} - left.keys()
+    return Subject(
+        program,
+        {layer.name: layer for layer in layers if layer.name in names},
+        [site for site in found.sites if site.layer in names],
+        left,
+        order,
+    )
+
+
+def _flat(layer: BatchNorm, role: str) -> Array:
+    array = layer.array(role)
+    if array is None:
+        raise BnstatError(layer.name, f"its {role} is not in the file")
+    return array.reshape(-1)
+
+
+def _groups(before: Mapping[str, set[str]]) -> list[list[str]]:
+    """Names in groups, each after those that it depends on."""
+    before = _closed(before)
+    together = {
+        name: frozenset(
+            other for other in before if other == name or (other in deps and name in before[other])
+        )
+        for name, deps in before.items()
+    }
+    depth: dict[str, int] = {}
+
+    def level(name: str) -> int:
+        if name not in depth:
+            outside = set().union(*(before[other] for other in together[name])) - together[name]
+            depth[name] = 1 + max((depth[other] for other in outside if other in depth), default=-1)
+        return depth[name]
+
+    for name in sorted(before, key=lambda name: len(before[name])):
+        level(name)
+    groups: dict[int, list[str]] = {}
+    for name in before:
+        groups.setdefault(depth[name], []).append(name)
+    return [groups[number] for number in sorted(groups)]
+
+
+def _closed(before: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """The same with what they depend on by way of others."""
+    closed = {name: set(names) for name, names in before.items()}
+    changed = True
+    while changed:
+        changed = False
+        for names in closed.values():
+            more = set().union(*(closed[name] for name in names)) - names
+            changed = changed or bool(more)
+            names |= more
+    return closed

@@ -1,0 +1,143 @@
+"""Which values go to which variable of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from bnstat.errors import BnstatError, NotFoundError
+from bnstat.mending.values.given import Document, Given
+from bnstat.model import ROLES, BatchNorm, Model
+
+if TYPE_CHECKING:
+    from bnstat.compare.alignment import Match
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Values for one role of one layer.
+
+    Attributes:
+        layer: the layer of the model that is mended.
+        role: one that the layer has.
+        given: the values as they come.
+        given_as: the layer's name where they come from.
+        match: how that layer was found to be this one.
+    """
+
+    layer: BatchNorm
+    role: str
+    given: Given
+    given_as: str
+    match: Match
+
+
+_Pair = tuple[BatchNorm, str, "Match", Mapping[str, Given]]
+_Wanted = Callable[[str], bool]
+
+
+def assignments(
+    model: Model, values: Document | Model, roles: Sequence[str], globs: Sequence[str]
+) -> list[Assignment]:
+    """What is to be written, in the order of the model.
+
+    Args:
+        model: the model that is mended.
+        values: what it gets.
+        roles: the roles that are wanted.
+        globs: what a layer's name must match, one of them; anything, where there is none.
+
+    Raises:
+        NotFoundError: the model lacks a layer or role that has values, or nothing is left.
+    """
+    for role in roles:
+        _check_role(role, "roles")
+
+    def wanted(name: str) -> bool:
+        return not globs or any(fnmatchcase(name, glob) for glob in globs)
+
+    if isinstance(values, Model):
+        where, pairs = values.source.path, _of_model(model, values, wanted)
+    else:
+        where, pairs = values.where, _of_document(model, values, wanted)
+    found = [
+        _assignment(layer, role, given, name, match)
+        for layer, name, match, all_roles in pairs
+        for role, given in all_roles.items()
+        if role in roles
+    ]
+    if not found:
+        raise NotFoundError(where, "holds no values for what is asked for")
+    place = {layer.name: number for number, layer in enumerate(_layers(model))}
+    return sorted(found, key=lambda one: (place[one.layer.name], ROLES.index(one.role)))
+
+
+def _layers(model: Model) -> tuple[BatchNorm, ...]:
+    """All layers, also those without moving statistics."""
+    return (*model.layers, *model.incomplete)
+
+
+def _assignment(layer: BatchNorm, role: str, given: Given, name: str, match: Match) -> Assignment:
+    if role not in layer.variables:
+        has = ", ".join(layer.variables) or "none"
+        raise NotFoundError(
+            layer.name, f"has no {role} in the model, but is given values for it", f"it has {has}"
+        )
+    return Assignment(layer, role, given, name, match)
+
+
+def _of_document(model: Model, values: Document, wanted: _Wanted) -> Iterator[_Pair]:
+    """The layers of a document, each by its name."""
+    by_name: dict[str, list[BatchNorm]] = {}
+    for layer in _layers(model):
+        for name in {layer.name, values.spelt(layer.name)}:
+            by_name.setdefault(name, []).append(layer)
+    for name, roles in values.layers.items():
+        for role in roles:
+            _check_role(role, f"{values.where}, {name}")
+        layers = by_name.get(name, [])
+        if not layers and wanted(name):
+            raise _no_layer(model, values.where, name)
+        if len(layers) > 1:
+            raise BnstatError(
+                f"{values.where}, {name}", "is the name of several layers", "use JSON"
+            )
+        if layers and wanted(layers[0].name):
+            yield layers[0], name, "name", roles
+
+
+def _of_model(model: Model, values: Model, wanted: _Wanted) -> Iterator[_Pair]:
+    """The layers of another model, paired as `diff` pairs them."""
+    from bnstat.compare.alignment import align
+
+    alignment = align(values, model)
+    for layer in alignment.removed:
+        if wanted(layer.name):
+            raise _no_layer(model, values.source.path, layer.name)
+    for pair in alignment.pairs:
+        if wanted(pair.new.name):
+            roles = {
+                role: Given(array)
+                for role in pair.old.variables
+                if (array := pair.old.array(role)) is not None
+            }
+            yield pair.new, pair.old.name, pair.match, roles
+
+
+def _check_role(role: str, where: str) -> None:
+    if role not in ROLES:
+        raise BnstatError(where, f"{role!r} is no role", f"the roles are {', '.join(ROLES)}")
+
+
+def _no_layer(model: Model, where: str, name: str) -> NotFoundError:
+    from difflib import get_close_matches
+
+    names = [layer.name for layer in _layers(model)]
+    near = get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
+    return NotFoundError(
+        f"{where}, {name}",
+        f"{model.source.path} has no such batch-norm layer",
+        f"near names: {', '.join(near)}" if near else "",
+    )

@@ -1,0 +1,126 @@
+"""`bnstat.recalibrate` and `bnstat.drift`: run a model over data, and mend or judge it.
+
+Unlike everything else here these two run the model, by TensorFlow.
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from bnstat.errors import UnsupportedError
+from bnstat.mending.estimating.drift import Drift, measure_drift
+from bnstat.mending.estimating.passes import Track, untracked
+from bnstat.mending.estimating.recalibration import Recalibration, estimate
+from bnstat.mending.estimating.setting import Scene, Settings, scene
+
+__all__ = ["Drift", "Recalibration", "Settings", "drift", "recalibrate"]
+
+
+def recalibrate(
+    model: Any,
+    data: Any,
+    output: str | PathLike[str] | None = None,
+    *,
+    exact: bool = False,
+    in_place: bool = False,
+    track: Track = untracked,
+    **settings: Any,
+) -> Recalibration:
+    """Estimate the moving statistics of a model from data, and mend it with them.
+
+    This runs the model, in inference. A model in memory is mended in place; of one on disk a
+    copy is written as by `bnstat.apply`, or, without `output` and `in_place`, nothing.
+
+    Args:
+        model: a path as for `load`, or a model of Keras, tf-keras or a `tf.Module`.
+        data: a path (`.npz`, `.npy`, a folder of `tf.data.Dataset.save`, a TFRecord of
+            `tf.Example`, a folder of images), `module:function`, or arrays by input name, a pair
+            `(x, y)`, a dataset or any iterable of batches, or a function that gives one.
+        output: what the copy is called.
+        exact: estimate in waves from the input to the output, each layer with those before it
+            mended, so that nothing remains; instead of in one pass by each batch's statistics.
+        in_place: put the copy in the place of the original.
+        track: passes batches on and shows how far it is.
+        **settings: as `Settings` has them: `samples`, `batch_size`, `layers`, `labels`,
+            `inputs`, `outputs`, `imports`, `trust`, `images`, `checkpoint`, `step`,
+            `patterns`, `include_shadows`.
+
+    Raises:
+        NotFoundError: there is no such model or data, or the data lacks an input.
+        UnsupportedError: the model cannot be run, or would have to be trusted; or no layer of
+            it can be mended.
+        BnstatError: the data does not fit the model, or the copy cannot be written.
+    """
+    opened = scene(model, data, Settings(**settings))
+    result = estimate(opened.subject, opened.data, exact=exact, track=track)
+    if not result.layers:
+        name, why = next(iter(result.left.items()))
+        raise UnsupportedError(
+            opened.model.source.path, f"no layer of it can be mended: {name}: {why}"
+        )
+    if opened.live is not None:
+        _assign(opened, result)
+    elif output is not None or in_place:
+        _write(model, opened, result, output, in_place, Settings(**settings))
+    return result
+
+
+def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -> Drift:
+    """Measure how far a model's stored statistics are from those of data.
+
+    This runs the model, once, in inference, as it stands.
+
+    Args:
+        model: as for `recalibrate`.
+        data: as for `recalibrate`.
+        track: as for `recalibrate`.
+        **settings: as for `recalibrate`.
+
+    Raises:
+        As `recalibrate`.
+    """
+    opened = scene(model, data, Settings(**settings))
+    return measure_drift(opened.subject, opened.data, track=track)
+
+
+def _assign(opened: Scene, result: Recalibration) -> None:
+    """Give the variables of a model in memory their new values."""
+    if opened.live is None:
+        return
+    for name, roles in result.values.items():
+        layer = opened.model[name]
+        for role, array in roles.items():
+            variable = layer.variables[role]
+            opened.live.variables[variable.key].assign(array.reshape(variable.shape))
+
+
+def _write(
+    path: str | PathLike[str],
+    opened: Scene,
+    result: Recalibration,
+    output: str | PathLike[str] | None,
+    in_place: bool,
+    settings: Settings,
+) -> None:
+    from bnstat.mending.apply import apply
+
+    values = {
+        name: {
+            role: np.asarray(array).reshape(opened.model[name].variables[role].shape)
+            for role, array in roles.items()
+        }
+        for name, roles in result.values.items()
+    }
+    apply(
+        path,
+        values,
+        output,
+        checkpoint=settings.checkpoint,
+        step=settings.step,
+        patterns=settings.patterns,
+        include_shadows=settings.include_shadows,
+        in_place=in_place,
+    )

@@ -1,0 +1,176 @@
+"""Values in the JSON of `bnstat export`, as it came or edited by hand.
+
+What `bnstat.output.documents.json` writes is read back to the very bits. Of a layer, only the
+name and the roles count; a role that is null or absent gets no values. Whatever is neither
+known nor well-formed is an error that names its place, as in `layers[2].gamma.values[7]`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.formats.tensorflow.dtypes import numpy_dtype
+from bnstat.mending.values.given import Document, Given
+from bnstat.model import ROLES, printable
+from bnstat.output.documents.json import SCHEMA
+from bnstat.storage.files import File
+
+_LARGEST: Final = 1 << 30
+_DOCUMENT: Final = {"schema", "source", "layers"}
+_LAYER: Final = {
+    "name", "channels", "epsilon", "momentum", "axis", "evidence", "trainable", "extra",
+    "undecided", "notes", *ROLES,
+}  # fmt: skip
+_ROLE: Final = {"variable", "dtype", "shape", "values"}
+_WORDS: Final = {"NaN", "Infinity", "-Infinity"}
+
+
+class _Number(str):
+    """A number as the document spells it."""
+
+    __slots__ = ()
+
+
+def is_json(file: File) -> bool:
+    """Whether a file is a JSON object that is no model's index of sharded weights."""
+    if not file.head(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
+        return False
+    return b'"weight_map"' not in file.head(_LARGEST)
+
+
+def read(file: File) -> Document:
+    """The values in a file of that form.
+
+    Raises:
+        DamagedError: it is no such JSON.
+        UnsupportedError: it is of another version, or too large.
+    """
+    if file.size > _LARGEST:
+        raise UnsupportedError(file.path, "is too large for JSON", "use NPZ")
+    document = _object(_parsed(file), _DOCUMENT, file.path, "")
+    if document.get("schema", _Number(SCHEMA)) != _Number(SCHEMA):
+        raise UnsupportedError(file.path, f"schema: is not {SCHEMA}", "export it again")
+    listed = document.get("layers")
+    if not isinstance(listed, list):
+        raise _wrong(file.path, "layers", "is no list")
+    layers: dict[str, Mapping[str, Given]] = {}
+    for number, item in enumerate(listed):
+        key = f"layers[{number}]"
+        layer = _object(item, _LAYER, file.path, key)
+        name = layer.get("name")
+        if type(name) is not str:
+            raise _wrong(file.path, f"{key}.name", "is no text")
+        if name in layers:
+            raise _wrong(file.path, f"{key}.name", "is the name of an earlier layer too")
+        layers[name] = {
+            role: _values(layer[role], file.path, f"{key}.{role}")
+            for role in ROLES
+            if layer.get(role) is not None
+        }
+    return Document(file.path, "JSON", layers)
+
+
+def _parsed(file: File) -> object:
+    def members(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise DamagedError(file.path, f"has {printable(twice[:80])!r} twice in one object")
+        return found
+
+    def constant(word: str) -> object:
+        raise DamagedError(file.path, f"has a bare {word}", f'write it as a text, "{word}"')
+
+    try:
+        text = file.read().decode("utf-8-sig")
+        parsed: object = json.loads(
+            text,
+            parse_float=_Number,
+            parse_int=_Number,
+            parse_constant=constant,
+            object_pairs_hook=members,
+        )
+    except json.JSONDecodeError as error:
+        raise DamagedError(
+            file.path, f"is no JSON: {error.msg} in line {error.lineno}, column {error.colno}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DamagedError(file.path, f"is no UTF-8 at byte {error.start}") from error
+    except RecursionError as error:
+        raise DamagedError(file.path, "is nested beyond reason") from error
+    return parsed
+
+
+def _values(item: object, path: str, key: str) -> Given:
+    role = _object(item, _ROLE, path, key)
+    if "values" not in role:
+        raise _wrong(path, f"{key}.values", "is missing", "export without --no-values")
+    dtype = role.get("dtype")
+    if dtype is not None and type(dtype) is not str:
+        raise _wrong(path, f"{key}.dtype", "is no text")
+    if dtype is not None:
+        numpy_dtype(dtype, f"{path}: {key}.dtype")
+    shape = _shape(role["shape"], path, f"{key}.shape") if "shape" in role else None
+    if shape is None:
+        shape = tuple(_sizes(role["values"]))
+    if 0 in shape:
+        texts: list[str] = []
+        if role["values"] != []:
+            raise _wrong(path, f"{key}.values", f"is not empty, as shape {list(shape)} would be")
+    else:
+        texts = list(_flat(role["values"], shape, path, f"{key}.values"))
+    array = np.empty(math.prod(shape), object)
+    array[:] = texts
+    return Given(array.reshape(shape), dtype)
+
+
+def _shape(item: object, path: str, key: str) -> tuple[int, ...]:
+    sizes = item if isinstance(item, list) else [item]
+    if item is not sizes or not all(isinstance(s, _Number) and s.isdecimal() for s in sizes):
+        raise _wrong(path, key, "is no list of sizes")
+    if len(sizes) > 32 or sum(map(len, sizes)) > 200:
+        raise _wrong(path, key, "is beyond reason")
+    return tuple(map(int, sizes))
+
+
+def _sizes(values: object) -> Iterator[int]:
+    """The shape that nested lists have, going by the first of each."""
+    while isinstance(values, list):
+        yield len(values)
+        values = values[0] if values else None
+
+
+def _flat(values: object, shape: tuple[int, ...], path: str, key: str) -> Iterator[str]:
+    """The texts of nested lists of that shape, in C order."""
+    if not shape:
+        if not isinstance(values, str) or not (type(values) is _Number or values in _WORDS):
+            raise _wrong(path, key, "is no number")
+        yield str(values)
+    elif not isinstance(values, list) or len(values) != shape[0]:
+        has = len(values) if isinstance(values, list) else "no"
+        raise _wrong(path, key, f"has {has} elements, where its shape says {shape[0]}")
+    else:
+        for number, item in enumerate(values):
+            yield from _flat(item, shape[1:], path, f"{key}[{number}]")
+
+
+def _object(item: object, known: set[str], path: str, key: str) -> dict[str, Any]:
+    """A JSON object that has no members but known ones."""
+    if not isinstance(item, dict):
+        raise _wrong(path, key or "the whole", "is no object")
+    for name in item:
+        if name not in known:
+            at = f"{key}.{name[:80]}" if key else name[:80]
+            raise _wrong(path, at, "is not known", f"there may be {', '.join(sorted(known))}")
+    return item
+
+
+def _wrong(path: str, key: str, what: str, hint: str = "") -> DamagedError:
+    return DamagedError(path, f"{key} {what}", hint)

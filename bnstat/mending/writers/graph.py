@@ -1,0 +1,151 @@
+"""Constants of a graph: in a file of its own, or in a SavedModel's.
+
+Raw bytes are patched where they are. Constants that are listed, or in functions, may get longer
+with all messages around them: the file is then written anew.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from bnstat.errors import BnstatError, UnsupportedError
+from bnstat.formats.contents import Contents
+from bnstat.formats.protobuf.protos import parse
+from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, Span, spans
+from bnstat.formats.tensorflow.graphs.graph_def import inlined
+from bnstat.formats.tensorflow.graphs.graph_file import graph_range
+from bnstat.formats.tensorflow.graphs.inlining import Node
+from bnstat.formats.tensorflow.saved_model import BINARY, TEXT, is_saved_model
+from bnstat.mending.fitting import different
+from bnstat.mending.writers.messages import Change, at, rebuilt, tensor_with
+from bnstat.mending.writers.patches import patch
+from bnstat.model import Array
+from bnstat.storage.local import LocalFile
+
+Home = tuple[str, str]
+"""The function that a constant is in, empty for the graph itself, and its name there."""
+
+_GRAPH_IN_META_GRAPH: Final = 2
+_META_GRAPH_IN_SAVED_MODEL: Final = 2
+_NODE, _LIBRARY, _FUNCTION, _NODE_IN_FUNCTION = 1, 2, 1, 3
+_ATTRIBUTE, _KEY, _TENSOR_IN_ENTRY = 5, 1, (2, 8)
+
+
+def write(contents: Contents, arrays: Mapping[str, Array]) -> None:
+    """Write constants; see `bnstat.mending.writers.write`."""
+    _, others = patch(contents, arrays)
+    if others:
+        _write_anew(_file_of(contents.source.path), {key: arrays[key] for key in others})
+
+
+def _file_of(path: str) -> LocalFile:
+    if os.path.isdir(path):
+        for name in (BINARY, TEXT):
+            if os.path.exists(inside := os.path.join(path, name)):
+                return LocalFile(inside)
+    return LocalFile(path)
+
+
+def _write_anew(file: LocalFile, arrays: Mapping[str, Array]) -> None:
+    data = file.read()
+    change: Change
+    if is_saved_model(file) and not file.name.endswith(".pbtxt"):
+        graph = parse("SavedModel", data, file.path).meta_graphs[0].graph_def
+        in_graph = _in_graph(_homes(graph, arrays, file.path))
+        change = _each(_META_GRAPH_IN_SAVED_MODEL, at([_GRAPH_IN_META_GRAPH], in_graph))
+    elif (span := graph_range(file)) is not None:
+        graph = parse("GraphDef", data[slice(*span)], file.path)
+        in_graph = _in_graph(_homes(graph, arrays, file.path))
+        change = in_graph if span == (0, file.size) else at([_GRAPH_IN_META_GRAPH], in_graph)
+    else:
+        raise UnsupportedError(
+            file.path, "is a graph in text form, which is not written", "convert it to binary"
+        )
+    result = change(data)
+    if len(result) >= LARGEST_MESSAGE:
+        raise UnsupportedError(file.path, "would become larger than a protocol buffer can be")
+    temporary = file.path + ".anew"
+    with open(temporary, "xb") as out:
+        out.write(result)
+    os.replace(temporary, file.path)
+
+
+def _homes(graph: Any, arrays: Mapping[str, Array], path: str) -> dict[Home, Array]:
+    """Where constants are that go by their names in the graph with all calls inlined."""
+    ops = inlined(graph)
+    homes: dict[Home, Array] = {}
+    for name, array in arrays.items():
+        op = ops.get(name)
+        if not isinstance(op, Node):
+            raise UnsupportedError(path, f"{name} cannot be written")
+        known = homes.setdefault(op.home, array)
+        if different(known, array).any():
+            raise BnstatError(
+                path, f"{name} is one constant for several layers", "give all the same values"
+            )
+    return homes
+
+
+def _each(number: int, change: Change) -> Change:
+    """What changes every field of that number."""
+    return _some(lambda span, _: change if span.number == number else None)
+
+
+def _some(choose: Callable[[Span, bytes], Change | None]) -> Change:
+    """What changes the fields for which `choose` gives a change."""
+
+    def change(message: bytes) -> bytes:
+        chosen = {
+            place: made
+            for place, span in enumerate(spans(message))
+            if (made := choose(span, message)) is not None
+        }
+        return rebuilt(message, chosen)
+
+    return change
+
+
+def _in_graph(homes: Mapping[Home, Array]) -> Change:
+    """What changes the constants of a GraphDef."""
+
+    def nodes(number: int, function: str) -> Change:
+        named = {name: array for (where, name), array in homes.items() if where == function}
+
+        def choose(span: Span, message: bytes) -> Change | None:
+            if span.number != number or not named:
+                return None
+            array = named.get(_first_text(message[span.start : span.end]))
+            return None if array is None else _in_node(array)
+
+        return _some(choose)
+
+    def in_function(function: bytes) -> bytes:
+        signature = next(span for span in spans(function) if span.number == 1)
+        name = _first_text(function[signature.start : signature.end])
+        return nodes(_NODE_IN_FUNCTION, name)(function)
+
+    functions = {where for where, _ in homes} - {""}
+
+    def in_graph(graph: bytes) -> bytes:
+        changed = nodes(_NODE, "")(graph)
+        return at([_LIBRARY], _each(_FUNCTION, in_function))(changed) if functions else changed
+
+    return in_graph
+
+
+def _in_node(array: Array) -> Change:
+    """What gives a constant's NodeDef another value."""
+
+    def choose(span: Span, node: bytes) -> Change | None:
+        is_value = span.number == _ATTRIBUTE and _first_text(node[span.start : span.end]) == "value"
+        return at(_TENSOR_IN_ENTRY, tensor_with(array)) if is_value else None
+
+    return _some(choose)
+
+
+def _first_text(message: bytes) -> str:
+    """The text in field 1 of a message: the name of a node or a function, the key of an entry."""
+    found = [span for span in spans(message) if span.number == _KEY]
+    return message[found[-1].start : found[-1].end].decode("utf-8", "replace") if found else ""

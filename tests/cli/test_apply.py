@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bnstat
+from bnstat.model import BatchNorm, Variable
+from tests.builders.oracle import same_bits
+from tests.cli.files import write_h5
+
+ROOT = Path(__file__).resolve().parents[2]
+HEALTHY = ROOT / "tests/data/digits/saved_model"
+BROKEN = ROOT / "tests/data/digits_no_updates/saved_model"
+
+
+@pytest.fixture
+def h5(tmp_path):
+    arrays = {"gamma": np.arange(3, dtype="f4"), "moving_mean": np.ones(3, "f4")}
+    layers = [
+        BatchNorm(
+            name,
+            {
+                role: Variable(f"{name}/{role}", role, "float32", (3,), lambda array=array: array)
+                for role, array in {**arrays, "moving_variance": arrays["moving_mean"]}.items()
+            },
+        )
+        for name in ("a", "b\x1b[31m")
+    ]
+    return Path(write_h5(tmp_path / "m.h5", *layers))
+
+
+@pytest.mark.parametrize("form", ["json", "csv", "npz"])
+def test_export_edit_apply(run, tmp_path, form):
+    exported = tmp_path / f"values.{form}"
+    assert run("export", HEALTHY, "-o", exported).exit_code == 0
+    done = run("apply", BROKEN, exported, "-o", tmp_path / "copy")
+    assert done.exit_code == 0
+    assert "80 of 160 values new" in done.stdout
+    assert done.stderr == ""
+    assert run("diff", HEALTHY, tmp_path / "copy").exit_code == 0
+    assert run("check", tmp_path / "copy").exit_code == 0
+
+
+def test_what_is_left_out_stays(run, h5, tmp_path):
+    (tmp_path / "v.csv").write_text("layer,channel,gamma\na,0,7\na,1,8\na,2,9\n")
+    done = run("apply", h5, tmp_path / "v.csv", "-o", tmp_path / "c.h5")
+    assert "1 layer written, 3 of 3 values new; 1 layer left as before" in done.stdout
+    old, new = bnstat.load(h5), bnstat.load(tmp_path / "c.h5")
+    assert new["a"].gamma.tolist() == [7, 8, 9]
+    assert same_bits(new["a"].moving_mean, old["a"].moving_mean)
+    assert same_bits(new[1].gamma, old[1].gamma)
+
+
+def test_layers_and_roles(run, h5, tmp_path):
+    run("export", h5, "-o", tmp_path / "v.json")
+    text = (tmp_path / "v.json").read_text().replace("[1.0, 1.0, 1.0]", "[5, 5, 5]")
+    (tmp_path / "v.json").write_text(text)
+    done = run(
+        "apply", h5, tmp_path / "v.json", "-o", tmp_path / "c.h5",
+        "--layer", "a", "--role", "moving_mean", "--json",
+    )  # fmt: skip
+    told = json.loads(done.stdout)
+    (layer,) = told["layers"]
+    assert (layer["name"], list(layer["roles"]), told["moved"]) == ("a", ["moving_mean"], 3)
+    assert layer["roles"]["moving_mean"]["largest"] == 4
+    assert told["output"] == str(tmp_path / "c.h5")
+    assert len(told["untouched"]) == 1
+
+
+def test_quiet_says_nothing(run, h5, tmp_path):
+    done = run("apply", h5, h5, "-o", tmp_path / "c.h5", "-q")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "c.h5").read_bytes() == h5.read_bytes()
+
+
+def test_the_same_values_are_noted(run, h5, tmp_path):
+    done = run("apply", h5, h5, "-o", tmp_path / "c.h5")
+    assert "all values were those that MODEL has already" in done.stderr
+
+
+def test_in_place(run, h5):
+    (h5.parent / "v.csv").write_text("layer,channel,gamma\na,0,7\na,1,8\na,2,9\n")
+    assert run("apply", h5, h5.parent / "v.csv", "--in-place").exit_code == 0
+    assert bnstat.load(h5)["a"].gamma.tolist() == [7, 8, 9]
+
+
+def test_layers_that_are_called_otherwise(run, h5, tmp_path):
+    values = tmp_path / "v.h5"
+    shutil.copy(h5, values)
+    text = values.read_bytes().replace(b"\x1b[31m", b"\x1b[32m")
+    values.write_bytes(text)
+    done = run("apply", h5, values, "-o", tmp_path / "c.h5")
+    assert done.exit_code == 0
+    assert "by position and shape" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{h5}", "{h5}"], "name the copy with -o, or give --in-place"),
+        (["{h5}", "{h5}", "-o", "c", "--in-place"], "name the copy with -o, or give --in-place"),
+        (["{h5}", "{h5}", "-o", "c", "--role", "mean"], "'mean' is none of gamma"),
+        (["{h5}", "{h5}", "-o", "{h5}"], "is the model itself"),
+        (["{h5}", "nothing", "-o", "c"], "nothing: no such file"),
+        (["nothing", "{h5}", "-o", "c"], "nothing: no such file"),
+        (["{h5}", "{h5}", "-o", "c", "--layer", "x"], "holds no values for what is asked for"),
+        (["{h5}", "{h5}", "-o", "no/where/c"], "there is no folder no/where"),
+    ],
+)
+def test_one_line_says_what_is_wrong(run, h5, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    done = run("apply", *(argument.format(h5=h5) for argument in arguments))
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert done.stdout == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.h5"]

@@ -1,0 +1,123 @@
+"""What may be batch norm is never passed over, and `--config` decides it, on every command."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+
+import h5py
+import jsonschema
+import numpy as np
+import pytest
+
+NORM = {"trainable": True, "epsilon": 0.01, "momentum": 0.9, "axis": -1, "center": True}
+
+
+def write_weights(path: Path, seed: int = 0) -> Path:
+    """What Keras 3 saves of batch norm without gamma in a wrapper that does not tell its class."""
+    random = np.random.default_rng(seed)
+    with h5py.File(path, "w") as file:
+        group = file.create_group("layers/time_distributed/layer/vars")
+        group.attrs["name"] = "plain721738"
+        for number in range(3):
+            group[str(number)] = random.random(4, np.float32)
+    return path
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    return write_weights(tmp_path / "m.weights.h5")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    told = {"name": "plain721738", "scale": False}
+    norm = {"class_name": "BatchNormalization", "config": NORM | told}
+    wrapper = {
+        "class_name": "TimeDistributed",
+        "config": {"name": "td", "trainable": True, "layer": norm},
+    }
+    path = tmp_path / "arch.json"
+    path.write_text(json.dumps({"class_name": "Sequential", "config": {"layers": [wrapper]}}))
+    return path
+
+
+def test_every_command_lists_what_is_undecided(run, weights):
+    for command, code in (("inspect", 1), ("export", 1), ("check", 1)):
+        result = run(command, weights)
+        assert result.exit_code == code
+        assert "may be batch norm" in result.stderr
+        assert "--config FILE" in result.stderr
+        assert "plain721738" in result.stdout
+        assert "no batch-norm layer found" in result.stderr
+    assert "plain721738" in run("inspect", weights, "--no-values").stdout
+    assert "may be batch norm" not in run("inspect", weights, "-q").stderr
+
+
+def test_the_schema_knows_undecided_layers(run, weights):
+    document = json.loads(run("export", weights, "--json").stdout)
+    schema = resources.files("bnstat.output.documents").joinpath("schema.json").read_text()
+    jsonschema.validate(document, json.loads(schema))
+    assert document["layers"] == []
+    (layer,) = document["undecided"]
+    keys = [variable["variable"] for variable in layer["undecided"]]
+    assert keys == [f"layers/time_distributed/layer/vars/{number}" for number in range(3)]
+    with h5py.File(weights) as file:
+        for key, variable in zip(keys, layer["undecided"], strict=True):
+            assert np.float32(variable["values"]).tolist() == file[key][:].tolist()
+
+
+def test_check_tells_it_as_information(run, weights):
+    (finding,) = json.loads(run("check", weights, "--json").stdout)["findings"]
+    assert (finding["rule"], finding["severity"]) == ("BN016", "info")
+
+
+def test_the_architecture_decides(run, weights, config):
+    result = run("export", weights, "--config", config, "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    document = json.loads(result.stdout)
+    assert "undecided" not in document
+    (layer,) = document["layers"]
+    assert layer["name"] == "plain721738"
+    assert (layer["epsilon"], layer["momentum"], layer["axis"]) == (0.01, 0.9, -1)
+    assert layer["gamma"] is None
+    numbers = [layer[role]["variable"][-1] for role in ("beta", "moving_mean", "moving_variance")]
+    assert numbers == ["0", "1", "2"]
+    for command in ("inspect", "check"):
+        assert run(command, weights, "--config", config).exit_code == 0
+
+
+def test_diff_and_history_take_it_for_all_their_files(run, tmp_path, weights, config):
+    other = write_weights(tmp_path / "o.weights.h5", seed=1)
+    assert run("diff", weights, other, "--config", config).exit_code == 1
+    assert run("diff", weights, weights, "--config", config).exit_code == 0
+    config = config.rename(tmp_path.parent / f"{tmp_path.name}.json")
+    result = run("history", tmp_path, "--config", config)
+    assert result.exit_code == 0
+    assert "plain721738" in result.stdout
+    assert run("history", tmp_path).exit_code == 1
+
+
+def test_an_architecture_of_something_else_is_an_error(run, tmp_path, weights, config):
+    model = json.loads(config.read_text())
+    model["config"]["layers"][0]["config"]["layer"]["config"]["scale"] = True
+    config.write_text(json.dumps(model))
+    result = run("inspect", weights, "--config", config)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "plain721738 has 4 variables by it, 3 in the weights" in result.stderr
+    assert run("inspect", weights, "--config", tmp_path / "none.json").exit_code == 2
+    assert run("inspect", weights, "--config", weights).exit_code == 2
+
+
+def test_a_pattern_decides_as_well(run, weights):
+    result = run(
+        *("export", weights, "--json"),
+        *("--pattern", "beta=vars/0$", "--pattern", "moving_mean=vars/1$"),
+        *("--pattern", "moving_variance=vars/2$"),
+    )
+    document = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert "undecided" not in document
+    assert len(document["layers"]) == 1

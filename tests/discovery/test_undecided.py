@@ -1,0 +1,155 @@
+"""What may be batch norm and cannot be decided, and what is none."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import bnstat
+from tests.builders.keras_models import all_layers, randomised, roles_of
+from tests.formats.keras.files import same_bits
+from tests.formats.keras.saved import LIBRARIES, saved_weights, wrapped
+
+
+@pytest.fixture(scope="module", params=LIBRARIES)
+def wrapped_net(request: pytest.FixtureRequest) -> tuple[ModuleType, Any]:
+    library = LIBRARIES[request.param]
+    return library, wrapped(library)
+
+
+def test_what_is_undecided_without_it(wrapped_net: tuple[ModuleType, Any], tmp_path: Path) -> None:
+    library, net = wrapped_net
+    path = saved_weights(library, net, tmp_path, ".weights.h5")
+    model = bnstat.load(path)
+    norm = net.layers[1].layer
+    if library is keras:
+        (layer,) = model.undecided
+        assert layer.name == "gamma721738"
+        stored = [variable.read() for variable in layer.undecided]
+        live = [norm.beta, norm.moving_mean, norm.moving_variance]
+        assert all(map(same_bits, stored, map(np.asarray, live)))
+    assert [layer.channels for layer in model.undecided] == [6]
+    assert any("--config" in note and "may be batch norm" in note for note in model.notes)
+    assert any("role of some variables" in note for note in model.notes)
+    # It is told and not used where it lies beside the weights.
+    (tmp_path / "m.json").write_text(net.to_json())
+    beside = bnstat.load(path)
+    assert len(beside.undecided) == 1
+    (note,) = set(beside.notes) - set(model.notes)
+    assert f"--config {tmp_path / 'm.json'}" in note
+    assert bnstat.load(path, config=tmp_path / "m.json").notes == ()
+
+
+def test_what_keras_itself_has_is_not_taken_for_batch_norm(tmp_path: Path) -> None:
+    layers = keras.layers
+    x = inputs = keras.Input((6, 4))
+    x = layers.Normalization()(x)
+    for layer in (
+        layers.LayerNormalization(),
+        layers.GroupNormalization(groups=2),
+        layers.RMSNormalization(),
+        layers.SpectralNormalization(layers.Dense(4)),
+        layers.PReLU(),
+        layers.EinsumDense("abc,cd->abd", (None, 4), bias_axes="d"),
+        layers.GRU(4, return_sequences=True),
+        layers.LSTM(4, return_sequences=True),
+        layers.Bidirectional(layers.SimpleRNN(2, return_sequences=True)),
+        layers.SeparableConv1D(4, 1),
+        layers.TimeDistributed(layers.LayerNormalization()),
+    ):
+        x = layer(x)
+    x = layers.MultiHeadAttention(2, 2)(x, x)
+    x = layers.GroupQueryAttention(2, 2, 1)(x, x)
+    net = keras.Model(inputs, layers.Dense(4)(x))
+    net.compile("adam", "mse", metrics=["mae"])
+    net.optimizer.build(net.trainable_variables)
+    net.save_weights(tmp_path / "m.weights.h5")
+    net.save(tmp_path / "m.keras")
+    for name in ("m.weights.h5", "m.keras"):
+        model = bnstat.load(tmp_path / name)
+        assert (len(model), model.incomplete, model.notes) == (0, (), ())
+
+
+class Block(keras.layers.Layer):
+    """Batch norm under a name that does not say so, of which a configuration does not tell."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.inside = keras.layers.BatchNormalization(scale=False, name="plain")
+
+    def call(self, x: Any) -> Any:
+        return self.inside(x)
+
+    def build(self, shape: Any) -> None:
+        self.inside.build(shape)
+
+
+def test_patterns_decide_what_no_configuration_tells(tmp_path: Path) -> None:
+    block = Block(name="block")
+    net = randomised(keras.Sequential([keras.Input((4,)), block]))
+    net.save(tmp_path / "m.keras")
+    model = bnstat.load(tmp_path / "m.keras")
+    (layer,) = model.undecided
+    assert layer.name == "plain"
+    assert any("--pattern" in note for note in model.notes)
+    roles = roles_of(block.inside)
+    patterns = [(role, f"vars/{number}$") for number, role in enumerate(roles)]
+    (layer,) = bnstat.load(tmp_path / "m.keras", patterns=patterns)
+    assert all(same_bits(layer.array(role), array) for role, array in roles.items())
+    # Weights alone, and an architecture that does not open the block: as undecided as before.
+    net.save_weights(tmp_path / "m.weights.h5")
+    model = bnstat.load(tmp_path / "m.weights.h5", config=tmp_path / "m.keras")
+    assert [layer.name for layer in model.undecided] == ["plain"]
+    assert any("--pattern" in note for note in model.notes)
+
+
+def test_a_layer_that_does_not_fit_its_own_configuration(tmp_path: Path) -> None:
+    net = randomised(
+        keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(name="b")])
+    )
+    net.save(tmp_path / "m.keras")
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members["config.json"] = members["config.json"].replace(b'"scale": true', b'"scale": false')
+    with zipfile.ZipFile(tmp_path / "m.keras", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    model = bnstat.load(tmp_path / "m.keras")
+    (layer,) = model.undecided
+    assert (layer.name, layer.evidence, len(layer.undecided)) == ("b", "config", 4)
+    (note,) = model.notes
+    assert "4 variables where its configuration tells of 3" in note
+    assert "may be" not in note
+    (finding,) = bnstat.check(model)
+    assert "may be" not in finding.message
+
+
+@pytest.mark.parametrize("library", LIBRARIES.values(), ids=LIBRARIES)
+def test_layers_of_one_name_in_a_checkpoint(tmp_path: Path, library: ModuleType) -> None:
+    layers = library.layers
+
+    def tower(name: str) -> Any:
+        inside = [layers.Dense(3, name="d"), layers.BatchNormalization(name="bn")]
+        return library.Sequential([library.Input((4,)), *inside], name=name)
+
+    inputs = library.Input((4,))
+    merged = layers.Concatenate()([tower("left")(inputs), tower("right")(inputs)])
+    net = randomised(library.Model(inputs, layers.BatchNormalization(name="last")(merged)))
+    prefix = tf.train.Checkpoint(model=net).write(str(tmp_path / "m"))
+    (tmp_path / "m.json").write_text(net.to_json())
+    model = bnstat.load(prefix, config=tmp_path / "m.json")
+    assert len(model) == 3
+    assert model["last"].epsilon == 0.001
+    found = {layer.array("gamma").tobytes() for layer in model}
+    assert found == {
+        np.asarray(layer.gamma).tobytes()
+        for layer in all_layers(net)
+        if type(layer).__name__ == "BatchNormalization"
+    }

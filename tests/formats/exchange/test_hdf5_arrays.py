@@ -1,0 +1,75 @@
+"""HDF5 files of named arrays that Keras did not write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import bnstat
+from bnstat.errors import DamagedError, UnknownFormatError
+from bnstat.model import ROLES
+from tests.cli.conftest import run  # noqa: F401
+
+
+def write(path: Path, scopes: tuple[str, ...], key: str = "{}/{}", **options: object) -> Path:
+    with h5py.File(path, "w") as file:
+        for seed, scope in enumerate(scopes):
+            random = np.random.default_rng(seed)
+            for role in ROLES:
+                file.create_dataset(
+                    key.format(scope, role), data=random.random(5, np.float32), **options
+                )
+        file["dense/kernel"] = np.ones((2, 2))
+        file["norm/gamma"], file["norm/beta"] = np.ones(3), np.ones(3)
+        file["about"] = "written by hand"
+    return path
+
+
+@pytest.mark.parametrize("key", ["{}/{}", "{}/{}:0", "{}_{}", "params/{}/{}"])
+@pytest.mark.parametrize("options", [{}, {"compression": "gzip"}], ids=["plain", "gzip"])
+def test_layers_by_name(tmp_path: Path, key: str, options: dict[str, object]) -> None:
+    path = write(tmp_path / "arrays.h5", ("bn1", "bn10", "bn2"), key, **options)
+    model = bnstat.load(path)
+    assert model.source.format == "hdf5"
+    assert [layer.name.rpartition("/")[2] for layer in model] == ["bn1", "bn2", "bn10"]
+    with h5py.File(path) as file:
+        for layer in model:
+            assert set(layer.variables) == set(ROLES)
+            for role in ROLES:
+                stored = file[layer.variables[role].key][:]
+                assert layer.array(role).tobytes() == stored.tobytes()  # type: ignore[union-attr]
+    assert not model.incomplete
+
+
+def test_no_batch_norm_in_it(tmp_path: Path, run) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
+    result = run("inspect", write(tmp_path / "data.h5", ()))
+    assert result.exit_code == 1
+    assert "no batch-norm layer found" in result.stderr
+    assert run("export", tmp_path / "data.h5").exit_code == 1
+
+
+def test_an_hdf5_file_without_numbers(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file["about"] = "nothing else"
+    with pytest.raises(UnknownFormatError, match="an HDF5 file without arrays of numbers"):
+        bnstat.load(tmp_path / "m.h5")
+
+
+def test_cut_short(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.h5", ("bn",))
+    path.write_bytes(path.read_bytes()[:-400])
+    with pytest.raises(DamagedError):
+        bnstat.load(path)["bn"].read()
+
+
+def test_beside_a_model_it_is_data(tmp_path: Path) -> None:
+    write(tmp_path / "train_data.h5", ("stranger",))
+    with h5py.File(tmp_path / "a.weights.h5", "w") as file:
+        for number in range(4):
+            file[f"layers/batch_normalization/vars/{number}"] = np.ones(3, np.float32)
+    assert bnstat.load(tmp_path).keys() == ["batch_normalization"]
+    (tmp_path / "a.weights.h5").unlink()
+    assert bnstat.load(tmp_path).keys() == ["stranger"]

@@ -1,0 +1,217 @@
+"""NPZ archives, against what NumPy reads."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import bnstat
+from bnstat.cli import main
+from bnstat.errors import BnstatError, DamagedError, UnsupportedError
+from bnstat.formats.exchange import npz
+from bnstat.model import ROLES, Array, Source
+from bnstat.output.documents import npz as output
+from bnstat.storage.local import LocalFile
+from tests.output import models
+
+
+def arrays(seed: int = 0, channels: int = 5) -> dict[str, Array]:
+    random = np.random.default_rng(seed)
+    return {role: random.random(channels).astype(np.float32) for role in ROLES}
+
+
+def assert_layer(layer: bnstat.BatchNorm, expected: dict[str, Array]) -> None:
+    assert set(layer.variables) == set(expected)
+    for role, array in expected.items():
+        stored = layer.array(role)
+        assert stored is not None
+        assert (stored.dtype, stored.shape) == (array.dtype, array.shape)
+        assert stored.tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_layers_by_name_in_stored_order(tmp_path: Path, save: object) -> None:
+    held = {f"{scope}/{role}": array for seed, scope in enumerate(("stem/bn", "b/bn10", "b/bn9"))
+            for role, array in arrays(seed).items()}  # fmt: skip
+    held |= {"dense/kernel": np.ones((3, 3)), "norm/gamma": np.ones(3), "norm/beta": np.ones(3)}
+    save(tmp_path / "m.npz", **held)  # type: ignore[operator]
+    model = bnstat.load(tmp_path / "m.npz")
+    assert model.source.format == "npz"
+    assert model.keys() == ["stem/bn", "b/bn10", "b/bn9"]
+    for seed, layer in enumerate(model):
+        assert_layer(layer, arrays(seed))
+        assert layer.variables["gamma"].key == f"{layer.name}/gamma"
+    assert not model.incomplete
+
+
+@pytest.mark.parametrize("key", ["{}/{}:0", "{}_{}", "{}/{}"])
+def test_ways_to_write_a_name(tmp_path: Path, key: str) -> None:
+    np.savez(tmp_path / "m.npz", **{key.format("bn1", r): a for r, a in arrays().items()})
+    (layer,) = bnstat.load(tmp_path / "m.npz")
+    assert layer.name == "bn1"
+    assert_layer(layer, arrays())
+
+
+NAMES = ["bn", "a/b/bn", "x//y", "./bn", "ü/bn", "a b", "deep/moving_mean", "bn:0", "0", "a/0",
+         "C:\\bn", "bn/ExponentialMovingAverage"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_bnstat_writes_reads_back(tmp_path: Path, name: str) -> None:
+    layers = [models.usual(name, 7), models.usual("other", 3, seed=1)]
+    bare = {role: layers[0].array(role) for role in ROLES[2:]}
+    layers.append(models.layer("bare", bare))
+    with open(tmp_path / "m.npz", "wb") as file:
+        output.dump(models.model(*layers), file)
+    model = bnstat.load(tmp_path / "m.npz")
+    assert model.keys() == [layer.name for layer in layers]
+    for layer, original in zip(model, layers, strict=True):
+        assert_layer(layer, {r: original.array(r) for r in original.variables})
+
+
+def test_the_command_line_there_and_back(tmp_path: Path) -> None:
+    source = str(Path(__file__).parents[2] / "data/digits/saved_model")
+    target = str(tmp_path / "m.npz")
+    run = CliRunner().invoke
+    assert run(main, ["export", source, "-o", target]).exit_code == 0
+    assert run(main, ["diff", source, target]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6, dtype=">f4"),
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        np.arange(4, dtype=np.float16),
+        np.array(3.5),
+        np.zeros((0, 2)),
+        np.array([True, False]),
+        np.array([1 + 2j]),
+        np.full((5000, 100), 7.0),
+    ],
+)
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_arrays_of_any_numbers(tmp_path: Path, array: Array, save: object) -> None:
+    save(tmp_path / "m.npz", x=array)  # type: ignore[operator]
+    file = LocalFile(str(tmp_path / "m.npz"))
+    read = npz.open_contents(file, Source("", "")).variables["x"].read()
+    assert (read.dtype, read.shape) == (array.dtype.newbyteorder("="), array.shape)
+    assert read.tolist() == array.tolist()
+
+
+def test_no_batch_norm_in_it(tmp_path: Path) -> None:
+    np.savez(tmp_path / "m.npz", *[np.ones(3)] * 4)
+    assert len(bnstat.load(tmp_path / "m.npz")) == 0
+    result = CliRunner().invoke(main, ["inspect", str(tmp_path / "m.npz")])
+    assert result.exit_code == 1
+
+
+def test_beside_a_model_it_is_data(tmp_path: Path) -> None:
+    for step in (1, 2):
+        held = {f"bn/{role}": array for role, array in arrays(step).items()}
+        np.savez(tmp_path / f"m-{step}.npz", **held)
+    assert [model.source.step for _, model in bnstat.load_all(tmp_path)] == [1, 2]  # type: ignore[union-attr]
+    import h5py
+
+    with h5py.File(tmp_path / "m.weights.h5", "w") as file:
+        for number, role in enumerate(ROLES):
+            file[f"layers/batch_normalization/vars/{number}"] = arrays(3)[role]
+    (layer,) = bnstat.load(tmp_path)
+    assert_layer(layer, arrays(3))
+
+
+def test_what_holds_no_numbers_is_never_loaded(tmp_path: Path) -> None:
+    objects = np.empty(2, object)
+    np.savez(tmp_path / "m.npz", objects=objects, text=np.array(["a"]), fields=np.zeros(2, "i4,f4"))
+    variables = npz.open_contents(LocalFile(str(tmp_path / "m.npz")), Source("", "")).variables
+    assert list(variables) == ["objects", "text", "fields"]
+    for variable in variables.values():
+        with pytest.raises(UnsupportedError, match="not numbers"):
+            variable.read()
+
+
+def npy(header: bytes, data: bytes = b"", version: bytes = b"\x01\x00") -> bytes:
+    return b"\x93NUMPY" + version + struct.pack("<H", len(header)) + header + data
+
+
+def load_member(tmp_path: Path, content: bytes, method: int = zipfile.ZIP_STORED) -> Array:
+    with zipfile.ZipFile(tmp_path / "m.npz", "w", method) as archive:
+        archive.writestr("x.npy", content)
+    file = LocalFile(str(tmp_path / "m.npz"))
+    return npz.open_contents(file, Source("", "")).variables["x"].read()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x93NUMPY",
+        b"nothing of the kind",
+        npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999,)}"),
+        npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}", b"1234"),
+        npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (3,)}", b"1234"),
+        npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}", b"12345678"),
+        npy(b"{'descr': 'zzz', 'fortran_order': False, 'shape': (1,)}", b"1234"),
+        npy(b"__import__('os').system('true')"),
+        npy(b"{" * 5000),
+        npy(b"[" * 50_000),
+        npy(b"{}", version=b"\x09\x00"),
+    ],
+)
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_hostile_members(tmp_path: Path, content: bytes, method: int) -> None:
+    with pytest.raises(BnstatError) as caught:
+        load_member(tmp_path, content, method)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bomb(tmp_path: Path) -> None:
+    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (100000000,)}"
+    with pytest.raises(DamagedError, match="in the archive"):
+        load_member(tmp_path, npy(header, bytes(100_000_000)), zipfile.ZIP_DEFLATED)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_other_compressions(tmp_path: Path, method: int) -> None:
+    file = io.BytesIO()
+    np.save(file, np.ones(3))
+    with pytest.raises(UnsupportedError, match="deflate"):
+        load_member(tmp_path, file.getvalue(), method)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_every_bit_is_checked(tmp_path: Path, save: object) -> None:
+    save(tmp_path / "m.npz", **{f"bn/{r}": a for r, a in arrays(channels=200).items()})  # type: ignore[operator]
+    whole = (tmp_path / "m.npz").read_bytes()
+    expected = {role: array.tobytes() for role, array in arrays(channels=200).items()}
+    random = np.random.default_rng(1)
+    refused = 0
+    for _ in range(300):
+        changed = bytearray(whole)
+        changed[random.integers(len(whole))] ^= 1 << int(random.integers(8))
+        (tmp_path / "m.npz").write_bytes(changed)
+        try:
+            (layer,) = bnstat.load(tmp_path / "m.npz")
+            found = {role: layer.array(role) for role in layer.variables}
+        except (BnstatError, ValueError):
+            refused += 1
+            continue
+        assert all(
+            array.tobytes() == expected[r] for r, array in found.items() if array is not None
+        )
+    assert refused > 200
+
+
+def test_cut_short(tmp_path: Path) -> None:
+    np.savez(tmp_path / "m.npz", **{f"bn/{r}": a for r, a in arrays().items()})
+    whole = (tmp_path / "m.npz").read_bytes()
+    for length in range(40, len(whole), 37):
+        (tmp_path / "m.npz").write_bytes(whole[:length])
+        with pytest.raises(DamagedError):
+            bnstat.load(tmp_path / "m.npz")

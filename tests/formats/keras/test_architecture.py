@@ -1,0 +1,209 @@
+"""An architecture beside weights that do not tell it, against the live models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+import bnstat
+from bnstat.errors import BnstatError, DamagedError, NotFoundError
+from bnstat.formats.keras.architecture import architecture_beside, read_architecture
+from bnstat.storage.local import LocalFile
+from tests.builders.keras_models import FUNCTIONAL, functional, randomised, roles_of
+from tests.formats.keras.files import same_bits
+from tests.formats.keras.saved import (
+    LIBRARIES,
+    saved_architecture,
+    saved_weights,
+    sequential,
+    with_norms,
+    wrapped,
+    wrapped_norms,
+)
+
+
+@pytest.fixture(scope="module", params=LIBRARIES)
+def net(request: pytest.FixtureRequest) -> tuple[ModuleType, Any]:
+    library = LIBRARIES[request.param]
+    return library, functional(library)
+
+
+def assert_is(model: bnstat.Model, live: Mapping[str, Any]) -> None:
+    """The layers are the live ones: in order, with names, roles, settings and every bit."""
+    assert [layer.name.rpartition("/")[2] for layer in model] == list(live)
+    for layer, norm in zip(model, live.values(), strict=True):
+        roles = roles_of(norm)
+        assert set(layer.variables) == set(roles)
+        assert all(same_bits(layer.array(role), array) for role, array in roles.items())
+        axis = norm.axis[0] if isinstance(norm.axis, list | tuple) else norm.axis
+        assert (layer.epsilon, layer.momentum, layer.axis) == (norm.epsilon, norm.momentum, axis)
+        assert layer.evidence == "config"
+        assert not layer.undecided
+    assert not model.incomplete
+    assert not model.notes
+
+
+@pytest.mark.parametrize("form", [".weights.h5", ".h5", "sharded", "checkpoint"])
+@pytest.mark.parametrize("told_by", ["to_json", "full.keras"])
+def test_names_roles_settings_order_and_arrays(
+    net: tuple[ModuleType, Any], tmp_path: Path, form: str, told_by: str
+) -> None:
+    path = saved_weights(*net, tmp_path, form)
+    config = saved_architecture(net[1], tmp_path, told_by)
+    model = bnstat.load(path, config=config)
+    assert [layer.name for layer in model] == list(FUNCTIONAL)
+    assert_is(model, with_norms(net[1]))
+
+
+@pytest.mark.parametrize("told_by", ["to_json", "dumped", "full.keras", "full.h5"])
+def test_every_kind_of_architecture(
+    net: tuple[ModuleType, Any], tmp_path: Path, told_by: str
+) -> None:
+    path = saved_weights(*net, tmp_path, ".weights.h5")
+    config = saved_architecture(net[1], tmp_path, told_by)
+    assert_is(bnstat.load(path, config=config), with_norms(net[1]))
+
+
+def test_the_config_of_an_unpacked_archive(net: tuple[ModuleType, Any], tmp_path: Path) -> None:
+    import zipfile
+
+    path = saved_weights(*net, tmp_path, ".weights.h5")
+    zipfile.ZipFile(saved_architecture(net[1], tmp_path, "full.keras")).extractall(tmp_path / "x")
+    for config in (tmp_path / "x", tmp_path / "x/config.json"):
+        assert_is(bnstat.load(path, config=config), with_norms(net[1]))
+
+
+@pytest.mark.parametrize("form", [".weights.h5", ".h5"])
+@pytest.mark.parametrize("library", LIBRARIES.values(), ids=LIBRARIES)
+def test_wrapped_layers(tmp_path: Path, library: ModuleType, form: str) -> None:
+    net = wrapped(library)
+    path = saved_weights(library, net, tmp_path, form)
+    config = saved_architecture(net, tmp_path, "to_json")
+    assert_is(bnstat.load(path, config=config), wrapped_norms(net))
+
+
+@pytest.mark.parametrize("form", [".weights.h5", ".h5"])
+@pytest.mark.parametrize("library", LIBRARIES.values(), ids=LIBRARIES)
+@pytest.mark.parametrize("is_functional", [True, False])
+def test_a_model_built_once_more_is_matched_by_place(
+    tmp_path: Path, library: ModuleType, form: str, is_functional: bool
+) -> None:
+    def build() -> Any:
+        of = library.layers
+        layers = [
+            of.Dense(3),
+            of.BatchNormalization(scale=False),
+            of.Dense(3),
+            of.BatchNormalization(),
+        ]
+        if not is_functional:
+            return sequential(library, *layers)
+        x = inputs = library.Input((4,))
+        for layer in layers:
+            x = layer(x)
+        return randomised(library.Model(inputs, x))
+
+    first, second = build(), build()
+    path = saved_weights(library, second, tmp_path, form)
+    config = saved_architecture(first, tmp_path, "to_json")
+    model = bnstat.load(path, config=config)
+    assert [layer.name for layer in model] == list(with_norms(first))
+    for layer, norm in zip(model, with_norms(second).values(), strict=True):
+        assert set(layer.variables) == set(roles_of(norm))
+        for role, array in roles_of(norm).items():
+            assert same_bits(layer.array(role), array)
+    if library is keras or form == ".h5":
+        assert [note.partition(":")[2] for note in model.notes] == [" matched by place"]
+
+
+def test_keras_1_tells_no_scale_but_the_epsilon(tmp_path: Path) -> None:
+    """Keras 1.2 wrote weights under names without scopes, and a Sequential's layers as a list."""
+    labels = ("gamma", "beta", "running_mean", "running_std")
+    arrays = {label: np.arange(3, dtype=np.float32) + n for n, label in enumerate(labels)}
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.attrs["layer_names"] = [b"bn1"]
+        group = file.create_group("bn1")
+        group.attrs["weight_names"] = [f"bn1_{label}".encode() for label in labels]
+        for label, array in arrays.items():
+            group[f"bn1_{label}"] = array
+    norm = {"name": "bn1", "trainable": True, "epsilon": 1e-6, "mode": 0, "axis": 1,
+            "momentum": 0.9}  # fmt: skip
+    layers = [{"class_name": "BatchNormalization", "config": norm}]
+    model = {"class_name": "Sequential", "config": layers, "keras_version": "1.2.2"}
+    (tmp_path / "m.json").write_text(json.dumps(model))
+    (layer,) = bnstat.load(tmp_path / "m.h5", config=tmp_path / "m.json")
+    assert (layer.epsilon, layer.momentum, layer.axis) == (1e-6, 0.9, 1)
+    for role, array in zip(bnstat.model.ROLES, arrays.values(), strict=True):
+        assert same_bits(layer.array(role), array)
+
+
+def test_a_file_that_tells_its_own_is_read_by_that(
+    net: tuple[ModuleType, Any], tmp_path: Path
+) -> None:
+    own = saved_architecture(net[1], tmp_path, "full.keras")
+    other = tmp_path / "other.json"
+    other.write_text(sequential(net[0], net[0].layers.Dense(2)).to_json())
+    model = bnstat.load(own, config=other)
+    assert [layer.name for layer in model] == list(FUNCTIONAL)
+    assert model.notes == (f"{other} is not used: the file tells its own layers",)
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        (b"\x89PNG....", BnstatError, "holds no architecture"),
+        (b"{", DamagedError, "not valid JSON"),
+        (b"{}", BnstatError, "lists no layers"),
+        (b'{"class_name": "Sequential", "config": {"layers": []}}', BnstatError, "lists no layers"),
+        (b'{"class_name": "MyModel", "config": {"units": 3}}', BnstatError, "lists no layers"),
+        (b'{"a":' * 5000 + b"1" + b"}" * 5000, BnstatError, "nested"),
+        (
+            b'{"class_name": "M", "config": {"layers": [' * 200 + b"]}}" * 200,
+            BnstatError,
+            "nested",
+        ),
+    ],
+)
+def test_what_is_no_architecture(
+    tmp_path: Path, content: bytes, error: type[BnstatError], message: str
+) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(error, match=message):
+        read_architecture(str(tmp_path / "a.json"))
+
+
+def test_an_architecture_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError):
+        read_architecture(str(tmp_path / "a.json"))
+
+
+@pytest.mark.parametrize(
+    ("weights", "beside"),
+    [
+        ("m.weights.h5", "m.json"),
+        ("m.h5", "m.json"),
+        ("m_weights.h5", "m.json"),
+        ("m_weights.h5", "m_weights.json"),
+        ("m.weights.json", "m.json"),
+        ("m_00000.weights.h5", "m.json"),
+        ("model.weights.h5", "config.json"),
+    ],
+)
+def test_what_lies_beside_weights(tmp_path: Path, weights: str, beside: str) -> None:
+    (tmp_path / weights).write_bytes(b"")
+    file = LocalFile(str(tmp_path / weights))
+    assert architecture_beside(file) is None
+    (tmp_path / beside).write_text('{"epochs": 3}')
+    assert architecture_beside(file) is None
+    (tmp_path / beside).write_text('{"class_name": "Functional", "config": {}}')
+    assert architecture_beside(file) == str(tmp_path / beside)
+    (tmp_path / beside).rename(tmp_path / "other.json")
+    assert architecture_beside(file) is None

@@ -1,0 +1,230 @@
+"""What data is taken, and what is said of data that does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bnstat.errors import BnstatError
+from bnstat.mending.estimating.data import Images, open_data
+from bnstat.mending.estimating.running.program import Input
+
+ONE = {"x": Input("x:0", "float32", (None, 2, 3))}
+X = np.arange(60, dtype=np.float32).reshape(10, 2, 3)
+
+
+def read(data: Any, inputs: Any = ONE, **options: Any) -> list[Any]:
+    settings = {"batch_size": 4, "samples": 100, **options}
+    return list(open_data(data, inputs, **settings))
+
+
+def all_of(batches: list[Any], name: str = "x") -> np.ndarray:
+    return np.concatenate([batch.feeds[name] for batch in batches])
+
+
+def npz(path: Path, **arrays: np.ndarray) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+def test_an_npz_in_batches_with_the_labels(tmp_path: Path) -> None:
+    path = npz(tmp_path / "d.npz", x=X.astype(np.uint8), y=np.arange(10))
+    batches = read(path, labels="y")
+    assert [batch.size for batch in batches] == [4, 4, 2]
+    assert batches[0].feeds["x"].dtype == np.float32
+    np.testing.assert_array_equal(all_of(batches), X)
+    assert np.concatenate([batch.labels for batch in batches]).tolist() == list(range(10))
+    assert [batch.size for batch in read(path, labels="y", samples=5)] == [4, 1]
+
+
+def test_one_array_is_for_the_only_input_whatever_its_name(tmp_path: Path) -> None:
+    np.save(tmp_path / "d.npy", X)
+    for path in (tmp_path / "d.npy", npz(tmp_path / "d.npz", arr_0=X)):
+        np.testing.assert_array_equal(all_of(read(path)), X)
+
+
+def test_labels_of_one_hot_are_classes(tmp_path: Path) -> None:
+    path = npz(tmp_path / "d.npz", x=X, y=np.eye(10))
+    assert read(path, labels="y")[0].labels.tolist() == [0, 1, 2, 3]
+
+
+def test_a_fixed_batch_is_kept_to() -> None:
+    fixed = {"x": Input("x:0", "float32", (3, 2, 3))}
+    assert [batch.size for batch in read(X, fixed)] == [3, 3, 3]
+    with pytest.raises(BnstatError, match="the model takes 3 at a time: too few"):
+        read(X[:2], fixed)
+
+
+def functions(tmp_path: Path) -> Path:
+    path = tmp_path / "prepare.py"
+    path.write_text(
+        "import numpy as np\n"
+        "X = np.arange(60, dtype=np.float32).reshape(10, 2, 3)\n"
+        "def batches():\n"
+        "    yield {'x': X[:7]}\n"
+        "    yield {'x': X[7:]}\n"
+        "def fails():\n"
+        "    yield {'x': X[:7]}\n"
+        "    raise RuntimeError('the disk is full\\nand more')\n"
+    )
+    return path
+
+
+def test_a_function_of_a_file_and_of_a_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = functions(tmp_path)
+    opened = open_data(f"{path}:batches", ONE, batch_size=4, samples=100)
+    for _ in range(2):
+        assert [batch.size for batch in opened] == [4, 4, 2]
+    np.testing.assert_array_equal(all_of(list(opened)), X)
+    monkeypatch.chdir(tmp_path)
+    np.testing.assert_array_equal(all_of(read("prepare:batches")), X)
+    with pytest.raises(BnstatError, match=r"fails: gives no batches: the disk is full$"):
+        read(f"{path}:fails")
+    with pytest.raises(BnstatError, match="no function 'none'"):
+        read(f"{path}:none")
+    with pytest.raises(BnstatError, match="cannot be imported"):
+        read("no_such_module:batches")
+
+
+def generator() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    yield X[:6], np.arange(6)
+    yield X[6:], np.arange(6, 10)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        X,
+        {"x": X},
+        (X, np.arange(10)),
+        [X[:3], X[3:]],
+        generator(),
+        generator,
+        tf.data.Dataset.from_tensor_slices(X),
+        tf.data.Dataset.from_tensor_slices({"x": X}).batch(3),
+        tf.data.Dataset.from_tensor_slices((X, np.arange(10))).batch(10),
+    ],
+    ids=["array", "dict", "pair", "list", "generator", "function", "samples", "named", "pairs"],
+)
+def test_what_a_python_caller_has(data: Any) -> None:
+    opened = open_data(data, ONE, batch_size=4, samples=100)
+    for _ in range(2):
+        batches = list(opened)
+        assert [batch.size for batch in batches] == [4, 4, 2]
+        np.testing.assert_array_equal(all_of(batches), X)
+
+
+def test_a_saved_dataset(tmp_path: Path) -> None:
+    for number, dataset in enumerate(
+        [
+            tf.data.Dataset.from_tensor_slices({"x": X, "y": np.arange(10)}),
+            tf.data.Dataset.from_tensor_slices({"x": X, "y": np.arange(10)}).batch(3),
+        ]
+    ):
+        path = str(tmp_path / str(number))
+        dataset.save(path)
+        batches = read(path, labels="y")
+        np.testing.assert_array_equal(all_of(batches), X)
+        assert batches[2].labels.tolist() == [8, 9]
+
+
+def test_a_record_file(tmp_path: Path) -> None:
+    path = str(tmp_path / "d.tfrecord")
+    with tf.io.TFRecordWriter(path) as writer:
+        for number, sample in enumerate(X):
+            features = {
+                "x": tf.train.Feature(float_list=tf.train.FloatList(value=sample.ravel())),
+                "y": tf.train.Feature(int64_list=tf.train.Int64List(value=[number])),
+            }
+            example = tf.train.Example(features=tf.train.Features(feature=features))
+            writer.write(example.SerializeToString())
+    batches = read(path, labels="y")
+    np.testing.assert_array_equal(all_of(batches), X)
+    assert batches[1].labels.tolist() == [4, 5, 6, 7]
+    with pytest.raises(BnstatError, match="no feature 'z'; it has x, y"):
+        read(path, {"z": ONE["x"]})
+    wide = {"x": Input("x:0", "float32", (None, 4))}
+    with pytest.raises(BnstatError, match="'x' has 6 values"):
+        read(path, wide)
+
+
+def test_a_folder_of_images(tmp_path: Path) -> None:
+    for number in range(3):
+        image = np.full((4, 6, 3), 50 * number, np.uint8)
+        (tmp_path / "below").mkdir(exist_ok=True)
+        path = tmp_path / "below" / f"{number}.png"
+        path.write_bytes(tf.io.encode_png(image).numpy())
+    inputs = {"images": Input("i:0", "float32", (None, 4, 6, 3))}
+    batches = read(tmp_path, inputs, images=Images(scale=1 / 50))
+    assert batches[0].feeds["images"].shape == (3, 4, 6, 3)
+    np.testing.assert_allclose(batches[0].feeds["images"][:, 0, 0, 0], [0, 1, 2], rtol=1e-6)
+    open_size = {"images": Input("i:0", "float32", (None, None, None, 3))}
+    resized = read(tmp_path, open_size, images=Images(size=(8, 2)))
+    assert resized[0].feeds["images"].shape == (3, 8, 2, 3)
+    with pytest.raises(BnstatError, match="say --image-size"):
+        read(tmp_path, open_size)
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    with pytest.raises(BnstatError, match=r"bad\.png: is no image"):
+        read(tmp_path, inputs)
+
+
+TWO = {**ONE, "z": Input("z:0", "int32", (None,))}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "inputs", "message"),
+    [
+        ({"w": X, "y": X}, ONE, "no array named 'x'; the model takes x; it has w, y; --labels"),
+        ({"x": X}, TWO, "no array named 'z'; the model takes x, z; it has x"),
+        ({"x": X[:, :, :2]}, ONE, r"samples for 'x' are \[2, 2\] each, the model takes \[2, 3\]"),
+        ({"x": X[:, 0]}, ONE, r"samples for 'x' are \[3\] each"),
+        ({"x": np.array(["a", "b"])}, {"x": Input("x", "float32", None)}, "takes float32"),
+        ({"x": X, "z": np.linspace(0, 1, 10)}, TWO, "'z' are of float64, the model takes int32"),
+        ({"x": X, "z": np.full(10, 2**40)}, TWO, "'z' are of int64, the model takes int32"),
+        ({"x": np.where(X == 7, np.nan, X)}, ONE, "x: 1 of .* numbers are NaN or infinite"),
+        ({"x": X[:1]}, ONE, "has 1 sample: too few"),
+        ({"x": X[:0]}, ONE, "has no sample: too few"),
+        ({"x": X, "y": X[:3]}, ONE, "not of one length: x 10, y 3"),
+        ({"x": np.float32(1)}, ONE, "a single number is no set of samples"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_one_line(
+    tmp_path: Path, arrays: Any, inputs: Any, message: str
+) -> None:
+    with pytest.raises(BnstatError, match=message) as error:
+        read(npz(tmp_path / "d.npz", **arrays), inputs)
+    assert "\n" not in str(error.value)
+
+
+def test_nan_far_into_a_file_is_found_before_the_run() -> None:
+    x = np.zeros((100, 2, 3), np.float32)
+    x[99] = np.nan
+    with pytest.raises(BnstatError, match="NaN"):
+        open_data(x, ONE, batch_size=4, samples=100)
+    assert sum(batch.size for batch in open_data(x, ONE, batch_size=4, samples=98)) == 98
+
+
+def test_what_is_no_data(tmp_path: Path) -> None:
+    (tmp_path / "d.txt").write_text("some words that are no data")
+    (tmp_path / "d.npz").write_bytes(b"PK\x03\x04 cut short")
+    (tmp_path / "empty").mkdir()
+    np.savez(tmp_path / "objects.npz", x=np.array([{}], object))
+    for name in ("d.txt", "empty"):
+        with pytest.raises(BnstatError, match="no data that bnstat knows"):
+            read(tmp_path / name)
+    for name in ("d.npz", "objects.npz"):
+        with pytest.raises(BnstatError, match="NumPy cannot read it"):
+            read(tmp_path / name)
+    with pytest.raises(BnstatError, match="there is no such data"):
+        read(tmp_path / "nowhere")
+    with pytest.raises(BnstatError, match="no data that bnstat knows"):
+        read(7)
+    with pytest.raises(BnstatError, match="no 'y' for --labels; it has x"):
+        read({"x": X}, labels="y")

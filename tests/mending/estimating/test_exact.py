@@ -1,0 +1,246 @@
+"""Statistics against NumPy and Keras: by hand, layer after layer, in inference."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import keras as keras_3
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+import bnstat
+from bnstat.mending.recalibrating import drift, recalibrate
+
+KERAS = pytest.mark.parametrize("keras", [keras_3, tf_keras], ids=["keras", "tf_keras"])
+RANDOM = np.random.default_rng(3)
+
+
+def norms(keras: ModuleType, model: Any) -> list[Any]:
+    """The batch-norm layers of a model, those of nested models in their place."""
+    found = []
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            found.append(layer)
+        elif hasattr(layer, "layers"):
+            found += norms(keras, layer)
+    return found
+
+
+def dense_network(keras: ModuleType) -> Any:
+    layers = keras.layers
+    keras.utils.set_random_seed(4)
+    sizes = [keras.Input((5,), name="x")]
+    for size in (7, 6, 4):
+        sizes += [layers.Dense(size), layers.BatchNormalization(), layers.ReLU()]
+        sizes += [layers.Dropout(0.5)]
+    return keras.Sequential(sizes)
+
+
+@KERAS
+def test_exact_is_what_numpy_finds_layer_after_layer(keras: ModuleType) -> None:
+    model = dense_network(keras)
+    x = (RANDOM.normal(3, 5, (300, 5)) ** 3).astype(np.float32)
+    result = recalibrate(model, {"x": x}, exact=True, batch_size=64)
+    assert (result.samples, result.batches, result.waves) == (300, 5, 3)
+    value = x.astype(np.float64)
+    dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    for layer, norm in zip(dense, norms(keras, model), strict=True):
+        kernel, bias = (weight.astype(np.float64) for weight in layer.get_weights())
+        value = value @ kernel + bias
+        mean, variance = value.mean(0), value.var(0)
+        deviation = np.sqrt(variance)
+        assert np.abs(np.asarray(norm.moving_mean) - mean).max() < 1e-5 * deviation.max()
+        np.testing.assert_allclose(np.asarray(norm.moving_variance), variance, rtol=1e-5)
+        value = (value - mean) / np.sqrt(variance + norm.epsilon)
+        value = np.maximum(value * np.asarray(norm.gamma) + np.asarray(norm.beta), 0)
+    assert max(each.remains for each in result.layers) < 1e-5
+
+
+@KERAS
+def test_a_second_time_changes_nothing(keras: ModuleType) -> None:
+    model = dense_network(keras)
+    x = RANDOM.normal(1, 2, (200, 5)).astype(np.float32)
+    recalibrate(model, {"x": x}, exact=True)
+    again = recalibrate(model, {"x": x}, exact=True)
+    assert max(each.moved for each in again.layers) < 1e-5
+    assert drift(model, {"x": x}).largest < 1e-9
+
+
+@KERAS
+def test_one_batch_is_a_training_step_with_momentum_0(keras: ModuleType) -> None:
+    layers = keras.layers
+    keras.utils.set_random_seed(5)
+    norm = {"momentum": 0.0}
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 3)),
+            layers.Conv2D(4, 3),
+            layers.BatchNormalization(**norm),
+            layers.Conv2D(5, 3),
+            layers.BatchNormalization(**norm, scale=False),
+            layers.Flatten(),
+            layers.BatchNormalization(**norm, center=False),
+        ]
+    )
+    x = RANDOM.normal(2, 3, (40, 6, 6, 3)).astype(np.float32)
+    model(x, training=True)
+    trained = [(np.asarray(n.moving_mean), np.asarray(n.moving_variance)) for n in _n(keras, model)]
+    recalibrate(model, x, batch_size=40)
+    for layer, (mean, variance) in zip(_n(keras, model), trained, strict=True):
+        np.testing.assert_allclose(np.asarray(layer.moving_mean), mean, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(np.asarray(layer.moving_variance), variance, rtol=1e-4)
+
+
+_n = norms
+
+
+@KERAS
+def test_a_shared_layer_is_measured_over_all_its_uses(keras: ModuleType) -> None:
+    shared = keras.layers.BatchNormalization(name="shared")
+    one, two = keras.Input((3,), name="one"), keras.Input((3,), name="two")
+    model = keras.Model([one, two], keras.layers.Add()([shared(one), shared(two)]))
+    first = RANDOM.normal(-4, 1, (100, 3)).astype(np.float32)
+    second = RANDOM.normal(6, 2, (100, 3)).astype(np.float32)
+    result = recalibrate(model, {"one": first, "two": second})
+    both = np.concatenate([first, second]).astype(np.float64)
+    np.testing.assert_allclose(np.asarray(shared.moving_mean), both.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(shared.moving_variance), both.var(0), rtol=1e-5)
+    assert [each.layer for each in result.layers] == ["shared"]
+
+
+@KERAS
+def test_a_layer_that_feeds_itself_settles(keras: ModuleType) -> None:
+    shared = keras.layers.BatchNormalization(name="shared")
+    inputs = keras.Input((3,), name="x")
+    model = keras.Model(inputs, shared(keras.layers.Dense(3)(shared(inputs))))
+    x = RANDOM.normal(5, 2, (200, 3)).astype(np.float32)
+    result = recalibrate(model, x, exact=True)
+    assert result.waves == 1
+    assert result.layers[0].remains < 1e-3
+
+
+@KERAS
+def test_a_small_last_batch_weighs_as_much_as_it_has_samples(keras: ModuleType) -> None:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.BatchNormalization()])
+    x = np.concatenate([np.zeros((64, 2)), np.full((1, 2), 65.0)]).astype(np.float32)
+    x[:64] += RANDOM.normal(0, 1, (64, 2)).astype(np.float32)
+    result = recalibrate(model, x, batch_size=64)
+    (norm,) = norms(keras, model)
+    assert result.batches == 2
+    np.testing.assert_allclose(np.asarray(norm.moving_mean), x.mean(0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(norm.moving_variance), x.var(0), rtol=1e-5)
+
+
+@KERAS
+def test_fewer_batches_than_asked_for_are_counted_as_they_are(keras: ModuleType) -> None:
+    model = keras.Sequential([keras.Input((2,)), keras.layers.BatchNormalization()])
+    x = RANDOM.normal(7, 1, (30, 2)).astype(np.float32)
+    result = recalibrate(model, x, samples=4096, batch_size=10)
+    (norm,) = norms(keras, model)
+    assert (result.samples, result.batches) == (30, 3)
+    np.testing.assert_allclose(np.asarray(norm.moving_mean), x.mean(0), rtol=1e-5)
+    few = recalibrate(model, x, samples=15, batch_size=10)
+    assert (few.samples, few.batches) == (15, 2)
+    np.testing.assert_allclose(np.asarray(norm.moving_mean), x[:15].mean(0), rtol=1e-5)
+
+
+@KERAS
+def test_dropout_stays_off(keras: ModuleType) -> None:
+    layers = keras.layers
+    noisy = [keras.Input((4,)), layers.Dropout(0.9), layers.GaussianNoise(0.9)]
+    model = keras.Sequential([*noisy, layers.BatchNormalization()])
+    x = RANDOM.normal(2, 1, (50, 4)).astype(np.float32)
+    recalibrate(model, x)
+    (norm,) = norms(keras, model)
+    np.testing.assert_allclose(np.asarray(norm.moving_variance), x.var(0), rtol=1e-5)
+
+
+def variants(keras: ModuleType) -> dict[str, tuple[Any, tuple[int, ...]]]:
+    """Name -> a layer, and the shape of a sample."""
+    norm = partial(keras.layers.BatchNormalization, momentum=0.0)
+    return {
+        "dense": (norm(), (5,)),
+        "sequence": (norm(), (7, 5)),
+        "image": (norm(), (6, 4, 3)),
+        "volume": (norm(), (3, 4, 5, 2)),
+        "rows": (norm(axis=1), (6, 4, 3)),
+        "columns": (norm(axis=2), (6, 4, 3)),
+        "bare": (norm(scale=False, center=False), (6, 4, 3)),
+        "one_channel": (norm(), (6, 4, 1)),
+        "float64": (norm(dtype="float64"), (6, 4, 3)),
+        "half": (norm(dtype="mixed_float16"), (6, 4, 3)),
+    }
+
+
+@KERAS
+@pytest.mark.parametrize("name", variants(keras_3))
+def test_every_kind_of_layer_as_keras_trains_it(keras: ModuleType, name: str) -> None:
+    layer, shape = variants(keras)[name]
+    dtype = {"float64": "float64", "half": "float16"}.get(name, "float32")
+    model = keras.Sequential([keras.Input(shape, dtype=dtype), layer])
+    x = RANDOM.normal(4, 2, (20, *shape)).astype(dtype)
+    model(x, training=True)
+    expected = [np.asarray(layer.moving_mean), np.asarray(layer.moving_variance)]
+    layer.moving_mean.assign(np.zeros_like(expected[0]))
+    layer.moving_variance.assign(np.ones_like(expected[1]))
+    result = recalibrate(model, x, exact=True, batch_size=8)
+    assert not result.left
+    tolerance = 1e-12 if name == "float64" else 1e-5
+    np.testing.assert_allclose(np.asarray(layer.moving_mean), expected[0], rtol=tolerance)
+    np.testing.assert_allclose(np.asarray(layer.moving_variance), expected[1], rtol=tolerance)
+
+
+def test_nested_models_and_a_module() -> None:
+    layers = keras_3.layers
+    inner = keras_3.Sequential(
+        [keras_3.Input((4,)), layers.Dense(3), layers.BatchNormalization(name="bn")], name="inner"
+    )
+    model = keras_3.Sequential(
+        [keras_3.Input((4,)), layers.BatchNormalization(name="bn"), inner], name="outer"
+    )
+    x = RANDOM.normal(1, 3, (60, 4)).astype(np.float32)
+    result = recalibrate(model, x)
+    assert [each.layer for each in result.layers] == ["bn", "inner/bn"]
+    live = bnstat.load(model)
+    assert live.keys() == ["bn", "inner/bn"]
+    assert live["inner/bn"].epsilon == pytest.approx(0.001)
+    assert live["bn"].axis == -1
+    np.testing.assert_allclose(live["bn"].moving_mean, x.mean(0), rtol=1e-5, atol=1e-6)
+
+
+class Module(tf.Module):
+    """A network in plain TensorFlow, whose normalization is spelled out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = Norm()
+
+    def __call__(self, x: tf.Tensor, is_training: bool = True) -> tf.Tensor:
+        return self.norm(tf.nn.dropout(x, 0.5) if is_training else x, is_training)
+
+
+class Norm(tf.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.moving_mean = tf.Variable(tf.zeros(3))
+        self.moving_variance = tf.Variable(tf.ones(3))
+        self.gamma = tf.Variable([1.0, 2.0, 3.0])
+        self.beta = tf.Variable(tf.zeros(3))
+
+    def __call__(self, x: tf.Tensor, is_training: bool) -> tf.Tensor:
+        mean, variance = self.moving_mean, self.moving_variance
+        if is_training:
+            mean, variance = tf.nn.moments(x, [0])
+        return tf.nn.batch_normalization(x, mean, variance, self.beta, self.gamma, 1e-3)
+
+
+def test_a_module_of_plain_tensorflow() -> None:
+    module = Module()
+    x = RANDOM.normal(1, 3, (60, 3)).astype(np.float32)
+    recalibrate(module, x)
+    np.testing.assert_allclose(module.norm.moving_mean.numpy(), x.mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(module.norm.moving_variance.numpy(), x.var(0), rtol=1e-5)

@@ -1,0 +1,54 @@
+"""A network that never updated its statistics is mended whatever it was saved as."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bnstat.mending.recalibrating import drift, recalibrate
+from tests.builders.digits import DATA, TEST, TRAIN
+
+FORMS = {
+    "tf_keras": ("saved_model", "export", "model.keras", "model.h5", "frozen.pb"),
+    "keras": ("saved_model", "export", "model.keras", "model.h5", "frozen.pb"),
+    "graph_mode": ("model-150", "frozen.pb"),
+}
+
+
+@pytest.mark.parametrize("by", FORMS)
+def test_every_form_of_a_network_is_mended_alike(trained: Callable[[str], Path], by: str) -> None:
+    first = None
+    for form in FORMS[by]:
+        path = trained(by) / form
+        result = recalibrate(path, TRAIN, labels="labels")
+        assert result.accuracy is not None
+        before, after = result.accuracy
+        assert before < 0.5 < 0.95 < after, form
+        assert not result.left
+        assert [each.mean.size for each in result.layers] == [8, 16, 16]
+        assert (result.samples, result.batches) == (1437, 23)
+        first = first or result
+        for one, other in zip(result.layers, first.layers, strict=True):
+            np.testing.assert_allclose(one.mean, other.mean, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(one.variance, other.variance, rtol=1e-4)
+
+
+def test_the_demo_network() -> None:
+    path = DATA / "digits_no_updates/saved_model"
+    before = drift(path, TEST, labels="labels")
+    assert before.state == "never-updated"
+    assert before.accuracy == pytest.approx(0.186, abs=0.001)
+    result = recalibrate(path, TEST, labels="labels")
+    assert result.accuracy is not None
+    assert result.accuracy[1] > 0.96
+    healthy = drift(DATA / "digits/saved_model", TEST, labels="labels")
+    assert healthy.state == "healthy"
+    assert healthy.accuracy == pytest.approx(0.969, abs=0.001)
+
+
+def test_what_the_training_graph_does_not_read_is_left() -> None:
+    with pytest.raises(Exception, match="training=True is built in"):
+        recalibrate(DATA / "digits_no_updates/run", TEST)

@@ -1,0 +1,198 @@
+"""What is not run, what cannot be, and what is left as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bnstat.errors import BnstatError
+from bnstat.mending.recalibrating import drift, recalibrate
+from tests.builders.digits import DATA, TEST
+
+X = np.random.default_rng(0).normal(3, 2, (50, 3)).astype(np.float32)
+
+
+class Net(tf.Module):
+    """A normalization, and before it whatever a test has in mind."""
+
+    def __init__(self, before: Any = None) -> None:
+        super().__init__()
+        self.moving_mean = tf.Variable(tf.zeros(3), name="bn/moving_mean")
+        self.moving_variance = tf.Variable(tf.ones(3), name="bn/moving_variance")
+        self.before = before
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 3], name="x")])
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        if self.before is not None:
+            x = self.before(self, x)
+        return tf.nn.batch_normalization(
+            x, self.moving_mean, self.moving_variance, None, None, 1e-3
+        )
+
+    def saved(self, path: Path) -> Path:
+        tf.saved_model.save(self, str(path))
+        return path
+
+
+def reads_a_file(secret: Path) -> Any:
+    return lambda net, x: x + tf.cast(tf.strings.length(tf.io.read_file(str(secret))), tf.float32)
+
+
+def writes_a_file(path: Path) -> Any:
+    def write(net: Net, x: tf.Tensor) -> tf.Tensor:
+        with tf.control_dependencies([tf.io.write_file(str(path), "written")]):
+            return tf.identity(x)
+
+    return write
+
+
+def test_files_are_not_touched_unless_trusted(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    writing = Net(writes_a_file(target)).saved(tmp_path / "writing")
+    for run in (recalibrate, drift):
+        with pytest.raises(BnstatError, match=r"would execute WriteFile, .*--trust"):
+            run(writing, X)
+    assert not target.exists()
+    (tmp_path / "secret").write_text("12345")
+    reading = Net(reads_a_file(tmp_path / "secret")).saved(tmp_path / "reading")
+    with pytest.raises(BnstatError, match="ReadFile"):
+        recalibrate(reading, X)
+    result = recalibrate(reading, X, trust=True)
+    np.testing.assert_allclose(result.layers[0].mean, X.mean(0) + 5, rtol=1e-5)
+
+
+def test_dangers_within_branches_and_loops_are_found(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+
+    def hidden(net: Net, x: tf.Tensor) -> tf.Tensor:
+        write = writes_a_file(target)
+        x = tf.cond(tf.reduce_sum(x) > 1e9, lambda: write(net, x), lambda: x)
+        return tf.map_fn(lambda row: tf.numpy_function(np.abs, [row], tf.float32), x)
+
+    path = Net(hidden).saved(tmp_path / "hidden")
+    with pytest.raises(BnstatError, match=r"PyFunc.*WriteFile"):
+        recalibrate(path, X)
+    assert not target.exists()
+
+
+def test_a_condition_on_the_data_is_followed(tmp_path: Path) -> None:
+    def branch(net: Net, x: tf.Tensor) -> tf.Tensor:
+        return tf.cond(
+            tf.reduce_mean(x) > 0,
+            lambda: tf.nn.batch_normalization(
+                x * 2, net.moving_mean, net.moving_variance, None, None, 1e-3
+            ),
+            lambda: x,
+        )
+
+    class Branched(Net):
+        @tf.function(input_signature=[tf.TensorSpec([None, 3], name="x")])
+        def __call__(self, x: tf.Tensor) -> tf.Tensor:
+            return branch(self, x)
+
+    path = Branched().saved(tmp_path / "model")
+    data = np.concatenate([X[:25] + 10, X[25:] - 100])
+    result = recalibrate(path, data, batch_size=25)
+    np.testing.assert_allclose(result.layers[0].mean, data[:25].mean(0) * 2, rtol=1e-5)
+    with pytest.raises(BnstatError, match="the data never reaches it"):
+        recalibrate(path, X - 100)
+
+
+def test_a_layer_in_a_loop_is_named(tmp_path: Path) -> None:
+    class Looped(Net):
+        @tf.function(input_signature=[tf.TensorSpec([None, 3], name="x")])
+        def __call__(self, x: tf.Tensor) -> tf.Tensor:
+            for _ in tf.range(tf.shape(x)[0] % 3 + 1):
+                x = tf.nn.batch_normalization(
+                    x, self.moving_mean, self.moving_variance, None, None, 1e-3
+                )
+            return x
+
+    with pytest.raises(BnstatError, match="in the body of a loop"):
+        recalibrate(Looped().saved(tmp_path / "model"), X)
+
+
+def test_layers_that_cannot_be_measured_are_named_and_left() -> None:
+    layers = keras.layers
+    unused = layers.BatchNormalization(name="unused")
+    constant = layers.BatchNormalization(name="constant")
+
+    class Net(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = layers.BatchNormalization(name="norm")
+            self.trained = layers.BatchNormalization(name="trained")
+            self.unused, self.constant = unused, constant
+
+        def call(self, x: Any) -> Any:
+            constant = self.constant(tf.ones([1, 3]))
+            return self.trained(self.norm(x), training=True) + constant
+
+    net = Net()
+    net(X)
+    unused.build(X.shape)
+    trained = np.asarray(net.trained.moving_mean)
+    result = recalibrate(net, {"x": X})
+    assert [each.layer for each in result.layers] == ["norm"]
+    assert "training=True" in result.left["trained"]
+    assert "the data never reaches it" in result.left["constant"]
+    assert "nothing between the inputs and the outputs" in result.left["unused"]
+    np.testing.assert_array_equal(np.asarray(net.trained.moving_mean), trained)
+
+
+def test_a_checkpoint_alone_cannot_be_run(tmp_path: Path) -> None:
+    tf.train.Checkpoint(net=Net()).write(str(tmp_path / "model"))
+    with pytest.raises(BnstatError, match=r"a checkpoint alone.*bnstat.recalibrate\(model, data\)"):
+        recalibrate(tmp_path / "model", X)
+
+
+def test_weights_alone_cannot_be_run(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization()])
+    model.save_weights(tmp_path / "m.weights.h5")
+    with pytest.raises(BnstatError, match="weights alone"):
+        recalibrate(tmp_path / "m.weights.h5", X)
+
+
+def test_custom_classes_are_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_layers_of_test.py").write_text(
+        "import keras\n"
+        "@keras.saving.register_keras_serializable('mine')\n"
+        "class Twice(keras.layers.Layer):\n"
+        "    def call(self, x):\n"
+        "        return 2 * x\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from my_layers_of_test import Twice  # type: ignore[import-not-found]
+
+    twice = [keras.Input((3,)), Twice(), keras.layers.BatchNormalization()]
+    keras.Sequential(twice).save("m.keras")
+    keras.saving.get_custom_objects().clear()
+    with pytest.raises(BnstatError, match=r"Keras cannot build it.*--import MODULE"):
+        recalibrate("m.keras", X)
+    import sys
+
+    del sys.modules["my_layers_of_test"]
+    result = recalibrate("m.keras", X, imports=["my_layers_of_test"])
+    np.testing.assert_allclose(result.layers[0].mean, 2 * X.mean(0), rtol=1e-5)
+    with pytest.raises(BnstatError, match="no_such_module: cannot be imported"):
+        recalibrate("m.keras", X, imports=["no_such_module"])
+
+
+def test_wrong_names_and_things() -> None:
+    path = DATA / "digits_no_updates/saved_model"
+    with pytest.raises(BnstatError, match="has no input 'pictures'; there are: images"):
+        recalibrate(path, TEST, inputs=["pictures"])
+    with pytest.raises(BnstatError, match="has no output 'probabilities'; there are: logits"):
+        recalibrate(path, TEST, outputs=["probabilities"])
+    with pytest.raises(BnstatError, match="no batch-norm layer matches 'nothing'"):
+        recalibrate(path, TEST, layers=["nothing"])
+    with pytest.raises(BnstatError, match="neither a path nor a model"):
+        recalibrate(7, TEST)
+    some = recalibrate(path, TEST, layers=["block2/*"])
+    assert [each.layer for each in some.layers] == ["block2/bn"]

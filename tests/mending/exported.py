@@ -1,0 +1,60 @@
+"""Layers from memory, exported, and the arrays that come of what was exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from bnstat.mending.fitting import fit
+from bnstat.mending.pairing import assignments
+from bnstat.mending.values import taken
+from bnstat.model import ROLES, BatchNorm, Model, Source, Variable
+from bnstat.output.documents import csv as csv_form
+from bnstat.output.documents import json as json_form
+from bnstat.output.documents import npz as npz_form
+
+
+def dtype(name: str) -> np.dtype[Any]:
+    return np.dtype(getattr(ml_dtypes, name, name))
+
+
+def layer(name: str, **roles: Any) -> BatchNorm:
+    arrays = {role: np.asarray(array) for role, array in roles.items()}
+    return BatchNorm(
+        name,
+        {
+            role: Variable(
+                f"{name}/{role}", role, array.dtype.name, array.shape, lambda array=array: array
+            )
+            for role, array in arrays.items()
+        },
+    )
+
+
+def model(*layers: BatchNorm) -> Model:
+    return Model(Source("m", "keras-h5"), layers)
+
+
+def exported(of: Model, form: str, path: Path) -> Path:
+    path = path / f"values.{form}"
+    if form == "npz":
+        with path.open("wb") as file:
+            npz_form.dump(of, file)
+    else:
+        with path.open("w", encoding="utf-8", newline="") as text:
+            (json_form if form == "json" else csv_form).dump(of, text)
+    return path
+
+
+def fitted(target: Model, values: Any) -> dict[str, Any]:
+    found = values if isinstance(values, Model) else taken(values)
+    return fit(assignments(target, found, ROLES, ()))[0]
+
+
+def two_layers() -> Model:
+    """Two layers of three channels, each with gamma and beta."""
+    arrays = {"gamma": np.arange(3, dtype="f4"), "beta": np.ones(3, "f4")}
+    return model(layer("bn", **arrays), layer("other", **arrays))

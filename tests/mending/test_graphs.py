@@ -1,0 +1,109 @@
+"""Copies of graphs: TensorFlow imports them, and they compute with the values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import bnstat
+from tests.builders.bytewise import differing
+from tests.builders.graph_mode import save_graph
+from tests.mending.networks import X, live, mended, network
+
+v1 = tf.compat.v1
+
+
+def frozen(original: dict[str, Any]) -> Any:
+    """The network's graph with its variables as constants."""
+    with tf.Graph().as_default() as graph, v1.Session() as session:
+        network()
+        for variable in v1.global_variables():
+            variable.load(original[variable.op.name], session)
+        return v1.graph_util.convert_variables_to_constants(session, graph.as_graph_def(), ["y"])
+
+
+def computed(graph_def: Any) -> Any:
+    with tf.Graph().as_default() as graph, v1.Session() as session:
+        tf.import_graph_def(graph_def, name="")
+        return session.run(graph.get_tensor_by_name("y:0"), {"x:0": X})
+
+
+def listed(message: Any) -> Any:
+    """The graph, with its vectors listed value by value."""
+    for node in message.node:
+        tensor = node.attr["value"].tensor
+        if node.op == "Const" and len(tensor.tensor_shape.dim) == 1 and tensor.dtype == 1:
+            values = np.frombuffer(tensor.tensor_content, np.float32).tolist()
+            tensor.ClearField("tensor_content")
+            tensor.float_val.extend(values)
+    return message
+
+
+def repeated(message: Any) -> Any:
+    """The graph, all its moving variances one value that stands for all."""
+    for node in message.node:
+        tensor = node.attr["value"].tensor
+        if node.name.endswith("moving_variance"):
+            tensor.ClearField("tensor_content")
+            tensor.float_val.append(0.5)
+    return message
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("form", [lambda message: message, listed, repeated])
+def test_frozen_graphs(tmp_path: Path, form: Any, wrapped: bool) -> None:
+    original = save_graph(tmp_path / "m", network)
+    message = form(frozen(original))
+    (tmp_path / "m.pb").write_bytes(
+        (v1.MetaGraphDef(graph_def=message) if wrapped else message).SerializeToString()
+    )
+    values = mended(tmp_path / "m.pb", tmp_path / "c.pb")
+    data = (tmp_path / "c.pb").read_bytes()
+    changed = (
+        v1.MetaGraphDef.FromString(data).graph_def if wrapped else v1.GraphDef.FromString(data)
+    )
+    np.testing.assert_array_equal(computed(changed), live(original, values))
+    for old, new in zip(message.node, changed.node, strict=True):
+        is_mended = any(old.name == f"{n}/{role}" for n, roles in values.items() for role in roles)
+        assert (old == new) == (not is_mended)
+    if form is not repeated:
+        (offsets,) = differing(tmp_path / "m.pb", tmp_path / "c.pb").values()
+        assert len(offsets) <= 2 * 4 * 6 * 4
+
+
+class Frozen(tf.Module):
+    """A function whose batch norm is of constants, called twice."""
+
+    def __init__(self, original: dict[str, Any]) -> None:
+        super().__init__()
+        message = frozen(original)
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 5, 5, 3], tf.float32)])
+        def inner(x: Any) -> Any:
+            return tf.graph_util.import_graph_def(
+                message, input_map={"x:0": x}, return_elements=["y:0"], name=""
+            )[0]
+
+        self.inner = inner
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 5, 5, 3], tf.float32)])
+    def __call__(self, x: Any) -> Any:
+        return self.inner(x)
+
+
+def test_a_saved_model_of_constants(tmp_path: Path) -> None:
+    original = save_graph(tmp_path / "m", network)
+    module = Frozen(original)
+    tf.saved_model.save(module, str(tmp_path / "sm"), signatures=module.__call__)
+    model = bnstat.load(tmp_path / "sm")
+    assert len(model) == 2
+    values = mended(tmp_path / "sm", tmp_path / "c")
+    by_scope = {f"block{number}/bn": roles for number, roles in enumerate(values.values(), 1)}
+    loaded = tf.saved_model.load(str(tmp_path / "c"))
+    np.testing.assert_allclose(loaded(tf.constant(X)), live(original, by_scope), rtol=1e-5)
+    (result,) = loaded.signatures["serving_default"](tf.constant(X)).values()
+    np.testing.assert_allclose(result, live(original, by_scope), rtol=1e-5)

@@ -1,0 +1,95 @@
+"""Models and values that somebody has made to do harm, or that went bad: one line, nothing left."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+
+import bnstat
+from bnstat.errors import BnstatError
+from tests.builders.mended import new_values
+from tests.fuzz.mutate import NAMES, NUMBERS, flip, set_number
+from tests.fuzz.recipes import make
+from tests.fuzz.seeds import seeds
+from tests.mending.exported import exported, fitted, layer, model
+
+CASES = 250
+
+
+def test_models(tmp_path: Path) -> None:
+    """The fuzzer's cases: a copy is right, or there is none; the original is never touched."""
+    found = [seed for seed in seeds() if seed.format != "archive"]
+    outcomes = {"written": 0, "refused": 0}
+    said: list[str] = []
+    left: list[str] = []
+    for number in range(CASES):
+        rng = Random(f"apply {number}")
+        case, _ = make(rng, rng.choice(found))
+        folder = tmp_path / str(number)
+        (folder / "out").mkdir(parents=True)
+        path = case.write(folder / "in")
+        try:
+            opened = bnstat.load(path, reader="native")
+            values = new_values(opened)
+        except BnstatError:
+            continue
+        before = {one: one.read_bytes() for one in (folder / "in").rglob("*") if one.is_file()}
+        try:
+            bnstat.apply(path, values, folder / "out/c")
+            outcomes["written"] += 1
+        except BnstatError as error:
+            said.append(error.what)
+            outcomes["refused"] += 1
+            left += os.listdir(folder / "out")
+        assert {one: one.read_bytes() for one in before} == before
+    assert left == []
+    assert not any("\n" in what for what in said)
+    assert min(outcomes.values()) > CASES / 20
+
+
+def shuffled(rng: Random, data: bytes) -> bytes:
+    """Bytes that were changed, cut out, doubled, or replaced by what is remarkable."""
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        at, to = sorted(rng.randrange(len(data) + 1) for _ in range(2))
+        to = min(to, at + rng.choice((1, 4, 40, 400)))
+        word = rng.choice((*NAMES, *(str(n).encode() for n in NUMBERS), b"NaN", b'"', b",", b"[{"))
+        how = rng.randrange(5)
+        if how == 0:
+            data = data[:at] + data[to:]
+        elif how == 1:
+            data = data[:to] + data[at:to] * rng.choice((1, 2, 50)) + data[to:]
+        elif how == 2:
+            data = data[:at] + word + data[to:]
+        else:
+            data = (flip, set_number)[how - 3](rng, data)
+        data = data or b"{"
+    return data
+
+
+@pytest.mark.parametrize("form", ["json", "csv", "npz"])
+def test_values(tmp_path: Path, form: str) -> None:
+    of = model(
+        layer("a/bn", gamma=np.arange(3, dtype="f4"), moving_mean=np.full(3, np.nan, "f4")),
+        layer("b/bn", gamma=np.arange(4, dtype="f2").reshape(2, 2)),
+    )
+    original = exported(of, form, tmp_path).read_bytes()
+    path = tmp_path / "values"
+    said = []
+    for number in range(4 * CASES):
+        path.write_bytes(shuffled(Random(f"{form} {number}"), original))
+        try:
+            arrays = fitted(of, path)
+        except BnstatError as error:
+            said.append(error.what)
+            continue
+        for one in of:
+            for variable in one.variables.values():
+                if variable.key in arrays:
+                    array = arrays[variable.key]
+                    assert (array.shape, array.dtype.name) == (variable.shape, variable.dtype)
+    assert not any("\n" in what for what in said)
+    assert CASES < len(said) < 4 * CASES

@@ -1,0 +1,267 @@
+"""Copies of what Keras writes: Keras loads them, and they predict as the live network does."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+import bnstat
+from tests.builders import keras_models
+from tests.builders.bytewise import differing, held
+from tests.builders.mended import NewValues, assign, new_values
+
+X = np.random.default_rng(3).random((5, 6, 6, 3)).astype(np.float32)
+
+
+def build(package: Any) -> Any:
+    package.utils.set_random_seed(1)
+    return keras_models.functional(package)
+
+
+@pytest.fixture(scope="module")
+def network() -> Any:
+    return build(keras)
+
+
+def expected(package: Any, values: NewValues) -> Any:
+    """What the network predicts when it is given the values live."""
+    model = build(package)
+    assign(keras_models.all_layers(model), by_own_name(values))
+    return np.asarray(model(X))
+
+
+def by_own_name(values: NewValues) -> NewValues:
+    return {name.rpartition("/")[2]: roles for name, roles in values.items()}
+
+
+def mended(original: Path, copy: Path) -> NewValues:
+    values = new_values(bnstat.load(original))
+    applied = bnstat.apply(original, values, copy)
+    assert applied.moved == sum(array.size for roles in values.values() for array in roles.values())
+    return values
+
+
+def saved(network: Any, path: Path) -> Path:
+    network.save(path)
+    return path
+
+
+@pytest.mark.parametrize("ending", [".keras", ".h5"])
+def test_keras_3_models(network: Any, tmp_path: Path, ending: str) -> None:
+    original = saved(network, tmp_path / f"m{ending}")
+    values = mended(original, tmp_path / f"c{ending}")
+    loaded = keras.saving.load_model(tmp_path / f"c{ending}")
+    np.testing.assert_array_equal(np.asarray(loaded(X)), expected(keras, values))
+
+
+def test_an_h5_differs_in_the_values_alone(network: Any, tmp_path: Path) -> None:
+    original = saved(network, tmp_path / "m.h5")
+    mended(original, tmp_path / "c.h5")
+    (offsets,) = differing(original, tmp_path / "c.h5").values()
+    assert offsets <= held(bnstat.load(original))["m.h5"]
+
+
+def test_a_keras_archive_differs_in_one_member_and_its_checksum(
+    network: Any, tmp_path: Path
+) -> None:
+    original, copy = saved(network, tmp_path / "m.keras"), tmp_path / "c.keras"
+    mended(original, copy)
+    (offsets,) = differing(original, copy).values()
+    outside = offsets - held(bnstat.load(original))["m.keras"]
+    with zipfile.ZipFile(copy) as archive:
+        assert archive.testzip() is None
+        info = archive.getinfo("model.weights.h5")
+        directory = archive.start_dir
+    header = set(range(info.header_offset + 14, info.header_offset + 18))
+    entry = {offset for offset in outside if offset >= directory}
+    assert outside - entry <= header
+    assert len(entry) <= 4
+
+
+def test_a_compressed_keras_archive(network: Any, tmp_path: Path) -> None:
+    plain, original, copy = (tmp_path / f"{name}.keras" for name in "pmc")
+    saved(network, plain)
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(original, "w") as target:
+        for info in reversed(source.infolist()):
+            target.writestr(info, source.read(info), zipfile.ZIP_DEFLATED)
+    values = mended(original, copy)
+    loaded = keras.saving.load_model(copy)
+    np.testing.assert_array_equal(np.asarray(loaded(X)), expected(keras, values))
+    with zipfile.ZipFile(original) as before, zipfile.ZipFile(copy) as after:
+        assert after.testzip() is None
+        for old, new in zip(before.infolist(), after.infolist(), strict=True):
+            assert (old.filename, old.date_time, old.extra) == (
+                new.filename, new.date_time, new.extra,
+            )  # fmt: skip
+            same = before.read(old) == after.read(new)
+            assert same == (old.filename != "model.weights.h5")
+
+
+def test_weights_alone(network: Any, tmp_path: Path) -> None:
+    original, copy = tmp_path / "m.weights.h5", tmp_path / "c.weights.h5"
+    network.save_weights(original)
+    values = new_values(bnstat.load(original))
+    bnstat.apply(original, values, copy)
+    model = build(keras)
+    model.load_weights(copy)
+    live = build(keras)
+    names = {layer.name: layer for layer in keras_models.all_layers(live)}
+    for name, roles in values.items():
+        assign([names[name.rpartition("/")[2]]], {name.rpartition("/")[2]: roles})
+    np.testing.assert_array_equal(np.asarray(model(X)), np.asarray(live(X)))
+    (offsets,) = differing(original, copy).values()
+    assert offsets <= held(bnstat.load(original))["m.weights.h5"]
+
+
+def test_sharded_weights(network: Any, tmp_path: Path) -> None:
+    original, copy = tmp_path / "a/m.weights.json", tmp_path / "b/m.weights.json"
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    network.save_weights(original, max_shard_size=1.5e-6)
+    assert len(list(original.parent.glob("*.h5"))) > 1
+    values = new_values(bnstat.load(original))
+    bnstat.apply(original, values, copy)
+    assert original.read_bytes() == copy.read_bytes()
+    model = build(keras)
+    model.load_weights(copy)
+    np.testing.assert_array_equal(np.asarray(model(X)), expected(keras, values))
+    shard = next(original.parent.glob("*.h5"))
+    with pytest.raises(bnstat.BnstatError, match=r"name m\.weights\.json instead"):
+        bnstat.apply(shard, values, tmp_path / "c.h5")
+    with pytest.raises(bnstat.BnstatError, match="is a shard that the copy needs too"):
+        bnstat.apply(original, values, tmp_path / "a/other.weights.json")
+
+
+@pytest.mark.parametrize("how", ["export", "save"])
+def test_keras_3_as_a_saved_model(network: Any, tmp_path: Path, how: str) -> None:
+    original, copy = tmp_path / "m", tmp_path / "c"
+    network.export(original, verbose=False) if how == "export" else tf.saved_model.save(
+        network, str(original)
+    )
+    values = mended(original, copy)
+    signature = tf.saved_model.load(str(copy)).signatures["serving_default"]
+    (name,) = signature.structured_input_signature[1]
+    (result,) = signature(**{name: tf.constant(X)}).values()
+    np.testing.assert_allclose(result, expected(keras, values), rtol=1e-5, atol=1e-6)
+    changed = differing(original, copy)
+    assert set(changed) == {"variables/variables.data-00000-of-00001", "variables/variables.index"}
+
+
+def test_what_keras_3_saves_twice_is_written_twice(network: Any, tmp_path: Path) -> None:
+    network.export(tmp_path / "m", verbose=False)
+    values = mended(tmp_path / "m", tmp_path / "c")
+    reader = tf.train.load_checkpoint(str(tmp_path / "c/variables/variables"))
+    arrays = {
+        key: reader.get_tensor(key)
+        for key in reader.get_variable_to_shape_map()
+        if key.endswith("VARIABLE_VALUE")
+    }
+    for roles in values.values():
+        for array in roles.values():
+            keys = [key for key, found in arrays.items() if np.array_equal(found, array)]
+            assert {key.split("/")[0] for key in keys} == {"variables", "_all_variables"}
+
+
+def keras_2(tmp_path: Path, name: str) -> Path:
+    path = tmp_path / name
+    build(tf_keras).save(path, save_format="h5" if name.endswith("h5") else "tf")
+    return path
+
+
+@pytest.mark.parametrize("name", ["m.h5", "m"])
+def test_keras_2_models(tmp_path: Path, name: str) -> None:
+    original, copy = keras_2(tmp_path, name), tmp_path / f"copy-{name}"
+    values = mended(original, copy)
+    loaded = tf_keras.models.load_model(copy)
+    np.testing.assert_allclose(loaded(X), expected(tf_keras, values), rtol=1e-5, atol=1e-6)
+
+
+def test_keras_2_weights_in_a_checkpoint(tmp_path: Path) -> None:
+    build(tf_keras).save_weights(tmp_path / "w", save_format="tf")
+    values = mended(tmp_path / "w", tmp_path / "c")
+    model = build(tf_keras)
+    model.load_weights(tmp_path / "c").assert_consumed()
+    np.testing.assert_array_equal(model(X), expected(tf_keras, values))
+
+
+STORED: dict[str, dict[str, Any]] = {
+    "compressed": {"chunks": True, "compression": "gzip", "shuffle": True},
+    "checksummed": {"chunks": True, "fletcher32": True},
+    "of lzf": {"chunks": True, "compression": "lzf"},
+    "in chunks": {"chunks": True},
+    "big-endian": {"dtype": ">f4"},
+}
+
+
+@pytest.mark.parametrize("how", STORED)
+def test_datasets_that_are_stored_otherwise(network: Any, tmp_path: Path, how: str) -> None:
+    plain, original, copy = tmp_path / "p.h5", tmp_path / "m.h5", tmp_path / "c.h5"
+    saved(network, plain)
+    stored_anew(plain, original, STORED[how])
+    values = mended(original, copy)
+    loaded = keras.saving.load_model(copy)
+    np.testing.assert_array_equal(np.asarray(loaded(X)), expected(keras, values))
+    assert forms(copy) == forms(original)
+
+
+def forms(path: Path) -> dict[str, tuple[Any, ...]]:
+    """How each dataset of a file is stored."""
+    found = {}
+
+    def look(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[name] = (item.dtype, item.chunks, item.compression, item.fletcher32)
+
+    with h5py.File(path) as file:
+        file.visititems(look)
+    return found
+
+
+def stored_anew(source: Path, target: Path, how: dict[str, Any]) -> None:
+    """Write an HDF5 file again, its vectors in another way."""
+    with h5py.File(source) as old, h5py.File(target, "w") as new:
+        for name, value in old.attrs.items():
+            new.attrs[name] = value
+
+        def copy(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Group):
+                made = new.require_group(name)
+            else:
+                made = new.create_dataset(
+                    name, data=item[()], **(how if item.shape and item.ndim == 1 else {})
+                )
+            for key, value in item.attrs.items():
+                made.attrs[key] = value
+
+        old.visititems(copy)
+
+
+@pytest.mark.parametrize("policy", ["float16", "bfloat16", "float64"])
+def test_other_types(tmp_path: Path, policy: str) -> None:
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.BatchNormalization(name="bn", dtype=policy)(inputs))
+    original, copy = tmp_path / "m.keras", tmp_path / "c.keras"
+    model.save(original)
+    values = mended(original, copy)
+    loaded = keras.saving.load_model(copy)
+    for role, array in values["bn"].items():
+        found = np.asarray(keras.ops.convert_to_numpy(getattr(loaded.layers[1], role)))
+        assert found.tobytes() == array.tobytes(), role
+
+
+def test_a_values_file_from_another_format(network: Any, tmp_path: Path) -> None:
+    saved(network, tmp_path / "m.keras")
+    other = mended(tmp_path / "m.keras", tmp_path / "other.keras")
+    saved(network, tmp_path / "m.h5")
+    applied = bnstat.apply(tmp_path / "m.h5", tmp_path / "other.keras", tmp_path / "c.h5")
+    assert {change.match for change in applied.changes} <= {"name", "suffix"}
+    loaded = keras.saving.load_model(tmp_path / "c.h5")
+    np.testing.assert_array_equal(np.asarray(loaded(X)), expected(keras, other))

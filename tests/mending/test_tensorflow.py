@@ -1,0 +1,250 @@
+"""Copies of what TensorFlow writes: TensorFlow restores them, and they compute with the values."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleEntryProto
+
+import bnstat
+from bnstat.formats.tensorflow.tables.sstable import Table
+from bnstat.storage.local import LocalFile
+from tests.builders import named, tables
+from tests.builders.bytewise import differing, held
+from tests.builders.graph_mode import save_graph
+from tests.builders.mended import new_values
+from tests.builders.oracle import same_bits
+from tests.mending.networks import X, live, mended, network, restored
+
+v1 = tf.compat.v1
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("version", [1, 2])
+def test_checkpoints_of_tensorflow_1(tmp_path: Path, version: int, sharded: bool) -> None:
+    original = save_graph(
+        tmp_path / "m", network, step=7, sharded=sharded, write_version=version,
+        write_meta_graph=True,
+    )  # fmt: skip
+    values = mended(tmp_path / "m-7", tmp_path / "c-9")
+    # Shards of version 1 go by a pattern.
+    shards = "-?????-of-00001" if sharded and version == 1 else ""
+    found = restored(tmp_path / f"c-9{shards}")
+    np.testing.assert_array_equal(found, live(original, values))
+    assert (tmp_path / "m-7.meta").read_bytes() == (tmp_path / "c-9.meta").read_bytes()
+    changed = differing(tmp_path / "m-7", tmp_path / "c-9")
+    if version == 2:
+        assert set(changed) == {".data-00000-of-00001", ".index"}
+        data = held(bnstat.load(tmp_path / "m-7"))["m-7.data-00000-of-00001"]
+        assert changed[".data-00000-of-00001"] <= data
+        assert_index_differs_in_checksums(
+            tmp_path / "m-7.index", tmp_path / "c-9.index", changed[".index"]
+        )
+    else:
+        assert set(changed) == {"-00000-of-00001" if sharded else ""}
+
+
+def assert_index_differs_in_checksums(
+    original: Path, copy: Path, differences: set[int], keys: Iterable[str] | None = None
+) -> None:
+    """The entries are the same but for their checksums, and so are the bytes around them."""
+    old, new = (dict(Table(LocalFile(str(path))).items()) for path in (original, copy))
+    assert list(old) == list(new)
+    changed = []
+    for key in old:
+        if not key:
+            assert old[key] == new[key]
+            continue
+        before, after = BundleEntryProto.FromString(old[key]), BundleEntryProto.FromString(new[key])
+        if before.crc32c != after.crc32c:
+            changed.append(key)
+            after.crc32c = before.crc32c
+        assert before == after
+    allowed: set[int] = set()
+    data = original.read_bytes()
+    for key in changed:
+        at = data.index(old[key])
+        field = at + old[key].rindex(
+            BundleEntryProto.FromString(old[key]).crc32c.to_bytes(4, "little")
+        )
+        allowed |= set(range(field, field + 4))
+    for _, offset, size in Table(LocalFile(str(original))).blocks():
+        allowed |= set(range(offset + size + 1, offset + size + 5))
+    assert differences <= allowed
+
+
+def test_a_version_1_checkpoint_differs_in_values_and_block_checksums(tmp_path: Path) -> None:
+    save_graph(tmp_path / "m", network, write_version=1)
+    values = mended(tmp_path / "m", tmp_path / "c")
+    old = bnstat.load(tmp_path / "m")
+    data = (tmp_path / "m").read_bytes()
+    allowed: set[int] = set()
+    for layer in old:
+        for role in values[layer.name]:
+            at = data.index(np.asarray(layer.array(role)).tobytes())
+            allowed |= set(range(at, at + 24))
+    for _, offset, size in Table(LocalFile(str(tmp_path / "m"))).blocks():
+        allowed |= set(range(offset + size + 1, offset + size + 5))
+    (changed,) = differing(tmp_path / "m", tmp_path / "c").values()
+    assert changed <= allowed
+
+
+def snappy(text: bytes) -> bytes:
+    """A snappy block of literals."""
+    pieces = [text[at : at + 60] for at in range(0, len(text), 60)]
+    return tables.varint(len(text)) + b"".join(
+        bytes([len(piece) - 1 << 2]) + piece for piece in pieces
+    )
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_compressed_blocks(tmp_path: Path, version: int) -> None:
+    original = save_graph(tmp_path / "m", network, write_version=version)
+    index = tmp_path / ("m" if version == 1 else "m.index")
+    entries = sorted(dict(Table(LocalFile(str(index))).items()).items())
+    chunks = [entries[at : at + 3] for at in range(0, len(entries), 3)]
+    index.write_bytes(
+        tables.assemble(
+            (chunk[-1][0], tables.on_disk(snappy(tables.block(chunk)), 1)) for chunk in chunks
+        )
+    )
+    values = mended(tmp_path / "m", tmp_path / "c")
+    np.testing.assert_array_equal(restored(tmp_path / "c"), live(original, values))
+
+
+def test_version_1_of_16_bit_floats(tmp_path: Path) -> None:
+    roles = ("gamma", "beta", "moving_mean", "moving_variance")
+    layer = {f"bn/{role}": np.full(5, at, np.float16) for at, role in enumerate(roles)}
+    tf.raw_ops.SaveSlices(
+        filename=str(tmp_path / "m"),
+        tensor_names=list(layer),
+        shapes_and_slices=[""] * 4,
+        data=[tf.constant(array) for array in layer.values()],
+    )
+    values = mended(tmp_path / "m", tmp_path / "c")
+    for role in roles:
+        restored = tf.raw_ops.RestoreV2(
+            prefix=str(tmp_path / "c"), tensor_names=[f"bn/{role}"], shape_and_slices=[""],
+            dtypes=[tf.float16],
+        )[0]  # fmt: skip
+        assert same_bits(restored.numpy(), values["bn"][role])
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_partitioned_variables(tmp_path: Path, version: int) -> None:
+    def build() -> None:
+        with v1.variable_scope("p", partitioner=v1.fixed_size_partitioner(3)):
+            v1.layers.batch_normalization(v1.placeholder(tf.float32, [None, 8]), name="bn")
+
+    save_graph(tmp_path / "m", build, write_version=version)
+    values = mended(tmp_path / "m", tmp_path / "c")
+    for role, array in values["p/bn"].items():
+        found = tf.raw_ops.RestoreV2(
+            prefix=str(tmp_path / "c"), tensor_names=[f"p/bn/{role}"], shape_and_slices=[""],
+            dtypes=[tf.float32],
+        )[0]  # fmt: skip
+        assert same_bits(found.numpy(), array)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "float8_e5m2"])
+def test_types_in_shards(tmp_path: Path, dtype: str) -> None:
+    kind = tf.as_dtype(dtype).as_numpy_dtype
+    shards = [
+        {f"bn{number}/{role}": array.astype(kind) for role, array in named.layer(number).items()}
+        for number in range(3)
+    ]
+    named.save_shards(tmp_path / "m", shards)
+    values = mended(tmp_path / "m", tmp_path / "c")
+    reader = tf.train.load_checkpoint(str(tmp_path / "c"))
+    for layer, roles in values.items():
+        for role, array in roles.items():
+            assert same_bits(reader.get_tensor(f"{layer}/{role}"), array)
+    changed = differing(tmp_path / "m", tmp_path / "c")
+    places = held(bnstat.load(tmp_path / "m"))
+    for number in range(3):
+        name = f".data-0000{number}-of-00003"
+        assert changed[name] <= places[f"m{name}"]
+
+
+def test_one_layer_and_role_alone(tmp_path: Path) -> None:
+    save_graph(tmp_path / "m", network)
+    values = new_values(bnstat.load(tmp_path / "m"))
+    applied = bnstat.apply(
+        tmp_path / "m", values, tmp_path / "c", layers=["block2*"], roles=["moving_mean"]
+    )
+    assert [(one.layer, one.role) for one in applied.changes] == [("block2/bn", "moving_mean")]
+    assert applied.untouched == ["block1/bn"]
+    model = bnstat.load(tmp_path / "m")
+    (place,) = model["block2/bn"].variables["moving_mean"].extents()
+    changed = differing(tmp_path / "m", tmp_path / "c")[".data-00000-of-00001"]
+    assert changed <= set(range(place.offset, place.offset + place.length))
+
+
+def test_a_training_folder(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for step in (1, 2, 3):
+        original = save_graph(tmp_path / "run/m", network, step=step)
+    (tmp_path / "run/checkpoint").write_text('model_checkpoint_path: "m-2"\n')
+    (tmp_path / "run/events.out.tfevents.1").write_bytes(b"events")
+    values = mended(tmp_path / "run", tmp_path / "c")
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == [
+        "checkpoint", "m-2.data-00000-of-00001", "m-2.index",
+    ]  # fmt: skip
+    latest = tf.train.latest_checkpoint(str(tmp_path / "c"))
+    assert latest == str(tmp_path / "c/m-2")
+    np.testing.assert_array_equal(restored(Path(latest)), live(original, values))
+    bnstat.apply(tmp_path / "run", values, tmp_path / "d", step=3)
+    assert tf.train.latest_checkpoint(str(tmp_path / "d")) == str(tmp_path / "d/m-3")
+
+
+def test_a_saved_model_of_tensorflow_1(tmp_path: Path) -> None:
+    original = save_graph(tmp_path / "m", network, saved_model=tmp_path / "sm")
+    (tmp_path / "sm/assets").mkdir()
+    (tmp_path / "sm/assets/vocabulary.txt").write_text("words")
+    values = mended(tmp_path / "sm", tmp_path / "c")
+    with tf.Graph().as_default(), v1.Session() as session:
+        v1.saved_model.load(session, ["serve"], str(tmp_path / "c"))
+        np.testing.assert_array_equal(session.run("y:0", {"x:0": X}), live(original, values))
+    assert set(differing(tmp_path / "sm", tmp_path / "c")) == {
+        "variables/variables.data-00000-of-00001", "variables/variables.index",
+    }  # fmt: skip
+
+
+def test_a_version_of_a_serving_folder(tmp_path: Path) -> None:
+    save_graph(tmp_path / "m", network, saved_model=tmp_path / "serving/1")
+    shutil.copytree(tmp_path / "serving/1", tmp_path / "serving/2")
+    values = mended(tmp_path / "serving", tmp_path / "c")
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["2"]
+    layer = bnstat.load(tmp_path / "c/2")["block1/bn"]
+    assert same_bits(layer.gamma, values["block1/bn"]["gamma"])
+
+
+def test_an_object_based_checkpoint(tmp_path: Path) -> None:
+    shared = tf.Variable(np.ones(4, np.float32))
+
+    def layer() -> tf.Module:
+        module = tf.Module()
+        module.gamma = shared
+        for role, seed in (("beta", 1), ("moving_mean", 2), ("moving_variance", 3)):
+            setattr(module, role, tf.Variable(np.full(4, seed, np.float32)))
+        return module
+
+    a, b = layer(), layer()
+    prefix = tf.train.Checkpoint(a=a, b=b).write(str(tmp_path / "m"))
+    values = new_values(bnstat.load(prefix))
+    assert len(values) == 2
+    mended(Path(prefix), tmp_path / "c")
+    tf.train.Checkpoint(a=a, b=b).read(str(tmp_path / "c")).assert_consumed()
+    for module, roles in zip((a, b), values.values(), strict=True):
+        for role, array in roles.items():
+            assert same_bits(getattr(module, role).numpy(), array)
+    first, second = values.values()
+    second["gamma"] = first["gamma"] + np.float32(1)
+    with pytest.raises(bnstat.BnstatError, match="shares its variable with"):
+        bnstat.apply(prefix, values, tmp_path / "d")
+    assert not list(tmp_path.glob("d*"))

@@ -1,0 +1,160 @@
+"""Values from exports and from memory: read to the bit, or refused with the place that is wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+
+import bnstat
+from bnstat.mending.pairing import assignments
+from bnstat.mending.values.decimals import nearest
+from bnstat.model import ROLES, Model
+from bnstat.output.documents import json as json_form
+from tests.builders.oracle import same_bits
+from tests.mending.exported import dtype, exported, fitted, layer, model, two_layers
+
+TYPES = ("float32", "float64", "float16", "bfloat16", "float8_e5m2", "float8_e4m3fn")
+
+
+FORMS = ("json", "csv", "npz")
+NAMES = ("a/bn", "=1+1", "\u0000x", "new\nline", "caf\u00e9", "\ud800", 'say "no", twice', "'q")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_round_trip_gives_the_bits(tmp_path: Path, form: str, kind: str) -> None:
+    random = np.random.default_rng(2)
+    bits = random.integers(0, 256, 60 * dtype(kind).itemsize, np.uint8)
+    array = bits.view(dtype(kind))
+    with np.errstate(invalid="ignore"):
+        array = np.where(np.isnan(array.astype(np.float64)), dtype(kind).type(1), array)
+    array[:3] = [0.0, -0.0, 0.1]
+    of = model(*(layer(name, gamma=array, moving_mean=array[::-1]) for name in NAMES))
+    found = fitted(of, exported(of, form, tmp_path))
+    assert set(found) == {f"{name}/{role}" for name in NAMES for role in ("gamma", "moving_mean")}
+    for name in NAMES:
+        assert same_bits(found[f"{name}/gamma"], array)
+        assert same_bits(found[f"{name}/moving_mean"], np.ascontiguousarray(array[::-1]))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_no_number_comes_back_with_its_bits(tmp_path: Path, form: str) -> None:
+    bits = [0x7FC00000, 0xFFC00000, 0x7FC00001, 0x7F800000, 0xFF800000, 0]
+    array = np.array(bits, np.uint32).view(np.float32)
+    of = model(layer("bn", gamma=array))
+    assert same_bits(fitted(of, exported(of, form, tmp_path))["bn/gamma"], array)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("shape", [(1, 1, 1, 4), (2, 3), (1, 2, 3), (1,), (4, 1), (0,)])
+def test_shapes(tmp_path: Path, form: str, shape: tuple[int, ...]) -> None:
+    array = np.random.default_rng(0).random(shape).astype(np.float32)
+    of = model(layer("bn", gamma=array), layer("other", gamma=np.ones(2, np.float32)))
+    found = fitted(of, exported(of, form, tmp_path))
+    if array.size or form != "csv":
+        assert same_bits(found["bn/gamma"], array)
+
+
+def test_a_scalar(tmp_path: Path) -> None:
+    of = model(layer("bn", gamma=np.float32(3)))
+    for form in ("json", "npz"):
+        assert same_bits(fitted(of, exported(of, form, tmp_path))["bn/gamma"], np.array(3, "f4"))
+
+
+def test_roles_of_different_sizes(tmp_path: Path) -> None:
+    of = model(layer("bn", gamma=np.ones(1, "f4"), beta=np.arange(3, dtype="f4")))
+    for form in FORMS:
+        found = fitted(of, exported(of, form, tmp_path))
+        assert same_bits(found["bn/gamma"], np.ones(1, "f4"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st_numpy.arrays(np.float64, 5, elements=st.floats(width=64)))
+def test_any_float64_through_text(array: Any) -> None:
+    text = io.StringIO()
+    of = model(layer("bn", gamma=array))
+    json_form.dump(of, text)
+    (item,) = json.loads(text.getvalue())["layers"]
+    texts = np.array([str(v) if isinstance(v, str) else repr(v) for v in item["gamma"]["values"]],
+                     object)  # fmt: skip
+    found = nearest(texts, np.dtype(np.float64), "")
+    np.testing.assert_array_equal(found, array)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**31 - 1), st.sampled_from([-1, 0, 1]))
+def test_decimals_near_the_middle_of_two_floats(bits: int, side: int) -> None:
+    """Those next to the middle by less than float64 tells apart go to their own side."""
+    from fractions import Fraction
+
+    low = np.uint32(bits).view(np.float32)
+    high = np.uint32(bits + 1).view(np.float32)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return
+    middle = (Fraction(float(low)) + Fraction(float(high))) / 2
+    number = middle + side * Fraction(1, 10**60) * middle
+    digits = 200
+    scaled = number * 10**digits
+    text = f"{scaled.numerator // scaled.denominator}e-{digits}"
+    if scaled.denominator != 1 or len(text) > 900:
+        return
+    found = nearest(np.array([text], object), np.dtype(np.float32), "")[0]
+    even = low if bits % 2 == 0 else high
+    assert found == {-1: low, 0: even, 1: high}[side]
+
+
+def test_numbers_that_are_not_of_the_stored_type() -> None:
+    of = model(layer("bn", gamma=np.ones(3, np.float16)))
+    with pytest.raises(bnstat.UnsupportedError, match=r"bn, gamma, channel 1: 0\.1.* float16"):
+        fitted(of, {"bn": {"gamma": np.array([1, 0.1, 2], np.float32)}})
+    with pytest.raises(bnstat.UnsupportedError, match="channel 2"):
+        fitted(of, {"bn": {"gamma": np.array([1, 2, 1e6], np.float32)}})
+    with pytest.raises(bnstat.UnsupportedError, match="are not numbers"):
+        fitted(of, {"bn": {"gamma": np.array(["a", "b", "c"])}})
+    exact = np.array([0.5, np.inf, np.nan])
+    assert same_bits(fitted(of, {"bn": {"gamma": exact}})["bn/gamma"], exact.astype(np.float16))
+    assert fitted(of, {"bn": {"gamma": [1, 2, 3]}})["bn/gamma"].tolist() == [1, 2, 3]
+    with pytest.raises(bnstat.UnsupportedError, match="2049"):
+        fitted(of, {"bn": {"gamma": [1, 2049, 3]}})
+
+
+def test_a_document_of_a_wider_type(tmp_path: Path) -> None:
+    wide = model(layer("bn", gamma=np.array([0.97563636, 1], np.float32)))
+    narrow = model(layer("bn", gamma=np.ones(2, dtype("bfloat16"))))
+    for form in FORMS:
+        with pytest.raises(bnstat.UnsupportedError, match="bn, gamma, channel 0"):
+            fitted(narrow, exported(wide, form, tmp_path))
+
+
+@pytest.fixture
+def two() -> Model:
+    return two_layers()
+
+
+def test_layers_and_roles_that_the_model_lacks(two: Model) -> None:
+    with pytest.raises(bnstat.NotFoundError, match="has no moving_mean in the model"):
+        fitted(two, {"bn": {"moving_mean": [1, 2, 3]}})
+    with pytest.raises(bnstat.BnstatError, match="'scale' is no role"):
+        fitted(two, {"bn": {"scale": [1, 2, 3]}})
+    assert fitted(two, {"bn": {"gamma": [1, 2, 3], "beta": None}}).keys() == {"bn/gamma"}
+
+
+def test_another_model_is_paired_as_diff_pairs(two: Model) -> None:
+    other = model(
+        *(layer(f"net/{one.name}", gamma=np.full(3, at, "f4")) for at, one in enumerate(two))
+    )
+    found = assignments(two, other, ROLES, ())
+    assert [(one.layer.name, one.given_as, one.match) for one in found] == [
+        ("bn", "net/bn", "suffix"), ("other", "net/other", "suffix"),
+    ]  # fmt: skip
+    with pytest.raises(bnstat.NotFoundError, match="has no such batch-norm layer"):
+        assignments(two, model(*two, layer("third", gamma=np.ones(9, "f4"))), ROLES, ())
+    assert len(assignments(two, other, ROLES, ("o*",))) == 1

@@ -1,0 +1,337 @@
+"""A copy is there whole or not at all, and the original stays as it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bnstat
+from bnstat.mending import draft as drafts
+from tests.builders import named
+from tests.builders.mended import new_values
+from tests.builders.oracle import same_bits
+from tests.builders.signals import heeded
+
+ROOT = Path(__file__).resolve().parents[2]
+DIGITS = ROOT / "tests/data/digits/saved_model"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A checkpoint of two shards."""
+    shards = [
+        {f"bn{number}/{role}": array for role, array in named.layer(number).items()}
+        for number in range(2)
+    ]
+    (tmp_path / "in").mkdir()
+    return named.save_shards(tmp_path / "in/m", shards)
+
+
+@pytest.fixture
+def saved_model(tmp_path: Path) -> Path:
+    shutil.copytree(DIGITS, tmp_path / "sm")
+    return tmp_path / "sm"
+
+
+DRIVER = """
+import os, signal, sys
+import bnstat.mending.apply, bnstat.mending.draft, bnstat.mending.writers.table
+from tests.builders.mended import new_values
+import bnstat
+
+def hit(module, name, number, sent):
+    real = getattr(module, name)
+    calls = []
+    def wrapper(*arguments, **options):
+        calls.append(arguments)
+        result = real(*arguments, **options)
+        if len(calls) == number:
+            os.kill(os.getpid(), sent)
+        return result
+    setattr(module, name, wrapper)
+
+path, copy, module, name, number, sent = sys.argv[1:]
+values = new_values(bnstat.load(path))
+hit(sys.modules[module], name, int(number), int(sent))
+where = dict(in_place=True) if copy == "-" else dict(output=copy)
+bnstat.apply(path, values, **where)
+"""
+MOMENTS = [
+    ("bnstat.mending.draft", "copy_file", 1),
+    ("bnstat.mending.draft", "copy_file", 2),
+    ("bnstat.mending.writers.table", "change", 1),
+    ("bnstat.mending.apply", "verify", 1),
+    ("bnstat.mending.draft", "_sync", 2),
+    ("os", "rename", 1),
+    ("os", "replace", 1),
+    ("os", "replace", 2),
+]
+
+
+def interrupted(path: Path, copy: str, moment: tuple[str, str, int], sent: int) -> int:
+    arguments = [str(path), copy, *map(str, moment), str(int(sent))]
+    return subprocess.run(
+        [sys.executable, "-c", DRIVER, *arguments],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        preexec_fn=heeded,
+    ).returncode
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("moment", MOMENTS, ids=str)
+def test_ended_at_any_moment(
+    checkpoint: Path, tmp_path: Path, moment: tuple[str, str, int], sent: int
+) -> None:
+    before = contents(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    code = interrupted(checkpoint, str(tmp_path / "out/c"), moment, sent)
+    assert contents(tmp_path / "in") == before
+    left = {name for name in os.listdir(tmp_path / "out") if not name.startswith(".bnstat-")}
+    if moment[1] == "replace":
+        # A new copy replaces nothing: the moment never comes.
+        assert code == 0
+    else:
+        assert code == {signal.SIGTERM: 128 + signal.SIGTERM}.get(signal.Signals(sent), -sent)
+    if sent != signal.SIGKILL:
+        assert left == set(os.listdir(tmp_path / "out"))
+        assert left in (set(), {"c.index", *(f"c.data-0000{n}-of-00002" for n in range(2))})
+    if "c.index" in left:
+        assert_mended(tmp_path / "out/c", checkpoint)
+    assert ("c.index" in left) <= (moment[0] == "os")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("moment", MOMENTS, ids=str)
+def test_ended_at_any_moment_in_place(
+    checkpoint: Path, tmp_path: Path, moment: tuple[str, str, int], sent: int
+) -> None:
+    before = contents(tmp_path / "in")
+    shutil.copytree(tmp_path / "in", tmp_path / "kept")
+    interrupted(checkpoint, "-", moment, sent)
+    after = contents(tmp_path / "in")
+    assert after.keys() == before.keys()
+    if after != before:
+        assert moment[0] == "os"
+        assert_mended(checkpoint, tmp_path / "kept/m")
+
+
+def assert_mended(copy: Path, original: Path) -> None:
+    values = new_values(bnstat.load(original))
+    for layer in bnstat.load(copy):
+        for role, array in values[layer.name].items():
+            assert same_bits(layer.array(role), array)
+
+
+@pytest.mark.parametrize("name", ["rename", "fsync", "mkdir"])
+def test_a_refusal_of_the_system_leaves_nothing(
+    checkpoint: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(tmp_path)
+    values = new_values(bnstat.load(checkpoint))
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, name, refuse)
+    with pytest.raises(bnstat.BnstatError, match="cannot be written: No space left"):
+        bnstat.apply(checkpoint, values, tmp_path / "c")
+    monkeypatch.undo()
+    assert contents(tmp_path) == before
+    assert not list(tmp_path.glob(".bnstat*"))
+
+
+def test_half_a_replacement_is_taken_back(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(tmp_path / "in")
+    values = new_values(bnstat.load(checkpoint))
+    real, calls = os.replace, []
+
+    def replace(source: str, target: str) -> None:
+        calls.append(target)
+        # The table is not written anew, so the second one is that of the second shard.
+        if len(calls) == 2:
+            raise OSError(5, "Input/output error")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(bnstat.BnstatError, match="Input/output error"):
+        bnstat.apply(checkpoint, values, in_place=True)
+    monkeypatch.undo()
+    assert len(calls) > 2
+    assert contents(tmp_path / "in") == before
+
+
+def test_a_copy_that_is_not_what_it_should_be_is_not_kept(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = new_values(bnstat.load(checkpoint))
+    monkeypatch.setattr(sys.modules["bnstat.mending.apply"], "write", lambda *_: None)
+    with pytest.raises(bnstat.ChangedError, match="is not what it should be"):
+        bnstat.apply(checkpoint, values, tmp_path / "c")
+    assert sorted(os.listdir(tmp_path)) == ["in"]
+
+
+def test_an_original_that_changes_meanwhile(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = new_values(bnstat.load(checkpoint))
+    real = drafts.copy_file
+
+    def copy_file(source: str, target: str) -> None:
+        real(source, target)
+        if source.endswith(".index"):
+            os.utime(source, (1, 1))
+
+    monkeypatch.setattr(drafts, "copy_file", copy_file)
+    with pytest.raises(bnstat.ChangedError, match="changed while it was copied"):
+        bnstat.apply(checkpoint, values, tmp_path / "c")
+    assert sorted(os.listdir(tmp_path)) == ["in"]
+
+
+def test_in_place(saved_model: Path, checkpoint: Path, tmp_path: Path) -> None:
+    for path in (saved_model, checkpoint):
+        names = sorted(os.listdir(path.parent))
+        values = new_values(bnstat.load(path))
+        applied = bnstat.apply(path, values, in_place=True)
+        assert Path(applied.output) == path
+        assert sorted(os.listdir(path.parent)) == names
+        for layer in bnstat.load(path):
+            for role, array in values[layer.name].items():
+                assert same_bits(layer.array(role), array)
+
+
+def test_in_place_in_a_training_folder(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(ROOT / "tests/data/digits/run", run)
+    before = contents(run)
+    bnstat.apply(run, new_values(bnstat.load(run)), in_place=True, step=100)
+    after = contents(run)
+    changed = {name for name in before if before[name] != after.get(name)}
+    assert before.keys() == after.keys()
+    assert changed == {"model-100.data-00000-of-00001", "model-100.index"}
+
+
+def test_a_link_is_replaced_not_what_it_leads_to(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "links").mkdir()
+    for path in checkpoint.parent.iterdir():
+        (tmp_path / "links" / path.name).symlink_to(path)
+    before = contents(checkpoint.parent)
+    bnstat.apply(tmp_path / "links/m", new_values(bnstat.load(checkpoint)), in_place=True)
+    assert contents(checkpoint.parent) == before
+    assert_mended(tmp_path / "links/m", checkpoint)
+
+
+def test_places_that_a_copy_cannot_have(saved_model: Path, tmp_path: Path) -> None:
+    values = new_values(bnstat.load(saved_model))
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/x").write_text("x")
+    for output, message in [
+        (saved_model, "is the model itself; choose another name, or use --in-place"),
+        (saved_model / "variables/c", "is inside of the model"),
+        (saved_model / "c", "is inside of the model"),
+        (tmp_path / "file", "is there already"),
+        (tmp_path / "full", "is there already"),
+        (tmp_path, "is there already"),
+        (tmp_path / "none/c", "there is no folder"),
+        (tmp_path / "file/c", "there is no folder"),
+        ("", "has no name"),
+    ]:
+        with pytest.raises(bnstat.BnstatError, match=message):
+            bnstat.apply(saved_model, values, output)
+    with pytest.raises(bnstat.BnstatError, match="either a copy's name or in_place"):
+        bnstat.apply(saved_model, values)
+    assert contents(saved_model) == contents(DIGITS)
+
+
+def test_names_of_a_checkpoint_s_copy(checkpoint: Path, tmp_path: Path) -> None:
+    values = new_values(bnstat.load(checkpoint))
+    (tmp_path / "out").mkdir()
+    for original, output, expected in [
+        (checkpoint, tmp_path / "out", "out/m"),
+        (f"{checkpoint}.index", tmp_path / "out/a.index", "out/a"),
+        (f"{checkpoint}.data-00001-of-00002", tmp_path / "b", "b"),
+    ]:
+        applied = bnstat.apply(original, values, output)
+        assert applied.output == str(tmp_path / expected)
+        assert_mended(tmp_path / expected, checkpoint)
+    with pytest.raises(bnstat.BnstatError, match="is the model itself"):
+        bnstat.apply(checkpoint, values, checkpoint)
+
+
+def test_permissions_are_those_of_the_original(checkpoint: Path, tmp_path: Path) -> None:
+    for path in checkpoint.parent.iterdir():
+        path.chmod(0o440)
+    bnstat.apply(checkpoint, new_values(bnstat.load(checkpoint)), tmp_path / "c")
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("c.*")} == {0o440}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir(0o500)
+    with pytest.raises(bnstat.BnstatError, match="cannot be written: Permission denied"):
+        bnstat.apply(checkpoint, new_values(bnstat.load(checkpoint)), tmp_path / "out/c")
+
+
+def test_what_is_not_copied(saved_model: Path, tmp_path: Path) -> None:
+    values = new_values(bnstat.load(saved_model))
+    os.mkfifo(saved_model / "pipe")
+    with pytest.raises(bnstat.BnstatError, match="neither file nor folder"):
+        bnstat.apply(saved_model, values, tmp_path / "c")
+    (saved_model / "pipe").unlink()
+    (saved_model / "assets").symlink_to("/")
+    with pytest.raises(bnstat.BnstatError, match="a link to a folder"):
+        bnstat.apply(saved_model, values, tmp_path / "c")
+    (saved_model / "assets").unlink()
+    (saved_model / "words").symlink_to(saved_model / "saved_model.pb")
+    bnstat.apply(saved_model, values, tmp_path / "c")
+    assert not (tmp_path / "c/words").is_symlink()
+
+
+def test_models_in_archives_are_not_written(saved_model: Path, tmp_path: Path) -> None:
+    values = new_values(bnstat.load(saved_model))
+    archive = shutil.make_archive(str(tmp_path / "m"), "zip", saved_model)
+    with pytest.raises(bnstat.UnsupportedError, match=r"is in an archive.*unpack it"):
+        bnstat.apply(archive, values, tmp_path / "c")
+    assert not np.any([path.name.startswith("c") for path in tmp_path.iterdir()])
+
+
+def test_errors_speak_of_the_copy_by_its_name(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = new_values(bnstat.load(checkpoint))
+
+    def fail(contents: Any, _: Any) -> None:
+        raise failures.pop(0)(contents)
+
+    failures: list[Any] = [
+        lambda contents: bnstat.DamagedError(f"{contents.source.path}.index", "is damaged"),
+        lambda contents: OSError(28, "No space left on device", contents.source.path),
+    ]
+    monkeypatch.setattr(sys.modules["bnstat.mending.apply"], "write", fail)
+    for message in (
+        f"{tmp_path}/c.index: is damaged",
+        f"{tmp_path}/c: cannot be written: No space",
+    ):
+        with pytest.raises(bnstat.BnstatError) as caught:
+            bnstat.apply(checkpoint, values, tmp_path / "c")
+        assert str(caught.value).startswith(message)
