@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from bnstat.discovery.schemes import SCHEMES, Scheme
 from bnstat.discovery.sighting import Sighting
@@ -38,7 +39,7 @@ def from_names(names: Names, include_shadows: bool = False) -> list[Sighting]:
                 if include_shadows:
                     found += _shadows(names, sighting)
                 break
-    return found if include_shadows else _without_second_averages(names, found)
+    return _with_averages_apart(names, found, include_shadows)
 
 
 def without_statistics(names: Names, taken: Iterable[str]) -> list[Sighting]:
@@ -186,15 +187,22 @@ def _sighting(names: Names, scheme: Scheme, variance: str) -> Sighting | None:
     return Sighting("name", name, roles, extra=extra, notes=notes if averaged else ())
 
 
-def _without_second_averages(names: Names, found: list[Sighting]) -> list[Sighting]:
-    """The same without averages of batch statistics, where their layer keeps moving ones too."""
+def _with_averages_apart(
+    names: Names, found: list[Sighting], include_shadows: bool
+) -> list[Sighting]:
+    """The same, with averages of batch statistics as shadows where their layer has moving ones."""
     if not names.averages:
         return found
     averages = set(names.averages.values())
     averaged = [sighting.roles["moving_variance"] in averages for sighting in found]
     own = {layer.name for layer, second in zip(found, averaged, strict=True) if not second}
-    pairs = zip(found, averaged, strict=True)
-    return [layer for layer, second in pairs if not second or layer.name not in own]
+    result = []
+    for layer, second in zip(found, averaged, strict=True):
+        if not second or layer.name not in own:
+            result.append(layer)
+        elif include_shadows:
+            result.append(replace(layer, name=layer.name + _SHADOW_WORD))
+    return result
 
 
 def _owners(scope: str, scheme: Scheme, averaged: bool) -> list[str]:

@@ -35,7 +35,7 @@ def from_objects(contents: Contents) -> list[Sighting]:
     return [
         Sighting(
             "object-graph",
-            scope if uses[scope] == 1 and scope else _within(scope, path),
+            _name(scope, path, uses[scope]),
             {role: node.key for role, node in roles.items() if node.key is not None},
             longer_name=path,
             extra=extra,
@@ -44,14 +44,17 @@ def from_objects(contents: Contents) -> list[Sighting]:
     ]
 
 
-def _within(scope: str, path: str) -> str:
-    """The path of a layer from the one that several share the scope of, if that is an operation.
+def _name(scope: str, path: str, uses: int) -> str:
+    """The scope of a layer's variables where it is the layer's own, else where it is held.
 
-    Keras 3 keeps the layers of a network in `_operations`; those that a layer there builds by
-    itself have variables of its scope.
+    Keras 3 keeps the layers of a network in `_operations`. What such a layer holds has
+    variables of that layer's scope, where it was built when it was called.
     """
     match = _OPERATION.match(path) if scope else None
-    return f"{scope}/{path[match.end() :]}" if match else path
+    own_would_be_longer = "/" not in scope and path.count("_operations/") == 1
+    if match and (uses > 1 or (own_would_be_longer and "_functional/" not in path)):
+        return f"{scope}/{path[match.end() :]}"
+    return scope if scope and uses == 1 else path
 
 
 def _walk(nodes: Objects) -> Iterator[tuple[int, dict[int, tuple[int, str]]]]:
