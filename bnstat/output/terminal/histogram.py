@@ -1,0 +1,33 @@
+"""A histogram in one line: eight bars of eight heights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from bnstat.model import Array, Summary, as_float64
+
+_BINS: Final = 8
+
+
+def bars_of(array: Array, summary: Summary) -> list[int]:
+    """The heights of a histogram's bars, from 0 to 8; a bar that counts anything is not 0."""
+    extent = summary.max - summary.min
+    if not np.isfinite(extent):
+        return []
+    if extent == 0:
+        return [8]
+    values = as_float64(array).ravel()
+    if summary.bad:
+        values = values[np.isfinite(values)]
+    bins = ((values - summary.min) / extent * _BINS).astype(np.int64)
+    counts = np.bincount(np.minimum(bins, _BINS - 1), minlength=_BINS)
+    heights: list[int] = np.ceil(counts * (8 / counts.max())).astype(int).tolist()
+    return heights
+
+
+def draw(bars: Sequence[int], blocks: str) -> str:
+    """The bars, a character each; `blocks` are the characters of the heights from 1 on."""
+    return "".join(blocks[height - 1] if height else " " for height in bars).ljust(_BINS)
