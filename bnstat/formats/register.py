@@ -15,11 +15,11 @@ from bnstat.storage.files import File, Folder
 SITES = (
     "tensorflow.sites.SavedModels",
     "keras.sites.Unzipped",
-    "exchange.orbax.site.Orbax",
+    "exchange.sites.Orbax",
     "tensorflow.sites.Checkpoints",
     "keras.sites.ShardedWeights",
-    "exchange.sharded.Sharded",
-    "exchange.tfjs.site.TensorflowJs",
+    "exchange.sites.Sharded",
+    "exchange.sites.TensorflowJs",
 )
 """Formats of several files: classes that say which are theirs."""
 
