@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from bnstat.errors import DamagedError, NotFoundError, UnknownFormatError
 from bnstat.formats.contents import Contents
-from bnstat.formats.keras.config import parse_json
+from bnstat.formats.json_text import parse_json
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File, Folder
 

@@ -16,10 +16,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from bnstat.formats.json_text import MAX_BYTES
 from bnstat.formats.sites import Format, Found, Place, alone, natively, step_of
 from bnstat.storage.files import File, Folder
-
-_LARGEST_JSON: Final = 32 << 20
 
 _INDEX_NAME: Final = re.compile(r"(?P<stem>.+)(?P<ending>\.(?:safetensors|bin))\.index\.json")
 _PART_NAME: Final = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}(?P<ending>\.(?:safetensors|bin))")
@@ -108,6 +107,6 @@ def items(folder: Folder) -> dict[str, Folder]:
 
 def _says(file: File, word: bytes) -> bool:
     """Whether a file of JSON has a word in it."""
-    if file.size > _LARGEST_JSON or not file.head(64).lstrip().startswith(b"{"):
+    if file.size > MAX_BYTES or not file.head(64).lstrip().startswith(b"{"):
         return False
     return word in file.read()

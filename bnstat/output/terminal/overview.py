@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from bnstat.model import ROLES, BatchNorm, Model, Summary
 from bnstat.output.numbers import compact, compact_pair
-from bnstat.output.terminal.histogram import bars_of, draw
+from bnstat.output.terminal.histogram import draw, heights
 from bnstat.output.terminal.screen import Glyphs, Screen, legible
 from bnstat.output.terminal.table import Column, shorten_all, table, total_width, wrapped
 
@@ -90,7 +90,7 @@ class _Digest(NamedTuple):
             if array is not None:
                 summaries[role] = Summary.of(array)
                 if histograms:
-                    bars[role] = bars_of(array, summaries[role])
+                    bars[role] = heights(array, summaries[role])
         return cls(summaries, bars)
 
     def wrong(self) -> dict[str, set[str]]:
@@ -320,7 +320,8 @@ def _legend(
 
 
 def _are_rewritten(model: Model) -> bool:
-    # Only a few files are asked, so only for them the rules are loaded.
+    if not model.source.is_converted:
+        return False
     from bnstat.checks.conversion import rewritten
 
     return rewritten(model) == "surely"
