@@ -15,27 +15,28 @@ from bnstat.storage.files import File, Folder
 SITES = (
     "tensorflow.sites.SavedModels",
     "keras.sites.Unzipped",
-    "exchange.orbax.site.Orbax",
+    "exchange.sites.Orbax",
     "tensorflow.sites.Checkpoints",
     "keras.sites.ShardedWeights",
-    "exchange.sharded.Sharded",
-    "exchange.tfjs.site.TensorflowJs",
+    "exchange.sites.Sharded",
+    "exchange.sites.TensorflowJs",
 )
 """Formats of several files: classes that say which are theirs."""
 
 FORMATS = (
+    "exchange.onnx.file",
+    "exchange.pytorch.file",
     "keras.h5",
     "keras.weights",
     "exchange.hdf5_arrays",
     "exchange.safetensors",
-    "exchange.onnx.file",
-    "exchange.pytorch.file",
     "keras.archive",
     "exchange.npz",
     "exchange.tflite",
     "tensorflow.graphs.frozen_graph",
 )
-"""Formats of single files: modules, each a `FileFormat`."""
+"""Formats of single files: modules, each a `FileFormat`. Those that know theirs at a
+glance come first."""
 
 OF_ANY_ARRAYS = ("exchange.hdf5_arrays", "exchange.npz")
 """Those whose files hold arrays of whatever kind: beside models they are data."""

@@ -1,53 +1,23 @@
 """Safetensors and PyTorch files in several parts, as Hugging Face's libraries save large models.
 
-`NAME.safetensors.index.json` (or `NAME.bin.index.json`) tells in its `weight_map` which of
-`NAME-00001-of-00003.safetensors`, ... has which tensor.
+The index tells in its `weight_map` which part has which tensor.
 
 Source: transformers/modeling_utils.py, `save_pretrained`; huggingface_hub/serialization.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
 from bnstat.errors import DamagedError, NotFoundError, UnknownFormatError
 from bnstat.formats.contents import Contents
-from bnstat.formats.json_text import MAX_BYTES, parse_json
-from bnstat.formats.sites import Format, Found, natively, step_of
+from bnstat.formats.json_text import parse_json
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File, Folder
 
-_INDEX: Final = re.compile(r"(?P<stem>.+)(?P<ending>\.(?:safetensors|bin))\.index\.json")
-_PART: Final = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}(?P<ending>\.(?:safetensors|bin))")
 _MAP: Final = "weight_map"
-
-
-class Sharded(Format):
-    """An index and its parts; each of them stands for the model."""
-
-    def in_file(self, folder: Folder, file: File) -> Found | None:
-        if (match := _PART.fullmatch(file.name)) is not None:
-            index = folder.file(f"{match['stem']}{match['ending']}.index.json")
-        else:
-            match = _INDEX.fullmatch(file.name)
-            index = file if match is not None else None
-        if index is None or match is None or not _is_index(index):
-            return None
-        stem = match["stem"]
-        return Found(
-            index.name,
-            step_of(stem),
-            folder.modified(index.name),
-            lambda source, reading: open_sharded(folder, index, natively(source, reading)),
-            lambda: folder.times(stem),
-        )
-
-
-def _is_index(file: File) -> bool:
-    return file.size <= MAX_BYTES and f'"{_MAP}"'.encode() in file.read()
 
 
 def open_sharded(folder: Folder, index: File, source: Source) -> Contents:

@@ -81,7 +81,7 @@ def test_an_index_that_is_wrong(tmp_path: Path, part: str, error: type[BnstatErr
 
 
 @pytest.mark.parametrize(
-    "text", ['{"weight_map": 3}', '{"weight_map": {"a": 3}}', '["weight_map"]']
+    "text", ['{"weight_map": 3}', '{"weight_map": {"a": 3}}', '{"x": "weight_map"}']
 )
 def test_an_index_that_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "m.safetensors.index.json").write_text(text)

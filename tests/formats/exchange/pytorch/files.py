@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bnstat.formats.contents import Contents
-from bnstat.formats.exchange.pytorch.file import open_contents, recognises
-from bnstat.model import Model, Source
-from bnstat.storage.local import LocalFile
+from bnstat.model import Model
 from tests.formats.keras.files import same_bits
 
 torch = pytest.importorskip("torch", reason="PyTorch writes the files of these tests")
@@ -58,11 +54,6 @@ def save(path: Path, content: Any, form: str = "zip") -> Path:
     return path
 
 
-def opened(path: Path) -> Contents:
-    assert recognises(LocalFile(path))
-    return open_contents(LocalFile(path), Source(str(path), ""))
-
-
 def as_array(tensor: Any) -> np.ndarray:
     """The tensor's numbers, those of bfloat16 included."""
     if tensor.dtype == torch.bfloat16:
@@ -85,11 +76,3 @@ def assert_is(model: Model, net: Any, names: list[str] | None = None) -> None:
         count = state[f"{own}.num_batches_tracked"]
         assert layer.extra["num_batches_tracked"].read() == count.item()
     assert list(model.incomplete) == []
-
-
-def zipped(path: Path, pickle_: bytes, **members: bytes) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("m/data.pkl", pickle_)
-        for name, content in members.items():
-            archive.writestr(f"m/{name.replace('__', '/')}", content)
-    return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -161,3 +162,32 @@ def test_a_zip_of_something_else_is_none(tmp_path: Path) -> None:
     assert not recognises(LocalFile(tmp_path / "m"))
     (tmp_path / "p").write_bytes(pickle.dumps({"a": 1}))
     assert not recognises(LocalFile(tmp_path / "p"))
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+@pytest.mark.parametrize("form", FORMS)
+def test_every_protocol(tmp_path: Path, form: str, protocol: int) -> None:
+    net = Net()
+    torch.save(
+        net.state_dict(), tmp_path / "m", pickle_protocol=protocol,
+        _use_new_zipfile_serialization=FORMS[form],
+    )  # fmt: skip
+    assert_is(bnstat.load(tmp_path / "m"), net)
+
+
+class _Bomb:
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> Any:
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nothing_is_executed(tmp_path: Path, form: str) -> None:
+    net = Net()
+    content = {"model": net.state_dict(), "extra": _Bomb(f"touch {tmp_path / 'executed'}")}
+    model = bnstat.load(save(tmp_path / "m", content, form))
+    assert_is(model, net)
+    assert "system" in model.notes[0]
+    assert not (tmp_path / "executed").exists()

@@ -2,54 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import bnstat
 from bnstat.formats.exchange.pytorch.pickled import Global, Opaque, PickleError, unpickle
 from bnstat.formats.exchange.pytorch.tensors import call, storage_of
-from tests.formats.exchange.pytorch.files import (
-    FORMS,
-    Net,
-    assert_is,
-    opened,
-    save,
-    torch,
-    zipped,
-)
-
-
-@pytest.mark.parametrize("protocol", range(2, 6))
-@pytest.mark.parametrize("form", FORMS)
-def test_every_protocol(tmp_path: Path, form: str, protocol: int) -> None:
-    net = Net()
-    torch.save(
-        net.state_dict(), tmp_path / "m", pickle_protocol=protocol,
-        _use_new_zipfile_serialization=FORMS[form],
-    )  # fmt: skip
-    assert_is(bnstat.load(tmp_path / "m"), net)
-
-
-class _Bomb:
-    def __init__(self, command: str) -> None:
-        self.command = command
-
-    def __reduce__(self) -> Any:
-        return os.system, (self.command,)
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_nothing_is_executed(tmp_path: Path, form: str) -> None:
-    net = Net()
-    content = {"model": net.state_dict(), "extra": _Bomb(f"touch {tmp_path / 'executed'}")}
-    model = bnstat.load(save(tmp_path / "m", content, form))
-    assert_is(model, net)
-    assert "system" in model.notes[0]
-    assert not (tmp_path / "executed").exists()
+from tests.formats.exchange.pytorch.reading import opened, zipped
 
 
 def test_containers_that_contain_themselves(tmp_path: Path) -> None:

@@ -12,11 +12,10 @@ from bnstat.errors import DamagedError, UnsupportedError
 from tests.builders.places import from_extents
 from tests.formats.exchange.pytorch.files import (
     FORMS,
-    opened,
     save,
     torch,
-    zipped,
 )
+from tests.formats.exchange.pytorch.reading import opened, zipped
 from tests.formats.keras.files import same_bits
 
 VIEWS = {

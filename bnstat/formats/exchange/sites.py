@@ -1,0 +1,112 @@
+"""Where models lie that are several files, of the formats that networks are ported to.
+
+Safetensors and PyTorch files may come in parts, `NAME-00001-of-00003.safetensors`, with an index
+`NAME.safetensors.index.json`. A model of TensorFlow.js is a `model.json`, its shards beside it.
+
+An item of Orbax is a folder with `_METADATA` (its tree) and its arrays, in one key-value store
+(`manifest.ocdbt`) or as a folder each. A checkpoint is an item, or a folder of several (`default`;
+`pytree` and `model_config` of Keras; `params`, `state`, ...).
+
+Sources: transformers/modeling_utils.py, `save_pretrained`; tfjs-core/src/io/types.ts;
+orbax/checkpoint/_src, format 0.5 to 0.12.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from bnstat.formats.json_text import MAX_BYTES
+from bnstat.formats.sites import Format, Found, Place, alone, natively, step_of
+from bnstat.storage.files import File, Folder
+
+_INDEX_NAME: Final = re.compile(r"(?P<stem>.+)(?P<ending>\.(?:safetensors|bin))\.index\.json")
+_PART_NAME: Final = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}(?P<ending>\.(?:safetensors|bin))")
+
+_SHARD: Final = re.compile(r"group\d+-shard\d+of\d+(\.bin)?")
+_MODEL: Final = "model.json"
+
+TREE: Final = "_METADATA"
+STORE: Final = "manifest.ocdbt"
+_CHECKPOINT: Final = "_CHECKPOINT_METADATA"
+_MOST_ITEMS: Final = 100
+
+
+class Sharded(Format):
+    """An index and its parts; each of them stands for the model."""
+
+    def in_file(self, folder: Folder, file: File) -> Found | None:
+        if (match := _PART_NAME.fullmatch(file.name)) is not None:
+            index = folder.file(f"{match['stem']}{match['ending']}.index.json")
+        else:
+            match = _INDEX_NAME.fullmatch(file.name)
+            index = file if match is not None else None
+        if index is None or match is None or not _says(index, b'"weight_map"'):
+            return None
+        from bnstat.formats.exchange.sharded import open_sharded
+
+        stem = match["stem"]
+        return Found(
+            index.name,
+            step_of(stem),
+            folder.modified(index.name),
+            lambda source, reading: open_sharded(folder, index, natively(source, reading)),
+            lambda: folder.times(stem),
+        )
+
+
+class TensorflowJs(Format):
+    """The JSON file, whatever its name; a shard stands for the `model.json` beside it."""
+
+    def in_file(self, folder: Folder, file: File) -> Found | None:
+        model = folder.file(_MODEL) if _SHARD.fullmatch(file.name) else file
+        if model is None or not _says(model, b'"weightsManifest"'):
+            return None
+        from bnstat.formats.exchange.tfjs.contents import open_model
+
+        return Found(
+            model.name,
+            step_of(model.name),
+            folder.modified(model.name),
+            lambda source, reading: open_model(folder, model, natively(source, reading)),
+            folder.times,
+        )
+
+
+class Orbax(Format):
+    """A folder that is an item, or has some in it."""
+
+    def owner(self, folder: Folder, file: File) -> Place | Folder | None:
+        is_part = file.name in (TREE, STORE, _CHECKPOINT) and items(folder)
+        return folder if is_part else None
+
+    def of_folder(self, folder: Folder) -> Found | None:
+        found = items(folder)
+        if not found:
+            return None
+        from bnstat.formats.exchange.orbax.contents import open_items
+
+        return alone(
+            lambda source, reading: open_items(found, natively(source, reading)), folder.times
+        )
+
+
+def items(folder: Folder) -> dict[str, Folder]:
+    """The items of a checkpoint by name; the name of one alone is empty."""
+    if folder.file(TREE) is not None:
+        return {"": folder}
+    if folder.file(_CHECKPOINT) is None:
+        return {}
+    below = {name: folder.folder(name) for name in folder.names()[:_MOST_ITEMS]}
+    return {
+        name: inner
+        for name, inner in below.items()
+        if inner is not None and inner.file(TREE) is not None
+    }
+
+
+def _says(file: File, word: bytes) -> bool:
+    """Whether a file of JSON has a word in it."""
+    if file.size > MAX_BYTES or not file.head(64).lstrip().startswith(b"{"):
+        return False
+    return word in file.read()
