@@ -61,6 +61,8 @@ def footprint(source: Source) -> Footprint:
         UnsupportedError: models of that format, or in an archive, are not written.
         BnstatError: the path is one of several files that belong together.
     """
+    if "://" in source.path:
+        raise UnsupportedError(source.path, "is far away, where nothing is written", "download it")
     path = source.path.rstrip("/") or source.path
     is_folder = os.path.isdir(path)
     folder = path if is_folder else os.path.dirname(path) or "."

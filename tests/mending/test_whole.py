@@ -285,6 +285,12 @@ def test_permissions_are_those_of_the_original(checkpoint: Path, tmp_path: Path)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("c.*")} == {0o440}
 
 
+def test_permissions_of_folders(saved_model: Path, tmp_path: Path) -> None:
+    (saved_model / "variables").chmod(0o700)
+    bnstat.apply(saved_model, new_values(bnstat.load(saved_model)), tmp_path / "c")
+    assert (tmp_path / "c/variables").stat().st_mode & 0o777 == 0o700
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir(0o500)
