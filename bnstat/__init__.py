@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from bnstat.loading import load, load_all
     from bnstat.mending import Applied, apply
+    from bnstat.mending.recalibrating import Drift, Recalibration, drift, recalibrate
     from bnstat.model import BatchNorm, Model, Source, Variable
 
 __version__ = "0.1.0"
@@ -45,6 +46,7 @@ _HOMES = {
     ),
     "bnstat.loading": ("load", "load_all"),
     "bnstat.mending": ("Applied", "apply"),
+    "bnstat.mending.recalibrating": ("Drift", "Recalibration", "drift", "recalibrate"),
     "bnstat.model": ("BatchNorm", "Model", "Source", "Variable"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -57,10 +59,12 @@ __all__ = [
     "ChangedError",
     "DamagedError",
     "Difference",
+    "Drift",
     "Finding",
     "History",
     "Model",
     "NotFoundError",
+    "Recalibration",
     "Source",
     "Thresholds",
     "UnknownFormatError",
@@ -70,9 +74,11 @@ __all__ = [
     "apply",
     "check",
     "diff",
+    "drift",
     "history",
     "load",
     "load_all",
+    "recalibrate",
 ]
 
 

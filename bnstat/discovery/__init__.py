@@ -37,7 +37,7 @@ def discover(
         include_shadows: also show the exponential-moving-average copies of layers.
         values: whether values may be read to tell what a layer is.
     """
-    names = Names(contents)
+    names = Names(contents, complete=bool(patterns))
     merged = merge(
         {
             "patterns": by_patterns(names, patterns),
@@ -88,7 +88,7 @@ def _from_graphs(contents: Contents) -> list[Sighting]:
 
 
 def _name_by_scopes(layers: Sequence[Merged], contents: Contents) -> None:
-    if contents.graphs is None:
+    if contents.graphs is None or not contents.objects:
         return
     from bnstat.discovery.scopes import name_by_scopes
 

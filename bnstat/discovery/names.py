@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from bnstat.discovery.schemes import SCHEMES, Scheme
 from bnstat.discovery.sighting import Sighting
@@ -38,7 +39,7 @@ def from_names(names: Names, include_shadows: bool = False) -> list[Sighting]:
                 if include_shadows:
                     found += _shadows(names, sighting)
                 break
-    return found if include_shadows else _without_second_averages(names, found)
+    return _with_averages_apart(names, found, include_shadows)
 
 
 def without_statistics(names: Names, taken: Iterable[str]) -> list[Sighting]:
@@ -93,21 +94,46 @@ def by_patterns(names: Names, patterns: Sequence[tuple[str, str]]) -> list[Sight
 class Names:
     """The names of the file's variables, and the key of each."""
 
-    def __init__(self, contents: Contents) -> None:
+    def __init__(self, contents: Contents, complete: bool = True) -> None:
+        """Gather the names.
+
+        Args:
+            contents: the file.
+            complete: whether all names are needed, be they unlike any scheme's.
+        """
         self.contents = contents
         self.keys: dict[str, str] = {}
         self.shadows: dict[str, str] = {}
         names: Mapping[str, str] = contents.names
-        for key in contents.variables:
+        if complete or contents.search is None:
+            self._gather((key, names.get(key, key)) for key in contents.variables)
+        else:
+            self._gather(contents.search(_FIRST).items())
+            self._gather(contents.search(self._companions()).items())
+        self.averages = {name: key for name, key in self.shadows.items() if name not in self.keys}
+        self.keys.update(self.averages)
+
+    def _gather(self, found: Iterable[tuple[str, str]]) -> None:
+        for key, name in found:
             if "/.OPTIMIZER_SLOT/" in key or key.startswith("optimizer_weights/"):
                 continue
-            name = names.get(key, key)
             if _SHADOW_WORD in name and (match := SHADOW.search(name)):
                 self.shadows.setdefault(name[: match.start()], key)
             else:
                 self.keys.setdefault(name, key)
-        self.averages = {name: key for name, key in self.shadows.items() if name not in self.keys}
-        self.keys.update(self.averages)
+
+    def _companions(self) -> set[str]:
+        """The names that may belong together with the moving variances among those gathered."""
+        variances = {*self.ending_with(_VARIANCE_ENDINGS), *self.shadows}
+        found = set(self.shadows)
+        for name in variances:
+            for scheme in SCHEMES:
+                if f"/{name}".endswith(scheme.variance):
+                    scope = f"/{name}".removesuffix(scheme.variance)[1:]
+                    endings = (scheme.mean, *scheme.gamma, *scheme.beta, *scheme.extra, "/count")
+                    for owner in _owners(scope, scheme, averaged=True):
+                        found |= {owner + each if owner else each[1:] for each in endings}
+        return found
 
     def ending_with(self, endings: tuple[str, ...]) -> Iterator[str]:
         """The names with one of the endings, of which each starts with a separator."""
@@ -126,6 +152,13 @@ class Names:
 
 
 _VARIANCE_ENDINGS = tuple(dict.fromkeys(scheme.variance for scheme in SCHEMES))
+_FIRST = (
+    *_VARIANCE_ENDINGS,
+    "/gamma",
+    "/beta",
+    *(_SHADOW_WORD + number for number in ("", *(f"_{n}" for n in range(100)))),
+)
+"""What shows that there may be a layer, or is one's without its statistics."""
 
 
 def _sighting(names: Names, scheme: Scheme, variance: str) -> Sighting | None:
@@ -154,15 +187,22 @@ def _sighting(names: Names, scheme: Scheme, variance: str) -> Sighting | None:
     return Sighting("name", name, roles, extra=extra, notes=notes if averaged else ())
 
 
-def _without_second_averages(names: Names, found: list[Sighting]) -> list[Sighting]:
-    """The same without averages of batch statistics, where their layer keeps moving ones too."""
+def _with_averages_apart(
+    names: Names, found: list[Sighting], include_shadows: bool
+) -> list[Sighting]:
+    """The same, with averages of batch statistics as shadows where their layer has moving ones."""
     if not names.averages:
         return found
     averages = set(names.averages.values())
     averaged = [sighting.roles["moving_variance"] in averages for sighting in found]
     own = {layer.name for layer, second in zip(found, averaged, strict=True) if not second}
-    pairs = zip(found, averaged, strict=True)
-    return [layer for layer, second in pairs if not second or layer.name not in own]
+    result = []
+    for layer, second in zip(found, averaged, strict=True):
+        if not second or layer.name not in own:
+            result.append(layer)
+        elif include_shadows:
+            result.append(replace(layer, name=layer.name + _SHADOW_WORD))
+    return result
 
 
 def _owners(scope: str, scheme: Scheme, averaged: bool) -> list[str]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 from bnstat.discovery.sighting import Sighting
-from bnstat.formats.contents import Contents, Node
+from bnstat.formats.contents import Contents, Node, Objects
 
 _ROLES = {"gamma": ("gamma", "scale"), "beta": ("beta", "offset")}
 _LONGEST_PATH = 64
+_ENDINGS = ("/gamma", "/beta", "/moving_variance")
 _OPERATION = re.compile(r"(?:.*/)?_operations/\d+/")
 _EXTRA = ("moving_stddev", "renorm_mean", "renorm_stddev")
 
@@ -26,17 +27,16 @@ def from_objects(contents: Contents) -> list[Sighting]:
     found = [
         (_path(index, passed), roles, _extra(nodes, nodes[index], contents))
         for index, passed in _walk(nodes)
-        if (roles := _roles(nodes, nodes[index], contents)) is not None
+        if nodes.has_child(index, "moving_variance")
+        and (roles := _roles(nodes, nodes[index], contents)) is not None
     ]
-    wanted = {key for _, roles, _ in found for key in roles.values()}
-    full_names = {node.key: node.full_name for node in nodes if node.key and node.key in wanted}
-    scopes = [_scope(roles, full_names) for _, roles, _ in found]
+    scopes = [_scope(roles.values()) for _, roles, _ in found]
     uses = Counter(scopes)
     return [
         Sighting(
             "object-graph",
-            scope if uses[scope] == 1 and scope else _within(scope, path),
-            roles,
+            _name(scope, path, uses[scope]),
+            {role: node.key for role, node in roles.items() if node.key is not None},
             longer_name=path,
             extra=extra,
         )
@@ -44,18 +44,21 @@ def from_objects(contents: Contents) -> list[Sighting]:
     ]
 
 
-def _within(scope: str, path: str) -> str:
-    """The path of a layer from the one that several share the scope of, if that is an operation.
+def _name(scope: str, path: str, uses: int) -> str:
+    """The scope of a layer's variables where it is the layer's own, else where it is held.
 
-    Keras 3 keeps the layers of a network in `_operations`; those that a layer there builds by
-    itself have variables of its scope.
+    Keras 3 keeps the layers of a network in `_operations`. What such a layer holds has
+    variables of that layer's scope, where it was built when it was called.
     """
     match = _OPERATION.match(path) if scope else None
-    return f"{scope}/{path[match.end() :]}" if match else path
+    own_would_be_longer = "/" not in scope and path.count("_operations/") == 1
+    if match and (uses > 1 or (own_would_be_longer and "_functional/" not in path)):
+        return f"{scope}/{path[match.end() :]}"
+    return scope if scope and uses == 1 else path
 
 
-def _walk(nodes: Sequence[Node]) -> Iterator[tuple[int, dict[int, tuple[int, str]]]]:
-    """Every node that has children once, depth first in stored order.
+def _walk(nodes: Objects) -> Iterator[tuple[int, dict[int, tuple[int, str]]]]:
+    """Every node that may have children once, depth first in stored order.
 
     With each come the nodes passed so far, each with its parent and the name it has there.
     """
@@ -69,8 +72,8 @@ def _walk(nodes: Sequence[Node]) -> Iterator[tuple[int, dict[int, tuple[int, str
         yield index, passed
         stack += [
             (child, index, child_name)
-            for child_name, child in reversed([*nodes[index].children.items()])
-            if nodes[child].children and child not in passed
+            for child_name, child in reversed(nodes.branches(index))
+            if child not in passed
         ]
 
 
@@ -83,9 +86,7 @@ def _path(index: int, passed: Mapping[int, tuple[int, str]]) -> str:
     return "/".join(reversed(names))
 
 
-def _roles(nodes: Sequence[Node], node: Node, contents: Contents) -> Mapping[str, str] | None:
-    if "moving_variance" not in node.children:
-        return None
+def _roles(nodes: Objects, node: Node, contents: Contents) -> Mapping[str, Node] | None:
     mean = _variable(nodes, node, "moving_mean", contents)
     variance = _variable(nodes, node, "moving_variance", contents)
     if mean is None or variance is None:
@@ -93,31 +94,32 @@ def _roles(nodes: Sequence[Node], node: Node, contents: Contents) -> Mapping[str
     roles = {}
     for role, labels in _ROLES.items():
         for label in labels:
-            if role not in roles and (key := _variable(nodes, node, label, contents)):
-                roles[role] = key
+            if role not in roles and (found := _variable(nodes, node, label, contents)):
+                roles[role] = found
     return roles | {"moving_mean": mean, "moving_variance": variance}
 
 
-def _extra(nodes: Sequence[Node], node: Node, contents: Contents) -> Mapping[str, str]:
-    return {label: key for label in _EXTRA if (key := _variable(nodes, node, label, contents))}
+def _extra(nodes: Objects, node: Node, contents: Contents) -> Mapping[str, str]:
+    found = {label: _variable(nodes, node, label, contents) for label in _EXTRA}
+    return {label: node.key for label, node in found.items() if node is not None and node.key}
 
 
-def _variable(nodes: Sequence[Node], node: Node, label: str, contents: Contents) -> str | None:
-    """The key of the variable that is the node's child of that name, or its average."""
+def _variable(nodes: Objects, node: Node, label: str, contents: Contents) -> Node | None:
+    """The variable that is the node's child of that name, or that child's average."""
     child = node.children.get(label)
     if child is None:
         return None
-    key = nodes[child].key
-    if key is None and (average := nodes[child].children.get("average")) is not None:
-        key = nodes[average].key
-    return key if key is not None and key in contents.variables else None
+    found = nodes[child]
+    if found.key is None and (average := found.children.get("average")) is not None:
+        found = nodes[average]
+    return found if found.key is not None and found.key in contents.variables else None
 
 
-def _scope(roles: Mapping[str, str], full_names: Mapping[str, str]) -> str:
+def _scope(variables: Iterable[Node]) -> str:
     """The scope that the full names of a layer's variables share; empty where they do not."""
     scopes = set()
-    for key in roles.values():
-        parts = full_names.get(key, "").split("/")
+    for node in variables:
+        parts = node.full_name.split("/")
         if parts[-1] == "average":
             parts.pop()
         scopes.add("/".join(parts[:-1]))
@@ -130,12 +132,13 @@ def lost_to_their_layers(contents: Contents, taken: set[str]) -> list[str]:
     Keras 3 names the layers of a model that is built late alike, and leaves those that a list
     or dict holds out of `tf.train.Checkpoint`; the optimizer still saves their gamma and beta.
     """
-    scopes = {node.full_name.rpartition("/")[0] for node in contents.objects if node.key in taken}
+    nodes = list(contents.objects.ending_with(_ENDINGS))
+    scopes = {node.full_name.rpartition("/")[0] for node in nodes if node.key in taken}
     unnamed = [
         node
-        for node in contents.objects
+        for node in nodes
         if node.key is not None
-        and node.full_name.endswith(("/gamma", "/beta", "/moving_variance"))
+        and node.full_name.endswith(_ENDINGS)
         and node.full_name.rpartition("/")[0] in scopes
         and node.key in contents.variables
         and node.key not in taken

@@ -7,6 +7,8 @@ A format hands over its variables and whatever it knows of the model's structure
 - `names`: key -> the best name known for a variable, where that is not the key itself;
 - `layers`: layer configurations (Keras files, Keras metadata), in the order of the network
   unless `layers_in_order` is False;
+- `search`: finds the variables whose names have one of some endings, and maybe others, as
+  `names` has them; None where `variables` are few enough to be gone through;
 - `objects`: the object graph of a TensorFlow 2 checkpoint;
 - `graphs`: computation graphs and function bodies (SavedModel, `.meta`, frozen graph);
 - `configured`: gives the same with the layers of an architecture that the user has; None where
@@ -18,9 +20,9 @@ Nothing here knows what the layers are for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,9 @@ from bnstat.model import Source, Variable
 
 if TYPE_CHECKING:
     from bnstat.formats.keras.config import Described
+
+Search = Callable[[Collection[str]], Mapping[str, str]]
+"""Finds variables by the endings of their names: key -> name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,42 @@ class Node(NamedTuple):
     children: Mapping[str, int]
     key: str | None
     full_name: str
+
+
+class Objects(Sequence[Node]):
+    """The nodes of an object graph; node 0 is the root.
+
+    A graph of very many nodes answers without parsing them all.
+    """
+
+    def __init__(self, nodes: Sequence[Node] = ()) -> None:
+        self._nodes = nodes
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    @overload
+    def __getitem__(self, index: int) -> Node: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Node]: ...
+
+    def __getitem__(self, index: int | slice) -> Node | Sequence[Node]:
+        return self._nodes[index]
+
+    def branches(self, index: int) -> Sequence[tuple[str, int]]:
+        """The children of a node that may have children: name and index, in stored order."""
+        children = self[index].children.items()
+        return [(name, child) for name, child in children if self[child].children]
+
+    def has_child(self, index: int, label: str) -> bool:
+        """Whether a node has a child of that name."""
+        return label in self[index].children
+
+    def ending_with(self, endings: Collection[str]) -> Iterable[Node]:
+        """The variables whose full name, or whose key's path, ends so, and maybe others."""
+        del endings
+        return (node for node in self if node.key)
 
 
 class Op(Protocol):
@@ -114,7 +155,8 @@ class Contents:
     names: Mapping[str, str] = field(default_factory=dict)
     layers: Sequence[Layer] = ()
     layers_in_order: bool = True
-    objects: Sequence[Node] = ()
+    objects: Objects = field(default_factory=Objects)
+    search: Search | None = None
     graphs: Callable[[], Iterable[Graph]] | None = None
     notes: Sequence[str] = ()
     variables_in_order: bool = False

@@ -147,10 +147,14 @@ def test_checkpoints_tell_the_path_within_a_layer(tmp_path: Path, kind: str) -> 
     names = found(tmp_path)
     expected = {}
     for block in model._flatten_layers():
+        parts: dict[str, Any] = {}
         if isinstance(block, Block):
             first, second = block.pair
-            for attribute, part in (("pair/0", first), ("pair/1", second), ("last", block.last)):
-                expected[part.moving_mean.numpy().tobytes()] = f"{block.path}/{attribute}"
+            parts = {"pair/0": first, "pair/1": second, "last": block.last}
+        if isinstance(block, Outer):
+            parts = {"own": block.own}
+        for attribute, part in parts.items():
+            expected[part.moving_mean.numpy().tobytes()] = f"{block.path}/{attribute}"
     stored = expected.keys() & names.keys()
     assert len(stored) >= 3
     assert {mean: names[mean] for mean in stored} == {mean: expected[mean] for mean in stored}

@@ -9,7 +9,7 @@ import numpy as np
 
 from bnstat.discovery import discover
 from bnstat.discovery.objects import from_objects
-from bnstat.formats.contents import Contents, Node
+from bnstat.formats.contents import Contents, Node, Objects
 from bnstat.formats.tensorflow.object_graph import best_names
 from bnstat.model import Model, Source, Variable
 
@@ -48,7 +48,9 @@ class Graph:
             if node.key is not None and node.key not in options.get("missing", ())
         }
         source = Source("m", "tf2-checkpoint")
-        return Contents(source, variables, names=best_names(self.nodes), objects=self.nodes)
+        return Contents(
+            source, variables, names=best_names(self.nodes), objects=Objects(self.nodes)
+        )
 
 
 def keys(model: Model) -> dict[str, dict[str, str]]:

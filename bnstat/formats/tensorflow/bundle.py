@@ -23,12 +23,12 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError
-from bnstat.formats.protobuf.wire import WireError, damaged, fields, signed, varint
+from bnstat.formats.protobuf.wire import WireError, damaged, fields, varint
+from bnstat.formats.tensorflow.bundle_entry import Entry, parse_entry
 from bnstat.formats.tensorflow.dtypes import STRING, dtype_name, find_dtype, numpy_dtype
 from bnstat.formats.tensorflow.tables.checksum import masked_crc32c
 from bnstat.formats.tensorflow.tables.sstable import Table
@@ -36,7 +36,6 @@ from bnstat.formats.tensorflow.tensor_slice import (
     FULL,
     TensorSlice,
     assemble,
-    parse_slice,
     slice_key,
 )
 from bnstat.model import Array, Variable
@@ -48,20 +47,6 @@ DATA = re.compile(r"^(?P<prefix>.*)\.data-(?P<shard>\d{5,9})-of-(?P<shards>\d{5,
 
 _NEWEST_VERSION = 1
 _MOST_OPEN = 64
-_MAX_RANK = 32
-_MAX_ELEMENTS = 1 << 58
-
-
-class Entry(NamedTuple):
-    """Where a tensor lies, from its `BundleEntryProto`."""
-
-    dtype: int
-    shape: tuple[int, ...]
-    shard: int
-    offset: int
-    size: int
-    crc32c: int
-    slices: tuple[TensorSlice, ...]
 
 
 class Bundle:
@@ -95,14 +80,9 @@ class Bundle:
             )
         self.path = index.path.removesuffix(INDEX)
         self._index_path = index.path
-        self._entries: dict[str, bytes] = {}
-        self._slices: dict[bytes, bytes] = {}
-        for key, value in Table(index).items():
-            if key[:1] == b"\0":
-                self._slices[key] = value
-            else:
-                self._entries[key.decode("utf-8", "surrogateescape")] = value
-        self._shards_of_header = self._read_header(self._entries.pop("", None))
+        self._table = Table(index)
+        self._table.load()
+        self._shards_of_header = self._read_header(self._table.get(b""))
         self._files: dict[int, File] = {}
         self._read: set[tuple[str, int, int]] = set()
         self._taken: Counter[int] = Counter()
@@ -114,7 +94,7 @@ class Bundle:
     @property
     def keys(self) -> Collection[str]:
         """All checkpoint keys, in the index's order; slices have none of their own."""
-        return self._entries.keys()
+        return _Keys(self._table)
 
     def variables(self, names: Mapping[str, str]) -> Mapping[str, Variable]:
         """The numeric tensors by key; `names` gives those their best names that have one."""
@@ -126,7 +106,10 @@ class Bundle:
         Raises:
             DamagedError: the entry is damaged.
         """
-        return self._parse(key, self._entries[key])
+        stored = self._table.get(_encoded(key))
+        if stored is None:
+            raise KeyError(key)
+        return parse_entry(stored, f"{self._index_path}, {key}")
 
     def read(self, key: str) -> Array:
         """The numeric tensor of that key, bit for bit as it was saved.
@@ -171,10 +154,10 @@ class Bundle:
     def _parts(self, key: str, entry: Entry, where: str) -> Iterator[tuple[TensorSlice, Entry]]:
         """The slices of a partitioned tensor, and where each lies."""
         for part in entry.slices:
-            stored = self._slices.get(slice_key(key, part))
+            stored = self._table.get(slice_key(key, part))
             if stored is None:
                 raise DamagedError(where, "a slice of it is missing from the index")
-            yield part, self._parse(key, stored)
+            yield part, parse_entry(stored, f"{self._index_path}, {key}")
 
     def read_string(self, key: str) -> bytes:
         """The one element of a scalar string tensor. Raises as `read` does."""
@@ -214,38 +197,6 @@ class Bundle:
             raise UnsupportedError(self._index_path, f"needs a reader of bundle version {needs}")
         shards = found.get(1, 0)
         return shards if isinstance(shards, int) else 0
-
-    def _parse(self, key: str, message: bytes) -> Entry:
-        where = f"{self._index_path}, {key}"
-        numbers = dict.fromkeys((1, 3, 4, 5, 6), 0)
-        shape: tuple[int, ...] = ()
-        slices = []
-        try:
-            for number, value in fields(message):
-                if isinstance(value, int):
-                    if number in numbers:
-                        numbers[number] = signed(value)
-                elif number == 2:
-                    shape = _shape(value)
-                elif number == 7:
-                    slices.append(parse_slice(value))
-        except WireError as error:
-            raise damaged(where, "its entry", error) from error
-        if (
-            len(shape) > _MAX_RANK
-            or any(size < 0 for size in shape)
-            or math.prod(size or 1 for size in shape) > _MAX_ELEMENTS
-        ):
-            raise DamagedError(where, f"has an impossible shape {list(shape)}")
-        return Entry(
-            numbers[1],
-            shape,
-            numbers[3],
-            numbers[4],
-            numbers[5],
-            numbers[6],
-            tuple(slices),
-        )
 
     def _read_numbers(
         self, entry: Entry, dtype: np.dtype[np.generic], shape: tuple[int, ...], where: str
@@ -308,6 +259,29 @@ class Bundle:
         return {shard: name for shard, (_, name) in found.items()}
 
 
+class _Keys(Collection[str]):
+    """The keys of an index's tensors."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def __contains__(self, key: object) -> bool:
+        is_key = isinstance(key, str) and key[:1] not in ("", "\0")
+        return is_key and self._table.get(_encoded(str(key))) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        for key, _ in self._table.items():
+            if key[:1] not in (b"", b"\0"):
+                yield key.decode("utf-8", "surrogateescape")
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _encoded(key: str) -> bytes:
+    return key.encode("utf-8", "surrogateescape")
+
+
 class _Variables(Mapping[str, Variable]):
     """A bundle's numeric tensors; an entry is parsed when its variable is asked for."""
 
@@ -337,13 +311,3 @@ class _Variables(Mapping[str, Variable]):
 
     def __len__(self) -> int:
         return len(self._bundle.keys)
-
-
-def _shape(message: bytes) -> tuple[int, ...]:
-    sizes = []
-    for number, value in fields(message):
-        if number == 2 and isinstance(value, bytes):
-            size = dict(fields(value)).get(1, 0)
-            if isinstance(size, int):
-                sizes.append(signed(size))
-    return tuple(sizes)

@@ -6,15 +6,15 @@ by the variables' names, and often has the graph it belongs to beside it, as `PR
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from bnstat.errors import BnstatError
-from bnstat.formats.contents import Contents, Node, Reading
+from bnstat.formats.contents import Contents, Objects, Reading, Search
 from bnstat.formats.tensorflow.graphs.meta_graph import meta_graphs
-from bnstat.formats.tensorflow.object_graph import KEY, VALUE, best_names, path_name, read_nodes
+from bnstat.formats.tensorflow.object_graph import KEY, VALUE, BestNames, path_name, read_nodes
 from bnstat.formats.tensorflow.tensors import Tensors, open_tensors
 from bnstat.model import Source
 from bnstat.storage.files import Folder
@@ -39,11 +39,12 @@ def open_checkpoint(folder: Folder, prefix: str, source: Source, reading: Readin
     step = source.step if source.step is not None else _global_step(tensors, reading)
     if KEY in tensors.keys:
         nodes, notes = read_object_graph(tensors, reading)
-        names = best_names(nodes) if nodes else names_from_keys(tensors)
+        names, search = names_of(nodes, tensors)
         contents = Contents(
             source=replace(source, format="tf2-checkpoint", step=step),
             variables=tensors.variables(names),
             names=names,
+            search=search,
             objects=nodes,
             notes=notes,
         )
@@ -61,7 +62,7 @@ def _configured(contents: Contents, described: Sequence[Described]) -> Contents:
     return replace(contents, layers=layers_of_objects(described, contents.objects))
 
 
-def read_object_graph(tensors: Tensors, reading: Reading) -> tuple[list[Node], list[str]]:
+def read_object_graph(tensors: Tensors, reading: Reading) -> tuple[Objects, list[str]]:
     """The object graph, and what has to be said of it.
 
     It lies in a data file: where no values are wanted, its absence is no error.
@@ -71,12 +72,18 @@ def read_object_graph(tensors: Tensors, reading: Reading) -> tuple[list[Node], l
     except BnstatError:
         if reading.values:
             raise
-        return [], ["without the data files, layers are named by their checkpoint keys"]
+        return Objects(), ["without the data files, layers are named by their checkpoint keys"]
 
 
-def names_from_keys(tensors: Tensors) -> dict[str, str]:
-    """Names for the keys of a TensorFlow 2 checkpoint whose object graph cannot be read."""
-    return {key: path_name(key) for key in tensors.keys if key.endswith(VALUE)}
+def names_of(nodes: Objects, tensors: Tensors) -> tuple[Mapping[str, str], Search | None]:
+    """The variables' best names, and how to look for some of them.
+
+    Without an object graph the names are spelt by the checkpoint keys.
+    """
+    if nodes:
+        names = BestNames(nodes)
+        return names, names.ending_with
+    return {key: path_name(key) for key in tensors.keys if key.endswith(VALUE)}, None
 
 
 def _global_step(tensors: Tensors, reading: Reading) -> int | None:

@@ -18,8 +18,8 @@ from bnstat.formats.contents import Contents, Graph, Node, Reading
 from bnstat.formats.protobuf.protos import parse, parse_text
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE
 from bnstat.formats.tensorflow.bundle import INDEX
-from bnstat.formats.tensorflow.checkpoint import names_from_keys, read_object_graph
-from bnstat.formats.tensorflow.object_graph import KEY, best_names
+from bnstat.formats.tensorflow.checkpoint import names_of, read_object_graph
+from bnstat.formats.tensorflow.object_graph import KEY
 from bnstat.formats.tensorflow.tensors import Tensors, open_tensors
 from bnstat.model import Source
 from bnstat.storage.files import File, Folder
@@ -77,7 +77,7 @@ def open_saved_model(
     if variables is None or variables.file(VARIABLES + INDEX) is None:
         return _without_variables(folder, source, meta_graph, notes)
     tensors = open_tensors(variables, VARIABLES, reading)
-    if meta_graph is not None and set(tensors.keys) <= {KEY}:
+    if meta_graph is not None and all(key == KEY for key in tensors.keys):
         return _of_constants(source, meta_graph, notes)
     if KEY not in tensors.keys:
         return Contents(
@@ -87,7 +87,7 @@ def open_saved_model(
             notes=notes,
         )
     nodes, more_notes = read_object_graph(tensors, reading)
-    names = best_names(nodes) if nodes else names_from_keys(tensors)
+    names, search = names_of(nodes, tensors)
     from bnstat.formats.keras.metadata import keras_layers
 
     layers, in_order = keras_layers(folder, meta_graph, nodes)
@@ -95,6 +95,7 @@ def open_saved_model(
         source,
         tensors.variables(names),
         names=names,
+        search=search,
         layers=layers,
         layers_in_order=in_order,
         objects=nodes,

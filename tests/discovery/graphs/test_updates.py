@@ -315,6 +315,13 @@ def test_shadows_that_follow_the_batch_itself(tmp_path: Path, debias: bool, fuse
 
     saved = Saved(tmp_path, build, odd=False)
     saved.assert_found(bnstat.load(saved.prefix))
+    every = bnstat.load(saved.prefix, include_shadows=True)
+    averaged = {key for key in saved.values if key.endswith("/ExponentialMovingAverage")}
+    shadows = every.layers[1:]
+    assert [layer.name for layer in shadows] == ["net/bn/ExponentialMovingAverage"] * (not fused)
+    for layer in shadows:
+        keys = {variable.key for variable in layer.variables.values()}
+        assert keys == averaged | {"net/bn/gamma", "net/bn/beta"}
 
 
 @pytest.mark.filterwarnings("ignore:.*is deprecated:UserWarning")

@@ -18,6 +18,7 @@ Source: tsl/lib/io/{format,table,table_builder,block}.cc of XLA, after google/le
 
 from __future__ import annotations
 
+import struct
 from bisect import bisect_left
 from collections.abc import Iterator
 
@@ -34,6 +35,8 @@ _KEYS_PER_BYTE = 32
 _KEYS_AT_LEAST = 1 << 20
 """A block's keys together may have so many bytes. Each can repeat the one before it, so that a
 few megabytes could mean terabytes of keys; those of real indexes have a tenth of this."""
+_BYTES_PER_SEARCH = 1500
+"""A search takes about as long as so many bytes of entries take to be parsed."""
 MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 
 
@@ -55,6 +58,9 @@ class Table:
 
     def __init__(self, file: File) -> None:
         self._file = file
+        self._held: dict[tuple[int, int], bytes] = {}
+        self._all: dict[bytes, bytes] | None = None
+        self._searches = 0
         if not is_table(file):
             file.refuse_lfs_pointer()
             raise DamagedError(
@@ -65,7 +71,7 @@ class Table:
             _, position = varint(footer, 0)
             _, position = varint(footer, position)
             handle, _ = _handle(footer, position)
-            index = [(key, _handle(value, 0)[0]) for key, value in self._entries(handle)]
+            index = [(key, _handle(value, 0)[0]) for key, value in entries(self._contents(*handle))]
         except WireError as error:
             raise damaged(file.path, "the index block", error) from error
         self._last_keys = [key for key, _ in index]
@@ -83,7 +89,8 @@ class Table:
         Raises:
             DamagedError: a block is damaged, or the keys are out of order.
         """
-        self._file.prefetch([(offset, size + TRAILER) for offset, size in self._handles])
+        if not self._held:
+            self._fetch()
         last: bytes | None = None
         for handle in self._handles:
             for key, value in self._block_entries(handle):
@@ -94,8 +101,34 @@ class Table:
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key, or None; only the block that can hold it is read."""
+        if self._all is not None:
+            return self._all.get(key)
+        self._searches += 1
+        if self._held and self._searches * _BYTES_PER_SEARCH > self._file.size:
+            self._all = dict(self.items())
         handle = self._handle_of(key)
-        return None if handle is None else dict(self._block_entries(handle)).get(key)
+        if handle is None:
+            return None
+        try:
+            return find(self._contents(*handle), key)
+        except WireError as error:
+            raise self._damaged(handle, error) from error
+
+    def load(self) -> None:
+        """Read all blocks now and hold them: for a table that is searched again and again.
+
+        Raises:
+            DamagedError: a block fails its checksum, or cannot be decompressed.
+        """
+        self._fetch()
+        for handle in self._handles:
+            try:
+                self._held[handle] = self._contents(*handle)
+            except WireError as error:
+                raise self._damaged(handle, error) from error
+
+    def _fetch(self) -> None:
+        self._file.prefetch([(offset, size + TRAILER) for offset, size in self._handles])
 
     def place(self, key: bytes) -> Range | None:
         """The block that can hold a key, with its type and checksum."""
@@ -124,43 +157,17 @@ class Table:
 
     def _block_entries(self, handle: tuple[int, int]) -> Iterator[tuple[bytes, bytes]]:
         try:
-            yield from self._entries(handle)
+            yield from entries(self._contents(*handle))
         except WireError as error:
-            raise damaged(self._file.path, f"the block at byte {handle[0]}", error) from error
+            raise self._damaged(handle, error) from error
 
-    def _entries(self, handle: tuple[int, int]) -> Iterator[tuple[bytes, bytes]]:
-        contents = self._contents(*handle)
-        if len(contents) < 4:
-            raise WireError("it is too short")
-        restarts = int.from_bytes(contents[-4:], "little")
-        end = len(contents) - 4 - 4 * restarts
-        if end < 0:
-            raise WireError(f"it claims {restarts} restarts")
-        key = b""
-        room = _KEYS_PER_BYTE * handle[1] + _KEYS_AT_LEAST
-        position = 0
-        while position < end:
-            head = contents[position : position + 3]
-            if max(head) < 0x80 and len(head) == 3:
-                shared, unshared, length = head
-                position += 3
-            else:
-                shared, position = varint(contents, position)
-                unshared, position = varint(contents, position)
-                length, position = varint(contents, position)
-            key_end = position + unshared
-            value_end = key_end + length
-            if shared > len(key) or value_end > end:
-                raise WireError("an entry is longer than its block")
-            key = key[:shared] + contents[position:key_end]
-            room -= len(key)
-            if room < 0:
-                raise WireError("its keys are longer than they can be")
-            yield key, contents[key_end:value_end]
-            position = value_end
+    def _damaged(self, handle: tuple[int, int], error: WireError) -> DamagedError:
+        return damaged(self._file.path, f"the block at byte {handle[0]}", error)
 
     def _contents(self, offset: int, size: int) -> bytes:
         """The contents of a block, checked and plain."""
+        if (held := self._held.get((offset, size))) is not None:
+            return held
         block = self._file.read(offset, size + TRAILER)
         contents, kind = block[:size], block[size]
         if masked_crc32c(block[: size + 1]) != int.from_bytes(block[size + 1 :], "little"):
@@ -174,6 +181,77 @@ class Table:
         if kind == 1:
             return decompress(contents)
         raise UnsupportedError(self._file.path, f"unknown compression {kind} of a block")
+
+
+def entries(contents: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The entries of a block.
+
+    Raises:
+        WireError: the block contradicts itself.
+    """
+    end = len(contents) - 4 - 4 * len(_restarts(contents))
+    return _entries_from(contents, 0, end)
+
+
+def find(contents: bytes, key: bytes) -> bytes | None:
+    """The value of a key in a block, searched by its restarts; None where it is not there.
+
+    Raises:
+        WireError: the block contradicts itself.
+    """
+    restarts = _restarts(contents)
+    end = len(contents) - 4 - 4 * len(restarts)
+    low, high = 0, len(restarts)
+    while high - low > 1:
+        middle = (low + high) // 2
+        first = next(_entries_from(contents, restarts[middle], end), None)
+        if first is None:
+            raise WireError("a restart leads nowhere")
+        if first[0] <= key:
+            low = middle
+        else:
+            high = middle
+    start = restarts[low] if low else 0
+    for found, value in _entries_from(contents, start, end):
+        if found >= key:
+            return value if found == key else None
+    return None
+
+
+def _restarts(contents: bytes) -> tuple[int, ...]:
+    """The positions of the entries that are whole."""
+    if len(contents) < 4:
+        raise WireError("it is too short")
+    count = int.from_bytes(contents[-4:], "little")
+    end = len(contents) - 4 - 4 * count
+    if end < 0:
+        raise WireError(f"it claims {count} restarts")
+    return struct.unpack_from(f"<{count}I", contents, end)
+
+
+def _entries_from(contents: bytes, position: int, end: int) -> Iterator[tuple[bytes, bytes]]:
+    """The entries from a restart on, up to the end of the entries."""
+    key = b""
+    room = _KEYS_PER_BYTE * len(contents) + _KEYS_AT_LEAST
+    while position < end:
+        head = contents[position : position + 3]
+        if max(head) < 0x80 and len(head) == 3:
+            shared, unshared, length = head
+            position += 3
+        else:
+            shared, position = varint(contents, position)
+            unshared, position = varint(contents, position)
+            length, position = varint(contents, position)
+        key_end = position + unshared
+        value_end = key_end + length
+        if shared > len(key) or value_end > end:
+            raise WireError("an entry is longer than its block")
+        key = key[:shared] + contents[position:key_end]
+        room -= len(key)
+        if room < 0:
+            raise WireError("its keys are longer than they can be")
+        yield key, contents[key_end:value_end]
+        position = value_end
 
 
 def _handle(data: bytes, position: int) -> tuple[tuple[int, int], int]:

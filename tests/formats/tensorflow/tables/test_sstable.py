@@ -125,6 +125,8 @@ def _restarts(*numbers: int) -> bytes:
     ("contents", "message"),
     [
         (b"", "too short"),
+        (b"\x00\x00\x00", "too short"),
+        (b"\x00\x00\x00" + _restarts(1), "claims 1 restarts"),
         (_restarts(0, 5), "claims 5 restarts"),
         (_restarts(0, 0xFFFFFFFF), "claims 4294967295 restarts"),
         (b"\x00\x01\x7fa" + _restarts(0, 1), "longer than its block"),
@@ -157,6 +159,22 @@ def test_one_block_listed_many_times() -> None:
         _read(stored + tables.tail(len(stored), index))
 
 
+def test_blocks_that_share_a_byte() -> None:
+    stored = tables.on_disk(tables.block([(b"a", bytes(99))]))
+    first, second = (tables.varint(at) + tables.varint(20) for at in (0, 20 + 5 - 1))
+    with pytest.raises(DamagedError, match="overlapping"):
+        Table(MemoryFile(stored + tables.tail(len(stored), [(b"a", first), (b"b", second)])))
+
+
+def test_an_index_whose_handles_are_none() -> None:
+    with pytest.raises(DamagedError, match="the index block"):
+        Table(MemoryFile(tables.tail(0, [(b"a", b"\xff")])))
+
+
+def test_a_block_without_entries() -> None:
+    assert _read(_with_block(_restarts(0))) == []
+
+
 def test_a_block_that_lies_beyond_the_file() -> None:
     handle = tables.varint(1 << 60) + tables.varint(1 << 60)
     with pytest.raises(DamagedError, match="truncated"):
@@ -170,13 +188,14 @@ def test_a_block_that_snappy_compressed() -> None:
     assert _read(_with_block(compressed, kind=1)) == [(b"a", b"x" * 99)]
 
 
-@pytest.mark.parametrize(("count", "readable"), [(500, True), (1000, False)])
-def test_keys_that_repeat_one_another(count: int, readable: bool) -> None:
+@pytest.mark.parametrize(
+    ("count", "length", "readable"), [(500, 0, True), (1000, 0, False), (1000, 60, True)]
+)
+def test_keys_that_repeat_one_another(count: int, length: int, readable: bool) -> None:
     """A block's keys together may have a megabyte, and more in a block that is large itself."""
     start = b"k" * 1998
-    entries = [(start + number.to_bytes(2, "big"), b"") for number in range(count)]
+    entries = [(start + number.to_bytes(2, "big"), bytes(length)) for number in range(count)]
     contents = tables.block(entries, interval=count)
-    assert len(contents) < 10_000
     if readable:
         assert _read(_with_block(contents)) == entries
     else:
@@ -199,3 +218,51 @@ def test_a_file_on_disk(tmp_path: Path) -> None:
     (tmp_path / "t").write_bytes(tables.table(ENTRIES))
     file: File = LocalFile(tmp_path / "t")
     assert dict(Table(file).items()) == ENTRIES
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.dictionaries(st.binary(max_size=6), st.binary(max_size=9), max_size=50),
+    st.integers(1, 20),
+    st.integers(1, 5),
+    st.lists(st.binary(max_size=6), max_size=20),
+    st.booleans(),
+)
+def test_a_search_by_restarts(
+    entries: dict[bytes, bytes], per_block: int, interval: int, others: list[bytes], loaded: bool
+) -> None:
+    table = Table(MemoryFile(tables.table(entries, per_block, interval)))
+    if loaded:
+        table.load()
+    for key in (*entries, *others):
+        assert table.get(key) == entries.get(key)
+
+
+def test_a_table_that_is_searched_again_and_again_is_parsed_once() -> None:
+    file = MemoryFile(tables.table(ENTRIES))
+    table = Table(file)
+    table.load()
+    before = len(file.reads)
+    for _ in range(100):
+        assert {key: table.get(key) for key in ENTRIES} == ENTRIES
+    assert table.get(b"none") is None
+    assert len(file.reads) == before
+
+
+@pytest.mark.parametrize("restart", [5, 1 << 31])
+def test_restarts_that_lead_nowhere(restart: int) -> None:
+    contents = bytearray(tables.block(sorted(ENTRIES.items()), interval=4))
+    contents[-8:-4] = restart.to_bytes(4, "little")
+    data = tables.assemble([(max(ENTRIES), tables.on_disk(bytes(contents)))])
+    if restart < len(contents):
+        assert Table(MemoryFile(data)).get(min(ENTRIES)) == ENTRIES[min(ENTRIES)]
+    with pytest.raises(DamagedError, match="block"):
+        Table(MemoryFile(data)).get(max(ENTRIES))
+
+
+def test_a_block_that_cannot_be_decompressed_is_damage() -> None:
+    data = tables.assemble([(b"\xff", tables.on_disk(b"\x7f\x00a", kind=1))])
+    table = Table(MemoryFile(data))
+    for read in (table.load, lambda: table.get(b"a"), lambda: list(table.items())):
+        with pytest.raises(DamagedError, match="block at byte 0"):
+            read()
