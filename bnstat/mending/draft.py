@@ -12,7 +12,7 @@ import stat
 from typing import Final
 
 from bnstat.errors import BnstatError, ChangedError
-from bnstat.mending.copying import copy_file, state
+from bnstat.mending.copying import copy_file, exchange, state
 from bnstat.mending.interrupts import held_back
 from bnstat.mending.layout import Layout
 
@@ -136,13 +136,15 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
         try:
             for name in self._layout.names:
                 target = os.path.join(self._layout.parent, name)
-                old = os.path.join(aside, name)
+                new, old = os.path.join(self.folder, name), os.path.join(aside, name)
                 if os.path.isdir(target):
+                    if exchange(new, target):
+                        continue
                     os.rename(target, old)
                 else:
                     _keep(target, old)
                 kept.append((old, target))
-                os.replace(os.path.join(self.folder, name), target)
+                os.replace(new, target)
         except BaseException:
             for old, target in kept:
                 if not os.path.isdir(target):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bnstat.mending.copying import copy_file
+from bnstat.mending.copying import copy_file, exchange
 
 RANDOM = os.urandom(3 << 20)
 
@@ -60,3 +60,14 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         copy_file(str(tmp_path / "a"), str(tmp_path / "b"))
     assert (tmp_path / "b").read_bytes() == b"old"
+
+
+def test_folders_exchange_their_names(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"of-{name}").touch()
+    if not exchange(str(tmp_path / "a"), str(tmp_path / "b")):
+        pytest.skip("the system cannot do it")
+    assert os.listdir(tmp_path / "a") == ["of-b"]
+    assert os.listdir(tmp_path / "b") == ["of-a"]
+    assert not exchange(str(tmp_path / "a"), str(tmp_path / "c"))
