@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import bnstat
+from bnstat.mending.footprint import footprint
+from bnstat.model import Source
 from tests.builders.mended import new_values
 from tests.mending.originals import DIGITS, assert_mended, contents
 
@@ -93,3 +95,17 @@ def test_models_in_archives_are_not_written(saved_model: Path, tmp_path: Path) -
     with pytest.raises(bnstat.UnsupportedError, match=r"is in an archive.*unpack it"):
         bnstat.apply(archive, values, tmp_path / "c")
     assert not np.any([path.name.startswith("c") for path in tmp_path.iterdir()])
+
+
+def test_formats_of_ports_are_not_written(tmp_path: Path) -> None:
+    roles = ("scale", "bias", "mean", "var")
+    np.savez(tmp_path / "m.npz", **{f"bn/{role}": np.ones(3, np.float32) for role in roles})
+    values = new_values(bnstat.load(tmp_path / "m.npz"))
+    with pytest.raises(bnstat.UnsupportedError, match="models of the format npz are not written"):
+        bnstat.apply(tmp_path / "m.npz", values, tmp_path / "c.npz")
+    assert not (tmp_path / "c.npz").exists()
+
+
+def test_far_away_nothing_is_written() -> None:
+    with pytest.raises(bnstat.UnsupportedError, match=r"is far away.*download it"):
+        footprint(Source("s3://bucket/m", "tf2-checkpoint", "m"))
