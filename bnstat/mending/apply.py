@@ -9,9 +9,8 @@ from bnstat.errors import BnstatError
 from bnstat.mending.applied import Applied
 from bnstat.mending.draft import Draft
 from bnstat.mending.fitting import fit
-from bnstat.mending.footprint import footprint
 from bnstat.mending.interrupts import clean_ending
-from bnstat.mending.layout import layout, layout_in_place
+from bnstat.mending.layout import planned
 from bnstat.mending.pairing import assignments
 from bnstat.mending.twins import with_twins
 from bnstat.mending.values import Values, taken
@@ -70,11 +69,10 @@ def apply(
         raise BnstatError("output", "give either a copy's name or in_place")
     looking = Looking(tuple(patterns), include_shadows)
     model = looking.open(fspath(path), checkpoint, step).model
-    found = footprint(model.source)
+    plan = planned(model.source, output)
     given = taken(values)
     fitted, changes = fit(assignments(model, given, roles, layers))
     arrays = {change.key: fitted[change.key] for change in changes if change.moved}
-    plan = layout_in_place(found) if output is None else layout(found, fspath(output))
     with clean_ending(), Draft(plan) as draft:
         copy = looking.open(draft.model)
         write(copy.contents, with_twins(copy.contents, arrays))

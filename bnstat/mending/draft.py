@@ -12,7 +12,7 @@ import stat
 from typing import Final
 
 from bnstat.errors import BnstatError, ChangedError
-from bnstat.mending.copying import copy_file, state
+from bnstat.mending.copying import copy_file, exchange, state
 from bnstat.mending.interrupts import held_back
 from bnstat.mending.layout import Layout
 
@@ -98,9 +98,21 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
         for path, copy in self._layout.files.items():
             copied = os.path.join(self.folder, copy)
             _sync(copied)
-            os.chmod(copied, stat.S_IMODE(os.stat(path).st_mode))
-        for folder in (*self._layout.folders, ""):
-            _sync(os.path.join(self.folder, folder))
+            self._let_be_as(path, copied)
+        for copy, folder in (*self._layout.folders.items(), ("", None)):
+            _sync(os.path.join(self.folder, copy))
+            if folder is not None:
+                self._let_be_as(folder, os.path.join(self.folder, copy))
+
+    def _let_be_as(self, original: str, copy: str) -> None:
+        """Give a copy the original's permissions and, in its place, its owner."""
+        found = os.stat(original)
+        if self._layout.replaces:
+            with contextlib.suppress(OSError):
+                os.chown(copy, found.st_uid, found.st_gid)
+        mode = stat.S_IMODE(found.st_mode)
+        # A folder that its owner may not write could not be moved.
+        os.chmod(copy, mode | stat.S_IRWXU if stat.S_ISDIR(found.st_mode) else mode)
 
     def _appear(self) -> None:
         done: list[str] = []
@@ -124,13 +136,15 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
         try:
             for name in self._layout.names:
                 target = os.path.join(self._layout.parent, name)
-                old = os.path.join(aside, name)
+                new, old = os.path.join(self.folder, name), os.path.join(aside, name)
                 if os.path.isdir(target):
+                    if exchange(new, target):
+                        continue
                     os.rename(target, old)
                 else:
                     _keep(target, old)
                 kept.append((old, target))
-                os.replace(os.path.join(self.folder, name), target)
+                os.replace(new, target)
         except BaseException:
             for old, target in kept:
                 if not os.path.isdir(target):

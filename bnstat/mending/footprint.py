@@ -17,6 +17,7 @@ from bnstat.storage.local import LocalFile, LocalFolder
 _META: Final = ".meta"
 _BUNDLES: Final = ("tf1-checkpoint", "tf2-checkpoint")
 _V1: Final = "tf1-checkpoint-v1"
+_SAVED_MODEL: Final = "saved-model"
 _FILES: Final = ("keras-h5", "keras-archive", "keras-weights", "frozen-graph")
 
 
@@ -61,23 +62,29 @@ def footprint(source: Source) -> Footprint:
         UnsupportedError: models of that format, or in an archive, are not written.
         BnstatError: the path is one of several files that belong together.
     """
+    if source.format not in (*_BUNDLES, _V1, _SAVED_MODEL, *_FILES):
+        raise UnsupportedError(
+            source.path,
+            f"models of the format {source.format} are not written",
+            "mend the TensorFlow or Keras model, and convert that",
+        )
+    if "://" in source.path:
+        raise UnsupportedError(source.path, "is far away, where nothing is written", "download it")
     path = source.path.rstrip("/") or source.path
     is_folder = os.path.isdir(path)
     folder = path if is_folder else os.path.dirname(path) or "."
     if source.format != "keras-archive" and _is_archive(path):
         raise UnsupportedError(source.path, "is in an archive, which is not written", "unpack it")
-    if source.format == "saved-model":
+    if source.format == _SAVED_MODEL:
         return _saved_model(folder, path, source.checkpoint)
-    if source.format in (*_BUNDLES, _V1) and source.checkpoint is not None:
+    if source.format not in _FILES and source.checkpoint is not None:
         name = source.checkpoint
         files = _bundle(folder, name) if source.format in _BUNDLES else _v1(folder, name)
         within = is_folder or not os.path.basename(path).startswith(name)
         return Footprint("checkpoint", folder, name, files, within)
-    if source.format in _FILES:
-        if is_folder and source.checkpoint is None:
-            return Footprint("folder", path)
-        return _files(folder, source.checkpoint or os.path.basename(path), is_folder)
-    raise UnsupportedError(source.path, f"models of the format {source.format} are not written")
+    if is_folder and source.checkpoint is None:
+        return Footprint("folder", path)
+    return _files(folder, source.checkpoint or os.path.basename(path), is_folder)
 
 
 def _is_archive(path: str) -> bool:

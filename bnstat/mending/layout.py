@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from os import PathLike, fspath
 from typing import Final
 
 from bnstat.errors import BnstatError, NotFoundError
@@ -12,7 +13,8 @@ from bnstat.formats.tensorflow.bundle import DATA, INDEX
 from bnstat.formats.tensorflow.state_file import NAME as STATE
 from bnstat.formats.tensorflow.state_file import state_text
 from bnstat.mending.copying import tree
-from bnstat.mending.footprint import Footprint
+from bnstat.mending.footprint import Footprint, footprint
+from bnstat.model import Source
 
 _ENDINGS: Final = (INDEX, ".meta")
 
@@ -26,7 +28,8 @@ class Layout:
         names: what appears in it, in this order; the last makes the others a model.
         model: the model's path from there, as `load` takes it.
         files: a file of the original -> the path of its copy from `parent`.
-        folders: what folders there are to make, each after the one that it is in.
+        folders: the folders that there are to make, each after the one that it is in -> the
+            original that each is a copy of, if it is one.
         state: the text of a state file, and its path, where one is to be written.
         replaces: whether what has these names is to be replaced.
     """
@@ -35,7 +38,7 @@ class Layout:
     names: Sequence[str]
     model: str
     files: Mapping[str, str]
-    folders: Sequence[str] = ()
+    folders: Mapping[str, str | None] = field(default_factory=dict)
     state: tuple[str, str] | None = None
     replaces: bool = False
 
@@ -43,6 +46,24 @@ class Layout:
     def output(self) -> str:
         """The copy's path, as `load` takes it."""
         return self.model if self.parent == "." else os.path.join(self.parent, self.model)
+
+
+def planned(source: Source, output: str | PathLike[str] | None) -> Layout:
+    """Where a copy of a model goes; in the model's own place where no name is given.
+
+    Whoever works long for what is to be written asks this before.
+
+    Args:
+        source: the model's.
+        output: what the copy is called.
+
+    Raises:
+        UnsupportedError: models of that format, or in an archive, are not written.
+        NotFoundError: the folder that it is to be in does not exist.
+        BnstatError: it is there already, or it would be in the model or around it.
+    """
+    found = footprint(source)
+    return layout_in_place(found) if output is None else layout(found, fspath(output))
 
 
 def layout(found: Footprint, output: str) -> Layout:
@@ -84,12 +105,12 @@ def _in_a_new_folder(found: Footprint, output: str) -> Layout:
     if found.kind == "folder":
         inside = os.path.join(name, os.path.basename(original)) if found.within else name
         files, folders = _whole(found.folder, inside)
-        return Layout(parent, [name], name, files, ([name] if found.within else []) + folders)
+        return Layout(parent, [name], name, files, {name: None, **folders})
     files = {os.path.join(found.folder, file): os.path.join(name, file) for file in found.files}
     state = None
     if found.kind == "checkpoint":
         state = (os.path.join(name, STATE), state_text(found.name))
-    return Layout(parent, [name], name, files, [name], state)
+    return Layout(parent, [name], name, files, {name: None}, state)
 
 
 def _beside(found: Footprint, output: str) -> Layout:
@@ -134,13 +155,14 @@ def _refuse_same(original: str, target: str) -> None:
         raise BnstatError(target, "is the model itself", "choose another name, or use --in-place")
 
 
-def _whole(folder: str, inside: str) -> tuple[dict[str, str], list[str]]:
+def _whole(folder: str, inside: str) -> tuple[dict[str, str], dict[str, str | None]]:
     """The copies of all that is in a folder, and the folders that they are in."""
-    files, folders = {}, [inside]
+    files: dict[str, str] = {}
+    folders: dict[str, str | None] = {inside: folder}
     for path, is_folder in tree(folder):
         copy = os.path.join(inside, path)
         if is_folder:
-            folders.append(copy)
+            folders[copy] = os.path.join(folder, path)
         else:
             files[os.path.join(folder, path)] = copy
     return files, folders

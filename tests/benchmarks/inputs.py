@@ -80,6 +80,22 @@ def sparse_20gb(folder: Path) -> None:
     _behind(folder, 20 << 30)
 
 
+def kernels_1gb(folder: Path) -> None:
+    """50 layers, each after a kernel of 20 MB."""
+    kernel = RANDOM.random((512, 10_240), np.float32)
+    _write(
+        folder,
+        (
+            (f"net/{number:02d}/{name}", array)
+            for number in range(50)
+            for name, array in (
+                ("conv/kernel", kernel),
+                *((f"bn/{role}", _values(512)) for role in ROLES),
+            )
+        ),
+    )
+
+
 def names_1m(folder: Path) -> None:
     """1,000,000 variables and 50 layers, in a checkpoint by names."""
     kernels = ((f"net/kernel_{number:07d}", np.zeros(1, "f4")) for number in range(1_000_000))

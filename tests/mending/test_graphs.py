@@ -12,6 +12,7 @@ import tensorflow as tf
 import bnstat
 from tests.builders.bytewise import differing
 from tests.builders.graph_mode import save_graph
+from tests.builders.mended import new_values
 from tests.mending.networks import X, live, mended, network
 
 v1 = tf.compat.v1
@@ -107,3 +108,38 @@ def test_a_saved_model_of_constants(tmp_path: Path) -> None:
     np.testing.assert_allclose(loaded(tf.constant(X)), live(original, by_scope), rtol=1e-5)
     (result,) = loaded.signatures["serving_default"](tf.constant(X)).values()
     np.testing.assert_allclose(result, live(original, by_scope), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "float32"])
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_constants_of_other_types(tmp_path: Path, dtype: str, is_listed: bool) -> None:
+    kind = tf.as_dtype(dtype).as_numpy_dtype
+    roles = ("gamma", "beta", "moving_mean", "moving_variance")
+    with tf.Graph().as_default() as graph:
+        for number, role in enumerate(roles):
+            tf.constant(np.linspace(number, 5, 7).astype(kind), name=f"bn/{role}")
+    message = graph.as_graph_def()
+    field = {"float32": "float_val", "float64": "double_val"}.get(dtype, "half_val")
+    for node in message.node if is_listed else ():
+        tensor = node.attr["value"].tensor
+        array = np.frombuffer(tensor.tensor_content, np.uint16 if field == "half_val" else kind)
+        tensor.ClearField("tensor_content")
+        getattr(tensor, field).extend(array.tolist())
+    (tmp_path / "m.pb").write_bytes(message.SerializeToString())
+    values = mended(tmp_path / "m.pb", tmp_path / "c.pb")
+    for node in v1.GraphDef.FromString((tmp_path / "c.pb").read_bytes()).node:
+        tensor = node.attr["value"].tensor
+        assert bool(getattr(tensor, field)) == is_listed
+        found = tf.make_ndarray(tensor)
+        assert found.tobytes() == values["bn"][node.name.rpartition("/")[2]].tobytes()
+
+
+def test_text_is_not_written(tmp_path: Path) -> None:
+    from google.protobuf import text_format
+
+    message = frozen(save_graph(tmp_path / "m", network))
+    (tmp_path / "m.pbtxt").write_text(text_format.MessageToString(message))
+    values = new_values(bnstat.load(tmp_path / "m.pbtxt"))
+    with pytest.raises(bnstat.UnsupportedError, match="in text form, which is not written"):
+        bnstat.apply(tmp_path / "m.pbtxt", values, tmp_path / "c.pbtxt")
+    assert not (tmp_path / "c.pbtxt").exists()

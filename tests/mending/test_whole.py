@@ -10,44 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import bnstat
 from bnstat.mending import draft as drafts
-from tests.builders import named
 from tests.builders.mended import new_values
 from tests.builders.oracle import same_bits
 from tests.builders.signals import heeded
-
-ROOT = Path(__file__).resolve().parents[2]
-DIGITS = ROOT / "tests/data/digits/saved_model"
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    """A checkpoint of two shards."""
-    shards = [
-        {f"bn{number}/{role}": array for role, array in named.layer(number).items()}
-        for number in range(2)
-    ]
-    (tmp_path / "in").mkdir()
-    return named.save_shards(tmp_path / "in/m", shards)
-
-
-@pytest.fixture
-def saved_model(tmp_path: Path) -> Path:
-    shutil.copytree(DIGITS, tmp_path / "sm")
-    return tmp_path / "sm"
-
+from tests.mending.originals import DIGITS, ROOT, assert_mended, contents
 
 DRIVER = """
 import os, signal, sys
@@ -95,8 +65,14 @@ def interrupted(path: Path, copy: str, moment: tuple[str, str, int], sent: int) 
     ).returncode
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-@pytest.mark.parametrize("moment", MOMENTS, ids=str)
+@pytest.mark.parametrize(
+    ("moment", "sent"),
+    [
+        *((moment, signal.SIGTERM) for moment in MOMENTS),
+        *((moment, sent) for moment in MOMENTS[1:6:2] for sent in (signal.SIGINT, signal.SIGKILL)),
+    ],
+    ids=str,
+)
 def test_ended_at_any_moment(
     checkpoint: Path, tmp_path: Path, moment: tuple[str, str, int], sent: int
 ) -> None:
@@ -118,26 +94,18 @@ def test_ended_at_any_moment(
     assert ("c.index" in left) <= (moment[0] == "os")
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("moment", MOMENTS, ids=str)
 def test_ended_at_any_moment_in_place(
-    checkpoint: Path, tmp_path: Path, moment: tuple[str, str, int], sent: int
+    checkpoint: Path, tmp_path: Path, moment: tuple[str, str, int]
 ) -> None:
     before = contents(tmp_path / "in")
     shutil.copytree(tmp_path / "in", tmp_path / "kept")
-    interrupted(checkpoint, "-", moment, sent)
+    interrupted(checkpoint, "-", moment, signal.SIGTERM)
     after = contents(tmp_path / "in")
     assert after.keys() == before.keys()
     if after != before:
         assert moment[0] == "os"
         assert_mended(checkpoint, tmp_path / "kept/m")
-
-
-def assert_mended(copy: Path, original: Path) -> None:
-    values = new_values(bnstat.load(original))
-    for layer in bnstat.load(copy):
-        for role, array in values[layer.name].items():
-            assert same_bits(layer.array(role), array)
 
 
 @pytest.mark.parametrize("name", ["rename", "fsync", "mkdir"])
@@ -219,6 +187,35 @@ def test_in_place(saved_model: Path, checkpoint: Path, tmp_path: Path) -> None:
                 assert same_bits(layer.array(role), array)
 
 
+def test_a_folder_in_place_where_names_cannot_be_exchanged(
+    saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(tmp_path)
+    values = new_values(bnstat.load(saved_model))
+    monkeypatch.setattr(drafts, "exchange", lambda *_: False)
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "replace", refuse_once(os.replace))
+        with pytest.raises(bnstat.BnstatError, match="cannot be written"):
+            bnstat.apply(saved_model, values, in_place=True)
+    assert contents(tmp_path) == before
+    bnstat.apply(saved_model, values, in_place=True)
+    assert_mended(saved_model, DIGITS)
+    assert os.listdir(tmp_path) == ["sm"]
+
+
+def refuse_once(real: Any) -> Any:
+    """What fails when it is called first."""
+    calls: list[object] = []
+
+    def wrapper(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise OSError(5, "Input/output error")
+        return real(*arguments)
+
+    return wrapper
+
+
 def test_in_place_in_a_training_folder(tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(ROOT / "tests/data/digits/run", run)
@@ -238,81 +235,6 @@ def test_a_link_is_replaced_not_what_it_leads_to(checkpoint: Path, tmp_path: Pat
     bnstat.apply(tmp_path / "links/m", new_values(bnstat.load(checkpoint)), in_place=True)
     assert contents(checkpoint.parent) == before
     assert_mended(tmp_path / "links/m", checkpoint)
-
-
-def test_places_that_a_copy_cannot_have(saved_model: Path, tmp_path: Path) -> None:
-    values = new_values(bnstat.load(saved_model))
-    (tmp_path / "file").write_text("x")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full/x").write_text("x")
-    for output, message in [
-        (saved_model, "is the model itself; choose another name, or use --in-place"),
-        (saved_model / "variables/c", "is inside of the model"),
-        (saved_model / "c", "is inside of the model"),
-        (tmp_path / "file", "is there already"),
-        (tmp_path / "full", "is there already"),
-        (tmp_path, "is there already"),
-        (tmp_path / "none/c", "there is no folder"),
-        (tmp_path / "file/c", "there is no folder"),
-        ("", "has no name"),
-    ]:
-        with pytest.raises(bnstat.BnstatError, match=message):
-            bnstat.apply(saved_model, values, output)
-    with pytest.raises(bnstat.BnstatError, match="either a copy's name or in_place"):
-        bnstat.apply(saved_model, values)
-    assert contents(saved_model) == contents(DIGITS)
-
-
-def test_names_of_a_checkpoint_s_copy(checkpoint: Path, tmp_path: Path) -> None:
-    values = new_values(bnstat.load(checkpoint))
-    (tmp_path / "out").mkdir()
-    for original, output, expected in [
-        (checkpoint, tmp_path / "out", "out/m"),
-        (f"{checkpoint}.index", tmp_path / "out/a.index", "out/a"),
-        (f"{checkpoint}.data-00001-of-00002", tmp_path / "b", "b"),
-    ]:
-        applied = bnstat.apply(original, values, output)
-        assert applied.output == str(tmp_path / expected)
-        assert_mended(tmp_path / expected, checkpoint)
-    with pytest.raises(bnstat.BnstatError, match="is the model itself"):
-        bnstat.apply(checkpoint, values, checkpoint)
-
-
-def test_permissions_are_those_of_the_original(checkpoint: Path, tmp_path: Path) -> None:
-    for path in checkpoint.parent.iterdir():
-        path.chmod(0o440)
-    bnstat.apply(checkpoint, new_values(bnstat.load(checkpoint)), tmp_path / "c")
-    assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("c.*")} == {0o440}
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_may_not_be_written(checkpoint: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir(0o500)
-    with pytest.raises(bnstat.BnstatError, match="cannot be written: Permission denied"):
-        bnstat.apply(checkpoint, new_values(bnstat.load(checkpoint)), tmp_path / "out/c")
-
-
-def test_what_is_not_copied(saved_model: Path, tmp_path: Path) -> None:
-    values = new_values(bnstat.load(saved_model))
-    os.mkfifo(saved_model / "pipe")
-    with pytest.raises(bnstat.BnstatError, match="neither file nor folder"):
-        bnstat.apply(saved_model, values, tmp_path / "c")
-    (saved_model / "pipe").unlink()
-    (saved_model / "assets").symlink_to("/")
-    with pytest.raises(bnstat.BnstatError, match="a link to a folder"):
-        bnstat.apply(saved_model, values, tmp_path / "c")
-    (saved_model / "assets").unlink()
-    (saved_model / "words").symlink_to(saved_model / "saved_model.pb")
-    bnstat.apply(saved_model, values, tmp_path / "c")
-    assert not (tmp_path / "c/words").is_symlink()
-
-
-def test_models_in_archives_are_not_written(saved_model: Path, tmp_path: Path) -> None:
-    values = new_values(bnstat.load(saved_model))
-    archive = shutil.make_archive(str(tmp_path / "m"), "zip", saved_model)
-    with pytest.raises(bnstat.UnsupportedError, match=r"is in an archive.*unpack it"):
-        bnstat.apply(archive, values, tmp_path / "c")
-    assert not np.any([path.name.startswith("c") for path in tmp_path.iterdir()])
 
 
 def test_errors_speak_of_the_copy_by_its_name(

@@ -23,6 +23,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -104,11 +105,11 @@ class Bundle:
         """Where the tensor of that key lies.
 
         Raises:
-            DamagedError: the entry is damaged.
+            DamagedError: the entry is damaged, or not found where the index should have it.
         """
         stored = self._table.get(_encoded(key))
         if stored is None:
-            raise KeyError(key)
+            raise DamagedError(f"{self._index_path}, {key}", "the index has no such entry")
         return parse_entry(stored, f"{self._index_path}, {key}")
 
     def read(self, key: str) -> Array:
@@ -302,6 +303,12 @@ class _Variables(Mapping[str, Variable]):
                 partial(self._bundle.extents, key, entry),
             )
         return self._made[key]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The variable of that key, or `default`."""
+        if key not in self:
+            return default
+        return self[key]
 
     def __contains__(self, key: object) -> bool:
         return key in self._bundle.keys

@@ -311,3 +311,13 @@ def test_every_changed_byte_of_the_data_is_noticed(tmp_path: Path) -> None:
             except DamagedError:
                 failed += 1
         assert failed == 1
+
+
+def test_a_key_that_cannot_be_found(tmp_path: Path) -> None:
+    """Damage can list a key where no search comes to it."""
+    bundle = opened(named.save(tmp_path / "m", {"a": [1.0]}))
+    with pytest.raises(DamagedError, match="b: the index has no such entry"):
+        bundle.entry("b")
+    variables = bundle.variables({})
+    assert variables.get("b") is None
+    assert variables.get("a") is variables["a"]

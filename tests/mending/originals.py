@@ -1,0 +1,27 @@
+"""A checkpoint and a SavedModel to be copied, and what is asked of their copies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import bnstat
+from tests.builders.mended import new_values
+from tests.builders.oracle import same_bits
+
+ROOT = Path(__file__).resolve().parents[2]
+DIGITS = ROOT / "tests/data/digits/saved_model"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def assert_mended(copy: Path, original: Path) -> None:
+    values = new_values(bnstat.load(original))
+    for layer in bnstat.load(copy):
+        for role, array in values[layer.name].items():
+            assert same_bits(layer.array(role), array)
