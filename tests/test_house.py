@@ -19,7 +19,6 @@ MAY_IMPORT = {
     "storage": set(),
     "model": {"storage", "output.documents.notebook"},
     "formats": {"storage", "model"},
-    "formats.json_text": set(),
     "formats.protobuf": {"storage"},
     "formats.hdf5": {"storage", "model"},
     "formats.keras": {"storage", "model", "formats"},
@@ -44,13 +43,23 @@ MAY_IMPORT = {
         "output.numbers",
     },
     "output": {"__version__", "model", "checks", "compare", "mending"},
-    "cli": {"__version__", "model", "loading", "checks", "compare", "mending", "output"},
+    "cli": {
+        "__version__",
+        "storage.access",
+        "model",
+        "loading",
+        "checks",
+        "compare",
+        "mending",
+        "output",
+    },
 }
 """Part -> the others that it may import, all that is in them included. The longest name counts."""
 
 LONGEST_FILE = 350
 MOST_FILES = 14
 LONGER = {
+    "bnstat/output/terminal/overview.py",
     "tests/discovery/graphs/test_sightings.py",
     "tests/formats/keras/test_damage.py",
     "tests/fuzz/recipes.py",

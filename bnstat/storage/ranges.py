@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from bnstat.storage.files import File
+    from bnstat.storage.files import Depot, File
 
 
 class Range(NamedTuple):
@@ -44,5 +44,11 @@ def prefetch(ranges: Iterable[Range]) -> None:
     for wanted in ranges:
         if wanted.file.local_path is None:
             spans.setdefault(wanted.file, []).append((wanted.offset, wanted.length))
-    for file, together in spans.items():
-        file.prefetch(together)
+    together: dict[Depot, dict[File, list[tuple[int, int]]]] = {}
+    for file, pieces in spans.items():
+        if file.depot is None:
+            file.prefetch(pieces)
+        else:
+            together.setdefault(file.depot, {})[file] = pieces
+    for depot, files in together.items():
+        depot.prefetch(files)

@@ -17,7 +17,7 @@ from bnstat.formats.sites import (
     step_of,
 )
 from bnstat.formats.tensorflow import state_file
-from bnstat.formats.tensorflow.bundle import DATA, INDEX
+from bnstat.formats.tensorflow.bundle import INDEX
 from bnstat.formats.tensorflow.checkpoint import open_checkpoint
 from bnstat.formats.tensorflow.checkpoint_v1 import SHARD, is_v1, open_checkpoint_v1
 from bnstat.formats.tensorflow.saved_model import (
@@ -26,6 +26,7 @@ from bnstat.formats.tensorflow.saved_model import (
     is_saved_model,
     open_saved_model,
 )
+from bnstat.formats.tensorflow.shards import DATA
 from bnstat.formats.tensorflow.tables.sstable import is_table
 from bnstat.model import Source
 from bnstat.storage.files import File, Folder
