@@ -15,6 +15,7 @@ from bnstat.formats.locate import Found, locate
 from bnstat.model import BatchNorm, Model, Source
 from bnstat.storage.access import MAX_DOWNLOAD, Access
 from bnstat.storage.address import is_url, shown
+from bnstat.storage.ranges import ahead
 
 Reader = Literal["auto", "native", "tensorflow"]
 Track = Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]]
@@ -142,7 +143,7 @@ def load_all(
 
     read = partial(_read, globs=layers) if values else None
     attempt = _loader(text, access, reader, patterns, include_shadows, values, read, config)
-    return Models(shown(text), found, lambda one: narrow(attempt(one), layers))
+    return Models(text, found, lambda one: narrow(attempt(one), layers))
 
 
 class Models(Iterable[tuple[str, Model | BnstatError]]):
@@ -151,9 +152,10 @@ class Models(Iterable[tuple[str, Model | BnstatError]]):
     def __init__(
         self, path: str, found: Sequence[Found], attempt: Callable[[Found], Model]
     ) -> None:
-        self._path = path
+        self._path = shown(path)
         self._found = found
         self._attempt = attempt
+        self._is_far = is_url(path)
 
     def __len__(self) -> int:
         return len(self._found)
@@ -164,14 +166,15 @@ class Models(Iterable[tuple[str, Model | BnstatError]]):
         return [(found.name, found.step) for found in self._found if found.name is not None]
 
     def __iter__(self) -> Iterator[tuple[str, Model | BnstatError]]:
-        for found in self._found:
-            name = found.name if found.name is not None else self._path
-            try:
-                model = self._attempt(found)
-            except BnstatError as error:
-                yield name, error
-            else:
-                yield name, model
+        tried = ahead(self._try, self._found) if self._is_far else map(self._try, self._found)
+        for found, result in zip(self._found, tried, strict=True):
+            yield found.name if found.name is not None else self._path, result
+
+    def _try(self, found: Found) -> Model | BnstatError:
+        try:
+            return self._attempt(found)
+        except BnstatError as error:
+            return error
 
 
 def _loader(

@@ -56,8 +56,8 @@ def command(
 ) -> int:
     """Show how the statistics moved over the checkpoints of the folder PATH.
 
-    PATH is a folder of checkpoints, of Keras files or of SavedModel versions; they are read one
-    at a time, the oldest first. Left out, it is the current folder. A checkpoint that cannot be
+    PATH is a folder of checkpoints, of Keras files or of SavedModel versions; or its URL; they are
+    read the oldest first. Left out, it is the current folder. A checkpoint that cannot be
     read is told and left out. Below the table stands which statistics are frozen, still drift or
     diverge.
     """

@@ -82,6 +82,11 @@ class File(ABC):
                 beyond the file's end, where there is nothing to fetch.
         """
 
+    def has(self, offset: int, length: int) -> bool:
+        """Whether these bytes are at hand, rather than far away and not yet fetched."""
+        del offset, length
+        return True
+
     def allow_waste(self, size: int) -> None:  # noqa: B027
         """Let so many bytes be fetched that nobody asked for, where that makes fewer pieces."""
 

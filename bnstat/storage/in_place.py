@@ -48,6 +48,9 @@ class Slice(File):
     def prefetch(self, spans: Sequence[tuple[int, int]]) -> None:
         self._whole.prefetch([(self._start + offset, length) for offset, length in spans])
 
+    def has(self, offset: int, length: int) -> bool:
+        return self._whole.has(self._start + offset, length)
+
     def allow_waste(self, size: int) -> None:
         self._whole.allow_waste(size)
 

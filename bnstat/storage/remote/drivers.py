@@ -19,7 +19,12 @@ class _Driver(NamedTuple):
     transport: type[Transport] = Transport
 
 
-_PATIENCE: Final = {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 3}}
+_PATIENCE: Final = {
+    "connect_timeout": 10,
+    "read_timeout": 30,
+    "retries": {"max_attempts": 3},
+    "max_pool_connections": 64,
+}
 _S3: Final = _Driver("s3", {"config_kwargs": _PATIENCE}, S3)
 _GCS: Final = _Driver("gcs")
 _AZURE: Final = _Driver("azure")
@@ -61,8 +66,8 @@ def connect(url: str, access: Access) -> tuple[Transport, str]:
     except (TypeError, ValueError) as error:
         raise BnstatError(
             shown(url),
-            "the driver does not take these storage options, or not this address",
-            f"given: {', '.join(access.options)}" if access.options else "",
+            "the driver needs other storage options, or does not take this address",
+            "give what it needs with --storage-option KEY=VALUE, or in its environment",
         ) from error
     except Exception as error:
         raise fault(error, shown(url)) from error

@@ -72,6 +72,8 @@ def fault(error: BaseException, where: str) -> BnstatError:
                 if kind is FileNotFoundError:
                     return NotFoundError(where, what, hint)
                 return BnstatError(where, what, hint)
+    if isinstance(error, TypeError):
+        return BnstatError(where, "the driver does not take these storage options")
     first = scrubbed(str(error).strip().partition("\n")[0])
     return BnstatError(where, f"cannot be read: {type(error).__name__}: {first}"[:300])
 

@@ -15,6 +15,11 @@ from bnstat.storage.remote.transport import Piece, Stat, Transport
 _BLOCK: Final = 16 << 10
 """What nobody announced is fetched by blocks of this size, for the next read is often near."""
 
+_SMALL: Final = 48 << 10
+"""A file of up to this size is fetched whole."""
+
+_TAIL: Final = 4 << 10
+
 _WASTE: Final = 48 << 10
 """So many bytes that nobody asked for are fetched of a file, to fetch fewer pieces."""
 
@@ -34,12 +39,20 @@ class RemoteFile(File):
 
     def _read(self, offset: int, length: int) -> bytes:
         end = offset + length
+        if self.size <= _SMALL:
+            self.fetch([(0, self.size)])
         if self.pieces.missing([(offset, end)]):
             start, stop = offset, end
             if length < _BLOCK:
                 start, stop = offset // _BLOCK * _BLOCK, min(-(-end // _BLOCK) * _BLOCK, self.size)
             self.fetch([(start, stop)])
         return self.pieces.get(offset, end)
+
+    def head(self, length: int) -> bytes:
+        if self.pieces.missing([(max(self.size - 8, 0), self.size)]):
+            # What tells one format from another is at a file's beginning and at its end.
+            self.fetch([(0, min(_BLOCK, self.size)), (max(self.size - _TAIL, 0), self.size)])
+        return super().head(length)
 
     def fetch(self, spans: Sequence[Span]) -> None:
         """Fetch what is missing of these bytes, and not one more."""
@@ -50,19 +63,24 @@ class RemoteFile(File):
 
     def wanted(self, spans: Sequence[tuple[int, int]]) -> list[Span]:
         """What to fetch, so that the bytes at these offsets of these lengths are there."""
+        if self.size <= _SMALL:
+            return self.pieces.missing([(0, self.size)])
         inside = [
             (offset, min(offset + length, self.size))
             for offset, length in spans
             if 0 <= offset < self.size
         ]
         lacking = self.pieces.missing(inside)
-        joined = bridged(lacking, self.waste)
+        joined = bridged(lacking, self.waste // 2)
         self.waste -= sum(b - a for a, b in joined) - sum(b - a for a, b in lacking)
         return self.pieces.missing(joined)
 
     @property
     def _depot(self) -> Warehouse:
         return cast(Warehouse, self.depot)
+
+    def has(self, offset: int, length: int) -> bool:
+        return not self.pieces.missing([(offset, min(offset + length, self.size))])
 
     def allow_waste(self, size: int) -> None:
         self.waste = max(self.waste, size)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from bnstat.errors import ChangedError
 from bnstat.storage.address import shown
 from bnstat.storage.remote.faults import fault
+
+_PARALLEL: Final = 64
 
 
 class Stat(NamedTuple):
@@ -125,7 +127,7 @@ class S3(Transport):
     async def _gather(self, pieces: Sequence[Piece]) -> list[Any]:
         import asyncio
 
-        gate = asyncio.Semaphore(32)
+        gate = asyncio.Semaphore(_PARALLEL)
 
         async def one(piece: Piece) -> bytes:
             bucket, key, version = self._fs.split_path(piece.stat.path)
