@@ -128,7 +128,8 @@ def command(
     A PATH is a SavedModel, a checkpoint, an .h5 or a .keras: its folder, its prefix, any of its
     files, or a URL of these (s3://, gs://, az://, hf://, https://); left out, it is the current
     folder. Each finding has a rule, whose code does not change, and a severity. Errors and
-    warnings make the exit code 1; what is only worth knowing does not. Of several models the worst makes the exit code.
+    warnings make the exit code 1; what is only worth knowing does not. Of several models the worst
+    makes the exit code.
 
     A project keeps its own choice of rules in [tool.bnstat] of its pyproject.toml, or in a
     bnstat.toml. The options below win over it.
