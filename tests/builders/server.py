@@ -31,6 +31,7 @@ class Server(ThreadingHTTPServer):
     Attributes:
         asked: the requests, in the order in which they were answered.
         faults: name of a file -> what goes wrong with it.
+        other: what answers for all files without a fault of their own.
         ranges: whether it heeds `Range`.
         delay: how many seconds it waits before each answer.
         tags: whether it sends ETags.
@@ -43,6 +44,7 @@ class Server(ThreadingHTTPServer):
         self.folder = folder
         self.asked: list[Asked] = []
         self.faults: dict[str, Fault] = {}
+        self.other: Fault | None = None
         self.ranges = True
         self.delay = 0.0
         self.tags = True
@@ -72,10 +74,12 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(self.server.delay)
         self.name = unquote(urlsplit(self.path).path).lstrip("/")
         self.sent = 0
-        fault = self.server.faults.get(self.name)
+        fault = self.server.faults.get(self.name, self.server.other)
         if fault is None or not fault(self):
             self.answer()
         self.server.asked.append(Asked(self.path, self.headers.get("Range", ""), self.sent))
+
+    do_POST = do_GET  # noqa: N815
 
     def status(self, code: int, **headers: str) -> bool:
         """An answer without a body."""

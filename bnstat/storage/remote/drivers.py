@@ -10,7 +10,7 @@ from bnstat.errors import BnstatError
 from bnstat.storage.access import Access
 from bnstat.storage.address import scheme_of, shown
 from bnstat.storage.remote.faults import fault
-from bnstat.storage.remote.transport import S3, Transport
+from bnstat.storage.remote.transport import S3, HuggingFace, Transport
 
 
 class _Driver(NamedTuple):
@@ -36,7 +36,7 @@ _DRIVERS: Final = {
     "az": _AZURE,
     "abfs": _AZURE,
     "abfss": _AZURE,
-    "hf": _Driver("hf"),
+    "hf": _Driver("hf", transport=HuggingFace),
     "memory": _Driver(""),
 }
 """Scheme -> the extra that installs the driver, its options unless others are given, its kind."""

@@ -14,7 +14,7 @@ def find_in_store(url: str, access: Access) -> tuple[RemoteFolder | None, str, R
         BnstatError: there is no driver, or the store cannot be listed.
     """
     transport, path = connect(url, access)
-    path = path.rstrip("/")
+    path = transport.canonical(path.rstrip("/"))
     transport.forget(path)
     depot = Warehouse(transport, access)
     above, _, name = path.rpartition("/")

@@ -15,6 +15,7 @@ from bnstat.storage.address import shown
 from bnstat.storage.remote.faults import fault
 
 _PARALLEL: Final = 64
+_MOST_THREADS: Final = 16
 
 
 class Stat(NamedTuple):
@@ -63,6 +64,14 @@ class Transport:
     def url(self, path: str) -> str:
         """A path in the driver's words as a URL that may be shown."""
         return shown(f"{self._scheme}://{path.removeprefix('/')}")
+
+    def canonical(self, path: str) -> str:
+        """The path in the words that listings have for it.
+
+        Raises:
+            BnstatError: it cannot be told.
+        """
+        return path
 
     def listing(self, path: str) -> list[Stat] | None:
         """What is in a folder, or the file of that path alone; None where there is nothing.
@@ -145,6 +154,38 @@ class S3(Transport):
                     return data
 
         return await asyncio.gather(*(one(piece) for piece in pieces), return_exceptions=True)
+
+
+class Threads(Transport):
+    """A driver that knows no way to wait for many ranges at once: each has its own thread."""
+
+    def _cat(self, pieces: Sequence[Piece]) -> list[Any]:
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(_MOST_THREADS) as pool:
+            return list(pool.map(self._one, pieces))
+
+    def _one(self, piece: Piece) -> bytes | BaseException:
+        try:
+            # What the driver would read ahead is not wanted.
+            how = {"size": piece.stat.size, "cache_type": "none"}
+            with self._fs.open(piece.stat.path, "rb", **how) as file:
+                file.seek(piece.start)
+                data: bytes = file.read(piece.end - piece.start)
+                return data
+        except Exception as error:
+            return error
+
+
+class HuggingFace(Threads):
+    """The hub, where a path may tell a revision or leave it out."""
+
+    def canonical(self, path: str) -> str:
+        try:
+            resolved: str = self._fs.resolve_path(path).unresolve()
+        except Exception as error:
+            raise fault(error, self.url(path)) from error
+        return resolved
 
 
 def stat_of(info: dict[str, Any]) -> Stat:
