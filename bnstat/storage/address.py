@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from bnstat.errors import BnstatError
+
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
 _ANY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^\s'\"<>]+")
 
@@ -36,6 +38,16 @@ def shown(path: str) -> str:
     if match[1].lower() not in ("abfs", "abfss"):
         host = host.rpartition("@")[2]
     return f"{match[0]}{host}{slash}{inside}"
+
+
+def refuse_url(path: str, why: str) -> None:
+    """Refuse a URL where files on disk are needed.
+
+    Raises:
+        BnstatError: the path is a URL.
+    """
+    if is_url(path):
+        raise BnstatError(shown(path), f"is a URL, and {why}", "download it first")
 
 
 def scrubbed(text: str) -> str:

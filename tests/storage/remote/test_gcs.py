@@ -1,4 +1,4 @@
-"""Models in Google Cloud Storage: fsspec's driver against fake-gcs-server, where it is installed."""
+"""Models in Google Cloud Storage: fsspec's driver against fake-gcs-server, where there is one."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 import bnstat
-from bnstat.errors import BnstatError, NotFoundError
+from bnstat.errors import BnstatError, ChangedError, NotFoundError
 from tests.storage.remote.conftest import DATA
 from tests.storage.remote.test_http import same
 
@@ -125,3 +125,17 @@ def test_file_urls_are_local_paths() -> None:
 def test_tensorflows_reader_reads_no_url(store: str) -> None:
     with pytest.raises(BnstatError, match="reads files on disk"):
         bnstat.load(f"{store}/run", reader="tensorflow")
+
+
+def test_an_object_that_is_replaced_meanwhile(s3: str) -> None:
+    import s3fs
+
+    fs = s3fs.S3FileSystem()
+    name = "models/replaced/m.data-00000-of-00001"
+    for ending in ("index", "data-00000-of-00001"):
+        content = (DATA / f"run/model-100.{ending}").read_bytes()
+        fs.pipe_file(f"models/replaced/m.{ending}", content)
+    model = bnstat.load("s3://models/replaced/m", values=False)
+    fs.pipe_file(name, bytes(fs.size(name)))
+    with pytest.raises(ChangedError, match="changed while it was read"):
+        model.read()
