@@ -46,6 +46,7 @@ _CONTINUATION: Final = 0x10
 _SHARED: Final = 0x02
 
 _WASTE: Final = 0.01
+_WASTE_AT_LEAST: Final = 1 << 20
 """So much of a file that is far away may be fetched without being needed, to save requests."""
 
 _READ_RATIO: Final = 8
@@ -140,7 +141,7 @@ class Objects:
         self.size = file.size
         self._file = file
         self._makes_trips = True
-        file.allow_waste(int(self.size * _WASTE))
+        file.allow_waste(max(int(self.size * _WASTE), _WASTE_AT_LEAST))
         self._unread = _READ_RATIO * file.size + _READ_FLOOR
         start = signature_offset(file)
         if start is None:

@@ -20,8 +20,12 @@ _SMALL: Final = 48 << 10
 
 _TAIL: Final = 4 << 10
 
-_WASTE: Final = 48 << 10
-"""So many bytes that nobody asked for are fetched of a file, to fetch fewer pieces."""
+_WASTE: Final = 96 << 10
+"""So many bytes that nobody asked for may be fetched of a file, to fetch fewer pieces."""
+
+
+_SHARE: Final = 2
+"""Each time, one part in so many of what is left of that."""
 
 
 class RemoteFile(File):
@@ -34,7 +38,8 @@ class RemoteFile(File):
         self.depot = depot
         self.stat = stat
         self.pieces = Pieces()
-        self.waste = _WASTE
+        self._may_waste = _WASTE
+        self._wasted = 0
         self._folder = folder
 
     def _read(self, offset: int, length: int) -> bytes:
@@ -71,8 +76,8 @@ class RemoteFile(File):
             if 0 <= offset < self.size
         ]
         lacking = self.pieces.missing(inside)
-        joined = bridged(lacking, self.waste // 2)
-        self.waste -= sum(b - a for a, b in joined) - sum(b - a for a, b in lacking)
+        joined = bridged(lacking, (self._may_waste - self._wasted) // _SHARE)
+        self._wasted += sum(b - a for a, b in joined) - sum(b - a for a, b in lacking)
         return self.pieces.missing(joined)
 
     @property
@@ -83,7 +88,7 @@ class RemoteFile(File):
         return not self.pieces.missing([(offset, min(offset + length, self.size))])
 
     def allow_waste(self, size: int) -> None:
-        self.waste = max(self.waste, size)
+        self._may_waste = max(self._may_waste, size)
 
     def sibling(self, name: str) -> File | None:
         return self._folder.file(name)

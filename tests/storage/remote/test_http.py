@@ -38,9 +38,9 @@ def test_a_model_is_read_as_on_disk(digits: Server, place: str) -> None:
     assert far.source.path == f"{digits.url}/{place}"
 
 
-def test_a_run_cannot_be_listed(digits: Server) -> None:
+def test_a_folder_cannot_be_listed(digits: Server) -> None:
     with pytest.raises(BnstatError, match=r"does not list .*; give a file's URL"):
-        bnstat.load(f"{digits.url}/run")
+        bnstat.load(f"{digits.url}/")
 
 
 def test_a_name_that_is_not_there(digits: Server) -> None:
@@ -199,3 +199,12 @@ def test_a_file_leads_to_no_other_place(digits: Server) -> None:
 def test_not_found_is_its_own_kind(digits: Server) -> None:
     with pytest.raises(NotFoundError, match="no such model"):
         bnstat.load(f"{digits.url}/run/model-7.data-00000-of-00001")
+
+
+def test_the_state_file_tells_of_a_run(digits: Server) -> None:
+    for place in ("run", "run/", "run/checkpoint"):
+        model = bnstat.load(f"{digits.url}/{place}", eager=True)
+        same(model, bnstat.load(DATA / "run"))
+        assert model.source.checkpoint == "model-400"
+    names = [name for name, _ in bnstat.load_all(f"{digits.url}/run")]
+    assert names == [name for name, _ in bnstat.load_all(DATA / "run")]
