@@ -101,7 +101,9 @@ class Http(Transport):
                 return Head(_stat(url, answer, 0), b"", True)
             self._refuse_failure(answer, url)
             told = _content_range(answer)
-            if answer.status == 206 and told is not None:
+            if answer.status == 206:
+                if told is None:
+                    raise BnstatError(shown(url), "the server does not say how large the file is")
                 start, end, size = told
                 if start != 0 or end > min(_HEAD, size):
                     raise BnstatError(shown(url), "the server sends another range than asked for")

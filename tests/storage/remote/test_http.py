@@ -208,3 +208,40 @@ def test_the_state_file_tells_of_a_run(digits: Server) -> None:
         assert model.source.checkpoint == "model-400"
     names = [name for name, _ in bnstat.load_all(f"{digits.url}/run")]
     assert names == [name for name, _ in bnstat.load_all(DATA / "run")]
+
+
+@pytest.mark.parametrize(
+    ("told", "body", "line"),
+    [
+        ("bytes 0-4095/*", 4096, "does not say how large"),
+        ("bytes 0-99/1000000", 4096, "contradicts itself about lengths"),
+        ("bytes 5-4100/1000000", 4096, "another range"),
+        ("nonsense", 4096, "does not say how large"),
+    ],
+)
+def test_a_server_that_lies(digits: Server, index: str, told: str, body: int, line: str) -> None:
+    def fault(handler: Handler) -> bool:
+        handler.send_response(206)
+        handler.send_header("Content-Range", told)
+        handler.send_header("Content-Length", str(body))
+        handler.end_headers()
+        handler.wfile.write(bytes(body))
+        return True
+
+    digits.faults["run/model-100.index"] = fault
+    with pytest.raises(BnstatError, match=line):
+        bnstat.load(index)
+
+
+def test_a_file_without_end_is_not_read_to_the_end(digits: Server, index: str) -> None:
+    def fault(handler: Handler) -> bool:
+        handler.send_response(200)
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        for _ in range(1000):
+            handler.wfile.write(bytes(1 << 20))
+        return True
+
+    digits.faults["run/model-100.index"] = fault
+    with pytest.raises(BnstatError, match="all of it is too much"):
+        bnstat.load(index)
