@@ -8,7 +8,7 @@ reads it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import BinaryIO, Protocol
 
 from bnstat.errors import DamagedError
@@ -145,6 +145,9 @@ class Folder(ABC):
     @abstractmethod
     def file(self, name: str) -> File | None:
         """The file of that name, if there is one; `name` may lead into folders below."""
+
+    def expect(self, names: Iterable[str]) -> None:  # noqa: B027
+        """Say which files will be asked for, where that is better done in one go."""
 
     @abstractmethod
     def folder(self, name: str) -> Folder | None:

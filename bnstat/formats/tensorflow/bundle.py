@@ -88,7 +88,9 @@ class Bundle:
         self._taken: Counter[int] = Counter()
         self._shards = shard_names(folder, prefix, self._shards_of_header)
         if data:
-            for shard in list(self._shards)[:_MOST_OPEN]:
+            opened = list(self._shards)[:_MOST_OPEN]
+            folder.expect(self._shards[shard] for shard in opened)
+            for shard in opened:
                 self._file(shard)
 
     @property

@@ -146,7 +146,8 @@ def _of_run(folder: Folder, state: state_file.State | None) -> Place | None:
 def _listed(folder: Folder, state: state_file.State | None) -> list[str]:
     """The indexes of the checkpoints that the state lists, where the folder tells no names."""
     listed = () if state is None else dict.fromkeys((*state.all, state.newest or ""))
-    indexes = (name + INDEX for name in listed if name)
+    indexes = [name + INDEX for name in listed if name]
+    folder.expect(indexes)
     return [index for index in indexes if folder.file(index) is not None]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import quote
 
 from bnstat.errors import BnstatError, NotFoundError
@@ -93,11 +93,13 @@ class WebFolder(Folder):
         )
 
     def file(self, name: str) -> File | None:
-        if name not in self._known:
-            if any(part in ("", ".", "..") for part in re.split(r"[/\\]", name)):
-                return None
-            self._known |= self._ask([name])
-        return self._known[name]
+        self.expect([name])
+        return self._known.get(name)
+
+    def expect(self, names: Iterable[str]) -> None:
+        fresh = [name for name in names if name not in self._known and _leads_down(name)]
+        if fresh:
+            self._known |= self._ask(fresh)
 
     def folder(self, name: str) -> Folder | None:
         return self._at(f"{self._inside}/{name}" if self._inside else name)
@@ -136,3 +138,8 @@ class WebFolder(Folder):
             if head.is_all and len(head.data) > 4096:
                 self._access.notes.append(f"{file.path}: the server sends whole files only")
         return found
+
+
+def _leads_down(name: str) -> bool:
+    """Whether a name stays in its folder."""
+    return all(part not in ("", ".", "..") for part in re.split(r"[/\\]", name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import bnstat
 from bnstat.errors import BnstatError, ChangedError, NotFoundError
 from tests.builders.server import Handler, Server
+from tests.fuzz import handmade
 from tests.storage.remote.conftest import DATA
 
 PLACES = [
@@ -245,3 +247,14 @@ def test_a_file_without_end_is_not_read_to_the_end(digits: Server, index: str) -
     digits.faults["run/model-100.index"] = fault
     with pytest.raises(BnstatError, match="all of it is too much"):
         bnstat.load(index)
+
+
+def test_shards_are_asked_for_together(server: Server) -> None:
+    tensors = {f"bn/{role}": np.ones(3) for role in ("gamma", "beta", "moving_mean")}
+    tensors["bn/moving_variance"] = np.full(3, 2)
+    for name, content in handmade.bundle(tensors, shards=4).items():
+        (server.folder / name).write_bytes(content)
+    server.delay = 0.3
+    start = time.perf_counter()
+    same(bnstat.load(f"{server.url}/m.index", eager=True), bnstat.load(server.folder / "m"))
+    assert time.perf_counter() - start < 0.3 * len(server.asked) * 0.8
