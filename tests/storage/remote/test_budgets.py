@@ -127,3 +127,26 @@ def test_a_run_costs_three_requests_a_checkpoint(s3: str, tmp_path: Path) -> Non
     assert [name for name, _ in models] == [f"m-{step}" for step in range(40)]
     assert all(isinstance(model, bnstat.Model) and len(model) == 1 for _, model in models)
     assert len(asked) <= 3 * 40
+
+
+def test_a_checkpoint_in_a_bucket(
+    s3: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import s3fs
+
+    rng = np.random.default_rng(0)
+    raws = [rng.random(CHANNELS, np.float32).tobytes() for _ in range(4 * LAYERS)]
+    names = [f"bn_{number}/{role}" for number in range(LAYERS) for role in ROLES]
+    start = 5_000_000
+    entries = {"kernel": tables.entry(shape=(start // 4,), size=start)}
+    for number, (name, raw) in enumerate(zip(names, raws, strict=True)):
+        place = {"offset": start + number * len(raw), "size": len(raw)}
+        entries[name] = tables.entry(raw, shape=(CHANNELS,), **place)
+    tables.bundle(tmp_path, entries, bytes(start) + b"".join(raws))
+    s3fs.S3FileSystem().put(str(tmp_path), "models/large", recursive=True)
+    caplog.clear()
+    with caplog.at_level("INFO", "werkzeug"):
+        model = bnstat.load("s3://models/large/m", eager=True)
+    asked = [record for record in caplog.records if record.name == "werkzeug"]
+    assert 0 < len(asked) <= 8
+    same(model, bnstat.load(tmp_path / "m"))
