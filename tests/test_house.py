@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "cli": {
         "__version__",
         "storage.access",
+        "storage.address",
         "model",
         "loading",
         "checks",

@@ -10,6 +10,7 @@ from bnstat.cli import options
 from bnstat.cli.messages import say
 from bnstat.cli.tab import suggestions
 from bnstat.errors import BnstatError
+from bnstat.storage.address import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -158,7 +159,7 @@ def command(
             if len(paths) == 1 and not as_github:
                 raise
             say(f"error: {error}")
-            unread[path] = str(error)
+            unread[shown(path)] = str(error)
             codes.append(2)
             continue
         checked.append((findings, model))

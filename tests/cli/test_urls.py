@@ -81,3 +81,15 @@ def test_models_are_mended_and_run_on_disk(run, command):
     result = run(*command.format("s3://models/m").split())
     assert result.exit_code == 2
     assert "is a URL, and" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["inspect", "export --json", "check", "check --sarif", "history", "history --json", "diff {0}"],
+)
+def test_no_secret_is_shown(run, url, command):
+    secret = url.replace("://", "://me:hush@") + "/run/?sig=hush"
+    name, *rest = command.format(secret).split()
+    result = run(name, secret, *rest)
+    assert result.exit_code in (0, 1)
+    assert "hush" not in result.stdout + result.stderr
