@@ -34,6 +34,7 @@ class Server(ThreadingHTTPServer):
         other: what answers for all files without a fault of their own.
         ranges: whether it heeds `Range`.
         delay: how many seconds it waits before each answer.
+        most_at_once: how many requests waited for their answers at one time.
         tags: whether it sends ETags.
     """
 
@@ -47,6 +48,9 @@ class Server(ThreadingHTTPServer):
         self.other: Fault | None = None
         self.ranges = True
         self.delay = 0.0
+        self.most_at_once = 0
+        self._waiting = 0
+        self._lock = threading.Lock()
         self.tags = True
 
     @property
@@ -57,6 +61,14 @@ class Server(ThreadingHTTPServer):
     def sent(self) -> int:
         """How many bytes of files were sent."""
         return sum(asked.sent for asked in self.asked)
+
+    def wait(self) -> None:
+        with self._lock:
+            self._waiting += 1
+            self.most_at_once = max(self.most_at_once, self._waiting)
+        time.sleep(self.delay)
+        with self._lock:
+            self._waiting -= 1
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that went away is nothing to speak of."""
@@ -71,7 +83,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        time.sleep(self.server.delay)
+        self.server.wait()
         self.name = unquote(urlsplit(self.path).path).lstrip("/")
         self.sent = 0
         fault = self.server.faults.get(self.name, self.server.other)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -254,7 +253,6 @@ def test_shards_are_asked_for_together(server: Server) -> None:
     tensors["bn/moving_variance"] = np.full(3, 2)
     for name, content in handmade.bundle(tensors, shards=4).items():
         (server.folder / name).write_bytes(content)
-    server.delay = 0.3
-    start = time.perf_counter()
+    server.delay = 0.2
     same(bnstat.load(f"{server.url}/m.index", eager=True), bnstat.load(server.folder / "m"))
-    assert time.perf_counter() - start < 0.3 * len(server.asked) * 0.8
+    assert server.most_at_once == 4
