@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from os import PathLike, fspath
-from typing import Literal
+from typing import Any, Literal
 
 from bnstat.discovery import discover
 from bnstat.errors import BnstatError, ChangedError, NotFoundError, UnsupportedError
 from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.locate import Found, locate
 from bnstat.model import BatchNorm, Model, Source
+from bnstat.storage.access import MAX_DOWNLOAD, Access
+from bnstat.storage.address import is_url, shown
+from bnstat.storage.ranges import ahead
 
 Reader = Literal["auto", "native", "tensorflow"]
 Track = Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]]
@@ -31,14 +34,16 @@ def load(
     values: bool = True,
     eager: bool = False,
     track: Track = iter,
+    max_download: int = MAX_DOWNLOAD,
+    storage_options: Mapping[str, Any] | None = None,
     config: str | PathLike[str] | None = None,
 ) -> Model:
     """Load the batch-norm layers of a model.
 
     Args:
         path: a SavedModel, a checkpoint's prefix or one of its files, a Keras file, a GraphDef,
-            or a folder of such; `.` if left out. Or a model in memory: of Keras, of tf-keras, or
-            any `tf.Module`.
+            or a folder of such; `.` if left out. It may be a URL: `s3://`, `gs://`, `az://`,
+            `hf://`, `https://`. Or a model in memory: of Keras, of tf-keras, or any `tf.Module`.
         checkpoint: the name of one of a folder's checkpoints or files; the newest if left out.
         step: the step of one of a folder's checkpoints.
         reader: `native` reads with bnstat's own reader, `tensorflow` with TensorFlow's, `auto`
@@ -51,6 +56,8 @@ def load(
         eager: read all arrays now. Where a training job is saving over the file, only this
             makes sure that they belong to one save.
         track: passes on the layers that are being read, where `eager`.
+        max_download: how many bytes may be downloaded, where the path is a URL.
+        storage_options: what fsspec's driver for the URL is given, such as an endpoint.
         config: a file with the model's architecture, for Keras weights that do not tell it: the
             JSON of `model.to_json()`, a `config.json`, a `.keras` or a full `.h5`. It gives the
             layers' names, roles, epsilon, momentum, axis and order. A file that tells its own
@@ -72,22 +79,26 @@ def load(
 
         return narrow(live_model(path).model, layers)
     text = fspath(path)
-    found = locate(text).choose(text, checkpoint, step)
+    access = Access(storage_options, max_download)
+    found = locate(text, access).choose(shown(text), checkpoint, step)
     times = found.times()
     read = partial(_read, globs=layers, track=track) if eager and values else None
-    attempt = _loader(text, reader, patterns, include_shadows, values, read, config)
+    attempt = _loader(text, access, reader, patterns, include_shadows, values, read, config)
     try:
         model = attempt(found)
     except BnstatError as error:
         # A training job may have replaced the checkpoint, or a part of it, since then.
-        newest = locate(text).choose(text, checkpoint, step)
+        newest = locate(text, access).choose(shown(text), checkpoint, step)
         unchanged = (found.name, found.modified, times)
-        if (newest.name, newest.modified, newest.times()) == unchanged:
+        is_same = (newest.name, newest.modified, newest.times()) == unchanged
+        if is_same and not isinstance(error, ChangedError):
             raise
         try:
             model = attempt(newest)
         except BnstatError:
-            raise ChangedError(text, "changes faster than it can be read", "try again") from error
+            raise ChangedError(
+                shown(text), "changes faster than it can be read", "try again"
+            ) from error
     return narrow(model, layers)
 
 
@@ -100,6 +111,8 @@ def load_all(
     layers: Sequence[str] = (),
     values: bool = True,
     last: int | None = None,
+    max_download: int = MAX_DOWNLOAD,
+    storage_options: Mapping[str, Any] | None = None,
     config: str | PathLike[str] | None = None,
 ) -> Models:
     """Load every checkpoint, Keras file or SavedModel version at a path, oldest first.
@@ -112,6 +125,8 @@ def load_all(
         layers: as for `load`.
         values: as for `load`.
         last: only so many of them, the newest.
+        max_download: as for `load`, of all of them together.
+        storage_options: as for `load`.
         config: as for `load`; one architecture for all of them.
 
     Returns:
@@ -122,11 +137,12 @@ def load_all(
         As `load`, for the path as a whole.
     """
     text = fspath(path)
-    models = locate(text).models
+    access = Access(storage_options, max_download)
+    models = locate(text, access).models
     found = models[-last:] if last else models
 
     read = partial(_read, globs=layers) if values else None
-    attempt = _loader(text, reader, patterns, include_shadows, values, read, config)
+    attempt = _loader(text, access, reader, patterns, include_shadows, values, read, config)
     return Models(text, found, lambda one: narrow(attempt(one), layers))
 
 
@@ -136,9 +152,10 @@ class Models(Iterable[tuple[str, Model | BnstatError]]):
     def __init__(
         self, path: str, found: Sequence[Found], attempt: Callable[[Found], Model]
     ) -> None:
-        self._path = path
+        self._path = shown(path)
         self._found = found
         self._attempt = attempt
+        self._is_far = is_url(path)
 
     def __len__(self) -> int:
         return len(self._found)
@@ -149,18 +166,20 @@ class Models(Iterable[tuple[str, Model | BnstatError]]):
         return [(found.name, found.step) for found in self._found if found.name is not None]
 
     def __iter__(self) -> Iterator[tuple[str, Model | BnstatError]]:
-        for found in self._found:
-            name = found.name if found.name is not None else self._path
-            try:
-                model = self._attempt(found)
-            except BnstatError as error:
-                yield name, error
-            else:
-                yield name, model
+        tried = ahead(self._try, self._found) if self._is_far else map(self._try, self._found)
+        for found, result in zip(self._found, tried, strict=True):
+            yield found.name if found.name is not None else self._path, result
+
+    def _try(self, found: Found) -> Model | BnstatError:
+        try:
+            return self._attempt(found)
+        except BnstatError as error:
+            return error
 
 
 def _loader(
     path: str,
+    access: Access,
     reader: Reader,
     patterns: Sequence[tuple[str, str]],
     include_shadows: bool,
@@ -173,6 +192,8 @@ def _loader(
 
     def attempt(found: Found) -> Model:
         contents = _open(path, found, reader, values)
+        if access.notes:
+            contents = replace(contents, notes=[*contents.notes, *access.notes])
         if configure is not None:
             contents = configure(contents)
         model = discover(
@@ -267,7 +288,13 @@ def _no_such_layer(model: Model, glob: str) -> NotFoundError:
 
 
 def _open(path: str, found: Found, reader: Reader, values: bool) -> Contents:
-    source = Source(path, "", found.name, found.step)
+    source = Source(shown(path), "", found.name, found.step)
+    if is_url(path):
+        if reader == "tensorflow":
+            raise BnstatError(
+                source.path, "TensorFlow's reader reads files on disk", "leave --reader out"
+            )
+        return found.open(source, Reading(values))
     try:
         return found.open(source, Reading(values, tensorflow=reader == "tensorflow"))
     except UnsupportedError as error:

@@ -16,7 +16,18 @@ import bnstat
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "tests/data/digits"
-HEAVY = {"tensorflow", "keras", "tf_keras", "h5py", "jsonschema", "ml_dtypes", "zipfile", "tarfile"}
+HEAVY = {
+    "aiohttp",
+    "fsspec",
+    "h5py",
+    "jsonschema",
+    "keras",
+    "ml_dtypes",
+    "tarfile",
+    "tensorflow",
+    "tf_keras",
+    "zipfile",
+}
 
 _RUN = """
 import json, sys

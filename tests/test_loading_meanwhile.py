@@ -29,8 +29,8 @@ def job(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def let(*steps: Callable[[], object]) -> None:
         left = list(steps)
 
-        def look(path: str) -> Any:
-            place = locate(path)
+        def look(path: str, *access: Any) -> Any:
+            place = locate(path, *access)
 
             def open_(*how: Any) -> Any:
                 if left:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.builders.bucket import bucket
 from tests.terminal import ROOT, in_terminal
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,8 +28,18 @@ def written_by(arguments: list[str]) -> Iterator[list[str]]:
                 yield earlier
 
 
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    with bucket() as address:
+        yield address
+
+
 @pytest.mark.parametrize(("command", "output"), BLOCKS, ids=[block[0] for block in BLOCKS])
-def test_shows_what_the_command_prints(command: str, output: str, tmp_path: Path) -> None:
+def test_shows_what_the_command_prints(
+    command: str, output: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if "s3://" in command:
+        request.getfixturevalue("s3")
     # What a command writes is not to lie in the sources.
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     for earlier in written_by(shlex.split(command)):

@@ -10,6 +10,7 @@ from bnstat.cli import options
 from bnstat.cli.messages import say
 from bnstat.cli.tab import suggestions
 from bnstat.errors import BnstatError
+from bnstat.storage.address import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,10 +126,11 @@ def command(
 ) -> int:
     """Look for what is wrong with the batch norm of the models at the PATHs.
 
-    A PATH is a SavedModel, a checkpoint, an .h5 or a .keras: its folder, its prefix or any of its
-    files; left out, it is the current folder. Each finding has a rule, whose code does not
-    change, and a severity. Errors and warnings make the exit code 1; what is only worth knowing
-    does not. Of several models the worst makes the exit code.
+    A PATH is a SavedModel, a checkpoint, an .h5 or a .keras: its folder, its prefix, any of its
+    files, or a URL of these (s3://, gs://, az://, hf://, https://); left out, it is the current
+    folder. Each finding has a rule, whose code does not change, and a severity. Errors and
+    warnings make the exit code 1; what is only worth knowing does not. Of several models the worst
+    makes the exit code.
 
     A project keeps its own choice of rules in [tool.bnstat] of its pyproject.toml, or in a
     bnstat.toml. The options below win over it.
@@ -157,7 +159,7 @@ def command(
             if len(paths) == 1 and not as_github:
                 raise
             say(f"error: {error}")
-            unread[path] = str(error)
+            unread[shown(path)] = str(error)
             codes.append(2)
             continue
         checked.append((findings, model))

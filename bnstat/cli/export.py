@@ -54,8 +54,9 @@ def command(
 ) -> int:
     """Write every value of every batch-norm layer of the model at PATH.
 
-    PATH is a SavedModel, a checkpoint, an .h5 or a .keras: its folder, its prefix or any of its
-    files. Without --json, --csv or --npz the form follows from the ending of FILE.
+    PATH is a SavedModel, a checkpoint, an .h5 or a .keras: its folder, its prefix, any of its
+    files, or a URL of these (s3://, gs://, az://, hf://, https://). Without --json, --csv or
+    --npz the form follows from the ending of FILE.
     """
     form = _form((as_json, as_csv, as_npz), output)
     if no_values and form != "json":

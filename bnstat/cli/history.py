@@ -9,6 +9,7 @@ import click
 
 from bnstat.cli import options
 from bnstat.model import printable
+from bnstat.storage.address import shown
 
 if TYPE_CHECKING:
     from bnstat.checks import Finding
@@ -56,8 +57,8 @@ def command(
 ) -> int:
     """Show how the statistics moved over the checkpoints of the folder PATH.
 
-    PATH is a folder of checkpoints, of Keras files or of SavedModel versions; they are read one
-    at a time, the oldest first. Left out, it is the current folder. A checkpoint that cannot be
+    PATH is a folder of checkpoints, of Keras files or of SavedModel versions; or its URL; they are
+    read the oldest first. Left out, it is the current folder. A checkpoint that cannot be
     read is told and left out. Below the table stands which statistics are frozen, still drift or
     diverge.
     """
@@ -69,11 +70,11 @@ def command(
     if run.tracks or form != "text":
         from bnstat.checks import check
 
-        _write(run.only(roles or _ROLES), check(run), path, form, output)
+        _write(run.only(roles or _ROLES), check(run), shown(path), form, output)
     if run.tracks:
         return 0
     if not quiet:
-        click.echo(f"no batch-norm layer found in {printable(path)}", err=True)
+        click.echo(f"no batch-norm layer found in {printable(shown(path))}", err=True)
     return 1
 
 

@@ -20,6 +20,7 @@ Examples:
   bnstat inspect runs/cnn --step 1200 --layer 'block1/*'
   bnstat inspect model.keras --values -o values.txt
   bnstat inspect runs/cnn/model-1200.index --no-values
+  bnstat inspect s3://bucket/runs/cnn --step 1200
   bnstat inspect m.weights.h5 --config m.json
 """
 
@@ -45,9 +46,9 @@ def command(
 ) -> int:
     """Show the batch-norm layers of the model at PATH in a table, one row a layer.
 
-    PATH is a SavedModel, a checkpoint, an .h5 or a .keras: its folder, its prefix or any of its
-    files. Left out, it is the current folder. Layers come in the order of the network where the
-    file tells it.
+    PATH is a SavedModel, a checkpoint, an .h5 or a .keras: its folder, its prefix, any of its
+    files, or a URL of these (s3://, gs://, az://, hf://, https://). Left out, it is the current
+    folder. Layers come in the order of the network where the file tells it.
 
     Each cell is the mean of a statistic and its standard deviation over the channels; a wider
     terminal, or a pipe, also shows the range and a histogram. A dash stands for what the layer

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import click
 
 from bnstat.cli.messages import say
 from bnstat.cli.tab import suggestions
+from bnstat.storage.access import MAX_DOWNLOAD
 
 if TYPE_CHECKING:
     from bnstat.loading import Models
@@ -37,6 +39,32 @@ def _patterns(
             raise click.BadParameter(f"{regex!r} is no regular expression: {error}") from None
         pairs.append((role, regex))
     return tuple(pairs)
+
+
+def _size(_: click.Context, __: click.Parameter, text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is no size such as 256MB or 2GiB")
+    power = " kmgt".index(match[2].lower() or " ")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+def _storage_options(
+    _: click.Context, __: click.Parameter, given: tuple[str, ...]
+) -> dict[str, Any]:
+    """The options by their names; what is JSON is taken as such, all else as text."""
+    import json
+
+    options: dict[str, Any] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise click.BadParameter("a storage option is KEY=VALUE")
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value
+    return options
 
 
 path = click.argument("path", default=".", type=click.Path())
@@ -127,6 +155,25 @@ _reader = click.option(
 )
 
 
+_max_download = click.option(
+    "--max-download",
+    metavar="SIZE",
+    default="256MB",
+    show_default=True,
+    callback=_size,
+    help="How much may be downloaded, where PATH is a URL.",
+)
+
+_storage_option = click.option(
+    "--storage-option",
+    "storage_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_storage_options,
+    help="What fsspec's driver for the URL is given, such as anon=true. Can be repeated.",
+)
+
+
 class Reading(NamedTuple):
     """How models are to be read: what the options of `reading` or `reading_all` say."""
 
@@ -135,6 +182,8 @@ class Reading(NamedTuple):
     include_shadows: bool
     checkpoint: str | None = None
     step: int | None = None
+    max_download: int = MAX_DOWNLOAD
+    storage_options: Mapping[str, Any] = MappingProxyType({})
     config: str | None = None
 
     def load(
@@ -166,6 +215,8 @@ class Reading(NamedTuple):
             eager=True,
             config=self.config,
             track=functools.partial(track, what="reading", hidden=quiet),
+            max_download=self.max_download,
+            storage_options=self.storage_options,
         )
 
     def load_all(
@@ -190,6 +241,8 @@ class Reading(NamedTuple):
             include_shadows=self.include_shadows,
             layers=layers,
             last=last,
+            max_download=self.max_download,
+            storage_options=self.storage_options,
             config=self.config,
         )
 
@@ -201,6 +254,8 @@ def reading_all(command: Command) -> Command:
     @_include_shadows
     @_config
     @_reader
+    @_max_download
+    @_storage_option
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         given = {name: kwargs.pop(name) for name in Reading._fields if name in kwargs}

@@ -7,45 +7,41 @@ its content; names only tie a model's files together. Which files are whose, eac
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 
-from bnstat.errors import BnstatError, NotFoundError, UnknownFormatError
+from bnstat.errors import NotFoundError, UnknownFormatError
 from bnstat.formats.register import formats
 from bnstat.formats.sites import Found, Place, by_age, listed, models_in_files, single, step_of
+from bnstat.storage.access import Access
+from bnstat.storage.address import shown
 from bnstat.storage.files import File, Folder
-from bnstat.storage.local import LocalFolder, kind_of
+from bnstat.storage.places import Spot, find
 
 __all__ = ["Found", "Place", "locate", "step_of"]
 
-_NUMBER = re.compile(r"^\d+$")
+_NUMBER = re.compile(r"^\d{1,18}$")
 _MOST_BELOW = 200
 
 
-def locate(path: str) -> Place:
-    """The models at a path.
+def locate(path: str, access: Access | None = None) -> Place:
+    """The models at a path or URL.
+
+    Args:
+        path: the path.
+        access: how files that are far away are reached.
 
     Raises:
         NotFoundError: there is no such path, or nothing to read there.
         UnknownFormatError: the file is in no format that bnstat reads.
         DamagedError: it is a git-lfs pointer or a damaged archive.
+        BnstatError: it cannot be reached.
     """
-    parent, name = os.path.split(path.rstrip("/") or path)
-    parent = parent or "."
-    try:
-        kind = kind_of(path)
-        if kind == stat.S_IFDIR:
-            return in_folder(LocalFolder(path))
-        if kind not in (None, stat.S_IFREG):
-            raise BnstatError(path, "is neither a file nor a folder")
-        is_there = kind_of(parent) == stat.S_IFDIR
-        if is_there and (place := under_name(LocalFolder(parent), name)) is not None:
-            return place
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise BnstatError(path, f"cannot be opened: {reason}") from error
-    raise _nothing_at(path, parent, name)
+    spot = find(path, access or Access())
+    if spot.parent is not None and (place := under_name(spot.parent, spot.name)) is not None:
+        return place
+    if spot.folder is not None:
+        return in_folder(spot.folder)
+    raise _nothing_at(shown(path), spot)
 
 
 def under_name(folder: Folder, name: str) -> Place | None:
@@ -162,14 +158,18 @@ def _hint_below(folder: Folder) -> str:
     return "a SavedModel, a checkpoint, a .keras or an .h5 file is looked for"
 
 
-def _nothing_at(path: str, parent: str, name: str) -> NotFoundError:
-    if kind_of(parent) != stat.S_IFDIR:
-        return NotFoundError(path, "no such path", f"{parent} does not exist")
-    names = set(LocalFolder(parent).names())
+def _nothing_at(path: str, spot: Spot) -> NotFoundError:
+    above = path.rstrip("/").rpartition("/")[0]
+    if spot.parent is None:
+        return NotFoundError(path, "no such path", f"{above or '.'} does not exist")
+    names = set(spot.parent.names())
     for format_ in formats():
         names = {format_.called(near) for near in names}
     import difflib
 
-    near = difflib.get_close_matches(name, names, n=3)
-    hint = f"did you mean {listed([os.path.join(parent, name) for name in near])}?" if near else ""
+    near = [
+        f"{above}/{name}" if above else name
+        for name in difflib.get_close_matches(spot.name, names, n=3)
+    ]
+    hint = f"did you mean {listed(near)}?" if near else ""
     return NotFoundError(path, "no such file, folder or checkpoint", hint)

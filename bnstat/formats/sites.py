@@ -19,7 +19,7 @@ from bnstat.storage.files import File, Folder
 Opener = Callable[[Source, Reading], Contents]
 """Opens a model: where the user pointed, and how to read."""
 
-_STEP = re.compile(r"-(\d+)(\.[A-Za-z]\w*)*$")
+_STEP = re.compile(r"-(\d{1,18})(\.[A-Za-z]\w*)*$")
 
 
 class Found(NamedTuple):

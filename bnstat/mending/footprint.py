@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from bnstat.errors import BnstatError, NotFoundError, UnsupportedError
-from bnstat.formats.tensorflow.bundle import DATA, INDEX
+from bnstat.formats.tensorflow.bundle import INDEX
 from bnstat.formats.tensorflow.checkpoint_v1 import SHARD
 from bnstat.formats.tensorflow.saved_model import VARIABLES, has_saved_model
+from bnstat.formats.tensorflow.shards import DATA
 from bnstat.model import Source
 from bnstat.storage.local import LocalFile, LocalFolder
 

@@ -9,7 +9,8 @@ from os import PathLike, fspath
 from typing import Final
 
 from bnstat.errors import BnstatError, NotFoundError
-from bnstat.formats.tensorflow.bundle import DATA, INDEX
+from bnstat.formats.tensorflow.bundle import INDEX
+from bnstat.formats.tensorflow.shards import DATA
 from bnstat.formats.tensorflow.state_file import NAME as STATE
 from bnstat.formats.tensorflow.state_file import state_text
 from bnstat.mending.copying import tree

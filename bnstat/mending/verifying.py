@@ -11,6 +11,7 @@ from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.locate import locate
 from bnstat.mending.fitting import different
 from bnstat.model import Array, Model, Source
+from bnstat.storage.address import refuse_url
 
 
 class Opened(NamedTuple):
@@ -32,6 +33,7 @@ class Looking(NamedTuple):
         Raises:
             BnstatError: as `bnstat.load`.
         """
+        refuse_url(path, "a model is mended where it lies on disk")
         found = locate(path).choose(path, checkpoint, step)
         contents = found.open(Source(path, "", found.name, found.step), Reading())
         model = discover(contents, patterns=self.patterns, include_shadows=self.include_shadows)

@@ -26,6 +26,8 @@ from bnstat.storage.ranges import Range
 _MAX_RATIO = 50
 _MAX_MEMBERS = 100_000
 _CHUNK = 1 << 20
+_MEMBER_HEADER = 1 << 10
+"""So much is fetched beyond a member's bytes, for what stands before them."""
 
 _DAMAGE = (
     zipfile.BadZipFile,
@@ -56,10 +58,12 @@ def open_archive(file: File) -> Folder | None:
         if head.startswith(b"\x1f\x8b"):
             import gzip
 
+            file.prefetch([(0, file.size)])
             with file.open() as raw, gzip.GzipFile(fileobj=raw) as stream:
                 inner = _spool(file, cast(IO[bytes], stream), file.size)
             return _tar_folder(file, inner)
         if head[257:262] == b"ustar":
+            file.prefetch([(0, file.size)])
             return _tar_folder(file, file.open())
     except _DAMAGE as error:
         raise DamagedError(
@@ -190,6 +194,7 @@ def _zip_opener(
             raise UnsupportedError(file.path, f"{info.filename} is not compressed by deflate")
         if (stored := slice_of(file, info)) is not None:
             return stored.open()
+        file.prefetch([(info.header_offset, info.compress_size + _MEMBER_HEADER)])
         return _spool(file, archive.open(info), min(info.compress_size, file.size))
 
     return open_

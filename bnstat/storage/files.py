@@ -8,13 +8,20 @@ reads it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import BinaryIO
+from collections.abc import Iterable, Mapping, Sequence
+from typing import BinaryIO, Protocol
 
 from bnstat.errors import DamagedError
 from bnstat.storage.ranges import Range
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+class Depot(Protocol):
+    """What fetches ranges of many files at once."""
+
+    def prefetch(self, wanted: Mapping[File, Sequence[tuple[int, int]]]) -> None:
+        """As `File.prefetch`, for several files."""
 
 
 class File(ABC):
@@ -24,11 +31,13 @@ class File(ABC):
         name: the base name.
         path: where it is, for messages.
         size: its length in bytes.
+        depot: what fetches this file's ranges with those of others; None on disk.
     """
 
     name: str
     path: str
     size: int
+    depot: Depot | None = None
 
     @abstractmethod
     def _read(self, offset: int, length: int) -> bytes: ...
@@ -73,6 +82,14 @@ class File(ABC):
                 beyond the file's end, where there is nothing to fetch.
         """
 
+    def has(self, offset: int, length: int) -> bool:
+        """Whether these bytes are at hand, rather than far away and not yet fetched."""
+        del offset, length
+        return True
+
+    def allow_waste(self, size: int) -> None:  # noqa: B027
+        """Let so many bytes be fetched that nobody asked for, where that makes fewer pieces."""
+
     def place(
         self, offset: int, length: int, part: tuple[slice, ...] | None = None
     ) -> Range | None:
@@ -114,10 +131,12 @@ class Folder(ABC):
     Attributes:
         path: where it is, for messages.
         name: its own name.
+        tells_names: whether it can say what it holds, without being asked name by name.
     """
 
     path: str
     name: str
+    tells_names: bool = True
 
     @abstractmethod
     def names(self) -> list[str]:
@@ -126,6 +145,9 @@ class Folder(ABC):
     @abstractmethod
     def file(self, name: str) -> File | None:
         """The file of that name, if there is one; `name` may lead into folders below."""
+
+    def expect(self, names: Iterable[str]) -> None:  # noqa: B027
+        """Say which files will be asked for, where that is better done in one go."""
 
     @abstractmethod
     def folder(self, name: str) -> Folder | None:

@@ -48,6 +48,12 @@ class Slice(File):
     def prefetch(self, spans: Sequence[tuple[int, int]]) -> None:
         self._whole.prefetch([(self._start + offset, length) for offset, length in spans])
 
+    def has(self, offset: int, length: int) -> bool:
+        return self._whole.has(self._start + offset, length)
+
+    def allow_waste(self, size: int) -> None:
+        self._whole.allow_waste(size)
+
     def place(
         self, offset: int, length: int, part: tuple[slice, ...] | None = None
     ) -> Range | None:
@@ -55,7 +61,7 @@ class Slice(File):
 
     def open(self) -> BinaryIO:
         """A stream that reads the file piece by piece."""
-        return cast(BinaryIO, io.BufferedReader(_Stream(self)))
+        return cast(BinaryIO, io.BufferedReader(Stream(self)))
 
     def sibling(self, name: str) -> File | None:
         """None: a slice is alone."""
@@ -108,7 +114,9 @@ def packed_slice_of(archive: File, info: ZipInfo) -> Slice | None:
     return Slice(archive, start, info.compress_size, info.filename)
 
 
-class _Stream(io.RawIOBase):
+class Stream(io.RawIOBase):
+    """A file as a stream, for those who read streams."""
+
     def __init__(self, file: File) -> None:
         self._file = file
         self._at = 0

@@ -6,11 +6,14 @@ neighbours in one piece. On disk nothing is gained by that, and nothing is done.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
-    from bnstat.storage.files import File
+    from bnstat.storage.files import Depot, File
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Range(NamedTuple):
@@ -34,6 +37,32 @@ class Range(NamedTuple):
         return self.file.read(self.offset, self.length)
 
 
+def ahead(work: Callable[[T], R], items: Iterable[T], most: int = 8) -> Iterator[R]:
+    """What `work` makes of each item, in order; a few of them are worked on at a time.
+
+    It is for work that mostly waits for what is far away.
+
+    Args:
+        work: called in other threads.
+        items: what it is called with.
+        most: how many results there may be that nobody took yet.
+    """
+    from collections import deque
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    pool = ThreadPoolExecutor(most)
+    running: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            running.append(pool.submit(work, item))
+            if len(running) == most:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
 def prefetch(ranges: Iterable[Range]) -> None:
     """Let every file know which of its bytes will be read next.
 
@@ -44,5 +73,11 @@ def prefetch(ranges: Iterable[Range]) -> None:
     for wanted in ranges:
         if wanted.file.local_path is None:
             spans.setdefault(wanted.file, []).append((wanted.offset, wanted.length))
-    for file, together in spans.items():
-        file.prefetch(together)
+    together: dict[Depot, dict[File, list[tuple[int, int]]]] = {}
+    for file, pieces in spans.items():
+        if file.depot is None:
+            file.prefetch(pieces)
+        else:
+            together.setdefault(file.depot, {})[file] = pieces
+    for depot, files in together.items():
+        depot.prefetch(files)

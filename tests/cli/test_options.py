@@ -50,6 +50,8 @@ def test_what_is_left_out(run, loads, command):
                 "eager": True,
                 "config": None,
                 "track": ANY,
+                "max_download": 256_000_000,
+                "storage_options": {},
             },
         )
     ]
@@ -79,6 +81,8 @@ def test_everything_is_passed_on(run, loads, command):
                 "eager": True,
                 "config": "m.json",
                 "track": ANY,
+                "max_download": 256_000_000,
+                "storage_options": {},
             },
         )
     ]

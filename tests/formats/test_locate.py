@@ -245,14 +245,14 @@ def test_a_folder_that_is_read_while_it_moves_on(
     first = locate(str(tmp_path))
     calls = []
 
-    def replaced(path: str) -> Any:
+    def replaced(path: str, *access: Any) -> Any:
         calls.append(path)
         if len(calls) == 1:
             for file in tmp_path.glob("m-1.*"):
                 file.unlink()
             save(tmp_path / "m-2", 2)
             return first
-        return locate(path)
+        return locate(path, *access)
 
     monkeypatch.setattr("bnstat.loading.locate", replaced)
     assert mean_of(tmp_path) == 2

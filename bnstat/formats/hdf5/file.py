@@ -27,6 +27,7 @@ from functools import cached_property, partial
 from typing import Final
 
 from bnstat.errors import DamagedError
+from bnstat.formats.hdf5.ahead import fetch_ahead
 from bnstat.formats.hdf5.arrays import LibraryNeededError, extents, read
 from bnstat.formats.hdf5.attributes import Attributes
 from bnstat.formats.hdf5.datasets import Dataset, dataset, numpy_type
@@ -54,6 +55,11 @@ _BOMB_RATIO: Final = 50
 """Beyond that, all arrays together must not exceed the file's size by more than this factor."""
 _LARGEST_ELEMENT: Final = 8
 _SOFT: Final = 2
+_HEAP: Final = 32
+_TREE: Final = 24
+_MEMBERS: Final = 8
+"""What is at least fetched of a heap and a tree, and how many members a node has room for."""
+
 _GROUP: Final = {SYMBOL_TABLE, LINK_INFO, LINK}
 
 
@@ -94,6 +100,7 @@ class Hdf5:
         self._attributes = Attributes(self._objects)
         self._read_before: set[str] = set()
         self._claimed = 0
+        self._is_near = file.has(0, file.size)
 
     @property
     def groups(self) -> Set[str]:
@@ -112,6 +119,7 @@ class Hdf5:
 
     def members(self) -> set[str]:
         """The names of what the root group holds, without a walk through all of the tree."""
+        self._come_near()
         return {name for name, _ in self._links(list(self._objects.messages(self._objects.root)))}
 
     def has_attribute(self, group: str, name: str) -> bool:
@@ -149,6 +157,7 @@ class Hdf5:
 
     @cached_property
     def _tree(self) -> _Tree:
+        self._come_near()
         tree = _Tree({}, {})
         seen = {self._objects.root}
         pending = [("", self._objects.root)]
@@ -178,6 +187,21 @@ class Hdf5:
             if len(seen) > _MAX_OBJECTS or named > _MAX_NAMES:
                 raise DamagedError(self.path, "it has too many objects, or too long names")
         return tree
+
+    def _come_near(self) -> None:
+        """Fetch all objects of a file that is far away."""
+        if not self._is_near:
+            self._is_near = True
+            fetch_ahead(self._objects, self._objects.root, self._look_at)
+
+    def _look_at(self, header: int) -> list[int]:
+        """Read an object's header, its texts, its members; the headers of these."""
+        messages = list(self._objects.messages(header))
+        if not any(message.kind in _GROUP for message in messages):
+            return []
+        for name in self._attributes.names(header):
+            self._attributes.texts(header, name)
+        return [child for _, child in self._links(messages)]
 
     def _links(self, messages: list[Message]) -> list[tuple[str, int]]:
         """Name and header's address of a group's hard links."""
@@ -209,6 +233,7 @@ class Hdf5:
     def _old_links(self, tree: int, heap: int) -> Iterator[tuple[str, int]]:
         """The hard links of a group that is kept in a tree of symbol nodes."""
         objects = self._objects
+        objects.expect([(heap, _HEAP), (tree, _TREE)])
         head = objects.cursor(heap, 8 + 2 * objects.length_size + objects.offset_size)
         if head.take(4) != b"HEAP":
             raise objects.damage("a group has no heap of names")
@@ -217,7 +242,9 @@ class Hdf5:
         names = objects.cursor(objects.address(head), size).data
         address = "Q" if objects.offset_size == 8 else "I"
         entry = struct.Struct(f"<{address}{address}I20x")
-        for node in self._nodes(tree):
+        nodes = list(self._nodes(tree))
+        objects.expect((node, 8 + _MEMBERS * entry.size) for node in nodes)
+        for node in nodes:
             start = objects.cursor(node, 8)
             if start.take(4) != b"SNOD":
                 raise objects.damage("a group has no list of members")
@@ -237,6 +264,7 @@ class Hdf5:
         pending, seen = [root], {root}
         while pending:
             address = pending.pop()
+            objects.expect((node, _TREE) for node in (address, *pending))
             head = objects.cursor(address, 8 + 2 * objects.offset_size)
             if head.take(5) != b"TREE\x00":
                 raise objects.damage("a group has no tree of members")

@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,6 +45,10 @@ _EMPTY: Final = 0x00
 _CONTINUATION: Final = 0x10
 _SHARED: Final = 0x02
 
+_WASTE: Final = 0.01
+_WASTE_AT_LEAST: Final = 1 << 20
+"""So much of a file that is far away may be fetched without being needed, to save requests."""
+
 _READ_RATIO: Final = 8
 _READ_FLOOR: Final = 16 << 20
 
@@ -52,11 +57,12 @@ def signature_offset(file: File) -> int | None:
     """Where HDF5 begins: at byte 0 or, after a user block, at 512, 1024, 2048, ...
 
     An HDF5 file that is the first member of a tar archive stands at 512 as well; that is not it.
+    Of a file that is far away, no more than the beginning is searched.
     """
     if file.head(512)[257:262] == b"ustar":
         return None
     offset = 0
-    while offset + len(SIGNATURE) <= file.size:
+    while offset + len(SIGNATURE) <= file.size and file.has(offset, len(SIGNATURE)):
         if file.read(offset, len(SIGNATURE)) == SIGNATURE:
             return offset
         offset = offset * 2 or 512
@@ -103,6 +109,18 @@ class Message:
     body: bytes
 
 
+class AbsentError(Exception):
+    """Bytes that would have to be fetched first.
+
+    Attributes:
+        spans: the address and length of each piece.
+    """
+
+    def __init__(self, spans: list[tuple[int, int]]) -> None:
+        self.spans = spans
+        super().__init__(spans)
+
+
 class Objects:
     """The objects of one file, by the addresses of their headers.
 
@@ -122,6 +140,8 @@ class Objects:
         self.path = file.path
         self.size = file.size
         self._file = file
+        self._makes_trips = True
+        file.allow_waste(max(int(self.size * _WASTE), _WASTE_AT_LEAST))
         self._unread = _READ_RATIO * file.size + _READ_FLOOR
         start = signature_offset(file)
         if start is None:
@@ -167,10 +187,37 @@ class Objects:
         Structures do not overlap in a sound file; a file in which thousands of them share one
         large block is given up once it was read several times over.
         """
+        if not self._makes_trips:
+            self.expect([(address, length)])
         self._unread -= length
         if self._unread < 0:
             raise self.damage("its structures overlap")
         return Cursor(self._file.read(self._start + address, length), self.path)
+
+    @contextmanager
+    def no_trips(self) -> Iterator[None]:
+        """Raise `AbsentError` where bytes would have to be fetched."""
+        self._makes_trips = False
+        try:
+            yield
+        finally:
+            self._makes_trips = True
+
+    def fetch(self, spans: Iterable[tuple[int, int]]) -> None:
+        """Fetch the bytes at these addresses of these lengths, and some between them."""
+        self._file.prefetch([(self._start + address, length) for address, length in spans])
+
+    def expect(self, spans: Iterable[tuple[int, int]]) -> None:
+        """Say what will be read next, by addresses and lengths.
+
+        Raises:
+            AbsentError: some of it is lacking, and no trips are to be made.
+        """
+        if self._makes_trips:
+            return
+        lacking = [span for span in spans if not self._file.has(self._start + span[0], span[1])]
+        if lacking:
+            raise AbsentError(lacking)
 
     def array_bytes(self, address: int, length: int) -> bytes:
         """The bytes of an array's elements."""

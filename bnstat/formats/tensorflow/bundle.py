@@ -19,7 +19,6 @@ Source: tensorflow/core/util/tensor_bundle/tensor_bundle.{h,cc}, protobuf/tensor
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from functools import partial
@@ -31,6 +30,7 @@ from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedE
 from bnstat.formats.protobuf.wire import WireError, damaged, fields, varint
 from bnstat.formats.tensorflow.bundle_entry import Entry, parse_entry
 from bnstat.formats.tensorflow.dtypes import STRING, dtype_name, find_dtype, numpy_dtype
+from bnstat.formats.tensorflow.shards import shard_names
 from bnstat.formats.tensorflow.tables.checksum import masked_crc32c
 from bnstat.formats.tensorflow.tables.sstable import Table
 from bnstat.formats.tensorflow.tensor_slice import (
@@ -44,7 +44,6 @@ from bnstat.storage.files import File, Folder
 from bnstat.storage.ranges import Range
 
 INDEX = ".index"
-DATA = re.compile(r"^(?P<prefix>.*)\.data-(?P<shard>\d{5,9})-of-(?P<shards>\d{5,9})$", re.DOTALL)
 
 _NEWEST_VERSION = 1
 _MOST_OPEN = 64
@@ -81,15 +80,18 @@ class Bundle:
             )
         self.path = index.path.removesuffix(INDEX)
         self._index_path = index.path
+        index.prefetch([(0, index.size)])
         self._table = Table(index)
         self._table.load()
         self._shards_of_header = self._read_header(self._table.get(b""))
         self._files: dict[int, File] = {}
         self._read: set[tuple[str, int, int]] = set()
         self._taken: Counter[int] = Counter()
-        self._shards = self._shard_names()
+        self._shards = shard_names(folder, prefix, self._shards_of_header)
         if data:
-            for shard in list(self._shards)[:_MOST_OPEN]:
+            opened = list(self._shards)[:_MOST_OPEN]
+            folder.expect(self._shards[shard] for shard in opened)
+            for shard in opened:
                 self._file(shard)
 
     @property
@@ -242,22 +244,6 @@ class Bundle:
             if len(self._files) < _MOST_OPEN:
                 self._files[shard] = file
         return file
-
-    def _shard_names(self) -> dict[int, str]:
-        """Shard number -> name of its data file, as the folder has them.
-
-        A folder can hold shards of an earlier save of the same name with another number of
-        shards; those that the header counts come first.
-        """
-        expected = self._shards_of_header
-        found: dict[int, tuple[bool, str]] = {}
-        for name in self._folder.matching(self._prefix + ".data-"):
-            match = DATA.match(name)
-            if match and match["prefix"] == self._prefix:
-                shard, rank = int(match["shard"]), int(match["shards"]) != expected
-                if shard not in found or (rank, name) < found[shard]:
-                    found[shard] = (rank, name)
-        return {shard: name for shard, (_, name) in found.items()}
 
 
 class _Keys(Collection[str]):

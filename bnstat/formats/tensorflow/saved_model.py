@@ -41,6 +41,7 @@ def is_saved_model(file: File) -> bool:
 
 def has_saved_model(folder: Folder) -> bool:
     """Whether the folder is a SavedModel's, be its `saved_model.pb` there or not."""
+    folder.expect((BINARY, f"{VARIABLES}/{VARIABLES}{INDEX}"))
     return (
         folder.file(BINARY) is not None
         or folder.file(TEXT) is not None

@@ -17,7 +17,7 @@ from bnstat.formats.sites import (
     step_of,
 )
 from bnstat.formats.tensorflow import state_file
-from bnstat.formats.tensorflow.bundle import DATA, INDEX
+from bnstat.formats.tensorflow.bundle import INDEX
 from bnstat.formats.tensorflow.checkpoint import open_checkpoint
 from bnstat.formats.tensorflow.checkpoint_v1 import SHARD, is_v1, open_checkpoint_v1
 from bnstat.formats.tensorflow.saved_model import (
@@ -26,6 +26,7 @@ from bnstat.formats.tensorflow.saved_model import (
     is_saved_model,
     open_saved_model,
 )
+from bnstat.formats.tensorflow.shards import DATA
 from bnstat.formats.tensorflow.tables.sstable import is_table
 from bnstat.model import Source
 from bnstat.storage.files import File, Folder
@@ -127,7 +128,7 @@ class Checkpoints(Format):
 
 def _of_run(folder: Folder, state: state_file.State | None) -> Place | None:
     """The checkpoints in a folder, with those V1 ones that the state alone tells of."""
-    names = folder.names()
+    names = folder.names() if folder.tells_names else _listed(folder, state)
     found = {
         prefix: _bundle(folder, prefix)
         for prefix in (name.removesuffix(INDEX) for name in names if name.endswith(INDEX))
@@ -140,6 +141,14 @@ def _of_run(folder: Folder, state: state_file.State | None) -> Place | None:
         names = [name for name in names if not name.endswith(_META) and not DATA.match(name)]
         found = {m.name or "": m for m in models_in_files(folder, names, Checkpoints().in_file)}
     return by_age(list(found.values()), newest) if found else None
+
+
+def _listed(folder: Folder, state: state_file.State | None) -> list[str]:
+    """The indexes of the checkpoints that the state lists, where the folder tells no names."""
+    listed = () if state is None else dict.fromkeys((*state.all, state.newest or ""))
+    indexes = [name + INDEX for name in listed if name]
+    folder.expect(indexes)
+    return [index for index in indexes if folder.file(index) is not None]
 
 
 def _bundle(folder: Folder, prefix: str) -> Found:
@@ -158,6 +167,9 @@ def _v1_checkpoint(folder: Folder, name: str) -> Found | None:
     if file is not None and is_v1(file):
         return _v1_file(folder, file)
     prefix = _prefix(name)
+    pattern = _V1_GLOB.match(name)
+    if pattern and not folder.tells_names and folder.file(f"{prefix}-00000-of-{pattern['shards']}"):
+        return _v1(folder, prefix, pattern["shards"])
     for shard in folder.matching(prefix + "-"):
         match = SHARD.match(shard)
         if match and match["prefix"] == prefix:

@@ -113,7 +113,9 @@ def _on_disk(path: str, settings: Settings) -> tuple[Model, Subject]:
     from bnstat.discovery import discover
     from bnstat.loading import narrow, open_contents
     from bnstat.mending.estimating.running.opening import open_subject
+    from bnstat.storage.address import refuse_url
 
+    refuse_url(path, "TensorFlow runs models that lie on disk")
     contents = open_contents(path, settings.checkpoint, settings.step)
     model = discover(contents, patterns=settings.patterns, include_shadows=settings.include_shadows)
     layers = narrow(model, settings.layers).layers

@@ -13,7 +13,8 @@ from functools import partial
 from bnstat.errors import UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.protobuf.wire import spans
-from bnstat.formats.tensorflow.bundle import DATA, INDEX, Bundle
+from bnstat.formats.tensorflow.bundle import INDEX, Bundle
+from bnstat.formats.tensorflow.shards import DATA
 from bnstat.formats.tensorflow.tables.checksum import masked_crc32c
 from bnstat.formats.tensorflow.tensor_slice import slice_key
 from bnstat.mending.writers import table

@@ -1,0 +1,1 @@
+"""Files that are far away, behind URLs, through fsspec's drivers."""

@@ -1,0 +1,240 @@
+"""Ranges by HTTP, each answer checked before its body is read.
+
+A server may ignore `Range` and send all of a file, may send another range or a file that changed
+since, may redirect in a circle, be busy or break off. What passes is asked for again, a few times.
+
+Source: RFC 9110, sections 10.2.3, 14 and 15.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections.abc import Sequence
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, NamedTuple
+
+import aiohttp
+
+from bnstat.errors import BnstatError, ChangedError
+from bnstat.storage.address import shown
+from bnstat.storage.remote.transport import Piece, Stat, Transport
+
+_HEAD: Final = 4 << 10
+"""So much of a file is asked for to learn whether there is one, and how large it is."""
+
+_WHOLE: Final = 16 << 20
+"""A file of up to this size is taken whole from a server that cannot send ranges."""
+
+_ATTEMPTS: Final = 4
+_FIRST_WAIT: Final = 0.25
+_LONGEST_WAIT: Final = 5.0
+_MAX_REDIRECTS: Final = 5
+_PARALLEL: Final = 64
+_PASSING: Final = {408, 425, 429, 500, 502, 503, 504}
+_ABSENT: Final = {404, 410}
+_BROKEN: Final = (
+    aiohttp.ClientPayloadError,
+    aiohttp.ServerDisconnectedError,
+    aiohttp.ClientOSError,
+    asyncio.TimeoutError,
+)
+_RANGE: Final = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
+
+
+class Head(NamedTuple):
+    """The beginning of a file, or all of it.
+
+    Attributes:
+        stat: what the answer told of the file.
+        data: its first bytes.
+        is_all: whether the server sent the whole file where a part was asked for.
+    """
+
+    stat: Stat
+    data: bytes
+    is_all: bool
+
+
+class Http(Transport):
+    """Files by HTTP: there are no listings, only names that may be asked for."""
+
+    def url(self, path: str) -> str:
+        return shown(path)
+
+    def forget(self, path: str) -> None:
+        del path
+
+    def heads(self, paths: Sequence[str], most: int) -> list[Head | BaseException | None]:
+        """The beginnings of files; None for those that are not there.
+
+        Args:
+            paths: their URLs.
+            most: how many bytes of a file may be taken from a server that sends it whole.
+        """
+        return self._all([self._head(path, most) for path in paths])
+
+    def _cat(self, pieces: Sequence[Piece]) -> list[Any]:
+        return self._all([self._part(piece) for piece in pieces])
+
+    def _all(self, asked: Sequence[Any]) -> list[Any]:
+        from fsspec.asyn import sync
+
+        gate = asyncio.Semaphore(_PARALLEL)
+
+        async def one(answer: Any) -> Any:
+            async with gate:
+                return await answer
+
+        async def gather() -> list[Any]:
+            return await asyncio.gather(*map(one, asked), return_exceptions=True)
+
+        result: list[Any] = sync(self._fs.loop, gather)
+        return result
+
+    async def _head(self, url: str, most: int) -> Head | None:
+        async def take(answer: Any) -> Head | None:
+            if answer.status in _ABSENT or (answer.history and answer.url.path.endswith("/")):
+                return None
+            if answer.status == 416:
+                return Head(_stat(url, answer, 0), b"", True)
+            self._refuse_failure(answer, url)
+            told = _content_range(answer)
+            if answer.status == 206:
+                if told is None:
+                    raise BnstatError(shown(url), "the server does not say how large the file is")
+                start, end, size = told
+                if start != 0 or end > min(_HEAD, size):
+                    raise BnstatError(shown(url), "the server sends another range than asked for")
+                return Head(_stat(url, answer, size), await _body(answer, end, url), False)
+            return await self._whole(answer, url, most)
+
+        found: Head | None = await self._ask(url, 0, _HEAD, take)
+        return found
+
+    async def _whole(self, answer: Any, url: str, most: int) -> Head:
+        """The file from a server that sends all of it; a large one is not begun with."""
+        limit = min(_WHOLE, most)
+        size = answer.content_length
+        if size is None or size <= limit:
+            data = b""
+            async for chunk in answer.content.iter_chunked(1 << 16):
+                data += chunk
+                if len(data) > limit:
+                    break
+            else:
+                return Head(_stat(url, answer, len(data)), data, len(data) > 0)
+        raise BnstatError(
+            shown(url),
+            "the server cannot send a part of a file, and all of it is too much"
+            + (f" ({size:,} bytes)" if size is not None else ""),
+            "download the file and give its path, or serve it with ranges",
+        )
+
+    async def _part(self, piece: Piece) -> bytes:
+        url = piece.stat.path
+
+        async def take(answer: Any) -> bytes:
+            if answer.status in (412, 416):
+                raise _changed(url)
+            self._refuse_failure(answer, url)
+            told = _content_range(answer)
+            if told is not None and told[2] != piece.stat.size:
+                raise _changed(url)
+            if piece.stat.tag and _tag(answer) not in ("", piece.stat.tag):
+                raise _changed(url)
+            length = piece.end - piece.start
+            if answer.status == 206 and told is not None and told[:2] == (piece.start, piece.end):
+                return await _body(answer, length, url)
+            if answer.status == 200 and answer.content_length == length == piece.stat.size:
+                return await _body(answer, length, url)
+            raise BnstatError(
+                shown(url), "the server sends other bytes than asked for", "download the file"
+            )
+
+        found: bytes = await self._ask(url, piece.start, piece.end, take)
+        return found
+
+    async def _ask(self, url: str, start: int, end: int, take: Any) -> Any:
+        """What `take` makes of the answer; what passes is asked for again."""
+        session = await self._fs.set_session()
+        options = {**self._fs.kwargs}
+        headers = {
+            **options.pop("headers", {}),
+            "Range": f"bytes={start}-{end - 1}",
+            "Accept-Encoding": "identity",
+        }
+        for attempt in range(1, _ATTEMPTS + 1):
+            wait = _FIRST_WAIT * 2 ** (attempt - 1) * random.uniform(1, 1.5)
+            try:
+                async with session.get(
+                    self._fs.encode_url(url),
+                    headers=headers,
+                    max_redirects=_MAX_REDIRECTS,
+                    **options,
+                ) as answer:
+                    if answer.status not in _PASSING or attempt == _ATTEMPTS:
+                        return await take(answer)
+                    wait = max(wait, _retry_after(answer))
+            except aiohttp.ClientConnectorError:
+                raise
+            except _BROKEN:
+                if attempt == _ATTEMPTS:
+                    raise
+            await asyncio.sleep(min(wait, _LONGEST_WAIT))
+        raise AssertionError("the last attempt returns or raises")
+
+    def _refuse_failure(self, answer: Any, url: str) -> None:
+        if answer.status >= 400:
+            answer.raise_for_status()
+        if answer.url.scheme != "https" and url.startswith("https:"):
+            raise BnstatError(shown(url), "the server redirects to an insecure address")
+        if answer.headers.get("Content-Encoding", "identity") != "identity":
+            raise BnstatError(shown(url), "the server compresses what it sends, unasked")
+
+
+async def _body(answer: Any, length: int, url: str) -> bytes:
+    """The body, which has to be of that length."""
+    if answer.content_length not in (None, length):
+        raise BnstatError(shown(url), "the server contradicts itself about lengths")
+    data = b""
+    async for chunk in answer.content.iter_chunked(1 << 18):
+        data += chunk
+        if len(data) > length:
+            break
+    if len(data) != length:
+        raise BnstatError(
+            shown(url), f"the server sent {len(data)} bytes where it announced {length}"
+        )
+    return data
+
+
+def _content_range(answer: Any) -> tuple[int, int, int] | None:
+    """From where and before where the answer's bytes are, and the file's size."""
+    match = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+    if match is None or match[1] is None:
+        return None
+    return int(match[1]), int(match[2]) + 1, int(match[3])
+
+
+def _stat(url: str, answer: Any, size: int) -> Stat:
+    try:
+        modified = parsedate_to_datetime(answer.headers["Last-Modified"]).timestamp()
+    except (KeyError, ValueError, TypeError):
+        modified = 0.0
+    return Stat(url, False, size, modified, _tag(answer))
+
+
+def _tag(answer: Any) -> str:
+    return str(answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "")
+
+
+def _retry_after(answer: Any) -> float:
+    """For how many seconds the server wants to be left alone."""
+    text = answer.headers.get("Retry-After", "")
+    return float(text) if text.isdigit() else 0.0
+
+
+def _changed(url: str) -> ChangedError:
+    return ChangedError(shown(url), "changed while it was read", "try again")

@@ -1,0 +1,89 @@
+"""Which bytes to fetch in one piece: neighbours together, very long runs in parallel parts."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Final
+
+Span = tuple[int, int]
+"""From which byte on, and before which."""
+
+_LONGEST: Final = 8 << 20
+
+
+def union(spans: Iterable[Span]) -> list[Span]:
+    """The same bytes in ascending order, with no two spans that touch."""
+    merged: list[Span] = []
+    for start, end in sorted(span for span in spans if span[0] < span[1]):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def bridged(spans: Sequence[Span], waste: int) -> list[Span]:
+    """Fewer spans that hold all of these: the smallest gaps are fetched too.
+
+    Args:
+        spans: as `union` gives them.
+        waste: how many bytes the gaps may have together.
+    """
+    gaps = sorted((after[0] - before[1], before[1]) for before, after in pairwise(spans))
+    bridges = []
+    for size, start in gaps:
+        if size > waste:
+            break
+        waste -= size
+        bridges.append((start, start + size))
+    return union([*spans, *bridges])
+
+
+def parts(spans: Iterable[Span]) -> list[Span]:
+    """The spans, those beyond 8 MiB in parts."""
+    return [
+        (at, min(at + _LONGEST, end)) for start, end in spans for at in range(start, end, _LONGEST)
+    ]
+
+
+class Pieces:
+    """The bytes of a file that were fetched."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._data: list[bytes] = []
+
+    def missing(self, spans: Iterable[Span]) -> list[Span]:
+        """What of these spans was not fetched, as `union` gives it."""
+        lacking: list[Span] = []
+        for start, end in union(spans):
+            at = start
+            index = max(0, bisect_right(self._starts, start) - 1)
+            while at < end and index < len(self._starts) and self._starts[index] < end:
+                first = self._starts[index]
+                if first > at:
+                    lacking.append((at, first))
+                at = max(at, first + len(self._data[index]))
+                index += 1
+            if at < end:
+                lacking.append((at, end))
+        return lacking
+
+    def add(self, start: int, data: bytes) -> None:
+        """Keep what was missing before."""
+        index = bisect_right(self._starts, start)
+        self._starts.insert(index, start)
+        self._data.insert(index, data)
+
+    def get(self, start: int, end: int) -> bytes:
+        """Bytes of which none is missing."""
+        found = []
+        index = bisect_right(self._starts, start) - 1
+        while start < end:
+            offset = start - self._starts[index]
+            found.append(self._data[index][offset : offset + end - start])
+            start += len(found[-1])
+            index += 1
+        return found[0] if len(found) == 1 else b"".join(found)

@@ -1,0 +1,148 @@
+"""A web server on this machine that counts what it is asked for, and fails where it is told to."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+
+
+class Asked(NamedTuple):
+    """A request: the path, the range as the client wrote it, how many bytes were sent."""
+
+    path: str
+    range: str
+    sent: int
+
+
+Fault = Callable[["Handler"], bool]
+"""Answers a request in its own way and returns True, or returns False to let it be answered."""
+
+
+class Server(ThreadingHTTPServer):
+    """Serves a folder.
+
+    Attributes:
+        asked: the requests, in the order in which they were answered.
+        faults: name of a file -> what goes wrong with it.
+        other: what answers for all files without a fault of their own.
+        ranges: whether it heeds `Range`.
+        delay: how many seconds it waits before each answer.
+        most_at_once: how many requests waited for their answers at one time.
+        tags: whether it sends ETags.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.folder = folder
+        self.asked: list[Asked] = []
+        self.faults: dict[str, Fault] = {}
+        self.other: Fault | None = None
+        self.ranges = True
+        self.delay = 0.0
+        self.most_at_once = 0
+        self._waiting = 0
+        self._lock = threading.Lock()
+        self.tags = True
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    @property
+    def sent(self) -> int:
+        """How many bytes of files were sent."""
+        return sum(asked.sent for asked in self.asked)
+
+    def wait(self) -> None:
+        with self._lock:
+            self._waiting += 1
+            self.most_at_once = max(self.most_at_once, self._waiting)
+        time.sleep(self.delay)
+        with self._lock:
+            self._waiting -= 1
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that went away is nothing to speak of."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: Server
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.server.wait()
+        self.name = unquote(urlsplit(self.path).path).lstrip("/")
+        self.sent = 0
+        fault = self.server.faults.get(self.name, self.server.other)
+        if fault is None or not fault(self):
+            self.answer()
+        self.server.asked.append(Asked(self.path, self.headers.get("Range", ""), self.sent))
+
+    do_POST = do_GET  # noqa: N815
+
+    def status(self, code: int, **headers: str) -> bool:
+        """An answer without a body."""
+        self.send_response(code)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+        return True
+
+    def answer(self, tag: str | None = None, most: int | None = None) -> bool:
+        """The file, or a part of it; with another tag, or cut off after so many bytes."""
+        path = self.server.folder / self.name
+        if not path.is_file():
+            return self.status(404)
+        info = path.stat()
+        match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        start, end = 0, info.st_size
+        if match and self.server.ranges:
+            start, end = int(match[1]), min(int(match[2]) + 1, info.st_size)
+            if start >= info.st_size:
+                return self.status(416, Content_Range=f"bytes */{info.st_size}")
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{info.st_size}")
+        else:
+            self.send_response(200)
+        if self.server.tags:
+            self.send_header("ETag", tag or f'"{info.st_mtime_ns}-{info.st_size}"')
+        self.send_header("Content-Length", str(end - start))
+        self.end_headers()
+        with path.open("rb") as file:
+            file.seek(start)
+            left = end - start if most is None else min(most, end - start)
+            while left and (data := file.read(min(left, 1 << 20))):
+                self.wfile.write(data)
+                self.sent += len(data)
+                left -= len(data)
+        if most is not None:
+            self.close_connection = True
+        return True
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Server]:
+    """A server of that folder, in a thread."""
+    server = Server(folder)
+    thread = threading.Thread(target=lambda: server.serve_forever(0.05), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

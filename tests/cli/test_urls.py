@@ -1,0 +1,95 @@
+"""URLs on the command line: what the options mean, and what one line tells where it fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.builders.server import serving
+
+DATA = Path(__file__).parents[1] / "data/digits"
+
+
+@pytest.fixture(scope="module")
+def url():
+    pytest.importorskip("aiohttp", reason="the driver for https:// is not installed")
+    with serving(DATA) as server:
+        yield server.url
+
+
+@pytest.mark.parametrize("command", ["inspect", "export --json", "check", "inspect --no-values"])
+def test_a_command_shows_what_it_shows_of_files(run, url, command):
+    name, *rest = command.split()
+    far = run(name, f"{url}/run/model-400", *rest)
+    near = run(name, str(DATA / "run/model-400"), *rest)
+    assert far.exit_code == near.exit_code
+    assert far.stdout.replace(url, str(DATA)).split() == near.stdout.split()
+
+
+def test_two_places_are_compared(run, url):
+    result = run("diff", f"{url}/run/model-400", str(DATA / "run/model-400"))
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--max-download", "1kB"], "allow more with --max-download"),
+        (["--storage-option", "no_such=secret"], "does not take these storage options"),
+    ],
+)
+def test_what_is_refused_is_told_in_one_line(run, url, arguments, line):
+    result = run("inspect", f"{url}/run/model-400", *arguments)
+    assert result.exit_code == 2
+    assert line in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "secret" not in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--max-download", "much"], ["--storage-option", "key"]])
+def test_options_that_say_nothing(run, arguments):
+    assert run("inspect", "memory://x", *arguments).exit_code == 2
+
+
+def test_storage_options_are_json_or_text(run, monkeypatch):
+    from bnstat.storage.remote import find
+
+    given = []
+
+    def connect(url, access):
+        given.append((access.options, access.left))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(find, "connect", connect)
+    options = ["anon=true", "key=abc", "port=80", "client_kwargs={'a': 1}", 'more={"a": 1}']
+    run("inspect", "s3://x/y", *[part for one in options for part in ("--storage-option", one)])
+    run("inspect", "s3://x/y", "--max-download", "1.5MiB")
+    assert given[0][0] == {
+        "anon": True,
+        "key": "abc",
+        "port": 80,
+        "client_kwargs": "{'a': 1}",
+        "more": {"a": 1},
+    }
+    assert given[0][1] == 256_000_000
+    assert given[1] == ({}, 1_572_864)
+
+
+@pytest.mark.parametrize("command", ["apply {0} x.npz -o copy", "drift {0} --data x.npz"])
+def test_models_are_mended_and_run_on_disk(run, command):
+    result = run(*command.format("s3://models/m").split())
+    assert result.exit_code == 2
+    assert "is a URL, and" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["inspect", "export --json", "check", "check --sarif", "history", "history --json", "diff {0}"],
+)
+def test_no_secret_is_shown(run, url, command):
+    secret = url.replace("://", "://me:hush@") + "/run/?sig=hush"
+    name, *rest = command.format(secret).split()
+    result = run(name, secret, *rest)
+    assert result.exit_code in (0, 1)
+    assert "hush" not in result.stdout + result.stderr

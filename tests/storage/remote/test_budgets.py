@@ -1,0 +1,152 @@
+"""How much is downloaded, and in how many requests: counted by the server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import bnstat
+from bnstat.storage.remote.files import RemoteFile, Warehouse
+from bnstat.storage.remote.spans import Span
+from tests.builders import tables
+from tests.builders.server import Server
+from tests.storage.remote.test_http import same
+
+ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+LAYERS, CHANNELS = 53, 64
+MARGIN = 64 << 10
+
+
+@pytest.fixture
+def huge(server: Server) -> Server:
+    """A checkpoint of 20 GB, most of which is no more than claimed, with 53 layers in it."""
+    rng = np.random.default_rng(0)
+    start = 10_000_000_000
+    entries = {
+        "kernel/a": tables.entry(shape=(start // 4,), size=start),
+        "kernel/b": tables.entry(shape=(start // 4,), offset=start + 1_000_000, size=start),
+    }
+    data = b""
+    for number in range(LAYERS):
+        for role in ROLES:
+            raw = rng.random(CHANNELS, np.float32).tobytes()
+            place = {"offset": start + len(data), "size": len(raw)}
+            entries[f"bn_{number}/{role}"] = tables.entry(raw, shape=(CHANNELS,), **place)
+            # What lies between them is small, as the biases of a network are.
+            data += raw + bytes(100)
+    tables.bundle(server.folder, entries, b"")
+    with (server.folder / "m.data-00000-of-00001").open("wb") as file:
+        file.seek(start)
+        file.write(data)
+        file.truncate(2 * start + 1_000_000)
+    return server
+
+
+@pytest.mark.parametrize("place", ["m", "m.index", "m.data-00000-of-00001"])
+def test_a_checkpoint_of_20_gigabytes(huge: Server, place: str) -> None:
+    model = bnstat.load(f"{huge.url}/{place}", eager=True)
+    assert len(model) == LAYERS
+    index = (huge.folder / "m.index").stat().st_size
+    assert huge.sent <= index + LAYERS * 4 * CHANNELS * 4 + MARGIN
+    assert len(huge.asked) <= 8
+    same(model, bnstat.load(huge.folder / "m"))
+
+
+def test_an_index_of_100000_variables_is_downloaded_once(server: Server) -> None:
+    entries = {f"v{number:06d}": tables.entry(bytes(4), shape=(1,)) for number in range(100_000)}
+    tables.bundle(server.folder, entries, bytes(4))
+    bnstat.load(f"{server.url}/m.index", values=False)
+    size = (server.folder / "m.index").stat().st_size
+    assert size > 2_000_000
+    assert sum(asked.sent for asked in server.asked if "index" in asked.path) <= size + 4096
+    assert len(server.asked) <= 6
+
+
+def write_h5(path: Path, layers: int, kernel: int) -> None:
+    """Weights as Keras 2 writes them: a group a layer, in which its kernels and norms are."""
+    with h5py.File(path, "w") as file:
+        names = []
+        for number in range(layers):
+            group = file.create_group(f"conv_{number}")
+            group.attrs["weight_names"] = [f"conv_{number}/kernel:0".encode()]
+            group.create_dataset(f"conv_{number}/kernel:0", data=np.zeros(kernel, np.float32))
+            norm = file.create_group(f"bn_{number}")
+            norm.attrs["weight_names"] = [f"bn_{number}/{role}:0".encode() for role in ROLES]
+            for role in ROLES:
+                norm.create_dataset(f"bn_{number}/{role}:0", data=np.full(64, number, np.float32))
+            names += [f"conv_{number}".encode(), f"bn_{number}".encode()]
+        file.attrs["layer_names"] = names
+
+
+def test_hdf5_is_fetched_level_by_level(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    trips = []
+    plain = Warehouse.fetch
+
+    def counted(depot: Warehouse, wanted: Mapping[RemoteFile, Sequence[Span]]) -> None:
+        trips.append(any(wanted.values()))
+        plain(depot, wanted)
+
+    monkeypatch.setattr(Warehouse, "fetch", counted)
+    write_h5(server.folder / "m.h5", 96, 200_000)
+    size = (server.folder / "m.h5").stat().st_size
+    model = bnstat.load(f"{server.url}/m.h5", eager=True)
+    same(model, bnstat.load(server.folder / "m.h5"))
+    assert len(model) == 96
+    assert server.sent <= 0.05 * size
+    assert trips.count(True) <= 12
+
+
+def test_a_run_costs_three_requests_a_checkpoint(s3: str, tmp_path: Path) -> None:
+    import s3fs
+
+    raw = np.ones(8, np.float32).tobytes()
+    names = [f"bn/{role}" for role in ROLES]
+    entries = {
+        name: tables.entry(raw, shape=(8,), offset=32 * number, size=32)
+        for number, name in enumerate(names)
+    }
+    tables.bundle(tmp_path, entries, raw * 4)
+    fs = s3fs.S3FileSystem()
+    for step in range(40):
+        for ending in ("index", "data-00000-of-00001"):
+            fs.pipe_file(f"models/long/m-{step}.{ending}", (tmp_path / f"m.{ending}").read_bytes())
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        plain = s3fs.S3FileSystem._call_s3
+
+        async def counted(self, method, *rest, **more):  # type: ignore[no-untyped-def]
+            asked.append(method)
+            return await plain(self, method, *rest, **more)
+
+        patch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+        models = list(bnstat.load_all("s3://models/long"))
+    assert [name for name, _ in models] == [f"m-{step}" for step in range(40)]
+    assert all(isinstance(model, bnstat.Model) and len(model) == 1 for _, model in models)
+    assert len(asked) <= 3 * 40
+
+
+def test_a_checkpoint_in_a_bucket(
+    s3: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import s3fs
+
+    rng = np.random.default_rng(0)
+    raws = [rng.random(CHANNELS, np.float32).tobytes() for _ in range(4 * LAYERS)]
+    names = [f"bn_{number}/{role}" for number in range(LAYERS) for role in ROLES]
+    start = 5_000_000
+    entries = {"kernel": tables.entry(shape=(start // 4,), size=start)}
+    for number, (name, raw) in enumerate(zip(names, raws, strict=True)):
+        place = {"offset": start + number * len(raw), "size": len(raw)}
+        entries[name] = tables.entry(raw, shape=(CHANNELS,), **place)
+    tables.bundle(tmp_path, entries, bytes(start) + b"".join(raws))
+    s3fs.S3FileSystem().put(str(tmp_path), "models/large", recursive=True)
+    caplog.clear()
+    with caplog.at_level("INFO", "werkzeug"):
+        model = bnstat.load("s3://models/large/m", eager=True)
+    asked = [record for record in caplog.records if record.name == "werkzeug"]
+    assert 0 < len(asked) <= 8
+    same(model, bnstat.load(tmp_path / "m"))

@@ -1,0 +1,258 @@
+"""Models behind web servers, sound ones and others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bnstat
+from bnstat.errors import BnstatError, ChangedError, NotFoundError
+from tests.builders.server import Handler, Server
+from tests.fuzz import handmade
+from tests.storage.remote.conftest import DATA
+
+PLACES = [
+    "run/model-100",
+    "run/model-100.index",
+    "run/model-100.data-00000-of-00001",
+    "saved_model",
+    "saved_model/",
+    "saved_model/variables",
+    "saved_model/saved_model.pb",
+    "saved_model/variables/variables.index",
+]
+
+
+def same(one: bnstat.Model, other: bnstat.Model) -> None:
+    assert one.keys() == other.keys()
+    for layer, twin in zip(one, other, strict=True):
+        for role in ("gamma", "beta", "moving_mean", "moving_variance"):
+            np.testing.assert_array_equal(getattr(layer, role), getattr(twin, role))
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_model_is_read_as_on_disk(digits: Server, place: str) -> None:
+    far = bnstat.load(f"{digits.url}/{place}", eager=True)
+    same(far, bnstat.load(DATA / place))
+    assert far.source.path == f"{digits.url}/{place}"
+
+
+def test_a_folder_cannot_be_listed(digits: Server) -> None:
+    with pytest.raises(BnstatError, match=r"does not list .*; give a file's URL"):
+        bnstat.load(f"{digits.url}/")
+
+
+def test_a_name_that_is_not_there(digits: Server) -> None:
+    with pytest.raises(BnstatError):
+        bnstat.load(f"{digits.url}/run/model-101")
+
+
+def test_secrets_are_sent_and_never_told(digits: Server) -> None:
+    place = digits.url.replace("://", "://me:secret@") + "/run/model-100.index?sig=secret"
+    model = bnstat.load(place, eager=True)
+    assert model.source.path == f"{digits.url}/run/model-100.index"
+    assert all("sig=secret" in asked.path for asked in digits.asked)
+    with pytest.raises(BnstatError) as caught:
+        bnstat.load(place.replace("model-100", "model-1"))
+    assert "secret" not in str(caught.value)
+
+
+def test_nothing_beyond_the_budget_is_fetched(digits: Server) -> None:
+    with pytest.raises(BnstatError, match="--max-download"):
+        bnstat.load(f"{digits.url}/run/model-100", eager=True, max_download=1000)
+    assert digits.sent <= 4096
+
+
+@pytest.fixture
+def index(digits: Server) -> str:
+    return f"{digits.url}/run/model-100.index"
+
+
+def fails(status: int, times: int, **headers: str):  # type: ignore[no-untyped-def]
+    """A fault that comes so many times."""
+    left = [times]
+
+    def fault(handler: Handler) -> bool:
+        left[0] -= 1
+        return left[0] >= 0 and handler.status(status, **headers)
+
+    return fault
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503])
+def test_what_passes_is_asked_for_again(digits: Server, index: str, status: int) -> None:
+    digits.faults["run/model-100.index"] = fails(status, 1)
+    assert len(bnstat.load(index, eager=True)) == 3
+
+
+LINES = {
+    401: r"wants credentials \(401\); check the credentials",
+    403: r"access is denied \(403\); check the credentials",
+    429: r"too many requests, says the server \(429\); try again later",
+    500: r"the server fails \(500\); try again later",
+    503: r"the server fails \(503\); try again later",
+}
+
+
+@pytest.mark.parametrize("status", LINES)
+def test_what_does_not_pass_is_told(digits: Server, index: str, status: int) -> None:
+    digits.faults["run/model-100.index"] = fails(status, 1000)
+    with pytest.raises(BnstatError, match=LINES[status]):
+        bnstat.load(index)
+    assert len(digits.asked) <= 8
+
+
+def test_a_server_that_wants_to_be_left_alone_for_an_hour(digits: Server, index: str) -> None:
+    digits.faults["run/model-100.index"] = fails(503, 1, Retry_After="1")
+    assert len(bnstat.load(index, eager=True)) == 3
+
+
+def test_a_circle_of_redirects(digits: Server, index: str) -> None:
+    digits.faults["run/model-100.index"] = fails(302, 1000, Location="/run/model-100.index")
+    with pytest.raises(BnstatError, match="redirects in a circle"):
+        bnstat.load(index)
+    assert len(digits.asked) < 20
+
+
+def test_a_redirect_to_a_file_on_disk(digits: Server, index: str) -> None:
+    digits.faults["run/model-100.index"] = fails(302, 1000, Location="file:///etc/hosts")
+    with pytest.raises(BnstatError, match="no web address"):
+        bnstat.load(index)
+
+
+def test_a_connection_that_breaks_off_once(digits: Server, index: str) -> None:
+    left = [1]
+
+    def fault(handler: Handler) -> bool:
+        left[0] -= 1
+        return left[0] == 0 and handler.answer(most=10)
+
+    digits.faults["run/model-100.index"] = fault
+    assert len(bnstat.load(index, eager=True)) == 3
+
+
+def test_a_connection_that_always_breaks_off(digits: Server, index: str) -> None:
+    digits.faults["run/model-100.index"] = lambda handler: handler.answer(most=10)
+    with pytest.raises(BnstatError, match="the connection broke off"):
+        bnstat.load(index)
+
+
+def test_a_file_that_always_changes(digits: Server) -> None:
+    count = iter(range(1000))
+    name = "run/model-100.data-00000-of-00001"
+    digits.faults[name] = lambda handler: handler.answer(tag=f'"{next(count)}"')
+    with pytest.raises(ChangedError):
+        bnstat.load(f"{digits.url}/run/model-100", eager=True)
+
+
+def test_a_file_that_changes_once(digits: Server) -> None:
+    tags = iter(["1"])
+    name = "run/model-100.data-00000-of-00001"
+    digits.faults[name] = lambda handler: handler.answer(tag=f'"{next(tags, "2")}"')
+    assert len(bnstat.load(f"{digits.url}/run/model-100", eager=True)) == 3
+
+
+def test_small_files_are_taken_whole_from_a_server_without_ranges(digits: Server) -> None:
+    digits.ranges = False
+    model = bnstat.load(f"{digits.url}/saved_model/", eager=True)
+    same(model, bnstat.load(DATA / "saved_model"))
+    assert any("the server sends whole files only" in note for note in model.notes)
+
+
+def test_a_large_file_is_not_begun_with_where_there_are_no_ranges(server: Server) -> None:
+    with (server.folder / "m.h5").open("wb") as file:
+        file.truncate(20_000_000_000)
+    server.ranges = False
+    with pytest.raises(BnstatError, match=r"all of it is too much \(20,000,000,000 bytes\)"):
+        bnstat.load(f"{server.url}/m.h5")
+    assert server.sent < 20_000_000
+
+
+def test_a_server_that_sends_another_range(digits: Server, index: str) -> None:
+    def fault(handler: Handler) -> bool:
+        handler.headers.replace_header("Range", "bytes=3-20")
+        return handler.answer()
+
+    digits.faults["run/model-100.index"] = fault
+    with pytest.raises(BnstatError, match="another range"):
+        bnstat.load(index)
+
+
+def test_no_server(tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    with pytest.raises(BnstatError, match="cannot be reached"):
+        bnstat.load("http://127.0.0.1:9/model.h5")
+
+
+def test_a_file_leads_to_no_other_place(digits: Server) -> None:
+    from bnstat.storage.access import Access
+    from bnstat.storage.remote.web import find_on_the_web
+
+    _, _, folder = find_on_the_web(f"{digits.url}/run/", Access())
+    for name in ("../run/model-100.index", "/etc/passwd", "a/../../b", "..\\x", ""):
+        assert folder.file(name) is None
+    assert folder.file("http://127.0.0.1:9/x") is None
+    assert digits.asked == []
+
+
+def test_not_found_is_its_own_kind(digits: Server) -> None:
+    with pytest.raises(NotFoundError, match="no such model"):
+        bnstat.load(f"{digits.url}/run/model-7.data-00000-of-00001")
+
+
+def test_the_state_file_tells_of_a_run(digits: Server) -> None:
+    for place in ("run", "run/", "run/checkpoint"):
+        model = bnstat.load(f"{digits.url}/{place}", eager=True)
+        same(model, bnstat.load(DATA / "run"))
+        assert model.source.checkpoint == "model-400"
+    names = [name for name, _ in bnstat.load_all(f"{digits.url}/run")]
+    assert names == [name for name, _ in bnstat.load_all(DATA / "run")]
+
+
+@pytest.mark.parametrize(
+    ("told", "body", "line"),
+    [
+        ("bytes 0-4095/*", 4096, "does not say how large"),
+        ("bytes 0-99/1000000", 4096, "contradicts itself about lengths"),
+        ("bytes 5-4100/1000000", 4096, "another range"),
+        ("nonsense", 4096, "does not say how large"),
+    ],
+)
+def test_a_server_that_lies(digits: Server, index: str, told: str, body: int, line: str) -> None:
+    def fault(handler: Handler) -> bool:
+        handler.send_response(206)
+        handler.send_header("Content-Range", told)
+        handler.send_header("Content-Length", str(body))
+        handler.end_headers()
+        handler.wfile.write(bytes(body))
+        return True
+
+    digits.faults["run/model-100.index"] = fault
+    with pytest.raises(BnstatError, match=line):
+        bnstat.load(index)
+
+
+def test_a_file_without_end_is_not_read_to_the_end(digits: Server, index: str) -> None:
+    def fault(handler: Handler) -> bool:
+        handler.send_response(200)
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        for _ in range(1000):
+            handler.wfile.write(bytes(1 << 20))
+        return True
+
+    digits.faults["run/model-100.index"] = fault
+    with pytest.raises(BnstatError, match="all of it is too much"):
+        bnstat.load(index)
+
+
+def test_shards_are_asked_for_together(server: Server) -> None:
+    tensors = {f"bn/{role}": np.ones(3) for role in ("gamma", "beta", "moving_mean")}
+    tensors["bn/moving_variance"] = np.full(3, 2)
+    for name, content in handmade.bundle(tensors, shards=4).items():
+        (server.folder / name).write_bytes(content)
+    server.delay = 0.2
+    same(bnstat.load(f"{server.url}/m.index", eager=True), bnstat.load(server.folder / "m"))
+    assert server.most_at_once == 4

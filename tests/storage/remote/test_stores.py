@@ -1,0 +1,141 @@
+"""Models in stores that can be listed: S3, as moto serves it to boto's client, and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+import bnstat
+from bnstat.errors import BnstatError, ChangedError, NotFoundError
+from tests.storage.remote.conftest import DATA
+from tests.storage.remote.test_http import same
+
+PLACES = [
+    "run",
+    "run/",
+    "run/model-100",
+    "run/model-100.index",
+    "run/model-100.data-00000-of-00001",
+    "run/model-400.meta",
+    "run/checkpoint",
+    "saved_model",
+    "saved_model/variables",
+    "saved_model/saved_model.pb",
+]
+
+
+@pytest.fixture(params=["memory", "s3"])
+def store(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where the models that ship with the tests are."""
+    if request.param == "s3":
+        request.getfixturevalue("s3")
+        yield "s3://models/digits"
+        return
+    fsspec = pytest.importorskip("fsspec")
+    fs = fsspec.filesystem("memory")
+    fs.put(str(DATA), "/models/digits", recursive=True)
+    yield "memory://models/digits"
+    fs.rm("/models", recursive=True)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_model_is_read_as_on_disk(store: str, place: str) -> None:
+    far, near = bnstat.load(f"{store}/{place}", eager=True), bnstat.load(DATA / place)
+    same(far, near)
+    assert far.source.checkpoint == near.source.checkpoint
+    assert far.source.step == near.source.step
+
+
+def test_one_of_a_run(store: str) -> None:
+    same(bnstat.load(f"{store}/run", step=200), bnstat.load(DATA / "run", step=200))
+
+
+def test_all_of_a_run(store: str) -> None:
+    far, near = list(bnstat.load_all(f"{store}/run")), list(bnstat.load_all(DATA / "run"))
+    assert [name for name, _ in far] == [name for name, _ in near]
+    for (_, one), (_, other) in zip(far, near, strict=True):
+        assert isinstance(one, bnstat.Model)
+        assert isinstance(other, bnstat.Model)
+        same(one, other)
+
+
+def test_a_name_nearby_is_offered(store: str) -> None:
+    with pytest.raises(NotFoundError, match=r"did you mean .*digits/run/model-100"):
+        bnstat.load(f"{store}/run/modl-100")
+
+
+def test_a_folder_that_is_not_there(store: str) -> None:
+    with pytest.raises(NotFoundError):
+        bnstat.load(f"{store}/nothing/here")
+
+
+def test_a_bucket_that_is_not_there(s3: str) -> None:
+    with pytest.raises(NotFoundError, match="s3://nobodys/model: "):
+        bnstat.load("s3://nobodys/model")
+
+
+def test_a_whole_bucket(s3: str) -> None:
+    with pytest.raises(NotFoundError, match=r"s3://models: holds no model"):
+        bnstat.load("s3://models")
+
+
+def test_an_option_that_the_driver_does_not_take(s3: str) -> None:
+    with pytest.raises(BnstatError) as caught:
+        bnstat.load("s3://models/digits/run", storage_options={"no_such": "secret"})
+    assert "secret" not in str(caught.value)
+
+
+def test_no_store_at_all() -> None:
+    pytest.importorskip("s3fs")
+    options = {"endpoint_url": "http://127.0.0.1:9", "key": "somebody", "secret": "secret"}
+    with pytest.raises(BnstatError, match=r"s3://models/m: the server cannot be reached"):
+        bnstat.load("s3://models/m", storage_options=options)
+
+
+def test_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("s3fs")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    options = {"endpoint_url": "http://127.0.0.1:9", "skip_instance_cache": True}
+    with pytest.raises(BnstatError, match=r"s3://models/m: no credentials were found"):
+        bnstat.load("s3://models/m", storage_options=options)
+
+
+def test_a_scheme_that_nobody_knows() -> None:
+    with pytest.raises(BnstatError, match=r"nothing is known of gopher://; URLs start with s3://"):
+        bnstat.load("gopher://host/model")
+
+
+def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "adlfs", None)
+    with pytest.raises(BnstatError, match=r"az:// is not installed; pip install 'bnstat\[azure\]'"):
+        bnstat.load("az://container/model")
+
+
+def test_file_urls_are_local_paths() -> None:
+    same(bnstat.load(f"file://{DATA}/run"), bnstat.load(DATA / "run"))
+
+
+def test_tensorflows_reader_reads_no_url(store: str) -> None:
+    with pytest.raises(BnstatError, match="reads files on disk"):
+        bnstat.load(f"{store}/run", reader="tensorflow")
+
+
+def test_an_object_that_is_replaced_meanwhile(s3: str) -> None:
+    import s3fs
+
+    fs = s3fs.S3FileSystem()
+    name = "models/replaced/m.data-00000-of-00001"
+    for ending in ("index", "data-00000-of-00001"):
+        content = (DATA / f"run/model-100.{ending}").read_bytes()
+        fs.pipe_file(f"models/replaced/m.{ending}", content)
+    model = bnstat.load("s3://models/replaced/m", values=False)
+    fs.pipe_file(name, bytes(fs.size(name)))
+    with pytest.raises(ChangedError, match="changed while it was read"):
+        model.read()

@@ -1,0 +1,57 @@
+"""Which paths are URLs, and what of them is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from bnstat.errors import BnstatError
+from bnstat.storage.access import Access
+from bnstat.storage.address import is_url, scheme_of, scrubbed, shown
+
+
+@pytest.mark.parametrize(
+    ("path", "scheme"),
+    [
+        ("s3://bucket/model", "s3"),
+        ("HTTPS://host/m.h5", "https"),
+        ("C:\\models\\m.h5", None),
+        ("C://models/m.h5", None),
+        ("models/m.h5", None),
+        ("models/s3://x", None),
+        ("zip::s3://x", None),
+        ("", None),
+    ],
+)
+def test_schemes(path: str, scheme: str | None) -> None:
+    assert scheme_of(path) == scheme
+    assert is_url(path) == (scheme is not None)
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("https://me:word@host:80/a/b?X-Amz-Signature=word#word", "https://host:80/a/b"),
+        ("s3://key:word@bucket/a", "s3://bucket/a"),
+        ("s3://bucket/a?versionId=word", "s3://bucket/a"),
+        ("s3://bucket/what?/a", "s3://bucket/what?/a"),
+        ("abfs://container@account/a", "abfs://container@account/a"),
+        ("hf://me/model@main/a", "hf://me/model@main/a"),
+        ("runs/a?b=word", "runs/a?b=word"),
+    ],
+)
+def test_what_is_shown(path: str, told: str) -> None:
+    assert shown(path) == told
+
+
+def test_messages_of_others_are_scrubbed() -> None:
+    text = "Cannot reach 'https://me:word@host/a?sig=word' now"
+    assert scrubbed(text) == "Cannot reach 'https://host/a' now"
+
+
+def test_downloads_are_counted_together() -> None:
+    access = Access(max_download=1000)
+    access.take("a", 600)
+    with pytest.raises(BnstatError, match=r"b: 401 bytes .* 600 bytes .* 1 kB are allowed"):
+        access.take("b", 401)
+    access.take("c", 400)
+    assert access.left == 0
