@@ -16,7 +16,17 @@ import bnstat
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "tests/data/digits"
-HEAVY = {"tensorflow", "keras", "tf_keras", "h5py", "jsonschema", "ml_dtypes", "zipfile", "tarfile"}
+HEAVY = {
+    "tensorflow",
+    "keras",
+    "tf_keras",
+    "h5py",
+    "jinja2",
+    "jsonschema",
+    "ml_dtypes",
+    "zipfile",
+    "tarfile",
+}
 
 _RUN = """
 import json, sys
