@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "storage": set(),
     "model": {"storage", "output.documents.notebook"},
     "formats": {"storage", "model"},
+    "formats.json_text": set(),
     "formats.protobuf": {"storage"},
     "formats.hdf5": {"storage", "model"},
     "formats.keras": {"storage", "model", "formats"},
@@ -30,12 +31,12 @@ MAY_IMPORT = {
     "compare": {"model"},
     "checks": {"model", "compare"},
     "mending": {
+        "live",
         "storage",
         "model",
         "formats",
         "discovery",
         "loading",
-        "live",
         "compare",
         # What the exports look like, which it reads.
         "output.documents",

@@ -88,7 +88,7 @@ def _from_graphs(contents: Contents) -> list[Sighting]:
 
 
 def _name_by_scopes(layers: Sequence[Merged], contents: Contents) -> None:
-    if contents.graphs is None:
+    if contents.graphs is None or not contents.objects:
         return
     from bnstat.discovery.scopes import name_by_scopes
 

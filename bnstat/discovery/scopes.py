@@ -37,7 +37,7 @@ Names = dict[tuple[str, ...], str | None]
 def name_by_scopes(layers: Sequence[Merged], contents: Contents) -> None:
     """Tell those layers the name that a graph and their variables' full names prove together."""
     scopes = [_scope(layer) for layer in layers]
-    if not contents.objects or not any(scopes):
+    if not any(scopes):
         return
     outer = _shared_scopes(layers, contents)
     uses = Counter(outer)

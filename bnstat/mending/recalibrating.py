@@ -5,16 +5,17 @@ Unlike everything else here these two run the model, by TensorFlow.
 
 from __future__ import annotations
 
-from os import PathLike
+from os import PathLike, fspath
 from typing import Any
 
 import numpy as np
 
-from bnstat.errors import UnsupportedError
+from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.mending.estimating.drift import Drift, measure_drift
 from bnstat.mending.estimating.passes import Track, untracked
 from bnstat.mending.estimating.recalibration import Recalibration, estimate
 from bnstat.mending.estimating.setting import Scene, Settings, scene
+from bnstat.model import Source
 
 __all__ = ["Drift", "Recalibration", "Settings", "drift", "recalibrate"]
 
@@ -55,6 +56,8 @@ def recalibrate(
         BnstatError: the data does not fit the model, or the copy cannot be written.
     """
     opened = scene(model, data, Settings(**settings))
+    if opened.live is None and (output is not None or in_place):
+        _refuse_impossible(opened.model.source, output, in_place)
     result = estimate(opened.subject, opened.data, exact=exact, track=track)
     if not result.layers:
         name, why = next(iter(result.left.items()))
@@ -84,6 +87,18 @@ def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -
     """
     opened = scene(model, data, Settings(**settings))
     return measure_drift(opened.subject, opened.data, track=track)
+
+
+def _refuse_impossible(source: Source, output: str | PathLike[str] | None, in_place: bool) -> None:
+    """Raise now what writing the copy would raise after the run."""
+    from bnstat.mending.footprint import footprint
+    from bnstat.mending.layout import layout
+
+    if in_place == (output is not None):
+        raise BnstatError("output", "give either a copy's name or in_place")
+    found = footprint(source)
+    if output is not None:
+        layout(found, fspath(output))
 
 
 def _assign(opened: Scene, result: Recalibration) -> None:

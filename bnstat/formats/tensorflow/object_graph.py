@@ -113,7 +113,7 @@ class ObjectGraph(Objects):
             if length >= 0x80:
                 length, start = varint(message, position + 1)
             position = start + length
-            if tag == _ATTRIBUTE:
+            if tag != _CHILD and tag & 7 == 2 and position <= end:
                 continue
             if tag != _CHILD or position > end or message[start] != _NODE_ID:
                 # Rare, and maybe damaged.

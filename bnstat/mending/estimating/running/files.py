@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bnstat.errors import BnstatError, NotFoundError, UnsupportedError
+from bnstat.errors import DamagedError, NotFoundError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.tensorflow.graphs.graph_def import graph_of, variables_of_calls
 from bnstat.formats.tensorflow.saved_model import BINARY, TEXT
 from bnstat.mending.estimating.running.program import Input, Program
 from bnstat.mending.estimating.running.signature import Chosen, obvious, unknown_shape
+from bnstat.mending.footprint import footprint
 from bnstat.model import Array
 
 _SERVING = "serving_default"
@@ -27,17 +28,7 @@ def saved_model(path: str, contents: Contents, chosen: Chosen) -> Program:
     import tensorflow as tf
     from tensorflow.core.protobuf import saved_model_pb2
 
-    folder = saved_model_folder(path, contents.source.checkpoint)
-    message = saved_model_pb2.SavedModel()
-    binary = os.path.join(folder, BINARY)
-    if os.path.exists(binary):
-        with open(binary, "rb") as file:
-            message.ParseFromString(file.read())
-    else:
-        from google.protobuf import text_format
-
-        with open(os.path.join(folder, TEXT), encoding="utf-8") as text:
-            text_format.Parse(text.read(), message)
+    message = _parsed(_graph_of_saved_model(contents), [saved_model_pb2.SavedModel()])
     meta_graph = message.meta_graphs[0]
     signatures = {
         name: signature
@@ -81,11 +72,14 @@ def frozen_graph(path: str, contents: Contents, chosen: Chosen) -> Program:
     Raises:
         BnstatError: it cannot be run.
     """
+    from tensorflow.core.framework import graph_pb2
+    from tensorflow.core.protobuf import meta_graph_pb2
+
     from bnstat.formats.tensorflow.graphs.graph_def import VARIABLES
 
-    if contents.source.checkpoint is not None:
-        path = os.path.join(path, contents.source.checkpoint)
-    graph_def = _graph_file(path)
+    kinds = [graph_pb2.GraphDef(), meta_graph_pb2.MetaGraphDef()]
+    message = _parsed(footprint(contents.source).path, kinds)
+    graph_def = getattr(message, "graph_def", message)
     if any(node.op in VARIABLES for node in graph_def.node):
         raise UnsupportedError(
             path,
@@ -101,8 +95,7 @@ def checkpoint_with_graph(path: str, contents: Contents, chosen: Chosen) -> Prog
     Raises:
         BnstatError: there is no `.meta`, or it cannot be run.
     """
-    prefix = checkpoint_prefix(path, contents.source.checkpoint)
-    meta = f"{prefix}.meta"
+    meta = f"{footprint(contents.source).path}.meta"
     if not os.path.exists(meta):
         raise NotFoundError(
             path,
@@ -113,33 +106,11 @@ def checkpoint_with_graph(path: str, contents: Contents, chosen: Chosen) -> Prog
         )
     from tensorflow.core.protobuf import meta_graph_pb2
 
-    message = meta_graph_pb2.MetaGraphDef()
-    with open(meta, "rb") as file:
-        message.ParseFromString(file.read())
+    message = _parsed(meta, [meta_graph_pb2.MetaGraphDef()])
     keys = contents.variables
     graph_def = message.graph_def
     variables = graph_of(graph_def, lambda name: name if name in keys else None).variables
     return _of_graph(path, graph_def, variables, contents, chosen)
-
-
-def saved_model_folder(path: str, version: str | None) -> str:
-    """The folder of the SavedModel that a path means."""
-    folder = path if version is None else os.path.join(path, version)
-    while folder and not any(os.path.exists(os.path.join(folder, name)) for name in (BINARY, TEXT)):
-        parent = os.path.dirname(os.path.abspath(folder))
-        if parent == folder:
-            raise NotFoundError(path, f"{BINARY} is missing: without the graph it cannot be run")
-        folder = parent
-    return folder
-
-
-def checkpoint_prefix(path: str, name: str | None) -> str:
-    """What the names of a checkpoint's files start with."""
-    if os.path.isdir(path):
-        return os.path.join(path, name or "")
-    if name is not None and os.path.basename(path) != name:
-        return os.path.join(os.path.dirname(path), name)
-    return path
 
 
 def _of_graph(
@@ -155,26 +126,34 @@ def _of_graph(
     )
 
 
-def _graph_file(path: str) -> Any:
-    from tensorflow.core.framework import graph_pb2
-    from tensorflow.core.protobuf import meta_graph_pb2
+def _graph_of_saved_model(contents: Contents) -> str:
+    found = footprint(contents.source)
+    if found.kind != "folder":
+        return found.path
+    for name in (BINARY, TEXT):
+        if os.path.exists(path := os.path.join(found.folder, name)):
+            return path
+    raise NotFoundError(found.folder, f"{BINARY} is missing: without the graph it cannot be run")
+
+
+def _parsed(path: str, messages: Sequence[Any]) -> Any:
+    """The first of some messages that a file is, binary or text."""
+    from google.protobuf import text_format
+    from google.protobuf.message import DecodeError
 
     with open(path, "rb") as file:
         data = file.read()
-    for message in (graph_pb2.GraphDef(), meta_graph_pb2.MetaGraphDef()):
-        graph_def = getattr(message, "graph_def", message)
+    for message in messages:
         try:
             message.ParseFromString(data)
-        except Exception:
+        except DecodeError:
             try:
-                from google.protobuf import text_format
-
                 text_format.Parse(data.decode("utf-8"), message)
-            except (UnicodeDecodeError, ValueError):
+            except (UnicodeDecodeError, text_format.ParseError):
                 continue
-        if graph_def.node:
-            return graph_def
-    raise BnstatError(path, "TensorFlow cannot read the graph")
+        if message.ListFields():
+            return message
+    raise DamagedError(path, "TensorFlow cannot read the graph")
 
 
 def _switches_of(graph_def: Any) -> Mapping[str, bool]:

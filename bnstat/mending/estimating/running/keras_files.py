@@ -13,6 +13,7 @@ from bnstat.errors import BnstatError, NotFoundError, UnsupportedError
 from bnstat.live import live_model
 from bnstat.mending.estimating.running.program import Program
 from bnstat.mending.estimating.running.traced import traced
+from bnstat.mending.footprint import footprint
 from bnstat.model import Model, Source
 
 
@@ -28,10 +29,8 @@ def keras_file(path: str, model: Model, imports: Iterable[str], trust: bool) -> 
     Raises:
         UnsupportedError: Keras cannot build it.
     """
-    source = model.source
-    if source.checkpoint is not None and os.path.isdir(path):
-        path = os.path.join(path, source.checkpoint)
-    built = _built(path, source, imports, trust)
+    file = footprint(model.source).path
+    built = _built(file, model.source, imports, trust)
     live = live_model(built)
     pairs = {
         layer.old.variables[role].key: live.variables[layer.new.variables[role].key]
