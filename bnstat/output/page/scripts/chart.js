@@ -34,7 +34,7 @@ class Chart {
         y: {range: [-0.06, 1.06]},
       },
       axes: [
-        {...axis, size: 24, incrs: WHOLE, values: (u, ticks) => ticks.map((tick) => xTick(tick))},
+        {...axis, size: 24, incrs: WHOLE, values: (u, ticks) => ticks?.map((tick) => xTick(tick)) ?? []},
         {
           ...axis, size: 58,
           splits: () => this.scale.ticks.map(([place]) => place),

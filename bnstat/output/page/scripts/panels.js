@@ -55,6 +55,9 @@ class Panel {
       this.none, this.picture, this.second,
     ]);
     this.hover = hover;
+    this.parts = [];
+    this.brief = "";
+    this.picture.hidden = this.second.hidden = true;
   }
 
   /** Make the charts, now that the panel is in the document and has a size. */
@@ -74,12 +77,12 @@ class Panel {
   show(row, index, parts) {
     this.row = row;
     this.parts = parts.filter((values) => values);
-    this.lacksOne = this.parts.length < parts.length;
     const drawn = this.parts.length > 0 && this.parts[0].length > 0;
     this.none.hidden = drawn;
     this.picture.hidden = !drawn;
     this.second.hidden = !(drawn && (this.change || this.track));
     this.none.textContent = drawn ? "" : this.whyNot();
+    this.brief = this.parts.map(this.parts.length > 1 ? shortly : inBrief).join(" → ");
     this.say(null);
     if (!drawn) return;
     const marked = markedChannels(index);
@@ -97,7 +100,8 @@ class Panel {
     const equal = comparable && this.parts[1].every((value, place) =>
       Object.is(value, this.parts[0][place]));
     this.second.hidden = !comparable || equal;
-    if (equal) this.said.textContent = `no change: ${this.said.textContent.split(" → ")[0]}`;
+    if (equal) this.brief = `no change: ${shortly(this.parts[0])}`;
+    this.say(null);
     if (this.second.hidden) return;
     const moved = Float64Array.from(this.parts[1], (value, place) =>
       Object.is(value, this.parts[0][place]) ? 0 : value - this.parts[0][place]);
@@ -140,7 +144,7 @@ class Panel {
 
   /** Say the numbers of a channel, or of all of them. */
   say(channel) {
-    this.said.textContent = channel === null ? this.parts.map(this.parts.length > 1 ? shortly : inBrief).join(" → ")
+    this.said.textContent = channel === null ? this.brief
       : `channel ${channelName(this.row, channel)}: ` + this.parts.map((values) =>
         exact(values[channel], values instanceof Float32Array)).join(" → ");
   }
@@ -167,6 +171,7 @@ class Panel {
   }
 
   redraw() {
+    if (this.picture.hidden) return;
     for (const {chart} of [this.chart, this.change, this.track].filter(Boolean)) chart.redraw();
   }
 }

@@ -71,9 +71,9 @@ class Sheet {
 
   draw() {
     const all = state.printing ? Math.min(this.count, MOST_PRINTED) : null;
-    const first = all !== null ? 0
-      : Math.max(0, Math.floor(this.host.scrollTop / ROW_HEIGHT) - BEYOND);
     const sight = Math.ceil(this.host.clientHeight / ROW_HEIGHT) + 2 * BEYOND;
+    const scrolled = Math.floor(this.host.scrollTop / ROW_HEIGHT) - BEYOND;
+    const first = all !== null ? 0 : Math.max(0, Math.min(scrolled, this.count - sight));
     const last = all ?? Math.min(this.count, first + sight);
     this.above.style.height = `${first * ROW_HEIGHT}px`;
     this.below.style.height = `${(this.count - Math.max(first, last)) * ROW_HEIGHT}px`;

@@ -27,7 +27,8 @@ function pair(mean, deviation) {
 function exact(value, single = false) {
   if (value === null || value === undefined) return "";
   if (single && Number.isFinite(value)) {
-    for (let digits = 6; digits <= 9; digits++) {
+    // All float32 but the smallest hold six digits.
+    for (let digits = Math.abs(value) < 1e-37 ? 1 : 6; digits <= 9; digits++) {
       const near = Number(value.toPrecision(digits));
       if (Math.fround(near) === value) return String(near);
     }
