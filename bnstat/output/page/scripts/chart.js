@@ -77,7 +77,6 @@ class Chart {
  */
 class ChannelChart {
   constructor(host, {hover}) {
-    this.parts = [];
     this.order = [];
     this.chart = new Chart(host, {
       height: 150,
@@ -89,8 +88,8 @@ class ChannelChart {
     });
   }
 
-  show(parts, order, marked, logarithmic) {
-    this.parts = parts;
+  show(parts, order, marked, {logarithmic = false, lacksFirst = false} = {}) {
+    this.lacksFirst = lacksFirst;
     this.order = order;
     this.marked = marked;
     this.places = new Map(Array.from(order, (channel, place) => [channel, place]));
@@ -118,15 +117,16 @@ class ChannelChart {
     const x = (place) => u.valToPos(place, "x", true);
     const y = (at) => u.valToPos(at, "y", true);
     const inside = (at) => at >= left && at <= left + width;
-    const shapes = [dot, diamond], colours = [palette.first, palette.second];
+    const styles = [[dot, palette.first], [diamond, palette.second]];
     this.ys?.forEach((ys, part) => {
+      const [shape, colour] = styles[part + this.lacksFirst];
       ctx.beginPath();
       ys.forEach((at, place) => {
-        if (at !== null && inside(x(place))) shapes[part](ctx, x(place), y(at), size);
+        if (at !== null && inside(x(place))) shape(ctx, x(place), y(at), size);
       });
-      paint(ctx, colours[part], part === 1, ratio);
+      paint(ctx, colour, shape === diamond, ratio);
       bars(ctx, ys, part, this.ys.length, {left: left + width + 8 * ratio,
-        width: (GUTTER - 14) * ratio, y, colour: colours[part]});
+        width: (GUTTER - 14) * ratio, y, colour});
       ctx.beginPath();
       ys.forEach((at, place) => {
         if (at === null && inside(x(place))) triangle(ctx, x(place), top + 5 * ratio, 4 * ratio);

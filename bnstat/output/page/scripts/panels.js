@@ -69,14 +69,13 @@ class Panel {
       this.change = new ChannelChart(this.second, {
         hover: (channel) => this.hover(this, channel),
       });
-    } else {
-      this.second.hidden = true;
     }
   }
 
   show(row, index, parts) {
     this.row = row;
     this.parts = parts.filter((values) => values);
+    this.lacksFirst = parts.length > 1 && !parts[0];
     const drawn = this.parts.length > 0 && this.parts[0].length > 0;
     this.none.hidden = drawn;
     this.picture.hidden = !drawn;
@@ -88,7 +87,7 @@ class Panel {
     const marked = markedChannels(index);
     const logarithmic = this.title === VARIANCE && state.logarithmic;
     this.order = orderOf(this.parts[0]);
-    this.chart.show(this.parts, this.order, marked, logarithmic);
+    this.chart.show(this.parts, this.order, marked, {logarithmic, lacksFirst: this.lacksFirst});
     this.picture.ariaLabel = this.described(marked);
     this.showChange(marked);
     this.showTrack();
@@ -105,7 +104,7 @@ class Panel {
     if (this.second.hidden) return;
     const moved = Float64Array.from(this.parts[1], (value, place) =>
       Object.is(value, this.parts[0][place]) ? 0 : value - this.parts[0][place]);
-    this.change.show([moved], this.order, marked, false);
+    this.change.show([moved], this.order, marked);
     const {min, max, bad} = summary(moved);
     this.second.ariaLabel = `change of ${this.name}: from ${brief(min)} to ${brief(max)}` +
       (bad ? `, ${plural(bad, "channel")} not finite` : "");
