@@ -122,6 +122,18 @@ def test_what_is_taken_away(show: Show) -> None:
     assert [line.split("\t")[1] for line in copied[1:]] == shortest(shown[0].gamma)
 
 
+def test_axes_follow_the_layer(show: Show) -> None:
+    picture = "document.querySelectorAll('figure canvas')[3].toDataURL()"
+    small = usual("a", epsilon=0.001)
+    arrays = {role: 100 * small.array(role) for role in ROLES}
+    large = layer("a", arrays, epsilon=0.001)
+    alone = show(of_model(model(large)))
+    after = show(of_model(model(small, layer("b", arrays, epsilon=0.001))))
+    before = after.evaluate(picture)
+    press(after, "ArrowDown")
+    assert after.evaluate(picture) == alone.evaluate(picture) != before
+
+
 def test_search_and_sort(show: Show) -> None:
     page = show(of_model(network()))
     assert names(page) == NAMES

@@ -1,6 +1,7 @@
 // Charts: uPlot draws axes and follows the pointer, the points and bars are drawn here.
 
 const WHOLE = Array.from({length: 24}, (_, place) => [1, 2, 5][place % 3] * 10 ** Math.floor(place / 3));
+const MANY = 300; // channels, from which on dots are small
 const GUTTER = 64; // for the distribution, at the right of the channels
 
 const palette = {};
@@ -62,9 +63,12 @@ class Chart {
 
   show(scale, data) {
     this.scale = scale;
-    this.plot.setData(data);
+    this.plot.setData(data, false);
+    if (data[0].length) this.plot.setScale("x", {min: 0, max: data[0].length - 1});
+    this.redraw();
   }
 
+  /** Draw again, with the axes: of other ticks on the same range uPlot knows nothing. */
   redraw() { this.plot.redraw(false, true); }
 }
 
@@ -113,13 +117,15 @@ class ChannelChart {
     const {left, top, width, height} = u.bbox;
     ctx.save();
     const count = this.order.length;
-    const size = (count > 1500 ? 1.2 : count > 300 ? 1.8 : 2.6) * ratio;
+    const size = (count > 1500 ? 1.2 : count > MANY ? 1.6 : 2.6) * ratio;
     const x = (place) => u.valToPos(place, "x", true);
     const y = (at) => u.valToPos(at, "y", true);
     const inside = (at) => at >= left && at <= left + width;
-    const styles = [[dot, palette.first], [diamond, palette.second]];
+    // Of many dots it cannot be seen that they are square, but those are filled in no time.
+    const styles = [[count > MANY ? square : dot, palette.first], [diamond, palette.second]];
     this.ys?.forEach((ys, part) => {
       const [shape, colour] = styles[part + this.lacksFirst];
+      ctx.fillStyle = colour;
       ctx.beginPath();
       ys.forEach((at, place) => {
         if (at !== null && inside(x(place))) shape(ctx, x(place), y(at), size);
@@ -139,7 +145,7 @@ class ChannelChart {
       const place = this.places.get(channel);
       const at = ringed[place];
       if (at !== null && at !== undefined && inside(x(place))) {
-        ring(ctx, x(place), y(at), (count > 300 ? 3 : 5) * ratio);
+        ring(ctx, x(place), y(at), (count > MANY ? 3 : 5) * ratio);
       }
     }
     paint(ctx, palette.marked, true, 1.5 * ratio);
@@ -150,6 +156,10 @@ class ChannelChart {
 function dot(ctx, x, y, size) {
   ctx.moveTo(x + size, y);
   ctx.arc(x, y, size, 0, 2 * Math.PI);
+}
+
+function square(ctx, x, y, size) {
+  ctx.fillRect(x - size, y - size, 2 * size, 2 * size);
 }
 
 function diamond(ctx, x, y, size) {

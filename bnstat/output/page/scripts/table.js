@@ -59,7 +59,7 @@ function signOf(index) {
 
 function nameCell(row) {
   const only = row.only ? ` (only in the ${row.only})` : "";
-  return {text: shortened(row.name, 46) + only, title: row.name.slice(0, 500)};
+  return {text: shortened(row.name, roomForNames - only.length) + only, title: row.name.slice(0, 500)};
 }
 
 function roleCell(row, role) {
@@ -95,6 +95,9 @@ function find() {
   });
 }
 
+/** How many characters the column of names has room for. */
+let roomForNames = 40;
+
 function showTable() {
   const sheet = new Sheet(document.getElementById("table"), COLUMNS, {
     choose: (place) => choose(found[place]),
@@ -106,6 +109,10 @@ function showTable() {
   const show = () => sheet.show(found.length, cells, {
     chosen: found.indexOf(state.row), sorted: state.sort, descending: state.descending,
   });
+  new ResizeObserver(() => {
+    roomForNames = Math.max(24, Math.floor(sheet.heads[1].clientWidth / 7));
+    show();
+  }).observe(sheet.host);
   view(["search", "sort", "descending", "statistic", "frame"], () => {
     find();
     const all = DATA.rows.length;
