@@ -21,11 +21,16 @@ ARGUMENTS = [
 ]
 
 
+def chromium() -> str | None:
+    """The browser's program, where one is installed."""
+    return next(filter(None, map(shutil.which, CHROMIUMS)), None)
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Chromium, driven by Playwright."""
     driver = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    executable = next(filter(None, map(shutil.which, CHROMIUMS)), None)
+    executable = chromium()
     if executable is None:
         pytest.skip("no Chromium is installed")
     with driver.sync_playwright() as playwright:

@@ -1,6 +1,7 @@
 // Charts: uPlot draws axes and follows the pointer, the points and bars are drawn here.
 
 const WHOLE = Array.from({length: 24}, (_, place) => [1, 2, 5][place % 3] * 10 ** Math.floor(place / 3));
+const PRINTED = 320; // the width of a chart on paper, where two are side by side
 const MANY = 300; // channels, from which on dots are small
 const GUTTER = 64; // for the distribution, at the right of the channels
 
@@ -57,7 +58,7 @@ class Chart {
   }
 
   resize() {
-    const width = this.host.clientWidth;
+    const width = state.printing ? PRINTED : this.host.clientWidth;
     if (width > 0 && width !== this.plot.width) this.plot.setSize({width, height: this.height});
   }
 

@@ -85,13 +85,17 @@ function followTheme() {
 /** On paper all rules are open and the table is whole. */
 function followPrinting() {
   const opened = [];
-  matchMedia("print").addEventListener("change", ({matches}) => {
-    for (const rule of matches ? document.querySelectorAll("details.rule:not([open])")
+  const follow = (printing) => {
+    if (state.printing === printing) return;
+    for (const rule of printing ? document.querySelectorAll("details.rule:not([open])")
       : opened.splice(0)) {
-      rule.open = matches;
-      if (matches) opened.push(rule);
+      rule.open = printing;
+      if (printing) opened.push(rule);
     }
-    state.printing = matches;
-    render();
-  });
+    state.printing = printing;
+    render(); // at once: there is no next frame before the page goes to the printer
+  };
+  matchMedia("print").addEventListener("change", ({matches}) => follow(matches));
+  addEventListener("beforeprint", () => follow(true));
+  addEventListener("afterprint", () => follow(false));
 }

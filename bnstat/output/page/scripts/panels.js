@@ -46,18 +46,21 @@ class Panel {
     this.none = element("p", {className: "none"});
     this.picture = element("div", {className: "chart", role: "img"});
     this.second = element("div", {className: "chart second", role: "img"});
+    this.over = element("p", {className: "over"}, [
+      DATA.kind === "history" ? "mean and range over the checkpoints" : "new - old",
+    ]);
     this.figure = element("figure", {}, [
       element("figcaption", {}, [
         element("h3", {title: HINTS[title]}, [this.name]),
         element("span", {className: "tools"}, [copyButton, csvButton]),
         this.said,
       ]),
-      this.none, this.picture, this.second,
+      this.none, this.picture, this.over, this.second,
     ]);
     this.hover = hover;
     this.parts = [];
     this.brief = "";
-    this.picture.hidden = this.second.hidden = true;
+    this.picture.hidden = this.second.hidden = this.over.hidden = true;
   }
 
   /** Make the charts, now that the panel is in the document and has a size. */
@@ -79,7 +82,7 @@ class Panel {
     const drawn = this.parts.length > 0 && this.parts[0].length > 0;
     this.none.hidden = drawn;
     this.picture.hidden = !drawn;
-    this.second.hidden = !(drawn && (this.change || this.track));
+    this.second.hidden = this.over.hidden = !(drawn && (this.change || this.track));
     this.none.textContent = drawn ? "" : this.whyNot();
     this.brief = this.parts.map(this.parts.length > 1 ? shortly : inBrief).join(" → ");
     this.say(null);
@@ -91,6 +94,7 @@ class Panel {
     this.picture.ariaLabel = this.described(marked);
     this.showChange(marked);
     this.showTrack();
+    this.over.hidden = this.second.hidden;
   }
 
   showChange(marked) {
@@ -171,7 +175,10 @@ class Panel {
 
   redraw() {
     if (this.picture.hidden) return;
-    for (const {chart} of [this.chart, this.change, this.track].filter(Boolean)) chart.redraw();
+    for (const {chart} of [this.chart, this.change, this.track].filter(Boolean)) {
+      chart.resize();
+      chart.redraw();
+    }
   }
 }
 

@@ -110,7 +110,7 @@ function showTable() {
     chosen: found.indexOf(state.row), sorted: state.sort, descending: state.descending,
   });
   new ResizeObserver(() => {
-    roomForNames = Math.max(24, Math.floor(sheet.heads[1].clientWidth / 7));
+    roomForNames = Math.max(12, Math.floor((sheet.heads[1].clientWidth - 12) / 7.8));
     show();
   }).observe(sheet.host);
   view(["search", "sort", "descending", "statistic", "frame"], () => {

@@ -18,7 +18,7 @@ function brief(value, digits = 3) {
 function pair(mean, deviation) {
   if (!Number.isFinite(mean)) return "NaN";
   const small = Math.max(Math.abs(mean), deviation);
-  if (!(deviation > 0) || small >= 1e4 || small < 1e-2) return `${brief(mean)}±${brief(deviation, 2)}`;
+  if (!(deviation > 0) || small >= 1e4 || small < 1e-2) return `${brief(mean, 2)}±${brief(deviation, 2)}`;
   const decimals = Math.min(4, Math.max(0, 1 - Math.floor(Math.log10(deviation))));
   return `${mean.toFixed(decimals)}±${deviation.toFixed(decimals)}`;
 }
