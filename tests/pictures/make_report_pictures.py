@@ -14,8 +14,6 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 from bnstat.cli import main
 from bnstat.model import ROLES, Model
 from tests.output.models import layer, model, usual
@@ -116,5 +114,7 @@ if __name__ == "__main__":
         wanted |= {folder / f"{shot.name}.png": shot for shot in SHOTS}
     os.chdir(ROOT / "tests/data")  # pages say the paths as they were given
     draw(wanted)
+    from PIL import Image
+
     with Image.open(PICTURE) as picture:
         picture.quantize(128).save(PICTURE, optimize=True)
