@@ -90,6 +90,16 @@ def test_two_models_stand_side_by_side(show: Show) -> None:
     assert not page.is_visible("figure:nth-of-type(1) .second")
 
 
+@pytest.mark.parametrize("wide", [4, 9])
+def test_layers_of_other_widths_stand_side_by_side(wide: int, show: Show) -> None:
+    old, new = usual("a", wide, seed=1), usual("a", 6, seed=2)
+    page = show(of_two(model(old), model(new)))
+    columns = numbers(page)
+    assert [text for text in columns["old gamma"] if text] == shortest(old.gamma)
+    assert [text for text in columns["new gamma"] if text] == shortest(new.gamma)
+    assert not page.is_visible("figure:nth-of-type(1) .second")
+
+
 def test_the_data_beside_what_is_stored(show: Show) -> None:
     stored = usual("bn", 4, epsilon=0.001)
     mean = np.array([1, np.nan, np.inf, 0.1])
@@ -124,7 +134,7 @@ def test_hostile_names_and_odd_numbers(show: Show) -> None:
             if columns and variable.shape == of.shape:
                 array = of.array(role).ravel()
                 texts = columns[role.replace("_", " ")]
-                both = np.array([float(text) for text in texts]).astype(array.dtype)
+                both = np.array([float(text) for text in texts if text]).astype(array.dtype)
                 np.testing.assert_array_equal(both, array)
         press(page, "l", "s", "ArrowDown")
     press(page, "Home")

@@ -1,6 +1,7 @@
 // Charts: uPlot draws axes and follows the pointer, the points and bars are drawn here.
 
-const WHOLE = Array.from({length: 24}, (_, place) => [1, 2, 5][place % 3] * 10 ** Math.floor(place / 3));
+const WHOLE = Array.from({length: 24}, (_, place) =>
+  [1, 2, 5][place % 3] * 10 ** Math.floor(place / 3));
 const PRINTED = 320; // the width of a chart on paper, where two are side by side
 const MANY = 300; // channels, from which on dots are small
 const GUTTER = 64; // for the distribution, at the right of the channels
@@ -36,7 +37,10 @@ class Chart {
         y: {range: [-0.06, 1.06]},
       },
       axes: [
-        {...axis, size: 24, incrs: WHOLE, values: (u, ticks) => ticks?.map((tick) => xTick(tick)) ?? []},
+        {
+          ...axis, size: 24, incrs: WHOLE,
+          values: (u, ticks) => ticks?.map((tick) => xTick(tick)) ?? [],
+        },
         {
           ...axis, size: 58,
           splits: () => this.scale.ticks.map(([place]) => place),
@@ -82,12 +86,13 @@ class Chart {
  */
 class ChannelChart {
   constructor(host, {hover}) {
+    const unseen = {paths: () => null, points: {show: false}};
     this.order = [];
     this.chart = new Chart(host, {
       height: 150,
       gutter: GUTTER,
       xTick: (tick) => (Number.isInteger(tick) ? tick.toLocaleString("en") : ""),
-      series: [{paths: () => null, points: {show: false}}, {paths: () => null, points: {show: false}}],
+      series: [unseen, unseen],
       draw: (u) => this.draw(u),
       hover: (place) => hover(place === null ? null : this.order[place] ?? null),
     });
@@ -99,7 +104,9 @@ class ChannelChart {
     this.marked = marked;
     this.places = new Map(Array.from(order, (channel, place) => [channel, place]));
     this.scale = scaleOver(parts, logarithmic);
-    const ys = parts.map((values) => Array.from(order, (channel) => this.scale.at(values[channel])));
+    // A number's place, null for one that has none, undefined for a channel that is not there.
+    const ys = parts.map((values) => Array.from(order, (channel) =>
+      channel < values.length ? this.scale.at(values[channel]) : undefined));
     this.ys = ys;
     const nothing = new Array(order.length).fill(null);
     this.chart.show(this.scale, [Array.from(order, (_, place) => place), ys[0], ys[1] ?? nothing]);
@@ -129,7 +136,7 @@ class ChannelChart {
       ctx.fillStyle = colour;
       ctx.beginPath();
       ys.forEach((at, place) => {
-        if (at !== null && inside(x(place))) shape(ctx, x(place), y(at), size);
+        if (isPlace(at) && inside(x(place))) shape(ctx, x(place), y(at), size);
       });
       paint(ctx, colour, shape === diamond, ratio);
       bars(ctx, ys, part, this.ys.length, {left: left + width + 8 * ratio,
@@ -145,7 +152,7 @@ class ChannelChart {
     for (const channel of this.marked ?? []) {
       const place = this.places.get(channel);
       const at = ringed[place];
-      if (at !== null && at !== undefined && inside(x(place))) {
+      if (isPlace(at) && inside(x(place))) {
         ring(ctx, x(place), y(at), (count > MANY ? 3 : 5) * ratio);
       }
     }
@@ -153,6 +160,8 @@ class ChannelChart {
     ctx.restore();
   }
 }
+
+function isPlace(at) { return typeof at === "number"; }
 
 function dot(ctx, x, y, size) {
   ctx.moveTo(x + size, y);
@@ -195,7 +204,7 @@ function paint(ctx, colour, hollow, width) {
 function bars(ctx, ys, part, parts, {left, width, y, colour}) {
   const counts = new Array(ys.length < 50 ? 12 : 24).fill(0);
   for (const at of ys) {
-    if (at !== null) counts[Math.min(counts.length - 1, Math.floor(at * counts.length))]++;
+    if (isPlace(at)) counts[Math.min(counts.length - 1, Math.floor(at * counts.length))]++;
   }
   const most = Math.max(...counts);
   if (!most) return;

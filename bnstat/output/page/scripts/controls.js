@@ -20,7 +20,8 @@ function bindControls() {
     });
   }
 
-  at("statistic").append(...STATISTICS.map(({title}, value) => element("option", {value}, [title])));
+  const options = STATISTICS.map(({title}, value) => element("option", {value}, [title]));
+  at("statistic").append(...options);
   bindValue(at("statistic"), "statistic", Number);
   bindValue(at("order"), "order", String);
   at("logarithmic").addEventListener("change", (event) =>
@@ -44,7 +45,7 @@ function bindControls() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", (event) =>
     update({dark: event.matches}));
   bindFrames(at("frame"), at("frame-name"));
-  if (DATA.kind === "difference" || DATA.measured) at("legend").append(...legend());
+  at("legend").append(...legend());
 }
 
 function bindValue(field, key, parse) {
@@ -65,10 +66,16 @@ function bindFrames(slider, name) {
   });
 }
 
+/** The signs of the charts, as far as this page has them. */
 function legend() {
-  const names = DATA.kind === "difference" ? ["old", "new"] : ["stored", "the data's"];
-  return names.map((name, part) => element("span", {}, [
-    element("span", {className: `key ${["first", "second"][part]}`}, ["●◇"[part]]), ` ${name}`,
+  const signs = [];
+  if (DATA.kind === "difference") signs.push(["first", "●", "old"], ["second", "◇", "new"]);
+  if (DATA.measured) signs.push(["first", "●", "stored"], ["second", "◇", "the data's"]);
+  const marked = DATA.marks.some((mark) => mark.runs.length);
+  if (marked) signs.push(["marked", "○", "named by a finding"]);
+  if (DATA.marks.some((mark) => mark.rule === "BN004")) signs.push(["marked", "▲", "not finite"]);
+  return signs.map(([kind, sign, name]) => element("span", {}, [
+    element("span", {className: `key ${kind}`}, [sign]), ` ${name}`,
   ]));
 }
 

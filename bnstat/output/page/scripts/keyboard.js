@@ -13,14 +13,17 @@ const KEYS = {
   ArrowDown: () => step(1),
   Home: () => step(-Infinity),
   End: () => step(Infinity),
-  ArrowLeft: () => update({frame: Math.max(0, state.frame - 1)}),
-  ArrowRight: () => update({frame: Math.min(DATA.frames.length - 1, state.frame + 1)}),
   "/": () => document.getElementById("search").focus(),
   s: () => update({order: state.order === "value" ? "channel" : "value"}),
   l: () => update({logarithmic: !state.logarithmic}),
   t: () => update({dark: !state.dark}),
   "?": () => document.getElementById("help").showModal(),
 };
+
+if (DATA.kind === "history") {
+  KEYS.ArrowLeft = () => update({frame: Math.max(0, state.frame - 1)});
+  KEYS.ArrowRight = () => update({frame: Math.min(DATA.frames.length - 1, state.frame + 1)});
+}
 
 const IN_SEARCH = new Set(["ArrowUp", "ArrowDown"]);
 
@@ -34,11 +37,10 @@ function listenToKeys() {
       search.blur();
       return;
     }
-    const typing = event.target.matches("input, select, textarea");
+    const typing = event.target.matches("select, input:not([type=checkbox], [type=range])");
     if (typing && !(event.target === search && IN_SEARCH.has(event.key))) return;
     const act = KEYS[event.key];
     if (!act) return;
-    if (event.key.startsWith("Arrow") && DATA.kind !== "history" && /Left|Right/.test(event.key)) return;
     event.preventDefault();
     act();
   });

@@ -89,7 +89,7 @@ class NumbersSheet {
         ...titles.map((title) => ({title, numeric: true, kind: "role"}))]);
     }
     const marked = markedChannels(state.row);
-    this.sheet.show(this.row.channels, (channel) => [
+    this.sheet.show(channelsOf(columns.map(({values}) => values)).length, (channel) => [
       {text: channelName(this.row, channel), className: marked.has(channel) ? "error" : ""},
       ...columns.map(({values}) => exact(values[channel], values instanceof Float32Array)),
     ]);
@@ -98,7 +98,7 @@ class NumbersSheet {
   rows() {
     const columns = this.columns();
     const texts = columns.map(({values}) => exactAll(values));
-    const channels = Array.from({length: this.row.channels}, (_, channel) => channel);
+    const channels = channelsOf(columns.map(({values}) => values));
     return [["channel", ...columns.map(({title}) => title)], ...channels.map((channel) =>
       [channelName(this.row, channel), ...texts.map((each) => each[channel] ?? "")])];
   }

@@ -41,7 +41,8 @@ class Panel {
     this.name = TITLES[title];
     this.said = element("span", {className: "said"});
     const [copyButton, csvButton] = [["Copy", "Copy the numbers"], ["CSV", "Save as CSV"]].map(
-      ([text, hint]) => element("button", {type: "button", title: `${hint}: ${this.name}`}, [text]));
+      ([text, hint]) =>
+        element("button", {type: "button", title: `${hint}: ${this.name}`}, [text]));
     takeAway(copyButton, csvButton, () => `${this.row.name}-${this.name}`, () => this.rows());
     this.none = element("p", {className: "none"});
     this.picture = element("div", {className: "chart", role: "img"});
@@ -79,7 +80,7 @@ class Panel {
     this.row = row;
     this.parts = parts.filter((values) => values);
     this.lacksFirst = parts.length > 1 && !parts[0];
-    const drawn = this.parts.length > 0 && this.parts[0].length > 0;
+    const drawn = channelsOf(this.parts).length > 0;
     this.none.hidden = drawn;
     this.picture.hidden = !drawn;
     this.second.hidden = this.over.hidden = !(drawn && (this.change || this.track));
@@ -89,7 +90,7 @@ class Panel {
     if (!drawn) return;
     const marked = markedChannels(index);
     const logarithmic = this.title === VARIANCE && state.logarithmic;
-    this.order = orderOf(this.parts[0]);
+    this.order = orderOf(this.parts);
     this.chart.show(this.parts, this.order, marked, {logarithmic, lacksFirst: this.lacksFirst});
     this.picture.ariaLabel = this.described(marked);
     this.showChange(marked);
@@ -136,8 +137,8 @@ class Panel {
   described(marked) {
     const of = this.parts.map((values) => {
       const {count, bad, mean, std, min, max} = summary(values);
-      return `${plural(count, "channel")}, mean ${brief(mean)}, standard deviation ${brief(std)}, ` +
-        `from ${brief(min)} to ${brief(max)}` + (bad ? `, ${bad} not finite` : "");
+      return [plural(count, "channel"), `mean ${brief(mean)}`, `standard deviation ${brief(std)}`,
+        `from ${brief(min)} to ${brief(max)}`, ...(bad ? [`${bad} not finite`] : [])].join(", ");
     });
     const channels = [...marked].slice(0, 20).map((each) => channelName(this.row, each));
     const more = marked.size > 20 ? " and more" : "";
@@ -162,8 +163,7 @@ class Panel {
   rows() {
     const titles = this.parts.map((_, part) => partTitle(this.name, part, this.parts.length));
     const texts = this.parts.map(exactAll);
-    const channels = Array.from(this.parts[0] ?? [], (_, channel) => channel);
-    const rows = [["channel", ...titles], ...channels.map((channel) =>
+    const rows = [["channel", ...titles], ...channelsOf(this.parts).map((channel) =>
       [channelName(this.row, channel), ...texts.map((each) => each[channel] ?? "")])];
     const tracks = this.track && this.row.tracks[this.title];
     if (!tracks) return rows;
@@ -200,11 +200,16 @@ function partTitle(name, part, parts) {
   return `${DATA.kind === "difference" ? ["old", "new"][part] : ["stored", "data"][part]} ${name}`;
 }
 
+/** The channels of the longest part. */
+function channelsOf(parts) {
+  return Array.from({length: Math.max(0, ...parts.map((values) => values.length))}, (_, at) => at);
+}
+
 /** The channel at each place: in their order, or by value with what is no number at the end. */
-function orderOf(values) {
-  const order = Array.from(values, (_, channel) => channel);
+function orderOf(parts) {
+  const order = channelsOf(parts), [values] = parts;
   if (state.order === "channel") return order;
-  const key = (channel) => (Number.isNaN(values[channel]) ? Infinity : values[channel]);
+  const key = (channel) => (values[channel] >= -Infinity ? values[channel] : Infinity);
   return order.sort((a, b) => (key(a) === key(b) ? a - b : key(a) - key(b)));
 }
 

@@ -94,7 +94,7 @@ class Sheet {
 
   fill(row, index) {
     row.ariaRowIndex = String(index + 2);
-    row.ariaSelected = String(index === this.chosen);
+    row.ariaCurrent = String(index === this.chosen);
     this.cells(index).forEach((given, place) => {
       const cell = row.cells[place];
       const {text, title = "", className = ""} = typeof given === "object" ? given : {text: given};

@@ -9,6 +9,7 @@ for (const mark of DATA.marks) marksOf[mark.row].push(mark);
 const searched = DATA.rows.map((row, index) => [
   row.name,
   row.change?.was ?? "",
+  row.change ? (row.change.equal ? "equal" : "differs") : (row.only ?? ""),
   ...marksOf[index].flatMap((mark) => [mark.rule, mark.name]),
 ].join("\n").toLowerCase());
 
@@ -43,8 +44,10 @@ const COLUMNS = [
     value: (row) => STATISTICS[state.statistic].value(subjectOf(row, role)),
     text: (row) => roleCell(row, role),
   })),
-  ...(DATA.measured ? [{title: "divergence", hint: "of the data from the stored statistics",
-    numeric: true, kind: "role", value: divergenceOf, text: (row) => brief(divergenceOf(row))}] : []),
+  ...(DATA.measured ? [{
+    title: "divergence", hint: "of the data from the stored statistics", numeric: true,
+    kind: "role", value: divergenceOf, text: (row) => brief(divergenceOf(row)),
+  }] : []),
 ];
 
 function gravity(mark) { return GRAVITY.indexOf(mark.severity); }
@@ -59,7 +62,8 @@ function signOf(index) {
 
 function nameCell(row) {
   const only = row.only ? ` (only in the ${row.only})` : "";
-  return {text: shortened(row.name, roomForNames - only.length) + only, title: row.name.slice(0, 500)};
+  const room = Math.max(8, roomForNames - only.length);
+  return {text: shortened(row.name, room) + only, title: row.name.slice(0, 500)};
 }
 
 function roleCell(row, role) {

@@ -18,7 +18,9 @@ function brief(value, digits = 3) {
 function pair(mean, deviation) {
   if (!Number.isFinite(mean)) return "NaN";
   const small = Math.max(Math.abs(mean), deviation);
-  if (!(deviation > 0) || small >= 1e4 || small < 1e-2) return `${brief(mean, 2)}±${brief(deviation, 2)}`;
+  if (!(deviation > 0) || small >= 1e4 || small < 1e-2) {
+    return `${brief(mean, 2)}±${brief(deviation, 2)}`;
+  }
   const decimals = Math.min(4, Math.max(0, 1 - Math.floor(Math.log10(deviation))));
   return `${mean.toFixed(decimals)}±${deviation.toFixed(decimals)}`;
 }
@@ -52,7 +54,7 @@ function plural(count, noun) {
   return `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 }
 
-/** Rows of cells as CSV (RFC 4180). What a spreadsheet would run as a formula gets a ' before it. */
+/** Rows of cells as CSV (RFC 4180); a ' goes before what a spreadsheet would run as a formula. */
 function csv(rows) {
   return rows.map((cells) => cells.map(csvCell).join(",")).join("\r\n") + "\r\n";
 }
