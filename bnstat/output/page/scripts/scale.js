@@ -37,7 +37,7 @@ function ticksOf(low, high, logarithmic) {
   const first = Math.ceil(low / step - 1e-9), ticks = [];
   for (let number = first; number * step <= high + step * 1e-9 && ticks.length < 12; number++) {
     const tick = number * step;
-    ticks.push([tick, logarithmic ? brief(10 ** tick) : tickText(tick, step)]);
+    ticks.push([tick, logarithmic ? powerText(tick) : tickText(tick, step)]);
   }
   return ticks;
 }
@@ -46,6 +46,10 @@ function ticksOf(low, high, logarithmic) {
 function niceStep(least) {
   const power = 10 ** Math.floor(Math.log10(least));
   return [1, 2, 5, 10].map((times) => times * power).find((step) => step >= least * 0.999);
+}
+
+function powerText(power) {
+  return String(Number((10 ** power).toPrecision(2))).replace("e+", "e");
 }
 
 /** A tick with the digits that tell it from its neighbours. */
