@@ -79,8 +79,13 @@ def grouped(findings: Sequence[Finding], rows: Mapping[str, int]) -> list[Group]
     ]
 
 
-def judged(findings: Sequence[Finding]) -> tuple[str, Tone]:
-    """`2 errors, 1 warning` and how grave that is."""
+def judged(model: Model, findings: Sequence[Finding]) -> tuple[str, Tone]:
+    """What is to be said of a model in a line, such as `2 errors, 1 warning`, and how grave it is.
+
+    Args:
+        model: the model.
+        findings: what was found in it, or in the run whose newest it is.
+    """
     counts = {
         severity: sum(finding.severity == severity for finding in findings)
         for severity in SEVERITIES
@@ -92,7 +97,7 @@ def judged(findings: Sequence[Finding]) -> tuple[str, Tone]:
         if number
     ]
     if not said:
-        return "nothing wrong found", "good"
+        return ("nothing wrong found", "good") if len(model) else ("no batch norm found", "info")
     return ", ".join(said), next(severity for severity in SEVERITIES if counts[severity])
 
 

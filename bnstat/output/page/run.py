@@ -110,7 +110,7 @@ def of_history(path: str, history: History, frames: Frames, findings: Sequence[F
             "stays small; the lines over time have all of them"
         )
     names = [each.name for each in history.checkpoints]
-    verdict, tone = judged(findings)
+    verdict, tone = judged(newest, findings)
     return Page(
         kind="history",
         title=path,

@@ -39,7 +39,7 @@ def of_model(
             }
         else:
             notes.append(f"{name}: measured on data, but no such layer is in the model")
-    verdict, tone = judged(findings)
+    verdict, tone = judged(model, findings)
     return Page(
         kind="model",
         title=model.source.path,

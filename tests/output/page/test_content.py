@@ -194,7 +194,9 @@ def test_odd_layers_and_none() -> None:
     assert [row["channels"] for row in rows] == [0, 1, 12]
     assert [row["shape"] for row in rows] == [None, None, [2, 3, 2]]
     assert rows[1]["epsilon"] == ["Infinity"]
-    assert Shown(of_model(model())).data["rows"] == []
+    nothing = Shown(of_model(model()))
+    assert nothing.data["rows"] == []
+    assert nothing.all("p", id="verdict") == ["no batch norm found"]
 
 
 def test_the_budget_of_a_large_network() -> None:
