@@ -59,6 +59,11 @@ class Chart {
     if (click) this.plot.over.addEventListener("click", () => click(this.plot.cursor.idx));
     new ResizeObserver(() => this.resize()).observe(host);
     this.height = height;
+    this.inSight = true;
+    new IntersectionObserver((entries) => {
+      this.inSight = entries[entries.length - 1].isIntersecting;
+      if (this.inSight) this.catchUp();
+    }).observe(host);
   }
 
   resize() {
@@ -66,7 +71,16 @@ class Chart {
     if (width > 0 && width !== this.plot.width) this.plot.setSize({width, height: this.height});
   }
 
+  /** Draw this data; where the chart is out of sight, when it comes into sight. */
   show(scale, data) {
+    this.waiting = {scale, data};
+    if (this.inSight || state.printing) this.catchUp();
+  }
+
+  catchUp() {
+    if (!this.waiting) return;
+    const {scale, data} = this.waiting;
+    this.waiting = null;
     this.scale = scale;
     this.plot.setData(data, false);
     if (data[0].length) this.plot.setScale("x", {min: 0, max: data[0].length - 1});
@@ -74,7 +88,10 @@ class Chart {
   }
 
   /** Draw again, with the axes: of other ticks on the same range uPlot knows nothing. */
-  redraw() { this.plot.redraw(false, true); }
+  redraw() {
+    this.catchUp();
+    this.plot.redraw(false, true);
+  }
 }
 
 /**
@@ -129,8 +146,9 @@ class ChannelChart {
     const x = (place) => u.valToPos(place, "x", true);
     const y = (at) => u.valToPos(at, "y", true);
     const inside = (at) => at >= left && at <= left + width;
-    // Of many dots it cannot be seen that they are square, but those are filled in no time.
-    const styles = [[count > MANY ? square : dot, palette.first], [diamond, palette.second]];
+    // Of many it can hardly be seen of which shape they are, but these are filled in no time.
+    const [first, second] = count > MANY ? [square, dash] : [dot, diamond];
+    const styles = [[first, palette.first], [second, palette.second]];
     this.ys?.forEach((ys, part) => {
       const [shape, colour] = styles[part + this.lacksFirst];
       ctx.fillStyle = colour;
@@ -170,6 +188,10 @@ function dot(ctx, x, y, size) {
 
 function square(ctx, x, y, size) {
   ctx.fillRect(x - size, y - size, 2 * size, 2 * size);
+}
+
+function dash(ctx, x, y, size) {
+  ctx.fillRect(x - 1.5 * size, y - size / 2, 3 * size, size);
 }
 
 function diamond(ctx, x, y, size) {

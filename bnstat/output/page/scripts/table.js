@@ -62,7 +62,7 @@ function signOf(index) {
 
 function nameCell(row) {
   const only = row.only ? ` (only in the ${row.only})` : "";
-  const room = Math.max(8, roomForNames - only.length);
+  const room = Math.max(8, (state.printing ? 40 : roomForNames) - only.length);
   return {text: shortened(row.name, room) + only, title: row.name.slice(0, 500)};
 }
 
@@ -136,7 +136,7 @@ function showTable() {
 /** Show a layer; on a narrow screen, where it is below the table, go there. */
 function choose(row) {
   update({row});
-  if (innerWidth < 900) document.getElementById("layer").scrollIntoView();
+  if (innerWidth < 1100) document.getElementById("layer").scrollIntoView();
 }
 
 /** The table as rows of exact numbers. */
