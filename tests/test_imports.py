@@ -20,6 +20,7 @@ HEAVY = {
     "aiohttp",
     "fsspec",
     "h5py",
+    "jinja2",
     "jsonschema",
     "keras",
     "ml_dtypes",
@@ -124,6 +125,20 @@ def test_what_networks_are_ported_to_needs_none_of_their_libraries(
     assert "a " in output
     assert not modules & {"torch", "onnx", "safetensors", "google.protobuf", "pickle5"}
     assert not modules & (HEAVY - {"zipfile", "tarfile"})
+
+
+def test_a_report_needs_its_template_engine_alone(tmp_path: Path) -> None:
+    code, modules, _ = run("report", DATA / "run/model-100", "-o", tmp_path / "report.html")
+    assert code == 0
+    assert "jinja2" in modules
+    assert not modules & (HEAVY - {"jinja2"} | {"google.protobuf"})
+
+
+def test_a_report_says_that_its_template_engine_is_missing(tmp_path: Path) -> None:
+    target = tmp_path / "report.html"
+    code, _, _ = run("report", DATA / "run/model-100", "-o", target, refused=("jinja2",))
+    assert code == 2
+    assert not target.exists()
 
 
 def test_a_checkpoint_is_mended_with_nothing_heavy(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ COMMANDS = {
     "drift": "Run a model: how far are its statistics from the data's?",
     "recalibrate": "Run a model: estimate its statistics anew, in a copy.",
     "apply": "Write a copy of a model with new values.",
+    "report": "Write a page to look at: one HTML file.",
     "completion": "Let Tab complete paths, layers, checkpoints and rules.",
 }
 """The commands, in the order of the help, with their one-line descriptions."""

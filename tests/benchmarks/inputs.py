@@ -30,6 +30,26 @@ def mobilenet(folder: Path) -> None:
     tf.train.Checkpoint(model=model).write(str(folder / "model"))
 
 
+def efficientnet(folder: Path) -> None:
+    """EfficientNetB4 with statistics as of training, as a Keras file of the full model."""
+    import keras
+
+    model = keras.applications.EfficientNetB4(weights=None)
+    random = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            count = layer.gamma.shape[0]
+            layer.set_weights(
+                [
+                    random.normal(1, 0.2, count),
+                    random.normal(0, 0.3, count),
+                    random.normal(0, 1, count),
+                    random.gamma(2, 0.5, count),
+                ]
+            )
+    model.save(folder / "model.keras")
+
+
 def names_100k(folder: Path) -> None:
     """100,000 variables and 50 layers, in a checkpoint by names."""
     import tensorflow as tf

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
+from tests.pictures import make_report_pictures as reports
 from tests.pictures.make_pictures import PICTURE, draw
 from tests.terminal import ROOT
 
@@ -23,3 +24,9 @@ def test_the_picture_needs_nothing_from_elsewhere() -> None:
 def test_the_readme_opens_with_it() -> None:
     _, picture, *_ = re.split(r"\n\n", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert picture.endswith(f"]({PICTURE.relative_to(ROOT).as_posix()})")
+
+
+def test_the_readme_shows_a_report() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"]({reports.PICTURE.relative_to(ROOT).as_posix()})" in readme
+    assert reports.PICTURE.stat().st_size < 150_000

@@ -24,10 +24,10 @@ def dump(document: Mapping[str, Any], file: IO[str]) -> None:
         file.write(f"{separator}{json.dumps(key)}: ")
         if isinstance(value, Sequence) and value and isinstance(value[0], Mapping):
             for place, item in enumerate(value):
-                file.write(f"{',' if place else '['}\n  {_encode(item)}")
+                file.write(f"{',' if place else '['}\n  {encode(item)}")
             file.write("]")
         else:
-            file.write(_encode(value))
+            file.write(encode(value))
         separator = ",\n "
     file.write("}\n")
 
@@ -43,15 +43,17 @@ def source(of: Source) -> dict[str, Any]:
     }
 
 
-def _encode(value: Any) -> str:
-    return json.dumps(_plain(value), allow_nan=False)
+def encode(value: Any) -> str:
+    """A value as JSON."""
+    return json.dumps(plain(value), allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """The value in what JSON has: NaN and the infinities are strings."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value

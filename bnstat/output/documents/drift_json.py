@@ -1,11 +1,19 @@
-"""A drift as JSON: every layer and channel."""
+"""A drift as JSON, written and read: every layer and channel."""
 
 from __future__ import annotations
 
-from typing import IO, Any
+import json
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from bnstat.mending.estimating.drift import Drift, LayerDrift
+import numpy as np
+from numpy.typing import NDArray
+
+from bnstat.errors import DamagedError, NotFoundError
 from bnstat.output.documents import common as documents
+
+if TYPE_CHECKING:
+    from bnstat.mending.estimating.drift import Drift, LayerDrift
 
 CHANNELS = (
     "stored_mean",
@@ -42,3 +50,44 @@ def _layer(layer: LayerDrift) -> dict[str, Any]:
         "divergence": layer.total,
         **{f"{name}s" if name == "divergence" else name: each for name, each in channels.items()},
     }
+
+
+class Measured(NamedTuple):
+    """What was measured of a layer: float64 arrays with one number a channel, and its state."""
+
+    mean: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    divergence: NDArray[np.float64]
+    state: str
+
+
+def load(path: str) -> dict[str, Measured]:
+    """Layer -> what was measured of it, from a file that `dump` wrote.
+
+    Raises:
+        NotFoundError: there is no such file.
+        DamagedError: it is no such JSON.
+    """
+    try:
+        document = json.loads(Path(path).read_bytes())
+        return {_text(layer["name"]): _measured(layer) for layer in document["layers"]}
+    except FileNotFoundError:
+        raise NotFoundError(path, "no such file") from None
+    except (LookupError, RecursionError, TypeError, ValueError):
+        raise DamagedError(path, "is not the JSON of bnstat drift", "write it anew") from None
+
+
+def _measured(layer: Any) -> Measured:
+    names = ("mean", "variance", "divergences")
+    mean, variance, divergence = (
+        np.array([float(each) for each in layer[name]], np.float64) for name in names
+    )
+    if not mean.size == variance.size == divergence.size:
+        raise ValueError("the lists are not of one length")
+    return Measured(mean, variance, divergence, _text(layer["state"]))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("no string")
+    return value

@@ -1,0 +1,120 @@
+"""`bnstat report`: the same to look at, as one HTML file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from bnstat.cli import options
+from bnstat.cli.messages import say
+
+if TYPE_CHECKING:
+    from bnstat.output.page import Page
+    from bnstat.output.page.run import Entries
+
+_EPILOG = """\b
+Examples:
+  bnstat report saved_model -o report.html
+  bnstat report before.h5 after.h5 -o diff.html
+  bnstat report runs/cnn -o run.html              all checkpoints of a folder
+  bnstat report runs/cnn --step 1200 -o one.html
+  bnstat report m.keras --drift drift.json -o report.html
+"""
+
+
+@click.command("report", epilog=_EPILOG)
+@click.argument("paths", nargs=-1, type=click.Path(), metavar="[PATH] [OTHER]...")
+@click.option(
+    "--drift",
+    "measured",
+    metavar="FILE",
+    type=click.Path(),
+    help="Also show the data's statistics: what bnstat drift --json wrote of this model.",
+)
+@options.output
+@options.layers
+@options.reading
+@options.quiet
+def command(
+    paths: tuple[str, ...],
+    measured: str | None,
+    output: str,
+    layers: tuple[str, ...],
+    reading: options.Reading,
+    quiet: bool,
+) -> int:
+    """Write a page to look at: a model, a training run, or how two models differ.
+
+    The page is one HTML file that needs nothing else, no network and no server. It shows what
+    was found and what that means, a table of the layers, and of each layer its statistics
+    channel by channel.
+
+    PATH is a SavedModel, a checkpoint, an .h5 or a .keras: its folder, its prefix or any of its
+    files. Of a folder with several checkpoints, or of three paths and more in the order of time,
+    it shows how the statistics moved; of two paths, what differs.
+    """
+    from bnstat.output.sink import open_text, writes_to_terminal
+
+    if writes_to_terminal(output):
+        raise click.UsageError("HTML is not for a terminal: name a file with -o, or use a pipe")
+    if measured is not None and len(paths) > 1:
+        raise click.UsageError("--drift goes with one model")
+    shown, code = _page(paths or (".",), layers, reading, measured, quiet)
+
+    from bnstat.output import page
+
+    with open_text(output) as file:
+        page.write(shown, file)
+    return code
+
+
+def _page(
+    paths: tuple[str, ...],
+    globs: tuple[str, ...],
+    reading: options.Reading,
+    measured: str | None,
+    quiet: bool,
+) -> tuple[Page, int]:
+    """The page of what lies at the paths, and the exit code."""
+    from bnstat.checks import check
+    from bnstat.output import page
+
+    single = measured is not None or reading.checkpoint is not None or reading.step is not None
+    if len(paths) == 1 and not single:
+        run = reading.load_all(paths[0], globs)
+        if len(run) > 1:
+            return _run_page(paths[0], run, quiet)
+    models = [reading.load(path, globs, quiet=quiet) for path in paths]
+    for model in models:
+        options.tell(model, quiet)
+    code = max(options.answer(model, quiet) for model in models)
+    findings = check(models[-1])
+    if len(models) > 2:
+        return _run_page(f"{paths[0]} to {paths[-1]}", list(zip(paths, models, strict=True)), quiet)
+    if len(models) == 2:
+        from bnstat.compare import diff
+
+        old, new = models
+        return page.of_difference(diff(old, new), old, new, findings), code
+    if measured is None:
+        return page.of_model(models[0], findings), code
+    from bnstat.output.documents import drift_json
+
+    return page.of_model(models[0], findings, drift_json.load(measured)), code
+
+
+def _run_page(path: str, entries: Entries, quiet: bool) -> tuple[Page, int]:
+    from bnstat.checks import check
+    from bnstat.compare import history
+    from bnstat.output import page
+    from bnstat.output.terminal.progress import track
+
+    frames = page.Frames(entries)
+    run = history(track(frames, "reading", hidden=quiet))
+    if not run.checkpoints:
+        raise run.skipped[0].error
+    for skipped in run.skipped:
+        say(f"skipped: {skipped.error}")
+    findings = [*check(run), *check(frames.newest)]
+    return page.of_history(path, run, frames, findings), options.answer(frames.newest, quiet)

@@ -1,0 +1,11 @@
+// Put the page together.
+
+followTheme();
+followPrinting();
+readPalette();
+showTable();
+showLayer();
+bindControls();
+listenToKeys();
+document.documentElement.dataset.ready = "true";
+performance.mark("ready");

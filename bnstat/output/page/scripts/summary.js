@@ -1,0 +1,28 @@
+// The numbers that a person reads first: those of bnstat.model.Summary.
+
+const summaries = new Map();
+
+/** Count, bad (NaN or infinite), and mean, std, min, max of the finite numbers. */
+function summary(values) {
+  let bad = 0, total = 0, min = Infinity, max = -Infinity;
+  for (const value of values) {
+    if (!Number.isFinite(value)) { bad++; continue; }
+    total += value;
+    if (value < min) min = value;
+    if (value > max) max = value;
+  }
+  const good = values.length - bad;
+  if (!good) return {count: values.length, bad, mean: NaN, std: NaN, min: NaN, max: NaN};
+  const mean = total / good;
+  let squares = 0;
+  for (const value of values) if (Number.isFinite(value)) squares += (value - mean) ** 2;
+  return {count: values.length, bad, mean, std: Math.sqrt(squares / good), min, max};
+}
+
+/** The summary of a role of a row in a frame; null where it is not there. */
+function summaryOf(row, frame, role) {
+  const place = row.stored[frame]?.[role];
+  if (!place) return null;
+  if (!summaries.has(place)) summaries.set(place, summary(numbersAt(place)));
+  return summaries.get(place);
+}

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from bnstat.cli import main
+from tests.cli.files import write_h5
+from tests.output.models import layer, usual
+from tests.output.page.written import Shown
+from tests.terminal import ROOT
+
+DATA = ROOT / "tests/data"
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["report", *map(str, arguments)])
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> str:
+    return write_h5(tmp_path / "old.h5", usual("a", seed=1), usual("b", seed=2))
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> str:
+    return write_h5(tmp_path / "new.h5", usual("a", seed=1), usual("b", seed=3))
+
+
+def test_one_model(old: str, tmp_path: Path) -> None:
+    target = tmp_path / "report.html"
+    result = run(old, "-o", target)
+    assert (result.exit_code, result.stdout) == (0, "")
+    shown = Shown(target.read_text(encoding="utf-8"))
+    assert [row["name"] for row in shown.data["rows"]] == ["a", "b"]
+    assert shown.data["kind"] == "model"
+
+
+def test_standard_output_and_layers(old: str) -> None:
+    shown = Shown(run(old, "--layer", "b").stdout)
+    assert [row["name"] for row in shown.data["rows"]] == ["b"]
+
+
+def test_two_models(old: str, new: str) -> None:
+    result = run(old, new)
+    assert result.exit_code == 0
+    shown = Shown(result.stdout)
+    assert shown.data["kind"] == "difference"
+    assert [row["change"]["equal"] for row in shown.data["rows"]] == [True, False]
+    assert "1 of 2 layers differ" in shown.all("p", id="verdict")
+
+
+def test_a_training_folder() -> None:
+    shown = Shown(run(DATA / "digits/run").stdout)
+    assert shown.data["kind"] == "history"
+    assert [each["step"] for each in shown.data["checkpoints"]] == [0, 100, 200, 300, 400]
+
+
+@pytest.mark.parametrize("options", [["--step", "200"], ["--checkpoint", "model-200"]])
+def test_one_checkpoint_of_a_folder(options: list[str]) -> None:
+    shown = Shown(run(DATA / "digits/run", *options).stdout)
+    assert shown.data["kind"] == "model"
+    assert "200" in shown.all("dd")
+
+
+def test_several_paths_are_a_run(old: str, new: str) -> None:
+    shown = Shown(run(old, new, old).stdout)
+    assert shown.data["kind"] == "history"
+    assert [each["name"] for each in shown.data["checkpoints"]] == [old, new, old]
+
+
+def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
+    for source in (DATA / "digits/run").iterdir():
+        content = source.read_bytes()
+        if source.name == "model-200.data-00000-of-00001":
+            content = content[:100]
+        (tmp_path / source.name).write_bytes(content)
+    result = run(tmp_path)
+    assert result.exit_code == 0
+    assert "skipped: " in result.stderr
+    assert len(Shown(result.stdout).data["checkpoints"]) == 4
+
+
+def test_the_statistics_of_data(old: str, tmp_path: Path) -> None:
+    from bnstat.mending.estimating.drift import Drift, LayerDrift
+    from bnstat.output.documents import drift_json
+
+    numbers = np.array([1, np.nan, np.inf, 0, 0.1, 5, 6, 7])
+    measured = LayerDrift("b", *[numbers + step for step in range(7)], state="shifted")
+    with open(tmp_path / "drift.json", "w") as file:
+        drift_json.dump(Drift((measured,), {}, 100, None), old, file)
+    shown = Shown(run(old, "--drift", tmp_path / "drift.json").stdout)
+    row = shown.data["rows"][1]["measured"]
+    assert shown.array(row["mean"]).tobytes() == measured.mean.tobytes()
+    assert shown.array(row["variance"]).tobytes() == measured.variance.tobytes()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"layers": 3}',
+        '{"layers": [{"name": "b"}]}',
+        '{"layers": [{"name": 1, "state": "", "mean": [], "variance": [], "divergences": []}]}',
+        '{"layers": [{"name": "b", "state": "", "mean": [1], "variance": [], "divergences": []}]}',
+        '{"layers": [{"name": "b", "state": "", "mean": ["x"], "variance": [1], '
+        '"divergences": [1]}]}',
+        "[" * 100_000,
+        "\xff",
+    ],
+)
+def test_what_is_no_drift_is_refused(text: str, old: str, tmp_path: Path) -> None:
+    (tmp_path / "drift.json").write_text(text, encoding="latin-1")
+    target = tmp_path / "report.html"
+    result = run(old, "--drift", tmp_path / "drift.json", "-o", target)
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert not target.exists()
+
+
+def test_wrong_usage(old: str, new: str, tmp_path: Path) -> None:
+    assert run(tmp_path / "nothing").exit_code == 2
+    assert run(old, tmp_path / "nothing").exit_code == 2
+    assert run(old, "--drift", tmp_path / "nothing").exit_code == 2
+    assert run(old, new, "--drift", tmp_path / "nothing").exit_code == 2
+
+
+def test_no_batch_norm_exits_with_1(tmp_path: Path) -> None:
+    path = write_h5(tmp_path / "dense.h5", layer("dense", {"kernel": np.ones((2, 2))}))
+    result = run(path, "-o", tmp_path / "report.html")
+    assert result.exit_code == 1
+    assert "no batch-norm layer found" in result.stderr
+
+
+def test_a_page_is_for_no_terminal(old: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bnstat.output.sink.writes_to_terminal", lambda path: path == "-")
+    result = run(old)
+    assert result.exit_code == 2
+    assert "-o" in result.stderr
+
+
+def test_its_data_is_json(old: str) -> None:
+    (data,) = Shown(run(old).stdout).all("script", id="data")
+    assert json.loads(data)["title"] == old

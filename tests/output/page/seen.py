@@ -1,0 +1,74 @@
+"""What a browser shows of a page, and how tests act on it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.output.models import model, usual
+
+Show = Callable[..., Any]
+
+NAMES = ["stem/bn", "block1/bn", "block2/bn", "block10/bn", "head/bn"]
+
+
+def network(epsilon: float | None = 0.001) -> Any:
+    layers = [
+        usual(name, 16 + place, place, epsilon=epsilon) for place, name in enumerate(NAMES, 1)
+    ]
+    return model(*layers)
+
+
+def rows(page: Any) -> list[list[str]]:
+    """The texts of the table's rows that are in the document."""
+    texts: list[list[str]] = page.eval_on_selector_all(
+        "#table tr[aria-rowindex]",
+        "rows => rows.map(row => [...row.cells].map(c => c.textContent))",
+    )
+    return texts
+
+
+def names(page: Any) -> list[str]:
+    return [row[1] for row in rows(page)]
+
+
+def frame(page: Any) -> None:
+    """Wait until what was asked for is drawn."""
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+
+
+def press(page: Any, *keys: str) -> None:
+    for key in keys:
+        page.keyboard.press(key)
+    frame(page)
+
+
+def title(page: Any) -> str:
+    return str(page.text_content("#layer-title"))
+
+
+def numbers(page: Any) -> dict[str, list[str]]:
+    """The columns of the table of numbers of the layer that is shown."""
+    page.evaluate("document.getElementById('numbers-details').open = true")
+    page.wait_for_selector("#channels tr[aria-rowindex]")
+    heads = page.eval_on_selector_all("#channels th", "heads => heads.map(h => h.textContent)")
+    cells = page.eval_on_selector_all(
+        "#channels tr[aria-rowindex]",
+        "rows => rows.map(row => [...row.cells].map(c => c.textContent))",
+    )
+    return dict(zip(heads, map(list, zip(*cells, strict=True)), strict=True))
+
+
+def read_back(texts: list[str], like: np.ndarray) -> bytes:
+    return np.array([float(text) for text in texts]).astype(like.dtype).tobytes()
+
+
+def download(page: Any, selector: str) -> list[list[str]]:
+    with page.expect_download() as waiting:
+        page.click(selector)
+    return list(csv.reader(io.StringIO(Path(waiting.value.path()).read_text(encoding="utf-8"))))
