@@ -11,6 +11,8 @@ Examples:
   bnstat diff before.h5 after.h5
   bnstat diff runs/cnn/model-100 runs/cnn/model-1200 --layer 'block1*'
   bnstat diff model.h5 saved_model --atol 1e-6 --md
+  bnstat diff model.keras ported.onnx
+  bnstat diff model.keras ported.safetensors --epsilon 0.001
 """
 
 
@@ -26,6 +28,20 @@ Examples:
 )
 @click.option(
     "--atol", type=float, default=0.0, metavar="A", help="Absolute tolerance. Default: 0."
+)
+@click.option(
+    "--tolerance",
+    type=float,
+    default=1e-6,
+    metavar="T",
+    help="How far scale, shift and folded weights may be apart, as a part of their size, and "
+    "still be the same in effect. Default: 1e-6, some roundings of float32.",
+)
+@click.option(
+    "--epsilon",
+    type=float,
+    metavar="E",
+    help="The epsilon of layers whose file does not tell it.",
 )
 @click.option(
     "--all",
@@ -44,6 +60,8 @@ def command(
     new: str,
     rtol: float,
     atol: float,
+    tolerance: float,
+    epsilon: float | None,
     everything: bool,
     as_json: bool,
     as_markdown: bool,
@@ -56,9 +74,13 @@ def command(
 
     Each is a SavedModel, a checkpoint, an .h5 or a .keras: its folder, its prefix or any of its
     files. Layers are matched by name; where names differ, by the end of the name, by position and
-    shape, or by values, and it says which. A name alone is no difference. The exit code is 0
-    where the models are equal within the tolerance (exactly, by default), and 1 where they
-    are not.
+    shape, by values, or by what these amount to, and it says which. A name alone is no
+    difference.
+
+    Each layer is the same; or the same in effect, where scale and shift agree though the values
+    do not; or folded into the weights beside it, which is proven number by number; or different,
+    with the cause where arithmetic shows one. The exit code is 1 where a layer is different,
+    removed or added, and else 0.
     """
     if as_json and as_markdown:
         raise click.UsageError("--json and --md: choose one")
@@ -69,7 +91,7 @@ def command(
     from bnstat.compare import diff
     from bnstat.output.sink import open_text, show
 
-    difference = diff(*models, rtol=rtol, atol=atol)
+    difference = diff(*models, rtol=rtol, atol=atol, tolerance=tolerance, epsilon=epsilon)
     if as_json:
         from bnstat.output.documents import differences_json
 
@@ -83,5 +105,8 @@ def command(
         from bnstat.output.terminal import differences
 
         show(lambda screen: differences.lines(difference, screen, everything), output)
-    answers = [options.answer(model, quiet) for model in models]
-    return 0 if difference.equal and not any(answers) else 1
+    if difference.layers or difference.folded:
+        return 0 if difference.equivalent else 1
+    for model in models:
+        options.answer(model, quiet)
+    return 1

@@ -1,11 +1,15 @@
 """Two models to their differences; many to a history."""
 
+from bnstat.compare.causes import Cause
 from bnstat.compare.diff import Difference, LayerChange, RoleChange, SettingChange, diff
+from bnstat.compare.folding import Folded
 from bnstat.compare.history import Checkpoint, History, Skipped, Track, history
 
 __all__ = [
+    "Cause",
     "Checkpoint",
     "Difference",
+    "Folded",
     "History",
     "LayerChange",
     "RoleChange",

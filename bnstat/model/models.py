@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import overload
 
-from bnstat.errors import BnstatError
 from bnstat.model.layers import BatchNorm
-from bnstat.model.variables import Verdict
-from bnstat.storage.ranges import Range, prefetch
+from bnstat.model.variables import Variable, Verdict, fetch
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +40,7 @@ class Model(Sequence[BatchNorm]):
         incomplete: layers that are not among `layers`: those that are surely batch norm, but
             whose moving statistics are not in the file, and those of `undecided`.
         notes: what was noticed while reading, one line each.
+        stored: all tensors of the file by key, whatever they belong to.
     """
 
     def __init__(
@@ -52,11 +51,13 @@ class Model(Sequence[BatchNorm]):
         incomplete: Sequence[BatchNorm] = (),
         notes: Sequence[str] = (),
         explain: Callable[[], Sequence[Verdict]] = tuple,
+        stored: Mapping[str, Variable] | None = None,
     ) -> None:
         self.source = source
         self.layers = tuple(layers)
         self.incomplete = tuple(incomplete)
         self.notes = tuple(notes)
+        self.stored: Mapping[str, Variable] = {} if stored is None else stored
         self._explain = explain
         self._by_name = {layer.name: layer for layer in self.layers}
 
@@ -84,7 +85,7 @@ class Model(Sequence[BatchNorm]):
             DamagedError, NotFoundError: as `Variable.read`.
         """
         wanted = (*self.layers, *self.incomplete) if layers is None else layers
-        prefetch(_extents(wanted))
+        fetch(variable for layer in wanted for variable in layer.all_variables())
         for layer in track(wanted):
             layer.read()
 
@@ -96,6 +97,7 @@ class Model(Sequence[BatchNorm]):
             incomplete=self.incomplete,
             notes=self.notes,
             explain=self._explain,
+            stored=self.stored,
         )
 
     @property
@@ -149,13 +151,3 @@ class Model(Sequence[BatchNorm]):
         from bnstat.output.documents.notebook import table
 
         return table(self)
-
-
-def _extents(layers: Sequence[BatchNorm]) -> Iterator[Range]:
-    """Where the layers' arrays are; what cannot be found tells so when it is read."""
-    for layer in layers:
-        for variable in layer.all_variables():
-            try:
-                yield from variable.extents()
-            except BnstatError:
-                continue
