@@ -49,6 +49,12 @@ Examples:
     is_flag=True,
     help="Also show what is equal, and every name of a long list.",
 )
+@click.option(
+    "--map",
+    "as_map",
+    is_flag=True,
+    help="Write a line OLD,NEW for each pair of layers, for export --map.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 @click.option("--md", "as_markdown", is_flag=True, help="Write Markdown.")
 @options.layers
@@ -63,6 +69,7 @@ def command(
     tolerance: float,
     epsilon: float | None,
     everything: bool,
+    as_map: bool,
     as_json: bool,
     as_markdown: bool,
     layers: tuple[str, ...],
@@ -82,8 +89,10 @@ def command(
     with the cause where arithmetic shows one. The exit code is 1 where a layer is different,
     removed or added, and else 0.
     """
-    if as_json and as_markdown:
-        raise click.UsageError("--json and --md: choose one")
+    forms = {"--map": as_map, "--json": as_json, "--md": as_markdown}
+    asked = [flag for flag, given in forms.items() if given]
+    if len(asked) > 1:
+        raise click.UsageError(f"{' and '.join(asked)}: choose one")
     models = [reading.load(path, layers, quiet=quiet) for path in (old, new)]
     for model in models:
         options.tell(model, quiet)
@@ -92,7 +101,12 @@ def command(
     from bnstat.output.sink import open_text, show
 
     difference = diff(*models, rtol=rtol, atol=atol, tolerance=tolerance, epsilon=epsilon)
-    if as_json:
+    if as_map:
+        from bnstat.output.documents.exports import renaming
+
+        with open_text(output) as file:
+            renaming.dump(difference, file)
+    elif as_json:
         from bnstat.output.documents import differences_json
 
         with open_text(output) as file:
