@@ -2,8 +2,8 @@
 
 The keys are `<layer>/<role>`, or those of another form. Arrays are stored as in the model, bit for
 bit; those of a type that NumPy does not have by itself are stored in one that holds the same
-numbers exactly: bfloat16 and 8-bit floats as float32, 4-bit integers as int8. The same model always gives
-the same bytes.
+numbers exactly: bfloat16 and 8-bit floats as float32, 4-bit integers as int8. The same model
+always gives the same bytes.
 
 The archive is a ZIP of uncompressed `.npy` members
 (https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html), whose names cannot hold
