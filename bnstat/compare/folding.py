@@ -104,11 +104,10 @@ class _Tensors:
 
     def __init__(self, model: Model, sizes: Iterable[int]) -> None:
         wanted = set(sizes)
-        taken = {variable.key for layer in model for variable in layer.all_variables()}
         held = [
             variable
             for key, variable in model.stored.items()
-            if key not in taken and variable.dtype in _FLOATS
+            if key not in model.claimed and variable.dtype in _FLOATS
         ]
         vectors = [each for each in held if len(_squeezed(each)) == 1 and _count(each) in wanted]
         self.weights = [

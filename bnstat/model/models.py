@@ -46,6 +46,7 @@ class Model(Sequence[BatchNorm]):
             whose moving statistics are not in the file, and those of `undecided`.
         notes: what was noticed while reading, one line each.
         stored: all tensors of the file by key, whatever they belong to.
+        claimed: keys of those that are batch norm's, of layers that `select` left out as well.
     """
 
     def __init__(
@@ -57,12 +58,15 @@ class Model(Sequence[BatchNorm]):
         notes: Sequence[str] = (),
         explain: Callable[[], Sequence[Verdict]] = tuple,
         stored: Mapping[str, Variable] | None = None,
+        claimed: frozenset[str] = frozenset(),
     ) -> None:
         self.source = source
         self.layers = tuple(layers)
         self.incomplete = tuple(incomplete)
         self.notes = tuple(notes)
         self.stored: Mapping[str, Variable] = {} if stored is None else stored
+        keys = (each.key for layer in (*layers, *incomplete) for each in layer.all_variables())
+        self.claimed = claimed.union(keys)
         self._explain = explain
         self._by_name = {layer.name: layer for layer in self.layers}
 
@@ -103,6 +107,7 @@ class Model(Sequence[BatchNorm]):
             notes=self.notes,
             explain=self._explain,
             stored=self.stored,
+            claimed=self.claimed,
         )
 
     @property
