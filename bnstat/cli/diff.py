@@ -11,6 +11,8 @@ Examples:
   bnstat diff before.h5 after.h5
   bnstat diff runs/cnn/model-100 runs/cnn/model-1200 --layer 'block1*'
   bnstat diff model.h5 saved_model --atol 1e-6 --md
+  bnstat diff model.keras ported.onnx
+  bnstat diff model.keras ported.safetensors --epsilon 0.001
 """
 
 
@@ -28,10 +30,30 @@ Examples:
     "--atol", type=float, default=0.0, metavar="A", help="Absolute tolerance. Default: 0."
 )
 @click.option(
+    "--tolerance",
+    type=float,
+    default=1e-6,
+    metavar="T",
+    help="How far scale, shift and folded weights may be apart, as a part of their size, and "
+    "still be the same in effect. Default: 1e-6, some roundings of float32.",
+)
+@click.option(
+    "--epsilon",
+    type=float,
+    metavar="E",
+    help="The epsilon of layers whose file does not tell it.",
+)
+@click.option(
     "--all",
     "everything",
     is_flag=True,
     help="Also show what is equal, and every name of a long list.",
+)
+@click.option(
+    "--map",
+    "as_map",
+    is_flag=True,
+    help="Write a line OLD,NEW for each pair of layers, for export --map.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 @click.option("--md", "as_markdown", is_flag=True, help="Write Markdown.")
@@ -44,7 +66,10 @@ def command(
     new: str,
     rtol: float,
     atol: float,
+    tolerance: float,
+    epsilon: float | None,
     everything: bool,
+    as_map: bool,
     as_json: bool,
     as_markdown: bool,
     layers: tuple[str, ...],
@@ -56,12 +81,18 @@ def command(
 
     Each is a SavedModel, a checkpoint, an .h5 or a .keras: its folder, its prefix or any of its
     files. Layers are matched by name; where names differ, by the end of the name, by position and
-    shape, or by values, and it says which. A name alone is no difference. The exit code is 0
-    where the models are equal within the tolerance (exactly, by default), and 1 where they
-    are not.
+    shape, by values, or by what these amount to, and it says which. A name alone is no
+    difference.
+
+    Each layer is the same; or the same in effect, where scale and shift agree though the values
+    do not; or folded into the weights beside it, which is proven number by number; or different,
+    with the cause where arithmetic shows one. The exit code is 1 where a layer is different,
+    removed or added, and else 0.
     """
-    if as_json and as_markdown:
-        raise click.UsageError("--json and --md: choose one")
+    forms = {"--map": as_map, "--json": as_json, "--md": as_markdown}
+    asked = [flag for flag, given in forms.items() if given]
+    if len(asked) > 1:
+        raise click.UsageError(f"{' and '.join(asked)}: choose one")
     models = [reading.load(path, layers, quiet=quiet) for path in (old, new)]
     for model in models:
         options.tell(model, quiet)
@@ -69,8 +100,13 @@ def command(
     from bnstat.compare import diff
     from bnstat.output.sink import open_text, show
 
-    difference = diff(*models, rtol=rtol, atol=atol)
-    if as_json:
+    difference = diff(*models, rtol=rtol, atol=atol, tolerance=tolerance, epsilon=epsilon)
+    if as_map:
+        from bnstat.output.documents.exports import renaming
+
+        with open_text(output) as file:
+            renaming.dump(difference, file)
+    elif as_json:
         from bnstat.output.documents import differences_json
 
         with open_text(output) as file:
@@ -83,5 +119,8 @@ def command(
         from bnstat.output.terminal import differences
 
         show(lambda screen: differences.lines(difference, screen, everything), output)
-    answers = [options.answer(model, quiet) for model in models]
-    return 0 if difference.equal and not any(answers) else 1
+    if difference.layers or difference.folded:
+        return 0 if difference.equivalent else 1
+    for model in models:
+        options.answer(model, quiet)
+    return 1

@@ -1,5 +1,6 @@
 """Two models to their differences; many to a history."""
 
+from bnstat.compare.causes import Cause
 from bnstat.compare.diff import (
     REMARKS,
     Difference,
@@ -8,12 +9,15 @@ from bnstat.compare.diff import (
     SettingChange,
     diff,
 )
+from bnstat.compare.folding import Folded
 from bnstat.compare.history import Checkpoint, History, Skipped, Track, history
 
 __all__ = [
     "REMARKS",
+    "Cause",
     "Checkpoint",
     "Difference",
+    "Folded",
     "History",
     "LayerChange",
     "RoleChange",

@@ -3,7 +3,7 @@
 By name first. What is left has other names: another container's, with another framework's
 prefix, or those of renamed layers. Two of them are the same layer where one name ends in the
 other; else by their place among the layers left over, as long as all shapes agree there; else,
-or where equal values lie elsewhere, by the values.
+or where equal values lie elsewhere, by the values, or by the scale and shift that these amount to.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bnstat.compare.effects import Effects
 from bnstat.model import ROLES, BatchNorm, Model, as_float64
 
-Match = Literal["name", "suffix", "position", "values"]
+Match = Literal["name", "suffix", "position", "values", "effect"]
 
 _FARTHEST = 0.25
 """Layers whose values are farther apart than this, of at most 1, are not the same layer."""
@@ -49,23 +51,43 @@ class Alignment:
         pairs: in the order of the new model.
         removed: layers of the old model alone.
         added: layers of the new model alone.
+        ties: names of layers in the new model that their place alone tells from another one of
+            the very same values.
     """
 
     pairs: tuple[Pair, ...]
     removed: tuple[BatchNorm, ...]
     added: tuple[BatchNorm, ...]
+    ties: tuple[str, ...] = ()
 
 
-def align(old: Model, new: Model) -> Alignment:
-    """Find out which layer of `old` is which of `new`."""
+def align(old: Model, new: Model, effects: Effects | None = None) -> Alignment:
+    """Find out which layer of `old` is which of `new`.
+
+    Args:
+        old: the one model.
+        new: the other.
+        effects: tells what layers amount to; left out, they are not paired by that.
+    """
     pairs = _by_name(old, new)
-    for find in (_by_suffix, _by_position_or_values, _by_near_values):
+    by_place = partial(_by_position_or_values, effects=effects)
+    for find in (_by_suffix, by_place, _by_near_values):
         pairs += find(*_unpaired(old, new, pairs))
     removed, added = _unpaired(old, new, pairs)
     order = {layer.name: place for place, layer in enumerate(new)}
     return Alignment(
-        tuple(sorted(pairs, key=lambda pair: order[pair.new.name])), tuple(removed), tuple(added)
+        tuple(sorted(pairs, key=lambda pair: order[pair.new.name])),
+        tuple(removed),
+        tuple(added),
+        _ties(pairs),
     )
+
+
+def _ties(pairs: Sequence[Pair]) -> tuple[str, ...]:
+    """The layers paired by position that have a twin among those."""
+    placed = [pair.new for pair in pairs if pair.match == "position"]
+    alone = {layer.name for layer in _only_ones(placed).values()}
+    return tuple(layer.name for layer in placed if layer.name not in alone)
 
 
 def _by_name(old: Model, new: Model) -> list[Pair]:
@@ -123,9 +145,13 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(size for size in shape if size != 1)
 
 
-def _by_position_or_values(left: Sequence[BatchNorm], right: Sequence[BatchNorm]) -> list[Pair]:
-    """By position, unless layers of equal values lie elsewhere: those first, then the rest."""
+def _by_position_or_values(
+    left: Sequence[BatchNorm], right: Sequence[BatchNorm], effects: Effects | None
+) -> list[Pair]:
+    """By position, unless layers equal in values or effect lie elsewhere: those first."""
     places, equals = _by_position(left, right), _by_equal_values(left, right)
+    if effects is not None:
+        equals += _by_effect(*_unpaired(left, right, equals), effects)
     if set(_names(equals)) <= set(_names(places)):
         return places
     return equals + _by_position(*_unpaired(left, right, equals))
@@ -148,6 +174,18 @@ def _by_equal_values(left: Sequence[BatchNorm], right: Sequence[BatchNorm]) -> l
         return []
     olds, news = _only_ones(left), _only_ones(right)
     return [Pair(olds[key], news[key], "values") for key in news if key in olds]
+
+
+def _by_effect(
+    left: Sequence[BatchNorm], right: Sequence[BatchNorm], effects: Effects
+) -> list[Pair]:
+    """Layers of the same scale and shift, and of no other layer's."""
+    agreeing = [(old, new) for old in left for new in effects.agreeing(old, right)]
+    olds = Counter(old.name for old, _ in agreeing)
+    news = Counter(new.name for _, new in agreeing)
+    return [
+        Pair(old, new, "effect") for old, new in agreeing if olds[old.name] == news[new.name] == 1
+    ]
 
 
 def _only_ones(layers: Sequence[BatchNorm]) -> dict[Hashable, BatchNorm]:

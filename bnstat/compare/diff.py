@@ -11,6 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.compare.alignment import Match, Pair, align
+from bnstat.compare.causes import Cause
+from bnstat.compare.effects import TOLERANCE, Effects
+from bnstat.compare.folding import Folded, find_folded
+from bnstat.compare.verdicts import PairVerdict, judge, settings_of
 from bnstat.errors import BnstatError
 from bnstat.model import ROLES, Array, BatchNorm, Model, Source, as_float64
 
@@ -79,10 +83,14 @@ class LayerChange:
     Attributes:
         old, new: the layer's name in each.
         match: how the two are known to be the same layer: `name`, `suffix` (one name is the end
-            of the other), `position` or `values`.
+            of the other), `position`, `values` or `effect`.
         roles: what became of each role that either has.
         settings: epsilon and momentum, where both files tell them and they differ.
         remark: what the pattern of movement says; see `REMARKS`.
+        verdict: `same` values and settings, `same-effect` (scale and shift agree within the
+            tolerance, though the values do not), or `different`.
+        causes: why they differ, where arithmetic shows it.
+        told: whether both models tell epsilon, or the old or the new one alone, or neither.
     """
 
     old: str
@@ -91,6 +99,9 @@ class LayerChange:
     roles: tuple[RoleChange, ...]
     settings: tuple[SettingChange, ...]
     remark: Remark | None = None
+    verdict: PairVerdict = "different"
+    causes: tuple[Cause, ...] = ()
+    told: Presence | None = None
 
     @property
     def equal(self) -> bool:
@@ -105,8 +116,12 @@ class Difference:
     Attributes:
         old, new: where the two models were read from.
         rtol, atol: the tolerance: `|new - old| <= atol + rtol * |old|` is no difference.
+        tolerance: how far scales, shifts and folded weights may be apart, as a part of their
+            size, and still be the same in effect.
         layers: those that both models have, in the order of the new one.
         removed, added: the names of those that only the old or only the new one has.
+        folded: layers that one model has, and the other has in its weights, which is proven.
+        ties: names of layers of the new model that their place alone tells from another one.
     """
 
     old: Source
@@ -116,11 +131,25 @@ class Difference:
     layers: tuple[LayerChange, ...]
     removed: tuple[str, ...]
     added: tuple[str, ...]
+    tolerance: float = TOLERANCE
+    folded: tuple[Folded, ...] = ()
+    ties: tuple[str, ...] = ()
+
+    @property
+    def equivalent(self) -> bool:
+        """Whether the models do the same: every layer is the same, or is so in effect or folded."""
+        return not self.removed and not self.added and not self.different
+
+    @property
+    def different(self) -> tuple[LayerChange, ...]:
+        """The layers of both models that are not even the same in effect."""
+        return tuple(layer for layer in self.layers if layer.verdict == "different")
 
     @property
     def equal(self) -> bool:
         """Whether the models have the same layers with the same values, within the tolerance."""
-        return not self.removed and not self.added and all(layer.equal for layer in self.layers)
+        missing = self.removed or self.added or self.folded
+        return not missing and all(layer.equal for layer in self.layers)
 
     @property
     def changed(self) -> tuple[LayerChange, ...]:
@@ -133,7 +162,15 @@ class Difference:
         return tuple(layer for layer in self.layers if layer.match != "name")
 
 
-def diff(old: Model, new: Model, *, rtol: float = 0.0, atol: float = 0.0) -> Difference:
+def diff(
+    old: Model,
+    new: Model,
+    *,
+    rtol: float = 0.0,
+    atol: float = 0.0,
+    tolerance: float = TOLERANCE,
+    epsilon: float | None = None,
+) -> Difference:
     """Compare two models, whatever their formats.
 
     Numbers of different dtypes are compared by value. NaN equals NaN; where both models store
@@ -144,6 +181,9 @@ def diff(old: Model, new: Model, *, rtol: float = 0.0, atol: float = 0.0) -> Dif
         new: the other one.
         rtol: relative tolerance, of the old value.
         atol: absolute tolerance. Both are 0 by default: exact.
+        tolerance: how far scales, shifts and folded weights may be apart, as a part of their
+            size, and still be the same in effect.
+        epsilon: of the layers whose file does not tell it.
 
     Raises:
         BnstatError: a tolerance is negative or no number, or an array cannot be read.
@@ -151,28 +191,58 @@ def diff(old: Model, new: Model, *, rtol: float = 0.0, atol: float = 0.0) -> Dif
     for name, value in (("rtol", rtol), ("atol", atol)):
         if not (math.isfinite(value) and value >= 0):
             raise BnstatError(name, f"a tolerance is a number from 0 on, not {value:g}")
-    alignment = align(old, new)
+    effects = Effects(tolerance, epsilon)
+    alignment = align(old, new, effects)
     compared = [(pair, _compare_roles(pair, rtol, atol)) for pair in alignment.pairs]
     any_moved = any(role.moved for _, roles in compared for role in roles)
+    folded = [
+        *find_folded(alignment.removed, old, new, "old", effects),
+        *find_folded(alignment.added, new, old, "new", effects),
+    ]
+    proven = {(each.side, each.layer) for each in folded}
     return Difference(
         old.source,
         new.source,
         rtol,
         atol,
         tuple(
-            LayerChange(
-                pair.old.name,
-                pair.new.name,
-                pair.match,
-                roles,
-                _compare_settings(pair),
-                _remark(roles) if any_moved else None,
-            )
+            _layer_change(pair, roles, _remark(roles) if any_moved else None, effects)
             for pair, roles in compared
         ),
-        tuple(layer.name for layer in alignment.removed),
-        tuple(layer.name for layer in alignment.added),
+        tuple(each.name for each in alignment.removed if ("old", each.name) not in proven),
+        tuple(each.name for each in alignment.added if ("new", each.name) not in proven),
+        tolerance,
+        tuple(folded),
+        alignment.ties,
     )
+
+
+def _layer_change(
+    pair: Pair, roles: tuple[RoleChange, ...], remark: Remark | None, effects: Effects
+) -> LayerChange:
+    settings = settings_of(pair.old, pair.new, effects)
+    are_equal = all(role.equal for role in roles)
+    verdict, causes = judge(pair.old, pair.new, settings, are_equal, effects)
+    told = (effects.epsilon(pair.old) is not None, effects.epsilon(pair.new) is not None)
+    return LayerChange(
+        pair.old.name,
+        pair.new.name,
+        pair.match,
+        roles,
+        tuple(SettingChange(*setting) for setting in settings),
+        remark,
+        verdict,
+        causes,
+        _TOLD[told],
+    )
+
+
+_TOLD: Final[Mapping[tuple[bool, bool], Presence | None]] = {
+    (True, True): "both",
+    (True, False): "old",
+    (False, True): "new",
+    (False, False): None,
+}
 
 
 def _compare_roles(pair: Pair, rtol: float, atol: float) -> tuple[RoleChange, ...]:
@@ -222,16 +292,6 @@ def _same_nan(a: Array, b: Array) -> NDArray[np.bool_]:
         bits_b = np.ascontiguousarray(b).view(np.uint8).reshape(-1, width)
         both &= (bits_a == bits_b).all(axis=1)
     return both
-
-
-def _compare_settings(pair: Pair) -> tuple[SettingChange, ...]:
-    changes = []
-    for setting in ("epsilon", "momentum"):
-        old, new = getattr(pair.old, setting), getattr(pair.new, setting)
-        # A graph holds them as float32, a config as float64.
-        if old is not None and new is not None and not math.isclose(old, new, rel_tol=1e-6):
-            changes.append(SettingChange(setting, old, new))
-    return tuple(changes)
 
 
 def _remark(roles: tuple[RoleChange, ...]) -> Remark | None:

@@ -65,6 +65,7 @@ def discover(
             *what_decides(contents, layers, incomplete),
         ],
         explain=lambda: _explain(contents, layers, incomplete),
+        stored=contents.variables,
     )
 
 

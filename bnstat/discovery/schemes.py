@@ -62,6 +62,8 @@ SCHEMES: Final = (
            ("_gamma",), ("_beta",)),
     Scheme("Gluon", "_running_mean", "_running_var",
            ("_gamma",), ("_beta",)),
+    Scheme("ONNX's words", ".input_mean", ".input_var",
+           (".scale",), (".B",)),
     Scheme("hand-written, population statistics", "/pop_mean", "/pop_var",
            ("/gamma", "/scale"), ("/beta", "/offset", "/shift")),
     Scheme("hand-written, population statistics", "/pop_mean", "/pop_variance",

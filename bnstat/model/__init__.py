@@ -8,7 +8,7 @@ from bnstat.model.layers import ROLES, BatchNorm, Evidence
 from bnstat.model.models import Model, Source
 from bnstat.model.summary import Summary, as_float64
 from bnstat.model.text import printable
-from bnstat.model.variables import Array, Variable, Verdict
+from bnstat.model.variables import Array, Variable, Verdict, fetch
 
 __all__ = [
     "ROLES",
@@ -21,5 +21,6 @@ __all__ = [
     "Variable",
     "Verdict",
     "as_float64",
+    "fetch",
     "printable",
 ]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import overload
 
-from bnstat.errors import BnstatError
 from bnstat.model.layers import BatchNorm
-from bnstat.model.variables import Verdict
-from bnstat.storage.ranges import Range, prefetch
+from bnstat.model.variables import Variable, Verdict, fetch
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +45,8 @@ class Model(Sequence[BatchNorm]):
         incomplete: layers that are not among `layers`: those that are surely batch norm, but
             whose moving statistics are not in the file, and those of `undecided`.
         notes: what was noticed while reading, one line each.
+        stored: all tensors of the file by key, whatever they belong to.
+        claimed: keys of those that are batch norm's, of layers that `select` left out as well.
     """
 
     def __init__(
@@ -57,11 +57,16 @@ class Model(Sequence[BatchNorm]):
         incomplete: Sequence[BatchNorm] = (),
         notes: Sequence[str] = (),
         explain: Callable[[], Sequence[Verdict]] = tuple,
+        stored: Mapping[str, Variable] | None = None,
+        claimed: frozenset[str] = frozenset(),
     ) -> None:
         self.source = source
         self.layers = tuple(layers)
         self.incomplete = tuple(incomplete)
         self.notes = tuple(notes)
+        self.stored: Mapping[str, Variable] = {} if stored is None else stored
+        keys = (each.key for layer in (*layers, *incomplete) for each in layer.all_variables())
+        self.claimed = claimed.union(keys)
         self._explain = explain
         self._by_name = {layer.name: layer for layer in self.layers}
 
@@ -89,7 +94,7 @@ class Model(Sequence[BatchNorm]):
             DamagedError, NotFoundError: as `Variable.read`.
         """
         wanted = (*self.layers, *self.incomplete) if layers is None else layers
-        prefetch(_extents(wanted))
+        fetch(variable for layer in wanted for variable in layer.all_variables())
         for layer in track(wanted):
             layer.read()
 
@@ -101,6 +106,8 @@ class Model(Sequence[BatchNorm]):
             incomplete=self.incomplete,
             notes=self.notes,
             explain=self._explain,
+            stored=self.stored,
+            claimed=self.claimed,
         )
 
     @property
@@ -154,13 +161,3 @@ class Model(Sequence[BatchNorm]):
         from bnstat.output.documents.notebook import table
 
         return table(self)
-
-
-def _extents(layers: Sequence[BatchNorm]) -> Iterator[Range]:
-    """Where the layers' arrays are; what cannot be found tells so when it is read."""
-    for layer in layers:
-        for variable in layer.all_variables():
-            try:
-                yield from variable.extents()
-            except BnstatError:
-                continue

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnstat.storage.ranges import Range
+from bnstat.errors import BnstatError
+from bnstat.storage.ranges import Range, prefetch
 
 Array = NDArray[np.generic]
 
@@ -45,6 +46,23 @@ class Variable:
         in another form: compressed, packed, in the other byte order.
         """
         return self.finder()
+
+
+def fetch(variables: Iterable[Variable]) -> None:
+    """Let the bytes of many variables, which will be read next, be fetched together.
+
+    Raises:
+        BnstatError: they cannot be fetched. What cannot be found tells so when it is read.
+    """
+    prefetch(_extents(variables))
+
+
+def _extents(variables: Iterable[Variable]) -> Iterator[Range]:
+    for variable in variables:
+        try:
+            yield from variable.extents()
+        except BnstatError:
+            continue
 
 
 class Verdict(NamedTuple):

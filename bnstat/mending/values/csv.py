@@ -1,6 +1,7 @@
 """Values in the CSV of `bnstat export`, as it came or edited by hand.
 
-The columns are `layer`, `channel` and any of the roles, in any order; so are the rows. A layer
+The columns are `layer`, `channel` and any of the roles, in any order, in
+Keras's words or those of another framework; so are the rows. A layer
 has all of its channels or is not there, and a role has values for all of them or for none. The
 numbers are read as those of the stored type, which a CSV does not tell.
 """
@@ -20,6 +21,7 @@ from bnstat.mending.values.given import Document, Given
 from bnstat.model import ROLES, printable
 from bnstat.output.channels import labels
 from bnstat.output.documents.csv import cell
+from bnstat.output.documents.exports.form import NAMINGS, Naming
 from bnstat.storage.files import File
 
 _LARGEST: Final = 1 << 30
@@ -50,7 +52,9 @@ def read(file: File) -> Document:
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     tables: dict[str, dict[str, tuple[int, list[str]]]] = {}
     try:
-        roles, layer_at, channel_at, width = _header(next(rows), file.path)
+        names = next(rows)
+        naming = _naming(names)
+        roles, layer_at, channel_at, width = _header(names, naming, file.path)
         for row in rows:
             where = f"{file.path}, line {rows.line_num}"
             if len(row) != width:
@@ -68,12 +72,22 @@ def read(file: File) -> Document:
         name: _layer(tuple(roles), table, f"{file.path}, {printable(name[:200])}")
         for name, table in tables.items()
     }
-    return Document(file.path, "CSV", layers, cell)
+    return Document(file.path, "CSV", layers, lambda name: cell(naming.spelt(name)))
 
 
-def _header(names: Sequence[str], path: str) -> tuple[dict[str, int], int, int, int]:
+def _naming(names: Sequence[str]) -> Naming:
+    """The framework that most of the columns are named by."""
+    columns = {name.strip() for name in names}
+    return max(NAMINGS.values(), key=lambda one: len(columns & {*map(one.label, ROLES)}))
+
+
+def _header(
+    names: Sequence[str], naming: Naming, path: str
+) -> tuple[dict[str, int], int, int, int]:
     """Role -> column, then the columns of layer and channel, and the number of columns."""
     columns = [name.strip() for name in names]
+    words = {naming.label(role): role for role in ROLES}
+    columns = [words.get(name, name) for name in columns]
     for name in columns:
         if name not in ("layer", "channel", *ROLES):
             known = ", ".join(("layer", "channel", *ROLES))

@@ -18,16 +18,17 @@ from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.tensorflow.dtypes import numpy_dtype
 from bnstat.mending.values.given import Document, Given
 from bnstat.model import ROLES, printable
+from bnstat.output.documents.exports.form import NAMINGS
 from bnstat.output.documents.json import SCHEMA
 from bnstat.storage.files import File
 
 _LARGEST: Final = 1 << 30
-_DOCUMENT: Final = {"schema", "source", "layers"}
+_DOCUMENT: Final = {"schema", "source", "layers", "names"}
 _LAYER: Final = {
     "name", "channels", "epsilon", "momentum", "axis", "evidence", "trainable", "extra",
     "undecided", "notes", *ROLES,
 }  # fmt: skip
-_ROLE: Final = {"variable", "dtype", "shape", "values"}
+_ROLE: Final = {"name", "variable", "dtype", "shape", "values"}
 _WORDS: Final = {"NaN", "Infinity", "-Infinity"}
 
 
@@ -73,7 +74,10 @@ def read(file: File) -> Document:
             for role in ROLES
             if layer.get(role) is not None
         }
-    return Document(file.path, "JSON", layers)
+    names = document.get("names", "keras")
+    if type(names) is not str or names not in NAMINGS:
+        raise _wrong(file.path, "names", f"is none of {', '.join(NAMINGS)}")
+    return Document(file.path, "JSON", layers, NAMINGS[names].spelt)
 
 
 def _parsed(file: File) -> object:

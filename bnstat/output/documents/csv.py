@@ -1,7 +1,8 @@
 """A model as CSV (RFC 4180, but for plain line ends): one row a channel.
 
-The columns are `layer`, `channel`, `gamma`, `beta`, `moving_mean` and `moving_variance`. A cell is
-empty where the layer lacks the role. `channel` is the index of the channel, or, in a layer whose
+The columns are `layer`, `channel`, `gamma`, `beta`, `moving_mean` and `moving_variance`, or what
+another form has in their place. A cell is empty where the layer lacks the role.
+`channel` is the index of the channel, or, in a layer whose
 variables are no vectors, the index in each dimension: `0:3:1` (see `bnstat.output.channels`).
 Numbers are the shortest that read back to the stored bits.
 
@@ -18,8 +19,9 @@ from itertools import repeat
 from typing import IO, Final
 
 from bnstat.errors import UnsupportedError
-from bnstat.model import ROLES, Array, BatchNorm, Model, printable
+from bnstat.model import Array, BatchNorm, Model, printable
 from bnstat.output.channels import labels
+from bnstat.output.documents.exports.form import PLAIN, Form
 from bnstat.output.numbers import CHUNK, shortest
 
 _FORMULA: Final = ("=", "+", "-", "@")
@@ -30,6 +32,7 @@ _LONGEST_NAME: Final = 32767
 def dump(
     model: Model,
     file: IO[str],
+    form: Form = PLAIN,
     *,
     track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
 ) -> None:
@@ -38,16 +41,17 @@ def dump(
     Args:
         model: what to write.
         file: open for writing text, with `newline=""`.
+        form: what is written, and under which names.
         track: passes the layers on, such as to show progress.
 
     Raises:
         BnstatError: a variable cannot be read, or a layer's name is too long for a cell.
     """
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("layer", "channel", *ROLES))
+    writer.writerow(("layer", "channel", *form.labels))
     for layer in track(model.layers):
-        name = cell(layer.name)
-        arrays = [layer.array(role) for role in ROLES]
+        name = cell(form.name(layer))
+        arrays = [form.array(layer, part) for part in form.parts]
         shape = max((array.shape for array in arrays if array is not None), key=_size, default=(0,))
         for start in range(0, _size(shape), CHUNK):
             stop = min(start + CHUNK, _size(shape))

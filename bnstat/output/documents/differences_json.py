@@ -16,9 +16,23 @@ def dump(difference: Difference, file: IO[str]) -> None:
         "new": documents.source(difference.new),
         "rtol": difference.rtol,
         "atol": difference.atol,
+        "tolerance": difference.tolerance,
         "equal": difference.equal,
+        "equivalent": difference.equivalent,
         "removed": difference.removed,
         "added": difference.added,
+        "folded": [
+            {
+                "verdict": "folded",
+                "layer": each.layer,
+                "side": each.side,
+                "weights": each.weights,
+                "into": each.into,
+                "bias": each.bias,
+            }
+            for each in difference.folded
+        ],
+        "ties": difference.ties,
         "layers": [_layer(layer) for layer in difference.layers],
     }
     documents.dump(document, file)
@@ -31,6 +45,9 @@ def _layer(layer: LayerChange) -> dict[str, Any]:
         "match": layer.match,
         "equal": layer.equal,
         "remark": layer.remark,
+        "verdict": layer.verdict,
+        "causes": [{"kind": cause.kind, "text": cause.text} for cause in layer.causes],
+        "epsilon_told": layer.told,
         "roles": {role.role: _role(role) for role in layer.roles},
         "settings": {
             setting.setting: {"old": setting.old, "new": setting.new} for setting in layer.settings

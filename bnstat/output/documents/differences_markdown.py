@@ -17,7 +17,7 @@ def lines(difference: Difference, everything: bool = False) -> Iterator[str]:
     yield f"- new: {_text(source_line(difference.new))}"
     for line in remarks(difference, everything):
         yield f"- {_text(line)}"
-    shown = difference.layers if everything else difference.changed
+    shown = difference.layers if everything else difference.different
     if shown:
         yield ""
         yield "| layer | role | moved | largest | relative |"

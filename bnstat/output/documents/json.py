@@ -15,6 +15,7 @@ from typing import IO, Final
 import numpy as np
 
 from bnstat.model import ROLES, Array, BatchNorm, Model, Variable
+from bnstat.output.documents.exports.form import PLAIN, Form
 from bnstat.output.numbers import WORDS, chunks, shortest
 
 SCHEMA: Final = 1
@@ -27,6 +28,7 @@ def dump(
     model: Model,
     file: IO[str],
     values: bool = True,
+    form: Form = PLAIN,
     *,
     track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
 ) -> None:
@@ -36,26 +38,30 @@ def dump(
         model: what to write.
         file: open for writing text in any encoding that has all of Unicode.
         values: whether to write the values, or names, shapes and dtypes alone.
+        form: what is written, and what other frameworks call it.
         track: passes the layers on, such as to show progress.
 
     Raises:
         BnstatError: a variable cannot be read.
     """
-    file.write(f'{{"schema": {SCHEMA},\n "source": {_object(_source(model))},\n "layers": [')
+    names = f' "names": {encode(form.names)},\n' if form.names else ""
+    source = _object(_source(model))
+    file.write(f'{{"schema": {SCHEMA},\n{names} "source": {source},\n "layers": [')
     separator = "\n"
     for layer in track(model.layers):
         file.write(separator)
-        for piece in _layer(layer, values):
+        for piece in _folded(layer, form) if form.folded else _layer(layer, values, form):
             file.write(piece)
         separator = ",\n"
     file.write("]")
     separator = ',\n "undecided": [\n'
-    for layer in model.undecided:
+    undecided = () if form.folded else model.undecided
+    for layer in undecided:
         file.write(separator)
-        for piece in _layer(layer, values):
+        for piece in _layer(layer, values, form):
             file.write(piece)
         separator = ",\n"
-    file.write("]}\n" if model.undecided else "}\n")
+    file.write("]}\n" if undecided else "}\n")
 
 
 def encode(value: object) -> str:
@@ -88,12 +94,33 @@ def _members(items: Mapping[str, object]) -> str:
     return ", ".join(f"{encode(key)}: {encode(value)}" for key, value in items.items())
 
 
-def _layer(layer: BatchNorm, values: bool) -> Iterator[str]:
+def _folded(layer: BatchNorm, form: Form) -> Iterator[str]:
+    """Scale and shift, which no variable of the file holds."""
     known = {
-        "name": layer.name,
+        "name": form.name(layer),
+        "channels": layer.channels,
+        "epsilon": form.epsilon_of(layer),
+    }
+    yield f"  {{{_members(known)}"
+    for part in form.parts:
+        array = form.array(layer, part)
+        if array is not None:
+            key = encode(form.key(layer, part)) if form.names else None
+            yield f',\n   "{part}": {{'
+            yield f'"name": {key}, ' if key else ""
+            yield _members({"dtype": array.dtype.name, "shape": array.shape})
+            yield ', "values": '
+            yield from _values(array)
+            yield "}"
+    yield "}"
+
+
+def _layer(layer: BatchNorm, values: bool, form: Form) -> Iterator[str]:
+    known = {
+        "name": form.name(layer),
         "channels": layer.channels,
         "epsilon": layer.epsilon,
-        "momentum": layer.momentum,
+        "momentum": form.momentum(layer),
         "axis": layer.axis,
         "evidence": layer.evidence,
     }
@@ -101,7 +128,9 @@ def _layer(layer: BatchNorm, values: bool) -> Iterator[str]:
     for role in ROLES:
         yield f',\n   "{role}": '
         array = layer.array(role) if values else None
-        yield from _variable(layer.variables[role], array) if role in layer.variables else ["null"]
+        name = form.key(layer, role) if form.names else None
+        variable = layer.variables.get(role)
+        yield from ["null"] if variable is None else _variable(variable, array, name)
     yield f',\n   "trainable": {encode(layer.trainable)}'
     if layer.extra:
         yield ',\n   "extra": {'
@@ -120,9 +149,10 @@ def _layer(layer: BatchNorm, values: bool) -> Iterator[str]:
     yield "}"
 
 
-def _variable(variable: Variable, array: Array | None) -> Iterator[str]:
+def _variable(variable: Variable, array: Array | None, name: str | None = None) -> Iterator[str]:
     known = {"variable": variable.key, "dtype": variable.dtype, "shape": variable.shape}
-    yield f"{{{_members(known)}"
+    named = {} if name is None else {"name": name}
+    yield f"{{{_members({**named, **known})}"
     if array is not None:
         yield ', "values": '
         yield from _values(array)

@@ -9,6 +9,7 @@ from typing import Final
 
 from bnstat.compare.alignment import Match
 from bnstat.compare.diff import REMARKS, Difference, LayerChange, RoleChange
+from bnstat.compare.verdicts import MEANINGS
 from bnstat.model import Source
 from bnstat.output.numbers import compact
 from bnstat.output.terminal.screen import Screen, legible
@@ -19,6 +20,7 @@ MATCHES: Final[Mapping[Match, str]] = {
     "suffix": "by the end of the name",
     "position": "by position and shape",
     "values": "by values",
+    "effect": "by scale and shift",
 }
 """How a layer was found in the other model."""
 
@@ -43,7 +45,7 @@ def lines(difference: Difference, screen: Screen, everything: bool = False) -> I
     yield from _wrap(f"old  {source_line(difference.old)}", screen)
     yield from _wrap(f"new  {source_line(difference.new)}", screen)
     yield ""
-    shown = difference.layers if everything else difference.changed
+    shown = difference.layers if everything else difference.different
     if shown:
         yield from _table(shown, screen, everything)
         yield ""
@@ -81,10 +83,44 @@ def remarks(difference: Difference, everything: bool) -> Iterator[str]:
         yield f"removed: {_listed(map(legible, difference.removed), everything)}"
     if difference.added:
         yield f"added: {_listed(map(legible, difference.added), everything)}"
+    if difference.ties:
+        yield (
+            "tie (equal values several times, told apart by position alone): "
+            f"{_listed(map(legible, difference.ties), everything)}"
+        )
+    yield from _verdicts(difference, everything)
     for remark, meaning in REMARKS.items():
         names = [legible(layer.new) for layer in difference.layers if layer.remark == remark]
         if names:
             yield f"{remark.replace('-', ' ')} ({meaning}): {_listed(names, everything)}"
+
+
+def _verdicts(difference: Difference, everything: bool) -> Iterator[str]:
+    """What is the same in effect, what is folded, why what differs does so."""
+    names = [legible(layer.new) for layer in difference.layers if layer.verdict == "same-effect"]
+    if names:
+        yield f"{MEANINGS['same-effect']}: {_listed(names, everything)}"
+    if difference.folded:
+        folded = [
+            f"{legible(each.layer)} -> {legible(each.into)}"
+            + (f" + {legible(each.bias)}" if each.bias is not None else "")
+            for each in difference.folded
+        ]
+        yield f"{MEANINGS['folded']}: {_listed(folded, everything)}"
+    causes: dict[str, list[str]] = {}
+    for layer in difference.different:
+        for cause in layer.causes:
+            causes.setdefault(cause.text, []).append(legible(layer.new))
+    for text, layers in causes.items():
+        yield f"cause: {text}: {_listed(layers, everything)}"
+    for side in ("old", "new"):
+        count = sum(layer.told == side for layer in difference.layers)
+        if count:
+            layers_of = "1 layer" if count == 1 else f"{count} layers"
+            yield (
+                f"epsilon: only the {side} file tells that of {layers_of}; "
+                "give --epsilon to compare it"
+            )
 
 
 def verdict(difference: Difference) -> str:
@@ -96,8 +132,10 @@ def verdict(difference: Difference) -> str:
     if difference.equal:
         layers = "1 layer is" if total == 1 else f"{total} layers are"
         return f"no difference: {layers} equal" + (f" within {tolerance}" if tolerance else "")
+    if difference.equivalent:
+        return f"no difference in effect within {difference.tolerance:g}: {_counted(difference)}"
     parts = [
-        f"{len(difference.changed)} of {total} layers differ"
+        f"{len(difference.different)} of {total} layers differ"
         + (f" by more than {tolerance}" if tolerance else "")
     ]
     if difference.removed:
@@ -105,6 +143,16 @@ def verdict(difference: Difference) -> str:
     if difference.added:
         parts.append(f"{len(difference.added)} added")
     return ", ".join(parts)
+
+
+def _counted(difference: Difference) -> str:
+    verdicts = [layer.verdict for layer in difference.layers]
+    counts = {
+        "the same": verdicts.count("same"),
+        "the same in effect": verdicts.count("same-effect"),
+        "folded": len(difference.folded),
+    }
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
 def role_cells(role: RoleChange) -> tuple[str, str, str]:

@@ -72,8 +72,8 @@ def test_shapes_roles_and_settings() -> None:
     pruned = between(START, {role: array[:3] for role, array in START.items()})
     assert "shape [4] -> [3]" in text(pruned)
     assert text(pruned).count("shape [4]") == 1
-    assert "gamma" in text(between(START, {"gamma": np.ones(4), **START}))
-    assert "only in new" in text(between(START, {"gamma": np.ones(4), **START}))
+    assert "gamma" in text(between(START, {"gamma": np.full(4, 2.0), **START}))
+    assert "only in new" in text(between(START, {"gamma": np.full(4, 2.0), **START}))
     old, new = (model(layer("bn", START, epsilon=epsilon)) for epsilon in (1e-3, 1e-5))
     assert "0.001 -> 1e-05" in text(diff(old, new))
 

@@ -1,0 +1,120 @@
+"""`diff` of a network and its ports: what is said, and the exit code."""
+
+from __future__ import annotations
+
+import html
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from bnstat.cli import main
+from tests.cli.files import write_h5
+from tests.compare.ports import arrays_of, random_kernel, rewritten, scale_and_shift, trained
+from tests.output.models import layer
+
+FIRST, SECOND = trained("block1/bn", 6, seed=1), trained("block2/bn", 6, seed=2)
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(main, ["diff", *map(str, args)])
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> str:
+    return write_h5(tmp_path / "network.h5", FIRST, SECOND)
+
+
+@pytest.fixture
+def ported(tmp_path: Path) -> str:
+    """The same with scale and shift for gamma and beta, as arrays of PyTorch's names."""
+    names = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean",
+             "moving_variance": "running_var"}  # fmt: skip
+    arrays = {
+        f"features.{number}.{names[role]}": array
+        for number, layer in enumerate((FIRST, SECOND))
+        for role, array in arrays_of(rewritten(layer, "")).items()
+    }
+    path = tmp_path / "ported.npz"
+    np.savez(path, **arrays)
+    return str(path)
+
+
+@pytest.fixture
+def folded(tmp_path: Path) -> tuple[str, str]:
+    """A network of a convolution and batch norm, and the same with one in the other."""
+    kernel = random_kernel(3, 3, 4, 6)
+    scale, shift = scale_and_shift(FIRST)
+    own = {f"bn/{role}": array for role, array in arrays_of(FIRST).items()}
+    np.savez(tmp_path / "own.npz", **own, **{"conv/kernel": kernel})
+    product = (kernel * scale).transpose(3, 2, 0, 1)
+    np.savez(tmp_path / "folded.npz", **{"conv.weight": product, "conv.bias": shift})
+    return str(tmp_path / "own.npz"), str(tmp_path / "folded.npz")
+
+
+def test_without_an_epsilon_nothing_is_called_the_same(network: str, ported: str) -> None:
+    # The rewritten layers' epsilon is next to nothing, the network's is not: neither file tells.
+    result = run(network, ported)
+    assert result.exit_code == 1
+    assert "give --epsilon" not in result.stdout
+    assert "does not tell epsilon (--epsilon)" in result.stdout
+
+
+def test_folded(folded: tuple[str, str]) -> None:
+    assert run(*folded).exit_code == 1
+    for pair in (folded, folded[::-1]):
+        result = run(*pair, "--epsilon", "0.001")
+        assert result.exit_code == 0, result.output
+        assert "folded, and proven" in result.stdout
+        assert "bn -> conv.weight + conv.bias" in result.stdout
+        assert result.stdout.splitlines()[-1] == "no difference in effect within 1e-06: 1 folded"
+
+
+def test_folded_as_json(folded: tuple[str, str]) -> None:
+    document = json.loads(run(*folded, "--epsilon", "0.001", "--json").stdout)
+    assert document["equivalent"] is True
+    assert document["equal"] is False
+    assert document["folded"] == [
+        {
+            "verdict": "folded",
+            "layer": "bn",
+            "side": "old",
+            "weights": "conv/kernel",
+            "into": "conv.weight",
+            "bias": "conv.bias",
+        }
+    ]
+
+
+def test_a_cause_is_told_in_every_form(network: str, tmp_path: Path) -> None:
+    variance = np.array(FIRST.array("moving_variance")) * np.float32(32 / 31)
+    arrays = {**arrays_of(FIRST), "moving_variance": variance}
+    other = write_h5(tmp_path / "other.h5", layer("block1/bn", arrays), SECOND)
+    text = "the variance differs by N/(N-1), N = 32: biased -> unbiased"
+    shown = run(network, other)
+    assert shown.exit_code == 1
+    assert f"cause: {text}: block1/bn" in shown.stdout
+    assert text in html.unescape(run(network, other, "--md").stdout)
+    first, second = json.loads(run(network, other, "--json").stdout)["layers"]
+    assert (first["verdict"], second["verdict"]) == ("different", "same")
+    assert first["causes"] == [{"kind": "unbiased-variance", "text": text}]
+
+
+@pytest.mark.parametrize("option", ["--tolerance", "--epsilon"])
+def test_numbers_below_0_are_refused(option: str, network: str) -> None:
+    result = run(network, network, option, "-1")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+
+
+def test_the_tolerance_decides_the_exit_code(network: str, tmp_path: Path) -> None:
+    arrays = {role: array * np.float32(1 + 1e-5) for role, array in arrays_of(FIRST).items()}
+    other = write_h5(tmp_path / "other.h5", layer("block1/bn", arrays), SECOND)
+    assert run(network, other).exit_code == 1
+    result = run(network, other, "--tolerance", "1e-3", "--epsilon", "0.001")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[-1] == (
+        "no difference in effect within 0.001: 1 the same, 1 the same in effect"
+    )

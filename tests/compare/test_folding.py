@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bnstat.compare import diff
+from tests.compare.ports import (
+    changed,
+    holding,
+    random_kernel,
+    rewritten,
+    scale_and_shift,
+    trained,
+)
+
+BN = trained("bn", 6)
+SCALE, SHIFT = scale_and_shift(BN)
+
+KERNELS = {
+    "HWIO": ((3, 5, 4, 6), 3, (0, 1, 2, 3)),
+    "HWIO to OIHW": ((3, 5, 4, 6), 3, (3, 2, 0, 1)),
+    "HWIO to OHWI": ((3, 5, 4, 6), 3, (3, 0, 1, 2)),
+    "square, to OIHW": ((3, 3, 3, 6), 3, (3, 2, 0, 1)),
+    "OIHW to HWIO": ((6, 4, 3, 5), 0, (2, 3, 1, 0)),
+    "transposed HWOI to IOHW": ((3, 5, 6, 4), 2, (3, 2, 0, 1)),
+    "dense IO to OI": ((4, 6), 1, (1, 0)),
+    "as many channels in as out": ((3, 3, 6, 6), 3, (3, 2, 0, 1)),
+    "in one dimension": ((3, 4, 6), 2, (2, 1, 0)),
+    "depthwise": ((3, 5, 6, 1), 2, (2, 3, 0, 1)),
+}
+
+
+def along(array: np.ndarray, ndim: int, axis: int) -> np.ndarray:
+    return array.reshape([-1 if each == axis else 1 for each in range(ndim)])
+
+
+@pytest.mark.parametrize("layout", KERNELS)
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_folded_into_weights_in_any_layout(layout: str, has_bias: bool) -> None:
+    shape, axis, order = KERNELS[layout]
+    kernel, bias = random_kernel(*shape), random_kernel(6, seed=3)
+    product = (kernel * along(SCALE, len(shape), axis)).transpose(order)
+    shift = SHIFT + bias * SCALE if has_bias else SHIFT
+    own = {"conv/kernel": kernel, "other": random_kernel(*shape, seed=9)}
+    if has_bias:
+        own["conv/bias"] = bias
+    old = holding(own, BN)
+    new = holding({"x": random_kernel(*product.shape, seed=8), "w": product, "b": shift})
+    for difference, side in ((diff(old, new), "old"), (diff(new, old), "new")):
+        (folded,) = difference.folded
+        assert (folded.layer, folded.side) == ("bn", side)
+        assert (folded.weights, folded.into, folded.bias) == ("conv/kernel", "w", "b")
+        assert difference.removed == difference.added == ()
+        assert difference.equivalent
+        assert not difference.equal
+
+
+def test_a_depthwise_kernel_of_several_for_each_channel() -> None:
+    kernel = random_kernel(3, 3, 2, 3)
+    product = (kernel.reshape(3, 3, 6) * SCALE).transpose(2, 0, 1)[:, np.newaxis]
+    difference = diff(holding({"k": kernel}, BN), holding({"w": product, "b": SHIFT}))
+    assert [each.into for each in difference.folded] == ["w"]
+
+
+def test_folded_into_a_multiplication_and_an_addition() -> None:
+    kernel = random_kernel(3, 3, 2, 6)
+    new = holding({"kernel": kernel, "mul": SCALE, "add": SHIFT})
+    (folded,) = diff(holding({"kernel": kernel}, BN), new).folded
+    assert (folded.weights, folded.into, folded.bias) == (None, "mul", "add")
+
+
+@pytest.mark.parametrize("part", ["w", "b"])
+def test_one_number_that_is_off_is_no_proof(part: str) -> None:
+    kernel = random_kernel(3, 3, 2, 6)
+    folded = {"w": kernel * SCALE, "b": SHIFT.copy()}
+    folded[part].flat[-1] += np.float32(1e-3)
+    difference = diff(holding({"k": kernel}, BN), holding(folded))
+    assert difference.folded == ()
+    assert difference.removed == ("bn",)
+    assert not difference.equivalent
+
+
+def test_a_dropped_layer_is_not_folded() -> None:
+    kernel, bias = random_kernel(3, 3, 2, 6), random_kernel(6, seed=3)
+    weights = {"k": kernel, "b": bias}
+    difference = diff(holding(weights, BN), holding(weights))
+    assert (difference.folded, difference.removed) == ((), ("bn",))
+
+
+def test_another_epsilon_is_not_folded() -> None:
+    kernel = random_kernel(3, 3, 2, 6)
+    scale, shift = scale_and_shift(changed(BN, {}, epsilon=1e-5))
+    new = holding({"w": kernel * scale, "b": shift})
+    assert diff(holding({"k": kernel}, BN), new).folded == ()
+
+
+def test_without_an_epsilon_nothing_is_proven() -> None:
+    kernel = random_kernel(3, 3, 2, 6)
+    new = holding({"w": kernel * SCALE, "b": SHIFT})
+    unknown = trained("bn", 6, epsilon=None)
+    assert diff(holding({"k": kernel}, unknown), new).removed == ("bn",)
+    assert len(diff(holding({"k": kernel}, unknown), new, epsilon=1e-3).folded) == 1
+
+
+def test_some_folded_some_kept() -> None:
+    kept = trained("kept", 6, seed=4)
+    kernel = random_kernel(3, 3, 2, 6)
+    new = holding({"w": kernel * SCALE, "b": SHIFT}, rewritten(kept, "node"))
+    difference = diff(holding({"k": kernel}, BN, kept), new)
+    assert [each.layer for each in difference.folded] == ["bn"]
+    assert [each.verdict for each in difference.layers] == ["same-effect"]
+    assert difference.equivalent
