@@ -17,7 +17,7 @@ EVERYWHERE = {"errors", "natural"}
 
 MAY_IMPORT = {
     "storage": set(),
-    "model": {"storage", "output.documents.notebook"},
+    "model": {"storage", "output.notebook"},
     "formats": {"storage", "model"},
     "formats.protobuf": {"storage"},
     "formats.hdf5": {"storage", "model"},
@@ -27,8 +27,8 @@ MAY_IMPORT = {
     "discovery": {"model", "formats.contents"},
     "live": {"model"},
     "loading": {"storage", "model", "formats", "discovery", "live"},
-    "compare": {"model"},
-    "checks": {"model", "compare"},
+    "compare": {"model", "output.notebook"},
+    "checks": {"model", "compare", "output.notebook"},
     "mending": {
         "live",
         "storage",

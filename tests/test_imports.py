@@ -17,6 +17,8 @@ import bnstat
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "tests/data/digits"
 HEAVY = {"tensorflow", "keras", "tf_keras", "h5py", "jsonschema", "ml_dtypes", "zipfile", "tarfile"}
+LOOKING = {"pandas", "polars", "matplotlib", "tensorboard", "bnstat.output.notebook"}
+"""What is imported to look at models, and by no command that does not draw them."""
 
 _RUN = """
 import json, sys
@@ -81,7 +83,8 @@ def test_a_checkpoint_by_names_needs_nothing_heavy(command: tuple[str, ...]) -> 
     code, modules, output = run(command[0], DATA / "run/model-100", *command[1:])
     assert code == 0
     assert "block1/bn" in output or command == ("check",)
-    assert not modules & (HEAVY | {"google.protobuf"})
+    assert not modules & (HEAVY | LOOKING | {"google.protobuf"})
+    assert "bnstat.output.terminal.plot" not in modules
     assert ("bnstat.checks.settings" in modules) == (command == ("check",))
 
 

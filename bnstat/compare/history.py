@@ -87,6 +87,12 @@ class History:
         kept = {key: track for key, track in self.tracks.items() if track.role in roles}
         return History(self.checkpoints, self.skipped, kept)
 
+    def _repr_html_(self) -> str:
+        """The table that a notebook shows."""
+        from bnstat.output.notebook.tables import of_history
+
+        return of_history(self)
+
 
 def history(models: Iterable[tuple[str, Model | BnstatError] | Model]) -> History:
     """Reduce the checkpoints of a run to a history, one at a time.
