@@ -43,6 +43,14 @@ MAY_IMPORT = {
         "output.numbers",
     },
     "output": {"__version__", "model", "checks", "compare", "mending"},
+    "output.tensorboard": {
+        "model",
+        "checks",
+        "compare",
+        "output",
+        # Of the records of an event file.
+        "formats.tensorflow.tables.checksum",
+    },
     "cli": {"__version__", "model", "loading", "checks", "compare", "mending", "output"},
 }
 """Part -> the others that it may import, all that is in them included. The longest name counts."""
