@@ -250,9 +250,11 @@ def narrow(model: Model, globs: Sequence[str]) -> Model:
 
 
 def _matches(layer: BatchNorm, globs: Sequence[str]) -> bool:
+    if not globs:
+        return True
     from fnmatch import fnmatchcase
 
-    return not globs or any(fnmatchcase(layer.name, glob) for glob in globs)
+    return any(fnmatchcase(layer.name, glob) for glob in globs)
 
 
 def _no_such_layer(model: Model, glob: str) -> NotFoundError:

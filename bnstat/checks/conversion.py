@@ -15,9 +15,6 @@ import numpy as np
 from bnstat.checks.rule import Finding, Rule, Thresholds, at_start, numbers_of
 from bnstat.model import BatchNorm, Model
 
-_CONVERTED: Final = frozenset({"onnx", "tfjs"})
-"""Formats that are written by converters, not by what trains a network."""
-
 _FAITHFUL: Final = ("pytorch",)
 """How the names begin of writers of such files that leave moving statistics as they are."""
 
@@ -43,8 +40,8 @@ def rewritten(model: Model) -> Literal["surely", "perhaps", "no"]:
     start, or where the writer is known to leave them. Surely where every layer's epsilon
     disappears beside the variance 1 in float32; else the file does not tell.
     """
-    is_converted = model.source.format in _CONVERTED
-    if not is_converted or (model.source.writer or "").lower().startswith(_FAITHFUL):
+    source = model.source
+    if not source.is_converted or (source.writer or "").lower().startswith(_FAITHFUL):
         return "no"
     if not all(map(at_start, model.layers)) or all(map(untouched, model.layers)):
         return "no"

@@ -32,6 +32,11 @@ class Source:
     step: int | None = None
     writer: str | None = None
 
+    @property
+    def is_converted(self) -> bool:
+        """Whether converters write files of this format, and no training does."""
+        return self.format in ("onnx", "tfjs")
+
 
 class Model(Sequence[BatchNorm]):
     """The batch-norm layers of one file: a sequence, and a mapping by name.

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from bnstat.errors import DamagedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.exchange.numbers import bytes_needed, extents, from_little_endian
-from bnstat.formats.keras.config import MAX_BYTES, parse_json
+from bnstat.formats.json_text import MAX_BYTES, parse_json
 from bnstat.formats.tensorflow.dtypes import find_dtype, numpy_dtype
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File

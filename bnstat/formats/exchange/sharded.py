@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from bnstat.errors import DamagedError, NotFoundError, UnknownFormatError
 from bnstat.formats.contents import Contents
-from bnstat.formats.keras.config import MAX_BYTES, parse_json
+from bnstat.formats.json_text import MAX_BYTES, parse_json
 from bnstat.formats.sites import Format, Found, natively, step_of
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File, Folder

@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 
 from bnstat.errors import BnstatError, DamagedError
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
-from bnstat.formats.keras.config import MAX_BYTES, Described, describe, parse_json
+from bnstat.formats.json_text import MAX_BYTES, parse_json
+from bnstat.formats.keras.config import Described, describe
 from bnstat.storage.files import File
 from bnstat.storage.local import LocalFile
 

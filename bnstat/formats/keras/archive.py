@@ -16,7 +16,8 @@ from typing import Final
 
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents
-from bnstat.formats.keras.config import MAX_BYTES, describe, parse_json
+from bnstat.formats.json_text import MAX_BYTES, parse_json
+from bnstat.formats.keras.config import describe
 from bnstat.formats.keras.h5 import writer
 from bnstat.formats.keras.sites import CONFIG, WEIGHTS, is_keras_folder
 from bnstat.formats.keras.weights import join, read_weights

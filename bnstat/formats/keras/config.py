@@ -15,16 +15,12 @@ Source: `get_config` of keras/src/models/{functional,sequential}.py; `_save_stat
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeGuard
 
 from bnstat.errors import DamagedError
-
-MAX_BYTES: Final = 32 << 20
-"""The longest configuration that is read; those of the largest models are a tenth of it."""
 
 _MAX_DEPTH: Final = 64
 _BESIDE: Final = ("name", "trainable", "build_config")
@@ -57,22 +53,6 @@ class Described:
         yield self
         for layer in self.sublayers:
             yield from layer.walk()
-
-
-def parse_json(text: str | bytes, where: str) -> Any:
-    """Parse JSON from a model file.
-
-    Raises:
-        DamagedError: it is too long, is not JSON or is nested beyond reason.
-    """
-    if len(text) > MAX_BYTES:
-        raise DamagedError(where, f"{len(text)} bytes of JSON are more than any model needs")
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise DamagedError(where, "its JSON is nested too deep") from None
-    except ValueError as error:
-        raise DamagedError(where, f"is not valid JSON: {error}") from error
 
 
 def describe(model: object, where: str) -> tuple[Described, ...]:

@@ -24,8 +24,9 @@ from typing import Final
 
 from bnstat.formats.contents import Contents, Layer
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
+from bnstat.formats.json_text import parse_json
 from bnstat.formats.keras.architecture import MATCHED_BY_PLACE, architecture_beside
-from bnstat.formats.keras.config import Described, describe, parse_json
+from bnstat.formats.keras.config import Described, describe
 from bnstat.model import Source
 from bnstat.natural import natural_key
 from bnstat.storage.files import File

@@ -13,7 +13,8 @@ from typing import Any
 
 from bnstat.errors import DamagedError
 from bnstat.formats.contents import Layer, Node
-from bnstat.formats.keras.config import Described, describe, layer_from_config, parse_json
+from bnstat.formats.json_text import parse_json
+from bnstat.formats.keras.config import Described, describe, layer_from_config
 from bnstat.formats.protobuf.protos import parse
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE
 from bnstat.storage.files import Folder

@@ -24,8 +24,9 @@ from typing import Final, TypeVar
 from bnstat.errors import DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Layer
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
+from bnstat.formats.json_text import MAX_BYTES, parse_json
 from bnstat.formats.keras.architecture import MATCHED_BY_PLACE, architecture_beside
-from bnstat.formats.keras.config import MAX_BYTES, Described, parse_json
+from bnstat.formats.keras.config import Described
 from bnstat.formats.keras.h5 import is_legacy
 from bnstat.formats.keras.sites import index_of_shard
 from bnstat.model import Source, Variable

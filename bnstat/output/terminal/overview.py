@@ -12,10 +12,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-import numpy as np
-
-from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, as_float64
+from bnstat.model import ROLES, BatchNorm, Model, Summary
 from bnstat.output.numbers import compact, compact_pair
+from bnstat.output.terminal.histogram import draw, heights
 from bnstat.output.terminal.screen import Glyphs, Screen, legible
 from bnstat.output.terminal.table import Column, shorten_all, table, total_width, wrapped
 
@@ -33,7 +32,6 @@ _MARKS: Final = {
 }
 _REWRITTEN: Final = "moving statistics 0 and 1: a converter moved them into gamma and beta"
 _MOVING: Final = ("moving_mean", "moving_variance")
-_BINS: Final = 8
 
 
 class _Layout(NamedTuple):
@@ -92,7 +90,7 @@ class _Digest(NamedTuple):
             if array is not None:
                 summaries[role] = Summary.of(array)
                 if histograms:
-                    bars[role] = _bars(array, summaries[role])
+                    bars[role] = heights(array, summaries[role])
         return cls(summaries, bars)
 
     def wrong(self) -> dict[str, set[str]]:
@@ -283,7 +281,7 @@ def _statistic(
         ]
         yield _pairs("range", ranges, "..", styles)
     if layout.histogram and glyphs.blocks:
-        drawn = [_draw(digest.bars.get(role, ()), glyphs.blocks) for digest in digests]
+        drawn = [draw(digest.bars.get(role, ()), glyphs.blocks) for digest in digests]
         yield Column("", drawn, styles=styles)
 
 
@@ -322,7 +320,8 @@ def _legend(
 
 
 def _are_rewritten(model: Model) -> bool:
-    # Only a few files are asked, so only for them the rules are loaded.
+    if not model.source.is_converted:
+        return False
     from bnstat.checks.conversion import rewritten
 
     return rewritten(model) == "surely"
@@ -334,23 +333,3 @@ def _count(number: int, thing: str) -> str:
 
 def _constant(summary: Summary, value: float) -> bool:
     return not summary.bad and summary.min == summary.max == value
-
-
-def _bars(array: Array, summary: Summary) -> list[int]:
-    """The heights of a histogram's bars, from 0 to 8; a bar that counts anything is not 0."""
-    extent = summary.max - summary.min
-    if not np.isfinite(extent):
-        return []
-    if extent == 0:
-        return [8]
-    values = as_float64(array).ravel()
-    if summary.bad:
-        values = values[np.isfinite(values)]
-    bins = ((values - summary.min) / extent * _BINS).astype(np.int64)
-    counts = np.bincount(np.minimum(bins, _BINS - 1), minlength=_BINS)
-    heights: list[int] = np.ceil(counts * (8 / counts.max())).astype(int).tolist()
-    return heights
-
-
-def _draw(bars: Sequence[int], blocks: str) -> str:
-    return "".join(blocks[height - 1] if height else " " for height in bars).ljust(_BINS)

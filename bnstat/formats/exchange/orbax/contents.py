@@ -20,7 +20,7 @@ from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents, Layer
 from bnstat.formats.exchange.keras_layers import layers_by_scope
 from bnstat.formats.exchange.orbax.site import STORE, TREE
-from bnstat.formats.keras.config import parse_json
+from bnstat.formats.json_text import parse_json
 from bnstat.formats.tensorflow.dtypes import find_dtype
 from bnstat.model import Source, Variable
 from bnstat.storage.files import Folder

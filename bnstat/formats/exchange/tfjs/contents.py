@@ -21,7 +21,7 @@ from bnstat.errors import BnstatError, DamagedError
 from bnstat.formats.contents import Contents, Graph
 from bnstat.formats.exchange.keras_layers import layers_by_scope
 from bnstat.formats.exchange.tfjs.weights import Weight, read_manifest
-from bnstat.formats.keras.config import parse_json
+from bnstat.formats.json_text import parse_json
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File, Folder
 

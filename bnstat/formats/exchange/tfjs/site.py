@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from bnstat.formats.keras.config import MAX_BYTES
+from bnstat.formats.json_text import MAX_BYTES
 from bnstat.formats.sites import Format, Found, natively, step_of
 from bnstat.storage.files import File, Folder
 
