@@ -148,4 +148,6 @@ def test_event_files_that_cannot_be_written(folder: Path, tmp_path: Path) -> Non
     pytest.importorskip("tensorboard")
     (tmp_path / "logs").write_text("a file")
     result = run(str(folder), "--tensorboard", str(tmp_path / "logs"))
-    assert isinstance(result.exception, OSError)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stdout == ""
