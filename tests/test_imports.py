@@ -84,7 +84,7 @@ def test_a_checkpoint_by_names_needs_nothing_heavy(command: tuple[str, ...]) -> 
     assert code == 0
     assert "block1/bn" in output or command == ("check",)
     assert not modules & (HEAVY | LOOKING | {"google.protobuf"})
-    assert "bnstat.output.terminal.plot" not in modules
+    assert "bnstat.output.terminal.drawing.layers" not in modules
     assert ("bnstat.checks.settings" in modules) == (command == ("check",))
 
 

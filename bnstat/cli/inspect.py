@@ -80,9 +80,9 @@ def command(
             else:
                 yield from listing.variables(model, screen)
         elif model.layers and plot:
-            from bnstat.output.terminal.plot import plots
+            from bnstat.output.terminal.drawing.layers import drawings
 
-            yield from plots(model, screen, tracked)
+            yield from drawings(model, screen, tracked)
         elif model.layers:
             from bnstat.output.terminal.overview import overview
 

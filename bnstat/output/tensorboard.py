@@ -87,6 +87,10 @@ class Events:
         """Let those see what was written who read the file."""
         self._file.flush()
 
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
     def _write(self, event: Event) -> None:
         content = event.SerializeToString()
         length = struct.pack("<Q", len(content))

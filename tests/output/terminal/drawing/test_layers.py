@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bnstat.output.terminal.plot import plots
+from bnstat.output.terminal.drawing.layers import drawings
 from bnstat.output.terminal.screen import UNICODE, Screen
 from bnstat.output.terminal.table import text_width
 from tests.output.models import layer, model, usual, variable
@@ -12,7 +12,7 @@ TERMINAL = Screen(width=80, boxes=True)
 
 
 def drawn(*layers, screen=TERMINAL):
-    return list(plots(model(*layers), screen))
+    return list(drawings(model(*layers), screen))
 
 
 @pytest.mark.parametrize("columns", [24, 40, 59, 60, 80, 100, 200])

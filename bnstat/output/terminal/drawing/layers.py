@@ -11,7 +11,7 @@ from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, as_float64
 from bnstat.output.channels import labels
 from bnstat.output.numbers import compact, compact_pair
 from bnstat.output.scale import Floats, Scale, bins_for
-from bnstat.output.terminal.canvas import Frame, bars, dots, framed, row_of
+from bnstat.output.terminal.drawing.canvas import Frame, bars, dots, framed, row_of
 from bnstat.output.terminal.overview import footnotes, header
 from bnstat.output.terminal.screen import ASCII, Glyphs, Screen, legible
 from bnstat.output.terminal.table import shorten, wrapped
@@ -26,7 +26,7 @@ _GAP: Final = "   "
 _STYLE: Final = "cyan"
 
 
-def plots(
+def drawings(
     model: Model,
     screen: Screen,
     track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
