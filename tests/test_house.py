@@ -17,7 +17,7 @@ EVERYWHERE = {"errors", "natural"}
 
 MAY_IMPORT = {
     "storage": set(),
-    "model": {"storage", "output.documents.notebook"},
+    "model": {"storage", "output.notebook"},
     "formats": {"storage", "model"},
     "formats.json_text": set(),
     "formats.protobuf": {"storage"},
@@ -28,8 +28,8 @@ MAY_IMPORT = {
     "discovery": {"model", "formats.contents"},
     "live": {"model"},
     "loading": {"storage", "model", "formats", "discovery", "live"},
-    "compare": {"model"},
-    "checks": {"model", "compare"},
+    "compare": {"model", "output.notebook"},
+    "checks": {"model", "compare", "output.notebook"},
     "mending": {
         "live",
         "storage",
@@ -44,6 +44,16 @@ MAY_IMPORT = {
         "output.numbers",
     },
     "output": {"__version__", "model", "checks", "compare", "mending"},
+    "output.tensorboard": {
+        "model",
+        "checks",
+        "compare",
+        "output",
+        # Of the records of an event file.
+        "formats.tensorflow.tables.checksum",
+    },
+    "training": {"live", "model", "checks", "compare", "output"},
+    "keras": {"training", "checks", "compare", "output"},
     "cli": {
         "__version__",
         "storage.access",

@@ -29,6 +29,8 @@ HEAVY = {
     "tf_keras",
     "zipfile",
 }
+LOOKING = {"pandas", "polars", "matplotlib", "tensorboard", "bnstat.output.notebook"}
+"""What is imported to look at models, and by no command that does not draw them."""
 
 _RUN = """
 import json, sys
@@ -93,7 +95,8 @@ def test_a_checkpoint_by_names_needs_nothing_heavy(command: tuple[str, ...]) -> 
     code, modules, output = run(command[0], DATA / "run/model-100", *command[1:])
     assert code == 0
     assert "block1/bn" in output or command == ("check",)
-    assert not modules & (HEAVY | {"google.protobuf"})
+    assert not modules & (HEAVY | LOOKING | {"google.protobuf"})
+    assert "bnstat.output.terminal.drawing.layers" not in modules
     assert ("bnstat.checks.settings" in modules) == (command == ("check",))
 
 

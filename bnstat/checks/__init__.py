@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from bnstat.checks import conversion, gammas, over_time, structure, updates, values
+from bnstat.checks.findings import Findings
 from bnstat.checks.rule import SEVERITIES, Finding, Rule, Severity, Subject, Thresholds
 from bnstat.compare.history import History
 from bnstat.errors import BnstatError
@@ -50,7 +51,7 @@ def check(
     select: Sequence[str] = (),
     ignore: Sequence[str] = (),
     thresholds: Thresholds = _DEFAULTS,
-) -> list[Finding]:
+) -> Findings:
     """Apply the rules to a model, or to the history of a run.
 
     Args:
@@ -72,7 +73,7 @@ def check(
         found = _apply(HISTORY_RULES, subject, chosen, thresholds)
     else:
         found = _apply(MODEL_RULES, subject, chosen, thresholds)
-    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+    return Findings(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
 def _apply(
@@ -111,6 +112,7 @@ __all__ = [
     "RULES",
     "SEVERITIES",
     "Finding",
+    "Findings",
     "Rule",
     "Severity",
     "Thresholds",

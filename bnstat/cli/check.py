@@ -185,7 +185,7 @@ def _check(
 
     model = reading.load(path, layers, quiet=quiet)
     options.tell(model, quiet)
-    findings = check(
+    findings: list[Finding] = check(
         model,
         select=settings.select,
         ignore=settings.ignore,

@@ -23,6 +23,7 @@ Examples:
   bnstat history runs/cnn
   bnstat history runs/cnn --role moving_variance --layer 'block1*' --last 10
   bnstat history exported_versions --csv -o history.csv
+  bnstat history runs/cnn --tensorboard runs/cnn/logs
 """
 
 
@@ -40,6 +41,14 @@ Examples:
 )
 @click.option("--csv", "as_csv", is_flag=True, help="Write CSV: one row a checkpoint and role.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+@click.option(
+    "--tensorboard",
+    "logdir",
+    metavar="LOGDIR",
+    type=click.Path(),
+    help="Also write histograms, scalars and findings of each checkpoint for TensorBoard, as the "
+    "run 'bnstat' in the folder LOGDIR.",
+)
 @options.layers
 @options.reading_all
 @options.output
@@ -50,6 +59,7 @@ def command(
     last: int | None,
     as_csv: bool,
     as_json: bool,
+    logdir: str | None,
     layers: tuple[str, ...],
     reading: options.Reading,
     output: str,
@@ -65,7 +75,7 @@ def command(
     if as_csv and as_json:
         raise click.UsageError("--csv and --json: choose one")
 
-    run = _run(path, last, layers, reading, quiet)
+    run = _run(path, last, layers, reading, logdir, quiet)
     form = "csv" if as_csv else "json" if as_json else "text"
     if run.tracks or form != "text":
         from bnstat.checks import check
@@ -79,13 +89,26 @@ def command(
 
 
 def _run(
-    path: str, last: int | None, globs: tuple[str, ...], reading: options.Reading, quiet: bool
+    path: str,
+    last: int | None,
+    globs: tuple[str, ...],
+    reading: options.Reading,
+    logdir: str | None,
+    quiet: bool,
 ) -> History:
     from bnstat.compare import history
     from bnstat.output.terminal.progress import track
 
-    entries = reading.load_all(path, globs, last=last)
-    run = history(track(entries, "reading", hidden=quiet))
+    entries = track(reading.load_all(path, globs, last=last), "reading", hidden=quiet)
+    if logdir is None:
+        run = history(entries)
+    else:
+        from bnstat.output.tensorboard import write
+
+        run = write(entries, logdir)
+        if run.tracks and not quiet:
+            shown = printable(logdir)
+            click.echo(f"written for TensorBoard; see tensorboard --logdir {shown}", err=True)
     if run.skipped and not run.checkpoints:
         raise run.skipped[0].error
     for skipped in run.skipped:

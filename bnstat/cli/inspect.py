@@ -22,12 +22,14 @@ Examples:
   bnstat inspect runs/cnn/model-1200.index --no-values
   bnstat inspect s3://bucket/runs/cnn --step 1200
   bnstat inspect m.weights.h5 --config m.json
+  bnstat inspect saved_model --layer block1/bn --plot
 """
 
 
 @click.command("inspect", epilog=_EPILOG)
 @options.path
 @click.option("--values", is_flag=True, help="Show every value instead of the table.")
+@click.option("--plot", is_flag=True, help="Draw each layer large instead of the table.")
 @options.no_values
 @options.layers
 @options.reading
@@ -37,6 +39,7 @@ Examples:
 def command(
     path: str,
     values: bool,
+    plot: bool,
     no_values: bool,
     layers: tuple[str, ...],
     reading: options.Reading,
@@ -54,16 +57,19 @@ def command(
     terminal, or a pipe, also shows the range and a histogram. A dash stands for what the layer
     does not have. Letters beside a name mark what is plainly wrong: N NaN or infinite values,
     V negative variance, I moving statistics still at their initial 0 and 1.
+
+    With --plot, the distribution of each statistic is drawn, and its channels from the lowest to
+    the highest.
     """
-    if values and no_values:
-        raise click.UsageError("--values and --no-values: choose one")
+    if values + plot + no_values > 1:
+        raise click.UsageError("--values, --plot and --no-values: choose one")
     model = reading.load(path, layers, values=not no_values, quiet=quiet)
     options.tell(model, quiet)
 
     from bnstat.output.sink import show, writes_to_terminal
     from bnstat.output.terminal.progress import track
 
-    hidden = quiet or (values and writes_to_terminal(output))
+    hidden = quiet or ((values or plot) and writes_to_terminal(output))
     tracked = functools.partial(track, what="reading", hidden=hidden)
 
     def lines(screen: Screen) -> Iterator[str]:
@@ -74,6 +80,10 @@ def command(
                 yield from listing.values(model, screen, tracked)
             else:
                 yield from listing.variables(model, screen)
+        elif model.layers and plot:
+            from bnstat.output.terminal.drawing.layers import drawings
+
+            yield from drawings(model, screen, tracked)
         elif model.layers:
             from bnstat.output.terminal.overview import overview
 

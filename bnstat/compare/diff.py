@@ -161,6 +161,12 @@ class Difference:
         """The layers of both models that have another name in the new one."""
         return tuple(layer for layer in self.layers if layer.match != "name")
 
+    def _repr_html_(self) -> str:
+        """The table that a notebook shows."""
+        from bnstat.output.notebook.tables import of_difference
+
+        return of_difference(self)
+
 
 def diff(
     old: Model,

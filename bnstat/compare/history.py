@@ -87,6 +87,42 @@ class History:
         kept = {key: track for key, track in self.tracks.items() if track.role in roles}
         return History(self.checkpoints, self.skipped, kept)
 
+    def _repr_html_(self) -> str:
+        """The table that a notebook shows."""
+        from bnstat.output.notebook.tables import of_history
+
+        return of_history(self)
+
+
+class Recorder:
+    """A history that grows: takes the checkpoints in the order of time."""
+
+    def __init__(self) -> None:
+        self._reducer = Reducer()
+        self._checkpoints: list[Checkpoint] = []
+        self._skipped: list[Skipped] = []
+
+    def add(self, name: str, model: Model | BnstatError) -> None:
+        """Record a checkpoint, or why it could not be read.
+
+        One that turns out to be damaged when its arrays are read is among those skipped.
+        """
+        try:
+            if isinstance(model, BnstatError):
+                raise model
+            self._reducer.add(model)
+            self._checkpoints.append(Checkpoint(name, model.source.step))
+        except BnstatError as error:
+            self._skipped.append(Skipped(name, error))
+
+    def history(self) -> History:
+        """The history so far."""
+        tracks = {
+            (layer, role): Track(layer, role, *measures)
+            for (layer, role), measures in self._reducer.table().items()
+        }
+        return History(tuple(self._checkpoints), tuple(self._skipped), tracks)
+
 
 def history(models: Iterable[tuple[str, Model | BnstatError] | Model]) -> History:
     """Reduce the checkpoints of a run to a history, one at a time.
@@ -99,23 +135,10 @@ def history(models: Iterable[tuple[str, Model | BnstatError] | Model]) -> Histor
         The history. A checkpoint that turns out to be damaged when its arrays are read is among
         those skipped.
     """
-    reducer = Reducer()
-    checkpoints = []
-    skipped = []
+    recorder = Recorder()
     for entry in models:
-        name, model = entry if isinstance(entry, tuple) else (_name_of(entry), entry)
-        try:
-            if isinstance(model, BnstatError):
-                raise model
-            reducer.add(model)
-            checkpoints.append(Checkpoint(name, model.source.step))
-        except BnstatError as error:
-            skipped.append(Skipped(name, error))
-    tracks = {
-        (layer, role): Track(layer, role, *measures)
-        for (layer, role), measures in reducer.table().items()
-    }
-    return History(tuple(checkpoints), tuple(skipped), tracks)
+        recorder.add(*(entry if isinstance(entry, tuple) else (_name_of(entry), entry)))
+    return recorder.history()
 
 
 def _name_of(model: Model) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -163,6 +163,26 @@ class BatchNorm:
         if (beta := self.beta) is not None:
             result = result + fit(beta)
         return np.asarray(result)
+
+    def plot(self) -> Any:
+        """Draw the layer by Matplotlib: of each statistic its distribution, its sorted channels.
+
+        Returns:
+            A `matplotlib.figure.Figure`, which notebooks show; `savefig` writes it to a file.
+
+        Raises:
+            UnsupportedError: Matplotlib is not installed.
+            DamagedError, NotFoundError: as `Variable.read`.
+        """
+        from bnstat.output.notebook.figure import draw
+
+        return draw(self)
+
+    def _repr_html_(self) -> str:
+        """The table that a notebook shows."""
+        from bnstat.output.notebook.tables import of_layer
+
+        return of_layer(self)
 
     def _statistics(self) -> tuple[Array, Array]:
         if self.undecided:

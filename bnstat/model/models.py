@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, Literal, overload
 
 from bnstat.model.layers import BatchNorm
 from bnstat.model.variables import Variable, Verdict, fetch
@@ -158,6 +158,27 @@ class Model(Sequence[BatchNorm]):
 
     def _repr_html_(self) -> str:
         """The table that a notebook shows."""
-        from bnstat.output.documents.notebook import table
+        from bnstat.output.notebook.tables import of_model
 
-        return table(self)
+        return of_model(self)
+
+    def to_frame(self, library: Literal["pandas", "polars"] | None = None) -> Any:
+        """All numbers as a data frame of one row a channel.
+
+        Args:
+            library: whose data frame. Left out, that of the two which the program has imported,
+                else which is installed, pandas first.
+
+        Returns:
+            A frame with the columns `layer`, `channel` (the index in the layer's flattened
+            variables), `gamma`, `beta`, `moving_mean` and `moving_variance`. The numbers are of
+            the widest dtype that a layer has (bfloat16 and smaller floats become float32); what
+            a layer lacks is null in Polars, NaN in pandas.
+
+        Raises:
+            UnsupportedError: the library is not installed.
+            DamagedError, NotFoundError: as `Variable.read`.
+        """
+        from bnstat.output.notebook.frame import frame
+
+        return frame(self, library)

@@ -130,3 +130,24 @@ def test_the_twin_whose_updates_never_ran() -> None:
     assert {(each["rule"], each["severity"], each["layer"]) for each in stuck["findings"]} == {
         ("BN101", "error", layer) for layer in ("block1/bn", "block2/bn", "block3/bn")
     }
+
+
+def test_event_files(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    logdir = tmp_path / "logs"
+    result = run(str(folder), "--tensorboard", str(logdir))
+    assert result.exit_code == 0
+    assert result.stdout == run(str(folder)).stdout
+    assert result.stderr == f"written for TensorBoard; see tensorboard --logdir {logdir}\n"
+    (file,) = (logdir / "bnstat").iterdir()
+    assert b"a/moving_variance" in file.read_bytes()
+    assert run(str(folder), "--tensorboard", str(logdir), "-q").stderr == ""
+
+
+def test_event_files_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    (tmp_path / "logs").write_text("a file")
+    result = run(str(folder), "--tensorboard", str(tmp_path / "logs"))
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert result.stdout == ""

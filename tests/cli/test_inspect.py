@@ -205,3 +205,26 @@ def test_real_files(run, real):
     result = run("inspect", real / "bad-mlzoo-lfs-savedmodel")
     assert result.exit_code == 2
     assert "git-lfs pointer" in result.stderr
+
+
+def test_a_plot(run, loads):
+    loads(model(usual("conv1/bn"), usual("conv2/bn")))
+    result = run("inspect", "--layer", "conv2/*", "--plot")
+    assert result.exit_code == 0
+    assert "conv1" not in result.stdout
+    assert "\nconv2/bn\n\ngamma: " in result.stdout
+    assert result.stdout.isascii()
+    assert run("inspect", "--values", "--plot").exit_code == 2
+    loads(model())
+    assert run("inspect", "--plot").exit_code == 1
+
+
+def test_a_plot_on_a_terminal(start):
+    plain = {"NO_COLOR": "1"}
+    shown = on_a_terminal(start, 80, ["inspect", "--plot"], model="model(usual('bn', 64))")
+    assert "\x1b[36m" in shown
+    shown = on_a_terminal(
+        start, 80, ["inspect", "--plot"], model="model(usual('bn', 64))", variables=plain
+    )
+    assert "└" in shown
+    assert max(map(text_width, shown.splitlines())) <= 80

@@ -58,7 +58,7 @@ def summary(findings: Iterable[Finding]) -> str:
 def _entries(group: Sequence[Finding], screen: Screen) -> Iterator[str]:
     """Names to the left, messages to the right, wrapped where the screen is narrow."""
     names = [_WHOLE if each.layer is None else legible(each.layer) for each in group]
-    messages = [legible(each.message) + _channels(each) for each in group]
+    messages = [legible(each.message) + channels_of(each) for each in group]
     if screen.width is None:
         wrapped = [[message] for message in messages]
     else:
@@ -84,7 +84,8 @@ def _shortened(names: list[str], width: int, screen: Screen) -> list[str]:
     return [by_name[name] for name in names]
 
 
-def _channels(finding: Finding) -> str:
+def channels_of(finding: Finding) -> str:
+    """The channels in question, where they are few."""
     if not 0 < finding.channels.size <= _CHANNELS_SHOWN:
         return ""
     noun = "channel" if finding.channels.size == 1 else "channels"

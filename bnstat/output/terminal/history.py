@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from bnstat.checks.rule import Finding
 from bnstat.compare.history import Checkpoint, History, Track
 from bnstat.compare.reduction import Floats
 from bnstat.output.numbers import compact
+from bnstat.output.scale import Scale
 from bnstat.output.terminal import findings
 from bnstat.output.terminal.screen import Screen, legible
 from bnstat.output.terminal.table import Column, shorten_all, table, total_width
@@ -66,14 +66,7 @@ def sparkline(values: Floats, width: int, blocks: str) -> str:
     if not finite.any():
         return " " * values.size
     low, high = float(values[finite].min()), float(values[finite].max())
-    if high > low:
-        # Scaled by a power of 2 first, so that the extent neither overflows nor vanishes.
-        exponent = math.frexp(max(abs(low), abs(high)))[1]
-        scaled = np.ldexp(values, -exponent)
-        low, high = math.ldexp(low, -exponent), math.ldexp(high, -exponent)
-        height = (scaled - low) / (high - low)
-    else:
-        height = np.zeros_like(values)
+    height = Scale(low, high).places(values) if high > low else np.zeros_like(values)
     return "".join(
         blocks[min(int(each * len(blocks)), len(blocks) - 1)] if sound else " "
         for each, sound in zip(height.tolist(), finite.tolist(), strict=True)
@@ -127,7 +120,7 @@ def _columns(tracks: Sequence[Track], layout: _Layout, screen: Screen) -> list[C
     ]
     if layout.spread:
         columns.append(_course("spread", [track.std for track in tracks], layout, screen))
-    columns.append(Column("moves", [_speed(track) for track in tracks], right=True))
+    columns.append(Column("moves", [moves(track) for track in tracks], right=True))
     return columns
 
 
@@ -146,7 +139,8 @@ def _course(title: str, courses: Sequence[Floats], layout: _Layout, screen: Scre
     )
 
 
-def _speed(track: Track) -> str:
+def moves(track: Track) -> str:
+    """The movement since the checkpoint before: as a part of its unit, or a multiple (x)."""
     change = float(track.change[-1])
     if not np.isfinite(change):
         return "-"

@@ -1,0 +1,1 @@
+"""What notebooks show: tables with small charts, data frames, figures."""

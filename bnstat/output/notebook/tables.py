@@ -1,0 +1,185 @@
+"""What a notebook shows of a model, a layer, findings, a difference and a history."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, TypeVar
+
+from bnstat.checks.rule import Finding
+from bnstat.compare.diff import Difference
+from bnstat.compare.history import History
+from bnstat.errors import BnstatError
+from bnstat.model import ROLES, Array, BatchNorm, Model, Summary
+from bnstat.output.notebook import charts
+from bnstat.output.notebook.markup import BREAK, Markup, element, paragraphs, table, together
+from bnstat.output.numbers import compact, compact_pair
+from bnstat.output.terminal import differences, findings, overview
+from bnstat.output.terminal.history import moves
+from bnstat.output.terminal.screen import Screen, legible
+
+Shown = TypeVar("Shown")
+
+MOST_ROWS: Final = 200
+"""How many rows are shown; a line says how many there are besides."""
+
+_COLOURS: Final = {"error": "#ee6677", "warning": "#ccbb44", "info": "#66ccee"}
+_LARGE: Final = (220, 56)
+
+
+def of_model(model: Model) -> str:
+    """A table of one row a layer: of each statistic the mean, the deviation, the distribution."""
+    shown = model.layers[:MOST_ROWS]
+    with contextlib.suppress(BnstatError):
+        model.read(shown)
+    rows = [
+        [legible(layer.name), str(layer.channels), *(_statistic(layer, role) for role in ROLES)]
+        for layer in shown
+    ]
+    return together(
+        element("pre", *(together(line, BREAK) for line in overview.header(model, Screen()))),
+        table(["layer", "channels", *map(_title, ROLES)], rows),
+        paragraphs([*_rest(len(model)), *overview.footnotes(model), *model.notes]),
+    )
+
+
+def of_layer(layer: BatchNorm) -> str:
+    """A table of one row a statistic: its numbers, its distribution, its channels in order."""
+    settings = [
+        f"{name} {value}"
+        for name in ("epsilon", "momentum", "axis", "trainable")
+        if (value := getattr(layer, name)) is not None
+    ]
+    about = ", ".join([f"{layer.channels:,} channels", *settings])
+    return together(
+        element("p", element("b", legible(layer.name)), f": {about}"),
+        table(
+            ["statistic", "dtype", "mean ± deviation", "range", "distribution", "in order"],
+            [_row(layer, role) for role in ROLES if role in layer.variables],
+        ),
+        paragraphs(layer.notes),
+    )
+
+
+def of_findings(found: Sequence[Finding]) -> str:
+    """A table of one row a finding, the gravest first."""
+    rows = [
+        [
+            together(charts.mark(_COLOURS[each.severity], each.severity), f" {each.severity}"),
+            f"{each.rule} {each.name}",
+            "(whole model)" if each.layer is None else legible(each.layer),
+            legible(each.message) + findings.channels_of(each),
+        ]
+        for each in found[:MOST_ROWS]
+    ]
+    parts = [table(["severity", "rule", "layer", "what was found"], rows)] if rows else []
+    return together(*parts, paragraphs([*_rest(len(found)), findings.summary(found)]))
+
+
+def of_difference(difference: Difference) -> str:
+    """A table of one row a layer and role that changed, and what the pattern says."""
+    changes = [
+        (layer, role) for layer in difference.changed for role in layer.roles if not role.equal
+    ]
+    rows = []
+    for layer, role in changes[:MOST_ROWS]:
+        moved, largest, relative = differences.role_cells(role)
+        bar = charts.share(role.moved, role.channels) if role.comparable else Markup("")
+        cell = together(bar, f" {moved}")
+        rows.append([legible(layer.new), _title(role.role), cell, largest, relative])
+    parts = [table(["layer", "role", "moved", "largest", "relative"], rows)] if rows else []
+    return together(
+        paragraphs(
+            [
+                f"old: {differences.source_line(difference.old)}",
+                f"new: {differences.source_line(difference.new)}",
+            ]
+        ),
+        *parts,
+        paragraphs([*_rest(len(changes)), *differences.remarks(difference, everything=False)]),
+        paragraphs([differences.verdict(difference)]),
+    )
+
+
+def of_history(history: History) -> str:
+    """A table of one row a layer and role: the courses of its mean and of its deviation."""
+    rows = [
+        [
+            legible(track.layer),
+            _title(track.role),
+            *(
+                together(charts.course(values), f" {compact(float(values[-1]), 3)}")
+                for values in (track.mean, track.std)
+            ),
+            moves(track),
+        ]
+        for track in list(history.tracks.values())[:MOST_ROWS]
+    ]
+    names = [legible(checkpoint.name) for checkpoint in history.checkpoints]
+    extent = f"{len(names)} checkpoints" + (f": {names[0]} to {names[-1]}" if names else "")
+    parts = [table(["layer", "role", "mean", "spread", "moves"], rows)] if rows else []
+    return together(
+        paragraphs([extent]),
+        *parts,
+        paragraphs(
+            [
+                *_rest(len(history.tracks)),
+                *(f"skipped: {legible(str(skipped.error))}" for skipped in history.skipped),
+            ]
+        ),
+    )
+
+
+def _row(layer: BatchNorm, role: str) -> Sequence[str]:
+    title, dtype = _title(role), layer.variables[role].dtype
+
+    def cells(array: Array) -> Sequence[str]:
+        summary = Summary.of(array)
+        return [
+            title,
+            dtype,
+            _numbers(summary),
+            f"{compact(summary.min, 3)} to {compact(summary.max, 3)}",
+            charts.distribution(array, *_LARGE),
+            charts.sorted_channels(array, *_LARGE),
+        ]
+
+    return _read(layer, role, cells, lambda error: [title, dtype, error, "", "", ""])
+
+
+def _statistic(layer: BatchNorm, role: str) -> str:
+    if role not in layer.variables:
+        return "?" if layer.undecided else "-"
+
+    def cell(array: Array) -> str:
+        numbers = _numbers(Summary.of(array))
+        return together(numbers, BREAK, charts.distribution(array))
+
+    return _read(layer, role, cell, lambda error: error)
+
+
+def _read(
+    layer: BatchNorm, role: str, show: Callable[[Array], Shown], fail: Callable[[str], Shown]
+) -> Shown:
+    """What is shown of an array, or of the error that keeps it from being read."""
+    try:
+        array = layer.array(role)
+    except BnstatError as error:
+        return fail(legible(str(error)))
+    assert array is not None
+    return show(array)
+
+
+def _numbers(summary: Summary) -> str:
+    mean, deviation = compact_pair(summary.mean, summary.std, 3)
+    bad = f" ({summary.bad:,} NaN or infinite)" if summary.bad else ""
+    return f"{mean} ± {deviation}{bad}"
+
+
+def _title(role: str) -> str:
+    return role.replace("_", " ")
+
+
+def _rest(count: int) -> Iterator[str]:
+    if count > MOST_ROWS:
+        yield f"and {count - MOST_ROWS:,} more"

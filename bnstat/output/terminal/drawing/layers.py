@@ -1,0 +1,146 @@
+"""Layers drawn large: of each statistic its distribution, and its channels sorted by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
+
+import numpy as np
+
+from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, as_float64
+from bnstat.output.channels import labels
+from bnstat.output.numbers import compact, compact_pair
+from bnstat.output.scale import Floats, Scale, bins_for
+from bnstat.output.terminal.drawing.canvas import Frame, bars, dots, framed, row_of
+from bnstat.output.terminal.overview import footnotes, header
+from bnstat.output.terminal.screen import ASCII, Glyphs, Screen, legible
+from bnstat.output.terminal.table import shorten, wrapped
+
+_HEIGHT: Final = 6
+_USUAL_WIDTH: Final = 80
+_WIDEST: Final = 120
+_LEAST_FOR_TWO: Final = 60
+"""Columns that two charts side by side need."""
+
+_GAP: Final = "   "
+_STYLE: Final = "cyan"
+
+
+def drawings(
+    model: Model,
+    screen: Screen,
+    track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
+) -> Iterator[str]:
+    """The lines that draw every layer of a model, one after the other.
+
+    Args:
+        model: what to draw.
+        screen: what the lines are for; one without boxes gets ASCII alone.
+        track: passes the layers on, such as to show progress.
+
+    Raises:
+        BnstatError: a variable cannot be read.
+    """
+    yield from header(model, screen)
+    for layer in track(model.layers):
+        yield ""
+        yield from _layer(layer, screen)
+    yield from footnotes(model)
+
+
+def _layer(layer: BatchNorm, screen: Screen) -> Iterator[str]:
+    width = min(screen.width or _USUAL_WIDTH, _WIDEST)
+    name = legible(layer.name)
+    if screen.width is not None:
+        name = shorten(name, width, screen.glyphs.ellipsis)
+    yield screen.style(name, "bold")
+    for role in ROLES:
+        array = layer.array(role)
+        title = role.replace("_", " ")
+        yield ""
+        if array is None:
+            yield f"{title}: {'not told' if layer.undecided else 'none'}"
+            continue
+        values = as_float64(array).ravel()
+        yield from _title(title, array, screen)
+        if np.isfinite(values).any():
+            yield from _charts(values, array.shape, width, screen)
+
+
+def _title(role: str, array: Array, screen: Screen) -> Iterator[str]:
+    """The role, and its numbers in words."""
+    summary = Summary.of(array)
+    parts = []
+    if summary.min == summary.max:
+        parts.append(compact(summary.min, 3))
+    elif summary.bad < summary.count:
+        mean, deviation = compact_pair(summary.mean, summary.std, 3)
+        parts.append(f"{mean}{_plain(screen).plus_minus}{deviation}")
+        parts.append(f"{compact(summary.min, 3)}..{compact(summary.max, 3)}")
+    parts.append("1 channel" if summary.count == 1 else f"{summary.count:,} channels")
+    if summary.bad:
+        parts.append(f"{summary.bad:,} of them NaN or infinite")
+    for line in wrapped(f"{role}: {', '.join(parts)}", screen):
+        yield screen.style(line, "red" if summary.bad else "")
+
+
+def _charts(values: Floats, shape: tuple[int, ...], width: int, screen: Screen) -> Iterator[str]:
+    """The distribution and the sorted channels, beside each other where there is room."""
+    finite = np.flatnonzero(np.isfinite(values))
+    order = finite[np.argsort(values[finite], kind="stable")]
+    ends = [labels(shape, int(place), int(place) + 1)[0] for place in (order[0], order[-1])]
+    scale = Scale.of(values[finite])
+    beside = width >= _LEAST_FOR_TWO
+    room = (width - len(_GAP)) // 2 if beside else width
+    left = _distribution(values[finite], scale, room, screen)
+    right = _channels(values[order], scale, ends, room, screen)
+    if beside:
+        for line, other in zip(left, right, strict=True):
+            yield f"{line}{_GAP}{other}".rstrip()
+    else:
+        yield from (line.rstrip() for line in (*left, *right))
+
+
+def _distribution(values: Floats, scale: Scale, width: int, screen: Screen) -> list[str]:
+    bins = 5 if scale.is_point else bins_for(values.size, max(1, width // 2))
+    counts = scale.counts(values, bins)
+    low, high = _ends(scale)
+    beside = {0: f"{counts.max():,}", _HEIGHT - 1: "0"}
+    below = ("", low, "") if scale.is_point else (low, _kind(scale), high)
+
+    def draw(columns: int) -> list[str]:
+        return bars(counts, columns, _HEIGHT, _plain(screen).blocks)
+
+    return framed(draw, Frame(beside, below), width, screen, _STYLE)
+
+
+def _channels(
+    values: Floats, scale: Scale, ends: Sequence[str], width: int, screen: Screen
+) -> list[str]:
+    braille = bool(_plain(screen).blocks)
+    places = scale.places(values)
+    marks = {"0": 0.0} if scale.low < 0 < scale.high else {}
+    marks |= dict(zip(_ends(scale), (scale.low, scale.high), strict=True))
+    heights = scale.places(np.array(list(marks.values())))
+    rows = [row_of(height, _HEIGHT, braille) for height in heights.tolist()]
+    beside = dict(zip(rows, marks, strict=True))
+
+    def draw(columns: int) -> list[str]:
+        return dots(places, columns, _HEIGHT, braille)
+
+    names = (f"ch {ends[0]}", "sorted", f"ch {ends[1]}")
+    below = ("", names[0], "") if values.size == 1 else names
+    return framed(draw, Frame(beside, below), width, screen, _STYLE)
+
+
+def _ends(scale: Scale) -> tuple[str, str]:
+    return compact(scale.low, 3), compact(scale.high, 3)
+
+
+def _kind(scale: Scale) -> str:
+    return "logarithmic" if scale.logarithmic else ""
+
+
+def _plain(screen: Screen) -> Glyphs:
+    """The characters to draw with: ASCII unless lines are drawn as well."""
+    return screen.glyphs if screen.boxes else ASCII

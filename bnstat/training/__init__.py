@@ -1,0 +1,1 @@
+"""Looking at models while they are trained."""

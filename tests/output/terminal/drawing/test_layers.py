@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bnstat.output.terminal.drawing.layers import drawings
+from bnstat.output.terminal.screen import UNICODE, Screen
+from bnstat.output.terminal.table import text_width
+from tests.output.models import layer, model, usual, variable
+
+TERMINAL = Screen(width=80, boxes=True)
+
+
+def drawn(*layers, screen=TERMINAL):
+    return list(drawings(model(*layers), screen))
+
+
+@pytest.mark.parametrize("columns", [24, 40, 59, 60, 80, 100, 200])
+def test_lines_fit_the_screen(columns):
+    lines = drawn(usual("block/bn", 300), screen=Screen(width=columns, boxes=True))[6:]
+    assert max(map(text_width, lines)) <= columns
+
+
+def test_all_four_are_drawn_with_their_channels_sorted():
+    bn = usual("bn", 64)
+    lines = drawn(bn)
+    for role, array in bn.variables.items():
+        values = array.read()
+        start = next(i for i, line in enumerate(lines) if line.startswith(role.replace("_", " ")))
+        assert "64 channels" in lines[start]
+        under = lines[start + 8].split()
+        assert under[-5:] == ["ch", str(values.argmin()), "sorted", "ch", str(values.argmax())]
+
+
+def test_a_pipe_gets_ascii_alone():
+    text = "\n".join(drawn(usual("bn", 64), screen=Screen()))
+    assert text.isascii()
+    assert "*" in text
+    assert "#" in text
+    unicode = "\n".join(drawn(usual("bn", 64)))
+    assert set(UNICODE.blocks) & set(unicode)
+
+
+def test_every_layer_is_drawn_in_its_turn():
+    lines = drawn(usual("one"), usual("two"))
+    assert lines.index("one") < lines.index("two")
+    assert sum(line.startswith("moving variance: ") for line in lines) == 2
+
+
+def test_numbers_that_are_none():
+    bad = np.float32([np.nan, 1, 2, np.inf, 3])
+    lines = drawn(layer("bn", {"moving_mean": bad, "moving_variance": np.full(3, np.nan)}))
+    (mean,) = (line for line in lines if line.startswith("moving mean"))
+    assert mean == "moving mean: 2.000±0.816, 1..3, 5 channels, 2 of them NaN or infinite"
+    assert any(line.split()[-5:] == ["ch", "1", "sorted", "ch", "4"] for line in lines)
+    assert lines[-1] == "moving variance: 3 channels, 3 of them NaN or infinite"
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_channels_that_are_all_the_same(count):
+    lines = drawn(layer("bn", {"moving_variance": np.ones(count, np.float32)}))
+    assert "gamma: none" in lines
+    assert ("ch 0" in "\n".join(lines)) == (count > 0)
+
+
+def test_numbers_at_the_ends_of_their_type():
+    extremes = np.array([-np.finfo(np.float64).max, 0, np.finfo(np.float64).max])
+    tiny = np.array([5e-324, 1e-323, 1e-300])
+    lines = drawn(layer("bn", {"moving_mean": extremes, "moving_variance": tiny}))
+    assert any("-1.80e308" in line for line in lines)
+    assert any("logarithmic" in line for line in lines)
+
+
+def test_names_from_files_are_harmless():
+    lines = drawn(usual("a\x1b[2J\n" + "x" * 2000))
+    assert not any("\x1b" in line for line in lines)
+    assert max(map(text_width, lines)) <= 80
+
+
+def test_variables_of_no_known_role():
+    bn = layer("bn", {}, undecided=[variable("v", np.ones(4))])
+    assert "gamma: not told" in drawn(bn)

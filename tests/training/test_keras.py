@@ -1,0 +1,137 @@
+"""Keras and tf-keras train, and the callback watches."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import keras
+import numpy as np
+import pytest
+import tf_keras
+
+from bnstat.keras import Watch
+from tests.terminal import ROOT
+
+LIBRARIES = {"keras": keras, "tf_keras": tf_keras}
+
+
+@pytest.fixture(params=LIBRARIES)
+def library(request):
+    return LIBRARIES[request.param]
+
+
+def network(library, **settings):
+    layers = library.layers
+    model = library.Sequential(
+        [
+            layers.Input((4,)),
+            layers.Dense(8, name="dense"),
+            layers.BatchNormalization(name="bn", momentum=settings.pop("momentum", 0.5)),
+            layers.Dense(1, name="out"),
+        ]
+    )
+    model.compile("sgd", "mse", **settings)
+    return model
+
+
+def train(model, watch, bad=False, **options):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(64, 4)).astype("float32")
+    if bad:
+        x[0, 0] = np.nan
+    return model.fit(
+        x, x[:, :1], batch_size=16, **{"epochs": 4, "verbose": 0, "callbacks": [watch], **options}
+    )
+
+
+def test_it_records_what_the_layer_holds(library, capsys):
+    model = network(library)
+    watch = Watch()
+    train(model, watch)
+    names = [each.name for each in watch.history.checkpoints]
+    assert names == ["epoch 1", "epoch 2", "epoch 3", "epoch 4"]
+    assert [each.step for each in watch.history.checkpoints] == [4, 8, 12, 16]
+    stored = model.get_layer("bn").moving_mean.numpy().astype(np.float64)
+    (track,) = [each for key, each in watch.history.tracks.items() if key[1] == "moving_mean"]
+    assert track.mean[-1] == pytest.approx(stored.mean(), rel=1e-12)
+    assert len(set(track.mean)) == 4
+    assert capsys.readouterr().err == ""
+    assert watch.stopped_by is None
+
+
+def test_every_so_many_epochs(library):
+    watch = Watch(every=2)
+    train(network(library), watch)
+    assert [each.name for each in watch.history.checkpoints] == ["epoch 2", "epoch 4"]
+
+
+def test_an_error_stops_the_training(library, capsys):
+    watch = Watch(fail_on="error")
+    history = train(network(library), watch, bad=True)
+    assert len(history.epoch) == 1
+    assert watch.stopped_by in watch.findings
+    assert watch.stopped_by.severity == "error"
+    err = capsys.readouterr().err
+    assert "bnstat: epoch 1: error BN004 not-finite: bn: " in err
+    assert "bnstat: training stops: error " in err
+
+
+def test_without_being_told_to_it_does_not_stop(library, capsys):
+    history = train(network(library), Watch(), bad=True)
+    assert len(history.epoch) == 4
+    assert capsys.readouterr().err.count("not-finite") == 1
+
+
+def test_updates_that_never_run_are_told(library, capsys):
+    watch = Watch(fail_on="error")
+    train(network(library, momentum=1.0), watch)
+    assert watch.stopped_by.name == "never-updated"
+
+
+def test_it_says_so_below_the_progress_bar(library, capfd):
+    train(network(library), Watch(), bad=True, epochs=1, verbose=1)
+    assert "\nbnstat: epoch 1: error" in capfd.readouterr().err
+
+
+def test_it_watches_several_trainings(library, tmp_path):
+    model, watch = network(library), Watch(history=tmp_path / "bn.csv")
+    for _ in range(2):
+        train(model, watch, epochs=1)
+    assert len(watch.history.checkpoints) == 2
+    assert (tmp_path / "bn.csv").read_text().count("moving_mean") == 2
+
+
+@pytest.mark.parametrize("arguments", [{"every": 0}, {"fail_on": "fatal"}])
+def test_wrong_arguments(arguments):
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        Watch(**arguments)
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed")
+def test_on_pytorch():
+    script = """
+import keras, numpy as np
+from keras import layers
+from bnstat.keras import Watch
+
+assert keras.backend.backend() == "torch"
+model = keras.Sequential([layers.Input((4,)), layers.Dense(8), layers.BatchNormalization()])
+model.compile("sgd", "mse")
+watch = Watch(fail_on="error")
+x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+model.fit(x, np.ones((64, 8)), epochs=3, verbose=0, callbacks=[watch])
+means = [track.mean for key, track in watch.history.tracks.items() if key[1] == "moving_mean"]
+print(means[0].size, len(set(means[0])), watch.stopped_by)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "KERAS_BACKEND": "torch"},
+        check=False,
+    )
+    assert done.stdout == "3 3 None\n", done.stderr
