@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bnstat.formats.contents import Contents
-from bnstat.formats.tensorflow.object_graph import saved_again
+from bnstat.formats.tensorflow.object_names import saved_again
 from bnstat.mending.fitting import different
 from bnstat.model import Array, Variable
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from bnstat.errors import BnstatError
 from bnstat.formats.contents import Contents, Objects, Reading, Search
 from bnstat.formats.tensorflow.graphs.meta_graph import meta_graphs
-from bnstat.formats.tensorflow.object_graph import KEY, VALUE, BestNames, path_name, read_nodes
+from bnstat.formats.tensorflow.object_graph import KEY, VALUE, read_nodes
+from bnstat.formats.tensorflow.object_names import BestNames, path_name
 from bnstat.formats.tensorflow.tensors import Tensors, open_tensors
 from bnstat.model import Source
 from bnstat.storage.files import Folder

@@ -18,7 +18,6 @@ from bnstat.model import ROLES, Model
 
 v1 = tf.compat.v1
 CHANNELS = 4
-
 Layer = dict[str, Any]
 """Role -> the variable."""
 
