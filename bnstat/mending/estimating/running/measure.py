@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from bnstat.errors import UnsupportedError
 
-ENOUGH = 8_192
+ENOUGH = 4_096
 """Positions of a batch that are looked at, where a tensor has more and a sample will do."""
 
 _FEW = 128
@@ -79,11 +79,15 @@ def measured(x: Any, kept: Sequence[int], phase: Any, sample: bool) -> Measured:
     count = tf.reduce_prod(tf.gather(tf.shape(x, tf.int64), axes))
     if last:
         x, axes = tf.reshape(x, [-1, channels]), [0]
-    mean = _by_product if last and sample else _by_reduction
     shift = tf.reduce_mean(x[:_FOR_SHIFT] if 0 in axes else x, axes, keepdims=True)
-    deviation = x - shift
-    offset = mean(deviation, axes)
-    variance = tf.maximum(mean(tf.square(deviation), axes) - tf.square(offset), 0)
+    if last and sample:
+        offset = _by_product(x) - shift
+        squares = _by_product(tf.math.squared_difference(x, shift))
+    else:
+        deviation = x - shift
+        offset = tf.reduce_mean(deviation, axes, keepdims=True)
+        squares = tf.reduce_mean(tf.square(deviation), axes, keepdims=True)
+    variance = tf.maximum(squares - tf.square(offset), 0)
     return Measured(count, tf.reshape(shift + offset, [-1]), tf.reshape(variance, [-1]))
 
 
@@ -92,14 +96,7 @@ def _known(sizes: Sequence[int | None]) -> Sequence[int]:
     return [-1] if None in sizes else [size or 0 for size in sizes]
 
 
-def _by_reduction(x: Any, axes: Sequence[int]) -> Any:
-    """The mean over some axes, which stay."""
-    import tensorflow as tf
-
-    return tf.reduce_mean(x, axes, keepdims=True)
-
-
-def _by_product(x: Any, axes: Sequence[int]) -> Any:
+def _by_product(x: Any) -> Any:
     """The mean over the rows of a matrix: fast, and exact enough for a sample."""
     import tensorflow as tf
 

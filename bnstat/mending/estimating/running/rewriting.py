@@ -15,7 +15,10 @@ from typing import Any
 from bnstat.errors import UnsupportedError
 from bnstat.mending.estimating.running.measure import Measured, kept_axes, measured
 from bnstat.mending.estimating.running.order import Condition, Order
-from bnstat.mending.estimating.running.sites import MEAN, VARIANCE, Edge, Site
+from bnstat.mending.estimating.running.sites import MEAN, Edge, Site
+
+
+_SPELLED_OUT = frozenset({"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"})
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class _Builder:
         self._graph = tf.Graph()
         self._aliases: dict[str, str] = {}
         self._edges: dict[tuple[str, int], str] = {}
+        self._replaced: dict[str, str] = {}
         self._results: list[Measured] = []
         self._given: dict[str, dict[str, str]] = {}
         with self._graph.as_default():
@@ -99,8 +103,8 @@ class _Builder:
             found = measured(entering, kept, self._phase, self._sample)
             for place, edge in enumerate(site.edges):
                 with tf.control_dependencies([]):
-                    source = self._source(site, edge, found, channels)
-                    self._rewire(place, edge, source)
+                    self._rewire(place, edge, self._source(site, edge, found, channels))
+            self._spell_out(site, entering, kept, found, channels)
             self._results.append(self._whenever(found, conditions, channels))
 
     def spliced(self, graph_def: Any) -> Measuring:
@@ -109,9 +113,9 @@ class _Builder:
         merged.CopyFrom(graph_def)
         for node in merged.node:
             for position in range(len(node.input)):
-                tensor = self._edges.get((node.name, position))
-                if tensor is not None:
-                    node.input[position] = tensor
+                tensor = node.input[position]
+                tensor = self._edges.get((node.name, position), tensor)
+                node.input[position] = self._replaced.get(tensor, tensor)
         for node in self._graph.as_graph_def().node:
             added = merged.node.add()
             added.CopyFrom(node)
@@ -119,7 +123,8 @@ class _Builder:
                 dtype = node.attr["dtype"].type
                 added.Clear()
                 added.name, added.op = node.name, "Identity"
-                added.input.append(self._aliases[node.name])
+                tensor = self._aliases[node.name]
+                added.input.append(self._replaced.get(tensor, tensor))
                 added.attr["T"].type = dtype
         return Measuring(merged, self._results, self._given, self._phase.name)
 
@@ -150,6 +155,23 @@ class _Builder:
         shape = old.shape.as_list() if old.shape.is_fully_defined() else [-1]
         fitted = tf.cast(tf.reshape(source, shape), old.dtype.base_dtype)
         self._edges[edge.op, edge.position] = tf.identity(fitted, f"edge_{place}").name
+
+    def _spell_out(
+        self, site: Site, x: Any, kept: Sequence[int], found: Measured, channels: int
+    ) -> None:
+        """Put a product and a sum in the place of a fused op, which would not write in place."""
+        tf = _tensorflow()
+        op = self._model.get_operation_by_name(site.op)
+        if op.type not in _SPELLED_OUT or kept[-1] != x.shape.rank - 1 or x.dtype != tf.float32:
+            return
+        gamma, beta = (self._alias(tensor, tensor.name) for tensor in op.inputs[1:3])
+        mean, variance = (
+            self._source(site, edge, found, channels)
+            for edge in sorted(site.edges, key=lambda edge: edge.role)
+        )
+        scale = gamma * tf.math.rsqrt(variance + op.get_attr("epsilon"))
+        result = (x * scale + (beta - mean * scale)).name
+        self._replaced.update({site.op: result, f"{site.op}:0": result})
 
     def _whenever(
         self, found: Measured, conditions: Sequence[Condition], channels: int
@@ -191,6 +213,3 @@ def _free_prefix(graph_def: Any) -> str:
     while any(node.name.startswith(prefix) for node in graph_def.node):
         prefix += "_"
     return prefix
-
-
-ROLES = (MEAN, VARIANCE)
