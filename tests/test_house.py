@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "loading": {"storage", "model", "formats", "discovery", "live"},
     "compare": {"model"},
     "checks": {"model", "compare"},
+    "scanning": {"__version__", "storage", "model", "formats", "loading", "checks"},
     "mending": {
         "storage",
         "model",
@@ -42,8 +43,17 @@ MAY_IMPORT = {
         "output.channels",
         "output.numbers",
     },
-    "output": {"__version__", "model", "checks", "compare", "mending"},
-    "cli": {"__version__", "model", "loading", "checks", "compare", "mending", "output"},
+    "output": {"__version__", "model", "checks", "compare", "mending", "scanning"},
+    "cli": {
+        "__version__",
+        "model",
+        "loading",
+        "checks",
+        "compare",
+        "mending",
+        "scanning",
+        "output",
+    },
 }
 """Part -> the others that it may import, all that is in them included. The longest name counts."""
 

@@ -45,6 +45,11 @@ class Sharded(Format):
             lambda: folder.times(stem),
         )
 
+    def first(self, name: str) -> str | None:
+        if (match := _PART.fullmatch(name)) is not None:
+            return f"{match['stem']}{match['ending']}.index.json"
+        return name if _INDEX.fullmatch(name) else None
+
 
 def _is_index(file: File) -> bool:
     return file.size <= MAX_BYTES and f'"{_MAP}"'.encode() in file.read()

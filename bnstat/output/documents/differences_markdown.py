@@ -11,12 +11,12 @@ from bnstat.output.terminal.screen import legible
 
 def lines(difference: Difference, everything: bool = False) -> Iterator[str]:
     """The lines of a document; the arguments are those of `terminal.differences.lines`."""
-    yield f"**{_text(verdict(difference))}**"
+    yield f"**{escaped(verdict(difference))}**"
     yield ""
-    yield f"- old: {_text(source_line(difference.old))}"
-    yield f"- new: {_text(source_line(difference.new))}"
+    yield f"- old: {escaped(source_line(difference.old))}"
+    yield f"- new: {escaped(source_line(difference.new))}"
     for line in remarks(difference, everything):
-        yield f"- {_text(line)}"
+        yield f"- {escaped(line)}"
     shown = difference.layers if everything else difference.changed
     if shown:
         yield ""
@@ -24,12 +24,12 @@ def lines(difference: Difference, everything: bool = False) -> Iterator[str]:
         yield "| --- | --- | ---: | ---: | ---: |"
         for layer in shown:
             for row in rows_of(layer, everything):
-                yield f"| {' | '.join(_text(cell) for cell in (legible(layer.new), *row))} |"
+                yield f"| {' | '.join(escaped(cell) for cell in (legible(layer.new), *row))} |"
         yield ""
-        yield _text(LEGEND)
+        yield escaped(LEGEND)
 
 
-def _text(text: str) -> str:
+def escaped(text: str) -> str:
     """`text` with everything escaped that Markdown or HTML would take for markup."""
-    escaped = "".join(f"\\{char}" if char in "\\`*_[]|~" else char for char in text)
-    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    marked = "".join(f"\\{char}" if char in "\\`*_[]|~" else char for char in text)
+    return marked.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

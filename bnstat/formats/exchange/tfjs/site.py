@@ -30,6 +30,9 @@ class TensorflowJs(Format):
             folder.times,
         )
 
+    def first(self, name: str) -> str | None:
+        return _MODEL if name == _MODEL or _SHARD.fullmatch(name) else None
+
 
 def _is_model(file: File) -> bool:
     if not file.head(64).lstrip().startswith(b"{") or file.size > MAX_BYTES:
