@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "loading": {"storage", "model", "formats", "discovery", "live"},
     "compare": {"model", "output.notebook"},
     "checks": {"model", "compare", "output.notebook"},
+    "scanning": {"__version__", "storage", "model", "formats", "loading", "checks"},
     "mending": {
         "live",
         "storage",
@@ -43,7 +44,7 @@ MAY_IMPORT = {
         "output.channels",
         "output.numbers",
     },
-    "output": {"__version__", "model", "checks", "compare", "mending"},
+    "output": {"__version__", "model", "checks", "compare", "mending", "scanning"},
     "output.tensorboard": {
         "model",
         "checks",
@@ -63,6 +64,7 @@ MAY_IMPORT = {
         "checks",
         "compare",
         "mending",
+        "scanning",
         "output",
     },
 }

@@ -32,6 +32,8 @@ HEAVY = {
 LOOKING = {"pandas", "polars", "matplotlib", "tensorboard", "bnstat.output.notebook"}
 """What is imported to look at models, and by no command that does not draw them."""
 
+OF_SCANS = {"joblib", "loky", "distributed", "dask", "ray", "pyarrow", "sqlite3"}
+
 _RUN = """
 import json, sys
 
@@ -95,7 +97,7 @@ def test_a_checkpoint_by_names_needs_nothing_heavy(command: tuple[str, ...]) -> 
     code, modules, output = run(command[0], DATA / "run/model-100", *command[1:])
     assert code == 0
     assert "block1/bn" in output or command == ("check",)
-    assert not modules & (HEAVY | LOOKING | {"google.protobuf"})
+    assert not modules & (HEAVY | LOOKING | OF_SCANS | {"google.protobuf", "bnstat.scanning"})
     assert "bnstat.output.terminal.drawing.layers" not in modules
     assert ("bnstat.checks.settings" in modules) == (command == ("check",))
 
@@ -150,6 +152,15 @@ def test_a_checkpoint_is_mended_with_nothing_heavy(tmp_path: Path) -> None:
     assert code == 0
     assert (tmp_path / "c.index").exists()
     assert not modules & (HEAVY | {"google.protobuf"})
+
+
+def test_a_scan_imports_what_it_is_asked_for_alone(tmp_path: Path) -> None:
+    code, modules, output = run("scan", DATA / "run", "--json", "-q")
+    assert code == 0
+    assert len(output.splitlines()) == 5
+    assert not modules & (HEAVY | OF_SCANS)
+    _, modules, _ = run("scan", DATA / "run", "--jobs", "2", "--state", tmp_path / "state.db")
+    assert modules & OF_SCANS == {"joblib", "sqlite3"}
 
 
 TARGETS = ["run", "run/model-100.index", "saved_model", "saved_model/variables"]

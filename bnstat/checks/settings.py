@@ -130,13 +130,23 @@ def find(path: str) -> Settings:
     Raises:
         BnstatError: the file cannot be read, or says what it cannot mean.
     """
+    config = nearest(path)
+    return Settings() if config is None else config.settings_for(path)
+
+
+def nearest(path: str) -> Config | None:
+    """The configuration file in a folder, or the nearest above it.
+
+    Raises:
+        BnstatError: the file cannot be read, or says what it cannot mean.
+    """
     start = Path(os.path.abspath(path))
     for folder in (start, *start.parents):
         for name in (_OWN, _SHARED):
             file = folder / name
             if os.path.isfile(file) and (config := _read(file)) is not None:
-                return config.settings_for(path)
-    return Settings()
+                return config
+    return None
 
 
 def read(file: str) -> Config:

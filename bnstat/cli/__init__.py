@@ -24,6 +24,7 @@ COMMANDS = {
     "check": "Look for what is wrong, and say how to mend it.",
     "diff": "Show what changed between two models.",
     "history": "Show how the statistics moved over a training run.",
+    "scan": "Find and check every model in a whole store.",
     "drift": "Run a model: how far are its statistics from the data's?",
     "recalibrate": "Run a model: estimate its statistics anew, in a copy.",
     "apply": "Write a copy of a model with new values.",

@@ -8,6 +8,7 @@ import click
 
 from bnstat.cli import options
 from bnstat.cli.messages import say
+from bnstat.cli.options import rules
 from bnstat.cli.tab import suggestions
 from bnstat.errors import BnstatError
 from bnstat.storage.address import shown
@@ -15,7 +16,7 @@ from bnstat.storage.address import shown
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bnstat.checks import Finding, Severity
+    from bnstat.checks import Finding
     from bnstat.checks.settings import Settings
     from bnstat.model import Model
     from bnstat.output.terminal.screen import Screen
@@ -23,18 +24,6 @@ if TYPE_CHECKING:
     Checked = tuple[list[Finding], Model]
 
 _FORMS = ("json", "github", "sarif")
-_SEVERITIES = ("error", "warning", "info")
-
-
-def _thresholds(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, float]:
-    settings = {}
-    for text in given:
-        name, _equals, value = text.partition("=")
-        try:
-            settings[name] = float(value)
-        except ValueError:
-            raise click.BadParameter(f"{text!r} is not NAME=NUMBER") from None
-    return settings
 
 
 _EPILOG = """\b
@@ -57,47 +46,10 @@ Examples:
     shell_complete=suggestions.rules,
     help="Explain a rule by its code or name, and exit.",
 )
-@click.option(
-    "--select",
-    multiple=True,
-    metavar="RULE",
-    shell_complete=suggestions.rules,
-    help="Apply only these rules: names, codes or beginnings of codes, with commas between them. "
-    "Can be repeated. --rules lists them.",
-)
-@click.option(
-    "--ignore",
-    multiple=True,
-    metavar="RULE",
-    shell_complete=suggestions.rules,
-    help="Apply all but these rules; given as for --select.",
-)
-@click.option(
-    "--threshold",
-    "thresholds",
-    multiple=True,
-    metavar="NAME=NUMBER",
-    callback=_thresholds,
-    help="Where a rule draws its line, such as gamma=0.01; --explain tells the name and the "
-    "default. Can be repeated.",
-)
-@click.option(
-    "--fail-on",
-    type=click.Choice(_SEVERITIES),
-    help="Exit with 1 where something of this severity, or a graver one, is found. "
-    "Default: warning.",
-)
+@rules.judging
 @click.option(
     "--allow-none", is_flag=True, help="Exit with 0, not 1, where a model has no batch norm."
 )
-@click.option(
-    "--config-file",
-    metavar="FILE",
-    type=click.Path(),
-    help="Take the project's settings from this file. Default: the nearest bnstat.toml or "
-    "pyproject.toml with [tool.bnstat], from the model's folder upwards.",
-)
-@click.option("--isolated", is_flag=True, help="Take no settings from any file.")
 @click.option("--json", "as_json", is_flag=True, help="Write the findings as JSON.")
 @click.option("--github", "as_github", is_flag=True, help="Write GitHub Actions annotations.")
 @click.option("--sarif", "as_sarif", is_flag=True, help="Write SARIF 2.1.0, for code scanning.")
@@ -109,17 +61,12 @@ def command(
     paths: tuple[str, ...],
     list_rules: bool,
     explain: str | None,
-    select: tuple[str, ...],
-    ignore: tuple[str, ...],
-    thresholds: dict[str, float],
-    fail_on: Severity | None,
     allow_none: bool,
-    config_file: str | None,
-    isolated: bool,
     as_json: bool,
     as_github: bool,
     as_sarif: bool,
     layers: tuple[str, ...],
+    judging: rules.Judging,
     reading: options.Reading,
     output: str,
     quiet: bool,
@@ -141,14 +88,11 @@ def command(
     asked = [form for form, flag in zip(_FORMS, flags, strict=True) if flag]
     if len(asked) > 1:
         raise click.UsageError(f"{' and '.join(f'--{form}' for form in asked)}: choose one")
-    if config_file is not None and isolated:
-        raise click.UsageError("--config-file and --isolated: choose one")
 
-    from bnstat.checks.settings import Settings, resolve
+    from bnstat.checks.settings import resolve
 
-    given = Settings(_split(select), _split(ignore), thresholds, fail_on)
     paths = paths or (".",)
-    settings = resolve(paths, given, config_file, isolated)
+    settings = resolve(paths, judging.settings, judging.config_file, judging.isolated)
     checked: list[Checked] = []
     unread = {}
     codes = []
@@ -195,10 +139,6 @@ def _check(
         names = set(model.keys())
         findings = [each for each in findings if each.layer is None or each.layer in names]
     return findings, model
-
-
-def _split(given: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(rule.strip() for text in given for rule in text.split(",") if rule.strip())
 
 
 def _document(explain: str | None, output: str) -> int:

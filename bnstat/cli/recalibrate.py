@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from bnstat.cli import options, running
+from bnstat.cli import options
 from bnstat.cli.messages import say
+from bnstat.cli.options import running
 
 _EPILOG = f"""\b
 Examples:

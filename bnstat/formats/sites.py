@@ -104,6 +104,17 @@ class Format:
         """Whether a folder plainly is or has such models, at a glance, for a hint."""
         return self.of_folder(folder) is not None
 
+    def first(self, name: str) -> str | None:
+        """The file by which the model is opened that a file of that name would be a part of.
+
+        None where the name does not tell of other files. It is `name` itself for the first.
+        """
+
+    def has_inside(self, name: str) -> bool:
+        """Whether a folder of that name, in a folder that is such a model, is a part of it."""
+        del name
+        return True
+
     def called(self, name: str) -> str:
         """What people call the model that a file of that name belongs to, for a hint."""
         return name

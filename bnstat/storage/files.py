@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 from bnstat.errors import DamagedError
 from bnstat.storage.ranges import Range
@@ -125,6 +125,24 @@ class File(ABC):
         return "copy or download it again"
 
 
+class Entry(NamedTuple):
+    """What a listing says of a file or folder.
+
+    Attributes:
+        name: its name in the folder that was listed.
+        is_folder: whether it is a folder.
+        size: in bytes; 0 for a folder.
+        tag: what changes with the content, such as the time of the last change or an ETag.
+        link: where it leads, if it is a link to a folder; empty otherwise.
+    """
+
+    name: str
+    is_folder: bool
+    size: int
+    tag: str
+    link: str = ""
+
+
 class Folder(ABC):
     """A folder of files and folders.
 
@@ -160,6 +178,10 @@ class Folder(ABC):
     @abstractmethod
     def modified(self, name: str) -> float:
         """When the file changed last, in seconds since the epoch; 0 where that is unknown."""
+
+    def entries(self) -> list[Entry]:
+        """The files and folders that it holds, by their names; no file is opened to tell."""
+        raise NotImplementedError
 
     def times(self, prefix: str = "") -> dict[str, float]:
         """When each of what it holds changed last, for the names that start so."""

@@ -14,7 +14,7 @@ from io import FileIO
 from typing import BinaryIO, TypeVar
 
 from bnstat.errors import BnstatError, NotFoundError
-from bnstat.storage.files import File, Folder
+from bnstat.storage.files import Entry, File, Folder
 
 T = TypeVar("T")
 
@@ -82,6 +82,11 @@ class LocalFolder(Folder):
         path = self._inside(name)
         return LocalFolder(path) if kind_of(path) == stat.S_IFDIR else None
 
+    def entries(self) -> list[Entry]:
+        with _attempt(self.path, lambda: os.scandir(self.path)) as listing:
+            found = [entry for each in listing if (entry := _entry(each)) is not None]
+        return sorted(found)
+
     def _inside(self, name: str) -> str:
         """The path of a name in the folder, as a user would type it."""
         return name if self.path == "." else os.path.join(self.path, name)
@@ -94,6 +99,20 @@ class LocalFolder(Folder):
             return os.stat(self._inside(name)).st_mtime
         except OSError:
             return 0.0
+
+
+def _entry(listed: os.DirEntry[str]) -> Entry | None:
+    """What a listing says; None for what is neither a file nor a folder, or cannot be looked at."""
+    try:
+        status = listed.stat()
+        if stat.S_ISREG(status.st_mode):
+            return Entry(listed.name, False, status.st_size, str(status.st_mtime_ns))
+        if stat.S_ISDIR(status.st_mode):
+            link = os.path.realpath(listed.path) if listed.is_symlink() else ""
+            return Entry(listed.name, True, 0, str(status.st_mtime_ns), link)
+    except (OSError, ValueError):
+        pass
+    return None
 
 
 def kind_of(path: str) -> int | None:

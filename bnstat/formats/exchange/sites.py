@@ -54,6 +54,11 @@ class Sharded(Format):
             lambda: folder.times(stem),
         )
 
+    def first(self, name: str) -> str | None:
+        if (match := _PART_NAME.fullmatch(name)) is not None:
+            return f"{match['stem']}{match['ending']}.index.json"
+        return name if _INDEX_NAME.fullmatch(name) else None
+
 
 class TensorflowJs(Format):
     """The JSON file, whatever its name; a shard stands for the `model.json` beside it."""
@@ -71,6 +76,9 @@ class TensorflowJs(Format):
             lambda source, reading: open_model(folder, model, natively(source, reading)),
             folder.times,
         )
+
+    def first(self, name: str) -> str | None:
+        return _MODEL if name == _MODEL or _SHARD.fullmatch(name) else None
 
 
 class Orbax(Format):

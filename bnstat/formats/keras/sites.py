@@ -48,6 +48,9 @@ class ShardedWeights(Format):
             lambda: folder.times(index.name.removesuffix(_INDEX) + "_"),
         )
 
+    def first(self, name: str) -> str | None:
+        return name if name.endswith(_INDEX) else index_of_shard(name)
+
 
 def index_of_shard(name: str) -> str | None:
     """The name of the index that a shard of that name belongs to; None where it is no shard's."""

@@ -32,6 +32,7 @@ from bnstat.model import Source
 from bnstat.storage.files import File, Folder
 
 _META = ".meta"
+_INSIDE = (VARIABLES, "assets", "assets.extra")
 _V1_GLOB = re.compile(r"^(?P<prefix>.*)-[?*]+-of-(?P<shards>\d{5})$", re.DOTALL)
 
 
@@ -51,6 +52,9 @@ class SavedModels(Format):
         if not has_saved_model(whole):
             return None
         return _saved_model(whole)
+
+    def has_inside(self, name: str) -> bool:
+        return name in _INSIDE
 
 
 def _around(folder: Folder) -> Folder | None:
@@ -121,6 +125,15 @@ class Checkpoints(Format):
 
     def is_seen_in(self, folder: Folder) -> bool:
         return folder.file(state_file.NAME) is not None or bool(folder.matching("", INDEX))
+
+    def first(self, name: str) -> str | None:
+        if name.endswith((INDEX, _META)):
+            return name.removesuffix(_META).removesuffix(INDEX) + INDEX
+        if match := DATA.match(name):
+            return match["prefix"] + INDEX
+        if match := SHARD.match(name):
+            return f"{match['prefix']}-{0:05d}-of-{match['shards']}"
+        return None
 
     def called(self, name: str) -> str:
         return name.split(".data-")[0].removesuffix(INDEX)

@@ -31,5 +31,5 @@ def lines(difference: Difference, everything: bool = False) -> Iterator[str]:
 
 def escaped(text: str) -> str:
     """`text` with everything escaped that Markdown or HTML would take for markup."""
-    escaped = "".join(f"\\{char}" if char in "\\`*_[]|~" else char for char in text)
-    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    marked = "".join(f"\\{char}" if char in "\\`*_[]|~" else char for char in text)
+    return marked.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

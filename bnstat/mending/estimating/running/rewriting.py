@@ -17,7 +17,6 @@ from bnstat.mending.estimating.running.measure import Measured, kept_axes, measu
 from bnstat.mending.estimating.running.order import Condition, Order
 from bnstat.mending.estimating.running.sites import MEAN, Edge, Site
 
-
 _SPELLED_OUT = frozenset({"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"})
 
 

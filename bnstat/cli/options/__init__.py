@@ -219,6 +219,11 @@ class Reading(NamedTuple):
             storage_options=self.storage_options,
         )
 
+    def for_all(self) -> dict[str, Any]:
+        """What `bnstat.load` and `bnstat.load_all` are both given."""
+        chosen = ("checkpoint", "step")
+        return {name: value for name, value in self._asdict().items() if name not in chosen}
+
     def load_all(
         self, path: str, layers: tuple[str, ...] = (), *, last: int | None = None
     ) -> Models:

@@ -1,0 +1,167 @@
+"""`bnstat scan`: every model in a whole store, a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import click
+
+from bnstat.cli import options
+from bnstat.cli.messages import say
+from bnstat.cli.options import rules
+
+if TYPE_CHECKING:
+    from bnstat.scanning.record import Record
+    from bnstat.scanning.tally import Tally
+
+_FORMS = ("json", "csv", "parquet", "md")
+
+_EPILOG = """\b
+Examples:
+  bnstat scan models
+  bnstat scan /mnt/models --jobs 0 --state scan.db --json -o scan.jsonl
+  bnstat scan runs --newest --exclude 'tmp*' --fail-on error
+  bnstat scan /mnt/models --engine dask://HOST:8786 --parquet -o all.parquet
+
+\b
+Exit codes:
+  0  nothing was found
+  1  something was found, or a model could not be read; or there is no model
+  2  a root is not there, or no model at all could be read
+"""
+
+
+@click.command("scan", epilog=_EPILOG)
+@click.argument("roots", metavar="ROOT...", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "--include",
+    multiple=True,
+    metavar="GLOB",
+    help="Only models whose path below ROOT, or any name on it, matches. Can be repeated.",
+)
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="GLOB",
+    help="Leave out such models, and do not enter such folders. Can be repeated.",
+)
+@click.option(
+    "--newest",
+    is_flag=True,
+    help="Of a training run's checkpoints and of numbered versions, only the newest.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Read so many models at a time; 0 for as many as there are cores.",
+)
+@click.option(
+    "--engine",
+    metavar="URL",
+    help="Read them on a cluster that sees the same files: dask://HOST:PORT, ray://HOST:PORT; or "
+    "dask://local, ray://local.",
+)
+@click.option(
+    "--state",
+    metavar="FILE",
+    type=click.Path(),
+    help="Keep what was found in FILE, and read only what has changed since it was.",
+)
+@rules.judging
+@click.option("--json", "as_json", is_flag=True, help="Write JSON Lines, an object a model.")
+@click.option("--csv", "as_csv", is_flag=True, help="Write CSV, a row a model.")
+@click.option("--parquet", "as_parquet", is_flag=True, help="Write Parquet, a row a model.")
+@click.option("--md", "as_md", is_flag=True, help="Write a Markdown table.")
+@options.reading_all
+@options.output
+@options.quiet
+def command(
+    roots: tuple[str, ...],
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    newest: bool,
+    jobs: int,
+    engine: str | None,
+    state: str | None,
+    as_json: bool,
+    as_csv: bool,
+    as_parquet: bool,
+    as_md: bool,
+    judging: rules.Judging,
+    reading: options.Reading,
+    output: str,
+    quiet: bool,
+) -> int:
+    """Find every model below the ROOTs, check each, and tell of it in a line.
+
+    A ROOT is a folder, or a model. The files of a checkpoint, the folder of a SavedModel, and
+    weights in several files are one model each. A model that cannot be read is a line like the
+    others. At the end stand the counts by finding and by trouble.
+
+    The project's settings are those of the nearest bnstat.toml, or pyproject.toml with
+    [tool.bnstat], from the ROOTs upwards; none are taken from below them.
+    """
+    flags = (as_json, as_csv, as_parquet, as_md)
+    asked = [form for form, flag in zip(_FORMS, flags, strict=True) if flag]
+    if len(asked) > 1:
+        raise click.UsageError(f"{' and '.join(f'--{form}' for form in asked)}: choose one")
+    form = asked[0] if asked else "text"
+
+    from bnstat.output.sink import writes_to_terminal
+    from bnstat.output.terminal.progress import track
+    from bnstat.scanning import engines
+    from bnstat.scanning.job import How
+    from bnstat.scanning.scan import opened, scan
+    from bnstat.scanning.tally import Tally
+    from bnstat.scanning.walk import Choice
+
+    if form == "parquet" and writes_to_terminal(output):
+        raise click.UsageError("--parquet is not for a terminal: name a file by -o")
+    how = How.of(roots, judging.settings, judging.config_file, judging.isolated, reading.for_all())
+    tally = Tally(how.fail_on)
+    with engines.engine(engine, jobs) as where, opened(state, how) as known:
+        records = scan(roots, Choice(include, exclude, newest), how, where, known)
+        hidden = quiet or writes_to_terminal(output)
+        _write(tally.counting(track(records, "scanning", hidden=hidden)), tally, form, output)
+    if form not in ("text", "md") and not quiet:
+        _count(tally)
+    return tally.code
+
+
+def _write(records: Iterable[Record], tally: Tally, form: str, output: str) -> None:
+    from bnstat.output.sink import open_binary, open_text, show
+
+    if form == "text":
+        from bnstat.output.terminal import scan as text
+
+        show(lambda screen: text.lines(records, tally, screen), output)
+    elif form == "md":
+        from bnstat.output.documents.scans import markdown
+
+        show(lambda _: markdown.lines(records, tally), output)
+    elif form == "json":
+        from bnstat.output.documents.scans import json
+
+        show(lambda _: json.lines(records), output)
+    elif form == "csv":
+        from bnstat.output.documents.scans import csv
+
+        with open_text(output) as file:
+            csv.dump(records, file)
+    else:
+        from bnstat.output.documents.scans import parquet
+
+        with open_binary(output) as stream:
+            parquet.dump(records, stream)
+
+
+def _count(tally: Tally) -> None:
+    from bnstat.output.terminal.scan import counts
+    from bnstat.output.terminal.screen import Screen
+
+    for line in counts(tally, Screen()):
+        say(line)

@@ -1,0 +1,1 @@
+"""Scans as documents, written line by line as the records come."""

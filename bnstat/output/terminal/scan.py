@@ -1,0 +1,68 @@
+"""A scan for people: a line for each model as it comes, and the counts."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from bnstat.output.terminal.findings import STYLES
+from bnstat.output.terminal.screen import Screen, legible
+from bnstat.output.terminal.table import GAP, Column, rows, shorten
+from bnstat.scanning.record import Record
+from bnstat.scanning.tally import Tally
+
+_WORST: Final = 13
+_FORMAT: Final = 17
+_LAYERS: Final = 6
+_BEFORE: Final = _WORST + _LAYERS + _FORMAT + 3 * len(GAP)
+"""The widths of the columns; what is in them is known only line by line."""
+
+_LEAST: Final = 20
+
+
+def lines(records: Iterable[Record], tally: Tally, screen: Screen) -> Iterator[str]:
+    """The lines; `tally` counts the records as they pass."""
+    for number, record in enumerate(records):
+        if not number:
+            titles = GAP.join((f"{'worst':{_WORST}}", "layers", f"{'format':{_FORMAT}}", "model"))
+            yield screen.style(titles, "bold")
+        yield from _record(record, screen)
+    if tally.models:
+        yield ""
+    yield from counts(tally, screen)
+
+
+def counts(tally: Tally, screen: Screen) -> Iterator[str]:
+    """The lines that count what was found."""
+    yield from textwrap.wrap(tally.summary(), screen.width) if screen.width else [tally.summary()]
+    found = [
+        *((code, name, f"{count:,}") for code, name, count in tally.by_finding()),
+        *((trouble, "not readable", f"{count:,}") for trouble, count in tally.by_trouble()),
+    ]
+    if found:
+        codes, names, numbers = zip(*found, strict=True)
+        columns = [Column("", codes), Column("", names), Column("", numbers, right=True)]
+        yield from (GAP + line for line in rows(columns, screen))
+
+
+def _record(record: Record, screen: Screen) -> Iterator[str]:
+    room = None if screen.width is None else max(_LEAST, screen.width - _BEFORE - 1)
+    name = legible(record.name)
+    path = name if room is None else shorten(name, room, screen.glyphs.ellipsis, head=0)
+    if record.trouble is not None:
+        worst, style, layers, format_ = str(record.trouble), "red", "", ""
+    else:
+        worst = "" if record.worst is None else f"{record.worst} {record.rule}"
+        style = "" if record.worst is None else STYLES[record.worst]
+        layers, format_ = str(record.layers), record.format or ""
+    told = screen.style(f"{worst:{_WORST}}", style)
+    start = f"{told}{GAP}{layers:>{_LAYERS}}{GAP}{format_:{_FORMAT}}{GAP}{path}"
+    if not record.reason:
+        yield start
+    elif screen.width is None:
+        yield f"{start}: {legible(record.reason)}"
+    else:
+        yield start
+        for line in textwrap.wrap(legible(record.reason), screen.width - 2 * len(GAP) - 1):
+            yield screen.style(2 * GAP + line, "dim")

@@ -1,0 +1,139 @@
+"""Opening candidates: each becomes the records of the models that it holds. Runs anywhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bnstat.checks import Severity, Thresholds, check
+from bnstat.checks.settings import Config, Settings, nearest, read, resolve
+from bnstat.errors import BnstatError, DamagedError, NotFoundError
+from bnstat.formats.stores import kind_of
+from bnstat.loading import load, load_all
+from bnstat.model import Model
+from bnstat.scanning.record import Record, of_error, of_model
+from bnstat.scanning.walk import Candidate
+from bnstat.storage.local import LocalFolder
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How models are read and checked.
+
+    Attributes:
+        given: the rules that the user asks for; they win.
+        config: the project's.
+        reading: what `bnstat.load` is given.
+    """
+
+    given: Settings = field(default_factory=Settings)
+    config: Config | None = None
+    reading: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        roots: Sequence[str],
+        given: Settings,
+        config_file: str | None,
+        isolated: bool,
+        reading: Mapping[str, Any],
+    ) -> How:
+        """How the models below some roots are read and checked.
+
+        Args:
+            roots: the roots; the project's file is looked for from the folder that has them all.
+            given: the rules that the user asks for.
+            config_file: the project's file; the nearest, if None.
+            isolated: take no file.
+            reading: what `bnstat.load` is given.
+
+        Raises:
+            BnstatError: there is no such rule or threshold, or the file cannot mean what it says.
+        """
+        resolve((), given)
+        config = None
+        if config_file is not None:
+            config = read(config_file)
+        elif not isolated:
+            config = nearest(os.path.commonpath([os.path.abspath(root) for root in roots]))
+        return cls(given, config, reading)
+
+    @property
+    def fail_on(self) -> Severity | None:
+        """From which severity on a model fails; None where it is not said."""
+        project = None if self.config is None else self.config.settings.fail_on
+        return self.given.fail_on or project
+
+    def settings_for(self, path: str) -> Settings:
+        """The rules for the model at `path`."""
+        return (
+            self.given if self.config is None else self.given.over(self.config.settings_for(path))
+        )
+
+
+def examine_all(candidates: Sequence[Candidate], how: How) -> list[list[Record]]:
+    """The records of each candidate; none for what is no model."""
+    return [examine(candidate, how) for candidate in candidates]
+
+
+def examine(candidate: Candidate, how: How) -> list[Record]:
+    """The records of the models at a candidate; why it could not be read is a record as well."""
+    path = candidate.path
+    try:
+        return list(_records(candidate, how))
+    except BnstatError as error:
+        return [of_error(path, error)]
+    except MemoryError:
+        return [Record(path, trouble="memory", reason="there is not enough memory for it")]
+    except Exception as error:
+        return [Record(path, trouble="bug", reason=f"this is a bug of bnstat's: {error!r}")]
+
+
+def _records(candidate: Candidate, how: How) -> Iterator[Record]:
+    path = candidate.path
+    kind = "model"
+    if candidate.file:
+        folder = LocalFolder(os.path.dirname(path) or ".")
+        found = kind_of(folder, candidate.file)
+        if found is None:
+            return
+        kind = found
+    if kind == "archive":
+        yield from _archived(path, how)
+        return
+    try:
+        model = load(path, eager=True, **how.reading)
+    except BnstatError as error:
+        if kind == "model" or isinstance(error, DamagedError):
+            yield of_error(path, error)
+        return
+    if kind == "model" or model.layers or model.undecided:
+        yield _checked(path, model, how)
+
+
+def _archived(path: str, how: How) -> Iterator[Record]:
+    """The records of the models in an archive, of which there can be several, or none."""
+    try:
+        models = load_all(path, **how.reading)
+    except NotFoundError:
+        return
+    for name, model in models:
+        checkpoint = name if name != path else None
+        if isinstance(model, Model):
+            yield _checked(path, model, how)
+        else:
+            yield of_error(path, model, checkpoint=checkpoint)
+
+
+def _checked(path: str, model: Model, how: How) -> Record:
+    settings = how.settings_for(path)
+    findings = check(
+        model,
+        select=settings.select,
+        ignore=settings.ignore,
+        thresholds=Thresholds.of(settings.thresholds),
+    )
+    return of_model(path, model, findings)

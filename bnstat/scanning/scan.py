@@ -1,0 +1,153 @@
+"""A scan: roots in, records out as they come."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
+from hashlib import blake2b
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from bnstat import __version__
+from bnstat.checks import RULES
+from bnstat.errors import BnstatError, NotFoundError
+from bnstat.formats.locate import locate
+from bnstat.scanning.engines import Engine, LostError
+from bnstat.scanning.job import How, examine_all
+from bnstat.scanning.record import Record, of_error
+from bnstat.scanning.walk import Candidate, Choice, Unreadable, signature, walk
+from bnstat.storage.local import LocalFolder
+
+if TYPE_CHECKING:
+    from bnstat.scanning.state import State
+
+_FIRST: Final = 64
+_MOST: Final = 4096
+"""So many candidates are waited for, at first and at last, before the workers start on them."""
+
+_BATCH: Final = 16
+"""So many candidates at most are one job."""
+
+
+def scan(
+    roots: Sequence[str], choice: Choice, how: How, engine: Engine, state: State | None = None
+) -> Iterator[Record]:
+    """The records of all models below some roots, as they come.
+
+    Args:
+        roots: folders, files or checkpoints' prefixes.
+        choice: which models are wanted.
+        how: how they are read and checked.
+        engine: where that is done.
+        state: what is known of earlier scans, and is kept of this one.
+
+    Raises:
+        NotFoundError: a root is not there; nothing was scanned.
+        BnstatError: the engine is lost, or the state cannot be used.
+    """
+    size = _FIRST
+    changed: list[Candidate] = []
+    for found in _candidates(roots, choice):
+        if isinstance(found, Unreadable):
+            yield of_error(found.path, found.error)
+            continue
+        known = None if state is None else state.known(found)
+        if known is not None:
+            yield from known
+            continue
+        changed.append(found)
+        if len(changed) == size:
+            yield from _examined(changed, how, engine, state)
+            changed = []
+            size = min(2 * size, _MOST)
+    yield from _examined(changed, how, engine, state)
+
+
+@contextmanager
+def opened(state: str | None, how: How) -> Iterator[State | None]:
+    """What is known of earlier scans, by the name of its file; None without one.
+
+    Raises:
+        BnstatError: as `State`.
+    """
+    if state is None:
+        yield None
+        return
+    from bnstat.scanning.state import State
+
+    with closing(State(state, _told(how))) as known:
+        yield known
+
+
+def _told(how: How) -> str:
+    """A text that differs where bnstat, its rules or how they are applied does."""
+    rules = [rule.code for rule in RULES]
+    text = repr((__version__, rules, how))
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _candidates(roots: Sequence[str], choice: Choice) -> Iterator[Candidate | Unreadable]:
+    alone = [_alone(root) for root in roots if not os.path.isdir(root)]
+    yield from walk([LocalFolder(root) for root in roots if os.path.isdir(root)], choice)
+    yield from alone
+
+
+def _alone(root: str) -> Candidate | Unreadable:
+    """A root that is a model itself: a file, or what a checkpoint's files start with.
+
+    Raises:
+        NotFoundError: it is not there.
+    """
+    folder, name = LocalFolder(os.path.dirname(root) or "."), os.path.basename(root)
+    try:
+        locate(root)
+        parts = [entry for entry in folder.entries() if entry.name.startswith(name)]
+    except NotFoundError:
+        raise
+    except BnstatError as error:
+        return Unreadable(root, error)
+    return Candidate(root, "", signature(parts))
+
+
+def _examined(
+    candidates: list[Candidate], how: How, engine: Engine, state: State | None
+) -> Iterator[Record]:
+    for examined in _surviving(candidates, how, engine):
+        if state is not None:
+            state.keep(examined)
+        for _, records in examined:
+            yield from records
+
+
+def _surviving(
+    candidates: Sequence[Candidate], how: How, engine: Engine, again: bool = False
+) -> Iterator[list[tuple[Candidate, list[Record]]]]:
+    """The records of candidates, batch by batch, though workers may die of some.
+
+    What is lost with a worker is tried again, in two halves: so all that is sound comes through,
+    and what it dies of is told apart.
+    """
+    size = max(1, min(_BATCH, len(candidates) // (4 * engine.workers)))
+    rest = iter(candidates)
+    batches = list(iter(lambda: list(islice(rest, size)), []))
+    waiting = dict(enumerate(batches))
+    try:
+        for number, records in engine.run(partial(_examine, how), batches):
+            yield list(zip(waiting.pop(number), records, strict=True))
+        return
+    except LostError:
+        lost = [candidate for batch in waiting.values() for candidate in batch]
+    if len(lost) == 1 and again:
+        reason = "the worker that opened it died, and so did another"
+        yield [(lost[0], [Record(lost[0].path, trouble="died", reason=reason)])]
+    else:
+        half = len(lost) // 2
+        for part in (lost[:half], lost[half:]):
+            if part:
+                yield from _surviving(part, how, engine, again=len(part) == 1)
+
+
+def _examine(how: How, candidates: list[Candidate]) -> list[list[Record]]:
+    return examine_all(candidates, how)

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from tests.builders.signals import heeded
+from tests.scanning.stores import DATA, RUN, SAVED, h5, linked, store
+from tests.terminal import ROOT, in_terminal
+
+SCHEMA = json.loads((ROOT / "bnstat/output/documents/scans/schema.json").read_text())
+BAD = DATA / "digits_no_updates/saved_model"
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """A store with models that are sound, wrong, and broken, and names that do something."""
+    root = tmp_path / "store"
+    linked(RUN, root / "run")
+    linked(BAD, root / "bad")
+    h5(root / "=1+1|<b>\x1b[31m\n.h5")
+    whole = h5(root / "cut.h5").read_bytes()
+    (root / "cut.h5").write_bytes(whole[: len(whole) // 2])
+    return root
+
+
+def objects(text: str) -> list[dict]:
+    lines = [json.loads(line) for line in text.splitlines()]
+    for line in lines:
+        jsonschema.validate(line, SCHEMA)
+    return sorted(lines, key=lambda line: line["path"])
+
+
+def test_json_lines(run, mixed: Path) -> None:
+    result = run("scan", mixed, "--json")
+    assert result.exit_code == 1
+    told = {os.path.relpath(each["path"], mixed): each for each in objects(result.stdout)}
+    assert len(told) == 8
+    assert told["bad"]["worst"] == "error"
+    assert told["bad"]["findings"] == {"BN001": 4}
+    assert told["cut.h5"]["error"]["kind"] == "damaged"
+    assert told["run/model-100"]["step"] == 100
+    assert "8 models: 5 sound, 1 with errors, 1 with info, 1 not readable" in result.stderr
+    assert "BN001" in result.stderr
+    assert result.stdout.isascii()
+
+
+def test_json_in_a_file_whole_or_not_at_all(run, mixed: Path, tmp_path: Path) -> None:
+    result = run("scan", mixed, "--json", "-q", "-o", tmp_path / "scan.jsonl")
+    assert (result.stdout, result.stderr) == ("", "")
+    assert len(objects((tmp_path / "scan.jsonl").read_text())) == 8
+
+
+def test_csv_and_parquet_hold_what_the_json_does(run, mixed: Path, tmp_path: Path) -> None:
+    lines = objects(run("scan", mixed, "--json").stdout)
+    rows = list(csv.DictReader(io.StringIO(run("scan", mixed, "--csv").stdout)))
+    assert [int(row["layers"]) for row in sorted(rows, key=lambda row: row["path"])] == [
+        line["layers"] for line in lines
+    ]
+    assert {row["error"] for row in rows} == {"", "damaged"}
+    assert "BN001:4" in {row["findings"] for row in rows}
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    assert run("scan", mixed, "--parquet", "-o", tmp_path / "s.parquet").exit_code == 1
+    table = sorted(
+        parquet.read_table(tmp_path / "s.parquet").to_pylist(), key=lambda row: row["path"]
+    )
+    for row, line in zip(table, lines, strict=True):
+        error = line["error"] or {"kind": None}
+        assert dict(row["findings"]) == line["findings"]
+        assert row["error"] == error["kind"]
+        same = ("checkpoint", "step", "format", "writer", "layers", "channels", "worst", "rule")
+        assert {name: row[name] for name in same} == {name: line[name] for name in same}
+
+
+def test_no_form_lets_a_name_act(run, mixed: Path) -> None:
+    for form in ("--json", "--csv", "--md", "-q"):
+        text = run("scan", mixed, form).stdout
+        assert "\x1b" not in text
+        assert "<b>" not in text or form != "--md"
+        assert len(text.splitlines()) < 20
+
+
+def test_markdown(run, mixed: Path) -> None:
+    lines = run("scan", mixed, "--md").stdout.splitlines()
+    assert lines[0] == "| model | format | layers | worst finding |"
+    table = lines[2 : lines.index("")]
+    assert len(table) == 8
+    assert {line.replace("\\|", "").count("|") for line in table} == {5}
+    assert any("damaged: " in line for line in table)
+    assert "- BN001 never-updated: 2" in lines
+
+
+def test_text_in_a_terminal(mixed: Path) -> None:
+    shown = in_terminal(["scan", str(mixed)], folder=mixed)
+    lines = shown.rstrip().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum("tf1-checkpoint" in line for line in lines) == 5
+    assert any(line.startswith("damaged ") and line.endswith("cut.h5") for line in lines)
+    assert "    truncated: " in shown
+    assert "8 models: 5 sound" in shown
+
+
+def test_text_in_a_pipe_is_a_line_a_model(run, mixed: Path) -> None:
+    lines = run("scan", mixed).stdout.splitlines()
+    assert lines.index("") == 9
+    assert any(str(mixed / "cut.h5: truncated") in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ([], 1),
+        (["--ignore", "BN001"], 0),
+        (["--exclude", "bad"], 0),
+        (["--exclude", "bad", "--fail-on", "info"], 1),
+        (["--include", "run", "--fail-on", "info"], 1),
+        (["--include", "run", "--fail-on", "info", "--newest"], 0),
+        (["--include", "*-400"], 0),
+        (["--include", "nothing"], 1),
+    ],
+)
+def test_the_exit_code_follows_the_options(run, options: list[str], code: int, mixed: Path) -> None:
+    (mixed / "cut.h5").unlink()
+    assert run("scan", mixed, *options).exit_code == code
+
+
+def test_what_is_broken_makes_the_exit_code_1(run, tmp_path: Path) -> None:
+    linked(SAVED, tmp_path / "saved")
+    assert run("scan", tmp_path).exit_code == 0
+    (tmp_path / "cut.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    assert run("scan", tmp_path).exit_code == 1
+
+
+def test_where_nothing_can_be_read_it_is_2(run, tmp_path: Path) -> None:
+    (tmp_path / "cut.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    assert run("scan", tmp_path).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["nowhere"],
+        ["--json", "--csv"],
+        ["--select", "BN999"],
+        ["--engine", "slurm://here"],
+        ["--engine", "dask://"],
+        ["--jobs", "-1"],
+        ["--config-file", "nowhere.toml"],
+        ["--config-file", "a.toml", "--isolated"],
+        ["--state", "nowhere/state.db"],
+    ],
+)
+def test_wrong_usage_is_a_line_and_2(run, options: list[str], tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("scan", tmp_path, *options)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "rror: " in result.stderr.splitlines()[-1]
+
+
+def test_ctrl_c_keeps_what_was_done_and_the_next_scan_goes_on(tmp_path: Path) -> None:
+    root = store(tmp_path / "store", 200)
+    state = tmp_path / "state.db"
+    arguments = ["scan", str(root), "--json", "--state", str(state)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bnstat", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heeded,
+    )
+    assert process.stdout is not None
+    before = [process.stdout.readline() for _ in range(40)]
+    process.send_signal(signal.SIGINT)
+    rest, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert said == ""
+    assert len(before) + len(rest.splitlines()) < 1200
+    with closing(sqlite3.connect(state)) as base:
+        (kept,) = base.execute("select count(*) from models").fetchone()
+    assert 40 <= kept < 1200
+    again = subprocess.run(
+        [sys.executable, "-m", "bnstat", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert again.stderr.startswith("1,200 models: 1,000 sound, 200 with info")
+    assert len({line["path"] for line in objects(again.stdout)}) == 1200

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from bnstat.errors import BnstatError
+from bnstat.scanning import job
+from bnstat.scanning.job import How
+from bnstat.scanning.scan import opened
+from tests.scanning.stores import RUN, h5, linked, scanned, told
+
+
+@pytest.fixture
+def examined(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of what is opened."""
+    names: list[str] = []
+    examine = job.examine
+
+    def noting(candidate: Any, how: How) -> Any:
+        names.append(os.path.basename(candidate.path))
+        return examine(candidate, how)
+
+    monkeypatch.setattr(job, "examine", noting)
+    return names
+
+
+def scan_with_state(root: Path, state: Path, how: How | None = None) -> dict[str, object]:
+    with opened(str(state), how or How()) as known:
+        return told(scanned(root, how=how, state=known), root)
+
+
+def test_only_what_changed_is_opened_again(tmp_path: Path, examined: list[str]) -> None:
+    root, state = tmp_path / "store", tmp_path / "state.db"
+    linked(RUN, root / "run")
+    h5(root / "one.h5")
+    (root / "other").write_text("no model")
+    first = scan_with_state(root, state)
+    assert len(examined) == 7
+    assert scan_with_state(root, state) == first
+    assert len(examined) == 7
+    h5(root / "one.h5", "bn", "more")
+    h5(root / "new.h5")
+    assert scan_with_state(root, state) == first | {"one.h5": 2, "new.h5": 1}
+    assert examined[7:] == ["new.h5", "one.h5"]
+    assert len(first) == 6
+
+
+def test_one_of_several_files_of_a_model_counts(tmp_path: Path, examined: list[str]) -> None:
+    root, state = tmp_path / "store", tmp_path / "state.db"
+    linked(RUN, root)
+    scan_with_state(root, state)
+    (root / "model-100.data-00000-of-00001").unlink()
+    assert scan_with_state(root, state)["model-100"] == "missing"
+    assert examined[5:] == ["model-100"]
+
+
+def test_the_same_model_by_another_path(tmp_path: Path, examined: list[str], monkeypatch) -> None:
+    h5(tmp_path / "store/one.h5")
+    scan_with_state(tmp_path / "store", tmp_path / "state.db")
+    monkeypatch.chdir(tmp_path)
+    with opened("state.db", How()) as known:
+        (record,) = scanned(Path("store"), state=known)
+    assert record.path == "store/one.h5"
+    assert len(examined) == 1
+
+
+def test_other_rules_look_again(tmp_path: Path, examined: list[str]) -> None:
+    h5(tmp_path / "store/one.h5")
+    scan_with_state(tmp_path / "store", tmp_path / "state.db")
+    scan_with_state(tmp_path / "store", tmp_path / "state.db", How(reading={"reader": "native"}))
+    assert len(examined) == 2
+
+
+def test_what_another_try_may_change_is_not_kept(tmp_path: Path, examined: list[str]) -> None:
+    root = tmp_path / "store"
+    whole = h5(root / "one.h5").read_bytes()
+    (root / "one.h5").write_bytes(whole[:-100])
+    linked(RUN, root / "run")
+    (root / "run/model-0.data-00000-of-00001").unlink()
+    scan_with_state(root, tmp_path / "state.db")
+    del examined[:]
+    scan_with_state(root, tmp_path / "state.db")
+    assert examined == ["model-0"]
+
+
+def test_two_scans_at_once_on_one_state(tmp_path: Path) -> None:
+    root, state = tmp_path / "store", tmp_path / "state.db"
+    first = h5(root / "0.h5")
+    for number in range(1, 100):
+        os.link(first, root / f"{number}.h5")
+    results: list[dict[str, object]] = []
+    threads = [
+        Thread(target=lambda: results.append(scan_with_state(root, state))) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [{f"{number}.h5": 1 for number in range(100)}] * 2
+    base = sqlite3.connect(state)
+    assert base.execute("pragma integrity_check").fetchone() == ("ok",)
+    assert base.execute("select count(*) from models").fetchone() == (100,)
+
+
+@pytest.mark.parametrize("content", [b"no database" * 100, b"SQLite format 3\0" + bytes(100)])
+def test_another_kind_of_file_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "state.db").write_bytes(content)
+    with pytest.raises(BnstatError, match=r"state\.db"):
+        scan_with_state(tmp_path, tmp_path / "state.db")
+    assert (tmp_path / "state.db").read_bytes() == content
+
+
+def test_another_database_is_refused(tmp_path: Path) -> None:
+    base = sqlite3.connect(tmp_path / "state.db")
+    base.execute("create table mine (a)")
+    base.commit()
+    with pytest.raises(BnstatError, match="is a database of something else"):
+        scan_with_state(tmp_path, tmp_path / "state.db")
+
+
+def test_a_state_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    with pytest.raises(BnstatError, match="cannot be used"):
+        scan_with_state(tmp_path, tmp_path / "nowhere/state.db")

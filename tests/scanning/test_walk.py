@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bnstat.scanning.walk import Choice, walk
+from bnstat.storage.local import LocalFolder
+from tests.scanning.stores import RUN, SAVED, found, linked
+
+MEMBERS = {
+    "bundle": ("m-1.index", "m-1.data-00000-of-00002", "m-1.data-00001-of-00002", "m-1.meta"),
+    "v1": ("ckpt-00000-of-00002", "ckpt-00001-of-00002"),
+    "sharded": ("w.weights.json", "w_00000.weights.h5", "w_00001.weights.h5"),
+    "parts": (
+        "model.safetensors.index.json",
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    ),
+    "tfjs": ("model.json", "group1-shard1of2.bin", "group1-shard2of2.bin"),
+}
+
+
+def write(folder: Path, *names: str) -> Path:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"?")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "file"),
+    [
+        ("bundle", "m-1", "m-1.index"),
+        ("v1", "ckpt-00000-of-00002", "ckpt-00000-of-00002"),
+        ("sharded", "w.weights.json", "w.weights.json"),
+        ("parts", "model.safetensors.index.json", "model.safetensors.index.json"),
+        ("tfjs", "model.json", "model.json"),
+    ],
+)
+def test_files_that_belong_together_are_one(
+    kind: str, path: str, file: str, tmp_path: Path
+) -> None:
+    assert found(write(tmp_path, *MEMBERS[kind])) == {path: file}
+
+
+def test_all_kinds_in_one_folder_and_files_of_their_own(tmp_path: Path) -> None:
+    write(tmp_path, *(name for names in MEMBERS.values() for name in names), "a.h5", "b.keras", "c")
+    assert len(found(tmp_path)) == len(MEMBERS) + 3
+
+
+def test_data_without_an_index_are_one_that_is_opened_by_its_name(tmp_path: Path) -> None:
+    assert found(write(tmp_path, *MEMBERS["bundle"][1:])) == {"m-1": ""}
+
+
+def test_parts_without_an_index_are_one_each(tmp_path: Path) -> None:
+    parts = MEMBERS["parts"][1:]
+    assert found(write(tmp_path, *parts)) == dict(zip(parts, parts, strict=True))
+
+
+def test_what_holds_no_weights_is_no_candidate(tmp_path: Path) -> None:
+    names = ("checkpoint", "notes.txt", "events.out.tfevents.1", "graph.pbtxt", "x.meta", "X.PNG")
+    assert found(write(tmp_path, *names, ".git/objects/aa/bb", "__pycache__/x")) == {}
+
+
+def test_the_folder_of_a_saved_model_is_one(tmp_path: Path) -> None:
+    linked(SAVED, tmp_path / "saved")
+    write(tmp_path, "saved/assets/vocabulary", "saved/keras_metadata.pb")
+    assert found(tmp_path) == {"saved": ""}
+    assert found(tmp_path / "saved") == {".": ""}
+
+
+def test_other_folders_in_that_of_a_saved_model_are_entered(tmp_path: Path) -> None:
+    linked(SAVED, tmp_path)
+    write(tmp_path, "checkpoints/m-1.index", "checkpoints/m-1.data-00000-of-00001")
+    assert found(tmp_path) == {".": "", "checkpoints/m-1": "m-1.index"}
+
+
+def test_the_newest_of_a_training_run(tmp_path: Path) -> None:
+    linked(RUN, tmp_path / "run")
+    assert set(found(tmp_path)) == {f"run/model-{step}" for step in range(0, 500, 100)}
+    assert set(found(tmp_path, newest=True)) == {"run/model-400"}
+
+
+def test_the_newest_is_what_the_run_says(tmp_path: Path) -> None:
+    linked(RUN, tmp_path / "run")
+    (tmp_path / "run/checkpoint").unlink()
+    (tmp_path / "run/checkpoint").write_text('model_checkpoint_path: "model-200"\n')
+    assert set(found(tmp_path, newest=True)) == {"run/model-200"}
+
+
+def test_the_newest_of_files_by_their_steps(tmp_path: Path) -> None:
+    write(tmp_path, "a-9.keras", "a-10.keras", "a-8.keras", "b-1.keras", "c.keras")
+    assert set(found(tmp_path, newest=True)) == {"a-10.keras", "b-1.keras", "c.keras"}
+
+
+def test_the_newest_of_numbered_versions(tmp_path: Path) -> None:
+    for version in ("1", "9", "10"):
+        linked(SAVED, tmp_path / "served" / version)
+    write(tmp_path, "served/11/readme.h5")
+    assert set(found(tmp_path, newest=True)) == {"served/10", "served/11/readme.h5"}
+
+
+def test_globs(tmp_path: Path) -> None:
+    write(tmp_path, "a/x.h5", "a/y.keras", "b/x.h5", "b/old/x.h5")
+    linked(SAVED, tmp_path / "b/saved")
+    assert set(found(tmp_path, include=["*.h5"])) == {"a/x.h5", "b/x.h5", "b/old/x.h5"}
+    assert set(found(tmp_path, include=["a/*"])) == {"a/x.h5", "a/y.keras"}
+    assert set(found(tmp_path, include=["saved"])) == {"b/saved"}
+    assert set(found(tmp_path, exclude=["old", "saved"])) == {"a/x.h5", "a/y.keras", "b/x.h5"}
+    assert set(found(tmp_path, include=["b/*"], exclude=["x.h5"])) == {"b/saved"}
+
+
+def test_links_in_circles_and_to_what_is_walked_anyway_are_not_followed(tmp_path: Path) -> None:
+    write(tmp_path, "root/a/x.h5", "outside/y.h5", "outside/below/z.h5")
+    (tmp_path / "root/a/up").symlink_to(tmp_path / "root")
+    (tmp_path / "root/b").symlink_to("a")
+    (tmp_path / "root/self").symlink_to("self")
+    (tmp_path / "root/out").symlink_to(tmp_path / "outside")
+    (tmp_path / "root/out2").symlink_to(tmp_path / "outside/below")
+    (tmp_path / "outside/back").symlink_to(tmp_path / "root")
+    assert set(found(tmp_path / "root")) == {"a/x.h5", "out/y.h5", "out/below/z.h5"}
+
+
+def test_a_root_below_another_is_walked_once(tmp_path: Path) -> None:
+    write(tmp_path, "a/x.h5", "a/b/y.h5", "ab/z.h5")
+    roots = [LocalFolder(str(tmp_path / name)) for name in ("a/b", "a", "ab", "a")]
+    paths = [os.path.relpath(one.path, tmp_path) for one in walk(roots, Choice())]
+    assert paths == ["a/x.h5", "a/b/y.h5", "ab/z.h5"]
+
+
+def test_what_is_neither_file_nor_folder_is_passed_over(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.h5")
+    (tmp_path / "nowhere.h5").symlink_to("nothing")
+    assert found(tmp_path) == {}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_listed_is_told(tmp_path: Path) -> None:
+    write(tmp_path, "a/x.h5", "b/y.h5")
+    (tmp_path / "a").chmod(0)
+    try:
+        assert found(tmp_path) == {"a": "! cannot be opened: Permission denied", "b/y.h5": "y.h5"}
+    finally:
+        (tmp_path / "a").chmod(0o700)
+
+
+def test_a_folder_that_vanishes_is_told(tmp_path: Path) -> None:
+    write(tmp_path, "a/x.h5", "b/y.h5")
+    walking = walk([LocalFolder(str(tmp_path))], Choice())
+    assert next(walking).path.endswith("a/x.h5")
+    (tmp_path / "b/y.h5").unlink()
+    (tmp_path / "b").rmdir()
+    (one,) = walking
+    assert "no such file or folder" in str(one)
+
+
+def test_folders_without_end_have_one(tmp_path: Path) -> None:
+    deep = tmp_path / "/".join("d" * 120)
+    write(deep, "x.h5")
+    (told,) = found(tmp_path).values()
+    assert told == "! lies more than 100 folders deep"
+
+
+@pytest.mark.parametrize("change", ["variables/variables.index", "saved_model.pb"])
+def test_a_change_of_any_file_changes_the_signature(change: str, tmp_path: Path) -> None:
+    linked(SAVED, tmp_path)
+
+    def signature() -> str:
+        (one,) = walk([LocalFolder(str(tmp_path))], Choice())
+        return one.signature  # type: ignore[union-attr]
+
+    before = signature()
+    assert signature() == before
+    data = (tmp_path / change).read_bytes()
+    (tmp_path / change).unlink()
+    (tmp_path / change).write_bytes(data + b"?")
+    assert signature() != before
