@@ -18,7 +18,9 @@ def in_terminal(
 ) -> str:
     """What a command shows in a terminal of so many columns; colours as escape sequences."""
     screen, terminal = pty.openpty()
-    environment = os.environ | {
+    # What the tests set for TensorFlow is not in a person's shell.
+    of_shell = {name: text for name, text in os.environ.items() if not name.startswith("TF_")}
+    environment = of_shell | {
         "COLUMNS": str(columns),
         "LANG": "C.UTF-8",
         "TERM": "xterm",

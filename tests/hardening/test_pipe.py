@@ -118,8 +118,8 @@ def _interrupted_while_writing(model: Path, target: str, seconds: float = 30) ->
 import sys, time
 from bnstat.output.documents import json
 write = json._layer
-def slowly(layer, values):
-    yield from write(layer, values)
+def slowly(*given):
+    yield from write(*given)
     print("begun", flush=True)
     time.sleep(seconds)
 json._layer = slowly

@@ -22,8 +22,6 @@ _LENGTH_AT: Final = 26
 _NAME_AT: Final = 30
 """Where the length of the first member's name lies in a zip, and the name."""
 
-_LONGEST_NAME: Final = 1 << 16
-
 PICKLE: Final = "data.pkl"
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _LEGACY: Final = re.compile(
@@ -36,9 +34,12 @@ def recognises(file: File) -> bool:
     """Whether this is PyTorch's zip, be it cut short, or its older form."""
     if is_legacy(file):
         return True
-    head = file.head(_NAME_AT + _LONGEST_NAME)
-    first = head[_NAME_AT:][: int.from_bytes(head[_LENGTH_AT:_NAME_AT][:2], "little")]
-    if not head.startswith(_ZIP) or b"/" not in first:
+    head = file.head(_NAME_AT)
+    if not head.startswith(_ZIP):
+        return False
+    length = int.from_bytes(head[_LENGTH_AT : _LENGTH_AT + 2], "little")
+    first = file.head(_NAME_AT + length)[_NAME_AT:]
+    if b"/" not in first:
         return False
     if first.endswith(b"/" + PICKLE.encode()):
         return True
