@@ -13,6 +13,7 @@ from bnstat.errors import BnstatError, ChangedError, NotFoundError, UnsupportedE
 from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.locate import Found, locate
 from bnstat.model import BatchNorm, Model, Source
+from bnstat.model.matching import matches, near_names
 from bnstat.storage.access import MAX_DOWNLOAD, Access
 from bnstat.storage.address import is_url, shown
 from bnstat.storage.ranges import ahead
@@ -253,7 +254,7 @@ def open_contents(
 def _read(model: Model, globs: Sequence[str], track: Track = iter) -> None:
     """Read all arrays of the layers whose name matches."""
     layers = (*model.layers, *model.incomplete)
-    model.read([layer for layer in layers if _matches(layer, globs)], track)
+    model.read([layer for layer in layers if matches(layer.name, globs)], track)
 
 
 def narrow(model: Model, globs: Sequence[str]) -> Model:
@@ -265,26 +266,13 @@ def narrow(model: Model, globs: Sequence[str]) -> Model:
     if not globs or not model.layers:
         return model
     for glob in globs:
-        if not any(_matches(layer, [glob]) for layer in model):
-            raise _no_such_layer(model, glob)
-    return model.select([layer for layer in model if _matches(layer, globs)])
-
-
-def _matches(layer: BatchNorm, globs: Sequence[str]) -> bool:
-    if not globs:
-        return True
-    from fnmatch import fnmatchcase
-
-    return any(fnmatchcase(layer.name, glob) for glob in globs)
-
-
-def _no_such_layer(model: Model, glob: str) -> NotFoundError:
-    from difflib import get_close_matches
-
-    names = model.keys()
-    near = get_close_matches(glob, names, n=3, cutoff=0.4) or names[:3]
-    hint = f"near names: {', '.join(near)}" if near else ""
-    return NotFoundError(model.source.path, f"no batch-norm layer matches {glob!r}", hint)
+        if not any(matches(layer.name, [glob]) for layer in model):
+            raise NotFoundError(
+                model.source.path,
+                f"no batch-norm layer matches {glob!r}",
+                near_names(glob, model.keys()),
+            )
+    return model.select([layer for layer in model if matches(layer.name, globs)])
 
 
 def _open(path: str, found: Found, reader: Reader, values: bool) -> Contents:

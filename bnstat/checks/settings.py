@@ -26,9 +26,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from typing import Any, Final
 
-from bnstat.checks import find_rules
+from bnstat.checks import check, find_rules
 from bnstat.checks.rule import SEVERITIES, Finding, Severity, Thresholds
 from bnstat.errors import BnstatError
+from bnstat.model import Model
 
 _OWN: Final = "bnstat.toml"
 _SHARED: Final = "pyproject.toml"
@@ -63,6 +64,15 @@ class Settings:
             ignore=self.ignore if self.select else (*other.ignore, *self.ignore),
             thresholds={**other.thresholds, **self.thresholds},
             fail_on=self.fail_on or other.fail_on,
+        )
+
+    def check(self, model: Model) -> list[Finding]:
+        """What the rules find in a model. Raises as `bnstat.check` does."""
+        return check(
+            model,
+            select=self.select,
+            ignore=self.ignore,
+            thresholds=Thresholds.of(self.thresholds),
         )
 
     def fail(self, findings: Iterable[Finding]) -> bool:

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from bnstat.checks.rule import Finding, Rule, Thresholds, at_start, numbers_of, statistics_of
-from bnstat.model import ROLES, BatchNorm, Model
+from bnstat.model import ROLES, BatchNorm, Model, squeezed
 
 _STATISTICS: Final = ("moving_mean", "moving_variance")
 
@@ -56,8 +56,7 @@ def _find_unequal_shapes(
 ) -> Iterator[Finding]:
     for layer in (*model.incomplete, *model.layers):
         shapes = {role: layer.variables[role].shape for role in ROLES if role in layer.variables}
-        # Sonnet keeps its averages as [1, 1, 1, channels] beside a gamma of [channels].
-        if len({tuple(size for size in shape if size != 1) for shape in shapes.values()}) > 1:
+        if len(set(map(squeezed, shapes.values()))) > 1:
             listed = ", ".join(
                 f"{role.replace('_', ' ')} {list(shape)}" for role, shape in shapes.items()
             )

@@ -125,16 +125,9 @@ def _check(
     reading: options.Reading,
     quiet: bool,
 ) -> Checked:
-    from bnstat.checks import Thresholds, check
-
     model = reading.load(path, layers, quiet=quiet)
     options.tell(model, quiet)
-    findings: list[Finding] = check(
-        model,
-        select=settings.select,
-        ignore=settings.ignore,
-        thresholds=Thresholds.of(settings.thresholds),
-    )
+    findings = settings.check(model)
     if layers:
         names = set(model.keys())
         findings = [each for each in findings if each.layer is None or each.layer in names]

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.compare.effects import Effects
-from bnstat.model import ROLES, BatchNorm, Model, as_float64
+from bnstat.model import ROLES, BatchNorm, Model, as_float64, squeezed
 
 Match = Literal["name", "suffix", "position", "values", "effect"]
 
@@ -137,12 +137,7 @@ def _suffixes(name: str) -> list[str]:
 
 
 def _shape(layer: BatchNorm) -> tuple[int, ...]:
-    return _squeezed(layer.shape)
-
-
-def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape without dimensions of 1, of which some formats have more than others."""
-    return tuple(size for size in shape if size != 1)
+    return squeezed(layer.shape)
 
 
 def _by_position_or_values(
@@ -225,7 +220,7 @@ def _by_kind(layers: Sequence[BatchNorm]) -> dict[Kind, list[BatchNorm]]:
     for layer in layers:
         held = [(role, layer.variables[role]) for role in ROLES if role in layer.variables]
         if held:
-            kinds[tuple((role, _squeezed(variable.shape)) for role, variable in held)].append(layer)
+            kinds[tuple((role, squeezed(variable.shape)) for role, variable in held)].append(layer)
     return kinds
 
 

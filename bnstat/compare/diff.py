@@ -16,7 +16,7 @@ from bnstat.compare.effects import TOLERANCE, Effects
 from bnstat.compare.folding import Folded, find_folded
 from bnstat.compare.verdicts import PairVerdict, judge, settings_of
 from bnstat.errors import BnstatError
-from bnstat.model import ROLES, Array, BatchNorm, Model, Source, as_float64
+from bnstat.model import ROLES, Array, BatchNorm, Model, Source, as_float64, squeezed
 
 Presence = Literal["both", "old", "new"]
 Remark = Literal["frozen", "frozen-statistics", "frozen-weights"]
@@ -263,8 +263,7 @@ def _compare_role(
     presence: Presence = "new" if a is None else "old" if b is None else "both"
     shapes = (None if a is None else a.shape, None if b is None else b.shape)
     dtypes = (None if a is None else str(a.dtype), None if b is None else str(b.dtype))
-    # Sonnet keeps its averages as [1, 1, 1, channels], other formats as [channels].
-    if a is None or b is None or _squeezed(a) != _squeezed(b):
+    if a is None or b is None or squeezed(a.shape) != squeezed(b.shape):
         return RoleChange(role, presence, shapes, dtypes)
     before, after = as_float64(a).ravel(), as_float64(b).ravel()
     with np.errstate(all="ignore"):
@@ -284,10 +283,6 @@ def _compare_role(
         largest=float(distance.max(initial=0)),
         relative=float(relative.max()) if relative.size else None,
     )
-
-
-def _squeezed(array: Array) -> tuple[int, ...]:
-    return tuple(size for size in array.shape if size != 1)
 
 
 def _same_nan(a: Array, b: Array) -> NDArray[np.bool_]:

@@ -18,7 +18,7 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 
 from bnstat.compare.effects import Effect, Effects, Floats, close, within
-from bnstat.model import BatchNorm, Model, Variable, as_float64, fetch
+from bnstat.model import BatchNorm, Model, Variable, as_float64, fetch, squeezed
 
 _FLOATS: Final = ("float16", "bfloat16", "float32", "float64")
 _MOST_AXES: Final = 5
@@ -109,11 +109,13 @@ class _Tensors:
             for key, variable in model.stored.items()
             if key not in model.claimed and variable.dtype in _FLOATS
         ]
-        vectors = [each for each in held if len(_squeezed(each)) == 1 and _count(each) in wanted]
+        vectors = [
+            each for each in held if len(squeezed(each.shape)) == 1 and _count(each) in wanted
+        ]
         self.weights = [
             each
             for each in held
-            if 2 <= len(_squeezed(each)) <= _MOST_AXES
+            if 2 <= len(squeezed(each.shape)) <= _MOST_AXES
             and _count(each) <= _LARGEST
             and wanted & {shape[axis] for shape in _shapes(each) for axis in range(len(shape))}
         ]
@@ -138,7 +140,7 @@ class _Tensors:
         """The numbers of weights, without axes of size 1."""
         if weights.key in self._kept:
             return self._kept[weights.key]
-        array = as_float64(weights.read()).reshape(_squeezed(weights))
+        array = as_float64(weights.read()).reshape(squeezed(weights.shape))
         if array.size <= self._room:
             self._room -= array.size
             self._kept[weights.key] = array
@@ -231,12 +233,8 @@ def _same_in_an_order(a: Floats, b: Floats, tolerance: float) -> bool:
     return False
 
 
-def _squeezed(variable: Variable) -> tuple[int, ...]:
-    return tuple(size for size in variable.shape if size != 1)
-
-
 def _shapes(variable: Variable) -> list[tuple[int, ...]]:
-    shape = _squeezed(variable)
+    shape = squeezed(variable.shape)
     if len(shape) == 4:
         return [shape, (*shape[:2], shape[2] * shape[3])]
     return [shape]

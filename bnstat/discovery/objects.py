@@ -24,12 +24,12 @@ _EXTRA = ("moving_stddev", "renorm_mean", "renorm_stddev")
 def from_objects(contents: Contents) -> list[Sighting]:
     """The layers of the object graph, in the order of a walk from its root."""
     nodes = contents.objects
-    found = [
-        (_path(index, passed), roles, _extra(nodes, nodes[index], contents))
-        for index, passed in _walk(nodes)
-        if nodes.has_child(index, "moving_variance")
-        and (roles := _roles(nodes, nodes[index], contents)) is not None
-    ]
+    found = []
+    for index, passed in _walk(nodes):
+        if nodes.has_child(index, "moving_variance"):
+            node = nodes[index]
+            if (roles := _roles(nodes, node, contents)) is not None:
+                found.append((_path(index, passed), roles, _extra(nodes, node, contents)))
     scopes = [_scope(roles.values()) for _, roles, _ in found]
     uses = Counter(scopes)
     return [

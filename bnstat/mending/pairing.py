@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from bnstat.errors import BnstatError, NotFoundError
 from bnstat.mending.values.given import Document, Given
 from bnstat.model import ROLES, BatchNorm, Model
+from bnstat.model.matching import matches, near_names
 
 if TYPE_CHECKING:
     from bnstat.compare.alignment import Match
@@ -56,7 +56,7 @@ def assignments(
         _check_role(role, "roles")
 
     def wanted(name: str) -> bool:
-        return not globs or any(fnmatchcase(name, glob) for glob in globs)
+        return matches(name, globs)
 
     if isinstance(values, Model):
         where, pairs = values.source.path, _of_model(model, values, wanted)
@@ -132,12 +132,8 @@ def _check_role(role: str, where: str) -> None:
 
 
 def _no_layer(model: Model, where: str, name: str) -> NotFoundError:
-    from difflib import get_close_matches
-
-    names = [layer.name for layer in _layers(model)]
-    near = get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
     return NotFoundError(
         f"{where}, {name}",
         f"{model.source.path} has no such batch-norm layer",
-        f"near names: {', '.join(near)}" if near else "",
+        near_names(name, [layer.name for layer in _layers(model)]),
     )

@@ -5,7 +5,7 @@ Unlike everything else here these two run the model, by TensorFlow.
 
 from __future__ import annotations
 
-from os import PathLike, fspath
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,8 @@ def recalibrate(
             it can be mended.
         BnstatError: the data does not fit the model, or the copy cannot be written.
     """
-    opened = scene(model, data, Settings(**settings))
+    chosen = Settings(**settings)
+    opened = scene(model, data, chosen)
     if opened.live is None and (output is not None or in_place):
         _refuse_impossible(opened.model.source, output, in_place)
     result = estimate(opened.subject, opened.data, exact=exact, track=track)
@@ -67,7 +68,7 @@ def recalibrate(
     if opened.live is not None:
         _assign(opened, result)
     elif output is not None or in_place:
-        _write(model, opened, result, output, in_place, Settings(**settings))
+        _write(model, opened, result, output, in_place, chosen)
     return result
 
 
@@ -91,14 +92,11 @@ def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -
 
 def _refuse_impossible(source: Source, output: str | PathLike[str] | None, in_place: bool) -> None:
     """Raise now what writing the copy would raise after the run."""
-    from bnstat.mending.footprint import footprint
-    from bnstat.mending.layout import layout
+    from bnstat.mending.layout import planned
 
     if in_place == (output is not None):
         raise BnstatError("output", "give either a copy's name or in_place")
-    found = footprint(source)
-    if output is not None:
-        layout(found, fspath(output))
+    planned(source, output)
 
 
 def _assign(opened: Scene, result: Recalibration) -> None:

@@ -8,7 +8,7 @@ from bnstat.model.layers import ROLES, BatchNorm, Evidence
 from bnstat.model.models import Model, Source
 from bnstat.model.summary import Summary, as_float64
 from bnstat.model.text import printable
-from bnstat.model.variables import Array, Variable, Verdict, fetch
+from bnstat.model.variables import Array, Variable, Verdict, fetch, squeezed
 
 __all__ = [
     "ROLES",
@@ -23,4 +23,5 @@ __all__ = [
     "as_float64",
     "fetch",
     "printable",
+    "squeezed",
 ]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bnstat.errors import AmbiguousError, DamagedError, NotFoundError
-from bnstat.model.variables import Array, Variable
+from bnstat.model.variables import Array, Variable, squeezed
 
 Evidence = Literal["config", "object-graph", "graph", "name"]
 
@@ -199,9 +199,8 @@ class BatchNorm:
                 "its moving mean and variance are not in the file",
                 "use a checkpoint that holds more than the trainable variables",
             )
-        # Sizes of 1 apart: some libraries keep (1, 1, 1, channels) beside (channels,).
         shapes = {v.shape for v in self.variables.values()}
-        if len({tuple(size for size in shape if size != 1) for shape in shapes}) > 1:
+        if len(set(map(squeezed, shapes))) > 1:
             listed = ", ".join(str(list(shape)) for shape in sorted(shapes))
             raise DamagedError(self.name, f"its variables are of different shapes: {listed}")
         return mean, variance
@@ -228,8 +227,7 @@ class BatchNorm:
                 if not -len(given) <= position < len(given):
                     raise ValueError(f"axis {position} does not exist in an input of shape {given}")
                 positions.append(position % len(given))
-            squeezed = [size for size in self.shape if size != 1]
-            sizes = [self.channels] if len(positions) == 1 else squeezed
+            sizes = [self.channels] if len(positions) == 1 else squeezed(self.shape)
             shape = [1] * len(given)
             for position, size in zip(positions, sizes, strict=False):
                 shape[position] = size

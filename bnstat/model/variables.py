@@ -15,6 +15,14 @@ from bnstat.storage.ranges import Range, prefetch
 Array = NDArray[np.generic]
 
 
+def squeezed(shape: Iterable[int]) -> tuple[int, ...]:
+    """A shape without dimensions of 1, of which some formats have more than others.
+
+    Sonnet keeps its averages as [1, 1, 1, channels] beside a gamma of [channels].
+    """
+    return tuple(size for size in shape if size != 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Variable:
     """A stored tensor that is read on demand.

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bnstat.checks import Severity, Thresholds, check
+from bnstat.checks import Severity
 from bnstat.checks.settings import Config, Settings, nearest, read, resolve
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
 from bnstat.formats.stores import kind_of
@@ -129,11 +129,4 @@ def _archived(path: str, how: How) -> Iterator[Record]:
 
 
 def _checked(path: str, model: Model, how: How) -> Record:
-    settings = how.settings_for(path)
-    findings = check(
-        model,
-        select=settings.select,
-        ignore=settings.ignore,
-        thresholds=Thresholds.of(settings.thresholds),
-    )
-    return of_model(path, model, findings)
+    return of_model(path, model, how.settings_for(path).check(model))

@@ -10,6 +10,9 @@ import re
 from bnstat.errors import BnstatError
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
+WEB = ("http", "https")
+"""The schemes of web servers."""
+
 _ANY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^\s'\"<>]+")
 
 
@@ -30,7 +33,7 @@ def shown(path: str) -> str:
     if match is None:
         return path
     rest = path[match.end() :]
-    if match[1].lower() in ("http", "https"):
+    if match[1].lower() in WEB:
         rest = re.split(r"[?#]", rest, maxsplit=1)[0]
     else:
         rest = re.sub(r"\?[A-Za-z-]+=.*$", "", rest, flags=re.DOTALL)

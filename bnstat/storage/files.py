@@ -7,9 +7,10 @@ reads it.
 
 from __future__ import annotations
 
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol, cast
 
 from bnstat.errors import DamagedError
 from bnstat.storage.ranges import Range
@@ -46,9 +47,9 @@ class File(ABC):
     def sibling(self, name: str) -> File | None:
         """The file of that name in the same folder, if there is one."""
 
-    @abstractmethod
     def open(self) -> BinaryIO:
-        """The whole file as a seekable stream, which the caller closes."""
+        """The whole file as a seekable stream, read piece by piece; the caller closes it."""
+        return cast(BinaryIO, io.BufferedReader(_Stream(self)))
 
     @property
     def local_path(self) -> str | None:
@@ -141,6 +142,32 @@ class Entry(NamedTuple):
     size: int
     tag: str
     link: str = ""
+
+
+class _Stream(io.RawIOBase):
+    """A file as a stream, for those who read streams."""
+
+    def __init__(self, file: File) -> None:
+        self._file = file
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(cast(bytearray, buffer)).cast("B")
+        length = max(0, min(len(view), self._file.size - self._at))
+        view[:length] = self._file.read(self._at, length) if length else b""
+        self._at += length
+        return length
 
 
 class Folder(ABC):

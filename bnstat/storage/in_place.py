@@ -9,10 +9,9 @@ Source: APPNOTE.TXT 6.3.10, 4.3.7 "Local file header", PKWARE.
 
 from __future__ import annotations
 
-import io
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from bnstat.errors import DamagedError
 from bnstat.storage.files import File
@@ -58,10 +57,6 @@ class Slice(File):
         self, offset: int, length: int, part: tuple[slice, ...] | None = None
     ) -> Range | None:
         return self._whole.place(self._start + offset, length, part)
-
-    def open(self) -> BinaryIO:
-        """A stream that reads the file piece by piece."""
-        return cast(BinaryIO, io.BufferedReader(Stream(self)))
 
     def sibling(self, name: str) -> File | None:
         """None: a slice is alone."""
@@ -112,29 +107,3 @@ def packed_slice_of(archive: File, info: ZipInfo) -> Slice | None:
         raise DamagedError(archive.path, f"has no {info.filename} where its table of contents says")
     start = info.header_offset + _HEADER.size + name_length + extra_length
     return Slice(archive, start, info.compress_size, info.filename)
-
-
-class Stream(io.RawIOBase):
-    """A file as a stream, for those who read streams."""
-
-    def __init__(self, file: File) -> None:
-        self._file = file
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def readinto(self, buffer: object) -> int:
-        view = memoryview(cast(bytearray, buffer)).cast("B")
-        length = max(0, min(len(view), self._file.size - self._at))
-        view[:length] = self._file.read(self._at, length) if length else b""
-        self._at += length
-        return length

@@ -8,11 +8,9 @@ from typing import NamedTuple
 
 from bnstat.errors import BnstatError
 from bnstat.storage.access import Access
-from bnstat.storage.address import is_url, scheme_of
+from bnstat.storage.address import WEB, is_url, scheme_of
 from bnstat.storage.files import Folder
 from bnstat.storage.local import LocalFolder, kind_of
-
-_WEB = ("http", "https")
 
 
 class Spot(NamedTuple):
@@ -39,7 +37,7 @@ def find(path: str, access: Access) -> Spot:
     if scheme_of(path) in ("file", "local"):
         path = path.partition("://")[2].removeprefix("localhost")
     if is_url(path):
-        if scheme_of(path) in _WEB:
+        if scheme_of(path) in WEB:
             from bnstat.storage.remote.web import find_on_the_web
 
             return Spot(*find_on_the_web(path, access))

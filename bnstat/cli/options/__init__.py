@@ -53,6 +53,8 @@ def _storage_options(
     _: click.Context, __: click.Parameter, given: tuple[str, ...]
 ) -> dict[str, Any]:
     """The options by their names; what is JSON is taken as such, all else as text."""
+    if not given:
+        return {}
     import json
 
     options: dict[str, Any] = {}

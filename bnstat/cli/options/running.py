@@ -19,8 +19,6 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 SMALL = 32
 """Fewer samples in a batch tell its moments too badly for one pass."""
 
-WARNING = "This runs the model: TensorFlow executes its graph, in inference."
-
 DATA = """\b
 DATA is one of these:
   FILE.npz         arrays by the names of the model's inputs

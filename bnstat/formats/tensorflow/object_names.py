@@ -23,13 +23,10 @@ class BestNames(Mapping[str, str]):
         """Key -> best name, of all variables whose names end so, and of some others."""
         nodes = [node for node in self._graph.ending_with(endings) if node.key]
         found = best_names(nodes)
-        # Of those found by their keys alone, others may have the full name too.
-        for node in nodes:
-            if node.key in found and not node.full_name.endswith(tuple(endings)):
-                if node.full_name and node.key in self._all:
-                    found[node.key] = self._all[node.key]
-                elif node.full_name:
-                    del found[node.key]
+        ends = tuple(endings)
+        if any(node.full_name and not node.full_name.endswith(ends) for node in nodes):
+            # Found by its key: variables that were not looked for may have the full name too.
+            found = {key: self._all[key] for key in found if key in self._all}
         self._seen |= {node.key: found.get(node.key) for node in nodes if node.key}
         return found
 

@@ -10,7 +10,7 @@ import numpy as np
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.mending.values.decimals import most_digits, nearest, significant_digits
 from bnstat.mending.values.exact import converted
-from bnstat.model import Array, Variable
+from bnstat.model import Array, Variable, squeezed
 from bnstat.output.channels import labels
 
 
@@ -60,7 +60,7 @@ class Given:
     def _shaped(self, shape: tuple[int, ...], where: str) -> Array:
         if self.array.shape == shape:
             return self.array
-        if self.any_rank and _squeezed(self.array.shape) == _squeezed(shape):
+        if self.any_rank and squeezed(self.array.shape) == squeezed(shape):
             return self.array.reshape(shape)
         raise DamagedError(
             where, f"the values have shape {list(self.array.shape)}, it is stored as {list(shape)}"
@@ -107,10 +107,6 @@ def _refuse_long(texts: Array, dtype: np.dtype[np.generic], where: str) -> None:
                 f"{text} has more digits than {dtype.name} holds",
                 f"round it to {most} digits",
             )
-
-
-def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(size for size in shape if size != 1)
 
 
 def _is_nan(array: Array) -> Array:

@@ -60,11 +60,6 @@ def dump(
 
 
 def cell(name: str) -> str:
-    """A name from a file as a cell's text: printable, and no formula.
-
-    Raises:
-        UnsupportedError: it is longer than a cell can be.
-    """
     """A name as the text of a cell that neither a spreadsheet nor a terminal acts on.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from bnstat.errors import BnstatError
 from bnstat.storage.access import Access
-from bnstat.storage.address import scheme_of, shown
+from bnstat.storage.address import WEB, scheme_of, shown
 from bnstat.storage.remote.faults import fault
 from bnstat.storage.remote.transport import S3, HuggingFace, Transport
 
@@ -40,8 +40,6 @@ _DRIVERS: Final = {
     "memory": _Driver(""),
 }
 """Scheme -> the extra that installs the driver, its options unless others are given, its kind."""
-
-WEB: Final = ("http", "https")
 
 
 def connect(url: str, access: Access) -> tuple[Transport, str]:

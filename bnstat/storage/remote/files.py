@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
-from typing import BinaryIO, Final, cast
+from typing import Final, cast
 
 from bnstat.storage.access import Access
 from bnstat.storage.files import Depot, File, Folder
-from bnstat.storage.in_place import Stream
 from bnstat.storage.remote.spans import Pieces, Span, bridged, parts
 from bnstat.storage.remote.transport import Piece, Stat, Transport
 
@@ -22,7 +20,6 @@ _TAIL: Final = 4 << 10
 
 _WASTE: Final = 96 << 10
 """So many bytes that nobody asked for may be fetched of a file, to fetch fewer pieces."""
-
 
 _SHARE: Final = 2
 """Each time, one part in so many of what is left of that."""
@@ -92,10 +89,6 @@ class RemoteFile(File):
 
     def sibling(self, name: str) -> File | None:
         return self._folder.file(name)
-
-    def open(self) -> BinaryIO:
-        """A stream that fetches what is read of it."""
-        return cast(BinaryIO, io.BufferedReader(Stream(self)))
 
 
 class Warehouse(Depot):
