@@ -7,6 +7,7 @@ format, and read by it as well.
 from __future__ import annotations
 
 import itertools
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -48,6 +49,67 @@ def efficientnet(folder: Path) -> None:
                 ]
             )
     model.save(folder / "model.keras")
+
+
+def ports(folder: Path) -> None:
+    """MobileNetV2 in every format that it is stored in or ported to."""
+    import keras
+    import torch
+    from safetensors.numpy import save_file
+
+    model = keras.applications.MobileNetV2(weights=None)
+    mobilenet(folder)
+    model.save(folder / "model.keras")
+    model.save(folder / "model.h5")
+    model.save_weights(folder / "model.weights.h5")
+    model.export(folder / "saved_model", verbose=False)
+    arrays = {variable.path: np.asarray(variable) for variable in model.variables}
+    np.savez(folder / "model.npz", **arrays)
+    ported = {
+        name.replace("/", ".").replace("moving_", "running_").replace("variance", "var"): array
+        for name, array in arrays.items()
+    }
+    ported = {name.replace("gamma", "weight"): array for name, array in ported.items()}
+    ported = {name.replace("beta", "bias"): array for name, array in ported.items()}
+    save_file(ported, folder / "model.safetensors")
+    torch.save(
+        {name: torch.from_numpy(array.copy()) for name, array in ported.items()},
+        folder / "model.pth",
+    )
+    _onnx(arrays, folder / "model.onnx")
+    _tfjs(arrays, folder / "tfjs")
+
+
+def _onnx(arrays: dict[str, np.ndarray], path: Path) -> None:
+    """The norms one after the other, with all of the network's arrays beside them."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = []
+    for name in [key.removesuffix("/gamma") for key in arrays if key.endswith("/gamma")]:
+        inputs = [f"{name}/before", *(f"{name}/{role}" for role in ROLES)]
+        nodes.append(helper.make_node("BatchNormalization", inputs, [f"{name}/after"], name=name))
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [None, 3, 224, 224])
+    initializers = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = helper.make_graph(nodes, "network", [images], [images], initializers)
+    onnx.save(helper.make_model(graph), path)
+
+
+def _tfjs(arrays: dict[str, np.ndarray], folder: Path) -> None:
+    """A layers model in shards of 4 MiB, without its topology."""
+    folder.mkdir()
+    data = b"".join(array.tobytes() for array in arrays.values())
+    shards = [data[at : at + (4 << 20)] for at in range(0, len(data), 4 << 20)]
+    paths = [f"group1-shard{number}of{len(shards)}.bin" for number in range(1, len(shards) + 1)]
+    for path, shard in zip(paths, shards, strict=True):
+        (folder / path).write_bytes(shard)
+    weights = [
+        {"name": name, "shape": list(array.shape), "dtype": "float32"}
+        for name, array in arrays.items()
+    ]
+    manifest = [{"paths": paths, "weights": weights}]
+    told = {"format": "layers-model", "modelTopology": {}, "weightsManifest": manifest}
+    (folder / "model.json").write_text(json.dumps(told))
 
 
 def names_100k(folder: Path) -> None:
