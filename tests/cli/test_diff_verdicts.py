@@ -84,6 +84,8 @@ def test_folded_as_json(folded: tuple[str, str]) -> None:
             "weights": "conv/kernel",
             "into": "conv.weight",
             "bias": "conv.bias",
+            "rounding": None,
+            "tie": False,
         }
     ]
 

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from bnstat.compare import diff
+from bnstat.model import Variable
 from tests.compare.ports import (
+    arrays_of,
     changed,
     holding,
     random_kernel,
     rewritten,
     scale_and_shift,
+    stored,
     trained,
 )
+from tests.output.models import layer, model
 
 BN = trained("bn", 6)
 SCALE, SHIFT = scale_and_shift(BN)
@@ -110,3 +115,76 @@ def test_some_folded_some_kept() -> None:
     assert [each.layer for each in difference.folded] == ["bn"]
     assert [each.verdict for each in difference.layers] == ["same-effect"]
     assert difference.equivalent
+
+
+def test_folded_into_the_dense_layer_after_it() -> None:
+    kernel, bias = random_kernel(6, 4), random_kernel(4, seed=3)
+    next_bias = SHIFT @ kernel + bias
+    old = holding({"dense/kernel": kernel, "dense/bias": bias}, BN)
+    new = holding({"w": (kernel * SCALE[:, np.newaxis]).T, "b": next_bias})
+    (folded,) = diff(old, new).folded
+    assert (folded.weights, folded.into, folded.bias) == ("dense/kernel", "w", "b")
+    next_bias[-1] += np.float32(1e-3)
+    off = holding({"w": (kernel * SCALE[:, np.newaxis]).T, "b": next_bias})
+    assert diff(old, off).folded == ()
+
+
+def test_what_a_shift_adds_at_padded_edges_is_not_taken_for_proven() -> None:
+    kernel = random_kernel(3, 3, 6, 4)
+    scaled = kernel * along(SCALE, 4, 2)
+    added = np.einsum("hwio,i->o", kernel, SHIFT)
+    assert diff(holding({"k": kernel}, BN), holding({"w": scaled, "b": added})).folded == ()
+
+
+def test_inputs_of_a_dense_layer_flattened_in_the_other_order() -> None:
+    kernel = random_kernel(4 * 3 * 5, 6)
+    turned = (kernel * SCALE).reshape(4 * 3, 5, 6).transpose(2, 1, 0).reshape(6, 60)
+    old = holding({"k": kernel}, BN)
+    (folded,) = diff(old, holding({"w": turned, "b": SHIFT})).folded
+    assert folded.into == "w"
+    turned[3, [7, 8]] = turned[3, [8, 7]]
+    assert diff(old, holding({"w": turned, "b": SHIFT})).folded == ()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_rounded_weights(dtype: type) -> None:
+    kernel = random_kernel(3, 3, 2, 6)
+    held = {"w": (kernel * SCALE).astype(dtype), "b": SHIFT.astype(dtype)}
+    (folded,) = diff(holding({"k": kernel}, BN), holding(held)).folded
+    assert folded.rounding == np.dtype(dtype).name
+    held["w"][0, 0, 0, 0] *= 1 + 3 * ml_dtypes.finfo(dtype).eps
+    assert diff(holding({"k": kernel}, BN), holding(held)).folded == ()
+
+
+def quantized(key: str, array: np.ndarray, step: np.ndarray) -> Variable:
+    stored = (np.rint(array / step) * step).astype(np.float32)
+    return Variable(key, key, "float32", array.shape, lambda: stored, stepper=lambda: step)
+
+
+def test_quantized_weights() -> None:
+    kernel = random_kernel(3, 3, 2, 6)
+    product = kernel * SCALE
+    step = np.abs(product).max(axis=(0, 1, 2)) / 127
+    old = holding({"k": kernel}, BN)
+    held = {"w": quantized("w", product, step), **stored({"b": SHIFT})}
+    (folded,) = diff(old, model(stored=held)).folded
+    assert folded.rounding == "quantized"
+    product[0, 0, 0, 0] += np.float32(1.01 * step[0])
+    assert diff(old, model(stored={**held, "w": quantized("w", product, step)})).folded == ()
+    coarse = quantized("w", kernel * SCALE, step * 60)
+    assert diff(old, model(stored={**held, "w": coarse})).folded == ()
+
+
+def test_twins_are_a_tie() -> None:
+    kernel = random_kernel(3, 3, 2, 6)
+    twin = layer("twin", arrays_of(BN), epsilon=BN.epsilon)
+    own = {"k1": kernel, "k2": kernel, "k3": random_kernel(3, 3, 2, 6, seed=5)}
+    product = kernel * SCALE
+    two = holding({"w1": product, "w2": product, "b": SHIFT})
+    folded = diff(holding(own, BN, twin), two).folded
+    assert [(each.layer, each.into, each.tie) for each in folded] == [
+        ("bn", "w1", True),
+        ("twin", "w2", True),
+    ]
+    one = diff(holding(own, BN, twin), holding({"w1": product, "b": SHIFT})).folded
+    assert [(each.into, each.tie) for each in one] == [("w1", False), ("w1", True)]

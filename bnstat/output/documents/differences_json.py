@@ -29,6 +29,8 @@ def dump(difference: Difference, file: IO[str]) -> None:
                 "weights": each.weights,
                 "into": each.into,
                 "bias": each.bias,
+                "rounding": each.rounding,
+                "tie": each.tie,
             }
             for each in difference.folded
         ],
