@@ -14,7 +14,7 @@ from bnstat import __version__
 from bnstat.checks import RULES
 from bnstat.errors import BnstatError, NotFoundError
 from bnstat.formats.locate import locate
-from bnstat.scanning.engines import Engine, LostError
+from bnstat.scanning.engines import Engine
 from bnstat.scanning.job import How, examine_all
 from bnstat.scanning.record import Record, of_error
 from bnstat.scanning.walk import Candidate, Choice, Unreadable, signature, walk
@@ -112,7 +112,7 @@ def _alone(root: str) -> Candidate | Unreadable:
 
 
 def _examined(
-    candidates: list[Candidate], how: How, engine: Engine, state: State | None
+    candidates: Sequence[Candidate], how: How, engine: Engine, state: State | None
 ) -> Iterator[Record]:
     for examined in _surviving(candidates, how, engine):
         if state is not None:
@@ -122,31 +122,31 @@ def _examined(
 
 
 def _surviving(
-    candidates: Sequence[Candidate], how: How, engine: Engine, again: bool = False
+    candidates: Sequence[Candidate], how: How, engine: Engine
 ) -> Iterator[list[tuple[Candidate, list[Record]]]]:
     """The records of candidates, batch by batch, though workers may die of some.
 
-    What is lost with a worker is tried again, in two halves: so all that is sound comes through,
-    and what it dies of is told apart.
+    What is lost is tried again, each candidate alone: so all that is sound comes through, and what
+    a worker dies of is told apart.
     """
+    work = partial(_examine, how)
     size = max(1, min(_BATCH, len(candidates) // (4 * engine.workers)))
     rest = iter(candidates)
     batches = list(iter(lambda: list(islice(rest, size)), []))
-    waiting = dict(enumerate(batches))
-    try:
-        for number, records in engine.run(partial(_examine, how), batches):
-            yield list(zip(waiting.pop(number), records, strict=True))
-        return
-    except LostError:
-        lost = [candidate for batch in waiting.values() for candidate in batch]
-    if len(lost) == 1 and again:
-        reason = "the worker that opened it died, and so did another"
-        yield [(lost[0], [Record(lost[0].path, trouble="died", reason=reason)])]
-    else:
-        half = len(lost) // 2
-        for part in (lost[:half], lost[half:]):
-            if part:
-                yield from _surviving(part, how, engine, again=len(part) == 1)
+    lost: list[Candidate] = []
+    for number, found in engine.run(work, batches):
+        if found is None:
+            lost += batches[number]
+        else:
+            yield list(zip(batches[number], found, strict=True))
+    for candidate in lost:
+        ((_, found),) = engine.run(work, [[candidate]])
+        yield [(candidate, [_died(candidate)] if found is None else found[0])]
+
+
+def _died(candidate: Candidate) -> Record:
+    reason = "the worker that opened it died, and so did another"
+    return Record(candidate.path, trouble="died", reason=reason)
 
 
 def _examine(how: How, candidates: list[Candidate]) -> list[list[Record]]:
