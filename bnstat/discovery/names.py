@@ -169,7 +169,6 @@ def _sighting(names: Names, scheme: Scheme, variance: str) -> Sighting | None:
         return None
     roles = {"moving_mean": mean, "moving_variance": names.keys[variance]}
     owners = _owners(scope, scheme, averaged=variance in names.averages)
-    owner = scope
     for owner in owners:
         gamma, beta = names.find(owner, scheme.gamma), names.find(owner, scheme.beta)
         if gamma or beta:
