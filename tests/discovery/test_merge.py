@@ -150,6 +150,8 @@ def test_the_list_of_an_exported_model_is_in_order() -> None:
     assert unique_names(in_order(merge({"graphs": listed(10, 1, 9, 0)}), ("graphs",))) == [
         "bn_0", "bn_1", "bn_9", "bn_10",
     ]  # fmt: skip
+    same = [Sighting("graph", n, statistics(f"variables/{n}")) for n in ("01", "1")]
+    assert unique_names(in_order(merge({"graphs": same}), ())) == ["01", "1"]
     # A layer that the list does not have leaves the order to the evidence.
     layers = merge({"graphs": [*listed(10, 9), Sighting("graph", "a", statistics("a"))]})
     assert unique_names(in_order(layers, ("graphs",))) == ["bn_10", "bn_9", "a"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,9 +46,9 @@ def found_twice(names: Sequence[str]) -> list[Sighting]:
     def search(endings: Collection[str]) -> dict[str, str]:
         return {name: name for name in names if name.endswith((*endings,)) or f"/{name}" in endings}
 
-    sightings = from_names(Names(contents(names)))
+    sightings = from_names(Names(contents(names)), False)
     asked_for = Names(contents(names, search=search), complete=False)
-    assert from_names(asked_for) == sightings
+    assert from_names(asked_for, False) == sightings
     return sightings
 
 
@@ -109,6 +110,9 @@ def test_mxnets_names() -> None:
 
 def test_the_root_scope() -> None:
     assert found(list(ALL)) == {"(root)": dict(zip(ALL, ALL, strict=True))}
+    for names in (ALL, ("scale", "offset", "pop_mean", "pop_var")):
+        (layer,) = found_twice(names)
+        assert layer.roles == dict(zip(ALL, names, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -182,6 +186,8 @@ def test_averages_of_a_scope_that_is_written_twice() -> None:
         (layer,) = found_twice([*moments, *more.values()])
         assert (layer.name, layer.roles) == ("net/bn", roles | more)
         assert "exponential moving averages" in layer.notes[0]
+    others = ["net/bn/scale", "net/bn/offset"]
+    assert {*found_twice([*moments, *others])[0].roles.values()} == {*moments, *others}
     # The longer scope's own come first, and what is no average has no scope twice.
     both = ["net/bn/gamma", "net/bn/net/bn/gamma"]
     (layer,) = found_twice([*moments, *both])
@@ -204,6 +210,32 @@ def test_variables_that_are_there_have_no_note() -> None:
     assert [(layer.name, len(layer.notes)) for layer in model] == [("bn", 0), ("other", 1)]
 
 
+def test_averages_of_a_scope_are_not_shared_with_the_scope_above() -> None:
+    names = [*under("a/bn", STATISTICS, SHADOW), "a/gamma"]
+    (layer,) = found_twice(names)
+    assert (layer.name, set(layer.roles)) == ("a/bn", set(STATISTICS))
+    assert found(names, include_shadows=True) == found(names)
+
+
+def test_a_layer_is_seen_once_by_the_first_scheme_that_fits() -> None:
+    (layer,) = found_twice(under("bn/moments/normalize", ["mean", "variance", "scale"]))
+    assert layer.name == "bn"
+
+
+def test_names_that_are_like_no_layers_are_not_asked_for() -> None:
+    names = [*under("a"), "a/kernel"]
+    made = contents(names, search=lambda endings: {name: name for name in names[:4]})
+    assert set(Names(made).keys) == set(names)
+    assert set(Names(made, complete=False).keys) == set(names[:4])
+
+
+def test_a_slot_of_a_variables_name_is_not_the_variable() -> None:
+    slots = ["x/.OPTIMIZER_SLOT/opt/m", "optimizer_weights/m"]
+    made = replace(contents([*slots, *under("bn")]), names=dict.fromkeys(slots, "bn/gamma"))
+    model = discover(made)
+    assert model["bn"].variables["gamma"].key == "bn/gamma"
+
+
 def test_slots_are_no_layers() -> None:
     slots = ["x/.OPTIMIZER_SLOT/opt/bn/gamma", "optimizer_weights/bn/gamma", "Adam/m/bn/gamma"]
     model = discover(contents([*slots, *under("last/bn")]))
@@ -219,6 +251,7 @@ def test_extra_variables() -> None:
 
 def test_layers_of_which_only_gamma_or_beta_is_there() -> None:
     names = [*under("a/BatchNorm", ["gamma", "beta"]), *under("LayerNorm", ["gamma", "beta"])]
+    names += under("a/BatchNorm", ["kernel"])
     model = discover(contents([*names, *under("b/bn", ["beta"]), *under("c/bn")]))
     assert [layer.name for layer in model] == ["c/bn"]
     assert {layer.name: set(layer.variables) for layer in model.incomplete} == {
@@ -307,5 +340,5 @@ def test_a_hundred_thousand_names_take_little_time() -> None:
     names = [name for number in range(25_000) for name in under(f"net/block_{number}/bn")]
     made = contents(names)
     start = time.process_time()
-    assert len(from_names(Names(made))) == 25_000
+    assert len(from_names(Names(made), False)) == 25_000
     assert time.process_time() - start < 5
