@@ -12,26 +12,26 @@ rounded to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice, permutations
+from itertools import islice
 from math import prod
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from bnstat.compare.causes import Cause
 from bnstat.compare.effects import Effect, Effects, Floats, within
-from bnstat.compare.weights import Rounding, Tensors, Vector, View, rounding_of
+from bnstat.compare.misfolding import Misfoldings
+from bnstat.compare.weights import Rounding, Tensors, Turn, Vector, View, rounding_of, turns
 from bnstat.model import BatchNorm, Model
-
-Turn = Callable[[Floats], Floats]
-"""Brings the axes of an array into another order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Folded:
     """A layer that one model has, and the weights of the other that it went into.
+
+    This is proven where there are no `causes`.
 
     Attributes:
         layer: its name.
@@ -44,6 +44,8 @@ class Folded:
         rounding: how the numbers are stored as far as which this is proven; None where they are
             float32 or more.
         tie: whether other weights would prove the same, or these are those of another layer.
+        causes: why the weights are not what they should be: they are the original's times
+            another scale, or the bias is another shift, and arithmetic shows which.
     """
 
     layer: str
@@ -53,6 +55,7 @@ class Folded:
     bias: str | None
     rounding: Rounding | None = None
     tie: bool = False
+    causes: tuple[Cause, ...] = ()
 
 
 def find_folded(
@@ -62,7 +65,7 @@ def find_folded(
     side: Literal["old", "new"],
     effects: Effects,
 ) -> list[Folded]:
-    """Those of some layers that the other model has in its weights.
+    """Those of some layers that the other model has in its weights, or seems to.
 
     Args:
         layers: layers of `own` that the other model does not have.
@@ -78,8 +81,10 @@ def find_folded(
     sizes = {found.scale.size for _, found in known}
     if not sizes or not own.stored or not other.stored:
         return []
-    search = _Search(Tensors(own, sizes), Tensors(other, sizes), effects.tolerance)
+    mine, theirs = Tensors(own, sizes), Tensors(other, sizes)
+    search = _Search(mine, theirs, effects.tolerance)
     result: list[Folded] = []
+    unproven: list[BatchNorm] = []
     taken: set[str] = set()
     for layer, found in known:
         proofs: dict[str, _Proof] = {}
@@ -89,6 +94,13 @@ def find_folded(
         for proof in (free or [*proofs.values()])[:1]:
             taken.add(proof.into)
             result.append(Folded(layer.name, side, *proof, tie=len(proofs) > 1 or not free))
+        if not proofs:
+            unproven.append(layer)
+    misfoldings = Misfoldings(mine, theirs, side, effects)
+    for layer in unproven:
+        wrong = misfoldings.explain(layer, taken)
+        if wrong is not None:
+            result.append(Folded(layer.name, side, *wrong[:3], causes=wrong.causes))
     return result
 
 
@@ -187,27 +199,10 @@ class _Search:
             distance += doubt[channels] + turn(roundings)[channels]
             return bool(within(other, product[channels], distance).all())
 
-        turns = _turns(weights.shape, product.shape)
-        return any(agree(turn, slice(1)) and agree(turn, slice(None)) for turn in turns)
-
-
-def _turns(shape: tuple[int, ...], wanted: tuple[int, ...]) -> Iterator[Turn]:
-    """The ways in which the axes after the first can be ordered to give a shape.
-
-    An axis of what a Flatten gives can be two, the channels and the positions, in either order.
-    """
-    for order in permutations(range(1, len(shape))):
-        if wanted == (shape[0], *(shape[axis] for axis in order)):
-            yield partial(np.transpose, axes=(0, *order))
-    if len(shape) == 2 and shape == wanted:
-        for size in range(2, shape[1] // 2 + 1):
-            if shape[1] % size == 0:
-                yield partial(_split_turned, size)
-
-
-def _split_turned(size: int, array: Floats) -> Floats:
-    """The second of two axes split in two, the first of so many, and these swapped."""
-    return array.reshape(len(array), size, -1).swapaxes(1, 2).reshape(array.shape)
+        return any(
+            agree(turn, slice(1)) and agree(turn, slice(None))
+            for turn in turns(weights.shape, product.shape)
+        )
 
 
 def _larger(a: Floats, b: Floats) -> Floats:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from math import prod
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import permutations
+from math import isqrt, prod
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -30,6 +32,10 @@ _ROUNDINGS: Final[Mapping[str, tuple[Rounding, float, float]]] = {
 
 _COARSEST: Final = 1 / 8
 """Tensors that are rounded by more than this part of their largest number prove nothing."""
+
+
+Turn = Callable[[Floats], Floats]
+"""Brings the axes of an array into another order."""
 
 
 class Vector(NamedTuple):
@@ -93,6 +99,7 @@ class Tensors:
         self._vectors: dict[int, list[Vector]] = {}
         self._kept: dict[str, Floats] = {}
         self._room = _MOST_KEPT
+        self._spreads: dict[tuple[str, tuple[int, ...], int], Floats] = {}
         self._views: dict[int, list[View]] = {}
         for each in self.weights:
             for view in self._views_of(each, wanted):
@@ -133,6 +140,15 @@ class Tensors:
         """All weights by each of their axes that has so many channels."""
         return self._views.get(size, ())
 
+    def spread(self, view: View) -> Floats:
+        """The sum of each channel's sizes as a part of its norm: 1 where it has one number."""
+        key = (view.weights.key, view.shape, view.axis)
+        if key not in self._spreads:
+            sizes = np.abs(view.channels_first(self.array(view.weights)))
+            with np.errstate(all="ignore"):
+                self._spreads[key] = sizes.reshape(len(sizes), -1).sum(axis=1) / view.norms
+        return self._spreads[key]
+
     def _views_of(self, weights: Variable, sizes: Container[int]) -> Iterator[View]:
         array = self.array(weights)
         doubt = self.doubt(weights)
@@ -144,6 +160,26 @@ class Tensors:
                 others = tuple(each for each in range(len(shape)) if each != axis)
                 sums = (np.sqrt(each.sum(axis=others)) for each in (norms, doubts))
                 yield View(weights, shape, axis, *sums)
+
+
+def turns(shape: tuple[int, ...], wanted: tuple[int, ...]) -> Iterator[Turn]:
+    """The ways in which the axes after the first can be ordered to give a shape.
+
+    An axis of what a Flatten gives can be two, the channels and the positions, in either order.
+    """
+    for order in permutations(range(1, len(shape))):
+        if wanted == (shape[0], *(shape[axis] for axis in order)):
+            yield partial(np.transpose, axes=(0, *order))
+    if len(shape) == 2 and shape == wanted:
+        for size in range(2, isqrt(shape[1]) + 1):
+            if shape[1] % size == 0:
+                yield partial(_split_turned, size)
+                yield partial(_split_turned, shape[1] // size)
+
+
+def _split_turned(size: int, array: Floats) -> Floats:
+    """The second of two axes split in two, the first of so many, and these swapped."""
+    return array.reshape(len(array), size, -1).swapaxes(1, 2).reshape(array.shape)
 
 
 def rounding_of(variable: Variable) -> Rounding | None:

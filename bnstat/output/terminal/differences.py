@@ -115,10 +115,15 @@ def _verdicts(difference: Difference, everything: bool) -> Iterator[str]:
     if ties:
         meaning = "tie (proven by several weights, or by those of another layer)"
         yield f"{meaning}: {_listed(ties, everything)}"
+    if difference.misfolded:
+        misfolded = _listed(map(_folded, difference.misfolded), everything)
+        yield f"folded by another scale or shift: {misfolded}"
     causes: dict[str, list[str]] = {}
-    for layer in difference.different:
-        for cause in layer.causes:
-            causes.setdefault(cause.text, []).append(legible(layer.new))
+    named = [(layer.new, layer.causes) for layer in difference.different]
+    named += [(each.layer, each.causes) for each in difference.misfolded]
+    for name, found in named:
+        for cause in found:
+            causes.setdefault(cause.text, []).append(legible(name))
     for text, layers in causes.items():
         yield f"cause: {text}: {_listed(layers, everything)}"
     for side in ("old", "new"):
