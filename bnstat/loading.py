@@ -91,6 +91,7 @@ def load(
         model = attempt(found)
     except BnstatError as error:
         # A training job may have replaced the checkpoint, or a part of it, since then.
+        access.forget()
         newest = locate(text, access).choose(shown(text), checkpoint, step)
         unchanged = (found.name, found.modified, times)
         is_same = (newest.name, newest.modified, newest.times()) == unchanged

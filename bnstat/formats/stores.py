@@ -10,10 +10,9 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Final, Literal, NamedTuple
 
-from bnstat.errors import BnstatError
 from bnstat.formats.register import formats
 from bnstat.formats.sites import Format
-from bnstat.storage.files import Entry, Folder
+from bnstat.storage.files import Entry, File, Folder
 
 Kind = Literal["model", "data", "archive"]
 
@@ -79,7 +78,7 @@ def _grouped(first: str, members: list[Entry]) -> Iterable[Group]:
         yield Group(member.name, member.name, [member])
 
 
-def kind_of(folder: Folder, name: str) -> Kind | None:
+def kind_of(folder: Folder, file: File) -> Kind | None:
     """What a file is by its content; None where it is nothing that may hold a model.
 
     `data` may be a model, or arrays of whatever kind.
@@ -87,9 +86,6 @@ def kind_of(folder: Folder, name: str) -> Kind | None:
     Raises:
         BnstatError: it is a model, yet damaged, or it cannot be read.
     """
-    file = folder.file(name)
-    if file is None:
-        raise BnstatError(f"{folder.path}/{name}", "is gone, or cannot be opened")
     file.refuse_lfs_pointer()
     found = next((one for one in formats() if one.in_file(folder, file) is not None), None)
     if found is not None:

@@ -123,7 +123,12 @@ def _records(candidate: Candidate, how: How, access: Access) -> Iterator[Record]
     path = candidate.path
     kind = "model"
     if candidate.file:
-        found = kind_of(_folder_of(candidate, access), candidate.file)
+        folder = _folder_of(candidate, access)
+        # As long as it is held here, what was fetched of it is not fetched again.
+        file = folder.file(candidate.file)
+        if file is None:
+            raise BnstatError(path, "is gone, or cannot be opened")
+        found = kind_of(folder, file)
         if found is None:
             return
         kind = found

@@ -98,7 +98,7 @@ def _told(how: How) -> str:
 def _candidates(
     roots: Sequence[str], choice: Choice, how: How, engine: Engine
 ) -> Iterator[Candidate | Unreadable]:
-    spots = [(root, find(root, how.access())) for root in roots]
+    spots = [(root, find(root, how.access(), whole=True)) for root in roots]
     for root in roots:
         if scheme_of(root) == "memory" and not isinstance(engine, Here):
             raise BnstatError(root, "is in this process alone", "leave out --jobs and --engine")
@@ -128,7 +128,8 @@ def _alone(root: str, spot: Spot, access: Access) -> Candidate | Unreadable:
         raise
     except BnstatError as error:
         return Unreadable(shown(root), error)
-    return Candidate(root, "", signature(parts))
+    known = all(part.tag for part in parts)
+    return Candidate(root, "", signature(parts) if known else "")
 
 
 class _Pace:

@@ -129,11 +129,6 @@ class _Walk:
     linked: set[str] = field(default_factory=set)
 
     def below(self, root: _Stop) -> Iterator[Found]:
-        try:
-            root.folder.survey()
-        except BnstatError as error:
-            yield Unreadable(root.folder.path, error)
-            return
         waiting = [root]
         while waiting:
             stop = waiting.pop()
@@ -225,7 +220,7 @@ def _whole(folder: Folder, entries: list[Entry], format_: Format) -> Candidate:
 
 def candidate(folder: Folder, path: str, file: str, parts: Sequence[Entry]) -> Candidate:
     """What may be a model, of these files that are in a folder and below it."""
-    told = signature(parts) if parts else ""
+    told = signature(parts) if parts and all(part.tag for part in parts) else ""
     if not folder.is_far:
         return Candidate(path, file, told)
     return Candidate(path, file, told, folder.path, tuple(parts))

@@ -23,6 +23,7 @@ class Access:
         listed: the URL of a folder -> the files in and below it, by their paths from there, where
             a listing told of them before; there is nothing else in it.
         drivers: scheme -> fsspec's file system, where one is in use.
+        depots: scheme -> what is known of the store.
         notes: what was noticed about servers, one line each.
     """
 
@@ -32,6 +33,7 @@ class Access:
         self.options = dict(options or {})
         self.listed: Mapping[str, Sequence[Entry]] = {}
         self.drivers: dict[str, Any] = {}
+        self.depots: dict[str, Any] = {}
         self.notes: list[str] = []
         self._max = max_download
         self._taken = 0
@@ -43,6 +45,11 @@ class Access:
         other.listed = {folder: files}
         other.drivers = self.drivers
         return other
+
+    def forget(self) -> None:
+        """Ask stores anew for what is in them."""
+        self.listed = {}
+        self.depots.clear()
 
     @property
     def left(self) -> int:

@@ -196,13 +196,6 @@ class Folder(ABC):
     def expect(self, names: Iterable[str]) -> None:  # noqa: B027
         """Say which files will be asked for, where that is better done in one go."""
 
-    def survey(self) -> None:  # noqa: B027
-        """Learn what is in it and below it, where that is better done in one go.
-
-        Raises:
-            BnstatError: it cannot be told.
-        """
-
     @abstractmethod
     def folder(self, name: str) -> Folder | None:
         """The folder of that name, if there is one."""

@@ -28,8 +28,13 @@ class Spot(NamedTuple):
     folder: Folder | None
 
 
-def find(path: str, access: Access) -> Spot:
+def find(path: str, access: Access, whole: bool = False) -> Spot:
     """Where a path or URL leads.
+
+    Args:
+        path: the path or URL.
+        access: how what is far away is reached.
+        whole: ask a store for all that is below the folder, rather than folder by folder.
 
     Raises:
         BnstatError: it cannot be looked at, or is neither a file nor a folder.
@@ -43,7 +48,7 @@ def find(path: str, access: Access) -> Spot:
             return Spot(*find_on_the_web(path, access))
         from bnstat.storage.remote.find import find_in_store
 
-        return Spot(*find_in_store(path, access))
+        return Spot(*find_in_store(path, access, whole))
     return _on_disk(path)
 
 

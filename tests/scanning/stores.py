@@ -60,7 +60,7 @@ def found(root: Path, **choice: object) -> dict[str, str]:
 
 
 def scanned(
-    *roots: Path,
+    *roots: Path | str,
     choice: Choice | None = None,
     how: How | None = None,
     engine: Engine | None = None,

@@ -10,7 +10,8 @@ from bnstat.errors import BnstatError
 from bnstat.storage.access import Access
 from bnstat.storage.address import WEB, scheme_of, shown
 from bnstat.storage.remote.faults import fault
-from bnstat.storage.remote.transport import S3, HuggingFace, Transport
+from bnstat.storage.remote.pinned import S3, Azure, Gcs
+from bnstat.storage.remote.transport import HuggingFace, Transport
 
 
 class _Driver(NamedTuple):
@@ -22,12 +23,12 @@ class _Driver(NamedTuple):
 _PATIENCE: Final = {
     "connect_timeout": 10,
     "read_timeout": 30,
-    "retries": {"max_attempts": 3},
+    "retries": {"mode": "standard", "total_max_attempts": 4},
     "max_pool_connections": 64,
 }
 _S3: Final = _Driver("s3", {"config_kwargs": _PATIENCE}, S3)
-_GCS: Final = _Driver("gcs")
-_AZURE: Final = _Driver("azure")
+_GCS: Final = _Driver("gcs", transport=Gcs)
+_AZURE: Final = _Driver("azure", transport=Azure)
 _DRIVERS: Final = {
     "s3": _S3,
     "s3a": _S3,

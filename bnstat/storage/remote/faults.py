@@ -10,6 +10,7 @@ from bnstat.storage.address import scrubbed
 _CREDENTIALS: Final = "check the credentials that the driver is given"
 _NETWORK: Final = "check the address, the network and the proxy"
 _AGAIN: Final = "try again later"
+_BROKEN: Final = "the connection broke off"
 
 _TOLD: Final = {
     "NoCredentialsError": ("no credentials were found", _CREDENTIALS),
@@ -32,10 +33,10 @@ _TOLD: Final = {
     "ReadTimeoutError": ("the server does not answer in time", _AGAIN),
     "TimeoutError": ("the server does not answer in time", _AGAIN),
     "ServerDisconnectedError": ("the server ended the connection", _AGAIN),
-    "ClientPayloadError": ("the connection broke off", _AGAIN),
-    "IncompleteReadError": ("the connection broke off", _AGAIN),
-    "ResponseStreamingError": ("the connection broke off", _AGAIN),
-    "ConnectionError": ("the connection broke off", _AGAIN),
+    "ClientPayloadError": (_BROKEN, _AGAIN),
+    "IncompleteReadError": (_BROKEN, _AGAIN),
+    "ResponseStreamingError": (_BROKEN, _AGAIN),
+    "ConnectionError": (_BROKEN, _AGAIN),
     "TooManyRedirects": ("the server redirects in a circle", ""),
     "InvalidURL": ("is no valid URL", ""),
     "InvalidUrlClientError": ("is no valid URL", ""),
@@ -78,6 +79,15 @@ def fault(error: BaseException, where: str) -> BnstatError:
         return BnstatError(where, "the driver does not take these storage options")
     first = scrubbed(str(error).strip().partition("\n")[0])
     return BnstatError(where, f"cannot be read: {type(error).__name__}: {first}"[:300])
+
+
+def is_broken_off(error: BaseException) -> bool:
+    """Whether a connection ended before all bytes came, so that asking again may help."""
+    return any(
+        _TOLD.get(kind.__name__, ("",))[0] == _BROKEN
+        for one in _causes(error)
+        for kind in type(one).__mro__
+    )
 
 
 def _of_status(status: int, where: str) -> BnstatError:

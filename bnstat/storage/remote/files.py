@@ -137,13 +137,14 @@ class Warehouse(Depot):
         return file
 
     def survey(self, path: str) -> None:
-        """List a folder and all that are below it.
+        """List a folder and all that are below it, if there is one.
 
         Raises:
             BnstatError: it cannot be told.
         """
-        self._know(path, self.transport.tree(path))
-        self.transport.forget(path)
+        found = self.transport.tree(path)
+        if found and not is_file(found, path):
+            self._know(path, found)
 
     def recall(self, path: str) -> None:
         """Take what is known of a folder's files, where something is, for a listing of it."""
@@ -214,12 +215,9 @@ class RemoteFolder(Folder):
 
     def entries(self) -> list[Entry]:
         return sorted(
-            Entry(stat.name, stat.is_folder, stat.size, stat.tag or f"{_AT}{stat.modified}")
+            Entry(stat.name, stat.is_folder, stat.size, _tag(stat))
             for stat in self._stats().values()
         )
-
-    def survey(self) -> None:
-        self._depot.survey(self._inside)
 
     def file(self, name: str) -> File | None:
         *above, last = name.split("/")
@@ -254,11 +252,16 @@ class RemoteFolder(Folder):
         return self._depot.listing(self._inside) or {}
 
 
+def _tag(stat: Stat) -> str:
+    return stat.tag or (f"{_AT}{stat.modified}" if stat.modified else "")
+
+
 def _stats(top: str, files: Iterable[Entry]) -> Iterator[Stat]:
     """What was told of the files below a folder, as a listing would tell it."""
     for file in files:
-        tag = "" if file.tag.startswith(_AT) else file.tag
-        at = float(file.tag.removeprefix(_AT)) if not tag else 0.0
+        timed = file.tag.startswith(_AT)
+        tag = "" if timed else file.tag
+        at = float(file.tag.removeprefix(_AT)) if timed else 0.0
         yield Stat(f"{top}/{file.name}", False, file.size, at, tag)
 
 

@@ -7,8 +7,15 @@ from bnstat.storage.remote.drivers import connect
 from bnstat.storage.remote.files import RemoteFolder, Warehouse
 
 
-def find_in_store(url: str, access: Access) -> tuple[RemoteFolder | None, str, RemoteFolder | None]:
+def find_in_store(
+    url: str, access: Access, whole: bool = False
+) -> tuple[RemoteFolder | None, str, RemoteFolder | None]:
     """The parent, the name and the folder of a `Spot`.
+
+    Args:
+        url: the URL.
+        access: how the store is reached.
+        whole: learn of all that is below the folder, in as few requests as the store can.
 
     Raises:
         BnstatError: there is no driver, or the store cannot be listed.
@@ -16,10 +23,12 @@ def find_in_store(url: str, access: Access) -> tuple[RemoteFolder | None, str, R
     transport, path = connect(url, access)
     path = transport.canonical(path.rstrip("/"))
     transport.forget(path)
-    depot = Warehouse(transport, access)
+    depot: Warehouse = access.depots.setdefault(url.partition(":")[0], Warehouse(transport, access))
     above, _, name = path.rpartition("/")
     for known in (path, above):
         depot.recall(known)
+    if whole:
+        depot.survey(path)
     if depot.listing(path) is not None:
         return None, name, RemoteFolder(depot, path)
     return (

@@ -6,7 +6,7 @@ file. Ranges are fetched all at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -14,8 +14,8 @@ from bnstat.errors import ChangedError
 from bnstat.storage.address import shown
 from bnstat.storage.remote.faults import fault
 
-_PARALLEL: Final = 64
 _MOST_THREADS: Final = 16
+_TAGS: Final = ("generation", "ETag", "etag", "blob_id")
 
 
 class Stat(NamedTuple):
@@ -93,10 +93,19 @@ class Transport:
             BnstatError: it cannot be told.
         """
         try:
-            found = self._fs.find(path, detail=True)
+            found = self._all(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
         except Exception as error:
             raise fault(error, self.url(path)) from error
-        return [stat_of(info) for info in found.values()]
+        # The driver would keep it all, for as long as the process lives.
+        self._fs.invalidate_cache()
+        return [stat_of(info) for info in found]
+
+    def _all(self, path: str) -> Iterable[dict[str, Any]]:
+        """What the driver tells of all files below a folder."""
+        found: dict[str, dict[str, Any]] = self._fs.find(path, detail=True)
+        return found.values()
 
     def forget(self, path: str) -> None:
         """Ask anew for what a listing tells."""
@@ -136,38 +145,6 @@ class Transport:
         return result
 
 
-class S3(Transport):
-    """S3, where a range can be asked for on condition that the object is still the same."""
-
-    def _cat(self, pieces: Sequence[Piece]) -> list[Any]:
-        from fsspec.asyn import sync
-
-        result: list[Any] = sync(self._fs.loop, self._gather, pieces)
-        return result
-
-    async def _gather(self, pieces: Sequence[Piece]) -> list[Any]:
-        import asyncio
-
-        gate = asyncio.Semaphore(_PARALLEL)
-
-        async def one(piece: Piece) -> bytes:
-            bucket, key, version = self._fs.split_path(piece.stat.path)
-            async with gate:
-                answer = await self._fs._call_s3(
-                    "get_object",
-                    Bucket=bucket,
-                    Key=key,
-                    Range=f"bytes={piece.start}-{piece.end - 1}",
-                    **({"IfMatch": piece.stat.tag} if piece.stat.tag else {}),
-                    **({"VersionId": version} if version else {}),
-                )
-                async with answer["Body"] as body:
-                    data: bytes = await body.read()
-                    return data
-
-        return await asyncio.gather(*(one(piece) for piece in pieces), return_exceptions=True)
-
-
 class Threads(Transport):
     """A driver that knows no way to wait for many ranges at once: each has its own thread."""
 
@@ -202,10 +179,10 @@ class HuggingFace(Threads):
 
 def stat_of(info: dict[str, Any]) -> Stat:
     """An entry of a listing, in whatever words the driver puts it."""
-    tag = next((info[key] for key in ("ETag", "etag", "generation") if info.get(key)), "")
+    tag = next((info[key] for key in _TAGS if info.get(key)), "")
     return Stat(
         info["name"].rstrip("/"),
-        info["type"] == "directory",
+        info["type"] == "directory" or info["name"].endswith("/"),
         int(info.get("size") or 0),
         _seconds(info),
         str(tag),

@@ -8,6 +8,8 @@ import pytest
 
 import bnstat
 from bnstat.errors import BnstatError, NotFoundError
+from bnstat.storage.access import Access
+from bnstat.storage.places import find
 from tests.storage.remote.conftest import DATA
 from tests.storage.remote.test_http import same
 
@@ -48,3 +50,18 @@ def test_what_is_not_there(gcs: dict[str, object]) -> None:
         bnstat.load("gs://models/nothing/here", storage_options=gcs)
     with pytest.raises(BnstatError, match="gs://nobodys/model"):
         bnstat.load("gs://nobodys/model", storage_options=gcs)
+
+
+def test_an_object_that_is_replaced(gcs: dict[str, object]) -> None:
+    import gcsfs
+
+    fs = gcsfs.GCSFileSystem(**gcs)
+    fs.pipe_file("models/replaced/a", bytes(200_000))
+    folder = find("gs://models/replaced", Access(gcs)).folder
+    assert folder is not None
+    file = folder.file("a")
+    assert file is not None
+    assert file.read(0, 10) == bytes(10)
+    fs.pipe_file("models/replaced/a", b"1" * 200_000)
+    with pytest.raises(BnstatError, match="changed while it was read"):
+        file.read(100_000, 10)

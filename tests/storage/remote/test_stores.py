@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from time import monotonic
 
 import pytest
 
 import bnstat
 from bnstat.errors import BnstatError, ChangedError, NotFoundError
+from tests.builders.server import Handler, Server
 from tests.storage.remote.conftest import DATA
 from tests.storage.remote.test_http import same
 
@@ -105,6 +107,48 @@ def test_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
         bnstat.load("s3://models/m", storage_options=options)
 
 
+def test_a_store_that_is_always_busy(server: Server) -> None:
+    pytest.importorskip("s3fs", reason="the driver for s3:// is not installed")
+    server.other = lambda handler: handler.status(503)
+    options = {"endpoint_url": server.url, "key": "somebody", "secret": "hardly-a-secret"}
+    start = monotonic()
+    with pytest.raises(BnstatError, match=r"the server fails \(503\); try again later"):
+        bnstat.load("s3://models/m", storage_options=options)
+    assert monotonic() - start < 9
+    assert len(server.asked) == 4
+
+
+def test_a_store_that_is_busy_now_and_then(
+    s3: str, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One answer in three is no answer."""
+    from urllib.request import Request, urlopen
+
+    def passed_on(handler: Handler) -> bool:
+        if len(server.asked) % 3 == 0:
+            return handler.status(503)
+        names = ("Range", "If-Match", "Authorization", "x-amz-date", "x-amz-content-sha256")
+        heads = {name: handler.headers[name] for name in names if name in handler.headers}
+        with urlopen(Request(s3 + handler.path, headers=heads)) as answer:
+            data = answer.read()
+            handler.send_response(answer.status)
+            for name in ("Content-Type", "Content-Range", "ETag"):
+                if name in answer.headers:
+                    handler.send_header(name, answer.headers[name])
+            handler.send_header("Content-Length", str(len(data)))
+            handler.end_headers()
+            # Half of one answer in five is lost on the way.
+            handler.wfile.write(data[: len(data) // 2] if len(server.asked) % 5 == 1 else data)
+            handler.close_connection = True
+        return True
+
+    server.other = passed_on
+    options = {"endpoint_url": server.url}
+    far = bnstat.load("s3://models/digits/run", eager=True, storage_options=options)
+    same(far, bnstat.load(DATA / "run"))
+    assert len(server.asked) > 4
+
+
 def test_a_scheme_that_nobody_knows() -> None:
     with pytest.raises(BnstatError, match=r"nothing is known of gopher://; URLs start with s3://"):
         bnstat.load("gopher://host/model")
@@ -113,7 +157,9 @@ def test_a_scheme_that_nobody_knows() -> None:
 def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
+    registry = pytest.importorskip("fsspec.registry")
     monkeypatch.setitem(sys.modules, "adlfs", None)
+    monkeypatch.delitem(registry._registry, "az", raising=False)
     with pytest.raises(BnstatError, match=r"az:// is not installed; pip install 'bnstat\[azure\]'"):
         bnstat.load("az://container/model")
 

@@ -1,0 +1,115 @@
+"""Stores that can be asked for bytes on condition that the object is what the listing told of."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from bnstat.errors import ChangedError
+from bnstat.storage.remote.faults import is_broken_off
+from bnstat.storage.remote.transport import Piece, Transport
+
+_PARALLEL: Final = 64
+
+_WAITS: Final = (0.2, 0.8)
+"""How many seconds to wait before what broke off is asked for again."""
+
+
+class Pinned(Transport):
+    """A store in which an object that was replaced is an error, not other bytes."""
+
+    def _cat(self, pieces: Sequence[Piece]) -> list[Any]:
+        from fsspec.asyn import sync
+
+        result: list[Any] = sync(self._fs.loop, self._gather, pieces)
+        return result
+
+    async def _gather(self, pieces: Sequence[Piece]) -> list[Any]:
+        import asyncio
+
+        gate = asyncio.Semaphore(_PARALLEL)
+
+        async def one(piece: Piece) -> bytes:
+            async with gate:
+                for wait in _WAITS:
+                    try:
+                        return await self._get(piece)
+                    except Exception as error:
+                        if not is_broken_off(error):
+                            raise
+                    await asyncio.sleep(wait)
+                return await self._get(piece)
+
+        return await asyncio.gather(*(one(piece) for piece in pieces), return_exceptions=True)
+
+    @abstractmethod
+    async def _get(self, piece: Piece) -> bytes:
+        """The bytes, of the object that the listing told of."""
+
+
+class S3(Pinned):
+    """S3, where objects have ETags."""
+
+    def __init__(self, fs: Any, scheme: str) -> None:
+        super().__init__(fs, scheme)
+        # The client tries again by itself; tries of tries take long to end.
+        fs.retries = 1
+
+    def _all(self, path: str) -> Iterable[dict[str, Any]]:
+        from fsspec.asyn import sync
+
+        # Its `find` compares all folders with each other.
+        found: list[dict[str, Any]] = sync(self._fs.loop, self._fs._lsdir, path, delimiter="")
+        return found
+
+    async def _get(self, piece: Piece) -> bytes:
+        bucket, key, version = self._fs.split_path(piece.stat.path)
+        answer = await self._fs._call_s3(
+            "get_object",
+            Bucket=bucket,
+            Key=key,
+            Range=f"bytes={piece.start}-{piece.end - 1}",
+            **({"IfMatch": piece.stat.tag} if piece.stat.tag else {}),
+            **({"VersionId": version} if version else {}),
+        )
+        async with answer["Body"] as body:
+            data: bytes = await body.read()
+            return data
+
+
+class Gcs(Pinned):
+    """Google Cloud Storage, where objects have generations."""
+
+    async def _get(self, piece: Piece) -> bytes:
+        tag, url = piece.stat.tag, self._fs.url(piece.stat.path)
+        head = {"Range": f"bytes={piece.start}-{piece.end - 1}"}
+        data: bytes
+        try:
+            _, data = await self._fs._call(
+                "GET", f"{url}&generation={tag}" if tag else url, headers=head
+            )
+        except FileNotFoundError as error:
+            where = self.url(piece.stat.path)
+            raise ChangedError(where, "changed while it was read", "try again later") from error
+        return data
+
+
+class Azure(Pinned):
+    """Azure's blobs, which have ETags."""
+
+    async def _get(self, piece: Piece) -> bytes:
+        from azure.core import MatchConditions
+
+        container, blob, version = self._fs.split_path(piece.stat.path)
+        tag = piece.stat.tag
+        condition = {"etag": tag, "match_condition": MatchConditions.IfNotModified} if tag else {}
+        async with self._fs.service_client.get_blob_client(container, blob) as client:
+            stream = await client.download_blob(
+                offset=piece.start,
+                length=piece.end - piece.start,
+                version_id=version,
+                **condition,
+            )
+            data: bytes = await stream.readall()
+            return data
