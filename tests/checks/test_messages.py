@@ -164,6 +164,9 @@ class TestNegativeVariance:
             "; epsilon is not in the file, and has to be above 0.000244"
         )
         assert finding.numbers["epsilon"] is None
+        assert (
+            said("BN005", of(but("moving_variance", c1=-0.5), epsilon=1.0))[0].severity == "warning"
+        )
         (finding,) = said("BN005", of(but("moving_variance", c1=-1.0), epsilon=None))
         assert finding.message.endswith("; variance + epsilon is not positive: its root is NaN")
 
@@ -204,6 +207,11 @@ class TestScale:
 
 
 class TestOutlying:
+    def test_as_a_multiple_of_the_median(self) -> None:
+        assert said("BN008", of(variances(0.01, 0.01, 0.01, 99))) == []
+        assert said("BN008", of(variances(100, 100, 100, 9e5))) == []
+        assert len(said("BN008", of(variances(0.01, 0.01, 0.01, 101)))) == 1
+
     def test_of_four_channels_at_least(self) -> None:
         assert len(said("BN008", of(variances(1, 1, 1, 1e6)))) == 1
         assert said("BN008", of(variances(1, 1, 1e6))) == []
