@@ -42,9 +42,7 @@ def judge(
         return "same", ()
     causes = tuple(settings_cause(*setting) for setting in settings)
     agreement = effects.agree(old, new)
-    if agreement is None and _same_at_any_epsilon(old, new, effects):
-        return "same-effect", ()
-    if agreement is not None and agreement.all():
+    if _same_at_any_epsilon(old, new, effects) if agreement is None else agreement.all():
         # Where statistics are the same, how they are to move on is told differently.
         if are_equal and any(name == "momentum" for name, _, _ in settings):
             return "different", causes

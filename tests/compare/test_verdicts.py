@@ -93,10 +93,18 @@ def test_another_momentum_is_a_difference_of_layers_with_statistics() -> None:
     moving = changed(BN, {}, momentum=0.9)
     for momentum, verdict in ((0.9, "same"), (0.99, "different")):
         assert judged(moving, changed(BN, {}, momentum=momentum)).verdict == verdict
+    untold = [layer("bn", arrays_of(BN), momentum=momentum) for momentum in (0.9, 0.99)]
+    assert kinds(judged(*untold)) == ["momentum"]
     folded = rewritten(BN, "bn")
     assert folded.momentum is None
     at_rest = layer("bn", arrays_of(folded), epsilon=folded.epsilon, momentum=0.99)
     assert judged(moving, at_rest).verdict == "same-effect"
+
+
+def test_values_that_are_the_same_but_for_rounding_are_no_cause() -> None:
+    array = np.array(BN.array("gamma"))
+    array[3] = np.nextafter(array[3], np.float32(9))
+    assert kinds(judged(BN, changed(BN, {"gamma": array}, epsilon=1e-5))) == ["epsilon"]
 
 
 def test_values_and_settings_that_differ_are_both_told() -> None:
