@@ -221,12 +221,30 @@ class TestOutlying:
         assert said("BN008", of(variances(1, 1, NAN, 1e6))) == []
 
 
+class TestGammas:
+    def test_the_lines_are_drawn_below(self) -> None:
+        layer = of(both(c2=(2.0**-10, 0.25), c3=(2.0**-11, 0.25), c4=(2.0**-11, 0.125)))
+        lines = Thresholds(gamma=2.0**-10, beta=0.25)
+        (off,) = said("BN009", layer, thresholds=lines)
+        (constant,) = said("BN010", layer, thresholds=lines)
+        assert (off.channels.tolist(), constant.channels.tolist()) == ([4], [3])
+
+
+@pytest.mark.parametrize(("gamma", "severity"), [(0, "info"), (1, "info"), (2, "error")])
+def test_a_gamma_alone_tells_whether_a_layer_was_trained(gamma: int, severity: str) -> None:
+    layer = models.layer("bn", {"gamma": ONES * gamma, **START})
+    (finding,) = said("BN001", layer, of(sound(1), "other"))
+    assert finding.severity == severity
+
+
 BARE = models.layer("bare", {"gamma": sound(3).arrays["gamma"]}, momentum=0.99)
 ODD = [
     BARE,
     models.layer("empty", {role: array() for role in START}, momentum=0.9),
     models.layer("unequal", {"gamma": ONES, "beta": array(1, 1), **START}, trainable=False),
     of(sound(4, momentum=0.95), "quiet"),
+    models.layer("mean", {"moving_mean": ONES}, momentum=0.95),
+    models.layer("variance", {"moving_variance": ONES / 2}, momentum=0.95),
     models.layer("few", {"moving_mean": array(1, 2), "moving_variance": array(2, 3)}),
     of(sound(5), "frozen", trainable=False),
 ]
