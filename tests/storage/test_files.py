@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import io
 import os
+import stat
 from io import FileIO
 from pathlib import Path
 
 import pytest
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
+from bnstat.storage import local
 from bnstat.storage.access import Access
 from bnstat.storage.files import File
 from bnstat.storage.local import LocalFile, LocalFolder
@@ -240,3 +242,38 @@ def test_a_pointer_is_hinted_at_where_bytes_are_missing() -> None:
     with pytest.raises(DamagedError, match="copy or download it again"):
         MemoryFile(POINTER.ljust(1024)).read(0, 2000)
     assert MemoryFile(POINTER.ljust(1023)).is_lfs_pointer()
+
+
+class TestRefusals:
+    """As of files that may not be read, which root may all the same."""
+
+    @staticmethod
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    def test_of_opening(self, file: LocalFile, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(local, "FileIO", self.refuse)
+        with pytest.raises(BnstatError, match="ten: cannot be opened: Permission denied"):
+            LocalFile(file.path)
+
+    def test_of_looking(self, file: LocalFile, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(os, "stat", self.refuse)
+        for look in (local.kind_of, LocalFile, lambda path: find(path, Access())):
+            with pytest.raises(BnstatError, match="ten: cannot be opened: Permission denied"):
+                look(file.path)
+
+    def test_of_listing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(os, "listdir", self.refuse)
+        with pytest.raises(BnstatError, match="cannot be opened: Permission denied"):
+            LocalFolder(str(tmp_path)).names()
+
+    def test_of_names_that_no_file_can_have(self, tmp_path: Path) -> None:
+        with pytest.raises(BnstatError, match="cannot be opened: embedded null byte"):
+            LocalFile(f"{tmp_path}/a\0b")
+
+
+def test_a_file_that_goes_while_it_is_looked_for_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "kind_of", lambda path: stat.S_IFREG)
+    assert LocalFolder(str(tmp_path)).file("gone") is None
