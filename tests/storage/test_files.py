@@ -98,6 +98,9 @@ def test_folders(tmp_path: Path, file: LocalFile) -> None:
     assert parent.names() == folder.names()
     assert folder.modified("ten") > 0
     assert folder.modified("nothing") == 0
+    assert folder.times("t") == {"ten": os.stat(file.path).st_mtime}
+    assert set(folder.times()) == {"b", "broken", "ten"}
+    assert file.has(0, 10)
 
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 5000])
@@ -220,6 +223,7 @@ class Far(MemoryFile):
 def test_ranges_as_a_stream() -> None:
     file = Far(b"0123456789")
     with file.open() as stream:
+        assert stream.read(3) == b"012"
         assert stream.readable()
         assert stream.seekable()
         assert stream.seek(7) == 7
