@@ -104,9 +104,8 @@ def _by_name(old: Model, new: Model) -> list[Pair]:
 
 
 def _unpaired(
-    old: Iterable[BatchNorm], new: Iterable[BatchNorm], pairs: Iterable[Pair]
+    old: Iterable[BatchNorm], new: Iterable[BatchNorm], pairs: Sequence[Pair]
 ) -> tuple[list[BatchNorm], list[BatchNorm]]:
-    pairs = list(pairs)
     olds, news = {pair.old.name for pair in pairs}, {pair.new.name for pair in pairs}
     return (
         [layer for layer in old if layer.name not in olds],

@@ -131,9 +131,9 @@ class Tensors:
 
     def doubt(self, weights: Variable) -> Floats:
         """How far each of the numbers may be from the one that it was rounded from."""
-        array = self.array(weights)
         if rounding_of(weights) is None:
-            return np.broadcast_to(0.0, array.shape)
+            return np.broadcast_to(0.0, squeezed(weights.shape))
+        array = self.array(weights)
         return _doubt(weights, array.reshape(weights.shape)).reshape(array.shape)
 
     def views(self, size: int) -> Sequence[View]:

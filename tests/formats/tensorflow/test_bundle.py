@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hypothesis.extra import numpy as arrays_of
 from bnstat.errors import DamagedError, NotFoundError, UnsupportedError
 from bnstat.formats.tensorflow.bundle import Bundle
 from bnstat.formats.tensorflow.tables.sstable import Table
+from bnstat.storage.files import File
 from bnstat.storage.local import LocalFile, LocalFolder
 from tests.builders import named
 from tests.builders.oracle import same_bits
@@ -182,6 +184,25 @@ def test_a_missing_shard(tmp_path: Path) -> None:
     assert same_bits(bundle.read("a"), np.ones(3))
     with pytest.raises(NotFoundError, match="data-00001-of-00002"):
         bundle.read("b")
+
+
+def test_few_of_many_shards_are_kept_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bnstat.formats.tensorflow.bundle._MOST_OPEN", 2)
+    made: list[weakref.ref[File]] = []
+
+    class Watched(LocalFolder):
+        def file(self, name: str) -> File | None:
+            found = super().file(name)
+            if found is not None and ".data-" in name:
+                made.append(weakref.ref(found))
+            return found
+
+    shards = [{f"x{number}": np.full(3, number)} for number in range(5)]
+    bundle = Bundle(Watched(str(tmp_path)), named.save_shards(tmp_path / "m", shards).name, True)
+    for number in range(5):
+        assert same_bits(bundle.read(f"x{number}"), np.full(3, number))
+    assert len(made) == 2 + 3, "those beyond are opened when they are read"
+    assert sum(each() is not None for each in made) == 2
 
 
 def test_shards_of_an_earlier_save_beside_it(tmp_path: Path) -> None:
