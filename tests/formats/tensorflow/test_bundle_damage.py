@@ -10,9 +10,11 @@ import pytest
 
 import bnstat
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError
+from bnstat.formats.tensorflow.bundle import Bundle
 from tests.builders import named, tables
 from tests.builders.oracle import same_bits
 from tests.formats.tensorflow.test_bundle import assert_reads_alike, opened
+from tests.formats.tensorflow.test_shards import Silent
 
 FLOATS = np.arange(3, dtype=np.float32)
 DATA = FLOATS.tobytes()
@@ -95,6 +97,19 @@ def test_headers_of_other_types_tell_nothing(tmp_path: Path, head: bytes) -> Non
     )
     (tmp_path / "m.data-00000-of-00001").write_bytes(DATA)
     assert same_bits(opened(tmp_path / "m").read("x"), FLOATS)
+    assert Bundle(Silent(str(tmp_path)), "m", data=True).entry("x").shape == (3,)
+
+
+def test_a_bundle_for_readers_of_its_own_version(tmp_path: Path) -> None:
+    head = tables.header(min_consumer=1)
+    prefix = tables.bundle(tmp_path, {"x": tables.entry(DATA, shape=[3])}, DATA, head)
+    assert same_bits(opened(prefix).read("x"), FLOATS)
+
+
+def test_the_file_that_fails_its_checksum_is_named(tmp_path: Path) -> None:
+    prefix = tables.bundle(tmp_path, {"a/x": tables.entry(DATA, shape=[3], crc=1)}, DATA)
+    with pytest.raises(DamagedError, match=r"/m\.data-00000-of-00001, a/x: the data fails its"):
+        opened(prefix).read("a/x")
 
 
 def test_a_missing_index(tmp_path: Path) -> None:
