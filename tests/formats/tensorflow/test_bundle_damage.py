@@ -52,7 +52,11 @@ def test_a_bundle_for_newer_readers(tmp_path: Path, reader: Any) -> None:
         (tables.entry(DATA, shape=[1 << 40, 1 << 40]), "impossible shape"),
         (tables.entry(b"", shape=[0, 1 << 62]), "impossible shape"),
         (tables.entry(DATA, shape=[-3]), "impossible shape"),
+        (tables.entry(DATA, shape=[-1]), "impossible shape"),
         (tables.entry(DATA, shape=[3] * 300), "impossible shape"),
+        (tables.entry(DATA[:4], shape=[1] * 33), "impossible shape"),
+        (tables.entry(DATA, shape=[1 << 29, 1 << 29]), "cannot hold"),
+        (tables.entry(DATA, shape=[1 << 29, (1 << 29) + 1]), "impossible shape"),
         (tables.entry(DATA, shape=[3], offset=1), "truncated"),
         (tables.entry(DATA, shape=[3], offset=1 << 62), "truncated"),
         (tables.entry(DATA, shape=[3], offset=-1), "truncated"),
@@ -72,6 +76,21 @@ def test_hostile_entries(tmp_path: Path, entry: bytes, message: str) -> None:
     prefix = tables.bundle(tmp_path, {"x": entry}, DATA)
     with pytest.raises(BnstatError, match=message):
         opened(prefix).read("x")
+
+
+@pytest.mark.parametrize(
+    ("entry", "shape"),
+    [
+        (tables.entry(shape=[1] * 32), (1,) * 32),
+        (tables.entry(shape=[0, 1 << 58]), (0, 1 << 58)),
+        # Dimensions of other types than they should have: none, and one of size 0.
+        (b"\x08\x01\x12\x02\x10\x05", ()),
+        (b"\x08\x01\x12\x04\x12\x02\x0a\x00", ()),
+        (b"\x08\x01\x12\x02\x12\x00", (0,)),
+    ],
+)
+def test_shapes_at_the_edge(tmp_path: Path, entry: bytes, shape: tuple[int, ...]) -> None:
+    assert opened(tables.bundle(tmp_path, {"x": entry}, DATA)).entry("x").shape == shape
 
 
 def test_many_tensors_over_the_same_bytes(tmp_path: Path) -> None:
