@@ -121,6 +121,8 @@ class Difference:
         layers: those that both models have, in the order of the new one.
         removed, added: the names of those that only the old or only the new one has.
         folded: layers that one model has, and the other has in its weights, which is proven.
+        misfolded: those of the removed and added that are in the other's weights by another
+            scale or shift than theirs, with the causes.
         ties: names of layers of the new model that their place alone tells from another one.
     """
 
@@ -133,6 +135,7 @@ class Difference:
     added: tuple[str, ...]
     tolerance: float = TOLERANCE
     folded: tuple[Folded, ...] = ()
+    misfolded: tuple[Folded, ...] = ()
     ties: tuple[str, ...] = ()
 
     @property
@@ -201,10 +204,11 @@ def diff(
     alignment = align(old, new, effects)
     compared = [(pair, _compare_roles(pair, rtol, atol)) for pair in alignment.pairs]
     any_moved = any(role.moved for _, roles in compared for role in roles)
-    folded = [
+    found = [
         *find_folded(alignment.removed, old, new, "old", effects),
         *find_folded(alignment.added, new, old, "new", effects),
     ]
+    folded = [each for each in found if not each.causes]
     proven = {(each.side, each.layer) for each in folded}
     return Difference(
         old.source,
@@ -219,6 +223,7 @@ def diff(
         tuple(each.name for each in alignment.added if ("new", each.name) not in proven),
         tolerance,
         tuple(folded),
+        tuple(each for each in found if each.causes),
         alignment.ties,
     )
 

@@ -2,36 +2,36 @@
 
 `scale * (w * x + b) + shift` is `(scale * w) * x + (scale * b + shift)`: the layer is gone, its
 convolution's weights are the original's times the scale, its bias is the shift and the scaled
-bias that was there. A file need not say which convolution stood before the layer, nor in which
-order its axes are kept (HWIO, OIHW, OHWI, depthwise or transposed): weights all of whose numbers
-are the products in one order of the axes prove both, and nothing less is taken.
+bias that was there. Before a dense layer, `w * (scale * x + shift) + b` is
+`(w * scale) * x + (sum(w * shift) + b)`. A file need not say which weights stood beside the
+layer, nor in which order its axes are kept (HWIO, OIHW, OHWI, depthwise or transposed): weights
+all of whose numbers are the products in one order of the axes prove both, and nothing less is
+taken. Of numbers that are rounded as they are stored, all must be such as the products are
+rounded to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import islice
 from math import prod
-from typing import Final, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from bnstat.compare.effects import Effect, Effects, Floats, close, within
-from bnstat.model import BatchNorm, Model, Variable, as_float64, fetch, squeezed
-
-_FLOATS: Final = ("float16", "bfloat16", "float32", "float64")
-_MOST_AXES: Final = 5
-_LARGEST: Final = 1 << 28
-"""Elements of weights that are compared; the largest dense layers have fewer."""
-
-_MOST_KEPT: Final = 1 << 24
-"""Elements of weights that are kept in memory while others are compared with them."""
+from bnstat.compare.causes import Cause
+from bnstat.compare.effects import Effect, Effects, Floats, within
+from bnstat.compare.misfolding import Misfoldings
+from bnstat.compare.weights import Rounding, Tensors, Turn, Vector, View, rounding_of, turns
+from bnstat.model import BatchNorm, Model
 
 
 @dataclass(frozen=True, slots=True)
 class Folded:
     """A layer that one model has, and the weights of the other that it went into.
+
+    This is proven where there are no `causes`.
 
     Attributes:
         layer: its name.
@@ -41,6 +41,11 @@ class Folded:
         into: key of the weights, or of the scale, in the other model.
         bias: key of the bias, or of the shift, in the other; None where there is none, which is
             where the shift is 0.
+        rounding: how the numbers are stored as far as which this is proven; None where they are
+            float32 or more.
+        tie: whether other weights would prove the same, or these are those of another layer.
+        causes: why the weights are not what they should be: they are the original's times
+            another scale, or the bias is another shift, and arithmetic shows which.
     """
 
     layer: str
@@ -48,6 +53,9 @@ class Folded:
     weights: str | None
     into: str
     bias: str | None
+    rounding: Rounding | None = None
+    tie: bool = False
+    causes: tuple[Cause, ...] = ()
 
 
 def find_folded(
@@ -57,7 +65,7 @@ def find_folded(
     side: Literal["old", "new"],
     effects: Effects,
 ) -> list[Folded]:
-    """Those of some layers that the other model has in its weights.
+    """Those of some layers that the other model has in its weights, or seems to.
 
     Args:
         layers: layers of `own` that the other model does not have.
@@ -73,172 +81,136 @@ def find_folded(
     sizes = {found.scale.size for _, found in known}
     if not sizes or not own.stored or not other.stored:
         return []
-    mine, theirs = _Tensors(own, sizes), _Tensors(other, sizes)
-    result = []
+    mine, theirs = Tensors(own, sizes), Tensors(other, sizes)
+    search = _Search(mine, theirs, effects.tolerance)
+    result: list[Folded] = []
+    unproven: list[BatchNorm] = []
+    taken: set[str] = set()
     for layer, found in known:
-        proof = _prove(found, mine, theirs, effects.tolerance)
-        if proof is not None:
-            result.append(Folded(layer.name, side, *proof))
+        proofs: dict[str, _Proof] = {}
+        for proof in search.proofs(found):
+            proofs.setdefault(proof.into, proof)
+        free = [proof for into, proof in proofs.items() if into not in taken]
+        for proof in (free or [*proofs.values()])[:1]:
+            taken.add(proof.into)
+            result.append(Folded(layer.name, side, *proof, tie=len(proofs) > 1 or not free))
+        if not proofs:
+            unproven.append(layer)
+    misfoldings = Misfoldings(mine, theirs, side, effects)
+    for layer in unproven:
+        wrong = misfoldings.explain(layer, taken)
+        if wrong is not None:
+            result.append(Folded(layer.name, side, *wrong[:3], causes=wrong.causes))
     return result
 
 
-class _View(NamedTuple):
-    """Weights as those of some channels.
+class _Proof(NamedTuple):
+    """The first attributes of `Folded` that are found out."""
 
-    Attributes:
-        weights: the weights.
-        shape: without axes of size 1; a depthwise kernel has one more, in which its last two
-            axes are one.
-        axis: the channels' in it.
-        norms: the Euclidean norm of each channel, which no order of the other axes changes.
-    """
-
-    weights: Variable
-    shape: tuple[int, ...]
-    axis: int
-    norms: Floats
+    weights: str | None
+    into: str
+    bias: str | None
+    rounding: Rounding | None
 
 
-class _Tensors:
-    """The tensors of a model, but those of its batch norm, that have some numbers of channels."""
+class _Search:
+    """Looks for what a layer became, among the tensors of the other model."""
 
-    def __init__(self, model: Model, sizes: Iterable[int]) -> None:
-        wanted = set(sizes)
-        held = [
-            variable
-            for key, variable in model.stored.items()
-            if key not in model.claimed and variable.dtype in _FLOATS
-        ]
-        vectors = [
-            each for each in held if len(squeezed(each.shape)) == 1 and _count(each) in wanted
-        ]
-        self.weights = [
-            each
-            for each in held
-            if 2 <= len(squeezed(each.shape)) <= _MOST_AXES
-            and _count(each) <= _LARGEST
-            and wanted & {shape[axis] for shape in _shapes(each) for axis in range(len(shape))}
-        ]
-        fetch((*vectors, *self.weights))
-        self.vectors: Mapping[int, list[tuple[str, Floats]]] = {
-            size: [
-                (each.key, as_float64(each.read()).ravel())
-                for each in vectors
-                if _count(each) == size
-            ]
-            for size in wanted
-        }
-        self._kept: dict[str, Floats] = {}
-        self._room = _MOST_KEPT
-        self._views: dict[int, list[_View]] = {}
-        for each in self.weights:
-            for view in self._views_of(each):
-                if view.norms.size in wanted:
-                    self._views.setdefault(view.norms.size, []).append(view)
+    def __init__(self, mine: Tensors, theirs: Tensors, tolerance: float) -> None:
+        self._mine = mine
+        self._theirs = theirs
+        self._tolerance = tolerance
 
-    def array(self, weights: Variable) -> Floats:
-        """The numbers of weights, without axes of size 1."""
-        if weights.key in self._kept:
-            return self._kept[weights.key]
-        array = as_float64(weights.read()).reshape(squeezed(weights.shape))
-        if array.size <= self._room:
-            self._room -= array.size
-            self._kept[weights.key] = array
-        return array
+    def proofs(self, effect: Effect) -> Iterator[_Proof]:
+        """Everything that a layer of that effect can have become."""
+        biases = list(self._biases(effect))
+        for view in self._mine.views(effect.scale.size):
+            for into in self._scaled(effect.scale, view):
+                for bias, _ in islice(biases or self._biases_of_next(effect, view), 1):
+                    yield _proof(view, into, bias)
+        # One number for all channels may be anything.
+        if np.ptp(effect.scale) == 0:
+            return
+        for bias, is_sum in biases:
+            for vector in self._theirs.vectors(effect.scale.size):
+                if bias is None or is_sum or vector.key == bias.key:
+                    continue
+                distance = self._tolerance * _larger(vector.values, effect.scale) + vector.doubt
+                if within(vector.values, effect.scale, distance).all():
+                    yield _Proof(None, vector.key, bias.key, vector.rounding or bias.rounding)
 
-    def views(self, size: int) -> Sequence[_View]:
-        """All weights by each of their axes that has so many channels."""
-        return self._views.get(size, ())
+    def _biases(self, effect: Effect) -> Iterator[tuple[Vector | None, bool]]:
+        """Biases that are the shift, or the shift and a scaled bias; whether they have that."""
+        size = effect.scale.size
+        for old in (None, *self._mine.vectors(size)):
+            scaled, doubt = np.zeros(size), np.zeros(size)
+            if old is not None:
+                scaled, doubt = effect.scale * old.values, np.abs(effect.scale) * old.doubt
+            distance = self._tolerance * (effect.terms + np.abs(scaled)) + doubt
+            for vector in self._near(effect.shift + scaled, distance):
+                yield vector, old is not None
+        if (np.abs(effect.shift) <= self._tolerance * effect.terms).all():
+            yield None, False
 
-    def first_norms(self, size: int) -> Floats:
-        """The norm of the first channel of each of the `views`."""
-        return np.array([view.norms[0] for view in self.views(size)])
+    def _biases_of_next(self, effect: Effect, view: View) -> Iterator[tuple[Vector | None, bool]]:
+        """The same of weights that the layer stands before, whose inputs are its channels."""
+        if len(view.shape) != 2:  # What the shift adds at an edge depends on the padding.
+            return
+        weights = view.channels_first(self._mine.array(view.weights))
+        added, terms = effect.shift @ weights, effect.terms @ np.abs(weights)
+        for old in (None, *self._mine.vectors(added.size)):
+            held = np.zeros(added.size) if old is None else old.values
+            distance = self._tolerance * (terms + np.abs(held))
+            yield from ((each, True) for each in self._near(added + held, distance))
 
-    def _views_of(self, weights: Variable) -> Iterator[_View]:
-        array = self.array(weights)
-        for shape in _shapes(weights):
-            squares = array.reshape(shape) ** 2
-            for axis in range(len(shape)):
-                others = tuple(each for each in range(len(shape)) if each != axis)
-                yield _View(weights, shape, axis, np.sqrt(squares.sum(axis=others)))
+    def _near(self, expected: Floats, distance: Floats) -> Iterator[Vector]:
+        for vector in self._theirs.vectors(expected.size):
+            if within(vector.values, expected, distance + vector.doubt).all():
+                yield vector
 
+    def _scaled(self, scale: Floats, view: View) -> Iterator[View]:
+        """The weights that are those of a view times the scale, in any order of the axes."""
+        size = np.abs(scale)
+        expected, doubts = size * view.norms, size * view.doubts
+        candidates = self._theirs.views(scale.size)
+        # Most are told apart by their first channel. A sum of products has more roundings.
+        firsts = np.array([(each.norms[0], each.doubts[0]) for each in candidates]).reshape(-1, 2)
+        near = 10 * self._tolerance * _larger(firsts[:, 0], expected[:1]) + firsts[:, 1] + doubts[0]
+        for place in np.flatnonzero(within(firsts[:, 0], expected[:1], near)).tolist():
+            into = candidates[place]
+            distance = 10 * self._tolerance * _larger(into.norms, expected) + into.doubts + doubts
+            is_near = prod(view.shape) == prod(into.shape) and within(
+                into.norms, expected, distance
+            )
+            if np.all(is_near) and self._is_product(scale, view, into):
+                yield into
 
-def _prove(
-    effect: Effect, mine: _Tensors, theirs: _Tensors, tolerance: float
-) -> tuple[str | None, str, str | None] | None:
-    """The weights of the layer's own model, those that it went into, and their bias."""
-    biases = list(_biases(effect, mine, theirs, tolerance))
-    if not biases:
-        return None
-    for view in mine.views(effect.scale.size):
-        into = _scaled(effect.scale, mine, view, theirs, tolerance)
-        if into is not None:
-            return view.weights.key, into.key, biases[0][0]
-    for bias, added in biases:
-        for key, vector in theirs.vectors[effect.scale.size]:
-            # One number for all channels may be anything.
-            if bias is None or added or key == bias or np.ptp(effect.scale) == 0:
-                continue
-            if close(vector, effect.scale, tolerance).all():
-                return None, key, bias
-    return None
+    def _is_product(self, scale: Floats, view: View, into: View) -> bool:
+        """Whether weights are those of a view times the scale, in some order of the axes."""
+        factor = scale.reshape(-1, *[1] * (len(view.shape) - 1))
+        product = view.channels_first(self._mine.array(view.weights)) * factor
+        doubt = view.channels_first(self._mine.doubt(view.weights)) * np.abs(factor)
+        weights = into.channels_first(self._theirs.array(into.weights))
+        roundings = into.channels_first(self._theirs.doubt(into.weights))
 
+        def agree(turn: Turn, channels: slice) -> bool:
+            other = turn(weights)[channels]
+            distance = self._tolerance * _larger(product[channels], other)
+            distance += doubt[channels] + turn(roundings)[channels]
+            return bool(within(other, product[channels], distance).all())
 
-def _biases(
-    effect: Effect, mine: _Tensors, theirs: _Tensors, tolerance: float
-) -> Iterator[tuple[str | None, bool]]:
-    """Biases that are the shift, or the shift and a scaled bias; whether they have that one."""
-    size = effect.scale.size
-    olds = [(False, np.zeros(size)), *((True, vector) for _, vector in mine.vectors[size])]
-    for added, old in olds:
-        scaled = effect.scale * old
-        distance = tolerance * (effect.terms + np.abs(scaled))
-        for key, vector in theirs.vectors[size]:
-            if within(vector, effect.shift + scaled, distance).all():
-                yield key, added
-    if (np.abs(effect.shift) <= tolerance * effect.terms).all():
-        yield None, False
+        return any(
+            agree(turn, slice(1)) and agree(turn, slice(None))
+            for turn in turns(weights.shape, product.shape)
+        )
 
 
-def _scaled(
-    scale: Floats, mine: _Tensors, view: _View, theirs: _Tensors, tolerance: float
-) -> Variable | None:
-    """The weights that are those of a view times the scale, in any order of the axes."""
-    expected = np.abs(scale) * view.norms
-    # A sum of products has more roundings.
-    loose = 10 * tolerance
-    candidates = theirs.views(scale.size)
-    for place in np.flatnonzero(
-        close(theirs.first_norms(scale.size), expected[:1], loose)
-    ).tolist():
-        into = candidates[place]
-        if prod(view.shape) != prod(into.shape):
-            continue
-        if not close(into.norms, expected, loose).all():
-            continue
-        own = np.moveaxis(mine.array(view.weights).reshape(view.shape), view.axis, 0)
-        product = own * scale.reshape(-1, *[1] * (own.ndim - 1))
-        other = np.moveaxis(theirs.array(into.weights).reshape(into.shape), into.axis, 0)
-        if _same_in_an_order(product, other, tolerance):
-            return into.weights
-    return None
+def _larger(a: Floats, b: Floats) -> Floats:
+    return np.maximum(np.abs(a), np.abs(b))
 
 
-def _same_in_an_order(a: Floats, b: Floats, tolerance: float) -> bool:
-    """Whether two arrays are the same, but for the order of all axes after the first."""
-    for order in permutations(range(1, a.ndim)):
-        turned = a.transpose(0, *order)
-        if turned.shape == b.shape and close(turned, b, tolerance).all():
-            return True
-    return False
-
-
-def _shapes(variable: Variable) -> list[tuple[int, ...]]:
-    shape = squeezed(variable.shape)
-    if len(shape) == 4:
-        return [shape, (*shape[:2], shape[2] * shape[3])]
-    return [shape]
-
-
-def _count(variable: Variable) -> int:
-    return prod(variable.shape)
+def _proof(view: View, into: View, bias: Vector | None) -> _Proof:
+    rounding = rounding_of(into.weights) or rounding_of(view.weights)
+    if rounding is None and bias is not None:
+        rounding = bias.rounding
+    return _Proof(view.weights.key, into.weights.key, bias.key if bias else None, rounding)

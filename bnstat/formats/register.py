@@ -32,7 +32,7 @@ FORMATS = (
     "exchange.safetensors",
     "keras.archive",
     "exchange.npz",
-    "exchange.tflite",
+    "exchange.tflite.file",
     "tensorflow.graphs.frozen_graph",
 )
 """Formats of single files: modules, each a `FileFormat`. Those that know theirs at a

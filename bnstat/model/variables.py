@@ -34,6 +34,8 @@ class Variable:
         shape: the dimensions.
         reader: reads the array; raises `DamagedError` or `NotFoundError`.
         finder: tells where the array's bytes are stored; raises as `reader` does.
+        stepper: where the numbers were quantized, gives how far apart neighbours are, in a
+            shape that is broadcast to the array's; raises as `reader` does.
     """
 
     key: str
@@ -42,6 +44,7 @@ class Variable:
     shape: tuple[int, ...]
     reader: Callable[[], Array] = field(repr=False, compare=False)
     finder: Callable[[], Sequence[Range]] = field(default=tuple, repr=False, compare=False)
+    stepper: Callable[[], Array] | None = field(default=None, repr=False, compare=False)
 
     def read(self) -> Array:
         """The stored array, of this shape and dtype, bit for bit."""
@@ -54,6 +57,10 @@ class Variable:
         in another form: compressed, packed, in the other byte order.
         """
         return self.finder()
+
+    def step(self) -> Array | None:
+        """How far apart the neighbours of quantized numbers are; None where they are not such."""
+        return None if self.stepper is None else self.stepper()
 
 
 def fetch(variables: Iterable[Variable]) -> None:

@@ -72,6 +72,17 @@ def test_folded(folded: tuple[str, str]) -> None:
         assert result.stdout.splitlines()[-1] == "no difference in effect within 1e-06: 1 folded"
 
 
+def test_folded_by_another_epsilon(folded: tuple[str, str]) -> None:
+    result = run(*folded, "--epsilon", "0.002")
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert "folded by another scale or shift: bn -> conv.weight + conv.bias" in lines
+    assert "cause: the scale is that of epsilon 0.001, not 0.002: bn" in lines
+    (wrong,) = json.loads(run(*folded, "--epsilon", "0.002", "--json").stdout)["misfolded"]
+    assert (wrong["verdict"], wrong["layer"], wrong["into"]) == ("different", "bn", "conv.weight")
+    assert [cause["kind"] for cause in wrong["causes"]] == ["epsilon"]
+
+
 def test_folded_as_json(folded: tuple[str, str]) -> None:
     document = json.loads(run(*folded, "--epsilon", "0.001", "--json").stdout)
     assert document["equivalent"] is True
@@ -84,6 +95,9 @@ def test_folded_as_json(folded: tuple[str, str]) -> None:
             "weights": "conv/kernel",
             "into": "conv.weight",
             "bias": "conv.bias",
+            "rounding": None,
+            "tie": False,
+            "causes": [],
         }
     ]
 

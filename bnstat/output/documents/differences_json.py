@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import IO, Any
 
+from bnstat.compare.causes import Cause
 from bnstat.compare.diff import Difference, LayerChange, RoleChange
+from bnstat.compare.folding import Folded
 from bnstat.output.documents import common as documents
 
 
@@ -21,21 +24,30 @@ def dump(difference: Difference, file: IO[str]) -> None:
         "equivalent": difference.equivalent,
         "removed": difference.removed,
         "added": difference.added,
-        "folded": [
-            {
-                "verdict": "folded",
-                "layer": each.layer,
-                "side": each.side,
-                "weights": each.weights,
-                "into": each.into,
-                "bias": each.bias,
-            }
-            for each in difference.folded
-        ],
+        "folded": [_folded(each) for each in difference.folded],
+        "misfolded": [_folded(each) for each in difference.misfolded],
         "ties": difference.ties,
         "layers": [_layer(layer) for layer in difference.layers],
     }
     documents.dump(document, file)
+
+
+def _folded(layer: Folded) -> dict[str, Any]:
+    return {
+        "verdict": "different" if layer.causes else "folded",
+        "layer": layer.layer,
+        "side": layer.side,
+        "weights": layer.weights,
+        "into": layer.into,
+        "bias": layer.bias,
+        "rounding": layer.rounding,
+        "tie": layer.tie,
+        "causes": _causes(layer.causes),
+    }
+
+
+def _causes(causes: Sequence[Cause]) -> list[dict[str, str]]:
+    return [{"kind": cause.kind, "text": cause.text} for cause in causes]
 
 
 def _layer(layer: LayerChange) -> dict[str, Any]:
@@ -46,7 +58,7 @@ def _layer(layer: LayerChange) -> dict[str, Any]:
         "equal": layer.equal,
         "remark": layer.remark,
         "verdict": layer.verdict,
-        "causes": [{"kind": cause.kind, "text": cause.text} for cause in layer.causes],
+        "causes": _causes(layer.causes),
         "epsilon_told": layer.told,
         "roles": {role.role: _role(role) for role in layer.roles},
         "settings": {

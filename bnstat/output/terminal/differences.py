@@ -9,7 +9,9 @@ from typing import Final
 
 from bnstat.compare.alignment import Match
 from bnstat.compare.diff import REMARKS, Difference, LayerChange, RoleChange
+from bnstat.compare.folding import Folded
 from bnstat.compare.verdicts import MEANINGS
+from bnstat.compare.weights import Rounding
 from bnstat.model import Source
 from bnstat.output.numbers import compact
 from bnstat.output.terminal.screen import Screen, legible
@@ -23,6 +25,13 @@ MATCHES: Final[Mapping[Match, str]] = {
     "effect": "by scale and shift",
 }
 """How a layer was found in the other model."""
+
+ROUNDINGS: Final[Mapping[Rounding, str]] = {
+    "quantized": "quantized numbers",
+    "float16": "numbers of float16",
+    "bfloat16": "numbers of bfloat16",
+}
+"""What a proof is limited by."""
 
 LEGEND: Final = (
     "moved: channels that differ; largest: the largest change; relative: the largest change as "
@@ -101,16 +110,20 @@ def _verdicts(difference: Difference, everything: bool) -> Iterator[str]:
     if names:
         yield f"{MEANINGS['same-effect']}: {_listed(names, everything)}"
     if difference.folded:
-        folded = [
-            f"{legible(each.layer)} -> {legible(each.into)}"
-            + (f" + {legible(each.bias)}" if each.bias is not None else "")
-            for each in difference.folded
-        ]
-        yield f"{MEANINGS['folded']}: {_listed(folded, everything)}"
+        yield f"{MEANINGS['folded']}: {_listed(map(_folded, difference.folded), everything)}"
+    ties = [legible(each.layer) for each in difference.folded if each.tie]
+    if ties:
+        meaning = "tie (proven by several weights, or by those of another layer)"
+        yield f"{meaning}: {_listed(ties, everything)}"
+    if difference.misfolded:
+        misfolded = _listed(map(_folded, difference.misfolded), everything)
+        yield f"folded by another scale or shift: {misfolded}"
     causes: dict[str, list[str]] = {}
-    for layer in difference.different:
-        for cause in layer.causes:
-            causes.setdefault(cause.text, []).append(legible(layer.new))
+    named = [(layer.new, layer.causes) for layer in difference.different]
+    named += [(each.layer, each.causes) for each in difference.misfolded]
+    for name, found in named:
+        for cause in found:
+            causes.setdefault(cause.text, []).append(legible(name))
     for text, layers in causes.items():
         yield f"cause: {text}: {_listed(layers, everything)}"
     for side in ("old", "new"):
@@ -123,6 +136,18 @@ def _verdicts(difference: Difference, everything: bool) -> Iterator[str]:
             )
 
 
+def _folded(layer: Folded) -> str:
+    bias = "" if layer.bias is None else f" + {_first_name(layer.bias)}"
+    rounding = "" if layer.rounding is None else f" (as far as {ROUNDINGS[layer.rounding]} tell)"
+    return f"{legible(layer.layer)} -> {_first_name(layer.into)}{bias}{rounding}"
+
+
+def _first_name(key: str) -> str:
+    """What a tensor is called; in TensorFlow Lite by all the operations that it comes from."""
+    first, joined, _ = key.partition(";")
+    return legible(first) + (";..." if joined else "")
+
+
 def verdict(difference: Difference) -> str:
     """One line: how many layers differ."""
     tolerance = ""
@@ -133,7 +158,10 @@ def verdict(difference: Difference) -> str:
         layers = "1 layer is" if total == 1 else f"{total} layers are"
         return f"no difference: {layers} equal" + (f" within {tolerance}" if tolerance else "")
     if difference.equivalent:
-        return f"no difference in effect within {difference.tolerance:g}: {_counted(difference)}"
+        within = f"within {difference.tolerance:g}"
+        if any(each.rounding for each in difference.folded):
+            within += " and the rounding of stored numbers"
+        return f"no difference in effect {within}: {_counted(difference)}"
     parts = [
         f"{len(difference.different)} of {total} layers differ"
         + (f" by more than {tolerance}" if tolerance else "")

@@ -42,7 +42,13 @@ def open_model(folder: Folder, file: File, source: Source) -> Contents:
     weights = read_manifest(folder, parsed.get("weightsManifest"), file.path)
     variables = {
         each.name: Variable(
-            each.name, each.name, each.dtype.name, each.shape, each.read, each.extents
+            each.name,
+            each.name,
+            each.dtype.name,
+            each.shape,
+            each.read,
+            each.extents,
+            each.step if each.quantization else None,
         )
         for each in weights
     }

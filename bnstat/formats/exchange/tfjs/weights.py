@@ -72,6 +72,14 @@ class Weight:
         with np.errstate(over="ignore", invalid="ignore"):
             return (values if self.dtype.kind == "f" else np.rint(values)).astype(self.dtype)
 
+    def step(self) -> NDArray[np.generic]:
+        """How far apart packed numbers are, to be broadcast; of float16, by their size."""
+        if self.quantization is None:
+            return np.zeros(())
+        if self.quantization.dtype.kind == "f":
+            return np.abs(np.spacing(self.read().astype(np.float16)))
+        return np.array(abs(self.quantization.scale))
+
     def extents(self) -> Sequence[Range]:
         """Where the bytes are stored; see `Variable.extents`."""
         found = []

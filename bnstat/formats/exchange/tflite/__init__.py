@@ -1,0 +1,1 @@
+"""TensorFlow Lite: a flatbuffer of operations and their constants."""

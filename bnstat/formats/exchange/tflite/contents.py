@@ -1,0 +1,216 @@
+"""What a TensorFlow Lite model holds: the constants of its operations, and no batch norm.
+
+The converter folds each batch norm into the weights and bias of the operation beside it, or into
+a multiplication and an addition (tensorflow/compiler/mlir/lite/transforms/optimize.cc,
+prepare_tf.cc). What is read of the tables in tensorflow/compiler/mlir/lite/schema/schema.fbs:
+
+    Model         2 subgraphs, 4 buffers
+    SubGraph      0 tensors
+    Tensor        0 shape, 1 type, 2 number of its buffer, 3 name, 4 quantization, 6 sparsity
+    Quantization  2 scale, 3 zero point, 4 kind of details, 6 axis of the scales
+    Buffer        0 bytes, or 1 offset in the file and 2 length of those that lie behind the rest
+
+A quantized number is `scale * (number - zero point)`, with one scale for all, or one for each
+index along an axis. It is shown as float32, as TensorFlow Lite's Dequantize gives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.formats.contents import Contents
+from bnstat.formats.exchange.numbers import bytes_needed, extents, from_little_endian
+from bnstat.formats.exchange.tflite.flatbuffer import I8, I32, U8, U32, U64, Flatbuffer, Table
+from bnstat.formats.tensorflow.dtypes import find_dtype, numpy_dtype
+from bnstat.model import Source, Variable
+from bnstat.storage.files import File
+from bnstat.storage.ranges import Range
+
+_TYPES: Final = {
+    0: "float32",
+    1: "float16",
+    2: "int32",
+    3: "uint8",
+    4: "int64",
+    6: "bool",
+    7: "int16",
+    8: "complex64",
+    9: "int8",
+    10: "float64",
+    11: "complex128",
+    12: "uint64",
+    15: "uint32",
+    16: "uint16",
+    17: "int4",
+    18: "bfloat16",
+}
+"""The values of TensorType that are numbers; two of int4 share a byte, the lower bits first."""
+
+_MOST_DIMS: Final = 32
+_UNNAMED: Final = "tensor"
+
+_FOLDED: Final = (
+    "TensorFlow Lite's converter folds batch norm into the operations beside it: "
+    "nothing of it is left to show; look at the model that was converted "
+    "(bnstat diff tells whether this one does the same)"
+)
+
+
+def contents_of(file: File, source: Source) -> Contents:
+    """The constants of a model by their names, and why there is no batch norm among them.
+
+    One that is called like another is told apart by a `#2`.
+
+    Raises:
+        DamagedError: the file is truncated, or contradicts itself.
+    """
+    variables: dict[str, Variable] = {}
+    uses: dict[str, int] = {}
+    for constant in _constants(Flatbuffer(file)):
+        name = constant.name or _UNNAMED
+        uses[name] = uses.get(name, 0) + 1
+        key = name if uses[name] == 1 else f"{name}#{uses[name]}"
+        variables.setdefault(key, _variable(key, constant))
+    return Contents(replace(source, format="tflite"), variables, notes=[_FOLDED])
+
+
+class _Scales(NamedTuple):
+    """How numbers are quantized: scales and zero points along an axis, or one of each."""
+
+    scales: NDArray[np.float64]
+    zeros: NDArray[np.float64]
+    axis: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Constant:
+    """A tensor whose numbers are in the file: `length` bytes from `start` on."""
+
+    file: File
+    start: int
+    length: int
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    scales: _Scales | None
+    is_plain: bool
+
+    @property
+    def where(self) -> str:
+        return f"{self.file.path}: {self.name}"
+
+    def read(self) -> NDArray[np.generic]:
+        """The numbers, as float32 where they are quantized."""
+        stored = self._stored()
+        if self.scales is None:
+            return stored
+        scales, zeros = self._along(self.scales.scales), self._along(self.scales.zeros)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return ((stored.astype(np.float64) - zeros) * scales).astype(np.float32)
+
+    def step(self) -> NDArray[np.generic]:
+        """What is between two neighbours of quantized numbers, to be broadcast."""
+        if self.scales is None:
+            return np.zeros(())
+        return np.abs(self._along(self.scales.scales))
+
+    def extents(self) -> Sequence[Range]:
+        """Where the bytes are stored; see `Variable.extents`."""
+        dtype = None if self.scales is not None or self.dtype == "int4" else find_dtype(self.dtype)
+        return extents(self.file, self.start, self.length, dtype, self.shape)
+
+    def _stored(self) -> NDArray[np.generic]:
+        if not self.is_plain:
+            raise UnsupportedError(self.where, "is stored sparsely or in blocks, which is not read")
+        dtype = numpy_dtype(self.dtype, self.where)
+        needed = bytes_needed(self.shape, dtype)
+        is_packed = self.dtype == "int4"
+        if self.length != ((needed + 1) // 2 if is_packed else needed):
+            raise DamagedError(self.where, f"{self.length} bytes do not fit its shape")
+        data = self.file.read(self.start, self.length)
+        if is_packed:
+            pairs = np.frombuffer(data, np.int8)
+            both = np.stack([pairs << 4 >> 4, pairs >> 4], axis=-1)
+            return both.ravel()[:needed].reshape(self.shape)
+        return from_little_endian(data, dtype, self.shape)
+
+    def _along(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """One value, or those of an axis, so that they are broadcast to the shape."""
+        if values.size == 1:
+            return values.reshape(())
+        axis = self.scales.axis if self.scales is not None else 0
+        if not 0 <= axis < len(self.shape) or self.shape[axis] != values.size:
+            raise DamagedError(self.where, "has other scales than its shape needs")
+        return values.reshape([-1 if each == axis else 1 for each in range(len(self.shape))])
+
+
+def _variable(key: str, constant: _Constant) -> Variable:
+    is_scaled = constant.scales is not None
+    return Variable(
+        key,
+        key,
+        "float32" if is_scaled else constant.dtype,
+        constant.shape,
+        constant.read,
+        constant.extents,
+        constant.step if is_scaled else None,
+    )
+
+
+def _constants(flatbuffer: Flatbuffer) -> Iterator[_Constant]:
+    """The tensors of all graphs that have numbers, in stored order."""
+    model = flatbuffer.root()
+    buffers = [_span(buffer) for buffer in model.tables(4)]
+    for graph in model.tables(2):
+        for tensor in graph.tables(0):
+            number = tensor.number(2, U32)
+            start, length = buffers[number] if number < len(buffers) else (0, 0)
+            if length:
+                yield _constant(tensor, start, length)
+
+
+def _span(buffer: Table) -> tuple[int, int]:
+    """Where the bytes of a buffer lie, and how many there are."""
+    offset, size = buffer.number(1, U64), buffer.number(2, U64)
+    # 1 says that it will be set, which a finished file has done.
+    if offset <= 1:
+        return buffer.vector(0, 1)
+    if offset + size > buffer.within.file.size:
+        raise buffer.within.damaged()
+    return offset, size
+
+
+def _constant(tensor: Table, start: int, length: int) -> _Constant:
+    file, name = tensor.within.file, tensor.text(3)
+    shape, code = tuple(tensor.numbers(0, "<i4").tolist()), tensor.number(1, I8)
+    if len(shape) > _MOST_DIMS or min(shape, default=0) < 0:
+        raise DamagedError(f"{file.path}: {name}", "is of no possible shape")
+    quantization = tensor.table(4)
+    is_plain = tensor.table(6) is None and not (quantization and quantization.number(4, U8))
+    dtype = _TYPES.get(code, f"type {code}")
+    return _Constant(
+        file,
+        start,
+        length,
+        name,
+        dtype,
+        shape,
+        _scales(quantization, f"{file.path}: {name}") if quantization else None,
+        is_plain,
+    )
+
+
+def _scales(quantization: Table, where: str) -> _Scales | None:
+    scales = quantization.numbers(2, "<f4").astype(np.float64)
+    zeros = quantization.numbers(3, "<i8").astype(np.float64)
+    if not scales.size:
+        return None
+    if zeros.size not in (0, 1, scales.size) or not np.isfinite(scales).all():
+        raise DamagedError(where, "has other zero points than scales")
+    return _Scales(scales, zeros if zeros.size else np.zeros(1), quantization.number(6, I32))

@@ -1,0 +1,70 @@
+"""What TensorFlow Lite's converter makes of a network, proven against the network."""
+
+from __future__ import annotations
+
+import json
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import bnstat
+from bnstat.cli import main
+from bnstat.compare import diff
+from tests.formats.exchange.tflite.files import NORMS, convert, network
+
+WAYS = {"float32": None, "float16": "float16", "dynamic": "quantized", "int8": "quantized"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, model = tmp_path_factory.mktemp("lite"), network()
+    model.save(folder / "network.keras")
+    for way in WAYS:
+        (folder / f"{way}.tflite").write_bytes(convert(model, way))
+    return folder
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_layer_is_proven(way: str, folder: Path) -> None:
+    network, lite = bnstat.load(folder / "network.keras"), bnstat.load(folder / f"{way}.tflite")
+    for pair in permutations((network, lite)):
+        difference = diff(*pair)
+        assert difference.equivalent
+        folded = {each.layer: each for each in difference.folded}
+        assert tuple(folded) == NORMS
+        assert not any(each.tie for each in folded.values())
+        assert {name for name, each in folded.items() if each.weights is None} == {"bn_joined"}
+        assert len({each.into for each in folded.values()}) == len(NORMS)
+        roundings = {each.rounding for each in folded.values()}
+        assert roundings == {WAYS[way]} | ({None} if way == "dynamic" else set())
+
+
+def test_it_is_said_and_exits_with_0(folder: Path) -> None:
+    for way, said in (("float32", "1e-06"), ("int8", "1e-06 and the rounding of stored numbers")):
+        paths = [str(folder / "network.keras"), str(folder / f"{way}.tflite")]
+        result = CliRunner().invoke(main, ["diff", *paths])
+        assert result.exit_code == 0
+        assert result.stdout.splitlines()[-1] == f"no difference in effect within {said}: 6 folded"
+        assert ("as far as quantized numbers tell" in result.stdout) == (way == "int8")
+    document = json.loads(CliRunner().invoke(main, ["diff", *paths, "--json"]).stdout)
+    assert {each["rounding"] for each in document["folded"]} == {"quantized"}
+
+
+@pytest.mark.parametrize("way", ["float32", "float16"])
+@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("role", ["gamma", "beta", "moving_mean", "moving_variance"])
+def test_a_channel_that_is_off_by_a_thousandth_is_seen(
+    role: str, name: str, way: str, folder: Path
+) -> None:
+    model = bnstat.load(folder / "network.keras")
+    variable = model[name].variables[role]
+    array = variable.read().copy()
+    # Of float16, a thousandth of the number may be its rounding.
+    array[2] += np.float32(1e-3 if way == "float32" else 4e-3) * max(1, abs(array[2]))
+    model[name]._arrays[role] = array
+    difference = diff(model, bnstat.load(folder / f"{way}.tflite"))
+    assert difference.removed == (name,)
+    assert len(difference.folded) == len(NORMS) - 1

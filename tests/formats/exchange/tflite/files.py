@@ -1,0 +1,84 @@
+"""A network with batch norm in all the places that TensorFlow Lite's converter folds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+SHAPE = (6, 6, 3)
+NORMS = ("bn_conv", "bn_depthwise", "bn_pointwise", "bn_joined", "bn_transposed", "bn_dense")
+
+
+def network() -> keras.Model:
+    layers = keras.layers
+    image = keras.Input(SHAPE)
+
+    def norm(name: str, x: Any) -> Any:
+        return layers.BatchNormalization(epsilon=2e-3, name=name)(x)
+
+    x = layers.ReLU(6)(norm("bn_conv", layers.Conv2D(6, 3, padding="same")(image)))
+    x = layers.ReLU()(norm("bn_depthwise", layers.DepthwiseConv2D(3, use_bias=False)(x)))
+    x = norm("bn_pointwise", layers.Conv2D(5, 1, use_bias=False)(x))
+    # After a concatenation there are no weights to fold into.
+    x = layers.Concatenate()([x, layers.MaxPooling2D(1)(x)])
+    x = layers.ReLU()(norm("bn_joined", x))
+    x = norm("bn_transposed", layers.Conv2DTranspose(12, 2)(x))
+    x = layers.ReLU()(norm("bn_dense", layers.Dense(7)(layers.Flatten()(x))))
+    model = keras.Model(image, layers.Dense(2)(x))
+    random = np.random.default_rng(4)
+    model.set_weights([_weights(random, each.shape) for each in model.get_weights()])
+    return model
+
+
+def _weights(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Of a size that keeps what the layers give near 1."""
+    if len(shape) == 1:
+        return random.uniform(0.4, 1.6, shape).astype(np.float32)
+    return random.normal(0, np.prod(shape[:-1]) ** -0.5, shape).astype(np.float32)
+
+
+def _float32(converter: Any) -> None:
+    pass
+
+
+def _float16(converter: Any) -> None:
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.target_spec.supported_types = [tf.float16]
+
+
+def _dynamic(converter: Any) -> None:
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+
+
+def _int8(converter: Any) -> None:
+    def samples() -> Iterator[list[np.ndarray]]:
+        random = np.random.default_rng(5)
+        for _ in range(8):
+            yield [random.normal(size=(1, *SHAPE)).astype(np.float32)]
+
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = samples
+
+
+def _outside(converter: Any) -> None:
+    """Buffers behind the flatbuffer, as models beyond 2 GB have them."""
+    converter._experimental_use_buffer_offset = True
+
+
+WAYS: dict[str, Callable[[Any], None]] = {
+    "float32": _float32,
+    "float16": _float16,
+    "dynamic": _dynamic,
+    "int8": _int8,
+    "outside": _outside,
+}
+
+
+def convert(model: keras.Model, way: str = "float32") -> bytes:
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    WAYS[way](converter)
+    return bytes(converter.convert())

@@ -1,0 +1,214 @@
+"""TensorFlow Lite files, as TensorFlow writes them and reads them."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from click.testing import CliRunner
+
+import bnstat
+from bnstat.cli import main
+from bnstat.errors import BnstatError, DamagedError, UnsupportedError
+from bnstat.formats.exchange.tflite.flatbuffer import U64, Flatbuffer
+from bnstat.storage.local import LocalFile
+from tests.formats.exchange.tflite.files import WAYS, convert, network
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder, model = tmp_path_factory.mktemp("lite"), network()
+    paths = {way: folder / f"{way}.tflite" for way in WAYS}
+    for way, path in paths.items():
+        path.write_bytes(convert(model, way))
+    return paths
+
+
+def tensors_of(path: Path) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
+    """Name -> what the interpreter reads of each constant, and how it is quantized."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        interpreter = tf.lite.Interpreter(model_path=str(path))
+    found = {}
+    for tensor in interpreter.get_tensor_details():
+        try:
+            array = interpreter.get_tensor(tensor["index"])
+        except ValueError:  # computed by an operation
+            continue
+        found[tensor["name"]] = array, tensor["quantization_parameters"]
+    return found
+
+
+def dequantized(stored: np.ndarray, how: dict[str, Any]) -> np.ndarray:
+    """By the definition, channel by channel."""
+    if not how["scales"].size:
+        return stored
+    result = np.zeros(stored.shape, np.float32)
+    along = np.moveaxis(stored, how["quantized_dimension"], 0) if stored.ndim else stored[None]
+    target = np.moveaxis(result, how["quantized_dimension"], 0)
+    for channel, numbers in enumerate(along):
+        each = channel if how["scales"].size > 1 else 0
+        shifted = numbers.astype(np.float64) - float(how["zero_points"][each])
+        target[channel] = shifted * float(how["scales"][each])
+    return result
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_constant_is_read_as_the_interpreter_reads_it(
+    way: str, files: dict[str, Path]
+) -> None:
+    expected = tensors_of(files[way])
+    stored = bnstat.load(files[way]).stored
+    assert set(stored) == set(expected)
+    assert any(len(each.shape) == 4 for each in stored.values())
+    for key, (raw, how) in expected.items():
+        variable, array = stored[key], dequantized(raw, how)
+        read = variable.read()
+        assert (variable.dtype, variable.shape) == (array.dtype.name, array.shape)
+        assert (read.dtype, read.shape) == (array.dtype, array.shape)
+        assert read.tobytes() == array.tobytes()
+        step = variable.step()
+        assert (step is not None) == bool(how["scales"].size)
+        if step is not None:
+            sizes = np.broadcast_to(step, array.shape)
+            axis = how["quantized_dimension"]
+            scales = np.moveaxis(sizes, axis, -1).reshape(-1, array.shape[axis])[0]
+            assert np.array_equal(scales, np.broadcast_to(how["scales"], scales.shape))
+    kinds = {raw.dtype.name for raw, how in expected.values() if how["scales"].size}
+    assert kinds == {"dynamic": {"int8"}, "int8": {"int8", "int32"}}.get(way, set())
+
+
+def test_buffers_behind_the_flatbuffer(files: dict[str, Path]) -> None:
+    for way in ("float32", "outside"):
+        model = Flatbuffer(LocalFile(str(files[way]))).root()
+        outside = [buffer for buffer in model.tables(4) if buffer.number(1, U64) > 1]
+        assert bool(outside) == (way == "outside")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_it_says_where_batch_norm_went(way: str, files: dict[str, Path]) -> None:
+    model = bnstat.load(files[way])
+    assert (model.source.format, list(model), model.incomplete) == ("tflite", [], ())
+    (note,) = model.notes
+    assert "folds batch norm" in note
+    result = CliRunner().invoke(main, ["inspect", str(files[way])])
+    assert result.exit_code == 1
+    assert note in result.stderr
+
+
+@pytest.mark.parametrize("length", [8, 12, 40, 400, 2000, 4500])
+def test_cut_short(length: int, files: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "cut.tflite"
+    path.write_bytes(files["float32"].read_bytes()[:length])
+    with pytest.raises(DamagedError):
+        read_all(path)
+
+
+def read_all(path: Path) -> None:
+    for variable in bnstat.load(path).stored.values():
+        variable.read()
+
+
+def test_offsets_that_lead_anywhere_are_followed_nowhere(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    """Each of the words of the file is made one that leads far away, or back to itself."""
+    content, path = files["int8"].read_bytes(), tmp_path / "m.tflite"
+    refused = 0
+    for at in range(0, 3000, 20):
+        for word in (0xFFFFFFFF, 0x7FFFFFFF, 0, 4):
+            data = bytearray(content)
+            struct.pack_into("<I", data, at, word)
+            path.write_bytes(data)
+            try:
+                read_all(path)
+            except BnstatError:
+                refused += 1
+    assert refused > 50
+
+
+def hand_made(tensor_type: int, shape: tuple[int, ...], data: bytes, scale: float) -> bytes:
+    """One tensor, by the layout of flatbuffers: each table before what it leads to."""
+    parts = bytearray(b"\0\0\0\0TFL3")
+
+    def add(form: str, *values: object) -> int:
+        at = len(parts)
+        parts.extend(struct.pack(f"<{form}", *values))
+        return at
+
+    def table(*fields: str | None) -> tuple[int, list[int]]:
+        """Its position and those of its fields, all of them zero."""
+        sizes = [struct.calcsize(f"<{each}") if each else 0 for each in fields]
+        places = [4 + sum(sizes[:number]) for number in range(len(fields))]
+        inside = [place if size else 0 for place, size in zip(places, sizes, strict=True)]
+        vtable = add(f"HH{len(fields)}H", 4 + 2 * len(fields), 4 + sum(sizes), *inside)
+        at = add("i", 0)
+        struct.pack_into("<i", parts, at, at - vtable)
+        parts.extend(bytes(sum(sizes)))
+        return at, [at + place for place in places]
+
+    def lead(place: int, target: int) -> None:
+        struct.pack_into("<I", parts, place, target - place)
+
+    model, (_, _, subgraphs, _, buffers) = table(None, None, "I", None, "I")
+    lead(0, model)
+    lead(subgraphs, vector := add("II", 1, 0))
+    graph, (tensors,) = table("I")
+    lead(vector + 4, graph)
+    lead(tensors, vector := add("II", 1, 0))
+    tensor, (its_shape, kind, buffer, name, quantized) = table("I", "b", "I", "I", "I")
+    lead(vector + 4, tensor)
+    struct.pack_into("<b", parts, kind, tensor_type)
+    struct.pack_into("<I", parts, buffer, 1)
+    lead(its_shape, add(f"I{len(shape)}i", len(shape), *shape))
+    lead(name, add("I1s", 1, b"w"))
+    if scale:
+        quantization, (_, _, scales) = table(None, None, "I")
+        lead(quantized, quantization)
+        lead(scales, add("If", 1, scale))
+    else:
+        lead(quantized, table()[0])
+    lead(buffers, vector := add("III", 2, 0, 0))
+    for place in (4, 8):
+        held, fields = table(*["I"] * (place == 8))
+        lead(vector + place, held)
+        if fields:
+            lead(fields[0], add(f"I{len(data)}s", len(data), data))
+    return bytes(parts)
+
+
+def load_one(path: Path, *arguments: Any) -> bnstat.Variable:
+    path.write_bytes(hand_made(*arguments))
+    (variable,) = bnstat.load(path).stored.values()
+    return variable
+
+
+def test_numbers_of_four_bits(tmp_path: Path) -> None:
+    variable = load_one(tmp_path / "m", 17, (3,), bytes([0x8F, 0xF7]), 0.5)
+    assert variable.read().tolist() == [-0.5, -4.0, 3.5]
+    assert variable.read().dtype == np.float32
+
+
+def test_a_type_that_is_not_known(tmp_path: Path) -> None:
+    variable = load_one(tmp_path / "m", 99, (3,), bytes(3), 0.0)
+    with pytest.raises(UnsupportedError):
+        variable.read()
+
+
+@pytest.mark.parametrize("shape", [(4,), (2,), (1 << 30, 1 << 30), ()])
+def test_a_shape_that_does_not_fit(shape: tuple[int, ...], tmp_path: Path) -> None:
+    variable = load_one(tmp_path / "m", 0, shape, bytes(12), 0.0)
+    with pytest.raises(DamagedError):
+        variable.read()
+
+
+@pytest.mark.parametrize("shape", [(-3,), (1,) * 40])
+def test_no_possible_shape(shape: tuple[int, ...], tmp_path: Path) -> None:
+    (tmp_path / "m").write_bytes(hand_made(0, shape, bytes(12), 0.0))
+    with pytest.raises(DamagedError, match="no possible shape"):
+        bnstat.load(tmp_path / "m")
