@@ -97,7 +97,10 @@ def test_a_member_that_lies_there_as_it_is_has_a_place(kind: str) -> None:
 def test_a_compressed_member_is_fetched_with_what_stands_before_it() -> None:
     top, packed = opened("deflated")
     packed.fetched.clear()
-    assert content(top, "a/one") == FILES["a/one"]
+    one = top.file("a/one")
+    assert one is not None
+    for _ in range(2):
+        assert one.read() == FILES["a/one"]
     ((offset, length),) = packed.fetched
     with zipfile.ZipFile(io.BytesIO(packed.read())) as whole:
         info = whole.getinfo("a/one")
@@ -219,6 +222,25 @@ def test_a_member_that_is_damaged_is_named() -> None:
     folder = open_archive(MemoryFile(bytes(data), "m"))
     with pytest.raises(DamagedError, match="m/x: cannot be unpacked"):
         content(folder, "x")
+
+
+def test_a_member_that_cannot_be_read_any_more_is_named() -> None:
+    class Breaking(io.BytesIO):
+        is_broken = False
+
+        def read(self, size: int | None = -1) -> bytes:
+            if self.is_broken:
+                raise OSError("Input/output error")
+            return super().read(size)
+
+    stream = Breaking(PACKERS["tar"](FILES))
+    file = MemoryFile(stream.getvalue(), "m")
+    file.open = lambda: stream  # type: ignore[method-assign]
+    folder = open_archive(file)
+    assert content(folder, "three") == b"333"
+    stream.is_broken = True
+    with pytest.raises(DamagedError, match="m/three: cannot be unpacked"):
+        content(folder, "three")
 
 
 def test_a_member_that_is_not_where_it_should_be_is_named() -> None:

@@ -24,6 +24,7 @@ class Store(Transport):
     """A store in memory; `asked` are its listings, `fetched` the spans of each request."""
 
     files: Mapping[str, int]
+    marks: bool = True
     asked: list[str] = field(default_factory=list)
     fetched: list[list[tuple[str, int, int]]] = field(default_factory=list)
 
@@ -39,8 +40,8 @@ class Store(Transport):
             return None
         names = {name.removeprefix(f"{path}/").partition("/")[::2] for name in below}
         # Some stores keep an empty object for the folder itself.
-        own = Stat(f"{path}/", False, 0, 0.0, "")
-        return [own] + [
+        own = [Stat(f"{path}/", False, 0, 0.0, "")] if self.marks else []
+        return own + [
             Stat(f"{path}/{name}", bool(more), 0 if more else self.files[f"{path}/{name}"], 7.0, "")
             for name, more in sorted(names)
         ]
@@ -96,6 +97,11 @@ class TestFolders:
             assert top.file("a/none") is None
             assert top.names()
         assert store.asked == ["top", "top/a"]
+
+    def test_a_folder_of_one_file_is_one(self, store: Store) -> None:
+        store.marks = False
+        store.files = {"top/only": 5}
+        assert RemoteFolder(Warehouse(store, Access()), "top").names() == ["only"]
 
     def test_a_file_is_no_folder(self, store: Store) -> None:
         depot = Warehouse(store, Access())

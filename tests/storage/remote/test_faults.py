@@ -45,6 +45,7 @@ def told(error: BaseException) -> str:
 def test_kinds(error: BaseException, what: str) -> None:
     assert told(error).startswith(f"{WHERE}: ")
     assert what in told(error)
+    assert (type(fault(error, WHERE)) is NotFoundError) == isinstance(error, FileNotFoundError)
     assert "word" not in told(error)
     assert "\n" not in told(error)
 
