@@ -151,6 +151,8 @@ class TestChannels:
     def test_up_to_one_in_ten(self) -> None:
         assert len(judged(trained("bn", 64), moved("gamma", range(6))).causes) == 1
         assert len(judged(trained("bn", 64), moved("gamma", range(7))).causes) == 0
+        assert len(judged(trained("bn", 8), moved("gamma", range(1), 8)).causes) == 1
+        assert len(judged(trained("bn", 8), moved("gamma", range(2), 8)).causes) == 0
 
     def test_one(self) -> None:
         start = float(trained("bn", 64).array("beta")[5])

@@ -89,6 +89,17 @@ def test_a_scale_of_0_is_that_at_any_epsilon() -> None:
     assert judged(layer("bn", arrays_of(BN)), layer("bn", other)).verdict == "different"
 
 
+def test_what_agrees_at_one_epsilon_may_differ_at_another() -> None:
+    def scaled(gamma: float, variance: float) -> BatchNorm:
+        zeros = np.zeros(4, np.float32)
+        statistics = {"moving_mean": zeros, "moving_variance": zeros + np.float32(variance)}
+        return layer("bn", {"gamma": zeros + np.float32(gamma), "beta": zeros, **statistics})
+
+    # At epsilon 1 both scale by 1.
+    assert judged(scaled(2, 3), scaled(3, 8)).verdict == "different"
+    assert judged(scaled(2, 3), scaled(3, 8), epsilon=1.0).verdict == "same-effect"
+
+
 def test_another_momentum_is_a_difference_of_layers_with_statistics() -> None:
     moving = changed(BN, {}, momentum=0.9)
     for momentum, verdict in ((0.9, "same"), (0.99, "different")):

@@ -29,7 +29,7 @@ def file(tmp_path: Path) -> LocalFile:
 
 
 def test_ranges(file: LocalFile) -> None:
-    assert (file.name, file.size) == ("ten", 10)
+    assert (file.name, file.size, file.local_path) == ("ten", 10, file.path)
     assert file.read() == b"0123456789"
     assert file.read(3, 4) == b"3456"
     assert file.read(10) == b""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+import weakref
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -111,8 +112,18 @@ class TestAhead:
 
 def test_files_on_disk_are_not_kept_open(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"0123456789")
-    # More files than a process may have open.
-    prefetch(Range(LocalFile(str(tmp_path / "f")), 0, 1) for _ in range(3000))
+    opened: list[weakref.ref[LocalFile]] = []
+    kept: list[int] = []
+
+    def ranges() -> Iterator[Range]:
+        for _ in range(20):
+            file = LocalFile(str(tmp_path / "f"))
+            opened.append(weakref.ref(file))
+            yield Range(file, 0, 1)
+            kept.append(sum(each() is not None for each in opened))
+
+    prefetch(ranges())
+    assert kept == [1] * 20
 
 
 def test_a_slice_is_told_of_and_placed_in_its_whole_file() -> None:

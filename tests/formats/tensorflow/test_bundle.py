@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -189,8 +189,12 @@ def test_a_missing_shard(tmp_path: Path) -> None:
 def test_few_of_many_shards_are_kept_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bnstat.formats.tensorflow.bundle._MOST_OPEN", 2)
     made: list[weakref.ref[File]] = []
+    expected: list[str] = []
 
     class Watched(LocalFolder):
+        def expect(self, names: Iterable[str]) -> None:
+            expected.extend(names)
+
         def file(self, name: str) -> File | None:
             found = super().file(name)
             if found is not None and ".data-" in name:
@@ -198,7 +202,11 @@ def test_few_of_many_shards_are_kept_open(tmp_path: Path, monkeypatch: pytest.Mo
             return found
 
     shards = [{f"x{number}": np.full(3, number)} for number in range(5)]
-    bundle = Bundle(Watched(str(tmp_path)), named.save_shards(tmp_path / "m", shards).name, True)
+    prefix = named.save_shards(tmp_path / "m", shards).name
+    assert len(Bundle(Watched(str(tmp_path)), prefix, data=False).keys) == 5
+    assert made == expected == []
+    bundle = Bundle(Watched(str(tmp_path)), prefix, data=True)
+    assert expected == [f"m.data-0000{number}-of-00005" for number in range(2)]
     for number in range(5):
         assert same_bits(bundle.read(f"x{number}"), np.full(3, number))
     assert len(made) == 2 + 3, "those beyond are opened when they are read"
