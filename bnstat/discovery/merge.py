@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from bnstat.discovery.sighting import Sighting
 from bnstat.model import ROLES, Evidence
@@ -98,8 +99,9 @@ def in_order(layers: list[Merged], ordered_by: Sequence[str]) -> list[Merged]:
         layers: the layers.
         ordered_by: the origins whose order is the network's, strongest first.
     """
-    if all(_place_in_list(layer) is not None for layer in layers):
-        return sorted(layers, key=lambda layer: _place_in_list(layer) or 0)
+    listed = [(at, layer) for layer in layers if (at := _place_in_list(layer)) is not None]
+    if len(listed) == len(layers):
+        return [layer for _, layer in sorted(listed, key=itemgetter(0))]
     counts = Counter(origin for layer in layers for origin in layer.positions)
     best = max(ordered_by, key=lambda origin: counts[origin], default="")
     last = len(layers)

@@ -26,7 +26,7 @@ BATCH_NORM_SCOPE = re.compile(
 _SHADOW_WORD = "/ExponentialMovingAverage"
 
 
-def from_names(names: Names, include_shadows: bool = False) -> list[Sighting]:
+def from_names(names: Names, include_shadows: bool) -> list[Sighting]:
     """The layers that the variables' names show."""
     found = []
     for name in names.ending_with(_VARIANCE_ENDINGS):
@@ -137,7 +137,7 @@ class Names:
 
     def ending_with(self, endings: tuple[str, ...]) -> Iterator[str]:
         """The names with one of the endings, of which each starts with a separator."""
-        whole = {ending[1:] for ending in endings if ending[0] == "/"}
+        whole = {ending[1:] for ending in endings}
         for name in self.keys:
             if name.endswith(endings) or name in whole:
                 yield name
@@ -169,15 +169,12 @@ def _sighting(names: Names, scheme: Scheme, variance: str) -> Sighting | None:
         return None
     roles = {"moving_mean": mean, "moving_variance": names.keys[variance]}
     owners = _owners(scope, scheme, averaged=variance in names.averages)
-    owner = scope
     for owner in owners:
         gamma, beta = names.find(owner, scheme.gamma), names.find(owner, scheme.beta)
         if gamma or beta:
             roles |= {"gamma": gamma} if gamma else {}
             roles |= {"beta": beta} if beta else {}
             break
-    else:
-        owner = owners[-1]
     if not scheme.surely and not _shows_more(names, owner, roles):
         return None
     extra = {ending[1:]: key for ending in scheme.extra if (key := names.find(scope, (ending,)))}

@@ -1,8 +1,8 @@
 """Where jobs run: in this process, in several on this machine, or on the machines of a cluster.
 
 joblib is the one interface to loky, Dask and Ray; there is no scheduler here. An engine gives the
-results as they come. It may lose a worker, and with it all that it was given and has not given
-back: it says so by `LostError`, and can be used again.
+results as they come. It may lose a worker, and with it the jobs that were under way: these have no
+result, all others have theirs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -24,10 +25,6 @@ LOCAL: Final = "local"
 """The host of an engine that is started here, for this scan."""
 
 
-class LostError(Exception):
-    """A worker died, and what it was doing is lost."""
-
-
 class Engine(Protocol):
     """What runs jobs."""
 
@@ -38,11 +35,12 @@ class Engine(Protocol):
 
     def run(
         self, work: Callable[[Job], Result], jobs: Sequence[Job]
-    ) -> Iterator[tuple[int, Result]]:
-        """The results as they come, each with the position of its job.
+    ) -> Iterator[tuple[int, Result | None]]:
+        """The results as they come, each with the position of its job; None for a job that is lost.
+
+        A job is lost with the worker that runs it. Others that were under way may be lost with it.
 
         Raises:
-            LostError: a worker died; the jobs that have no result yet will have none.
             BnstatError: the engine cannot be used any more.
         """
         ...
@@ -61,25 +59,43 @@ class Here:
 
 @dataclass(frozen=True, slots=True)
 class Joblib:
-    """One of joblib's backends."""
+    """One of joblib's backends.
+
+    Attributes:
+        where: the engine as the user calls it, for messages.
+        backend: its name for joblib.
+        workers: how many jobs run at a time.
+        settings: the backend's own.
+        losses: the errors by which it tells that a worker died.
+    """
 
     where: str
     backend: str
     workers: int
     settings: Mapping[str, Any] = field(default_factory=dict)
+    losses: tuple[type[Exception], ...] = (BrokenExecutor,)
 
     def run(
         self, work: Callable[[Job], Result], jobs: Sequence[Job]
-    ) -> Iterator[tuple[int, Result]]:
-        try:
-            yield from self._run(work, jobs)
-        except Exception as error:
-            self._probe()
-            raise LostError from error
+    ) -> Iterator[tuple[int, Result | None]]:
+        left = dict(enumerate(jobs))
+        while left:
+            begun: set[int] = set()
+            try:
+                for number, result in self._run(work, _noting(left, begun)):
+                    del left[number]
+                    yield number, result
+            except self.losses:
+                self._probe()
+                for number in sorted(begun & left.keys()):
+                    del left[number]
+                    yield number, None
+            except Exception as error:
+                raise self._lost(error) from error
 
     def _run(
-        self, work: Callable[[Job], Result], jobs: Sequence[Job]
-    ) -> Iterator[tuple[int, Result]]:
+        self, work: Callable[[Job], Result], jobs: Iterable[tuple[int, Job]]
+    ) -> Iterator[tuple[int, Result | None]]:
         from joblib import Parallel, delayed, parallel_config
 
         with parallel_config(self.backend, n_jobs=self.workers, **self.settings):
@@ -89,17 +105,26 @@ class Joblib:
                 pre_dispatch="2*n_jobs",
                 max_nbytes=None,
             )
-            yield from parallel(
-                delayed(_numbered)(work, number, job) for number, job in enumerate(jobs)
-            )
+            yield from parallel(delayed(_numbered)(work, number, job) for number, job in jobs)
 
     def _probe(self) -> None:
         """Raise an error where the engine does nothing any more."""
         try:
-            answers = list(self._run(abs, [-1]))
+            answers = list(self._run(abs, [(0, -1)]))
         except Exception as error:
-            raise BnstatError(self.where, f"the engine is lost: {error}") from error
+            raise self._lost(error) from error
         assert answers == [(0, 1)]
+
+    def _lost(self, error: Exception) -> BnstatError:
+        said = str(error).partition("\n")[0] or type(error).__name__
+        return BnstatError(self.where, f"the engine does not work: {said}")
+
+
+def _noting(jobs: Mapping[int, Job], begun: set[int]) -> Iterator[tuple[int, Job]]:
+    """The jobs, each noted as it is taken."""
+    for number, job in list(jobs.items()):
+        begun.add(number)
+        yield number, job
 
 
 def _numbered(work: Callable[[Job], Result], number: int, job: Job) -> tuple[int, Result]:
@@ -135,10 +160,10 @@ def engine(where: str | None, jobs: int) -> Iterator[Engine]:
 
 
 def _loky(workers: int) -> Joblib:
-    return Joblib("--jobs", "loky", workers, {"initializer": _ignore_interrupts})
+    return Joblib("--jobs", "loky", workers, {"initializer": ignore_interrupts})
 
 
-def _ignore_interrupts() -> None:
+def ignore_interrupts() -> None:
     """Ctrl-C goes to all processes of a terminal; the first decides what becomes of the others."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -146,28 +171,19 @@ def _ignore_interrupts() -> None:
 @contextlib.contextmanager
 def _dask(where: str, host: str, workers: int) -> Iterator[Engine]:
     try:
-        from distributed import Client, LocalCluster
+        from bnstat.scanning.dask import BACKEND, connected
     except ImportError as error:
         raise _missing(where, "dask") from error
-    import logging
-
+    address = None if host == LOCAL else f"tcp://{host}"
     with contextlib.ExitStack() as stack:
         try:
-            if host == LOCAL:
-                cluster = LocalCluster(  # type: ignore[no-untyped-call]
-                    n_workers=workers,
-                    threads_per_worker=1,
-                    dashboard_address=None,
-                    silence_logs=logging.CRITICAL,
-                )
-                address = stack.enter_context(cluster)
-            else:
-                address = f"tcp://{host}"
-            client = stack.enter_context(Client(address, timeout=10))  # type: ignore[no-untyped-call]
-            threads = sum(client.nthreads().values())
+            client = stack.enter_context(connected(address, workers))
+            threads = sum(client.nthreads().values())  # type: ignore[no-untyped-call]
         except (OSError, ValueError) as error:
             raise BnstatError(where, f"the cluster cannot be reached: {error}") from error
-        yield Joblib(where, "dask", max(1, threads), {"client": client})
+        if not threads:
+            raise BnstatError(where, "the cluster has no workers", "start some, by dask worker")
+        yield Joblib(where, BACKEND, threads, {"client": client})
 
 
 @contextlib.contextmanager
@@ -186,7 +202,8 @@ def _ray(where: str, host: str, workers: int) -> Iterator[Engine]:
         raise BnstatError(where, f"the cluster cannot be reached: {error}") from error
     register_ray()
     try:
-        yield Joblib(where, "ray", int(ray.cluster_resources().get("CPU", 1)))
+        cores = int(ray.cluster_resources().get("CPU", 1))
+        yield Joblib(where, "ray", cores, losses=(ray.exceptions.RayError,))
     finally:
         ray.shutdown()
 

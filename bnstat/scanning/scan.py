@@ -8,13 +8,14 @@ from contextlib import closing, contextmanager
 from functools import partial
 from hashlib import blake2b
 from itertools import islice
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from bnstat import __version__
 from bnstat.checks import RULES
 from bnstat.errors import BnstatError, NotFoundError
 from bnstat.formats.locate import locate
-from bnstat.scanning.engines import Engine, LostError
+from bnstat.scanning.engines import Engine
 from bnstat.scanning.job import How, examine_all
 from bnstat.scanning.record import Record, of_error
 from bnstat.scanning.walk import Candidate, Choice, Unreadable, signature, walk
@@ -27,8 +28,9 @@ _FIRST: Final = 64
 _MOST: Final = 4096
 """So many candidates are waited for, at first and at last, before the workers start on them."""
 
-_BATCH: Final = 16
-"""So many candidates at most are one job."""
+_JOB_SECONDS: Final = 0.1
+_LARGEST_JOB: Final = 256
+"""A job is as many candidates as take so long, going by those before; at most so many."""
 
 
 def scan(
@@ -47,7 +49,7 @@ def scan(
         NotFoundError: a root is not there; nothing was scanned.
         BnstatError: the engine is lost, or the state cannot be used.
     """
-    size = _FIRST
+    size, pace = _FIRST, _Pace()
     changed: list[Candidate] = []
     for found in _candidates(roots, choice):
         if isinstance(found, Unreadable):
@@ -59,10 +61,10 @@ def scan(
             continue
         changed.append(found)
         if len(changed) == size:
-            yield from _examined(changed, how, engine, state)
+            yield from _examined(changed, how, engine, state, pace)
             changed = []
             size = min(2 * size, _MOST)
-    yield from _examined(changed, how, engine, state)
+    yield from _examined(changed, how, engine, state, pace)
 
 
 @contextmanager
@@ -111,10 +113,29 @@ def _alone(root: str) -> Candidate | Unreadable:
     return Candidate(root, "", signature(parts))
 
 
+class _Pace:
+    """How fast candidates are examined.
+
+    Attributes:
+        job: how many of them are one job.
+    """
+
+    def __init__(self) -> None:
+        self.job = 8
+
+    def took(self, seconds: float, count: int) -> None:
+        """So many candidates took a worker so long."""
+        self.job = max(1, min(_LARGEST_JOB, int(_JOB_SECONDS * count / max(seconds, 1e-6))))
+
+
 def _examined(
-    candidates: list[Candidate], how: How, engine: Engine, state: State | None
+    candidates: Sequence[Candidate],
+    how: How,
+    engine: Engine,
+    state: State | None,
+    pace: _Pace,
 ) -> Iterator[Record]:
-    for examined in _surviving(candidates, how, engine):
+    for examined in _surviving(candidates, how, engine, pace):
         if state is not None:
             state.keep(examined)
         for _, records in examined:
@@ -122,31 +143,33 @@ def _examined(
 
 
 def _surviving(
-    candidates: Sequence[Candidate], how: How, engine: Engine, again: bool = False
+    candidates: Sequence[Candidate], how: How, engine: Engine, pace: _Pace
 ) -> Iterator[list[tuple[Candidate, list[Record]]]]:
     """The records of candidates, batch by batch, though workers may die of some.
 
-    What is lost with a worker is tried again, in two halves: so all that is sound comes through,
-    and what it dies of is told apart.
+    What is lost is tried again, each candidate alone: so all that is sound comes through, and what
+    a worker dies of is told apart.
     """
-    size = max(1, min(_BATCH, len(candidates) // (4 * engine.workers)))
+    work = partial(_examine, how)
+    start = monotonic()
+    size = max(1, min(pace.job, len(candidates) // (4 * engine.workers)))
     rest = iter(candidates)
     batches = list(iter(lambda: list(islice(rest, size)), []))
-    waiting = dict(enumerate(batches))
-    try:
-        for number, records in engine.run(partial(_examine, how), batches):
-            yield list(zip(waiting.pop(number), records, strict=True))
-        return
-    except LostError:
-        lost = [candidate for batch in waiting.values() for candidate in batch]
-    if len(lost) == 1 and again:
-        reason = "the worker that opened it died, and so did another"
-        yield [(lost[0], [Record(lost[0].path, trouble="died", reason=reason)])]
-    else:
-        half = len(lost) // 2
-        for part in (lost[:half], lost[half:]):
-            if part:
-                yield from _surviving(part, how, engine, again=len(part) == 1)
+    lost: list[Candidate] = []
+    for number, found in engine.run(work, batches):
+        if found is None:
+            lost += batches[number]
+        else:
+            yield list(zip(batches[number], found, strict=True))
+    pace.took((monotonic() - start) * engine.workers, len(candidates))
+    for candidate in lost:
+        ((_, found),) = engine.run(work, [[candidate]])
+        yield [(candidate, [_died(candidate)] if found is None else found[0])]
+
+
+def _died(candidate: Candidate) -> Record:
+    reason = "the worker that opened it died, and so did another"
+    return Record(candidate.path, trouble="died", reason=reason)
 
 
 def _examine(how: How, candidates: list[Candidate]) -> list[list[Record]]:

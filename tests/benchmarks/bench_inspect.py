@@ -172,7 +172,7 @@ def _object_graph_size(model: Path) -> int:
     from bnstat.formats.tensorflow.object_graph import KEY
     from bnstat.storage.local import LocalFolder
 
-    bundle = Bundle(LocalFolder(str(model.parent)), model.name)
+    bundle = Bundle(LocalFolder(str(model.parent)), model.name, data=True)
     return bundle.entry(KEY).size if KEY in bundle.keys else 0
 
 

@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from bnstat.checks.settings import Settings, find, read
+from bnstat.checks import Finding, check
+from bnstat.checks.settings import Settings, find, read, resolve
 from bnstat.errors import BnstatError
+from tests.checks.cases import but
+from tests.output import models
 
 
 @pytest.fixture
@@ -148,6 +153,72 @@ def test_a_selection_starts_anew() -> None:
     project = Settings((), ("BN002",))
     assert Settings(("BN002",)).over(project) == Settings(("BN002",))
     assert Settings(("BN0",), ("BN003",)).over(project) == Settings(("BN0",), ("BN003",))
+
+
+def test_settings_decide_what_is_found() -> None:
+    arrays = but("moving_variance", c1=-1.0, c2=0.0).arrays
+    model = models.model(models.layer("bn", arrays))
+
+    def rules(*settings: Any, **thresholds: float) -> list[str]:
+        return [each.rule for each in Settings(*settings, thresholds).check(model)]
+
+    assert rules() == ["BN005", "BN006"]
+    assert rules(("BN005",)) == ["BN005"]
+    assert rules((), ("BN005",)) == ["BN006"]
+    assert rules((), (), gamma=1e6) == ["BN005", "BN006", *rules(("BN009", "BN010"), (), gamma=1e6)]
+    assert len(rules((), (), gamma=1e6)) > 2
+    with pytest.raises(BnstatError, match="no such threshold"):
+        rules((), (), gama=1)
+
+
+@pytest.mark.parametrize(
+    ("fail_on", "fails"),
+    [
+        (None, {"error", "warning"}),
+        ("error", {"error"}),
+        ("warning", {"error", "warning"}),
+        ("info", {"error", "warning", "info"}),
+    ],
+)
+def test_from_which_severity_on_a_check_fails(fail_on: Any, fails: set[str]) -> None:
+    settings = Settings(fail_on=fail_on)
+    assert settings.fail([]) is False
+    for severity in ("error", "warning", "info"):
+        findings = [Finding("BN001", "x", severity, None, np.empty(0, np.intp), "")]
+        assert settings.fail(findings) is (severity in fails)
+    mixed = check(models.model(models.layer("bn", but("moving_variance", c1=-1.0, c2=0.0).arrays)))
+    assert [each.severity for each in mixed] == ["error", "info"]
+    assert settings.fail(mixed) is True
+
+
+def test_what_is_given_wins_over_the_project(project: Path) -> None:
+    (project / "bnstat.toml").write_text('ignore = ["BN001"]')
+    (project / "other.toml").write_text('ignore = ["BN002"]')
+    paths = [str(project / "models/old/a.h5"), str(project.parent)]
+    given = Settings(ignore=("BN003",))
+
+    def ignores(**options: Any) -> list[tuple[str, ...]]:
+        found = resolve(paths, given, **options)
+        assert list(found) == paths
+        return [settings.ignore for settings in found.values()]
+
+    assert ignores() == [("BN001", "BN003"), ("BN003",)]
+    assert ignores(config_file=str(project / "other.toml")) == [("BN002", "BN003")] * 2
+    assert ignores(isolated=True) == [("BN003",)] * 2
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        Settings(select=("BN999",)),
+        Settings(ignore=("BN999",)),
+        Settings(thresholds={"gama": 1}),
+        Settings(thresholds={"gamma": 0}),
+    ],
+)
+def test_what_is_given_wrongly_is_told_before_any_file_is_read(given: Settings) -> None:
+    with pytest.raises(BnstatError, match=r"no rule|no such threshold|above 0"):
+        resolve([], given, isolated=True)
 
 
 WRONG = [

@@ -49,6 +49,19 @@ def test_the_strongest_word_counts() -> None:
     assert (layer.epsilon, layer.axis, layer.notes) == (0.1, 3, ("a", "b"))
 
 
+def test_weaker_evidence_tells_what_the_stronger_does_not() -> None:
+    (layer,) = merge(
+        {
+            "graphs": [Sighting("graph", "a", STATISTICS, momentum=0.9, extra={"x": "1"})],
+            "names": [
+                Sighting("name", "b", STATISTICS, momentum=0.5, trainable=False, extra={"y": "2"})
+            ],
+            "more": [Sighting("name", "c", STATISTICS, trainable=True, extra={"x": "3"})],
+        }
+    )
+    assert (layer.momentum, layer.trainable, layer.extra) == (0.9, False, {"x": "1", "y": "2"})
+
+
 def test_gamma_alone_joins_no_two_layers() -> None:
     layers = merge(
         {
@@ -127,6 +140,36 @@ def test_order() -> None:
     assert names("graphs", "objects") == ["bn_9", "bn_10", "z_9", "z_10"]
     assert names("objects", "graphs") == ["bn_10", "bn_9", "z_9", "z_10"]
     assert names() == ["bn_9", "bn_10", "z_9", "z_10"]
+
+
+def listed(*numbers: int) -> list[Sighting]:
+    return [Sighting("graph", f"bn_{n}", statistics(f"variables/{n}")) for n in numbers]
+
+
+def test_the_list_of_an_exported_model_is_in_order() -> None:
+    assert unique_names(in_order(merge({"graphs": listed(10, 1, 9, 0)}), ("graphs",))) == [
+        "bn_0", "bn_1", "bn_9", "bn_10",
+    ]  # fmt: skip
+    same = [Sighting("graph", n, statistics(f"variables/{n}")) for n in ("01", "1")]
+    assert unique_names(in_order(merge({"graphs": same}), ())) == ["01", "1"]
+    # A layer that the list does not have leaves the order to the evidence.
+    layers = merge({"graphs": [*listed(10, 9), Sighting("graph", "a", statistics("a"))]})
+    assert unique_names(in_order(layers, ("graphs",))) == ["bn_10", "bn_9", "a"]
+
+
+def test_the_best_names_give_the_order_where_nothing_else_does() -> None:
+    names = [("a", "z"), ("b", "y")]
+    layers = merge(
+        {"layers": [Sighting("config", n, statistics(n), longer_name=more) for n, more in names]}
+    )
+    assert unique_names(in_order(layers[::-1], ())) == ["a", "b"]
+
+
+def test_layers_that_no_name_tells_apart_keep_the_best() -> None:
+    layers = merge(
+        {"layers": [Sighting("config", "a", statistics(n), longer_name="net/a") for n in "01"]}
+    )
+    assert unique_names(layers) == ["a", "a#2"]
 
 
 def test_the_order_of_the_evidence_that_shows_most_layers() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from bnstat.discovery import discover
 from bnstat.discovery.lookalikes import set_apart
 from bnstat.discovery.names import BATCH_NORM_SCOPE, Names, from_names
 from bnstat.discovery.schemes import SCHEMES, Scheme
+from bnstat.discovery.sighting import Sighting
 from bnstat.formats.contents import Contents
 from bnstat.model import Model, Source, Variable
 
@@ -38,6 +40,18 @@ def found(names: Sequence[str], **options: Any) -> dict[str, dict[str, str]]:
     }
 
 
+def found_twice(names: Sequence[str]) -> list[Sighting]:
+    """What names show: all of them, or those that are looked for by what they end with."""
+
+    def search(endings: Collection[str]) -> dict[str, str]:
+        return {name: name for name in names if name.endswith((*endings,)) or f"/{name}" in endings}
+
+    sightings = from_names(Names(contents(names)), False)
+    asked_for = Names(contents(names, search=search), complete=False)
+    assert from_names(asked_for, False) == sightings
+    return sightings
+
+
 STATISTICS = ("moving_mean", "moving_variance")
 ALL = ("gamma", "beta", *STATISTICS)
 
@@ -51,13 +65,14 @@ def test_every_scheme_finds_what_it_names(scheme: Scheme) -> None:
     tree = scheme.trees[0] if scheme.trees else ("net", "net")
     separator = "." if scheme.variance[0] == "." else "/"
     own, other = (separator.join([each, "x", "bn"]) for each in tree)
-    names = {
-        "gamma": other + scheme.gamma[0],
-        "beta": other + scheme.beta[0],
-        "moving_mean": own + scheme.mean,
-        "moving_variance": own + scheme.variance,
-    }
-    assert list(found(list(names.values())).values()) == [names]
+    statistics = {"moving_mean": own + scheme.mean, "moving_variance": own + scheme.variance}
+    for gamma in (*scheme.gamma, None):
+        for beta in (*scheme.beta, None):
+            names = {**statistics}
+            names |= {"gamma": other + gamma} if gamma else {}
+            names |= {"beta": other + beta} if beta else {}
+            (layer,) = found_twice([*names.values()])
+            assert layer.roles == names
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: f"{scheme.library}{scheme.variance}")
@@ -95,6 +110,9 @@ def test_mxnets_names() -> None:
 
 def test_the_root_scope() -> None:
     assert found(list(ALL)) == {"(root)": dict(zip(ALL, ALL, strict=True))}
+    for names in (ALL, ("scale", "offset", "pop_mean", "pop_var")):
+        (layer,) = found_twice(names)
+        assert layer.roles == dict(zip(ALL, names, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -159,6 +177,72 @@ def test_averages_stand_in_for_variables_that_are_not_there() -> None:
     }
 
 
+def test_averages_of_a_scope_that_is_written_twice() -> None:
+    """As TensorFlow 1 names the averages of what was computed within a scope."""
+    moments = [f"net/bn/net/bn/moments/{end}{SHADOW}" for end in ("Squeeze", "Squeeze_1")]
+    roles = {"moving_mean": moments[0], "moving_variance": moments[1]}
+    assert [one.name for one in found_twice(moments)] == ["net/bn"]
+    for more in ({"gamma": "net/bn/gamma"}, {"beta": "net/bn/beta"}):
+        (layer,) = found_twice([*moments, *more.values()])
+        assert (layer.name, layer.roles) == ("net/bn", roles | more)
+        assert "exponential moving averages" in layer.notes[0]
+    others = ["net/bn/scale", "net/bn/offset"]
+    assert {*found_twice([*moments, *others])[0].roles.values()} == {*moments, *others}
+    # The longer scope's own come first, and what is no average has no scope twice.
+    both = ["net/bn/gamma", "net/bn/net/bn/gamma"]
+    (layer,) = found_twice([*moments, *both])
+    assert (layer.name, layer.roles["gamma"]) == ("net/bn/net/bn", both[1])
+    (layer,) = found_twice([*under("a/a", STATISTICS), *under("a", ["gamma"])])
+    assert (layer.name, set(layer.roles)) == ("a/a", set(STATISTICS))
+
+
+def test_averages_of_moments_beside_moving_statistics_are_shadows() -> None:
+    moments = [f"bn/bn/moments/{end}{SHADOW}" for end in ("Squeeze", "Squeeze_1")]
+    names = [*under("bn"), *moments]
+    assert found(names) == {"bn": dict(zip(ALL, under("bn"), strict=True))}
+    both = found(names, include_shadows=True)
+    assert list(both) == ["bn", f"bn{SHADOW}"]
+    assert set(both[f"bn{SHADOW}"].values()) >= set(moments)
+
+
+def test_variables_that_are_there_have_no_note() -> None:
+    model = discover(contents([*under("bn"), *under("other", end=SHADOW)]))
+    assert [(layer.name, len(layer.notes)) for layer in model] == [("bn", 0), ("other", 1)]
+
+
+def test_averages_of_a_scope_are_not_shared_with_the_scope_above() -> None:
+    names = [*under("a/bn", STATISTICS, SHADOW), "a/gamma"]
+    (layer,) = found_twice(names)
+    assert (layer.name, set(layer.roles)) == ("a/bn", set(STATISTICS))
+    assert found(names, include_shadows=True) == found(names)
+
+
+def test_a_layer_is_seen_once_by_the_first_scheme_that_fits() -> None:
+    (layer,) = found_twice(under("bn/moments/normalize", ["mean", "variance", "scale"]))
+    assert layer.name == "bn"
+
+
+def test_names_that_are_like_no_layers_are_not_asked_for() -> None:
+    names = [*under("a"), "a/kernel"]
+    made = contents(names, search=lambda endings: {name: name for name in names[:4]})
+    assert set(Names(made).keys) == set(names)
+    assert set(Names(made, complete=False).keys) == set(names[:4])
+
+
+def test_a_slot_of_a_variables_name_is_not_the_variable() -> None:
+    slots = ["x/.OPTIMIZER_SLOT/opt/m", "optimizer_weights/m"]
+    made = replace(contents([*slots, *under("bn")]), names=dict.fromkeys(slots, "bn/gamma"))
+    model = discover(made)
+    assert model["bn"].variables["gamma"].key == "bn/gamma"
+
+
+def test_slots_are_no_layers() -> None:
+    slots = ["x/.OPTIMIZER_SLOT/opt/bn/gamma", "optimizer_weights/bn/gamma", "Adam/m/bn/gamma"]
+    model = discover(contents([*slots, *under("last/bn")]))
+    assert [layer.name for layer in model] == ["last/bn"]
+    assert model.incomplete == ()
+
+
 def test_extra_variables() -> None:
     extra = ["moving_stddev", "renorm_mean", "renorm_stddev"]
     (layer,) = discover(contents([*under("bn"), *under("bn", extra)]))
@@ -167,6 +251,7 @@ def test_extra_variables() -> None:
 
 def test_layers_of_which_only_gamma_or_beta_is_there() -> None:
     names = [*under("a/BatchNorm", ["gamma", "beta"]), *under("LayerNorm", ["gamma", "beta"])]
+    names += under("a/BatchNorm", ["kernel"])
     model = discover(contents([*names, *under("b/bn", ["beta"]), *under("c/bn")]))
     assert [layer.name for layer in model] == ["c/bn"]
     assert {layer.name: set(layer.variables) for layer in model.incomplete} == {
@@ -192,6 +277,15 @@ def test_layers_of_which_only_gamma_or_beta_is_there() -> None:
 def test_patterns(patterns: list[tuple[str, str]], layers: list[str]) -> None:
     names = ["net/n1/mu", "net/n1/sigma2", "net/n2/mu", "net/n2/sigma2", "net/n2/w"]
     assert list(found(names, patterns=patterns)) == layers
+
+
+def test_the_first_pattern_that_fits_tells_the_role() -> None:
+    patterns = [("moving_mean", "(mu)?/m$"), ("beta", "/[mv]$"), ("moving_variance", "/v$")]
+    assert found(["m", "v", "x/m", "x/v"], patterns=patterns) == {}
+    patterns.insert(1, ("moving_variance", "(mu)?/v$"))
+    assert found(["x/m", "x/v"], patterns=patterns) == {
+        "(root)": {"moving_mean": "x/m", "moving_variance": "x/v"}
+    }
 
 
 def test_a_pattern_comes_before_the_schemes() -> None:
@@ -246,5 +340,5 @@ def test_a_hundred_thousand_names_take_little_time() -> None:
     names = [name for number in range(25_000) for name in under(f"net/block_{number}/bn")]
     made = contents(names)
     start = time.process_time()
-    assert len(from_names(Names(made))) == 25_000
+    assert len(from_names(Names(made), False)) == 25_000
     assert time.process_time() - start < 5

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 
 from bnstat.discovery import discover
 from bnstat.discovery.objects import from_objects
@@ -70,6 +71,63 @@ def test_layers_are_named_by_their_variables() -> None:
     }
 
 
+def names(graph: Graph) -> list[tuple[str, str]]:
+    """Name and path of what the object graph alone shows."""
+    return [(one.name, one.longer_name) for one in from_objects(graph.contents())]
+
+
+def in_operations(*layers: tuple[str, str], model: str = "_operations") -> Graph:
+    """Layers as Keras 3 keeps a network's: (path within the network, scope of the variables)."""
+    graph = Graph()
+    tree: dict[str, Any] = {}
+    for number, (path, scope) in enumerate(layers):
+        *parents, last = f"{model}/{path}".split("/")
+        inner = tree
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[last] = graph.norm(f"k{number}", scope)
+
+    def build(tree: Mapping[str, Any]) -> dict[str, int]:
+        return {
+            name: graph.add(build(below)) if isinstance(below, dict) else below
+            for name, below in tree.items()
+        }
+
+    graph.root(**build(tree))
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        # A layer of the network, and one that a layer of it holds.
+        ([("3", "bn")], ["bn"]),
+        ([("3/norm", "blk")], ["blk/norm"]),
+        ([("3/inner/norm", "blk")], ["blk/inner/norm"]),
+        # Two that one layer holds have that layer's scope both.
+        ([("3/a", "net/blk"), ("3/b", "net/blk")], ["net/blk/a", "net/blk/b"]),
+        # Where the scope is a path of its own, or the network lies in another, it says all.
+        ([("3/norm", "net/blk")], ["net/blk"]),
+        ([("3/_operations/1/norm", "blk")], ["blk"]),
+        ([("3/_functional/norm", "blk")], ["blk"]),
+        # Without a scope there is the path.
+        ([("3/norm", "")], ["_operations/3/norm"]),
+        ([("3", "bn"), ("4", "bn")], ["_operations/3", "_operations/4"]),
+    ],
+)
+def test_layers_of_keras_3(layers: Sequence[tuple[str, str]], expected: list[str]) -> None:
+    graph = in_operations(*layers)
+    assert [name for name, _ in names(graph)] == expected
+    assert [path for _, path in names(graph)] == [f"_operations/{path}" for path, _ in layers]
+
+
+def test_a_layer_elsewhere_has_its_scope() -> None:
+    graph = in_operations(("3/norm", "blk"), model="layers")
+    assert names(graph) == [("blk", "layers/3/norm")]
+    graph = in_operations(("x/norm", "blk"))
+    assert names(graph) == [("blk", "_operations/x/norm")]
+
+
 def test_layers_whose_variables_are_called_alike_are_named_by_their_paths() -> None:
     graph = Graph()
     graph.root(a=graph.norm("k0", "net"), b=graph.norm("k1", "net"))
@@ -88,6 +146,8 @@ def test_an_object_that_two_own_is_one_layer() -> None:
     norm = graph.norm("k")
     graph.root(left=graph.add({"norm": norm}), right=norm)
     assert list(keys(discover(graph.contents()))) == ["left/norm"]
+    graph.root(right=norm, left=graph.add({"norm": norm}))
+    assert names(graph) == [("right", "right")]
 
 
 def test_cycles_end() -> None:
@@ -104,7 +164,7 @@ def test_depth_is_no_danger() -> None:
     for _ in range(20_000):
         below = graph.add({"x": below})
     graph.root(x=below)
-    assert len(from_objects(graph.contents())) == 1
+    assert names(graph) == [("/".join(["x"] * 64),) * 2]
 
 
 def test_sonnet_averages() -> None:
@@ -126,20 +186,20 @@ def test_sonnet_averages() -> None:
         }
     )
     graph.root(net=norm)
-    assert list(keys(discover(graph.contents())).values()) == [
-        {
-            "gamma": "s",
-            "beta": "o",
-            "moving_mean": "moving_mean/average",
-            "moving_variance": "moving_variance/average",
-        }
-    ]
+    (layer,) = from_objects(graph.contents())
+    assert layer.name == "bn"
+    assert layer.roles == {
+        "gamma": "s",
+        "beta": "o",
+        "moving_mean": "moving_mean/average",
+        "moving_variance": "moving_variance/average",
+    }
 
 
 def test_variables_that_the_file_does_not_hold() -> None:
     graph = Graph()
-    graph.root(a=graph.norm("k0"), b=graph.norm("k1"))
-    made = graph.contents(missing={"k0/gamma", "k1/moving_mean"})
+    graph.root(a=graph.norm("k0"), b=graph.norm("k1"), c=graph.norm("k2"))
+    made = graph.contents(missing={"k0/gamma", "k1/moving_mean", "k2/moving_variance"})
     assert {name: set(roles) for name, roles in keys(discover(made)).items()} == {
         "a": {"beta", "moving_mean", "moving_variance"}
     }
@@ -168,6 +228,41 @@ def test_extra_variables() -> None:
     (layer,) = discover(graph.contents())
     assert set(layer.variables) == set(ROLES)
     assert set(layer.extra) == {"renorm_mean", "renorm_stddev", "moving_stddev"}
+
+
+def test_gamma_comes_before_a_scale_of_another_kind() -> None:
+    graph = Graph()
+    graph.root(bn=graph.norm("k", roles=("scale", "offset", *ROLES)))
+    (layer,) = from_objects(graph.contents())
+    assert layer.roles == {role: f"k/{role}" for role in ROLES}
+
+
+GAMMA_AND_BETA, STATISTICS = "gamma and beta of further", "further moving statistics"
+
+
+@pytest.mark.parametrize(
+    ("full_names", "notes"),
+    [
+        (["net/gamma", "net/beta"], [GAMMA_AND_BETA]),
+        (["net/beta"], [GAMMA_AND_BETA]),
+        (["net/moving_variance"], [STATISTICS]),
+        (["net/gamma", "net/moving_variance"], [GAMMA_AND_BETA, STATISTICS]),
+        (["net/kernel"], []),
+        (["net/moving_mean"], []),
+        (["other/gamma", "other/gamma"], []),
+        ([""], []),
+    ],
+)
+def test_what_was_lost_to_its_layer_is_told(full_names: Sequence[str], notes: list[str]) -> None:
+    graph = Graph()
+    lost = [graph.variable(f"opt/{n}", name) for n, name in enumerate(full_names)]
+    opt = graph.add({str(n): node for n, node in enumerate(lost)})
+    graph.root(bn=graph.norm("k", "net"), opt=opt)
+    told = discover(graph.contents()).notes
+    assert len(told) == len(notes)
+    assert all(note.startswith(start) for note, start in zip(told, notes, strict=True))
+    lacking = graph.contents(missing={f"opt/{n}" for n in range(len(lost))})
+    assert list(discover(lacking).notes) == []
 
 
 def test_an_empty_graph() -> None:

@@ -13,7 +13,7 @@ below checksums and lengths: those around a mutation are made right again.
     wire       protocol buffers, tables   } taken apart, mutated
     mutate     bytes, texts, JSON         } and put together again
     pickles    PyTorch's, safetensors     }
-    recipes    which mutations each format gets
+    recipes    which mutations each format gets, a module for each family of formats
     judge      what has to hold of an answer
     worker     judges in a process of its own, within limits
     campaign   cases, findings and their reduction

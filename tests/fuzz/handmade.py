@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 import zipfile
 from typing import Any
 
@@ -274,12 +275,30 @@ def keras_archive(
     model: Any = None, fill: Any = weights, compression: int = zipfile.ZIP_STORED
 ) -> bytes:
     """A `.keras` of a configuration (two layers if left out) and weights."""
+    members = [
+        ("metadata.json", json.dumps({"keras_version": "3.15.1"}).encode()),
+        ("config.json", json.dumps(config() if model is None else model).encode()),
+        ("model.weights.h5", hdf5(fill)),
+    ]
+    return zipped(members, compression)
+
+
+def zipped(members: list[tuple[str, bytes]], compression: int = zipfile.ZIP_STORED) -> bytes:
+    """A zip of these members."""
     image = io.BytesIO()
     with zipfile.ZipFile(image, "w", compression) as archive:
-        for name, content in (
-            ("metadata.json", json.dumps({"keras_version": "3.15.1"}).encode()),
-            ("config.json", json.dumps(config() if model is None else model).encode()),
-            ("model.weights.h5", hdf5(fill)),
-        ):
-            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content, compression)
+        for name, content in members:
+            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            archive.writestr(info, content, compression)
+    return image.getvalue()
+
+
+def tar(files: dict[str, bytes], mode: str) -> bytes:
+    """A tar of these files."""
+    image = io.BytesIO()
+    with tarfile.open(fileobj=image, mode=mode) as archive:  # type: ignore[call-overload]
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
     return image.getvalue()

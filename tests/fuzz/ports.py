@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 import struct
-import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests.fuzz.handmade import values
+from tests.fuzz.handmade import values, zipped
 from tests.fuzz.wire import Field, encode
 
 NAMES = ("weight", "bias", "running_mean", "running_var")
@@ -233,11 +231,7 @@ def pytorch_zip(content: bytes, storages: dict[str, bytes]) -> bytes:
 
 def pytorch_members(members: dict[str, bytes]) -> bytes:
     """A zip of these files in a folder."""
-    image = io.BytesIO()
-    with zipfile.ZipFile(image, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(zipfile.ZipInfo(f"m/{name}", (1980, 1, 1, 0, 0, 0)), data)
-    return image.getvalue()
+    return zipped([(f"m/{name}", data) for name, data in members.items()])
 
 
 def sharded_files() -> dict[str, bytes]:

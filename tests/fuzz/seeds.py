@@ -162,12 +162,12 @@ def _archived(seed: Seed) -> Iterator[Seed]:
         return
     if sum(map(len, seed.files.values())) > 60_000:
         return
-    from tests.fuzz.recipes import tar, zipped
+    from tests.fuzz import handmade
 
     for suffix, content in (
-        ("tar", tar(seed.files, "w")),
-        ("tar.gz", tar(seed.files, "w:gz")),
-        ("zip", zipped(list(seed.files.items()))),
+        ("tar", handmade.tar(seed.files, "w")),
+        ("tar.gz", handmade.tar(seed.files, "w:gz")),
+        ("zip", handmade.zipped(list(seed.files.items()))),
     ):
         yield Seed(f"{seed.name}.{suffix}", "archive", {f"m.{suffix}": content}, f"m.{suffix}")
 

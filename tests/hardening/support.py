@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import bnstat
 from bnstat.output.documents import json as as_json
 
 ROOT = Path(__file__).resolve().parents[2]
+
+Judge = Callable[[Path], str]
+"""Judges a path within the limits of the fuzzer; gives `answer...` or `error: KIND`."""
 
 
 def shown(path: Path | str) -> str:

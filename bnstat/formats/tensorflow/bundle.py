@@ -58,7 +58,7 @@ class Bundle:
     Args:
         folder: where the files lie.
         prefix: what their names start with, such as `model.ckpt-1200`; may be empty.
-        data: whether tensors will be read; without, the data files need not exist.
+        data: whether tensors will be read; if not, the data files need not exist.
 
     Attributes:
         path: folder and prefix, for messages.
@@ -70,9 +70,8 @@ class Bundle:
         BnstatError: the bundle was written on a big-endian machine.
     """
 
-    def __init__(self, folder: Folder, prefix: str, data: bool = True) -> None:
+    def __init__(self, folder: Folder, prefix: str, data: bool) -> None:
         self._folder = folder
-        self._prefix = prefix
         index = folder.file(prefix + INDEX)
         if index is None:
             raise NotFoundError(

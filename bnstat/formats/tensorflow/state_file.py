@@ -18,9 +18,9 @@ from bnstat.storage.files import Folder
 
 NAME = "checkpoint"
 
-_LINE = re.compile(r'^\s*(\w+)\s*:\s*(?:"((?:[^"\\]|\\.)*)"|\'((?:[^\'\\]|\\.)*)\')\s*$')
-_ESCAPE = re.compile(r"\\([0-7]{1,3}|x[0-9a-fA-F]{1,2}|.)", re.DOTALL)
-_ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
+_LINE = re.compile(rb'^\s*(\w+)\s*:\s*(?:"((?:[^"\\]|\\.)*)"|\'((?:[^\'\\]|\\.)*)\')\s*$')
+_ESCAPE = re.compile(rb"\\([0-7]{1,3}|x[0-9a-fA-F]{1,2}|.)", re.DOTALL)
+_ESCAPES = {b"n": b"\n", b"t": b"\t", b"r": b"\r"}
 _LARGEST = 16 << 20
 
 
@@ -39,37 +39,28 @@ def read_state(folder: Folder, name: str = NAME) -> State | None:
     if not file.head(64).lstrip().startswith((b"model_checkpoint_path", b"all_model")):
         return None
     newest, listed = None, []
-    for line in file.read().decode("utf-8", "surrogateescape").splitlines():
+    for line in file.read().splitlines():
         match = _LINE.match(line)
         if not match:
             continue
         quoted = match[2] if match[2] is not None else match[3]
-        name = re.split(r"[/\\]", _unescape(quoted))[-1]
-        if match[1] == "model_checkpoint_path":
+        path = _ESCAPE.sub(_unescaped, quoted).decode("utf-8", "surrogateescape")
+        name = re.split(r"[/\\]", path)[-1]
+        if match[1] == b"model_checkpoint_path":
             newest = name
-        elif match[1] == "all_model_checkpoint_paths":
+        elif match[1] == b"all_model_checkpoint_paths":
             listed.append(name)
     return State(newest, tuple(listed)) if newest is not None or listed else None
 
 
-def _unescape(text: str) -> str:
-    """Undo protobuf's escapes; those above 127 are the bytes of UTF-8."""
-
-    def replace(match: re.Match[str]) -> str:
-        code = match[1]
-        if code[0] in "01234567":
-            return chr(int(code, 8) & 0xFF)
-        if code[0] == "x" and len(code) > 1:
-            return chr(int(code[1:], 16))
-        return _ESCAPES.get(code, code)
-
-    if "\\" not in text:
-        return text
-    plain = _ESCAPE.sub(replace, text)
-    try:
-        return plain.encode("latin-1").decode("utf-8")
-    except UnicodeError:
-        return plain
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    """The byte that one of protobuf's escapes stands for."""
+    code = match[1]
+    if code[:1] in b"01234567":
+        return bytes([int(code, 8) & 0xFF])
+    if code[:1] == b"x" and len(code) > 1:
+        return bytes([int(code[1:], 16)])
+    return _ESCAPES.get(code, code)
 
 
 def state_text(name: str) -> str:

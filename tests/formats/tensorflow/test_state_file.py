@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tensorflow.python.checkpoint.checkpoint_management import update_checkpoint_state_internal
 
-from bnstat.formats.tensorflow.state_file import State, read_state
+from bnstat.formats.tensorflow.state_file import State, read_state, state_text
 from bnstat.storage.local import LocalFolder
 
 
@@ -47,6 +47,34 @@ def test_other_hands(tmp_path: Path, text: str) -> None:
     assert _read(tmp_path, text) == State("m-2", ("m-1", "m-2"))
 
 
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        (r"a\303\244", "\u00e4"),
+        (r"a\xc3\xa4", "\u00e4"),
+        (r"a\344", "\udce4"),
+        (r"a\xe4b", "\udce4b"),
+        (r"a\703\644", "\u00e4"),
+        (r"a\0019", "\x019"),
+        (r"a\xg", "xg"),
+        (r"a\t\n\r\'\?", "\t\n\r'?"),
+        ("a\u4e2d\\303\\244", "\u4e2d\u00e4"),
+    ],
+)
+def test_escapes(tmp_path: Path, written: str, name: str) -> None:
+    assert _read(tmp_path, f'model_checkpoint_path: "{written}"') == State(f"a{name}", ())
+
+
+@pytest.mark.parametrize("name", ["model-7", "\u00e4\u4e2d", 'a"b', "tab\t", "\udcff", "~ \x7f'"])
+def test_what_is_written_is_read(tmp_path: Path, name: str) -> None:
+    text = state_text(name)
+    assert text.isascii()
+    assert text.replace("\n", "").isprintable()
+    assert _read(tmp_path, text) == State(name, (name,))
+    plain = 'model_checkpoint_path: "m 1"\nall_model_checkpoint_paths: "m 1"\n'
+    assert state_text("m 1") == plain
+
+
 def test_no_newest(tmp_path: Path) -> None:
     assert _read(tmp_path, 'all_model_checkpoint_paths: "m-1"') == State(None, ("m-1",))
 
@@ -57,6 +85,11 @@ def test_no_newest(tmp_path: Path) -> None:
 )
 def test_other_files_of_that_name(tmp_path: Path, text: str | bytes) -> None:
     assert _read(tmp_path, text) is None
+
+
+def test_a_file_that_starts_otherwise_is_none(tmp_path: Path) -> None:
+    assert _read(tmp_path, '\n model_checkpoint_path: "m"') == State("m", ())
+    assert _read(tmp_path, 'other: 1\nmodel_checkpoint_path: "m"') is None
 
 
 def test_no_such_file(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ class Table:
         try:
             return self._contents(offset, size)
         except WireError as error:
-            raise damaged(self._file.path, f"the block at byte {offset}", error) from error
+            raise self._damaged((offset, size), error) from error
 
     def _handle_of(self, key: bytes) -> tuple[int, int] | None:
         block = bisect_left(self._last_keys, key)
@@ -235,7 +235,7 @@ def _entries_from(contents: bytes, position: int, end: int) -> Iterator[tuple[by
     room = _KEYS_PER_BYTE * len(contents) + _KEYS_AT_LEAST
     while position < end:
         head = contents[position : position + 3]
-        if max(head) < 0x80 and len(head) == 3:
+        if max(head) < 0x80:
             shared, unshared, length = head
             position += 3
         else:

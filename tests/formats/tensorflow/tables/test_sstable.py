@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
-from bnstat.formats.tensorflow.tables.sstable import Table, is_table
+from bnstat.formats.tensorflow.tables import sstable
+from bnstat.formats.tensorflow.tables.sstable import Table, find, is_table
 from bnstat.storage.files import File
 from bnstat.storage.local import LocalFile
 from tests.builders import tables
@@ -47,6 +48,21 @@ def test_index_keys_need_only_separate_the_blocks() -> None:
     ]
     table = Table(MemoryFile(tables.assemble(blocks)))
     assert [table.get(key) for key in (b"a2", b"c1", b"b", b"zz")] == [b"2", b"3", None, None]
+
+
+def test_a_key_between_a_blocks_last_and_its_index_key() -> None:
+    whole = tables.block([(b"a1", b"1"), (b"a2", b"2"), (b"a3", b"3")], interval=1)
+    table = Table(MemoryFile(tables.assemble([(b"z", tables.on_disk(whole))])))
+    assert table.get(b"b") is None
+
+
+def test_a_search_begins_at_a_restart() -> None:
+    contents = bytearray(tables.block(sorted(ENTRIES.items()), interval=4))
+    contents[3 + len(min(ENTRIES))] = 0x7F  # shares more than there is, as no entry before it may
+    data = tables.assemble([(max(ENTRIES), tables.on_disk(bytes(contents)))])
+    assert Table(MemoryFile(data)).get(max(ENTRIES)) == ENTRIES[max(ENTRIES)]
+    with pytest.raises(DamagedError, match="longer than its block"):
+        Table(MemoryFile(data)).get(sorted(ENTRIES)[1])
 
 
 def test_get_reads_one_block() -> None:
@@ -173,6 +189,7 @@ def test_an_index_whose_handles_are_none() -> None:
 
 def test_a_block_without_entries() -> None:
     assert _read(_with_block(_restarts(0))) == []
+    assert Table(MemoryFile(_with_block(_restarts(0)))).get(b"a") is None
 
 
 def test_a_block_that_lies_beyond_the_file() -> None:
@@ -238,15 +255,37 @@ def test_a_search_by_restarts(
         assert table.get(key) == entries.get(key)
 
 
-def test_a_table_that_is_searched_again_and_again_is_parsed_once() -> None:
-    file = MemoryFile(tables.table(ENTRIES))
+def test_a_table_that_is_searched_again_and_again_is_parsed_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searched: list[bytes] = []
+
+    def counted(contents: bytes, key: bytes) -> bytes | None:
+        searched.append(key)
+        return find(contents, key)
+
+    monkeypatch.setattr(sstable, "find", counted)
+    large = {key: bytes(100 + number) for number, key in enumerate(ENTRIES)}
+    file = MemoryFile(tables.table(large))
     table = Table(file)
     table.load()
     before = len(file.reads)
+    assert table.get(max(large)) == large[max(large)]
+    assert searched == [max(large)], "one search does not parse all"
     for _ in range(100):
-        assert {key: table.get(key) for key in ENTRIES} == ENTRIES
+        assert {key: table.get(key) for key in large} == large
     assert table.get(b"none") is None
     assert len(file.reads) == before
+    assert 2 <= len(searched) <= file.size // 1000
+
+
+def test_a_table_that_is_not_held_is_searched_block_by_block() -> None:
+    file = MemoryFile(tables.table(ENTRIES, per_block=10))
+    table = Table(file)
+    file.reads.clear()
+    for _ in range(100):
+        assert table.get(b"layer_025/gamma") == bytes(25)
+    assert len(set(file.reads)) == 1
 
 
 @pytest.mark.parametrize("restart", [5, 1 << 31])
@@ -263,6 +302,12 @@ def test_restarts_that_lead_nowhere(restart: int) -> None:
 def test_a_block_that_cannot_be_decompressed_is_damage() -> None:
     data = tables.assemble([(b"\xff", tables.on_disk(b"\x7f\x00a", kind=1))])
     table = Table(MemoryFile(data))
-    for read in (table.load, lambda: table.get(b"a"), lambda: list(table.items())):
+    ((_, offset, size),) = table.blocks()
+    for read in (
+        table.load,
+        lambda: table.get(b"a"),
+        lambda: list(table.items()),
+        lambda: table.contents(offset, size),
+    ):
         with pytest.raises(DamagedError, match="block at byte 0"):
             read()

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[..., Path]:
+    """Builds a TensorFlow 1 graph and saves it with its variables: a checkpoint and its `.meta`."""
+    tf = pytest.importorskip("tensorflow")
+    v1 = tf.compat.v1
+
+    def save(build: Callable[[], Any], **saver: Any) -> Path:
+        with tf.Graph().as_default(), v1.Session() as session:
+            build()
+            session.run(v1.global_variables_initializer())
+            v1.train.Saver(**saver).save(session, str(tmp_path / "model"))
+        return tmp_path / "model"
+
+    return save

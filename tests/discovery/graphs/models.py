@@ -1,0 +1,101 @@
+"""What the tests of graphs share: models that TensorFlow 1 built, and graphs made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bnstat.discovery.graphs.sightings import from_graphs
+from bnstat.discovery.sighting import Sighting
+from bnstat.formats.contents import Contents, Reading
+from bnstat.formats.locate import locate
+from bnstat.formats.protobuf.protos import message_class
+from bnstat.formats.tensorflow.graphs.graph_def import graph_of
+from bnstat.model import ROLES, Source
+
+tf = pytest.importorskip("tensorflow")
+v1 = tf.compat.v1
+
+
+CHANNELS = 5
+
+Op = tuple[str, str, Sequence[str], dict[str, Any]]
+"""Name, op, inputs, attributes."""
+
+
+def open_model(path: Path) -> Contents:
+    return locate(str(path)).default.open(Source(str(path), ""), Reading())
+
+
+def sightings(path: Path) -> list[Sighting]:
+    return from_graphs(open_model(path))
+
+
+def names(path: Path) -> list[dict[str, str]]:
+    """Role -> the variable's name, for every layer that the graphs of a model show."""
+    contents = open_model(path)
+    return [
+        {role: contents.name_of(key) for role, key in sighting.roles.items()}
+        for sighting in from_graphs(contents)
+    ]
+
+
+def variable(name: str, dtype: Any = "float32", shape: Sequence[int] = (CHANNELS,)) -> Any:
+    return v1.get_variable(name, shape, dtype, v1.ones_initializer(), use_resource=True)
+
+
+def four(scope: str, dtype: Any = "float32", shape: Sequence[int] = (CHANNELS,)) -> list[Any]:
+    with v1.variable_scope(scope):
+        return [variable(role, dtype, shape) for role in ROLES]
+
+
+def layer(scope: str, *without: str) -> dict[str, str]:
+    """What `four` creates, as `names` tells it."""
+    return {role: f"{scope}/{role}" for role in ROLES if role not in without}
+
+
+def images(*, channels_first: bool = False, dtype: Any = "float32") -> Any:
+    shape = [None, CHANNELS, 4, 4] if channels_first else [None, 4, 4, CHANNELS]
+    return v1.placeholder(dtype, shape, "x")
+
+
+def by_hand(*nodes: Op) -> list[Sighting]:
+    """What a graph of these ops tells, which TensorFlow itself does not write."""
+    return told(make_graph(nodes))
+
+
+def make_graph(nodes: Sequence[Op]) -> Any:
+    graph_def = message_class("GraphDef")()
+    for name, op, inputs, attributes in nodes:
+        node = graph_def.node.add(name=name, op=op, input=inputs)
+        for attribute, value in attributes.items():
+            kind = {float: "f", bool: "b", int: "i", str: "s"}[type(value)]
+            setattr(node.attr[attribute], kind, value.encode() if kind == "s" else value)
+    return graph_def
+
+
+def told(graph_def: Any) -> list[Sighting]:
+    graph = graph_of(graph_def, lambda name: name)
+    return from_graphs(Contents(Source("", ""), {}, graphs=lambda: [graph]))
+
+
+def stored(scope: str) -> list[Op]:
+    return [(f"{scope}/{role}", "VariableV2", [], {}) for role in ROLES]
+
+
+def moving_average(target: Any, value: Any, momentum: float) -> Any:
+    from tensorflow.python.training import moving_averages
+
+    return moving_averages.assign_moving_average(target, value, momentum, zero_debias=False)
+
+
+def keras_average(target: Any, value: Any, momentum: float) -> Any:
+    """As Keras 2 updates: the rate is computed in Python."""
+    return target.assign_sub((target - value) * tf.cast(1.0 - momentum, target.dtype))
+
+
+def keras_3_average(target: Any, value: Any, momentum: float) -> Any:
+    return target.assign(target * momentum + value * (1.0 - momentum))

@@ -1,0 +1,238 @@
+"""Batch norms that graphs apply, in one op or spelled out, in inference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bnstat.model import ROLES
+from tests.discovery.graphs.models import (
+    CHANNELS,
+    by_hand,
+    four,
+    images,
+    layer,
+    names,
+    sightings,
+    stored,
+    tf,
+    v1,
+    variable,
+)
+
+
+@pytest.mark.parametrize("epsilon", [1e-3, 1.1e-5, 1e-8, 0.5])
+@pytest.mark.parametrize(("data_format", "axis"), [("NHWC", 3), ("NCHW", 1)])
+def test_fused(saved: Callable[..., Path], epsilon: float, data_format: str, axis: int) -> None:
+    def build() -> None:
+        gamma, beta, mean, variance = four("net/bn")
+        x = images(channels_first=data_format == "NCHW")
+        with v1.name_scope("net/bn/"):
+            tf.raw_ops.FusedBatchNormV3(
+                x=x, scale=gamma, offset=beta, mean=mean, variance=variance, epsilon=epsilon,
+                data_format=data_format, is_training=False, name="FusedBatchNormV3",
+            )  # fmt: skip
+
+    path = saved(build)
+    assert names(path) == [layer("net/bn")]
+    (found,) = sightings(path)
+    assert (found.epsilon, found.axis, found.momentum) == (epsilon, axis, None)
+    assert (found.name, found.evidence) == ("net/bn", "graph")
+
+
+def test_fused_3d(saved: Callable[..., Path]) -> None:
+    def build() -> None:
+        gamma, beta, mean, variance = four("bn")
+        x = v1.placeholder("float32", [None, 2, 4, 4, CHANNELS])
+        tf.raw_ops.FusedBatchNormV3(
+            x=x, scale=gamma, offset=beta, mean=mean, variance=variance, data_format="NDHWC",
+            is_training=False,
+        )  # fmt: skip
+
+    (found,) = sightings(saved(build))
+    assert (found.axis, found.epsilon) == (4, 1e-4)
+
+
+def test_matrix_dressed_as_images(saved: Callable[..., Path]) -> None:
+    def build() -> None:
+        gamma, beta, mean, variance = four("bn")
+        x = tf.reshape(v1.placeholder("float32", [None, CHANNELS]), [-1, 1, 1, CHANNELS])
+        v1.nn.fused_batch_norm(x, gamma, beta, mean, variance, is_training=False)
+
+    (found,) = sightings(saved(build))
+    assert found.axis == -1
+
+
+def test_stripped_epsilon_is_the_ops_default(tmp_path: Path) -> None:
+    class Norm(tf.Module):
+        def __init__(self) -> None:
+            self.values = [tf.Variable(tf.ones(CHANNELS), name=role) for role in ROLES]
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 4, 4, CHANNELS])])
+        def __call__(self, x: Any) -> Any:
+            gamma, beta, mean, variance = self.values
+            return v1.nn.fused_batch_norm(
+                x, gamma, beta, mean, variance, epsilon=1e-4, is_training=False
+            )[0]
+
+    tf.saved_model.save(Norm(), str(tmp_path))
+    (found,) = sightings(tmp_path)
+    assert found.epsilon == 1e-4
+
+
+def test_oldest_op_has_its_own_order_of_inputs() -> None:
+    inputs = ["x", "bn/moving_mean", "bn/moving_variance", "bn/beta", "bn/gamma"]
+    (found,) = by_hand(
+        *stored("bn"),
+        ("x", "Placeholder", [], {}),
+        ("bn/y", "BatchNormWithGlobalNormalization", inputs, {"variance_epsilon": 0.002}),
+    )
+    assert found.roles == layer("bn")
+    assert (found.epsilon, found.axis, found.name) == (0.002, 3, "bn/y")
+
+
+@pytest.mark.parametrize("op", ["_FusedConv2D", "_FusedDepthwiseConv2dNative"])
+def test_convolution_with_batch_norm_in_it(op: str) -> None:
+    inputs = ["x", "w", "bn/gamma", "bn/beta", "bn/moving_mean", "bn/moving_variance"]
+    nodes = [*stored("bn"), ("w", "VariableV2", [], {}), ("x", "Placeholder", [], {})]
+    (found,) = by_hand(*nodes, ("y", op, inputs, {"num_args": 4, "epsilon": 0.002}))
+    assert (found.roles, found.epsilon) == (layer("bn"), 0.002)
+    assert by_hand(*nodes, ("y", op, inputs[:3], {"num_args": 1})) == []
+
+
+# Spelled out
+
+SPELLINGS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
+    "tf.nn": (lambda x, g, b, m, v, e: tf.nn.batch_normalization(x, m, v, b, g, e), ()),
+    "tf.nn, no gamma": (
+        lambda x, g, b, m, v, e: tf.nn.batch_normalization(x, m, v, b, None, e),
+        ("gamma",),
+    ),
+    "tf.nn, no beta": (
+        lambda x, g, b, m, v, e: tf.nn.batch_normalization(x, m, v, None, g, e),
+        ("beta",),
+    ),
+    "tf.nn, neither": (
+        lambda x, g, b, m, v, e: tf.nn.batch_normalization(x, m, v, None, None, e),
+        ("gamma", "beta"),
+    ),
+    "quotient": (lambda x, g, b, m, v, e: g * (x - m) / tf.sqrt(v + e) + b, ()),
+    "product": (lambda x, g, b, m, v, e: (x - m) * tf.math.rsqrt(v + e) * g + b, ()),
+    "gamma last": (lambda x, g, b, m, v, e: b + g * ((x - m) / tf.sqrt(e + v)), ()),
+    "inverse": (lambda x, g, b, m, v, e: g * (x - m) * (1.0 / tf.sqrt(v + e)) + b, ()),
+    "reciprocal": (
+        lambda x, g, b, m, v, e: g * (x - m) * tf.math.reciprocal(tf.sqrt(v + e)) + b,
+        (),
+    ),
+    "one scale": (lambda x, g, b, m, v, e: _one_scale(x, g, b, m, v, e), ()),
+    "beta before mean": (
+        lambda x, g, b, m, v, e: _rsqrt(v, e, lambda r: x * r * g + b - m * r * g),
+        (),
+    ),
+    "plain": (lambda x, g, b, m, v, e: (x - m) / tf.sqrt(v + e), ("gamma", "beta")),
+    "only gamma": (lambda x, g, b, m, v, e: g * (x - m) / tf.sqrt(v + e), ("beta",)),
+    "only beta": (lambda x, g, b, m, v, e: (x - m) / tf.sqrt(v + e) + b, ("gamma",)),
+    "bias_add": (
+        lambda x, g, b, m, v, e: tf.nn.bias_add((x - m) * tf.math.rsqrt(v + e) * g, b),
+        (),
+    ),
+    "identities": (
+        lambda x, g, b, m, v, e: tf.nn.batch_normalization(
+            tf.identity(x), tf.stop_gradient(m), tf.identity(v), tf.identity(b),
+            tf.ensure_shape(g, [CHANNELS]), tf.identity(e),
+        ),
+        (),
+    ),
+}  # fmt: skip
+
+
+def _rsqrt(variance: Any, epsilon: float, then: Callable[[Any], Any]) -> Any:
+    return then(tf.math.rsqrt(variance + epsilon))
+
+
+def _one_scale(x: Any, g: Any, b: Any, m: Any, v: Any, e: float) -> Any:
+    scale = g / tf.sqrt(v + e)
+    return x * scale + (b - m * scale)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_spelled_out(saved: Callable[..., Path], spelling: str) -> None:
+    form, without = SPELLINGS[spelling]
+
+    def build() -> None:
+        x = tf.nn.relu(images())
+        parameters = four("bn")
+        with v1.name_scope("bn/"):
+            y = form(x, *parameters, 1.1e-5)
+        four("other")
+        tf.nn.relu(y + x)
+
+    path = saved(build)
+    assert names(path) == [layer("bn", *without)]
+    (found,) = sightings(path)
+    assert (found.epsilon, found.axis, found.name) == (1.1e-5, None, "bn")
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("epsilon", [1e-3, 0.01])
+def test_epsilon_of_other_dtypes(saved: Callable[..., Path], dtype: str, epsilon: float) -> None:
+    def build() -> None:
+        gamma, beta, mean, variance = four("bn", dtype)
+        tf.nn.batch_normalization(images(dtype=dtype), mean, variance, beta, gamma, epsilon)
+
+    path = saved(build)
+    assert names(path) == [layer("bn")]
+    assert [found.epsilon for found in sightings(path)] == [epsilon]
+
+
+def test_epsilon_that_float64_alone_can_hold(saved: Callable[..., Path]) -> None:
+    def build() -> None:
+        gamma, beta, mean, variance = four("bn", "float64")
+        tf.nn.batch_normalization(
+            images(dtype="float64"), mean, variance, beta, gamma, 1.0000000000000002e-3
+        )
+
+    (found,) = sightings(saved(build))
+    assert found.epsilon == 1.0000000000000002e-3
+
+
+def test_axis_of_reshaped_parameters(saved: Callable[..., Path]) -> None:
+    def build() -> None:
+        parameters = [tf.reshape(value, [1, CHANNELS, 1, 1]) for value in four("bn")]
+        gamma, beta, mean, variance = parameters
+        x = images(channels_first=True)
+        tf.nn.batch_normalization(x, mean, variance, beta, gamma, 1e-3)
+
+    path = saved(build)
+    assert names(path) == [layer("bn")]
+    (found,) = sightings(path)
+    assert found.axis == 1
+
+
+def test_one_channel_has_no_telling_shape(saved: Callable[..., Path]) -> None:
+    def build() -> None:
+        values = four("bn", shape=[1])
+        gamma, beta, mean, variance = (tf.reshape(value, [1, 1, 1, 1]) for value in values)
+        x = v1.placeholder("float32", [None, 1, 4, 4])
+        tf.nn.batch_normalization(x, mean, variance, beta, gamma, 1e-3)
+
+    path = saved(build)
+    assert names(path) == [layer("bn")]
+    (found,) = sightings(path)
+    assert found.axis is None
+
+
+def test_following_parameters_are_not_taken(saved: Callable[..., Path]) -> None:
+    def build() -> None:
+        _, _, mean, variance = four("bn")
+        y = tf.nn.batch_normalization(images(), mean, variance, None, None, 1e-3)
+        y * variable("scale_of_another_layer") + variable("bias_of_another_layer")
+        _, _, mean, variance = four("two")
+        z = (images() - mean) / tf.sqrt(variance + 1e-3)
+        z * variable("scalar", shape=[])
+
+    path = saved(build)
+    assert names(path) == [layer("bn", "gamma", "beta"), layer("two", "gamma", "beta")]

@@ -1,0 +1,107 @@
+"""HDF5, byte by byte and by what its library writes."""
+
+from __future__ import annotations
+
+import io
+from random import Random
+from typing import Any
+
+import h5py
+import numpy as np
+
+from tests.fuzz import mutate
+from tests.fuzz.recipes.common import any_file
+from tests.fuzz.seeds import Seed
+
+
+def hdf5_bytes(rng: Random, seed: Seed) -> Seed:
+    """Bytes of the file in place, most of them in its structures."""
+    return any_file(rng, seed, _structure_bytes, "5")
+
+
+_STRUCTURES = (b"TREE", b"SNOD", b"HEAP", b"GCOL", b"OHDR", b"OCHK", b"FRHP", b"BTHD", b"\x89HDF")
+
+
+def _structure_bytes(rng: Random, data: bytes) -> bytes:
+    choice = rng.random()
+    if choice < 0.15:
+        return mutate.some_bytes(rng, data)
+    places = []
+    for signature in _STRUCTURES:
+        at = data.find(signature)
+        while at >= 0 and len(places) < 2000:
+            places.append(at)
+            at = data.find(signature, at + 4)
+    if not places or choice < 0.5:
+        window = min(len(data), 8192)
+        start = rng.choice((0, 0, rng.randrange(max(1, len(data) - window))))
+    else:
+        window, start = 256, max(0, rng.choice(places) - rng.choice((0, 0, 128)))
+    piece = data[start : start + window]
+    changed = rng.choice(mutate.IN_PLACE)(rng, piece)
+    return data[:start] + changed[: len(piece)].ljust(len(piece), b"\0") + data[start + window :]
+
+
+def hdf5_objects(rng: Random, seed: Seed) -> Seed:
+    """Attributes and datasets of other content, shape and type, written by the library."""
+    name = next((name for name in sorted(seed.files) if name.endswith("5")), None)
+    if name is None:
+        return seed
+    image = io.BytesIO(seed.files[name])
+    with h5py.File(image, "r+") as file:
+        _change_objects(rng, file)
+    return seed.changed(name, image.getvalue())
+
+
+def _change_objects(rng: Random, file: Any) -> None:
+    paths: list[str] = ["/"]
+    file.visit(paths.append)
+    path = rng.choice(paths)
+    found = file[path]
+    if found.attrs and rng.random() < 0.6:
+        _change_attribute(rng, found.attrs)
+    elif isinstance(found, h5py.Dataset):
+        del file[path]
+        _write_dataset(rng, file, path)
+    elif rng.random() < 0.5:
+        other = rng.choice(paths)
+        if path != "/":
+            del file[path]
+        file[path.rstrip("/") + "/loop" if path == "/" else path] = rng.choice(
+            (h5py.SoftLink(other), h5py.ExternalLink("/etc/passwd", "/"))
+        )
+    else:
+        file[path][f"more{rng.randrange(9)}"] = file[rng.choice(paths)]
+
+
+def _change_attribute(rng: Random, attributes: Any) -> None:
+    key = rng.choice(list(attributes))
+    value = attributes[key]
+    if isinstance(value, str | bytes):
+        raw = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+        changed = mutate.json_text(rng, raw) if raw[:1] == b"{" else rng.choice(mutate.NAMES)
+        attributes[key] = changed.replace(b"\0", b"")
+    elif isinstance(value, np.ndarray) and value.size:
+        items = value.ravel().tolist()
+        at = rng.randrange(len(items))
+        items[at] = rng.choice((*items, rng.choice(mutate.NAMES).replace(b"\0", b"") or b"x"))
+        rng.shuffle(items)
+        attributes[key] = items
+    else:
+        attributes[key] = rng.choice((0, 1.5, b"x", np.zeros(3), [b"a", b"b"], h5py.Empty("f4")))
+
+
+def _write_dataset(rng: Random, file: Any, path: str) -> None:
+    kind = rng.choice(("f2", "f4", "f8", ">f4", "i1", "u8", "c8", "S3", "?", "V2", "V8"))
+    shape = rng.choice(((), (0,), (3,), (3, 0), (1, 3, 1), (2, 2), (1,) * 32, (4000,), (10**6,)))
+    choice = rng.random()
+    if choice < 0.2:
+        file[path] = h5py.Empty("f4")
+    elif choice < 0.3:
+        file.create_dataset(path, shape=rng.choice(((2**20,), (2**26,), (2**40,))), dtype="f4")
+    elif choice < 0.4:
+        file.create_dataset(path, shape=(2**24,), dtype="f4", chunks=(2**14,), compression="gzip")
+    elif choice < 0.5:
+        file.create_dataset(path, data=["text", "x"], dtype=h5py.string_dtype())
+    else:
+        file[path] = np.zeros(shape, kind)

@@ -1,0 +1,170 @@
+"""Names made to harm who sees them: a terminal, a browser, a spreadsheet, a parser."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import bnstat
+from tests.fuzz import handmade
+from tests.hardening.support import command, write
+from tests.hardening.test_pipe import at_terminal
+
+HOSTILE = {
+    "an escape": "\x1b[2J\x1b]0;owned\x07\x9b31m",
+    "markup": "[bold red]x[/bold red][link=file:///etc/passwd]y[/link]",
+    "a right-to-left override": "safe\u202egnp.exe\u2066\u200f",
+    "lines": "a\r\nb\nc\u2028d\x85e\x0bf",
+    "a formula": '=HYPERLINK("http://x","y")',
+    "another formula": "@SUM(1+1)*cmd|' /C calc'!A0",
+    "a tab": "\t=1+1",
+    "a backspace": "abc\x08\x08\x08xyz\x7f",
+    "bytes that are no text": "\udcff\udcfe",
+    "a zero": "a\x00b",
+    "quotes": "\"'`$(touch x);|&<script>alert(1)</script>",
+    "combining": "Z" + "\u0301" * 300,
+    "wide": "🏴‍☠️漢字" * 40,
+    "percent": "%s%n%d{0}{x}",
+    "dots": "../../etc/passwd",
+}
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two checkpoints with a layer of each such name, and something wrong with all."""
+    folder = tmp_path_factory.mktemp("run")
+    for step in range(2):
+        tensors = {
+            f"{name}/{role}": array + step
+            for name in HOSTILE.values()
+            for role, array in handmade.values().items()
+        }
+        for name in HOSTILE.values():
+            tensors[f"{name}/moving_variance"] = np.array([-1.0, 0.0, np.nan]) * (step + 1)
+        write(folder, handmade.bundle(tensors, prefix=f"m-{step}"))
+    assert len(bnstat.load(folder)) == len(HOSTILE)
+    return folder
+
+
+TEXTS = (
+    "inspect {0}",
+    "inspect {0} --values",
+    "inspect {0} --no-values -v",
+    "inspect {0} --layer nothing",
+    "check {0}",
+    "check {0} --github",
+    "diff {0}/m-0 {0}/m-1 --all",
+    "diff {0}/m-0 {0}/m-1 --md",
+    "history {0}",
+    "history {0} --csv",
+    "export {0} --csv",
+)
+
+
+@pytest.mark.parametrize("line", TEXTS)
+def test_hostile_names_in_text(line: str, hostile: Path) -> None:
+    result = command(*line.format(hostile).split())
+    assert b"Traceback" not in result.stderr
+    for output in (result.stdout, result.stderr):
+        for shown_line in output.decode().split("\n"):
+            assert shown_line.isprintable(), repr(shown_line)
+
+
+@pytest.mark.parametrize("line", ["inspect {0}", "check {0}", "history {0}"])
+def test_hostile_names_at_a_terminal(line: str, hostile: Path) -> None:
+    for shown_line in at_terminal(line.format(hostile).split(), 80):
+        assert shown_line.isprintable(), repr(shown_line)
+    os.environ["FORCE_COLOR"] = "1"
+    try:
+        output = command(*line.format(hostile).split()).stdout.decode()
+    finally:
+        del os.environ["FORCE_COLOR"]
+    assert "\x1b[2J" not in output
+    assert "\x1b]" not in output
+
+
+@pytest.mark.parametrize(
+    "line", ["export {0}", "check {0} --json", "check {0} --sarif", "history {0} --json",
+             "diff {0}/m-0 {0}/m-1 --json"],
+)  # fmt: skip
+def test_hostile_names_in_json(line: str, hostile: Path) -> None:
+    result = command(*line.format(hostile).split())
+    text = result.stdout.decode()
+    json.loads(text)
+    for shown_line in text.split("\n"):
+        assert shown_line.isprintable(), repr(shown_line)
+
+
+def test_hostile_names_are_exact_in_json_and_npz(hostile: Path, tmp_path: Path) -> None:
+    model = bnstat.load(hostile)
+    assert set(model.keys()) == set(HOSTILE.values())
+    exported = json.loads(command("export", hostile).stdout)
+    assert [each["name"] for each in exported["layers"]] == model.keys()
+    target = tmp_path / "x.npz"
+    assert command("export", hostile, "-o", target).returncode == 0
+    with np.load(target, allow_pickle=False) as arrays:
+        assert len(arrays.files) == 4 * len(model)
+        for layer in model:
+            for role in handmade.ROLES:
+                # A ZIP's names hold neither a zero byte nor what is no text.
+                if layer.name not in (HOSTILE["a zero"], HOSTILE["bytes that are no text"]):
+                    found = arrays[f"{layer.name}/{role}"]
+                    np.testing.assert_array_equal(found, layer.array(role))
+
+
+def test_cells_that_a_spreadsheet_would_run(hostile: Path) -> None:
+    import csv
+
+    for line in ("export {0} --csv", "history {0} --csv"):
+        text = command(*line.format(hostile).split()).stdout.decode()
+        rows = list(csv.reader(io.StringIO(text)))
+        assert len({len(row) for row in rows}) == 1
+        for row in rows[1:]:
+            for cell in row:
+                is_number = cell.replace("-", "").replace("+", "").replace(".", "").isalnum()
+                assert is_number or not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+
+
+def test_a_notebooks_table_holds_no_foreign_html(hostile: Path) -> None:
+    page = bnstat.load(hostile)._repr_html_()
+    assert "<script" not in page
+    assert page.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("where", ["bundle", "hdf5", "config"])
+def test_a_name_of_ten_megabytes(where: str, tmp_path: Path) -> None:
+    name = "n" * (10 << 20)
+    if where == "bundle":
+        tensors = {f"{name}/{role}": array for role, array in handmade.values().items()}
+        path = write(tmp_path, handmade.bundle(tensors))
+    else:
+        path = tmp_path / ("m.keras" if where == "config" else "m.weights.h5")
+        config = handmade.config()
+        config["config"]["layers"][0]["config"]["name"] = name
+
+        def fill(file: h5py.File) -> None:
+            for index, array in enumerate(handmade.values().values()):
+                file[f"layers/batch_normalization/vars/{index}"] = array
+            if where == "hdf5":
+                file.move("layers/batch_normalization", f"layers/{name}")
+
+        content = handmade.keras_archive(config) if where == "config" else handmade.hdf5(fill)
+        path.write_bytes(content)
+    limit = ["prlimit", "--as=1500000000", "--cpu=8"]
+    for line in ("inspect", "inspect --values", "inspect --no-values -v", "check", "export --csv",
+                 "export --npz", "export --json", "history"):  # fmt: skip
+        result = command(*line.split(), path, prefix=limit)
+        assert b"Traceback" not in result.stderr, result.stderr[-2000:]
+        assert result.returncode in (0, 1, 2), line
+        assert len(result.stderr) < 10_000
+        assert result.stdout or result.stderr.startswith(b"error: ")
+        if line.partition(" ")[0] != "export":
+            assert len(result.stdout) < 100_000, line
+        elif line.endswith("json") and result.returncode == 0:
+            assert json.loads(result.stdout)["schema"] == 1

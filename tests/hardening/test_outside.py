@@ -1,0 +1,184 @@
+"""What leads out of a file, and code in it: neither is followed."""
+
+from __future__ import annotations
+
+import io
+import json
+import marshal
+import tarfile
+from base64 import b64encode
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+import bnstat
+from tests.fuzz import handmade
+from tests.fuzz.handmade import tar, zipped
+from tests.hardening.support import Judge, shown, write
+
+# What leads out of a file
+
+SECRET = "a secret of this machine"
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A file that no model may reach."""
+    folder = write(tmp_path / "outside", {"secret.txt": SECRET.encode()})
+    with h5py.File(folder / "secret.h5", "w") as file:
+        for index in range(4):
+            file[f"vars/{index}"] = np.full(3, 31337, "f4")
+    (folder / "raw").write_bytes(np.full(3, 31337, "<f4").tobytes())
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside/secret.txt", "/{0}/secret.txt", "a/../../outside/secret.txt", "..\\x"]
+)
+def test_archive_members_that_climb_out(name: str, outside: Path, tmp_path: Path) -> None:
+    name = name.format(str(outside).lstrip("/"))
+    tensors = {f"bn/{role}": array for role, array in handmade.values().items()}
+    files = {**handmade.bundle(tensors), name: b"overwritten"}
+    before = sorted(path for path in tmp_path.rglob("*"))
+    for suffix, content in (
+        ("zip", zipped(list(files.items()))),
+        ("tar", tar(files, "w")),
+        ("tar.gz", tar(files, "w:gz")),
+    ):
+        path = tmp_path / f"m.{suffix}"
+        path.write_bytes(content)
+        assert [layer.name for layer in bnstat.load(path)] == ["bn"]
+        path.unlink()
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+    assert (outside / "secret.txt").read_text() == SECRET
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE]
+)
+def test_links_and_devices_in_a_tar(
+    kind: bytes, outside: Path, tmp_path: Path, judged: Judge
+) -> None:
+    tensors = {f"bn/{role}": array for role, array in handmade.values().items()}
+    image = io.BytesIO()
+    with tarfile.open(fileobj=image, mode="w") as archive:
+        for name, content in handmade.bundle(tensors).items():
+            info = tarfile.TarInfo(name)
+            if ".data" in name:
+                info.type, info.linkname = kind, str(outside / "raw")
+                archive.addfile(info)
+            else:
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    path = tmp_path / "m.tar"
+    path.write_bytes(image.getvalue())
+    assert judged(path) == "error: NotFoundError"
+
+
+def _leading_out(outside: Path) -> dict[str, Callable[[h5py.File, str], None]]:
+    def external_link(file: h5py.File, path: str) -> None:
+        file[path] = h5py.ExternalLink(str(outside / "secret.h5"), "/vars/0")
+
+    def virtual(file: h5py.File, path: str) -> None:
+        layout = h5py.VirtualLayout((3,), "f4")
+        layout[:] = h5py.VirtualSource(str(outside / "secret.h5"), "vars/0", (3,))
+        file.create_virtual_dataset(path, layout)
+
+    def external_storage(file: h5py.File, path: str) -> None:
+        file.create_dataset(path, (3,), "f4", external=[(str(outside / "raw"), 0, 12)])
+
+    return {
+        "an external link": external_link,
+        "a virtual dataset": virtual,
+        "external storage": external_storage,
+    }
+
+
+@pytest.mark.parametrize("kind", ["an external link", "a virtual dataset", "external storage"])
+@pytest.mark.parametrize("ending", ["weights.h5", "keras"])
+def test_hdf5_that_leads_out_of_its_file(
+    kind: str, ending: str, outside: Path, tmp_path: Path
+) -> None:
+    lead_out = _leading_out(outside)[kind]
+
+    def fill(file: h5py.File) -> None:
+        handmade.weights(file)
+        for index in range(4):
+            path = f"layers/batch_normalization/vars/{index}"
+            del file[path]
+            lead_out(file, path)
+
+    path = tmp_path / f"m.{ending}"
+    is_archive = ending == "keras"
+    path.write_bytes(handmade.keras_archive(fill=fill) if is_archive else handmade.hdf5(fill))
+    try:
+        text = shown(path)
+    except bnstat.BnstatError:
+        return
+    assert "31337" not in text
+
+
+@pytest.mark.parametrize("name", ["../outside/secret.h5", "/{0}/secret.h5", "..", ".", ""])
+def test_sharded_weights_that_name_files_elsewhere(
+    name: str, outside: Path, tmp_path: Path, judged: Judge
+) -> None:
+    index = {"weight_map": {"/vars": name.format(str(outside).lstrip("/")), "/x": "a.h5"}}
+    folder = write(tmp_path / "m", {"m.weights.json": json.dumps(index).encode()})
+    assert judged(folder / "m.weights.json").startswith("error")
+
+
+def test_a_state_file_that_names_checkpoints_elsewhere(outside: Path, tmp_path: Path) -> None:
+    tensors = {f"bn/{role}": np.full(3, 31337.0) for role in handmade.ROLES}
+    write(outside, handmade.bundle(tensors))
+    own = {f"bn/{role}": array for role, array in handmade.values().items()}
+    state = f'model_checkpoint_path: "{outside}/m"\nall_model_checkpoint_paths: "../outside/m"\n'
+    folder = write(
+        tmp_path / "run", {**handmade.bundle(own, prefix="n"), "checkpoint": state.encode()}
+    )
+    assert "31337" not in shown(folder)
+
+
+# Code
+
+
+def test_lambda_layers_are_never_run(tmp_path: Path) -> None:
+    flag = tmp_path / "was-run"
+    code = marshal.dumps(compile(f"open({str(flag)!r}, 'w').close()", "x", "exec"))
+    lambdas = [
+        {"class_name": "Lambda", "config": {"name": "l", "function": function}}
+        for function in (
+            {"class_name": "__lambda__", "config": {"code": b64encode(code).decode()}},
+            [b64encode(code).decode(), None, None],
+            f"open({str(flag)!r}, 'w').close()",
+        )
+    ]
+    for layer in lambdas:
+        model = handmade.config()
+        model["config"]["layers"].insert(0, layer)
+        archive = tmp_path / "m.keras"
+        archive.write_bytes(handmade.keras_archive(model))
+        assert [layer.name for layer in bnstat.load(archive)] == ["bn0", "bn1"]
+
+        def fill(file: h5py.File, model: dict[str, Any] = model) -> None:
+            handmade.legacy(file)
+            file.attrs["model_config"] = json.dumps(model)
+
+        legacy = tmp_path / "m.h5"
+        legacy.write_bytes(handmade.hdf5(fill))
+        assert [layer.name for layer in bnstat.load(legacy)] == ["bn0", "bn1"]
+    assert not flag.exists()
+
+
+def test_pickles_are_never_loaded(tmp_path: Path) -> None:
+    flag = tmp_path / "was-run"
+    payload = f"cbuiltins\nexec\n(Vopen({str(flag)!r}, 'w').close()\ntR.".encode()
+    members = [("config.json", b"{}"), ("metadata.json", b"{}"), ("model.weights.npz", payload)]
+    path = tmp_path / "m.keras"
+    path.write_bytes(zipped(members))
+    with pytest.raises(bnstat.UnsupportedError, match="pickle"):
+        bnstat.load(path)
+    assert not flag.exists()
