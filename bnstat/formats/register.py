@@ -16,6 +16,7 @@ SITES = (
     "tensorflow.sites.SavedModels",
     "keras.sites.Unzipped",
     "exchange.sites.Orbax",
+    "exchange.sites.DistributedPyTorch",
     "tensorflow.sites.Checkpoints",
     "keras.sites.ShardedWeights",
     "exchange.sites.Sharded",

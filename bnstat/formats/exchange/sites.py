@@ -7,6 +7,9 @@ An item of Orbax is a folder with `_METADATA` (its tree) and its arrays, in one 
 (`manifest.ocdbt`) or as a folder each. A checkpoint is an item, or a folder of several (`default`;
 `pytree` and `model_config` of Keras; `params`, `state`, ...).
 
+torch.distributed.checkpoint writes `.metadata` and pieces, `__0_0.distcp`, of tensors that several
+machines hold.
+
 Sources: transformers/modeling_utils.py, `save_pretrained`; tfjs-core/src/io/types.ts;
 orbax/checkpoint/_src, format 0.5 to 0.12.
 """
@@ -16,8 +19,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from bnstat.errors import UnsupportedError
+from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.json_text import MAX_BYTES
 from bnstat.formats.sites import Format, Found, Place, alone, natively, step_of
+from bnstat.model import Source
 from bnstat.storage.files import File, Folder
 
 _INDEX_NAME: Final = re.compile(r"(?P<stem>.+)(?P<ending>\.(?:safetensors|bin))\.index\.json")
@@ -25,6 +31,9 @@ _PART_NAME: Final = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}(?P<ending>\.(?:safe
 
 _SHARD: Final = re.compile(r"group\d+-shard\d+of\d+(\.bin)?")
 _MODEL: Final = "model.json"
+
+_DISTRIBUTED: Final = ".metadata"
+_PIECE: Final = ".distcp"
 
 TREE: Final = "_METADATA"
 STORE: Final = "manifest.ocdbt"
@@ -79,6 +88,31 @@ class TensorflowJs(Format):
 
     def first(self, name: str) -> str | None:
         return _MODEL if name == _MODEL or _SHARD.fullmatch(name) else None
+
+
+class DistributedPyTorch(Format):
+    """A folder of torch.distributed.checkpoint, which is told, and not read."""
+
+    def owner(self, folder: Folder, file: File) -> Place | Folder | None:
+        is_part = file.name == _DISTRIBUTED or file.name.endswith(_PIECE)
+        return folder if is_part and self.is_seen_in(folder) else None
+
+    def is_seen_in(self, folder: Folder) -> bool:
+        return folder.file(_DISTRIBUTED) is not None and bool(folder.matching("", _PIECE))
+
+    def of_folder(self, folder: Folder) -> Found | None:
+        if not self.is_seen_in(folder):
+            return None
+
+        def refuse(source: Source, reading: Reading) -> Contents:
+            raise UnsupportedError(
+                source.path,
+                "is a distributed checkpoint of PyTorch's, in pieces",
+                "make a file of it: python -m torch.distributed.checkpoint.format_utils "
+                "dcp_to_torch FOLDER FILE",
+            )
+
+        return alone(refuse, folder.times)
 
 
 class Orbax(Format):
