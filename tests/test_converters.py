@@ -13,10 +13,14 @@ import tensorflow as tf
 
 import bnstat
 from bnstat.model import ROLES, Model
+from bnstat.output.documents.exports import renaming
+from bnstat.output.documents.exports import safetensors as safetensors_export
+from bnstat.output.documents.exports.form import Form
 from tests.builders import converted
 from tests.builders.converted import EPSILON, NORMS
 
 pytest.importorskip("tf2onnx", reason="tf2onnx converts to ONNX")
+onnx = pytest.importorskip("onnx", reason="onnx reads what was converted")
 torch = pytest.importorskip("torch", reason="torch fuses and writes the state dicts")
 safetensors = pytest.importorskip("safetensors.torch", reason="safetensors writes such files")
 
@@ -181,3 +185,41 @@ def test_a_dropped_layer_is_missed(name: str, ports: dict[str, Model]) -> None:
         difference = bnstat.diff(ports[one], kept, epsilon=EPSILON)
         assert len(difference.removed) == 1 or (one == "onnx" and name == "dense_bn")
         assert difference.misfolded == ()
+
+
+@pytest.mark.parametrize("names", ["pytorch", "onnx", "flax", "keras"])
+def test_exports_have_the_names_of_their_counterparts(
+    names: str, network: Any, ports: dict[str, Model], tmp_path: Path
+) -> None:
+    """By the map that `diff` writes, what is exported is called as in the other file."""
+    others = {"pytorch": "pytorch", "onnx": "onnx", "flax": "h5", "keras": "h5"}
+    other, written = ports[others[names]], tmp_path / "m.safetensors"
+    difference = bnstat.diff(ports["h5"], other, epsilon=EPSILON)
+    with (tmp_path / "names.csv").open("w") as file:
+        renaming.dump(difference, other, file)
+    renamed = renaming.read(str(tmp_path / "names.csv"), ports["h5"].layers)
+    layers = [ports["h5"][layer.old] for layer in difference.layers]
+    with written.open("wb") as target:
+        safetensors_export.dump(ports["h5"].select(layers), target, Form(names, renamed=renamed))
+    tensors = safetensors.load_file(written)
+    if names == "pytorch":
+        module = converted.torch_module(network)
+        for parameter in module.state_dict().values():
+            parameter.zero_()
+        assert module.load_state_dict(tensors, strict=False).unexpected_keys == []
+        found = {key: tensor.numpy() for key, tensor in module.state_dict().items()}
+    elif names == "onnx":
+        proto = onnx.load(other.source.path)
+        found = {each.name: onnx.numpy_helper.to_array(each) for each in proto.graph.initializer}
+    else:
+        flax = ("params/{}/scale", "params/{}/bias", "batch_stats/{}/mean", "batch_stats/{}/var")
+        own = {layer.name: dict(zip(ROLES, layer.get_weights(), strict=True))
+               for layer in network.layers if layer.name in NORMS}  # fmt: skip
+        found = {
+            (f"{name}/{role}" if names == "keras" else key.format(name)): arrays[role]
+            for name, arrays in own.items()
+            for role, key in zip(ROLES, flax, strict=True)
+        }
+    assert len(tensors) == 4 * len(layers) >= 20
+    for key, tensor in tensors.items():
+        assert np.array_equal(found[key], tensor.numpy()), key

@@ -22,7 +22,7 @@ from typing import Final
 from bnstat.errors import UnsupportedError
 from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.json_text import MAX_BYTES
-from bnstat.formats.sites import Format, Found, Place, alone, natively, step_of
+from bnstat.formats.sites import Format, Found, Place, alone, by_age, natively, step_of
 from bnstat.model import Source
 from bnstat.storage.files import File, Folder
 
@@ -39,6 +39,8 @@ TREE: Final = "_METADATA"
 STORE: Final = "manifest.ocdbt"
 _CHECKPOINT: Final = "_CHECKPOINT_METADATA"
 _MOST_ITEMS: Final = 100
+_STEP: Final = re.compile(r"(?P<prefix>.+)_(?P<step>\d{1,18})")
+"""The folders of a run's steps where they have a prefix; others are numbers."""
 
 
 class Sharded(Format):
@@ -121,6 +123,19 @@ class Orbax(Format):
     def owner(self, folder: Folder, file: File) -> Place | Folder | None:
         is_part = file.name in (TREE, STORE, _CHECKPOINT) and items(folder)
         return folder if is_part else None
+
+    def within(self, folder: Folder) -> Place | None:
+        found: dict[str, list[Found]] = {}
+        for name in folder.names():
+            match = _STEP.fullmatch(name)
+            below = folder.folder(name) if match is not None else None
+            if match is None or below is None or (model := self.of_folder(below)) is None:
+                continue
+            model = model._replace(
+                name=name, step=int(match["step"]), modified=folder.modified(name)
+            )
+            found.setdefault(match["prefix"], []).append(model)
+        return by_age(next(iter(found.values()))) if len(found) == 1 else None
 
     def of_folder(self, folder: Folder) -> Found | None:
         found = items(folder)
