@@ -37,6 +37,7 @@ def load(
     track: Track = iter,
     max_download: int = MAX_DOWNLOAD,
     storage_options: Mapping[str, Any] | None = None,
+    access: Access | None = None,
     config: str | PathLike[str] | None = None,
 ) -> Model:
     """Load the batch-norm layers of a model.
@@ -59,6 +60,7 @@ def load(
         track: passes on the layers that are being read, where `eager`.
         max_download: how many bytes may be downloaded, where the path is a URL.
         storage_options: what fsspec's driver for the URL is given, such as an endpoint.
+        access: how files that are far away are reached, in place of these two.
         config: a file with the model's architecture, for Keras weights that do not tell it: the
             JSON of `model.to_json()`, a `config.json`, a `.keras` or a full `.h5`. It gives the
             layers' names, roles, epsilon, momentum, axis and order. A file that tells its own
@@ -80,7 +82,7 @@ def load(
 
         return narrow(live_model(path).model, layers)
     text = fspath(path)
-    access = Access(storage_options, max_download)
+    access = access or Access(storage_options, max_download)
     found = locate(text, access).choose(shown(text), checkpoint, step)
     times = found.times()
     read = partial(_read, globs=layers, track=track) if eager and values else None
@@ -114,6 +116,7 @@ def load_all(
     last: int | None = None,
     max_download: int = MAX_DOWNLOAD,
     storage_options: Mapping[str, Any] | None = None,
+    access: Access | None = None,
     config: str | PathLike[str] | None = None,
 ) -> Models:
     """Load every checkpoint, Keras file or SavedModel version at a path, oldest first.
@@ -128,6 +131,7 @@ def load_all(
         last: only so many of them, the newest.
         max_download: as for `load`, of all of them together.
         storage_options: as for `load`.
+        access: as for `load`.
         config: as for `load`; one architecture for all of them.
 
     Returns:
@@ -138,7 +142,7 @@ def load_all(
         As `load`, for the path as a whole.
     """
     text = fspath(path)
-    access = Access(storage_options, max_download)
+    access = access or Access(storage_options, max_download)
     models = locate(text, access).models
     found = models[-last:] if last else models
 

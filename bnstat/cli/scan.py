@@ -22,6 +22,7 @@ Examples:
   bnstat scan models
   bnstat scan /mnt/models --jobs 0 --state scan.db --json -o scan.jsonl
   bnstat scan runs --newest --exclude 'tmp*' --fail-on error
+  bnstat scan s3://models/production --jobs 4 --state scan.db
   bnstat scan /mnt/models --engine dask://HOST:8786 --parquet -o all.parquet
 
 \b
@@ -98,12 +99,13 @@ def command(
 ) -> int:
     """Find every model below the ROOTs, check each, and tell of it in a line.
 
-    A ROOT is a folder, or a model. The files of a checkpoint, the folder of a SavedModel, and
-    weights in several files are one model each. A model that cannot be read is a line like the
+    A ROOT is a folder, or a model, or a URL of these (s3://, gs://, az://, hf://). The files of a
+    checkpoint, the folder of a SavedModel, and weights in several files are one model each. A model that cannot be read is a line like the
     others. At the end stand the counts by finding and by trouble.
 
     The project's settings are those of the nearest bnstat.toml, or pyproject.toml with
-    [tool.bnstat], from the ROOTs upwards; none are taken from below them.
+    [tool.bnstat], from the ROOTs upwards; none are taken from below them. For URLs they are those
+    of the current folder. --max-download is for each model by itself.
     """
     flags = (as_json, as_csv, as_parquet, as_md)
     asked = [form for form, flag in zip(_FORMS, flags, strict=True) if flag]

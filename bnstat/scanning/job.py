@@ -15,7 +15,11 @@ from bnstat.loading import load, load_all
 from bnstat.model import Model
 from bnstat.scanning.record import Record, of_error, of_model
 from bnstat.scanning.walk import Candidate
+from bnstat.storage.access import MAX_DOWNLOAD, Access
+from bnstat.storage.files import Folder
 from bnstat.storage.local import LocalFolder
+from bnstat.storage.places import find
+from bnstat.storage.ranges import ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +29,16 @@ class How:
     Attributes:
         given: the rules that the user asks for; they win.
         config: the project's.
-        reading: what `bnstat.load` is given.
+        reading: what `bnstat.load` is given, but for how files that are far away are reached.
+        max_download: how many bytes of each model may be downloaded.
+        storage_options: what drivers are given; it may hold secrets.
     """
 
     given: Settings = field(default_factory=Settings)
     config: Config | None = None
     reading: Mapping[str, Any] = field(default_factory=dict)
+    max_download: int = MAX_DOWNLOAD
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -59,7 +67,17 @@ class How:
             config = read(config_file)
         elif not isolated:
             config = nearest(os.path.commonpath([os.path.abspath(root) for root in roots]))
-        return cls(given, config, reading)
+        reached = ("max_download", "storage_options")
+        return cls(
+            given,
+            config,
+            {name: value for name, value in reading.items() if name not in reached},
+            **{name: reading[name] for name in reached if name in reading},
+        )
+
+    def access(self) -> Access:
+        """How files that are far away are reached."""
+        return Access(self.storage_options, self.max_download)
 
     @property
     def fail_on(self) -> Severity | None:
@@ -76,14 +94,23 @@ class How:
 
 def examine_all(candidates: Sequence[Candidate], how: How) -> list[list[Record]]:
     """The records of each candidate; none for what is no model."""
-    return [examine(candidate, how) for candidate in candidates]
+    access = how.access()
+    if not any(candidate.folder for candidate in candidates):
+        return [examine(candidate, how, access) for candidate in candidates]
+    from bnstat.storage.remote.drivers import connect
+
+    for candidate in candidates:
+        # fsspec keeps a driver for the thread that asked for it: this one lasts.
+        if candidate.folder:
+            connect(candidate.folder, access)
+    return list(ahead(lambda candidate: examine(candidate, how, access), candidates))
 
 
-def examine(candidate: Candidate, how: How) -> list[Record]:
+def examine(candidate: Candidate, how: How, access: Access) -> list[Record]:
     """The records of the models at a candidate; why it could not be read is a record as well."""
     path = candidate.path
     try:
-        return list(_records(candidate, how))
+        return list(_records(candidate, how, access.knowing(candidate.folder, candidate.files)))
     except BnstatError as error:
         return [of_error(path, error)]
     except MemoryError:
@@ -92,20 +119,19 @@ def examine(candidate: Candidate, how: How) -> list[Record]:
         return [Record(path, trouble="bug", reason=f"this is a bug of bnstat's: {error!r}")]
 
 
-def _records(candidate: Candidate, how: How) -> Iterator[Record]:
+def _records(candidate: Candidate, how: How, access: Access) -> Iterator[Record]:
     path = candidate.path
     kind = "model"
     if candidate.file:
-        folder = LocalFolder(os.path.dirname(path) or ".")
-        found = kind_of(folder, candidate.file)
+        found = kind_of(_folder_of(candidate, access), candidate.file)
         if found is None:
             return
         kind = found
     if kind == "archive":
-        yield from _archived(path, how)
+        yield from _archived(path, how, access)
         return
     try:
-        model = load(path, eager=True, **how.reading)
+        model = load(path, eager=True, access=access, **how.reading)
     except BnstatError as error:
         if kind == "model" or isinstance(error, DamagedError):
             yield of_error(path, error)
@@ -114,10 +140,19 @@ def _records(candidate: Candidate, how: How) -> Iterator[Record]:
         yield _checked(path, model, how)
 
 
-def _archived(path: str, how: How) -> Iterator[Record]:
+def _folder_of(candidate: Candidate, access: Access) -> Folder:
+    if not candidate.folder:
+        return LocalFolder(os.path.dirname(candidate.path) or ".")
+    folder = find(candidate.folder, access).folder
+    if folder is None:
+        raise NotFoundError(candidate.folder, "is gone")
+    return folder
+
+
+def _archived(path: str, how: How, access: Access) -> Iterator[Record]:
     """The records of the models in an archive, of which there can be several, or none."""
     try:
-        models = load_all(path, **how.reading)
+        models = load_all(path, access=access, **how.reading)
     except NotFoundError:
         return
     for name, model in models:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
@@ -15,11 +14,13 @@ from bnstat import __version__
 from bnstat.checks import RULES
 from bnstat.errors import BnstatError, NotFoundError
 from bnstat.formats.locate import locate
-from bnstat.scanning.engines import Engine
+from bnstat.scanning.engines import Engine, Here
 from bnstat.scanning.job import How, examine_all
 from bnstat.scanning.record import Record, of_error
 from bnstat.scanning.walk import Candidate, Choice, Unreadable, signature, walk
-from bnstat.storage.local import LocalFolder
+from bnstat.storage.access import Access
+from bnstat.storage.address import scheme_of, shown
+from bnstat.storage.places import Spot, find
 
 if TYPE_CHECKING:
     from bnstat.scanning.state import State
@@ -39,7 +40,7 @@ def scan(
     """The records of all models below some roots, as they come.
 
     Args:
-        roots: folders, files or checkpoints' prefixes.
+        roots: folders, files or checkpoints' prefixes, or URLs of these.
         choice: which models are wanted.
         how: how they are read and checked.
         engine: where that is done.
@@ -47,12 +48,14 @@ def scan(
 
     Raises:
         NotFoundError: a root is not there; nothing was scanned.
-        BnstatError: the engine is lost, or the state cannot be used.
+        BnstatError: a root cannot be listed, the engine is lost, or the state cannot be used.
     """
     size, pace = _FIRST, _Pace()
     changed: list[Candidate] = []
-    for found in _candidates(roots, choice):
+    is_whole = choice == Choice()
+    for found in _candidates(roots, choice, how, engine):
         if isinstance(found, Unreadable):
+            is_whole = False
             yield of_error(found.path, found.error)
             continue
         known = None if state is None else state.known(found)
@@ -65,6 +68,8 @@ def scan(
             changed = []
             size = min(2 * size, _MOST)
     yield from _examined(changed, how, engine, state, pace)
+    if state is not None and is_whole:
+        state.forget_others(roots)
 
 
 @contextmanager
@@ -90,26 +95,39 @@ def _told(how: How) -> str:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def _candidates(roots: Sequence[str], choice: Choice) -> Iterator[Candidate | Unreadable]:
-    alone = [_alone(root) for root in roots if not os.path.isdir(root)]
-    yield from walk([LocalFolder(root) for root in roots if os.path.isdir(root)], choice)
+def _candidates(
+    roots: Sequence[str], choice: Choice, how: How, engine: Engine
+) -> Iterator[Candidate | Unreadable]:
+    spots = [(root, find(root, how.access())) for root in roots]
+    for root in roots:
+        if scheme_of(root) == "memory" and not isinstance(engine, Here):
+            raise BnstatError(root, "is in this process alone", "leave out --jobs and --engine")
+    folders = [spot.folder for _, spot in spots if _is_folder(spot)]
+    alone = [_alone(root, spot, how.access()) for root, spot in spots if not _is_folder(spot)]
+    yield from walk([folder for folder in folders if folder is not None], choice)
     yield from alone
 
 
-def _alone(root: str) -> Candidate | Unreadable:
+def _is_folder(spot: Spot) -> bool:
+    """Whether it is a folder that tells what is in it."""
+    return spot.parent is None and spot.folder is not None and spot.folder.tells_names
+
+
+def _alone(root: str, spot: Spot, access: Access) -> Candidate | Unreadable:
     """A root that is a model itself: a file, or what a checkpoint's files start with.
 
     Raises:
         NotFoundError: it is not there.
     """
-    folder, name = LocalFolder(os.path.dirname(root) or "."), os.path.basename(root)
     try:
-        locate(root)
-        parts = [entry for entry in folder.entries() if entry.name.startswith(name)]
+        locate(root, access)
+        if spot.parent is None or not spot.parent.tells_names:
+            return Candidate(root, "", "")
+        parts = [entry for entry in spot.parent.entries() if entry.name.startswith(spot.name)]
     except NotFoundError:
         raise
     except BnstatError as error:
-        return Unreadable(root, error)
+        return Unreadable(shown(root), error)
     return Candidate(root, "", signature(parts))
 
 

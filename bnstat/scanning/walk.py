@@ -31,12 +31,16 @@ class Candidate(NamedTuple):
         path: where it lies; other commands take it.
         file: the name of the file beside it whose content tells whether it is a model; empty
             where there is no doubt.
-        signature: of the names, sizes and times of all its files.
+        signature: of the names, sizes and times of all its files; empty where these are unknown.
+        folder: where it is far away, the URL of the folder that it is, or is in; else empty.
+        files: then what was listed of its files, by their paths from there.
     """
 
     path: str
     file: str
     signature: str
+    folder: str = ""
+    files: tuple[Entry, ...] = ()
 
 
 class Unreadable(NamedTuple):
@@ -102,7 +106,7 @@ def walk(roots: Sequence[Folder], choice: Choice) -> Iterator[Found]:
 
     A root that lies below another is not walked twice.
     """
-    tops = [os.path.realpath(root.path) for root in roots]
+    tops = [_real(root) for root in roots]
     walking = _Walk(choice, list(dict.fromkeys(tops)))
     for number, (root, top) in enumerate(zip(roots, tops, strict=True)):
         others = [other for other in walking.walked if other != top]
@@ -125,6 +129,11 @@ class _Walk:
     linked: set[str] = field(default_factory=set)
 
     def below(self, root: _Stop) -> Iterator[Found]:
+        try:
+            root.folder.survey()
+        except BnstatError as error:
+            yield Unreadable(root.folder.path, error)
+            return
         waiting = [root]
         while waiting:
             stop = waiting.pop()
@@ -178,7 +187,7 @@ class _Walk:
             together = _newest(folder, together)
         start = "" if folder.path == "." else f"{folder.path.rstrip('/')}/"
         return [
-            Candidate(start + group.name, group.file, signature(group.members))
+            candidate(folder, start + group.name, group.file, group.members)
             for group in together
             if self._wants(inside + group.name)
         ]
@@ -211,7 +220,15 @@ def _whole(folder: Folder, entries: list[Entry], format_: Format) -> Candidate:
                 waiting.append((inner, inside, part))
             else:
                 parts.append(part._replace(name=inside + part.name))
-    return Candidate(folder.path, "", signature(parts))
+    return candidate(folder, folder.path, "", parts)
+
+
+def candidate(folder: Folder, path: str, file: str, parts: Sequence[Entry]) -> Candidate:
+    """What may be a model, of these files that are in a folder and below it."""
+    told = signature(parts) if parts else ""
+    if not folder.is_far:
+        return Candidate(path, file, told)
+    return Candidate(path, file, told, folder.path, tuple(parts))
 
 
 def _newest(folder: Folder, found: list[Group]) -> list[Group]:
@@ -240,6 +257,10 @@ def signature(parts: Iterable[Entry]) -> str:
     """A short text that changes when one of the files does."""
     told = "\0".join(f"{part.name}\0{part.size}\0{part.tag}" for part in parts)
     return blake2b(told.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _real(folder: Folder) -> str:
+    return folder.path if folder.is_far else os.path.realpath(folder.path)
 
 
 def _is_below(path: str, top: str) -> bool:

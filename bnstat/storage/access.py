@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bnstat.errors import BnstatError
+
+if TYPE_CHECKING:
+    from bnstat.storage.files import Entry
 
 MAX_DOWNLOAD = 256_000_000
 """So many bytes are downloaded at most, where nothing else is asked for."""
@@ -17,6 +20,9 @@ class Access:
 
     Attributes:
         options: what the driver is given as it is, such as an endpoint or a key.
+        listed: the URL of a folder -> the files in and below it, by their paths from there, where
+            a listing told of them before; there is nothing else in it.
+        drivers: scheme -> fsspec's file system, where one is in use.
         notes: what was noticed about servers, one line each.
     """
 
@@ -24,10 +30,19 @@ class Access:
         self, options: Mapping[str, Any] | None = None, max_download: int = MAX_DOWNLOAD
     ) -> None:
         self.options = dict(options or {})
+        self.listed: Mapping[str, Sequence[Entry]] = {}
+        self.drivers: dict[str, Any] = {}
         self.notes: list[str] = []
         self._max = max_download
         self._taken = 0
         self._lock = Lock()
+
+    def knowing(self, folder: str, files: Sequence[Entry]) -> Access:
+        """The same by the same drivers, for what lies in a folder that was listed before."""
+        other = Access(self.options, self._max)
+        other.listed = {folder: files}
+        other.drivers = self.drivers
+        return other
 
     @property
     def left(self) -> int:

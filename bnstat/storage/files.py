@@ -177,11 +177,13 @@ class Folder(ABC):
         path: where it is, for messages.
         name: its own name.
         tells_names: whether it can say what it holds, without being asked name by name.
+        is_far: whether each look at it is a request to a server.
     """
 
     path: str
     name: str
     tells_names: bool = True
+    is_far: bool = False
 
     @abstractmethod
     def names(self) -> list[str]:
@@ -193,6 +195,13 @@ class Folder(ABC):
 
     def expect(self, names: Iterable[str]) -> None:  # noqa: B027
         """Say which files will be asked for, where that is better done in one go."""
+
+    def survey(self) -> None:  # noqa: B027
+        """Learn what is in it and below it, where that is better done in one go.
+
+        Raises:
+            BnstatError: it cannot be told.
+        """
 
     @abstractmethod
     def folder(self, name: str) -> Folder | None:

@@ -21,9 +21,9 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     examine = job.examine
 
-    def noting(candidate: Any, how: How) -> Any:
+    def noting(candidate: Any, *rest: Any) -> Any:
         names.append(os.path.basename(candidate.path))
-        return examine(candidate, how)
+        return examine(candidate, *rest)
 
     monkeypatch.setattr(job, "examine", noting)
     return names

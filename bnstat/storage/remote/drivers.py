@@ -57,7 +57,9 @@ def connect(url: str, access: Access) -> tuple[Transport, str]:
     try:
         import fsspec
 
-        fs = fsspec.filesystem(scheme, **{**driver.defaults, **access.options})
+        if (fs := access.drivers.get(scheme)) is None:
+            fs = fsspec.filesystem(scheme, **{**driver.defaults, **access.options})
+            access.drivers[scheme] = fs
         path = fs._strip_protocol(url)
     except ImportError as error:
         raise missing(url, driver.extra) from error

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, cast
+from weakref import WeakValueDictionary
 
 from bnstat.storage.access import Access
-from bnstat.storage.files import Depot, File, Folder
+from bnstat.storage.files import Depot, Entry, File, Folder
 from bnstat.storage.remote.spans import Pieces, Span, bridged, parts
 from bnstat.storage.remote.transport import Piece, Stat, Transport
 
@@ -17,6 +18,9 @@ _SMALL: Final = 48 << 10
 """A file of up to this size is fetched whole."""
 
 _TAIL: Final = 4 << 10
+
+_AT: Final = "at "
+"""Before the time of the last change, where a store has no tag for what a file holds."""
 
 _WASTE: Final = 96 << 10
 """So many bytes that nobody asked for may be fetched of a file, to fetch fewer pieces."""
@@ -51,7 +55,7 @@ class RemoteFile(File):
         return self.pieces.get(offset, end)
 
     def head(self, length: int) -> bytes:
-        if self.pieces.missing([(max(self.size - 8, 0), self.size)]):
+        if self.size > _SMALL and self.pieces.missing([(max(self.size - 8, 0), self.size)]):
             # What tells one format from another is at a file's beginning and at its end.
             self.fetch([(0, min(_BLOCK, self.size)), (max(self.size - _TAIL, 0), self.size)])
         return super().head(length)
@@ -101,6 +105,7 @@ class Warehouse(Depot):
     def __init__(self, transport: Transport, access: Access) -> None:
         self.transport = transport
         self._access = access
+        self._files: WeakValueDictionary[Stat, RemoteFile] = WeakValueDictionary()
         self._listings: dict[str, Mapping[str, Stat] | None] = {}
 
     def listing(self, path: str) -> Mapping[str, Stat] | None:
@@ -112,12 +117,55 @@ class Warehouse(Depot):
             BnstatError: it cannot be told.
         """
         if path not in self._listings:
+            above, _, name = path.rpartition("/")
+            if (known := self._listings.get(above)) is not None:
+                stat = known.get(name)
+                if stat is None or not stat.is_folder:
+                    return None
             listed = self.transport.listing(path)
             if listed is None or (is_file(listed, path)):
                 self._listings[path] = None
             else:
                 self._listings[path] = {stat.name: stat for stat in _below(listed, path)}
         return self._listings[path]
+
+    def file(self, folder: Folder, stat: Stat) -> RemoteFile:
+        """The file in that folder; one that is in use knows what was fetched of it."""
+        file = self._files.get(stat)
+        if file is None:
+            file = self._files[stat] = RemoteFile(self, folder, stat)
+        return file
+
+    def survey(self, path: str) -> None:
+        """List a folder and all that are below it.
+
+        Raises:
+            BnstatError: it cannot be told.
+        """
+        self._know(path, self.transport.tree(path))
+        self.transport.forget(path)
+
+    def recall(self, path: str) -> None:
+        """Take what is known of a folder's files, where something is, for a listing of it."""
+        files = self._access.listed.get(self.transport.url(path))
+        if files is not None:
+            self._know(path, _stats(path, files))
+
+    def _know(self, top: str, files: Iterable[Stat]) -> None:
+        """Take these for all files that are in a folder and below it."""
+        folders: dict[str, dict[str, Stat]] = {top: {}}
+        for stat in files:
+            inside = stat.path.removeprefix(f"{top}/")
+            if stat.is_folder or inside == stat.path or not all(inside.split("/")):
+                continue
+            while stat.path != top:
+                above = stat.path.rpartition("/")[0]
+                is_new = above not in folders
+                folders.setdefault(above, {})[stat.name] = stat
+                if not is_new:
+                    break
+                stat = Stat(above, True, 0, 0.0, "")
+        self._listings.update(folders)
 
     def prefetch(self, wanted: Mapping[File, Sequence[tuple[int, int]]]) -> None:
         self.fetch(
@@ -153,6 +201,8 @@ class RemoteFolder(Folder):
         path: where it is, in the driver's words.
     """
 
+    is_far = True
+
     def __init__(self, depot: Warehouse, path: str) -> None:
         self.path = depot.transport.url(path)
         self.name = path.rpartition("/")[2]
@@ -162,13 +212,22 @@ class RemoteFolder(Folder):
     def names(self) -> list[str]:
         return sorted(self._stats())
 
+    def entries(self) -> list[Entry]:
+        return sorted(
+            Entry(stat.name, stat.is_folder, stat.size, stat.tag or f"{_AT}{stat.modified}")
+            for stat in self._stats().values()
+        )
+
+    def survey(self) -> None:
+        self._depot.survey(self._inside)
+
     def file(self, name: str) -> File | None:
         *above, last = name.split("/")
         folder = self._down(above)
         stat = folder._stats().get(last) if folder is not None else None
         if folder is None or stat is None or stat.is_folder:
             return None
-        return RemoteFile(self._depot, folder, stat)
+        return self._depot.file(folder, stat)
 
     def folder(self, name: str) -> Folder | None:
         return self._down(name.split("/"))
@@ -193,6 +252,14 @@ class RemoteFolder(Folder):
 
     def _stats(self) -> Mapping[str, Stat]:
         return self._depot.listing(self._inside) or {}
+
+
+def _stats(top: str, files: Iterable[Entry]) -> Iterator[Stat]:
+    """What was told of the files below a folder, as a listing would tell it."""
+    for file in files:
+        tag = "" if file.tag.startswith(_AT) else file.tag
+        at = float(file.tag.removeprefix(_AT)) if not tag else 0.0
+        yield Stat(f"{top}/{file.name}", False, file.size, at, tag)
 
 
 def is_file(listed: Sequence[Stat], path: str) -> bool:

@@ -18,6 +18,8 @@ def find_in_store(url: str, access: Access) -> tuple[RemoteFolder | None, str, R
     transport.forget(path)
     depot = Warehouse(transport, access)
     above, _, name = path.rpartition("/")
+    for known in (path, above):
+        depot.recall(known)
     if depot.listing(path) is not None:
         return None, name, RemoteFolder(depot, path)
     return (

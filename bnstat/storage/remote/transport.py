@@ -86,6 +86,18 @@ class Transport:
         except Exception as error:
             raise fault(error, self.url(path)) from error
 
+    def tree(self, path: str) -> list[Stat]:
+        """All files in a folder and below it, in as few requests as the store can.
+
+        Raises:
+            BnstatError: it cannot be told.
+        """
+        try:
+            found = self._fs.find(path, detail=True)
+        except Exception as error:
+            raise fault(error, self.url(path)) from error
+        return [stat_of(info) for info in found.values()]
+
     def forget(self, path: str) -> None:
         """Ask anew for what a listing tells."""
         self._fs.invalidate_cache(path)
