@@ -182,6 +182,11 @@ def _split_turned(size: int, array: Floats) -> Floats:
     return array.reshape(len(array), size, -1).swapaxes(1, 2).reshape(array.shape)
 
 
+def numbers_of(vector: Vector | None, size: int) -> Floats:
+    """The numbers of a vector; so many zeros where there is none."""
+    return np.zeros(size) if vector is None else vector.values
+
+
 def rounding_of(variable: Variable) -> Rounding | None:
     """How a tensor is stored whose numbers are rounded from others; None of all the rest."""
     if variable.stepper is not None:
