@@ -36,6 +36,7 @@ def bucket() -> Iterator[str]:
         fs = s3fs.S3FileSystem(skip_instance_cache=True)
         s3fs.S3FileSystem.clear_instance_cache()
         fs.makedirs("models", exist_ok=True)
-        fs.put(str(DATA), "models/digits", recursive=True)
+        # With slashes, for moto keeps what was put before.
+        fs.put(f"{DATA}/", "models/digits/", recursive=True)
         yield settings["AWS_ENDPOINT_URL"]
     server.stop()

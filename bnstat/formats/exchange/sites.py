@@ -126,7 +126,7 @@ class Orbax(Format):
 
     def within(self, folder: Folder) -> Place | None:
         found: dict[str, list[Found]] = {}
-        for name in folder.names():
+        for name in folder.names() if folder.tells_names else ():
             match = _STEP.fullmatch(name)
             below = folder.folder(name) if match is not None else None
             if match is None or below is None or (model := self.of_folder(below)) is None:

@@ -10,7 +10,8 @@ import pytest
 from bnstat.errors import BnstatError
 from bnstat.storage.access import Access
 from bnstat.storage.remote.drivers import connect
-from bnstat.storage.remote.transport import S3, HuggingFace, Transport
+from bnstat.storage.remote.pinned import S3, Azure, Gcs
+from bnstat.storage.remote.transport import HuggingFace, Transport
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -31,8 +32,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
 
 @pytest.mark.parametrize(
     ("scheme", "kind"),
-    [("s3", S3), ("s3a", S3), ("gs", Transport), ("gcs", Transport), ("az", Transport),
-     ("abfs", Transport), ("abfss", Transport), ("hf", HuggingFace), ("memory", Transport)],
+    [("s3", S3), ("s3a", S3), ("gs", Gcs), ("gcs", Gcs), ("az", Azure), ("abfs", Azure),
+     ("abfss", Azure), ("hf", HuggingFace), ("memory", Transport)],
 )  # fmt: skip
 def test_schemes(asked: list[Any], scheme: str, kind: type[Transport]) -> None:
     transport, _ = connect(f"{scheme.upper()}://place/model", Access({"anon": True}))
