@@ -17,7 +17,9 @@ from bnstat.scanning.engines import engine
 from bnstat.scanning.job import How
 from bnstat.scanning.record import Record
 from bnstat.scanning.state import State
-from bnstat.scanning.walk import Choice
+from bnstat.scanning.walk import Choice, candidate
+from bnstat.storage.access import Access
+from bnstat.storage.places import find
 from tests.builders.bucket import bucket
 from tests.builders.server import serving
 from tests.scanning.stores import DATA, RUN, h5, linked, scanned, store
@@ -249,6 +251,24 @@ def test_a_key_that_may_not_be_read_is_a_line(models: Path) -> None:
     fs.rm("/models", recursive=True)
     assert [(record.trouble, record.layers) for record in found] == [(None, 2), ("unreadable", 0)]
     assert "access is denied" in found[1].reason
+
+
+def test_a_bucket_that_may_not_be_listed(tmp_path: Path) -> None:
+    pytest.importorskip("s3fs", reason="the driver for s3:// is not installed")
+    with serving(tmp_path) as server:
+        server.other = lambda handler: handler.status(403)
+        options = {"endpoint_url": server.url, "key": "somebody", "secret": "hardly-a-secret"}
+        with pytest.raises(BnstatError, match=r"s3://closed: access is denied") as caught:
+            scanned_far("s3://closed", how=How(storage_options=options))
+        assert "secret" not in str(caught.value)
+
+
+def test_what_has_neither_tag_nor_time_is_always_read(far: str) -> None:
+    folder = find(f"{far}/deep/er", Access()).folder
+    assert folder is not None
+    (entry,) = folder.entries()
+    assert candidate(folder, "one.h5", "one.h5", [entry]).signature
+    assert not candidate(folder, "one.h5", "one.h5", [entry._replace(tag="")]).signature
 
 
 def test_secrets_are_in_no_record_and_no_key(tmp_path: Path) -> None:
