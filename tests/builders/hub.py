@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha1
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.builders.server import Handler
 
@@ -23,7 +24,9 @@ def answer(handler: Handler) -> bool:
         folder = handler.server.folder / below
         if not folder.is_dir():
             return missing(handler)
-        return send(handler, [entry(one, handler.server.folder) for one in folder.iterdir()])
+        whole = parse_qs(urlsplit(handler.path).query).get("recursive", [""])[0] in ("true", "True")
+        inside = folder.rglob("*") if whole else folder.iterdir()
+        return send(handler, [entry(one, handler.server.folder) for one in inside])
     if path == f"{_API}/paths-info/main":
         length = int(handler.headers.get("Content-Length", "0"))
         asked = json.loads(handler.rfile.read(length)).get("paths", [])
@@ -40,7 +43,8 @@ def entry(path: Path, root: Path) -> dict[str, object]:
     name = path.relative_to(root).as_posix()
     if path.is_dir():
         return {"type": "directory", "path": name, "oid": "a" * 40, "size": 0}
-    return {"type": "file", "path": name, "oid": "b" * 40, "size": path.stat().st_size}
+    digest = sha1(path.read_bytes()).hexdigest()
+    return {"type": "file", "path": name, "oid": digest, "size": path.stat().st_size}
 
 
 def send(handler: Handler, found: object) -> bool:

@@ -22,7 +22,8 @@ def find_in_store(
     """
     transport, path = connect(url, access)
     path = transport.canonical(path.rstrip("/"))
-    transport.forget(path)
+    if not access.listed:
+        transport.forget(path)
     depot: Warehouse = access.depots.setdefault(url.partition(":")[0], Warehouse(transport, access))
     above, _, name = path.rpartition("/")
     for known in (path, above):

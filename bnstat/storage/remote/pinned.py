@@ -19,6 +19,12 @@ _WAITS: Final = (0.2, 0.8)
 class Pinned(Transport):
     """A store in which an object that was replaced is an error, not other bytes."""
 
+    def _all(self, path: str) -> Iterable[dict[str, Any]]:
+        found = super()._all(path)
+        # The driver would keep it all, for as long as the process lives.
+        self._fs.invalidate_cache()
+        return found
+
     def _cat(self, pieces: Sequence[Piece]) -> list[Any]:
         from fsspec.asyn import sync
 

@@ -98,8 +98,6 @@ class Transport:
             return []
         except Exception as error:
             raise fault(error, self.url(path)) from error
-        # The driver would keep it all, for as long as the process lives.
-        self._fs.invalidate_cache()
         return [stat_of(info) for info in found]
 
     def _all(self, path: str) -> Iterable[dict[str, Any]]:

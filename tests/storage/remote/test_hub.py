@@ -8,8 +8,12 @@ import pytest
 
 import bnstat
 from bnstat.errors import BnstatError, NotFoundError
+from bnstat.scanning.job import How
+from bnstat.storage.access import Access
+from bnstat.storage.places import find
 from tests.builders import hub
 from tests.builders.server import Server
+from tests.scanning.stores import scanned
 from tests.storage.remote.conftest import DATA
 from tests.storage.remote.test_http import same
 
@@ -20,7 +24,7 @@ ROOT = f"hf://{hub.REPOSITORY}"
 def options(digits: Server) -> dict[str, object]:
     pytest.importorskip("huggingface_hub", reason="the driver for hf:// is not installed")
     digits.other = hub.answer
-    return {"endpoint": digits.url, "token": False, "skip_instance_cache": True}
+    return {"endpoint": digits.url, "token": False}
 
 
 @pytest.mark.parametrize(
@@ -40,3 +44,13 @@ def test_what_is_not_there(options: dict[str, object]) -> None:
     with pytest.raises(BnstatError) as caught:
         bnstat.load("hf://somebody/else/model", storage_options=options)
     assert os.linesep not in str(caught.value)
+
+
+def test_a_scan(digits: Server, options: dict[str, object]) -> None:
+    far = scanned(ROOT, how=How(storage_options=options))
+    assert [record.layers for record in far] == [record.layers for record in scanned(DATA)]
+    trees = [asked.path for asked in digits.asked if "/tree/" in asked.path]
+    assert len(trees) == 1
+    folder = find(f"{ROOT}/run", Access(options)).folder
+    assert folder is not None
+    assert all(entry.tag for entry in folder.entries())
