@@ -28,6 +28,11 @@ class Kept:
     _full: bool = False
     _tensors: dict[int, Mapping[str, Array]] = field(default_factory=dict)
 
+    @property
+    def held(self) -> int:
+        """Bytes that are kept."""
+        return sum(map(_size, self._tensors.values()))
+
     def enter(self, cut: Sequence[str]) -> None:
         """Begin a wave in which these tensors are to be kept."""
         self._cut, self._full = cut, False
@@ -45,7 +50,7 @@ class Kept:
         """Keep tensors of a batch in the place of older ones, if there is room."""
         if not tensors:
             return
-        others = sum(_size(held) for place, held in self._tensors.items() if place != batch)
+        others = self.held - _size(self.start(batch))
         if others + _size(tensors) <= self.most:
             self._tensors[batch] = tensors
         else:
