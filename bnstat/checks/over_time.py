@@ -207,9 +207,7 @@ def _growth(track: Track) -> NDArray[np.float64]:
     """The factors between the layer's mean variances over the last intervals; NaN if none."""
     recent = track.mean[-_INTERVALS - 1 :]
     with np.errstate(all="ignore"):
-        return np.where(
-            (recent[:-1] > 0) & np.isfinite(recent[1:]), recent[1:] / recent[:-1], np.nan
-        )
+        return np.where(recent[:-1] > 0, recent[1:] / recent[:-1], np.nan)
 
 
 def _does_not_slow(history: History, growth: NDArray[np.float64]) -> bool:

@@ -100,8 +100,9 @@ def command(
     """Find every model below the ROOTs, check each, and tell of it in a line.
 
     A ROOT is a folder, or a model, or a URL of these (s3://, gs://, az://, hf://). The files of a
-    checkpoint, the folder of a SavedModel, and weights in several files are one model each. A model that cannot be read is a line like the
-    others. At the end stand the counts by finding and by trouble.
+    checkpoint, the folder of a SavedModel, and weights in several files are one model each. A model
+    that cannot be read is a line like the others. At the end stand the counts by finding and by
+    trouble.
 
     The project's settings are those of the nearest bnstat.toml, or pyproject.toml with
     [tool.bnstat], from the ROOTs upwards; none are taken from below them. For URLs they are those

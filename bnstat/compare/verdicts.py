@@ -42,9 +42,7 @@ def judge(
         return "same", ()
     causes = tuple(settings_cause(*setting) for setting in settings)
     agreement = effects.agree(old, new)
-    if agreement is None and _same_unless_epsilon(old, new, effects):
-        return "same-effect", ()
-    if agreement is not None and agreement.all():
+    if _same_at_any_epsilon(old, new, effects) if agreement is None else agreement.all():
         # Where statistics are the same, how they are to move on is told differently.
         if are_equal and any(name == "momentum" for name, _, _ in settings):
             return "different", causes
@@ -52,12 +50,11 @@ def judge(
     if are_equal or are_alike(old, new, effects):
         return "different", causes
     found = value_causes(old, new, effects)
-    kinds = {cause.kind for cause in found}
     # Of values that differ for no known reason, a setting is not the reason; nor where one
     # layer has no statistics of its own any more.
     if not found or is_rewritten(old) != is_rewritten(new):
         return "different", found
-    return "different", found + tuple(cause for cause in causes if cause.kind not in kinds)
+    return "different", found + causes
 
 
 def settings_of(old: BatchNorm, new: BatchNorm, effects: Effects) -> list[tuple[str, float, float]]:
@@ -74,10 +71,8 @@ def settings_of(old: BatchNorm, new: BatchNorm, effects: Effects) -> list[tuple[
     ]
 
 
-def _same_unless_epsilon(old: BatchNorm, new: BatchNorm, effects: Effects) -> bool:
-    """Whether neither tells epsilon, and at the same one, whatever it is, they do the same."""
-    if effects.epsilon(old) is not None or effects.epsilon(new) is not None:
-        return False
+def _same_at_any_epsilon(old: BatchNorm, new: BatchNorm, effects: Effects) -> bool:
+    """Whether they do the same whatever the epsilon is of which a file does not tell."""
     # Scale and shift agree at all epsilons where they do at two far apart.
     trials = [Effects(effects.tolerance, epsilon) for epsilon in (1e-12, 1.0)]
     masks = [trial.agree(old, new) for trial in trials]

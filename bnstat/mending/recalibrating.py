@@ -46,7 +46,7 @@ def recalibrate(
         in_place: put the copy in the place of the original.
         track: passes batches on and shows how far it is.
         **settings: as `Settings` has them: `samples`, `batch_size`, `layers`, `labels`,
-            `inputs`, `outputs`, `imports`, `trust`, `images`, `checkpoint`, `step`,
+            `inputs`, `outputs`, `feeds`, `imports`, `trust`, `images`, `checkpoint`, `step`,
             `patterns`, `include_shadows`.
 
     Raises:

@@ -7,7 +7,6 @@ Links, devices and members that point out of the archive do not exist here.
 
 from __future__ import annotations
 
-import io
 import struct
 import tarfile
 import tempfile
@@ -222,8 +221,7 @@ def _tar_folder(file: File, stream: BinaryIO) -> Folder:
 
 def _tar_opener(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Callable[[], BinaryIO]:
     def open_() -> BinaryIO:
-        stream = archive.extractfile(info)
-        return cast(BinaryIO, stream) if stream is not None else io.BytesIO()
+        return cast(BinaryIO, archive.extractfile(info))
 
     return open_
 

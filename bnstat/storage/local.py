@@ -34,13 +34,11 @@ class LocalFile(File):
         self.size = os.fstat(self._handle.fileno()).st_size
 
     def _read(self, offset: int, length: int) -> bytes:
+        data = b""
         try:
             self._handle.seek(offset)
-            data = self._handle.read(length)
-            while data and len(data) < length:
-                more = self._handle.read(length - len(data))
-                if not more:
-                    break
+            # One read gives 2 GB at most.
+            while len(data) < length and (more := self._handle.read(length - len(data))):
                 data += more
         except OSError as error:
             raise BnstatError(self.path, f"cannot be read: {error.strerror}") from error
@@ -110,7 +108,7 @@ def _entry(listed: os.DirEntry[str]) -> Entry | None:
         if stat.S_ISDIR(status.st_mode):
             link = os.path.realpath(listed.path) if listed.is_symlink() else ""
             return Entry(listed.name, True, 0, str(status.st_mtime_ns), link)
-    except (OSError, ValueError):
+    except OSError:
         pass
     return None
 

@@ -49,14 +49,10 @@ def find(path: str, access: Access) -> Spot:
 
 def _on_disk(path: str) -> Spot:
     parent, name = os.path.split(path.rstrip("/") or path)
-    try:
-        kind = kind_of(path)
-        if kind == stat.S_IFDIR:
-            return Spot(None, name, LocalFolder(path))
-        if kind not in (None, stat.S_IFREG):
-            raise BnstatError(path, "is neither a file nor a folder")
-        is_there = kind_of(parent or ".") == stat.S_IFDIR
-        return Spot(LocalFolder(parent or ".") if is_there else None, name, None)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise BnstatError(path, f"cannot be opened: {reason}") from error
+    kind = kind_of(path)
+    if kind == stat.S_IFDIR:
+        return Spot(None, name, LocalFolder(path))
+    if kind not in (None, stat.S_IFREG):
+        raise BnstatError(path, "is neither a file nor a folder")
+    is_there = kind_of(parent or ".") == stat.S_IFDIR
+    return Spot(LocalFolder(parent or ".") if is_there else None, name, None)

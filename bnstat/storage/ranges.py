@@ -50,17 +50,14 @@ def ahead(work: Callable[[T], R], items: Iterable[T], most: int = 8) -> Iterator
     from collections import deque
     from concurrent.futures import Future, ThreadPoolExecutor
 
-    pool = ThreadPoolExecutor(most)
     running: deque[Future[R]] = deque()
-    try:
+    with ThreadPoolExecutor(most) as pool:
         for item in items:
             running.append(pool.submit(work, item))
             if len(running) == most:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def prefetch(ranges: Iterable[Range]) -> None:

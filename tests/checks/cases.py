@@ -55,6 +55,11 @@ def array(*numbers: float) -> np.ndarray:
     return np.array(numbers, np.float32)
 
 
+def start(channels: int) -> dict[str, np.ndarray]:
+    """The statistics that a layer begins with."""
+    return {"moving_mean": np.zeros(channels, "f4"), "moving_variance": np.ones(channels, "f4")}
+
+
 def sound(seed: int = 0, channels: int = CHANNELS, **changes: Any) -> Layer:
     """A layer that no rule finds anything in, with some of its arrays or settings changed."""
     random = np.random.default_rng(seed)
@@ -94,7 +99,7 @@ def _scaled(scale: float) -> Layer:
 
 
 ZEROS, ONES = np.zeros(CHANNELS, np.float32), np.ones(CHANNELS, np.float32)
-START = {"moving_mean": ZEROS, "moving_variance": ONES}
+START = start(CHANNELS)
 INITIAL = {"gamma": ONES, "beta": ZEROS, **START}
 ALMOST_ONES = np.array([*ONES[1:], np.nextafter(np.float32(1), np.float32(2))])
 ALMOST_ZEROS = np.array([*ZEROS[1:], 1e-30], np.float32)

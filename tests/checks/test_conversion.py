@@ -38,6 +38,7 @@ def test_rewritten_by_a_converter_is_said_and_no_harm() -> None:
     (finding,) = check(model(*two()))
     assert told([finding]) == [("BN015", "info", None)]
     assert finding.message.startswith("rewritten by a converter: all 2 layers")
+    assert dict(finding.numbers) == {"layers": 2}
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,9 @@ class TestNegativeVariance:
             "; epsilon is not in the file, and has to be above 0.000244"
         )
         assert finding.numbers["epsilon"] is None
+        assert (
+            said("BN005", of(but("moving_variance", c1=-0.5), epsilon=1.0))[0].severity == "warning"
+        )
         (finding,) = said("BN005", of(but("moving_variance", c1=-1.0), epsilon=None))
         assert finding.message.endswith("; variance + epsilon is not positive: its root is NaN")
 
@@ -204,6 +207,11 @@ class TestScale:
 
 
 class TestOutlying:
+    def test_as_a_multiple_of_the_median(self) -> None:
+        assert said("BN008", of(variances(0.01, 0.01, 0.01, 99))) == []
+        assert said("BN008", of(variances(100, 100, 100, 9e5))) == []
+        assert len(said("BN008", of(variances(0.01, 0.01, 0.01, 101)))) == 1
+
     def test_of_four_channels_at_least(self) -> None:
         assert len(said("BN008", of(variances(1, 1, 1, 1e6)))) == 1
         assert said("BN008", of(variances(1, 1, 1e6))) == []
@@ -213,12 +221,30 @@ class TestOutlying:
         assert said("BN008", of(variances(1, 1, NAN, 1e6))) == []
 
 
+class TestGammas:
+    def test_the_lines_are_drawn_below(self) -> None:
+        layer = of(both(c2=(2.0**-10, 0.25), c3=(2.0**-11, 0.25), c4=(2.0**-11, 0.125)))
+        lines = Thresholds(gamma=2.0**-10, beta=0.25)
+        (off,) = said("BN009", layer, thresholds=lines)
+        (constant,) = said("BN010", layer, thresholds=lines)
+        assert (off.channels.tolist(), constant.channels.tolist()) == ([4], [3])
+
+
+@pytest.mark.parametrize(("gamma", "severity"), [(0, "info"), (1, "info"), (2, "error")])
+def test_a_gamma_alone_tells_whether_a_layer_was_trained(gamma: int, severity: str) -> None:
+    layer = models.layer("bn", {"gamma": ONES * gamma, **START})
+    (finding,) = said("BN001", layer, of(sound(1), "other"))
+    assert finding.severity == severity
+
+
 BARE = models.layer("bare", {"gamma": sound(3).arrays["gamma"]}, momentum=0.99)
 ODD = [
     BARE,
     models.layer("empty", {role: array() for role in START}, momentum=0.9),
     models.layer("unequal", {"gamma": ONES, "beta": array(1, 1), **START}, trainable=False),
     of(sound(4, momentum=0.95), "quiet"),
+    models.layer("mean", {"moving_mean": ONES}, momentum=0.95),
+    models.layer("variance", {"moving_variance": ONES / 2}, momentum=0.95),
     models.layer("few", {"moving_mean": array(1, 2), "moving_variance": array(2, 3)}),
     of(sound(5), "frozen", trainable=False),
 ]

@@ -120,6 +120,14 @@ class TestFrozen:
         (finding,) = found("BN101", run(3, lambda number: sound(number, **still)))
         assert finding.severity == ("error" if is_start else "warning")
 
+    def test_the_start_is_that_of_the_last_checkpoints(self) -> None:
+        begun = run(5, lambda number: sound(number, **(START if number > 2 else {})))
+        assert [each.severity for each in found("BN101", begun)] == ["error"]
+
+    def test_a_variance_alone_is_not_at_the_start(self) -> None:
+        only = run(2, lambda number: without(sound(number, **START), "moving_mean"))
+        assert [each.severity for each in found("BN101", only)] == ["warning"]
+
     def test_a_mean_alone_is_not_at_the_start(self) -> None:
         only = run(3, lambda number: without(sound(number, **START), "moving_variance"))
         assert [each.severity for each in found("BN101", only)] == ["warning"]
@@ -159,6 +167,15 @@ class TestDrifting:
     def test_what_does_not_drift(self, shifts: Sequence[float]) -> None:
         assert found("BN102", means(*shifts)) == []
 
+    def test_a_turn_of_60_degrees_on_average_is_not_one_direction(self) -> None:
+        ones, step = np.ones(8, np.float32), np.eye(2, 8, dtype=np.float32)
+        places = [0 * step[0], step[0], 2 * step[0], 2 * step[0] + step[1]]
+        turned = [{"bn": sound(moving_mean=place, moving_variance=ones)} for place in places]
+        assert found("BN102", turned) == []
+        places[-1] = 3 * step[0]
+        ahead = [{"bn": sound(moving_mean=place, moving_variance=ones)} for place in places]
+        assert [each.numbers["turn"] for each in found("BN102", ahead)] == [1.0]
+
     def test_gamma_and_beta_may_move(self) -> None:
         gammas = [{"bn": sound(gamma=np.full(8, 1.5**n, np.float32))} for n in range(5)]
         assert found("BN102", gammas) == []
@@ -189,6 +206,13 @@ class TestDiverging:
             (finding,) = found("BN103", variances(*numbers))
             assert finding.severity == "error"
 
+    def test_a_variance_that_broke_in_one_channel_is_said_once(self) -> None:
+        arrays = [np.full(8, 2.0**number, np.float32) for number in range(4)]
+        arrays[-1][3] = np.nan
+        broken = [{"bn": sound(moving_variance=array)} for array in arrays]
+        (finding,) = found("BN103", broken)
+        assert finding.severity == "error"
+
     @pytest.mark.parametrize(
         ("numbers", "diverges"),
         [
@@ -198,6 +222,7 @@ class TestDiverging:
             ((0, 1, 2, 4, 8), True),
             ((1, 2, 4), False),
             ((1, 2, 4, 4), False),
+            ((-1, -2, -4, -8), False),
         ],
     )
     def test_growth(self, numbers: Sequence[float], diverges: bool) -> None:

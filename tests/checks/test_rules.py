@@ -6,7 +6,7 @@ import pytest
 from bnstat.checks import MODEL_RULES, RULES, Finding, Thresholds, check, find_rules
 from bnstat.errors import BnstatError, NotFoundError
 from bnstat.model import BatchNorm, Model, Source, Variable
-from tests.checks.cases import CASES, INITIAL, START, Case, Layer, but, sound
+from tests.checks.cases import CASES, INITIAL, START, Case, Layer, but, sound, start
 from tests.output import models
 
 
@@ -95,7 +95,7 @@ class TestNeverUpdated:
         assert {each.layer for each in check(built(layers))} == {"a", "b"}
 
     def test_a_gamma_initialized_to_0_is_initial(self) -> None:
-        layer = models.layer("bn", {"gamma": np.zeros(4, np.float32), **_start(4)})
+        layer = models.layer("bn", {"gamma": np.zeros(4, np.float32), **start(4)})
         assert [each.severity for each in check(models.model(layer), select=["BN001"])] == ["info"]
 
 
@@ -162,76 +162,6 @@ class TestExplodingScale:
     def test_nan_and_negative_variances_are_left_to_their_rules(self) -> None:
         layer = but("moving_variance", c0=float("nan"), c1=-5.0)
         assert check(built({"bn": layer}), select=["BN007"]) == []
-
-
-class TestMissingStatistics:
-    def test_an_incomplete_layer_is_an_error(self) -> None:
-        bare = models.layer("bn", {"gamma": np.ones(4), "beta": np.zeros(4)}, evidence="config")
-        (finding,) = check(models.model(incomplete=[bare]))
-        assert (finding.rule, finding.severity, finding.layer) == ("BN011", "error", "bn")
-        assert finding.message == "moving mean and moving variance are not in the file"
-
-    def test_a_name_alone_makes_it_a_warning(self) -> None:
-        bare = models.layer("bn", {"gamma": np.ones(4)}, evidence="name")
-        (finding,) = check(models.model(incomplete=[bare]))
-        assert finding.severity == "warning"
-
-    def test_a_complete_layer_is_not(self) -> None:
-        assert check(models.model(models.usual("bn")), select=["BN011"]) == []
-
-    def test_roles_that_the_file_does_not_tell_are_not_missing(self) -> None:
-        layer = BatchNorm("bn", {}, undecided=[models.variable("bn/vars/0", np.ones(4))])
-        assert check(models.model(layer), select=["BN011"]) == []
-
-
-class TestUndecided:
-    def test_a_layer_that_may_be_batch_norm(self) -> None:
-        variables = [models.variable(f"norm/vars/{n}", np.ones(4)) for n in range(3)]
-        layer = BatchNorm("norm", {}, undecided=variables)
-        (finding,) = check(models.model(incomplete=[layer]))
-        assert (finding.rule, finding.severity, finding.layer) == ("BN016", "info", "norm")
-        assert "3 variables of [4]" in finding.message
-        assert "may be batch norm or not" in finding.message
-
-    def test_a_role_of_a_layer_that_is_one(self) -> None:
-        layer = models.usual("bn", undecided=[models.variable("bn/vars/0", np.ones(8))])
-        (finding,) = check(models.model(layer), select=["BN016"])
-        assert "1 variable of [8]" in finding.message
-        assert "may be" not in finding.message
-        assert check(models.model(models.usual("bn")), select=["BN016"]) == []
-
-
-class TestUnequalShapes:
-    def test_finds_a_role_of_another_length(self) -> None:
-        layer = models.layer("bn", {"gamma": np.ones(3), **_start(4)})
-        (finding,) = check(models.model(layer), select=["BN012"])
-        assert (finding.severity, finding.layer) == ("error", "bn")
-        assert "gamma [3], moving mean [4], moving variance [4]" in finding.message
-
-    def test_dimensions_of_1_are_no_difference(self) -> None:
-        start = {role: array.reshape(1, 1, 1, 4) for role, array in _start(4).items()}
-        layer = models.layer("bn", {"gamma": np.ones(4), **start})
-        assert check(models.model(layer), select=["BN012"]) == []
-
-    def test_no_other_rule_falls_over_it(self) -> None:
-        layer = models.layer("bn", {"gamma": np.ones(3), "beta": np.ones(2), **_start(4)})
-        assert "BN012" in {finding.rule for finding in check(models.model(layer))}
-
-
-class TestCopiedStatistics:
-    def test_layers_at_the_start_are_no_copies(self) -> None:
-        layers = {"a": sound(**START), "b": sound(1, **START)}
-        assert check(built(layers), select=["BN013"]) == []
-
-    def test_dead_layers_are_no_copies(self) -> None:
-        dead = {"moving_mean": np.zeros(8, np.float32), "moving_variance": np.zeros(8, np.float32)}
-        layers = {"a": sound(**dead), "b": sound(1, **dead)}
-        assert check(built(layers), select=["BN013"]) == []
-
-    def test_names_the_original(self) -> None:
-        (finding,) = check(built({"first": sound(), "second": sound()}))
-        assert finding.layer == "second"
-        assert "'first'" in finding.message
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bfloat16"])
@@ -336,10 +266,3 @@ def test_errors_of_reading_are_passed_on() -> None:
     variables = {role: Variable(role, role, "float32", (4,), missing) for role in START}
     with pytest.raises(NotFoundError, match=r"x\.data"):
         check(models.model(BatchNorm("bn", variables)))
-
-
-def _start(channels: int) -> dict[str, np.ndarray]:
-    return {
-        "moving_mean": np.zeros(channels, np.float32),
-        "moving_variance": np.ones(channels, np.float32),
-    }

@@ -163,3 +163,10 @@ def test_progress_names_the_wave():
 
     recalibrate(BROKEN, Path(TEST), exact=True, track=track)
     assert said == [(f"wave {n} of 3", 6) for n in (1, 2, 3)] + [("verifying", 6)]
+
+
+@pytest.mark.parametrize("feed", ["keep_prob", "keep_prob=", "=1", "keep_prob=much"])
+def test_what_is_no_feed(run, feed: str) -> None:
+    result = run("drift", "model", "--data", "x.npz", "--feed", feed)
+    assert result.exit_code == 2
+    assert "is not NAME=NUMBER" in result.stderr

@@ -1,22 +1,24 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pytest
 
+from bnstat.compare import alignment
 from bnstat.compare.alignment import align
-from bnstat.model import BatchNorm
+from bnstat.model import BatchNorm, Variable
 from tests.output.models import layer, model, usual
 
 
 def matches(
     old: Sequence[BatchNorm], new: Sequence[BatchNorm]
 ) -> tuple[list[tuple[str, str, str]], list[str], list[str]]:
-    alignment = align(model(*old), model(*new))
+    found = align(model(*old), model(*new))
     return (
-        [(pair.old.name, pair.new.name, pair.match) for pair in alignment.pairs],
-        [each.name for each in alignment.removed],
-        [each.name for each in alignment.added],
+        [(pair.old.name, pair.new.name, pair.match) for pair in found.pairs],
+        [each.name for each in found.removed],
+        [each.name for each in found.added],
     )
 
 
@@ -60,6 +62,16 @@ def test_an_end_that_two_names_share_is_none() -> None:
     old = [usual("x/bn", 4, seed=1), usual("y/bn", 8, seed=2)]
     new = [usual("bn", 8, seed=3)]
     assert matches(old, new)[0] == []
+
+
+def test_an_end_that_is_no_whole_name_is_none() -> None:
+    old, new = [usual("x/block/bn", 4), usual("z", 8)], [usual("y/block/bn", 4)]
+    assert matches(old, new)[0] == [("x/block/bn", "y/block/bn", "values")]
+    assert matches([usual("x/block/bn", 4)], [usual("block/bn", 8)]) == (
+        [],
+        ["x/block/bn"],
+        ["block/bn"],
+    )
 
 
 def test_by_position_and_shape() -> None:
@@ -107,6 +119,78 @@ def test_values_that_are_far_apart_are_no_match() -> None:
     opposite = layer("b", {role: -array for role, array in _arrays(usual("", seed=1)).items()})
     old, new = [usual("a", seed=1), usual("c", 4)], [opposite]
     assert matches(old, new) == ([], ["a", "c"], ["b"])
+
+
+def test_values_of_twice_the_size_are_far_apart() -> None:
+    twice = layer("b", {role: 2 * array for role, array in _arrays(usual("", seed=1)).items()})
+    assert matches([usual("a", seed=1), usual("c", 4)], [twice])[0] == []
+
+
+def test_two_layers_do_not_share_a_match() -> None:
+    near = [usual("a0", seed=1), trained("a1", 1)]
+    assert matches(near, [trained("b", 1)]) == ([("a1", "b", "values")], ["a0"], [])
+    assert matches(near[::-1], [trained("b", 1)]) == ([("a1", "b", "values")], ["a0"], [])
+    assert matches([usual("b", seed=1)], [*near[1:], usual("a2", seed=1)])[0] == [
+        ("b", "a2", "values")
+    ]
+
+
+BROKEN = {"gamma": np.nan, "beta": np.nan, "moving_variance": 1.0}
+ZEROS = {role: np.zeros(8) for role in ("gamma", "beta", "moving_mean", "moving_variance")}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_near"),
+    [
+        ({"gamma": 10.0}, {"gamma": 11.0}, True),
+        ({"gamma": 1.0, "beta": 1.0}, {"gamma": 1.0}, True),
+        ({"gamma": 1.0, "beta": 1.0}, {"gamma": 0.0}, False),
+        ({"gamma": 1.0}, {"gamma": 1.0, "beta": 1.0, "moving_mean": 1.0}, False),
+        ({"gamma": 1.0, "beta": np.nan}, {"gamma": 1.0, "beta": np.nan}, True),
+        (BROKEN, BROKEN, False),
+    ],
+)
+def test_how_far_layers_may_be_apart(
+    old: Mapping[str, float], new: Mapping[str, float], is_near: bool
+) -> None:
+    one, other = (
+        {**ZEROS, **{role: np.full(8, value) for role, value in values.items()}}
+        for values in (old, new)
+    )
+    # A hair's breadth, so that no two values are equal but for zeros and NaN.
+    layers = [layer("a", one), usual("more", 4)]
+    found = matches(layers, [layer("b", {k: v * (1 + 1e-9) for k, v in other.items()})])[0]
+    assert bool(found) is is_near
+
+
+def test_equal_values_of_other_roles_are_not_equal() -> None:
+    one, other = (_arrays(usual("", seed=seed)) for seed in (1, 2))
+    old = [layer(f"a{n}", {"gamma": v["gamma"]}) for n, v in enumerate((one, other))]
+    new = [layer(f"b{n}", {"beta": v["gamma"]}) for n, v in enumerate((other, one))]
+    assert [match for *_, match in matches(old, new)[0]] == ["position", "position"]
+
+
+def test_too_many_layers_are_not_compared_by_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = [usual(f"a{number}", seed=number) for number in range(3)]
+    new = [trained(f"b{number}", number) for number in (2, 1)]
+    assert len(matches(old, new)[0]) == 2
+    monkeypatch.setattr(alignment, "_MOST_COMPARED", 5)
+    assert matches(old, new)[0] == []
+
+
+def test_layers_whose_roles_are_not_told_are_not_compared() -> None:
+    bare = [BatchNorm(name, {}) for name in ("a", "b", "c")]
+    assert matches(bare[:2], bare[2:]) == ([], ["a", "b"], ["c"])
+
+
+def test_values_are_read_only_where_they_can_decide() -> None:
+    def unread(name: str, channels: int = 4) -> BatchNorm:
+        reader = lambda: pytest.fail("is read")  # noqa: E731
+        return BatchNorm(name, {"gamma": Variable(name, name, "float32", (channels,), reader)})
+
+    old, new = [unread("a"), unread("b", 8)], [unread("a"), unread("c", 16)]
+    assert matches(old, new[:1]) == ([("a", "a", "name")], ["b"], [])
+    assert matches(old[:1], new) == ([("a", "a", "name")], [], ["c"])
 
 
 def test_layers_at_the_start_are_not_matched_by_their_equal_values() -> None:
@@ -160,3 +244,10 @@ def test_thousands_of_layers_without_a_common_name() -> None:
 
 def _arrays(of: BatchNorm) -> dict[str, np.ndarray]:
     return {role: of.array(role) for role in of.variables}
+
+
+def test_numbers_that_were_dealt_out_anew_are_not_trusted() -> None:
+    """A sequence of which the first layer is gone: others have its number and the next ones'."""
+    old = [usual("1", 4, seed=1), usual("4", 6, seed=2), usual("7", 8, seed=3)]
+    new = [usual("1", 6, seed=2), usual("4", 8, seed=4)]
+    assert matches(old, new) == ([("4", "1", "values")], ["1", "7"], ["4"])

@@ -79,6 +79,54 @@ def test_what_no_epsilon_can_be_known_of_is_not_called_the_same() -> None:
     assert judged(old, rewritten(BN, "bn"), epsilon=1e-3).verdict == "same-effect"
 
 
+def test_a_scale_of_0_is_that_at_any_epsilon() -> None:
+    arrays = {**arrays_of(BN), "gamma": np.zeros(16, np.float32)}
+    other = {**arrays, "moving_variance": 2 * arrays["moving_variance"]}
+    for told in (None, 1e-3):
+        assert judged(layer("bn", arrays), layer("bn", other, epsilon=told)).verdict == (
+            "same-effect"
+        )
+    assert judged(layer("bn", arrays_of(BN)), layer("bn", other)).verdict == "different"
+
+
+def test_what_agrees_at_one_epsilon_may_differ_at_another() -> None:
+    def scaled(gamma: float, variance: float) -> BatchNorm:
+        zeros = np.zeros(4, np.float32)
+        statistics = {"moving_mean": zeros, "moving_variance": zeros + np.float32(variance)}
+        return layer("bn", {"gamma": zeros + np.float32(gamma), "beta": zeros, **statistics})
+
+    # At epsilon 1 both scale by 1.
+    assert judged(scaled(2, 3), scaled(3, 8)).verdict == "different"
+    assert judged(scaled(2, 3), scaled(3, 8), epsilon=1.0).verdict == "same-effect"
+
+
+def test_another_momentum_is_a_difference_of_layers_with_statistics() -> None:
+    moving = changed(BN, {}, momentum=0.9)
+    for momentum, verdict in ((0.9, "same"), (0.99, "different")):
+        assert judged(moving, changed(BN, {}, momentum=momentum)).verdict == verdict
+    untold = [layer("bn", arrays_of(BN), momentum=momentum) for momentum in (0.9, 0.99)]
+    assert kinds(judged(*untold)) == ["momentum"]
+    folded = rewritten(BN, "bn")
+    assert folded.momentum is None
+    at_rest = layer("bn", arrays_of(folded), epsilon=folded.epsilon, momentum=0.99)
+    assert judged(moving, at_rest).verdict == "same-effect"
+
+
+def test_values_that_are_the_same_but_for_rounding_are_no_cause() -> None:
+    array = np.array(BN.array("gamma"))
+    array[3] = np.nextafter(array[3], np.float32(9))
+    assert kinds(judged(BN, changed(BN, {"gamma": array}, epsilon=1e-5))) == ["epsilon"]
+
+
+def test_values_and_settings_that_differ_are_both_told() -> None:
+    array = np.array(BN.array("gamma"))
+    array[3] += np.float32(1)
+    new = changed(BN, {"gamma": array}, momentum=0.9, epsilon=1e-5)
+    change = judged(changed(BN, {}, momentum=0.99), new)
+    assert kinds(change) == ["channels", "epsilon", "momentum"]
+    assert kinds(judged(BN, rewritten(changed(BN, {"gamma": array}), "bn"))) == ["channels"]
+
+
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["tolerance", "epsilon"])
 def test_tolerance_and_epsilon_are_numbers_from_0_on(name: str, value: float) -> None:

@@ -261,6 +261,9 @@ def test_what_was_lost_to_its_layer_is_told(full_names: Sequence[str], notes: li
     told = discover(graph.contents()).notes
     assert len(told) == len(notes)
     assert all(note.startswith(start) for note, start in zip(told, notes, strict=True))
+    alone = Graph()
+    alone.root(bn=alone.norm("k", "net", ROLES[2:]), opt=alone.variable("opt/0", "net/beta"))
+    assert list(discover(alone.contents()).notes) == []
     lacking = graph.contents(missing={f"opt/{n}" for n in range(len(lost))})
     assert list(discover(lacking).notes) == []
 

@@ -67,6 +67,8 @@ def test_nothing_is_taken_away_without_proof() -> None:
     assert named(alien) == list(alien)
     unnumbered = {"net/blk/bn_1": "blk", "net/blk/bn_2": "blk"}
     assert named(unnumbered) == ["blk/bn_1", "blk/bn_2"]
+    for alone in ({"net/blk_1": "blk"}, {"net/blk": "blk"}, {"net/blk/bn": "blk"}):
+        assert named(alone) == list(alone)
     impossible = {"net_1/blk_1/bn_7": "blk", "net_1/blk_1/bn_9": "blk"}
     assert named(impossible) == ["blk/bn_7", "blk/bn_9"]
 

@@ -6,7 +6,7 @@ import pytest
 
 from bnstat.errors import BnstatError
 from bnstat.storage.access import Access
-from bnstat.storage.address import is_url, scheme_of, scrubbed, shown
+from bnstat.storage.address import is_url, refuse_url, scheme_of, scrubbed, shown
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,12 @@ def test_schemes(path: str, scheme: str | None) -> None:
 )
 def test_what_is_shown(path: str, told: str) -> None:
     assert shown(path) == told
+
+
+def test_urls_are_refused_where_files_on_disk_are_needed() -> None:
+    refuse_url("runs/model", "a folder is needed")
+    with pytest.raises(BnstatError, match=r"^s3://bucket/a: is a URL, and a folder is needed"):
+        refuse_url("s3://key:word@bucket/a", "a folder is needed")
 
 
 def test_messages_of_others_are_scrubbed() -> None:

@@ -52,6 +52,24 @@ def _factor(_: click.Context, __: click.Parameter, given: str) -> float:
         raise click.BadParameter(f"{given!r} is no number, such as 1/255") from None
 
 
+def _feeds(
+    _: click.Context, __: click.Parameter, given: tuple[str, ...]
+) -> dict[str, bool | float]:
+    feeds: dict[str, bool | float] = {}
+    for text in given:
+        name, equals, value = text.rpartition("=")
+        try:
+            number = _BOOLS.get(value.lower())
+            feeds[name] = float(value) if number is None else number
+        except ValueError:
+            equals = ""
+        if not equals or not name:
+            raise click.BadParameter(f"{text!r} is not NAME=NUMBER, nor NAME=true or NAME=false")
+    return feeds
+
+
+_BOOLS = {"true": True, "false": False}
+
 _OPTIONS = (
     click.option(
         "--data",
@@ -106,6 +124,15 @@ _OPTIONS = (
         help="The model's answer, where that is not obvious. Can be repeated.",
     ),
     click.option(
+        "--feed",
+        "feeds",
+        multiple=True,
+        metavar="NAME=VALUE",
+        callback=_feeds,
+        help="What a placeholder of a single number is given, such as keep_prob=1; those of a "
+        "single bool are false unless this says true. Can be repeated.",
+    ),
+    click.option(
         "--import",
         "imports",
         multiple=True,
@@ -127,6 +154,7 @@ _NAMES = (
     "scale",
     "inputs",
     "outputs",
+    "feeds",
     "imports",
     "trust",
 )

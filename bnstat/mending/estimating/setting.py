@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ class Settings:
         layers: globs of the layers' names; all if empty.
         labels: the name of the labels in the data, where accuracy is wanted.
         inputs, outputs: names of what is fed and of the answer, where they are not obvious.
+        feeds: name of a placeholder that takes no data, such as `keep_prob` -> its value.
         imports: Python modules that define a Keras model's custom classes.
         trust: whether ops that reach files, the network or Python are run.
         images: how a folder of images becomes arrays.
@@ -41,6 +42,7 @@ class Settings:
     labels: str | None = None
     inputs: Sequence[str] = ()
     outputs: Sequence[str] = ()
+    feeds: Mapping[str, Any] = field(default_factory=dict)
     imports: Sequence[str] = ()
     trust: bool = False
     images: Images = field(default_factory=Images)
@@ -53,7 +55,9 @@ class Settings:
         """The part that says how to run a model."""
         from bnstat.mending.estimating.running.opening import Running
 
-        return Running(tuple(self.inputs), tuple(self.outputs), tuple(self.imports), self.trust)
+        return Running(
+            tuple(self.inputs), tuple(self.outputs), self.feeds, tuple(self.imports), self.trust
+        )
 
 
 @dataclass(frozen=True)

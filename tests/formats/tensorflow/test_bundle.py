@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hypothesis.extra import numpy as arrays_of
 from bnstat.errors import DamagedError, NotFoundError, UnsupportedError
 from bnstat.formats.tensorflow.bundle import Bundle
 from bnstat.formats.tensorflow.tables.sstable import Table
+from bnstat.storage.files import File
 from bnstat.storage.local import LocalFile, LocalFolder
 from tests.builders import named
 from tests.builders.oracle import same_bits
@@ -182,6 +184,33 @@ def test_a_missing_shard(tmp_path: Path) -> None:
     assert same_bits(bundle.read("a"), np.ones(3))
     with pytest.raises(NotFoundError, match="data-00001-of-00002"):
         bundle.read("b")
+
+
+def test_few_of_many_shards_are_kept_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bnstat.formats.tensorflow.bundle._MOST_OPEN", 2)
+    made: list[weakref.ref[File]] = []
+    expected: list[str] = []
+
+    class Watched(LocalFolder):
+        def expect(self, names: Iterable[str]) -> None:
+            expected.extend(names)
+
+        def file(self, name: str) -> File | None:
+            found = super().file(name)
+            if found is not None and ".data-" in name:
+                made.append(weakref.ref(found))
+            return found
+
+    shards = [{f"x{number}": np.full(3, number)} for number in range(5)]
+    prefix = named.save_shards(tmp_path / "m", shards).name
+    assert len(Bundle(Watched(str(tmp_path)), prefix, data=False).keys) == 5
+    assert made == expected == []
+    bundle = Bundle(Watched(str(tmp_path)), prefix, data=True)
+    assert expected == [f"m.data-0000{number}-of-00005" for number in range(2)]
+    for number in range(5):
+        assert same_bits(bundle.read(f"x{number}"), np.full(3, number))
+    assert len(made) == 2 + 3, "those beyond are opened when they are read"
+    assert sum(each() is not None for each in made) == 2
 
 
 def test_shards_of_an_earlier_save_beside_it(tmp_path: Path) -> None:

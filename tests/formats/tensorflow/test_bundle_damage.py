@@ -10,9 +10,11 @@ import pytest
 
 import bnstat
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError
+from bnstat.formats.tensorflow.bundle import Bundle
 from tests.builders import named, tables
 from tests.builders.oracle import same_bits
 from tests.formats.tensorflow.test_bundle import assert_reads_alike, opened
+from tests.formats.tensorflow.test_shards import Silent
 
 FLOATS = np.arange(3, dtype=np.float32)
 DATA = FLOATS.tobytes()
@@ -50,7 +52,11 @@ def test_a_bundle_for_newer_readers(tmp_path: Path, reader: Any) -> None:
         (tables.entry(DATA, shape=[1 << 40, 1 << 40]), "impossible shape"),
         (tables.entry(b"", shape=[0, 1 << 62]), "impossible shape"),
         (tables.entry(DATA, shape=[-3]), "impossible shape"),
+        (tables.entry(DATA, shape=[-1]), "impossible shape"),
         (tables.entry(DATA, shape=[3] * 300), "impossible shape"),
+        (tables.entry(DATA[:4], shape=[1] * 33), "impossible shape"),
+        (tables.entry(DATA, shape=[1 << 29, 1 << 29]), "cannot hold"),
+        (tables.entry(DATA, shape=[1 << 29, (1 << 29) + 1]), "impossible shape"),
         (tables.entry(DATA, shape=[3], offset=1), "truncated"),
         (tables.entry(DATA, shape=[3], offset=1 << 62), "truncated"),
         (tables.entry(DATA, shape=[3], offset=-1), "truncated"),
@@ -70,6 +76,21 @@ def test_hostile_entries(tmp_path: Path, entry: bytes, message: str) -> None:
     prefix = tables.bundle(tmp_path, {"x": entry}, DATA)
     with pytest.raises(BnstatError, match=message):
         opened(prefix).read("x")
+
+
+@pytest.mark.parametrize(
+    ("entry", "shape"),
+    [
+        (tables.entry(shape=[1] * 32), (1,) * 32),
+        (tables.entry(shape=[0, 1 << 58]), (0, 1 << 58)),
+        # Dimensions of other types than they should have: none, and one of size 0.
+        (b"\x08\x01\x12\x02\x10\x05", ()),
+        (b"\x08\x01\x12\x04\x12\x02\x0a\x00", ()),
+        (b"\x08\x01\x12\x02\x12\x00", (0,)),
+    ],
+)
+def test_shapes_at_the_edge(tmp_path: Path, entry: bytes, shape: tuple[int, ...]) -> None:
+    assert opened(tables.bundle(tmp_path, {"x": entry}, DATA)).entry("x").shape == shape
 
 
 def test_many_tensors_over_the_same_bytes(tmp_path: Path) -> None:
@@ -95,6 +116,19 @@ def test_headers_of_other_types_tell_nothing(tmp_path: Path, head: bytes) -> Non
     )
     (tmp_path / "m.data-00000-of-00001").write_bytes(DATA)
     assert same_bits(opened(tmp_path / "m").read("x"), FLOATS)
+    assert Bundle(Silent(str(tmp_path)), "m", data=True).entry("x").shape == (3,)
+
+
+def test_a_bundle_for_readers_of_its_own_version(tmp_path: Path) -> None:
+    head = tables.header(min_consumer=1)
+    prefix = tables.bundle(tmp_path, {"x": tables.entry(DATA, shape=[3])}, DATA, head)
+    assert same_bits(opened(prefix).read("x"), FLOATS)
+
+
+def test_the_file_that_fails_its_checksum_is_named(tmp_path: Path) -> None:
+    prefix = tables.bundle(tmp_path, {"a/x": tables.entry(DATA, shape=[3], crc=1)}, DATA)
+    with pytest.raises(DamagedError, match=r"/m\.data-00000-of-00001, a/x: the data fails its"):
+        opened(prefix).read("a/x")
 
 
 def test_a_missing_index(tmp_path: Path) -> None:

@@ -125,6 +125,19 @@ def test_slices_that_do_not_fit(boxes: list[tuple[int, int]], message: str) -> N
         assemble((9,), np.dtype(np.float32), _parts(*boxes), "m")
 
 
+@pytest.mark.parametrize(
+    ("extent", "stop"), [((0, 9), 9), ((9, 0), 9), ((4, 0), 4), (FULL, 9), ((3, -1), 9)]
+)
+def test_slices_that_fit(extent: tuple[int, int], stop: int) -> None:
+    assert TensorSlice((extent,)).box((9,), "m") == (slice(extent[0], stop),)
+
+
+@pytest.mark.parametrize("extent", [(-1, 3), (0, 10), (9, 1), (10, 0), (3, -2), (10, -1)])
+def test_slices_beyond_the_tensor(extent: tuple[int, int]) -> None:
+    with pytest.raises(DamagedError, match="a slice from"):
+        TensorSlice((extent,)).box((9,), "m")
+
+
 def test_a_slice_of_another_rank() -> None:
     with pytest.raises(DamagedError, match="2 dimensions"):
         TensorSlice((FULL, FULL)).box((3,), "m")

@@ -33,6 +33,13 @@ def test_bridges_waste_no_more_than_they_may(spans: list[Span], waste: int) -> N
     assert not gaps or gaps[0] + len(covered(joined) - covered(merged)) > waste
 
 
+def test_the_smallest_gaps_are_bridged_while_they_may() -> None:
+    spans = [(0, 1), (6, 7), (11, 12), (30, 31)]
+    assert bridged(spans, 8) == [(0, 1), (6, 12), (30, 31)]
+    assert bridged(spans, 9) == [(0, 12), (30, 31)]
+    assert bridged(spans, 3) == spans
+
+
 def test_long_spans_are_fetched_in_parts() -> None:
     mebi = 1 << 20
     assert parts([(0, 5), (mebi, 20 * mebi)]) == [

@@ -137,6 +137,8 @@ class Data:
             hint = f"the model takes {wanted}; {_there(raw)}"
             if self.labels is None and len(self.inputs) == 1:
                 hint += "; --labels names the one that is none of the inputs"
+            if len(self.inputs) > 1:
+                hint += f"; what takes no data is given by --feed {missing[0]}=VALUE"
             raise NotFoundError(self._where, f"has no array named {missing[0]!r}", hint)
         return {name: name for name in self.inputs}
 

@@ -54,14 +54,15 @@ def saved_model(path: str, contents: Contents, chosen: Chosen) -> Program:
     )
     if not contents.objects and not variables:
         variables = _constants(contents)
+    fed, settings = chosen.parted(chosen.inputs_of(inputs, path), graph_def, path)
     return Program(
         path,
         graph_def,
         variables,
         _reader(contents),
-        chosen.inputs_of(inputs, path),
+        fed,
         chosen.outputs_of(outputs, path),
-        _switches_of(graph_def),
+        settings,
         _initializers(meta_graph),
     )
 
@@ -121,9 +122,8 @@ def _of_graph(
     chosen: Chosen,
 ) -> Program:
     inputs, outputs = obvious(graph_def, chosen, path)
-    return Program(
-        path, graph_def, variables, _reader(contents), inputs, outputs, _switches_of(graph_def)
-    )
+    fed, settings = chosen.parted(inputs, graph_def, path)
+    return Program(path, graph_def, variables, _reader(contents), fed, outputs, settings)
 
 
 def _graph_of_saved_model(contents: Contents) -> str:
@@ -154,19 +154,6 @@ def _parsed(path: str, messages: Sequence[Any]) -> Any:
         if message.ListFields():
             return message
     raise DamagedError(path, "TensorFlow cannot read the graph")
-
-
-def _switches_of(graph_def: Any) -> Mapping[str, bool]:
-    """The placeholders of a single bool, which switch training on: all off."""
-    from tensorflow.core.framework import types_pb2
-
-    return {
-        f"{node.name}:0": False
-        for node in graph_def.node
-        if node.op in ("Placeholder", "PlaceholderWithDefault", "PlaceholderV2")
-        and node.attr["dtype"].type == types_pb2.DT_BOOL
-        and not node.attr["shape"].shape.dim
-    }
 
 
 def _captured(meta_graph: Any, contents: Contents) -> Mapping[str, list[str | None]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bnstat.errors import BnstatError, NotFoundError, UnsupportedError
@@ -33,12 +33,14 @@ class Running:
 
     Attributes:
         inputs, outputs: names of what is fed and of the answer, where they are not obvious.
+        feeds: name of a placeholder that takes no data -> its value.
         imports: Python modules that define a Keras model's custom classes.
         trust: whether ops may reach beyond the graph, and Keras may run code from the file.
     """
 
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    feeds: Mapping[str, Any] = field(default_factory=dict)
     imports: tuple[str, ...] = ()
     trust: bool = False
 
@@ -67,7 +69,8 @@ def open_subject(
     if kind in ("keras-archive", "keras-h5"):
         program = keras_file(path, model, running.imports, running.trust)
     elif kind in _OPENERS:
-        program = _OPENERS[kind](path, contents, Chosen(running.inputs, running.outputs))
+        chosen = Chosen(running.inputs, running.outputs, running.feeds)
+        program = _OPENERS[kind](path, contents, chosen)
     else:
         raise UnsupportedError(
             path,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bnstat.errors import AmbiguousError, NotFoundError
@@ -12,6 +12,7 @@ from bnstat.mending.estimating.running.flatten import op_of, upstream
 from bnstat.mending.estimating.running.program import Input
 
 _PLACEHOLDERS = frozenset({"Placeholder", "PlaceholderV2"})
+_FED = _PLACEHOLDERS | {"PlaceholderWithDefault"}
 _LOSSES = frozenset({"SoftmaxCrossEntropyWithLogits", "SparseSoftmaxCrossEntropyWithLogits"})
 _NO_ANSWER = re.compile(
     r"NoOp|Placeholder.*|Const|Assert|VarHandleOp|.*Assign.*|.*Apply.*|.*Save.*"
@@ -25,15 +26,50 @@ class Chosen:
     Attributes:
         inputs: names, or tensors of the graph; empty where all of them are meant.
         outputs: likewise; the first is the answer of a classifier.
+        feeds: name of a placeholder, or of an input, that takes no data -> the one value of it.
     """
 
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    feeds: Mapping[str, Any] = field(default_factory=dict)
 
     def inputs_of(self, there: Mapping[str, Input], where: str) -> Mapping[str, Input]:
         """The inputs of those names. Raises `NotFoundError` where there is none of a name."""
         _known(self.inputs, there, where, "input")
         return {name: there[name] for name in self.inputs} if self.inputs else there
+
+    def parted(
+        self, inputs: Mapping[str, Input], graph_def: Any, where: str
+    ) -> tuple[Mapping[str, Input], Mapping[str, Any]]:
+        """The inputs that take data, and the values of what takes none, by their tensors.
+
+        Placeholders of a single bool switch training on, and are off unless `feeds` says so.
+
+        Raises:
+            NotFoundError: there is no placeholder of a name in `feeds`.
+            AmbiguousError: an input takes a single number, which nobody tells.
+        """
+        placeholders = {node.name: node for node in graph_def.node if node.op in _FED}
+        _known(
+            [op_of(name) for name in self.feeds if name not in inputs],
+            placeholders,
+            where,
+            "placeholder",
+        )
+        settings: dict[str, Any] = {
+            f"{name}:0": False for name, node in placeholders.items() if _is_switch(node)
+        }
+        for name, value in self.feeds.items():
+            settings[inputs[name].tensor if name in inputs else f"{op_of(name)}:0"] = value
+        data = {name: one for name, one in inputs.items() if one.tensor not in settings}
+        for name, one in data.items():
+            if one.shape == () and name not in self.inputs:
+                raise AmbiguousError(
+                    where,
+                    f"its placeholder {name!r} takes a single number",
+                    f"say which, such as --feed {name}=1",
+                )
+        return data, settings
 
     def outputs_of(self, there: Mapping[str, str], where: str) -> Mapping[str, str]:
         """The outputs of those names. Raises `NotFoundError` where there is none of a name."""
@@ -60,10 +96,11 @@ def obvious(
     if not outputs:
         raise AmbiguousError(where, "no op of the graph is obviously its answer", "name --output")
     reached = upstream(graph_def, map(op_of, outputs))
+    fed = {op_of(name) for name in chosen.feeds}
     inputs = list(chosen.inputs) or [
         name
         for name, node in by_name.items()
-        if name in reached and node.op in _PLACEHOLDERS and _is_data(node)
+        if name in reached - fed and node.op in _PLACEHOLDERS and _is_data(node)
     ]
     if not inputs:
         raise AmbiguousError(
@@ -107,6 +144,11 @@ def _is_data(node: Any) -> bool:
     from tensorflow.core.framework import types_pb2
 
     return bool(node.attr["dtype"].type != types_pb2.DT_BOOL)
+
+
+def _is_switch(node: Any) -> bool:
+    """Whether a placeholder is of a single bool."""
+    return not _is_data(node) and not node.attr["shape"].shape.dim
 
 
 def _input(name: str, node: Any) -> Input:

@@ -107,6 +107,10 @@ def prepared(program: Program, layers: Sequence[BatchNorm], trust: bool) -> Subj
         flat, prepare = flattened(flat, wanted, program.where), []
     if not trust:
         refuse_dangerous(nodes(flat), program.where)
+    for node in flat.node:
+        if f"{node.name}:0" in program.settings:
+            # Graphs leave the shape open, and with it those of all that depends on the value.
+            node.attr["shape"].shape.Clear()
     there = {node.name for node in flat.node}
     inputs = {k: each for k, each in program.inputs.items() if op_of(each.tensor) in there}
     if not inputs:

@@ -1,0 +1,113 @@
+"""Graphs of TensorFlow 1 that take more than data: switches, and rates that were placeholders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import bnstat
+from bnstat.errors import AmbiguousError, BnstatError, NotFoundError
+
+v1 = tf.compat.v1
+X = np.random.default_rng(5).normal(2, 3, (96, 6)).astype(np.float32)
+
+
+def build(rate_shape: Any) -> dict[str, Any]:
+    """Two norms with a dropout between them, whose rate is kept as people kept it."""
+    x = v1.placeholder(tf.float32, [None, 6], "images")
+    keep = v1.placeholder(tf.float32, rate_shape, "keep_prob")
+    training = v1.placeholder(tf.bool, [], "is_training")
+    first = v1.layers.batch_normalization(x, training=training, name="first")
+    hidden = v1.layers.dense(first, 5, name="dense")
+    dropped = v1.nn.dropout(hidden, keep_prob=keep)
+    second = v1.layers.batch_normalization(dropped, training=training, name="second")
+    return {"x": x, "keep": keep, "training": training, "out": tf.identity(second, "answer")}
+
+
+@pytest.fixture(params=["checkpoint", "saved-model"])
+def saved(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Path]:
+    """Saves such a network, as a checkpoint with its `.meta` or as a SavedModel."""
+
+    def save(rate_shape: Any = ()) -> Path:
+        with tf.Graph().as_default(), v1.Session() as session:
+            tensors = build(rate_shape)
+            session.run(v1.global_variables_initializer())
+            if request.param == "checkpoint":
+                v1.train.Saver().save(session, str(tmp_path / "model"))
+                return tmp_path / "model"
+            v1.saved_model.simple_save(
+                session,
+                str(tmp_path / "model"),
+                {"images": tensors["x"], "keep_prob": tensors["keep"], "t": tensors["training"]},
+                {"answer": tensors["out"]},
+            )
+            return tmp_path / "model"
+
+    return save
+
+
+def expected(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The moments by hand: of the data, and of what the dense layer makes of it."""
+    reader = tf.train.load_checkpoint(
+        str(path / "variables/variables") if path.is_dir() else str(path)
+    )
+    x = X.astype(np.float64)
+    first = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-3)
+    hidden = first @ reader.get_tensor("dense/kernel").astype(np.float64)
+    return {"first": (x.mean(0), x.var(0)), "second": (hidden.mean(0), hidden.var(0))}
+
+
+@pytest.mark.parametrize("rate_shape", [(), None])
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_rate_is_fed_what_the_user_says(
+    saved: Callable[..., Path], tmp_path: Path, rate_shape: Any, exact: bool
+) -> None:
+    path, copy = saved(rate_shape), tmp_path / "copy" / "model"
+    copy.parent.mkdir()
+    bnstat.recalibrate(
+        path, {"images": X}, copy, exact=exact, feeds={"keep_prob": 1}, batch_size=len(X)
+    )
+    model = bnstat.load(copy)
+    for name, (mean, variance) in expected(path).items():
+        layer = model[name]
+        np.testing.assert_allclose(layer.moving_mean, mean, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(layer.moving_variance, variance, rtol=1e-4)
+
+
+def test_a_rate_that_nobody_tells_is_asked_for(saved: Callable[..., Path]) -> None:
+    with pytest.raises(AmbiguousError, match=r"'keep_prob' takes a single number.*--feed keep_pr"):
+        bnstat.drift(saved(), {"images": X})
+
+
+def test_a_rate_of_unknown_shape_is_asked_for(saved: Callable[..., Path]) -> None:
+    with pytest.raises(NotFoundError, match=r"no array named 'keep_prob'.*--feed keep_prob=VALUE"):
+        bnstat.drift(saved(None), {"images": X})
+
+
+@pytest.mark.parametrize("doubled", [None, False, True])
+def test_a_switch_is_off_unless_the_user_says_otherwise(tmp_path: Path, doubled: Any) -> None:
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None, 6], "images")
+        flag = v1.placeholder(tf.bool, [], "doubled")
+        entering = v1.where(tf.fill(tf.shape(x), flag), 2 * x, x)
+        v1.layers.batch_normalization(entering, name="first")
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver().save(session, str(tmp_path / "model"))
+    feeds = {} if doubled is None else {"doubled": doubled}
+    (layer,) = bnstat.drift(tmp_path / "model", {"images": X}, feeds=feeds).layers
+    np.testing.assert_allclose(layer.mean, X.mean(0) * (2 if doubled else 1), rtol=1e-5)
+
+
+def test_a_name_that_is_no_placeholder(saved: Callable[..., Path]) -> None:
+    with pytest.raises(NotFoundError, match=r"no placeholder 'keep'.*keep_prob"):
+        bnstat.drift(saved(), {"images": X}, feeds={"keep": 1})
+
+
+def test_a_value_that_does_not_fit(saved: Callable[..., Path]) -> None:
+    with pytest.raises(BnstatError, match="could not convert string to float"):
+        bnstat.drift(saved(), {"images": X}, feeds={"keep_prob": "much"})

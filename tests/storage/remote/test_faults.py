@@ -1,0 +1,119 @@
+"""What drivers raise, as one clear line."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bnstat.errors import BnstatError, ChangedError, DamagedError, NotFoundError
+from bnstat.storage.remote.faults import fault
+
+WHERE = "s3://bucket/a"
+
+
+def raised(name: str, *bases: type[BaseException], **attributes: Any) -> BaseException:
+    """An error of a driver's class, which need not be installed."""
+    error = type(name, bases or (Exception,), {})("Oh no\nand more")
+    for attribute, value in attributes.items():
+        setattr(error, attribute, value)
+    return error
+
+
+def told(error: BaseException) -> str:
+    return str(fault(error, WHERE))
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (raised("NoCredentialsError"), "no credentials were found; check the credentials"),
+        (raised("TokenRetrievalError"), "the credentials have expired; check the credentials"),
+        (PermissionError("x"), "access is denied; check the credentials"),
+        (FileNotFoundError("x"), "no such file, folder or bucket"),
+        (raised("Lost", FileNotFoundError), "no such file, folder or bucket"),
+        (TimeoutError("x"), "the server does not answer in time; try again later"),
+        (raised("ReadTimeout", raised("TimeoutException").__class__), "does not answer in time"),
+        (ConnectionResetError("x"), "the connection broke off; try again later"),
+        (raised("GatedRepoError"), "access to the repository is denied; check the credentials"),
+        (TypeError("x"), "the driver does not take these storage options"),
+        (raised("Odd"), "cannot be read: Odd: Oh no"),
+        (Exception("at https://me:word@host/a?sig=word"), "Exception: at https://host/a"),
+    ],
+)
+def test_kinds(error: BaseException, what: str) -> None:
+    assert told(error).startswith(f"{WHERE}: ")
+    assert what in told(error)
+    assert (type(fault(error, WHERE)) is NotFoundError) == isinstance(error, FileNotFoundError)
+    assert "word" not in told(error)
+    assert "\n" not in told(error)
+
+
+STATUSES = [
+    (401, BnstatError, "the server wants credentials (401); check the credentials"),
+    (403, BnstatError, "access is denied (403); check the credentials"),
+    (404, NotFoundError, "no such file or folder (404)"),
+    (412, ChangedError, "changed while it was read; try again later"),
+    (429, BnstatError, "too many requests, says the server (429); try again later"),
+    (400, BnstatError, "the server fails (400); try again later"),
+    (503, BnstatError, "the server fails (503); try again later"),
+]
+
+
+@pytest.mark.parametrize(("status", "kind", "what"), STATUSES)
+@pytest.mark.parametrize("form", ["boto", "aiohttp", "httpx", "answer", "gcs"])
+def test_statuses(status: int, kind: type[BnstatError], what: str, form: str) -> None:
+    answer = {"ResponseMetadata": {"HTTPStatusCode": status}}
+    error = {
+        "boto": raised("ClientError", response=answer),
+        "aiohttp": raised("ClientResponseError", status=status),
+        "httpx": raised("HTTPStatusError", status_code=status),
+        "answer": raised("Odd", response=SimpleNamespace(status_code=status)),
+        "gcs": raised("HttpError", code=status),
+    }[form]
+    found = fault(error, WHERE)
+    assert type(found) is kind
+    assert str(found).startswith(f"{WHERE}: {what}")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        raised("Odd", code=404),
+        raised("Odd", status=200),
+        raised("Odd", status=302),
+        raised("Odd", status=99999),
+        raised("Odd", status="404"),
+        raised("ClientError", response={}),
+        raised("ClientError", response={"ResponseMetadata": {"HTTPStatusCode": "404"}}),
+        raised("HttpError", code=7, status=404),
+    ],
+)
+def test_what_is_no_failing_status(error: BaseException) -> None:
+    assert "cannot be read: " in told(error)
+
+
+def test_the_error_that_led_to_it_tells() -> None:
+    for link in ("__cause__", "__context__"):
+        error = raised("Odd")
+        setattr(error, link, raised("Odd", **{link: TimeoutError()}))
+        assert "does not answer in time" in told(error)
+    circle = raised("Odd")
+    circle.__context__ = raised("Other", __context__=circle)
+    assert "cannot be read: Odd" in told(circle)
+    deep: BaseException = TimeoutError()
+    for _ in range(7):
+        deep = raised("Odd", __cause__=deep)
+    assert "does not answer in time" in told(deep)
+    assert "cannot be read: Odd" in told(raised("Odd", __cause__=deep))
+
+
+def test_errors_of_bnstats_own_stay() -> None:
+    own = DamagedError("a", "is damaged")
+    assert fault(own, WHERE) is own
+
+
+def test_a_message_without_end_is_cut() -> None:
+    assert len(told(Exception("x" * 5000))) == len(WHERE) + 2 + 300
+    assert told(Exception("")).endswith("cannot be read: Exception: ")

@@ -1,0 +1,125 @@
+"""A web server's folders: which names are asked for, how often, and under which URLs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from bnstat.errors import BnstatError, NotFoundError
+from bnstat.storage.access import Access
+from bnstat.storage.remote.files import Warehouse
+from bnstat.storage.remote.transport import Stat
+
+pytest.importorskip("aiohttp", reason="the driver for https:// is not installed")
+
+from bnstat.storage.remote.http import Head, Http
+from bnstat.storage.remote.web import WebFolder
+
+
+class Server(Http):
+    """Files by their URLs; `asked` are the names of each request."""
+
+    def __init__(self, files: dict[str, bytes], sends_whole: bool = False) -> None:
+        self.files, self.sends_whole = files, sends_whole
+        self.asked: list[list[str]] = []
+
+    def heads(self, paths: Sequence[str], most: int) -> list[Head | BaseException | None]:
+        self.asked.append(list(paths))
+        return [
+            Head(Stat(path, False, len(data), 7.0, ""), data[:4096], self.sends_whole)
+            if (data := self.files.get(path)) is not None
+            else TimeoutError()
+            if "slow" in path
+            else None
+            for path in paths
+        ]
+
+
+def folder(url: str, server: Server, access: Access | None = None) -> WebFolder:
+    access = access or Access()
+    return WebFolder(Warehouse(server, access), access, url)
+
+
+@pytest.mark.parametrize(
+    ("url", "path", "name", "is_plain"),
+    [
+        ("https://host/a/b", "https://host/a/b", "b", False),
+        ("https://host/a/b/?q=1#part", "https://host/a/b", "b", True),
+        ("https://me:word@host/a?q=word", "https://host/a", "a", False),
+        ("https://host", "https://host", "", True),
+        ("https://host/", "https://host", "", True),
+    ],
+)
+def test_what_a_url_tells(url: str, path: str, name: str, is_plain: bool) -> None:
+    found = folder(url, Server({}))
+    assert (found.path, found.name, found.is_plain) == (path, name, is_plain)
+
+
+def test_a_url_that_is_none() -> None:
+    with pytest.raises(BnstatError, match="is no valid URL"):
+        folder("https:///a", Server({}))
+
+
+def test_up_and_down() -> None:
+    top = folder("https://host/a?q=1", Server({"https://host/a/b/c?q=1": b"x"}))
+    below = top.folder("b")
+    assert below is not None
+    assert below.path == "https://host/a/b"
+    assert below.file("c") is not None
+    root = top.parent()
+    assert root is not None
+    assert (root.path, root.parent()) == ("https://host", None)
+    first = root.folder("a")
+    assert first is not None
+    assert first.path == "https://host/a"
+
+
+def test_each_name_is_asked_for_once_and_many_together() -> None:
+    server = Server({"https://host/m/a.index": b"1", "https://host/m/b%20c": b"22"})
+    top = folder("https://host/m", server)
+    top.expect(["a.index", "none", "b c"])
+    assert server.asked == [[f"https://host/m/{name}" for name in ("a.index", "none", "b%20c")]]
+    for _ in range(2):
+        found = top.file("b c")
+        assert found is not None
+        assert (found.name, found.size, found.read()) == ("b c", 2, b"22")
+        assert top.file("none") is None
+    assert len(server.asked) == 1
+    assert top.matching("") == ["a.index", "b c"]
+    assert top.matching("a", ".index") == ["a.index"]
+    assert top.matching("a", ".data") == []
+    assert [top.modified(name) for name in ("b c", "none", "other")] == [7.0, 0.0, 0.0]
+    with pytest.raises(NotFoundError, match="a web server does not list what else there is"):
+        top.names()
+
+
+@pytest.mark.parametrize("name", ["..", "../a", "a/../b", "", "a//b", "./a", "a\\..\\b"])
+def test_no_name_leads_out(name: str) -> None:
+    server = Server({})
+    assert folder("https://host/m", server).file(name) is None
+    assert server.asked == []
+
+
+def test_what_goes_wrong_names_the_file() -> None:
+    with pytest.raises(BnstatError, match="https://host/m/slow: the server does not answer"):
+        folder("https://host/m?q=word", Server({})).file("slow")
+
+
+@pytest.mark.parametrize(
+    ("size", "sends_whole", "told"), [(4097, True, True), (4096, True, False), (4097, False, False)]
+)
+def test_a_server_that_sends_whole_files_is_told_of(
+    size: int, sends_whole: bool, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access = Access()
+    server = Server({"https://host/m/x": bytes(size)}, sends_whole)
+    monkeypatch.setattr(
+        server,
+        "heads",
+        lambda paths, most: [Head(Stat(paths[0], False, size, 0.0, ""), bytes(size), sends_whole)],
+    )
+    assert folder("https://host/m", server, access).file("x") is not None
+    notes = ["https://host/m/x: the server sends whole files only"] if told else []
+    assert access.notes == notes
+    assert access.left == 256_000_000 - size
