@@ -26,6 +26,8 @@ _REASONS: Final = {
     "(bnstat diff with the file that it was converted from does)",
 }
 _UNTRAINED: Final = "; gamma and beta are initial as well: the model was not trained"
+_VISIBLE: Final = 1.5
+"""The least variance as a multiple of the share, up to which that share is seen in it."""
 _MOVED: Final = {
     "no": ", though the network was trained",
     "perhaps": ", though gamma and beta are not initial",
@@ -182,7 +184,7 @@ def _find_hardly_warmed_up(
                 f"(momentum {momentum:g}, step {step}; {needed} steps bring it to "
                 f"{thresholds.initial:.0%})",
                 layer=layer.name,
-                severity="warning" if least < 1 else "info",
+                severity="warning" if least < min(1, _VISIBLE * share) else "info",
                 share=share,
                 step=step,
                 momentum=momentum,
@@ -196,8 +198,9 @@ HARDLY_WARMED_UP: Final[Rule[Model]] = Rule(
     title="too few steps to forget the initial 0 and 1",
     severity="warning",
     what="With the momentum m and the step n known, m^n of the initial values 0 and 1 is still "
-    "in the moving statistics. Information only, where the model's variances are all above 1, "
-    "so that nothing but the checkpoint's name speaks for n being the number of updates.",
+    "in the moving statistics, so that no variance is below it. Information only, where the least "
+    "of the model's variances is above 1, or above one and a half times that share: then nothing "
+    "but the checkpoint's name speaks for n being the number of updates.",
     why="The statistics are a mixture of the activations' own and of the initial 0 and 1. With a "
     "true variance of 0.01 and 10 % of the initial 1 left in it, the layer divides by a variance "
     "ten times too large.",
@@ -213,7 +216,9 @@ HARDLY_WARMED_UP: Final[Rule[Model]] = Rule(
     confidence="Exact where the step counts the updates of this layer since its initialization. "
     "Checkpoints are also numbered by epoch or by save: a moving variance below m^n in any layer "
     "of the same momentum disproves the step, and nothing is reported. Layers that started from "
-    "pretrained statistics have no initial 0 and 1 in them.",
+    "pretrained statistics, or whose statistics were estimated anew as by bnstat recalibrate, have "
+    "no initial 0 and 1 in them; but their variances are seldom all above m^n and one just above "
+    "it, as where a channel of little variance rests on what is left of the 1.",
     threshold="`initial`, 0.1 by default: the debiasing term of Adam (Kingma and Ba 2015, "
     "section 3) and of zero_debias in tf.train.ExponentialMovingAverage is this share; a tenth "
     "changes 1 / sqrt(variance) by some 5 % at most, for any true variance above 0.5.",

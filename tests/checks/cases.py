@@ -146,10 +146,20 @@ CASES = (
     Case(
         "BN003",
         "warning",
+        found={"bn": but("moving_variance", c2=0.14)},
+        short={"bn": but("moving_variance", c2=0.14)},
+        found_step=229,
+        short_step=230,
+    ),
+    # Far above the share, a variance does not tell whether it is in there.
+    Case(
+        "BN003",
+        "info",
         found={"bn": but("moving_variance", c2=0.5)},
         short={"bn": but("moving_variance", c2=0.5)},
         found_step=229,
         short_step=230,
+        label="unseen",
     ),
     # A variance below the share shows that the step does not count updates.
     Case(

@@ -10,6 +10,7 @@ import numpy as np
 
 from bnstat.errors import AmbiguousError
 from bnstat.mending.estimating.data import Batch, Data
+from bnstat.mending.estimating.kept import Kept
 from bnstat.mending.estimating.moments import Halves
 from bnstat.model import Array, as_float64
 
@@ -60,6 +61,7 @@ def read(
     given: Statistics,
     layers: Sequence[str],
     with_accuracy: bool = False,
+    kept: Kept | None = None,
 ) -> Reading:
     """Run a model over data.
 
@@ -72,22 +74,31 @@ def read(
         given: the statistics that each layer uses, where it does not use its batch's.
         layers: what to measure.
         with_accuracy: whether to compare the model's answers with the labels.
+        kept: activations to start from, and where others are kept.
 
     Raises:
         BnstatError: it cannot be run, or its answer is no classification.
     """
-    wanted = set(layers)
-    numbers = [place for place, site in enumerate(subject.sites) if site.layer in wanted]
+    numbers = subject.numbers(layers)
+    kept = kept or Kept()
     reading = Reading({name: Halves() for name in layers})
     output = subject.output if with_accuracy else None
     for batch in track(data, what):
-        counted, answer = runner.run(batch.feeds, given, numbers, output)
-        for number, (count, mean, variance) in zip(numbers, counted, strict=True):
+        ran = runner.run(
+            batch.feeds,
+            given,
+            numbers,
+            output,
+            start=kept.start(reading.batches),
+            keep=kept.wanted(reading.batches),
+        )
+        kept.offer(reading.batches, ran.kept)
+        for number, (count, mean, variance) in zip(numbers, ran.counted, strict=True):
             halves = reading.moments[subject.sites[number].layer]
             half = halves.second if reading.batches % 2 else halves.first
             half.add(count, mean, as_float64(variance) * count)
-        if answer is not None and batch.labels is not None:
-            reading.right = (reading.right or 0) + _right(answer, batch, subject.output)
+        if ran.answer is not None and batch.labels is not None:
+            reading.right = (reading.right or 0) + _right(ran.answer, batch, subject.output)
         reading.samples += batch.size
         reading.batches += 1
     return reading

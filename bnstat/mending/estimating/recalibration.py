@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bnstat.mending.estimating.cuts import cuts
 from bnstat.mending.estimating.data import Data
+from bnstat.mending.estimating.kept import Kept
 from bnstat.mending.estimating.moments import Floats, Halves, in_deviations
 from bnstat.mending.estimating.passes import Reading, Statistics, Track, read, untracked
 from bnstat.model import Array
@@ -88,7 +90,12 @@ class Recalibration:
 
 
 def estimate(
-    subject: Subject, data: Data, *, exact: bool = False, track: Track = untracked
+    subject: Subject,
+    data: Data,
+    *,
+    exact: bool = False,
+    track: Track = untracked,
+    kept: Kept | None = None,
 ) -> Recalibration:
     """Estimate the statistics of a model's layers.
 
@@ -97,6 +104,7 @@ def estimate(
         data: what to run it on.
         exact: in waves, so that nothing remains, instead of in one pass.
         track: shows how far it is.
+        kept: where activations are kept from wave to wave; by default up to 1 GiB of them.
 
     Raises:
         BnstatError: the model cannot be run on this data.
@@ -104,7 +112,7 @@ def estimate(
     old = subject.stored()
     found = {} if exact else _by_batch(subject, data, track)
     waves = subject.waves()
-    with subject.runner(by_batch=False, sample=not exact) as runner:
+    with subject.runner(by_batch=False, sample=not exact, optimized=not exact) as runner:
         before = None
         if data.labels is not None:
             before = read(
@@ -118,7 +126,7 @@ def estimate(
                 with_accuracy=True,
             ).accuracy
         if exact:
-            found = _in_waves(subject, runner, data, track, waves)
+            found = _in_waves(subject, runner, data, track, waves, kept or Kept())
         new = _used(subject, found, old)
         last = read(
             subject,
@@ -152,14 +160,21 @@ def _by_batch(subject: Subject, data: Data, track: Track) -> dict[str, Halves]:
 
 
 def _in_waves(
-    subject: Subject, runner: Runner, data: Data, track: Track, waves: list[list[str]]
+    subject: Subject,
+    runner: Runner,
+    data: Data,
+    track: Track,
+    waves: list[list[str]],
+    kept: Kept,
 ) -> dict[str, Halves]:
     found: dict[str, Halves] = {}
     given: dict[str, Mapping[str, Array]] = dict(subject.stored())
-    for number, wave in enumerate(waves, 1):
+    for number, (wave, cut) in enumerate(zip(waves, cuts(subject, runner, waves), strict=True), 1):
         what = f"wave {number} of {len(waves)}"
+        kept.enter(cut)
         for _ in range(_MOST_ROUNDS if subject.depend_on_themselves(wave) else 1):
-            found.update(read(subject, runner, data, track, what, given=given, layers=wave).moments)
+            reading = read(subject, runner, data, track, what, given=given, layers=wave, kept=kept)
+            found.update(reading.moments)
             new = _used(subject, {name: found[name] for name in wave}, given)
             moved = max(
                 float(np.max(_distance(given[name], new[name]), initial=0.0)) for name in wave

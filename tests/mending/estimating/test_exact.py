@@ -61,13 +61,14 @@ def test_exact_is_what_numpy_finds_layer_after_layer(keras: ModuleType) -> None:
 
 
 @KERAS
-def test_a_second_time_changes_nothing(keras: ModuleType) -> None:
+@pytest.mark.parametrize("exact", [True, False], ids=["exact", "one pass"])
+def test_a_second_time_changes_nothing(keras: ModuleType, exact: bool) -> None:
     model = dense_network(keras)
     x = RANDOM.normal(1, 2, (200, 5)).astype(np.float32)
-    recalibrate(model, {"x": x}, exact=True)
-    again = recalibrate(model, {"x": x}, exact=True)
+    recalibrate(model, {"x": x}, exact=exact)
+    again = recalibrate(model, {"x": x}, exact=exact)
     assert max(each.moved for each in again.layers) < 1e-5
-    assert drift(model, {"x": x}).largest < 1e-9
+    assert not exact or drift(model, {"x": x}).largest < 1e-9
 
 
 @KERAS
@@ -100,6 +101,7 @@ _n = norms
 
 @KERAS
 def test_a_shared_layer_is_measured_over_all_its_uses(keras: ModuleType) -> None:
+    """fvcore's precise_bn refuses such layers."""
     shared = keras.layers.BatchNormalization(name="shared")
     one, two = keras.Input((3,), name="one"), keras.Input((3,), name="two")
     model = keras.Model([one, two], keras.layers.Add()([shared(one), shared(two)]))
@@ -125,6 +127,7 @@ def test_a_layer_that_feeds_itself_settles(keras: ModuleType) -> None:
 
 @KERAS
 def test_a_small_last_batch_weighs_as_much_as_it_has_samples(keras: ModuleType) -> None:
+    """In torch's swa_utils.update_bn it weighs as much as a full one."""
     model = keras.Sequential([keras.Input((2,)), keras.layers.BatchNormalization()])
     x = np.concatenate([np.zeros((64, 2)), np.full((1, 2), 65.0)]).astype(np.float32)
     x[:64] += RANDOM.normal(0, 1, (64, 2)).astype(np.float32)
@@ -137,6 +140,7 @@ def test_a_small_last_batch_weighs_as_much_as_it_has_samples(keras: ModuleType) 
 
 @KERAS
 def test_fewer_batches_than_asked_for_are_counted_as_they_are(keras: ModuleType) -> None:
+    """AIMET's bn_reestimation divides by the number that was asked for."""
     model = keras.Sequential([keras.Input((2,)), keras.layers.BatchNormalization()])
     x = RANDOM.normal(7, 1, (30, 2)).astype(np.float32)
     result = recalibrate(model, x, samples=4096, batch_size=10)
@@ -150,6 +154,7 @@ def test_fewer_batches_than_asked_for_are_counted_as_they_are(keras: ModuleType)
 
 @KERAS
 def test_dropout_stays_off(keras: ModuleType) -> None:
+    """AIMET's bn_reestimation runs it in training mode."""
     layers = keras.layers
     noisy = [keras.Input((4,)), layers.Dropout(0.9), layers.GaussianNoise(0.9)]
     model = keras.Sequential([*noisy, layers.BatchNormalization()])
@@ -179,6 +184,7 @@ def variants(keras: ModuleType) -> dict[str, tuple[Any, tuple[int, ...]]]:
 @KERAS
 @pytest.mark.parametrize("name", variants(keras_3))
 def test_every_kind_of_layer_as_keras_trains_it(keras: ModuleType, name: str) -> None:
+    """Without scale and center AIMET's bn_reestimation breaks."""
     layer, shape = variants(keras)[name]
     dtype = {"float64": "float64", "half": "float16"}.get(name, "float32")
     model = keras.Sequential([keras.Input(shape, dtype=dtype), layer])
@@ -194,7 +200,8 @@ def test_every_kind_of_layer_as_keras_trains_it(keras: ModuleType, name: str) ->
     np.testing.assert_allclose(np.asarray(layer.moving_variance), expected[1], rtol=tolerance)
 
 
-def test_nested_models_and_a_module() -> None:
+def test_nested_models() -> None:
+    """NNCF's batchnorm_adaptation sees top-level layers only."""
     layers = keras_3.layers
     inner = keras_3.Sequential(
         [keras_3.Input((4,)), layers.Dense(3), layers.BatchNormalization(name="bn")], name="inner"

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import bnstat
 from bnstat.mending.recalibrating import drift, recalibrate
 from tests.builders.digits import DATA, TEST, TRAIN
 
@@ -19,11 +20,13 @@ FORMS = {
 
 
 @pytest.mark.parametrize("by", FORMS)
-def test_every_form_of_a_network_is_mended_alike(trained: Callable[[str], Path], by: str) -> None:
+def test_every_form_of_a_network_is_mended_alike(
+    trained: Callable[[str], Path], by: str, tmp_path: Path
+) -> None:
     first = None
     for form in FORMS[by]:
         path = trained(by) / form
-        result = recalibrate(path, TRAIN, labels="labels")
+        result = recalibrate(path, TRAIN, tmp_path / form, labels="labels")
         assert result.accuracy is not None
         before, after = result.accuracy
         assert before < 0.5 < 0.95 < after, form
@@ -34,6 +37,11 @@ def test_every_form_of_a_network_is_mended_alike(trained: Callable[[str], Path],
         for one, other in zip(result.layers, first.layers, strict=True):
             np.testing.assert_allclose(one.mean, other.mean, rtol=1e-4, atol=1e-4)
             np.testing.assert_allclose(one.variance, other.variance, rtol=1e-4)
+        copy = bnstat.load(tmp_path / form)
+        found = bnstat.check(copy, select=["BN001", "BN002", "BN003"])
+        # Nothing but its name tells how often a checkpoint was updated.
+        assert [each for each in found if each.severity != "info"] == []
+        assert (found == []) == (copy.source.step is None)
 
 
 def test_the_demo_network() -> None:

@@ -40,6 +40,7 @@ def open_numpy(path: str) -> Arrays:
 
     Raises:
         DamagedError: it cannot be read, or holds Python objects.
+        BnstatError: unpacked it is larger than the machine's memory.
     """
     from zipfile import BadZipFile
 
@@ -48,10 +49,25 @@ def open_numpy(path: str) -> Arrays:
         if isinstance(loaded, np.ndarray):
             return Arrays(path, {UNNAMED: _with_samples(loaded, path)})
         with loaded:
+            _refuse_large(path, sum(member.file_size for member in loaded.zip.infolist()))
             arrays = {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, KeyError, SyntaxError, BadZipFile) as error:
+    except (OSError, ValueError, EOFError, KeyError, SyntaxError, MemoryError, BadZipFile) as error:
         raise DamagedError(path, f"NumPy cannot read it: {error}") from None
     return Arrays(path, {name: _with_samples(array, path) for name, array in arrays.items()})
+
+
+def _refuse_large(path: str, size: int) -> None:
+    """Refuse what cannot be unpacked: `zipfile` gives no more than the sizes it is told."""
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return
+    if size > memory > 0:
+        raise BnstatError(
+            path,
+            f"unpacks to {size / 1e9:.3g} GB, more than this machine's memory",
+            "give an .npy, which is read piece by piece",
+        )
 
 
 def _with_samples(array: Array, path: str) -> Array:

@@ -17,6 +17,9 @@ _FEW = 128
 _FOR_SHIFT = 64
 """Positions whose mean is subtracted before squares are summed."""
 
+_BLOCK = 64
+"""Rows that are summed before float64 takes over."""
+
 
 class Measured(NamedTuple):
     """The moments of a batch, as tensors.
@@ -83,6 +86,10 @@ def measured(x: Any, kept: Sequence[int], phase: Any, sample: bool) -> Measured:
     if last and sample:
         offset = _by_product(x) - shift
         squares = _by_product(tf.math.squared_difference(x, shift))
+    elif last:
+        offset = _in_blocks(x - shift)
+        squares = _in_blocks(tf.math.squared_difference(x, shift))
+        shift = tf.cast(shift, offset.dtype)
     else:
         deviation = x - shift
         offset = tf.reduce_mean(deviation, axes, keepdims=True)
@@ -102,6 +109,21 @@ def _by_product(x: Any) -> Any:
 
     rows = tf.shape(x)[0]
     return tf.matmul(tf.ones([1, rows], x.dtype), x) / tf.cast(rows, x.dtype)
+
+
+def _in_blocks(x: Any) -> Any:
+    """The mean over the rows of a matrix, in float64: the sum of products of a few rows each."""
+    import tensorflow as tf
+
+    rows = tf.shape(x)[0]
+    count = rows // _BLOCK
+    blocks = tf.reshape(x[: count * _BLOCK], [count, _BLOCK, x.shape[1]])
+    sums = tf.matmul(tf.ones([count, 1, _BLOCK], x.dtype), blocks)[:, 0]
+    total = sum(
+        tf.reduce_sum(tf.cast(part, tf.float64), 0, keepdims=True)
+        for part in (sums, x[count * _BLOCK :])
+    )
+    return total / tf.cast(rows, tf.float64)
 
 
 def _sampled(x: Any, kept: Sequence[int], phase: Any) -> Any:

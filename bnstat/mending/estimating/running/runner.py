@@ -26,22 +26,41 @@ class Counted(NamedTuple):
     variance: Array
 
 
+class Ran(NamedTuple):
+    """What one run gave.
+
+    Attributes:
+        counted: what was measured, site by site.
+        answer: the tensor that was asked for beside.
+        kept: tensors by name, from which a later run can start.
+    """
+
+    counted: Sequence[Counted]
+    answer: Array | None
+    kept: Mapping[str, Array]
+
+
 class Runner:
     """A session with a model in it; to be closed.
 
     Args:
         program: the model.
         measuring: its graph with the measuring in it.
+        optimized: whether TensorFlow optimizes the graph first, which takes longer than some
+            batches do, anew for each choice of sites.
+
+    Attributes:
+        measuring: the graph with the measuring in it.
 
     Raises:
         BnstatError: TensorFlow refuses the graph.
     """
 
-    def __init__(self, program: Program, measuring: Measuring) -> None:
+    def __init__(self, program: Program, measuring: Measuring, *, optimized: bool = True) -> None:
         import tensorflow as tf
 
         self._program = program
-        self._measuring = measuring
+        self.measuring = measuring
         self._batches = 0
         self._graph = tf.Graph()
         with self._graph.as_default():
@@ -50,7 +69,9 @@ class Runner:
             except (ValueError, tf.errors.OpError) as error:
                 raise _refused(program.where, error) from None
             assignments = self._assignments(tf)
-        self._session = tf.compat.v1.Session(graph=self._graph)
+        config = tf.compat.v1.ConfigProto()
+        config.graph_options.rewrite_options.disable_meta_optimizer = not optimized
+        self._session = tf.compat.v1.Session(graph=self._graph, config=config)
         for key, holder, operation in assignments:
             value = program.read(key)
             if value.shape != tuple(holder.shape):
@@ -79,7 +100,10 @@ class Runner:
         given: Mapping[str, Mapping[str, Array]],
         sites: Sequence[int],
         output: str | None = None,
-    ) -> tuple[list[Counted], Array | None]:
+        *,
+        start: Mapping[str, Array] | None = None,
+        keep: Sequence[str] = (),
+    ) -> Ran:
         """Run one batch.
 
         Args:
@@ -87,23 +111,34 @@ class Runner:
             given: layer -> role -> the statistics that it uses, [channels].
             sites: which sites to measure, by their numbers.
             output: a tensor to give beside.
-
-        Returns:
-            What was measured at each of the sites, and the output.
+            start: tensors that were kept, not to be computed again.
+            keep: the tensors to keep.
 
         Raises:
             BnstatError: TensorFlow cannot run it.
         """
         fed: dict[str, Any] = dict(self._program.settings)
         fed.update({self._program.inputs[name].tensor: array for name, array in feeds.items()})
-        fed[self._measuring.phase] = self._batches
-        for layer, holders in self._measuring.given.items():
+        fed[self.measuring.phase] = self._batches
+        for layer, holders in self.measuring.given.items():
             fed.update({holder: given[layer][role] for role, holder in holders.items()})
-        wanted: list[Any] = [tuple(self._measuring.results[site]) for site in sites]
-        values = self._attempt([wanted, [output] if output else []], fed)
+        fed.update(start or {})
+        wanted: list[Any] = [tuple(self.measuring.results[site]) for site in sites]
+        values = self._attempt([wanted, [output] if output else [], list(keep)], fed)
         self._batches += 1
-        counted = [Counted(int(count), mean, variance) for count, mean, variance in values[0]]
-        return counted, np.asarray(values[1][0]) if output else None
+        return Ran(
+            [Counted(int(count), mean, variance) for count, mean, variance in values[0]],
+            np.asarray(values[1][0]) if output else None,
+            dict(zip(keep, values[2], strict=True)),
+        )
+
+    def can_keep(self, name: str) -> bool:
+        """Whether a tensor can be taken out of a run and fed to a later one."""
+        tensor = self._graph.get_tensor_by_name(name)
+        of_numbers = tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool
+        return bool(
+            of_numbers and self._graph.is_feedable(tensor) and self._graph.is_fetchable(tensor)
+        )
 
     def _attempt(self, fetches: Any, feeds: Mapping[str, Any]) -> Any:
         import tensorflow as tf

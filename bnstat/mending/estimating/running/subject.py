@@ -59,12 +59,16 @@ class Subject:
             for name, layer in self.layers.items()
         }
 
-    def runner(self, *, by_batch: bool, sample: bool) -> Runner:
-        """A session that measures; see `measuring`."""
+    def numbers(self, layers: Sequence[str]) -> list[int]:
+        """The numbers of the sites of some layers."""
+        return [number for number, site in enumerate(self.sites) if site.layer in layers]
+
+    def runner(self, *, by_batch: bool, sample: bool, optimized: bool = True) -> Runner:
+        """A session that measures; see `measuring` and `Runner`."""
         graph = measuring(
             self.program.graph_def, self.sites, self.order, by_batch=by_batch, sample=sample
         )
-        return Runner(self.program, graph)
+        return Runner(self.program, graph, optimized=optimized)
 
     def waves(self) -> list[list[str]]:
         """The layers in groups, each of which depends on the groups before it alone.

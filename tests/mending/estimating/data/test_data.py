@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -228,3 +230,38 @@ def test_what_is_no_data(tmp_path: Path) -> None:
         read(7)
     with pytest.raises(BnstatError, match="no 'y' for --labels; it has x"):
         read({"x": X}, labels="y")
+
+
+def test_arrays_that_are_larger_than_they_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, length in (("few.npz", 10**6), ("many.npz", 10**13)):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive, archive.open("x.npy", "w") as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (length, 2, 3)}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.write(bytes(100))
+        with pytest.raises(BnstatError, match="NumPy cannot read it"):
+            read(tmp_path / name)
+    np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros((10_000, 2, 3), np.float32))
+    assert (tmp_path / "bomb.npz").stat().st_size < 2000
+    monkeypatch.setattr(os, "sysconf", lambda name: 400)
+    with pytest.raises(BnstatError, match=r"unpacks to 0.00024 GB, more than this machine's"):
+        read(tmp_path / "bomb.npz")
+
+
+def test_a_damaged_record_file(tmp_path: Path) -> None:
+    path = tmp_path / "d.tfrecord"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for sample in X:
+            feature = tf.train.Feature(float_list=tf.train.FloatList(value=sample.ravel()))
+            features = tf.train.Features(feature={"x": feature})
+            writer.write(tf.train.Example(features=features).SerializeToString())
+    whole = path.read_bytes()
+    assert sum(batch.size for batch in read(path)) == 10
+    flipped = bytearray(whole)
+    flipped[30] ^= 255
+    for damaged in (whole[:-5], bytes(flipped)):
+        path.write_bytes(damaged)
+        with pytest.raises(BnstatError) as error:
+            read(path)
+        assert "\n" not in str(error.value)

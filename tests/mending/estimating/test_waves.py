@@ -1,0 +1,127 @@
+"""`--exact` on networks with branches: by hand in NumPy, and whatever activations are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import keras as keras_3
+import numpy as np
+import pytest
+import tf_keras
+
+from bnstat.mending.estimating.kept import Kept
+from bnstat.mending.estimating.recalibration import Recalibration, estimate
+from bnstat.mending.estimating.running.runner import Runner
+from bnstat.mending.estimating.setting import Settings, scene
+
+X = (np.random.default_rng(8).normal(1, 2, (90, 5, 4, 3)) ** 3).astype(np.float32)
+NAMES = ("first", "rows", "shared", "last")
+KERAS = pytest.mark.parametrize("keras", [keras_3, tf_keras], ids=["keras", "tf_keras"])
+
+
+def branched(keras: Any) -> Any:
+    """Two branches through one layer, a third whose channels come first, and a dense end."""
+    layers = keras.layers
+    keras.utils.set_random_seed(6)
+    norm = {
+        name: layers.BatchNormalization(
+            axis=1 if name == "rows" else -1,
+            gamma_initializer="random_uniform",
+            beta_initializer="random_normal",
+            name=name,
+        )
+        for name in NAMES
+    }
+    x = keras.Input((5, 4, 3), name="x")
+    stem = layers.ReLU()(norm["first"](layers.Conv2D(6, 1, name="stem")(x)))
+    branches = [norm["shared"](layers.Conv2D(4, 1, name=name)(stem)) for name in ("left", "right")]
+    rows = layers.Permute((2, 3, 1))(norm["rows"](layers.Permute((3, 1, 2))(x)))
+    joined = layers.Add()([*branches, layers.Conv2D(4, 1, name="over")(rows)])
+    dense = layers.Dense(5, name="dense")(layers.GlobalAveragePooling2D()(joined))
+    return keras.Model(x, norm["last"](dense))
+
+
+def by_hand(model: Any, unbiased: Collection[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Layer -> mean and variance, in float64, each with those before it already in place."""
+    found = {}
+
+    def times(name: str, value: np.ndarray) -> np.ndarray:
+        kernel, bias = (each.astype(np.float64) for each in model.get_layer(name).get_weights())
+        return value @ kernel.reshape(kernel.shape[-2:]) + bias
+
+    def norm(name: str, *values: np.ndarray) -> list[np.ndarray]:
+        layer = model.get_layer(name)
+        entering = np.concatenate([value.reshape(-1, value.shape[-1]) for value in values])
+        mean, variance = found[name] = entering.mean(0), entering.var(0, ddof=name in unbiased)
+        scale = np.asarray(layer.gamma) / np.sqrt(variance + layer.epsilon)
+        return [(value - mean) * scale + np.asarray(layer.beta) for value in values]
+
+    x = X.astype(np.float64)
+    stem = np.maximum(norm("first", times("stem", x))[0], 0)
+    left, right = norm("shared", times("left", stem), times("right", stem))
+    joined = left + right + times("over", norm("rows", x)[0])
+    norm("last", times("dense", joined.mean((1, 2))))
+    return found
+
+
+def exactly(model: Any, kept: Kept) -> Recalibration:
+    opened = scene(model, X, Settings(batch_size=32))
+    return estimate(opened.subject, opened.data, exact=True, kept=kept)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tensors each run started from."""
+    real: Callable[..., Any] = Runner.run
+    counts: list[int] = []
+
+    def run(*arguments: Any, **options: Any) -> Any:
+        counts.append(len(options["start"]))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(Runner, "run", run)
+    return counts
+
+
+@KERAS
+@pytest.mark.parametrize("room", [1 << 30, 40_000, 0], ids=["for all", "for some", "for none"])
+def test_exact_is_what_numpy_finds(keras: Any, room: int, started: list[int]) -> None:
+    model = branched(keras)
+    kept = Kept(room)
+    result = exactly(model, kept)
+    assert result.waves == 3
+    # The fused kernels of Keras 2 average the unbiased variance.
+    expected = by_hand(model, NAMES[:3] if keras is tf_keras else ())
+    assert {each.layer for each in result.layers} == expected.keys()
+    for each in result.layers:
+        mean, variance = expected[each.layer]
+        assert np.abs(each.mean - mean).max() < 1e-5 * np.sqrt(variance).max()
+        np.testing.assert_allclose(each.variance, variance, rtol=1e-5)
+        assert each.remains < 1e-5
+    # Three batches in each of three waves and in the verifying pass.
+    later = [count > 0 for count in started[3:9]]
+    assert not any(started[:3] + started[9:])
+    assert all(later) if room == 1 << 30 else not all(later)
+    assert any(later) == (room > 0)
+    assert kept.held <= room
+
+
+def test_what_is_kept_of_a_batch_gives_way_to_the_newer() -> None:
+    kept = Kept(100)
+    kept.enter(["a"])
+    assert kept.wanted(0) == ["a"]
+    kept.offer(0, {"a": np.zeros(60, np.uint8)})
+    assert kept.wanted(0) == ()
+    assert kept.wanted(1) == ["a"]
+    kept.offer(1, {"a": np.zeros(60, np.uint8)})
+    assert kept.start(1) == {}
+    assert kept.wanted(2) == ()
+    kept.enter(["b"])
+    kept.offer(0, {"b": np.zeros(30, np.uint8)})
+    assert kept.start(0).keys() == {"b"}
+    kept.offer(1, {"b": np.zeros(70, np.uint8)})
+    assert kept.held == 100
+    kept.enter(["c"])
+    kept.offer(1, {"c": np.zeros(80, np.uint8)})
+    assert kept.start(1).keys() == {"b"}
