@@ -2,7 +2,7 @@
 
     from bnstat.keras import Watch
 
-    model.fit(..., callbacks=[Watch(fail_on="error", history="bn.csv")])
+    model.fit(..., callbacks=[Watch(fail_on="error", history="bn.json")])
 
 It serves `fit` of Keras 3, on each of its backends, and of tf-keras.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from os import PathLike
 from typing import Any
@@ -18,7 +19,9 @@ from typing import Any
 from bnstat.checks.rule import SEVERITIES, Finding, Severity
 from bnstat.compare.history import History
 from bnstat.errors import UnsupportedError
-from bnstat.training.watcher import Watcher, describe, fails
+from bnstat.live import numpy_of
+from bnstat.training.news import describe, gravest
+from bnstat.training.watcher import Watcher
 
 
 def _callback() -> Any:
@@ -35,9 +38,19 @@ def _callback() -> Any:
 class Watch(_callback()):  # type: ignore[misc]
     """Looks at the model at the end of an epoch, and says what is wrong as it arises.
 
-    Errors and warnings of `bnstat.check` are said on standard error, each once, and again if it
-    becomes graver. A file that cannot be written is told there as well; it does not end the
-    training.
+        watch = Watch(every=5, fail_on="error", tensorboard="logs", history="bn.json")
+        model.fit(x, y, epochs=90, callbacks=[watch])
+        watch.findings, watch.stopped_by, watch.history.tracks["stem/bn", "moving_mean"].mean
+
+    Errors and warnings of `bnstat.check` are said on standard error when they arise, again when
+    they become worse (graver, in twice the channels, ten times as large), and once when they are
+    over; of a rule, three layers by name and the others by their count. That the statistics still
+    hold some of the initial 0 and 1 (BN003) is what every training begins with: it is said where
+    the training ends so, and never ends it. A file that cannot be written is told there as well;
+    it does not end the training either.
+
+    One `Watch` serves several calls of `fit`: with the same model it goes on, with another it
+    begins anew. Under a `tf.distribute` strategy it sees the variables as the model saves them.
 
     Args:
         every: at the end of how many epochs it looks.
@@ -45,7 +58,11 @@ class Watch(_callback()):  # type: ignore[misc]
             `error`, `warning` or `info`; None never does.
         tensorboard: a folder in which histograms, scalars and findings are written for
             TensorBoard, as the run `bnstat`; steps are Keras's numbers of the epochs, from 0.
-        history: a `.csv` or `.json` that is written anew at each look.
+        history: a `.json` or `.csv` that is written anew at each look, as `bnstat history --json`
+            or `--csv` writes it of a folder of checkpoints: an object of `checkpoints` (the epochs
+            looked at, with the optimizer's step), `tracks` (of each layer and role the measures
+            of `bnstat.compare.history.Track`, a number an epoch) and `findings` (the last look's);
+            or a row for each epoch, layer and role.
         select, ignore: as for `bnstat.check`.
 
     Raises:
@@ -55,7 +72,7 @@ class Watch(_callback()):  # type: ignore[misc]
 
     Attributes:
         findings: all that the last look found.
-        stopped_by: the finding that ended the training; None if none did.
+        stopped_by: the finding that ended the last training; None if none did.
     """
 
     _supports_tf_logs = True  # tf-keras: needs no numbers of batches as NumPy arrays
@@ -76,9 +93,16 @@ class Watch(_callback()):  # type: ignore[misc]
             raise ValueError(f"fail_on is {', '.join(SEVERITIES)} or None, not {fail_on!r}")
         self._every = every
         self._fail_on = fail_on
-        self._watcher = Watcher(
-            say=self._say, tensorboard=tensorboard, history=history, select=select, ignore=ignore
+        self._begin = partial(
+            Watcher,
+            say=self._say,
+            tensorboard=tensorboard,
+            history=history,
+            select=select,
+            ignore=ignore,
         )
+        self._watcher = self._begin()
+        self._watched: Any = None
         self.stopped_by: Finding | None = None
 
     @property
@@ -91,18 +115,25 @@ class Watch(_callback()):  # type: ignore[misc]
         """How the statistics moved over the epochs looked at."""
         return self._watcher.history
 
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.stopped_by = None
+        if self._watched is not None and self._watched is not self.model:
+            self._watcher = self._begin()
+        self._watched = self.model
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if (epoch + 1) % self._every:
             return
         steps = getattr(getattr(self.model, "optimizer", None), "iterations", None)
-        step = None if steps is None else int(steps)
-        new = self._watcher.look(self.model, f"epoch {epoch + 1}", epoch, step)
-        for finding in new:
-            if fails(finding, self._fail_on):
-                self.stopped_by = finding
-                self.model.stop_training = True
-                self._say(f"training stops: {describe(finding)}")
-                break
+        step = None if steps is None else int(numpy_of(steps))
+        self._watcher.look(self.model, f"epoch {epoch + 1}", epoch, step)
+        self.stopped_by = gravest(self.findings, self._fail_on)
+        if self.stopped_by is not None:
+            self.model.stop_training = True
+            self._say(
+                f"training stops after epoch {epoch + 1}, by fail_on={self._fail_on!r}: "
+                + describe(self.stopped_by)
+            )
 
     def on_train_end(self, logs: Any = None) -> None:
         self._watcher.close()

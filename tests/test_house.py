@@ -54,7 +54,7 @@ MAY_IMPORT = {
         "formats.tensorflow.tables.checksum",
     },
     "training": {"live", "model", "checks", "compare", "output"},
-    "keras": {"training", "checks", "compare", "output"},
+    "keras": {"live", "training", "checks", "compare", "output"},
     "cli": {
         "__version__",
         "storage.access",

@@ -29,7 +29,15 @@ HEAVY = {
     "tf_keras",
     "zipfile",
 }
-LOOKING = {"pandas", "polars", "matplotlib", "tensorboard", "bnstat.output.notebook"}
+LOOKING = {
+    "bnstat.keras",
+    "bnstat.output.notebook",
+    "bnstat.training",
+    "matplotlib",
+    "pandas",
+    "polars",
+    "tensorboard",
+}
 """What is imported to look at models, and by no command that does not draw them."""
 
 OF_SCANS = {"joblib", "loky", "distributed", "dask", "ray", "pyarrow", "sqlite3"}

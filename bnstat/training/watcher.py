@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from bnstat.checks import SEVERITIES, Finding, Severity, check, find_rules
+from bnstat.checks import Finding, check, find_rules
 from bnstat.compare.history import History, Recorder
 from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.live import live_model
 from bnstat.model import Model
+from bnstat.training.news import News, warming_up
 
 if TYPE_CHECKING:
     from bnstat.output.tensorboard import Events
-
-_SAID: Final = ("error", "warning")
-"""What is said of its own accord; the rest is there for who asks."""
 
 
 class Watcher:
@@ -49,7 +47,7 @@ class Watcher:
             import bnstat.output.tensorboard  # noqa: F401  # tells now if it is not installed
         self._events: Events | None = None
         self._recorder = Recorder()
-        self._gravest: dict[tuple[str, str | None], int] = {}
+        self._news = News()
         self._has_said_none = False
 
     @property
@@ -57,56 +55,49 @@ class Watcher:
         """How the statistics moved over the looks so far."""
         return self._recorder.history()
 
-    def look(self, thing: object, name: str, number: int, step: int | None = None) -> list[Finding]:
-        """Look at a model.
+    def look(self, thing: object, name: str, number: int, step: int | None = None) -> None:
+        """Look at a model, and say what is new.
+
+        What cannot be read or written is said as well, and the training goes on.
 
         Args:
             thing: a model that `bnstat.load` takes.
             name: what to call this moment.
             number: its number, as TensorBoard is to show it.
             step: how many batches the model was trained with by then, where that is known.
-
-        Returns:
-            The findings that are new, or graver than they were. What cannot be read or written
-            is said, and the training goes on.
         """
-        new: list[Finding] = []
+        self.findings = []
         try:
             live = live_model(thing).model
             model = Model(replace(live.source, checkpoint=name, step=step), live.layers)
             if not model.layers:
                 self._say_once_that_there_is_none(model)
-                return new
+                return
             self._recorder.add(name, model)
-            new = self._judge(model)
-            for finding in new:
-                if finding.severity in _SAID:
-                    self._say(f"{name}: {describe(finding)}")
+            self._judge(model)
+            for line in self._news.lines(self.findings):
+                self._say(f"{name}: {line}")
             self._write(model, number)
         except (BnstatError, OSError) as error:
             self._say(f"{name}: {error}")
-        return new
 
     def close(self) -> None:
-        """Close the event file; another look opens a new one."""
+        """The training is over: say what only now is wrong, and close the event file.
+
+        Another look opens a new one.
+        """
+        for line in warming_up(self.findings):
+            self._say(f"at the end: {line}")
         if self._events is not None:
             self._events.close()
             self._events = None
 
-    def _judge(self, model: Model) -> list[Finding]:
-        run = self.history
+    def _judge(self, model: Model) -> None:
         self.findings = [
             finding
-            for subject in (model, run)
+            for subject in (model, self.history)
             for finding in check(subject, select=self._select, ignore=self._ignore)
         ]
-        new = []
-        for finding in self.findings:
-            key, severity = (finding.rule, finding.layer), SEVERITIES.index(finding.severity)
-            if severity < self._gravest.get(key, len(SEVERITIES)):
-                self._gravest[key] = severity
-                new.append(finding)
-        return new
 
     def _write(self, model: Model, number: int) -> None:
         if self._path is not None:
@@ -128,16 +119,4 @@ class Watcher:
     def _say_once_that_there_is_none(self, model: Model) -> None:
         if not self._has_said_none:
             self._has_said_none = True
-            self._say(f"no batch-norm layer found in {model.source.path}")
-
-
-def describe(finding: Finding) -> str:
-    """A finding in one line."""
-    layer = "" if finding.layer is None else f"{finding.layer}: "
-    return f"{finding.severity} {finding.rule} {finding.name}: {layer}{finding.message}"
-
-
-def fails(finding: Finding, fail_on: Severity | None) -> bool:
-    """Whether a finding is at least that grave."""
-    order = SEVERITIES.index
-    return fail_on is not None and order(finding.severity) <= order(fail_on)
+            self._say(f"no batch-norm layer found in {model.source.path}: nothing to watch")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras
 
 from bnstat.keras import Watch
@@ -76,7 +76,7 @@ def test_an_error_stops_the_training(library, capsys):
     assert watch.stopped_by.severity == "error"
     err = capsys.readouterr().err
     assert "bnstat: epoch 1: error BN004 not-finite: bn: " in err
-    assert "bnstat: training stops: error " in err
+    assert "bnstat: training stops after epoch 1, by fail_on='error': error BN004 " in err
 
 
 def test_without_being_told_to_it_does_not_stop(library, capsys):
@@ -89,6 +89,15 @@ def test_updates_that_never_run_are_told(library, capsys):
     watch = Watch(fail_on="error")
     train(network(library, momentum=1.0), watch)
     assert watch.stopped_by.name == "never-updated"
+
+
+def test_a_fresh_network_is_not_accused(library, capsys):
+    watch = Watch(fail_on="warning")
+    history = train(network(library, momentum=0.99), watch)
+    assert len(history.epoch) == 4
+    assert watch.stopped_by is None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("bnstat: at the end: warning BN003 hardly-warmed-up: bn: 85% of")
 
 
 def test_it_says_so_below_the_progress_bar(library, capfd):
@@ -104,34 +113,71 @@ def test_it_watches_several_trainings(library, tmp_path):
     assert (tmp_path / "bn.csv").read_text().count("moving_mean") == 2
 
 
+def test_a_training_that_is_resumed_goes_on(library):
+    model, watch = network(library), Watch()
+    train(model, watch, epochs=2)
+    train(model, watch, epochs=3, initial_epoch=2)
+    names = [(each.name, each.step) for each in watch.history.checkpoints]
+    assert names == [("epoch 1", 4), ("epoch 2", 8), ("epoch 3", 12)]
+
+
+def test_another_model_begins_anew(library, capsys):
+    watch = Watch(fail_on="error")
+    train(network(library), watch, bad=True)
+    train(network(library), watch, epochs=2)
+    assert watch.stopped_by is None
+    assert [each.step for each in watch.history.checkpoints] == [4, 8]
+    assert "over" not in capsys.readouterr().err
+
+
+def test_a_sick_model_is_stopped_again(library):
+    model, watch = network(library), Watch(fail_on="error")
+    for _ in range(2):
+        assert len(train(model, watch, bad=True).epoch) == 1
+        assert watch.stopped_by is not None
+
+
+def test_under_a_strategy(library):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        model = network(library)
+    watch = Watch(fail_on="error")
+    train(model, watch)
+    (track,) = [each for key, each in watch.history.tracks.items() if key[1] == "moving_mean"]
+    stored = np.asarray(model.get_layer("bn").get_weights()[2], np.float64)
+    assert track.mean[-1] == pytest.approx(stored.mean(), rel=1e-12)
+    assert len(set(track.mean)) == 4
+    assert watch.stopped_by is None
+
+
 @pytest.mark.parametrize("arguments", [{"every": 0}, {"fail_on": "fatal"}])
 def test_wrong_arguments(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         Watch(**arguments)
 
 
-@pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed")
-def test_on_pytorch():
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_on_another_backend(backend):
+    pytest.importorskip(backend)
     script = """
 import keras, numpy as np
 from keras import layers
 from bnstat.keras import Watch
 
-assert keras.backend.backend() == "torch"
 model = keras.Sequential([layers.Input((4,)), layers.Dense(8), layers.BatchNormalization()])
 model.compile("sgd", "mse")
 watch = Watch(fail_on="error")
 x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
 model.fit(x, np.ones((64, 8)), epochs=3, verbose=0, callbacks=[watch])
 means = [track.mean for key, track in watch.history.tracks.items() if key[1] == "moving_mean"]
-print(means[0].size, len(set(means[0])), watch.stopped_by)
+print(keras.backend.backend(), means[0].size, len(set(means[0])), watch.stopped_by)
 """
     done = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "KERAS_BACKEND": "torch"},
+        env={**os.environ, "KERAS_BACKEND": backend},
         check=False,
     )
-    assert done.stdout == "3 3 None\n", done.stderr
+    assert done.stdout == f"{backend} 3 3 None\n", done.stderr

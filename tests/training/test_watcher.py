@@ -60,22 +60,32 @@ def test_a_healthy_model_is_no_news(watcher, said):
     for epoch in range(3):
         net.bn.gamma.assign(net.bn.gamma.values + 0.01)
         net.bn.moving_mean.assign(net.bn.moving_mean.values + 0.01)
-        assert not [new for new in watcher.look(net, f"epoch {epoch}", epoch) if said]
+        watcher.look(net, f"epoch {epoch}", epoch)
     assert said == []
 
 
 def test_a_finding_is_said_once(watcher, said):
     net = Net()
     net.bn.moving_variance.assign([np.nan] + [1] * 7)
-    (new,) = [each for each in watcher.look(net, "epoch 1", 0) if each.severity == "error"]
-    assert (new.name, new.layer) == ("not-finite", "bn")
-    assert said[0].startswith("epoch 1: error BN004 not-finite: bn: ")
-    count = len(said)
-    assert watcher.look(net, "epoch 2", 1) == [
-        each for each in watcher.findings if each.rule.startswith("BN1")
+    watcher.look(net, "epoch 1", 0)
+    assert [line for line in said if "BN004" in line] == [
+        "epoch 1: error BN004 not-finite: bn: moving variance is NaN in 1 of 8 channels"
     ]
+    count = len(said)
+    watcher.look(net, "epoch 2", 1)
     assert len(said) == count
     assert any(each.name == "not-finite" for each in watcher.findings)
+
+
+def test_what_ends_is_said_once(watcher, said):
+    net = Net()
+    healthy = net.bn.moving_variance.values
+    net.bn.moving_variance.assign([np.nan] + [1] * 7)
+    watcher.look(net, "epoch 1", 0)
+    net.bn.moving_variance.assign(healthy)
+    for epoch in (1, 2):
+        watcher.look(net, f"epoch {epoch + 1}", epoch)
+    assert [line for line in said if "over: BN004" in line] == ["epoch 2: over: BN004 in bn"]
 
 
 def test_a_variance_that_grows_is_told(watcher, said):
@@ -84,8 +94,10 @@ def test_a_variance_that_grows_is_told(watcher, said):
         net.bn.gamma.assign(net.bn.gamma.values + 0.01)
         net.bn.moving_variance.assign(net.bn.moving_variance.values * 1e4)
         watcher.look(net, f"epoch {epoch + 1}", epoch)
-    (line,) = [line for line in said if "diverging" in line]
-    assert line.startswith("epoch 4: warning BN103 diverging: bn: mean moving variance grows")
+    lines = [line for line in said if "diverging" in line]
+    assert lines[0].startswith("epoch 4: warning BN103 diverging: bn: mean moving variance grows")
+    assert lines[1].startswith("epoch 5: worse: warning BN103 diverging: bn: mean moving variance")
+    assert len(lines) == 2
 
 
 def test_the_history_is_recorded(watcher):
@@ -148,15 +160,16 @@ def test_a_model_without_batch_norm_is_told_once(watcher, said):
     net = Net()
     del net.bn
     for epoch in range(2):
-        assert watcher.look(net, f"epoch {epoch}", epoch) == []
-    assert said == ["no batch-norm layer found in net"]
+        watcher.look(net, f"epoch {epoch}", epoch)
+    assert said == ["no batch-norm layer found in net: nothing to watch"]
 
 
 def test_rules_that_are_ignored(said):
     net = Net()
     net.bn.moving_variance.assign([np.nan] + [1] * 7)
     watcher = Watcher(say=said.append, ignore=["not-finite"])
-    assert watcher.look(net, "epoch 1", 0) == []
+    watcher.look(net, "epoch 1", 0)
+    assert said == watcher.findings == []
 
 
 def test_what_is_wrong_is_told_before_the_training(said):

@@ -18,7 +18,7 @@ _LAYERS: Final = 6
 _BEFORE: Final = _WORST + _LAYERS + _FORMAT + 3 * len(GAP)
 """The widths of the columns; what is in them is known only line by line."""
 
-_LEAST: Final = 20
+_LEAST: Final = 12
 
 
 def lines(records: Iterable[Record], tally: Tally, screen: Screen) -> Iterator[str]:

@@ -172,3 +172,17 @@ def test_the_pointer_tells_a_channel_in_all_charts(show: Show) -> None:
     said = page.eval_on_selector_all("figure .said", "all => all.map(e => e.textContent)")
     assert said[0] == f"channel 8: {shortest(shown[0].gamma)[8]}"
     assert said[3] == f"channel 8: {shortest(shown[0].moving_variance)[8]}"
+
+
+def test_paper_says_that_not_all_rows_are_on_it(show: Show) -> None:
+    arrays = {"moving_mean": np.zeros(1, np.float32), "moving_variance": np.ones(1, np.float32)}
+    page = show(of_model(model(*(layer(f"bn{place}", arrays) for place in range(5_001)))))
+    assert not page.is_visible("#table .rest")
+    page.emulate_media(media="print")
+    frame(page)
+    assert len(rows(page)) == 5_000
+    assert page.text_content("#table .rest").startswith("The first 5,000 of 5,001 rows; ")
+    assert page.evaluate("document.querySelector('#table .spacer:last-child').offsetHeight") < 30
+    page.emulate_media(media="screen")
+    frame(page)
+    assert not page.is_visible("#table .rest")

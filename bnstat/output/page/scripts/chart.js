@@ -119,7 +119,7 @@ class ChannelChart {
     this.lacksFirst = lacksFirst;
     this.order = order;
     this.marked = marked;
-    this.places = new Map(Array.from(order, (channel, place) => [channel, place]));
+    this.places = null;
     this.scale = scaleOver(parts, logarithmic);
     // A number's place, null for one that has none, undefined for a channel that is not there.
     const ys = parts.map((values) => Array.from(order, (channel) =>
@@ -129,10 +129,16 @@ class ChannelChart {
     this.chart.show(this.scale, [Array.from(order, (_, place) => place), ys[0], ys[1] ?? nothing]);
   }
 
+  /** The place of a channel; undefined where it has none. */
+  placeOf(channel) {
+    this.places ??= new Map(Array.from(this.order, (at, place) => [at, place]));
+    return this.places.get(channel);
+  }
+
   /** Let the pointer's line stand at a channel that is pointed at in another chart. */
   point(channel) {
     const {plot} = this.chart;
-    const place = channel === null ? undefined : this.places?.get(channel);
+    const place = channel === null ? undefined : this.placeOf(channel);
     const left = place === undefined ? -10 : plot.valToPos(place, "x");
     plot.setCursor({left, top: left < 0 ? -10 : plot.over.clientHeight / 2}, false);
   }
@@ -143,8 +149,7 @@ class ChannelChart {
     ctx.save();
     const count = this.order.length;
     const size = (count > 1500 ? 1.2 : count > MANY ? 1.6 : 2.6) * ratio;
-    const x = (place) => u.valToPos(place, "x", true);
-    const y = (at) => u.valToPos(at, "y", true);
+    const [x, y] = [pixels(u, "x"), pixels(u, "y")];
     const inside = (at) => at >= left && at <= left + width;
     // Of many it can hardly be seen of which shape they are, but these are filled in no time.
     const [first, second] = count > MANY ? [square, dash] : [dot, diamond];
@@ -168,7 +173,7 @@ class ChannelChart {
     ctx.beginPath();
     const ringed = this.ys?.[this.ys.length - 1] ?? [];
     for (const channel of this.marked ?? []) {
-      const place = this.places.get(channel);
+      const place = this.placeOf(channel);
       const at = ringed[place];
       if (isPlace(at) && inside(x(place))) {
         ring(ctx, x(place), y(at), (count > MANY ? 3 : 5) * ratio);
@@ -177,6 +182,12 @@ class ChannelChart {
     paint(ctx, palette.marked, true, 1.5 * ratio);
     ctx.restore();
   }
+}
+
+/** Where on the canvas a value of an axis is; uPlot's own function takes long for thousands. */
+function pixels(u, axis) {
+  const start = u.valToPos(0, axis, true), unit = u.valToPos(1, axis, true) - start;
+  return (value) => start + value * unit;
 }
 
 function isPlace(at) { return typeof at === "number"; }

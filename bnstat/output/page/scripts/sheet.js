@@ -17,7 +17,8 @@ class Sheet {
     this.below = element("tr", {className: "spacer", ariaHidden: "true"}, [element("td")]);
     this.body = element("tbody", {}, [this.above, this.below]);
     this.table.append(element("thead", {}, [head]), this.body);
-    host.replaceChildren(this.table);
+    this.rest = element("p", {className: "rest", hidden: true});
+    host.replaceChildren(this.table, this.rest);
     this.pool = [];
     this.count = 0;
     this.cells = () => [];
@@ -76,9 +77,14 @@ class Sheet {
     const first = all !== null ? 0 : Math.max(0, Math.min(scrolled, this.count - sight));
     const last = all ?? Math.min(this.count, first + sight);
     this.above.style.height = `${first * ROW_HEIGHT}px`;
-    this.below.style.height = `${(this.count - Math.max(first, last)) * ROW_HEIGHT}px`;
+    const after = all === null ? this.count - Math.max(first, last) : 0;
+    this.below.style.height = `${after * ROW_HEIGHT}px`;
     this.fit(Math.max(0, last - first));
     this.pool.forEach((row, place) => this.fill(row, first + place));
+    this.rest.hidden = all === null || all === this.count;
+    this.rest.textContent = this.rest.hidden ? ""
+      : `The first ${all.toLocaleString("en")} of ${this.count.toLocaleString("en")} rows; ` +
+        "all of them are in the page and in its CSV.";
   }
 
   fit(count) {
