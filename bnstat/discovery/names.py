@@ -130,7 +130,8 @@ class Names:
             for scheme in SCHEMES:
                 if f"/{name}".endswith(scheme.variance):
                     scope = f"/{name}".removesuffix(scheme.variance)[1:]
-                    endings = (scheme.mean, *scheme.gamma, *scheme.beta, *scheme.extra, "/count")
+                    count = scheme.variance[0] + "count"
+                    endings = (scheme.mean, *scheme.gamma, *scheme.beta, *scheme.extra, count)
                     for owner in _owners(scope, scheme, averaged=True):
                         found |= {owner + each if owner else each[1:] for each in endings}
         return found
@@ -175,6 +176,8 @@ def _sighting(names: Names, scheme: Scheme, variance: str) -> Sighting | None:
             roles |= {"gamma": gamma} if gamma else {}
             roles |= {"beta": beta} if beta else {}
             break
+    if _is_of_data(names, scope, scheme, roles):
+        return None
     if not scheme.surely and not _shows_more(names, owner, roles):
         return None
     extra = {ending[1:]: key for ending in scheme.extra if (key := names.find(scope, (ending,)))}
@@ -231,10 +234,19 @@ def _without_tree(owner: str, scheme: Scheme) -> str:
     return owner
 
 
-def _shows_more(names: Names, scope: str, roles: Mapping[str, str]) -> bool:
-    """Whether a `mean` and a `variance` are batch norm's, not those of data normalization."""
-    if names.find(scope, ("/count", ".count")) is not None:
+def _is_of_data(names: Names, scope: str, scheme: Scheme, roles: Mapping[str, str]) -> bool:
+    """Whether a count beside the statistics says that they are of data, not of a layer's input.
+
+    Keras's `Normalization` counts so, and what normalizes observations and rewards in
+    reinforcement learning: `running_mean_std.running_var` has a `running_mean_std.count`.
+    """
+    if names.find(scope, (scheme.variance[0] + "count",)) is None:
         return False
+    return len(roles) == 2 or not scheme.surely
+
+
+def _shows_more(names: Names, scope: str, roles: Mapping[str, str]) -> bool:
+    """Whether a `mean` and a `variance`, ordinary words, are surely batch norm's."""
     shapes = {names.contents.variables[key].shape for key in roles.values()}
     return len(shapes) == 1 and (len(roles) > 2 or bool(BATCH_NORM_SCOPE.search(scope)))
 

@@ -12,6 +12,10 @@ from bnstat.model import BatchNorm, Verdict
 _LEFT_OVER = (
     (re.compile(r"/(moving_mean|moving_variance)$"), "moving statistic without its counterpart"),
     (
+        re.compile(r"(^|[/.])running_(mean|var)$"),
+        "running statistic without its counterpart, or with a count: of data that is normalized",
+    ),
+    (
         re.compile(r"(^|/)(gamma|beta|scale|offset)$"),
         "no moving statistics beside it: layer, group or instance norm, or not saved",
     ),

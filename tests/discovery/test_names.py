@@ -14,6 +14,7 @@ from bnstat.discovery.lookalikes import set_apart
 from bnstat.discovery.names import BATCH_NORM_SCOPE, Names, from_names
 from bnstat.discovery.schemes import SCHEMES, Scheme
 from bnstat.discovery.sighting import Sighting
+from bnstat.discovery.verdicts import explain
 from bnstat.formats.contents import Contents
 from bnstat.model import Model, Source, Variable
 
@@ -132,6 +133,24 @@ def test_the_root_scope() -> None:
 )
 def test_ordinary_words_need_more(names: list[str], is_layer: bool) -> None:
     assert bool(found(names)) is is_layer
+
+
+@pytest.mark.parametrize("scope", ["running_mean_std", "bn"])
+@pytest.mark.parametrize("separator", ["/", "."])
+def test_a_count_tells_statistics_of_observations(scope: str, separator: str) -> None:
+    """As rl_games keeps those of observations and rewards."""
+    running = [f"{scope}{separator}running_{role}" for role in ("mean", "var")]
+    assert found(running)
+    assert not found([*running, f"{scope}{separator}count"])
+    assert found([*running, f"{scope}{separator}weight", f"{scope}{separator}count"])
+    why = explain(contents([*running, f"{scope}{separator}count"]), (), ())
+    assert ["of data" in verdict.reason for verdict in why] == [True, True, False]
+
+
+def test_gamma_and_beta_beside_mean_and_var() -> None:
+    """As NNabla names them; with a scope that says batch norm they are not left out either."""
+    names = under("conv1/bn", ("gamma", "beta", "mean", "var"))
+    assert found(names) == {"conv1/bn": dict(zip(ALL, names, strict=True))}
 
 
 def test_ordinary_words_need_one_shape() -> None:
