@@ -6,19 +6,21 @@ where the trouble is, what it is and, where something can be done, what to try.
 
 from __future__ import annotations
 
+from bnstat.printable import printable
+
 
 class BnstatError(Exception):
     """The base of all errors raised on purpose.
 
     Args:
         where: the file, folder, checkpoint key or option in question.
-        what: what is wrong with it.
+        what: what is wrong with it; what could act on a terminal is escaped.
         hint: what to try; empty where there is nothing to try.
     """
 
     def __init__(self, where: str, what: str, hint: str = "") -> None:
         self.where = where
-        self.what = what
+        self.what = what = printable(what)
         self.hint = hint
         super().__init__(f"{where}: {what}" + (f"; {hint}" if hint else ""))
 

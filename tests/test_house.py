@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "bnstat"
 
-EVERYWHERE = {"errors", "natural"}
-"""What every part may import: the errors, and the order of names."""
+EVERYWHERE = {"errors", "natural", "printable"}
+"""What every part may import: the errors, the order of names, and what names are shown as."""
 
 MAY_IMPORT = {
     "storage": set(),

@@ -105,7 +105,7 @@ def command(
         from bnstat.output.documents.exports import renaming
 
         with open_text(output) as file:
-            renaming.dump(difference, file)
+            renaming.dump(difference, models[1], file)
     elif as_json:
         from bnstat.output.documents import differences_json
 

@@ -91,16 +91,23 @@ def _ties(pairs: Sequence[Pair]) -> tuple[str, ...]:
 
 
 def _by_name(old: Model, new: Model) -> list[Pair]:
-    """Pairs of the same name; by position, where shapes show that names were dealt out anew.
+    """Pairs of the same name, but where shapes show that names were dealt out anew.
 
     Keras numbers the layers of a process: the same network built a second time has some of the
-    first one's names, on other layers.
+    first one's names, on other layers. PyTorch numbers those of a sequence: without some, others
+    have their names. Then layers are paired by position, else those first that have equal values.
     """
     others = dict(new.items())
     pairs = [Pair(layer, others[layer.name], "name") for layer in old if layer.name in others]
-    if any(_shape(pair.old) != _shape(pair.new) for pair in pairs):
-        return _by_position(old, new) or pairs
-    return pairs
+    if all(_shape(pair.old) == _shape(pair.new) for pair in pairs):
+        return pairs
+    equals = [
+        Pair(pair.old, pair.new, "name") if pair.old.name == pair.new.name else pair
+        for pair in _by_equal_values(old, new)
+    ]
+    olds, news = ({layer.name for layer in side} for side in _unpaired(old, new, equals))
+    named = [pair for pair in pairs if pair.old.name in olds and pair.new.name in news]
+    return _by_position(old, new) or equals + named
 
 
 def _unpaired(

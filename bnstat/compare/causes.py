@@ -14,7 +14,7 @@ from typing import Final, Literal
 import numpy as np
 
 from bnstat.compare.effects import Effects, Floats, close, values_of, within
-from bnstat.model import ROLES, BatchNorm
+from bnstat.model import ROLES, BatchNorm, as_float64
 
 Kind = Literal[
     "epsilon",
@@ -86,6 +86,8 @@ def value_causes(old: BatchNorm, new: BatchNorm, effects: Effects) -> tuple[Caus
     olds, news = _values(old), _values(new)
     if olds is None or news is None or olds["gamma"].size != news["gamma"].size:
         return ()
+    if (quantized := _quantized(old, new, olds, news)) is not None:
+        return (quantized,)
     tolerance = max(_EXACT, effects.tolerance)
     is_new = is_rewritten(new)
     if is_rewritten(old) != is_new:
@@ -189,6 +191,27 @@ def _deviation(old: Values, new: Values, tolerance: float) -> Cause | None:
         if close(a, np.sqrt(b), tolerance).all():
             return Cause("deviation", "the standard deviation became the variance")
     return None
+
+
+def _quantized(old: BatchNorm, new: BatchNorm, olds: Values, news: Values) -> Cause | None:
+    """Whether all that differs are numbers that one file has quantized, by half a step at most."""
+    steps = {
+        role: [step for step in map(_step, (old, new), (role, role)) if step is not None]
+        for role in ROLES
+    }
+    if not any(steps.values()):
+        return None
+    for role in ROLES:
+        size = np.maximum(np.abs(olds[role]), np.abs(news[role]))
+        distance = sum(steps[role], np.zeros(1)) * (0.5 + _EXACT) + _EXACT * size
+        if not within(olds[role], news[role], distance).all():
+            return None
+    return Cause("rounded", "rounded to the steps of quantized numbers")
+
+
+def _step(layer: BatchNorm, role: str) -> Floats | None:
+    step = layer.variables[role].step() if role in layer.variables else None
+    return None if step is None else as_float64(step).ravel()
 
 
 def _rounded(old: Values, new: Values, tolerance: float) -> Cause | None:

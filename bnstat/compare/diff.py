@@ -204,28 +204,52 @@ def diff(
     alignment = align(old, new, effects)
     compared = [(pair, _compare_roles(pair, rtol, atol)) for pair in alignment.pairs]
     any_moved = any(role.moved for _, roles in compared for role in roles)
+    changes = [
+        (pair, _layer_change(pair, roles, _remark(roles) if any_moved else None, effects))
+        for pair, roles in compared
+    ]
+    any_alone = bool(alignment.removed or alignment.added)
+    doubtful = [
+        pair
+        for pair, change in changes
+        if change.verdict == "different" and not _is_sure(pair, any_alone)
+    ]
+    olds, news = [pair.old for pair in doubtful], [pair.new for pair in doubtful]
     found = [
-        *find_folded(alignment.removed, old, new, "old", effects),
-        *find_folded(alignment.added, new, old, "new", effects),
+        *find_folded(alignment.removed, old, new, "old", effects, olds),
+        *find_folded(alignment.added, new, old, "new", effects, news),
     ]
     folded = [each for each in found if not each.causes]
     proven = {(each.side, each.layer) for each in folded}
+    apart = [
+        pair
+        for pair in doubtful
+        if ("old", pair.old.name) in proven or ("new", pair.new.name) in proven
+    ]
+    removed = (*alignment.removed, *(pair.old for pair in apart))
+    added = (*alignment.added, *(pair.new for pair in apart))
     return Difference(
         old.source,
         new.source,
         rtol,
         atol,
-        tuple(
-            _layer_change(pair, roles, _remark(roles) if any_moved else None, effects)
-            for pair, roles in compared
-        ),
-        tuple(each.name for each in alignment.removed if ("old", each.name) not in proven),
-        tuple(each.name for each in alignment.added if ("new", each.name) not in proven),
+        tuple(change for pair, change in changes if pair not in apart),
+        tuple(each.name for each in removed if ("old", each.name) not in proven),
+        tuple(each.name for each in added if ("new", each.name) not in proven),
         tolerance,
         tuple(folded),
         tuple(each for each in found if each.causes),
         alignment.ties,
     )
+
+
+def _is_sure(pair: Pair, any_alone: bool) -> bool:
+    """Whether two layers are the same one, whatever their values: by their name.
+
+    PyTorch numbers the layers of a sequence: where one has fewer, others have their numbers.
+    """
+    is_number = pair.new.name.rpartition(".")[2].isdecimal()
+    return pair.match == "name" and not (any_alone and is_number)
 
 
 def _layer_change(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from math import prod
 from typing import Literal, NamedTuple
 
@@ -23,7 +23,16 @@ import numpy as np
 from bnstat.compare.causes import Cause
 from bnstat.compare.effects import Effect, Effects, Floats, within
 from bnstat.compare.misfolding import Misfoldings
-from bnstat.compare.weights import Rounding, Tensors, Turn, Vector, View, rounding_of, turns
+from bnstat.compare.weights import (
+    Rounding,
+    Tensors,
+    Turn,
+    Vector,
+    View,
+    numbers_of,
+    rounding_of,
+    turns,
+)
 from bnstat.model import BatchNorm, Model
 
 
@@ -64,6 +73,7 @@ def find_folded(
     other: Model,
     side: Literal["old", "new"],
     effects: Effects,
+    doubtful: Sequence[BatchNorm] = (),
 ) -> list[Folded]:
     """Those of some layers that the other model has in its weights, or seems to.
 
@@ -73,11 +83,13 @@ def find_folded(
         other: the other one.
         side: which one `own` is.
         effects: tells what the layers amount to.
+        doubtful: layers that the other model may have; of these, what is proven alone counts.
 
     Raises:
         BnstatError: a tensor of one of the models cannot be read.
     """
-    known = [(layer, found) for layer in layers if (found := effects.of(layer)) is not None]
+    asked = (*layers, *doubtful)
+    known = [(layer, found) for layer in asked if (found := effects.of(layer)) is not None]
     sizes = {found.scale.size for _, found in known}
     if not sizes or not own.stored or not other.stored:
         return []
@@ -94,7 +106,7 @@ def find_folded(
         for proof in (free or [*proofs.values()])[:1]:
             taken.add(proof.into)
             result.append(Folded(layer.name, side, *proof, tie=len(proofs) > 1 or not free))
-        if not proofs:
+        if not proofs and layer in layers:
             unproven.append(layer)
     misfoldings = Misfoldings(mine, theirs, side, effects)
     for layer in unproven:
@@ -143,9 +155,8 @@ class _Search:
         """Biases that are the shift, or the shift and a scaled bias; whether they have that."""
         size = effect.scale.size
         for old in (None, *self._mine.vectors(size)):
-            scaled, doubt = np.zeros(size), np.zeros(size)
-            if old is not None:
-                scaled, doubt = effect.scale * old.values, np.abs(effect.scale) * old.doubt
+            scaled = effect.scale * numbers_of(old, size)
+            doubt = np.abs(effect.scale) * (old.doubt if old else 0)
             distance = self._tolerance * (effect.terms + np.abs(scaled)) + doubt
             for vector in self._near(effect.shift + scaled, distance):
                 yield vector, old is not None
@@ -153,15 +164,21 @@ class _Search:
             yield None, False
 
     def _biases_of_next(self, effect: Effect, view: View) -> Iterator[tuple[Vector | None, bool]]:
-        """The same of weights that the layer stands before, whose inputs are its channels."""
+        """The same of weights that the layer stands before, whose inputs are its channels.
+
+        The bias of what stood before the layer may have gone into theirs as well.
+        """
         if len(view.shape) != 2:  # What the shift adds at an edge depends on the padding.
             return
         weights = view.channels_first(self._mine.array(view.weights))
-        added, terms = effect.shift @ weights, effect.terms @ np.abs(weights)
-        for old in (None, *self._mine.vectors(added.size)):
-            held = np.zeros(added.size) if old is None else old.values
-            distance = self._tolerance * (terms + np.abs(held))
-            yield from ((each, True) for each in self._near(added + held, distance))
+        ends = self._mine.vectors(weights.shape[1])
+        for before, old in product((None, *self._mine.vectors(len(weights))), (None, *ends)):
+            scaled = effect.scale * numbers_of(before, len(weights))
+            held = numbers_of(old, weights.shape[1])
+            terms = (effect.terms + np.abs(scaled)) @ np.abs(weights) + np.abs(held)
+            expected = (effect.shift + scaled) @ weights + held
+            for vector in self._near(expected, self._tolerance * terms):
+                yield vector, True
 
     def _near(self, expected: Floats, distance: Floats) -> Iterator[Vector]:
         for vector in self._theirs.vectors(expected.size):
@@ -188,20 +205,20 @@ class _Search:
     def _is_product(self, scale: Floats, view: View, into: View) -> bool:
         """Whether weights are those of a view times the scale, in some order of the axes."""
         factor = scale.reshape(-1, *[1] * (len(view.shape) - 1))
-        product = view.channels_first(self._mine.array(view.weights)) * factor
+        scaled = view.channels_first(self._mine.array(view.weights)) * factor
         doubt = view.channels_first(self._mine.doubt(view.weights)) * np.abs(factor)
         weights = into.channels_first(self._theirs.array(into.weights))
         roundings = into.channels_first(self._theirs.doubt(into.weights))
 
         def agree(turn: Turn, channels: slice) -> bool:
             other = turn(weights)[channels]
-            distance = self._tolerance * _larger(product[channels], other)
+            distance = self._tolerance * _larger(scaled[channels], other)
             distance += doubt[channels] + turn(roundings)[channels]
-            return bool(within(other, product[channels], distance).all())
+            return bool(within(other, scaled[channels], distance).all())
 
         return any(
             agree(turn, slice(1)) and agree(turn, slice(None))
-            for turn in turns(weights.shape, product.shape)
+            for turn in turns(weights.shape, scaled.shape)
         )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from bnstat.compare.causes import Cause, value_causes
 from bnstat.compare.effects import Effects, Floats, close, values_of, within
-from bnstat.compare.weights import Tensors, Vector, View, turns
+from bnstat.compare.weights import Tensors, View, numbers_of, turns
 from bnstat.model import BatchNorm, Variable
 
 _MOST_TRIED: Final = 100
@@ -92,7 +92,7 @@ class Misfoldings:
             self._multiples[size] = [*self._find_multiples(size)]
         for view, into, scale in self._multiples[size]:
             shifts = [
-                (new.key if new else None, _numbers(new, size) - scale * _numbers(old, size))
+                (new.key if new else None, numbers_of(new, size) - scale * numbers_of(old, size))
                 for old, new in product((None, *self._mine.vectors(size)), (*news, None))
             ]
             yield view.weights.key, into.weights.key, scale, shifts
@@ -143,10 +143,6 @@ def _likely(layer: BatchNorm, scale: Floats, shifts: Sequence[Shift]) -> list[Sh
             for target in (mean, variance)
         ]
     return [shifts[place] for place in np.flatnonzero(near[0] | near[1]).tolist()]
-
-
-def _numbers(vector: Vector | None, size: int) -> Floats:
-    return np.zeros(size) if vector is None else vector.values
 
 
 def _of(scale: Floats, shift: Floats) -> BatchNorm:

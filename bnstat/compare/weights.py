@@ -131,9 +131,9 @@ class Tensors:
 
     def doubt(self, weights: Variable) -> Floats:
         """How far each of the numbers may be from the one that it was rounded from."""
-        array = self.array(weights)
         if rounding_of(weights) is None:
-            return np.broadcast_to(0.0, array.shape)
+            return np.broadcast_to(0.0, squeezed(weights.shape))
+        array = self.array(weights)
         return _doubt(weights, array.reshape(weights.shape)).reshape(array.shape)
 
     def views(self, size: int) -> Sequence[View]:
@@ -180,6 +180,11 @@ def turns(shape: tuple[int, ...], wanted: tuple[int, ...]) -> Iterator[Turn]:
 def _split_turned(size: int, array: Floats) -> Floats:
     """The second of two axes split in two, the first of so many, and these swapped."""
     return array.reshape(len(array), size, -1).swapaxes(1, 2).reshape(array.shape)
+
+
+def numbers_of(vector: Vector | None, size: int) -> Floats:
+    """The numbers of a vector; so many zeros where there is none."""
+    return np.zeros(size) if vector is None else vector.values
 
 
 def rounding_of(variable: Variable) -> Rounding | None:

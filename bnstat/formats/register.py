@@ -16,6 +16,7 @@ SITES = (
     "tensorflow.sites.SavedModels",
     "keras.sites.Unzipped",
     "exchange.sites.Orbax",
+    "exchange.sites.DistributedPyTorch",
     "tensorflow.sites.Checkpoints",
     "keras.sites.ShardedWeights",
     "exchange.sites.Sharded",
@@ -33,12 +34,14 @@ FORMATS = (
     "keras.archive",
     "exchange.npz",
     "exchange.tflite.file",
+    "exchange.pickles",
+    "exchange.msgpack",
     "tensorflow.graphs.frozen_graph",
 )
 """Formats of single files: modules, each a `FileFormat`. Those that know theirs at a
 glance come first."""
 
-OF_ANY_ARRAYS = ("exchange.hdf5_arrays", "exchange.npz")
+OF_ANY_ARRAYS = ("exchange.hdf5_arrays", "exchange.npz", "exchange.pickles")
 """Those whose files hold arrays of whatever kind: beside models they are data."""
 
 

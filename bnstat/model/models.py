@@ -18,7 +18,8 @@ class Source:
         path: the path as the user gave it.
         format: `tf2-checkpoint`, `tf1-checkpoint`, `tf1-checkpoint-v1`, `saved-model`,
             `keras-h5`, `keras-archive`, `keras-weights`, `frozen-graph`, `onnx`, `pytorch`,
-            `safetensors`, `tfjs`, `orbax`, `tflite`, or, for named arrays, `hdf5` or `npz`.
+            `safetensors`, `tfjs`, `orbax`, `msgpack`, `tflite`, or, for named arrays, `hdf5`,
+            `npz` or `pickle`.
         checkpoint: name of the checkpoint in its folder (`model-1200`), where there are several.
         step: the training step that the checkpoint's name or its `global_step` tells.
         writer: the library and version that wrote the file, where it says so.

@@ -73,6 +73,8 @@ def test_a_map_of_diff_renames_for_export(network: str, tmp_path: Path) -> None:
         ("b1/bn,x\nb3/bn,y\n", "line 2: no layer is called 'b3/bn'"),
         ("b1/bn,x\nb1/bn,y\n", "a second time"),
         ("b1/bn,b2/bn\n", "is the name of two layers"),
+        ("b1/bn/gamma,b2/bn/beta\n", "is the name of two tensors"),
+        ("b1/bn/alpha,x\n", "line 1: no layer is called 'b1/bn/alpha'"),
         ('b1/bn,"x\n', "is no CSV"),
     ],
 )

@@ -244,3 +244,10 @@ def test_thousands_of_layers_without_a_common_name() -> None:
 
 def _arrays(of: BatchNorm) -> dict[str, np.ndarray]:
     return {role: of.array(role) for role in of.variables}
+
+
+def test_numbers_that_were_dealt_out_anew_are_not_trusted() -> None:
+    """A sequence of which the first layer is gone: others have its number and the next ones'."""
+    old = [usual("1", 4, seed=1), usual("4", 6, seed=2), usual("7", 8, seed=3)]
+    new = [usual("1", 6, seed=2), usual("4", 8, seed=4)]
+    assert matches(old, new) == ([("4", "1", "values")], ["1", "7"], ["4"])

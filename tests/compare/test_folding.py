@@ -188,3 +188,27 @@ def test_twins_are_a_tie() -> None:
     ]
     one = diff(holding(own, BN, twin), holding({"w1": product, "b": SHIFT})).folded
     assert [(each.into, each.tie) for each in one] == [("w1", False), ("w1", True)]
+
+
+def test_folded_with_the_bias_before_it_into_the_dense_layer_after_it() -> None:
+    kernel, bias, before = random_kernel(6, 4), random_kernel(4, seed=3), random_kernel(6, seed=4)
+    old = holding({"kernel": kernel, "bias": bias, "before": before}, BN)
+    added = (before * SCALE + SHIFT) @ kernel + bias
+    new = holding({"w": kernel * SCALE[:, np.newaxis], "b": added})
+    (folded,) = diff(old, new).folded
+    assert (folded.weights, folded.into, folded.bias) == ("kernel", "w", "b")
+
+
+def test_a_proof_overrules_pairs_by_nearness_and_by_number() -> None:
+    """A layer is folded and another is left, which seems to be the first."""
+    kernel = random_kernel(3, 3, 2, 6)
+    near = {role: array * np.float32(1.01) for role, array in arrays_of(BN).items()}
+    folded = {"w": kernel * SCALE, "b": SHIFT}
+    for name in ("1", "norm"):
+        left = layer(name, near, epsilon=BN.epsilon)
+        first = layer("1" if name == "1" else "bn", arrays_of(BN), epsilon=BN.epsilon)
+        gone = trained("gone", 4, seed=7)
+        difference = diff(holding({"k": kernel}, first, gone), holding(folded, left))
+        assert [each.layer for each in difference.folded] == [first.name]
+        assert (difference.layers, difference.removed) == ((), ("gone",))
+        assert difference.added == (name,)

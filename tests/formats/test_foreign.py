@@ -59,7 +59,7 @@ CASES = {
     "a MATLAB": b"MATLAB 5.0 MAT-file, Platform: GLNXA64",
     "a PNG image": b"\x89PNG\r\n\x1a\n",
     "a JPEG image": b"\xff\xd8\xff\xe0\0\x10JFIF",
-    "a MessagePack document": b"\x82\xa6params\x81\xa2bn\x81\xa5scale\xc7\x08\x01",
+    "a MessagePack document": b"\x82\xa6params\x81\xa2bn\x81\xa5scale\xc7\x08\x02",
     "empty": b"",
 }
 

@@ -25,14 +25,14 @@ def pickle_instructions(rng: Random, data: bytes) -> bytes:
     """The pickle in PyTorch's zip changed, the zip sound, or the pickles of the older form."""
     if not data.startswith(b"PK"):
         end = data.rindex(b"e.") + 2
-        return _instructions(rng, data[:end]) + data[end:]
+        return instructions(rng, data[:end]) + data[end:]
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {name.removeprefix("m/"): archive.read(name) for name in archive.namelist()}
-    members["data.pkl"] = _instructions(rng, members["data.pkl"])
+    members["data.pkl"] = instructions(rng, members["data.pkl"])
     return ports.pytorch_members(members)
 
 
-def _instructions(rng: Random, data: bytes) -> bytes:
+def instructions(rng: Random, data: bytes) -> bytes:
     """One to three instructions lost, repeated, replaced or followed by others."""
     places = _places(data)
     chosen = {rng.randrange(len(places) - 1) for _ in range(rng.choice((1, 1, 3)))}

@@ -118,6 +118,8 @@ def _in_folder(top: Path) -> Iterator[Seed]:
             yield Seed(name, "json", files, path.name)
         elif path.suffix == ".pb" and path.name not in ("keras_metadata.pb", "fingerprint.pb"):
             yield Seed(name, "graph", {path.name: path.read_bytes()}, path.name)
+        elif path.suffix in _ALONE:
+            yield Seed(name, _ALONE[path.suffix], {path.name: path.read_bytes()}, path.name)
         elif path.name == "checkpoint":
             files = {
                 file.name: file.read_bytes()
@@ -127,12 +129,14 @@ def _in_folder(top: Path) -> Iterator[Seed]:
             yield Seed(name, "state", files)
 
 
+_ALONE = {".tflite": "tflite", ".msgpack": "msgpack", ".pkl": "pickle"}
 _OF_SAVED_MODELS = (".pb", ".index", ".data-00000-of-00001")
 _OTHER = (".index", ".meta", ".data-")
 
 
 def _made_by_hand() -> Iterator[Seed]:
     """Files that need no TensorFlow."""
+    from tests.builders import flatbuffers
     from tests.fuzz import handmade, ports
 
     for name, content in handmade.hdf5_files().items():
@@ -153,6 +157,9 @@ def _made_by_hand() -> Iterator[Seed]:
         yield Seed(f"handmade/tfjs-{name}", "tfjs", files, "model.json")
     for name, content in ports.pytorch_files().items():
         yield Seed(f"handmade/{name}", "pytorch", {name: content}, name)
+    for kind, scale in ((0, 0.0), (9, 0.5), (17, 0.5)):
+        content = flatbuffers.hand_made(kind, (4,), bytes(range({0: 16, 9: 4, 17: 2}[kind])), scale)
+        yield Seed(f"handmade/{kind}.tflite", "tflite", {"m.tflite": content}, "m.tflite")
     yield Seed("handmade/sharded", "json", handmade.sharded(), "m.weights.json")
 
 

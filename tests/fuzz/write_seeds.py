@@ -28,6 +28,8 @@ def main(folder: Path) -> None:
     model.save_weights(top / "functional.weights.h5")
     model.export(str(top / "exported"), verbose=False)
     tf.saved_model.save(model, str(top / "saved"))
+    converted = tf.lite.TFLiteConverter.from_keras_model(model).convert()
+    (top / "functional.tflite").write_bytes(converted)
     tf.train.Checkpoint(model=model).save(str(top / "objects" / "ckpt"))
 
     one = tf.compat.v1

@@ -7,6 +7,9 @@ An item of Orbax is a folder with `_METADATA` (its tree) and its arrays, in one 
 (`manifest.ocdbt`) or as a folder each. A checkpoint is an item, or a folder of several (`default`;
 `pytree` and `model_config` of Keras; `params`, `state`, ...).
 
+torch.distributed.checkpoint writes `.metadata` and pieces, `__0_0.distcp`, of tensors that several
+machines hold.
+
 Sources: transformers/modeling_utils.py, `save_pretrained`; tfjs-core/src/io/types.ts;
 orbax/checkpoint/_src, format 0.5 to 0.12.
 """
@@ -16,8 +19,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from bnstat.errors import UnsupportedError
+from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.json_text import MAX_BYTES
-from bnstat.formats.sites import Format, Found, Place, alone, natively, step_of
+from bnstat.formats.sites import Format, Found, Place, alone, by_age, natively, step_of
+from bnstat.model import Source
 from bnstat.storage.files import File, Folder
 
 _INDEX_NAME: Final = re.compile(r"(?P<stem>.+)(?P<ending>\.(?:safetensors|bin))\.index\.json")
@@ -26,10 +32,15 @@ _PART_NAME: Final = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}(?P<ending>\.(?:safe
 _SHARD: Final = re.compile(r"group\d+-shard\d+of\d+(\.bin)?")
 _MODEL: Final = "model.json"
 
+_DISTRIBUTED: Final = ".metadata"
+_PIECE: Final = ".distcp"
+
 TREE: Final = "_METADATA"
 STORE: Final = "manifest.ocdbt"
 _CHECKPOINT: Final = "_CHECKPOINT_METADATA"
 _MOST_ITEMS: Final = 100
+_STEP: Final = re.compile(r"(?P<prefix>.+)_(?P<step>\d{1,18})")
+"""The folders of a run's steps where they have a prefix; others are numbers."""
 
 
 class Sharded(Format):
@@ -81,12 +92,50 @@ class TensorflowJs(Format):
         return _MODEL if name == _MODEL or _SHARD.fullmatch(name) else None
 
 
+class DistributedPyTorch(Format):
+    """A folder of torch.distributed.checkpoint, which is told, and not read."""
+
+    def owner(self, folder: Folder, file: File) -> Place | Folder | None:
+        is_part = file.name == _DISTRIBUTED or file.name.endswith(_PIECE)
+        return folder if is_part and self.is_seen_in(folder) else None
+
+    def is_seen_in(self, folder: Folder) -> bool:
+        return folder.file(_DISTRIBUTED) is not None and bool(folder.matching("", _PIECE))
+
+    def of_folder(self, folder: Folder) -> Found | None:
+        if not self.is_seen_in(folder):
+            return None
+
+        def refuse(source: Source, reading: Reading) -> Contents:
+            raise UnsupportedError(
+                source.path,
+                "is a distributed checkpoint of PyTorch's, in pieces",
+                "make a file of it: python -m torch.distributed.checkpoint.format_utils "
+                "dcp_to_torch FOLDER FILE",
+            )
+
+        return alone(refuse, folder.times)
+
+
 class Orbax(Format):
     """A folder that is an item, or has some in it."""
 
     def owner(self, folder: Folder, file: File) -> Place | Folder | None:
         is_part = file.name in (TREE, STORE, _CHECKPOINT) and items(folder)
         return folder if is_part else None
+
+    def within(self, folder: Folder) -> Place | None:
+        found: dict[str, list[Found]] = {}
+        for name in folder.names():
+            match = _STEP.fullmatch(name)
+            below = folder.folder(name) if match is not None else None
+            if match is None or below is None or (model := self.of_folder(below)) is None:
+                continue
+            model = model._replace(
+                name=name, step=int(match["step"]), modified=folder.modified(name)
+            )
+            found.setdefault(match["prefix"], []).append(model)
+        return by_age(next(iter(found.values()))) if len(found) == 1 else None
 
     def of_folder(self, folder: Folder) -> Found | None:
         found = items(folder)

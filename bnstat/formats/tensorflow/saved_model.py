@@ -9,6 +9,7 @@ Source: tensorflow/core/protobuf/{saved_model,meta_graph,saved_object_graph}.pro
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -30,13 +31,15 @@ VARIABLES = "variables"
 
 Graphs = Callable[[], Iterable[Graph]] | None
 
-_START = b"\x08\x01\x12"
-"""`saved_model_schema_version: 1`, then a meta graph: how every SavedModel starts."""
+_START = re.compile(rb"\x08\x01\x12([\x80-\xff]{0,4}[\x01-\x7f][\x0a\x12]|\0)")
+"""`saved_model_schema_version: 1`, then a meta graph, of which the first field is its `MetaInfoDef`
+or its graph: how every SavedModel starts. An ONNX file of that version has its producer's name
+there, which is text."""
 
 
 def is_saved_model(file: File) -> bool:
     """Whether the file starts as a `saved_model.pb` does, whatever its name."""
-    return file.head(len(_START)) == _START
+    return _START.match(file.head(9)) is not None
 
 
 def has_saved_model(folder: Folder) -> bool:

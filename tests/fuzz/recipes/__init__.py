@@ -75,6 +75,11 @@ def pickle_instructions(rng: Random, seed: Seed) -> Seed:
     return any_file(rng, seed, pickles.pickle_instructions)
 
 
+def alone_instructions(rng: Random, seed: Seed) -> Seed:
+    """The instructions of a pickle that is a file."""
+    return any_file(rng, seed, pickles.instructions)
+
+
 _TABLES: Final[tuple[Recipe, ...]] = (
     entry_message, entry_message, entry_numbers, keys, block_contents, tensor_bytes, tensor_bytes,
     table_bytes,
@@ -96,6 +101,9 @@ RECIPES: Final[dict[str, tuple[Recipe, ...]]] = {
     "safetensors": (safetensors_header, safetensors_header, raw_bytes),
     "sharded": (json_file, json_file, files, raw_bytes),
     "tfjs": (json_file, json_file, json_file, files, raw_bytes),
+    "tflite": (raw_bytes, raw_bytes),
+    "msgpack": (raw_bytes, raw_bytes),
+    "pickle": (alone_instructions, alone_instructions, raw_bytes),
     "pytorch": (pickle_instructions, pickle_instructions, zip_structure, raw_bytes),
 }
 """Format -> its mutations, as often as they shall be chosen."""

@@ -166,8 +166,10 @@ class _Inliner:
         """Take up a graph; gives the tensors that it gives."""
         if depth > _DEEPEST:
             raise UnsupportedError(self._path, "its graphs and functions are nested too deep")
+        # Until version 4 of the format an initializer is an input as well: its default.
+        defaults = {tensor.name for tensor in graph.initializers}
         for name in graph.inputs:
-            if name not in frame.tensors:
+            if name not in frame.tensors and name not in defaults:
                 given = frame.tensors[name] = self._unique(name)
                 self.result.ops[given] = _Leaf(given, "Placeholder")
         for tensor in graph.initializers:

@@ -7,7 +7,7 @@ Zarr metadata (`.zarray`, or `zarr.json` of version 3) and its chunks.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -20,6 +20,7 @@ from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents, Layer
 from bnstat.formats.exchange.keras_layers import layers_by_scope
 from bnstat.formats.exchange.sites import STORE, TREE
+from bnstat.formats.exchange.trees import plain_name
 from bnstat.formats.json_text import parse_json
 from bnstat.formats.tensorflow.dtypes import find_dtype
 from bnstat.model import Source, Variable
@@ -27,11 +28,6 @@ from bnstat.storage.files import Folder
 
 _METADATA: Final = {".zarray": "zarr", "zarr.json": "zarr3"}
 """The file that describes an array -> tensorstore's driver for such arrays."""
-
-_BRANCHES: Final = frozenset(
-    {"params", "batch_stats", "trainable_variables", "non_trainable_variables"}
-)
-"""What Flax and Keras call the trees that a layer's variables are divided among."""
 
 _STRINGS: Final = "_strings.json"
 _MOST_DIMS: Final = 32
@@ -75,7 +71,7 @@ def open_items(items: Mapping[str, Folder], source: Source) -> Contents:
             key = start + array.name
             reader = partial(store.read, array)
             path = paths.get(array.name) or array.name.split(".")
-            names[key] = _plain(path)
+            names[key] = plain_name(path)
             variables[key] = Variable(key, names[key], array.dtype, array.shape, reader)
     if config is not None:
         told = {name: key for key, name in names.items()}
@@ -90,16 +86,6 @@ def open_items(items: Mapping[str, Folder], source: Source) -> Contents:
 
 _ALONE: Final = frozenset({"default", "pytree", "model_config", "assets"})
 """Items whose names say nothing."""
-
-
-def _plain(path: Sequence[str]) -> str:
-    """A variable's name, from the way to it: without its tree, and the `value` of Flax NNX."""
-    parts = list(path)
-    if len(parts) > 2 and parts[0] in _BRANCHES:
-        del parts[0]
-    if len(parts) > 1 and parts[-1] == "value":
-        parts.pop()
-    return "/".join(parts)
 
 
 def _paths(folder: Folder) -> dict[str, list[str]]:

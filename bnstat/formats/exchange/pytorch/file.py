@@ -2,7 +2,8 @@
 
 Since PyTorch 1.6 such a file is a zip (`NAME/data.pkl`, `NAME/data/KEY` for each storage, not
 compressed); before it was a run of pickles (a magic number, a version, facts about the machine,
-the object, the keys of its storages) with the storages behind, each a u64 count and its bytes.
+the object, the keys of its storages) with the storages behind, each a u64 count and its bytes;
+and in PyTorch 0.1 a tar of `pickle`, `storages` and `tensors`.
 
 Source: torch/serialization.py, `_save`, `_legacy_save`.
 """
@@ -22,17 +23,24 @@ _LENGTH_AT: Final = 26
 _NAME_AT: Final = 30
 """Where the length of the first member's name lies in a zip, and the name."""
 
+_TAR_AT: Final = 257
+_TAR: Final = b"ustar"
+
 PICKLE: Final = "data.pkl"
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _LEGACY: Final = re.compile(
-    rb"\x80.(?:\x95.{8})?\x8a\x0a" + re.escape(_MAGIC.to_bytes(10, "little")) + rb"\.", re.DOTALL
+    rb"\x80.(?:\x95.{8})?\x8a\x0a"
+    + re.escape(_MAGIC.to_bytes(10, "little"))
+    + rb"\.|L%dL\n\." % _MAGIC,
+    re.DOTALL,
 )
-"""The first pickle of a file before 1.6; later protocols put a frame around it."""
+"""The first pickle of a file before 1.6; later protocols put a frame around it, and those before
+2 write the number as text."""
 
 
 def recognises(file: File) -> bool:
     """Whether this is PyTorch's zip, be it cut short, or its older form."""
-    if is_legacy(file):
+    if is_legacy(file) or is_tar(file):
         return True
     head = file.head(_NAME_AT)
     if not head.startswith(_ZIP):
@@ -62,6 +70,19 @@ def open_contents(file: File, source: Source) -> Contents:
 def is_legacy(file: File) -> bool:
     """Whether the file is of the form before PyTorch 1.6."""
     return _LEGACY.match(file.head(32)) is not None
+
+
+def is_tar(file: File) -> bool:
+    """Whether the file is of the form of PyTorch 0.1."""
+    if file.head(_TAR_AT + len(_TAR))[_TAR_AT:] != _TAR:
+        return False
+    from bnstat.storage.archive import open_archive
+
+    try:
+        folder = open_archive(file)
+    except DamagedError:
+        return False
+    return folder is not None and {"pickle", "storages", "tensors"} <= set(folder.names())
 
 
 def top_folder(folder: Folder) -> Folder | None:

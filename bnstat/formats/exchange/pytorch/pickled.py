@@ -203,6 +203,9 @@ class _Machine:
             raise PickleError("a name that is no text")
         self.push(Global(module, name))
 
+    def persistent_as_text(self) -> None:
+        raise PickleError("protocol 0 names storages by texts, which PyTorch does not read either")
+
     def persistent(self) -> None:
         self.push(self._persistent(self.pop()))
 
@@ -324,5 +327,6 @@ _STEPS: Final[dict[int, Callable[[_Machine], object]]] = {
     ord("o"): lambda m: m.new_with_mark(),
     ord("i"): lambda m: m.instance(),
     ord("b"): lambda m: m.build(),
+    ord("P"): lambda m: m.persistent_as_text(),
     ord("Q"): lambda m: m.persistent(),
 }

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bnstat.formats.contents import Layer
+from bnstat.formats.exchange.pytorch.arrays import Array, array_of
 from bnstat.formats.exchange.pytorch.pickled import Opaque
 from bnstat.formats.exchange.pytorch.tensors import Tensor
 
@@ -73,7 +74,7 @@ class Found:
         step: the training step, where it says so.
     """
 
-    tensors: dict[str, Tensor] = field(default_factory=dict)
+    tensors: dict[str, Tensor | Array] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     layers: list[Layer] = field(default_factory=list)
     writer: str | None = None
@@ -85,7 +86,7 @@ def collect(root: Any) -> Found:
     found = Found()
     where: dict[str, tuple[str, ...]] = {}
     for path, value in _walk(root):
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor | Array):
             key = _unused("/".join(path) or _ALONE, found.tensors)
             found.tensors[key] = value
             where[key] = path or (_ALONE,)
@@ -108,6 +109,9 @@ def _walk(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     seen: set[int] = set()
     while stack:
         path, value, in_module = stack.pop()
+        if isinstance(value, Opaque) and (array := array_of(value)) is not None:
+            yield path, array
+            continue
         yield path, value
         if isinstance(value, Tensor) or id(value) in seen or len(path) > _DEEPEST:
             continue

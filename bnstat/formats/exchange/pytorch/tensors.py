@@ -10,7 +10,7 @@ Sources: torch/_utils.py, torch/_tensor.py, torch/serialization.py, torch/storag
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Final
 
@@ -41,6 +41,8 @@ _STORAGES: Final = {
     "QInt8Storage": "qint8",
     "QUInt8Storage": "quint8",
     "QInt32Storage": "qint32",
+    "QUInt4x2Storage": "quint4x2",
+    "QUInt2x4Storage": "quint2x4",
 }
 _TYPES: Final = {"half": "float16", "float": "float32", "double": "float64"}
 """PyTorch's names of element types that are not NumPy's."""
@@ -70,13 +72,19 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A view of a storage; offset and strides count elements of `dtype`."""
+    """A view of a storage; offset and strides count elements of `dtype`.
+
+    Attributes:
+        quantizer: of a quantized tensor, its scale, what stands for 0, and the axis of these
+            where they are tensors.
+    """
 
     storage: Storage
     dtype: str
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    quantizer: tuple[float | Tensor, int | Tensor, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +95,11 @@ class Place:
     start: int
     length: int
     is_big_endian: bool = False
+
+
+def storage_type(kind: Any) -> str | None:
+    """The element type of a class of storages; None of any other."""
+    return _STORAGES.get(kind.name) if isinstance(kind, Global) else None
 
 
 def storage_of(persistent_id: Any) -> Storage | Global:
@@ -135,6 +148,16 @@ def _tensor_v2(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> An
     return _tensor(storage, offset, size, stride)
 
 
+def _quantized(storage: Any, offset: Any, size: Any, stride: Any, quantizer: Any, *_: Any) -> Any:
+    tensor = _tensor(storage, offset, size, stride)
+    match quantizer:
+        case (Global("torch", _), float(scale), int(zero)) if abs(zero) < 1 << 31:
+            return replace(tensor, quantizer=(scale, zero, 0))
+        case (Global("torch", _), Tensor() as scales, Tensor() as zeros, int(axis)):
+            return replace(tensor, quantizer=(scales, zeros, axis))
+    return Opaque(Global("torch", "Tensor"))
+
+
 def _sizes(value: Any) -> tuple[int, ...]:
     is_shape = isinstance(value, tuple | list) and len(value) <= _MOST_DIMS
     if not is_shape or not all(type(size) is int and 0 <= size < 1 << 63 for size in value):
@@ -164,6 +187,20 @@ def _dict(*arguments: Any) -> dict[Any, Any]:
     }
 
 
+def _encoded(text: Any, encoding: Any = "utf-8", *_: Any) -> Any:
+    """Bytes, which pickles of before protocol 3 have as text."""
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1", "utf-8", "ascii"):
+        return Opaque(Global("_codecs", "encode"))
+    try:
+        return text.encode(encoding)
+    except UnicodeEncodeError as error:
+        raise PickleError("bytes that are none") from error
+
+
+def _no_bytes(*arguments: Any) -> Any:
+    return Opaque(Global("builtins", "bytes"), arguments) if arguments else b""
+
+
 def _sequence(*arguments: Any) -> Any:
     return arguments[0] if arguments and isinstance(arguments[0], list | tuple) else ()
 
@@ -172,6 +209,7 @@ _TENSORS: Final[Mapping[Global, Callable[..., Any]]] = {
     Global("torch._utils", "_rebuild_tensor"): _tensor_v2,
     Global("torch._utils", "_rebuild_tensor_v2"): _tensor_v2,
     Global("torch._utils", "_rebuild_tensor_v3"): _tensor,
+    Global("torch._utils", "_rebuild_qtensor"): _quantized,
     Global("torch._utils", "_rebuild_parameter"): _first,
     Global("torch._utils", "_rebuild_parameter_with_state"): _first,
 }
@@ -180,6 +218,9 @@ _KNOWN: Final[Mapping[Global, Callable[..., Any]]] = {
     Global("torch._tensor", "_rebuild_from_type_v2"): _from_type,
     Global("torch.nn.parameter", "Parameter"): _first,
     Global("torch", "Size"): _sequence,
+    Global("_codecs", "encode"): _encoded,
+    Global("__builtin__", "bytes"): _no_bytes,
+    Global("builtins", "bytes"): _no_bytes,
     Global("collections", "OrderedDict"): _dict,
     Global("collections", "defaultdict"): _dict,
     Global("builtins", "dict"): _dict,
@@ -201,8 +242,6 @@ def read_tensor(tensor: Tensor, place: Place, where: str) -> NDArray[np.generic]
         DamagedError: it reaches beyond its storage.
         UnsupportedError: its elements are no plain numbers, or are few that are repeated often.
     """
-    if tensor.dtype.startswith("q"):
-        raise UnsupportedError(where, f"a quantized tensor ({tensor.dtype}) is not read")
     dtype = numpy_dtype(tensor.dtype, where)
     size = dtype.itemsize
     count, reach = prod(tensor.shape), _reach(tensor)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.exchange.numbers import bytes_needed, extents, from_little_endian
+from bnstat.formats.exchange.quantized import Scales
 from bnstat.formats.exchange.tflite.flatbuffer import I8, I32, U8, U32, U64, Flatbuffer, Table
 from bnstat.formats.tensorflow.dtypes import find_dtype, numpy_dtype
 from bnstat.model import Source, Variable
@@ -80,14 +81,6 @@ def contents_of(file: File, source: Source) -> Contents:
     return Contents(replace(source, format="tflite"), variables, notes=[_FOLDED])
 
 
-class _Scales(NamedTuple):
-    """How numbers are quantized: scales and zero points along an axis, or one of each."""
-
-    scales: NDArray[np.float64]
-    zeros: NDArray[np.float64]
-    axis: int
-
-
 @dataclass(frozen=True, slots=True)
 class _Constant:
     """A tensor whose numbers are in the file: `length` bytes from `start` on."""
@@ -98,7 +91,7 @@ class _Constant:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    scales: _Scales | None
+    scales: Scales | None
     is_plain: bool
 
     @property
@@ -108,17 +101,11 @@ class _Constant:
     def read(self) -> NDArray[np.generic]:
         """The numbers, as float32 where they are quantized."""
         stored = self._stored()
-        if self.scales is None:
-            return stored
-        scales, zeros = self._along(self.scales.scales), self._along(self.scales.zeros)
-        with np.errstate(over="ignore", invalid="ignore"):
-            return ((stored.astype(np.float64) - zeros) * scales).astype(np.float32)
+        return stored if self.scales is None else self.scales.unpack(stored, self.where)
 
     def step(self) -> NDArray[np.generic]:
-        """What is between two neighbours of quantized numbers, to be broadcast."""
-        if self.scales is None:
-            return np.zeros(())
-        return np.abs(self._along(self.scales.scales))
+        """How far apart quantized numbers are; see `Variable.step`."""
+        return np.zeros(()) if self.scales is None else self.scales.step(self.shape, self.where)
 
     def extents(self) -> Sequence[Range]:
         """Where the bytes are stored; see `Variable.extents`."""
@@ -139,15 +126,6 @@ class _Constant:
             both = np.stack([pairs << 4 >> 4, pairs >> 4], axis=-1)
             return both.ravel()[:needed].reshape(self.shape)
         return from_little_endian(data, dtype, self.shape)
-
-    def _along(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """One value, or those of an axis, so that they are broadcast to the shape."""
-        if values.size == 1:
-            return values.reshape(())
-        axis = self.scales.axis if self.scales is not None else 0
-        if not 0 <= axis < len(self.shape) or self.shape[axis] != values.size:
-            raise DamagedError(self.where, "has other scales than its shape needs")
-        return values.reshape([-1 if each == axis else 1 for each in range(len(self.shape))])
 
 
 def _variable(key: str, constant: _Constant) -> Variable:
@@ -206,11 +184,11 @@ def _constant(tensor: Table, start: int, length: int) -> _Constant:
     )
 
 
-def _scales(quantization: Table, where: str) -> _Scales | None:
+def _scales(quantization: Table, where: str) -> Scales | None:
     scales = quantization.numbers(2, "<f4").astype(np.float64)
     zeros = quantization.numbers(3, "<i8").astype(np.float64)
     if not scales.size:
         return None
     if zeros.size not in (0, 1, scales.size) or not np.isfinite(scales).all():
         raise DamagedError(where, "has other zero points than scales")
-    return _Scales(scales, zeros if zeros.size else np.zeros(1), quantization.number(6, I32))
+    return Scales(scales, zeros if zeros.size else np.zeros(1), quantization.number(6, I32))

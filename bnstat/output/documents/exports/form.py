@@ -9,6 +9,7 @@ Sources: torch/nn/modules/batchnorm.py; docs/Operators.md of ONNX; flax/linen/no
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -91,7 +92,8 @@ class Form:
         names: one of `NAMINGS`; None where nobody asked for one, which is as `keras`.
         folded: scale and shift instead of the four roles.
         epsilon: of layers whose file does not tell it, where `folded`.
-        renamed: a layer's name -> the one to write for it, as it is.
+        renamed: a layer's name -> the one to write for it, as it is; the same of a tensor, by the
+            layer's name and the role.
     """
 
     names: str | None = None
@@ -122,7 +124,10 @@ class Form:
 
     def key(self, layer: BatchNorm, part: str) -> str:
         """What the tensor of a part of a layer is called."""
-        return self.naming.keys[part].replace("{}", self.name(layer))
+        renamed = self.renamed.get(f"{layer.name}/{part}")
+        return (
+            self.naming.keys[part].replace("{}", self.name(layer)) if renamed is None else renamed
+        )
 
     def momentum(self, layer: BatchNorm) -> float | None:
         """A layer's momentum, as the other side means it."""
@@ -170,6 +175,12 @@ class Form:
                 )
             if self.folded:
                 self.epsilon_of(layer)
+        keys = Counter(self.key(each, part) for each in layers for part in self.parts)
+        for key, times in keys.items():
+            if times > 1:
+                raise BnstatError(
+                    printable(key), "is the name of two tensors", "rename one with --map"
+                )
 
 
 PLAIN: Final = Form()

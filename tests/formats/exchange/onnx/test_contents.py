@@ -226,3 +226,29 @@ def test_what_is_no_onnx_is_left_to_others(tmp_path: Path) -> None:
     for data in (*others, b"\x08\x07:\x02\x0f\x00"):
         path.write_bytes(data)
         assert not recognises(LocalFile(path))
+
+
+def test_initializers_that_are_inputs_too(tmp_path: Path) -> None:
+    """As version 3 of the format demands, and PyTorch's `keep_initializers_as_inputs` gives."""
+    held = arrays()
+    made = graph([norm("x", "bn")], initializers("bn", held))
+    made.input.extend(
+        helper.make_tensor_value_info(f"bn.{role}", onnx.TensorProto.FLOAT, [3]) for role in ROLES
+    )
+    model = bnstat.load(save(tmp_path / "m", made, 7, ir_version=3))
+    assert_layer(model, "bn", held)
+    assert [v.key for v in model["bn"].variables.values()] == [f"bn.{role}" for role in ROLES]
+
+
+def test_the_first_version_of_the_format(tmp_path: Path) -> None:
+    """It starts as a SavedModel does: with a 1, then something in field 2. No opset is told."""
+    held = arrays()
+    node = norm("x", "bn", epsilon=2e-3, is_test=1)
+    model = helper.make_model(graph([node], initializers("bn", held)), producer_name="pytorch")
+    model.ir_version = 1
+    del model.opset_import[:]
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    found = bnstat.load(path)
+    assert (found.source.format, found["bn"].epsilon) == ("onnx", 2e-3)
+    assert_layer(found, "bn", held)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import bnstat
-from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.errors import DamagedError, NotFoundError, UnsupportedError
 from bnstat.formats.locate import locate
 from tests.formats.keras.files import same_bits
 
@@ -102,6 +102,40 @@ def test_the_steps_of_a_run(tmp_path: Path) -> None:
     for model, step in ((bnstat.load(tmp_path), 10), (bnstat.load(tmp_path, step=9), 9)):
         variance = held[step]["batch_stats", "BatchNorm_0", "var"]
         assert same_bits(model[0].moving_variance, variance)
+
+
+@pytest.mark.parametrize("prefix", ["step", "checkpoint"])
+def test_steps_with_a_prefix(tmp_path: Path, prefix: str) -> None:
+    held = {}
+    for step in (9, 10):
+        held[step] = arrays(FLAX)
+        write_item(tmp_path / f"{prefix}_{step}", held[step])
+    (tmp_path / "logs_3").mkdir()
+    model = bnstat.load(tmp_path)
+    assert (model.source.checkpoint, model.source.step) == (f"{prefix}_10", 10)
+    variance = held[9]["batch_stats", "BatchNorm_0", "var"]
+    assert same_bits(bnstat.load(tmp_path, step=9)[0].moving_variance, variance)
+
+
+def test_runs_of_two_prefixes_are_not_one(tmp_path: Path) -> None:
+    for name in ("a_1", "b_2"):
+        write_item(tmp_path / name, arrays(FLAX))
+    with pytest.raises(NotFoundError, match="there are models in"):
+        bnstat.load(tmp_path)
+
+
+def test_haiku(tmp_path: Path) -> None:
+    names = {
+        ("params", "net/bn", "scale"): "gamma",
+        ("params", "net/bn", "offset"): "beta",
+        ("state", "net/bn/~/mean_ema", "average"): "moving_mean",
+        ("state", "net/bn/~/var_ema", "average"): "moving_variance",
+    }
+    held = arrays(names)
+    (layer,) = bnstat.load(write_item(tmp_path / "c", held))
+    assert layer.name == "net/bn"
+    for path, role in names.items():
+        assert same_bits(layer.array(role), held[path])
 
 
 def test_items_of_their_own(tmp_path: Path) -> None:

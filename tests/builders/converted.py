@@ -1,0 +1,237 @@
+"""A network with batch norm, and what real converters make of it.
+
+Keras 2 normalizes by TensorFlow's fused operation, which converters fold; Keras 3 by a
+multiplication and an addition, which most leave as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+EPSILON = 2e-3
+SHAPE = (6, 6, 3)
+NORMS = ("conv_bn", "depthwise_bn", "pointwise_bn", "transposed_bn", "relu_bn", "dense_bn")
+
+
+def network() -> Any:
+    layers = tf_keras.layers
+
+    def norm(name: str) -> Any:
+        return layers.BatchNormalization(epsilon=EPSILON, name=name)
+
+    model = tf_keras.Sequential(
+        [
+            layers.Input(SHAPE),
+            layers.Conv2D(6, 3, name="conv"),
+            norm("conv_bn"),
+            layers.ReLU(),
+            layers.DepthwiseConv2D(3, use_bias=False, name="depthwise"),
+            norm("depthwise_bn"),
+            layers.Conv2D(12, 1, use_bias=False, name="pointwise"),
+            norm("pointwise_bn"),
+            layers.Conv2DTranspose(4, 2, name="transposed"),
+            norm("transposed_bn"),
+            layers.ReLU(),
+            norm("relu_bn"),
+            layers.Flatten(),
+            layers.Dense(7, name="dense"),
+            norm("dense_bn"),
+            layers.ReLU(),
+            layers.Dense(2, name="head"),
+        ]
+    )
+    random = np.random.default_rng(4)
+    model.set_weights(
+        [
+            random.uniform(0.4, 1.6, each.shape) if each.ndim == 1
+            else random.normal(0, 0.3, each.shape)
+            for each in model.get_weights()
+        ]
+    )  # fmt: skip
+    return model
+
+
+def _signature() -> list[tf.TensorSpec]:
+    return [tf.TensorSpec((None, *SHAPE), tf.float32, name="x")]
+
+
+def to_onnx(model: Any, is_folded: bool) -> bytes:
+    """By tf2onnx, whose `remove_back_to_back` folds."""
+    import tf2onnx
+    from tf2onnx.optimizer import _get_optimizers
+
+    steps = dict(_get_optimizers())
+    if not is_folded:
+        del steps["remove_back_to_back"]
+    proto, _ = tf2onnx.convert.from_keras(model, _signature(), optimizers=steps)
+    return bytes(proto.SerializeToString())
+
+
+def to_tflite(model: Any) -> bytes:
+    return bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
+
+
+def to_frozen_graph(model: Any) -> Any:
+    """The concrete function with its variables as constants."""
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2,
+    )
+
+    function = tf.function(lambda x: model(x, training=False))
+    return convert_variables_to_constants_v2(function.get_concrete_function(*_signature()))
+
+
+def optimized(frozen: Any, *steps: str) -> tf.compat.v1.GraphDef:
+    """What Grappler makes of a frozen function."""
+    from tensorflow.core.protobuf import config_pb2
+    from tensorflow.python.grappler import tf_optimizer
+
+    meta = tf.compat.v1.train.export_meta_graph(
+        graph_def=frozen.graph.as_graph_def(), graph=frozen.graph
+    )
+    fetched = meta.collection_def["train_op"].node_list
+    fetched.value.extend(output.op.name for output in frozen.outputs)
+    config = config_pb2.ConfigProto()
+    config.graph_options.rewrite_options.optimizers.extend(steps)
+    config.graph_options.rewrite_options.min_graph_nodes = -1
+    return tf_optimizer.OptimizeGraph(config, meta)
+
+
+def folded_graph(frozen: Any) -> tf.compat.v1.GraphDef:
+    """By TensorFlow's tool for inference, which TensorFlow.js's converter uses as well."""
+    from tensorflow.python.tools.optimize_for_inference_lib import fold_batch_norms
+
+    return fold_batch_norms(optimized(frozen, "constfold"))
+
+
+def write_tfjs(
+    folder: Path, graph: tf.compat.v1.GraphDef, pack: Callable[[np.ndarray], Any] | None = None
+) -> Path:
+    """A graph as TensorFlow.js has it, by the documentation of its format.
+
+    A convolution and the addition after it are one operation there. `pack` gives the bytes and
+    the description of quantized weights.
+    """
+    from google.protobuf import json_format
+
+    nodes = {node.name: node for node in graph.node}
+    fused = tf.compat.v1.GraphDef()
+    skipped = set()
+    for node in graph.node:
+        before = nodes.get(node.input[0].split(":")[0]) if node.input else None
+        if node.op == "BiasAdd" and before is not None and before.op == "Conv2D":
+            merged = fused.node.add()
+            merged.CopyFrom(before)
+            merged.name, merged.op = node.name, "_FusedConv2D"
+            merged.input.append(node.input[1])
+            skipped.add(before.name)
+        else:
+            fused.node.add().CopyFrom(node)
+    weights, data = [], b""
+    for node in fused.node:
+        if node.op == "Const":
+            array = tf.make_ndarray(node.attr["value"].tensor)
+            entry = {"name": node.name, "shape": [*array.shape], "dtype": array.dtype.name}
+            if pack is not None and array.dtype == np.float32 and array.size > 1:
+                packed, entry["quantization"] = pack(array)
+                data += packed
+            else:
+                data += array.tobytes()
+            weights.append(entry)
+            for field in ("tensor_content", "float_val", "int_val"):
+                node.attr["value"].tensor.ClearField(field)
+    topology = json_format.MessageToDict(fused)
+    topology["node"] = [node for node in topology["node"] if node["name"] not in skipped]
+    folder.mkdir()
+    (folder / "group1-shard1of1.bin").write_bytes(data)
+    manifest = [{"paths": ["group1-shard1of1.bin"], "weights": weights}]
+    document = {
+        "format": "graph-model",
+        "modelTopology": topology,
+        "weightsManifest": manifest,
+    }
+    (folder / "model.json").write_text(json.dumps(document))
+    return folder
+
+
+def in_bytes(array: np.ndarray) -> tuple[bytes, dict[str, Any]]:
+    """Weights as uint8, as TensorFlow.js packs them (affine, from least to greatest)."""
+    least, scale = float(array.min()), float(array.max() - array.min()) / 255
+    stored = np.rint((array.astype(np.float64) - least) / scale).astype(np.uint8)
+    return stored.tobytes(), {"dtype": "uint8", "min": least, "scale": scale}
+
+
+def torch_module(model: Any) -> Any:
+    """The same network in PyTorch, whose convolutions have their channels first."""
+    import torch
+    from torch import nn
+
+    arrays = {
+        layer.name: [np.asarray(each) for each in layer.get_weights()] for layer in model.layers
+    }
+
+    def norm(name: str, kind: type = nn.BatchNorm2d) -> Any:
+        gamma, beta, mean, variance = arrays[name]
+        module = kind(gamma.size, eps=EPSILON)
+        parts = {"weight": gamma, "bias": beta, "running_mean": mean, "running_var": variance}
+        state = {key: torch.from_numpy(array.copy()) for key, array in parts.items()}
+        module.load_state_dict(state, strict=False)
+        return module
+
+    def filled(module: Any, kernel: np.ndarray, bias: np.ndarray | None = None) -> Any:
+        with torch.no_grad():
+            module.weight.copy_(torch.from_numpy(kernel.copy()))
+            if bias is not None:
+                module.bias.copy_(torch.from_numpy(bias.copy()))
+        return module
+
+    kernel, bias = arrays["conv"]
+    depthwise, pointwise = arrays["depthwise"][0], arrays["pointwise"][0]
+    transposed, dense = arrays["transposed"], arrays["dense"]
+    # The inputs of the dense layer are flattened with the channels first.
+    turned = dense[0].reshape(3, 3, 4, 7).transpose(3, 2, 0, 1).reshape(7, 36)
+    first = (3, 2, 0, 1)
+    return nn.Sequential(
+        filled(nn.Conv2d(3, 6, 3), kernel.transpose(first), bias),
+        norm("conv_bn"),
+        nn.ReLU(),
+        filled(nn.Conv2d(6, 6, 3, groups=6, bias=False), depthwise.transpose(2, 3, 0, 1)),
+        norm("depthwise_bn"),
+        filled(nn.Conv2d(6, 12, 1, bias=False), pointwise.transpose(first)),
+        norm("pointwise_bn"),
+        filled(nn.ConvTranspose2d(12, 4, 2), transposed[0].transpose(first), transposed[1]),
+        norm("transposed_bn"),
+        nn.ReLU(),
+        norm("relu_bn"),
+        nn.Flatten(),
+        filled(nn.Linear(36, 7), turned, dense[1]),
+        norm("dense_bn", nn.BatchNorm1d),
+        nn.ReLU(),
+        filled(nn.Linear(7, 2), arrays["head"][0].T, arrays["head"][1]),
+    ).eval()
+
+
+def fused(module: Any) -> Any:
+    """A PyTorch network with its batch norm fused by PyTorch, where there is what to fuse into."""
+    from torch import nn
+    from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+    found: list[Any] = []
+    for each in module:
+        before = found[-1] if found else None
+        is_norm = isinstance(each, nn.BatchNorm1d | nn.BatchNorm2d)
+        if is_norm and isinstance(before, nn.Conv2d | nn.ConvTranspose2d):
+            is_transposed = isinstance(before, nn.ConvTranspose2d)
+            found[-1] = fuse_conv_bn_eval(before, each, transpose=is_transposed)
+        elif is_norm and isinstance(before, nn.Linear):
+            found[-1] = fuse_linear_bn_eval(before, each)
+        else:
+            found.append(each)
+    return nn.Sequential(*found)

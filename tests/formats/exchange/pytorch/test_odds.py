@@ -1,0 +1,251 @@
+"""What PyTorch's files may hold beside plain tensors: values are those that torch loads."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import tarfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bnstat
+from bnstat.errors import BnstatError, DamagedError, UnsupportedError
+from tests.formats.exchange.pytorch.files import FORMS, Net, assert_is, save, torch
+from tests.formats.exchange.pytorch.reading import opened
+from tests.formats.keras.files import same_bits
+
+RANDOM = np.random.default_rng(3)
+NAMES = ("bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
+
+
+def arrays(dtype: Any = np.float32) -> dict[str, np.ndarray]:
+    return {name: (RANDOM.random(5) + 0.5).astype(dtype) for name in NAMES}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("protocol", range(2, 6))
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f2", "<f8"])
+def test_arrays_of_numpy(tmp_path: Path, dtype: str, protocol: int, form: str) -> None:
+    held = arrays(dtype)
+    others = {
+        "turned": np.arange(6, dtype="<i8").reshape(2, 3).T,
+        "scalar": np.float64(3),
+        "none": np.zeros((0, 2)),
+        "texts": np.array(["a", None]),
+        "names": np.array(["a", "b"]),
+    }
+    path = tmp_path / "m.pt"
+    torch.save(
+        {**held, **others}, path, pickle_protocol=protocol,
+        _use_new_zipfile_serialization=FORMS[form],
+    )  # fmt: skip
+    contents = opened(path)
+    assert not contents.notes
+    for name in (*held, "turned", "none"):
+        found, expected = contents.variables[name].read(), {**held, **others}[name]
+        assert (found.shape, found.dtype) == (expected.shape, expected.dtype.newbyteorder("="))
+        assert np.array_equal(found, expected)
+    assert not {"scalar", "texts", "names"} & set(contents.variables)
+    (layer,) = bnstat.load(path)
+    assert same_bits(layer.gamma, held["bn.weight"].astype(np.dtype(dtype).newbyteorder("=")))
+
+
+def test_an_array_without_its_bytes(tmp_path: Path) -> None:
+    content = pickle.dumps({"a": np.arange(4.0)}, 2).replace(b"K\x04\x85", b"K\x05\x85")
+    path = tmp_path / "m.pt"
+    torch.save({}, path)
+    from tests.formats.exchange.pytorch.reading import zipped
+
+    contents = opened(zipped(path, content))
+    with pytest.raises(DamagedError, match="do not fit"):
+        contents.variables["a"].read()
+
+
+def quantized_tensors() -> dict[str, Any]:
+    values = torch.from_numpy(RANDOM.normal(size=(4, 3, 2)).astype(np.float32))
+    scales = torch.from_numpy(RANDOM.uniform(0.01, 0.1, 3))
+    zeros = torch.tensor([-3, 0, 5])
+    return {
+        "tensor": torch.quantize_per_tensor(values, 0.03, 7, torch.quint8),
+        "signed": torch.quantize_per_tensor(values, 0.03, -7, torch.qint8),
+        "wide": torch.quantize_per_tensor(values, 1e-4, 0, torch.qint32),
+        "channel": torch.quantize_per_channel(values, scales, zeros, 1, torch.qint8),
+        "view": torch.quantize_per_tensor(values, 0.03, 7, torch.quint8)[1:, 1],
+    }
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", FORMS)
+def test_quantized_tensors(tmp_path: Path, form: str) -> None:
+    held = quantized_tensors()
+    contents = opened(save(tmp_path / "m.pt", held, form))
+    assert not contents.notes
+    for name, tensor in held.items():
+        variable, expected = contents.variables[name], tensor.dequantize().numpy()
+        assert (variable.dtype, variable.shape) == ("float32", expected.shape)
+        assert same_bits(variable.read(), np.ascontiguousarray(expected))
+        is_channelwise = name == "channel"
+        scales = (
+            tensor.q_per_channel_scales().numpy()
+            if is_channelwise
+            else np.float32(tensor.q_scale())
+        )
+        step = np.broadcast_to(variable.step(), expected.shape)
+        axes = np.moveaxis(step, 1, -1) if is_channelwise else step
+        assert np.array_equal(axes, np.broadcast_to(scales, axes.shape))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_quantized_port_is_proven(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3), torch.nn.BatchNorm2d(6))
+    net[1].running_mean.uniform_(-1, 1)
+    net[1].running_var.uniform_(0.5, 2)
+    net.eval()
+    save(tmp_path / "float.pt", net.state_dict())
+    tools = torch.ao.quantization
+    fused = tools.fuse_modules(net, [["0", "1"]])
+    fused.qconfig = tools.get_default_qconfig("fbgemm")
+    prepared = tools.prepare(fused)
+    prepared(torch.rand(4, 3, 8, 8))
+    save(tmp_path / "int8.pt", tools.convert(prepared).state_dict())
+    pair = (bnstat.load(tmp_path / "float.pt"), bnstat.load(tmp_path / "int8.pt"))
+    difference = bnstat.diff(*pair, epsilon=1e-5)
+    assert difference.equivalent
+    assert [(each.layer, each.rounding) for each in difference.folded] == [("1", "quantized")]
+
+
+def test_protocol_1_is_read_and_0_is_refused(tmp_path: Path) -> None:
+    net, path = Net(), tmp_path / "m.pt"
+    for form, is_zip in FORMS.items():
+        torch.save(net.state_dict(), path, pickle_protocol=1, _use_new_zipfile_serialization=is_zip)
+        assert_is(bnstat.load(path), net)
+        torch.save(net.state_dict(), path, pickle_protocol=0, _use_new_zipfile_serialization=is_zip)
+        with pytest.raises(DamagedError, match="protocol 0"):
+            bnstat.load(path)
+        assert form in FORMS
+
+
+def test_parameters_and_metadata(tmp_path: Path) -> None:
+    net = Net()
+    state = OrderedDict(
+        (name, torch.nn.Parameter(tensor) if tensor.is_floating_point() else tensor)
+        for name, tensor in net.state_dict().items()
+    )
+    state._metadata = net.state_dict()._metadata
+    assert_is(bnstat.load(save(tmp_path / "m.pt", state)), net)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("_rebuild_sparse_tensor", torch.eye(5).to_sparse()),
+        ("_rebuild_sparse_tensor", torch.eye(5).to_sparse_csr()),
+        ("_rebuild_meta_tensor_no_storage", torch.empty(3, device="meta")),
+    ],
+    ids=["sparse", "rows", "meta"],
+)
+def test_tensors_of_other_kinds_are_named(tmp_path: Path, name: str, tensor: Any) -> None:
+    net = Net()
+    path = save(tmp_path / "m.pt", {**net.state_dict(), "other": tensor})
+    model = bnstat.load(path)
+    assert_is(model, net)
+    (note,) = model.notes
+    assert f"torch._utils.{name}" in note
+
+
+def test_the_optimizers_state_is_no_layer(tmp_path: Path) -> None:
+    net = Net()
+    optimizer = torch.optim.Adam(net.parameters())
+    sum(parameter.sum() for parameter in net.parameters()).backward()
+    optimizer.step()
+    path = save(tmp_path / "m.pt", {"model": net.state_dict(), "optimizer": optimizer.state_dict()})
+    model = bnstat.load(path)
+    assert_is(model, net)
+    assert any(key.startswith("optimizer/state/0/exp_avg") for key in model.stored)
+
+
+def test_a_distributed_checkpoint_is_told(tmp_path: Path) -> None:
+    dcp = pytest.importorskip("torch.distributed.checkpoint")
+    dcp.save({"model": Net().state_dict()}, checkpoint_id=tmp_path)
+    for path in (tmp_path, tmp_path / ".metadata", tmp_path / "__0_0.distcp"):
+        with pytest.raises(UnsupportedError, match="dcp_to_torch"):
+            bnstat.load(path)
+
+
+def tarred(path: Path, tensors: dict[str, np.ndarray]) -> Path:
+    """As PyTorch 0.1 wrote a state dict: its tensors are views of one storage."""
+    whole = np.concatenate([array.ravel() for array in tensors.values()])
+
+    def dumped(value: Any) -> bytes:
+        return pickle.dumps(value, 2)
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value: Any) -> Any:
+            return str(value.key) if isinstance(value, _Key) else None
+
+    storages = dumped(1) + dumped((1, "cpu", torch.FloatStorage))
+    storages += struct.pack("<q", whole.size) + whole.tobytes()
+    at, views, described = 0, [], dumped(len(tensors))
+    for number, array in enumerate(tensors.values()):
+        views.append((100 + number, 1, at, array.size))
+        described += dumped((200 + number, 100 + number if number else 1, torch.FloatTensor))
+        described += struct.pack("<ii", array.ndim, 0)
+        strides = [stride // 4 for stride in array.strides]
+        described += struct.pack(f"<{2 * array.ndim}q", *array.shape, *strides)
+        described += struct.pack("<q", 0)
+        at += array.size
+    storages += dumped(views)
+    pickled = io.BytesIO()
+    keys = OrderedDict((name, _Key(200 + number)) for number, name in enumerate(tensors))
+    Pickler(pickled, 2).dump({"epoch": 3, "state_dict": keys})
+    members = {"sys_info": dumped({}), "pickle": pickled.getvalue(), "storages": storages,
+               "tensors": described}  # fmt: skip
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+class _Key:
+    def __init__(self, key: int) -> None:
+        self.key = key
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tars_of_pytorch_0_1(tmp_path: Path) -> None:
+    held = {**arrays(), "conv.weight": RANDOM.random((5, 3, 2)).astype(np.float32)}
+    path = tarred(tmp_path / "m.pth.tar", held)
+    expected = torch.load(path, weights_only=False)["state_dict"]
+    model = bnstat.load(path)
+    assert model.source.format == "pytorch"
+    (layer,) = model
+    assert layer.name == "bn"
+    for name, tensor in expected.items():
+        found = model.stored[f"state_dict/{name}"].read()
+        assert same_bits(found, tensor.numpy())
+        assert same_bits(found, held[name])
+
+
+def test_damaged_tars(tmp_path: Path) -> None:
+    content = tarred(tmp_path / "m.tar", arrays()).read_bytes()
+    refused = 0
+    for at in range(512, len(content), 13):
+        for value in (0x00, 0xFF):
+            data = bytearray(content)
+            data[at] = value
+            (tmp_path / "m.tar").write_bytes(data)
+            try:
+                for variable in bnstat.load(tmp_path / "m.tar").stored.values():
+                    variable.read()
+            except BnstatError:
+                refused += 1
+    assert refused > 100

@@ -1,0 +1,138 @@
+"""Files of `flax.serialization`: one that Flax wrote, and others by the msgpack package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import bnstat
+from bnstat.errors import BnstatError, DamagedError, UnsupportedError
+from bnstat.formats.exchange.msgpack import recognises
+from bnstat.storage.local import LocalFile
+from tests.formats.keras.files import same_bits
+
+DATA = Path(__file__).parents[2] / "data" / "jax"
+RANDOM = np.random.default_rng(2)
+FLAX = {
+    ("params", "bn", "scale"): "gamma",
+    ("params", "bn", "bias"): "beta",
+    ("batch_stats", "bn", "mean"): "moving_mean",
+    ("batch_stats", "bn", "var"): "moving_variance",
+}
+
+
+def test_a_file_of_flax() -> None:
+    truth = np.load(DATA / "truth.npz")
+    model = bnstat.load(DATA / "linen.msgpack")
+    assert (model.source.format, model.source.writer) == ("msgpack", "Flax")
+    assert [layer.name for layer in model] == ["BatchNorm_0", "bn"]
+    assert {f"linen/{key}" for key in model.stored} == {
+        key for key in truth if key.startswith("linen/")
+    }
+    for key, variable in model.stored.items():
+        assert same_bits(variable.read(), truth[f"linen/{key}"])
+        (place,) = variable.extents()
+        assert place.read() == truth[f"linen/{key}"].tobytes()
+
+
+def packed(value: Any) -> bytes:
+    """As `flax.serialization.msgpack_serialize` packs."""
+    msgpack = pytest.importorskip("msgpack", reason="msgpack writes these files")
+
+    def extension(array: Any) -> Any:
+        fields = (array.shape, array.dtype.name, array.tobytes("C"))
+        kind = 1 if isinstance(array, np.ndarray) else 3
+        return msgpack.ExtType(kind, msgpack.packb(fields, use_bin_type=True))
+
+    return bytes(msgpack.packb(value, default=extension, strict_types=True))
+
+
+def tree(arrays: dict[tuple[str, ...], Any]) -> dict[str, Any]:
+    root: dict[str, Any] = {}
+    for path, array in arrays.items():
+        inner = root
+        for name in path[:-1]:
+            inner = inner.setdefault(name, {})
+        inner[path[-1]] = array
+    return root
+
+
+def write(path: Path, value: Any) -> Path:
+    path.write_bytes(packed(value))
+    return path
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+@pytest.mark.parametrize("channels", [2, 80, 20_000])
+def test_sizes_and_types(tmp_path: Path, channels: int, dtype: str) -> None:
+    kind = getattr(ml_dtypes, dtype, dtype)
+    held = {path: RANDOM.random(channels).astype(kind) for path in FLAX}
+    others = {
+        "step": 70_000, "rate": 0.25, "on": True, "none": None, "count": np.int32(3), "list": [],
+        "a" * 40: {"name": "x" * 300, "raw": b"y" * 70_000, "low": -1_000_000},
+        "opt_state": {"0": {"mu": {"bn": {"scale": np.ones(channels, kind)}}}},
+    }  # fmt: skip
+    (layer,) = bnstat.load(write(tmp_path / "m", {**others, **tree(held)}))
+    assert layer.name == "bn"
+    for path, role in FLAX.items():
+        assert layer.variables[role].key == "/".join(path)
+        assert same_bits(layer.array(role), held[path])
+
+
+def test_cut_short(tmp_path: Path) -> None:
+    content = packed(tree({path: np.ones(5, np.float32) for path in FLAX}))
+    path = tmp_path / "m"
+    for length in range(60, len(content), 7):
+        path.write_bytes(content[:length])
+        assert recognises(LocalFile(str(path)))
+        with pytest.raises(DamagedError):
+            bnstat.load(path)
+
+
+def test_bytes_that_are_damaged(tmp_path: Path) -> None:
+    content, path = (DATA / "linen.msgpack").read_bytes(), tmp_path / "m"
+    for at in range(0, 300, 3):
+        for value in (0x00, 0x93, 0xC9, 0xDF, 0xFF):
+            data = bytearray(content)
+            data[at] = value
+            path.write_bytes(data)
+            try:
+                for variable in bnstat.load(path).stored.values():
+                    variable.read()
+            except BnstatError:
+                pass
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ({"a": np.ones(3), "b": {"c": [[]] * 70}}, None),
+        ({"a": np.ones(3), 5: 1}, "a key that is no text"),
+    ],
+)
+def test_other_documents(tmp_path: Path, value: Any, reason: str | None) -> None:
+    path = write(tmp_path / "m", value)
+    if reason is None:
+        assert list(bnstat.load(path).stored) == ["a"]
+        return
+    with pytest.raises(DamagedError, match=reason):
+        bnstat.load(path)
+
+
+def test_nesting_without_end(tmp_path: Path) -> None:
+    path = write(tmp_path / "m", {"a": np.ones(3), "b": 0})
+    path.write_bytes(path.read_bytes()[:-1] + b"\x91" * 100_000)
+    with pytest.raises(DamagedError, match="too deep"):
+        bnstat.load(path)
+
+
+def test_values_without_end(tmp_path: Path) -> None:
+    path = write(tmp_path / "m", {"a": np.ones(3), "b": 0})
+    many = 3 << 20
+    path.write_bytes(path.read_bytes()[:-1] + b"\xdd" + many.to_bytes(4, "big") + bytes(many))
+    with pytest.raises(UnsupportedError, match="more values"):
+        bnstat.load(path)
