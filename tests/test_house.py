@@ -124,9 +124,10 @@ def test_every_module_is_of_a_part() -> None:
     assert {name for name in names if part_of(name) is None} == free
 
 
-def test_what_all_may_import_imports_nothing() -> None:
+def test_what_all_may_import_imports_nothing_else() -> None:
     for name in EVERYWHERE:
-        assert list(imported(PACKAGE / f"{name}.py")) == []
+        tops = {each.partition(".")[0] for each in imported(PACKAGE / f"{name}.py")}
+        assert tops <= EVERYWHERE
 
 
 def test_files_are_of_one_job() -> None:
