@@ -96,6 +96,7 @@ def test_layers_of_another_model_are_paired_as_diff_pairs_them() -> None:
         ("a", "gamma", "a", "name"),
     ]
     assert found(NET, other, ["beta"]) == [("b", "beta", "net/b", "suffix")]
+    assert found(NET, other, globs=["a"]) == [("a", "gamma", "a", "name")]
     more = model(usual("b"), usual("gone", 4))
     with pytest.raises(NotFoundError, match=r"gone: .* has no such batch-norm layer"):
         found(NET, more)
