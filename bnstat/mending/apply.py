@@ -82,7 +82,7 @@ def apply(
     return Applied(
         model.source,
         plan.output,
-        None if given is values or not isinstance(values, (str, PathLike)) else fspath(values),
+        fspath(values) if isinstance(values, (str, PathLike)) else None,
         changes,
         [layer.name for layer in model if layer.name not in touched],
     )

@@ -146,6 +146,17 @@ def test_the_step_of_a_layer_that_hardly_warmed_up() -> None:
     assert said("BN003", of(but("moving_variance", c2=0.5 * 0.998), momentum=half), step=10) == []
 
 
+@pytest.mark.parametrize(("least", "severity"), [(1.0, "info"), (0.9, "warning"), (NAN, "info")])
+def test_variances_above_1_do_not_show_what_the_step_counts(least: float, severity: str) -> None:
+    layer = sound(moving_variance=array(least, 2, 2, 2, 2, 2, 2, 2), momentum=0.5)
+    (finding,) = said("BN003", of(layer), step=1)
+    assert finding.severity == severity
+
+
+def test_variances_that_are_no_numbers_do_not_either() -> None:
+    assert len(said("BN003", of(sound(moving_variance=ONES * np.float32(NAN))), step=3)) == 1
+
+
 @pytest.mark.parametrize("momentum", [0.0, 1.0, 1.5, -0.5])
 def test_a_momentum_that_averages_nothing_has_no_steps(momentum: float) -> None:
     (finding,) = said("BN003", of(sound(momentum=momentum), "a"), of(FAR), step=3)

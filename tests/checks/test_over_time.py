@@ -161,6 +161,10 @@ class TestDrifting:
         )
         assert dict(finding.numbers) == {"change": 1.5, "turn": 1.0}
 
+    def test_a_mean_that_settled_ends_no_search(self) -> None:
+        (finding,) = found("BN102", variances(1, 2, 4, 8))
+        assert finding.message.startswith("moving variance still moves by ")
+
     @pytest.mark.parametrize(
         "shifts", [(0, 1, 2), (0, 1, 2, 1), (0, 1, 2, 2), (0, 1, 2, float("nan"))]
     )

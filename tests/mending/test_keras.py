@@ -263,5 +263,6 @@ def test_a_values_file_from_another_format(network: Any, tmp_path: Path) -> None
     saved(network, tmp_path / "m.h5")
     applied = bnstat.apply(tmp_path / "m.h5", tmp_path / "other.keras", tmp_path / "c.h5")
     assert {change.match for change in applied.changes} <= {"name", "suffix"}
+    assert applied.values == str(tmp_path / "other.keras")
     loaded = keras.saving.load_model(tmp_path / "c.h5")
     np.testing.assert_array_equal(np.asarray(loaded(X)), expected(keras, other))

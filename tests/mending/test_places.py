@@ -49,6 +49,7 @@ def test_names_of_a_checkpoint_s_copy(checkpoint: Path, tmp_path: Path) -> None:
     ]:
         applied = bnstat.apply(original, values, output)
         assert applied.output == str(tmp_path / expected)
+        assert applied.values is None
         assert_mended(tmp_path / expected, checkpoint)
     with pytest.raises(bnstat.BnstatError, match="is the model itself"):
         bnstat.apply(checkpoint, values, checkpoint)

@@ -14,8 +14,6 @@ from bnstat.storage.remote.drivers import missing
 from bnstat.storage.remote.faults import fault
 from bnstat.storage.remote.files import RemoteFile, Warehouse
 
-_REFUSED = (401, 403)
-
 
 def find_on_the_web(url: str, access: Access) -> tuple[WebFolder | None, str, WebFolder]:
     """The parent, the name and the folder of a `Spot`.

@@ -166,6 +166,10 @@ class TestParts:
         with pytest.raises(BnstatError, match=message):
             part(answer)
 
+    def test_an_insecure_address_that_was_asked_for(self) -> None:
+        answer = Answer(206, b"abcd", "10-13/100", url="http://host/a")
+        assert part(answer, stat=STAT._replace(path="http://host/a")) == b"abcd"
+
     def test_lengths_need_not_be_told(self) -> None:
         assert part(Answer(206, b"abcd", "10-13/100", length=None)) == b"abcd"
         plain = Answer(206, b"abcd", "10-13/100", Content_Encoding="identity")
@@ -180,6 +184,9 @@ class TestParts:
 
 class TestHeads:
     def test_the_beginning_tells_the_rest(self) -> None:
+        server = Server(Answer(404))
+        assert http.Http(server, "https").heads([URL], 0) == [None]
+        assert server.asked[0]["Range"] == "bytes=0-4095"
         date = "Thu, 01 Jan 1970 00:01:00 GMT"
         found = head(Answer(206, b"abc", "0-2/3", Last_Modified=date))
         assert found == (Stat(URL, False, 3, 60.0, date), b"abc", False)

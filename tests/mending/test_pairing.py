@@ -1,0 +1,103 @@
+"""Which values go to which variable: by a document's names, or as `diff` pairs two models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pytest
+
+from bnstat.errors import BnstatError, NotFoundError
+from bnstat.mending.pairing import assignments
+from bnstat.mending.values.given import Document, Given
+from bnstat.model import ROLES, Model
+from tests.output.models import layer, model, usual
+
+STATISTICS = ROLES[2:]
+
+
+def document(layers: Mapping[str, Sequence[str]], spelt: Callable[[str], str] = str) -> Document:
+    """A document that gives these roles of these layers values of ones."""
+    given = {name: {role: Given(np.ones(8)) for role in roles} for name, roles in layers.items()}
+    return Document("d.json", "JSON", given, spelt)
+
+
+def found(
+    of: Model,
+    values: Document | Model,
+    roles: Sequence[str] = ROLES,
+    globs: Sequence[str] = (),
+) -> list[tuple[str, str, str, str]]:
+    return [
+        (one.layer.name, one.role, one.given_as, one.match)
+        for one in assignments(of, values, roles, globs)
+    ]
+
+
+NET = model(usual("b"), usual("a"), incomplete=[layer("half", {"gamma": np.ones(8)})])
+
+
+def test_the_order_is_that_of_the_model() -> None:
+    given = document({"half": ["gamma"], "a": ["moving_variance", "gamma"], "b": ["beta"]})
+    assert found(NET, given) == [
+        ("b", "beta", "b", "name"),
+        ("a", "gamma", "a", "name"),
+        ("a", "moving_variance", "a", "name"),
+        ("half", "gamma", "half", "name"),
+    ]
+
+
+def test_roles_and_layers_that_are_not_wanted_are_left_out() -> None:
+    given = document({"a": ROLES, "b": ROLES, "gone": ROLES})
+    assert found(NET, given, ["beta", "gamma"], ["a"]) == [
+        ("a", "gamma", "a", "name"),
+        ("a", "beta", "a", "name"),
+    ]
+    with pytest.raises(NotFoundError, match=r"d\.json, gone: .* has no such batch-norm layer"):
+        found(NET, given)
+    with pytest.raises(NotFoundError, match=r"d\.json: holds no values for what is asked for"):
+        found(NET, given, globs=["x*"])
+    with pytest.raises(NotFoundError, match="holds no values"):
+        found(NET, document({"a": ["gamma"]}), ["beta"])
+
+
+def test_a_name_that_is_nearly_right_is_hinted_at() -> None:
+    of = model(usual("block1/bn"))
+    with pytest.raises(NotFoundError, match="block1/bn") as caught:
+        found(of, document({"blok1/bn": ["gamma"]}))
+    assert str(caught.value).startswith("d.json, blok1/bn: ")
+
+
+def test_roles_that_there_are_not() -> None:
+    with pytest.raises(BnstatError, match="roles: 'mean' is no role; the roles are gamma, beta"):
+        found(NET, document({"a": ["gamma"]}), ["mean"])
+    with pytest.raises(BnstatError, match=r"d\.json, a: 'mean' is no role"):
+        found(NET, document({"a": ["mean"]}))
+    with pytest.raises(NotFoundError, match=r"half: has no beta .*; it has gamma$"):
+        found(NET, document({"half": ["beta"]}))
+    bare = model(layer("bare", {}))
+    with pytest.raises(NotFoundError, match=r"bare: has no beta .*; it has none$"):
+        found(bare, document({"bare": ["beta"]}))
+
+
+def test_names_as_a_document_spells_them() -> None:
+    of = model(usual("a/b"), usual("a:b"))
+    given = document({"a.b": ["gamma"]}, lambda name: name.replace("/", "."))
+    assert found(of, given) == [("a/b", "gamma", "a.b", "name")]
+    alike = document({"a.b": ["gamma"]}, lambda name: name.replace("/", ".").replace(":", "."))
+    with pytest.raises(BnstatError, match=r"d\.json, a\.b: is the name of several layers; use"):
+        found(of, alike)
+
+
+def test_layers_of_another_model_are_paired_as_diff_pairs_them() -> None:
+    other = model(usual("net/b", seed=1), layer("a", {"gamma": np.ones(8)}))
+    assert found(NET, other, globs=["[ab]"]) == [
+        *(("b", role, "net/b", "suffix") for role in ROLES),
+        ("a", "gamma", "a", "name"),
+    ]
+    assert found(NET, other, ["beta"]) == [("b", "beta", "net/b", "suffix")]
+    assert found(NET, other, globs=["a"]) == [("a", "gamma", "a", "name")]
+    more = model(usual("b"), usual("gone", 4))
+    with pytest.raises(NotFoundError, match=r"gone: .* has no such batch-norm layer"):
+        found(NET, more)
+    assert {name for name, *_ in found(NET, more, globs=["b"])} == {"b"}
