@@ -190,7 +190,8 @@ def _dask(where: str, host: str, workers: int) -> Iterator[Engine]:
 def _ray(where: str, host: str, workers: int) -> Iterator[Engine]:
     try:
         import ray
-        from ray.util.joblib import register_ray
+
+        from bnstat.scanning.ray import BACKEND
     except ImportError as error:
         raise _missing(where, "ray") from error
     try:
@@ -200,10 +201,9 @@ def _ray(where: str, host: str, workers: int) -> Iterator[Engine]:
             ray.init(where, log_to_driver=False)
     except (OSError, ValueError) as error:
         raise BnstatError(where, f"the cluster cannot be reached: {error}") from error
-    register_ray()
     try:
         cores = int(ray.cluster_resources().get("CPU", 1))
-        yield Joblib(where, "ray", cores, losses=(ray.exceptions.RayError,))
+        yield Joblib(where, BACKEND, cores, losses=(ray.exceptions.RayError,))
     finally:
         ray.shutdown()
 

@@ -168,7 +168,28 @@ def test_a_cluster_without_workers() -> None:
             pass
 
 
-def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("left", [0, None], ids=["no workers", "no scheduler"])
+def test_a_cluster_that_ends_meanwhile(left: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("bnstat.scanning.dask.PATIENCE", 3)
+    with cluster(2) as running:
+        where = running.scheduler_address.replace("tcp", "dask")
+        with engine(where, 1) as opened:
+            results = opened.run(_slowly, [[number] for number in range(200)])
+            next(results)
+            if left is None:
+                running.close()
+            else:
+                running.scale(left)
+            with pytest.raises(BnstatError, match="the cluster is gone, or has no workers left"):
+                list(results)
+
+
+def _slowly(job: Any) -> None:
+    time.sleep(0.3)
+
+
+def test_a_cluster_that_is_not_there() -> None:
     pytest.importorskip("distributed")
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -179,7 +200,7 @@ def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("extra", ["dask", "ray"])
 def test_a_missing_library_is_named(extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("distributed", "ray", "bnstat.scanning.dask"):
+    for name in ("distributed", "ray", "bnstat.scanning.dask", "bnstat.scanning.ray"):
         monkeypatch.setitem(sys.modules, name, None)
     with (
         pytest.raises(BnstatError, match=rf"pip install 'bnstat\[{extra}\]'"),
