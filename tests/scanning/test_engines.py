@@ -47,7 +47,7 @@ def alone(models: Path) -> list[Record]:
 def started(where: str | None) -> Iterator[Engine]:
     """Two worker processes."""
     if where is not None:
-        pytest.importorskip("distributed")
+        pytest.importorskip("ray" if where.startswith("ray") else "distributed")
     with engine(where, 2) as opened:
         yield opened
 
@@ -81,7 +81,7 @@ def _die(work: Callable[[Any], Any], once: Path | None, job: Any) -> Any:
     return work(job)
 
 
-@pytest.mark.parametrize("where", WORKERS)
+@pytest.mark.parametrize("where", [*WORKERS, pytest.param("ray://local", id="ray")])
 def test_the_same_records_by_several_workers(
     models: Path, alone: list[Record], where: str | None
 ) -> None:
