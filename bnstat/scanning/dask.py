@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from time import monotonic
 from typing import Any, Final
 
-from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin
+from distributed import CancelledError, Client, KilledWorker, LocalCluster, WorkerPlugin
 from joblib import register_parallel_backend
 from joblib._dask import DaskDistributedBackend
 
@@ -16,6 +18,9 @@ from bnstat.scanning.engines import ignore_interrupts
 
 BACKEND: Final = "bnstat-dask"
 """The backend's name for joblib."""
+
+PATIENCE: Final = 60.0
+"""So many seconds a cluster may be without workers; dead ones are replaced within a few."""
 
 
 class _Telling(DaskDistributedBackend):  # type: ignore[misc]
@@ -32,13 +37,21 @@ class _Telling(DaskDistributedBackend):  # type: ignore[misc]
 
     def submit(self, func: Any, callback: Callable[[Any], None] | None = None) -> Future[Any]:
         numbers = [arguments[1] for _, arguments, _ in func.items]
-        job: Future[Any] = super().submit(func, callback)
+
+        def pass_on(result: Any) -> None:
+            # A job that the client gave up has the error in place of its result.
+            if isinstance(result, CancelledError):
+                result = ConnectionError("the cluster is gone, or has no workers left")
+            if callback is not None:
+                callback(result)
+
+        job: Future[Any] = super().submit(func, pass_on)
 
         def tell(ended: Future[Any]) -> None:
             error = ended.exception()
-            if error is not None and callback is not None:
+            if error is not None:
                 lost = isinstance(error, KilledWorker)
-                callback([(number, None) for number in numbers] if lost else error)
+                pass_on([(number, None) for number in numbers] if lost else error)
 
         job.add_done_callback(tell)
         return job
@@ -66,6 +79,9 @@ def connected(address: str | None, workers: int) -> Iterator[Client]:
     Raises:
         OSError, ValueError: there is no scheduler there.
     """
+    # Of a lost connection it tells in tracebacks.
+    for name in ("distributed", "distributed.client", "tornado.application"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
         if address is None:
             cluster = LocalCluster(  # type: ignore[no-untyped-call]
@@ -79,4 +95,22 @@ def connected(address: str | None, workers: int) -> Iterator[Client]:
         client = stack.enter_context(Client(address or cluster, timeout=5))  # type: ignore[no-untyped-call]
         if address is None:
             client.register_plugin(_Deaf())
+        ended = threading.Event()
+        stack.callback(ended.set)
+        threading.Thread(target=_watch, args=(client, ended), daemon=True).start()
         yield client
+
+
+def _watch(client: Client, ended: threading.Event) -> None:
+    """Close a client whose cluster stays without workers: it would wait for them for ever."""
+    last = monotonic()
+    while not ended.wait(1):
+        try:
+            present = client.nthreads()  # type: ignore[no-untyped-call]
+        except Exception:
+            return  # Who waits for a result is told that the connection is lost.
+        if present:
+            last = monotonic()
+        elif monotonic() - last > PATIENCE:
+            client.close()  # type: ignore[no-untyped-call]
+            return

@@ -8,6 +8,7 @@ result, all others have theirs.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -190,20 +191,21 @@ def _dask(where: str, host: str, workers: int) -> Iterator[Engine]:
 def _ray(where: str, host: str, workers: int) -> Iterator[Engine]:
     try:
         import ray
-        from ray.util.joblib import register_ray
+
+        from bnstat.scanning.ray import BACKEND
     except ImportError as error:
         raise _missing(where, "ray") from error
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if host == LOCAL:
-            ray.init(num_cpus=workers, log_to_driver=False, include_dashboard=False)
+            ray.init(num_cpus=workers, include_dashboard=False, **quiet)
         else:
-            ray.init(where, log_to_driver=False)
+            ray.init(where, **quiet)
     except (OSError, ValueError) as error:
         raise BnstatError(where, f"the cluster cannot be reached: {error}") from error
-    register_ray()
     try:
         cores = int(ray.cluster_resources().get("CPU", 1))
-        yield Joblib(where, "ray", cores, losses=(ray.exceptions.RayError,))
+        yield Joblib(where, BACKEND, cores, losses=(ray.exceptions.RayError,))
     finally:
         ray.shutdown()
 

@@ -47,7 +47,7 @@ def alone(models: Path) -> list[Record]:
 def started(where: str | None) -> Iterator[Engine]:
     """Two worker processes."""
     if where is not None:
-        pytest.importorskip("distributed")
+        pytest.importorskip("ray" if where.startswith("ray") else "distributed")
     with engine(where, 2) as opened:
         yield opened
 
@@ -81,7 +81,7 @@ def _die(work: Callable[[Any], Any], once: Path | None, job: Any) -> Any:
     return work(job)
 
 
-@pytest.mark.parametrize("where", WORKERS)
+@pytest.mark.parametrize("where", [*WORKERS, pytest.param("ray://local", id="ray")])
 def test_the_same_records_by_several_workers(
     models: Path, alone: list[Record], where: str | None
 ) -> None:
@@ -168,7 +168,28 @@ def test_a_cluster_without_workers() -> None:
             pass
 
 
-def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("left", [0, None], ids=["no workers", "no scheduler"])
+def test_a_cluster_that_ends_meanwhile(left: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("bnstat.scanning.dask.PATIENCE", 3)
+    with cluster(2) as running:
+        where = running.scheduler_address.replace("tcp", "dask")
+        with engine(where, 1) as opened:
+            results = opened.run(_slowly, [[number] for number in range(200)])
+            next(results)
+            if left is None:
+                running.close()
+            else:
+                running.scale(left)
+            with pytest.raises(BnstatError, match="the cluster is gone, or has no workers left"):
+                list(results)
+
+
+def _slowly(job: Any) -> None:
+    time.sleep(0.3)
+
+
+def test_a_cluster_that_is_not_there() -> None:
     pytest.importorskip("distributed")
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -179,7 +200,7 @@ def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("extra", ["dask", "ray"])
 def test_a_missing_library_is_named(extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("distributed", "ray", "bnstat.scanning.dask"):
+    for name in ("distributed", "ray", "bnstat.scanning.dask", "bnstat.scanning.ray"):
         monkeypatch.setitem(sys.modules, name, None)
     with (
         pytest.raises(BnstatError, match=rf"pip install 'bnstat\[{extra}\]'"),
