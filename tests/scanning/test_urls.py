@@ -118,8 +118,11 @@ def test_processes_do_not_see_this_ones_memory() -> None:
 
 def test_processes_read_from_a_bucket(s3: str, models: Path) -> None:
     import s3fs
+    from joblib.externals.loky import get_reusable_executor
 
     s3fs.S3FileSystem().put(str(models), "models/many", recursive=True)
+    # Workers that an earlier test left behind do not know where this server is.
+    get_reusable_executor().shutdown(wait=True)
     with engine(None, 2) as opened:
         found = scanned_far("s3://models/many", engine=opened)
     assert below(found, "s3://models/many") == below(scanned(models), str(models))
