@@ -226,6 +226,9 @@ def test_a_web_server_lists_nothing(models: Path) -> None:
     with serving(models) as server:
         (record,) = scanned_far(f"{server.url}/deep/er/one.h5")
         assert record.layers == 2
+        secret = f"{server.url.replace('//', '//me:hidden@')}/deep/er/one.h5?signature=hidden"
+        (told,) = scanned_far(secret)
+        assert told == record
         with pytest.raises(BnstatError, match="web server"):
             scanned_far(f"{server.url}/deep")
 
