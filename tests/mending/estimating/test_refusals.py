@@ -103,20 +103,6 @@ def test_a_condition_on_the_data_is_followed(tmp_path: Path) -> None:
         recalibrate(path, X - 100)
 
 
-def test_a_layer_in_a_loop_is_named(tmp_path: Path) -> None:
-    class Looped(Net):
-        @tf.function(input_signature=[tf.TensorSpec([None, 3], name="x")])
-        def __call__(self, x: tf.Tensor) -> tf.Tensor:
-            for _ in tf.range(tf.shape(x)[0] % 3 + 1):
-                x = tf.nn.batch_normalization(
-                    x, self.moving_mean, self.moving_variance, None, None, 1e-3
-                )
-            return x
-
-    with pytest.raises(BnstatError, match="in the body of a loop"):
-        recalibrate(Looped().saved(tmp_path / "model"), X)
-
-
 def test_layers_that_cannot_be_measured_are_named_and_left() -> None:
     layers = keras.layers
     unused = layers.BatchNormalization(name="unused")

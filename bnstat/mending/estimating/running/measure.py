@@ -57,19 +57,22 @@ def kept_axes(x: Any, statistic: Any, axis: int | None, where: str) -> tuple[int
     return kept or ((axis % rank,) if axis is not None else (rank - 1,))
 
 
-def measured(x: Any, kept: Sequence[int], phase: Any, sample: bool) -> Measured:
+def measured(x: Any, kept: Sequence[int], channels: int, phase: Any, sample: bool) -> Measured:
     """Add the ops that measure a tensor.
 
     Args:
         x: the tensor.
-        kept: the axes of the channels.
+        kept: the axes of the channels; the last, where the rank of the tensor is not known.
+        channels: how many there are.
         phase: an int32 that is another one in each batch, for which positions are sampled.
         sample: whether to look only at `ENOUGH` positions of a batch, where it has more.
     """
     import tensorflow as tf
 
     rank = x.shape.rank
-    channels = prod(x.shape[axis] or 1 for axis in kept)
+    if rank is None:
+        x = tf.reshape(x, [tf.reduce_prod(tf.shape(x)[:-1]), channels])
+        kept, rank = (1,), 2
     last = tuple(kept) == (rank - 1,)
     if last and rank > 2:
         x = tf.reshape(x, [tf.shape(x)[0], prod(_known(x.shape[1:-1])), channels])
@@ -96,6 +99,25 @@ def measured(x: Any, kept: Sequence[int], phase: Any, sample: bool) -> Measured:
         squares = tf.reduce_mean(tf.square(deviation), axes, keepdims=True)
     variance = tf.maximum(squares - tf.square(offset), 0)
     return Measured(count, tf.reshape(shift + offset, [-1]), tf.reshape(variance, [-1]))
+
+
+def pooled(one: Measured, other: Measured) -> Measured:
+    """Add the ops that merge moments, by the formula of `Moments`.
+
+    Args:
+        one: moments; float64, but for the count.
+        other: more of them.
+    """
+    import tensorflow as tf
+
+    count = one.count + other.count
+    weight = tf.cast(other.count, tf.float64) / tf.cast(tf.maximum(count, 1), tf.float64)
+    difference = other.mean - one.mean
+    mean = one.mean + difference * weight
+    within = one.variance * (1 - weight) + other.variance * weight
+    variance = within + tf.square(difference) * weight * (1 - weight)
+    there = other.count > 0
+    return Measured(count, tf.where(there, mean, one.mean), tf.where(there, variance, one.variance))
 
 
 def _known(sizes: Sequence[int | None]) -> Sequence[int]:

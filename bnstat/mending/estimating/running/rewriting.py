@@ -13,8 +13,8 @@ from math import prod
 from typing import Any
 
 from bnstat.errors import UnsupportedError
-from bnstat.mending.estimating.running.measure import Measured, kept_axes, measured
-from bnstat.mending.estimating.running.order import Condition, Order
+from bnstat.mending.estimating.running.measure import Measured, kept_axes, measured, pooled
+from bnstat.mending.estimating.running.order import Condition, Loop, Order
 from bnstat.mending.estimating.running.sites import MEAN, Edge, Site
 
 _SPELLED_OUT = frozenset({"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"})
@@ -58,15 +58,51 @@ def measuring(
     Raises:
         UnsupportedError: a tensor's shape is not known.
     """
-    import tensorflow as tf
-
-    model = tf.Graph()
-    with model.as_default():
-        tf.graph_util.import_graph_def(graph_def, name="")
+    model = _imported(graph_def)
     builder = _Builder(_free_prefix(graph_def), model, by_batch, sample)
     for number, site in enumerate(sites):
         builder.add(number, site, order.conditions(site.x))
     return builder.spliced(graph_def)
+
+
+def unmeasurable(graph_def: Any, sites: Sequence[Site]) -> dict[str, str]:
+    """Layer -> why it cannot be measured: the graph does not tell enough of its tensors' shapes."""
+    model = _imported(graph_def) if sites else None
+    found = {}
+    for site in sites:
+        try:
+            _entering(model, site)
+        except UnsupportedError as error:
+            found[site.layer] = error.what
+    return found
+
+
+def _imported(graph_def: Any) -> Any:
+    tf = _tensorflow()
+    model = tf.Graph()
+    with model.as_default():
+        tf.graph_util.import_graph_def(graph_def, name="")
+    return model
+
+
+def _entering(model: Any, site: Site) -> tuple[Any, Sequence[int], int]:
+    """What enters a normalization, the axes of its channels, and how many there are."""
+    x = model.get_tensor_by_name(_full(site.x))
+    edge = next(edge for edge in site.edges if edge.role == MEAN)
+    statistic = model.get_tensor_by_name(_full(edge.tensor))
+    if x.shape.rank is None and statistic.shape.rank == 1:
+        # TensorFlow does not look at what loops hand back, and loses shapes there.
+        op, (channels,) = model.get_operation_by_name(site.op), statistic.shape
+        if "data_format" in op.node_def.attr and site.axis is not None:
+            sizes = [None] * len(op.get_attr("data_format"))
+            sizes[site.axis] = channels
+            x.set_shape(sizes)
+        elif site.axis in (None, -1) and channels is not None:
+            return x, (-1,), channels
+    kept = kept_axes(x, statistic, site.axis, site.layer)
+    if any(x.shape[axis] is None for axis in kept):
+        raise UnsupportedError(site.layer, "the graph does not tell its number of channels")
+    return x, kept, prod(x.shape[axis] for axis in kept)
 
 
 class _Builder:
@@ -83,27 +119,28 @@ class _Builder:
         self._aliases: dict[str, str] = {}
         self._edges: dict[tuple[str, int], str] = {}
         self._replaced: dict[str, str] = {}
+        self._back: dict[str, str] = {}
         self._results: list[Measured] = []
         self._given: dict[str, dict[str, str]] = {}
         with self._graph.as_default():
             self._phase = tf.compat.v1.placeholder(tf.int32, [], f"{prefix}/phase")
 
-    def add(self, number: int, site: Site, conditions: Sequence[Condition]) -> None:
+    def add(self, number: int, site: Site, conditions: Sequence[Condition | Loop]) -> None:
         """Add what measures a site."""
         tf = _tensorflow()
-        x = self._model.get_tensor_by_name(_full(site.x))
-        mean_edge = next(edge for edge in site.edges if edge.role == MEAN)
-        kept = kept_axes(x, self._tensor(mean_edge), site.axis, site.layer)
-        if any(x.shape[axis] is None for axis in kept):
-            raise UnsupportedError(site.layer, "the graph does not tell its number of channels")
-        channels = prod(x.shape[axis] for axis in kept)
+        x, kept, channels = _entering(self._model, site)
+        loops = [each for each in conditions if isinstance(each, Loop)]
         with self._graph.as_default(), tf.name_scope(f"{self._prefix}/{number}/"):
             entering = self._alias(x, site.x)
-            found = measured(entering, kept, self._phase, self._sample)
-            for place, edge in enumerate(site.edges):
-                with tf.control_dependencies([]):
-                    self._rewire(place, edge, self._source(site, edge, found, channels))
-            self._spell_out(site, entering, kept, found, channels)
+            # What depends on nothing, as a constant, would not belong to the loop.
+            with tf.control_dependencies([entering] if loops else []):
+                found = measured(
+                    entering, kept, channels, _within(self._phase, loops), self._sample
+                )
+                for place, edge in enumerate(site.edges):
+                    source = self._source(site, edge, found, channels, loops)
+                    self._rewire(place, edge, source)
+                self._spell_out(site, entering, kept, found, channels, loops)
             self._results.append(self._whenever(found, conditions, channels))
 
     def spliced(self, graph_def: Any) -> Measuring:
@@ -118,6 +155,8 @@ class _Builder:
         for node in self._graph.as_graph_def().node:
             added = merged.node.add()
             added.CopyFrom(node)
+            if node.name in self._back:
+                added.input[1] = self._back[node.name]
             if node.name in self._aliases:
                 dtype = node.attr["dtype"].type
                 added.Clear()
@@ -136,7 +175,9 @@ class _Builder:
         self._aliases[placeholder.op.name] = name
         return placeholder
 
-    def _source(self, site: Site, edge: Edge, found: Measured, channels: int) -> Any:
+    def _source(
+        self, site: Site, edge: Edge, found: Measured, channels: int, loops: Sequence[Loop]
+    ) -> Any:
         """The statistic that an edge is to have: [channels]."""
         if self._by_batch:
             return found.mean if edge.role == MEAN else found.variance
@@ -145,8 +186,9 @@ class _Builder:
         if edge.role not in given:
             dtype = self._tensor(edge).dtype.base_dtype
             dtype = tf.float64 if dtype == tf.float64 else tf.float32
-            given[edge.role] = tf.compat.v1.placeholder(dtype, [channels]).name
-        return self._graph.get_tensor_by_name(given[edge.role])
+            with tf.control_dependencies(None):
+                given[edge.role] = tf.compat.v1.placeholder(dtype, [channels]).name
+        return _within(self._graph.get_tensor_by_name(given[edge.role]), loops)
 
     def _rewire(self, place: int, edge: Edge, source: Any) -> None:
         tf = _tensorflow()
@@ -156,7 +198,13 @@ class _Builder:
         self._edges[edge.op, edge.position] = tf.identity(fitted, f"edge_{place}").name
 
     def _spell_out(
-        self, site: Site, x: Any, kept: Sequence[int], found: Measured, channels: int
+        self,
+        site: Site,
+        x: Any,
+        kept: Sequence[int],
+        found: Measured,
+        channels: int,
+        loops: Sequence[Loop],
     ) -> None:
         """Put a product and a sum in the place of a fused op, which would not write in place."""
         tf = _tensorflow()
@@ -165,7 +213,7 @@ class _Builder:
             return
         gamma, beta = (self._alias(tensor, tensor.name) for tensor in op.inputs[1:3])
         mean, variance = (
-            self._source(site, edge, found, channels)
+            self._source(site, edge, found, channels, loops)
             for edge in sorted(site.edges, key=lambda edge: edge.role)
         )
         scale = gamma * tf.math.rsqrt(variance + op.get_attr("epsilon"))
@@ -173,27 +221,77 @@ class _Builder:
         self._replaced.update({site.op: result, f"{site.op}:0": result})
 
     def _whenever(
-        self, found: Measured, conditions: Sequence[Condition], channels: int
+        self, found: Measured, conditions: Sequence[Condition | Loop], channels: int
     ) -> Measured:
-        """The moments; zeros where the tensor is not computed."""
+        """The moments, of all turns of a loop; zeros where the tensor is not computed."""
         tf = _tensorflow()
-        if not conditions:
-            return Measured(*(tensor.name for tensor in found))
-        predicates = [
-            self._alias(self._model.get_tensor_by_name(_full(name)), name) for name, _ in conditions
+        if any(isinstance(each, Loop) for each in conditions):
+            with tf.control_dependencies([found.count]):
+                wide = (tf.cast(each, tf.float64) for each in found[1:])
+                found = Measured(found.count, *wide)
+        nothing = [
+            tf.zeros([] if tensor.shape.rank == 0 else [channels], tensor.dtype) for tensor in found
         ]
-        results = []
-        for tensor in found:
-            nothing = tf.zeros(tensor.shape if tensor.shape.rank == 0 else [channels], tensor.dtype)
-            absent = []
-            for predicate, (_, value) in zip(predicates, conditions, strict=True):
-                taken = tf.raw_ops.Switch(data=nothing, pred=predicate)
-                absent.append(taken[0] if value else taken[1])
-                nothing = taken[1] if value else taken[0]
-            for other in reversed(absent):
-                tensor = tf.raw_ops.Merge(inputs=[tensor, other])[0]
-            results.append(tensor.name)
-        return Measured(*results)
+        around = []
+        for each in conditions:
+            if isinstance(each, Loop):
+                around.append([_enter(tensor, each, False) for tensor in nothing])
+                nothing = [_enter(tensor, each, True) for tensor in nothing]
+            else:
+                predicate = self._predicate(each.predicate)
+                taken = [tf.raw_ops.Switch(data=tensor, pred=predicate) for tensor in nothing]
+                around.append([switched[0 if each.value else 1] for switched in taken])
+                nothing = [switched[1 if each.value else 0] for switched in taken]
+        for each, absent in zip(reversed(conditions), reversed(around), strict=True):
+            if isinstance(each, Loop):
+                found = self._over_all_turns(found, each, absent)
+            else:
+                pairs = zip(found, absent, strict=True)
+                found = Measured(*(tf.raw_ops.Merge(inputs=[*pair])[0] for pair in pairs))
+        return Measured(*(tensor.name for tensor in found))
+
+    def _over_all_turns(self, found: Measured, loop: Loop, start: Sequence[Any]) -> Measured:
+        """The moments of all turns of a loop, which are handed from one to the next."""
+        tf = _tensorflow()
+        going = self._predicate(loop.going)
+        merges = [tf.raw_ops.Merge(inputs=[tensor, tensor])[0] for tensor in start]
+
+        def switched(tensors: Sequence[Any]) -> tuple[Measured, Measured]:
+            pairs = [tf.raw_ops.Switch(data=tensor, pred=going) for tensor in tensors]
+            return Measured(*(no for no, _ in pairs)), Measured(*(yes for _, yes in pairs))
+
+        def with_these(before: Measured) -> Measured:
+            with tf.control_dependencies([found.count]):
+                return pooled(before, found)
+
+        if loop.deciding:
+            last, after = switched(with_these(Measured(*merges)))
+        else:
+            last, before = switched(merges)
+            after = with_these(before)
+        for merge, tensor in zip(merges, after, strict=True):
+            self._back[merge.op.name] = tf.raw_ops.NextIteration(data=tensor).name
+        return Measured(*(tf.raw_ops.Exit(data=tensor) for tensor in last))
+
+    def _predicate(self, name: str) -> Any:
+        return self._alias(self._model.get_tensor_by_name(_full(name)), name)
+
+
+def _within(tensor: Any, loops: Sequence[Loop]) -> Any:
+    """A tensor, in these loops the same in each turn."""
+    with _tensorflow().control_dependencies(None):
+        for loop in loops:
+            tensor = _enter(tensor, loop, True)
+    return tensor
+
+
+def _enter(tensor: Any, loop: Loop, constant: bool) -> Any:
+    return _tensorflow().raw_ops.Enter(
+        data=tensor,
+        frame_name=loop.frame,
+        is_constant=constant,
+        parallel_iterations=loop.parallel,
+    )
 
 
 def _tensorflow() -> Any:

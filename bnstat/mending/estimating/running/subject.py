@@ -9,9 +9,9 @@ from functools import cached_property
 from bnstat.errors import BnstatError
 from bnstat.mending.estimating.running.flatten import flattened, nodes, op_of
 from bnstat.mending.estimating.running.forbidden import refuse_dangerous
-from bnstat.mending.estimating.running.order import LOOP, Order
+from bnstat.mending.estimating.running.order import Order
 from bnstat.mending.estimating.running.program import Input, Program
-from bnstat.mending.estimating.running.rewriting import measuring
+from bnstat.mending.estimating.running.rewriting import measuring, unmeasurable
 from bnstat.mending.estimating.running.runner import Runner
 from bnstat.mending.estimating.running.sites import MEAN, VARIANCE, Site, survey
 from bnstat.model import Array, BatchNorm
@@ -127,10 +127,12 @@ def prepared(program: Program, layers: Sequence[BatchNorm], trust: bool) -> Subj
     for site in found.sites:
         marks.setdefault(site.op, []).append(site.layer)
     order = Order(flat, marks)
-    left = dict(found.blind)
+    in_loops = [site for site in found.sites if order.frames(site.x)]
+    left = dict(found.blind) | unmeasurable(flat, in_loops)
     for site in found.sites:
-        if any(condition.predicate == LOOP for condition in order.conditions(site.x)):
-            left[site.layer] = "it is in the body of a loop, where nothing can be measured"
+        frames = order.frames(site.x)
+        if any(order.frames(edge.op) != frames for edge in site.edges):
+            left[site.layer] = "the graph normalizes with it partly in a loop and partly outside"
         elif _DATA not in order.marks(site.x):
             left[site.layer] = "the data never reaches it"
     names = {site.layer for site in found.sites} - left.keys()
