@@ -1,4 +1,4 @@
-"""Models on disk as programs, each kind in its own way."""
+"""Models on disk, and sessions, as programs, each kind in its own way."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from bnstat.mending.estimating.running.program import Input, Program
 from bnstat.mending.estimating.running.signature import Chosen, obvious, unknown_shape
 from bnstat.mending.footprint import footprint
 from bnstat.model import Array
+from bnstat.sessions import session_contents, session_variables
 
 _SERVING = "serving_default"
 _INITIALIZERS = ("__saved_model_init_op", "legacy_init_op", "saved_model_main_op")
@@ -114,6 +115,18 @@ def checkpoint_with_graph(path: str, contents: Contents, chosen: Chosen) -> Prog
     graph_def = message.graph_def
     graph = graph_of(graph_def, lambda name: name if name in keys else None)
     return _of_graph(path, graph_def, graph.variables, contents, chosen, graph.parts)
+
+
+def session(where: str, thing: Any, chosen: Chosen) -> Program:
+    """The program of a session's graph.
+
+    Raises:
+        BnstatError: it cannot be run.
+    """
+    contents = session_contents(thing, session_variables(thing))
+    (graph,) = contents.graphs() if contents.graphs else ()
+    graph_def = thing.graph.as_graph_def()
+    return _of_graph(where, graph_def, graph.variables, contents, chosen, graph.parts)
 
 
 def _of_graph(
