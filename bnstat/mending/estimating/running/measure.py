@@ -62,7 +62,7 @@ def measured(x: Any, kept: Sequence[int], channels: int, phase: Any, sample: boo
 
     Args:
         x: the tensor.
-        kept: the axes of the channels; the last, where the rank of the tensor is not known.
+        kept: the axes of the channels; one, counted from the end, where the rank is not known.
         channels: how many there are.
         phase: an int32 that is another one in each batch, for which positions are sampled.
         sample: whether to look only at `ENOUGH` positions of a batch, where it has more.
@@ -71,8 +71,10 @@ def measured(x: Any, kept: Sequence[int], channels: int, phase: Any, sample: boo
 
     rank = x.shape.rank
     if rank is None:
-        x = tf.reshape(x, [tf.reduce_prod(tf.shape(x)[:-1]), channels])
-        kept, rank = (1,), 2
+        rank = 1 - kept[0]
+        x = tf.reshape(x, tf.concat([[-1], tf.shape(x)[kept[0] :]], 0))
+        x = tf.ensure_shape(x, [None, channels, *[None] * (rank - 2)])
+        kept = (1,)
     last = tuple(kept) == (rank - 1,)
     if last and rank > 2:
         x = tf.reshape(x, [tf.shape(x)[0], prod(_known(x.shape[1:-1])), channels])

@@ -90,15 +90,16 @@ def _entering(model: Any, site: Site) -> tuple[Any, Sequence[int], int]:
     x = model.get_tensor_by_name(_full(site.x))
     edge = next(edge for edge in site.edges if edge.role == MEAN)
     statistic = model.get_tensor_by_name(_full(edge.tensor))
-    if x.shape.rank is None and statistic.shape.rank == 1:
+    if x.shape.rank is None and statistic.shape.is_fully_defined():
         # TensorFlow does not look at what loops hand back, and loses shapes there.
-        op, (channels,) = model.get_operation_by_name(site.op), statistic.shape
+        op, sizes = model.get_operation_by_name(site.op), statistic.shape.as_list()
+        wide = [place - len(sizes) for place, size in enumerate(sizes) if size != 1]
         if "data_format" in op.node_def.attr and site.axis is not None:
-            sizes = [None] * len(op.get_attr("data_format"))
-            sizes[site.axis] = channels
-            x.set_shape(sizes)
-        elif site.axis in (None, -1) and channels is not None:
-            return x, (-1,), channels
+            known = [None] * len(op.get_attr("data_format"))
+            known[site.axis] = prod(sizes)
+            x.set_shape(known)
+        elif len(wide) == 1 and (len(sizes) > 1 or site.axis in (None, -1)):
+            return x, wide, prod(sizes)
     kept = kept_axes(x, statistic, site.axis, site.layer)
     if any(x.shape[axis] is None for axis in kept):
         raise UnsupportedError(site.layer, "the graph does not tell its number of channels")
