@@ -176,6 +176,8 @@ def save_graph_mode(path: Path, where: str) -> None:
 
             def going(turn: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
                 more = turn < 3
+                if where == "always alike":
+                    more = tf.logical_and(more, tf.reduce_sum(x) > -1e9)
                 if where == "condition":
                     scaled = x * tf.cast(turn, tf.float32)
                     more = tf.logical_and(more, tf.reduce_sum(norm(scaled)) > -1e9)

@@ -34,8 +34,8 @@ class Loop(NamedTuple):
         frame: the loop's name.
         parallel: how many turns may be under way at a time.
         going: the tensor of one bool that tells whether there is another turn.
-        deciding: whether the tensor is one of those on which `going` depends, which are computed
-            once more than the loop's body.
+        deciding: whether it is for something on which `going` depends, which is computed once
+            more than the loop's body.
     """
 
     frame: str
@@ -90,24 +90,24 @@ class Order:
         """The names of the loops that a tensor is computed in; the outermost first."""
         return self._frames.get(op_of(tensor), ())
 
-    def conditions(self, tensor: str) -> Sequence[Condition | Loop]:
-        """When a tensor is computed, and in which loops; the outermost first."""
+    def conditions(self, tensor: str, user: str = "") -> Sequence[Condition | Loop]:
+        """When a tensor is computed, and in which loops; the outermost first.
+
+        Args:
+            tensor: the tensor.
+            user: the op that it is computed for; loops are said to be decided by that.
+        """
         frames = self.frames(tensor)
         levels: list[list[Condition | Loop]] = [[] for _ in range(len(frames) + 1)]
         found = self._of_tensor(tensor)
         for each in sorted(found, key=lambda each: (len(self._of_tensor(each.predicate)), each)):
-            if self._nodes[op_of(each.predicate)].op != _GOING:
+            if op_of(each.predicate) not in self._going.values():
                 levels[len(self.frames(each.predicate))].append(each)
         for level, frame in zip(levels, frames, strict=False):
-            going = self._going[frame]
-            level.append(
-                Loop(
-                    frame,
-                    self._enters[frame].attr["parallel_iterations"].i,
-                    going,
-                    self._decides(tensor, going),
-                )
-            )
+            going = self._going.get(frame)
+            if going is not None:  # without it TensorFlow refuses the loop
+                parallel = self._enters[frame].attr["parallel_iterations"].i
+                level.append(Loop(frame, parallel, going, self._decides(user or tensor, going)))
         return [each for level in levels for each in level]
 
     def _decides(self, tensor: str, going: str) -> bool:
@@ -136,16 +136,14 @@ class Order:
             return frozenset.intersection(*each)
         found = frozenset[Condition]().union(*each)
         if node.op in _EXITS:
-            left = self.frames(inputs[0])[-1:]
-            found = frozenset(
-                one for one in found if not set(left) & set(self.frames(one.predicate))
-            )
+            depth = len(self.frames(node.name))
+            found = frozenset(one for one in found if len(self.frames(one.predicate)) <= depth)
         return found
 
     def _frames_of(self, node: Any, inputs: Sequence[str]) -> tuple[str, ...]:
         around = max(map(self.frames, inputs), key=len, default=())
         if node.op in _ENTERS:
-            frame = node.attr["frame_name"].s.decode()
+            frame = node.attr["frame_name"].s.decode(errors="replace")
             self._enters[frame] = node
             return (*around, frame)
         return around[:-1] if node.op in _EXITS else around

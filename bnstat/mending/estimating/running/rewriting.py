@@ -61,7 +61,7 @@ def measuring(
     model = _imported(graph_def)
     builder = _Builder(_free_prefix(graph_def), model, by_batch, sample)
     for number, site in enumerate(sites):
-        builder.add(number, site, order.conditions(site.x))
+        builder.add(number, site, order.conditions(site.x, site.op))
     return builder.spliced(graph_def)
 
 
