@@ -1,4 +1,4 @@
-"""Models in memory: those of Keras 3, of tf-keras, and any `tf.Module`.
+"""Models in memory: those of Keras 3, of tf-keras, any `tf.Module`, and sessions.
 
 Nothing is imported for them: a caller who has one has imported its library already.
 """
@@ -13,6 +13,7 @@ import numpy as np
 
 from bnstat.errors import UnsupportedError
 from bnstat.model import ROLES, Array, BatchNorm, Model, Source, Variable
+from bnstat.sessions import is_session, session_contents, session_variables
 
 _NAMES = {
     "gamma": ("gamma", "scale"),
@@ -29,7 +30,7 @@ class LiveModel(NamedTuple):
     """A model in memory.
 
     Attributes:
-        model: its layers; a variable's key is `LAYER/ROLE`.
+        model: its layers; a variable's key is `LAYER/ROLE`, in a session its saver's.
         variables: key -> the variable itself, which has `numpy` and `assign`.
     """
 
@@ -46,8 +47,10 @@ def live_model(thing: Any) -> LiveModel:
     """The batch-norm layers of a model in memory.
 
     Raises:
-        UnsupportedError: it is neither a Keras model or layer nor a `tf.Module`.
+        UnsupportedError: it is neither a Keras model or layer nor a `tf.Module` nor a session.
     """
+    if is_session(thing):
+        return _in_session(thing)
     kind = f"{type(thing).__module__}.{type(thing).__qualname__}"
     if not is_live(thing):
         raise UnsupportedError(kind, "is neither a path nor a model of Keras or TensorFlow")
@@ -67,6 +70,13 @@ def live_model(thing: Any) -> LiveModel:
         layers.append(_layer(name, holder, {role: (keys[role], roles[role]) for role in keys}))
     source = Source(getattr(thing, "name", None) or kind, "live", writer=_writer(thing))
     return LiveModel(Model(source, layers), variables)
+
+
+def _in_session(session: Any) -> LiveModel:
+    from bnstat.discovery import discover
+
+    held = session_variables(session)
+    return LiveModel(discover(session_contents(session, held, _writer(session))), dict(held))
 
 
 def numpy_of(variable: Any) -> Array:

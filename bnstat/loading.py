@@ -45,7 +45,8 @@ def load(
     Args:
         path: a SavedModel, a checkpoint's prefix or one of its files, a Keras file, a GraphDef,
             or a folder of such; `.` if left out. It may be a URL: `s3://`, `gs://`, `az://`,
-            `hf://`, `https://`. Or a model in memory: of Keras, of tf-keras, or any `tf.Module`.
+            `hf://`, `https://`. Or a model in memory: of Keras, of tf-keras, any `tf.Module`, or
+            a `tf.compat.v1.Session` with its graph.
         checkpoint: the name of one of a folder's checkpoints or files; the newest if left out.
         step: the step of one of a folder's checkpoints.
         reader: `native` reads with bnstat's own reader, `tensorflow` with TensorFlow's, `auto`

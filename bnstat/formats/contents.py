@@ -138,12 +138,14 @@ class Graph:
         ops: the operations by name, in stored order.
         variables: name of an op or of a function's argument -> key of the variable it stands for.
         constant: the value of a constant op; None where the op is none or is too large.
+        parts: name of an op that stands for a part of its variable -> the indices of that part.
     """
 
     name: str
     ops: Mapping[str, Op]
     variables: Mapping[str, str]
     constant: Callable[[str], NDArray[np.generic] | None]
+    parts: Mapping[str, tuple[slice, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ def recalibrate(
     copy is written as by `bnstat.apply`, or, without `output` and `in_place`, nothing.
 
     Args:
-        model: a path as for `load`, or a model of Keras, tf-keras or a `tf.Module`.
+        model: a path as for `load`, or a model of Keras, tf-keras, a `tf.Module`, or a
+            `tf.compat.v1.Session`.
         data: a path (`.npz`, `.npy`, a folder of `tf.data.Dataset.save`, a TFRecord of
             `tf.Example`, a folder of images), `module:function`, or arrays by input name, a pair
             `(x, y)`, a dataset or any iterable of batches, or a function that gives one.

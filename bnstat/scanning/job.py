@@ -16,6 +16,7 @@ from bnstat.model import Model
 from bnstat.scanning.record import Record, of_error, of_model
 from bnstat.scanning.walk import Candidate
 from bnstat.storage.access import MAX_DOWNLOAD, Access
+from bnstat.storage.address import shown
 from bnstat.storage.files import Folder
 from bnstat.storage.local import LocalFolder
 from bnstat.storage.places import find
@@ -108,7 +109,7 @@ def examine_all(candidates: Sequence[Candidate], how: How) -> list[list[Record]]
 
 def examine(candidate: Candidate, how: How, access: Access) -> list[Record]:
     """The records of the models at a candidate; why it could not be read is a record as well."""
-    path = candidate.path
+    path = shown(candidate.path)
     try:
         return list(_records(candidate, how, access.knowing(candidate.folder, candidate.files)))
     except BnstatError as error:
@@ -120,7 +121,7 @@ def examine(candidate: Candidate, how: How, access: Access) -> list[Record]:
 
 
 def _records(candidate: Candidate, how: How, access: Access) -> Iterator[Record]:
-    path = candidate.path
+    path = shown(candidate.path)
     kind = "model"
     if candidate.file:
         folder = _folder_of(candidate, access)
@@ -133,10 +134,10 @@ def _records(candidate: Candidate, how: How, access: Access) -> Iterator[Record]
             return
         kind = found
     if kind == "archive":
-        yield from _archived(path, how, access)
+        yield from _archived(candidate, how, access)
         return
     try:
-        model = load(path, eager=True, access=access, **how.reading)
+        model = load(candidate.path, eager=True, access=access, **how.reading)
     except BnstatError as error:
         if kind == "model" or isinstance(error, DamagedError):
             yield of_error(path, error)
@@ -154,10 +155,11 @@ def _folder_of(candidate: Candidate, access: Access) -> Folder:
     return folder
 
 
-def _archived(path: str, how: How, access: Access) -> Iterator[Record]:
+def _archived(candidate: Candidate, how: How, access: Access) -> Iterator[Record]:
     """The records of the models in an archive, of which there can be several, or none."""
+    path = shown(candidate.path)
     try:
-        models = load_all(path, access=access, **how.reading)
+        models = load_all(candidate.path, access=access, **how.reading)
     except NotFoundError:
         return
     for name, model in models:

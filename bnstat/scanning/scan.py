@@ -188,7 +188,7 @@ def _surviving(
 
 def _died(candidate: Candidate) -> Record:
     reason = "the worker that opened it died, and so did another"
-    return Record(candidate.path, trouble="died", reason=reason)
+    return Record(shown(candidate.path), trouble="died", reason=reason)
 
 
 def _examine(how: How, candidates: list[Candidate]) -> list[list[Record]]:

@@ -31,10 +31,11 @@ VARIABLES = "variables"
 
 Graphs = Callable[[], Iterable[Graph]] | None
 
-_START = re.compile(rb"\x08\x01\x12([\x80-\xff]{0,4}[\x01-\x7f][\x0a\x12]|\0)")
-"""`saved_model_schema_version: 1`, then a meta graph, of which the first field is its `MetaInfoDef`
-or its graph: how every SavedModel starts. An ONNX file of that version has its producer's name
-there, which is text."""
+_FIELDS = rb"[\x0a\x12\x1a\x22\x2a\x32\x3a]"
+_START = re.compile(rb"\x08\x01\x12([\x80-\xff]{0,4}[\x01-\x7f]" + _FIELDS + rb"|\0)")
+"""`saved_model_schema_version: 1`, then a meta graph, which starts with one of its seven fields:
+how every SavedModel starts. An ONNX file of that version has its producer's name there, which
+starts with a letter."""
 
 
 def is_saved_model(file: File) -> bool:

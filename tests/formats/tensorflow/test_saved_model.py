@@ -14,6 +14,7 @@ from bnstat.errors import BnstatError, DamagedError, NotFoundError
 from tests.builders import named
 from tests.builders.graph_mode import layers_of, save_graph
 from tests.builders.oracle import assert_as_tensorflow_reads, assert_layers
+from tests.builders.tables import varint
 
 v1 = tf.compat.v1
 ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -187,3 +188,23 @@ def test_several_names_of_the_root_scope(tmp_path: Path) -> None:
 
 def test_both_readers_agree(saved: Path, master: Any) -> None:
     assert_layers(bnstat.load(saved, reader="tensorflow"), master[1])
+
+
+def test_fields_may_come_in_any_order(saved: Path, master: Any) -> None:
+    from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+
+    graph = saved / "saved_model.pb"
+    message = saved_model_pb2.SavedModel.FromString(graph.read_bytes()).meta_graphs[0]
+    fields = []
+    for field, _ in message.ListFields():
+        part = meta_graph_pb2.MetaGraphDef()
+        part.CopyFrom(message)
+        for other, _ in message.ListFields():
+            if other.name != field.name:
+                part.ClearField(other.name)
+        fields.append(part.SerializeToString())
+    assert len(fields) > 3
+    for first in range(len(fields)):
+        turned = b"".join(fields[first:] + fields[:first])
+        graph.write_bytes(b"\x08\x01\x12" + varint(len(turned)) + turned)
+        assert_layers(bnstat.load(graph), master[1])

@@ -5,13 +5,15 @@ stores them. In TensorFlow 2 functions get the variables that they use as their 
 the object graph tells which (`bound_inputs`).
 
 Sources: tensorflow/core/framework/{graph,function}.proto,
-tensorflow/core/protobuf/saved_object_graph.proto, tensorflow/core/ops/io_ops.cc.
+tensorflow/core/protobuf/saved_object_graph.proto, tensorflow/core/ops/io_ops.cc,
+tensorflow/core/util/saved_tensor_slice_util.cc (shapes and slices).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -30,12 +32,14 @@ MOST_NODES = 250_000
 """A graph of more is not looked at."""
 
 _SAVES = {"SaveV2": 3, "SaveSlices": 3, "Save": 2}
-"""Ops that write checkpoints -> the first input that is a tensor; input 1 has their keys."""
+"""Ops that write checkpoints -> the first input that is a tensor; input 1 has their keys, and
+input 2, where it is none of the tensors, their shapes and slices."""
 
 _MOST_SAVED = 1_000_000
 """Tensors that are followed to the variables that they save."""
 
 _PART = re.compile(r"/part_\d+$")
+_EXTENT = re.compile(r"(\d{1,18}),(\d{1,18})")
 
 _MOST_WRAPPERS = 50
 
@@ -50,16 +54,20 @@ def graph_of(graph_def: Any, keys: Callable[[str], str | None]) -> Graph:
             the parts of a partitioned variable all go by its name.
     """
     ops = inlined(graph_def)
-    saved = _saved_names(ops)
+    saved = _saved(ops)
     variables = {}
+    parts = {}
     for name, op in ops.items():
         if op.type not in VARIABLES:
             continue
-        for candidate in (*saved.get(name, ()), name, op.attribute("shared_name"), _whole(name)):
+        names = saved.get(name, {})
+        for candidate in (*names, name, op.attribute("shared_name"), _whole(name)):
             if isinstance(candidate, str) and (key := keys(candidate)) is not None:
                 variables[name] = key
+                if part := names.get(candidate):
+                    parts[name] = part
                 break
-    return Graph("", ops, variables, _constants(ops))
+    return Graph("", ops, variables, _constants(ops), parts)
 
 
 def flat_graph(graph_def: Any, variables: Mapping[str, str]) -> Graph:
@@ -174,24 +182,43 @@ def _signature_functions(meta_graph: Any) -> list[str]:
     return [calls[node] for node in outputs if node in calls]
 
 
-def _saved_names(ops: Mapping[str, Op]) -> dict[str, list[str]]:
-    """Variable op -> the names under which the graph's savers store it."""
-    names: dict[str, list[str]] = {}
+def _saved(ops: Mapping[str, Op]) -> dict[str, dict[str, tuple[slice, ...]]]:
+    """Variable op -> the names under which the graph's savers store it -> as which part."""
+    saved: dict[str, dict[str, tuple[slice, ...]]] = {}
     left = _MOST_SAVED
     for saver in ops.values():
         if saver.type not in _SAVES:
             continue
         inputs = saver.inputs
-        keys = ops.get(inputs[1]) if len(inputs) > 1 else None
-        tensors = inputs[_SAVES[saver.type] :]
-        stored = keys.tensor if isinstance(keys, Node) else None
-        for key, tensor in zip(stored.string_val if stored else (), tensors, strict=False):
-            name = key.decode("utf-8", "surrogateescape")
-            names.setdefault(_read_from(tensor, ops), []).append(name)
+        first = _SAVES[saver.type]
+        names = _strings(ops, inputs[1:2])
+        specs = chain(_strings(ops, inputs[2:first]), repeat(""))
+        for name, spec, tensor in zip(names, specs, inputs[first:], strict=False):
+            saved.setdefault(_read_from(tensor, ops), {})[name] = _part(spec)
         left -= len(inputs)
         if left < 0:
             break
-    return names
+    return saved
+
+
+def _strings(ops: Mapping[str, Op], tensors: Sequence[str]) -> list[str]:
+    """The strings of constants."""
+    nodes = [op for op in map(ops.get, tensors) if isinstance(op, Node)]
+    stored = [string for node in nodes if node.tensor for string in node.tensor.string_val]
+    return [string.decode("utf-8", "surrogateescape") for string in stored]
+
+
+def _part(spec: str) -> tuple[slice, ...]:
+    """The indices that a shape and slice such as `4 6 -:0,3` stands for; none for the whole."""
+    return tuple(map(_indices, spec.rpartition(" ")[2].split(":"))) if spec else ()
+
+
+def _indices(extent: str) -> slice:
+    found = _EXTENT.fullmatch(extent)
+    if found is None:
+        return slice(None)
+    start, length = map(int, found.groups())
+    return slice(start, start + length)
 
 
 def _read_from(tensor: str, ops: Mapping[str, Op]) -> str:

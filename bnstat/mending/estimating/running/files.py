@@ -1,4 +1,4 @@
-"""Models on disk as programs, each kind in its own way."""
+"""Models on disk, and sessions, as programs, each kind in its own way."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from bnstat.mending.estimating.running.program import Input, Program
 from bnstat.mending.estimating.running.signature import Chosen, obvious, unknown_shape
 from bnstat.mending.footprint import footprint
 from bnstat.model import Array
+from bnstat.sessions import session_contents, session_variables
 
 _SERVING = "serving_default"
 _INITIALIZERS = ("__saved_model_init_op", "legacy_init_op", "saved_model_main_op")
@@ -47,11 +48,12 @@ def saved_model(path: str, contents: Contents, chosen: Chosen) -> Program:
     outputs = {key: info.name for key, info in signature.outputs.items()}
     captured = _captured(meta_graph, contents)
     keys = contents.variables
-    variables = (
-        variables_of_calls(graph_def, captured)
-        if captured
-        else graph_of(graph_def, lambda name: name if name in keys else None).variables
-    )
+    parts: Mapping[str, tuple[slice, ...]] = {}
+    if captured:
+        variables = variables_of_calls(graph_def, captured)
+    else:
+        graph = graph_of(graph_def, lambda name: name if name in keys else None)
+        variables, parts = graph.variables, graph.parts
     if not contents.objects and not variables:
         variables = _constants(contents)
     fed, settings = chosen.parted(chosen.inputs_of(inputs, path), graph_def, path)
@@ -64,6 +66,7 @@ def saved_model(path: str, contents: Contents, chosen: Chosen) -> Program:
         chosen.outputs_of(outputs, path),
         settings,
         _initializers(meta_graph),
+        parts,
     )
 
 
@@ -110,8 +113,20 @@ def checkpoint_with_graph(path: str, contents: Contents, chosen: Chosen) -> Prog
     message = _parsed(meta, [meta_graph_pb2.MetaGraphDef()])
     keys = contents.variables
     graph_def = message.graph_def
-    variables = graph_of(graph_def, lambda name: name if name in keys else None).variables
-    return _of_graph(path, graph_def, variables, contents, chosen)
+    graph = graph_of(graph_def, lambda name: name if name in keys else None)
+    return _of_graph(path, graph_def, graph.variables, contents, chosen, graph.parts)
+
+
+def session(where: str, thing: Any, chosen: Chosen) -> Program:
+    """The program of a session's graph.
+
+    Raises:
+        BnstatError: it cannot be run.
+    """
+    contents = session_contents(thing, session_variables(thing))
+    (graph,) = contents.graphs() if contents.graphs else ()
+    graph_def = thing.graph.as_graph_def()
+    return _of_graph(where, graph_def, graph.variables, contents, chosen, graph.parts)
 
 
 def _of_graph(
@@ -120,10 +135,13 @@ def _of_graph(
     variables: Mapping[str, str],
     contents: Contents,
     chosen: Chosen,
+    parts: Mapping[str, tuple[slice, ...]] | None = None,
 ) -> Program:
     inputs, outputs = obvious(graph_def, chosen, path)
     fed, settings = chosen.parted(inputs, graph_def, path)
-    return Program(path, graph_def, variables, _reader(contents), fed, outputs, settings)
+    return Program(
+        path, graph_def, variables, _reader(contents), fed, outputs, settings, parts=parts or {}
+    )
 
 
 def _graph_of_saved_model(contents: Contents) -> str:

@@ -15,6 +15,7 @@ from bnstat.mending.estimating.running.program import Program
 from bnstat.mending.estimating.running.signature import Chosen
 from bnstat.mending.estimating.running.subject import Subject, prepared
 from bnstat.model import Array, BatchNorm, Model
+from bnstat.sessions import is_session
 
 Opener = Callable[[str, Contents, Chosen], Program]
 
@@ -106,6 +107,9 @@ def subject_of_live(
     if not layers:
         raise NotFoundError(where, "holds no batch-norm layer with moving statistics")
     require_tensorflow()
+    if is_session(thing):
+        chosen = Chosen(running.inputs, running.outputs, running.feeds)
+        return prepared(files.session(where, thing, chosen), layers, running.trust)
     keys = {id(getattr(one, "_value", one)): key for key, one in live.variables.items()}
     return prepared(traced(thing, where, keys, example), layers, running.trust)
 

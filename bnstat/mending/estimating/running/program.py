@@ -38,6 +38,7 @@ class Program:
         graph_def: the graph; may still call functions.
         variables: name of an op -> key of the variable that it stands for.
         read: reads the variable of a key.
+        parts: name of an op that stands for a part of a variable -> the indices of that part.
         inputs: name -> what is fed.
         outputs: name -> the tensor that is the model's answer.
         settings: tensor -> the value that it has in inference, such as a switch for training.
@@ -52,3 +53,4 @@ class Program:
     outputs: Mapping[str, str]
     settings: Mapping[str, Any] = field(default_factory=dict)
     prepare: tuple[str, ...] = ()
+    parts: Mapping[str, tuple[slice, ...]] = field(default_factory=dict)

@@ -72,13 +72,17 @@ class Runner:
         config = tf.compat.v1.ConfigProto()
         config.graph_options.rewrite_options.disable_meta_optimizer = not optimized
         self._session = tf.compat.v1.Session(graph=self._graph, config=config)
-        for key, holder, operation in assignments:
+        for name, holder, operation in assignments:
+            key = program.variables[name]
             value = program.read(key)
+            part = program.parts.get(name, ())
+            value = value[part] if len(part) == value.ndim else value
             if value.shape != tuple(holder.shape):
                 self.close()
                 raise UnsupportedError(
                     program.where,
                     f"{key} has the shape {list(value.shape)}, the graph wants {holder.shape}",
+                    "save the model as a SavedModel, or freeze its graph",
                 )
             self._session.run(operation, {holder: value})
         if program.prepare:
@@ -149,11 +153,10 @@ class Runner:
             raise _refused(self._program.where, error) from None
 
     def _assignments(self, tf: Any) -> list[tuple[str, Any, Any]]:
-        """For each variable its key, a placeholder for its value, and what sets it."""
+        """For each variable its op's name, a placeholder for its value, and what sets it."""
         found = []
         for op in _variable_ops(self._graph.get_operations()):
-            key = self._program.variables.get(op.name)
-            if key is None:
+            if op.name not in self._program.variables:
                 raise UnsupportedError(
                     self._program.where, f"the file has no value for the variable {op.name}"
                 )
@@ -163,7 +166,7 @@ class Runner:
                 assign = tf.raw_ops.AssignVariableOp(resource=op.outputs[0], value=holder)
             else:
                 assign = tf.raw_ops.Assign(ref=op.outputs[0], value=holder)
-            found.append((key, holder, assign))
+            found.append((op.name, holder, assign))
         return found
 
 
