@@ -98,13 +98,20 @@ def run(command: Sequence[str], timeout: float = 600) -> Run:
     return Run(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss / 1024, read)
 
 
-def in_turn(commands: Mapping[str, Sequence[str]], times: int) -> dict[str, list[Run]]:
-    """Run the commands in turn, so many times over, after one run each that is not counted."""
+def in_turn(
+    commands: Mapping[str, Sequence[str]], times: int, before: Callable[[], None] = lambda: None
+) -> dict[str, list[Run]]:
+    """Run the commands in turn, so many times over, after one run each that is not counted.
+
+    `before` is called before each run, and not measured.
+    """
     for command in commands.values():
+        before()
         run(command)
     runs: dict[str, list[Run]] = {label: [] for label in commands}
     for _ in range(times):
         for label, command in commands.items():
+            before()
             runs[label].append(run(command))
     return runs
 
