@@ -20,6 +20,7 @@ from bnstat.scanning.record import Record, of_error
 from bnstat.scanning.walk import Candidate, Choice, Unreadable, signature, walk
 from bnstat.storage.access import Access
 from bnstat.storage.address import scheme_of, shown
+from bnstat.storage.files import Folder
 from bnstat.storage.places import Spot, find
 
 if TYPE_CHECKING:
@@ -102,15 +103,16 @@ def _candidates(
     for root in roots:
         if scheme_of(root) == "memory" and not isinstance(engine, Here):
             raise BnstatError(root, "is in this process alone", "leave out --jobs and --engine")
-    folders = [spot.folder for _, spot in spots if _is_folder(spot)]
-    alone = [_alone(root, spot, how.access()) for root, spot in spots if not _is_folder(spot)]
-    yield from walk([folder for folder in folders if folder is not None], choice)
+    folders = [folder for _, spot in spots if (folder := _listable(spot)) is not None]
+    alone = [_alone(root, spot, how.access()) for root, spot in spots if _listable(spot) is None]
+    yield from walk(folders, choice)
     yield from alone
 
 
-def _is_folder(spot: Spot) -> bool:
-    """Whether it is a folder that tells what is in it."""
-    return spot.parent is None and spot.folder is not None and spot.folder.tells_names
+def _listable(spot: Spot) -> Folder | None:
+    """The folder that it is, if that tells what is in it."""
+    folder = spot.folder if spot.parent is None else None
+    return folder if folder is not None and folder.tells_names else None
 
 
 def _alone(root: str, spot: Spot, access: Access) -> Candidate | Unreadable:

@@ -19,10 +19,8 @@ if a budget is not kept.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from measure import (
@@ -35,6 +33,7 @@ from measure import (
     in_turn,
     median,
     ratio,
+    started,
     table,
     tensorflow,
     verdict,
@@ -67,16 +66,6 @@ start = counted()
 wanted = everything()
 print(counted() - start - overhead, wanted)
 """
-
-
-def main() -> int:
-    """Write the inputs, measure, print."""
-    options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    options.add_argument("--data", type=Path, help="where inputs are kept; default: nowhere")
-    options.add_argument("--runs", type=int, default=11)
-    given = options.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        return measure(given.data or Path(folder), given.runs)
 
 
 def measure(data: Path, runs: int) -> int:
@@ -190,4 +179,4 @@ def _wall(one: Run) -> float:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    sys.exit(main())
+    sys.exit(started(__doc__, measure))

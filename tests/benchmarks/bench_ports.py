@@ -10,27 +10,15 @@ needed for that); FOLDER keeps them for the next. The exit code is 1 if the budg
 
 from __future__ import annotations
 
-import argparse
 import sys
-import tempfile
 from pathlib import Path
 
-from measure import Budget, bnstat, build, in_turn, ratio, table, verdict
+from measure import Budget, bnstat, build, in_turn, ratio, started, table, verdict
 
 CHECKPOINT = "model.index"
 OTHERS = ("saved_model", "model.h5", "model.keras", "model.weights.h5")
 PORTS = ("model.onnx", "model.pth", "model.safetensors", "tfjs", "model.npz")
 MOST = 1.3
-
-
-def main() -> int:
-    """Write the inputs, measure, print."""
-    options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    options.add_argument("--data", type=Path, help="where inputs are kept; default: nowhere")
-    options.add_argument("--runs", type=int, default=11)
-    given = options.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        return measure(given.data or Path(folder), given.runs)
 
 
 def measure(folder: Path, times: int) -> int:
@@ -53,4 +41,4 @@ def measure(folder: Path, times: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(started(__doc__, measure))

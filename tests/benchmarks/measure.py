@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -150,6 +152,21 @@ def verdict(budgets: Sequence[Budget]) -> int:
     for budget in budgets:
         print(budget)
     return int(any(budget.figure > budget.most for budget in budgets))
+
+
+def started(about: str, measure: Callable[[Path, int], int]) -> int:
+    """What `measure` gives of the folder of the inputs and the number of runs that are asked for.
+
+    Args:
+        about: the script's documentation, of which the first line is shown.
+        measure: measures, prints, and gives the exit code.
+    """
+    options = argparse.ArgumentParser(description=about.partition("\n")[0])
+    options.add_argument("--data", type=Path, help="where inputs are kept; default: nowhere")
+    options.add_argument("--runs", type=int, default=11)
+    given = options.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        return measure(given.data or Path(folder), given.runs)
 
 
 def build(folder: Path, *names: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bnstat.mending.estimating.running.flatten import op_of
-from bnstat.mending.estimating.running.order import Order
+from bnstat.mending.estimating.running.order import DATA, Order
 
 if TYPE_CHECKING:
     from bnstat.mending.estimating.running.runner import Runner
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 Cut = tuple[str, ...]
 """Names of tensors; none where the graph cannot be cut there."""
-
-_DATA = "(data)"
 
 
 def cuts(subject: Subject, runner: Runner, waves: Sequence[Sequence[str]]) -> list[Cut]:
@@ -31,7 +29,7 @@ def cuts(subject: Subject, runner: Runner, waves: Sequence[Sequence[str]]) -> li
     """
     measuring = runner.measuring
     graph_def = measuring.graph_def
-    marks = {op_of(each.tensor): [_DATA] for each in subject.inputs.values()}
+    marks = {op_of(each.tensor): [DATA] for each in subject.inputs.values()}
     for layer, holders in measuring.given.items():
         marks.update({op_of(name): [layer] for name in holders.values()})
     order = Order(graph_def, marks)
@@ -51,7 +49,7 @@ def cuts(subject: Subject, runner: Runner, waves: Sequence[Sequence[str]]) -> li
     for name, needed in last.items():
         until = min(settled(name), needed)
         for tensor in nodes[name].input:
-            if not tensor.startswith("^") and _DATA in order.marks(tensor):
+            if not tensor.startswith("^") and DATA in order.marks(tensor):
                 for number in range(settled(tensor), until):
                     found[number].add(tensor)
     whole = [_cut(nodes, order, tensors) for tensors in found]

@@ -14,6 +14,9 @@ _EXITS = frozenset({"Exit", "RefExit"})
 _BACK = frozenset({"NextIteration", "RefNextIteration"})
 _GOING = "LoopCond"
 
+DATA = "(data)"
+"""The mark of what depends on the data; all others are names of layers."""
+
 
 class Condition(NamedTuple):
     """A tensor is computed only where `predicate` is `value`.

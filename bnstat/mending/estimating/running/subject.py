@@ -9,14 +9,12 @@ from functools import cached_property
 from bnstat.errors import BnstatError
 from bnstat.mending.estimating.running.flatten import flattened, nodes, op_of
 from bnstat.mending.estimating.running.forbidden import refuse_dangerous
-from bnstat.mending.estimating.running.order import Order
+from bnstat.mending.estimating.running.order import DATA, Order
 from bnstat.mending.estimating.running.program import Input, Program
 from bnstat.mending.estimating.running.rewriting import measuring, unmeasurable
 from bnstat.mending.estimating.running.runner import Runner
 from bnstat.mending.estimating.running.sites import MEAN, VARIANCE, Site, survey
 from bnstat.model import Array, BatchNorm
-
-_DATA = "(data)"
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ def prepared(program: Program, layers: Sequence[BatchNorm], trust: bool) -> Subj
         prepare=tuple(prepare),
     )
     found = survey(flat, program.variables, layers)
-    marks: dict[str, list[str]] = {op_of(each.tensor): [_DATA] for each in inputs.values()}
+    marks: dict[str, list[str]] = {op_of(each.tensor): [DATA] for each in inputs.values()}
     for site in found.sites:
         marks.setdefault(site.op, []).append(site.layer)
     order = Order(flat, marks)
@@ -133,7 +131,7 @@ def prepared(program: Program, layers: Sequence[BatchNorm], trust: bool) -> Subj
         frames = order.frames(site.x)
         if any(order.frames(edge.op) != frames for edge in site.edges):
             left[site.layer] = "the graph normalizes with it partly in a loop and partly outside"
-        elif _DATA not in order.marks(site.x):
+        elif DATA not in order.marks(site.x):
             left[site.layer] = "the data never reaches it"
     names = {site.layer for site in found.sites} - left.keys()
     return Subject(
