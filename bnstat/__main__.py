@@ -10,6 +10,7 @@ from types import FrameType
 
 _SIGINT = 128 + 2
 _ENDING = ("SIGTERM", "SIGHUP")
+_AGAIN_SECONDS = 0.01
 _RARELY = 100_000
 """Objects between two collections: a large checkpoint makes millions, and hardly any garbage."""
 
@@ -31,6 +32,7 @@ def run() -> None:
     try:
         gc.set_threshold(_RARELY)
         _heed_signals()
+        sys.unraisablehook = _unraisable
         from bnstat.cli import main
 
         main()
@@ -51,6 +53,23 @@ def _heed_signals() -> None:
 def _end(number: int, _: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
     raise _Ended(number)
+
+
+def _unraisable(what: sys.UnraisableHookArgs) -> None:
+    """Send a signal again that came where nothing can be raised, as while an object is deleted."""
+    if isinstance(what.exc_value, KeyboardInterrupt):
+        number: int = signal.SIGINT
+    elif isinstance(what.exc_value, _Ended):
+        number = what.exc_value.number
+        signal.signal(number, _end)
+    else:
+        sys.__unraisablehook__(what)
+        return
+    import threading
+
+    again = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
 
 
 if __name__ == "__main__":

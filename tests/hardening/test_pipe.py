@@ -162,6 +162,38 @@ def test_a_signal_that_nohup_ignores_stays_ignored(large: Path, tmp_path: Path) 
     assert os.listdir(tmp_path) == ["x.json"]
 
 
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)]
+)
+def test_a_signal_that_comes_while_an_object_is_deleted_is_not_lost(
+    number: signal.Signals, code: int
+) -> None:
+    script = """
+import os, sys, time
+import bnstat.cli
+class Deleted:
+    def __del__(self):
+        os.kill(os.getpid(), int(sys.argv[1]))
+        time.sleep(0)
+def main():
+    Deleted()
+    time.sleep(30)
+    print("lost")
+bnstat.cli.main = main
+from bnstat.__main__ import run
+run()
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(int(number))],
+        capture_output=True,
+        cwd=ROOT,
+        timeout=60,
+        check=False,
+        preexec_fn=heeded,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (code, b"", b"")
+
+
 def test_ctrl_c_while_it_starts() -> None:
     """No traceback from bnstat's first line on; before it there is Python alone."""
     for delay in (0.08, 0.12, 0.16, 0.2, 0.25):
