@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import h5py
@@ -82,15 +82,21 @@ def write_h5(path: Path, layers: int, kernel: int) -> None:
         file.attrs["layer_names"] = names
 
 
-def test_hdf5_is_fetched_level_by_level(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    trips = []
+@pytest.fixture
+def trips(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each time that something is to be fetched, whether there was anything to wait for."""
+    found: list[bool] = []
     plain = Warehouse.fetch
 
     def counted(depot: Warehouse, wanted: Mapping[RemoteFile, Sequence[Span]]) -> None:
-        trips.append(any(wanted.values()))
+        found.append(any(wanted.values()))
         plain(depot, wanted)
 
     monkeypatch.setattr(Warehouse, "fetch", counted)
+    return found
+
+
+def test_hdf5_is_fetched_level_by_level(server: Server, trips: list[bool]) -> None:
     write_h5(server.folder / "m.h5", 96, 200_000)
     size = (server.folder / "m.h5").stat().st_size
     model = bnstat.load(f"{server.url}/m.h5", eager=True)
@@ -98,6 +104,36 @@ def test_hdf5_is_fetched_level_by_level(server: Server, monkeypatch: pytest.Monk
     assert len(model) == 96
     assert server.sent <= 0.05 * size
     assert trips.count(True) <= 12
+
+
+def write_pytorch(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    torch = pytest.importorskip("torch", reason="torch writes the state dict")
+    torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("m.npz", lambda path, arrays: np.savez(path, **arrays)),
+        ("packed.npz", lambda path, arrays: np.savez_compressed(path, **arrays)),
+        ("m.pth", write_pytorch),
+    ],
+)
+def test_the_members_of_a_zip_are_fetched_together(
+    name: str, write: Callable[[Path, Mapping[str, np.ndarray]], None], server: Server, trips: list
+) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for number in range(LAYERS):
+        arrays[f"conv{number}.weight"] = rng.random(50_000, np.float32)
+        for role in ("weight", "bias", "running_mean", "running_var"):
+            arrays[f"bn{number}.{role}"] = rng.random(CHANNELS, np.float32)
+    write(server.folder / name, arrays)
+    model = bnstat.load(f"{server.url}/{name}", eager=True)
+    same(model, bnstat.load(server.folder / name))
+    assert len(model) == LAYERS
+    assert trips.count(True) <= 6
+    assert server.sent <= 0.1 * (server.folder / name).stat().st_size
 
 
 def test_a_run_costs_three_requests_a_checkpoint(s3: str, tmp_path: Path) -> None:
