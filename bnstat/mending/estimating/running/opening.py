@@ -9,10 +9,10 @@ from typing import Any
 from bnstat.errors import BnstatError, NotFoundError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.live import LiveModel
-from bnstat.mending.estimating.running import files
-from bnstat.mending.estimating.running.keras_files import keras_file
 from bnstat.mending.estimating.running.program import Program
-from bnstat.mending.estimating.running.signature import Chosen
+from bnstat.mending.estimating.running.programs import files
+from bnstat.mending.estimating.running.programs.keras_files import keras_file
+from bnstat.mending.estimating.running.programs.signature import Chosen
 from bnstat.mending.estimating.running.subject import Subject, prepared
 from bnstat.model import Array, BatchNorm, Model
 from bnstat.sessions import is_session
@@ -101,7 +101,7 @@ def subject_of_live(
     Raises:
         BnstatError: it has no batch norm, or cannot be run.
     """
-    from bnstat.mending.estimating.running.traced import traced
+    from bnstat.mending.estimating.running.programs.traced import traced
 
     where = live.model.source.path
     if not layers:

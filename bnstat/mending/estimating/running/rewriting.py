@@ -135,8 +135,11 @@ class _Builder:
             entering = self._alias(x, site.x)
             # What depends on nothing, as a constant, would not belong to the loop.
             with tf.control_dependencies([entering] if loops else []):
+                mask = site.mask and self._alias(
+                    self._model.get_tensor_by_name(site.mask), site.mask
+                )
                 found = measured(
-                    entering, kept, channels, _within(self._phase, loops), self._sample
+                    entering, kept, channels, _within(self._phase, loops), self._sample, mask
                 )
                 for place, edge in enumerate(site.edges):
                     source = self._source(site, edge, found, channels, loops)

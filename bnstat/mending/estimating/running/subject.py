@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from bnstat.errors import BnstatError
 from bnstat.mending.estimating.running.flatten import flattened, nodes, op_of
 from bnstat.mending.estimating.running.forbidden import refuse_dangerous
 from bnstat.mending.estimating.running.order import DATA, Order
 from bnstat.mending.estimating.running.program import Input, Program
+from bnstat.mending.estimating.running.programs.masks import mask_of
 from bnstat.mending.estimating.running.rewriting import measuring, unmeasurable
 from bnstat.mending.estimating.running.runner import Runner
-from bnstat.mending.estimating.running.sites import MEAN, VARIANCE, Site, survey
+from bnstat.mending.estimating.running.sites import MEAN, VARIANCE, Site, Survey, survey
 from bnstat.model import Array, BatchNorm
 
 
@@ -98,7 +100,7 @@ def prepared(program: Program, layers: Sequence[BatchNorm], trust: bool) -> Subj
         UnsupportedError: it has ops that reach beyond the graph.
         BnstatError: TensorFlow cannot make sense of its graph.
     """
-    wanted = [op_of(tensor) for tensor in program.outputs.values()]
+    wanted = [op_of(each) for each in (*program.outputs.values(), *program.masks.values())]
     prepare = [op_of(name) for name in program.prepare]
     flat = flattened(program.graph_def, wanted + prepare, program.where)
     if not any("Table" in node.op for node in flat.node):
@@ -120,7 +122,7 @@ def prepared(program: Program, layers: Sequence[BatchNorm], trust: bool) -> Subj
         settings={k: each for k, each in program.settings.items() if op_of(k) in there},
         prepare=tuple(prepare),
     )
-    found = survey(flat, program.variables, layers)
+    found = _with_masks(survey(flat, program.variables, layers), flat, program.masks)
     marks: dict[str, list[str]] = {op_of(each.tensor): [DATA] for each in inputs.values()}
     for site in found.sites:
         marks.setdefault(site.op, []).append(site.layer)
@@ -141,6 +143,12 @@ def prepared(program: Program, layers: Sequence[BatchNorm], trust: bool) -> Subj
         left,
         order,
     )
+
+
+def _with_masks(found: Survey, graph_def: Any, masks: Mapping[str, str]) -> Survey:
+    by_name = {node.name: node for node in graph_def.node}
+    sites = (replace(site, mask=mask_of(by_name, site.x, masks)) for site in found.sites)
+    return replace(found, sites=tuple(sites)) if masks else found
 
 
 def _flat(layer: BatchNorm, role: str) -> Array:

@@ -11,6 +11,7 @@ import numpy as np
 from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.live import numpy_of
 from bnstat.mending.estimating.running.program import Input, Program
+from bnstat.mending.estimating.running.programs.masks import masks_noted
 from bnstat.model import Array
 
 _SWITCHES = ("training", "is_training")
@@ -43,7 +44,8 @@ def traced(
         return model(_packed(model, tensors), **switches)
 
     try:
-        function = tf.function(call, autograph=False).get_concrete_function(*specs.values())
+        with masks_noted(model) as noted:
+            function = tf.function(call, autograph=False).get_concrete_function(*specs.values())
     except Exception as error:  # whatever the model's own code raises
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise BnstatError(where, f"cannot be traced: {lines[0]}") from None
@@ -57,7 +59,8 @@ def traced(
         for name, tensor in zip(names, fed, strict=True)
     }
     outputs = {str(place): tensor.name for place, tensor in enumerate(graph.outputs)}
-    return Program(where, graph_def, variables, read, inputs, outputs)
+    masks = {x.op.name: mask.name for x, mask in noted if x.graph is mask.graph is graph}
+    return Program(where, graph_def, variables, read, inputs, outputs, masks=masks)
 
 
 def _specs(model: Any) -> dict[str, Any]:

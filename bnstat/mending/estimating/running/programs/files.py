@@ -11,7 +11,7 @@ from bnstat.formats.contents import Contents
 from bnstat.formats.tensorflow.graphs.graph_def import graph_of, variables_of_calls
 from bnstat.formats.tensorflow.saved_model import BINARY, TEXT
 from bnstat.mending.estimating.running.program import Input, Program
-from bnstat.mending.estimating.running.signature import Chosen, obvious, unknown_shape
+from bnstat.mending.estimating.running.programs.signature import Chosen, obvious, unknown_shape
 from bnstat.mending.footprint import footprint
 from bnstat.model import Array
 from bnstat.sessions import session_contents, session_variables
