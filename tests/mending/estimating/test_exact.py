@@ -179,6 +179,23 @@ def test_what_keras_masks_does_not_count(keras: ModuleType, form: str, tmp_path:
 
 
 @KERAS
+@pytest.mark.parametrize("invert", [False, True])
+def test_lookup_tables_hold_what_they_held(keras: ModuleType, invert: bool, tmp_path: Path) -> None:
+    layers = keras.layers
+    words, numbers = keras.Input((), dtype="string", name="w"), keras.Input((2,), name="n")
+    lookup = layers.StringLookup(vocabulary=["a", "b", "c"])
+    encoded = layers.CategoryEncoding(4, output_mode="one_hot")
+    ids = lookup(words)
+    if invert:  # there and back
+        ids = lookup(layers.StringLookup(vocabulary=["a", "b", "c"], invert=True)(ids))
+    value = layers.Concatenate()([encoded(ids), numbers])
+    keras.Model([words, numbers], layers.BatchNormalization()(value)).save(tmp_path / "m.keras")
+    x = {"w": np.array(["a", "c", "c", "other"] * 10), "n": np.ones((40, 2), np.float32)}
+    (found,) = recalibrate(tmp_path / "m.keras", x).layers
+    np.testing.assert_allclose(found.mean, [0.25, 0.25, 0, 0.5, 1, 1], atol=1e-6)
+
+
+@KERAS
 def test_dropout_stays_off(keras: ModuleType) -> None:
     """AIMET's bn_reestimation runs it in training mode."""
     layers = keras.layers

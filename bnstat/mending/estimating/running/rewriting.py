@@ -101,6 +101,10 @@ def _entering(model: Any, site: Site) -> tuple[Any, Sequence[int], int]:
         elif len(wide) == 1 and (len(sizes) > 1 or site.axis in (None, -1)):
             return x, wide, prod(sizes)
     kept = kept_axes(x, statistic, site.axis, site.layer)
+    if len(kept) == 1 and x.shape[kept[0]] is None:
+        known = [None] * x.shape.rank
+        known[kept[0]] = statistic.shape.num_elements()
+        x.set_shape(known)
     if any(x.shape[axis] is None for axis in kept):
         raise UnsupportedError(site.layer, "the graph does not tell its number of channels")
     return x, kept, prod(x.shape[axis] for axis in kept)
