@@ -133,7 +133,7 @@ def survey(graph_def: Any, variables: Mapping[str, str], layers: Sequence[BatchN
         else:
             blind[owner] = found
     with_sites = {site.layer for site in sites}
-    read = set(variables.values())
+    read = {key for name, key in variables.items() if name in graph.ops}
     for layer in layers:
         used = {layer.variables[role].key for role in (MEAN, VARIANCE)} <= read
         blind.setdefault(

@@ -8,8 +8,10 @@ from functools import cached_property
 from typing import Any
 
 from bnstat.errors import BnstatError
+from bnstat.mending.estimating.running.feeding import with_placeholders
 from bnstat.mending.estimating.running.flatten import flattened, nodes, op_of
 from bnstat.mending.estimating.running.forbidden import refuse_dangerous
+from bnstat.mending.estimating.running.imported import imported
 from bnstat.mending.estimating.running.order import DATA, Order
 from bnstat.mending.estimating.running.program import Input, Program
 from bnstat.mending.estimating.running.programs.masks import mask_of
@@ -29,6 +31,7 @@ class Subject:
         sites: where they normalize.
         left: layer -> why it cannot be measured.
         order: of the graph.
+        graph: the same graph as a `tf.Graph`.
     """
 
     program: Program
@@ -36,6 +39,7 @@ class Subject:
     sites: Sequence[Site]
     left: Mapping[str, str]
     order: Order
+    graph: Any
 
     @property
     def inputs(self) -> Mapping[str, Input]:
@@ -66,7 +70,12 @@ class Subject:
     def runner(self, *, by_batch: bool, sample: bool, optimized: bool = True) -> Runner:
         """A session that measures; see `measuring` and `Runner`."""
         graph = measuring(
-            self.program.graph_def, self.sites, self.order, by_batch=by_batch, sample=sample
+            self.program.graph_def,
+            self.graph,
+            self.sites,
+            self.order,
+            by_batch=by_batch,
+            sample=sample,
         )
         return Runner(self.program, graph, optimized=optimized)
 
@@ -102,7 +111,8 @@ def prepared(program: Program, layers: Sequence[BatchNorm], trust: bool) -> Subj
     """
     wanted = [op_of(each) for each in (*program.outputs.values(), *program.masks.values())]
     prepare = [op_of(name) for name in program.prepare]
-    flat = flattened(program.graph_def, wanted + prepare, program.where)
+    graph_def, cut = with_placeholders(program.graph_def, program.inputs)
+    flat = flattened(graph_def, wanted + prepare, program.where)
     if not any("Table" in node.op for node in flat.node):
         flat, prepare = flattened(flat, wanted, program.where), []
     if not trust:
@@ -112,7 +122,7 @@ def prepared(program: Program, layers: Sequence[BatchNorm], trust: bool) -> Subj
             # Graphs leave the shape open, and with it those of all that depends on the value.
             node.attr["shape"].shape.Clear()
     there = {node.name for node in flat.node}
-    inputs = {k: each for k, each in program.inputs.items() if op_of(each.tensor) in there}
+    inputs = {k: each for k, each in cut.items() if op_of(each.tensor) in there}
     if not inputs:
         raise BnstatError(program.where, "its outputs depend on none of its inputs")
     program = replace(
@@ -127,8 +137,8 @@ def prepared(program: Program, layers: Sequence[BatchNorm], trust: bool) -> Subj
     for site in found.sites:
         marks.setdefault(site.op, []).append(site.layer)
     order = Order(flat, marks)
-    in_loops = [site for site in found.sites if order.frames(site.x)]
-    left = dict(found.blind) | unmeasurable(flat, in_loops)
+    graph = imported(flat, program.where)
+    left = dict(found.blind) | unmeasurable(graph, found.sites)
     for site in found.sites:
         frames = order.frames(site.x)
         if any(order.frames(edge.op) != frames for edge in site.edges):
@@ -142,6 +152,7 @@ def prepared(program: Program, layers: Sequence[BatchNorm], trust: bool) -> Subj
         [site for site in found.sites if site.layer in names],
         left,
         order,
+        graph,
     )
 
 
