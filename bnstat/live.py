@@ -57,7 +57,7 @@ def live_model(thing: Any) -> LiveModel:
     layers = []
     variables: dict[str, Any] = {}
     taken: set[str] = set()
-    for path, holder in _holders(thing):
+    for path, holder in holders(thing):
         roles = _roles(holder)
         if not {"moving_mean", "moving_variance"} <= roles.keys():
             continue
@@ -129,7 +129,7 @@ def _roles(holder: Any) -> dict[str, Any]:
     return roles
 
 
-def _holders(thing: Any) -> Iterator[tuple[str, Any]]:
+def holders(thing: Any) -> Iterator[tuple[str, Any]]:
     """All layers and modules, each once, with its path of names."""
     seen: set[int] = set()
     stack: list[tuple[tuple[str, ...], Any]] = [((), thing)]

@@ -47,8 +47,8 @@ def recalibrate(
         in_place: put the copy in the place of the original.
         track: passes batches on and shows how far it is.
         **settings: as `Settings` has them: `samples`, `batch_size`, `layers`, `labels`,
-            `inputs`, `outputs`, `feeds`, `imports`, `trust`, `images`, `checkpoint`, `step`,
-            `patterns`, `include_shadows`.
+            `signature`, `inputs`, `outputs`, `feeds`, `imports`, `trust`, `images`,
+            `checkpoint`, `step`, `patterns`, `include_shadows`.
 
     Raises:
         NotFoundError: there is no such model or data, or the data lacks an input.
@@ -61,11 +61,7 @@ def recalibrate(
     if opened.live is None and (output is not None or in_place):
         _refuse_impossible(opened.model.source, output, in_place)
     result = estimate(opened.subject, opened.data, exact=exact, track=track)
-    if not result.layers:
-        name, why = next(iter(result.left.items()))
-        raise UnsupportedError(
-            opened.model.source.path, f"no layer of it can be mended: {name}: {why}"
-        )
+    _refuse_nothing(opened, result, "mended")
     if opened.live is not None:
         _assign(opened, result)
     elif output is not None or in_place:
@@ -88,7 +84,17 @@ def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -
         As `recalibrate`.
     """
     opened = scene(model, data, Settings(**settings))
-    return measure_drift(opened.subject, opened.data, track=track)
+    result = measure_drift(opened.subject, opened.data, track=track)
+    _refuse_nothing(opened, result, "measured")
+    return result
+
+
+def _refuse_nothing(opened: Scene, result: Drift | Recalibration, what: str) -> None:
+    if not result.layers:
+        name, why = next(iter(result.left.items()))
+        raise UnsupportedError(
+            opened.model.source.path, f"no layer of it can be {what}: {name}: {why}"
+        )
 
 
 def _refuse_impossible(source: Source, output: str | PathLike[str] | None, in_place: bool) -> None:

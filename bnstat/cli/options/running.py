@@ -110,6 +110,11 @@ _OPTIONS = (
         help="Multiply the 0 to 255 of images by this, such as 1/255.",
     ),
     click.option(
+        "--signature",
+        metavar="NAME",
+        help="Which signature of a SavedModel is run, where it has several. Default: the served.",
+    ),
+    click.option(
         "--input",
         "inputs",
         multiple=True,
@@ -152,6 +157,7 @@ _NAMES = (
     "batch_size",
     "image_size",
     "scale",
+    "signature",
     "inputs",
     "outputs",
     "feeds",

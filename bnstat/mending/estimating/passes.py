@@ -112,6 +112,13 @@ def _right(answer: Array, batch: Batch, output: str) -> int:
             output, f"its shape {list(answer.shape)} is no score for each sample", "name --output"
         )
     if scores.shape[1] > 1:
+        most = int(batch.labels.max())
+        if most >= scores.shape[1]:
+            raise AmbiguousError(
+                output,
+                f"it has {scores.shape[1]} classes, counted from 0, and a label is {most}",
+                "name --output, or other --labels",
+            )
         return int((scores.argmax(1) == batch.labels).sum())
     single = as_float64(scores)[:, 0]
     limit = 0.5 if single.min() >= 0 and single.max() <= 1 else 0.0

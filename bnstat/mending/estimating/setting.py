@@ -31,6 +31,7 @@ class Settings:
         inputs, outputs: names of what is fed and of the answer, where they are not obvious.
         feeds: name of a placeholder that takes no data, such as `keep_prob` -> its value.
         imports: Python modules that define a Keras model's custom classes.
+        signature: the name of a SavedModel's signature; the one that is served, if None.
         trust: whether ops that reach files, the network or Python are run.
         images: how a folder of images becomes arrays.
         checkpoint, step, patterns, include_shadows: as for `bnstat.load`.
@@ -44,6 +45,7 @@ class Settings:
     outputs: Sequence[str] = ()
     feeds: Mapping[str, Any] = field(default_factory=dict)
     imports: Sequence[str] = ()
+    signature: str | None = None
     trust: bool = False
     images: Images = field(default_factory=Images)
     checkpoint: str | None = None
@@ -56,7 +58,12 @@ class Settings:
         from bnstat.mending.estimating.running.opening import Running
 
         return Running(
-            tuple(self.inputs), tuple(self.outputs), self.feeds, tuple(self.imports), self.trust
+            tuple(self.inputs),
+            tuple(self.outputs),
+            self.feeds,
+            tuple(self.imports),
+            self.signature,
+            self.trust,
         )
 
 

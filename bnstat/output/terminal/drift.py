@@ -41,9 +41,6 @@ def lines(result: Drift, model: str, screen: Screen) -> Iterator[str]:
         accuracy = f"{result.accuracy:.1%}".replace("%", " %")
         yield f"{screen.style('accuracy', 'dim')}  {accuracy}"
     yield ""
-    if not result.layers:
-        yield "no layer was measured"
-        return
     yield from table(_columns(result, screen), screen)
     yield ""
     for line in wrapped(LEGEND, screen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -150,6 +151,48 @@ def test_fewer_batches_than_asked_for_are_counted_as_they_are(keras: ModuleType)
     few = recalibrate(model, x, samples=15, batch_size=10)
     assert (few.samples, few.batches) == (15, 2)
     np.testing.assert_allclose(np.asarray(norm.moving_mean), x[:15].mean(0), rtol=1e-5)
+
+
+@KERAS
+@pytest.mark.parametrize("form", ["live", ".keras"])
+def test_what_keras_masks_does_not_count(keras: ModuleType, form: str, tmp_path: Path) -> None:
+    layers = keras.layers
+    keras.utils.set_random_seed(6)
+    inputs = keras.Input((7, 4), name="x")
+    value = layers.BatchNormalization(momentum=0.0)(layers.Masking()(inputs))
+    value = layers.BatchNormalization(momentum=0.0)(layers.LSTM(3, return_sequences=True)(value))
+    model = keras.Model(inputs, value)
+    x = RANDOM.normal(3, 2, (60, 7, 4)).astype(np.float32)
+    x[::2, 4:] = x[::3, 1:] = 0
+    path = tmp_path / "model.keras"
+    model.save(path)
+    model(x, training=True)
+    if form == "live":
+        found = recalibrate(keras.models.load_model(path), x)
+    else:
+        found = recalibrate(path, x)
+    assert found.layers[0].mean.min() > 2.5 > x.mean((0, 1)).max()
+    for mended, trained in zip(found.layers, norms(keras, model), strict=True):
+        mean, variance = np.asarray(trained.moving_mean), np.asarray(trained.moving_variance)
+        np.testing.assert_allclose(mended.mean, mean, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(mended.variance, variance, rtol=1e-4)
+
+
+@KERAS
+@pytest.mark.parametrize("invert", [False, True])
+def test_lookup_tables_hold_what_they_held(keras: ModuleType, invert: bool, tmp_path: Path) -> None:
+    layers = keras.layers
+    words, numbers = keras.Input((), dtype="string", name="w"), keras.Input((2,), name="n")
+    lookup = layers.StringLookup(vocabulary=["a", "b", "c"])
+    encoded = layers.CategoryEncoding(4, output_mode="one_hot")
+    ids = lookup(words)
+    if invert:  # there and back
+        ids = lookup(layers.StringLookup(vocabulary=["a", "b", "c"], invert=True)(ids))
+    value = layers.Concatenate()([encoded(ids), numbers])
+    keras.Model([words, numbers], layers.BatchNormalization()(value)).save(tmp_path / "m.keras")
+    x = {"w": np.array(["a", "c", "c", "other"] * 10), "n": np.ones((40, 2), np.float32)}
+    (found,) = recalibrate(tmp_path / "m.keras", x).layers
+    np.testing.assert_allclose(found.mean, [0.25, 0.25, 0, 0.5, 1, 1], atol=1e-6)
 
 
 @KERAS

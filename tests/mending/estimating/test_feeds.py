@@ -12,6 +12,7 @@ import tensorflow as tf
 
 import bnstat
 from bnstat.errors import AmbiguousError, BnstatError, NotFoundError
+from tests.builders.digits import DATA
 
 v1 = tf.compat.v1
 X = np.random.default_rng(5).normal(2, 3, (96, 6)).astype(np.float32)
@@ -111,3 +112,99 @@ def test_a_name_that_is_no_placeholder(saved: Callable[..., Path]) -> None:
 def test_a_value_that_does_not_fit(saved: Callable[..., Path]) -> None:
     with pytest.raises(BnstatError, match="could not convert string to float"):
         bnstat.drift(saved(), {"images": X}, feeds={"keep_prob": "much"})
+
+
+def iterator() -> Any:
+    dataset = v1.data.Dataset.from_tensor_slices((X[:8], np.arange(8)))
+    return v1.data.make_one_shot_iterator(dataset.batch(4)).get_next()[0]
+
+
+def queue() -> Any:
+    return v1.FIFOQueue(100, tf.float32, [6]).dequeue_many(10)
+
+
+def default() -> Any:
+    return v1.placeholder_with_default(iterator(), [None, 6])
+
+
+@pytest.mark.parametrize("form", ["checkpoint", "saved-model", "frozen"])
+@pytest.mark.parametrize("pipeline", [iterator, queue, default])
+def test_data_is_fed_behind_a_pipeline(
+    tmp_path: Path, pipeline: Callable[[], Any], form: str
+) -> None:
+    path = tmp_path / "model"
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = pipeline()
+        tf.identity(v1.layers.batch_normalization(x + 1, name="norm"), "answer")
+        session.run(v1.global_variables_initializer())
+        if form == "checkpoint":
+            v1.train.Saver().save(session, str(path))
+        elif form == "frozen":
+            graph_def = session.graph.as_graph_def()
+            frozen = v1.graph_util.convert_variables_to_constants(session, graph_def, ["answer"])
+            path.write_bytes(frozen.SerializeToString())
+        else:
+            builder = v1.saved_model.Builder(str(path))
+            builder.add_meta_graph_and_variables(session, ["serve"], {})
+            builder.save()
+    with pytest.raises(AmbiguousError, match="name --input, and --output"):
+        bnstat.drift(path, X)
+    data = X[:90]  # nine of the batches of ten that the graph after the queue wants
+    (layer,) = bnstat.drift(path, data, inputs=[x.name]).layers
+    np.testing.assert_allclose(layer.mean, data.mean(0) + 1, rtol=1e-5)
+    with pytest.raises(NotFoundError, match=r"no tensor 'norm[^']*:7'"):
+        bnstat.drift(path, X, inputs=["norm/batchnorm/mul:7"])
+
+
+class Two(tf.Module):
+    """Two norms, of which one signature runs the first and another both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = [
+            {
+                "mean": tf.Variable(tf.zeros(6), name=f"{name}/moving_mean"),
+                "variance": tf.Variable(tf.ones(6), name=f"{name}/moving_variance"),
+            }
+            for name in ("first", "second")
+        ]
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 6], tf.float32, "x")])
+    def one(self, x: Any) -> Any:
+        return {"y": tf.nn.batch_normalization(x, *self.norms[0].values(), None, None, 1e-3)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 6], tf.float32, "x")])
+    def both(self, x: Any) -> Any:
+        x = self.one(x)["y"]
+        return {"z": tf.nn.batch_normalization(x, *self.norms[1].values(), None, None, 1e-3)}
+
+
+def test_the_signature_that_is_named_is_run(tmp_path: Path) -> None:
+    two = Two()
+    tf.saved_model.save(two, str(tmp_path / "m"), {"one": two.one, "both": two.both})
+    with pytest.raises(AmbiguousError, match="several signatures; say which: --signature both, on"):
+        bnstat.drift(tmp_path / "m", X)
+    with pytest.raises(NotFoundError, match="no signature 'none'; there are: both, one"):
+        bnstat.drift(tmp_path / "m", X, signature="none")
+    result = bnstat.drift(tmp_path / "m", X, signature="one")
+    assert [each.layer for each in result.layers] == ["first"]
+    assert "reads its statistics" in result.left["second"]
+    result = bnstat.drift(tmp_path / "m", X, signature="both")
+    assert [each.layer for each in result.layers] == ["first", "second"]
+    tf.saved_model.save(two, str(tmp_path / "d"), {"serving_default": two.one, "b": two.both})
+    assert [each.layer for each in bnstat.drift(tmp_path / "d", X).layers] == ["first"]
+    with pytest.raises(NotFoundError, match=r"is no SavedModel \(tf1-checkpoint\)"):
+        bnstat.drift(DATA / "digits/run", X, signature="one")
+
+
+def test_what_tensorflow_says_is_its_reason(tmp_path: Path) -> None:
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None, 6], "x")
+        halves = tf.concat(tf.split(x, 2), 0)
+        v1.layers.batch_normalization(halves, name="norm")
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver().save(session, str(tmp_path / "model"))
+    with pytest.raises(
+        BnstatError, match=r"cannot run it: Number of ways to split .* \(at split\)"
+    ):
+        bnstat.drift(tmp_path / "model", X[:3])

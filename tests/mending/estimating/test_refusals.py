@@ -180,5 +180,8 @@ def test_wrong_names_and_things() -> None:
         recalibrate(path, TEST, layers=["nothing"])
     with pytest.raises(BnstatError, match="neither a path nor a model"):
         recalibrate(7, TEST)
+    data = {"images": np.zeros((4, 8, 8, 1)), "labels": np.arange(7, 11)}
+    with pytest.raises(BnstatError, match="10 classes, counted from 0, and a label is 10"):
+        drift(path, data, labels="labels")
     some = recalibrate(path, TEST, layers=["block2/*"])
     assert [each.layer for each in some.layers] == ["block2/bn"]

@@ -121,6 +121,12 @@ class Data:
                     self._where, f"has no {self.labels!r} for --labels", _there(raw)
                 )
             labels = raw[self.labels].reshape(size, -1)
+            if labels.dtype.kind not in "biuf":
+                raise BnstatError(
+                    self._where,
+                    f"the labels {self.labels!r} are of {labels.dtype}",
+                    "give the number of each sample's class, counted from 0",
+                )
             labels = labels.argmax(1) if labels.shape[1] > 1 else labels[:, 0]
         names = self._names(raw)
         feeds = {name: self._fitted(name, raw[names[name]]) for name in self.inputs}
@@ -150,14 +156,17 @@ class Data:
                 raise self._misfit(name, f"of {array.dtype}, the model takes text")
             return array.astype(object)
         dtype = numpy_dtype(wanted.dtype, name)
-        if array.dtype.kind not in "biufV" or not _holds(dtype, array):
+        if not _of_numbers(array) or not _holds(dtype, array):
             raise self._misfit(name, f"of {array.dtype}, the model takes {wanted.dtype}")
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            bad = int(np.count_nonzero(~np.isfinite(array)))
+        with np.errstate(over="ignore"):
+            fitted = array.astype(dtype, copy=False)
+        if not (finite := np.isfinite(fitted)).all():
             raise DamagedError(
-                self._where, f"{name}: {bad} of {array.size} numbers are NaN or infinite"
+                self._where,
+                f"{name}: {np.count_nonzero(~finite)} of {array.size} numbers are NaN or infinite"
+                + ("" if array.dtype == dtype else f", as {dtype}"),
             )
-        return array.astype(dtype, copy=False)
+        return fitted
 
     def _refuse_shape(self, name: str, array: Array, wanted: Wanted) -> None:
         if wanted.shape is None:
@@ -192,6 +201,11 @@ def _there(raw: Raw) -> str:
     return f"it has {', '.join(names[:8])}" if names else "its arrays have no names"
 
 
+def _of_numbers(array: Array) -> bool:
+    """Whether an array is of numbers, such as bfloat16, which NumPy calls void as it does bytes."""
+    return array.dtype.kind in "biuf" or (array.dtype.kind == "V" and array.dtype.type != np.void)
+
+
 def _holds(dtype: np.dtype[np.generic], array: Array) -> bool:
     """Whether an array's numbers may be given as another type: whole numbers only exactly."""
     if dtype.kind in "iub":
@@ -204,6 +218,8 @@ def _of_size(raws: Iterable[Raw], size: int, where: str) -> Iterator[Raw]:
     kept: list[Raw] = []
     count = 0
     for raw in raws:
+        if kept and _form(raw) != _form(kept[0]):
+            raise DamagedError(where, "its batches are not of one form: other names or shapes")
         lengths = {len(array) for array in raw.values() if array.ndim}
         if len(lengths) != 1:
             raise DamagedError(where, "its arrays are not of one number of samples")
@@ -220,6 +236,10 @@ def _of_size(raws: Iterable[Raw], size: int, where: str) -> Iterator[Raw]:
             count -= size
     if count:
         yield _joined(kept)
+
+
+def _form(raw: Raw) -> Mapping[str, tuple[int, ...]]:
+    return {name: array.shape[1:] for name, array in raw.items()}
 
 
 def _joined(raws: list[Raw]) -> Raw:

@@ -57,7 +57,9 @@ def kept_axes(x: Any, statistic: Any, axis: int | None, where: str) -> tuple[int
     return kept or ((axis % rank,) if axis is not None else (rank - 1,))
 
 
-def measured(x: Any, kept: Sequence[int], channels: int, phase: Any, sample: bool) -> Measured:
+def measured(
+    x: Any, kept: Sequence[int], channels: int, phase: Any, sample: bool, mask: Any = None
+) -> Measured:
     """Add the ops that measure a tensor.
 
     Args:
@@ -66,6 +68,7 @@ def measured(x: Any, kept: Sequence[int], channels: int, phase: Any, sample: boo
         channels: how many there are.
         phase: an int32 that is another one in each batch, for which positions are sampled.
         sample: whether to look only at `ENOUGH` positions of a batch, where it has more.
+        mask: of one dimension less, tells which positions count, where the channels come last.
     """
     import tensorflow as tf
 
@@ -76,6 +79,9 @@ def measured(x: Any, kept: Sequence[int], channels: int, phase: Any, sample: boo
         x = tf.ensure_shape(x, [None, channels, *[None] * (rank - 2)])
         kept = (1,)
     last = tuple(kept) == (rank - 1,)
+    if last and mask is not None:
+        counts = tf.broadcast_to(tf.cast(mask, tf.bool), tf.shape(x)[:-1])
+        x, kept, rank = tf.boolean_mask(x, counts), (1,), 2
     if last and rank > 2:
         x = tf.reshape(x, [tf.shape(x)[0], prod(_known(x.shape[1:-1])), channels])
         kept, rank = (2,), 3

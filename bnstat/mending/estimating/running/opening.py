@@ -9,10 +9,10 @@ from typing import Any
 from bnstat.errors import BnstatError, NotFoundError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.live import LiveModel
-from bnstat.mending.estimating.running import files
-from bnstat.mending.estimating.running.keras_files import keras_file
 from bnstat.mending.estimating.running.program import Program
-from bnstat.mending.estimating.running.signature import Chosen
+from bnstat.mending.estimating.running.programs import files
+from bnstat.mending.estimating.running.programs.keras_files import keras_file
+from bnstat.mending.estimating.running.programs.signature import Chosen
 from bnstat.mending.estimating.running.subject import Subject, prepared
 from bnstat.model import Array, BatchNorm, Model
 from bnstat.sessions import is_session
@@ -36,6 +36,7 @@ class Running:
         inputs, outputs: names of what is fed and of the answer, where they are not obvious.
         feeds: name of a placeholder that takes no data -> its value.
         imports: Python modules that define a Keras model's custom classes.
+        signature: the name of a SavedModel's signature; the one that is served, if None.
         trust: whether ops may reach beyond the graph, and Keras may run code from the file.
     """
 
@@ -43,6 +44,7 @@ class Running:
     outputs: tuple[str, ...] = ()
     feeds: Mapping[str, Any] = field(default_factory=dict)
     imports: tuple[str, ...] = ()
+    signature: str | None = None
     trust: bool = False
 
 
@@ -67,10 +69,12 @@ def open_subject(
         raise NotFoundError(path, "holds no batch-norm layer with moving statistics")
     require_tensorflow()
     kind = contents.source.format
+    if running.signature is not None and kind != "saved-model":
+        raise NotFoundError(path, f"is no SavedModel ({kind}), and has no signatures")
     if kind in ("keras-archive", "keras-h5"):
         program = keras_file(path, model, running.imports, running.trust)
     elif kind in _OPENERS:
-        chosen = Chosen(running.inputs, running.outputs, running.feeds)
+        chosen = Chosen(running.inputs, running.outputs, running.feeds, running.signature)
         program = _OPENERS[kind](path, contents, chosen)
     else:
         raise UnsupportedError(
@@ -101,7 +105,7 @@ def subject_of_live(
     Raises:
         BnstatError: it has no batch norm, or cannot be run.
     """
-    from bnstat.mending.estimating.running.traced import traced
+    from bnstat.mending.estimating.running.programs.traced import traced
 
     where = live.model.source.path
     if not layers:

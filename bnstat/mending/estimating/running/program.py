@@ -42,6 +42,8 @@ class Program:
         inputs: name -> what is fed.
         outputs: name -> the tensor that is the model's answer.
         settings: tensor -> the value that it has in inference, such as a switch for training.
+        masks: name of an op whose output enters a normalization -> the tensor, of one dimension
+            less, that tells what of it counts for the statistics.
         prepare: ops that fill lookup tables before the first run.
     """
 
@@ -54,3 +56,4 @@ class Program:
     settings: Mapping[str, Any] = field(default_factory=dict)
     prepare: tuple[str, ...] = ()
     parts: Mapping[str, tuple[slice, ...]] = field(default_factory=dict)
+    masks: Mapping[str, str] = field(default_factory=dict)

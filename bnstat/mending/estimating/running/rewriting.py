@@ -40,6 +40,7 @@ class Measuring:
 
 def measuring(
     graph_def: Any,
+    model: Any,
     sites: Sequence[Site],
     order: Order,
     *,
@@ -50,6 +51,7 @@ def measuring(
 
     Args:
         graph_def: a flat `GraphDef`, which is left as it is.
+        model: the same as a `tf.Graph`.
         sites: the normalizations.
         order: of the same graph.
         by_batch: whether each layer normalizes by its batch, instead of by what is fed.
@@ -58,16 +60,14 @@ def measuring(
     Raises:
         UnsupportedError: a tensor's shape is not known.
     """
-    model = _imported(graph_def)
     builder = _Builder(_free_prefix(graph_def), model, by_batch, sample)
     for number, site in enumerate(sites):
         builder.add(number, site, order.conditions(site.x, site.op))
     return builder.spliced(graph_def)
 
 
-def unmeasurable(graph_def: Any, sites: Sequence[Site]) -> dict[str, str]:
+def unmeasurable(model: Any, sites: Sequence[Site]) -> dict[str, str]:
     """Layer -> why it cannot be measured: the graph does not tell enough of its tensors' shapes."""
-    model = _imported(graph_def) if sites else None
     found = {}
     for site in sites:
         try:
@@ -75,14 +75,6 @@ def unmeasurable(graph_def: Any, sites: Sequence[Site]) -> dict[str, str]:
         except UnsupportedError as error:
             found[site.layer] = error.what
     return found
-
-
-def _imported(graph_def: Any) -> Any:
-    tf = _tensorflow()
-    model = tf.Graph()
-    with model.as_default():
-        tf.graph_util.import_graph_def(graph_def, name="")
-    return model
 
 
 def _entering(model: Any, site: Site) -> tuple[Any, Sequence[int], int]:
@@ -101,6 +93,10 @@ def _entering(model: Any, site: Site) -> tuple[Any, Sequence[int], int]:
         elif len(wide) == 1 and (len(sizes) > 1 or site.axis in (None, -1)):
             return x, wide, prod(sizes)
     kept = kept_axes(x, statistic, site.axis, site.layer)
+    if len(kept) == 1 and x.shape[kept[0]] is None:
+        known = [None] * x.shape.rank
+        known[kept[0]] = statistic.shape.num_elements()
+        x.set_shape(known)
     if any(x.shape[axis] is None for axis in kept):
         raise UnsupportedError(site.layer, "the graph does not tell its number of channels")
     return x, kept, prod(x.shape[axis] for axis in kept)
@@ -135,8 +131,11 @@ class _Builder:
             entering = self._alias(x, site.x)
             # What depends on nothing, as a constant, would not belong to the loop.
             with tf.control_dependencies([entering] if loops else []):
+                mask = site.mask and self._alias(
+                    self._model.get_tensor_by_name(site.mask), site.mask
+                )
                 found = measured(
-                    entering, kept, channels, _within(self._phase, loops), self._sample
+                    entering, kept, channels, _within(self._phase, loops), self._sample, mask
                 )
                 for place, edge in enumerate(site.edges):
                     source = self._source(site, edge, found, channels, loops)

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bnstat.errors import BnstatError, UnsupportedError
+from bnstat.errors import UnsupportedError
+from bnstat.mending.estimating.running.imported import imported, refused
 from bnstat.mending.estimating.running.program import Program
 from bnstat.mending.estimating.running.rewriting import Measuring
 from bnstat.model import Array
@@ -62,12 +63,8 @@ class Runner:
         self._program = program
         self.measuring = measuring
         self._batches = 0
-        self._graph = tf.Graph()
+        self._graph = imported(measuring.graph_def, program.where)
         with self._graph.as_default():
-            try:
-                tf.graph_util.import_graph_def(measuring.graph_def, name="")
-            except (ValueError, tf.errors.OpError) as error:
-                raise _refused(program.where, error) from None
             assignments = self._assignments(tf)
         config = tf.compat.v1.ConfigProto()
         config.graph_options.rewrite_options.disable_meta_optimizer = not optimized
@@ -150,7 +147,7 @@ class Runner:
         try:
             return self._session.run(fetches, feeds)
         except (tf.errors.OpError, ValueError, TypeError) as error:
-            raise _refused(self._program.where, error) from None
+            raise refused(self._program.where, error) from None
 
     def _assignments(self, tf: Any) -> list[tuple[str, Any, Any]]:
         """For each variable its op's name, a placeholder for its value, and what sets it."""
@@ -172,9 +169,3 @@ class Runner:
 
 def _variable_ops(operations: Iterable[Any]) -> list[Any]:
     return [op for op in operations if op.type in ("VarHandleOp", "VariableV2", "Variable")]
-
-
-def _refused(where: str, error: Exception) -> BnstatError:
-    message = getattr(error, "message", None) or str(error)
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return BnstatError(where, f"TensorFlow cannot run it: {(lines or ['no reason given'])[0]}")

@@ -75,6 +75,7 @@ class Site:
         edges: the inputs that take the moving statistics; at least one of each.
         axis: the channels' axis, where the graph tells it.
         unbiased: whether training averages the unbiased variance.
+        mask: the tensor of one dimension less that tells what counts; all where it is None.
     """
 
     layer: str
@@ -83,6 +84,7 @@ class Site:
     edges: tuple[Edge, ...]
     axis: int | None
     unbiased: bool
+    mask: str | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def survey(graph_def: Any, variables: Mapping[str, str], layers: Sequence[BatchN
         else:
             blind[owner] = found
     with_sites = {site.layer for site in sites}
-    read = set(variables.values())
+    read = {key for name, key in variables.items() if name in graph.ops}
     for layer in layers:
         used = {layer.variables[role].key for role in (MEAN, VARIANCE)} <= read
         blind.setdefault(

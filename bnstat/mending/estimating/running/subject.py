@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from bnstat.errors import BnstatError
+from bnstat.mending.estimating.running.feeding import with_placeholders
 from bnstat.mending.estimating.running.flatten import flattened, nodes, op_of
 from bnstat.mending.estimating.running.forbidden import refuse_dangerous
+from bnstat.mending.estimating.running.imported import imported
 from bnstat.mending.estimating.running.order import DATA, Order
 from bnstat.mending.estimating.running.program import Input, Program
+from bnstat.mending.estimating.running.programs.masks import mask_of
 from bnstat.mending.estimating.running.rewriting import measuring, unmeasurable
 from bnstat.mending.estimating.running.runner import Runner
-from bnstat.mending.estimating.running.sites import MEAN, VARIANCE, Site, survey
+from bnstat.mending.estimating.running.sites import MEAN, VARIANCE, Site, Survey, survey
 from bnstat.model import Array, BatchNorm
 
 
@@ -27,6 +31,7 @@ class Subject:
         sites: where they normalize.
         left: layer -> why it cannot be measured.
         order: of the graph.
+        graph: the same graph as a `tf.Graph`.
     """
 
     program: Program
@@ -34,6 +39,7 @@ class Subject:
     sites: Sequence[Site]
     left: Mapping[str, str]
     order: Order
+    graph: Any
 
     @property
     def inputs(self) -> Mapping[str, Input]:
@@ -64,7 +70,12 @@ class Subject:
     def runner(self, *, by_batch: bool, sample: bool, optimized: bool = True) -> Runner:
         """A session that measures; see `measuring` and `Runner`."""
         graph = measuring(
-            self.program.graph_def, self.sites, self.order, by_batch=by_batch, sample=sample
+            self.program.graph_def,
+            self.graph,
+            self.sites,
+            self.order,
+            by_batch=by_batch,
+            sample=sample,
         )
         return Runner(self.program, graph, optimized=optimized)
 
@@ -98,9 +109,10 @@ def prepared(program: Program, layers: Sequence[BatchNorm], trust: bool) -> Subj
         UnsupportedError: it has ops that reach beyond the graph.
         BnstatError: TensorFlow cannot make sense of its graph.
     """
-    wanted = [op_of(tensor) for tensor in program.outputs.values()]
+    wanted = [op_of(each) for each in (*program.outputs.values(), *program.masks.values())]
     prepare = [op_of(name) for name in program.prepare]
-    flat = flattened(program.graph_def, wanted + prepare, program.where)
+    graph_def, cut = with_placeholders(program.graph_def, program.inputs)
+    flat = flattened(graph_def, wanted + prepare, program.where)
     if not any("Table" in node.op for node in flat.node):
         flat, prepare = flattened(flat, wanted, program.where), []
     if not trust:
@@ -110,7 +122,7 @@ def prepared(program: Program, layers: Sequence[BatchNorm], trust: bool) -> Subj
             # Graphs leave the shape open, and with it those of all that depends on the value.
             node.attr["shape"].shape.Clear()
     there = {node.name for node in flat.node}
-    inputs = {k: each for k, each in program.inputs.items() if op_of(each.tensor) in there}
+    inputs = {k: each for k, each in cut.items() if op_of(each.tensor) in there}
     if not inputs:
         raise BnstatError(program.where, "its outputs depend on none of its inputs")
     program = replace(
@@ -120,13 +132,13 @@ def prepared(program: Program, layers: Sequence[BatchNorm], trust: bool) -> Subj
         settings={k: each for k, each in program.settings.items() if op_of(k) in there},
         prepare=tuple(prepare),
     )
-    found = survey(flat, program.variables, layers)
+    found = _with_masks(survey(flat, program.variables, layers), flat, program.masks)
     marks: dict[str, list[str]] = {op_of(each.tensor): [DATA] for each in inputs.values()}
     for site in found.sites:
         marks.setdefault(site.op, []).append(site.layer)
     order = Order(flat, marks)
-    in_loops = [site for site in found.sites if order.frames(site.x)]
-    left = dict(found.blind) | unmeasurable(flat, in_loops)
+    graph = imported(flat, program.where)
+    left = dict(found.blind) | unmeasurable(graph, found.sites)
     for site in found.sites:
         frames = order.frames(site.x)
         if any(order.frames(edge.op) != frames for edge in site.edges):
@@ -140,7 +152,14 @@ def prepared(program: Program, layers: Sequence[BatchNorm], trust: bool) -> Subj
         [site for site in found.sites if site.layer in names],
         left,
         order,
+        graph,
     )
+
+
+def _with_masks(found: Survey, graph_def: Any, masks: Mapping[str, str]) -> Survey:
+    by_name = {node.name: node for node in graph_def.node}
+    sites = (replace(site, mask=mask_of(by_name, site.x, masks)) for site in found.sites)
+    return replace(found, sites=tuple(sites)) if masks else found
 
 
 def _flat(layer: BatchNorm, role: str) -> Array:

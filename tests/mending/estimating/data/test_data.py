@@ -191,6 +191,8 @@ TWO = {**ONE, "z": Input("z:0", "int32", (None,))}
         ({"x": X, "z": np.linspace(0, 1, 10)}, TWO, "'z' are of float64, the model takes int32"),
         ({"x": X, "z": np.full(10, 2**40)}, TWO, "'z' are of int64, the model takes int32"),
         ({"x": np.where(X == 7, np.nan, X)}, ONE, "x: 1 of .* numbers are NaN or infinite"),
+        ({"x": np.full(X.shape, 1e40)}, ONE, "x: 24 of 24 .* infinite, as float32"),
+        ({"x": X.astype("V4")}, ONE, r"samples for 'x' are of \|V4, the model takes float32"),
         ({"x": X[:1]}, ONE, "has 1 sample: too few"),
         ({"x": X[:0]}, ONE, "has no sample: too few"),
         ({"x": X, "y": X[:3]}, ONE, "not of one length: x 10, y 3"),
@@ -230,6 +232,10 @@ def test_what_is_no_data(tmp_path: Path) -> None:
         read(7)
     with pytest.raises(BnstatError, match="no 'y' for --labels; it has x"):
         read({"x": X}, labels="y")
+    with pytest.raises(BnstatError, match="the labels 'y' are of <U1; give the number of each"):
+        read({"x": X, "y": np.array(list("aabbccddee"))}, labels="y")
+    with pytest.raises(BnstatError, match="its batches are not of one form"):
+        read([X, X[:, :, :2]])
 
 
 def test_arrays_that_are_larger_than_they_can_be(

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bnstat.errors import AmbiguousError, NotFoundError
+from bnstat.mending.estimating.running.feeding import PLACEHOLDERS
 from bnstat.mending.estimating.running.flatten import op_of, upstream
+from bnstat.mending.estimating.running.imported import imported
 from bnstat.mending.estimating.running.program import Input
 
-_PLACEHOLDERS = frozenset({"Placeholder", "PlaceholderV2"})
-_FED = _PLACEHOLDERS | {"PlaceholderWithDefault"}
+_FED = PLACEHOLDERS | {"PlaceholderWithDefault"}
 _LOSSES = frozenset({"SoftmaxCrossEntropyWithLogits", "SparseSoftmaxCrossEntropyWithLogits"})
 _NO_ANSWER = re.compile(
     r"NoOp|Placeholder.*|Const|Assert|VarHandleOp|.*Assign.*|.*Apply.*|.*Save.*"
@@ -27,16 +28,30 @@ class Chosen:
         inputs: names, or tensors of the graph; empty where all of them are meant.
         outputs: likewise; the first is the answer of a classifier.
         feeds: name of a placeholder, or of an input, that takes no data -> the one value of it.
+        signature: the name of a SavedModel's signature; the one that is served, if None.
     """
 
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     feeds: Mapping[str, Any] = field(default_factory=dict)
+    signature: str | None = None
 
-    def inputs_of(self, there: Mapping[str, Input], where: str) -> Mapping[str, Input]:
-        """The inputs of those names. Raises `NotFoundError` where there is none of a name."""
-        _known(self.inputs, there, where, "input")
-        return {name: there[name] for name in self.inputs} if self.inputs else there
+    def inputs_of(
+        self, there: Mapping[str, Input], graph_def: Any, where: str
+    ) -> Mapping[str, Input]:
+        """The inputs of those names, or tensors of the graph.
+
+        Raises:
+            NotFoundError: there is none of a name.
+        """
+        if not self.inputs:
+            return there
+        by_name = {node.name: node for node in graph_def.node}
+        _known([each for each in self.inputs if op_of(each) not in by_name], there, where, "input")
+        return {
+            name: there[name] if name in there else _input(name, graph_def, where)
+            for name in self.inputs
+        }
 
     def parted(
         self, inputs: Mapping[str, Input], graph_def: Any, where: str
@@ -71,10 +86,17 @@ class Chosen:
                 )
         return data, settings
 
-    def outputs_of(self, there: Mapping[str, str], where: str) -> Mapping[str, str]:
-        """The outputs of those names. Raises `NotFoundError` where there is none of a name."""
-        _known(self.outputs, there, where, "output")
-        return {name: there[name] for name in self.outputs} if self.outputs else there
+    def outputs_of(self, there: Mapping[str, str], graph_def: Any, where: str) -> Mapping[str, str]:
+        """The outputs of those names, or tensors of the graph.
+
+        Raises:
+            NotFoundError: there is none of a name.
+        """
+        if not self.outputs:
+            return there
+        ops = {node.name for node in graph_def.node}
+        _known([each for each in self.outputs if op_of(each) not in ops], there, where, "output")
+        return {name: there.get(name, _full(name)) for name in self.outputs}
 
 
 def obvious(
@@ -92,23 +114,24 @@ def obvious(
     by_name = {node.name: node for node in graph_def.node}
     for kind, names in (("input", chosen.inputs), ("output", chosen.outputs)):
         _known(map(op_of, names), by_name, where, kind)
-    outputs = list(chosen.outputs) or _answers(graph_def)
+    outputs = list(chosen.outputs) or _answers(graph_def, chosen.inputs)
     if not outputs:
-        raise AmbiguousError(where, "no op of the graph is obviously its answer", "name --output")
+        hint = "name --output" if chosen.inputs else "name --input, and --output"
+        raise AmbiguousError(where, "no op of the graph is obviously its answer", hint)
     reached = upstream(graph_def, map(op_of, outputs))
     fed = {op_of(name) for name in chosen.feeds}
     inputs = list(chosen.inputs) or [
         name
         for name, node in by_name.items()
-        if name in reached - fed and node.op in _PLACEHOLDERS and _is_data(node)
+        if name in reached - fed and node.op in PLACEHOLDERS and _is_data(node)
     ]
     if not inputs:
         raise AmbiguousError(
             where, f"nothing is fed to {', '.join(outputs[:3])}", "name --input, and --output"
         )
     return (
-        {name: _input(name, by_name[op_of(name)]) for name in inputs},
-        {name: name if ":" in name else f"{name}:0" for name in outputs},
+        {name: _input(name, graph_def, where) for name in inputs},
+        {name: _full(name) for name in outputs},
     )
 
 
@@ -125,9 +148,11 @@ def _known(names: Iterable[str], there: Iterable[str], where: str, kind: str) ->
             raise NotFoundError(where, f"the model has no {kind} {name!r}", hint)
 
 
-def _answers(graph_def: Any) -> list[str]:
+def _answers(graph_def: Any, inputs: Iterable[str]) -> list[str]:
     """What a loss compares with labels; else what is computed of data for no other op."""
-    fed = {node.name for node in graph_def.node if node.op in _PLACEHOLDERS and _is_data(node)}
+    fed = set(map(op_of, inputs)) or {
+        node.name for node in graph_def.node if node.op in PLACEHOLDERS and _is_data(node)
+    }
     compared = [node.input[0] for node in graph_def.node if node.op in _LOSSES]
     if not compared:
         taken = {op_of(tensor) for node in graph_def.node for tensor in node.input}
@@ -151,11 +176,23 @@ def _is_switch(node: Any) -> bool:
     return not _is_data(node) and not node.attr["shape"].shape.dim
 
 
-def _input(name: str, node: Any) -> Input:
+def _input(name: str, graph_def: Any, where: str) -> Input:
+    """What is fed at a tensor of a graph, be it a placeholder or any other."""
     import tensorflow as tf
 
+    node = next(node for node in graph_def.node if node.name == op_of(name))
+    if node.op not in _FED:
+        try:
+            tensor = imported(graph_def, where).get_tensor_by_name(_full(name))
+        except (KeyError, ValueError):
+            raise NotFoundError(where, f"its graph has no tensor {name!r}") from None
+        sizes = None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
+        return Input(tensor.name, tensor.dtype.base_dtype.name, sizes)
     shape = node.attr["shape"].shape
     known = "shape" in node.attr and not unknown_shape(shape)
     sizes = tuple(None if dim.size < 0 else dim.size for dim in shape.dim) if known else None
-    tensor = name if ":" in name else f"{name}:0"
-    return Input(tensor, tf.as_dtype(node.attr["dtype"].type).name, sizes)
+    return Input(_full(name), tf.as_dtype(node.attr["dtype"].type).name, sizes)
+
+
+def _full(tensor: str) -> str:
+    return tensor if ":" in tensor else f"{tensor}:0"

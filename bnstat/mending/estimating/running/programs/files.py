@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bnstat.errors import DamagedError, NotFoundError, UnsupportedError
+from bnstat.errors import AmbiguousError, DamagedError, NotFoundError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.tensorflow.graphs.graph_def import graph_of, variables_of_calls
 from bnstat.formats.tensorflow.saved_model import BINARY, TEXT
 from bnstat.mending.estimating.running.program import Input, Program
-from bnstat.mending.estimating.running.signature import Chosen, obvious, unknown_shape
+from bnstat.mending.estimating.running.programs.signature import Chosen, obvious, unknown_shape
 from bnstat.mending.footprint import footprint
 from bnstat.model import Array
 from bnstat.sessions import session_contents, session_variables
@@ -26,26 +26,12 @@ def saved_model(path: str, contents: Contents, chosen: Chosen) -> Program:
     Raises:
         BnstatError: it has no graph, no such signature, or cannot be run.
     """
-    import tensorflow as tf
     from tensorflow.core.protobuf import saved_model_pb2
 
     message = _parsed(_graph_of_saved_model(contents), [saved_model_pb2.SavedModel()])
     meta_graph = message.meta_graphs[0]
-    signatures = {
-        name: signature
-        for name, signature in meta_graph.signature_def.items()
-        if signature.outputs and name not in _INITIALIZERS
-    }
-    name = _SERVING if _SERVING in signatures else next(iter(signatures), None)
-    if name is None:
-        raise UnsupportedError(path, "the SavedModel has no signature to run")
-    signature = signatures[name]
     graph_def = meta_graph.graph_def
-    inputs = {
-        key: Input(info.name, tf.as_dtype(info.dtype).name, _shape(info.tensor_shape))
-        for key, info in signature.inputs.items()
-    }
-    outputs = {key: info.name for key, info in signature.outputs.items()}
+    inputs, outputs = _signature(meta_graph, chosen, path)
     captured = _captured(meta_graph, contents)
     keys = contents.variables
     parts: Mapping[str, tuple[slice, ...]] = {}
@@ -56,14 +42,14 @@ def saved_model(path: str, contents: Contents, chosen: Chosen) -> Program:
         variables, parts = graph.variables, graph.parts
     if not contents.objects and not variables:
         variables = _constants(contents)
-    fed, settings = chosen.parted(chosen.inputs_of(inputs, path), graph_def, path)
+    fed, settings = chosen.parted(inputs, graph_def, path)
     return Program(
         path,
         graph_def,
         variables,
         _reader(contents),
         fed,
-        chosen.outputs_of(outputs, path),
+        outputs,
         settings,
         _initializers(meta_graph),
         parts,
@@ -141,6 +127,40 @@ def _of_graph(
     fed, settings = chosen.parted(inputs, graph_def, path)
     return Program(
         path, graph_def, variables, _reader(contents), fed, outputs, settings, parts=parts or {}
+    )
+
+
+def _signature(
+    meta_graph: Any, chosen: Chosen, path: str
+) -> tuple[Mapping[str, Input], Mapping[str, str]]:
+    """The inputs and outputs of the signature that is wanted; of the graph, where it has none."""
+    import tensorflow as tf
+
+    graph_def = meta_graph.graph_def
+    there = {
+        name: signature
+        for name, signature in sorted(meta_graph.signature_def.items())
+        if signature.outputs and name not in _INITIALIZERS
+    }
+    name = chosen.signature or next((each for each in (_SERVING, "default") if each in there), None)
+    if name is None and len(there) == 1:
+        (name,) = there
+    if name is None and there:
+        hint = f"say which: --signature {', '.join(there)}"
+        raise AmbiguousError(path, "the SavedModel has several signatures", hint)
+    if name is not None and name not in there:
+        hint = f"there are: {', '.join(there)}" if there else ""
+        raise NotFoundError(path, f"the SavedModel has no signature {name!r}", hint)
+    if name is None:
+        return obvious(graph_def, chosen, path)
+    inputs = {
+        key: Input(info.name, tf.as_dtype(info.dtype).name, _shape(info.tensor_shape))
+        for key, info in there[name].inputs.items()
+    }
+    outputs = {key: info.name for key, info in there[name].outputs.items()}
+    return (
+        chosen.inputs_of(inputs, graph_def, path),
+        chosen.outputs_of(outputs, graph_def, path),
     )
 
 

@@ -12,7 +12,7 @@ from bnstat.compare.alignment import align
 from bnstat.errors import BnstatError, NotFoundError, UnsupportedError
 from bnstat.live import live_model
 from bnstat.mending.estimating.running.program import Program
-from bnstat.mending.estimating.running.traced import traced
+from bnstat.mending.estimating.running.programs.traced import traced
 from bnstat.mending.footprint import footprint
 from bnstat.model import Model, Source
 

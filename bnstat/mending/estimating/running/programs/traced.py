@@ -11,6 +11,8 @@ import numpy as np
 from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.live import numpy_of
 from bnstat.mending.estimating.running.program import Input, Program
+from bnstat.mending.estimating.running.programs.masks import masks_noted
+from bnstat.mending.estimating.running.programs.tables import add_table
 from bnstat.model import Array
 
 _SWITCHES = ("training", "is_training")
@@ -43,7 +45,8 @@ def traced(
         return model(_packed(model, tensors), **switches)
 
     try:
-        function = tf.function(call, autograph=False).get_concrete_function(*specs.values())
+        with masks_noted(model) as noted:
+            function = tf.function(call, autograph=False).get_concrete_function(*specs.values())
     except Exception as error:  # whatever the model's own code raises
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise BnstatError(where, f"cannot be traced: {lines[0]}") from None
@@ -51,13 +54,14 @@ def traced(
     inside = {id(internal) for _, internal in graph.captures}
     fed = [tensor for tensor in graph.inputs if id(tensor) not in inside]
     graph_def = graph.as_graph_def()
-    variables, read = _captured(graph, graph_def, keys, where)
+    variables, read, prepare = _captured(graph, graph_def, keys, where)
     inputs = {
         name: Input(tensor.name, tensor.dtype.name, _shape(tensor.shape))
         for name, tensor in zip(names, fed, strict=True)
     }
     outputs = {str(place): tensor.name for place, tensor in enumerate(graph.outputs)}
-    return Program(where, graph_def, variables, read, inputs, outputs)
+    masks = {x.op.name: mask.name for x, mask in noted if x.graph is mask.graph is graph}
+    return Program(where, graph_def, variables, read, inputs, outputs, prepare=prepare, masks=masks)
 
 
 def _specs(model: Any) -> dict[str, Any]:
@@ -113,14 +117,18 @@ def _parameters(model: Any) -> set[str]:
 
 def _captured(
     graph: Any, graph_def: Any, keys: Mapping[int, str], where: str
-) -> tuple[Mapping[str, str], Callable[[str], Array]]:
-    """Turn what a function captures into variables and constants of its graph."""
+) -> tuple[Mapping[str, str], Callable[[str], Array], tuple[str, ...]]:
+    """Turn what a function captures into variables, tables and constants of its graph.
+
+    Returns the variables, what reads them, and the ops that fill the tables.
+    """
     import tensorflow as tf
 
     nodes = {node.name: node for node in graph_def.node}
     held = {id(variable.handle): variable for variable in graph.variables}
     variables = {}
     readers: dict[str, Any] = {}
+    fills: list[str] = []
     for number, (external, internal) in enumerate(graph.captures):
         node = nodes[internal.op.name]
         name, variable = node.name, held.get(id(external))
@@ -133,17 +141,19 @@ def _captured(
             node.attr["shape"].shape.CopyFrom(variable.shape.as_proto())
             node.attr["shared_name"].s = f"bnstat_{number}".encode()
             variables[name], readers[key] = key, variable
+        elif fill := external.dtype == tf.resource and add_table(graph_def, node, external):
+            fills.append(fill)
         else:
             node.op = "Const"
             try:
                 value = np.asarray(external.numpy())
-            except (AttributeError, NotImplementedError, TypeError):
+            except (AttributeError, NotImplementedError, TypeError, tf.errors.OpError):
                 raise UnsupportedError(
                     where, f"uses {external.dtype.name} state that cannot be run apart from it"
                 ) from None
             node.attr["dtype"].type = external.dtype.as_datatype_enum
             node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value, external.dtype))
-    return variables, lambda key: numpy_of(readers[key])
+    return variables, lambda key: numpy_of(readers[key]), tuple(fills)
 
 
 def _shape(shape: Any) -> tuple[int | None, ...] | None:
