@@ -124,6 +124,8 @@ def _meta_graph(file: File) -> Any:
 def _without_variables(
     folder: Folder, source: Source, meta_graph: Any, notes: list[str]
 ) -> Contents:
+    from bnstat.formats.tensorflow.graphs import graph_def
+
     if meta_graph is None:
         raise NotFoundError(folder.path, f"neither {BINARY} nor {VARIABLES}/ is there")
     variables = folder.folder(VARIABLES)
@@ -132,6 +134,12 @@ def _without_variables(
             f"{folder.path}/{VARIABLES}/{VARIABLES}{INDEX}",
             "the index of the SavedModel's variables is missing",
             "copy it beside the data files",
+        )
+    if any(node.op in graph_def.VARIABLES for node in meta_graph.graph_def.node):
+        raise NotFoundError(
+            f"{folder.path}/{VARIABLES}",
+            "the folder of the SavedModel's variables is missing",
+            f"copy it beside {BINARY}, which holds the graph alone",
         )
     return _of_constants(source, meta_graph, notes)
 
