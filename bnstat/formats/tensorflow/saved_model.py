@@ -16,6 +16,7 @@ from typing import Any
 
 from bnstat.errors import DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Graph, Node, Reading
+from bnstat.formats.foreign import is_core_ml
 from bnstat.formats.protobuf.protos import parse, parse_text
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE
 from bnstat.formats.tensorflow.bundle import INDEX
@@ -37,10 +38,13 @@ _START = re.compile(rb"\x08\x01\x12([\x80-\xff]{0,4}[\x01-\x7f]" + _FIELDS + rb"
 how every SavedModel starts. An ONNX file of that version has its producer's name there, which
 starts with a letter."""
 
+_HEAD = 256
+
 
 def is_saved_model(file: File) -> bool:
     """Whether the file starts as a `saved_model.pb` does, whatever its name."""
-    return _START.match(file.head(9)) is not None
+    head = file.head(_HEAD)
+    return _START.match(head) is not None and not is_core_ml(head)
 
 
 def has_saved_model(folder: Folder) -> bool:
