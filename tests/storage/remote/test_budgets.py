@@ -106,6 +106,35 @@ def test_hdf5_is_fetched_level_by_level(server: Server, trips: list[bool]) -> No
     assert trips.count(True) <= 12
 
 
+@pytest.fixture(scope="module")
+def efficient_net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """EfficientNetB4 in all of Keras's files: 475 layers, 96 of them batch norm, 80 MB."""
+    import keras
+
+    folder = tmp_path_factory.mktemp("efficient_net")
+    net = keras.applications.EfficientNetB4(weights=None)
+    net.save(folder / "m.h5")
+    net.save(folder / "m.keras")
+    net.save_weights(folder / "m.weights.h5")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "most", "share"),
+    [("m.h5", 180, 0.045), ("m.keras", 205, 0.047), ("m.weights.h5", 245, 0.053)],
+)
+def test_of_a_large_network_little_is_fetched(
+    server: Server, trips: list[bool], efficient_net: Path, name: str, most: int, share: float
+) -> None:
+    server.folder = efficient_net
+    model = bnstat.load(f"{server.url}/{name}", eager=True)
+    same(model, bnstat.load(efficient_net / name))
+    assert len(model) == 96
+    assert len(server.asked) <= most
+    assert server.sent <= share * (efficient_net / name).stat().st_size
+    assert trips.count(True) <= 12
+
+
 def write_pytorch(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     torch = pytest.importorskip("torch", reason="torch writes the state dict")
     torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
