@@ -88,10 +88,14 @@ def open_contents(file: File, source: Source) -> Contents:
 def _closed(described: Sequence[Described], root: str) -> Iterator[str]:
     """The groups that need not be opened to know what is in them: the optimizer's and kernels'."""
     yield _OPTIMIZER
-    # Layers' names may hold slashes, so that one layer's group is in another's.
-    around = {name.partition("/")[0] for layer in described if "/" in (name := layer.own_name)}
+    # Names may hold slashes, so that one layer's group is in another's.
+    opened = {
+        layer.own_name.partition("/")[0]
+        for layer in described
+        if not is_plain(layer) or "/" in layer.own_name
+    }
     for layer in described:
-        if is_plain(layer) and layer.own_name not in around:
+        if layer.own_name.partition("/")[0] not in opened:
             yield f"{root}/{layer.own_name}" if root else layer.own_name
 
 

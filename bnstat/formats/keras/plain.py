@@ -20,19 +20,17 @@ _MODULE: Final = "keras.layers"
 _CONVOLUTION: Final = frozenset({"kernel_size", "use_bias", "bias_initializer"})
 _MAP: Final = frozenset({"data_format"})
 _POOL: Final = frozenset({"pool_size", "data_format"})
-_CROP: Final = frozenset({"cropping", "data_format"})
-_PAD: Final = frozenset({"padding", "data_format"})
 _DIMENSIONS: Final = ("1D", "2D", "3D")
 
 _ARGUMENTS: Final = {
     **{f"Conv{n}": _CONVOLUTION | {"kernel_initializer"} for n in _DIMENSIONS},
     **{f"Conv{n}Transpose": _CONVOLUTION | {"kernel_initializer"} for n in _DIMENSIONS},
-    **{f"DepthwiseConv{n}": _CONVOLUTION | {"depthwise_initializer"} for n in _DIMENSIONS},
-    **{f"SeparableConv{n}": _CONVOLUTION | {"pointwise_initializer"} for n in _DIMENSIONS},
+    **{f"DepthwiseConv{n}": _CONVOLUTION | {"depthwise_initializer"} for n in _DIMENSIONS[:2]},
+    **{f"SeparableConv{n}": _CONVOLUTION | {"pointwise_initializer"} for n in _DIMENSIONS[:2]},
     **{f"{kind}Pooling{n}": _POOL for kind in ("Max", "Average") for n in _DIMENSIONS},
     **{f"Global{kind}Pooling{n}": _MAP for kind in ("Max", "Average") for n in _DIMENSIONS},
-    **{f"ZeroPadding{n}": _PAD for n in _DIMENSIONS},
-    **{f"Cropping{n}": _CROP for n in _DIMENSIONS},
+    **{f"ZeroPadding{n}": frozenset({"padding"}) for n in _DIMENSIONS},
+    **{f"Cropping{n}": frozenset({"cropping"}) for n in _DIMENSIONS},
     "Activation": frozenset({"activation"}),
     "Concatenate": frozenset({"axis"}),
     "Dense": frozenset({"units", "use_bias", "kernel_initializer"}),

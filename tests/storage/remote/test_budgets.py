@@ -106,9 +106,38 @@ def test_hdf5_is_fetched_level_by_level(server: Server, trips: list[bool]) -> No
     assert trips.count(True) <= 12
 
 
-@pytest.mark.parametrize(("name", "most"), [("m.h5", 20), ("m.keras", 48)])
+@pytest.fixture(scope="module")
+def efficient_net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """EfficientNetB4 in all of Keras's files: 475 layers, 96 of them batch norm, 80 MB."""
+    import keras
+
+    folder = tmp_path_factory.mktemp("efficient_net")
+    net = keras.applications.EfficientNetB4(weights=None)
+    net.save(folder / "m.h5")
+    net.save(folder / "m.keras")
+    net.save_weights(folder / "m.weights.h5")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "most", "share"),
+    [("m.h5", 180, 0.045), ("m.keras", 205, 0.047), ("m.weights.h5", 245, 0.053)],
+)
+def test_of_a_large_network_little_is_fetched(
+    server: Server, trips: list[bool], efficient_net: Path, name: str, most: int, share: float
+) -> None:
+    server.folder = efficient_net
+    model = bnstat.load(f"{server.url}/{name}", eager=True)
+    same(model, bnstat.load(efficient_net / name))
+    assert len(model) == 96
+    assert len(server.asked) <= most
+    assert server.sent <= share * (efficient_net / name).stat().st_size
+    assert trips.count(True) <= 12
+
+
+@pytest.mark.parametrize(("name", "most", "share"), [("m.h5", 20, 0.12), ("m.keras", 56, 0.16)])
 def test_layers_of_kernels_alone_stay_closed(
-    name: str, most: int, server: Server, trips: list[bool]
+    name: str, most: int, share: float, server: Server, trips: list[bool]
 ) -> None:
     keras = pytest.importorskip("keras")
     model = keras.Sequential([keras.Input((1, 1, 160))])
@@ -121,6 +150,7 @@ def test_layers_of_kernels_alone_stay_closed(
     same(far, near)
     assert len(far) == 40
     assert len(server.asked) <= most
+    assert server.sent <= share * (server.folder / name).stat().st_size
     assert trips.count(True) <= 12
     kernels = [key for key, each in near.stored.items() if each.shape == (1, 1, 160, 160)]
     assert len(kernels) == 40
