@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from bnstat.errors import NotFoundError, UnknownFormatError
-from bnstat.mending.estimating.data.arrays import Arrays, is_numpy, open_numpy
+from bnstat.mending.estimating.data.arrays import Arrays, is_numpy, needed, open_numpy
 from bnstat.mending.estimating.data.batches import Batch, Data, SizedData, Source, Wanted
 from bnstat.mending.estimating.data.memory import LABELS, of_object
+from bnstat.mending.estimating.data.pictures import Images
 from bnstat.model import Array
 
 __all__ = ["Batch", "Data", "Images", "example_of", "open_data"]
-
-
-@dataclass(frozen=True)
-class Images:
-    """How images of a folder become arrays.
-
-    Attributes:
-        size: height and width that they are resized to; the model's own where it has one.
-        scale: what their numbers from 0 to 255 are multiplied by.
-    """
-
-    size: tuple[int, int] | None = None
-    scale: float = 1.0
 
 
 def open_data(
@@ -46,7 +33,7 @@ def open_data(
         batch_size: samples in a batch.
         samples: samples to take at most.
         labels: the name of the labels, where accuracy is wanted.
-        images: how to read a folder of images.
+        images: how images become arrays.
 
     Raises:
         NotFoundError: there is no such path, or an input's array is missing.
@@ -55,6 +42,8 @@ def open_data(
     """
     source = _source(data, inputs, images or Images(), labels)
     if isinstance(source, Arrays):
+        chosen = needed(source.arrays, _names(inputs, labels))
+        source = Arrays(source.where, {name: source.arrays[name] for name in chosen})
         opened: Data = SizedData(
             source, inputs, batch_size, samples, labels, len(next(iter(source.arrays.values()), ()))
         )
@@ -64,6 +53,11 @@ def open_data(
         opened = Data(source, inputs, batch_size, samples, labels)
         next(iter(opened))
     return opened
+
+
+def _names(inputs: Mapping[str, Wanted], labels: str | None) -> list[str]:
+    """The names of all arrays that are needed."""
+    return [*inputs, *([] if labels is None else [labels])]
 
 
 def example_of(data: Any, labels: str | None) -> Mapping[str, Array]:
@@ -89,25 +83,22 @@ def _source(data: Any, inputs: Mapping[str, Wanted], images: Images, labels: str
     if not os.path.exists(path):
         raise NotFoundError(path, "there is no such data")
     if is_numpy(path):
-        return open_numpy(path)
-    from bnstat.mending.estimating.data.datasets import (
-        is_dataset,
-        is_records,
-        open_dataset,
-        open_records,
-    )
-    from bnstat.mending.estimating.data.pictures import has_images, open_images
+        return open_numpy(path, _names(inputs, labels))
+    from bnstat.mending.estimating.data.datasets import is_dataset, open_dataset
+    from bnstat.mending.estimating.data.pictures import form_of, has_images, open_images
+    from bnstat.mending.estimating.data.records import Records, is_records, record_files
 
-    if os.path.isdir(path):
-        if is_dataset(path):
-            return open_dataset(path, inputs)
-        if has_images(path):
-            return open_images(path, inputs, images.size, images.scale)
-    elif is_records(path):
-        return open_records(path, inputs, labels)
+    folder = os.path.isdir(path)
+    if folder and is_dataset(path):
+        return open_dataset(path, inputs)
+    if folder and has_images(path):
+        return open_images(path, inputs, images)
+    files = record_files(path) if folder else [path] if is_records(path) else []
+    if files:
+        return Records(path, tuple(files), inputs, labels, form_of(inputs, images))
     raise UnknownFormatError(
         path,
         "is no data that bnstat knows",
-        "give an .npz, an .npy, a folder of tf.data.Dataset.save, a TFRecord of tf.Example, "
-        "a folder of images, or module:function",
+        "give an .npz, an .npy, a folder of tf.data.Dataset.save, a TFRecord of tf.Example "
+        "or a folder of them, a folder of images, or module:function",
     )

@@ -209,7 +209,8 @@ def _of_numbers(array: Array) -> bool:
 def _holds(dtype: np.dtype[np.generic], array: Array) -> bool:
     """Whether an array's numbers may be given as another type: whole numbers only exactly."""
     if dtype.kind in "iub":
-        return array.dtype.kind in "iub" and bool((array.astype(dtype) == array).all())
+        with np.errstate(invalid="ignore"):
+            return bool((array.astype(dtype) == array).all())
     return True
 
 

@@ -8,11 +8,10 @@ import os
 import sys
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
 
 from bnstat.errors import BnstatError, NotFoundError
 from bnstat.mending.estimating.data.batches import Source, Wanted
-from bnstat.mending.estimating.data.memory import of_object
+from bnstat.mending.estimating.data.memory import of_object, reason_of
 
 
 def of_code(spec: str, inputs: Mapping[str, Wanted]) -> Source:
@@ -36,7 +35,7 @@ def of_code(spec: str, inputs: Mapping[str, Wanted]) -> Source:
     except BnstatError:
         raise
     except Exception as error:  # whatever the user's code raises
-        raise BnstatError(spec, _reason(error)) from error
+        raise BnstatError(spec, reason_of(error)) from error
 
 
 def _module(place: str, spec: str) -> ModuleType:
@@ -56,11 +55,7 @@ def _module(place: str, spec: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise NotFoundError(spec, f"cannot be imported: {error}") from error
     except Exception as error:  # whatever the user's code raises
-        raise BnstatError(spec, f"cannot be imported: {_reason(error)}") from error
+        raise BnstatError(spec, f"cannot be imported: {reason_of(error)}") from error
     finally:
         sys.path.remove(os.getcwd())
     return module
-
-
-def _reason(error: Any) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

@@ -51,16 +51,15 @@ class Batches:
         except BnstatError:
             raise
         except Exception as error:  # whatever the caller's code raises
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise BnstatError(self.where, f"gives no batches: {reason}") from error
+            raise BnstatError(self.where, f"gives no batches: {reason_of(error)}") from error
 
     def _is_sample(self, raw: Raw) -> bool:
         ranks = {name: len(each.shape) for name, each in self.inputs.items() if each.shape}
-        for name, rank in ranks.items():
-            array = raw.get(name, raw.get(UNNAMED) if len(self.inputs) == 1 else None)
-            if array is not None and array.ndim == rank - 1:
-                return True
-        return False
+        found = {rank - raw[name].ndim for name, rank in ranks.items() if name in raw}
+        if not found and len(self.inputs) == 1:
+            found = {rank - each.ndim for rank in ranks.values() for each in raw.values()} - {0}
+            return 1 in found and not any(each.ndim in ranks.values() for each in raw.values())
+        return 1 in found
 
 
 def of_object(data: Any, inputs: Mapping[str, Wanted], where: str = "") -> Source:
@@ -76,9 +75,9 @@ def of_object(data: Any, inputs: Mapping[str, Wanted], where: str = "") -> Sourc
     Raises:
         UnsupportedError: it is none of these.
     """
-    where = where or f"the data ({type(data).__name__})"
     if callable(data) and not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
-        return _of_function(data, inputs, where)
+        return _of_function(data, inputs, where or getattr(data, "__name__", repr(data)))
+    where = where or f"the data ({type(data).__name__})"
     if isinstance(data, (np.ndarray, Mapping)) or (
         isinstance(data, tuple) and len(data) in (2, 3) and hasattr(data[0], "shape")
     ):
@@ -111,17 +110,22 @@ def raw_of(element: Any, where: str) -> Raw:
 
 
 def _of_function(function: Callable[[], Any], inputs: Mapping[str, Wanted], where: str) -> Source:
-    name = getattr(function, "__name__", where)
     given = function()
     if isinstance(given, (np.ndarray, Mapping, tuple)):
-        return of_object(given, inputs, name)
+        return of_object(given, inputs, where)
     kept = [given]
 
     def begin() -> Iterable[Any]:
         batches: Iterable[Any] = kept.pop() if kept else function()
         return batches
 
-    return Batches(name, begin, inputs)
+    return Batches(where, begin, inputs)
+
+
+def reason_of(error: BaseException) -> str:
+    """What the user's code raises, in one line."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def _array(value: Any, where: str) -> Any:

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from bnstat.errors import BnstatError
-from bnstat.mending.estimating.data import Images, open_data
+from bnstat.mending.estimating.data import open_data
 from bnstat.mending.estimating.running.program import Input
 
 ONE = {"x": Input("x:0", "float32", (None, 2, 3))}
@@ -87,7 +87,9 @@ def test_a_function_of_a_file_and_of_a_module(
     np.testing.assert_array_equal(all_of(list(opened)), X)
     monkeypatch.chdir(tmp_path)
     np.testing.assert_array_equal(all_of(read("prepare:batches")), X)
-    with pytest.raises(BnstatError, match=r"fails: gives no batches: the disk is full$"):
+    with pytest.raises(
+        BnstatError, match=r"prepare.py:fails: gives no batches: RuntimeError: the disk is full$"
+    ):
         read(f"{path}:fails")
     with pytest.raises(BnstatError, match="no function 'none'"):
         read(f"{path}:none")
@@ -130,51 +132,34 @@ def test_a_saved_dataset(tmp_path: Path) -> None:
             tf.data.Dataset.from_tensor_slices({"x": X, "y": np.arange(10)}).batch(3),
         ]
     ):
-        path = str(tmp_path / str(number))
-        dataset.save(path)
-        batches = read(path, labels="y")
-        np.testing.assert_array_equal(all_of(batches), X)
-        assert batches[2].labels.tolist() == [8, 9]
+        for compression in (None, "GZIP"):
+            path = str(tmp_path / f"{number} {compression}")
+            dataset.save(path, compression)
+            batches = read(path, labels="y")
+            np.testing.assert_array_equal(all_of(batches), X)
+            assert batches[2].labels.tolist() == [8, 9]
+    images = {"images": ONE["x"]}
+    np.testing.assert_array_equal(all_of(read(path, images, labels="y"), "images"), X)
 
 
-def test_a_record_file(tmp_path: Path) -> None:
-    path = str(tmp_path / "d.tfrecord")
-    with tf.io.TFRecordWriter(path) as writer:
-        for number, sample in enumerate(X):
-            features = {
-                "x": tf.train.Feature(float_list=tf.train.FloatList(value=sample.ravel())),
-                "y": tf.train.Feature(int64_list=tf.train.Int64List(value=[number])),
-            }
-            example = tf.train.Example(features=tf.train.Features(feature=features))
-            writer.write(example.SerializeToString())
-    batches = read(path, labels="y")
-    np.testing.assert_array_equal(all_of(batches), X)
-    assert batches[1].labels.tolist() == [4, 5, 6, 7]
-    with pytest.raises(BnstatError, match="no feature 'z'; it has x, y"):
-        read(path, {"z": ONE["x"]})
-    wide = {"x": Input("x:0", "float32", (None, 4))}
-    with pytest.raises(BnstatError, match="'x' has 6 values"):
-        read(path, wide)
+def test_a_caller_of_graphs_and_sessions(tmp_path: Path) -> None:
+    tf.data.Dataset.from_tensor_slices({"x": X}).save(str(tmp_path / "saved"))
+    (tmp_path / "images").mkdir()
+    image = tf.io.encode_png(np.ones((2, 3, 3), np.uint8)).numpy()
+    (tmp_path / "images/1.png").write_bytes(image)
+    (tmp_path / "images/2.png").write_bytes(image)
+    with tf.Graph().as_default(), tf.compat.v1.Session():
+        assert not tf.executing_eagerly()
+        for _ in zip(read(tmp_path / "saved"), range(2), strict=False):
+            assert not tf.executing_eagerly()
+        inputs = {"x": Input("x:0", "float32", (None, 2, 3, 3))}
+        assert all_of(read(tmp_path / "images", inputs)).sum() == 36
 
 
-def test_a_folder_of_images(tmp_path: Path) -> None:
-    for number in range(3):
-        image = np.full((4, 6, 3), 50 * number, np.uint8)
-        (tmp_path / "below").mkdir(exist_ok=True)
-        path = tmp_path / "below" / f"{number}.png"
-        path.write_bytes(tf.io.encode_png(image).numpy())
-    inputs = {"images": Input("i:0", "float32", (None, 4, 6, 3))}
-    batches = read(tmp_path, inputs, images=Images(scale=1 / 50))
-    assert batches[0].feeds["images"].shape == (3, 4, 6, 3)
-    np.testing.assert_allclose(batches[0].feeds["images"][:, 0, 0, 0], [0, 1, 2], rtol=1e-6)
-    open_size = {"images": Input("i:0", "float32", (None, None, None, 3))}
-    resized = read(tmp_path, open_size, images=Images(size=(8, 2)))
-    assert resized[0].feeds["images"].shape == (3, 8, 2, 3)
-    with pytest.raises(BnstatError, match="say --image-size"):
-        read(tmp_path, open_size)
-    (tmp_path / "bad.png").write_bytes(b"no image")
-    with pytest.raises(BnstatError, match=r"bad\.png: is no image"):
-        read(tmp_path, inputs)
+def test_arrays_that_are_not_needed_are_not_read(tmp_path: Path) -> None:
+    others = {"classes": np.arange(3), "epoch": np.float32(7), "made": np.array([{}], object)}
+    np.testing.assert_array_equal(all_of(read(npz(tmp_path / "d.npz", x=X, **others))), X)
+    np.testing.assert_array_equal(all_of(read({"x": X, "classes": np.arange(3)})), X)
 
 
 TWO = {**ONE, "z": Input("z:0", "int32", (None,))}
@@ -195,7 +180,8 @@ TWO = {**ONE, "z": Input("z:0", "int32", (None,))}
         ({"x": X.astype("V4")}, ONE, r"samples for 'x' are of \|V4, the model takes float32"),
         ({"x": X[:1]}, ONE, "has 1 sample: too few"),
         ({"x": X[:0]}, ONE, "has no sample: too few"),
-        ({"x": X, "y": X[:3]}, ONE, "not of one length: x 10, y 3"),
+        ({"x": X, "z": np.arange(3)}, TWO, "not of one length: x 10, z 3"),
+        ({}, ONE, "holds no arrays"),
         ({"x": np.float32(1)}, ONE, "a single number is no set of samples"),
     ],
 )
@@ -223,6 +209,9 @@ def test_what_is_no_data(tmp_path: Path) -> None:
     for name in ("d.txt", "empty"):
         with pytest.raises(BnstatError, match="no data that bnstat knows"):
             read(tmp_path / name)
+    (tmp_path / "text.npz").write_text("some words that are no data")
+    with pytest.raises(BnstatError, match=r"neither \.npz nor \.npy, whatever its name says"):
+        read(tmp_path / "text.npz")
     for name in ("d.npz", "objects.npz"):
         with pytest.raises(BnstatError, match="NumPy cannot read it"):
             read(tmp_path / name)
@@ -253,21 +242,3 @@ def test_arrays_that_are_larger_than_they_can_be(
     monkeypatch.setattr(os, "sysconf", lambda name: 400)
     with pytest.raises(BnstatError, match=r"unpacks to 0.00024 GB, more than this machine's"):
         read(tmp_path / "bomb.npz")
-
-
-def test_a_damaged_record_file(tmp_path: Path) -> None:
-    path = tmp_path / "d.tfrecord"
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for sample in X:
-            feature = tf.train.Feature(float_list=tf.train.FloatList(value=sample.ravel()))
-            features = tf.train.Features(feature={"x": feature})
-            writer.write(tf.train.Example(features=features).SerializeToString())
-    whole = path.read_bytes()
-    assert sum(batch.size for batch in read(path)) == 10
-    flipped = bytearray(whole)
-    flipped[30] ^= 255
-    for damaged in (whole[:-5], bytes(flipped)):
-        path.write_bytes(damaged)
-        with pytest.raises(BnstatError) as error:
-            read(path)
-        assert "\n" not in str(error.value)
