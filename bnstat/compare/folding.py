@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 from math import prod
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,9 @@ from bnstat.compare.weights import (
     turns,
 )
 from bnstat.model import BatchNorm, Model
+
+_COMMON: Final = 1 << 12
+"""Numbers of so few binary places are met by chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +143,7 @@ class _Search:
             for into in self._scaled(effect.scale, view):
                 for bias, _ in islice(biases or self._biases_of_next(effect, view), 1):
                     yield _proof(view, into, bias)
-        # One number for all channels may be anything.
-        if np.ptp(effect.scale) == 0:
+        if _is_common(effect.scale):
             return
         for bias, is_sum in biases:
             for vector in self._theirs.vectors(effect.scale.size):
@@ -220,6 +222,14 @@ class _Search:
             agree(turn, slice(1)) and agree(turn, slice(None))
             for turn in turns(weights.shape, scaled.shape)
         )
+
+
+def _is_common(scale: Floats) -> bool:
+    """Whether a scale may be anything: one number for all channels, or a plain one as 0.75."""
+    if scale.size > 1:
+        return bool(np.ptp(scale) == 0)
+    mantissa = np.frexp(scale.item())[0] * _COMMON
+    return bool(mantissa == np.rint(mantissa))
 
 
 def _larger(a: Floats, b: Floats) -> Floats:

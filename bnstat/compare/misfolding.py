@@ -69,6 +69,8 @@ class Misfoldings:
             taken: keys of tensors of the other model that are explained.
         """
         tried = 0
+        if layer.channels == 1:  # a single number is explained by too much
+            return None
         for weights, into, scale, shifts in self._candidates(layer.channels):
             for bias, shift in _likely(layer, scale, shifts) if into not in taken else ():
                 tried += 1

@@ -87,7 +87,7 @@ class Tensors:
             for key, variable in model.stored.items()
             if key not in model.claimed and variable.dtype in _FLOATS
         ]
-        self._lines = [each for each in held if len(squeezed(each.shape)) == 1]
+        self._lines = [each for each in held if len(squeezed(each.shape)) <= 1]
         self.weights = [
             each
             for each in held

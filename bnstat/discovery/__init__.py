@@ -141,7 +141,7 @@ def _is_plausible(layer: Merged, contents: Contents) -> bool:
     """Whether the variables can be batch norm's: floats of at least one dimension and element."""
     keys = layer.all_keys()
     if not keys:
-        return layer.evidence == "config"
+        return layer.evidence in ("config", "graph")
     if any(key not in contents.variables for key in keys):
         return False
     variables = [contents.variables[key] for key in layer.roles.values()]

@@ -8,7 +8,8 @@ A format hands over its variables and whatever it knows of the model's structure
 - `layers`: layer configurations (Keras files, Keras metadata), in the order of the network
   unless `layers_in_order` is False;
 - `search`: finds the variables whose names have one of some endings, and maybe others, as
-  `names` has them; None where `variables` are few enough to be gone through;
+  `names` has them; None where `variables` are few enough to be gone through. It opens nothing
+  more of a file, where going through `variables` would (see `later`);
 - `objects`: the object graph of a TensorFlow 2 checkpoint;
 - `graphs`: computation graphs and function bodies (SavedModel, `.meta`, frozen graph);
 - `configured`: gives the same with the layers of an architecture that the user has; None where

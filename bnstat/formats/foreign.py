@@ -21,6 +21,7 @@ _ORIGINAL: Final = "give the TensorFlow or Keras model that it was made from"
 _UNPACK: Final = "unpack it first"
 _WEIGHTS_TOO: Final = "give the weights, and this file as --config"
 _PORT: Final = "export its named arrays with numpy.savez, which bnstat reads by names"
+_PARAMETERS: Final = "save its parameters alone: nnabla.save_parameters('parameters.h5')"
 _NAMED: Final = "save several by name with numpy.savez: bn/moving_mean, bn/moving_variance, ..."
 
 _MAGIC: Final = (
@@ -44,7 +45,40 @@ _MAGIC: Final = (
     (0, b"Rar!", "a RAR archive", _UNPACK),
     (0, b"PK\x05\x06", "an archive of nothing", READS),
     (0, b"#!", "a script", READS),
+    (0, b"\x12\x01" + bytes(14), "a .params file of MXNet's", _PORT),
+    (0, b"7767517\n", "an ncnn network", _ORIGINAL),
+    (0, b"\xdd\x85\x76\0", "an ncnn network", _ORIGINAL),
+    (0, b"\x47\x6b\x30\x01", "the weights of an ncnn network", _ORIGINAL),
+    (0, b"\0\0\0\0\x02\0\0\0", "a .weights file of Darknet's", _PORT),
+    (0, b"\x04\0\0\0\x01\0\0\0\x03\0\0\0V 1", "a Torch7 file", _PORT),
 )
+
+_LENGTH: Final = rb"[\x80-\xff]{0,4}[\0-\x7f]"
+_WORD: Final = rb"[\x01-\x7f][ -~]+"
+_MESSAGES: Final = (
+    (rb"(\x0a[\0-\x7f][ -~]*)?\xa2\x06" + _LENGTH + rb"\x0a" + _WORD + rb"\x12" + _WORD,
+     "a Caffe model", _PORT),
+    (rb"(\x0a" + _WORD + rb")?\x12" + _LENGTH + rb"([\x12\x1a\x22]" + _WORD + rb"){2,}\x28",
+     "a Caffe model", _PORT),
+    (rb"\x0a" + _LENGTH + rb"\x0a" + _WORD + rb"\x12" + _LENGTH
+     + rb"(\x08" + _LENGTH + rb")*\x12[\x04-\x0f](Float|BFloat|Int|UInt|Bool)",
+     "a checkpoint of MindSpore's", _PORT),
+)  # fmt: skip
+"""How messages of protocol buffers start: of Caffe's NetParameter its name, then `layer` (100, the
+name and type in front) or `layers` (2, with bottoms, tops, name and type); of MindSpore's
+Checkpoint a `value` with its tag, dims and type.
+
+Sources: caffe.proto of BVLC/caffe; checkpoint.proto of mindspore/ccsrc/utils."""
+
+_CORE_ML: Final = re.compile(
+    rb"\x08[\x01-\x0f]\x12" + _LENGTH + rb"\x0a" + _LENGTH + rb"\x0a" + _WORD + rb"\x1a"
+)
+"""`specificationVersion`, then a `description` whose first input has a name and a type.
+
+Source: mlmodel/format/Model.proto of apple/coremltools."""
+
+_ENDINGS: Final = {".mnn": "an MNN model", ".rknn": "an RKNN model", ".dlc": "an SNPE model"}
+"""What has nothing in it by which to know it."""
 
 _TEXTS: Final = (
     (rb'\s*"?\{.*"class_name\\?"\s*:.*"config\\?"\s*:',
@@ -66,6 +100,11 @@ class Foreign(NamedTuple):
 
     what: str
     hint: str
+
+
+def is_core_ml(head: bytes) -> bool:
+    """Whether a file starts as a model of Core ML does. One of version 1 resembles a SavedModel."""
+    return _CORE_ML.match(head) is not None
 
 
 def refuse_foreign(file: File) -> None:
@@ -96,7 +135,9 @@ def foreign_format(file: File) -> Foreign | None:
         or _pickle(head)
         or _records(file, head)
         or _message_pack(head)
+        or _message(head)
         or _text(head)
+        or _by_name(file.name)
     )
 
 
@@ -123,6 +164,10 @@ def _zip(file: File, head: bytes) -> Foreign | None:
         return Foreign("an office document", READS)
     if "META-INF" in names:
         return Foreign("a Java archive", READS)
+    if {"nnp_version.txt", "parameter.protobuf"} <= names:
+        return Foreign("an .nnp of NNabla's", _PARAMETERS)
+    if {"configuration.json", "coefficients.bin"} <= names:
+        return Foreign("a model of Deeplearning4j's", _PORT)
     if "config.json" in names and "metadata.json" in names:
         return Foreign("a .keras without weights", _WEIGHTS_TOO)
     return None
@@ -165,6 +210,22 @@ def _message_pack(head: bytes) -> Foreign | None:
     """A map whose first key is a short text, as flax.serialization writes."""
     if re.match(rb"[\x81-\x8f][\xa1-\xbf][a-z_]+", head) and b"\xc7" in head:
         return Foreign("a MessagePack document, as Flax saves", _PORT)
+    return None
+
+
+def _message(head: bytes) -> Foreign | None:
+    if is_core_ml(head):
+        return Foreign("a model of Core ML", _ORIGINAL)
+    for pattern, what, hint in _MESSAGES:
+        if re.match(pattern, head, re.DOTALL):
+            return Foreign(what, hint)
+    return None
+
+
+def _by_name(name: str) -> Foreign | None:
+    for ending, what in _ENDINGS.items():
+        if name.endswith(ending):
+            return Foreign(f"{what}, by its name", _ORIGINAL)
     return None
 
 

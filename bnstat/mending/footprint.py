@@ -141,7 +141,7 @@ def _files(folder: str, name: str, within: bool) -> Footprint:
     file = LocalFolder(folder).file(name)
     if file is None:
         raise NotFoundError(os.path.join(folder, name), "is no file on this machine")
-    from bnstat.formats.keras.weights import shard_names
+    from bnstat.formats.keras.groups import shard_names
 
     index, shards = shard_names(file)
     if index != name:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from bnstat.checks import Severity
 from bnstat.checks.settings import Config, Settings, nearest, read, resolve
@@ -21,6 +23,9 @@ from bnstat.storage.files import Folder
 from bnstat.storage.local import LocalFolder
 from bnstat.storage.places import find
 from bnstat.storage.ranges import ahead
+
+_RARELY: Final = 100_000
+"""Objects between two collections of garbage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,22 @@ class How:
 
 def examine_all(candidates: Sequence[Candidate], how: How) -> list[list[Record]]:
     """The records of each candidate; none for what is no model."""
+    with _rare_collections():
+        return _examined(candidates, how)
+
+
+@contextlib.contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Models leave hardly any garbage; in a worker of Dask each search for it goes through Dask."""
+    before = gc.get_threshold()
+    gc.set_threshold(before[0] and max(before[0], _RARELY), *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+def _examined(candidates: Sequence[Candidate], how: How) -> list[list[Record]]:
     access = how.access()
     if not any(candidate.folder for candidate in candidates):
         return [examine(candidate, how, access) for candidate in candidates]

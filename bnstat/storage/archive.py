@@ -12,14 +12,14 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import IO, BinaryIO, NamedTuple, cast
 from weakref import finalize
 
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.storage.files import File, Folder
-from bnstat.storage.in_place import slice_of
+from bnstat.storage.in_place import fetch_starts, slice_of
 from bnstat.storage.ranges import Range
 
 _MAX_RATIO = 50
@@ -114,19 +114,20 @@ class _Member(File):
 
 
 class _Stored(NamedTuple):
-    """A member: its size, how to open it, and the member as a part of its archive's file."""
+    """A member: its size, how to open it, the member as a part of its archive's file, its entry."""
 
     size: int
     open: Callable[[], BinaryIO]
     in_place: Callable[[], File | None]
+    info: zipfile.ZipInfo | None = None
 
 
 _Members = dict[str, _Stored]
 
 
 class _ArchiveFolder(Folder):
-    def __init__(self, archive: str, inside: str, members: _Members) -> None:
-        self.path = f"{archive}/{inside}".rstrip("/")
+    def __init__(self, archive: File, inside: str, members: _Members) -> None:
+        self.path = f"{archive.path}/{inside}".rstrip("/")
         self.name = inside.rsplit("/", 1)[-1]
         self._archive = archive
         self._inside = inside
@@ -142,8 +143,14 @@ class _ArchiveFolder(Folder):
             }
         )
 
+    def expect(self, names: Iterable[str]) -> None:
+        """Fetch these files, those of a zip that is far away, together."""
+        stored = (self._members.get(self._below(name)) for name in names)
+        infos = [each.info for each in stored if each is not None and each.info is not None]
+        fetch_starts(self._archive, infos, self._archive.size)
+
     def file(self, name: str) -> File | None:
-        path = f"{self._inside}/{name}" if self._inside else name
+        path = self._below(name)
         if path not in self._members:
             return None
         parent = path.rpartition("/")[0]
@@ -151,7 +158,7 @@ class _ArchiveFolder(Folder):
         return _Member(inside, path, self._members[path])
 
     def folder(self, name: str) -> Folder | None:
-        path = f"{self._inside}/{name}" if self._inside else name
+        path = self._below(name)
         if any(member.startswith(path + "/") for member in self._members):
             return _ArchiveFolder(self._archive, path, self._members)
         return None
@@ -164,6 +171,9 @@ class _ArchiveFolder(Folder):
     def modified(self, name: str) -> float:
         del name
         return 0.0
+
+    def _below(self, name: str) -> str:
+        return f"{self._inside}/{name}" if self._inside else name
 
 
 def _zip_folder(file: File) -> Folder:
@@ -179,9 +189,9 @@ def _zip_folder(file: File) -> Folder:
         name = _inside(info.filename)
         if name and not info.is_dir():
             opener, in_place = _zip_opener(file, archive, info), partial(slice_of, file, info)
-            members[name] = _Stored(info.file_size, opener, in_place)
+            members[name] = _Stored(info.file_size, opener, in_place, info)
             _refuse_many(file, members)
-    return _ArchiveFolder(file.path, "", members)
+    return _ArchiveFolder(file, "", members)
 
 
 def _zip_opener(
@@ -216,7 +226,7 @@ def _tar_folder(file: File, stream: BinaryIO) -> Folder:
         if name and info.isreg() and not info.issparse():
             members[name] = _Stored(info.size, _tar_opener(archive, info), lambda: None)
             _refuse_many(file, members)
-    return _ArchiveFolder(file.path, "", members)
+    return _ArchiveFolder(file, "", members)
 
 
 def _tar_opener(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Callable[[], BinaryIO]:

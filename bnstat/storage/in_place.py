@@ -10,7 +10,7 @@ Source: APPNOTE.TXT 6.3.10, 4.3.7 "Local file header", PKWARE.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from bnstat.errors import DamagedError
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _HEADER: Final = struct.Struct("<4s22x2H")
 _SIGNATURE: Final = b"PK\x03\x04"
+_EXTRA: Final = 128
+"""Bytes between a member's name and its data: PyTorch fills up to 64, so that it is aligned."""
 _ENCRYPTED: Final = 1
 
 
@@ -91,6 +93,23 @@ def slice_of(archive: File, info: ZipInfo) -> Slice | None:
     import zipfile
 
     return packed_slice_of(archive, info) if info.compress_type == zipfile.ZIP_STORED else None
+
+
+def fetch_starts(archive: File, members: Iterable[ZipInfo], length: int) -> None:
+    """Let the first bytes of a zip's members, and the headers before them, be fetched together.
+
+    Raises:
+        BnstatError: they cannot be fetched.
+    """
+    archive.prefetch(
+        [
+            (
+                info.header_offset,
+                _HEADER.size + len(info.filename) + _EXTRA + min(length, info.compress_size),
+            )
+            for info in members
+        ]
+    )
 
 
 def packed_slice_of(archive: File, info: ZipInfo) -> Slice | None:

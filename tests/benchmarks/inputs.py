@@ -32,7 +32,7 @@ def mobilenet(folder: Path) -> None:
 
 
 def efficientnet(folder: Path) -> None:
-    """EfficientNetB4 with statistics as of training, as a Keras file of the full model."""
+    """EfficientNetB4 with statistics as of training, as Keras' files of the full model."""
     import keras
 
     model = keras.applications.EfficientNetB4(weights=None)
@@ -49,6 +49,7 @@ def efficientnet(folder: Path) -> None:
                 ]
             )
     model.save(folder / "model.keras")
+    model.save(folder / "model.h5")
 
 
 def ports(folder: Path) -> None:

@@ -74,6 +74,27 @@ def test_folded_into_a_multiplication_and_an_addition() -> None:
     assert (folded.weights, folded.into, folded.bias) == (None, "mul", "add")
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1, 1)])
+def test_of_one_channel_into_a_multiplication_and_an_addition(shape: tuple[int, ...]) -> None:
+    """As of the one channel of a spectrogram, before which there are no weights."""
+    one = trained("bn", 1)
+    scale, shift = (each.reshape(shape) for each in scale_and_shift(one))
+    old = holding({"k": random_kernel(3, 3, 1, 6)}, one)
+    (folded,) = diff(old, holding({"mul": scale, "add": shift})).folded
+    assert (folded.weights, folded.into, folded.bias) == (None, "mul", "add")
+    off = holding({"mul": scale, "add": shift * np.float32(1.0001)})
+    assert diff(old, off).folded == ()
+
+
+@pytest.mark.parametrize("channels", [1, 6])
+def test_a_common_number_proves_nothing(channels: int) -> None:
+    ones = np.ones(channels, np.float32)
+    scale, shift = ones * np.float32(0.75), ones / 3
+    roles = {"gamma": scale, "beta": shift, "moving_mean": ones * 0, "moving_variance": ones}
+    old = holding({"k": random_kernel(3, 3, 2, 6)}, layer("bn", roles, epsilon=0.0))
+    assert diff(old, holding({"mul": scale, "add": shift})).folded == ()
+
+
 @pytest.mark.parametrize("part", ["w", "b"])
 def test_one_number_that_is_off_is_no_proof(part: str) -> None:
     kernel = random_kernel(3, 3, 2, 6)

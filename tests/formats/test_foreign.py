@@ -21,6 +21,7 @@ import bnstat
 from bnstat.errors import BnstatError, UnknownFormatError
 from bnstat.formats.foreign import foreign_format
 from bnstat.storage.local import LocalFile
+from tests.builders.tables import varint
 
 
 def zipped(**members: bytes) -> bytes:
@@ -37,7 +38,34 @@ def npy() -> bytes:
     return stream.getvalue()
 
 
+def field(number: int, content: bytes) -> bytes:
+    """A field of a protocol buffer that is a message or a text."""
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def named(number: int, text: str) -> bytes:
+    return field(number, text.encode())
+
+
+LAYER = named(1, "conv1") + named(2, "Convolution") + field(7, b"\x2a\x04" + bytes(4))
+OLD_LAYER = named(2, "data") + named(3, "conv1") + named(4, "conv1") + b"\x28\x04" + bytes(9)
+TENSOR = b"\x08\x80\x04\x08\x03" + named(2, "Float32") + field(3, bytes(6144))
+IMAGE = named(1, "image") + field(3, field(4, b"\x08\x20\x10\x20"))
+CORE_ML = field(2, field(1, IMAGE) + field(10, named(1, "probabilities")))
+
 CASES = {
+    "a Caffe model": named(1, "LeNet") + field(100, LAYER) * 3,
+    "a Caffe model;": field(100, LAYER),
+    "a Caffe model; ": named(1, "CaffeNet") + field(2, OLD_LAYER) * 3,
+    "a model of Core ML": b"\x08\x06" + CORE_ML,
+    "a model of Core ML;": b"\x08\x01" + CORE_ML,
+    "a checkpoint of MindSpore": field(1, named(1, "bn1.moving_mean") + field(2, TENSOR)),
+    "a .params file of MXNet": (0x112).to_bytes(8, "little") + bytes(8) + b"\2" + bytes(64),
+    "an ncnn network": b"7767517\n75 83\nInput            data\n",
+    "a .weights file of Darknet": b"\0\0\0\0\2\0\0\0\5\0\0\0" + bytes(64),
+    "a Torch7 file": b"\4\0\0\0\1\0\0\0\3\0\0\0V 1\x11\0\0\0nn.Sequential",
+    "an .nnp of NNabla": zipped(**{"nnp_version.txt": b"0.1\n", "parameter.protobuf": b""}),
+    "a model of Deeplearning4j": zipped(**{"configuration.json": b"{}", "coefficients.bin": b""}),
     "a Python pickle": pickle.dumps({"gamma": [1.0]}),
     "a GGUF model": b"GGUF\x03\0\0\0",
     "a single NumPy array": npy(),
@@ -68,10 +96,16 @@ CASES = {
 @pytest.mark.parametrize("name", ["file", "model.h5", "model.bin"])
 def test_what_a_file_is(tmp_path: Path, what: str, name: str) -> None:
     (tmp_path / name).write_bytes(CASES[what])
-    with pytest.raises(UnknownFormatError, match=re.escape(f"is {what}")) as caught:
+    with pytest.raises(UnknownFormatError, match=re.escape(f"is {what.rstrip()}")) as caught:
         bnstat.load(tmp_path / name)
     assert caught.value.hint
     assert "\n" not in str(caught.value)
+
+
+def test_what_only_its_name_tells(tmp_path: Path) -> None:
+    (tmp_path / "net.mnn").write_bytes(b"\x18\0\0\0\x14\0\x18\0" + bytes(range(256)))
+    with pytest.raises(UnknownFormatError, match="is an MNN model, by its name"):
+        bnstat.load(tmp_path / "net.mnn")
 
 
 def test_what_tensorflow_writes_beside_models(tmp_path: Path) -> None:

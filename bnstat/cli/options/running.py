@@ -24,7 +24,8 @@ DATA is one of these:
   FILE.npz         arrays by the names of the model's inputs
   FILE.npy         one array, for a model of one input
   FOLDER           what tf.data.Dataset.save wrote
-  FILE, FOLDER     TFRecords of tf.Example, features named as the inputs
+  FILE             a TFRecord of tf.Example, features named as the inputs;
+                   also a FOLDER of such files
   FOLDER           images, see --image-size and --scale
   MODULE:FUNCTION  Python code that gives batches; also FILE.py:FUNCTION
 """

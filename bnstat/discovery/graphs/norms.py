@@ -80,6 +80,8 @@ def find_norms(
 ) -> list[Norm]:
     """The batch normalizations of a graph, in the order of the network.
 
+    ONNX's op is one even where none of what it takes is in the file.
+
     Args:
         tensors: the graph's.
         fit: whether the variables of two keys can belong to one layer.
@@ -91,7 +93,10 @@ def find_norms(
     for op in _of_types(tensors, _FUSED | _ROOTS):
         read = _fused if op.type in _FUSED else _spelled_out
         norm = read(tensors, op, updates)
-        if norm is not None and (norm := _without_misfits(norm, fit)).roles:
+        if norm is None:
+            continue
+        norm = _without_misfits(norm, fit)
+        if norm.roles or op.type == _ONNX:
             norms[norm.op] = norm
     return [norms[name] for name in tensors.in_order(norms)]
 
@@ -114,10 +119,10 @@ def _fused(tensors: Tensors, op: Op, updates: Updates) -> Norm | None:
             if role not in roles and updated is not None:
                 roles[role] = updated
         momentum = _share_kept(op.attribute("exponential_avg_factor"))
-    elif "moving_variance" not in roles:
-        return None
     elif op.type == _ONNX:
         momentum = _onnx_momentum(op)
+    elif "moving_variance" not in roles:
+        return None
     epsilon = op.attribute("variance_epsilon" if op.type == _OLDEST else "epsilon")
     default = _ONNX_DEFAULTS["epsilon"] if op.type == _ONNX else _DEFAULT_EPSILON
     return Norm(

@@ -25,7 +25,8 @@ from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents, Layer
 from bnstat.model import Array, Source, Variable
 from bnstat.storage.files import File
-from bnstat.storage.in_place import Slice, packed_slice_of
+from bnstat.storage.in_place import Slice, fetch_starts, packed_slice_of
+from bnstat.storage.ranges import Range
 
 if TYPE_CHECKING:
     from zipfile import ZipInfo
@@ -35,6 +36,9 @@ _ZIP_MEMBER: Final = b"PK\x03\x04"
 _MAX_MEMBERS: Final = 100_000
 _LONGEST_HEADER: Final = 10_000
 """Characters, as NumPy has it; longer ones take long to parse."""
+_USUAL_HEADER: Final = 256
+"""Bytes that all but the strangest headers have, compressed or not."""
+
 _MAX_RATIO: Final = 50
 _BOMB_FLOOR: Final = 64 << 20
 """So many bytes are inflated, however few the member has; beyond that, `_MAX_RATIO` times those."""
@@ -46,9 +50,11 @@ def recognises(file: File) -> bool:
     Raises:
         DamagedError: it begins as one does, but is cut short.
     """
-    head = file.head(30 + 65535)
-    name_length = int.from_bytes(head[26:28], "little")
-    if not head.startswith(_ZIP_MEMBER) or not head[30 : 30 + name_length].endswith(b".npy"):
+    head = file.head(30)
+    if not head.startswith(_ZIP_MEMBER):
+        return False
+    name = file.head(30 + int.from_bytes(head[26:28], "little"))[30:]
+    if not name.endswith(_ENDING.encode()):
         return False
     return all(info.filename.endswith(_ENDING) for info in _members(file))
 
@@ -61,7 +67,9 @@ def open_contents(file: File, source: Source) -> Contents:
         UnsupportedError: a member is encrypted, or compressed otherwise than by deflate.
     """
     variables = {}
-    for info in _members(file):
+    members = _members(file)
+    fetch_starts(file, members, _USUAL_HEADER)
+    for info in members:
         key = info.filename.removesuffix(_ENDING)
         variables[key] = _variable(key, _Member.of(file, info))
     return Contents(
@@ -126,7 +134,18 @@ class _Member:
             )
         return cls(packed, info.compress_type == ZIP_DEFLATED, info.file_size, info.CRC)
 
-    def head(self, length: int) -> bytes:
+    def header(self) -> bytes:
+        """The header, and perhaps more; what there is of one that is cut short."""
+        head = self._head(_USUAL_HEADER)
+        length = int.from_bytes(head[8:10] if head[6:7] == b"\1" else head[8:12], "little")
+        return head if 12 + length <= len(head) else self._head(12 + min(length, _LONGEST_HEADER))
+
+    def extents(self) -> Sequence[Range]:
+        """Where the bytes lie; see `Variable.extents`."""
+        place = self.packed.place(0, self.packed.size)
+        return () if place is None else (place,)
+
+    def _head(self, length: int) -> bytes:
         """The first bytes, at most so many."""
         data = self.packed.head(length)
         return self._inflated(data, length) if self.deflated else data
@@ -158,14 +177,14 @@ class _Member:
 
 
 def _variable(key: str, member: _Member) -> Variable:
-    head = member.head(_LONGEST_HEADER + 12)
-    start, shape, is_fortran, dtype = _header(head, member.packed.path)
+    start, shape, is_fortran, dtype = _header(member.header(), member.packed.path)
     return Variable(
         key,
         key.removesuffix(":0"),
         dtype.name if dtype.kind in "biufc" else dtype.str,
         shape,
         partial(_read, member, start, shape, is_fortran, dtype),
+        member.extents,
     )
 
 

@@ -21,10 +21,10 @@ Source: HDF5 File Format Specification 3.0, sections III.A.1, III.B, III.D and I
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Final
+from typing import Any, Final
 
 from bnstat.errors import DamagedError
 from bnstat.formats.hdf5.ahead import fetch_ahead
@@ -81,6 +81,12 @@ class _Tree:
     variables: dict[str, Variable]
 
 
+_Closed = Mapping[str, Any]
+"""What stays closed below a group: name of a member -> None for all of it, or the same again."""
+
+_NOTHING: Final[_Closed] = {}
+
+
 class Hdf5:
     """An HDF5 file's tree, its datasets as variables, its attributes' texts.
 
@@ -88,8 +94,13 @@ class Hdf5:
         path: the file, for messages.
     """
 
-    def __init__(self, file: File) -> None:
+    def __init__(self, file: File, closed: Iterable[str] = ()) -> None:
         """Read the superblock; the tree is walked when it is first asked for.
+
+        Args:
+            file: the file.
+            closed: the paths of groups that are not to be opened: as if they were not there.
+                One that others of them are in is opened, for what else is in it.
 
         Raises:
             DamagedError: the file is truncated, or not HDF5.
@@ -98,6 +109,7 @@ class Hdf5:
         self._file = file
         self._objects = Objects(file)
         self._attributes = Attributes(self._objects)
+        self._root = (self._objects.root, _nested(closed))
         self._read_before: set[str] = set()
         self._claimed = 0
         self._is_near = file.has(0, file.size)
@@ -119,7 +131,8 @@ class Hdf5:
 
     def members(self) -> set[str]:
         """The names of what the root group holds, without a walk through all of the tree."""
-        self._come_near()
+        if not self._is_near:
+            fetch_ahead(self._objects, self._root, lambda *root: self._look_at(*root)[:0])
         return {name for name, _ in self._links(list(self._objects.messages(self._objects.root)))}
 
     def has_attribute(self, group: str, name: str) -> bool:
@@ -160,10 +173,10 @@ class Hdf5:
         self._come_near()
         tree = _Tree({}, {})
         seen = {self._objects.root}
-        pending = [("", self._objects.root)]
+        pending = [("", *self._root)]
         named = 0
         while pending:
-            path, header = pending.pop()
+            path, header, closed = pending.pop()
             messages = list(self._objects.messages(header))
             found = dataset(self._objects, path, messages)
             if found is not None:
@@ -180,28 +193,33 @@ class Hdf5:
                 if path.count("/") >= _MAX_DEPTH:
                     raise DamagedError(self.path, f"groups are nested deeper than {_MAX_DEPTH}")
                 for name, child in sorted(self._links(messages), reverse=True):
-                    if child not in seen:
+                    inside = closed.get(name, _NOTHING)
+                    if child not in seen and inside is not None:
                         seen.add(child)
-                        pending.append((f"{path}/{name}" if path else name, child))
+                        pending.append((f"{path}/{name}" if path else name, child, inside))
                         named += len(pending[-1][0])
             if len(seen) > _MAX_OBJECTS or named > _MAX_NAMES:
                 raise DamagedError(self.path, "it has too many objects, or too long names")
         return tree
 
     def _come_near(self) -> None:
-        """Fetch all objects of a file that is far away."""
+        """Fetch all objects to open of a file that is far away."""
         if not self._is_near:
             self._is_near = True
-            fetch_ahead(self._objects, self._objects.root, self._look_at)
+            fetch_ahead(self._objects, self._root, self._look_at)
 
-    def _look_at(self, header: int) -> list[int]:
-        """Read an object's header, its texts, its members; the headers of these."""
+    def _look_at(self, header: int, closed: _Closed) -> list[tuple[int, _Closed]]:
+        """Read an object's header, its texts, its members; the headers of those to open."""
         messages = list(self._objects.messages(header))
         if not any(message.kind in _GROUP for message in messages):
             return []
         for name in self._attributes.names(header):
             self._attributes.texts(header, name)
-        return [child for _, child in self._links(messages)]
+        return [
+            (child, inside)
+            for name, child in self._links(messages)
+            if (inside := closed.get(name, _NOTHING)) is not None
+        ]
 
     def _links(self, messages: list[Message]) -> list[tuple[str, int]]:
         """Name and header's address of a group's hard links."""
@@ -305,6 +323,18 @@ class Hdf5:
             from bnstat.formats.hdf5.library import read_array
 
             return read_array(local_path, found.path, dtype.newbyteorder("="))
+
+
+def _nested(paths: Iterable[str]) -> _Closed:
+    """The paths as a tree; one that others are in gives way to them."""
+    closed: dict[str, Any] = {}
+    for path in sorted(paths, reverse=True):
+        *above, name = path.split("/")
+        held = closed
+        for group in above:
+            held = held.setdefault(group, {})
+        held.setdefault(name, None)
+    return closed
 
 
 def _decoded(name: bytes) -> str:

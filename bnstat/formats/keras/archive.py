@@ -18,9 +18,11 @@ from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.json_text import MAX_BYTES, parse_json
 from bnstat.formats.keras.config import describe
+from bnstat.formats.keras.groups import read_weights
 from bnstat.formats.keras.h5 import writer
+from bnstat.formats.keras.plain import is_plain
 from bnstat.formats.keras.sites import CONFIG, WEIGHTS, is_keras_folder
-from bnstat.formats.keras.weights import join, read_weights
+from bnstat.formats.keras.weights import join
 from bnstat.model import Source
 from bnstat.storage.archive import open_archive
 from bnstat.storage.files import File, Folder
@@ -85,10 +87,14 @@ def _contents(folder: Folder, weights: File | None, source: Source) -> Contents:
         )
     config = folder.file(CONFIG)
     described = describe(_json(config), config.path) if config is not None else ()
+    every = [layer for top in described for layer in top.walk()]
     metadata = folder.file(_METADATA)
     saved = _json(metadata) if metadata is not None else None
     version = saved.get("keras_version") if isinstance(saved, dict) else None
-    held = read_weights(weights)
+    held = read_weights(weights, [layer.path for layer in every if is_plain(layer)])
+    if any(held.names.get(layer.path, layer.own_name) != layer.own_name for layer in every):
+        # The file keeps layers in other places than Keras does.
+        held = read_weights(weights)
     return Contents(
         source=replace(
             source,
@@ -96,6 +102,7 @@ def _contents(folder: Folder, weights: File | None, source: Source) -> Contents:
             writer=writer(version) if isinstance(version, str) else None,
         ),
         variables=held.variables,
+        search=held.search,
         layers=join(described, held),
     )
 

@@ -39,6 +39,7 @@ class Described:
         config: the constructor's arguments; `trainable` is false below a frozen model.
         path: where a `.weights.h5` keeps it: `layers/sequential/layers/batch_normalization`.
         sublayers: the layers in it, in the order of the network.
+        module: where Keras finds the class, as Keras 3 tells it; empty otherwise.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Described:
     config: Mapping[str, Any]
     path: str
     sublayers: tuple[Described, ...] = field(repr=False)
+    module: str = ""
 
     def walk(self) -> Iterator[Described]:
         """This layer, then all below it, in the order of the network."""
@@ -115,6 +117,7 @@ def _below(
     found: list[Described] = []
     for place, serialized in _places(model):
         class_name, config = layer_from_config(serialized)
+        module = serialized.get("module")
         own_name = config.get("name")
         if not isinstance(own_name, str) or not own_name:
             own_name = place.rpartition("/")[2]
@@ -128,6 +131,7 @@ def _below(
                 config={**config, "trainable": False} if frozen else config,
                 path=full_path,
                 sublayers=_below(serialized, full_name, full_path, frozen, where, depth + 1),
+                module=module if isinstance(module, str) else "",
             )
         )
     return tuple(found)

@@ -27,7 +27,9 @@ from bnstat.formats.hdf5.file import Hdf5, is_hdf5
 from bnstat.formats.json_text import parse_json
 from bnstat.formats.keras.architecture import MATCHED_BY_PLACE, architecture_beside
 from bnstat.formats.keras.config import Described, describe
-from bnstat.model import Source
+from bnstat.formats.keras.plain import is_plain
+from bnstat.formats.later import Later
+from bnstat.model import Source, Variable
 from bnstat.natural import natural_key
 from bnstat.storage.files import File
 
@@ -59,18 +61,17 @@ def open_contents(file: File, source: Source) -> Contents:
         DamagedError: the file is truncated or contradicts itself.
     """
     store = Hdf5(file)
-    root = _MODEL if _MODEL in store.groups else ""
+    root = _MODEL if _MODEL in store.members() else ""
     config = store.text("", "model_config")
     described = describe(parse_json(config, file.path), file.path) if config else ()
-    weights = _by_group(store, root, _group_names(store, root))
-    version = store.text("", "keras_version") or store.text(root, "keras_version")
-    full_names = {weight.key: weight.full_name for group in weights.values() for weight in group}
+    opened = Hdf5(file, _closed(described, root))
+    weights = _by_group(opened, root)
+    version = store.text("", "keras_version") or opened.text(root, "keras_version")
+    variables = Later(_named(opened, weights), lambda: _named(store, _by_group(store, root)))
     contents = Contents(
         source=replace(source, format="keras-h5", writer=writer(version)),
-        variables={
-            key: replace(variable, name=full_names.get(key, variable.name))
-            for key, variable in store.variables.items()
-        },
+        variables=variables,
+        search=variables.search,
         layers=tuple(_layers(described, weights)),
     )
     if described:
@@ -82,6 +83,29 @@ def open_contents(file: File, source: Source) -> Contents:
         return replace(contents, layers=tuple(_layers(described, placed)), notes=notes)
 
     return replace(contents, configured=configured, beside=architecture_beside(file))
+
+
+def _closed(described: Sequence[Described], root: str) -> Iterator[str]:
+    """The groups that need not be opened to know what is in them: the optimizer's and kernels'."""
+    yield _OPTIMIZER
+    # Names may hold slashes, so that one layer's group is in another's.
+    opened = {
+        layer.own_name.partition("/")[0]
+        for layer in described
+        if not is_plain(layer) or "/" in layer.own_name
+    }
+    for layer in described:
+        if layer.own_name.partition("/")[0] not in opened:
+            yield f"{root}/{layer.own_name}" if root else layer.own_name
+
+
+def _named(store: Hdf5, weights: Mapping[str, Sequence[_Weight]]) -> Mapping[str, Variable]:
+    """A file's variables under their full names."""
+    full_names = {weight.key: weight.full_name for group in weights.values() for weight in group}
+    return {
+        key: replace(variable, name=full_names.get(key, variable.name))
+        for key, variable in store.variables.items()
+    }
 
 
 def writer(version: str | None) -> str | None:
@@ -132,9 +156,9 @@ def _group_names(store: Hdf5, root: str) -> list[str]:
     return [*names, _TOP_LEVEL]
 
 
-def _by_group(store: Hdf5, root: str, names: Sequence[str]) -> dict[str, list[_Weight]]:
-    """The weights of each group, in the order that its `weight_names` tells."""
-    groups: dict[str, list[_Weight]] = {name: [] for name in names}
+def _by_group(store: Hdf5, root: str) -> dict[str, list[_Weight]]:
+    """The weights of each layer's group, in the order that its `weight_names` tells."""
+    groups: dict[str, list[_Weight]] = {name: [] for name in _group_names(store, root)}
     prefix = f"{root}/" if root else ""
     for key in store.variables:
         if not key.startswith(prefix):

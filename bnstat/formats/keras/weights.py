@@ -6,38 +6,29 @@ Nothing names them. Groups are called by the layer's class and a count, or by th
 holds the layer; the layer's own name is, since Keras 3.6, the attribute `name` of `vars`. Keras
 2.12 writes `_layer_checkpoint_dependencies` where later ones write `layers`.
 
-Weights saved with `max_shard_size` are `NAME.weights.json`, whose `weight_map` tells in which of
-the files `NAME_00000.weights.h5`, ... each group's `vars` are; those of one group may be spread
-over several.
-
-Source: keras/src/saving/saving_lib.py, `H5IOStore` and `ShardedH5IOStore`.
+Source: keras/src/saving/saving_lib.py, `H5IOStore`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final, TypeVar
 
-from bnstat.errors import DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Layer
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
-from bnstat.formats.json_text import MAX_BYTES, parse_json
 from bnstat.formats.keras.architecture import MATCHED_BY_PLACE, architecture_beside
 from bnstat.formats.keras.config import Described
+from bnstat.formats.keras.groups import VARS, Weights, is_index, last, read_weights
 from bnstat.formats.keras.h5 import is_legacy
-from bnstat.formats.keras.sites import index_of_shard
-from bnstat.model import Source, Variable
+from bnstat.model import Source
 from bnstat.natural import natural_key
 from bnstat.storage.files import File
 
 _T = TypeVar("_T")
 
-_VARS: Final = "vars"
-_ROOTS: Final = {_VARS, "layers", "_layer_checkpoint_dependencies"}
-_NOT_LAYERS: Final = ("optimizer", "metrics")
+_ROOTS: Final = {VARS, "layers", "_layer_checkpoint_dependencies"}
 
 
 def recognises(file: File) -> bool:
@@ -52,8 +43,8 @@ def recognises(file: File) -> bool:
             return False
         if not store.members().isdisjoint(_ROOTS):
             return True
-        return any(_last(group) == _VARS for group in store.groups)
-    return _is_index(file)
+        return any(last(group) == VARS for group in store.groups)
+    return is_index(file)
 
 
 def open_contents(file: File, source: Source) -> Contents:
@@ -69,6 +60,7 @@ def open_contents(file: File, source: Source) -> Contents:
     return Contents(
         source=replace(source, format="keras-weights"),
         variables=weights.variables,
+        search=weights.search,
         layers=join((), weights),
         layers_in_order=len({path.rpartition("/")[0] for path in weights.groups}) <= 1,
         configured=partial(_configured, weights, replace(source, format="keras-weights")),
@@ -96,6 +88,7 @@ def _configured(weights: Weights, source: Source, described: Sequence[Described]
     return Contents(
         source=source,
         variables=weights.variables,
+        search=weights.search,
         layers=join(described, weights),
         notes=notes,
     )
@@ -106,116 +99,6 @@ def _inside(weights: Weights, told: Container[str]) -> set[str]:
     return {
         name for path, name in weights.names.items() if path not in told and _nearest(path, told)
     }
-
-
-@dataclass(frozen=True)
-class Weights:
-    """What such a file, or a set of shards, holds.
-
-    Attributes:
-        variables: all variables by dataset path.
-        groups: path of a layer's group -> its variables, index -> dataset path. The optimizer's
-            and metrics' are left out; paths say `layers` whatever the file says.
-        names: path of a layer's group -> the layer's own name, where the file tells it.
-    """
-
-    variables: Mapping[str, Variable]
-    groups: Mapping[str, Mapping[str, str]]
-    names: Mapping[str, str]
-
-
-def read_weights(file: File) -> Weights:
-    """Read a `.weights.h5`, a `.weights.json` or one shard of it.
-
-    Raises:
-        DamagedError: a file is truncated or contradicts itself.
-        NotFoundError: a shard is missing.
-    """
-    index = _index_of(file)
-    return _gather({file.name: Hdf5(file)}, {}) if index is None else _read_sharded(index)
-
-
-def shard_names(file: File) -> tuple[str, list[str]]:
-    """The file that stands for all of a model's weights, and the names of those it lists.
-
-    Args:
-        file: any file; one that has nothing to do with shards stands for itself.
-
-    Raises:
-        DamagedError: the index of the shards contradicts itself.
-    """
-    index = _index_of(file)
-    if index is None:
-        return file.name, []
-    return index.name, sorted({name for names in _parse_index(index).values() for name in names})
-
-
-def _index_of(file: File) -> File | None:
-    """The index that a file is, or that it is a shard of."""
-    if not is_hdf5(file):
-        return file if _is_index(file) else None
-    index_name = index_of_shard(file.name)
-    index = file.sibling(index_name) if index_name is not None else None
-    return index if index is not None and _is_index(index) else None
-
-
-def _read_sharded(index: File) -> Weights:
-    shards = _parse_index(index)
-    stores: dict[str, Hdf5] = {}
-    for name in sorted({name for names in shards.values() for name in names}):
-        file = index.sibling(name)
-        if file is None:
-            raise NotFoundError(
-                index.path, f"its shard {name} is missing", "copy it beside the index"
-            )
-        file.refuse_lfs_pointer()
-        stores[name] = Hdf5(file)
-    return _gather(stores, shards)
-
-
-def _is_index(file: File) -> bool:
-    if file.size > MAX_BYTES or not file.head(64).lstrip().startswith(b"{"):
-        return False
-    text = file.read()
-    return b'"weight_map"' in text and b'.h5"' in text
-
-
-def _parse_index(index: File) -> dict[str, list[str]]:
-    """Group of variables -> the names of the files that hold them."""
-    parsed = parse_json(index.read(), index.path)
-    shards: dict[str, list[str]] = {}
-    entries = parsed.get("weight_map") if isinstance(parsed, dict) else None
-    if not isinstance(entries, dict):
-        raise DamagedError(index.path, "its weight_map is not an object")
-    for group, files in entries.items():
-        names = [files] if isinstance(files, str) else files
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise DamagedError(index.path, f"names no files for {group!r}")
-        if any(re.search(r"[/\\]", name) or name in ("", ".", "..") for name in names):
-            raise DamagedError(index.path, "names a file outside of its folder")
-        shards[group.lstrip("/")] = names
-    return shards
-
-
-def _gather(stores: Mapping[str, Hdf5], shards: Mapping[str, Sequence[str]]) -> Weights:
-    """The union of several files: of each group's variables, those where the index has them."""
-    variables: dict[str, Variable] = {}
-    groups: dict[str, dict[str, str]] = {}
-    names: dict[str, str] = {}
-    for file, store in stores.items():
-        for key, variable in store.variables.items():
-            holder, _, label = key.rpartition("/")
-            if file not in shards.get(holder, stores):
-                continue
-            variables[key] = variable
-            if _last(holder) == _VARS and holder.split("/")[0] not in _NOT_LAYERS:
-                groups.setdefault(_layer_path(holder), {})[label] = key
-        for holder in store.groups:
-            if _last(holder) == _VARS and (name := store.text(holder, "name")):
-                names.setdefault(_layer_path(holder), name)
-    for path in groups:
-        groups[path] = dict(sorted(groups[path].items(), key=lambda item: natural_key(item[0])))
-    return Weights(variables, groups, names)
 
 
 def join(described: Sequence[Described], weights: Weights) -> tuple[Layer, ...]:
@@ -332,13 +215,3 @@ def _full_names(weights: Weights, told: Mapping[str, str]) -> dict[str, str]:
         name(path)
     names[""] = weights.names.get("", "model")
     return names
-
-
-def _layer_path(holder: str) -> str:
-    """`layers/dense/vars` -> `layers/dense`, in the words of Keras 2.13 and later."""
-    parts = holder.split("/")[:-1]
-    return "/".join("layers" if p == "_layer_checkpoint_dependencies" else p for p in parts)
-
-
-def _last(path: str) -> str:
-    return path.rpartition("/")[2]

@@ -16,6 +16,7 @@ from typing import Any
 
 from bnstat.errors import DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Graph, Node, Reading
+from bnstat.formats.foreign import is_core_ml
 from bnstat.formats.protobuf.protos import parse, parse_text
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE
 from bnstat.formats.tensorflow.bundle import INDEX
@@ -37,10 +38,13 @@ _START = re.compile(rb"\x08\x01\x12([\x80-\xff]{0,4}[\x01-\x7f]" + _FIELDS + rb"
 how every SavedModel starts. An ONNX file of that version has its producer's name there, which
 starts with a letter."""
 
+_HEAD = 256
+
 
 def is_saved_model(file: File) -> bool:
     """Whether the file starts as a `saved_model.pb` does, whatever its name."""
-    return _START.match(file.head(9)) is not None
+    head = file.head(_HEAD)
+    return _START.match(head) is not None and not is_core_ml(head)
 
 
 def has_saved_model(folder: Folder) -> bool:
@@ -124,6 +128,8 @@ def _meta_graph(file: File) -> Any:
 def _without_variables(
     folder: Folder, source: Source, meta_graph: Any, notes: list[str]
 ) -> Contents:
+    from bnstat.formats.tensorflow.graphs import graph_def
+
     if meta_graph is None:
         raise NotFoundError(folder.path, f"neither {BINARY} nor {VARIABLES}/ is there")
     variables = folder.folder(VARIABLES)
@@ -132,6 +138,12 @@ def _without_variables(
             f"{folder.path}/{VARIABLES}/{VARIABLES}{INDEX}",
             "the index of the SavedModel's variables is missing",
             "copy it beside the data files",
+        )
+    if any(node.op in graph_def.VARIABLES for node in meta_graph.graph_def.node):
+        raise NotFoundError(
+            f"{folder.path}/{VARIABLES}",
+            "the folder of the SavedModel's variables is missing",
+            f"copy it beside {BINARY}, which holds the graph alone",
         )
     return _of_constants(source, meta_graph, notes)
 

@@ -13,7 +13,7 @@ from typing import Any
 from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
-from bnstat.formats.keras.weights import shard_names
+from bnstat.formats.keras.groups import shard_names
 from bnstat.mending.writers.patches import patch
 from bnstat.model import Array
 from bnstat.storage.local import LocalFile

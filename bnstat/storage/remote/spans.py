@@ -12,6 +12,9 @@ Span = tuple[int, int]
 
 _LONGEST: Final = 8 << 20
 
+_WIDEST: Final = 48 << 10
+"""Beyond that, a request more costs less than to fetch a gap."""
+
 
 def union(spans: Iterable[Span]) -> list[Span]:
     """The same bytes in ascending order, with no two spans that touch."""
@@ -25,7 +28,7 @@ def union(spans: Iterable[Span]) -> list[Span]:
 
 
 def bridged(spans: Sequence[Span], waste: int) -> list[Span]:
-    """Fewer spans that hold all of these: the smallest gaps are fetched too.
+    """Fewer spans that hold all of these: the smallest gaps, up to 48 kB each, are fetched too.
 
     Args:
         spans: as `union` gives them.
@@ -34,7 +37,7 @@ def bridged(spans: Sequence[Span], waste: int) -> list[Span]:
     gaps = sorted((after[0] - before[1], before[1]) for before, after in pairwise(spans))
     bridges = []
     for size, start in gaps:
-        if size > waste:
+        if size > min(waste, _WIDEST):
             break
         waste -= size
         bridges.append((start, start + size))

@@ -14,7 +14,7 @@ from bnstat.errors import ChangedError
 from bnstat.storage.address import shown
 from bnstat.storage.remote.faults import fault
 
-_MOST_THREADS: Final = 16
+_MOST_THREADS: Final = 64
 _TAGS: Final = ("generation", "ETag", "etag", "blob_id")
 
 

@@ -101,9 +101,24 @@ def test_without_the_graph(saved: Path, master: Any) -> None:
     assert {layer.epsilon for layer in model} == {None}
 
 
-def test_without_variables(saved: Path) -> None:
+@pytest.mark.parametrize("inside", ["", "saved_model.pb"])
+def test_without_variables(saved: Path, inside: str) -> None:
     shutil.rmtree(saved / "variables")
-    model = bnstat.load(saved)
+    with pytest.raises(NotFoundError, match=r"saved/variables: the folder .* is missing"):
+        bnstat.load(saved / inside)
+
+
+def test_of_objects_without_variables(tmp_path: Path) -> None:
+    tf.saved_model.save(Norm(named.layer(1)), str(tmp_path / "m"))
+    shutil.rmtree(tmp_path / "m/variables")
+    with pytest.raises(NotFoundError, match=r"m/variables: the folder .* is missing"):
+        bnstat.load(tmp_path / "m")
+
+
+def test_that_has_none(tmp_path: Path) -> None:
+    tf.saved_model.save(tf.Module(), str(tmp_path / "m"))
+    shutil.rmtree(tmp_path / "m/variables")
+    model = bnstat.load(tmp_path / "m")
     assert len(model) == 0
     assert any("no variables" in note for note in model.notes)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import h5py
@@ -82,15 +82,21 @@ def write_h5(path: Path, layers: int, kernel: int) -> None:
         file.attrs["layer_names"] = names
 
 
-def test_hdf5_is_fetched_level_by_level(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    trips = []
+@pytest.fixture
+def trips(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each time that something is to be fetched, whether there was anything to wait for."""
+    found: list[bool] = []
     plain = Warehouse.fetch
 
     def counted(depot: Warehouse, wanted: Mapping[RemoteFile, Sequence[Span]]) -> None:
-        trips.append(any(wanted.values()))
+        found.append(any(wanted.values()))
         plain(depot, wanted)
 
     monkeypatch.setattr(Warehouse, "fetch", counted)
+    return found
+
+
+def test_hdf5_is_fetched_level_by_level(server: Server, trips: list[bool]) -> None:
     write_h5(server.folder / "m.h5", 96, 200_000)
     size = (server.folder / "m.h5").stat().st_size
     model = bnstat.load(f"{server.url}/m.h5", eager=True)
@@ -98,6 +104,88 @@ def test_hdf5_is_fetched_level_by_level(server: Server, monkeypatch: pytest.Monk
     assert len(model) == 96
     assert server.sent <= 0.05 * size
     assert trips.count(True) <= 12
+
+
+@pytest.fixture(scope="module")
+def efficient_net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """EfficientNetB4 in all of Keras's files: 475 layers, 96 of them batch norm, 80 MB."""
+    import keras
+
+    folder = tmp_path_factory.mktemp("efficient_net")
+    net = keras.applications.EfficientNetB4(weights=None)
+    net.save(folder / "m.h5")
+    net.save(folder / "m.keras")
+    net.save_weights(folder / "m.weights.h5")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "most", "share"),
+    [("m.h5", 180, 0.045), ("m.keras", 205, 0.047), ("m.weights.h5", 245, 0.053)],
+)
+def test_of_a_large_network_little_is_fetched(
+    server: Server, trips: list[bool], efficient_net: Path, name: str, most: int, share: float
+) -> None:
+    server.folder = efficient_net
+    model = bnstat.load(f"{server.url}/{name}", eager=True)
+    same(model, bnstat.load(efficient_net / name))
+    assert len(model) == 96
+    assert len(server.asked) <= most
+    assert server.sent <= share * (efficient_net / name).stat().st_size
+    assert trips.count(True) <= 12
+
+
+@pytest.mark.parametrize(("name", "most", "share"), [("m.h5", 20, 0.12), ("m.keras", 56, 0.16)])
+def test_layers_of_kernels_alone_stay_closed(
+    name: str, most: int, share: float, server: Server, trips: list[bool]
+) -> None:
+    keras = pytest.importorskip("keras")
+    model = keras.Sequential([keras.Input((1, 1, 160))])
+    for _ in range(40):
+        model.add(keras.layers.Conv2D(160, 1, activation="relu"))
+        model.add(keras.layers.BatchNormalization())
+    model.save(server.folder / name)
+    far = bnstat.load(f"{server.url}/{name}", eager=True)
+    near = bnstat.load(server.folder / name)
+    same(far, near)
+    assert len(far) == 40
+    assert len(server.asked) <= most
+    assert server.sent <= share * (server.folder / name).stat().st_size
+    assert trips.count(True) <= 12
+    kernels = [key for key, each in near.stored.items() if each.shape == (1, 1, 160, 160)]
+    assert len(kernels) == 40
+    for key in kernels:
+        np.testing.assert_array_equal(far.stored[key].read(), near.stored[key].read())
+
+
+def write_pytorch(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    torch = pytest.importorskip("torch", reason="torch writes the state dict")
+    torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("m.npz", lambda path, arrays: np.savez(path, **arrays)),
+        ("packed.npz", lambda path, arrays: np.savez_compressed(path, **arrays)),
+        ("m.pth", write_pytorch),
+    ],
+)
+def test_the_members_of_a_zip_are_fetched_together(
+    name: str, write: Callable[[Path, Mapping[str, np.ndarray]], None], server: Server, trips: list
+) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for number in range(LAYERS):
+        arrays[f"conv{number}.weight"] = rng.random(50_000, np.float32)
+        for role in ("weight", "bias", "running_mean", "running_var"):
+            arrays[f"bn{number}.{role}"] = rng.random(CHANNELS, np.float32)
+    write(server.folder / name, arrays)
+    model = bnstat.load(f"{server.url}/{name}", eager=True)
+    same(model, bnstat.load(server.folder / name))
+    assert len(model) == LAYERS
+    assert trips.count(True) <= 6
+    assert server.sent <= 0.1 * (server.folder / name).stat().st_size
 
 
 def test_a_run_costs_three_requests_a_checkpoint(s3: str, tmp_path: Path) -> None:

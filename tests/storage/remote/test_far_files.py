@@ -205,8 +205,8 @@ class TestFetching:
         big = found(top, "a/big")
         big.allow_waste(400 * KIB)
         big.allow_waste(1)
-        big.prefetch([(0, 10), (190 * KIB, 10), (600 * KIB, 10)])
-        assert store.fetched == [[("big", 0, 190 * KIB + 10), ("big", 600 * KIB, 600 * KIB + 10)]]
+        big.prefetch([(0, 10), (40 * KIB, 10), (80 * KIB, 10), (180 * KIB, 10)])
+        assert store.fetched == [[("big", 0, 80 * KIB + 10), ("big", 180 * KIB, 180 * KIB + 10)]]
 
     def test_no_more_is_downloaded_than_is_allowed(self, store: Store) -> None:
         access = Access(max_download=100_000)

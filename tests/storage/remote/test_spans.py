@@ -40,6 +40,12 @@ def test_the_smallest_gaps_are_bridged_while_they_may() -> None:
     assert bridged(spans, 3) == spans
 
 
+def test_a_wide_gap_is_worth_a_request() -> None:
+    kibi = 1 << 10
+    spans = [(0, 1), (48 * kibi, 48 * kibi + 1), (100 * kibi, 100 * kibi + 1)]
+    assert bridged(spans, 1 << 20) == [(0, 48 * kibi + 1), spans[2]]
+
+
 def test_long_spans_are_fetched_in_parts() -> None:
     mebi = 1 << 20
     assert parts([(0, 5), (mebi, 20 * mebi)]) == [

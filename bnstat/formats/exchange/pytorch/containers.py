@@ -26,6 +26,8 @@ from bnstat.storage.files import File
 
 LARGEST_PICKLE: Final = 1 << 28
 _FIRST_PIECE: Final = 1 << 18
+_SMALL: Final = 1 << 12
+"""Elements of a storage up to which it is fetched together with the others."""
 
 PlaceOf = Callable[[Storage], Place]
 """Tells where a storage is."""
@@ -49,12 +51,24 @@ def read_zip(file: File, called: Call) -> tuple[Any, PlaceOf]:
         raise DamagedError(file.path, f"lacks {PICKLE}", "save it again")
     if described.size > LARGEST_PICKLE:
         raise UnsupportedError(file.path, f"its {PICKLE} of {described.size} bytes is not read")
+    small: set[str] = set()
+
+    def persistent(identity: Any) -> Storage | Global:
+        named = storage_of(identity)
+        if isinstance(named, Storage) and named.count <= _SMALL:
+            small.add(f"data/{named.key}")
+        return named
+
     with errors(file):
-        root, _ = unpickle(described.read(), 0, called, storage_of)
+        root, _ = unpickle(described.read(), 0, called, persistent)
     order = top.file("byteorder")
     is_big = order is not None and order.head(8).strip() == b"big"
 
     def place_of(storage: Storage) -> Place:
+        # Where a member lies, only its own header tells.
+        if small:
+            top.expect(small)
+            small.clear()
         member = top.file(f"data/{storage.key}")
         if member is None:
             raise DamagedError(f"{file.path}: data/{storage.key}", "this storage is missing")

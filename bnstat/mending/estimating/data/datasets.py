@@ -53,10 +53,14 @@ def _elements(dataset: Any) -> Iterator[Any]:
 
 
 def _compression(path: str) -> str | None:
-    """How it was packed, which `load` is to be told."""
-    for folder, _, names in os.walk(path):
-        for name in names:
-            if name.endswith(_SHARD):
-                with open(os.path.join(folder, name), "rb") as file:
-                    return "GZIP" if file.read(2) == _GZIP else None
-    return None
+    """How it was packed, which `load` is to be told; what was saved there before may lie beside."""
+    shards = [
+        os.path.join(folder, name)
+        for folder, _, names in os.walk(path)
+        for name in names
+        if name.endswith(_SHARD)
+    ]
+    if not shards:
+        return None
+    with open(max(shards, key=lambda shard: os.stat(shard).st_mtime_ns), "rb") as file:
+        return "GZIP" if file.read(2) == _GZIP else None

@@ -67,6 +67,31 @@ def test_what_the_operator_defines_where_nothing_is_written(tmp_path: Path) -> N
         assert (layer.epsilon, layer.momentum) == (1e-5, momentum)
 
 
+@pytest.mark.parametrize("held", [(), ("gamma", "beta")])
+def test_statistics_that_are_not_in_the_file(tmp_path: Path, held: tuple[str, ...]) -> None:
+    """What a node makes while the network runs, or what the network is given, is told."""
+    shape = helper.make_node("ConstantOfShape", ["n"], ["bn.moving_mean"])
+    tensors = [*initializers("bn", arrays()), *initializers("whole", arrays(1))]
+    tensors = [
+        each
+        for each in tensors
+        if each.name in (*(f"bn.{role}" for role in held),) or each.name.startswith("whole.")
+    ]
+    tensors.append(to_tensor(np.array([3]), "n"))
+    nodes = [shape, norm("x", "bn", ["z"]), norm("z", "whole")]
+    given = graph(nodes, tensors)
+    given.input.extend(
+        helper.make_tensor_value_info(f"bn.{role}", onnx.TensorProto.FLOAT, [3])
+        for role in ROLES
+        if role not in (*held, "moving_mean")
+    )
+    model = bnstat.load(save(tmp_path / "m", given))
+    assert [layer.name for layer in model] == ["whole"]
+    (layer,) = model.incomplete
+    assert list(layer.variables) == list(held)
+    assert layer.epsilon == 1e-5
+
+
 def test_not_spatial(tmp_path: Path) -> None:
     held = {role: array.reshape(1, 3) for role, array in arrays().items()}
     node = norm("x", "bn", spatial=0)

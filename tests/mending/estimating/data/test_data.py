@@ -132,8 +132,8 @@ def test_a_saved_dataset(tmp_path: Path) -> None:
             tf.data.Dataset.from_tensor_slices({"x": X, "y": np.arange(10)}).batch(3),
         ]
     ):
+        path = str(tmp_path / str(number))
         for compression in (None, "GZIP"):
-            path = str(tmp_path / f"{number} {compression}")
             dataset.save(path, compression)
             batches = read(path, labels="y")
             np.testing.assert_array_equal(all_of(batches), X)
