@@ -131,7 +131,7 @@ def form_of(inputs: Mapping[str, Wanted], images: Images) -> Form | None:
         return None
     if wanted.dtype == "string":
         return None
-    first = shape[1] in _CHANNELS and shape[3] not in (*_CHANNELS, None)
+    first = shape[1] in (1, 3) and shape[3] not in (*_CHANNELS, None)
     channels = shape[1] if first else shape[3]
     height, width = images.size or (shape[2:4] if first else shape[1:3])
     if channels not in (*_CHANNELS, None):

@@ -56,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
         ((4, 6, 3), "uint8", IMAGES[..., :3]),
         ((3, 4, 6), "float32", IMAGES[..., :3].transpose(0, 3, 1, 2)),
         ((None, 4, 6), "float32", None),
-        ((5, 6, 2), "float32", None),
+        ((4, 6, 2), "float32", None),
         ((24,), "float32", None),
     ],
 )
