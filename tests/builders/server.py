@@ -29,7 +29,7 @@ class Server(ThreadingHTTPServer):
     """Serves a folder.
 
     Attributes:
-        asked: the requests, in the order in which they were answered.
+        asked: the requests, in the order in which they came.
         faults: name of a file -> what goes wrong with it.
         other: what answers for all files without a fault of their own.
         ranges: whether it heeds `Range`.
@@ -63,6 +63,12 @@ class Server(ThreadingHTTPServer):
         """How many bytes of files were sent."""
         return sum(asked.sent for asked in self.asked)
 
+    def note(self, asked: Asked) -> int:
+        """Count a request before the client can have its answer; gives its number."""
+        with self._lock:
+            self.asked.append(asked)
+            return len(self.asked) - 1
+
     def wait(self) -> None:
         with self._lock:
             self._waiting += 1
@@ -88,9 +94,10 @@ class Handler(BaseHTTPRequestHandler):
         self.name = unquote(urlsplit(self.path).path).lstrip("/")
         self.sent = 0
         fault = self.server.faults.get(self.name, self.server.other)
+        number = self.server.note(Asked(self.path, self.headers.get("Range", ""), 0))
         if fault is None or not fault(self):
             self.answer()
-        self.server.asked.append(Asked(self.path, self.headers.get("Range", ""), self.sent))
+        self.server.asked[number] = self.server.asked[number]._replace(sent=self.sent)
 
     do_POST = do_GET  # noqa: N815
 
