@@ -16,7 +16,7 @@ from bnstat.formats.hdf5.objects import AbsentError, Objects
 _T = TypeVar("_T")
 
 _WINDOW: Final = 12 << 10
-"""So much is fetched at a place: an object's parts, and its members, mostly follow it."""
+"""So much is fetched after a place: an object's parts, and its members, mostly follow it."""
 
 _BEFORE: Final = 1 << 10
 """So much is fetched before it: there the parts of another may end that follow a large array."""
@@ -57,6 +57,6 @@ def fetch_ahead(
         if not lacking:
             return
         objects.fetch(
-            (max(0, address - _BEFORE), _BEFORE + max(length, _WINDOW)) for address, length in spans
+            (max(0, address - _BEFORE), _BEFORE + length + _WINDOW) for address, length in spans
         )
         waiting = lacking
