@@ -126,7 +126,7 @@ def _check(
     quiet: bool,
 ) -> Checked:
     model = reading.load(path, layers, quiet=quiet)
-    options.tell(model, quiet)
+    options.tell([model], quiet)
     findings = settings.check(model)
     if layers:
         names = set(model.keys())

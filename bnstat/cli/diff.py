@@ -94,8 +94,7 @@ def command(
     if len(asked) > 1:
         raise click.UsageError(f"{' and '.join(asked)}: choose one")
     models = [reading.load(path, layers, quiet=quiet) for path in (old, new)]
-    for model in models:
-        options.tell(model, quiet)
+    options.tell(models, quiet)
 
     from bnstat.compare import diff
     from bnstat.output.sink import open_text, show

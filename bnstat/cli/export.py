@@ -118,7 +118,7 @@ def command(
             f"{kind.upper()} is not for a terminal: name a file with -o, or use a pipe"
         )
     model = reading.load(path, layers, values=not no_values, quiet=quiet)
-    options.tell(model, quiet)
+    options.tell([model], quiet)
 
     from bnstat.output.documents.exports.form import Form
     from bnstat.output.sink import writes_to_terminal

@@ -64,7 +64,7 @@ def command(
     if values + plot + no_values > 1:
         raise click.UsageError("--values, --plot and --no-values: choose one")
     model = reading.load(path, layers, values=not no_values, quiet=quiet)
-    options.tell(model, quiet)
+    options.tell([model], quiet)
 
     from bnstat.output.sink import show, writes_to_terminal
     from bnstat.output.terminal.progress import track

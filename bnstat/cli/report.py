@@ -86,8 +86,7 @@ def _page(
         if len(run) > 1:
             return _run_page(paths[0], run, quiet)
     models = [reading.load(path, globs, quiet=quiet) for path in paths]
-    for model in models:
-        options.tell(model, quiet)
+    options.tell(models, quiet)
     code = max(options.answer(model, quiet) for model in models)
     findings = check(models[-1])
     if len(models) > 2:

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bnstat.cli import main
+from tests.builders.flatbuffers import hand_made
 from tests.cli.files import write_h5
 from tests.compare.ports import arrays_of, random_kernel, rewritten, scale_and_shift, trained
 from tests.output.models import layer
@@ -132,3 +133,10 @@ def test_the_tolerance_decides_the_exit_code(network: str, tmp_path: Path) -> No
     assert result.stdout.splitlines()[-1] == (
         "no difference in effect within 0.001: 1 the same, 1 the same in effect"
     )
+
+
+def test_what_both_sides_tell_is_said_once(tmp_path: Path) -> None:
+    path = tmp_path / "m.tflite"
+    path.write_bytes(hand_made(0, (1,), bytes(4), 0))
+    said = run(path, path).stderr
+    assert said.count("note: TensorFlow Lite's converter folds batch norm") == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
@@ -284,19 +284,23 @@ def choosing(command: Command) -> Command:
     return _checkpoint(_step(_pattern(_include_shadows(command))))
 
 
-def tell(model: Model, quiet: bool) -> None:
-    """Say on standard error what was noticed while the model was read."""
+def tell(models: Iterable[Model], quiet: bool) -> None:
+    """Say on standard error what was noticed while models were read; the same of two but once."""
     if quiet:
         return
-    for note in model.notes:
-        say(f"note: {note}")
+    for line in dict.fromkeys(line for model in models for line in _noticed(model)):
+        say(f"note: {line}")
+
+
+def _noticed(model: Model) -> Iterator[str]:
+    yield from model.notes
     lost = [layer for layer in model.incomplete if layer.variables or not layer.undecided]
     if lost:
         count = len(lost)
         what = "1 batch-norm layer is" if count == 1 else f"{count} batch-norm layers are"
         names = ", ".join(layer.name for layer in lost[:3])
         more = ", ..." if count > 3 else ""
-        say(f"note: {what} in the file without moving statistics: {names}{more}")
+        yield f"{what} in the file without moving statistics: {names}{more}"
 
 
 def answer(model: Model, quiet: bool) -> int:

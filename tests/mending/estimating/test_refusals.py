@@ -170,6 +170,23 @@ def test_custom_classes_are_imported(tmp_path: Path, monkeypatch: pytest.MonkeyP
         recalibrate("m.keras", X, imports=["no_such_module"])
 
 
+def test_what_keras_cannot_load_again_has_another_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization()]).save(
+        tmp_path / "m.keras"
+    )
+
+    def fails(*_: object, **__: object) -> None:
+        raise TypeError("No cast function available.")
+
+    monkeypatch.setattr(keras.models, "load_model", fails)
+    with pytest.raises(
+        BnstatError, match=r"No cast function available\.; save it by model\.export"
+    ):
+        recalibrate(tmp_path / "m.keras", X)
+
+
 def test_wrong_names_and_things() -> None:
     path = DATA / "digits_no_updates/saved_model"
     with pytest.raises(BnstatError, match="has no input 'pictures'; there are: images"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable
 from importlib import import_module
@@ -57,7 +58,9 @@ def _built(path: str, source: Source, imports: Iterable[str], trust: bool) -> An
         return keras.models.load_model(path, compile=False, **options)
     except Exception as error:  # whatever the layers' own code raises
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        hint = "--import MODULE names the Python module that defines its custom classes"
+        hint = "save it by model.export, and take that SavedModel"
+        if re.search(r"[Uu]nknown|locate class|custom", str(error)):
+            hint = "--import MODULE names the Python module that defines its custom classes"
         if "safe_mode" in str(error) or "unsafe" in str(error).lower():
             hint = "--trust lets it run the code that it holds"
         raise UnsupportedError(path, f"Keras cannot build it: {reason}", hint) from None
