@@ -21,6 +21,8 @@ __all__ = ["Found", "Place", "locate", "step_of"]
 
 _NUMBER = re.compile(r"^\d{1,18}$")
 _MOST_BELOW = 200
+_LONGEST = 80
+"""Characters of a name, out of a file, that is said not to be there."""
 
 
 def locate(path: str, access: Access | None = None) -> Place:
@@ -155,6 +157,9 @@ def _hint_below(folder: Folder) -> str:
             below.append(f"{folder.path}/{name}")
     if below:
         return f"there are models in {listed(below)}"
+    missing = [name[:_LONGEST] for format_ in formats() for name in format_.missing_from(folder)]
+    if missing:
+        return f"its list of checkpoints names {listed(missing)}: their files are not here"
     return "a SavedModel, a checkpoint, a .keras or an .h5 file is looked for"
 
 

@@ -104,6 +104,11 @@ class Format:
         """Whether a folder plainly is or has such models, at a glance, for a hint."""
         return self.of_folder(folder) is not None
 
+    def missing_from(self, folder: Folder) -> Sequence[str]:
+        """The names of models that a folder without any says that it has, oldest first."""
+        del folder
+        return ()
+
     def first(self, name: str) -> str | None:
         """The file by which the model is opened that a file of that name would be a part of.
 

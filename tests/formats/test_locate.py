@@ -136,6 +136,11 @@ def test_steps(name: str, step: int | None) -> None:
         ("zzz", "no such file, folder or checkpoint$"),
         ("empty", "holds no model; a SavedModel, a checkpoint"),
         ("above", "holds no model; there are models in .*run"),
+        (
+            "told",
+            r"holds no model; its list of checkpoints names m-1, m-2: their files are not here",
+        ),
+        ("told/checkpoint", r"names m-1, m-2: their files are not here"),
         ("orphan", r"orphan\.index: the checkpoint's index file is missing"),
         ("orphan.data-00000-of-00001", r"orphan\.index: the checkpoint's index file is missing"),
         ("x" * 5000, "no such"),
@@ -146,6 +151,11 @@ def test_steps(name: str, step: int | None) -> None:
 def test_nothing_there(tmp_path: Path, path: str, message: str) -> None:
     save(tmp_path / "model")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "told").mkdir()
+    state = 'model_checkpoint_path: "m-2"\n' + "".join(
+        f'all_model_checkpoint_paths: "/runs/m-{step}"\n' for step in (1, 2)
+    )
+    (tmp_path / "told/checkpoint").write_text(state)
     (tmp_path / "above/run").mkdir(parents=True)
     save(tmp_path / "above/run/m")
     (tmp_path / "orphan.data-00000-of-00001").write_bytes(b"x")

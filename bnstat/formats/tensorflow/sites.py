@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from bnstat.errors import BnstatError, NotFoundError
 from bnstat.formats.contents import Contents, Reading
@@ -125,6 +126,10 @@ class Checkpoints(Format):
 
     def is_seen_in(self, folder: Folder) -> bool:
         return folder.file(state_file.NAME) is not None or bool(folder.matching("", INDEX))
+
+    def missing_from(self, folder: Folder) -> Sequence[str]:
+        state = state_file.read_state(folder)
+        return () if state is None else state.all or [state.newest or ""]
 
     def first(self, name: str) -> str | None:
         if name.endswith((INDEX, _META)):
