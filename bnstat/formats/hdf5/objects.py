@@ -56,10 +56,11 @@ _READ_FLOOR: Final = 16 << 20
 def signature_offset(file: File) -> int | None:
     """Where HDF5 begins: at byte 0 or, after a user block, at 512, 1024, 2048, ...
 
-    An HDF5 file that is the first member of a tar archive stands at 512 as well; that is not it.
-    Of a file that is far away, no more than the beginning is searched.
+    An HDF5 file that is a member of a tar or a zip can stand there as well; that is not it. Of a
+    file that is far away, no more than the beginning is searched.
     """
-    if file.head(512)[257:262] == b"ustar":
+    head = file.head(512)
+    if head[257:262] == b"ustar" or head.startswith(b"PK\x03\x04"):
         return None
     offset = 0
     while offset + len(SIGNATURE) <= file.size and file.has(offset, len(SIGNATURE)):

@@ -33,6 +33,19 @@ WRITERS = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.parametrize("offset", [512, 1024, 2048])
+def test_an_archive_whose_weights_stand_where_hdf5_may_begin(offset: int, tmp_path: Path) -> None:
+    metadata = b'{"keras_version": "3.0.0"}'
+    path = tmp_path / "m.keras"
+    for _ in range(2):
+        write_archive(path, metadata__json=metadata)
+        start = path.read_bytes().index(b"\x89HDF\r\n")
+        metadata += b" " * (offset - start)
+    assert start == offset
+    assert recognised_by(path) == ["keras.archive"]
+    assert read_all(path) == WHOLE
+
+
 @WRITERS
 def test_the_undamaged_file_is_read(
     write: Callable[[Path], Path], suffix: str, tmp_path: Path

@@ -34,7 +34,7 @@ def of_code(spec: str, inputs: Mapping[str, Wanted]) -> Source:
         return of_object(function, inputs, spec)
     except BnstatError:
         raise
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise BnstatError(spec, reason_of(error)) from error
 
 
@@ -54,7 +54,7 @@ def _module(place: str, spec: str) -> ModuleType:
         raise
     except ModuleNotFoundError as error:
         raise NotFoundError(spec, f"cannot be imported: {error}") from error
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise BnstatError(spec, f"cannot be imported: {reason_of(error)}") from error
     finally:
         sys.path.remove(os.getcwd())

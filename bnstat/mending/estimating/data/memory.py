@@ -50,7 +50,7 @@ class Batches:
             yield from self.begin()
         except BnstatError:
             raise
-        except Exception as error:  # whatever the caller's code raises
+        except (Exception, SystemExit) as error:  # whatever the caller's code raises
             raise BnstatError(self.where, f"gives no batches: {reason_of(error)}") from error
 
     def _is_sample(self, raw: Raw) -> bool:

@@ -91,6 +91,9 @@ def test_a_function_of_a_file_and_of_a_module(
         BnstatError, match=r"prepare.py:fails: gives no batches: RuntimeError: the disk is full$"
     ):
         read(f"{path}:fails")
+    (tmp_path / "ends.py").write_text("def batches():\n    raise SystemExit(3)\n")
+    with pytest.raises(BnstatError, match=r"ends\.py:batches: SystemExit: 3"):
+        read(f"{tmp_path}/ends.py:batches")
     with pytest.raises(BnstatError, match="no function 'none'"):
         read(f"{path}:none")
     with pytest.raises(BnstatError, match="cannot be imported"):
