@@ -50,3 +50,9 @@ class ChangedError(BnstatError):
 
 class AmbiguousError(BnstatError):
     """The question has no single answer in this file, such as an epsilon that it does not hold."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says first; the name of its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -16,7 +16,6 @@ from typing import Any
 
 from bnstat.errors import DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Graph, Node, Reading
-from bnstat.formats.foreign import is_core_ml
 from bnstat.formats.protobuf.protos import parse, parse_text
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE
 from bnstat.formats.tensorflow.bundle import INDEX
@@ -44,7 +43,11 @@ _HEAD = 256
 def is_saved_model(file: File) -> bool:
     """Whether the file starts as a `saved_model.pb` does, whatever its name."""
     head = file.head(_HEAD)
-    return _START.match(head) is not None and not is_core_ml(head)
+    if _START.match(head) is None:
+        return False
+    from bnstat.formats.foreign import is_core_ml
+
+    return not is_core_ml(head)
 
 
 def has_saved_model(folder: Folder) -> bool:

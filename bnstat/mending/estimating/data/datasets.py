@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bnstat.errors import DamagedError
+from bnstat.errors import DamagedError, first_line
 from bnstat.mending.estimating.data.batches import Source, Wanted
 from bnstat.mending.estimating.data.eager import eagerly
 from bnstat.mending.estimating.data.memory import Batches
@@ -36,8 +36,7 @@ def open_dataset(path: str, inputs: Mapping[str, Wanted]) -> Source:
         with eagerly():
             dataset = tf.data.Dataset.load(path, compression=_compression(path))
     except Exception as error:  # whatever TensorFlow's status says
-        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        raise DamagedError(path, f"TensorFlow cannot load it: {reason}") from None
+        raise DamagedError(path, f"TensorFlow cannot load it: {first_line(error)}") from None
     return Batches(path, lambda: _elements(dataset), inputs)
 
 

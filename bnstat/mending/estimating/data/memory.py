@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bnstat.errors import BnstatError, UnsupportedError
+from bnstat.errors import BnstatError, UnsupportedError, first_line
 from bnstat.mending.estimating.data.arrays import Arrays
 from bnstat.mending.estimating.data.batches import UNNAMED, Raw, Source, Wanted
 
@@ -124,8 +124,8 @@ def _of_function(function: Callable[[], Any], inputs: Mapping[str, Wanted], wher
 
 def reason_of(error: BaseException) -> str:
     """What the user's code raises, in one line."""
-    first = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+    name = type(error).__name__
+    return f"{name}: {first_line(error)}" if str(error).strip() else name
 
 
 def _array(value: Any, where: str) -> Any:

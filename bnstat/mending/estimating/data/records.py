@@ -191,10 +191,9 @@ def _reshaped(array: Array, wanted: Wanted) -> Array | None:
 
 
 def _misfit(path: str, name: str, has: str, wanted: Wanted) -> DamagedError:
-    shape = [-1 if size is None else size for size in (wanted.shape or ())[1:]]
     return DamagedError(
         path,
-        f"the feature {name!r} has {has}, the model takes {shape} of {wanted.dtype}",
+        f"the feature {name!r} has {has}, the model takes {_sizes(wanted)} of {wanted.dtype}",
         "decode it in a function, and give file.py:function",
     )
 

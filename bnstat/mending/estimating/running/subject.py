@@ -157,9 +157,11 @@ def prepared(program: Program, layers: Sequence[BatchNorm], trust: bool) -> Subj
 
 
 def _with_masks(found: Survey, graph_def: Any, masks: Mapping[str, str]) -> Survey:
+    if not masks:
+        return found
     by_name = {node.name: node for node in graph_def.node}
     sites = (replace(site, mask=mask_of(by_name, site.x, masks)) for site in found.sites)
-    return replace(found, sites=tuple(sites)) if masks else found
+    return replace(found, sites=tuple(sites))
 
 
 def _flat(layer: BatchNorm, role: str) -> Array:

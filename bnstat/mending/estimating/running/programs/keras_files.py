@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from bnstat.compare.alignment import align
-from bnstat.errors import BnstatError, NotFoundError, UnsupportedError
+from bnstat.errors import BnstatError, NotFoundError, UnsupportedError, first_line
 from bnstat.live import live_model
 from bnstat.mending.estimating.running.program import Program
 from bnstat.mending.estimating.running.programs.traced import traced
@@ -57,13 +57,12 @@ def _built(path: str, source: Source, imports: Iterable[str], trust: bool) -> An
     try:
         return keras.models.load_model(path, compile=False, **options)
     except Exception as error:  # whatever the layers' own code raises
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         hint = "save it by model.export, and take that SavedModel"
         if re.search(r"[Uu]nknown|locate class|custom", str(error)):
             hint = "--import MODULE names the Python module that defines its custom classes"
         if "safe_mode" in str(error) or "unsafe" in str(error).lower():
             hint = "--trust lets it run the code that it holds"
-        raise UnsupportedError(path, f"Keras cannot build it: {reason}", hint) from None
+        raise UnsupportedError(path, f"Keras cannot build it: {first_line(error)}", hint) from None
 
 
 def _library(source: Source) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bnstat.errors import BnstatError, UnsupportedError
+from bnstat.errors import BnstatError, UnsupportedError, first_line
 from bnstat.live import numpy_of
 from bnstat.mending.estimating.running.program import Input, Program
 from bnstat.mending.estimating.running.programs.masks import masks_noted
@@ -48,8 +48,7 @@ def traced(
         with masks_noted(model) as noted:
             function = tf.function(call, autograph=False).get_concrete_function(*specs.values())
     except Exception as error:  # whatever the model's own code raises
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise BnstatError(where, f"cannot be traced: {lines[0]}") from None
+        raise BnstatError(where, f"cannot be traced: {first_line(error)}") from None
     graph = function.graph
     inside = {id(internal) for _, internal in graph.captures}
     fed = [tensor for tensor in graph.inputs if id(tensor) not in inside]
