@@ -25,6 +25,8 @@ from bnstat.storage.ranges import Range
 _MAX_RATIO = 50
 _MAX_MEMBERS = 100_000
 _CHUNK = 1 << 20
+_MEMBER_HEADER = 1 << 10
+"""So much is fetched beyond a member's bytes, for what stands before them."""
 
 _DAMAGE = (
     zipfile.BadZipFile,
@@ -201,7 +203,7 @@ def _zip_opener(
             raise UnsupportedError(file.path, f"{info.filename} is not compressed by deflate")
         if (stored := slice_of(file, info)) is not None:
             return stored.open()
-        fetch_starts(file, [info], info.compress_size)
+        file.prefetch([(info.header_offset, info.compress_size + _MEMBER_HEADER)])
         return _spool(file, archive.open(info), min(info.compress_size, file.size))
 
     return open_
