@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,8 +71,7 @@ MAY_IMPORT = {
 }
 """Part -> the others that it may import, all that is in them included. The longest name counts."""
 
-LONGEST_FILE = 350
-MOST_FILES = 14
+LONGEST_FILE = 700
 
 
 def sources(*folders: str) -> list[Path]:
@@ -132,17 +130,12 @@ def test_what_all_may_import_imports_nothing_else() -> None:
         assert tops <= EVERYWHERE
 
 
-def test_files_are_of_one_job() -> None:
+def test_no_file_is_longer_than_700_lines() -> None:
     lines = {
         path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines())
         for path in sources("bnstat", "tests")
     }
     assert {name: count for name, count in lines.items() if count > LONGEST_FILE} == {}
-
-
-def test_folders_can_be_taken_in_at_a_glance() -> None:
-    counts = Counter(path.parent for path in sources("bnstat") if path.name != "__init__.py")
-    assert {folder: count for folder, count in counts.items() if count > MOST_FILES} == {}
 
 
 def test_tensorflow_is_imported_by_its_reader_and_by_what_runs_models() -> None:
