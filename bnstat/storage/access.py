@@ -22,8 +22,9 @@ class Access:
         options: what the driver is given as it is, such as an endpoint or a key.
         listed: the URL of a folder -> the files in and below it, by their paths from there, where
             a listing told of them before; there is nothing else in it.
-        drivers: scheme -> fsspec's file system, where one is in use.
-        depots: scheme -> what is known of the store.
+        transports: scheme and what a URL names of the store, such as an account -> what moves
+            the bytes of that store, where it is in use.
+        depots: such a transport -> what is known of its store.
         notes: what was noticed about servers, one line each.
     """
 
@@ -32,8 +33,8 @@ class Access:
     ) -> None:
         self.options = dict(options or {})
         self.listed: Mapping[str, Sequence[Entry]] = {}
-        self.drivers: dict[str, Any] = {}
-        self.depots: dict[str, Any] = {}
+        self.transports: dict[tuple[Any, ...], Any] = {}
+        self.depots: dict[Any, Any] = {}
         self.notes: list[str] = []
         self._max = max_download
         self._taken = 0
@@ -43,7 +44,7 @@ class Access:
         """The same by the same drivers, for what lies in a folder that was listed before."""
         other = Access(self.options, self._max)
         other.listed = {folder: files}
-        other.drivers = self.drivers
+        other.transports = self.transports
         return other
 
     def forget(self) -> None:

@@ -47,8 +47,30 @@ class File(ABC):
     def sibling(self, name: str) -> File | None:
         """The file of that name in the same folder, if there is one."""
 
+    def part(self, name: str) -> File | None:
+        """Return the file in or below this file's folder that this file names as a part of it.
+
+        Model files name their parts, and a hostile one may name any file of the machine.
+
+        Args:
+            name: a relative path as the model file has it.
+
+        Raises:
+            DamagedError: the name leads out of the folder.
+            BnstatError: the file is a link that leads out of the folder.
+        """
+        first, *others = name.replace("\\", "/").split("/")
+        parts = [part for part in (first, *others) if part not in ("", ".")]
+        is_absolute = not first or ":" in first
+        if is_absolute or not parts or ".." in parts or "\0" in name:
+            raise DamagedError(self.path, f"names a file outside of its folder: {name[:200]!r}")
+        return self.sibling("/".join(parts))
+
     def open(self) -> BinaryIO:
-        """The whole file as a seekable stream, read piece by piece; the caller closes it."""
+        """Return the file as a seekable stream, which reads piece by piece; the caller closes it.
+
+        The stream reads this very file, also where another file has taken its path since.
+        """
         return cast(BinaryIO, io.BufferedReader(_Stream(self)))
 
     @property

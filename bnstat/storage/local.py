@@ -1,7 +1,7 @@
 """Files and folders on disk.
 
-A file is opened once and stays the same file even when another takes its name, so a checkpoint
-that a training job deletes while it is read is still read whole.
+A file is opened once and stays the same file even when another file takes its name. A checkpoint
+that a training job deletes while bnstat reads it is therefore still read whole.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from io import FileIO
-from typing import BinaryIO, TypeVar
+from threading import Lock
+from typing import TypeVar
 
 from bnstat.errors import BnstatError, NotFoundError
 from bnstat.storage.files import Entry, File, Folder
@@ -19,6 +19,48 @@ from bnstat.storage.files import Entry, File, Folder
 T = TypeVar("T")
 
 _NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+_READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+
+
+class Handle:
+    """An open file on disk that several threads may read at the same time.
+
+    Args:
+        descriptor: the descriptor of the open file; the handle closes it.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lock = Lock()
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return the bytes at `offset`; fewer than `length` only where the file ends.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        pieces = []
+        # The system returns 2 GB at most at a time.
+        while length and (piece := self._piece(offset, length)):
+            pieces.append(piece)
+            offset += len(piece)
+            length -= len(piece)
+        return b"".join(pieces)
+
+    def _piece(self, offset: int, length: int) -> bytes:
+        # A seek and a read are two steps: another thread may seek in between.
+        if hasattr(os, "pread"):
+            return os.pread(self._descriptor, length, offset)
+        with self._lock:
+            os.lseek(self._descriptor, offset, os.SEEK_SET)
+            return os.read(self._descriptor, length)
+
+    def size(self) -> int:
+        """Return the size of the file in bytes."""
+        return os.fstat(self._descriptor).st_size
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
 
 
 class LocalFile(File):
@@ -27,36 +69,39 @@ class LocalFile(File):
     def __init__(self, path: str) -> None:
         self.name = os.path.basename(path)
         self.path = path
-        # A FIFO would block and a device never end: neither is opened.
+        # Opening a FIFO would block, and reading a device might never end.
         if not stat.S_ISREG(_attempt(path, lambda: os.stat(path)).st_mode):
             raise BnstatError(path, "is not a regular file")
-        self._handle = _attempt(path, lambda: FileIO(path))
-        self.size = os.fstat(self._handle.fileno()).st_size
+        self._handle = Handle(_attempt(path, lambda: os.open(path, _READ)))
+        self.size = self._handle.size()
 
     def _read(self, offset: int, length: int) -> bytes:
-        data = b""
         try:
-            self._handle.seek(offset)
-            # One read gives 2 GB at most.
-            while len(data) < length and (more := self._handle.read(length - len(data))):
-                data += more
+            return self._handle.read(offset, length)
         except OSError as error:
             raise BnstatError(self.path, f"cannot be read: {error.strerror}") from error
-        return data
-
-    def __del__(self) -> None:
-        if hasattr(self, "_handle"):
-            self._handle.close()
 
     @property
     def local_path(self) -> str:
         return self.path
 
-    def open(self) -> BinaryIO:
-        return _attempt(self.path, lambda: open(self.path, "rb"))
-
     def sibling(self, name: str) -> File | None:
         return LocalFolder(os.path.dirname(self.path) or ".").file(name)
+
+    def part(self, name: str) -> File | None:
+        found = super().part(name)
+        if found is None:
+            return None
+        folder, place = os.path.dirname(self.path) or ".", os.path.realpath(found.path)
+        # In a cache of Hugging Face's hub, a model and its parts are links into one folder.
+        is_beside = os.path.dirname(place) == os.path.dirname(os.path.realpath(self.path))
+        if is_beside or is_below(place, os.path.realpath(folder)):
+            return found
+        raise BnstatError(
+            found.path,
+            f"is a link that leads out of the model's folder, to {place}",
+            "replace the link by a copy of the file if you trust the model",
+        )
 
 
 class LocalFolder(Folder):
@@ -111,6 +156,11 @@ def _entry(listed: os.DirEntry[str]) -> Entry | None:
     except OSError:
         pass
     return None
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Return True if a resolved path is in a resolved folder, at any depth."""
+    return path.startswith(os.path.join(folder, ""))
 
 
 def kind_of(path: str) -> int | None:

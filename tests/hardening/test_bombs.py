@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -14,9 +15,12 @@ import h5py
 import numpy as np
 import pytest
 
+import bnstat
+from bnstat.storage import archive
+from bnstat.storage.local import LocalFile
 from tests.fuzz import handmade
 from tests.fuzz.handmade import zipped
-from tests.hardening.support import Judge
+from tests.hardening.support import Judge, lines_run
 
 MOST = 64 << 20
 """Zeros to compress: what is refused at this size is refused at any."""
@@ -82,6 +86,114 @@ def test_a_tar_of_a_sparse_terabyte(tmp_path: Path, judged: Judge) -> None:
     path = tmp_path / "m.tar"
     path.write_bytes(image.getvalue())
     assert judged(path).startswith("error")
+
+
+def _folders(path: Path, count: int) -> Path:
+    with zipfile.ZipFile(path, "w") as whole:
+        for number in range(count):
+            whole.writestr(f"{number}/saved_model.pb", b"")
+    return path
+
+
+def test_an_archive_of_many_folders(tmp_path: Path) -> None:
+    """The work grows with the folders, not with their square."""
+    few, many = (_folders(tmp_path / f"{count}.zip", count) for count in (100, 400))
+    small = lines_run(lambda: bnstat.load(few), archive)
+    assert 0 < lines_run(lambda: bnstat.load(many), archive) < 6 * small
+
+
+def test_an_archive_of_deep_folders(tmp_path: Path, judged: Judge) -> None:
+    path = tmp_path / "m.zip"
+    with zipfile.ZipFile(path, "w") as whole:
+        whole.writestr("/".join("a" * 30_000), b"")
+    assert lines_run(lambda: bnstat.load(path), archive) < 1000
+    assert judged(path) == "error: NotFoundError"
+
+
+def _pax(records: list[tuple[str, str]]) -> bytes:
+    """The records of a pax header."""
+    found = b""
+    for key, value in records:
+        rest = f" {key}={value}\n".encode()
+        length = len(rest) + 1
+        while len(str(length)) + len(rest) != length:
+            length += 1
+        found += str(length).encode() + rest
+    return found
+
+
+def _tar(*members: tuple[bytes, bytes]) -> bytes:
+    """A tar of members of these types with these bytes."""
+    image = b""
+    for kind, content in members:
+        info = tarfile.TarInfo("saved_model.pb")
+        info.type, info.size = kind, len(content)
+        image += info.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512)
+    return image + bytes(1024)
+
+
+MANY = 1_000_000
+SPARSE = [("GNU.sparse.minor", "0"), ("GNU.sparse.name", "x"), ("GNU.sparse.realsize", "1")]
+TARS: dict[str, list[tuple[bytes, bytes]]] = {
+    "a long map of a sparse member in its header": [
+        (b"x", _pax([("GNU.sparse.major", "0"), ("GNU.sparse.map", "0," * MANY + "0")])),
+        (b"0", b""),
+    ],
+    "a long map of a sparse member in its bytes": [
+        (b"x", _pax([("GNU.sparse.major", "1"), *SPARSE])),
+        (b"0", b"%d\n" % MANY + b"0\n" * 2 * MANY),
+    ],
+    "a large header that would be copied for each member": [
+        (b"g", _pax([(f"k{number}", "") for number in range(60_000)])),
+        *[(b"x", _pax([("mtime", "0")])), (b"0", b"")] * 1000,
+    ],
+    "many records": [(b"x", _pax([("a", "")]) * 200_000), (b"0", b"")] * 20,
+    "a long name": [(b"L", b"x" * 4 * MANY), (b"0", b"")],
+}
+
+
+@pytest.mark.parametrize("kind", TARS)
+def test_a_tar_with_much_in_its_headers(kind: str, tmp_path: Path, judged: Judge) -> None:
+    path = tmp_path / "m.tar"
+    path.write_bytes(_tar(*TARS[kind]))
+    assert judged(path).startswith("error")
+    file = LocalFile(str(path))
+    tracemalloc.start()
+    try:
+        lines = lines_run(lambda: archive.open_archive(file), archive)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert lines < 20 * MANY
+    assert peak < 8 << 20
+
+
+def test_headers_of_tars_are_read(tmp_path: Path) -> None:
+    """Every way to write a long name, a size and a sparse file that a bound may stand in for."""
+    name = "a/" * 90 + "x"
+    image = io.BytesIO()
+    for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        image = io.BytesIO()
+        with tarfile.open(fileobj=image, mode="w", format=form) as whole:
+            for each in (name, "b\u00e4") if form != tarfile.USTAR_FORMAT else (name,):
+                info = tarfile.TarInfo(each)
+                info.size = 3
+                whole.addfile(info, io.BytesIO(b"123"))
+        path = tmp_path / f"{form}.tar"
+        path.write_bytes(image.getvalue())
+        folder = archive.open_archive(LocalFile(str(path)))
+        assert folder is not None
+        found = folder.file(name)
+        assert found is not None
+        assert found.read() == b"123"
+        assert (folder.file("b\u00e4") is not None) is (form != tarfile.USTAR_FORMAT)
+    sized = _tar((b"x", _pax([("size", "5"), ("path", "c")])), (b"0", b"12345"))
+    path.write_bytes(sized)
+    folder = archive.open_archive(LocalFile(str(path)))
+    assert folder is not None
+    found = folder.file("c")
+    assert found is not None
+    assert found.read() == b"12345"
 
 
 def _tar_header(name: str, size: bytes) -> bytes:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import bnstat
-from tests.fuzz import handmade
+from tests.fuzz import handmade, ports
 from tests.fuzz.handmade import tar, zipped
 from tests.hardening.support import Judge, shown, write
 
@@ -140,6 +140,61 @@ def test_a_state_file_that_names_checkpoints_elsewhere(outside: Path, tmp_path: 
         tmp_path / "run", {**handmade.bundle(own, prefix="n"), "checkpoint": state.encode()}
     )
     assert "31337" not in shown(folder)
+
+
+IN_PARTS: dict[str, tuple[dict[str, bytes], str, str]] = {
+    "onnx": (ports.onnx_files()["outside"], "m.onnx", "w.bin"),
+    "safetensors": (
+        ports.sharded_files(),
+        "m.safetensors.index.json",
+        "m-00001-of-00002.safetensors",
+    ),
+    "tfjs": (
+        ports.tfjs_files({"model_config": handmade.config()}, "bn0"),
+        "model.json",
+        "group1-shard2of2.bin",
+    ),
+    "keras": (handmade.sharded(), "m.weights.json", "m_00000.weights.h5"),
+}
+"""Models that name other files: all of their files, the one that names them, one that it names."""
+
+
+@pytest.mark.parametrize("kind", IN_PARTS)
+def test_a_part_that_is_a_link_out_of_the_folder(kind: str, tmp_path: Path) -> None:
+    files, entry, part = IN_PARTS[kind]
+    folder = write(tmp_path / "m", files)
+    expected = shown(folder / entry)
+    below = folder / "below"
+    below.mkdir()
+    (folder / part).rename(below / "part")
+    (folder / part).symlink_to("below/part")
+    assert shown(folder / entry) == expected
+    below.rename(tmp_path / "outside")
+    # The part is a link into a folder of the model, and that folder is a link out of it.
+    below.symlink_to(tmp_path / "outside")
+    with pytest.raises(bnstat.BnstatError, match="is a link that leads out of the model's folder"):
+        shown(folder / entry)
+    (folder / part).unlink()
+    (folder / part).symlink_to(tmp_path / "outside" / "part")
+    with pytest.raises(bnstat.BnstatError, match="is a link that leads out of the model's folder"):
+        shown(folder / entry)
+
+
+@pytest.mark.parametrize("kind", IN_PARTS)
+def test_the_links_of_a_hubs_cache_are_followed(kind: str, tmp_path: Path) -> None:
+    """Hugging Face's library keeps `snapshots/REVISION/FILE -> ../../blobs/HASH`."""
+    files, entry, _ = IN_PARTS[kind]
+    expected = shown(write(tmp_path / "plain", files) / entry)
+    cache = tmp_path / "models--me--net"
+    snapshot = cache / "snapshots" / "1a2b"
+    snapshot.mkdir(parents=True)
+    blobs = {f"{number:064x}": content for number, content in enumerate(files.values())}
+    write(cache / "blobs", blobs)
+    for name, blob in zip(files, blobs, strict=True):
+        (snapshot / name).symlink_to(f"../../blobs/{blob}")
+    assert shown(snapshot / entry) == expected
+    (tmp_path / "link").symlink_to(snapshot)
+    assert shown(tmp_path / "link" / entry) == expected
 
 
 # Code

@@ -6,7 +6,6 @@ import errno
 import io
 import os
 import stat
-from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -116,21 +115,16 @@ def test_what_may_not_be_read(file: LocalFile, tmp_path: Path) -> None:
         LocalFile(str(tmp_path / "ten"))
 
 
-def test_a_long_read_takes_several(file: LocalFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Linux gives 2 GB at most at once."""
-    handle = FileIO(file.path)
-
-    class Few:
-        def seek(self, offset: int) -> None:
-            handle.seek(offset)
-
-        def read(self, length: int) -> bytes:
-            return handle.read(min(length, 3))
-
-        def close(self) -> None:
-            handle.close()
-
-    monkeypatch.setattr(file, "_handle", Few())
+@pytest.mark.parametrize("is_positioned", [True, False])
+def test_a_long_read_takes_several(
+    is_positioned: bool, file: LocalFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux returns at most 2 GB at once; Windows has no positioned read."""
+    pread, read = os.pread, os.read
+    monkeypatch.setattr(os, "pread", lambda fd, length, at: pread(fd, min(length, 3), at))
+    monkeypatch.setattr(os, "read", lambda fd, length: read(fd, min(length, 3)))
+    if not is_positioned:
+        monkeypatch.delattr(os, "pread")
     assert file.read() == b"0123456789"
     assert file.read(1, 7) == b"1234567"
     assert file.read(4, 3) == b"456"
@@ -140,15 +134,26 @@ def test_a_long_read_takes_several(file: LocalFile, monkeypatch: pytest.MonkeyPa
 
 
 def test_what_a_disk_refuses_is_told(file: LocalFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Broken:
-        def seek(self, offset: int) -> None:
-            raise OSError(errno.EIO, "Input/output error")
+    def refuse(*arguments: object) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
 
-        def close(self) -> None: ...
-
-    monkeypatch.setattr(file, "_handle", Broken())
+    monkeypatch.setattr(os, "pread", refuse)
     with pytest.raises(BnstatError, match=r"ten: cannot be read: Input/output error"):
         file.read()
+
+
+@pytest.mark.parametrize("is_replaced", [True, False])
+def test_a_stream_is_of_the_file_that_was_opened(
+    is_replaced: bool, file: LocalFile, tmp_path: Path
+) -> None:
+    """A reader that lists a stream and slices the file must not mix two files."""
+    if is_replaced:
+        (tmp_path / "other").write_bytes(b"abcdefghij")
+        os.replace(tmp_path / "other", file.path)
+    else:
+        os.unlink(file.path)
+    with file.open() as stream:
+        assert stream.read() == file.read() == b"0123456789"
 
 
 def test_a_listing_tells_of_files_and_folders_alone(tmp_path: Path, file: LocalFile) -> None:
@@ -256,7 +261,7 @@ class TestRefusals:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     def test_of_opening(self, file: LocalFile, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(local, "FileIO", self.refuse)
+        monkeypatch.setattr(os, "open", self.refuse)
         with pytest.raises(BnstatError, match="ten: cannot be opened: Permission denied"):
             LocalFile(file.path)
 

@@ -15,17 +15,18 @@ from bnstat.errors import DamagedError, NotFoundError, UnknownFormatError
 from bnstat.formats.contents import Contents
 from bnstat.formats.json_text import parse_json
 from bnstat.model import Source, Variable
-from bnstat.storage.files import File, Folder
+from bnstat.storage.files import File
 
 _MAP: Final = "weight_map"
 
 
-def open_sharded(folder: Folder, index: File, source: Source) -> Contents:
-    """The tensors that an index lists, from the parts beside it.
+def open_sharded(index: File, source: Source) -> Contents:
+    """Return the tensors that an index lists, from the parts beside it.
 
     Raises:
         DamagedError: the index or a part contradicts itself, or a part lacks what is listed.
         NotFoundError: a part is missing.
+        BnstatError: a part is a link that leads out of the folder.
     """
     wanted: dict[str, list[str]] = {}
     for key, name in _weight_map(index).items():
@@ -33,9 +34,9 @@ def open_sharded(folder: Folder, index: File, source: Source) -> Contents:
     variables: dict[str, Variable] = {}
     names: dict[str, str] = {}
     for name, keys in wanted.items():
-        part = folder.file(name) if "/" not in name and "\\" not in name else None
+        part = index.part(name)
         if part is None:
-            raise NotFoundError(f"{folder.path}/{name}", "this part of the model is missing")
+            raise NotFoundError(f"{index.path}: {name}", "this part of the model is missing")
         held = _open(part, source)
         source = replace(held.source, writer=source.writer or held.source.writer)
         for key in keys:

@@ -61,7 +61,7 @@ class Sharded(Format):
             index.name,
             step_of(stem),
             folder.modified(index.name),
-            lambda source, reading: open_sharded(folder, index, natively(source, reading)),
+            lambda source, reading: open_sharded(index, natively(source, reading)),
             lambda: folder.times(stem),
         )
 
@@ -84,7 +84,7 @@ class TensorflowJs(Format):
             model.name,
             step_of(model.name),
             folder.modified(model.name),
-            lambda source, reading: open_model(folder, model, natively(source, reading)),
+            lambda source, reading: open_model(model, natively(source, reading)),
             folder.times,
         )
 

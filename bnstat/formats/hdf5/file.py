@@ -317,12 +317,12 @@ class Hdf5:
         try:
             return read(self._objects, found)
         except LibraryNeededError:
-            local_path, dtype = self._file.local_path, numpy_type(found)
-            if local_path is None or dtype is None:
+            dtype = numpy_type(found)
+            if dtype is None:
                 raise
             from bnstat.formats.hdf5.library import read_array
 
-            return read_array(local_path, found.path, dtype.newbyteorder("="))
+            return read_array(self._file, found.path, dtype.newbyteorder("="))
 
 
 def _nested(paths: Iterable[str]) -> _Closed:

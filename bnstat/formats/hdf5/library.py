@@ -13,10 +13,11 @@ import numpy as np
 
 from bnstat.errors import DamagedError
 from bnstat.model import Array
+from bnstat.storage.files import File
 
 
-def read_array(local_path: str, path: str, dtype: np.dtype[np.generic]) -> Array:
-    """The array of the dataset at `path`, its elements taken as `dtype`.
+def read_array(source: File, path: str, dtype: np.dtype[np.generic]) -> Array:
+    """Return the array of the dataset at `path`, its elements taken as `dtype`.
 
     Raises:
         DamagedError: HDF5 cannot read it.
@@ -24,9 +25,10 @@ def read_array(local_path: str, path: str, dtype: np.dtype[np.generic]) -> Array
     import h5py
 
     try:
-        with h5py.File(local_path, "r") as file:
+        # By a stream, for another file may have taken the path since the tree was walked.
+        with source.open() as stream, h5py.File(stream, "r") as file:
             array: Any = np.asarray(file[path][()])
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         first_line = str(error).partition("\n")[0]
-        raise DamagedError(local_path, f"{path} cannot be read ({first_line})") from error
+        raise DamagedError(source.path, f"{path} cannot be read ({first_line})") from error
     return np.ascontiguousarray(array).view(dtype)

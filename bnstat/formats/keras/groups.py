@@ -98,7 +98,7 @@ def _index_of(file: File) -> File | None:
 def _shard_files(index: File, shards: Mapping[str, Sequence[str]]) -> dict[str, File]:
     files: dict[str, File] = {}
     for name in sorted({name for names in shards.values() for name in names}):
-        file = index.sibling(name)
+        file = index.part(name)
         if file is None:
             raise NotFoundError(
                 index.path, f"its shard {name} is missing", "copy it beside the index"

@@ -44,10 +44,13 @@ _DRIVERS: Final = {
 
 
 def connect(url: str, access: Access) -> tuple[Transport, str]:
-    """What moves the bytes of a URL, and the URL's path in the driver's words.
+    """Return what moves the bytes of a URL, and the URL's path in the driver's words.
+
+    URLs that name the same store share what moves their bytes.
 
     Raises:
-        BnstatError: the scheme is unknown, its driver missing, or an option wrong.
+        BnstatError: the scheme is unknown, its driver missing, an option wrong, or the options
+            are for another store than the URL names.
     """
     scheme = scheme_of(url) or ""
     driver = _DRIVERS.get(scheme)
@@ -58,10 +61,20 @@ def connect(url: str, access: Access) -> tuple[Transport, str]:
     try:
         import fsspec
 
-        if (fs := access.drivers.get(scheme)) is None:
-            fs = fsspec.filesystem(scheme, **{**driver.defaults, **access.options})
-            access.drivers[scheme] = fs
-        path = fs._strip_protocol(url)
+        kind = fsspec.get_filesystem_class(scheme)
+        named = {**kind._get_kwargs_from_urls(url), **driver.transport.named(url)}
+        if other := [key for key in named if access.options.get(key, named[key]) != named[key]]:
+            raise BnstatError(
+                shown(url),
+                f"names the {other[0]} {named[other[0]]!r}, and the storage options name another",
+                f"leave {other[0]} out of the storage options",
+            )
+        store = (scheme, *sorted(named.items()))
+        if (transport := access.transports.get(store)) is None:
+            fs = fsspec.filesystem(scheme, **{**driver.defaults, **named, **access.options})
+            transport = driver.transport(fs, scheme, url)
+            access.transports[store] = transport
+        path = kind._strip_protocol(url)
     except ImportError as error:
         raise missing(url, driver.extra) from error
     except (TypeError, ValueError) as error:
@@ -72,7 +85,7 @@ def connect(url: str, access: Access) -> tuple[Transport, str]:
         ) from error
     except Exception as error:
         raise fault(error, shown(url)) from error
-    return driver.transport(fs, scheme), path
+    return transport, path
 
 
 def missing(url: str, extra: str) -> BnstatError:

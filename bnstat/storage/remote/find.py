@@ -24,7 +24,7 @@ def find_in_store(
     path = transport.canonical(path.rstrip("/"))
     if not access.listed:
         transport.forget(path)
-    depot: Warehouse = access.depots.setdefault(url.partition(":")[0], Warehouse(transport, access))
+    depot: Warehouse = access.depots.setdefault(transport, Warehouse(transport, access))
     above, _, name = path.rpartition("/")
     for known in (path, above):
         depot.recall(known)

@@ -2,6 +2,7 @@
 
 A server may ignore `Range` and send all of a file, may send another range or a file that changed
 since, may redirect in a circle, be busy or break off. What passes is asked for again, a few times.
+A server that sends next to nothing is given up.
 
 Source: RFC 9110, sections 10.2.3, 14 and 15.
 """
@@ -12,6 +13,7 @@ import asyncio
 import random
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, NamedTuple
 
@@ -43,6 +45,11 @@ _BROKEN: Final = (
 _RANGE: Final = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
 
 
+_WINDOW: Final = 30.0
+_LEAST: Final = 30_000
+"""In each of these spans of seconds, so many bytes have to come, or the answer to a request."""
+
+
 class Head(NamedTuple):
     """The beginning of a file, or all of it.
 
@@ -58,7 +65,20 @@ class Head(NamedTuple):
 
 
 class Http(Transport):
-    """Files by HTTP: there are no listings, only names that may be asked for."""
+    """Files by HTTP: there are no listings, only names that may be asked for.
+
+    Args:
+        fs: the file system.
+        scheme: what URLs of it start with.
+        window: for how many seconds a server may send less than `least`.
+        least: how many bytes have to come in that time, of all requests together.
+    """
+
+    def __init__(self, fs: Any, scheme: str, window: float = _WINDOW, least: int = _LEAST) -> None:
+        super().__init__(fs, scheme)
+        self._window = window
+        self._least = least
+        self._came = 0
 
     def url(self, path: str) -> str:
         return shown(path)
@@ -73,12 +93,21 @@ class Http(Transport):
             paths: their URLs.
             most: how many bytes of a file may be taken from a server that sends it whole.
         """
-        return self._all([self._head(path, most) for path in paths])
+        return self._answers([self._head(path, most) for path in paths], self.url(paths[0]))
 
     def _cat(self, pieces: Sequence[Piece]) -> list[Any]:
-        return self._all([self._part(piece) for piece in pieces])
+        return self._answers([self._part(piece) for piece in pieces], self.url(pieces[0].stat.path))
 
-    def _all(self, asked: Sequence[Any]) -> list[Any]:
+    def _answers(self, asked: Sequence[Any], where: str) -> list[Any]:
+        """Return what comes of requests, all made at once: answers and errors.
+
+        Args:
+            asked: the requests.
+            where: the URL of one of them, as it may be shown.
+
+        Raises:
+            BnstatError: the server is too slow.
+        """
         from fsspec.asyn import sync
 
         gate = asyncio.Semaphore(_PARALLEL)
@@ -88,7 +117,21 @@ class Http(Transport):
                 return await answer
 
         async def gather() -> list[Any]:
-            return await asyncio.gather(*map(one, asked), return_exceptions=True)
+            answers = asyncio.gather(*map(one, asked), return_exceptions=True)
+            while True:
+                before = self._came
+                if (await asyncio.wait([answers], timeout=self._window))[0]:
+                    return answers.result()
+                if self._came - before < self._least:
+                    answers.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await answers
+                    raise BnstatError(
+                        where,
+                        f"the server sends less than {self._least:,} bytes "
+                        f"in {self._window:g} seconds",
+                        "try again later",
+                    )
 
         result: list[Any] = sync(self._fs.loop, gather)
         return result
@@ -107,7 +150,7 @@ class Http(Transport):
                 start, end, size = told
                 if start != 0 or end > min(_HEAD, size):
                     raise BnstatError(shown(url), "the server sends another range than asked for")
-                return Head(_stat(url, answer, size), await _body(answer, end, url), False)
+                return Head(_stat(url, answer, size), await self._body(answer, end, url), False)
             return await self._whole(answer, url, most)
 
         found: Head | None = await self._ask(url, 0, _HEAD, take)
@@ -118,13 +161,14 @@ class Http(Transport):
         limit = min(_WHOLE, most)
         size = answer.content_length
         if size is None or size <= limit:
-            data = b""
-            async for chunk in answer.content.iter_chunked(1 << 16):
+            data = bytearray()
+            async for chunk in answer.content.iter_any():
+                self._came += len(chunk)
                 data += chunk
                 if len(data) > limit:
                     break
             else:
-                return Head(_stat(url, answer, len(data)), data, len(data) > 0)
+                return Head(_stat(url, answer, len(data)), bytes(data), len(data) > 0)
         raise BnstatError(
             shown(url),
             "the server cannot send a part of a file, and all of it is too much"
@@ -146,15 +190,31 @@ class Http(Transport):
                 raise _changed(url)
             length = piece.end - piece.start
             if answer.status == 206 and told is not None and told[:2] == (piece.start, piece.end):
-                return await _body(answer, length, url)
+                return await self._body(answer, length, url)
             if answer.status == 200 and answer.content_length == length == piece.stat.size:
-                return await _body(answer, length, url)
+                return await self._body(answer, length, url)
             raise BnstatError(
                 shown(url), "the server sends other bytes than asked for", "download the file"
             )
 
         found: bytes = await self._ask(url, piece.start, piece.end, take)
         return found
+
+    async def _body(self, answer: Any, length: int, url: str) -> bytes:
+        """Return the body, which has to be of that length."""
+        if answer.content_length not in (None, length):
+            raise BnstatError(shown(url), "the server contradicts itself about lengths")
+        data = bytearray()
+        async for chunk in answer.content.iter_any():
+            self._came += len(chunk)
+            data += chunk
+            if len(data) > length:
+                break
+        if len(data) != length:
+            raise BnstatError(
+                shown(url), f"the server sent {len(data)} bytes where it announced {length}"
+            )
+        return bytes(data)
 
     async def _ask(self, url: str, start: int, end: int, take: Any) -> Any:
         """What `take` makes of the answer; what passes is asked for again."""
@@ -174,6 +234,7 @@ class Http(Transport):
                     max_redirects=_MAX_REDIRECTS,
                     **options,
                 ) as answer:
+                    self._came += self._least
                     if answer.status not in _PASSING or attempt == _ATTEMPTS:
                         return await take(answer)
                     wait = max(wait, _retry_after(answer))
@@ -192,22 +253,6 @@ class Http(Transport):
             raise BnstatError(shown(url), "the server redirects to an insecure address")
         if answer.headers.get("Content-Encoding", "identity") != "identity":
             raise BnstatError(shown(url), "the server compresses what it sends, unasked")
-
-
-async def _body(answer: Any, length: int, url: str) -> bytes:
-    """The body, which has to be of that length."""
-    if answer.content_length not in (None, length):
-        raise BnstatError(shown(url), "the server contradicts itself about lengths")
-    data = b""
-    async for chunk in answer.content.iter_chunked(1 << 18):
-        data += chunk
-        if len(data) > length:
-            break
-    if len(data) != length:
-        raise BnstatError(
-            shown(url), f"the server sent {len(data)} bytes where it announced {length}"
-        )
-    return data
 
 
 def _content_range(answer: Any) -> tuple[int, int, int] | None:

@@ -6,7 +6,8 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from bnstat.errors import ChangedError
+from bnstat.errors import BnstatError, ChangedError
+from bnstat.storage.address import shown
 from bnstat.storage.remote.faults import is_broken_off
 from bnstat.storage.remote.transport import Piece, Transport
 
@@ -57,8 +58,8 @@ class Pinned(Transport):
 class S3(Pinned):
     """S3, where objects have ETags."""
 
-    def __init__(self, fs: Any, scheme: str) -> None:
-        super().__init__(fs, scheme)
+    def __init__(self, fs: Any, scheme: str, url: str = "") -> None:
+        super().__init__(fs, scheme, url)
         # The client tries again by itself; tries of tries take long to end.
         fs.retries = 1
 
@@ -102,7 +103,37 @@ class Gcs(Pinned):
 
 
 class Azure(Pinned):
-    """Azure's blobs, which have ETags."""
+    """Azure's blobs, which have ETags.
+
+    A URL may name the account: `abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH`.
+    """
+
+    def __init__(self, fs: Any, scheme: str, url: str = "") -> None:
+        super().__init__(fs, scheme, url)
+        self._host = _host_of(url)
+        account = self.named(url).get("account_name")
+        # The driver prefers a connection string, be it of the environment, to an account.
+        has_string = account is not None and fs.connection_string is not None
+        actual = fs.service_client.account_name if has_string else account
+        if account != actual:
+            raise BnstatError(
+                shown(url),
+                f"names the account {account!r}, and the connection string is for {actual!r}",
+                "leave it out of the storage options, and unset AZURE_STORAGE_CONNECTION_STRING",
+            )
+
+    @staticmethod
+    def named(url: str) -> dict[str, str]:
+        account, _, domain = _host_of(url).partition(".")
+        named = {"account_name": account} if account else {}
+        if domain not in ("", _DFS, _BLOB):
+            named["account_host"] = f"{account}.{domain.replace('dfs.', 'blob.', 1)}"
+        return named
+
+    def url(self, path: str) -> str:
+        container, slash, blob = path.removeprefix("/").partition("/")
+        host = f"@{self._host}" if self._host else ""
+        return shown(f"{self._scheme}://{container}{host}{slash}{blob}")
 
     async def _get(self, piece: Piece) -> bytes:
         from azure.core import MatchConditions
@@ -119,3 +150,13 @@ class Azure(Pinned):
             )
             data: bytes = await stream.readall()
             return data
+
+
+_BLOB: Final = "blob.core.windows.net"
+_DFS: Final = "dfs.core.windows.net"
+
+
+def _host_of(url: str) -> str:
+    """Return the host of an account that a URL names; empty where it names a container alone."""
+    _, at, host = url.partition("://")[2].partition("/")[0].rpartition("@")
+    return host if at or host.endswith((f".{_DFS}", f".{_BLOB}")) else ""

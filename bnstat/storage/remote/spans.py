@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from threading import Lock
 from typing import Final
 
 Span = tuple[int, int]
@@ -52,14 +53,19 @@ def parts(spans: Iterable[Span]) -> list[Span]:
 
 
 class Pieces:
-    """The bytes of a file that were fetched."""
+    """The bytes of a file that were fetched, maybe by several threads at the same time."""
 
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._data: list[bytes] = []
+        self._lock = Lock()
 
     def missing(self, spans: Iterable[Span]) -> list[Span]:
-        """What of these spans was not fetched, as `union` gives it."""
+        """Return what of these spans was not fetched, as `union` gives it."""
+        with self._lock:
+            return self._missing(spans)
+
+    def _missing(self, spans: Iterable[Span]) -> list[Span]:
         lacking: list[Span] = []
         for start, end in union(spans):
             at = start
@@ -75,18 +81,21 @@ class Pieces:
         return lacking
 
     def add(self, start: int, data: bytes) -> None:
-        """Keep what was missing before."""
-        index = bisect_right(self._starts, start)
-        self._starts.insert(index, start)
-        self._data.insert(index, data)
+        """Keep the bytes at `start`; of those that another thread fetched meanwhile, the first."""
+        with self._lock:
+            for first, end in self._missing([(start, start + len(data))]):
+                index = bisect_right(self._starts, first)
+                self._starts.insert(index, first)
+                self._data.insert(index, data[first - start : end - start])
 
     def get(self, start: int, end: int) -> bytes:
-        """Bytes of which none is missing."""
+        """Return bytes of which none is missing."""
         found = []
-        index = bisect_right(self._starts, start) - 1
-        while start < end:
-            offset = start - self._starts[index]
-            found.append(self._data[index][offset : offset + end - start])
-            start += len(found[-1])
-            index += 1
+        with self._lock:
+            index = bisect_right(self._starts, start) - 1
+            while start < end:
+                offset = start - self._starts[index]
+                found.append(self._data[index][offset : offset + end - start])
+                start += len(found[-1])
+                index += 1
         return found[0] if len(found) == 1 else b"".join(found)

@@ -55,11 +55,19 @@ class Transport:
     Args:
         fs: the file system.
         scheme: what URLs of it start with.
+        url: a URL of it.
     """
 
-    def __init__(self, fs: Any, scheme: str) -> None:
+    def __init__(self, fs: Any, scheme: str, url: str = "") -> None:
+        del url
         self._fs = fs
         self._scheme = scheme
+
+    @staticmethod
+    def named(url: str) -> dict[str, str]:
+        """Return the options of the driver that a URL sets, beside those that the driver finds."""
+        del url
+        return {}
 
     def url(self, path: str) -> str:
         """A path in the driver's words as a URL that may be shown."""

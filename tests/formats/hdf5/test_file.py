@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bnstat.errors import UnsupportedError
+from bnstat.errors import DamagedError
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
 from bnstat.storage.local import LocalFile
 from tests.builders.memory import MemoryFile
@@ -140,10 +140,23 @@ def test_what_only_the_library_can_read_is_left_to_it(write: Any, tmp_path: Path
     with h5py.File(path, "w", libver="latest") as file:
         write(file)
     with h5py.File(path) as file:
-        assert same_bits(Hdf5(LocalFile(str(path))).variables["a"].read(), file["a"][()])
-    inside_an_archive = Hdf5(MemoryFile(path.read_bytes())).variables["a"]
-    with pytest.raises(UnsupportedError):
-        inside_an_archive.read()
+        expected = file["a"][()]
+    opened = LocalFile(str(path))
+    inside_an_archive = MemoryFile(path.read_bytes())
+    path.unlink()
+    for held in (opened, inside_an_archive):
+        assert same_bits(Hdf5(held).variables["a"].read(), expected)
+
+
+def test_what_the_library_cannot_read_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "m.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        file.create_dataset("a", data=np.arange(9.0), compression="lzf", fletcher32=True)
+        at = file["a"].id.get_chunk_info(0).byte_offset
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0x55
+    with pytest.raises(DamagedError, match="a cannot be read"):
+        Hdf5(MemoryFile(bytes(data))).variables["a"].read()
 
 
 @pytest.mark.parametrize("block", [0, 512, 4096])

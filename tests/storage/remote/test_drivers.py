@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 
 from bnstat.errors import BnstatError
 from bnstat.storage.access import Access
+from bnstat.storage.places import find
 from bnstat.storage.remote.drivers import connect
 from bnstat.storage.remote.pinned import S3, Azure, Gcs
 from bnstat.storage.remote.transport import HuggingFace, Transport
 
 fsspec = pytest.importorskip("fsspec")
+MemoryFileSystem = fsspec.get_filesystem_class("memory")
 
 
 @pytest.fixture
@@ -27,6 +30,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
         return memory
 
     monkeypatch.setattr(fsspec, "filesystem", filesystem)
+    monkeypatch.setattr(fsspec, "get_filesystem_class", lambda scheme: type(memory))
     return calls
 
 
@@ -95,6 +99,7 @@ def test_a_driver_that_cannot_be_had(
     url: str, error: Exception, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fsspec, "filesystem", raising(error))
+    monkeypatch.setattr(fsspec, "get_filesystem_class", lambda scheme: MemoryFileSystem)
     with pytest.raises(BnstatError) as caught:
         connect(url, Access())
     assert str(caught.value).startswith(message)
@@ -108,3 +113,105 @@ def test_a_scheme_that_nobody_knows() -> None:
         "gopher://host/a: nothing is known of gopher://; URLs start with s3://, "
     )
     assert text.endswith(", memory://, http:// or https://")
+
+
+class Blobs(MemoryFileSystem):  # type: ignore[misc]
+    """Azure's driver as far as accounts go: each has blobs of its own."""
+
+    cachable = False
+    accounts: ClassVar[dict[str, dict[str, bytes]]] = {}
+    connection_string: str | None = None
+
+    def __init__(self, account_name: str = "of-the-environment", **options: str) -> None:
+        super().__init__()
+        self.options = options
+        self.account = account_name
+
+    @property
+    def service_client(self) -> SimpleNamespace:
+        return SimpleNamespace(account_name=self.account)
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        container, _, blob = path.partition("://")[2].partition("/")
+        return f"{container.partition('@')[0]}/{blob}" if "://" in path else path
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:
+        held = {
+            name: content
+            for name, content in self.accounts[self.account].items()
+            if name.rpartition("/")[0] == path
+        }
+        if not held:
+            raise FileNotFoundError(path)
+        return [
+            {"name": name, "type": "file", "size": len(content)} for name, content in held.items()
+        ]
+
+    def invalidate_cache(self, path: str | None = None) -> None: ...
+
+
+@pytest.fixture
+def accounts(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, bytes]]:
+    """The blobs of each account, as the driver for `abfss://` has them."""
+    monkeypatch.setattr(fsspec, "filesystem", lambda scheme, **options: Blobs(**options))
+    monkeypatch.setattr(fsspec, "get_filesystem_class", lambda scheme: Blobs)
+    held: dict[str, dict[str, bytes]] = {"of-the-environment": {"c/run/neither": b""}}
+    monkeypatch.setattr(Blobs, "accounts", held)
+    return held
+
+
+def test_accounts_in_urls(accounts: dict[str, dict[str, bytes]]) -> None:
+    """What stands in the URL is read, also where another URL has the same container and path."""
+    access = Access()
+    for name in ("one", "two"):
+        accounts[name] = {f"c/run/{name}": b""}
+    for name in ("one", "two", "one"):
+        url = f"abfss://c@{name}.dfs.core.windows.net/run"
+        folder = find(url, access).folder
+        assert folder is not None
+        assert folder.path == url
+        assert folder.names() == [name]
+        # A scan opens what it found by its path.
+        again = find(folder.path, access.knowing(folder.path, folder.entries())).folder
+        assert again is not None
+        assert again.names() == [name]
+    assert len(access.transports) == 2
+    plain = find("abfss://c/run", access).folder
+    assert plain is not None
+    assert (plain.path, plain.names()) == ("abfss://c/run", ["neither"])
+
+
+@pytest.mark.parametrize(
+    ("host", "options"),
+    [
+        ("me.dfs.core.windows.net", {}),
+        ("me.blob.core.windows.net", {}),
+        ("me", {}),
+        ("me.dfs.core.chinacloudapi.cn", {"account_host": "me.blob.core.chinacloudapi.cn"}),
+    ],
+)
+def test_hosts_of_accounts(
+    host: str, options: dict[str, str], accounts: dict[str, dict[str, bytes]]
+) -> None:
+    transport, path = connect(f"abfss://c@{host}/run", Access())
+    assert (transport._fs.account, transport._fs.options, path) == ("me", options, "c/run")
+    assert transport.url("c/run/m") == f"abfss://c@{host}/run/m"
+
+
+def test_options_for_another_account(accounts: dict[str, dict[str, bytes]]) -> None:
+    url = "abfss://c@me.dfs.core.windows.net/run"
+    connect(url, Access({"account_name": "me"}))
+    with pytest.raises(BnstatError, match="account_name 'me', and the storage options name an"):
+        connect(url, Access({"account_name": "you"}))
+
+
+def test_a_connection_string_for_another_account(
+    accounts: dict[str, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "abfss://c@me.dfs.core.windows.net/run"
+    monkeypatch.setattr(Blobs, "connection_string", "AccountName=...")
+    connect(url, Access())
+    monkeypatch.setattr(Blobs, "service_client", SimpleNamespace(account_name="you"))
+    with pytest.raises(BnstatError, match="'me', and the connection string is for 'you'"):
+        connect(url, Access())

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +13,15 @@ import pytest
 
 import bnstat
 from bnstat.errors import BnstatError, ChangedError, NotFoundError
+from bnstat.storage.remote.transport import Piece, Stat
 from tests.builders.server import Handler, Server
 from tests.fuzz import handmade
 from tests.storage.remote.conftest import DATA
+
+fsspec = pytest.importorskip("fsspec")
+pytest.importorskip("aiohttp", reason="the driver for https:// is not installed")
+
+from bnstat.storage.remote.http import Head, Http  # noqa: E402
 
 PLACES = [
     "run/model-100",
@@ -256,3 +266,61 @@ def test_shards_are_asked_for_together(server: Server) -> None:
     server.delay = 0.2
     same(bnstat.load(f"{server.url}/m.index", eager=True), bnstat.load(server.folder / "m"))
     assert server.most_at_once == 4
+
+
+@contextmanager
+def dripping(server: Server, of: Callable[[Handler], bytes]) -> Iterator[None]:
+    """Let a server send an endless answer byte by byte, after a beginning."""
+    is_over = threading.Event()
+
+    def drip(handler: Handler) -> bool:
+        handler.wfile.write(of(handler))
+        while not is_over.wait(0.005):
+            handler.wfile.write(b"x")
+        return True
+
+    server.other = drip
+    yield
+    is_over.set()
+
+
+BEGINNINGS = {
+    "a part": b"HTTP/1.1 206 \r\nContent-Range: bytes 0-4095/9999\r\nContent-Length: 4096\r\n\r\n",
+    "all": b"HTTP/1.1 200 \r\nContent-Length: 9999\r\n\r\n",
+    "no length": b"HTTP/1.1 200 \r\n\r\n",
+    "a header": b"HTTP/1.1 200 \r\nX-Header: ",
+}
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+def test_a_server_that_drips_is_given_up(
+    digits: Server, beginning: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fs = fsspec.filesystem("https")
+    slow = Http(fs, "https", window=0.2, least=1000)
+    with (
+        dripping(digits, lambda handler: BEGINNINGS[beginning]),
+        pytest.raises(BnstatError, match=r"m: the server sends less than 1,000 bytes in 0\.2 s"),
+    ):
+        slow.heads([f"{digits.url}/m"] * 3, 1 << 20)
+    assert len(digits.asked) == 3
+    gc.collect()
+    assert not caplog.records
+
+
+def test_a_part_that_drips_is_given_up(digits: Server) -> None:
+    stat = Stat(f"{digits.url}/m", False, 9999, 0.0, "")
+    slow = Http(fsspec.filesystem("https"), "https", window=0.2, least=1000)
+    with (
+        dripping(digits, lambda handler: BEGINNINGS["a part"]),
+        pytest.raises(BnstatError, match="the server sends less than"),
+    ):
+        slow.fetch([Piece(stat, 0, 4096)])
+
+
+def test_a_slow_server_that_sends_enough_is_waited_for(digits: Server) -> None:
+    digits.delay = 0.1
+    patient = Http(fsspec.filesystem("https"), "https", window=0.02, least=0)
+    (head,) = patient.heads([f"{digits.url}/run/checkpoint"], 1 << 20)
+    assert isinstance(head, Head)
+    assert head.data == (DATA / "run/checkpoint").read_bytes()[:4096]

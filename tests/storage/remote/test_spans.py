@@ -69,3 +69,17 @@ def test_pieces_give_back_what_was_fetched(steps: list[list[Span]]) -> None:
         held |= covered(spans)
         for start, end in union(spans):
             assert pieces.get(start, end) == content[start:end]
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 60)), min_size=1))
+def test_what_several_threads_fetched_may_overlap(spans: list[Span]) -> None:
+    """Two threads that lack the same bytes both fetch them, each with others around them."""
+    content = bytes(range(120))
+    pieces = Pieces()
+    for start, length in spans:
+        pieces.add(start, content[start : start + length])
+    held = [(start, start + length) for start, length in spans]
+    assert not pieces.missing(held)
+    for start, end in union(held):
+        for at in range(start, end):
+            assert pieces.get(at, end) == content[at:end]

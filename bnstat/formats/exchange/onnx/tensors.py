@@ -105,16 +105,19 @@ def find_array(file: File, tensor: Tensor) -> Sequence[Range]:
 
 
 def _outside(file: File, tensor: Tensor, needed: int, where: str) -> tuple[File, int]:
-    """The file below the model's own folder that holds a tensor, and where it does."""
+    """Return the file in or below the model's folder that holds a tensor, and the offset there.
+
+    Raises:
+        DamagedError: the tensor's place is outside of the folder, or is contradictory.
+        NotFoundError: there is no such file.
+        BnstatError: the file is a link that leads out of the folder.
+    """
     location = tensor.external.get("location", "")
-    parts = location.replace("\\", "/").split("/")
-    if not location or ".." in parts or "" in parts or ":" in parts[0] or "\0" in location:
-        raise DamagedError(where, f"lies outside of the model's folder: {location!r}")
     offset = _number(tensor.external.get("offset", "0"), where)
     length = _number(tensor.external.get("length", str(needed)), where)
     if length != needed:
         raise DamagedError(where, f"{length} bytes where its shape needs {needed}")
-    beside = file.sibling("/".join(parts))
+    beside = file.part(location)
     if beside is None:
         raise NotFoundError(
             f"{file.path}: {location}", "the file with its tensors is missing", "copy it as well"

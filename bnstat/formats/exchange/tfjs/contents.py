@@ -23,13 +23,13 @@ from bnstat.formats.exchange.keras_layers import layers_by_scope
 from bnstat.formats.exchange.tfjs.weights import Weight, read_manifest
 from bnstat.formats.json_text import parse_json
 from bnstat.model import Source, Variable
-from bnstat.storage.files import File, Folder
+from bnstat.storage.files import File
 
 _MOST_SMALL: Final = 1 << 12
 """Elements of a weight that can be part of a graph's structure, such as an epsilon."""
 
 
-def open_model(folder: Folder, file: File, source: Source) -> Contents:
+def open_model(file: File, source: Source) -> Contents:
     """The weights of a model, with its layers or its graph.
 
     Raises:
@@ -39,7 +39,7 @@ def open_model(folder: Folder, file: File, source: Source) -> Contents:
     parsed = parse_json(file.read(), file.path)
     if not isinstance(parsed, dict):
         raise DamagedError(file.path, "is no TensorFlow.js model")
-    weights = read_manifest(folder, parsed.get("weightsManifest"), file.path)
+    weights = read_manifest(file, parsed.get("weightsManifest"))
     variables = {
         each.name: Variable(
             each.name,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, NotFoundError
 from bnstat.formats.exchange.numbers import bytes_needed, from_little_endian
-from bnstat.storage.files import File, Folder
+from bnstat.storage.files import File
 from bnstat.storage.ranges import Range
 
 _TYPES: Final = {
@@ -90,22 +90,23 @@ class Weight:
         return [place for place in found if place is not None]
 
 
-def read_manifest(folder: Folder, manifest: object, where: str) -> list[Weight]:
-    """The weights that a manifest lists; strings are passed over.
+def read_manifest(model: File, manifest: object) -> list[Weight]:
+    """Return the weights that a manifest lists; strings are left out.
 
     Args:
-        folder: where the shards are.
+        model: the file that has the manifest; the shards are in its folder or below.
         manifest: `weightsManifest`, parsed.
-        where: the file that holds it, for errors.
 
     Raises:
-        DamagedError: it contradicts itself or its shards.
+        DamagedError: the manifest contradicts itself or its shards.
         NotFoundError: a shard is missing.
+        BnstatError: a shard is a link that leads out of the folder.
     """
+    where = model.path
     weights = []
     for group in manifest if isinstance(manifest, list) else ():
         paths, entries = (_list(group, key, where) for key in ("paths", "weights"))
-        shards = [_shard(folder, path, where) for path in paths]
+        shards = [_shard(model, path) for path in paths]
         at = 0
         for entry in entries:
             name, shape = _described(entry, where)
@@ -133,11 +134,11 @@ def _list(group: object, key: str, where: str) -> list[Any]:
     return found
 
 
-def _shard(folder: Folder, path: object, where: str) -> File:
-    if not isinstance(path, str) or path.startswith("/") or "\\" in path or ".." in path.split("/"):
-        raise DamagedError(where, "names a shard outside of the model's folder")
-    if (file := folder.file(path)) is None:
-        raise NotFoundError(f"{folder.path}/{path}", "this shard of the weights is missing")
+def _shard(model: File, path: object) -> File:
+    if not isinstance(path, str):
+        raise DamagedError(model.path, "names a shard by something that is not a text")
+    if (file := model.part(path)) is None:
+        raise NotFoundError(f"{model.path}: {path}", "this shard of the weights is missing")
     file.refuse_lfs_pointer()
     return file
 

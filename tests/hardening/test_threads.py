@@ -1,0 +1,153 @@
+"""Several threads read one model, and all get what one thread gets."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from random import Random
+from threading import Barrier
+
+import numpy as np
+import pytest
+
+from bnstat.errors import BnstatError
+from bnstat.formats.contents import Contents
+from bnstat.loading import open_contents
+from bnstat.storage.files import File
+from bnstat.storage.local import LocalFile
+from tests.formats.keras.files import same_bits
+from tests.fuzz import handmade
+from tests.fuzz.recipes import FORMATS
+from tests.fuzz.seeds import Seed, seeds
+
+THREADS = 8
+ROUNDS = 3
+
+
+@pytest.fixture(autouse=True)
+def _switching() -> Iterator[None]:
+    """Let threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def together(work: Callable[[int], None]) -> None:
+    """Let threads do some work at the same time; each is given its number."""
+    barrier = Barrier(THREADS)
+
+    def start(number: int) -> None:
+        barrier.wait()
+        work(number)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for done in [pool.submit(start, number) for number in range(THREADS)]:
+            done.result()
+
+
+def read(contents: Contents, key: str) -> np.ndarray | str:
+    """An array, or the error that it has in place of it."""
+    try:
+        return contents.variables[key].read()
+    except BnstatError as error:
+        return str(error)
+
+
+def opened(path: Path) -> Contents | None:
+    try:
+        return open_contents(str(path))
+    except BnstatError:
+        return None
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_every_array_of_every_format(format_: str, tmp_path: Path) -> None:
+    count = 0
+    for number, seed in enumerate(_seeds(format_)):
+        path = seed.write(tmp_path / str(number))
+        alone = opened(path)
+        if alone is None:
+            continue
+        expected = {key: read(alone, key) for key in alone.variables}
+        count += sum(not isinstance(array, str) for array in expected.values())
+        for turn in range(ROUNDS):
+            shared = opened(path)
+            assert shared is not None
+            together(partial(_compare, shared, expected, turn))
+    assert count > 0
+
+
+def _compare(
+    shared: Contents, expected: dict[str, np.ndarray | str], turn: int, thread: int
+) -> None:
+    """Read all arrays, in an order of the thread's own."""
+    keys = list(expected)
+    Random(f"{thread} {turn}").shuffle(keys)
+    for key in keys:
+        found, stored = read(shared, key), expected[key]
+        if isinstance(found, np.ndarray) and isinstance(stored, np.ndarray):
+            assert same_bits(found, stored), key
+        else:
+            assert repr(found) == repr(stored), key
+
+
+def _seeds(format_: str) -> list[Seed]:
+    """A format's own seeds, and archives; several models of a kind differ little."""
+    own = [seed for seed in seeds() if seed.format == format_]
+    return [seed for seed in own if not seed.name.startswith(("real/", "written/"))][:12]
+
+
+PACKED: dict[str, Callable[[dict[str, bytes]], bytes]] = {
+    "plain": lambda files: b"".join(files.values()),
+    "stored": lambda files: handmade.zipped(list(files.items())),
+    "deflated": lambda files: handmade.zipped(list(files.items()), 8),
+    "tar": lambda files: handmade.tar(files, "w"),
+    "tar.gz": lambda files: handmade.tar(files, "w:gz"),
+}
+
+
+@pytest.mark.parametrize("has_positioned_reads", [True, False])
+@pytest.mark.parametrize("kind", PACKED)
+def test_every_piece_of_a_file(
+    kind: str, has_positioned_reads: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pieces of one file, of members of one archive and of streams, by threads in any order."""
+    if not has_positioned_reads:  # as on Windows
+        monkeypatch.delattr("os.pread")
+    random = np.random.default_rng(5)
+    files = {name: random.bytes(50_000) for name in ("a", "b", "c")}
+    path = tmp_path / "m"
+    path.write_bytes(PACKED[kind](files))
+    contents, expected = _files(path, kind, files)
+
+    def compare(thread: int) -> None:
+        order = Random(thread)
+        streams = [file.open() for file in contents]
+        for _ in range(300):
+            which = order.randrange(len(contents))
+            start = order.randrange(len(expected[which]))
+            length = order.randrange(min(200, len(expected[which]) - start))
+            piece = expected[which][start : start + length]
+            assert contents[which].read(start, length) == piece
+            streams[which].seek(start)
+            assert streams[which].read(length) == piece
+        for stream in streams:
+            stream.close()
+
+    together(compare)
+
+
+def _files(path: Path, kind: str, files: dict[str, bytes]) -> tuple[list[File], list[bytes]]:
+    from bnstat.storage.archive import open_archive
+
+    whole = LocalFile(str(path))
+    if kind == "plain":
+        return [whole], [path.read_bytes()]
+    folder = open_archive(whole)
+    assert folder is not None
+    found = [file for name in files if (file := folder.file(name)) is not None]
+    return found, list(files.values())
