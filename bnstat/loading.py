@@ -195,7 +195,7 @@ def _loader(
     config: str | PathLike[str] | None,
 ) -> Callable[[Found], Model]:
     """What loads a model that lies at the path, and lets `read` read its arrays."""
-    configure = _configurer(config) if config is not None else None
+    configure = configurer(config) if config is not None else None
 
     def attempt(found: Found) -> Model:
         contents = _open(path, found, reader, values)
@@ -213,8 +213,8 @@ def _loader(
     return attempt
 
 
-def _configurer(config: str | PathLike[str]) -> Callable[[Contents], Contents]:
-    """What gives contents the architecture that a file tells.
+def configurer(config: str | PathLike[str]) -> Callable[[Contents], Contents]:
+    """Return a function that gives contents the architecture that a file specifies.
 
     Raises:
         BnstatError: the file tells none.

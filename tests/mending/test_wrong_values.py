@@ -178,7 +178,9 @@ def test_npz_of_other_orders(tmp_path: Path) -> None:
 
 def test_what_holds_no_values(tmp_path: Path) -> None:
     (tmp_path / "v.txt").write_text("hello")
-    with pytest.raises(bnstat.UnknownFormatError, match="holds no values; give bnstat's JSON"):
+    with pytest.raises(
+        bnstat.UnknownFormatError, match="holds no values; give a file that bnstat export"
+    ):
         read_values(str(tmp_path / "v.txt"))
     with pytest.raises(bnstat.NotFoundError):
         read_values(str(tmp_path / "nothing"))
