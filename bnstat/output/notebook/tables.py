@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
 from bnstat.checks.rule import Finding
-from bnstat.compare.diff import Difference
+from bnstat.compare.diff import Difference, LayerChange, RoleChange, SettingChange
 from bnstat.compare.history import History
 from bnstat.errors import BnstatError
 from bnstat.model import ROLES, Array, BatchNorm, Model, Summary
@@ -77,16 +77,13 @@ def of_findings(found: Sequence[Finding]) -> str:
 
 
 def of_difference(difference: Difference) -> str:
-    """A table of one row a layer and role that changed, and what the pattern says."""
+    """A table of one row a role or setting of the layers that differ, and why they do."""
     changes = [
-        (layer, role) for layer in difference.changed for role in layer.roles if not role.equal
+        (layer, changed)
+        for layer in difference.different
+        for changed in (*(role for role in layer.roles if not role.equal), *layer.settings)
     ]
-    rows = []
-    for layer, role in changes[:MOST_ROWS]:
-        moved, largest, relative = differences.role_cells(role)
-        bar = charts.share(role.moved, role.channels) if role.comparable else Markup("")
-        cell = together(bar, f" {moved}")
-        rows.append([legible(layer.new), _title(role.role), cell, largest, relative])
+    rows = [_changed(layer, changed) for layer, changed in changes[:MOST_ROWS]]
     parts = [table(["layer", "role", "moved", "largest", "relative"], rows)] if rows else []
     return together(
         paragraphs(
@@ -97,7 +94,7 @@ def of_difference(difference: Difference) -> str:
         ),
         *parts,
         paragraphs([*_rest(len(changes)), *differences.remarks(difference, everything=False)]),
-        paragraphs([differences.verdict(difference)]),
+        paragraphs([difference.summary]),
     )
 
 
@@ -128,6 +125,15 @@ def of_history(history: History) -> str:
             ]
         ),
     )
+
+
+def _changed(layer: LayerChange, changed: RoleChange | SettingChange) -> Sequence[str]:
+    name = legible(layer.new)
+    if isinstance(changed, SettingChange):
+        return [name, changed.setting, f"{changed.old:g} -> {changed.new:g}", "", ""]
+    moved, largest, relative = differences.role_cells(changed)
+    bar = charts.share(changed.moved, changed.channels) if changed.comparable else Markup("")
+    return [name, _title(changed.role), together(bar, f" {moved}"), largest, relative]
 
 
 def _row(layer: BatchNorm, role: str) -> Sequence[str]:

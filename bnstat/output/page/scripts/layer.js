@@ -47,13 +47,18 @@ function describeLayer() {
 }
 
 function changeFacts(row) {
-  if (row.only) return [["only in", `the ${row.only} model`]];
+  if (row.folded) return [["folded", row.folded]];
+  if (row.only) {
+    const facts = [["only in", `the ${row.only} model`]];
+    return row.misfolded ? [...facts, ["folded wrongly", row.misfolded]] : facts;
+  }
   if (!row.change) return [];
-  const {was, match, remark, settings, equal} = row.change;
+  const {was, match, remark, settings, verdict, meaning, causes} = row.change;
   const facts = was === null ? [] : [["was", `${shortened(was, 120)} (matched by ${match})`]];
   facts.push(...settings.map(([setting, old, now]) => [setting, `${old} → ${now}`]));
   if (remark) facts.push(["remark", remark]);
-  if (equal) facts.push(["change", "none"]);
+  facts.push(["change", verdict === "same" ? "none" : meaning]);
+  facts.push(...causes.map((cause) => ["cause", cause]));
   return facts;
 }
 
