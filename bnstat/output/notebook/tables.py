@@ -15,7 +15,7 @@ from bnstat.output.notebook import charts
 from bnstat.output.notebook.markup import BREAK, Markup, element, paragraphs, table, together
 from bnstat.output.numbers import compact, compact_pair
 from bnstat.output.terminal import differences, findings, overview
-from bnstat.output.terminal.history import moves
+from bnstat.output.terminal.history import moves, newest
 from bnstat.output.terminal.screen import Screen, legible
 
 Shown = TypeVar("Shown")
@@ -78,11 +78,10 @@ def of_findings(found: Sequence[Finding]) -> str:
 
 def of_difference(difference: Difference) -> str:
     """A table of one row a role or setting of the layers that differ, and why they do."""
-    changes = [
-        (layer, changed)
-        for layer in difference.different
-        for changed in (*(role for role in layer.roles if not role.equal), *layer.settings)
-    ]
+    changes: list[tuple[LayerChange, RoleChange | SettingChange]] = []
+    for layer in difference.different:
+        changes += [(layer, role) for role in layer.roles if not role.equal]
+        changes += [(layer, setting) for setting in layer.settings]
     rows = [_changed(layer, changed) for layer, changed in changes[:MOST_ROWS]]
     parts = [table(["layer", "role", "moved", "largest", "relative"], rows)] if rows else []
     return together(
@@ -105,7 +104,7 @@ def of_history(history: History) -> str:
             legible(track.layer),
             _title(track.role),
             *(
-                together(charts.course(values), f" {compact(float(values[-1]), 3)}")
+                together(charts.course(values), f" {newest(track, values)}")
                 for values in (track.mean, track.std)
             ),
             moves(track),
