@@ -106,5 +106,5 @@ def command(
 
         show(lambda screen: text.lines(applied, screen), "-")
     if not applied.moved and not quiet:
-        say("note: all values were those that MODEL has already")
+        say("note: MODEL already has these values; nothing changed")
     return 0

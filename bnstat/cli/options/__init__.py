@@ -97,7 +97,7 @@ output = click.option(
 )
 
 quiet = click.option(
-    "-q", "--quiet", is_flag=True, help="No notes and no progress; errors are still told."
+    "-q", "--quiet", is_flag=True, help="Suppress notes and progress. Errors are still printed."
 )
 
 verbose = click.option(

@@ -72,7 +72,7 @@ def of_findings(found: Sequence[Finding]) -> str:
         ]
         for each in found[:MOST_ROWS]
     ]
-    parts = [table(["severity", "rule", "layer", "what was found"], rows)] if rows else []
+    parts = [table(["severity", "rule", "layer", "finding"], rows)] if rows else []
     return together(*parts, paragraphs([*_rest(len(found)), findings.summary(found)]))
 
 

@@ -32,7 +32,7 @@ function describeLayer() {
   const facts = [["channels", row.channels.toLocaleString("en")]];
   if (row.shape) facts.push(["shape", `[${row.shape.join(", ")}]`]);
   const epsilons = [...new Set(row.epsilon.filter((each) => each !== null))];
-  facts.push(["epsilon", epsilons.length ? epsilons.join(" → ") : "not told"], ...row.facts);
+  facts.push(["epsilon", epsilons.length ? epsilons.join(" → ") : "not stored"], ...row.facts);
   facts.push(...changeFacts(row));
   if (row.measured) {
     facts.push(["on the data", `${row.measured.state}, divergence ${brief(divergenceOf(row))}`]);
@@ -56,7 +56,7 @@ function changeFacts(row) {
   const {was, match, remark, settings, verdict, meaning, causes} = row.change;
   const facts = was === null ? [] : [["was", `${shortened(was, 120)} (matched by ${match})`]];
   facts.push(...settings.map(([setting, old, now]) => [setting, `${old} → ${now}`]));
-  if (remark) facts.push(["remark", remark]);
+  if (remark) facts.push(["note", remark]);
   facts.push(["change", verdict === "same" ? "none" : meaning]);
   facts.push(...causes.map((cause) => ["cause", cause]));
   return facts;
