@@ -97,7 +97,7 @@ def test_the_newest_of_files_by_their_steps(tmp_path: Path) -> None:
 
 
 def test_a_step_is_the_last_number(tmp_path: Path) -> None:
-    write(tmp_path, "resnet-50-60.h5", "resnet-50-7.h5", "resnet-7-7.h5", "vgg-16.h5")
+    write(tmp_path, "resnet-50-60.h5", "resnet-50-5.h5", "resnet-7-7.h5", "vgg-16.h5")
     assert set(found(tmp_path, newest=True)) == {"resnet-50-60.h5", "resnet-7-7.h5", "vgg-16.h5"}
 
 
