@@ -1,4 +1,4 @@
-"""Models in memory that are no Keras models, and arguments that do not apply to them."""
+"""Models in memory that only resemble Keras models, and arguments that apply to files."""
 
 from __future__ import annotations
 

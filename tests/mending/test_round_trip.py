@@ -132,7 +132,7 @@ def test_undecided_variables_by_their_keys(tmp_path: Path) -> None:
     with pytest.raises(bnstat.DamagedError, match=r"undecided\[0\]\.undecided\[0\]\.variable"):
         fitted(of, path)
     path.write_text('{"layers": [], "undecided": {}}')
-    with pytest.raises(bnstat.DamagedError, match="undecided is no list"):
+    with pytest.raises(bnstat.DamagedError, match="undecided is not a list"):
         fitted(of, path)
 
 

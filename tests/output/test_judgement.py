@@ -1,4 +1,4 @@
-"""What is said of two models: one judgement, the same in every form."""
+"""Every output form shows the same judgement on two models."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BN, OTHER = trained("bn", 6), trained("other", 6, seed=1)
 
 
 def cases() -> Iterator[tuple[str, Model, Model, str]]:
-    """Name, old and new model, and the judgement."""
+    """Yield the verdict, the old model, the new model and the summary."""
     kernel = random_kernel(3, 3, 4, 6)
     scale, shift = scale_and_shift(BN)
     own = holding({"conv/kernel": kernel}, BN)
@@ -78,7 +78,7 @@ def test_every_form_says_the_same(kind: str, old: Model, new: Model, said: str) 
 
 
 def layers_of(difference: Difference) -> list[str]:
-    """The names of all layers of two models, those of both once."""
+    """Return the names of all layers of two models. A pair counts once."""
     return sorted(
         [
             *(each.new for each in difference.layers),
@@ -90,7 +90,7 @@ def layers_of(difference: Difference) -> list[str]:
 
 
 def test_tables_have_what_differs_alone() -> None:
-    """A layer that is the same in effect is in no table of changes."""
+    """Tables of changes leave out layers that are the same in effect."""
     shifted = changed(OTHER, {"beta": arrays_of(OTHER)["beta"] + 1})
     difference = diff(model(BN, OTHER), model(rewritten(BN, "bn"), shifted))
     html = of_difference(difference)

@@ -48,7 +48,7 @@ def read(file: File) -> Document:
     try:
         text = file.read().removeprefix(_BOM).decode()
     except UnicodeDecodeError as error:
-        raise DamagedError(file.path, f"is no UTF-8 at byte {error.start}") from error
+        raise DamagedError(file.path, f"is not UTF-8 at byte {error.start}") from error
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     tables: dict[str, dict[str, tuple[int, list[str]]]] = {}
     try:
@@ -67,7 +67,7 @@ def read(file: File) -> Document:
                 raise DamagedError(where, f"channel {channel[:40]!r} is there a second time")
             table[channel] = rows.line_num, [row[at].strip() for at in roles.values()]
     except csv.Error as error:
-        raise DamagedError(f"{file.path}, line {rows.line_num}", f"is no CSV: {error}") from error
+        raise DamagedError(f"{file.path}, line {rows.line_num}", f"is not CSV: {error}") from error
     layers = {
         name: layer_of(tuple(roles), table, f"{file.path}, {printable(name[:200])}")
         for name, table in tables.items()
@@ -131,7 +131,7 @@ def _shape(table: Mapping[str, object], where: str) -> tuple[int, ...]:
     for channel in table:
         parts = channel.split(":")
         if not all(part.isascii() and part.isdecimal() and len(part) < 10 for part in parts):
-            raise DamagedError(where, f"{channel[:40]!r} is no channel")
+            raise DamagedError(where, f"{channel[:40]!r} is not a channel")
         indices.append(tuple(map(int, parts)))
     ranks = {len(index) for index in indices}
     if len(ranks) > 1:

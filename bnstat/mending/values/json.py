@@ -69,7 +69,7 @@ def read(file: File) -> Document:
         layer = _object(item, _LAYER, file.path, key)
         name = layer.get("name")
         if type(name) is not str:
-            raise _wrong(file.path, f"{key}.name", "is no text")
+            raise _wrong(file.path, f"{key}.name", "is not text")
         if name in layers:
             raise _wrong(file.path, f"{key}.name", "is the name of an earlier layer too")
         layers[name] = {
@@ -90,7 +90,7 @@ def _items(
     place = f"{key}.{member}" if key else member
     listed = document.get(member)
     if not isinstance(listed, list):
-        raise _wrong(path, place, "is no list")
+        raise _wrong(path, place, "is not a list")
     for number, item in enumerate(listed):
         yield f"{place}[{number}]", item
 
@@ -101,7 +101,7 @@ def _undecided(layer: Mapping[str, Any], path: str, key: str) -> dict[str, Given
     for place, item in _items({"undecided": [], **layer}, "undecided", path, key):
         variable = _object(item, _ROLE, path, place).get("variable")
         if type(variable) is not str:
-            raise _wrong(path, f"{place}.variable", "is no text")
+            raise _wrong(path, f"{place}.variable", "is not text")
         if variable in found or variable in ROLES:
             raise _wrong(path, f"{place}.variable", "is the key of an earlier variable too")
         found[variable] = _values(item, path, place)
@@ -131,10 +131,10 @@ def _parsed(file: File) -> object:
         )
     except json.JSONDecodeError as error:
         raise DamagedError(
-            file.path, f"is no JSON: {error.msg} in line {error.lineno}, column {error.colno}"
+            file.path, f"is not JSON: {error.msg} in line {error.lineno}, column {error.colno}"
         ) from error
     except UnicodeDecodeError as error:
-        raise DamagedError(file.path, f"is no UTF-8 at byte {error.start}") from error
+        raise DamagedError(file.path, f"is not UTF-8 at byte {error.start}") from error
     except RecursionError as error:
         raise DamagedError(file.path, "is nested beyond reason") from error
     return parsed
@@ -146,7 +146,7 @@ def _values(item: object, path: str, key: str) -> Given:
         raise _wrong(path, f"{key}.values", "is missing", "export without --no-values")
     dtype = role.get("dtype")
     if dtype is not None and type(dtype) is not str:
-        raise _wrong(path, f"{key}.dtype", "is no text")
+        raise _wrong(path, f"{key}.dtype", "is not text")
     if dtype is not None:
         numpy_dtype(dtype, f"{path}: {key}.dtype")
     shape = _shape(role["shape"], path, f"{key}.shape") if "shape" in role else None
@@ -166,7 +166,7 @@ def _values(item: object, path: str, key: str) -> Given:
 def _shape(item: object, path: str, key: str) -> tuple[int, ...]:
     sizes = item if isinstance(item, list) else [item]
     if item is not sizes or not all(isinstance(s, _Number) and s.isdecimal() for s in sizes):
-        raise _wrong(path, key, "is no list of sizes")
+        raise _wrong(path, key, "is not a list of sizes")
     if len(sizes) > 32 or sum(map(len, sizes)) > 200:
         raise _wrong(path, key, "is beyond reason")
     return tuple(map(int, sizes))
@@ -183,7 +183,7 @@ def _flat(values: object, shape: tuple[int, ...], path: str, key: str) -> Iterat
     """The texts of nested lists of that shape, in C order."""
     if not shape:
         if not isinstance(values, str) or not (type(values) is _Number or values in _WORDS):
-            raise _wrong(path, key, "is no number")
+            raise _wrong(path, key, "is not a number")
         yield str(values)
     elif not isinstance(values, list) or len(values) != shape[0]:
         has = len(values) if isinstance(values, list) else "no"
@@ -196,7 +196,7 @@ def _flat(values: object, shape: tuple[int, ...], path: str, key: str) -> Iterat
 def _object(item: object, known: set[str], path: str, key: str) -> dict[str, Any]:
     """A JSON object that has no members but known ones."""
     if not isinstance(item, dict):
-        raise _wrong(path, key or "the whole", "is no object")
+        raise _wrong(path, key or "the whole", "is not an object")
     for name in item:
         if name not in known:
             at = f"{key}.{name[:80]}" if key else name[:80]
