@@ -5,8 +5,10 @@ Nothing is imported for them: a caller who has one has imported its library alre
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from functools import partial
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +42,21 @@ class LiveModel(NamedTuple):
 
 def is_live(thing: object) -> bool:
     """Whether this is an object that may hold layers, and no path."""
-    return hasattr(thing, "variables") or hasattr(thing, "submodules")
+    return _has(thing, "variables") or _has(thing, "submodules")
+
+
+def _has(thing: object, name: str) -> bool:
+    """Return True if an object has an attribute, even one that cannot be computed yet.
+
+    `variables` of a Keras model that is not built raises a ValueError.
+    """
+    try:
+        getattr(thing, name)
+    except AttributeError:
+        return False
+    except Exception:
+        return True
+    return True
 
 
 def live_model(thing: Any) -> LiveModel:
@@ -52,7 +68,7 @@ def live_model(thing: Any) -> LiveModel:
     if is_session(thing):
         return _in_session(thing)
     kind = f"{type(thing).__module__}.{type(thing).__qualname__}"
-    if not is_live(thing):
+    if not is_live(thing) or not (hasattr(thing, "__dict__") or hasattr(thing, "_flatten_layers")):
         raise UnsupportedError(kind, "is neither a path nor a model of Keras or TensorFlow")
     layers = []
     variables: dict[str, Any] = {}
@@ -85,10 +101,6 @@ def numpy_of(variable: Any) -> Array:
 
 
 def _layer(name: str, holder: Any, roles: dict[str, tuple[str, Any]]) -> BatchNorm:
-    axis = getattr(holder, "axis", None)
-    if isinstance(axis, (list, tuple)) or type(axis).__name__ == "ListWrapper":
-        axis = tuple(int(each) for each in axis or ())
-        axis = axis[0] if len(axis) == 1 else axis
     trainable = getattr(holder, "trainable", None)
     return BatchNorm(
         name,
@@ -99,15 +111,26 @@ def _layer(name: str, holder: Any, roles: dict[str, tuple[str, Any]]) -> BatchNo
         evidence="config",
         epsilon=_number(holder, "epsilon", "eps", "_eps"),
         momentum=_number(holder, "momentum"),
-        axis=axis if isinstance(axis, (int, tuple)) else None,
+        axis=_axis(getattr(holder, "axis", None)),
         trainable=trainable if isinstance(trainable, bool) else None,
     )
+
+
+def _axis(value: Any) -> int | tuple[int, ...] | None:
+    """Return an axis or several axes of any integer type; None for anything else."""
+    try:
+        if isinstance(value, (list, tuple)) or type(value).__name__ == "ListWrapper":
+            axes = tuple(operator.index(each) for each in value)
+            return axes[0] if len(axes) == 1 else axes
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def _number(holder: Any, *names: str) -> float | None:
     for name in names:
         value = getattr(holder, name, None)
-        if isinstance(value, (int, float)):
+        if isinstance(value, (Real, np.number)):
             return float(value)
     return None
 
@@ -149,7 +172,7 @@ def _children(holder: Any) -> list[tuple[str, Any]]:
         layers = holder._flatten_layers(include_self=False, recursive=False)
         return [(layer.name, layer) for layer in layers]
     found = []
-    for name, value in sorted(vars(holder).items()):
+    for name, value in sorted(getattr(holder, "__dict__", {}).items()):
         values = {"": value}
         if isinstance(value, (list, tuple)):
             values = {f"/{place}": child for place, child in enumerate(value)}

@@ -76,12 +76,28 @@ def load(
         DamagedError: the file is damaged.
         UnsupportedError: the file needs what the reader does not know.
         ChangedError: the file was replaced while it was read.
-        BnstatError: the architecture does not fit the weights.
+        BnstatError: the architecture does not fit the weights, or an argument applies to files
+            only and the model is in memory.
     """
     if not isinstance(path, (str, PathLike)):
         from bnstat.live import live_model
 
-        return narrow(live_model(path).model, layers)
+        live = live_model(path).model
+        _refuse(
+            live.source.path,
+            checkpoint=checkpoint is not None,
+            step=step is not None,
+            reader=reader != "auto",
+            patterns=bool(patterns),
+            include_shadows=include_shadows,
+            max_download=max_download != MAX_DOWNLOAD,
+            storage_options=storage_options is not None,
+            access=access is not None,
+            config=config is not None,
+        )
+        if eager and values:
+            _read(live, layers, track)
+        return narrow(live, layers)
     text = fspath(path)
     access = access or Access(storage_options, max_download)
     found = locate(text, access).choose(shown(text), checkpoint, step)
@@ -195,7 +211,7 @@ def _loader(
     config: str | PathLike[str] | None,
 ) -> Callable[[Found], Model]:
     """What loads a model that lies at the path, and lets `read` read its arrays."""
-    configure = _configurer(config) if config is not None else None
+    configure = configurer(config) if config is not None else None
 
     def attempt(found: Found) -> Model:
         contents = _open(path, found, reader, values)
@@ -213,8 +229,8 @@ def _loader(
     return attempt
 
 
-def _configurer(config: str | PathLike[str]) -> Callable[[Contents], Contents]:
-    """What gives contents the architecture that a file tells.
+def configurer(config: str | PathLike[str]) -> Callable[[Contents], Contents]:
+    """Return a function that gives contents the architecture that a file specifies.
 
     Raises:
         BnstatError: the file tells none.
@@ -255,6 +271,13 @@ def open_contents(
         As `load`.
     """
     return _open(path, locate(path).choose(path, checkpoint, step), reader, True)
+
+
+def _refuse(where: str, **given: bool) -> None:
+    """Raise a BnstatError if an argument is given that applies to files only."""
+    names = [name for name, is_given in given.items() if is_given]
+    if names:
+        raise BnstatError(where, f"{', '.join(names)}: not for a model in memory", "leave this out")
 
 
 def _read(model: Model, globs: Sequence[str], track: Track = iter) -> None:

@@ -52,13 +52,23 @@ class SessionVariable:
         info = variable._get_save_slice_info()
         part: tuple[slice, ...] = ()
         if info is None:
-            self.shape = tuple(variable.shape.as_list())
+            self.shape = self._shape_of(variable)
         else:
             self.shape = tuple(info.full_shape)
             places = zip(info.var_offset, info.var_shape, strict=True)
             part = tuple(slice(start, start + size) for start, size in places)
             self.parts[variable.op.name] = part
         self._held.append((variable, part))
+
+    def _shape_of(self, variable: Any) -> tuple[int, ...]:
+        """Return the shape of a variable; where the graph leaves it open, that of its value.
+
+        Raises:
+            BnstatError: the graph leaves it open, and the variable has no value.
+        """
+        if variable.shape.is_fully_defined():
+            return tuple(variable.shape.as_list())
+        return np.shape(self._run(variable, {}))
 
     def numpy(self) -> Array:
         """Its value now.
@@ -97,7 +107,11 @@ class SessionVariable:
 
 
 def session_variables(session: Any) -> dict[str, SessionVariable]:
-    """The variables of a session by the keys under which a saver stores them."""
+    """The variables of a session by the keys under which a saver stores them.
+
+    Raises:
+        BnstatError: a variable of unknown shape has no value, or the session is closed.
+    """
     found: dict[str, SessionVariable] = {}
     for variable in session.graph.get_collection(_GLOBAL_VARIABLES):
         info = variable._get_save_slice_info()

@@ -27,6 +27,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("wild")
 
 
+@pytest.fixture(autouse=True)
+def _any_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output is as wide as it is, whatever the terminal that runs the tests."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 def _folder(name: str) -> Path:
     folder = SHARED / name
     if not folder.is_dir():

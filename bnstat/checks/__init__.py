@@ -73,7 +73,12 @@ def check(
         found = _apply(HISTORY_RULES, subject, chosen, thresholds)
     else:
         found = _apply(MODEL_RULES, subject, chosen, thresholds)
-    return Findings(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))
+    rules = HISTORY_RULES if isinstance(subject, History) else MODEL_RULES
+    return Findings(
+        sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)),
+        len(subject.layers),
+        len(chosen.intersection(rule.code for rule in rules)),
+    )
 
 
 def _apply(

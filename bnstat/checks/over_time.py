@@ -16,13 +16,23 @@ _INTERVALS: Final = 3
 
 
 def _still_since(tracks: list[Track]) -> int:
-    """Index of the last checkpoint in which any of the tracks moved (or first appeared)."""
-    moved = np.logical_or.reduce([track.change != 0 for track in tracks])
+    """Return the index of the last checkpoint in which a track moved or appeared.
+
+    The change is NaN both where a layer appears and where a checkpoint lacks it. In the second
+    case nothing moved.
+    """
+    moved = np.logical_or.reduce([(track.change != 0) & _is_there(track) for track in tracks])
     return int(np.flatnonzero(moved).max(initial=0))
 
 
+def _is_there(track: Track) -> NDArray[np.bool_]:
+    """Return for each checkpoint whether it has the layer."""
+    return ~np.isnan(track.bad)
+
+
 def _tracks_of(history: History, layer: str, roles: tuple[str, str]) -> list[Track]:
-    return [history.tracks[layer, role] for role in roles if (layer, role) in history.tracks]
+    held = (history.tracks.get((layer, role)) for role in roles)
+    return [track for track in held if track is not None and _is_there(track)[-1]]
 
 
 def _find_frozen(
@@ -41,6 +51,8 @@ def _find_frozen(
         )
         for layer in history.layers
     }
+    # A layer that the newest checkpoint lacks says nothing of the others.
+    since = {layer: pair for layer, pair in since.items() if pair != (None, None)}
     if all(moment is None or moment < last for pair in since.values() for moment in pair):
         if since:
             yield rule.finding(

@@ -27,6 +27,7 @@ from pathlib import Path, PurePath
 from typing import Any, Final
 
 from bnstat.checks import check, find_rules
+from bnstat.checks.findings import Findings
 from bnstat.checks.rule import SEVERITIES, Finding, Severity, Thresholds
 from bnstat.errors import BnstatError
 from bnstat.model import Model
@@ -66,7 +67,7 @@ class Settings:
             fail_on=self.fail_on or other.fail_on,
         )
 
-    def check(self, model: Model) -> list[Finding]:
+    def check(self, model: Model) -> Findings:
         """What the rules find in a model. Raises as `bnstat.check` does."""
         return check(
             model,

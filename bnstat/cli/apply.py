@@ -14,8 +14,11 @@ VALUES is told by its content:
   JSON, CSV  as bnstat export writes them, edited or not. A role that is null
              (in CSV: empty) or left out keeps its values; so does a layer.
              Decimals are read as the nearest number of the stored type.
-  NPZ        keys LAYER/ROLE. Every number must be one of the stored type.
+  NPZ, safetensors, Parquet
+             as bnstat export writes them. Every number must be exactly one of
+             the stored type.
   a model    of any format. Its layers are paired as bnstat diff pairs them.
+Scales and shifts (export --folded) are refused: no variable stores them.
 
 \b
 COPY is what MODEL is: a folder, a checkpoint's prefix, or a file. Of a
@@ -65,6 +68,7 @@ def _roles(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tup
 )
 @options.layers
 @options.choosing
+@options.config
 @click.option("--json", "as_json", is_flag=True, help="Say what was written as JSON.")
 @options.quiet
 def command(
@@ -102,5 +106,5 @@ def command(
 
         show(lambda screen: text.lines(applied, screen), "-")
     if not applied.moved and not quiet:
-        say("note: all values were those that MODEL has already")
+        say("note: MODEL already has these values; nothing changed")
     return 0

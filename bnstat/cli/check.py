@@ -16,12 +16,12 @@ from bnstat.storage.address import shown
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bnstat.checks import Finding
+    from bnstat.checks import Findings
     from bnstat.checks.settings import Settings
     from bnstat.model import Model
     from bnstat.output.terminal.screen import Screen
 
-    Checked = tuple[list[Finding], Model]
+    Checked = tuple[Findings, Model]
 
 _FORMS = ("json", "github", "sarif")
 
@@ -130,7 +130,7 @@ def _check(
     findings = settings.check(model)
     if layers:
         names = set(model.keys())
-        findings = [each for each in findings if each.layer is None or each.layer in names]
+        findings = findings.where(lambda each: each.layer is None or each.layer in names)
     return findings, model
 
 

@@ -32,6 +32,12 @@ Examples:
     type=click.Path(),
     help="Also show the data's statistics: what bnstat drift --json wrote of this model.",
 )
+@click.option(
+    "--epsilon",
+    type=float,
+    metavar="E",
+    help="With two models: the epsilon of layers whose file does not store it.",
+)
 @options.output
 @options.layers
 @options.reading
@@ -39,6 +45,7 @@ Examples:
 def command(
     paths: tuple[str, ...],
     measured: str | None,
+    epsilon: float | None,
     output: str,
     layers: tuple[str, ...],
     reading: options.Reading,
@@ -60,7 +67,9 @@ def command(
         raise click.UsageError("HTML is not for a terminal: name a file with -o, or use a pipe")
     if measured is not None and len(paths) > 1:
         raise click.UsageError("--drift goes with one model")
-    shown, code = _page(paths or (".",), layers, reading, measured, quiet)
+    if epsilon is not None and len(paths) != 2:
+        raise click.UsageError("--epsilon goes with two models")
+    shown, code = _page(paths or (".",), layers, reading, measured, epsilon, quiet)
 
     from bnstat.output import page
 
@@ -74,6 +83,7 @@ def _page(
     globs: tuple[str, ...],
     reading: options.Reading,
     measured: str | None,
+    epsilon: float | None,
     quiet: bool,
 ) -> tuple[Page, int]:
     """The page of what lies at the paths, and the exit code."""
@@ -87,15 +97,19 @@ def _page(
             return _run_page(paths[0], run, quiet)
     models = [reading.load(path, globs, quiet=quiet) for path in paths]
     options.tell(models, quiet)
-    code = max(options.answer(model, quiet) for model in models)
     findings = check(models[-1])
-    if len(models) > 2:
-        return _run_page(f"{paths[0]} to {paths[-1]}", list(zip(paths, models, strict=True)), quiet)
     if len(models) == 2:
         from bnstat.compare import diff
 
         old, new = models
-        return page.of_difference(diff(old, new), old, new, findings), code
+        difference = diff(old, new, epsilon=epsilon)
+        shown = page.of_difference(difference, old, new, findings)
+        if difference.layers or difference.folded:
+            return shown, 0
+        return shown, max(options.answer(model, quiet) for model in models)
+    code = max(options.answer(model, quiet) for model in models)
+    if len(models) > 2:
+        return _run_page(f"{paths[0]} to {paths[-1]}", list(zip(paths, models, strict=True)), quiet)
     if measured is None:
         return page.of_model(models[0], findings), code
     from bnstat.output.documents import drift_json

@@ -2,8 +2,9 @@
 
 By name first. What is left has other names: another container's, with another framework's
 prefix, or those of renamed layers. Two of them are the same layer where one name ends in the
-other; else by their place among the layers left over, as long as all shapes agree there; else,
-or where equal values lie elsewhere, by the values, or by the scale and shift that these amount to.
+other, whatever separates its parts; else by their place among the layers left over, as long as all
+shapes agree there; else, or where equal values lie elsewhere, by the values, or by the scale and
+shift that these amount to.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.compare.effects import Effects
-from bnstat.model import ROLES, BatchNorm, Model, as_float64, squeezed
+from bnstat.model import ROLES, BatchNorm, Model, as_float64, printable, squeezed
 
 Match = Literal["name", "suffix", "position", "values", "effect"]
 
@@ -28,6 +29,9 @@ _FARTHEST = 0.25
 
 _MOST_COMPARED = 4_000_000
 """So many pairs of layers are compared by value at most: 2,000 on both sides."""
+
+_MOST_PARTS = 16
+"""The last parts of a name that are compared."""
 
 Floats = NDArray[np.float64]
 Kind = tuple[tuple[str, tuple[int, ...]], ...]
@@ -71,7 +75,7 @@ def align(old: Model, new: Model, effects: Effects | None = None) -> Alignment:
     """
     pairs = _by_name(old, new)
     by_place = partial(_by_position_or_values, effects=effects)
-    for find in (_by_suffix, by_place, _by_near_values):
+    for find in (_by_prefix, _by_suffix, by_place, _by_near_values):
         pairs += find(*_unpaired(old, new, pairs))
     removed, added = _unpaired(old, new, pairs)
     order = {layer.name: place for place, layer in enumerate(new)}
@@ -120,6 +124,52 @@ def _unpaired(
     )
 
 
+def _by_prefix(left: Sequence[BatchNorm], right: Sequence[BatchNorm]) -> list[Pair]:
+    """Pairs of one shape whose names differ by the separators, or by one prefix of all of them.
+
+    PyTorch's wrappers put `module.` before every name, so that no name is the end of a single
+    other one: `module.bn1` and `module.layer1.0.bn1` both end in `bn1`. The prefix that the most
+    names share is tried first.
+    """
+    candidates: dict[Hashable, list[Pair]] = defaultdict(list)
+    olds, news = _by_parts(left), _by_parts(right)
+    for parts, new in news.items():
+        for start in range(min(len(parts), _MOST_PARTS)):
+            if (old := olds.get(parts[start:])) is not None:
+                candidates["new", parts[:start]].append(Pair(old, new, "suffix"))
+    for parts, old in olds.items():
+        for start in range(1, min(len(parts), _MOST_PARTS)):
+            if (other := news.get(parts[start:])) is not None:
+                candidates["old", parts[:start]].append(Pair(old, other, "suffix"))
+    result: list[Pair] = []
+    paired: set[tuple[str, str]] = set()
+    for key, pairs in sorted(candidates.items(), key=lambda item: -len(item[1])):
+        free = [
+            pair
+            for pair in pairs
+            if not paired.intersection((("old", pair.old.name), ("new", pair.new.name)))
+        ]
+        same = [pair for pair in free if _shape(pair.old) == _shape(pair.new)]
+        # A single name that ends another one proves little, unless it is the whole of it.
+        if 2 * len(same) > len(free) and (len(same) > 1 or key == ("new", ())):
+            result += same
+            for pair in same:
+                paired.update((("old", pair.old.name), ("new", pair.new.name)))
+    return result
+
+
+def _by_parts(layers: Sequence[BatchNorm]) -> dict[tuple[str, ...], BatchNorm]:
+    """The layers by the parts of their names, without those that share all parts."""
+    times = Counter(_parts(layer.name) for layer in layers)
+    parts = ((_parts(layer.name), layer) for layer in layers)
+    return {key: layer for key, layer in parts if times[key] == 1}
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """The parts of a name: TensorFlow and Flax separate them by `/`, PyTorch and ONNX by `.`."""
+    return tuple(printable(name).replace("/", ".").split("."))
+
+
 def _by_suffix(left: Sequence[BatchNorm], right: Sequence[BatchNorm]) -> list[Pair]:
     """Pairs of one shape of which one name is the end of the other, and of no second one."""
     suffixes = Counter(suffix for layer in left for suffix in _suffixes(layer.name))
@@ -130,16 +180,17 @@ def _by_suffix(left: Sequence[BatchNorm], right: Sequence[BatchNorm]) -> list[Pa
         for suffix in _suffixes(layer.name):
             if suffixes[suffix] == others[suffix] == 1:
                 old = by_suffix[suffix]
-                if suffix in (layer.name, old.name) and _shape(old) == _shape(layer):
+                whole = (_parts(layer.name), _parts(old.name))
+                if suffix in whole and _shape(old) == _shape(layer):
                     pairs.append(Pair(old, layer, "suffix"))
                 break
     return pairs
 
 
-def _suffixes(name: str) -> list[str]:
-    """`a/b/c`, `b/c`, `c`."""
-    parts = name.split("/")[-16:]
-    return ["/".join(parts[start:]) for start in range(len(parts))]
+def _suffixes(name: str) -> list[tuple[str, ...]]:
+    """`a/b/c`, `b/c`, `c`, as parts."""
+    parts = _parts(name)[-_MOST_PARTS:]
+    return [parts[start:] for start in range(len(parts))]
 
 
 def _shape(layer: BatchNorm) -> tuple[int, ...]:

@@ -40,6 +40,9 @@ _IMPLIED: Final = 2e-5
 _FEW: Final = 10
 """One channel in so many may be another before it is the layer that is another."""
 
+_FEWEST_SAMPLES: Final = 8
+"""Of fewer samples, N/(N-1) is a factor such as 2 or 4/3, which has other reasons as well."""
+
 _SHOWN: Final = 3
 
 Values = Mapping[str, Floats]
@@ -171,7 +174,7 @@ def _unbiased(old: Values, new: Values, tolerance: float) -> Cause | None:
         return None
     samples = larger / (larger - 1)
     doubt = 4 * tolerance * samples * samples
-    if samples > 1.5 and abs(samples - round(samples)) <= max(doubt, 1e-4):
+    if samples > _FEWEST_SAMPLES - 0.5 and abs(samples - round(samples)) <= max(doubt, 1e-4):
         about = "about " if doubt > 0.5 else ""
         turned = "biased -> unbiased" if ratio > 1 else "unbiased -> biased"
         return Cause(

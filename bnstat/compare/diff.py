@@ -140,8 +140,47 @@ class Difference:
 
     @property
     def equivalent(self) -> bool:
-        """Whether the models do the same: every layer is the same, or is so in effect or folded."""
+        """Return True if every layer is the same, the same in effect, or folded."""
         return not self.removed and not self.added and not self.different
+
+    @property
+    def verdict(self) -> PairVerdict:
+        """The judgement on the two models as a whole, which every output shows."""
+        return "same" if self.equal else "same-effect" if self.equivalent else "different"
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """The number of layers by verdict, and of those that one model alone has."""
+        verdicts = [layer.verdict for layer in self.layers]
+        return {
+            "same": verdicts.count("same"),
+            "same-effect": verdicts.count("same-effect"),
+            "folded": len(self.folded),
+            "different": verdicts.count("different"),
+            "removed": len(self.removed),
+            "added": len(self.added),
+        }
+
+    @property
+    def summary(self) -> str:
+        """The judgement in one line: how many layers differ, or in which sense none does."""
+        counts, total = self.counts, len(self.layers)
+        tolerance = f"rtol {self.rtol:g} and atol {self.atol:g}" if self.rtol or self.atol else ""
+        if self.verdict == "same":
+            layers = "1 layer is" if total == 1 else f"{total:,} layers are"
+            return f"no difference: {layers} equal" + (f" within {tolerance}" if tolerance else "")
+        if self.verdict == "same-effect":
+            within = f"within {self.tolerance:g}"
+            if any(each.rounding for each in self.folded):
+                within += " and the rounding of stored numbers"
+            named = {"same": "the same", "same-effect": "the same in effect", "folded": "folded"}
+            listed = [f"{counts[key]:,} {name}" for key, name in named.items() if counts[key]]
+            return f"no difference in effect {within}: {', '.join(listed)}"
+        parts = [f"{counts['different']:,} of {total:,} layers differ"]
+        if tolerance:
+            parts[0] += f" by more than {tolerance}"
+        keys = ("folded", "removed", "added")
+        return ", ".join([*parts, *(f"{counts[key]:,} {key}" for key in keys if counts[key])])
 
     @property
     def different(self) -> tuple[LayerChange, ...]:

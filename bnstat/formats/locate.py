@@ -11,7 +11,16 @@ import re
 
 from bnstat.errors import NotFoundError, UnknownFormatError
 from bnstat.formats.register import formats
-from bnstat.formats.sites import Found, Place, by_age, listed, models_in_files, single, step_of
+from bnstat.formats.sites import (
+    Found,
+    Place,
+    by_age,
+    listed,
+    models_in_files,
+    single,
+    step_of,
+    with_steps,
+)
 from bnstat.storage.access import Access
 from bnstat.storage.address import shown
 from bnstat.storage.files import File, Folder
@@ -71,7 +80,9 @@ def in_folder(folder: Folder) -> Place:
     for format_ in formats():
         if (place := format_.within(folder)) is not None:
             return place
-    if models := _model_files(folder) or _numbered(folder):
+    if models := _model_files(folder):
+        return by_age(with_steps(models, [model.name or "" for model in models]))
+    if models := _numbered(folder):
         return by_age(models)
     if (refused := _pointers(folder)) is not None:
         refused.refuse_lfs_pointer()
@@ -86,7 +97,7 @@ def _of_file(folder: Folder, file: File) -> Place:
     file.refuse_lfs_pointer()
     for format_ in formats():
         if (found := format_.in_file(folder, file)) is not None:
-            return single(found if format_.named else found._replace(name=None))
+            return single(found if format_.named else _unnamed(folder, found))
     from bnstat.formats.foreign import READS, refuse_foreign
     from bnstat.storage.archive import open_archive
 
@@ -94,6 +105,15 @@ def _of_file(folder: Folder, file: File) -> Place:
     if (archive := open_archive(file)) is not None:
         return _in_archive(archive)
     raise UnknownFormatError(file.path, "is in no format that bnstat knows", READS)
+
+
+def _unnamed(folder: Folder, found: Found) -> Found:
+    """Return a model in a single file, with a step where files beside it show that it has one."""
+    if found.step is not None:
+        # Listing a folder of a server costs a request, and the step is only shown.
+        names = [] if folder.is_far or not folder.tells_names else folder.names()
+        (found,) = with_steps([found], names)
+    return found._replace(name=None)
 
 
 def _in_archive(folder: Folder) -> Place:

@@ -7,6 +7,7 @@ None; it looks at no more of the files than it takes to know them.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -186,6 +187,29 @@ def step_of(name: str) -> int | None:
     """The step in a checkpoint's name, which TensorFlow appends as `-1200`."""
     match = _STEP.search(name)
     return int(match[1]) if match else None
+
+
+def series_of(name: str) -> str | None:
+    """What the names of one run's checkpoints share: the name with `*` for its last number."""
+    match = _STEP.search(name)
+    return f"{name[: match.start(1)]}*{name[match.end(1) :]}" if match else None
+
+
+def with_steps(models: Sequence[Found], names: Iterable[str]) -> list[Found]:
+    """Return models with a step only where several names differ by that number alone.
+
+    `model-100.h5` and `model-200.h5` are checkpoints of a run; the number of a single
+    `resnet-50.h5` is a part of its name.
+
+    Args:
+        models: models in one folder, each with the step that its name alone suggests.
+        names: the names of the files there.
+    """
+    times = Counter(map(series_of, set(names)))
+    return [
+        model if times[series_of(model.name or "")] > 1 else model._replace(step=None)
+        for model in models
+    ]
 
 
 def natively(source: Source, reading: Reading) -> Source:

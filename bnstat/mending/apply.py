@@ -30,6 +30,7 @@ def apply(
     step: int | None = None,
     patterns: Sequence[tuple[str, str]] = (),
     include_shadows: bool = False,
+    config: str | PathLike[str] | None = None,
     in_place: bool = False,
 ) -> Applied:
     """Write a copy of a model with new values for its batch-norm layers.
@@ -43,7 +44,7 @@ def apply(
         values: layer's name -> role -> array of the stored shape. An array of another dtype is
             converted where that is exact; round it to the stored dtype before where it is not.
             Or another model, whose layers are paired as `diff` pairs them; or the path of
-            either: bnstat's own JSON, CSV or NPZ, or any model that `load` reads.
+            either: a file that bnstat exported, or any model that `load` reads.
         output: what the copy is called: a folder where `path` is one, a checkpoint's prefix
             where it is one or one of its files, else a file.
         roles: only these roles are written.
@@ -52,6 +53,7 @@ def apply(
         step: the step of one of a folder's checkpoints.
         patterns: (role, regular expression) pairs of a naming scheme of your own.
         include_shadows: also the exponential-moving-average copies of layers.
+        config: as for `load`, of the model at `path`.
         in_place: give the copy the original's name instead of `output`, in its place.
 
     Returns:
@@ -67,7 +69,7 @@ def apply(
     """
     if in_place == (output is not None):
         raise BnstatError("output", "give either a copy's name or in_place")
-    looking = Looking(tuple(patterns), include_shadows)
+    looking = Looking(tuple(patterns), include_shadows, config)
     model = looking.open(fspath(path), checkpoint, step).model
     plan = planned(model.source, output)
     given = taken(values)

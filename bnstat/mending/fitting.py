@@ -9,7 +9,7 @@ import numpy as np
 from bnstat.errors import BnstatError
 from bnstat.mending.applied import Change
 from bnstat.mending.pairing import Assignment
-from bnstat.model import Array, as_float64
+from bnstat.model import ROLES, Array, as_float64
 
 
 def fit(assigned: Sequence[Assignment]) -> tuple[dict[str, Array], list[Change]]:
@@ -24,7 +24,8 @@ def fit(assigned: Sequence[Assignment]) -> tuple[dict[str, Array], list[Change]]
     owners: dict[str, str] = {}
     changes = []
     for one in assigned:
-        variable, stored = one.layer.variables[one.role], one.layer.array(one.role)
+        variable = one.variable
+        stored = variable.read() if one.role not in ROLES else one.layer.array(one.role)
         assert stored is not None
         where = f"{one.layer.name}, {one.role}"
         array = one.given.fitted(variable, stored, where)

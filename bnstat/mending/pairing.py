@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bnstat.errors import BnstatError, NotFoundError
 from bnstat.mending.values.given import Document, Given
-from bnstat.model import ROLES, BatchNorm, Model
+from bnstat.model import ROLES, BatchNorm, Model, Variable
 from bnstat.model.matching import matches, near_names
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ class Assignment:
 
     Attributes:
         layer: the layer of the model that is mended.
-        role: one that the layer has.
+        role: one that the layer has; the variable's key where its role is undecided.
+        variable: the variable that gets the values.
         given: the values as they come.
         given_as: the layer's name where they come from.
         match: how that layer was found to be this one.
@@ -29,6 +30,7 @@ class Assignment:
 
     layer: BatchNorm
     role: str
+    variable: Variable
     given: Given
     given_as: str
     match: Match
@@ -66,12 +68,12 @@ def assignments(
         _assignment(layer, role, given, name, match)
         for layer, name, match, all_roles in pairs
         for role, given in all_roles.items()
-        if role in roles
+        if role in roles or (role not in ROLES and {*ROLES} <= {*roles})
     ]
     if not found:
         raise NotFoundError(where, "holds no values for what is asked for")
     place = {layer.name: number for number, layer in enumerate(_layers(model))}
-    return sorted(found, key=lambda one: (place[one.layer.name], ROLES.index(one.role)))
+    return sorted(found, key=lambda one: (place[one.layer.name], *_order(one.role)))
 
 
 def _layers(model: Model) -> tuple[BatchNorm, ...]:
@@ -79,13 +81,19 @@ def _layers(model: Model) -> tuple[BatchNorm, ...]:
     return (*model.layers, *model.incomplete)
 
 
+def _order(role: str) -> tuple[int, str]:
+    """Return a key that sorts the roles first, then the keys of undecided variables."""
+    return (ROLES.index(role), "") if role in ROLES else (len(ROLES), role)
+
+
 def _assignment(layer: BatchNorm, role: str, given: Given, name: str, match: Match) -> Assignment:
-    if role not in layer.variables:
-        has = ", ".join(layer.variables) or "none"
+    held = {**layer.variables, **{each.key: each for each in layer.undecided}}
+    if role not in held:
+        has = ", ".join(held) or "none"
         raise NotFoundError(
             layer.name, f"has no {role} in the model, but is given values for it", f"it has {has}"
         )
-    return Assignment(layer, role, given, name, match)
+    return Assignment(layer, role, held[role], given, name, match)
 
 
 def _of_document(model: Model, values: Document, wanted: _Wanted) -> Iterator[_Pair]:
@@ -95,11 +103,12 @@ def _of_document(model: Model, values: Document, wanted: _Wanted) -> Iterator[_P
         for name in {layer.name, values.spelt(layer.name)}:
             by_name.setdefault(name, []).append(layer)
     for name, roles in values.layers.items():
-        for role in roles:
-            _check_role(role, f"{values.where}, {name}")
         layers = by_name.get(name, [])
         if not layers and wanted(name):
             raise _no_layer(model, values.where, name)
+        undecided = {each.key for layer in layers for each in layer.undecided}
+        for role in roles.keys() - undecided:
+            _check_role(role, f"{values.where}, {name}")
         if len(layers) > 1:
             raise BnstatError(
                 f"{values.where}, {name}", "is the name of several layers", "use JSON"
@@ -128,7 +137,11 @@ def _of_model(model: Model, values: Model, wanted: _Wanted) -> Iterator[_Pair]:
 
 def _check_role(role: str, where: str) -> None:
     if role not in ROLES:
-        raise BnstatError(where, f"{role!r} is no role", f"the roles are {', '.join(ROLES)}")
+        raise BnstatError(
+            where,
+            f"{role!r} is not a role",
+            f"the roles are {', '.join(ROLES)}",
+        )
 
 
 def _no_layer(model: Model, where: str, name: str) -> NotFoundError:

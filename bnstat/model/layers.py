@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,6 +14,8 @@ from bnstat.errors import AmbiguousError, DamagedError, NotFoundError
 from bnstat.model.variables import Array, Variable, squeezed
 
 Evidence = Literal["config", "object-graph", "graph", "name"]
+
+Axis = SupportsIndex | Sequence[SupportsIndex]
 
 ROLES: Final = ("gamma", "beta", "moving_mean", "moving_variance")
 """The four roles of a batch-norm layer's variables, in the order of Keras."""
@@ -128,15 +131,15 @@ class BatchNorm:
         return scale, shift
 
     def normalize(
-        self, x: ArrayLike, epsilon: float | None = None, axis: int | None = None
+        self, x: ArrayLike, epsilon: float | None = None, axis: Axis | None = None
     ) -> Array:
         """Inference: `gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta`.
 
         Args:
             x: an array whose size along the layer's axis is the layer's number of channels.
             epsilon: needed where the file does not tell it; it is never guessed.
-            axis: the channels' axis of `x`; the file's own where it tells one, else the one
-                that the variables' shape tells, else the last.
+            axis: the channels' axis of `x`, or several axes; if left out, the one that the file
+                stores, else the one that the variables' shape shows, else the last.
 
         Returns:
             An array of the shape of `x`, in the wider of the dtypes of `x` and of the layer,
@@ -216,9 +219,13 @@ class BatchNorm:
             "pass epsilon= (Keras, tf.layers and slim default to 0.001; PyTorch to 1e-5)",
         )
 
-    def _broadcast_shape(self, given: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
+    def _broadcast_shape(self, given: tuple[int, ...], axis: Axis | None) -> tuple[int, ...]:
         """The shape in which the layer's variables line up with an input of shape `given`."""
-        axes = self.axis if axis is None else axis
+        axes = self.axis
+        if isinstance(axis, Sequence):
+            axes = tuple(map(operator.index, axis))
+        elif axis is not None:
+            axes = operator.index(axis)
         if not isinstance(axes, int) and len(self.shape) == len(given):
             shape = list(self.shape)
         else:

@@ -78,7 +78,7 @@ class Events:
 
     def findings(self, tag: str, step: int, found: Sequence[Finding]) -> None:
         """Write findings as text."""
-        lines = [_line(finding) for finding in found] or ["nothing found"]
+        lines = [_line(finding) for finding in found] or ["no findings"]
         tensor = TensorProto(dtype=DT_STRING, string_val=["\n".join(lines).encode()])
         value = _value(tag, texts, tensor)
         self._write(Event(wall_time=time.time(), step=step, summary=Values(value=[value])))

@@ -148,16 +148,25 @@ def engine(where: str | None, jobs: int) -> Iterator[Engine]:
     if where is None:
         yield Here() if count == 1 else _loky(count)
         return
-    parts = urlsplit(where)
-    opened = {"dask": _dask, "ray": _ray}.get(parts.scheme)
-    if opened is None or not parts.netloc:
+    scheme, host = _address(where)
+    opened = {"dask": _dask, "ray": _ray}.get(scheme)
+    if opened is None or not host:
         raise BnstatError(
             where,
             "there is no such engine",
             "use dask://HOST:PORT, dask://local or ray://HOST:PORT",
         )
-    with opened(where, parts.netloc, count) as found:
+    with opened(where, host, count) as found:
         yield found
+
+
+def _address(where: str) -> tuple[str, str]:
+    """Return the scheme and the host of a URL; no host where it is not a valid URL."""
+    try:
+        parts = urlsplit(where)
+    except ValueError:
+        return "", ""
+    return parts.scheme, parts.netloc
 
 
 def _loky(workers: int) -> Joblib:

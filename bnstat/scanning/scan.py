@@ -92,8 +92,20 @@ def opened(state: str | None, how: How) -> Iterator[State | None]:
 def _told(how: How) -> str:
     """A text that differs where bnstat, its rules or how they are applied does."""
     rules = [rule.code for rule in RULES]
-    text = repr((__version__, rules, how))
+    text = repr((__version__, rules, how, _architecture(how.reading.get("config"))))
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _architecture(path: str | None) -> str:
+    """Return a text that differs where the architecture in the file of `--config` does."""
+    if path is None:
+        return ""
+    from bnstat.formats.keras.architecture import read_architecture
+
+    try:
+        return repr(read_architecture(path).layers)
+    except BnstatError as error:
+        return str(error)
 
 
 def _candidates(

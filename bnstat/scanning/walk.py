@@ -15,7 +15,7 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from bnstat.errors import BnstatError
-from bnstat.formats.sites import Format, step_of
+from bnstat.formats.sites import Format, series_of, step_of
 from bnstat.formats.stores import Group, groups, model_folder, newest_of_run
 from bnstat.storage.files import Entry, Folder
 
@@ -229,23 +229,21 @@ def candidate(folder: Folder, path: str, file: str, parts: Sequence[Entry]) -> C
 def _newest(folder: Folder, found: list[Group]) -> list[Group]:
     """Without the older of those that are a training run's, by its own list or by their steps."""
     run, newest = newest_of_run(folder)
+    current = series_of(newest or "")
     last: dict[str, Group] = {}
     for group in found:
-        series = "" if group.name in run else _series(group.name)
-        before = last.get(series)
-        if group.name in run:
+        series = series_of(group.name)
+        if group.name in run and series in (None, current):
+            # One of the run that the folder's own list is of.
             if group.name == newest:
-                last[series] = group
-        elif before is None or (step_of(before.name) or 0) <= (step_of(group.name) or 0):
-            last[series] = group
+                last[""] = group
+            continue
+        key = group.name if series is None else series
+        before = last.get(key)
+        if before is None or (step_of(before.name) or 0) <= (step_of(group.name) or 0):
+            last[key] = group
     kept = {group.name for group in last.values()}
     return [group for group in found if group.name in kept]
-
-
-def _series(name: str) -> str:
-    """What the names of one run's files have in common."""
-    step = step_of(name)
-    return name if step is None else name.replace(f"-{step}", "-*")
 
 
 def signature(parts: Iterable[Entry]) -> str:

@@ -136,6 +136,24 @@ class TestFrozen:
         (finding,) = found("BN101", [{"bn": sound(0)}, {"bn": sound(1)}, {"bn": sound(1)}])
         assert finding.message.startswith("no batch-norm variable changed in m-2: the weights")
 
+    def test_a_layer_that_the_newest_checkpoint_lacks_did_not_move(self) -> None:
+        still = {"bn": sound(), "gone": sound(1)}
+        (finding,) = found("BN101", [still, still, {"bn": sound()}])
+        assert finding.layer is None
+        assert finding.message.startswith("no batch-norm variable changed in m-2")
+
+    def test_nothing_is_said_of_a_layer_that_the_newest_checkpoint_lacks(self) -> None:
+        checkpoints = [
+            {"bn": sound(number), **({"gone": sound(1)} if number < 2 else {})}
+            for number in range(3)
+        ]
+        assert found("BN101", checkpoints) == []
+
+    def test_a_layer_that_appears_counts_as_moved(self) -> None:
+        assert found("BN101", [{"bn": sound()}, {"bn": sound(), "new": sound(1)}]) != []
+        (finding,) = found("BN101", [{"bn": sound()}, {"bn": sound(), "new": sound(1)}])
+        assert finding.layer == "bn"
+
     def test_one_checkpoint_tells_nothing(self) -> None:
         assert found("BN101", [{"bn": sound(**START)}]) == []
         assert found("BN101", [{}, {}]) == []

@@ -79,7 +79,7 @@ def test_quiet_says_nothing(run, h5, tmp_path):
 
 def test_the_same_values_are_noted(run, h5, tmp_path):
     done = run("apply", h5, h5, "-o", tmp_path / "c.h5")
-    assert "all values were those that MODEL has already" in done.stderr
+    assert "MODEL already has these values; nothing changed" in done.stderr
 
 
 def test_in_place(run, h5):

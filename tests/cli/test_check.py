@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from bnstat.checks import MODEL_RULES
 from bnstat.cli import main
 from tests.cli.files import write_h5
 from tests.output.models import layer, usual
@@ -40,7 +41,7 @@ def stuck(tmp_path: Path) -> str:
 def test_a_sound_model_exits_with_0(sound: str) -> None:
     result = run(sound)
     assert result.exit_code == 0
-    assert result.stdout.splitlines()[-1] == "nothing found"
+    assert result.stdout.splitlines()[-1] == f"1 layer, {len(MODEL_RULES)} rules: no findings"
     assert result.stderr == ""
 
 
@@ -233,7 +234,9 @@ def test_the_projects_settings(stuck: str, tmp_path: Path) -> None:
     assert run(stuck, "--isolated").exit_code == 1
     assert run(stuck, "--select", "BN001").exit_code == 1
     assert "BN009" in run(stuck).stdout
-    assert run(stuck, "--ignore", "BN009,BN010").stdout.endswith("nothing found\n")
+    assert run(stuck, "--ignore", "BN009,BN010").stdout.endswith(
+        f"2 layers, {len(MODEL_RULES) - 3} rules: no findings\n"
+    )
     config.write_text('fail-on = "info"\nselect = ["BN009"]\nthresholds.gamma = 1e-30')
     assert run(stuck).exit_code == 1
     assert run(stuck, "--fail-on", "warning").exit_code == 0

@@ -13,6 +13,7 @@ import pytest
 from bnstat.model import Verdict
 from bnstat.output.terminal.table import text_width
 from tests.output.models import layer, model, usual
+from tests.terminal import ROOT
 
 
 def test_a_table(run, loads):
@@ -228,3 +229,22 @@ def test_a_plot_on_a_terminal(start):
     )
     assert "└" in shown
     assert max(map(text_width, shown.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("columns", [40, 50])
+def test_tables_in_a_pipe_are_as_wide_as_columns_says(run, monkeypatch, columns):
+    data = ROOT / "tests/data"
+    commands = (
+        ("inspect", data / "digits/run"),
+        ("history", data / "digits/run"),
+        ("diff", data / "digits/run/model-0", data / "digits/run/model-400"),
+        ("check", data / "digits_no_updates/run"),
+    )
+    for command in commands:
+        monkeypatch.delenv("COLUMNS", raising=False)
+        wide = run(*command).stdout.partition("\n\n")[2]
+        monkeypatch.setenv("COLUMNS", str(columns))
+        narrow = run(*command).stdout.partition("\n\n")[2]
+        assert max(map(text_width, narrow.splitlines())) <= columns
+        assert columns < max(map(text_width, wide.splitlines()))
+        assert "\x1b" not in narrow

@@ -170,3 +170,11 @@ def test_what_is_no_feed(run, feed: str) -> None:
     result = run("drift", "model", "--data", "x.npz", "--feed", feed)
     assert result.exit_code == 2
     assert "is not NAME=NUMBER" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["drift", "recalibrate"])
+def test_the_former_name_of_answer_is_refused_by_a_hint(run, command):
+    result = run(command, BROKEN, "--data", TRAIN, "--output", "logits")
+    assert result.exit_code == 2
+    assert "--output is called --answer; -o FILE names the file" in result.stderr
+    assert "--output" not in run(command, "--help").stdout

@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 
 from bnstat.cli import main
 from tests.cli.files import write_h5
+from tests.compare.ports import arrays_of, random_kernel, scale_and_shift, trained
 from tests.output.models import layer, usual
 from tests.output.page.written import Shown
 from tests.terminal import ROOT
@@ -49,8 +50,25 @@ def test_two_models(old: str, new: str) -> None:
     assert result.exit_code == 0
     shown = Shown(result.stdout)
     assert shown.data["kind"] == "difference"
-    assert [row["change"]["equal"] for row in shown.data["rows"]] == [True, False]
+    assert [row["change"]["verdict"] for row in shown.data["rows"]] == ["same", "different"]
     assert "1 of 2 layers differ" in shown.all("p", id="verdict")
+
+
+def test_layers_that_were_folded(tmp_path: Path) -> None:
+    norm, kernel = trained("bn", 6), random_kernel(3, 3, 4, 6)
+    scale, shift = scale_and_shift(norm)
+    own = {f"bn/{role}": array for role, array in arrays_of(norm).items()}
+    np.savez(tmp_path / "own.npz", **own, **{"conv/kernel": kernel})
+    np.savez(tmp_path / "folded.npz", **{"conv.weight": kernel * scale, "conv.bias": shift})
+    pair = [tmp_path / "own.npz", tmp_path / "folded.npz"]
+    result = run(*pair, "--epsilon", "0.001", "-q")
+    assert (result.exit_code, result.stderr) == (0, "")
+    shown = Shown(result.stdout)
+    assert shown.all("p", id="verdict") == ["no difference in effect within 1e-06: 1 folded"]
+    (row,) = shown.data["rows"]
+    assert row["folded"] == "bn -> conv.weight + conv.bias"
+    assert run(*pair).exit_code == 1
+    assert run(pair[0], "--epsilon", "0.001").exit_code == 2
 
 
 def test_a_training_folder() -> None:

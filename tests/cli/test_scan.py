@@ -154,6 +154,8 @@ def test_where_nothing_can_be_read_it_is_2(run, tmp_path: Path) -> None:
         ["--select", "BN999"],
         ["--engine", "slurm://here"],
         ["--engine", "dask://"],
+        ["--engine", "dask://[::1"],
+        ["--engine", "ray://[::1"],
         ["--jobs", "-1"],
         ["--config-file", "nowhere.toml"],
         ["--config-file", "a.toml", "--isolated"],

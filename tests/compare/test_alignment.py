@@ -58,6 +58,52 @@ def test_by_the_end_of_the_name() -> None:
     assert matches(new, old) == (turned, [], [])
 
 
+def test_a_prefix_of_all_names_and_a_layer_more() -> None:
+    """As torch.nn.DataParallel names layers: no name is the end of a single other one."""
+    names = ["bn1", "layer1.0.bn1", "layer1.0.bn2", "layer2.0.bn1"]
+    old = [usual(name, seed=seed) for seed, name in enumerate(names)]
+    new = [trained(f"module.{name}", seed) for seed, name in enumerate(names)]
+    more = usual("module.head.bn", 4)
+    expected = [(name, f"module.{name}", "suffix") for name in names]
+    assert matches(old, [*new, more]) == (expected, [], ["module.head.bn"])
+    turned = [(longer, name, "suffix") for name, longer, _ in expected]
+    assert matches([*new, more], old) == (turned, ["module.head.bn"], [])
+
+
+def test_names_that_differ_by_what_separates_their_parts() -> None:
+    names = ["bn1", "layer1/0/bn1", "layer1/0/bn2"]
+    old = [usual(name, seed=seed) for seed, name in enumerate(names)]
+    dotted = [name.replace("/", ".") for name in names]
+    new = [trained(name, seed) for seed, name in enumerate(dotted)]
+    expected = [
+        ("bn1", "bn1", "name"),
+        *((name, other, "suffix") for name, other in list(zip(names, dotted, strict=True))[1:]),
+    ]
+    assert matches(old, [usual("first.bn", 4), *new]) == (expected, [], ["first.bn"])
+    new = [trained(f"module.{name}", seed) for seed, name in enumerate(dotted)]
+    expected = [(name, f"module.{name.replace('/', '.')}", "suffix") for name in names]
+    assert matches(old, [*new, usual("module.x.bn", 4)]) == (expected, [], ["module.x.bn"])
+    alone = [usual("a/bn", 4), usual("b", 8)]
+    assert matches(alone, [usual("a.bn", 4, seed=3)])[0] == [("a/bn", "a.bn", "suffix")]
+
+
+def test_a_prefix_under_which_shapes_disagree_is_none() -> None:
+    """Sequences of which one has a layer more: other layers have the numbers."""
+    widths = (4, 8, 16, 32)
+    old = [usual(f"features.{place}", width, place) for place, width in enumerate(widths)]
+    new = [usual(f"module.features.{place + 1}", width, place) for place, width in
+           enumerate(widths)]  # fmt: skip
+    pairs = [(f"features.{place}", f"module.features.{place + 1}", "values") for place in range(4)]
+    more = usual("module.features.0", 2)
+    assert matches(old, [more, *new]) == (pairs, [], ["module.features.0"])
+
+
+def test_two_names_of_the_same_parts_are_not_told_apart_by_them() -> None:
+    old = [usual("a/b", 4, seed=1), usual("a.b", 8, seed=2)]
+    new = [usual("x/a/b", 8, seed=3)]
+    assert matches(old, new)[0] == []
+
+
 def test_an_end_that_two_names_share_is_none() -> None:
     old = [usual("x/bn", 4, seed=1), usual("y/bn", 8, seed=2)]
     new = [usual("bn", 8, seed=3)]

@@ -91,8 +91,12 @@ class TestVariance:
     @pytest.mark.parametrize(
         ("factor", "said"),
         [
-            (2.0, "the variance differs by N/(N-1), N = 2: biased -> unbiased"),
-            (0.5, "the variance differs by N/(N-1), N = 2: unbiased -> biased"),
+            (2.0, "the variance is multiplied by 2"),
+            (0.5, "the variance is multiplied by 0.5"),
+            (4 / 3, "the variance is multiplied by 1.33333"),
+            (7 / 6, "the variance is multiplied by 1.16667"),
+            (8 / 7, "the variance differs by N/(N-1), N = 8: biased -> unbiased"),
+            (31 / 32, "the variance differs by N/(N-1), N = 32: unbiased -> biased"),
             (1000 / 999, "the variance differs by N/(N-1), N = about 1000: biased -> unbiased"),
             (1.375, "the variance is multiplied by 1.375"),
             (0.625, "the variance is multiplied by 0.625"),

@@ -129,6 +129,31 @@ def test_steps(name: str, step: int | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("names", "steps"),
+    [
+        (["resnet-50.npz"], [None]),
+        (["version-slim-320.npz", "other.npz"], [None, None]),
+        (["resnet-50.npz", "vgg-16.npz"], [None, None]),
+        (["m-50-7.npz", "m-50-60.npz", "m-7-7.npz"], [7, 60, None]),
+        (["m-9.npz", "m-10.npz", "best.npz"], [9, 10, None]),
+        (["m-9.npz", "m-9.bn.npz"], [None, None]),
+    ],
+)
+def test_a_number_is_a_step_where_several_files_differ_by_it_alone(
+    tmp_path: Path, names: list[str], steps: list[int | None]
+) -> None:
+    for name in names:
+        np.savez(tmp_path / name, **{f"bn/{role}": np.ones(2) for role in ROLES})
+    for name, step in zip(names, steps, strict=True):
+        assert bnstat.load(tmp_path / name).source.step == step
+    found = {name: model.source.step for name, model in bnstat.load_all(tmp_path)}
+    if len(names) > 1:
+        assert found == dict(zip(names, steps, strict=True))
+    for step in {60, 10}.intersection(each for each in steps if each):
+        assert bnstat.load(tmp_path, step=step).source.step == step
+
+
+@pytest.mark.parametrize(
     ("path", "message"),
     [
         ("nothing/m", "no such path; .*nothing does not exist"),

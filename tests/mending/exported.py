@@ -15,6 +15,16 @@ from bnstat.model import ROLES, BatchNorm, Model, Source, Variable
 from bnstat.output.documents import csv as csv_form
 from bnstat.output.documents import json as json_form
 from bnstat.output.documents import npz as npz_form
+from bnstat.output.documents.exports import parquet as parquet_form
+from bnstat.output.documents.exports import safetensors as safetensors_form
+from bnstat.output.documents.exports.form import PLAIN, Form
+
+BINARY: dict[str, Any] = {
+    "npz": npz_form.dump,
+    "safetensors": safetensors_form.dump,
+    "parquet": parquet_form.dump,
+}
+KINDS = ("json", "csv", *BINARY)
 
 
 def dtype(name: str) -> np.dtype[Any]:
@@ -38,14 +48,18 @@ def model(*layers: BatchNorm) -> Model:
     return Model(Source("m", "keras-h5"), layers)
 
 
-def exported(of: Model, form: str, path: Path) -> Path:
-    path = path / f"values.{form}"
-    if form == "npz":
+def exported(of: Model, kind: str, path: Path, form: Form = PLAIN) -> Path:
+    """A model written in a form of `export`, into a folder."""
+    path = path / f"values.{kind}"
+    if kind in BINARY:
         with path.open("wb") as file:
-            npz_form.dump(of, file)
+            BINARY[kind](of, file, form)
+    elif kind == "csv":
+        with path.open("w", encoding="utf-8", newline="") as text:
+            csv_form.dump(of, text, form)
     else:
         with path.open("w", encoding="utf-8", newline="") as text:
-            (json_form if form == "json" else csv_form).dump(of, text)
+            json_form.dump(of, text, form=form)
     return path
 
 

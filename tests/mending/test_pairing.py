@@ -69,9 +69,9 @@ def test_a_name_that_is_nearly_right_is_hinted_at() -> None:
 
 
 def test_roles_that_there_are_not() -> None:
-    with pytest.raises(BnstatError, match="roles: 'mean' is no role; the roles are gamma, beta"):
+    with pytest.raises(BnstatError, match="roles: 'mean' is not a role; the roles are gamma, beta"):
         found(NET, document({"a": ["gamma"]}), ["mean"])
-    with pytest.raises(BnstatError, match=r"d\.json, a: 'mean' is no role"):
+    with pytest.raises(BnstatError, match=r"d\.json, a: 'mean' is not a role"):
         found(NET, document({"a": ["mean"]}))
     with pytest.raises(NotFoundError, match=r"half: has no beta .*; it has gamma$"):
         found(NET, document({"half": ["beta"]}))

@@ -142,7 +142,7 @@ def two() -> Model:
 def test_layers_and_roles_that_the_model_lacks(two: Model) -> None:
     with pytest.raises(bnstat.NotFoundError, match="has no moving_mean in the model"):
         fitted(two, {"bn": {"moving_mean": [1, 2, 3]}})
-    with pytest.raises(bnstat.BnstatError, match="'scale' is no role"):
+    with pytest.raises(bnstat.BnstatError, match="'scale' is not a role"):
         fitted(two, {"bn": {"scale": [1, 2, 3]}})
     assert fitted(two, {"bn": {"gamma": [1, 2, 3], "beta": None}}).keys() == {"bn/gamma"}
 

@@ -36,29 +36,29 @@ def put(at: str, value: Any) -> Any:
 
 
 WRONG_JSON = [
-    (put("layers.0.gamma.values.1", "x"), r"layers\[0\]\.gamma\.values\[1\] is no number"),
-    (put("layers.0.gamma.values.1", True), r"layers\[0\]\.gamma\.values\[1\] is no number"),
-    (put("layers.0.gamma.values.1", None), r"layers\[0\]\.gamma\.values\[1\] is no number"),
-    (put("layers.0.gamma.values.1", [1]), r"layers\[0\]\.gamma\.values\[1\] is no number"),
+    (put("layers.0.gamma.values.1", "x"), r"layers\[0\]\.gamma\.values\[1\] is not a number"),
+    (put("layers.0.gamma.values.1", True), r"layers\[0\]\.gamma\.values\[1\] is not a number"),
+    (put("layers.0.gamma.values.1", None), r"layers\[0\]\.gamma\.values\[1\] is not a number"),
+    (put("layers.0.gamma.values.1", [1]), r"layers\[0\]\.gamma\.values\[1\] is not a number"),
     (put("layers.0.gamma.values", [1, 2]), r"layers\[0\]\.gamma\.values has 2 elements"),
     (put("layers.0.gamma.values", 1), r"layers\[0\]\.gamma\.values has no elements"),
     (put("layers.0.gamma.shape", [4]), r"layers\[0\]\.gamma\.values has 3 elements"),
-    (put("layers.0.gamma.shape", [-3]), r"layers\[0\]\.gamma\.shape is no list of sizes"),
-    (put("layers.0.gamma.shape", "3"), r"layers\[0\]\.gamma\.shape is no list of sizes"),
+    (put("layers.0.gamma.shape", [-3]), r"layers\[0\]\.gamma\.shape is not a list of sizes"),
+    (put("layers.0.gamma.shape", "3"), r"layers\[0\]\.gamma\.shape is not a list of sizes"),
     (put("layers.0.gamma.dtype", "string"), "a tensor of string"),
-    (put("layers.0.gamma.dtype", 3), r"layers\[0\]\.gamma\.dtype is no text"),
+    (put("layers.0.gamma.dtype", 3), r"layers\[0\]\.gamma\.dtype is not text"),
     (put("layers.0.gamma", {"dtype": "float32"}), r"layers\[0\]\.gamma\.values is missing"),
-    (put("layers.0.gamma", [1, 2, 3]), r"layers\[0\]\.gamma is no object"),
+    (put("layers.0.gamma", [1, 2, 3]), r"layers\[0\]\.gamma is not an object"),
     (put("layers.0.moving_men", None), r"layers\[0\]\.moving_men is not known"),
-    (put("layers.0.name", 3), r"layers\[0\]\.name is no text"),
+    (put("layers.0.name", 3), r"layers\[0\]\.name is not text"),
     (put("layers.1.name", "bn"), r"layers\[1\]\.name is the name of an earlier layer"),
     (put("layers.1.name", "br"), "br: m has no such batch-norm layer; near names: bn"),
-    (put("layers.0", 1), r"layers\[0\] is no object"),
-    (put("layers", {}), "layers is no list"),
+    (put("layers.0", 1), r"layers\[0\] is not an object"),
+    (put("layers", {}), "layers is not a list"),
     (put("schema", 2), "schema: is not 1"),
     (put("layers.0.gamma.values.1", 1e39), "bn, gamma, channel 1: 1e.39 is too large for float32"),
     (lambda document: {"a": 1}, "a is not known"),
-    (lambda document: {}, "layers is no list"),
+    (lambda document: {}, "layers is not a list"),
 ]
 
 
@@ -78,12 +78,12 @@ def test_wrong_json(tmp_path: Path, two: Model, change: Any, message: str) -> No
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is no JSON: .* in line 1"),
+        ("{", "is not JSON: .* in line 1"),
         ('{"layers": [{"name": "bn", "name": "bn"}]}', "'name' twice"),
         ('{"layers": [{"name": "bn", "gamma": {"values": [NaN, 1, 2]}}]}', "a bare NaN"),
-        ('{"layers": ' + "[" * 100_000, "nested beyond reason|is no JSON"),
+        ('{"layers": ' + "[" * 100_000, "nested beyond reason|is not JSON"),
         ('{"layers": []}', "holds no values"),
-        ("{\"layers\": [{\"name\": \"b\udc80\"}]}", "is no UTF-8"),
+        ("{\"layers\": [{\"name\": \"b\udc80\"}]}", "is not UTF-8"),
     ],
 )  # fmt: skip
 def test_text_that_is_no_such_json(tmp_path: Path, two: Model, text: str, message: str) -> None:
@@ -105,18 +105,18 @@ HEAD = "layer,channel,gamma\n"
 WRONG_CSV = [
     ("layer,channel,gama\nbn,0,1\n", "line 1: column 'gama' is not known"),
     ("layer,channel,gamma,gamma\nbn,0,1,1\n", "line 1: column 'gamma' is there twice"),
-    (HEAD + "bn,0,1\nbn,1,x\nbn,2,1\n", "bn, gamma, channel 1: 'x' is no number"),
-    (HEAD + "bn,0,1\nbn,1,1_0\nbn,2,1\n", "'1_0' is no number"),
+    (HEAD + "bn,0,1\nbn,1,x\nbn,2,1\n", "bn, gamma, channel 1: 'x' is not a number"),
+    (HEAD + "bn,0,1\nbn,1,1_0\nbn,2,1\n", "'1_0' is not a number"),
     (HEAD + "bn,0,1\nbn,1,\nbn,2,1\n", "bn: gamma is empty in line 3"),
     (HEAD + "bn,0,1\nbn,2,1\n", "bn: channel 1 is missing"),
     (HEAD + "bn,0,1\nbn,0,1\n", "line 3: channel '0' is there a second time"),
     (HEAD + "bn,0\n", "line 2: has 2 cells, the first line has 3"),
-    (HEAD + "bn,x,1\n", "bn: 'x' is no channel"),
+    (HEAD + "bn,x,1\n", "bn: 'x' is not a channel"),
     (HEAD + "bn,0:0,1\nbn,1,1\n", "of different dimensions"),
     (HEAD + "bn,999999999:999999999,1\n", "claims"),
     (HEAD + "bn,0,1\nbn,1,1\n", r"bn, gamma: the values have shape \[2\]"),
     (HEAD + "br,0,1\n", "br: m has no such batch-norm layer"),
-    (HEAD + 'bn,0,"1\n', "line 2: is no CSV"),
+    (HEAD + 'bn,0,"1\n', "line 2: is not CSV"),
     (HEAD, "holds no values"),
 ]
 
@@ -178,7 +178,9 @@ def test_npz_of_other_orders(tmp_path: Path) -> None:
 
 def test_what_holds_no_values(tmp_path: Path) -> None:
     (tmp_path / "v.txt").write_text("hello")
-    with pytest.raises(bnstat.UnknownFormatError, match="holds no values; give bnstat's JSON"):
+    with pytest.raises(
+        bnstat.UnknownFormatError, match="holds no values; give a file that bnstat export"
+    ):
         read_values(str(tmp_path / "v.txt"))
     with pytest.raises(bnstat.NotFoundError):
         read_values(str(tmp_path / "nothing"))

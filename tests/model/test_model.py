@@ -65,6 +65,18 @@ def test_every_axis(axis: int) -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.uint32, np.int64, bool])
+def test_an_axis_of_any_integer_type(kind: type) -> None:
+    arrays = named.layer(1)
+    layer = layer_of(arrays, epsilon=0.01)
+    x = np.random.default_rng(0).random((2, layer.channels, 3))
+    expected = layer.normalize(x, axis=1)
+    np.testing.assert_array_equal(layer.normalize(x, axis=kind(1)), expected)
+    np.testing.assert_array_equal(layer.normalize(x, axis=[kind(1)]), expected)
+    with pytest.raises(TypeError):
+        layer.normalize(x, axis=1.0)
+
+
 def test_several_axes() -> None:
     arrays = {role: RANDOM.random((1, 6, 1, 4)) for role in ROLES}
     layer = layer_of(arrays, axis=(1, 3), epsilon=0.01)

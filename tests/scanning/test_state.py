@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from pathlib import Path
@@ -74,6 +75,38 @@ def test_other_rules_look_again(tmp_path: Path, examined: list[str]) -> None:
     scan_with_state(tmp_path / "store", tmp_path / "state.db")
     scan_with_state(tmp_path / "store", tmp_path / "state.db", How(reading={"reader": "native"}))
     assert len(examined) == 2
+
+
+def test_another_architecture_looks_again(tmp_path: Path, examined: list[str]) -> None:
+    """Whether the file of --config has another name or another content."""
+    root, state, config = tmp_path / "store", tmp_path / "state.db", tmp_path / "m.json"
+    h5(root / "one.h5")
+
+    def architecture(*names: str) -> str:
+        layers = [
+            {"class_name": "BatchNormalization", "config": {"name": name, "epsilon": 0.001}}
+            for name in names
+        ]
+        return json.dumps({"class_name": "Sequential", "config": {"layers": layers}})
+
+    how = How(reading={"config": str(config)})
+    for text, times in (
+        (architecture("bn"), 1),
+        (architecture("bn"), 1),
+        (architecture("bn", "other"), 2),
+        ("no architecture", 3),
+        (architecture("bn"), 4),
+    ):
+        config.write_text(text)
+        scan_with_state(root, state, how)
+        assert len(examined) == times
+    folder = tmp_path / "unzipped"
+    folder.mkdir()
+    how = How(reading={"config": str(folder)})
+    for name, times in (("bn", 5), ("bn", 5), ("other", 6)):
+        (folder / "config.json").write_text(architecture(name))
+        scan_with_state(root, state, how)
+        assert len(examined) == times
 
 
 def test_what_another_try_may_change_is_not_kept(tmp_path: Path, examined: list[str]) -> None:

@@ -96,6 +96,23 @@ def test_the_newest_of_files_by_their_steps(tmp_path: Path) -> None:
     assert set(found(tmp_path, newest=True)) == {"a-10.keras", "b-1.keras", "c.keras"}
 
 
+def test_a_step_is_the_last_number(tmp_path: Path) -> None:
+    write(tmp_path, "resnet-50-60.h5", "resnet-50-5.h5", "resnet-7-7.h5", "vgg-16.h5")
+    assert set(found(tmp_path, newest=True)) == {"resnet-50-60.h5", "resnet-7-7.h5", "vgg-16.h5"}
+
+
+def test_runs_of_several_names_in_one_folder(tmp_path: Path) -> None:
+    for name in ("resnet-50-60", "resnet-50-5", "resnet-60-60", "vgg-16"):
+        linked_bundle(RUN / "model-0", tmp_path / name)
+    assert set(found(tmp_path)) == {"resnet-50-60", "resnet-50-5", "resnet-60-60", "vgg-16"}
+    assert set(found(tmp_path, newest=True)) == {"resnet-50-60", "resnet-60-60", "vgg-16"}
+
+
+def linked_bundle(prefix: Path, other: Path) -> None:
+    for path in prefix.parent.glob(f"{prefix.name}.*"):
+        other.with_name(other.name + path.name.removeprefix(prefix.name)).symlink_to(path)
+
+
 def test_the_newest_of_numbered_versions(tmp_path: Path) -> None:
     for version in ("1", "9", "10"):
         linked(SAVED, tmp_path / "served" / version)

@@ -97,7 +97,7 @@ output = click.option(
 )
 
 quiet = click.option(
-    "-q", "--quiet", is_flag=True, help="No notes and no progress; errors are still told."
+    "-q", "--quiet", is_flag=True, help="Suppress notes and progress. Errors are still printed."
 )
 
 verbose = click.option(
@@ -140,7 +140,7 @@ _include_shadows = click.option(
     help="Also take the copies of a layer's variables that an exponential moving average keeps.",
 )
 
-_config = click.option(
+config = click.option(
     "--config",
     metavar="FILE",
     type=click.Path(),
@@ -259,7 +259,7 @@ def reading_all(command: Command) -> Command:
 
     @_pattern
     @_include_shadows
-    @_config
+    @config
     @_reader
     @_max_download
     @_storage_option

@@ -69,6 +69,11 @@ def _feeds(
     return feeds
 
 
+def _renamed(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> None:
+    if given:
+        raise click.UsageError("--output is called --answer; -o FILE names the file to write")
+
+
 _BOOLS = {"true": True, "false": False}
 
 _OPTIONS = (
@@ -113,7 +118,8 @@ _OPTIONS = (
     click.option(
         "--signature",
         metavar="NAME",
-        help="Which signature of a SavedModel is run, where it has several. Default: the served.",
+        help="The signature of a SavedModel to run, where it has several. "
+        "Default: serving_default.",
     ),
     click.option(
         "--input",
@@ -123,11 +129,18 @@ _OPTIONS = (
         help="What is fed, where that is not obvious. Can be repeated.",
     ),
     click.option(
-        "--output",
+        "--answer",
         "outputs",
         multiple=True,
         metavar="NAME",
         help="The model's answer, where that is not obvious. Can be repeated.",
+    ),
+    click.option(
+        "--output",
+        multiple=True,
+        hidden=True,
+        expose_value=False,
+        callback=_renamed,
     ),
     click.option(
         "--feed",

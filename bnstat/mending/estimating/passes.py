@@ -109,7 +109,7 @@ def _right(answer: Array, batch: Batch, output: str) -> int:
     scores = answer.reshape(answer.shape[0], -1) if answer.ndim else answer.reshape(1, 1)
     if len(scores) != batch.size or batch.labels is None:
         raise AmbiguousError(
-            output, f"its shape {list(answer.shape)} is no score for each sample", "name --output"
+            output, f"its shape {list(answer.shape)} is no score for each sample", "name --answer"
         )
     if scores.shape[1] > 1:
         most = int(batch.labels.max())
@@ -117,7 +117,7 @@ def _right(answer: Array, batch: Batch, output: str) -> int:
             raise AmbiguousError(
                 output,
                 f"it has {scores.shape[1]} classes, counted from 0, and a label is {most}",
-                "name --output, or other --labels",
+                "name --answer, or other --labels",
             )
         return int((scores.argmax(1) == batch.labels).sum())
     single = as_float64(scores)[:, 0]

@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike
 
 from bnstat.errors import BnstatError, UnknownFormatError
 from bnstat.loading import load
-from bnstat.mending.values import csv, json
+from bnstat.mending.values import csv, json, parquet
 from bnstat.mending.values.given import Document, Given
+from bnstat.mending.values.named import as_exported
 from bnstat.model import Model
 from bnstat.storage.local import LocalFile, kind_of
 
@@ -54,15 +55,17 @@ def read_values(path: str) -> Document | Model:
 
             if npz.is_npz(file):
                 return npz.read(file)
+        if file.head(len(parquet.MAGIC)) == parquet.MAGIC:
+            return parquet.read(file)
         if json.is_json(file):
             return json.read(file)
         if csv.is_csv(file):
             return csv.read(file)
     try:
-        model = load(path)
+        model = as_exported(load(path))
     except UnknownFormatError as error:
         raise UnknownFormatError(
-            path, "holds no values", "give bnstat's JSON, CSV or NPZ, or a model"
+            path, "holds no values", "give a file that bnstat export wrote, or a model"
         ) from error
     if not model.layers:
         raise BnstatError(path, "no batch-norm layer is in it to take values from")

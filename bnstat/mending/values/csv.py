@@ -12,16 +12,16 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError
-from bnstat.mending.values.given import Document, Given
+from bnstat.mending.values.given import Document, Given, refused_folded
 from bnstat.model import ROLES, printable
 from bnstat.output.channels import labels
 from bnstat.output.documents.csv import cell
-from bnstat.output.documents.exports.form import NAMINGS, Naming
+from bnstat.output.documents.exports.form import NAMINGS, PARTS_FOLDED, Naming
 from bnstat.storage.files import File
 
 _LARGEST: Final = 1 << 30
@@ -48,13 +48,13 @@ def read(file: File) -> Document:
     try:
         text = file.read().removeprefix(_BOM).decode()
     except UnicodeDecodeError as error:
-        raise DamagedError(file.path, f"is no UTF-8 at byte {error.start}") from error
+        raise DamagedError(file.path, f"is not UTF-8 at byte {error.start}") from error
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     tables: dict[str, dict[str, tuple[int, list[str]]]] = {}
     try:
         names = next(rows)
-        naming = _naming(names)
-        roles, layer_at, channel_at, width = _header(names, naming, file.path)
+        naming = naming_of(names)
+        roles, layer_at, channel_at, width = header(names, naming, file.path)
         for row in rows:
             where = f"{file.path}, line {rows.line_num}"
             if len(row) != width:
@@ -67,26 +67,26 @@ def read(file: File) -> Document:
                 raise DamagedError(where, f"channel {channel[:40]!r} is there a second time")
             table[channel] = rows.line_num, [row[at].strip() for at in roles.values()]
     except csv.Error as error:
-        raise DamagedError(f"{file.path}, line {rows.line_num}", f"is no CSV: {error}") from error
+        raise DamagedError(f"{file.path}, line {rows.line_num}", f"is not CSV: {error}") from error
     layers = {
-        name: _layer(tuple(roles), table, f"{file.path}, {printable(name[:200])}")
+        name: layer_of(tuple(roles), table, f"{file.path}, {printable(name[:200])}")
         for name, table in tables.items()
     }
     return Document(file.path, "CSV", layers, lambda name: cell(naming.spelt(name)))
 
 
-def _naming(names: Sequence[str]) -> Naming:
+def naming_of(names: Sequence[str]) -> Naming:
     """The framework that most of the columns are named by."""
     columns = {name.strip() for name in names}
     return max(NAMINGS.values(), key=lambda one: len(columns & {*map(one.label, ROLES)}))
 
 
-def _header(
-    names: Sequence[str], naming: Naming, path: str
-) -> tuple[dict[str, int], int, int, int]:
+def header(names: Sequence[str], naming: Naming, path: str) -> tuple[dict[str, int], int, int, int]:
     """Role -> column, then the columns of layer and channel, and the number of columns."""
     columns = [name.strip() for name in names]
     words = {naming.label(role): role for role in ROLES}
+    if {*PARTS_FOLDED} <= {*columns}:
+        raise refused_folded(path)
     columns = [words.get(name, name) for name in columns]
     for name in columns:
         if name not in ("layer", "channel", *ROLES):
@@ -100,23 +100,26 @@ def _header(
     return roles, columns.index("layer"), columns.index("channel"), len(columns)
 
 
-def _layer(
-    roles: Sequence[str], table: Mapping[str, tuple[int, list[str]]], where: str
+def layer_of(
+    roles: Sequence[str], table: Mapping[str, tuple[int, Sequence[Any]]], where: str
 ) -> Mapping[str, Given]:
-    """The values of a layer from its rows, channel -> line and cells."""
+    """Return the values of a layer from its rows: channel -> number of the row and its cells.
+
+    A cell is a text or a number; an empty text or None where there is none.
+    """
     shape = _shape(table, where)
     ordered = [table[channel] for channel in labels(shape, 0, math.prod(shape))]
     layer = {}
     for place, role in enumerate(roles):
         cells = [row[place] for _, row in ordered]
         # A role with fewer elements than the others leaves the last cells empty.
-        filled = [cell for cell in cells if cell]
+        filled = [cell for cell in cells if cell not in ("", None)]
         if not filled:
             continue
         if cells[: len(filled)] != filled or (len(filled) < len(cells) and len(shape) > 1):
-            line = ordered[cells.index("")][0]
+            line = next(row[0] for row in ordered if row[1][place] in ("", None))
             raise DamagedError(where, f"{role} is empty in line {line}, but not in all lines")
-        array = np.empty(len(filled), object)
+        array = np.empty(len(filled), object if isinstance(filled[0], str) else np.float64)
         array[:] = filled
         layer[role] = Given(array.reshape(shape if len(shape) > 1 else -1), any_rank=True)
     return layer
@@ -128,7 +131,7 @@ def _shape(table: Mapping[str, object], where: str) -> tuple[int, ...]:
     for channel in table:
         parts = channel.split(":")
         if not all(part.isascii() and part.isdecimal() and len(part) < 10 for part in parts):
-            raise DamagedError(where, f"{channel[:40]!r} is no channel")
+            raise DamagedError(where, f"{channel[:40]!r} is not a channel")
         indices.append(tuple(map(int, parts)))
     ranks = {len(index) for index in indices}
     if len(ranks) > 1:

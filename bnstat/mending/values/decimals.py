@@ -27,13 +27,13 @@ def nearest(texts: Array, dtype: np.dtype[np.generic], where: str) -> Array:
         where: names what the numbers are, for messages.
 
     Raises:
-        DamagedError: a text is no number, or one that is too large for the type.
+        DamagedError: a text is not a number, or one that is too large for the type.
     """
     doubles = np.empty(texts.shape, np.float64)
     listed: list[str] = texts.reshape(-1).tolist()
     for position, text in enumerate(listed):
         if text not in _WORDS and (len(text) > _LONGEST or not _NUMBER.fullmatch(text)):
-            raise _wrong(texts, position, f"{text[:40]!r} is no number", where)
+            raise _wrong(texts, position, f"{text[:40]!r} is not a number", where)
         doubles.flat[position] = float(text)
     with np.errstate(all="ignore"):
         result = doubles.astype(dtype)

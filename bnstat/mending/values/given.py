@@ -37,7 +37,7 @@ class Given:
     def fitted(self, variable: Variable, stored: Array, where: str) -> Array:
         """The values in the variable's own shape and dtype.
 
-        A NaN in text form stands for whichever NaN is stored in its place.
+        A NaN in text form, or of another type, stands for whichever NaN is stored in its place.
 
         Args:
             variable: what the values are for.
@@ -50,12 +50,12 @@ class Given:
         """
         array = self._shaped(variable.shape, where)
         if not self.is_text:
-            return converted(array, stored.dtype, where)
+            return _with_stored_nans(converted(array, stored.dtype, where), array, stored)
         dtype = stored.dtype if self.dtype is None else _dtype(self.dtype, where)
         if self.dtype is None:
             _refuse_long(array, dtype, where)
         fitted = converted(nearest(array, dtype, where), stored.dtype, where)
-        return np.where(np.logical_and(_is_nan(fitted), _is_nan(stored)), stored, fitted)
+        return _with_stored_nans(fitted, array, stored)
 
     def _shaped(self, shape: tuple[int, ...], where: str) -> Array:
         if self.array.shape == shape:
@@ -74,7 +74,8 @@ class Document:
     Attributes:
         where: what it is, for messages.
         form: what it is called: `JSON`, `CSV`, `NPZ`.
-        layers: a layer's name as the document spells it -> role -> values.
+        layers: a layer's name as the document spells it -> role -> values. An undecided
+            variable has its key in the model's file in place of a role.
         spelt: how the document spells a layer's name.
     """
 
@@ -82,6 +83,13 @@ class Document:
     form: str
     layers: Mapping[str, Mapping[str, Given]]
     spelt: Callable[[str], str] = field(default=str)
+
+
+def refused_folded(where: str) -> UnsupportedError:
+    """Return the error for values that are scale and shift, which no variable stores."""
+    return UnsupportedError(
+        where, "holds scale and shift, which no variable stores", "export without --folded"
+    )
 
 
 def _dtype(name: str, where: str) -> np.dtype[np.generic]:
@@ -107,6 +115,13 @@ def _refuse_long(texts: Array, dtype: np.dtype[np.generic], where: str) -> None:
                 f"{text} has more digits than {dtype.name} holds",
                 f"round it to {most} digits",
             )
+
+
+def _with_stored_nans(fitted: Array, given: Array, stored: Array) -> Array:
+    """Return the fitted values with the stored NaNs, unless `given` has NaNs of the same type."""
+    if given.dtype == stored.dtype:
+        return fitted
+    return np.where(np.logical_and(_is_nan(fitted), _is_nan(stored)), stored, fitted)
 
 
 def _is_nan(array: Array) -> Array:

@@ -1,8 +1,9 @@
 """Values in the JSON of `bnstat export`, as it came or edited by hand.
 
 What `bnstat.output.documents.json` writes is read back to the very bits. Of a layer, only the
-name and the roles count; a role that is null or absent gets no values. Whatever is neither
-known nor well-formed is an error that names its place, as in `layers[2].gamma.values[7]`.
+name, the roles and the undecided variables count; a role that is null or absent gets no values.
+An undecided variable is identified by its key in the file. Anything unknown or malformed is an
+error that names its place, as in `layers[2].gamma.values[7]`.
 """
 
 from __future__ import annotations
@@ -16,18 +17,19 @@ import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.tensorflow.dtypes import numpy_dtype
-from bnstat.mending.values.given import Document, Given
+from bnstat.mending.values.given import Document, Given, refused_folded
 from bnstat.model import ROLES, printable
-from bnstat.output.documents.exports.form import NAMINGS
+from bnstat.output.documents.exports.form import NAMINGS, PARTS_FOLDED
 from bnstat.output.documents.json import SCHEMA
 from bnstat.storage.files import File
 
 _LARGEST: Final = 1 << 30
-_DOCUMENT: Final = {"schema", "source", "layers", "names"}
+_DOCUMENT: Final = {"schema", "source", "layers", "undecided", "names"}
 _LAYER: Final = {
     "name", "channels", "epsilon", "momentum", "axis", "evidence", "trainable", "extra",
     "undecided", "notes", *ROLES,
 }  # fmt: skip
+_FOLDED: Final = frozenset(PARTS_FOLDED)
 _ROLE: Final = {"name", "variable", "dtype", "shape", "values"}
 _WORDS: Final = {"NaN", "Infinity", "-Infinity"}
 
@@ -57,27 +59,53 @@ def read(file: File) -> Document:
     document = _object(_parsed(file), _DOCUMENT, file.path, "")
     if document.get("schema", _Number(SCHEMA)) != _Number(SCHEMA):
         raise UnsupportedError(file.path, f"schema: is not {SCHEMA}", "export it again")
-    listed = document.get("layers")
-    if not isinstance(listed, list):
-        raise _wrong(file.path, "layers", "is no list")
     layers: dict[str, Mapping[str, Given]] = {}
-    for number, item in enumerate(listed):
-        key = f"layers[{number}]"
+    for key, item in (
+        *_items(document, "layers", file.path, ""),
+        *_items({"undecided": [], **document}, "undecided", file.path, ""),
+    ):
+        if isinstance(item, dict) and not _FOLDED.isdisjoint(item):
+            raise refused_folded(f"{file.path}: {key}")
         layer = _object(item, _LAYER, file.path, key)
         name = layer.get("name")
         if type(name) is not str:
-            raise _wrong(file.path, f"{key}.name", "is no text")
+            raise _wrong(file.path, f"{key}.name", "is not text")
         if name in layers:
             raise _wrong(file.path, f"{key}.name", "is the name of an earlier layer too")
         layers[name] = {
             role: _values(layer[role], file.path, f"{key}.{role}")
             for role in ROLES
             if layer.get(role) is not None
-        }
+        } | _undecided(layer, file.path, key)
     names = document.get("names", "keras")
     if type(names) is not str or names not in NAMINGS:
         raise _wrong(file.path, "names", f"is none of {', '.join(NAMINGS)}")
     return Document(file.path, "JSON", layers, NAMINGS[names].spelt)
+
+
+def _items(
+    document: Mapping[str, Any], member: str, path: str, key: str
+) -> Iterator[tuple[str, object]]:
+    """Yield the elements of a member that is a list, each with its place."""
+    place = f"{key}.{member}" if key else member
+    listed = document.get(member)
+    if not isinstance(listed, list):
+        raise _wrong(path, place, "is not a list")
+    for number, item in enumerate(listed):
+        yield f"{place}[{number}]", item
+
+
+def _undecided(layer: Mapping[str, Any], path: str, key: str) -> dict[str, Given]:
+    """Return the values of a layer's undecided variables by their keys in the model's file."""
+    found: dict[str, Given] = {}
+    for place, item in _items({"undecided": [], **layer}, "undecided", path, key):
+        variable = _object(item, _ROLE, path, place).get("variable")
+        if type(variable) is not str:
+            raise _wrong(path, f"{place}.variable", "is not text")
+        if variable in found or variable in ROLES:
+            raise _wrong(path, f"{place}.variable", "is the key of an earlier variable too")
+        found[variable] = _values(item, path, place)
+    return found
 
 
 def _parsed(file: File) -> object:
@@ -103,10 +131,10 @@ def _parsed(file: File) -> object:
         )
     except json.JSONDecodeError as error:
         raise DamagedError(
-            file.path, f"is no JSON: {error.msg} in line {error.lineno}, column {error.colno}"
+            file.path, f"is not JSON: {error.msg} in line {error.lineno}, column {error.colno}"
         ) from error
     except UnicodeDecodeError as error:
-        raise DamagedError(file.path, f"is no UTF-8 at byte {error.start}") from error
+        raise DamagedError(file.path, f"is not UTF-8 at byte {error.start}") from error
     except RecursionError as error:
         raise DamagedError(file.path, "is nested beyond reason") from error
     return parsed
@@ -118,7 +146,7 @@ def _values(item: object, path: str, key: str) -> Given:
         raise _wrong(path, f"{key}.values", "is missing", "export without --no-values")
     dtype = role.get("dtype")
     if dtype is not None and type(dtype) is not str:
-        raise _wrong(path, f"{key}.dtype", "is no text")
+        raise _wrong(path, f"{key}.dtype", "is not text")
     if dtype is not None:
         numpy_dtype(dtype, f"{path}: {key}.dtype")
     shape = _shape(role["shape"], path, f"{key}.shape") if "shape" in role else None
@@ -138,7 +166,7 @@ def _values(item: object, path: str, key: str) -> Given:
 def _shape(item: object, path: str, key: str) -> tuple[int, ...]:
     sizes = item if isinstance(item, list) else [item]
     if item is not sizes or not all(isinstance(s, _Number) and s.isdecimal() for s in sizes):
-        raise _wrong(path, key, "is no list of sizes")
+        raise _wrong(path, key, "is not a list of sizes")
     if len(sizes) > 32 or sum(map(len, sizes)) > 200:
         raise _wrong(path, key, "is beyond reason")
     return tuple(map(int, sizes))
@@ -155,7 +183,7 @@ def _flat(values: object, shape: tuple[int, ...], path: str, key: str) -> Iterat
     """The texts of nested lists of that shape, in C order."""
     if not shape:
         if not isinstance(values, str) or not (type(values) is _Number or values in _WORDS):
-            raise _wrong(path, key, "is no number")
+            raise _wrong(path, key, "is not a number")
         yield str(values)
     elif not isinstance(values, list) or len(values) != shape[0]:
         has = len(values) if isinstance(values, list) else "no"
@@ -168,7 +196,7 @@ def _flat(values: object, shape: tuple[int, ...], path: str, key: str) -> Iterat
 def _object(item: object, known: set[str], path: str, key: str) -> dict[str, Any]:
     """A JSON object that has no members but known ones."""
     if not isinstance(item, dict):
-        raise _wrong(path, key or "the whole", "is no object")
+        raise _wrong(path, key or "the whole", "is not an object")
     for name in item:
         if name not in known:
             at = f"{key}.{name[:80]}" if key else name[:80]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bnstat.compare.diff import Difference
-from bnstat.output.terminal.differences import LEGEND, remarks, rows_of, source_line, verdict
+from bnstat.output.terminal.differences import LEGEND, remarks, rows_of, source_line
 from bnstat.output.terminal.screen import legible
 
 
 def lines(difference: Difference, everything: bool = False) -> Iterator[str]:
     """The lines of a document; the arguments are those of `terminal.differences.lines`."""
-    yield f"**{escaped(verdict(difference))}**"
+    yield f"**{escaped(difference.summary)}**"
     yield ""
     yield f"- old: {escaped(source_line(difference.old))}"
     yield f"- new: {escaped(source_line(difference.new))}"

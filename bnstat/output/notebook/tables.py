@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
 from bnstat.checks.rule import Finding
-from bnstat.compare.diff import Difference
+from bnstat.compare.diff import Difference, LayerChange, RoleChange, SettingChange
 from bnstat.compare.history import History
 from bnstat.errors import BnstatError
 from bnstat.model import ROLES, Array, BatchNorm, Model, Summary
@@ -15,7 +15,7 @@ from bnstat.output.notebook import charts
 from bnstat.output.notebook.markup import BREAK, Markup, element, paragraphs, table, together
 from bnstat.output.numbers import compact, compact_pair
 from bnstat.output.terminal import differences, findings, overview
-from bnstat.output.terminal.history import moves
+from bnstat.output.terminal.history import moves, newest
 from bnstat.output.terminal.screen import Screen, legible
 
 Shown = TypeVar("Shown")
@@ -72,21 +72,17 @@ def of_findings(found: Sequence[Finding]) -> str:
         ]
         for each in found[:MOST_ROWS]
     ]
-    parts = [table(["severity", "rule", "layer", "what was found"], rows)] if rows else []
+    parts = [table(["severity", "rule", "layer", "finding"], rows)] if rows else []
     return together(*parts, paragraphs([*_rest(len(found)), findings.summary(found)]))
 
 
 def of_difference(difference: Difference) -> str:
-    """A table of one row a layer and role that changed, and what the pattern says."""
-    changes = [
-        (layer, role) for layer in difference.changed for role in layer.roles if not role.equal
-    ]
-    rows = []
-    for layer, role in changes[:MOST_ROWS]:
-        moved, largest, relative = differences.role_cells(role)
-        bar = charts.share(role.moved, role.channels) if role.comparable else Markup("")
-        cell = together(bar, f" {moved}")
-        rows.append([legible(layer.new), _title(role.role), cell, largest, relative])
+    """A table of one row a role or setting of the layers that differ, and why they do."""
+    changes: list[tuple[LayerChange, RoleChange | SettingChange]] = []
+    for layer in difference.different:
+        changes += [(layer, role) for role in layer.roles if not role.equal]
+        changes += [(layer, setting) for setting in layer.settings]
+    rows = [_changed(layer, changed) for layer, changed in changes[:MOST_ROWS]]
     parts = [table(["layer", "role", "moved", "largest", "relative"], rows)] if rows else []
     return together(
         paragraphs(
@@ -97,7 +93,7 @@ def of_difference(difference: Difference) -> str:
         ),
         *parts,
         paragraphs([*_rest(len(changes)), *differences.remarks(difference, everything=False)]),
-        paragraphs([differences.verdict(difference)]),
+        paragraphs([difference.summary]),
     )
 
 
@@ -108,7 +104,7 @@ def of_history(history: History) -> str:
             legible(track.layer),
             _title(track.role),
             *(
-                together(charts.course(values), f" {compact(float(values[-1]), 3)}")
+                together(charts.course(values), f" {newest(track, values)}")
                 for values in (track.mean, track.std)
             ),
             moves(track),
@@ -128,6 +124,15 @@ def of_history(history: History) -> str:
             ]
         ),
     )
+
+
+def _changed(layer: LayerChange, changed: RoleChange | SettingChange) -> Sequence[str]:
+    name = legible(layer.new)
+    if isinstance(changed, SettingChange):
+        return [name, changed.setting, f"{changed.old:g} -> {changed.new:g}", "", ""]
+    moved, largest, relative = differences.role_cells(changed)
+    bar = charts.share(changed.moved, changed.channels) if changed.comparable else Markup("")
+    return [name, _title(changed.role), together(bar, f" {moved}"), largest, relative]
 
 
 def _row(layer: BatchNorm, role: str) -> Sequence[str]:

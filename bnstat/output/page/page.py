@@ -9,6 +9,7 @@ from typing import Any, Literal
 from bnstat.checks import RULES, SEVERITIES, Finding, Rule
 from bnstat.model import Model
 from bnstat.output.page.numbers import Packed
+from bnstat.output.terminal.findings import summary
 
 Kind = Literal["model", "history", "difference"]
 Tone = Literal["good", "info", "warning", "error"]
@@ -90,14 +91,14 @@ def judged(model: Model, findings: Sequence[Finding]) -> tuple[str, Tone]:
         severity: sum(finding.severity == severity for finding in findings)
         for severity in SEVERITIES
     }
-    words = {"error": "error", "warning": "warning", "info": "remark"}
+    words = {"error": "error", "warning": "warning", "info": "note"}
     said = [
         f"{number:,} {words[severity]}{'' if number == 1 else 's'}"
         for severity, number in counts.items()
         if number
     ]
     if not said:
-        return ("nothing wrong found", "good") if len(model) else ("no batch norm found", "info")
+        return (summary(findings), "good") if len(model) else ("no batch norm found", "info")
     return ", ".join(said), next(severity for severity in SEVERITIES if counts[severity])
 
 

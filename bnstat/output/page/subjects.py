@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from bnstat.checks import Finding
-from bnstat.compare import REMARKS, Difference, LayerChange, RoleChange
+from bnstat.compare import REMARKS, Difference, Folded, LayerChange, RoleChange
+from bnstat.compare.verdicts import MEANINGS
 from bnstat.model import ROLES, Model, printable
 from bnstat.output.documents.drift_json import Measured
 from bnstat.output.page.numbers import Packed
 from bnstat.output.page.page import Page, facts_of, grouped, judged
 from bnstat.output.page.rows import marks, row
+from bnstat.output.terminal.differences import folded_text
 from bnstat.output.terminal.overview import footnotes
 
 
@@ -78,15 +80,25 @@ def of_difference(
         places[change.new] = len(rows)
         compared = row([old[change.old], new[change.new]], packed)
         rows.append({**compared, "change": _change(change)})
-    for name in difference.removed:
-        rows.append({**row([old[name], None], packed), "only": "old"})
-    for name in difference.added:
-        places[name] = len(rows)
-        rows.append({**row([None, new[name]], packed), "only": "new"})
-    said = f"{len(difference.changed):,} of {len(difference.layers):,} layers differ"
-    for names, where in ((difference.removed, "old"), (difference.added, "new")):
-        if names:
-            said += f", {len(names):,} only in the {where}"
+    folded = {(each.side, each.layer): each for each in difference.folded}
+    wrong = {(each.side, each.layer): each for each in difference.misfolded}
+    alone: list[tuple[Literal["old", "new"], str]] = [
+        *folded,
+        *(("old", name) for name in difference.removed),
+        *(("new", name) for name in difference.added),
+    ]
+    for side, name in alone:
+        if side == "new":
+            places[name] = len(rows)
+        frames = [old[name], None] if side == "old" else [None, new[name]]
+        rows.append(
+            {
+                **row(frames, packed),
+                "only": side,
+                "folded": _folded(folded.get((side, name))),
+                "misfolded": _folded(wrong.get((side, name))),
+            }
+        )
     before, after = facts_of(old), facts_of(new)
     told = {label: (before.get(label, "-"), after.get(label, "-")) for label in before | after}
     facts = {label: a if a == b else f"{a} → {b}" for label, (a, b) in told.items()}
@@ -94,8 +106,8 @@ def of_difference(
         kind="difference",
         title=f"{old.source.path} → {new.source.path}",
         facts=facts,
-        verdict="no difference" if difference.equal else said,
-        tone="good" if difference.equal else "info",
+        verdict=difference.summary,
+        tone="good" if difference.equivalent else "info",
         groups=grouped(findings, places),
         notes=[*new.notes, *footnotes(new)],
         data={
@@ -115,11 +127,20 @@ def _change(change: LayerChange) -> dict[str, Any]:
     return {
         "was": None if change.old == change.new else printable(change.old),
         "match": change.match,
-        "equal": change.equal,
+        "verdict": change.verdict,
+        "meaning": MEANINGS[change.verdict],
+        "causes": [printable(cause.text) for cause in change.causes],
         "remark": None if change.remark is None else REMARKS[change.remark],
         "settings": [[each.setting, each.old, each.new] for each in change.settings],
         "roles": [_role(by_role.get(role)) for role in ROLES],
     }
+
+
+def _folded(layer: Folded | None) -> str | None:
+    """What a layer was folded into, with the causes where it was folded wrongly."""
+    if layer is None:
+        return None
+    return "; ".join([folded_text(layer), *(printable(cause.text) for cause in layer.causes)])
 
 
 def _role(change: RoleChange | None) -> list[float | None] | None:

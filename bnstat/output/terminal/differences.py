@@ -64,7 +64,7 @@ def lines(difference: Difference, screen: Screen, everything: bool = False) -> I
     for line in remarks(difference, everything):
         yield from _wrap(line, screen)
         yield ""
-    yield from _wrap(verdict(difference), screen)
+    yield from _wrap(difference.summary, screen)
 
 
 def source_line(source: Source) -> str:
@@ -110,13 +110,13 @@ def _verdicts(difference: Difference, everything: bool) -> Iterator[str]:
     if names:
         yield f"{MEANINGS['same-effect']}: {_listed(names, everything)}"
     if difference.folded:
-        yield f"{MEANINGS['folded']}: {_listed(map(_folded, difference.folded), everything)}"
+        yield f"{MEANINGS['folded']}: {_listed(map(folded_text, difference.folded), everything)}"
     ties = [legible(each.layer) for each in difference.folded if each.tie]
     if ties:
         meaning = "tie (proven by several weights, or by those of another layer)"
         yield f"{meaning}: {_listed(ties, everything)}"
     if difference.misfolded:
-        misfolded = _listed(map(_folded, difference.misfolded), everything)
+        misfolded = _listed(map(folded_text, difference.misfolded), everything)
         yield f"folded by another scale or shift: {misfolded}"
     causes: dict[str, list[str]] = {}
     named = [(layer.new, layer.causes) for layer in difference.different]
@@ -136,7 +136,8 @@ def _verdicts(difference: Difference, everything: bool) -> Iterator[str]:
             )
 
 
-def _folded(layer: Folded) -> str:
+def folded_text(layer: Folded) -> str:
+    """Return a layer's name, and the weights of the other model that it went into."""
     bias = "" if layer.bias is None else f" + {_first_name(layer.bias)}"
     rounding = "" if layer.rounding is None else f" (as far as {ROUNDINGS[layer.rounding]} tell)"
     return f"{legible(layer.layer)} -> {_first_name(layer.into)}{bias}{rounding}"
@@ -146,41 +147,6 @@ def _first_name(key: str) -> str:
     """What a tensor is called; in TensorFlow Lite by all the operations that it comes from."""
     first, joined, _ = key.partition(";")
     return legible(first) + (";..." if joined else "")
-
-
-def verdict(difference: Difference) -> str:
-    """One line: how many layers differ."""
-    tolerance = ""
-    if difference.rtol or difference.atol:
-        tolerance = f"rtol {difference.rtol:g} and atol {difference.atol:g}"
-    total = len(difference.layers)
-    if difference.equal:
-        layers = "1 layer is" if total == 1 else f"{total} layers are"
-        return f"no difference: {layers} equal" + (f" within {tolerance}" if tolerance else "")
-    if difference.equivalent:
-        within = f"within {difference.tolerance:g}"
-        if any(each.rounding for each in difference.folded):
-            within += " and the rounding of stored numbers"
-        return f"no difference in effect {within}: {_counted(difference)}"
-    parts = [
-        f"{len(difference.different)} of {total} layers differ"
-        + (f" by more than {tolerance}" if tolerance else "")
-    ]
-    if difference.removed:
-        parts.append(f"{len(difference.removed)} removed")
-    if difference.added:
-        parts.append(f"{len(difference.added)} added")
-    return ", ".join(parts)
-
-
-def _counted(difference: Difference) -> str:
-    verdicts = [layer.verdict for layer in difference.layers]
-    counts = {
-        "the same": verdicts.count("same"),
-        "the same in effect": verdicts.count("same-effect"),
-        "folded": len(difference.folded),
-    }
-    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
 def role_cells(role: RoleChange) -> tuple[str, str, str]:

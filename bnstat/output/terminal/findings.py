@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Final
 
+from bnstat.checks.findings import Findings
 from bnstat.checks.rule import SEVERITIES, Finding
 from bnstat.model import Model
 from bnstat.output.terminal.overview import header
@@ -44,15 +45,21 @@ def lines(findings: Sequence[Finding], screen: Screen) -> Iterator[str]:
             yield screen.style(line, "dim")
 
 
-def summary(findings: Iterable[Finding]) -> str:
-    """`2 errors, 1 warning, 17 info`, without what there is none of."""
+def summary(findings: Sequence[Finding]) -> str:
+    """`2 errors, 1 warning, 17 info`; where there is none, what was checked."""
     counts = Counter(finding.severity for finding in findings)
     parts = [
         f"{number} {severity}{'s' if number > 1 and severity != 'info' else ''}"
         for severity in SEVERITIES
         if (number := counts[severity])
     ]
-    return ", ".join(parts) or "nothing found"
+    if parts:
+        return ", ".join(parts)
+    if not isinstance(findings, Findings) or not findings.rules:
+        return "no findings"
+    layers = "1 layer" if findings.layers == 1 else f"{findings.layers:,} layers"
+    rules = "1 rule" if findings.rules == 1 else f"{findings.rules} rules"
+    return f"{layers}, {rules}: no findings"
 
 
 def _entries(group: Sequence[Finding], screen: Screen) -> Iterator[str]:

@@ -116,10 +116,10 @@ def _names(tracks: Sequence[Track], width: int | None, screen: Screen) -> Column
 def _columns(tracks: Sequence[Track], layout: _Layout, screen: Screen) -> list[Column]:
     columns = [
         Column("role", [_title(track.role, layout.brief) for track in tracks]),
-        _course("mean", [track.mean for track in tracks], layout, screen),
+        _course("mean", [(track, track.mean) for track in tracks], layout, screen),
     ]
     if layout.spread:
-        columns.append(_course("spread", [track.std for track in tracks], layout, screen))
+        columns.append(_course("spread", [(each, each.std) for each in tracks], layout, screen))
     columns.append(Column("moves", [moves(track) for track in tracks], right=True))
     return columns
 
@@ -128,15 +128,22 @@ def _title(role: str, brief: bool) -> str:
     return role.removeprefix("moving_") if brief else role.replace("_", " ")
 
 
-def _course(title: str, courses: Sequence[Floats], layout: _Layout, screen: Screen) -> Column:
+def _course(
+    title: str, courses: Sequence[tuple[Track, Floats]], layout: _Layout, screen: Screen
+) -> Column:
     blocks = screen.glyphs.blocks or _ASCII_BLOCKS
     return Column(
         title,
         [
-            f"{sparkline(course, layout.spark, blocks)} {compact(float(course[-1]), 3)}"
-            for course in courses
+            f"{sparkline(course, layout.spark, blocks)} {newest(track, course)}"
+            for track, course in courses
         ],
     )
+
+
+def newest(track: Track, course: Floats) -> str:
+    """Return the newest number of a course; `-` where the newest checkpoint lacks the layer."""
+    return "-" if np.isnan(track.bad[-1]) else compact(float(course[-1]), 3)
 
 
 def moves(track: Track) -> str:

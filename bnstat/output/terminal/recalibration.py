@@ -1,4 +1,4 @@
-"""A recalibration for people: one row a layer, how far it moved and how sure that is."""
+"""A recalibration for people: one row a layer, how far it moved and how certain that is."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from bnstat.output.terminal.screen import Screen, legible
 from bnstat.output.terminal.table import Column, shorten_all, table, total_width, wrapped
 
 LEGEND: Final = (
-    "moved: distance of the new mean or deviation from the old; sure to: half of the distance "
-    "between two halves of the data; remains: distance from what enters in inference; each at the "
-    "worst channel, in standard deviations",
+    "moved: distance of the new mean or deviation from the old; uncertainty: half of the distance "
+    "between two halves of the data; residual: distance from what enters in inference; each at "
+    "the worst channel, in standard deviations",
     "variance: the new as a multiple of the old, where it changed most",
 )
 _LEAST_NAME: Final = 8
@@ -63,9 +63,9 @@ def _columns(result: Recalibration, screen: Screen) -> list[Column]:
         Column("ch", [str(each.mean.size) for each in layers], right=True),
         Column("moved", [compact(each.moved, 3) for each in layers], right=True),
         Column("variance", [f"x{compact(each.ratio, 3)}" for each in layers], right=True),
-        Column("sure to", [_sure(each, screen) for each in layers], right=True),
+        Column("uncertainty", [_uncertainty(each, screen) for each in layers], right=True),
         Column(
-            "remains",
+            "residual",
             [f"{each.remains:.4f}" for each in layers],
             right=True,
             styles={row: "yellow" for row, each in enumerate(layers) if each.remains > FAR},
@@ -78,5 +78,5 @@ def _columns(result: Recalibration, screen: Screen) -> list[Column]:
     return [Column("layer", names), *columns]
 
 
-def _sure(each: Mended, screen: Screen) -> str:
+def _uncertainty(each: Mended, screen: Screen) -> str:
     return "" if each.error is None else f"{screen.glyphs.plus_minus}{each.error:.4f}"

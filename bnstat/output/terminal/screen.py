@@ -1,8 +1,8 @@
 """What standard output can show: its width, colours, boxes and characters.
 
 A terminal gets boxes and, unless `NO_COLOR` is set, colours, and rows that fit its width. A pipe
-or a file gets plain text in rows as long as they need to be; `FORCE_COLOR` gives it colours and
-boxes as well. `NO_COLOR` wins over `FORCE_COLOR`.
+or a file gets plain text in rows as long as they need to be; `COLUMNS` bounds them, and
+`FORCE_COLOR` adds colours and boxes. `NO_COLOR` wins over `FORCE_COLOR`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Screen(NamedTuple):
         forced = bool(os.environ.get("FORCE_COLOR"))
         coloured = forced or (terminal and os.environ.get("TERM") != "dumb")
         return cls(
-            width=_width(stream) if terminal else None,
+            width=_width(stream, terminal),
             colour=coloured and not os.environ.get("NO_COLOR"),
             boxes=terminal or forced,
             glyphs=UNICODE if _carries(stream, UNICODE) else ASCII,
@@ -89,11 +89,11 @@ def encodable(text: str, stream: TextIO) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
-def _width(stream: TextIO) -> int:
+def _width(stream: TextIO, terminal: bool) -> int | None:
     columns = os.environ.get("COLUMNS", "")
-    if columns.isdecimal() and int(columns) > 0:
+    if columns.isascii() and columns.isdecimal() and int(columns) > 0:
         return int(columns)
-    return os.get_terminal_size(stream.fileno()).columns or 80
+    return (os.get_terminal_size(stream.fileno()).columns or 80) if terminal else None
 
 
 def _carries(stream: TextIO, glyphs: Glyphs) -> bool:

@@ -147,7 +147,7 @@ def test_data_is_fed_behind_a_pipeline(
             builder = v1.saved_model.Builder(str(path))
             builder.add_meta_graph_and_variables(session, ["serve"], {})
             builder.save()
-    with pytest.raises(AmbiguousError, match="name --input, and --output"):
+    with pytest.raises(AmbiguousError, match="name --input, and --answer"):
         bnstat.drift(path, X)
     data = X[:90]  # nine of the batches of ten that the graph after the queue wants
     (layer,) = bnstat.drift(path, data, inputs=[x.name]).layers

@@ -44,6 +44,17 @@ def session(request: pytest.FixtureRequest) -> Iterator[v1.Session]:
         yield session
 
 
+def test_a_variable_whose_shape_the_graph_leaves_open() -> None:
+    with tf.Graph().as_default(), v1.Session() as session:
+        norm(v1.placeholder(tf.float32, [None, 6]), "bn", 1, False)
+        v1.Variable(v1.placeholder_with_default([1.0, 2.0], None), name="any", validate_shape=False)
+        with pytest.raises(BnstatError, match="any: has no value yet"):
+            bnstat.load(session)
+        session.run(v1.global_variables_initializer())
+        assert bnstat.load(session).keys() == ["bn"]
+        assert bnstat.load(session).stored["any"].shape == (2,)
+
+
 def saved(session: v1.Session, path: Path) -> bnstat.Model:
     v1.train.Saver().save(session, str(path))
     return bnstat.load(path)

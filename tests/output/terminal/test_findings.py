@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from bnstat.checks import MODEL_RULES, RULES, Finding
+from bnstat.checks import MODEL_RULES, RULES, Finding, check
 from bnstat.model import Source
 from bnstat.output.documents.findings import github as findings_github
 from bnstat.output.documents.findings import json as findings_json
@@ -59,7 +59,7 @@ class TestText:
         ]
 
     def test_nothing_found(self) -> None:
-        assert self.lines([]) == ["nothing found"]
+        assert self.lines([]) == ["no findings"]
 
     @pytest.mark.parametrize("width", [40, 60, 80, 200])
     def test_fits_the_screen(self, width: int) -> None:
@@ -83,9 +83,10 @@ class TestText:
         assert "\x1b[31m" in self.lines(colour=True)[0]
 
     def test_report_has_a_header(self) -> None:
-        lines = list(findings.report([], model(usual("bn")), Screen()))
+        checked = check(model(usual("bn")), select=["BN004", "BN005"])
+        lines = list(findings.report(checked, model(usual("bn")), Screen()))
         assert lines[0] == "path        runs/cnn"
-        assert lines[-1] == "nothing found"
+        assert lines[-1] == "1 layer, 2 rules: no findings"
 
 
 def test_json() -> None:

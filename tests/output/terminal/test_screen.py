@@ -30,7 +30,12 @@ def test_a_terminal():
     assert Screen.of(Terminal()) == Screen(72, colour=True, boxes=True, glyphs=UNICODE)
 
 
-def test_a_pipe():
+def test_a_pipe(monkeypatch):
+    assert Screen.of(pipe()) == Screen(72, colour=False, boxes=False, glyphs=UNICODE)
+    for columns in ("0", "-3", "many", "", "\u0663"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert Screen.of(pipe()).width is None
+    monkeypatch.delenv("COLUMNS")
     assert Screen.of(pipe()) == Screen(None, colour=False, boxes=False, glyphs=UNICODE)
 
 
@@ -56,6 +61,7 @@ def test_colours(monkeypatch, variables, terminal_colour, pipe_colour):
 
 def test_a_forced_pipe_keeps_its_long_rows(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("COLUMNS")
     assert Screen.of(pipe()).width is None
 
 

@@ -40,6 +40,15 @@ class Naming(NamedTuple):
             return name
         return name.replace("." if self.separator == "/" else "/", self.separator)
 
+    def parsed(self, key: str) -> tuple[str, str] | None:
+        """Return the layer's name and the part that the tensor `key` holds, or None."""
+        for part, template in self.keys.items():
+            before, _, after = template.partition("{}")
+            name = key[len(before) : len(key) - len(after)]
+            if name and key == f"{before}{name}{after}":
+                return name, part
+        return None
+
     def label(self, part: str) -> str:
         """What a part is called, without the layer's name: `running_mean`."""
         return self.keys[part].rpartition("{}")[2][1:]

@@ -32,7 +32,7 @@ function describeLayer() {
   const facts = [["channels", row.channels.toLocaleString("en")]];
   if (row.shape) facts.push(["shape", `[${row.shape.join(", ")}]`]);
   const epsilons = [...new Set(row.epsilon.filter((each) => each !== null))];
-  facts.push(["epsilon", epsilons.length ? epsilons.join(" → ") : "not told"], ...row.facts);
+  facts.push(["epsilon", epsilons.length ? epsilons.join(" → ") : "not stored"], ...row.facts);
   facts.push(...changeFacts(row));
   if (row.measured) {
     facts.push(["on the data", `${row.measured.state}, divergence ${brief(divergenceOf(row))}`]);
@@ -47,13 +47,18 @@ function describeLayer() {
 }
 
 function changeFacts(row) {
-  if (row.only) return [["only in", `the ${row.only} model`]];
+  if (row.folded) return [["folded", row.folded]];
+  if (row.only) {
+    const facts = [["only in", `the ${row.only} model`]];
+    return row.misfolded ? [...facts, ["folded wrongly", row.misfolded]] : facts;
+  }
   if (!row.change) return [];
-  const {was, match, remark, settings, equal} = row.change;
+  const {was, match, remark, settings, verdict, meaning, causes} = row.change;
   const facts = was === null ? [] : [["was", `${shortened(was, 120)} (matched by ${match})`]];
   facts.push(...settings.map(([setting, old, now]) => [setting, `${old} → ${now}`]));
-  if (remark) facts.push(["remark", remark]);
-  if (equal) facts.push(["change", "none"]);
+  if (remark) facts.push(["note", remark]);
+  facts.push(["change", verdict === "same" ? "none" : meaning]);
+  facts.push(...causes.map((cause) => ["cause", cause]));
   return facts;
 }
 

@@ -1,7 +1,7 @@
 // What the user chose, and the views that follow it.
 
 const state = {
-  row: DATA.marks[0]?.row ?? Math.max(0, DATA.rows.findIndex((row) => row.change?.equal === false)),
+  row: DATA.marks[0]?.row ?? Math.max(0, DATA.rows.findIndex((row) => row.change?.verdict === "different")),
   frame: DATA.frames.length - 1,
   order: "channel",
   logarithmic: false,

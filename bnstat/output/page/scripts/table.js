@@ -6,10 +6,13 @@ const SIGNS = {error: "✕", warning: "▲", info: "●"};
 const marksOf = DATA.rows.map(() => []);
 for (const mark of DATA.marks) marksOf[mark.row].push(mark);
 
+/** What the search finds layers of a verdict by. */
+const WORDS = {same: "equal", "same-effect": "same in effect", different: "differs"};
+
 const searched = DATA.rows.map((row, index) => [
   row.name,
   row.change?.was ?? "",
-  row.change ? (row.change.equal ? "equal" : "differs") : (row.only ?? ""),
+  row.change ? WORDS[row.change.verdict] : row.folded ? "folded" : (row.only ?? ""),
   ...marksOf[index].flatMap((mark) => [mark.rule, mark.name]),
 ].join("\n").toLowerCase());
 
@@ -61,7 +64,8 @@ function signOf(index) {
 }
 
 function nameCell(row) {
-  const only = row.only ? ` (only in the ${row.only})` : "";
+  const only = row.folded ? " (folded)" : row.only ? ` (only in the ${row.only})`
+    : row.change?.verdict === "same-effect" ? " (same in effect)" : "";
   const room = Math.max(8, (state.printing ? 40 : roomForNames) - only.length);
   return {text: shortened(row.name, room) + only, title: row.name.slice(0, 500)};
 }

@@ -59,7 +59,7 @@ def _layer(layer: BatchNorm, screen: Screen) -> Iterator[str]:
         title = role.replace("_", " ")
         yield ""
         if array is None:
-            yield f"{title}: {'not told' if layer.undecided else 'none'}"
+            yield f"{title}: {'not stored' if layer.undecided else 'none'}"
             continue
         values = as_float64(array).ravel()
         yield from _title(title, array, screen)

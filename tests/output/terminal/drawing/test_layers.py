@@ -79,4 +79,4 @@ def test_names_from_files_are_harmless():
 
 def test_variables_of_no_known_role():
     bn = layer("bn", {}, undecided=[variable("v", np.ones(4))])
-    assert "gamma: not told" in drawn(bn)
+    assert "gamma: not stored" in drawn(bn)

@@ -116,7 +116,7 @@ def obvious(
         _known(map(op_of, names), by_name, where, kind)
     outputs = list(chosen.outputs) or _answers(graph_def, chosen.inputs)
     if not outputs:
-        hint = "name --output" if chosen.inputs else "name --input, and --output"
+        hint = "name --answer" if chosen.inputs else "name --input, and --answer"
         raise AmbiguousError(where, "no op of the graph is obviously its answer", hint)
     reached = upstream(graph_def, map(op_of, outputs))
     fed = {op_of(name) for name in chosen.feeds}
@@ -127,7 +127,7 @@ def obvious(
     ]
     if not inputs:
         raise AmbiguousError(
-            where, f"nothing is fed to {', '.join(outputs[:3])}", "name --input, and --output"
+            where, f"nothing is fed to {', '.join(outputs[:3])}", "name --input, and --answer"
         )
     return (
         {name: _input(name, graph_def, where) for name in inputs},

@@ -1,0 +1,206 @@
+"""What `export` writes, `apply` reads: every model, every form, every framework's names."""
+
+from __future__ import annotations
+
+import json
+import sys
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import bnstat
+from bnstat.cli import main
+from bnstat.model import BatchNorm, Model, Source, Variable
+from bnstat.output.documents.exports.form import NAMINGS, Form
+from bnstat.scanning.walk import Choice, Unreadable, walk
+from bnstat.storage.local import LocalFolder
+from tests.builders.oracle import same_bits
+from tests.conftest import SHARED
+from tests.formats.keras.saved import LIBRARIES, saved_weights, wrapped
+from tests.mending.exported import KINDS, dtype, exported, fitted, layer, model
+from tests.mending.originals import ROOT
+
+_LARGEST = 30_000
+
+
+def _models(root: Path) -> list[str]:
+    """The paths of all models below a folder, relative to it."""
+    found = walk([LocalFolder(str(root))], Choice()) if root.is_dir() else ()
+    return [
+        Path(each.path).relative_to(root).as_posix()
+        for each in found
+        if not isinstance(each, Unreadable)
+    ]
+
+
+def _assert_round_trips(path: Path, folder: Path) -> None:
+    try:
+        of = bnstat.load(path, eager=True)
+    except bnstat.BnstatError:
+        pytest.skip("this file cannot be read")
+    if not (of.layers or of.undecided) or of.channels > _LARGEST:
+        pytest.skip("no layers, or too many for a test")
+    expected = {
+        each.key: stored.array(role)
+        for stored in of
+        for role, each in stored.variables.items()
+    }  # fmt: skip
+    undecided = {
+        each.key: each.read() for stored in (*of, *of.undecided) for each in stored.undecided
+    }
+    for kind, names in product(KINDS, NAMINGS):
+        if not of.layers and kind != "json":
+            continue
+        found = fitted(of, exported(of, kind, folder, Form(names)))
+        assert set(found) == {*expected, *(undecided if kind == "json" else ())}, (kind, names)
+        for key, array in found.items():
+            assert same_bits(array, {**undecided, **expected}[key]), (kind, names, key)
+
+
+@pytest.mark.parametrize("path", _models(ROOT / "tests/data"))
+def test_the_projects_own_models(path: str, tmp_path: Path) -> None:
+    _assert_round_trips(ROOT / "tests/data" / path, tmp_path)
+
+
+@pytest.mark.parametrize("path", _models(SHARED / "real"))
+def test_models_from_the_wild(real: Path, path: str, tmp_path: Path) -> None:
+    _assert_round_trips(real / path, tmp_path)
+
+
+@pytest.mark.parametrize("path", _models(SHARED / "written"))
+def test_models_of_many_versions(written: Path, path: str, tmp_path: Path) -> None:
+    _assert_round_trips(written / path, tmp_path)
+
+
+@pytest.mark.parametrize("names", NAMINGS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_of_any_names_and_roles(kind: str, names: str, tmp_path: Path) -> None:
+    """Statistics alone under a name that says nothing, NaN of any bits, and narrow types."""
+    bits = np.array([0x7FC1, 0xFFC0, 0x3F80, 0x8000], np.uint16).view(dtype("bfloat16"))
+    of = model(
+        layer("x", moving_mean=bits, moving_variance=bits),
+        layer("block/y_ema", gamma=bits, moving_mean=bits, moving_variance=bits[::-1]),
+        layer("z", beta=np.float16([0.1, 2]), moving_mean=np.float16([1, 2]),
+              moving_variance=np.ones((1, 2, 1), "f2")),
+    )  # fmt: skip
+    found = fitted(of, exported(of, kind, tmp_path, Form(names)))
+    assert len(found) == 8
+    for each in of:
+        for role, variable in each.variables.items():
+            assert same_bits(found[variable.key], np.ascontiguousarray(each.array(role)))
+
+
+@pytest.mark.parametrize("names", NAMINGS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_scale_and_shift_are_refused(kind: str, names: str, tmp_path: Path) -> None:
+    statistics = {role: np.ones(3, "f4") for role in ("moving_mean", "moving_variance")}
+    of = model(layer("bn", **statistics), layer("b/other", **statistics))
+    path = exported(of, kind, tmp_path, Form(names, folded=True, epsilon=0.001))
+    with pytest.raises(bnstat.UnsupportedError, match=r"scale and shift.*without --folded"):
+        fitted(of, path)
+
+
+def _undecided(name: str, **arrays: Any) -> BatchNorm:
+    variables = [
+        Variable(f"{name}/{key}", key, array.dtype.name, array.shape, lambda array=array: array)
+        for key, array in arrays.items()
+    ]
+    return BatchNorm(name, {}, undecided=variables)
+
+
+def test_undecided_variables_by_their_keys(tmp_path: Path) -> None:
+    array = np.arange(3, dtype="f4")
+    of = Model(
+        Source("m", "keras-weights"),
+        [layer("bn", moving_mean=array, moving_variance=array)],
+        incomplete=[_undecided("maybe", v0=array, v1=array + 1)],
+    )
+    path = exported(of, "json", tmp_path)
+    assert set(fitted(of, path)) == {
+        *("bn/moving_mean", "bn/moving_variance"),
+        *("maybe/v0", "maybe/v1"),
+    }
+    text = path.read_text()
+    path.write_text(text.replace('"maybe/v0"', '"maybe/v9"'))
+    with pytest.raises(bnstat.BnstatError, match=r"maybe.*'maybe/v9' is not a role"):
+        fitted(of, path)
+    path.write_text(text.replace('"variable": "maybe/v0"', '"variable": 3'))
+    with pytest.raises(bnstat.DamagedError, match=r"undecided\[0\]\.undecided\[0\]\.variable"):
+        fitted(of, path)
+    path.write_text('{"layers": [], "undecided": {}}')
+    with pytest.raises(bnstat.DamagedError, match="undecided is not a list"):
+        fitted(of, path)
+
+
+def _run(*arguments: object) -> Any:
+    return CliRunner().invoke(main, [str(each) for each in arguments])
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_weights_whose_layers_are_undecided(library: str, tmp_path: Path) -> None:
+    module = LIBRARIES[library]
+    net = wrapped(module)
+    path = saved_weights(module, net, tmp_path, ".weights.h5")
+    values, copy = tmp_path / "v.json", tmp_path / "copy.weights.h5"
+    _run("export", path, "-o", values)
+    applied = _run("apply", path, values, "-o", copy)
+    assert applied.exit_code == 0, applied.stderr
+    assert copy.read_bytes() == path.read_bytes()
+
+    document = json.loads(values.read_text())
+    (maybe,) = document["undecided"]
+    maybe["undecided"][0]["values"][1] = 0.5
+    values.write_text(json.dumps(document))
+    applied = _run("apply", path, values, "-o", tmp_path / "new.weights.h5")
+    assert applied.exit_code == 0, applied.stderr
+    (changed,) = bnstat.load(tmp_path / "new.weights.h5").undecided
+    (before,) = bnstat.load(path).undecided
+    expected = before.undecided[0].read().copy()
+    expected[1] = 0.5
+    assert same_bits(changed.undecided[0].read(), expected)
+    for one, other in zip(changed.undecided[1:], before.undecided[1:], strict=True):
+        assert same_bits(one.read(), other.read())
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_values_exported_by_an_architecture(library: str, tmp_path: Path) -> None:
+    module = LIBRARIES[library]
+    net = wrapped(module)
+    path = saved_weights(module, net, tmp_path, ".weights.h5")
+    config, values = tmp_path / "m.json", tmp_path / "v.json"
+    config.write_text(net.to_json())
+    assert _run("export", path, "--config", config, "-o", values).exit_code == 0
+    copy = tmp_path / "copy.weights.h5"
+    applied = _run("apply", path, values, "--config", config, "-o", copy)
+    assert applied.exit_code == 0, applied.stderr
+    assert copy.read_bytes() == path.read_bytes()
+
+
+def test_parquet_that_is_no_table_of_values(tmp_path: Path, monkeypatch: Any) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    of = model(layer("bn", gamma=np.ones(2, "f4")))
+    path = tmp_path / "v.parquet"
+
+    def assert_refused(table: Any, message: str) -> None:
+        parquet.write_table(pyarrow.table(table), path)
+        with pytest.raises(bnstat.DamagedError, match=message):
+            fitted(of, path)
+
+    assert_refused({"a": [1]}, "no columns 'layer' and 'channel'")
+    twice = {"layer": ["bn", "bn"], "channel": ["0", "0"], "gamma": [1.0, 2.0]}
+    assert_refused(twice, "row 2: channel '0' is there a second time")
+    assert_refused({**twice, "channel": ["0", "1"], "gamma": ["a", "b"]}, "not a number")
+    assert_refused({**twice, "channel": [0, 1]}, "no layer or no channel")
+    assert_refused({**twice, "channel": ["0", "1"], "gamma": [None, 1.0]}, "gamma is empty")
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(bnstat.DamagedError, match="not a valid Parquet file"):
+        fitted(of, path)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(bnstat.UnsupportedError, match="pip install pyarrow"):
+        fitted(of, path)
