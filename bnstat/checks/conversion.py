@@ -98,8 +98,9 @@ REWRITTEN: Final[Rule[Model]] = Rule(
         "Keras 3": "As for TF1.",
     },
     confidence="High: no library's epsilon is that small, and none initializes a mean with -0.0. "
-    "Where the epsilon is an ordinary one and no mean is -0.0, nothing in the file tells a rewritten layer from one that was never updated, and BN001 says "
-    "that; a file that PyTorch exported has the statistics of training, and is judged by BN001.",
+    "Where the epsilon is an ordinary one and no mean is -0.0, nothing in the file tells a "
+    "rewritten layer from one that was never updated, and BN001 says that; a file that PyTorch "
+    "exported has the statistics of training, and is judged by BN001.",
     threshold="None: exact equality in every channel. float32 has 24 bits: 1 + epsilon is 1 below "
     "6e-8.",
     find=_find_rewritten,

@@ -128,6 +128,8 @@ def _layers(merged: Sequence[Merged], contents: Contents) -> list[BatchNorm]:
             extra={label: variables[key] for label, key in layer.extra.items()},
             undecided=[variables[key] for key in layer.undecided],
             notes=layer.notes,
+            uses_batch_statistics=layer.uses_batch_statistics,
+            inputs=layer.inputs,
         )
         for name, layer in zip(unique_names(merged), merged, strict=True)
     ]

@@ -15,6 +15,7 @@ from math import prod
 
 from bnstat.discovery.graphs.norms import Norm, find_norms
 from bnstat.discovery.graphs.tensors import Steps, Tensors
+from bnstat.discovery.graphs.updates import STATISTICS
 from bnstat.discovery.lookalikes import ACCUMULATOR, set_apart
 from bnstat.discovery.schemes import RENORM
 from bnstat.discovery.sighting import Sighting
@@ -34,14 +35,18 @@ class _Layer:
     epsilons: list[float] = field(default_factory=list)
     momentum: float | None = None
     axis: int | None = None
+    uses_batch_statistics: bool = False
+    inputs: set[tuple[str, str]] = field(default_factory=set)
 
     def accepts(self, roles: Mapping[str, str]) -> bool:
         """Whether these are roles of this layer: some in common, and none in conflict."""
         common = [role for role in roles if role in self.roles]
         return bool(common) and all(self.roles[role] == roles[role] for role in common)
 
-    def add(self, norm: Norm) -> None:
+    def add(self, norm: Norm, graph: str) -> None:
         """Take up what a graph says of this layer."""
+        self.uses_batch_statistics |= norm.on_batch
+        self.inputs.update((graph, tensor) for tensor in norm.x)
         self.roles.update(norm.roles)
         if norm.epsilon is not None and norm.epsilon not in self.epsilons:
             self.epsilons.append(norm.epsilon)
@@ -62,6 +67,8 @@ class _Layer:
             momentum=self.momentum,
             axis=self.axis,
             notes=notes,
+            uses_batch_statistics=self.uses_batch_statistics and STATISTICS[1] not in self.roles,
+            inputs=frozenset(self.inputs),
         )
 
 
@@ -78,8 +85,8 @@ class _Layers:
         self._by_key: dict[str, list[_Layer]] = {}
         self.unfinished: set[str] = set()
 
-    def add(self, norm: Norm) -> None:
-        """Take up a sighting: of a layer that is known already, or of a new one."""
+    def add(self, norm: Norm, graph: str) -> None:
+        """Take up what the graph of that name shows: of a known layer, or of a new one."""
         # The statistics are a layer's own; gamma and beta may be those of many.
         keys = [norm.roles[role] for role in reversed(ROLES) if role in norm.roles]
         candidates = (layer for key in keys for layer in self._by_key.get(key, ()))
@@ -91,7 +98,7 @@ class _Layers:
             self._layers.append(layer)
         for key in set(norm.roles.values()) - set(layer.roles.values()):
             self._by_key.setdefault(key, []).append(layer)
-        layer.add(norm)
+        layer.add(norm, graph)
         known = "moving_variance" in layer.roles and layer.epsilons
         if known and (layer.momentum is not None or not self._with_momentum):
             self.unfinished.difference_update(layer.roles.values())
@@ -131,5 +138,5 @@ def from_graphs(contents: Contents) -> list[Sighting]:
             continue
         seen |= keys
         for norm in find_norms(Tensors(graph, steps), fit, doubt):
-            layers.add(norm)
+            layers.add(norm, graph.name)
     return layers.sightings()
