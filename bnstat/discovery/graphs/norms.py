@@ -127,7 +127,7 @@ def _fused(tensors: Tensors, op: Op, updates: Updates) -> Norm | None:
         )
     elif op.type == _ONNX:
         momentum = _onnx_momentum(op)
-    elif op.type == _OLDEST and len(given) == 5 and _are_batch_moments(tensors, *given[1:3]):
+    elif op.type == _OLDEST and len(given) == 5:
         for role, tensor in zip(STATISTICS, given[1:3], strict=True):
             if role not in roles and (moved := updates.key(tensors.sources(tensor))) is not None:
                 roles[role] = moved
@@ -238,11 +238,6 @@ def _around(
         axis=tensors.axis(variance),
         on_batch=on_batch,
     )
-
-
-def _are_batch_moments(tensors: Tensors, *given: str) -> bool:
-    """Return True if all of these tensors are means over the batch."""
-    return all(_is_batch_moment(tensors, tensor) for tensor in given)
 
 
 def _is_batch_moment(tensors: Tensors, tensor: str) -> bool:
