@@ -34,7 +34,8 @@ from bnstat.formats.contents import Contents, Layer
 from bnstat.model import ROLES, Variable
 
 _CLASS: Final = re.compile(r"batch_?(re)?norm", re.IGNORECASE)
-_CALLED: Final = re.compile(r"batch_?(re)?norm|(^|[_\W])bn(\d|[_\W]|$)", re.IGNORECASE)
+CALLED: Final = re.compile(r"batch_?(re)?norm|(^|[_\W])bn(\d|[_\W]|$)", re.IGNORECASE)
+"""What names of batch-norm layers and of their tensors have in them."""
 
 _ROLES: Final = {
     "gamma": "gamma",
@@ -177,7 +178,7 @@ def _counted(layer: Layer, variables: Mapping[str, Variable]) -> Sighting | None
         note = f"has {len(keys)} variables where its configuration tells of {len(expected)}"
         return replace(_NOTHING, undecided=tuple(keys), notes=(note,))
     called = is_batch_norm(layer.class_name, {}) or any(
-        _CALLED.search(text.rpartition("/")[2]) for text in (layer.key, layer.name)
+        CALLED.search(text.rpartition("/")[2]) for text in (layer.key, layer.name)
     )
     if not _are_alike(variables) or not 2 <= len(keys) <= 7:
         return replace(_NOTHING, undecided=tuple(keys)) if layer.class_name else None

@@ -8,11 +8,13 @@ is one layer, found where it comes first.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from math import prod
 
+from bnstat.discovery.config import CALLED
 from bnstat.discovery.graphs.norms import Norm, find_norms
 from bnstat.discovery.graphs.tensors import Steps, Tensors
 from bnstat.discovery.graphs.updates import STATISTICS
@@ -21,6 +23,8 @@ from bnstat.discovery.schemes import RENORM
 from bnstat.discovery.sighting import Sighting
 from bnstat.formats.contents import Contents
 from bnstat.model import ROLES
+
+_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "QLinearConv"})
 
 _MOST_CANDIDATES = 100
 """Layers that a sighting is compared with, where many share a variable."""
@@ -140,3 +144,37 @@ def from_graphs(contents: Contents) -> list[Sighting]:
         for norm in find_norms(Tensors(graph, steps), fit, doubt):
             layers.add(norm, graph.name)
     return layers.sightings()
+
+
+def folded(contents: Contents) -> list[str]:
+    """A note on where an exporter folded batch norm, for a file in which no layer is left.
+
+    Converters from TensorFlow join the names of what they fold. Where the names are gone, a bias
+    that convolutions have may stem from a batch norm.
+    """
+    if contents.source.format != "onnx" or contents.graphs is None:
+        return []
+    (graph,) = contents.graphs()
+    named: Counter[bool] = Counter()
+    biased = 0
+    for op in graph.ops.values():
+        keys = [graph.variables[name] for name in op.inputs if name in graph.variables]
+        is_convolution = op.type in _CONVOLUTIONS
+        named[is_convolution] += any(CALLED.search(key) is not None for key in keys)
+        biased += is_convolution and len(keys) == 2
+    proof = "nothing of it is left to show (bnstat diff ORIGINAL FILE {} it)"
+    if named.total():
+        parts = [_count(named[True], "convolution")] if named[True] else []
+        parts += [_count(named[False], "other operation")] if named[False] else []
+        where = " and ".join(parts)
+        return [f"batch norm was folded into {where}, by their names: {proof.format('proves')}"]
+    if biased:
+        return [
+            f"batch norm may have been folded into {_count(biased, 'convolution')} with a bias: "
+            f"{proof.format('decides')}"
+        ]
+    return []
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -392,3 +392,52 @@ def test_a_norm_that_is_spelled_out_keeps_its_form(tmp_path: Path) -> None:
     assert layer.epsilon == 0.01
     for role, array in of.items():
         assert same_bits(layer.array(role), array)
+
+
+# Batch norm that an exporter folded
+
+
+def _convolutions(*names: tuple[str, ...], add: str = "") -> Any:
+    """Convolutions in a row, each with its kernel and, if there is a second name, its bias."""
+    nodes, tensors, before = [], [], "x"
+    for place, (kernel, *bias) in enumerate(names):
+        tensors.append(to_tensor(np.ones((3, 3, 1, 1), np.float32), kernel))
+        tensors += [to_tensor(np.ones(3, np.float32), name) for name in bias]
+        nodes.append(node("Conv", [before, kernel, *bias], [f"c{place}"]))
+        before = f"c{place}"
+    if add:
+        tensors.append(to_tensor(np.ones((1, 3, 1, 1), np.float32), add))
+        nodes.append(node("Add", [before, add], ["a"]))
+        before = "a"
+    nodes.append(node("Relu", [before], ["y"]))
+    return graph(nodes, tensors)
+
+
+FUSED = "net/relu/Relu;net/batch_normalization_3/FusedBatchNormV3;net/conv/Conv2D"
+FOLDED = {
+    "by name": (_convolutions(("k", FUSED), ("l", "conv2/b")), "folded into 1 convolution, by"),
+    "by several": (
+        _convolutions(("bn1.k", FUSED), ("l", "bn_2/b"), add="net/batch_norm/b"),
+        "folded into 2 convolutions and 1 other operation, by",
+    ),
+    "no names": (_convolutions(("k", "b"), ("l", "c"), ("m",)), "into 2 convolutions with a bias"),
+}
+
+
+@pytest.mark.parametrize("name", FOLDED)
+def test_what_was_folded_is_noted(name: str, tmp_path: Path) -> None:
+    of, said = FOLDED[name]
+    model = bnstat.load(save(tmp_path / "m.onnx", of))
+    assert not model.layers
+    (note,) = model.notes
+    assert said in note
+    assert "bnstat diff ORIGINAL FILE" in note
+
+
+def test_nothing_is_noted_of_other_models(tmp_path: Path) -> None:
+    plain = _convolutions(("k",), ("l",))
+    assert not bnstat.load(save(tmp_path / "plain.onnx", plain)).notes
+    whole = _convolutions(("k", "b"))
+    whole.initializer.extend(initializers("bn", arrays()))
+    whole.node.append(norm("c0", "bn", ["z"]))
+    assert not bnstat.load(save(tmp_path / "whole.onnx", whole)).notes
