@@ -83,8 +83,8 @@ layers = click.option(
 no_values = click.option(
     "--no-values",
     is_flag=True,
-    help="Leave out the values: names, shapes and dtypes alone. No tensor is read; the data files "
-    "need not exist.",
+    help="Leave out the values: names, shapes and dtypes alone. No tensor is read; the data files, "
+    "or the variables folder of a SavedModel, need not exist.",
 )
 
 output = click.option(
