@@ -226,7 +226,8 @@ def _around(
     on_batch = mean is None and not updates.follow(
         [*formula.mean.sources, *tensors.sources(variance)]
     )
-    if mean is None and not (on_batch and roles):
+    # Weights are standardized over the first axis as well, by statistics of their own.
+    if mean is None and not (on_batch and roles and formula.x.key is None):
         return None
     return Norm(
         op=formula.op,

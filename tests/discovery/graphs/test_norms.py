@@ -348,3 +348,14 @@ def test_training_mode_of_a_trainable_checkpoint(tmp_path: Path) -> None:
     (found,) = sightings(tmp_path / "model")
     assert found.roles == layer("bn", "moving_mean", "moving_variance")
     assert not found.uses_batch_statistics
+
+
+def test_standardized_weights_are_no_batch_norm(saved: Callable[..., Path]) -> None:
+    def build() -> None:
+        kernel = variable("kernel", shape=[3, 3, CHANNELS, CHANNELS])
+        mean, variance = tf.nn.moments(kernel, [0, 1, 2])
+        gain, beta = variable("gain"), variable("beta")
+        standard = tf.nn.batch_normalization(kernel, mean, variance, beta, gain, 1e-4)
+        tf.nn.conv2d(images(), standard, 1, "SAME")
+
+    assert sightings(saved(build)) == []
