@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from math import prod
 from typing import Final
 
 import numpy as np
@@ -81,7 +82,9 @@ class _Evaluation:
         if tensor not in self._known:
             self._known[tensor] = None
             # What cannot be evaluated stays a node.
-            with suppress(BnstatError, WireError, ValueError, TypeError, ArithmeticError):
+            with suppress(
+                BnstatError, WireError, ValueError, TypeError, LookupError, ArithmeticError
+            ):
                 self._known[tensor] = self._evaluated(tensor, depth)
         return self._known[tensor]
 
@@ -147,8 +150,8 @@ def _constant_of_shape(op: NodeOp, file: File, shape: Array) -> Array:
 
 def _expand(op: NodeOp, file: File, x: Array, shape: Array) -> Array:
     whole = np.broadcast_shapes(x.shape, _sizes(shape))
-    if x.size == np.prod(whole):
-        raise ValueError("passes its input on")
+    if x.size == prod(whole) or prod(whole) > _MOST_ELEMENTS:
+        raise ValueError("passes its input on, or has too many elements")
     return np.broadcast_to(x, whole).copy()
 
 
@@ -186,6 +189,8 @@ def _transpose(op: NodeOp, file: File, x: Array) -> Array:
 
 
 def _concat(op: NodeOp, file: File, *parts: Array) -> Array:
+    if sum(part.size for part in parts) > _MOST_ELEMENTS:
+        raise ValueError("too many elements")
     return np.concatenate(parts, int(op.attribute("axis") or 0))
 
 
@@ -195,6 +200,8 @@ def _shape(op: NodeOp, file: File, x: Array) -> Array:
 
 def _elementwise(function: Callable[..., Array]) -> Callable[..., Array]:
     def apply(op: NodeOp, file: File, *arrays: Array) -> Array:
+        if prod(np.broadcast_shapes(*(array.shape for array in arrays))) > _MOST_ELEMENTS:
+            raise ValueError("too many elements")
         # ONNX broadcasts like NumPy, but never promotes.
         return np.asarray(function(*arrays)).astype(arrays[0].dtype)
 

@@ -29,6 +29,9 @@ _MOST_DIMS = 32
 _FLOAT, _INT, _STRING, _TENSOR, _GRAPH, _FLOATS, _INTS, _REFERENCE = 2, 3, 4, 5, 6, 7, 8, 21
 """Fields of an AttributeProto."""
 
+_LONGEST_LIST = 1 << 17
+"""Bytes of a list of numbers in an attribute."""
+
 _LISTS = (4, 5, 7, 10, 11)
 """The fields of a TensorProto that list values: as float, int32, int64, double, uint64."""
 
@@ -141,8 +144,11 @@ class Attribute:
         return None
 
     def numbers(self) -> NDArray[np.generic] | None:
-        """The list of numbers that it holds, as float32 or int64."""
+        """The list of numbers that it holds, as float32 or int64; None if it is very long."""
         read = self._messages
+        listed = [each for each in self._all if each.number in (_FLOATS, _INTS)]
+        if sum(each.end - each.start for each in listed) > _LONGEST_LIST:
+            return None
         floats = [read.bytes(each) for each in self._all if each.number == _FLOATS]
         if floats:
             data = b"".join(floats)

@@ -372,6 +372,13 @@ def test_a_large_tensor_is_not_evaluated(tmp_path: Path) -> None:
     of.initializer.append(to_tensor(np.array([1 << 40, 1 << 40]), "huge"))
     of.node.append(node("ConstantOfShape", ["huge"], ["h"]))
     of.node.append(node("Expand", ["one", "huge"], ["e"]))
+    of.initializer.append(to_tensor(np.ones((1 << 14, 1), np.float32), "column"))
+    of.initializer.append(to_tensor(np.ones((1, 1 << 14), np.float32), "row"))
+    of.node.append(node("Add", ["column", "row"], ["square"]))
+    of.node.append(node("Concat", ["row"] * 20_000, ["joined"], axis=0))
+    of.node.append(node("Constant", [], ["list"], value_ints=[1] * 300_000))
+    for name in ("square", "joined", "list"):
+        of.node.append(node("Relu", [name], [f"{name}_relu"]))
     (layer,) = bnstat.load(save(tmp_path / "m.onnx", of, opset=13))
     assert layer.gamma is not None
 
