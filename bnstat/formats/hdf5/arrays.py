@@ -39,6 +39,10 @@ _COMPACT, _CONTIGUOUS, _CHUNKED, _VIRTUAL = range(4)
 _DEFLATE, _SHUFFLE, _FLETCHER = 1, 2, 3
 _SINGLE_FILTERED: Final = 2
 """The flag of layout v4 for a single chunk whose size after filters is told."""
+_LARGEST_CHUNK: Final = 64 << 20
+"""Bytes of a chunk that is read from a file of any size; HDF5's default is below 1 MiB."""
+_MOST_TIMES: Final = 50
+"""Beyond that, a chunk must not exceed the file's size by more than this factor."""
 _FOREIGN: Final = "refers to data outside of the file, which is never followed"
 
 
@@ -241,6 +245,8 @@ def _chunked(
     are_all = _are_all(chunks, held, layout)
     array: Array = np.empty(held.shape, dtype) if are_all else _filled(objects, held, dtype)
     size = product(chunk_shape) * dtype.itemsize
+    if chunks and size > max(_LARGEST_CHUNK, _MOST_TIMES * objects.size):
+        raise objects.damage(f"{held.path} claims chunks of {size} bytes")
     for chunk in chunks:
         data = objects.array_bytes(chunk.address, chunk.length)
         for place in reversed(range(len(held.filters))):
