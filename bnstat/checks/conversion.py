@@ -2,7 +2,8 @@
 
 A converter that rewrites a layer to its scale and shift leaves moving mean 0, moving variance 1
 and an epsilon so small that it changes nothing. A layer that was never updated has the same
-statistics, but the epsilon of its network, which is never that small.
+statistics, but the epsilon of its network, which is never that small. A moving mean of -0.0 is
+the result of a computation as well: every library initializes it with 0.0.
 """
 
 from __future__ import annotations
@@ -38,14 +39,23 @@ def rewritten(model: Model) -> Literal["surely", "perhaps", "no"]:
 
     Not where one layer still has statistics of its own, where gamma and beta are those of the
     start, or where the writer is known to leave them. Surely where every layer's epsilon
-    disappears beside the variance 1 in float32; else the file does not tell.
+    disappears beside the variance 1 in float32, or a moving mean is -0.0; else the file does
+    not tell.
     """
     source = model.source
     if not source.is_converted or (source.writer or "").lower().startswith(_FAITHFUL):
         return "no"
     if not all(map(at_start, model.layers)) or all(map(untouched, model.layers)):
         return "no"
-    return "surely" if all(map(_divides_by_one, model.layers)) else "perhaps"
+    if any(map(has_negative_zero, model.layers)) or all(map(_divides_by_one, model.layers)):
+        return "surely"
+    return "perhaps"
+
+
+def has_negative_zero(layer: BatchNorm) -> bool:
+    """Return True if the moving mean of a channel is -0.0, which no library initializes it with."""
+    mean = numbers_of(layer, "moving_mean")
+    return mean is not None and bool((np.signbit(mean) & (mean == 0)).any())
 
 
 def _divides_by_one(layer: BatchNorm) -> bool:
@@ -56,10 +66,15 @@ def _divides_by_one(layer: BatchNorm) -> bool:
 def _find_rewritten(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
     if not model.layers or rewritten(model) != "surely":
         return
+    count = len(model.layers)
+    are = "its only layer has" if count == 1 else f"all {count} layers have"
+    proof = "an epsilon that changes nothing"
+    if not all(map(_divides_by_one, model.layers)):
+        proof = "a mean of -0.0, which was computed"
     yield rule.finding(
-        f"rewritten by a converter: all {len(model.layers)} layers have moving mean 0, variance 1 "
-        "and an epsilon that changes nothing; gamma and beta are scale and shift",
-        layers=len(model.layers),
+        f"rewritten by a converter: {are} moving mean 0, variance 1 and {proof}; gamma and beta "
+        "are scale and shift",
+        layers=count,
     )
 
 
@@ -70,7 +85,8 @@ REWRITTEN: Final[Rule[Model]] = Rule(
     severity="info",
     what="In a file that a converter wrote, every moving mean is exactly 0, every moving variance "
     "exactly 1, and every epsilon so small that 1 + epsilon is 1 in float32, while gamma and beta "
-    "are not those of the start. Said once of the whole model, in place of BN001.",
+    "are not those of the start. A moving mean of -0.0 proves the same, whatever the epsilon. Said "
+    "once of the whole model, in place of BN001.",
     why="It does no harm: gamma holds gamma / sqrt(variance + epsilon) and beta holds "
     "beta - mean * that, so the network computes the same. The statistics themselves are not in "
     "this file any more, and training cannot go on from it.",
@@ -81,9 +97,10 @@ REWRITTEN: Final[Rule[Model]] = Rule(
         "Keras 2": "As for TF1.",
         "Keras 3": "As for TF1.",
     },
-    confidence="High: no library's epsilon is that small. Where the epsilon is an ordinary one, "
-    "nothing in the file tells a rewritten layer from one that was never updated, and BN001 says "
-    "that; a file that PyTorch exported has the statistics of training, and is judged by BN001.",
+    confidence="High: no library's epsilon is that small, and none initializes a mean with -0.0. "
+    "Where the epsilon is an ordinary one and no mean is -0.0, nothing in the file tells a "
+    "rewritten layer from one that was never updated, and BN001 says that; a file that PyTorch "
+    "exported has the statistics of training, and is judged by BN001.",
     threshold="None: exact equality in every channel. float32 has 24 bits: 1 + epsilon is 1 below "
     "6e-8.",
     find=_find_rewritten,

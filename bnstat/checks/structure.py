@@ -17,7 +17,13 @@ _STATISTICS: Final = ("moving_mean", "moving_variance")
 def _find_missing(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
     for layer in (*model.incomplete, *model.layers):
         missing = [role for role in _STATISTICS if role not in layer.variables]
-        if missing and not layer.undecided:
+        if missing and layer.uses_batch_statistics:
+            yield rule.finding(
+                "exported in training mode: no statistics are stored or needed",
+                layer=layer.name,
+                severity="info",
+            )
+        elif missing and not layer.undecided:
             titles = " and ".join(role.replace("_", " ") for role in missing)
             yield rule.finding(
                 f"{titles} {'are' if len(missing) > 1 else 'is'} not in the file",
@@ -33,7 +39,9 @@ MISSING_STATISTICS: Final[Rule[Model]] = Rule(
     severity="error",
     what="The layer is batch norm, by its config, the object graph, the graph or its scope's "
     "name, but its moving mean or variance is not in the file. A warning, where nothing but the "
-    "name says that it is batch norm.",
+    "name says that it is batch norm. Information only, where the graph normalizes each batch by "
+    "the statistics of that batch and no variable stores these: such a network runs as it was "
+    "exported, but the output for one sample depends on the others in its batch.",
     why="Whoever loads the file gets freshly initialized statistics, 0 and 1, usually without a "
     "word, and inference does not normalize.",
     example="A checkpoint with bn/gamma and bn/beta, but no bn/moving_mean.",
@@ -60,7 +68,19 @@ def _find_unequal_shapes(
             listed = ", ".join(
                 f"{role.replace('_', ' ')} {list(shape)}" for role, shape in shapes.items()
             )
-            yield rule.finding(f"its variables are of different shapes: {listed}", layer=layer.name)
+            yield rule.finding(
+                f"its variables are of different shapes: {listed}{_collision(layer, model)}",
+                layer=layer.name,
+            )
+
+
+def _collision(layer: BatchNorm, model: Model) -> str:
+    """A suggestion, if the layer has the variables of two layers whose shapes the model knows."""
+    shapes = {squeezed(variable.shape) for variable in layer.variables.values()}
+    others = {squeezed(other.shape) for other in model.layers if other is not layer}
+    if len(shapes) != 2 or not shapes <= others:
+        return ""
+    return "; other layers have either shape: two layers may have been saved under one name"
 
 
 UNEQUAL_SHAPES: Final[Rule[Model]] = Rule(
@@ -70,8 +90,8 @@ UNEQUAL_SHAPES: Final[Rule[Model]] = Rule(
     severity="error",
     what="The layer's gamma, beta, moving mean and moving variance are not of one shape "
     "(dimensions of 1 aside).",
-    why="The layer cannot be computed as it is stored: variables of two layers were mixed up, "
-    "or one was pruned and the others were not.",
+    why="The layer cannot be computed as it is stored: variables of two layers were mixed up "
+    "because their names collided, or one was pruned and the others were not.",
     example="gamma [48], beta [48], moving mean [64], moving variance [64].",
     mend={
         "TF1": "Prune all four together; compare with the checkpoint before: bnstat diff OLD NEW.",
@@ -101,8 +121,20 @@ def _find_copied(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Ite
             f"moving mean and variance are exact copies of those of {original.name!r}"
             + (", and so are gamma and beta" if same else ", but gamma or beta is not"),
             layer=layer.name,
-            severity="info" if same else "warning",
+            severity="info" if same or not _must_differ(layer, original, model) else "warning",
         )
+
+
+def _must_differ(one: BatchNorm, other: BatchNorm, model: Model) -> bool:
+    """Return True if the statistics of two layers cannot be equal by right.
+
+    A graph that both are in decides: layers of one input have the same statistics. Without a
+    graph only a converter is suspected of having copied them.
+    """
+    shared = {graph for graph, _ in one.inputs} & {graph for graph, _ in other.inputs}
+    if shared:
+        return one.inputs.isdisjoint(other.inputs)
+    return model.source.is_converted
 
 
 def _equal(one: BatchNorm, other: BatchNorm, role: str) -> bool:
@@ -117,7 +149,9 @@ COPIED_STATISTICS: Final[Rule[Model]] = Rule(
     severity="warning",
     what="The moving mean and variance are, bit for bit, those of another layer, while gamma or "
     "beta is not. Information only, where gamma and beta are copies as well: one layer stored "
-    "twice, or a copy of a network (a target network, a second tower).",
+    "twice, or a copy of a network (a target network, a second tower). Information as well, where "
+    "the graph shows that both layers normalize the same tensor, and in a file without a graph "
+    "that no converter wrote.",
     why="Two layers do not see the same activations: a conversion wrote one layer's statistics "
     "into another.",
     example="moving mean and variance are exact copies of those of 'block1/bn', but gamma or "
@@ -128,8 +162,9 @@ COPIED_STATISTICS: Final[Rule[Model]] = Rule(
         "Keras 2": "As for TF1. Numbered names (batch_normalization_10) do not sort as strings.",
         "Keras 3": "As for Keras 2.",
     },
-    confidence="Certain about the copy. Two layers that normalize the very same tensor are "
-    "right to have the same statistics: leave them out with --ignore BN013.",
+    confidence="Certain about the copy. Two layers that normalize the very same tensor, such as "
+    "two heads of a network, are right to have the same statistics. If the file does not show "
+    "that they do, leave them out with --ignore BN013.",
     threshold="None: equality of every element. Statistics of the start and means of exactly 0 "
     "do not count.",
     find=_find_copied,

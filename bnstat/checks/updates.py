@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from bnstat.checks.conversion import rewritten, untouched
+from bnstat.checks.conversion import has_negative_zero, rewritten, untouched
 from bnstat.checks.rule import (
     Finding,
     Rule,
@@ -48,7 +48,7 @@ def _find_never_updated(
     converted = rewritten(model)
     if converted == "surely":
         return
-    stuck = [layer for layer in model.layers if at_start(layer)]
+    stuck = [layer for layer in model.layers if at_start(layer) and not has_negative_zero(layer)]
     trained = model.source.step != 0 and (
         len(stuck) < len(model.layers) or any(untouched(layer) is False for layer in stuck)
     )

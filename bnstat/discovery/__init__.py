@@ -63,6 +63,7 @@ def discover(
             *contents.notes,
             *lost_to_their_layers(contents, _keys(whole)),
             *what_decides(contents, layers, incomplete),
+            *([] if layers or incomplete else _folded(contents)),
         ],
         explain=lambda: _explain(contents, layers, incomplete),
         stored=contents.variables,
@@ -86,6 +87,14 @@ def _from_graphs(contents: Contents) -> list[Sighting]:
     from bnstat.discovery.graphs.sightings import from_graphs
 
     return from_graphs(contents)
+
+
+def _folded(contents: Contents) -> list[str]:
+    if contents.graphs is None:
+        return []
+    from bnstat.discovery.graphs.sightings import folded
+
+    return folded(contents)
 
 
 def _name_by_scopes(layers: Sequence[Merged], contents: Contents) -> None:
@@ -128,6 +137,8 @@ def _layers(merged: Sequence[Merged], contents: Contents) -> list[BatchNorm]:
             extra={label: variables[key] for label, key in layer.extra.items()},
             undecided=[variables[key] for key in layer.undecided],
             notes=layer.notes,
+            uses_batch_statistics=layer.uses_batch_statistics,
+            inputs=layer.inputs,
         )
         for name, layer in zip(unique_names(merged), merged, strict=True)
     ]

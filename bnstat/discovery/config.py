@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final
@@ -34,7 +34,8 @@ from bnstat.formats.contents import Contents, Layer
 from bnstat.model import ROLES, Variable
 
 _CLASS: Final = re.compile(r"batch_?(re)?norm", re.IGNORECASE)
-_CALLED: Final = re.compile(r"batch_?(re)?norm|(^|[_\W])bn(\d|[_\W]|$)", re.IGNORECASE)
+CALLED: Final = re.compile(r"batch_?(re)?norm|(^|[_\W])bn(\d|[_\W]|$)", re.IGNORECASE)
+"""What names of batch-norm layers and of their tensors have in them."""
 
 _ROLES: Final = {
     "gamma": "gamma",
@@ -74,6 +75,9 @@ _MODES: Final = {
 }
 
 
+_DEEPEST_CALL: Final = 20
+"""Lists within each other in the arguments of a call."""
+
 _NOTHING: Final = Sighting(evidence="name", name="", roles={})
 
 
@@ -89,6 +93,7 @@ def from_layers(contents: Contents, values: bool = True) -> list[Sighting]:
             norm has its variance.
     """
     sightings = []
+    classes = {layer.name: layer.class_name for layer in contents.layers}
     for layer in contents.layers:
         variables = {
             label: contents.variables[key]
@@ -101,8 +106,43 @@ def from_layers(contents: Contents, values: bool = True) -> list[Sighting]:
         if sighting is not None:
             if "running_std" in variables and contents.source.writer is None:
                 sighting = replace(sighting, notes=(*sighting.notes, _RUNNING_STD))
-            sightings.append(sighting)
+            sightings.append(replace(sighting, inputs=_inputs(layer, classes)))
     return sightings
+
+
+def _inputs(layer: Layer, classes: Mapping[str, str | None]) -> frozenset[tuple[str, str]]:
+    """The tensors that a layer of a functional model is called on; empty if they are not known.
+
+    The input of a nested model is any tensor that this model is called on.
+
+    Args:
+        layer: the layer.
+        classes: name of a layer -> its class.
+    """
+    own_name = layer.own_name or layer.name
+    model = layer.name.removesuffix(own_name).rstrip("/")
+    found = set()
+    for name, node, tensor in _histories(layer.config.get("inbound_nodes"), 0):
+        full_name = f"{model}/{name}" if model else name
+        if model and classes.get(full_name) in (None, "InputLayer"):
+            return frozenset()
+        found.add(("config", f"{full_name}:{node}:{tensor}"))
+    return frozenset(found)
+
+
+def _histories(value: object, depth: int) -> Iterator[tuple[str, int, int]]:
+    """The tensors in an `inbound_nodes` of any Keras, each as (layer, call, output)."""
+    if depth > _DEEPEST_CALL:
+        return
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        match value:
+            case [str() as name, int() as node, int() as tensor, *_]:
+                yield name, node, tensor
+            case _:
+                for inner in value:
+                    yield from _histories(inner, depth + 1)
 
 
 def is_batch_norm(class_name: str | None, config: Mapping[str, Any]) -> bool:
@@ -177,7 +217,7 @@ def _counted(layer: Layer, variables: Mapping[str, Variable]) -> Sighting | None
         note = f"has {len(keys)} variables where its configuration tells of {len(expected)}"
         return replace(_NOTHING, undecided=tuple(keys), notes=(note,))
     called = is_batch_norm(layer.class_name, {}) or any(
-        _CALLED.search(text.rpartition("/")[2]) for text in (layer.key, layer.name)
+        CALLED.search(text.rpartition("/")[2]) for text in (layer.key, layer.name)
     )
     if not _are_alike(variables) or not 2 <= len(keys) <= 7:
         return replace(_NOTHING, undecided=tuple(keys)) if layer.class_name else None

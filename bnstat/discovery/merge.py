@@ -32,6 +32,8 @@ class Merged:
     momentum: float | None = None
     axis: int | tuple[int, ...] | None = None
     trainable: bool | None = None
+    uses_batch_statistics: bool = False
+    inputs: frozenset[tuple[str, str]] = frozenset()
 
     def add(self, sighting: Sighting) -> None:
         """Fill what is not known yet from weaker evidence."""
@@ -42,6 +44,8 @@ class Merged:
         self.momentum = sighting.momentum if self.momentum is None else self.momentum
         self.axis = sighting.axis if self.axis is None else self.axis
         self.trainable = sighting.trainable if self.trainable is None else self.trainable
+        self.uses_batch_statistics |= sighting.uses_batch_statistics
+        self.inputs |= sighting.inputs
         self.notes += tuple(note for note in sighting.notes if note not in self.notes)
 
     def all_keys(self) -> list[str]:

@@ -21,6 +21,7 @@ class Sighting:
         undecided: keys of variables of the layer whose role cannot be told.
         epsilon, momentum, axis, trainable: where this evidence tells them.
         notes: what a reader of the layer's numbers has to know.
+        uses_batch_statistics, inputs: as in `BatchNorm`.
     """
 
     evidence: Evidence
@@ -34,3 +35,5 @@ class Sighting:
     axis: int | tuple[int, ...] | None = None
     trainable: bool | None = None
     notes: tuple[str, ...] = ()
+    uses_batch_statistics: bool = False
+    inputs: frozenset[tuple[str, str]] = frozenset()

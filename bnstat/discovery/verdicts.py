@@ -29,7 +29,7 @@ def explain(
     taken = {}
     for layer, reason in [
         *((layer, f"found by {layer.evidence}") for layer in layers),
-        *((layer, "its layer's moving statistics are not in the file") for layer in incomplete),
+        *((layer, _why_incomplete(layer)) for layer in incomplete),
     ]:
         for role, variable in layer.variables.items():
             taken[variable.key] = Verdict(variable.key, layer.name, role, reason)
@@ -43,6 +43,12 @@ def explain(
         taken.get(key) or Verdict(key, None, None, _reason(key, contents.name_of(key)))
         for key in contents.variables
     ]
+
+
+def _why_incomplete(layer: BatchNorm) -> str:
+    if layer.uses_batch_statistics:
+        return "its layer normalizes each batch by the statistics of that batch"
+    return "its layer's moving statistics are not in the file"
 
 
 def _reason(key: str, name: str) -> str:

@@ -83,6 +83,9 @@ _ENDINGS: Final = {".mnn": "an MNN model", ".rknn": "an RKNN model", ".dlc": "an
 _TEXTS: Final = (
     (rb'\s*"?\{.*"class_name\\?"\s*:.*"config\\?"\s*:',
      "the architecture of a Keras model alone, without weights", _WEIGHTS_TOO),
+    (rb'\s*\[\s*\{\s*"(paths|weights)"\s*:\s*\[',
+     "the manifest of a TensorFlow.js model's weights",
+     "give the model.json, or the model that was converted"),
     (rb'\s*\{.*"nbformat"\s*:', "a Jupyter notebook", READS),
     (rb'\s*\{\s*["}]|\s*\[\s*[\[{"\d\]-]', "JSON, and no model", READS),
     (rb"(?=.*^\s*class_name:)(?=.*^\s*config:)",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
 from typing import Protocol, cast
 
-from bnstat.formats.contents import Contents
+from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.sites import Format, Found, natively, step_of
 from bnstat.model import Source
 from bnstat.storage.files import File, Folder
@@ -53,7 +53,7 @@ class FileFormat(Protocol):
         ...
 
     def open_contents(self, file: File, source: Source) -> Contents:
-        """What the file holds."""
+        """What the file holds. A module may have `open_index` as well, for without values."""
         ...
 
 
@@ -80,8 +80,14 @@ class _SingleFile(Format):
             file.name,
             step_of(file.name),
             folder.modified(file.name),
-            lambda source, reading: module.open_contents(file, natively(source, reading)),
+            lambda source, reading: _opener(module, reading)(file, natively(source, reading)),
         )
+
+
+def _opener(module: FileFormat, reading: Reading) -> Callable[[File, Source], Contents]:
+    if reading.values:
+        return module.open_contents
+    return getattr(module, "open_index", module.open_contents)
 
 
 @cache

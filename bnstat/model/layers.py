@@ -34,6 +34,9 @@ class BatchNorm:
         extra: the layer's further variables by label, such as batch renormalization's.
         undecided: variables of the layer whose role the file does not tell.
         notes: what a reader of the layer's numbers has to know.
+        uses_batch_statistics: True if a graph shows that the layer normalizes each batch by the
+            statistics of that batch, and updates no moving statistics.
+        inputs: the tensors that the layer normalizes, as (graph, tensor); empty if unknown.
     """
 
     name: str
@@ -46,6 +49,8 @@ class BatchNorm:
     extra: Mapping[str, Variable] = field(default_factory=dict)
     undecided: Sequence[Variable] = ()
     notes: Sequence[str] = ()
+    uses_batch_statistics: bool = False
+    inputs: frozenset[tuple[str, str]] = frozenset()
     _arrays: dict[str, Array] = field(default_factory=dict, init=False, repr=False)
 
     @property

@@ -247,7 +247,7 @@ CASES = (
     ),
     Case(
         "BN013",
-        "warning",
+        "info",
         found={"original": sound(), "bn": sound(gamma=sound(1).arrays["gamma"])},
         short={"original": sound(), "bn": but("moving_mean", c6=0.125)},
     ),

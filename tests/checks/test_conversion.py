@@ -55,6 +55,24 @@ def test_a_mean_of_minus_0_is_0() -> None:
     assert told(check(model(*layers))) == [("BN015", "info", None)]
 
 
+@pytest.mark.parametrize("epsilon", [1e-3, 1e-6, None])
+def test_a_mean_of_minus_0_was_computed_whatever_the_epsilon(epsilon: float | None) -> None:
+    layers = two(epsilon)
+    layers[1].array("moving_mean")[3] = -0.0
+    (finding,) = check(model(*layers))
+    assert told([finding]) == [("BN015", "info", None)]
+    assert "-0.0" in finding.message
+    lines = list(overview(model(*layers), Screen(width=100, boxes=False)))
+    assert sum("a converter moved them" in line for line in lines) == 1
+
+
+def test_a_mean_of_minus_0_is_never_initial() -> None:
+    layers = two(1e-3)
+    layers[0].array("moving_mean")[:] = -0.0
+    found = check(models.model(*layers))
+    assert told(found) == [("BN001", "error", "b")]
+
+
 @pytest.mark.parametrize("epsilon", [1e-3, 1e-7, None])
 def test_where_nothing_tells_that_is_said(epsilon: float | None) -> None:
     found = check(model(*two(epsilon)))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from bnstat.checks import check
-from bnstat.model import BatchNorm
+from bnstat.model import BatchNorm, Source
 from tests.checks.cases import START, sound, start
 from tests.checks.test_rules import built
 from tests.output import models
@@ -59,6 +60,16 @@ class TestUndecided:
         assert check(models.model(models.usual("bn")), select=["BN016"]) == []
 
 
+class TestTrainingMode:
+    def test_what_normalizes_by_the_batch_lacks_nothing(self) -> None:
+        layer = models.layer(
+            "bn", {"gamma": np.ones(4)}, evidence="graph", uses_batch_statistics=True
+        )
+        (finding,) = check(models.model(incomplete=[layer]), select=["BN011"])
+        assert (finding.severity, finding.layer) == ("info", "bn")
+        assert finding.message == "exported in training mode: no statistics are stored or needed"
+
+
 class TestUnequalShapes:
     def test_finds_a_role_of_another_length(self) -> None:
         layer = models.layer("bn", {"gamma": np.ones(3), **start(4)})
@@ -70,6 +81,14 @@ class TestUnequalShapes:
         arrays = {role: array.reshape(1, 1, 1, 4) for role, array in start(4).items()}
         layer = models.layer("bn", {"gamma": np.ones(4), **arrays})
         assert check(models.model(layer), select=["BN012"]) == []
+
+    def test_a_collision_of_names_is_suggested_where_both_shapes_are_other_layers(self) -> None:
+        mixed = models.layer("bn", {"gamma": np.ones(3), **start(4)})
+        others = [models.usual("a", 3), models.usual("b", 4)]
+        (finding,) = check(models.model(mixed, *others), select=["BN012"])
+        assert finding.message.endswith("two layers may have been saved under one name")
+        (finding,) = check(models.model(mixed, others[0]), select=["BN012"])
+        assert "one name" not in finding.message
 
     def test_no_other_rule_falls_over_it(self) -> None:
         layer = models.layer("bn", {"gamma": np.ones(3), "beta": np.ones(2), **start(4)})
@@ -95,9 +114,35 @@ class TestCopiedStatistics:
         whole = models.layer("a", arrays)
         del arrays["gamma"]
         bare = [models.layer(name, arrays) for name in "bc"]
+        source = Source("m.onnx", "onnx")
         for pair, severity in (((whole, bare[0]), "warning"), (bare, "info")):
-            (finding,) = check(models.model(*pair), select=["BN013"])
+            (finding,) = check(models.model(*pair, source=source), select=["BN013"])
             assert finding.severity == severity
+
+    @pytest.mark.parametrize(
+        ("format_", "first", "second", "severity"),
+        [
+            ("keras-h5", [], [], "info"),
+            ("onnx", [], [], "warning"),
+            ("saved-model", [("", "x")], [("", "x")], "info"),
+            ("onnx", [("", "x")], [("", "x"), ("", "y")], "info"),
+            ("saved-model", [("", "x")], [("", "y")], "warning"),
+            ("saved-model", [("f", "x")], [("g", "x")], "info"),
+        ],
+    )
+    def test_the_graph_decides_else_whether_a_converter_wrote_the_file(
+        self,
+        format_: str,
+        first: list[tuple[str, str]],
+        second: list[tuple[str, str]],
+        severity: str,
+    ) -> None:
+        one = models.layer("a", sound().arrays, inputs=frozenset(first))
+        heads = dict(sound(gamma=sound(1).arrays["gamma"]).arrays)
+        other = models.layer("b", heads, inputs=frozenset(second))
+        source = Source("m", format_)
+        (finding,) = check(models.model(one, other, source=source), select=["BN013"])
+        assert (finding.layer, finding.severity) == ("b", severity)
 
     def test_names_the_original(self) -> None:
         (finding,) = check(built({"first": sound(), "second": sound()}))

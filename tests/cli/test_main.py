@@ -165,6 +165,19 @@ def test_notes_go_to_standard_error(run, loads):
     assert run("inspect", "-q").stderr == ""
 
 
+def test_training_mode_is_told_from_lost_statistics(run, loads):
+    layer = usual("bn", uses_batch_statistics=True)
+    loads(model(incomplete=[layer]))
+    result = run("inspect")
+    assert result.exit_code == 1
+    note, last = result.stderr.splitlines()
+    assert note == (
+        "note: 1 batch-norm layer was exported in training mode (each batch is normalized by its "
+        "own statistics, none are stored or needed): bn"
+    )
+    assert last == "no batch-norm layer with moving statistics found in runs/cnn"
+
+
 def test_ctrl_c_while_the_command_line_is_read(run, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt

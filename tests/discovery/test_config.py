@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import bnstat
 from bnstat.discovery.config import from_layers, is_batch_norm
 from bnstat.discovery.sighting import Sighting
 from bnstat.formats.contents import Contents, Layer
@@ -277,3 +280,28 @@ def test_a_layer_without_variables() -> None:
     assert sight((), "BatchNormalization", {"momentum": 0.9}) is not None
     assert sight((), "ConvBatchNormRelu", {"filters": 3}) is None
     assert sight((), "Dense", {"units": 3}) is None
+
+
+@pytest.mark.parametrize("library", ["keras", "tf_keras"])
+@pytest.mark.parametrize("name", ["m.h5", "m.keras"])
+def test_what_a_layer_is_called_on(library: str, name: str, tmp_path: Path) -> None:
+    keras = pytest.importorskip(library)
+    layers = keras.layers
+
+    def norm(name: str) -> Any:
+        return layers.BatchNormalization(name=name)
+
+    x = layers.Input((4, 4, 2), name="x")
+    conv = layers.Conv2D(2, 1, name="conv")(x)
+    inner_x = layers.Input((4, 4, 2), name="inner_x")
+    after = layers.ReLU(name="relu")(norm("first")(inner_x))
+    inner = keras.Model(inner_x, [norm("left")(after), norm("right")(after)], name="inner")
+    heads = [norm("one")(conv), norm("two")(conv), norm("three")(x), *inner(conv)]
+    keras.Model(x, heads).save(tmp_path / name)
+    inputs = {layer.name.rpartition("/")[2]: layer.inputs for layer in bnstat.load(tmp_path / name)}
+    assert inputs["one"] == inputs["two"] == {("config", "conv:0:0")}
+    assert inputs["three"] == {("config", "x:0:0")}
+    assert inputs["left"] == inputs["right"]
+    assert len(inputs["left"]) == 1
+    assert inputs["left"].isdisjoint(inputs["one"])
+    assert not inputs["first"], "the input of a nested model may be any tensor"

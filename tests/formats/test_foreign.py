@@ -53,7 +53,13 @@ TENSOR = b"\x08\x80\x04\x08\x03" + named(2, "Float32") + field(3, bytes(6144))
 IMAGE = named(1, "image") + field(3, field(4, b"\x08\x20\x10\x20"))
 CORE_ML = field(2, field(1, IMAGE) + field(10, named(1, "probabilities")))
 
+MANIFEST = [{"paths": ["group1-shard1of1"], "weights": [{"name": "bn/gamma", "shape": [3]}]}]
+
 CASES = {
+    "the manifest of a TensorFlow.js model's weights": json.dumps(MANIFEST).encode(),
+    "the manifest of a TensorFlow.js model's weights;": json.dumps(
+        [dict(reversed(MANIFEST[0].items()))], indent=2
+    ).encode(),
     "a Caffe model": named(1, "LeNet") + field(100, LAYER) * 3,
     "a Caffe model;": field(100, LAYER),
     "a Caffe model; ": named(1, "CaffeNet") + field(2, OLD_LAYER) * 3,

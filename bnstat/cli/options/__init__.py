@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
@@ -16,7 +16,7 @@ from bnstat.storage.access import MAX_DOWNLOAD
 
 if TYPE_CHECKING:
     from bnstat.loading import Models
-    from bnstat.model import Model
+    from bnstat.model import BatchNorm, Model
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -83,8 +83,8 @@ layers = click.option(
 no_values = click.option(
     "--no-values",
     is_flag=True,
-    help="Leave out the values: names, shapes and dtypes alone. No tensor is read; the data files "
-    "need not exist.",
+    help="Leave out the values: names, shapes and dtypes alone. No tensor is read; the data files, "
+    "or the variables folder of a SavedModel, need not exist.",
 )
 
 output = click.option(
@@ -294,13 +294,28 @@ def tell(models: Iterable[Model], quiet: bool) -> None:
 
 def _noticed(model: Model) -> Iterator[str]:
     yield from model.notes
-    lost = [layer for layer in model.incomplete if layer.variables or not layer.undecided]
+    incomplete = _lacking(model)
+    lost = [layer.name for layer in incomplete if not layer.uses_batch_statistics]
     if lost:
-        count = len(lost)
-        what = "1 batch-norm layer is" if count == 1 else f"{count} batch-norm layers are"
-        names = ", ".join(layer.name for layer in lost[:3])
-        more = ", ..." if count > 3 else ""
-        yield f"{what} in the file without moving statistics: {names}{more}"
+        what = "1 batch-norm layer is" if len(lost) == 1 else f"{len(lost)} batch-norm layers are"
+        yield f"{what} in the file without moving statistics: {_first_of(lost)}"
+    on_batch = [layer.name for layer in incomplete if layer.uses_batch_statistics]
+    if on_batch:
+        count = len(on_batch)
+        what = "1 batch-norm layer was" if count == 1 else f"{count} batch-norm layers were"
+        yield (
+            f"{what} exported in training mode (each batch is normalized by its own statistics, "
+            f"none are stored or needed): {_first_of(on_batch)}"
+        )
+
+
+def _lacking(model: Model) -> list[BatchNorm]:
+    """The layers that are surely batch norm, but whose moving statistics are not in the file."""
+    return [layer for layer in model.incomplete if layer.variables or not layer.undecided]
+
+
+def _first_of(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def answer(model: Model, quiet: bool) -> int:
@@ -308,5 +323,6 @@ def answer(model: Model, quiet: bool) -> int:
     if model.layers:
         return 0
     if not quiet:
-        say(f"no batch-norm layer found in {model.source.path}")
+        with_statistics = " with moving statistics" if _lacking(model) else ""
+        say(f"no batch-norm layer{with_statistics} found in {model.source.path}")
     return 1

@@ -120,7 +120,9 @@ def _formula(op: str, expression: Expression | None) -> Formula | None:
     if free and (not beta or expression[beta] != 1):
         return None
     (x_leaf,), (mean_leaf,) = x, mean
-    if shared[_RSQRT] != 1 or x_leaf.key is not None:
+    # A frozen network may normalize a constant, but none normalizes its own statistics.
+    is_statistic = x_leaf.key is not None and x_leaf.key == mean_leaf.key
+    if shared[_RSQRT] != 1 or is_statistic:
         return None
     return Formula(op, x_leaf, mean_leaf, gamma[0] if gamma else None, beta[0] if beta else None)
 

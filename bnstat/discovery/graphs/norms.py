@@ -63,6 +63,8 @@ class Norm:
         scope: the name under which the graph has it; empty where it has none.
         roles: role -> key.
         x: the tensors that it may normalize.
+        on_batch: True if it normalizes by the statistics of the batch, and no variable follows
+            these.
         epsilon, momentum, axis: where the graph tells them.
     """
 
@@ -73,6 +75,7 @@ class Norm:
     epsilon: float | None
     momentum: float | None
     axis: int | None
+    on_batch: bool = False
 
 
 def find_norms(
@@ -112,27 +115,38 @@ def _fused(tensors: Tensors, op: Op, updates: Updates) -> Norm | None:
         key = tensors.variable(tensor)
         if key is not None and not _is_filler(tensors, (tensor,), role):
             roles[role] = key
-    momentum = None
+    momentum, on_batch = None, False
     if op.type in AVERAGING and op.attribute("is_training") in (None, True):
         for output, role in enumerate(STATISTICS, 1):
             updated = updates.key((f"{op.name}:{output}",))
             if role not in roles and updated is not None:
                 roles[role] = updated
         momentum = _share_kept(op.attribute("exponential_avg_factor"))
+        on_batch = not roles.keys() & set(STATISTICS) and not updates.follow(
+            (f"{op.name}:1", f"{op.name}:2")
+        )
     elif op.type == _ONNX:
         momentum = _onnx_momentum(op)
+    elif op.type == _OLDEST and len(given) == 5:
+        for role, tensor in zip(STATISTICS, given[1:3], strict=True):
+            if role not in roles and (moved := updates.key(tensors.sources(tensor))) is not None:
+                roles[role] = moved
+        on_batch = not roles.keys() & set(STATISTICS) and not updates.follow(
+            [source for tensor in given[1:3] for source in tensors.sources(tensor)]
+        )
     elif "moving_variance" not in roles:
         return None
     epsilon = op.attribute("variance_epsilon" if op.type == _OLDEST else "epsilon")
     default = _ONNX_DEFAULTS["epsilon"] if op.type == _ONNX else _DEFAULT_EPSILON
     return Norm(
         op=op.name,
-        scope=_scope(op),
+        scope=_scope(op) or ("" if "moving_variance" in roles else op.name),
         roles=roles,
         x=tensors.sources(given[0]) if given else (),
         epsilon=_finite(epsilon if isinstance(epsilon, float) else default),
         momentum=updates.momentum(roles) if momentum is None else momentum,
         axis=_fused_axis(tensors, op, given),
+        on_batch=on_batch,
     )
 
 
@@ -188,29 +202,54 @@ def _around(
 ) -> Norm | None:
     """The normalization around `1 / sqrt(variance + epsilon)`."""
     squares = tensors.variable(variance) or updates.key(tensors.sources(variance))
-    if squares is None and not updates:
+    is_moment = squares is None and _is_batch_moment(tensors, variance)
+    if squares is None and not updates and not is_moment:
         return None
     formula = normalization(tensors, root.name)
     if formula is None:
         return None
     mean = formula.mean.key or updates.key(formula.mean.sources)
-    if mean is None or (squares is None and formula.mean.key is not None):
+    roles = {}
+    if mean is None:
+        sources = formula.mean.sources
+        if not is_moment or len(sources) != 1 or not _is_batch_moment(tensors, sources[0]):
+            return None
+    elif squares is None and formula.mean.key is not None:
         return None
-    roles = {"moving_mean": mean}
+    else:
+        roles["moving_mean"] = mean
     if squares is not None:
         roles["moving_variance"] = squares
     for role, leaf in (("gamma", formula.gamma), ("beta", formula.beta)):
         if leaf is not None and leaf.key and not _is_filler(tensors, leaf.sources, role):
             roles[role] = leaf.key
+    on_batch = mean is None and not updates.follow(
+        [*formula.mean.sources, *tensors.sources(variance)]
+    )
+    # Weights are standardized over the first axis as well, by statistics of their own.
+    if mean is None and not (on_batch and roles and formula.x.key is None):
+        return None
     return Norm(
         op=formula.op,
-        scope=_scope(root),
+        scope=_scope(root) or (root.name if on_batch else ""),
         roles=roles,
         x=formula.x.sources,
         epsilon=_finite(epsilon),
         momentum=updates.momentum(roles),
         axis=tensors.axis(variance),
+        on_batch=on_batch,
     )
+
+
+def _is_batch_moment(tensors: Tensors, tensor: str) -> bool:
+    """Return True if a tensor is a mean over the first axis, as batch norm's statistics are.
+
+    Layer and instance norm take theirs over other axes, and leave the first.
+    """
+    op = tensors.producer(tensor)
+    inputs = tensors.inputs(op.name) if op is not None and op.type == "Mean" else ()
+    axes = tensors.constants(inputs[1]) if len(inputs) == 2 else []
+    return len(axes) == 1 and 0 in axes[0]
 
 
 def _share_kept(factor: float | int | bool | str | None) -> float | None:

@@ -8,18 +8,23 @@ is one layer, found where it comes first.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from math import prod
 
+from bnstat.discovery.config import CALLED
 from bnstat.discovery.graphs.norms import Norm, find_norms
 from bnstat.discovery.graphs.tensors import Steps, Tensors
+from bnstat.discovery.graphs.updates import STATISTICS
 from bnstat.discovery.lookalikes import ACCUMULATOR, set_apart
 from bnstat.discovery.schemes import RENORM
 from bnstat.discovery.sighting import Sighting
 from bnstat.formats.contents import Contents
 from bnstat.model import ROLES
+
+_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "QLinearConv"})
 
 _MOST_CANDIDATES = 100
 """Layers that a sighting is compared with, where many share a variable."""
@@ -34,14 +39,18 @@ class _Layer:
     epsilons: list[float] = field(default_factory=list)
     momentum: float | None = None
     axis: int | None = None
+    uses_batch_statistics: bool = False
+    inputs: set[tuple[str, str]] = field(default_factory=set)
 
     def accepts(self, roles: Mapping[str, str]) -> bool:
         """Whether these are roles of this layer: some in common, and none in conflict."""
         common = [role for role in roles if role in self.roles]
         return bool(common) and all(self.roles[role] == roles[role] for role in common)
 
-    def add(self, norm: Norm) -> None:
+    def add(self, norm: Norm, graph: str) -> None:
         """Take up what a graph says of this layer."""
+        self.uses_batch_statistics |= norm.on_batch
+        self.inputs.update((graph, tensor) for tensor in norm.x)
         self.roles.update(norm.roles)
         if norm.epsilon is not None and norm.epsilon not in self.epsilons:
             self.epsilons.append(norm.epsilon)
@@ -62,6 +71,8 @@ class _Layer:
             momentum=self.momentum,
             axis=self.axis,
             notes=notes,
+            uses_batch_statistics=self.uses_batch_statistics and STATISTICS[1] not in self.roles,
+            inputs=frozenset(self.inputs),
         )
 
 
@@ -78,8 +89,8 @@ class _Layers:
         self._by_key: dict[str, list[_Layer]] = {}
         self.unfinished: set[str] = set()
 
-    def add(self, norm: Norm) -> None:
-        """Take up a sighting: of a layer that is known already, or of a new one."""
+    def add(self, norm: Norm, graph: str) -> None:
+        """Take up what the graph of that name shows: of a known layer, or of a new one."""
         # The statistics are a layer's own; gamma and beta may be those of many.
         keys = [norm.roles[role] for role in reversed(ROLES) if role in norm.roles]
         candidates = (layer for key in keys for layer in self._by_key.get(key, ()))
@@ -91,7 +102,7 @@ class _Layers:
             self._layers.append(layer)
         for key in set(norm.roles.values()) - set(layer.roles.values()):
             self._by_key.setdefault(key, []).append(layer)
-        layer.add(norm)
+        layer.add(norm, graph)
         known = "moving_variance" in layer.roles and layer.epsilons
         if known and (layer.momentum is not None or not self._with_momentum):
             self.unfinished.difference_update(layer.roles.values())
@@ -131,5 +142,39 @@ def from_graphs(contents: Contents) -> list[Sighting]:
             continue
         seen |= keys
         for norm in find_norms(Tensors(graph, steps), fit, doubt):
-            layers.add(norm)
+            layers.add(norm, graph.name)
     return layers.sightings()
+
+
+def folded(contents: Contents) -> list[str]:
+    """A note on where an exporter folded batch norm, for a file in which no layer is left.
+
+    Converters from TensorFlow join the names of what they fold. Where the names are gone, a bias
+    that convolutions have may stem from a batch norm.
+    """
+    if contents.source.format != "onnx" or contents.graphs is None:
+        return []
+    (graph,) = contents.graphs()
+    named: Counter[bool] = Counter()
+    biased = 0
+    for op in graph.ops.values():
+        keys = [graph.variables[name] for name in op.inputs if name in graph.variables]
+        is_convolution = op.type in _CONVOLUTIONS
+        named[is_convolution] += any(CALLED.search(key) is not None for key in keys)
+        biased += is_convolution and len(keys) == 2
+    proof = "nothing of it is left to show (bnstat diff ORIGINAL FILE {} it)"
+    if named.total():
+        parts = [_count(named[True], "convolution")] if named[True] else []
+        parts += [_count(named[False], "other operation")] if named[False] else []
+        where = " and ".join(parts)
+        return [f"batch norm was folded into {where}, by their names: {proof.format('proves')}"]
+    if biased:
+        return [
+            f"batch norm may have been folded into {_count(biased, 'convolution')} with a bias: "
+            f"{proof.format('decides')}"
+        ]
+    return []
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

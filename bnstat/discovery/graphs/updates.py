@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property
 from math import isfinite
 
 from bnstat.discovery.graphs.algebra import SUMS
@@ -73,8 +74,11 @@ class Updates:
     ) -> None:
         self._momenta: dict[str, float] = {}
         self._keys: dict[str, str | None] = {}
+        self._tensors = tensors
+        self._assigned = [inputs[1] for op in ops if len(inputs := tensors.inputs(op.name)) == 2]
+        self._moves = [*_moves(tensors, ops)]
         doubts: dict[str, int] = {}
-        for key, move in _of_statistics([*_moves(tensors, ops)]):
+        for key, move in _of_statistics(self._moves):
             least = doubt(key)
             if least is None:
                 continue
@@ -94,6 +98,16 @@ class Updates:
         """The key of the variable that is moved towards one of these tensors, if only one is."""
         keys = {self._keys[tensor] for tensor in tensors if tensor in self._keys}
         return keys.pop() if len(keys) == 1 else None
+
+    @cached_property
+    def _stored(self) -> set[str]:
+        """All tensors that some variable, of the file or not, is set to or moved towards."""
+        new = [*self._assigned, *(move.new for move in self._moves if move.new)]
+        return set().union(*map(self._tensors.reach, new))
+
+    def follow(self, tensors: Sequence[str]) -> bool:
+        """Return True if some variable, of the file or not, follows one of these tensors."""
+        return not self._stored.isdisjoint(tensors)
 
     def momentum(self, roles: Mapping[str, str]) -> float | None:
         """The momentum of the layer with these moving statistics."""

@@ -3,12 +3,17 @@
     datatype  class and version, three bytes of flags, size (u32), properties
     filters   version, count, then filters of id (u16), [length of name (u16)], flags (u16),
               count of parameters (u16), [name], parameters (u32 each)
+    fill, old      size (u32), the value
+    fill v1, v2    version, two bytes of times, defined, size (u32), the value; v2 ends after
+                   `defined` if that is 0
+    fill v3        version, flags (0x20: defined), size (u32), the value
 
-Source: HDF5 File Format Specification 3.0, sections IV.A.2.d and l.
+Source: HDF5 File Format Specification 3.0, sections IV.A.2.d, e, f and l.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -18,8 +23,10 @@ from bnstat.formats.hdf5.objects import (
     DATASPACE,
     DATATYPE,
     EXTERNAL,
+    FILL,
     FILTERS,
     LAYOUT,
+    OLD_FILL,
     Cursor,
     Message,
     Objects,
@@ -55,6 +62,8 @@ class Dataset:
         shape: the dimensions.
         layout: the message that tells where the bytes are.
         filters: what chunks were put through, first to last.
+        fill: the element that stands wherever no bytes were allocated, as the file stores it;
+            empty for zero, None if it is stored in another object.
         is_foreign: whether the bytes are in other files.
     """
 
@@ -64,6 +73,7 @@ class Dataset:
     shape: tuple[int, ...]
     layout: bytes
     filters: tuple[int, ...]
+    fill: bytes | None
     is_foreign: bool
 
 
@@ -85,7 +95,30 @@ def dataset(objects: Objects, path: str, messages: list[Message]) -> Dataset | N
         element = _element(objects, datatype.body)
     filters = _filters(objects, held[FILTERS].body) if FILTERS in held else ()
     layout = held[LAYOUT].body
-    return Dataset(path, *element, shape, layout, filters, EXTERNAL in held)
+    fill = _fill(objects, held)
+    return Dataset(path, *element, shape, layout, filters, fill, EXTERNAL in held)
+
+
+def _fill(objects: Objects, held: Mapping[int, Message]) -> bytes | None:
+    """The bytes of a dataset's fill value. The newer message takes precedence."""
+    message = held.get(FILL) or held.get(OLD_FILL)
+    if message is None:
+        return b""
+    if message.is_shared:
+        return None
+    body = Cursor(message.body, objects.path)
+    if message.kind == FILL:
+        version, flags = body.number(1), body.number(1)
+        if version == 3:
+            is_stored = bool(flags & 0x20)
+        else:
+            body.take(1)
+            is_stored = body.number(1) == 1
+        if not is_stored:
+            return b""
+    size = body.number(4)
+    # Libraries before HDF5 1.8 store an undefined value with a negative size.
+    return body.take(size) if size < 1 << 31 else b""
 
 
 def _filters(objects: Objects, data: bytes) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from typing import Any, Final, TypeGuard
 from bnstat.errors import DamagedError
 
 _MAX_DEPTH: Final = 64
-_BESIDE: Final = ("name", "trainable", "build_config")
+_BESIDE: Final = ("name", "trainable", "build_config", "inbound_nodes")
 _ATTRIBUTES: Final = {("Bidirectional", "layer"): "forward_layer"}
 """(class, argument) -> attribute that holds the layer, where they are not called the same."""
 
@@ -85,8 +85,8 @@ def layer_from_config(serialized: Mapping[str, Any]) -> tuple[str, Mapping[str, 
 
     Returns:
         The class name, with its package where it is registered under one (`Custom>X`), and the
-        config, `trainable`, `name` and Keras 3's `build_config` among it; both empty where
-        there are none.
+        config, `trainable`, `name`, `inbound_nodes` and Keras 3's `build_config` among it; both
+        empty where there are none.
     """
     if not _is_serialized(serialized):
         return "", {}

@@ -70,6 +70,12 @@ message SavedObject { optional SavedUserObject user_object 4 }
 message SavedObjectGraph {
   repeated SavedObject nodes 1; map SavedConcreteFunction concrete_functions 2 }
 
+# The same SavedObjectGraph, for its variables; most readers do without this part of it.
+message ObjectReference { int32 node_id 1; string local_name 2 }
+message SavedVariable { DataType dtype 1; TensorShapeProto shape 2; string name 6 }
+message DeclaredObject { repeated ObjectReference children 1; optional SavedVariable variable 7 }
+message DeclaredObjectGraph { repeated DeclaredObject nodes 1 }
+
 # keras/src/legacy/saving: saved_metadata.proto (Keras 2)
 message KerasSavedObject {
   int32 node_id 2; string node_path 3; string identifier 4; string metadata 5 }

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from bnstat.errors import DamagedError, NotFoundError
-from bnstat.formats.contents import Contents, Graph, Node, Reading
+from bnstat.formats.contents import Contents, Graph, Node, Objects, Reading
 from bnstat.formats.protobuf.protos import parse, parse_text
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE
 from bnstat.formats.tensorflow.bundle import INDEX
@@ -87,7 +87,7 @@ def open_saved_model(
         source = replace(source, writer=f"TensorFlow {version}" if version else None)
     variables = folder.folder(VARIABLES)
     if variables is None or variables.file(VARIABLES + INDEX) is None:
-        return _without_variables(folder, source, meta_graph, notes)
+        return _without_variables(folder, source, meta_graph, notes, reading)
     tensors = open_tensors(variables, VARIABLES, reading)
     if meta_graph is not None and all(key == KEY for key in tensors.keys):
         return _of_constants(source, meta_graph, notes)
@@ -99,6 +99,18 @@ def open_saved_model(
             notes=notes,
         )
     nodes, more_notes = read_object_graph(tensors, reading)
+    return _of_objects(folder, source, meta_graph, nodes, tensors, notes + more_notes)
+
+
+def _of_objects(
+    folder: Folder,
+    source: Source,
+    meta_graph: Any,
+    nodes: Objects,
+    tensors: Tensors,
+    notes: Sequence[str],
+) -> Contents:
+    """A model of TensorFlow 2."""
     names, search = names_of(nodes, tensors)
     from bnstat.formats.keras.metadata import keras_layers
 
@@ -112,7 +124,7 @@ def open_saved_model(
         layers_in_order=in_order,
         objects=nodes,
         graphs=_graphs_by_object(meta_graph, nodes, tensors),
-        notes=notes + more_notes,
+        notes=notes,
     )
 
 
@@ -129,8 +141,9 @@ def _meta_graph(file: File) -> Any:
 
 
 def _without_variables(
-    folder: Folder, source: Source, meta_graph: Any, notes: list[str]
+    folder: Folder, source: Source, meta_graph: Any, notes: list[str], reading: Reading
 ) -> Contents:
+    """A model without the values of its variables, or one that has no variables."""
     from bnstat.formats.tensorflow.graphs import graph_def
 
     if meta_graph is None:
@@ -142,13 +155,24 @@ def _without_variables(
             "the index of the SavedModel's variables is missing",
             "copy it beside the data files",
         )
-    if any(node.op in graph_def.VARIABLES for node in meta_graph.graph_def.node):
+    if not any(node.op in graph_def.VARIABLES for node in meta_graph.graph_def.node):
+        return _of_constants(source, meta_graph, notes)
+    if reading.values:
         raise NotFoundError(
             f"{folder.path}/{VARIABLES}",
             "the folder of the SavedModel's variables is missing",
-            f"copy it beside {BINARY}, which holds the graph alone",
+            f"copy it beside {BINARY}, which holds the graph alone; "
+            "inspect --no-values shows names and settings",
         )
-    return _of_constants(source, meta_graph, notes)
+    from bnstat.formats.tensorflow.declared import declared_by_objects, declared_by_ops
+
+    notes = [*notes, f"{VARIABLES}/ is missing: names, shapes and settings are those of the graph"]
+    if meta_graph.object_graph_def.nodes:
+        declared, nodes = declared_by_objects(meta_graph.object_graph_def, source.path)
+        return _of_objects(folder, source, meta_graph, nodes, declared, notes)
+    declared = declared_by_ops(meta_graph.graph_def, source.path)
+    graphs = _graphs_by_name(meta_graph, declared)
+    return Contents(source, declared.variables({}), graphs=graphs, notes=notes)
 
 
 def _of_constants(source: Source, meta_graph: Any, notes: list[str]) -> Contents:

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import bnstat
+from bnstat.formats.protobuf.protos import message_class
 from bnstat.model import ROLES
 from tests.discovery.graphs.models import (
     CHANNELS,
@@ -15,6 +18,7 @@ from tests.discovery.graphs.models import (
     four,
     images,
     layer,
+    moving_average,
     names,
     sightings,
     stored,
@@ -236,3 +240,122 @@ def test_following_parameters_are_not_taken(saved: Callable[..., Path]) -> None:
 
     path = saved(build)
     assert names(path) == [layer("bn", "gamma", "beta"), layer("two", "gamma", "beta")]
+
+
+def test_a_frozen_layer_of_a_constant(tmp_path: Path) -> None:
+    for data_format, shape in (("NHWC", [1, 1, 1, CHANNELS]), ("NCHW", [2, CHANNELS, 4, 4])):
+        with tf.Graph().as_default() as graph:
+            values = [
+                tf.constant([1.5 + i] * CHANNELS, name=f"bn/{r}") for i, r in enumerate(ROLES)
+            ]
+            if data_format == "NCHW":
+                values = [tf.reshape(value, [1, CHANNELS, 1, 1]) for value in values]
+            gamma, beta, mean, variance = values
+            x = tf.constant(np.arange(np.prod(shape), dtype=np.float32).reshape(shape), name="x")
+            with v1.name_scope("bn/"):
+                tf.nn.batch_normalization(x, mean, variance, beta, gamma, 0.003)
+        path = tmp_path / f"{data_format}.pb"
+        path.write_bytes(graph.as_graph_def().SerializeToString())
+        (found,) = sightings(path)
+        assert (found.roles, found.epsilon) == (layer("bn"), 0.003)
+        assert found.inputs == {("", "x")}
+
+
+# Normalizing each batch by its own statistics
+
+
+def fused(x: Any, gamma: Any, beta: Any) -> Any:
+    return v1.nn.fused_batch_norm(x, gamma, beta, is_training=True)[0]
+
+
+def spelled_out(x: Any, gamma: Any, beta: Any) -> Any:
+    mean, variance = tf.nn.moments(x, [0, 1, 2])
+    return tf.nn.batch_normalization(x, mean, variance, beta, gamma, 1e-3)
+
+
+def oldest(x: Any, gamma: Any, beta: Any) -> Any:
+    """For `as_oldest`."""
+    mean, variance = tf.nn.moments(x, [0, 1, 2])
+    return v1.nn.fused_batch_norm(x, gamma, beta, mean, variance, is_training=False)[0]
+
+
+def as_oldest(prefix: Path) -> None:
+    """Put the oldest op, which TensorFlow does not make any more, in the place of the fused one."""
+    path = prefix.with_name(f"{prefix.name}.meta")
+    meta_graph = message_class("MetaGraphDef").FromString(path.read_bytes())
+    for node in meta_graph.graph_def.node:
+        if node.op == "FusedBatchNormV3":
+            inputs = [node.input[place] for place in (0, 3, 4, 2, 1)]
+            node.op = "BatchNormWithGlobalNormalization"
+            node.ClearField("input")
+            node.ClearField("attr")
+            node.input.extend(inputs)
+            node.attr["variance_epsilon"].f = 1e-3
+    path.write_bytes(meta_graph.SerializeToString())
+
+
+@pytest.mark.parametrize("scope", ["bn", ""])
+@pytest.mark.parametrize("apply", [fused, spelled_out, oldest])
+def test_training_mode_without_statistics(
+    saved: Callable[..., Path], apply: Callable[..., Any], scope: str
+) -> None:
+    def build() -> None:
+        with v1.variable_scope(scope):
+            gamma, beta = variable("scale"), variable("offset")
+        with v1.name_scope(f"{scope}/" if scope else ""):
+            apply(images(), gamma, beta)
+
+    path = saved(build)
+    if apply is oldest:
+        as_oldest(path)
+    (found,) = sightings(path)
+    assert found.uses_batch_statistics
+    prefix = f"{scope}/" if scope else ""
+    assert found.roles == {"gamma": f"{prefix}scale", "beta": f"{prefix}offset"}
+    model = bnstat.load(path)
+    assert not model.layers
+    (lacking,) = model.incomplete
+    assert lacking.name != "(root)"
+    assert lacking.uses_batch_statistics
+
+
+def test_the_oldest_op_in_training_mode_whose_statistics_are_moved(
+    saved: Callable[..., Path],
+) -> None:
+    def build() -> None:
+        gamma, beta, mean, variance = four("bn")
+        x = images()
+        batch = tf.nn.moments(x, [0, 1, 2])
+        v1.nn.fused_batch_norm(x, gamma, beta, *batch, is_training=False)
+        moving_average(mean, batch[0], 0.9)
+        moving_average(variance, batch[1], 0.9)
+
+    path = saved(build)
+    as_oldest(path)
+    (found,) = sightings(path)
+    assert found.roles == layer("bn")
+    assert not found.uses_batch_statistics
+
+
+def test_training_mode_of_a_trainable_checkpoint(tmp_path: Path) -> None:
+    with tf.Graph().as_default(), v1.Session() as session:
+        gamma, beta, mean, variance = four("bn")
+        _, *batch = v1.nn.fused_batch_norm(images(), gamma, beta, is_training=True)
+        moving_average(mean, batch[0], 0.9)
+        moving_average(variance, batch[1], 0.9)
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver([gamma, beta]).save(session, str(tmp_path / "model"))
+    (found,) = sightings(tmp_path / "model")
+    assert found.roles == layer("bn", "moving_mean", "moving_variance")
+    assert not found.uses_batch_statistics
+
+
+def test_standardized_weights_are_no_batch_norm(saved: Callable[..., Path]) -> None:
+    def build() -> None:
+        kernel = variable("kernel", shape=[3, 3, CHANNELS, CHANNELS])
+        mean, variance = tf.nn.moments(kernel, [0, 1, 2])
+        gain, beta = variable("gain"), variable("beta")
+        standard = tf.nn.batch_normalization(kernel, mean, variance, beta, gain, 1e-4)
+        tf.nn.conv2d(images(), standard, 1, "SAME")
+
+    assert sightings(saved(build)) == []

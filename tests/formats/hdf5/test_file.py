@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bnstat.errors import DamagedError
+from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
 from bnstat.storage.local import LocalFile
 from tests.builders.memory import MemoryFile
@@ -214,3 +215,111 @@ def test_any_tree(
         assert same_bits(store.variables[name].read(), np.array(numbers, np.float32))
     for name, text in texts.items():
         assert store.texts("", name) == text
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">i2"])
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+@pytest.mark.parametrize("fill", [None, 3.0])
+@pytest.mark.parametrize("fill_time", [None, "ifset"])
+@pytest.mark.parametrize("options", STORAGE[:3], ids=str)
+def test_never_written_holds_the_fill_value(
+    options: dict[str, Any],
+    fill_time: str | None,
+    fill: float | None,
+    libver: str,
+    dtype: str,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w", libver=libver) as file:
+        extra = {} if fill_time is None else {"fill_time": fill_time}
+        file.create_dataset("a", (5, 3), dtype, fillvalue=fill, **extra, **options)
+    with h5py.File(path) as file:
+        expected = file["a"][()]
+    found = read(path)
+    assert found.tobytes() == native(expected).tobytes()
+    assert found.tobytes() == np.full((5, 3), fill or 0, native(expected).dtype).tobytes()
+    assert not Hdf5(LocalFile(path)).variables["a"].extents()
+
+
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+@pytest.mark.parametrize("fill", [None, -1.5])
+@pytest.mark.parametrize("options", [{}, {"compression": "gzip"}, {"fletcher32": True}], ids=str)
+def test_chunks_that_were_never_allocated_hold_the_fill_value(
+    options: dict[str, Any], fill: float | None, libver: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w", libver=libver) as file:
+        made = file.create_dataset("a", (7, 5), "f4", chunks=(2, 2), fillvalue=fill, **options)
+        made[2:4, 1:3] = [[1, 2], [3, 4]]
+    with h5py.File(path) as file:
+        expected = file["a"][()]
+    assert read(path).tobytes() == native(expected).tobytes()
+    places = Hdf5(LocalFile(path)).variables["a"].extents()
+    assert all(place.part is None for place in places), "a copy would lack the other chunks"
+
+
+def _with_message(path: Path, kind: int, old: bytes, new_kind: int, new: bytes) -> None:
+    """Replace a message of an object header of version 1, and cut or pad it to its size."""
+    data = path.read_bytes()
+    start = data.index(struct.pack("<HH", kind, len(old)), 96)
+    while data[start + 8 : start + 8 + len(old)] != old:
+        start = data.index(struct.pack("<HH", kind, len(old)), start + 1)
+    body = new.ljust(len(old), b"\0")
+    assert len(body) == len(old)
+    flags = data[start + 4 : start + 8]
+    message = struct.pack("<HH", new_kind, len(old)) + flags + body
+    path.write_bytes(data[:start] + message + data[start + len(message) :])
+
+
+_VALUE = struct.pack("<d", 2.5)
+_FILLS = {
+    "the old one alone": (0x00, b"", 9),
+    "version 1": (0x05, struct.pack("<BBBBI", 1, 2, 2, 1, 8) + _VALUE, 2.5),
+    "version 1, default": (0x05, struct.pack("<BBBBI", 1, 2, 2, 1, 0), 0),
+    "version 2": (0x05, struct.pack("<BBBBI", 2, 2, 2, 1, 8) + _VALUE, 2.5),
+    "version 2, default": (0x05, struct.pack("<BBBBI", 2, 2, 2, 1, 0), 0),
+    "version 3": (0x05, struct.pack("<BBI", 3, 0x2A, 8) + _VALUE, 2.5),
+    "version 3, default": (0x05, struct.pack("<BB", 3, 0x0A), 0),
+}
+
+
+@pytest.mark.parametrize("name", _FILLS)
+def test_every_version_of_the_fill_value(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w", libver="earliest") as file:
+        file.create_dataset("a", (3,), "<f8", fillvalue=9)
+    stored = struct.pack("<BBBBI", 2, 2, 2, 1, 8) + struct.pack("<d", 9)
+    kind, body, expected = _FILLS[name]
+    _with_message(path, 0x05, stored, kind, body)
+    with h5py.File(path) as file:
+        oracle = file["a"][()]
+    assert read(path).tolist() == oracle.tolist() == [expected] * 3
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("is_written", [True, False])
+def test_layouts_of_early_hdf5(is_written: bool, version: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w", libver="earliest") as file:
+        made = file.create_dataset("a", (2,), "<f8", fillvalue=9)
+        if is_written:
+            made[...] = [1, 2]
+        address = made.id.get_offset()
+    where = (1 << 64) - 1 if address is None else address
+    stored = struct.pack("<BBQQ", 3, 1, where, 16).ljust(24, b"\0")
+    older = struct.pack("<BBB5xQI", version, 1, 1, where, 2)
+    _with_message(path, 0x08, stored, 0x08, older)
+    with h5py.File(path) as file:
+        oracle = file["a"][()]
+    assert read(path).tolist() == oracle.tolist() == ([1, 2] if is_written else [9, 9])
+
+
+def test_a_fill_value_of_another_size(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w", libver="earliest") as file:
+        file.create_dataset("a", (3,), "<f8", fillvalue=9)
+    stored = struct.pack("<BBBBI", 2, 2, 2, 1, 8) + struct.pack("<d", 9)
+    _with_message(path, 0x05, stored, 0x05, struct.pack("<BBBBIf", 2, 2, 2, 1, 4, 9))
+    with pytest.raises(DamagedError, match="fill value"):
+        read(path)

@@ -115,6 +115,47 @@ def test_of_objects_without_variables(tmp_path: Path) -> None:
         bnstat.load(tmp_path / "m")
 
 
+def _described(model: bnstat.Model) -> list[tuple[Any, ...]]:
+    return [
+        (
+            layer.name,
+            {role: (each.key, each.name, each.dtype, each.shape)
+             for role, each in layer.variables.items()},
+            layer.epsilon,
+            layer.momentum,
+            layer.axis,
+        )
+        for layer in model
+    ]  # fmt: skip
+
+
+def test_names_and_settings_without_variables(saved: Path) -> None:
+    whole = bnstat.load(saved)
+    shutil.rmtree(saved / "variables")
+    model = bnstat.load(saved, values=False)
+    assert _described(model) == _described(whole)
+    assert any("variables/ is missing" in note for note in model.notes)
+    with pytest.raises(NotFoundError, match="not in this file"):
+        model[0].read()
+
+
+def test_names_and_settings_of_objects_without_variables(tmp_path: Path) -> None:
+    for name, keras in (("2", "tf_keras"), ("3", "keras")):
+        library = pytest.importorskip(keras)
+        network = library.Sequential([
+            library.layers.Input((4, 4, 2)),
+            library.layers.BatchNormalization(epsilon=0.003, name="first"),
+            library.layers.Conv2D(3, 2, name="conv"),
+            library.layers.BatchNormalization(momentum=0.8, center=False, name="second"),
+        ])  # fmt: skip
+        path = tmp_path / name
+        tf.saved_model.save(network, str(path))
+        whole = bnstat.load(path)
+        assert len(whole) == 2
+        shutil.rmtree(path / "variables")
+        assert _described(bnstat.load(path, values=False)) == _described(whole)
+
+
 def test_that_has_none(tmp_path: Path) -> None:
     tf.saved_model.save(tf.Module(), str(tmp_path / "m"))
     shutil.rmtree(tmp_path / "m/variables")

@@ -6,17 +6,13 @@ told apart by a `#2`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from math import prod
 
-import numpy as np
-from numpy.typing import NDArray
-
-from bnstat.errors import BnstatError, UnsupportedError
+from bnstat.errors import UnsupportedError
 from bnstat.formats.contents import Contents, Graph
-from bnstat.formats.exchange.onnx.graphs import Inlined, inline
+from bnstat.formats.exchange.onnx.constants import evaluate
+from bnstat.formats.exchange.onnx.graphs import constant, inline
 from bnstat.formats.exchange.onnx.messages import Model, read_model
 from bnstat.formats.exchange.onnx.tensors import find_array, read_array, type_name
 from bnstat.formats.protobuf.scan import Window
@@ -40,12 +36,20 @@ def contents_of(file: File, source: Source) -> Contents:
     try:
         model = read_model(Window(file))
         inlined = inline(model, file.path)
+        evaluate(inlined, file)
     except WireError as error:
         raise damaged(file.path, "the model", error) from error
     except UnicodeDecodeError as error:
         raise damaged(file.path, "a name", WireError(error)) from error
     variables = {}
     for name, key in inlined.keys.items():
+        if name in inlined.computed:
+            array = inlined.computed[name]
+            if array.ndim:
+                variables[key] = Variable(
+                    key, _plain(key), array.dtype.name, array.shape, array.copy
+                )
+            continue
         tensor = inlined.constants[name]
         if tensor.shape is not None:
             variables[key] = Variable(
@@ -57,7 +61,8 @@ def contents_of(file: File, source: Source) -> Contents:
                 partial(find_array, file, tensor),
             )
     held = {name: key for name, key in inlined.keys.items() if key in variables}
-    graph = Graph("", inlined.ops, held, _constants(file, inlined))
+    small = partial(constant, inlined, file, most=_MOST_SMALL)
+    graph = Graph("", inlined.ops, held, small)
     return Contents(
         replace(source, format="onnx", writer=_writer(model)),
         variables,
@@ -74,16 +79,3 @@ def _plain(key: str) -> str:
 def _writer(model: Model) -> str | None:
     opset = f"(opset {model.opset})" if model.opset is not None else ""
     return " ".join(part for part in (model.producer, opset) if part) or None
-
-
-def _constants(file: File, inlined: Inlined) -> Callable[[str], NDArray[np.generic] | None]:
-    def constant(name: str) -> NDArray[np.generic] | None:
-        tensor = inlined.constants.get(name)
-        if tensor is None or tensor.shape is None or prod(tensor.shape) > _MOST_SMALL:
-            return None
-        try:
-            return read_array(file, tensor)
-        except BnstatError:
-            return None
-
-    return constant

@@ -11,11 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
-from bnstat.errors import UnsupportedError
+import numpy as np
+from numpy.typing import NDArray
+
+from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.formats.contents import Op
 from bnstat.formats.exchange.onnx.messages import Attribute, Function, Graph, Model, Node, Tensor
+from bnstat.formats.exchange.onnx.tensors import read_array
 from bnstat.formats.protobuf.wire import WireError, damaged
+from bnstat.storage.files import File
 
 _BODIES: Mapping[str, tuple[str, ...]] = {
     "If": ("then_branch", "else_branch"),
@@ -92,7 +98,7 @@ class _Frame:
 
 
 @dataclass
-class _Op:
+class NodeOp:
     """A node where it stands."""
 
     name: str
@@ -112,12 +118,30 @@ class _Op:
             DamagedError: the node's attributes, which are read only now, are none.
         """
         try:
-            attribute = self.node.attributes.get(name)
-            found = None if attribute is None else self.frame.attribute(attribute)
+            found = self._found(name)
             return None if found is None else found.value
         except WireError as error:
             path = self.node.messages.window.file.path
             raise damaged(path, f"the node {self.name}", error) from error
+
+    def numbers(self, name: str) -> list[float] | list[int]:
+        """The list of numbers in an attribute; empty if the node does not have it.
+
+        Raises:
+            WireError: the attribute is damaged.
+        """
+        found = self._found(name)
+        numbers = None if found is None else found.numbers()
+        return [] if numbers is None else numbers.tolist()
+
+    def tensor(self, name: str) -> Tensor | None:
+        """The tensor in an attribute. Raises as `numbers`."""
+        found = self._found(name)
+        return None if found is None else found.tensor()
+
+    def _found(self, name: str) -> Attribute | None:
+        attribute = self.node.attributes.get(name)
+        return None if attribute is None else self.frame.attribute(attribute)
 
 
 @dataclass
@@ -129,12 +153,33 @@ class Inlined:
         constants: name of a `Const` -> its tensor, in the order of the file.
         labels: name of a `Const` -> the tensor's name in the file.
         keys: the same, with a number behind those that are called like an earlier one.
+        computed: name of a `Const` that the file computes -> its numbers.
     """
 
     ops: dict[str, Op] = field(default_factory=dict)
     constants: dict[str, Tensor] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
+    computed: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    _taken: set[str] = field(default_factory=set)
+    _uses: dict[str, int] = field(default_factory=dict)
+
+    def compute(self, name: str, label: str, array: NDArray[np.generic]) -> None:
+        """Let an op of that name be a constant that the file calls `label`."""
+        key = self._free_key(label)
+        self.ops[name] = _Leaf(name, "Const")
+        self.labels[name], self.keys[name], self.computed[name] = label, key, array
+
+    def _free_key(self, label: str) -> str:
+        """A key that no constant has. All constants of the file have theirs by then."""
+        if not self._taken:
+            self._taken.update(self.keys.values())
+        key = label
+        while key in self._taken:
+            self._uses[label] = self._uses.get(label, 1) + 1
+            key = f"{label}#{self._uses[label]}"
+        self._taken.add(key)
+        return key
 
 
 def inline(model: Model, path: str) -> Inlined:
@@ -150,6 +195,8 @@ def inline(model: Model, path: str) -> Inlined:
     """
     inliner = _Inliner(model.functions, path)
     inliner.graph(model.graph, _Frame({}), 1, "")
+    for listed in inliner.listed:
+        inliner.result.compute(*listed)
     return inliner.result
 
 
@@ -161,6 +208,7 @@ class _Inliner:
         self._consts: dict[int, str] = {}
         self._uses: dict[str, int] = {}
         self.result = Inlined()
+        self.listed: list[tuple[str, str, NDArray[np.generic]]] = []
 
     def graph(self, graph: Graph, frame: _Frame, depth: int, prefix: str) -> Sequence[str]:
         """Take up a graph; gives the tensors that it gives."""
@@ -192,7 +240,7 @@ class _Inliner:
         else:
             inputs = [frame.tensor(name) or "" for name in node.inputs]
             name = self._unique(prefix + (node.name or self._scope(inputs) or _first(node)))
-            self.result.ops[name] = _Op(name, node, frame, inputs)
+            self.result.ops[name] = NodeOp(name, node, frame, inputs)
             given = [f"{name}:{index}" if index else name for index in range(len(node.outputs))]
         frame.tensors.update(zip(node.outputs, given, strict=False))
         frame.tensors.pop("", None)
@@ -229,13 +277,19 @@ class _Inliner:
         return merged
 
     def _held(self, node: Node, frame: _Frame) -> Sequence[str]:
-        """The tensor of a `Constant`; the kinds that are not tensors have no statistics."""
-        attribute = node.attributes.get("value")
-        found = None if attribute is None else frame.attribute(attribute)
-        tensor = None if found is None else found.tensor()
-        if tensor is None:
-            return [self._unique(node.name or _first(node))]
-        return [self._constant(tensor, _first(node))]
+        """The tensor of a `Constant`, or the numbers in its stead; texts are left out."""
+        for name, attribute in node.attributes.items():
+            found = frame.attribute(attribute)
+            tensor = found.tensor() if found is not None and name == "value" else None
+            if tensor is not None:
+                return [self._constant(tensor, _first(node))]
+            array = _numbers_of(found, name) if found is not None else None
+            if array is not None:
+                given = self._unique(_first(node))
+                self.result.ops[given] = _Leaf(given, "Const")
+                self.listed.append((given, _first(node), array))
+                return [given]
+        return [self._unique(node.name or _first(node))]
 
     def _constant(self, tensor: Tensor, label: str) -> str:
         # A body that is inlined twice has each of its tensors once.
@@ -266,6 +320,29 @@ class _Inliner:
             self._uses[base] = self._uses.get(base, 1) + 1
             name = f"{base}#{self._uses[base]}"
         return name
+
+
+def _numbers_of(attribute: Attribute, name: str) -> NDArray[np.generic] | None:
+    """The value of a `Constant` that is not a tensor: `value_float`, `value_ints`, ..."""
+    if name in ("value_floats", "value_ints"):
+        return attribute.numbers()
+    number = attribute.value
+    if name in ("value_float", "value_int") and isinstance(number, float | int):
+        return np.array(number, np.float32 if name == "value_float" else np.int64)
+    return None
+
+
+def constant(inlined: Inlined, file: File, name: str, most: int) -> NDArray[np.generic] | None:
+    """The numbers of a `Const`; None if it has more than `most`, or they cannot be read."""
+    if name in inlined.computed:
+        return inlined.computed[name]
+    tensor = inlined.constants.get(name)
+    if tensor is None or tensor.shape is None or prod(tensor.shape) > most:
+        return None
+    try:
+        return read_array(file, tensor)
+    except BnstatError:
+        return None
 
 
 def _first(node: Node) -> str:

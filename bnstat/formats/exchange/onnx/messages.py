@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnstat.errors import UnsupportedError
 from bnstat.formats.protobuf.scan import Field, Window, scan
@@ -25,8 +26,11 @@ _DEEPEST = 50
 
 _MOST_DIMS = 32
 
-_FLOAT, _INT, _STRING, _TENSOR, _GRAPH, _REFERENCE = 2, 3, 4, 5, 6, 21
+_FLOAT, _INT, _STRING, _TENSOR, _GRAPH, _FLOATS, _INTS, _REFERENCE = 2, 3, 4, 5, 6, 7, 8, 21
 """Fields of an AttributeProto."""
+
+_LONGEST_LIST = 1 << 17
+"""Bytes of a list of numbers in an attribute."""
 
 _LISTS = (4, 5, 7, 10, 11)
 """The fields of a TensorProto that list values: as float, int32, int64, double, uint64."""
@@ -114,7 +118,8 @@ class Attribute:
 
     def __init__(self, messages: Messages, each: Field) -> None:
         self._messages = messages
-        self._fields = {inner.number: inner for inner in messages.fields(each)}
+        self._all = list(messages.fields(each))
+        self._fields = {inner.number: inner for inner in self._all}
 
     @property
     def name(self) -> str:
@@ -137,6 +142,21 @@ class Attribute:
         if (each := self._fields.get(_STRING)) is not None:
             return read.bytes(each).decode("utf-8", "replace")
         return None
+
+    def numbers(self) -> NDArray[np.generic] | None:
+        """The list of numbers that it holds, as float32 or int64; None if it is very long."""
+        read = self._messages
+        listed = [each for each in self._all if each.number in (_FLOATS, _INTS)]
+        if sum(each.end - each.start for each in listed) > _LONGEST_LIST:
+            return None
+        floats = [read.bytes(each) for each in self._all if each.number == _FLOATS]
+        if floats:
+            data = b"".join(floats)
+            if len(data) % 4:
+                raise WireError("a list of floats is cut short")
+            return np.frombuffer(data, "<f4").astype(np.float32)
+        ints = [read.numbers(each) for each in self._all if each.number == _INTS]
+        return np.array([number for each in ints for number in each], np.int64) if ints else None
 
     def tensor(self) -> Tensor | None:
         """The tensor that it holds."""

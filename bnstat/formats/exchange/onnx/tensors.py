@@ -21,7 +21,7 @@ from bnstat.formats.tensorflow.dtypes import find_dtype, numpy_dtype
 from bnstat.storage.files import File
 from bnstat.storage.ranges import Range
 
-_TYPES = {
+TYPES = {
     1: "float32",
     2: "uint8",
     3: "int8",
@@ -54,7 +54,7 @@ _DECIMAL_DIGITS = 18
 
 def type_name(tensor: Tensor) -> str:
     """NumPy's or ml_dtypes' name of a tensor's elements; `type 99` for what has none."""
-    return _TYPES.get(tensor.type, f"type {tensor.type}")
+    return TYPES.get(tensor.type, f"type {tensor.type}")
 
 
 def read_array(file: File, tensor: Tensor) -> NDArray[np.generic]:

@@ -26,7 +26,7 @@ from bnstat.formats.contents import Contents, Graph, Op
 from bnstat.formats.protobuf.protos import parse_text
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, WireError, damaged
 from bnstat.formats.tensorflow.dtypes import dtype_name, find_dtype
-from bnstat.formats.tensorflow.graphs.graph_def import VARIABLES, inlined
+from bnstat.formats.tensorflow.graphs.graph_def import VARIABLES, graph_of, inlined
 from bnstat.formats.tensorflow.graphs.graph_file import GraphFile, graph_range
 from bnstat.formats.tensorflow.graphs.inlining import Node
 from bnstat.formats.tensorflow.graphs.tensor_proto import (
@@ -64,9 +64,35 @@ def open_contents(file: File, source: Source) -> Contents:
         DamagedError: the file is truncated, or no graph.
         UnsupportedError: the graph is too large.
     """
+    return _opened(file, source)[0]
+
+
+def open_index(file: File, source: Source) -> Contents:
+    """The same for when no values are wanted: the variables that the graph declares are listed.
+
+    Raises:
+        DamagedError, UnsupportedError: as `open_contents`.
+    """
+    contents, graph_def = _opened(file, source)
+    if not any(node.op in VARIABLES for node in graph_def.node):
+        return contents
+    from bnstat.formats.tensorflow.declared import declared_by_ops
+
+    declared = declared_by_ops(graph_def, source.path)
+    keys = declared.keys
+    graph = graph_of(graph_def, lambda name: name if name in keys else None)
+    constants = {name: name for name in contents.variables}
+    graph = replace(graph, variables={**constants, **graph.variables})
+    variables = {**contents.variables, **declared.variables({})}
+    return replace(contents, variables=variables, graphs=lambda: (graph,))
+
+
+def _opened(file: File, source: Source) -> tuple[Contents, Any]:
+    """What a graph's file holds, and the GraphDef."""
     source = replace(source, format="frozen-graph")
     if (text_form := _text_form(file)) is not None:
-        return contents_of_graph(_parse_text(file, text_form), source)
+        graph_def = _parse_text(file, text_form)
+        return contents_of_graph(graph_def, source), graph_def
     span = graph_range(file)
     if span is None or file.size >= LARGEST_MESSAGE:
         raise DamagedError(file.path, "is no graph", "is it a GraphDef or a MetaGraphDef?")
@@ -74,7 +100,7 @@ def open_contents(file: File, source: Source) -> Contents:
         stored = GraphFile(file, span)
     except WireError as error:
         raise damaged(file.path, "the graph", error) from error
-    return contents_of_graph(stored.graph_def, source, stored=stored)
+    return contents_of_graph(stored.graph_def, source, stored=stored), stored.graph_def
 
 
 def contents_of_graph(
@@ -128,7 +154,8 @@ def _noticed(ops: Mapping[str, Op], source: Source) -> Iterator[str]:
     if absent:
         yield (
             f"the values of {absent} variable{'s' * (absent > 1)} are not in this file, "
-            "but in the checkpoint that belongs to it"
+            "but in the checkpoint that belongs to it (inspect --no-values shows names and "
+            "settings)"
         )
 
 

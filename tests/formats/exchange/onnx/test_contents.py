@@ -25,6 +25,7 @@ from tests.formats.exchange.onnx.models import (
     save,
     to_tensor,
 )
+from tests.formats.keras.files import same_bits
 
 OPSETS: dict[int, dict[str, Any]] = {
     1: {"is_test": 1, "spatial": 1, "consumed_inputs": [0, 0, 0, 1, 1]},
@@ -70,15 +71,14 @@ def test_what_the_operator_defines_where_nothing_is_written(tmp_path: Path) -> N
 @pytest.mark.parametrize("held", [(), ("gamma", "beta")])
 def test_statistics_that_are_not_in_the_file(tmp_path: Path, held: tuple[str, ...]) -> None:
     """What a node makes while the network runs, or what the network is given, is told."""
-    shape = helper.make_node("ConstantOfShape", ["n"], ["bn.moving_mean"])
+    made = helper.make_node("RandomNormal", [], ["bn.moving_mean"], shape=[3])
     tensors = [*initializers("bn", arrays()), *initializers("whole", arrays(1))]
     tensors = [
         each
         for each in tensors
         if each.name in (*(f"bn.{role}" for role in held),) or each.name.startswith("whole.")
     ]
-    tensors.append(to_tensor(np.array([3]), "n"))
-    nodes = [shape, norm("x", "bn", ["z"]), norm("z", "whole")]
+    nodes = [made, norm("x", "bn", ["z"]), norm("z", "whole")]
     given = graph(nodes, tensors)
     given.input.extend(
         helper.make_tensor_value_info(f"bn.{role}", onnx.TensorProto.FLOAT, [3])
@@ -277,3 +277,174 @@ def test_the_first_version_of_the_format(tmp_path: Path) -> None:
     found = bnstat.load(path)
     assert (found.source.format, found["bn"].epsilon) == ("onnx", 2e-3)
     assert_layer(found, "bn", held)
+
+
+# Constants that the file computes
+
+node, FLOAT = helper.make_node, onnx.TensorProto.FLOAT
+ReferenceEvaluator = pytest.importorskip("onnx.reference").ReferenceEvaluator
+
+
+def _chain(*steps: Any) -> list[Any]:
+    """Nodes of (operator, further inputs, attributes) in a row; the last gives `bn.gamma`."""
+    names = [*(f"t{place}" for place in range(len(steps) - 1)), "bn.gamma"]
+    nodes, before = [], []
+    for (kind, inputs, attributes), name in zip(steps, names, strict=True):
+        nodes.append(node(kind, [*before, *inputs], [name], **attributes))
+        before = [name]
+    return nodes
+
+
+_FILL = {"value": to_tensor(np.array([1.25], np.float32))}
+COMPUTED: dict[str, list[Any]] = {
+    "ConstantOfShape": [("ConstantOfShape", ["shape"], _FILL)],
+    "ConstantOfShape, default": [("ConstantOfShape", ["shape"], {})],
+    "value_floats": [("Constant", [], {"value_floats": [1.5, 2.0, -0.5]})],
+    "Expand of a scalar": [
+        ("Constant", [], {"value_float": 1.5}), ("Expand", ["shape"], {}),
+    ],
+    "Expand of one": [("Expand", ["one", "shape"], {})],
+    "shape in pieces": [
+        ("Concat", ["three"], {"axis": 0}), ("ConstantOfShape", [], _FILL),
+    ],
+    "Shape of another": [
+        ("Shape", ["other"], {}), ("ConstantOfShape", [], _FILL),
+    ],
+    "passed on": [
+        ("ConstantOfShape", ["shape"], _FILL), ("Identity", [], {}),
+        ("Unsqueeze", ["axis"], {}), ("Squeeze", ["axis"], {}), ("Reshape", ["shape"], {}),
+    ],
+    "cast": [("Cast", ["half"], {"to": FLOAT}), ("Mul", ["other"], {})],
+    "arithmetic": [
+        ("Add", ["other", "one"], {}), ("Sub", ["one"], {}), ("Sqrt", [], {}), ("Neg", [], {}),
+        ("Reciprocal", [], {}), ("Div", ["other"], {}), ("Mul", ["one"], {}),
+    ],
+    "transposed": [
+        ("Unsqueeze", ["other", "axis"], {}), ("Transpose", [], {"perm": [1, 0]}),
+        ("Concat", [], {"axis": 0}), ("Reshape", ["shape"], {}),
+    ],
+}  # fmt: skip
+
+
+def _computed(steps: list[Any]) -> Any:
+    of = arrays()
+    tensors = [
+        *(tensor for tensor in initializers("bn", of) if tensor.name != "bn.gamma"),
+        to_tensor(np.array([3]), "shape"),
+        to_tensor(np.array([3]), "three"),
+        to_tensor(np.array([0]), "axis"),
+        to_tensor(np.array([1.75], np.float32), "one"),
+        to_tensor(np.array([0.5, 1.5, 2.5], np.float32), "other"),
+        to_tensor(np.array([0.5, 1.5, 2.5], np.float16), "half"),
+    ]
+    return graph([*_chain(*steps), norm("x", "bn")], tensors)
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_a_parameter_that_the_file_computes(name: str, tmp_path: Path) -> None:
+    path = save(tmp_path / "m.onnx", _computed(COMPUTED[name]), opset=13)
+    model = onnx.load(path)
+    model.graph.output.append(helper.make_tensor_value_info("bn.gamma", FLOAT, None))
+    x = np.zeros((1, 3, 2, 2), np.float32)
+    oracle = ReferenceEvaluator(model).run(["bn.gamma"], {"x": x})[0]
+    (layer,) = bnstat.load(path)
+    assert layer.gamma is not None
+    np.testing.assert_allclose(layer.gamma, oracle, rtol=1e-6)
+    assert (layer.gamma.dtype, layer.gamma.shape) == (oracle.dtype, oracle.shape)
+    assert bnstat.load(path).incomplete == ()
+
+
+def test_a_stored_tensor_that_is_passed_on_is_shown_itself(tmp_path: Path) -> None:
+    steps = [("Identity", ["other"], {}), ("Reshape", ["shape"], {})]
+    (layer,) = bnstat.load(save(tmp_path / "m.onnx", _computed(steps), opset=13))
+    assert layer.variables["gamma"].key == "other"
+
+
+def test_what_depends_on_an_input_is_not_evaluated(tmp_path: Path) -> None:
+    steps = [("Shape", ["x"], {}), ("ConstantOfShape", [], _FILL)]
+    assert (
+        bnstat.load(save(tmp_path / "m.onnx", _computed(steps), opset=13)).layers[0].gamma is None
+    )
+
+
+def test_a_large_tensor_is_not_evaluated(tmp_path: Path) -> None:
+    of = _computed(COMPUTED["ConstantOfShape"])
+    of.initializer.append(to_tensor(np.array([1 << 40, 1 << 40]), "huge"))
+    of.node.append(node("ConstantOfShape", ["huge"], ["h"]))
+    of.node.append(node("Expand", ["one", "huge"], ["e"]))
+    of.initializer.append(to_tensor(np.ones((1 << 14, 1), np.float32), "column"))
+    of.initializer.append(to_tensor(np.ones((1, 1 << 14), np.float32), "row"))
+    of.node.append(node("Add", ["column", "row"], ["square"]))
+    of.node.append(node("Concat", ["row"] * 20_000, ["joined"], axis=0))
+    of.node.append(node("Constant", [], ["list"], value_ints=[1] * 300_000))
+    for name in ("square", "joined", "list"):
+        of.node.append(node("Relu", [name], [f"{name}_relu"]))
+    (layer,) = bnstat.load(save(tmp_path / "m.onnx", of, opset=13))
+    assert layer.gamma is not None
+
+
+def test_a_norm_that_is_spelled_out_keeps_its_form(tmp_path: Path) -> None:
+    of = arrays()
+    nodes = [
+        node("Constant", [], ["epsilon"], value_float=0.01),
+        node("Add", ["bn.moving_variance", "epsilon"], ["v"]),
+        node("Sqrt", ["v"], ["s"]),
+        node("Div", ["bn.gamma", "s"], ["g"]),
+        node("Mul", ["x", "g"], ["xg"]),
+        node("Mul", ["bn.moving_mean", "g"], ["mg"]),
+        node("Sub", ["bn.beta", "mg"], ["b"]),
+        node("Add", ["xg", "b"], ["y"]),
+    ]
+    (layer,) = bnstat.load(save(tmp_path / "m.onnx", graph(nodes, initializers("bn", of))))
+    assert layer.epsilon == 0.01
+    for role, array in of.items():
+        assert same_bits(layer.array(role), array)
+
+
+# Batch norm that an exporter folded
+
+
+def _convolutions(*names: tuple[str, ...], add: str = "") -> Any:
+    """Convolutions in a row, each with its kernel and, if there is a second name, its bias."""
+    nodes, tensors, before = [], [], "x"
+    for place, (kernel, *bias) in enumerate(names):
+        tensors.append(to_tensor(np.ones((3, 3, 1, 1), np.float32), kernel))
+        tensors += [to_tensor(np.ones(3, np.float32), name) for name in bias]
+        nodes.append(node("Conv", [before, kernel, *bias], [f"c{place}"]))
+        before = f"c{place}"
+    if add:
+        tensors.append(to_tensor(np.ones((1, 3, 1, 1), np.float32), add))
+        nodes.append(node("Add", [before, add], ["a"]))
+        before = "a"
+    nodes.append(node("Relu", [before], ["y"]))
+    return graph(nodes, tensors)
+
+
+FUSED = "net/relu/Relu;net/batch_normalization_3/FusedBatchNormV3;net/conv/Conv2D"
+FOLDED = {
+    "by name": (_convolutions(("k", FUSED), ("l", "conv2/b")), "folded into 1 convolution, by"),
+    "by several": (
+        _convolutions(("bn1.k", FUSED), ("l", "bn_2/b"), add="net/batch_norm/b"),
+        "folded into 2 convolutions and 1 other operation, by",
+    ),
+    "no names": (_convolutions(("k", "b"), ("l", "c"), ("m",)), "into 2 convolutions with a bias"),
+}
+
+
+@pytest.mark.parametrize("name", FOLDED)
+def test_what_was_folded_is_noted(name: str, tmp_path: Path) -> None:
+    of, said = FOLDED[name]
+    model = bnstat.load(save(tmp_path / "m.onnx", of))
+    assert not model.layers
+    (note,) = model.notes
+    assert said in note
+    assert "bnstat diff ORIGINAL FILE" in note
+
+
+def test_nothing_is_noted_of_other_models(tmp_path: Path) -> None:
+    plain = _convolutions(("k",), ("l",))
+    assert not bnstat.load(save(tmp_path / "plain.onnx", plain)).notes
+    whole = _convolutions(("k", "b"))
+    whole.initializer.extend(initializers("bn", arrays()))
+    whole.node.append(norm("c0", "bn", ["z"]))
+    assert not bnstat.load(save(tmp_path / "whole.onnx", whole)).notes

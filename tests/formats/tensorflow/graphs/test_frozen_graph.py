@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import bnstat
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.protobuf.protos import message_class
@@ -18,7 +19,7 @@ from bnstat.formats.tensorflow.graphs.frozen_graph import (
     open_contents,
     recognises,
 )
-from bnstat.model import Source
+from bnstat.model import ROLES, Source
 from bnstat.storage.local import LocalFile
 
 
@@ -152,7 +153,8 @@ def test_absent_variables_are_said(pb: Path) -> None:
     for name in ("a", "b"):
         message.node.add(name=name, op="VariableV2")
     assert opened(write(pb, message)).notes == [
-        "the values of 2 variables are not in this file, but in the checkpoint that belongs to it"
+        "the values of 2 variables are not in this file, but in the checkpoint that belongs to it "
+        "(inspect --no-values shows names and settings)"
     ]
 
 
@@ -333,3 +335,26 @@ def test_a_number_where_a_node_belongs_is_none(tmp_path: Path) -> None:
     (place,) = variable.extents()
     assert place.read() == array.tobytes()
     np.testing.assert_array_equal(variable.read(), array)
+
+
+def test_a_graph_alone_shows_names_and_settings_without_values(tmp_path: Path) -> None:
+    tf = pytest.importorskip("tensorflow")
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        gamma, beta, mean, variance = (
+            v1.get_variable(f"bn/{role}", [3], use_resource=resource)
+            for role, resource in zip(ROLES, (True, False, True, False), strict=True)
+        )
+        x = v1.placeholder("float32", [None, 2, 2, 3])
+        v1.nn.fused_batch_norm(x, gamma, beta, mean, variance, epsilon=0.003, is_training=False)
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver().save(session, str(tmp_path / "run/model"))
+    whole = bnstat.load(tmp_path / "run/model")
+    alone = tmp_path / "graph.meta"
+    (tmp_path / "run/model.meta").rename(alone)
+    assert not bnstat.load(alone).layers
+    (layer,), (expected,) = bnstat.load(alone, values=False), whole
+    assert (layer.name, layer.epsilon, layer.axis) == (expected.name, 0.003, 3)
+    assert {role: (each.key, each.dtype, each.shape) for role, each in layer.variables.items()} == {
+        role: (each.key, each.dtype, each.shape) for role, each in expected.variables.items()
+    }

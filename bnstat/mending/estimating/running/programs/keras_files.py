@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Final
 
 from bnstat.compare.alignment import align
 from bnstat.errors import BnstatError, NotFoundError, UnsupportedError, first_line
@@ -16,6 +19,9 @@ from bnstat.mending.estimating.running.program import Program
 from bnstat.mending.estimating.running.programs.traced import traced
 from bnstat.mending.footprint import footprint
 from bnstat.model import Model, Source
+
+_ENDINGS: Final = {"keras-archive": (".keras",), "keras-h5": (".h5", ".hdf5")}
+"""Format -> the endings of file names that Keras loads as that format."""
 
 
 def keras_file(path: str, model: Model, imports: Iterable[str], trust: bool) -> Program:
@@ -55,7 +61,8 @@ def _built(path: str, source: Source, imports: Iterable[str], trust: bool) -> An
     keras = _library(source)
     options = {"safe_mode": not trust} if source.format == "keras-archive" else {}
     try:
-        return keras.models.load_model(path, compile=False, **options)
+        with _named(path, _ENDINGS[source.format]) as named:
+            return keras.models.load_model(named, compile=False, **options)
     except Exception as error:  # whatever the layers' own code raises
         hint = "save it by model.export, and take that SavedModel"
         if re.search(r"[Uu]nknown|locate class|custom", str(error)):
@@ -63,6 +70,21 @@ def _built(path: str, source: Source, imports: Iterable[str], trust: bool) -> An
         if "safe_mode" in str(error) or "unsafe" in str(error).lower():
             hint = "--trust lets it run the code that it holds"
         raise UnsupportedError(path, f"Keras cannot build it: {first_line(error)}", hint) from None
+
+
+@contextmanager
+def _named(path: str, endings: tuple[str, ...]) -> Iterator[str]:
+    """Give a path of the same file that has one of the endings: Keras goes by the name."""
+    if path.endswith(endings) or os.path.isdir(path):
+        yield path
+        return
+    with TemporaryDirectory(prefix="bnstat_") as folder:
+        named = os.path.join(folder, f"model{endings[0]}")
+        try:
+            os.symlink(os.path.abspath(path), named)
+        except OSError:  # not allowed on this system
+            shutil.copyfile(path, named)
+        yield named
 
 
 def _library(source: Source) -> Any:
