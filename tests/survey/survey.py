@@ -1,0 +1,277 @@
+"""Check every model file of many repositories and print how many findings each rule has.
+
+    python tests/survey/survey.py FOLDER -o result.json
+    python tests/survey/survey.py --compare old.json new.json
+
+FOLDER contains one folder per unpacked repository. Each repository is checked in a process of its
+own, so a crash or a hang loses one file and is recorded as one. The JSON holds one record per
+model: layers, findings, errors, and a digest of the batch-norm values that identifies copies of
+one model. `--compare` lists the models whose findings changed between two runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import bnstat
+
+SUFFIXES = (
+    *(".index", ".meta", ".pb", ".pbtxt", ".h5", ".hdf5", ".keras", ".onnx", ".tflite", ".lite"),
+    *(".pt", ".pth", ".th", ".pth.tar", ".pt.tar", ".ckpt", ".ot", ".sav"),
+    *(".safetensors", ".msgpack", ".npz", ".pkl", ".pickle", ".zip", ".tar.gz", ".tgz", ".tar"),
+)
+SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
+SEVERITIES = ("error", "warning", "info")
+
+Record = dict[str, Any]
+
+
+def candidates(repository: Path) -> Iterator[Path]:
+    """Yield the paths in a repository that may be models."""
+    for folder, below, names in os.walk(repository):
+        if any(name in names for name in SAVED_MODEL):
+            yield Path(folder)
+            below[:] = [name for name in below if name not in ("variables", "assets")]
+            names = [name for name in names if not name.startswith("saved_model.")]
+        below.sort()
+        for name in sorted(names):
+            path = Path(folder, name)
+            prefix = name.removesuffix(".meta")
+            if prefix != name and (prefix in names or f"{prefix}.index" in names):
+                continue  # the graph of a checkpoint, which is read with it
+            if name.lower().endswith(SUFFIXES) or _is_v1_checkpoint(name) or _is_tfjs(path):
+                yield path
+
+
+def _is_v1_checkpoint(name: str) -> bool:
+    return "ckpt" in name and ".data-" not in name and not name.endswith((".py", ".txt", ".json"))
+
+
+def _is_tfjs(path: Path) -> bool:
+    return path.suffix == ".json" and b'"weightsManifest"' in path.read_bytes()
+
+
+def examine(path: Path) -> Iterator[Record]:
+    """Yield one record for each model at a path, or one for the error that prevented reading."""
+    try:
+        for name, model in bnstat.load_all(path):
+            if isinstance(model, bnstat.BnstatError):
+                yield {"checkpoint": name, **_error(model)}
+            else:
+                yield _record(model)
+    except bnstat.BnstatError as error:
+        yield _error(error)
+    except Exception:
+        yield {"bug": traceback.format_exc()}
+
+
+def _error(error: bnstat.BnstatError) -> Record:
+    return {"error": type(error).__name__, "message": str(error)}
+
+
+def _record(model: bnstat.Model) -> Record:
+    try:
+        findings = [
+            {
+                "rule": finding.rule,
+                "severity": finding.severity,
+                "layer": finding.layer,
+                "message": finding.message,
+            }
+            for finding in bnstat.check(model)
+        ]
+        failure = {}
+        digest = _digest(model)
+    except bnstat.BnstatError as error:
+        findings, failure, digest = [], _error(error), ""
+    return {
+        "checkpoint": model.source.checkpoint,
+        "format": model.source.format,
+        "writer": model.source.writer,
+        "layers": len(model.layers),
+        "undecided": len(model.undecided),
+        "incomplete": len(model.incomplete),
+        "notes": list(model.notes),
+        "findings": findings,
+        "digest": digest,
+        **failure,
+    }
+
+
+def _digest(model: bnstat.Model) -> str:
+    """Return a hash of all batch-norm values of a model, whatever its format and names."""
+    digest = blake2b(digest_size=8)
+    for layer in model.layers:
+        for role in ("gamma", "beta", "moving_mean", "moving_variance"):
+            array = layer.array(role)
+            digest.update(role.encode() if array is None else array.tobytes())
+    return digest.hexdigest()
+
+
+def work(repository: Path) -> None:
+    """Print a JSON line before and after each candidate of one repository, as its own process."""
+    for path in candidates(repository):
+        inside = path.relative_to(repository).as_posix()
+        print(json.dumps({"begins": inside}), flush=True)
+        start = time.perf_counter()
+        for record in examine(path):
+            seconds = round(time.perf_counter() - start, 3)
+            print(json.dumps({"path": inside, **record, "seconds": seconds}), flush=True)
+
+
+def survey(repository: Path, timeout: float) -> list[Record]:
+    """Return the records of one repository.
+
+    Args:
+        repository: the folder of the repository.
+        timeout: seconds after which the process is ended. The file that it was reading gets a
+            record with a "bug"; files after it are not read.
+    """
+    command = [sys.executable, __file__, "--work", str(repository)]
+    with tempfile.TemporaryFile("w+") as lines, tempfile.TemporaryFile("w+") as messages:
+        try:
+            ended = subprocess.run(command, stdout=lines, stderr=messages, timeout=timeout)
+            trouble = f"exit code {ended.returncode}" if ended.returncode else ""
+        except subprocess.TimeoutExpired:
+            trouble = f"no end after {timeout:g} s"
+        lines.seek(0)
+        told = [json.loads(line) for line in lines if line.endswith("\n")]
+        messages.seek(0)
+        stderr = messages.read()
+    records = [record for record in told if "path" in record]
+    if trouble:
+        last = next((line["begins"] for line in reversed(told) if "begins" in line), "")
+        records.append({"path": last, "bug": f"{trouble}\n{stderr[-2000:]}"})
+    elif stderr:
+        records.append({"path": "", "bug": f"unexpected output\n{stderr[-2000:]}"})
+    for record in records:
+        record["repository"] = repository.name
+    return records
+
+
+def worst(record: Record) -> str | None:
+    """Return the gravest severity among the findings of a record."""
+    found = {finding["severity"] for finding in record.get("findings", ())}
+    return next((severity for severity in SEVERITIES if severity in found), None)
+
+
+def table(records: Sequence[Record]) -> str:
+    """Return the tables of a survey as text: totals, findings by rule, flagged repositories."""
+    models = [record for record in records if record.get("layers") or record.get("findings")]
+    normed = [record for record in models if record.get("layers")]
+    owners = {record["repository"] for record in normed}
+    lines = [
+        f"repositories: {len({record['repository'] for record in records})},"
+        f" with batch norm: {len(owners)}",
+        f"models with batch norm: {len(normed)},"
+        f" distinct: {len({record['digest'] for record in normed})},"
+        f" layers: {sum(record['layers'] for record in normed)}",
+        f"formats: {_counted(record['format'] for record in normed)}",
+        f"not read: {_counted(record['error'] for record in records if 'error' in record)}",
+        f"bugs: {sum('bug' in record for record in records)}",
+        "",
+        "rule   severity  findings  models  repositories",
+    ]
+    by_rule: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for record in models:
+        for finding in record["findings"]:
+            by_rule[finding["rule"], finding["severity"]].append(record)
+    for (rule, severity), found in sorted(by_rule.items()):
+        paths = {(record["repository"], record["path"]) for record in found}
+        places = {record["repository"] for record in found}
+        lines.append(f"{rule}  {severity:8}  {len(found):8}  {len(paths):6}  {len(places):12}")
+    for severity in ("error", "warning"):
+        flagged = [record for record in models if worst(record) == severity]
+        places = {record["repository"] for record in flagged}
+        lines += ["", f"{severity}s: {len(flagged)} models in {len(places)} repositories"]
+        for place in sorted(places):
+            here = [record for record in flagged if record["repository"] == place]
+            rules = _counted(
+                rule
+                for record in here
+                for rule in sorted(
+                    {f["rule"] for f in record["findings"] if f["severity"] == severity}
+                )
+            )
+            lines.append(f"  {place}: {len(here)} models, {rules}, such as {here[0]['path']}")
+    return "\n".join(lines)
+
+
+def _counted(names: Iterable[str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in Counter(names).most_common()) or "none"
+
+
+def compare(old: Sequence[Record], new: Sequence[Record]) -> str:
+    """Return one line for each model whose layers, findings or errors differ."""
+    before, after = _verdicts(old), _verdicts(new)
+    lines = []
+    for key in sorted(before.keys() | after.keys()):
+        first, second = before.get(key, "absent"), after.get(key, "absent")
+        if first != second:
+            lines.append(f"{' '.join(key)}\n  old: {first}\n  new: {second}")
+    return "\n".join(lines) or "no difference"
+
+
+def _verdicts(records: Sequence[Record]) -> dict[tuple[str, ...], str]:
+    return {
+        (record["repository"], record["path"], record.get("checkpoint") or ""): _verdict(record)
+        for record in records
+    }
+
+
+def _verdict(record: Record) -> str:
+    if "bug" in record:
+        return f"bug: {record['bug'].strip().splitlines()[-1]}"
+    if "error" in record:
+        return f"{record['error']}: {record['message']}"
+    counts = Counter((f["rule"], f["severity"]) for f in record["findings"])
+    rules = ", ".join(f"{r} {s} {n}" for (r, s), n in sorted(counts.items()))
+    return f"{record['layers']} layers; {rules or 'no findings'}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Check the models of many repositories.")
+    parser.add_argument("folder", type=Path, nargs="?", help="folder of unpacked repositories")
+    parser.add_argument("-o", "--output", type=Path, help="write all records to this JSON file")
+    parser.add_argument("--known", type=Path, help="keep the repositories of this earlier result")
+    parser.add_argument("--timeout", type=float, default=600, help="seconds per repository")
+    parser.add_argument("--table", type=Path, metavar="JSON", help="print an earlier result")
+    parser.add_argument("--compare", type=Path, nargs=2, metavar="JSON", help="compare results")
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.work:
+        work(given.work)
+    elif given.compare:
+        old, new = (json.loads(path.read_text()) for path in given.compare)
+        print(compare(old, new))
+    elif given.table:
+        print(table(json.loads(given.table.read_text())))
+    elif given.folder:
+        records = json.loads(given.known.read_text()) if given.known else []
+        done = {record["repository"] for record in records}
+        for repository in sorted(path for path in given.folder.iterdir() if path.is_dir()):
+            if repository.name in done:
+                continue
+            records += survey(repository, given.timeout)
+            print(f"{repository.name}", file=sys.stderr)
+            if given.output:
+                given.output.write_text(json.dumps(records, indent=1))
+        print(table(records))
+    else:
+        parser.error("pass a folder of repositories, --table or --compare")
+
+
+if __name__ == "__main__":
+    main()
