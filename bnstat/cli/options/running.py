@@ -32,8 +32,8 @@ DATA is one of these:
 
 RUNS = """\b
 The model is a SavedModel, a .keras, a full .h5, a frozen graph, or a
-TensorFlow 1 checkpoint with its .meta. Ops that touch files, the network or
-Python are refused unless --trust.
+TensorFlow 1 checkpoint with its .meta. Only ops that compute with values in
+memory are run, and only layers of Keras itself are built, unless --trust.
 """
 
 
@@ -161,7 +161,8 @@ _OPTIONS = (
     click.option(
         "--trust",
         is_flag=True,
-        help="Run it even where it touches files, the network or Python.",
+        help="Also run ops, build layers and import modules that are refused otherwise: they can "
+        "read and write files and run code. Use it only for models from people whom you trust.",
     ),
 )
 
@@ -187,9 +188,11 @@ def options(command: Command) -> Command:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         given = {name: kwargs.pop(name) for name in _NAMES}
         from bnstat.mending.estimating.data import Images
+        from bnstat.mending.estimating.running.interrupts import ending_in_time
 
         given["images"] = Images(given.pop("image_size"), given.pop("scale"))
-        return command(*args, settings=given, **kwargs)
+        with ending_in_time():
+            return command(*args, settings=given, **kwargs)
 
     for option in reversed(_OPTIONS):
         wrapper = option(wrapper)

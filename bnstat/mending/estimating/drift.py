@@ -22,7 +22,7 @@ from bnstat.model import Array, as_float64
 if TYPE_CHECKING:
     from bnstat.mending.estimating.running.subject import Subject
 
-State = Literal["healthy", "shifted", "never-updated"]
+State = Literal["healthy", "shifted", "never-updated", "invalid"]
 
 SHIFTED = 0.1
 """The divergence of a layer from which it counts as shifted: that of means which are 0.32
@@ -39,8 +39,10 @@ class LayerDrift:
         mean, variance: [channels], float64, of what entered the layer.
         shift: [channels], `(mean - stored_mean)` in stored standard deviations.
         ratio: [channels], `variance / stored_variance`.
-        divergence: [channels], J.
-        state: what that means.
+        divergence: [channels], J; infinite where a statistic is invalid, and the shift and the
+            ratio are NaN there.
+        state: what that means; `invalid` if a statistic of any channel, stored or measured, is
+            not finite, or a stored variance is negative.
     """
 
     layer: str
@@ -82,11 +84,10 @@ class Drift:
 
     @property
     def state(self) -> State:
-        """What is to be said of the model as a whole."""
+        """The state of the model as a whole: the worst of its layers."""
         states = {each.state for each in self.layers}
-        if "never-updated" in states:
-            return "never-updated"
-        return "shifted" if "shifted" in states else "healthy"
+        order: tuple[State, ...] = ("invalid", "never-updated", "shifted")
+        return next((state for state in order if state in states), "healthy")
 
 
 def measure_drift(subject: Subject, data: Data, *, track: Track = untracked) -> Drift:
@@ -127,7 +128,8 @@ def measure_drift(subject: Subject, data: Data, *, track: Track = untracked) -> 
 def _compared(name: str, stored: Mapping[str, Array], mean: Floats, variance: Floats) -> LayerDrift:
     old_mean = as_float64(stored["moving_mean"])
     old_variance = as_float64(stored["moving_variance"])
-    with np.errstate(divide="ignore", invalid="ignore"):
+    invalid = ~np.isfinite(old_mean + old_variance + mean + variance) | (old_variance < 0)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         shift = (mean - old_mean) / np.sqrt(old_variance)
         ratio = variance / old_variance
         divergence = (ratio + 1 / ratio) / 2 - 1
@@ -137,8 +139,11 @@ def _compared(name: str, stored: Mapping[str, Array], mean: Floats, variance: Fl
         np.where(same, neutral, each)
         for neutral, each in ((0.0, shift), (1.0, ratio), (0.0, divergence))
     )
-    divergence = np.nan_to_num(divergence, nan=np.inf, posinf=np.inf)
+    shift, ratio = (np.where(invalid, np.nan, each) for each in (shift, ratio))
+    divergence = np.where(invalid | np.isnan(divergence), np.inf, divergence)
     state: State = "shifted" if np.mean(divergence) > SHIFTED else "healthy"
-    if state == "shifted" and (old_mean == 0).all() and (old_variance == 1).all():
+    if invalid.any():
+        state = "invalid"
+    elif state == "shifted" and (old_mean == 0).all() and (old_variance == 1).all():
         state = "never-updated"
     return LayerDrift(name, old_mean, old_variance, mean, variance, shift, ratio, divergence, state)

@@ -80,6 +80,7 @@ def read(
         BnstatError: it cannot be run, or its answer is no classification.
     """
     numbers = subject.numbers(layers)
+    answers = _Answers(subject.output)
     kept = kept or Kept()
     reading = Reading({name: Halves() for name in layers})
     output = subject.output if with_accuracy else None
@@ -97,30 +98,68 @@ def read(
             halves = reading.moments[subject.sites[number].layer]
             half = halves.second if reading.batches % 2 else halves.first
             half.add(count, mean, as_float64(variance) * count)
-        if ran.answer is not None and batch.labels is not None:
-            reading.right = (reading.right or 0) + _right(ran.answer, batch, subject.output)
+        if ran.answer is not None:
+            answers.add(ran.answer, batch)
         reading.samples += batch.size
         reading.batches += 1
+    reading.right = answers.right()
     return reading
 
 
-def _right(answer: Array, batch: Batch, output: str) -> int:
-    """How many of a batch's samples are classified as labelled."""
-    scores = answer.reshape(answer.shape[0], -1) if answer.ndim else answer.reshape(1, 1)
-    if len(scores) != batch.size or batch.labels is None:
-        raise AmbiguousError(
-            output, f"its shape {list(answer.shape)} is no score for each sample", "name --answer"
-        )
-    if scores.shape[1] > 1:
-        most = int(batch.labels.max())
-        if most >= scores.shape[1]:
+class _Answers:
+    """A model's answers, compared with the labels of the samples.
+
+    A label is the number of a class. A model that gives one score for each sample has two classes,
+    and so have labels of -1 and 1; the larger label stands for the larger score.
+
+    Args:
+        output: the tensor of the answers, for messages.
+    """
+
+    def __init__(self, output: str) -> None:
+        self._output = output
+        self._right: int | None = None
+        self._scores: list[Array] = []
+        self._labels: list[Array] = []
+
+    def add(self, answer: Array, batch: Batch) -> None:
+        """Add the answers to a batch.
+
+        Raises:
+            AmbiguousError: they do not classify the samples, or the labels are of other classes.
+        """
+        if batch.labels is None:
+            return
+        scores = answer.reshape(answer.shape[0], -1) if answer.ndim else answer.reshape(1, 1)
+        if len(scores) != batch.size:
+            shape = list(answer.shape)
             raise AmbiguousError(
-                output,
-                f"it has {scores.shape[1]} classes, counted from 0, and a label is {most}",
+                self._output, f"its shape {shape} is no score for each sample", "name --answer"
+            )
+        if scores.shape[1] == 1:
+            self._scores.append(as_float64(scores)[:, 0])
+            self._labels.append(batch.labels)
+            return
+        labels = batch.labels
+        least, most = int(labels.min()), int(labels.max())
+        if scores.shape[1] == 2 and least == -1:
+            labels, least = np.maximum(labels, 0), 0
+        if least < 0 or most >= scores.shape[1]:
+            raise AmbiguousError(
+                self._output,
+                f"it has {scores.shape[1]} classes, counted from 0, and a label is "
+                f"{least if least < 0 else most}",
                 "name --answer, or other --labels",
             )
-        return int((scores.argmax(1) == batch.labels).sum())
-    single = as_float64(scores)[:, 0]
-    limit = 0.5 if single.min() >= 0 and single.max() <= 1 else 0.0
-    chosen = np.greater(single, limit)
-    return int((chosen == batch.labels.astype(bool)).sum())
+        self._right = (self._right or 0) + int((scores.argmax(1) == labels).sum())
+
+    def right(self) -> int | None:
+        """Return how many samples were classified as labelled; None without labels."""
+        if not self._scores:
+            return self._right
+        scores, labels = np.concatenate(self._scores), np.concatenate(self._labels)
+        # Only all scores tell probabilities from logits and from scores of -1 to 1.
+        is_probability = scores.min() >= 0 and scores.max() <= 1 and labels.min() >= 0
+        return int(
+            (np.greater(scores, 0.5 if is_probability else 0.0) == np.greater(labels, 0)).sum()
+        )

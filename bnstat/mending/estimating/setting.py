@@ -32,7 +32,8 @@ class Settings:
         feeds: name of a placeholder that takes no data, such as `keep_prob` -> its value.
         imports: Python modules that define a Keras model's custom classes.
         signature: the name of a SavedModel's signature; the one that is served, if None.
-        trust: whether ops that reach files, the network or Python are run.
+        trust: run ops, build layers and import modules that are refused otherwise because they
+            can read and write files or run code.
         images: how a folder of images becomes arrays.
         checkpoint, step, patterns, include_shadows: as for `bnstat.load`.
     """

@@ -19,6 +19,10 @@ LEGEND: Final = (
 )
 
 VERDICTS: Final[Mapping[State, str]] = {
+    "invalid": (
+        "invalid: stored statistics, or what enters a layer, are NaN, infinite or, as a variance, "
+        "negative; bnstat check names the stored ones, and bnstat recalibrate replaces them"
+    ),
     "healthy": "healthy: what enters the layers is what the stored statistics say",
     "shifted": (
         "shifted: the data is of another distribution than the statistics were taken of, or the "
@@ -29,8 +33,14 @@ VERDICTS: Final[Mapping[State, str]] = {
         "what enters them; bnstat recalibrate mends that"
     ),
 }
-_STYLES: Final[Mapping[State, str]] = {"shifted": "yellow", "never-updated": "red"}
+_STYLES: Final[Mapping[State, str]] = {
+    "shifted": "yellow",
+    "never-updated": "red",
+    "invalid": "red",
+}
 _LEAST_NAME: Final = 8
+_UNKNOWN: Final = "-"
+"""Stands for what no channel has, because its statistics are invalid."""
 
 
 def lines(result: Drift, model: str, screen: Screen) -> Iterator[str]:
@@ -67,10 +77,16 @@ def _columns(result: Drift, screen: Screen) -> list[Column]:
 
 
 def _shift(each: LayerDrift) -> str:
-    worst = each.shift[np.argmax(np.abs(np.nan_to_num(each.shift)))]
+    known = each.shift[~np.isnan(each.shift)]
+    if not known.size:
+        return _UNKNOWN
+    worst = known[np.argmax(np.abs(known))]
     return f"{'+' if worst > 0 else ''}{compact(float(worst), 3)}"
 
 
 def _ratios(each: LayerDrift) -> str:
-    low, high = (f"x{compact(float(edge(each.ratio)), 3)}" for edge in (np.nanmin, np.nanmax))
+    known = each.ratio[~np.isnan(each.ratio)]
+    if not known.size:
+        return _UNKNOWN
+    low, high = (f"x{compact(float(edge), 3)}" for edge in (known.min(), known.max()))
     return f"{low} to {high}"

@@ -1,4 +1,7 @@
-"""`bnstat recalibrate` ended at any moment: the original as it was, the copy whole or not there."""
+"""`bnstat recalibrate` ended at any moment: the original as it was, the copy whole or not there.
+
+And ended while TensorFlow is in a call that never returns.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +19,8 @@ import pytest
 import tensorflow as tf
 
 import bnstat
+from bnstat.mending.estimating.running.interrupts import GRACE, interruptible
+from tests.builders import hostile
 from tests.builders.signals import heeded
 from tests.mending.originals import ROOT, contents
 
@@ -114,3 +121,110 @@ def test_at_any_moment(model: Path, tmp_path: Path) -> None:
         else:
             assert left == [], where
     assert contents(model) == before
+
+
+def endless(folder: Path) -> Path:
+    """Write a model that never answers, by allowed ops alone."""
+    always = hostile.function("always", [hostile.const("yes", True)], "yes:output:0")
+    always.signature.output_arg[0].type = tf.bool.as_datatype_enum
+    library = tf.compat.v1.GraphDef().library
+    library.function.extend([always, hostile.function("body", [], "a")])
+    nodes = [
+        hostile.const("number", np.float32(1)),
+        hostile.node("loop", "While", "number", T=[tf.float32], cond="always", body="body"),
+    ]
+    return hostile.saved_model(folder, hostile.graph(nodes, library=library))
+
+
+HANGING = """
+import ctypes, sys
+import tensorflow as tf
+import bnstat.mending.estimating.running.runner as runner
+from bnstat.__main__ import run
+
+how, run_of = sys.argv.pop(1), tf.compat.v1.Session.run
+
+def hang():
+    # A lock of C, for which a wait goes on after a signal, so that Python handles none.
+    lock = ctypes.create_string_buffer(256)
+    ctypes.CDLL(None).pthread_mutex_lock(lock)
+    print("running", flush=True)
+    ctypes.CDLL(None).pthread_mutex_lock(lock)
+
+def announced(session, fetches, feeds):
+    if isinstance(fetches, list):
+        print("running", flush=True)
+    return run_of(session, fetches, feeds)
+
+tf.compat.v1.Session.run = announced
+if how == "in the main thread":
+    runner.interruptible = lambda call: hang()
+run()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="locks of glibc")
+@pytest.mark.parametrize(
+    ("how", "sent"),
+    [
+        ("in a thread", signal.SIGTERM),
+        ("in a thread", signal.SIGINT),
+        ("in the main thread", signal.SIGTERM),
+    ],
+)
+def test_while_tensorflow_hangs(how: str, sent: signal.Signals, tmp_path: Path) -> None:
+    path = endless(tmp_path / "model")
+    np.save(tmp_path / "x.npy", hostile.X)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HANGING, how, "drift", path, "--data", tmp_path / "x.npy"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heeded,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        process.send_signal(sent)
+        # Without an end in time this waits for the timeout; the limit is not what is tested.
+        output, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert output == "", errors
+    if how == "in a thread":
+        assert process.returncode in (-sent, 128 + sent, -signal.SIGALRM), errors
+    else:
+        assert process.returncode == -signal.SIGALRM, errors
+
+
+def test_the_last_resort_is_in_time() -> None:
+    assert GRACE < 5
+
+
+def test_a_call_in_a_thread_returns_and_raises() -> None:
+    assert interruptible(lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        interruptible(lambda: 1 // 0)
+    names = []
+    interruptible(lambda: names.append(threading.current_thread().name))
+    assert names == ["bnstat-tensorflow"]
+
+
+def test_a_signal_ends_the_wait_for_a_call() -> None:
+    release = threading.Event()
+
+    def interrupt() -> None:
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    sender = threading.Thread(target=interrupt)
+    kept = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        sender.start()
+        with pytest.raises(KeyboardInterrupt):
+            interruptible(release.wait)
+    finally:
+        signal.signal(signal.SIGINT, kept)
+        release.set()
+        sender.join()

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from bnstat.errors import NotFoundError, UnsupportedError
+from bnstat.mending.estimating.running.interrupts import interruptible
 
 _CONTROL_FLOW = frozenset({"If", "StatelessIf", "Case", "StatelessCase", "While", "StatelessWhile"})
 _LOWER = "_lower_using_switch_merge"
@@ -13,46 +14,82 @@ _IN_THE_WAY = ("_noinline", "_XlaMustCompile", "api_implements", "api_preferred_
 """Attributes that keep a function from being inlined, or tie ops to the place of others."""
 
 
-def flattened(graph_def: Any, fetched: Collection[str], where: str) -> Any:
-    """The part of a graph that some ops need, with every function that it calls inlined.
+def pruned(graph_def: Any, fetched: Collection[str], where: str) -> Any:
+    """Return the part of a graph that runs if some ops are fetched.
 
-    TensorFlow's own function optimizer does it, as before any run.
+    That is the ops that these ops depend on, and the functions that they call. Of a function it
+    is what its outputs and control outputs depend on. Nothing of it is tied to a device.
 
     Args:
-        graph_def: a `GraphDef`, which is left as it is.
+        graph_def: a `GraphDef`; it is not changed.
         fetched: names of ops.
         where: for messages.
 
     Raises:
-        UnsupportedError: TensorFlow cannot inline it.
         NotFoundError: there is no op of such a name.
     """
     missing = set(fetched) - {node.name for node in graph_def.node}
     if missing:
         raise NotFoundError(where, f"its graph has no op {min(missing)!r}")
-    reached = _pruned(graph_def, fetched)
-    for node in nodes(reached):
+    kept = type(graph_def)(versions=graph_def.versions)
+    kept.node.extend(_upstream(graph_def.node, fetched))
+    library = {function.signature.name: function for function in graph_def.library.function}
+    waiting = called_by(kept.node)
+    while waiting:
+        function = library.pop(waiting.pop(), None)
+        if function is not None:
+            returned = (*function.ret.values(), *function.control_ret.values())
+            body = _upstream(function.node_def, returned)
+            copy = kept.library.function.add()
+            copy.CopyFrom(function)
+            del copy.node_def[:]
+            copy.node_def.extend(body)
+            waiting |= called_by(body)
+    for thing in (*nodes(kept), *kept.library.function):
         for name in _IN_THE_WAY:
-            node.attr.pop(name, None)
+            thing.attr.pop(name, None)
+    for node in nodes(kept):
         node.device = ""
+    return kept
+
+
+def called_by(nodes: Iterable[Any]) -> set[str]:
+    """Return all names by which some `NodeDef`s may call a function: their ops and attributes."""
+    names: set[str] = set()
+    for node in nodes:
+        names.add(node.op)
+        for value in node.attr.values():
+            names.update(_functions_in(value))
+    return names
+
+
+def _functions_in(value: Any) -> Iterator[str]:
+    """Yield the names of the functions in an `AttrValue`, and in the attributes given to them."""
+    for function in (*([value.func] if value.HasField("func") else []), *value.list.func):
+        yield function.name
+        for inner in function.attr.values():
+            yield from _functions_in(inner)
+
+
+def flattened(graph_def: Any, fetched: Collection[str], where: str) -> Any:
+    """Return a graph with every function that it calls inlined.
+
+    TensorFlow's own function optimizer does it, as before any run.
+
+    Args:
+        graph_def: what `pruned` returned; it is changed.
+        fetched: names of ops.
+        where: for messages.
+
+    Raises:
+        UnsupportedError: TensorFlow cannot inline a function.
+    """
+    for node in nodes(graph_def):
         if node.op in _CONTROL_FLOW:
             node.attr[_LOWER].b = True
-    for function in reached.library.function:
-        for name in _IN_THE_WAY:
-            function.attr.pop(name, None)
-    if reached.library.function:
-        reached = _pruned(_inlined(reached, fetched, where), fetched)
-    return reached
-
-
-def _pruned(graph_def: Any, fetched: Iterable[str]) -> Any:
-    """The ops that some ops depend on, and all functions."""
-    kept = upstream(graph_def, fetched)
-    pruned = type(graph_def)()
-    pruned.node.extend(node for node in graph_def.node if node.name in kept)
-    pruned.library.CopyFrom(graph_def.library)
-    pruned.versions.CopyFrom(graph_def.versions)
-    return pruned
+    if graph_def.library.function:
+        graph_def = pruned(_inlined(graph_def, fetched, where), fetched, where)
+    return graph_def
 
 
 def nodes(graph_def: Any) -> Iterator[Any]:
@@ -63,16 +100,21 @@ def nodes(graph_def: Any) -> Iterator[Any]:
 
 
 def upstream(graph_def: Any, names: Iterable[str]) -> set[str]:
-    """The names of the ops that these ops depend on, themselves included."""
-    by_name = {node.name: node for node in graph_def.node}
+    """Return the names of the ops that these ops depend on, themselves included."""
+    return {node.name for node in _upstream(graph_def.node, names)}
+
+
+def _upstream(nodes: Iterable[Any], tensors: Iterable[str]) -> list[Any]:
+    """Return the `NodeDef`s that some tensors depend on, in their order."""
+    by_name = {node.name: node for node in nodes}
     found: set[str] = set()
-    stack = list(names)
+    stack = list(map(op_of, tensors))
     while stack:
         name = stack.pop()
         if name not in found and name in by_name:
             found.add(name)
             stack.extend(map(op_of, by_name[name].input))
-    return found
+    return [node for name, node in by_name.items() if name in found]
 
 
 def op_of(tensor: str) -> str:
@@ -97,7 +139,7 @@ def _inlined(graph_def: Any, fetched: Collection[str], where: str) -> Any:
     rewriting.optimizers.append("function")
     rewriting.function_optimization = rewriter_config_pb2.RewriterConfig.AGGRESSIVE
     try:
-        return tf_optimizer.OptimizeGraph(config, meta_graph)
+        return interruptible(lambda: tf_optimizer.OptimizeGraph(config, meta_graph))
     except Exception as error:  # whatever TensorFlow's status says
         reason = (str(error).splitlines() or ["unknown"])[0]
         raise UnsupportedError(where, f"TensorFlow cannot inline its functions: {reason}") from None

@@ -37,7 +37,8 @@ class Running:
         feeds: name of a placeholder that takes no data -> its value.
         imports: Python modules that define a Keras model's custom classes.
         signature: the name of a SavedModel's signature; the one that is served, if None.
-        trust: whether ops may reach beyond the graph, and Keras may run code from the file.
+        trust: run ops that are not on the list of allowed ops, and let Keras run code, read files
+            and import modules that the file names.
     """
 
     inputs: tuple[str, ...] = ()
@@ -74,7 +75,9 @@ def open_subject(
     if kind in ("keras-archive", "keras-h5"):
         program = keras_file(path, model, running.imports, running.trust)
     elif kind in _OPENERS:
-        chosen = Chosen(running.inputs, running.outputs, running.feeds, running.signature)
+        chosen = Chosen(
+            running.inputs, running.outputs, running.feeds, running.signature, running.trust
+        )
         program = _OPENERS[kind](path, contents, chosen)
     else:
         raise UnsupportedError(
@@ -112,7 +115,7 @@ def subject_of_live(
         raise NotFoundError(where, "holds no batch-norm layer with moving statistics")
     require_tensorflow()
     if is_session(thing):
-        chosen = Chosen(running.inputs, running.outputs, running.feeds)
+        chosen = Chosen(running.inputs, running.outputs, running.feeds, trust=running.trust)
         return prepared(files.session(where, thing, chosen), layers, running.trust)
     keys = {id(getattr(one, "_value", one)): key for key, one in live.variables.items()}
     return prepared(traced(thing, where, keys, example), layers, running.trust)

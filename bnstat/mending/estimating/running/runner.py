@@ -9,6 +9,7 @@ import numpy as np
 
 from bnstat.errors import UnsupportedError
 from bnstat.mending.estimating.running.imported import imported, refused
+from bnstat.mending.estimating.running.interrupts import interruptible
 from bnstat.mending.estimating.running.program import Program
 from bnstat.mending.estimating.running.rewriting import Measuring
 from bnstat.model import Array
@@ -81,7 +82,7 @@ class Runner:
                     f"{key} has the shape {list(value.shape)}, the graph wants {holder.shape}",
                     "save the model as a SavedModel, or freeze its graph",
                 )
-            self._session.run(operation, {holder: value})
+            self._attempt(operation, {holder: value})
         if program.prepare:
             self._attempt(program.prepare, dict(program.settings))
 
@@ -145,7 +146,7 @@ class Runner:
         import tensorflow as tf
 
         try:
-            return self._session.run(fetches, feeds)
+            return interruptible(lambda: self._session.run(fetches, feeds))
         except (tf.errors.OpError, ValueError, TypeError) as error:
             raise refused(self._program.where, error) from None
 

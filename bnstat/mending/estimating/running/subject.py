@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from bnstat.errors import BnstatError
+from bnstat.mending.estimating.running.allowed import refuse_unlisted
 from bnstat.mending.estimating.running.feeding import with_placeholders
-from bnstat.mending.estimating.running.flatten import flattened, nodes, op_of
-from bnstat.mending.estimating.running.forbidden import refuse_dangerous
+from bnstat.mending.estimating.running.flatten import flattened, nodes, op_of, pruned
 from bnstat.mending.estimating.running.imported import imported
 from bnstat.mending.estimating.running.order import DATA, Order
 from bnstat.mending.estimating.running.program import Input, Program
@@ -103,20 +103,22 @@ def prepared(program: Program, layers: Sequence[BatchNorm], trust: bool) -> Subj
     Args:
         program: the model.
         layers: its layers, with their variables' keys.
-        trust: whether to run ops that reach beyond the graph.
+        trust: run ops that are not on the list of allowed ops too.
 
     Raises:
-        UnsupportedError: it has ops that reach beyond the graph.
+        UnsupportedError: running it would execute ops that are not allowed.
         BnstatError: TensorFlow cannot make sense of its graph.
     """
     wanted = [op_of(each) for each in (*program.outputs.values(), *program.masks.values())]
     prepare = [op_of(name) for name in program.prepare]
     graph_def, cut = with_placeholders(program.graph_def, program.inputs)
-    flat = flattened(graph_def, wanted + prepare, program.where)
-    if not any("Table" in node.op for node in flat.node):
-        flat, prepare = flattened(flat, wanted, program.where), []
-    if not trust:
-        refuse_dangerous(nodes(flat), program.where)
+    needed = pruned(graph_def, wanted, program.where)
+    if prepare and any("Table" in node.op for node in nodes(needed)):
+        needed = pruned(graph_def, wanted + prepare, program.where)
+    else:
+        prepare = []
+    refuse_unlisted(needed, program.where, trust=trust)
+    flat = flattened(needed, wanted + prepare, program.where)
     for node in flat.node:
         if f"{node.name}:0" in program.settings:
             # Graphs leave the shape open, and with it those of all that depends on the value.

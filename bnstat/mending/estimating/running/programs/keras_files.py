@@ -1,40 +1,42 @@
-"""Keras's own files as programs: built by Keras, in safe mode, and traced."""
+"""Keras's own files as programs: checked, built by Keras in safe mode, and traced."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from shutil import copyfile
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Any
 
 from bnstat.compare.alignment import align
 from bnstat.errors import BnstatError, NotFoundError, UnsupportedError, first_line
 from bnstat.live import live_model
 from bnstat.mending.estimating.running.program import Program
+from bnstat.mending.estimating.running.programs.keras_config import (
+    read_configuration,
+    refuse_unsafe,
+)
 from bnstat.mending.estimating.running.programs.traced import traced
 from bnstat.mending.footprint import footprint
 from bnstat.model import Model, Source
 
-_ENDINGS: Final = {"keras-archive": (".keras",), "keras-h5": (".h5", ".hdf5")}
-"""Format -> the endings of file names that Keras loads as that format."""
 
-
-def keras_file(path: str, model: Model, imports: Iterable[str], trust: bool) -> Program:
+def keras_file(path: str, model: Model, imports: Sequence[str], trust: bool) -> Program:
     """The program of the model in a `.keras` or an `.h5`.
 
     Args:
         path: the file, or its folder.
         model: its layers as the file says them.
         imports: modules to import first, for custom classes.
-        trust: whether Keras may run code that the file holds.
+        trust: let Keras run code and read files that the file names.
 
     Raises:
-        UnsupportedError: Keras cannot build it.
+        UnsupportedError: Keras cannot build it, or would have to trust it.
+        BnstatError: a module of the user's cannot be imported.
     """
     file = footprint(model.source).path
     built = _built(file, model.source, imports, trust)
@@ -49,42 +51,64 @@ def keras_file(path: str, model: Model, imports: Iterable[str], trust: bool) -> 
     return traced(built, path, keys)
 
 
-def _built(path: str, source: Source, imports: Iterable[str], trust: bool) -> Any:
+def _built(path: str, source: Source, imports: Sequence[str], trust: bool) -> Any:
+    _import(imports)
+    keras = _library(source)
+    if os.path.isdir(path) and keras.__name__ != "keras":
+        raise UnsupportedError(
+            path,
+            f"is a folder, which {keras.__name__} takes for a SavedModel",
+            "zip its files into a .keras",
+        )
+    with _under_its_ending(path, source.format) as file:
+        if not trust:
+            refuse_unsafe(read_configuration(file, path), path, imports)
+        try:
+            return keras.models.load_model(file, compile=False, safe_mode=not trust)
+        except Exception as error:  # whatever the layers' own code raises
+            hint = "save it by model.export, and take that SavedModel"
+            if re.search(r"[Uu]nknown|locate class|custom", str(error)):
+                hint = "--import MODULE names the Python module that defines its custom classes"
+            if "safe_mode" in str(error) or "unsafe" in str(error).lower():
+                hint = "--trust lets it run the code that it holds"
+            reason = f"Keras cannot build it: {first_line(error)}"
+            raise UnsupportedError(path, reason, hint) from None
+
+
+def _import(names: Sequence[str]) -> None:
+    """Import the user's modules, which are looked for in the working directory too.
+
+    Raises:
+        NotFoundError: there is no such module.
+        BnstatError: the module's own code fails.
+    """
     sys.path.insert(0, os.getcwd())
     try:
-        for name in imports:
+        for name in names:
             import_module(name)
     except ImportError as error:
-        raise NotFoundError(name, f"cannot be imported: {error}") from None
+        raise NotFoundError(name, f"cannot be imported: {first_line(error)}") from None
+    except (Exception, SystemExit) as error:  # whatever the module's own code raises
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise BnstatError(name, f"cannot be imported: {reason}") from None
     finally:
         sys.path.remove(os.getcwd())
-    keras = _library(source)
-    options = {"safe_mode": not trust} if source.format == "keras-archive" else {}
-    try:
-        with _named(path, _ENDINGS[source.format]) as named:
-            return keras.models.load_model(named, compile=False, **options)
-    except Exception as error:  # whatever the layers' own code raises
-        hint = "save it by model.export, and take that SavedModel"
-        if re.search(r"[Uu]nknown|locate class|custom", str(error)):
-            hint = "--import MODULE names the Python module that defines its custom classes"
-        if "safe_mode" in str(error) or "unsafe" in str(error).lower():
-            hint = "--trust lets it run the code that it holds"
-        raise UnsupportedError(path, f"Keras cannot build it: {first_line(error)}", hint) from None
 
 
 @contextmanager
-def _named(path: str, endings: tuple[str, ...]) -> Iterator[str]:
-    """Give a path of the same file that has one of the endings: Keras goes by the name."""
-    if path.endswith(endings) or os.path.isdir(path):
+def _under_its_ending(path: str, kind: str) -> Iterator[str]:
+    """Yield a name of a file that has the ending by which Keras chooses how to load it."""
+    ending = ".keras" if kind == "keras-archive" else ".h5"
+    if os.path.isdir(path) or path.endswith(ending):
         yield path
         return
-    with TemporaryDirectory(prefix="bnstat_") as folder:
-        named = os.path.join(folder, f"model{endings[0]}")
+    with TemporaryDirectory(prefix="bnstat-") as folder:
+        file = os.path.join(folder, f"model{ending}")
         try:
-            os.symlink(os.path.abspath(path), named)
-        except OSError:  # not allowed on this system
-            shutil.copyfile(path, named)
-        yield named
+            os.symlink(os.path.abspath(path), file)
+        except OSError:  # Windows allows it to administrators alone
+            copyfile(path, file)
+        yield file
 
 
 def _library(source: Source) -> Any:

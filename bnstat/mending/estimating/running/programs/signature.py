@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bnstat.errors import AmbiguousError, NotFoundError
+from bnstat.mending.estimating.running.allowed import refuse_evaluated
 from bnstat.mending.estimating.running.feeding import PLACEHOLDERS
-from bnstat.mending.estimating.running.flatten import op_of, upstream
+from bnstat.mending.estimating.running.flatten import op_of, pruned, upstream
 from bnstat.mending.estimating.running.imported import imported
 from bnstat.mending.estimating.running.program import Input
 
@@ -29,12 +30,14 @@ class Chosen:
         outputs: likewise; the first is the answer of a classifier.
         feeds: name of a placeholder, or of an input, that takes no data -> the one value of it.
         signature: the name of a SavedModel's signature; the one that is served, if None.
+        trust: allow ops that are not on the list of allowed ops.
     """
 
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     feeds: Mapping[str, Any] = field(default_factory=dict)
     signature: str | None = None
+    trust: bool = False
 
     def inputs_of(
         self, there: Mapping[str, Input], graph_def: Any, where: str
@@ -49,7 +52,7 @@ class Chosen:
         by_name = {node.name: node for node in graph_def.node}
         _known([each for each in self.inputs if op_of(each) not in by_name], there, where, "input")
         return {
-            name: there[name] if name in there else _input(name, graph_def, where)
+            name: there[name] if name in there else _input(name, graph_def, where, self.trust)
             for name in self.inputs
         }
 
@@ -130,7 +133,7 @@ def obvious(
             where, f"nothing is fed to {', '.join(outputs[:3])}", "name --input, and --answer"
         )
     return (
-        {name: _input(name, graph_def, where) for name in inputs},
+        {name: _input(name, graph_def, where, chosen.trust) for name in inputs},
         {name: _full(name) for name in outputs},
     )
 
@@ -176,12 +179,14 @@ def _is_switch(node: Any) -> bool:
     return not _is_data(node) and not node.attr["shape"].shape.dim
 
 
-def _input(name: str, graph_def: Any, where: str) -> Input:
-    """What is fed at a tensor of a graph, be it a placeholder or any other."""
+def _input(name: str, graph_def: Any, where: str, trust: bool) -> Input:
+    """Return what is fed at a tensor of a graph, be it a placeholder or any other."""
     import tensorflow as tf
 
     node = next(node for node in graph_def.node if node.name == op_of(name))
     if node.op not in _FED:
+        graph_def = pruned(graph_def, [node.name], where)
+        refuse_evaluated(graph_def, name, where, trust=trust)
         try:
             tensor = imported(graph_def, where).get_tensor_by_name(_full(name))
         except (KeyError, ValueError):
