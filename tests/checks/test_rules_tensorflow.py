@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -17,11 +18,14 @@ from tests.checks.runs import RUNS, Run
 keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
 
+BY_TOPOLOGY = {("BN013", ""): "warning"}
+"""Severities of findings that are graver here because a Keras model shows what layers normalize."""
+
 ORDER = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
 def saved(folder: Path, layers: Mapping[str, Layer], step: int | None) -> bnstat.Model:
-    """The layers as a Keras model that was saved and is read back."""
+    """Save the layers as a Keras model, and load it. With a step, a later one lies beside it."""
     inputs = keras.Input((8,))
     outputs = inputs
     for name, layer in layers.items():
@@ -32,6 +36,9 @@ def saved(folder: Path, layers: Mapping[str, Layer], step: int | None) -> bnstat
         norm.set_weights([layer.arrays[role] for role in ORDER])
     path = folder / ("model.keras" if step is None else f"model-{step}.keras")
     keras.Model(inputs, outputs).save(path)
+    if step is not None:
+        # A number is a step only if several files differ by it alone.
+        shutil.copyfile(path, folder / f"model-{step + 1}.keras")
     return bnstat.load(path)
 
 
@@ -39,11 +46,13 @@ def saved(folder: Path, layers: Mapping[str, Layer], step: int | None) -> bnstat
 def test_a_rule_finds_its_model_and_not_the_one_just_short_of_it(
     case: Case, tmp_path: Path
 ) -> None:
+    severity = BY_TOPOLOGY.get((case.rule, case.label), case.severity)
+
     def found(layers: Mapping[str, Layer], step: int | None) -> list[Finding]:
         return [
             finding
             for finding in check(saved(tmp_path, layers, step), select=[case.rule])
-            if (finding.layer, finding.severity) == (case.layer, case.severity)
+            if (finding.layer, finding.severity) == (case.layer, severity)
         ]
 
     (finding,) = found(case.found, case.found_step)
