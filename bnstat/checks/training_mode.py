@@ -1,0 +1,243 @@
+"""How a network with initial moving statistics was trained, as its weights show it.
+
+A moving mean of 0 and a moving variance of 1 after training have two causes: the layers
+normalized with the statistics of each batch and the updates of the moving statistics never ran,
+or the layers ran in inference mode in training as well. Where a convolution or a dense layer adds
+a bias right before the normalization, the weights tell the two apart:
+
+- batch statistics: the mean is subtracted, the bias with it (Ioffe and Szegedy 2015, section
+  3.2). The gradient of the bias is 0 but for rounding, so the bias stays what it was;
+- stored statistics of 0 and 1: the bias is added to the same sum as beta, but for gamma. Both
+  get the same gradient, so the bias follows beta.
+
+Where the optimizer's averages of both gradients are stored, these are compared. They tell of the
+last steps, whatever the training started from; the weights tell of the training as a whole.
+
+`tests/survey/train_both_modes.py` measures how often this is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import isfinite, sqrt
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnstat.checks.rule import at_start, count, numbers_of
+from bnstat.model import BatchNorm, Model, PrecedingBias, Variable, as_float64, fetch
+
+TrainedWith = Literal["batch-statistics", "stored-statistics", "unknown"]
+
+_FEWEST: Final = 16
+"""Channels, without one of each layer for the mean, below which a correlation may be chance."""
+
+_FOLLOWS: Final = 0.9
+"""The least correlation with beta of a bias that follows it."""
+
+_FOLLOWING_RATIO: Final = (0.1, 10.0)
+"""The sizes, as multiples of beta's, of a bias that follows beta."""
+
+_ROUNDING_RATIO: Final = 1e-3
+"""The largest size, as a multiple of beta's, of a bias that is the sum of rounding errors."""
+
+_ROUNDING_CORRELATION: Final = 0.6
+"""The largest correlation of such a bias, of either sign; a tiny gamma makes a bias small, too."""
+
+_INFLATED_RATIO: Final = 0.2
+"""The largest size of a bias that is the sum of rounding errors which Adam divided by their size.
+
+A bias that was trained in inference mode after a training on batch statistics can be as small.
+"""
+
+_CHANCE: Final = 2.5
+"""The largest correlation of such a bias, in standard deviations of one by chance."""
+
+_NO_GRADIENT: Final = 1e-3
+"""The largest size, as a multiple of beta's, of a gradient that is rounding errors alone."""
+
+_SAME_GRADIENT: Final = (0.5, 2.0)
+"""The sizes, as multiples of beta's times gamma, of the same gradient."""
+
+
+class Pair(NamedTuple):
+    """A layer's beta, and the bias right before the layer.
+
+    Attributes:
+        bias, beta: a number for each channel.
+        is_proven: as that of `PrecedingBias`.
+        gradient_ratio: the size of the bias's gradient as a multiple of that of beta's times
+            gamma, by the optimizer's averages; None if these are not stored or tell nothing.
+    """
+
+    bias: NDArray[np.float64]
+    beta: NDArray[np.float64]
+    is_proven: bool = True
+    gradient_ratio: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the weights of a model show of how it was trained.
+
+    Attributes:
+        trained_with: the statistics that normalized in training.
+        reason: one sentence that says why, with the numbers.
+        layers: how many layers were compared with the bias before them.
+        channels: how many channels these have.
+        ratio: the size of the bias as a multiple of beta's, both without their mean: the root of
+            the mean square over the layers. None if there is nothing to compare.
+        correlation: of bias and beta over the channels; the mean of the layers' correlations, by
+            their numbers of channels. None if there is nothing to compare.
+        gradient_ratio: the size of the bias's gradient as a multiple of that of beta's times
+            gamma: the layers' largest. None if the file does not store what it takes.
+    """
+
+    trained_with: TrainedWith
+    reason: str
+    layers: int = 0
+    channels: int = 0
+    ratio: float | None = None
+    correlation: float | None = None
+    gradient_ratio: float | None = None
+
+
+def training_evidence(model: Model) -> Evidence:
+    """Return what the weights show of how a model was trained.
+
+    Layers count whose moving statistics are the initial 0 and 1 throughout; of other layers the
+    bias shows nothing.
+
+    Raises:
+        DamagedError, NotFoundError: as `Variable.read`.
+    """
+    stuck = [layer for layer in model.layers if at_start(layer)]
+    if not stuck:
+        return Evidence("unknown", "no layer has the initial moving statistics")
+    biases = model.preceding_biases()
+    stuck = [layer for layer in stuck if layer.name in biases and "beta" in layer.variables]
+    fetch(variable for layer in stuck for variable in _variables(biases[layer.name]))
+    return judge([_pair(layer, biases[layer.name]) for layer in stuck])
+
+
+def _variables(bias: PrecedingBias) -> Iterator[Variable]:
+    yield bias.variable
+    if bias.slots is not None:
+        yield from (bias.slots.of_bias, bias.slots.of_beta)
+
+
+def _pair(layer: BatchNorm, bias: PrecedingBias) -> Pair:
+    """Read what is compared of a layer that has a beta."""
+    beta = numbers_of(layer, "beta")
+    assert beta is not None
+    ratio = None
+    if bias.slots is not None:
+        of_bias, of_beta = (
+            as_float64(each.read()).ravel() for each in (bias.slots.of_bias, bias.slots.of_beta)
+        )
+        gamma = numbers_of(layer, "gamma")
+        ratio = gradient_ratio(of_bias, of_beta, bias.slots.are_squared, gamma)
+    return Pair(as_float64(bias.variable.read()).ravel(), beta, bias.is_proven, ratio)
+
+
+def gradient_ratio(
+    of_bias: NDArray[np.float64],
+    of_beta: NDArray[np.float64],
+    are_squared: bool,
+    gamma: NDArray[np.float64] | None,
+) -> float | None:
+    """Return the size of a bias's gradient as a multiple of that of beta's times gamma.
+
+    Args:
+        of_bias: the optimizer's average of the gradients of the bias.
+        of_beta: the same of beta.
+        are_squared: True if these are averages of squared gradients.
+        gamma: that of the layer; None for 1.
+    """
+    squares = [values if are_squared else values**2 for values in (of_bias, of_beta)]
+    if gamma is not None:
+        squares[1] = squares[1] * gamma**2
+    bias_size, beta_size = (float(np.sqrt(each.sum())) for each in squares)
+    if not (isfinite(bias_size) and isfinite(beta_size)) or not bias_size or not beta_size:
+        return None
+    return bias_size / beta_size
+
+
+def judge(pairs: Sequence[Pair]) -> Evidence:
+    """Return what the pairs of one model show together."""
+    if not pairs:
+        return Evidence("unknown", "no bias is added right before a layer with a beta")
+    used = [pair for pair in pairs if _moved(pair.bias) and _moved(pair.beta)]
+    if not used:
+        return Evidence("unknown", "the beta of the layers or the bias before them was not trained")
+    sizes = [pair.beta.size for pair in used]
+    ratios, correlations = zip(*map(_compared, used), strict=True)
+    ratio = float(np.sqrt(np.mean(np.square(ratios))))
+    correlation = float(np.average(correlations, weights=sizes))
+    gradients = [pair.gradient_ratio for pair in used if pair.gradient_ratio is not None]
+    is_proven = all(pair.is_proven for pair in used)
+    verdict = _by_gradients(gradients, is_proven)
+    if verdict == "unknown":
+        verdict = _by_weights(sum(sizes) - len(sizes), ratio, correlation, is_proven)
+    measured = [
+        f"size {ratio:.2g} of beta's, correlation {correlation:.2f}, "
+        f"over {count(sum(sizes), 'channel')} of {count(len(sizes), 'layer')}"
+    ]
+    if gradients:
+        measured.append(f"gradient {max(gradients):.2g} of beta's")
+    return Evidence(
+        trained_with=verdict,
+        reason=f"{_MEANING[verdict]} ({'; '.join(measured)})",
+        layers=len(sizes),
+        channels=sum(sizes),
+        ratio=ratio,
+        correlation=correlation,
+        gradient_ratio=max(gradients, default=None),
+    )
+
+
+_MEANING: Final = {
+    "batch-statistics": "the bias before the normalization did not follow beta, as it had no "
+    "gradient: training normalized with the statistics of the batch",
+    "stored-statistics": "the bias before the normalization followed beta: training used the "
+    "stored mean 0 and variance 1",
+    "unknown": "the bias before the normalization does not show how the network was trained",
+}
+
+
+def _by_gradients(ratios: Sequence[float], is_proven: bool) -> TrainedWith:
+    if ratios and max(ratios) <= _NO_GRADIENT:
+        return "batch-statistics"
+    least, most = _SAME_GRADIENT
+    if ratios and is_proven and least <= min(ratios) and max(ratios) <= most:
+        return "stored-statistics"
+    return "unknown"
+
+
+def _by_weights(freedom: int, ratio: float, correlation: float, is_proven: bool) -> TrainedWith:
+    """The verdict by the sizes and the correlation over channels with so much freedom."""
+    if freedom < _FEWEST:
+        return "unknown"
+    least, most = _FOLLOWING_RATIO
+    if correlation >= _FOLLOWS and least <= ratio <= most:
+        return "stored-statistics"
+    if ratio <= _ROUNDING_RATIO and abs(correlation) <= _ROUNDING_CORRELATION:
+        return "batch-statistics"
+    if is_proven and ratio <= _INFLATED_RATIO and abs(correlation) <= _CHANCE / sqrt(freedom):
+        return "batch-statistics"
+    return "unknown"
+
+
+def _moved(values: NDArray[np.float64]) -> bool:
+    """Return True if the numbers are finite and differ, as those of trained variables do."""
+    return bool(np.isfinite(values).all() and np.ptp(values) > 0)
+
+
+def _compared(pair: Pair) -> tuple[float, float]:
+    """The ratio of the sizes of bias and beta, and their correlation."""
+    bias, beta = (values - values.mean() for values in (pair.bias, pair.beta))
+    sizes = np.linalg.norm(bias), np.linalg.norm(beta)
+    with np.errstate(all="ignore"):
+        return float(sizes[0] / sizes[1]), float(bias @ beta / (sizes[0] * sizes[1]))
