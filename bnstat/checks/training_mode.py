@@ -26,7 +26,13 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bnstat.checks.rule import at_start, count, numbers_of
+from bnstat.checks.rule import (
+    LARGEST_DEFAULT_EPSILON,
+    at_start,
+    count,
+    numbers_of,
+    statistics_of,
+)
 from bnstat.model import BatchNorm, Model, PrecedingBias, Variable, as_float64, fetch
 
 TrainedWith = Literal["batch-statistics", "stored-statistics", "unknown"]
@@ -55,11 +61,11 @@ A bias that was trained in inference mode after a training on batch statistics c
 _CHANCE: Final = 2.5
 """The largest correlation of such a bias, in standard deviations of one by chance."""
 
-_NO_GRADIENT: Final = 1e-3
-"""The largest size, as a multiple of beta's, of a gradient that is rounding errors alone."""
-
 _SAME_GRADIENT: Final = (0.5, 2.0)
-"""The sizes, as multiples of beta's times gamma, of the same gradient."""
+"""The sizes of a gradient, as multiples of the one that inference mode gives."""
+
+_NO_GRADIENT: Final = 1e-3
+"""The largest size of a gradient that is rounding errors alone, as such a multiple."""
 
 
 class Pair(NamedTuple):
@@ -68,8 +74,8 @@ class Pair(NamedTuple):
     Attributes:
         bias, beta: a number for each channel.
         is_proven: as that of `PrecedingBias`.
-        gradient_ratio: the size of the bias's gradient as a multiple of that of beta's times
-            gamma, by the optimizer's averages; None if these are not stored or tell nothing.
+        gradient_ratio: the size of the bias's gradient as a multiple of the one that inference
+            mode gives it, by the optimizer's averages; None if these show nothing.
     """
 
     bias: NDArray[np.float64]
@@ -91,8 +97,8 @@ class Evidence:
             the mean square over the layers. None if there is nothing to compare.
         correlation: of bias and beta over the channels; the mean of the layers' correlations, by
             their numbers of channels. None if there is nothing to compare.
-        gradient_ratio: the size of the bias's gradient as a multiple of that of beta's times
-            gamma: the layers' largest. None if the file does not store what it takes.
+        gradient_ratio: the size of the bias's gradient as a multiple of the one that inference
+            mode gives it: the layers' largest. None if the file does not store what it takes.
     """
 
     trained_with: TrainedWith
@@ -107,19 +113,20 @@ class Evidence:
 def training_evidence(model: Model) -> Evidence:
     """Return what the weights show of how a model was trained.
 
-    Layers count whose moving statistics are the initial 0 and 1 throughout; of other layers the
-    bias shows nothing.
+    If layers have the initial moving statistics, these layers count. Otherwise all count of which
+    the file stores the optimizer's averages: their weights show nothing, their gradients show
+    whether the last steps used the stored statistics, as fine-tuning in inference mode does.
 
     Raises:
         DamagedError, NotFoundError: as `Variable.read`.
     """
-    stuck = [layer for layer in model.layers if at_start(layer)]
-    if not stuck:
-        return Evidence("unknown", "no layer has the initial moving statistics")
     biases = model.preceding_biases()
-    stuck = [layer for layer in stuck if layer.name in biases and "beta" in layer.variables]
-    fetch(variable for layer in stuck for variable in _variables(biases[layer.name]))
-    return judge([_pair(layer, biases[layer.name]) for layer in stuck])
+    usable = [each for each in model.layers if each.name in biases and "beta" in each.variables]
+    fetch(variable for layer in usable for variable in _variables(biases[layer.name]))
+    pairs = [_pair(layer, biases[layer.name]) for layer in usable]
+    if any(map(at_start, model.layers)):
+        return judge([pair for pair, layer in zip(pairs, usable, strict=True) if at_start(layer)])
+    return judge([pair for pair in pairs if pair.gradient_ratio is not None], by_weights=False)
 
 
 def _variables(bias: PrecedingBias) -> Iterator[Variable]:
@@ -137,36 +144,52 @@ def _pair(layer: BatchNorm, bias: PrecedingBias) -> Pair:
         of_bias, of_beta = (
             as_float64(each.read()).ravel() for each in (bias.slots.of_bias, bias.slots.of_beta)
         )
-        gamma = numbers_of(layer, "gamma")
-        ratio = gradient_ratio(of_bias, of_beta, bias.slots.are_squared, gamma)
+        ratio = gradient_ratio(of_bias, of_beta, bias.slots.are_squared, _scale(layer))
     return Pair(as_float64(bias.variable.read()).ravel(), beta, bias.is_proven, ratio)
+
+
+def _scale(layer: BatchNorm) -> NDArray[np.float64] | None:
+    """What the layer multiplies each channel by in inference; None if it may be anything."""
+    statistics = statistics_of(layer)
+    if statistics is None:
+        return None
+    gamma = numbers_of(layer, "gamma")
+    epsilon = LARGEST_DEFAULT_EPSILON if layer.epsilon is None else layer.epsilon
+    with np.errstate(all="ignore"):
+        return (1.0 if gamma is None else gamma) / np.sqrt(statistics[1] + epsilon)
 
 
 def gradient_ratio(
     of_bias: NDArray[np.float64],
     of_beta: NDArray[np.float64],
     are_squared: bool,
-    gamma: NDArray[np.float64] | None,
+    scale: NDArray[np.float64] | None,
 ) -> float | None:
-    """Return the size of a bias's gradient as a multiple of that of beta's times gamma.
+    """Return the size of a bias's gradient as a multiple of the one that inference mode gives it.
 
     Args:
         of_bias: the optimizer's average of the gradients of the bias.
         of_beta: the same of beta.
         are_squared: True if these are averages of squared gradients.
-        gamma: that of the layer; None for 1.
+        scale: what the layer multiplies each channel by in inference mode; None for 1.
     """
     squares = [values if are_squared else values**2 for values in (of_bias, of_beta)]
-    if gamma is not None:
-        squares[1] = squares[1] * gamma**2
+    if scale is not None:
+        squares[1] = squares[1] * scale**2
     bias_size, beta_size = (float(np.sqrt(each.sum())) for each in squares)
     if not (isfinite(bias_size) and isfinite(beta_size)) or not bias_size or not beta_size:
         return None
     return bias_size / beta_size
 
 
-def judge(pairs: Sequence[Pair]) -> Evidence:
-    """Return what the pairs of one model show together."""
+def judge(pairs: Sequence[Pair], by_weights: bool = True) -> Evidence:
+    """Return what the pairs of one model show together.
+
+    Args:
+        pairs: the pairs.
+        by_weights: True if the layers' statistics are the initial 0 and 1, so that the weights
+            count as well as the gradients.
+    """
     if not pairs:
         return Evidence("unknown", "no bias is added right before a layer with a beta")
     used = [pair for pair in pairs if _moved(pair.bias) and _moved(pair.beta)]
@@ -179,14 +202,14 @@ def judge(pairs: Sequence[Pair]) -> Evidence:
     gradients = [pair.gradient_ratio for pair in used if pair.gradient_ratio is not None]
     is_proven = all(pair.is_proven for pair in used)
     verdict = _by_gradients(gradients, is_proven)
-    if verdict == "unknown":
+    if verdict == "unknown" and by_weights:
         verdict = _by_weights(sum(sizes) - len(sizes), ratio, correlation, is_proven)
     measured = [
         f"size {ratio:.2g} of beta's, correlation {correlation:.2f}, "
         f"over {count(sum(sizes), 'channel')} of {count(len(sizes), 'layer')}"
     ]
     if gradients:
-        measured.append(f"gradient {max(gradients):.2g} of beta's")
+        measured.append(f"gradient {max(gradients):.2g} of that in inference mode")
     return Evidence(
         trained_with=verdict,
         reason=f"{_MEANING[verdict]} ({'; '.join(measured)})",
@@ -202,7 +225,7 @@ _MEANING: Final = {
     "batch-statistics": "the bias before the normalization did not follow beta, as it had no "
     "gradient: training normalized with the statistics of the batch",
     "stored-statistics": "the bias before the normalization followed beta: training used the "
-    "stored mean 0 and variance 1",
+    "stored statistics",
     "unknown": "the bias before the normalization does not show how the network was trained",
 }
 

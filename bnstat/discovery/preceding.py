@@ -63,6 +63,9 @@ _SLOT: Final = re.compile(
 """The names of optimizers' variables: `Adam/v/conv/bias`, `adam/conv_bias_velocity`,
 `conv/bias/Adam_1`, `training/Adam/conv/bias/v`."""
 
+_LONGEST_NAME: Final = 1000
+"""Names that are longer than any optimizer's are not searched, which takes time for long ones."""
+
 _Found = tuple[str, str, bool]
 
 
@@ -100,7 +103,8 @@ def preceding_biases(
 
 def _slots(variables: Mapping[str, Variable]) -> Mapping[tuple[str, str], Variable]:
     """Return the optimizer's variables by the plain name of what they are kept for, and kind."""
-    matches = ((_SLOT.fullmatch(each.name), each) for each in variables.values())
+    named = [each for each in variables.values() if len(each.name) <= _LONGEST_NAME]
+    matches = ((_SLOT.fullmatch(each.name), each) for each in named)
     return {
         (_plain(match["stem"]), (match["first"] or match["last"]).lower()): variable
         for match, variable in matches
@@ -153,7 +157,7 @@ class _Search:
             before = by_name.get(layer.inputs[0]) if len(layer.inputs) == 1 else None
             while before is not None and _changes_nothing(before):
                 before = by_name.get(before.inputs[0]) if len(before.inputs) == 1 else None
-            if before is None or not _is_linear(before):
+            if before is None or not _is_linear(before) or not _has_axis_of(norm, before):
                 continue
             if (key := self._only_bias(self._keys_of(before), norm)) is not None:
                 yield norm.name, key, _is_free(before.config) and _starts_even(layer.config)
@@ -337,6 +341,16 @@ def _starts_even(config: Mapping[str, object]) -> bool:
 def _is_argument(tensors: Tensors, tensor: str) -> bool:
     op = tensors.producer(tensor)
     return op is None or op.type.startswith("Placeholder")
+
+
+def _has_axis_of(norm: BatchNorm, before: Layer) -> bool:
+    """Return True if a normalization has the channels of the layer before it as its own."""
+    match = re.search(r"([123])D", before.class_name or "")
+    if match is None or norm.axis is None:
+        return True
+    if before.config.get("data_format") == "channels_first":
+        return norm.axis == 1
+    return norm.axis in (-1, int(match[1]) + 1)
 
 
 def _changes_nothing(layer: Layer) -> bool:
