@@ -64,7 +64,7 @@ _CHANCE: Final = 2.5
 _SAME_GRADIENT: Final = (0.5, 2.0)
 """The sizes of a gradient, as multiples of the one that inference mode gives."""
 
-_NO_GRADIENT: Final = 1e-3
+_NO_GRADIENT: Final = 3e-3
 """The largest size of a gradient that is rounding errors alone, as such a multiple."""
 
 
@@ -126,7 +126,12 @@ def training_evidence(model: Model) -> Evidence:
     pairs = [_pair(layer, biases[layer.name]) for layer in usable]
     if any(map(at_start, model.layers)):
         return judge([pair for pair, layer in zip(pairs, usable, strict=True) if at_start(layer)])
-    return judge([pair for pair in pairs if pair.gradient_ratio is not None], by_weights=False)
+    with_gradients = [pair for pair in pairs if pair.gradient_ratio is not None]
+    if not with_gradients:
+        return Evidence(
+            "unknown", "the moving statistics were updated, and no gradients are stored to compare"
+        )
+    return judge(with_gradients, by_weights=False)
 
 
 def _variables(bias: PrecedingBias) -> Iterator[Variable]:

@@ -48,6 +48,8 @@ _NUMBERED_LAYER: Final = re.compile(r"(?:layer-)?(\d{1,9})")
 _ROOTS: Final = ("", "model_weights/")
 """The groups of a Keras file that hold the groups of layers."""
 
+_MOST_ACTIVATIONS: Final = 10
+"""Layers that change nothing between a convolution and a normalization."""
 
 _SQUARES: Final = ("v", "velocity", "rms", "adam_1", "adam_v")
 _AVERAGES: Final = ("m", "momentum", "adam", "adam_m")
@@ -154,9 +156,12 @@ class _Search:
             if norm is None or not layer.inputs:
                 continue
             self._configured.add(norm.name)
-            before = by_name.get(layer.inputs[0]) if len(layer.inputs) == 1 else None
-            while before is not None and _changes_nothing(before):
-                before = by_name.get(before.inputs[0]) if len(before.inputs) == 1 else None
+            before: Layer | None = layer
+            for _ in range(_MOST_ACTIVATIONS):
+                only_input = before.inputs[0] if before and len(before.inputs) == 1 else ""
+                before = by_name.get(only_input)
+                if before is None or not _changes_nothing(before):
+                    break
             if before is None or not _is_linear(before) or not _has_axis_of(norm, before):
                 continue
             if (key := self._only_bias(self._keys_of(before), norm)) is not None:

@@ -116,6 +116,7 @@ UNPROVEN = [("bn", "model_weights/conv/conv/bias:0", False)]
         (sequential(conv("Dense"), norm_of(axis=1)), PROVEN),
         (functional(conv=[], bn=["conv"]), PROVEN),
         (functional(conv=[], act=["conv"], bn=["act"]), PROVEN),
+        (functional(act=["act"], bn=["act"]), []),
         (functional(conv=[], add=["conv", "conv"], bn=["add"]), []),
         (functional(conv=[], other=[], bn=["conv", "other"]), []),
         (functional(bn=[], conv=["bn"]), []),

@@ -143,6 +143,8 @@ def trainings() -> Iterator[Training]:
         "bias-frozen": {"bias_frozen": True},
         "after-batch": {"before": "batch"},
         "after-stored": {"before": "stored"},
+        "briefly-after-batch": {"before": "batch", "steps": 50},
+        "briefly-after-stored": {"before": "stored", "steps": 50},
         "synthetic": {"data": "synthetic"},
         "summed-loss": {"loss_factor": 500.0, "rate": 0.2},
         "tf-keras": {"library": "tf_keras"},
