@@ -10,8 +10,10 @@ a bias right before the normalization, the weights tell the two apart:
 - stored statistics of 0 and 1: the bias is added to the same sum as beta, but for gamma. Both
   get the same gradient, so the bias follows beta.
 
-Where the optimizer's averages of both gradients are stored, these are compared. They tell of the
-last steps, whatever the training started from; the weights tell of the training as a whole.
+If the file stores the optimizer's averages of both gradients, these are compared as well, and
+decide: they show the last steps, whatever the training started from. The weights show the part of
+the training that made most of beta. A network that changed its mode shortly before the end shows
+the mode before.
 
 `tests/survey/train_both_modes.py` measures how often this is right.
 """
@@ -40,7 +42,7 @@ TrainedWith = Literal["batch-statistics", "stored-statistics", "unknown"]
 _FEWEST: Final = 16
 """Channels, without one of each layer for the mean, below which a correlation may be chance."""
 
-_FOLLOWS: Final = 0.9
+_FOLLOWS: Final = 0.95
 """The least correlation with beta of a bias that follows it."""
 
 _FOLLOWING_RATIO: Final = (0.1, 10.0)

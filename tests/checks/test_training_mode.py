@@ -206,11 +206,11 @@ def pair(ratio: float, correlation: float, channels: int = 64, proven: bool = Tr
 @pytest.mark.parametrize(
     ("pairs", "expected"),
     [
-        ([pair(1, 0.95)], "stored-statistics"),
-        ([pair(1, 0.95, proven=False)], "stored-statistics"),
-        ([pair(1, 0.85)], "unknown"),
-        ([pair(0.05, 0.95)], "unknown"),
-        ([pair(20, 0.95)], "unknown"),
+        ([pair(1, 0.97)], "stored-statistics"),
+        ([pair(1, 0.97, proven=False)], "stored-statistics"),
+        ([pair(1, 0.93)], "unknown"),
+        ([pair(0.05, 0.97)], "unknown"),
+        ([pair(20, 0.97)], "unknown"),
         ([pair(1, 0.99, channels=16)], "unknown"),
         ([pair(1, 0.99, channels=9)] * 2, "stored-statistics"),
         ([pair(1, 0)], "unknown"),
@@ -236,7 +236,7 @@ def test_thresholds(pairs: list[Pair], expected: str) -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_layers_with_numbers_that_are_not_finite_are_left_out(bad: float) -> None:
-    good = pair(1, 0.95)
+    good = pair(1, 0.97)
     broken = good._replace(bias=np.where(np.arange(64) == 3, bad, good.bias))
     shown = judge([broken, good])
     assert (shown.trained_with, shown.layers) == ("stored-statistics", 1)
