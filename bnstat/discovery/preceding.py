@@ -5,7 +5,8 @@ beta does. What the file records about the network decides how certain the pairi
 
 - a Keras configuration names the layer whose output the normalization takes, that layer's
   activation, and what else may hold the bias or beta; a graph contains the addition itself. Both
-  prove that nothing lies between;
+  prove that nothing lies between but pooling, which a bias passes. A leaky ReLU lets a bias pass
+  in part, which proves nothing of its size; other activations rule the bias out;
 - otherwise, the convolution and the normalization are neighbors: in one scope (`conv1/biases`,
   `conv1/BatchNorm/beta`), in the order of the object graph, of the layers or of the variables.
   An activation may lie between, and a network that normalizes before the convolution has the same
@@ -48,8 +49,13 @@ _NUMBERED_LAYER: Final = re.compile(r"(?:layer-)?(\d{1,9})")
 _ROOTS: Final = ("", "model_weights/")
 """The groups of a Keras file that hold the groups of layers."""
 
-_MOST_ACTIVATIONS: Final = 10
-"""Layers that change nothing between a convolution and a normalization."""
+_PASSES_BIASES: Final = re.compile(
+    r"(Global)?(Max|Average)Pool(ing)?[123]D|UpSampling[123]D|LeakyReLU"
+)
+"""Classes of Keras that pass on a number that is added to all of a channel."""
+
+_MOST_BETWEEN: Final = 10
+"""Such layers between a convolution and a normalization."""
 
 _SQUARES: Final = ("v", "velocity", "rms", "adam_1", "adam_v")
 _AVERAGES: Final = ("m", "momentum", "adam", "adam_m")
@@ -157,15 +163,18 @@ class _Search:
                 continue
             self._configured.add(norm.name)
             before: Layer | None = layer
-            for _ in range(_MOST_ACTIVATIONS):
+            is_leaky = False
+            for _ in range(_MOST_BETWEEN):
                 only_input = before.inputs[0] if before and len(before.inputs) == 1 else ""
                 before = by_name.get(only_input)
-                if before is None or not _changes_nothing(before):
+                if before is None or not _passes_biases(before):
                     break
-            if before is None or not _is_linear(before) or not _has_axis_of(norm, before):
+                is_leaky = is_leaky or _is_leaky(before)
+            if before is None or not _adds_bias_last(before) or not _has_axis_of(norm, before):
                 continue
             if (key := self._only_bias(self._keys_of(before), norm)) is not None:
-                yield norm.name, key, _is_free(before.config) and _starts_even(layer.config)
+                is_free = _is_free(before.config) and _starts_even(layer.config)
+                yield norm.name, key, is_free and not is_leaky and not _is_leaky(before)
 
     def by_graphs(self) -> Iterator[_Found]:
         """Search the graphs for `convolution + bias` as the input of a normalization."""
@@ -317,13 +326,13 @@ class _Search:
         return scopes.pop() if len(scopes) == 1 else ""
 
 
-def _is_linear(layer: Layer) -> bool:
-    """Return True if a layer of Keras adds its bias last, without an activation behind it."""
+def _adds_bias_last(layer: Layer) -> bool:
+    """Return True if a layer of Keras adds a bias, with no activation or a leaky one behind it."""
     has_bias = layer.config.get("use_bias", layer.config.get("bias", True))
     return (
         _LINEAR_LAYER.fullmatch(layer.class_name or "") is not None
         and has_bias is True
-        and _is_identity(layer.config)
+        and (_is_identity(layer.config) or _is_leaky(layer))
     )
 
 
@@ -358,9 +367,18 @@ def _has_axis_of(norm: BatchNorm, before: Layer) -> bool:
     return norm.axis in (-1, int(match[1]) + 1)
 
 
-def _changes_nothing(layer: Layer) -> bool:
-    """Return True if a layer is an activation that gives its input."""
-    return layer.class_name == "Activation" and _is_identity(layer.config)
+def _passes_biases(layer: Layer) -> bool:
+    """Return True if a bias before a layer acts on what is behind it, in full or in part."""
+    if layer.class_name == "Activation":
+        return _is_identity(layer.config) or _is_leaky(layer)
+    return _PASSES_BIASES.fullmatch(layer.class_name or "") is not None
+
+
+def _is_leaky(layer: Layer) -> bool:
+    """Return True if a layer is, or ends with, a leaky ReLU."""
+    activation = layer.config.get("activation")
+    name = activation.get("class_name") if isinstance(activation, Mapping) else activation
+    return "LeakyReLU" in (layer.class_name, name) or name == "leaky_relu"
 
 
 def _is_identity(config: Mapping[str, object]) -> bool:

@@ -31,6 +31,10 @@ def norm_of(**config: Any) -> dict[str, Any]:
 NORM = norm_of()
 
 
+def between(class_name: str) -> dict[str, Any]:
+    return {"class_name": class_name, "config": {"name": class_name}}
+
+
 def activation(name: str) -> dict[str, Any]:
     return {"class_name": "Activation", "config": {"name": "act", "activation": name}}
 
@@ -99,6 +103,12 @@ UNPROVEN = [("bn", "model_weights/conv/conv/bias:0", False)]
         (sequential(conv("SeparableConv2D", activation=None), NORM), PROVEN),
         (sequential(conv(), activation("linear"), NORM), PROVEN),
         (sequential(conv(), activation("relu"), NORM), []),
+        (sequential(conv(), between("MaxPooling2D"), NORM), PROVEN),
+        (sequential(conv(), between("UpSampling2D"), activation("linear"), NORM), PROVEN),
+        (sequential(conv(), between("Dropout"), NORM), []),
+        (sequential(conv(), between("LeakyReLU"), between("MaxPooling2D"), NORM), UNPROVEN),
+        (sequential(conv(activation={"class_name": "LeakyReLU", "config": {}}), NORM), UNPROVEN),
+        (sequential(conv(activation="leaky_relu"), NORM), UNPROVEN),
         (sequential(conv(activation="relu"), NORM), []),
         (sequential(conv(use_bias=False), NORM), []),
         (sequential(conv("pkg>Conv2D"), NORM), []),

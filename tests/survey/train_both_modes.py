@@ -96,6 +96,7 @@ class Training:
     loss_factor: float = 1.0
     bias_frozen: bool = False
     policy: str = "float32"
+    pooled: bool = False
 
     @property
     def name(self) -> str:
@@ -139,6 +140,8 @@ def trainings() -> Iterator[Training]:
         "no-center": {"center": False},
         "no-bias": {"bias": False},
         "between": {"activation": "before"},
+        "leaky-between": {"activation": "leaky-before"},
+        "pooled": {"pooled": True},
         "untrained": {"steps": 0},
         "bias-frozen": {"bias_frozen": True},
         "after-batch": {"before": "batch"},
@@ -229,6 +232,10 @@ class Network:
         x = layer(x)
         if training.activation == "before":
             x = keras.layers.Activation("relu")(x)
+        elif training.activation == "leaky-before":
+            x = keras.layers.LeakyReLU(0.3)(x)
+        if training.pooled and kind.startswith("Conv2D"):
+            x = keras.layers.MaxPooling2D(2, 1, "same")(x)
         norm = keras.layers.BatchNormalization(
             momentum=1.0,  # The moving statistics stay what they are.
             center=training.center,
@@ -507,7 +514,7 @@ def results(folder: Path) -> Iterator[Result]:
     names = {field.name for field in fields(Training)}
     for file in sorted(folder.glob("*.json")):
         record = json.loads(file.read_text())
-        training = Training(**{name: record[name] for name in names})
+        training = Training(**{name: record[name] for name in names if name in record})
         model = bnstat.load(folder / f"{training.name}.keras")
         weights = judge([]) if training.before == "updated" else training_evidence(model)
         proven = [bias.is_proven for bias in model.preceding_biases().values()]
