@@ -63,11 +63,23 @@ A bias that was trained in inference mode after a training on batch statistics c
 _CHANCE: Final = 2.5
 """The largest correlation of such a bias, in standard deviations of one by chance."""
 
-_SAME_GRADIENT: Final = (0.5, 2.0)
-"""The sizes of a gradient, as multiples of the one that inference mode gives."""
+_SAME_GRADIENT: Final = 0.3
+"""The largest distance of a gradient from the one that inference mode gives, as a part of it."""
 
 _NO_GRADIENT: Final = 3e-3
-"""The largest size of a gradient that is rounding errors alone, as such a multiple."""
+"""The largest size of a gradient that is rounding errors alone, as a part of it, too."""
+
+
+class Gradient(NamedTuple):
+    """The gradient of a bias beside the one that inference mode gives it.
+
+    Attributes:
+        ratio: its size, as a multiple of the other's.
+        distance: the size of their difference, as a multiple of the other's.
+    """
+
+    ratio: float
+    distance: float
 
 
 class Pair(NamedTuple):
@@ -76,14 +88,13 @@ class Pair(NamedTuple):
     Attributes:
         bias, beta: a number for each channel.
         is_proven: as that of `PrecedingBias`.
-        gradient_ratio: the size of the bias's gradient as a multiple of the one that inference
-            mode gives it, by the optimizer's averages; None if these show nothing.
+        gradient: that of the bias, by the optimizer's averages; None if these show nothing.
     """
 
     bias: NDArray[np.float64]
     beta: NDArray[np.float64]
     is_proven: bool = True
-    gradient_ratio: float | None = None
+    gradient: Gradient | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +139,7 @@ def training_evidence(model: Model) -> Evidence:
     pairs = [_pair(layer, biases[layer.name]) for layer in usable]
     if any(map(at_start, model.layers)):
         return judge([pair for pair, layer in zip(pairs, usable, strict=True) if at_start(layer)])
-    with_gradients = [pair for pair in pairs if pair.gradient_ratio is not None]
+    with_gradients = [pair for pair in pairs if pair.gradient is not None]
     if not with_gradients:
         return Evidence(
             "unknown", "the moving statistics were updated, and no gradients are stored to compare"
@@ -146,13 +157,13 @@ def _pair(layer: BatchNorm, bias: PrecedingBias) -> Pair:
     """Read what is compared of a layer that has a beta."""
     beta = numbers_of(layer, "beta")
     assert beta is not None
-    ratio = None
+    gradient = None
     if bias.slots is not None:
         of_bias, of_beta = (
             as_float64(each.read()).ravel() for each in (bias.slots.of_bias, bias.slots.of_beta)
         )
-        ratio = gradient_ratio(of_bias, of_beta, bias.slots.are_squared, _scale(layer))
-    return Pair(as_float64(bias.variable.read()).ravel(), beta, bias.is_proven, ratio)
+        gradient = compare_gradients(of_bias, of_beta, bias.slots.are_squared, _scale(layer))
+    return Pair(as_float64(bias.variable.read()).ravel(), beta, bias.is_proven, gradient)
 
 
 def _scale(layer: BatchNorm) -> NDArray[np.float64] | None:
@@ -166,13 +177,13 @@ def _scale(layer: BatchNorm) -> NDArray[np.float64] | None:
         return (1.0 if gamma is None else gamma) / np.sqrt(statistics[1] + epsilon)
 
 
-def gradient_ratio(
+def compare_gradients(
     of_bias: NDArray[np.float64],
     of_beta: NDArray[np.float64],
     are_squared: bool,
     scale: NDArray[np.float64] | None,
-) -> float | None:
-    """Return the size of a bias's gradient as a multiple of the one that inference mode gives it.
+) -> Gradient | None:
+    """Compare the gradient of a bias with the one that inference mode gives it.
 
     Args:
         of_bias: the optimizer's average of the gradients of the bias.
@@ -180,13 +191,15 @@ def gradient_ratio(
         are_squared: True if these are averages of squared gradients.
         scale: what the layer multiplies each channel by in inference mode; None for 1.
     """
-    squares = [values if are_squared else values**2 for values in (of_bias, of_beta)]
-    if scale is not None:
-        squares[1] = squares[1] * scale**2
-    bias_size, beta_size = (float(np.sqrt(each.sum())) for each in squares)
-    if not (isfinite(bias_size) and isfinite(beta_size)) or not bias_size or not beta_size:
+    with np.errstate(all="ignore"):
+        if are_squared:
+            of_bias, of_beta = np.sqrt(of_bias), np.sqrt(of_beta)
+            scale = None if scale is None else np.abs(scale)
+        expected = of_beta if scale is None else of_beta * scale
+        sizes = [float(np.linalg.norm(each)) for each in (of_bias, expected, of_bias - expected)]
+    if not all(map(isfinite, sizes)) or not sizes[0] or not sizes[1]:
         return None
-    return bias_size / beta_size
+    return Gradient(sizes[0] / sizes[1], sizes[2] / sizes[1])
 
 
 def judge(pairs: Sequence[Pair], by_weights: bool = True) -> Evidence:
@@ -206,7 +219,8 @@ def judge(pairs: Sequence[Pair], by_weights: bool = True) -> Evidence:
     ratios, correlations = zip(*map(_compared, used), strict=True)
     ratio = float(np.sqrt(np.mean(np.square(ratios))))
     correlation = float(np.average(correlations, weights=sizes))
-    gradients = [pair.gradient_ratio for pair in used if pair.gradient_ratio is not None]
+    gradients = [pair.gradient for pair in used if pair.gradient is not None]
+    largest = max((gradient.ratio for gradient in gradients), default=None)
     is_proven = all(pair.is_proven for pair in used)
     verdict = _by_gradients(gradients, is_proven)
     if verdict == "unknown" and by_weights:
@@ -215,8 +229,8 @@ def judge(pairs: Sequence[Pair], by_weights: bool = True) -> Evidence:
         f"size {ratio:.2g} of beta's, correlation {correlation:.2f}, "
         f"over {count(sum(sizes), 'channel')} of {count(len(sizes), 'layer')}"
     ]
-    if gradients:
-        measured.append(f"gradient {max(gradients):.2g} of that in inference mode")
+    if largest is not None:
+        measured.append(f"gradient {largest:.2g} of that in inference mode")
     return Evidence(
         trained_with=verdict,
         reason=f"{_MEANING[verdict]} ({'; '.join(measured)})",
@@ -224,7 +238,7 @@ def judge(pairs: Sequence[Pair], by_weights: bool = True) -> Evidence:
         channels=sum(sizes),
         ratio=ratio,
         correlation=correlation,
-        gradient_ratio=max(gradients, default=None),
+        gradient_ratio=largest,
     )
 
 
@@ -237,13 +251,11 @@ _MEANING: Final = {
 }
 
 
-def _by_gradients(ratios: Sequence[float], is_proven: bool) -> TrainedWith:
-    if ratios and max(ratios) <= _NO_GRADIENT:
+def _by_gradients(gradients: Sequence[Gradient], is_proven: bool) -> TrainedWith:
+    if gradients and all(gradient.ratio <= _NO_GRADIENT for gradient in gradients):
         return "batch-statistics"
-    least, most = _SAME_GRADIENT
-    if ratios and is_proven and least <= min(ratios) and max(ratios) <= most:
-        return "stored-statistics"
-    return "unknown"
+    is_same = gradients and all(gradient.distance <= _SAME_GRADIENT for gradient in gradients)
+    return "stored-statistics" if is_same and is_proven else "unknown"
 
 
 def _by_weights(freedom: int, ratio: float, correlation: float, is_proven: bool) -> TrainedWith:

@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 
 import bnstat
-from bnstat.checks.training_mode import Evidence, Pair, gradient_ratio, judge, training_evidence
+from bnstat.checks.training_mode import (
+    Evidence,
+    Gradient,
+    Pair,
+    compare_gradients,
+    judge,
+    training_evidence,
+)
 
 CHANNELS = 16
 EPSILON = np.float32(1e-3)
@@ -203,6 +210,10 @@ def pair(ratio: float, correlation: float, channels: int = 64, proven: bool = Tr
     return Pair(bias + 0.1, beta - 0.2, proven)
 
 
+ABSENT = Gradient(1e-5, 1.0)
+SAME = Gradient(1.1, 0.15)
+
+
 @pytest.mark.parametrize(
     ("pairs", "expected"),
     [
@@ -221,12 +232,13 @@ def pair(ratio: float, correlation: float, channels: int = 64, proven: bool = Tr
         ([pair(0.3, 0)], "unknown"),
         ([pair(1e-4, 0.5, proven=False)], "batch-statistics"),
         ([pair(1e-4, 0.9)], "unknown"),
-        ([pair(1, 0)._replace(gradient_ratio=1e-5)], "batch-statistics"),
-        ([pair(1, 0)._replace(gradient_ratio=1e-2)], "unknown"),
-        ([pair(0.1, 0)._replace(gradient_ratio=1.0)], "stored-statistics"),
-        ([pair(0.1, 0, proven=False)._replace(gradient_ratio=1.0)], "unknown"),
-        ([pair(1, 0)._replace(gradient_ratio=1e-5), pair(1, 0)], "batch-statistics"),
-        ([pair(1, 0)._replace(gradient_ratio=r) for r in (1e-5, 1.0)], "unknown"),
+        ([pair(1, 0)._replace(gradient=ABSENT)], "batch-statistics"),
+        ([pair(1, 0)._replace(gradient=Gradient(1e-2, 1.0))], "unknown"),
+        ([pair(0.1, 0)._replace(gradient=SAME)], "stored-statistics"),
+        ([pair(0.1, 0, proven=False)._replace(gradient=SAME)], "unknown"),
+        ([pair(1, 0)._replace(gradient=ABSENT), pair(1, 0)], "batch-statistics"),
+        ([pair(1, 0)._replace(gradient=each) for each in (ABSENT, SAME)], "unknown"),
+        ([pair(1, 0)._replace(gradient=Gradient(1.0, 0.4))], "unknown"),
         ([], "unknown"),
     ],
 )
@@ -250,12 +262,16 @@ def test_the_numbers_are_those_of_all_layers_together() -> None:
     assert "64 channels of 2 layers" in shown.reason
 
 
-def test_gradient_ratio_takes_the_scale_of_the_layer_into_account() -> None:
+def test_gradients_are_compared_with_the_scale_of_the_layer() -> None:
     squares = np.array([1.0, 4.0, 9.0])
-    scale = np.array([0.5, 2.0, 1.0])
-    assert gradient_ratio(squares * scale**2, squares, True, scale) == pytest.approx(1)
+    scale = np.array([0.5, -2.0, 1.0])
+    same = pytest.approx((1, 0))
+    assert compare_gradients(squares * scale**2, squares, True, scale) == same
     roots = np.sqrt(squares)
-    assert gradient_ratio(roots * scale, roots, False, scale) == pytest.approx(1)
-    assert gradient_ratio(squares, squares, True, None) == pytest.approx(1)
-    assert gradient_ratio(squares * 0, squares, True, None) is None
-    assert gradient_ratio(squares, squares * np.nan, True, None) is None
+    assert compare_gradients(roots * scale, roots, False, scale) == same
+    assert compare_gradients(squares, squares, True, None) == same
+    turned = compare_gradients(squares[::-1], squares, True, None)
+    assert turned == pytest.approx((1, np.sqrt(8 / 14)))
+    assert compare_gradients(squares * 0, squares, True, None) is None
+    assert compare_gradients(squares, squares * np.nan, True, None) is None
+    assert compare_gradients(-squares, squares, True, None) is None

@@ -35,8 +35,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import bnstat
 from bnstat.checks.training_mode import (
     Evidence,
+    Gradient,
     Pair,
-    gradient_ratio,
+    compare_gradients,
     judge,
     training_evidence,
 )
@@ -533,19 +534,19 @@ def pairs_of(folder: Path, training: Training, proven: bool, slots: bool = False
             arrays[f"{place}.after.bias"].astype("float64"),
             arrays[f"{place}.after.beta"].astype("float64"),
             proven,
-            _gradient_ratio(arrays, place, training) if slots else None,
+            _gradient(arrays, place, training) if slots else None,
         )
         for place in sorted(places)
         if {f"{place}.after.bias", f"{place}.after.beta"} <= set(arrays)
     ]
 
 
-def _gradient_ratio(arrays: Any, place: str, training: Training) -> float | None:
+def _gradient(arrays: Any, place: str, training: Training) -> Gradient | None:
     found = [arrays.get(f"{place}.after.{name}") for name in ("bias_slot", "beta_slot", "gamma")]
     of_bias, of_beta, gamma = (None if each is None else each.astype("float64") for each in found)
     if of_bias is None or of_beta is None or training.optimizer in ("sgd", "adagrad"):
         return None
-    return gradient_ratio(of_bias, of_beta, training.optimizer != "momentum", gamma)
+    return compare_gradients(of_bias, of_beta, training.optimizer != "momentum", gamma)
 
 
 def table(folder: Path) -> None:
