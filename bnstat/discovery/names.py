@@ -16,6 +16,7 @@ from dataclasses import replace
 from bnstat.discovery.schemes import SCHEMES, Scheme
 from bnstat.discovery.sighting import Sighting
 from bnstat.formats.contents import Contents
+from bnstat.model.variables import squeezed
 
 SHADOW = re.compile(r"/ExponentialMovingAverage(_\d+)?$")
 BATCH_NORM_SCOPE = re.compile(
@@ -110,6 +111,8 @@ class Names:
         else:
             self._gather(contents.search(_FIRST).items())
             self._gather(contents.search(self._companions()).items())
+        if any("__" in name for name in self.keys):
+            self._number()
         self.averages = {name: key for name, key in self.shadows.items() if name not in self.keys}
         self.keys.update(self.averages)
 
@@ -121,6 +124,12 @@ class Names:
                 self.shadows.setdefault(name[: match.start()], key)
             else:
                 self.keys.setdefault(name, key)
+
+    def _number(self) -> None:
+        from bnstat.discovery.numbered import with_scopes
+
+        variables = self.contents.variables
+        self.keys = with_scopes(self.keys, lambda key: variables[key].shape)
 
     def _companions(self) -> set[str]:
         """The names that may belong together with the moving variances among those gathered."""
@@ -143,11 +152,21 @@ class Names:
             if name.endswith(endings) or name in whole:
                 yield name
 
-    def find(self, scope: str, endings: Iterable[str]) -> str | None:
-        """The key of the first variable that the scope has with one of the endings."""
+    def find(
+        self, scope: str, endings: Iterable[str], shape: tuple[int, ...] | None = None
+    ) -> str | None:
+        """The key of the first variable that the scope has with one of the endings.
+
+        Args:
+            scope: the scope.
+            endings: the endings.
+            shape: the shape that the variable must have, but for dimensions of 1; None for any.
+        """
         for ending in endings:
             key = self.keys.get(scope + ending if scope else ending[1:])
-            if key is not None:
+            if key is not None and (
+                shape is None or squeezed(self.contents.variables[key].shape) == squeezed(shape)
+            ):
                 return key
         return None
 
@@ -170,8 +189,12 @@ def _sighting(names: Names, scheme: Scheme, variance: str) -> Sighting | None:
         return None
     roles = {"moving_mean": mean, "moving_variance": names.keys[variance]}
     owners = _owners(scope, scheme, averaged=variance in names.averages)
+    shape = names.contents.variables[mean].shape
     for owner in owners:
-        gamma, beta = names.find(owner, scheme.gamma), names.find(owner, scheme.beta)
+        gamma, beta = (names.find(owner, each, shape) for each in (scheme.gamma, scheme.beta))
+        if gamma is None and names.find(owner, scheme.gamma) is not None:
+            # It is another layer's kernel, and the bias is that layer's too.
+            break
         if gamma or beta:
             roles |= {"gamma": gamma} if gamma else {}
             roles |= {"beta": beta} if beta else {}
