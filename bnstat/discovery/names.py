@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from bnstat.discovery.schemes import SCHEMES, Scheme
 from bnstat.discovery.sighting import Sighting
@@ -115,6 +116,16 @@ class Names:
             self._number()
         self.averages = {name: key for name, key in self.shadows.items() if name not in self.keys}
         self.keys.update(self.averages)
+        self._averaged = frozenset(self.averages.values())
+
+    def is_average(self, key: str) -> bool:
+        """Return True if a variable is an average that stands for one that is not in the file."""
+        return key in self._averaged
+
+    @cached_property
+    def name_of(self) -> Mapping[str, str]:
+        """Key -> name."""
+        return {key: name for name, key in self.keys.items()}
 
     def _gather(self, found: Iterable[tuple[str, str]]) -> None:
         for key, name in found:
@@ -204,7 +215,7 @@ def _sighting(names: Names, scheme: Scheme, variance: str) -> Sighting | None:
     if not scheme.surely and not _shows_more(names, owner, roles):
         return None
     extra = {ending[1:]: key for ending in scheme.extra if (key := names.find(scope, (ending,)))}
-    averaged = [name for name in roles.values() if name in names.averages.values()]
+    averaged = any(map(names.is_average, roles.values()))
     notes = ("read from exponential moving averages: the variables are not in the file",)
     name = _without_tree(owner, scheme)
     return Sighting("name", name, roles, extra=extra, notes=notes if averaged else ())
@@ -216,8 +227,7 @@ def _with_averages_apart(
     """The same, with averages of batch statistics as shadows where their layer has moving ones."""
     if not names.averages:
         return found
-    averages = set(names.averages.values())
-    averaged = [sighting.roles["moving_variance"] in averages for sighting in found]
+    averaged = [names.is_average(sighting.roles["moving_variance"]) for sighting in found]
     own = {layer.name for layer, second in zip(found, averaged, strict=True) if not second}
     result = []
     for layer, second in zip(found, averaged, strict=True):
@@ -276,11 +286,10 @@ def _shows_more(names: Names, scope: str, roles: Mapping[str, str]) -> bool:
 
 def _shadows(names: Names, sighting: Sighting) -> list[Sighting]:
     """The layer of a layer's shadow copies, named after it, if there are any."""
-    originals = {key: name for name, key in names.keys.items()}
     roles = {
         role: shadow
         for role, key in sighting.roles.items()
-        if (shadow := names.shadows.get(originals[key])) is not None and shadow != key
+        if (shadow := names.shadows.get(names.name_of[key])) is not None and shadow != key
     }
     if not roles:
         return []
