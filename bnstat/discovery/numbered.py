@@ -1,10 +1,9 @@
 """Names that tch-rs numbers: `running_mean__16` is the 17th variable of its store.
 
-A store of tch-rs gives each variable the name that its layer asks for; the second variable of a
-name gets the number of variables so far behind it. The variables of one layer are made together,
-so their numbers tell which belong together: `weight`, `bias`, `running_mean`, `running_var`, or
-first the statistics, as older versions made them. A variable without a number has one of the
-numbers that are free.
+If a store already contains a variable of the same name, tch-rs appends the number of variables so
+far. A layer creates its variables in a row, so consecutive numbers identify them: `weight`, `bias`,
+`running_mean`, `running_var`. Older versions create the statistics first. A variable without a
+number has one of the numbers that no other variable has.
 
 Source: tch-rs, src/nn/var_store.rs (`Path::add`), src/nn/batch_norm.rs.
 """
@@ -22,7 +21,7 @@ _ORDERS: Final = (
     {"weight": 0, "bias": 1, _MEAN: 2, _VARIANCE: 3},
     {_MEAN: 0, _VARIANCE: 1, "weight": 2, "bias": 3},
 )
-"""Variable -> its place among those of a layer, since tch-rs 0.7 and before."""
+"""Variable -> its position among those of a layer, in current and in older versions."""
 
 Shape = Callable[[str], tuple[int, ...]]
 

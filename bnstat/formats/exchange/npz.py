@@ -262,7 +262,7 @@ def read_header(head: bytes, where: str) -> Header:
 
 
 def _literal(text: str, where: str) -> Any:
-    """The value of a Python literal, of Python 2 as well, whose integers may end in L."""
+    """Return the value of a Python literal. Integers of Python 2 may end in L."""
     try:
         try:
             return ast.literal_eval(text.strip())

@@ -18,10 +18,10 @@ _BYTES_FLOOR: Final = 1 << 28
 
 
 def beyond_budget(sizes: Mapping[str, int], file_size: int) -> set[str]:
-    """The tensors of a file that are not read, because few bytes of it stand for too many.
+    """Return the keys of tensors that would take too much memory for the size of the file.
 
-    Tensors may repeat one number, as by `expand`, or share their bytes. All together, the smallest
-    first, may take twice the bytes of the file, and 256 MiB more.
+    Tensors may repeat one number, as after `expand`, or share their bytes. The tensors of a file,
+    the smallest first, may take twice the bytes of the file plus 256 MiB.
 
     Args:
         sizes: key -> the bytes that reading a tensor takes.
@@ -39,13 +39,13 @@ def beyond_budget(sizes: Mapping[str, int], file_size: int) -> set[str]:
 
 
 def refuse(where: str) -> NDArray[np.generic]:
-    """What reads a tensor that is `beyond_budget`. `where` names it.
+    """Refuse to read a tensor that is `beyond_budget`. `where` names the tensor.
 
     Raises:
         UnsupportedError: always.
     """
     raise UnsupportedError(
-        where, "is not read: the file repeats a few numbers into far more than it stores"
+        where, "is not read, because the file repeats a few numbers into far more than it stores"
     )
 
 

@@ -23,12 +23,12 @@ _MOST_STEPS: Final = 1 << 24
 
 _CALLS_PER_BYTE: Final = 4
 _CALLS_FLOOR: Final = 1 << 20
-"""What all calls together may be given: so many elements and characters for each byte of the
-pickle, and so many more. A pickle can pass one long text or list to any number of calls."""
+"""Elements and characters that all calls together may receive: a number for each byte of the
+pickle, and a constant. A pickle can pass one long text or list to any number of calls."""
 
 _PLAIN_KEYS: Final = (str, float, bool, bytes, type(None))
-"""Types whose values may be keys of a dict, beside short integers. Tuples of tuples of tuples take
-endless time to hash, and long integers can be chosen so that all have one hash."""
+"""Types of keys that a dict may have, in addition to integers of up to 64 bits. Nested tuples take
+exponential time to hash, and longer integers can be chosen to share one hash."""
 
 
 class PickleError(WireError):
@@ -40,7 +40,7 @@ class CutError(PickleError):
 
 
 class BudgetError(PickleError):
-    """Following the pickle takes more work than any network needs."""
+    """The pickle takes more work than that of any network."""
 
 
 class Global(NamedTuple):
@@ -261,12 +261,12 @@ class _Machine:
 
 
 def legible(text: str) -> str:
-    """A text in which the bytes of an `_old_text` that are not UTF-8 are replaced."""
+    """Return a text with the bytes that are not UTF-8 replaced (see `_old_text`)."""
     return text if text.isascii() else _bytes(text).decode("utf-8", "replace")
 
 
 def bytes_of(value: Any) -> bytes | None:
-    """The bytes that a value is, or that Python 2 wrote as a text; None of any other value."""
+    """Return a value's bytes if it is bytes or a text of Python 2, else None."""
     if isinstance(value, str):
         return _bytes(value)
     return value if isinstance(value, bytes) else None
@@ -291,7 +291,7 @@ def _text(machine: _Machine, length: int) -> None:
 
 
 def _old_text(machine: _Machine, length: int) -> None:
-    """Python 2 has one type for texts and bytes: `bytes_of` gives back what is not UTF-8."""
+    """Push a `str` of Python 2, which may be text or bytes; `bytes_of` restores the bytes."""
     machine.push(machine.take(length).decode("utf-8", "surrogateescape"))
 
 

@@ -4,12 +4,12 @@
     NAME/code/__torch__/torch/nn/modules/batchnorm.py
                                                `__torch__.torch.nn.modules.batchnorm.BatchNorm2d`
 
-Nothing of the code is run or parsed as a program. Two kinds of lines are looked for, in the class
-of a module with running statistics: constants (`eps : Final[float] = 1.0000000000000001e-05`), and
-the arguments of `torch.batch_norm`, which traced modules have alone.
+The code is neither run nor parsed as a program. Two kinds of lines are searched for in the class of
+a module with running statistics: constants (`eps : Final[float] = 1.0000000000000001e-05`), and
+the arguments of `torch.batch_norm`. A traced module has only the second kind.
 
-tch-rs and LibTorch save all variables in one module of the class `__torch__.Module`, in no order.
-tch-rs writes `|` for the dots of their names.
+LibTorch gives each module the class `__torch__.Module`. tch-rs saves all variables in one of them,
+in no order, and writes `|` for the dots of their names.
 
 Sources: torch/csrc/jit/serialization/python_print.cpp; aten/src/ATen/native/native_functions.yaml,
 `batch_norm`; tch-rs, src/wrappers/tensor.rs, `save_multi`.
@@ -28,7 +28,7 @@ from bnstat.storage.files import Folder
 
 _ROOT: Final = "__torch__"
 FLAT: Final = f"{_ROOT}.Module"
-"""The class of modules that tells nothing of them."""
+"""The class that LibTorch gives every module."""
 
 _STATISTICS: Final = frozenset({"running_mean", "running_var"})
 
@@ -36,8 +36,8 @@ _CONSTANT: Final = re.compile(r"^  (eps|momentum) : Final\[float\] = (\S{1,40})$
 _ALIAS: Final = re.compile(r"^ *(\w{1,80}) = __torch__\.torch\.nn\.functional\.batch_norm$", re.M)
 _CALLS: Final = ("torch.batch_norm(", "torch.nn.functional.batch_norm(")
 _ARGUMENTS: Final = 8
-"""What a call is given at least; momentum and epsilon are the last but one, and the last but a
-flag."""
+"""The least number of arguments of a call. Momentum and epsilon precede the last one, which is a
+flag, or empty because of a trailing comma."""
 
 _LONGEST_CODE: Final = 1 << 20
 
@@ -51,8 +51,17 @@ def is_module(value: Any) -> bool:
     )
 
 
+def is_store(value: Any) -> bool:
+    """Return True for a module that holds the variables of a whole network, in no order."""
+    return (
+        is_module(value)
+        and str(value.kind) == FLAT
+        and not any(is_module(each) for each in value.state.values())
+    )
+
+
 def with_settings(layers: Iterable[Layer], top: Folder | None) -> list[Layer]:
-    """Return the layers with the settings of their classes, as far as the archive's code has them.
+    """Return the layers, with epsilon and momentum added from the archive's code where possible.
 
     Args:
         layers: the modules of the archive.
@@ -78,7 +87,7 @@ def with_settings(layers: Iterable[Layer], top: Folder | None) -> list[Layer]:
 
 
 def _member(class_name: str) -> str:
-    """The member of the archive that has a class: it is named after the class's module."""
+    """Return the member of the archive that contains a class."""
     return f"code/{class_name.rpartition('.')[0].replace('.', '/')}.py"
 
 
@@ -90,7 +99,7 @@ def _code(top: Folder, member: str) -> str:
 
 
 def _settings(code: str, class_name: str) -> Mapping[str, float]:
-    """What the code of a class says of its module, under the names of PyTorch's arguments."""
+    """Return epsilon and momentum of a class under the names of PyTorch's arguments."""
     body = _body(code, class_name.rpartition(".")[2])
     found = {name: _number(text) for name, text in _CONSTANT.findall(body)}
     calls = set(_calls(body))
@@ -103,7 +112,7 @@ def _settings(code: str, class_name: str) -> Mapping[str, float]:
 
 
 def _body(code: str, name: str) -> str:
-    """The lines of a class."""
+    """Return the source of a class, or an empty text."""
     start = f"\n{code}".find(f"\nclass {name}(")
     if start < 0:
         return ""
@@ -112,7 +121,7 @@ def _body(code: str, name: str) -> str:
 
 
 def _calls(body: str) -> Iterator[tuple[float | None, float | None]]:
-    """Momentum and epsilon of each call of batch norm; None where they are not literals."""
+    """Yield momentum and epsilon of each call of batch norm, None for what is not a literal."""
     starts = (*_CALLS, *(f" {alias}(" for alias in _ALIAS.findall(body)[:_ARGUMENTS]))
     for line in body.splitlines():
         if any(start in line for start in starts):

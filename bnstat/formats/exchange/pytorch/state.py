@@ -16,7 +16,7 @@ from typing import Any, Final
 from bnstat.formats.contents import Layer
 from bnstat.formats.exchange.pytorch.arrays import Array, array_of
 from bnstat.formats.exchange.pytorch.pickled import BudgetError, Opaque, legible
-from bnstat.formats.exchange.pytorch.script import FLAT, is_module
+from bnstat.formats.exchange.pytorch.script import FLAT, is_module, is_store
 from bnstat.formats.exchange.pytorch.tensors import Tensor
 
 _WRAPPERS: Final = frozenset(
@@ -103,7 +103,7 @@ def collect(root: Any) -> Found:
         elif isinstance(value, Opaque):
             found.layers += _layer(path, value)
     found.names = _names(where)
-    if isinstance(root, Opaque) and str(root.kind) == FLAT:
+    if is_store(root):
         found.names = {key: name.replace("|", ".") for key, name in found.names.items()}
         found.in_order = False
     if isinstance(root, dict):
@@ -114,11 +114,10 @@ def collect(root: Any) -> Found:
 
 
 def _walk(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The tensors and containers below an object with the way to each, in stored order.
+    """Yield the tensors and containers below an object with their paths, in stored order.
 
-    A container that is found again under another name is the same layer or the same dict, and
-    comes once, under its first name. Names within a module are joined by dots to one part of the
-    way.
+    A container that has several paths is yielded once, with its first path. Names within a module
+    are joined by dots to one part of the path.
     """
     stack: list[tuple[tuple[str, ...], Any, bool, int]] = [((), root, False, 0)]
     seen: set[int] = set()
