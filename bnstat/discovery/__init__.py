@@ -7,7 +7,7 @@ name and roles the strongest evidence tells and whose gaps the others fill.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bnstat.discovery.merge import Merged, in_order, is_complete, merge, unique_names
 from bnstat.discovery.names import Names, by_patterns, from_names, without_statistics
@@ -15,7 +15,7 @@ from bnstat.discovery.objects import from_objects, lost_to_their_layers
 from bnstat.discovery.sighting import Sighting
 from bnstat.discovery.undecided import what_decides
 from bnstat.formats.contents import Contents
-from bnstat.model import ROLES, BatchNorm, Model, Verdict
+from bnstat.model import ROLES, BatchNorm, Model, PrecedingBias, Verdict
 from bnstat.model.variables import squeezed
 
 __all__ = ["discover"]
@@ -70,6 +70,7 @@ def discover(
         ],
         explain=lambda: _explain(contents, layers, incomplete),
         stored=contents.variables,
+        find_biases=lambda: _preceding_biases(contents, layers),
     )
 
 
@@ -116,6 +117,14 @@ def _ordered_by(contents: Contents) -> list[str]:
         "objects",
         *(["names"] if contents.variables_in_order else []),
     ]
+
+
+def _preceding_biases(
+    contents: Contents, layers: Sequence[BatchNorm]
+) -> Mapping[str, PrecedingBias]:
+    from bnstat.discovery.preceding import preceding_biases
+
+    return preceding_biases(contents, layers)
 
 
 def _explain(

@@ -44,6 +44,8 @@ class Layer:
     Attributes:
         name: the author's name, nested models' names before it: `inner/bn_1`.
         own_name: the author's name alone: `bn_1`; empty where that is `name`.
+        inputs: the names of the layers whose outputs the layer is called on, one for each input
+            of each call; empty if the file does not record them.
         class_name: `BatchNormalization`, `Custom>MyNorm`; None where the file does not say it.
         config: the constructor's arguments; empty where the file does not hold them.
         variables: the layer's own variables, label -> key, in stored order. Labels are the
@@ -57,6 +59,7 @@ class Layer:
     variables: Mapping[str, str]
     key: str = ""
     own_name: str = ""
+    inputs: tuple[str, ...] = ()
 
 
 class Node(NamedTuple):

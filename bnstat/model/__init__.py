@@ -7,7 +7,15 @@ it, and a mapping from their names. Arrays are read when they are first asked fo
 from bnstat.model.layers import ROLES, BatchNorm, Evidence
 from bnstat.model.models import Model, Source
 from bnstat.model.summary import Summary, as_float64
-from bnstat.model.variables import Array, Variable, Verdict, fetch, squeezed
+from bnstat.model.variables import (
+    Array,
+    PrecedingBias,
+    Slots,
+    Variable,
+    Verdict,
+    fetch,
+    squeezed,
+)
 from bnstat.printable import printable
 
 __all__ = [
@@ -16,6 +24,8 @@ __all__ = [
     "BatchNorm",
     "Evidence",
     "Model",
+    "PrecedingBias",
+    "Slots",
     "Source",
     "Summary",
     "Variable",

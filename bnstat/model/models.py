@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 from bnstat.model.layers import BatchNorm
-from bnstat.model.variables import Variable, Verdict, fetch
+from bnstat.model.variables import PrecedingBias, Variable, Verdict, fetch
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ class Model(Sequence[BatchNorm]):
         explain: Callable[[], Sequence[Verdict]] = tuple,
         stored: Mapping[str, Variable] | None = None,
         claimed: frozenset[str] = frozenset(),
+        find_biases: Callable[[], Mapping[str, PrecedingBias]] = dict,
     ) -> None:
         self.source = source
         self.layers = tuple(layers)
@@ -69,6 +70,7 @@ class Model(Sequence[BatchNorm]):
         keys = (each.key for layer in (*layers, *incomplete) for each in layer.all_variables())
         self.claimed = claimed.union(keys)
         self._explain = explain
+        self._find_biases = find_biases
         self._by_name = {layer.name: layer for layer in self.layers}
 
     @property
@@ -79,6 +81,17 @@ class Model(Sequence[BatchNorm]):
     def explain(self) -> Sequence[Verdict]:
         """For every variable of the file, why it was or was not taken as batch norm."""
         return self._explain()
+
+    def preceding_biases(self) -> Mapping[str, PrecedingBias]:
+        """Return the bias that the network adds right before each layer, by the layer's name.
+
+        Layers without one are left out, as are those of which the file does not record enough.
+
+        Raises:
+            DamagedError: the part of the file that has to be read for this is damaged.
+        """
+        names = self.keys()
+        return {name: bias for name, bias in self._find_biases().items() if name in names}
 
     def read(
         self,
@@ -109,6 +122,7 @@ class Model(Sequence[BatchNorm]):
             explain=self._explain,
             stored=self.stored,
             claimed=self.claimed,
+            find_biases=self._find_biases,
         )
 
     @property

@@ -63,6 +63,34 @@ class Variable:
         return None if self.stepper is None else self.stepper()
 
 
+class Slots(NamedTuple):
+    """What an optimizer keeps of the gradients of a bias and of a beta: a running average each.
+
+    Attributes:
+        of_bias, of_beta: the averages, which start at 0.
+        are_squared: True if these are averages of the squared gradients.
+    """
+
+    of_bias: Variable
+    of_beta: Variable
+    are_squared: bool
+
+
+class PrecedingBias(NamedTuple):
+    """The bias that a network adds right before a layer.
+
+    Attributes:
+        variable: the bias.
+        is_proven: True if the file records that nothing lies between, and no regularizer that
+            holds the bias alone; False if the bias is found by names or by an order.
+        slots: what the optimizer keeps for it and for the layer's beta, if the file stores that.
+    """
+
+    variable: Variable
+    is_proven: bool
+    slots: Slots | None = None
+
+
 def fetch(variables: Iterable[Variable]) -> None:
     """Let the bytes of many variables, which will be read next, be fetched together.
 

@@ -35,4 +35,6 @@ def layers_by_scope(model: object, names: Mapping[str, str], where: str) -> Iter
         candidates = (layer.name, *(alike if len(alike) == 1 else ()))
         place = next((name for name in candidates if name in scopes), layer.name)
         own = scopes.get(place, {})
-        yield Layer(layer.name, layer.class_name, layer.config, own, place, layer.own_name)
+        yield Layer(
+            layer.name, layer.class_name, layer.config, own, place, layer.own_name, layer.inputs
+        )

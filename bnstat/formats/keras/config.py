@@ -23,6 +23,10 @@ from typing import Any, Final, TypeGuard
 from bnstat.errors import DamagedError
 
 _MAX_DEPTH: Final = 64
+_MOST_INPUTS: Final = 10_000
+"""Parts of a layer's inputs that are looked at; those of a large concatenation have hundreds."""
+
+_SEQUENTIAL: Final = "Sequential"
 _BESIDE: Final = ("name", "trainable", "build_config", "inbound_nodes")
 _ATTRIBUTES: Final = {("Bidirectional", "layer"): "forward_layer"}
 """(class, argument) -> attribute that holds the layer, where they are not called the same."""
@@ -40,6 +44,8 @@ class Described:
         path: where a `.weights.h5` keeps it: `layers/sequential/layers/batch_normalization`.
         sublayers: the layers in it, in the order of the network.
         module: where Keras finds the class, as Keras 3 tells it; empty otherwise.
+        inputs: the names of the layers of the same model whose outputs the layer is called on,
+            one for each input of each call; empty if the configuration does not record them.
     """
 
     name: str
@@ -49,6 +55,7 @@ class Described:
     path: str
     sublayers: tuple[Described, ...] = field(repr=False)
     module: str = ""
+    inputs: tuple[str, ...] = ()
 
     def walk(self) -> Iterator[Described]:
         """This layer, then all below it, in the order of the network."""
@@ -115,6 +122,7 @@ def _below(
         raise DamagedError(where, f"its models are nested deeper than {_MAX_DEPTH}")
     frozen = frozen or _arguments(model).get("trainable") is False
     found: list[Described] = []
+    is_sequential = model["class_name"] == _SEQUENTIAL
     for place, serialized in _places(model):
         class_name, config = layer_from_config(serialized)
         module = serialized.get("module")
@@ -123,6 +131,11 @@ def _below(
             own_name = place.rpartition("/")[2]
         full_name = f"{name}/{own_name}" if name else own_name
         full_path = f"{path}/{place}" if path else place
+        if is_sequential:
+            inputs = [each.name for each in found[-1:]]
+        else:
+            called_on = _called_on(serialized.get("inbound_nodes"))
+            inputs = [f"{name}/{each}" if name else each for each in called_on]
         found.append(
             Described(
                 name=full_name,
@@ -132,6 +145,7 @@ def _below(
                 path=full_path,
                 sublayers=_below(serialized, full_name, full_path, frozen, where, depth + 1),
                 module=module if isinstance(module, str) else "",
+                inputs=tuple(inputs),
             )
         )
     return tuple(found)
@@ -148,6 +162,27 @@ def _places(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
                     yield f"{place}/{_counted(snake_case(item['class_name']), counts)}", item
         elif _is_layer(value, listed=False):
             yield place, value
+
+
+def _called_on(inbound_nodes: object) -> Iterator[str]:
+    """Yield the name of the layer behind each input of each call of a functional layer.
+
+    Keras 1 and 2 write `[["conv", 0, 0, {}]]` for a call; Keras 3 writes the arguments, in which
+    each tensor has a `keras_history` such as `["conv", 0, 0]`.
+    """
+    pending = [inbound_nodes]
+    for _ in range(_MOST_INPUTS):
+        if not pending:
+            return
+        item = pending.pop()
+        if isinstance(item, dict):
+            pending += item.values()
+        elif isinstance(item, list):
+            is_tensor = len(item) >= 3 and isinstance(item[0], str) and isinstance(item[1], int)
+            if is_tensor:
+                yield item[0]
+            else:
+                pending += item
 
 
 def _arguments(serialized: Mapping[str, Any]) -> Mapping[str, Any]:

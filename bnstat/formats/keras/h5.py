@@ -227,6 +227,7 @@ def _described_layers(top: Described, weights: Sequence[_Weight]) -> Iterator[La
             variables,
             _place(variables, layer.name),
             layer.own_name,
+            layer.inputs,
         )
     taken = set(owners.values())
     yield from _bare_layers(

@@ -37,6 +37,7 @@ def keras_layers(
         return [], True
 
     names = _nested_names(described, nodes)
+    told = {layer.name: layer for layer in _walk(describe(described.get(0, {}), folder.path))}
     layers = []
     for node_id, name in names.items():
         class_name, config = layer_from_config(described[node_id])
@@ -46,9 +47,11 @@ def keras_layers(
             if (key := nodes[child].key) is not None
         }
         own_name = str(config.get("name") or name)
-        layers.append(Layer(name, class_name, config, variables, f"object {node_id}", own_name))
-    listed = describe(described.get(0, {}), folder.path)
-    rank = {layer.name: rank for rank, layer in enumerate(_walk(listed))}
+        inputs = told[name].inputs if name in told else ()
+        layers.append(
+            Layer(name, class_name, config, variables, f"object {node_id}", own_name, inputs)
+        )
+    rank = {name: rank for rank, name in enumerate(told)}
     in_order = any(layer.name in rank for layer in layers)
     return sorted(layers, key=lambda layer: rank.get(layer.name, len(rank))), in_order
 

@@ -29,8 +29,16 @@ def layers_of_objects(described: Sequence[Described], nodes: Sequence[Node]) -> 
         variables = _variables(layer, layers, scopes)
         # Of several layers of one name nothing is said: they are found without this.
         if variables or uses[layer.own_name] == 1:
-            name, own_name = layer.name, layer.own_name
-            found.append(Layer(name, layer.class_name, layer.config, variables, own_name=own_name))
+            found.append(
+                Layer(
+                    layer.name,
+                    layer.class_name,
+                    layer.config,
+                    variables,
+                    own_name=layer.own_name,
+                    inputs=layer.inputs,
+                )
+            )
     return tuple(found)
 
 

@@ -144,6 +144,7 @@ def join(described: Sequence[Described], weights: Weights) -> tuple[Layer, ...]:
                     weights.groups[path] if index in owners else {},
                     path,
                     described_layer.own_name,
+                    described_layer.inputs,
                 )
             )
         joined += bare.pop(described_layer.path, [])

@@ -113,3 +113,36 @@ def test_one_layer_from_metadata() -> None:
     expected = {"name": "bn", "trainable": False, "epsilon": 0.5}
     assert layer_from_config(metadata) == ("pkg>MyNorm", expected)
     assert layer_from_config({"class_name": "BatchNormalization"}) == ("", {})
+
+
+def called(name: str, *nodes: object) -> dict[str, Any]:
+    return {**layer("Dense", name), "inbound_nodes": [*nodes]}
+
+
+def tensor(name: str) -> dict[str, Any]:
+    return {"class_name": "__keras_tensor__", "config": {"keras_history": [name, 0, 0]}}
+
+
+def test_inputs_are_those_that_the_configuration_records() -> None:
+    inner = model(called("x"), called("y", [["x", 0, 0, {}]]), name="inner")
+    network = model(
+        called("a"),
+        {**inner, "inbound_nodes": [[["a", 0, 0, {}]]]},
+        called("twice", [["a", 0, 0, {}]], [["inner", 1, 0, {}]]),
+        called("keras_3", {"args": [[tensor("a"), tensor("twice")]], "kwargs": {"mask": None}}),
+        {"class_name": "Sequential", "config": {"name": "s", "layers": [called("p"), called("q")]}},
+    )
+    found = {
+        each.name: sorted(each.inputs) for top in describe(network, "file") for each in top.walk()
+    }
+    assert found == {
+        "a": [],
+        "inner": ["a"],
+        "inner/x": [],
+        "inner/y": ["inner/x"],
+        "twice": ["a", "inner"],
+        "keras_3": ["a", "twice"],
+        "s": [],
+        "s/p": [],
+        "s/q": ["s/p"],
+    }

@@ -1,0 +1,285 @@
+"""How a network with initial moving statistics was trained, as its weights show it.
+
+A moving mean of 0 and a moving variance of 1 after training have two causes: the layers
+normalized with the statistics of each batch and the updates of the moving statistics never ran,
+or the layers ran in inference mode in training as well. Where a convolution or a dense layer adds
+a bias right before the normalization, the weights tell the two apart:
+
+- batch statistics: the mean is subtracted, the bias with it (Ioffe and Szegedy 2015, section
+  3.2). The gradient of the bias is 0 but for rounding, so the bias stays what it was;
+- stored statistics of 0 and 1: the bias is added to the same sum as beta, but for gamma. Both
+  get the same gradient, so the bias follows beta.
+
+If the file stores the optimizer's averages of both gradients, these are compared as well, and
+decide: they show the last steps, whatever the training started from. The weights show the part of
+the training that made most of beta. A network that changed its mode shortly before the end shows
+the mode before.
+
+`tests/survey/train_both_modes.py` measures how often this is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import isfinite, sqrt
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnstat.checks.rule import (
+    LARGEST_DEFAULT_EPSILON,
+    at_start,
+    count,
+    numbers_of,
+    statistics_of,
+)
+from bnstat.model import BatchNorm, Model, PrecedingBias, Variable, as_float64, fetch
+
+TrainedWith = Literal["batch-statistics", "stored-statistics", "unknown"]
+
+_FEWEST: Final = 16
+"""Channels, without one of each layer for the mean, below which a correlation may be chance."""
+
+_FOLLOWS: Final = 0.95
+"""The least correlation with beta of a bias that follows it."""
+
+_FOLLOWING_RATIO: Final = (0.1, 10.0)
+"""The sizes, as multiples of beta's, of a bias that follows beta."""
+
+_ROUNDING_RATIO: Final = 1e-3
+"""The largest size, as a multiple of beta's, of a bias that is the sum of rounding errors."""
+
+_ROUNDING_CORRELATION: Final = 0.6
+"""The largest correlation of such a bias, of either sign; a tiny gamma makes a bias small, too."""
+
+_INFLATED_RATIO: Final = 0.2
+"""The largest size of a bias that is the sum of rounding errors which Adam divided by their size.
+
+A bias that was trained in inference mode after a training on batch statistics can be as small.
+"""
+
+_CHANCE: Final = 2.5
+"""The largest correlation of such a bias, in standard deviations of one by chance."""
+
+_SAME_GRADIENT: Final = 0.3
+"""The largest distance of a gradient from the one that inference mode gives, as a part of it."""
+
+_NO_GRADIENT: Final = 3e-3
+"""The largest size of a gradient that is rounding errors alone, as a part of it, too."""
+
+
+class Gradient(NamedTuple):
+    """The gradient of a bias beside the one that inference mode gives it.
+
+    Attributes:
+        ratio: its size, as a multiple of the other's.
+        distance: the size of their difference, as a multiple of the other's.
+    """
+
+    ratio: float
+    distance: float
+
+
+class Pair(NamedTuple):
+    """A layer's beta, and the bias right before the layer.
+
+    Attributes:
+        bias, beta: a number for each channel.
+        is_proven: as that of `PrecedingBias`.
+        gradient: that of the bias, by the optimizer's averages; None if these show nothing.
+    """
+
+    bias: NDArray[np.float64]
+    beta: NDArray[np.float64]
+    is_proven: bool = True
+    gradient: Gradient | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the weights of a model show of how it was trained.
+
+    Attributes:
+        trained_with: the statistics that normalized in training.
+        reason: one sentence that says why, with the numbers.
+        layers: how many layers were compared with the bias before them.
+        channels: how many channels these have.
+        ratio: the size of the bias as a multiple of beta's, both without their mean: the root of
+            the mean square over the layers. None if there is nothing to compare.
+        correlation: of bias and beta over the channels; the mean of the layers' correlations, by
+            their numbers of channels. None if there is nothing to compare.
+        gradient_ratio: the size of the bias's gradient as a multiple of the one that inference
+            mode gives it: the layers' largest. None if the file does not store what it takes.
+    """
+
+    trained_with: TrainedWith
+    reason: str
+    layers: int = 0
+    channels: int = 0
+    ratio: float | None = None
+    correlation: float | None = None
+    gradient_ratio: float | None = None
+
+
+def training_evidence(model: Model) -> Evidence:
+    """Return what the weights show of how a model was trained.
+
+    If layers have the initial moving statistics, these layers count. Otherwise all count of which
+    the file stores the optimizer's averages: their weights show nothing, their gradients show
+    whether the last steps used the stored statistics, as fine-tuning in inference mode does.
+
+    Raises:
+        DamagedError, NotFoundError: as `Variable.read`.
+    """
+    biases = model.preceding_biases()
+    usable = [each for each in model.layers if each.name in biases and "beta" in each.variables]
+    fetch(variable for layer in usable for variable in _variables(biases[layer.name]))
+    pairs = [_pair(layer, biases[layer.name]) for layer in usable]
+    if any(map(at_start, model.layers)):
+        return judge([pair for pair, layer in zip(pairs, usable, strict=True) if at_start(layer)])
+    with_gradients = [pair for pair in pairs if pair.gradient is not None]
+    if not with_gradients:
+        return Evidence(
+            "unknown", "the moving statistics were updated, and no gradients are stored to compare"
+        )
+    return judge(with_gradients, by_weights=False)
+
+
+def _variables(bias: PrecedingBias) -> Iterator[Variable]:
+    yield bias.variable
+    if bias.slots is not None:
+        yield from (bias.slots.of_bias, bias.slots.of_beta)
+
+
+def _pair(layer: BatchNorm, bias: PrecedingBias) -> Pair:
+    """Read what is compared of a layer that has a beta."""
+    beta = numbers_of(layer, "beta")
+    assert beta is not None
+    gradient = None
+    if bias.slots is not None:
+        of_bias, of_beta = (
+            as_float64(each.read()).ravel() for each in (bias.slots.of_bias, bias.slots.of_beta)
+        )
+        gradient = compare_gradients(of_bias, of_beta, bias.slots.are_squared, _scale(layer))
+    return Pair(as_float64(bias.variable.read()).ravel(), beta, bias.is_proven, gradient)
+
+
+def _scale(layer: BatchNorm) -> NDArray[np.float64] | None:
+    """What the layer multiplies each channel by in inference; None if it may be anything."""
+    statistics = statistics_of(layer)
+    if statistics is None:
+        return None
+    gamma = numbers_of(layer, "gamma")
+    epsilon = LARGEST_DEFAULT_EPSILON if layer.epsilon is None else layer.epsilon
+    with np.errstate(all="ignore"):
+        return (1.0 if gamma is None else gamma) / np.sqrt(statistics[1] + epsilon)
+
+
+def compare_gradients(
+    of_bias: NDArray[np.float64],
+    of_beta: NDArray[np.float64],
+    are_squared: bool,
+    scale: NDArray[np.float64] | None,
+) -> Gradient | None:
+    """Compare the gradient of a bias with the one that inference mode gives it.
+
+    Args:
+        of_bias: the optimizer's average of the gradients of the bias.
+        of_beta: the same of beta.
+        are_squared: True if these are averages of squared gradients.
+        scale: what the layer multiplies each channel by in inference mode; None for 1.
+    """
+    with np.errstate(all="ignore"):
+        if are_squared:
+            of_bias, of_beta = np.sqrt(of_bias), np.sqrt(of_beta)
+            scale = None if scale is None else np.abs(scale)
+        expected = of_beta if scale is None else of_beta * scale
+        sizes = [float(np.linalg.norm(each)) for each in (of_bias, expected, of_bias - expected)]
+    if not all(map(isfinite, sizes)) or not sizes[0] or not sizes[1]:
+        return None
+    return Gradient(sizes[0] / sizes[1], sizes[2] / sizes[1])
+
+
+def judge(pairs: Sequence[Pair], by_weights: bool = True) -> Evidence:
+    """Return what the pairs of one model show together.
+
+    Args:
+        pairs: the pairs.
+        by_weights: True if the layers' statistics are the initial 0 and 1, so that the weights
+            count as well as the gradients.
+    """
+    if not pairs:
+        return Evidence("unknown", "no bias is added right before a layer with a beta")
+    used = [pair for pair in pairs if _moved(pair.bias) and _moved(pair.beta)]
+    if not used:
+        return Evidence("unknown", "the beta of the layers or the bias before them was not trained")
+    sizes = [pair.beta.size for pair in used]
+    ratios, correlations = zip(*map(_compared, used), strict=True)
+    ratio = float(np.sqrt(np.mean(np.square(ratios))))
+    correlation = float(np.average(correlations, weights=sizes))
+    gradients = [pair.gradient for pair in used if pair.gradient is not None]
+    largest = max((gradient.ratio for gradient in gradients), default=None)
+    is_proven = all(pair.is_proven for pair in used)
+    verdict = _by_gradients(gradients, is_proven)
+    if verdict == "unknown" and by_weights:
+        verdict = _by_weights(sum(sizes) - len(sizes), ratio, correlation, is_proven)
+    measured = [
+        f"size {ratio:.2g} of beta's, correlation {correlation:.2f}, "
+        f"over {count(sum(sizes), 'channel')} of {count(len(sizes), 'layer')}"
+    ]
+    if largest is not None:
+        measured.append(f"gradient {largest:.2g} of that in inference mode")
+    return Evidence(
+        trained_with=verdict,
+        reason=f"{_MEANING[verdict]} ({'; '.join(measured)})",
+        layers=len(sizes),
+        channels=sum(sizes),
+        ratio=ratio,
+        correlation=correlation,
+        gradient_ratio=largest,
+    )
+
+
+_MEANING: Final = {
+    "batch-statistics": "the bias before the normalization did not follow beta, as it had no "
+    "gradient: training normalized with the statistics of the batch",
+    "stored-statistics": "the bias before the normalization followed beta: training used the "
+    "stored statistics",
+    "unknown": "the bias before the normalization does not show how the network was trained",
+}
+
+
+def _by_gradients(gradients: Sequence[Gradient], is_proven: bool) -> TrainedWith:
+    if gradients and all(gradient.ratio <= _NO_GRADIENT for gradient in gradients):
+        return "batch-statistics"
+    is_same = gradients and all(gradient.distance <= _SAME_GRADIENT for gradient in gradients)
+    return "stored-statistics" if is_same and is_proven else "unknown"
+
+
+def _by_weights(freedom: int, ratio: float, correlation: float, is_proven: bool) -> TrainedWith:
+    """The verdict by the sizes and the correlation over channels with so much freedom."""
+    if freedom < _FEWEST:
+        return "unknown"
+    least, most = _FOLLOWING_RATIO
+    if correlation >= _FOLLOWS and least <= ratio <= most:
+        return "stored-statistics"
+    if ratio <= _ROUNDING_RATIO and abs(correlation) <= _ROUNDING_CORRELATION:
+        return "batch-statistics"
+    if is_proven and ratio <= _INFLATED_RATIO and abs(correlation) <= _CHANCE / sqrt(freedom):
+        return "batch-statistics"
+    return "unknown"
+
+
+def _moved(values: NDArray[np.float64]) -> bool:
+    """Return True if the numbers are finite and differ, as those of trained variables do."""
+    return bool(np.isfinite(values).all() and np.ptp(values) > 0)
+
+
+def _compared(pair: Pair) -> tuple[float, float]:
+    """The ratio of the sizes of bias and beta, and their correlation."""
+    bias, beta = (values - values.mean() for values in (pair.bias, pair.beta))
+    sizes = np.linalg.norm(bias), np.linalg.norm(beta)
+    with np.errstate(all="ignore"):
+        return float(sizes[0] / sizes[1]), float(bias @ beta / (sizes[0] * sizes[1]))

@@ -1,0 +1,385 @@
+"""The bias that a network adds right before a batch norm: that of the convolution before it.
+
+With batch statistics the normalization cancels this bias, and with stored statistics it acts as
+beta does. What the file records about the network decides how certain the pairing is:
+
+- a Keras configuration names the layer whose output the normalization takes, that layer's
+  activation, and what else may hold the bias or beta; a graph contains the addition itself. Both
+  prove that nothing lies between but pooling, which a bias passes. A leaky ReLU lets a bias pass
+  in part, which proves nothing of its size; other activations rule the bias out;
+- otherwise, the convolution and the normalization are neighbors: in one scope (`conv1/biases`,
+  `conv1/BatchNorm/beta`), in the order of the object graph, of the layers or of the variables.
+  An activation may lie between, and a network that normalizes before the convolution has the same
+  order.
+
+Sources: the Keras classes in keras/src/layers and keras/src/optimizers;
+tensorflow/python/training/slot_creator.py; docs/Operators.md of ONNX.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import pairwise
+from math import prod
+from typing import Final
+
+from bnstat.discovery.graphs.algebra import SUMS
+from bnstat.discovery.graphs.norms import Norm, find_norms
+from bnstat.discovery.graphs.tensors import Steps, Tensors
+from bnstat.formats.contents import Contents, Layer
+from bnstat.model import BatchNorm, PrecedingBias, Slots, Variable, squeezed
+
+_BIAS: Final = re.compile(r"(^|.*[/._])(bias|biases|b)(:0|/value)?", re.DOTALL)
+_LINEAR_LAYER: Final = re.compile(
+    r"(Depthwise|Separable)?(Conv|Convolution|Deconvolution)[123]D(Transpose)?|Dense"
+)
+"""Classes of Keras, 1 to 3, that add a bias last, before their activation."""
+
+_ADDS_THIRD_INPUT: Final = frozenset({"Conv", "ConvTranspose", "Gemm"})
+"""Ops of ONNX that add a bias themselves."""
+
+_NUMBERED_VARIABLE: Final = re.compile(r".*/vars/\d+", re.DOTALL)
+"""The key of a variable that Keras 3 only numbers."""
+
+_NUMBERED_LAYER: Final = re.compile(r"(?:layer-)?(\d{1,9})")
+"""The name under which an object graph has the layers of a model, in the order of the network."""
+
+_ROOTS: Final = ("", "model_weights/")
+"""The groups of a Keras file that hold the groups of layers."""
+
+_PASSES_BIASES: Final = re.compile(
+    r"(Global)?(Max|Average)Pool(ing)?[123]D|UpSampling[123]D|LeakyReLU"
+)
+"""Classes of Keras that pass on a number that is added to all of a channel."""
+
+_MOST_BETWEEN: Final = 10
+"""Such layers between a convolution and a normalization."""
+
+_SQUARES: Final = ("v", "velocity", "rms", "adam_1", "adam_v")
+_AVERAGES: Final = ("m", "momentum", "adam", "adam_m")
+"""Kinds of optimizers' variables that start at 0, which those of Adagrad, Ftrl and TensorFlow 1's
+RMSProp do not."""
+
+_SLOT: Final = re.compile(
+    r"(optimizer_weights/)?(training(_\d+)?/)?(\w*(adam|sgd|rm_?s_?prop)\w*/)?"
+    r"((?P<first>m|v|momentum|velocity)/)?(?P<stem>.+?)"
+    rf"([/_](?P<last>{'|'.join(sorted((*_SQUARES, *_AVERAGES), key=len, reverse=True))}))?(:0)?",
+    re.IGNORECASE | re.DOTALL,
+)
+"""The names of optimizers' variables: `Adam/v/conv/bias`, `adam/conv_bias_velocity`,
+`conv/bias/Adam_1`, `training/Adam/conv/bias/v`."""
+
+_LONGEST_NAME: Final = 1000
+"""Names that are longer than any optimizer's are not searched, which takes time for long ones."""
+
+_Found = tuple[str, str, bool]
+
+
+def preceding_biases(
+    contents: Contents, layers: Sequence[BatchNorm]
+) -> Mapping[str, PrecedingBias]:
+    """Return the bias right before each layer, by the name of the layer.
+
+    A layer is left out if no such bias is found, or if it is found before several layers.
+
+    Args:
+        contents: the file.
+        layers: the batch-norm layers that were found in it.
+    """
+    search = _Search(contents, layers)
+    pairs: dict[str, PrecedingBias] = {}
+    for found in (
+        search.by_configuration(),
+        search.by_graphs(),
+        search.by_scopes(),
+        search.by_objects(),
+        search.by_order(),
+    ):
+        for layer, key, is_proven in found:
+            pairs.setdefault(layer, PrecedingBias(contents.variables[key], is_proven))
+    uses = Counter(bias.variable.key for bias in pairs.values())
+    slots = _slots(contents.variables) if pairs else {}
+    betas = {layer.name: layer.variables.get("beta") for layer in layers}
+    return {
+        layer: bias._replace(slots=_slots_of(bias.variable, betas[layer], slots))
+        for layer, bias in pairs.items()
+        if uses[bias.variable.key] == 1
+    }
+
+
+def _slots(variables: Mapping[str, Variable]) -> Mapping[tuple[str, str], Variable]:
+    """Return the optimizer's variables by the plain name of what they are kept for, and kind."""
+    named = [each for each in variables.values() if len(each.name) <= _LONGEST_NAME]
+    matches = ((_SLOT.fullmatch(each.name), each) for each in named)
+    return {
+        (_plain(match["stem"]), (match["first"] or match["last"]).lower()): variable
+        for match, variable in matches
+        if match and bool(match["first"]) != bool(match["last"])
+    }
+
+
+def _slots_of(
+    bias: Variable, beta: Variable | None, slots: Mapping[tuple[str, str], Variable]
+) -> Slots | None:
+    if beta is None:
+        return None
+    stems = _plain(bias.name), _plain(beta.name)
+    for kind in (*_SQUARES, *_AVERAGES):
+        of_bias, of_beta = (slots.get((stem, kind)) for stem in stems)
+        if of_bias and of_beta and of_bias.shape == bias.shape and of_beta.shape == beta.shape:
+            return Slots(of_bias, of_beta, kind in _SQUARES)
+    return None
+
+
+def _plain(name: str) -> str:
+    """The name of a variable as Keras 3 spells it in those of an optimizer, in small letters."""
+    return name.removesuffix(":0").replace("/", "_").lower()
+
+
+class _Search:
+    """Looks for the biases in each record of the network that the file contains.
+
+    Each search yields the name of a layer, the key of the bias before it, and whether that is
+    proven.
+    """
+
+    def __init__(self, contents: Contents, layers: Sequence[BatchNorm]) -> None:
+        self._contents = contents
+        self._layers = layers
+        self._taken = {each.key for layer in layers for each in layer.all_variables()}
+        self._owners = {
+            variable.key: layer for layer in layers for variable in layer.all_variables()
+        }
+        self._configured: set[str] = set()
+
+    def by_configuration(self) -> Iterator[_Found]:
+        """Search the layers of a Keras configuration that record their inputs."""
+        by_name = {layer.name: layer for layer in self._contents.layers}
+        for layer in self._contents.layers:
+            norm = self._norm_of(layer.variables.values())
+            if norm is None or not layer.inputs:
+                continue
+            self._configured.add(norm.name)
+            before: Layer | None = layer
+            is_leaky = False
+            for _ in range(_MOST_BETWEEN):
+                only_input = before.inputs[0] if before and len(before.inputs) == 1 else ""
+                before = by_name.get(only_input)
+                if before is None or not _passes_biases(before):
+                    break
+                is_leaky = is_leaky or _is_leaky(before)
+            if before is None or not _adds_bias_last(before) or not _has_axis_of(norm, before):
+                continue
+            if (key := self._only_bias(self._keys_of(before), norm)) is not None:
+                is_free = _is_free(before.config) and _starts_even(layer.config)
+                yield norm.name, key, is_free and not is_leaky and not _is_leaky(before)
+
+    def by_graphs(self) -> Iterator[_Found]:
+        """Search the graphs for `convolution + bias` as the input of a normalization."""
+        graphs = self._contents.graphs
+        if graphs is None:
+            return
+        missing = {layer.name for layer in self._layers} - self._configured
+        steps = Steps()
+        for graph in graphs():
+            if not missing:
+                return
+            tensors = Tensors(graph, steps)
+            for norm in find_norms(tensors, self._fit, lambda key: 0):
+                layer = self._norm_of(norm.roles.values())
+                if layer is None or layer.name not in missing:
+                    continue
+                if all(_is_argument(tensors, tensor) for tensor in norm.x):
+                    continue  # The function of one layer; its caller adds the bias.
+                self._configured.add(layer.name)
+                if (key := self._added(tensors, norm, layer)) is not None:
+                    missing.discard(layer.name)
+                    yield layer.name, key, True
+
+    def by_scopes(self) -> Iterator[_Found]:
+        """Search the scope that holds a layer's scope and no other layer's."""
+        scopes = {layer.name: self._scope_around(layer) for layer in self._undecided()}
+        uses = Counter(scopes.values())
+        own = {scope: name for name, scope in scopes.items() if scope and uses[scope] == 1}
+        if not own:
+            return
+        held: dict[str, list[str]] = {}
+        for key in self._contents.variables:
+            scope, slash, _ = self._contents.name_of(key).rpartition("/")
+            if slash and scope in own:
+                held.setdefault(scope, []).append(key)
+        by_name = {layer.name: layer for layer in self._layers}
+        for scope, keys in held.items():
+            if (bias := self._only_bias(keys, by_name[own[scope]])) is not None:
+                yield own[scope], bias, False
+
+    def by_objects(self) -> Iterator[_Found]:
+        """Search the numbered layers of a model in the object graph."""
+        undecided = {layer.name for layer in self._undecided()}
+        nodes = self._contents.objects
+        if not undecided:
+            return
+        for node in nodes:
+            numbered = {
+                int(match[1]): child
+                for name, child in node.children.items()
+                if (match := _NUMBERED_LAYER.fullmatch(name))
+            }
+            for number, child in numbered.items():
+                if number - 1 not in numbered:
+                    continue
+                keys = [nodes[each].key for each in nodes[child].children.values()]
+                norm = self._norm_of([key for key in keys if key])
+                if norm is None or norm.name not in undecided:
+                    continue
+                before = nodes[numbered[number - 1]].children.items()
+                held = [nodes[each].key for label, each in before if _BIAS.fullmatch(label)]
+                bias = self._only_bias([key for key in held if key], norm, labelled=True)
+                if bias is not None:
+                    yield norm.name, bias, False
+
+    def by_order(self) -> Iterator[_Found]:
+        """Search the layer or the variable that comes before, where these are in order."""
+        undecided = {layer.name for layer in self._undecided()}
+        if not undecided:
+            return
+        groups: list[Sequence[str]] = []
+        if self._contents.layers and self._contents.layers_in_order:
+            groups = [[*layer.variables.values()] for layer in self._contents.layers]
+        elif self._contents.variables_in_order:
+            groups = [[key] for key in self._contents.variables]
+        for before, after in pairwise(groups):
+            norm = self._norm_of(after)
+            if norm is None or norm.name not in undecided or not self._taken.isdisjoint(before):
+                continue
+            if (bias := self._only_bias(before, norm)) is not None:
+                yield norm.name, bias, False
+
+    def _undecided(self) -> list[BatchNorm]:
+        """The layers of which no configuration and no graph records the input."""
+        return [layer for layer in self._layers if layer.name not in self._configured]
+
+    def _norm_of(self, keys: Collection[str]) -> BatchNorm | None:
+        """The only layer that has variables among these."""
+        owners = {id(self._owners[key]): self._owners[key] for key in keys if key in self._owners}
+        return next(iter(owners.values())) if len(owners) == 1 else None
+
+    def _keys_of(self, layer: Layer) -> Sequence[str]:
+        """The keys of a layer's variables, in the groups that were not opened so far as well."""
+        if layer.variables:
+            return [*layer.variables.values()]
+        groups = tuple(f"{root}{layer.key}/" for root in _ROOTS)
+        return [key for key in self._contents.variables if key.startswith(groups)]
+
+    def _only_bias(
+        self, keys: Collection[str], norm: BatchNorm, labelled: bool = False
+    ) -> str | None:
+        """The only vector among variables that can be the bias before a layer."""
+        vectors = [key for key in keys if key not in self._taken and self._is_vector(key, norm)]
+        named = [
+            key
+            for key in vectors
+            if labelled
+            or _BIAS.fullmatch(self._contents.name_of(key))
+            or _NUMBERED_VARIABLE.fullmatch(key)
+        ]
+        return named[0] if len(named) == 1 else None
+
+    def _is_vector(self, key: str, norm: BatchNorm) -> bool:
+        variable = self._contents.variables.get(key)
+        return (
+            variable is not None
+            and len(squeezed(variable.shape)) <= 1
+            and prod(variable.shape) == norm.channels
+        )
+
+    def _fit(self, one: str, other: str) -> bool:
+        first, second = (self._contents.variables.get(key) for key in (one, other))
+        return first is None or second is None or prod(first.shape) == prod(second.shape)
+
+    def _added(self, tensors: Tensors, norm: Norm, layer: BatchNorm) -> str | None:
+        """The key of the bias that all tensors which a normalization may take have in common."""
+        keys = {self._bias_of(tensors, tensor, layer) for tensor in norm.x}
+        return keys.pop() if len(keys) == 1 else None
+
+    def _bias_of(self, tensors: Tensors, tensor: str, layer: BatchNorm) -> str | None:
+        op = tensors.producer(tensor)
+        if op is None:
+            return None
+        inputs = tensors.inputs(op.name)
+        if op.type in _ADDS_THIRD_INPUT:
+            candidates = [tensors.variable(each) for each in inputs[2:3]]
+        elif op.type in SUMS and len(inputs) == 2:
+            candidates = [tensors.variable(each) for each in inputs]
+        else:
+            return None
+        keys = [key for key in candidates if key is not None]
+        is_bias = len(keys) == 1 and keys[0] not in self._taken and self._is_vector(keys[0], layer)
+        return keys[0] if is_bias else None
+
+    def _scope_around(self, layer: BatchNorm) -> str:
+        """The scope that holds the scope of all variables of a layer; empty if there is none."""
+        names = (self._contents.name_of(each.key) for each in layer.variables.values())
+        scopes = {name.rpartition("/")[0].rpartition("/")[0] for name in names}
+        return scopes.pop() if len(scopes) == 1 else ""
+
+
+def _adds_bias_last(layer: Layer) -> bool:
+    """Return True if a layer of Keras adds a bias, with no activation or a leaky one behind it."""
+    has_bias = layer.config.get("use_bias", layer.config.get("bias", True))
+    return (
+        _LINEAR_LAYER.fullmatch(layer.class_name or "") is not None
+        and has_bias is True
+        and (_is_identity(layer.config) or _is_leaky(layer))
+    )
+
+
+def _is_free(config: Mapping[str, object]) -> bool:
+    """Return True if nothing but the loss moves the bias of a layer of Keras."""
+    return all(
+        config.get(f"{start}_{end}") is None
+        for start in ("bias", "b")
+        for end in ("regularizer", "constraint")
+    )
+
+
+def _starts_even(config: Mapping[str, object]) -> bool:
+    """Return True if the beta of a normalization starts as one number for all channels."""
+    start = config.get("beta_initializer", config.get("beta_init"))
+    name = start.get("class_name") if isinstance(start, Mapping) else start
+    return name is None or str(name).lower().startswith(("zero", "one", "constant"))
+
+
+def _is_argument(tensors: Tensors, tensor: str) -> bool:
+    op = tensors.producer(tensor)
+    return op is None or op.type.startswith("Placeholder")
+
+
+def _has_axis_of(norm: BatchNorm, before: Layer) -> bool:
+    """Return True if a normalization has the channels of the layer before it as its own."""
+    match = re.search(r"([123])D", before.class_name or "")
+    if match is None or norm.axis is None:
+        return True
+    if before.config.get("data_format") == "channels_first":
+        return norm.axis == 1
+    return norm.axis in (-1, int(match[1]) + 1)
+
+
+def _passes_biases(layer: Layer) -> bool:
+    """Return True if a bias before a layer acts on what is behind it, in full or in part."""
+    if layer.class_name == "Activation":
+        return _is_identity(layer.config) or _is_leaky(layer)
+    return _PASSES_BIASES.fullmatch(layer.class_name or "") is not None
+
+
+def _is_leaky(layer: Layer) -> bool:
+    """Return True if a layer is, or ends with, a leaky ReLU."""
+    activation = layer.config.get("activation")
+    name = activation.get("class_name") if isinstance(activation, Mapping) else activation
+    return "LeakyReLU" in (layer.class_name, name) or name == "leaky_relu"
+
+
+def _is_identity(config: Mapping[str, object]) -> bool:
+    return "activation" in config and config["activation"] in (None, "linear")

@@ -1,0 +1,277 @@
+"""How a network was trained, by its weights and by what the optimizer kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+import bnstat
+from bnstat.checks.training_mode import (
+    Evidence,
+    Gradient,
+    Pair,
+    compare_gradients,
+    judge,
+    training_evidence,
+)
+
+CHANNELS = 16
+EPSILON = np.float32(1e-3)
+
+
+@dataclass
+class Block:
+    """A dense layer and its batch norm, in float32 as networks are trained."""
+
+    inputs: int
+    random: np.random.Generator
+
+    def __post_init__(self) -> None:
+        scale = 1 / np.sqrt(self.inputs)
+        self.values: dict[str, Any] = {
+            "kernel": self.random.normal(0, scale, (self.inputs, CHANNELS)).astype("f4"),
+            "bias": np.zeros(CHANNELS, "f4"),
+            "gamma": np.ones(CHANNELS, "f4"),
+            "beta": np.zeros(CHANNELS, "f4"),
+        }
+        self.first = {name: np.zeros_like(value) for name, value in self.values.items()}
+        self.second = {name: np.zeros_like(value) for name, value in self.values.items()}
+
+    def forward(self, x: Any, batch: bool) -> Any:
+        self.x = x
+        y = x @ self.values["kernel"] + self.values["bias"]
+        mean, variance = (y.mean(0), y.var(0)) if batch else (np.float32(0), np.float32(1))
+        self.inverse = 1 / np.sqrt(variance + EPSILON)
+        self.normal = (y - mean) * self.inverse
+        return self.normal * self.values["gamma"] + self.values["beta"]
+
+    def backward(self, gradient: Any, batch: bool) -> tuple[Any, dict[str, Any]]:
+        """The gradient of the input, and those of the values."""
+        found = {"gamma": (gradient * self.normal).sum(0), "beta": gradient.sum(0)}
+        inside = gradient * self.values["gamma"]
+        if batch:
+            inside = inside - inside.mean(0) - self.normal * (inside * self.normal).mean(0)
+        inside = inside * self.inverse
+        found["bias"], found["kernel"] = inside.sum(0), self.x.T @ inside
+        return inside @ self.values["kernel"].T, found
+
+    def step(self, gradients: Mapping[str, Any], optimizer: str, count: int) -> None:
+        for name, gradient in gradients.items():
+            if optimizer == "momentum":
+                self.first[name] = np.float32(0.9) * self.first[name] + gradient
+                change = np.float32(0.02) * self.first[name]
+            else:
+                self.first[name] = np.float32(0.9) * self.first[name] + np.float32(0.1) * gradient
+                self.second[name] = (
+                    np.float32(0.999) * self.second[name] + np.float32(0.001) * gradient**2
+                )
+                first = self.first[name] / np.float32(1 - 0.9**count)
+                second = self.second[name] / np.float32(1 - 0.999**count)
+                change = np.float32(5e-3) * first / (np.sqrt(second) + np.float32(1e-7))
+            self.values[name] = self.values[name] - change
+
+
+def trained(mode: str, optimizer: str = "momentum", steps: int = 150) -> list[Block]:
+    """Two blocks that learned to fit random functions."""
+    random = np.random.default_rng(5)
+    blocks = [Block(12, random), Block(CHANNELS, random)]
+    x = random.normal(0.5, 1, (256, 12)).astype("f4")
+    targets = np.tanh(x @ random.normal(0, 0.5, (12, CHANNELS)).astype("f4"))
+    batch = mode == "batch"
+    for count in range(1, steps + 1):
+        chosen = random.integers(0, len(x), 32)
+        hidden = blocks[0].forward(x[chosen], batch)
+        output = blocks[1].forward(np.maximum(hidden, 0), batch)
+        gradient = (output - targets[chosen]) / np.float32(32)
+        gradient, second = blocks[1].backward(gradient, batch)
+        _, first = blocks[0].backward(gradient * (hidden > 0), batch)
+        blocks[0].step(first, optimizer, count)
+        blocks[1].step(second, optimizer, count)
+    return blocks
+
+
+def write(
+    path: Path,
+    blocks: list[Block],
+    *,
+    config: Mapping[str, Any] | None = None,
+    slots: str = "",
+    variance: float = 1.0,
+) -> Path:
+    """Save blocks as Keras's older HDF5 does, with the optimizer's variables if asked for."""
+    layers = []
+    with h5py.File(path, "w") as file:
+        group = file.create_group("model_weights")
+        for place, block in enumerate(blocks):
+            dense = {"name": f"d{place}", "use_bias": True, "activation": "linear"}
+            layers.append({"class_name": "Dense", "config": {**dense, **(config or {})}})
+            norm = {"name": f"n{place}", "epsilon": float(EPSILON)}
+            layers.append({"class_name": "BatchNormalization", "config": norm})
+            for name, value in block.values.items():
+                owner = f"d{place}" if name in ("kernel", "bias") else f"n{place}"
+                group[f"{owner}/{owner}/{name}:0"] = value
+                if slots:
+                    kept = block.second if slots == "v" else block.first
+                    file[f"optimizer_weights/Adam/{slots}/{owner}/{name}:0"] = kept[name]
+            group[f"n{place}/n{place}/moving_mean:0"] = np.zeros(CHANNELS, "f4")
+            group[f"n{place}/n{place}/moving_variance:0"] = np.full(CHANNELS, variance, "f4")
+        group.attrs["layer_names"] = [layer["config"]["name"] for layer in layers]
+        network = {"class_name": "Sequential", "config": {"name": "net", "layers": layers}}
+        file.attrs["model_config"] = json.dumps(network)
+    return path
+
+
+def evidence(path: Path, blocks: list[Block], **options: Any) -> Evidence:
+    return training_evidence(bnstat.load(write(path, blocks, **options)))
+
+
+TRUTH = {"batch": "batch-statistics", "stored": "stored-statistics"}
+
+
+@pytest.mark.parametrize("mode", ["batch", "stored"])
+@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+def test_the_weights_show_how_a_network_was_trained(
+    tmp_path: Path, mode: str, optimizer: str
+) -> None:
+    shown = evidence(tmp_path / "m.h5", trained(mode, optimizer))
+    assert shown.trained_with == TRUTH[mode], shown
+    assert (shown.layers, shown.channels, shown.gradient_ratio) == (2, 2 * CHANNELS, None)
+
+
+@pytest.mark.parametrize("mode", ["batch", "stored"])
+@pytest.mark.parametrize(("optimizer", "slots"), [("momentum", "m"), ("adam", "v"), ("adam", "m")])
+def test_the_last_gradients_show_it_whatever_the_bias_started_from(
+    tmp_path: Path, mode: str, optimizer: str, slots: str
+) -> None:
+    blocks = trained(mode, optimizer)
+    random = np.random.default_rng(1)
+    for block in blocks:
+        block.values["bias"] = random.normal(0, 1, CHANNELS).astype("f4")
+    assert evidence(tmp_path / "m.h5", blocks).trained_with == "unknown"
+    shown = evidence(tmp_path / "m.h5", blocks, slots=slots)
+    assert shown.trained_with == TRUTH[mode], shown
+
+
+def test_gradients_show_that_updated_layers_were_frozen_later(tmp_path: Path) -> None:
+    blocks = trained("stored", "adam")
+    for block in blocks:
+        block.second["bias"] = block.second["bias"] / np.float32(4)
+    shown = evidence(tmp_path / "m.h5", blocks, slots="v", variance=4.0)
+    assert shown.trained_with == "stored-statistics", shown
+    without = evidence(tmp_path / "m.h5", blocks, variance=4.0)
+    assert without.trained_with == "unknown"
+    assert "were updated" in without.reason
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"activation": "relu"}, {"use_bias": False}],
+)
+def test_without_a_bias_right_before_the_layers_nothing_is_shown(
+    tmp_path: Path, config: Mapping[str, Any]
+) -> None:
+    shown = evidence(tmp_path / "m.h5", trained("stored"), config=config)
+    assert shown == Evidence("unknown", "no bias is added right before a layer with a beta")
+
+
+def test_a_bias_that_a_regularizer_holds_does_not_show_batch_statistics(tmp_path: Path) -> None:
+    blocks = trained("stored")
+    for block in blocks:
+        signs = np.sign(np.sin(np.arange(CHANNELS) * 7.0)).astype("f4")
+        block.values["bias"] = np.float32(0.05 * np.std(block.values["beta"])) * signs
+    held = {"bias_regularizer": {"class_name": "L1"}}
+    assert evidence(tmp_path / "m.h5", blocks, config=held).trained_with == "unknown"
+
+
+def test_an_untrained_network_shows_nothing(tmp_path: Path) -> None:
+    shown = evidence(tmp_path / "m.h5", trained("stored", steps=0))
+    assert (shown.trained_with, shown.ratio) == ("unknown", None)
+    assert "was not trained" in shown.reason
+
+
+# The thresholds
+
+
+def pair(ratio: float, correlation: float, channels: int = 64, proven: bool = True) -> Pair:
+    """A bias of that size and that correlation with beta, exactly."""
+    random = np.random.default_rng(3)
+    beta, other = (values - values.mean() for values in random.normal(size=(2, channels)))
+    beta /= np.linalg.norm(beta)
+    other -= (other @ beta) * beta
+    other /= np.linalg.norm(other)
+    bias = ratio * (correlation * beta + np.sqrt(1 - correlation**2) * other)
+    return Pair(bias + 0.1, beta - 0.2, proven)
+
+
+ABSENT = Gradient(1e-5, 1.0)
+SAME = Gradient(1.1, 0.15)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [
+        ([pair(1, 0.97)], "stored-statistics"),
+        ([pair(1, 0.97, proven=False)], "stored-statistics"),
+        ([pair(1, 0.93)], "unknown"),
+        ([pair(0.05, 0.97)], "unknown"),
+        ([pair(20, 0.97)], "unknown"),
+        ([pair(1, 0.99, channels=16)], "unknown"),
+        ([pair(1, 0.99, channels=9)] * 2, "stored-statistics"),
+        ([pair(1, 0)], "unknown"),
+        ([pair(0.1, 0.3)], "batch-statistics"),
+        ([pair(0.1, 0.3)] * 4, "unknown"),
+        ([pair(0.1, 0, proven=False)], "unknown"),
+        ([pair(0.1, 0), pair(0.1, 0, proven=False)], "unknown"),
+        ([pair(0.3, 0)], "unknown"),
+        ([pair(1e-4, 0.5, proven=False)], "batch-statistics"),
+        ([pair(1e-4, 0.9)], "unknown"),
+        ([pair(1, 0)._replace(gradient=ABSENT)], "batch-statistics"),
+        ([pair(1, 0)._replace(gradient=Gradient(1e-2, 1.0))], "unknown"),
+        ([pair(0.1, 0)._replace(gradient=SAME)], "stored-statistics"),
+        ([pair(0.1, 0, proven=False)._replace(gradient=SAME)], "unknown"),
+        ([pair(1, 0)._replace(gradient=ABSENT), pair(1, 0)], "batch-statistics"),
+        ([pair(1, 0)._replace(gradient=each) for each in (ABSENT, SAME)], "unknown"),
+        ([pair(1, 0)._replace(gradient=Gradient(1.0, 0.4))], "unknown"),
+        ([], "unknown"),
+    ],
+)
+def test_thresholds(pairs: list[Pair], expected: str) -> None:
+    assert judge(pairs).trained_with == expected
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_layers_with_numbers_that_are_not_finite_are_left_out(bad: float) -> None:
+    good = pair(1, 0.97)
+    broken = good._replace(bias=np.where(np.arange(64) == 3, bad, good.bias))
+    shown = judge([broken, good])
+    assert (shown.trained_with, shown.layers) == ("stored-statistics", 1)
+
+
+def test_the_numbers_are_those_of_all_layers_together() -> None:
+    shown = judge([pair(3, 0.9, 16), pair(4, 0.6, 48)])
+    assert shown.ratio == pytest.approx(np.sqrt(12.5))
+    assert shown.correlation == pytest.approx(0.675)
+    assert (shown.layers, shown.channels) == (2, 64)
+    assert "64 channels of 2 layers" in shown.reason
+
+
+def test_gradients_are_compared_with_the_scale_of_the_layer() -> None:
+    squares = np.array([1.0, 4.0, 9.0])
+    scale = np.array([0.5, -2.0, 1.0])
+    same = pytest.approx((1, 0))
+    assert compare_gradients(squares * scale**2, squares, True, scale) == same
+    roots = np.sqrt(squares)
+    assert compare_gradients(roots * scale, roots, False, scale) == same
+    assert compare_gradients(squares, squares, True, None) == same
+    turned = compare_gradients(squares[::-1], squares, True, None)
+    assert turned == pytest.approx((1, np.sqrt(8 / 14)))
+    assert compare_gradients(squares * 0, squares, True, None) is None
+    assert compare_gradients(squares, squares * np.nan, True, None) is None
+    assert compare_gradients(-squares, squares, True, None) is None

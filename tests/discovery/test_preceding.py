@@ -1,0 +1,309 @@
+"""The bias right before a batch norm, by everything that a file may record of the network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+import bnstat
+from bnstat.discovery import discover
+from bnstat.formats.contents import Contents, Node, Objects
+from bnstat.model import ROLES, PrecedingBias, Source, Variable
+
+CHANNELS = 6
+
+
+def conv(class_name: str = "Conv2D", **config: Any) -> dict[str, Any]:
+    config = {"name": "conv", "activation": "linear", "use_bias": True, **config}
+    return {"class_name": class_name, "config": config}
+
+
+def norm_of(**config: Any) -> dict[str, Any]:
+    return {"class_name": "BatchNormalization", "config": {"name": "bn", **config}}
+
+
+NORM = norm_of()
+
+
+def between(class_name: str) -> dict[str, Any]:
+    return {"class_name": class_name, "config": {"name": class_name}}
+
+
+def activation(name: str) -> dict[str, Any]:
+    return {"class_name": "Activation", "config": {"name": "act", "activation": name}}
+
+
+def write_h5(path: Path, config: Mapping[str, Any] | None, bias: str = "bias:0") -> Path:
+    """A model in Keras's older HDF5: a convolution with a bias, and a batch norm."""
+    with h5py.File(path, "w") as file:
+        group = file
+        if config is not None:
+            file.attrs["model_config"] = json.dumps(config)
+            group = file.create_group("model_weights")
+        group.attrs["layer_names"] = ["conv", "bn"]
+        group["conv/conv/kernel:0"] = np.zeros((3, 3, 1, CHANNELS), np.float32)
+        group[f"conv/conv/{bias}"] = np.zeros(CHANNELS, np.float32)
+        for role in ROLES:
+            group[f"bn/bn/{role}:0"] = np.zeros(CHANNELS, np.float32)
+    return path
+
+
+def sequential(*layers: object) -> dict[str, Any]:
+    return {"class_name": "Sequential", "config": {"name": "net", "layers": layers}}
+
+
+def functional(**inputs: Sequence[str]) -> dict[str, Any]:
+    """A model whose layers have these inputs, as Keras 2 records them."""
+    known = {"conv": conv(), "bn": NORM, "act": activation("linear")}
+    add = {"class_name": "Add", "config": {"name": "add"}}
+    layers = [
+        {
+            **known.get(name, {**add, "config": {"name": name}}),
+            "name": name,
+            "inbound_nodes": [[[each, 0, 0, {}] for each in before]] if before else [],
+        }
+        for name, before in inputs.items()
+    ]
+    return {"class_name": "Functional", "config": {"name": "net", "layers": layers}}
+
+
+def keras_3(*names: str) -> dict[str, Any]:
+    """A chain of layers, as Keras 3 records it."""
+    known = {"conv": conv(), "bn": NORM, "act": activation("relu")}
+    layers = []
+    for place, name in enumerate(names):
+        history = {"shape": [None, 4], "keras_history": [names[place - 1], 0, 0]}
+        tensor = {"class_name": "__keras_tensor__", "config": history}
+        nodes = [{"args": [tensor], "kwargs": {"mask": None}}] if place else []
+        layers.append({**known[name], "name": name, "inbound_nodes": nodes})
+    return {"class_name": "Functional", "config": {"name": "net", "layers": layers}}
+
+
+def found(path: Path) -> list[tuple[str, str, bool]]:
+    biases = bnstat.load(path).preceding_biases()
+    return [(name, each.variable.key, each.is_proven) for name, each in biases.items()]
+
+
+PROVEN = [("bn", "model_weights/conv/conv/bias:0", True)]
+UNPROVEN = [("bn", "model_weights/conv/conv/bias:0", False)]
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (sequential(conv(), NORM), PROVEN),
+        (sequential(conv("Dense"), NORM), PROVEN),
+        (sequential(conv("Conv2DTranspose"), NORM), PROVEN),
+        (sequential(conv("SeparableConv2D", activation=None), NORM), PROVEN),
+        (sequential(conv(), activation("linear"), NORM), PROVEN),
+        (sequential(conv(), activation("relu"), NORM), []),
+        (sequential(conv(), between("MaxPooling2D"), NORM), PROVEN),
+        (sequential(conv(), between("UpSampling2D"), activation("linear"), NORM), PROVEN),
+        (sequential(conv(), between("Dropout"), NORM), []),
+        (sequential(conv(), between("LeakyReLU"), between("MaxPooling2D"), NORM), UNPROVEN),
+        (sequential(conv(activation={"class_name": "LeakyReLU", "config": {}}), NORM), UNPROVEN),
+        (sequential(conv(activation="leaky_relu"), NORM), UNPROVEN),
+        (sequential(conv(activation="relu"), NORM), []),
+        (sequential(conv(use_bias=False), NORM), []),
+        (sequential(conv("pkg>Conv2D"), NORM), []),
+        (sequential(NORM, conv()), []),
+        (sequential(conv(bias_regularizer={"class_name": "L1"}), NORM), UNPROVEN),
+        (sequential(conv(bias_constraint={"class_name": "MaxNorm"}), NORM), UNPROVEN),
+        (
+            sequential(conv(), norm_of(beta_initializer={"class_name": "RandomNormal"})),
+            UNPROVEN,
+        ),
+        (sequential(conv(), norm_of(axis=[3])), PROVEN),
+        (sequential(conv(), norm_of(axis=1)), []),
+        (sequential(conv(data_format="channels_first"), norm_of(axis=1)), PROVEN),
+        (sequential(conv(data_format="channels_first"), norm_of(axis=-1)), []),
+        (sequential(conv("Dense"), norm_of(axis=1)), PROVEN),
+        (functional(conv=[], bn=["conv"]), PROVEN),
+        (functional(conv=[], act=["conv"], bn=["act"]), PROVEN),
+        (functional(act=["act"], bn=["act"]), []),
+        (functional(conv=[], add=["conv", "conv"], bn=["add"]), []),
+        (functional(conv=[], other=[], bn=["conv", "other"]), []),
+        (functional(bn=[], conv=["bn"]), []),
+        (keras_3("conv", "bn"), PROVEN),
+        (keras_3("conv", "act", "bn"), []),
+        (keras_3("bn", "conv"), []),
+    ],
+)
+def test_a_configuration_proves_what_feeds_a_layer(
+    tmp_path: Path, config: Mapping[str, Any], expected: list[tuple[str, str, bool]]
+) -> None:
+    assert found(write_h5(tmp_path / "m.h5", config)) == expected
+
+
+def test_layers_of_nested_models_are_paired_within_their_model(tmp_path: Path) -> None:
+    inner = sequential(conv(), NORM)
+    inner["config"]["name"] = "inner"
+    path = tmp_path / "m.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["model_config"] = json.dumps(sequential(conv(name="first"), inner))
+        group = file.create_group("model_weights")
+        group.attrs["layer_names"] = ["first", "inner"]
+        group["first/first/bias:0"] = np.zeros(CHANNELS, np.float32)
+        group["inner/conv/bias:0"] = np.zeros(CHANNELS, np.float32)
+        for role in ROLES:
+            group[f"inner/bn/{role}:0"] = np.zeros(CHANNELS, np.float32)
+    assert found(path) == [("bn", "model_weights/inner/conv/bias:0", True)]
+
+
+def test_weights_in_the_order_of_the_layers_prove_nothing(tmp_path: Path) -> None:
+    path = write_h5(tmp_path / "w.h5", None)
+    assert found(path) == [("bn", "conv/conv/bias:0", False)]
+
+
+def test_a_vector_of_another_name_is_no_bias(tmp_path: Path) -> None:
+    assert found(write_h5(tmp_path / "w.h5", None, bias="alpha:0")) == []
+
+
+# Files without a configuration
+
+
+def stored(*names: str, **options: Any) -> Mapping[str, PrecedingBias]:
+    """The biases in a file that holds vectors of these names."""
+    variables = {
+        name: Variable(name, name, "float32", (CHANNELS,), lambda: np.zeros(CHANNELS, np.float32))
+        for name in names
+    }
+    return discover(
+        Contents(Source("m", "tf1-checkpoint"), variables, **options)
+    ).preceding_biases()
+
+
+def norm(scope: str, separator: str = "/") -> list[str]:
+    return [f"{scope}{separator}{role}" for role in ROLES]
+
+
+@pytest.mark.parametrize("bias", ["biases", "bias", "b"])
+def test_one_scope_holds_convolution_and_layer(bias: str) -> None:
+    found = stored(*norm("net/conv1/BatchNorm"), "net/conv1/weights", f"net/conv1/{bias}")
+    assert [(name, each.variable.key) for name, each in found.items()] == [
+        ("net/conv1/BatchNorm", f"net/conv1/{bias}")
+    ]
+    assert not found["net/conv1/BatchNorm"].is_proven
+
+
+def test_a_scope_of_two_layers_does_not_say_whose_the_bias_is() -> None:
+    assert stored(*norm("block/bn1"), *norm("block/bn2"), "block/bias") == {}
+
+
+def test_a_scope_of_two_biases_does_not_say_which_comes_first() -> None:
+    assert stored(*norm("block/bn"), "block/bias", "block/biases") == {}
+
+
+def test_variables_in_order() -> None:
+    names = ["0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var"]
+    found = stored(*names, variables_in_order=True)
+    assert found["1"].variable.key == "0.bias"
+    assert not found["1"].is_proven
+    assert stored(*names) == {}
+
+
+def test_numbered_layers_of_an_object_graph() -> None:
+    def variable(key: str) -> Node:
+        return Node({}, key, "")
+
+    nodes = [
+        Node({"layer-0": 1, "layer-1": 2, "layer-2": 3}, None, ""),
+        Node({"bias": 4}, None, ""),
+        Node({"bias": 5}, None, ""),
+        Node({role: 6 + place for place, role in enumerate(ROLES)}, None, ""),
+        variable("a/bias"),
+        variable("b/bias"),
+        *(variable(key) for key in norm("c")),
+    ]
+    keys = [node.key for node in nodes if node.key]
+    found = stored(*keys, objects=Objects(nodes))
+    assert [each.variable.key for each in found.values()] == ["b/bias"]
+    without = [Node({"layer-0": 1, "layer-2": 3}, None, ""), *nodes[1:]]
+    assert stored(*keys, objects=Objects(without)) == {}
+
+
+def test_long_names_take_no_time() -> None:
+    name = f"{'adam' * 50_000}/conv/bias"
+    [found] = stored(*norm("conv/bn"), "conv/bias", name).values()
+    assert found.slots is None
+
+
+def test_layers_with_one_bias_before_them_are_left_out() -> None:
+    nodes = [
+        Node({"layer-0": 1, "layer-1": 2, "x": 3}, None, ""),
+        Node({"bias": 4}, None, ""),
+        Node({role: 5 + place for place, role in enumerate(ROLES)}, None, ""),
+        Node({"layer-0": 1, "layer-1": 9}, None, ""),
+        Node({}, "a/bias", ""),
+        *(Node({}, key, "") for key in norm("c")),
+        Node({role: 10 + place for place, role in enumerate(ROLES)}, None, ""),
+        *(Node({}, key, "") for key in norm("d")),
+    ]
+    assert stored(*(node.key for node in nodes if node.key), objects=Objects(nodes)) == {}
+
+
+# Graphs
+
+
+@pytest.mark.parametrize(
+    ("between", "expected"),
+    [(False, [("conv1/bn", "conv1/biases", True)]), (True, [])],
+)
+def test_a_graph_proves_what_feeds_a_layer(
+    tmp_path: Path, between: bool, expected: list[tuple[str, str, bool]]
+) -> None:
+    tf = pytest.importorskip("tensorflow")
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder("float32", [None, 4, 4, 2])
+        with v1.variable_scope("conv1"):
+            kernel = v1.get_variable("weights", [3, 3, 2, CHANNELS])
+            bias = v1.get_variable("biases", [CHANNELS])
+            with v1.variable_scope("bn"):
+                gamma, beta, mean, variance = (v1.get_variable(r, [CHANNELS]) for r in ROLES)
+        x = tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias)
+        x = tf.nn.relu(x) if between else x
+        tf.nn.batch_normalization(x, mean, variance, beta, gamma, 1e-3)
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver().save(session, str(tmp_path / "model"))
+    assert found(tmp_path / "model") == expected
+
+
+# Variables of optimizers
+
+
+@pytest.mark.parametrize(
+    ("bias", "beta", "are_squared"),
+    [
+        ("conv/bias/Adam_1", "conv/bn/beta/Adam_1", True),
+        ("conv/bias/Adam", "conv/bn/beta/Adam", False),
+        ("conv/bias/Momentum", "conv/bn/beta/Momentum", False),
+        ("conv/bias/adam_v", "conv/bn/beta/adam_v", True),
+        ("Adam/v/conv/bias", "Adam/v/conv/bn/beta", True),
+        ("SGD/m/conv/bias", "SGD/m/conv/bn/beta", False),
+        ("Adam/conv/bias/v", "Adam/conv/bn/beta/v", True),
+        ("training/Adam/conv/bias/v:0", "training/Adam/conv/bn/beta/v:0", True),
+        ("adam/conv_bias_velocity", "adam/conv_bn_beta_velocity", True),
+        ("optimizer_weights/rm_sprop/conv_bias_velocity",
+         "optimizer_weights/rm_sprop/conv_bn_beta_velocity", True),
+        ("conv/bias/Adagrad", "conv/bn/beta/Adagrad", None),
+        ("conv/bias/RMSProp", "conv/bn/beta/RMSProp", None),
+        ("Adagrad/accumulator/conv/bias", "Adagrad/accumulator/conv/bn/beta", None),
+        ("other/conv/bias/Adam_1", "other/conv/bn/beta/Adam_1", None),
+        ("conv/bias/Adam_1", "conv/bn/gamma/Adam_1", None),
+    ],
+)  # fmt: skip
+def test_what_optimizers_keep(bias: str, beta: str, are_squared: bool | None) -> None:
+    [found] = stored(*norm("conv/bn"), "conv/bias", bias, beta).values()
+    if are_squared is None:
+        assert found.slots is None
+    else:
+        assert found.slots is not None
+        keys = found.slots.of_bias.key, found.slots.of_beta.key, found.slots.are_squared
+        assert keys == (bias, beta, are_squared)
