@@ -24,7 +24,7 @@ LOOPS: Final = effort.LOOPS
 MEMORY: Final = 1 << 30
 """Bytes that the process may take for a file, beyond what Python and the libraries take."""
 
-_WALL: Final = 300
+_WALL: Final = 600
 """Seconds after which a process that waits for something is ended."""
 
 _PACKAGE: Final = Path(bnstat.__file__).parent
