@@ -153,6 +153,7 @@ TARS: dict[str, list[tuple[bytes, bytes]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TARS)
 def test_a_tar_with_much_in_its_headers(kind: str, tmp_path: Path, judged: Judge) -> None:
     path = tmp_path / "m.tar"
