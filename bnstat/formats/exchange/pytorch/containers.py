@@ -81,9 +81,10 @@ def read_zip(file: File, called: Call) -> Saved:
 
     def place_of(storage: Storage) -> Place:
         # Where a member lies, only its own header tells.
-        if small:
-            top.expect(small)
+        # Threads may read at the same time, so that the set is copied in one step.
+        if wanted := list(small):
             small.clear()
+            top.expect(wanted)
         member = top.file(f"data/{storage.key}")
         if member is None:
             raise DamagedError(f"{file.path}: data/{storage.key}", "this storage is missing")
