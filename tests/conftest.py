@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+from hypothesis import HealthCheck, settings
+
+# A property test does not fail because the machine is slow.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -23,8 +32,42 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if {"real", "written"}.intersection(getattr(item, "fixturenames", ())):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if fixtures & {"real", "written"}:
             item.add_marker("wild")
+        if fixtures & {"browser", "s3"}:
+            item.add_marker("slow")
+
+
+@pytest.fixture(scope="session")
+def built_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a folder that one of the session's processes fills and all of them read.
+
+    Call it with a name and a function that writes into a given folder.
+    """
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+
+    def build(name: str, write: Callable[[Path], object]) -> Path:
+        folder = root / f"built-{name}"
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                unfinished = Path(f"{folder}.unfinished")
+                unfinished.mkdir()
+                write(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The address of an S3 server with one bucket, `models`."""
+    from tests.builders.bucket import bucket
+
+    with bucket() as address:
+        yield address
 
 
 @pytest.fixture(autouse=True)

@@ -11,12 +11,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+WITHOUT_PROGRESS = """
+from bnstat.output.terminal import progress
+progress._PATIENCE = 3600
+from bnstat.__main__ import run
+run()
+"""
 
 
 def in_terminal(
     arguments: Sequence[str], columns: int = 80, colours: bool = False, folder: Path = ROOT
 ) -> str:
-    """What a command shows in a terminal of so many columns; colours as escape sequences."""
+    """Return what a command shows in a terminal of this width, with colours as escape sequences.
+
+    Progress bars are left out, because they appear on slow machines only.
+    """
     screen, terminal = pty.openpty()
     # What the tests set for TensorFlow is not in a person's shell.
     of_shell = {name: text for name, text in os.environ.items() if not name.startswith("TF_")}
@@ -28,7 +37,7 @@ def in_terminal(
         "NO_COLOR": "" if colours else "1",
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", "bnstat", *arguments],
+        [sys.executable, "-c", WITHOUT_PROGRESS, *arguments],
         cwd=folder,
         stdin=terminal,
         stdout=terminal,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -150,3 +151,14 @@ def test_tensorflow_is_imported_by_its_reader_and_by_what_runs_models() -> None:
     runs = {name for name in using if name.startswith("mending/estimating/")}
     assert runs
     assert using - runs == {"formats/tensorflow/tensorflow_reader.py"}
+
+
+def test_no_test_measures_seconds() -> None:
+    """A time that is kept on one machine is not on another: use tests/builders/effort.py."""
+    measuring = [
+        path.relative_to(ROOT)
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        if path != Path(__file__)
+        and re.search(r"\b(process_time|perf_counter|timeit)\b", path.read_text(encoding="utf-8"))
+    ]
+    assert measuring == []

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.builders.bucket import bucket
 from tests.terminal import ROOT, in_terminal
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RUNS_A_MODEL = ("drift", "recalibrate")
 BLOCKS = re.findall(r"```console\n\$ bnstat (.*?)\n(.*?)```", README, re.DOTALL)
 
 
@@ -28,13 +28,17 @@ def written_by(arguments: list[str]) -> Iterator[list[str]]:
                 yield earlier
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    with bucket() as address:
-        yield address
+def is_slow(command: str) -> bool:
+    return "s3://" in command or command.startswith(RUNS_A_MODEL)
 
 
-@pytest.mark.parametrize(("command", "output"), BLOCKS, ids=[block[0] for block in BLOCKS])
+@pytest.mark.parametrize(
+    ("command", "output"),
+    [
+        pytest.param(*block, id=block[0], marks=pytest.mark.slow if is_slow(block[0]) else ())
+        for block in BLOCKS
+    ],
+)
 def test_shows_what_the_command_prints(
     command: str, output: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -45,7 +49,22 @@ def test_shows_what_the_command_prints(
     for earlier in written_by(shlex.split(command)):
         in_terminal(earlier, folder=tmp_path)
     shown = in_terminal(shlex.split(command), folder=tmp_path)
-    assert [line.rstrip() for line in shown.rstrip().split("\n")] == output.rstrip().split("\n")
+    if command.startswith(RUNS_A_MODEL):
+        assert_same_but_for_last_digits(shown, output)
+    else:
+        lines = [line.rstrip() for line in shown.rstrip().split("\n")]
+        assert lines == output.rstrip().split("\n")
+
+
+def assert_same_but_for_last_digits(shown: str, expected: str) -> None:
+    """The words are the same and numbers agree within 2 %: their last digits vary by processor."""
+    number = r"\d+(?:\.\d+)?(?:e[+-]\d+)?"
+    words, expected_words = (re.sub(number, "#", text).split() for text in (shown, expected))
+    assert words == expected_words
+    numbers, expected_numbers = (
+        [float(found) for found in re.findall(number, text)] for text in (shown, expected)
+    )
+    assert numbers == pytest.approx(expected_numbers, rel=0.02, abs=2e-4)
 
 
 def test_python_example_runs() -> None:

@@ -15,7 +15,8 @@ from bnstat.discovery.objects import from_objects, lost_to_their_layers
 from bnstat.discovery.sighting import Sighting
 from bnstat.discovery.undecided import what_decides
 from bnstat.formats.contents import Contents
-from bnstat.model import BatchNorm, Model, PrecedingBias, Verdict
+from bnstat.model import ROLES, BatchNorm, Model, PrecedingBias, Verdict
+from bnstat.model.variables import squeezed
 
 __all__ = ["discover"]
 
@@ -48,6 +49,8 @@ def discover(
         }
     )
     merged = [layer for layer in merged if _is_plausible(layer, contents)]
+    for layer in merged:
+        _leave_out_what_does_not_fit(layer, contents)
     whole = [layer for layer in merged if is_complete(layer)]
     whole = in_order(whole, _ordered_by(contents))
     _name_by_scopes(whole, contents)
@@ -169,3 +172,17 @@ def _is_plausible(layer: Merged, contents: Contents) -> bool:
         variable.dtype.startswith(_FLOATS) and variable.shape and 0 not in variable.shape
         for variable in variables
     )
+
+
+def _leave_out_what_does_not_fit(layer: Merged, contents: Contents) -> None:
+    """Take the role from a gamma or beta whose shape is not that of the moving statistics."""
+    shapes = {role: squeezed(contents.variables[key].shape) for role, key in layer.roles.items()}
+    statistics = {shapes[role] for role in ROLES[2:] if role in shapes}
+    if len(statistics) != 1:
+        return
+    for role in ROLES[:2]:
+        if role in shapes and shapes[role] not in statistics:
+            key = layer.roles.pop(role)
+            layer.undecided = (*layer.undecided, key)
+            shape = list(contents.variables[key].shape)
+            layer.notes += (f"{key} is of the shape {shape}, not of that of the statistics",)

@@ -276,7 +276,7 @@ def _with_config(layer: Layer, found: Sighting) -> Sighting:
     config = layer.config
     trainable = config.get("trainable")
     mode = _MODES.get(config["mode"]) if isinstance(config.get("mode"), int) else None
-    is_pytorch = "eps" in config and "num_features" in config
+    is_pytorch = "eps" in config
     return replace(
         found,
         evidence="config",

@@ -12,10 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from bnstat.discovery.schemes import SCHEMES, Scheme
 from bnstat.discovery.sighting import Sighting
 from bnstat.formats.contents import Contents
+from bnstat.model.variables import squeezed
 
 SHADOW = re.compile(r"/ExponentialMovingAverage(_\d+)?$")
 BATCH_NORM_SCOPE = re.compile(
@@ -110,8 +112,20 @@ class Names:
         else:
             self._gather(contents.search(_FIRST).items())
             self._gather(contents.search(self._companions()).items())
+        if any("__" in name for name in self.keys):
+            self._number()
         self.averages = {name: key for name, key in self.shadows.items() if name not in self.keys}
         self.keys.update(self.averages)
+        self._averaged = frozenset(self.averages.values())
+
+    def is_average(self, key: str) -> bool:
+        """Return True if a variable is an average that stands for one that is not in the file."""
+        return key in self._averaged
+
+    @cached_property
+    def name_of(self) -> Mapping[str, str]:
+        """Key -> name."""
+        return {key: name for name, key in self.keys.items()}
 
     def _gather(self, found: Iterable[tuple[str, str]]) -> None:
         for key, name in found:
@@ -121,6 +135,12 @@ class Names:
                 self.shadows.setdefault(name[: match.start()], key)
             else:
                 self.keys.setdefault(name, key)
+
+    def _number(self) -> None:
+        from bnstat.discovery.numbered import with_scopes
+
+        variables = self.contents.variables
+        self.keys = with_scopes(self.keys, lambda key: variables[key].shape)
 
     def _companions(self) -> set[str]:
         """The names that may belong together with the moving variances among those gathered."""
@@ -143,11 +163,21 @@ class Names:
             if name.endswith(endings) or name in whole:
                 yield name
 
-    def find(self, scope: str, endings: Iterable[str]) -> str | None:
-        """The key of the first variable that the scope has with one of the endings."""
+    def find(
+        self, scope: str, endings: Iterable[str], shape: tuple[int, ...] | None = None
+    ) -> str | None:
+        """The key of the first variable that the scope has with one of the endings.
+
+        Args:
+            scope: the scope.
+            endings: the endings.
+            shape: the shape that the variable must have, but for dimensions of 1; None for any.
+        """
         for ending in endings:
             key = self.keys.get(scope + ending if scope else ending[1:])
-            if key is not None:
+            if key is not None and (
+                shape is None or squeezed(self.contents.variables[key].shape) == squeezed(shape)
+            ):
                 return key
         return None
 
@@ -170,8 +200,12 @@ def _sighting(names: Names, scheme: Scheme, variance: str) -> Sighting | None:
         return None
     roles = {"moving_mean": mean, "moving_variance": names.keys[variance]}
     owners = _owners(scope, scheme, averaged=variance in names.averages)
+    shape = names.contents.variables[mean].shape
     for owner in owners:
-        gamma, beta = names.find(owner, scheme.gamma), names.find(owner, scheme.beta)
+        gamma, beta = (names.find(owner, each, shape) for each in (scheme.gamma, scheme.beta))
+        if gamma is None and names.find(owner, scheme.gamma) is not None:
+            # It is another layer's kernel, and the bias is that layer's too.
+            break
         if gamma or beta:
             roles |= {"gamma": gamma} if gamma else {}
             roles |= {"beta": beta} if beta else {}
@@ -181,7 +215,7 @@ def _sighting(names: Names, scheme: Scheme, variance: str) -> Sighting | None:
     if not scheme.surely and not _shows_more(names, owner, roles):
         return None
     extra = {ending[1:]: key for ending in scheme.extra if (key := names.find(scope, (ending,)))}
-    averaged = [name for name in roles.values() if name in names.averages.values()]
+    averaged = any(map(names.is_average, roles.values()))
     notes = ("read from exponential moving averages: the variables are not in the file",)
     name = _without_tree(owner, scheme)
     return Sighting("name", name, roles, extra=extra, notes=notes if averaged else ())
@@ -193,8 +227,7 @@ def _with_averages_apart(
     """The same, with averages of batch statistics as shadows where their layer has moving ones."""
     if not names.averages:
         return found
-    averages = set(names.averages.values())
-    averaged = [sighting.roles["moving_variance"] in averages for sighting in found]
+    averaged = [names.is_average(sighting.roles["moving_variance"]) for sighting in found]
     own = {layer.name for layer, second in zip(found, averaged, strict=True) if not second}
     result = []
     for layer, second in zip(found, averaged, strict=True):
@@ -253,11 +286,10 @@ def _shows_more(names: Names, scope: str, roles: Mapping[str, str]) -> bool:
 
 def _shadows(names: Names, sighting: Sighting) -> list[Sighting]:
     """The layer of a layer's shadow copies, named after it, if there are any."""
-    originals = {key: name for name, key in names.keys.items()}
     roles = {
         role: shadow
         for role, key in sighting.roles.items()
-        if (shadow := names.shadows.get(originals[key])) is not None and shadow != key
+        if (shadow := names.shadows.get(names.name_of[key])) is not None and shadow != key
     }
     if not roles:
         return []

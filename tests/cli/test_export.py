@@ -130,7 +130,7 @@ def test_a_pipe_that_closes(start, form):
     process = start(["export", f"--{form}"], model="model(usual('bn', 300_000))", stdout=-1)
     process.stdout.read(10)
     process.stdout.close()
-    assert process.wait(30) == 141
+    assert process.wait(300) == 141
     assert process.stderr.read() == b""
 
 
@@ -140,7 +140,7 @@ def test_a_full_disk(start, form):
     for arguments, out in ((["-o", "/dev/full"], subprocess.DEVNULL), ([], "/dev/full")):
         with open(os.devnull if out is subprocess.DEVNULL else out, "wb") as stdout:
             process = start(["export", f"--{form}", *arguments], stdout=stdout)
-            _, err = process.communicate(timeout=30)
+            _, err = process.communicate(timeout=300)
         assert process.returncode == 2
         assert err.count(b"\n") == 1
         assert b"No space left on device" in err
@@ -153,14 +153,14 @@ def test_json_is_utf8_whatever_the_terminal_is(start):
         stdout=-1,
         variables={"PYTHONIOENCODING": "ascii"},
     )
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=300)
     assert json.loads(out.decode("utf-8"))["layers"][0]["name"] == "层/bn"
 
 
 def test_npz_is_not_for_a_terminal(start):
     ours, theirs = os.openpty()
     process = start(["export", "--npz"], stdout=theirs)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=300)
     os.close(theirs)
     os.close(ours)
     assert process.returncode == 2
@@ -175,7 +175,7 @@ def test_an_interrupted_export_leaves_no_trace(start, tmp_path, number, code):
     while not list(tmp_path.iterdir()):
         assert process.poll() is None
     process.send_signal(number)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == code
     assert err == b""
     assert list(tmp_path.iterdir()) == []

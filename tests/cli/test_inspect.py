@@ -103,7 +103,7 @@ def on_a_terminal(start, columns, arguments, **options):
             break
         shown += part
     os.close(ours)
-    assert process.wait(30) == 0, process.stderr.read()
+    assert process.wait(300) == 0, process.stderr.read()
     return shown.decode("utf-8")
 
 
@@ -127,7 +127,7 @@ def test_colours_on_a_terminal(start):
 
 def piped(start, arguments, **options):
     process = start(arguments, stdout=-1, **options)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
 
@@ -165,7 +165,7 @@ def test_a_pipe_that_closes(start):
     process = start(["inspect", "--values"], model="model(usual('bn', 200_000))", stdout=-1)
     process.stdout.readline()
     process.stdout.close()
-    assert process.wait(30) == 141
+    assert process.wait(300) == 141
     assert process.stderr.read() == b""
 
 
@@ -174,14 +174,14 @@ def test_a_pipe_that_closes(start):
 def test_a_full_disk(start, options):
     with open("/dev/full", "wb") as full:
         process = start(["inspect", *options], stdout=full)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=300)
     assert process.returncode == 2
     assert err == b"error: No space left on device\n"
 
 
 def test_closed_standard_output(start):
     process = start(["inspect"], preexec_fn=lambda: os.close(1))
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 2
     assert err == b"error: standard output is closed\n"
 
@@ -192,7 +192,7 @@ def test_interruption(start):
     while process.stdout.readline() != b"ready\n":
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert err == b""
 

@@ -127,7 +127,7 @@ def test_help_and_version_import_next_to_nothing(option):
 )
 def test_only_what_is_needed_is_imported(start, arguments, left_out):
     process = start(arguments, model=f"({LISTING}, model(usual('bn')))[1]", stdout=subprocess.PIPE)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=300)
     loaded = set(err.decode().split())
     assert f"bnstat.cli.{arguments[0]}" in loaded
     assert not (left_out | {"rich", "tensorflow", "h5py", "jsonschema"}) & loaded

@@ -183,7 +183,7 @@ def said_on_a_terminal(*arguments):
         stderr=theirs,
         cwd=ROOT,
         env=environment,
-        timeout=60,
+        timeout=300,
         check=False,
     ).returncode
     os.set_blocking(ours, False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -24,13 +25,16 @@ def test_a_copy_is_mended_and_the_original_is_not(run, tmp_path):
     result = run("recalibrate", BROKEN, "--data", TRAIN, "--labels", "labels", "-o", copy)
     assert result.exit_code == 0, result.stderr
     assert result.stderr == ""
-    assert "20.2 % before, " in result.stdout
+    ((old, new),) = re.findall(r"([\d.]+) % before, ([\d.]+) % after", result.stdout)
+    assert float(old) == pytest.approx(20.2, abs=1)
+    assert float(new) > 95
     assert result.stdout.splitlines()[-1] == "3 of 3 layers mended"
     assert {p: p.read_bytes() for p in BROKEN.rglob("*") if p.is_file()} == before
     assert run("check", copy).exit_code == 0
     drift = run("drift", copy, "--data", TEST, "--labels", "labels", "--fail-on", "0.1")
     assert drift.exit_code == 0
-    assert "accuracy  97.2 %" in drift.stdout
+    (accuracy,) = re.findall(r"accuracy  ([\d.]+) %", drift.stdout)
+    assert float(accuracy) == pytest.approx(97.2, abs=1)
     assert drift.stdout.splitlines()[-1].startswith("healthy: ")
     again = run("recalibrate", BROKEN, "--data", TRAIN, "-o", copy)
     assert (again.exit_code, again.stdout) == (2, "")
@@ -98,7 +102,7 @@ def test_drift_as_json_and_csv(run, tmp_path):
     result = run("drift", HEALTHY, "--data", TEST, "--json", "--labels", "labels")
     document = json.loads(result.stdout)
     assert document["state"] == "healthy"
-    assert document["accuracy"] == pytest.approx(0.969, abs=0.001)
+    assert document["accuracy"] == pytest.approx(0.969, abs=0.01)
     first = document["layers"][0]
     stored = bnstat.load(HEALTHY)["block1/bn"]
     assert first["stored_mean"] == stored.moving_mean.astype(float).tolist()

@@ -170,6 +170,7 @@ def test_wrong_usage_is_a_line_and_2(run, options: list[str], tmp_path: Path, mo
     assert "rror: " in result.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_done_and_the_next_scan_goes_on(tmp_path: Path) -> None:
     root = store(tmp_path / "store", 200)
     state = tmp_path / "state.db"
@@ -185,7 +186,7 @@ def test_ctrl_c_keeps_what_was_done_and_the_next_scan_goes_on(tmp_path: Path) ->
     assert process.stdout is not None
     before = [process.stdout.readline() for _ in range(40)]
     process.send_signal(signal.SIGINT)
-    rest, said = process.communicate(timeout=60)
+    rest, said = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGINT
     assert said == ""
     assert len(before) + len(rest.splitlines()) < 1200

@@ -47,6 +47,7 @@ def test_layers_that_are_not_trainable_are_frozen(tmp_path: Path) -> None:
     assert {layer.new for layer in difference.changed} == {"second", "last"}
 
 
+@pytest.mark.slow
 def test_training_in_inference_mode_freezes_the_statistics(tmp_path: Path) -> None:
     import tensorflow as tf
 

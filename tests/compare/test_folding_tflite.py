@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from itertools import permutations
 from pathlib import Path
 
@@ -13,18 +14,14 @@ from click.testing import CliRunner
 import bnstat
 from bnstat.cli import main
 from bnstat.compare import diff
-from tests.formats.exchange.tflite.files import NORMS, convert, network
+from tests.formats.exchange.tflite.files import NORMS, write_all
 
 WAYS = {"float32": None, "float16": "float16", "dynamic": "quantized", "int8": "quantized"}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, model = tmp_path_factory.mktemp("lite"), network()
-    model.save(folder / "network.keras")
-    for way in WAYS:
-        (folder / f"{way}.tflite").write_bytes(convert(model, way))
-    return folder
+def folder(built_once: Callable[..., Path]) -> Path:
+    return built_once("tflite", write_all)
 
 
 @pytest.mark.parametrize("way", WAYS)

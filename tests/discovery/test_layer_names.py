@@ -131,6 +131,7 @@ SAVES: dict[str, Callable[[Any, Path], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("save", SAVES)
 def test_saved_models_tell_the_whole_path(tmp_path: Path, kind: str, save: str) -> None:
@@ -210,6 +211,7 @@ SAVES_2: dict[str, Callable[[Any, Path], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save", SAVES_2)
 @pytest.mark.parametrize("alike", [True, False])
 def test_keras_2_tells_the_variables_scopes(tmp_path: Path, save: str, alike: bool) -> None:

@@ -23,6 +23,8 @@ from tests.builders.keras_models import (
 )
 from tests.builders.oracle import assert_as_tensorflow_reads, assert_layers
 
+pytestmark = pytest.mark.slow
+
 NAMES = {name: f"inner/{name}" if name == "deep" else name for name in FUNCTIONAL}
 
 

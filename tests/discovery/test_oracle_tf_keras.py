@@ -23,6 +23,8 @@ from tests.builders.oracle import assert_as_tensorflow_reads, assert_layers
 
 tf_keras = pytest.importorskip("tf_keras")
 
+pytestmark = pytest.mark.slow
+
 
 def expected(net: Any) -> dict[str, Any]:
     return by_layer(all_layers(net))

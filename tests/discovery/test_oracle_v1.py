@@ -99,6 +99,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", ["", "train"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_slots_are_no_layers(tmp_path: Path, optimizer: str, scope: str) -> None:

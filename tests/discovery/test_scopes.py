@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from bnstat.discovery.scopes import name_by_scopes
 from bnstat.discovery.sighting import Sighting
 from bnstat.formats.contents import Contents, Node
 from bnstat.model import Source
+from tests.builders.effort import bounded
 
 tf = pytest.importorskip("tensorflow")
 
@@ -82,6 +82,5 @@ def test_hostile_scopes_take_no_time() -> None:
     deep = {"/".join(["a_1"] * depth): "a" for depth in range(1, 2000, 100)}
     wide = {f"b_1/a_{number}_1": "b" for number in range(10_000)}
     mixed = {f"b_1/a_{number}": "b" for number in range(10_000)}
-    began = time.process_time()
-    named(deep | wide | mixed)
-    assert time.process_time() - began < 5
+    with bounded():
+        named(deep | wide | mixed)

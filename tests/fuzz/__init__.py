@@ -5,7 +5,7 @@
     python -m tests.fuzz --replay FOLDER               a saved finding again
 
 It takes model files as seeds, damages them, and has a worker process load, read, check and export
-each. The answer must be right or a `BnstatError`, within 5 seconds of CPU time and 1 GB of
+each. The answer must be right or a `BnstatError`, within a limit of CPU time and 1 GB of
 memory; anything else is a finding, which is cut down to what provokes it and saved. Damage goes
 below checksums and lengths: those around a mutation are made right again.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
 import time
@@ -70,15 +71,15 @@ class Campaign:
         self._worker.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def run(self, seconds: float, first: int = 0) -> Report:
-        """Judge the seeds themselves, then cases of each format in turn until time is up."""
+    def run(self, seconds: float = math.inf, rounds: float = math.inf) -> Report:
+        """Judge the seeds, then a case of each format per round until a limit is reached."""
         end = time.monotonic() + seconds
         formats = sorted(self._by_format)
         for seeds in self._by_format.values():
             for seed in seeds:
                 self._take(seed, seed, f"{seed.format}-seed")
-        index = first
-        while time.monotonic() < end:
+        index = 0
+        while index < rounds * len(formats) and time.monotonic() < end:
             format_ = formats[index % len(formats)]
             self.case(format_, index // len(formats))
             index += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import resource
 import select
@@ -15,14 +16,15 @@ from pathlib import Path
 from typing import Final
 
 import bnstat
+from tests.builders import effort
 
-SECONDS: Final = 5
-"""CPU time that a file may cost."""
+LOOPS: Final = effort.LOOPS
+"""CPU time that a file may cost, in calibration loops."""
 
 MEMORY: Final = 1 << 30
 """Bytes that the process may take for a file, beyond what Python and the libraries take."""
 
-_WALL: Final = 60
+_WALL: Final = 600
 """Seconds after which a process that waits for something is ended."""
 
 _PACKAGE: Final = Path(bnstat.__file__).parent
@@ -69,7 +71,7 @@ class Worker:
         if not ready:
             return Verdict(f"takes more than {_WALL} s", True)
         if code == -signal.SIGXCPU:
-            return Verdict(f"takes more than {SECONDS} s of CPU time", True)
+            return Verdict(f"takes more CPU time than {LOOPS} calibration loops", True)
         return Verdict(f"the process dies with {code}", True)
 
     def close(self) -> None:
@@ -99,6 +101,7 @@ def _serve() -> None:
     from tests.fuzz.judge import judge
 
     _load_everything()
+    seconds = math.ceil(LOOPS * effort.loop())
     with open("/proc/self/statm") as file:
         own = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (own + MEMORY, own + MEMORY))
@@ -107,7 +110,7 @@ def _serve() -> None:
     for line in sys.stdin.buffer:
         path = os.fsdecode(line.rstrip(b"\n"))
         used = resource.getrusage(resource.RUSAGE_SELF)
-        limit = int(used.ru_utime + used.ru_stime) + SECONDS + 1
+        limit = int(used.ru_utime + used.ru_stime) + seconds + 1
         resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
         try:
             reply = f"fine\t{judge(path)}"

@@ -46,11 +46,11 @@ def shown_or_error(path: Path | str) -> str | None:
 
 
 def command(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    """Run the command line in a process of its own, a minute at most."""
+    """Run the command line in a process of its own, five minutes at most."""
     environment = {**os.environ, **options.pop("env", {})}
     return subprocess.run(
         [*options.pop("prefix", ()), sys.executable, "-m", "bnstat", *map(str, arguments)],
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 60, **options},
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 300, **options},
         env=environment,
         cwd=options.get("cwd", ROOT),
         check=False,

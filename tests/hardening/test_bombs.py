@@ -61,6 +61,7 @@ def test_a_zip_whose_members_all_lie_over_one_another(tmp_path: Path, judged: Ju
     assert judged(path).startswith("error")
 
 
+@pytest.mark.slow
 def test_a_gzip_bomb(tmp_path: Path, judged: Judge) -> None:
     path = tmp_path / "m.tar.gz"
     with gzip.open(path, "wb") as stream:
@@ -152,6 +153,7 @@ TARS: dict[str, list[tuple[bytes, bytes]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TARS)
 def test_a_tar_with_much_in_its_headers(kind: str, tmp_path: Path, judged: Judge) -> None:
     path = tmp_path / "m.tar"
@@ -261,6 +263,7 @@ def test_many_datasets_that_claim_a_little_too_much_each(tmp_path: Path, judged:
     assert judged(path) == "error: DamagedError"
 
 
+@pytest.mark.slow
 def test_written_gigabytes_of_compressed_zeros(tmp_path: Path, judged: Judge) -> None:
     def fill(file: h5py.File) -> None:
         for index in range(4):

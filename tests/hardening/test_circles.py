@@ -54,6 +54,7 @@ def test_object_graphs_that_name_what_is_not_there(
     judged(write(tmp_path, handmade.object_bundle(graph, tensors)))
 
 
+@pytest.mark.slow
 def test_an_object_graph_where_every_object_holds_every_other(
     tmp_path: Path, judged: Judge
 ) -> None:
@@ -62,6 +63,7 @@ def test_an_object_graph_where_every_object_holds_every_other(
     judged(write(tmp_path, handmade.object_bundle(encode(nodes), {})))
 
 
+@pytest.mark.slow
 def test_a_long_chain_of_objects(tmp_path: Path, judged: Judge) -> None:
     nodes = [handmade.node({"next": i + 1}) for i in range(200_000)] + [handmade.node({})]
     judged(write(tmp_path, handmade.object_bundle(encode(nodes), {})))
@@ -108,6 +110,7 @@ LIBRARIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("functions", LIBRARIES.values(), ids=LIBRARIES)
 def test_functions_that_call(functions: list[bytes], tmp_path: Path, judged: Judge) -> None:
     nodes = [_node("a", "Placeholder"), _node("b", CALL, ("a",), "f0"), _node("c", "Relu", ("b",))]
@@ -122,6 +125,7 @@ def test_functions_that_call(functions: list[bytes], tmp_path: Path, judged: Jud
     assert judged(write(tmp_path / "beside", {**files, "m.meta": meta})).startswith("answer")
 
 
+@pytest.mark.slow
 def test_ops_in_circles(tmp_path: Path, judged: Judge) -> None:
     ops = ("FusedBatchNormV3", "Mul", "AddV2", "Rsqrt", "Identity", "Sub", "Merge", "Switch")
     nodes = [
@@ -147,6 +151,7 @@ def _nested(number: int, depth: int) -> bytes:
     return b"".join(reversed(head)) + message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [100, 20_000])
 def test_deeply_nested_protocol_buffers(depth: int, tmp_path: Path, judged: Judge) -> None:
     deep = _nested(2, depth)
@@ -159,6 +164,7 @@ def test_deeply_nested_protocol_buffers(depth: int, tmp_path: Path, judged: Judg
     judged(write(tmp_path / "text", {"saved_model.pbtxt": text.encode()}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [70, 300, 100_000])
 def test_deeply_nested_json(depth: int, tmp_path: Path, judged: Judge) -> None:
     model = '{"class_name": "Sequential", "config": {"name": "s", "layers": ['

@@ -12,8 +12,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,28 @@ import bnstat
 from tests.hardening.saver import LAYERS, ROLES
 from tests.hardening.support import command
 
+pytestmark = pytest.mark.slow
+
 HOWS = ("manager", "saver", "same-name")
 
 Outcomes = Counter[str]
 
 
+Rounds = Callable[[int], Iterable[int]]
+
+
 @pytest.fixture
-def seconds(request: pytest.FixtureRequest) -> float:
-    return request.config.getoption("--seconds", default=None) or 5.0
+def rounds(request: pytest.FixtureRequest) -> Rounds:
+    """Return a function that counts to a number, or for as long as --seconds specifies."""
+    seconds = request.config.getoption("--seconds", default=None)
+
+    def counted(number: int) -> Iterable[int]:
+        if seconds is None:
+            return range(number)
+        end = time.monotonic() + seconds
+        return takewhile(lambda _: time.monotonic() < end, count())
+
+    return counted
 
 
 @contextmanager
@@ -58,11 +73,10 @@ def job(how: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.parametrize("how", HOWS)
-def test_every_answer_is_a_whole_checkpoints(how: str, tmp_path: Path, seconds: float) -> None:
+def test_every_answer_is_a_whole_checkpoints(how: str, tmp_path: Path, rounds: Rounds) -> None:
     outcomes = Counter[str]()
     with job(how, tmp_path):
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        for _ in rounds(50):
             for read in (_load, _load_lazily, _load_all, _check):
                 _attempt(read, tmp_path, outcomes)
     _report(how, outcomes, tmp_path)
@@ -72,12 +86,11 @@ def test_every_answer_is_a_whole_checkpoints(how: str, tmp_path: Path, seconds: 
 
 @pytest.mark.parametrize("how", HOWS)
 def test_every_answer_of_the_command_line_is_a_whole_checkpoints(
-    how: str, tmp_path: Path, seconds: float
+    how: str, tmp_path: Path, rounds: Rounds
 ) -> None:
     outcomes = Counter[str]()
     with job(how, tmp_path):
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        for _ in rounds(3):
             for run in (_export, _inspect, _history, _check_command):
                 run(tmp_path, outcomes)
     _report(how, outcomes, tmp_path)

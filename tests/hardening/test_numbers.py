@@ -51,6 +51,7 @@ def test_an_entry_of_an_impossible_shape(
     assert judged(write(tmp_path, files)).startswith("error") or 0 in shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 4])
 def test_tensors_that_share_their_bytes_do_not_multiply(
     size: int, tmp_path: Path, judged: Judge

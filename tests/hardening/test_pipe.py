@@ -46,7 +46,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_pipe_that_closes_early_ends_quietly(form: str, large: Path) -> None:
     script = f"set -o pipefail; {sys.executable} -m bnstat export {large} {form} | head -c 10"
     result = subprocess.run(
-        ["bash", "-c", script], capture_output=True, cwd=ROOT, timeout=60, check=False
+        ["bash", "-c", script], capture_output=True, cwd=ROOT, timeout=300, check=False
     )
     assert len(result.stdout) == 10
     assert result.stderr == b""
@@ -56,7 +56,7 @@ def test_a_pipe_that_closes_early_ends_quietly(form: str, large: Path) -> None:
 def test_head_of_json(large: Path) -> None:
     script = f"{sys.executable} -m bnstat export {large} --json | head -1"
     result = subprocess.run(
-        ["bash", "-c", script], capture_output=True, cwd=ROOT, timeout=60, check=False
+        ["bash", "-c", script], capture_output=True, cwd=ROOT, timeout=300, check=False
     )
     assert result.stdout == b'{"schema": 1,\n'
     assert (result.stderr, result.returncode) == (b"", 0)
@@ -105,14 +105,14 @@ def test_what_ends_it_while_it_writes_leaves_no_trace(
     os.close(written)
     assert os.read(read, 1)
     process.send_signal(number)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=300)
     os.close(read)
     assert process.returncode == code
     assert said == b""
     assert os.listdir(out) == []
 
 
-def _interrupted_while_writing(model: Path, target: str, seconds: float = 30) -> list[str]:
+def _interrupted_while_writing(model: Path, target: str, seconds: float = 600) -> list[str]:
     """The command line, made to say on standard output that it has begun to write a file."""
     script = """
 import sys, time
@@ -138,7 +138,7 @@ def test_a_shell_sees_the_status_of_a_death_by_signal(large: Path, tmp_path: Pat
         ["bash", "-c", script],
         capture_output=True,
         cwd=ROOT,
-        timeout=60,
+        timeout=300,
         check=False,
         preexec_fn=heeded,
     )
@@ -157,7 +157,7 @@ def test_a_signal_that_nohup_ignores_stays_ignored(large: Path, tmp_path: Path) 
     assert process.stdout is not None
     assert process.stdout.read(1)
     process.send_signal(signal.SIGHUP)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert process.returncode == 0
     assert os.listdir(tmp_path) == ["x.json"]
 
@@ -187,7 +187,7 @@ run()
         [sys.executable, "-c", script, str(int(number))],
         capture_output=True,
         cwd=ROOT,
-        timeout=60,
+        timeout=300,
         check=False,
         preexec_fn=heeded,
     )
@@ -206,7 +206,7 @@ def test_ctrl_c_while_it_starts() -> None:
         )
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=300)
         assert process.returncode in (0, 130, -signal.SIGINT)
         assert b"bnstat/cli" not in said
         assert b"in run" not in said
@@ -273,7 +273,7 @@ def at_terminal(arguments: list[str], columns: int) -> list[str]:
             break
         output += piece
     os.close(master)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=300)
     assert process.returncode in (0, 1), said
     return output.decode().replace("\r\n", "\n").split("\n")
 

@@ -13,6 +13,7 @@ import bnstat
 from tests.builders.bytewise import differing
 from tests.builders.graph_mode import save_graph
 from tests.builders.mended import new_values
+from tests.builders.oracle import assert_computed
 from tests.mending.networks import X, live, mended, network
 
 v1 = tf.compat.v1
@@ -67,7 +68,7 @@ def test_frozen_graphs(tmp_path: Path, form: Any, wrapped: bool) -> None:
     changed = (
         v1.MetaGraphDef.FromString(data).graph_def if wrapped else v1.GraphDef.FromString(data)
     )
-    np.testing.assert_array_equal(computed(changed), live(original, values))
+    assert_computed(computed(changed), live(original, values))
     for old, new in zip(message.node, changed.node, strict=True):
         is_mended = any(old.name == f"{n}/{role}" for n, roles in values.items() for role in roles)
         assert (old == new) == (not is_mended)
@@ -105,9 +106,9 @@ def test_a_saved_model_of_constants(tmp_path: Path) -> None:
     values = mended(tmp_path / "sm", tmp_path / "c")
     by_scope = {f"block{number}/bn": roles for number, roles in enumerate(values.values(), 1)}
     loaded = tf.saved_model.load(str(tmp_path / "c"))
-    np.testing.assert_allclose(loaded(tf.constant(X)), live(original, by_scope), rtol=1e-5)
+    assert_computed(loaded(tf.constant(X)), live(original, by_scope))
     (result,) = loaded.signatures["serving_default"](tf.constant(X)).values()
-    np.testing.assert_allclose(result, live(original, by_scope), rtol=1e-5)
+    assert_computed(result, live(original, by_scope))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "float32"])

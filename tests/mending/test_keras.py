@@ -17,6 +17,7 @@ import bnstat
 from tests.builders import keras_models
 from tests.builders.bytewise import differing, held
 from tests.builders.mended import NewValues, assign, new_values
+from tests.builders.oracle import assert_computed
 
 X = np.random.default_rng(3).random((5, 6, 6, 3)).astype(np.float32)
 
@@ -59,7 +60,7 @@ def test_keras_3_models(network: Any, tmp_path: Path, ending: str) -> None:
     original = saved(network, tmp_path / f"m{ending}")
     values = mended(original, tmp_path / f"c{ending}")
     loaded = keras.saving.load_model(tmp_path / f"c{ending}")
-    np.testing.assert_array_equal(np.asarray(loaded(X)), expected(keras, values))
+    assert_computed(loaded(X), expected(keras, values))
 
 
 def test_an_h5_differs_in_the_values_alone(network: Any, tmp_path: Path) -> None:
@@ -94,7 +95,7 @@ def test_a_compressed_keras_archive(network: Any, tmp_path: Path) -> None:
             target.writestr(info, source.read(info), zipfile.ZIP_DEFLATED)
     values = mended(original, copy)
     loaded = keras.saving.load_model(copy)
-    np.testing.assert_array_equal(np.asarray(loaded(X)), expected(keras, values))
+    assert_computed(loaded(X), expected(keras, values))
     with zipfile.ZipFile(original) as before, zipfile.ZipFile(copy) as after:
         assert after.testzip() is None
         for old, new in zip(before.infolist(), after.infolist(), strict=True):
@@ -116,7 +117,7 @@ def test_weights_alone(network: Any, tmp_path: Path) -> None:
     names = {layer.name: layer for layer in keras_models.all_layers(live)}
     for name, roles in values.items():
         assign([names[name.rpartition("/")[2]]], {name.rpartition("/")[2]: roles})
-    np.testing.assert_array_equal(np.asarray(model(X)), np.asarray(live(X)))
+    assert_computed(model(X), live(X))
     (offsets,) = differing(original, copy).values()
     assert offsets <= held(bnstat.load(original))["m.weights.h5"]
 
@@ -132,7 +133,7 @@ def test_sharded_weights(network: Any, tmp_path: Path) -> None:
     assert original.read_bytes() == copy.read_bytes()
     model = build(keras)
     model.load_weights(copy)
-    np.testing.assert_array_equal(np.asarray(model(X)), expected(keras, values))
+    assert_computed(model(X), expected(keras, values))
     shard = next(original.parent.glob("*.h5"))
     with pytest.raises(bnstat.BnstatError, match=r"name m\.weights\.json instead"):
         bnstat.apply(shard, values, tmp_path / "c.h5")
@@ -150,7 +151,7 @@ def test_keras_3_as_a_saved_model(network: Any, tmp_path: Path, how: str) -> Non
     signature = tf.saved_model.load(str(copy)).signatures["serving_default"]
     (name,) = signature.structured_input_signature[1]
     (result,) = signature(**{name: tf.constant(X)}).values()
-    np.testing.assert_allclose(result, expected(keras, values), rtol=1e-5, atol=1e-6)
+    assert_computed(result, expected(keras, values))
     changed = differing(original, copy)
     assert set(changed) == {"variables/variables.data-00000-of-00001", "variables/variables.index"}
 
@@ -181,7 +182,7 @@ def test_keras_2_models(tmp_path: Path, name: str) -> None:
     original, copy = keras_2(tmp_path, name), tmp_path / f"copy-{name}"
     values = mended(original, copy)
     loaded = tf_keras.models.load_model(copy)
-    np.testing.assert_allclose(loaded(X), expected(tf_keras, values), rtol=1e-5, atol=1e-6)
+    assert_computed(loaded(X), expected(tf_keras, values))
 
 
 def test_keras_2_weights_in_a_checkpoint(tmp_path: Path) -> None:
@@ -189,7 +190,7 @@ def test_keras_2_weights_in_a_checkpoint(tmp_path: Path) -> None:
     values = mended(tmp_path / "w", tmp_path / "c")
     model = build(tf_keras)
     model.load_weights(tmp_path / "c").assert_consumed()
-    np.testing.assert_array_equal(model(X), expected(tf_keras, values))
+    assert_computed(model(X), expected(tf_keras, values))
 
 
 STORED: dict[str, dict[str, Any]] = {
@@ -208,7 +209,7 @@ def test_datasets_that_are_stored_otherwise(network: Any, tmp_path: Path, how: s
     stored_anew(plain, original, STORED[how])
     values = mended(original, copy)
     loaded = keras.saving.load_model(copy)
-    np.testing.assert_array_equal(np.asarray(loaded(X)), expected(keras, values))
+    assert_computed(loaded(X), expected(keras, values))
     assert forms(copy) == forms(original)
 
 
@@ -265,4 +266,4 @@ def test_a_values_file_from_another_format(network: Any, tmp_path: Path) -> None
     assert {change.match for change in applied.changes} <= {"name", "suffix"}
     assert applied.values == str(tmp_path / "other.keras")
     loaded = keras.saving.load_model(tmp_path / "c.h5")
-    np.testing.assert_array_equal(np.asarray(loaded(X)), expected(keras, other))
+    assert_computed(loaded(X), expected(keras, other))

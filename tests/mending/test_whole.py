@@ -94,6 +94,7 @@ def test_ended_at_any_moment(
     assert ("c.index" in left) <= (moment[0] == "os")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS, ids=str)
 def test_ended_at_any_moment_in_place(
     checkpoint: Path, tmp_path: Path, moment: tuple[str, str, int]

@@ -154,7 +154,7 @@ WRONG_NPZ = [
     ({"gamma.npy": ONES}, "gamma.npy: is not LAYER/ROLE"),
     ({"bn/gamma.npy": npy(np.array([None, 1, 2]))}, "holds Python objects"),
     ({"bn/gamma.npy": ONES[:-1]}, "has 11 of 12 bytes"),
-    ({"bn/gamma.npy": b"junk"}, "is a damaged NPZ"),
+    ({"bn/gamma.npy": b"junk"}, "is not a valid .npy"),
     ({"bn/gamma.npy": npy(np.ones(2, "f4"))}, r"have shape \[2\]"),
     ({"bn/gamma.npy": npy(np.ones(3, "c8"))}, "are not numbers"),
     ({"br/gamma.npy": ONES}, "br: m has no such batch-norm layer"),

@@ -82,10 +82,10 @@ def get(logdir):
         url = server.launch().rstrip("/")
 
         def get(path, **query):
-            with urlopen(f"{url}/data/{path}?{urlencode(query)}", timeout=30) as answer:
+            with urlopen(f"{url}/data/{path}?{urlencode(query)}", timeout=300) as answer:
                 return json.load(answer)
 
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while "findings over time" not in get("plugin/text/tags").get("bnstat", ()):
             assert time.monotonic() < until
             time.sleep(0.1)

@@ -25,7 +25,11 @@ from tests.builders.signals import heeded
 from tests.scanning.stores import h5, scanned, store
 from tests.terminal import ROOT
 
-WORKERS = [pytest.param(None, id="loky"), pytest.param("dask://local", id="dask")]
+WORKERS = [
+    pytest.param(None, id="loky"),
+    pytest.param("dask://local", id="dask", marks=pytest.mark.slow),
+]
+RAY = pytest.param("ray://local", id="ray", marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +85,7 @@ def _die(work: Callable[[Any], Any], once: Path | None, job: Any) -> Any:
     return work(job)
 
 
-@pytest.mark.parametrize("where", [*WORKERS, pytest.param("ray://local", id="ray")])
+@pytest.mark.parametrize("where", [*WORKERS, RAY])
 def test_the_same_records_by_several_workers(
     models: Path, alone: list[Record], where: str | None
 ) -> None:
@@ -139,6 +143,7 @@ def cluster(workers: int) -> Iterator[Any]:
         yield running
 
 
+@pytest.mark.slow
 def test_a_cluster_that_runs_already(models: Path, alone: list[Record]) -> None:
     with cluster(2) as running:
         where = running.scheduler_address.replace("tcp", "dask")
@@ -147,6 +152,7 @@ def test_a_cluster_that_runs_already(models: Path, alone: list[Record]) -> None:
             assert scanned(models, engine=opened) == alone
 
 
+@pytest.mark.slow
 def test_a_cluster_of_one_worker_does_the_work_itself() -> None:
     with (
         cluster(1) as running,
@@ -161,6 +167,7 @@ def _place(job: Any) -> int:
     return os.getpid()
 
 
+@pytest.mark.slow
 def test_a_cluster_without_workers() -> None:
     with cluster(0) as running:
         where = running.scheduler_address.replace("tcp", "dask")
@@ -168,6 +175,7 @@ def test_a_cluster_without_workers() -> None:
             pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", [0, None], ids=["no workers", "no scheduler"])
 def test_a_cluster_that_ends_meanwhile(left: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
@@ -209,7 +217,14 @@ def test_a_missing_library_is_named(extra: str, monkeypatch: pytest.MonkeyPatch)
         pass
 
 
-@pytest.mark.parametrize("options", [("--jobs", "2"), ("--engine", "dask://local", "--jobs", "2")])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--jobs", "2"),
+        pytest.param(("--engine", "dask://local", "--jobs", "2"), marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupted_scan_leaves_no_worker(tmp_path: Path, options: tuple[str, ...]) -> None:
     if "--engine" in options:
         pytest.importorskip("distributed")
@@ -226,15 +241,15 @@ def test_an_interrupted_scan_leaves_no_worker(tmp_path: Path, options: tuple[str
     assert process.stdout is not None
     assert process.stdout.readline().startswith(b"{")
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 130
     assert b"Traceback" not in said
     assert _gone(process.pid), "workers are left"
 
 
 def _gone(group: int) -> bool:
-    """Whether all processes of a group end within some seconds."""
-    for _ in range(100):
+    """Return True once all processes of a group have ended, False if some still run after 2 min."""
+    for _ in range(1200):
         try:
             os.killpg(group, 0)
         except ProcessLookupError:

@@ -20,15 +20,8 @@ from bnstat.scanning.state import State
 from bnstat.scanning.walk import Choice, candidate
 from bnstat.storage.access import Access
 from bnstat.storage.places import find
-from tests.builders.bucket import bucket
 from tests.builders.server import serving
 from tests.scanning.stores import DATA, RUN, h5, linked, scanned, store
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    with bucket() as address:
-        yield address
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +42,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(params=["memory", "s3"])
+@pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.slow)])
 def far(request: pytest.FixtureRequest, models: Path) -> Iterator[str]:
     """The same models behind a URL."""
     fsspec = pytest.importorskip("fsspec")

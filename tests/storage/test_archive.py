@@ -91,6 +91,7 @@ def test_truncated_and_damaged(tmp_path: Path, digits: Path, kind: str) -> None:
             continue
 
 
+@pytest.mark.slow
 def test_a_zip_bomb(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "m.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("m.index", bytes(300 << 20))
@@ -98,6 +99,7 @@ def test_a_zip_bomb(tmp_path: Path) -> None:
         bnstat.load(tmp_path / "m.zip")
 
 
+@pytest.mark.slow
 def test_a_tar_bomb(tmp_path: Path) -> None:
     import gzip
 

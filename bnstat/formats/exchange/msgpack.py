@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents
+from bnstat.formats.dtypes import find_dtype, numpy_dtype
 from bnstat.formats.exchange.numbers import bytes_needed, extents, from_little_endian
 from bnstat.formats.exchange.trees import plain_name
 from bnstat.formats.protobuf.scan import Window
 from bnstat.formats.protobuf.wire import WireError, damaged
-from bnstat.formats.tensorflow.dtypes import find_dtype, numpy_dtype
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File
 

@@ -11,18 +11,20 @@ Sources: numpy/lib/format.py; APPNOTE.TXT 6.3.10, PKWARE.
 
 from __future__ import annotations
 
-import io
+import ast
 import math
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents, Layer
+from bnstat.formats.dtypes import dtype_of_descr
 from bnstat.model import Array, Source, Variable
 from bnstat.storage.files import File
 from bnstat.storage.in_place import Slice, fetch_starts, packed_slice_of
@@ -34,8 +36,14 @@ if TYPE_CHECKING:
 _ENDING: Final = ".npy"
 _ZIP_MEMBER: Final = b"PK\x03\x04"
 _MAX_MEMBERS: Final = 100_000
+_MAGIC: Final = b"\x93NUMPY"
 _LONGEST_HEADER: Final = 10_000
-"""Characters, as NumPy has it; longer ones take long to parse."""
+"""Bytes of a header, as in NumPy, because longer ones take long to parse."""
+HEADER_BYTES: Final = 12 + _LONGEST_HEADER
+_LONG: Final = re.compile(r"(?<=\d)L\b")
+_MOST_DIMS: Final = 32
+_SHOWN: Final = 60
+"""Characters that are shown of what a header contains."""
 _USUAL_HEADER: Final = 256
 """Bytes that all but the strangest headers have, compressed or not."""
 
@@ -92,6 +100,8 @@ def _members(file: File) -> Sequence[ZipInfo]:
         ) from error
     if len(members) > _MAX_MEMBERS:
         raise DamagedError(file.path, f"claims more than {_MAX_MEMBERS} arrays")
+    if sum(info.compress_size for info in members) > file.size:
+        raise DamagedError(file.path, "its members overlap", "save it again with numpy.savez")
     return members
 
 
@@ -177,62 +187,110 @@ class _Member:
 
 
 def _variable(key: str, member: _Member) -> Variable:
-    start, shape, is_fortran, dtype = _header(member.header(), member.packed.path)
+    header = read_header(member.header(), member.packed.path)
     return Variable(
         key,
         key.removesuffix(":0"),
-        dtype.name if dtype.kind in "biufc" else dtype.str,
-        shape,
-        partial(_read, member, start, shape, is_fortran, dtype),
+        header.descr if header.dtype is None else header.dtype.name,
+        header.shape,
+        partial(_read, member, header),
         member.extents,
     )
 
 
-def _header(head: bytes, where: str) -> tuple[int, tuple[int, ...], bool, np.dtype[np.generic]]:
-    """Where the elements begin, their shape, whether the first axis runs fastest, their type."""
-    import warnings
-    from tokenize import TokenError
+class Header(NamedTuple):
+    """The header of a `.npy`.
 
-    stream = io.BytesIO(head)
+    Attributes:
+        start: offset of the first element.
+        shape: the dimensions.
+        order: which index varies fastest in the file, the last ("C") or the first ("F").
+        descr: the element type as the file writes it.
+        dtype: the element type; None where it is not numeric.
+    """
+
+    start: int
+    shape: tuple[int, ...]
+    order: Literal["C", "F"]
+    descr: str
+    dtype: np.dtype[np.generic] | None
+
+
+def read_header(head: bytes, where: str) -> Header:
+    """Parse the header of a `.npy`.
+
+    NumPy's own parser is not used, because it builds whatever dtype a header describes.
+
+    Args:
+        head: the first bytes of the file, `HEADER_BYTES` of them where there are so many.
+        where: the array's name, for errors.
+
+    Raises:
+        DamagedError: the header is cut short, or contradicts itself.
+        UnsupportedError: it is of a version of which nothing is known.
+    """
+    if not head.startswith(_MAGIC) or len(head) < 12:
+        raise _damaged(where, "its first bytes are not those of one")
+    version = head[6], head[7]
+    if version not in ((1, 0), (2, 0)):
+        raise UnsupportedError(where, f"is .npy of version {version[0]}.{version[1]}")
+    width = 2 if version == (1, 0) else 4
+    length, begin = int.from_bytes(head[8 : 8 + width], "little"), 8 + width
+    if length > _LONGEST_HEADER:
+        raise _damaged(where, f"its header takes {length} bytes")
+    text = head[begin : begin + length].decode("latin1")
+    fields = _literal(text, where)
+    match fields:
+        case {"descr": descr, "fortran_order": bool(is_fortran), "shape": tuple(shape)} if (
+            len(text) == length and len(fields) == 3
+        ):
+            pass
+        case _:
+            raise _damaged(where, "its header does not describe an array")
+    if len(shape) > _MOST_DIMS or not all(
+        type(size) is int and 0 <= size < 1 << 63 for size in shape
+    ):
+        raise DamagedError(where, f"has a shape of {str(shape)[:_SHOWN]}")
+    is_plain = isinstance(descr, str)
+    return Header(
+        begin + length,
+        shape,
+        "F" if is_fortran else "C",
+        descr[:_SHOWN] if is_plain else "a structure",
+        dtype_of_descr(descr) if is_plain else None,
+    )
+
+
+def _literal(text: str, where: str) -> Any:
+    """Return the value of a Python literal. Integers of Python 2 may end in L."""
     try:
-        version = np.lib.format.read_magic(stream)
-        if version not in ((1, 0), (2, 0)):
-            raise UnsupportedError(where, f"is .npy of version {version[0]}.{version[1]}")
-        read = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        with warnings.catch_warnings():
-            # NumPy also tries what it takes for a header of Python 2, and says so.
-            warnings.simplefilter("ignore")
-            shape, is_fortran, dtype = read(stream, max_header_size=_LONGEST_HEADER)
-    except (ValueError, TypeError, SyntaxError, TokenError, MemoryError, RecursionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DamagedError(where, f"is no .npy ({reason})", "copy or download it again") from error
-    if any(size < 0 for size in shape):
-        raise DamagedError(where, f"has a shape of {shape}")
-    return stream.tell(), shape, is_fortran, dtype
+        try:
+            return ast.literal_eval(text.strip())
+        except SyntaxError:
+            return ast.literal_eval(_LONG.sub("", text.strip()))
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+        raise _damaged(where, "its header is not a Python literal") from error
 
 
-def _read(
-    member: _Member,
-    start: int,
-    shape: tuple[int, ...],
-    is_fortran: bool,
-    dtype: np.dtype[np.generic],
-) -> Array:
+def _damaged(where: str, reason: str) -> DamagedError:
+    return DamagedError(where, f"is not a valid .npy ({reason})", "copy or download it again")
+
+
+def _read(member: _Member, header: Header) -> Array:
     """The array, in the machine's byte order.
 
     Raises:
         DamagedError: the member does not hold it.
-        UnsupportedError: its elements are no numbers.
+        UnsupportedError: its elements are not numbers.
     """
-    if dtype.kind not in "biufc":
-        raise UnsupportedError(member.packed.path, f"holds {dtype.str}, not numbers")
-    if start + math.prod(shape) * dtype.itemsize != member.size:
+    dtype = header.dtype
+    if dtype is None:
+        raise UnsupportedError(member.packed.path, f"holds {header.descr}, not numbers")
+    count = math.prod(header.shape)
+    if header.start + count * dtype.itemsize != member.size:
         raise DamagedError(
-            member.packed.path, f"claims {math.prod(shape)} elements, it has {member.size} bytes"
+            member.packed.path, f"claims {count} elements, it has {member.size} bytes"
         )
-    array = np.frombuffer(member.read(), dtype, offset=start)
-    array = array.reshape(shape, order="F" if is_fortran else "C")
+    array = np.frombuffer(member.read(), dtype, offset=header.start)
+    array = array.reshape(header.shape, order=header.order)
     return array.astype(dtype.newbyteorder("="), order="C", copy=False)

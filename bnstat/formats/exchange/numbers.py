@@ -2,14 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bnstat.errors import UnsupportedError
 from bnstat.storage.files import File
 from bnstat.storage.ranges import Range
+
+_BYTES_PER_BYTE: Final = 2
+_BYTES_FLOOR: Final = 1 << 28
+
+
+def beyond_budget(sizes: Mapping[str, int], file_size: int) -> set[str]:
+    """Return the keys of tensors that would take too much memory for the size of the file.
+
+    Tensors may repeat one number, as after `expand`, or share their bytes. The tensors of a file,
+    the smallest first, may take twice the bytes of the file plus 256 MiB.
+
+    Args:
+        sizes: key -> the bytes that reading a tensor takes.
+        file_size: the bytes of the file.
+    """
+    left = _BYTES_PER_BYTE * file_size + _BYTES_FLOOR
+    if sum(sizes.values()) <= left:
+        return set()
+    refused = set()
+    for key in sorted(sizes, key=sizes.__getitem__):
+        left -= sizes[key]
+        if left < 0:
+            refused.add(key)
+    return refused
+
+
+def refuse(where: str) -> NDArray[np.generic]:
+    """Refuse to read a tensor that is `beyond_budget`. `where` names the tensor.
+
+    Raises:
+        UnsupportedError: always.
+    """
+    raise UnsupportedError(
+        where, "is not read, because the file repeats a few numbers into far more than it stores"
+    )
 
 
 def bytes_needed(shape: Sequence[int], dtype: np.dtype[np.generic]) -> int:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from bnstat.errors import UnsupportedError
 from bnstat.formats.contents import Contents
+from bnstat.formats.exchange.numbers import beyond_budget, refuse
 from bnstat.formats.exchange.trees import plain_name
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File
@@ -47,7 +48,9 @@ def open_contents(file: File, source: Source) -> Contents:
         raise UnsupportedError(file.path, f"a pickle of {file.size} bytes is not read")
     with errors(file):
         root, _ = unpickle(file.read(), 0, call, _nothing)
-    found = collect(root)
+        found = collect(root)
+    sizes = {key: array.nbytes for key, array in found.tensors.items() if isinstance(array, Array)}
+    refused = beyond_budget(sizes, file.size)
     is_pair = isinstance(root, tuple | list)
     variables: dict[str, Variable] = {}
     names: dict[str, str] = {}
@@ -59,7 +62,7 @@ def open_contents(file: File, source: Source) -> Contents:
         name = plain_name(path[1:] if is_pair and len(path) > 1 else path)
         names[key] = key if name in taken else name
         taken.add(name)
-        reader = partial(array.read, f"{file.path}: {key}")
+        reader = partial(refuse if key in refused else array.read, f"{file.path}: {key}")
         variables[key] = Variable(key, names[key], array.dtype, array.shape, reader)
     return Contents(
         replace(source, format="pickle"), variables, names=names, variables_in_order=True

@@ -20,33 +20,12 @@ from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError
 from bnstat.formats.contents import Contents
+from bnstat.formats.dtypes import SAFETENSORS, find_dtype, numpy_dtype
 from bnstat.formats.exchange.numbers import bytes_needed, extents, from_little_endian
 from bnstat.formats.json_text import MAX_BYTES, parse_json
-from bnstat.formats.tensorflow.dtypes import find_dtype, numpy_dtype
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File
 
-_TYPES: Final = {
-    "BOOL": "bool",
-    "U8": "uint8",
-    "I8": "int8",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E8M0": "float8_e8m0fnu",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "I16": "int16",
-    "U16": "uint16",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I32": "int32",
-    "U32": "uint32",
-    "F32": "float32",
-    "F64": "float64",
-    "I64": "int64",
-    "U64": "uint64",
-    "C64": "complex64",
-}
 _WRITERS: Final = {"pt": "PyTorch", "tf": "TensorFlow", "flax": "Flax", "np": "NumPy", "mlx": "MLX"}
 _METADATA: Final = "__metadata__"
 _MOST_DIMS: Final = 32
@@ -67,13 +46,17 @@ def open_contents(file: File, source: Source) -> Contents:
     header, start = read_header(file)
     metadata = header.pop(_METADATA, None)
     told = metadata.get("format") if isinstance(metadata, dict) else None
+    variables = {name: variable(file, start, name, entry) for name, entry in header.items()}
+    lengths = (end - begin for begin, end in (entry["data_offsets"] for entry in header.values()))
+    if sum(lengths) > file.size - start:
+        raise DamagedError(file.path, "its tensors overlap", "save it again with safetensors")
     return Contents(
         replace(
             source,
             format="safetensors",
             writer=_WRITERS.get(told) if isinstance(told, str) else None,
         ),
-        {name: variable(file, start, name, entry) for name, entry in header.items()},
+        variables,
     )
 
 
@@ -115,7 +98,7 @@ def variable(file: File, start: int, name: str, entry: object) -> Variable:
             f"its bytes {begin} to {end} are not in the file, which has {file.size - start}",
             "copy or download it again",
         )
-    dtype = _TYPES.get(kind, kind)
+    dtype = SAFETENSORS.get(kind, kind)
     place = (file, start + begin, end - begin)
     return Variable(
         name,

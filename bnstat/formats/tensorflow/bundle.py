@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError
+from bnstat.formats.dtypes import STRING, dtype_name, find_dtype, numpy_dtype
 from bnstat.formats.protobuf.wire import WireError, damaged, fields, varint
 from bnstat.formats.tensorflow.bundle_entry import Entry, parse_entry
-from bnstat.formats.tensorflow.dtypes import STRING, dtype_name, find_dtype, numpy_dtype
 from bnstat.formats.tensorflow.shards import shard_names
 from bnstat.formats.tensorflow.tables.checksum import masked_crc32c
 from bnstat.formats.tensorflow.tables.sstable import Table

@@ -20,8 +20,8 @@ import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents, Reading
+from bnstat.formats.dtypes import dtype_name, numpy_dtype
 from bnstat.formats.protobuf.protos import parse
-from bnstat.formats.tensorflow.dtypes import dtype_name, numpy_dtype
 from bnstat.formats.tensorflow.graphs.meta_graph import meta_graphs
 from bnstat.formats.tensorflow.tables.sstable import Table, is_table
 from bnstat.formats.tensorflow.tensor_slice import FULL, TensorSlice, assemble, slice_key

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bnstat.errors import BnstatError, DamagedError
-from bnstat.formats.tensorflow.dtypes import dtype_name
+from bnstat.formats.dtypes import dtype_name
 from bnstat.model import Array, Variable
 from bnstat.storage.files import Folder
 

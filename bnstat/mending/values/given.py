@@ -93,7 +93,7 @@ def refused_folded(where: str) -> UnsupportedError:
 
 
 def _dtype(name: str, where: str) -> np.dtype[np.generic]:
-    from bnstat.formats.tensorflow.dtypes import numpy_dtype
+    from bnstat.formats.dtypes import numpy_dtype
 
     return numpy_dtype(name, where)
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError
-from bnstat.formats.tensorflow.dtypes import numpy_dtype
+from bnstat.formats.dtypes import numpy_dtype
 from bnstat.mending.values.given import Document, Given, refused_folded
 from bnstat.model import ROLES, printable
 from bnstat.output.documents.exports.form import NAMINGS, PARTS_FOLDED

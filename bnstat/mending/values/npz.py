@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from bnstat.errors import DamagedError
+from bnstat.formats.exchange.npz import HEADER_BYTES, read_header
 from bnstat.mending.values.given import Document, Given
 from bnstat.model import ROLES, printable
 from bnstat.output.documents.npz import member
@@ -70,22 +71,20 @@ def read(file: File) -> Document:
 
 def _array(content: Any, most: int, where: str) -> np.ndarray[Any, np.dtype[np.generic]]:
     """A member's array, of so many bytes at most."""
-    form = np.lib.format
-    version = form.read_magic(content)
-    if version not in ((1, 0), (2, 0)):
-        raise DamagedError(where, "is an array of a version that is not known")
-    head = form.read_array_header_1_0 if version == (1, 0) else form.read_array_header_2_0
-    shape, by_columns, dtype = head(content)
-    if dtype.hasobject:
-        raise DamagedError(where, "holds Python objects, not numbers")
-    size = math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or size > most:
+    head = content.read(HEADER_BYTES)
+    header = read_header(head, where)
+    if header.dtype is None:
+        held = "Python objects" if "O" in header.descr else header.descr
+        raise DamagedError(where, f"holds {held}, not numbers")
+    size = math.prod(header.shape) * header.dtype.itemsize
+    if size > most:
         raise DamagedError(where, f"claims {size} bytes")
-    data = content.read(size)
+    data = head[header.start :]
+    data = (data + content.read(max(0, size - len(data))))[:size]
     if len(data) != size:
         raise DamagedError(where, f"has {len(data)} of {size} bytes")
-    array = np.frombuffer(data, dtype).reshape(shape, order="F" if by_columns else "C")
-    return array.astype(dtype.newbyteorder("="), order="C", copy=False)
+    array = np.frombuffer(data, header.dtype).reshape(header.shape, order=header.order)
+    return array.astype(header.dtype.newbyteorder("="), order="C", copy=False)
 
 
 def _spelt(layer: str) -> str:

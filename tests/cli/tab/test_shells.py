@@ -52,7 +52,7 @@ class Session:
     def type(self, text: str) -> None:
         os.write(self.screen, text.encode())
 
-    def until(self, pattern: str, seconds: float = 30) -> re.Match[str]:
+    def until(self, pattern: str, seconds: float = 120) -> re.Match[str]:
         """Wait until the pattern appears in what was shown since the last call."""
         end = time.monotonic() + seconds
         while (match := re.search(pattern, self.shown)) is None:

@@ -211,6 +211,7 @@ def test_training_graph(tmp_path: Path, averages: tuple[str, str], fused: bool, 
         saved.assert_found(bnstat.load(saved.without_meta()))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("kind")
 @pytest.mark.parametrize("kind", KINDS, indirect=True)
 @pytest.mark.parametrize("averages", [("debiased", "debiased"), ("debiased-2017", "plain")])
@@ -276,6 +277,7 @@ def optimizers(layers: dict[str, Layer], loss: Any) -> None:
             v1.assign(v, next_v)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("kind")
 @pytest.mark.parametrize(
     ("kind", "training", "odd"),

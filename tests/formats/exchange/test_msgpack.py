@@ -130,6 +130,7 @@ def test_nesting_without_end(tmp_path: Path) -> None:
         bnstat.load(path)
 
 
+@pytest.mark.slow
 def test_values_without_end(tmp_path: Path) -> None:
     path = write(tmp_path / "m", {"a": np.ones(3), "b": 0})
     many = 3 << 20

@@ -215,3 +215,19 @@ def test_cut_short(tmp_path: Path) -> None:
         (tmp_path / "m.npz").write_bytes(whole[:length])
         with pytest.raises(DamagedError):
             bnstat.load(tmp_path / "m.npz")
+
+
+def test_members_do_not_overlap(tmp_path: Path) -> None:
+    np.savez(tmp_path / "m.npz", a=np.zeros(1000, "f4"), b=np.zeros(1000, "f4"))
+    with zipfile.ZipFile(tmp_path / "m.npz", "a") as archive:
+        first = archive.infolist()[0]
+        archive.filelist += [first] * 3
+        archive._didModify = True
+    with pytest.raises(DamagedError, match="overlap"):
+        bnstat.load(tmp_path / "m.npz")
+
+
+def test_headers_of_python_2(tmp_path: Path) -> None:
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (3L, 1L), }"
+    array = np.arange(3, dtype="<f4")
+    assert load_member(tmp_path, npy(header, array.tobytes())).tolist() == [[0], [1], [2]]

@@ -86,3 +86,70 @@ def test_damage(tmp_path: Path) -> None:
                     variable.read()
             except BnstatError:
                 pass
+
+
+def old_text(content: bytes) -> bytes:
+    """A `str` of Python 2, which may be text or bytes."""
+    if len(content) < 256:
+        return b"U" + bytes([len(content)]) + content
+    return b"T" + len(content).to_bytes(4, "little") + content
+
+
+def of_python_2(array: Any, order: bytes = b"<") -> bytes:
+    """As Python 2.7 and NumPy 1.16 pickle an array by protocol 2."""
+    kind = array.dtype.str[1:].encode()
+    program = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85"
+    program += old_text(b"b") + b"\x87R(K\x01K" + bytes([len(array)]) + b"\x85cnumpy\ndtype\n"
+    program += old_text(kind) + b"K\x00K\x01\x87R(K\x03" + old_text(order)
+    program += b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+    return program + old_text(array.tobytes()) + b"tb"
+
+
+@pytest.mark.parametrize("size", [1, 4, 100])
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2"])
+def test_pickles_of_python_2(tmp_path: Path, dtype: str, size: int) -> None:
+    held = {name: RANDOM.random(size).astype(dtype) for name in arrays()}
+    program = b"\x80\x02}q\x01("
+    for name, array in held.items():
+        program += old_text(f"net/bn/{name}".encode()) + of_python_2(array, dtype[:1].encode())
+    path = tmp_path / "m.pkl"
+    path.write_bytes(program + b"u.")
+    (layer,) = bnstat.load(path)
+    assert layer.name == "net/bn"
+    for role, array in held.items():
+        assert same_bits(layer.array(role), array.astype(array.dtype.newbyteorder("=")))
+
+
+def test_bytes_that_are_also_text(tmp_path: Path) -> None:
+    """These are UTF-8, partly UTF-8, and none, whatever they are read as first."""
+    for content in ("é€ü", "\u20ac0"), (b"\xc3\xa9\xff\x80",), (bytes(range(256)),):
+        raw = b"".join(each.encode() if isinstance(each, str) else each for each in content)
+        raw += bytes(-len(raw) % 4)
+        array = np.frombuffer(raw, "<f4")
+        path = tmp_path / "m.pkl"
+        path.write_bytes(b"\x80\x02}" + old_text(b"\xff\xe9/x") + of_python_2(array) + b"s.")
+        (variable,) = bnstat.load(path).stored.values()
+        assert variable.read().tobytes() == raw
+        assert variable.key.encode()
+
+
+def test_names_that_are_bytes(tmp_path: Path) -> None:
+    held = {f"net/bn/{name}".encode(): array for name, array in arrays().items()}
+    path = tmp_path / "m.pkl"
+    path.write_bytes(pickle.dumps(held, 3))
+    (layer,) = bnstat.load(path)
+    assert layer.name == "net/bn"
+
+
+def test_one_array_under_many_names(tmp_path: Path) -> None:
+    array = np.zeros(1 << 20, np.float32)
+    path = tmp_path / "m.pkl"
+    path.write_bytes(pickle.dumps({str(at): array for at in range(200)}))
+    stored, read = bnstat.load(path).stored, 0
+    for variable in stored.values():
+        try:
+            read += variable.read().nbytes
+        except BnstatError:
+            continue
+    assert len(stored) == 200
+    assert 0 < read <= (1 << 28) + 2 * path.stat().st_size

@@ -133,3 +133,11 @@ def test_cut_short_within_the_header_or_the_data(tmp_path: Path) -> None:
 def test_a_text_of_json_is_none(tmp_path: Path) -> None:
     (tmp_path / "m").write_text('{"a": {"b": {"c": {}}}}')
     assert not recognises(LocalFile(tmp_path / "m"))
+
+
+def test_tensors_do_not_overlap(tmp_path: Path) -> None:
+    entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    header = json.dumps({"a": entry, "b": entry}).encode()
+    (tmp_path / "m").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(DamagedError, match="overlap"):
+        bnstat.load(tmp_path / "m")

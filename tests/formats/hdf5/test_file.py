@@ -103,7 +103,7 @@ def test_a_group_of_thousands_of_members(tmp_path: Path) -> None:
         assert store.variables[f"a/b/{index:05}"].read() == index
 
 
-@pytest.mark.parametrize("count", [9, 300, 20_000])
+@pytest.mark.parametrize("count", [9, 300, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_members_whose_names_are_not_ascii(count: int, tmp_path: Path) -> None:
     path = tmp_path / "m.h5"
     names = [f"层{index}" * (1 + index % 7) for index in range(count)]

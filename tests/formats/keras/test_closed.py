@@ -137,6 +137,7 @@ def outcome(path: Path) -> Any:
     )
 
 
+@pytest.mark.slow
 @LIBRARIES
 @pytest.mark.parametrize("form", [".h5", ".keras", ".weights.h5"])
 @pytest.mark.parametrize("build", [trained, with_namesakes])

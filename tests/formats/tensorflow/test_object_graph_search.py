@@ -69,6 +69,7 @@ def parsed(graph: Objects) -> Objects:
     return Objects(list(graph))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(graphs())
 def test_a_search_finds_what_parsing_everything_finds(message: bytes) -> None:

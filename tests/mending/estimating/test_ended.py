@@ -89,6 +89,7 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
+@pytest.mark.slow
 def test_at_any_moment(model: Path, tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(3, 2, (150, 3)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)

@@ -153,6 +153,7 @@ def test_fewer_batches_than_asked_for_are_counted_as_they_are(keras: ModuleType)
     np.testing.assert_allclose(np.asarray(norm.moving_mean), x[:15].mean(0), rtol=1e-5)
 
 
+@pytest.mark.slow
 @KERAS
 @pytest.mark.parametrize("form", ["live", ".keras"])
 def test_what_keras_masks_does_not_count(keras: ModuleType, form: str, tmp_path: Path) -> None:

@@ -108,6 +108,7 @@ FORMS: dict[Callable[..., Any], Callable[[np.ndarray], list[np.ndarray]]] = {
 """A loop, and what enters the normalization in it."""
 
 
+@pytest.mark.slow
 @EXACT
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 def test_all_turns_are_pooled(form: Callable[..., Any], exact: bool, tmp_path: Path) -> None:

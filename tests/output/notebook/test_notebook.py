@@ -39,6 +39,7 @@ def test_tables_with_charts(outputs):
         assert "<svg" in data["text/html"], source
 
 
+@pytest.mark.slow
 def test_the_layers_figure_is_shown_once(outputs):
     image = base64.b64decode(outputs['model["block1/bn"].plot()']["image/png"])
     assert image.startswith(b"\x89PNG")

@@ -50,7 +50,7 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
         path.write_text(text, encoding="utf-8")
         options = {"viewport": {"width": 1400, "height": 900}, "color_scheme": "light", **options}
         context = browser.new_context(**options)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(60_000)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: said.append(message.text))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders.bucket import DATA, bucket
+from tests.builders.bucket import DATA
 from tests.builders.server import Server, serving
 
 
@@ -25,10 +25,3 @@ def digits() -> Iterator[Server]:
     pytest.importorskip("aiohttp", reason="the driver for https:// is not installed")
     with serving(DATA) as running:
         yield running
-
-
-@pytest.fixture(scope="session")
-def s3() -> Iterator[str]:
-    """The address of an S3 server with one bucket, `models`."""
-    with bucket() as address:
-        yield address

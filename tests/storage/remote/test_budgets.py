@@ -119,6 +119,7 @@ def efficient_net(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "most", "share"),
     [("m.h5", 180, 0.045), ("m.keras", 205, 0.047), ("m.weights.h5", 245, 0.053)],
@@ -135,6 +136,7 @@ def test_of_a_large_network_little_is_fetched(
     assert trips.count(True) <= 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "most", "share"), [("m.h5", 20, 0.12), ("m.keras", 56, 0.16)])
 def test_layers_of_kernels_alone_stay_closed(
     name: str, most: int, share: float, server: Server, trips: list[bool]

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import BnstatError
+from bnstat.formats.dtypes import ONNX, find_dtype
 from bnstat.formats.exchange.onnx.graphs import Inlined, NodeOp, constant
-from bnstat.formats.exchange.onnx.tensors import TYPES, read_array
+from bnstat.formats.exchange.onnx.tensors import read_array
 from bnstat.formats.protobuf.wire import WireError
-from bnstat.formats.tensorflow.dtypes import find_dtype
 from bnstat.storage.files import File
 
 Array = NDArray[np.generic]
@@ -156,7 +156,8 @@ def _expand(op: NodeOp, file: File, x: Array, shape: Array) -> Array:
 
 
 def _cast(op: NodeOp, file: File, x: Array) -> Array:
-    dtype = find_dtype(TYPES[int(op.attribute("to") or 0)]) if op.attribute("to") in TYPES else None
+    code = op.attribute("to")
+    dtype = find_dtype(ONNX[code]) if isinstance(code, int) and code in ONNX else None
     if dtype is None:
         raise ValueError("not a numeric type")
     return x.astype(dtype)

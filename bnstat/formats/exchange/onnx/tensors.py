@@ -13,38 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, NotFoundError
+from bnstat.formats.dtypes import ONNX, find_dtype, numpy_dtype
 from bnstat.formats.exchange.numbers import bytes_needed, extents, from_little_endian
 from bnstat.formats.exchange.onnx.messages import Tensor
 from bnstat.formats.protobuf.scan import Field
 from bnstat.formats.protobuf.wire import WireError, damaged, signed, varint
-from bnstat.formats.tensorflow.dtypes import find_dtype, numpy_dtype
 from bnstat.storage.files import File
 from bnstat.storage.ranges import Range
-
-TYPES = {
-    1: "float32",
-    2: "uint8",
-    3: "int8",
-    4: "uint16",
-    5: "int16",
-    6: "int32",
-    7: "int64",
-    8: "string",
-    9: "bool",
-    10: "float16",
-    11: "float64",
-    12: "uint32",
-    13: "uint64",
-    14: "complex64",
-    15: "complex128",
-    16: "bfloat16",
-    17: "float8_e4m3fn",
-    18: "float8_e4m3fnuz",
-    19: "float8_e5m2",
-    20: "float8_e5m2fnuz",
-    24: "float8_e8m0fnu",
-}
-"""The values of TensorProto.DataType whose elements take whole bytes."""
 
 _LISTED: dict[int, np.dtype[np.generic]] = {4: np.dtype("<f4"), 10: np.dtype("<f8")}
 """Fields that list values of fixed length; the others list varints."""
@@ -54,7 +29,7 @@ _DECIMAL_DIGITS = 18
 
 def type_name(tensor: Tensor) -> str:
     """NumPy's or ml_dtypes' name of a tensor's elements; `type 99` for what has none."""
-    return TYPES.get(tensor.type, f"type {tensor.type}")
+    return ONNX.get(tensor.type, f"type {tensor.type}")
 
 
 def read_array(file: File, tensor: Tensor) -> NDArray[np.generic]:

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents, Layer
+from bnstat.formats.dtypes import dtype_of_descr, find_dtype
 from bnstat.formats.exchange.keras_layers import layers_by_scope
 from bnstat.formats.exchange.sites import STORE, TREE
 from bnstat.formats.exchange.trees import plain_name
 from bnstat.formats.json_text import parse_json
-from bnstat.formats.tensorflow.dtypes import find_dtype
 from bnstat.model import Source, Variable
 from bnstat.storage.files import Folder
 
@@ -31,6 +31,8 @@ _METADATA: Final = {".zarray": "zarr", "zarr.json": "zarr3"}
 
 _STRINGS: Final = "_strings.json"
 _MOST_DIMS: Final = 32
+_NOT_NUMBERS: Final = frozenset("SUVOMm")
+"""The kinds of NumPy that are not numeric: texts, bytes, objects, times."""
 _LARGEST: Final = 1 << 30
 """Bytes of an array that is read: a few bytes of metadata can ask for any number of zeros."""
 
@@ -191,10 +193,10 @@ def _described(name: str, driver: str, parsed: object) -> _Array | None:
     if not all(type(size) is int and 0 <= size < 1 << 63 for size in shape):
         return None
     if driver == "zarr" and kind[:1] in "<>|":
-        try:
-            kind = np.dtype(kind).name
-        except TypeError:
+        dtype = dtype_of_descr(kind)
+        if dtype is None and kind[1:2] not in _NOT_NUMBERS:
             return None
+        kind = kind if dtype is None else dtype.name
     return _Array(name, driver, kind, tuple(shape))
 
 

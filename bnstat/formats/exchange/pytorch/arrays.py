@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError
+from bnstat.formats.dtypes import dtype_of_descr, find_dtype
 from bnstat.formats.exchange.numbers import bytes_needed
-from bnstat.formats.exchange.pytorch.pickled import Global, Opaque
-from bnstat.formats.tensorflow.dtypes import find_dtype
+from bnstat.formats.exchange.pytorch.pickled import Global, Opaque, bytes_of
 
 _RECONSTRUCT: Final = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
 _FROM_BUFFER: Final = ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer")
@@ -48,6 +48,11 @@ class Array:
     shape: tuple[int, ...]
     order: Literal["C", "F"]
     data: bytes
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that reading takes."""
+        return len(self.data)
 
     @property
     def dtype(self) -> str:
@@ -85,8 +90,8 @@ def _of_state(state: Any) -> Array | None:
 
 
 def _array(shape: Any, dtype: Any, is_turned: bool, data: Any) -> Array | None:
-    stored = _dtype(dtype)
-    if stored is None or not isinstance(data, bytes) or not isinstance(shape, tuple):
+    stored, data = _dtype(dtype), bytes_of(data)
+    if stored is None or data is None or not isinstance(shape, tuple):
         return None
     if len(shape) > _MOST_DIMS or not all(type(n) is int and 0 <= n < 1 << 63 for n in shape):
         return None
@@ -100,10 +105,7 @@ def _dtype(value: Any) -> np.dtype[np.generic] | None:
     name = value.arguments[0]
     if isinstance(name, Global):
         return find_dtype(name.name) if name.module == "ml_dtypes" else None
-    try:
-        dtype = np.dtype(name) if isinstance(name, str) else None
-    except TypeError:
-        return None
+    dtype = dtype_of_descr(name) if isinstance(name, str) else None
     if dtype is None or dtype.kind not in "biufc":
         return None
     is_big = isinstance(value.state, tuple) and value.state[1:2] == (">",)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.formats.dtypes import numpy_dtype
 from bnstat.formats.exchange.pytorch.file import PICKLE, top_folder
 from bnstat.formats.exchange.pytorch.pickled import (
+    BudgetError,
     Call,
     CutError,
     Global,
@@ -20,9 +22,8 @@ from bnstat.formats.exchange.pytorch.pickled import (
     unpickle,
 )
 from bnstat.formats.exchange.pytorch.tensors import Place, Storage, storage_of
-from bnstat.formats.tensorflow.dtypes import numpy_dtype
 from bnstat.storage.archive import open_archive
-from bnstat.storage.files import File
+from bnstat.storage.files import File, Folder
 
 LARGEST_PICKLE: Final = 1 << 28
 _FIRST_PIECE: Final = 1 << 18
@@ -33,7 +34,21 @@ PlaceOf = Callable[[Storage], Place]
 """Tells where a storage is."""
 
 
-def read_zip(file: File, called: Call) -> tuple[Any, PlaceOf]:
+class Saved(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        root: the object.
+        place_of: where its storages are.
+        top: the folder of a zip that holds its pickle, and code if it is of TorchScript.
+    """
+
+    root: Any
+    place_of: PlaceOf
+    top: Folder | None = None
+
+
+def read_zip(file: File, called: Call) -> Saved:
     """The object in a zip, and where its storages are.
 
     Args:
@@ -66,18 +81,19 @@ def read_zip(file: File, called: Call) -> tuple[Any, PlaceOf]:
 
     def place_of(storage: Storage) -> Place:
         # Where a member lies, only its own header tells.
-        if small:
-            top.expect(small)
+        # Threads may read at the same time, so that the set is copied in one step.
+        if wanted := list(small):
             small.clear()
+            top.expect(wanted)
         member = top.file(f"data/{storage.key}")
         if member is None:
             raise DamagedError(f"{file.path}: data/{storage.key}", "this storage is missing")
         return Place(member, 0, member.size, is_big)
 
-    return root, place_of
+    return Saved(root, place_of, top)
 
 
-def read_legacy(file: File, called: Call) -> tuple[Any, PlaceOf]:
+def read_legacy(file: File, called: Call) -> Saved:
     """The same of a file from before PyTorch 1.6. Raises as `read_zip` does."""
     storages: dict[str, Storage] = {}
 
@@ -110,7 +126,7 @@ def read_legacy(file: File, called: Call) -> tuple[Any, PlaceOf]:
             raise DamagedError(f"{file.path}: storage {storage.key}", "is missing")
         return places[storage.key]
 
-    return root, place_of
+    return Saved(root, place_of)
 
 
 def _pickles(file: File, called: Call, persistent: Persistent) -> tuple[list[Any], int]:
@@ -134,6 +150,10 @@ def errors(file: File) -> Iterator[None]:
     """Turn what a pickle can be found wanting of into errors that name the file."""
     try:
         yield
+    except BudgetError as error:
+        raise UnsupportedError(
+            file.path, f"its pickle is larger than that of any network ({error})"
+        ) from error
     except CutError as error:
         raise DamagedError(
             file.path, "is cut short within its pickle", "copy or download it again"

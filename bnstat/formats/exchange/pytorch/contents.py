@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.formats.contents import Contents
+from bnstat.formats.exchange.numbers import beyond_budget, refuse
 from bnstat.formats.exchange.pytorch.arrays import BUILDERS, Array
-from bnstat.formats.exchange.pytorch.containers import PlaceOf, read_legacy, read_zip
+from bnstat.formats.exchange.pytorch.containers import PlaceOf, errors, read_legacy, read_zip
 from bnstat.formats.exchange.pytorch.file import is_legacy, is_tar
 from bnstat.formats.exchange.pytorch.pickled import Global, Opaque
+from bnstat.formats.exchange.pytorch.script import with_settings
 from bnstat.formats.exchange.pytorch.state import Found, collect
 from bnstat.formats.exchange.pytorch.tarred import read_tar
 from bnstat.formats.exchange.pytorch.tensors import Tensor, call, find_tensor, read_tensor
@@ -60,18 +62,23 @@ def contents_of(file: File, source: Source) -> Contents:
         return built
 
     read = read_legacy if is_legacy(file) else read_tar if is_tar(file) else read_zip
-    root, place_of = read(file, called)
-    found = collect(root)
+    saved = read(file, called)
+    place_of = saved.place_of
+    with errors(file):
+        found = collect(saved.root)
     variables = {
         key: _variable(key, found.names[key], tensor, place_of, f"{file.path}: {key}")
         for key, tensor in found.tensors.items()
     }
+    sizes = {key: tensor.nbytes for key, tensor in found.tensors.items()}
+    for key in beyond_budget(sizes, file.size):
+        variables[key] = replace(variables[key], reader=partial(refuse, f"{file.path}: {key}"))
     return Contents(
         replace(source, format="pytorch", writer=found.writer, step=_training_step(source, found)),
         variables,
         names=found.names,
-        layers=found.layers,
-        variables_in_order=True,
+        layers=with_settings(found.layers, saved.top),
+        variables_in_order=found.in_order,
         notes=_unbuilt_note(list(unbuilt)),
     )
 

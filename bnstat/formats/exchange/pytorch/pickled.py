@@ -18,8 +18,17 @@ from bnstat.formats.protobuf.wire import WireError
 
 _LONGEST_TEXT_NUMBER: Final = 400
 
-_PLAIN_KEYS: Final = (str, int, float, bool, bytes, type(None))
-"""Types whose values may be keys of a dict: hashing a tuple of tuples of tuples has no end."""
+_MOST_STEPS: Final = 1 << 24
+"""Instructions of a pickle; a state dict takes some 40 for each tensor."""
+
+_CALLS_PER_BYTE: Final = 4
+_CALLS_FLOOR: Final = 1 << 20
+"""Elements and characters that all calls together may receive: a number for each byte of the
+pickle, and a constant. A pickle can pass one long text or list to any number of calls."""
+
+_PLAIN_KEYS: Final = (str, float, bool, bytes, type(None))
+"""Types of keys that a dict may have, in addition to integers of up to 64 bits. Nested tuples take
+exponential time to hash, and longer integers can be chosen to share one hash."""
 
 
 class PickleError(WireError):
@@ -28,6 +37,10 @@ class PickleError(WireError):
 
 class CutError(PickleError):
     """The bytes end within the pickle."""
+
+
+class BudgetError(PickleError):
+    """The pickle takes more work than that of any network."""
 
 
 class Global(NamedTuple):
@@ -76,6 +89,7 @@ def unpickle(data: bytes, start: int, call: Call, persistent: Persistent) -> tup
         persistent: see `Persistent`.
 
     Raises:
+        BudgetError: it takes too much work.
         CutError: the data ends within it.
         PickleError: it is none, or has what is not read.
     """
@@ -101,10 +115,13 @@ class _Machine:
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
+        self._left = _CALLS_PER_BYTE * len(data) + _CALLS_FLOOR
 
     def run(self) -> Any:
         data, end = self._data, len(self._data)
-        while self.at < end:
+        for _ in range(_MOST_STEPS):
+            if self.at >= end:
+                raise CutError("it ends early")
             code = data[self.at]
             self.at += 1
             if code == _STOP:
@@ -113,7 +130,7 @@ class _Machine:
             if step is None:
                 raise PickleError(f"an instruction {code:#x} that is not read")
             step(self)
-        raise CutError("it ends early")
+        raise BudgetError(f"more than {_MOST_STEPS} instructions")
 
     def number(self, form: struct.Struct) -> Any:
         """A number of fixed length."""
@@ -183,6 +200,11 @@ class _Machine:
             raise PickleError("arguments that are no tuple")
         if not isinstance(function, Global):
             function = Global("", type(function).__name__)
+        self._left -= len(arguments)
+        if self._left > 0:
+            self._left -= sum(len(each) for each in arguments if isinstance(each, _SIZED))
+        if self._left <= 0:
+            raise BudgetError("calls with too much to work on")
         self.push(self._call(function, arguments))
 
     def new_with_keywords(self) -> None:
@@ -201,7 +223,7 @@ class _Machine:
         name, module = self.pop(), self.pop()
         if not isinstance(name, str) or not isinstance(module, str):
             raise PickleError("a name that is no text")
-        self.push(Global(module, name))
+        self.push(Global(legible(module), legible(name)))
 
     def persistent_as_text(self) -> None:
         raise PickleError("protocol 0 names storages by texts, which PyTorch does not read either")
@@ -220,7 +242,7 @@ class _Machine:
         if not isinstance(held, dict):
             raise PickleError("items that are put into no dict")
         for key, value in zip(pairs[::2], pairs[1::2], strict=False):
-            held[key if type(key) in _PLAIN_KEYS else object()] = value
+            held[key if _is_plain(key) else object()] = value
 
     def append(self, values: list[Any]) -> None:
         target = self.top()
@@ -238,6 +260,27 @@ class _Machine:
         self.set_items(pairs)
 
 
+def legible(text: str) -> str:
+    """Return a text with the bytes that are not UTF-8 replaced (see `_old_text`)."""
+    return text if text.isascii() else _bytes(text).decode("utf-8", "replace")
+
+
+def bytes_of(value: Any) -> bytes | None:
+    """Return a value's bytes if it is bytes or a text of Python 2, else None."""
+    if isinstance(value, str):
+        return _bytes(value)
+    return value if isinstance(value, bytes) else None
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _is_plain(key: Any) -> bool:
+    return type(key) in _PLAIN_KEYS or (type(key) is int and abs(key) < 1 << 64)
+
+
+_SIZED: Final = (str, bytes, list, tuple, dict)
 _STOP: Final = ord(".")
 _U8, _U16, _I32, _U32, _U64 = (struct.Struct(f"<{each}") for each in "BHiIQ")
 _BIG_FLOAT: Final = struct.Struct(">d")
@@ -245,6 +288,11 @@ _BIG_FLOAT: Final = struct.Struct(">d")
 
 def _text(machine: _Machine, length: int) -> None:
     machine.push(machine.take(length).decode("utf-8", "replace"))
+
+
+def _old_text(machine: _Machine, length: int) -> None:
+    """Push a `str` of Python 2, which may be text or bytes; `bytes_of` restores the bytes."""
+    machine.push(machine.take(length).decode("utf-8", "surrogateescape"))
 
 
 def _decimal(machine: _Machine) -> None:
@@ -290,8 +338,8 @@ _STEPS: Final[dict[int, Callable[[_Machine], object]]] = {
     ord("X"): lambda m: _text(m, m.number(_U32)),
     0x8C: lambda m: _text(m, m.number(_U8)),
     0x8D: lambda m: _text(m, m.number(_U64)),
-    ord("T"): lambda m: _text(m, m.number(_I32)),
-    ord("U"): lambda m: _text(m, m.number(_U8)),
+    ord("T"): lambda m: _old_text(m, m.number(_I32)),
+    ord("U"): lambda m: _old_text(m, m.number(_U8)),
     ord("B"): lambda m: m.push(m.take(m.number(_U32))),
     ord("C"): lambda m: m.push(m.take(m.number(_U8))),
     0x8E: lambda m: m.push(m.take(m.number(_U64))),

@@ -3,7 +3,7 @@
 A checkpoint is a dict of dicts; the state dict in it is called `state_dict`, `model` or the like,
 and training in parallel or compiled puts `module.` or `_orig_mod.` before every name of it. A
 module that was saved whole keeps its tensors in `_parameters` and `_buffers`, its children in
-`_modules`.
+`_modules`; a module of TorchScript keeps all of them in its state.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from bnstat.formats.contents import Layer
 from bnstat.formats.exchange.pytorch.arrays import Array, array_of
-from bnstat.formats.exchange.pytorch.pickled import Opaque
+from bnstat.formats.exchange.pytorch.pickled import BudgetError, Opaque, legible
+from bnstat.formats.exchange.pytorch.script import FLAT, is_module, is_store
 from bnstat.formats.exchange.pytorch.tensors import Tensor
 
 _WRAPPERS: Final = frozenset(
@@ -57,6 +58,9 @@ _ALONE: Final = "tensor"
 """What a tensor is called that was saved by itself."""
 
 _DEEPEST: Final = 64
+_MOST_VALUES: Final = 1 << 22
+_MOST_NAMES: Final = 1 << 27
+"""Characters of all names together, which grow with what is around them."""
 _LONGEST_INDEX: Final = 1 << 63
 
 _LIGHTNING: Final = "pytorch-lightning_version"
@@ -72,6 +76,7 @@ class Found:
         layers: the modules, where the model was saved whole, in the order of their making.
         writer: the library that wrote it, where it says so.
         step: the training step, where it says so.
+        in_order: whether the tensors come in the order in which the program made them.
     """
 
     tensors: dict[str, Tensor | Array] = field(default_factory=dict)
@@ -79,10 +84,15 @@ class Found:
     layers: list[Layer] = field(default_factory=list)
     writer: str | None = None
     step: int | None = None
+    in_order: bool = True
 
 
 def collect(root: Any) -> Found:
-    """All tensors below an object."""
+    """All tensors below an object.
+
+    Raises:
+        BudgetError: it holds far more than any network.
+    """
     found = Found()
     where: dict[str, tuple[str, ...]] = {}
     for path, value in _walk(root):
@@ -93,36 +103,63 @@ def collect(root: Any) -> Found:
         elif isinstance(value, Opaque):
             found.layers += _layer(path, value)
     found.names = _names(where)
+    if is_store(root):
+        found.names = {key: name.replace("|", ".") for key, name in found.names.items()}
+        found.in_order = False
     if isinstance(root, dict):
         version, step = root.get(_LIGHTNING), root.get("global_step")
-        found.writer = f"PyTorch Lightning {version}" if isinstance(version, str) else None
+        found.writer = f"PyTorch Lightning {legible(version)}" if isinstance(version, str) else None
         found.step = step if type(step) is int and 0 <= step < _LONGEST_INDEX else None
     return found
 
 
 def _walk(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Everything below an object with the way to it, each container once, in stored order.
+    """Yield the tensors and containers below an object with their paths, in stored order.
 
-    Names within a module are joined by dots to one part of the way.
+    A container that has several paths is yielded once, with its first path. Names within a module
+    are joined by dots to one part of the path.
     """
-    stack: list[tuple[tuple[str, ...], Any, bool]] = [((), root, False)]
+    stack: list[tuple[tuple[str, ...], Any, bool, int]] = [((), root, False, 0)]
     seen: set[int] = set()
+    count = length = 0
     while stack:
-        path, value, in_module = stack.pop()
+        path, value, in_module, depth = stack.pop()
+        count, length = count + 1, length + sum(map(len, path))
+        if count > _MOST_VALUES or length > _MOST_NAMES:
+            raise BudgetError("more objects, or longer names, than any network has")
+        if isinstance(value, Tensor):
+            yield path, value
+            continue
         if isinstance(value, Opaque) and (array := array_of(value)) is not None:
             yield path, array
             continue
-        yield path, value
-        if isinstance(value, Tensor) or id(value) in seen or len(path) > _DEEPEST:
+        if id(value) in seen:
             continue
-        if isinstance(value, dict | list | tuple | Opaque):
-            seen.add(id(value))
+        seen.add(id(value))
+        yield path, value
+        if depth > _DEEPEST:
+            continue
         module = _module_parts(value)
         if module is not None:
-            below = [(_dotted(path, name, in_module), each, True) for name, each in module]
+            below = [
+                (_dotted(path, name, in_module), each, True, depth + 1)
+                for name, each in module
+                if _is_worth(each)
+            ]
         else:
-            below = [((*path, _text(key)), each, False) for key, each in _items(value)]
+            below = [
+                ((*path, _text(key)), each, False, depth + 1)
+                for key, each in _items(value)
+                if _is_worth(each)
+            ]
         stack += reversed(below)
+
+
+def _is_worth(value: Any) -> bool:
+    """Return True if there may be tensors in a value."""
+    return isinstance(value, Tensor | Opaque) or (
+        isinstance(value, dict | list | tuple) and bool(value)
+    )
 
 
 def _items(value: Any) -> Iterator[tuple[Any, Any]]:
@@ -139,6 +176,8 @@ def _items(value: Any) -> Iterator[tuple[Any, Any]]:
 def _module_parts(value: Any) -> list[tuple[str, Any]] | None:
     """The tensors of a module that was saved whole, then its children; None of other objects."""
     state = value.state if isinstance(value, Opaque) else None
+    if is_module(value):
+        return [(_text(name), each) for name, each in _items(state)]
     if not isinstance(state, dict) or not isinstance(state.get("_modules"), dict):
         return None
     parts = (state.get(part) for part in ("_parameters", "_buffers", "_modules"))
@@ -152,13 +191,17 @@ def _dotted(path: tuple[str, ...], name: str, in_module: bool) -> tuple[str, ...
 def _layer(path: tuple[str, ...], module: Opaque) -> Iterator[Layer]:
     """A module of which the file tells the class, unless it only has others in it."""
     state = module.state if isinstance(module.state, dict) else {}
+    is_script = is_module(module)
+    if str(module.kind) == FLAT or not (is_script or isinstance(state.get("_modules"), dict)):
+        return
+    parts = [state] if is_script else [state.get("_parameters"), state.get("_buffers")]
     variables = {
         _text(name): "/".join(_dotted(path, _text(name), bool(path)))
-        for part in ("_parameters", "_buffers")
-        for name, value in _items(state.get(part))
+        for part in parts
+        for name, value in _items(part)
         if isinstance(value, Tensor)
     }
-    if variables and isinstance(state.get("_modules"), dict):
+    if variables:
         config = {key: value for key, value in state.items() if type(value) in _PLAIN}
         name = path[-1] if path else ""
         yield Layer(name, str(module.kind), config, variables, key="/".join(path))
@@ -197,8 +240,10 @@ def _unused(key: str, taken: Mapping[str, object]) -> str:
 
 def _text(key: Any) -> str:
     """A key of a dict as text."""
+    if isinstance(key, bytes):
+        return key.decode("utf-8", "replace")
     if isinstance(key, str):
-        return key
+        return legible(key)
     if isinstance(key, int) and abs(key) < _LONGEST_INDEX:
         return str(key)
     return "?"

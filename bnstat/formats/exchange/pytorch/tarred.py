@@ -16,10 +16,10 @@ import struct
 from typing import Any, Final
 
 from bnstat.errors import DamagedError
-from bnstat.formats.exchange.pytorch.containers import LARGEST_PICKLE, PlaceOf, errors
+from bnstat.formats.dtypes import numpy_dtype
+from bnstat.formats.exchange.pytorch.containers import LARGEST_PICKLE, Saved, errors
 from bnstat.formats.exchange.pytorch.pickled import Call, CutError, Global, PickleError, unpickle
 from bnstat.formats.exchange.pytorch.tensors import Place, Storage, Tensor, storage_type
-from bnstat.formats.tensorflow.dtypes import numpy_dtype
 from bnstat.storage.archive import open_archive
 from bnstat.storage.files import File, Folder
 
@@ -27,7 +27,7 @@ _FIRST_PIECE: Final = 1 << 9
 _MOST_DIMS: Final = 32
 
 
-def read_tar(file: File, called: Call) -> tuple[Any, PlaceOf]:
+def read_tar(file: File, called: Call) -> Saved:
     """The object in a tar, and where its storages are. Raises as `read_zip` does."""
     folder = open_archive(file)
     if folder is None:
@@ -52,7 +52,7 @@ def read_tar(file: File, called: Call) -> tuple[Any, PlaceOf]:
     def place_of(storage: Storage) -> Place:
         return places[storage.key]
 
-    return root, place_of
+    return Saved(root, place_of)
 
 
 def _member(folder: Folder, name: str) -> File:

@@ -17,40 +17,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.errors import DamagedError
+from bnstat.formats.dtypes import TORCH, TORCH_STORAGES, find_dtype, numpy_dtype
 from bnstat.formats.exchange.numbers import extents
 from bnstat.formats.exchange.pytorch.pickled import Global, Opaque, PickleError
-from bnstat.formats.tensorflow.dtypes import find_dtype, numpy_dtype
 from bnstat.storage.files import File
 from bnstat.storage.ranges import Range
 
-_STORAGES: Final = {
-    "DoubleStorage": "float64",
-    "FloatStorage": "float32",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
-    "ComplexFloatStorage": "complex64",
-    "ComplexDoubleStorage": "complex128",
-    "UntypedStorage": "uint8",
-    "QInt8Storage": "qint8",
-    "QUInt8Storage": "quint8",
-    "QInt32Storage": "qint32",
-    "QUInt4x2Storage": "quint4x2",
-    "QUInt2x4Storage": "quint2x4",
-}
-_TYPES: Final = {"half": "float16", "float": "float32", "double": "float64"}
-"""PyTorch's names of element types that are not NumPy's."""
-
 _MOST_DIMS: Final = 32
-
-_LARGEST_REPEATED: Final = 1 << 28
-"""Bytes of the largest tensor that a few bytes are repeated into, as by `expand`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +60,12 @@ class Tensor:
     strides: tuple[int, ...]
     quantizer: tuple[float | Tensor, int | Tensor, int] | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes that reading takes, in the file or in memory, whichever are more."""
+        dtype = find_dtype(self.dtype)
+        return 0 if dtype is None else max(prod(self.shape), _reach(self)) * dtype.itemsize
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -99,7 +79,7 @@ class Place:
 
 def storage_type(kind: Any) -> str | None:
     """The element type of a class of storages; None of any other."""
-    return _STORAGES.get(kind.name) if isinstance(kind, Global) else None
+    return TORCH_STORAGES.get(kind.name) if isinstance(kind, Global) else None
 
 
 def storage_of(persistent_id: Any) -> Storage | Global:
@@ -110,12 +90,14 @@ def storage_of(persistent_id: Any) -> Storage | Global:
         PickleError: it names none.
     """
     match persistent_id:
-        case ("storage", Global(_, kind), str(key), _, int(count), *view) if kind in _STORAGES:
+        case ("storage", Global(_, kind), str(key), _, int(count), *view) if (
+            kind in TORCH_STORAGES and key.isascii()
+        ):
             offset = 0
             match view:
                 case [(_, int(first), int(size))]:  # of files before PyTorch 1.6
                     offset, count = first, size
-            return Storage(key, _STORAGES[kind], count, offset)
+            return Storage(key, TORCH_STORAGES[kind], count, offset)
         case ("module", Global() as kind, *_):
             return kind
     raise PickleError("a persistent id that names no storage")
@@ -137,7 +119,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> An
         return Opaque(Global("torch", "Tensor"))
     dtype = storage.dtype
     if len(rest) > 2 and isinstance(rest[2], Global) and rest[2].module == "torch":
-        dtype = _TYPES.get(rest[2].name, rest[2].name)
+        dtype = TORCH.get(rest[2].name, rest[2].name)
     sizes, strides = _sizes(size), _sizes(stride)
     if type(offset) is not int or offset < 0 or len(sizes) != len(strides):
         raise PickleError("a tensor of no possible shape")
@@ -240,7 +222,7 @@ def read_tensor(tensor: Tensor, place: Place, where: str) -> NDArray[np.generic]
 
     Raises:
         DamagedError: it reaches beyond its storage.
-        UnsupportedError: its elements are no plain numbers, or are few that are repeated often.
+        UnsupportedError: its elements are no plain numbers.
     """
     dtype = numpy_dtype(tensor.dtype, where)
     size = dtype.itemsize
@@ -248,8 +230,6 @@ def read_tensor(tensor: Tensor, place: Place, where: str) -> NDArray[np.generic]
     start = _start(tensor, size)
     if start < 0 or start + reach * size > place.length:
         raise DamagedError(where, f"reaches beyond its storage of {place.length} bytes")
-    if count > reach and count * size > _LARGEST_REPEATED:
-        raise UnsupportedError(where, f"{reach} numbers repeated to a shape of {tensor.shape}")
     data = place.file.read(place.start + start, reach * size)
     pairs = zip(tensor.shape, tensor.strides, strict=True)
     strides = [stride * size if length > 1 else 0 for length, stride in pairs] if count else None

@@ -18,19 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, NotFoundError
+from bnstat.formats.dtypes import TFJS, numpy_dtype
 from bnstat.formats.exchange.numbers import bytes_needed, from_little_endian
 from bnstat.storage.files import File
 from bnstat.storage.ranges import Range
 
-_TYPES: Final = {
-    "float32": np.dtype(np.float32),
-    "int32": np.dtype(np.int32),
-    "bool": np.dtype(np.bool_),
-    "complex64": np.dtype(np.complex64),
-    "float16": np.dtype(np.float16),
-    "uint8": np.dtype(np.uint8),
-    "uint16": np.dtype(np.uint16),
-}
 _STRING: Final = "string"
 _MOST_DIMS: Final = 32
 
@@ -174,9 +166,9 @@ def _types(
 
 
 def _dtype(name: object, where: str) -> np.dtype[np.generic]:
-    if not isinstance(name, str) or name not in _TYPES:
+    if not isinstance(name, str) or name not in TFJS:
         raise DamagedError(where, f"is of a type that TensorFlow.js does not have: {name!r:.40}")
-    return _TYPES[name]
+    return numpy_dtype(name)
 
 
 def _places(shards: Sequence[File], at: int, length: int) -> Iterator[Range]:

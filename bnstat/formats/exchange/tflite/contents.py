@@ -25,33 +25,13 @@ from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents
+from bnstat.formats.dtypes import TFLITE, find_dtype, numpy_dtype
 from bnstat.formats.exchange.numbers import bytes_needed, extents, from_little_endian
 from bnstat.formats.exchange.quantized import Scales
 from bnstat.formats.exchange.tflite.flatbuffer import I8, I32, U8, U32, U64, Flatbuffer, Table
-from bnstat.formats.tensorflow.dtypes import find_dtype, numpy_dtype
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File
 from bnstat.storage.ranges import Range
-
-_TYPES: Final = {
-    0: "float32",
-    1: "float16",
-    2: "int32",
-    3: "uint8",
-    4: "int64",
-    6: "bool",
-    7: "int16",
-    8: "complex64",
-    9: "int8",
-    10: "float64",
-    11: "complex128",
-    12: "uint64",
-    15: "uint32",
-    16: "uint16",
-    17: "int4",
-    18: "bfloat16",
-}
-"""The values of TensorType that are numbers; two of int4 share a byte, the lower bits first."""
 
 _MOST_DIMS: Final = 32
 _UNNAMED: Final = "tensor"
@@ -171,7 +151,7 @@ def _constant(tensor: Table, start: int, length: int) -> _Constant:
         raise DamagedError(f"{file.path}: {name}", "is of no possible shape")
     quantization = tensor.table(4)
     is_plain = tensor.table(6) is None and not (quantization and quantization.number(4, U8))
-    dtype = _TYPES.get(code, f"type {code}")
+    dtype = TFLITE.get(code, f"type {code}")
     return _Constant(
         file,
         start,

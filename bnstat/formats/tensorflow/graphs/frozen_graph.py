@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError
 from bnstat.formats.contents import Contents, Graph, Op
+from bnstat.formats.dtypes import dtype_name, find_dtype
 from bnstat.formats.protobuf.protos import parse_text
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, WireError, damaged
-from bnstat.formats.tensorflow.dtypes import dtype_name, find_dtype
 from bnstat.formats.tensorflow.graphs.graph_def import VARIABLES, graph_of, inlined
 from bnstat.formats.tensorflow.graphs.graph_file import GraphFile, graph_range
 from bnstat.formats.tensorflow.graphs.inlining import Node

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import BnstatError, DamagedError
-from bnstat.formats.tensorflow.dtypes import dtype_name, numpy_dtype
+from bnstat.formats.dtypes import dtype_name, numpy_dtype
 
 _HIGHEST_RANK = 32
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
-from bnstat.formats.tensorflow.dtypes import numpy_dtype
+from bnstat.formats.dtypes import numpy_dtype
 from bnstat.model import Array
 
 UNNAMED = ""

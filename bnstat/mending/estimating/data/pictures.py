@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bnstat.errors import AmbiguousError, DamagedError, UnsupportedError
-from bnstat.formats.tensorflow.dtypes import numpy_dtype
+from bnstat.formats.dtypes import numpy_dtype
 from bnstat.mending.estimating.data.batches import Raw, Source, Wanted
 from bnstat.mending.estimating.data.eager import eagerly
 from bnstat.model import Array

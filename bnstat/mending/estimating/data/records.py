@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from bnstat.errors import DamagedError, NotFoundError
-from bnstat.formats.tensorflow.dtypes import numpy_dtype
+from bnstat.formats.dtypes import numpy_dtype
 from bnstat.formats.tensorflow.tables.checksum import masked_crc32c
 from bnstat.mending.estimating.data.batches import Raw, Wanted
 from bnstat.mending.estimating.data.pictures import Form, is_image, takes_bytes

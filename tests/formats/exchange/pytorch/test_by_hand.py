@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import bnstat
+from bnstat.errors import UnsupportedError
 from tests.formats.keras.files import same_bits
 from tests.fuzz import ports
 from tests.fuzz.handmade import values
@@ -24,3 +25,61 @@ def test_every_form(tmp_path: Path, name: str) -> None:
         for role, array in values().items():
             assert same_bits(layer.array(role), array)
     assert [layer.epsilon for layer in model] == ([1e-5] if name == "whole" else [None, None])
+
+
+def module(kind: str, **held: object) -> ports.Call:
+    state = {"_parameters": {}, "_buffers": {}, "_modules": {}, **held}
+    return ports.Call(kind, (), state)
+
+
+def norm() -> bytes:
+    tensors = {name: ports.tensor(ports.Storage(str(at), 3)) for at, name in enumerate(ports.NAMES)}
+    held = {"_parameters": dict(list(tensors.items())[:2]),
+            "_buffers": dict(list(tensors.items())[2:])}  # fmt: skip
+    kind = "torch.nn.modules.batchnorm:BatchNorm2d"
+    return ports.program(module(kind, eps=1e-5, momentum=0.1, num_features=3, **held))
+
+
+def test_a_module_of_two_names_is_one_layer(tmp_path: Path) -> None:
+    """The pickle keeps the module once, and names it again by its number."""
+    again = {"_parameters": {}, "_buffers": {}, "_modules": {"0": ports.Name("a:b")}}
+    pipeline = ports.program(ports.Call("torch.nn:Sequential", (), again))
+    pipeline = pipeline.replace(ports.program(ports.Name("a:b")), b"h\x07")
+    children = b"}(" + ports.program("bn1") + norm() + b"q\x07" + ports.program("pipeline")
+    program = ports.program(ports.Call("net:Net", (), {"_modules": ports.Name("a:b")}))
+    program = program.replace(ports.program(ports.Name("a:b")), children + pipeline + b"u")
+    storages = {str(at): array.tobytes() for at, array in enumerate(values().values())}
+    path = tmp_path / "m"
+    path.write_bytes(ports.pytorch_zip(b"\x80\x02" + program + b".", storages))
+    model = bnstat.load(path)
+    assert (model.keys(), list(model.incomplete)) == (["bn1"], [])
+    assert not [found for found in bnstat.check(model) if found.severity == "error"]
+    for role, array in values().items():
+        assert same_bits(model["bn1"].array(role), array)
+
+
+def repeated(path: Path, sizes: dict[str, int]) -> None:
+    """A file whose tensors are one number, repeated by strides of 0."""
+    storage, hooks = ports.Storage("0", 1), ports.Call("collections:OrderedDict", ())
+    state = {
+        name: ports.Call(
+            "torch._utils:_rebuild_tensor_v2", (storage, 0, (size,), (0,), False, hooks)
+        )
+        for name, size in sizes.items()
+    }
+    path.write_bytes(ports.pytorch_zip(ports.pickled(state), {"0": b"\0\0\x80?"}))
+
+
+def test_few_numbers_are_not_repeated_without_end(tmp_path: Path) -> None:
+    sizes = {f"{layer}.{name}": 1 << 24 for layer in range(8) for name in ports.NAMES}
+    small = {f"bn.{name}": 5 for name in ports.NAMES}
+    repeated(tmp_path / "m", sizes | small)
+    stored = bnstat.load(tmp_path / "m").stored
+    assert all(stored[name].read().tolist() == [1] * 5 for name in small)
+    read = 0
+    for name in sizes:
+        try:
+            read += stored[name].read().nbytes
+        except UnsupportedError:
+            continue
+    assert 0 < read <= (1 << 28) + 2 * (tmp_path / "m").stat().st_size

@@ -8,9 +8,18 @@ from typing import Any
 
 import pytest
 
-from bnstat.formats.exchange.pytorch.pickled import Global, Opaque, PickleError, unpickle
+from bnstat.errors import UnsupportedError
+from bnstat.formats.exchange.pytorch import pickled, state
+from bnstat.formats.exchange.pytorch.pickled import (
+    BudgetError,
+    Global,
+    Opaque,
+    PickleError,
+    unpickle,
+)
 from bnstat.formats.exchange.pytorch.tensors import call, storage_of
 from tests.formats.exchange.pytorch.reading import opened, zipped
+from tests.fuzz import ports
 
 
 def test_containers_that_contain_themselves(tmp_path: Path) -> None:
@@ -72,3 +81,79 @@ def test_unknown_things_stay_unbuilt() -> None:
     value, end = unpickle(program, 0, call, storage_of)
     assert (value.kind, value.arguments) == (Global("os", "system"), ("ls",))
     assert (value.state, end) == ({"a": 1}, len(program))
+
+
+def text(content: bytes) -> bytes:
+    return b"X" + len(content).to_bytes(4, "little") + content
+
+
+REPEATED = {
+    "a text": text(b"a" * 5000) + b"q\x010c_codecs\nencode\nq\x02" + b"h\x02h\x01\x85R" * 9000,
+    "pairs": b"(" + b"K\x01N\x86" * 5000 + b"lq\x01c_\n_\nq\x02"
+             + b"ccollections\nOrderedDict\nq\x03" + b"h\x03h\x01\x85R" * 9000,
+    "arguments": b"(" + b"N" * 5000 + b"tq\x01ca\nb\nq\x02" + b"h\x02h\x01R" * 9000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_one_value_is_not_passed_to_calls_without_end(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pickled, "_CALLS_FLOOR", 1000)
+    given = 0
+
+    def counted(function: Global, arguments: tuple[Any, ...]) -> Any:
+        nonlocal given
+        given += len(arguments) + sum(len(one) for one in arguments if isinstance(one, str | list))
+        return call(function, arguments)
+
+    program = REPEATED[name]
+    with pytest.raises(BudgetError):
+        unpickle(program + b".", 0, counted, storage_of)
+    assert given <= pickled._CALLS_PER_BYTE * len(program) + 1000
+
+
+def test_instructions_have_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickled, "_MOST_STEPS", 1000)
+    assert unpickle(b"N" * 999 + b".", 0, call, storage_of) == (None, 1000)
+    with pytest.raises(UnsupportedError, match="more than 1000 instructions"):
+        opened(zipped(tmp_path / "m", b"N" * 1000 + b"."))
+
+
+def test_keys_of_one_hash_are_not_kept() -> None:
+    keys = [((1 << 61) - 1) << shift for shift in range(20)]
+    program = b"".join(ports.program(key) + b"N" for key in keys)
+    value, _ = unpickle(b"}(" + program + b"u.", 0, call, storage_of)
+    assert len(value) == len(keys)
+    assert sum(isinstance(key, int) for key in value) <= 4
+
+
+def test_empty_containers_cost_nothing_to_walk() -> None:
+    root = [[], {}, (), 1, "a", None, True, b""] * 1000
+    assert sum(1 for _ in state._walk(root)) == 1
+
+
+@pytest.mark.parametrize("limit", ["_MOST_VALUES", "_MOST_NAMES"])
+def test_what_is_walked_has_a_budget(
+    tmp_path: Path, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, limit, 1000)
+    shared = {"a" * 500: {str(n): [n] for n in range(2000)}}
+    with pytest.raises(UnsupportedError, match="than any network"):
+        opened(zipped(tmp_path / "m", pickle.dumps(shared, 2)))
+
+
+def test_modules_in_modules_without_end(tmp_path: Path) -> None:
+    module = ports.Call("torch.nn:Module", (), {"_modules": {}})
+    program = ports.program(module)
+    for _ in range(2000):
+        program = (
+            b"ctorch.nn\nModule\n)R}"
+            + text(b"_modules")
+            + b"}"
+            + text(b"n" * 500)
+            + program
+            + b"ssb"
+        )
+    found = opened(zipped(tmp_path / "m", b"\x80\x02" + program + b"."))
+    assert dict(found.variables) == {}

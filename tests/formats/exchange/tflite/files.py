@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -82,3 +83,11 @@ def convert(model: keras.Model, way: str = "float32") -> bytes:
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     WAYS[way](converter)
     return bytes(converter.convert())
+
+
+def write_all(folder: Path) -> None:
+    """Write the network as `network.keras`, and what the converter makes of it in each way."""
+    model = network()
+    model.save(folder / "network.keras")
+    for way in WAYS:
+        (folder / f"{way}.tflite").write_bytes(convert(model, way))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,13 @@ from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.formats.exchange.tflite.flatbuffer import U64, Flatbuffer
 from bnstat.storage.local import LocalFile
 from tests.builders.flatbuffers import hand_made
-from tests.formats.exchange.tflite.files import WAYS, convert, network
+from tests.formats.exchange.tflite.files import WAYS, write_all
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder, model = tmp_path_factory.mktemp("lite"), network()
-    paths = {way: folder / f"{way}.tflite" for way in WAYS}
-    for way, path in paths.items():
-        path.write_bytes(convert(model, way))
-    return paths
+def files(built_once: Callable[..., Path]) -> dict[str, Path]:
+    folder = built_once("tflite", write_all)
+    return {way: folder / f"{way}.tflite" for way in WAYS}
 
 
 def tensors_of(path: Path) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from bnstat.formats.contents import Graph
 from bnstat.formats.protobuf.protos import message_class
 from bnstat.formats.tensorflow.graphs.graph_def import function_graphs, graph_of
+from tests.builders.effort import bounded
 
 Node = tuple[str, str, Sequence[str]] | tuple[str, str, Sequence[str], Mapping[str, Any]]
 """Name, op, inputs; attributes where it has any: a function's name, or names, among them."""
@@ -236,10 +236,9 @@ def test_library_that_calls_for_billions() -> None:
         calls = [(f"c{i}", "PartitionedCall", [], {"f": f"f{level + 1}"}) for i in range(4)]
         add_function(message, f"f{level}", [], {}, *calls)
     add_function(message, "f40", [], {}, ("op", "NoOp", []))
-    start = time.process_time()
-    graph = graph_of(message, by_name)
+    with bounded():
+        graph = graph_of(message, by_name)
     assert len(graph.ops) < 1_000_000
-    assert time.process_time() - start < 5
 
 
 # Functions of a SavedModel
@@ -331,6 +330,5 @@ def test_many_callers_of_one_large_function() -> None:
     def graphs() -> Iterator[Graph]:
         yield from function_graphs(message, captured)
 
-    start = time.process_time()
-    assert sum(len(graph.ops) for graph in graphs()) < 1_000_000
-    assert time.process_time() - start < 5
+    with bounded():
+        assert sum(len(graph.ops) for graph in graphs()) < 1_000_000

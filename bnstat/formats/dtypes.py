@@ -1,0 +1,271 @@
+"""The element types of every format: one fixed table of dtypes, and each format's names for them.
+
+A name or code that a file contains is looked up here and never passed to NumPy, whose own parser
+also accepts objects, structures and comma-separated lists.
+
+Types that NumPy lacks come from ml_dtypes, as in TensorFlow and JAX. A quantized type is the
+integer type that it is stored as. Types of 4 and 2 bits take a whole byte per element.
+
+Sources: tensorflow/core/framework/types.proto; safetensors README, "Format"; torch/storage.py;
+onnx.proto, `TensorProto.DataType`; tensorflow/lite/schema/schema.fbs, `TensorType`;
+tfjs-core/src/io/types.ts, `DTYPE_VALUE_SIZE_MAP`; numpy/lib/format.py, `dtype_to_descr`.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Final
+
+import numpy as np
+
+from bnstat.errors import UnsupportedError
+
+_NUMPY: Final[dict[str, type[np.generic]]] = {
+    "bool": np.bool_,
+    "int8": np.int8,
+    "int16": np.int16,
+    "int32": np.int32,
+    "int64": np.int64,
+    "uint8": np.uint8,
+    "uint16": np.uint16,
+    "uint32": np.uint32,
+    "uint64": np.uint64,
+    "float16": np.float16,
+    "float32": np.float32,
+    "float64": np.float64,
+    "complex64": np.complex64,
+    "complex128": np.complex128,
+    "qint8": np.int8,
+    "qint16": np.int16,
+    "qint32": np.int32,
+    "quint8": np.uint8,
+    "quint16": np.uint16,
+}
+_ML_DTYPES: Final = frozenset(
+    {
+        "bfloat16",
+        "float4_e2m1fn",
+        "float6_e2m3fn",
+        "float6_e3m2fn",
+        "float8_e3m4",
+        "float8_e4m3",
+        "float8_e4m3b11fnuz",
+        "float8_e4m3fn",
+        "float8_e4m3fnuz",
+        "float8_e5m2",
+        "float8_e5m2fnuz",
+        "float8_e8m0fnu",
+        "int2",
+        "int4",
+        "uint2",
+        "uint4",
+    }
+)
+NUMERIC: Final = frozenset(_NUMPY) | _ML_DTYPES
+"""The names of all numeric types."""
+
+STRING: Final = 7
+"""TensorFlow's code of strings."""
+
+TENSORFLOW: Final = {
+    1: "float32",
+    2: "float64",
+    3: "int32",
+    4: "uint8",
+    5: "int16",
+    6: "int8",
+    STRING: "string",
+    8: "complex64",
+    9: "int64",
+    10: "bool",
+    11: "qint8",
+    12: "quint8",
+    13: "qint32",
+    14: "bfloat16",
+    15: "qint16",
+    16: "quint16",
+    17: "uint16",
+    18: "complex128",
+    19: "float16",
+    20: "resource",
+    21: "variant",
+    22: "uint32",
+    23: "uint64",
+    24: "float8_e5m2",
+    25: "float8_e4m3fn",
+    26: "float8_e4m3fnuz",
+    27: "float8_e4m3b11fnuz",
+    28: "float8_e5m2fnuz",
+    29: "int4",
+    30: "uint4",
+    31: "int2",
+    32: "uint2",
+    33: "float4_e2m1fn",
+}
+"""The values of TensorFlow's `DataType`."""
+
+SAFETENSORS: Final = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "I16": "int16",
+    "U16": "uint16",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I32": "int32",
+    "U32": "uint32",
+    "F32": "float32",
+    "F64": "float64",
+    "I64": "int64",
+    "U64": "uint64",
+    "C64": "complex64",
+}
+
+TORCH_STORAGES: Final = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
+    "UntypedStorage": "uint8",
+    "QInt8Storage": "qint8",
+    "QUInt8Storage": "quint8",
+    "QInt32Storage": "qint32",
+    "QUInt4x2Storage": "quint4x2",
+    "QUInt2x4Storage": "quint2x4",
+}
+"""PyTorch's classes of storages; those that pack several elements into a byte are not numeric."""
+
+TORCH: Final = {"half": "float16", "float": "float32", "double": "float64"}
+"""PyTorch's names of element types, where they are not NumPy's."""
+
+ONNX: Final = {
+    1: "float32",
+    2: "uint8",
+    3: "int8",
+    4: "uint16",
+    5: "int16",
+    6: "int32",
+    7: "int64",
+    8: "string",
+    9: "bool",
+    10: "float16",
+    11: "float64",
+    12: "uint32",
+    13: "uint64",
+    14: "complex64",
+    15: "complex128",
+    16: "bfloat16",
+    17: "float8_e4m3fn",
+    18: "float8_e4m3fnuz",
+    19: "float8_e5m2",
+    20: "float8_e5m2fnuz",
+    24: "float8_e8m0fnu",
+}
+"""The values of ONNX's `DataType` whose elements take whole bytes."""
+
+TFLITE: Final = {
+    0: "float32",
+    1: "float16",
+    2: "int32",
+    3: "uint8",
+    4: "int64",
+    6: "bool",
+    7: "int16",
+    8: "complex64",
+    9: "int8",
+    10: "float64",
+    11: "complex128",
+    12: "uint64",
+    15: "uint32",
+    16: "uint16",
+    17: "int4",
+    18: "bfloat16",
+}
+"""The numeric values of TensorFlow Lite's `TensorType`; two int4 share a byte, low bits first."""
+
+TFJS: Final = frozenset({"float32", "int32", "bool", "complex64", "float16", "uint8", "uint16"})
+"""The types of TensorFlow.js, under NumPy's names."""
+
+_DESCR: Final = re.compile(r"(?P<order>[<>|=]?)(?P<kind>[?a-z]\d{0,2})")
+_DESCR_KINDS: Final = {
+    "?": "bool",
+    "b1": "bool",
+    "i1": "int8",
+    "i2": "int16",
+    "i4": "int32",
+    "i8": "int64",
+    "u1": "uint8",
+    "u2": "uint16",
+    "u4": "uint32",
+    "u8": "uint64",
+    "f2": "float16",
+    "f4": "float32",
+    "f8": "float64",
+    "c8": "complex64",
+    "c16": "complex128",
+}
+
+
+def dtype_name(code: int) -> str:
+    """TensorFlow's name of a type; `type 99` for an unknown code."""
+    return TENSORFLOW.get(code, f"type {code}")
+
+
+def numpy_dtype(name: str, where: str = "") -> np.dtype[np.generic]:
+    """Return the dtype of a numeric type.
+
+    Raises:
+        UnsupportedError: the name is not one of `NUMERIC`; `where` names the tensor.
+    """
+    dtype = find_dtype(name)
+    if dtype is None:
+        raise UnsupportedError(where, f"a tensor of {name[:_SHOWN]} cannot be read as numbers")
+    return dtype
+
+
+_SHOWN: Final = 40
+"""Characters of an unknown name that an error quotes."""
+
+
+def find_dtype(name: str) -> np.dtype[np.generic] | None:
+    """Return the dtype of a numeric type, or None if the name is not one of `NUMERIC`."""
+    return _dtype(name) if name in NUMERIC else None
+
+
+@cache
+def _dtype(name: str) -> np.dtype[np.generic]:
+    if name in _NUMPY:
+        return np.dtype(_NUMPY[name])
+    import ml_dtypes
+
+    kind: type[np.generic] = getattr(ml_dtypes, name)
+    return np.dtype(kind)
+
+
+def dtype_of_descr(descr: str) -> np.dtype[np.generic] | None:
+    """Return the dtype, byte order included, that NumPy writes as `<f4` in files and pickles.
+
+    A plain name such as `float32` is accepted too. Return None if the type is not numeric.
+    """
+    match = _DESCR.fullmatch(descr)
+    if match is None:
+        return find_dtype(descr)
+    name = _DESCR_KINDS.get(match["kind"])
+    if name is None:
+        return None
+    dtype = _dtype(name)
+    return dtype.newbyteorder(">") if match["order"] == ">" else dtype

@@ -1,0 +1,156 @@
+"""TorchScript archives: names, settings from the code, and the stores of tch-rs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bnstat
+from bnstat.model import ROLES
+from tests.formats.keras.files import same_bits
+from tests.fuzz import ports
+from tests.fuzz.handmade import values
+
+STORAGES = {str(at): array.tobytes() for at, array in enumerate(values().values())}
+TENSORS = {name: ports.tensor(ports.Storage(str(at), 3)) for at, name in enumerate(ports.NAMES)}
+NORM = "__torch__.torch.nn.modules.batchnorm"
+CODE = "code/__torch__/torch/nn/modules/batchnorm"
+HEAD = """class BatchNorm2d(Module):
+  __parameters__ = ["weight", "bias", ]
+  weight : Tensor
+"""
+CONSTANTS = (
+    HEAD
+    + """  momentum : Final[float] = 0.20000000000000001
+  eps : Final[float] = 0.0030000000000000001
+  def forward(self: X,
+    input: Tensor) -> Tensor:
+    return _0
+"""
+)
+CALL = "torch.batch_norm(input, self.weight, _2, _1, _0, False, {}, 0.0030000000000000001, True)"
+TRACED = f"{HEAD}  def forward(self: X) -> Tensor:\n    input = {CALL}\n    return input\n"
+SCRIPTED = f"""{HEAD}  def forward(self: X) -> Tensor:
+    _0 = __torch__.torch.nn.functional.batch_norm
+    _3 = _0(input, running_mean, running_var, weight, bias, bn_training, {{}}, 0.003, )
+    return _3
+"""
+OTHER = "class Other(Module):\n  eps : Final[float] = 9.\n  momentum : Final[float] = 9.\n"
+
+
+def archive(path: Path, root: Any, **code: str) -> Path:
+    members = {"data.pkl": ports.pickled(root), "constants.pkl": b"\x80\x02).", "version": b"3\n"}
+    members |= {name.replace("__py", ".py"): text.encode() for name, text in code.items()}
+    members |= {f"data/{key}": data for key, data in STORAGES.items()}
+    path.write_bytes(ports.pytorch_members(members))
+    return path
+
+
+def network(*kinds: str) -> ports.Call:
+    """A module with norms of these classes in `features`."""
+    norms = {
+        str(at): ports.Call(kind, (), {"training": False, **TENSORS})
+        for at, kind in enumerate(kinds)
+    }
+    features = ports.Call("__torch__.torch.nn.modules.container:Sequential", (), norms)
+    return ports.Call("__torch__:Net", (), {"training": False, "features": features})
+
+
+@pytest.mark.parametrize(
+    ("code", "momentum"),
+    [
+        (CONSTANTS, 0.8),
+        (f"{OTHER}{CONSTANTS}{OTHER}", 0.8),
+        (TRACED.format(0.2), 0.8),
+        (TRACED.format("exponential_average_factor"), None),
+        (SCRIPTED.format(0.2), 0.8),
+        (SCRIPTED.format("factor"), None),
+    ],
+)
+def test_settings_are_read_from_the_code(tmp_path: Path, code: str, momentum: float | None) -> None:
+    path = archive(
+        tmp_path / "m",
+        network(f"{NORM}:BatchNorm2d", f"{NORM}.___torch_mangle_7:BatchNorm2d"),
+        **{f"{CODE}__py": code, f"{CODE}/___torch_mangle_7__py": CONSTANTS},
+    )
+    model = bnstat.load(path)
+    assert model.keys() == ["features.0", "features.1"]
+    assert [layer.epsilon for layer in model] == [0.003, 0.003]
+    assert [layer.momentum for layer in model] == [momentum, 0.8]
+    assert [layer.axis for layer in model] == [1, 1]
+    for layer in model:
+        assert [layer.variables[role].key for role in ROLES] == [
+            f"{layer.name}.{name}" for name in ports.NAMES
+        ]
+        for role, array in values().items():
+            assert same_bits(layer.array(role), array)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "",
+        OTHER,
+        HEAD,
+        "\0\xff",
+        HEAD + "  eps : Final[float] = __import__('os').abort()\n",
+        HEAD + "  momentum : Final[float] = 0.1\n",
+        TRACED.format(0.2) + TRACED.format(0.3).replace(HEAD, ""),
+    ],
+)
+def test_code_that_tells_nothing(tmp_path: Path, code: str) -> None:
+    path = archive(tmp_path / "m", network(f"{NORM}:BatchNorm2d"), **{f"{CODE}__py": code})
+    (layer,) = bnstat.load(path)
+    assert layer.epsilon is layer.momentum is None
+    assert layer.name == "features.0"
+
+
+def test_without_its_code(tmp_path: Path) -> None:
+    (layer,) = bnstat.load(archive(tmp_path / "m", network(f"{NORM}:BatchNorm2d")))
+    assert (layer.name, layer.epsilon) == ("features.0", None)
+
+
+def test_dots_of_tch_rs(tmp_path: Path) -> None:
+    names = [f"net|bn_{at}|{name}" for at in (10, 9) for name in reversed(ports.NAMES)]
+    state = {name: TENSORS[name.rpartition("|")[2]] for name in names}
+    model = bnstat.load(archive(tmp_path / "m.ot", ports.Call("__torch__:Module", (), state)))
+    assert model.keys() == ["net.bn_9", "net.bn_10"]
+    assert model[0].variables["gamma"].key == "net|bn_9|weight"
+    for role, array in values().items():
+        assert same_bits(model[1].array(role), array)
+
+
+def test_numbers_of_tch_rs(tmp_path: Path) -> None:
+    kernel = ports.tensor(ports.Storage("1", 3))._replace(
+        arguments=(ports.Storage("1", 3), 0, (3, 1, 1), (1, 1, 1), False, None)
+    )
+    state = {"weight": kernel, "running_var": TENSORS["running_var"]}
+    state |= {"weight__1": TENSORS["weight"], "running_mean": TENSORS["running_mean"]}
+    state |= {"bias": TENSORS["bias"]}
+    (layer,) = bnstat.load(archive(tmp_path / "m.ot", ports.Call("__torch__:Module", (), state)))
+    keys = [layer.variables[role].key for role in ROLES]
+    assert keys == ["weight__1", "bias", "running_mean", "running_var"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("how", ["script", "trace"])
+def test_what_torch_saves(tmp_path: Path, how: str) -> None:
+    torch = pytest.importorskip("torch")
+    inner = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2, 3e-3, 0.2))
+    net = torch.nn.Sequential(inner, torch.nn.BatchNorm2d(2)).eval()
+    with torch.no_grad():
+        for tensor in net.state_dict().values():
+            tensor.add_(3)
+    built = (
+        torch.jit.script(net) if how == "script" else torch.jit.trace(net, torch.ones(1, 1, 9, 9))
+    )
+    built.save(tmp_path / "m")
+    model = bnstat.load(tmp_path / "m")
+    assert model.keys() == ["0.1", "1"]
+    assert [layer.epsilon for layer in model] == [3e-3, 1e-5]
+    assert [layer.momentum for layer in model] == [0.8, 0.9]
+    for layer in model:
+        for variable in layer.all_variables():
+            assert same_bits(variable.read(), net.state_dict()[variable.key].numpy())
