@@ -10,7 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bnstat.discovery.merge import Merged, in_order, is_complete, merge, unique_names
-from bnstat.discovery.names import Names, by_patterns, from_names, without_statistics
+from bnstat.discovery.names import (
+    NAMED_FOR_ITS_ROLE,
+    Names,
+    by_patterns,
+    from_names,
+    without_statistics,
+)
 from bnstat.discovery.objects import from_objects, lost_to_their_layers
 from bnstat.discovery.sighting import Sighting
 from bnstat.discovery.undecided import what_decides
@@ -186,14 +192,18 @@ def _is_plausible(layer: Merged, contents: Contents) -> bool:
 
 
 def _leave_out_what_does_not_fit(layer: Merged, contents: Contents) -> None:
-    """Take the role from a gamma or beta whose shape is not that of the moving statistics."""
+    """Take the role from a tensor whose shape does not fit, unless its name is gamma or beta."""
     shapes = {role: squeezed(contents.variables[key].shape) for role, key in layer.roles.items()}
     statistics = {shapes[role] for role in ROLES[2:] if role in shapes}
     if len(statistics) != 1:
         return
     for role in ROLES[:2]:
         if role in shapes and shapes[role] not in statistics:
-            key = layer.roles.pop(role)
+            key = layer.roles[role]
+            name = contents.names.get(key, key).removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")
+            if NAMED_FOR_ITS_ROLE.search(name):
+                continue
+            del layer.roles[role]
             layer.undecided = (*layer.undecided, key)
             shape = list(contents.variables[key].shape)
             layer.notes += (f"{key} is of the shape {shape}, not of that of the statistics",)

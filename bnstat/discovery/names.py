@@ -19,6 +19,10 @@ from bnstat.discovery.sighting import Sighting
 from bnstat.formats.contents import Contents
 from bnstat.model.variables import squeezed
 
+NAMED_FOR_ITS_ROLE = re.compile(r"(?:^|[/._])(?:gamma|beta)(?::0)?$")
+"""The end of a name that nothing but batch norm uses. If the shape of such a variable does not fit
+the statistics, it still has the role, so that the mismatch is reported instead of hidden."""
+
 SHADOW = re.compile(r"/ExponentialMovingAverage(_\d+)?$")
 BATCH_NORM_SCOPE = re.compile(
     r"(^|[/_.])(batch_?norm(alization)?|bn)(_?v\d)?[_\d]*$", re.IGNORECASE
@@ -171,12 +175,15 @@ class Names:
         Args:
             scope: the scope.
             endings: the endings.
-            shape: the shape that the variable must have, but for dimensions of 1; None for any.
+            shape: the shape that the variable must have, except for dimensions of 1, unless its
+                name is gamma or beta; None for any.
         """
         for ending in endings:
             key = self.keys.get(scope + ending if scope else ending[1:])
             if key is not None and (
-                shape is None or squeezed(self.contents.variables[key].shape) == squeezed(shape)
+                shape is None
+                or NAMED_FOR_ITS_ROLE.search(ending)
+                or squeezed(self.contents.variables[key].shape) == squeezed(shape)
             ):
                 return key
         return None

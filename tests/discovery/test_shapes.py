@@ -9,44 +9,71 @@ from bnstat.discovery import discover
 from bnstat.formats.contents import Contents, Layer, Node, Objects
 from bnstat.model import ROLES, Source, Variable
 
+MISFITS = ((4, 3, 3, 3), (5,))
 
-def of_shapes(gamma: tuple[int, ...], **more: object) -> Contents:
-    """A layer whose gamma has another shape than its statistics."""
-    shapes = {"gamma": gamma, "beta": (4,), "moving_mean": (4,), "moving_variance": (1, 1, 4)}
+
+def of_shapes(gamma: tuple[int, ...], key: str = "bn/scale", **more: object) -> Contents:
+    """A layer whose gamma, under a key, may have another shape than its statistics."""
+    shapes = {key: gamma, "bn/beta": (4,), "bn/moving_mean": (4,), "bn/moving_variance": (1, 1, 4)}
     variables = {
-        f"bn/{role}": Variable(f"bn/{role}", f"bn/{role}", "float32", shape, lambda: np.zeros(0))
-        for role, shape in shapes.items()
+        name: Variable(name, name, "float32", shape, lambda: np.zeros(0))
+        for name, shape in shapes.items()
     }
     return Contents(Source("", ""), variables, **more)  # type: ignore[arg-type]
 
 
-CONFIGURED = Layer(
-    "bn", "BatchNormalization", {"epsilon": 0.1}, {role: f"bn/{role}" for role in ROLES}
-)
-TRACKED = Objects(
-    [
-        Node({"bn": 1}, None, ""),
-        Node({role: at + 2 for at, role in enumerate(ROLES)}, None, ""),
-        *(Node({}, f"bn/{role}", f"bn/{role}") for role in ROLES),
-    ]
-)
-PATTERNS = [(role, rf"(.*)/{role}$") for role in ROLES]
-PATHS = {"layers": {"layers": (CONFIGURED,)}, "objects": {"objects": TRACKED}, "patterns": {}}
+def sources(key: str) -> dict[str, dict[str, object]]:
+    keys = {"gamma": key, **{role: f"bn/{role}" for role in ROLES[1:]}}
+    configured = Layer("bn", "BatchNormalization", {"epsilon": 0.1}, keys)
+    tracked = Objects(
+        [
+            Node({"bn": 1}, None, ""),
+            Node({role: at + 2 for at, role in enumerate(keys)}, None, ""),
+            *(Node({}, each, each) for each in keys.values()),
+        ]
+    )
+    return {"layers": {"layers": (configured,)}, "objects": {"objects": tracked}, "patterns": {}}
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_a_tensor_of_another_shape_has_no_role(path: str) -> None:
-    patterns = PATTERNS if path == "patterns" else ()
-    for gamma in ((4,), (4, 1), (4, 3, 3, 3), (5,)):
-        (layer,) = discover(of_shapes(gamma, **PATHS[path]), patterns=patterns)
-        fits = gamma in ((4,), (4, 1))
+def patterns(source: str, leaf: str) -> tuple[tuple[str, str], ...]:
+    if source != "patterns":
+        return ()
+    return (("gamma", rf"(.*)/{leaf}$"), *((role, rf"(.*)/{role}$") for role in ROLES[1:]))
+
+
+@pytest.mark.parametrize("source", ["layers", "objects", "patterns"])
+def test_a_tensor_of_another_shape_has_no_role(source: str) -> None:
+    more = sources("bn/scale")[source]
+    for gamma in ((4,), (4, 1), *MISFITS):
+        (layer,) = discover(of_shapes(gamma, **more), patterns=patterns(source, "scale"))
+        fits = gamma not in MISFITS
         assert set(layer.variables) == (set(ROLES) if fits else set(ROLES[1:]))
-        assert [variable.key for variable in layer.undecided] == ([] if fits else ["bn/gamma"])
-        assert any("bn/gamma" in note for note in layer.notes) is not fits
+        assert [variable.key for variable in layer.undecided] == ([] if fits else ["bn/scale"])
+        assert any("bn/scale" in note for note in layer.notes) is not fits
 
 
-def test_by_names_alone_it_is_not_of_the_layer() -> None:
-    for gamma in ((4, 3, 3, 3), (5,)):
-        (layer,) = discover(of_shapes(gamma))
-        assert set(layer.variables) == {"moving_mean", "moving_variance"}
-        assert not layer.undecided
+@pytest.mark.parametrize("source", ["layers", "objects", "patterns"])
+def test_a_tensor_that_is_called_gamma_keeps_its_role(source: str) -> None:
+    """Otherwise inference would be computed without it, and nothing would report the mismatch."""
+    more = sources("bn/gamma")[source]
+    for gamma in MISFITS:
+        contents = of_shapes(gamma, "bn/gamma", **more)
+        (layer,) = discover(contents, patterns=patterns(source, "gamma"))
+        assert set(layer.variables) == set(ROLES)
+
+
+def test_by_names_alone_a_kernel_is_not_of_the_layer() -> None:
+    shapes = {"weight": (4, 3, 3, 3), "bias": (4,), "running_mean": (4,), "running_var": (4,)}
+    variables = {
+        f"a.{name}": Variable(f"a.{name}", f"a.{name}", "float32", shape, lambda: np.zeros(0))
+        for name, shape in shapes.items()
+    }
+    (layer,) = discover(Contents(Source("", ""), variables))
+    assert set(layer.variables) == {"moving_mean", "moving_variance"}
+    assert not layer.undecided
+
+
+def test_by_names_alone_a_gamma_of_another_shape_is_shown() -> None:
+    for gamma in MISFITS:
+        (layer,) = discover(of_shapes(gamma, "bn/gamma"))
+        assert set(layer.variables) == set(ROLES)

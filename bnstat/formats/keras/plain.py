@@ -44,7 +44,14 @@ _ARGUMENTS: Final = {
 }
 """Class -> arguments of it, and of hardly another of that name; none where it has none."""
 
-_OF_ALL: Final = {"name", "trainable", "dtype", "batch_input_shape", "build_config"}
+_OF_ALL: Final = {
+    "name",
+    "trainable",
+    "dtype",
+    "batch_input_shape",
+    "build_config",
+    "inbound_nodes",
+}
 """Arguments that any layer may have."""
 
 

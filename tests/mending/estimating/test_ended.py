@@ -138,7 +138,7 @@ def endless(folder: Path) -> Path:
 
 
 HANGING = """
-import ctypes, sys
+import ctypes, sys, threading
 import tensorflow as tf
 import bnstat.mending.estimating.running.runner as runner
 from bnstat.__main__ import run
@@ -149,7 +149,8 @@ def hang():
     # A lock of C, for which a wait goes on after a signal, so that Python handles none.
     lock = ctypes.create_string_buffer(256)
     ctypes.CDLL(None).pthread_mutex_lock(lock)
-    print("running", flush=True)
+    # A signal that comes before the second lock would be handled.
+    threading.Timer(1, print, ["running"], {"flush": True}).start()
     ctypes.CDLL(None).pthread_mutex_lock(lock)
 
 def announced(session, fetches, feeds):
@@ -157,9 +158,10 @@ def announced(session, fetches, feeds):
         print("running", flush=True)
     return run_of(session, fetches, feeds)
 
-tf.compat.v1.Session.run = announced
 if how == "in the main thread":
     runner.interruptible = lambda call: hang()
+else:
+    tf.compat.v1.Session.run = announced
 run()
 """
 

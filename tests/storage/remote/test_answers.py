@@ -39,7 +39,7 @@ class Answer:
         self.content_length = len(body) if length == -1 else length
         self.content, self._body = self, body
 
-    async def iter_chunked(self, size: int) -> AsyncIterator[bytes]:
+    async def iter_any(self) -> AsyncIterator[bytes]:
         for start in range(0, len(self._body), 3):
             yield self._body[start : start + 3]
 
