@@ -270,12 +270,14 @@ class _Uses:
         inputs = self._tensors.inputs(name)
         yield from map(_op_of, inputs[:3] if op is not None and is_training(op) else inputs)
         for waited in self._graph.controls(name) if with_controls else ():
+            if not self._steps.take():
+                return
             if waited in self._tensors.ops:
                 yield waited
                 continue
             start = bisect_left(self._names, f"{waited}/")
             for number in range(start, len(self._names)):
-                if not self._names[number].startswith(f"{waited}/"):
+                if not self._names[number].startswith(f"{waited}/") or not self._steps.take():
                     break
                 yield self._names[number]
 
