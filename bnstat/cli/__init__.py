@@ -21,7 +21,7 @@ from bnstat.errors import BnstatError
 COMMANDS = {
     "inspect": "Show the batch-norm layers in a table, with their statistics.",
     "export": "Write every value of every layer as JSON, CSV or NPZ.",
-    "check": "Look for what is wrong, and say how to mend it.",
+    "check": "Look for what is wrong, and explain what to do.",
     "diff": "Show what changed between two models.",
     "history": "Show how the statistics moved over a training run.",
     "scan": "Find and check every model in a whole store.",
