@@ -36,7 +36,7 @@ Forms:
   safetensors
         the same keys, every type as it is stored.
   parquet
-        the table of CSV; needs pyarrow (pip install 'bnstat[parquet]').
+        the table of CSV; needs pyarrow (pip install pyarrow).
 
 \b
 Examples:
