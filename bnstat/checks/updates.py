@@ -84,12 +84,13 @@ NEVER_UPDATED: Final[Rule[Model]] = Rule(
     title="moving statistics are the initial 0 and 1",
     severity="error",
     what="The moving mean is exactly 0 and the moving variance exactly 1 in every channel: the "
-    "values they were initialized with. Said of each layer, and once of the whole model where it "
-    "is true of all. Information only, where gamma and beta are initial as well (beta exactly 0 "
-    "in every channel; without beta, gamma exactly 1 or 0) or the step is 0: such a model or "
-    "layer was not trained. A warning in a file of a converter that may have moved the statistics "
-    "into gamma and beta, where nothing tells; see BN015 for where something does. PyTorch's "
-    "num_batches_tracked, where it is stored, is shown beside: 0 is never updated.",
+    "values they were initialized with. Each such layer is reported, and also the whole model "
+    "if it is true of all layers. Information only, if gamma and beta are initial as well "
+    "(beta exactly 0 in every channel; without beta, gamma exactly 1 or 0) or if the step is "
+    "0, because such a model or layer was not trained. A warning, if a converter wrote the "
+    "file and may have moved the statistics into gamma and beta without leaving proof; with "
+    "proof, BN015 is reported instead. PyTorch's num_batches_tracked is shown if the file "
+    "stores it: 0 means never updated.",
     why="In training the layer normalizes with the statistics of the batch, so the loss falls as "
     "it should. In inference it uses the moving statistics: it subtracts 0 and divides by 1, and "
     "the network sees activations that it was never trained on.",
@@ -104,10 +105,11 @@ NEVER_UPDATED: Final[Rule[Model]] = Rule(
         "model.updates with the training step.",
         "Keras 3": "Call the model as model(x, training=True) in a train_step of your own, and "
         "with JAX's stateless_call store the non-trainable variables that it returns.",
-        "Without training again": "Run a few hundred batches of training data through the "
-        "network in training mode without an optimizer step, then save.",
+        "Without training again": "bnstat recalibrate MODEL --data DATA -o COPY estimates the "
+        "statistics from data. In a program, run a few hundred batches of training data through "
+        "the network in training mode without an optimizer step, then save.",
     },
-    confidence="Certain that the statistics are those of the start. A layer that is initialized "
+    confidence="Certain that the statistics are the initial ones. A layer that is initialized "
     "from a random gamma and has no beta looks trained when it is not.",
     threshold="None: exact equality in every channel.",
     find=_find_never_updated,
@@ -140,7 +142,7 @@ HALF_UPDATED: Final[Rule[Model]] = Rule(
     what="One of the two moving statistics left its initial value and the other did not: the "
     "moving variance is exactly 1 in every channel although the mean moved, or the mean exactly "
     "0 although the variance moved.",
-    why="Both are updated by the same batch. One that stands still was lost: one of two update "
+    why="Both are updated by the same batch. One that does not change was lost: one of two update "
     "ops was run, a conversion filled in ones or zeros for what it did not find. Where only the "
     "mean is 0 the layer's input may be 0 throughout: the branch before it is dead.",
     example="moving mean 0.3 ± 1.2, moving variance 1 ± 0.",
@@ -216,7 +218,7 @@ HARDLY_WARMED_UP: Final[Rule[Model]] = Rule(
     confidence="Exact where the step counts the updates of this layer since its initialization. "
     "Checkpoints are also numbered by epoch or by save: a moving variance below m^n in any layer "
     "of the same momentum disproves the step, and nothing is reported. Layers that started from "
-    "pretrained statistics, or whose statistics were estimated anew as by bnstat recalibrate, have "
+    "pretrained statistics, or whose statistics were estimated, as by bnstat recalibrate, have "
     "no initial 0 and 1 in them; but their variances are seldom all above m^n and one just above "
     "it, as where a channel of little variance rests on what is left of the 1.",
     threshold="`initial`, 0.1 by default: the debiasing term of Adam (Kingma and Ba 2015, "
