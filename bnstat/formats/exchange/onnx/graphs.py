@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from math import prod
 
 import numpy as np
@@ -222,7 +223,7 @@ class _Inliner:
                 self.result.ops[given] = _Leaf(given, "Placeholder")
         for tensor in graph.initializers:
             frame.tensors[tensor.name] = self._constant(tensor, tensor.name)
-        for node in graph.nodes:
+        for node in _in_order(graph.nodes):
             self._left -= 1
             if self._left < 0:
                 raise UnsupportedError(self._path, "its functions call for too many nodes")
@@ -320,6 +321,35 @@ class _Inliner:
             self._uses[base] = self._uses.get(base, 1) + 1
             name = f"{base}#{self._uses[base]}"
         return name
+
+
+def _in_order(nodes: Sequence[Node]) -> Sequence[Node]:
+    """Return the nodes so that each follows those whose outputs it takes.
+
+    ONNX demands this order of a file, but runtimes accept any. Nodes keep their order otherwise.
+    """
+    producers: dict[str, int] = {}
+    for index, node in enumerate(nodes):
+        for name in filter(None, node.outputs):
+            producers.setdefault(name, index)
+    waiting: dict[int, int] = {}
+    consumers: dict[int, list[int]] = {}
+    for index, node in enumerate(nodes):
+        needed = {producers[name] for name in node.inputs if name in producers} - {index}
+        waiting[index] = len(needed)
+        for producer in needed:
+            consumers.setdefault(producer, []).append(index)
+    ready = [index for index, count in waiting.items() if not count]
+    order: list[int] = []
+    while ready:
+        order.append(heappop(ready))
+        for index in consumers.get(order[-1], ()):
+            waiting[index] -= 1
+            if not waiting[index]:
+                heappush(ready, index)
+    # A circle of nodes leads nowhere: the nodes that need it stay behind the others.
+    left = waiting.keys() - set(order)
+    return [nodes[index] for index in (*order, *sorted(left))]
 
 
 def _numbers_of(attribute: Attribute, name: str) -> NDArray[np.generic] | None:
