@@ -25,7 +25,7 @@ from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents, Layer
 from bnstat.model import Array, Source, Variable
 from bnstat.storage.files import File
-from bnstat.storage.in_place import Slice, fetch_starts, packed_slice_of
+from bnstat.storage.in_place import Slice, fetch_starts, packed_slice_of, zip_members
 from bnstat.storage.ranges import Range
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 _ENDING: Final = ".npy"
 _ZIP_MEMBER: Final = b"PK\x03\x04"
-_MAX_MEMBERS: Final = 100_000
 _LONGEST_HEADER: Final = 10_000
 """Characters, as NumPy has it; longer ones take long to parse."""
 _USUAL_HEADER: Final = 256
@@ -81,17 +80,14 @@ def open_contents(file: File, source: Source) -> Contents:
 
 
 def _members(file: File) -> Sequence[ZipInfo]:
-    from zipfile import BadZipFile, ZipFile
+    from zipfile import BadZipFile
 
     try:
-        with file.open() as stream, ZipFile(stream) as archive:
-            members = archive.infolist()
+        members = zip_members(file)
     except (BadZipFile, OSError, ValueError, NotImplementedError, LookupError) as error:
         raise DamagedError(
             file.path, f"is a truncated or damaged NPZ ({error})", "copy or download it again"
         ) from error
-    if len(members) > _MAX_MEMBERS:
-        raise DamagedError(file.path, f"claims more than {_MAX_MEMBERS} arrays")
     return members
 
 
