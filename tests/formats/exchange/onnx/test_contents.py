@@ -266,6 +266,24 @@ def test_functions_that_call_each_other_without_end(tmp_path: Path) -> None:
         bnstat.load(path)
 
 
+@pytest.mark.parametrize("crowd", ["inputs", "initializers"])
+def test_a_crowded_function_that_is_called_often(crowd: str, tmp_path: Path) -> None:
+    """Names of tensors count as well as nodes."""
+    many = 50_000
+    if crowd == "inputs":
+        nodes = [helper.make_node("Sum", ["x"] * many, ["z"])]
+    else:
+        tensors = [to_tensor(np.float32(1), str(index)) for index in range(many)]
+        one = body([helper.make_node("Identity", ["x"], ["z"])], tensors, ["z"])
+        nodes = [helper.make_node("If", ["x"], ["z"], then_branch=one, else_branch=one)]
+    opsets = [helper.make_opsetid("", 15)]
+    function = helper.make_function("own", "f", ["x"], ["z"], nodes, opsets)
+    calls = [helper.make_node("f", ["x"], [f"y{i}"], domain="own") for i in range(200)]
+    path = save(tmp_path / "m", graph(calls, []), functions=[function])
+    with pytest.raises(UnsupportedError, match="call for too many nodes"):
+        bnstat.load(path)
+
+
 def test_nodes_that_are_all_called_alike(tmp_path: Path) -> None:
     nodes = [helper.make_node("Relu", ["x"], [f"t{i}"], name="same") for i in range(20_000)]
     path = save(tmp_path / "m", graph(nodes, []))
