@@ -99,7 +99,7 @@ def load(
             _read(live, layers, track)
         return narrow(live, layers)
     text = fspath(path)
-    access = access or Access(storage_options, max_download)
+    access = access or _access(text, storage_options, max_download)
     found = locate(text, access).choose(shown(text), checkpoint, step)
     times = found.times()
     read = partial(_read, globs=layers, track=track) if eager and values else None
@@ -121,6 +121,14 @@ def load(
                 shown(text), "changes faster than it can be read", "try again"
             ) from error
     return narrow(model, layers)
+
+
+def _access(path: str, options: Mapping[str, Any] | None, max_download: int) -> Access:
+    """Return how files are reached, with a note if that does not apply to the path."""
+    access = Access(options, max_download)
+    if options and not is_url(path):
+        access.notes.append("storage options apply to URLs, and are not used for a local path")
+    return access
 
 
 def load_all(
@@ -160,7 +168,7 @@ def load_all(
         As `load`, for the path as a whole.
     """
     text = fspath(path)
-    access = access or Access(storage_options, max_download)
+    access = access or _access(text, storage_options, max_download)
     models = locate(text, access).models
     found = models[-last:] if last else models
 

@@ -57,8 +57,10 @@ MAY_IMPORT = {
     },
     "training": {"live", "model", "checks", "compare", "output"},
     "keras": {"live", "training", "checks", "compare", "output"},
+    "docs": set(),
     "cli": {
         "__version__",
+        "docs",
         "storage.access",
         "storage.address",
         "model",

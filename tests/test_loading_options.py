@@ -135,3 +135,13 @@ def test_tensorflows_reader_is_not_asked_for_what_is_far_away() -> None:
     assert bnstat.load("memory://loading").keys() == ["a"]
     with pytest.raises(bnstat.BnstatError, match="TensorFlow's reader reads files on disk"):
         bnstat.load("memory://loading", reader="tensorflow")
+
+
+def test_storage_options_for_a_local_path_are_noted(tmp_path: Path) -> None:
+    (tmp_path / "m.h5").write_bytes(handmade.hdf5_files()["legacy.h5"])
+    model = bnstat.load(tmp_path / "m.h5", storage_options={"key": "hidden"})
+    (note,) = (note for note in model.notes if "storage options" in note)
+    assert "hidden" not in note
+    ((_, each),) = bnstat.load_all(tmp_path, storage_options={"key": "hidden"})
+    assert note in each.notes
+    assert not any("storage options" in note for note in bnstat.load(tmp_path / "m.h5").notes)

@@ -97,7 +97,7 @@ CONSTANT_OUTPUT: Final[Rule[Model]] = Rule(
     },
     confidence="Certain about the numbers. A negative beta before a ReLU is cut to 0 and can be "
     "pruned all the same.",
-    threshold="`gamma` as for BN009, and `beta`, 0.1 by default: a tenth of the unit in which a "
+    threshold="`gamma` as for BN009, and `beta`, 0.1 by default: a tenth of the unit by which a "
     "normalized channel varies. The effect was reported for network slimming in "
     "liuzhuang13/slimming#5.",
     find=_find_constant_output,

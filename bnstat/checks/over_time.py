@@ -116,11 +116,11 @@ def _at_start(history: History, layer: str) -> bool:
 FROZEN: Final[Rule[History]] = Rule(
     code="BN101",
     name="frozen",
-    title="statistics stand still while weights move",
+    title="statistics do not change while weights do",
     severity="warning",
     what="From some checkpoint on, not one channel of the moving statistics changes. A warning "
-    "where gamma or beta moves all the same; information where the whole layer stands still while "
-    "others move, or where only gamma and beta do.",
+    "where gamma or beta moves all the same; information where the whole layer does not change "
+    "while others do, or where only gamma and beta do.",
     why="Weights that move under statistics that do not drift away from them: the network is "
     "trained for one normalization and used with another. If the layer runs in inference mode in "
     "training as well, nothing is wrong.",

@@ -42,8 +42,8 @@ MISSING_STATISTICS: Final[Rule[Model]] = Rule(
     "name says that it is batch norm. Information only, where the graph normalizes each batch by "
     "the statistics of that batch and no variable stores these: such a network runs as it was "
     "exported, but the output for one sample depends on the others in its batch.",
-    why="Whoever loads the file gets freshly initialized statistics, 0 and 1, usually without a "
-    "word, and inference does not normalize.",
+    why="A program that loads the file gets freshly initialized statistics, 0 and 1, usually "
+    "without a warning, and inference does not normalize.",
     example="A checkpoint with bn/gamma and bn/beta, but no bn/moving_mean.",
     mend={
         "TF1": "tf.train.Saver(tf.global_variables()), not tf.trainable_variables(): moving "
@@ -185,19 +185,20 @@ def _find_undecided(rule: Rule[Model], model: Model, thresholds: Thresholds) -> 
 UNDECIDED: Final[Rule[Model]] = Rule(
     code="BN016",
     name="undecided",
-    title="roles that nothing tells",
+    title="roles that the file does not decide",
     severity="info",
-    what="The file numbers the layer's variables and does not tell their roles: the layer may be "
+    what="The file numbers the layer's variables and does not name their roles: the layer may be "
     "batch norm without gamma or beta, or one of its variables may be either.",
     why="What is not decided is not checked by the other rules, or not whole.",
-    example="A .weights.h5 alone, in which a layer called norm has three vectors of one length.",
+    example="A .weights.h5 alone with a layer called norm that has three vectors of one length.",
     mend={
-        "TF1": "Files of TensorFlow 1 name their variables; --pattern ROLE=REGEX tells others.",
+        "TF1": "Files of TensorFlow 1 name their variables; for other names pass --pattern "
+        "ROLE=REGEX.",
         "Keras 2": "Give the model's architecture, as model.to_json() writes it: --config FILE.",
         "Keras 3": "As for Keras 2; the config.json of a .keras will do as well. Or check the "
         ".keras itself.",
     },
-    confidence="Certain that the file does not tell. Of Keras's own layers only batch norm has "
+    confidence="Certain that the file does not decide. Of Keras's own layers only batch norm has "
     "three vectors of one length, but a layer of your own may have them too.",
     threshold="None.",
     find=_find_undecided,

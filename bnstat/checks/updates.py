@@ -309,7 +309,7 @@ HALF_UPDATED: Final[Rule[Model]] = Rule(
     what="One of the two moving statistics left its initial value and the other did not: the "
     "moving variance is exactly 1 in every channel although the mean moved, or the mean exactly "
     "0 although the variance moved.",
-    why="Both are updated by the same batch. One that stands still was lost: one of two update "
+    why="Both are updated by the same batch. One that does not change was lost: one of two update "
     "ops was run, a conversion filled in ones or zeros for what it did not find. Where only the "
     "mean is 0 the layer's input may be 0 throughout: the branch before it is dead. A layer whose "
     "variances are next to 0 as well is surely so, and BN006 reports it instead.",
@@ -457,7 +457,7 @@ HARDLY_WARMED_UP: Final[Rule[Model]] = Rule(
     "Checkpoints are also numbered by epoch or by save, and a model that is compiled again counts "
     "from 0: a moving variance below m^n in any layer of the same momentum disproves the step, "
     "and nothing is reported. Layers that started from "
-    "pretrained statistics, or whose statistics were estimated anew as by bnstat recalibrate, have "
+    "pretrained statistics, or whose statistics were estimated, as by bnstat recalibrate, have "
     "no initial 0 and 1 in them; but their variances are seldom all above m^n and one just above "
     "it, as where a channel of little variance rests on what is left of the 1.",
     threshold="`initial`, 0.1 by default, for m^n and for its part of the median variance: the "

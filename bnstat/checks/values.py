@@ -126,7 +126,7 @@ NEGATIVE_VARIANCE: Final[Rule[Model]] = Rule(
         "variance in this order; without scale or center the list is shorter.",
         "Keras 3": "As for Keras 2.",
     },
-    confidence="Certain. Where the file does not tell epsilon, 0.001 is taken, the largest "
+    confidence="Certain. If the file does not store epsilon, 0.001 is assumed, the largest "
     "default of any library, so that an error is one with every default.",
     threshold="0.",
     find=_find_negative_variance,
@@ -200,7 +200,7 @@ COLLAPSED_VARIANCE: Final[Rule[Model]] = Rule(
     confidence="Certain that the channel was constant while the last batches were seen. Common "
     "in healthy networks, hence information.",
     threshold="`collapsed`, 0.0001 by default, as a share of epsilon (of 1e-5, the smallest "
-    "default of any library, where the file does not tell it): below it the standard deviation of "
+    "default of any library, if the file does not store it): below it the standard deviation of "
     "the normalized channel, sqrt(variance / (variance + epsilon)), is under 1 %.",
     find=_find_collapsed,
 )
@@ -252,7 +252,7 @@ EXPLODING_SCALE: Final[Rule[Model]] = Rule(
         "Keras 2": "BatchNormalization(epsilon=1e-3, gamma_constraint=...).",
         "Keras 3": "BatchNormalization(epsilon=1e-3, gamma_constraint=...).",
     },
-    confidence="Certain where the file tells epsilon. Where it does not, 0.001 is taken, the "
+    confidence="Certain if the file stores epsilon. If it does not, 0.001 is assumed, the "
     "largest default of any library, so that the true factor is at least as large.",
     threshold="`scale`, 1000 by default: a gamma of 1 reaches at most 1 / sqrt(epsilon), which is "
     "32 with the epsilon of Keras and 316 with the smallest default of any library, 1e-5. Data-"
@@ -288,8 +288,8 @@ OUTLYING_VARIANCE: Final[Rule[Model]] = Rule(
     name="outlying-variance",
     title="a moving variance out of all proportion",
     severity="info",
-    what="A channel's moving variance is out of all proportion to those of the layer's other "
-    "channels (the median of those that are not constant, of four at least).",
+    what="A channel's moving variance is out of all proportion to the variances of the layer's "
+    "other channels (the median of at least four channels that are not constant).",
     why="Normalization hides it from the next layer, but not from what comes between: folding, "
     "quantization by tensor, float16. It is also the scar of a single batch that exploded.",
     example="moving variance is 3e+06 times the layer's median in 1 of 32 channels.",

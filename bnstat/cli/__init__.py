@@ -21,14 +21,15 @@ from bnstat.errors import BnstatError
 COMMANDS = {
     "inspect": "Show the batch-norm layers in a table, with their statistics.",
     "export": "Write every value of every layer as JSON, CSV or NPZ.",
-    "check": "Look for what is wrong, and explain what to do.",
+    "check": "Check a model, and explain how to fix the findings.",
     "diff": "Show what changed between two models.",
     "history": "Show how the statistics moved over a training run.",
-    "scan": "Find and check every model in a whole store.",
-    "drift": "Run a model: how far are its statistics from the data's?",
-    "recalibrate": "Run a model: estimate its statistics anew, in a copy.",
+    "scan": "Check every model in a folder or bucket.",
+    "drift": "Run a model: compare its statistics with those of data.",
+    "recalibrate": "Run a model: estimate its statistics, and write a copy.",
     "apply": "Write a copy of a model with new values.",
-    "report": "Write a page to look at: one HTML file.",
+    "report": "Write an HTML page about a model, a run or a difference.",
+    "help": "Show the documentation, topic by topic.",
     "completion": "Let Tab complete paths, layers, checkpoints and rules.",
 }
 """The commands, in the order of the help, with their one-line descriptions."""
@@ -42,9 +43,9 @@ Examples:
 
 \b
 Exit codes:
-  0  done; check found nothing, diff found no difference
-  1  no batch norm in the file; check found something, diff a difference
-  2  it could not be done
+  0  done; check had no findings, diff found no difference
+  1  no batch norm in the file; check had findings, diff found a difference
+  2  the command failed
 """
 
 COMPLETE_VAR = "_BNSTAT_COMPLETE"
@@ -153,9 +154,9 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 def main(ctx: click.Context) -> None:
     """Find, show, check and export the batch-norm statistics in TensorFlow and Keras files.
 
-    A file may be a SavedModel, a checkpoint, an .h5, a .keras: its folder, its prefix or any of
-    its files will do. Nothing in it is executed, but by drift and recalibrate, which run the
-    model. Each command tells more with --help.
+    A model can be a SavedModel, a checkpoint, an .h5, a .keras and more: pass its folder, its
+    prefix or any of its files. Only drift and recalibrate run the model; no other command executes
+    anything in it. COMMAND --help lists the options, and bnstat help the topics.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

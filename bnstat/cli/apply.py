@@ -10,18 +10,19 @@ from bnstat.cli import options
 from bnstat.cli.messages import say
 
 _EPILOG = """\b
-VALUES is told by its content:
+VALUES is one of these, identified by content:
   JSON, CSV  as bnstat export writes them, edited or not. A role that is null
              (in CSV: empty) or left out keeps its values; so does a layer.
-             Decimals are read as the nearest number of the stored type.
+             Decimals are rounded to the nearest number of the stored type.
   NPZ, safetensors, Parquet
-             as bnstat export writes them. Every number must be exactly one of
-             the stored type.
+             as bnstat export writes them. The stored type must hold every
+             number exactly.
   a model    of any format. Its layers are paired as bnstat diff pairs them.
-Scales and shifts (export --folded) are refused: no variable stores them.
+Scales and shifts (export --folded) are refused, because no variable stores
+them.
 
 \b
-COPY is what MODEL is: a folder, a checkpoint's prefix, or a file. Of a
+COPY is a folder, a checkpoint's prefix or a file, like MODEL. If MODEL is a
 training folder, one checkpoint is copied into a new folder.
 
 \b
@@ -51,12 +52,12 @@ def _roles(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tup
     "--output",
     metavar="COPY",
     type=click.Path(),
-    help="What the copy is called. It must not be there yet.",
+    help="Write the copy to this path, which must not exist.",
 )
 @click.option(
     "--in-place",
     is_flag=True,
-    help="Let the finished copy take the original's name and place.",
+    help="Replace the original by the finished copy.",
 )
 @click.option(
     "--role",
@@ -64,12 +65,12 @@ def _roles(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tup
     multiple=True,
     metavar="ROLE",
     callback=_roles,
-    help="Only this role: gamma, beta, moving_mean or moving_variance. Can be repeated.",
+    help="Write only this role: gamma, beta, moving_mean or moving_variance. Can be repeated.",
 )
 @options.layers
 @options.choosing
 @options.config
-@click.option("--json", "as_json", is_flag=True, help="Say what was written as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Write the result as JSON.")
 @options.quiet
 def command(
     model: str,
@@ -84,10 +85,10 @@ def command(
 ) -> int:
     """Write a copy of MODEL, in its own format, with VALUES for its batch-norm layers.
 
-    The copy differs from MODEL in these values and the checksums over them, and in nothing else.
-    What cannot be written exactly (a layer that MODEL lacks, another shape, a value that its type
-    does not hold) is an error before anything is written. The copy is read back and compared
-    before it gets its name.
+    Only these values and their checksums change; every other byte of the copy is identical to
+    MODEL. If a value cannot be written exactly (MODEL lacks the layer, the shape differs, the
+    stored type does not hold the value), nothing is written and the command fails. The copy is
+    read back and compared before it gets its name.
     """
     if in_place == (output is not None):
         raise click.UsageError("name the copy with -o, or give --in-place")

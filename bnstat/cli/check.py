@@ -48,7 +48,7 @@ Examples:
 )
 @rules.judging
 @click.option(
-    "--allow-none", is_flag=True, help="Exit with 0, not 1, where a model has no batch norm."
+    "--allow-none", is_flag=True, help="Exit with 0, not 1, if a model has no batch norm."
 )
 @click.option("--json", "as_json", is_flag=True, help="Write the findings as JSON.")
 @click.option("--github", "as_github", is_flag=True, help="Write GitHub Actions annotations.")
@@ -71,16 +71,16 @@ def command(
     output: str,
     quiet: bool,
 ) -> int:
-    """Look for what is wrong with the batch norm of the models at the PATHs.
+    """Check the batch norm of the models at the PATHs, and explain how to fix the findings.
 
-    A PATH is a SavedModel, a checkpoint, an .h5 or a .keras: its folder, its prefix, any of its
-    files, or a URL of these (s3://, gs://, az://, hf://, https://); left out, it is the current
-    folder. Each finding has a rule, whose code does not change, and a severity. Errors and
-    warnings make the exit code 1; what is only worth knowing does not. Of several models the worst
-    makes the exit code.
+    A PATH is a SavedModel, a checkpoint, an .h5, a .keras or another model: its folder, its
+    prefix, any of its files, or a URL of these (s3://, gs://, az://, hf://, https://). The default
+    is the current folder. Each finding has a rule, whose code never changes its meaning, and a
+    severity. The exit code is 1 if any model has an error or a warning; a finding of severity
+    info does not change it.
 
-    A project keeps its own choice of rules in [tool.bnstat] of its pyproject.toml, or in a
-    bnstat.toml. The options below win over it.
+    A project can keep its own choice of rules in [tool.bnstat] of its pyproject.toml, or in a
+    bnstat.toml. The options below take precedence.
     """
     if list_rules or explain is not None:
         return _document(explain, output)

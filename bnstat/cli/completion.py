@@ -15,7 +15,7 @@ _SHELLS: Final = ("bash", "zsh", "fish")
 
 _EPILOG = """\b
 Examples:
-  bnstat completion --install            for the shell that you use
+  bnstat completion --install            for your own shell
   bnstat completion fish --install
   source <(bnstat completion bash)       for this session alone
 """
@@ -23,13 +23,13 @@ Examples:
 
 @click.command("completion", epilog=_EPILOG)
 @click.argument("shell", required=False, metavar="[bash|zsh|fish]", type=click.Choice(_SHELLS))
-@click.option("--install", is_flag=True, help="Set it up for this and all later sessions.")
+@click.option("--install", is_flag=True, help="Set completion up for all later sessions.")
 def command(shell: str | None, install: bool) -> None:
     """Let Tab complete commands, options, paths, layers, checkpoints and rules.
 
-    Without --install, the script for the shell is printed. With it, the script is stored, and
-    bash and zsh get a line in .bashrc or .zshrc that reads it; running it again does no harm.
-    The shell is that of $SHELL if it is left out.
+    Without --install, print the script for the shell. With --install, store the script, and for
+    bash and zsh add a line to .bashrc or .zshrc that reads it. Installing again changes nothing.
+    The default shell is the one in $SHELL.
     """
     if shell is None:
         shell = os.path.basename(os.environ.get("SHELL", ""))

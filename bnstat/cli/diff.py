@@ -24,7 +24,7 @@ Examples:
     type=float,
     default=0.0,
     metavar="R",
-    help="Relative tolerance: |new - old| <= A + R * |old| is no difference. Default: 0.",
+    help="Relative tolerance: values are equal if |new - old| <= A + R * |old|. Default: 0.",
 )
 @click.option(
     "--atol", type=float, default=0.0, metavar="A", help="Absolute tolerance. Default: 0."
@@ -34,20 +34,20 @@ Examples:
     type=float,
     default=1e-6,
     metavar="T",
-    help="How far scale, shift and folded weights may be apart, as a part of their size, and "
-    "still be the same in effect. Default: 1e-6, some roundings of float32.",
+    help="Largest relative difference of scale, shift and folded weights that counts as the same "
+    "in effect. Default: 1e-6, a few roundings of float32.",
 )
 @click.option(
     "--epsilon",
     type=float,
     metavar="E",
-    help="The epsilon of layers whose file does not tell it.",
+    help="Use this epsilon for layers whose file does not store it.",
 )
 @click.option(
     "--all",
     "everything",
     is_flag=True,
-    help="Also show what is equal, and every name of a long list.",
+    help="Also show layers that are equal, and every name of a long list.",
 )
 @click.option(
     "--map",
@@ -79,15 +79,15 @@ def command(
 ) -> int:
     """Show what changed from the model OLD to the model NEW, whatever their formats.
 
-    Each is a SavedModel, a checkpoint, an .h5 or a .keras: its folder, its prefix or any of its
-    files. Layers are matched by name; where names differ, by the end of the name, by position and
-    shape, by values, or by what these amount to, and it says which. A name alone is no
-    difference.
+    Each is a SavedModel, a checkpoint, an .h5, a .keras or another model: its folder, its prefix,
+    any of its files, or a URL. Layers are paired by name. If names differ, they are paired by the
+    end of the name, by position and shape, by values, or by scale and shift, and the output says
+    by which. A different name alone does not count as a difference.
 
-    Each layer is the same; or the same in effect, where scale and shift agree though the values
-    do not; or folded into the weights beside it, which is proven number by number; or different,
-    with the cause where arithmetic shows one. The exit code is 1 where a layer is different,
-    removed or added, and else 0.
+    Each layer gets a verdict: the same; the same in effect, if scale and shift agree though the
+    values do not; folded into the weights beside it, which is proven number by number; or
+    different, with the cause if arithmetic shows one. The exit code is 1 if a layer is different,
+    removed or added, and 0 otherwise.
     """
     forms = {"--map": as_map, "--json": as_json, "--md": as_markdown}
     asked = [flag for flag, given in forms.items() if given]

@@ -28,10 +28,10 @@ Examples:
     "--fail-on",
     type=click.FloatRange(min=0),
     metavar="J",
-    help="Exit with 1 where a layer's divergence is above this.",
+    help="Exit with 1 if a layer's divergence is above this.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Write JSON, with every channel.")
-@click.option("--csv", "as_csv", is_flag=True, help="Write CSV: one row a channel.")
+@click.option("--csv", "as_csv", is_flag=True, help="Write CSV: one row per channel.")
 @options.layers
 @options.choosing
 @click.option(
@@ -55,11 +55,11 @@ def command(
     quiet: bool,
     **choice: Any,
 ) -> int:
-    """Show how far the stored statistics of MODEL are from those of DATA.
+    """Show how far the stored statistics of MODEL are from the statistics of DATA.
 
-    This runs the model: TensorFlow executes its graph, once, in inference, as it stands. It
-    tells statistics that were never updated, and data of another distribution than the
-    model's, from a healthy model.
+    This runs the model: TensorFlow executes its graph once, unchanged, in inference. The result
+    distinguishes a healthy model from statistics that were never updated and from data of another
+    distribution than the training data.
     """
     if as_json and as_csv:
         raise click.UsageError("--json and --csv: choose one")

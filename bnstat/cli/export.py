@@ -28,15 +28,15 @@ _EPILOG = """\b
 Forms:
   JSON  one object; its schema is schema.json in bnstat/output/documents.
         Numbers read back to the stored bits; NaN and infinities are strings.
-  CSV   one row a channel: layer, channel, gamma, beta, moving_mean,
-        moving_variance. The channel of variables that are no vectors is one
-        index a dimension, such as 0:3:1. A layer name that a spreadsheet
-        would run as a formula gets a ' before it.
+  CSV   one row per channel: layer, channel, gamma, beta, moving_mean,
+        moving_variance. If variables have several dimensions, a channel is
+        one index per dimension, such as 0:3:1. A layer name that a
+        spreadsheet would run as a formula gets a ' before it.
   NPZ   keys LAYER/ROLE, for numpy.load. bfloat16 becomes float32, exactly.
   safetensors
-        the same keys, every type as it is stored.
+        the same keys, with every type as it is stored.
   parquet
-        the table of CSV; needs pyarrow (pip install 'bnstat[parquet]').
+        the table of CSV; needs pyarrow (pip install pyarrow).
 
 \b
 Examples:
@@ -51,34 +51,36 @@ Examples:
 @click.command("export", epilog=_EPILOG)
 @options.path
 @click.option("--json", "as_json", is_flag=True, help="Write JSON, losslessly. The default.")
-@click.option("--csv", "as_csv", is_flag=True, help="Write CSV: one row a channel.")
+@click.option("--csv", "as_csv", is_flag=True, help="Write CSV: one row per channel.")
 @click.option("--npz", "as_npz", is_flag=True, help="Write NPZ, NumPy's archive of arrays.")
 @click.option(
     "--format",
     "form",
     type=click.Choice(_FORMATS),
-    help="Write this form. Default: by the ending of FILE, else JSON.",
+    help="Write this format. Default: by the ending of FILE, else JSON.",
 )
 @click.option(
     "--names",
     type=click.Choice(_NAMES),
-    help="Name tensors, and mean the momentum, as this framework does.",
+    help="Use the tensor names and the meaning of momentum of this framework.",
 )
 @click.option(
     "--map",
     "map_file",
     metavar="FILE",
     type=click.Path(),
-    help="Rename layers: a line FROM,TO for each, as diff --map writes them.",
+    help="Rename layers by the lines FROM,TO of FILE, which diff --map writes.",
 )
 @click.option(
-    "--folded", is_flag=True, help="Write scale and shift of each channel: y = scale * x + shift."
+    "--folded",
+    is_flag=True,
+    help="Write the scale and shift of each channel: y = scale * x + shift.",
 )
 @click.option(
     "--epsilon",
     type=float,
     metavar="E",
-    help="With --folded: the epsilon of layers whose file does not tell it.",
+    help="With --folded, use this epsilon for layers whose file does not store it.",
 )
 @options.output
 @options.layers
@@ -103,9 +105,9 @@ def command(
 ) -> int:
     """Write every value of every batch-norm layer of the model at PATH.
 
-    PATH is a SavedModel, a checkpoint, an .h5 or a .keras: its folder, its prefix, any of its
-    files, or a URL of these (s3://, gs://, az://, hf://, https://). Without --format,
-    --json, --csv or --npz the form follows from the ending of FILE.
+    PATH is a SavedModel, a checkpoint, an .h5, a .keras or another model: its folder, its prefix,
+    any of its files, or a URL of these (s3://, gs://, az://, hf://, https://). The default is the
+    current folder. Without --format, --json, --csv or --npz the ending of FILE decides the format.
     """
     kind = _form((as_json, as_csv, as_npz), form, output)
     if no_values and (kind != "json" or folded):

@@ -34,12 +34,14 @@ Examples:
     "roles",
     multiple=True,
     type=click.Choice(_ROLES),
-    help="Only this role. Can be repeated.",
+    help="Show only this role. Can be repeated.",
 )
 @click.option(
-    "--last", type=click.IntRange(min=1), metavar="N", help="Only the last N checkpoints."
+    "--last", type=click.IntRange(min=1), metavar="N", help="Show only the last N checkpoints."
 )
-@click.option("--csv", "as_csv", is_flag=True, help="Write CSV: one row a checkpoint and role.")
+@click.option(
+    "--csv", "as_csv", is_flag=True, help="Write CSV: one row per checkpoint, layer and role."
+)
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 @click.option(
     "--tensorboard",
@@ -67,10 +69,10 @@ def command(
 ) -> int:
     """Show how the statistics moved over the checkpoints of the folder PATH.
 
-    PATH is a folder of checkpoints, of Keras files or of SavedModel versions; or its URL; they are
-    read the oldest first. Left out, it is the current folder. A checkpoint that cannot be
-    read is told and left out. Below the table stands which statistics are frozen, still drift or
-    diverge.
+    PATH is a folder of checkpoints, of Keras files or of SavedModel versions, or its URL. The
+    default is the current folder. Checkpoints are read from the oldest to the newest. One that
+    cannot be read is reported and left out. Below the table, findings name the statistics that are
+    frozen, still drift or diverge.
     """
     if as_csv and as_json:
         raise click.UsageError("--csv and --json: choose one")

@@ -47,16 +47,16 @@ def command(
     quiet: bool,
     verbose: bool,
 ) -> int:
-    """Show the batch-norm layers of the model at PATH in a table, one row a layer.
+    """Show the batch-norm layers of the model at PATH in a table, one row per layer.
 
-    PATH is a SavedModel, a checkpoint, an .h5 or a .keras: its folder, its prefix, any of its
-    files, or a URL of these (s3://, gs://, az://, hf://, https://). Left out, it is the current
-    folder. Layers come in the order of the network where the file tells it.
+    PATH is a SavedModel, a checkpoint, an .h5, a .keras or another model: its folder, its prefix,
+    any of its files, or a URL of these (s3://, gs://, az://, hf://, https://). The default is the
+    current folder. Layers are in network order if the file records it.
 
-    Each cell is the mean of a statistic and its standard deviation over the channels; a wider
-    terminal, or a pipe, also shows the range and a histogram. A dash stands for what the layer
-    does not have. Letters beside a name mark what is plainly wrong: N NaN or infinite values,
-    V negative variance, I moving statistics still at their initial 0 and 1.
+    Each cell is the mean of a statistic and its standard deviation over the channels. A wider
+    terminal, or a pipe, also shows the range and a histogram. A dash means that the layer has no
+    such variable. A letter beside a name marks an obvious defect: N for NaN or infinite values,
+    V for a negative variance, I for moving statistics that are still the initial 0 and 1.
 
     With --plot, the distribution of each statistic is drawn, and its channels from the lowest to
     the highest.

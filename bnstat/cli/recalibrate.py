@@ -24,18 +24,16 @@ Examples:
 @click.command("recalibrate", epilog=_EPILOG)
 @click.argument("model", type=click.Path())
 @running.options
-@click.option(
-    "-o", "copy", metavar="COPY", type=click.Path(), help="What the copy is to be called."
-)
-@click.option("--in-place", is_flag=True, help="Put the copy in the place of the original.")
+@click.option("-o", "copy", metavar="COPY", type=click.Path(), help="Write the copy to this path.")
+@click.option("--in-place", is_flag=True, help="Replace the original by the copy.")
 @click.option("--dry-run", is_flag=True, help="Estimate and show, but write no copy.")
 @click.option(
     "--exact",
     is_flag=True,
-    help="Mend in waves from the input to the output, each layer with those before it already "
-    "mended: nothing remains, but it takes many readings of the data.",
+    help="Estimate layer after layer from the input to the output, so that no residual is left. "
+    "This reads the data many times.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Write what was done as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Write the result as JSON.")
 @options.layers
 @options.choosing
 @options.quiet
@@ -52,11 +50,11 @@ def command(
     quiet: bool,
     **choice: Any,
 ) -> int:
-    """Estimate moving means and variances anew from DATA, and write a copy of MODEL with them.
+    """Estimate moving means and variances from DATA, and write a copy of MODEL with them.
 
-    This runs the model: TensorFlow executes its graph, in inference. Dropout and its like stay
-    off. In one pass each layer normalizes by its batch, and what enters each is measured; a
-    second pass in inference tells how far the new statistics still are from what then enters.
+    This runs the model: TensorFlow executes its graph in inference, so that dropout is off. In a
+    first pass each layer normalizes by the batch, and its inputs are measured. A second pass, in
+    inference, measures how far the new statistics are from the inputs that the layer then gets.
     """
     if sum((copy is not None, in_place, dry_run)) != 1:
         raise click.UsageError("say where the copy goes: one of -o COPY, --in-place, --dry-run")

@@ -30,13 +30,13 @@ Examples:
     "measured",
     metavar="FILE",
     type=click.Path(),
-    help="Also show the data's statistics: what bnstat drift --json wrote of this model.",
+    help="Also show the statistics of data, from the output of bnstat drift --json.",
 )
 @click.option(
     "--epsilon",
     type=float,
     metavar="E",
-    help="With two models: the epsilon of layers whose file does not store it.",
+    help="With two models, use this epsilon for layers whose file does not store it.",
 )
 @options.output
 @options.layers
@@ -51,15 +51,15 @@ def command(
     reading: options.Reading,
     quiet: bool,
 ) -> int:
-    """Write a page to look at: a model, a training run, or how two models differ.
+    """Write an HTML page about a model, a training run, or the difference of two models.
 
-    The page is one HTML file that needs nothing else, no network and no server. It shows what
-    was found and what that means, a table of the layers, and of each layer its statistics
-    channel by channel.
+    The page is one HTML file that needs no network and no server. It shows the findings and what
+    they mean, a table of the layers, and the statistics of each layer channel by channel.
 
-    PATH is a SavedModel, a checkpoint, an .h5 or a .keras: its folder, its prefix or any of its
-    files. Of a folder with several checkpoints, or of three paths and more in the order of time,
-    it shows how the statistics moved; of two paths, what differs.
+    PATH is a SavedModel, a checkpoint, an .h5, a .keras or another model: its folder, its prefix,
+    any of its files, or a URL. For a folder with several checkpoints, or for three or more paths
+    in chronological order, the page shows how the statistics moved. For two paths it shows the
+    differences.
     """
     from bnstat.output.sink import open_text, writes_to_terminal
 

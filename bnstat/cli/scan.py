@@ -27,9 +27,9 @@ Examples:
 
 \b
 Exit codes:
-  0  nothing was found
-  1  something was found, or a model could not be read; or there is no model
-  2  a root is not there, or no model at all could be read
+  0  no findings
+  1  findings, a model that could not be read, or no model at all
+  2  a ROOT does not exist, or not one model could be read
 """
 
 
@@ -39,18 +39,18 @@ Exit codes:
     "--include",
     multiple=True,
     metavar="GLOB",
-    help="Only models whose path below ROOT, or any name on it, matches. Can be repeated.",
+    help="Check only models whose path below ROOT, or any name in it, matches. Can be repeated.",
 )
 @click.option(
     "--exclude",
     multiple=True,
     metavar="GLOB",
-    help="Leave out such models, and do not enter such folders. Can be repeated.",
+    help="Leave out models and folders that match. Can be repeated.",
 )
 @click.option(
     "--newest",
     is_flag=True,
-    help="Of a training run's checkpoints and of numbered versions, only the newest.",
+    help="Check only the newest checkpoint of a training run, and the newest numbered version.",
 )
 @click.option(
     "--jobs",
@@ -58,24 +58,24 @@ Exit codes:
     default=1,
     show_default=True,
     metavar="N",
-    help="Read so many models at a time; 0 for as many as there are cores.",
+    help="Read this number of models at a time; 0 means one per core.",
 )
 @click.option(
     "--engine",
     metavar="URL",
-    help="Read them on a cluster that sees the same files: dask://HOST:PORT, ray://HOST:PORT; or "
-    "dask://local, ray://local.",
+    help="Read the models on a cluster that has the same files: dask://HOST:PORT, ray://HOST:PORT, "
+    "dask://local or ray://local.",
 )
 @click.option(
     "--state",
     metavar="FILE",
     type=click.Path(),
-    help="Keep what was found in FILE, and read only what has changed since it was.",
+    help="Keep the results in FILE. A later scan reads only models that changed since.",
 )
 @rules.judging
-@click.option("--json", "as_json", is_flag=True, help="Write JSON Lines, an object a model.")
-@click.option("--csv", "as_csv", is_flag=True, help="Write CSV, a row a model.")
-@click.option("--parquet", "as_parquet", is_flag=True, help="Write Parquet, a row a model.")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON Lines, one object per model.")
+@click.option("--csv", "as_csv", is_flag=True, help="Write CSV, one row per model.")
+@click.option("--parquet", "as_parquet", is_flag=True, help="Write Parquet, one row per model.")
 @click.option("--md", "as_md", is_flag=True, help="Write a Markdown table.")
 @options.reading_all
 @options.output
@@ -97,16 +97,16 @@ def command(
     output: str,
     quiet: bool,
 ) -> int:
-    """Find every model below the ROOTs, check each, and tell of it in a line.
+    """Find every model below the ROOTs, check each, and print one line per model.
 
-    A ROOT is a folder, or a model, or a URL of these (s3://, gs://, az://, hf://). The files of a
-    checkpoint, the folder of a SavedModel, and weights in several files are one model each. A model
-    that cannot be read is a line like the others. At the end stand the counts by finding and by
-    trouble.
+    A ROOT is a folder, a model, or a URL of these (s3://, gs://, az://, hf://). The files of a
+    checkpoint, the folder of a SavedModel, and weights in several files count as one model each.
+    A model that cannot be read gets a line like the others. The output ends with the counts by
+    finding and by problem.
 
-    The project's settings are those of the nearest bnstat.toml, or pyproject.toml with
-    [tool.bnstat], from the ROOTs upwards; none are taken from below them. For URLs they are those
-    of the current folder. --max-download is for each model by itself.
+    Settings are read from the nearest bnstat.toml, or pyproject.toml with [tool.bnstat], from the
+    ROOTs upwards, and never from below them. For URLs, the search starts at the current folder.
+    --max-download applies to each model separately.
     """
     flags = (as_json, as_csv, as_parquet, as_md)
     asked = [form for form, flag in zip(_FORMS, flags, strict=True) if flag]

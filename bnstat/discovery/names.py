@@ -29,6 +29,12 @@ BATCH_NORM_SCOPE = re.compile(
 )
 """A scope whose last part says batch norm: `BatchNorm_1`, `conv2_bn`, `tpu_batch_normalization`."""
 
+_OF_DATA = re.compile(
+    r"obs|reward|return|action|state_?norm|input|target|value|rms|normali[sz]er|running|data",
+    re.IGNORECASE,
+)
+"""What the scope of statistics of data may say, rather than of activations."""
+
 _SHADOW_WORD = "/ExponentialMovingAverage"
 
 
@@ -219,7 +225,9 @@ def _sighting(names: Names, scheme: Scheme, variance: str) -> Sighting | None:
             break
     if _is_of_data(names, scope, scheme, roles):
         return None
-    if not scheme.surely and not _shows_more(names, owner, roles):
+    if not scheme.surely and not (
+        _is_in_tree_of_statistics(names, scope, scheme, roles) or _shows_more(names, owner, roles)
+    ):
         return None
     extra = {ending[1:]: key for ending in scheme.extra if (key := names.find(scope, (ending,)))}
     averaged = any(map(names.is_average, roles.values()))
@@ -289,6 +297,19 @@ def _shows_more(names: Names, scope: str, roles: Mapping[str, str]) -> bool:
     """Whether a `mean` and a `variance`, ordinary words, are surely batch norm's."""
     shapes = {names.contents.variables[key].shape for key in roles.values()}
     return len(shapes) == 1 and (len(roles) > 2 or bool(BATCH_NORM_SCOPE.search(scope)))
+
+
+def _is_in_tree_of_statistics(
+    names: Names, scope: str, scheme: Scheme, roles: Mapping[str, str]
+) -> bool:
+    """Return True if a mean and a variance are in a library's own tree of batch statistics.
+
+    A module may keep other statistics there, such as those of a policy's observations.
+    """
+    shapes = {names.contents.variables[key].shape for key in roles.values()}
+    parts = scope.split(scheme.variance[0])
+    in_tree = any(statistics in parts[:-1] for statistics, _ in scheme.trees)
+    return in_tree and len(shapes) == 1 and len(*shapes) == 1 and not _OF_DATA.search(scope)
 
 
 def _shadows(names: Names, sighting: Sighting) -> list[Sighting]:

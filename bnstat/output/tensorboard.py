@@ -42,9 +42,7 @@ try:
     from tensorboard.plugins.scalar import metadata as scalars
     from tensorboard.plugins.text import metadata as texts
 except ImportError as error:
-    raise UnsupportedError(
-        "TensorBoard", "is not installed", "pip install 'bnstat[tensorboard]'"
-    ) from error
+    raise UnsupportedError("TensorBoard", "is not installed", "pip install tensorboard") from error
 
 RUN: Final = "bnstat"
 """The folder of the event files; TensorBoard shows it as a run of this name."""

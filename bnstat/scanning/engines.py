@@ -183,7 +183,7 @@ def _dask(where: str, host: str, workers: int) -> Iterator[Engine]:
     try:
         from bnstat.scanning.dask import BACKEND, connected
     except ImportError as error:
-        raise _missing(where, "dask") from error
+        raise _missing(where, "distributed") from error
     address = None if host == LOCAL else f"tcp://{host}"
     with contextlib.ExitStack() as stack:
         try:
@@ -203,7 +203,7 @@ def _ray(where: str, host: str, workers: int) -> Iterator[Engine]:
 
         from bnstat.scanning.ray import BACKEND
     except ImportError as error:
-        raise _missing(where, "ray") from error
+        raise _missing(where, "'ray[client]'") from error
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if host == LOCAL:
@@ -219,5 +219,5 @@ def _ray(where: str, host: str, workers: int) -> Iterator[Engine]:
         ray.shutdown()
 
 
-def _missing(where: str, extra: str) -> BnstatError:
-    return BnstatError(where, "its library is not installed", f"pip install 'bnstat[{extra}]'")
+def _missing(where: str, library: str) -> BnstatError:
+    return BnstatError(where, "its library is not installed", f"pip install {library}")

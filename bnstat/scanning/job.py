@@ -18,7 +18,7 @@ from bnstat.model import Model
 from bnstat.scanning.record import Record, of_error, of_model
 from bnstat.scanning.walk import Candidate
 from bnstat.storage.access import MAX_DOWNLOAD, Access
-from bnstat.storage.address import shown
+from bnstat.storage.address import is_url, shown
 from bnstat.storage.files import Folder
 from bnstat.storage.local import LocalFolder
 from bnstat.storage.places import find
@@ -65,9 +65,13 @@ class How:
             reading: what `bnstat.load` is given.
 
         Raises:
-            BnstatError: there is no such rule or threshold, or the file cannot mean what it says.
+            BnstatError: there is no such rule or threshold, the file cannot mean what it says, or
+                there are storage options and no root is a URL.
         """
         resolve((), given)
+        if reading.get("storage_options") and roots and not any(map(is_url, roots)):
+            what = "apply to URLs, and nothing that is scanned is one"
+            raise BnstatError("storage options", what, "leave them out")
         config = None
         if config_file is not None:
             config = read(config_file)

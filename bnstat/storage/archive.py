@@ -31,12 +31,19 @@ from typing import Final, NamedTuple
 
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.storage.files import File, Folder
-from bnstat.storage.in_place import Slice, fetch_starts, packed_slice_of, slice_of
+from bnstat.storage.in_place import (
+    MAX_MEMBERS,
+    Slice,
+    fetch_starts,
+    packed_slice_of,
+    slice_of,
+    too_many,
+    zip_members,
+)
 from bnstat.storage.local import Handle
 from bnstat.storage.ranges import Range
 
 _MAX_RATIO: Final = 50
-_MAX_MEMBERS: Final = 100_000
 _CHUNK: Final = 1 << 20
 
 _LONGEST_PATH: Final = 4096
@@ -59,7 +66,7 @@ _ABOUT_NEXT: Final = (
 _LARGEST_ABOUT: Final = 1 << 20
 """Bytes of such a header; libarchive has the same bound."""
 
-_MAX_RECORDS: Final = 10 * _MAX_MEMBERS
+_MAX_RECORDS: Final = 10 * MAX_MEMBERS
 """Such headers, and records in them, of a tar together."""
 
 _MOST_DIGITS: Final = 8
@@ -275,10 +282,8 @@ class _ArchiveFolder(Folder):
 
 
 def _zip_folder(file: File) -> Folder:
-    with file.open() as stream, zipfile.ZipFile(stream) as archive:
-        infos = archive.infolist()
     members: _Members = {}
-    for info in infos:
+    for info in zip_members(file):
         name = _inside(info.filename)
         if name and not info.is_dir():
             unpack, in_place = partial(_unzipped, file, info), partial(slice_of, file, info)
@@ -372,7 +377,7 @@ def _tar_members(file: File) -> Iterator[tuple[str, int, int]]:
                 records += 1
                 if records > _MAX_RECORDS:
                     break
-        if members > _MAX_MEMBERS + 1 or records > _MAX_RECORDS:
+        if members > MAX_MEMBERS + 1 or records > _MAX_RECORDS:
             raise _leads_nowhere(file)
         at = end
 
@@ -414,8 +419,8 @@ def _top_folder(file: File, members: _Members) -> Folder:
 
 
 def _refuse_many(file: File, members: _Members) -> None:
-    if len(members) > _MAX_MEMBERS:
-        raise BnstatError(file.path, f"holds more than {_MAX_MEMBERS} files")
+    if len(members) > MAX_MEMBERS:
+        raise too_many(file.path)
 
 
 def _inside(name: str) -> str:

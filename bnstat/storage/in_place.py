@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final, cast
+from weakref import WeakKeyDictionary
 
-from bnstat.errors import DamagedError
+from bnstat.errors import BnstatError, DamagedError
 from bnstat.storage.files import File
 from bnstat.storage.ranges import Range
 
@@ -25,6 +26,15 @@ _SIGNATURE: Final = b"PK\x03\x04"
 _EXTRA: Final = 128
 """Bytes between a member's name and its data: PyTorch fills up to 64, so that it is aligned."""
 _ENCRYPTED: Final = 1
+
+MAX_MEMBERS: Final = 100_000
+"""Members of an archive."""
+
+_LARGEST_DIRECTORY: Final = 64 << 20
+"""Bytes of a zip's table of contents."""
+
+_ENTRY: Final = b"PK\x01\x02"
+"""Every entry of the table of contents begins with these bytes."""
 
 
 class Slice(File):
@@ -66,6 +76,56 @@ class Slice(File):
         return None
 
 
+_directories: WeakKeyDictionary[File, Sequence[ZipInfo]] = WeakKeyDictionary()
+
+
+def zip_members(archive: File) -> Sequence[ZipInfo]:
+    """Return the entries of a zip's table of contents, which is read once for each `File`.
+
+    Raises:
+        BnstatError: the table of contents has too many entries, or is too large.
+        BadZipFile, OSError, ValueError, NotImplementedError, LookupError: it is damaged.
+    """
+    import zipfile
+
+    if archive not in _directories:
+        with archive.open() as stream:
+            bounded = cast(IO[bytes], _BoundedStream(stream, archive.path))
+            with zipfile.ZipFile(bounded) as opened:
+                _directories[archive] = tuple(opened.infolist())
+    return _directories[archive]
+
+
+class _BoundedStream:
+    """A zip as `zipfile` reads it, which refuses a table of contents before it is parsed.
+
+    `zipfile` reads the whole table at once and makes an object of each entry.
+    """
+
+    def __init__(self, stream: IO[bytes], path: str) -> None:
+        self._path = path
+        self._stream = stream
+        self.seek, self.tell, self.close = stream.seek, stream.tell, stream.close
+
+    def read(self, size: int = -1) -> bytes:
+        """Read as a stream does.
+
+        Raises:
+            BnstatError: the bytes have more entries than an archive may have members.
+        """
+        if size > _LARGEST_DIRECTORY:
+            raise BnstatError(self._path, "has a table of contents of more than 64 MB")
+        data = self._stream.read(size)
+        if data.count(_ENTRY) > MAX_MEMBERS:
+            raise too_many(self._path)
+        return data
+
+
+def too_many(path: str) -> BnstatError:
+    """Return the error about an archive with more members than are read."""
+    return BnstatError(path, f"holds more than {MAX_MEMBERS} files")
+
+
 def stored_member(archive: File, name: str) -> Slice | None:
     """A member of a zip; None where there is none, or it is compressed or encrypted.
 
@@ -75,13 +135,12 @@ def stored_member(archive: File, name: str) -> Slice | None:
     import zipfile
 
     try:
-        with archive.open() as stream, zipfile.ZipFile(stream) as opened:
-            info = opened.getinfo(name)
-    except KeyError:
-        return None
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        members = zip_members(archive)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, LookupError) as error:
         raise DamagedError(archive.path, f"is a damaged archive ({error})") from error
-    return slice_of(archive, info)
+    named = (info for info in reversed(members) if info.filename == name)
+    info = next(named, None)
+    return None if info is None else slice_of(archive, info)
 
 
 def slice_of(archive: File, info: ZipInfo) -> Slice | None:

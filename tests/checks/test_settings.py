@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bnstat import docs
 from bnstat.checks import Finding, check
 from bnstat.checks.settings import Settings, find, read, resolve
 from bnstat.errors import BnstatError
@@ -47,9 +48,8 @@ def test_everything_that_can_be_set(name: str, head: str, project: Path) -> None
     assert read(str(project / name)).settings == find(str(project))
 
 
-def test_the_example_of_the_readme(project: Path) -> None:
-    readme = Path(__file__).parents[2] / "README.md"
-    (example,) = re.findall(r"```toml\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+def test_the_example_of_the_documentation(project: Path) -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", docs.read("check"), re.DOTALL)
     (project / "pyproject.toml").write_text(example)
     (project / "legacy").mkdir()
     assert find(str(project / "legacy/a.weights.h5")) == Settings(

@@ -110,6 +110,7 @@ def test_help_and_version_import_next_to_nothing(option):
     ("arguments", "left_out"),
     [
         (["inspect"], {"bnstat.cli.export", "bnstat.cli.check", "bnstat.output.terminal.listing"}),
+        (["inspect"], {"bnstat.cli.help", "bnstat.docs", "bnstat.output.terminal.markdown"}),
         (["inspect", "--values"], {"bnstat.cli.export", "bnstat.output.documents.json"}),
         (
             ["export", "--json"],

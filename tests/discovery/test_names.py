@@ -129,6 +129,18 @@ def test_the_root_scope() -> None:
         (["x/mean", "x/variance", "x/count", "x/scale"], False),
         (["turbine/mean", "turbine/variance"], False),
         (["vae/mean", "vae/var"], False),
+        (["batch_stats/norm1/mean", "batch_stats/norm1/var"], True),
+        (["opt/batch_stats/stem/norm/mean", "opt/batch_stats/stem/norm/var"], True),
+        (["batch_stats.norm1.mean", "batch_stats.norm1.var"], True),
+        (["batch_stats/obs_rms/mean", "batch_stats/obs_rms/var"], False),
+        (
+            ["batch_stats/actor/observation_norm/mean", "batch_stats/actor/observation_norm/var"],
+            False,
+        ),
+        (["batch_stats/Normalizer_0/mean", "batch_stats/Normalizer_0/var"], False),
+        (["batch_stats/norm1/mean", "batch_stats/norm1/var", "batch_stats/norm1/count"], False),
+        (["batch_stats/mean", "batch_stats/var"], False),
+        (["params/norm1/mean", "params/norm1/var"], False),
     ],
 )
 def test_ordinary_words_need_more(names: list[str], is_layer: bool) -> None:

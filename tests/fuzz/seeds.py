@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -160,7 +161,34 @@ def _made_by_hand() -> Iterator[Seed]:
     for kind, scale in ((0, 0.0), (9, 0.5), (17, 0.5)):
         content = flatbuffers.hand_made(kind, (4,), bytes(range({0: 16, 9: 4, 17: 2}[kind])), scale)
         yield Seed(f"handmade/{kind}.tflite", "tflite", {"m.tflite": content}, "m.tflite")
+    yield from _orbax()
     yield Seed("handmade/sharded", "json", handmade.sharded(), "m.weights.json")
+
+
+def _orbax() -> Iterator[Seed]:
+    """Orbax checkpoints of each layout; none where tensorstore is not installed."""
+    from tests.builders.orbax import write_item
+    from tests.fuzz import handmade
+
+    if importlib.util.find_spec("tensorstore") is None:
+        return
+    places = (
+        ("params", "scale"),
+        ("params", "bias"),
+        ("batch_stats", "mean"),
+        ("batch_stats", "var"),
+    )
+    arrays = handmade.values().values()
+    tree = {(t, "bn", role): array for (t, role), array in zip(places, arrays, strict=True)}
+    for layout in ("ocdbt-zarr", "ocdbt-zarr3", "folders-zarr"):
+        with tempfile.TemporaryDirectory() as folder:
+            item = write_item(Path(folder) / "item", tree, layout)
+            files = {
+                str(file.relative_to(item)): file.read_bytes()
+                for file in sorted(item.rglob("*"))
+                if file.is_file()
+            }
+        yield Seed(f"handmade/orbax-{layout}", "orbax", files)
 
 
 def _archived(seed: Seed) -> Iterator[Seed]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import struct
 import tarfile
 import tracemalloc
 import zipfile
@@ -19,7 +20,7 @@ import bnstat
 from bnstat.storage import archive
 from bnstat.storage.local import LocalFile
 from tests.fuzz import handmade
-from tests.fuzz.handmade import zipped
+from tests.fuzz.handmade import keras_archive, zipped
 from tests.hardening.support import Judge, lines_run
 
 MOST = 64 << 20
@@ -101,6 +102,53 @@ def test_an_archive_of_many_folders(tmp_path: Path) -> None:
     few, many = (_folders(tmp_path / f"{count}.zip", count) for count in (100, 400))
     small = lines_run(lambda: bnstat.load(few), archive)
     assert 0 < lines_run(lambda: bnstat.load(many), archive) < 6 * small
+
+
+def _crowded_zip(entries: int, unused: int = 0) -> bytes:
+    """A zip with one member, and a table of contents that lists it many times."""
+    small = zipped([("config.json", b"{}")])
+    end = small.rindex(b"PK\x05\x06")
+    start = int.from_bytes(small[end + 16 : end + 20], "little")
+    directory = bytes(unused) + small[start:end] * entries
+    sizes = (entries, entries, len(directory), start)
+    zip64 = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, *sizes)
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, start + len(directory), 1)
+    last = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    return small[:start] + directory + zip64 + locator + last
+
+
+@pytest.mark.parametrize("suffix", ["zip", "keras", "npz", "pt"])
+def test_a_table_of_contents_is_bounded_before_it_is_parsed(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"m.{suffix}"
+    path.write_bytes(_crowded_zip(100_001))
+
+    def load() -> None:
+        with pytest.raises(bnstat.BnstatError, match="more than 100000 files"):
+            bnstat.load(path)
+
+    assert lines_run(load, zipfile) < 2000
+
+
+def test_a_table_of_contents_of_great_length(tmp_path: Path) -> None:
+    path = tmp_path / "m.zip"
+    path.write_bytes(_crowded_zip(1, unused=65 << 20))
+    with pytest.raises(bnstat.BnstatError, match="table of contents of more than 64 MB"):
+        bnstat.load(path)
+
+
+def test_a_table_of_contents_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    class Counted(zipfile.ZipFile):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            opened.append(self)
+            super().__init__(*arguments, **options)
+
+    path = tmp_path / "m.keras"
+    path.write_bytes(keras_archive())
+    monkeypatch.setattr(zipfile, "ZipFile", Counted)
+    assert len(bnstat.load(path)) == 2
+    assert len(opened) == 1
 
 
 def test_an_archive_of_deep_folders(tmp_path: Path, judged: Judge) -> None:

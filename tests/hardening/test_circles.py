@@ -105,6 +105,10 @@ LIBRARIES = {
         _function(f"f{i}", [_node(f"n{k}", CALL, ("x",), f"f{i + 1}") for k in range(2)])
         for i in range(100)
     ],
+    "many arguments": [
+        _function("f0", [_node(f"n{i}", CALL, ("x",), "f1") for i in range(2000)]),
+        _function("f1", [_node("n0", "AddN", ("x",) * 50_000)]),
+    ],
     "a chain": [_function(f"f{i}", [_node("n0", CALL, ("x",), f"f{i + 1}")]) for i in range(5000)],
     "none": [],
 }

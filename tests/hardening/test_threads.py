@@ -66,6 +66,8 @@ def opened(path: Path) -> Contents | None:
 
 @pytest.mark.parametrize("format_", FORMATS)
 def test_every_array_of_every_format(format_: str, tmp_path: Path) -> None:
+    if format_ == "orbax":
+        pytest.importorskip("tensorstore", reason="tensorstore reads these checkpoints")
     count = 0
     for number, seed in enumerate(_seeds(format_)):
         path = seed.write(tmp_path / str(number))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
+from bnstat import docs
 from tests.cli.files import write_h5
 from tests.output.models import layer
 
@@ -76,9 +77,8 @@ def test_no_input_gets_into_a_script() -> None:
     assert sorted(used) == sorted(ACTION["inputs"])
 
 
-def test_the_example_of_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```yaml\n(- uses:.*?)```", readme, re.DOTALL)
+def test_the_example_of_the_documentation() -> None:
+    (example,) = re.findall(r"```yaml\n(- uses:.*?)```", docs.read("check"), re.DOTALL)
     (step,) = yaml.safe_load(example)
     assert f"/{FOLDER.relative_to(ROOT)}@" in step["uses"]
     assert set(step["with"]) <= set(ACTION["inputs"])

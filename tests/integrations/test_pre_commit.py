@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
+from bnstat import docs
 from tests.cli.files import write_h5
 from tests.output.models import layer
 
@@ -74,9 +75,8 @@ def test_args_and_settings_of_the_project(repository: Path) -> None:
     assert commit(repository, changed)[0] == 0
 
 
-def test_the_example_of_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```yaml\n(- repo:.*?)```", readme, re.DOTALL)
+def test_the_example_of_the_documentation() -> None:
+    (example,) = re.findall(r"```yaml\n(- repo:.*?)```", docs.read("check"), re.DOTALL)
     ((hook,),) = (each["hooks"] for each in yaml.safe_load(example))
     assert hook["id"] == HOOK["id"]
 

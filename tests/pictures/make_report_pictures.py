@@ -1,9 +1,9 @@
-"""Takes pictures of reports in a real browser, to look at and for the README.
+"""Takes pictures of reports in a real browser, to look at and for the documentation.
 
     python -m tests.pictures.make_report_pictures [FOLDER]
 
-draws the README's picture (`report.png` beside this module) and, into FOLDER, one picture for each
-kind of page, theme and screen, and on paper. Needs Playwright, Pillow and a Chromium.
+draws the documentation's picture (`report.png` beside this module) and, into FOLDER, one picture
+for each kind of page, theme and screen, and on paper. Needs Playwright, Pillow and a Chromium.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ def test_the_readme_opens_with_it() -> None:
     assert picture.endswith(f"]({PICTURE.relative_to(ROOT).as_posix()})")
 
 
-def test_the_readme_shows_a_report() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"]({reports.PICTURE.relative_to(ROOT).as_posix()})" in readme
+def test_the_documentation_shows_a_report() -> None:
+    page = ROOT / "bnstat/docs/look.md"
+    (picture,) = re.findall(r"!\[.*?\]\((.*?)\)", page.read_text(encoding="utf-8"))
+    assert (page.parent / picture).resolve() == reports.PICTURE.resolve()
     assert reports.PICTURE.stat().st_size < 150_000

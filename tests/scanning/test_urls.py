@@ -270,6 +270,13 @@ def test_what_has_neither_tag_nor_time_is_always_read(far: str) -> None:
     assert not candidate(folder, "one.h5", "one.h5", [entry._replace(tag="")]).signature
 
 
+def test_storage_options_for_local_roots_are_refused(tmp_path: Path) -> None:
+    options = {"storage_options": {"key": "hidden"}}
+    with pytest.raises(BnstatError, match="storage options: apply to URLs"):
+        How.of([str(tmp_path)], How().given, None, True, options)
+    assert How.of([str(tmp_path), "s3://models"], How().given, None, True, options)
+
+
 def test_secrets_are_in_no_record_and_no_key(tmp_path: Path) -> None:
     how = How.of(
         [], How().given, None, True, {"storage_options": {"key": "hidden"}, "reader": "auto"}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
-from bnstat.storage import archive
+from bnstat.storage import archive, in_place
 from bnstat.storage.archive import open_archive
 from bnstat.storage.files import Folder
 from tests.builders.memory import MemoryFile
@@ -170,13 +170,18 @@ def test_a_tar_has_regular_files_alone() -> None:
     assert content(folder, "plain") == bytes(3)
 
 
+def _allow_members(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    for module in (archive, in_place):
+        monkeypatch.setattr(module, "MAX_MEMBERS", most)
+
+
 class TestLimits:
     @KINDS
     @pytest.mark.parametrize(("most", "many"), [(3, False), (2, True)])
     def test_of_files(
         self, kind: str, most: int, many: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(archive, "_MAX_MEMBERS", most)
+        _allow_members(monkeypatch, most)
         if not many:
             assert len(opened(kind)[0].names()) == 2
             return
@@ -184,7 +189,7 @@ class TestLimits:
             opened(kind)
 
     def test_of_what_a_tar_lists_without_holding_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(archive, "_MAX_MEMBERS", 3)
+        _allow_members(monkeypatch, 3)
         infos = [tarfile.TarInfo(f"x{number}") for number in range(5)]
         for info in infos:
             info.type = tarfile.DIRTYPE

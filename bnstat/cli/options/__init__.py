@@ -77,7 +77,7 @@ layers = click.option(
     multiple=True,
     metavar="GLOB",
     shell_complete=suggestions.layers,
-    help="Only layers whose name matches, such as 'block1/*'. Can be repeated.",
+    help="Use only layers whose name matches, such as 'block1/*'. Can be repeated.",
 )
 
 no_values = click.option(
@@ -104,14 +104,14 @@ verbose = click.option(
     "-v",
     "--verbose",
     is_flag=True,
-    help="Also say why each variable of the file was, or was not, taken as batch norm.",
+    help="Also report for each variable why it counts as batch norm, or why not.",
 )
 
 _checkpoint = click.option(
     "--checkpoint",
     metavar="NAME",
     shell_complete=suggestions.checkpoints,
-    help="Which checkpoint of a folder, such as model-1200. Default: the newest.",
+    help="Use this checkpoint of a folder, such as model-1200. Default: the newest.",
 )
 
 _step = click.option(
@@ -119,7 +119,7 @@ _step = click.option(
     type=int,
     metavar="N",
     shell_complete=suggestions.steps,
-    help="Which checkpoint of a folder, by its training step.",
+    help="Use the checkpoint of this training step.",
 )
 
 _pattern = click.option(
@@ -128,32 +128,32 @@ _pattern = click.option(
     multiple=True,
     metavar="ROLE=REGEX",
     callback=_patterns,
-    help="A naming scheme of your own, such as gamma='(.*)/scale$': variables whose name matches "
-    "play ROLE (gamma, beta, moving_mean or moving_variance). The group (?P<layer>...), or else "
-    "the first group, is the layer's name; without groups it is what was not matched. Can be "
-    "repeated.",
+    help="Recognize names of your own, such as gamma='(.*)/scale$': a variable whose name matches "
+    "has this ROLE (gamma, beta, moving_mean or moving_variance). The group (?P<layer>...), or "
+    "else the first group, is the layer's name; without groups it is the part of the name that "
+    "did not match. Can be repeated.",
 )
 
 _include_shadows = click.option(
     "--include-shadows",
     is_flag=True,
-    help="Also take the copies of a layer's variables that an exponential moving average keeps.",
+    help="Also show the copies of a layer's variables that an exponential moving average keeps.",
 )
 
 config = click.option(
     "--config",
     metavar="FILE",
     type=click.Path(),
-    help="The model's architecture, for Keras weights that do not tell it: what model.to_json() "
-    "gave, a config.json, a .keras or a full .h5. It decides names, roles, epsilon and order.",
+    help="Read the architecture of Keras weights from FILE: the output of model.to_json(), a "
+    "config.json, a .keras or a full .h5. It decides names, roles, epsilon and order.",
 )
 
 _reader = click.option(
     "--reader",
     type=click.Choice(["auto", "native", "tensorflow"]),
     default="auto",
-    help="Who reads the file: bnstat itself (native), TensorFlow, or (auto, the default) "
-    "TensorFlow only for what bnstat does not know.",
+    help="Read the file with bnstat itself (native), with TensorFlow, or with TensorFlow only if "
+    "bnstat does not know the file (auto, the default).",
 )
 
 
@@ -163,7 +163,7 @@ _max_download = click.option(
     default="256MB",
     show_default=True,
     callback=_size,
-    help="How much may be downloaded, where PATH is a URL.",
+    help="Refuse to download more than this from a URL.",
 )
 
 _storage_option = click.option(
@@ -172,7 +172,7 @@ _storage_option = click.option(
     multiple=True,
     metavar="KEY=VALUE",
     callback=_storage_options,
-    help="What fsspec's driver for the URL is given, such as anon=true. Can be repeated.",
+    help="Pass an option to fsspec's driver for the URL, such as anon=true. Can be repeated.",
 )
 
 

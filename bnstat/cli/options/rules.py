@@ -34,15 +34,15 @@ _RULES = (
         multiple=True,
         metavar="RULE",
         shell_complete=suggestions.rules,
-        help="Apply only these rules: names, codes or beginnings of codes, with commas between "
-        "them. Can be repeated. check --rules lists them.",
+        help="Apply only these rules: names, codes or beginnings of codes, separated by "
+        "commas. Can be repeated. check --rules lists them.",
     ),
     click.option(
         "--ignore",
         multiple=True,
         metavar="RULE",
         shell_complete=suggestions.rules,
-        help="Apply all but these rules; given as for --select.",
+        help="Apply all rules except these; the syntax is that of --select.",
     ),
     click.option(
         "--threshold",
@@ -50,23 +50,23 @@ _RULES = (
         multiple=True,
         metavar="NAME=NUMBER",
         callback=_thresholds,
-        help="Where a rule draws its line, such as gamma=0.01; check --explain tells the name and "
+        help="Set the threshold of a rule, such as gamma=0.01. check --explain prints the name and "
         "the default. Can be repeated.",
     ),
     click.option(
         "--fail-on",
         type=click.Choice(["error", "warning", "info"]),
-        help="Exit with 1 where something of this severity, or a graver one, is found. "
+        help="Exit with 1 if there is a finding of this severity or a more serious one. "
         "Default: warning.",
     ),
     click.option(
         "--config-file",
         metavar="FILE",
         type=click.Path(),
-        help="Take the project's settings from this file. Default: the nearest bnstat.toml or "
+        help="Read the project's settings from this file. Default: the nearest bnstat.toml or "
         "pyproject.toml with [tool.bnstat], from the model's folder upwards.",
     ),
-    click.option("--isolated", is_flag=True, help="Take no settings from any file."),
+    click.option("--isolated", is_flag=True, help="Read no settings from any file."),
 )
 
 

@@ -23,11 +23,11 @@ DATA = """\b
 DATA is one of these:
   FILE.npz         arrays by the names of the model's inputs
   FILE.npy         one array, for a model of one input
-  FOLDER           what tf.data.Dataset.save wrote
+  FOLDER           a dataset that tf.data.Dataset.save wrote
   FILE             a TFRecord of tf.Example, features named as the inputs;
                    also a FOLDER of such files
   FOLDER           images, see --image-size and --scale
-  MODULE:FUNCTION  Python code that gives batches; also FILE.py:FUNCTION
+  MODULE:FUNCTION  Python code that yields batches; also FILE.py:FUNCTION
 """
 
 RUNS = """\b
@@ -81,26 +81,26 @@ _OPTIONS = (
         "--data",
         required=True,
         metavar="DATA",
-        help="What to run the model on; see below.",
+        help="Run the model on this data; see below.",
     ),
     click.option(
         "--labels",
         metavar="NAME",
-        help="The array of DATA that holds the classes: also tell the accuracy.",
+        help="Compute the accuracy, with the classes in this array of DATA.",
     ),
     click.option(
         "--samples",
         type=click.IntRange(min=2),
         default=4096,
         show_default=True,
-        help="Take so many samples at most.",
+        help="Use at most this number of samples.",
     ),
     click.option(
         "--batch-size",
         type=click.IntRange(min=1),
         default=64,
         show_default=True,
-        help="Run so many samples at a time.",
+        help="Run this number of samples at a time.",
     ),
     click.option(
         "--image-size",
@@ -113,27 +113,26 @@ _OPTIONS = (
         metavar="FACTOR",
         default="1",
         callback=_factor,
-        help="Multiply the 0 to 255 of images by this, such as 1/255.",
+        help="Multiply the pixels of images (0 to 255) by this, such as 1/255.",
     ),
     click.option(
         "--signature",
         metavar="NAME",
-        help="The signature of a SavedModel to run, where it has several. "
-        "Default: serving_default.",
+        help="Run this signature of a SavedModel that has several. Default: serving_default.",
     ),
     click.option(
         "--input",
         "inputs",
         multiple=True,
         metavar="NAME",
-        help="What is fed, where that is not obvious. Can be repeated.",
+        help="Feed DATA to this tensor, if that is not obvious. Can be repeated.",
     ),
     click.option(
         "--answer",
         "outputs",
         multiple=True,
         metavar="NAME",
-        help="The model's answer, where that is not obvious. Can be repeated.",
+        help="Take this tensor for the model's answer, if that is not obvious. Can be repeated.",
     ),
     click.option(
         "--output",
@@ -148,8 +147,8 @@ _OPTIONS = (
         multiple=True,
         metavar="NAME=VALUE",
         callback=_feeds,
-        help="What a placeholder of a single number is given, such as keep_prob=1; those of a "
-        "single bool are false unless this says true. Can be repeated.",
+        help="Feed a placeholder for a single number, such as keep_prob=1. A placeholder for a "
+        "single bool is false unless it is set here. Can be repeated.",
     ),
     click.option(
         "--import",

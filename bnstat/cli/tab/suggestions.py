@@ -1,4 +1,4 @@
-"""What a shell offers behind `--layer`, `--checkpoint`, `--step`, `--select` and the like.
+"""What a shell offers behind `--layer`, `--checkpoint`, `--step`, `--select`, `help` and the like.
 
 Models are read from their indexes alone, by bnstat's own reader: a Tab never waits for TensorFlow.
 """
@@ -61,6 +61,19 @@ def rules(_: click.Context, __: click.Parameter, incomplete: str) -> list[Any]:
         CompletionItem(f"{before}{comma}{text}", help=title)
         for text, title in (*codes, *names)
         if text.startswith(word)
+    ]
+
+
+def topics(_: click.Context, __: click.Parameter, incomplete: str) -> list[Any]:
+    """The topics of `bnstat help`, with their descriptions."""
+    from click.shell_completion import CompletionItem
+
+    from bnstat.docs import TOPICS
+
+    return [
+        CompletionItem(topic, help=description)
+        for topic, description in TOPICS.items()
+        if topic.startswith(incomplete)
     ]
 
 

@@ -33,6 +33,8 @@ from bnstat.formats.hdf5.attributes import Attributes
 from bnstat.formats.hdf5.datasets import Dataset, dataset, numpy_type
 from bnstat.formats.hdf5.dense import LINKS, dense_messages
 from bnstat.formats.hdf5.objects import (
+    EXTERNAL,
+    LAYOUT,
     LINK,
     LINK_INFO,
     SYMBOL_TABLE,
@@ -55,6 +57,10 @@ _BOMB_RATIO: Final = 50
 """Beyond that, all arrays together must not exceed the file's size by more than this factor."""
 _LARGEST_ELEMENT: Final = 8
 _SOFT: Final = 2
+_OTHER_FILE: Final = 64
+"""Links of this type, and of the types that programs define, lead out of the file."""
+_VIRTUAL: Final = 3
+"""The class of a layout that is put together from other datasets."""
 _HEAP: Final = 32
 _TREE: Final = 24
 _MEMBERS: Final = 8
@@ -111,6 +117,7 @@ class Hdf5:
         self._attributes = Attributes(self._objects)
         self._root = (self._objects.root, _nested(closed))
         self._read_before: set[str] = set()
+        self._outside: set[str] = set()
         self._claimed = 0
         self._is_near = file.has(0, file.size)
 
@@ -128,6 +135,14 @@ class Hdf5:
     def variables(self) -> Mapping[str, Variable]:
         """Path -> variable, for every dataset that has a shape; raises as `groups` does."""
         return self._tree.variables
+
+    @property
+    def outside(self) -> Set[str]:
+        """The paths of datasets, and the names of links, whose contents are in other files.
+
+        HDF5's own library reads them there. Raises as `groups` does.
+        """
+        return self._outside if self._tree else set()
 
     def members(self) -> set[str]:
         """The names of what the root group holds, without a walk through all of the tree."""
@@ -178,6 +193,8 @@ class Hdf5:
         while pending:
             path, header, closed = pending.pop()
             messages = list(self._objects.messages(header))
+            if any(map(_is_outside, messages)):
+                self._outside.add(path)
             found = dataset(self._objects, path, messages)
             if found is not None:
                 tree.variables[path] = Variable(
@@ -247,6 +264,8 @@ class Hdf5:
         name = body.take(body.number(1 << (flags & 3)))
         if kind == 0:
             yield _decoded(name), self._objects.address(body)
+        elif kind >= _OTHER_FILE:
+            self._outside.add(_decoded(name))
 
     def _old_links(self, tree: int, heap: int) -> Iterator[tuple[str, int]]:
         """The hard links of a group that is kept in a tree of symbol nodes."""
@@ -335,6 +354,12 @@ def _nested(paths: Iterable[str]) -> _Closed:
             held = held.setdefault(group, {})
         held.setdefault(name, None)
     return closed
+
+
+def _is_outside(message: Message) -> bool:
+    """Return True if a dataset's message refers to the bytes of other files."""
+    is_virtual = message.kind == LAYOUT and message.body[:1] >= b"\x03"
+    return message.kind == EXTERNAL or (is_virtual and message.body[1:2] == bytes([_VIRTUAL]))
 
 
 def _decoded(name: bytes) -> str:

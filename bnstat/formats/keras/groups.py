@@ -1,8 +1,11 @@
-"""The groups of Keras 3's weight files, and the shards that they may be spread over.
+r"""The groups of Keras 3's weight files, and the shards that they may be spread over.
 
 Weights saved with `max_shard_size` are `NAME.weights.json`, whose `weight_map` tells in which of
 the files `NAME_00000.weights.h5`, ... each group's `vars` are; those of one group may be spread
 over several. What the groups mean is in `weights`.
+
+Before version 3, Keras on Windows joins the parts of a group's path with backslashes. HDF5 takes
+the result for the name of one group: `layers\dense`, which contains `vars`.
 
 Source: keras/src/saving/saving_lib.py, `H5IOStore` and `ShardedH5IOStore`.
 """
@@ -36,7 +39,7 @@ class Weights:
     Attributes:
         variables: all variables by dataset path.
         groups: path of a layer's group -> its variables, index -> dataset path. The optimizer's
-            and metrics' are left out; paths say `layers` whatever the file says.
+            and metrics' are left out. Paths are written as Keras 3 writes them on Linux.
         names: path of a layer's group -> the layer's own name, where the file tells it.
         search: as that of `Contents`.
     """
@@ -144,8 +147,9 @@ def _gather(stores: Mapping[str, Hdf5], shards: Mapping[str, Sequence[str]]) -> 
             if file not in shards.get(holder, stores):
                 continue
             variables[key] = variable
-            if last(holder) == VARS and holder.split("/")[0] not in _NOT_LAYERS:
-                groups.setdefault(_layer_path(holder), {})[label] = key
+            path = _layer_path(holder)
+            if last(holder) == VARS and path.split("/")[0] not in _NOT_LAYERS:
+                groups.setdefault(path, {})[label] = key
         for holder in store.groups:
             if last(holder) == VARS and (name := store.text(holder, "name")):
                 names.setdefault(_layer_path(holder), name)
@@ -156,7 +160,7 @@ def _gather(stores: Mapping[str, Hdf5], shards: Mapping[str, Sequence[str]]) -> 
 
 def _layer_path(holder: str) -> str:
     """`layers/dense/vars` -> `layers/dense`, in the words of Keras 2.13 and later."""
-    parts = holder.split("/")[:-1]
+    parts = holder.replace("\\", "/").split("/")[:-1]
     return "/".join("layers" if p == "_layer_checkpoint_dependencies" else p for p in parts)
 
 

@@ -18,6 +18,7 @@ from bnstat.mending.values.given import Document, Given
 from bnstat.model import ROLES, printable
 from bnstat.output.documents.npz import member
 from bnstat.storage.files import File
+from bnstat.storage.in_place import zip_members
 
 _ENDING: Final = ".npy"
 _LARGEST: Final = 1 << 30
@@ -25,11 +26,8 @@ _LARGEST: Final = 1 << 30
 
 def is_npz(file: File) -> bool:
     """Whether a zip is one of arrays that are called as the roles of layers are."""
-    import zipfile
-
     try:
-        with file.open() as stream, zipfile.ZipFile(stream) as archive:
-            names = archive.namelist()
+        names = [info.filename for info in zip_members(file)]
     except _damage():
         return False
     return (
@@ -49,9 +47,10 @@ def read(file: File) -> Document:
 
     layers: dict[str, dict[str, Given]] = {}
     try:
+        members = zip_members(file)
         with file.open() as stream, zipfile.ZipFile(stream) as archive:
             left = _LARGEST
-            for info in archive.infolist():
+            for info in members:
                 where = f"{file.path}, {printable(info.filename[:200])}"
                 name, _, role = info.filename.removesuffix(_ENDING).rpartition("/")
                 if role not in ROLES or not name:

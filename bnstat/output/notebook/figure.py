@@ -17,9 +17,7 @@ try:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 except ImportError as error:
-    raise UnsupportedError(
-        "Matplotlib", "is not installed", "pip install 'bnstat[plot]'"
-    ) from error
+    raise UnsupportedError("Matplotlib", "is not installed", "pip install matplotlib") from error
 
 _COLOUR: Final = "#4477aa"
 _LONGEST_TITLE: Final = 80

@@ -15,7 +15,7 @@ from bnstat.storage.remote.transport import HuggingFace, Transport
 
 
 class _Driver(NamedTuple):
-    extra: str
+    library: str
     defaults: Mapping[str, Any] = MappingProxyType({})
     transport: type[Transport] = Transport
 
@@ -26,9 +26,9 @@ _PATIENCE: Final = {
     "retries": {"mode": "standard", "total_max_attempts": 4},
     "max_pool_connections": 64,
 }
-_S3: Final = _Driver("s3", {"config_kwargs": _PATIENCE}, S3)
-_GCS: Final = _Driver("gcs", transport=Gcs)
-_AZURE: Final = _Driver("azure", transport=Azure)
+_S3: Final = _Driver("s3fs", {"config_kwargs": _PATIENCE}, S3)
+_GCS: Final = _Driver("gcsfs", transport=Gcs)
+_AZURE: Final = _Driver("adlfs", transport=Azure)
 _DRIVERS: Final = {
     "s3": _S3,
     "s3a": _S3,
@@ -37,10 +37,10 @@ _DRIVERS: Final = {
     "az": _AZURE,
     "abfs": _AZURE,
     "abfss": _AZURE,
-    "hf": _Driver("hf", transport=HuggingFace),
-    "memory": _Driver(""),
+    "hf": _Driver("huggingface_hub", transport=HuggingFace),
+    "memory": _Driver("fsspec"),
 }
-"""Scheme -> the extra that installs the driver, its options unless others are given, its kind."""
+"""Scheme -> the driver's library, its default options and the transport that uses it."""
 
 
 def connect(url: str, access: Access) -> tuple[Transport, str]:
@@ -76,7 +76,7 @@ def connect(url: str, access: Access) -> tuple[Transport, str]:
             access.transports[store] = transport
         path = kind._strip_protocol(url)
     except ImportError as error:
-        raise missing(url, driver.extra) from error
+        raise missing(url, driver.library) from error
     except (TypeError, ValueError) as error:
         raise BnstatError(
             shown(url),
@@ -88,13 +88,12 @@ def connect(url: str, access: Access) -> tuple[Transport, str]:
     return transport, path
 
 
-def missing(url: str, extra: str) -> BnstatError:
-    """The error where a driver is not installed."""
-    name = f"bnstat[{extra}]" if extra else "fsspec"
+def missing(url: str, library: str) -> BnstatError:
+    """Return the error that names the library to install for a URL."""
     return BnstatError(
         shown(url),
         f"the driver for {scheme_of(url)}:// is not installed",
-        f"pip install '{name}'",
+        f"pip install {library}",
     )
 
 

@@ -33,7 +33,7 @@ def _warehouse(url: str, access: Access) -> Warehouse:
 
         from bnstat.storage.remote.http import Http
     except ImportError as error:
-        raise missing(url, "http") from error
+        raise missing(url, "aiohttp") from error
     patience = ClientTimeout(total=None, sock_connect=10, sock_read=30)
     options = dict(access.options)
     options["client_kwargs"] = {

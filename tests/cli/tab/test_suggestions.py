@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from bnstat.checks import RULES
 from bnstat.cli import COMMANDS, COMPLETE_VAR, main
 from bnstat.cli.tab.shells import SHELLS
+from bnstat.docs import TOPICS
 from tests.cli.files import write_h5
 from tests.output.models import layer, usual
 
@@ -48,6 +49,8 @@ def plain(values: list[str]) -> list[str]:
     [
         ("bnstat ", list(COMMANDS)),
         ("bnstat hi", ["history"]),
+        ("bnstat help ", list(TOPICS)),
+        ("bnstat help re", ["remote"]),
         ("bnstat inspect saved_model --layer ", LAYERS),
         ("bnstat inspect saved_model --layer block2", ["block2/bn"]),
         ("bnstat inspect saved_model --layer=block2", ["block2/bn"]),

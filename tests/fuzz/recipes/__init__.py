@@ -65,6 +65,12 @@ def json_file(rng: Random, seed: Seed) -> Seed:
     return any_file(rng, seed, mutate.json_text, ".json")
 
 
+def orbax_json(rng: Random, seed: Seed) -> Seed:
+    """What describes a tree, or one of its arrays."""
+    ending = rng.choice(("_METADATA", ".zarray", "zarr.json"))
+    return any_file(rng, seed, mutate.json_text, ending)
+
+
 def safetensors_header(rng: Random, seed: Seed) -> Seed:
     """The header, with its length right."""
     return any_file(rng, seed, pickles.safetensors_header)
@@ -104,6 +110,7 @@ RECIPES: Final[dict[str, tuple[Recipe, ...]]] = {
     "tflite": (raw_bytes, raw_bytes),
     "msgpack": (raw_bytes, raw_bytes),
     "pickle": (alone_instructions, alone_instructions, raw_bytes),
+    "orbax": (orbax_json, orbax_json, files, raw_bytes, raw_bytes),
     "pytorch": (pickle_instructions, pickle_instructions, zip_structure, raw_bytes),
 }
 """Format -> its mutations, as often as they shall be chosen."""

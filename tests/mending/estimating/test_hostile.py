@@ -255,6 +255,37 @@ def test_functions_are_followed_wherever_they_are_named(folder: Path, tmp_path: 
         refuse_unlisted(made.__class__(node=made.node), name)
 
 
+@pytest.mark.parametrize("caller", ["call", "branch"])
+def test_functions_that_call_each_other_many_times(caller: str, tmp_path: Path) -> None:
+    """Thirty functions, each of which calls the next one twice: a billion ops."""
+    types = {"Tin": [tf.float32], "Tout": [tf.float32]}
+
+    def twice(name: str, argument: str) -> list[Any]:
+        if caller == "call":
+            calls = [node("b", "PartitionedCall", argument, f=name, **types)]
+            return [*calls, node("c", "PartitionedCall", "b:output:0", f=name, **types)]
+        chosen = {"then_branch": name, "else_branch": name, "Tcond": tf.bool, **types}
+        return [const("never", False), node("c", "If", "never:output:0", argument, **chosen)]
+
+    bodies = [function(f"f{i}", twice(f"f{i + 1}", "a"), "c:output:0") for i in range(30)]
+    library = _library(*bodies, function("f30", [], "a"))
+    number = const("number", np.float32(1))
+    attack = node("attack", "PartitionedCall", "number", f="f0", **types)
+    path = saved_model(tmp_path / "m", graph([number, attack], library=library))
+    with pytest.raises(UnsupportedError, match="more than 100000 ops"):
+        drift(path, X)
+
+
+def test_functions_that_call_each_other_in_a_circle(tmp_path: Path) -> None:
+    types = {"Tin": [tf.float32], "Tout": [tf.float32]}
+    call = node("b", "PartitionedCall", "a", f="f0", **types)
+    library = _library(function("f0", [call], "b:output:0"))
+    nodes = [const("number", np.float32(1)), node("attack", "f0", "number")]
+    path = saved_model(tmp_path / "m", graph(nodes, library=library))
+    with pytest.raises(UnsupportedError, match="in a circle"):
+        drift(path, X)
+
+
 def test_a_function_with_the_name_of_an_op_hides_nothing(folder: Path, tmp_path: Path) -> None:
     harmless = function("ReadFile", [], "a")
     nodes = [const("name", str(folder / "secret")), node("attack", "ReadFile", "name")]

@@ -233,3 +233,63 @@ def test_a_folder_of_keras_2_is_not_taken_for_a_saved_model(tmp_path: Path) -> N
         archive.extractall(tmp_path / "folder")
     with pytest.raises(UnsupportedError, match=r"tf_keras takes for a SavedModel; zip"):
         drift(tmp_path / "folder", X)
+
+
+def _external_link(file: h5py.File, path: str, other: Path) -> None:
+    file[path] = h5py.ExternalLink(str(other), "/secret")
+
+
+def _virtual(file: h5py.File, path: str, other: Path) -> None:
+    layout = h5py.VirtualLayout((3,), "f4")
+    layout[:] = h5py.VirtualSource(str(other), "secret", (3,))
+    file.create_virtual_dataset(path, layout)
+
+
+def _external_storage(file: h5py.File, path: str, other: Path) -> None:
+    file.create_dataset(path, (3,), "f4", external=[(str(other), 0, 12)])
+
+
+@pytest.mark.parametrize("refer", [_external_link, _virtual, _external_storage])
+@pytest.mark.parametrize("form", ["h5", "keras", "folder"])
+def test_no_other_file_is_read_for_weights(form: str, refer: Any, tmp_path: Path) -> None:
+    """The kernel before the batch norm, which bnstat itself does not read, is in another file."""
+    other, weights = tmp_path / "other.h5", tmp_path / "model.weights.h5"
+    with h5py.File(other, "w") as file:
+        file["secret"] = np.ones(3, np.float32)
+    path = tmp_path / ("m.h5" if form == "h5" else "m.keras")
+    small(keras, keras.layers.Dense(3, name="dense")).save(path)
+    if form == "h5":
+        with h5py.File(path, "r+") as file:
+            (bias,) = (
+                name for name in _datasets(file["model_weights"]) if name.endswith("dense/bias")
+            )
+            del file[bias]
+            refer(file, bias, other)
+    else:
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        weights.write_bytes(members["model.weights.h5"])
+        with h5py.File(weights, "r+") as file:
+            del file["layers/dense/vars/1"]
+            refer(file, "layers/dense/vars/1", other)
+        members["model.weights.h5"] = weights.read_bytes()
+        path.unlink()
+        if form == "folder":
+            path.mkdir()
+            for name, data in members.items():
+                (path / name).write_bytes(data)
+        else:
+            with zipfile.ZipFile(path, "w") as archive:
+                for name, data in members.items():
+                    archive.writestr(name, data)
+    with pytest.raises(UnsupportedError, match="from another file; --trust"):
+        drift(path, X)
+
+
+def _datasets(group: h5py.Group) -> list[str]:
+    """Return the full names of all datasets in a group."""
+    names: list[str] = []
+    group.visititems(
+        lambda _, held: names.append(held.name) if isinstance(held, h5py.Dataset) else None
+    )
+    return names

@@ -78,12 +78,12 @@ def raising(error: Exception) -> Callable[..., Any]:
         (
             "s3://key:word@bucket/a",
             ImportError("no s3fs"),
-            "s3://bucket/a: the driver for s3:// is not installed; pip install 'bnstat[s3]'",
+            "s3://bucket/a: the driver for s3:// is not installed; pip install s3fs",
         ),
         (
             "memory://a",
             ImportError("no fsspec"),
-            "memory://a: the driver for memory:// is not installed; pip install 'fsspec'",
+            "memory://a: the driver for memory:// is not installed; pip install fsspec",
         ),
         (
             "hf://me/model",

@@ -157,7 +157,7 @@ def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = pytest.importorskip("fsspec.registry")
     monkeypatch.setitem(sys.modules, "adlfs", None)
     monkeypatch.delitem(registry._registry, "az", raising=False)
-    with pytest.raises(BnstatError, match=r"az:// is not installed; pip install 'bnstat\[azure\]'"):
+    with pytest.raises(BnstatError, match=r"az:// is not installed; pip install adlfs"):
         bnstat.load("az://container/model")
 
 

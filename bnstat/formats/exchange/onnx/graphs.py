@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from math import prod
 
 import numpy as np
@@ -31,6 +32,9 @@ _BODIES: Mapping[str, tuple[str, ...]] = {
 
 _LARGEST_INLINED = 300_000
 """Nodes that calls may add in all: a few functions can call for billions."""
+
+_NAMES_OF_A_NODE = 10
+"""So many names of tensors count as a node."""
 
 _DEEPEST = 50
 """Calls and bodies within each other."""
@@ -131,13 +135,13 @@ class NodeOp:
             WireError: the attribute is damaged.
         """
         found = self._found(name)
-        numbers = None if found is None else found.numbers()
+        numbers = None if found is None else found.numbers
         return [] if numbers is None else numbers.tolist()
 
     def tensor(self, name: str) -> Tensor | None:
         """The tensor in an attribute. Raises as `numbers`."""
         found = self._found(name)
-        return None if found is None else found.tensor()
+        return None if found is None else found.tensor
 
     def _found(self, name: str) -> Attribute | None:
         attribute = self.node.attributes.get(name)
@@ -214,6 +218,8 @@ class _Inliner:
         """Take up a graph; gives the tensors that it gives."""
         if depth > _DEEPEST:
             raise UnsupportedError(self._path, "its graphs and functions are nested too deep")
+        if depth > 1:
+            self._count(len(graph.nodes) + graph.names // _NAMES_OF_A_NODE)
         # Until version 4 of the format an initializer is an input as well: its default.
         defaults = {tensor.name for tensor in graph.initializers}
         for name in graph.inputs:
@@ -222,12 +228,20 @@ class _Inliner:
                 self.result.ops[given] = _Leaf(given, "Placeholder")
         for tensor in graph.initializers:
             frame.tensors[tensor.name] = self._constant(tensor, tensor.name)
-        for node in graph.nodes:
-            self._left -= 1
-            if self._left < 0:
-                raise UnsupportedError(self._path, "its functions call for too many nodes")
+        for node in _in_order(graph.nodes):
+            self._count(1)
             self._node(node, frame, depth, prefix)
         return [frame.tensor(name) or "" for name in graph.outputs]
+
+    def _count(self, nodes: int) -> None:
+        """Count nodes before they are added.
+
+        Raises:
+            UnsupportedError: there are too many.
+        """
+        self._left -= nodes
+        if self._left < 0:
+            raise UnsupportedError(self._path, "its functions call for too many nodes")
 
     def _node(self, node: Node, frame: _Frame, depth: int, prefix: str) -> None:
         function = self._functions.get((node.domain, node.type, node.overload))
@@ -248,7 +262,6 @@ class _Inliner:
     def _called(
         self, function: Function, node: Node, frame: _Frame, depth: int, prefix: str
     ) -> Sequence[str]:
-        self._left -= len(function.body.nodes)
         passed = zip(function.body.inputs, node.inputs, strict=False)
         tensors = {inner: frame.tensor(outer) or "" for inner, outer in passed}
         inner = _Frame(tensors, call=(node, frame, function.defaults))
@@ -280,7 +293,7 @@ class _Inliner:
         """The tensor of a `Constant`, or the numbers in its stead; texts are left out."""
         for name, attribute in node.attributes.items():
             found = frame.attribute(attribute)
-            tensor = found.tensor() if found is not None and name == "value" else None
+            tensor = found.tensor if found is not None and name == "value" else None
             if tensor is not None:
                 return [self._constant(tensor, _first(node))]
             array = _numbers_of(found, name) if found is not None else None
@@ -322,10 +335,39 @@ class _Inliner:
         return name
 
 
+def _in_order(nodes: Sequence[Node]) -> Sequence[Node]:
+    """Return the nodes so that each follows those whose outputs it takes.
+
+    ONNX demands this order of a file, but runtimes accept any. Nodes keep their order otherwise.
+    """
+    producers: dict[str, int] = {}
+    for index, node in enumerate(nodes):
+        for name in filter(None, node.outputs):
+            producers.setdefault(name, index)
+    waiting: dict[int, int] = {}
+    consumers: dict[int, list[int]] = {}
+    for index, node in enumerate(nodes):
+        needed = {producers[name] for name in node.inputs if name in producers} - {index}
+        waiting[index] = len(needed)
+        for producer in needed:
+            consumers.setdefault(producer, []).append(index)
+    ready = [index for index, count in waiting.items() if not count]
+    order: list[int] = []
+    while ready:
+        order.append(heappop(ready))
+        for index in consumers.get(order[-1], ()):
+            waiting[index] -= 1
+            if not waiting[index]:
+                heappush(ready, index)
+    # A circle of nodes leads nowhere: the nodes that need it stay behind the others.
+    left = waiting.keys() - set(order)
+    return [nodes[index] for index in (*order, *sorted(left))]
+
+
 def _numbers_of(attribute: Attribute, name: str) -> NDArray[np.generic] | None:
     """The value of a `Constant` that is not a tensor: `value_float`, `value_ints`, ..."""
     if name in ("value_floats", "value_ints"):
-        return attribute.numbers()
+        return attribute.numbers
     number = attribute.value
     if name in ("value_float", "value_int") and isinstance(number, float | int):
         return np.array(number, np.float32 if name == "value_float" else np.int64)

@@ -120,6 +120,7 @@ class Attribute:
         self._messages = messages
         self._all = list(messages.fields(each))
         self._fields = {inner.number: inner for inner in self._all}
+        self._graph: Graph | None = None
 
     @property
     def name(self) -> str:
@@ -143,6 +144,7 @@ class Attribute:
             return read.bytes(each).decode("utf-8", "replace")
         return None
 
+    @cached_property
     def numbers(self) -> NDArray[np.generic] | None:
         """The list of numbers that it holds, as float32 or int64; None if it is very long."""
         read = self._messages
@@ -158,6 +160,7 @@ class Attribute:
         ints = [read.numbers(each) for each in self._all if each.number == _INTS]
         return np.array([number for each in ints for number in each], np.int64) if ints else None
 
+    @cached_property
     def tensor(self) -> Tensor | None:
         """The tensor that it holds."""
         each = self._fields.get(_TENSOR)
@@ -166,7 +169,9 @@ class Attribute:
     def graph(self, depth: int) -> Graph | None:
         """The graph that it holds, which is `depth` graphs deep."""
         each = self._fields.get(_GRAPH)
-        return None if each is None else read_graph(self._messages, each, depth)
+        if each is not None and self._graph is None:
+            self._graph = read_graph(self._messages, each, depth)
+        return self._graph
 
 
 @dataclass
@@ -197,6 +202,12 @@ class Graph:
     initializers: list[Tensor] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
+
+    @cached_property
+    def names(self) -> int:
+        """How many names of tensors it has, each as often as it stands there."""
+        own = len(self.initializers) + len(self.inputs) + len(self.outputs)
+        return own + sum(len(node.inputs) + len(node.outputs) for node in self.nodes)
 
 
 @dataclass

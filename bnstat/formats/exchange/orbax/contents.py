@@ -207,6 +207,6 @@ def _tensorstore(path: str) -> Any:
         raise UnsupportedError(
             path,
             "is an Orbax checkpoint, which is read with tensorstore, and that is not installed",
-            "pip install 'bnstat[orbax]'",
+            "pip install tensorstore",
         ) from None
     return tensorstore

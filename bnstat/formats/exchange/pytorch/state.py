@@ -23,6 +23,7 @@ _WRAPPERS: Final = frozenset(
     {
         "state_dict",
         "model",
+        "full_model",
         "model_state_dict",
         "model_state",
         "model_dict",
@@ -102,6 +103,7 @@ def collect(root: Any) -> Found:
             where[key] = path or (_ALONE,)
         elif isinstance(value, Opaque):
             found.layers += _layer(path, value)
+    _drop_repeated(found, where)
     found.names = _names(where)
     if is_store(root):
         found.names = {key: name.replace("|", ".") for key, name in found.names.items()}
@@ -111,6 +113,27 @@ def collect(root: Any) -> Found:
         found.writer = f"PyTorch Lightning {legible(version)}" if isinstance(version, str) else None
         found.step = step if type(step) is int and 0 <= step < _LONGEST_INDEX else None
     return found
+
+
+def _drop_repeated(found: Found, where: dict[str, tuple[str, ...]]) -> None:
+    """Drop tensors of a state dict that are the very tensors of a whole model in the same file.
+
+    Both have the same name in their container and the same numbers in the same storage. A tensor
+    that has two names within one container stays as it is.
+    """
+    of_modules = [key for layer in found.layers for key in layer.variables.values()]
+
+    def identity(key: str) -> tuple[object, ...] | None:
+        tensor = found.tensors.get(key)
+        if not isinstance(tensor, Tensor):
+            return None
+        name = _COMPILED.sub("", _PARALLEL.sub("", where[key][-1]))
+        return name, tensor.storage, tensor.dtype, tensor.offset, tensor.shape, tensor.strides
+
+    kept = {identity(key) for key in of_modules} - {None}
+    for key in found.tensors.keys() - set(of_modules):
+        if identity(key) in kept:
+            del found.tensors[key], where[key]
 
 
 def _walk(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -26,6 +26,9 @@ _LARGEST_INLINED = 300_000
 _COST_OF_CALL = 20
 """What a call counts for, in nodes."""
 
+_NAMES_OF_A_NODE = 10
+"""So many inputs, arguments and results of a body count as a node."""
+
 _DEEPEST_CALL = 50
 
 _LONGEST_HANDOVER = 200
@@ -167,15 +170,25 @@ class Inliner:
 
     def __init__(self, functions: Mapping[str, Any]) -> None:
         self._functions = functions
+        self._costs: dict[str, int] = {}
         self._left = _LARGEST_INLINED
 
     def affords(self, *names: str) -> bool:
         """Whether these functions' bodies may still be added; if so, they count as added."""
-        size = sum(len(self._functions[name].node_def) + _COST_OF_CALL for name in names)
+        size = sum(map(self._cost, names))
         if size > self._left:
             return False
         self._left -= size
         return True
+
+    def _cost(self, name: str) -> int:
+        """What a call of a function counts for, in nodes."""
+        if name not in self._costs:
+            body, signature = self._functions[name].node_def, self._functions[name].signature
+            names = len(signature.input_arg) + len(signature.output_arg)
+            names += sum(len(node.input) for node in body)
+            self._costs[name] = _COST_OF_CALL + len(body) + names // _NAMES_OF_A_NODE
+        return self._costs[name]
 
     def inline(
         self,

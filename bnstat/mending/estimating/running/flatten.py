@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any
+from graphlib import CycleError, TopologicalSorter
+from typing import Any, Final
 
 from bnstat.errors import NotFoundError, UnsupportedError
 from bnstat.mending.estimating.running.interrupts import interruptible
 
 _CONTROL_FLOW = frozenset({"If", "StatelessIf", "Case", "StatelessCase", "While", "StatelessWhile"})
+_LARGEST_FLAT: Final = 100_000
+"""Ops of a flat graph. TensorFlow takes 20 seconds for as many; large networks have 30,000."""
+
 _LOWER = "_lower_using_switch_merge"
 _IN_THE_WAY = ("_noinline", "_XlaMustCompile", "api_implements", "api_preferred_device", "_class")
 """Attributes that keep a function from being inlined, or tie ops to the place of others."""
@@ -55,12 +59,14 @@ def pruned(graph_def: Any, fetched: Collection[str], where: str) -> Any:
 
 def called_by(nodes: Iterable[Any]) -> set[str]:
     """Return all names by which some `NodeDef`s may call a function: their ops and attributes."""
-    names: set[str] = set()
-    for node in nodes:
-        names.add(node.op)
-        for value in node.attr.values():
-            names.update(_functions_in(value))
-    return names
+    return {name for node in nodes for name in _calls(node)}
+
+
+def _calls(node: Any) -> Iterator[str]:
+    """Yield the names by which a `NodeDef` may call a function, each as often as it has it."""
+    yield node.op
+    for value in node.attr.values():
+        yield from _functions_in(value)
 
 
 def _functions_in(value: Any) -> Iterator[str]:
@@ -82,14 +88,39 @@ def flattened(graph_def: Any, fetched: Collection[str], where: str) -> Any:
         where: for messages.
 
     Raises:
-        UnsupportedError: TensorFlow cannot inline a function.
+        UnsupportedError: TensorFlow cannot inline a function, functions call each other in a
+            circle, or the flat graph would be too large.
     """
+    if _size_inlined(graph_def, where) > _LARGEST_FLAT:
+        what = f"with its functions inlined, its graph has more than {_LARGEST_FLAT} ops"
+        raise UnsupportedError(where, what)
     for node in nodes(graph_def):
         if node.op in _CONTROL_FLOW:
             node.attr[_LOWER].b = True
     if graph_def.library.function:
         graph_def = pruned(_inlined(graph_def, fetched, where), fetched, where)
     return graph_def
+
+
+def _size_inlined(graph_def: Any, where: str) -> int:
+    """Return how many ops a graph has once every function is inlined.
+
+    Raises:
+        UnsupportedError: its functions call each other in a circle.
+    """
+    bodies = {function.signature.name: function.node_def for function in graph_def.library.function}
+    calls = {
+        name: [call for node in body for call in _calls(node)] for name, body in bodies.items()
+    }
+    sizes = {name: len(body) for name, body in bodies.items()}
+    try:
+        for name in TopologicalSorter(calls).static_order():
+            if name in bodies:
+                sizes[name] += sum(sizes.get(callee, 0) for callee in calls[name])
+    except CycleError:
+        raise UnsupportedError(where, "its functions call each other in a circle") from None
+    called = (sizes.get(call, 0) for node in graph_def.node for call in _calls(node))
+    return len(graph_def.node) + sum(called)
 
 
 def nodes(graph_def: Any) -> Iterator[Any]:

@@ -65,9 +65,7 @@ def _libraries() -> tuple[Any, Any]:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise UnsupportedError(
-            "Parquet", "is written by pyarrow", "pip install 'bnstat[parquet]'"
-        ) from error
+        raise UnsupportedError("Parquet", "is written by pyarrow", "pip install pyarrow") from error
     return pyarrow, parquet
 
 

@@ -25,9 +25,7 @@ def dump(records: Iterable[Record], file: BinaryIO) -> None:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise BnstatError(
-            "--parquet", "pyarrow is not installed", "pip install 'bnstat[parquet]'"
-        ) from error
+        raise BnstatError("--parquet", "pyarrow is not installed", "pip install pyarrow") from error
     text, number = pyarrow.string(), pyarrow.int64()
     schema = pyarrow.schema(
         {

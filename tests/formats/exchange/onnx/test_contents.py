@@ -130,6 +130,33 @@ def test_constants_and_what_lies_between(tmp_path: Path) -> None:
     assert_layer(model, "a/bn", expected)
 
 
+@pytest.mark.parametrize("order", [(2, 1, 0), (1, 2, 0), (2, 0, 1)], ids=str)
+def test_nodes_that_stand_before_what_they_take(order: tuple[int, ...], tmp_path: Path) -> None:
+    held = arrays()
+    passed = {f"bn.{role}": array for role, array in held.items() if role != "moving_mean"}
+    nodes = [
+        helper.make_node("Constant", [], ["mean0"], value=to_tensor(held["moving_mean"])),
+        helper.make_node("Identity", ["mean0"], ["bn.moving_mean"]),
+        norm("x", "bn"),
+    ]
+    tensors = [to_tensor(array, name) for name, array in passed.items()]
+    path = save(tmp_path / "m", graph([nodes[index] for index in order], tensors))
+    model = bnstat.load(path)
+    (layer,) = model
+    assert not model.incomplete
+    assert_layer(model, layer.name, held)
+
+
+def test_nodes_in_a_circle_do_not_keep_others_from_being_read(tmp_path: Path) -> None:
+    held = arrays()
+    circle = [
+        helper.make_node("Identity", ["b"], ["a"]),
+        helper.make_node("Identity", ["a"], ["b"]),
+    ]
+    path = save(tmp_path / "m", graph([*circle, norm("x", "bn")], initializers("bn", held)))
+    assert_layer(bnstat.load(path), "bn", held)
+
+
 def test_inside_branches_loops_and_functions(tmp_path: Path) -> None:
     """Two bodies of an If use names of their own, a loop's uses the outer graph's tensors."""
     held = {name: arrays(seed) for seed, name in enumerate(("a", "b", "c", "d"))}
@@ -236,6 +263,24 @@ def test_functions_that_call_each_other_without_end(tmp_path: Path) -> None:
     call = helper.make_node("A", ["x"], ["y"], domain="own")
     path = save(tmp_path / "m", graph([call], []), functions=functions)
     with pytest.raises(UnsupportedError):
+        bnstat.load(path)
+
+
+@pytest.mark.parametrize("crowd", ["inputs", "initializers"])
+def test_a_crowded_function_that_is_called_often(crowd: str, tmp_path: Path) -> None:
+    """Names of tensors count as well as nodes."""
+    many = 50_000
+    if crowd == "inputs":
+        nodes = [helper.make_node("Sum", ["x"] * many, ["z"])]
+    else:
+        tensors = [to_tensor(np.float32(1), str(index)) for index in range(many)]
+        one = body([helper.make_node("Identity", ["x"], ["z"])], tensors, ["z"])
+        nodes = [helper.make_node("If", ["x"], ["z"], then_branch=one, else_branch=one)]
+    opsets = [helper.make_opsetid("", 15)]
+    function = helper.make_function("own", "f", ["x"], ["z"], nodes, opsets)
+    calls = [helper.make_node("f", ["x"], [f"y{i}"], domain="own") for i in range(200)]
+    path = save(tmp_path / "m", graph(calls, []), functions=[function])
+    with pytest.raises(UnsupportedError, match="call for too many nodes"):
         bnstat.load(path)
 
 

@@ -40,6 +40,36 @@ def norm() -> bytes:
     return ports.program(module(kind, eps=1e-5, momentum=0.1, num_features=3, **held))
 
 
+@pytest.mark.parametrize("parallel", ["", "module."])
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "copied"])
+def test_a_model_beside_its_state_dict(parallel: str, shared: bool, tmp_path: Path) -> None:
+    """The tensors of both are one if they share their storages; copies may differ from them."""
+    storages = [ports.Storage(str(at), 3) for at in range(8)]
+    own, others = storages[:4], storages[:4] if shared else storages[4:]
+    held = {name: ports.tensor(storage) for name, storage in zip(ports.NAMES, own, strict=True)}
+    parts = {"_parameters": dict(list(held.items())[:2]), "_buffers": dict(list(held.items())[2:])}
+    inner = module("torch.nn.modules.batchnorm:BatchNorm2d", eps=0.5, momentum=0.1, **parts)
+    state = {
+        f"{parallel}stem.bn.{name}": ports.tensor(storage)
+        for name, storage in zip(ports.NAMES, others, strict=True)
+    }
+    net = module("net:Net", _modules={"stem": module("net:Stem", _modules={"bn": inner})})
+    content = {"state_dict": state, "full_model": net}
+    arrays = [array.tobytes() for array in values().values()] * 2
+    path = tmp_path / "m"
+    members = {str(at): array for at, array in enumerate(arrays)}
+    path.write_bytes(ports.pytorch_zip(ports.pickled(content), members))
+    model = bnstat.load(path)
+    assert len(model) == (1 if shared else 2)
+    if shared:
+        (layer,) = model
+        assert (layer.name, layer.epsilon) == ("stem.bn", 0.5)
+        assert [f.rule for f in bnstat.check(model) if f.rule == "BN013"] == []
+    for layer in model:
+        for role, array in values().items():
+            assert same_bits(layer.array(role), array)
+
+
 def test_a_module_of_two_names_is_one_layer(tmp_path: Path) -> None:
     """The pickle keeps the module once, and names it again by its number."""
     again = {"_parameters": {}, "_buffers": {}, "_modules": {"0": ports.Name("a:b")}}

@@ -14,6 +14,7 @@ from typing import Any
 
 from bnstat.compare.alignment import align
 from bnstat.errors import BnstatError, NotFoundError, UnsupportedError, first_line
+from bnstat.formats.hdf5.file import Hdf5, is_hdf5
 from bnstat.live import live_model
 from bnstat.mending.estimating.running.program import Program
 from bnstat.mending.estimating.running.programs.keras_config import (
@@ -23,6 +24,9 @@ from bnstat.mending.estimating.running.programs.keras_config import (
 from bnstat.mending.estimating.running.programs.traced import traced
 from bnstat.mending.footprint import footprint
 from bnstat.model import Model, Source
+from bnstat.storage.archive import open_archive
+from bnstat.storage.files import File, Folder
+from bnstat.storage.local import LocalFile, LocalFolder
 
 
 def keras_file(path: str, model: Model, imports: Sequence[str], trust: bool) -> Program:
@@ -62,6 +66,7 @@ def _built(path: str, source: Source, imports: Sequence[str], trust: bool) -> An
         )
     with _under_its_ending(path, source.format) as file:
         if not trust:
+            _refuse_outside(file, path)
             refuse_unsafe(read_configuration(file, path), path, imports)
         try:
             return keras.models.load_model(file, compile=False, safe_mode=not trust)
@@ -73,6 +78,38 @@ def _built(path: str, source: Source, imports: Sequence[str], trust: bool) -> An
                 hint = "--trust lets it run the code that it holds"
             reason = f"Keras cannot build it: {first_line(error)}"
             raise UnsupportedError(path, reason, hint) from None
+
+
+def _refuse_outside(path: str, where: str) -> None:
+    """Raise if HDF5 would read other files for the sake of this one.
+
+    Args:
+        path: a `.keras` file or folder, or an `.h5`.
+        where: for messages.
+
+    Raises:
+        UnsupportedError: it has external links, external storage or virtual datasets.
+        DamagedError: it cannot be read.
+    """
+    for file in _weights_files(path):
+        for name in sorted(Hdf5(file).outside)[:1]:
+            raise UnsupportedError(
+                where,
+                f"to build it, Keras would read {name!r} from another file",
+                "--trust allows that; use it only for files from people whom you trust",
+            )
+
+
+def _weights_files(path: str) -> list[File]:
+    """Return the HDF5 files in a `.keras` file or folder, or the one that a path is."""
+    folder: Folder | None = LocalFolder(path) if os.path.isdir(path) else None
+    if folder is None:
+        file = LocalFile(path)
+        if is_hdf5(file):
+            return [file]
+        folder = open_archive(file)
+    files = [folder.file(name) for name in folder.names()] if folder is not None else []
+    return [file for file in files if file is not None and is_hdf5(file)]
 
 
 def _import(names: Sequence[str]) -> None:

@@ -1,0 +1,105 @@
+"""`bnstat help`: the topics, in a terminal and in a pipe."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bnstat.docs import TOPICS, read
+from bnstat.output.terminal.markdown import render
+from bnstat.output.terminal.screen import Screen
+from tests.terminal import ROOT, in_terminal
+
+LISTING = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); "
+
+
+def test_the_topics_are_listed(run):
+    lines = run("help").stdout.splitlines()
+    for topic, description in TOPICS.items():
+        assert any(line.split() == [topic, *description.split()] for line in lines)
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_a_topic_in_a_pipe_is_plain_text(run, topic):
+    result = run("help", topic)
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    title = read(topic).partition("\n")[0].removeprefix("# ")
+    assert lines[:2] == [title, "=" * len(title)]
+    assert not any(mark in result.stdout for mark in ("\x1b", "```", "](", ".md", "![", "**"))
+    shown = {line.strip() for line in read(topic).splitlines()}
+    assert all(len(line) <= 80 or line.strip() in shown for line in lines)
+
+
+def test_what_a_topic_shows_of_a_command_is_not_wrapped(run):
+    text = run("help", "mend").stdout
+    assert " --data tests/data/digits_train.npz -o mended\n" in text
+    assert "$ bnstat drift mended --data tests/data/digits_test.npz --labels labels\n" in text
+    assert "block3/bn  16   +0.134  x0.940 to x1.11   0.0038  healthy\n" in text
+
+
+def test_a_link_to_a_topic_names_the_command_that_shows_it(run):
+    text = " ".join(run("help", "check").stdout.split())
+    assert "Rules (bnstat help rules) contains the same text." in text
+    assert "With pre-commit (https://pre-commit.com), in" in text
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("rools", "did you mean rules?"),
+        ("Remotes", "did you mean remote?"),
+        ("inspect", "bnstat inspect --help describes the command"),
+        ("zzz", "bnstat help lists the topics"),
+        ("\x1b[31m", "bnstat help lists the topics"),
+    ],
+)
+def test_an_unknown_topic(run, typed, hint):
+    result = run("help", typed)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr == f"error: {typed!r}: there is no such topic; {hint}\n"
+
+
+def test_a_terminal_gets_a_pager_and_colours(monkeypatch, tmp_path):
+    pager = tmp_path / "pager"
+    pager.write_text("#!/bin/sh\necho paged by $LESS\ncat\n")
+    pager.chmod(0o755)
+    monkeypatch.setenv("PAGER", str(pager))
+    monkeypatch.delenv("LESS", raising=False)
+    shown = in_terminal(["help", "scan"])
+    assert shown.startswith("paged by -FRX\nScan\n====\n")
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_colours():
+    coloured = render("# Title\n\n`code` and **bold**\n", Screen(width=80, colour=True))
+    assert "\x1b[" in coloured
+    assert "====" not in coloured
+    table = render("text\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n", Screen(width=80, colour=True))
+    assert "\n\n\n" not in table
+
+
+def test_a_screen_bounds_the_lines():
+    text = render(read("safety"), Screen(width=50))
+    assert max(map(len, text.splitlines())) <= 50
+    assert max(map(len, render(read("safety"), Screen(width=300)).splitlines())) <= 100
+
+
+@pytest.mark.parametrize(("arguments", "rendering"), [([], False), (["safety"], True)])
+def test_help_imports_no_more_than_it_needs(arguments, rendering):
+    process = subprocess.run(
+        [sys.executable, "-c", f"{LISTING}from bnstat.cli import main; main()", "help", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    loaded = set(process.stderr.split())
+    assert ("rich" in loaded) is rendering
+    assert not {"tensorflow", "h5py", "bnstat.formats", "bnstat.loading"} & loaded

@@ -1,0 +1,150 @@
+"""Writes the topics that follow from the code: `rules` from the rules, `cli` from the commands.
+
+python -m tests.docs.generate
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+import bnstat.docs
+from bnstat.checks import RULES
+from bnstat.cli import COMMANDS, main
+from bnstat.output.terminal.rules import sections
+
+FOLDER = Path(bnstat.docs.__file__).parent
+
+RULES_START = """\
+# Rules
+
+`bnstat check` applies the rules whose codes start with BN0 to a model. `bnstat history` applies the
+rules whose codes start with BN1 to the checkpoints of a training run. A code never changes its
+meaning. `bnstat check --explain CODE` prints one section of this page. `--threshold NAME=NUMBER` or
+a configuration file sets a threshold: see [check](check.md).
+
+| code | name | severity | what it finds |
+| --- | --- | --- | --- |
+"""
+
+CLI_START = """\
+# Command line
+
+`bnstat COMMAND --help` prints one section of this page. An option has the same name and meaning in
+every command that has it. Results go to standard output; notes, progress and errors go to standard
+error. Colours and lines appear only on a terminal; `NO_COLOR` and `FORCE_COLOR` override that.
+`COLUMNS` sets the width.
+
+| command | |
+| --- | --- |
+"""
+
+CLI_EXIT_CODES = """
+## Exit codes
+
+| code | meaning |
+| --- | --- |
+| 0 | Done. `check` had no finding at or above `--fail-on`; `diff` found no difference. |
+| 1 | The file has no batch norm, or there is a finding, a difference, or too much drift. |
+| 2 | The command failed: wrong usage, no such path, an unreadable or damaged file. |
+"""
+
+SHARED_BY = 3
+"""An option that so many commands have is described once."""
+
+
+def escaped(text: str) -> str:
+    """Return text in which Markdown finds no marks outside of `code`."""
+    parts = re.split(r"(`[^`]*`)", text)
+    return "".join(
+        part if part.startswith("`") else re.sub(r"([*<>\\|])", r"\\\1", part) for part in parts
+    )
+
+
+def filled(text: str, indent: str = "") -> str:
+    return textwrap.fill(
+        text,
+        100,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def rules() -> Iterator[str]:
+    yield RULES_START
+    for rule in RULES:
+        yield f"| [{rule.code}](#{rule.code.lower()}-{rule.name}) | {rule.name} "
+        yield f"| {rule.severity} | {escaped(rule.title)} |\n"
+    for rule in RULES:
+        yield f"\n## {rule.code} {rule.name}\n"
+        for title, text in sections(rule):
+            yield f"\n{filled(f'**{title}.** {escaped(text)}')}\n"
+
+
+def options_of(command: click.Command) -> list[tuple[str, str]]:
+    """Return the names and the descriptions of a command's options."""
+    context = click.Context(command, **main.context_settings)
+    records = (
+        parameter.get_help_record(context)
+        for parameter in command.get_params(context)
+        if isinstance(parameter, click.Option)
+    )
+    return [record for record in records if record is not None]
+
+
+def option(names: str, description: str) -> str:
+    return filled(f"- `{names}`: {escaped(description)}", "  ") + "\n"
+
+
+def blocks(text: str) -> Iterator[str]:
+    """Yield paragraphs of a click help text; those that keep their lines become code blocks."""
+    for paragraph in inspect.cleandoc(text).split("\n\n"):
+        if not paragraph.startswith("\b\n"):
+            yield f"\n{filled(escaped(' '.join(paragraph.split())))}\n"
+            continue
+        title, _, lines = paragraph.removeprefix("\b\n").partition("\n")
+        yield f"\n{title}\n\n```text\n{textwrap.dedent(lines).rstrip()}\n```\n"
+
+
+def cli() -> Iterator[str]:
+    yield CLI_START
+    for name, description in COMMANDS.items():
+        yield f"| [{name}](#bnstat-{name}) | {escaped(description)} |\n"
+    commands = {name: main.get_command(click.Context(main), name) for name in COMMANDS}
+    options = {name: options_of(command) for name, command in commands.items() if command}
+    counts = Counter(each for listed in options.values() for each in listed)
+    shared = [each for each, count in counts.items() if count >= SHARED_BY]
+    for name, command in commands.items():
+        assert command is not None
+        usage = " ".join(command.collect_usage_pieces(click.Context(command)))
+        yield f"\n## bnstat {name}\n\n```text\nbnstat {name} {usage}\n```\n"
+        yield from blocks(command.help or "")
+        own = [each for each in options[name] if each not in shared]
+        if own:
+            yield "\n"
+            yield from (option(*each) for each in own)
+        others = [f"`{names}`" for names, _ in shared if (names, _) in options[name]]
+        yield f"\n{filled('Shared options: ' + ', '.join(others) + '.')}\n"
+        yield from blocks(command.epilog or "")
+    yield "\n## Shared options\n\n"
+    yield from (option(*each) for each in shared)
+    yield CLI_EXIT_CODES
+
+
+PAGES = {"rules": rules, "cli": cli}
+
+
+def write_pages() -> None:
+    for topic, page in PAGES.items():
+        (FOLDER / f"{topic}.md").write_text("".join(page()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_pages()

@@ -1,0 +1,131 @@
+"""The README and the topics: their commands print what they show, and their examples run."""
+
+from __future__ import annotations
+
+import doctest
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bnstat.docs import TOPICS
+from tests.docs.pages import BLOCKS, PAGES, Block, Runs
+from tests.terminal import ROOT
+
+PYTHON = [
+    pytest.param(
+        page,
+        language,
+        code,
+        id=f"{page.name}-{code.strip().splitlines()[-1]}",
+        marks=pytest.mark.slow if re.search(r"recalibrate\(|drift\(|keras", code) else (),
+    )
+    for page in PAGES
+    for language, code in re.findall(
+        r"```(python|pycon)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("pages"))
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(
+            block,
+            id=f"{block.page.name}-{block.command}",
+            marks=pytest.mark.slow if block.is_slow else (),
+        )
+        for block in BLOCKS
+    ],
+)
+def test_shows_the_output_of_the_command(
+    block: Block, runs: Runs, request: pytest.FixtureRequest
+) -> None:
+    if "s3://" in block.command:
+        request.getfixturevalue("s3")
+    shown = runs.shown(block.command)
+    if block.runs_a_model:
+        assert_same_but_for_last_digits(shown, block.output)
+    else:
+        lines = [line.rstrip() for line in shown.rstrip().split("\n")]
+        assert lines == block.output.rstrip().split("\n")
+
+
+def assert_same_but_for_last_digits(shown: str, expected: str) -> None:
+    """The words are the same and numbers agree within 2 %: their last digits vary by processor."""
+    number = r"\d+(?:\.\d+)?(?:e[+-]\d+)?"
+    words, expected_words = (re.sub(number, "#", text).split() for text in (shown, expected))
+    assert words == expected_words
+    numbers, expected_numbers = (
+        [float(found) for found in re.findall(number, text)] for text in (shown, expected)
+    )
+    assert numbers == pytest.approx(expected_numbers, rel=0.02, abs=2e-4)
+
+
+@pytest.mark.parametrize(("page", "language", "code"), PYTHON)
+def test_the_python_example_runs(
+    page: Path, language: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    monkeypatch.chdir(tmp_path)
+    names = {"x": np.ones((2, 4, 4, 8), np.float32)}
+    if language == "python":
+        exec(compile(code, str(page), "exec"), names)
+        return
+    test = doctest.DocTestParser().get_doctest(code, names, page.name, str(page), 0)
+    report: list[str] = []
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    doctest.DocTestRunner(optionflags=flags).run(test, out=report.append)
+    assert not report, "".join(report)
+
+
+def links(page: Path) -> Iterator[str]:
+    text = re.sub(r"(?s)```.*?```", "", page.read_text(encoding="utf-8"))
+    yield from re.findall(r"\]\(([^)\s]+)\)", text)
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"(?m)^#+ (.*)$", page.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for link in links(page):
+        if "://" in link:
+            continue
+        target, _, anchor = link.partition("#")
+        file = page.parent / target if target else page
+        assert file.is_file(), link
+        assert not anchor or anchor in anchors(file), link
+
+
+def test_the_topics_are_the_files_and_the_readme_links_to_each() -> None:
+    assert {page.stem for page in PAGES} - {"README"} == set(TOPICS)
+    assert {link for link in links(ROOT / "README.md") if "bnstat/docs/" in link} == {
+        f"bnstat/docs/{topic}.md" for topic in TOPICS
+    }
+
+
+def test_the_readme_is_short() -> None:
+    assert (ROOT / "README.md").stat().st_size <= 8_000
+
+
+def test_nobody_is_sent_to_an_index_that_does_not_have_bnstat() -> None:
+    """Whoever registers the name there could run code on the machine of a reader."""
+    files = [
+        *PAGES,
+        *(ROOT / "bnstat").rglob("*.py"),
+        *(ROOT / ".github").rglob("*.md"),
+        *(ROOT / ".github").rglob("*.yml"),
+    ]
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        assert not re.search(r"bnstat\[[\w,]+\]|(pip|uv|pipx) install '?bnstat\b", text), file

@@ -1,0 +1,95 @@
+"""Weights that Keras wrote on Windows before version 3: backslashes in the names of groups."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+import bnstat
+from bnstat.model import ROLES
+from tests.fuzz import handmade
+
+CONFIG = {
+    "class_name": "Sequential",
+    "config": {
+        "layers": [
+            {"class_name": "Dense", "config": {"name": "dense"}},
+            {"class_name": "BatchNormalization", "config": {"name": "bn"}},
+            {
+                "class_name": "Functional",
+                "config": {
+                    "name": "inner",
+                    "layers": [{"class_name": "BatchNormalization", "config": {"name": "deep"}}],
+                },
+            },
+        ]
+    },
+}
+LAYERS = ["layers", "_layer_checkpoint_dependencies"]
+
+
+def _fill(file: Any, layers: str) -> None:
+    places = [
+        f"{layers}\\batch_normalization",
+        rf"{layers}\functional\{layers}\batch_normalization",
+    ]
+    for place in places:
+        for index, array in enumerate(handmade.values().values()):
+            file[f"{place}/vars/{index}"] = array
+    file[f"{layers}\\dense/vars/0"] = np.ones((2, 3), "<f4")
+    for index in range(4):
+        file[f"metrics\\mean/vars/{index}"] = np.ones(3, "<f4")
+        file[f"optimizer\\inner/vars/{index}"] = np.ones(3, "<f4")
+    file.create_group("vars")
+
+
+def _assert_values(layer: bnstat.BatchNorm) -> None:
+    for role, array in handmade.values().items():
+        assert layer.array(role).tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("layers", LAYERS)
+def test_an_archive_has_its_configured_layers(layers: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.keras"
+    path.write_bytes(handmade.keras_archive(CONFIG, lambda file: _fill(file, layers)))
+    model = bnstat.load(path)
+    assert [layer.name for layer in model] == ["bn", "deep"]
+    assert not model.incomplete
+    for layer in model:
+        _assert_values(layer)
+    assert not [finding for finding in bnstat.check(model) if finding.rule == "BN011"]
+
+
+@pytest.mark.parametrize("layers", LAYERS)
+def test_weights_alone_are_called_as_on_linux(layers: str, tmp_path: Path) -> None:
+    names = []
+    for name, separator in (("windows", "\\"), ("linux", "/")):
+        path = tmp_path / f"{name}.weights.h5"
+        with h5py.File(path, "w") as file:
+            for index, array in enumerate(handmade.values().values()):
+                file[f"{layers}{separator}batch_normalization/vars/{index}"] = array
+        (layer,) = bnstat.load(path)
+        _assert_values(layer)
+        names.append(layer.name)
+    assert names[0] == names[1]
+
+
+def test_an_architecture_is_joined_to_weights(tmp_path: Path) -> None:
+    path, config = tmp_path / "m.weights.h5", tmp_path / "config.json"
+    path.write_bytes(handmade.hdf5(lambda file: _fill(file, "layers")))
+    config.write_text(json.dumps(CONFIG))
+    model = bnstat.load(path, config=config)
+    assert [layer.name for layer in model] == ["bn", "deep"]
+
+
+def test_new_values_are_written_to_the_same_datasets(tmp_path: Path) -> None:
+    path, copy = tmp_path / "m.keras", tmp_path / "copy.keras"
+    path.write_bytes(handmade.keras_archive(CONFIG, lambda file: _fill(file, "layers")))
+    values = {"bn": {"moving_mean": np.full(3, 7, "<f4")}}
+    bnstat.apply(path, values, copy)
+    assert bnstat.load(copy)["bn"].array(ROLES[2]).tolist() == [7, 7, 7]
