@@ -55,7 +55,8 @@ class Watch(_callback()):  # type: ignore[misc]
     Args:
         every: at the end of how many epochs it looks.
         fail_on: a finding of at least this severity ends the training, as `EarlyStopping` does:
-            `error`, `warning` or `info`; None never does.
+            `error`, `warning` or `info`; None never does. Statistics that are not updated (BN001)
+            are a warning: a model in memory does not show whether it was called in training mode.
         tensorboard: a folder in which histograms, scalars and findings are written for
             TensorBoard, as the run `bnstat`; steps are Keras's numbers of the epochs, from 0.
         history: a `.json` or `.csv` that is written anew at each look, as `bnstat history --json`

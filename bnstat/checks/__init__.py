@@ -8,6 +8,7 @@ from typing import Any, Final
 from bnstat.checks import conversion, gammas, over_time, structure, updates, values
 from bnstat.checks.findings import Findings
 from bnstat.checks.rule import SEVERITIES, Finding, Rule, Severity, Subject, Thresholds
+from bnstat.checks.training_mode import Evidence, TrainedWith, trained_with
 from bnstat.compare.history import History
 from bnstat.errors import BnstatError
 from bnstat.model import Model
@@ -29,6 +30,8 @@ MODEL_RULES: Final[tuple[Rule[Model], ...]] = (
     updates.LOW_MOMENTUM,
     conversion.REWRITTEN,
     structure.UNDECIDED,
+    updates.INFERENCE_MODE,
+    updates.UNUSED_STATISTICS,
 )
 """The register of the rules that look at one model, in the order of their codes."""
 
@@ -116,11 +119,14 @@ __all__ = [
     "MODEL_RULES",
     "RULES",
     "SEVERITIES",
+    "Evidence",
     "Finding",
     "Findings",
     "Rule",
     "Severity",
     "Thresholds",
+    "TrainedWith",
     "check",
     "find_rules",
+    "trained_with",
 ]

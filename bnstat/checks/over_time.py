@@ -82,8 +82,10 @@ def _find_frozen(
         elif _at_start(history, layer):
             yield rule.finding(
                 "moving mean and variance are still the initial 0 and 1, though gamma or beta "
-                "moved: the updates never ran",
+                "moved: the updates never ran, or the layer is trained in inference mode (bnstat "
+                "check shows the evidence)",
                 layer=layer,
+                severity="warning",
             )
         else:
             yield rule.finding(
@@ -115,13 +117,13 @@ FROZEN: Final[Rule[History]] = Rule(
     code="BN101",
     name="frozen",
     title="statistics do not change while weights do",
-    severity="error",
-    what="From some checkpoint on, not one channel of the moving statistics changes. An error "
-    "where they are the initial 0 and 1 while gamma or beta moves, a warning where gamma or beta "
-    "moves all the same; information where the whole layer does not change while others do, or "
-    "where only gamma and beta do.",
+    severity="warning",
+    what="From some checkpoint on, not one channel of the moving statistics changes. A warning "
+    "where gamma or beta moves all the same; information where the whole layer does not change "
+    "while others do, or where only gamma and beta do.",
     why="Weights that move under statistics that do not drift away from them: the network is "
-    "trained for one normalization and used with another.",
+    "trained for one normalization and used with another. If the layer runs in inference mode in "
+    "training as well, nothing is wrong.",
     example="moving mean and variance stand still since model-1200 (4 intervals), though gamma or "
     "beta moved on.",
     mend={

@@ -108,7 +108,7 @@ class Rule(Generic[Subject]):
         what: what it finds, and when it is milder than `severity`.
         why: what it does to the network.
         example: numbers that it finds.
-        mend: how to mend it, by library.
+        mend: what to do about it, by library.
         confidence: how sure a finding is, and what can look like one without being wrong.
         threshold: the line it draws, the name of its option and the source of its default.
         find: yields the findings in one subject, a model or a history.

@@ -1,4 +1,4 @@
-"""How a network with initial moving statistics was trained, as its weights show it.
+"""How a network with initial moving statistics was trained, as its weights and graphs show it.
 
 A moving mean of 0 and a moving variance of 1 after training have two causes: the layers
 normalized with the statistics of each batch and the updates of the moving statistics never ran,
@@ -16,14 +16,19 @@ the training that made most of beta. A network that changed its mode shortly bef
 the mode before.
 
 `tests/survey/train_both_modes.py` measures how often this is right.
+
+A training graph beside the weights shows the same directly: which statistics each normalization
+takes, and which updates of the moving statistics run in a training step. Neither kind of evidence
+outranks the other. If they contradict each other, the verdict is "unknown".
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite, sqrt
 from typing import Final, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +40,16 @@ from bnstat.checks.rule import (
     numbers_of,
     statistics_of,
 )
-from bnstat.model import BatchNorm, Model, PrecedingBias, Variable, as_float64, fetch
+from bnstat.errors import BnstatError
+from bnstat.model import (
+    BatchNorm,
+    Model,
+    PrecedingBias,
+    StatisticsUse,
+    Variable,
+    as_float64,
+    fetch,
+)
 
 TrainedWith = Literal["batch-statistics", "stored-statistics", "unknown"]
 
@@ -99,7 +113,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the weights of a model show of how it was trained.
+    """What the weights and the graphs of a model show of how it was trained.
 
     Attributes:
         trained_with: the statistics that normalized in training.
@@ -112,6 +126,10 @@ class Evidence:
             their numbers of channels. None if there is nothing to compare.
         gradient_ratio: the size of the bias's gradient as a multiple of the one that inference
             mode gives it: the layers' largest. None if the file does not store what it takes.
+        graph_layers: how many layers a graph shows.
+        updates: how many ops of the graph update the moving statistics of these layers.
+        updates_run: how many of these ops run in a training step. None if no graph trains.
+        layers_read: of how many of these layers anything but the updates reads the statistics.
     """
 
     trained_with: TrainedWith
@@ -121,6 +139,87 @@ class Evidence:
     ratio: float | None = None
     correlation: float | None = None
     gradient_ratio: float | None = None
+    graph_layers: int = 0
+    updates: int = 0
+    updates_run: int | None = None
+    layers_read: int | None = None
+
+    @property
+    def is_unused(self) -> bool:
+        """True if training used batch statistics, and no graph reads the stored ones."""
+        return self.trained_with == "batch-statistics" and self.layers_read == 0
+
+
+_known: Final[WeakKeyDictionary[Model, Evidence]] = WeakKeyDictionary()
+
+
+def trained_with(model: Model) -> Evidence:
+    """Return what the weights and the graphs of a model show together of how it was trained.
+
+    If layers have the initial moving statistics, these layers count, otherwise all. The result is
+    kept for as long as the model is. What cannot be read shows nothing.
+    """
+    if model not in _known:
+        _known[model] = _combined(model)
+    return _known[model]
+
+
+def _combined(model: Model) -> Evidence:
+    try:
+        by_weights = training_evidence(model)
+    except BnstatError as error:
+        by_weights = Evidence("unknown", f"the weights cannot be read: {error}")
+    try:
+        uses = model.statistics_uses()
+    except BnstatError:
+        return by_weights
+    initial = [layer for layer in model.layers if at_start(layer)] or model.layers
+    shown = [uses[layer.name] for layer in initial if layer.name in uses]
+    if not shown:
+        return by_weights
+    by_graph, reason = _by_graph(shown)
+    verdicts = {by_weights.trained_with, by_graph} - {"unknown"}
+    reasons = [reason]
+    if len(shown) < len(initial):
+        verdicts = {by_weights.trained_with}
+        reasons.append(f"the graph shows {len(shown)} of {count(len(initial), 'layer')}")
+    if by_weights.trained_with != "unknown":
+        reasons.append(by_weights.reason)
+    if len(verdicts) > 1:
+        reasons.append("these contradict each other")
+    runs = [use.updates_run for use in shown if use.updates_run is not None]
+    return replace(
+        by_weights,
+        trained_with=verdicts.pop() if len(verdicts) == 1 else "unknown",
+        reason="; ".join(reasons),
+        graph_layers=len(shown),
+        updates=sum(use.updates for use in shown),
+        updates_run=sum(runs) if runs else None,
+        layers_read=sum(use.is_read for use in shown),
+    )
+
+
+def _by_graph(uses: Sequence[StatisticsUse]) -> tuple[TrainedWith, str]:
+    """Return how the layers were trained as their graphs show it, and one sentence that says why.
+
+    A graph that has to be told in each step which statistics to use shows the mode of training
+    only if no update runs: nobody trains with the stored statistics by repeating it each time.
+    """
+    modes = {use.mode for use in uses}
+    updates = sum(use.updates for use in uses)
+    updates_run = sum(use.updates_run or 0 for use in uses)
+    unread = "" if any(use.is_read for use in uses) else ", and nothing but the updates reads them"
+    if modes <= {None}:
+        return "unknown", f"the graph in the file does not train{unread}"
+    ran = f"the training op of the graph runs {updates_run} of {count(updates, 'update')}"
+    of = f"{ran} of the moving statistics{unread}"
+    if modes == {"stored"}:
+        return "stored-statistics", f"{of}; training normalizes with the stored statistics"
+    if modes == {"batch"}:
+        return "batch-statistics", f"{of}; training normalizes with the statistics of each batch"
+    if modes <= {"batch", "fed"} and not updates_run:
+        return "batch-statistics", f"{of}; each step has to specify which statistics normalize"
+    return "unknown", f"{of}; the graph trains with either kind of statistics"
 
 
 def training_evidence(model: Model) -> Evidence:

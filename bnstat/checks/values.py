@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -25,6 +25,9 @@ _TITLES: Final = {
     "moving_mean": "moving mean",
     "moving_variance": "moving variance",
 }
+
+_DECAYED: Final = 1e-6
+"""The largest |gamma| of a layer that weight decay has brought to 0."""
 
 
 def _collapsed_below(layer: BatchNorm, thresholds: Thresholds) -> float:
@@ -130,7 +133,29 @@ NEGATIVE_VARIANCE: Final[Rule[Model]] = Rule(
 )
 
 
+def is_collapsed(layer: BatchNorm, thresholds: Thresholds) -> bool:
+    """Return True if every moving variance of a layer is so small that its channel is constant."""
+    variance = numbers_of(layer, "moving_variance")
+    if variance is None or not variance.size:
+        return False
+    return bool(((variance >= 0) & (variance <= _collapsed_below(layer, thresholds))).all())
+
+
+def _of_the_network(model: Model, dead: Sequence[BatchNorm]) -> str:
+    """Return how much of a network is dead, in words."""
+    part = f"nothing of the input passes {len(dead)} of {len(model.layers)} layers"
+    gammas = [numbers_of(layer, "gamma") for layer in dead]
+    sizes = [np.abs(gamma).max() for gamma in gammas if gamma is not None and gamma.size]
+    decayed = sum(bool(size <= _DECAYED) for size in sizes)
+    if not decayed:
+        return part
+    return f"{part}; all gammas are below {_DECAYED:g} in {decayed}: weight decay on gamma?"
+
+
 def _find_collapsed(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
+    dead = [layer for layer in model.layers if is_collapsed(layer, thresholds)]
+    if len(dead) > 1:
+        yield rule.finding(_of_the_network(model, dead), layers=len(dead))
     for layer in model.layers:
         variance = numbers_of(layer, "moving_variance")
         if variance is None:
@@ -159,14 +184,16 @@ COLLAPSED_VARIANCE: Final[Rule[Model]] = Rule(
     title="the moving variance of channels is near 0",
     severity="warning",
     what="The moving variance is 0 or next to nothing: the channel was constant over the "
-    "training data. Information only, unless it is so in every channel of the layer.",
+    "training data. Information only, unless it is so in every channel of the layer. If several "
+    "layers are dead so, it is reported once how many.",
     why="The channel puts out the constant beta - gamma * (offset of the mean), so its filters "
     "can be pruned. Any input that does move it, in other data than the training's, is amplified "
     "by gamma / sqrt(epsilon), some 30 to 300 times.",
     example="moving variance at most 1e-07 in 234 of 256 channels, 0 in 8.",
     mend={
         "TF1": "Usually ReLUs that died or weight decay that shrank the filters to 0: lower the "
-        "learning rate or the decay, or prune these channels.",
+        "learning rate or the decay, or prune these channels. If all gammas are near 0 as well, "
+        "leave gamma out of the weight decay.",
         "Keras 2": "As for TF1.",
         "Keras 3": "As for TF1.",
     },

@@ -21,7 +21,7 @@ from bnstat.discovery.objects import from_objects, lost_to_their_layers
 from bnstat.discovery.sighting import Sighting
 from bnstat.discovery.undecided import what_decides
 from bnstat.formats.contents import Contents
-from bnstat.model import ROLES, BatchNorm, Model, PrecedingBias, Verdict
+from bnstat.model import ROLES, BatchNorm, Model, PrecedingBias, StatisticsUse, Verdict
 from bnstat.model.variables import squeezed
 
 __all__ = ["discover"]
@@ -77,6 +77,7 @@ def discover(
         explain=lambda: _explain(contents, layers, incomplete),
         stored=contents.variables,
         find_biases=lambda: _preceding_biases(contents, layers),
+        find_uses=lambda: _statistics_uses(contents, layers),
     )
 
 
@@ -131,6 +132,16 @@ def _preceding_biases(
     from bnstat.discovery.preceding import preceding_biases
 
     return preceding_biases(contents, layers)
+
+
+def _statistics_uses(
+    contents: Contents, layers: Sequence[BatchNorm]
+) -> Mapping[str, StatisticsUse]:
+    if contents.graphs is None:
+        return {}
+    from bnstat.discovery.graphs.uses import statistics_uses
+
+    return statistics_uses(contents, layers)
 
 
 def _explain(

@@ -143,6 +143,8 @@ class Graph:
         variables: name of an op or of a function's argument -> key of the variable it stands for.
         constant: the value of a constant op; None where the op is none or is too large.
         parts: name of an op that stands for a part of its variable -> the indices of that part.
+        controls: returns the names of the ops that an op waits for without taking their outputs; a
+            name that is no op's stands for the ops of a call, whose names start with it.
     """
 
     name: str
@@ -150,6 +152,7 @@ class Graph:
     variables: Mapping[str, str]
     constant: Callable[[str], NDArray[np.generic] | None]
     parts: Mapping[str, tuple[slice, ...]] = field(default_factory=dict)
+    controls: Callable[[str], Sequence[str]] = lambda name: ()
 
 
 @dataclass(frozen=True)

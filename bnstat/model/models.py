@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 from bnstat.model.layers import BatchNorm
-from bnstat.model.variables import PrecedingBias, Variable, Verdict, fetch
+from bnstat.model.variables import PrecedingBias, StatisticsUse, Variable, Verdict, fetch
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,7 @@ class Model(Sequence[BatchNorm]):
         stored: Mapping[str, Variable] | None = None,
         claimed: frozenset[str] = frozenset(),
         find_biases: Callable[[], Mapping[str, PrecedingBias]] = dict,
+        find_uses: Callable[[], Mapping[str, StatisticsUse]] = dict,
     ) -> None:
         self.source = source
         self.layers = tuple(layers)
@@ -71,6 +72,7 @@ class Model(Sequence[BatchNorm]):
         self.claimed = claimed.union(keys)
         self._explain = explain
         self._find_biases = find_biases
+        self._find_uses = find_uses
         self._by_name = {layer.name: layer for layer in self.layers}
 
     @property
@@ -92,6 +94,17 @@ class Model(Sequence[BatchNorm]):
         """
         names = self.keys()
         return {name: bias for name, bias in self._find_biases().items() if name in names}
+
+    def statistics_uses(self) -> Mapping[str, StatisticsUse]:
+        """Return what the graphs show of the use of each layer's statistics, by the layer's name.
+
+        Layers that no graph shows are left out.
+
+        Raises:
+            DamagedError: the part of the file that has to be read for this is damaged.
+        """
+        names = self.keys()
+        return {name: use for name, use in self._find_uses().items() if name in names}
 
     def read(
         self,
@@ -123,6 +136,7 @@ class Model(Sequence[BatchNorm]):
             stored=self.stored,
             claimed=self.claimed,
             find_biases=self._find_biases,
+            find_uses=self._find_uses,
         )
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +89,27 @@ class PrecedingBias(NamedTuple):
     variable: Variable
     is_proven: bool
     slots: Slots | None = None
+
+
+StatisticsMode = Literal["batch", "stored", "fed", "either"]
+
+
+class StatisticsUse(NamedTuple):
+    """What the graphs of a file show of the moving statistics of one layer.
+
+    Attributes:
+        updates: how many ops update them.
+        updates_run: how many of these run in a training step; None if no graph trains.
+        mode: the statistics that training normalizes with: those of the `batch`, the `stored`
+            ones, those that each run has to specify (`fed`), or `either`, if it is not known when
+            which. None if no graph trains the layer.
+        is_read: True if anything but the updates reads them.
+    """
+
+    updates: int
+    updates_run: int | None
+    mode: StatisticsMode | None
+    is_read: bool
 
 
 def fetch(variables: Iterable[Variable]) -> None:

@@ -73,7 +73,7 @@ def _broken_at(number: int, place: int) -> Layer:
 RUNS = (
     Run(
         "BN101",
-        "error",
+        "warning",
         found=run(4, lambda number: sound(number, **START)),
         short=run(4, lambda number: sound(**START)),
         label="at-the-start",

@@ -27,7 +27,7 @@ def sound(tmp_path: Path) -> str:
 
 @pytest.fixture
 def stuck(tmp_path: Path) -> str:
-    """A model with an error in `bn`, and something of information in `other`."""
+    """A model with a warning about `bn`, and something of information in `other`."""
     arrays = {"gamma": np.full(4, 2, np.float32), "beta": np.full(4, 3, np.float32), **START}
     other = usual("other")
     gamma = other.array("gamma").copy()
@@ -48,8 +48,8 @@ def test_a_sound_model_exits_with_0(sound: str) -> None:
 def test_what_is_found_exits_with_1(stuck: str) -> None:
     result = run(stuck)
     assert result.exit_code == 1
-    assert "error BN001 never-updated" in result.stdout
-    assert "1 error, 1 info" in result.stdout
+    assert "warning BN001 never-updated" in result.stdout
+    assert "2 warnings, 1 info" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,8 @@ def test_what_is_found_exits_with_1(stuck: str) -> None:
         (["--select", "BN009,BN010"], 0),
         (["--select", "BN009,BN010", "--fail-on", "warning"], 0),
         (["--select", "BN009,BN010", "--fail-on", "info"], 1),
-        (["--fail-on", "error"], 1),
+        (["--fail-on", "error"], 0),
+        (["--fail-on", "warning"], 1),
         (["--ignore", "never-updated"], 0),
         (["--layer", "other"], 0),
         (["--layer", "b*"], 1),
@@ -121,15 +122,21 @@ def test_no_batch_norm_exits_with_1(tmp_path: Path) -> None:
 
 def test_json(stuck: str) -> None:
     document = json.loads(run(stuck, "--json").stdout)
-    assert document["counts"]["error"] == 1
-    (error,) = (each for each in document["findings"] if each["severity"] == "error")
-    assert (error["rule"], error["layer"]) == ("BN001", "bn")
+    assert document["counts"] == {"error": 0, "warning": 2, "info": 1}
+    warnings = [each for each in document["findings"] if each["severity"] == "warning"]
+    assert [(each["rule"], each["layer"]) for each in warnings] == [
+        ("BN001", None),
+        ("BN001", "bn"),
+    ]
+    assert document["trained_with"] == "unknown"
+    evidence = document["evidence"]["file"]
+    assert evidence["reason"] == "no bias is added right before a layer with a beta"
+    assert (evidence["ratio"], evidence["updates_run"], evidence["layers_read"]) == (None,) * 3
 
 
 def test_github(stuck: str) -> None:
     lines = run(stuck, "--github").stdout.splitlines()
-    assert lines[0].startswith("::error file=")
-    assert lines[1].startswith("::notice file=")
+    assert [line.split()[0] for line in lines] == ["::warning", "::warning", "::notice"]
 
 
 def test_sarif_to_a_file(stuck: str, tmp_path: Path) -> None:
@@ -161,23 +168,45 @@ def test_real_models(real: Path) -> None:
             assert result.exit_code == 1, slug
         elif slug in ("brats17-wt32-niftynet-tf1", "brats17-wt32-meta-niftynet-tf1"):
             found = json.loads(result.stdout)["findings"]
-            stuck = [each["layer"] for each in found if each["rule"] == "BN001"]
             assert result.exit_code == 1
+            if "meta" in slug:
+                assert [each["rule"] for each in found] == ["BN018"]
+                continue
+            stuck = [each["layer"] for each in found if each["rule"] == "BN001"]
             assert stuck[0] is None
             assert set(stuck[1:]) == set(told["layers"])
             assert len(stuck) == 32
+        elif slug.startswith("facecls-tiny"):  # After 246 steps, too few for its variances.
+            found = json.loads(result.stdout)["findings"]
+            grave = {each["rule"] for each in found if each["severity"] != "info"}
+            assert (result.exit_code, grave) == (1, {"BN003"})
         else:
             assert result.exit_code == 0, slug
             assert {each["severity"] for each in json.loads(result.stdout)["findings"]} <= {"info"}
 
 
 def test_the_twin_whose_updates_never_ran() -> None:
-    for name, code in (("digits", 0), ("digits_no_updates", 1)):
-        for saved in ("run", "saved_model"):
-            result = run(str(DATA / name / saved), "--json")
-            found = json.loads(result.stdout)["findings"]
-            assert result.exit_code == code
-            assert [each["rule"] for each in found] == ["BN001"] * 4 * code
+    for name, saved, rules, mode in (
+        ("digits", "run", [], "batch-statistics"),
+        ("digits", "saved_model", [], "unknown"),
+        ("digits_no_updates", "run", ["BN018"], "batch-statistics"),
+        ("digits_no_updates", "saved_model", ["BN001"] * 4, "unknown"),
+    ):
+        result = run(str(DATA / name / saved), "--json")
+        document = json.loads(result.stdout)
+        assert result.exit_code == bool(rules)
+        assert [each["rule"] for each in document["findings"]] == rules
+        assert document["trained_with"] == mode
+
+
+def test_the_training_graph_shows_that_no_update_runs() -> None:
+    result = run(str(DATA / "digits_no_updates/run"), "--json")
+    evidence = json.loads(result.stdout)["evidence"]["file"]
+    names = ("graph_layers", "updates", "updates_run", "layers_read")
+    assert [evidence[name] for name in names] == [3, 6, 0, 0]
+    result = run(str(DATA / "digits/run"), "--json")
+    evidence = json.loads(result.stdout)["evidence"]["file"]
+    assert [evidence[name] for name in names] == [3, 6, 6, 0]
 
 
 def test_several_models_and_the_worst_of_their_exit_codes(

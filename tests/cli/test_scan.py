@@ -46,11 +46,11 @@ def test_json_lines(run, mixed: Path) -> None:
     assert result.exit_code == 1
     told = {os.path.relpath(each["path"], mixed): each for each in objects(result.stdout)}
     assert len(told) == 8
-    assert told["bad"]["worst"] == "error"
+    assert told["bad"]["worst"] == "warning"
     assert told["bad"]["findings"] == {"BN001": 4}
     assert told["cut.h5"]["error"]["kind"] == "damaged"
     assert told["run/model-100"]["step"] == 100
-    assert "8 models: 5 sound, 1 with errors, 1 with info, 1 not readable" in result.stderr
+    assert "8 models: 5 sound, 1 with warnings, 1 with info, 1 not readable" in result.stderr
     assert "BN001" in result.stderr
     assert result.stdout.isascii()
 

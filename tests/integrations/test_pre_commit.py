@@ -61,15 +61,17 @@ def test_sound_models_may_be_committed(repository: Path) -> None:
 def test_a_broken_model_may_not(repository: Path) -> None:
     code, said = commit(repository, "dense.h5", "bad/run/model-400.index")
     assert code == 1
-    assert "error BN001 never-updated" in said
+    assert "warning BN018 unused-statistics" in said
     assert commit(repository, "bad/saved_model/saved_model.pb")[0] == 1
     assert commit(repository, "bad/saved_model/variables/variables.index")[0] == 1
 
 
 def test_args_and_settings_of_the_project(repository: Path) -> None:
     changed = "bad/run/model-400.index"
-    assert commit(repository, changed, args=("--ignore", "BN001"))[0] == 0
-    (repository / "pyproject.toml").write_text('[tool.bnstat.per-path]\nbad = ["never-updated"]')
+    assert commit(repository, changed, args=("--ignore", "BN018"))[0] == 0
+    (repository / "pyproject.toml").write_text(
+        '[tool.bnstat.per-path]\nbad = ["unused-statistics"]'
+    )
     assert commit(repository, changed)[0] == 0
 
 

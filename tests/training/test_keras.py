@@ -86,7 +86,7 @@ def test_without_being_told_to_it_does_not_stop(library, capsys):
 
 
 def test_updates_that_never_run_are_told(library, capsys):
-    watch = Watch(fail_on="error")
+    watch = Watch(fail_on="warning")
     train(network(library, momentum=1.0), watch)
     assert watch.stopped_by.name == "never-updated"
 

@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
+from typing import Literal
 
 from bnstat.discovery.graphs.algebra import SUMS, normalization
 from bnstat.discovery.graphs.tensors import Tensors
@@ -44,6 +45,8 @@ _ONNX_DEFAULTS = {"epsilon": 1e-5, "momentum": 0.9}
 
 _CHANNEL_AXES = {"NHWC": 3, "NCHW": 1, "NDHWC": 4, "NCDHW": 1}
 
+Statistics = Literal["batch", "stored", "either"]
+
 _CALL = re.compile(r"(?:branch|(?:Stateful)?PartitionedCall)(?:_\d+)?")
 _INSIDE = re.compile(r"(?:cond|batchnorm|(?:Stateless)?(?:If|Case|While))(?:_\d+)?")
 _FUSED_NAME = re.compile(
@@ -66,6 +69,8 @@ class Norm:
         on_batch: True if it normalizes by the statistics of the batch, and no variable follows
             these.
         epsilon, momentum, axis: where the graph tells them.
+        normalizes: the statistics that normalize: those of the batch, the stored ones, or either,
+            as the graph is told when it runs.
     """
 
     op: str
@@ -76,6 +81,7 @@ class Norm:
     momentum: float | None
     axis: int | None
     on_batch: bool = False
+    normalizes: Statistics = "stored"
 
 
 def find_norms(
@@ -116,7 +122,11 @@ def _fused(tensors: Tensors, op: Op, updates: Updates) -> Norm | None:
         if key is not None and not _is_filler(tensors, (tensor,), role):
             roles[role] = key
     momentum, on_batch = None, False
-    if op.type in AVERAGING and op.attribute("is_training") in (None, True):
+    normalizes = _kind(tensors, _operands(op, given).get("moving_variance"))
+    if normalizes == "batch" and op.type != _OLDEST:
+        normalizes = "either"  # What the op takes is not followed to a variable.
+    if is_training(op):
+        normalizes = "batch"
         for output, role in enumerate(STATISTICS, 1):
             updated = updates.key((f"{op.name}:{output}",))
             if role not in roles and updated is not None:
@@ -147,7 +157,22 @@ def _fused(tensors: Tensors, op: Op, updates: Updates) -> Norm | None:
         momentum=updates.momentum(roles) if momentum is None else momentum,
         axis=_fused_axis(tensors, op, given),
         on_batch=on_batch,
+        normalizes=normalizes,
     )
+
+
+def is_training(op: Op) -> bool:
+    """Return True if an op of TensorFlow normalizes with the statistics of the batch."""
+    return op.type in AVERAGING and op.attribute("is_training") in (None, True)
+
+
+def _kind(tensors: Tensors, variance: str | None) -> Statistics:
+    """The statistics that normalize, by where the variance comes from."""
+    sources = () if variance is None else tensors.sources(variance)
+    stored = [source for source in sources if tensors.variable(source) is not None]
+    if not stored:
+        return "batch"
+    return "stored" if len(stored) == len(sources) else "either"
 
 
 def _operands(op: Op, given: Sequence[str]) -> Mapping[str, str]:
@@ -238,6 +263,7 @@ def _around(
         momentum=updates.momentum(roles),
         axis=tensors.axis(variance),
         on_batch=on_batch,
+        normalizes=_kind(tensors, variance),
     )
 
 

@@ -65,8 +65,8 @@ batches or replicas, and Bessel's correction."""
 class Steps:
     """Counts down what may still be spent on following tensors."""
 
-    def __init__(self) -> None:
-        self.left = _MOST_STEPS
+    def __init__(self, most: int = _MOST_STEPS) -> None:
+        self.left = most
 
     def take(self, count: int = 1) -> bool:
         """Spend steps, if there are any left."""

@@ -45,6 +45,7 @@ class _Move:
     """What an op does to a variable.
 
     Attributes:
+        op: the op's name.
         variable: the tensors that stand for the variable.
         key: of the variable; None where the file does not have it.
         new: the tensor that the variable is moved towards; empty where it is merely set.
@@ -52,6 +53,7 @@ class _Move:
         dividend: where the new value is a quotient, the tensors that its dividend may be.
     """
 
+    op: str
     variable: tuple[str, ...]
     key: str | None
     new: str
@@ -93,6 +95,15 @@ class Updates:
 
     def __bool__(self) -> bool:
         return bool(self._keys)
+
+    @cached_property
+    def ops(self) -> Mapping[str, Sequence[str]]:
+        """The key of a variable -> the names of the ops that move it."""
+        ops: dict[str, list[str]] = {}
+        for move in self._moves:
+            if move.key is not None:
+                ops.setdefault(move.key, []).append(move.op)
+        return ops
 
     def key(self, tensors: Sequence[str]) -> str | None:
         """The key of the variable that is moved towards one of these tensors, if only one is."""
@@ -146,7 +157,7 @@ def _moves(tensors: Tensors, ops: Sequence[Op]) -> Iterator[_Move]:
         quotient = tensors.operands(new or inputs[1], _QUOTIENTS)
         dividend = tensors.sources(quotient[0]) if quotient else ()
         if new or dividend:
-            yield _Move(variable, tensors.variable(inputs[0]), new, momentum, dividend)
+            yield _Move(op.name, variable, tensors.variable(inputs[0]), new, momentum, dividend)
 
 
 def _new_value(tensors: Tensors, op: Op, target: str, value: str) -> tuple[str, float | None]:

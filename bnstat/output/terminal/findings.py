@@ -40,7 +40,7 @@ def lines(findings: Sequence[Finding], screen: Screen) -> Iterator[str]:
         yield ""
     yield summary(findings)
     if findings:
-        hint = f"bnstat check --explain {findings[0].rule} says what it means and how to mend it"
+        hint = f"bnstat check --explain {findings[0].rule} explains what it means and what to do"
         for line in [hint] if screen.width is None else textwrap.wrap(hint, screen.width):
             yield screen.style(line, "dim")
 

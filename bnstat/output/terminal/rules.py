@@ -59,6 +59,6 @@ def sections(rule: Rule[Any]) -> Iterator[tuple[str, str]]:
     yield "Why it matters", rule.why
     yield "Example", rule.example
     for library, text in rule.mend.items():
-        yield f"How to mend it: {library}", text
+        yield f"What to do: {library}", text
     yield "How sure it is", rule.confidence
     yield "Threshold", rule.threshold

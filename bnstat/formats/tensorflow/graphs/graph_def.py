@@ -67,7 +67,7 @@ def graph_of(graph_def: Any, keys: Callable[[str], str | None]) -> Graph:
                 if part := names.get(candidate):
                     parts[name] = part
                 break
-    return Graph("", ops, variables, _constants(ops), parts)
+    return Graph("", ops, variables, _constants(ops), parts, _controls(ops))
 
 
 def flat_graph(graph_def: Any, variables: Mapping[str, str]) -> Graph:
@@ -142,7 +142,7 @@ def function_graphs(
         if variables and binding not in seen and inliner.affords(name):
             seen.add(binding)
             ops = inliner.inline(functions[name].node_def, variables, seen)
-            yield Graph(name, ops, variables, _constants(ops))
+            yield Graph(name, ops, variables, _constants(ops), controls=_controls(ops))
 
 
 def _unwrapped(
@@ -240,6 +240,14 @@ def _whole(name: str) -> str:
 def _library(graph_def: Any) -> dict[str, Any]:
     """The `FunctionDef` messages of a graph by name."""
     return {function.signature.name: function for function in graph_def.library.function}
+
+
+def _controls(ops: Mapping[str, Op]) -> Callable[[str], Sequence[str]]:
+    def controls(name: str) -> Sequence[str]:
+        op = ops.get(name)
+        return op.controls if isinstance(op, Node) else ()
+
+    return controls
 
 
 def _constants(ops: Mapping[str, Op]) -> Callable[[str], NDArray[np.generic] | None]:

@@ -73,6 +73,12 @@ class Node:
         """Data inputs as `op` or `op:output`."""
         return [self._frame.tensor(name) for name in data_inputs(self._node)]
 
+    @property
+    def controls(self) -> Sequence[str]:
+        """The ops that the op waits for without taking their outputs."""
+        waits = (name[1:] for name in self._node.input if name.startswith("^"))
+        return [self._frame.prefix + name for name in waits]
+
     def attribute(self, name: str) -> float | int | bool | str | None:
         """The value of a simple attribute; floats in the fewest digits that float32 needs."""
         if name not in self._node.attr:

@@ -1,17 +1,24 @@
-"""Findings as JSON, with every channel and every number."""
+"""Findings as JSON, with every channel and every number, and how the model was trained."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import IO, Any
 
+from bnstat.checks import trained_with
 from bnstat.checks.rule import SEVERITIES, Finding
 from bnstat.model import Model
 from bnstat.output.documents import common as documents
 
 
 def dump(findings: Sequence[Finding], model: Model, file: IO[str]) -> None:
-    """Write the findings in `model` as one object: `schema`, `source`, `counts`, `findings`."""
+    """Write the findings in `model` as one object.
+
+    Its members are `schema`, `source`, `layers`, `counts`, `trained_with` (`batch-statistics`,
+    `stored-statistics` or `unknown`), `evidence` (under `file` the attributes of
+    `bnstat.checks.Evidence`) and `findings`.
+    """
     documents.dump(_document(findings, model), file)
 
 
@@ -38,11 +45,14 @@ def _document(findings: Sequence[Finding], model: Model) -> dict[str, Any]:
         severity: sum(finding.severity == severity for finding in findings)
         for severity in SEVERITIES
     }
+    evidence = trained_with(model)
     return {
         "schema": 1,
         "source": documents.source(model.source),
         "layers": len(model),
         "counts": counts,
+        "trained_with": evidence.trained_with,
+        "evidence": {"file": asdict(evidence)},
         "findings": [plain(finding) for finding in findings],
     }
 

@@ -1,0 +1,190 @@
+"""What training graphs do with the moving statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import bnstat
+from bnstat.discovery.graphs import uses
+from bnstat.loading import open_contents
+from bnstat.model import StatisticsUse
+from tests.builders.graph_mode import save_graph
+
+v1 = tf.compat.v1
+Mode = Any
+
+
+def variables(scope: str) -> tuple[Any, ...]:
+    """Beta, moving mean and moving variance of four channels."""
+    with v1.variable_scope(scope):
+        return tuple(
+            v1.get_variable(
+                name,
+                initializer=np.full(4, start, np.float32),
+                trainable=name == "beta",
+                use_resource=False,
+            )
+            for name, start in (("beta", 0), ("moving_mean", 0), ("moving_variance", 1))
+        )
+
+
+def block(x: Any, scope: str, mode: Mode) -> tuple[Any, list[Any]]:
+    """Normalize by the batch (True), the stored statistics (False) or as a tensor specifies."""
+    beta, mean, variance = variables(scope)
+    batch_mean, batch_variance = v1.nn.moments(x, [0])
+    updates = [
+        v1.assign_sub(moving, (moving - new) * 0.1)
+        for moving, new in ((mean, batch_mean), (variance, batch_variance))
+    ]
+    if mode is True:
+        used = batch_mean, batch_variance
+    elif mode is False:
+        used = mean, variance
+    else:
+        used = v1.cond(
+            mode,
+            lambda: (batch_mean, batch_variance),
+            lambda: (tf.identity(mean), tf.identity(variance)),
+        )
+    return v1.nn.batch_normalization(x, *used, beta, None, 1e-3), updates
+
+
+def save(
+    folder: Path, mode: Callable[[], Mode], with_updates: int = 0, extra: Any = None
+) -> dict[str, StatisticsUse]:
+    """Save a network of two layers, and return what its graph shows.
+
+    Args:
+        folder: where to.
+        mode: makes that of both layers.
+        with_updates: how many of the updates the training op waits for.
+        extra: adds something to the graph, given the loss.
+    """
+
+    def build() -> None:
+        v1.disable_control_flow_v2()
+        x = v1.placeholder(tf.float32, (None, 4))
+        chosen = mode()
+        x, first = block(x, "a", chosen)
+        x, second = block(x, "b", chosen)
+        loss = v1.reduce_mean(x * x * x)
+        with v1.control_dependencies([*first, *second][:with_updates]):
+            v1.train.GradientDescentOptimizer(0.1).minimize(loss)
+        if extra is not None:
+            extra(loss)
+
+    save_graph(folder / "model", build, write_meta_graph=True)
+    return dict(bnstat.load(folder / "model").statistics_uses())
+
+
+def use(run: int, mode: str, is_read: bool) -> StatisticsUse:
+    return StatisticsUse(2, run, mode, is_read)  # type: ignore[arg-type]
+
+
+def test_updates_that_the_training_op_runs(tmp_path: Path) -> None:
+    assert save(tmp_path, lambda: True, 3) == {
+        "a": use(2, "batch", False),
+        "b": use(1, "batch", False),
+    }
+
+
+def test_updates_that_it_does_not_run(tmp_path: Path) -> None:
+    assert save(tmp_path, lambda: True) == dict.fromkeys("ab", use(0, "batch", False))
+
+
+def test_training_in_inference_mode(tmp_path: Path) -> None:
+    assert save(tmp_path, lambda: False) == dict.fromkeys("ab", use(0, "stored", True))
+
+
+@pytest.mark.parametrize(
+    ("make", "mode"),
+    [
+        (lambda: v1.placeholder(tf.bool, ()), "fed"),
+        (lambda: v1.placeholder_with_default(True, ()), "fed"),
+        (lambda: v1.placeholder_with_default(False, ()), "either"),
+        (lambda: v1.get_variable("flag", initializer=True, trainable=False), "either"),
+    ],
+)
+def test_a_graph_that_can_be_switched(make: Callable[[], Mode], mode: str, tmp_path: Path) -> None:
+    assert save(tmp_path, make) == dict.fromkeys("ab", use(0, mode, True))
+
+
+def test_a_training_op_after_the_optimizer(tmp_path: Path) -> None:
+    def group(loss: Any) -> None:
+        graph = v1.get_default_graph()
+        ops = graph.get_operations()
+        moving = [op for op in ops if op.type == "AssignSub"]
+        v1.group(graph.get_operation_by_name("GradientDescent"), *moving, name="step")
+
+    assert save(tmp_path, lambda: True, extra=group) == dict.fromkeys("ab", use(2, "batch", False))
+
+
+def test_summaries_and_savers_do_not_use_the_statistics(tmp_path: Path) -> None:
+    def summary(loss: Any) -> None:
+        with v1.variable_scope("a", reuse=True):
+            v1.summary.histogram("mean", v1.get_variable("moving_mean"))
+        v1.summary.merge_all()
+
+    assert not save(tmp_path, lambda: True, extra=summary)["a"].is_read
+
+
+def test_any_other_op_uses_them(tmp_path: Path) -> None:
+    def distance(loss: Any) -> None:
+        with v1.variable_scope("a", reuse=True):
+            tf.reduce_sum(v1.get_variable("moving_mean"))
+
+    found = save(tmp_path, lambda: True, extra=distance)
+    assert [found[name].is_read for name in "ab"] == [True, False]
+
+
+def test_a_graph_that_does_not_train(tmp_path: Path) -> None:
+    def build() -> None:
+        block(v1.placeholder(tf.float32, (None, 4)), "a", False)
+
+    save_graph(tmp_path / "model", build, write_meta_graph=True)
+    (found,) = bnstat.load(tmp_path / "model").statistics_uses().values()
+    assert (found.updates_run, found.mode, found.is_read) == (None, None, True)
+
+
+def test_a_step_of_keras_that_assigns(tmp_path: Path) -> None:
+    def build() -> None:
+        _, updates = block(v1.placeholder(tf.float32, (None, 4)), "a", True)
+        with v1.variable_scope("a", reuse=True):
+            beta = v1.get_variable("beta")
+        step = v1.assign(beta, beta - 0.1 * tf.reduce_sum(beta))
+        v1.group(step, *updates)
+
+    save_graph(tmp_path / "model", build, write_meta_graph=True)
+    (found,) = bnstat.load(tmp_path / "model").statistics_uses().values()
+    assert (found.updates, found.updates_run) == (2, 2)
+
+
+@pytest.mark.parametrize("waits", [["block1"] * 1000, ["images"] * 100_000])
+def test_a_graph_that_takes_too_long_shows_nothing(
+    waits: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(Path(__file__).parents[2] / "data/digits_no_updates/run/model-400")
+    contents, layers = open_contents(path), bnstat.load(path).layers
+    assert contents.graphs is not None
+    (graph,) = contents.graphs()
+    taken = 0
+    take = uses.Steps.take
+
+    def counted(self: uses.Steps, count: int = 1) -> bool:
+        nonlocal taken
+        taken += 1
+        return take(self, count)
+
+    monkeypatch.setattr(uses, "_MOST_STEPS", 20_000)
+    assert uses.statistics_uses(contents, layers)
+    monkeypatch.setattr(uses.Steps, "take", counted)
+    hostile = replace(graph, controls=lambda name: waits)
+    assert uses.statistics_uses(replace(contents, graphs=lambda: [hostile]), layers) == {}
+    assert taken < 30_000
