@@ -35,6 +35,12 @@ Examples:
     help="Mend in waves from the input to the output, each layer with those before it already "
     "mended: nothing remains, but it takes many readings of the data.",
 )
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Write the copy even if MODEL was trained in inference mode with the statistics that it "
+    "stores, or if the new ones lower the accuracy.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Write what was done as JSON.")
 @options.layers
 @options.choosing
@@ -47,6 +53,7 @@ def command(
     in_place: bool,
     dry_run: bool,
     exact: bool,
+    force: bool,
     as_json: bool,
     layers: tuple[str, ...],
     quiet: bool,
@@ -57,6 +64,11 @@ def command(
     This runs the model: TensorFlow executes its graph, in inference. Dropout and its like stay
     off. In one pass each layer normalizes by its batch, and what enters each is measured; a
     second pass in inference tells how far the new statistics still are from what then enters.
+
+    If layers hold the initial mean 0 and variance 1, either their updates never ran, or the
+    network was trained in inference mode and needs these statistics. MODEL itself and up to 512
+    samples, run once more with the stored statistics, may show which. No copy is written of a
+    network that was trained in inference mode, nor, with --labels, one of lower accuracy.
     """
     if sum((copy is not None, in_place, dry_run)) != 1:
         raise click.UsageError("say where the copy goes: one of -o COPY, --in-place, --dry-run")
@@ -73,6 +85,7 @@ def command(
         copy,
         exact=exact,
         in_place=in_place,
+        force=force,
         track=running.tracker(quiet),
         layers=layers,
         **settings,
