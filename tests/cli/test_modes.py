@@ -67,9 +67,8 @@ def test_a_lower_accuracy_is_refused(tmp_path: Path, run: Any) -> None:
     assert "100.0 % with the stored statistics" in refused.stderr
     assert not copy.exists()
     # The same of statistics that were updated, by which the evidence cannot be judged.
-    bnstat.apply(
-        path, {"bn": {"moving_variance": np.full(4, 2.0, "float32")}}, tmp_path / "b.keras"
-    )
+    updated = tmp_path / "updated.keras"
+    bnstat.apply(path, {"bn": {"moving_variance": np.full(4, 2.0, "float32")}}, updated)
     refused = run("recalibrate", updated, *arguments, "-o", copy)
     assert refused.exit_code == 2
     assert "would lose accuracy by the new statistics: 100.0 % before, " in refused.stderr
