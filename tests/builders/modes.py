@@ -9,7 +9,7 @@ import numpy as np
 SIDES = np.where(np.arange(128) % 2, 1.0, -1.0)
 
 
-def classifier(path: Path, gain: float = 2.0, activation: str = "softmax", scores: int = 2) -> Path:
+def classifier(path: Path, gain: float = 6.0, activation: str = "softmax", scores: int = 2) -> Path:
     """Write a network that classifies samples by the sign of what it normalizes."""
     import keras
 

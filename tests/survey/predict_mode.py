@@ -166,7 +166,7 @@ def variants_of(task: str) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]
             yield f"{other} instead", samples_of(other, max(SAMPLES), 1)[0], None
 
 
-def network(training: Training, keras: Any) -> Any:
+def network(training: Training, keras: Any, momentum: float = 1.0) -> Any:
     """An untrained classifier that returns logits."""
     layers = keras.layers
     x = inputs = keras.Input((SIZE, SIZE, 1))
@@ -176,12 +176,12 @@ def network(training: Training, keras: Any) -> Any:
         x = layer(x)
         if kind == "between":
             x = layers.Activation("relu")(x)
-        x = layers.BatchNormalization(momentum=1.0)(x)
+        x = layers.BatchNormalization(momentum=momentum)(x)
         return x if kind == "between" else layers.Activation("relu")(x)
 
     bias = kind in ("conv-bias", "between", "dense")
     if kind == "input-first":
-        x = layers.BatchNormalization(momentum=1.0)(x)
+        x = layers.BatchNormalization(momentum=momentum)(x)
     if kind == "dense":
         x = layers.Flatten()(x)
         for units in (32, 24):
@@ -306,7 +306,7 @@ def _entropy(p: np.ndarray) -> Any:
 
 
 def train_all(folder: Path, part: str) -> None:
-    _quiet()
+    quiet()
     import keras
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -325,7 +325,7 @@ def train_all(folder: Path, part: str) -> None:
 
 def add(folder: Path, trained: Path, part: str) -> None:
     """Measure the classifiers of digits that `train_both_modes.py` saved."""
-    _quiet()
+    quiet()
     import keras
     import tf_keras
 
@@ -346,7 +346,7 @@ def add(folder: Path, trained: Path, part: str) -> None:
         print(source.stem, flush=True)
 
 
-def _quiet() -> None:
+def quiet() -> None:
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import log, nan, sqrt
+from math import nan, sqrt
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -47,11 +47,11 @@ _LIMIT: Final = 0.01
 _SIGNIFICANT: Final = 4.0
 """Standard errors by which two accuracies differ clearly."""
 
-_LEAST_RATIO: Final = 2.0
+_LEAST_RATIO: Final = 6.0
 """The least ratio of the information in both modes that shows how a network was trained."""
 
-_LEAST_SHARE: Final = 0.5
-"""The least information in the better mode, as a part of the logarithm of the number of classes."""
+_LEAST_INFORMATION: Final = 0.65
+"""The least information in the better mode, in nats. That of two classes is 0.69 at most."""
 
 _LEAST_SAMPLES: Final = 32
 """Fewer samples show nothing without labels."""
@@ -317,7 +317,7 @@ def compare(
     if doubt is None and accuracies is not None:
         found, reason = _by_accuracy(*accuracies)
     elif doubt is None:
-        found, reason = _by_information(in_stored, in_own, classes, len(stored))
+        found, reason = _by_information(in_stored, in_own, len(stored))
     with np.errstate(all="ignore"):
         difference = _root(np.square(stored - own))
     return Modes(found, reason, len(stored), in_stored, in_own, difference, classes)
@@ -350,19 +350,17 @@ def _by_accuracy(stored: Accuracy, own: Accuracy) -> tuple[TrainedWith, str]:
     return _VERDICTS[is_stored], f"the accuracy is {figures}"
 
 
-def _by_information(
-    stored: Outputs, own: Outputs, classes: int | None, samples: int
-) -> tuple[TrainedWith, str]:
+def _by_information(stored: Outputs, own: Outputs, samples: int) -> tuple[TrainedWith, str]:
     """What the predictions in both modes show, and why."""
-    if stored.information is None or own.information is None or classes is None:
+    if stored.information is None or own.information is None:
         return "unknown", "the outputs are not known to be scores of classes and prove nothing"
     low, high = sorted((stored.information, own.information))
     figures = (
         f"mutual information {stored.information:.3g} nats with the stored statistics, "
         f"{own.information:.3g} with the data's own, over {samples} samples"
     )
-    is_clear = samples >= _LEAST_SAMPLES and high >= _LEAST_SHARE * log(classes)
-    if not is_clear or high < _LEAST_RATIO * low:
+    is_clear = high >= max(_LEAST_INFORMATION, _LEAST_RATIO * low)
+    if not is_clear or samples < _LEAST_SAMPLES:
         return "unknown", f"the predictions do not show how the network was trained ({figures})"
     is_stored = stored.information > own.information
     return _VERDICTS[is_stored], f"the predictions tell the inputs apart far better so ({figures})"

@@ -201,7 +201,7 @@ def test_evidence_that_disagrees_shows_nothing() -> None:
 def test_a_model_in_memory_is_refused_as_well(tmp_path: Path) -> None:
     import keras
 
-    model = keras.models.load_model(classifier(tmp_path / "model.keras", gain=0.5))
+    model = keras.models.load_model(classifier(tmp_path / "model.keras", gain=0.4))
     with pytest.raises(BnstatError, match="trained in inference mode"):
         recalibrate(model, WIDE)
     assert not model.get_layer("bn").moving_mean.numpy().any()
