@@ -63,8 +63,10 @@ def test_a_lower_accuracy_is_refused(tmp_path: Path, run: Any) -> None:
     copy = tmp_path / "copy.keras"
     refused = run("recalibrate", path, *arguments, "-o", copy)
     assert refused.exit_code == 2
-    assert "100.0 % with the stored statistics" in refused.stderr
+    assert "would lose accuracy by the new statistics: 100.0 % before, " in refused.stderr
     assert not copy.exists()
+    shown = run("drift", path, *arguments).stdout
+    assert "right more often with these statistics: keep them" in shown
     # The same of statistics that were updated, by which the evidence cannot be judged.
     updated = tmp_path / "updated.keras"
     bnstat.apply(path, {"bn": {"moving_variance": np.full(4, 2.0, "float32")}}, updated)

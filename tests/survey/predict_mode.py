@@ -21,6 +21,7 @@ import os
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
@@ -31,6 +32,8 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from bnstat.mending.estimating.modes import Accuracy, by_accuracy, by_information
 
 ROOT = Path(__file__).parents[2]
 
@@ -346,6 +349,66 @@ def add(folder: Path, trained: Path, part: str) -> None:
         print(source.stem, flush=True)
 
 
+def table(folder: Path) -> None:
+    """Print how often the predictions, and the accuracies, show the right mode."""
+    found = list(_outcomes(folder))
+    print(f"{len({row['network'] for row in found})} networks, {len(found)} data sets\n")
+    print(f"{'':26}{'predictions':>18}{'accuracies':>18}\n{'':26}" + 2 * f"{'r    c    w':>18}")
+    for key in ("variant", "samples", "task", "mode", "is_learned", "all"):
+        for value in sorted({row[key] for row in found}):
+            chosen = [row for row in found if row[key] == value]
+            cells = []
+            for way in ("predictions", "accuracies"):
+                counts = Counter(row[way] for row in chosen if way in row)
+                cells.append("".join(f"{counts[each]:5}" for each in OUTCOMES).rjust(18))
+            print(f"{value!s:26}{''.join(cells)}")
+        print()
+    for row in found:
+        for way in ("predictions", "accuracies"):
+            if row.get(way) == "wrong":
+                print(f"wrong, {way}: {row['network']}, {row['variant']}, {row['samples']} samples")
+
+
+OUTCOMES = ("right", "cannot tell", "wrong")
+
+
+def _outcomes(folder: Path) -> Iterator[dict[str, Any]]:
+    """The outcome of each network and data set."""
+    for file in sorted(folder.glob("*.json")):
+        record = json.loads(file.read_text())
+        truth = f"{record['mode']}-statistics"
+        is_learned = record["accuracy"][record["mode"]] > 0.5
+        for row in record["rows"]:
+            stored, own = row["stored"], row["batch"]
+            outcome = {
+                "network": file.stem,
+                "variant": row["variant"],
+                "samples": min(each for each in SAMPLES if each >= row["samples"]),
+                "task": record["task"],
+                "mode": f"trained with {truth}",
+                "is_learned": f"accuracy {'above' if is_learned else 'below'} 50 %",
+                "all": "all",
+            }
+            verdict, _ = by_information(stored["information"], own["information"], row["samples"])
+            outcome["predictions"] = _outcome(verdict, truth)
+            if "right" in stored:
+                accuracies = (_accuracy(stored), _accuracy(own))
+                figures = (stored["information"], own["information"])
+                verdict, _ = by_accuracy(accuracies, *figures)
+                outcome["accuracies"] = _outcome(verdict, truth)
+            yield outcome
+
+
+def _accuracy(figures: dict[str, Any]) -> Accuracy:
+    return Accuracy(float(np.mean(figures["right"])), len(figures["right"]))
+
+
+def _outcome(verdict: str, truth: str) -> str:
+    if verdict == "unknown":
+        return "cannot tell"
+    return "right" if verdict == truth else "wrong"
+
+
 def quiet() -> None:
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -361,6 +424,8 @@ def main() -> None:
         train_all(Path(folder), rest[0] if rest else "*")
     elif action == "add":
         add(Path(folder), Path(rest[0]), rest[1] if len(rest) > 1 else "*")
+    else:
+        table(Path(folder))
 
 
 if __name__ == "__main__":

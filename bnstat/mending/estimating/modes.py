@@ -1,11 +1,12 @@
 """Both modes of batch norm side by side: with the stored statistics, and with the data's own.
 
 If all layers hold the initial mean 0 and variance 1, the outputs of a classifier show in which
-mode it was trained. With labels, it is the mode of the clearly higher accuracy. Without labels,
-the mutual information of input and prediction is compared: the entropy of the mean prediction
-minus the mean entropy of the predictions, in nats. It is 0 if all inputs get the same prediction,
-and the logarithm of the number of classes if the predictions are certain and spread evenly. A
-network is trained to make it large, and in the other mode it loses most of it.
+mode it was trained. A network is trained to make the mutual information of input and prediction
+large: the entropy of the mean prediction minus the mean entropy of the predictions, in nats. It is
+0 if all inputs get the same prediction, and the logarithm of the number of classes if the
+predictions are certain and spread evenly. In the other mode, the network loses most of it. Data
+other than that of the training can turn this round, so both limits below are far from where that
+was seen. With labels, the accuracies have to agree as well.
 
 `tests/survey/predict_mode.py` measures how often this is right.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import nan, sqrt
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from bnstat.mending.estimating.running.runner import Runner
     from bnstat.mending.estimating.running.subject import Subject
     from bnstat.mending.estimating.setting import Scene
+
+Mode = Literal["stored", "own"]
 
 MOST_SAMPLES: Final = 512
 """Samples on which both modes are compared."""
@@ -53,8 +56,12 @@ _LEAST_RATIO: Final = 6.0
 _LEAST_INFORMATION: Final = 0.65
 """The least information in the better mode, in nats. That of two classes is 0.69 at most."""
 
+_LEAST_WITH_LABELS: Final = 1.0
+_LEAST_RATIO_WITH_LABELS: Final = 2.0
+"""The same if the accuracy differs clearly as well; then either pair of limits is enough."""
+
 _LEAST_SAMPLES: Final = 32
-"""Fewer samples show nothing without labels."""
+"""Fewer samples show nothing."""
 
 
 class Sample:
@@ -170,6 +177,7 @@ class Modes:
         own: with the data's own statistics.
         difference: the root of the mean square of the difference of both.
         classes: how many there are; None if the outputs are not known to be scores of classes.
+        better: the mode with the clearly higher accuracy; None if there is none, or no labels.
     """
 
     trained_with: TrainedWith
@@ -179,6 +187,7 @@ class Modes:
     own: Outputs
     difference: float
     classes: int | None
+    better: Mode | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,21 +315,22 @@ def compare(
         accuracies: in both modes, if there are labels.
         doubt: why the outputs cannot show how the network was trained.
     """
-    of_classes = _probabilities(stored, own, activation)
+    of_classes = _probabilities(stored, own, activation, has_labels=accuracies is not None)
     in_stored, in_own = (
         _outputs(rows, activation, of_classes, accuracies and accuracies[place].part)
         for place, rows in enumerate((stored, own))
     )
     classes = None if of_classes is None else int(of_classes(stored[:1]).shape[-1])
     found: TrainedWith = "unknown"
-    reason = doubt or ""
+    reason = doubt or "the outputs are not known to be scores of classes and prove nothing"
     if doubt is None and accuracies is not None:
-        found, reason = _by_accuracy(*accuracies)
-    elif doubt is None:
-        found, reason = _by_information(in_stored, in_own, len(stored))
+        found, reason = by_accuracy(accuracies, in_stored.information, in_own.information)
+    elif doubt is None and in_stored.information is not None and in_own.information is not None:
+        found, reason = by_information(in_stored.information, in_own.information, len(stored))
+    better = None if accuracies is None else better_of(accuracies)
     with np.errstate(all="ignore"):
         difference = _root(np.square(stored - own))
-    return Modes(found, reason, len(stored), in_stored, in_own, difference, classes)
+    return Modes(found, reason, len(stored), in_stored, in_own, difference, classes, better)
 
 
 def _outputs(
@@ -337,33 +347,62 @@ def _outputs(
     return Outputs(low, high, spread, _saturated(rows, activation), found, accuracy)
 
 
-def _by_accuracy(stored: Accuracy, own: Accuracy) -> tuple[TrainedWith, str]:
-    """What the accuracies in both modes show, and why."""
-    figures = f"{percent(stored.part)} with the stored statistics, {percent(own.part)} with the "
-    figures += "data's own"
-    count = stored.samples + own.samples
-    pooled = (stored.part * stored.samples + own.part * own.samples) / count
-    error = sqrt(pooled * (1 - pooled) * (1 / stored.samples + 1 / own.samples))
-    if abs(stored.part - own.part) <= _SIGNIFICANT * error:
-        return "unknown", f"the accuracies do not differ clearly ({figures})"
-    is_stored = stored.part > own.part
-    return _VERDICTS[is_stored], f"the accuracy is {figures}"
-
-
-def _by_information(stored: Outputs, own: Outputs, samples: int) -> tuple[TrainedWith, str]:
-    """What the predictions in both modes show, and why."""
-    if stored.information is None or own.information is None:
-        return "unknown", "the outputs are not known to be scores of classes and prove nothing"
-    low, high = sorted((stored.information, own.information))
+def by_information(stored: float, own: float, samples: int) -> tuple[TrainedWith, str]:
+    """Return what the mutual information of input and prediction in both modes shows, and why."""
+    low, high = sorted((stored, own))
     figures = (
-        f"mutual information {stored.information:.3g} nats with the stored statistics, "
-        f"{own.information:.3g} with the data's own, over {samples} samples"
+        f"mutual information {stored:.3g} nats with the stored statistics, {own:.3g} with the "
+        f"data's own, over {samples} samples"
     )
     is_clear = high >= max(_LEAST_INFORMATION, _LEAST_RATIO * low)
     if not is_clear or samples < _LEAST_SAMPLES:
         return "unknown", f"the predictions do not show how the network was trained ({figures})"
-    is_stored = stored.information > own.information
-    return _VERDICTS[is_stored], f"the predictions tell the inputs apart far better so ({figures})"
+    return _VERDICTS[stored > own], f"in one mode the predictions follow the input ({figures})"
+
+
+def by_accuracy(
+    accuracies: tuple[Accuracy, Accuracy], stored: float | None, own: float | None
+) -> tuple[TrainedWith, str]:
+    """Return what the accuracies in both modes show, and why.
+
+    Other data than that of the training can have a higher accuracy in the wrong mode, so the
+    mutual information has to agree.
+
+    Args:
+        accuracies: with the stored statistics, and with the data's own.
+        stored: the mutual information with the stored statistics; None if it is not known.
+        own: the same with the data's own.
+    """
+    figures = (
+        f"accuracy {percent(accuracies[0].part)} with the stored statistics, "
+        f"{percent(accuracies[1].part)} with the data's own"
+    )
+    better = better_of(accuracies)
+    if better is None:
+        return "unknown", f"the accuracies do not differ clearly ({figures})"
+    if stored is not None and own is not None:
+        low, high = sorted((stored, own))
+        agrees = (better == "stored") == (stored > own)
+        is_clear = high >= max(_LEAST_INFORMATION, _LEAST_RATIO * low)
+        is_clear = is_clear or high >= max(_LEAST_WITH_LABELS, _LEAST_RATIO_WITH_LABELS * low)
+        if agrees and is_clear and min(each.samples for each in accuracies) >= _LEAST_SAMPLES:
+            return _VERDICTS[better == "stored"], figures
+    return "unknown", f"the accuracies can have other causes than the training ({figures})"
+
+
+def better_of(accuracies: tuple[Accuracy, Accuracy]) -> Mode | None:
+    """Return the mode with the clearly higher accuracy; None if chance can explain the difference.
+
+    Args:
+        accuracies: with the stored statistics, and with the data's own.
+    """
+    stored, own = accuracies
+    count = stored.samples + own.samples
+    pooled = (stored.part * stored.samples + own.part * own.samples) / count
+    error = sqrt(pooled * (1 - pooled) * (1 / stored.samples + 1 / own.samples))
+    if abs(stored.part - own.part) <= _SIGNIFICANT * error:
+        return None
+    return "stored" if stored.part > own.part else "own"
 
 
 _VERDICTS: Final[dict[bool, TrainedWith]] = {True: "stored-statistics", False: "batch-statistics"}
@@ -390,7 +429,7 @@ def _entropy(probabilities: Floats) -> Floats:
 
 
 def _probabilities(
-    stored: Floats, own: Floats, activation: Activation | None
+    stored: Floats, own: Floats, activation: Activation | None, has_labels: bool
 ) -> Callable[[Floats], Floats] | None:
     """Return what makes probabilities of the outputs; None if they are no scores of classes."""
     both = (stored, own)
@@ -403,7 +442,7 @@ def _probabilities(
         (rows <= _ROUNDED).all() and _are_probabilities(np.exp(rows)) for rows in both
     ):
         return np.exp
-    if has_classes and activation == "logits of softmax":
+    if has_classes and (activation == "logits of softmax" or has_labels):
         return _softmax
     if is_binary and activation == "sigmoid":
         return lambda rows: np.concatenate([rows, 1 - rows], axis=-1)

@@ -22,6 +22,15 @@ _VERDICTS: Final = {
     "examined does not show which is true. --labels compares the accuracies",
 }
 
+_BETTER: Final = {
+    "own": "layers still hold the initial mean 0 and variance 1. What was examined does not show "
+    "how the network was trained, but on this data it is right more often with the data's own "
+    "statistics, which bnstat recalibrate estimates",
+    "stored": "layers still hold the initial mean 0 and variance 1. What was examined does not "
+    "show how the network was trained, but on this data it is right more often with these "
+    "statistics: keep them",
+}
+
 
 def rows(modes: Modes, samples: int, screen: Screen) -> Iterator[str]:
     """Yield lines that show the outputs in both modes, under those on the path and the data.
@@ -67,4 +76,7 @@ def verdict(evidence: ModeEvidence | None) -> str:
     """Return what the evidence says of a network whose layers hold the initial statistics."""
     if evidence is None:
         return _VERDICTS["unknown"]
-    return f"{_VERDICTS[evidence.trained_with]} ({'; '.join(evidence.reasons)})"
+    text = _VERDICTS[evidence.trained_with]
+    if evidence.trained_with == "unknown" and evidence.data is not None and evidence.data.better:
+        text = _BETTER[evidence.data.better]
+    return f"{text} ({'; '.join(evidence.reasons)})"

@@ -53,7 +53,11 @@ def notes(result: Recalibration) -> Iterator[str]:
         yield f"note: {name} was left as it was: {why}"
     if result.objection is not None:
         yield f"warning: the model {result.objection}"
-    elif result.is_initial and result.evidence.trained_with == "unknown":
+    elif (
+        result.is_initial
+        and result.evidence.trained_with == "unknown"
+        and not (result.evidence.data and result.evidence.data.better == "own")
+    ):
         yield (
             "warning: nothing shows whether the network was trained with the statistics of each "
             "batch. If it was trained in inference mode, the old model is right and the new one "
