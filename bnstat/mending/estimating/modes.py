@@ -92,7 +92,7 @@ class Sample:
             if place >= self._most:
                 continue
             row = (
-                {name: array[number].copy() for name, array in batch.feeds.items()},
+                {name: np.array(array[number], array.dtype) for name, array in batch.feeds.items()},
                 None if batch.labels is None else batch.labels[number],
                 None if outputs is None else outputs[number].copy(),
             )

@@ -70,6 +70,15 @@ def test_a_sample_for_a_model_of_a_fixed_batch() -> None:
     assert few.outputs() is None
 
 
+def test_a_sample_of_text() -> None:
+    sample = Sample()
+    text = np.array(["one", "two", "three"], object)
+    sample.add(Batch({"x": text}, None, 3), np.zeros((3, 1)))
+    (batch,) = sample.batches(64, is_fixed=False)
+    assert batch.feeds["x"].dtype == object
+    assert sorted(batch.feeds["x"]) == sorted(text)
+
+
 def test_large_samples_are_few() -> None:
     sample = Sample()
     large = np.broadcast_to(np.float32(0), (64, 1 << 22))
