@@ -41,6 +41,8 @@ MAY_IMPORT = {
         "discovery",
         "loading",
         "compare",
+        # How a network was trained, as its file shows it.
+        "checks",
         # What the exports look like, which it reads.
         "output.documents",
         "output.channels",

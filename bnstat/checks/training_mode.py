@@ -15,6 +15,9 @@ decide: they show the last steps, whatever the training started from. The weight
 the training that made most of beta. A network that changed its mode shortly before the end shows
 the mode before.
 
+The bias of a dense layer whose output is reshaped has a number for each position. Its sum over
+the positions is compared in the same way.
+
 `tests/survey/train_both_modes.py` measures how often this is right.
 
 A training graph beside the weights shows the same directly: which statistics each normalization
@@ -84,6 +87,13 @@ _NO_GRADIENT: Final = 3e-3
 """The largest size of a gradient that is rounding errors alone, as a part of it, too."""
 
 
+_SUM_FOLLOWS: Final = 0.65
+"""The least correlation with beta of a bias's sum over the positions, if it follows beta."""
+
+_FEWEST_OF_SUMS: Final = 64
+"""Channels below which this correlation may be chance."""
+
+
 class Gradient(NamedTuple):
     """The gradient of a bias beside the one that inference mode gives it.
 
@@ -100,15 +110,17 @@ class Pair(NamedTuple):
     """A layer's beta, and the bias right before the layer.
 
     Attributes:
-        bias, beta: a number for each channel.
+        bias, beta: a number for each channel; of a bias with a number for each position, the sum.
         is_proven: as that of `PrecedingBias`.
         gradient: that of the bias, by the optimizer's averages; None if these show nothing.
+        is_sum: True if the bias is such a sum.
     """
 
     bias: NDArray[np.float64]
     beta: NDArray[np.float64]
     is_proven: bool = True
     gradient: Gradient | None = None
+    is_sum: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,13 +268,17 @@ def _pair(layer: BatchNorm, bias: PrecedingBias) -> Pair:
     """Read what is compared of a layer that has a beta."""
     beta = numbers_of(layer, "beta")
     assert beta is not None
+    values = as_float64(bias.variable.read()).ravel()
+    if values.size != beta.size:
+        total = values.reshape(-1, beta.size).sum(axis=0)
+        return Pair(total, beta, bias.is_proven, is_sum=True)
     gradient = None
     if bias.slots is not None:
         of_bias, of_beta = (
             as_float64(each.read()).ravel() for each in (bias.slots.of_bias, bias.slots.of_beta)
         )
         gradient = compare_gradients(of_bias, of_beta, bias.slots.are_squared, _scale(layer))
-    return Pair(as_float64(bias.variable.read()).ravel(), beta, bias.is_proven, gradient)
+    return Pair(values, beta, bias.is_proven, gradient)
 
 
 def _scale(layer: BatchNorm) -> NDArray[np.float64] | None:
@@ -311,6 +327,10 @@ def judge(pairs: Sequence[Pair], by_weights: bool = True) -> Evidence:
     """
     if not pairs:
         return Evidence("unknown", "no bias is added right before a layer with a beta")
+    if any(pair.is_sum for pair in pairs):
+        found = judge([pair for pair in pairs if not pair.is_sum], by_weights)
+        sums = [pair for pair in pairs if pair.is_sum]
+        return found if found.trained_with != "unknown" else _by_sums(sums, found)
     used = [pair for pair in pairs if _moved(pair.bias) and _moved(pair.beta)]
     if not used:
         return Evidence("unknown", "the beta of the layers or the bias before them was not trained")
@@ -338,6 +358,41 @@ def judge(pairs: Sequence[Pair], by_weights: bool = True) -> Evidence:
         ratio=ratio,
         correlation=correlation,
         gradient_ratio=largest,
+    )
+
+
+def _by_sums(pairs: Sequence[Pair], otherwise: Evidence) -> Evidence:
+    """Return what biases with a number for each position show, or otherwise other evidence.
+
+    With the stored statistics, the gradient of beta is the sum of the gradients of such a bias
+    over the positions, but for gamma. With batch statistics, that sum is 0. An optimizer that
+    divides each gradient by its size weakens the correlation in the first case, and makes it
+    negative in the second. With Adam, RMSprop and SGD, 24 small generators had correlations of
+    -0.62 to 1.00 in the first case, and of -0.66 to 0.23 in the second.
+    """
+    used = [pair for pair in pairs if _moved(pair.bias) and _moved(pair.beta)]
+    channels = sum(pair.beta.size for pair in used)
+    if not used or channels < _FEWEST_OF_SUMS or not all(pair.is_proven for pair in used):
+        return otherwise
+    ratios, correlations = zip(*map(_compared, used), strict=True)
+    ratio = float(np.sqrt(np.mean(np.square(ratios))))
+    correlation = float(np.average(correlations, weights=[pair.beta.size for pair in used]))
+    verdict: TrainedWith
+    if correlation >= _SUM_FOLLOWS and ratio >= _FOLLOWING_RATIO[0]:
+        verdict = "stored-statistics"
+    elif ratio <= _ROUNDING_RATIO and abs(correlation) <= _ROUNDING_CORRELATION:
+        verdict = "batch-statistics"
+    else:
+        return otherwise
+    return Evidence(
+        trained_with=verdict,
+        reason=f"{_MEANING[verdict]} (its sum over the positions: size {ratio:.2g} of beta's, "
+        f"correlation {correlation:.2f}, over {count(channels, 'channel')} of "
+        f"{count(len(used), 'layer')})",
+        layers=len(used),
+        channels=channels,
+        ratio=ratio,
+        correlation=correlation,
     )
 
 

@@ -60,6 +60,10 @@ def command(
     This runs the model: TensorFlow executes its graph once, unchanged, in inference. The result
     distinguishes a healthy model from statistics that were never updated and from data of another
     distribution than the training data.
+
+    With --labels, or if layers hold the initial mean 0 and variance 1, up to 512 samples are run
+    once more, normalized with their own statistics. This compares the accuracies, and may show
+    with which statistics the network was trained.
     """
     if as_json and as_csv:
         raise click.UsageError("--json and --csv: choose one")

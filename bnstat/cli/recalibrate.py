@@ -33,6 +33,12 @@ Examples:
     help="Estimate layer after layer from the input to the output, so that no residual is left. "
     "This reads the data many times.",
 )
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Write the copy even if MODEL was trained in inference mode with the statistics that it "
+    "stores, or if the new ones lower the accuracy.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Write the result as JSON.")
 @options.layers
 @options.choosing
@@ -45,6 +51,7 @@ def command(
     in_place: bool,
     dry_run: bool,
     exact: bool,
+    force: bool,
     as_json: bool,
     layers: tuple[str, ...],
     quiet: bool,
@@ -55,6 +62,11 @@ def command(
     This runs the model: TensorFlow executes its graph in inference, so that dropout is off. In a
     first pass each layer normalizes by the batch, and its inputs are measured. A second pass, in
     inference, measures how far the new statistics are from the inputs that the layer then gets.
+
+    If layers hold the initial mean 0 and variance 1, either their updates never ran, or the
+    network was trained in inference mode and needs these statistics. MODEL itself and up to 512
+    samples, run once more with the stored statistics, may show which. No copy is written of a
+    network that was trained in inference mode, nor, with --labels, one of lower accuracy.
     """
     if sum((copy is not None, in_place, dry_run)) != 1:
         raise click.UsageError("say where the copy goes: one of -o COPY, --in-place, --dry-run")
@@ -71,6 +83,7 @@ def command(
         copy,
         exact=exact,
         in_place=in_place,
+        force=force,
         track=running.tracker(quiet),
         layers=layers,
         **settings,

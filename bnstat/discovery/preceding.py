@@ -6,7 +6,8 @@ beta does. What the file records about the network decides how certain the pairi
 - a Keras configuration names the layer whose output the normalization takes, that layer's
   activation, and what else may hold the bias or beta; a graph contains the addition itself. Both
   prove that nothing lies between but pooling, which a bias passes. A leaky ReLU lets a bias pass
-  in part, which proves nothing of its size; other activations rule the bias out;
+  in part, which proves nothing of its size; other activations rule the bias out. The bias of a
+  dense layer whose output is reshaped to images has a number for each position and channel;
 - otherwise, the convolution and the normalization are neighbors: in one scope (`conv1/biases`,
   `conv1/BatchNorm/beta`), in the order of the object graph, of the layers or of the variables.
   An activation may lie between, and a network that normalizes before the convolution has the same
@@ -163,16 +164,20 @@ class _Search:
                 continue
             self._configured.add(norm.name)
             before: Layer | None = layer
-            is_leaky = False
+            is_leaky = is_reshaped = False
             for _ in range(_MOST_BETWEEN):
                 only_input = before.inputs[0] if before and len(before.inputs) == 1 else ""
                 before = by_name.get(only_input)
-                if before is None or not _passes_biases(before):
+                if before is None or not (_passes_biases(before) or _is_reshape_to(norm, before)):
                     break
                 is_leaky = is_leaky or _is_leaky(before)
+                is_reshaped = is_reshaped or before.class_name == "Reshape"
             if before is None or not _adds_bias_last(before) or not _has_axis_of(norm, before):
                 continue
-            if (key := self._only_bias(self._keys_of(before), norm)) is not None:
+            is_repeated = is_reshaped and before.class_name == "Dense"
+            if (
+                key := self._only_bias(self._keys_of(before), norm, is_repeated=is_repeated)
+            ) is not None:
                 is_free = _is_free(before.config) and _starts_even(layer.config)
                 yield norm.name, key, is_free and not is_leaky and not _is_leaky(before)
 
@@ -274,10 +279,21 @@ class _Search:
         return [key for key in self._contents.variables if key.startswith(groups)]
 
     def _only_bias(
-        self, keys: Collection[str], norm: BatchNorm, labelled: bool = False
+        self,
+        keys: Collection[str],
+        norm: BatchNorm,
+        labelled: bool = False,
+        is_repeated: bool = False,
     ) -> str | None:
-        """The only vector among variables that can be the bias before a layer."""
-        vectors = [key for key in keys if key not in self._taken and self._is_vector(key, norm)]
+        """The only vector among variables that can be the bias before a layer.
+
+        With `is_repeated`, a bias may have a number for each channel at each position.
+        """
+        vectors = [
+            key
+            for key in keys
+            if key not in self._taken and self._is_vector(key, norm, is_repeated)
+        ]
         named = [
             key
             for key in vectors
@@ -287,13 +303,12 @@ class _Search:
         ]
         return named[0] if len(named) == 1 else None
 
-    def _is_vector(self, key: str, norm: BatchNorm) -> bool:
+    def _is_vector(self, key: str, norm: BatchNorm, is_repeated: bool = False) -> bool:
         variable = self._contents.variables.get(key)
-        return (
-            variable is not None
-            and len(squeezed(variable.shape)) <= 1
-            and prod(variable.shape) == norm.channels
-        )
+        if variable is None or len(squeezed(variable.shape)) > 1 or not norm.channels:
+            return False
+        size = prod(variable.shape)
+        return size == norm.channels or (is_repeated and size > 0 and not size % norm.channels)
 
     def _fit(self, one: str, other: str) -> bool:
         first, second = (self._contents.variables.get(key) for key in (one, other))
@@ -372,6 +387,18 @@ def _passes_biases(layer: Layer) -> bool:
     if layer.class_name == "Activation":
         return _is_identity(layer.config) or _is_leaky(layer)
     return _PASSES_BIASES.fullmatch(layer.class_name or "") is not None
+
+
+def _is_reshape_to(norm: BatchNorm, layer: Layer) -> bool:
+    """Return True if a layer makes the channels of a normalization the last axis."""
+    shape = layer.config.get("target_shape")
+    return (
+        layer.class_name == "Reshape"
+        and isinstance(shape, (list, tuple))
+        and len(shape) > 1
+        and shape[-1] == norm.channels
+        and norm.axis in (None, -1, len(shape))
+    )
 
 
 def _is_leaky(layer: Layer) -> bool:

@@ -27,6 +27,7 @@ def recalibrate(
     *,
     exact: bool = False,
     in_place: bool = False,
+    force: bool = False,
     track: Track = untracked,
     **settings: Any,
 ) -> Recalibration:
@@ -45,6 +46,8 @@ def recalibrate(
         exact: estimate in waves from the input to the output, each layer with those before it
             mended, so that nothing remains; instead of in one pass by each batch's statistics.
         in_place: put the copy in the place of the original.
+        force: change the model even if it was trained with the statistics that it stores, or
+            if the new ones lower its accuracy.
         track: passes batches on and shows how far it is.
         **settings: as `Settings` has them: `samples`, `batch_size`, `layers`, `labels`,
             `signature`, `inputs`, `outputs`, `feeds`, `imports`, `trust`, `images`,
@@ -54,14 +57,21 @@ def recalibrate(
         NotFoundError: there is no such model or data, or the data lacks an input.
         UnsupportedError: the model cannot be run, or would have to be trusted; or no layer of
             it can be mended.
-        BnstatError: the data does not fit the model, or the copy cannot be written.
+        BnstatError: the data does not fit the model, the copy cannot be written, or the old
+            statistics are to be kept (see `force`).
     """
     chosen = Settings(**settings)
     opened = scene(model, data, chosen)
     if opened.live is None and (output is not None or in_place):
         _refuse_impossible(opened.model.source, output, in_place)
-    result = estimate(opened.subject, opened.data, exact=exact, track=track)
-    _refuse_nothing(opened, result, "mended")
+    result = estimate(opened, exact=exact, track=track)
+    _refuse_nothing(opened, result, "recalibrated")
+    if result.objection and not force and (opened.live is not None or output or in_place):
+        raise BnstatError(
+            opened.model.source.path,
+            result.objection,
+            "keep the model as it is; --force (in Python force=True) recalibrates it nevertheless",
+        )
     if opened.live is not None:
         _assign(opened, result)
     elif output is not None or in_place:
@@ -72,7 +82,9 @@ def recalibrate(
 def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -> Drift:
     """Measure how far a model's stored statistics are from those of data.
 
-    This runs the model, once, in inference, as it stands.
+    This runs the model, once, in inference, as it stands. If there are labels, or a layer holds
+    the initial mean 0 and variance 1, it runs up to 512 samples once more, normalized with their
+    own statistics, to find out with which statistics the model was trained.
 
     Args:
         model: as for `recalibrate`.
@@ -84,7 +96,7 @@ def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -
         As `recalibrate`.
     """
     opened = scene(model, data, Settings(**settings))
-    result = measure_drift(opened.subject, opened.data, track=track)
+    result = measure_drift(opened, track=track)
     _refuse_nothing(opened, result, "measured")
     return result
 

@@ -80,7 +80,8 @@ class PrecedingBias(NamedTuple):
     """The bias that a network adds right before a layer.
 
     Attributes:
-        variable: the bias.
+        variable: the bias; it may have a number for each channel at each position, the channels
+            last, as that of a dense layer whose output is reshaped.
         is_proven: True if the file records that nothing lies between, and no regularizer that
             holds the bias alone; False if the bias is found by names or by an order.
         slots: what the optimizer keeps for it and for the layer's beta, if the file stores that.

@@ -76,7 +76,7 @@ def prepared(way: str, folder: str, images: np.ndarray) -> Callable[[], object]:
     subject = opened.subject
     if way in ("exact", "starts"):
         kept = Kept() if way == "exact" else Kept(0)
-        return lambda: estimate(subject, opened.data, exact=True, kept=kept)
+        return lambda: estimate(opened, exact=True, kept=kept)
     stored = subject.stored()
     runner = subject.runner(by_batch=way == "recalibrate", sample=True)
     layers = list(subject.layers)

@@ -275,3 +275,47 @@ def test_gradients_are_compared_with_the_scale_of_the_layer() -> None:
     assert compare_gradients(squares * 0, squares, True, None) is None
     assert compare_gradients(squares, squares * np.nan, True, None) is None
     assert compare_gradients(-squares, squares, True, None) is None
+
+
+def reshaped(path: Path, kind: str, channels: int = 64, positions: int = 4) -> Path:
+    """Write a generator whose first bias has a number for each position and channel."""
+    import keras
+
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((3,)),
+            layers.Dense(positions * channels),
+            layers.Reshape((2, positions // 2, channels)),
+            layers.BatchNormalization(),
+            layers.Conv2DTranspose(1, 3),
+        ]
+    )
+    random = np.random.default_rng(0)
+    beta = random.normal(0, 0.1, channels)
+    bias = random.normal(0, 0.1, (positions, channels))
+    bias -= bias.mean(axis=0)
+    bias += {"follows": beta / positions, "cancelled": 0, "other": beta[::-1] / positions}[kind]
+    dense, _, norm, _ = model.layers
+    dense.set_weights([np.ones((3, positions * channels)), bias.ravel()])
+    norm.set_weights([np.ones(channels), beta, np.zeros(channels), np.ones(channels)])
+    model.save(path)
+    return path
+
+
+@pytest.mark.parametrize("form", ["model.keras", "model.h5"])
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("follows", "stored-statistics"),
+        ("cancelled", "batch-statistics"),
+        ("other", "unknown"),
+    ],
+)
+def test_a_bias_of_each_position_is_summed(
+    kind: str, expected: str, form: str, tmp_path: Path
+) -> None:
+    found = training_evidence(bnstat.load(reshaped(tmp_path / form, kind)))
+    assert found.trained_with == expected
+    few = training_evidence(bnstat.load(reshaped(tmp_path / f"few-{form}", kind, channels=32)))
+    assert few.trained_with == "unknown"

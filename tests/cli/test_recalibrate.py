@@ -28,7 +28,7 @@ def test_a_copy_is_mended_and_the_original_is_not(run, tmp_path):
     ((old, new),) = re.findall(r"([\d.]+) % before, ([\d.]+) % after", result.stdout)
     assert float(old) == pytest.approx(20.2, abs=1)
     assert float(new) > 95
-    assert result.stdout.splitlines()[-1] == "3 of 3 layers mended"
+    assert result.stdout.splitlines()[-1] == "3 of 3 layers recalibrated"
     assert {p: p.read_bytes() for p in BROKEN.rglob("*") if p.is_file()} == before
     assert run("check", copy).exit_code == 0
     drift = run("drift", copy, "--data", TEST, "--labels", "labels", "--fail-on", "0.1")
@@ -67,7 +67,7 @@ def test_only_some_layers(run, tmp_path):
 
 
 def test_small_batches_get_a_warning(run):
-    arguments = ("recalibrate", BROKEN, "--data", TEST, "--dry-run")
+    arguments = ("recalibrate", BROKEN, "--data", TEST, "--labels", "labels", "--dry-run")
     small = run(*arguments, "--batch-size", 4)
     assert "warning: batches of 4 " in small.stderr
     assert "use --exact" in small.stderr
@@ -166,7 +166,8 @@ def test_progress_names_the_wave():
         return batches
 
     recalibrate(BROKEN, Path(TEST), exact=True, track=track)
-    assert said == [(f"wave {n} of 3", 6) for n in (1, 2, 3)] + [("verifying", 6)]
+    waves = [(f"wave {n} of 3", 6) for n in (1, 2, 3)]
+    assert said == [*waves, ("verifying", 6), ("comparing the modes", 6)]
 
 
 @pytest.mark.parametrize("feed", ["keep_prob", "keep_prob=", "=1", "keep_prob=much"])

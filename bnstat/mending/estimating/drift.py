@@ -14,13 +14,23 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from bnstat.mending.estimating.data import Data
+from bnstat.checks.rule import at_start
+from bnstat.mending.estimating.modes import (
+    Accuracy,
+    ModeEvidence,
+    Modes,
+    Sample,
+    compare,
+    doubt_of,
+    mode_evidence,
+    run_again,
+)
 from bnstat.mending.estimating.moments import Floats
-from bnstat.mending.estimating.passes import Track, read, untracked
+from bnstat.mending.estimating.passes import Reading, Track, read, untracked
 from bnstat.model import Array, as_float64
 
 if TYPE_CHECKING:
-    from bnstat.mending.estimating.running.subject import Subject
+    from bnstat.mending.estimating.setting import Scene
 
 State = Literal["healthy", "shifted", "never-updated", "invalid"]
 
@@ -70,12 +80,14 @@ class Drift:
         left: layer -> why it was not measured.
         samples: how many samples of the data were read.
         accuracy: the part of them that was classified as labelled, where there are labels.
+        evidence: what shows how the model was trained; None if nobody asked.
     """
 
     layers: tuple[LayerDrift, ...]
     left: Mapping[str, str]
     samples: int
     accuracy: float | None
+    evidence: ModeEvidence | None = None
 
     @property
     def largest(self) -> float:
@@ -90,18 +102,24 @@ class Drift:
         return next((state for state in order if state in states), "healthy")
 
 
-def measure_drift(subject: Subject, data: Data, *, track: Track = untracked) -> Drift:
+def measure_drift(scene: Scene, *, track: Track = untracked) -> Drift:
     """Measure how far a model's statistics are from those of data, in one pass of inference.
 
+    If there are labels or layers with the initial statistics, a second pass runs up to
+    `modes.MOST_SAMPLES` samples with their own statistics.
+
     Args:
-        subject: the model.
-        data: what to run it on.
+        scene: the model and the data.
         track: shows how far it is.
 
     Raises:
         BnstatError: the model cannot be run on this data.
     """
+    subject, data = scene.subject, scene.data
     stored = subject.stored()
+    with_accuracy = data.labels is not None
+    is_compared = with_accuracy or any(map(at_start, subject.layers.values()))
+    sample = Sample() if is_compared and subject.returns_numbers else None
     with subject.runner(by_batch=False, sample=True) as runner:
         reading = read(
             subject,
@@ -111,7 +129,8 @@ def measure_drift(subject: Subject, data: Data, *, track: Track = untracked) -> 
             "measuring",
             given=stored,
             layers=list(subject.layers),
-            with_accuracy=data.labels is not None,
+            with_accuracy=with_accuracy,
+            watch=None if sample is None else sample.add,
         )
     left = dict(subject.left)
     layers = []
@@ -122,7 +141,22 @@ def measure_drift(subject: Subject, data: Data, *, track: Track = untracked) -> 
         else:
             variance = entering.variance(subject.unbiased[name])
             layers.append(_compared(name, stored[name], entering.mean, variance))
-    return Drift(tuple(layers), left, reading.samples, reading.accuracy)
+    modes = None if sample is None else _in_both_modes(scene, sample, reading, track)
+    evidence = mode_evidence(scene.model, modes)
+    return Drift(tuple(layers), left, reading.samples, reading.accuracy, evidence)
+
+
+def _in_both_modes(scene: Scene, sample: Sample, reading: Reading, track: Track) -> Modes | None:
+    """Run a sample with its own statistics, and compare the outputs; None if they cannot be."""
+    with scene.subject.runner(by_batch=True, sample=True) as runner:
+        again = run_again(scene, runner, sample, {}, track)
+    if again is None:
+        return None
+    accuracies = None
+    if reading.accuracy is not None and again.accuracy is not None:
+        accuracies = (Accuracy(reading.accuracy, reading.samples), again.accuracy)
+    doubt = doubt_of(scene.model, scene.subject)
+    return compare(again.first, again.second, scene.subject.activation, accuracies, doubt)
 
 
 def _compared(name: str, stored: Mapping[str, Array], mean: Floats, variance: Floats) -> LayerDrift:

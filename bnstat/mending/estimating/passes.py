@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bnstat.errors import AmbiguousError
-from bnstat.mending.estimating.data import Batch, Data
+from bnstat.mending.estimating.data import Batch
 from bnstat.mending.estimating.kept import Kept
 from bnstat.mending.estimating.moments import Halves
 from bnstat.model import Array, as_float64
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 Statistics = Mapping[str, Mapping[str, Array]]
 """Layer -> role -> [channels]."""
+
+Watch = Callable[[Batch, Array], None]
+"""Is given each batch and what the model returned for it."""
 
 Track = Callable[[Iterable[Batch], str], Iterable[Batch]]
 """Passes batches on and shows how far it is: the batches, what is being done."""
@@ -54,13 +57,14 @@ class Reading:
 def read(
     subject: Subject,
     runner: Runner,
-    data: Data,
+    data: Iterable[Batch],
     track: Track,
     what: str,
     *,
     given: Statistics,
     layers: Sequence[str],
     with_accuracy: bool = False,
+    watch: Watch | None = None,
     kept: Kept | None = None,
 ) -> Reading:
     """Run a model over data.
@@ -68,12 +72,13 @@ def read(
     Args:
         subject: the model.
         runner: its session.
-        data: what it is fed.
+        data: the batches that it is fed.
         track: shows how far it is.
         what: what is being done, for `track`.
         given: the statistics that each layer uses, where it does not use its batch's.
         layers: what to measure.
         with_accuracy: whether to compare the model's answers with the labels.
+        watch: called with each batch and the model's answer.
         kept: activations to start from, and where others are kept.
 
     Raises:
@@ -83,7 +88,7 @@ def read(
     answers = _Answers(subject.output)
     kept = kept or Kept()
     reading = Reading({name: Halves() for name in layers})
-    output = subject.output if with_accuracy else None
+    output = subject.output if with_accuracy or watch else None
     for batch in track(data, what):
         ran = runner.run(
             batch.feeds,
@@ -98,8 +103,10 @@ def read(
             halves = reading.moments[subject.sites[number].layer]
             half = halves.second if reading.batches % 2 else halves.first
             half.add(count, mean, as_float64(variance) * count)
-        if ran.answer is not None:
+        if ran.answer is not None and with_accuracy:
             answers.add(ran.answer, batch)
+        if ran.answer is not None and watch is not None:
+            watch(batch, ran.answer)
         reading.samples += batch.size
         reading.batches += 1
     reading.right = answers.right()

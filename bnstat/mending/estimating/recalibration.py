@@ -13,9 +13,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bnstat.checks.rule import at_start
 from bnstat.mending.estimating.cuts import cuts
 from bnstat.mending.estimating.data import Data
 from bnstat.mending.estimating.kept import Kept
+from bnstat.mending.estimating.modes import (
+    Accuracy,
+    ModeEvidence,
+    Sample,
+    compare,
+    doubt_of,
+    mode_evidence,
+    percent,
+    run_again,
+)
 from bnstat.mending.estimating.moments import Floats, Halves, in_deviations
 from bnstat.mending.estimating.passes import Reading, Statistics, Track, read, untracked
 from bnstat.model import Array
@@ -23,6 +34,7 @@ from bnstat.model import Array
 if TYPE_CHECKING:
     from bnstat.mending.estimating.running.runner import Runner
     from bnstat.mending.estimating.running.subject import Subject
+    from bnstat.mending.estimating.setting import Scene
 
 _MOST_ROUNDS = 20
 """Readings for layers that depend on themselves; each is nearer than the one before."""
@@ -70,6 +82,8 @@ class Recalibration:
         waves: how many groups of layers were mended one after another; 1 without `exact`.
         exact: whether it was done in waves.
         accuracy: before and after, where the data has labels.
+        evidence: what shows how the model was trained.
+        is_initial: True if a layer held the initial statistics.
     """
 
     layers: tuple[Mended, ...]
@@ -79,6 +93,19 @@ class Recalibration:
     waves: int
     exact: bool
     accuracy: tuple[float, float] | None
+    evidence: ModeEvidence
+    is_initial: bool
+
+    @property
+    def objection(self) -> str | None:
+        """Why the old statistics are to be kept; None if nothing shows that."""
+        if self.is_initial and self.evidence.trained_with == "stored-statistics":
+            reasons = "; ".join(self.evidence.reasons)
+            return f"was trained in inference mode, with the statistics that it stores: {reasons}"
+        if self.accuracy is not None and self.accuracy[1] < self.accuracy[0]:
+            before, after = map(percent, self.accuracy)
+            return f"would lose accuracy by the new statistics: {before} before, {after} after"
+        return None
 
     @property
     def values(self) -> dict[str, dict[str, Array]]:
@@ -90,8 +117,7 @@ class Recalibration:
 
 
 def estimate(
-    subject: Subject,
-    data: Data,
+    scene: Scene,
     *,
     exact: bool = False,
     track: Track = untracked,
@@ -99,9 +125,11 @@ def estimate(
 ) -> Recalibration:
     """Estimate the statistics of a model's layers.
 
+    If a layer holds the initial statistics, up to `modes.MOST_SAMPLES` samples are run once more
+    with the stored ones.
+
     Args:
-        subject: the model.
-        data: what to run it on.
+        scene: the model and the data.
         exact: in waves, so that nothing remains, instead of in one pass.
         track: shows how far it is.
         kept: where activations are kept from wave to wave; by default up to 1 GiB of them.
@@ -109,7 +137,10 @@ def estimate(
     Raises:
         BnstatError: the model cannot be run on this data.
     """
+    subject, data = scene.subject, scene.data
     old = subject.stored()
+    is_initial = any(map(at_start, subject.layers.values()))
+    sample = Sample() if is_initial and subject.returns_numbers else None
     found = {} if exact else _by_batch(subject, data, track)
     waves = subject.waves()
     with subject.runner(by_batch=False, sample=not exact, optimized=not exact) as runner:
@@ -137,7 +168,22 @@ def estimate(
             given=new,
             layers=list(subject.layers),
             with_accuracy=data.labels is not None,
+            watch=None if sample is None else sample.add,
         )
+        accuracy = None
+        if before is not None and last.accuracy is not None:
+            accuracy = (before, last.accuracy)
+        modes = None
+        again = None if sample is None else run_again(scene, runner, sample, old, track)
+        if again is not None:
+            modes = compare(
+                again.second,
+                again.first,
+                subject.activation,
+                accuracy
+                and (Accuracy(accuracy[0], last.samples), Accuracy(accuracy[1], last.samples)),
+                doubt_of(scene.model, subject),
+            )
     left = dict(subject.left)
     left.update({name: _why(found[name]) for name in subject.layers if not _usable(found[name])})
     layers = tuple(
@@ -145,11 +191,16 @@ def estimate(
         for name in subject.layers
         if name not in left
     )
-    accuracy = None
-    if before is not None and last.accuracy is not None:
-        accuracy = (before, last.accuracy)
     return Recalibration(
-        layers, left, last.samples, last.batches, len(waves) if exact else 1, exact, accuracy
+        layers,
+        left,
+        last.samples,
+        last.batches,
+        len(waves) if exact else 1,
+        exact,
+        accuracy,
+        mode_evidence(scene.model, modes),
+        is_initial,
     )
 
 

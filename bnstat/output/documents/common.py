@@ -9,9 +9,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import IO, Any
+from dataclasses import asdict
+from typing import IO, TYPE_CHECKING, Any
 
 from bnstat.model import Source
+
+if TYPE_CHECKING:
+    from bnstat.mending.estimating.modes import ModeEvidence
 
 
 def dump(document: Mapping[str, Any], file: IO[str]) -> None:
@@ -40,6 +44,17 @@ def source(of: Source) -> dict[str, Any]:
         "checkpoint": of.checkpoint,
         "step": of.step,
         "writer": of.writer,
+    }
+
+
+def trained_with(evidence: ModeEvidence | None) -> dict[str, Any]:
+    """The members that say with which statistics a model was trained, and what shows it."""
+    if evidence is None:
+        return {"trained_with": "unknown", "evidence": None}
+    data = None if evidence.data is None else asdict(evidence.data)
+    return {
+        "trained_with": evidence.trained_with,
+        "evidence": {"file": asdict(evidence.file), "data": data},
     }
 
 

@@ -36,6 +36,7 @@ def dump(result: Drift, model: str, file: IO[str]) -> None:
         "accuracy": result.accuracy,
         "state": result.state,
         "largest": result.largest,
+        **documents.trained_with(result.evidence),
         "left": [{"layer": name, "reason": why} for name, why in result.left.items()],
         "layers": [_layer(layer) for layer in result.layers],
     }

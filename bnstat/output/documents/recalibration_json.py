@@ -21,6 +21,7 @@ def dump(result: Recalibration, model: str, copy: str | None, file: IO[str]) -> 
         "waves": result.waves,
         "accuracy_before": before,
         "accuracy_after": after,
+        **documents.trained_with(result.evidence),
         "left": [{"layer": name, "reason": why} for name, why in result.left.items()],
         "layers": [_layer(layer) for layer in result.layers],
     }

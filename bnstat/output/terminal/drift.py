@@ -8,7 +8,9 @@ from typing import Final
 import numpy as np
 
 from bnstat.mending.estimating.drift import SHIFTED, Drift, LayerDrift, State
+from bnstat.mending.estimating.modes import percent
 from bnstat.output.numbers import compact
+from bnstat.output.terminal import modes
 from bnstat.output.terminal.screen import Screen, legible
 from bnstat.output.terminal.table import Column, shorten_all, table, total_width, wrapped
 
@@ -28,10 +30,6 @@ VERDICTS: Final[Mapping[State, str]] = {
         "shifted: the data is of another distribution than the statistics were taken of, or the "
         "statistics are not those of these weights; bnstat recalibrate adapts them"
     ),
-    "never-updated": (
-        "never updated: layers still hold the initial mean 0 and variance 1, which are far from "
-        "what enters them; bnstat recalibrate mends that"
-    ),
 }
 _STYLES: Final[Mapping[State, str]] = {
     "shifted": "yellow",
@@ -47,16 +45,21 @@ def lines(result: Drift, model: str, screen: Screen) -> Iterator[str]:
     """The lines that show how far `model` is from the data."""
     yield f"{screen.style('path    ', 'dim')}  {legible(model)}"
     yield f"{screen.style('data    ', 'dim')}  {result.samples} samples"
-    if result.accuracy is not None:
-        accuracy = f"{result.accuracy:.1%}".replace("%", " %")
-        yield f"{screen.style('accuracy', 'dim')}  {accuracy}"
+    compared = None if result.evidence is None else result.evidence.data
+    if compared is not None:
+        yield from modes.rows(compared, result.samples, screen)
+    elif result.accuracy is not None:
+        yield f"{screen.style('accuracy', 'dim')}  {percent(result.accuracy)}"
     yield ""
     yield from table(_columns(result, screen), screen)
     yield ""
     for line in wrapped(LEGEND, screen):
         yield screen.style(line, "dim")
     yield ""
-    yield from wrapped(VERDICTS[result.state], screen)
+    if result.state == "never-updated":
+        yield from wrapped(f"never updated: {modes.verdict(result.evidence)}", screen)
+    else:
+        yield from wrapped(VERDICTS[result.state], screen)
 
 
 def _columns(result: Drift, screen: Screen) -> list[Column]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from bnstat.mending.estimating.modes import percent
 from bnstat.mending.estimating.recalibration import FAR, Mended, Recalibration
 from bnstat.output.numbers import compact
+from bnstat.output.terminal import modes
 from bnstat.output.terminal.screen import Screen, legible
 from bnstat.output.terminal.table import Column, shorten_all, table, total_width, wrapped
 
@@ -30,8 +32,10 @@ def lines(result: Recalibration, model: str, copy: str | None, screen: Screen) -
         f"batches{waves}"
     )
     if result.accuracy is not None:
-        before, after = (f"{each:.1%}".replace("%", " %") for each in result.accuracy)
+        before, after = map(percent, result.accuracy)
         yield f"{screen.style('accuracy', 'dim')}  {before} before, {after} after"
+    elif result.evidence.data is not None:
+        yield from modes.rows(result.evidence.data, result.samples, screen)
     yield ""
     yield from table(_columns(result, screen), screen)
     yield ""
@@ -40,13 +44,25 @@ def lines(result: Recalibration, model: str, copy: str | None, screen: Screen) -
             yield screen.style(line, "dim")
     yield ""
     total = len(result.layers) + len(result.left)
-    yield f"{len(result.layers)} of {total} layers mended"
+    yield f"{len(result.layers)} of {total} layers recalibrated"
 
 
 def notes(result: Recalibration) -> Iterator[str]:
     """What is to be said beside: layers that were left, and what remains."""
     for name, why in result.left.items():
         yield f"note: {name} was left as it was: {why}"
+    if result.objection is not None:
+        yield f"warning: the model {result.objection}"
+    elif (
+        result.is_initial
+        and result.evidence.trained_with == "unknown"
+        and not (result.evidence.data and result.evidence.data.better == "own")
+    ):
+        yield (
+            "warning: nothing shows whether the network was trained with the statistics of each "
+            "batch. If it was trained in inference mode, the old model is right and the new one "
+            f"is broken: compare both, or pass --labels ({'; '.join(result.evidence.reasons)})"
+        )
     far = [each for each in result.layers if each.remains > FAR]
     if far:
         worst = max(far, key=lambda each: each.remains)

@@ -67,7 +67,7 @@ def by_hand(model: Any, unbiased: Collection[str]) -> dict[str, tuple[np.ndarray
 
 def exactly(model: Any, kept: Kept) -> Recalibration:
     opened = scene(model, X, Settings(batch_size=32))
-    return estimate(opened.subject, opened.data, exact=True, kept=kept)
+    return estimate(opened, exact=True, kept=kept)
 
 
 @pytest.fixture

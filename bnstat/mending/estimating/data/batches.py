@@ -110,6 +110,11 @@ class Data:
             raise NotFoundError(self._where, f"has {has}{batch}: too few for a mean and a variance")
 
     @property
+    def is_fixed(self) -> bool:
+        """Return True if every batch has exactly `batch_size` samples."""
+        return bool(self._fixed)
+
+    @property
     def _where(self) -> str:
         return self.source.where
 

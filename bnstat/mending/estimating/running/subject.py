@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from bnstat.errors import BnstatError
+from bnstat.mending.estimating.running.activations import Activation, activation_of
 from bnstat.mending.estimating.running.allowed import refuse_unlisted
 from bnstat.mending.estimating.running.feeding import with_placeholders
 from bnstat.mending.estimating.running.flatten import flattened, nodes, op_of, pruned
@@ -32,6 +33,7 @@ class Subject:
         left: layer -> why it cannot be measured.
         order: of the graph.
         graph: the same graph as a `tf.Graph`.
+        activation: the function that `output` is the result or the input of, if known.
     """
 
     program: Program
@@ -40,6 +42,7 @@ class Subject:
     left: Mapping[str, str]
     order: Order
     graph: Any
+    activation: Activation | None
 
     @property
     def inputs(self) -> Mapping[str, Input]:
@@ -50,6 +53,11 @@ class Subject:
     def output(self) -> str:
         """The tensor that is the model's answer."""
         return next(iter(self.program.outputs.values()))
+
+    @property
+    def returns_numbers(self) -> bool:
+        """Return True if `output` consists of floating-point numbers."""
+        return bool(self.graph.get_tensor_by_name(self.output).dtype.is_floating)
 
     @cached_property
     def unbiased(self) -> Mapping[str, bool]:
@@ -127,6 +135,7 @@ def prepared(program: Program, layers: Sequence[BatchNorm], trust: bool) -> Subj
     inputs = {k: each for k, each in cut.items() if op_of(each.tensor) in there}
     if not inputs:
         raise BnstatError(program.where, "its outputs depend on none of its inputs")
+    activation = activation_of((flat, program.graph_def), next(iter(program.outputs.values())))
     program = replace(
         program,
         graph_def=flat,
@@ -155,6 +164,7 @@ def prepared(program: Program, layers: Sequence[BatchNorm], trust: bool) -> Subj
         left,
         order,
         graph,
+        activation,
     )
 
 

@@ -1,0 +1,66 @@
+"""Draw what two generators make before and after `bnstat recalibrate`.
+
+    python tests/pictures/make_generator_pictures.py INFERENCE BATCH
+
+INFERENCE is the `generator.h5` of github.com/Kifal15/AnimeGAN, which was trained in inference
+mode. BATCH is that of github.com/nelson123-lab/DCGAN_Neural_Network, which was trained with the
+statistics of each batch. Both store mean 0 and variance 1. The first needs them, so recalibrating
+it has to be forced; the second makes digits only afterwards. Needs Pillow.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from PIL import Image
+
+import bnstat
+from bnstat.mending.estimating.setting import Settings, scene
+
+FOLDER = Path(__file__).parent
+ROWS, COLUMNS = 2, 5
+SIZE = 40
+"""Pixels of an image in each direction, if it has more."""
+
+LATENT = 100
+"""Random numbers that each generator takes for an image."""
+
+SAMPLES = 512
+"""Random inputs from which the statistics are estimated."""
+
+
+def main() -> None:
+    """Write four pictures beside this module."""
+    for name, path in zip(("inference", "batch"), sys.argv[1:], strict=True):
+        latent = np.random.default_rng(0).normal(size=(SAMPLES, LATENT)).astype("float32")
+        with TemporaryDirectory() as folder:
+            copy = Path(folder) / Path(path).name
+            result = bnstat.recalibrate(path, latent, copy, force=True)
+            print(f"{name}: trained with {result.evidence.trained_with}; {result.objection}")
+            for when, model in (("before", path), ("after", copy)):
+                draw(model, latent[: ROWS * COLUMNS]).save(
+                    FOLDER / f"generator_{name}_{when}.png", optimize=True
+                )
+
+
+def draw(model: str | Path, latent: np.ndarray) -> Image.Image:
+    """Return the images that a generator makes, in a grid of a few colours."""
+    subject = scene(model, latent, Settings()).subject
+    with subject.runner(by_batch=False, sample=True) as runner:
+        (name,) = subject.inputs
+        images = runner.run({name: latent}, subject.stored(), [], subject.output).answer
+    assert images is not None
+    _, height, width, channels = images.shape
+    grid = images.reshape(ROWS, COLUMNS, height, width, channels).swapaxes(1, 2)
+    grid = grid.reshape(ROWS * height, COLUMNS * width, channels)
+    shades = np.clip((grid + 1) * 127.5, 0, 255).astype("uint8")
+    picture = Image.fromarray(shades.squeeze())
+    picture.thumbnail((COLUMNS * SIZE, ROWS * SIZE))
+    return picture.quantize(16 if channels == 1 else 48)
+
+
+if __name__ == "__main__":
+    main()
