@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from bnstat.checks.rule import Finding
+from bnstat.display import Displayed
 
 
-class Findings(list[Finding]):
+class Findings(Displayed, list[Finding]):
     """Findings: the gravest first, then by rule, then in the order of the layers.
 
     Args:
@@ -24,9 +25,3 @@ class Findings(list[Finding]):
     def where(self, keep: Callable[[Finding], bool]) -> Findings:
         """Return those findings for which `keep` is true, of the same check."""
         return Findings(filter(keep, self), self.layers, self.rules)
-
-    def _repr_html_(self) -> str:
-        """The table that a notebook shows."""
-        from bnstat.output.notebook.tables import of_findings
-
-        return of_findings(self)

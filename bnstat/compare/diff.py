@@ -15,6 +15,7 @@ from bnstat.compare.causes import Cause
 from bnstat.compare.effects import TOLERANCE, Effects
 from bnstat.compare.folding import Folded, find_folded
 from bnstat.compare.verdicts import PairVerdict, judge, settings_of
+from bnstat.display import Displayed
 from bnstat.errors import BnstatError
 from bnstat.model import ROLES, Array, BatchNorm, Model, Source, as_float64, squeezed
 
@@ -110,7 +111,7 @@ class LayerChange:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(Displayed):
     """The answer of `diff`.
 
     Attributes:
@@ -202,12 +203,6 @@ class Difference:
     def renamed(self) -> tuple[LayerChange, ...]:
         """The layers of both models that have another name in the new one."""
         return tuple(layer for layer in self.layers if layer.match != "name")
-
-    def _repr_html_(self) -> str:
-        """The table that a notebook shows."""
-        from bnstat.output.notebook.tables import of_difference
-
-        return of_difference(self)
 
 
 def diff(

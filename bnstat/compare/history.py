@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from bnstat.compare.reduction import Floats, Key, Reducer
+from bnstat.display import Displayed
 from bnstat.errors import BnstatError
 from bnstat.model import Model
 
@@ -64,7 +65,7 @@ class Track:
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class History(Displayed):
     """The checkpoints of a run, in the order they were given, and the tracks of its layers.
 
     Attributes:
@@ -86,12 +87,6 @@ class History:
         """The same history, narrowed to some roles."""
         kept = {key: track for key, track in self.tracks.items() if track.role in roles}
         return History(self.checkpoints, self.skipped, kept)
-
-    def _repr_html_(self) -> str:
-        """The table that a notebook shows."""
-        from bnstat.output.notebook.tables import of_history
-
-        return of_history(self)
 
 
 class Recorder:

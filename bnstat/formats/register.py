@@ -15,7 +15,7 @@ from bnstat.storage.files import File, Folder
 SITES = (
     "tensorflow.sites.SavedModels",
     "keras.sites.Unzipped",
-    "exchange.sites.Orbax",
+    "exchange.orbax.contents.Orbax",
     "exchange.sites.DistributedPyTorch",
     "tensorflow.sites.Checkpoints",
     "keras.sites.ShardedWeights",

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike
 
+from bnstat.display import Displayed, notebook
 from bnstat.errors import AmbiguousError, DamagedError, NotFoundError
 from bnstat.model.variables import Array, Variable, squeezed
 
@@ -22,7 +23,7 @@ ROLES: Final = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
 @dataclass(eq=False)
-class BatchNorm:
+class BatchNorm(Displayed):
     """A batch-normalization layer.
 
     Attributes:
@@ -182,15 +183,7 @@ class BatchNorm:
             UnsupportedError: Matplotlib is not installed.
             DamagedError, NotFoundError: as `Variable.read`.
         """
-        from bnstat.output.notebook.figure import draw
-
-        return draw(self)
-
-    def _repr_html_(self) -> str:
-        """The table that a notebook shows."""
-        from bnstat.output.notebook.tables import of_layer
-
-        return of_layer(self)
+        return notebook("figure").draw(self)
 
     def _statistics(self) -> tuple[Array, Array]:
         if self.undecided:

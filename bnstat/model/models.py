@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
+from bnstat.display import Displayed, notebook
 from bnstat.model.layers import BatchNorm
 from bnstat.model.variables import PrecedingBias, StatisticsUse, Variable, Verdict, fetch
 
@@ -37,7 +38,7 @@ class Source:
         return self.format in ("onnx", "tfjs")
 
 
-class Model(Sequence[BatchNorm]):
+class Model(Displayed, Sequence[BatchNorm]):
     """The batch-norm layers of one file: a sequence, and a mapping by name.
 
     Attributes:
@@ -185,12 +186,6 @@ class Model(Sequence[BatchNorm]):
         layers = "1 batch-norm layer" if count == 1 else f"{count} batch-norm layers"
         return f"<Model {self.source.path!r} ({self.source.format}): {layers}>"
 
-    def _repr_html_(self) -> str:
-        """The table that a notebook shows."""
-        from bnstat.output.notebook.tables import of_model
-
-        return of_model(self)
-
     def to_frame(self, library: Literal["pandas", "polars"] | None = None) -> Any:
         """All numbers as a data frame of one row a channel.
 
@@ -208,6 +203,4 @@ class Model(Sequence[BatchNorm]):
             UnsupportedError: the library is not installed.
             DamagedError, NotFoundError: as `Variable.read`.
         """
-        from bnstat.output.notebook.frame import frame
-
-        return frame(self, library)
+        return notebook("frame").frame(self, library)

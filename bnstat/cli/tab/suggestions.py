@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import click
@@ -18,20 +19,22 @@ def layers(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]
     """The names of the layers of the models whose paths were typed, as globs of themselves."""
     from glob import escape
 
-    from bnstat.cli.options import Reading
     from bnstat.errors import BnstatError
+    from bnstat.loading import load
 
-    reading = Reading(
-        "native",
-        ctx.params.get("patterns") or (),
-        bool(ctx.params.get("include_shadows")),
-        ctx.params.get("checkpoint"),
-        ctx.params.get("step"),
+    read = partial(
+        load,
+        checkpoint=ctx.params.get("checkpoint"),
+        step=ctx.params.get("step"),
+        reader="native",
+        patterns=ctx.params.get("patterns") or (),
+        include_shadows=bool(ctx.params.get("include_shadows")),
+        values=False,
     )
     names: dict[str, None] = {}
     for path in _paths(ctx):
         with suppress(BnstatError):
-            names |= dict.fromkeys(reading.load(path, values=False, quiet=True).keys())
+            names |= dict.fromkeys(read(path).keys())
     return _starting([escape(name) for name in names], incomplete)
 
 

@@ -3,15 +3,10 @@
 Safetensors and PyTorch files may come in parts, `NAME-00001-of-00003.safetensors`, with an index
 `NAME.safetensors.index.json`. A model of TensorFlow.js is a `model.json`, its shards beside it.
 
-An item of Orbax is a folder with `_METADATA` (its tree) and its arrays, in one key-value store
-(`manifest.ocdbt`) or as a folder each. A checkpoint is an item, or a folder of several (`default`;
-`pytree` and `model_config` of Keras; `params`, `state`, ...).
-
 torch.distributed.checkpoint writes `.metadata` and pieces, `__0_0.distcp`, of tensors that several
 machines hold.
 
-Sources: transformers/modeling_utils.py, `save_pretrained`; tfjs-core/src/io/types.ts;
-orbax/checkpoint/_src, format 0.5 to 0.12.
+Sources: transformers/modeling_utils.py, `save_pretrained`; tfjs-core/src/io/types.ts.
 """
 
 from __future__ import annotations
@@ -22,7 +17,7 @@ from typing import Final
 from bnstat.errors import UnsupportedError
 from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.json_text import MAX_BYTES
-from bnstat.formats.sites import Format, Found, Place, alone, by_age, natively, step_of
+from bnstat.formats.sites import Format, Found, Place, alone, natively, step_of
 from bnstat.model import Source
 from bnstat.storage.files import File, Folder
 
@@ -34,13 +29,6 @@ _MODEL: Final = "model.json"
 
 _DISTRIBUTED: Final = ".metadata"
 _PIECE: Final = ".distcp"
-
-TREE: Final = "_METADATA"
-STORE: Final = "manifest.ocdbt"
-_CHECKPOINT: Final = "_CHECKPOINT_METADATA"
-_MOST_ITEMS: Final = 100
-_STEP: Final = re.compile(r"(?P<prefix>.+)_(?P<step>\d{1,18})")
-"""The folders of a run's steps where they have a prefix; others are numbers."""
 
 
 class Sharded(Format):
@@ -115,51 +103,6 @@ class DistributedPyTorch(Format):
             )
 
         return alone(refuse, folder.times)
-
-
-class Orbax(Format):
-    """A folder that is an item, or has some in it."""
-
-    def owner(self, folder: Folder, file: File) -> Place | Folder | None:
-        is_part = file.name in (TREE, STORE, _CHECKPOINT) and items(folder)
-        return folder if is_part else None
-
-    def within(self, folder: Folder) -> Place | None:
-        found: dict[str, list[Found]] = {}
-        for name in folder.names() if folder.tells_names else ():
-            match = _STEP.fullmatch(name)
-            below = folder.folder(name) if match is not None else None
-            if match is None or below is None or (model := self.of_folder(below)) is None:
-                continue
-            model = model._replace(
-                name=name, step=int(match["step"]), modified=folder.modified(name)
-            )
-            found.setdefault(match["prefix"], []).append(model)
-        return by_age(next(iter(found.values()))) if len(found) == 1 else None
-
-    def of_folder(self, folder: Folder) -> Found | None:
-        found = items(folder)
-        if not found:
-            return None
-        from bnstat.formats.exchange.orbax.contents import open_items
-
-        return alone(
-            lambda source, reading: open_items(found, natively(source, reading)), folder.times
-        )
-
-
-def items(folder: Folder) -> dict[str, Folder]:
-    """The items of a checkpoint by name; the name of one alone is empty."""
-    if folder.file(TREE) is not None:
-        return {"": folder}
-    if folder.file(_CHECKPOINT) is None:
-        return {}
-    below = {name: folder.folder(name) for name in folder.names()[:_MOST_ITEMS]}
-    return {
-        name: inner
-        for name, inner in below.items()
-        if inner is not None and inner.file(TREE) is not None
-    }
 
 
 def _says(file: File, word: bytes) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from bnstat.checks.rule import Finding
+from bnstat.checks import Finding, Findings
 from bnstat.compare.diff import Difference, LayerChange, RoleChange, SettingChange
 from bnstat.compare.history import History
 from bnstat.errors import BnstatError
@@ -25,6 +25,18 @@ MOST_ROWS: Final = 200
 
 _COLOURS: Final = {"error": "#ee6677", "warning": "#ccbb44", "info": "#66ccee"}
 _LARGE: Final = (220, 56)
+
+
+def html_of(shown: object) -> str:
+    """Return the table of a model, a layer, findings, a difference or a history."""
+    tables: tuple[tuple[type, Callable[[Any], str]], ...] = (
+        (Model, of_model),
+        (BatchNorm, of_layer),
+        (Findings, of_findings),
+        (Difference, of_difference),
+        (History, of_history),
+    )
+    return next(table(shown) for kind, table in tables if isinstance(shown, kind))
 
 
 def of_model(model: Model) -> str:

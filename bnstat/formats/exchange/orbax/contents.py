@@ -7,6 +7,7 @@ Zarr metadata (`.zarray`, or `zarr.json` of version 3) and its chunks.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -20,12 +21,18 @@ from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents, Layer
 from bnstat.formats.dtypes import dtype_of_descr, find_dtype
 from bnstat.formats.exchange.keras_layers import layers_by_scope
-from bnstat.formats.exchange.sites import STORE, TREE
 from bnstat.formats.exchange.trees import plain_name
 from bnstat.formats.json_text import parse_json
+from bnstat.formats.sites import Format, Found, Place, alone, by_age, natively
 from bnstat.model import Source, Variable
-from bnstat.storage.files import Folder
+from bnstat.storage.files import File, Folder
 
+_TREE: Final = "_METADATA"
+_STORE: Final = "manifest.ocdbt"
+_CHECKPOINT: Final = "_CHECKPOINT_METADATA"
+_MOST_ITEMS: Final = 100
+_STEP: Final = re.compile(r"(?P<prefix>.+)_(?P<step>\d{1,18})")
+"""The folders of a run's steps where they have a prefix; others are numbers."""
 _METADATA: Final = {".zarray": "zarr", "zarr.json": "zarr3"}
 """The file that describes an array -> tensorstore's driver for such arrays."""
 
@@ -92,7 +99,7 @@ _ALONE: Final = frozenset({"default", "pytree", "model_config", "assets"})
 
 def _paths(folder: Folder) -> dict[str, list[str]]:
     """Name of an array in the store -> the way to it in the tree."""
-    file = folder.file(TREE)
+    file = folder.file(_TREE)
     parsed = parse_json(file.read(), file.path) if file is not None else None
     tree = parsed.get("tree_metadata") if isinstance(parsed, dict) else None
     paths = {}
@@ -118,7 +125,7 @@ class _Store:
     """The arrays of an item."""
 
     def __init__(self, folder: Folder) -> None:
-        tree = folder.file(TREE)
+        tree = folder.file(_TREE)
         if tree is None or tree.local_path is None:
             raise UnsupportedError(
                 folder.path, "an Orbax checkpoint is read from disk alone", "unpack or copy it"
@@ -126,7 +133,7 @@ class _Store:
         self._path = folder.path
         base = os.path.abspath(os.path.dirname(tree.local_path)) + "/"
         plain = {"driver": "file", "path": base}
-        is_one = folder.file(STORE) is not None
+        is_one = folder.file(_STORE) is not None
         self._spec: dict[str, Any] = {"driver": "ocdbt", "base": plain} if is_one else plain
         self._is_one = is_one
 
@@ -210,3 +217,46 @@ def _tensorstore(path: str) -> Any:
             "pip install tensorstore",
         ) from None
     return tensorstore
+
+
+class Orbax(Format):
+    """A folder that is an item, or has some in it."""
+
+    def owner(self, folder: Folder, file: File) -> Place | Folder | None:
+        is_part = file.name in (_TREE, _STORE, _CHECKPOINT) and _items(folder)
+        return folder if is_part else None
+
+    def within(self, folder: Folder) -> Place | None:
+        found: dict[str, list[Found]] = {}
+        for name in folder.names() if folder.tells_names else ():
+            match = _STEP.fullmatch(name)
+            below = folder.folder(name) if match is not None else None
+            if match is None or below is None or (model := self.of_folder(below)) is None:
+                continue
+            model = model._replace(
+                name=name, step=int(match["step"]), modified=folder.modified(name)
+            )
+            found.setdefault(match["prefix"], []).append(model)
+        return by_age(next(iter(found.values()))) if len(found) == 1 else None
+
+    def of_folder(self, folder: Folder) -> Found | None:
+        found = _items(folder)
+        if not found:
+            return None
+        return alone(
+            lambda source, reading: open_items(found, natively(source, reading)), folder.times
+        )
+
+
+def _items(folder: Folder) -> dict[str, Folder]:
+    """The items of a checkpoint by name; the name of one alone is empty."""
+    if folder.file(_TREE) is not None:
+        return {"": folder}
+    if folder.file(_CHECKPOINT) is None:
+        return {}
+    below = {name: folder.folder(name) for name in folder.names()[:_MOST_ITEMS]}
+    return {
+        name: inner
+        for name, inner in below.items()
+        if inner is not None and inner.file(_TREE) is not None
+    }
