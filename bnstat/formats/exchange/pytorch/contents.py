@@ -14,11 +14,10 @@ from bnstat.formats.contents import Contents
 from bnstat.formats.exchange.numbers import beyond_budget, refuse
 from bnstat.formats.exchange.pytorch.arrays import BUILDERS, Array
 from bnstat.formats.exchange.pytorch.containers import PlaceOf, errors, read_legacy, read_zip
-from bnstat.formats.exchange.pytorch.file import is_legacy, is_tar
+from bnstat.formats.exchange.pytorch.file import is_legacy
 from bnstat.formats.exchange.pytorch.pickled import Global, Opaque
 from bnstat.formats.exchange.pytorch.script import with_settings
 from bnstat.formats.exchange.pytorch.state import Found, collect
-from bnstat.formats.exchange.pytorch.tarred import read_tar
 from bnstat.formats.exchange.pytorch.tensors import Tensor, call, find_tensor, read_tensor
 from bnstat.formats.exchange.quantized import Scales
 from bnstat.model import Source, Variable
@@ -61,7 +60,7 @@ def contents_of(file: File, source: Source) -> Contents:
             unbuilt.setdefault(name)
         return built
 
-    read = read_legacy if is_legacy(file) else read_tar if is_tar(file) else read_zip
+    read = read_legacy if is_legacy(file) else read_zip
     saved = read(file, called)
     place_of = saved.place_of
     with errors(file):

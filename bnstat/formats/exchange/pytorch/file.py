@@ -3,7 +3,7 @@
 Since PyTorch 1.6 such a file is a zip (`NAME/data.pkl`, `NAME/data/KEY` for each storage, not
 compressed); before it was a run of pickles (a magic number, a version, facts about the machine,
 the object, the keys of its storages) with the storages behind, each a u64 count and its bytes;
-and in PyTorch 0.1 a tar of `pickle`, `storages` and `tensors`.
+and in PyTorch 0.1 a tar of `pickle`, `storages` and `tensors`, which is refused.
 
 Source: torch/serialization.py, `_save`, `_legacy_save`.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from bnstat.errors import DamagedError
+from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.model import Source
 from bnstat.storage.files import File, Folder
@@ -61,7 +61,18 @@ def recognises(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """The tensors of a file that `recognises`. Raises as `contents_of` does."""
+    """Return the tensors of a file that `recognises`.
+
+    Raises:
+        UnsupportedError: it is a tar of PyTorch 0.1.
+        BnstatError: as `contents_of`.
+    """
+    if is_tar(file):
+        raise UnsupportedError(
+            file.path,
+            "is a tar of PyTorch 0.1, which bnstat does not read",
+            "load it with torch.load, and save it again with torch.save",
+        )
     from bnstat.formats.exchange.pytorch.contents import contents_of
 
     return contents_of(file, source)

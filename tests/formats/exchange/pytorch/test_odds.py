@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import pickle
-import struct
-import tarfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ import numpy as np
 import pytest
 
 import bnstat
-from bnstat.errors import BnstatError, DamagedError, UnsupportedError
+from bnstat.errors import DamagedError, UnsupportedError
 from tests.formats.exchange.pytorch.files import FORMS, Net, assert_is, save, torch
 from tests.formats.exchange.pytorch.reading import opened
 from tests.formats.keras.files import same_bits
@@ -177,75 +174,3 @@ def test_a_distributed_checkpoint_is_told(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / ".metadata", tmp_path / "__0_0.distcp"):
         with pytest.raises(UnsupportedError, match="dcp_to_torch"):
             bnstat.load(path)
-
-
-def tarred(path: Path, tensors: dict[str, np.ndarray]) -> Path:
-    """As PyTorch 0.1 wrote a state dict: its tensors are views of one storage."""
-    whole = np.concatenate([array.ravel() for array in tensors.values()])
-
-    def dumped(value: Any) -> bytes:
-        return pickle.dumps(value, 2)
-
-    class Pickler(pickle.Pickler):
-        def persistent_id(self, value: Any) -> Any:
-            return str(value.key) if isinstance(value, _Key) else None
-
-    storages = dumped(1) + dumped((1, "cpu", torch.FloatStorage))
-    storages += struct.pack("<q", whole.size) + whole.tobytes()
-    at, views, described = 0, [], dumped(len(tensors))
-    for number, array in enumerate(tensors.values()):
-        views.append((100 + number, 1, at, array.size))
-        described += dumped((200 + number, 100 + number if number else 1, torch.FloatTensor))
-        described += struct.pack("<ii", array.ndim, 0)
-        strides = [stride // 4 for stride in array.strides]
-        described += struct.pack(f"<{2 * array.ndim}q", *array.shape, *strides)
-        described += struct.pack("<q", 0)
-        at += array.size
-    storages += dumped(views)
-    pickled = io.BytesIO()
-    keys = OrderedDict((name, _Key(200 + number)) for number, name in enumerate(tensors))
-    Pickler(pickled, 2).dump({"epoch": 3, "state_dict": keys})
-    members = {"sys_info": dumped({}), "pickle": pickled.getvalue(), "storages": storages,
-               "tensors": described}  # fmt: skip
-    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
-
-
-class _Key:
-    def __init__(self, key: int) -> None:
-        self.key = key
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_tars_of_pytorch_0_1(tmp_path: Path) -> None:
-    held = {**arrays(), "conv.weight": RANDOM.random((5, 3, 2)).astype(np.float32)}
-    path = tarred(tmp_path / "m.pth.tar", held)
-    expected = torch.load(path, weights_only=False)["state_dict"]
-    model = bnstat.load(path)
-    assert model.source.format == "pytorch"
-    (layer,) = model
-    assert layer.name == "bn"
-    for name, tensor in expected.items():
-        found = model.stored[f"state_dict/{name}"].read()
-        assert same_bits(found, tensor.numpy())
-        assert same_bits(found, held[name])
-
-
-def test_damaged_tars(tmp_path: Path) -> None:
-    content = tarred(tmp_path / "m.tar", arrays()).read_bytes()
-    refused = 0
-    for at in range(512, len(content), 13):
-        for value in (0x00, 0xFF):
-            data = bytearray(content)
-            data[at] = value
-            (tmp_path / "m.tar").write_bytes(data)
-            try:
-                for variable in bnstat.load(tmp_path / "m.tar").stored.values():
-                    variable.read()
-            except BnstatError:
-                refused += 1
-    assert refused > 100
