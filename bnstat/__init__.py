@@ -25,10 +25,13 @@ if TYPE_CHECKING:
         UnknownFormatError,
         UnsupportedError,
     )
+    from bnstat.estimate.drift import Drift
+    from bnstat.estimate.recalibrating import drift, recalibrate
+    from bnstat.estimate.recalibration import Recalibration
     from bnstat.loading import load, load_all
     from bnstat.mending import Applied, apply
-    from bnstat.mending.recalibrating import Drift, Recalibration, drift, recalibrate
     from bnstat.model import BatchNorm, Model, Source, Variable
+
 
 __version__ = "0.1.0"
 
@@ -46,7 +49,7 @@ _HOMES = {
     ),
     "bnstat.loading": ("load", "load_all"),
     "bnstat.mending": ("Applied", "apply"),
-    "bnstat.mending.recalibrating": ("Drift", "Recalibration", "drift", "recalibrate"),
+    "bnstat.estimate.recalibrating": ("Drift", "Recalibration", "drift", "recalibrate"),
     "bnstat.model": ("BatchNorm", "Model", "Source", "Variable"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -6,7 +6,7 @@ where the trouble is, what it is and, where something can be done, what to try.
 
 from __future__ import annotations
 
-from bnstat.printable import printable
+from bnstat.text import printable
 
 
 class BnstatError(Exception):

@@ -17,11 +17,10 @@ from os import PathLike
 from typing import Any
 
 from bnstat.checks.rule import SEVERITIES, Finding, Severity
-from bnstat.compare.history import History
 from bnstat.errors import UnsupportedError
 from bnstat.live import numpy_of
-from bnstat.training.news import describe, gravest
-from bnstat.training.watcher import Watcher
+from bnstat.run_history import History
+from bnstat.training.watcher import Watcher, describe, gravest
 
 
 def _callback() -> Any:
@@ -62,7 +61,7 @@ class Watch(_callback()):  # type: ignore[misc]
         history: a `.json` or `.csv` that is written anew at each look, as `bnstat history --json`
             or `--csv` writes it of a folder of checkpoints: an object of `checkpoints` (the epochs
             looked at, with the optimizer's step), `tracks` (of each layer and role the measures
-            of `bnstat.compare.history.Track`, a number an epoch) and `findings` (the last look's);
+            of `bnstat.run_history.Track`, a number an epoch) and `findings` (the last look's);
             or a row for each epoch, layer and role.
         select, ignore: as for `bnstat.check`.
 

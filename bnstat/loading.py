@@ -11,12 +11,13 @@ from typing import Any, Literal
 from bnstat.discovery import discover
 from bnstat.errors import BnstatError, ChangedError, NotFoundError, UnsupportedError
 from bnstat.formats.contents import Contents, Reading
-from bnstat.formats.locate import Found, locate
+from bnstat.formats.detection import Found
+from bnstat.formats.locate import locate
 from bnstat.model import BatchNorm, Model, Source
-from bnstat.model.matching import matches, near_names
+from bnstat.model.models import matches, near_names
 from bnstat.storage.access import MAX_DOWNLOAD, Access
 from bnstat.storage.address import is_url, shown
-from bnstat.storage.ranges import ahead
+from bnstat.storage.files import ahead
 
 Reader = Literal["auto", "native", "tensorflow"]
 Track = Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]]
@@ -243,7 +244,7 @@ def configurer(config: str | PathLike[str]) -> Callable[[Contents], Contents]:
     Raises:
         BnstatError: the file tells none.
     """
-    from bnstat.discovery.fitting import misfit
+    from bnstat.discovery.configuration import misfit
     from bnstat.formats.keras.architecture import read_architecture
 
     path, layers = read_architecture(fspath(config))

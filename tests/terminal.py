@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 WITHOUT_PROGRESS = """
-from bnstat.output.terminal import progress
+from bnstat.output.terminal import screen as progress
 progress._PATIENCE = 3600
 from bnstat.__main__ import run
 run()

@@ -12,10 +12,10 @@ import pytest
 import tensorflow as tf
 
 import bnstat
+from bnstat.exchange import form
+from bnstat.exchange import safetensors as safetensors_export
+from bnstat.exchange.form import Form
 from bnstat.model import ROLES, Model
-from bnstat.output.documents.exports import renaming
-from bnstat.output.documents.exports import safetensors as safetensors_export
-from bnstat.output.documents.exports.form import Form
 from tests.builders import converted
 from tests.builders.converted import EPSILON, NORMS
 
@@ -196,8 +196,8 @@ def test_exports_have_the_names_of_their_counterparts(
     other, written = ports[others[names]], tmp_path / "m.safetensors"
     difference = bnstat.diff(ports["h5"], other, epsilon=EPSILON)
     with (tmp_path / "names.csv").open("w") as file:
-        renaming.dump(difference, other, file)
-    renamed = renaming.read(str(tmp_path / "names.csv"), ports["h5"].layers)
+        form.dump(difference, other, file)
+    renamed = form.read(str(tmp_path / "names.csv"), ports["h5"].layers)
     layers = [ports["h5"][layer.old] for layer in difference.layers]
     with written.open("wb") as target:
         safetensors_export.dump(ports["h5"].select(layers), target, Form(names, renamed=renamed))

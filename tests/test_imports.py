@@ -106,7 +106,7 @@ def test_a_checkpoint_by_names_needs_nothing_heavy(command: tuple[str, ...]) -> 
     assert code == 0
     assert "block1/bn" in output or command == ("check",)
     assert not modules & (HEAVY | LOOKING | OF_SCANS | {"google.protobuf", "bnstat.scanning"})
-    assert "bnstat.output.terminal.drawing.layers" not in modules
+    assert "bnstat.output.terminal.drawing" not in modules
     assert ("bnstat.checks.settings" in modules) == (command == ("check",))
 
 

@@ -125,9 +125,7 @@ def test_where_no_reader_can_the_native_one_says_why(
         raise bnstat.DamagedError("m", "is beyond TensorFlow")
 
     monkeypatch.setattr("bnstat.formats.tensorflow.bundle.Bundle.__init__", refuse)
-    monkeypatch.setattr(
-        "bnstat.formats.tensorflow.tensorflow_reader.TensorflowTensors.__init__", fail
-    )
+    monkeypatch.setattr("bnstat.formats.tensorflow.checkpoint.TensorflowTensors.__init__", fail)
     with pytest.raises(UnsupportedError, match="reader of the future"):
         bnstat.load(tmp_path)
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import bnstat
+from bnstat.exchange import safetensors
+from bnstat.exchange.form import Form
 from bnstat.model import ROLES, Model
-from bnstat.output.documents.exports import safetensors
-from bnstat.output.documents.exports.form import Form
 
 onnx = pytest.importorskip("onnx", reason="the onnx package writes the ONNX files")
 torch = pytest.importorskip("torch", reason="torch writes the state dict")

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from bnstat.checks import conversion, gammas, over_time, structure, updates, values
-from bnstat.checks.findings import Findings
+from bnstat.checks import conversion, over_time, structure, updates, values
+from bnstat.checks import values as gammas
 from bnstat.checks.rule import SEVERITIES, Finding, Rule, Severity, Subject, Thresholds
 from bnstat.checks.training_mode import Evidence, TrainedWith, trained_with
-from bnstat.compare.history import History
+from bnstat.display import Displayed
 from bnstat.errors import BnstatError
 from bnstat.model import Model
+from bnstat.run_history import History
+
+
+class Findings(Displayed, list[Finding]):
+    """Findings: the gravest first, then by rule, then in the order of the layers.
+
+    Args:
+        found: the findings.
+        layers: the number of layers that were checked.
+        rules: the number of rules that were applied.
+    """
+
+    def __init__(self, found: Iterable[Finding] = (), layers: int = 0, rules: int = 0) -> None:
+        super().__init__(found)
+        self.layers = layers
+        self.rules = rules
+
+    def where(self, keep: Callable[[Finding], bool]) -> Findings:
+        """Return those findings for which `keep` is true, of the same check."""
+        return Findings(filter(keep, self), self.layers, self.rules)
+
 
 MODEL_RULES: Final[tuple[Rule[Model], ...]] = (
     updates.NEVER_UPDATED,

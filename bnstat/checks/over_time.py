@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.checks.rule import Finding, Rule, Thresholds, count
-from bnstat.compare.history import History, Track
+from bnstat.run_history import History, Track
 
 _INTERVALS: Final = 3
 """Drift and divergence are judged over the last three intervals between checkpoints."""

@@ -26,8 +26,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from typing import Any, Final
 
-from bnstat.checks import check, find_rules
-from bnstat.checks.findings import Findings
+from bnstat.checks import Findings, check, find_rules
 from bnstat.checks.rule import SEVERITIES, Finding, Severity, Thresholds
 from bnstat.errors import BnstatError
 from bnstat.model import Model

@@ -36,23 +36,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from bnstat.checks.rule import (
-    LARGEST_DEFAULT_EPSILON,
-    at_start,
-    count,
-    numbers_of,
-    statistics_of,
-)
+from bnstat.checks.rule import LARGEST_DEFAULT_EPSILON, at_start, count, numbers_of, statistics_of
 from bnstat.errors import BnstatError
-from bnstat.model import (
-    BatchNorm,
-    Model,
-    PrecedingBias,
-    StatisticsUse,
-    Variable,
-    as_float64,
-    fetch,
-)
+from bnstat.model import BatchNorm, Model, PrecedingBias, StatisticsUse, Variable, as_float64, fetch
 
 TrainedWith = Literal["batch-statistics", "stored-statistics", "unknown"]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from bnstat.cli.messages import say
+from bnstat.cli.options import say
 from bnstat.errors import BnstatError
 
 COMMANDS = {
@@ -87,7 +87,7 @@ class Commands(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line; tell what the system refuses, also while help is printed."""
         if COMPLETE_VAR in os.environ:
-            from bnstat.cli.tab import shells
+            from bnstat.cli import shells
 
             shells.register()
         try:

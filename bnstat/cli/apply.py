@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from bnstat.cli import options
-from bnstat.cli.messages import say
+from bnstat.cli.options import say
 
 _EPILOG = """\b
 VALUES is one of these, identified by content:
@@ -98,14 +98,14 @@ def command(
 
     applied = apply(model, values, output, roles=roles, layers=layers, in_place=in_place, **choice)
     if as_json:
-        from bnstat.output.documents import applied_json
+        from bnstat.output import results
 
         with open_text("-") as file:
-            applied_json.dump(applied, file)
+            results.dump_applied_json(applied, file)
     elif not quiet:
-        from bnstat.output.terminal import applied as text
+        from bnstat.output.terminal import differences as text
 
-        show(lambda screen: text.lines(applied, screen), "-")
+        show(lambda screen: text.lines_applied(applied, screen), "-")
     if not applied.moved and not quiet:
         say("note: MODEL already has these values; nothing changed")
     return 0

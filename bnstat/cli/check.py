@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bnstat.cli import options
-from bnstat.cli.messages import say
-from bnstat.cli.options import rules
-from bnstat.cli.tab import suggestions
+from bnstat.cli import options, rule_options, suggestions
+from bnstat.cli.options import say
 from bnstat.errors import BnstatError
 from bnstat.storage.address import shown
 
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from bnstat.output.terminal.screen import Screen
 
     Checked = tuple[Findings, Model]
+
 
 _FORMS = ("json", "github", "sarif")
 
@@ -46,7 +45,7 @@ Examples:
     shell_complete=suggestions.rules,
     help="Explain a rule by its code or name, and exit.",
 )
-@rules.judging
+@rule_options.judging
 @click.option(
     "--allow-none", is_flag=True, help="Exit with 0, not 1, if a model has no batch norm."
 )
@@ -66,7 +65,7 @@ def command(
     as_github: bool,
     as_sarif: bool,
     layers: tuple[str, ...],
-    judging: rules.Judging,
+    judging: rule_options.Judging,
     reading: options.Reading,
     output: str,
     quiet: bool,
@@ -137,7 +136,7 @@ def _check(
 def _document(explain: str | None, output: str) -> int:
     from bnstat.checks import RULES, find_rules
     from bnstat.output.sink import show
-    from bnstat.output.terminal import rules as findings_rules
+    from bnstat.output.terminal import findings as findings_rules
 
     if explain is None:
         show(lambda screen: findings_rules.overview(RULES, screen), output)
@@ -165,20 +164,20 @@ def _write(
         if any(found or model.layers for found, model in checked):
             show(lines, output)
     elif form == "github":
-        from bnstat.output.documents.findings import github as findings_github
+        from bnstat.output.results import findings as findings_github
 
         show(lambda _: findings_github.lines(checked, unread), output)
     elif form == "sarif":
         from bnstat import __version__
-        from bnstat.output.documents.findings import sarif as findings_sarif
+        from bnstat.output.results import findings as findings_sarif
 
         with open_text(output) as file:
-            findings_sarif.dump(checked, __version__, file)
+            findings_sarif.dump_sarif(checked, __version__, file)
     else:
-        from bnstat.output.documents.findings import json as findings_json
+        from bnstat.output.results import findings as findings_json
 
         with open_text(output) as file:
             if several:
                 findings_json.dump_all(checked, unread, file)
             else:
-                findings_json.dump(*checked[0], file)
+                findings_json.dump_json(*checked[0], file)

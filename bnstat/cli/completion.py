@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from bnstat.cli.messages import say
+from bnstat.cli.options import say
 
 _SHELLS: Final = ("bash", "zsh", "fish")
 
@@ -37,7 +37,7 @@ def command(shell: str | None, install: bool) -> None:
             raise click.UsageError(f"name a shell: {', '.join(_SHELLS)}")
 
     from bnstat.cli import COMPLETE_VAR, main
-    from bnstat.cli.tab.shells import SHELLS
+    from bnstat.cli.shells import SHELLS
 
     script = SHELLS[shell](main, {}, "bnstat", COMPLETE_VAR).source()
     if not install:

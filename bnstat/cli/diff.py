@@ -101,17 +101,17 @@ def command(
 
     difference = diff(*models, rtol=rtol, atol=atol, tolerance=tolerance, epsilon=epsilon)
     if as_map:
-        from bnstat.output.documents.exports import renaming
+        from bnstat.exchange import form
 
         with open_text(output) as file:
-            renaming.dump(difference, models[1], file)
+            form.dump(difference, models[1], file)
     elif as_json:
-        from bnstat.output.documents import differences_json
+        from bnstat.output.results import differences as differences_json
 
         with open_text(output) as file:
             differences_json.dump(difference, file)
     elif as_markdown:
-        from bnstat.output.documents import differences_markdown
+        from bnstat.output.results import differences as differences_markdown
 
         show(lambda _: differences_markdown.lines(difference, everything), output)
     else:

@@ -6,9 +6,8 @@ from typing import Any
 
 import click
 
-from bnstat.cli import options
-from bnstat.cli.messages import say
-from bnstat.cli.options import running
+from bnstat.cli import options, running_options
+from bnstat.cli.options import say
 
 _EPILOG = f"""\b
 Examples:
@@ -16,14 +15,14 @@ Examples:
   bnstat drift m.keras --data photos --scale 1/255 --fail-on 0.5
   bnstat drift frozen.pb --data prepare.py:batches --csv -o drift.csv
 
-{running.DATA}
-{running.RUNS}
+{running_options.DATA}
+{running_options.RUNS}
 """
 
 
 @click.command("drift", epilog=_EPILOG)
 @click.argument("model", type=click.Path())
-@running.options
+@running_options.options
 @click.option(
     "--fail-on",
     type=click.FloatRange(min=0),
@@ -68,28 +67,28 @@ def command(
     if as_json and as_csv:
         raise click.UsageError("--json and --csv: choose one")
 
-    from bnstat.mending.recalibrating import drift
+    from bnstat.estimate.recalibrating import drift
     from bnstat.output.sink import open_text, show
     from bnstat.output.terminal import drift as text
 
     result = drift(
         model,
         data,
-        track=running.tracker(quiet),
+        track=running_options.tracker(quiet),
         layers=layers,
         **settings,
         **choice,
     )
     if as_json:
-        from bnstat.output.documents import drift_json
+        from bnstat.output.results import drift as drift_json
 
         with open_text(file) as stream:
-            drift_json.dump(result, model, stream)
+            drift_json.dump_drift_json(result, model, stream)
     elif as_csv:
-        from bnstat.output.documents import drift_csv
+        from bnstat.output.results import drift as drift_csv
 
         with open_text(file) as stream:
-            drift_csv.dump(result, stream)
+            drift_csv.dump_drift_csv(result, stream)
     else:
         show(lambda screen: text.lines(result, model, screen), file)
     if not quiet:

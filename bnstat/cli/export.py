@@ -14,10 +14,11 @@ from bnstat.cli import options
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from bnstat.exchange.form import Form
     from bnstat.model import BatchNorm, Model
-    from bnstat.output.documents.exports.form import Form
 
     Track = Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]]
+
 
 _FORMATS = ("json", "csv", "npz", "safetensors", "parquet")
 _BINARY = ("npz", "safetensors", "parquet")
@@ -26,7 +27,7 @@ _NAMES = ("keras", "pytorch", "onnx", "flax")
 
 _EPILOG = """\b
 Forms:
-  JSON  one object; its schema is schema.json in bnstat/output/documents.
+  JSON  one object; its schema is schema.json in bnstat/exchange.
         Numbers read back to the stored bits; NaN and infinities are strings.
   CSV   one row per channel: layer, channel, gamma, beta, moving_mean,
         moving_variance. If variables have several dimensions, a channel is
@@ -122,13 +123,13 @@ def command(
     model = reading.load(path, layers, values=not no_values, quiet=quiet)
     options.tell([model], quiet)
 
-    from bnstat.output.documents.exports.form import Form
+    from bnstat.exchange.form import Form
     from bnstat.output.sink import writes_to_terminal
-    from bnstat.output.terminal.progress import track
+    from bnstat.output.terminal.screen import track
 
     renamed = {}
     if map_file is not None:
-        from bnstat.output.documents.exports import renaming
+        from bnstat.exchange import form as renaming
 
         renamed = dict(renaming.read(map_file, model.layers))
     wanted = Form(names, folded, epsilon, renamed)
@@ -142,27 +143,27 @@ def _write(model: Model, kind: str, form: Form, values: bool, track: Track, outp
     from bnstat.output.sink import open_binary, open_text
 
     if kind == "npz":
-        from bnstat.output.documents import npz
+        from bnstat.exchange import npz
 
         with open_binary(output) as binary:
             npz.dump(model, binary, form, track=track)
     elif kind == "safetensors":
-        from bnstat.output.documents.exports import safetensors
+        from bnstat.exchange import safetensors
 
         with open_binary(output) as binary:
             safetensors.dump(model, binary, form, track=track)
     elif kind == "parquet":
-        from bnstat.output.documents.exports import parquet
+        from bnstat.exchange import parquet
 
         with open_binary(output) as binary:
             parquet.dump(model, binary, form, track=track)
     elif kind == "csv":
-        from bnstat.output.documents import csv
+        from bnstat.exchange import csv
 
         with open_text(output) as text:
             csv.dump(model, text, form, track=track)
     else:
-        from bnstat.output.documents import json
+        from bnstat.exchange import json
 
         with open_text(output) as text:
             json.dump(model, text, values, form, track=track)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bnstat.cli.tab import suggestions
+from bnstat.cli import suggestions
 from bnstat.docs import TOPICS
 from bnstat.errors import BnstatError
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bnstat.output.terminal.screen import Screen
+
 
 _EPILOG = """\b
 Examples:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bnstat.checks import Finding
     from bnstat.compare import History
 
+
 _ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
@@ -99,7 +100,7 @@ def _run(
     quiet: bool,
 ) -> History:
     from bnstat.compare import history
-    from bnstat.output.terminal.progress import track
+    from bnstat.output.terminal.screen import track
 
     entries = track(reading.load_all(path, globs, last=last), "reading", hidden=quiet)
     if logdir is None:
@@ -122,15 +123,15 @@ def _write(run: History, findings: Sequence[Finding], path: str, form: str, outp
     from bnstat.output.sink import open_text, show
 
     if form == "csv":
-        from bnstat.output.documents import history_csv
+        from bnstat.output.results import history as history_csv
 
         with open_text(output) as file:
-            history_csv.dump(run, file)
+            history_csv.dump_history_csv(run, file)
     elif form == "json":
-        from bnstat.output.documents import history_json
+        from bnstat.output.results import history as history_json
 
         with open_text(output) as file:
-            history_json.dump(run, findings, path, file)
+            history_json.dump_history_json(run, findings, path, file)
     else:
         from bnstat.output.terminal import history as text
 

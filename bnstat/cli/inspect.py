@@ -67,7 +67,7 @@ def command(
     options.tell([model], quiet)
 
     from bnstat.output.sink import show, writes_to_terminal
-    from bnstat.output.terminal.progress import track
+    from bnstat.output.terminal.screen import track
 
     hidden = quiet or ((values or plot) and writes_to_terminal(output))
     tracked = functools.partial(track, what="reading", hidden=hidden)
@@ -81,7 +81,7 @@ def command(
             else:
                 yield from listing.variables(model, screen)
         elif model.layers and plot:
-            from bnstat.output.terminal.drawing.layers import drawings
+            from bnstat.output.terminal.drawing import drawings
 
             yield from drawings(model, screen, tracked)
         elif model.layers:

@@ -6,9 +6,8 @@ from typing import Any
 
 import click
 
-from bnstat.cli import options
-from bnstat.cli.messages import say
-from bnstat.cli.options import running
+from bnstat.cli import options, running_options
+from bnstat.cli.options import say
 
 _EPILOG = f"""\b
 Examples:
@@ -16,14 +15,14 @@ Examples:
   bnstat recalibrate m.keras --data photos --scale 1/255 -o mended.keras
   bnstat recalibrate frozen.pb --data prepare.py:batches --exact -o mended.pb
 
-{running.DATA}
-{running.RUNS}
+{running_options.DATA}
+{running_options.RUNS}
 """
 
 
 @click.command("recalibrate", epilog=_EPILOG)
 @click.argument("model", type=click.Path())
-@running.options
+@running_options.options
 @click.option("-o", "copy", metavar="COPY", type=click.Path(), help="Write the copy to this path.")
 @click.option("--in-place", is_flag=True, help="Replace the original by the copy.")
 @click.option("--dry-run", is_flag=True, help="Estimate and show, but write no copy.")
@@ -71,12 +70,12 @@ def command(
     if sum((copy is not None, in_place, dry_run)) != 1:
         raise click.UsageError("say where the copy goes: one of -o COPY, --in-place, --dry-run")
 
-    from bnstat.mending.recalibrating import recalibrate
+    from bnstat.estimate.recalibrating import recalibrate
     from bnstat.output.sink import open_text, show
-    from bnstat.output.terminal import recalibration as text
+    from bnstat.output.terminal import drift as text
 
     if not exact:
-        running.warn_of_small_batches(settings["batch_size"], quiet)
+        running_options.warn_of_small_batches(settings["batch_size"], quiet)
     result = recalibrate(
         model,
         data,
@@ -84,19 +83,19 @@ def command(
         exact=exact,
         in_place=in_place,
         force=force,
-        track=running.tracker(quiet),
+        track=running_options.tracker(quiet),
         layers=layers,
         **settings,
         **choice,
     )
     written = model if in_place else copy
     if as_json:
-        from bnstat.output.documents import recalibration_json
+        from bnstat.output.results import drift
 
         with open_text("-") as file:
-            recalibration_json.dump(result, model, written, file)
+            drift.dump_recalibration_json(result, model, written, file)
     else:
-        show(lambda screen: text.lines(result, model, written, screen), "-")
+        show(lambda screen: text.lines_recalibration(result, model, written, screen), "-")
     if not quiet:
         for note in text.notes(result):
             say(note)

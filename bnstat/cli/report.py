@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import click
 
 from bnstat.cli import options
-from bnstat.cli.messages import say
+from bnstat.cli.options import say
 
 if TYPE_CHECKING:
     from bnstat.output.page import Page
-    from bnstat.output.page.run import Entries
+    from bnstat.output.page.page import Entries
+
 
 _EPILOG = """\b
 Examples:
@@ -112,16 +113,16 @@ def _page(
         return _run_page(f"{paths[0]} to {paths[-1]}", list(zip(paths, models, strict=True)), quiet)
     if measured is None:
         return page.of_model(models[0], findings), code
-    from bnstat.output.documents import drift_json
+    from bnstat.output.results import drift
 
-    return page.of_model(models[0], findings, drift_json.load(measured)), code
+    return page.of_model(models[0], findings, drift.load(measured)), code
 
 
 def _run_page(path: str, entries: Entries, quiet: bool) -> tuple[Page, int]:
     from bnstat.checks import check
     from bnstat.compare import history
     from bnstat.output import page
-    from bnstat.output.terminal.progress import track
+    from bnstat.output.terminal.screen import track
 
     frames = page.Frames(entries)
     run = history(track(frames, "reading", hidden=quiet))

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bnstat.cli import options
-from bnstat.cli.messages import say
-from bnstat.cli.options import rules
+from bnstat.cli import options, rule_options
+from bnstat.cli.options import say
 
 if TYPE_CHECKING:
-    from bnstat.scanning.record import Record
-    from bnstat.scanning.tally import Tally
+    from bnstat.scanning.record import Record, Tally
+
 
 _FORMS = ("json", "csv", "parquet", "md")
 
@@ -72,7 +71,7 @@ Exit codes:
     type=click.Path(),
     help="Keep the results in FILE. A later scan reads only models that changed since.",
 )
-@rules.judging
+@rule_options.judging
 @click.option("--json", "as_json", is_flag=True, help="Write JSON Lines, one object per model.")
 @click.option("--csv", "as_csv", is_flag=True, help="Write CSV, one row per model.")
 @click.option("--parquet", "as_parquet", is_flag=True, help="Write Parquet, one row per model.")
@@ -92,7 +91,7 @@ def command(
     as_csv: bool,
     as_parquet: bool,
     as_md: bool,
-    judging: rules.Judging,
+    judging: rule_options.Judging,
     reading: options.Reading,
     output: str,
     quiet: bool,
@@ -115,11 +114,11 @@ def command(
     form = asked[0] if asked else "text"
 
     from bnstat.output.sink import writes_to_terminal
-    from bnstat.output.terminal.progress import track
+    from bnstat.output.terminal.screen import track
     from bnstat.scanning import engines
     from bnstat.scanning.job import How
+    from bnstat.scanning.record import Tally
     from bnstat.scanning.scan import opened, scan
-    from bnstat.scanning.tally import Tally
     from bnstat.scanning.walk import Choice
 
     if form == "parquet" and writes_to_terminal(output):
@@ -143,23 +142,23 @@ def _write(records: Iterable[Record], tally: Tally, form: str, output: str) -> N
 
         show(lambda screen: text.lines(records, tally, screen), output)
     elif form == "md":
-        from bnstat.output.documents.scans import markdown
+        from bnstat.output.results import scans
 
-        show(lambda _: markdown.lines(records, tally), output)
+        show(lambda _: scans.lines_markdown(records, tally), output)
     elif form == "json":
-        from bnstat.output.documents.scans import json
+        from bnstat.output.results import scans
 
-        show(lambda _: json.lines(records), output)
+        show(lambda _: scans.lines_json(records), output)
     elif form == "csv":
-        from bnstat.output.documents.scans import csv
+        from bnstat.output.results import scans
 
         with open_text(output) as file:
-            csv.dump(records, file)
+            scans.dump_csv(records, file)
     else:
-        from bnstat.output.documents.scans import parquet
+        from bnstat.output.results import scans
 
         with open_binary(output) as stream:
-            parquet.dump(records, stream)
+            scans.dump_parquet(records, stream)
 
 
 def _count(tally: Tally) -> None:

@@ -1,16 +1,11 @@
 """Two models to their differences; many to a history."""
 
+from __future__ import annotations
+
 from bnstat.compare.causes import Cause
-from bnstat.compare.diff import (
-    REMARKS,
-    Difference,
-    LayerChange,
-    RoleChange,
-    SettingChange,
-    diff,
-)
+from bnstat.compare.diff import REMARKS, Difference, LayerChange, RoleChange, SettingChange, diff
 from bnstat.compare.folding import Folded
-from bnstat.compare.history import Checkpoint, History, Skipped, Track, history
+from bnstat.run_history import Checkpoint, History, Skipped, Track, history
 
 __all__ = [
     "REMARKS",

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from bnstat.discovery.merge import Merged, in_order, is_complete, merge, unique_names
+from bnstat.discovery.explanations import what_decides
+from bnstat.discovery.merge import Merged, Sighting, in_order, is_complete, merge, unique_names
 from bnstat.discovery.names import (
     NAMED_FOR_ITS_ROLE,
     Names,
@@ -18,8 +19,6 @@ from bnstat.discovery.names import (
     without_statistics,
 )
 from bnstat.discovery.objects import from_objects, lost_to_their_layers
-from bnstat.discovery.sighting import Sighting
-from bnstat.discovery.undecided import what_decides
 from bnstat.formats.contents import Contents
 from bnstat.model import ROLES, BatchNorm, Model, PrecedingBias, StatisticsUse, Verdict
 from bnstat.model.variables import squeezed
@@ -87,7 +86,7 @@ def discover(
 def _from_layers(contents: Contents, values: bool) -> list[Sighting]:
     if not contents.layers:
         return []
-    from bnstat.discovery.config import from_layers
+    from bnstat.discovery.configuration import from_layers
 
     return from_layers(contents, values)
 
@@ -95,7 +94,7 @@ def _from_layers(contents: Contents, values: bool) -> list[Sighting]:
 def _from_graphs(contents: Contents) -> list[Sighting]:
     if contents.graphs is None:
         return []
-    from bnstat.discovery.graphs.sightings import from_graphs
+    from bnstat.discovery.graphs.norms import from_graphs
 
     return from_graphs(contents)
 
@@ -103,7 +102,7 @@ def _from_graphs(contents: Contents) -> list[Sighting]:
 def _folded(contents: Contents) -> list[str]:
     if contents.graphs is None:
         return []
-    from bnstat.discovery.graphs.sightings import folded
+    from bnstat.discovery.graphs.norms import folded
 
     return folded(contents)
 
@@ -147,7 +146,7 @@ def _statistics_uses(
 def _explain(
     contents: Contents, layers: Sequence[BatchNorm], incomplete: Sequence[BatchNorm]
 ) -> list[Verdict]:
-    from bnstat.discovery.verdicts import explain
+    from bnstat.discovery.explanations import explain
 
     return explain(contents, layers, incomplete)
 

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
+from bnstat.discovery.merge import Sighting
 from bnstat.discovery.schemes import SCHEMES, Scheme
-from bnstat.discovery.sighting import Sighting
 from bnstat.formats.contents import Contents
 from bnstat.model.variables import squeezed
 

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from bnstat.discovery.sighting import Sighting
+from bnstat.discovery.merge import Sighting
 from bnstat.formats.contents import Contents, Node, Objects
 
 _ROLES = {"gamma": ("gamma", "scale"), "beta": ("beta", "offset")}

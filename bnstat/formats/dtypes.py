@@ -14,12 +14,16 @@ tfjs-core/src/io/types.ts, `DTYPE_VALUE_SIZE_MAP`; numpy/lib/format.py, `dtype_t
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Final
+from math import prod
+from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bnstat.errors import UnsupportedError
+from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.storage.files import File, Range
 
 _NUMPY: Final[dict[str, type[np.generic]]] = {
     "bool": np.bool_,
@@ -269,3 +273,109 @@ def dtype_of_descr(descr: str) -> np.dtype[np.generic] | None:
         return None
     dtype = _dtype(name)
     return dtype.newbyteorder(">") if match["order"] == ">" else dtype
+
+
+_BYTES_PER_BYTE: Final = 2
+_BYTES_FLOOR: Final = 1 << 28
+
+
+def beyond_budget(sizes: Mapping[str, int], file_size: int) -> set[str]:
+    """Return the keys of tensors that would take too much memory for the size of the file.
+
+    Tensors may repeat one number, as after `expand`, or share their bytes. The tensors of a file,
+    the smallest first, may take twice the bytes of the file plus 256 MiB.
+
+    Args:
+        sizes: key -> the bytes that reading a tensor takes.
+        file_size: the bytes of the file.
+    """
+    left = _BYTES_PER_BYTE * file_size + _BYTES_FLOOR
+    if sum(sizes.values()) <= left:
+        return set()
+    refused = set()
+    for key in sorted(sizes, key=sizes.__getitem__):
+        left -= sizes[key]
+        if left < 0:
+            refused.add(key)
+    return refused
+
+
+def refuse(where: str) -> NDArray[np.generic]:
+    """Refuse to read a tensor that is `beyond_budget`. `where` names the tensor.
+
+    Raises:
+        UnsupportedError: always.
+    """
+    raise UnsupportedError(
+        where, "is not read, because the file repeats a few numbers into far more than it stores"
+    )
+
+
+def bytes_needed(shape: Sequence[int], dtype: np.dtype[np.generic]) -> int:
+    """The bytes of an array of that shape."""
+    return prod(shape) * dtype.itemsize
+
+
+def from_little_endian(
+    data: bytes, dtype: np.dtype[np.generic], shape: Sequence[int]
+) -> NDArray[np.generic]:
+    """An array from its bytes; there must be as many as `bytes_needed` says."""
+    # NumPy cannot swap the bytes of ml_dtypes' types, and files of theirs are little-endian.
+    stored = dtype.newbyteorder("<") if dtype.kind in "iufcb" else dtype
+    return np.frombuffer(data, stored).astype(dtype).reshape(shape)
+
+
+def extents(
+    file: File, start: int, length: int, dtype: np.dtype[np.generic] | None, shape: Sequence[int]
+) -> Sequence[Range]:
+    """Where an array lies whose elements are stored in a row, little-endian; see `Variable`.
+
+    Args:
+        file: the file.
+        start: where its bytes begin.
+        length: how many there are.
+        dtype: the array's; None where they are no plain elements.
+        shape: the array's.
+    """
+    is_plain = dtype is not None and length == bytes_needed(shape, dtype)
+    part = tuple(slice(0, size) for size in shape) if is_plain else None
+    place = file.place(start, length, part)
+    return () if place is None else (place,)
+
+
+class Scales(NamedTuple):
+    """How numbers are quantized.
+
+    Attributes:
+        scales: one, or one for each index along an axis.
+        zeros: what stands for 0; one, or as many as scales.
+        axis: the axis.
+    """
+
+    scales: NDArray[np.float64]
+    zeros: NDArray[np.float64]
+    axis: int = 0
+
+    def unpack(self, stored: NDArray[np.generic], where: str) -> NDArray[np.float32]:
+        """The numbers that integers stand for, rounded once.
+
+        Raises:
+            DamagedError: there are other scales than the shape needs; `where` names the tensor.
+        """
+        scales = self._along(self.scales, stored.shape, where)
+        zeros = self._along(self.zeros, stored.shape, where)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return ((stored.astype(np.float64) - zeros) * scales).astype(np.float32)
+
+    def step(self, shape: Sequence[int], where: str) -> NDArray[np.float64]:
+        """How far apart neighbours are, to be broadcast to a shape. Raises as `unpack` does."""
+        return np.abs(self._along(self.scales, shape, where))
+
+    def _along(
+        self, values: NDArray[np.float64], shape: Sequence[int], where: str
+    ) -> NDArray[np.float64]:
+        if values.size == 1:
+            return values.reshape(())
+        if not 0 <= self.axis < len(shape) or shape[self.axis] != values.size:
+            raise DamagedError(where, "is quantized by other scales than its shape needs")
+        return values.reshape([-1 if each == self.axis else 1 for each in range(len(shape))])

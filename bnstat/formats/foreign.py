@@ -197,7 +197,7 @@ def _pickle(head: bytes) -> Foreign | None:
 
 def _records(file: File, head: bytes) -> Foreign | None:
     """TFRecord: a length (u64), its masked CRC-32C (u32), the record, that of the record."""
-    from bnstat.formats.tensorflow.tables.checksum import masked_crc32c
+    from bnstat.formats.tensorflow.sstable import masked_crc32c
 
     length = int.from_bytes(head[:8], "little")
     if len(head) < 16 or length > file.size - 16:

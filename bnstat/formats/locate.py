@@ -10,8 +10,7 @@ from __future__ import annotations
 import re
 
 from bnstat.errors import NotFoundError, UnknownFormatError
-from bnstat.formats.register import formats
-from bnstat.formats.sites import (
+from bnstat.formats.detection import (
     Found,
     Place,
     by_age,
@@ -21,10 +20,11 @@ from bnstat.formats.sites import (
     step_of,
     with_steps,
 )
+from bnstat.formats.registry import formats
 from bnstat.storage.access import Access
 from bnstat.storage.address import shown
 from bnstat.storage.files import File, Folder
-from bnstat.storage.places import Spot, find
+from bnstat.storage.find import Spot, find
 
 __all__ = ["Found", "Place", "locate", "step_of"]
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Final, Literal, NamedTuple
 
-from bnstat.formats.register import formats
-from bnstat.formats.sites import Format
+from bnstat.formats.detection import Format
+from bnstat.formats.registry import formats
 from bnstat.storage.files import Entry, File, Folder
 
 Kind = Literal["model", "data", "archive"]

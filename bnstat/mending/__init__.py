@@ -3,7 +3,9 @@
 Nothing else in bnstat writes models.
 """
 
-from bnstat.mending.applied import Applied, Change
+from __future__ import annotations
+
 from bnstat.mending.apply import apply
+from bnstat.mending.pairing import Applied, Change
 
 __all__ = ["Applied", "Change", "apply"]

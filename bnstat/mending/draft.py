@@ -12,8 +12,7 @@ import stat
 from typing import Final
 
 from bnstat.errors import BnstatError, ChangedError
-from bnstat.mending.copying import copy_file, exchange, state
-from bnstat.mending.interrupts import held_back
+from bnstat.mending.copying import copy_file, exchange, held_back, state
 from bnstat.mending.layout import Layout
 
 _REPLACED: Final = "replaced"

@@ -6,10 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from bnstat.errors import BnstatError, NotFoundError
-from bnstat.mending.values.given import Document, Given
-from bnstat.model import ROLES, BatchNorm, Model, Variable
-from bnstat.model.matching import matches, near_names
+from bnstat.exchange.values import Document, Given
+from bnstat.formats.contents import Contents
+from bnstat.formats.tensorflow.object_graph import saved_again
+from bnstat.model import ROLES, Array, BatchNorm, Model, Source, Variable, as_float64
+from bnstat.model.models import matches, near_names
 
 if TYPE_CHECKING:
     from bnstat.compare.alignment import Match
@@ -150,3 +154,138 @@ def _no_layer(model: Model, where: str, name: str) -> NotFoundError:
         f"{model.source.path} has no such batch-norm layer",
         near_names(name, [layer.name for layer in _layers(model)]),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A role of a layer that was given new values.
+
+    Attributes:
+        layer: the layer's name in the model.
+        role: `gamma`, `beta`, `moving_mean` or `moving_variance`.
+        key: the variable's key in the file.
+        channels: how many elements it has.
+        moved: how many of them have other bits than before.
+        largest: the largest |new - old|; infinite to or from NaN or infinity.
+        given_as: the layer's name where the values come from.
+        match: how that layer was found to be this one.
+    """
+
+    layer: str
+    role: str
+    key: str
+    channels: int
+    moved: int
+    largest: float
+    given_as: str
+    match: Match = "name"
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A finished copy.
+
+    Attributes:
+        source: the model that was copied.
+        output: where the copy is, to be given to `load`.
+        values: where the values came from; None where they came from memory.
+        changes: what was written, in the order of the network; also where nothing moved.
+        untouched: layers of the model that got no values.
+    """
+
+    source: Source
+    output: str
+    values: str | None
+    changes: Sequence[Change]
+    untouched: Sequence[str]
+
+    @property
+    def moved(self) -> int:
+        """How many values are others than before."""
+        return sum(change.moved for change in self.changes)
+
+
+def fit(assigned: Sequence[Assignment]) -> tuple[dict[str, Array], list[Change]]:
+    """By key the new array of each variable, of its shape and dtype, and what changes by it.
+
+    Raises:
+        DamagedError: values have another shape than the variable.
+        UnsupportedError: a value is not exactly one of the stored type.
+        BnstatError: layers that share a variable are given different values for it.
+    """
+    arrays: dict[str, Array] = {}
+    owners: dict[str, str] = {}
+    changes = []
+    for one in assigned:
+        variable = one.variable
+        stored = variable.read() if one.role not in ROLES else one.layer.array(one.role)
+        assert stored is not None
+        where = f"{one.layer.name}, {one.role}"
+        array = one.given.fitted(variable, stored, where)
+        known = arrays.setdefault(variable.key, array)
+        owner = owners.setdefault(variable.key, where)
+        if different(known, array).any():
+            raise BnstatError(
+                where,
+                f"shares its variable with {owner}, but is given other values",
+                "give both the same",
+            )
+        changes.append(
+            Change(
+                one.layer.name,
+                one.role,
+                variable.key,
+                array.size,
+                int(different(stored, array).sum()),
+                _largest(stored, array),
+                one.given_as,
+                one.match,
+            )
+        )
+    return arrays, changes
+
+
+def different(old: Array, new: Array) -> Array:
+    """Where two arrays of one shape and dtype have different bits."""
+
+    def raw(array: Array) -> Array:
+        flat = np.ascontiguousarray(array).reshape(-1)
+        return flat.view(np.uint8).reshape(array.size, array.dtype.itemsize)
+
+    return np.asarray((raw(old) != raw(new)).any(axis=1))
+
+
+def _largest(old: Array, new: Array) -> float:
+    """The largest distance of two elements; infinite to or from NaN or infinity."""
+    with np.errstate(all="ignore"):
+        distances = abs(as_float64(new) - as_float64(old))
+    distances = np.where(different(old, new).reshape(old.shape), distances, 0.0)
+    return float(np.nan_to_num(distances, nan=np.inf).max(initial=0.0))
+
+
+def with_twins(contents: Contents, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """The arrays, with those of further keys of the same variables.
+
+    The second key of a variable is known by its name and its stored bits. Where several variables
+    share both and do not all become the same, the second keys are left: no graph reads them.
+
+    Args:
+        contents: the file as it is before the arrays are written.
+        arrays: key -> new array.
+    """
+    result = dict(arrays)
+    for key, first in saved_again(contents.objects).items():
+        if key not in contents.variables or not any(one in arrays for one in first):
+            continue
+        twin = contents.variables[key]
+        same = [one for one in first if _equal(contents.variables.get(one), twin)]
+        new = [arrays[one] for one in same if one in arrays]
+        if new and len(new) == len(same) and not any(different(new[0], a).any() for a in new):
+            result[key] = new[0]
+    return result
+
+
+def _equal(one: Variable | None, other: Variable) -> bool:
+    if one is None or (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    return not different(one.read(), other.read()).any()

@@ -4,21 +4,24 @@ A `Model` is both a sequence of its layers, in the order of the network where th
 it, and a mapping from their names. Arrays are read when they are first asked for, then kept.
 """
 
+from __future__ import annotations
+
 from bnstat.model.layers import ROLES, BatchNorm, Evidence
 from bnstat.model.models import Model, Source
-from bnstat.model.summary import Summary, as_float64
 from bnstat.model.variables import (
     Array,
     PrecedingBias,
     Slots,
     StatisticsMode,
     StatisticsUse,
+    Summary,
     Variable,
     Verdict,
+    as_float64,
     fetch,
     squeezed,
 )
-from bnstat.printable import printable
+from bnstat.text import printable
 
 __all__ = [
     "ROLES",

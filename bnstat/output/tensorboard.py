@@ -25,13 +25,13 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 
 from bnstat.checks import Finding, check
-from bnstat.compare.history import History, history
 from bnstat.errors import BnstatError, UnsupportedError
-from bnstat.formats.tensorflow.tables.checksum import masked_crc32c
+from bnstat.formats.tensorflow.sstable import masked_crc32c
 from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, as_float64, printable
-from bnstat.output.documents.differences_markdown import escaped
+from bnstat.output.results.differences import escaped
 from bnstat.output.scale import Scale
 from bnstat.output.sink import open_binary
+from bnstat.run_history import History, history
 
 try:
     from tensorboard.compat.proto.event_pb2 import Event

@@ -19,10 +19,9 @@ from bnstat.scanning.record import Record, of_error, of_model
 from bnstat.scanning.walk import Candidate
 from bnstat.storage.access import MAX_DOWNLOAD, Access
 from bnstat.storage.address import is_url, shown
-from bnstat.storage.files import Folder
+from bnstat.storage.files import Folder, ahead
+from bnstat.storage.find import find
 from bnstat.storage.local import LocalFolder
-from bnstat.storage.places import find
-from bnstat.storage.ranges import ahead
 
 _RARELY: Final = 100_000
 """Objects between two collections of garbage."""

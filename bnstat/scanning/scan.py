@@ -21,10 +21,11 @@ from bnstat.scanning.walk import Candidate, Choice, Unreadable, signature, walk
 from bnstat.storage.access import Access
 from bnstat.storage.address import scheme_of, shown
 from bnstat.storage.files import Folder
-from bnstat.storage.places import Spot, find
+from bnstat.storage.find import Spot, find
 
 if TYPE_CHECKING:
     from bnstat.scanning.state import State
+
 
 _FIRST: Final = 64
 _MOST: Final = 4096

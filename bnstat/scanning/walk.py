@@ -15,7 +15,7 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from bnstat.errors import BnstatError
-from bnstat.formats.sites import Format, series_of, step_of
+from bnstat.formats.detection import Format, series_of, step_of
 from bnstat.formats.stores import Group, groups, model_folder, newest_of_run
 from bnstat.storage.files import Entry, Folder
 

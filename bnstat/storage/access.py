@@ -11,6 +11,7 @@ from bnstat.errors import BnstatError
 if TYPE_CHECKING:
     from bnstat.storage.files import Entry
 
+
 MAX_DOWNLOAD = 256_000_000
 """So many bytes are downloaded at most, where nothing else is asked for."""
 

@@ -30,7 +30,7 @@ from threading import Lock
 from typing import Final, NamedTuple
 
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
-from bnstat.storage.files import File, Folder
+from bnstat.storage.files import File, Folder, Range
 from bnstat.storage.in_place import (
     MAX_MEMBERS,
     Slice,
@@ -41,7 +41,6 @@ from bnstat.storage.in_place import (
     zip_members,
 )
 from bnstat.storage.local import Handle
-from bnstat.storage.ranges import Range
 
 _MAX_RATIO: Final = 50
 _CHUNK: Final = 1 << 20

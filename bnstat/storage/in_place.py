@@ -15,11 +15,11 @@ from typing import IO, TYPE_CHECKING, Final, cast
 from weakref import WeakKeyDictionary
 
 from bnstat.errors import BnstatError, DamagedError
-from bnstat.storage.files import File
-from bnstat.storage.ranges import Range
+from bnstat.storage.files import File, Range
 
 if TYPE_CHECKING:
     from zipfile import ZipInfo
+
 
 _HEADER: Final = struct.Struct("<4s22x2H")
 _SIGNATURE: Final = b"PK\x03\x04"

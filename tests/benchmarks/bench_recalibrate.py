@@ -66,10 +66,9 @@ def prepared(way: str, folder: str, images: np.ndarray) -> Callable[[], object]:
                 signature(**{name: tf.constant(images[start : start + BATCH])})
 
         return forward
-    from bnstat.mending.estimating.kept import Kept
-    from bnstat.mending.estimating.passes import read, untracked
-    from bnstat.mending.estimating.recalibration import estimate
-    from bnstat.mending.estimating.setting import Settings, scene
+    from bnstat.estimate.passes import Kept, read, untracked
+    from bnstat.estimate.recalibrating import Settings, scene
+    from bnstat.estimate.recalibration import estimate
 
     settings = Settings(samples=len(images), batch_size=BATCH)
     opened = scene(folder, images, settings)

@@ -14,7 +14,7 @@ import bnstat
 from bnstat.checks import Evidence, Finding, check, find_rules, trained_with
 from bnstat.errors import DamagedError
 from bnstat.model import BatchNorm, Model, PrecedingBias, StatisticsUse, Variable
-from bnstat.output.terminal.rules import explain
+from bnstat.output.terminal.findings import explain
 from bnstat.output.terminal.screen import Screen
 from tests.checks.cases import sound, start
 from tests.output import models

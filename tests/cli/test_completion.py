@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from bnstat.cli import COMPLETE_VAR, main
-from bnstat.cli.tab.shells import SHELLS
+from bnstat.cli.shells import SHELLS
 
 
 @pytest.fixture

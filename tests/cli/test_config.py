@@ -57,7 +57,7 @@ def test_every_command_lists_what_is_undecided(run, weights):
 
 def test_the_schema_knows_undecided_layers(run, weights):
     document = json.loads(run("export", weights, "--json").stdout)
-    schema = resources.files("bnstat.output.documents").joinpath("schema.json").read_text()
+    schema = resources.files("bnstat.exchange").joinpath("schema.json").read_text()
     jsonschema.validate(document, json.loads(schema))
     assert document["layers"] == []
     (layer,) = document["undecided"]

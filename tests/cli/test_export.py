@@ -10,9 +10,9 @@ import subprocess
 import numpy as np
 import pytest
 
+from bnstat.exchange import csv, npz
+from bnstat.exchange import json as json_output
 from bnstat.model import ROLES
-from bnstat.output.documents import csv, npz
-from bnstat.output.documents import json as json_output
 from tests.output.models import model, usual
 
 MODEL = model(usual("stem/bn", 8), usual("head/bn", 3, seed=1))

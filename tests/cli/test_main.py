@@ -111,18 +111,18 @@ def test_help_and_version_import_next_to_nothing(option):
     [
         (["inspect"], {"bnstat.cli.export", "bnstat.cli.check", "bnstat.output.terminal.listing"}),
         (["inspect"], {"bnstat.cli.help", "bnstat.docs", "bnstat.output.terminal.markdown"}),
-        (["inspect", "--values"], {"bnstat.cli.export", "bnstat.output.documents.json"}),
+        (["inspect", "--values"], {"bnstat.cli.export", "bnstat.exchange.json"}),
         (
             ["export", "--json"],
-            {"bnstat.cli.inspect", "bnstat.output.documents.csv", "bnstat.output.documents.npz"},
+            {"bnstat.cli.inspect", "bnstat.exchange.csv", "bnstat.exchange.npz"},
         ),
         (
             ["export", "--csv"],
-            {"bnstat.cli.inspect", "bnstat.output.documents.json", "bnstat.output.documents.npz"},
+            {"bnstat.cli.inspect", "bnstat.exchange.json", "bnstat.exchange.npz"},
         ),
         (
             ["export", "--npz"],
-            {"bnstat.cli.inspect", "bnstat.output.documents.json", "bnstat.output.documents.csv"},
+            {"bnstat.cli.inspect", "bnstat.exchange.json", "bnstat.exchange.csv"},
         ),
     ],
 )

@@ -20,7 +20,7 @@ LARGE, SMALL = 50_000, 3
 SLOWLY = """
 import time
 from bnstat.model import BatchNorm
-from bnstat.output.terminal import progress
+from bnstat.output.terminal import screen as progress
 progress._PATIENCE = 0.01
 read = BatchNorm.read
 def slowly(layer):

@@ -157,7 +157,7 @@ def test_a_model_without_batch_norm(run, tmp_path):
 
 
 def test_progress_names_the_wave():
-    from bnstat.mending.recalibrating import recalibrate
+    from bnstat.estimate.recalibrating import recalibrate
 
     said = []
 

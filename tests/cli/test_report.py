@@ -103,13 +103,13 @@ def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
 
 
 def test_the_statistics_of_data(old: str, tmp_path: Path) -> None:
-    from bnstat.mending.estimating.drift import Drift, LayerDrift
-    from bnstat.output.documents import drift_json
+    from bnstat.estimate.drift import Drift, LayerDrift
+    from bnstat.output.results import drift
 
     numbers = np.array([1, np.nan, np.inf, 0, 0.1, 5, 6, 7])
     measured = LayerDrift("b", *[numbers + step for step in range(7)], state="shifted")
     with open(tmp_path / "drift.json", "w") as file:
-        drift_json.dump(Drift((measured,), {}, 100, None), old, file)
+        drift.dump_drift_json(Drift((measured,), {}, 100, None), old, file)
     shown = Shown(run(old, "--drift", tmp_path / "drift.json").stdout)
     row = shown.data["rows"][1]["measured"]
     assert shown.array(row["mean"]).tobytes() == measured.mean.tobytes()

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from bnstat.checks import check
 from bnstat.compare import history
-from bnstat.compare.reduction import MEASURES
 from bnstat.errors import DamagedError
 from bnstat.model import BatchNorm, Model, Source, Summary, Variable
+from bnstat.run_history import MEASURES
 from tests.output.models import layer, model, usual
 
 

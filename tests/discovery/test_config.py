@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import bnstat
-from bnstat.discovery.config import from_layers, is_batch_norm
-from bnstat.discovery.sighting import Sighting
+from bnstat.discovery.configuration import from_layers, is_batch_norm
+from bnstat.discovery.merge import Sighting
 from bnstat.formats.contents import Contents, Layer
 from bnstat.model import Source, Variable
 

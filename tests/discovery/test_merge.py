@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bnstat.discovery.merge import in_order, is_complete, merge, unique_names
-from bnstat.discovery.sighting import Sighting
+from bnstat.discovery.merge import Sighting, in_order, is_complete, merge, unique_names
 
 STATISTICS = {"moving_mean": "m", "moving_variance": "v"}
 

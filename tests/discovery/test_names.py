@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from bnstat.discovery import discover
+from bnstat.discovery.explanations import explain
+from bnstat.discovery.merge import Sighting
 from bnstat.discovery.names import BATCH_NORM_SCOPE, Names, from_names
 from bnstat.discovery.schemes import SCHEMES, Scheme
-from bnstat.discovery.sighting import Sighting
-from bnstat.discovery.verdicts import explain
 from bnstat.formats.contents import Contents
 from bnstat.model import Model, Source, Variable
 from tests.builders.effort import bounded

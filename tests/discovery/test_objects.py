@@ -11,7 +11,7 @@ import pytest
 from bnstat.discovery import discover
 from bnstat.discovery.objects import from_objects
 from bnstat.formats.contents import Contents, Node, Objects
-from bnstat.formats.tensorflow.object_names import best_names
+from bnstat.formats.tensorflow.object_graph import best_names
 from bnstat.model import Model, Source, Variable
 
 ROLES = ("gamma", "beta", "moving_mean", "moving_variance")

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from bnstat.discovery.merge import Merged, merge, unique_names
+from bnstat.discovery.merge import Merged, Sighting, merge, unique_names
 from bnstat.discovery.scopes import name_by_scopes
-from bnstat.discovery.sighting import Sighting
 from bnstat.formats.contents import Contents, Node
 from bnstat.model import Source
 from tests.builders.effort import bounded

@@ -17,7 +17,7 @@ import click
 import bnstat.docs
 from bnstat.checks import RULES
 from bnstat.cli import COMMANDS, main
-from bnstat.output.terminal.rules import sections
+from bnstat.output.terminal.findings import sections
 
 FOLDER = Path(bnstat.docs.__file__).parent
 

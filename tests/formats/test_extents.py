@@ -17,8 +17,8 @@ from bnstat.formats.contents import Reading
 from bnstat.formats.hdf5.file import Hdf5
 from bnstat.formats.locate import locate
 from bnstat.model import BatchNorm, Model, Source, Variable
+from bnstat.storage.files import Range
 from bnstat.storage.local import LocalFile
-from bnstat.storage.ranges import Range
 from tests.builders import named
 from tests.builders.memory import MemoryFile
 from tests.builders.oracle import same_bits

@@ -13,7 +13,8 @@ import tensorflow as tf
 
 import bnstat
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnknownFormatError
-from bnstat.formats.locate import locate, step_of
+from bnstat.formats.detection import step_of
+from bnstat.formats.locate import locate
 from tests.builders import named, tables
 from tests.builders.oracle import assert_layers
 

@@ -11,9 +11,9 @@ import pytest
 import bnstat
 from bnstat.formats import locate as locating
 from bnstat.formats.contents import Contents
+from bnstat.formats.detection import Format, Found, Place, alone, by_age
 from bnstat.formats.locate import locate
-from bnstat.formats.register import FORMATS, SITES, formats
-from bnstat.formats.sites import Format, Found, Place, alone, by_age
+from bnstat.formats.registry import FORMATS, SITES, formats
 from bnstat.model import Source
 from bnstat.storage.files import File, Folder
 from tests.builders import named

@@ -53,8 +53,8 @@ def judge(path: str) -> str:
 
 def _answer(model: Any) -> str:
     import bnstat
-    from bnstat.output.documents import csv, npz
-    from bnstat.output.documents import json as as_json
+    from bnstat.exchange import csv, npz
+    from bnstat.exchange import json as as_json
     from bnstat.output.terminal.overview import overview
     from bnstat.output.terminal.screen import Screen
 
@@ -99,7 +99,7 @@ def _read_beside(model: Any) -> None:
 def _compared(model: Any) -> str:
     """A digest of the model's JSON, which says what the model holds."""
     import bnstat
-    from bnstat.output.documents import json as as_json
+    from bnstat.exchange import json as as_json
 
     exported = io.StringIO()
     as_json.dump(model, exported)

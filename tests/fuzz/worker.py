@@ -135,11 +135,11 @@ def _load_everything() -> None:
         "ml_dtypes",
         "bnstat.checks",
         "bnstat.compare",
-        "bnstat.formats.tensorflow.graphs.frozen_graph",
-        "bnstat.formats.tensorflow.graphs.graph_def",
+        "bnstat.formats.tensorflow.frozen_graph",
+        "bnstat.formats.tensorflow.graph_def",
         "bnstat.formats.keras.archive",
-        "bnstat.output.documents.csv",
-        "bnstat.output.documents.npz",
+        "bnstat.exchange.csv",
+        "bnstat.exchange.npz",
         "bnstat.output.terminal.overview",
     ):
         importlib.import_module(name)

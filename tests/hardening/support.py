@@ -12,7 +12,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 import bnstat
-from bnstat.output.documents import json as as_json
+from bnstat.exchange import json as as_json
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -116,7 +116,7 @@ def _interrupted_while_writing(model: Path, target: str, seconds: float = 600) -
     """The command line, made to say on standard output that it has begun to write a file."""
     script = """
 import sys, time
-from bnstat.output.documents import json
+from bnstat.exchange import json
 write = json._layer
 def slowly(*given):
     yield from write(*given)

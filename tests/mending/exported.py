@@ -8,16 +8,15 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from bnstat.mending.fitting import fit
-from bnstat.mending.pairing import assignments
-from bnstat.mending.values import taken
+from bnstat.exchange import csv as csv_form
+from bnstat.exchange import json as json_form
+from bnstat.exchange import npz as npz_form
+from bnstat.exchange import parquet as parquet_form
+from bnstat.exchange import safetensors as safetensors_form
+from bnstat.exchange.form import PLAIN, Form
+from bnstat.exchange.registry import taken
+from bnstat.mending.pairing import assignments, fit
 from bnstat.model import ROLES, BatchNorm, Model, Source, Variable
-from bnstat.output.documents import csv as csv_form
-from bnstat.output.documents import json as json_form
-from bnstat.output.documents import npz as npz_form
-from bnstat.output.documents.exports import parquet as parquet_form
-from bnstat.output.documents.exports import safetensors as safetensors_form
-from bnstat.output.documents.exports.form import PLAIN, Form
 
 BINARY: dict[str, Any] = {
     "npz": npz_form.dump,

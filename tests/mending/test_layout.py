@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from bnstat.errors import BnstatError, NotFoundError
-from bnstat.formats.tensorflow.state_file import state_text
-from bnstat.mending.footprint import Footprint
-from bnstat.mending.layout import Layout, layout, layout_in_place
+from bnstat.formats.tensorflow.detection import state_text
+from bnstat.mending.layout import Footprint, Layout, layout, layout_in_place
 
 SHARD = "m.data-00000-of-00001"
 

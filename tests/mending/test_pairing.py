@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bnstat.errors import BnstatError, NotFoundError
+from bnstat.exchange.values import Document, Given
 from bnstat.mending.pairing import assignments
-from bnstat.mending.values.given import Document, Given
 from bnstat.model import ROLES, Model
 from tests.output.models import layer, model, usual
 

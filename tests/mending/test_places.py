@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import bnstat
-from bnstat.mending.footprint import footprint
+from bnstat.mending.layout import footprint
 from bnstat.model import Source
 from tests.builders.mended import new_values
 from tests.mending.originals import DIGITS, assert_mended, contents

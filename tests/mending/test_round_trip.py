@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 import bnstat
 from bnstat.cli import main
+from bnstat.exchange.form import NAMINGS, Form
 from bnstat.model import BatchNorm, Model, Source, Variable
-from bnstat.output.documents.exports.form import NAMINGS, Form
 from bnstat.scanning.walk import Choice, Unreadable, walk
 from bnstat.storage.local import LocalFolder
 from tests.builders.oracle import same_bits

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleEntryProto
 
 import bnstat
-from bnstat.formats.tensorflow.tables.sstable import Table
+from bnstat.formats.tensorflow.sstable import Table
 from bnstat.storage.local import LocalFile
 from tests.builders import named, tables
 from tests.builders.bytewise import differing, held

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 import bnstat
+from bnstat.exchange import json as json_form
+from bnstat.exchange.values import nearest
 from bnstat.mending.pairing import assignments
-from bnstat.mending.values.decimals import nearest
 from bnstat.model import ROLES, Model
-from bnstat.output.documents import json as json_form
 from tests.builders.oracle import same_bits
 from tests.mending.exported import dtype, exported, fitted, layer, model, two_layers
 

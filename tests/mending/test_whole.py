@@ -21,7 +21,7 @@ from tests.mending.originals import DIGITS, ROOT, assert_mended, contents
 
 DRIVER = """
 import os, signal, sys
-import bnstat.mending.apply, bnstat.mending.draft, bnstat.mending.writers.table
+import bnstat.mending.apply, bnstat.mending.draft, bnstat.mending.writers.tensorflow
 from tests.builders.mended import new_values
 import bnstat
 
@@ -45,7 +45,7 @@ bnstat.apply(path, values, **where)
 MOMENTS = [
     ("bnstat.mending.draft", "copy_file", 1),
     ("bnstat.mending.draft", "copy_file", 2),
-    ("bnstat.mending.writers.table", "change", 1),
+    ("bnstat.mending.writers.tensorflow", "change", 1),
     ("bnstat.mending.apply", "verify", 1),
     ("bnstat.mending.draft", "_sync", 2),
     ("os", "rename", 1),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bnstat.output.channels import labels
+from bnstat.output.numbers import labels
 
 
 @pytest.mark.parametrize(

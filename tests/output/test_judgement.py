@@ -11,9 +11,10 @@ import pytest
 
 from bnstat.compare import Difference, diff
 from bnstat.model import Model
-from bnstat.output.documents import differences_json, differences_markdown
-from bnstat.output.documents.differences_markdown import escaped
 from bnstat.output.notebook.tables import of_difference
+from bnstat.output.results import differences as differences_json
+from bnstat.output.results import differences as differences_markdown
+from bnstat.output.results.differences import escaped
 from bnstat.output.terminal import differences
 from bnstat.output.terminal.screen import Screen
 from tests.compare.ports import (

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 import bnstat
-from bnstat.mending.estimating.setting import Settings, scene
+from bnstat.estimate.recalibrating import Settings, scene
 
 FOLDER = Path(__file__).parent
 ROWS, COLUMNS = 2, 5

@@ -19,7 +19,7 @@ from bnstat.scanning.record import Record
 from bnstat.scanning.state import State
 from bnstat.scanning.walk import Choice, candidate
 from bnstat.storage.access import Access
-from bnstat.storage.places import find
+from bnstat.storage.find import find
 from tests.builders.server import serving
 from tests.scanning.stores import DATA, RUN, h5, linked, scanned, store
 

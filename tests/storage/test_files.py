@@ -14,8 +14,8 @@ from bnstat.errors import BnstatError, DamagedError, NotFoundError
 from bnstat.storage import local
 from bnstat.storage.access import Access
 from bnstat.storage.files import File
+from bnstat.storage.find import find
 from bnstat.storage.local import LocalFile, LocalFolder
-from bnstat.storage.places import find
 from tests.builders.memory import MemoryFile
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"

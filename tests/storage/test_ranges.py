@@ -13,10 +13,9 @@ from threading import Barrier
 import pytest
 
 from bnstat.errors import DamagedError
-from bnstat.storage.files import Depot, File
+from bnstat.storage.files import Depot, File, Range, ahead, prefetch
 from bnstat.storage.in_place import Slice, stored_member
 from bnstat.storage.local import LocalFile
-from bnstat.storage.ranges import Range, ahead, prefetch
 from tests.builders.memory import MemoryFile
 
 

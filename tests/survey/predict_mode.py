@@ -33,7 +33,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from bnstat.mending.estimating.modes import Accuracy, by_accuracy, by_information
+from bnstat.estimate.modes import Accuracy, by_accuracy, by_information
 
 ROOT = Path(__file__).parents[2]
 

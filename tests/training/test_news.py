@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bnstat.checks import Finding
-from bnstat.training.news import News, gravest, warming_up
+from bnstat.training.watcher import News, gravest, warming_up
 
 
 def finding(layer="bn", *, rule="BN004", severity="error", channels=1, message="bad", **numbers):

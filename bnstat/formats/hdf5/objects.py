@@ -14,6 +14,34 @@ uses the HDF5 library: damaged files make it loop forever or allocate without a 
 
 Source: HDF5 File Format Specification 3.0, sections II.A, IV.A.1 and IV.A.2,
 https://docs.hdfgroup.org/hdf5/develop/_f_m_t3.html
+
+The dense storage of HDF5, in which a group keeps many links and an object many attributes.
+
+Groups have it whose members' names are not ASCII, and all objects of files that were written
+for HDF5 1.8 and later alone. The messages lie in a "fractal heap"; a tree tells their places.
+
+    tree          "BTHD", version, type, size of a node (u32), size of a record (u16),
+                  depth (u16), 2 unused, root's address, root's records (u16), all records
+    its nodes     "BTLF" or "BTIN", version, type, records, then in "BTIN" children of address,
+                  records, and above the lowest such level all records below
+    record        for a link: hash (u32), place in the heap; for an attribute: place, 9 more
+    heap          "FRHP", version, ...: see `_Heap`; a table of blocks, `width` of them a row,
+                  that are twice as large from the second row on in each next
+    its blocks    "FHDB", version, heap's address, own place, [checksum], messages;
+                  "FHIB", version, heap's address, own place, addresses of the table's blocks
+    place         kind (0 in bits 4 and 5), offset in all blocks, length
+
+Source: HDF5 File Format Specification 3.0, sections III.A.2 and III.G.
+
+The text attributes of HDF5 objects.
+
+    attribute      version, flags, sizes of name, datatype, dataspace (u16 each), [encoding],
+                   these three, the elements; in version 1 each padded to 8 bytes
+    variable text  length (u32), heap's address, entry's number (u32)
+    global heap    "GCOL", version, size, then entries of number (u16), references (u16),
+                   4 unused, size; data padded to 8 bytes; number 0 ends them
+
+Source: HDF5 File Format Specification 3.0, sections III.E, IV.A.2.m and q.
 """
 
 from __future__ import annotations
@@ -26,8 +54,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bnstat.errors import DamagedError, UnsupportedError
-from bnstat.storage.files import File
-from bnstat.storage.ranges import Range
+from bnstat.storage.files import File, Range
 
 SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
 
@@ -274,3 +301,260 @@ class Objects:
 def product(shape: tuple[int, ...]) -> int:
     """The number of elements of a shape, however many."""
     return math.prod(shape)
+
+
+LINKS: Final = 5
+ATTRIBUTES: Final = 8
+_PLACES: Final = {LINKS: (4, 11), ATTRIBUTES: (0, 8)}
+"""Type of a tree -> where in its records the place in the heap begins and ends."""
+_MANAGED: Final = 0
+_MAX_DEPTH: Final = 32
+
+
+def dense_messages(objects: Objects, heap: int, tree: int, kind: int) -> Iterator[bytes]:
+    """The messages that a tree of type `kind` finds in a heap.
+
+    Raises:
+        DamagedError: an address or a length does not fit the file.
+        UnsupportedError: a message is larger than the heap's blocks, as no name of Keras is.
+    """
+    start, end = _PLACES[kind]
+    held = _Heap(objects, heap)
+    for record in _records(objects, tree, kind):
+        yield held.message(record[start:end])
+
+
+def _records(objects: Objects, tree: int, kind: int) -> Iterator[bytes]:
+    """The records of a tree, in any order."""
+    head = objects.cursor(tree, 20 + objects.offset_size)
+    if head.take(4) != b"BTHD" or head.number(2) >> 8 != kind:
+        raise objects.damage("a tree of names is missing")
+    node_size, record_size, depth = head.number(4), head.number(2), head.number(2)
+    head.take(2)
+    root = objects.address(head)
+    count = head.number(2)
+    if record_size < _PLACES[kind][1] or node_size < 10 + record_size or depth > _MAX_DEPTH:
+        raise objects.damage("a tree of names has no valid measures")
+    # How many records a node can have tells how wide the counts in its parent are.
+    most = (node_size - 10) // record_size
+    count_size = _width(most)
+    total, total_sizes = most, [0]
+    for _ in range(depth):
+        pointer = objects.offset_size + count_size + total_sizes[-1]
+        here = max(0, node_size - 10 - pointer) // (record_size + pointer)
+        total = (here + 1) * total + here
+        total_sizes.append(_width(total))
+    if objects.is_undefined(root):
+        return
+    pending, seen = [(root, count, depth)], {root}
+    while pending:
+        address, count, depth = pending.pop()
+        node = objects.cursor(address, node_size)
+        if node.take(4) != (b"BTIN" if depth else b"BTLF"):
+            raise objects.damage("a node of a tree of names is missing")
+        node.take(2)
+        for _ in range(count):
+            yield node.take(record_size)
+        for _ in range(count + 1 if depth else 0):
+            child, below = objects.address(node), node.number(count_size)
+            node.take(total_sizes[depth - 1])
+            if child not in seen:
+                seen.add(child)
+                pending.append((child, below, depth - 1))
+
+
+class _Heap:
+    """A fractal heap."""
+
+    def __init__(self, objects: Objects, address: int) -> None:
+        lengths, offsets = objects.length_size, objects.offset_size
+        head = objects.cursor(address, 22 + 12 * lengths + 3 * offsets)
+        if head.take(4) != b"FRHP":
+            raise objects.damage("a heap of names is missing")
+        head.take(3)
+        if head.number(2):
+            raise UnsupportedError(objects.path, "has a compressed heap of names")
+        head.take(1)
+        largest_message = head.number(4)
+        head.take(lengths + offsets + lengths + offsets + 8 * lengths)
+        self._objects = objects
+        self._width = head.number(2)
+        self._first_size, largest_block = head.number(lengths), head.number(lengths)
+        self._offset_bits = head.number(2)
+        head.take(2)
+        self._root, self._rows = objects.address(head), head.number(2)
+        if not (0 < self._first_size <= largest_block and self._width > 0):
+            raise objects.damage("a heap of names has blocks of no size")
+        self._offset_size = (self._offset_bits + 7) // 8
+        self._length_size = min(
+            (largest_block.bit_length() + 6) // 8, _width(max(1, largest_message))
+        )
+        self._direct_rows = (largest_block // self._first_size).bit_length() + 1
+
+    def message(self, place: bytes) -> bytes:
+        """The message at a place."""
+        found = Cursor(place, self._objects.path)
+        if found.number(1) >> 4 & 3 != _MANAGED:
+            raise UnsupportedError(self._objects.path, "has names too long for their heap")
+        offset, length = found.number(self._offset_size), found.number(self._length_size)
+        if self._rows == 0:
+            return self._objects.cursor(self._root + offset, length).data
+        block, start = self._block(self._root, self._rows, 0, offset)
+        return self._objects.cursor(block + offset - start, length).data
+
+    def _block(self, table: int, rows: int, start: int, offset: int) -> tuple[int, int]:
+        """Address and offset of the block that holds an offset, found by way of a table."""
+        objects = self._objects
+        header = 5 + objects.offset_size + self._offset_size
+        for row in range(min(rows, self._offset_bits)):
+            size = self._first_size << max(0, row - 1)
+            if offset >= start + self._width * size:
+                start += self._width * size
+                continue
+            column = (offset - start) // size
+            place = table + header + (row * self._width + column) * objects.offset_size
+            child = objects.address(objects.cursor(place, objects.offset_size))
+            start += column * size
+            if row < self._direct_rows:
+                return child, start
+            inner = (size // (self._first_size * self._width)).bit_length()
+            if inner >= rows:
+                break
+            return self._block(child, inner, start, offset)
+        raise objects.damage("a message is outside of its heap")
+
+
+def _width(largest: int) -> int:
+    """How many bytes a number takes that may be so large."""
+    return (largest.bit_length() + 7) // 8
+
+
+_FIXED_TEXT: Final = 3
+_VARIABLE: Final = 9
+_SPACE_PADDED: Final = 2
+
+
+class Attributes:
+    """The text attributes of the objects of one file."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+        self._heaps: dict[int, dict[int, tuple[int, int]]] = {}
+
+    def names(self, header: int) -> set[str]:
+        """The names of all attributes of the object whose header is at that address.
+
+        Raises:
+            DamagedError: its header is cut short.
+        """
+        return {attribute.name for attribute in self._attributes(header)}
+
+    def texts(self, header: int, name: str) -> list[str] | None:
+        """The texts of an attribute, in order; None where it is missing or holds no texts.
+
+        Raises:
+            DamagedError: a length or an address does not fit the file.
+        """
+        for attribute in self._attributes(header):
+            if attribute.name == name:
+                return self._elements(attribute)
+        return None
+
+    def _attributes(self, header: int) -> Iterator[_Attribute]:
+        for message in self._objects.messages(header):
+            if message.kind == ATTRIBUTE_INFO:
+                info = Cursor(message.body, self._objects.path)
+                _, flags = info.number(1), info.number(1)
+                info.take(2 if flags & 1 else 0)
+                heap, tree = self._objects.address(info), self._objects.address(info)
+                if not self._objects.is_undefined(heap):
+                    for body in dense_messages(self._objects, heap, tree, ATTRIBUTES):
+                        yield _Attribute(self._objects, body)
+            elif message.kind == ATTRIBUTE and not message.is_shared:
+                yield _Attribute(self._objects, message.body)
+
+    def _elements(self, attribute: _Attribute) -> list[str] | None:
+        count, size = attribute.count, attribute.size
+        if attribute.kind not in (_FIXED_TEXT, _VARIABLE):
+            # An empty list of names is stored as an empty array of floats.
+            return [] if count == 0 else None
+        if count * max(size, 1) > attribute.values.left:
+            raise self._objects.damage(f"an attribute claims {count} elements")
+        if attribute.kind == _FIXED_TEXT:
+            fixed = (attribute.values.take(size) for _ in range(count))
+            return [_decoded(text, attribute.is_space_padded) for text in fixed]
+        if not attribute.is_variable_text or size != 8 + self._objects.offset_size:
+            return None
+        return [self._variable_text(attribute.values) for _ in range(count)]
+
+    def _variable_text(self, values: Cursor) -> str:
+        length = values.number(4)
+        heap, number = self._objects.address(values), values.number(4)
+        if length == 0:
+            return ""
+        if heap not in self._heaps:
+            self._heaps[heap] = self._entries(heap)
+        address, size = self._heaps[heap].get(number, (0, 0))
+        if length > size:
+            raise self._objects.damage("a text is not in its heap")
+        return _decoded(self._objects.cursor(address, length).data, False)
+
+    def _entries(self, heap: int) -> dict[int, tuple[int, int]]:
+        """Number -> address and size, of a global heap's entries."""
+        length_size = self._objects.length_size
+        header = 8 + length_size
+        start = self._objects.cursor(heap, header)
+        if start.take(4) != b"GCOL":
+            raise self._objects.damage("a heap of texts is missing")
+        start.take(4)
+        collection = self._objects.cursor(heap, start.number(length_size))
+        collection.take(header)
+        entries: dict[int, tuple[int, int]] = {}
+        while collection.left >= header:
+            number = collection.number(2)
+            collection.take(6)
+            size = collection.number(length_size)
+            if number == 0:
+                break
+            entries[number] = (heap + collection.at, size)
+            collection.take(size)
+            collection.take(min(-size % 8, collection.left))
+        return entries
+
+
+class _Attribute:
+    """An attribute message.
+
+    Attributes:
+        name: its name.
+        kind: the class of its elements' type; -1 where that is kept elsewhere.
+        size: the size of an element.
+        count: the number of elements.
+        values: the elements.
+    """
+
+    def __init__(self, objects: Objects, data: bytes) -> None:
+        body = Cursor(data, objects.path)
+        version, flags = body.number(1), body.number(1)
+        name_size, type_size, space_size = body.number(2), body.number(2), body.number(2)
+        body.take(1 if version == 3 else 0)
+        step = 8 if version == 1 else 1
+        name = body.take(name_size + -name_size % step)
+        datatype = body.take(type_size + -type_size % step)
+        space = body.take(space_size + -space_size % step)
+        is_shared = version > 1 and flags & 3
+        is_known = len(datatype) >= 8 and not is_shared
+        bits = datatype[1] & 0x0F if is_known else 0
+        self.name = name[:name_size].split(b"\0")[0].decode("utf-8", "surrogateescape")
+        self.kind = datatype[0] & 0x0F if is_known else -1
+        self.size = int.from_bytes(datatype[4:8], "little")
+        self.is_space_padded = self.kind == _FIXED_TEXT and bits == _SPACE_PADDED
+        self.is_variable_text = self.kind == _VARIABLE and bits == 1
+        shape = objects.dimensions(space) if is_known else ()
+        self.count = 0 if shape is None else product(shape)
+        self.values = body
+
+
+def _decoded(text: bytes, is_space_padded: bool) -> str:
+    text = text.rstrip(b" ") if is_space_padded else text.split(b"\0")[0]
+    return text.decode("utf-8", "surrogateescape")

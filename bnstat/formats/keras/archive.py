@@ -18,11 +18,10 @@ from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.json_text import MAX_BYTES, parse_json
 from bnstat.formats.keras.config import describe
-from bnstat.formats.keras.groups import read_weights
+from bnstat.formats.keras.detection import CONFIG, WEIGHTS, is_keras_folder
 from bnstat.formats.keras.h5 import writer
 from bnstat.formats.keras.plain import is_plain
-from bnstat.formats.keras.sites import CONFIG, WEIGHTS, is_keras_folder
-from bnstat.formats.keras.weights import join
+from bnstat.formats.keras.weights import join, read_weights
 from bnstat.model import Source
 from bnstat.storage.archive import open_archive
 from bnstat.storage.files import File, Folder

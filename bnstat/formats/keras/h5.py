@@ -22,16 +22,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from bnstat.formats.contents import Contents, Layer
+from bnstat.formats.contents import Contents, Later, Layer
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
 from bnstat.formats.json_text import parse_json
 from bnstat.formats.keras.architecture import MATCHED_BY_PLACE, architecture_beside
 from bnstat.formats.keras.config import Described, describe
 from bnstat.formats.keras.plain import is_plain
-from bnstat.formats.later import Later
 from bnstat.model import Source, Variable
-from bnstat.natural import natural_key
 from bnstat.storage.files import File
+from bnstat.text import natural_key
 
 _MODEL: Final = "model_weights"
 _OPTIMIZER: Final = "optimizer_weights"

@@ -19,29 +19,120 @@ Source: tensorflow/core/util/tensor_bundle/tensor_bundle.{h,cc}, protobuf/tensor
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError
 from bnstat.formats.dtypes import STRING, dtype_name, find_dtype, numpy_dtype
-from bnstat.formats.protobuf.wire import WireError, damaged, fields, varint
-from bnstat.formats.tensorflow.bundle_entry import Entry, parse_entry
-from bnstat.formats.tensorflow.shards import shard_names
-from bnstat.formats.tensorflow.tables.checksum import masked_crc32c
-from bnstat.formats.tensorflow.tables.sstable import Table
+from bnstat.formats.protobuf.wire import WireError, damaged, fields, signed, varint
+from bnstat.formats.tensorflow.sstable import Table, masked_crc32c
 from bnstat.formats.tensorflow.tensor_slice import (
     FULL,
     TensorSlice,
     assemble,
+    parse_slice,
     slice_key,
 )
 from bnstat.model import Array, Variable
-from bnstat.storage.files import File, Folder
-from bnstat.storage.ranges import Range
+from bnstat.storage.files import File, Folder, Range
+
+_MAX_RANK = 32
+_MAX_ELEMENTS = 1 << 58
+
+
+class Entry(NamedTuple):
+    """Where a tensor lies, from its `BundleEntryProto`."""
+
+    dtype: int
+    shape: tuple[int, ...]
+    shard: int
+    offset: int
+    size: int
+    crc32c: int
+    slices: tuple[TensorSlice, ...]
+
+
+def parse_entry(message: bytes, where: str) -> Entry:
+    """A `BundleEntryProto`; `bundle` tells its fields.
+
+    Raises:
+        DamagedError: it is none, or has an impossible shape.
+    """
+    numbers = dict.fromkeys((1, 3, 4, 5, 6), 0)
+    shape: tuple[int, ...] = ()
+    slices = []
+    try:
+        for number, value in fields(message):
+            if isinstance(value, int):
+                if number in numbers:
+                    numbers[number] = signed(value)
+            elif number == 2:
+                shape = _shape(value)
+            elif number == 7:
+                slices.append(parse_slice(value))
+    except WireError as error:
+        raise damaged(where, "its entry", error) from error
+    if (
+        len(shape) > _MAX_RANK
+        or any(size < 0 for size in shape)
+        or math.prod(size or 1 for size in shape) > _MAX_ELEMENTS
+    ):
+        raise DamagedError(where, f"has an impossible shape {list(shape)}")
+    return Entry(
+        numbers[1],
+        shape,
+        numbers[3],
+        numbers[4],
+        numbers[5],
+        numbers[6],
+        tuple(slices),
+    )
+
+
+def _shape(message: bytes) -> tuple[int, ...]:
+    sizes = []
+    for number, value in fields(message):
+        if number == 2 and isinstance(value, bytes):
+            size = dict(fields(value)).get(1, 0)
+            if isinstance(size, int):
+                sizes.append(signed(size))
+    return tuple(sizes)
+
+
+DATA = re.compile(r"^(?P<prefix>.*)\.data-(?P<shard>\d{5,9})-of-(?P<shards>\d{5,9})$", re.DOTALL)
+
+_MOST_ASKED_FOR = 10_000
+
+
+def shard_names(folder: Folder, prefix: str, expected: int) -> dict[int, str]:
+    """Shard number -> name of its data file, as the folder has them.
+
+    A folder can hold shards of an earlier save of the same name with another number of shards;
+    those that the header counts come first. Where a folder does not tell what it holds, the
+    names are those that the header implies.
+
+    Args:
+        folder: where the files lie.
+        prefix: what their names start with.
+        expected: how many the bundle's header counts.
+    """
+    if not folder.tells_names:
+        shards = range(min(expected, _MOST_ASKED_FOR))
+        return {shard: f"{prefix}.data-{shard:05d}-of-{expected:05d}" for shard in shards}
+    found: dict[int, tuple[bool, str]] = {}
+    for name in folder.matching(prefix + ".data-"):
+        match = DATA.match(name)
+        if match and match["prefix"] == prefix:
+            shard, rank = int(match["shard"]), int(match["shards"]) != expected
+            if shard not in found or (rank, name) < found[shard]:
+                found[shard] = (rank, name)
+    return {shard: name for shard, (_, name) in found.items()}
+
 
 INDEX = ".index"
 

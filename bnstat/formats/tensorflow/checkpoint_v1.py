@@ -22,13 +22,12 @@ from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.dtypes import dtype_name, numpy_dtype
 from bnstat.formats.protobuf.protos import parse
-from bnstat.formats.tensorflow.graphs.meta_graph import meta_graphs
-from bnstat.formats.tensorflow.tables.sstable import Table, is_table
+from bnstat.formats.tensorflow.checkpoint import open_tensors
+from bnstat.formats.tensorflow.graph_def import meta_graphs
+from bnstat.formats.tensorflow.sstable import Table, is_table
 from bnstat.formats.tensorflow.tensor_slice import FULL, TensorSlice, assemble, slice_key
-from bnstat.formats.tensorflow.tensors import open_tensors
 from bnstat.model import Array, Source, Variable
-from bnstat.storage.files import File, Folder
-from bnstat.storage.ranges import Range
+from bnstat.storage.files import File, Folder, Range
 
 SHARD = re.compile(r"^(?P<prefix>.*)-(?P<shard>\d{5})-of-(?P<shards>\d{5})$", re.DOTALL)
 

@@ -18,7 +18,7 @@ from bnstat.errors import NotFoundError
 from bnstat.formats.contents import Node, Objects
 from bnstat.formats.dtypes import dtype_name
 from bnstat.formats.protobuf.protos import parse
-from bnstat.formats.tensorflow.graphs.graph_def import VARIABLES
+from bnstat.formats.tensorflow.graph_def import VARIABLES
 from bnstat.formats.tensorflow.object_graph import VALUE
 from bnstat.model import Variable
 

@@ -19,9 +19,8 @@ from bnstat.formats.contents import Contents, Graph, Node, Objects, Reading
 from bnstat.formats.protobuf.protos import parse, parse_text
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE
 from bnstat.formats.tensorflow.bundle import INDEX
-from bnstat.formats.tensorflow.checkpoint import names_of, read_object_graph
+from bnstat.formats.tensorflow.checkpoint import Tensors, names_of, open_tensors, read_object_graph
 from bnstat.formats.tensorflow.object_graph import KEY
-from bnstat.formats.tensorflow.tensors import Tensors, open_tensors
 from bnstat.model import Source
 from bnstat.storage.files import File, Folder
 
@@ -144,7 +143,7 @@ def _without_variables(
     folder: Folder, source: Source, meta_graph: Any, notes: list[str], reading: Reading
 ) -> Contents:
     """A model without the values of its variables, or one that has no variables."""
-    from bnstat.formats.tensorflow.graphs import graph_def
+    from bnstat.formats.tensorflow import graph_def
 
     if meta_graph is None:
         raise NotFoundError(folder.path, f"neither {BINARY} nor {VARIABLES}/ is there")
@@ -177,7 +176,7 @@ def _without_variables(
 
 def _of_constants(source: Source, meta_graph: Any, notes: list[str]) -> Contents:
     """A model that was frozen, or converted from elsewhere, before it was saved."""
-    from bnstat.formats.tensorflow.graphs.frozen_graph import contents_of_graph
+    from bnstat.formats.tensorflow.frozen_graph import contents_of_graph
 
     return contents_of_graph(
         meta_graph.graph_def, source, [*notes, "the SavedModel has no variables"]
@@ -189,7 +188,7 @@ def _graphs_by_name(meta_graph: Any, tensors: Tensors) -> Graphs:
         return None
 
     def read() -> Iterator[Graph]:
-        from bnstat.formats.tensorflow.graphs.graph_def import graph_of
+        from bnstat.formats.tensorflow.graph_def import graph_of
 
         keys = tensors.keys
         yield graph_of(meta_graph.graph_def, lambda name: name if name in keys else None)
@@ -202,7 +201,7 @@ def _graphs_by_object(meta_graph: Any, nodes: Sequence[Node], tensors: Tensors) 
         return None
 
     def read() -> Iterable[Graph]:
-        from bnstat.formats.tensorflow.graphs.graph_def import function_graphs
+        from bnstat.formats.tensorflow.graph_def import function_graphs
 
         return function_graphs(meta_graph, _captured(meta_graph, nodes, tensors))
 

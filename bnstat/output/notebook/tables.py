@@ -8,15 +8,15 @@ from typing import Any, Final, TypeVar
 
 from bnstat.checks import Finding, Findings
 from bnstat.compare.diff import Difference, LayerChange, RoleChange, SettingChange
-from bnstat.compare.history import History
 from bnstat.errors import BnstatError
 from bnstat.model import ROLES, Array, BatchNorm, Model, Summary
 from bnstat.output.notebook import charts
-from bnstat.output.notebook.markup import BREAK, Markup, element, paragraphs, table, together
+from bnstat.output.notebook.charts import BREAK, Markup, element, paragraphs, table, together
 from bnstat.output.numbers import compact, compact_pair
 from bnstat.output.terminal import differences, findings, overview
 from bnstat.output.terminal.history import moves, newest
 from bnstat.output.terminal.screen import Screen, legible
+from bnstat.run_history import History
 
 Shown = TypeVar("Shown")
 

@@ -5,9 +5,9 @@ that the file stores (`numbers`); all else that the page computes, its scripts c
 browser.
 """
 
+from __future__ import annotations
+
 from bnstat.output.page.html import write
-from bnstat.output.page.page import Page
-from bnstat.output.page.run import Frames, of_history
-from bnstat.output.page.subjects import of_difference, of_model
+from bnstat.output.page.page import Frames, Page, of_difference, of_history, of_model
 
 __all__ = ["Frames", "Page", "of_difference", "of_history", "of_model", "write"]

@@ -15,8 +15,8 @@ from typing import IO, Final
 from bnstat import __version__
 from bnstat.errors import UnsupportedError
 from bnstat.model import printable
-from bnstat.output.documents.common import plain
 from bnstat.output.page.page import Page
+from bnstat.output.results import plain
 
 _HERE: Final = Path(__file__).parent
 

@@ -6,14 +6,14 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Final
+from typing import Any, Final
 
-from bnstat.checks.findings import Findings
-from bnstat.checks.rule import SEVERITIES, Finding
+from bnstat.checks import Findings
+from bnstat.checks.rule import SEVERITIES, Finding, Rule
 from bnstat.model import Model
 from bnstat.output.terminal.overview import header
 from bnstat.output.terminal.screen import Screen, legible
-from bnstat.output.terminal.table import GAP, Column, rows, shorten_all, text_width
+from bnstat.output.terminal.table import GAP, Column, rows, shorten_all, table, text_width
 
 STYLES: Final = {"error": "red", "warning": "yellow", "info": "cyan"}
 
@@ -97,3 +97,56 @@ def channels_of(finding: Finding) -> str:
         return ""
     noun = "channel" if finding.channels.size == 1 else "channels"
     return f" ({noun} {', '.join(map(str, finding.channels.tolist()))})"
+
+
+_WIDTH: Final = 80
+"""Prose is wrapped also where a pipe has no width, and no wider than this."""
+
+
+def overview(rules: Sequence[Rule[Any]], screen: Screen) -> Iterator[str]:
+    """One line a rule: its code, its name, the severity of its gravest finding, its title."""
+    severities = [rule.severity for rule in rules]
+    columns = [
+        Column("code", [rule.code for rule in rules]),
+        Column("name", [rule.name for rule in rules]),
+        Column(
+            "severity",
+            severities,
+            styles={row: STYLES[severity] for row, severity in enumerate(severities)},
+        ),
+        Column("what it finds", [rule.title for rule in rules]),
+    ]
+    yield from table(columns, screen)
+    yield ""
+    yield screen.style("BN0.. are applied by bnstat check, BN1.. by bnstat history", "dim")
+
+
+def explain(rules: Sequence[Rule[Any]], screen: Screen) -> Iterator[str]:
+    """All that there is to say of some rules."""
+    for number, rule in enumerate(rules):
+        if number:
+            yield ""
+        yield from _explain(rule, screen)
+
+
+def _explain(rule: Rule[Any], screen: Screen) -> Iterator[str]:
+    yield (
+        f"{screen.style(rule.code, STYLES[rule.severity])} {screen.style(rule.name, 'bold')} "
+        f"({rule.severity})"
+    )
+    width = min(screen.width or _WIDTH, _WIDTH)
+    for title, text in sections(rule):
+        yield ""
+        yield screen.style(title, "bold")
+        yield from textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="  ")
+
+
+def sections(rule: Rule[Any]) -> Iterator[tuple[str, str]]:
+    """The titles and texts of a rule's documentation."""
+    yield "What it finds", rule.what
+    yield "Why it matters", rule.why
+    yield "Example", rule.example
+    for library, text in rule.mend.items():
+        yield f"What to do: {library}", text
+    yield "How sure it is", rule.confidence
+    yield "Threshold", rule.threshold

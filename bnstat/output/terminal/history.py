@@ -11,13 +11,12 @@ from typing import Final
 import numpy as np
 
 from bnstat.checks.rule import Finding
-from bnstat.compare.history import Checkpoint, History, Track
-from bnstat.compare.reduction import Floats
 from bnstat.output.numbers import compact
 from bnstat.output.scale import Scale
 from bnstat.output.terminal import findings
 from bnstat.output.terminal.screen import Screen, legible
 from bnstat.output.terminal.table import Column, shorten_all, table, total_width
+from bnstat.run_history import Checkpoint, Floats, History, Track
 
 _ASCII_BLOCKS: Final = "_.:-=+*#"
 _LONGEST_SPARK: Final = 40

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from bnstat.model import ROLES, Array, BatchNorm, Model, Variable, Verdict
-from bnstat.output.channels import labels
-from bnstat.output.numbers import chunks, shortest
+from bnstat.output.numbers import chunks, labels, shortest
 from bnstat.output.terminal.overview import footnotes, header
 from bnstat.output.terminal.screen import Screen, legible
 from bnstat.output.terminal.table import GAP, Column, rows, shorten, table, total_width

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from bnstat.mending.estimating.modes import ModeEvidence, Modes, Outputs, percent
+from bnstat.estimate.modes import ModeEvidence, Modes, Outputs, percent
 from bnstat.output.numbers import compact
 from bnstat.output.terminal.screen import Screen
 

@@ -12,11 +12,36 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from bnstat.model import ROLES, BatchNorm, Model, Summary
+import numpy as np
+
+from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, as_float64
 from bnstat.output.numbers import compact, compact_pair
-from bnstat.output.terminal.histogram import draw, heights
 from bnstat.output.terminal.screen import Glyphs, Screen, legible
 from bnstat.output.terminal.table import Column, shorten_all, table, total_width, wrapped
+
+BINS: Final = 8
+
+
+def heights(array: Array, summary: Summary) -> list[int]:
+    """The heights of a histogram's bars, from 0 to 8; a bar that counts anything is not 0."""
+    extent = summary.max - summary.min
+    if not np.isfinite(extent):
+        return []
+    if extent == 0:
+        return [8]
+    values = as_float64(array).ravel()
+    if summary.bad:
+        values = values[np.isfinite(values)]
+    bins = ((values - summary.min) / extent * BINS).astype(np.int64)
+    counts = np.bincount(np.minimum(bins, BINS - 1), minlength=BINS)
+    scaled: list[int] = np.ceil(counts * (8 / counts.max())).astype(int).tolist()
+    return scaled
+
+
+def draw(bars: Sequence[int], blocks: str) -> str:
+    """The bars in a font's blocks, the lowest first; a space where there is none."""
+    return "".join(blocks[height - 1] if height else " " for height in bars).ljust(BINS)
+
 
 _TITLES: Final = {
     "gamma": "gamma",

@@ -9,8 +9,7 @@ from typing import Final
 from bnstat.output.terminal.findings import STYLES
 from bnstat.output.terminal.screen import Screen, legible
 from bnstat.output.terminal.table import GAP, Column, rows, shorten
-from bnstat.scanning.record import Record
-from bnstat.scanning.tally import Tally
+from bnstat.scanning.record import Record, Tally
 
 _WORST: Final = 13
 _FORMAT: Final = 17

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from bnstat.checks import RULES
 from bnstat.cli import COMMANDS, COMPLETE_VAR, main
-from bnstat.cli.tab.shells import SHELLS
+from bnstat.cli.shells import SHELLS
 from bnstat.docs import TOPICS
 from tests.cli.files import write_h5
 from tests.output.models import layer, usual

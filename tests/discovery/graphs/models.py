@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from bnstat.discovery.graphs.sightings import from_graphs
-from bnstat.discovery.sighting import Sighting
+from bnstat.discovery.graphs.norms import from_graphs
+from bnstat.discovery.merge import Sighting
 from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.locate import locate
 from bnstat.formats.protobuf.protos import message_class
-from bnstat.formats.tensorflow.graphs.graph_def import graph_of
+from bnstat.formats.tensorflow.graph_def import graph_of
 from bnstat.model import ROLES, Source
 
 tf = pytest.importorskip("tensorflow")

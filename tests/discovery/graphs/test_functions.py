@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bnstat.discovery.graphs.sightings import from_graphs
+from bnstat.discovery.graphs.norms import from_graphs
 from bnstat.formats.protobuf.protos import message_class
-from bnstat.formats.tensorflow.graphs.frozen_graph import contents_of_graph
+from bnstat.formats.tensorflow.frozen_graph import contents_of_graph
 from bnstat.model import ROLES, Source
 from tests.discovery.graphs.models import (
     CHANNELS,

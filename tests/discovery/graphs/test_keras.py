@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bnstat.discovery.graphs.sightings import from_graphs
+from bnstat.discovery.graphs.norms import from_graphs
 from bnstat.formats.contents import Contents
 from bnstat.model import ROLES
 from tests.discovery.graphs.models import CHANNELS, open_model, tf

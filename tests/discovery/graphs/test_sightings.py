@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bnstat.discovery.graphs.sightings import from_graphs
+from bnstat.discovery.graphs.norms import from_graphs
 from bnstat.model import ROLES
 from tests.builders.effort import bounded
 from tests.discovery.graphs.models import (

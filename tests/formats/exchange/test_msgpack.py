@@ -11,7 +11,7 @@ import pytest
 
 import bnstat
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
-from bnstat.formats.exchange.msgpack import recognises
+from bnstat.formats.arrays.msgpack import recognises
 from bnstat.storage.local import LocalFile
 from tests.formats.keras.files import same_bits
 

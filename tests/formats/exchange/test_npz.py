@@ -14,9 +14,9 @@ from click.testing import CliRunner
 import bnstat
 from bnstat.cli import main
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
-from bnstat.formats.exchange import npz
+from bnstat.exchange import npz as output
+from bnstat.formats.arrays import npz
 from bnstat.model import ROLES, Array, Source
-from bnstat.output.documents import npz as output
 from bnstat.storage.local import LocalFile
 from tests.output import models
 

@@ -10,7 +10,7 @@ import pytest
 
 import bnstat
 from bnstat.errors import DamagedError
-from bnstat.formats.exchange.safetensors import open_contents, recognises
+from bnstat.formats.arrays.safetensors import open_contents, recognises
 from bnstat.model import Source
 from bnstat.storage.local import LocalFile
 from tests.builders.places import from_extents

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bnstat.discovery.config import from_layers
-from bnstat.discovery.sighting import Sighting
+from bnstat.discovery.configuration import from_layers
+from bnstat.discovery.merge import Sighting
 from bnstat.formats.contents import Contents
 from bnstat.model import Array, Source
 from bnstat.storage.local import LocalFile

@@ -11,11 +11,11 @@ import pytest
 import tf_keras
 
 import bnstat
+from bnstat.formats.contents import Later
 from bnstat.formats.hdf5.file import Hdf5
 from bnstat.formats.keras import plain
 from bnstat.formats.keras.config import describe
 from bnstat.formats.keras.plain import is_plain
-from bnstat.formats.later import Later
 from bnstat.storage.local import LocalFile
 from tests.formats.keras.files import contents_of
 

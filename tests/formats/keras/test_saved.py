@@ -298,7 +298,7 @@ def test_a_subclass_of_batch_norm_is_one(tmp_path: Path) -> None:
 
 def test_a_folder_and_a_compressed_archive_hold_what_the_archive_does(tmp_path: Path) -> None:
     from bnstat.formats.keras.archive import open_folder
-    from bnstat.formats.keras.sites import is_keras_folder
+    from bnstat.formats.keras.detection import is_keras_folder
     from bnstat.model import Source
     from bnstat.storage.local import LocalFolder
 

@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as arrays_of
 
 from bnstat.errors import DamagedError, NotFoundError, UnsupportedError
 from bnstat.formats.tensorflow.bundle import Bundle
-from bnstat.formats.tensorflow.tables.sstable import Table
+from bnstat.formats.tensorflow.sstable import Table
 from bnstat.storage.files import File
 from bnstat.storage.local import LocalFile, LocalFolder
 from tests.builders import named

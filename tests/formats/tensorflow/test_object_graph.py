@@ -9,8 +9,7 @@ import tensorflow as tf
 
 from bnstat.errors import DamagedError
 from bnstat.formats.contents import Node
-from bnstat.formats.tensorflow.object_graph import KEY, VALUE, read_nodes
-from bnstat.formats.tensorflow.object_names import best_names, path_name
+from bnstat.formats.tensorflow.object_graph import KEY, VALUE, best_names, path_name, read_nodes
 
 
 def _message(folder: Path, root: tf.Module) -> bytes:

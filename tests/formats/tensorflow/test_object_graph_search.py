@@ -15,8 +15,7 @@ from bnstat.discovery import discover
 from bnstat.errors import DamagedError
 from bnstat.formats.contents import Contents, Node, Objects, Reading
 from bnstat.formats.locate import locate
-from bnstat.formats.tensorflow.object_graph import VALUE, read_nodes
-from bnstat.formats.tensorflow.object_names import BestNames, best_names
+from bnstat.formats.tensorflow.object_graph import VALUE, BestNames, best_names, read_nodes
 from bnstat.model import Source
 from tests.builders.tables import varint
 

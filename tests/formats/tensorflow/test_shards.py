@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bnstat.formats.tensorflow.shards import shard_names
+from bnstat.formats.tensorflow.bundle import shard_names
 from bnstat.storage.local import LocalFolder
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tensorflow.python.checkpoint.checkpoint_management import update_checkpoint_state_internal
 
-from bnstat.formats.tensorflow.state_file import State, read_state, state_text
+from bnstat.formats.tensorflow.detection import State, read_state, state_text
 from bnstat.storage.local import LocalFolder
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bnstat.errors import DamagedError
 from bnstat.formats.protobuf.wire import WireError
-from bnstat.formats.tensorflow.tables.sstable import Table
+from bnstat.formats.tensorflow.sstable import Table
 from bnstat.formats.tensorflow.tensor_slice import (
     FULL,
     TensorSlice,

@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 
 from bnstat.errors import AmbiguousError
-from bnstat.mending.estimating.drift import Drift
-from bnstat.mending.recalibrating import drift
+from bnstat.estimate.drift import Drift
+from bnstat.estimate.recalibrating import drift
 from bnstat.output.terminal.drift import lines
 from bnstat.output.terminal.screen import Screen
 from tests.builders.hostile import X, const, graph, node, saved_model

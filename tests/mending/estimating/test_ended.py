@@ -19,15 +19,15 @@ import pytest
 import tensorflow as tf
 
 import bnstat
-from bnstat.mending.estimating.running.interrupts import GRACE, interruptible
+from bnstat.estimate.running.interrupts import GRACE, interruptible
 from tests.builders import hostile
 from tests.builders.signals import heeded
 from tests.mending.originals import ROOT, contents
 
 DRIVER = """
 import json, os, sys
-import tensorflow, bnstat.mending.apply, bnstat.mending.recalibrating
-import bnstat.mending.estimating.running.runner
+import tensorflow, bnstat.mending.apply, bnstat.estimate.recalibrating
+import bnstat.estimate.running.runner
 from bnstat.cli import main
 
 def hit(module, name, number, sent):
@@ -59,9 +59,9 @@ for moment, sent, copy in json.loads(sys.argv[3]):
 print(json.dumps(ends))
 """
 NAMED = ("os", "rename", 1)
-RUN = ("bnstat.mending.estimating.running.runner", "Runner.run")
+RUN = ("bnstat.estimate.running.runner", "Runner.run")
 ENDINGS = [
-    (("bnstat.mending.recalibrating", "scene", 1), signal.SIGTERM),
+    (("bnstat.estimate.recalibrating", "scene", 1), signal.SIGTERM),
     ((*RUN, 1), signal.SIGINT),
     ((*RUN, 3), signal.SIGKILL),
     (("bnstat.mending.draft", "copy_file", 1), signal.SIGINT),
@@ -140,7 +140,7 @@ def endless(folder: Path) -> Path:
 HANGING = """
 import ctypes, sys, threading
 import tensorflow as tf
-import bnstat.mending.estimating.running.runner as runner
+import bnstat.estimate.running.runner as runner
 from bnstat.__main__ import run
 
 how, run_of = sys.argv.pop(1), tf.compat.v1.Session.run

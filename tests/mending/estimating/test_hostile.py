@@ -13,8 +13,8 @@ import pytest
 import tensorflow as tf
 
 from bnstat.errors import UnsupportedError
-from bnstat.mending.estimating.running.allowed import ALLOWED, refuse_unlisted
-from bnstat.mending.recalibrating import drift, recalibrate
+from bnstat.estimate.recalibrating import drift, recalibrate
+from bnstat.estimate.running.allowed_ops import ALLOWED, refuse_unlisted
 from tests.builders.hostile import X, const, function, graph, node, saved_model
 
 Attack = Callable[[Path], Sequence[Any]]

@@ -18,8 +18,8 @@ import tensorflow as tf
 import tf_keras
 
 from bnstat.errors import BnstatError, UnsupportedError
-from bnstat.mending.estimating.running.programs.keras_config import refuse_unsafe
-from bnstat.mending.recalibrating import drift
+from bnstat.estimate.recalibrating import drift
+from bnstat.estimate.running.keras_config import refuse_unsafe
 
 X = np.random.default_rng(0).normal(3, 2, (20, 3)).astype(np.float32)
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 import tf_keras
 
 from bnstat.errors import BnstatError
-from bnstat.mending.recalibrating import drift, recalibrate
+from bnstat.estimate.recalibrating import drift, recalibrate
 
 X = np.random.default_rng(2).normal(3, 2, (50, 3)).astype(np.float32)
 EPSILON = 1e-3

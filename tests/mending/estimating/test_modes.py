@@ -11,18 +11,10 @@ import pytest
 
 from bnstat.checks.training_mode import Evidence
 from bnstat.errors import BnstatError
-from bnstat.mending.estimating.data import Batch
-from bnstat.mending.estimating.modes import (
-    Accuracy,
-    ModeEvidence,
-    Sample,
-    compare,
-    information,
-    rows_of,
-)
-from bnstat.mending.estimating.running.activations import activation_of
-from bnstat.mending.estimating.setting import Settings, scene
-from bnstat.mending.recalibrating import drift, recalibrate
+from bnstat.estimate.data import Batch
+from bnstat.estimate.modes import Accuracy, ModeEvidence, Sample, compare, information, rows_of
+from bnstat.estimate.recalibrating import Settings, drift, recalibrate, scene
+from bnstat.estimate.running.activations import activation_of
 from tests.builders.digits import DATA, TEST, TRAIN
 from tests.builders.hostile import const, node
 from tests.builders.modes import FAR_OFF, WIDE, classifier

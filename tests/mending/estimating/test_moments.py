@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from bnstat.mending.estimating.moments import Halves, Moments, in_deviations
+from bnstat.estimate.passes import Halves, Moments, in_deviations
 
 
 def test_batches_of_any_size_merge_to_the_moments_of_all() -> None:

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from bnstat.errors import BnstatError
-from bnstat.mending.recalibrating import drift, recalibrate
+from bnstat.estimate.recalibrating import drift, recalibrate
 from tests.builders.digits import DATA, TEST
 
 X = np.random.default_rng(0).normal(3, 2, (50, 3)).astype(np.float32)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import tf_keras
 
-from bnstat.mending.estimating.kept import Kept
-from bnstat.mending.estimating.recalibration import Recalibration, estimate
-from bnstat.mending.estimating.running.runner import Runner
-from bnstat.mending.estimating.setting import Settings, scene
+from bnstat.estimate.passes import Kept
+from bnstat.estimate.recalibrating import Settings, scene
+from bnstat.estimate.recalibration import Recalibration, estimate
+from bnstat.estimate.running.runner import Runner
 
 X = (np.random.default_rng(8).normal(1, 2, (90, 5, 4, 3)) ** 3).astype(np.float32)
 NAMES = ("first", "rows", "shared", "last")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bnstat.errors import UnsupportedError
+from bnstat.exchange import csv as output
 from bnstat.model import ROLES
-from bnstat.output.documents import csv as output
 from tests.output.models import layer, model, usual
 
 

@@ -10,11 +10,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from bnstat.exchange import json as output
 from bnstat.model import Source, as_float64
-from bnstat.output.documents import json as output
 from tests.output.models import layer, model, usual, variable
 
-SCHEMA = json.loads(files("bnstat.output.documents").joinpath("schema.json").read_text("utf-8"))
+SCHEMA = json.loads(files("bnstat.exchange").joinpath("schema.json").read_text("utf-8"))
 SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from bnstat.errors import UnsupportedError
+from bnstat.exchange import npz as output
 from bnstat.model import ROLES
-from bnstat.output.documents import npz as output
 from tests.output.models import layer, model, usual
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bnstat.model import ROLES, Summary
-from bnstat.output.documents.drift_json import Measured
 from bnstat.output.numbers import shortest
+from bnstat.output.results.drift import Measured
 from tests.output.models import layer, model, usual
 from tests.output.page.seen import (
     Show,

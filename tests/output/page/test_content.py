@@ -15,9 +15,9 @@ import pytest
 from bnstat.checks import RULES, check
 from bnstat.errors import BnstatError, DamagedError
 from bnstat.model import ROLES
-from bnstat.output.documents.drift_json import Measured
 from bnstat.output.page import html
-from bnstat.output.page.run import Frames
+from bnstat.output.page.page import Frames
+from bnstat.output.results.drift import Measured
 from tests.output.models import layer, model, usual
 from tests.output.page.written import Shown, of_model, of_run, of_two
 
@@ -159,9 +159,9 @@ def test_a_run() -> None:
 
 
 def test_of_a_long_run_some_checkpoints_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bnstat.output.page import run
+    from bnstat.output.page import page
 
-    monkeypatch.setattr(run, "MOST_NUMBERS", 3 * 4 * 8)
+    monkeypatch.setattr(page, "MOST_NUMBERS", 3 * 4 * 8)
     entries = [(str(place), model(usual("bn", seed=place))) for place in range(9)]
     entries[4] = ("4", DamagedError("model-4", "is damaged"))
     frames = Frames(entries)

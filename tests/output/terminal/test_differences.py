@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from bnstat.compare import Difference, diff
-from bnstat.output.documents import differences_json, differences_markdown
+from bnstat.output.results import differences as differences_json
+from bnstat.output.results import differences as differences_markdown
 from bnstat.output.terminal import differences
 from bnstat.output.terminal.screen import ASCII, Screen
 from bnstat.output.terminal.table import text_width

@@ -8,11 +8,11 @@ import pytest
 
 from bnstat.checks import MODEL_RULES, RULES, Finding, check
 from bnstat.model import Source
-from bnstat.output.documents.findings import github as findings_github
-from bnstat.output.documents.findings import json as findings_json
-from bnstat.output.documents.findings import sarif as findings_sarif
+from bnstat.output.results import findings as findings_github
+from bnstat.output.results import findings as findings_json
+from bnstat.output.results import findings as findings_sarif
 from bnstat.output.terminal import findings
-from bnstat.output.terminal import rules as findings_rules
+from bnstat.output.terminal import findings as findings_rules
 from bnstat.output.terminal.screen import ASCII, Screen
 from bnstat.output.terminal.table import text_width
 from tests.output.models import model, usual
@@ -92,7 +92,7 @@ class TestText:
 def test_json() -> None:
     file = io.StringIO()
     some = [finding(NASTY, channels=(3,), numbers={"largest": float("inf"), "epsilon": None})]
-    findings_json.dump(some, model(usual("bn")), file)
+    findings_json.dump_json(some, model(usual("bn")), file)
     assert file.getvalue().isascii()
     document = json.loads(file.getvalue())
     assert document.pop("trained_with") == "unknown"
@@ -145,7 +145,7 @@ class TestSarif:
     def log(self, some=SOME, path: str = "runs/my model") -> dict:
         file = io.StringIO()
         source = Source(path, "tf2-checkpoint")
-        findings_sarif.dump([(some, model(usual("bn"), source=source))], "1.2.3", file)
+        findings_sarif.dump_sarif([(some, model(usual("bn"), source=source))], "1.2.3", file)
         return json.loads(file.getvalue())
 
     def test_the_tool(self) -> None:

@@ -12,7 +12,8 @@ from bnstat.checks import check
 from bnstat.compare import History, history
 from bnstat.errors import DamagedError
 from bnstat.model import Source
-from bnstat.output.documents import history_csv, history_json
+from bnstat.output.results import history as history_csv
+from bnstat.output.results import history as history_json
 from bnstat.output.terminal import history as text
 from bnstat.output.terminal.screen import ASCII, UNICODE, Screen
 from bnstat.output.terminal.table import text_width
@@ -116,7 +117,7 @@ class TestText:
 def test_csv() -> None:
     run = run_of(NASTY, "=bn", length=2)
     file = io.StringIO()
-    history_csv.dump(run, file)
+    history_csv.dump_history_csv(run, file)
     rows = list(csv.DictReader(io.StringIO(file.getvalue())))
     assert len(rows) == 2 * 2 * 4
     assert {row["layer"] for row in rows} == {"a\\x1b[31m\\n[red]=1", "'=bn"}
@@ -135,7 +136,7 @@ def test_json() -> None:
     ]
     run = history(entries)
     file = io.StringIO()
-    history_json.dump(run, check(run), "runs", file)
+    history_json.dump_history_json(run, check(run), "runs", file)
     document = json.loads(file.getvalue())
     assert document["checkpoints"] == [{"name": "a", "step": 1200}, {"name": "c", "step": 1200}]
     assert document["skipped"] == [{"name": "b", "error": "b.index: is truncated"}]

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from bnstat.output.terminal import progress
+from bnstat.output.terminal import screen
 
 
 class Terminal(io.StringIO):
@@ -17,7 +17,7 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def patience(monkeypatch):
     """How long work takes before it shows: next to no time."""
-    monkeypatch.setattr(progress, "_PATIENCE", 0.01)
+    monkeypatch.setattr(screen, "_PATIENCE", 0.01)
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
 
@@ -31,7 +31,7 @@ def shown_while(work, monkeypatch, stderr):
 
 
 def slowly(**options):
-    for _ in progress.track("ab", "exporting", **options):
+    for _ in screen.track("ab", "exporting", **options):
         time.sleep(0.5)
 
 
@@ -44,10 +44,10 @@ def test_long_work_shows_a_bar(monkeypatch):
 
 def test_short_work_shows_nothing(monkeypatch):
     before = time.monotonic()
-    monkeypatch.setattr(progress, "_PATIENCE", 600)
-    shown = shown_while(lambda: list(progress.track("ab", "exporting")), monkeypatch, Terminal())
+    monkeypatch.setattr(screen, "_PATIENCE", 600)
+    shown = shown_while(lambda: list(screen.track("ab", "exporting")), monkeypatch, Terminal())
     assert shown == ""
-    assert time.monotonic() - before < progress._PATIENCE / 2
+    assert time.monotonic() - before < screen._PATIENCE / 2
 
 
 @pytest.mark.usefixtures("patience")
@@ -63,13 +63,13 @@ def test_a_pipe_shows_nothing(monkeypatch):
 def test_closed_standard_error(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", None)
-        assert list(progress.track("ab", "exporting")) == ["a", "b"]
+        assert list(screen.track("ab", "exporting")) == ["a", "b"]
 
 
 @pytest.mark.usefixtures("patience")
 def test_the_bar_ends_with_an_error(monkeypatch):
     def work():
-        for _ in progress.track("ab", "exporting"):
+        for _ in screen.track("ab", "exporting"):
             time.sleep(0.5)
             raise RuntimeError
 

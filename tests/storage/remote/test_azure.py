@@ -13,7 +13,7 @@ import bnstat
 from bnstat.errors import BnstatError, NotFoundError
 from bnstat.scanning.job import How
 from bnstat.storage.access import Access
-from bnstat.storage.places import find
+from bnstat.storage.find import find
 from tests.scanning.stores import scanned
 from tests.storage.remote.conftest import DATA
 from tests.storage.remote.test_http import same

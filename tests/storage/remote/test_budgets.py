@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 import bnstat
-from bnstat.storage.remote.files import RemoteFile, Warehouse
-from bnstat.storage.remote.spans import Span
+from bnstat.storage.remote.files import RemoteFile, Span, Warehouse
 from tests.builders import tables
 from tests.builders.server import Server
 from tests.storage.remote.test_http import same

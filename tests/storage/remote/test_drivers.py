@@ -10,7 +10,7 @@ import pytest
 
 from bnstat.errors import BnstatError
 from bnstat.storage.access import Access
-from bnstat.storage.places import find
+from bnstat.storage.find import find
 from bnstat.storage.remote.drivers import connect
 from bnstat.storage.remote.pinned import S3, Azure, Gcs
 from bnstat.storage.remote.transport import HuggingFace, Transport

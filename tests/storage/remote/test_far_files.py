@@ -9,8 +9,7 @@ import pytest
 
 from bnstat.errors import BnstatError, DamagedError
 from bnstat.storage.access import Access
-from bnstat.storage.files import File
-from bnstat.storage.ranges import Range, prefetch
+from bnstat.storage.files import File, Range, prefetch
 from bnstat.storage.remote.files import RemoteFolder, Warehouse
 from bnstat.storage.remote.transport import Piece, Stat, Transport
 

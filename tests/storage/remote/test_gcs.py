@@ -9,7 +9,7 @@ import pytest
 import bnstat
 from bnstat.errors import BnstatError, NotFoundError
 from bnstat.storage.access import Access
-from bnstat.storage.places import find
+from bnstat.storage.find import find
 from tests.storage.remote.conftest import DATA
 from tests.storage.remote.test_http import same
 

@@ -198,7 +198,7 @@ def test_no_server(tmp_path: Path) -> None:
 
 def test_a_file_leads_to_no_other_place(digits: Server) -> None:
     from bnstat.storage.access import Access
-    from bnstat.storage.remote.web import find_on_the_web
+    from bnstat.storage.remote.http import find_on_the_web
 
     _, _, folder = find_on_the_web(f"{digits.url}/run/", Access())
     for name in ("../run/model-100.index", "/etc/passwd", "a/../../b", "..\\x", ""):

@@ -10,7 +10,7 @@ import bnstat
 from bnstat.errors import BnstatError, NotFoundError
 from bnstat.scanning.job import How
 from bnstat.storage.access import Access
-from bnstat.storage.places import find
+from bnstat.storage.find import find
 from tests.builders import hub
 from tests.builders.server import Server
 from tests.scanning.stores import scanned

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnstat.storage.remote.spans import Pieces, Span, bridged, parts, union
+from bnstat.storage.remote.files import Pieces, Span, bridged, parts, union
 
 SPANS = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 200)))
 

@@ -13,8 +13,7 @@ from bnstat.storage.remote.transport import Stat
 
 pytest.importorskip("aiohttp", reason="the driver for https:// is not installed")
 
-from bnstat.storage.remote.http import Head, Http
-from bnstat.storage.remote.web import WebFolder
+from bnstat.storage.remote.http import Head, Http, WebFolder
 
 
 class Server(Http):

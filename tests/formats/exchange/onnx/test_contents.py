@@ -10,7 +10,7 @@ import pytest
 
 import bnstat
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
-from bnstat.formats.exchange.onnx.file import recognises
+from bnstat.formats.onnx.file import recognises
 from bnstat.model import ROLES
 from bnstat.storage.local import LocalFile
 from tests.formats.exchange.onnx.models import (

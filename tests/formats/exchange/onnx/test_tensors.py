@@ -11,7 +11,7 @@ import pytest
 import bnstat
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
 from bnstat.formats.contents import Contents
-from bnstat.formats.exchange.onnx.file import open_contents
+from bnstat.formats.onnx.file import open_contents
 from bnstat.model import ROLES, Source
 from bnstat.storage.local import LocalFile
 from tests.builders.places import from_extents

@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 from bnstat.formats.contents import Contents
-from bnstat.formats.exchange.pytorch.file import open_contents, recognises
+from bnstat.formats.pytorch.file import open_contents, recognises
 from bnstat.model import Source
 from bnstat.storage.local import LocalFile
 

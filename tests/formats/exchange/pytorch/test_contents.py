@@ -14,7 +14,7 @@ import pytest
 
 import bnstat
 from bnstat.errors import BnstatError, NotFoundError
-from bnstat.formats.exchange.pytorch.file import recognises
+from bnstat.formats.pytorch.file import recognises
 from bnstat.storage.local import LocalFile
 from tests.formats.exchange.pytorch.files import (
     FORMS,

@@ -9,15 +9,9 @@ from typing import Any
 import pytest
 
 from bnstat.errors import UnsupportedError
-from bnstat.formats.exchange.pytorch import pickled, state
-from bnstat.formats.exchange.pytorch.pickled import (
-    BudgetError,
-    Global,
-    Opaque,
-    PickleError,
-    unpickle,
-)
-from bnstat.formats.exchange.pytorch.tensors import call, storage_of
+from bnstat.formats.pytorch import pickled, state
+from bnstat.formats.pytorch.pickled import BudgetError, Global, Opaque, PickleError, unpickle
+from bnstat.formats.pytorch.tensors import call, storage_of
 from tests.formats.exchange.pytorch.reading import opened, zipped
 from tests.fuzz import ports
 

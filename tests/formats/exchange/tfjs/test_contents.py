@@ -15,9 +15,8 @@ from google.protobuf import json_format
 
 import bnstat
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
-from bnstat.formats.contents import Contents
+from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.locate import locate
-from bnstat.formats.tensorflow.tensors import Reading
 from bnstat.model import ROLES, Source
 from tests.builders.places import from_extents
 from tests.formats.keras.files import same_bits

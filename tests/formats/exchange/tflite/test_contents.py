@@ -16,7 +16,7 @@ from click.testing import CliRunner
 import bnstat
 from bnstat.cli import main
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
-from bnstat.formats.exchange.tflite.flatbuffer import U64, Flatbuffer
+from bnstat.formats.tflite import U64, Flatbuffer
 from bnstat.storage.local import LocalFile
 from tests.builders.flatbuffers import hand_made
 from tests.formats.exchange.tflite.files import WAYS, write_all

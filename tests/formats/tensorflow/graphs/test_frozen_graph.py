@@ -13,11 +13,7 @@ import bnstat
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.protobuf.protos import message_class
-from bnstat.formats.tensorflow.graphs.frozen_graph import (
-    contents_of_graph,
-    open_contents,
-    recognises,
-)
+from bnstat.formats.tensorflow.frozen_graph import contents_of_graph, open_contents, recognises
 from bnstat.model import ROLES, Source
 from bnstat.storage.local import LocalFile
 from tests.builders.effort import bounded

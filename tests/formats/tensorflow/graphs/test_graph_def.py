@@ -10,7 +10,7 @@ import pytest
 
 from bnstat.formats.contents import Graph
 from bnstat.formats.protobuf.protos import message_class
-from bnstat.formats.tensorflow.graphs.graph_def import function_graphs, graph_of
+from bnstat.formats.tensorflow.graph_def import function_graphs, graph_of
 from tests.builders.effort import bounded
 
 Node = tuple[str, str, Sequence[str]] | tuple[str, str, Sequence[str], Mapping[str, Any]]

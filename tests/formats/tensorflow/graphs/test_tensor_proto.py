@@ -9,12 +9,7 @@ import pytest
 
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.formats.protobuf.protos import message_class
-from bnstat.formats.tensorflow.graphs.tensor_proto import (
-    decode_tensor,
-    is_small,
-    shape_of,
-    small_array,
-)
+from bnstat.formats.tensorflow.graph_def import decode_tensor, is_small, shape_of, small_array
 
 tf = pytest.importorskip("tensorflow")
 

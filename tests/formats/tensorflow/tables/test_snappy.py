@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import bnstat
 from bnstat.formats.protobuf.wire import WireError
-from bnstat.formats.tensorflow.tables.snappy import decompress
+from bnstat.formats.tensorflow.sstable import decompress
 from tests.builders import tables
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
-from bnstat.formats.tensorflow.tables import sstable
-from bnstat.formats.tensorflow.tables.sstable import Table, find, is_table
+from bnstat.formats.tensorflow import sstable
+from bnstat.formats.tensorflow.sstable import Table, find, is_table
 from bnstat.storage.files import File
 from bnstat.storage.local import LocalFile
 from tests.builders import tables

@@ -13,8 +13,8 @@ import pytest
 import tensorflow as tf
 
 from bnstat.errors import BnstatError
-from bnstat.mending.estimating.data import open_data
-from bnstat.mending.estimating.running.program import Input
+from bnstat.estimate.data import open_data
+from bnstat.estimate.running.flat_graph import Input
 
 ONE = {"x": Input("x:0", "float32", (None, 2, 3))}
 X = np.arange(60, dtype=np.float32).reshape(10, 2, 3)

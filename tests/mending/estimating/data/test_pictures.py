@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 
 from bnstat.errors import BnstatError
-from bnstat.mending.estimating.data import Images
-from bnstat.mending.estimating.running.program import Input
+from bnstat.estimate.data import Images
+from bnstat.estimate.running.flat_graph import Input
 from tests.mending.estimating.data.test_data import all_of, read
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (3, 4, 6, 4)).astype(np.uint8)

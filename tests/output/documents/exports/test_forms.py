@@ -12,13 +12,13 @@ import pytest
 
 import bnstat
 from bnstat.errors import BnstatError, UnsupportedError
+from bnstat.exchange import csv as csv_output
+from bnstat.exchange import json as json_output
+from bnstat.exchange import npz as npz_output
+from bnstat.exchange import parquet as parquet_output
+from bnstat.exchange import safetensors as safetensors_output
+from bnstat.exchange.form import NAMINGS, Form
 from bnstat.model import ROLES, Model
-from bnstat.output.documents import csv as csv_output
-from bnstat.output.documents import json as json_output
-from bnstat.output.documents import npz as npz_output
-from bnstat.output.documents.exports import parquet as parquet_output
-from bnstat.output.documents.exports import safetensors as safetensors_output
-from bnstat.output.documents.exports.form import NAMINGS, Form
 from tests.output.models import layer, model, usual
 
 TWO = model(

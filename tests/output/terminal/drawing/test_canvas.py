@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bnstat.output.terminal.drawing.canvas import Frame, bars, dots, framed, row_of
+from bnstat.output.terminal.drawing import Frame, bars, dots, framed, row_of
 from bnstat.output.terminal.screen import UNICODE, Screen
 
 

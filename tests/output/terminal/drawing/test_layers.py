@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bnstat.output.terminal.drawing.layers import drawings
+from bnstat.output.terminal.drawing import drawings
 from bnstat.output.terminal.screen import UNICODE, Screen
 from bnstat.output.terminal.table import text_width
 from tests.output.models import layer, model, usual, variable

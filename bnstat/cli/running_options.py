@@ -1,0 +1,215 @@
+"""The options of the commands that run a model over data."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from bnstat.cli.options import say
+
+if TYPE_CHECKING:
+    from bnstat.estimate.data import Batch
+
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+SMALL = 32
+"""Fewer samples in a batch tell its moments too badly for one pass."""
+
+DATA = """\b
+DATA is one of these:
+  FILE.npz         arrays by the names of the model's inputs
+  FILE.npy         one array, for a model of one input
+  FOLDER           a dataset that tf.data.Dataset.save wrote
+  FILE             a TFRecord of tf.Example, features named as the inputs;
+                   also a FOLDER of such files
+  FOLDER           images, see --image-size and --scale
+  MODULE:FUNCTION  Python code that yields batches; also FILE.py:FUNCTION
+"""
+
+RUNS = """\b
+The model is a SavedModel, a .keras, a full .h5, a frozen graph, or a
+TensorFlow 1 checkpoint with its .meta. Only ops that compute with values in
+memory are run, and only layers of Keras itself are built, unless --trust.
+"""
+
+
+def _size(_: click.Context, __: click.Parameter, given: str | None) -> tuple[int, int] | None:
+    if given is None:
+        return None
+    sizes = given.lower().split("x")
+    if len(sizes) not in (1, 2) or not all(each.isdecimal() and int(each) for each in sizes):
+        raise click.BadParameter(f"{given!r} is neither SIZE nor HEIGHTxWIDTH")
+    return int(sizes[0]), int(sizes[-1])
+
+
+def _factor(_: click.Context, __: click.Parameter, given: str) -> float:
+    try:
+        return float(Fraction(given))
+    except (ValueError, ZeroDivisionError):
+        raise click.BadParameter(f"{given!r} is no number, such as 1/255") from None
+
+
+def _feeds(
+    _: click.Context, __: click.Parameter, given: tuple[str, ...]
+) -> dict[str, bool | float]:
+    feeds: dict[str, bool | float] = {}
+    for text in given:
+        name, equals, value = text.rpartition("=")
+        try:
+            number = _BOOLS.get(value.lower())
+            feeds[name] = float(value) if number is None else number
+        except ValueError:
+            equals = ""
+        if not equals or not name:
+            raise click.BadParameter(f"{text!r} is not NAME=NUMBER, nor NAME=true or NAME=false")
+    return feeds
+
+
+def _renamed(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> None:
+    if given:
+        raise click.UsageError("--output is called --answer; -o FILE names the file to write")
+
+
+_BOOLS = {"true": True, "false": False}
+
+_OPTIONS = (
+    click.option(
+        "--data",
+        required=True,
+        metavar="DATA",
+        help="Run the model on this data; see below.",
+    ),
+    click.option(
+        "--labels",
+        metavar="NAME",
+        help="Compute the accuracy, with the classes in this array of DATA.",
+    ),
+    click.option(
+        "--samples",
+        type=click.IntRange(min=2),
+        default=4096,
+        show_default=True,
+        help="Use at most this number of samples.",
+    ),
+    click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        default=64,
+        show_default=True,
+        help="Run this number of samples at a time.",
+    ),
+    click.option(
+        "--image-size",
+        metavar="HxW",
+        callback=_size,
+        help="Resize images to this. Default: the model's own size.",
+    ),
+    click.option(
+        "--scale",
+        metavar="FACTOR",
+        default="1",
+        callback=_factor,
+        help="Multiply the pixels of images (0 to 255) by this, such as 1/255.",
+    ),
+    click.option(
+        "--signature",
+        metavar="NAME",
+        help="Run this signature of a SavedModel that has several. Default: serving_default.",
+    ),
+    click.option(
+        "--input",
+        "inputs",
+        multiple=True,
+        metavar="NAME",
+        help="Feed DATA to this tensor, if that is not obvious. Can be repeated.",
+    ),
+    click.option(
+        "--answer",
+        "outputs",
+        multiple=True,
+        metavar="NAME",
+        help="Take this tensor for the model's answer, if that is not obvious. Can be repeated.",
+    ),
+    click.option(
+        "--output",
+        multiple=True,
+        hidden=True,
+        expose_value=False,
+        callback=_renamed,
+    ),
+    click.option(
+        "--feed",
+        "feeds",
+        multiple=True,
+        metavar="NAME=VALUE",
+        callback=_feeds,
+        help="Feed a placeholder for a single number, such as keep_prob=1. A placeholder for a "
+        "single bool is false unless it is set here. Can be repeated.",
+    ),
+    click.option(
+        "--import",
+        "imports",
+        multiple=True,
+        metavar="MODULE",
+        help="Import MODULE first, for the custom classes of a Keras file. Can be repeated.",
+    ),
+    click.option(
+        "--trust",
+        is_flag=True,
+        help="Also run ops, build layers and import modules that are refused otherwise: they can "
+        "read and write files and run code. Use it only for models from people whom you trust.",
+    ),
+)
+
+_NAMES = (
+    "labels",
+    "samples",
+    "batch_size",
+    "image_size",
+    "scale",
+    "signature",
+    "inputs",
+    "outputs",
+    "feeds",
+    "imports",
+    "trust",
+)
+
+
+def options(command: Command) -> Command:
+    """Add the options; the command gets `data`, and the others as `settings`."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        given = {name: kwargs.pop(name) for name in _NAMES}
+        from bnstat.estimate.data import Images
+        from bnstat.estimate.running.interrupts import ending_in_time
+
+        given["images"] = Images(given.pop("image_size"), given.pop("scale"))
+        with ending_in_time():
+            return command(*args, settings=given, **kwargs)
+
+    for option in reversed(_OPTIONS):
+        wrapper = option(wrapper)
+    return wrapper  # type: ignore[return-value]
+
+
+def tracker(hidden: bool) -> Callable[[Iterable[Batch], str], Iterator[Batch]]:
+    """Shows how far a pass over the data is."""
+    from bnstat.output.terminal.screen import track
+
+    return lambda batches, what: track(batches, what, hidden=hidden)
+
+
+def warn_of_small_batches(size: int, quiet: bool) -> None:
+    """Say that one pass is not enough for small batches."""
+    if size < SMALL and not quiet:
+        say(
+            f"warning: batches of {size} tell their own moments badly, and errors add up from "
+            f"layer to layer: use --exact, or batches of {SMALL} at least"
+        )

@@ -1,1 +1,0 @@
-"""What the Tab key does: what is offered, and to which shells."""

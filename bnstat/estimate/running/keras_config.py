@@ -1,0 +1,183 @@
+"""What the configuration in a Keras file would make Keras import, call or read.
+
+Keras resolves names in a configuration to Python objects: modules, classes, functions, and symbols
+of TensorFlow's API. Its safe mode does not restrict all of them: tf-keras imports any module, and
+calls any function of TensorFlow (`tf.io.gfile.remove` too) with constants from the file. So the
+whole configuration is checked before Keras builds anything of it.
+
+Sources: keras/src/saving/serialization_lib.py; tf_keras/src/saving/serialization_lib.py,
+tf_keras/src/layers/core/tf_op_layer.py, tf_keras/src/engine/base_layer.py.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+from zipfile import BadZipFile, ZipFile
+
+from bnstat.errors import DamagedError, UnsupportedError, first_line
+from bnstat.estimate.running.allowed_ops import ALLOWED
+
+_KERAS = re.compile(
+    r"(tf_)?keras(\.(api|src|_tf_keras|keras|v2|v1|experimental|__internal__))*"
+    r"(\.(activations|constraints|dtype_policies|engine|initializers|layers|legacy|losses|metrics"
+    r"|mixed_precision|models|ops|optimizers|quantizers|random|regularizers|trainers)(\.\w+)*)?"
+)
+"""Modules of what models are made of; other modules of Keras read files and settings."""
+
+_RUNS_CODE = frozenset({"Lambda", "__lambda__", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"})
+_READS_FILES = frozenset({"TFSMLayer"})
+
+_SYMBOLS = re.compile(
+    r"(compat\.v1\.)?((__operators__|bitwise|dtypes|image|linalg|math|nn|quantization|ragged|random|sets|signal"
+    r"|sparse|strings)(\.\w+)+"
+    r"|abs|add|add_n|arg(max|min|sort)|batch_to_space|bitcast|boolean_mask|broadcast_to|cast"
+    r"|clip_by_\w+|complex|concat|constant|convert_to_tensor|cos|cosh|cumsum|divide|einsum"
+    r"|ensure_shape|equal|exp|expand_dims|eye|fill|floor|gather(_nd)?|greater(_equal)?|identity"
+    r"|less(_equal)?|linspace|logical_\w+|matmul|maximum|meshgrid|minimum|multiply|negative|norm"
+    r"|not_equal|one_hot|ones(_like)?|pad|pow|range|rank|realdiv|reduce_\w+|repeat|reshape"
+    r"|reverse(_sequence)?|roll|round|scatter_nd|searchsorted|shape(_n)?|sigmoid|sign|sin|sinh"
+    r"|size|slice|sort|space_to_batch(_nd)?|split|sqrt|square|squeeze|stack|stop_gradient"
+    r"|strided_slice|subtract|tan|tanh|tensor_scatter_nd_\w+|tensordot|tile|transpose|truediv"
+    r"|unique|unstack|where|zeros(_like)?)"
+)
+"""Functions of TensorFlow's API that only add ops to a graph; the ops are checked again there."""
+
+_TENSORS = frozenset({"RaggedTensor", "SparseTensor", "sparse.SparseTensor"})
+
+
+def read_configuration(file: str, where: str) -> Any:
+    """Return the configuration of a model, read by the libraries by which Keras reads it.
+
+    Args:
+        file: a `.keras`, its folder, or an `.h5`; Keras decides by its ending.
+        where: for messages.
+
+    Raises:
+        DamagedError: there is no configuration that can be read.
+    """
+    try:
+        if os.path.isdir(file):
+            with open(os.path.join(file, "config.json"), "rb") as stream:
+                return json.load(stream)
+        if file.endswith(".keras"):
+            with ZipFile(file) as archive, archive.open("config.json") as member:
+                return json.load(member)
+        import h5py
+
+        with h5py.File(file, "r") as store:
+            return json.loads(store.attrs["model_config"])
+    except (OSError, LookupError, RecursionError, TypeError, ValueError, BadZipFile) as error:
+        reason = f"its configuration cannot be read: {first_line(error)}"
+        raise DamagedError(where, reason) from None
+
+
+def refuse_unsafe(configuration: Any, path: str, imports: Sequence[str]) -> None:
+    """Raise if a configuration names anything but what models are made of.
+
+    Args:
+        configuration: what `read_configuration` returned.
+        path: for messages.
+        imports: modules that the user has imported, and that it may name.
+
+    Raises:
+        UnsupportedError: names what Keras would import, call or read.
+    """
+    for described in _objects(configuration):
+        module = _text(described.get("module"))
+        if module and not _is_known(module, described, imports):
+            name = f"{module}.{_name(described)}"
+            raise UnsupportedError(
+                path,
+                f"Keras cannot build it without {name}, which is not one of Keras's own models, "
+                "layers and functions",
+                f"--import MODULE allows a module that you know, such as --import {module}; "
+                "--trust allows all",
+            )
+        danger = _danger(described)
+        if danger:
+            raise UnsupportedError(
+                path,
+                f"to build it, Keras would {danger}",
+                "--trust allows that; use it only for files from people whom you trust",
+            )
+
+
+def _objects(configuration: Any) -> Iterator[dict[str, Any]]:
+    """Yield every JSON object, at any depth."""
+    waiting = [configuration]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield value
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+
+
+def _is_known(module: str, described: dict[str, Any], imports: Sequence[str]) -> bool:
+    if any(module == name or module.startswith(f"{name}.") for name in imports):
+        return True
+    if imports and _is_registered(described):
+        return True
+    name = _name(described)
+    if module == "builtins":
+        return not hasattr(builtins, name.partition(".")[0])
+    return bool(_KERAS.fullmatch(module)) and "." not in name
+
+
+def _is_registered(described: dict[str, Any]) -> bool:
+    """Return True if a module that the user imported has registered this object with Keras."""
+    from importlib import import_module
+
+    registered = described.get("registered_name")
+    if not isinstance(registered, str):
+        return False
+    for library in ("keras", "tf_keras"):
+        try:
+            if import_module(library).saving.get_registered_object(registered) is not None:
+                return True
+        except ImportError:
+            continue
+    return False
+
+
+def _name(described: dict[str, Any]) -> str:
+    """Return the name of a class, or of a function, which Keras looks up in a module."""
+    name = _text(described.get("class_name"))
+    return _text(described.get("config")) if name == "function" else name
+
+
+def _danger(described: dict[str, Any]) -> str:
+    """Return what Keras would do for an object beyond building a layer; empty if nothing."""
+    kind = _text(described.get("class_name")).rpartition(">")[2]
+    config = described.get("config")
+    config = config if isinstance(config, dict) else {}
+    if kind in _RUNS_CODE:
+        return f"run code that the file holds ({kind})"
+    if kind in _READS_FILES:
+        return f"read the file {config.get('filepath')!r} ({kind})"
+    for holder in (described, config):
+        if isinstance(holder.get("vocabulary"), str):
+            return f"read the file {holder['vocabulary']!r} ({kind or 'vocabulary'})"
+    symbol: object = None
+    if kind == "TFOpLambda":
+        symbol = config.get("function")
+    elif kind == "ClassMethod" and config.get("cls_symbol") not in _TENSORS:
+        symbol = config.get("cls_symbol")
+    elif kind == "TensorFlowOpLayer":
+        node = config.get("node_def")
+        op = node.get("op") if isinstance(node, dict) else node
+        return "" if op in ALLOWED else f"run the op {op!r} ({kind})"
+    if symbol is None or _SYMBOLS.fullmatch(_text(symbol)):
+        return ""
+    return f"call tf.{symbol} ({kind})"
+
+
+def _text(value: object) -> str:
+    """Return a string as it is, and anything else as empty."""
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,112 @@
+"""Where models lie that are several files, of the formats that networks are ported to.
+
+Safetensors and PyTorch files may come in parts, `NAME-00001-of-00003.safetensors`, with an index
+`NAME.safetensors.index.json`. A model of TensorFlow.js is a `model.json`, its shards beside it.
+
+torch.distributed.checkpoint writes `.metadata` and pieces, `__0_0.distcp`, of tensors that several
+machines hold.
+
+Sources: transformers/modeling_utils.py, `save_pretrained`; tfjs-core/src/io/types.ts.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from bnstat.errors import UnsupportedError
+from bnstat.formats.contents import Contents, Reading
+from bnstat.formats.detection import Format, Found, Place, alone, natively, step_of
+from bnstat.formats.json_text import MAX_BYTES
+from bnstat.model import Source
+from bnstat.storage.files import File, Folder
+
+_INDEX_NAME: Final = re.compile(r"(?P<stem>.+)(?P<ending>\.(?:safetensors|bin))\.index\.json")
+_PART_NAME: Final = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}(?P<ending>\.(?:safetensors|bin))")
+
+_SHARD: Final = re.compile(r"group\d+-shard\d+of\d+(\.bin)?")
+_MODEL: Final = "model.json"
+
+_DISTRIBUTED: Final = ".metadata"
+_PIECE: Final = ".distcp"
+
+
+class Sharded(Format):
+    """An index and its parts; each of them stands for the model."""
+
+    def in_file(self, folder: Folder, file: File) -> Found | None:
+        if (match := _PART_NAME.fullmatch(file.name)) is not None:
+            index = folder.file(f"{match['stem']}{match['ending']}.index.json")
+        else:
+            match = _INDEX_NAME.fullmatch(file.name)
+            index = file if match is not None else None
+        if index is None or match is None or not _says(index, b'"weight_map"'):
+            return None
+        from bnstat.formats.arrays.safetensors import open_sharded
+
+        stem = match["stem"]
+        return Found(
+            index.name,
+            step_of(stem),
+            folder.modified(index.name),
+            lambda source, reading: open_sharded(index, natively(source, reading)),
+            lambda: folder.times(stem),
+        )
+
+    def first(self, name: str) -> str | None:
+        if (match := _PART_NAME.fullmatch(name)) is not None:
+            return f"{match['stem']}{match['ending']}.index.json"
+        return name if _INDEX_NAME.fullmatch(name) else None
+
+
+class TensorflowJs(Format):
+    """The JSON file, whatever its name; a shard stands for the `model.json` beside it."""
+
+    def in_file(self, folder: Folder, file: File) -> Found | None:
+        model = folder.file(_MODEL) if _SHARD.fullmatch(file.name) else file
+        if model is None or not _says(model, b'"weightsManifest"'):
+            return None
+        from bnstat.formats.tfjs import open_model
+
+        return Found(
+            model.name,
+            step_of(model.name),
+            folder.modified(model.name),
+            lambda source, reading: open_model(model, natively(source, reading)),
+            folder.times,
+        )
+
+    def first(self, name: str) -> str | None:
+        return _MODEL if name == _MODEL or _SHARD.fullmatch(name) else None
+
+
+class DistributedPyTorch(Format):
+    """A folder of torch.distributed.checkpoint, which is told, and not read."""
+
+    def owner(self, folder: Folder, file: File) -> Place | Folder | None:
+        is_part = file.name == _DISTRIBUTED or file.name.endswith(_PIECE)
+        return folder if is_part and self.is_seen_in(folder) else None
+
+    def is_seen_in(self, folder: Folder) -> bool:
+        return folder.file(_DISTRIBUTED) is not None and bool(folder.matching("", _PIECE))
+
+    def of_folder(self, folder: Folder) -> Found | None:
+        if not self.is_seen_in(folder):
+            return None
+
+        def refuse(source: Source, reading: Reading) -> Contents:
+            raise UnsupportedError(
+                source.path,
+                "is a distributed checkpoint of PyTorch's, in pieces",
+                "make a file of it: python -m torch.distributed.checkpoint.format_utils "
+                "dcp_to_torch FOLDER FILE",
+            )
+
+        return alone(refuse, folder.times)
+
+
+def _says(file: File, word: bytes) -> bool:
+    """Whether a file of JSON has a word in it."""
+    if file.size > MAX_BYTES or not file.head(64).lstrip().startswith(b"{"):
+        return False
+    return word in file.read()

@@ -1,1 +1,0 @@
-"""What networks are ported to and from: ONNX, PyTorch, safetensors, TensorFlow.js and others."""

@@ -1,1 +1,0 @@
-"""Orbax checkpoints, of JAX libraries and of Keras: folders of Zarr arrays."""

@@ -1,1 +1,0 @@
-"""TensorFlow Lite: a flatbuffer of operations and their constants."""

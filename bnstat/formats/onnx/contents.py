@@ -1,0 +1,307 @@
+"""What an ONNX file holds: its initializers and constants, and the graph that uses them.
+
+The key of a tensor is its name in the file; one in a nested graph that is called like another is
+told apart by a `#2`.
+
+Constants that an ONNX file computes rather than stores.
+
+Exporters write a vector of ones as `ConstantOfShape`, broadcast a scalar with `Expand`, or leave
+arithmetic on initializers for the runtime to fold. Such tensors are evaluated here, up to a bound,
+and stand in the graph as constants. A chain that only passes a stored tensor on (`Identity`,
+`Cast`, `Reshape`) is left alone, because the stored tensor is what can be shown and written.
+
+Source: docs/Operators.md of ONNX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from math import prod
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnstat.errors import BnstatError, UnsupportedError
+from bnstat.formats.contents import Contents, Graph
+from bnstat.formats.dtypes import ONNX, find_dtype
+from bnstat.formats.onnx.graphs import Inlined, NodeOp, constant, inline
+from bnstat.formats.onnx.messages import Model, find_array, read_array, read_model, type_name
+from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, Window, WireError, damaged
+from bnstat.model import Source, Variable
+from bnstat.storage.files import File
+
+Array = NDArray[np.generic]
+
+_MOST_ELEMENTS: Final = 1 << 14
+"""Elements of a tensor that is evaluated; batch norm has one for each channel."""
+
+_MOST_IN_ALL: Final = 1 << 22
+"""Elements that are evaluated for a whole model."""
+
+_DEEPEST: Final = 50
+"""Operators in a row that are evaluated."""
+
+_MAKERS: Final = frozenset({"ConstantOfShape", "Expand"})
+_PASSES: Final = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze"})
+
+
+def evaluate(inlined: Inlined, file: File) -> None:
+    """Turn nodes that depend on constants alone into constants.
+
+    Arithmetic is evaluated only where another kind of operator takes its result: a
+    normalization that is spelled out keeps its form.
+    """
+    evaluation = _Evaluation(inlined, file)
+    wanted = evaluation.wanted()
+    arrays = {name: evaluation.value(name) for name in wanted}
+    for name, array in arrays.items():
+        op = inlined.ops[name]
+        if array is not None and array.dtype.kind == "f" and isinstance(op, NodeOp):
+            inlined.compute(name, op.node.outputs[0], array)
+
+
+class _Evaluation:
+    """Evaluates the nodes of a model, each once."""
+
+    def __init__(self, inlined: Inlined, file: File) -> None:
+        self._inlined = inlined
+        self._file = file
+        self._known: dict[str, Array | None] = {}
+        self._left = _MOST_IN_ALL
+
+    def wanted(self) -> list[str]:
+        """The names of the nodes whose results are to be constants."""
+        ops = self._inlined.ops
+        taken_by_others = {
+            tensor for op in ops.values() if op.type not in _OPERATORS for tensor in op.inputs
+        }
+        return [
+            op.name
+            for op in ops.values()
+            if op.type in _MAKERS
+            or (op.type in _OPERATORS and op.name in taken_by_others and self._is_made(op.name))
+        ]
+
+    def value(self, tensor: str, depth: int = 0) -> Array | None:
+        """The numbers of a tensor; None if they depend on an input, or are too many."""
+        if tensor not in self._known:
+            self._known[tensor] = None
+            # What cannot be evaluated stays a node.
+            with suppress(
+                BnstatError, WireError, ValueError, TypeError, LookupError, ArithmeticError
+            ):
+                self._known[tensor] = self._evaluated(tensor, depth)
+        return self._known[tensor]
+
+    def _is_made(self, name: str) -> bool:
+        """Return False if a node only passes on a tensor that the file stores."""
+        for _ in range(_DEEPEST):
+            op = self._inlined.ops.get(name)
+            if op is None or op.type == "Const":
+                return False
+            if op.type not in _PASSES:
+                return True
+            name = op.inputs[0] if op.inputs else ""
+        return False
+
+    def _evaluated(self, tensor: str, depth: int) -> Array | None:
+        op = self._inlined.ops.get(tensor)
+        if op is None or depth > _DEEPEST:
+            return None
+        if op.type == "Const":
+            return self._taken(self._held(tensor))
+        operator = _OPERATORS.get(op.type)
+        if operator is None or not isinstance(op, NodeOp):
+            return None
+        inputs = [self.value(name, depth + 1) for name in op.inputs]
+        given = [array for array in inputs if array is not None]
+        if len(given) != len(inputs):
+            return None
+        with np.errstate(all="ignore"):
+            return self._taken(operator(op, self._file, *given))
+
+    def _held(self, name: str) -> Array | None:
+        return constant(self._inlined, self._file, name, _MOST_ELEMENTS)
+
+    def _taken(self, array: Array | None) -> Array | None:
+        if array is None or array.size > _MOST_ELEMENTS:
+            return None
+        self._left -= array.size
+        return array if self._left >= 0 else None
+
+
+def _sizes(array: Array) -> tuple[int, ...]:
+    """A shape that a tensor holds.
+
+    Raises:
+        ValueError: it is not one, or has too many elements.
+    """
+    sizes = tuple(int(size) for size in array.ravel().tolist())
+    if array.dtype.kind not in "iu" or len(sizes) > 32 or min(sizes, default=0) < -1:
+        raise ValueError("not a shape")
+    count = 1
+    for size in sizes:
+        count *= abs(size)
+        if count > _MOST_ELEMENTS:
+            raise ValueError("too many elements")
+    return sizes
+
+
+def _constant_of_shape(op: NodeOp, file: File, shape: Array) -> Array:
+    tensor = op.tensor("value")
+    value = np.zeros(1, np.float32) if tensor is None else read_array(file, tensor)
+    return np.full(_sizes(shape), value.reshape(-1)[0], value.dtype)
+
+
+def _expand(op: NodeOp, file: File, x: Array, shape: Array) -> Array:
+    whole = np.broadcast_shapes(x.shape, _sizes(shape))
+    if x.size == prod(whole) or prod(whole) > _MOST_ELEMENTS:
+        raise ValueError("passes its input on, or has too many elements")
+    return np.broadcast_to(x, whole).copy()
+
+
+def _cast(op: NodeOp, file: File, x: Array) -> Array:
+    code = op.attribute("to")
+    dtype = find_dtype(ONNX[code]) if isinstance(code, int) and code in ONNX else None
+    if dtype is None:
+        raise ValueError("not a numeric type")
+    return x.astype(dtype)
+
+
+def _reshape(op: NodeOp, file: File, x: Array, shape: Array) -> Array:
+    sizes = _sizes(shape)
+    if not op.attribute("allowzero"):
+        sizes = tuple(size or x.shape[axis] for axis, size in enumerate(sizes))
+    return x.reshape(sizes)
+
+
+def _axes(op: NodeOp, given: Sequence[Array]) -> tuple[int, ...]:
+    """The axes that an operator is given: as an input since version 13, as an attribute before."""
+    numbers = given[0].ravel().tolist() if given else op.numbers("axes")
+    return tuple(int(number) for number in numbers)
+
+
+def _squeeze(op: NodeOp, file: File, x: Array, *axes: Array) -> Array:
+    return np.squeeze(x, _axes(op, axes) or None)
+
+
+def _unsqueeze(op: NodeOp, file: File, x: Array, *axes: Array) -> Array:
+    return np.expand_dims(x, _axes(op, axes))
+
+
+def _transpose(op: NodeOp, file: File, x: Array) -> Array:
+    order = [int(axis) for axis in op.numbers("perm")]
+    return np.transpose(x, order or None)
+
+
+def _concat(op: NodeOp, file: File, *parts: Array) -> Array:
+    if sum(part.size for part in parts) > _MOST_ELEMENTS:
+        raise ValueError("too many elements")
+    return np.concatenate(parts, int(op.attribute("axis") or 0))
+
+
+def _shape(op: NodeOp, file: File, x: Array) -> Array:
+    return np.array(x.shape, np.int64)
+
+
+def _elementwise(function: Callable[..., Array]) -> Callable[..., Array]:
+    def apply(op: NodeOp, file: File, *arrays: Array) -> Array:
+        if prod(np.broadcast_shapes(*(array.shape for array in arrays))) > _MOST_ELEMENTS:
+            raise ValueError("too many elements")
+        # ONNX broadcasts like NumPy, but never promotes.
+        return np.asarray(function(*arrays)).astype(arrays[0].dtype)
+
+    return apply
+
+
+def _divide(x: Array, y: Array) -> Array:
+    if x.dtype.kind != "f":
+        raise ValueError("rounds in its own way")
+    result: Array = np.true_divide(x, y)
+    return result
+
+
+_OPERATORS: Final[Mapping[str, Callable[..., Array]]] = {
+    "ConstantOfShape": _constant_of_shape,
+    "Expand": _expand,
+    "Identity": lambda op, file, x: x,
+    "Cast": _cast,
+    "Reshape": _reshape,
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+    "Transpose": _transpose,
+    "Concat": _concat,
+    "Shape": _shape,
+    "Add": _elementwise(np.add),
+    "Sub": _elementwise(np.subtract),
+    "Mul": _elementwise(np.multiply),
+    "Div": _elementwise(_divide),
+    "Neg": _elementwise(np.negative),
+    "Sqrt": _elementwise(np.sqrt),
+    "Reciprocal": _elementwise(np.reciprocal),
+}
+"""Operator -> what evaluates it, from the node, the file and the inputs."""
+
+_MOST_SMALL = 1 << 12
+"""Elements of a tensor that can be part of a graph's structure, such as a shape."""
+
+
+def contents_of(file: File, source: Source) -> Contents:
+    """The tensors and the graph of an ONNX file.
+
+    Raises:
+        DamagedError: the file is truncated or contradicts itself.
+        UnsupportedError: it is too large, or nested too deep.
+    """
+    if file.size >= LARGEST_MESSAGE:
+        raise UnsupportedError(file.path, "is larger than an ONNX file can be")
+    try:
+        model = read_model(Window(file))
+        inlined = inline(model, file.path)
+        evaluate(inlined, file)
+    except WireError as error:
+        raise damaged(file.path, "the model", error) from error
+    except UnicodeDecodeError as error:
+        raise damaged(file.path, "a name", WireError(error)) from error
+    variables = {}
+    for name, key in inlined.keys.items():
+        if name in inlined.computed:
+            array = inlined.computed[name]
+            if array.ndim:
+                variables[key] = Variable(
+                    key, _plain(key), array.dtype.name, array.shape, array.copy
+                )
+            continue
+        tensor = inlined.constants[name]
+        if tensor.shape is not None:
+            variables[key] = Variable(
+                key,
+                _plain(key),
+                type_name(tensor),
+                tensor.shape,
+                partial(read_array, file, tensor),
+                partial(find_array, file, tensor),
+            )
+    held = {name: key for name, key in inlined.keys.items() if key in variables}
+    small = partial(constant, inlined, file, most=_MOST_SMALL)
+    graph = Graph("", inlined.ops, held, small)
+    return Contents(
+        replace(source, format="onnx", writer=_writer(model)),
+        variables,
+        names={key: variable.name for key, variable in variables.items()},
+        graphs=lambda: (graph,),
+    )
+
+
+def _plain(key: str) -> str:
+    """A tensor's name without the `:0` that converters keep from TensorFlow."""
+    return key.removesuffix(":0")
+
+
+def _writer(model: Model) -> str | None:
+    opset = f"(opset {model.opset})" if model.opset is not None else ""
+    return " ".join(part for part in (model.producer, opset) if part) or None

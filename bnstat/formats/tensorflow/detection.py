@@ -1,0 +1,299 @@
+"""The file `checkpoint`, in which a training job keeps the names of its checkpoints.
+
+    model_checkpoint_path: "model-1200"
+    all_model_checkpoint_paths: "model-1000"
+    all_model_checkpoint_paths: "model-1200"
+
+It is a CheckpointState in protobuf's text format (tensorflow/python/training/
+checkpoint_state.proto). The paths are absolute when the job's folder was; folders move, so only
+their last part is used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from bnstat.errors import BnstatError, NotFoundError
+from bnstat.formats.contents import Contents, Reading
+from bnstat.formats.detection import (
+    Format,
+    Found,
+    Place,
+    alone,
+    by_age,
+    models_in_files,
+    single,
+    step_of,
+)
+from bnstat.formats.tensorflow.bundle import DATA, INDEX
+from bnstat.formats.tensorflow.checkpoint import open_checkpoint
+from bnstat.formats.tensorflow.checkpoint_v1 import SHARD, is_v1, open_checkpoint_v1
+from bnstat.formats.tensorflow.saved_model import (
+    VARIABLES,
+    has_saved_model,
+    is_saved_model,
+    open_saved_model,
+)
+from bnstat.formats.tensorflow.sstable import is_table
+from bnstat.model import Source
+from bnstat.storage.files import File, Folder
+
+NAME = "checkpoint"
+
+_LINE = re.compile(rb'^\s*(\w+)\s*:\s*(?:"((?:[^"\\]|\\.)*)"|\'((?:[^\'\\]|\\.)*)\')\s*$')
+_ESCAPE = re.compile(rb"\\([0-7]{1,3}|x[0-9a-fA-F]{1,2}|.)", re.DOTALL)
+_ESCAPES = {b"n": b"\n", b"t": b"\t", b"r": b"\r"}
+_LARGEST = 16 << 20
+
+
+class State(NamedTuple):
+    """What a state file lists, as base names: the newest, and all, oldest first."""
+
+    newest: str | None
+    all: tuple[str, ...]
+
+
+def read_state(folder: Folder, name: str = NAME) -> State | None:
+    """The folder's state; None where it has no state file, or one that lists nothing."""
+    file = folder.file(name)
+    if file is None or file.size > _LARGEST or file.is_lfs_pointer():
+        return None
+    if not file.head(64).lstrip().startswith((b"model_checkpoint_path", b"all_model")):
+        return None
+    newest, listed = None, []
+    for line in file.read().splitlines():
+        match = _LINE.match(line)
+        if not match:
+            continue
+        quoted = match[2] if match[2] is not None else match[3]
+        path = _ESCAPE.sub(_unescaped, quoted).decode("utf-8", "surrogateescape")
+        name = re.split(r"[/\\]", path)[-1]
+        if match[1] == b"model_checkpoint_path":
+            newest = name
+        elif match[1] == b"all_model_checkpoint_paths":
+            listed.append(name)
+    return State(newest, tuple(listed)) if newest is not None or listed else None
+
+
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    """The byte that one of protobuf's escapes stands for."""
+    code = match[1]
+    if code[:1] in b"01234567":
+        return bytes([int(code, 8) & 0xFF])
+    if code[:1] == b"x" and len(code) > 1:
+        return bytes([int(code[1:], 16)])
+    return _ESCAPES.get(code, code)
+
+
+def state_text(name: str) -> str:
+    """The text of a state file that lists one checkpoint of its folder."""
+    quoted = "".join(
+        char if char.isascii() and char.isprintable() and char not in '"\\' else _octal(char)
+        for char in name
+    )
+    return f'model_checkpoint_path: "{quoted}"\nall_model_checkpoint_paths: "{quoted}"\n'
+
+
+def _octal(char: str) -> str:
+    return "".join(f"\\{byte:03o}" for byte in char.encode("utf-8", "surrogateescape"))
+
+
+_META = ".meta"
+_INSIDE = (VARIABLES, "assets", "assets.extra")
+_V1_GLOB = re.compile(r"^(?P<prefix>.*)-[?*]+-of-(?P<shards>\d{5})$", re.DOTALL)
+
+
+class SavedModels(Format):
+    """Folders with `saved_model.pb` and `variables/`, and such files by other names."""
+
+    def owner(self, folder: Folder, file: File) -> Place | Folder | None:
+        return _around(folder)
+
+    def in_file(self, folder: Folder, file: File) -> Found | None:
+        if not is_saved_model(file):
+            return None
+        return _saved_model(folder, file)
+
+    def of_folder(self, folder: Folder) -> Found | None:
+        whole = _around(folder) or folder
+        if not has_saved_model(whole):
+            return None
+        return _saved_model(whole)
+
+    def has_inside(self, name: str) -> bool:
+        return name in _INSIDE
+
+
+def _around(folder: Folder) -> Folder | None:
+    """The SavedModel that a folder is the `variables/` of."""
+    parent = folder.parent() if folder.name == VARIABLES else None
+    return parent if parent is not None and has_saved_model(parent) else None
+
+
+def _saved_model(folder: Folder, file: File | None = None) -> Found:
+    def times() -> dict[str, float]:
+        variables = folder.folder(VARIABLES)
+        return folder.times() | ({} if variables is None else variables.times())
+
+    return alone(lambda source, reading: open_saved_model(folder, source, reading, file), times)
+
+
+class Checkpoints(Format):
+    """Bundles and V1 checkpoints, and the file `checkpoint` that lists those of a training run."""
+
+    named = True
+    beside = ("events.out.tfevents", "graph.pbtxt")
+
+    def owner(self, folder: Folder, file: File) -> Place | Folder | None:
+        name = file.name
+        prefix = None
+        if (match := DATA.match(name)) and not is_table(file):
+            prefix = match["prefix"]
+        elif name.endswith(_META):
+            prefix = name.removesuffix(_META)
+        if prefix is not None and (found := self.at_prefix(folder, prefix)) is not None:
+            return single(found)
+        state = read_state(folder, name)
+        return None if state is None else _of_run(folder, state) or folder
+
+    def in_file(self, folder: Folder, file: File) -> Found | None:
+        if not is_table(file):
+            return None
+        name = file.name
+        if is_v1(file):
+            match = SHARD.match(name)
+            return (
+                _v1(folder, match["prefix"], match["shards"]) if match else _v1_file(folder, file)
+            )
+        if not name.endswith(INDEX):
+            raise BnstatError(
+                file.path,
+                "is the index of a checkpoint, but its name does not end in .index",
+                "give it back the name that its data files start with",
+            )
+        return _bundle(folder, name.removesuffix(INDEX))
+
+    def at_prefix(self, folder: Folder, prefix: str) -> Found | None:
+        if folder.file(prefix + INDEX) is not None:
+            return _bundle(folder, prefix)
+        if (v1 := _v1_checkpoint(folder, prefix)) is not None:
+            return v1
+        if data := folder.matching(prefix + ".data-"):
+            match = DATA.match(data[0])
+            raise NotFoundError(
+                f"{folder.path}/{match['prefix'] if match else data[0]}{INDEX}",
+                "the checkpoint's index file is missing",
+                f"it belongs beside {data[0]}",
+            )
+        return None
+
+    def within(self, folder: Folder) -> Place | None:
+        return _of_run(folder, read_state(folder))
+
+    def is_seen_in(self, folder: Folder) -> bool:
+        return folder.file(NAME) is not None or bool(folder.matching("", INDEX))
+
+    def missing_from(self, folder: Folder) -> Sequence[str]:
+        state = read_state(folder)
+        return () if state is None else state.all or [state.newest or ""]
+
+    def first(self, name: str) -> str | None:
+        if name.endswith((INDEX, _META)):
+            return name.removesuffix(_META).removesuffix(INDEX) + INDEX
+        if match := DATA.match(name):
+            return match["prefix"] + INDEX
+        if match := SHARD.match(name):
+            return f"{match['prefix']}-{0:05d}-of-{match['shards']}"
+        return None
+
+    def called(self, name: str) -> str:
+        return name.split(".data-")[0].removesuffix(INDEX)
+
+
+def _of_run(folder: Folder, state: State | None) -> Place | None:
+    """The checkpoints in a folder, with those V1 ones that the state alone tells of."""
+    names = folder.names() if folder.tells_names else _listed(folder, state)
+    found = {
+        prefix: _bundle(folder, prefix)
+        for prefix in (name.removesuffix(INDEX) for name in names if name.endswith(INDEX))
+    }
+    newest = None if state is None or state.newest is None else _prefix(state.newest)
+    for name in () if state is None else (*state.all, state.newest or ""):
+        if name and _prefix(name) not in found and (v1 := _v1_checkpoint(folder, name)):
+            found[v1.name or name] = v1
+    if not found:
+        names = [name for name in names if not name.endswith(_META) and not DATA.match(name)]
+        found = {m.name or "": m for m in models_in_files(folder, names, Checkpoints().in_file)}
+    return by_age(list(found.values()), newest) if found else None
+
+
+def _listed(folder: Folder, state: State | None) -> list[str]:
+    """The indexes of the checkpoints that the state lists, where the folder tells no names."""
+    listed = () if state is None else dict.fromkeys((*state.all, state.newest or ""))
+    indexes = [name + INDEX for name in listed if name]
+    folder.expect(indexes)
+    return [index for index in indexes if folder.file(index) is not None]
+
+
+def _bundle(folder: Folder, prefix: str) -> Found:
+    return Found(
+        prefix,
+        step_of(prefix),
+        folder.modified(prefix + INDEX),
+        lambda source, reading: open_checkpoint(folder, prefix, source, reading),
+        lambda: folder.times(prefix + "."),
+    )
+
+
+def _v1_checkpoint(folder: Folder, name: str) -> Found | None:
+    """The V1 checkpoint that a prefix or a pattern such as `m-?????-of-00002` names."""
+    file = folder.file(name)
+    if file is not None and is_v1(file):
+        return _v1_file(folder, file)
+    prefix = _prefix(name)
+    pattern = _V1_GLOB.match(name)
+    if pattern and not folder.tells_names and folder.file(f"{prefix}-00000-of-{pattern['shards']}"):
+        return _v1(folder, prefix, pattern["shards"])
+    for shard in folder.matching(prefix + "-"):
+        match = SHARD.match(shard)
+        if match and match["prefix"] == prefix:
+            return _v1(folder, prefix, match["shards"])
+    return None
+
+
+def _v1_file(folder: Folder, file: File) -> Found:
+    name = file.name
+    return Found(
+        name,
+        step_of(name),
+        folder.modified(name),
+        lambda source, reading: open_checkpoint_v1(folder, name, [file], source, reading),
+    )
+
+
+def _v1(folder: Folder, prefix: str, shards: str) -> Found:
+    names = [f"{prefix}-{shard:05d}-of-{shards}" for shard in range(int(shards))]
+
+    def open_(source: Source, reading: Reading) -> Contents:
+        files = []
+        for name in names:
+            file = folder.file(name)
+            if file is None:
+                raise NotFoundError(f"{folder.path}/{name}", "this shard is missing")
+            files.append(file)
+        return open_checkpoint_v1(folder, prefix, files, source, reading)
+
+    return Found(
+        prefix,
+        step_of(prefix),
+        folder.modified(names[0]),
+        open_,
+        lambda: folder.times(prefix + "-"),
+    )
+
+
+def _prefix(name: str) -> str:
+    match = _V1_GLOB.match(name)
+    return match["prefix"] if match else name

@@ -1,1 +1,0 @@
-"""Computation graphs: GraphDef, MetaGraphDef, frozen graphs."""

@@ -1,1 +1,0 @@
-"""The key-value tables that checkpoints are kept in."""

@@ -1,1 +1,0 @@
-"""Each kind of model as a program: on disk, in memory, of Keras."""

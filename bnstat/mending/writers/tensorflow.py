@@ -1,0 +1,236 @@
+"""New values for keys of an SSTable, whose layout `bnstat.formats.tensorflow.sstable` explains.
+
+A plain block whose values keep their lengths is patched where it is, with its checksum. Else the
+table is written anew: its other blocks as they are, the changed ones plain, an index that says
+where they begin now.
+
+Tensors of a bundle: their bytes in the data files, their checksums in the index.
+
+The checksum is the field `crc32c` of a tensor's, or a slice's, entry, always of 4 bytes, so the
+index keeps its size; the block that the entry is in has a checksum of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import BinaryIO, NamedTuple
+
+from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.formats.contents import Contents
+from bnstat.formats.protobuf.wire import encoded, spans, varint
+from bnstat.formats.tensorflow.bundle import DATA, INDEX, Bundle
+from bnstat.formats.tensorflow.checkpoint_v1 import slices_in
+from bnstat.formats.tensorflow.sstable import FOOTER, MAGIC, TRAILER, Table, masked_crc32c
+from bnstat.formats.tensorflow.tensor_slice import slice_key
+from bnstat.mending.writers import graph, overwrite, patch, raw
+from bnstat.mending.writers.graph import at, tensor_with
+from bnstat.model import Array
+from bnstat.storage.local import LocalFile, LocalFolder
+
+Change = Callable[[bytes], bytes]
+_PIECE = 1 << 24
+
+
+class _Block(NamedTuple):
+    last_key: bytes
+    offset: int
+    size: int
+
+
+def change(path: str, changes: Mapping[bytes, Change]) -> None:
+    """Change the values of some keys.
+
+    Args:
+        path: the table's file.
+        changes: key -> what makes its new value of the old one.
+
+    Raises:
+        DamagedError: the table is damaged, or lacks a key.
+    """
+    file = LocalFile(path)
+    table = Table(file)
+    blocks = [_Block(*block) for block in table.blocks()]
+    last_keys = [block.last_key for block in blocks]
+    by_block: dict[int, dict[bytes, Change]] = {}
+    for key, make in changes.items():
+        number = bisect_left(last_keys, key)
+        if number == len(blocks):
+            raise DamagedError(path, "lacks an entry that its index promises")
+        by_block.setdefault(number, {})[key] = make
+    altered: dict[int, bytes] = {}
+    in_place = True
+    for number, wanted in by_block.items():
+        _, offset, size = blocks[number]
+        altered[number] = _altered(table.contents(offset, size), wanted, path)
+        is_plain = file.read(offset + size, 1) == b"\0"
+        in_place = in_place and is_plain and len(altered[number]) == size
+    if in_place:
+        for number, contents in altered.items():
+            overwrite(path, blocks[number].offset, _stored(contents))
+    else:
+        _write_anew(file, table, blocks, altered)
+
+
+class _Entry(NamedTuple):
+    """An entry as its block has it: bytes shared with the key before it, the key's rest, value."""
+
+    position: int
+    shared: int
+    rest: bytes
+    value: bytes
+
+
+def _entries(contents: bytes) -> tuple[list[_Entry], list[int]]:
+    """A block's entries, and where its restarts are."""
+    count = int.from_bytes(contents[-4:], "little")
+    end = len(contents) - 4 - 4 * count
+    restarts = [
+        int.from_bytes(contents[at : at + 4], "little") for at in range(end, len(contents) - 4, 4)
+    ]
+    entries, position = [], 0
+    while position < end:
+        begin = position
+        shared, position = varint(contents, position)
+        unshared, position = varint(contents, position)
+        length, position = varint(contents, position)
+        middle = position + unshared
+        entries.append(
+            _Entry(begin, shared, contents[position:middle], contents[middle : middle + length])
+        )
+        position = middle + length
+    return entries, restarts
+
+
+def _rebuilt(entries: Iterable[_Entry], restarts: list[int]) -> bytes:
+    """A block's contents with the same keys and restarts."""
+    data, moved = bytearray(), {}
+    for position, shared, rest, value in entries:
+        moved[position] = len(data)
+        data += encoded(shared) + encoded(len(rest)) + encoded(len(value)) + rest + value
+    for restart in restarts:
+        data += moved.get(restart, restart).to_bytes(4, "little")
+    return bytes(data) + len(restarts).to_bytes(4, "little")
+
+
+def _altered(contents: bytes, wanted: Mapping[bytes, Change], path: str) -> bytes:
+    entries, restarts = _entries(contents)
+    key, left = b"", set(wanted)
+    for number, entry in enumerate(entries):
+        key = key[: entry.shared] + entry.rest
+        if key in left:
+            left.discard(key)
+            entries[number] = entry._replace(value=wanted[key](entry.value))
+    if left:
+        raise DamagedError(path, "lacks an entry that its index promises")
+    return _rebuilt(entries, restarts)
+
+
+def _stored(contents: bytes) -> bytes:
+    """A plain block as the file has it: with its type and checksum."""
+    typed = contents + b"\0"
+    return typed + masked_crc32c(typed).to_bytes(4, "little")
+
+
+def _write_anew(
+    file: LocalFile, table: Table, blocks: list[_Block], altered: Mapping[int, bytes]
+) -> None:
+    footer = file.read(file.size - FOOTER, FOOTER)
+    meta_offset, at = varint(footer, 0)
+    meta_size, at = varint(footer, at)
+    index_offset, at = varint(footer, at)
+    index_size, _ = varint(footer, at)
+    temporary = file.path + ".anew"
+    with open(temporary, "xb") as out:
+        handles = []
+        for number, block in enumerate(blocks):
+            begin = out.tell()
+            if number in altered:
+                out.write(_stored(altered[number]))
+            else:
+                _copy(file, block.offset, block.size + TRAILER, out)
+            handles.append(encoded(begin) + encoded(out.tell() - begin - TRAILER))
+        entries, restarts = _entries(table.contents(index_offset, index_size))
+        index = _rebuilt(
+            (entry._replace(value=handle) for entry, handle in zip(entries, handles, strict=True)),
+            restarts,
+        )
+        ends = b""
+        for stored in (file.read(meta_offset, meta_size + TRAILER), _stored(index)):
+            ends += encoded(out.tell()) + encoded(len(stored) - TRAILER)
+            out.write(stored)
+        out.write(ends.ljust(FOOTER - len(MAGIC), b"\0") + MAGIC)
+    os.replace(temporary, file.path)
+
+
+def _copy(file: LocalFile, offset: int, length: int, out: BinaryIO) -> None:
+    for start in range(offset, offset + length, _PIECE):
+        out.write(file.read(start, min(_PIECE, offset + length - start)))
+
+
+_CRC32C = 6
+_TAG = (_CRC32C << 3 | 5).to_bytes(1, "little")
+
+
+def write_bundle(contents: Contents, arrays: Mapping[str, Array]) -> None:
+    """Write tensors; see `bnstat.mending.writers.write`."""
+    done, others = patch(contents, arrays)
+    if others:
+        raise UnsupportedError(contents.source.path, f"{others[0]} cannot be written")
+    data = {place.file.path for place in done}
+    for folder, prefix in {(os.path.dirname(path), _prefix(path)) for path in data}:
+        bundle = Bundle(LocalFolder(folder), prefix, data=False)
+        changes: dict[bytes, Change] = {}
+        for key, array in arrays.items():
+            entry = bundle.entry(key)
+            for part in entry.slices:
+                piece = array[part.box(entry.shape, key)]
+                changes[slice_key(key, part)] = partial(_with_checksum, raw(piece))
+            if not entry.slices:
+                encoded = key.encode("utf-8", "surrogateescape")
+                changes[encoded] = partial(_with_checksum, raw(array))
+        change(os.path.join(folder, prefix + INDEX), changes)
+
+
+def _prefix(path: str) -> str:
+    match = DATA.match(os.path.basename(path))
+    assert match is not None
+    return match["prefix"]
+
+
+def _with_checksum(data: bytes, entry: bytes) -> bytes:
+    """A `BundleEntryProto` with the checksum of other bytes."""
+    checksum = masked_crc32c(data).to_bytes(4, "little")
+    found = [span for span in spans(entry) if span.number == _CRC32C]
+    if not found:
+        return entry + _TAG + checksum
+    return entry[: found[-1].start] + checksum + entry[found[-1].end :]
+
+
+_TENSOR = (2, 3)
+"""SavedTensorSlices.data, the SavedSlice's data."""
+
+
+def write_checkpoint_v1(contents: Contents, arrays: Mapping[str, Array]) -> None:
+    """Write tensors; see `bnstat.mending.writers.write`."""
+    shards = {place.file.path for key in arrays for place in contents.variables[key].extents()}
+    for path in sorted(shards):
+        changes = {}
+        for key, slices in slices_in(LocalFile(path)).items():
+            if key not in arrays:
+                continue
+            for part in slices:
+                piece = arrays[key][part.box(arrays[key].shape, key)]
+                changes[slice_key(key, part)] = at(_TENSOR, tensor_with(piece))
+        change(path, changes)
+
+
+def write_saved_model(contents: Contents, arrays: Mapping[str, Array]) -> None:
+    """Write values; see `bnstat.mending.writers.write`."""
+    places = [place for key in arrays for place in contents.variables[key].extents()]
+    if places and all(place.file.name.startswith("variables.data-") for place in places):
+        write_bundle(contents, arrays)
+    else:
+        graph.write(contents, arrays)

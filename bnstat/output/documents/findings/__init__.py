@@ -1,1 +1,0 @@
-"""Findings, for other programs' reports."""

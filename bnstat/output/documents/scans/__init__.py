@@ -1,1 +1,0 @@
-"""Scans as documents, written line by line as the records come."""

@@ -1,0 +1,248 @@
+"""Layers drawn large, of characters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, as_float64
+from bnstat.output.numbers import compact, compact_pair, labels
+from bnstat.output.scale import Floats, Scale, bins_for
+from bnstat.output.terminal.overview import footnotes, header
+from bnstat.output.terminal.screen import ASCII, Glyphs, Screen, legible
+from bnstat.output.terminal.table import shorten, wrapped
+
+Draw = Callable[[int], Sequence[str]]
+"""Draws a chart of so many columns: its rows, from the top to the bottom."""
+
+_BRAILLE: Final = 0x2800
+_DOTS_DOWN: Final = 4
+_DOTS: Final = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+"""Row and column of a dot within a character of Braille -> its bit; see Unicode, chapter 21."""
+
+
+class Frame(NamedTuple):
+    """What stands around a chart.
+
+    Attributes:
+        beside: row -> what is written to the left of it.
+        below: what is written under the left end, the middle and the right end.
+    """
+
+    beside: Mapping[int, str]
+    below: tuple[str, str, str]
+
+
+def bars(counts: NDArray[np.intp], width: int, height: int, blocks: str) -> list[str]:
+    """Bars side by side, the highest of them as high as the chart.
+
+    A bar that counts anything is not empty.
+
+    Args:
+        counts: one number a bar, at most `width` of them.
+        width: the chart's columns.
+        height: its rows.
+        blocks: characters of growing height; empty where there are none to draw with.
+    """
+    blocks = blocks or "#"
+    steps = height * len(blocks)
+    heights = np.ceil(counts * (steps / max(1, counts.max()))).astype(int).tolist()
+    columns = [heights[column * len(heights) // width] for column in range(width)]
+    rows = []
+    for row in reversed(range(height)):
+        levels = [min(bar - row * len(blocks), len(blocks)) for bar in columns]
+        rows.append("".join(blocks[level - 1] if level > 0 else " " for level in levels))
+    return rows
+
+
+def dots(places: NDArray[np.float64], width: int, height: int, braille: bool) -> list[str]:
+    """A line of dots through numbers from 0 at the bottom to 1 at the top, left to right.
+
+    Args:
+        places: the numbers, one at least.
+        width: the chart's columns.
+        height: its rows.
+        braille: whether a character holds 2 by 4 dots; else it is one star.
+    """
+    across, down = (2, _DOTS_DOWN) if braille else (1, 1)
+    chosen = np.linspace(0, places.size - 1, width * across).round().astype(np.intp)
+    levels = _levels(places[chosen], height * down).tolist()
+    cells = [[0] * width for _ in range(height)]
+    for column, level in enumerate(levels):
+        cells[level // down][column // across] |= _DOTS[level % down][column % across]
+    if braille:
+        return ["".join(chr(_BRAILLE + bits) if bits else " " for bits in row) for row in cells]
+    return ["".join("*" if bits else " " for bits in row) for row in cells]
+
+
+def row_of(place: float, height: int, braille: bool) -> int:
+    """The row, counted from the top, in which `dots` draws a number."""
+    down = _DOTS_DOWN if braille else 1
+    return int(_levels(np.array([place]), height * down)[0]) // down
+
+
+def _levels(places: NDArray[np.float64], count: int) -> NDArray[np.intp]:
+    """The number of the line of dots, counted from the top, for each number."""
+    return ((1 - places) * (count - 1) + 0.5).astype(np.intp)
+
+
+def framed(draw: Draw, frame: Frame, width: int, screen: Screen, style: str = "") -> list[str]:
+    """A chart with its axes, in lines of exactly `width` columns.
+
+    Lines and corners are drawn where the screen has them.
+    """
+    tick, side, corner, rule = "┤│└─" if screen.boxes and screen.glyphs.blocks else "||+-"
+    margin = max(map(len, frame.beside.values()), default=0)
+    room = max(1, width - margin - 2)
+    lines = []
+    for number, row in enumerate(draw(room)):
+        label = frame.beside.get(number, "")
+        axis = f"{label:>{margin}} {tick if label else side}"
+        lines.append(screen.style(axis, "dim") + screen.style(f"{row:{room}}", style))
+    lines.append(screen.style(f"{'':{margin}} {corner}{rule * room}", "dim"))
+    lines.append(screen.style(f"{'':{margin + 2}}{_spread(frame.below, room)}", "dim"))
+    return lines
+
+
+def _spread(texts: tuple[str, str, str], width: int) -> str:
+    """Three texts at the left, in the middle and at the right; the middle one where it fits."""
+    left, middle, right = texts
+    room = width - len(left) - len(right)
+    if len(middle) + 2 > room:
+        middle = ""
+    start = max(len(left) + 1, (width - len(middle)) // 2) if middle else len(left)
+    line = f"{left:{start}}{middle}"
+    return f"{line}{right:>{max(len(right) + 1, width - len(line))}}"[:width]
+
+
+_HEIGHT: Final = 6
+_USUAL_WIDTH: Final = 80
+_WIDEST: Final = 120
+_LEAST_FOR_TWO: Final = 60
+"""Columns that two charts side by side need."""
+
+_GAP: Final = "   "
+_STYLE: Final = "cyan"
+
+
+def drawings(
+    model: Model,
+    screen: Screen,
+    track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
+) -> Iterator[str]:
+    """The lines that draw every layer of a model, one after the other.
+
+    Args:
+        model: what to draw.
+        screen: what the lines are for; one without boxes gets ASCII alone.
+        track: passes the layers on, such as to show progress.
+
+    Raises:
+        BnstatError: a variable cannot be read.
+    """
+    yield from header(model, screen)
+    for layer in track(model.layers):
+        yield ""
+        yield from _layer(layer, screen)
+    yield from footnotes(model)
+
+
+def _layer(layer: BatchNorm, screen: Screen) -> Iterator[str]:
+    width = min(screen.width or _USUAL_WIDTH, _WIDEST)
+    name = legible(layer.name)
+    if screen.width is not None:
+        name = shorten(name, width, screen.glyphs.ellipsis)
+    yield screen.style(name, "bold")
+    for role in ROLES:
+        array = layer.array(role)
+        title = role.replace("_", " ")
+        yield ""
+        if array is None:
+            yield f"{title}: {'not stored' if layer.undecided else 'none'}"
+            continue
+        values = as_float64(array).ravel()
+        yield from _title(title, array, screen)
+        if np.isfinite(values).any():
+            yield from _charts(values, array.shape, width, screen)
+
+
+def _title(role: str, array: Array, screen: Screen) -> Iterator[str]:
+    """The role, and its numbers in words."""
+    summary = Summary.of(array)
+    parts = []
+    if summary.min == summary.max:
+        parts.append(compact(summary.min, 3))
+    elif summary.bad < summary.count:
+        mean, deviation = compact_pair(summary.mean, summary.std, 3)
+        parts.append(f"{mean}{_plain(screen).plus_minus}{deviation}")
+        parts.append(f"{compact(summary.min, 3)}..{compact(summary.max, 3)}")
+    parts.append("1 channel" if summary.count == 1 else f"{summary.count:,} channels")
+    if summary.bad:
+        parts.append(f"{summary.bad:,} of them NaN or infinite")
+    for line in wrapped(f"{role}: {', '.join(parts)}", screen):
+        yield screen.style(line, "red" if summary.bad else "")
+
+
+def _charts(values: Floats, shape: tuple[int, ...], width: int, screen: Screen) -> Iterator[str]:
+    """The distribution and the sorted channels, beside each other where there is room."""
+    finite = np.flatnonzero(np.isfinite(values))
+    order = finite[np.argsort(values[finite], kind="stable")]
+    ends = [labels(shape, int(place), int(place) + 1)[0] for place in (order[0], order[-1])]
+    scale = Scale.of(values[finite])
+    beside = width >= _LEAST_FOR_TWO
+    room = (width - len(_GAP)) // 2 if beside else width
+    left = _distribution(values[finite], scale, room, screen)
+    right = _channels(values[order], scale, ends, room, screen)
+    if beside:
+        for line, other in zip(left, right, strict=True):
+            yield f"{line}{_GAP}{other}".rstrip()
+    else:
+        yield from (line.rstrip() for line in (*left, *right))
+
+
+def _distribution(values: Floats, scale: Scale, width: int, screen: Screen) -> list[str]:
+    bins = 5 if scale.is_point else bins_for(values.size, max(1, width // 2))
+    counts = scale.counts(values, bins)
+    low, high = _ends(scale)
+    beside = {0: f"{counts.max():,}", _HEIGHT - 1: "0"}
+    below = ("", low, "") if scale.is_point else (low, _kind(scale), high)
+
+    def draw(columns: int) -> list[str]:
+        return bars(counts, columns, _HEIGHT, _plain(screen).blocks)
+
+    return framed(draw, Frame(beside, below), width, screen, _STYLE)
+
+
+def _channels(
+    values: Floats, scale: Scale, ends: Sequence[str], width: int, screen: Screen
+) -> list[str]:
+    braille = bool(_plain(screen).blocks)
+    places = scale.places(values)
+    marks = {"0": 0.0} if scale.low < 0 < scale.high else {}
+    marks |= dict(zip(_ends(scale), (scale.low, scale.high), strict=True))
+    heights = scale.places(np.array(list(marks.values())))
+    rows = [row_of(height, _HEIGHT, braille) for height in heights.tolist()]
+    beside = dict(zip(rows, marks, strict=True))
+
+    def draw(columns: int) -> list[str]:
+        return dots(places, columns, _HEIGHT, braille)
+
+    names = (f"ch {ends[0]}", "sorted", f"ch {ends[1]}")
+    below = ("", names[0], "") if values.size == 1 else names
+    return framed(draw, Frame(beside, below), width, screen, _STYLE)
+
+
+def _ends(scale: Scale) -> tuple[str, str]:
+    return compact(scale.low, 3), compact(scale.high, 3)
+
+
+def _kind(scale: Scale) -> str:
+    return "logarithmic" if scale.logarithmic else ""
+
+
+def _plain(screen: Screen) -> Glyphs:
+    """The characters to draw with: ASCII unless lines are drawn as well."""
+    return screen.glyphs if screen.boxes else ASCII

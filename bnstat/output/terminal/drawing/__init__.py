@@ -1,1 +1,0 @@
-"""Layers drawn large, of characters."""
