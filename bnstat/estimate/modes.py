@@ -8,7 +8,10 @@ predictions are certain and spread evenly. In the other mode, the network loses 
 other than that of the training can turn this round, so both limits below are far from where that
 was seen. With labels, the accuracies have to agree as well.
 
-`tests/survey/predict_mode.py` measures how often this is right.
+`tests/survey/predict_mode.py` measures how often this is right. Of 6,878 sets of data for 138 small
+classifiers, half of them trained in each mode, the predictions show the mode of 773, and the
+accuracies that of 467 out of 4,190. No verdict was wrong. With three or more classes and 32 or
+more samples like those of the training, every second one shows it; two classes rarely do.
 """
 
 from __future__ import annotations
