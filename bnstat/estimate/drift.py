@@ -119,7 +119,7 @@ def measure_drift(scene: Scene, *, track: Track = untracked) -> Drift:
     stored = subject.stored()
     with_accuracy = data.labels is not None
     is_compared = with_accuracy or any(map(at_start, subject.layers.values()))
-    sample = Sample() if is_compared and subject.returns_numbers else None
+    sample = Sample() if is_compared and subject.is_comparable else None
     with subject.runner(by_batch=False, sample=True) as runner:
         reading = read(
             subject,

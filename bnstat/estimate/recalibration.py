@@ -219,7 +219,7 @@ def estimate(
     subject, data = scene.subject, scene.data
     old = subject.stored()
     is_initial = any(map(at_start, subject.layers.values()))
-    sample = Sample() if is_initial and subject.returns_numbers else None
+    sample = Sample() if is_initial and subject.is_comparable else None
     found = {} if exact else _by_batch(subject, data, track)
     waves = subject.waves()
     with subject.runner(by_batch=False, sample=not exact, optimized=not exact) as runner:

@@ -37,7 +37,7 @@ def test_a_topic_in_a_pipe_is_plain_text(run, topic):
 
 def test_what_a_topic_shows_of_a_command_is_not_wrapped(run):
     text = run("help", "mend").stdout
-    assert " --data tests/data/digits_train.npz -o mended\n" in text
+    assert " --data tests/data/digits_train.npz --labels labels -o mended\n" in text
     assert "$ bnstat drift mended --data tests/data/digits_test.npz --labels labels\n" in text
     assert "block3/bn  16   +0.134  x0.940 to x1.11   0.0038  healthy\n" in text
 

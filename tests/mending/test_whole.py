@@ -153,7 +153,7 @@ def test_a_copy_that_is_not_what_it_should_be_is_not_kept(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = new_values(bnstat.load(checkpoint))
-    monkeypatch.setattr(sys.modules["bnstat.mending.apply"], "write", lambda *_: None)
+    monkeypatch.setattr(sys.modules["bnstat.mending.apply"], "write_arrays", lambda *_: None)
     with pytest.raises(bnstat.ChangedError, match="is not what it should be"):
         bnstat.apply(checkpoint, values, tmp_path / "c")
     assert sorted(os.listdir(tmp_path)) == ["in"]
@@ -250,7 +250,7 @@ def test_errors_speak_of_the_copy_by_its_name(
         lambda contents: bnstat.DamagedError(f"{contents.source.path}.index", "is damaged"),
         lambda contents: OSError(28, "No space left on device", contents.source.path),
     ]
-    monkeypatch.setattr(sys.modules["bnstat.mending.apply"], "write", fail)
+    monkeypatch.setattr(sys.modules["bnstat.mending.apply"], "write_arrays", fail)
     for message in (
         f"{tmp_path}/c.index: is damaged",
         f"{tmp_path}/c: cannot be written: No space",

@@ -61,9 +61,13 @@ class Subject:
         return next(iter(self.program.outputs.values()))
 
     @property
-    def returns_numbers(self) -> bool:
-        """Return True if `output` consists of floating-point numbers."""
-        return bool(self.graph.get_tensor_by_name(self.output).dtype.is_floating)
+    def is_comparable(self) -> bool:
+        """Return True if `output` is a floating-point tensor, and the only candidate for it.
+
+        A graph without a signature may have several, some of them in branches that never run.
+        """
+        is_only = len(self.program.outputs) == 1
+        return is_only and bool(self.graph.get_tensor_by_name(self.output).dtype.is_floating)
 
     @cached_property
     def unbiased(self) -> Mapping[str, bool]:

@@ -138,7 +138,7 @@ def endless(folder: Path) -> Path:
 
 
 HANGING = """
-import ctypes, sys, threading
+import ctypes, os, sys, threading
 import tensorflow as tf
 import bnstat.estimate.running.runner as runner
 from bnstat.__main__ import run
@@ -155,7 +155,8 @@ def hang():
 
 def announced(session, fetches, feeds):
     if isinstance(fetches, list):
-        print("running", flush=True)
+        # Not by print: at its end the process would wait for the lock of standard output.
+        os.write(1, b"running\\n")
     return run_of(session, fetches, feeds)
 
 if how == "in the main thread":

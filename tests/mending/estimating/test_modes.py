@@ -252,4 +252,4 @@ def test_a_model_of_one_row_for_all_samples(tmp_path: Path) -> None:
 def test_the_settings_of_a_scene() -> None:
     opened = scene(DATA / "digits/saved_model", TEST, Settings())
     assert opened.subject.activation is None
-    assert opened.subject.returns_numbers
+    assert opened.subject.is_comparable
