@@ -356,7 +356,10 @@ def _steps(model: Model) -> _Steps | None:
     counts.discard(0)
     if len(counts) == 1 and (number := counts.pop()) > 0 and number.is_integer():
         return _Steps(int(number), _TRUST_IN_COUNTS)
-    return _Steps(model.source.step, _TRUST_IN_NAMES) if model.source.step else None
+    # Converted files are not numbered by steps: `face-320.onnx` is named after its image size.
+    if not model.source.step or model.source.is_converted:
+        return None
+    return _Steps(model.source.step, _TRUST_IN_NAMES)
 
 
 def _by_momentum(

@@ -270,3 +270,11 @@ class TestDeadLayers:
         layer.array("moving_mean")[:] = 0  # type: ignore[index]
         found = check(models.model(layer), select=["BN002", "BN006"])
         assert [each.rule for each in found] == rules
+
+
+def test_the_number_in_the_name_of_a_converted_file_is_no_step() -> None:
+    arrays = sound(moving_variance=np.full(8, 0.012, np.float32)).arrays
+    layer = models.layer("bn", arrays, epsilon=1e-5, momentum=0.99)
+    for format_, rules in (("keras-h5", ["BN003"]), ("onnx", [])):
+        model = models.model(layer, source=models.Source("m-640", format_, step=640))
+        assert [found.rule for found in check(model, select=["BN003"])] == rules
