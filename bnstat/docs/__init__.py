@@ -18,6 +18,7 @@ TOPICS: Final = {
     "look": "See a model in the browser, the terminal or a notebook.",
     "python": "Use bnstat from Python: the public names, with an example each.",
     "cli": "Every command and every option.",
+    "survey": "What 1,020 public models showed, and how often the rules are right.",
     "safety": "What bnstat promises about files from strangers and about copies.",
 }
 """The topics in reading order, each with its description. Each one is a file TOPIC.md."""
