@@ -45,17 +45,27 @@ _NOT_NUMBERS: Final = frozenset("SUVOMm")
 _LARGEST: Final = 1 << 30
 """Bytes of an array that is read: a few bytes of metadata can ask for any number of zeros."""
 
+_LARGEST_CHUNK: Final = 1 << 26
+"""Bytes that the head of a compressed chunk may claim: tensorstore allocates them at once."""
+_BLOSC_SIZE: Final = slice(4, 8)
+"""Where the head of a Blosc chunk has its decompressed size, little-endian."""
+
 _FAILURES = (ValueError, OSError, RuntimeError, MemoryError, NotImplementedError, TypeError)
 """What tensorstore raises for what it cannot read."""
 
 
 class _Array(NamedTuple):
-    """An array of a store: its name there, and how it is stored."""
+    """An array of a store: its name there, and how it is stored.
+
+    Attributes:
+        has_blosc: True if its chunks may be compressed by Blosc.
+    """
 
     name: str
     driver: str
     dtype: str
     shape: tuple[int, ...]
+    has_blosc: bool = False
 
 
 def open_items(items: Mapping[str, Folder], source: Source) -> Contents:
@@ -107,8 +117,12 @@ def _paths(folder: Folder) -> dict[str, list[str]]:
     paths = {}
     for entry in tree.values() if isinstance(tree, dict) else ():
         keys = entry.get("key_metadata") if isinstance(entry, dict) else None
-        told = [each.get("key") for each in keys or () if isinstance(each, dict)]
-        path = [str(key) for key in told if isinstance(key, str | int) and len(str(key)) < 4000]
+        parts = (
+            [each.get("key") for each in keys if isinstance(each, dict)]
+            if isinstance(keys, list)
+            else []
+        )
+        path = [str(key) for key in parts if isinstance(key, str | int) and len(str(key)) < 4000]
         paths[".".join(path)] = path
     return paths
 
@@ -162,7 +176,7 @@ class _Store:
             array = _described(name, _METADATA[end], parsed)
             if array is None:
                 raise DamagedError(f"{self._path}/{key}", "does not describe an array")
-            yield array
+            yield array._replace(has_blosc=b"blosc" in text)
 
     def read(self, array: _Array) -> NDArray[np.generic]:
         """An array.
@@ -180,6 +194,8 @@ class _Store:
         kvstore = {**spec, "path": inside if self._is_one else spec["path"] + inside}
         try:
             tensorstore = _tensorstore(self._path)
+            if array.has_blosc:
+                self._refuse_large_chunks(tensorstore, inside, where)
             opened = tensorstore.open({"driver": array.driver, "kvstore": kvstore}).result()
             found: NDArray[np.generic] = np.asarray(opened.read().result())
         except _FAILURES as error:
@@ -187,6 +203,23 @@ class _Store:
         if found.shape != array.shape or found.dtype != dtype:
             raise DamagedError(where, "is another array than its description tells")
         return found
+
+    def _refuse_large_chunks(self, tensorstore: Any, inside: str, where: str) -> None:
+        """Raise an error if a chunk claims a size for which the process could run out of memory.
+
+        Source of the head of a chunk: Blosc 1, README_HEADER.rst.
+        """
+        store = tensorstore.KvStore.open(self._spec).result()
+        keys = store.list(tensorstore.KvStore.KeyRange(inside, inside + "\xff")).result()
+        chunks = [
+            key
+            for key in keys
+            if key.decode("utf-8", "replace").rpartition("/")[2] not in _METADATA
+        ]
+        for future in [store.read(key) for key in chunks]:
+            size = int.from_bytes(bytes(future.result().value)[_BLOSC_SIZE], "little")
+            if size > _LARGEST_CHUNK:
+                raise DamagedError(where, f"a chunk claims {size:,} bytes")
 
     def _damaged(self, error: Exception) -> BnstatError:
         reason = str(error).partition("\n")[0].partition(" [")[0][:200]

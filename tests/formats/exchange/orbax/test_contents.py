@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -197,3 +198,27 @@ def test_inside_an_archive_it_says_to_unpack(tmp_path: Path) -> None:
     archive = shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path / "c")
     with pytest.raises(UnsupportedError, match="unpack"):
         bnstat.load(archive)
+
+
+@pytest.mark.parametrize("keys", [True, 7, "a", {"key": "a"}])
+def test_a_tree_that_cannot_be(tmp_path: Path, keys: object) -> None:
+    write_item(tmp_path / "c", arrays(FLAX), "folders-zarr")
+    tree = json.loads((tmp_path / "c/_METADATA").read_text())
+    for entry in tree["tree_metadata"].values():
+        entry["key_metadata"] = keys
+    (tmp_path / "c/_METADATA").write_text(json.dumps(tree))
+    assert bnstat.load(tmp_path / "c").stored
+
+
+def test_a_chunk_that_claims_gigabytes(tmp_path: Path) -> None:
+    pytest.importorskip("tensorstore")
+    write_item(tmp_path / "c", arrays(FLAX), "folders-zarr")
+    folder = tmp_path / "c/params.BatchNorm_0.bias"
+    described = json.loads((folder / ".zarray").read_text())
+    blosc = {"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1, "blocksize": 0}
+    (folder / ".zarray").write_text(json.dumps({**described, "compressor": blosc}))
+    chunk = bytearray(b"\x02\x01\x33\x04" + struct.pack("<III", 12, 12, 28) + bytes(12))
+    chunk[7] = 0x7F
+    (folder / "0").write_bytes(chunk)
+    with pytest.raises(DamagedError, match="a chunk claims 2,130,706,444 bytes"):
+        bnstat.load(tmp_path / "c", eager=True)
