@@ -1,4 +1,4 @@
-"""Where a URL leads in a store that can be listed."""
+"""What lies at a path or URL: a folder, or a name in a folder that may be a file's or not."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from bnstat.storage.access import Access
 from bnstat.storage.address import WEB, is_url, scheme_of
 from bnstat.storage.files import Folder
 from bnstat.storage.local import LocalFolder, kind_of
-from bnstat.storage.remote.drivers import connect
-from bnstat.storage.remote.files import RemoteFolder, Warehouse
 
 
 class Spot(NamedTuple):
@@ -48,6 +46,7 @@ def find(path: str, access: Access, whole: bool = False) -> Spot:
             from bnstat.storage.remote.http import find_on_the_web
 
             return Spot(*find_on_the_web(path, access))
+        from bnstat.storage.remote.find import find_in_store
 
         return Spot(*find_in_store(path, access, whole))
     return _on_disk(path)
@@ -62,35 +61,3 @@ def _on_disk(path: str) -> Spot:
         raise BnstatError(path, "is neither a file nor a folder")
     is_there = kind_of(parent or ".") == stat.S_IFDIR
     return Spot(LocalFolder(parent or ".") if is_there else None, name, None)
-
-
-def find_in_store(
-    url: str, access: Access, whole: bool = False
-) -> tuple[RemoteFolder | None, str, RemoteFolder | None]:
-    """The parent, the name and the folder of a `Spot`.
-
-    Args:
-        url: the URL.
-        access: how the store is reached.
-        whole: learn of all that is below the folder, in as few requests as the store can.
-
-    Raises:
-        BnstatError: there is no driver, or the store cannot be listed.
-    """
-    transport, path = connect(url, access)
-    path = transport.canonical(path.rstrip("/"))
-    if not access.listed:
-        transport.forget(path)
-    depot: Warehouse = access.depots.setdefault(transport, Warehouse(transport, access))
-    above, _, name = path.rpartition("/")
-    for known in (path, above):
-        depot.recall(known)
-    if whole:
-        depot.survey(path)
-    if depot.listing(path) is not None:
-        return None, name, RemoteFolder(depot, path)
-    return (
-        (RemoteFolder(depot, above) if above.strip("/") or path.startswith("/") else None),
-        name,
-        None,
-    )

@@ -53,7 +53,7 @@ def test_options_that_say_nothing(run, arguments):
 
 
 def test_storage_options_are_json_or_text(run, monkeypatch):
-    from bnstat.storage import find
+    from bnstat.storage.remote import find
 
     given = []
 

@@ -16,7 +16,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -160,7 +159,7 @@ class TensorflowTensors:
 
     def __init__(self, folder: Folder, prefix: str) -> None:
         self.path = f"{folder.path}/{prefix}"
-        if not Path(folder.path).is_dir():
+        if not os.path.isdir(folder.path):
             raise BnstatError(self.path, "TensorFlow cannot read inside an archive", "unpack it")
         self._reader = self._attempt(lambda: _open_reader(self.path))
         self._shapes: dict[str, list[int]] = self._attempt(self._reader.get_variable_to_shape_map)
