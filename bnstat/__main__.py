@@ -37,9 +37,17 @@ def run() -> None:
 
         main()
     except KeyboardInterrupt:
+        _leave_hanging_threads()
         sys.exit(_SIGINT)
     except _Ended as end:
         os.kill(os.getpid(), end.number)
+
+
+def _leave_hanging_threads() -> None:
+    """End the process at once if TensorFlow still runs in a thread, which aborts a usual exit."""
+    threading = sys.modules.get("threading")
+    if threading and any(each.name == "bnstat-tensorflow" for each in threading.enumerate()):
+        os._exit(_SIGINT)
 
 
 def _heed_signals() -> None:
