@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import NoReturn
 
 _SIGINT = 128 + 2
 _ENDING = ("SIGTERM", "SIGHUP")
@@ -37,17 +38,19 @@ def run() -> None:
 
         main()
     except KeyboardInterrupt:
-        _leave_hanging_threads()
-        sys.exit(_SIGINT)
+        _exit(_SIGINT)
+    except SystemExit as end:
+        _exit(end.code)
     except _Ended as end:
         os.kill(os.getpid(), end.number)
 
 
-def _leave_hanging_threads() -> None:
-    """End the process at once if TensorFlow still runs in a thread, which aborts a usual exit."""
+def _exit(code: str | int | None) -> NoReturn:
+    """Exit; if TensorFlow still runs in a thread, at once, because a usual exit would abort."""
     threading = sys.modules.get("threading")
     if threading and any(each.name == "bnstat-tensorflow" for each in threading.enumerate()):
-        os._exit(_SIGINT)
+        os._exit(code if isinstance(code, int) else 1)
+    sys.exit(code)
 
 
 def _heed_signals() -> None:

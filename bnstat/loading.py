@@ -11,7 +11,7 @@ from typing import Any, Literal
 from bnstat.discovery import discover
 from bnstat.errors import BnstatError, ChangedError, NotFoundError, UnsupportedError
 from bnstat.formats.contents import Contents, Reading
-from bnstat.formats.detection import Found
+from bnstat.formats.detection import StoredModel
 from bnstat.formats.locate import locate
 from bnstat.model import BatchNorm, Model, Source
 from bnstat.model.models import matches, near_names
@@ -182,7 +182,7 @@ class Models(Iterable[tuple[str, Model | BnstatError]]):
     """The models at a path; how many there are is known before any is loaded."""
 
     def __init__(
-        self, path: str, found: Sequence[Found], attempt: Callable[[Found], Model]
+        self, path: str, found: Sequence[StoredModel], attempt: Callable[[StoredModel], Model]
     ) -> None:
         self._path = shown(path)
         self._found = found
@@ -202,7 +202,7 @@ class Models(Iterable[tuple[str, Model | BnstatError]]):
         for found, result in zip(self._found, tried, strict=True):
             yield found.name if found.name is not None else self._path, result
 
-    def _try(self, found: Found) -> Model | BnstatError:
+    def _try(self, found: StoredModel) -> Model | BnstatError:
         try:
             return self._attempt(found)
         except BnstatError as error:
@@ -218,11 +218,11 @@ def _loader(
     values: bool,
     read: Callable[[Model], None] | None,
     config: str | PathLike[str] | None,
-) -> Callable[[Found], Model]:
+) -> Callable[[StoredModel], Model]:
     """What loads a model that lies at the path, and lets `read` read its arrays."""
     configure = configurer(config) if config is not None else None
 
-    def attempt(found: Found) -> Model:
+    def attempt(found: StoredModel) -> Model:
         contents = _open(path, found, reader, values)
         if access.notes:
             contents = replace(contents, notes=[*contents.notes, *access.notes])
@@ -313,7 +313,7 @@ def narrow(model: Model, globs: Sequence[str]) -> Model:
     return model.select([layer for layer in model if matches(layer.name, globs)])
 
 
-def _open(path: str, found: Found, reader: Reader, values: bool) -> Contents:
+def _open(path: str, found: StoredModel, reader: Reader, values: bool) -> Contents:
     source = Source(shown(path), "", found.name, found.step)
     if is_url(path):
         if reader == "tensorflow":

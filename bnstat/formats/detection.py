@@ -23,7 +23,7 @@ Opener = Callable[[Source, Reading], Contents]
 _STEP = re.compile(r"-(\d{1,18})(\.[A-Za-z]\w*)*$")
 
 
-class Found(NamedTuple):
+class StoredModel(NamedTuple):
     """A model that lies at a path.
 
     Attributes:
@@ -41,13 +41,13 @@ class Found(NamedTuple):
     times: Callable[[], Mapping[str, float]] = dict
 
 
-class Place(NamedTuple):
+class ModelSet(NamedTuple):
     """What lies at a path: the models, oldest first, and the one that is meant by default."""
 
-    models: Sequence[Found]
-    default: Found
+    models: Sequence[StoredModel]
+    default: StoredModel
 
-    def choose(self, path: str, checkpoint: str | None, step: int | None) -> Found:
+    def choose(self, path: str, checkpoint: str | None, step: int | None) -> StoredModel:
         """The model of that name or step; the default where neither is asked for.
 
         Raises:
@@ -79,31 +79,31 @@ class Format:
     beside: tuple[str, ...] = ()
     is_data_beside_models: bool = False
 
-    def owner(self, folder: Folder, file: File) -> Place | Folder | None:
+    def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
         """The models that a file stands for by its name, or the folder whose models are meant.
 
         The file may be a git-lfs pointer still.
         """
 
-    def in_file(self, folder: Folder, file: File) -> Found | None:
+    def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
         """The model that a file holds, or is a part of, by its content.
 
         All files of one model give it the same name. Raises `DamagedError` where the file is of
         this format, yet damaged.
         """
 
-    def at_prefix(self, folder: Folder, prefix: str) -> Found | None:
+    def model_at_prefix(self, folder: Folder, prefix: str) -> StoredModel | None:
         """The model whose files start so, where there is no file of that name."""
 
-    def of_folder(self, folder: Folder) -> Found | None:
+    def model_of_folder(self, folder: Folder) -> StoredModel | None:
         """The model that a folder is, or is a part of."""
 
-    def within(self, folder: Folder) -> Place | None:
+    def models_within(self, folder: Folder) -> ModelSet | None:
         """The models in a folder that belong together, as the checkpoints of a training run."""
 
-    def is_seen_in(self, folder: Folder) -> bool:
+    def is_present_in(self, folder: Folder) -> bool:
         """Whether a folder plainly is or has such models, at a glance, for a hint."""
-        return self.of_folder(folder) is not None
+        return self.model_of_folder(folder) is not None
 
     def missing_from(self, folder: Folder) -> Sequence[str]:
         """The names of models that a folder without any says that it has, oldest first."""
@@ -121,22 +121,22 @@ class Format:
         del name
         return True
 
-    def called(self, name: str) -> str:
+    def display_name(self, name: str) -> str:
         """What people call the model that a file of that name belongs to, for a hint."""
         return name
 
 
-def alone(open_: Opener, times: Callable[[], Mapping[str, float]] = dict) -> Found:
+def unnamed(open_: Opener, times: Callable[[], Mapping[str, float]] = dict) -> StoredModel:
     """A model that has no name of its own."""
-    return Found(None, None, 0.0, open_, times)
+    return StoredModel(None, None, 0.0, open_, times)
 
 
-def single(model: Found) -> Place:
+def single(model: StoredModel) -> ModelSet:
     """The place of one model."""
-    return Place([model], model)
+    return ModelSet([model], model)
 
 
-def by_age(models: Sequence[Found], newest: str | None = None) -> Place:
+def sorted_by_age(models: Sequence[StoredModel], newest: str | None = None) -> ModelSet:
     """The place of several models: by their steps, else their times.
 
     Args:
@@ -144,31 +144,33 @@ def by_age(models: Sequence[Found], newest: str | None = None) -> Place:
         newest: the name of the one that is meant by default, if there is one of that name.
     """
 
-    def age(model: Found) -> tuple[object, ...]:
+    def age(model: StoredModel) -> tuple[object, ...]:
         step = -1 if model.step is None else model.step
         return (step, model.modified, natural_key(model.name or ""))
 
     ordered = sorted(models, key=age)
     default = next((model for model in ordered if newest and model.name == newest), ordered[-1])
-    return Place(ordered, default)
+    return ModelSet(ordered, default)
 
 
 def models_in_files(
-    folder: Folder, names: Iterable[str], in_file: Callable[[Folder, File], Found | None]
-) -> list[Found]:
+    folder: Folder,
+    names: Iterable[str],
+    model_in_file: Callable[[Folder, File], StoredModel | None],
+) -> list[StoredModel]:
     """The models in some of a folder's files, each once.
 
     Args:
         folder: the folder.
         names: the files' names; those of folders are passed over.
-        in_file: finds the model in a file. A damaged one tells so when it is opened.
+        model_in_file: finds the model in a file. A damaged one tells so when it is opened.
     """
-    found: dict[str | None, Found] = {}
+    found: dict[str | None, StoredModel] = {}
     for name in names:
         if (file := folder.file(name)) is None:
             continue
         try:
-            model = in_file(folder, file)
+            model = model_in_file(folder, file)
         except DamagedError as error:
             model = _broken(folder, name, error)
         if model is not None:
@@ -176,11 +178,11 @@ def models_in_files(
     return list(found.values())
 
 
-def _broken(folder: Folder, name: str, error: BnstatError) -> Found:
+def _broken(folder: Folder, name: str, error: BnstatError) -> StoredModel:
     def open_(source: Source, reading: Reading) -> Contents:
         raise error
 
-    return Found(name, step_of(name), folder.modified(name), open_)
+    return StoredModel(name, step_of(name), folder.modified(name), open_)
 
 
 def step_of(name: str) -> int | None:
@@ -195,7 +197,7 @@ def series_of(name: str) -> str | None:
     return f"{name[: match.start(1)]}*{name[match.end(1) :]}" if match else None
 
 
-def with_steps(models: Sequence[Found], names: Iterable[str]) -> list[Found]:
+def with_steps(models: Sequence[StoredModel], names: Iterable[str]) -> list[StoredModel]:
     """Return models with a step only where several names differ by that number alone.
 
     `model-100.h5` and `model-200.h5` are checkpoints of a run; the number of a single
@@ -212,7 +214,7 @@ def with_steps(models: Sequence[Found], names: Iterable[str]) -> list[Found]:
     ]
 
 
-def natively(source: Source, reading: Reading) -> Source:
+def require_native_reader(source: Source, reading: Reading) -> Source:
     """The source, for formats that TensorFlow's checkpoint reader does not read.
 
     Raises:

@@ -121,7 +121,7 @@ def refuse_foreign(file: File) -> None:
 
 
 def foreign_format(file: File) -> Foreign | None:
-    """What a file that no format of bnstat recognises is; None where nothing tells.
+    """What a file that no format of bnstat matches is; None where nothing tells.
 
     Archives of TensorFlow's and Keras's files are not foreign.
     """

@@ -11,12 +11,12 @@ import re
 
 from bnstat.errors import NotFoundError, UnknownFormatError
 from bnstat.formats.detection import (
-    Found,
-    Place,
-    by_age,
+    ModelSet,
+    StoredModel,
     listed,
     models_in_files,
     single,
+    sorted_by_age,
     step_of,
     with_steps,
 )
@@ -26,7 +26,7 @@ from bnstat.storage.address import shown
 from bnstat.storage.files import File, Folder
 from bnstat.storage.find import Spot, find
 
-__all__ = ["Found", "Place", "locate", "step_of"]
+__all__ = ["ModelSet", "StoredModel", "locate", "step_of"]
 
 _NUMBER = re.compile(r"^\d{1,18}$")
 _MOST_BELOW = 200
@@ -34,7 +34,7 @@ _LONGEST = 80
 """Characters of a name, out of a file, that is said not to be there."""
 
 
-def locate(path: str, access: Access | None = None) -> Place:
+def locate(path: str, access: Access | None = None) -> ModelSet:
     """The models at a path or URL.
 
     Args:
@@ -55,7 +55,7 @@ def locate(path: str, access: Access | None = None) -> Place:
     raise _nothing_at(shown(path), spot)
 
 
-def under_name(folder: Folder, name: str) -> Place | None:
+def under_name(folder: Folder, name: str) -> ModelSet | None:
     """The models that a name in a folder stands for: a file's, or what models' files start with.
 
     Raises:
@@ -64,12 +64,12 @@ def under_name(folder: Folder, name: str) -> Place | None:
     if (file := folder.file(name)) is not None:
         return _of_file(folder, file)
     for format_ in formats():
-        if (found := format_.at_prefix(folder, name)) is not None:
+        if (found := format_.model_at_prefix(folder, name)) is not None:
             return single(found)
     return None
 
 
-def in_folder(folder: Folder) -> Place:
+def in_folder(folder: Folder) -> ModelSet:
     """The models in a folder, or the one that it is.
 
     Raises:
@@ -78,25 +78,25 @@ def in_folder(folder: Folder) -> Place:
     if (model := _of_folder(folder)) is not None:
         return single(model)
     for format_ in formats():
-        if (place := format_.within(folder)) is not None:
+        if (place := format_.models_within(folder)) is not None:
             return place
     if models := _model_files(folder):
-        return by_age(with_steps(models, [model.name or "" for model in models]))
+        return sorted_by_age(with_steps(models, [model.name or "" for model in models]))
     if models := _numbered(folder):
-        return by_age(models)
+        return sorted_by_age(models)
     if (refused := _pointers(folder)) is not None:
         refused.refuse_lfs_pointer()
     raise NotFoundError(folder.path, "holds no model", _hint_below(folder))
 
 
-def _of_file(folder: Folder, file: File) -> Place:
+def _of_file(folder: Folder, file: File) -> ModelSet:
     for format_ in formats():
         owner = format_.owner(folder, file)
         if owner is not None:
             return in_folder(owner) if isinstance(owner, Folder) else owner
     file.refuse_lfs_pointer()
     for format_ in formats():
-        if (found := format_.in_file(folder, file)) is not None:
+        if (found := format_.model_in_file(folder, file)) is not None:
             return single(found if format_.named else _unnamed(folder, found))
     from bnstat.formats.foreign import READS, refuse_foreign
     from bnstat.storage.archive import open_archive
@@ -107,16 +107,16 @@ def _of_file(folder: Folder, file: File) -> Place:
     raise UnknownFormatError(file.path, "is in no format that bnstat knows", READS)
 
 
-def _unnamed(folder: Folder, found: Found) -> Found:
+def _unnamed(folder: Folder, found: StoredModel) -> StoredModel:
     """Return a model in a single file, with a step where files beside it show that it has one."""
     if found.step is not None:
         # Listing a folder of a server costs a request, and the step is only shown.
-        names = [] if folder.is_far or not folder.tells_names else folder.names()
+        names = [] if folder.is_remote or not folder.can_list else folder.names()
         (found,) = with_steps([found], names)
     return found._replace(name=None)
 
 
-def _in_archive(folder: Folder) -> Place:
+def _in_archive(folder: Folder) -> ModelSet:
     """The models in an archive; folders with nothing beside them are walked through."""
     while _of_folder(folder) is None:
         names = folder.names()
@@ -127,29 +127,29 @@ def _in_archive(folder: Folder) -> Place:
     return in_folder(folder)
 
 
-def _of_folder(folder: Folder) -> Found | None:
+def _of_folder(folder: Folder) -> StoredModel | None:
     """The model that a folder is."""
-    found = (format_.of_folder(folder) for format_ in formats())
+    found = (format_.model_of_folder(folder) for format_ in formats())
     return next((model for model in found if model is not None), None)
 
 
-def _model_files(folder: Folder) -> list[Found]:
+def _model_files(folder: Folder) -> list[StoredModel]:
     """The models that are a file, or a few files, each."""
     beside = tuple(start for format_ in formats() for start in format_.beside)
     names = [name for name in folder.names() if not name.startswith(beside)]
 
-    def found(are_data: bool) -> list[Found]:
-        def in_file(folder: Folder, file: File) -> Found | None:
+    def found(are_data: bool) -> list[StoredModel]:
+        def model_in_file(folder: Folder, file: File) -> StoredModel | None:
             asked = (one for one in formats() if one.is_data_beside_models == are_data)
-            models = (format_.in_file(folder, file) for format_ in asked)
+            models = (format_.model_in_file(folder, file) for format_ in asked)
             return next((model for model in models if model is not None), None)
 
-        return models_in_files(folder, names, in_file)
+        return models_in_files(folder, names, model_in_file)
 
     return found(are_data=False) or found(are_data=True)
 
 
-def _numbered(folder: Folder) -> list[Found]:
+def _numbered(folder: Folder) -> list[StoredModel]:
     """The models in folders whose names are numbers, as TensorFlow Serving keeps them."""
     found = []
     for name in folder.names():
@@ -173,7 +173,7 @@ def _hint_below(folder: Folder) -> str:
     below = []
     for name in folder.names()[:_MOST_BELOW]:
         inner = folder.folder(name)
-        if inner is not None and any(format_.is_seen_in(inner) for format_ in formats()):
+        if inner is not None and any(format_.is_present_in(inner) for format_ in formats()):
             below.append(f"{folder.path}/{name}")
     if below:
         return f"there are models in {listed(below)}"
@@ -189,7 +189,7 @@ def _nothing_at(path: str, spot: Spot) -> NotFoundError:
         return NotFoundError(path, "no such path", f"{above or '.'} does not exist")
     names = set(spot.parent.names())
     for format_ in formats():
-        names = {format_.called(near) for near in names}
+        names = {format_.display_name(near) for near in names}
     import difflib
 
     near = [

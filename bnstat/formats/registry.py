@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from bnstat.formats.contents import Contents, Reading
-from bnstat.formats.detection import Format, Found, natively, step_of
+from bnstat.formats.detection import Format, StoredModel, require_native_reader, step_of
 from bnstat.model import Source
 from bnstat.storage.files import File, Folder
 
@@ -48,7 +48,7 @@ OF_ANY_ARRAYS = ("arrays.hdf5", "arrays.npz", "arrays.pickles")
 class FileFormat(Protocol):
     """What the module of a format of single files offers."""
 
-    def recognises(self, file: File) -> bool:
+    def matches(self, file: File) -> bool:
         """Whether the file's content is of this format."""
         ...
 
@@ -72,15 +72,17 @@ class _SingleFile(Format):
         self._name = name
         self.is_data_beside_models = name in OF_ANY_ARRAYS
 
-    def in_file(self, folder: Folder, file: File) -> Found | None:
+    def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
         module = cast(FileFormat, import_module(f"bnstat.formats.{self._name}"))
-        if not module.recognises(file):
+        if not module.matches(file):
             return None
-        return Found(
+        return StoredModel(
             file.name,
             step_of(file.name),
             folder.modified(file.name),
-            lambda source, reading: _opener(module, reading)(file, natively(source, reading)),
+            lambda source, reading: _opener(module, reading)(
+                file, require_native_reader(source, reading)
+            ),
         )
 
 

@@ -48,7 +48,7 @@ class Group(NamedTuple):
 
 def model_folder(folder: Folder) -> Format | None:
     """The format of the model that a folder is; None where it is none."""
-    return next((one for one in _sites() if one.of_folder(folder) is not None), None)
+    return next((one for one in _sites() if one.model_of_folder(folder) is not None), None)
 
 
 def groups(files: Iterable[Entry]) -> list[Group]:
@@ -87,7 +87,7 @@ def kind_of(folder: Folder, file: File) -> Kind | None:
         BnstatError: it is a model, yet damaged, or it cannot be read.
     """
     file.refuse_lfs_pointer()
-    found = next((one for one in formats() if one.in_file(folder, file) is not None), None)
+    found = next((one for one in formats() if one.model_in_file(folder, file) is not None), None)
     if found is not None:
         return "data" if found.is_data_beside_models else "model"
     from bnstat.storage.archive import open_archive
@@ -98,7 +98,7 @@ def kind_of(folder: Folder, file: File) -> Kind | None:
 def newest_of_run(folder: Folder) -> tuple[set[str], str | None]:
     """The names of the checkpoints in a training folder, and that of the newest."""
     for format_ in _sites():
-        if (place := format_.within(folder)) is not None:
+        if (place := format_.models_within(folder)) is not None:
             return {model.name for model in place.models if model.name}, place.default.name
     return set(), None
 
@@ -106,7 +106,11 @@ def newest_of_run(folder: Folder) -> tuple[set[str], str | None]:
 @cache
 def _sites() -> list[Format]:
     """The formats that know of folders, or of several files."""
-    return [one for one in formats() if type(one).of_folder is not Format.of_folder or _joins(one)]
+    return [
+        one
+        for one in formats()
+        if type(one).model_of_folder is not Format.model_of_folder or _joins(one)
+    ]
 
 
 def _joins(format_: Format) -> bool:
@@ -125,7 +129,7 @@ def _first(name: str) -> str:
 
 def _called(name: str) -> str:
     for format_ in _sites():
-        name = format_.called(name)
+        name = format_.display_name(name)
     return name
 
 

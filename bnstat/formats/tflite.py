@@ -57,13 +57,13 @@ _IDENTIFIER: Final = b"TFL3"
 _AT: Final = 4
 
 
-def recognises(file: File) -> bool:
+def matches(file: File) -> bool:
     """Whether the file is a TensorFlow Lite model."""
     return file.head(_AT + len(_IDENTIFIER))[_AT:] == _IDENTIFIER
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """The constants of a file that `recognises`. Raises as `contents_of` does."""
+    """The constants of a file that `matches`. Raises as `contents_of` does."""
     return contents_of(file, source)
 
 

@@ -125,7 +125,7 @@ def _candidates(
 def _listable(spot: Spot) -> Folder | None:
     """The folder that it is, if that tells what is in it."""
     folder = spot.folder if spot.parent is None else None
-    return folder if folder is not None and folder.tells_names else None
+    return folder if folder is not None and folder.can_list else None
 
 
 def _alone(root: str, spot: Spot, access: Access) -> Candidate | Unreadable:
@@ -136,7 +136,7 @@ def _alone(root: str, spot: Spot, access: Access) -> Candidate | Unreadable:
     """
     try:
         locate(root, access)
-        if spot.parent is None or not spot.parent.tells_names:
+        if spot.parent is None or not spot.parent.can_list:
             return Candidate(root, "", "")
         parts = [entry for entry in spot.parent.entries() if entry.name.startswith(spot.name)]
     except NotFoundError:

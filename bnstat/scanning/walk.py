@@ -221,7 +221,7 @@ def _whole(folder: Folder, entries: list[Entry], format_: Format) -> Candidate:
 def candidate(folder: Folder, path: str, file: str, parts: Sequence[Entry]) -> Candidate:
     """What may be a model, of these files that are in a folder and below it."""
     told = signature(parts) if parts and all(part.tag for part in parts) else ""
-    if not folder.is_far:
+    if not folder.is_remote:
         return Candidate(path, file, told)
     return Candidate(path, file, told, folder.path, tuple(parts))
 
@@ -253,7 +253,7 @@ def signature(parts: Iterable[Entry]) -> str:
 
 
 def _real(folder: Folder) -> str:
-    return folder.path if folder.is_far else os.path.realpath(folder.path)
+    return folder.path if folder.is_remote else os.path.realpath(folder.path)
 
 
 def _is_below(path: str, top: str) -> bool:

@@ -274,14 +274,14 @@ class Folder(ABC):
     Attributes:
         path: where it is, for messages.
         name: its own name.
-        tells_names: whether it can say what it holds, without being asked name by name.
-        is_far: whether each look at it is a request to a server.
+        can_list: whether it can say what it holds, without being asked name by name.
+        is_remote: whether each look at it is a request to a server.
     """
 
     path: str
     name: str
-    tells_names: bool = True
-    is_far: bool = False
+    can_list: bool = True
+    is_remote: bool = False
 
     @abstractmethod
     def names(self) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 import bnstat
 from bnstat.formats import locate as locating
 from bnstat.formats.contents import Contents
-from bnstat.formats.detection import Format, Found, Place, alone, by_age
+from bnstat.formats.detection import Format, ModelSet, StoredModel, sorted_by_age, unnamed
 from bnstat.formats.locate import locate
 from bnstat.formats.registry import FORMATS, SITES, formats
 from bnstat.model import Source
@@ -61,27 +61,27 @@ class Toy(Format):
 
     beside = ("toys.log",)
 
-    def in_file(self, folder: Folder, file: File) -> Found | None:
+    def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
         return self._found(folder, file.name) if file.head(3) == b"TOY" else None
 
-    def at_prefix(self, folder: Folder, prefix: str) -> Found | None:
+    def model_at_prefix(self, folder: Folder, prefix: str) -> StoredModel | None:
         return self._found(folder, prefix) if folder.file(f"{prefix}.toy") else None
 
-    def of_folder(self, folder: Folder) -> Found | None:
-        return alone(self._open) if folder.file("one.toybox") else None
+    def model_of_folder(self, folder: Folder) -> StoredModel | None:
+        return unnamed(self._open) if folder.file("one.toybox") else None
 
-    def within(self, folder: Folder) -> Place | None:
+    def models_within(self, folder: Folder) -> ModelSet | None:
         names = [name for name in folder.names() if name.endswith(".toy")]
-        return by_age([self._found(folder, name) for name in names], "b") if names else None
+        return sorted_by_age([self._found(folder, name) for name in names], "b") if names else None
 
-    def owner(self, folder: Folder, file: File) -> Place | Folder | None:
+    def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
         return folder if file.name == "toys" else None
 
-    def called(self, name: str) -> str:
+    def display_name(self, name: str) -> str:
         return name.split(".")[0]
 
-    def _found(self, folder: Folder, name: str) -> Found:
-        return Found(name.split(".")[0], None, folder.modified(name), self._open)
+    def _found(self, folder: Folder, name: str) -> StoredModel:
+        return StoredModel(name.split(".")[0], None, folder.modified(name), self._open)
 
     @staticmethod
     def _open(source: Source, reading: object) -> Contents:

@@ -16,7 +16,14 @@ from typing import Final
 
 from bnstat.errors import UnsupportedError
 from bnstat.formats.contents import Contents, Reading
-from bnstat.formats.detection import Format, Found, Place, alone, natively, step_of
+from bnstat.formats.detection import (
+    Format,
+    ModelSet,
+    StoredModel,
+    require_native_reader,
+    step_of,
+    unnamed,
+)
 from bnstat.formats.json_text import MAX_BYTES
 from bnstat.model import Source
 from bnstat.storage.files import File, Folder
@@ -34,7 +41,7 @@ _PIECE: Final = ".distcp"
 class Sharded(Format):
     """An index and its parts; each of them stands for the model."""
 
-    def in_file(self, folder: Folder, file: File) -> Found | None:
+    def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
         if (match := _PART_NAME.fullmatch(file.name)) is not None:
             index = folder.file(f"{match['stem']}{match['ending']}.index.json")
         else:
@@ -45,11 +52,11 @@ class Sharded(Format):
         from bnstat.formats.arrays.safetensors import open_sharded
 
         stem = match["stem"]
-        return Found(
+        return StoredModel(
             index.name,
             step_of(stem),
             folder.modified(index.name),
-            lambda source, reading: open_sharded(index, natively(source, reading)),
+            lambda source, reading: open_sharded(index, require_native_reader(source, reading)),
             lambda: folder.times(stem),
         )
 
@@ -62,17 +69,17 @@ class Sharded(Format):
 class TensorflowJs(Format):
     """The JSON file, whatever its name; a shard stands for the `model.json` beside it."""
 
-    def in_file(self, folder: Folder, file: File) -> Found | None:
+    def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
         model = folder.file(_MODEL) if _SHARD.fullmatch(file.name) else file
         if model is None or not _says(model, b'"weightsManifest"'):
             return None
         from bnstat.formats.tfjs import open_model
 
-        return Found(
+        return StoredModel(
             model.name,
             step_of(model.name),
             folder.modified(model.name),
-            lambda source, reading: open_model(model, natively(source, reading)),
+            lambda source, reading: open_model(model, require_native_reader(source, reading)),
             folder.times,
         )
 
@@ -83,15 +90,15 @@ class TensorflowJs(Format):
 class DistributedPyTorch(Format):
     """A folder of torch.distributed.checkpoint, which is told, and not read."""
 
-    def owner(self, folder: Folder, file: File) -> Place | Folder | None:
+    def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
         is_part = file.name == _DISTRIBUTED or file.name.endswith(_PIECE)
-        return folder if is_part and self.is_seen_in(folder) else None
+        return folder if is_part and self.is_present_in(folder) else None
 
-    def is_seen_in(self, folder: Folder) -> bool:
+    def is_present_in(self, folder: Folder) -> bool:
         return folder.file(_DISTRIBUTED) is not None and bool(folder.matching("", _PIECE))
 
-    def of_folder(self, folder: Folder) -> Found | None:
-        if not self.is_seen_in(folder):
+    def model_of_folder(self, folder: Folder) -> StoredModel | None:
+        if not self.is_present_in(folder):
             return None
 
         def refuse(source: Source, reading: Reading) -> Contents:
@@ -102,7 +109,7 @@ class DistributedPyTorch(Format):
                 "dcp_to_torch FOLDER FILE",
             )
 
-        return alone(refuse, folder.times)
+        return unnamed(refuse, folder.times)
 
 
 def _says(file: File, word: bytes) -> bool:

@@ -16,7 +16,7 @@ from bnstat.storage.files import File
 _NUMBERS: Final = ("float", "bfloat", "int", "uint", "bool")
 
 
-def recognises(file: File) -> bool:
+def matches(file: File) -> bool:
     """Whether this is an HDF5 file that holds arrays of numbers.
 
     Raises:
@@ -28,7 +28,7 @@ def recognises(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """The arrays of a file that `recognises`.
+    """The arrays of a file that `matches`.
 
     Raises:
         DamagedError: the file is truncated or contradicts itself.

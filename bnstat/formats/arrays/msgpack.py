@@ -68,7 +68,7 @@ class Item(NamedTuple):
     end: int
 
 
-def recognises(file: File) -> bool:
+def matches(file: File) -> bool:
     """Whether the file is a map with texts for keys, and an array among its first values."""
     head = file.head(1)
     if not head or not (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
@@ -81,7 +81,7 @@ def recognises(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """The arrays of a file that `recognises`, by the way to them.
+    """The arrays of a file that `matches`, by the way to them.
 
     Raises:
         DamagedError: the file is truncated, or contradicts itself.

@@ -51,7 +51,7 @@ _BOMB_FLOOR: Final = 64 << 20
 """So many bytes are inflated, however few the member has; beyond that, `_MAX_RATIO` times those."""
 
 
-def recognises(file: File) -> bool:
+def matches(file: File) -> bool:
     """Whether this is a zip of `.npy` files alone.
 
     Raises:
@@ -67,7 +67,7 @@ def recognises(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """The arrays of a file that `recognises`, under their keys.
+    """The arrays of a file that `matches`, under their keys.
 
     Raises:
         DamagedError: the archive contradicts itself.

@@ -22,7 +22,14 @@ from numpy.typing import NDArray
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.formats.arrays import plain_name
 from bnstat.formats.contents import Contents, Layer
-from bnstat.formats.detection import Format, Found, Place, alone, by_age, natively
+from bnstat.formats.detection import (
+    Format,
+    ModelSet,
+    StoredModel,
+    require_native_reader,
+    sorted_by_age,
+    unnamed,
+)
 from bnstat.formats.dtypes import dtype_of_descr, find_dtype
 from bnstat.formats.json_text import parse_json
 from bnstat.formats.keras.config import layers_by_scope
@@ -257,29 +264,30 @@ def _tensorstore(path: str) -> Any:
 class Orbax(Format):
     """A folder that is an item, or has some in it."""
 
-    def owner(self, folder: Folder, file: File) -> Place | Folder | None:
+    def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
         is_part = file.name in (_TREE, _STORE, _CHECKPOINT) and _items(folder)
         return folder if is_part else None
 
-    def within(self, folder: Folder) -> Place | None:
-        found: dict[str, list[Found]] = {}
-        for name in folder.names() if folder.tells_names else ():
+    def models_within(self, folder: Folder) -> ModelSet | None:
+        found: dict[str, list[StoredModel]] = {}
+        for name in folder.names() if folder.can_list else ():
             match = _STEP.fullmatch(name)
             below = folder.folder(name) if match is not None else None
-            if match is None or below is None or (model := self.of_folder(below)) is None:
+            if match is None or below is None or (model := self.model_of_folder(below)) is None:
                 continue
             model = model._replace(
                 name=name, step=int(match["step"]), modified=folder.modified(name)
             )
             found.setdefault(match["prefix"], []).append(model)
-        return by_age(next(iter(found.values()))) if len(found) == 1 else None
+        return sorted_by_age(next(iter(found.values()))) if len(found) == 1 else None
 
-    def of_folder(self, folder: Folder) -> Found | None:
+    def model_of_folder(self, folder: Folder) -> StoredModel | None:
         found = _items(folder)
         if not found:
             return None
-        return alone(
-            lambda source, reading: open_items(found, natively(source, reading)), folder.times
+        return unnamed(
+            lambda source, reading: open_items(found, require_native_reader(source, reading)),
+            folder.times,
         )
 
 

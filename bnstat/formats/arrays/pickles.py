@@ -25,14 +25,14 @@ _ARRAYS: Final = re.compile(rb"_reconstruct|_frombuffer")
 """What the names of the functions hold that rebuild arrays."""
 
 
-def recognises(file: File) -> bool:
+def matches(file: File) -> bool:
     """Whether the file is a pickle, and not PyTorch's, with an array near its beginning."""
     head = file.head(2)
     return _PICKLE.match(head) is not None and _ARRAYS.search(file.head(_HEAD)) is not None
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """The arrays of a file that `recognises`, by the way to them.
+    """The arrays of a file that `matches`, by the way to them.
 
     Raises:
         DamagedError: the pickle is damaged, or of a kind that is not read.

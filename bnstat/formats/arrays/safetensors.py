@@ -43,14 +43,14 @@ _METADATA: Final = "__metadata__"
 _MOST_DIMS: Final = 32
 
 
-def recognises(file: File) -> bool:
+def matches(file: File) -> bool:
     """Whether the file begins with a length and JSON of that length, or did before it was cut."""
     head = file.head(9)
     return len(head) == 9 and head[8:] == b"{" and 2 <= _length(head) <= MAX_BYTES
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """The tensors of a file that `recognises`, by their names.
+    """The tensors of a file that `matches`, by their names.
 
     Raises:
         DamagedError: the file is truncated, or its header contradicts itself.
@@ -178,9 +178,9 @@ def _open(part: File, source: Source) -> Contents:
     from bnstat.formats.pytorch import file as pytorch
 
     part.refuse_lfs_pointer()
-    if recognises(part):
+    if matches(part):
         return open_contents(part, source)
-    if pytorch.recognises(part):
+    if pytorch.matches(part):
         return pytorch.open_contents(part, source)
     raise UnknownFormatError(part.path, "is neither a safetensors nor a PyTorch file")
 

@@ -33,7 +33,7 @@ _NAME_AT: Final = 30
 """Where a member's name begins in the header before it, which is all a cut-off zip has left."""
 
 
-def recognises(file: File) -> bool:
+def matches(file: File) -> bool:
     """Whether this is a zip of a Keras model, be it cut short."""
     head = file.head(_NAME_AT + len(_METADATA))
     if not head.startswith(_ZIP_MEMBER):
@@ -46,7 +46,7 @@ def recognises(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """The variables and layers of a file that `recognises`.
+    """The variables and layers of a file that `matches`.
 
     Raises:
         DamagedError: the archive or a file in it is truncated or contradicts itself.

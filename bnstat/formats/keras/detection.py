@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from bnstat.formats.detection import Format, Found, alone, natively, step_of
+from bnstat.formats.detection import Format, StoredModel, require_native_reader, step_of, unnamed
 from bnstat.storage.files import File, Folder
 
 CONFIG: Final = "config.json"
@@ -18,33 +18,34 @@ _INDEX: Final = ".weights.json"
 class Unzipped(Format):
     """A folder with what a `.keras` holds, as `zipped=False` saves it."""
 
-    def of_folder(self, folder: Folder) -> Found | None:
+    def model_of_folder(self, folder: Folder) -> StoredModel | None:
         if not is_keras_folder(folder):
             return None
         from bnstat.formats.keras.archive import open_folder
 
-        return alone(
-            lambda source, reading: open_folder(folder, natively(source, reading)), folder.times
+        return unnamed(
+            lambda source, reading: open_folder(folder, require_native_reader(source, reading)),
+            folder.times,
         )
 
 
 class ShardedWeights(Format):
     """The files `NAME_00000.weights.h5`, ... and `NAME.weights.json`, which lists them."""
 
-    def in_file(self, folder: Folder, file: File) -> Found | None:
+    def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
         name = file.name if file.name.endswith(_INDEX) else index_of_shard(file.name)
         index = folder.file(name) if name is not None else None
         if index is None:
             return None
-        from bnstat.formats.keras.weights import open_contents, recognises
+        from bnstat.formats.keras.weights import matches, open_contents
 
-        if not recognises(index):
+        if not matches(index):
             return None
-        return Found(
+        return StoredModel(
             index.name,
             step_of(index.name),
             folder.modified(index.name),
-            lambda source, reading: open_contents(index, natively(source, reading)),
+            lambda source, reading: open_contents(index, require_native_reader(source, reading)),
             lambda: folder.times(index.name.removesuffix(_INDEX) + "_"),
         )
 

@@ -38,7 +38,7 @@ _INPUT: Final = "InputLayer"
 _TOP_LEVEL: Final = "top_level_model_weights"
 
 
-def recognises(file: File) -> bool:
+def matches(file: File) -> bool:
     """Whether this is an HDF5 file that lists its layers as these formats do.
 
     Raises:
@@ -54,7 +54,7 @@ def is_legacy(store: Hdf5) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """The variables and layers of a file that `recognises`.
+    """The variables and layers of a file that `matches`.
 
     Raises:
         DamagedError: the file is truncated or contradicts itself.

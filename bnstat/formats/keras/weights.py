@@ -187,7 +187,7 @@ _T = TypeVar("_T")
 _ROOTS: Final = {VARS, "layers", "_layer_checkpoint_dependencies"}
 
 
-def recognises(file: File) -> bool:
+def matches(file: File) -> bool:
     """Whether this is such an HDF5 file, or the index of a sharded one.
 
     Raises:
@@ -204,7 +204,7 @@ def recognises(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """The variables and layers of a file that `recognises`.
+    """The variables and layers of a file that `matches`.
 
     One shard of sharded weights gives all of them, where its index lies beside it.
 

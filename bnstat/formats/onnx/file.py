@@ -21,7 +21,7 @@ _LATEST_IR = 100
 """A bound on the versions of the format, of which there were 13 in ten years."""
 
 
-def recognises(file: File) -> bool:
+def matches(file: File) -> bool:
     """Whether the file starts as a ModelProto with a graph does."""
     head = file.head(2)
     if head[:1] != b"\x08" or not 1 <= head[-1] <= _LATEST_IR:
@@ -41,7 +41,7 @@ def recognises(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """The tensors and the graph of a file that `recognises`. Raises as `contents_of` does."""
+    """The tensors and the graph of a file that `matches`. Raises as `contents_of` does."""
     from bnstat.formats.onnx.contents import contents_of
 
     return contents_of(file, source)

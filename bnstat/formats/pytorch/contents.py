@@ -205,7 +205,7 @@ _MOST_NAMED: Final = 6
 
 
 def contents_of(file: File, source: Source) -> Contents:
-    """The tensors of a file that `recognises`.
+    """The tensors of a file that `matches`.
 
     A tensor's key is the way to it: `state_dict/layer1.0.bn1.weight`.
 

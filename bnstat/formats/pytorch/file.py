@@ -38,7 +38,7 @@ _LEGACY: Final = re.compile(
 2 write the number as text."""
 
 
-def recognises(file: File) -> bool:
+def matches(file: File) -> bool:
     """Whether this is PyTorch's zip, be it cut short, or its older form."""
     if is_legacy(file) or is_tar(file):
         return True
@@ -61,7 +61,7 @@ def recognises(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the tensors of a file that `recognises`.
+    """Return the tensors of a file that `matches`.
 
     Raises:
         UnsupportedError: it is a tar of PyTorch 0.1.

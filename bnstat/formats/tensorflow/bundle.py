@@ -121,7 +121,7 @@ def shard_names(folder: Folder, prefix: str, expected: int) -> dict[int, str]:
         prefix: what their names start with.
         expected: how many the bundle's header counts.
     """
-    if not folder.tells_names:
+    if not folder.can_list:
         shards = range(min(expected, _MOST_ASKED_FOR))
         return {shard: f"{prefix}.data-{shard:05d}-of-{expected:05d}" for shard in shards}
     found: dict[int, tuple[bool, str]] = {}

@@ -19,13 +19,13 @@ from bnstat.errors import BnstatError, NotFoundError
 from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.detection import (
     Format,
-    Found,
-    Place,
-    alone,
-    by_age,
+    ModelSet,
+    StoredModel,
     models_in_files,
     single,
+    sorted_by_age,
     step_of,
+    unnamed,
 )
 from bnstat.formats.tensorflow.bundle import DATA, INDEX
 from bnstat.formats.tensorflow.checkpoint import open_checkpoint
@@ -108,15 +108,15 @@ _V1_GLOB = re.compile(r"^(?P<prefix>.*)-[?*]+-of-(?P<shards>\d{5})$", re.DOTALL)
 class SavedModels(Format):
     """Folders with `saved_model.pb` and `variables/`, and such files by other names."""
 
-    def owner(self, folder: Folder, file: File) -> Place | Folder | None:
+    def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
         return _around(folder)
 
-    def in_file(self, folder: Folder, file: File) -> Found | None:
+    def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
         if not is_saved_model(file):
             return None
         return _saved_model(folder, file)
 
-    def of_folder(self, folder: Folder) -> Found | None:
+    def model_of_folder(self, folder: Folder) -> StoredModel | None:
         whole = _around(folder) or folder
         if not has_saved_model(whole):
             return None
@@ -132,12 +132,12 @@ def _around(folder: Folder) -> Folder | None:
     return parent if parent is not None and has_saved_model(parent) else None
 
 
-def _saved_model(folder: Folder, file: File | None = None) -> Found:
+def _saved_model(folder: Folder, file: File | None = None) -> StoredModel:
     def times() -> dict[str, float]:
         variables = folder.folder(VARIABLES)
         return folder.times() | ({} if variables is None else variables.times())
 
-    return alone(lambda source, reading: open_saved_model(folder, source, reading, file), times)
+    return unnamed(lambda source, reading: open_saved_model(folder, source, reading, file), times)
 
 
 class Checkpoints(Format):
@@ -146,19 +146,19 @@ class Checkpoints(Format):
     named = True
     beside = ("events.out.tfevents", "graph.pbtxt")
 
-    def owner(self, folder: Folder, file: File) -> Place | Folder | None:
+    def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
         name = file.name
         prefix = None
         if (match := DATA.match(name)) and not is_table(file):
             prefix = match["prefix"]
         elif name.endswith(_META):
             prefix = name.removesuffix(_META)
-        if prefix is not None and (found := self.at_prefix(folder, prefix)) is not None:
+        if prefix is not None and (found := self.model_at_prefix(folder, prefix)) is not None:
             return single(found)
         state = read_state(folder, name)
         return None if state is None else _of_run(folder, state) or folder
 
-    def in_file(self, folder: Folder, file: File) -> Found | None:
+    def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
         if not is_table(file):
             return None
         name = file.name
@@ -175,7 +175,7 @@ class Checkpoints(Format):
             )
         return _bundle(folder, name.removesuffix(INDEX))
 
-    def at_prefix(self, folder: Folder, prefix: str) -> Found | None:
+    def model_at_prefix(self, folder: Folder, prefix: str) -> StoredModel | None:
         if folder.file(prefix + INDEX) is not None:
             return _bundle(folder, prefix)
         if (v1 := _v1_checkpoint(folder, prefix)) is not None:
@@ -189,10 +189,10 @@ class Checkpoints(Format):
             )
         return None
 
-    def within(self, folder: Folder) -> Place | None:
+    def models_within(self, folder: Folder) -> ModelSet | None:
         return _of_run(folder, read_state(folder))
 
-    def is_seen_in(self, folder: Folder) -> bool:
+    def is_present_in(self, folder: Folder) -> bool:
         return folder.file(NAME) is not None or bool(folder.matching("", INDEX))
 
     def missing_from(self, folder: Folder) -> Sequence[str]:
@@ -208,13 +208,13 @@ class Checkpoints(Format):
             return f"{match['prefix']}-{0:05d}-of-{match['shards']}"
         return None
 
-    def called(self, name: str) -> str:
+    def display_name(self, name: str) -> str:
         return name.split(".data-")[0].removesuffix(INDEX)
 
 
-def _of_run(folder: Folder, state: State | None) -> Place | None:
+def _of_run(folder: Folder, state: State | None) -> ModelSet | None:
     """The checkpoints in a folder, with those V1 ones that the state alone tells of."""
-    names = folder.names() if folder.tells_names else _listed(folder, state)
+    names = folder.names() if folder.can_list else _listed(folder, state)
     found = {
         prefix: _bundle(folder, prefix)
         for prefix in (name.removesuffix(INDEX) for name in names if name.endswith(INDEX))
@@ -225,8 +225,10 @@ def _of_run(folder: Folder, state: State | None) -> Place | None:
             found[v1.name or name] = v1
     if not found:
         names = [name for name in names if not name.endswith(_META) and not DATA.match(name)]
-        found = {m.name or "": m for m in models_in_files(folder, names, Checkpoints().in_file)}
-    return by_age(list(found.values()), newest) if found else None
+        found = {
+            m.name or "": m for m in models_in_files(folder, names, Checkpoints().model_in_file)
+        }
+    return sorted_by_age(list(found.values()), newest) if found else None
 
 
 def _listed(folder: Folder, state: State | None) -> list[str]:
@@ -237,8 +239,8 @@ def _listed(folder: Folder, state: State | None) -> list[str]:
     return [index for index in indexes if folder.file(index) is not None]
 
 
-def _bundle(folder: Folder, prefix: str) -> Found:
-    return Found(
+def _bundle(folder: Folder, prefix: str) -> StoredModel:
+    return StoredModel(
         prefix,
         step_of(prefix),
         folder.modified(prefix + INDEX),
@@ -247,14 +249,14 @@ def _bundle(folder: Folder, prefix: str) -> Found:
     )
 
 
-def _v1_checkpoint(folder: Folder, name: str) -> Found | None:
+def _v1_checkpoint(folder: Folder, name: str) -> StoredModel | None:
     """The V1 checkpoint that a prefix or a pattern such as `m-?????-of-00002` names."""
     file = folder.file(name)
     if file is not None and is_v1(file):
         return _v1_file(folder, file)
     prefix = _prefix(name)
     pattern = _V1_GLOB.match(name)
-    if pattern and not folder.tells_names and folder.file(f"{prefix}-00000-of-{pattern['shards']}"):
+    if pattern and not folder.can_list and folder.file(f"{prefix}-00000-of-{pattern['shards']}"):
         return _v1(folder, prefix, pattern["shards"])
     for shard in folder.matching(prefix + "-"):
         match = SHARD.match(shard)
@@ -263,9 +265,9 @@ def _v1_checkpoint(folder: Folder, name: str) -> Found | None:
     return None
 
 
-def _v1_file(folder: Folder, file: File) -> Found:
+def _v1_file(folder: Folder, file: File) -> StoredModel:
     name = file.name
-    return Found(
+    return StoredModel(
         name,
         step_of(name),
         folder.modified(name),
@@ -273,7 +275,7 @@ def _v1_file(folder: Folder, file: File) -> Found:
     )
 
 
-def _v1(folder: Folder, prefix: str, shards: str) -> Found:
+def _v1(folder: Folder, prefix: str, shards: str) -> StoredModel:
     names = [f"{prefix}-{shard:05d}-of-{shards}" for shard in range(int(shards))]
 
     def open_(source: Source, reading: Reading) -> Contents:
@@ -285,7 +287,7 @@ def _v1(folder: Folder, prefix: str, shards: str) -> Found:
             files.append(file)
         return open_checkpoint_v1(folder, prefix, files, source, reading)
 
-    return Found(
+    return StoredModel(
         prefix,
         step_of(prefix),
         folder.modified(names[0]),

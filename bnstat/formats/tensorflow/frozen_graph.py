@@ -247,7 +247,7 @@ Sources: tensorflow/python/tools/optimize_for_inference_lib.py and
 tensorflow/tools/graph_transforms/fold_old_batch_norms.cc."""
 
 
-def recognises(file: File) -> bool:
+def matches(file: File) -> bool:
     """Whether the file starts as a GraphDef or a MetaGraphDef does, binary or text."""
     return _text_form(file) is not None or graph_range(file) is not None
 

@@ -297,7 +297,7 @@ class RemoteFolder(Folder):
         path: where it is, in the driver's words.
     """
 
-    is_far = True
+    is_remote = True
 
     def __init__(self, depot: Warehouse, path: str) -> None:
         self.path = depot.transport.url(path)

@@ -334,7 +334,7 @@ class WebFolder(Folder):
         is_plain: whether the URL ends with a slash, as those of folders do.
     """
 
-    tells_names = False
+    can_list = False
 
     def __init__(self, depot: Warehouse, access: Access, url: str) -> None:
         match = re.fullmatch(r"(\w+://[^/?#]+)([^?#]*)(\?[^#]*)?(#.*)?", url, re.DOTALL)

@@ -11,7 +11,7 @@ import pytest
 
 import bnstat
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
-from bnstat.formats.arrays.msgpack import recognises
+from bnstat.formats.arrays.msgpack import matches
 from bnstat.storage.local import LocalFile
 from tests.formats.keras.files import same_bits
 
@@ -88,7 +88,7 @@ def test_cut_short(tmp_path: Path) -> None:
     path = tmp_path / "m"
     for length in range(60, len(content), 7):
         path.write_bytes(content[:length])
-        assert recognises(LocalFile(str(path)))
+        assert matches(LocalFile(str(path)))
         with pytest.raises(DamagedError):
             bnstat.load(path)
 

@@ -10,7 +10,7 @@ import pytest
 
 import bnstat
 from bnstat.errors import DamagedError
-from bnstat.formats.arrays.safetensors import open_contents, recognises
+from bnstat.formats.arrays.safetensors import matches, open_contents
 from bnstat.model import Source
 from bnstat.storage.local import LocalFile
 from tests.builders.places import from_extents
@@ -82,7 +82,7 @@ def entry(**changed: object) -> dict[str, object]:
 
 def test_by_hand(tmp_path: Path) -> None:
     path = written(tmp_path / "m", {"t": entry()}, np.arange(3, dtype="<f4").tobytes())
-    assert recognises(LocalFile(path))
+    assert matches(LocalFile(path))
     found = open_contents(LocalFile(path), Source("", "")).variables["t"].read()
     assert found.tolist() == [0, 1, 2]
 
@@ -125,14 +125,14 @@ def test_cut_short_within_the_header_or_the_data(tmp_path: Path) -> None:
     data = written(tmp_path / "m", {"t": entry(data_offsets=[36, 48])}).read_bytes()
     for length in (20, len(data) - 1):
         (tmp_path / "m").write_bytes(data[:length])
-        assert recognises(LocalFile(tmp_path / "m"))
+        assert matches(LocalFile(tmp_path / "m"))
         with pytest.raises(DamagedError):
             bnstat.load(tmp_path / "m")
 
 
 def test_a_text_of_json_is_none(tmp_path: Path) -> None:
     (tmp_path / "m").write_text('{"a": {"b": {"c": {}}}}')
-    assert not recognises(LocalFile(tmp_path / "m"))
+    assert not matches(LocalFile(tmp_path / "m"))
 
 
 def test_tensors_do_not_overlap(tmp_path: Path) -> None:

@@ -19,11 +19,11 @@ FORMATS = ("keras.h5", "keras.weights", "keras.archive")
 def recognised_by(path: Path) -> list[str]:
     """The formats that take a file for theirs."""
     file = LocalFile(path)
-    return [name for name in FORMATS if import_module(f"bnstat.formats.{name}").recognises(file)]
+    return [name for name in FORMATS if import_module(f"bnstat.formats.{name}").matches(file)]
 
 
 def contents_of(path: Path) -> Contents:
-    """What the one format that recognises a file reads from it."""
+    """What the one format that matches a file reads from it."""
     [name] = recognised_by(path)
     module = import_module(f"bnstat.formats.{name}")
     return module.open_contents(LocalFile(path), Source(str(path), ""))

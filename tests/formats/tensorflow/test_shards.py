@@ -13,7 +13,7 @@ from bnstat.storage.local import LocalFolder
 class Silent(LocalFolder):
     """A folder that does not tell what it holds, as a web server's."""
 
-    tells_names = False
+    can_list = False
 
 
 def found(folder: Path, names: list[str], expected: int, prefix: str = "m") -> dict[int, str]:

@@ -10,7 +10,7 @@ import pytest
 
 import bnstat
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
-from bnstat.formats.onnx.file import recognises
+from bnstat.formats.onnx.file import matches
 from bnstat.model import ROLES
 from bnstat.storage.local import LocalFile
 from tests.formats.exchange.onnx.models import (
@@ -237,7 +237,7 @@ def test_truncated_anywhere_is_recognised_and_refused(tmp_path: Path) -> None:
     data = path.read_bytes()
     for length in range(60, len(data) - 1, 7):
         path.write_bytes(data[:length])
-        assert recognises(LocalFile(path))
+        assert matches(LocalFile(path))
         with pytest.raises(BnstatError):
             bnstat.load(path)
 
@@ -295,7 +295,7 @@ def test_what_is_no_onnx_is_left_to_others(tmp_path: Path) -> None:
     others = (b"\x08\x01\x12\x00", b"\x08", b"\x08\x07", b"\x0a\x03\x0a\x01x")
     for data in (*others, b"\x08\x07:\x02\x0f\x00"):
         path.write_bytes(data)
-        assert not recognises(LocalFile(path))
+        assert not matches(LocalFile(path))
 
 
 def test_initializers_that_are_inputs_too(tmp_path: Path) -> None:

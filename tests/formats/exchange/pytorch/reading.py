@@ -6,13 +6,13 @@ import zipfile
 from pathlib import Path
 
 from bnstat.formats.contents import Contents
-from bnstat.formats.pytorch.file import open_contents, recognises
+from bnstat.formats.pytorch.file import matches, open_contents
 from bnstat.model import Source
 from bnstat.storage.local import LocalFile
 
 
 def opened(path: Path) -> Contents:
-    assert recognises(LocalFile(path))
+    assert matches(LocalFile(path))
     return open_contents(LocalFile(path), Source(str(path), ""))
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import bnstat
 from bnstat.errors import BnstatError, NotFoundError
-from bnstat.formats.pytorch.file import recognises
+from bnstat.formats.pytorch.file import matches
 from bnstat.storage.local import LocalFile
 from tests.formats.exchange.pytorch.files import (
     FORMS,
@@ -132,7 +132,7 @@ def test_cut_short(tmp_path: Path, form: str) -> None:
     data = save(tmp_path / "m", Net().state_dict(), form).read_bytes()
     for length in range(200, len(data) - 1, len(data) // 19):
         (tmp_path / "m").write_bytes(data[:length])
-        assert recognises(LocalFile(tmp_path / "m"))
+        assert matches(LocalFile(tmp_path / "m"))
         with pytest.raises(BnstatError) as caught:
             bnstat.load(tmp_path / "m", eager=True)
         assert not isinstance(caught.value, NotFoundError)
@@ -159,9 +159,9 @@ def test_only_what_is_asked_for_is_read(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_zip_of_something_else_is_none(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "m", "w") as archive:
         archive.writestr("a/b.txt", "data.pkl")
-    assert not recognises(LocalFile(tmp_path / "m"))
+    assert not matches(LocalFile(tmp_path / "m"))
     (tmp_path / "p").write_bytes(pickle.dumps({"a": 1}))
-    assert not recognises(LocalFile(tmp_path / "p"))
+    assert not matches(LocalFile(tmp_path / "p"))
 
 
 @pytest.mark.parametrize("protocol", range(2, 6))

@@ -13,7 +13,7 @@ import bnstat
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.protobuf.protos import message_class
-from bnstat.formats.tensorflow.frozen_graph import contents_of_graph, open_contents, recognises
+from bnstat.formats.tensorflow.frozen_graph import contents_of_graph, matches, open_contents
 from bnstat.model import ROLES, Source
 from bnstat.storage.local import LocalFile
 from tests.builders.effort import bounded
@@ -189,11 +189,11 @@ def test_text_that_is_too_long(pb: Path) -> None:
 
 def test_recognised(written: Path) -> None:
     for name in ("v1_tf2.15/frozen.pb", "v1_tf2.15/c.meta", "tf1ckpt/tf115/v2.ckpt-7.meta"):
-        assert recognises(LocalFile(written / name))
+        assert matches(LocalFile(written / name))
     for name in ("v1_tf2.15/k/saved_model.pb", "v1_tf2.15/c.index", "k215/m.h5", "k215/m.keras",
                  "k215/sm/keras_metadata.pb", "k215/sm/fingerprint.pb", "v1_tf2.15/checkpoint",
                  "v1_tf2.15/c.data-00000-of-00001"):  # fmt: skip
-        assert not recognises(LocalFile(written / name))
+        assert not matches(LocalFile(written / name))
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_recognised(written: Path) -> None:
 )  # fmt: skip
 def test_not_recognised(pb: Path, data: bytes) -> None:
     file = LocalFile(write(pb, data))
-    assert not recognises(file)
+    assert not matches(file)
     with pytest.raises(DamagedError):
         open_contents(file, Source("", ""))
 
@@ -213,7 +213,7 @@ def test_not_recognised(pb: Path, data: bytes) -> None:
 def test_recognition_reads_little(pb: Path) -> None:
     message = graph_def(large=tensor(np.zeros(1 << 20, np.float32)))
     file = CountingFile(write(pb, message))
-    assert recognises(file)
+    assert matches(file)
     assert file.count < 200_000
 
 
