@@ -1,0 +1,36 @@
+"""The public surface changes only on purpose."""
+
+from __future__ import annotations
+
+import difflib
+
+import click
+import pytest
+
+from bnstat.cli import main
+from tests.docs.surface import RECORD, surface
+
+
+def test_the_surface_is_the_recorded_one() -> None:
+    recorded, current = RECORD.read_text(encoding="utf-8"), surface()
+    changes = difflib.unified_diff(recorded.splitlines(), current.splitlines(), "recorded", "now")
+    assert recorded == current, (
+        "the public surface has changed:\n"
+        + "\n".join(changes)
+        + "\nA line that begins with `-` breaks programs and needs a new major version."
+        "\nIf the change is intended, run `python -m tests.docs.surface`, add a line to"
+        " CHANGELOG.md and commit both."
+    )
+
+
+@pytest.mark.parametrize("command", ["export", "check"])
+def test_a_renamed_option_shows(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = main.get_command(click.Context(main), command)
+    assert commands is not None
+    option = next(option for option in commands.params if "--layer" in option.opts)
+    monkeypatch.setattr(option, "opts", ["--layers"])
+    changes = set(RECORD.read_text(encoding="utf-8").splitlines()) ^ set(surface().splitlines())
+    assert changes == {
+        f"option bnstat {command} --layer VALUE ...",
+        f"option bnstat {command} --layers VALUE ...",
+    }
