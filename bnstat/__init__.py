@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from bnstat.model import BatchNorm, Model, Source, Variable
 
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 _HOMES = {
     "bnstat.checks": ("Finding", "Thresholds", "check"),
