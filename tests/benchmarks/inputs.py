@@ -1,4 +1,4 @@
-"""Writes the inputs of the benchmarks: `python inputs.py NAME FOLDER`.
+"""Writes the inputs of the benchmarks: `python -m tests.benchmarks.inputs NAME FOLDER`.
 
 TensorFlow writes what it can write in a minute; the largest are written byte by byte in its
 format, and read by it as well.
@@ -6,10 +6,10 @@ format, and read by it as well.
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,8 +32,13 @@ def mobilenet(folder: Path) -> None:
 
 
 def efficientnet(folder: Path) -> None:
-    """EfficientNetB4 with statistics as of training, as Keras' files of the full model."""
+    """EfficientNetB4 with statistics like those of a trained network, in every format.
+
+    PyTorch's file is written only if torch is installed.
+    """
     import keras
+    import tensorflow as tf
+    from safetensors.numpy import save_file
 
     model = keras.applications.EfficientNetB4(weights=None)
     random = np.random.default_rng(0)
@@ -50,35 +55,25 @@ def efficientnet(folder: Path) -> None:
             )
     model.save(folder / "model.keras")
     model.save(folder / "model.h5")
-
-
-def ports(folder: Path) -> None:
-    """MobileNetV2 in every format that it is stored in or ported to."""
-    import keras
-    import torch
-    from safetensors.numpy import save_file
-
-    model = keras.applications.MobileNetV2(weights=None)
-    mobilenet(folder)
-    model.save(folder / "model.keras")
-    model.save(folder / "model.h5")
     model.save_weights(folder / "model.weights.h5")
     model.export(folder / "saved_model", verbose=False)
+    tf.train.Checkpoint(model=model).write(str(folder / "model"))
     arrays = {variable.path: np.asarray(variable) for variable in model.variables}
     np.savez(folder / "model.npz", **arrays)
-    ported = {
-        name.replace("/", ".").replace("moving_", "running_").replace("variance", "var"): array
-        for name, array in arrays.items()
-    }
-    ported = {name.replace("gamma", "weight"): array for name, array in ported.items()}
-    ported = {name.replace("beta", "bias"): array for name, array in ported.items()}
-    save_file(ported, folder / "model.safetensors")
-    torch.save(
-        {name: torch.from_numpy(array.copy()) for name, array in ported.items()},
-        folder / "model.pth",
-    )
     _onnx(arrays, folder / "model.onnx")
     _tfjs(arrays, folder / "tfjs")
+    names = {"moving_mean": "running_mean", "moving_variance": "running_var"}
+    names |= {"gamma": "weight", "beta": "bias"}
+    ported = {}
+    for path, array in arrays.items():
+        layer, _, label = path.rpartition("/")
+        ported[f"{layer.replace('/', '.')}.{names.get(label, label)}"] = array
+    save_file(ported, folder / "model.safetensors")
+    if find_spec("torch"):
+        import torch
+
+        tensors = {name: torch.from_numpy(array.copy()) for name, array in ported.items()}
+        torch.save(tensors, folder / "model.pth")
 
 
 def _onnx(arrays: dict[str, np.ndarray], path: Path) -> None:
@@ -109,8 +104,8 @@ def _tfjs(arrays: dict[str, np.ndarray], folder: Path) -> None:
         for name, array in arrays.items()
     ]
     manifest = [{"paths": paths, "weights": weights}]
-    told = {"format": "layers-model", "modelTopology": {}, "weightsManifest": manifest}
-    (folder / "model.json").write_text(json.dumps(told))
+    index = {"format": "layers-model", "modelTopology": {}, "weightsManifest": manifest}
+    (folder / "model.json").write_text(json.dumps(index))
 
 
 def names_100k(folder: Path) -> None:
@@ -158,11 +153,6 @@ def sparse_10gb(folder: Path) -> None:
     _behind(folder, 10 << 30)
 
 
-def sparse_20gb(folder: Path) -> None:
-    """One layer behind a kernel of 20 GB, all of it a hole in the file."""
-    _behind(folder, 20 << 30)
-
-
 def kernels_1gb(folder: Path) -> None:
     """50 layers, each after a kernel of 20 MB."""
     kernel = RANDOM.random((512, 10_240), np.float32)
@@ -177,15 +167,6 @@ def kernels_1gb(folder: Path) -> None:
             )
         ),
     )
-
-
-def names_1m(folder: Path) -> None:
-    """1,000,000 variables and 50 layers, in a checkpoint by names."""
-    kernels = ((f"net/kernel_{number:07d}", np.zeros(1, "f4")) for number in range(1_000_000))
-    layers = (
-        (f"net/bn_{number:02d}/{role}", _values(16)) for number in range(50) for role in ROLES
-    )
-    _write(folder, itertools.chain(kernels, layers))
 
 
 def objects_1m(folder: Path) -> None:
@@ -216,24 +197,49 @@ def channels_10m(folder: Path) -> None:
     _write(folder, ((f"net/bn/{role}", _values(10_000_000)) for role in ROLES))
 
 
-def shards_1000(folder: Path) -> None:
-    """250 layers, each variable in a shard of its own."""
-    _write(
-        folder,
-        ((f"net/bn_{number:03d}/{role}", _values(64)) for number in range(250) for role in ROLES),
-        shards=1000,
-    )
+def history_200(folder: Path) -> None:
+    """200 checkpoints of 50 layers of 256 channels, whose values move a little each time."""
+    for step in range(200):
+        _write(
+            folder,
+            (
+                (f"net/bn_{number:02d}/{role}", _values(256) + np.float32(0.01 * step))
+                for number in range(50)
+                for role in ROLES
+            ),
+            prefix=f"model-{step * 100}",
+        )
 
 
-def checkpoints_500(folder: Path) -> None:
-    """500 checkpoints of 50 layers, as one training run leaves them."""
-    lines = []
-    for step in range(0, 50_000, 100):
-        tensors = ((f"net/bn_{n:02d}/{role}", _values(64)) for n in range(50) for role in ROLES)
-        _write(folder, tensors, prefix=f"model-{step}")
-        lines.append(f'all_model_checkpoint_paths: "model-{step}"\n')
-    newest = f'model_checkpoint_path: "model-{step}"\n'
-    (folder / "checkpoint").write_text("".join([newest, *lines]))
+def small(folder: Path) -> None:
+    """Three convolutions and norms, as a SavedModel."""
+    import tensorflow as tf
+    import tf_keras
+
+    model = tf_keras.Sequential([tf_keras.Input((32, 32, 3))])
+    for filters in (32, 64, 128):
+        model.add(tf_keras.layers.Conv2D(filters, 3, 2, "same", use_bias=False))
+        model.add(tf_keras.layers.BatchNormalization())
+        model.add(tf_keras.layers.ReLU())
+    tf.saved_model.save(model, str(folder))
+
+
+def mobilenet_96(folder: Path) -> None:
+    """MobileNetV2 for small images, as a SavedModel."""
+    _application("MobileNetV2", 96, folder)
+
+
+def resnet_128(folder: Path) -> None:
+    """ResNet50 for small images, as a SavedModel."""
+    _application("ResNet50", 128, folder)
+
+
+def _application(name: str, size: int, folder: Path) -> None:
+    import tensorflow as tf
+    import tf_keras
+
+    model = getattr(tf_keras.applications, name)(weights=None, input_shape=(size, size, 3))
+    tf.saved_model.save(model, str(folder))
 
 
 RANDOM = np.random.default_rng(0)

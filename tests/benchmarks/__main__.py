@@ -1,0 +1,99 @@
+"""Runs the benchmarks and prints each figure beside its peer and its bound.
+
+    python -m tests.benchmarks [--data FOLDER] [--runs N] [--write] [NAME ...]
+
+Every figure is the median of whole processes that run in turn with a peer: the imports that any
+such program needs, the shortest script with the format's own library, `cp`, or a forward pass. No
+bound is in seconds, so the result does not depend on the speed of the machine. The exit code is 1
+if a bound is not kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+
+from tests.benchmarks.measure import ROOT, Result
+
+BENCHMARKS = (
+    "reading",
+    "formats",
+    "export",
+    "training",
+    "applying",
+    "estimating",
+    "scanning",
+    "remote",
+    "report",
+)
+PAGE = ROOT / "bnstat/docs/speed.md"
+HEADER = ("what", "figure", "peer", "ratio", "bound", "kept")
+INTRODUCTION = """\
+# Speed
+
+`python -m tests.benchmarks --write` measures these figures and writes this page. Each figure is
+the median of whole processes, measured in turn with its peer. The bound is the largest ratio
+allowed, or the largest figure if there is no peer.
+
+"imports" is a Python process that imports NumPy, click and what bnstat uses of rich. A library's
+name is the shortest script with that library that prints the same numbers.
+"""
+
+
+def main() -> int:
+    """Run the chosen benchmarks; return the exit code."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options.add_argument("--data", type=Path, help="where inputs are kept; default: nowhere")
+    options.add_argument("--runs", type=int, default=7, help="runs of each short command")
+    options.add_argument("--write", action="store_true", help=f"write {PAGE.name} of the topics")
+    options.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    given = options.parse_args()
+    results: dict[str, list[Result]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        data = given.data or Path(temporary)
+        for name in given.names or BENCHMARKS:
+            module = import_module(f"tests.benchmarks.{name}")
+            measure: Callable[[Path, int], Iterator[Result]] = module.measure
+            results[module.TITLE] = []
+            for result in measure(data, given.runs):
+                results[module.TITLE].append(result)
+                print("  ".join(cell for cell in result.cells() if cell), flush=True)
+    if given.write:
+        PAGE.write_text(page(results), encoding="utf-8")
+    return int(any(not row.is_within for rows in results.values() for row in rows))
+
+
+def page(results: dict[str, list[Result]]) -> str:
+    """Return the results as a Markdown page that names the machine and the date."""
+    day = datetime.datetime.now(datetime.timezone.utc).date()
+    lines = [INTRODUCTION, f"Measured on {day}: {machine()}.", ""]
+    for title, rows in results.items():
+        lines += [f"## {title}", "", f"| {' | '.join(HEADER)} |", "| --- " * len(HEADER) + "|"]
+        lines += [f"| {' | '.join(row.cells())} |" for row in rows]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    """Return the processor, the system and the Python version."""
+    processor = platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                processor = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{processor}, {cores} cores, {platform.system()}, Python {platform.python_version()}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

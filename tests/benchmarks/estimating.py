@@ -1,0 +1,117 @@
+"""One pass of `bnstat drift` and `bnstat recalibrate` over data, beside a plain forward pass."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import process_time
+
+import numpy as np
+
+from tests.benchmarks.measure import ROOT, Result, build, compared, environment
+
+TITLE = "Run a network over data"
+BATCH = 64
+NETWORKS = {
+    "small": ("three convolutions at 32x32", 32, 8192, 3),
+    "mobilenet_96": ("MobileNetV2 at 96x96", 96, 256, 52),
+    "resnet_128": ("ResNet50 at 128x128", 128, 128, 53),
+}
+"""Input -> description, image size, number of images, number of waves of an exact estimate."""
+
+BOUNDS = {"mobilenet_96": 1.7, "resnet_128": 1.25}
+
+
+def measure(data: Path, runs: int) -> Iterator[Result]:
+    """Measure CPU time: other work on the machine disturbs it least."""
+    del runs
+    build(data, *NETWORKS)
+    for name, (what, size, count, waves) in NETWORKS.items():
+        ways = ["plain", "exact"] if name == "small" else ["plain", "drift", "recalibrate"]
+        taken: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+        for _ in range(3):
+            for way, costs in taken.items():
+                costs.append(cost(way, data / name, count, size))
+        plain = taken.pop("plain")
+        for way, costs in taken.items():
+            bound = waves / 2 + 1 if way == "exact" else BOUNDS[name]
+            for index, unit in enumerate(("s", "MB")):
+                if unit == "s" or way != "exact":
+                    yield compared(
+                        f"{what}: {way}, {'CPU' if unit == 's' else 'peak memory'}",
+                        "forward pass",
+                        bound if unit == "s" else 1.3,
+                        [figures[index] for figures in costs],
+                        [figures[index] for figures in plain],
+                        unit,
+                    )
+
+
+def cost(way: str, folder: Path, count: int, size: int) -> tuple[float, float]:
+    """Return the CPU seconds of a pass and the peak memory in MB of a process of its own."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tests.benchmarks.estimating",
+            way,
+            str(folder),
+            str(count),
+            str(size),
+        ],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
+        check=True,
+        timeout=900,
+    )
+    seconds, megabytes = done.stdout.split()[-2:]
+    return float(seconds), float(megabytes)
+
+
+def a_pass(way: str, folder: str, images: np.ndarray) -> Callable[[], object]:
+    """Return a function that makes one pass over the images; for "exact", all passes."""
+    if way == "plain":
+        import tensorflow as tf
+
+        model = tf.saved_model.load(folder)
+        signature = model.signatures["serving_default"]
+        (name,) = signature.structured_input_signature[1]
+
+        def forward() -> None:
+            for start in range(0, len(images), BATCH):
+                signature(**{name: tf.constant(images[start : start + BATCH])})
+
+        return forward
+    from bnstat.estimate.passes import Kept, read, untracked
+    from bnstat.estimate.recalibrating import Settings, scene
+    from bnstat.estimate.recalibration import estimate
+
+    opened = scene(folder, images, Settings(samples=len(images), batch_size=BATCH))
+    subject = opened.subject
+    if way == "exact":
+        return lambda: estimate(opened, exact=True, kept=Kept())
+    stored = subject.stored()
+    runner = subject.runner(by_batch=way == "recalibrate", sample=True)
+    layers = list(subject.layers)
+    return lambda: read(subject, runner, opened.data, untracked, "", given=stored, layers=layers)
+
+
+def main(way: str, folder: str, count: str, size: str) -> None:
+    """Print the CPU seconds of a pass and the peak memory; a first pass is not counted."""
+    shape = (int(count), int(size), int(size), 3)
+    run = a_pass(way, folder, np.random.default_rng(0).random(shape, np.float32))
+    if way != "exact":
+        run()
+    start = process_time()
+    run()
+    taken = process_time() - start
+    print(taken, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
