@@ -301,6 +301,7 @@ class Bundle:
         data = self._bytes(entry, where)
         if masked_crc32c(data) != entry.crc32c:
             self._file(entry.shard).refuse_lfs_pointer()
+            self._file(entry.shard).refuse_changed()
             raise DamagedError(
                 f"{self._file(entry.shard).path}, {where.partition(', ')[2]}",
                 "the data fails its checksum",
