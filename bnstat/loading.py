@@ -15,8 +15,7 @@ from bnstat.formats.detection import StoredModel
 from bnstat.formats.locate import locate
 from bnstat.model import BatchNorm, Model, Source
 from bnstat.model.models import matches, near_names
-from bnstat.storage.access import MAX_DOWNLOAD, Access
-from bnstat.storage.address import is_url, shown
+from bnstat.storage.access import MAX_DOWNLOAD, Access, is_url, redact
 from bnstat.storage.files import ahead
 
 Reader = Literal["auto", "native", "tensorflow"]
@@ -101,7 +100,7 @@ def load(
         return narrow(live, layers)
     text = fspath(path)
     access = access or _access(text, storage_options, max_download)
-    found = locate(text, access).choose(shown(text), checkpoint, step)
+    found = locate(text, access).choose(redact(text), checkpoint, step)
     times = found.times()
     read = partial(_read, globs=layers, track=track) if eager and values else None
     attempt = _loader(text, access, reader, patterns, include_shadows, values, read, config)
@@ -110,7 +109,7 @@ def load(
     except BnstatError as error:
         # A training job may have replaced the checkpoint, or a part of it, since then.
         access.forget()
-        newest = locate(text, access).choose(shown(text), checkpoint, step)
+        newest = locate(text, access).choose(redact(text), checkpoint, step)
         unchanged = (found.name, found.modified, times)
         is_same = (newest.name, newest.modified, newest.times()) == unchanged
         if is_same and not isinstance(error, ChangedError):
@@ -119,7 +118,7 @@ def load(
             model = attempt(newest)
         except BnstatError:
             raise ChangedError(
-                shown(text), "changes faster than it can be read", "try again"
+                redact(text), "changes faster than it can be read", "try again"
             ) from error
     return narrow(model, layers)
 
@@ -184,7 +183,7 @@ class Models(Iterable[tuple[str, Model | BnstatError]]):
     def __init__(
         self, path: str, found: Sequence[StoredModel], attempt: Callable[[StoredModel], Model]
     ) -> None:
-        self._path = shown(path)
+        self._path = redact(path)
         self._found = found
         self._attempt = attempt
         self._is_far = is_url(path)
@@ -314,7 +313,7 @@ def narrow(model: Model, globs: Sequence[str]) -> Model:
 
 
 def _open(path: str, found: StoredModel, reader: Reader, values: bool) -> Contents:
-    source = Source(shown(path), "", found.name, found.step)
+    source = Source(redact(path), "", found.name, found.step)
     if is_url(path):
         if reader == "tensorflow":
             raise BnstatError(

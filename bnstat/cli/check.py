@@ -9,7 +9,7 @@ import click
 from bnstat.cli import options, rule_options, suggestions
 from bnstat.cli.options import say
 from bnstat.errors import BnstatError
-from bnstat.storage.address import shown
+from bnstat.storage.access import redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,7 +102,7 @@ def command(
             if len(paths) == 1 and not as_github:
                 raise
             say(f"error: {error}")
-            unread[shown(path)] = str(error)
+            unread[redact(path)] = str(error)
             codes.append(2)
             continue
         checked.append((findings, model))

@@ -9,7 +9,7 @@ import click
 
 from bnstat.cli import options
 from bnstat.model import printable
-from bnstat.storage.address import shown
+from bnstat.storage.access import redact
 
 if TYPE_CHECKING:
     from bnstat.checks import Finding
@@ -83,11 +83,11 @@ def command(
     if run.tracks or form != "text":
         from bnstat.checks import check
 
-        _write(run.only(roles or _ROLES), check(run), shown(path), form, output)
+        _write(run.only(roles or _ROLES), check(run), redact(path), form, output)
     if run.tracks:
         return 0
     if not quiet:
-        click.echo(f"no batch-norm layer found in {printable(shown(path))}", err=True)
+        click.echo(f"no batch-norm layer found in {printable(redact(path))}", err=True)
     return 1
 
 

@@ -136,7 +136,7 @@ def _on_disk(path: str, settings: Settings) -> tuple[Model, Subject]:
     from bnstat.discovery import discover
     from bnstat.estimate.running.opening import open_subject
     from bnstat.loading import narrow, open_contents
-    from bnstat.storage.address import refuse_url
+    from bnstat.storage.access import refuse_url
 
     refuse_url(path, "TensorFlow runs models that lie on disk")
     contents = open_contents(path, settings.checkpoint, settings.step)

@@ -25,8 +25,8 @@ from bnstat.exchange.values import Document, Given
 from bnstat.formats.arrays.npz import HEADER_BYTES, read_header
 from bnstat.model import ROLES, BatchNorm, Model, printable
 from bnstat.output.numbers import portable
+from bnstat.storage.archive import zip_members
 from bnstat.storage.files import File
-from bnstat.storage.in_place import zip_members
 
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 _LONGEST_NAME: Final = 65535

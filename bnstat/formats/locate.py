@@ -21,8 +21,7 @@ from bnstat.formats.detection import (
     with_steps,
 )
 from bnstat.formats.registry import formats
-from bnstat.storage.access import Access
-from bnstat.storage.address import shown
+from bnstat.storage.access import Access, redact
 from bnstat.storage.files import File, Folder
 from bnstat.storage.find import Spot, find
 
@@ -52,7 +51,7 @@ def locate(path: str, access: Access | None = None) -> ModelSet:
         return place
     if spot.folder is not None:
         return in_folder(spot.folder)
-    raise _nothing_at(shown(path), spot)
+    raise _nothing_at(redact(path), spot)
 
 
 def under_name(folder: Folder, name: str) -> ModelSet | None:

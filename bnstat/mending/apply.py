@@ -18,7 +18,7 @@ from bnstat.mending.layout import planned
 from bnstat.mending.pairing import Applied, assignments, different, fit, with_twins
 from bnstat.mending.writers import write_arrays
 from bnstat.model import ROLES, Array, BatchNorm, Model, Source
-from bnstat.storage.address import refuse_url
+from bnstat.storage.access import refuse_url
 
 
 class Opened(NamedTuple):

@@ -17,8 +17,7 @@ from bnstat.loading import load, load_all
 from bnstat.model import Model
 from bnstat.scanning.record import Record, of_error, of_model
 from bnstat.scanning.walk import Candidate
-from bnstat.storage.access import MAX_DOWNLOAD, Access
-from bnstat.storage.address import is_url, shown
+from bnstat.storage.access import MAX_DOWNLOAD, Access, is_url, redact
 from bnstat.storage.files import Folder, ahead
 from bnstat.storage.find import find
 from bnstat.storage.local import LocalFolder
@@ -122,7 +121,7 @@ def _examined(candidates: Sequence[Candidate], how: How) -> list[list[Record]]:
     access = how.access()
     if not any(candidate.folder for candidate in candidates):
         return [examine(candidate, how, access) for candidate in candidates]
-    from bnstat.storage.remote.drivers import connect
+    from bnstat.storage.remote.transport import connect
 
     for candidate in candidates:
         # fsspec keeps a driver for the thread that asked for it: this one lasts.
@@ -133,7 +132,7 @@ def _examined(candidates: Sequence[Candidate], how: How) -> list[list[Record]]:
 
 def examine(candidate: Candidate, how: How, access: Access) -> list[Record]:
     """The records of the models at a candidate; why it could not be read is a record as well."""
-    path = shown(candidate.path)
+    path = redact(candidate.path)
     try:
         return list(_records(candidate, how, access.knowing(candidate.folder, candidate.files)))
     except BnstatError as error:
@@ -145,7 +144,7 @@ def examine(candidate: Candidate, how: How, access: Access) -> list[Record]:
 
 
 def _records(candidate: Candidate, how: How, access: Access) -> Iterator[Record]:
-    path = shown(candidate.path)
+    path = redact(candidate.path)
     kind = "model"
     if candidate.file:
         folder = _folder_of(candidate, access)
@@ -181,7 +180,7 @@ def _folder_of(candidate: Candidate, access: Access) -> Folder:
 
 def _archived(candidate: Candidate, how: How, access: Access) -> Iterator[Record]:
     """The records of the models in an archive, of which there can be several, or none."""
-    path = shown(candidate.path)
+    path = redact(candidate.path)
     try:
         models = load_all(candidate.path, access=access, **how.reading)
     except NotFoundError:

@@ -18,8 +18,7 @@ from bnstat.scanning.engines import Engine, Here
 from bnstat.scanning.job import How, examine_all
 from bnstat.scanning.record import Record, of_error
 from bnstat.scanning.walk import Candidate, Choice, Unreadable, signature, walk
-from bnstat.storage.access import Access
-from bnstat.storage.address import scheme_of, shown
+from bnstat.storage.access import Access, redact, scheme_of
 from bnstat.storage.files import Folder
 from bnstat.storage.find import Spot, find
 
@@ -142,7 +141,7 @@ def _alone(root: str, spot: Spot, access: Access) -> Candidate | Unreadable:
     except NotFoundError:
         raise
     except BnstatError as error:
-        return Unreadable(shown(root), error)
+        return Unreadable(redact(root), error)
     known = all(part.tag for part in parts)
     return Candidate(root, "", signature(parts) if known else "")
 
@@ -203,7 +202,7 @@ def _surviving(
 
 def _died(candidate: Candidate) -> Record:
     reason = "the worker that opened it died, and so did another"
-    return Record(shown(candidate.path), trouble="died", reason=reason)
+    return Record(redact(candidate.path), trouble="died", reason=reason)
 
 
 def _examine(how: How, candidates: list[Candidate]) -> list[list[Record]]:

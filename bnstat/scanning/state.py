@@ -17,7 +17,7 @@ from typing import Final
 from bnstat.errors import BnstatError
 from bnstat.scanning.record import Record
 from bnstat.scanning.walk import Candidate
-from bnstat.storage.address import is_url
+from bnstat.storage.access import is_url
 
 _ID: Final = 0x626E7374
 """SQLite's application_id of these files: "bnst"."""

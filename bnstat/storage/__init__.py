@@ -1,1 +1,1 @@
-"""Where bytes are: local files and archives, read by ranges."""
+"""Files and folders read by ranges: on disk, in archives, and behind URLs."""

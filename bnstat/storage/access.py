@@ -1,7 +1,11 @@
-"""How files that are far away are reached, and how much of them may be downloaded."""
+"""URLs: how they are recognized and printed, how stores are reached, how much is downloaded.
+
+A URL may contain a password before its host, or a signature after a question mark.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -11,22 +15,68 @@ from bnstat.errors import BnstatError
 if TYPE_CHECKING:
     from bnstat.storage.files import Entry
 
-
 MAX_DOWNLOAD = 256_000_000
-"""So many bytes are downloaded at most, where nothing else is asked for."""
+"""The default limit on downloads, in bytes."""
+
+WEB = ("http", "https")
+"""The schemes of web servers."""
+
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^\s'\"<>]+")
+
+
+def scheme_of(path: str) -> str | None:
+    """Return the scheme of a URL in lower case; None for a local path, also one with a drive."""
+    match = _SCHEME.match(path)
+    return match[1].lower() if match else None
+
+
+def is_url(path: str) -> bool:
+    """Return True if a path is a URL."""
+    return _SCHEME.match(path) is not None
+
+
+def redact(path: str) -> str:
+    """Return a path as it may be printed: a URL without user, password, query and fragment."""
+    match = _SCHEME.match(path)
+    if match is None:
+        return path
+    scheme, rest = match[1].lower(), path[match.end() :]
+    if scheme in WEB:
+        rest = re.split(r"[?#]", rest, maxsplit=1)[0]
+    else:
+        rest = re.sub(r"\?[A-Za-z-]+=.*$", "", rest, flags=re.DOTALL)
+    host, slash, inside = rest.partition("/")
+    # Before the @ of Azure's URLs is the container.
+    if scheme not in ("abfs", "abfss"):
+        host = host.rpartition("@")[2]
+    return f"{match[0]}{host}{slash}{inside}"
+
+
+def redact_all(text: str) -> str:
+    """Redact every URL in a message."""
+    return _URL.sub(lambda match: redact(match[0]), text)
+
+
+def refuse_url(path: str, reason: str) -> None:
+    """Refuse a URL where files on disk are needed.
+
+    Raises:
+        BnstatError: the path is a URL.
+    """
+    if is_url(path):
+        raise BnstatError(redact(path), f"is a URL, and {reason}", "download it first")
 
 
 class Access:
-    """What drivers are told, and a count of what they fetched.
+    """The options of drivers, the connections in use, and a count of the bytes downloaded.
 
     Attributes:
-        options: what the driver is given as it is, such as an endpoint or a key.
-        listed: the URL of a folder -> the files in and below it, by their paths from there, where
-            a listing told of them before; there is nothing else in it.
-        transports: scheme and what a URL names of the store, such as an account -> what moves
-            the bytes of that store, where it is in use.
-        depots: such a transport -> what is known of its store.
-        notes: what was noticed about servers, one line each.
+        options: passed to the driver unchanged, such as an endpoint or a key.
+        listed: URL of a folder -> all files in and below it, if it was listed before.
+        transports: scheme and options in the URL -> the `Transport` in use.
+        stores: transport -> the `RemoteStore` in use.
+        notes: remarks about servers, one line each.
     """
 
     def __init__(
@@ -35,53 +85,50 @@ class Access:
         self.options = dict(options or {})
         self.listed: Mapping[str, Sequence[Entry]] = {}
         self.transports: dict[tuple[Any, ...], Any] = {}
-        self.depots: dict[Any, Any] = {}
+        self.stores: dict[Any, Any] = {}
         self.notes: list[str] = []
-        self._max = max_download
-        self._taken = 0
+        self._limit = max_download
+        self._downloaded = 0
         self._lock = Lock()
 
     def knowing(self, folder: str, files: Sequence[Entry]) -> Access:
-        """The same by the same drivers, for what lies in a folder that was listed before."""
-        other = Access(self.options, self._max)
+        """Return an access of the same drivers, for a folder that was listed before."""
+        other = Access(self.options, self._limit)
         other.listed = {folder: files}
         other.transports = self.transports
         return other
 
     def forget(self) -> None:
-        """Ask stores anew for what is in them."""
+        """Drop all listings."""
         self.listed = {}
-        self.depots.clear()
+        self.stores.clear()
 
     @property
     def left(self) -> int:
         """How many bytes may still be downloaded."""
-        return self._max - self._taken
+        return self._limit - self._downloaded
 
     def take(self, where: str, size: int) -> None:
-        """Count bytes that are about to be downloaded.
+        """Count bytes before they are downloaded.
 
         Raises:
-            BnstatError: they would be more than is allowed.
+            BnstatError: they exceed the limit.
         """
         with self._lock:
-            if self._taken + size > self._max:
+            if self._downloaded + size > self._limit:
                 raise BnstatError(
                     where,
-                    f"{told(size)} are to be downloaded, {told(self._taken)} were before, "
-                    f"and {told(self._max)} are allowed",
+                    f"reading it exceeds the limit of {format_size(self._limit)} on downloads "
+                    f"({format_size(self._downloaded)} before, {format_size(size)} more)",
                     "allow more with --max-download (max_download in Python)",
                 )
-            self._taken += size
+            self._downloaded += size
 
 
-def told(size: int) -> str:
-    """A number of bytes, for people: `256 MB`."""
+def format_size(size: int) -> str:
+    """Format a number of bytes: `256 MB`."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 1000)):
         if size >= factor:
-            return (
-                f"{size / factor:.3g} {unit}"
-                if size < 1000 * factor
-                else f"{size // factor} {unit}"
-            )
+            number = f"{size / factor:.3g}" if size < 1000 * factor else f"{size // factor}"
+            return f"{number} {unit}"
     return f"{size} bytes"

@@ -1,18 +1,21 @@
-"""Zip and tar archives as folders, read in place: nothing is unpacked beside them.
+"""Zip and tar archives as folders, read in place.
 
-A compressed tar is decompressed into a temporary file that has no name and goes with the
-process; so is a compressed member of a zip. What would grow out of all proportion is refused.
-Links, devices and members that point out of the archive do not exist here.
+Stored members of a zip and members of a plain tar are ranges of the archive. `zipfile` itself would
+read such a member from its start for every step back, which is slow for HDF5. Everything compressed
+is unpacked into a temporary file without a name, which ends with the process. Archives that grow
+out of proportion are refused. Links, devices and members that point out of the archive are ignored.
 
-    tar  for each member a header of 512 bytes, then its bytes, filled up to a multiple of 512;
-         types "x", "g" and "L" describe the member that follows; a header of zeros ends it
+    zip  each member is a local header, its name, extra bytes, then its data
+    tar  each member is a header of 512 bytes, then its data, padded to a multiple of 512; types
+         "x", "g" and "L" describe the next member; a header of zeros ends the archive
     pax  records of a length in decimal digits, a space, KEY=VALUE and a newline; the length
-         counts all of the record
+         includes itself
 
-Headers are walked here because Python's tarfile bounds neither their size nor their contents.
+Headers of tars are parsed here because Python's tarfile limits neither their size nor number.
 
-Sources: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Extended Header"; GNU tar manual,
-"Basic Tar Format" and "Storing Sparse Files".
+Sources: APPNOTE.TXT 6.3.10, 4.3.7 "Local file header", PKWARE; POSIX.1-2017, pax, "ustar
+Interchange Format" and "pax Extended Header"; GNU tar manual, "Basic Tar Format" and "Storing
+Sparse Files".
 """
 
 from __future__ import annotations
@@ -24,56 +27,55 @@ import tempfile
 import zipfile
 import zlib
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from threading import Lock
-from typing import Final, NamedTuple
+from typing import IO, Final, NamedTuple, cast
+from weakref import WeakKeyDictionary
 
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.storage.files import File, Folder, Range
-from bnstat.storage.in_place import (
-    MAX_MEMBERS,
-    Slice,
-    fetch_starts,
-    packed_slice_of,
-    slice_of,
-    too_many,
-    zip_members,
-)
 from bnstat.storage.local import Handle
+
+MAX_MEMBERS: Final = 100_000
 
 _MAX_RATIO: Final = 50
 _CHUNK: Final = 1 << 20
 
 _LONGEST_PATH: Final = 4096
-"""Characters; Linux has the same bound. Each level of a path costs a search for models."""
+"""Characters; Linux has the same limit. Each level of a path costs a search for models."""
 
+_LOCAL_HEADER: Final = struct.Struct("<4s22x2H")
+_LOCAL_SIGNATURE: Final = b"PK\x03\x04"
+_DIRECTORY_SIGNATURE: Final = b"PK\x01\x02"
+_MAX_DIRECTORY: Final = 64 << 20
+"""Bytes of a zip's directory."""
+_ENCRYPTED: Final = 1
+_EXTRA: Final = 128
+"""Bytes to fetch between a member's name and its data: PyTorch aligns data to 64."""
 _MEMBER_HEADER: Final = 1 << 10
-"""So much is fetched beyond a member's bytes, for what stands before them."""
+"""Bytes to fetch for everything before a member's data."""
 
 _TEXT: Final = ("utf-8", "surrogateescape")
 _BLOCK: Final = 512
 _PAX: Final = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
-_ABOUT_NEXT: Final = (
+_DESCRIBES_NEXT: Final = (
     *_PAX,
     tarfile.XGLTYPE,
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
-"""Types of headers that describe the members after them, in as many bytes as they need."""
-
-_LARGEST_ABOUT: Final = 1 << 20
-"""Bytes of such a header; libarchive has the same bound."""
-
+_MAX_DESCRIPTION: Final = 1 << 20
+"""Bytes of a header that describes the next member; libarchive has the same limit."""
 _MAX_RECORDS: Final = 10 * MAX_MEMBERS
-"""Such headers, and records in them, of a tar together."""
-
-_MOST_DIGITS: Final = 8
-
+"""Descriptions of next members, and records in them, in one tar."""
+_MAX_DIGITS: Final = 8
 _SPARSE: Final = "GNU.sparse."
-_GOES_ON_AT: Final = 482
-_GOES_ON_AGAIN_AT: Final = 504
-"""Where the header of a sparse member, and each block after it, tells whether a block follows."""
+_MORE_AT: Final = 482
+_STILL_MORE_AT: Final = 504
+"""The position, in the header of a sparse member and in each block of its map, of the flag that
+another block of the map follows."""
 
 _DAMAGE = (
     zipfile.BadZipFile,
@@ -91,26 +93,31 @@ _DAMAGE = (
 
 
 def open_archive(file: File) -> Folder | None:
-    """The archive as a folder; None where the file is no archive.
+    """Return the archive as a folder; None if the file is not an archive.
 
     Raises:
-        DamagedError: it begins as an archive does, but is damaged.
-        BnstatError: it grows out of all proportion when it is decompressed.
+        DamagedError: it starts like an archive, but is damaged.
+        BnstatError: it grows out of proportion when it is decompressed.
     """
     head = file.head(512)
     try:
-        if head.startswith(b"PK\x03\x04"):
-            return _zip_folder(file)
+        if head.startswith(_LOCAL_SIGNATURE):
+            members = {}
+            for info in zip_members(file):
+                name = _clean_path(info.filename)
+                if name and not info.is_dir():
+                    members[name] = _Entry(info.file_size, info=info)
+            return _ArchiveFolder(_Archive(file, file, members), "")
         if head.startswith(b"\x1f\x8b"):
             import gzip
 
             file.prefetch([(0, file.size)])
             with file.open() as raw, gzip.GzipFile(fileobj=raw) as stream:
                 chunks = iter(partial(stream.read, _CHUNK), b"")
-                return _tar_folder(file, _Spool(file, file.name, chunks, file.size))
+                return _open_tar(file, _Unpacked(file, file.name, chunks, file.size))
         if head[257:262] == b"ustar":
             file.prefetch([(0, file.size)])
-            return _tar_folder(file, file)
+            return _open_tar(file, file)
     except _DAMAGE as error:
         raise DamagedError(
             file.path, f"is a truncated or damaged archive ({error})", "copy or download it again"
@@ -118,17 +125,58 @@ def open_archive(file: File) -> Folder | None:
     return None
 
 
-class _Spool(File):
-    """Decompressed bytes, in a temporary file.
-
-    Args:
-        source: the file that they come from.
-        name: the name of the file that they are.
-        chunks: the bytes, piece by piece.
-        packed: how many bytes they have compressed.
+class Slice(File):
+    """A range of another file as a file of its own.
 
     Raises:
-        BnstatError: the bytes grow out of all proportion.
+        DamagedError: the file does not contain the range.
+    """
+
+    def __init__(self, whole: File, start: int, size: int, name: str) -> None:
+        self.name = name
+        self.path = f"{whole.path}/{name}"
+        self.size = size
+        self._whole = whole
+        self._start = start
+        whole.read(start + size, 0)
+
+    def _read(self, offset: int, length: int) -> bytes:
+        return self._whole.read(self._start + offset, length)
+
+    def prefetch(self, spans: Sequence[tuple[int, int]]) -> None:
+        self._whole.prefetch([(self._start + offset, length) for offset, length in spans])
+
+    def has(self, offset: int, length: int) -> bool:
+        return self._whole.has(self._start + offset, length)
+
+    def allow_waste(self, size: int) -> None:
+        self._whole.allow_waste(size)
+
+    def refuse_changed(self) -> None:
+        self._whole.refuse_changed()
+
+    def place(
+        self, offset: int, length: int, part: tuple[slice, ...] | None = None
+    ) -> Range | None:
+        return self._whole.place(self._start + offset, length, part)
+
+    def sibling(self, name: str) -> File | None:
+        """Return None: a slice is not in a folder."""
+        del name
+        return None
+
+
+class _Unpacked(File):
+    """Decompressed bytes in a temporary file.
+
+    Args:
+        source: the compressed file.
+        name: the name of the decompressed file.
+        chunks: its bytes.
+        packed: the number of compressed bytes.
+
+    Raises:
+        BnstatError: the bytes grow out of proportion.
     """
 
     def __init__(self, source: File, name: str, chunks: Iterable[bytes], packed: int) -> None:
@@ -139,8 +187,7 @@ class _Spool(File):
             for chunk in chunks:
                 stream.write(chunk)
                 self.size += len(chunk)
-                if self.size > _largest(packed):
-                    raise _grows(source)
+                _refuse_growth(source, packed, self.size)
             stream.flush()
             self._handle = Handle(os.dup(stream.fileno()))
 
@@ -148,180 +195,252 @@ class _Spool(File):
         return self._handle.read(offset, length)
 
     def sibling(self, name: str) -> File | None:
-        """Return None: these bytes are in no folder."""
+        """Return None: these bytes are not in a folder."""
         del name
         return None
 
 
-def _largest(packed: int) -> int:
-    """Return to how many bytes this many compressed bytes may grow."""
-    return _MAX_RATIO * packed + _CHUNK
+def _refuse_growth(file: File, packed: int, unpacked: int) -> None:
+    if unpacked > _MAX_RATIO * packed + _CHUNK:
+        raise BnstatError(
+            file.path,
+            f"grows more than {_MAX_RATIO} times when it is decompressed",
+            "unpack it yourself if you trust it",
+        )
 
 
-def _grows(file: File) -> BnstatError:
-    return BnstatError(
-        file.path,
-        f"grows more than {_MAX_RATIO} times when it is decompressed",
-        "unpack it yourself if you trust it",
-    )
+def _too_many(path: str) -> BnstatError:
+    return BnstatError(path, f"contains more than {MAX_MEMBERS} files")
+
+
+class _Entry(NamedTuple):
+    """A member of an archive: its position in a tar, or its directory entry in a zip."""
+
+    size: int
+    offset: int = 0
+    info: zipfile.ZipInfo | None = None
+
+
+@dataclass
+class _Archive:
+    """An archive's file, its bytes after decompression, and its members by path."""
+
+    file: File
+    plain: File
+    members: dict[str, _Entry]
+    paths: Sequence[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.paths = sorted(self.members)
 
 
 class _Member(File):
-    """A file in an archive; its bytes are unpacked when they are first read."""
+    """A file in an archive, which is unpacked when it is first read."""
 
-    def __init__(self, folder: _ArchiveFolder, name: str, stored: _Stored) -> None:
-        self.name = name.rsplit("/", 1)[-1]
+    def __init__(self, folder: _ArchiveFolder, archive: _Archive, path: str) -> None:
+        self.name = path.rpartition("/")[2]
         self.path = f"{folder.path}/{self.name}"
-        self.size = stored.size
         self._folder = folder
-        self._unpack = stored.unpack
-        self._in_place = stored.in_place
-        self._unpacked: File | None = None
+        self._archive = archive
+        self._entry = archive.members[path]
+        self.size = self._entry.size
         self._lock = Lock()
 
     def _read(self, offset: int, length: int) -> bytes:
         try:
             with self._lock:
-                if self._unpacked is None:
-                    self._unpacked = self._unpack()
-            return self._unpacked.read(offset, length)
+                unpacked = self._unpacked
+            return unpacked.read(offset, length)
         except _DAMAGE as error:
             raise DamagedError(self.path, f"cannot be unpacked ({error})") from error
+
+    @cached_property
+    def _unpacked(self) -> File:
+        info, offset = self._entry.info, self._entry.offset
+        if info is not None:
+            return _unzip(self._archive.file, info)
+        return Slice(self._archive.plain, offset, self.size, self.name)
 
     def place(
         self, offset: int, length: int, part: tuple[slice, ...] | None = None
     ) -> Range | None:
-        """None where the member is compressed, or is one of a tar."""
-        whole = self._in_place()
-        return None if whole is None else whole.place(offset, length, part)
+        """Return None also for members of a tar."""
+        info = self._entry.info
+        stored = None if info is None else _stored_slice(self._archive.file, info)
+        return None if stored is None else stored.place(offset, length, part)
 
     def sibling(self, name: str) -> File | None:
         return self._folder.file(name)
 
 
-class _Stored(NamedTuple):
-    """A member of an archive.
-
-    Attributes:
-        size: its size in bytes.
-        unpack: returns its bytes as a file.
-        in_place: returns it as a part of the archive's file; None where it is none.
-        info: the entry of a zip.
-    """
-
-    size: int
-    unpack: Callable[[], File]
-    in_place: Callable[[], File | None]
-    info: zipfile.ZipInfo | None = None
-
-
-_Members = dict[str, _Stored]
-
-
 class _ArchiveFolder(Folder):
-    """A folder in an archive.
+    """A folder in an archive; `inside` is its path there, empty for the top."""
 
-    Args:
-        archive: the archive's file.
-        inside: the path of the folder in it; empty for the top.
-        members: all members of the archive, by their paths.
-        paths: these paths, sorted: those of a folder stand together.
-    """
-
-    def __init__(self, archive: File, inside: str, members: _Members, paths: Sequence[str]) -> None:
-        self.path = f"{archive.path}/{inside}".rstrip("/")
-        self.name = inside.rsplit("/", 1)[-1]
+    def __init__(self, archive: _Archive, inside: str) -> None:
+        self.path = f"{archive.file.path}/{inside}".rstrip("/")
+        self.name = inside.rpartition("/")[2]
         self._archive = archive
         self._inside = inside
-        self._members = members
-        self._paths = paths
 
     def names(self) -> list[str]:
-        start = self._below("")
-        at = bisect_left(self._paths, start)
-        found = set()
-        while at < len(self._paths) and self._paths[at].startswith(start):
-            name, slash, _ = self._paths[at][len(start) :].partition("/")
-            found.add(name)
-            # What is below a folder comes before its name with the character after the slash.
-            at = bisect_left(self._paths, f"{start}{name}0", at) if slash else at + 1
-        return sorted(found)
+        paths, start = self._archive.paths, self._below("")
+        index = bisect_left(paths, start)
+        names = set()
+        while index < len(paths) and paths[index].startswith(start):
+            name, slash, _ = paths[index][len(start) :].partition("/")
+            names.add(name)
+            # "0" follows "/": skip everything in the folder `name`.
+            index = bisect_left(paths, f"{start}{name}0", index) if slash else index + 1
+        return sorted(names)
 
     def expect(self, names: Iterable[str]) -> None:
-        """Fetch these files, those of a zip that is far away, together."""
-        stored = (self._members.get(self._below(name)) for name in names)
-        infos = [each.info for each in stored if each is not None and each.info is not None]
-        fetch_starts(self._archive, infos, self._archive.size)
+        """Fetch these files of a remote zip together."""
+        entries = (self._archive.members.get(self._below(name)) for name in names)
+        infos = [entry.info for entry in entries if entry is not None and entry.info is not None]
+        fetch_starts(self._archive.file, infos, self._archive.file.size)
 
     def file(self, name: str) -> File | None:
         path = self._below(name)
-        if path not in self._members:
+        if path not in self._archive.members:
             return None
-        return _Member(self._at(path.rpartition("/")[0]), path, self._members[path])
+        return _Member(self._at(path.rpartition("/")[0]), self._archive, path)
 
     def folder(self, name: str) -> Folder | None:
-        path = self._below(name)
-        at = bisect_left(self._paths, f"{path}/")
-        if at < len(self._paths) and self._paths[at].startswith(f"{path}/"):
-            return self._at(path)
-        return None
+        paths, path = self._archive.paths, self._below(name)
+        index = bisect_left(paths, f"{path}/")
+        exists = index < len(paths) and paths[index].startswith(f"{path}/")
+        return self._at(path) if exists else None
 
     def parent(self) -> Folder | None:
         return self._at(self._inside.rpartition("/")[0]) if self._inside else None
-
-    def _at(self, inside: str) -> _ArchiveFolder:
-        return _ArchiveFolder(self._archive, inside, self._members, self._paths)
 
     def modified(self, name: str) -> float:
         del name
         return 0.0
 
+    def _at(self, inside: str) -> _ArchiveFolder:
+        return _ArchiveFolder(self._archive, inside)
+
     def _below(self, name: str) -> str:
         return f"{self._inside}/{name}" if self._inside else name
 
 
-def _zip_folder(file: File) -> Folder:
-    members: _Members = {}
-    for info in zip_members(file):
-        name = _inside(info.filename)
-        if name and not info.is_dir():
-            unpack, in_place = partial(_unzipped, file, info), partial(slice_of, file, info)
-            members[name] = _Stored(info.file_size, unpack, in_place, info)
-            _refuse_many(file, members)
-    return _top_folder(file, members)
+def _clean_path(name: str) -> str:
+    """Return a member's name as a path; empty if it is too long or leads out of the archive."""
+    if len(name) > _LONGEST_PATH:
+        return ""
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+    return "" if ".." in parts else "/".join(parts)
 
 
-def _unzipped(file: File, info: zipfile.ZipInfo) -> File:
-    """Return the bytes of a zip's member, decompressed.
+_directories: WeakKeyDictionary[File, Sequence[zipfile.ZipInfo]] = WeakKeyDictionary()
+
+
+def zip_members(archive: File) -> Sequence[zipfile.ZipInfo]:
+    """Return the entries of a zip's directory, which is read once per `File`.
 
     Raises:
-        DamagedError: the member contradicts itself.
-        UnsupportedError: the member is encrypted or not compressed by deflate.
+        BnstatError: the directory has too many entries, or is too large.
+        BadZipFile, OSError, ValueError, NotImplementedError, LookupError: it is damaged.
     """
+    if archive not in _directories:
+        with archive.open() as stream:
+            bounded = cast(IO[bytes], _BoundedStream(stream, archive.path))
+            with zipfile.ZipFile(bounded) as opened:
+                _directories[archive] = tuple(opened.infolist())
+    return _directories[archive]
+
+
+class _BoundedStream:
+    """A zip's stream that refuses a large directory before `zipfile` parses it.
+
+    `zipfile` reads the directory in one call, and makes an object of each entry.
+    """
+
+    def __init__(self, stream: IO[bytes], path: str) -> None:
+        self._path = path
+        self._stream = stream
+        self.seek, self.tell, self.close = stream.seek, stream.tell, stream.close
+
+    def read(self, size: int = -1) -> bytes:
+        if size > _MAX_DIRECTORY:
+            raise BnstatError(self._path, "has a directory of more than 64 MB")
+        data = self._stream.read(size)
+        if data.count(_DIRECTORY_SIGNATURE) > MAX_MEMBERS:
+            raise _too_many(self._path)
+        return data
+
+
+def stored_member(archive: File, name: str) -> Slice | None:
+    """Return a member of a zip in place; None if it is missing, compressed or encrypted.
+
+    Raises:
+        DamagedError: the archive is damaged.
+    """
+    try:
+        members = zip_members(archive)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, LookupError) as error:
+        raise DamagedError(archive.path, f"is a damaged archive ({error})") from error
+    info = next((info for info in reversed(members) if info.filename == name), None)
+    return None if info is None else _stored_slice(archive, info)
+
+
+def _stored_slice(archive: File, info: zipfile.ZipInfo) -> Slice | None:
+    return packed_slice_of(archive, info) if info.compress_type == zipfile.ZIP_STORED else None
+
+
+def packed_slice_of(archive: File, info: zipfile.ZipInfo) -> Slice | None:
+    """Return the data of a zip's member in place, possibly compressed; None if it is encrypted.
+
+    Raises:
+        DamagedError: the archive is damaged.
+    """
+    if info.flag_bits & _ENCRYPTED:
+        return None
+    header = archive.read(info.header_offset, _LOCAL_HEADER.size)
+    signature, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+    if signature != _LOCAL_SIGNATURE:
+        raise DamagedError(archive.path, f"{info.filename} is not where its directory says")
+    start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
+    return Slice(archive, start, info.compress_size, info.filename)
+
+
+def fetch_starts(archive: File, members: Iterable[zipfile.ZipInfo], length: int) -> None:
+    """Fetch the headers and the first `length` bytes of a zip's members together.
+
+    Raises:
+        BnstatError: they cannot be fetched.
+    """
+    archive.prefetch(
+        [
+            (
+                info.header_offset,
+                _LOCAL_HEADER.size + len(info.filename) + _EXTRA + min(length, info.compress_size),
+            )
+            for info in members
+        ]
+    )
+
+
+def _unzip(file: File, info: zipfile.ZipInfo) -> File:
     # LZMA would take as much memory as the file asks for.
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise UnsupportedError(file.path, f"{info.filename} is not compressed by deflate")
-    if (stored := slice_of(file, info)) is not None:
+    if (stored := _stored_slice(file, info)) is not None:
         return stored
     file.prefetch([(info.header_offset, info.compress_size + _MEMBER_HEADER)])
     packed = packed_slice_of(file, info)
     if packed is None:
         raise DamagedError(f"{file.path}/{info.filename}", "is encrypted", "unpack the archive")
-    if info.file_size > _largest(packed.size):
-        raise _grows(file)
-    return _Spool(file, info.filename, _inflated(packed, info), packed.size)
+    _refuse_growth(file, packed.size, info.file_size)
+    return _Unpacked(file, info.filename, _inflate(packed, info), packed.size)
 
 
-def _inflated(packed: File, info: zipfile.ZipInfo) -> Iterator[bytes]:
-    """Yield the bytes of a deflated member, piece by piece, and check them.
-
-    Raises:
-        DamagedError: there are more or fewer, or their checksum is another.
-    """
+def _inflate(packed: File, info: zipfile.ZipInfo) -> Iterator[bytes]:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     size = checksum = 0
-    for at in range(0, packed.size, _CHUNK):
-        data = packed.read(at, min(_CHUNK, packed.size - at))
+    for position in range(0, packed.size, _CHUNK):
+        data = packed.read(position, min(_CHUNK, packed.size - position))
         while size <= info.file_size and (piece := inflater.decompress(data, _CHUNK)):
             size += len(piece)
             checksum = zlib.crc32(piece, checksum)
@@ -331,75 +450,74 @@ def _inflated(packed: File, info: zipfile.ZipInfo) -> Iterator[bytes]:
         raise DamagedError(packed.path, "cannot be unpacked (its size or checksum is wrong)")
 
 
-def _tar_folder(file: File, plain: File) -> Folder:
-    members: _Members = {}
+def _open_tar(file: File, plain: File) -> Folder:
+    members = {}
     for name, offset, size in _tar_members(plain):
-        path = _inside(name)
-        if path:
-            unpack = partial(Slice, plain, offset, size, path)
-            members[path] = _Stored(size, unpack, lambda: None)
-            _refuse_many(file, members)
-    return _top_folder(file, members)
+        if path := _clean_path(name):
+            members[path] = _Entry(size, offset)
+            if len(members) > MAX_MEMBERS:
+                raise _too_many(file.path)
+    return _ArchiveFolder(_Archive(file, plain, members), "")
 
 
 def _tar_members(file: File) -> Iterator[tuple[str, int, int]]:
-    """Yield the name, the offset and the size of each regular file in a tar.
+    """Yield the name, the position and the size of each regular file in a tar.
 
     Raises:
-        DamagedError: a header is damaged, or there is more in headers than any archive needs.
+        DamagedError: a header is damaged, or there are too many headers.
     """
-    at = members = records = 0
-    about: dict[str, str] = {}
-    while (header := file.read(at, min(_BLOCK, file.size - at))).strip(b"\0"):
+    position = members = records = 0
+    described: dict[str, str] = {}
+    while (header := file.read(position, min(_BLOCK, file.size - position))).strip(b"\0"):
         info = tarfile.TarInfo.frombuf(header, *_TEXT)
-        at = _after_map(file, at, header) if info.issparse() else at + _BLOCK
-        is_member = info.type not in _ABOUT_NEXT
-        size = int(about.get("size", info.size)) if is_member else info.size
-        # A negative size would lead back to where the walk has been.
-        if size < 0 or not (is_member or size <= _LARGEST_ABOUT):
-            raise _leads_nowhere(file)
-        has_bytes = info.isreg() or info.type not in tarfile.SUPPORTED_TYPES or not is_member
-        end = at + -(-size // _BLOCK) * _BLOCK if has_bytes else at
+        position = _after_header(file, position, header if info.issparse() else None)
+        is_member = info.type not in _DESCRIBES_NEXT
+        size = int(described.get("size", info.size)) if is_member else info.size
+        # A negative size would lead back to a header that was read before.
+        if size < 0 or not (is_member or size <= _MAX_DESCRIPTION):
+            raise _endless(file)
+        has_data = info.isreg() or info.type not in tarfile.SUPPORTED_TYPES or not is_member
+        end = position + -(-size // _BLOCK) * _BLOCK if has_data else position
         if end > file.size:
             raise tarfile.ReadError("unexpected end of data")
         if is_member:
-            # A sparse member can claim any size without having it.
-            is_sparse = info.issparse() or any(key.startswith(_SPARSE) for key in about)
+            # A sparse member can claim any size.
+            is_sparse = info.issparse() or any(key.startswith(_SPARSE) for key in described)
             if info.isreg() and not is_sparse:
-                yield about.get("path", info.name), at, size
+                yield described.get("path", info.name), position, size
             members += 1
-            about = {}
+            described = {}
         else:
             records += 1
-            for key, value in _about_next(file, info.type, at, size):
-                about[key] = value
+            for key, value in _description(file, info.type, position, size):
+                described[key] = value
                 records += 1
                 if records > _MAX_RECORDS:
                     break
         if members > MAX_MEMBERS + 1 or records > _MAX_RECORDS:
-            raise _leads_nowhere(file)
-        at = end
+            raise _endless(file)
+        position = end
 
 
-def _after_map(file: File, at: int, header: bytes) -> int:
-    """Return where the bytes of a sparse member begin, whose header is at `at`."""
-    at += _BLOCK
-    goes_on = header[_GOES_ON_AT]
-    while goes_on:
-        goes_on = file.read(at, _BLOCK)[_GOES_ON_AGAIN_AT]
-        at += _BLOCK
-    return at
+def _after_header(file: File, position: int, sparse_header: bytes | None) -> int:
+    """Return the position after a header, and after the map of a sparse member."""
+    position += _BLOCK
+    has_more = sparse_header is not None and sparse_header[_MORE_AT]
+    while has_more:
+        has_more = file.read(position, _BLOCK)[_STILL_MORE_AT]
+        position += _BLOCK
+    return position
 
 
-def _about_next(file: File, kind: bytes, at: int, size: int) -> Iterator[tuple[str, str]]:
-    """Yield what a header says of the member after it; nothing where that does not matter."""
-    data = file.read(at, size) if kind in (*_PAX, tarfile.GNUTYPE_LONGNAME) else b""
+def _description(file: File, kind: bytes, offset: int, size: int) -> Iterator[tuple[str, str]]:
+    """Yield what a header says of the next member; nothing if it does not matter."""
+    data = file.read(offset, size) if kind in (*_PAX, tarfile.GNUTYPE_LONGNAME) else b""
     if kind == tarfile.GNUTYPE_LONGNAME:
         yield "path", data.partition(b"\0")[0].decode(*_TEXT)
         return
     start = 0
     while start < size and data:
-        digits = data[start : start + _MOST_DIGITS].partition(b" ")[0]
+        digits = data[start : start + _MAX_DIGITS].partition(b" ")[0]
         end = start + int(digits)
         record = data[start + len(digits) + 1 : end]
         if end > size or not record.endswith(b"\n"):
@@ -409,22 +527,5 @@ def _about_next(file: File, kind: bytes, at: int, size: int) -> Iterator[tuple[s
         start = end
 
 
-def _leads_nowhere(file: File) -> DamagedError:
-    return DamagedError(file.path, "is a tar that leads nowhere")
-
-
-def _top_folder(file: File, members: _Members) -> Folder:
-    return _ArchiveFolder(file, "", members, sorted(members))
-
-
-def _refuse_many(file: File, members: _Members) -> None:
-    if len(members) > MAX_MEMBERS:
-        raise too_many(file.path)
-
-
-def _inside(name: str) -> str:
-    """Return a member's name as a clean path; empty where no folder could have such a file."""
-    if len(name) > _LONGEST_PATH:
-        return ""
-    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
-    return "" if ".." in parts else "/".join(parts)
+def _endless(file: File) -> DamagedError:
+    return DamagedError(file.path, "is a tar with contradictory or too many headers")

@@ -1,41 +1,39 @@
-"""Files and folders that model files are read from, by ranges, wherever they are.
+"""Files and folders, read by ranges, wherever they are.
 
-Readers ask a `File` for the bytes from here to there and get exactly those or an error. Files
-are read rather than memory-mapped: a mapped file that somebody cuts short kills the process that
-reads it.
+Readers ask a `File` for a range of bytes and get exactly those or an error. Files are not
+memory-mapped, because a mapped file that is truncated meanwhile kills the process.
 
-Ranges of files: where bytes lie, so that many can be fetched together.
-
-A reader that knows what it needs next says so by `prefetch`; a file that is far away then fetches
-neighbours in one piece. On disk nothing is gained by that, and nothing is done.
+A reader that knows what it needs next calls `prefetch`. A remote file then fetches neighbouring
+ranges in one piece; on disk nothing happens.
 """
 
 from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, TypeVar, cast
 
 from bnstat.errors import DamagedError
 
 if TYPE_CHECKING:
-    pass
-
+    from concurrent.futures import Future
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
 
 class Range(NamedTuple):
-    """Some bytes of a file.
+    """A range of bytes of a file.
 
     Attributes:
         file: the file, which is never a part of another one.
-        offset, length: the bytes.
-        part: the indices of what they are in the array that they belong to, one slice a
-            dimension: they are its elements, row-major and little-endian, and nothing else.
-            None where they are compressed, packed or stored in another way.
+        offset, length: the position and number of the bytes.
+        part: the indices, one slice per dimension, of the array elements that these bytes store,
+            row-major and little-endian; None if they store anything else, such as compressed data.
     """
 
     file: File
@@ -44,22 +42,19 @@ class Range(NamedTuple):
     part: tuple[slice, ...] | None = None
 
     def read(self) -> bytes:
-        """The bytes. Raises `DamagedError` where the file does not have them."""
+        """Return the bytes. Raises `DamagedError` if the file is shorter."""
         return self.file.read(self.offset, self.length)
 
 
 def ahead(work: Callable[[T], R], items: Iterable[T], most: int = 8) -> Iterator[R]:
-    """What `work` makes of each item, in order; a few of them are worked on at a time.
-
-    It is for work that mostly waits for what is far away.
+    """Yield `work(item)` for each item in order, computed ahead in threads.
 
     Args:
-        work: called in other threads.
-        items: what it is called with.
-        most: how many results there may be that nobody took yet.
+        work: a function that mostly waits for remote files.
+        items: its arguments.
+        most: the number of results that may be computed ahead.
     """
-    from collections import deque
-    from concurrent.futures import Future, ThreadPoolExecutor
+    from concurrent.futures import ThreadPoolExecutor
 
     running: deque[Future[R]] = deque()
     with ThreadPoolExecutor(most) as pool:
@@ -72,64 +67,62 @@ def ahead(work: Callable[[T], R], items: Iterable[T], most: int = 8) -> Iterator
 
 
 def prefetch(ranges: Iterable[Range]) -> None:
-    """Let every file know which of its bytes will be read next.
+    """Announce to all files which of their bytes will be read next.
 
     Raises:
         BnstatError: they cannot be fetched.
     """
-    spans: dict[File, list[tuple[int, int]]] = {}
+    by_file: dict[File, list[tuple[int, int]]] = {}
     for wanted in ranges:
         if wanted.file.local_path is None:
-            spans.setdefault(wanted.file, []).append((wanted.offset, wanted.length))
-    together: dict[Depot, dict[File, list[tuple[int, int]]]] = {}
-    for file, pieces in spans.items():
-        if file.depot is None:
-            file.prefetch(pieces)
+            by_file.setdefault(wanted.file, []).append((wanted.offset, wanted.length))
+    by_store: dict[Store, dict[File, list[tuple[int, int]]]] = {}
+    for file, spans in by_file.items():
+        if file.store is None:
+            file.prefetch(spans)
         else:
-            together.setdefault(file.depot, {})[file] = pieces
-    for depot, files in together.items():
-        depot.prefetch(files)
+            by_store.setdefault(file.store, {})[file] = spans
+    for store, files in by_store.items():
+        store.prefetch(files)
 
 
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-
-
-class Depot(Protocol):
-    """What fetches ranges of many files at once."""
+class Store(Protocol):
+    """A remote store, which fetches ranges of many files together."""
 
     def prefetch(self, wanted: Mapping[File, Sequence[tuple[int, int]]]) -> None:
-        """As `File.prefetch`, for several files."""
+        """Do for several files what `File.prefetch` does for one."""
 
 
 class File(ABC):
-    """A file's bytes, by range.
+    """A file that is read by ranges.
 
     Attributes:
         name: the base name.
-        path: where it is, for messages.
-        size: its length in bytes.
-        depot: what fetches this file's ranges with those of others; None on disk.
+        path: the path for messages.
+        size: in bytes.
+        store: the remote store that contains the file; None on disk.
     """
 
     name: str
     path: str
     size: int
-    depot: Depot | None = None
+    store: Store | None = None
 
     @abstractmethod
     def _read(self, offset: int, length: int) -> bytes: ...
 
     @abstractmethod
     def sibling(self, name: str) -> File | None:
-        """The file of that name in the same folder, if there is one."""
+        """Return the file of that name in the same folder, if it exists."""
 
     def part(self, name: str) -> File | None:
-        """Return the file in or below this file's folder that this file names as a part of it.
+        """Return a file that this model file names as a part of it.
 
-        Model files name their parts, and a hostile one may name any file of the machine.
+        A hostile model file may name any file of the machine, so the name must not lead out of
+        this file's folder.
 
         Args:
-            name: a relative path as the model file has it.
+            name: a relative path, as the model file contains it.
 
         Raises:
             DamagedError: the name leads out of the folder.
@@ -143,22 +136,22 @@ class File(ABC):
         return self.sibling("/".join(parts))
 
     def open(self) -> BinaryIO:
-        """Return the file as a seekable stream, which reads piece by piece; the caller closes it.
+        """Return a seekable stream that reads piece by piece; the caller closes it.
 
-        The stream reads this very file, also where another file has taken its path since.
+        It reads this very file, even if another file has taken its path since.
         """
         return cast(BinaryIO, io.BufferedReader(_Stream(self)))
 
     @property
     def local_path(self) -> str | None:
-        """Where the file is on disk; None inside an archive."""
+        """The path on disk; None for a remote file or one inside an archive."""
         return None
 
     def read(self, offset: int = 0, length: int | None = None) -> bytes:
-        """`length` bytes from `offset` on (all that follow, if left out).
+        """Return `length` bytes from `offset`, by default all that follow.
 
         Raises:
-            DamagedError: the file does not have them.
+            DamagedError: the file is shorter.
         """
         if length is None:
             length = self.size - offset
@@ -166,7 +159,9 @@ class File(ABC):
             raise DamagedError(
                 self.path,
                 f"truncated: bytes {offset} to {offset + length} are needed, it has {self.size}",
-                self._hint(),
+                "it is a git-lfs pointer: run `git lfs pull`, or download the real file"
+                if self.is_lfs_pointer()
+                else "copy or download it again",
             )
         data = self._read(offset, length)
         if len(data) != length:
@@ -174,43 +169,46 @@ class File(ABC):
         return data
 
     def prefetch(self, spans: Sequence[tuple[int, int]]) -> None:  # noqa: B027
-        """Fetch what will be read next, where that is better done in one go.
+        """Fetch what will be read next, if that is faster in one go.
 
         Args:
-            spans: offset and length of each piece, in any order; they may overlap, and reach
-                beyond the file's end, where there is nothing to fetch.
+            spans: (offset, length) pairs in any order. They may overlap, and may reach beyond the
+                end of the file.
         """
 
     def has(self, offset: int, length: int) -> bool:
-        """Whether these bytes are at hand, rather than far away and not yet fetched."""
+        """Return False if these bytes are remote and not yet fetched."""
         del offset, length
         return True
 
     def allow_waste(self, size: int) -> None:  # noqa: B027
-        """Let so many bytes be fetched that nobody asked for, where that makes fewer pieces."""
+        """Allow to fetch this many unneeded bytes, if that saves requests."""
+
+    def refuse_changed(self) -> None:  # noqa: B027
+        """Raise a `ChangedError` if the file is remote and was replaced since it was listed."""
 
     def place(
         self, offset: int, length: int, part: tuple[slice, ...] | None = None
     ) -> Range | None:
-        """Where these bytes lie; None where no file holds them as they are.
+        """Return the range that stores these bytes unchanged; None if they are compressed.
 
         Args:
-            offset: where they begin in this file.
-            length: how many there are.
+            offset: their position in this file.
+            length: their number.
             part: see `Range`.
         """
         return Range(self, offset, length, part)
 
     def head(self, length: int) -> bytes:
-        """The first bytes, at most `length` of them."""
+        """Return the first `length` bytes, or all if there are fewer."""
         return self.read(0, min(length, self.size))
 
     def is_lfs_pointer(self) -> bool:
-        """Whether git-lfs's placeholder lies here in place of the file."""
+        """Return True if this is git-lfs's placeholder of the file."""
         return self.size < 1024 and self.head(len(_LFS_POINTER)) == _LFS_POINTER
 
     def refuse_lfs_pointer(self) -> None:
-        """Raise a `DamagedError` that says so where the file is a git-lfs pointer."""
+        """Raise a `DamagedError` if this is git-lfs's placeholder of the file."""
         if self.is_lfs_pointer():
             raise DamagedError(
                 self.path,
@@ -218,21 +216,39 @@ class File(ABC):
                 "run `git lfs pull` where it was cloned, or download the real file",
             )
 
-    def _hint(self) -> str:
-        if self.is_lfs_pointer():
-            return "it is a git-lfs pointer: run `git lfs pull`, or download the real file"
-        return "copy or download it again"
+
+class _Stream(io.RawIOBase):
+    def __init__(self, file: File) -> None:
+        self._file = file
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.size}
+        self._position = max(0, base[whence] + offset)
+        return self._position
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(cast(bytearray, buffer)).cast("B")
+        length = max(0, min(len(view), self._file.size - self._position))
+        view[:length] = self._file.read(self._position, length) if length else b""
+        self._position += length
+        return length
 
 
 class Entry(NamedTuple):
-    """What a listing says of a file or folder.
+    """A file or folder in a listing.
 
     Attributes:
-        name: its name in the folder that was listed.
-        is_folder: whether it is a folder.
+        name: the name in the folder that was listed.
         size: in bytes; 0 for a folder.
-        tag: what changes with the content, such as the time of the last change or an ETag.
-        link: where it leads, if it is a link to a folder; empty otherwise.
+        tag: changes with the content, such as the time of the last change or an ETag.
+        link: the target, if it is a link to a folder; empty otherwise.
     """
 
     name: str
@@ -242,40 +258,14 @@ class Entry(NamedTuple):
     link: str = ""
 
 
-class _Stream(io.RawIOBase):
-    """A file as a stream, for those who read streams."""
-
-    def __init__(self, file: File) -> None:
-        self._file = file
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def readinto(self, buffer: object) -> int:
-        view = memoryview(cast(bytearray, buffer)).cast("B")
-        length = max(0, min(len(view), self._file.size - self._at))
-        view[:length] = self._file.read(self._at, length) if length else b""
-        self._at += length
-        return length
-
-
 class Folder(ABC):
     """A folder of files and folders.
 
     Attributes:
-        path: where it is, for messages.
-        name: its own name.
-        can_list: whether it can say what it holds, without being asked name by name.
-        is_remote: whether each look at it is a request to a server.
+        path: the path for messages.
+        name: the base name.
+        can_list: False if files can only be requested by name.
+        is_remote: True if each access is a request to a server.
     """
 
     path: str
@@ -285,35 +275,35 @@ class Folder(ABC):
 
     @abstractmethod
     def names(self) -> list[str]:
-        """What it holds, sorted."""
+        """Return the names of all files and folders in it, sorted."""
 
     @abstractmethod
     def file(self, name: str) -> File | None:
-        """The file of that name, if there is one; `name` may lead into folders below."""
+        """Return the file of that name, if it exists; `name` may be a path below the folder."""
 
     def expect(self, names: Iterable[str]) -> None:  # noqa: B027
-        """Say which files will be asked for, where that is better done in one go."""
+        """Announce which files will be opened, if that is faster in one go."""
 
     @abstractmethod
     def folder(self, name: str) -> Folder | None:
-        """The folder of that name, if there is one."""
+        """Return the folder of that name, if it exists."""
 
     @abstractmethod
     def parent(self) -> Folder | None:
-        """The folder that this one lies in, if it can be reached."""
+        """Return the folder that contains this one, if it can be reached."""
 
     @abstractmethod
     def modified(self, name: str) -> float:
-        """When the file changed last, in seconds since the epoch; 0 where that is unknown."""
+        """Return when a file changed last, in seconds since the epoch; 0 if unknown."""
 
     def entries(self) -> list[Entry]:
-        """The files and folders that it holds, by their names; no file is opened to tell."""
+        """Return the files and folders in it, sorted by name, without opening files."""
         raise NotImplementedError
 
     def times(self, prefix: str = "") -> dict[str, float]:
-        """When each of what it holds changed last, for the names that start so."""
+        """Return when each file and folder changed last, for names with a prefix."""
         return {name: self.modified(name) for name in self.matching(prefix)}
 
     def matching(self, prefix: str, suffix: str = "") -> list[str]:
-        """The names that start and end so."""
+        """Return the names with a prefix and a suffix."""
         return [name for name in self.names() if name.startswith(prefix) and name.endswith(suffix)]

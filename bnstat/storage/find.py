@@ -1,4 +1,4 @@
-"""What lies at a path or URL: a folder, or a name in a folder that may be a file's or not."""
+"""Which file or folder a path or URL leads to."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import stat
 from typing import NamedTuple
 
 from bnstat.errors import BnstatError
-from bnstat.storage.access import Access
-from bnstat.storage.address import WEB, is_url, scheme_of
+from bnstat.storage.access import WEB, Access, is_url, scheme_of
 from bnstat.storage.files import Folder
 from bnstat.storage.local import LocalFolder, kind_of
 
@@ -17,10 +16,10 @@ class Spot(NamedTuple):
     """Where a path leads.
 
     Attributes:
-        parent: the folder that the name is in; None where there is none, or where the path is
-            a folder's beyond doubt.
-        name: the last part of the path; what files' names start with, if it is no file's.
-        folder: the folder that the path is, or is if nothing of that name is in the parent.
+        parent: the folder that contains the name; None if there is none, or if the path is
+            certainly a folder's.
+        name: the last part of the path: the name of a file, or the prefix of names.
+        folder: the folder at the path; on a web server, a folder if `parent` has no such file.
     """
 
     parent: Folder | None
@@ -29,27 +28,30 @@ class Spot(NamedTuple):
 
 
 def find(path: str, access: Access, whole: bool = False) -> Spot:
-    """Where a path or URL leads.
+    """Return where a path or URL leads.
 
     Args:
         path: the path or URL.
-        access: how what is far away is reached.
-        whole: ask a store for all that is below the folder, rather than folder by folder.
+        access: how remote stores are reached.
+        whole: list everything below a remote folder at once, instead of folder by folder.
 
     Raises:
-        BnstatError: it cannot be looked at, or is neither a file nor a folder.
+        BnstatError: it is neither a file nor a folder, or cannot be reached.
     """
-    if scheme_of(path) in ("file", "local"):
+    scheme = scheme_of(path)
+    if scheme in ("file", "local"):
         path = path.partition("://")[2].removeprefix("localhost")
-    if is_url(path):
-        if scheme_of(path) in WEB:
-            from bnstat.storage.remote.http import find_on_the_web
+    if not is_url(path):
+        return _on_disk(path)
+    if scheme in WEB:
+        try:
+            from bnstat.storage.remote.http import find_on_web
+        except ImportError as error:
+            from bnstat.storage.remote.transport import missing_driver
 
-            return Spot(*find_on_the_web(path, access))
-        from bnstat.storage.remote.find import find_in_store
-
-        return Spot(*find_in_store(path, access, whole))
-    return _on_disk(path)
+            raise missing_driver(path, "aiohttp") from error
+        return Spot(*find_on_web(path, access))
+    return _in_store(path, access, whole)
 
 
 def _on_disk(path: str) -> Spot:
@@ -59,5 +61,25 @@ def _on_disk(path: str) -> Spot:
         return Spot(None, name, LocalFolder(path))
     if kind not in (None, stat.S_IFREG):
         raise BnstatError(path, "is neither a file nor a folder")
-    is_there = kind_of(parent or ".") == stat.S_IFDIR
-    return Spot(LocalFolder(parent or ".") if is_there else None, name, None)
+    has_parent = kind_of(parent or ".") == stat.S_IFDIR
+    return Spot(LocalFolder(parent or ".") if has_parent else None, name, None)
+
+
+def _in_store(url: str, access: Access, whole: bool) -> Spot:
+    from bnstat.storage.remote.store import RemoteFolder, RemoteStore
+    from bnstat.storage.remote.transport import connect
+
+    transport, path = connect(url, access)
+    path = transport.canonical(path.rstrip("/"))
+    if not access.listed:
+        transport.forget(path)
+    store: RemoteStore = access.stores.setdefault(transport, RemoteStore(transport, access))
+    above, _, name = path.rpartition("/")
+    store.reuse_listing(path)
+    store.reuse_listing(above)
+    if whole:
+        store.list_tree(path)
+    if store.listing(path) is not None:
+        return Spot(None, name, RemoteFolder(store, path))
+    has_parent = above.strip("/") or path.startswith("/")
+    return Spot(RemoteFolder(store, above) if has_parent else None, name, None)

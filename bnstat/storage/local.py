@@ -1,7 +1,7 @@
 """Files and folders on disk.
 
 A file is opened once and stays the same file even when another file takes its name. A checkpoint
-that a training job deletes while bnstat reads it is therefore still read whole.
+that a training job deletes while bnstat reads it is therefore read to its end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bnstat.storage.files import Entry, File, Folder
 
 T = TypeVar("T")
 
-_NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 _READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 
 
@@ -26,7 +26,7 @@ class Handle:
     """An open file on disk that several threads may read at the same time.
 
     Args:
-        descriptor: the descriptor of the open file; the handle closes it.
+        descriptor: the descriptor of the open file, which the handle closes.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -34,13 +34,13 @@ class Handle:
         self._lock = Lock()
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return the bytes at `offset`; fewer than `length` only where the file ends.
+        """Return the bytes at `offset`; fewer than `length` only at the end of the file.
 
         Raises:
             OSError: the file cannot be read.
         """
         pieces = []
-        # The system returns 2 GB at most at a time.
+        # The system returns at most 2 GB per call.
         while length and (piece := self._piece(offset, length)):
             pieces.append(piece)
             offset += len(piece)
@@ -48,15 +48,14 @@ class Handle:
         return b"".join(pieces)
 
     def _piece(self, offset: int, length: int) -> bytes:
-        # A seek and a read are two steps: another thread may seek in between.
         if hasattr(os, "pread"):
             return os.pread(self._descriptor, length, offset)
+        # Another thread may seek between the two calls.
         with self._lock:
             os.lseek(self._descriptor, offset, os.SEEK_SET)
             return os.read(self._descriptor, length)
 
     def size(self) -> int:
-        """Return the size of the file in bytes."""
         return os.fstat(self._descriptor).st_size
 
     def __del__(self) -> None:
@@ -89,17 +88,17 @@ class LocalFile(File):
         return LocalFolder(os.path.dirname(self.path) or ".").file(name)
 
     def part(self, name: str) -> File | None:
-        found = super().part(name)
-        if found is None:
+        part = super().part(name)
+        if part is None:
             return None
-        folder, place = os.path.dirname(self.path) or ".", os.path.realpath(found.path)
-        # In a cache of Hugging Face's hub, a model and its parts are links into one folder.
-        is_beside = os.path.dirname(place) == os.path.dirname(os.path.realpath(self.path))
-        if is_beside or is_below(place, os.path.realpath(folder)):
-            return found
+        folder, target = os.path.dirname(self.path) or ".", os.path.realpath(part.path)
+        # In the cache of the Hugging Face hub, a model and its parts are links into one folder.
+        is_beside = os.path.dirname(target) == os.path.dirname(os.path.realpath(self.path))
+        if is_beside or is_below(target, os.path.realpath(folder)):
+            return part
         raise BnstatError(
-            found.path,
-            f"is a link that leads out of the model's folder, to {place}",
+            part.path,
+            f"is a link that leads out of the model's folder, to {target}",
             "replace the link by a copy of the file if you trust the model",
         )
 
@@ -127,11 +126,10 @@ class LocalFolder(Folder):
 
     def entries(self) -> list[Entry]:
         with _attempt(self.path, lambda: os.scandir(self.path)) as listing:
-            found = [entry for each in listing if (entry := _entry(each)) is not None]
-        return sorted(found)
+            return sorted(entry for item in listing if (entry := _entry(item)) is not None)
 
     def _inside(self, name: str) -> str:
-        """The path of a name in the folder, as a user would type it."""
+        """Return the path of a name as a user would type it."""
         return name if self.path == "." else os.path.join(self.path, name)
 
     def parent(self) -> Folder | None:
@@ -144,15 +142,15 @@ class LocalFolder(Folder):
             return 0.0
 
 
-def _entry(listed: os.DirEntry[str]) -> Entry | None:
-    """What a listing says; None for what is neither a file nor a folder, or cannot be looked at."""
+def _entry(item: os.DirEntry[str]) -> Entry | None:
+    """Convert an item of a listing; None if it is not a file or folder, or cannot be read."""
     try:
-        status = listed.stat()
+        status = item.stat()
         if stat.S_ISREG(status.st_mode):
-            return Entry(listed.name, False, status.st_size, str(status.st_mtime_ns))
+            return Entry(item.name, False, status.st_size, str(status.st_mtime_ns))
         if stat.S_ISDIR(status.st_mode):
-            link = os.path.realpath(listed.path) if listed.is_symlink() else ""
-            return Entry(listed.name, True, 0, str(status.st_mtime_ns), link)
+            link = os.path.realpath(item.path) if item.is_symlink() else ""
+            return Entry(item.name, True, 0, str(status.st_mtime_ns), link)
     except OSError:
         pass
     return None
@@ -164,23 +162,23 @@ def is_below(path: str, folder: str) -> bool:
 
 
 def kind_of(path: str) -> int | None:
-    """What lies at a local path, as `stat.S_IFMT`; None for nothing, or a link to nothing.
+    """Return the kind of a file on disk, as `stat.S_IFMT` does; None if there is nothing.
 
     Raises:
-        BnstatError: it may not be looked at.
+        BnstatError: access is denied.
     """
     try:
         return stat.S_IFMT(os.stat(path).st_mode)
     except ValueError:
         return None
     except OSError as error:
-        if error.errno in _NOTHING:
+        if error.errno in _ABSENT:
             return None
         raise BnstatError(path, f"cannot be opened: {error.strerror}") from error
 
 
 def _attempt(path: str, action: Callable[[], T]) -> T:
-    """What `action` gives; the operating system's refusals become errors that name the path."""
+    """Call `action`; convert errors of the operating system to errors that name the path."""
     try:
         return action()
     except FileNotFoundError as error:

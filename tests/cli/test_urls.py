@@ -36,7 +36,7 @@ def test_two_places_are_compared(run, url):
     ("arguments", "line"),
     [
         (["--max-download", "1kB"], "allow more with --max-download"),
-        (["--storage-option", "no_such=secret"], "does not take these storage options"),
+        (["--storage-option", "no_such=secret"], "does not accept these storage options"),
     ],
 )
 def test_what_is_refused_is_told_in_one_line(run, url, arguments, line):
@@ -53,7 +53,7 @@ def test_options_that_say_nothing(run, arguments):
 
 
 def test_storage_options_are_json_or_text(run, monkeypatch):
-    from bnstat.storage.remote import find
+    from bnstat.storage.remote import transport
 
     given = []
 
@@ -61,7 +61,7 @@ def test_storage_options_are_json_or_text(run, monkeypatch):
         given.append((access.options, access.left))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(find, "connect", connect)
+    monkeypatch.setattr(transport, "connect", connect)
     options = ["anon=true", "key=abc", "port=80", "client_kwargs={'a': 1}", 'more={"a": 1}']
     run("inspect", "s3://x/y", *[part for one in options for part in ("--storage-option", one)])
     run("inspect", "s3://x/y", "--max-download", "1.5MiB")

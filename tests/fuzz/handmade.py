@@ -132,7 +132,7 @@ def bundles() -> dict[str, dict[str, bytes]]:
 
 def v1() -> bytes:
     """A V1 checkpoint of one batch norm."""
-    from bnstat.formats.tensorflow.tensor_slice import FULL, TensorSlice, slice_key
+    from bnstat.formats.tensorflow.bundle import FULL, TensorSlice, slice_key
 
     metas, entries = [], {}
     full = encode([Field(1, 2, b"")])

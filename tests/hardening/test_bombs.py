@@ -132,7 +132,7 @@ def test_a_table_of_contents_is_bounded_before_it_is_parsed(suffix: str, tmp_pat
 def test_a_table_of_contents_of_great_length(tmp_path: Path) -> None:
     path = tmp_path / "m.zip"
     path.write_bytes(_crowded_zip(1, unused=65 << 20))
-    with pytest.raises(bnstat.BnstatError, match="table of contents of more than 64 MB"):
+    with pytest.raises(bnstat.BnstatError, match="directory of more than 64 MB"):
         bnstat.load(path)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bnstat.errors import BnstatError
-from bnstat.storage.access import Access
-from bnstat.storage.address import is_url, refuse_url, scheme_of, scrubbed, shown
+from bnstat.storage.access import Access, is_url, redact, redact_all, refuse_url, scheme_of
 
 
 @pytest.mark.parametrize(
@@ -40,7 +39,7 @@ def test_schemes(path: str, scheme: str | None) -> None:
     ],
 )
 def test_what_is_shown(path: str, told: str) -> None:
-    assert shown(path) == told
+    assert redact(path) == told
 
 
 def test_urls_are_refused_where_files_on_disk_are_needed() -> None:
@@ -51,13 +50,16 @@ def test_urls_are_refused_where_files_on_disk_are_needed() -> None:
 
 def test_messages_of_others_are_scrubbed() -> None:
     text = "Cannot reach 'https://me:word@host/a?sig=word' now"
-    assert scrubbed(text) == "Cannot reach 'https://host/a' now"
+    assert redact_all(text) == "Cannot reach 'https://host/a' now"
 
 
 def test_downloads_are_counted_together() -> None:
     access = Access(max_download=1000)
     access.take("a", 600)
-    with pytest.raises(BnstatError, match=r"b: 401 bytes .* 600 bytes .* 1 kB are allowed"):
+    with pytest.raises(
+        BnstatError,
+        match=r"b: .* limit of 1 kB .*600 bytes before, 401 bytes more",
+    ):
         access.take("b", 401)
     access.take("c", 400)
     assert access.left == 0

@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from bnstat.errors import DamagedError
-from bnstat.storage.in_place import Slice, stored_member
+from bnstat.storage.archive import Slice, stored_member
 from tests.builders.memory import MemoryFile
 
 
@@ -87,5 +87,5 @@ def test_an_archive_that_contradicts_itself_is_damaged() -> None:
             stored_member(MemoryFile(data, "m"), "stored")
     moved = archive()
     moved[0] ^= 1
-    with pytest.raises(DamagedError, match="m: has no stored where its table of contents says"):
+    with pytest.raises(DamagedError, match="m: stored is not where its directory says"):
         stored_member(MemoryFile(bytes(moved), "m"), "stored")

@@ -13,8 +13,9 @@ from threading import Barrier
 import pytest
 
 from bnstat.errors import DamagedError
-from bnstat.storage.files import Depot, File, Range, ahead, prefetch
-from bnstat.storage.in_place import Slice, stored_member
+from bnstat.storage import files
+from bnstat.storage.archive import Slice, stored_member
+from bnstat.storage.files import File, Range, ahead, prefetch
 from bnstat.storage.local import LocalFile
 from tests.builders.memory import MemoryFile
 
@@ -45,7 +46,7 @@ def test_each_file_is_told_once_of_all_its_ranges() -> None:
     assert one.reads == other.reads == []
 
 
-class Store(Depot):
+class Store(files.Store):
     """A place that remembers what it was told to fetch."""
 
     def __init__(self) -> None:
@@ -58,8 +59,8 @@ class Store(Depot):
 def test_a_place_is_told_once_of_all_its_files() -> None:
     store, elsewhere = Store(), Store()
     one, other, third, alone = (Remote(b"0123456789") for _ in range(4))
-    one.depot = other.depot = store
-    third.depot = elsewhere
+    one.store = other.store = store
+    third.store = elsewhere
     prefetch([Range(file, at, 2) for at in (0, 5) for file in (one, third, alone, other)])
     spans = [(0, 2), (5, 2)]
     assert store.told == [{one: spans, other: spans}]

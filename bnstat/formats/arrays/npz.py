@@ -26,8 +26,8 @@ from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents, Layer
 from bnstat.formats.dtypes import dtype_of_descr
 from bnstat.model import Array, Source, Variable
+from bnstat.storage.archive import Slice, fetch_starts, packed_slice_of, zip_members
 from bnstat.storage.files import File, Range
-from bnstat.storage.in_place import Slice, fetch_starts, packed_slice_of, zip_members
 
 if TYPE_CHECKING:
     from zipfile import ZipInfo

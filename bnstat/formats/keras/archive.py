@@ -23,9 +23,8 @@ from bnstat.formats.keras.h5 import writer
 from bnstat.formats.keras.plain import is_plain
 from bnstat.formats.keras.weights import join, read_weights
 from bnstat.model import Source
-from bnstat.storage.archive import open_archive
+from bnstat.storage.archive import open_archive, stored_member
 from bnstat.storage.files import File, Folder
-from bnstat.storage.in_place import stored_member
 
 _METADATA: Final = "metadata.json"
 _ZIP_MEMBER: Final = b"PK\x03\x04"

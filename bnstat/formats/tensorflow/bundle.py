@@ -2,18 +2,31 @@
 
     PREFIX.index                   an SSTable; key "" holds a BundleHeaderProto, every other key
                                    names a tensor and holds its BundleEntryProto
-    PREFIX.data-00000-of-00002     the tensors' bytes, one file a shard
+    PREFIX.data-00000-of-00002     the bytes of tensors, one file per shard
 
     BundleHeaderProto := 1 num_shards, 2 endianness (1 is big), 3 version {1 producer,
                          2 min_consumer}
     BundleEntryProto  := 1 dtype, 2 shape {2 dim {1 size}, 3 unknown_rank}, 3 shard_id,
                          4 offset, 5 size, 6 masked crc32c of the bytes, 7 slice ...
 
-Numbers lie row-major at any byte offset. A partitioned tensor's entry lists its slices and has
-no bytes; each slice has an entry of its own under `tensor_slice.slice_key`. A string tensor is
-the varint lengths of its elements, a masked crc32c of the lengths, the elements' bytes; its
-checksum runs over the lengths as 4 bytes each (8 for those that need it), that crc, the bytes.
-Source: tensorflow/core/util/tensor_bundle/tensor_bundle.{h,cc}, protobuf/tensor_bundle.proto.
+Numbers are row-major, at any byte offset. A string tensor is the varint lengths of its elements, a
+masked crc32c of the lengths, the elements' bytes; its checksum covers the lengths as 4 bytes each
+(8 for those that need it), that crc, the bytes.
+
+The entry of a partitioned variable lists its slices and has no bytes of its own; each slice has an
+entry under a key that sorts like (name, slice):
+
+    key    := 00, name, rank as NumIncreasing, (start, length) of each dim as SignedNumIncreasing
+    name   := its bytes with 00 -> 00 FF and FF -> FF 00, then 00 01
+    NumIncreasing(n)       := number of bytes, then n big-endian in as few as possible
+    SignedNumIncreasing(n) := n in two's complement, big-endian, in the fewest bytes whose
+                              leading bits can hold the count: 7 bits of n per byte, the first
+                              bits (1, 11, 111, ...) counting the bytes, inverted for n < 0
+
+A dimension that the slice covers completely has start 0 and length -1.
+
+Sources: tensorflow/core/util/tensor_bundle/tensor_bundle.{h,cc}, protobuf/tensor_bundle.proto,
+`EncodeTensorNameSlice` in util/saved_tensor_slice_util.cc; tsl/lib/strings/ordered_code.cc.
 """
 
 from __future__ import annotations
@@ -21,7 +34,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -31,22 +44,106 @@ from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedE
 from bnstat.formats.dtypes import STRING, dtype_name, find_dtype, numpy_dtype
 from bnstat.formats.protobuf.wire import WireError, damaged, fields, signed, varint
 from bnstat.formats.tensorflow.sstable import Table, masked_crc32c
-from bnstat.formats.tensorflow.tensor_slice import (
-    FULL,
-    TensorSlice,
-    assemble,
-    parse_slice,
-    slice_key,
-)
 from bnstat.model import Array, Variable
 from bnstat.storage.files import File, Folder, Range
 
+INDEX = ".index"
+DATA = re.compile(r"^(?P<prefix>.*)\.data-(?P<shard>\d{5,9})-of-(?P<shards>\d{5,9})$", re.DOTALL)
+
+_NEWEST_VERSION = 1
 _MAX_RANK = 32
 _MAX_ELEMENTS = 1 << 58
+_MAX_OPEN = 64
+_MAX_GUESSED_SHARDS = 10_000
+
+Extent = tuple[int, int]
+"""Start and length in one dimension; length -1 is all of it."""
+FULL: Extent = (0, -1)
+
+
+class TensorSlice(NamedTuple):
+    """A part of a tensor, with one extent per dimension."""
+
+    extents: tuple[Extent, ...]
+
+    def box(self, shape: Sequence[int], where: str) -> tuple[slice, ...]:
+        """Return the indices of the slice in a tensor of that shape.
+
+        Raises:
+            DamagedError: it is not inside the tensor.
+        """
+        if len(self.extents) != len(shape):
+            raise DamagedError(where, f"a slice of {len(self.extents)} dimensions in {shape}")
+        box = []
+        for (start, length), size in zip(self.extents, shape, strict=True):
+            stop = size if length == -1 else start + length
+            if not 0 <= start <= stop <= size:
+                raise DamagedError(where, f"a slice from {start} to {stop} of {size}")
+            box.append(slice(start, stop))
+        return tuple(box)
+
+
+def parse_slice(message: bytes) -> TensorSlice:
+    """Parse a `TensorSliceProto`. Raises `WireError` if it is damaged."""
+    extents = []
+    for number, value in fields(message):
+        if number == 1 and isinstance(value, bytes):
+            extent = dict(fields(value))
+            start, length = extent.get(1, 0), extent.get(2, -1)
+            if not isinstance(start, int) or not isinstance(length, int):
+                raise WireError("a slice's extent is not a number")
+            extents.append((signed(start), signed(length) if length != -1 else -1))
+    return TensorSlice(tuple(extents))
+
+
+_ESCAPES = {0x00: b"\x00\xff", 0xFF: b"\xff\x00"}
+
+
+def slice_key(name: str, part: TensorSlice) -> bytes:
+    """Return the key of a slice of the variable `name`."""
+    escaped = b"".join(_ESCAPES.get(byte, bytes((byte,))) for byte in _encoded(name))
+    numbers = b"".join(_signed_increasing(number) for extent in part.extents for number in extent)
+    rank = len(part.extents)
+    width = (rank.bit_length() + 7) // 8
+    return b"\0" + escaped + b"\0\1" + bytes((width,)) + rank.to_bytes(width, "big") + numbers
+
+
+def _signed_increasing(number: int) -> bytes:
+    width = 1
+    while not -(1 << (7 * width - 1)) <= number < 1 << (7 * width - 1):
+        width += 1
+    # The sign fills the bits above the number's own 7 * width. Inverting the first `width` of all
+    # 8 * width bits writes the count of bytes into them.
+    header = ((1 << width) - 1) << (7 * width)
+    return ((number & ((1 << 8 * width) - 1)) ^ header).to_bytes(width, "big")
+
+
+def assemble(
+    shape: tuple[int, ...],
+    dtype: np.dtype[np.generic],
+    parts: Sequence[tuple[TensorSlice, Array]],
+    where: str,
+) -> Array:
+    """Return a tensor from its slices, each with an array of the slice's shape.
+
+    Raises:
+        DamagedError: the slices overlap, or do not cover the tensor.
+    """
+    boxes = [(part.box(shape, where), array) for part, array in parts]
+    if sum(array.size for _, array in boxes) != math.prod(shape):
+        raise DamagedError(where, "its slices do not make up the whole tensor")
+    tensor = np.empty(shape, dtype)
+    covered = np.zeros(shape, bool)
+    for box, array in boxes:
+        if covered[box].any():
+            raise DamagedError(where, "its slices overlap")
+        tensor[box] = array
+        covered[box] = True
+    return tensor
 
 
 class Entry(NamedTuple):
-    """Where a tensor lies, from its `BundleEntryProto`."""
+    """A `BundleEntryProto`: where a tensor's bytes are, or into which slices it is partitioned."""
 
     dtype: int
     shape: tuple[int, ...]
@@ -58,10 +155,10 @@ class Entry(NamedTuple):
 
 
 def parse_entry(message: bytes, where: str) -> Entry:
-    """A `BundleEntryProto`; `bundle` tells its fields.
+    """Parse a `BundleEntryProto`.
 
     Raises:
-        DamagedError: it is none, or has an impossible shape.
+        DamagedError: it is damaged, or has an impossible shape.
     """
     numbers = dict.fromkeys((1, 3, 4, 5, 6), 0)
     shape: tuple[int, ...] = ()
@@ -83,15 +180,8 @@ def parse_entry(message: bytes, where: str) -> Entry:
         or math.prod(size or 1 for size in shape) > _MAX_ELEMENTS
     ):
         raise DamagedError(where, f"has an impossible shape {list(shape)}")
-    return Entry(
-        numbers[1],
-        shape,
-        numbers[3],
-        numbers[4],
-        numbers[5],
-        numbers[6],
-        tuple(slices),
-    )
+    dtype, shard, offset, size, crc32c = numbers.values()
+    return Entry(dtype, shape, shard, offset, size, crc32c, tuple(slices))
 
 
 def _shape(message: bytes) -> tuple[int, ...]:
@@ -104,52 +194,39 @@ def _shape(message: bytes) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-DATA = re.compile(r"^(?P<prefix>.*)\.data-(?P<shard>\d{5,9})-of-(?P<shards>\d{5,9})$", re.DOTALL)
+def shard_names(folder: Folder, prefix: str, shards: int) -> dict[int, str]:
+    """Return the name of each shard's data file.
 
-_MOST_ASKED_FOR = 10_000
-
-
-def shard_names(folder: Folder, prefix: str, expected: int) -> dict[int, str]:
-    """Shard number -> name of its data file, as the folder has them.
-
-    A folder can hold shards of an earlier save of the same name with another number of shards;
-    those that the header counts come first. Where a folder does not tell what it holds, the
-    names are those that the header implies.
+    A folder can contain shards of an earlier save with the same prefix and another number of
+    shards. If a folder cannot be listed, the names are those that the header implies.
 
     Args:
-        folder: where the files lie.
-        prefix: what their names start with.
-        expected: how many the bundle's header counts.
+        folder: the folder of the checkpoint.
+        prefix: the prefix of its files.
+        shards: the number of shards in the bundle's header, which are preferred.
     """
     if not folder.can_list:
-        shards = range(min(expected, _MOST_ASKED_FOR))
-        return {shard: f"{prefix}.data-{shard:05d}-of-{expected:05d}" for shard in shards}
-    found: dict[int, tuple[bool, str]] = {}
+        guessed = range(min(shards, _MAX_GUESSED_SHARDS))
+        return {shard: f"{prefix}.data-{shard:05d}-of-{shards:05d}" for shard in guessed}
+    names: dict[int, tuple[bool, str]] = {}
     for name in folder.matching(prefix + ".data-"):
         match = DATA.match(name)
         if match and match["prefix"] == prefix:
-            shard, rank = int(match["shard"]), int(match["shards"]) != expected
-            if shard not in found or (rank, name) < found[shard]:
-                found[shard] = (rank, name)
-    return {shard: name for shard, (_, name) in found.items()}
-
-
-INDEX = ".index"
-
-_NEWEST_VERSION = 1
-_MOST_OPEN = 64
+            shard, candidate = int(match["shard"]), (int(match["shards"]) != shards, name)
+            names[shard] = min(candidate, names.get(shard, candidate))
+    return {shard: name for shard, (_, name) in names.items()}
 
 
 class Bundle:
-    """The tensors of one checkpoint.
+    """The tensors of a checkpoint.
 
-    The index is read whole; the data files are opened so that they can be read even when the
-    checkpoint is deleted meanwhile, and read only for the tensors that are asked for.
+    The index is read completely. Data files are opened at once, so that they can be read even if
+    the checkpoint is deleted meanwhile, but only the requested tensors are read.
 
     Args:
-        folder: where the files lie.
-        prefix: what their names start with, such as `model.ckpt-1200`; may be empty.
-        data: whether tensors will be read; if not, the data files need not exist.
+        folder: the folder of the checkpoint.
+        prefix: the prefix of its files, such as `model.ckpt-1200`; may be empty.
+        data: True if tensors will be read; otherwise the data files need not exist.
 
     Attributes:
         path: folder and prefix, for messages.
@@ -173,65 +250,86 @@ class Bundle:
         index.prefetch([(0, index.size)])
         self._table = Table(index)
         self._table.load()
-        self._shards_of_header = self._read_header(self._table.get(b""))
+        self._shard_count = self._read_header(self._table.get(b""))
         self._files: dict[int, File] = {}
         self._read: set[tuple[str, int, int]] = set()
-        self._taken: Counter[int] = Counter()
-        self._shards = shard_names(folder, prefix, self._shards_of_header)
+        self._bytes_read: Counter[int] = Counter()
+        self._shards = shard_names(folder, prefix, self._shard_count)
         if data:
-            opened = list(self._shards)[:_MOST_OPEN]
-            folder.expect(self._shards[shard] for shard in opened)
-            for shard in opened:
+            first = list(self._shards)[:_MAX_OPEN]
+            folder.expect(self._shards[shard] for shard in first)
+            for shard in first:
                 self._file(shard)
+
+    def _read_header(self, header: bytes | None) -> int:
+        if header is None:
+            raise DamagedError(self._index_path, "is an SSTable, but not a checkpoint's index")
+        try:
+            message = dict(fields(header))
+            version = message.get(3, b"")
+            needs = dict(fields(version)).get(2, 0) if isinstance(version, bytes) else 0
+        except WireError as error:
+            raise damaged(self._index_path, "the header", error) from error
+        if message.get(2, 0) != 0:
+            raise BnstatError(
+                self._index_path,
+                "the checkpoint was written on a big-endian machine",
+                "load it there and save it again, or convert it on a little-endian machine",
+            )
+        if isinstance(needs, int) and needs > _NEWEST_VERSION:
+            raise UnsupportedError(self._index_path, f"needs a reader of bundle version {needs}")
+        shards = message.get(1, 0)
+        return shards if isinstance(shards, int) else 0
 
     @property
     def keys(self) -> Collection[str]:
-        """All checkpoint keys, in the index's order; slices have none of their own."""
+        """All checkpoint keys in the order of the index, without those of slices."""
         return _Keys(self._table)
 
     def variables(self, names: Mapping[str, str]) -> Mapping[str, Variable]:
-        """The numeric tensors by key; `names` gives those their best names that have one."""
+        """Return the tensors by key; `names` holds better names than the keys for some."""
         return _Variables(self, names)
 
     def entry(self, key: str) -> Entry:
-        """Where the tensor of that key lies.
+        """Return where a tensor is stored.
 
         Raises:
-            DamagedError: the entry is damaged, or not found where the index should have it.
+            DamagedError: the entry is damaged or missing.
         """
         stored = self._table.get(_encoded(key))
         if stored is None:
             raise DamagedError(f"{self._index_path}, {key}", "the index has no such entry")
         return parse_entry(stored, f"{self._index_path}, {key}")
 
-    def read(self, key: str) -> Array:
-        """The numeric tensor of that key, bit for bit as it was saved.
+    def read(self, key: str, entry: Entry | None = None) -> Array:
+        """Return a numeric tensor, bit for bit as it was saved.
+
+        Args:
+            key: its key.
+            entry: its entry, if known.
 
         Raises:
             NotFoundError: its data file is missing.
-            DamagedError: its bytes are not all there, or fail their checksum.
+            DamagedError: its bytes are missing, or fail their checksum.
             UnsupportedError: its elements are not numbers.
         """
-        return self.read_entry(key, self.entry(key))
-
-    def read_entry(self, key: str, entry: Entry) -> Array:
-        """As `read`, where the entry is known already."""
+        entry = entry or self.entry(key)
         where = f"{self.path}, {key}"
         dtype = numpy_dtype(dtype_name(entry.dtype), where)
         if not entry.slices:
             return self._read_numbers(entry, dtype, entry.shape, where)
         parts = []
-        for part, found in self._parts(key, entry, where):
+        for part, stored in self._parts(key, entry, where):
             shape = tuple(range_.stop - range_.start for range_ in part.box(entry.shape, where))
-            parts.append((part, self._read_numbers(found, dtype, shape, where)))
+            parts.append((part, self._read_numbers(stored, dtype, shape, where)))
         return assemble(entry.shape, dtype, parts, where)
 
     def extents(self, key: str, entry: Entry) -> list[Range]:
-        """Where a tensor's bytes lie: one range, or one a slice; none where it holds no numbers.
+        """Return the ranges of a numeric tensor's bytes, one per slice; else an empty list.
 
         Raises:
             NotFoundError: a data file is missing.
-            DamagedError: the index contradicts itself.
+            DamagedError: the index is damaged.
         """
         where = f"{self.path}, {key}"
         if find_dtype(dtype_name(entry.dtype)) is None:
@@ -239,13 +337,12 @@ class Bundle:
         whole = TensorSlice((FULL,) * len(entry.shape))
         parts = self._parts(key, entry, where) if entry.slices else [(whole, entry)]
         places = (
-            self._file(found.shard).place(found.offset, found.size, part.box(entry.shape, where))
-            for part, found in parts
+            self._file(stored.shard).place(stored.offset, stored.size, part.box(entry.shape, where))
+            for part, stored in parts
         )
         return [place for place in places if place is not None]
 
     def _parts(self, key: str, entry: Entry, where: str) -> Iterator[tuple[TensorSlice, Entry]]:
-        """The slices of a partitioned tensor, and where each lies."""
         for part in entry.slices:
             stored = self._table.get(slice_key(key, part))
             if stored is None:
@@ -253,12 +350,12 @@ class Bundle:
             yield part, parse_entry(stored, f"{self._index_path}, {key}")
 
     def read_string(self, key: str) -> bytes:
-        """The one element of a scalar string tensor. Raises as `read` does."""
+        """Return the element of a scalar string tensor. Raises the same errors as `read`."""
         entry = self.entry(key)
         where = f"{self.path}, {key}"
         if entry.dtype != STRING or entry.shape != ():
             raise DamagedError(where, "is not a single string")
-        data = self._bytes(entry, where)
+        data = self._read_bytes(entry, where)
         try:
             length, start = varint(data, 0)
         except WireError as error:
@@ -267,29 +364,8 @@ class Bundle:
             raise DamagedError(where, "the string's length does not fit its tensor")
         packed = length.to_bytes(4 if length < 1 << 32 else 8, "little")
         stored, text = data[start : start + 4], data[start + 4 :]
-        if masked_crc32c(packed, stored, text) != entry.crc32c:
-            raise DamagedError(where, "the data fails its checksum", "copy or download it again")
+        self._check(entry, where, packed, stored, text)
         return text
-
-    def _read_header(self, header: bytes | None) -> int:
-        if header is None:
-            raise DamagedError(self._index_path, "is an SSTable, but no checkpoint's index")
-        try:
-            found = dict(fields(header))
-            version = found.get(3, b"")
-            needs = dict(fields(version)).get(2, 0) if isinstance(version, bytes) else 0
-        except WireError as error:
-            raise damaged(self._index_path, "the header", error) from error
-        if found.get(2, 0) != 0:
-            raise BnstatError(
-                self._index_path,
-                "the checkpoint was written on a big-endian machine",
-                "load it there and save it again, or convert it on a little-endian machine",
-            )
-        if isinstance(needs, int) and needs > _NEWEST_VERSION:
-            raise UnsupportedError(self._index_path, f"needs a reader of bundle version {needs}")
-        shards = found.get(1, 0)
-        return shards if isinstance(shards, int) else 0
 
     def _read_numbers(
         self, entry: Entry, dtype: np.dtype[np.generic], shape: tuple[int, ...], where: str
@@ -298,28 +374,32 @@ class Bundle:
             raise DamagedError(
                 where, f"{entry.size} bytes cannot hold {dtype.name} of shape {list(shape)}"
             )
-        data = self._bytes(entry, where)
-        if masked_crc32c(data) != entry.crc32c:
-            self._file(entry.shard).refuse_lfs_pointer()
-            raise DamagedError(
-                f"{self._file(entry.shard).path}, {where.partition(', ')[2]}",
-                "the data fails its checksum",
-                "the file is damaged, or belongs to another checkpoint",
-            )
+        data = self._read_bytes(entry, where)
+        self._check(entry, where, data)
         return np.frombuffer(data, dtype).reshape(shape)
 
-    def _bytes(self, entry: Entry, where: str) -> bytes:
-        """The bytes of an entry. Tensors do not share bytes, so that no file can claim more
-        of them than it has.
-        """
+    def _read_bytes(self, entry: Entry, where: str) -> bytes:
         file = self._file(entry.shard)
         data = file.read(entry.offset, entry.size)
+        # Tensors do not share bytes: a small file must not claim huge tensors.
         if (where, entry.shard, entry.offset) not in self._read:
             self._read.add((where, entry.shard, entry.offset))
-            self._taken[entry.shard] += entry.size
-        if self._taken[entry.shard] > file.size:
+            self._bytes_read[entry.shard] += entry.size
+        if self._bytes_read[entry.shard] > file.size:
             raise DamagedError(where, "shares its bytes with other tensors")
         return data
+
+    def _check(self, entry: Entry, where: str, *parts: bytes) -> None:
+        if masked_crc32c(*parts) == entry.crc32c:
+            return
+        file = self._file(entry.shard)
+        file.refuse_lfs_pointer()
+        file.refuse_changed()
+        raise DamagedError(
+            f"{file.path}, {where.partition(', ')[2]}",
+            "the data fails its checksum",
+            "the file is damaged, or belongs to another checkpoint",
+        )
 
     def _file(self, shard: int) -> File:
         file = self._files.get(shard)
@@ -327,18 +407,20 @@ class Bundle:
             file = self._folder.file(self._shards[shard]) if shard in self._shards else None
             if file is None:
                 raise NotFoundError(
-                    f"{self.path}.data-{shard:05d}-of-{max(self._shards_of_header, 1):05d}",
+                    f"{self.path}.data-{shard:05d}-of-{max(self._shard_count, 1):05d}",
                     "the checkpoint's data file is missing",
                     "copy it beside the index, or use --no-values for names and shapes alone",
                 )
-            if len(self._files) < _MOST_OPEN:
+            if len(self._files) < _MAX_OPEN:
                 self._files[shard] = file
         return file
 
 
-class _Keys(Collection[str]):
-    """The keys of an index's tensors."""
+def _encoded(key: str) -> bytes:
+    return key.encode("utf-8", "surrogateescape")
 
+
+class _Keys(Collection[str]):
     def __init__(self, table: Table) -> None:
         self._table = table
 
@@ -355,33 +437,29 @@ class _Keys(Collection[str]):
         return sum(1 for _ in self)
 
 
-def _encoded(key: str) -> bytes:
-    return key.encode("utf-8", "surrogateescape")
-
-
 class _Variables(Mapping[str, Variable]):
-    """A bundle's numeric tensors; an entry is parsed when its variable is asked for."""
+    """The tensors of a bundle; an entry is parsed when its variable is requested."""
 
     def __init__(self, bundle: Bundle, names: Mapping[str, str]) -> None:
         self._bundle = bundle
         self._names = names
-        self._made: dict[str, Variable] = {}
+        self._variables: dict[str, Variable] = {}
 
     def __getitem__(self, key: str) -> Variable:
-        if key not in self._made:
+        if key not in self._variables:
             entry = self._bundle.entry(key)
-            self._made[key] = Variable(
+            self._variables[key] = Variable(
                 key,
                 self._names.get(key, key),
                 dtype_name(entry.dtype),
                 entry.shape,
-                partial(self._bundle.read_entry, key, entry),
+                partial(self._bundle.read, key, entry),
                 partial(self._bundle.extents, key, entry),
             )
-        return self._made[key]
+        return self._variables[key]
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The variable of that key, or `default`."""
+        """Return the variable of that key, or `default`."""
         if key not in self:
             return default
         return self[key]

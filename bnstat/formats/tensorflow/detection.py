@@ -1,12 +1,13 @@
-"""The file `checkpoint`, in which a training job keeps the names of its checkpoints.
+"""Where TensorFlow's models are: SavedModels, checkpoints, and the file `checkpoint`.
+
+A training job lists its checkpoints in the file `checkpoint`, a CheckpointState in protobuf's text
+format (tensorflow/python/training/checkpoint_state.proto):
 
     model_checkpoint_path: "model-1200"
     all_model_checkpoint_paths: "model-1000"
     all_model_checkpoint_paths: "model-1200"
 
-It is a CheckpointState in protobuf's text format (tensorflow/python/training/
-checkpoint_state.proto). The paths are absolute when the job's folder was; folders move, so only
-their last part is used.
+The paths are absolute if the job's folder was. Folders move, so only their last part is used.
 """
 
 from __future__ import annotations
@@ -45,24 +46,36 @@ NAME = "checkpoint"
 _LINE = re.compile(rb'^\s*(\w+)\s*:\s*(?:"((?:[^"\\]|\\.)*)"|\'((?:[^\'\\]|\\.)*)\')\s*$')
 _ESCAPE = re.compile(rb"\\([0-7]{1,3}|x[0-9a-fA-F]{1,2}|.)", re.DOTALL)
 _ESCAPES = {b"n": b"\n", b"t": b"\t", b"r": b"\r"}
-_LARGEST = 16 << 20
+_MAX_STATE = 16 << 20
+
+_META = ".meta"
+_INSIDE = (VARIABLES, "assets", "assets.extra")
+_V1_PATTERN = re.compile(r"^(?P<prefix>.*)-[?*]+-of-(?P<shards>\d{5})$", re.DOTALL)
 
 
 class State(NamedTuple):
-    """What a state file lists, as base names: the newest, and all, oldest first."""
+    """The base names in a state file: the newest checkpoint, and all, oldest first."""
 
     newest: str | None
     all: tuple[str, ...]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names, each once."""
+        return tuple(dict.fromkeys(name for name in (*self.all, self.newest or "") if name))
+
+
+_NO_STATE = State(None, ())
+
 
 def read_state(folder: Folder, name: str = NAME) -> State | None:
-    """The folder's state; None where it has no state file, or one that lists nothing."""
+    """Return the names in a state file; None if it does not exist, or lists nothing."""
     file = folder.file(name)
-    if file is None or file.size > _LARGEST or file.is_lfs_pointer():
+    if file is None or file.size > _MAX_STATE or file.is_lfs_pointer():
         return None
     if not file.head(64).lstrip().startswith((b"model_checkpoint_path", b"all_model")):
         return None
-    newest, listed = None, []
+    newest, names = None, []
     for line in file.read().splitlines():
         match = _LINE.match(line)
         if not match:
@@ -73,12 +86,11 @@ def read_state(folder: Folder, name: str = NAME) -> State | None:
         if match[1] == b"model_checkpoint_path":
             newest = name
         elif match[1] == b"all_model_checkpoint_paths":
-            listed.append(name)
-    return State(newest, tuple(listed)) if newest is not None or listed else None
+            names.append(name)
+    return State(newest, tuple(names)) if newest is not None or names else None
 
 
 def _unescaped(match: re.Match[bytes]) -> bytes:
-    """The byte that one of protobuf's escapes stands for."""
     code = match[1]
     if code[:1] in b"01234567":
         return bytes([int(code, 8) & 0xFF])
@@ -88,46 +100,35 @@ def _unescaped(match: re.Match[bytes]) -> bytes:
 
 
 def state_text(name: str) -> str:
-    """The text of a state file that lists one checkpoint of its folder."""
+    """Return a state file that lists one checkpoint of its folder."""
     quoted = "".join(
-        char if char.isascii() and char.isprintable() and char not in '"\\' else _octal(char)
+        char
+        if char.isascii() and char.isprintable() and char not in '"\\'
+        else "".join(f"\\{byte:03o}" for byte in char.encode("utf-8", "surrogateescape"))
         for char in name
     )
     return f'model_checkpoint_path: "{quoted}"\nall_model_checkpoint_paths: "{quoted}"\n'
 
 
-def _octal(char: str) -> str:
-    return "".join(f"\\{byte:03o}" for byte in char.encode("utf-8", "surrogateescape"))
-
-
-_META = ".meta"
-_INSIDE = (VARIABLES, "assets", "assets.extra")
-_V1_GLOB = re.compile(r"^(?P<prefix>.*)-[?*]+-of-(?P<shards>\d{5})$", re.DOTALL)
-
-
 class SavedModels(Format):
-    """Folders with `saved_model.pb` and `variables/`, and such files by other names."""
+    """Folders with `saved_model.pb` and `variables/`, and such files with other names."""
 
     def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
-        return _around(folder)
+        return _saved_model_around(folder)
 
     def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
-        if not is_saved_model(file):
-            return None
-        return _saved_model(folder, file)
+        return _saved_model(folder, file) if is_saved_model(file) else None
 
     def model_of_folder(self, folder: Folder) -> StoredModel | None:
-        whole = _around(folder) or folder
-        if not has_saved_model(whole):
-            return None
-        return _saved_model(whole)
+        top = _saved_model_around(folder) or folder
+        return _saved_model(top) if has_saved_model(top) else None
 
     def has_inside(self, name: str) -> bool:
         return name in _INSIDE
 
 
-def _around(folder: Folder) -> Folder | None:
-    """The SavedModel that a folder is the `variables/` of."""
+def _saved_model_around(folder: Folder) -> Folder | None:
+    """Return the SavedModel whose `variables/` is this folder."""
     parent = folder.parent() if folder.name == VARIABLES else None
     return parent if parent is not None and has_saved_model(parent) else None
 
@@ -153,10 +154,10 @@ class Checkpoints(Format):
             prefix = match["prefix"]
         elif name.endswith(_META):
             prefix = name.removesuffix(_META)
-        if prefix is not None and (found := self.model_at_prefix(folder, prefix)) is not None:
-            return single(found)
+        if prefix is not None and (model := self.model_at_prefix(folder, prefix)) is not None:
+            return single(model)
         state = read_state(folder, name)
-        return None if state is None else _of_run(folder, state) or folder
+        return None if state is None else _models_of_run(folder, state) or folder
 
     def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
         if not is_table(file):
@@ -164,9 +165,9 @@ class Checkpoints(Format):
         name = file.name
         if is_v1(file):
             match = SHARD.match(name)
-            return (
-                _v1(folder, match["prefix"], match["shards"]) if match else _v1_file(folder, file)
-            )
+            if match is None:
+                return _v1_file(folder, file)
+            return _v1_shards(folder, match["prefix"], match["shards"])
         if not name.endswith(INDEX):
             raise BnstatError(
                 file.path,
@@ -190,14 +191,14 @@ class Checkpoints(Format):
         return None
 
     def models_within(self, folder: Folder) -> ModelSet | None:
-        return _of_run(folder, read_state(folder))
+        return _models_of_run(folder, read_state(folder) or _NO_STATE)
 
     def is_present_in(self, folder: Folder) -> bool:
         return folder.file(NAME) is not None or bool(folder.matching("", INDEX))
 
     def missing_from(self, folder: Folder) -> Sequence[str]:
-        state = read_state(folder)
-        return () if state is None else state.all or [state.newest or ""]
+        state = read_state(folder) or _NO_STATE
+        return state.all or state.names
 
     def first(self, name: str) -> str | None:
         if name.endswith((INDEX, _META)):
@@ -212,31 +213,25 @@ class Checkpoints(Format):
         return name.split(".data-")[0].removesuffix(INDEX)
 
 
-def _of_run(folder: Folder, state: State | None) -> ModelSet | None:
-    """The checkpoints in a folder, with those V1 ones that the state alone tells of."""
-    names = folder.names() if folder.can_list else _listed(folder, state)
-    found = {
-        prefix: _bundle(folder, prefix)
-        for prefix in (name.removesuffix(INDEX) for name in names if name.endswith(INDEX))
-    }
-    newest = None if state is None or state.newest is None else _prefix(state.newest)
-    for name in () if state is None else (*state.all, state.newest or ""):
-        if name and _prefix(name) not in found and (v1 := _v1_checkpoint(folder, name)):
-            found[v1.name or name] = v1
-    if not found:
+def _models_of_run(folder: Folder, state: State) -> ModelSet | None:
+    """Return the checkpoints in a folder, and V1 checkpoints that the state lists."""
+    if folder.can_list:
+        names = folder.names()
+    else:
+        indexes = [name + INDEX for name in state.names]
+        folder.expect(indexes)
+        names = [index for index in indexes if folder.file(index) is not None]
+    prefixes = (name.removesuffix(INDEX) for name in names if name.endswith(INDEX))
+    models = {prefix: _bundle(folder, prefix) for prefix in prefixes}
+    for name in state.names:
+        if _v1_prefix(name) not in models and (v1 := _v1_checkpoint(folder, name)):
+            models[v1.name or name] = v1
+    if not models:
         names = [name for name in names if not name.endswith(_META) and not DATA.match(name)]
-        found = {
-            m.name or "": m for m in models_in_files(folder, names, Checkpoints().model_in_file)
-        }
-    return sorted_by_age(list(found.values()), newest) if found else None
-
-
-def _listed(folder: Folder, state: State | None) -> list[str]:
-    """The indexes of the checkpoints that the state lists, where the folder tells no names."""
-    listed = () if state is None else dict.fromkeys((*state.all, state.newest or ""))
-    indexes = [name + INDEX for name in listed if name]
-    folder.expect(indexes)
-    return [index for index in indexes if folder.file(index) is not None]
+        in_files = models_in_files(folder, names, Checkpoints().model_in_file)
+        models = {model.name or "": model for model in in_files}
+    newest = None if state.newest is None else _v1_prefix(state.newest)
+    return sorted_by_age(list(models.values()), newest) if models else None
 
 
 def _bundle(folder: Folder, prefix: str) -> StoredModel:
@@ -250,19 +245,24 @@ def _bundle(folder: Folder, prefix: str) -> StoredModel:
 
 
 def _v1_checkpoint(folder: Folder, name: str) -> StoredModel | None:
-    """The V1 checkpoint that a prefix or a pattern such as `m-?????-of-00002` names."""
+    """Return the V1 checkpoint with that prefix, or a pattern such as `m-?????-of-00002`."""
     file = folder.file(name)
     if file is not None and is_v1(file):
         return _v1_file(folder, file)
-    prefix = _prefix(name)
-    pattern = _V1_GLOB.match(name)
+    prefix = _v1_prefix(name)
+    pattern = _V1_PATTERN.match(name)
     if pattern and not folder.can_list and folder.file(f"{prefix}-00000-of-{pattern['shards']}"):
-        return _v1(folder, prefix, pattern["shards"])
+        return _v1_shards(folder, prefix, pattern["shards"])
     for shard in folder.matching(prefix + "-"):
         match = SHARD.match(shard)
         if match and match["prefix"] == prefix:
-            return _v1(folder, prefix, match["shards"])
+            return _v1_shards(folder, prefix, match["shards"])
     return None
+
+
+def _v1_prefix(name: str) -> str:
+    match = _V1_PATTERN.match(name)
+    return match["prefix"] if match else name
 
 
 def _v1_file(folder: Folder, file: File) -> StoredModel:
@@ -275,7 +275,7 @@ def _v1_file(folder: Folder, file: File) -> StoredModel:
     )
 
 
-def _v1(folder: Folder, prefix: str, shards: str) -> StoredModel:
+def _v1_shards(folder: Folder, prefix: str, shards: str) -> StoredModel:
     names = [f"{prefix}-{shard:05d}-of-{shards}" for shard in range(int(shards))]
 
     def open_(source: Source, reading: Reading) -> Contents:
@@ -294,8 +294,3 @@ def _v1(folder: Folder, prefix: str, shards: str) -> StoredModel:
         open_,
         lambda: folder.times(prefix + "-"),
     )
-
-
-def _prefix(name: str) -> str:
-    match = _V1_GLOB.match(name)
-    return match["prefix"] if match else name

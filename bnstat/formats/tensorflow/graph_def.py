@@ -1,42 +1,83 @@
-"""The graphs of a GraphDef, and of the functions in a TensorFlow 2 SavedModel.
+"""The graphs of a GraphDef and of the functions in a TensorFlow 2 SavedModel, and their constants.
 
-In TensorFlow 1 the graph holds the variables as ops, by the names under which a checkpoint
-stores them. In TensorFlow 2 functions get the variables that they use as their last arguments;
-the object graph tells which (`bound_inputs`).
+In TensorFlow 1 the graph contains the variables as ops, by the names under which a checkpoint
+stores them. In TensorFlow 2 functions take the variables that they use as their last arguments; the
+object graph stores which (`bound_inputs`).
 
-Sources: tensorflow/core/framework/{graph,function}.proto,
+Sources: tensorflow/core/framework/{graph,function,tensor}.proto, `Tensor::FromProto` in tensor.cc,
 tensorflow/core/protobuf/saved_object_graph.proto, tensorflow/core/ops/io_ops.cc,
 tensorflow/core/util/saved_tensor_slice_util.cc (shapes and slices).
-
-The numbers of a TensorProto, as graphs and version 1 checkpoints hold them.
-
-Source: tensorflow/core/framework/tensor.proto and `Tensor::FromProto` in tensor.cc.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain, repeat
 from math import prod
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnstat.errors import BnstatError, DamagedError
+from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError
 from bnstat.formats.contents import Graph, Op
 from bnstat.formats.dtypes import dtype_name, numpy_dtype
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE
-from bnstat.formats.tensorflow.inlining import Binding, Inliner, Node, arguments, data_inputs
+from bnstat.formats.tensorflow.inlining import CALLS, Binding, Inliner, Node, arguments, data_inputs
+from bnstat.model import Variable
 from bnstat.storage.files import File
+
+VARIABLES = frozenset(
+    {"VariableV2", "Variable", "VarHandleOp", "AutoReloadVariable", "TemporaryVariable"}
+)
+"""The types of ops that hold a variable."""
+
+MAX_NODES = 250_000
+"""Larger graphs are ignored."""
+
+_MAX_RANK = 32
+_MAX_SMALL = 1 << 18
+_MAX_REPEATED = 1 << 28
+"""Bytes of the largest array that repeats a few values."""
+
+_VALUES = {
+    "float32": "float_val",
+    "float64": "double_val",
+    "int32": "int_val",
+    "int16": "int_val",
+    "int8": "int_val",
+    "uint8": "int_val",
+    "uint16": "int_val",
+    "qint8": "int_val",
+    "quint8": "int_val",
+    "qint32": "int_val",
+    "int64": "int64_val",
+    "bool": "bool_val",
+    "float16": "half_val",
+    "bfloat16": "half_val",
+    "uint32": "uint32_val",
+    "uint64": "uint64_val",
+}
+"""The field of a TensorProto that lists the values, by dtype."""
+
+_SAVES = {"SaveV2": 3, "SaveSlices": 3, "Save": 2}
+"""The first input that is a tensor, by the type of ops that write checkpoints. Input 1 has the
+keys and input 2, if it is not a tensor, shapes and slices."""
+
+_MAX_SAVED = 1_000_000
+"""Tensors that are followed to the variables that they save."""
+
+_MAX_WRAPPERS = 50
+_PART = re.compile(r"/part_\d+$")
+_EXTENT = re.compile(r"(\d{1,18}),(\d{1,18})")
 
 
 def meta_graphs(meta: File | None, keys: Container[str]) -> Callable[[], Iterable[Graph]] | None:
-    """Reads the graph in a `.meta` file, for a checkpoint that has these keys.
+    """Return a function that reads the graph in a `.meta` file, for a checkpoint with these keys.
 
-    It only adds to what the checkpoint says: where there is none, or none that can be read,
-    there is no graph.
+    The graph is optional: it returns none if the file is missing or damaged.
     """
     if meta is None or meta.size >= LARGEST_MESSAGE:
         return None
@@ -53,55 +94,49 @@ def meta_graphs(meta: File | None, keys: Container[str]) -> Callable[[], Iterabl
     return read
 
 
-_HIGHEST_RANK = 32
-
-_MOST_SMALL = 1 << 18
-
-_LARGEST_REPEATED = 1 << 28
-"""Bytes of the largest array that a few values are repeated into."""
-
-_AS_BITS = frozenset({"float16", "bfloat16"})
-"""Types whose values are listed as the 16 bits of each."""
-
-_VALUES = {
-    "float32": "float_val",
-    "float64": "double_val",
-    "int32": "int_val",
-    "int16": "int_val",
-    "int8": "int_val",
-    "uint8": "int_val",
-    "uint16": "int_val",
-    "int64": "int64_val",
-    "bool": "bool_val",
-    "float16": "half_val",
-    "bfloat16": "half_val",
-    "uint32": "uint32_val",
-    "uint64": "uint64_val",
-}
-"""Element type -> the field of a TensorProto that lists such values."""
-
-
 def shape_of(tensor: Any) -> tuple[int, ...] | None:
-    """The shape of a `TensorProto`; None where it is not whole, or of too many dimensions."""
+    """Return the shape of a `TensorProto`; None if it is not known, or has too many dimensions."""
     sizes = tuple(dim.size for dim in tensor.tensor_shape.dim)
-    known = not tensor.tensor_shape.unknown_rank and min(sizes, default=0) >= 0
-    return sizes if known and len(sizes) <= _HIGHEST_RANK else None
+    is_known = not tensor.tensor_shape.unknown_rank and min(sizes, default=0) >= 0
+    return sizes if is_known and len(sizes) <= _MAX_RANK else None
 
 
-def decode_tensor(tensor: Any, where: str) -> NDArray[np.generic]:
-    """The numbers of a `TensorProto`, in its own dtype.
-
-    They are either the raw little-endian bytes `tensor_content` or a list of values of which
-    the last one stands for all that are left out.
+def listed_values(
+    tensor: Any, name: str, dtype: np.dtype[np.generic], where: str
+) -> NDArray[np.generic]:
+    """Return the values that a `TensorProto` lists in the field of its dtype, as a vector.
 
     Args:
         tensor: the message.
-        where: what holds it, for errors.
+        name: the name of the dtype.
+        dtype: the dtype.
+        where: the tensor's place, for errors.
 
     Raises:
-        DamagedError: it has another number of values than its shape says, or its shape says
-            more than its bytes can be meant for.
-        UnsupportedError: its elements are no numbers.
+        UnsupportedError: values of this dtype are not listed in a supported field.
+    """
+    field = _VALUES.get(name)
+    if field is None:
+        raise UnsupportedError(where, f"lists of {name} values are not supported")
+    values = getattr(tensor, field)
+    if field == "half_val":
+        return np.array(values, np.int32).astype(np.uint16).view(dtype)
+    return np.array(values, np.int32 if field == "int_val" else dtype).astype(dtype)
+
+
+def decode_tensor(tensor: Any, where: str) -> NDArray[np.generic]:
+    """Return the numbers of a `TensorProto`, in its own dtype.
+
+    They are stored either as raw little-endian bytes in `tensor_content`, or as a list of values
+    whose last one is repeated to fill the shape.
+
+    Args:
+        tensor: the message.
+        where: the tensor's place, for errors.
+
+    Raises:
+        DamagedError: values and shape do not fit, or a small message claims a huge array.
+        UnsupportedError: its elements are not numbers.
     """
     name = dtype_name(tensor.dtype)
     dtype = numpy_dtype(name, where)
@@ -109,25 +144,24 @@ def decode_tensor(tensor: Any, where: str) -> NDArray[np.generic]:
     if shape is None:
         raise DamagedError(where, "a constant of unknown shape")
     count = prod(shape)
-    if tensor.tensor_content:
-        if len(tensor.tensor_content) != count * dtype.itemsize:
-            raise DamagedError(where, f"a constant of shape {shape} has other bytes than it needs")
-        return (
-            np.frombuffer(tensor.tensor_content, _little_endian(dtype)).astype(dtype).reshape(shape)
-        )
-    values = getattr(tensor, _VALUES.get(name, ""), ())
-    if len(values) > count or (count > len(values) and count * dtype.itemsize > _LARGEST_REPEATED):
-        raise DamagedError(where, f"a constant of shape {shape} has {len(values)} values")
-    listed = np.array(values, np.uint16 if name in _AS_BITS else dtype)
-    result = np.zeros(count, dtype)
-    if listed.size:
-        result[: listed.size] = listed.view(dtype)
-        result[listed.size :] = result[listed.size - 1]
-    return result.reshape(shape)
+    if content := tensor.tensor_content:
+        if len(content) != count * dtype.itemsize:
+            raise DamagedError(where, f"a constant of shape {shape} has {len(content)} bytes")
+        # NumPy cannot swap the bytes of ml_dtypes' types.
+        stored = dtype.newbyteorder("<") if dtype.kind in "iufcb" else dtype
+        return np.frombuffer(content, stored).astype(dtype).reshape(shape)
+    values = listed_values(tensor, name, dtype, where)
+    if values.size > count or (values.size < count and count * dtype.itemsize > _MAX_REPEATED):
+        raise DamagedError(where, f"a constant of shape {shape} has {values.size} values")
+    array = np.zeros(count, dtype)
+    if values.size:
+        array[: values.size] = values
+        array[values.size :] = values[-1]
+    return array.reshape(shape)
 
 
 def small_array(tensor: Any, where: str) -> NDArray[np.generic] | None:
-    """The numbers of a `TensorProto`; None where it holds none, or so many that it is weights."""
+    """Return the numbers of a `TensorProto`; None if it has none, or so many that it is weights."""
     if not is_small(tensor):
         return None
     try:
@@ -137,45 +171,67 @@ def small_array(tensor: Any, where: str) -> NDArray[np.generic] | None:
 
 
 def is_small(tensor: Any) -> bool:
-    """Whether a `TensorProto` may be part of a graph's structure, by its number of elements."""
+    """Return True if a `TensorProto` has few elements, and may be part of a graph's structure."""
     shape = shape_of(tensor)
-    return shape is not None and prod(shape) <= _MOST_SMALL
+    return shape is not None and prod(shape) <= _MAX_SMALL
 
 
-def _little_endian(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
-    """The dtype as the file stores it (NumPy cannot swap the bytes of ml_dtypes' types)."""
-    return dtype.newbyteorder("<") if dtype.kind in "iufcb" else dtype
+class DeclaredTensors:
+    """The variables that a graph declares, for a model without values; same interface as `Bundle`.
+
+    Args:
+        path: the graph's file.
+        declared: dtype and shape by key.
+    """
+
+    def __init__(self, path: str, declared: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+        self.path = path
+        self._declared = declared
+
+    @property
+    def keys(self) -> Collection[str]:
+        """All checkpoint keys."""
+        return self._declared.keys()
+
+    def variables(self, names: Mapping[str, str]) -> Mapping[str, Variable]:
+        """Return the variables by key; `names` holds better names than the keys for some."""
+        return {
+            key: Variable(key, names.get(key, key), *kind, partial(self._read, key))
+            for key, kind in self._declared.items()
+        }
+
+    def _read(self, key: str) -> NoReturn:
+        raise NotFoundError(
+            f"{self.path}: {key}", "its values are not in this file", "leave them out: --no-values"
+        )
 
 
-VARIABLES = frozenset(
-    {"VariableV2", "Variable", "VarHandleOp", "AutoReloadVariable", "TemporaryVariable"}
-)
-"""The ops that stand for a variable."""
-
-MOST_NODES = 250_000
-"""A graph of more is not looked at."""
-
-_SAVES = {"SaveV2": 3, "SaveSlices": 3, "Save": 2}
-"""Ops that write checkpoints -> the first input that is a tensor; input 1 has their keys, and
-input 2, where it is none of the tensors, their shapes and slices."""
-
-_MOST_SAVED = 1_000_000
-"""Tensors that are followed to the variables that they save."""
-
-_PART = re.compile(r"/part_\d+$")
-_EXTENT = re.compile(r"(\d{1,18}),(\d{1,18})")
-
-_MOST_WRAPPERS = 50
+def declared_by_ops(graph_def: Any, path: str) -> DeclaredTensors:
+    """Return the variables of a TensorFlow 1 graph, by the names of their ops."""
+    declared = {}
+    for node in graph_def.node:
+        if node.op in VARIABLES and (
+            kind := declared_kind(node.attr["dtype"].type, node.attr["shape"].shape)
+        ):
+            declared[node.name] = kind
+    return DeclaredTensors(path, declared)
 
 
-def graph_of(graph_def: Any, keys: Callable[[str], str | None]) -> Graph:
-    """A top-level graph, with the checkpoint keys of its variables.
+def declared_kind(dtype: int, shape: Any) -> tuple[str, tuple[int, ...]] | None:
+    """Return the dtype and shape of a declared variable; None if the shape is not known."""
+    sizes = tuple(dim.size for dim in shape.dim)
+    is_known = not shape.unknown_rank and min(sizes, default=0) >= 0
+    return (dtype_name(dtype), sizes) if is_known else None
+
+
+def graph_of(graph_def: Any, key_of: Callable[[str], str | None]) -> Graph:
+    """Return a top-level graph, with the checkpoint keys of its variables.
 
     Args:
         graph_def: a `GraphDef` message.
-        keys: name of a variable -> its key in the file, None where the file has none. A
-            variable goes by the name under which the graph's saver stores it, else by its own;
-            the parts of a partitioned variable all go by its name.
+        key_of: returns the key in the file for a variable's name, or None. The name is the one
+            under which the graph's saver stores the variable, else its op's; all parts of a
+            partitioned variable have the variable's name.
     """
     ops = inlined(graph_def)
     saved = _saved(ops)
@@ -185,8 +241,8 @@ def graph_of(graph_def: Any, keys: Callable[[str], str | None]) -> Graph:
         if op.type not in VARIABLES:
             continue
         names = saved.get(name, {})
-        for candidate in (*names, name, op.attribute("shared_name"), _whole(name)):
-            if isinstance(candidate, str) and (key := keys(candidate)) is not None:
+        for candidate in (*names, name, op.attribute("shared_name"), _PART.sub("", name)):
+            if isinstance(candidate, str) and (key := key_of(candidate)) is not None:
                 variables[name] = key
                 if part := names.get(candidate):
                     parts[name] = part
@@ -195,11 +251,11 @@ def graph_of(graph_def: Any, keys: Callable[[str], str | None]) -> Graph:
 
 
 def flat_graph(graph_def: Any, variables: Mapping[str, str]) -> Graph:
-    """A graph that calls nothing.
+    """Return a graph without calls.
 
     Args:
         graph_def: a `GraphDef` message.
-        variables: name of the op that stands for a variable -> the variable's key.
+        variables: the variable's key by the name of its op.
     """
     ops = inlined(graph_def)
     return Graph("", ops, variables, _constants(ops))
@@ -208,31 +264,30 @@ def flat_graph(graph_def: Any, variables: Mapping[str, str]) -> Graph:
 def variables_of_calls(
     graph_def: Any, captured: Mapping[str, Sequence[str | None]]
 ) -> Mapping[str, str]:
-    """The variables that the calls in a TensorFlow 2 SavedModel's top-level graph pass.
+    """Return the variables that calls in the top-level graph of TensorFlow 2 pass to functions.
 
     Args:
         graph_def: a `GraphDef` message.
-        captured: as for `function_graphs`.
+        captured: see `function_graphs`.
 
     Returns:
-        The name of the op that stands for a variable -> the variable's key.
+        The variable's key by the name of its op.
     """
     variables = {}
     for node in graph_def.node:
-        if node.op not in ("PartitionedCall", "StatefulPartitionedCall"):
-            continue
-        keys = captured.get(node.attr["f"].func.name, ())
-        bound = zip(reversed(data_inputs(node)), reversed(keys), strict=False)
-        variables.update({tensor.partition(":")[0]: key for tensor, key in bound if key})
+        if node.op in CALLS:
+            keys = captured.get(node.attr["f"].func.name, ())
+            bound = zip(reversed(data_inputs(node)), reversed(keys), strict=False)
+            variables.update({tensor.partition(":")[0]: key for tensor, key in bound if key})
     return variables
 
 
 def inlined(graph_def: Any) -> dict[str, Op]:
-    """The ops of a top-level graph and of all functions that it calls, by name.
+    """Return the ops of a top-level graph and of all functions that it calls, by name.
 
-    Empty where the graph is larger than any network is.
+    Empty if the graph is larger than any network.
     """
-    if len(graph_def.node) > MOST_NODES:
+    if len(graph_def.node) > MAX_NODES:
         return {}
     return Inliner(_library(graph_def)).inline(graph_def.node)
 
@@ -240,17 +295,17 @@ def inlined(graph_def: Any) -> dict[str, Op]:
 def function_graphs(
     meta_graph: Any, captured: Mapping[str, Sequence[str | None]]
 ) -> Iterator[Graph]:
-    """The functions of a TensorFlow 2 SavedModel, each with all that it calls.
+    """Yield the functions of a TensorFlow 2 SavedModel, each with everything that it calls.
 
-    The functions of signatures come first: they are the whole network. The others follow from
-    the one with the fewest variables to the one with most, so that single layers are seen
-    before the models that they are part of. A function that an earlier one called with the
-    same variables, and one without variables, is left out.
+    The functions of signatures come first, because they are the whole network. The others follow by
+    their number of variables, so that single layers come before the models that contain them.
+    Functions without variables are omitted, as well as functions that an earlier one called with
+    the same variables.
 
     Args:
         meta_graph: a `MetaGraphDef` message.
-        captured: name of a concrete function -> the checkpoint key of each of its bound
-            inputs, None where one is no variable.
+        captured: the checkpoint keys of each concrete function's bound inputs, None for an input
+            that is not a variable.
     """
     functions = _library(meta_graph.graph_def)
     inliner = Inliner(functions)
@@ -272,11 +327,11 @@ def function_graphs(
 def _unwrapped(
     name: str, variables: Mapping[str, str], functions: Mapping[str, Any]
 ) -> tuple[str, Mapping[str, str]]:
-    """The function that does the work of one that only calls it, with its own arguments."""
-    for _ in range(_MOST_WRAPPERS):
+    """Follow functions that only call another one; rename the variables to its arguments."""
+    for _ in range(_MAX_WRAPPERS):
         nodes = functions[name].node_def
         work = [node for node in nodes if node.op not in ("Identity", "NoOp")]
-        if len(work) != 1 or work[0].op not in ("PartitionedCall", "StatefulPartitionedCall"):
+        if len(work) != 1 or work[0].op not in CALLS:
             break
         callee = work[0].attr["f"].func.name
         if callee not in functions:
@@ -288,14 +343,14 @@ def _unwrapped(
 
 
 def _signature_functions(meta_graph: Any) -> list[str]:
-    """The functions behind the signatures, that of `serving_default` first.
+    """Return the functions of the signatures, `serving_default` first.
 
-    A signature names an output of the top-level graph; the node there calls the function.
+    A signature names an output of the top-level graph, whose node calls the function.
     """
     calls = {
         node.name: node.attr["f"].func.name
         for node in meta_graph.graph_def.node
-        if node.op in ("PartitionedCall", "StatefulPartitionedCall")
+        if node.op in CALLS
     }
     signatures = meta_graph.signature_def
     outputs = (
@@ -307,9 +362,9 @@ def _signature_functions(meta_graph: Any) -> list[str]:
 
 
 def _saved(ops: Mapping[str, Op]) -> dict[str, dict[str, tuple[slice, ...]]]:
-    """Variable op -> the names under which the graph's savers store it -> as which part."""
+    """Return, for each variable's op, the saved names and which part is saved under each."""
     saved: dict[str, dict[str, tuple[slice, ...]]] = {}
-    left = _MOST_SAVED
+    left = _MAX_SAVED
     for saver in ops.values():
         if saver.type not in _SAVES:
             continue
@@ -318,7 +373,7 @@ def _saved(ops: Mapping[str, Op]) -> dict[str, dict[str, tuple[slice, ...]]]:
         names = _strings(ops, inputs[1:2])
         specs = chain(_strings(ops, inputs[2:first]), repeat(""))
         for name, spec, tensor in zip(names, specs, inputs[first:], strict=False):
-            saved.setdefault(_read_from(tensor, ops), {})[name] = _part(spec)
+            saved.setdefault(_variable_op(tensor, ops), {})[name] = _part(spec)
         left -= len(inputs)
         if left < 0:
             break
@@ -326,29 +381,26 @@ def _saved(ops: Mapping[str, Op]) -> dict[str, dict[str, tuple[slice, ...]]]:
 
 
 def _strings(ops: Mapping[str, Op], tensors: Sequence[str]) -> list[str]:
-    """The strings of constants."""
     nodes = [op for op in map(ops.get, tensors) if isinstance(op, Node)]
     stored = [string for node in nodes if node.tensor for string in node.tensor.string_val]
     return [string.decode("utf-8", "surrogateescape") for string in stored]
 
 
 def _part(spec: str) -> tuple[slice, ...]:
-    """The indices that a shape and slice such as `4 6 -:0,3` stands for; none for the whole."""
-    return tuple(map(_indices, spec.rpartition(" ")[2].split(":"))) if spec else ()
+    """Parse a shape and slice such as `4 6 -:0,3`; return () for the whole variable."""
+    if not spec:
+        return ()
+    matches = map(_EXTENT.fullmatch, spec.rpartition(" ")[2].split(":"))
+    return tuple(
+        slice(int(match[1]), int(match[1]) + int(match[2])) if match else slice(None)
+        for match in matches
+    )
 
 
-def _indices(extent: str) -> slice:
-    found = _EXTENT.fullmatch(extent)
-    if found is None:
-        return slice(None)
-    start, length = map(int, found.groups())
-    return slice(start, start + length)
-
-
-def _read_from(tensor: str, ops: Mapping[str, Op]) -> str:
-    """The op whose value a tensor is, behind the ops that only read it."""
+def _variable_op(tensor: str, ops: Mapping[str, Op]) -> str:
+    """Return the op whose value a tensor is, behind ops that only read it."""
     name = tensor.partition(":")[0]
-    for _ in range(_MOST_WRAPPERS):
+    for _ in range(_MAX_WRAPPERS):
         op = ops.get(name)
         if op is None or op.type not in ("ReadVariableOp", "Identity") or not op.inputs:
             break
@@ -356,13 +408,7 @@ def _read_from(tensor: str, ops: Mapping[str, Op]) -> str:
     return name
 
 
-def _whole(name: str) -> str:
-    """The name of the variable that a part of a partitioned one belongs to."""
-    return _PART.sub("", name)
-
-
 def _library(graph_def: Any) -> dict[str, Any]:
-    """The `FunctionDef` messages of a graph by name."""
     return {function.signature.name: function for function in graph_def.library.function}
 
 

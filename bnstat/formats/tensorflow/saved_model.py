@@ -1,16 +1,20 @@
 """SavedModels: a folder with the graph in `saved_model.pb` and the values in `variables/`.
 
-`saved_model.pb` is a SavedModel; its first MetaGraphDef holds, in TensorFlow 1, a graph whose
-variables the bundle stores by name, and in TensorFlow 2 a library of functions and a
-SavedObjectGraph. The bundle then has an object graph of its own, whose node ids are the same;
-a function's captured variables (`bound_inputs`) are such ids.
-Source: tensorflow/core/protobuf/{saved_model,meta_graph,saved_object_graph}.proto.
+`saved_model.pb` is a SavedModel. In TensorFlow 1 its first MetaGraphDef contains a graph whose
+variables the bundle stores by name, in TensorFlow 2 a library of functions and a SavedObjectGraph.
+The bundle of TensorFlow 2 has an object graph of its own with the same node ids; the variables that
+a function captures (`bound_inputs`) are such ids. Without `variables/`, the SavedObjectGraph still
+describes each variable as an object, under the path that is its checkpoint key.
+
+Sources: tensorflow/core/protobuf/{saved_model,meta_graph,saved_object_graph}.proto;
+`_ObjectGraphView` and `_escape_local_name` of tensorflow/python/checkpoint.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,9 +22,22 @@ from bnstat.errors import DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Graph, Node, Objects, Reading
 from bnstat.formats.protobuf.protos import parse, parse_text
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE
-from bnstat.formats.tensorflow.bundle import INDEX
-from bnstat.formats.tensorflow.checkpoint import Tensors, names_of, open_tensors, read_object_graph
-from bnstat.formats.tensorflow.object_graph import KEY
+from bnstat.formats.tensorflow.bundle import INDEX, Bundle
+from bnstat.formats.tensorflow.checkpoint import (
+    TensorflowTensors,
+    names_of,
+    open_tensors,
+    read_object_graph,
+)
+from bnstat.formats.tensorflow.graph_def import VARIABLES as VARIABLE_OPS
+from bnstat.formats.tensorflow.graph_def import (
+    DeclaredTensors,
+    declared_by_ops,
+    declared_kind,
+    function_graphs,
+    graph_of,
+)
+from bnstat.formats.tensorflow.object_graph import KEY, VALUE
 from bnstat.model import Source
 from bnstat.storage.files import File, Folder
 
@@ -28,19 +45,18 @@ BINARY = "saved_model.pb"
 TEXT = "saved_model.pbtxt"
 VARIABLES = "variables"
 
-Graphs = Callable[[], Iterable[Graph]] | None
+_Tensors = Bundle | TensorflowTensors | DeclaredTensors
 
 _FIELDS = rb"[\x0a\x12\x1a\x22\x2a\x32\x3a]"
 _START = re.compile(rb"\x08\x01\x12([\x80-\xff]{0,4}[\x01-\x7f]" + _FIELDS + rb"|\0)")
-"""`saved_model_schema_version: 1`, then a meta graph, which starts with one of its seven fields:
-how every SavedModel starts. An ONNX file of that version has its producer's name there, which
-starts with a letter."""
+"""`saved_model_schema_version: 1`, then a MetaGraphDef, which starts with one of its seven fields.
+An ONNX file of version 1 has its producer's name there, which starts with a letter."""
 
 _HEAD = 256
 
 
 def is_saved_model(file: File) -> bool:
-    """Whether the file starts as a `saved_model.pb` does, whatever its name."""
+    """Return True if the file starts like a `saved_model.pb`, whatever its name."""
     head = file.head(_HEAD)
     if _START.match(head) is None:
         return False
@@ -50,25 +66,22 @@ def is_saved_model(file: File) -> bool:
 
 
 def has_saved_model(folder: Folder) -> bool:
-    """Whether the folder is a SavedModel's, be its `saved_model.pb` there or not."""
-    folder.expect((BINARY, f"{VARIABLES}/{VARIABLES}{INDEX}"))
-    return (
-        folder.file(BINARY) is not None
-        or folder.file(TEXT) is not None
-        or folder.file(f"{VARIABLES}/{VARIABLES}{INDEX}") is not None
-    )
+    """Return True if the folder is a SavedModel, also without its `saved_model.pb`."""
+    index = f"{VARIABLES}/{VARIABLES}{INDEX}"
+    folder.expect((BINARY, index))
+    return any(folder.file(name) is not None for name in (BINARY, TEXT, index))
 
 
 def open_saved_model(
     folder: Folder, source: Source, reading: Reading, graph_file: File | None = None
 ) -> Contents:
-    """What the SavedModel in a folder holds.
+    """Open a SavedModel.
 
     Args:
         folder: the folder with `saved_model.pb` and `variables`.
-        source: where the user pointed.
+        source: the user's path.
         reading: how to read.
-        graph_file: the file to take for `saved_model.pb`, where it has another name.
+        graph_file: the file to read instead of `saved_model.pb`, if it has another name.
 
     Raises:
         NotFoundError, DamagedError, UnsupportedError: a part is missing or damaged.
@@ -91,14 +104,68 @@ def open_saved_model(
     if meta_graph is not None and all(key == KEY for key in tensors.keys):
         return _of_constants(source, meta_graph, notes)
     if KEY not in tensors.keys:
-        return Contents(
-            source,
-            tensors.variables({}),
-            graphs=_graphs_by_name(meta_graph, tensors),
-            notes=notes,
-        )
+        return _of_graph(source, meta_graph, tensors, notes)
     nodes, more_notes = read_object_graph(tensors, reading)
     return _of_objects(folder, source, meta_graph, nodes, tensors, notes + more_notes)
+
+
+def _meta_graph(file: File) -> Any:
+    if file.size >= LARGEST_MESSAGE:
+        raise DamagedError(file.path, "is larger than a protocol buffer can be")
+    parse_message = parse_text if file.name.endswith(".pbtxt") else parse
+    saved_model = parse_message("SavedModel", file.read(), file.path, "the SavedModel")
+    if not saved_model.meta_graphs:
+        raise DamagedError(file.path, "contains no graph", "is it a saved_model.pb?")
+    return saved_model.meta_graphs[0]
+
+
+def _without_variables(
+    folder: Folder, source: Source, meta_graph: Any, notes: list[str], reading: Reading
+) -> Contents:
+    if meta_graph is None:
+        raise NotFoundError(folder.path, f"{BINARY} and {VARIABLES}/ are missing")
+    variables = folder.folder(VARIABLES)
+    if variables is not None and variables.matching("variables.data"):
+        raise NotFoundError(
+            f"{folder.path}/{VARIABLES}/{VARIABLES}{INDEX}",
+            "the index of the SavedModel's variables is missing",
+            "copy it beside the data files",
+        )
+    if not any(node.op in VARIABLE_OPS for node in meta_graph.graph_def.node):
+        return _of_constants(source, meta_graph, notes)
+    if reading.values:
+        raise NotFoundError(
+            f"{folder.path}/{VARIABLES}",
+            "the folder of the SavedModel's variables is missing",
+            f"copy it beside {BINARY}, which holds the graph alone; "
+            "inspect --no-values shows names and settings",
+        )
+    notes = [*notes, f"{VARIABLES}/ is missing: names, shapes and settings are those of the graph"]
+    if meta_graph.object_graph_def.nodes:
+        declared, nodes = _declared_by_objects(meta_graph.object_graph_def, source.path)
+        return _of_objects(folder, source, meta_graph, nodes, declared, notes)
+    declared = declared_by_ops(meta_graph.graph_def, source.path)
+    return _of_graph(source, meta_graph, declared, notes)
+
+
+def _of_constants(source: Source, meta_graph: Any, notes: list[str]) -> Contents:
+    """Return a model that was frozen or converted before it was saved."""
+    from bnstat.formats.tensorflow.frozen_graph import contents_of_graph
+
+    return contents_of_graph(
+        meta_graph.graph_def, source, [*notes, "the SavedModel has no variables"]
+    )
+
+
+def _of_graph(source: Source, meta_graph: Any, tensors: _Tensors, notes: list[str]) -> Contents:
+    """Return a model of TensorFlow 1."""
+
+    def read() -> Iterator[Graph]:
+        keys = tensors.keys
+        yield graph_of(meta_graph.graph_def, lambda name: name if name in keys else None)
+
+    graphs = None if meta_graph is None else read
+    return Contents(source, tensors.variables({}), graphs=graphs, notes=notes)
 
 
 def _of_objects(
@@ -106,13 +173,16 @@ def _of_objects(
     source: Source,
     meta_graph: Any,
     nodes: Objects,
-    tensors: Tensors,
+    tensors: _Tensors,
     notes: Sequence[str],
 ) -> Contents:
-    """A model of TensorFlow 2."""
-    names, search = names_of(nodes, tensors)
+    """Return a model of TensorFlow 2."""
     from bnstat.formats.keras.metadata import keras_layers
 
+    def read() -> Iterable[Graph]:
+        return function_graphs(meta_graph, _captured(meta_graph, nodes, tensors))
+
+    names, search = names_of(nodes, tensors)
     layers, in_order = keras_layers(folder, meta_graph, nodes)
     return Contents(
         source,
@@ -122,105 +192,58 @@ def _of_objects(
         layers=layers,
         layers_in_order=in_order,
         objects=nodes,
-        graphs=_graphs_by_object(meta_graph, nodes, tensors),
+        graphs=None if meta_graph is None or not nodes else read,
         notes=notes,
     )
 
 
-def _meta_graph(file: File) -> Any:
-    if file.size >= LARGEST_MESSAGE:
-        raise DamagedError(file.path, "is larger than a protocol buffer can be")
-    if file.name.endswith(".pbtxt"):
-        saved_model = parse_text("SavedModel", file.read(), file.path, "the SavedModel")
-    else:
-        saved_model = parse("SavedModel", file.read(), file.path, "the SavedModel")
-    if not saved_model.meta_graphs:
-        raise DamagedError(file.path, "holds no graph", "is it a saved_model.pb?")
-    return saved_model.meta_graphs[0]
-
-
-def _without_variables(
-    folder: Folder, source: Source, meta_graph: Any, notes: list[str], reading: Reading
-) -> Contents:
-    """A model without the values of its variables, or one that has no variables."""
-    from bnstat.formats.tensorflow import graph_def
-
-    if meta_graph is None:
-        raise NotFoundError(folder.path, f"neither {BINARY} nor {VARIABLES}/ is there")
-    variables = folder.folder(VARIABLES)
-    if variables is not None and variables.matching("variables.data"):
-        raise NotFoundError(
-            f"{folder.path}/{VARIABLES}/{VARIABLES}{INDEX}",
-            "the index of the SavedModel's variables is missing",
-            "copy it beside the data files",
-        )
-    if not any(node.op in graph_def.VARIABLES for node in meta_graph.graph_def.node):
-        return _of_constants(source, meta_graph, notes)
-    if reading.values:
-        raise NotFoundError(
-            f"{folder.path}/{VARIABLES}",
-            "the folder of the SavedModel's variables is missing",
-            f"copy it beside {BINARY}, which holds the graph alone; "
-            "inspect --no-values shows names and settings",
-        )
-    from bnstat.formats.tensorflow.declared import declared_by_objects, declared_by_ops
-
-    notes = [*notes, f"{VARIABLES}/ is missing: names, shapes and settings are those of the graph"]
-    if meta_graph.object_graph_def.nodes:
-        declared, nodes = declared_by_objects(meta_graph.object_graph_def, source.path)
-        return _of_objects(folder, source, meta_graph, nodes, declared, notes)
-    declared = declared_by_ops(meta_graph.graph_def, source.path)
-    graphs = _graphs_by_name(meta_graph, declared)
-    return Contents(source, declared.variables({}), graphs=graphs, notes=notes)
-
-
-def _of_constants(source: Source, meta_graph: Any, notes: list[str]) -> Contents:
-    """A model that was frozen, or converted from elsewhere, before it was saved."""
-    from bnstat.formats.tensorflow.frozen_graph import contents_of_graph
-
-    return contents_of_graph(
-        meta_graph.graph_def, source, [*notes, "the SavedModel has no variables"]
-    )
-
-
-def _graphs_by_name(meta_graph: Any, tensors: Tensors) -> Graphs:
-    if meta_graph is None:
-        return None
-
-    def read() -> Iterator[Graph]:
-        from bnstat.formats.tensorflow.graph_def import graph_of
-
-        keys = tensors.keys
-        yield graph_of(meta_graph.graph_def, lambda name: name if name in keys else None)
-
-    return read
-
-
-def _graphs_by_object(meta_graph: Any, nodes: Sequence[Node], tensors: Tensors) -> Graphs:
-    if meta_graph is None or not nodes:
-        return None
-
-    def read() -> Iterable[Graph]:
-        from bnstat.formats.tensorflow.graph_def import function_graphs
-
-        return function_graphs(meta_graph, _captured(meta_graph, nodes, tensors))
-
-    return read
-
-
 def _captured(
-    meta_graph: Any, nodes: Sequence[Node], tensors: Tensors
+    meta_graph: Any, nodes: Sequence[Node], tensors: _Tensors
 ) -> Mapping[str, Sequence[str | None]]:
-    """Concrete function -> the keys of the variables that it captures."""
+    """Return the keys of the variables that each concrete function captures."""
 
-    def key(node_id: int) -> str | None:
-        if not 0 <= node_id < len(nodes):
-            return None
-        found = nodes[node_id].key
-        return found if found in tensors.keys else None
+    def key_of(node_id: int) -> str | None:
+        key = nodes[node_id].key if 0 <= node_id < len(nodes) else None
+        return key if key in tensors.keys else None
 
-    functions = meta_graph.object_graph_def.concrete_functions
     return {
-        name: [key(node_id) for node_id in function.bound_inputs]
-        for name, function in functions.items()
+        name: [key_of(node_id) for node_id in function.bound_inputs]
+        for name, function in meta_graph.object_graph_def.concrete_functions.items()
     }
+
+
+def _declared_by_objects(saved_graph: Any, path: str) -> tuple[DeclaredTensors, Objects]:
+    """Return the variables of a SavedObjectGraph by checkpoint key, and its nodes."""
+    message = saved_graph.SerializeToString()
+    saved = parse("DeclaredObjectGraph", message, path, "the object graph").nodes
+    paths = _shortest_paths(saved)
+    nodes, declared = [], {}
+    for index, node in enumerate(saved):
+        children = {
+            child.local_name: child.node_id
+            for child in node.children
+            if 0 <= child.node_id < len(saved)
+        }
+        key, name = None, ""
+        if node.HasField("variable") and index in paths:
+            name = node.variable.name.partition(":")[0]
+            kind = declared_kind(node.variable.dtype, node.variable.shape)
+            if kind is not None:
+                key = paths[index] + VALUE
+                declared[key] = kind
+        nodes.append(Node(children, key, name))
+    return DeclaredTensors(path, declared), Objects(nodes)
+
+
+def _shortest_paths(saved: Any) -> dict[int, str]:
+    """Return the shortest path from the root to each node."""
+    paths = {0: ""} if len(saved) else {}
+    queue = deque(paths)
+    while queue:
+        index = queue.popleft()
+        for child in saved[index].children:
+            if child.node_id not in paths and 0 <= child.node_id < len(saved):
+                name = child.local_name.replace(".", "..").replace("/", ".S")
+                paths[child.node_id] = f"{paths[index]}/{name}" if paths[index] else name
+                queue.append(child.node_id)
+    return paths

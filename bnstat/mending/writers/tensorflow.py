@@ -21,10 +21,9 @@ from typing import BinaryIO, NamedTuple
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.protobuf.wire import encoded, spans, varint
-from bnstat.formats.tensorflow.bundle import DATA, INDEX, Bundle
+from bnstat.formats.tensorflow.bundle import DATA, INDEX, Bundle, slice_key
 from bnstat.formats.tensorflow.checkpoint_v1 import slices_in
 from bnstat.formats.tensorflow.sstable import FOOTER, MAGIC, TRAILER, Table, masked_crc32c
-from bnstat.formats.tensorflow.tensor_slice import slice_key
 from bnstat.mending.writers import graph, overwrite, patch, raw
 from bnstat.mending.writers.graph import at, tensor_with
 from bnstat.model import Array

@@ -1,1 +1,1 @@
-"""Files that are far away, behind URLs, through fsspec's drivers."""
+"""Files and folders behind URLs, through fsspec's drivers and HTTP."""

@@ -1,8 +1,8 @@
-"""Ranges by HTTP, each answer checked before its body is read.
+"""Byte ranges over HTTP.
 
-A server may ignore `Range` and send all of a file, may send another range or a file that changed
-since, may redirect in a circle, be busy or break off. What passes is asked for again, a few times.
-A server that sends next to nothing is given up.
+A server may ignore `Range` and send the whole file, may send another range or a file that changed,
+may redirect in a circle, be busy or break off. Each response is checked before its body is read.
+Temporary failures are retried a few times; a server that sends almost nothing is given up.
 
 Source: RFC 9110, sections 10.2.3, 14 and 15.
 """
@@ -12,37 +12,39 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import aiohttp
+import fsspec
+from fsspec.asyn import sync
 
 from bnstat.errors import BnstatError, ChangedError, NotFoundError
-from bnstat.storage.access import Access
-from bnstat.storage.address import shown
+from bnstat.storage.access import Access, redact
 from bnstat.storage.files import File, Folder
-from bnstat.storage.remote.drivers import missing
-from bnstat.storage.remote.faults import fault
-from bnstat.storage.remote.files import RemoteFile, Warehouse
+from bnstat.storage.remote.faults import to_bnstat_error
+from bnstat.storage.remote.store import RemoteFile, RemoteStore
 from bnstat.storage.remote.transport import Piece, Stat, Transport
 
-_HEAD: Final = 4 << 10
-"""So much of a file is asked for to learn whether there is one, and how large it is."""
+T = TypeVar("T")
 
-_WHOLE: Final = 16 << 20
-"""A file of up to this size is taken whole from a server that cannot send ranges."""
+_HEAD: Final = 4 << 10
+"""Bytes requested to learn whether a file exists and how large it is."""
+
+_MAX_WHOLE: Final = 16 << 20
+"""Up to this size a file is downloaded whole from a server that cannot send ranges."""
 
 _ATTEMPTS: Final = 4
 _FIRST_WAIT: Final = 0.25
 _LONGEST_WAIT: Final = 5.0
 _MAX_REDIRECTS: Final = 5
 _PARALLEL: Final = 64
-_PASSING: Final = {408, 425, 429, 500, 502, 503, 504}
+_TEMPORARY: Final = {408, 425, 429, 500, 502, 503, 504}
 _ABSENT: Final = {404, 410}
-_BROKEN: Final = (
+_BROKEN_OFF: Final = (
     aiohttp.ClientPayloadError,
     aiohttp.ServerDisconnectedError,
     aiohttp.ClientOSError,
@@ -50,20 +52,13 @@ _BROKEN: Final = (
 )
 _RANGE: Final = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
 
-
 _WINDOW: Final = 30.0
-_LEAST: Final = 30_000
-"""In each of these spans of seconds, so many bytes have to come, or the answer to a request."""
+_MIN_BYTES: Final = 30_000
+"""In each window of this many seconds, a response or this many bytes must arrive."""
 
 
 class Head(NamedTuple):
-    """The beginning of a file, or all of it.
-
-    Attributes:
-        stat: what the answer told of the file.
-        data: its first bytes.
-        is_all: whether the server sent the whole file where a part was asked for.
-    """
+    """The first bytes of a file; `is_all` if the server ignored the range and sent the file."""
 
     stat: Stat
     data: bytes
@@ -71,70 +66,65 @@ class Head(NamedTuple):
 
 
 class Http(Transport):
-    """Files by HTTP: there are no listings, only names that may be asked for.
+    """Files on web servers, which have no listings: only names can be requested.
 
     Args:
-        fs: the file system.
-        scheme: what URLs of it start with.
-        window: for how many seconds a server may send less than `least`.
-        least: how many bytes have to come in that time, of all requests together.
+        fs: fsspec's HTTP file system.
+        scheme: the scheme of its URLs.
+        window, min_bytes: seconds in which at least these bytes must arrive over all requests.
     """
 
-    def __init__(self, fs: Any, scheme: str, window: float = _WINDOW, least: int = _LEAST) -> None:
+    def __init__(
+        self, fs: Any, scheme: str, window: float = _WINDOW, min_bytes: int = _MIN_BYTES
+    ) -> None:
         super().__init__(fs, scheme)
         self._window = window
-        self._least = least
-        self._came = 0
+        self._min_bytes = min_bytes
+        self._received = 0
 
     def url(self, path: str) -> str:
-        return shown(path)
+        return redact(path)
 
-    def forget(self, path: str) -> None:
-        del path
-
-    def heads(self, paths: Sequence[str], most: int) -> list[Head | BaseException | None]:
-        """The beginnings of files; None for those that are not there.
+    def heads(self, urls: Sequence[str], limit: int) -> list[Head | BaseException | None]:
+        """Return the first bytes of each file, an error, or None if there is no file.
 
         Args:
-            paths: their URLs.
-            most: how many bytes of a file may be taken from a server that sends it whole.
+            urls: the files' URLs.
+            limit: bytes of a file that may be downloaded if the server sends it whole.
         """
-        return self._answers([self._head(path, most) for path in paths], self.url(paths[0]))
+        return self._gather([self._head(url, limit) for url in urls], self.url(urls[0]))
 
-    def _cat(self, pieces: Sequence[Piece]) -> list[Any]:
-        return self._answers([self._part(piece) for piece in pieces], self.url(pieces[0].stat.path))
+    def check_unchanged(self, stats: Iterable[Stat]) -> None:
+        """Do nothing: every response contains the tag, and is checked."""
 
-    def _answers(self, asked: Sequence[Any], where: str) -> list[Any]:
-        """Return what comes of requests, all made at once: answers and errors.
+    def _read(self, pieces: Sequence[Piece]) -> list[Any]:
+        return self._gather([self._piece(p) for p in pieces], self.url(pieces[0].stat.path))
 
-        Args:
-            asked: the requests.
-            where: the URL of one of them, as it may be shown.
+    def _gather(self, requests: Sequence[Awaitable[Any]], where: str) -> list[Any]:
+        """Make requests in parallel; return their results and errors.
 
         Raises:
             BnstatError: the server is too slow.
         """
-        from fsspec.asyn import sync
-
         gate = asyncio.Semaphore(_PARALLEL)
 
-        async def one(answer: Any) -> Any:
+        async def limited(request: Awaitable[Any]) -> Any:
             async with gate:
-                return await answer
+                return await request
 
         async def gather() -> list[Any]:
-            answers = asyncio.gather(*map(one, asked), return_exceptions=True)
+            results = asyncio.gather(*map(limited, requests), return_exceptions=True)
             while True:
-                before = self._came
-                if (await asyncio.wait([answers], timeout=self._window))[0]:
-                    return answers.result()
-                if self._came - before < self._least:
-                    answers.cancel()
+                before = self._received
+                if (await asyncio.wait([results], timeout=self._window))[0]:
+                    return results.result()
+                if self._received - before < self._min_bytes:
+                    results.cancel()
                     with suppress(asyncio.CancelledError):
-                        await answers
+                        await results
                     raise BnstatError(
                         where,
-                        f"the server sends less than {self._least:,} bytes "
+                        f"the server sends less than {self._min_bytes:,} bytes "
                         f"in {self._window:g} seconds",
                         "try again later",
                     )
@@ -142,88 +132,90 @@ class Http(Transport):
         result: list[Any] = sync(self._fs.loop, gather)
         return result
 
-    async def _head(self, url: str, most: int) -> Head | None:
-        async def take(answer: Any) -> Head | None:
-            if answer.status in _ABSENT or (answer.history and answer.url.path.endswith("/")):
+    async def _head(self, url: str, limit: int) -> Head | None:
+        async def read(response: Any) -> Head | None:
+            is_folder = response.history and response.url.path.endswith("/")
+            if response.status in _ABSENT or is_folder:
                 return None
-            if answer.status == 416:
-                return Head(_stat(url, answer, 0), b"", True)
-            self._refuse_failure(answer, url)
-            told = _content_range(answer)
-            if answer.status == 206:
-                if told is None:
-                    raise BnstatError(shown(url), "the server does not say how large the file is")
-                start, end, size = told
-                if start != 0 or end > min(_HEAD, size):
-                    raise BnstatError(shown(url), "the server sends another range than asked for")
-                return Head(_stat(url, answer, size), await self._body(answer, end, url), False)
-            return await self._whole(answer, url, most)
+            if response.status == 416:
+                return Head(_stat(url, response, 0), b"", True)
+            _refuse_failure(response, url)
+            if response.status != 206:
+                return await self._whole(response, url, limit)
+            content = _content_range(response)
+            if content is None:
+                raise BnstatError(redact(url), "the server does not say how large the file is")
+            start, end, size = content
+            if start != 0 or end > min(_HEAD, size):
+                raise BnstatError(redact(url), "the server sends another range than requested")
+            data = await self._body(response, end, url)
+            return Head(_stat(url, response, size), data, False)
 
-        found: Head | None = await self._ask(url, 0, _HEAD, take)
-        return found
+        return await self._request(url, 0, _HEAD, read)
 
-    async def _whole(self, answer: Any, url: str, most: int) -> Head:
-        """The file from a server that sends all of it; a large one is not begun with."""
-        limit = min(_WHOLE, most)
-        size = answer.content_length
+    async def _whole(self, response: Any, url: str, limit: int) -> Head:
+        """Read the whole file, unless it is too large."""
+        limit = min(_MAX_WHOLE, limit)
+        size = response.content_length
         if size is None or size <= limit:
-            data = bytearray()
-            async for chunk in answer.content.iter_any():
-                self._came += len(chunk)
-                data += chunk
-                if len(data) > limit:
-                    break
-            else:
-                return Head(_stat(url, answer, len(data)), bytes(data), len(data) > 0)
+            data = await self._up_to(response, limit)
+            if len(data) <= limit:
+                return Head(_stat(url, response, len(data)), data, len(data) > 0)
         raise BnstatError(
-            shown(url),
-            "the server cannot send a part of a file, and all of it is too much"
+            redact(url),
+            "the server cannot send a part of a file, and the whole file is too large"
             + (f" ({size:,} bytes)" if size is not None else ""),
-            "download the file and give its path, or serve it with ranges",
+            "download the file and pass its path, or serve it with ranges",
         )
 
-    async def _part(self, piece: Piece) -> bytes:
-        url = piece.stat.path
+    async def _piece(self, piece: Piece) -> bytes:
+        url, stat = piece.stat.path, piece.stat
 
-        async def take(answer: Any) -> bytes:
-            if answer.status in (412, 416):
+        async def read(response: Any) -> bytes:
+            if response.status in (412, 416):
                 raise _changed(url)
-            self._refuse_failure(answer, url)
-            told = _content_range(answer)
-            if told is not None and told[2] != piece.stat.size:
+            _refuse_failure(response, url)
+            content = _content_range(response)
+            if content is not None and content[2] != stat.size:
                 raise _changed(url)
-            if piece.stat.tag and _tag(answer) not in ("", piece.stat.tag):
+            if stat.tag and _tag(response) not in ("", stat.tag):
                 raise _changed(url)
             length = piece.end - piece.start
-            if answer.status == 206 and told is not None and told[:2] == (piece.start, piece.end):
-                return await self._body(answer, length, url)
-            if answer.status == 200 and answer.content_length == length == piece.stat.size:
-                return await self._body(answer, length, url)
+            is_range = content is not None and content[:2] == (piece.start, piece.end)
+            if (response.status == 206 and is_range) or (
+                response.status == 200 and piece.is_whole and response.content_length == length
+            ):
+                return await self._body(response, length, url)
             raise BnstatError(
-                shown(url), "the server sends other bytes than asked for", "download the file"
+                redact(url), "the server sends other bytes than requested", "download the file"
             )
 
-        found: bytes = await self._ask(url, piece.start, piece.end, take)
-        return found
+        return await self._request(url, piece.start, piece.end, read)
 
-    async def _body(self, answer: Any, length: int, url: str) -> bytes:
-        """Return the body, which has to be of that length."""
-        if answer.content_length not in (None, length):
-            raise BnstatError(shown(url), "the server contradicts itself about lengths")
-        data = bytearray()
-        async for chunk in answer.content.iter_any():
-            self._came += len(chunk)
-            data += chunk
-            if len(data) > length:
-                break
+    async def _body(self, response: Any, length: int, url: str) -> bytes:
+        if response.content_length not in (None, length):
+            raise BnstatError(redact(url), "the server sends contradictory lengths")
+        data = await self._up_to(response, length)
         if len(data) != length:
             raise BnstatError(
-                shown(url), f"the server sent {len(data)} bytes where it announced {length}"
+                redact(url), f"the server sent {len(data)} bytes but announced {length}"
             )
+        return data
+
+    async def _up_to(self, response: Any, limit: int) -> bytes:
+        """Read the body; more than `limit` bytes if it is longer, but not to its end."""
+        data = bytearray()
+        async for chunk in response.content.iter_any():
+            self._received += len(chunk)
+            data += chunk
+            if len(data) > limit:
+                break
         return bytes(data)
 
-    async def _ask(self, url: str, start: int, end: int, take: Any) -> Any:
-        """What `take` makes of the answer; what passes is asked for again."""
+    async def _request(
+        self, url: str, start: int, end: int, read: Callable[[Any], Awaitable[T]]
+    ) -> T:
+        """Request a range, again after a temporary failure; return what `read` returns."""
         session = await self._fs.set_session()
         options = {**self._fs.kwargs}
         headers = {
@@ -239,139 +231,143 @@ class Http(Transport):
                     headers=headers,
                     max_redirects=_MAX_REDIRECTS,
                     **options,
-                ) as answer:
-                    self._came += self._least
-                    if answer.status not in _PASSING or attempt == _ATTEMPTS:
-                        return await take(answer)
-                    wait = max(wait, _retry_after(answer))
+                ) as response:
+                    self._received += self._min_bytes
+                    if response.status not in _TEMPORARY or attempt == _ATTEMPTS:
+                        return await read(response)
+                    retry_after = response.headers.get("Retry-After", "")
+                    if retry_after.isdigit():
+                        wait = max(wait, float(retry_after))
             except aiohttp.ClientConnectorError:
                 raise
-            except _BROKEN:
+            except _BROKEN_OFF:
                 if attempt == _ATTEMPTS:
                     raise
             await asyncio.sleep(min(wait, _LONGEST_WAIT))
         raise AssertionError("the last attempt returns or raises")
 
-    def _refuse_failure(self, answer: Any, url: str) -> None:
-        if answer.status >= 400:
-            answer.raise_for_status()
-        if answer.url.scheme != "https" and url.startswith("https:"):
-            raise BnstatError(shown(url), "the server redirects to an insecure address")
-        if answer.headers.get("Content-Encoding", "identity") != "identity":
-            raise BnstatError(shown(url), "the server compresses what it sends, unasked")
+
+def _refuse_failure(response: Any, url: str) -> None:
+    if response.status >= 400:
+        response.raise_for_status()
+    if response.url.scheme != "https" and url.startswith("https:"):
+        raise BnstatError(redact(url), "the server redirects to an insecure address")
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        raise BnstatError(redact(url), "the server compresses the file although not asked to")
 
 
-def _content_range(answer: Any) -> tuple[int, int, int] | None:
-    """From where and before where the answer's bytes are, and the file's size."""
-    match = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+def _content_range(response: Any) -> tuple[int, int, int] | None:
+    """Return the positions of the first byte and after the last, and the file's size."""
+    match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
     if match is None or match[1] is None:
         return None
     return int(match[1]), int(match[2]) + 1, int(match[3])
 
 
-def _stat(url: str, answer: Any, size: int) -> Stat:
+def _stat(url: str, response: Any, size: int) -> Stat:
     try:
-        modified = parsedate_to_datetime(answer.headers["Last-Modified"]).timestamp()
+        modified = parsedate_to_datetime(response.headers["Last-Modified"]).timestamp()
     except (KeyError, ValueError, TypeError):
         modified = 0.0
-    return Stat(url, False, size, modified, _tag(answer))
+    return Stat(url, False, size, modified, _tag(response))
 
 
-def _tag(answer: Any) -> str:
-    return str(answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "")
-
-
-def _retry_after(answer: Any) -> float:
-    """For how many seconds the server wants to be left alone."""
-    text = answer.headers.get("Retry-After", "")
-    return float(text) if text.isdigit() else 0.0
+def _tag(response: Any) -> str:
+    return str(response.headers.get("ETag") or response.headers.get("Last-Modified") or "")
 
 
 def _changed(url: str) -> ChangedError:
-    return ChangedError(shown(url), "changed while it was read", "try again")
+    return ChangedError(redact(url), "changed while it was read", "try again")
 
 
-def find_on_the_web(url: str, access: Access) -> tuple[WebFolder | None, str, WebFolder]:
-    """The parent, the name and the folder of a `Spot`.
+def find_on_web(url: str, access: Access) -> tuple[WebFolder | None, str, WebFolder]:
+    """Return the parent, the name and the folder of a `Spot`.
 
     Raises:
-        BnstatError: the driver is missing.
+        BnstatError: the URL or an option is not valid.
     """
-    folder = WebFolder(_warehouse(url, access), access, url)
-    above = folder.parent()
-    return (None if folder.is_plain else above), folder.name, folder
-
-
-def _warehouse(url: str, access: Access) -> Warehouse:
-    try:
-        import fsspec
-        from aiohttp import ClientTimeout
-    except ImportError as error:
-        raise missing(url, "aiohttp") from error
-    patience = ClientTimeout(total=None, sock_connect=10, sock_read=30)
     options = dict(access.options)
     options["client_kwargs"] = {
-        "timeout": patience,
+        "timeout": aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=30),
         "trust_env": True,
         **options.get("client_kwargs", {}),
     }
     try:
         fs = fsspec.filesystem("https", **options)
     except Exception as error:
-        raise fault(error, shown(url)) from error
-    return Warehouse(Http(fs, "https"), access)
+        raise to_bnstat_error(error, redact(url)) from error
+    folder = WebFolder(RemoteStore(Http(fs, "https"), access), access, url)
+    return (None if folder.is_plain else folder.parent()), folder.name, folder
 
 
 class WebFolder(Folder):
     """A folder on a web server.
 
     Args:
-        depot: the server.
-        access: what may be taken from it.
-        url: where it is; a query goes along with every file that is asked for.
+        store: the server.
+        access: counts the downloads, and takes notes about the server.
+        url: the folder's URL; its query is added to the URL of each file.
 
     Attributes:
-        is_plain: whether the URL ends with a slash, as those of folders do.
+        is_plain: True if the URL can only be a folder's, because it ends with a slash.
     """
 
     can_list = False
 
-    def __init__(self, depot: Warehouse, access: Access, url: str) -> None:
+    def __init__(self, store: RemoteStore, access: Access, url: str) -> None:
         match = re.fullmatch(r"(\w+://[^/?#]+)([^?#]*)(\?[^#]*)?(#.*)?", url, re.DOTALL)
         if match is None:
-            raise BnstatError(shown(url), "is no valid URL")
+            raise BnstatError(redact(url), "not a valid URL")
         self._host, path, self._query = match[1], match[2], match[3] or ""
         self._inside = path.strip("/")
         self.is_plain = path.endswith("/") or not self._inside
-        self.path = shown(self._host + path).rstrip("/")
+        self.path = redact(self._host + path).rstrip("/")
         self.name = self._inside.rpartition("/")[2]
-        self._depot = depot
+        self._store = store
         self._access = access
-        self._known: dict[str, RemoteFile | None] = {}
+        self._files: dict[str, RemoteFile | None] = {}
 
     def names(self) -> list[str]:
         raise NotFoundError(
             self.path,
-            "no such model, and a web server does not list what else there is",
-            "give a file's URL: that of a checkpoint's .index, or its prefix",
+            "no such model, and web servers do not list their files",
+            "pass a file's URL, such as a checkpoint's .index, or the checkpoint's prefix",
         )
 
     def matching(self, prefix: str, suffix: str = "") -> list[str]:
-        """Of the files that were asked for by name, those that are there."""
+        """Return such names among the files that were requested and exist."""
         return sorted(
             name
-            for name, file in self._known.items()
+            for name, file in self._files.items()
             if file is not None and name.startswith(prefix) and name.endswith(suffix)
         )
 
     def file(self, name: str) -> File | None:
         self.expect([name])
-        return self._known.get(name)
+        return self._files.get(name)
 
     def expect(self, names: Iterable[str]) -> None:
-        fresh = [name for name in names if name not in self._known and _leads_down(name)]
-        if fresh:
-            self._known |= self._ask(fresh)
+        new = [name for name in names if name not in self._files and _stays_inside(name)]
+        if not new:
+            return
+        transport = self._store.transport
+        assert isinstance(transport, Http)
+        base = f"{self._host}/{self._inside}".rstrip("/")
+        urls = [f"{base}/{quote(name, safe='/%:@!$&()*+,;=~-._')}{self._query}" for name in new]
+        heads = transport.heads(urls, self._access.left)
+        for name, url, head in zip(new, urls, heads, strict=True):
+            if isinstance(head, BaseException):
+                raise to_bnstat_error(head, redact(url)) from head
+            self._files[name] = None if head is None else self._known_file(name, head)
+
+    def _known_file(self, name: str, head: Head) -> RemoteFile:
+        file = RemoteFile(self._store, self, head.stat)
+        file.name = name.rpartition("/")[2]
+        self._access.take(file.path, len(head.data))
+        file.fetched.add(0, head.data)
+        if head.is_all and len(head.data) > _HEAD:
+            self._access.notes.append(f"{file.path}: the server sends only whole files")
+        return file
 
     def folder(self, name: str) -> Folder | None:
         return self._at(f"{self._inside}/{name}" if self._inside else name)
@@ -380,36 +376,12 @@ class WebFolder(Folder):
         return self._at(self._inside.rpartition("/")[0]) if self._inside else None
 
     def modified(self, name: str) -> float:
-        file = self._known.get(name)
+        file = self._files.get(name)
         return 0.0 if file is None else file.stat.modified
 
     def _at(self, inside: str) -> WebFolder:
-        return WebFolder(self._depot, self._access, f"{self._host}/{inside}{self._query}")
-
-    def _ask(self, names: Sequence[str]) -> Mapping[str, RemoteFile | None]:
-        """The files of these names."""
-        transport = self._depot.transport
-        assert isinstance(transport, Http)
-        base = f"{self._host}/{self._inside}".rstrip("/")
-        urls = [f"{base}/{quote(name, safe='/%:@!$&()*+,;=~-._')}{self._query}" for name in names]
-        found: dict[str, RemoteFile | None] = {}
-        for name, url, head in zip(
-            names, urls, transport.heads(urls, self._access.left), strict=True
-        ):
-            if isinstance(head, BaseException):
-                raise fault(head, shown(url)) from head
-            if head is None:
-                found[name] = None
-                continue
-            file = found[name] = RemoteFile(self._depot, self, head.stat)
-            file.name = name.rpartition("/")[2]
-            self._access.take(file.path, len(head.data))
-            file.pieces.add(0, head.data)
-            if head.is_all and len(head.data) > 4096:
-                self._access.notes.append(f"{file.path}: the server sends whole files only")
-        return found
+        return WebFolder(self._store, self._access, f"{self._host}/{inside}{self._query}")
 
 
-def _leads_down(name: str) -> bool:
-    """Whether a name stays in its folder."""
+def _stays_inside(name: str) -> bool:
     return all(part not in ("", ".", "..") for part in re.split(r"[/\\]", name))

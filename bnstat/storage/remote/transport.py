@@ -1,32 +1,35 @@
-"""What moves bytes: fsspec's drivers, all in the same way.
+"""Listings and byte ranges through fsspec's drivers.
 
-A listing tells size, time and tag of all that is in a folder, so that nothing is asked once a
-file. Ranges are fetched all at once.
+A listing returns the size, time and tag of every file in a folder, so that no file costs a request
+of its own. Ranges are fetched in parallel. fsspec cannot make a read conditional on a tag, so after
+a part of a file was read, the file is compared with what its listing recorded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from bnstat.errors import ChangedError
-from bnstat.storage.address import shown
-from bnstat.storage.remote.faults import fault
+from bnstat.errors import BnstatError, ChangedError
+from bnstat.storage.access import WEB, Access, redact, scheme_of
+from bnstat.storage.remote.faults import to_bnstat_error
 
-_MOST_THREADS: Final = 64
+_MAX_THREADS: Final = 64
 _TAGS: Final = ("generation", "ETag", "etag", "blob_id")
+_TIMES: Final = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
 
 
 class Stat(NamedTuple):
-    """What a listing says of a file or folder.
+    """A file or folder in a listing.
 
     Attributes:
-        path: where it is, in the driver's words.
-        is_folder: whether it is a folder.
+        path: its path, as the driver spells it.
         size: in bytes; 0 for a folder.
-        modified: when it changed last, in seconds since the epoch; 0 where that is unknown.
-        tag: what changes with the content, such as an ETag; empty where that is unknown.
+        modified: seconds since the epoch; 0 if unknown.
+        tag: changes with the content, such as an ETag; empty if unknown.
     """
 
     path: str
@@ -37,26 +40,40 @@ class Stat(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The base name."""
         return self.path.rpartition("/")[2]
+
+    def is_same_version(self, other: Stat) -> bool:
+        """Compare tags or, if the store has none, times."""
+        if self.tag and other.tag:
+            is_same = self.tag.strip('"') == other.tag.strip('"')
+        else:
+            is_same = int(self.modified) == int(other.modified)
+        return is_same and self.size == other.size
 
 
 class Piece(NamedTuple):
-    """Bytes to fetch: of which file, from where on and before where."""
+    """The bytes of a file from `start` to before `end`."""
 
     stat: Stat
     start: int
     end: int
 
+    @property
+    def is_whole(self) -> bool:
+        return self.end - self.start == self.stat.size
+
 
 class Transport:
-    """One of fsspec's file systems.
+    """One file system of fsspec.
 
     Args:
         fs: the file system.
-        scheme: what URLs of it start with.
-        url: a URL of it.
+        scheme: the scheme of its URLs.
+        url: one of its URLs.
     """
+
+    _opens_by_listing = False
+    """True if the driver needs a request to open a file that is not in its cached listings."""
 
     def __init__(self, fs: Any, scheme: str, url: str = "") -> None:
         del url
@@ -64,107 +81,140 @@ class Transport:
         self._scheme = scheme
 
     @staticmethod
-    def named(url: str) -> dict[str, str]:
-        """Return the options of the driver that a URL sets, beside those that the driver finds."""
+    def options_in(url: str) -> dict[str, str]:
+        """Return the driver's options that a URL contains and the driver itself does not parse."""
         del url
         return {}
 
     def url(self, path: str) -> str:
-        """A path in the driver's words as a URL that may be shown."""
-        return shown(f"{self._scheme}://{path.removeprefix('/')}")
+        """Return the URL of a driver's path, without secrets."""
+        return redact(f"{self._scheme}://{path.removeprefix('/')}")
 
     def canonical(self, path: str) -> str:
-        """The path in the words that listings have for it.
+        """Return a path as listings spell it.
 
         Raises:
-            BnstatError: it cannot be told.
+            BnstatError: the store cannot be asked.
         """
         return path
 
     def listing(self, path: str) -> list[Stat] | None:
-        """What is in a folder, or the file of that path alone; None where there is nothing.
+        """Return what is in a folder, or the file at that path alone; None if nothing is there.
 
         Raises:
-            BnstatError: it cannot be told.
+            BnstatError: the store cannot be listed.
         """
         try:
             return [stat_of(info) for info in self._fs.ls(path, detail=True)]
         except (FileNotFoundError, NotADirectoryError):
             return None
         except Exception as error:
-            raise fault(error, self.url(path)) from error
+            raise to_bnstat_error(error, self.url(path)) from error
 
     def tree(self, path: str) -> list[Stat]:
-        """All files in a folder and below it, in as few requests as the store can.
+        """Return all files in and below a folder, in as few requests as the store needs.
 
         Raises:
-            BnstatError: it cannot be told.
+            BnstatError: the store cannot be listed.
         """
         try:
-            found = self._all(path)
+            infos: Mapping[str, dict[str, Any]] = self._fs.find(path, detail=True)
+            if not self._opens_by_listing:
+                # The driver would keep this listing, which may be huge, as long as the process.
+                self._fs.invalidate_cache()
         except (FileNotFoundError, NotADirectoryError):
             return []
         except Exception as error:
-            raise fault(error, self.url(path)) from error
-        return [stat_of(info) for info in found]
-
-    def _all(self, path: str) -> Iterable[dict[str, Any]]:
-        """What the driver tells of all files below a folder."""
-        found: dict[str, dict[str, Any]] = self._fs.find(path, detail=True)
-        return found.values()
+            raise to_bnstat_error(error, self.url(path)) from error
+        return [stat_of(info) for info in infos.values()]
 
     def forget(self, path: str) -> None:
-        """Ask anew for what a listing tells."""
+        """Drop the driver's cached listings of a path."""
         self._fs.invalidate_cache(path)
 
     def fetch(self, pieces: Sequence[Piece]) -> list[bytes]:
-        """The bytes of each piece.
+        """Return the bytes of each piece.
+
+        A file that is fetched whole in one piece comes from one version of it. A file of which a
+        part is fetched is compared with its listing.
 
         Raises:
-            BnstatError: they cannot be fetched.
-            ChangedError: a file is no longer what the listing said.
+            BnstatError: the bytes cannot be fetched.
+            ChangedError: a file was replaced after it was listed.
         """
-        where = self.url(pieces[0].stat.path)
         try:
-            found = self._cat(pieces)
+            results = self._read(pieces)
         except Exception as error:
-            raise fault(error, where) from error
-        for piece, data in zip(pieces, found, strict=True):
+            raise to_bnstat_error(error, self.url(pieces[0].stat.path)) from error
+        for piece, data in zip(pieces, results, strict=True):
             if isinstance(data, BaseException):
-                raise fault(data, self.url(piece.stat.path)) from data
+                raise to_bnstat_error(data, self.url(piece.stat.path)) from data
             if len(data) != piece.end - piece.start:
                 raise ChangedError(
                     self.url(piece.stat.path),
-                    f"{len(data)} bytes came instead of {piece.end - piece.start}",
-                    "try again",
+                    "changed while it was read: it has another size now",
+                    "try again later",
                 )
-        return found
+        self.check_unchanged(dict.fromkeys(p.stat for p in pieces if not p.is_whole))
+        return results
 
-    def _cat(self, pieces: Sequence[Piece]) -> list[Any]:
-        """The bytes, or the error, of each piece."""
-        result: list[Any] = self._fs.cat_ranges(
+    def check_unchanged(self, stats: Iterable[Stat]) -> None:
+        """Compare files with what their listings recorded.
+
+        Raises:
+            BnstatError: the store cannot be asked.
+            ChangedError: a file was replaced after it was listed.
+        """
+        with ThreadPoolExecutor(_MAX_THREADS) as pool:
+            list(pool.map(self._check_one, stats))
+
+    def _check_one(self, stat: Stat) -> None:
+        where = self.url(stat.path)
+        try:
+            self._fs.invalidate_cache(stat.path)
+            is_same = stat.is_same_version(stat_of(self._fs.info(stat.path)))
+        except FileNotFoundError:
+            is_same = False
+        except Exception as error:
+            raise to_bnstat_error(error, where) from error
+        if not is_same:
+            raise ChangedError(where, "changed while it was read", "try again later")
+
+    def _read(self, pieces: Sequence[Piece]) -> list[Any]:
+        """Return the bytes, or the error, of each piece."""
+        results: list[Any] = self._fs.cat_ranges(
             [piece.stat.path for piece in pieces],
             [piece.start for piece in pieces],
-            [piece.end for piece in pieces],
+            # One byte more than a whole file has, to notice that it grew.
+            [piece.end + piece.is_whole for piece in pieces],
             on_error="return",
         )
-        return result
+        return results
 
 
-class Threads(Transport):
-    """A driver that knows no way to wait for many ranges at once: each has its own thread."""
+class HuggingFace(Transport):
+    """The Hugging Face hub: paths may contain a revision, and each range needs a thread."""
 
-    def _cat(self, pieces: Sequence[Piece]) -> list[Any]:
-        from concurrent.futures import ThreadPoolExecutor
+    _opens_by_listing = True
 
-        with ThreadPoolExecutor(_MOST_THREADS) as pool:
-            return list(pool.map(self._one, pieces))
-
-    def _one(self, piece: Piece) -> bytes | BaseException:
+    def canonical(self, path: str) -> str:
         try:
-            # What the driver would read ahead is not wanted.
-            how = {"size": piece.stat.size, "cache_type": "none"}
-            with self._fs.open(piece.stat.path, "rb", **how) as file:
+            resolved: str = self._fs.resolve_path(path).unresolve()
+        except Exception as error:
+            raise to_bnstat_error(error, self.url(path)) from error
+        return resolved
+
+    def check_unchanged(self, stats: Iterable[Stat]) -> None:
+        """Do nothing: files of a revision change rarely, and the hub limits requests."""
+
+    def _read(self, pieces: Sequence[Piece]) -> list[Any]:
+        with ThreadPoolExecutor(_MAX_THREADS) as pool:
+            return list(pool.map(self._read_one, pieces))
+
+    def _read_one(self, piece: Piece) -> bytes | BaseException:
+        options = {"size": piece.stat.size, "cache_type": "none"}
+        try:
+            with self._fs.open(piece.stat.path, "rb", **options) as file:
                 file.seek(piece.start)
                 data: bytes = file.read(piece.end - piece.start)
                 return data
@@ -172,31 +222,63 @@ class Threads(Transport):
             return error
 
 
-class HuggingFace(Threads):
-    """The hub, where a path may tell a revision or leave it out."""
-
-    def canonical(self, path: str) -> str:
-        try:
-            resolved: str = self._fs.resolve_path(path).unresolve()
-        except Exception as error:
-            raise fault(error, self.url(path)) from error
-        return resolved
+_BLOB: Final = "blob.core.windows.net"
+_DFS: Final = "dfs.core.windows.net"
 
 
-def stat_of(info: dict[str, Any]) -> Stat:
-    """An entry of a listing, in whatever words the driver puts it."""
-    tag = next((info[key] for key in _TAGS if info.get(key)), "")
+class Azure(Transport):
+    """Azure's blobs, whose URLs may contain the account.
+
+    `abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH`
+    """
+
+    def __init__(self, fs: Any, scheme: str, url: str = "") -> None:
+        super().__init__(fs, scheme, url)
+        self._host = _account_host(url)
+        account = self.options_in(url).get("account_name")
+        # The driver prefers a connection string, also one of the environment, to an account.
+        if account is not None and fs.connection_string is not None:
+            actual = fs.service_client.account_name
+            if account != actual:
+                raise BnstatError(
+                    redact(url),
+                    f"names the account {account!r}, but the connection string is for {actual!r}",
+                    "leave it out of the storage options, unset AZURE_STORAGE_CONNECTION_STRING",
+                )
+
+    @staticmethod
+    def options_in(url: str) -> dict[str, str]:
+        account, _, domain = _account_host(url).partition(".")
+        options = {"account_name": account} if account else {}
+        if domain not in ("", _DFS, _BLOB):
+            options["account_host"] = f"{account}.{domain.replace('dfs.', 'blob.', 1)}"
+        return options
+
+    def url(self, path: str) -> str:
+        container, slash, blob = path.removeprefix("/").partition("/")
+        host = f"@{self._host}" if self._host else ""
+        return redact(f"{self._scheme}://{container}{host}{slash}{blob}")
+
+
+def _account_host(url: str) -> str:
+    """Return the host of an account; empty if the URL names only a container."""
+    _, at, host = url.partition("://")[2].partition("/")[0].rpartition("@")
+    return host if at or host.endswith((f".{_DFS}", f".{_BLOB}")) else ""
+
+
+def stat_of(info: Mapping[str, Any]) -> Stat:
+    """Convert an entry of a driver's listing; each driver has its own keys."""
     return Stat(
         info["name"].rstrip("/"),
         info["type"] == "directory" or info["name"].endswith("/"),
         int(info.get("size") or 0),
         _seconds(info),
-        str(tag),
+        str(next((info[key] for key in _TAGS if info.get(key)), "")),
     )
 
 
-def _seconds(info: dict[str, Any]) -> float:
-    for key in ("LastModified", "last_modified", "updated", "mtime", "modified", "created"):
+def _seconds(info: Mapping[str, Any]) -> float:
+    for key in _TIMES:
         value = info.get(key)
         if isinstance(value, str):
             try:
@@ -208,3 +290,95 @@ def _seconds(info: dict[str, Any]) -> float:
         if isinstance(value, (int, float)):
             return float(value)
     return 0.0
+
+
+@dataclass(frozen=True)
+class _Driver:
+    library: str
+    transport: type[Transport] = Transport
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+_S3: Final = _Driver(
+    "s3fs",
+    # s3fs itself makes up to five attempts at what its client gives up.
+    options={
+        "config_kwargs": {
+            "connect_timeout": 5,
+            "read_timeout": 30,
+            "retries": {"mode": "standard", "total_max_attempts": 3},
+            "max_pool_connections": 64,
+        }
+    },
+)
+_GCS: Final = _Driver("gcsfs")
+_AZURE: Final = _Driver("adlfs", Azure)
+_DRIVERS: Final = {
+    "s3": _S3,
+    "s3a": _S3,
+    "gs": _GCS,
+    "gcs": _GCS,
+    "az": _AZURE,
+    "abfs": _AZURE,
+    "abfss": _AZURE,
+    "hf": _Driver("huggingface_hub", HuggingFace),
+    "memory": _Driver("fsspec"),
+}
+"""Driver by scheme."""
+
+
+def connect(url: str, access: Access) -> tuple[Transport, str]:
+    """Return the transport for a URL, and the URL's path as the driver spells it.
+
+    URLs of the same store share a transport.
+
+    Raises:
+        BnstatError: the scheme is unknown, its driver is not installed, an option is wrong, or the
+            options are for another store than the URL.
+    """
+    scheme = scheme_of(url) or ""
+    driver = _DRIVERS.get(scheme)
+    if driver is None:
+        schemes = [f"{known}://" for known in (*_DRIVERS, *WEB)]
+        raise BnstatError(
+            redact(url),
+            f"{scheme}:// is not a supported scheme",
+            f"URLs start with {', '.join(schemes[:-1])} or {schemes[-1]}",
+        )
+    try:
+        import fsspec
+
+        kind = fsspec.get_filesystem_class(scheme)
+        options = {**kind._get_kwargs_from_urls(url), **driver.transport.options_in(url)}
+        for key, value in options.items():
+            if access.options.get(key, value) != value:
+                raise BnstatError(
+                    redact(url),
+                    f"names the {key} {value!r}, but the storage options name another",
+                    f"leave {key} out of the storage options",
+                )
+        store = (scheme, *sorted(options.items()))
+        if (transport := access.transports.get(store)) is None:
+            fs = fsspec.filesystem(scheme, **{**driver.options, **options, **access.options})
+            transport = driver.transport(fs, scheme, url)
+            access.transports[store] = transport
+        return transport, kind._strip_protocol(url)
+    except ImportError as error:
+        raise missing_driver(url, driver.library) from error
+    except (TypeError, ValueError) as error:
+        raise BnstatError(
+            redact(url),
+            "the driver does not accept this address or these storage options",
+            "pass what it needs with --storage-option KEY=VALUE, or in its environment",
+        ) from error
+    except Exception as error:
+        raise to_bnstat_error(error, redact(url)) from error
+
+
+def missing_driver(url: str, library: str) -> BnstatError:
+    """Return the error that names the library to install."""
+    return BnstatError(
+        redact(url),
+        f"the driver for {scheme_of(url)}:// is not installed",
+        f"pip install {library}",
+    )

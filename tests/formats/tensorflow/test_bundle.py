@@ -187,7 +187,7 @@ def test_a_missing_shard(tmp_path: Path) -> None:
 
 
 def test_few_of_many_shards_are_kept_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bnstat.formats.tensorflow.bundle._MOST_OPEN", 2)
+    monkeypatch.setattr("bnstat.formats.tensorflow.bundle._MAX_OPEN", 2)
     made: list[weakref.ref[File]] = []
     expected: list[str] = []
 

@@ -154,7 +154,7 @@ def test_damaged_strings(tmp_path: Path, data: bytes, options: Any, message: str
 
 def test_a_table_without_a_header(tmp_path: Path) -> None:
     (tmp_path / "m.index").write_bytes(tables.table({b"x": b""}))
-    with pytest.raises(DamagedError, match="no checkpoint's index"):
+    with pytest.raises(DamagedError, match="not a checkpoint's index"):
         opened(tmp_path / "m")
 
 

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from bnstat.errors import DamagedError
 from bnstat.formats.protobuf.wire import WireError
-from bnstat.formats.tensorflow.sstable import Table
-from bnstat.formats.tensorflow.tensor_slice import (
+from bnstat.formats.tensorflow.bundle import (
     FULL,
     TensorSlice,
     assemble,
     parse_slice,
     slice_key,
 )
+from bnstat.formats.tensorflow.sstable import Table
 from bnstat.storage.local import LocalFile
 from tests.builders import named
 

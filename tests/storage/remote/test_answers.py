@@ -90,7 +90,7 @@ STAT = Stat(URL, False, 100, 0.0, "tag")
 
 
 def part(*answers: Answer | Exception, start: int = 10, end: int = 14, stat: Stat = STAT) -> Any:
-    (found,) = http.Http(Server(*answers), "https")._cat([Piece(stat, start, end)])
+    (found,) = http.Http(Server(*answers), "https")._read([Piece(stat, start, end)])
     if isinstance(found, BaseException):
         raise found
     return found
@@ -107,7 +107,7 @@ class TestParts:
     @pytest.mark.parametrize("tag", ["", "tag"])
     def test_the_range_that_was_asked_for(self, tag: str) -> None:
         server = Server(Answer(206, b"abcd", "10-13/100", ETag=tag))
-        assert http.Http(server, "https")._cat([Piece(STAT, 10, 14)]) == [b"abcd"]
+        assert http.Http(server, "https")._read([Piece(STAT, 10, 14)]) == [b"abcd"]
         (asked,) = server.asked
         assert asked["Range"] == "bytes=10-13"
         assert asked["Accept-Encoding"] == "identity"
@@ -131,7 +131,7 @@ class TestParts:
         ],
     )
     def test_other_bytes_are_refused(self, answer: Answer) -> None:
-        with pytest.raises(BnstatError, match="sends other bytes than asked for; download"):
+        with pytest.raises(BnstatError, match="sends other bytes than requested; download"):
             part(answer)
 
     @pytest.mark.parametrize(
@@ -155,11 +155,11 @@ class TestParts:
     @pytest.mark.parametrize(
         ("answer", "message"),
         [
-            (Answer(206, b"abc", "10-13/100", length=None), "sent 3 bytes where it announced 4"),
-            (Answer(206, b"abcdefg", "10-13/100", length=4), "where it announced 4"),
-            (Answer(206, b"abcd", "10-13/100", length=5), "contradicts itself about lengths"),
+            (Answer(206, b"abc", "10-13/100", length=None), "sent 3 bytes but announced 4"),
+            (Answer(206, b"abcdefg", "10-13/100", length=4), "but announced 4"),
+            (Answer(206, b"abcd", "10-13/100", length=5), "sends contradictory lengths"),
             (Answer(206, b"abcd", "10-13/100", url="http://host/a"), "to an insecure address"),
-            (Answer(206, b"abcd", "10-13/100", Content_Encoding="gzip"), "compresses what it"),
+            (Answer(206, b"abcd", "10-13/100", Content_Encoding="gzip"), "compresses the file"),
         ],
     )
     def test_answers_that_contradict_themselves(self, answer: Answer, message: str) -> None:
@@ -221,9 +221,9 @@ class TestHeads:
         [
             (Answer(206, b"abc"), "does not say how large the file is"),
             (Answer(206, b"abc", "0-2/*"), "does not say how large the file is"),
-            (Answer(206, b"abc", "1-3/9"), "sends another range than asked for"),
-            (Answer(206, b"abc", "0-4096/9999"), "sends another range than asked for"),
-            (Answer(206, b"abc", "0-3/3"), "sends another range than asked for"),
+            (Answer(206, b"abc", "1-3/9"), "sends another range than requested"),
+            (Answer(206, b"abc", "0-4096/9999"), "sends another range than requested"),
+            (Answer(206, b"abc", "0-3/3"), "sends another range than requested"),
         ],
     )
     def test_what_cannot_be_a_beginning(self, answer: Answer, message: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import bnstat
-from bnstat.storage.remote.files import RemoteFile, Span, Warehouse
+from bnstat.storage.remote.store import RemoteFile, RemoteStore, Span
 from tests.builders import tables
 from tests.builders.server import Server
 from tests.storage.remote.test_http import same
@@ -85,13 +85,13 @@ def write_h5(path: Path, layers: int, kernel: int) -> None:
 def trips(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For each time that something is to be fetched, whether there was anything to wait for."""
     found: list[bool] = []
-    plain = Warehouse.fetch
+    plain = RemoteStore.fetch
 
-    def counted(depot: Warehouse, wanted: Mapping[RemoteFile, Sequence[Span]]) -> None:
+    def counted(store: RemoteStore, wanted: Mapping[RemoteFile, Sequence[Span]]) -> None:
         found.append(any(wanted.values()))
-        plain(depot, wanted)
+        plain(store, wanted)
 
-    monkeypatch.setattr(Warehouse, "fetch", counted)
+    monkeypatch.setattr(RemoteStore, "fetch", counted)
     return found
 
 

@@ -10,7 +10,7 @@ import pytest
 from bnstat.errors import BnstatError, DamagedError
 from bnstat.storage.access import Access
 from bnstat.storage.files import File, Range, prefetch
-from bnstat.storage.remote.files import RemoteFolder, Warehouse
+from bnstat.storage.remote.store import RemoteFolder, RemoteStore
 from bnstat.storage.remote.transport import Piece, Stat, Transport
 
 SIZE = 1_000_000
@@ -57,7 +57,7 @@ def store() -> Store:
 
 @pytest.fixture
 def top(store: Store) -> RemoteFolder:
-    return RemoteFolder(Warehouse(store, Access()), "top")
+    return RemoteFolder(RemoteStore(store, Access()), "top")
 
 
 def found(folder: RemoteFolder, name: str) -> File:
@@ -100,14 +100,14 @@ class TestFolders:
     def test_a_folder_of_one_file_is_one(self, store: Store) -> None:
         store.marks = False
         store.files = {"top/only": 5}
-        assert RemoteFolder(Warehouse(store, Access()), "top").names() == ["only"]
+        assert RemoteFolder(RemoteStore(store, Access()), "top").names() == ["only"]
 
     def test_a_file_is_no_folder(self, store: Store) -> None:
-        depot = Warehouse(store, Access())
+        remote = RemoteStore(store, Access())
         for _ in range(2):
-            assert depot.listing("top/small") is None
-            assert depot.listing("none") is None
-        assert RemoteFolder(depot, "none").names() == []
+            assert remote.listing("top/small") is None
+            assert remote.listing("none") is None
+        assert RemoteFolder(remote, "none").names() == []
         assert store.asked == ["top/small", "none"]
 
 
@@ -124,7 +124,7 @@ class TestReading:
 
     def test_a_larger_one_is_not(self, store: Store) -> None:
         store.files = {"top/larger": 48 * KIB + 1}
-        larger = found(RemoteFolder(Warehouse(store, Access()), "top"), "larger")
+        larger = found(RemoteFolder(RemoteStore(store, Access()), "top"), "larger")
         larger.read(100, 10)
         larger.prefetch([(20 * KIB, 10)])
         assert store.fetched == [
@@ -184,7 +184,7 @@ class TestFetching:
 
     def test_long_runs_are_fetched_in_parts(self, store: Store) -> None:
         store.files = {"top/huge": 20 << 20}
-        huge = found(RemoteFolder(Warehouse(store, Access()), "top"), "huge")
+        huge = found(RemoteFolder(RemoteStore(store, Access()), "top"), "huge")
         huge.prefetch([(0, 20 << 20)])
         (asked,) = store.fetched
         assert [end - start for _, start, end in asked] == [8 << 20, 8 << 20, 4 << 20]
@@ -209,11 +209,11 @@ class TestFetching:
 
     def test_no_more_is_downloaded_than_is_allowed(self, store: Store) -> None:
         access = Access(max_download=100_000)
-        big = found(RemoteFolder(Warehouse(store, access), "top/a"), "big")
+        big = found(RemoteFolder(RemoteStore(store, access), "top/a"), "big")
         big.prefetch([(0, 60_000)])
         assert access.left == 40_000
         with pytest.raises(
-            BnstatError, match=r"far://top/a/big: 50 kB are to be downloaded, 60 kB"
+            BnstatError, match=r"far://top/a/big: reading it exceeds the limit of 100 kB"
         ):
             big.prefetch([(200_000, 50_000)])
         assert len(store.fetched) == 1

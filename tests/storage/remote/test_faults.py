@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bnstat.errors import BnstatError, ChangedError, DamagedError, NotFoundError
-from bnstat.storage.remote.faults import fault
+from bnstat.storage.remote.faults import to_bnstat_error
 
 WHERE = "s3://bucket/a"
 
@@ -22,7 +22,7 @@ def raised(name: str, *bases: type[BaseException], **attributes: Any) -> BaseExc
 
 
 def told(error: BaseException) -> str:
-    return str(fault(error, WHERE))
+    return str(to_bnstat_error(error, WHERE))
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def told(error: BaseException) -> str:
         (raised("ReadTimeout", raised("TimeoutException").__class__), "does not answer in time"),
         (ConnectionResetError("x"), "the connection broke off; try again later"),
         (raised("GatedRepoError"), "access to the repository is denied; check the credentials"),
-        (TypeError("x"), "the driver does not take these storage options"),
+        (TypeError("x"), "the driver does not accept these storage options"),
         (raised("Odd"), "cannot be read: Odd: Oh no"),
         (Exception("at https://me:word@host/a?sig=word"), "Exception: at https://host/a"),
     ],
@@ -45,17 +45,18 @@ def told(error: BaseException) -> str:
 def test_kinds(error: BaseException, what: str) -> None:
     assert told(error).startswith(f"{WHERE}: ")
     assert what in told(error)
-    assert (type(fault(error, WHERE)) is NotFoundError) == isinstance(error, FileNotFoundError)
+    is_absent = type(to_bnstat_error(error, WHERE)) is NotFoundError
+    assert is_absent == isinstance(error, FileNotFoundError)
     assert "word" not in told(error)
     assert "\n" not in told(error)
 
 
 STATUSES = [
-    (401, BnstatError, "the server wants credentials (401); check the credentials"),
+    (401, BnstatError, "the server requires credentials (401); check the credentials"),
     (403, BnstatError, "access is denied (403); check the credentials"),
     (404, NotFoundError, "no such file or folder (404)"),
     (412, ChangedError, "changed while it was read; try again later"),
-    (429, BnstatError, "too many requests, says the server (429); try again later"),
+    (429, BnstatError, "the server reports too many requests (429); try again later"),
     (400, BnstatError, "the server fails (400); try again later"),
     (503, BnstatError, "the server fails (503); try again later"),
 ]
@@ -72,7 +73,7 @@ def test_statuses(status: int, kind: type[BnstatError], what: str, form: str) ->
         "answer": raised("Odd", response=SimpleNamespace(status_code=status)),
         "gcs": raised("HttpError", code=status),
     }[form]
-    found = fault(error, WHERE)
+    found = to_bnstat_error(error, WHERE)
     assert type(found) is kind
     assert str(found).startswith(f"{WHERE}: {what}")
 
@@ -111,7 +112,7 @@ def test_the_error_that_led_to_it_tells() -> None:
 
 def test_errors_of_bnstats_own_stay() -> None:
     own = DamagedError("a", "is damaged")
-    assert fault(own, WHERE) is own
+    assert to_bnstat_error(own, WHERE) is own
 
 
 def test_a_message_without_end_is_cut() -> None:

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnstat.storage.remote.files import Pieces, Span, bridged, parts, union
+from bnstat.storage.remote.store import Fetched, Span, bridged, split, union
 
 SPANS = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 200)))
 
@@ -48,7 +48,7 @@ def test_a_wide_gap_is_worth_a_request() -> None:
 
 def test_long_spans_are_fetched_in_parts() -> None:
     mebi = 1 << 20
-    assert parts([(0, 5), (mebi, 20 * mebi)]) == [
+    assert split([(0, 5), (mebi, 20 * mebi)]) == [
         (0, 5),
         (mebi, 9 * mebi),
         (9 * mebi, 17 * mebi),
@@ -59,7 +59,7 @@ def test_long_spans_are_fetched_in_parts() -> None:
 @given(st.lists(SPANS))
 def test_pieces_give_back_what_was_fetched(steps: list[list[Span]]) -> None:
     content = bytes(number % 251 for number in range(200))
-    pieces = Pieces()
+    pieces = Fetched()
     held: set[int] = set()
     for spans in steps:
         lacking = pieces.missing(spans)
@@ -75,7 +75,7 @@ def test_pieces_give_back_what_was_fetched(steps: list[list[Span]]) -> None:
 def test_what_several_threads_fetched_may_overlap(spans: list[Span]) -> None:
     """Two threads that lack the same bytes both fetch them, each with others around them."""
     content = bytes(range(120))
-    pieces = Pieces()
+    pieces = Fetched()
     for start, length in spans:
         pieces.add(start, content[start : start + length])
     held = [(start, start + length) for start, length in spans]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bnstat.errors import BnstatError, ChangedError
-from bnstat.storage.remote.transport import Piece, Stat, Threads, Transport, stat_of
+from bnstat.storage.remote.transport import HuggingFace, Piece, Stat, Transport, stat_of
 
 NOON = datetime(2024, 5, 6, 12, tzinfo=timezone.utc)
 
@@ -52,12 +52,15 @@ def test_entries(info: dict[str, Any], stat: tuple[Any, ...]) -> None:
 CONTENT = b"0123456789"
 
 
-class Files:
-    """A file system of one file, which may fail."""
+class FileSystem:
+    """A file system with one file of the given size, which may fail."""
 
-    def __init__(self, error: Exception | None = None, short: int = 0) -> None:
-        self.error, self.short = error, short
+    def __init__(self, error: Exception | None = None, size: int = 10, tag: str = "") -> None:
+        self.error = error
+        self.content = (CONTENT * 2)[:size]
+        self.tag = tag
         self.opened: list[tuple[str, str, dict[str, Any]]] = []
+        self.checked: list[str] = []
 
     def _fail(self) -> None:
         if self.error is not None:
@@ -67,56 +70,97 @@ class Files:
         self._fail()
         return [{"name": f"{path}/x", "type": "file", "size": 10}]
 
+    def find(self, path: str, detail: bool) -> dict[str, dict[str, Any]]:
+        return {info["name"]: info for info in self.ls(path, detail)}
+
+    def info(self, path: str) -> dict[str, Any]:
+        self.checked.append(path)
+        return {"name": path, "type": "file", "size": len(self.content), "ETag": self.tag}
+
+    def invalidate_cache(self, path: str | None = None) -> None: ...
+
     def cat_ranges(
         self, paths: list[str], starts: list[int], ends: list[int], on_error: str
     ) -> list[Any]:
         assert on_error == "return"
         self._fail()
-        pairs = zip(starts, ends, strict=True)
-        return [CONTENT[start : end - self.short] for start, end in pairs]
+        return [self.content[start:end] for start, end in zip(starts, ends, strict=True)]
 
-    def open(self, path: str, mode: str, **how: Any) -> io.BytesIO:
-        self.opened.append((path, mode, how))
+    def open(self, path: str, mode: str, **options: Any) -> io.BytesIO:
+        self.opened.append((path, mode, options))
         self._fail()
-        return io.BytesIO(CONTENT)
+        return io.BytesIO(self.content)
 
 
 STAT = Stat("b/x", False, 10, 0.0, "")
 PIECES = [Piece(STAT, 2, 5), Piece(STAT, 0, 10)]
+KINDS = pytest.mark.parametrize("kind", [Transport, HuggingFace])
 
 
-@pytest.mark.parametrize("kind", [Transport, Threads])
-def test_pieces_come_in_order(kind: type[Transport]) -> None:
-    assert kind(Files(), "s3").fetch(PIECES) == [b"234", CONTENT]
+@KINDS
+def test_pieces_are_returned_in_order(kind: type[Transport]) -> None:
+    assert kind(FileSystem(), "s3").fetch(PIECES) == [b"234", CONTENT]
 
 
 def test_nothing_is_read_ahead() -> None:
-    files = Files()
-    Threads(files, "hf").fetch(PIECES[:1])
-    assert files.opened == [("b/x", "rb", {"size": 10, "cache_type": "none"})]
+    fs = FileSystem()
+    HuggingFace(fs, "hf").fetch(PIECES[:1])
+    assert fs.opened == [("b/x", "rb", {"size": 10, "cache_type": "none"})]
 
 
-@pytest.mark.parametrize("kind", [Transport, Threads])
-def test_what_goes_wrong_is_told_of_the_file(kind: type[Transport]) -> None:
+@KINDS
+def test_errors_name_the_file(kind: type[Transport]) -> None:
     with pytest.raises(BnstatError, match="s3://b/x: the server does not answer in time"):
-        kind(Files(TimeoutError()), "s3").fetch(PIECES)
+        kind(FileSystem(TimeoutError()), "s3").fetch(PIECES)
     own = ChangedError("b", "changed", "try again")
     with pytest.raises(ChangedError) as caught:
-        kind(Files(own), "s3").fetch(PIECES)
+        kind(FileSystem(own), "s3").fetch(PIECES)
     assert caught.value is own
 
 
-def test_fewer_bytes_than_announced_are_a_change() -> None:
-    with pytest.raises(ChangedError, match="s3://b/x: 2 bytes came instead of 3; try again"):
-        Transport(Files(short=1), "s3").fetch(PIECES)
+@pytest.mark.parametrize("size", [4, 9, 11])
+@pytest.mark.parametrize("piece", PIECES)
+def test_a_file_of_another_size_has_changed(piece: Piece, size: int) -> None:
+    with pytest.raises(ChangedError, match="s3://b/x: changed while it was read"):
+        Transport(FileSystem(size=size), "s3").fetch([piece])
+
+
+def test_a_partly_read_file_is_compared_with_its_listing() -> None:
+    fs = FileSystem(tag='"new"')
+    transport = Transport(fs, "s3")
+    for tag in ("", "new", '"new"'):
+        assert transport.fetch([Piece(STAT._replace(tag=tag), 2, 5)]) == [b"234"]
+    old = STAT._replace(tag="old")
+    with pytest.raises(ChangedError, match="s3://b/x: changed while it was read; try again later"):
+        transport.fetch([Piece(old, 2, 5)])
+    assert fs.checked == ["b/x"] * 4
+    # One response contains all of it.
+    assert transport.fetch([Piece(old, 0, 10)]) == [CONTENT]
+    assert fs.checked == ["b/x"] * 4
+    with pytest.raises(ChangedError):
+        transport.check_unchanged([old])
+
+
+@pytest.mark.parametrize(
+    ("other", "is_same"),
+    [
+        (Stat("b/x", False, 10, 5.9, ""), True),
+        (Stat("b/x", False, 10, 6.0, ""), False),
+        (Stat("b/x", False, 11, 5.0, ""), False),
+        (Stat("b/x", False, 10, 5.0, "tag"), True),
+    ],
+)
+def test_times_are_compared_in_a_store_without_tags(other: Stat, is_same: bool) -> None:
+    assert Stat("b/x", False, 10, 5.0, "").is_same_version(other) is is_same
 
 
 def test_listings() -> None:
-    transport = Transport(Files(), "s3")
-    assert transport.listing("b") == [STAT]
+    transport = Transport(FileSystem(), "s3")
+    assert transport.listing("b") == transport.tree("b") == [STAT]
     assert transport.canonical("b/x") == "b/x"
     assert transport.url("/b/x") == transport.url("b/x") == "s3://b/x"
     for absent in (FileNotFoundError(), NotADirectoryError()):
-        assert Transport(Files(absent), "s3").listing("b") is None
+        assert Transport(FileSystem(absent), "s3").listing("b") is None
+        assert Transport(FileSystem(absent), "s3").tree("b") == []
     with pytest.raises(BnstatError, match="s3://b: access is denied"):
-        Transport(Files(PermissionError()), "s3").listing("b")
+        Transport(FileSystem(PermissionError()), "s3").listing("b")

@@ -8,7 +8,7 @@ import pytest
 
 from bnstat.errors import BnstatError, NotFoundError
 from bnstat.storage.access import Access
-from bnstat.storage.remote.files import Warehouse
+from bnstat.storage.remote.store import RemoteStore
 from bnstat.storage.remote.transport import Stat
 
 pytest.importorskip("aiohttp", reason="the driver for https:// is not installed")
@@ -37,7 +37,7 @@ class Server(Http):
 
 def folder(url: str, server: Server, access: Access | None = None) -> WebFolder:
     access = access or Access()
-    return WebFolder(Warehouse(server, access), access, url)
+    return WebFolder(RemoteStore(server, access), access, url)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_what_a_url_tells(url: str, path: str, name: str, is_plain: bool) -> Non
 
 
 def test_a_url_that_is_none() -> None:
-    with pytest.raises(BnstatError, match="is no valid URL"):
+    with pytest.raises(BnstatError, match="not a valid URL"):
         folder("https:///a", Server({}))
 
 
@@ -89,7 +89,7 @@ def test_each_name_is_asked_for_once_and_many_together() -> None:
     assert top.matching("a", ".index") == ["a.index"]
     assert top.matching("a", ".data") == []
     assert [top.modified(name) for name in ("b c", "none", "other")] == [7.0, 0.0, 0.0]
-    with pytest.raises(NotFoundError, match="a web server does not list what else there is"):
+    with pytest.raises(NotFoundError, match="web servers do not list their files"):
         top.names()
 
 
@@ -119,6 +119,6 @@ def test_a_server_that_sends_whole_files_is_told_of(
         lambda paths, most: [Head(Stat(paths[0], False, size, 0.0, ""), bytes(size), sends_whole)],
     )
     assert folder("https://host/m", server, access).file("x") is not None
-    notes = ["https://host/m/x: the server sends whole files only"] if told else []
+    notes = ["https://host/m/x: the server sends only whole files"] if told else []
     assert access.notes == notes
     assert access.left == 256_000_000 - size
