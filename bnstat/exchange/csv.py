@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import repeat
+from math import prod
 from typing import IO, Any, Final
 
 import numpy as np
@@ -25,7 +24,7 @@ from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.exchange.form import NAMINGS, PARTS_FOLDED, PLAIN, Form, Naming
 from bnstat.exchange.values import Document, Given, refused_folded
 from bnstat.model import ROLES, Array, BatchNorm, Model, printable
-from bnstat.output.numbers import CHUNK, labels, shortest
+from bnstat.output.numbers import labels, shortest
 from bnstat.storage.files import File
 
 _FORMULA: Final = ("=", "+", "-", "@")
@@ -51,16 +50,28 @@ def dump(
     Raises:
         BnstatError: a variable cannot be read, or a layer's name is too long for a cell.
     """
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("layer", "channel", *form.labels))
+    file.write(_row("layer", "channel", *form.labels))
     for layer in track(model.layers):
-        name = cell(form.name(layer))
+        before = _row(cell(form.name(layer)), "").removesuffix("\n")
+        separator = f"\n{before}"
         arrays = [form.array(layer, part) for part in form.parts]
-        shape = max((array.shape for array in arrays if array is not None), key=_size, default=(0,))
-        for start in range(0, _size(shape), CHUNK):
-            stop = min(start + CHUNK, _size(shape))
+        shape = max((array.shape for array in arrays if array is not None), key=prod, default=(0,))
+        for start in range(0, prod(shape), _ROWS):
+            stop = min(start + _ROWS, prod(shape))
             columns = [_column(array, start, stop) for array in arrays]
-            writer.writerows(zip(repeat(name), labels(shape, start, stop), *columns, strict=False))
+            rows = map(",".join, zip(labels(shape, start, stop), *columns, strict=True))
+            file.write(f"{before}{separator.join(rows)}\n")
+
+
+_ROWS: Final = 1 << 12
+"""How many rows are put together at a time: as many as stay in a processor's cache."""
+
+
+def _row(*cells: str) -> str:
+    """Return a row, with its line end, in which cells are quoted where they have to be."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(cells)
+    return line.getvalue()
 
 
 def cell(name: str) -> str:
@@ -81,10 +92,6 @@ def _column(array: Array | None, start: int, stop: int) -> list[str]:
     """The cells of a role; empty ones where there is no array or it has fewer elements."""
     texts = [] if array is None else shortest(array.reshape(-1)[start:stop])
     return texts + [""] * (stop - start - len(texts))
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    return math.prod(shape)
 
 
 _LARGEST: Final = 1 << 30
@@ -171,7 +178,7 @@ def layer_of(
     A cell is a text or a number; an empty text or None where there is none.
     """
     shape = _shape(table, where)
-    ordered = [table[channel] for channel in labels(shape, 0, math.prod(shape))]
+    ordered = [table[channel] for channel in labels(shape, 0, prod(shape))]
     layer = {}
     for place, role in enumerate(roles):
         cells = [row[place] for _, row in ordered]
@@ -200,9 +207,9 @@ def _shape(table: Mapping[str, object], where: str) -> tuple[int, ...]:
     if len(ranks) > 1:
         raise DamagedError(where, "its channels are of different dimensions")
     shape = tuple(max(sizes) + 1 for sizes in zip(*indices, strict=True))
-    if math.prod(shape) > _MOST_CHANNELS:
-        raise DamagedError(where, f"claims {math.prod(shape)} channels")
-    for label in labels(shape, 0, min(math.prod(shape), len(table) + 1)):
+    if prod(shape) > _MOST_CHANNELS:
+        raise DamagedError(where, f"claims {prod(shape)} channels")
+    for label in labels(shape, 0, min(prod(shape), len(table) + 1)):
         if label not in table:
             raise DamagedError(where, f"channel {label} is missing")
     return shape

@@ -19,13 +19,11 @@ from bnstat.exchange.form import NAMINGS, PARTS_FOLDED, PLAIN, Form
 from bnstat.exchange.values import Document, Given, refused_folded
 from bnstat.formats.dtypes import numpy_dtype
 from bnstat.model import ROLES, Array, BatchNorm, Model, Variable, printable
-from bnstat.output.numbers import WORDS, chunks, shortest
+from bnstat.output.numbers import CHUNK, nested_json
 from bnstat.storage.files import File
 
 SCHEMA: Final = 1
 """The version of the form."""
-
-_WORDS = {word: text if text in ("true", "false") else f'"{text}"' for word, text in WORDS.items()}
 
 
 def dump(
@@ -164,34 +162,22 @@ def _variable(variable: Variable, array: Array | None, name: str | None = None) 
 
 
 def _values(array: Array) -> Iterator[str]:
-    """The elements, nested as the shape says, a chunk at a time."""
-    if not array.size or not array.ndim:
-        yield "[]" if array.ndim else shortest(array.reshape(-1), _WORDS)[0]
+    """Yield the elements, nested as the shape says, in pieces of about `CHUNK` elements."""
+    if not array.ndim:
+        yield nested_json(array.reshape(1))[1:-1]
         return
-    start = 0
-    for chunk in chunks(array):
-        texts = _nested(shortest(chunk, _WORDS), start, array.shape)
-        yield f"{', ' if start else '['}{', '.join(texts)}"
-        start += chunk.size
+    if not array.size:
+        yield "[]"
+        return
+    row_size = array.size // len(array)
+    rows = max(1, CHUNK // row_size)
+    for start in range(0, len(array), rows):
+        yield ", " if start else "["
+        if row_size > CHUNK:
+            yield from _values(array[start])
+        else:
+            yield nested_json(array[start : start + rows])[1:-1]
     yield "]"
-
-
-def _nested(texts: list[str], start: int, shape: tuple[int, ...]) -> list[str]:
-    """The elements from position `start` on, with the brackets of all lists but the outermost.
-
-    A list begins before each element whose position is a multiple of the list's number of
-    elements, and ends after each element that is followed by such a position.
-    """
-    sizes = [math.prod(shape[axis:]) for axis in range(1, len(shape))]
-    if not sizes:
-        return texts
-    positions = np.arange(start, start + len(texts))[:, np.newaxis]
-    begin = (positions % sizes == 0).sum(axis=1).tolist()
-    end = ((positions + 1) % sizes == 0).sum(axis=1).tolist()
-    return [
-        "[" * before + text + "]" * after
-        for before, text, after in zip(begin, texts, end, strict=True)
-    ]
 
 
 _LARGEST: Final = 1 << 30

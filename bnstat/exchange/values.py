@@ -16,7 +16,7 @@ from bnstat.output.numbers import WORDS, labels
 
 _NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,9})?", re.ASCII)
 _LONGEST: Final = 1000
-_WORDS: Final = frozenset(word for word in WORDS.values() if word not in ("true", "false"))
+_WORDS: Final = frozenset(WORDS.values())
 
 
 def nearest(texts: Array, dtype: np.dtype[np.generic], where: str) -> Array:
