@@ -12,9 +12,8 @@ import pytest
 import tensorflow as tf
 
 import bnstat
-from bnstat.exchange import form
 from bnstat.exchange import safetensors as safetensors_export
-from bnstat.exchange.form import Form
+from bnstat.exchange.naming import ExportOptions, read_name_map, write_name_map
 from bnstat.model import ROLES, Model
 from tests.builders import converted
 from tests.builders.converted import EPSILON, NORMS
@@ -196,11 +195,13 @@ def test_exports_have_the_names_of_their_counterparts(
     other, written = ports[others[names]], tmp_path / "m.safetensors"
     difference = bnstat.diff(ports["h5"], other, epsilon=EPSILON)
     with (tmp_path / "names.csv").open("w") as file:
-        form.dump(difference, other, file)
-    renamed = form.read(str(tmp_path / "names.csv"), ports["h5"].layers)
+        write_name_map(difference, other, file)
+    renamed = read_name_map(str(tmp_path / "names.csv"), ports["h5"].layers)
     layers = [ports["h5"][layer.old] for layer in difference.layers]
     with written.open("wb") as target:
-        safetensors_export.dump(ports["h5"].select(layers), target, Form(names, renamed=renamed))
+        safetensors_export.dump(
+            ports["h5"].select(layers), target, ExportOptions(names, renamed=renamed)
+        )
     tensors = safetensors.load_file(written)
     if names == "pytorch":
         module = converted.torch_module(network)

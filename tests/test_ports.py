@@ -13,7 +13,7 @@ import pytest
 
 import bnstat
 from bnstat.exchange import safetensors
-from bnstat.exchange.form import Form
+from bnstat.exchange.naming import ExportOptions
 from bnstat.model import ROLES, Model
 
 onnx = pytest.importorskip("onnx", reason="the onnx package writes the ONNX files")
@@ -129,7 +129,7 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
         "folded": write_onnx(folder / "f.onnx", arrays, "folded"),
     }
     with paths["safetensors"].open("wb") as file:
-        safetensors.dump(bnstat.load(paths["pytorch"]), file, Form("pytorch"))
+        safetensors.dump(bnstat.load(paths["pytorch"]), file, ExportOptions("pytorch"))
     return {name: bnstat.load(path) for name, path in paths.items()}
 
 

@@ -101,10 +101,10 @@ def command(
 
     difference = diff(*models, rtol=rtol, atol=atol, tolerance=tolerance, epsilon=epsilon)
     if as_map:
-        from bnstat.exchange import form
+        from bnstat.exchange.naming import write_name_map
 
         with open_text(output) as file:
-            form.dump(difference, models[1], file)
+            write_name_map(difference, models[1], file)
     elif as_json:
         from bnstat.output.results import differences as differences_json
 

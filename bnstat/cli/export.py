@@ -5,39 +5,26 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
 
 import click
 
 from bnstat.cli import options
+from bnstat.exchange.registry import FORMATS, ExportFormat
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from bnstat.exchange.form import Form
-    from bnstat.model import BatchNorm, Model
-
-    Track = Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]]
-
-
-_FORMATS = ("json", "csv", "npz", "safetensors", "parquet")
-_BINARY = ("npz", "safetensors", "parquet")
 _NAMES = ("keras", "pytorch", "onnx", "flax")
 
 
-_EPILOG = """\b
-Forms:
-  JSON  one object; its schema is schema.json in bnstat/exchange.
-        Numbers read back to the stored bits; NaN and infinities are strings.
-  CSV   one row per channel: layer, channel, gamma, beta, moving_mean,
-        moving_variance. If variables have several dimensions, a channel is
-        one index per dimension, such as 0:3:1. A layer name that a
-        spreadsheet would run as a formula gets a ' before it.
-  NPZ   keys LAYER/ROLE, for numpy.load. bfloat16 becomes float32, exactly.
-  safetensors
-        the same keys, with every type as it is stored.
-  parquet
-        the table of CSV; needs pyarrow (pip install pyarrow).
+def _described(row: ExportFormat) -> str:
+    """Return the lines of the help about a format, with a hanging indent."""
+    separator = "\n" + " " * 8
+    start = f"  {row.title:4}  " if len(row.title) <= 4 else f"  {row.title}{separator}"
+    return start + row.content.replace("\n", separator)
+
+
+_EPILOG = (
+    "\n".join(["\b", "Forms:", *map(_described, FORMATS)])
+    + """
 
 \b
 Examples:
@@ -47,17 +34,25 @@ Examples:
   bnstat export model.keras --names pytorch -o port.safetensors
   bnstat export model.keras --folded --csv
 """
+)
+
+
+def _flags(command: Callable[..., int]) -> Callable[..., int]:
+    """Add an option for each format that has one."""
+    for row in reversed(FORMATS):
+        if row.flag:
+            name = f"as_{row.name}"
+            command = click.option(f"--{row.name}", name, is_flag=True, help=row.flag)(command)
+    return command
 
 
 @click.command("export", epilog=_EPILOG)
 @options.path
-@click.option("--json", "as_json", is_flag=True, help="Write JSON, losslessly. The default.")
-@click.option("--csv", "as_csv", is_flag=True, help="Write CSV: one row per channel.")
-@click.option("--npz", "as_npz", is_flag=True, help="Write NPZ, NumPy's archive of arrays.")
+@_flags
 @click.option(
     "--format",
-    "form",
-    type=click.Choice(_FORMATS),
+    "chosen",
+    type=click.Choice([row.name for row in FORMATS]),
     help="Write this format. Default: by the ending of FILE, else JSON.",
 )
 @click.option(
@@ -90,10 +85,7 @@ Examples:
 @options.quiet
 def command(
     path: str,
-    as_json: bool,
-    as_csv: bool,
-    as_npz: bool,
-    form: str | None,
+    chosen: str | None,
     names: str | None,
     map_file: str | None,
     folded: bool,
@@ -103,6 +95,7 @@ def command(
     no_values: bool,
     reading: options.Reading,
     quiet: bool,
+    **flags: bool,
 ) -> int:
     """Write every value of every batch-norm layer of the model at PATH.
 
@@ -110,72 +103,40 @@ def command(
     any of its files, or a URL of these (s3://, gs://, az://, hf://, https://). The default is the
     current folder. Without --format, --json, --csv or --npz the ending of FILE decides the format.
     """
-    kind = _form((as_json, as_csv, as_npz), form, output)
-    if no_values and (kind != "json" or folded):
-        what = "scale and shift" if folded else kind.upper()
+    row = _format(flags, chosen, output)
+    if no_values and (row.name != "json" or folded):
+        what = "scale and shift" if folded else row.name.upper()
         raise click.UsageError(f"--no-values leaves nothing to write as {what}: use --json")
     if epsilon is not None and not folded:
         raise click.UsageError("--epsilon is of --folded: the roles are written as they are")
-    if kind in _BINARY and output == "-" and sys.stdout is not None and sys.stdout.isatty():
+    if row.is_binary and output == "-" and sys.stdout is not None and sys.stdout.isatty():
         raise click.UsageError(
-            f"{kind.upper()} is not for a terminal: name a file with -o, or use a pipe"
+            f"{row.name.upper()} is not for a terminal: name a file with -o, or use a pipe"
         )
     model = reading.load(path, layers, values=not no_values, quiet=quiet)
     options.tell([model], quiet)
 
-    from bnstat.exchange.form import Form
-    from bnstat.output.sink import writes_to_terminal
+    from bnstat.exchange.naming import ExportOptions, read_name_map
+    from bnstat.output.sink import open_binary, open_text, writes_to_terminal
     from bnstat.output.terminal.screen import track
 
-    renamed = {}
-    if map_file is not None:
-        from bnstat.exchange import form as renaming
-
-        renamed = dict(renaming.read(map_file, model.layers))
-    wanted = Form(names, folded, epsilon, renamed)
+    renamed = {} if map_file is None else read_name_map(map_file, model.layers)
+    wanted = ExportOptions(names, folded, epsilon, renamed, not no_values)
     wanted.check(model.layers)
     tracked = functools.partial(track, what="exporting", hidden=quiet or writes_to_terminal(output))
-    _write(model, kind, wanted, not no_values, tracked, output)
+    with open_binary(output) if row.is_binary else open_text(output) as file:
+        row.module.dump(model, file, wanted, track=tracked)
     return options.answer(model, quiet)
 
 
-def _write(model: Model, kind: str, form: Form, values: bool, track: Track, output: str) -> None:
-    from bnstat.output.sink import open_binary, open_text
-
-    if kind == "npz":
-        from bnstat.exchange import npz
-
-        with open_binary(output) as binary:
-            npz.dump(model, binary, form, track=track)
-    elif kind == "safetensors":
-        from bnstat.exchange import safetensors
-
-        with open_binary(output) as binary:
-            safetensors.dump(model, binary, form, track=track)
-    elif kind == "parquet":
-        from bnstat.exchange import parquet
-
-        with open_binary(output) as binary:
-            parquet.dump(model, binary, form, track=track)
-    elif kind == "csv":
-        from bnstat.exchange import csv
-
-        with open_text(output) as text:
-            csv.dump(model, text, form, track=track)
-    else:
-        from bnstat.exchange import json
-
-        with open_text(output) as text:
-            json.dump(model, text, values, form, track=track)
-
-
-def _form(flags: tuple[bool, ...], chosen: str | None, output: str) -> str:
-    """The form that the flags ask for, else the one of the file's ending, else JSON."""
-    asked = [f"--{form}" for form, flag in zip(_FORMATS, flags, strict=False) if flag]
-    asked += [f"--format {chosen}"] if chosen else []
-    if len(asked) > 1:
-        raise click.UsageError(f"{' and '.join(asked)}: choose one")
-    if asked:
-        return chosen or asked[0].removeprefix("--")
+def _format(flags: Mapping[str, bool], chosen: str | None, output: str) -> ExportFormat:
+    """Return the format that an option chooses, else the ending of the file, else the default."""
+    by_name = {row.name: row for row in FORMATS}
+    options_given = [f"--{name}" for name in by_name if flags.get(f"as_{name}")]
+    options_given += [f"--format {chosen}"] if chosen else []
+    if len(options_given) > 1:
+        raise click.UsageError(f"{' and '.join(options_given)}: choose one")
+    if options_given:
+        return by_name[chosen or options_given[0].removeprefix("--")]
     ending = os.path.splitext(output)[1][1:].lower()
-    return ending if ending in _FORMATS else "json"
+    return by_name.get(ending, FORMATS[0])

@@ -1,73 +1,75 @@
-"""A model as CSV (RFC 4180, but for plain line ends): one row a channel.
+"""The values of a model as CSV (RFC 4180, with plain line ends): one row per channel.
 
-The columns are `layer`, `channel`, `gamma`, `beta`, `moving_mean` and `moving_variance`, or what
-another form has in their place. A cell is empty where the layer lacks the role.
-`channel` is the index of the channel, or, in a layer whose
-variables are no vectors, the index in each dimension: `0:3:1` (see `bnstat.output.numbers`).
-Numbers are the shortest that read back to the stored bits.
+The columns are `layer`, `channel` and one for each role, such as `gamma`. A cell is empty if the
+layer lacks the role. `channel` is the index of the channel or, if the variables of the layer have
+several dimensions, one index per dimension: `0:3:1` (see `bnstat.output.numbers`). Numbers are the
+shortest that read back to the stored bits.
 
-A spreadsheet takes a cell that begins with `=`, `+`, `-` or `@` as a formula: a layer's name that
-does so gets an apostrophe before it. Characters that are not printable are written as escapes.
+A spreadsheet runs a cell that begins with `=`, `+`, `-` or `@` as a formula, so a layer name that
+begins so gets an apostrophe before it. Characters that are not printable are written as escapes.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import repeat
+from math import prod
 from typing import IO, Any, Final
 
 import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError
-from bnstat.exchange.form import NAMINGS, PARTS_FOLDED, PLAIN, Form, Naming
+from bnstat.exchange.naming import DEFAULTS, NAMINGS, PARTS_FOLDED, ExportOptions
 from bnstat.exchange.values import Document, Given, refused_folded
 from bnstat.model import ROLES, Array, BatchNorm, Model, printable
-from bnstat.output.numbers import CHUNK, labels, shortest
+from bnstat.output.numbers import labels, shortest
 from bnstat.storage.files import File
 
 _FORMULA: Final = ("=", "+", "-", "@")
 _LONGEST_NAME: Final = 32767
-"""The longest text that a spreadsheet's cell holds. Names are repeated on every row."""
+"""Characters that fit into a cell of a spreadsheet. Names are repeated on every row."""
+_ROWS: Final = 1 << 12
+"""Rows that are put together at a time: few enough for the processor's cache."""
 
 
 def dump(
     model: Model,
     file: IO[str],
-    form: Form = PLAIN,
+    options: ExportOptions = DEFAULTS,
     *,
     track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
 ) -> None:
-    """Write a model as CSV.
+    """Write a model as CSV to a text file that was opened with `newline=""`.
 
-    Args:
-        model: what to write.
-        file: open for writing text, with `newline=""`.
-        form: what is written, and under which names.
-        track: passes the layers on, such as to show progress.
+    `track` passes the layers on, for example to show progress.
 
     Raises:
         BnstatError: a variable cannot be read, or a layer's name is too long for a cell.
     """
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("layer", "channel", *form.labels))
+    file.write(_row("layer", "channel", *options.labels))
     for layer in track(model.layers):
-        name = cell(form.name(layer))
-        arrays = [form.array(layer, part) for part in form.parts]
-        shape = max((array.shape for array in arrays if array is not None), key=_size, default=(0,))
-        for start in range(0, _size(shape), CHUNK):
-            stop = min(start + CHUNK, _size(shape))
+        start_of_row = _row(cell(options.name(layer)), "").removesuffix("\n")
+        separator = f"\n{start_of_row}"
+        arrays = [options.array(layer, part) for part in options.parts]
+        shape = largest_shape(arrays)
+        for start in range(0, prod(shape), _ROWS):
+            stop = min(start + _ROWS, prod(shape))
             columns = [_column(array, start, stop) for array in arrays]
-            writer.writerows(zip(repeat(name), labels(shape, start, stop), *columns, strict=False))
+            rows = map(",".join, zip(labels(shape, start, stop), *columns, strict=True))
+            file.write(f"{start_of_row}{separator.join(rows)}\n")
+
+
+def largest_shape(arrays: Iterable[Array | None]) -> tuple[int, ...]:
+    """Return the shape with the most elements, which has all channels of a layer."""
+    return max((array.shape for array in arrays if array is not None), key=prod, default=(0,))
 
 
 def cell(name: str) -> str:
-    """A name as the text of a cell that neither a spreadsheet nor a terminal acts on.
+    """Return a name as the text of a cell that neither a spreadsheet nor a terminal acts on.
 
     Raises:
-        UnsupportedError: it is longer than a spreadsheet's cell can be.
+        UnsupportedError: the name is longer than a cell of a spreadsheet can be.
     """
     text = printable(name[: _LONGEST_NAME + 1])
     if len(text) > _LONGEST_NAME:
@@ -77,111 +79,128 @@ def cell(name: str) -> str:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
+def _row(*cells: str) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(cells)
+    return line.getvalue()
+
+
 def _column(array: Array | None, start: int, stop: int) -> list[str]:
-    """The cells of a role; empty ones where there is no array or it has fewer elements."""
     texts = [] if array is None else shortest(array.reshape(-1)[start:stop])
     return texts + [""] * (stop - start - len(texts))
 
 
-def _size(shape: tuple[int, ...]) -> int:
-    return math.prod(shape)
-
-
-_LARGEST: Final = 1 << 30
 _MOST_CHANNELS: Final = 1 << 40
 _BOM: Final = b"\xef\xbb\xbf"
 
 
-def is_csv(file: File) -> bool:
-    """Whether a file starts with a line that names the columns of such a CSV."""
+def matches(file: File) -> bool:
+    """Return True if the first line of a file names the columns of such a table."""
     first = file.head(4096).removeprefix(_BOM).splitlines()
     columns = {name.strip().strip(b'"') for name in first[0].split(b",")} if first else set()
     return {b"layer", b"channel"} <= columns
 
 
 def read(file: File) -> Document:
-    """The values in a file of that form.
+    """Read the values in a CSV file.
 
     Raises:
-        DamagedError: it is no such CSV.
-        UnsupportedError: it is too large.
+        DamagedError: the file is not valid CSV, or not such a table.
     """
-    if file.size > _LARGEST:
-        raise UnsupportedError(file.path, "is too large for CSV", "use NPZ")
     try:
         text = file.read().removeprefix(_BOM).decode()
     except UnicodeDecodeError as error:
         raise DamagedError(file.path, f"is not UTF-8 at byte {error.start}") from error
-    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-    tables: dict[str, dict[str, tuple[int, list[str]]]] = {}
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        names = next(rows)
-        naming = naming_of(names)
-        roles, layer_at, channel_at, width = header(names, naming, file.path)
-        for row in rows:
-            where = f"{file.path}, line {rows.line_num}"
-            if len(row) != width:
-                if not row:
-                    continue
-                raise DamagedError(where, f"has {len(row)} cells, the first line has {width}")
-            table = tables.setdefault(row[layer_at], {})
-            channel = row[channel_at].strip()
-            if channel in table:
-                raise DamagedError(where, f"channel {channel[:40]!r} is there a second time")
-            table[channel] = rows.line_num, [row[at].strip() for at in roles.values()]
+        columns = next(lines)
+        rows = ((f"line {lines.line_num}", row) for row in lines if row)
+        return read_table(file.path, columns, rows, cell)
     except csv.Error as error:
-        raise DamagedError(f"{file.path}, line {rows.line_num}", f"is not CSV: {error}") from error
+        where = f"{file.path}, line {lines.line_num}"
+        raise DamagedError(where, f"is not valid CSV ({error})") from error
+
+
+def read_table(
+    path: str,
+    columns: Sequence[str],
+    rows: Iterable[tuple[str, Sequence[object]]],
+    as_cell: Callable[[str], str],
+) -> Document:
+    """Read the values in a table with one row per channel.
+
+    Args:
+        path: the path of the file, for messages.
+        columns: the names of the columns, of any framework.
+        rows: each row with its place, such as `line 2`. Numbers may be text.
+        as_cell: returns the text that `dump` writes for a layer's name.
+
+    Raises:
+        DamagedError: the table is not one that `dump` writes.
+        UnsupportedError: the table has scale and shift, which no variable stores.
+    """
+    names = [name.strip() for name in columns]
+    if {*PARTS_FOLDED} <= {*names}:
+        raise refused_folded(path)
+    naming = max(NAMINGS.values(), key=lambda naming: len({*names} & {*map(naming.label, ROLES)}))
+    by_label = {naming.label(role): role for role in ROLES}
+    names = [by_label.get(name, name) for name in names]
+    known = ("layer", "channel", *ROLES)
+    for name in names:
+        if name not in known:
+            raise DamagedError(
+                f"{path}, line 1", f"column {name[:40]!r} is not one of {', '.join(known)}"
+            )
+        if names.count(name) > 1:
+            raise DamagedError(f"{path}, line 1", f"has two columns {name!r}")
+    layer_at, channel_at = names.index("layer"), names.index("channel")
+    roles = {name: at for at, name in enumerate(names) if name in ROLES}
+    tables: dict[str, dict[str, tuple[str, list[str | float | None]]]] = {}
+    for place, row in rows:
+        where = f"{path}, {place}"
+        if len(row) != len(names):
+            raise DamagedError(where, f"has {len(row)} cells, but there are {len(names)} columns")
+        layer, channel = row[layer_at], row[channel_at]
+        if not isinstance(layer, str) or not isinstance(channel, str):
+            raise DamagedError(where, "has no layer or no channel")
+        table = tables.setdefault(layer, {})
+        if (channel := channel.strip()) in table:
+            raise DamagedError(where, f"channel {channel[:40]!r} is listed a second time")
+        table[channel] = place, [_number(row[at], where) for at in roles.values()]
     layers = {
-        name: layer_of(tuple(roles), table, f"{file.path}, {printable(name[:200])}")
+        name: _layer(tuple(roles), table, f"{path}, {printable(name[:200])}")
         for name, table in tables.items()
     }
-    return Document(file.path, "CSV", layers, lambda name: cell(naming.spelt(name)))
+    return Document(path, layers, lambda name: as_cell(naming.spell(name)))
 
 
-def naming_of(names: Sequence[str]) -> Naming:
-    """The framework that most of the columns are named by."""
-    columns = {name.strip() for name in names}
-    return max(NAMINGS.values(), key=lambda one: len(columns & {*map(one.label, ROLES)}))
+def _number(value: object, where: str) -> str | float | None:
+    """Return a cell's number, as text if it was stored as such; None for an empty cell."""
+    if isinstance(value, str):
+        return value.strip() or None
+    if value is None or isinstance(value, float):
+        return value
+    raise DamagedError(where, "has a cell that is not a number")
 
 
-def header(names: Sequence[str], naming: Naming, path: str) -> tuple[dict[str, int], int, int, int]:
-    """Role -> column, then the columns of layer and channel, and the number of columns."""
-    columns = [name.strip() for name in names]
-    words = {naming.label(role): role for role in ROLES}
-    if {*PARTS_FOLDED} <= {*columns}:
-        raise refused_folded(path)
-    columns = [words.get(name, name) for name in columns]
-    for name in columns:
-        if name not in ("layer", "channel", *ROLES):
-            known = ", ".join(("layer", "channel", *ROLES))
-            raise DamagedError(
-                f"{path}, line 1", f"column {name[:40]!r} is not known", f"there may be {known}"
-            )
-        if columns.count(name) > 1:
-            raise DamagedError(f"{path}, line 1", f"column {name!r} is there twice")
-    roles = {name: at for at, name in enumerate(columns) if name in ROLES}
-    return roles, columns.index("layer"), columns.index("channel"), len(columns)
-
-
-def layer_of(
-    roles: Sequence[str], table: Mapping[str, tuple[int, Sequence[Any]]], where: str
-) -> Mapping[str, Given]:
-    """Return the values of a layer from its rows: channel -> number of the row and its cells.
-
-    A cell is a text or a number; an empty text or None where there is none.
-    """
+def _layer(
+    roles: Sequence[str],
+    table: Mapping[str, tuple[str, Sequence[str | float | None]]],
+    where: str,
+) -> dict[str, Given]:
+    """Return the values of a layer's roles from its rows: channel -> place and numbers."""
     shape = _shape(table, where)
-    ordered = [table[channel] for channel in labels(shape, 0, math.prod(shape))]
+    rows = [table[channel] for channel in labels(shape, 0, prod(shape))]
     layer = {}
-    for place, role in enumerate(roles):
-        cells = [row[place] for _, row in ordered]
-        # A role with fewer elements than the others leaves the last cells empty.
-        filled = [cell for cell in cells if cell not in ("", None)]
+    for column, role in enumerate(roles):
+        cells = [numbers[column] for _, numbers in rows]
+        # If a role has fewer elements than others, its last cells are empty.
+        filled: list[Any] = [number for number in cells if number is not None]
         if not filled:
             continue
         if cells[: len(filled)] != filled or (len(filled) < len(cells) and len(shape) > 1):
-            line = next(row[0] for row in ordered if row[1][place] in ("", None))
-            raise DamagedError(where, f"{role} is empty in line {line}, but not in all lines")
+            place = rows[cells.index(None)][0]
+            raise DamagedError(where, f"{role} is empty in {place}, but not in all of the layer")
         array = np.empty(len(filled), object if isinstance(filled[0], str) else np.float64)
         array[:] = filled
         layer[role] = Given(array.reshape(shape if len(shape) > 1 else -1), any_rank=True)
@@ -189,20 +208,19 @@ def layer_of(
 
 
 def _shape(table: Mapping[str, object], where: str) -> tuple[int, ...]:
-    """The shape of which a layer has all channels."""
+    """Return the shape of a layer's variables; all its channels must be there."""
     indices = []
     for channel in table:
         parts = channel.split(":")
         if not all(part.isascii() and part.isdecimal() and len(part) < 10 for part in parts):
             raise DamagedError(where, f"{channel[:40]!r} is not a channel")
         indices.append(tuple(map(int, parts)))
-    ranks = {len(index) for index in indices}
-    if len(ranks) > 1:
-        raise DamagedError(where, "its channels are of different dimensions")
+    if len({len(index) for index in indices}) > 1:
+        raise DamagedError(where, "some channels have more indices than others")
     shape = tuple(max(sizes) + 1 for sizes in zip(*indices, strict=True))
-    if math.prod(shape) > _MOST_CHANNELS:
-        raise DamagedError(where, f"claims {math.prod(shape)} channels")
-    for label in labels(shape, 0, min(math.prod(shape), len(table) + 1)):
+    if prod(shape) > _MOST_CHANNELS:
+        raise DamagedError(where, f"claims {prod(shape)} channels")
+    for label in labels(shape, 0, min(prod(shape), len(table) + 1)):
         if label not in table:
             raise DamagedError(where, f"channel {label} is missing")
     return shape

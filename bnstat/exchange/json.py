@@ -1,8 +1,8 @@
-"""A model as JSON, losslessly; `schema.json` beside this module describes it.
+"""The values of a model as JSON, losslessly; `schema.json` beside this module describes the form.
 
 Numbers are the shortest that read back to the stored bits; NaN and the infinities are strings.
-`values` is nested as `shape` says, but for tensors without elements, which are `[]`. Characters
-that are not printable are written as escapes.
+`values` is nested as `shape` says, except that a tensor without elements is `[]`. Characters that
+are not printable are written as escapes.
 """
 
 from __future__ import annotations
@@ -15,148 +15,129 @@ from typing import IO, Any, Final
 import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError
-from bnstat.exchange.form import NAMINGS, PARTS_FOLDED, PLAIN, Form
+from bnstat.exchange.naming import DEFAULTS, NAMINGS, PARTS_FOLDED, ExportOptions
 from bnstat.exchange.values import Document, Given, refused_folded
 from bnstat.formats.dtypes import numpy_dtype
 from bnstat.model import ROLES, Array, BatchNorm, Model, Variable, printable
-from bnstat.output.numbers import WORDS, chunks, shortest
+from bnstat.output.numbers import CHUNK, nested_json
 from bnstat.storage.files import File
 
-SCHEMA: Final = 1
+_SCHEMA: Final = 1
 """The version of the form."""
-
-_WORDS = {word: text if text in ("true", "false") else f'"{text}"' for word, text in WORDS.items()}
 
 
 def dump(
     model: Model,
     file: IO[str],
-    values: bool = True,
-    form: Form = PLAIN,
+    options: ExportOptions = DEFAULTS,
     *,
     track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
 ) -> None:
-    """Write a model as JSON.
+    """Write a model as JSON to a text file whose encoding has all of Unicode.
 
-    Args:
-        model: what to write.
-        file: open for writing text in any encoding that has all of Unicode.
-        values: whether to write the values, or names, shapes and dtypes alone.
-        form: what is written, and what other frameworks call it.
-        track: passes the layers on, such as to show progress.
+    `track` passes the layers on, for example to show progress.
 
     Raises:
         BnstatError: a variable cannot be read.
     """
-    names = f' "names": {encode(form.names)},\n' if form.names else ""
-    source = _object(_source(model))
-    file.write(f'{{"schema": {SCHEMA},\n{names} "source": {source},\n "layers": [')
-    separator = "\n"
-    for layer in track(model.layers):
-        file.write(separator)
-        for piece in _folded(layer, form) if form.folded else _layer(layer, values, form):
-            file.write(piece)
-        separator = ",\n"
+    source = model.source
+    described = _members(
+        path=source.path,
+        format=source.format,
+        checkpoint=source.checkpoint,
+        step=source.step,
+        writer=source.writer,
+    )
+    names = f' "names": {encode(options.names)},\n' if options.names else ""
+    file.write(f'{{"schema": {_SCHEMA},\n{names} "source": {{{described}}},\n "layers": [')
+    _write_layers(track(model.layers), file, options)
     file.write("]")
-    separator = ',\n "undecided": [\n'
-    undecided = () if form.folded else model.undecided
-    for layer in undecided:
+    if model.undecided and not options.folded:
+        file.write(',\n "undecided": [')
+        _write_layers(model.undecided, file, options)
+        file.write("]")
+    file.write("}\n")
+
+
+def _write_layers(layers: Iterable[BatchNorm], file: IO[str], options: ExportOptions) -> None:
+    separator = "\n"
+    for layer in layers:
         file.write(separator)
-        for piece in _layer(layer, values, form):
+        for piece in _folded(layer, options) if options.folded else _layer(layer, options):
             file.write(piece)
         separator = ",\n"
-    file.write("]}\n" if undecided else "}\n")
 
 
 def encode(value: object) -> str:
-    """A string, number, bool, None or a sequence of them as JSON."""
+    """Return a string, number, bool, None or a sequence of them as JSON."""
     if isinstance(value, str):
         text = json.dumps(value, ensure_ascii=not value.isprintable())
         return text.replace("\x7f", "\\u007f")
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(encode, value))}]"
     text = json.dumps(value)
-    return f'"{text}"' if text in ("NaN", "Infinity", "-Infinity") else text
+    return f'"{text}"' if text in _WORDS else text
 
 
-def _source(model: Model) -> dict[str, object]:
-    source = model.source
-    return {
-        "path": source.path,
-        "format": source.format,
-        "checkpoint": source.checkpoint,
-        "step": source.step,
-        "writer": source.writer,
-    }
+def _members(**items: object) -> str:
+    return ", ".join(f'"{key}": {encode(value)}' for key, value in items.items())
 
 
-def _object(items: Mapping[str, object]) -> str:
-    return f"{{{_members(items)}}}"
-
-
-def _members(items: Mapping[str, object]) -> str:
-    return ", ".join(f"{encode(key)}: {encode(value)}" for key, value in items.items())
-
-
-def _folded(layer: BatchNorm, form: Form) -> Iterator[str]:
-    """Scale and shift, which no variable of the file holds."""
-    known = {
-        "name": form.name(layer),
-        "channels": layer.channels,
-        "epsilon": form.epsilon_of(layer),
-    }
-    yield f"  {{{_members(known)}"
-    for part in form.parts:
-        array = form.array(layer, part)
+def _folded(layer: BatchNorm, options: ExportOptions) -> Iterator[str]:
+    name, epsilon = options.name(layer), options.epsilon_of(layer)
+    yield f"  {{{_members(name=name, channels=layer.channels, epsilon=epsilon)}"
+    for part in options.parts:
+        array = options.array(layer, part)
         if array is not None:
-            key = encode(form.key(layer, part)) if form.names else None
-            yield f',\n   "{part}": {{'
-            yield f'"name": {key}, ' if key else ""
-            yield _members({"dtype": array.dtype.name, "shape": array.shape})
-            yield ', "values": '
+            named = {"name": options.key(layer, part)} if options.names else {}
+            described = _members(**named, dtype=array.dtype.name, shape=array.shape)
+            yield f',\n   "{part}": {{{described}, "values": '
             yield from _values(array)
             yield "}"
     yield "}"
 
 
-def _layer(layer: BatchNorm, values: bool, form: Form) -> Iterator[str]:
-    known = {
-        "name": form.name(layer),
-        "channels": layer.channels,
-        "epsilon": layer.epsilon,
-        "momentum": form.momentum(layer),
-        "axis": layer.axis,
-        "evidence": layer.evidence,
-    }
-    yield f"  {{{_members(known)}"
+def _layer(layer: BatchNorm, options: ExportOptions) -> Iterator[str]:
+    described = _members(
+        name=options.name(layer),
+        channels=layer.channels,
+        epsilon=layer.epsilon,
+        momentum=options.momentum(layer),
+        axis=layer.axis,
+        evidence=layer.evidence,
+    )
+    yield f"  {{{described}"
     for role in ROLES:
         yield f',\n   "{role}": '
-        array = layer.array(role) if values else None
-        name = form.key(layer, role) if form.names else None
-        variable = layer.variables.get(role)
-        yield from ["null"] if variable is None else _variable(variable, array, name)
+        if role in layer.variables:
+            array = layer.array(role) if options.values else None
+            named = {"name": options.key(layer, role)} if options.names else {}
+            yield from _variable(layer.variables[role], array, **named)
+        else:
+            yield "null"
     yield f',\n   "trainable": {encode(layer.trainable)}'
     if layer.extra:
-        yield ',\n   "extra": {'
-        for number, (label, variable) in enumerate(layer.extra.items()):
-            yield f"{', ' if number else ''}{encode(label)}: "
-            yield from _variable(variable, variable.read() if values else None)
+        separator = ',\n   "extra": {'
+        for label, variable in layer.extra.items():
+            yield f"{separator}{encode(label)}: "
+            yield from _variable(variable, variable.read() if options.values else None)
+            separator = ", "
         yield "}"
     if layer.undecided:
-        yield ',\n   "undecided": ['
-        for number, variable in enumerate(layer.undecided):
-            yield ", " if number else ""
-            yield from _variable(variable, variable.read() if values else None)
+        separator = ',\n   "undecided": ['
+        for variable in layer.undecided:
+            yield separator
+            yield from _variable(variable, variable.read() if options.values else None)
+            separator = ", "
         yield "]"
     if layer.notes:
         yield f',\n   "notes": {encode(list(layer.notes))}'
     yield "}"
 
 
-def _variable(variable: Variable, array: Array | None, name: str | None = None) -> Iterator[str]:
-    known = {"variable": variable.key, "dtype": variable.dtype, "shape": variable.shape}
-    named = {} if name is None else {"name": name}
-    yield f"{{{_members({**named, **known})}"
+def _variable(variable: Variable, array: Array | None, **named: str) -> Iterator[str]:
+    described = {"variable": variable.key, "dtype": variable.dtype, "shape": variable.shape}
+    yield f"{{{_members(**named, **described)}"
     if array is not None:
         yield ', "values": '
         yield from _values(array)
@@ -164,45 +145,32 @@ def _variable(variable: Variable, array: Array | None, name: str | None = None) 
 
 
 def _values(array: Array) -> Iterator[str]:
-    """The elements, nested as the shape says, a chunk at a time."""
-    if not array.size or not array.ndim:
-        yield "[]" if array.ndim else shortest(array.reshape(-1), _WORDS)[0]
+    """Yield the elements, nested as the shape says, in pieces of about `CHUNK` elements."""
+    if not array.ndim:
+        yield nested_json(array.reshape(1))[1:-1]
         return
-    start = 0
-    for chunk in chunks(array):
-        texts = _nested(shortest(chunk, _WORDS), start, array.shape)
-        yield f"{', ' if start else '['}{', '.join(texts)}"
-        start += chunk.size
+    if not array.size:
+        yield "[]"
+        return
+    row_size = array.size // len(array)
+    rows = max(1, CHUNK // row_size)
+    for start in range(0, len(array), rows):
+        yield ", " if start else "["
+        if row_size > CHUNK:
+            yield from _values(array[start])
+        else:
+            yield nested_json(array[start : start + rows])[1:-1]
     yield "]"
 
 
-def _nested(texts: list[str], start: int, shape: tuple[int, ...]) -> list[str]:
-    """The elements from position `start` on, with the brackets of all lists but the outermost.
-
-    A list begins before each element whose position is a multiple of the list's number of
-    elements, and ends after each element that is followed by such a position.
-    """
-    sizes = [math.prod(shape[axis:]) for axis in range(1, len(shape))]
-    if not sizes:
-        return texts
-    positions = np.arange(start, start + len(texts))[:, np.newaxis]
-    begin = (positions % sizes == 0).sum(axis=1).tolist()
-    end = ((positions + 1) % sizes == 0).sum(axis=1).tolist()
-    return [
-        "[" * before + text + "]" * after
-        for before, text, after in zip(begin, texts, end, strict=True)
-    ]
-
-
-_LARGEST: Final = 1 << 30
 _DOCUMENT: Final = {"schema", "source", "layers", "undecided", "names"}
 _LAYER: Final = {
     "name", "channels", "epsilon", "momentum", "axis", "evidence", "trainable", "extra",
     "undecided", "notes", *ROLES,
 }  # fmt: skip
-_FOLDED: Final = frozenset(PARTS_FOLDED)
-_ROLE: Final = {"name", "variable", "dtype", "shape", "values"}
-_JSON_WORDS: Final = {"NaN", "Infinity", "-Infinity"}
+_VARIABLE: Final = {"name", "variable", "dtype", "shape", "values"}
+_WORDS: Final = {"NaN", "Infinity", "-Infinity"}
+_MOST_DIMS: Final = 32
 
 
 class _Number(str):
@@ -211,90 +179,82 @@ class _Number(str):
     __slots__ = ()
 
 
-def is_json(file: File) -> bool:
-    """Whether a file is a JSON object that is no model's index of sharded weights."""
+def matches(file: File) -> bool:
+    """Return True for a JSON object that is not the index of a model's sharded weights."""
     if not file.head(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
         return False
-    return b'"weight_map"' not in file.head(_LARGEST)
+    return b'"weight_map"' not in file.head(file.size)
 
 
 def read(file: File) -> Document:
-    """The values in a file of that form.
+    """Read the values in a JSON file.
 
     Raises:
-        DamagedError: it is no such JSON.
-        UnsupportedError: it is of another version, or too large.
+        DamagedError: the file is not valid JSON, or not such a document.
+        UnsupportedError: the document is of another version.
     """
-    if file.size > _LARGEST:
-        raise UnsupportedError(file.path, "is too large for JSON", "use NPZ")
-    document = _json_object(_parsed(file), _DOCUMENT, file.path, "")
-    if document.get("schema", _Number(SCHEMA)) != _Number(SCHEMA):
-        raise UnsupportedError(file.path, f"schema: is not {SCHEMA}", "export it again")
+    path = file.path
+    document = _object(_parse(file), _DOCUMENT, path, "")
+    if document.get("schema", _Number(_SCHEMA)) != _Number(_SCHEMA):
+        raise UnsupportedError(path, f"schema: is not {_SCHEMA}", "export it again")
     layers: dict[str, Mapping[str, Given]] = {}
-    for key, item in (
-        *_items(document, "layers", file.path, ""),
-        *_items({"undecided": [], **document}, "undecided", file.path, ""),
+    for place, item in (
+        *_items(document, "layers", path),
+        *_items({"undecided": [], **document}, "undecided", path),
     ):
-        if isinstance(item, dict) and not _FOLDED.isdisjoint(item):
-            raise refused_folded(f"{file.path}: {key}")
-        layer = _json_object(item, _LAYER, file.path, key)
+        if isinstance(item, dict) and not item.keys().isdisjoint(PARTS_FOLDED):
+            raise refused_folded(f"{path}: {place}")
+        layer = _object(item, _LAYER, path, place)
         name = layer.get("name")
         if type(name) is not str:
-            raise _wrong(file.path, f"{key}.name", "is not text")
+            raise _wrong(path, f"{place}.name", "is not text")
         if name in layers:
-            raise _wrong(file.path, f"{key}.name", "is the name of an earlier layer too")
-        layers[name] = {
-            role: _json_values(layer[role], file.path, f"{key}.{role}")
+            raise _wrong(path, f"{place}.name", "is the name of an earlier layer too")
+        given = {
+            role: _given(layer[role], path, f"{place}.{role}")
             for role in ROLES
             if layer.get(role) is not None
-        } | _undecided(layer, file.path, key)
+        }
+        for inner, entry in _items({"undecided": [], **layer}, "undecided", path, f"{place}."):
+            key = _object(entry, _VARIABLE, path, inner).get("variable")
+            if type(key) is not str:
+                raise _wrong(path, f"{inner}.variable", "is not text")
+            if key in given or key in ROLES:
+                raise _wrong(path, f"{inner}.variable", "is the key of an earlier variable too")
+            given[key] = _given(entry, path, inner)
+        layers[name] = given
     names = document.get("names", "keras")
     if type(names) is not str or names not in NAMINGS:
-        raise _wrong(file.path, "names", f"is none of {', '.join(NAMINGS)}")
-    return Document(file.path, "JSON", layers, NAMINGS[names].spelt)
+        raise _wrong(path, "names", f"is not one of {', '.join(NAMINGS)}")
+    return Document(path, layers, NAMINGS[names].spell)
 
 
 def _items(
-    document: Mapping[str, Any], member: str, path: str, key: str
+    parent: Mapping[str, Any], member: str, path: str, within: str = ""
 ) -> Iterator[tuple[str, object]]:
-    """Yield the elements of a member that is a list, each with its place."""
-    place = f"{key}.{member}" if key else member
-    listed = document.get(member)
-    if not isinstance(listed, list):
+    """Yield the elements of a member that is a list, each with its place in the document."""
+    place, elements = f"{within}{member}", parent.get(member)
+    if not isinstance(elements, list):
         raise _wrong(path, place, "is not a list")
-    for number, item in enumerate(listed):
-        yield f"{place}[{number}]", item
+    for number, element in enumerate(elements):
+        yield f"{place}[{number}]", element
 
 
-def _undecided(layer: Mapping[str, Any], path: str, key: str) -> dict[str, Given]:
-    """Return the values of a layer's undecided variables by their keys in the model's file."""
-    found: dict[str, Given] = {}
-    for place, item in _items({"undecided": [], **layer}, "undecided", path, key):
-        variable = _json_object(item, _ROLE, path, place).get("variable")
-        if type(variable) is not str:
-            raise _wrong(path, f"{place}.variable", "is not text")
-        if variable in found or variable in ROLES:
-            raise _wrong(path, f"{place}.variable", "is the key of an earlier variable too")
-        found[variable] = _json_values(item, path, place)
-    return found
-
-
-def _parsed(file: File) -> object:
+def _parse(file: File) -> object:
     def members(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        result = dict(pairs)
+        if len(result) < len(pairs):
             names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise DamagedError(file.path, f"has {printable(twice[:80])!r} twice in one object")
-        return found
+            name = next(name for name in names if names.count(name) > 1)
+            raise DamagedError(file.path, f"has {printable(name[:80])!r} twice in one object")
+        return result
 
     def constant(word: str) -> object:
-        raise DamagedError(file.path, f"has a bare {word}", f'write it as a text, "{word}"')
+        raise DamagedError(file.path, f"has a bare {word}", f'write it as text, "{word}"')
 
     try:
-        text = file.read().decode("utf-8-sig")
         parsed: object = json.loads(
-            text,
+            file.read().decode("utf-8-sig"),
             parse_float=_Number,
             parse_int=_Number,
             parse_constant=constant,
@@ -307,73 +267,69 @@ def _parsed(file: File) -> object:
     except UnicodeDecodeError as error:
         raise DamagedError(file.path, f"is not UTF-8 at byte {error.start}") from error
     except RecursionError as error:
-        raise DamagedError(file.path, "is nested beyond reason") from error
+        raise DamagedError(file.path, "is nested too deeply") from error
     return parsed
 
 
-def _json_values(item: object, path: str, key: str) -> Given:
-    role = _json_object(item, _ROLE, path, key)
-    if "values" not in role:
-        raise _wrong(path, f"{key}.values", "is missing", "export without --no-values")
-    dtype = role.get("dtype")
+def _given(item: object, path: str, place: str) -> Given:
+    """Return the values of a variable."""
+    variable = _object(item, _VARIABLE, path, place)
+    if "values" not in variable:
+        raise _wrong(path, f"{place}.values", "is missing", "export without --no-values")
+    dtype, values = variable.get("dtype"), variable["values"]
     if dtype is not None and type(dtype) is not str:
-        raise _wrong(path, f"{key}.dtype", "is not text")
+        raise _wrong(path, f"{place}.dtype", "is not text")
     if dtype is not None:
-        numpy_dtype(dtype, f"{path}: {key}.dtype")
-    shape = _shape(role["shape"], path, f"{key}.shape") if "shape" in role else None
-    if shape is None:
-        shape = tuple(_sizes(role["values"]))
-    if 0 in shape:
-        texts: list[str] = []
-        if role["values"] != []:
-            raise _wrong(path, f"{key}.values", f"is not empty, as shape {list(shape)} would be")
+        numpy_dtype(dtype, f"{path}: {place}.dtype")
+    if "shape" in variable:
+        shape = _shape(variable["shape"], path, f"{place}.shape")
     else:
-        texts = list(_flat(role["values"], shape, path, f"{key}.values"))
+        shape, inner = (), values
+        while isinstance(inner, list):
+            shape, inner = (*shape, len(inner)), inner[0] if inner else None
+        if len(shape) > _MOST_DIMS:
+            raise _wrong(path, f"{place}.values", "has too many dimensions")
+    if 0 in shape and values != []:
+        raise _wrong(path, f"{place}.values", f"is not empty, as shape {list(shape)} requires")
     array = np.empty(math.prod(shape), object)
-    array[:] = texts
+    array[:] = [] if 0 in shape else list(_flat(values, shape, path, f"{place}.values"))
     return Given(array.reshape(shape), dtype)
 
 
-def _shape(item: object, path: str, key: str) -> tuple[int, ...]:
-    sizes = item if isinstance(item, list) else [item]
-    if item is not sizes or not all(isinstance(s, _Number) and s.isdecimal() for s in sizes):
-        raise _wrong(path, key, "is not a list of sizes")
-    if len(sizes) > 32 or sum(map(len, sizes)) > 200:
-        raise _wrong(path, key, "is beyond reason")
+def _shape(sizes: object, path: str, place: str) -> tuple[int, ...]:
+    if not isinstance(sizes, list) or not all(
+        isinstance(size, _Number) and size.isdecimal() for size in sizes
+    ):
+        raise _wrong(path, place, "is not a list of sizes")
+    if len(sizes) > _MOST_DIMS or sum(map(len, sizes)) > 200:
+        raise _wrong(path, place, "is not a possible shape")
     return tuple(map(int, sizes))
 
 
-def _sizes(values: object) -> Iterator[int]:
-    """The shape that nested lists have, going by the first of each."""
-    while isinstance(values, list):
-        yield len(values)
-        values = values[0] if values else None
-
-
-def _flat(values: object, shape: tuple[int, ...], path: str, key: str) -> Iterator[str]:
-    """The texts of nested lists of that shape, in C order."""
+def _flat(values: object, shape: tuple[int, ...], path: str, place: str) -> Iterator[str]:
+    """Yield the texts in nested lists of that shape, in C order."""
     if not shape:
-        if not isinstance(values, str) or not (type(values) is _Number or values in _JSON_WORDS):
-            raise _wrong(path, key, "is not a number")
+        if not isinstance(values, str) or not (type(values) is _Number or values in _WORDS):
+            raise _wrong(path, place, "is not a number")
         yield str(values)
     elif not isinstance(values, list) or len(values) != shape[0]:
-        has = len(values) if isinstance(values, list) else "no"
-        raise _wrong(path, key, f"has {has} elements, where its shape says {shape[0]}")
+        count = len(values) if isinstance(values, list) else "no"
+        raise _wrong(path, place, f"has {count} elements, but the shape says {shape[0]}")
     else:
         for number, item in enumerate(values):
-            yield from _flat(item, shape[1:], path, f"{key}[{number}]")
+            yield from _flat(item, shape[1:], path, f"{place}[{number}]")
 
 
-def _json_object(item: object, known: set[str], path: str, key: str) -> dict[str, Any]:
-    """A JSON object that has no members but known ones."""
+def _object(item: object, known: set[str], path: str, place: str) -> dict[str, Any]:
+    """Return a JSON object that has no other members than the known ones."""
     if not isinstance(item, dict):
-        raise _wrong(path, key or "the whole", "is not an object")
+        raise _wrong(path, place or "the document", "is not an object")
     for name in item:
         if name not in known:
-            at = f"{key}.{name[:80]}" if key else name[:80]
-            raise _wrong(path, at, "is not known", f"there may be {', '.join(sorted(known))}")
+            member = f"{place}.{name[:80]}".removeprefix(".")
+            raise _wrong(path, member, "is not known", f"known are {', '.join(sorted(known))}")
     return item
 
 
-def _wrong(path: str, key: str, what: str, hint: str = "") -> DamagedError:
-    return DamagedError(path, f"{key} {what}", hint)
+def _wrong(path: str, place: str, problem: str, hint: str = "") -> DamagedError:
+    return DamagedError(path, f"{place} {problem}", hint)

@@ -1,72 +1,83 @@
-"""New values: from a file or from memory, as bnstat itself writes them or as another model."""
+"""The formats that `export` writes and `apply` reads, one row each.
+
+The options and the help of `export`, the readers of `apply` and the tests of all formats are
+derived from the rows.
+"""
 
 from __future__ import annotations
 
-import stat
-from collections.abc import Mapping
-from os import PathLike, fspath
-
-import numpy as np
-from numpy.typing import ArrayLike
-
-from bnstat.errors import BnstatError, UnknownFormatError
-from bnstat.exchange import csv, json, parquet
-from bnstat.exchange.named import as_exported
-from bnstat.exchange.values import Document, Given
-from bnstat.loading import load
-from bnstat.model import Model
-from bnstat.storage.local import LocalFile, kind_of
-
-_ZIP = b"PK\x03\x04"
-
-Values = Mapping[str, Mapping[str, ArrayLike | None]]
-"""A layer's name -> role -> array; None where the role keeps what it has."""
+from importlib import import_module
+from typing import Any, Final, NamedTuple
 
 
-def taken(values: Values | Model | str | PathLike[str]) -> Document | Model:
-    """The values that a caller gives: in memory, or by the path of what holds them.
+class ExportFormat(NamedTuple):
+    """A format of values; a module `bnstat.exchange.NAME` writes and reads it.
 
-    Raises:
-        BnstatError: there is nothing of that path, or what is there cannot be read.
+    The module has `dump(model, file, options, *, track)` and, unless `is_model`, also
+    `matches(file)`, which identifies a file by its content, and `read(file)`.
+
+    Attributes:
+        name: the name of the module, the value of `--format`, and the ending of files.
+        title: the name in messages and help.
+        content: what a file contains, for the help of `export`.
+        is_binary: True if `dump` writes bytes, False if it writes text.
+        flag: the help of the option `--NAME`; empty if `--format` alone chooses the format.
+        is_model: True if `apply` reads such a file as any other model.
     """
-    if isinstance(values, Model):
-        return values
-    if isinstance(values, Mapping):
-        layers = {
-            name: {
-                role: Given(np.asarray(array)) for role, array in roles.items() if array is not None
-            }
-            for name, roles in values.items()
-        }
-        return Document("values", "memory", layers)
-    return read_values(fspath(values))
+
+    name: str
+    title: str
+    content: str
+    is_binary: bool
+    flag: str = ""
+    is_model: bool = False
+
+    @property
+    def module(self) -> Any:
+        """The module, which is imported now."""
+        return import_module(f"bnstat.exchange.{self.name}")
 
 
-def read_values(path: str) -> Document | Model:
-    """The values at a path: those of an export, told by its content, or of any model.
-
-    Raises:
-        BnstatError: there is nothing of that path, or what is there cannot be read.
-    """
-    if kind_of(path) == stat.S_IFREG:
-        file = LocalFile(path)
-        if file.head(len(_ZIP)) == _ZIP:
-            from bnstat.exchange import npz
-
-            if npz.is_npz(file):
-                return npz.read(file)
-        if file.head(len(parquet.MAGIC)) == parquet.MAGIC:
-            return parquet.read(file)
-        if json.is_json(file):
-            return json.read(file)
-        if csv.is_csv(file):
-            return csv.read(file)
-    try:
-        model = as_exported(load(path))
-    except UnknownFormatError as error:
-        raise UnknownFormatError(
-            path, "holds no values", "give a file that bnstat export wrote, or a model"
-        ) from error
-    if not model.layers:
-        raise BnstatError(path, "no batch-norm layer is in it to take values from")
-    return model
+FORMATS: Final = (
+    ExportFormat(
+        "json",
+        "JSON",
+        """\
+one object; its schema is schema.json in bnstat/exchange.
+Numbers read back to the stored bits; NaN and infinities are strings.""",
+        is_binary=False,
+        flag="Write JSON, losslessly. The default.",
+    ),
+    ExportFormat(
+        "csv",
+        "CSV",
+        """\
+one row per channel: layer, channel, gamma, beta, moving_mean,
+moving_variance. If variables have several dimensions, a channel is
+one index per dimension, such as 0:3:1. A layer name that a
+spreadsheet would run as a formula gets a ' before it.""",
+        is_binary=False,
+        flag="Write CSV: one row per channel.",
+    ),
+    ExportFormat(
+        "npz",
+        "NPZ",
+        "keys LAYER/ROLE, for numpy.load. bfloat16 becomes float32, exactly.",
+        is_binary=True,
+        flag="Write NPZ, NumPy's archive of arrays.",
+    ),
+    ExportFormat(
+        "safetensors",
+        "safetensors",
+        "the same keys, with every type as it is stored.",
+        is_binary=True,
+        is_model=True,
+    ),
+    ExportFormat(
+        "parquet",
+        "Parquet",
+        "the table of CSV; needs pyarrow (pip install pyarrow).",
+        is_binary=True,
+    ),
+)
+"""The formats, in the order of the help; the first one is the default."""

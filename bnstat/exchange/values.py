@@ -1,4 +1,4 @@
-"""Decimal numbers in text, as the nearest elements of a binary type."""
+"""Values that `apply` writes: numbers, or texts of decimal numbers, in the dtype of a variable."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ from typing import Final
 import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.formats.dtypes import numpy_dtype
 from bnstat.model import Array, Variable, as_float64, squeezed
 from bnstat.output.numbers import WORDS, labels
 
 _NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,9})?", re.ASCII)
 _LONGEST: Final = 1000
-_WORDS: Final = frozenset(word for word in WORDS.values() if word not in ("true", "false"))
+_WORDS: Final = frozenset(WORDS.values())
 
 
 def nearest(texts: Array, dtype: np.dtype[np.generic], where: str) -> Array:
-    """For each text the element of `dtype` that is nearest to its number; of two, the even one.
+    """Return for each text the nearest element of a dtype; of two, the one with the even last bit.
 
     Args:
-        texts: of `object`: decimal numbers, `NaN`, `Infinity`, `-Infinity`.
-        dtype: a type of floats.
-        where: names what the numbers are, for messages.
+        texts: an object array of decimal numbers, `NaN`, `Infinity` and `-Infinity`.
+        dtype: a floating-point type.
+        where: the name of the variable, for messages.
 
     Raises:
-        DamagedError: a text is not a number, or one that is too large for the type.
+        DamagedError: a text is not a number, or the number is too large for the dtype.
     """
     doubles = np.empty(texts.shape, np.float64)
     listed: list[str] = texts.reshape(-1).tolist()
     for position, text in enumerate(listed):
         if text not in _WORDS and (len(text) > _LONGEST or not _NUMBER.fullmatch(text)):
-            raise _wrong(texts, position, f"{text[:40]!r} is not a number", where)
+            place = _channel(texts, position, where)
+            raise DamagedError(place, f"{text[:40]!r} is not a number")
         doubles.flat[position] = float(text)
     with np.errstate(all="ignore"):
         result = doubles.astype(dtype)
@@ -42,13 +44,15 @@ def nearest(texts: Array, dtype: np.dtype[np.generic], where: str) -> Array:
     for position in np.flatnonzero(~np.isfinite(rounded)).tolist():
         text = listed[position]
         if text not in _WORDS:
-            raise _wrong(texts, position, f"{text[:40]} is too large for {dtype.name}", where)
-    # Rounded twice, a number that the first rounding moved half-way between two elements of
-    # the type may have gone to the wrong one.
+            place = _channel(texts, position, where)
+            raise DamagedError(place, f"{text[:40]} is too large for {dtype.name}")
+    # The number was rounded twice. If the first rounding moved it half-way between two elements of
+    # the dtype, the second may have chosen the wrong one.
     with np.errstate(all="ignore"):
         other = 2 * doubles - rounded
-        half_way = (other.astype(dtype).astype(np.float64) == other) & (other != rounded)
-    for position in np.flatnonzero(half_way).tolist():
+        is_element = other.astype(dtype).astype(np.float64) == other
+        is_half_way = is_element & (other != rounded) & np.isfinite(other)
+    for position in np.flatnonzero(is_half_way).tolist():
         from decimal import Decimal
 
         number, middle = Decimal(listed[position]), Decimal(doubles.flat[position].item())
@@ -58,61 +62,39 @@ def nearest(texts: Array, dtype: np.dtype[np.generic], where: str) -> Array:
     return result
 
 
-def significant_digits(text: str) -> int:
-    """How many digits a decimal number has, zeros at its ends aside; 0 for what is none."""
-    mantissa = re.split("[eE]", text)[0] if text not in _WORDS else ""
-    digits = re.sub(r"[^0-9]", "", mantissa)
-    return len(digits.strip("0"))
+def _channel(array: Array, position: int, where: str) -> str:
+    return f"{where}, channel {labels(array.shape, position, position + 1)[0]}"
 
 
-def most_digits(dtype: np.dtype[np.generic]) -> int:
-    """How many digits tell any two elements of a type apart."""
-    import ml_dtypes
-
-    precision: int = ml_dtypes.finfo(dtype).nmant + 1  # type: ignore[no-untyped-call]
-    return math.ceil(precision * math.log10(2)) + 1
-
-
-def _wrong(texts: Array, position: int, what: str, where: str) -> DamagedError:
-    channel = labels(texts.shape, position, position + 1)[0]
-    return DamagedError(f"{where}, channel {channel}", what)
-
-
-_MOST_WHOLE = 1 << 53
+_MOST_WHOLE: Final = 1 << 53
 """Up to here float64 holds every whole number."""
 
 
 def converted(array: Array, dtype: np.dtype[np.generic], where: str) -> Array:
-    """The same numbers in another type; NaN and the infinities as such.
-
-    Args:
-        array: numbers of any real type.
-        dtype: a type of floats.
-        where: names what the numbers are, for messages.
+    """Return the same numbers in a floating-point type; `where` names the variable.
 
     Raises:
-        UnsupportedError: a number is none of that type, or one of the types is not for this.
+        UnsupportedError: the type does not hold a number exactly, or one of the types is not real.
     """
     if array.dtype == dtype:
         return array
     if not _is_float(dtype):
-        raise UnsupportedError(where, f"new values for {dtype.name} are not known")
+        raise UnsupportedError(where, f"variables of {dtype.name} cannot get new values")
     if not _is_float(array.dtype) and array.dtype.kind not in "iu":
         raise UnsupportedError(where, f"values of {array.dtype} are not numbers")
     with np.errstate(all="ignore"):
         result = array.astype(dtype)
         if array.dtype.kind in "iu":
-            exact = (as_float64(result) == as_float64(array)) & (abs(array) <= _MOST_WHOLE)
+            is_exact = (as_float64(result) == as_float64(array)) & (abs(array) <= _MOST_WHOLE)
         else:
             wide = array.dtype if array.dtype.itemsize > 8 else np.dtype(np.float64)
             back, given = result.astype(wide), array.astype(wide)
-            exact = (back == given) | ((back != back) & (given != given))
-    if not exact.all():
-        position = int(np.argmin(exact.reshape(-1)))
-        channel = labels(array.shape, position, position + 1)[0]
+            is_exact = (back == given) | ((back != back) & (given != given))
+    if not is_exact.all():
+        position = int(np.argmin(is_exact.reshape(-1)))
         raise UnsupportedError(
-            f"{where}, channel {channel}",
-            f"{array.reshape(-1)[position]!s} is not exactly a {dtype.name}, which would be "
+            _channel(array, position, where),
+            f"{array.reshape(-1)[position]!s} is not exactly a {dtype.name}; the nearest is "
             f"{result.reshape(-1)[position]!s}",
             f"round the values to {dtype.name} first",
         )
@@ -120,7 +102,6 @@ def converted(array: Array, dtype: np.dtype[np.generic], where: str) -> Array:
 
 
 def _is_float(dtype: np.dtype[np.generic]) -> bool:
-    """Whether a type is of floats, NumPy's own or those of ml_dtypes."""
     return dtype.kind == "f" or (dtype.isbuiltin == 2 and "float" in dtype.name)
 
 
@@ -129,10 +110,10 @@ class Given:
     """The values of one role of one layer.
 
     Attributes:
-        array: numbers, or the texts of decimal numbers (an array of `object`).
-        dtype: for texts, the name of the type whose nearest element each of them stands for;
-            None for the stored one.
-        any_rank: whether dimensions of 1 do not count, for forms that do not tell them.
+        array: numbers, or an object array with the texts of decimal numbers.
+        dtype: for texts, the name of the type whose nearest element each text stands for; None
+            for the type of the variable.
+        any_rank: True to ignore dimensions of size 1, which some formats do not store.
     """
 
     array: Array
@@ -141,99 +122,81 @@ class Given:
 
     @property
     def is_text(self) -> bool:
-        """Whether the values are texts."""
+        """True if the values are texts."""
         return self.array.dtype == object
 
     def fitted(self, variable: Variable, stored: Array, where: str) -> Array:
-        """The values in the variable's own shape and dtype.
+        """Return the values in the variable's shape and dtype.
 
-        A NaN in text form, or of another type, stands for whichever NaN is stored in its place.
+        A NaN that is text, or of another type, becomes the NaN that is stored in its place.
 
         Args:
-            variable: what the values are for.
-            stored: its array so far.
-            where: names it, for messages.
+            variable: the variable that the values are for.
+            stored: the array that it stores now.
+            where: its name, for messages.
 
         Raises:
             DamagedError: the values have another shape.
-            UnsupportedError: a value is not exactly one of the stored type.
+            UnsupportedError: the variable's dtype does not hold a value exactly.
         """
-        array = self._shaped(variable.shape, where)
-        if not self.is_text:
-            return _with_stored_nans(converted(array, stored.dtype, where), array, stored)
-        dtype = stored.dtype if self.dtype is None else _dtype(self.dtype, where)
-        if self.dtype is None:
-            _refuse_long(array, dtype, where)
-        fitted = converted(nearest(array, dtype, where), stored.dtype, where)
-        return _with_stored_nans(fitted, array, stored)
-
-    def _shaped(self, shape: tuple[int, ...], where: str) -> Array:
-        if self.array.shape == shape:
-            return self.array
-        if self.any_rank and squeezed(self.array.shape) == squeezed(shape):
-            return self.array.reshape(shape)
-        raise DamagedError(
-            where, f"the values have shape {list(self.array.shape)}, it is stored as {list(shape)}"
-        )
+        array = self.array
+        if array.shape != variable.shape:
+            if not self.any_rank or squeezed(array.shape) != squeezed(variable.shape):
+                shapes = list(array.shape), list(variable.shape)
+                raise DamagedError(where, "the values have shape {}, stored is {}".format(*shapes))
+            array = array.reshape(variable.shape)
+        numbers = array
+        if self.is_text:
+            dtype = stored.dtype if self.dtype is None else numpy_dtype(self.dtype, where)
+            if self.dtype is None:
+                _refuse_long(array, dtype, where)
+            numbers = nearest(array, dtype, where)
+        fitted = converted(numbers, stored.dtype, where)
+        if array.dtype == stored.dtype:
+            return fitted
+        with np.errstate(invalid="ignore"):
+            return np.where((fitted != fitted) & (stored != stored), stored, fitted)
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a file of values, or a mapping, gives.
+    """Values from a file or from memory.
 
     Attributes:
-        where: what it is, for messages.
-        form: what it is called: `JSON`, `CSV`, `NPZ`.
-        layers: a layer's name as the document spells it -> role -> values. An undecided
-            variable has its key in the model's file in place of a role.
-        spelt: how the document spells a layer's name.
+        where: the path, for messages.
+        layers: a layer's name as the document spells it -> role -> values. An undecided variable
+            has its key in the model's file instead of a role.
+        spelt: returns the document's spelling of a layer's name.
     """
 
     where: str
-    form: str
     layers: Mapping[str, Mapping[str, Given]]
     spelt: Callable[[str], str] = field(default=str)
 
 
 def refused_folded(where: str) -> UnsupportedError:
-    """Return the error for values that are scale and shift, which no variable stores."""
+    """Return the error about values that are scale and shift, which no variable stores."""
     return UnsupportedError(
-        where, "holds scale and shift, which no variable stores", "export without --folded"
+        where, "contains scale and shift, which no variable stores", "export without --folded"
     )
 
 
-def _dtype(name: str, where: str) -> np.dtype[np.generic]:
-    from bnstat.formats.dtypes import numpy_dtype
-
-    return numpy_dtype(name, where)
-
-
 def _refuse_long(texts: Array, dtype: np.dtype[np.generic], where: str) -> None:
-    """Refuse numbers of a wider type than a narrow one that they are to be stored in.
+    """Refuse numbers with more digits than a narrow type needs: they are of a wider type.
 
-    Of float32 and wider no such thing is said: people type and compute decimals as they like.
+    Numbers for float32 and wider types may have any number of digits.
     """
     if dtype.itemsize >= 4:
         return
-    most = most_digits(dtype)
-    listed: list[str] = texts.reshape(-1).tolist()
-    for position, text in enumerate(listed):
-        if significant_digits(text) > most:
-            channel = labels(texts.shape, position, position + 1)[0]
+    import ml_dtypes
+
+    precision: int = ml_dtypes.finfo(dtype).nmant + 1  # type: ignore[no-untyped-call]
+    most = math.ceil(precision * math.log10(2)) + 1
+    for position, text in enumerate(texts.reshape(-1).tolist()):
+        mantissa = re.split("[eE]", text)[0] if text not in _WORDS else ""
+        if len(re.sub(r"[^0-9]", "", mantissa).strip("0")) > most:
             raise UnsupportedError(
-                f"{where}, channel {channel}",
+                _channel(texts, position, where),
                 f"{text} has more digits than {dtype.name} holds",
                 f"round it to {most} digits",
             )
-
-
-def _with_stored_nans(fitted: Array, given: Array, stored: Array) -> Array:
-    """Return the fitted values with the stored NaNs, unless `given` has NaNs of the same type."""
-    if given.dtype == stored.dtype:
-        return fitted
-    return np.where(np.logical_and(_is_nan(fitted), _is_nan(stored)), stored, fitted)
-
-
-def _is_nan(array: Array) -> Array:
-    with np.errstate(invalid="ignore"):
-        return np.asarray(array != array)

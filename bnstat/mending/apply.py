@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from bnstat.discovery import discover
 from bnstat.errors import BnstatError, ChangedError
-from bnstat.exchange.registry import Values, taken
+from bnstat.exchange.reading import Values, values_of
 from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.locate import locate
 from bnstat.loading import configurer
@@ -148,7 +148,7 @@ def apply(
     looking = Looking(tuple(patterns), include_shadows, config)
     model = looking.open(fspath(path), checkpoint, step).model
     plan = planned(model.source, output)
-    given = taken(values)
+    given = values_of(values)
     fitted, changes = fit(assignments(model, given, roles, layers))
     arrays = {change.key: fitted[change.key] for change in changes if change.moved}
     with clean_ending(), Draft(plan) as draft:

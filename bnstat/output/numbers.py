@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -23,14 +24,10 @@ CHUNK: Final = 1 << 16
 
 _MOST_DIGITS: Final = 4
 
-WORDS: Final = {
-    "nan": "NaN",
-    "inf": "Infinity",
-    "-inf": "-Infinity",
-    "True": "true",
-    "False": "false",
-}
-"""Names of what is not a number, as in protobuf's JSON."""
+WORDS: Final = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+"""Python's names of what is not a number -> those of protobuf's JSON."""
+
+_QUOTED: Final = {name: f'"{word}"' for name, word in WORDS.items()}
 
 
 def chunks(array: Array, size: int = CHUNK) -> Iterator[Array]:
@@ -41,27 +38,73 @@ def chunks(array: Array, size: int = CHUNK) -> Iterator[Array]:
 
 
 def shortest(array: Array, words: Mapping[str, str] = WORDS) -> list[str]:
-    """For each element, the shortest decimal number that reads back as the very same element.
+    """Return for each element the shortest decimal number that reads back as the same element.
 
-    That is, as the same element of this dtype: float32 0.1 is `0.1`, not `0.10000000149011612`.
+    The element is one of this dtype: float32 0.1 is `0.1`, not `0.10000000149011612`.
 
     Args:
-        array: of one dimension, and of integers, booleans or floats (bfloat16, float8, ... too).
-        words: what to write for NaN, the infinities and booleans instead of Python's words.
+        array: integers, booleans or floats (bfloat16, float8, ... too), of one dimension.
+        words: what to write instead of `nan`, `inf` and `-inf`.
 
     Raises:
         UnsupportedError: the elements are neither integers, booleans nor floats.
     """
-    if array.dtype.isbuiltin == 2:
-        texts = _shortest_extended(array)
-        plain = False
-    elif array.dtype.kind in "biuf":
-        with np.printoptions(legacy=False):
-            texts = list(map(str, array))
-        plain = array.dtype.kind != "b" and bool(np.isfinite(array).all())
-    else:
+    return _encode(array, words)[1:-1].split(",") if array.size else []
+
+
+def nested_json(array: Array) -> str:
+    """Return an array of at least one dimension as nested lists in JSON.
+
+    The numbers are those of `shortest`; NaN and the infinities are strings.
+
+    Raises:
+        UnsupportedError: the elements are neither integers, booleans nor floats.
+    """
+    return _encode(array, _QUOTED).replace(",", ", ")
+
+
+def _encode(array: Array, words: Mapping[str, str]) -> str:
+    import orjson
+
+    numbers = portable(array)
+    dtype = numbers.dtype
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
         raise UnsupportedError(str(array.dtype), "elements of this type are not numbers")
-    return texts if plain else [words.get(text, text) for text in texts]
+    if dtype == np.float16 or (dtype != array.dtype and dtype.kind == "f"):
+        numbers = _shortest_float32(array)
+    numbers = numbers.astype(numbers.dtype.newbyteorder("="), order="C", copy=False)
+    text = orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+    is_finite = np.isfinite(numbers)
+    if is_finite.all():
+        return text
+    # orjson writes NaN and the infinities as null.
+    names = [words.get(name, name) for name in map(str, numbers[~is_finite].tolist())]
+    return "".join(chain.from_iterable(zip(text.split("null"), [*names, ""], strict=True)))
+
+
+_MOST_DECIMALS: Final = 9
+"""Significant digits that are enough for any float32."""
+
+
+def _shortest_float32(array: Array) -> Array:
+    """Return float32 numbers whose shortest texts read back as the elements of a narrower type.
+
+    Each is the nearest float32 of the element rounded to as few decimal digits as possible.
+    """
+    with np.errstate(all="ignore"):
+        exact = array.astype(np.float64)
+        result = exact.astype(np.float32)
+        is_left = np.isfinite(exact) & (exact != 0)
+        exponents = np.floor(np.log10(np.abs(exact)))
+        for digits in range(1, _MOST_DECIMALS + 1):
+            scale = 10.0 ** (digits - 1 - exponents)
+            rounded = (np.rint(exact * scale) / scale).astype(np.float32)
+            is_same = is_left & (rounded.astype(array.dtype) == array)
+            result[is_same] = rounded[is_same]
+            is_left &= ~is_same
+            if not is_left.any():
+                break
+    return result
 
 
 def portable(array: Array) -> Array:
@@ -117,24 +160,6 @@ def _decimals(number: float, digits: int) -> int:
 
 def _is_integer(dtype: np.dtype[np.generic]) -> bool:
     return isinstance(np.zeros((), dtype).item(), int)
-
-
-def _shortest_extended(array: Array) -> list[str]:
-    """As `shortest` for the types of ml_dtypes, which have few distinct elements."""
-    bits, positions = np.unique(array.view(f"u{array.dtype.itemsize}"), return_inverse=True)
-    texts = [_shortest_of_extended(element) for element in bits.view(array.dtype)]
-    return [texts[position] for position in positions.tolist()]
-
-
-def _shortest_of_extended(element: np.generic) -> str:
-    number = element.item()
-    if isinstance(number, int) or not math.isfinite(number):
-        return str(number)
-    for digits in range(1, 9):
-        rounded = float(f"{number:.{digits}g}")
-        if type(element)(rounded) == element:
-            return repr(rounded)
-    return repr(number)
 
 
 def labels(shape: tuple[int, ...], start: int, stop: int, step: int = 1) -> list[str]:

@@ -197,6 +197,14 @@ def channels_10m(folder: Path) -> None:
     _write(folder, ((f"net/bn/{role}", _values(10_000_000)) for role in ROLES))
 
 
+def values_10m(folder: Path) -> None:
+    """One layer of 2,500,000 channels, and the same 10,000,000 numbers as four `.npy` files."""
+    arrays = {role: _values(2_500_000) for role in ROLES}
+    _write(folder, ((f"net/bn/{role}", array) for role, array in arrays.items()))
+    for role, array in arrays.items():
+        np.save(folder / f"{role}.npy", array)
+
+
 def history_200(folder: Path) -> None:
     """200 checkpoints of 50 layers of 256 channels, whose values move a little each time."""
     for step in range(200):

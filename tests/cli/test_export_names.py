@@ -75,7 +75,7 @@ def test_a_map_of_diff_renames_for_export(network: str, tmp_path: Path) -> None:
         ("b1/bn,b2/bn\n", "is the name of two layers"),
         ("b1/bn/gamma,b2/bn/beta\n", "is the name of two tensors"),
         ("b1/bn/alpha,x\n", "line 1: no layer is called 'b1/bn/alpha'"),
-        ('b1/bn,"x\n', "is no CSV"),
+        ('b1/bn,"x\n', "is not valid CSV"),
     ],
 )
 def test_a_wrong_map_is_refused(text: str, what: str, network: str, tmp_path: Path) -> None:

@@ -8,22 +8,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from bnstat.exchange import csv as csv_form
-from bnstat.exchange import json as json_form
-from bnstat.exchange import npz as npz_form
-from bnstat.exchange import parquet as parquet_form
-from bnstat.exchange import safetensors as safetensors_form
-from bnstat.exchange.form import PLAIN, Form
-from bnstat.exchange.registry import taken
+from bnstat.exchange.naming import DEFAULTS, ExportOptions
+from bnstat.exchange.reading import values_of
+from bnstat.exchange.registry import FORMATS
 from bnstat.mending.pairing import assignments, fit
 from bnstat.model import ROLES, BatchNorm, Model, Source, Variable
 
-BINARY: dict[str, Any] = {
-    "npz": npz_form.dump,
-    "safetensors": safetensors_form.dump,
-    "parquet": parquet_form.dump,
-}
-KINDS = ("json", "csv", *BINARY)
+KINDS = [row.name for row in FORMATS]
 
 
 def dtype(name: str) -> np.dtype[Any]:
@@ -47,23 +38,18 @@ def model(*layers: BatchNorm) -> Model:
     return Model(Source("m", "keras-h5"), layers)
 
 
-def exported(of: Model, kind: str, path: Path, form: Form = PLAIN) -> Path:
-    """A model written in a form of `export`, into a folder."""
+def exported(of: Model, kind: str, path: Path, options: ExportOptions = DEFAULTS) -> Path:
+    """Write a model into a folder in a format of `export`."""
+    (row,) = (row for row in FORMATS if row.name == kind)
     path = path / f"values.{kind}"
-    if kind in BINARY:
-        with path.open("wb") as file:
-            BINARY[kind](of, file, form)
-    elif kind == "csv":
-        with path.open("w", encoding="utf-8", newline="") as text:
-            csv_form.dump(of, text, form)
-    else:
-        with path.open("w", encoding="utf-8", newline="") as text:
-            json_form.dump(of, text, form=form)
+    text = {} if row.is_binary else {"encoding": "utf-8", "newline": ""}
+    with path.open("wb" if row.is_binary else "w", **text) as file:
+        row.module.dump(of, file, options)
     return path
 
 
 def fitted(target: Model, values: Any) -> dict[str, Any]:
-    found = values if isinstance(values, Model) else taken(values)
+    found = values if isinstance(values, Model) else values_of(values)
     return fit(assignments(target, found, ROLES, ()))[0]
 
 

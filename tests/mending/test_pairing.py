@@ -19,7 +19,7 @@ STATISTICS = ROLES[2:]
 def document(layers: Mapping[str, Sequence[str]], spelt: Callable[[str], str] = str) -> Document:
     """A document that gives these roles of these layers values of ones."""
     given = {name: {role: Given(np.ones(8)) for role in roles} for name, roles in layers.items()}
-    return Document("d.json", "JSON", given, spelt)
+    return Document("d.json", given, spelt)
 
 
 def found(

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 import bnstat
 from bnstat.cli import main
-from bnstat.exchange.form import NAMINGS, Form
+from bnstat.exchange.naming import NAMINGS, ExportOptions
 from bnstat.model import BatchNorm, Model, Source, Variable
 from bnstat.scanning.walk import Choice, Unreadable, walk
 from bnstat.storage.local import LocalFolder
@@ -55,7 +55,7 @@ def _assert_round_trips(path: Path, folder: Path) -> None:
     for kind, names in product(KINDS, NAMINGS):
         if not of.layers and kind != "json":
             continue
-        found = fitted(of, exported(of, kind, folder, Form(names)))
+        found = fitted(of, exported(of, kind, folder, ExportOptions(names)))
         assert set(found) == {*expected, *(undecided if kind == "json" else ())}, (kind, names)
         for key, array in found.items():
             assert same_bits(array, {**undecided, **expected}[key]), (kind, names, key)
@@ -87,7 +87,7 @@ def test_layers_of_any_names_and_roles(kind: str, names: str, tmp_path: Path) ->
         layer("z", beta=np.float16([0.1, 2]), moving_mean=np.float16([1, 2]),
               moving_variance=np.ones((1, 2, 1), "f2")),
     )  # fmt: skip
-    found = fitted(of, exported(of, kind, tmp_path, Form(names)))
+    found = fitted(of, exported(of, kind, tmp_path, ExportOptions(names)))
     assert len(found) == 8
     for each in of:
         for role, variable in each.variables.items():
@@ -99,7 +99,7 @@ def test_layers_of_any_names_and_roles(kind: str, names: str, tmp_path: Path) ->
 def test_scale_and_shift_are_refused(kind: str, names: str, tmp_path: Path) -> None:
     statistics = {role: np.ones(3, "f4") for role in ("moving_mean", "moving_variance")}
     of = model(layer("bn", **statistics), layer("b/other", **statistics))
-    path = exported(of, kind, tmp_path, Form(names, folded=True, epsilon=0.001))
+    path = exported(of, kind, tmp_path, ExportOptions(names, folded=True, epsilon=0.001))
     with pytest.raises(bnstat.UnsupportedError, match=r"scale and shift.*without --folded"):
         fitted(of, path)
 
@@ -194,7 +194,7 @@ def test_parquet_that_is_no_table_of_values(tmp_path: Path, monkeypatch: Any) ->
 
     assert_refused({"a": [1]}, "no columns 'layer' and 'channel'")
     twice = {"layer": ["bn", "bn"], "channel": ["0", "0"], "gamma": [1.0, 2.0]}
-    assert_refused(twice, "row 2: channel '0' is there a second time")
+    assert_refused(twice, "row 2: channel '0' is listed a second time")
     assert_refused({**twice, "channel": ["0", "1"], "gamma": ["a", "b"]}, "not a number")
     assert_refused({**twice, "channel": [0, 1]}, "no layer or no channel")
     assert_refused({**twice, "channel": ["0", "1"], "gamma": [None, 1.0]}, "gamma is empty")

@@ -89,6 +89,11 @@ def test_any_float64_through_text(array: Any) -> None:
     np.testing.assert_array_equal(found, array)
 
 
+@pytest.mark.parametrize("number", [9.85916596e307, -1.7976931348623157e308])
+def test_numbers_near_the_end_of_float64(number: float) -> None:
+    assert nearest(np.array([repr(number)], object), np.dtype(np.float64), "") == [number]
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**31 - 1), st.sampled_from([-1, 0, 1]))
 def test_decimals_near_the_middle_of_two_floats(bits: int, side: int) -> None:

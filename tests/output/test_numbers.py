@@ -8,7 +8,7 @@ import pytest
 
 from bnstat.errors import UnsupportedError
 from bnstat.model import as_float64
-from bnstat.output.numbers import chunks, compact, compact_pair, portable, shortest
+from bnstat.output.numbers import chunks, compact, compact_pair, nested_json, portable, shortest
 
 SMALL_TYPES = [
     np.float16,
@@ -62,7 +62,10 @@ def test_random_bit_patterns_read_back_to_the_same_bits(dtype, unsigned):
 @pytest.mark.parametrize(
     ("array", "texts"),
     [
-        (np.array([0.1, -0.0, 1e-45, 3e38], np.float32), ["0.1", "-0.0", "1e-45", "3e+38"]),
+        (
+            np.array([0.1, -0.0, 1e-45, 99999], np.float32),
+            ["0.1", "-0.0", "1e-45", "99999.0"],
+        ),
         (np.array([0.1, 2.0, -0.0], ml_dtypes.bfloat16), ["0.1", "2.0", "-0.0"]),
         (np.array([0.1], ">f4"), ["0.1"]),
         (np.array([math.nan, math.inf, -math.inf]), ["NaN", "Infinity", "-Infinity"]),
@@ -80,12 +83,14 @@ def test_texts_of_numbers(array, texts):
     assert shortest(array) == texts
 
 
-def test_numpy_print_options_do_not_matter():
-    with np.printoptions(legacy="1.13", precision=2, floatmode="fixed"):
-        assert shortest(np.array([0.12345679, 1 / 3], np.float32)) == [
-            "0.12345679",
-            "0.33333334",
-        ]
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, ">f8"])
+def test_nested_lists_with_what_is_not_a_number(dtype):
+    array = np.array([[[0.5, math.nan], [-math.inf, 2]], [[0, 1], [math.inf, math.nan]]], dtype)
+    assert nested_json(array) == (
+        '[[[0.5, "NaN"], ["-Infinity", 2.0]], [[0.0, 1.0], ["Infinity", "NaN"]]]'
+    )
+    # A view whose elements do not follow each other in memory.
+    assert nested_json(array.T[1]) == '[["NaN", 1.0], [2.0, "NaN"]]'
 
 
 @pytest.mark.parametrize("array", [np.array(["a"]), np.array([1j]), np.zeros(1, "V2")])

@@ -3,8 +3,7 @@ r"""NPZ, NumPy's archive of named arrays: a zip of `.npy` files.
     npy  "\x93NUMPY", major, minor version (1 byte each), length of the header (u16; u32 from
          version 2 on), the header: a Python literal of descr, fortran_order and shape; elements
 
-Pickled objects are never read. Members are as a zip keeps them, stored or deflated; a deflated
-one is inflated to no more than its header claims.
+Pickled objects are never read. A compressed member is inflated to no more than its header claims.
 
 Sources: numpy/lib/format.py; APPNOTE.TXT 6.3.10, PKWARE.
 """
@@ -15,8 +14,8 @@ import ast
 import math
 import re
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
@@ -38,24 +37,23 @@ _ZIP_MEMBER: Final = b"PK\x03\x04"
 _MAGIC: Final = b"\x93NUMPY"
 _LONGEST_HEADER: Final = 10_000
 """Bytes of a header, as in NumPy, because longer ones take long to parse."""
-HEADER_BYTES: Final = 12 + _LONGEST_HEADER
 _LONG: Final = re.compile(r"(?<=\d)L\b")
 _MOST_DIMS: Final = 32
 _SHOWN: Final = 60
-"""Characters that are shown of what a header contains."""
+"""Characters of a header that a message quotes."""
 _USUAL_HEADER: Final = 256
-"""Bytes that all but the strangest headers have, compressed or not."""
+"""Bytes that nearly every header fits into, compressed or not."""
 
 _MAX_RATIO: Final = 50
 _BOMB_FLOOR: Final = 64 << 20
-"""So many bytes are inflated, however few the member has; beyond that, `_MAX_RATIO` times those."""
+"""Bytes that a member may always be inflated to; beyond that, `_MAX_RATIO` times its own bytes."""
 
 
 def matches(file: File) -> bool:
-    """Whether this is a zip of `.npy` files alone.
+    """Return True for a zip of `.npy` files alone.
 
     Raises:
-        DamagedError: it begins as one does, but is cut short.
+        DamagedError: the first member is a `.npy` file, but the zip is damaged.
     """
     head = file.head(30)
     if not head.startswith(_ZIP_MEMBER):
@@ -63,67 +61,69 @@ def matches(file: File) -> bool:
     name = file.head(30 + int.from_bytes(head[26:28], "little"))[30:]
     if not name.endswith(_ENDING.encode()):
         return False
-    return all(info.filename.endswith(_ENDING) for info in _members(file))
+    return all(info.filename.endswith(_ENDING) for info in members(file))
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """The arrays of a file that `matches`, under their keys.
+    """Return the arrays under their keys.
 
     Raises:
         DamagedError: the archive contradicts itself.
-        UnsupportedError: a member is encrypted, or compressed otherwise than by deflate.
+        UnsupportedError: a member is encrypted, or compressed by another method than deflate.
     """
-    variables = {}
-    members = _members(file)
-    fetch_starts(file, members, _USUAL_HEADER)
-    for info in members:
+    variables: dict[str, Variable] = {}
+    infos = members(file)
+    fetch_starts(file, infos, _USUAL_HEADER)
+    for info in infos:
         key = info.filename.removesuffix(_ENDING)
+        if key in variables:
+            raise DamagedError(file.path, f"contains {info.filename} twice")
         variables[key] = _variable(key, _Member.of(file, info))
-    return Contents(
-        source=replace(source, format="npz"),
-        variables=variables,
-        names={key: variable.name for key, variable in variables.items()},
-        layers=_layers(variables),
-    )
-
-
-def _members(file: File) -> Sequence[ZipInfo]:
-    from zipfile import BadZipFile
-
-    try:
-        members = zip_members(file)
-    except (BadZipFile, OSError, ValueError, NotImplementedError, LookupError) as error:
-        raise DamagedError(
-            file.path, f"is a truncated or damaged NPZ ({error})", "copy or download it again"
-        ) from error
-    if sum(info.compress_size for info in members) > file.size:
-        raise DamagedError(file.path, "its members overlap", "save it again with numpy.savez")
-    return members
-
-
-def _layers(variables: Mapping[str, Variable]) -> tuple[Layer, ...]:
-    """The scopes of names with slashes, in stored order, which is that of whoever saved them."""
+    # The order of the scopes is the order in which they were saved.
     scopes: dict[str, dict[str, str]] = {}
     for key, variable in variables.items():
         scope, slash, label = variable.name.rpartition("/")
         if slash and not label.isdecimal():
             scopes.setdefault(scope, {})[label] = key
-    return tuple(Layer(scope, None, {}, labels, scope) for scope, labels in scopes.items())
+    return Contents(
+        source=replace(source, format="npz"),
+        variables=variables,
+        names={key: variable.name for key, variable in variables.items()},
+        layers=tuple(Layer(scope, None, {}, labels, scope) for scope, labels in scopes.items()),
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
+def members(file: File) -> Sequence[ZipInfo]:
+    """Return the entries of the zip's table of contents.
+
+    Raises:
+        DamagedError: the table is damaged, or its members overlap.
+    """
+    from zipfile import BadZipFile
+
+    try:
+        infos = zip_members(file)
+    except (BadZipFile, OSError, ValueError, NotImplementedError, LookupError) as error:
+        raise DamagedError(
+            file.path, f"is a truncated or damaged NPZ ({error})", "copy or download it again"
+        ) from error
+    if sum(info.compress_size for info in infos) > file.size:
+        raise DamagedError(file.path, "its members overlap", "save it again with numpy.savez")
+    return infos
+
+
+class _Member(NamedTuple):
     """A member of the zip.
 
     Attributes:
-        packed: its bytes as they lie in the archive.
-        deflated: whether they are compressed.
-        size: how many they are without that.
-        checksum: the CRC-32 of those.
+        packed: the bytes that the archive stores.
+        is_deflated: True if they are compressed.
+        size: the number of bytes after decompression.
+        checksum: the CRC-32 of the decompressed bytes.
     """
 
     packed: Slice
-    deflated: bool
+    is_deflated: bool
     size: int
     checksum: int
 
@@ -135,44 +135,39 @@ class _Member:
         if packed is None or info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
             raise UnsupportedError(
                 file.path,
-                f"{info.filename} is encrypted, or not compressed by deflate",
+                f"{info.filename} is encrypted, or compressed by another method than deflate",
                 "save it again with numpy.savez",
             )
         return cls(packed, info.compress_type == ZIP_DEFLATED, info.file_size, info.CRC)
 
-    def header(self) -> bytes:
-        """The header, and perhaps more; what there is of one that is cut short."""
-        head = self._head(_USUAL_HEADER)
-        length = int.from_bytes(head[8:10] if head[6:7] == b"\1" else head[8:12], "little")
-        return head if 12 + length <= len(head) else self._head(12 + min(length, _LONGEST_HEADER))
-
     def extents(self) -> Sequence[Range]:
-        """Where the bytes lie; see `Variable.extents`."""
         place = self.packed.place(0, self.packed.size)
         return () if place is None else (place,)
 
-    def _head(self, length: int) -> bytes:
-        """The first bytes, at most so many."""
+    def head(self) -> bytes:
+        """Return at least the header, as far as the member has it."""
+        head = self._start(_USUAL_HEADER)
+        length = int.from_bytes(head[8:10] if head[6:7] == b"\1" else head[8:12], "little")
+        return head if 12 + length <= len(head) else self._start(12 + min(length, _LONGEST_HEADER))
+
+    def _start(self, length: int) -> bytes:
         data = self.packed.head(length)
-        return self._inflated(data, length) if self.deflated else data
+        return self._inflated(data, length) if self.is_deflated else data
 
     def read(self) -> bytes:
-        """All bytes, checked.
+        """Return the decompressed bytes.
 
         Raises:
-            DamagedError: they are not what the archive says, or grow out of all proportion.
+            DamagedError: they do not have their checksum, or claim an implausible size.
         """
+        path = self.packed.path
         if self.size > max(_BOMB_FLOOR, _MAX_RATIO * self.packed.size):
-            raise DamagedError(
-                self.packed.path, f"claims {self.size} bytes, of {self.packed.size} in the archive"
-            )
+            raise DamagedError(path, f"claims {self.size} bytes, but stores {self.packed.size}")
         data = self.packed.read()
-        if self.deflated:
+        if self.is_deflated:
             data = self._inflated(data, self.size)
         if len(data) != self.size or zlib.crc32(data) != self.checksum:
-            raise DamagedError(
-                self.packed.path, "does not have its checksum", "copy or download it again"
-            )
+            raise DamagedError(path, "does not have its checksum", "copy or download it again")
         return data
 
     def _inflated(self, data: bytes, length: int) -> bytes:
@@ -183,7 +178,7 @@ class _Member:
 
 
 def _variable(key: str, member: _Member) -> Variable:
-    header = read_header(member.header(), member.packed.path)
+    header = _header(member.head(), member.packed.path)
     return Variable(
         key,
         key.removesuffix(":0"),
@@ -194,15 +189,15 @@ def _variable(key: str, member: _Member) -> Variable:
     )
 
 
-class Header(NamedTuple):
+class _Header(NamedTuple):
     """The header of a `.npy`.
 
     Attributes:
         start: offset of the first element.
         shape: the dimensions.
-        order: which index varies fastest in the file, the last ("C") or the first ("F").
+        order: "C" if the last index varies fastest in the file, "F" if the first does.
         descr: the element type as the file writes it.
-        dtype: the element type; None where it is not numeric.
+        dtype: the element type; None if it is not numeric.
     """
 
     start: int
@@ -212,26 +207,18 @@ class Header(NamedTuple):
     dtype: np.dtype[np.generic] | None
 
 
-def read_header(head: bytes, where: str) -> Header:
-    """Parse the header of a `.npy`.
+def _header(head: bytes, where: str) -> _Header:
+    """Parse the header of a `.npy`; `where` names the array.
 
     NumPy's own parser is not used, because it builds whatever dtype a header describes.
-
-    Args:
-        head: the first bytes of the file, `HEADER_BYTES` of them where there are so many.
-        where: the array's name, for errors.
-
-    Raises:
-        DamagedError: the header is cut short, or contradicts itself.
-        UnsupportedError: it is of a version of which nothing is known.
     """
     if not head.startswith(_MAGIC) or len(head) < 12:
-        raise _damaged(where, "its first bytes are not those of one")
+        raise _damaged(where, "it does not start like one")
     version = head[6], head[7]
     if version not in ((1, 0), (2, 0)):
         raise UnsupportedError(where, f"is .npy of version {version[0]}.{version[1]}")
-    width = 2 if version == (1, 0) else 4
-    length, begin = int.from_bytes(head[8 : 8 + width], "little"), 8 + width
+    begin = 10 if version == (1, 0) else 12
+    length = int.from_bytes(head[8:begin], "little")
     if length > _LONGEST_HEADER:
         raise _damaged(where, f"its header takes {length} bytes")
     text = head[begin : begin + length].decode("latin1")
@@ -248,7 +235,7 @@ def read_header(head: bytes, where: str) -> Header:
     ):
         raise DamagedError(where, f"has a shape of {str(shape)[:_SHOWN]}")
     is_plain = isinstance(descr, str)
-    return Header(
+    return _Header(
         begin + length,
         shape,
         "F" if is_fortran else "C",
@@ -272,21 +259,13 @@ def _damaged(where: str, reason: str) -> DamagedError:
     return DamagedError(where, f"is not a valid .npy ({reason})", "copy or download it again")
 
 
-def _read(member: _Member, header: Header) -> Array:
-    """The array, in the machine's byte order.
-
-    Raises:
-        DamagedError: the member does not hold it.
-        UnsupportedError: its elements are not numbers.
-    """
-    dtype = header.dtype
+def _read(member: _Member, header: _Header) -> Array:
+    path, dtype = member.packed.path, header.dtype
     if dtype is None:
-        raise UnsupportedError(member.packed.path, f"holds {header.descr}, not numbers")
+        raise UnsupportedError(path, f"holds {header.descr}, not numbers")
     count = math.prod(header.shape)
     if header.start + count * dtype.itemsize != member.size:
-        raise DamagedError(
-            member.packed.path, f"claims {count} elements, it has {member.size} bytes"
-        )
+        raise DamagedError(path, f"claims {count} elements, but has {member.size} bytes")
     array = np.frombuffer(member.read(), dtype, offset=header.start)
     array = array.reshape(header.shape, order=header.order)
     return array.astype(dtype.newbyteorder("="), order="C", copy=False)

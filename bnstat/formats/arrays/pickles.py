@@ -38,14 +38,14 @@ def open_contents(file: File, source: Source) -> Contents:
         DamagedError: the pickle is damaged, or of a kind that is not read.
         UnsupportedError: it is too large.
     """
-    from bnstat.formats.pytorch.contents import LARGEST_PICKLE, errors
+    from bnstat.formats.pytorch.contents import LARGEST_PICKLE, pickle_errors
     from bnstat.formats.pytorch.pickled import unpickle
     from bnstat.formats.pytorch.state import collect
     from bnstat.formats.pytorch.tensors import Array, call
 
     if file.size > LARGEST_PICKLE:
         raise UnsupportedError(file.path, f"a pickle of {file.size} bytes is not read")
-    with errors(file):
+    with pickle_errors(file):
         root, _ = unpickle(file.read(), 0, call, _nothing)
         found = collect(root)
     sizes = {key: array.nbytes for key, array in found.tensors.items() if isinstance(array, Array)}

@@ -1,9 +1,9 @@
-"""Pickles read without running anything of them.
+"""Pickles read without running anything that they contain.
 
-A pickle is a program for a small stack machine. This one builds dicts, lists, tuples, sets,
-numbers and texts; whatever else the program asks for, by the name of a function or class, is
-handed to `call`, and stays an `Opaque` object where that does not know it. Nothing is imported,
-nothing is called that a pickle names.
+A pickle is a program for a small stack machine. This machine builds dicts, lists, tuples, sets,
+numbers and texts. For everything else, the program names a function or class, which is passed to
+`call`; if `call` does not know it, an `Opaque` object takes its place. Nothing is imported, and
+nothing that a pickle names is called.
 
 Source: Lib/pickletools.py of Python, protocols 0 to 5.
 """
@@ -17,22 +17,19 @@ from typing import Any, Final, NamedTuple
 from bnstat.formats.protobuf.wire import WireError
 
 _LONGEST_TEXT_NUMBER: Final = 400
-
 _MOST_STEPS: Final = 1 << 24
 """Instructions of a pickle; a state dict takes some 40 for each tensor."""
-
 _CALLS_PER_BYTE: Final = 4
 _CALLS_FLOOR: Final = 1 << 20
 """Elements and characters that all calls together may receive: a number for each byte of the
 pickle, and a constant. A pickle can pass one long text or list to any number of calls."""
-
 _PLAIN_KEYS: Final = (str, float, bool, bytes, type(None))
 """Types of keys that a dict may have, in addition to integers of up to 64 bits. Nested tuples take
 exponential time to hash, and longer integers can be chosen to share one hash."""
 
 
 class PickleError(WireError):
-    """The bytes are no pickle, or one of a kind that is not read."""
+    """The bytes are not a pickle, or contain what is not read."""
 
 
 class CutError(PickleError):
@@ -57,9 +54,9 @@ class Opaque:
     """An object that was not built.
 
     Attributes:
-        kind: what would have built it.
-        arguments: what it would have been given.
-        state: what its attributes would have been set from.
+        kind: the function or class that would have built it.
+        arguments: its arguments.
+        state: the value that its attributes would have been set from.
         items: what would have been put into it, as into a dict.
     """
 
@@ -73,25 +70,19 @@ class Opaque:
 
 
 Call = Callable[[Global, tuple[Any, ...]], Any]
-"""Gives what a function or class gives for these arguments; an `Opaque` where it is not known."""
+"""Returns what a function or class returns for these arguments, or an `Opaque`."""
 
 Persistent = Callable[[Any], Any]
-"""Gives what a persistent id stands for."""
+"""Returns the object that a persistent id stands for."""
 
 
 def unpickle(data: bytes, start: int, call: Call, persistent: Persistent) -> tuple[Any, int]:
-    """The object that a pickle describes, and the position after it.
-
-    Args:
-        data: bytes that hold the pickle.
-        start: where it begins.
-        call: see `Call`.
-        persistent: see `Persistent`.
+    """Return the object that a pickle describes, and the position after the pickle.
 
     Raises:
-        BudgetError: it takes too much work.
+        BudgetError: the pickle takes too much work.
         CutError: the data ends within it.
-        PickleError: it is none, or has what is not read.
+        PickleError: it is not a pickle, or contains what is not read.
     """
     machine = _Machine(data, start, call, persistent)
     try:
@@ -99,7 +90,7 @@ def unpickle(data: bytes, start: int, call: Call, persistent: Persistent) -> tup
     except struct.error as error:
         raise CutError("it ends early") from error
     except IndexError as error:
-        raise PickleError("it takes what it has not put there") from error
+        raise PickleError("it takes more from the stack than there is") from error
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         if isinstance(error, WireError):
             raise
@@ -109,12 +100,12 @@ def unpickle(data: bytes, start: int, call: Call, persistent: Persistent) -> tup
 class _Machine:
     def __init__(self, data: bytes, start: int, call: Call, persistent: Persistent) -> None:
         self.at = start
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+        self.persistent = persistent
         self._data = data
         self._call = call
-        self._persistent = persistent
-        self._stack: list[Any] = []
         self._marks: list[int] = []
-        self._memo: dict[int, Any] = {}
         self._left = _CALLS_PER_BYTE * len(data) + _CALLS_FLOOR
 
     def run(self) -> Any:
@@ -125,7 +116,7 @@ class _Machine:
             code = data[self.at]
             self.at += 1
             if code == _STOP:
-                return self._stack[-1]
+                return self.stack[-1]
             step = _STEPS.get(code)
             if step is None:
                 raise PickleError(f"an instruction {code:#x} that is not read")
@@ -133,63 +124,70 @@ class _Machine:
         raise BudgetError(f"more than {_MOST_STEPS} instructions")
 
     def number(self, form: struct.Struct) -> Any:
-        """A number of fixed length."""
         value = form.unpack_from(self._data, self.at)[0]
         self.at += form.size
         return value
 
     def take(self, length: int) -> bytes:
-        """So many bytes."""
         if not 0 <= length <= len(self._data) - self.at:
             raise CutError("it ends early")
         self.at += length
         return self._data[self.at - length : self.at]
 
     def line(self) -> str:
-        """Text up to the end of the line."""
         end = self._data.find(b"\n", self.at)
         if end < 0:
             raise CutError("it ends early")
         return self.take(end + 1 - self.at)[:-1].decode("utf-8", "replace")
 
     def digits(self) -> str:
-        """A number as a line of text."""
         text = self.line()
         if len(text) > _LONGEST_TEXT_NUMBER:
             raise PickleError("a number of too many digits")
         return text
 
     def push(self, value: Any) -> None:
-        self._stack.append(value)
+        self.stack.append(value)
+
+    def push_int(self) -> None:
+        text = self.digits()
+        self.push({"00": False, "01": True}.get(text, int(text.rstrip("L") or "0")))
+
+    def push_long(self, length: int) -> None:
+        self.push(int.from_bytes(self.take(length), "little", signed=True))
+
+    def push_text(self, length: int) -> None:
+        self.push(self.take(length).decode("utf-8", "replace"))
+
+    def push_old_text(self, length: int) -> None:
+        """Push a `str` of Python 2, which may be text or bytes; `bytes_of` restores the bytes."""
+        self.push(self.take(length).decode("utf-8", "surrogateescape"))
+
+    def push_tuple(self, count: int) -> None:
+        values = [self.pop() for _ in range(count)]
+        self.push(tuple(reversed(values)))
 
     def pop(self) -> Any:
-        if self._marks and self._marks[-1] == len(self._stack):
-            raise PickleError("it takes what it has not put there")
-        return self._stack.pop()
-
-    def top(self) -> Any:
-        return self._stack[-1]
+        if self._marks and self._marks[-1] == len(self.stack):
+            raise PickleError("it takes more from the stack than there is")
+        return self.stack.pop()
 
     def mark(self) -> None:
-        self._marks.append(len(self._stack))
+        self._marks.append(len(self.stack))
 
     def since_mark(self) -> list[Any]:
         start = self._marks.pop()
-        found = self._stack[start:]
-        del self._stack[start:]
-        return found
+        values = self.stack[start:]
+        del self.stack[start:]
+        return values
 
     def put(self, index: int) -> None:
-        self._memo[index] = self._stack[-1]
-
-    def memoize(self) -> None:
-        self._memo[len(self._memo)] = self._stack[-1]
+        self.memo[index] = self.stack[-1]
 
     def get(self, index: int) -> None:
-        try:
-            self._stack.append(self._memo[index])
-        except KeyError:
-            raise PickleError("it recalls what it has not kept") from None
+        if index not in self.memo:
+            raise PickleError("it recalls what it has not kept")
+        self.push(self.memo[index])
 
     def reduce(self) -> None:
         arguments, function = self.pop(), self.pop()
@@ -197,7 +195,7 @@ class _Machine:
 
     def call(self, function: Any, arguments: Any) -> None:
         if not isinstance(arguments, tuple):
-            raise PickleError("arguments that are no tuple")
+            raise PickleError("arguments are not a tuple")
         if not isinstance(function, Global):
             function = Global("", type(function).__name__)
         self._left -= len(arguments)
@@ -208,7 +206,7 @@ class _Machine:
         self.push(self._call(function, arguments))
 
     def new_with_keywords(self) -> None:
-        del self._stack[-1]
+        del self.stack[-1]
         self.reduce()
 
     def new_with_mark(self) -> None:
@@ -222,37 +220,39 @@ class _Machine:
     def stack_global(self) -> None:
         name, module = self.pop(), self.pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise PickleError("a name that is no text")
+            raise PickleError("a name is not text")
         self.push(Global(legible(module), legible(name)))
 
     def persistent_as_text(self) -> None:
         raise PickleError("protocol 0 names storages by texts, which PyTorch does not read either")
 
-    def persistent(self) -> None:
-        self.push(self._persistent(self.pop()))
-
     def build(self) -> None:
-        state, target = self.pop(), self.top()
+        state, target = self.pop(), self.stack[-1]
         if isinstance(target, Opaque):
             target.state = state
 
+    def set_item(self) -> None:
+        value, key = self.pop(), self.pop()
+        self.set_items([key, value])
+
     def set_items(self, pairs: list[Any]) -> None:
-        target = self.top()
-        held = target.items if isinstance(target, Opaque) else target
-        if not isinstance(held, dict):
-            raise PickleError("items that are put into no dict")
+        target = self.stack[-1]
+        items = target.items if isinstance(target, Opaque) else target
+        if not isinstance(items, dict):
+            raise PickleError("items are put into what is not a dict")
         for key, value in zip(pairs[::2], pairs[1::2], strict=False):
-            held[key if _is_plain(key) else object()] = value
+            is_plain = type(key) in _PLAIN_KEYS or (type(key) is int and abs(key) < 1 << 64)
+            items[key if is_plain else object()] = value
 
     def append(self, values: list[Any]) -> None:
-        target = self.top()
+        target = self.stack[-1]
         if isinstance(target, list):
             target.extend(values)
         elif isinstance(target, Opaque):
             for value in values:
                 target.items[len(target.items)] = value
         else:
-            raise PickleError("items that are put into no list")
+            raise PickleError("items are put into what is not a list")
 
     def new_dict(self) -> None:
         pairs = self.since_mark()
@@ -261,12 +261,12 @@ class _Machine:
 
 
 def legible(text: str) -> str:
-    """Return a text with the bytes that are not UTF-8 replaced (see `_old_text`)."""
+    """Return a text in which bytes of Python 2 that are not UTF-8 are replaced."""
     return text if text.isascii() else _bytes(text).decode("utf-8", "replace")
 
 
 def bytes_of(value: Any) -> bytes | None:
-    """Return a value's bytes if it is bytes or a text of Python 2, else None."""
+    """Return the bytes of a bytes object or a text of Python 2; None for other values."""
     if isinstance(value, str):
         return _bytes(value)
     return value if isinstance(value, bytes) else None
@@ -276,43 +276,10 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _is_plain(key: Any) -> bool:
-    return type(key) in _PLAIN_KEYS or (type(key) is int and abs(key) < 1 << 64)
-
-
 _SIZED: Final = (str, bytes, list, tuple, dict)
 _STOP: Final = ord(".")
 _U8, _U16, _I32, _U32, _U64 = (struct.Struct(f"<{each}") for each in "BHiIQ")
 _BIG_FLOAT: Final = struct.Struct(">d")
-
-
-def _text(machine: _Machine, length: int) -> None:
-    machine.push(machine.take(length).decode("utf-8", "replace"))
-
-
-def _old_text(machine: _Machine, length: int) -> None:
-    """Push a `str` of Python 2, which may be text or bytes; `bytes_of` restores the bytes."""
-    machine.push(machine.take(length).decode("utf-8", "surrogateescape"))
-
-
-def _decimal(machine: _Machine) -> None:
-    text = machine.digits()
-    machine.push({"00": False, "01": True}.get(text, int(text.rstrip("L") or "0")))
-
-
-def _long(machine: _Machine, length: int) -> None:
-    machine.push(int.from_bytes(machine.take(length), "little", signed=True))
-
-
-def _pair(machine: _Machine) -> list[Any]:
-    value, key = machine.pop(), machine.pop()
-    return [key, value]
-
-
-def _few(machine: _Machine, count: int) -> None:
-    values = [machine.pop() for _ in range(count)]
-    machine.push(tuple(reversed(values)))
-
 
 _STEPS: Final[dict[int, Callable[[_Machine], object]]] = {
     0x80: lambda m: m.take(1),  # protocol
@@ -320,42 +287,42 @@ _STEPS: Final[dict[int, Callable[[_Machine], object]]] = {
     ord("("): lambda m: m.mark(),
     ord("0"): lambda m: m.pop(),
     ord("1"): lambda m: m.since_mark(),
-    ord("2"): lambda m: m.push(m.top()),
+    ord("2"): lambda m: m.push(m.stack[-1]),
     ord("N"): lambda m: m.push(None),
     0x88: lambda m: m.push(True),
     0x89: lambda m: m.push(False),
-    ord("I"): _decimal,
-    ord("L"): _decimal,
+    ord("I"): lambda m: m.push_int(),
+    ord("L"): lambda m: m.push_int(),
     ord("F"): lambda m: m.push(float(m.digits())),
     ord("K"): lambda m: m.push(m.number(_U8)),
     ord("M"): lambda m: m.push(m.number(_U16)),
     ord("J"): lambda m: m.push(m.number(_I32)),
     ord("G"): lambda m: m.push(m.number(_BIG_FLOAT)),
-    0x8A: lambda m: _long(m, m.number(_U8)),
-    0x8B: lambda m: _long(m, m.number(_I32)),
+    0x8A: lambda m: m.push_long(m.number(_U8)),
+    0x8B: lambda m: m.push_long(m.number(_I32)),
     ord("S"): lambda m: m.push(m.line().strip("'\"")),
     ord("V"): lambda m: m.push(m.line()),
-    ord("X"): lambda m: _text(m, m.number(_U32)),
-    0x8C: lambda m: _text(m, m.number(_U8)),
-    0x8D: lambda m: _text(m, m.number(_U64)),
-    ord("T"): lambda m: _old_text(m, m.number(_I32)),
-    ord("U"): lambda m: _old_text(m, m.number(_U8)),
+    ord("X"): lambda m: m.push_text(m.number(_U32)),
+    0x8C: lambda m: m.push_text(m.number(_U8)),
+    0x8D: lambda m: m.push_text(m.number(_U64)),
+    ord("T"): lambda m: m.push_old_text(m.number(_I32)),
+    ord("U"): lambda m: m.push_old_text(m.number(_U8)),
     ord("B"): lambda m: m.push(m.take(m.number(_U32))),
     ord("C"): lambda m: m.push(m.take(m.number(_U8))),
     0x8E: lambda m: m.push(m.take(m.number(_U64))),
     0x96: lambda m: m.push(m.take(m.number(_U64))),
     ord(")"): lambda m: m.push(()),
     ord("t"): lambda m: m.push(tuple(m.since_mark())),
-    0x85: lambda m: _few(m, 1),
-    0x86: lambda m: _few(m, 2),
-    0x87: lambda m: _few(m, 3),
+    0x85: lambda m: m.push_tuple(1),
+    0x86: lambda m: m.push_tuple(2),
+    0x87: lambda m: m.push_tuple(3),
     ord("]"): lambda m: m.push([]),
     ord("l"): lambda m: m.push(m.since_mark()),
     ord("a"): lambda m: m.append([m.pop()]),
     ord("e"): lambda m: m.append(m.since_mark()),
     ord("}"): lambda m: m.push({}),
     ord("d"): lambda m: m.new_dict(),
-    ord("s"): lambda m: m.set_items(_pair(m)),
+    ord("s"): lambda m: m.set_item(),
     ord("u"): lambda m: m.set_items(m.since_mark()),
     0x8F: lambda m: m.push([]),  # a set, of which only the elements count
     0x90: lambda m: m.append(m.since_mark()),
@@ -363,7 +330,7 @@ _STEPS: Final[dict[int, Callable[[_Machine], object]]] = {
     ord("p"): lambda m: m.put(int(m.digits())),
     ord("q"): lambda m: m.put(m.number(_U8)),
     ord("r"): lambda m: m.put(m.number(_U32)),
-    0x94: lambda m: m.memoize(),
+    0x94: lambda m: m.put(len(m.memo)),
     ord("g"): lambda m: m.get(int(m.digits())),
     ord("h"): lambda m: m.get(m.number(_U8)),
     ord("j"): lambda m: m.get(m.number(_U32)),
@@ -376,5 +343,6 @@ _STEPS: Final[dict[int, Callable[[_Machine], object]]] = {
     ord("i"): lambda m: m.instance(),
     ord("b"): lambda m: m.build(),
     ord("P"): lambda m: m.persistent_as_text(),
-    ord("Q"): lambda m: m.persistent(),
+    ord("Q"): lambda m: m.push(m.persistent(m.pop())),
 }
+"""Instruction -> what it does. The numbers are codes without a printable character."""

@@ -1,8 +1,8 @@
-"""The tensors in what a pickle describes, by the names that their author knows.
+"""The tensors in what a pickle describes, under the names that their author knows.
 
-A checkpoint is a dict of dicts; the state dict in it is called `state_dict`, `model` or the like,
-and training in parallel or compiled puts `module.` or `_orig_mod.` before every name of it. A
-module that was saved whole keeps its tensors in `_parameters` and `_buffers`, its children in
+A checkpoint is a dict of dicts. The state dict in it is called `state_dict`, `model` or similar.
+Parallel training and compilation put `module.` or `_orig_mod.` before every name in it. A module
+that was saved whole keeps its tensors in `_parameters` and `_buffers` and its children in
 `_modules`; a module of TorchScript keeps all of them in its state.
 """
 
@@ -18,65 +18,45 @@ from bnstat.formats.pytorch.pickled import BudgetError, Opaque, legible
 from bnstat.formats.pytorch.script import FLAT, is_module, is_store
 from bnstat.formats.pytorch.tensors import Array, Tensor, array_of
 
-_WRAPPERS: Final = frozenset(
-    {
-        "state_dict",
-        "model",
-        "full_model",
-        "model_state_dict",
-        "model_state",
-        "model_dict",
-        "net",
-        "network",
-        "params",
-        "weights",
-    }
-)
-"""What checkpoints call the state dict in them; no part of a layer's name."""
-
-_AVERAGES: Final = frozenset(
-    {
-        "ema",
-        "ema_model",
-        "model_ema",
-        "ema_state_dict",
-        "state_dict_ema",
-        "params_ema",
-        "ema_params",
-        "ema_weights",
-    }
-)
-"""The same of an exponential moving average of them."""
-
+_WRAPPERS: Final = {
+    "state_dict", "model", "full_model", "model_state_dict", "model_state", "model_dict", "net",
+    "network", "params", "weights",
+}  # fmt: skip
+"""What checkpoints call the state dict in them; not part of a layer's name."""
+_AVERAGES: Final = {
+    "ema", "ema_model", "model_ema", "ema_state_dict", "state_dict_ema", "params_ema",
+    "ema_params", "ema_weights",
+}  # fmt: skip
+"""What checkpoints call the exponential moving average of a state dict."""
 _AVERAGED: Final = "/ExponentialMovingAverage"
-"""What TensorFlow appends to the name of such a variable."""
+"""TensorFlow's ending of the name of such an average."""
 
 _PARALLEL: Final = re.compile(r"^(?:module\.|_orig_mod\.)+")
 _COMPILED: Final = re.compile(r"\._orig_mod(?=\.)")
+_LIGHTNING: Final = "pytorch-lightning_version"
 
 _ALONE: Final = "tensor"
-"""What a tensor is called that was saved by itself."""
+"""The name of a tensor that was saved by itself."""
 
 _DEEPEST: Final = 64
 _MOST_VALUES: Final = 1 << 22
 _MOST_NAMES: Final = 1 << 27
-"""Characters of all names together, which grow with what is around them."""
+"""Characters of all names together; a name grows with the depth."""
 _LONGEST_INDEX: Final = 1 << 63
-
-_LIGHTNING: Final = "pytorch-lightning_version"
+_PLAIN: Final = (bool, int, float, str)
 
 
 @dataclass
-class Found:
-    """What a pickle holds.
+class Collected:
+    """The tensors of a pickle, and what it records about the model.
 
     Attributes:
         tensors: key -> tensor, in the order of the file.
-        names: key -> the name that its author knows.
-        layers: the modules, where the model was saved whole, in the order of their making.
-        writer: the library that wrote it, where it says so.
-        step: the training step, where it says so.
-        in_order: whether the tensors come in the order in which the program made them.
+        names: key -> the name that the author knows.
+        layers: the modules of a model that was saved whole, in the order of their creation.
+        writer: the library that wrote the file, if recorded.
+        step: the training step, if recorded.
+        in_order: True if the tensors are in the order in which the program made them.
     """
 
     tensors: dict[str, Tensor | Array] = field(default_factory=dict)
@@ -87,52 +67,58 @@ class Found:
     in_order: bool = True
 
 
-def collect(root: Any) -> Found:
-    """All tensors below an object.
+def collect(root: Any) -> Collected:
+    """Return all tensors below an object.
 
     Raises:
-        BudgetError: it holds far more than any network.
+        BudgetError: the object contains far more than any network.
     """
-    found = Found()
-    where: dict[str, tuple[str, ...]] = {}
+    result = Collected()
+    paths: dict[str, tuple[str, ...]] = {}
     for path, value in _walk(root):
         if isinstance(value, Tensor | Array):
-            key = _unused("/".join(path) or _ALONE, found.tensors)
-            found.tensors[key] = value
-            where[key] = path or (_ALONE,)
+            key = base = "/".join(path) or _ALONE
+            number = 1
+            while key in result.tensors:
+                number += 1
+                key = f"{base}#{number}"
+            result.tensors[key] = value
+            paths[key] = path or (_ALONE,)
         elif isinstance(value, Opaque):
-            found.layers += _layer(path, value)
-    _drop_repeated(found, where)
-    found.names = _names(where)
+            result.layers += _layer(path, value)
+    _drop_repeated(result, paths)
+    result.names = _names(paths)
     if is_store(root):
-        found.names = {key: name.replace("|", ".") for key, name in found.names.items()}
-        found.in_order = False
+        result.names = {key: name.replace("|", ".") for key, name in result.names.items()}
+        result.in_order = False
     if isinstance(root, dict):
         version, step = root.get(_LIGHTNING), root.get("global_step")
-        found.writer = f"PyTorch Lightning {legible(version)}" if isinstance(version, str) else None
-        found.step = step if type(step) is int and 0 <= step < _LONGEST_INDEX else None
-    return found
+        result.writer = (
+            f"PyTorch Lightning {legible(version)}" if isinstance(version, str) else None
+        )
+        result.step = step if type(step) is int and 0 <= step < _LONGEST_INDEX else None
+    return result
 
 
-def _drop_repeated(found: Found, where: dict[str, tuple[str, ...]]) -> None:
-    """Drop tensors of a state dict that are the very tensors of a whole model in the same file.
+def _drop_repeated(collected: Collected, paths: dict[str, tuple[str, ...]]) -> None:
+    """Drop tensors of a state dict that are those of a whole model in the same file.
 
     Both have the same name in their container and the same numbers in the same storage. A tensor
-    that has two names within one container stays as it is.
+    that has two names within one container is kept twice.
     """
-    of_modules = [key for layer in found.layers for key in layer.variables.values()]
+    of_modules = [key for layer in collected.layers for key in layer.variables.values()]
 
     def identity(key: str) -> tuple[object, ...] | None:
-        tensor = found.tensors.get(key)
+        tensor = collected.tensors.get(key)
         if not isinstance(tensor, Tensor):
             return None
-        name = _COMPILED.sub("", _PARALLEL.sub("", where[key][-1]))
+        name = _COMPILED.sub("", _PARALLEL.sub("", paths[key][-1]))
         return name, tensor.storage, tensor.dtype, tensor.offset, tensor.shape, tensor.strides
 
     kept = {identity(key) for key in of_modules} - {None}
-    for key in found.tensors.keys() - set(of_modules):
+    for key in collected.tensors.keys() - set(of_modules):
         if identity(key) in kept:
-            del found.tensors[key], where[key]
+            del collected.tensors[key], paths[key]
 
 
 def _walk(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -162,26 +148,19 @@ def _walk(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
         if depth > _DEEPEST:
             continue
         module = _module_parts(value)
-        if module is not None:
-            below = [
-                (_dotted(path, name, in_module), each, True, depth + 1)
-                for name, each in module
-                if _is_worth(each)
+        children = (
+            [((*path, _text(key)), child) for key, child in _items(value)]
+            if module is None
+            else [(_dotted(path, name, in_module), child) for name, child in module]
+        )
+        stack += reversed(
+            [
+                (inner, child, module is not None, depth + 1)
+                for inner, child in children
+                if isinstance(child, Tensor | Opaque)
+                or (isinstance(child, dict | list | tuple) and child)
             ]
-        else:
-            below = [
-                ((*path, _text(key)), each, False, depth + 1)
-                for key, each in _items(value)
-                if _is_worth(each)
-            ]
-        stack += reversed(below)
-
-
-def _is_worth(value: Any) -> bool:
-    """Return True if there may be tensors in a value."""
-    return isinstance(value, Tensor | Opaque) or (
-        isinstance(value, dict | list | tuple) and bool(value)
-    )
+        )
 
 
 def _items(value: Any) -> Iterator[tuple[Any, Any]]:
@@ -196,7 +175,7 @@ def _items(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _module_parts(value: Any) -> list[tuple[str, Any]] | None:
-    """The tensors of a module that was saved whole, then its children; None of other objects."""
+    """Return the tensors, then the children, of a module that was saved whole; else None."""
     state = value.state if isinstance(value, Opaque) else None
     if is_module(value):
         return [(_text(name), each) for name, each in _items(state)]
@@ -211,7 +190,7 @@ def _dotted(path: tuple[str, ...], name: str, in_module: bool) -> tuple[str, ...
 
 
 def _layer(path: tuple[str, ...], module: Opaque) -> Iterator[Layer]:
-    """A module of which the file tells the class, unless it only has others in it."""
+    """Yield a module that has tensors of its own and whose class the file records."""
     state = module.state if isinstance(module.state, dict) else {}
     is_script = is_module(module)
     if str(module.kind) == FLAT or not (is_script or isinstance(state.get("_modules"), dict)):
@@ -229,22 +208,19 @@ def _layer(path: tuple[str, ...], module: Opaque) -> Iterator[Layer]:
         yield Layer(name, str(module.kind), config, variables, key="/".join(path))
 
 
-_PLAIN: Final = (bool, int, float, str)
-
-
-def _names(where: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
-    """The author's names of the tensors, from the ways to them."""
+def _names(paths: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """Return the author's names of the tensors from their paths."""
     groups: dict[tuple[str, ...], list[str]] = {}
-    for key, path in where.items():
+    for key, path in paths.items():
         groups.setdefault(path[:-1], []).append(key)
     names: dict[str, str] = {}
     taken: set[str] = set()
     for outer, keys in groups.items():
-        is_parallel = all(_PARALLEL.match(where[key][-1]) for key in keys)
+        is_parallel = all(_PARALLEL.match(paths[key][-1]) for key in keys)
         shown = [part for part in outer if part not in _WRAPPERS | _AVERAGES]
         averaged = _AVERAGED if any(part in _AVERAGES for part in outer) else ""
         for key in keys:
-            own = where[key][-1]
+            own = paths[key][-1]
             own = _COMPILED.sub("", _PARALLEL.sub("", own) if is_parallel else own)
             name = "/".join([*shown, own]) + averaged
             names[key] = key if name in taken else name
@@ -252,16 +228,7 @@ def _names(where: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
     return names
 
 
-def _unused(key: str, taken: Mapping[str, object]) -> str:
-    number, base = 1, key
-    while key in taken:
-        number += 1
-        key = f"{base}#{number}"
-    return key
-
-
 def _text(key: Any) -> str:
-    """A key of a dict as text."""
     if isinstance(key, bytes):
         return key.decode("utf-8", "replace")
     if isinstance(key, str):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -114,12 +113,3 @@ def test_few_numbers_are_not_repeated_without_end(tmp_path: Path) -> None:
         except UnsupportedError:
             continue
     assert 0 < read <= (1 << 28) + 2 * (tmp_path / "m").stat().st_size
-
-
-def test_a_tar_of_pytorch_0_1_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "m.pth.tar"
-    with tarfile.open(path, "w") as archive:
-        for name in ("pickle", "storages", "tensors"):
-            archive.addfile(tarfile.TarInfo(name))
-    with pytest.raises(UnsupportedError, match=r"a tar of PyTorch 0\.1"):
-        bnstat.load(path)

@@ -17,7 +17,7 @@ from bnstat.exchange import json as json_output
 from bnstat.exchange import npz as npz_output
 from bnstat.exchange import parquet as parquet_output
 from bnstat.exchange import safetensors as safetensors_output
-from bnstat.exchange.form import NAMINGS, Form
+from bnstat.exchange.naming import NAMINGS, ExportOptions
 from bnstat.model import ROLES, Model
 from tests.output.models import layer, model, usual
 
@@ -28,15 +28,15 @@ TWO = model(
 PYTORCH = ("weight", "bias", "running_mean", "running_var")
 
 
-def safetensors_of(of: Model, form: Form) -> bytes:
+def safetensors_of(of: Model, form: ExportOptions) -> bytes:
     file = io.BytesIO()
     safetensors_output.dump(of, file, form)
     return file.getvalue()
 
 
-def json_of(of: Model, form: Form) -> dict:
+def json_of(of: Model, form: ExportOptions) -> dict:
     file = io.StringIO()
-    json_output.dump(of, file, True, form)
+    json_output.dump(of, file, form)
     return json.loads(file.getvalue())
 
 
@@ -48,7 +48,7 @@ def test_what_is_written_is_read_back_as_the_same_layers(
     path = tmp_path / f"m.{kind}"
     with path.open("wb") as file:
         dump = safetensors_output.dump if kind == "safetensors" else npz_output.dump
-        dump(TWO, file, Form(names))
+        dump(TWO, file, ExportOptions(names))
     read = bnstat.load(path)
     difference = bnstat.diff(TWO, read)
     assert difference.equal, difference
@@ -60,7 +60,7 @@ def test_what_is_written_is_read_back_as_the_same_layers(
 
 def test_safetensors_as_their_own_library_reads_them() -> None:
     library = pytest.importorskip("safetensors.numpy")
-    read = library.load(safetensors_of(TWO, Form("pytorch")))
+    read = library.load(safetensors_of(TWO, ExportOptions("pytorch")))
     assert set(read) == {f"block{n}.bn.{part}" for n in (1, 2) for part in PYTORCH}
     for number, each in enumerate(TWO, 1):
         for role, part in zip(ROLES, PYTORCH, strict=True):
@@ -71,7 +71,9 @@ def test_safetensors_as_their_own_library_reads_them() -> None:
 def test_safetensors_of_every_float(dtype: object, tmp_path: Path) -> None:
     array = np.array([0.1, -3, np.inf, np.nan]).astype(dtype)
     stats = {"moving_mean": array, "moving_variance": array}
-    (tmp_path / "m.safetensors").write_bytes(safetensors_of(model(layer("bn", stats)), Form()))
+    (tmp_path / "m.safetensors").write_bytes(
+        safetensors_of(model(layer("bn", stats)), ExportOptions())
+    )
     (read,) = bnstat.load(tmp_path / "m.safetensors")
     native = array.astype(array.dtype.newbyteorder("=")) if dtype == ">f4" else array
     assert read.moving_mean.tobytes() == native.tobytes()
@@ -80,13 +82,13 @@ def test_safetensors_of_every_float(dtype: object, tmp_path: Path) -> None:
 def test_safetensors_has_no_other_types() -> None:
     odd = model(layer("bn", {"moving_mean": np.zeros(2, ml_dtypes.float8_e4m3b11fnuz)}))
     with pytest.raises(UnsupportedError, match="float8_e4m3b11fnuz"):
-        safetensors_of(odd, Form())
+        safetensors_of(odd, ExportOptions())
 
 
 def test_torch_loads_them_into_the_port(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     library = pytest.importorskip("safetensors.torch")
-    (tmp_path / "m.safetensors").write_bytes(safetensors_of(TWO, Form("pytorch")))
+    (tmp_path / "m.safetensors").write_bytes(safetensors_of(TWO, ExportOptions("pytorch")))
     port = torch.nn.ModuleDict(
         {
             f"block{number}": torch.nn.ModuleDict(
@@ -108,14 +110,14 @@ def test_torch_loads_them_into_the_port(tmp_path: Path) -> None:
 
 def test_the_momentum_is_what_the_other_side_means() -> None:
     def momentum(names: str | None) -> float:
-        return json_of(TWO, Form(names))["layers"][0]["momentum"]
+        return json_of(TWO, ExportOptions(names))["layers"][0]["momentum"]
 
     assert momentum("pytorch") == 0.01
     assert {momentum(names) for names in (None, "keras", "onnx", "flax")} == {0.99}
 
 
 def test_json_names_tensors_and_layers() -> None:
-    document = json_of(TWO, Form("pytorch"))
+    document = json_of(TWO, ExportOptions("pytorch"))
     assert document["names"] == "pytorch"
     first = document["layers"][0]
     assert first["name"] == "block1.bn"
@@ -123,28 +125,31 @@ def test_json_names_tensors_and_layers() -> None:
     assert first["moving_variance"]["variable"] == "block1/bn/moving_variance"
 
 
-@pytest.mark.parametrize("form", [Form("flax"), Form(folded=True), Form("pytorch", folded=True)])
-def test_json_is_as_its_schema_says(form: Form) -> None:
+@pytest.mark.parametrize(
+    "form",
+    [ExportOptions("flax"), ExportOptions(folded=True), ExportOptions("pytorch", folded=True)],
+)
+def test_json_is_as_its_schema_says(form: ExportOptions) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     schema = json.loads(Path(json_output.__file__).with_name("schema.json").read_text())
     jsonschema.Draft202012Validator(schema).validate(json_of(TWO, form))
 
 
 def test_csv_columns() -> None:
-    def header(form: Form) -> str:
+    def header(form: ExportOptions) -> str:
         file = io.StringIO()
         csv_output.dump(TWO, file, form)
         return file.getvalue().splitlines()[0]
 
-    assert header(Form("pytorch")) == "layer,channel,weight,bias,running_mean,running_var"
-    assert header(Form("onnx")) == "layer,channel,scale,B,input_mean,input_var"
-    assert header(Form("flax")) == "layer,channel,scale,bias,mean,var"
-    assert header(Form(folded=True)) == "layer,channel,scale,shift"
+    assert header(ExportOptions("pytorch")) == "layer,channel,weight,bias,running_mean,running_var"
+    assert header(ExportOptions("onnx")) == "layer,channel,scale,B,input_mean,input_var"
+    assert header(ExportOptions("flax")) == "layer,channel,scale,bias,mean,var"
+    assert header(ExportOptions(folded=True)) == "layer,channel,scale,shift"
 
 
 def test_folded_is_scale_and_shift() -> None:
     file = io.BytesIO()
-    npz_output.dump(TWO, file, Form(folded=True))
+    npz_output.dump(TWO, file, ExportOptions(folded=True))
     read = np.load(io.BytesIO(file.getvalue()), allow_pickle=False)
     scale, shift = TWO[1].scale_and_shift()
     assert sorted(read) == [f"block{n}/bn/{part}" for n in (1, 2) for part in ("scale", "shift")]
@@ -155,8 +160,8 @@ def test_folded_is_scale_and_shift() -> None:
 def test_folded_needs_an_epsilon() -> None:
     unknown = model(usual("bn", 3))
     with pytest.raises(BnstatError, match="--epsilon"):
-        json_of(unknown, Form(folded=True))
-    (folded,) = json_of(unknown, Form(folded=True, epsilon=0.5))["layers"]
+        json_of(unknown, ExportOptions(folded=True))
+    (folded,) = json_of(unknown, ExportOptions(folded=True, epsilon=0.5))["layers"]
     assert folded["epsilon"] == 0.5
     scale, _ = unknown[0].scale_and_shift(0.5)
     np.testing.assert_array_equal(np.float32(folded["scale"]["values"]), scale)
@@ -166,7 +171,7 @@ def test_parquet_as_its_library_reads_it() -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     without = layer("c", {role: TWO[1].array(role) for role in ROLES[1:]})
     file = io.BytesIO()
-    parquet_output.dump(model(*TWO, without), file, Form("pytorch"))
+    parquet_output.dump(model(*TWO, without), file, ExportOptions("pytorch"))
     table = parquet.read_table(io.BytesIO(file.getvalue())).to_pydict()
     assert list(table) == ["layer", "channel", *PYTORCH]
     assert table["layer"] == ["block1.bn"] * 5 + ["block2.bn"] * 3 + ["c"] * 3
@@ -178,6 +183,6 @@ def test_parquet_as_its_library_reads_it() -> None:
 
 def test_two_layers_that_would_be_called_alike_are_refused() -> None:
     alike = model(usual("a/bn"), usual("a.bn", seed=1))
-    Form("keras").check(alike.layers)
+    ExportOptions("keras").check(alike.layers)
     with pytest.raises(BnstatError, match="name of two layers"):
-        Form("pytorch").check(alike.layers)
+        ExportOptions("pytorch").check(alike.layers)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bnstat.exchange import json as output
+from bnstat.exchange.naming import ExportOptions
 from bnstat.model import Source, as_float64
 from tests.output.models import layer, model, usual, variable
 
@@ -24,7 +25,7 @@ def refuse(word):
 
 def document_of(a_model, values=True):
     file = io.StringIO()
-    output.dump(a_model, file, values)
+    output.dump(a_model, file, ExportOptions(values=values))
     return json.loads(file.getvalue().encode("utf-8"), parse_constant=refuse)
 
 

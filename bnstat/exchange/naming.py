@@ -1,0 +1,241 @@
+"""What `export` writes of each layer, and what each framework calls it.
+
+Gamma and beta are `weight` and `bias` in PyTorch's `BatchNorm2d`, `scale` and `B` in ONNX's
+`BatchNormalization`, `scale` and `bias` in Flax's `BatchNorm`. PyTorch's momentum is the share of
+the new statistics, everybody else's the share of the old ones.
+
+Sources: torch/nn/modules/batchnorm.py; docs/Operators.md of ONNX; flax/linen/normalization.py.
+
+`diff --map` writes a CSV file of lines OLD,NEW with the names of paired layers; `export --map`
+reads it. Where tensors are not named after their layer, as in an ONNX file, each has a line too:
+`LAYER/gamma,TENSOR`. Characters that are not printable are written as escapes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Final, NamedTuple
+
+from bnstat.compare import Difference
+from bnstat.errors import BnstatError, DamagedError, NotFoundError
+from bnstat.model import ROLES, Array, BatchNorm, Model, printable
+
+PARTS_FOLDED: Final = ("scale", "shift")
+"""The parts of a folded layer: `y = scale * x + shift`."""
+
+
+class Naming(NamedTuple):
+    """How a framework names the parts of a layer.
+
+    Attributes:
+        separator: separates the parts of a layer's name; None to leave names unchanged.
+        keys: part -> the name of its tensor, with `{}` for the layer's name.
+        has_new_share: True if momentum is the share of the new statistics.
+    """
+
+    separator: str | None
+    keys: Mapping[str, str]
+    has_new_share: bool = False
+
+    def spell(self, name: str) -> str:
+        """Return a layer's name with the framework's separator."""
+        if self.separator is None:
+            return name
+        return name.replace("." if self.separator == "/" else "/", self.separator)
+
+    def parse(self, key: str) -> tuple[str, str] | None:
+        """Return the layer's name and the part that a tensor's name stands for, or None."""
+        for part, template in self.keys.items():
+            before, _, after = template.partition("{}")
+            name = key[len(before) : len(key) - len(after)]
+            if name and key == f"{before}{name}{after}":
+                return name, part
+        return None
+
+    def label(self, part: str) -> str:
+        """Return the name of a part without the layer's name: `running_mean`."""
+        return self.keys[part].rpartition("{}")[2][1:]
+
+
+def _suffixes(separator: str, labels: Sequence[str]) -> dict[str, str]:
+    parts = (*zip(ROLES, labels, strict=True), *((part, part) for part in PARTS_FOLDED))
+    return {part: f"{{}}{separator}{label}" for part, label in parts}
+
+
+NAMINGS: Final[Mapping[str, Naming]] = {
+    "keras": Naming(None, _suffixes("/", ROLES)),
+    "pytorch": Naming(
+        ".", _suffixes(".", ("weight", "bias", "running_mean", "running_var")), has_new_share=True
+    ),
+    "onnx": Naming(".", _suffixes(".", ("scale", "B", "input_mean", "input_var"))),
+    "flax": Naming(
+        "/",
+        {
+            "gamma": "params/{}/scale",
+            "beta": "params/{}/bias",
+            "moving_mean": "batch_stats/{}/mean",
+            "moving_variance": "batch_stats/{}/var",
+            **{part: f"{{}}/{part}" for part in PARTS_FOLDED},
+        },
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What is written of a model's layers, and under which names.
+
+    Attributes:
+        names: a key of `NAMINGS`; None for Keras's names without saying so in the file.
+        folded: True for scale and shift instead of the four roles.
+        epsilon: for folded layers whose file does not store it.
+        renamed: a layer's name, or `LAYER/ROLE` for a tensor -> the name to write instead.
+        values: False for names, shapes and dtypes alone (JSON only).
+    """
+
+    names: str | None = None
+    folded: bool = False
+    epsilon: float | None = None
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    values: bool = True
+
+    @property
+    def naming(self) -> Naming:
+        """The names of the chosen framework."""
+        return NAMINGS[self.names or "keras"]
+
+    @property
+    def parts(self) -> Sequence[str]:
+        """What is written of each layer: the roles, or scale and shift."""
+        return PARTS_FOLDED if self.folded else ROLES
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the parts without a layer's name."""
+        return [self.naming.label(part) for part in self.parts]
+
+    def name(self, layer: BatchNorm) -> str:
+        """Return the name to write for a layer."""
+        return self.renamed.get(layer.name, self.naming.spell(layer.name))
+
+    def key(self, layer: BatchNorm, part: str) -> str:
+        """Return the name to write for the tensor of a part."""
+        key = self.naming.keys[part].replace("{}", self.name(layer))
+        return self.renamed.get(f"{layer.name}/{part}", key)
+
+    def momentum(self, layer: BatchNorm) -> float | None:
+        """Return a layer's momentum as the framework defines it."""
+        if layer.momentum is None or not self.naming.has_new_share:
+            return layer.momentum
+        return float(f"{1 - layer.momentum:.12g}")
+
+    def array(self, layer: BatchNorm, part: str) -> Array | None:
+        """Return a part of a layer, or None if the layer lacks the role.
+
+        Raises:
+            BnstatError: the array cannot be read, or the epsilon is not known.
+        """
+        if not self.folded:
+            return layer.array(part)
+        return layer.scale_and_shift(self.epsilon_of(layer))[PARTS_FOLDED.index(part)]
+
+    def epsilon_of(self, layer: BatchNorm) -> float:
+        """Return the epsilon in a layer's scale.
+
+        Raises:
+            BnstatError: it is not known.
+        """
+        epsilon = self.epsilon if layer.epsilon is None else layer.epsilon
+        if epsilon is None:
+            raise BnstatError(
+                printable(layer.name), "epsilon is not stored in this file", "pass --epsilon"
+            )
+        return epsilon
+
+    def check(self, layers: Sequence[BatchNorm]) -> None:
+        """Check, before anything is written, that these options suit the layers.
+
+        Raises:
+            BnstatError: two layers or tensors would have one name, or an epsilon is not known.
+        """
+        names: dict[str, str] = {}
+        for layer in layers:
+            earlier = names.setdefault(self.name(layer), layer.name)
+            if earlier != layer.name:
+                raise BnstatError(
+                    printable(self.name(layer)),
+                    f"is the name of two layers, {printable(earlier)} and {printable(layer.name)}",
+                    "rename one with --map",
+                )
+            if self.folded:
+                self.epsilon_of(layer)
+        keys = Counter(self.key(layer, part) for layer in layers for part in self.parts)
+        for key, count in keys.items():
+            if count > 1:
+                raise BnstatError(
+                    printable(key), "is the name of two tensors", "rename one with --map"
+                )
+
+
+DEFAULTS: Final = ExportOptions()
+"""All values of the four roles, under bnstat's own names."""
+
+_LARGEST_MAP: Final = 1 << 26
+
+
+def write_name_map(difference: Difference, new: Model, file: IO[str]) -> None:
+    """Write the name of each old layer with the name of its counterpart in the new model.
+
+    Old layers without a counterpart keep their names. If the new model is an ONNX file, whose
+    tensors have names of their own, the names of tensors are written as well.
+    """
+    writer = csv.writer(file, lineterminator="\n")
+    for pair in difference.layers:
+        writer.writerow((printable(pair.old), printable(pair.new)))
+        variables = new[pair.new].variables if new.source.format == "onnx" else {}
+        for role in (role for role in ROLES if role in variables):
+            writer.writerow((printable(f"{pair.old}/{role}"), printable(variables[role].key)))
+    for name in difference.removed:
+        writer.writerow((printable(name), printable(name)))
+
+
+def read_name_map(path: str, layers: Sequence[BatchNorm]) -> Mapping[str, str]:
+    """Return the new names of layers and tensors by their old ones; see `ExportOptions.renamed`.
+
+    Raises:
+        DamagedError: the file is not such a CSV file, or names a layer twice.
+        NotFoundError: a line names a layer that is not among `layers`.
+        OSError: the file does not exist or cannot be read.
+    """
+    with open(path, "rb") as file:
+        data = file.read(_LARGEST_MAP + 1)
+    if len(data) > _LARGEST_MAP:
+        raise DamagedError(path, "is too large for a list of names")
+    try:
+        text = data.decode("utf-8-sig")
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DamagedError(path, f"is not valid CSV ({error})") from error
+    names = [f"{layer.name}/{role}" for layer in layers for role in ROLES]
+    names += [layer.name for layer in layers]
+    by_text = {printable(name): name for name in names}
+    renamed: dict[str, str] = {}
+    for number, row in enumerate(rows, 1):
+        where = f"{path}, line {number}"
+        if not row:
+            continue
+        if len(row) != 2 or not row[1].strip():
+            raise DamagedError(
+                where, "is not FROM,TO", "bnstat diff OLD NEW --map writes such a file"
+            )
+        old, new = row[0].strip(), row[1].strip()
+        if old not in by_text:
+            raise NotFoundError(where, f"no layer is called {printable(old[:200])!r}")
+        if by_text[old] in renamed:
+            raise DamagedError(where, f"{printable(old[:200])!r} is listed a second time")
+        renamed[by_text[old]] = new
+    return renamed
