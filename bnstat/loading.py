@@ -243,7 +243,7 @@ def configurer(config: str | PathLike[str]) -> Callable[[Contents], Contents]:
     Raises:
         BnstatError: the file tells none.
     """
-    from bnstat.discovery.configuration import misfit
+    from bnstat.discovery.configuration import find_misfit
     from bnstat.formats.keras.architecture import read_architecture
 
     path, layers = read_architecture(fspath(config))
@@ -253,7 +253,7 @@ def configurer(config: str | PathLike[str]) -> Callable[[Contents], Contents]:
             note = f"{path} is not used: the file tells its own layers"
             return replace(contents, notes=[*contents.notes, note])
         told = contents.configured(layers)
-        if (reason := misfit(told)) is not None:
+        if (reason := find_misfit(told)) is not None:
             raise BnstatError(
                 path,
                 f"does not fit {contents.source.path}: {reason}",

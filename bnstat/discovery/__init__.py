@@ -1,31 +1,52 @@
-"""From what a file holds to its batch-norm layers.
+"""Finding the batch-norm layers in the contents of a file.
 
-Four kinds of evidence are asked, the strongest first: layer configurations, the object graph,
-computation graphs, names. Each gives sightings; those that share a variable are one layer, whose
-name and roles the strongest evidence tells and whose gaps the others fill.
+There are four sources of evidence, the strongest first: layer configurations, the object graph,
+computation graphs, and names. Each yields sightings. Sightings that share a variable are merged
+into one layer: the strongest evidence decides its name and roles, the others fill the gaps.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
-from bnstat.discovery.explanations import what_decides
-from bnstat.discovery.merge import Merged, Sighting, in_order, is_complete, merge, unique_names
+from bnstat.discovery.merge import Sighting, in_order, merge, unique_names
 from bnstat.discovery.names import (
     NAMED_FOR_ITS_ROLE,
-    Names,
+    VariableNames,
     by_patterns,
     from_names,
     without_statistics,
 )
-from bnstat.discovery.objects import from_objects, lost_to_their_layers
+from bnstat.discovery.objects import from_objects, note_lost_statistics
+from bnstat.discovery.schemes import describe_lookalike
 from bnstat.formats.contents import Contents
-from bnstat.model import ROLES, BatchNorm, Model, PrecedingBias, StatisticsUse, Verdict
-from bnstat.model.variables import squeezed
+from bnstat.model import (
+    ROLES,
+    BatchNorm,
+    Explanation,
+    Model,
+    PrecedingBias,
+    StatisticsUse,
+    squeezed,
+)
 
 __all__ = ["discover"]
 
 _FLOATS = ("float", "bfloat")
+
+_UNUSED_NAMES = (
+    (re.compile(r"/(moving_mean|moving_variance)$"), "moving statistic without its counterpart"),
+    (
+        re.compile(r"(^|[/.])running_(mean|var)$"),
+        "running statistic without its counterpart, or with a count: of data that is normalized",
+    ),
+    (
+        re.compile(r"(^|/)(gamma|beta|scale|offset)$"),
+        "no moving statistics beside it: layer, group or instance norm, or not saved",
+    ),
+)
+"""Why a variable of such a name belongs to no batch norm."""
 
 
 def discover(
@@ -35,44 +56,62 @@ def discover(
     include_shadows: bool = False,
     values: bool = True,
 ) -> Model:
-    """The batch-norm layers of a file.
+    """Find the batch-norm layers of a file.
 
     Args:
         contents: the file.
         patterns: (role, regular expression) pairs of a naming scheme of the user's own.
         include_shadows: also show the exponential-moving-average copies of layers.
-        values: whether values may be read to tell what a layer is.
+        values: False if values must not be read to decide whether a layer is batch norm.
     """
-    names = Names(contents, complete=bool(patterns))
-    merged = merge(
+    # Only the files that need these modules import them.
+    configured: Sequence[Sighting] = ()
+    if contents.layers:
+        from bnstat.discovery.configuration import from_layers
+
+        configured = from_layers(contents, values)
+    computed: Sequence[Sighting] = ()
+    if contents.graphs is not None:
+        from bnstat.discovery.graphs.norms import from_graphs
+
+        computed = from_graphs(contents)
+    names = VariableNames(contents, complete=bool(patterns))
+    sightings = merge(
         {
             "patterns": by_patterns(names, patterns),
-            "layers": _from_layers(contents, values),
+            "layers": configured,
             "objects": from_objects(contents),
-            "graphs": _from_graphs(contents),
+            "graphs": computed,
             "names": from_names(names, include_shadows),
         }
     )
-    merged = [layer for layer in merged if _is_plausible(layer, contents)]
-    for layer in merged:
-        _leave_out_what_does_not_fit(layer, contents)
-    whole = [layer for layer in merged if is_complete(layer)]
-    whole = in_order(whole, _ordered_by(contents))
-    _name_by_scopes(whole, contents)
-    partial = [layer for layer in merged if not is_complete(layer)]
-    partial += merge({"names": without_statistics(names, _keys(merged))})
-    layers = _layers(whole, contents)
+    sightings = [sighting for sighting in sightings if _is_plausible(sighting, contents)]
+    for sighting in sightings:
+        _drop_misfits(sighting, contents)
+    complete = [sighting for sighting in sightings if sighting.is_complete]
+    complete = in_order(complete, _ordered_origins(contents))
+    if contents.graphs is not None and contents.objects:
+        from bnstat.discovery.scopes import name_by_scopes
+
+        name_by_scopes(complete, contents)
+    partial = [sighting for sighting in sightings if not sighting.is_complete]
+    partial += merge({"names": without_statistics(names, _keys(sightings))})
+    layers = _layers(complete, contents)
     incomplete = _layers(partial, contents)
+    notes = [
+        *contents.notes,
+        *note_lost_statistics(contents, _keys(complete)),
+        *_undecided_notes(contents, layers, incomplete),
+    ]
+    if contents.graphs is not None and not layers and not incomplete:
+        from bnstat.discovery.graphs.norms import note_folded
+
+        notes += note_folded(contents)
     return Model(
         contents.source,
         layers,
         incomplete=incomplete,
-        notes=[
-            *contents.notes,
-            *lost_to_their_layers(contents, _keys(whole)),
-            *what_decides(contents, layers, incomplete),
-            *([] if layers or incomplete else _folded(contents)),
-        ],
+        notes=notes,
         explain=lambda: _explain(contents, layers, incomplete),
         stored=contents.variables,
         find_biases=lambda: _preceding_biases(contents, layers),
@@ -80,43 +119,8 @@ def discover(
     )
 
 
-# What only some files need is imported when such a file comes.
-
-
-def _from_layers(contents: Contents, values: bool) -> list[Sighting]:
-    if not contents.layers:
-        return []
-    from bnstat.discovery.configuration import from_layers
-
-    return from_layers(contents, values)
-
-
-def _from_graphs(contents: Contents) -> list[Sighting]:
-    if contents.graphs is None:
-        return []
-    from bnstat.discovery.graphs.norms import from_graphs
-
-    return from_graphs(contents)
-
-
-def _folded(contents: Contents) -> list[str]:
-    if contents.graphs is None:
-        return []
-    from bnstat.discovery.graphs.norms import folded
-
-    return folded(contents)
-
-
-def _name_by_scopes(layers: Sequence[Merged], contents: Contents) -> None:
-    if contents.graphs is None or not contents.objects:
-        return
-    from bnstat.discovery.scopes import name_by_scopes
-
-    name_by_scopes(layers, contents)
-
-
-def _ordered_by(contents: Contents) -> list[str]:
-    """The kinds of evidence that come in the order of the network, strongest first."""
+def _ordered_origins(contents: Contents) -> list[str]:
+    """Return the origins of sightings that are in the order of the network, strongest first."""
     return [
         *(["layers"] if contents.layers_in_order else []),
         "graphs",
@@ -143,66 +147,135 @@ def _statistics_uses(
     return statistics_uses(contents, layers)
 
 
-def _explain(
-    contents: Contents, layers: Sequence[BatchNorm], incomplete: Sequence[BatchNorm]
-) -> list[Verdict]:
-    from bnstat.discovery.explanations import explain
-
-    return explain(contents, layers, incomplete)
-
-
-def _layers(merged: Sequence[Merged], contents: Contents) -> list[BatchNorm]:
+def _layers(sightings: Sequence[Sighting], contents: Contents) -> list[BatchNorm]:
     variables = contents.variables
     return [
         BatchNorm(
             name,
-            {role: variables[key] for role, key in layer.roles.items()},
-            evidence=layer.evidence,
-            epsilon=layer.epsilon,
-            momentum=layer.momentum,
-            axis=layer.axis,
-            trainable=layer.trainable,
-            extra={label: variables[key] for label, key in layer.extra.items()},
-            undecided=[variables[key] for key in layer.undecided],
-            notes=layer.notes,
-            uses_batch_statistics=layer.uses_batch_statistics,
-            inputs=layer.inputs,
+            {role: variables[key] for role, key in sighting.roles.items()},
+            evidence=sighting.evidence,
+            epsilon=sighting.epsilon,
+            momentum=sighting.momentum,
+            axis=sighting.axis,
+            trainable=sighting.trainable,
+            extra={label: variables[key] for label, key in sighting.extra.items()},
+            undecided=[variables[key] for key in sighting.undecided],
+            notes=sighting.notes,
+            uses_batch_statistics=sighting.uses_batch_statistics,
+            inputs=sighting.inputs,
         )
-        for name, layer in zip(unique_names(merged), merged, strict=True)
+        for name, sighting in zip(unique_names(sightings), sightings, strict=True)
     ]
 
 
-def _keys(layers: Sequence[Merged]) -> set[str]:
-    return {key for layer in layers for key in layer.all_keys()}
+def _keys(sightings: Sequence[Sighting]) -> set[str]:
+    return {key for sighting in sightings for key in sighting.all_keys()}
 
 
-def _is_plausible(layer: Merged, contents: Contents) -> bool:
-    """Whether the variables can be batch norm's: floats of at least one dimension and element."""
-    keys = layer.all_keys()
+def _is_plausible(sighting: Sighting, contents: Contents) -> bool:
+    """Return True if all variables are stored, and those with a role are arrays of floats."""
+    keys = sighting.all_keys()
     if not keys:
-        return layer.evidence in ("config", "graph")
+        return sighting.evidence in ("config", "graph")
     if any(key not in contents.variables for key in keys):
         return False
-    variables = [contents.variables[key] for key in layer.roles.values()]
+    variables = [contents.variables[key] for key in sighting.roles.values()]
     return all(
         variable.dtype.startswith(_FLOATS) and variable.shape and 0 not in variable.shape
         for variable in variables
     )
 
 
-def _leave_out_what_does_not_fit(layer: Merged, contents: Contents) -> None:
-    """Take the role from a tensor whose shape does not fit, unless its name is gamma or beta."""
-    shapes = {role: squeezed(contents.variables[key].shape) for role, key in layer.roles.items()}
+def _drop_misfits(sighting: Sighting, contents: Contents) -> None:
+    """Make a gamma or beta undecided if its shape does not fit and its name is another one."""
+    roles = dict(sighting.roles)
+    shapes = {role: squeezed(contents.variables[key].shape) for role, key in roles.items()}
     statistics = {shapes[role] for role in ROLES[2:] if role in shapes}
     if len(statistics) != 1:
         return
     for role in ROLES[:2]:
-        if role in shapes and shapes[role] not in statistics:
-            key = layer.roles[role]
-            name = contents.names.get(key, key).removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")
-            if NAMED_FOR_ITS_ROLE.search(name):
-                continue
-            del layer.roles[role]
-            layer.undecided = (*layer.undecided, key)
+        if role not in shapes or shapes[role] in statistics:
+            continue
+        key = roles[role]
+        name = contents.name_of(key).removesuffix("/.ATTRIBUTES/VARIABLE_VALUE")
+        if not NAMED_FOR_ITS_ROLE.search(name):
+            del roles[role]
+            sighting.undecided += (key,)
             shape = list(contents.variables[key].shape)
-            layer.notes += (f"{key} is of the shape {shape}, not of that of the statistics",)
+            sighting.notes += (f"{key} has the shape {shape}, which the statistics do not have",)
+    sighting.roles = roles
+
+
+def _explain(
+    contents: Contents, layers: Sequence[BatchNorm], incomplete: Sequence[BatchNorm]
+) -> list[Explanation]:
+    """Explain for every variable, in the order of the file, why it was taken or not."""
+    taken = {}
+    for layer, reason in [
+        *((layer, f"found by {layer.evidence}") for layer in layers),
+        *((layer, _why_incomplete(layer)) for layer in incomplete),
+    ]:
+        for variable, role, why in [
+            *((variable, role, reason) for role, variable in layer.variables.items()),
+            *((variable, label, "an extra variable") for label, variable in layer.extra.items()),
+            *(
+                (variable, None, "the file does not record its role")
+                for variable in layer.undecided
+            ),
+        ]:
+            taken[variable.key] = Explanation(variable.key, layer.name, role, why)
+    return [
+        taken.get(key) or Explanation(key, None, None, _why_unused(key, contents.name_of(key)))
+        for key in contents.variables
+    ]
+
+
+def _why_incomplete(layer: BatchNorm) -> str:
+    if layer.uses_batch_statistics:
+        return "its layer normalizes each batch by the statistics of that batch"
+    return "its layer's moving statistics are not in the file"
+
+
+def _why_unused(key: str, name: str) -> str:
+    if (description := describe_lookalike(key, name)) is not None:
+        return description
+    for pattern, reason in _UNUSED_NAMES:
+        if pattern.search(name):
+            return reason
+    return "its name is not one of batch norm"
+
+
+def _undecided_notes(
+    contents: Contents, layers: Sequence[BatchNorm], incomplete: Sequence[BatchNorm]
+) -> list[str]:
+    """Name what is undecided in a file, and the option that decides it."""
+    decider = "--pattern ROLE=REGEX decides"
+    if contents.configured is not None:
+        decider = "the model's architecture decides: --config FILE"
+    notes = [
+        f"{layer.name} {note}: the roles of its variables are unknown"
+        for layer in incomplete
+        for note in layer.notes
+        if layer.undecided and layer.evidence == "config"
+    ]
+    unsure = [layer.name for layer in incomplete if layer.undecided and layer.evidence == "name"]
+    if unsure:
+        count = "1 layer" if len(unsure) == 1 else f"{len(unsure)} layers"
+        notes.append(
+            f"{count} may be batch norm, the file does not record it: {_few(unsure)}; {decider}"
+        )
+    if unsure := [layer.name for layer in layers if layer.undecided]:
+        notes.append(
+            f"the file does not record the role of some variables of {_few(unsure)}; {decider}"
+        )
+    helps = bool(notes) or any(layer.epsilon is None for layer in layers)
+    if contents.configured is not None and contents.beside is not None and helps:
+        notes.append(
+            f"{contents.beside} beside it may be its architecture; to use it, "
+            f"pass --config {contents.beside}"
+        )
+    return notes
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

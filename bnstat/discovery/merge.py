@@ -1,36 +1,42 @@
-"""Sightings of one layer by several kinds of evidence become one layer."""
+"""Merging the sightings of a layer by several sources of evidence into one."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 
 from bnstat.model import ROLES, Evidence
 from bnstat.text import natural_key
 
+_STRUCTURAL = ("config", "object-graph")
+_LISTED = re.compile(r"^variables/(\d{1,9})/")
+_NAMED_BY = ("patterns", "layers", "scopes", "objects", "names", "graphs")
+"""Origins of names, the best first."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Sighting:
-    """A batch-norm layer as one kind of evidence shows it; sightings of one layer are merged.
+    """A batch-norm layer as one source of evidence shows it; after merging, as all of them do.
 
     Attributes:
-        evidence: the kind of evidence.
-        name: the layer's name as this evidence tells it; empty where it tells none.
-        longer_name: the same with the names around it, for when two layers are called alike.
+        evidence: the kind of evidence; after merging, the strongest.
+        name: the layer's name by this evidence; empty if unknown.
         roles: role -> key of the variable that has it.
+        longer_name: the name with those of the models around it, for two layers of one name.
         extra: label -> key of the layer's further variables.
-        undecided: keys of variables of the layer whose role cannot be told.
-        epsilon, momentum, axis, trainable: where this evidence tells them.
-        notes: what a reader of the layer's numbers has to know.
-        uses_batch_statistics, inputs: as in `BatchNorm`.
+        undecided: keys of variables of the layer whose role is not known.
+        epsilon, momentum, axis, trainable: None if unknown.
+        notes, uses_batch_statistics, inputs: as in `BatchNorm`.
+        names: after merging, origin -> the layer's names by it, the best first.
+        positions: after merging, origin -> the layer's position among its sightings.
     """
 
     evidence: Evidence
-    name: str
-    roles: Mapping[str, str]
+    name: str = ""
+    roles: Mapping[str, str] = field(default_factory=dict)
     longer_name: str = ""
     extra: Mapping[str, str] = field(default_factory=dict)
     undecided: tuple[str, ...] = ()
@@ -41,71 +47,47 @@ class Sighting:
     notes: tuple[str, ...] = ()
     uses_batch_statistics: bool = False
     inputs: frozenset[tuple[str, str]] = frozenset()
-
-
-_STRUCTURAL = ("config", "object-graph")
-_LISTED = re.compile(r"^variables/(\d{1,9})/")
-_NAMED_BY = ("patterns", "layers", "scopes", "objects", "names", "graphs")
-
-
-@dataclass
-class Merged:
-    """A layer as all evidence together shows it."""
-
-    evidence: Evidence
-    roles: dict[str, str]
-    extra: dict[str, str]
-    undecided: tuple[str, ...]
-    notes: tuple[str, ...]
     names: dict[str, list[str]] = field(default_factory=dict)
     positions: dict[str, int] = field(default_factory=dict)
-    epsilon: float | None = None
-    momentum: float | None = None
-    axis: int | tuple[int, ...] | None = None
-    trainable: bool | None = None
-    uses_batch_statistics: bool = False
-    inputs: frozenset[tuple[str, str]] = frozenset()
 
-    def add(self, sighting: Sighting) -> None:
-        """Fill what is not known yet from weaker evidence."""
+    @property
+    def is_complete(self) -> bool:
+        """True if both moving statistics of the layer are known."""
+        return all(role in self.roles for role in ROLES[2:])
+
+    def add(self, weaker: Sighting) -> None:
+        """Fill in what is not known yet from weaker evidence."""
         if self.evidence not in _STRUCTURAL:
-            self.roles = {**sighting.roles, **self.roles}
-            self.extra = {**sighting.extra, **self.extra}
-        self.epsilon = sighting.epsilon if self.epsilon is None else self.epsilon
-        self.momentum = sighting.momentum if self.momentum is None else self.momentum
-        self.axis = sighting.axis if self.axis is None else self.axis
-        self.trainable = sighting.trainable if self.trainable is None else self.trainable
-        self.uses_batch_statistics |= sighting.uses_batch_statistics
-        self.inputs |= sighting.inputs
-        self.notes += tuple(note for note in sighting.notes if note not in self.notes)
+            self.roles = {**weaker.roles, **self.roles}
+            self.extra = {**weaker.extra, **self.extra}
+        for setting in ("epsilon", "momentum", "axis", "trainable"):
+            if getattr(self, setting) is None:
+                setattr(self, setting, getattr(weaker, setting))
+        self.uses_batch_statistics |= weaker.uses_batch_statistics
+        self.inputs |= weaker.inputs
+        self.notes += tuple(note for note in weaker.notes if note not in self.notes)
 
     def all_keys(self) -> list[str]:
-        """The keys of all its variables."""
+        """Return the keys of all variables of the layer."""
         return [*self.roles.values(), *self.extra.values(), *self.undecided]
 
 
-def merge(evidence: Mapping[str, Sequence[Sighting]]) -> list[Merged]:
-    """The layers that the sightings show, those of the strongest evidence first.
+def merge(evidence: Mapping[str, Sequence[Sighting]]) -> list[Sighting]:
+    """Merge the sightings that share a variable; those of the strongest evidence come first.
 
     Args:
-        evidence: where sightings come from -> the sightings, in their order; the strongest
-            evidence first.
+        evidence: origin -> its sightings in their order; the strongest evidence first.
     """
-    layers: list[Merged] = []
-    by_key: dict[str, Merged] = {}
+    layers: list[Sighting] = []
+    by_key: dict[str, Sighting] = {}
     for origin, sightings in evidence.items():
         for position, sighting in enumerate(sightings):
             layer = _same_layer(sighting, by_key)
             if layer is None:
-                layer = Merged(
-                    sighting.evidence,
-                    dict(sighting.roles),
-                    dict(sighting.extra),
-                    sighting.undecided,
-                    (),
-                )
+                layer = replace(sighting, names={}, positions={})
                 layers.append(layer)
-            layer.add(sighting)
+            else:
+                layer.add(sighting)
             names = [sighting.name, sighting.longer_name]
             layer.names.setdefault(origin, [name for name in names if name])
             layer.positions.setdefault(origin, position)
@@ -114,8 +96,8 @@ def merge(evidence: Mapping[str, Sequence[Sighting]]) -> list[Merged]:
     return layers
 
 
-def _same_layer(sighting: Sighting, by_key: dict[str, Merged]) -> Merged | None:
-    """The layer that has a variable of the sighting; its statistics decide where it has any."""
+def _same_layer(sighting: Sighting, by_key: Mapping[str, Sighting]) -> Sighting | None:
+    """Return the layer that shares a statistic or, if the sighting has none, another variable."""
     statistics = [key for role, key in sighting.roles.items() if role.startswith("moving")]
     for key in statistics or [*sighting.roles.values(), *sighting.undecided]:
         if key in by_key:
@@ -123,38 +105,33 @@ def _same_layer(sighting: Sighting, by_key: dict[str, Merged]) -> Merged | None:
     return None
 
 
-def in_order(layers: list[Merged], ordered_by: Sequence[str]) -> list[Merged]:
-    """The layers in the order of the network, as far as a kind of evidence tells it.
+def in_order(layers: Sequence[Sighting], ordered_by: Sequence[str]) -> list[Sighting]:
+    """Sort complete layers into the order of the network, as far as the evidence shows it.
 
-    An exported model keeps its variables in one list, in the order of the network, which no
-    branch disturbs. Else the origin that shows the most layers decides, of several the
-    strongest. Layers that it does not show follow, by name.
+    An exported model stores its variables in one list, in the order of the network. Otherwise the
+    origin that shows the most layers decides, of several the strongest; layers that it does not
+    show follow, by name.
 
     Args:
         layers: the layers.
         ordered_by: the origins whose order is the network's, strongest first.
     """
-    listed = [(at, layer) for layer in layers if (at := _place_in_list(layer)) is not None]
-    if len(listed) == len(layers):
-        return [layer for _, layer in sorted(listed, key=itemgetter(0))]
+    listed = [(_LISTED.match(layer.roles["moving_variance"]), layer) for layer in layers]
+    numbered = [(int(match[1]), layer) for match, layer in listed if match]
+    if len(numbered) == len(layers):
+        return [layer for _, layer in sorted(numbered, key=itemgetter(0))]
     counts = Counter(origin for layer in layers for origin in layer.positions)
     best = max(ordered_by, key=lambda origin: counts[origin], default="")
     last = len(layers)
 
-    def key(layer: Merged) -> tuple[int, list[tuple[int, int, str]]]:
+    def key(layer: Sighting) -> tuple[int, list[tuple[int, int, str]]]:
         return layer.positions.get(best, last), natural_key(_candidates(layer)[0])
 
     return sorted(layers, key=key)
 
 
-def _place_in_list(layer: Merged) -> int | None:
-    """The number of the layer's moving variance in an exported model's list of variables."""
-    match = _LISTED.match(layer.roles["moving_variance"])
-    return int(match[1]) if match else None
-
-
-def unique_names(layers: Sequence[Merged]) -> list[str]:
-    """A name for each layer that no other has: the best that any evidence tells."""
+def unique_names(layers: Sequence[Sighting]) -> list[str]:
+    """Return a unique name for each layer: the best one that no other layer has."""
     candidates = [_candidates(layer) for layer in layers]
     uses = Counter(name for names in candidates for name in set(names))
     taken: Counter[str] = Counter()
@@ -169,12 +146,7 @@ def unique_names(layers: Sequence[Merged]) -> list[str]:
     return result
 
 
-def _candidates(layer: Merged) -> list[str]:
-    """The layer's names, best first; a layer in the root scope has none of its own."""
+def _candidates(layer: Sighting) -> list[str]:
+    """Return the names of a layer, the best first."""
     names = [name for origin in _NAMED_BY for name in layer.names.get(origin, ())]
     return names or ["(root)"]
-
-
-def is_complete(layer: Merged) -> bool:
-    """Whether both moving statistics of the layer are known."""
-    return all(role in layer.roles for role in ROLES[2:])

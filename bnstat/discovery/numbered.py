@@ -51,37 +51,36 @@ class _Store:
     def __init__(self, keys: Mapping[str, str], shape_of: Shape) -> None:
         self._keys = keys
         self._shape_of = shape_of
-        self._names: dict[int, str] = {}
-        numbers: dict[str, set[tuple[str, int]]] = {}
+        self._numbers: set[int] = set()
+        leaves: dict[str, set[tuple[str, int]]] = {}
         for name in keys:
             match = _NUMBERED.fullmatch(name) if "__" in name else None
             if match is not None and match["leaf"] in _ORDERS[0]:
-                self._names[int(match["number"])] = name
-                numbers.setdefault(match["scope"], set()).add((match["leaf"], int(match["number"])))
+                self._numbers.add(int(match["number"]))
+                leaves.setdefault(match["scope"], set()).add((match["leaf"], int(match["number"])))
         self.statistics = {
-            scope: found
-            for scope, found in numbers.items()
-            if any(leaf == _VARIANCE for leaf, _ in found) or f"{scope}{_VARIANCE}" in keys
+            scope: numbered
+            for scope, numbered in leaves.items()
+            if any(leaf == _VARIANCE for leaf, _ in numbered) or f"{scope}{_VARIANCE}" in keys
         }
 
     def layers(self, order: Mapping[str, int]) -> dict[str, dict[str, str]]:
-        """Return scope -> leaf -> name of the layers whose variables come in an order."""
-        found: dict[str, dict[str, str]] = {}
+        """Return scope -> leaf -> name of the layers whose variables have this order."""
+        layers: dict[str, dict[str, str]] = {}
         taken: set[str] = set()
         for scope, numbered in self.statistics.items():
             starts = sorted({number - order[leaf] for leaf, number in numbered})
             candidates = [(start, self._layer(scope, start, order)) for start in starts]
-            # A layer of which more is numbered is surer than one that takes what is left.
+            # A layer with more numbers is more certain than one that takes what is left.
             candidates.sort(key=lambda pair: -sum("__" in name for name in pair[1].values()))
             for start, names in candidates:
                 if names and taken.isdisjoint(names.values()):
                     taken.update(names.values())
-                    label = f"{scope.removesuffix('.')}__{start + order[_MEAN]}"
-                    found[label] = names
-        return found
+                    layers[f"{scope.removesuffix('.')}__{start + order[_MEAN]}"] = names
+        return layers
 
     def count(self, layers: Mapping[str, Mapping[str, str]]) -> int:
-        """Return how many variables belong to layers, those without numbers included."""
+        """Return how many variables belong to layers, including those without numbers."""
         taken = {name for names in layers.values() for name in names.values()}
         plain = ({f"{scope}{leaf}" for leaf in _ORDERS[0]} for scope in self.statistics)
         return len(taken) + sum(
@@ -89,11 +88,11 @@ class _Store:
         )
 
     def _layer(self, scope: str, start: int, order: Mapping[str, int]) -> dict[str, str]:
-        """The variables with the numbers from one on; none where statistics are missing."""
+        """Return the variables with consecutive numbers; none if a statistic is missing."""
         names = {
             leaf: name
-            for leaf, place in order.items()
-            if (name := self._at(scope, leaf, start + place)) is not None
+            for leaf, position in order.items()
+            if (name := self._name_at(scope, leaf, start + position)) is not None
         }
         if not {_MEAN, _VARIANCE} <= names.keys():
             return {}
@@ -102,9 +101,9 @@ class _Store:
             leaf: name for leaf, name in names.items() if self._shape_of(self._keys[name]) == shape
         }
 
-    def _at(self, scope: str, leaf: str, number: int) -> str | None:
+    def _name_at(self, scope: str, leaf: str, number: int) -> str | None:
         name = f"{scope}{leaf}__{number}"
         if name in self._keys:
             return name
-        is_free = number not in self._names and 0 <= number < len(self._keys)
+        is_free = number not in self._numbers and 0 <= number < len(self._keys)
         return f"{scope}{leaf}" if is_free and f"{scope}{leaf}" in self._keys else None

@@ -1,54 +1,56 @@
-"""Batch norm in the object graph: a node with the children `moving_mean` and `moving_variance`.
+"""Batch norm in the object graph: nodes with the children `moving_mean` and `moving_variance`.
 
-In Keras these are variables, beside `gamma` and `beta`. In Sonnet 2 each is a node whose child
-`average` is the variable, beside `scale` and `offset`. The children are where the layer keeps
-them, whatever path the checkpoint keys spell.
+In Keras the children are variables. In Sonnet 2 they are nodes whose child `average` is the
+variable. The children show which variables a layer has, whatever their checkpoint keys are.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from bnstat.discovery.merge import Sighting
+from bnstat.discovery.schemes import RENORM, find_roles
 from bnstat.formats.contents import Contents, Node, Objects
 
-_ROLES = {"gamma": ("gamma", "scale"), "beta": ("beta", "offset")}
 _LONGEST_PATH = 64
 _ENDINGS = ("/gamma", "/beta", "/moving_variance")
 _OPERATION = re.compile(r"(?:.*/)?_operations/\d+/")
-_EXTRA = ("moving_stddev", "renorm_mean", "renorm_stddev")
 
 
 def from_objects(contents: Contents) -> list[Sighting]:
-    """The layers of the object graph, in the order of a walk from its root."""
+    """Return the layers of the object graph, in the order of a walk from its root."""
     nodes = contents.objects
-    found = []
-    for index, passed in _walk(nodes):
-        if nodes.has_child(index, "moving_variance"):
-            node = nodes[index]
-            if (roles := _roles(nodes, node, contents)) is not None:
-                found.append((_path(index, passed), roles, _extra(nodes, node, contents)))
-    scopes = [_scope(roles.values()) for _, roles, _ in found]
-    uses = Counter(scopes)
-    return [
-        Sighting(
-            "object-graph",
-            _name(scope, path, uses[scope]),
-            {role: node.key for role, node in roles.items() if node.key is not None},
-            longer_name=path,
-            extra=extra,
+    sightings = []
+    scopes = []
+    for index, parents in _walk(nodes):
+        if not nodes.has_child(index, "moving_variance"):
+            continue
+        variables = _variables(nodes, nodes[index], contents)
+        roles = {role: variables[label] for role, label in find_roles(variables).items()}
+        if not {"moving_mean", "moving_variance"} <= roles.keys():
+            continue
+        scopes.append(_scope(roles.values()))
+        sightings.append(
+            Sighting(
+                "object-graph",
+                roles={role: node.key for role, node in roles.items() if node.key is not None},
+                longer_name=_path(index, parents),
+                extra={label: variables[label].key or "" for label in RENORM if label in variables},
+            )
         )
-        for scope, (path, roles, extra) in zip(scopes, found, strict=True)
-    ]
+    uses = Counter(scopes)
+    for sighting, scope in zip(sightings, scopes, strict=True):
+        sighting.name = _name(scope, sighting.longer_name, uses[scope])
+    return sightings
 
 
 def _name(scope: str, path: str, uses: int) -> str:
-    """The scope of a layer's variables where it is the layer's own, else where it is held.
+    """Return the scope of a layer's variables if no other layer has it, else the layer's path.
 
-    Keras 3 keeps the layers of a network in `_operations`. What such a layer holds has
-    variables of that layer's scope, where it was built when it was called.
+    Keras 3 lists the layers of a network as `_operations`. A layer inside such a layer has
+    variables in the scope of the outer one if it was built when it was called.
     """
     match = _OPERATION.match(path) if scope else None
     own_would_be_longer = "/" not in scope and path.count("_operations/") == 1
@@ -58,84 +60,70 @@ def _name(scope: str, path: str, uses: int) -> str:
 
 
 def _walk(nodes: Objects) -> Iterator[tuple[int, dict[int, tuple[int, str]]]]:
-    """Every node that may have children once, depth first in stored order.
+    """Yield every node that may have children, depth first in stored order.
 
-    With each come the nodes passed so far, each with its parent and the name it has there.
+    With each comes a dictionary from the nodes so far to their parents and their names there.
     """
-    passed: dict[int, tuple[int, str]] = {}
+    parents: dict[int, tuple[int, str]] = {}
     stack = [(0, -1, "")] if nodes else []
     while stack:
         index, parent, name = stack.pop()
-        if index in passed:
+        if index in parents:
             continue
-        passed[index] = (parent, name)
-        yield index, passed
+        parents[index] = (parent, name)
+        yield index, parents
         stack += [
             (child, index, child_name)
             for child_name, child in reversed(nodes.branches(index))
-            if child not in passed
+            if child not in parents
         ]
 
 
-def _path(index: int, passed: Mapping[int, tuple[int, str]]) -> str:
-    """The path of a node from the root, or its end where the path is very long."""
+def _path(index: int, parents: Mapping[int, tuple[int, str]]) -> str:
+    """Return the path of a node from the root, or the end of a very long path."""
     names: list[str] = []
     while index != 0 and len(names) < _LONGEST_PATH:
-        index, name = passed[index]
+        index, name = parents[index]
         names.append(name)
     return "/".join(reversed(names))
 
 
-def _roles(nodes: Objects, node: Node, contents: Contents) -> Mapping[str, Node] | None:
-    mean = _variable(nodes, node, "moving_mean", contents)
-    variance = _variable(nodes, node, "moving_variance", contents)
-    if mean is None or variance is None:
-        return None
-    roles = {}
-    for role, labels in _ROLES.items():
-        for label in labels:
-            if role not in roles and (found := _variable(nodes, node, label, contents)):
-                roles[role] = found
-    return roles | {"moving_mean": mean, "moving_variance": variance}
+def _variables(nodes: Objects, node: Node, contents: Contents) -> dict[str, Node]:
+    """Return label -> node of the stored variables that are children of a node.
+
+    An average's variable has a label such as `moving_mean/average`.
+    """
+    variables = {}
+    for label, child in node.children.items():
+        variable = nodes[child]
+        if variable.key is None and (average := variable.children.get("average")) is not None:
+            label, variable = f"{label}/average", nodes[average]
+        if variable.key is not None and variable.key in contents.variables:
+            variables[label] = variable
+    return variables
 
 
-def _extra(nodes: Objects, node: Node, contents: Contents) -> Mapping[str, str]:
-    found = {label: _variable(nodes, node, label, contents) for label in _EXTRA}
-    return {label: node.key for label, node in found.items() if node is not None and node.key}
-
-
-def _variable(nodes: Objects, node: Node, label: str, contents: Contents) -> Node | None:
-    """The variable that is the node's child of that name, or that child's average."""
-    child = node.children.get(label)
-    if child is None:
-        return None
-    found = nodes[child]
-    if found.key is None and (average := found.children.get("average")) is not None:
-        found = nodes[average]
-    return found if found.key is not None and found.key in contents.variables else None
-
-
-def _scope(variables: Iterable[Node]) -> str:
-    """The scope that the full names of a layer's variables share; empty where they do not."""
-    scopes = set()
-    for node in variables:
-        parts = node.full_name.split("/")
-        if parts[-1] == "average":
-            parts.pop()
-        scopes.add("/".join(parts[:-1]))
+def _scope(variables: Collection[Node]) -> str:
+    """Return the scope that the full names of a layer's variables share, or an empty string."""
+    names = [node.full_name.removesuffix("/average") for node in variables]
+    scopes = {name.rpartition("/")[0] for name in names}
     return scopes.pop() if len(scopes) == 1 else ""
 
 
-def lost_to_their_layers(contents: Contents, taken: set[str]) -> list[str]:
-    """What has to be said of variables that share a found layer's scope but belong to none.
+def note_lost_statistics(contents: Contents, taken: Collection[str]) -> list[str]:
+    """Describe the variables that share the scope of a layer but belong to none.
 
     Keras 3 names the layers of a model that is built late alike, and leaves those that a list
-    or dict holds out of `tf.train.Checkpoint`; the optimizer still saves their gamma and beta.
+    or dict holds out of `tf.train.Checkpoint`. The optimizer still saves their gamma and beta.
+
+    Args:
+        contents: the file.
+        taken: keys of the variables of all layers.
     """
     nodes = list(contents.objects.ending_with(_ENDINGS))
     scopes = {node.full_name.rpartition("/")[0] for node in nodes if node.key in taken}
-    unnamed = [
-        node
+    lost = [
+        node.full_name
         for node in nodes
         if node.key is not None
         and node.full_name.endswith(_ENDINGS)
@@ -145,14 +133,15 @@ def lost_to_their_layers(contents: Contents, taken: set[str]) -> list[str]:
         and contents.names.get(node.key, "") not in ("", node.full_name)
     ]
     notes = []
-    if any(node.full_name.endswith(("/gamma", "/beta")) for node in unnamed):
+    if any(name.endswith(("/gamma", "/beta")) for name in lost):
         notes.append(
             "gamma and beta of further layers are in the file, but not their moving statistics: "
             "Keras 3 leaves layers in lists and dicts out of tf.train.Checkpoint; "
             "save them with model.save or model.save_weights"
         )
-    if any(node.full_name.endswith("/moving_variance") for node in unnamed):
+    if any(name.endswith("/moving_variance") for name in lost):
         notes.append(
-            "further moving statistics are in the file, but nothing tells which belong together"
+            "the file contains further moving statistics, but does not record which of them "
+            "belong together"
         )
     return notes

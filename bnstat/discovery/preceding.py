@@ -1,11 +1,11 @@
-"""The bias that a network adds right before a batch norm: that of the convolution before it.
+"""The bias that a network adds right before a batch norm, usually in a convolution.
 
 With batch statistics the normalization cancels this bias, and with stored statistics it acts as
 beta does. What the file records about the network decides how certain the pairing is:
 
 - a Keras configuration names the layer whose output the normalization takes, that layer's
   activation, and what else may hold the bias or beta; a graph contains the addition itself. Both
-  prove that nothing lies between but pooling, which a bias passes. A leaky ReLU lets a bias pass
+  prove that only pooling lies between, which a bias passes. A leaky ReLU lets a bias pass
   in part, which proves nothing of its size; other activations rule the bias out. The bias of a
   dense layer whose output is reshaped to images has a number for each position and channel;
 - otherwise, the convolution and the normalization are neighbors: in one scope (`conv1/biases`,
@@ -27,7 +27,7 @@ from math import prod
 from typing import Final
 
 from bnstat.discovery.graphs.algebra import SUMS
-from bnstat.discovery.graphs.norms import Norm, find_norms
+from bnstat.discovery.graphs.norms import find_norms
 from bnstat.discovery.graphs.tensors import Steps, Tensors
 from bnstat.formats.contents import Contents, Layer
 from bnstat.model import BatchNorm, PrecedingBias, Slots, Variable, squeezed
@@ -53,15 +53,15 @@ _ROOTS: Final = ("", "model_weights/")
 _PASSES_BIASES: Final = re.compile(
     r"(Global)?(Max|Average)Pool(ing)?[123]D|UpSampling[123]D|LeakyReLU"
 )
-"""Classes of Keras that pass on a number that is added to all of a channel."""
+"""Classes of Keras whose output contains a number that is added to a whole channel."""
 
 _MOST_BETWEEN: Final = 10
-"""Such layers between a convolution and a normalization."""
+"""The number of such layers between a convolution and a normalization."""
 
 _SQUARES: Final = ("v", "velocity", "rms", "adam_1", "adam_v")
 _AVERAGES: Final = ("m", "momentum", "adam", "adam_m")
-"""Kinds of optimizers' variables that start at 0, which those of Adagrad, Ftrl and TensorFlow 1's
-RMSProp do not."""
+"""Kinds of optimizers' variables that start at 0, unlike in Adagrad, Ftrl and TensorFlow 1's
+RMSProp."""
 
 _SLOT: Final = re.compile(
     r"(optimizer_weights/)?(training(_\d+)?/)?(\w*(adam|sgd|rm_?s_?prop)\w*/)?"
@@ -73,7 +73,7 @@ _SLOT: Final = re.compile(
 `conv/bias/Adam_1`, `training/Adam/conv/bias/v`."""
 
 _LONGEST_NAME: Final = 1000
-"""Names that are longer than any optimizer's are not searched, which takes time for long ones."""
+"""Longer names are not searched, which would take time."""
 
 _Found = tuple[str, str, bool]
 
@@ -87,7 +87,7 @@ def preceding_biases(
 
     Args:
         contents: the file.
-        layers: the batch-norm layers that were found in it.
+        layers: its batch-norm layers.
     """
     search = _Search(contents, layers)
     pairs: dict[str, PrecedingBias] = {}
@@ -111,7 +111,7 @@ def preceding_biases(
 
 
 def _slots(variables: Mapping[str, Variable]) -> Mapping[tuple[str, str], Variable]:
-    """Return the optimizer's variables by the plain name of what they are kept for, and kind."""
+    """Return (plain name of a variable, kind) -> what the optimizer keeps for the variable."""
     named = [each for each in variables.values() if len(each.name) <= _LONGEST_NAME]
     matches = ((_SLOT.fullmatch(each.name), each) for each in named)
     return {
@@ -135,21 +135,20 @@ def _slots_of(
 
 
 def _plain(name: str) -> str:
-    """The name of a variable as Keras 3 spells it in those of an optimizer, in small letters."""
+    """Return a variable's name as Keras 3 writes it in an optimizer's, in lower case."""
     return name.removesuffix(":0").replace("/", "_").lower()
 
 
 class _Search:
-    """Looks for the biases in each record of the network that the file contains.
+    """Searches the records of the network that a file contains.
 
-    Each search yields the name of a layer, the key of the bias before it, and whether that is
+    Each search yields the name of a layer, the key of the bias before it, and True if that is
     proven.
     """
 
     def __init__(self, contents: Contents, layers: Sequence[BatchNorm]) -> None:
         self._contents = contents
         self._layers = layers
-        self._taken = {each.key for layer in layers for each in layer.all_variables()}
         self._owners = {
             variable.key: layer for layer in layers for variable in layer.all_variables()
         }
@@ -175,9 +174,8 @@ class _Search:
             if before is None or not _adds_bias_last(before) or not _has_axis_of(norm, before):
                 continue
             is_repeated = is_reshaped and before.class_name == "Dense"
-            if (
-                key := self._only_bias(self._keys_of(before), norm, is_repeated=is_repeated)
-            ) is not None:
+            key = self._only_bias(self._keys_of(before), norm, is_repeated=is_repeated)
+            if key is not None:
                 is_free = _is_free(before.config) and _starts_even(layer.config)
                 yield norm.name, key, is_free and not is_leaky and not _is_leaky(before)
 
@@ -192,14 +190,16 @@ class _Search:
             if not missing:
                 return
             tensors = Tensors(graph, steps)
-            for norm in find_norms(tensors, self._fit, lambda key: 0):
+            for norm in find_norms(tensors, self._contents.variables):
                 layer = self._norm_of(norm.roles.values())
                 if layer is None or layer.name not in missing:
                     continue
                 if all(_is_argument(tensors, tensor) for tensor in norm.x):
                     continue  # The function of one layer; its caller adds the bias.
                 self._configured.add(layer.name)
-                if (key := self._added(tensors, norm, layer)) is not None:
+                keys = {self._bias_of(tensors, tensor, layer) for tensor in norm.x}
+                key = keys.pop() if len(keys) == 1 else None
+                if key is not None:
                     missing.discard(layer.name)
                     yield layer.name, key, True
 
@@ -257,22 +257,26 @@ class _Search:
             groups = [[key] for key in self._contents.variables]
         for before, after in pairwise(groups):
             norm = self._norm_of(after)
-            if norm is None or norm.name not in undecided or not self._taken.isdisjoint(before):
+            if (
+                norm is None
+                or norm.name not in undecided
+                or not self._owners.keys().isdisjoint(before)
+            ):
                 continue
             if (bias := self._only_bias(before, norm)) is not None:
                 yield norm.name, bias, False
 
     def _undecided(self) -> list[BatchNorm]:
-        """The layers of which no configuration and no graph records the input."""
+        """Return the layers whose input no configuration and no graph records."""
         return [layer for layer in self._layers if layer.name not in self._configured]
 
     def _norm_of(self, keys: Collection[str]) -> BatchNorm | None:
-        """The only layer that has variables among these."""
+        """Return the only layer that has variables among these."""
         owners = {id(self._owners[key]): self._owners[key] for key in keys if key in self._owners}
         return next(iter(owners.values())) if len(owners) == 1 else None
 
     def _keys_of(self, layer: Layer) -> Sequence[str]:
-        """The keys of a layer's variables, in the groups that were not opened so far as well."""
+        """Return the keys of a layer's variables, also in groups that have not been opened yet."""
         if layer.variables:
             return [*layer.variables.values()]
         groups = tuple(f"{root}{layer.key}/" for root in _ROOTS)
@@ -285,14 +289,14 @@ class _Search:
         labelled: bool = False,
         is_repeated: bool = False,
     ) -> str | None:
-        """The only vector among variables that can be the bias before a layer.
+        """Return the only vector among variables that can be the bias before a layer.
 
         With `is_repeated`, a bias may have a number for each channel at each position.
         """
         vectors = [
             key
             for key in keys
-            if key not in self._taken and self._is_vector(key, norm, is_repeated)
+            if key not in self._owners and self._is_vector(key, norm, is_repeated)
         ]
         named = [
             key
@@ -310,15 +314,6 @@ class _Search:
         size = prod(variable.shape)
         return size == norm.channels or (is_repeated and size > 0 and not size % norm.channels)
 
-    def _fit(self, one: str, other: str) -> bool:
-        first, second = (self._contents.variables.get(key) for key in (one, other))
-        return first is None or second is None or prod(first.shape) == prod(second.shape)
-
-    def _added(self, tensors: Tensors, norm: Norm, layer: BatchNorm) -> str | None:
-        """The key of the bias that all tensors which a normalization may take have in common."""
-        keys = {self._bias_of(tensors, tensor, layer) for tensor in norm.x}
-        return keys.pop() if len(keys) == 1 else None
-
     def _bias_of(self, tensors: Tensors, tensor: str, layer: BatchNorm) -> str | None:
         op = tensors.producer(tensor)
         if op is None:
@@ -331,18 +326,18 @@ class _Search:
         else:
             return None
         keys = [key for key in candidates if key is not None]
-        is_bias = len(keys) == 1 and keys[0] not in self._taken and self._is_vector(keys[0], layer)
+        is_bias = len(keys) == 1 and keys[0] not in self._owners and self._is_vector(keys[0], layer)
         return keys[0] if is_bias else None
 
     def _scope_around(self, layer: BatchNorm) -> str:
-        """The scope that holds the scope of all variables of a layer; empty if there is none."""
-        names = (self._contents.name_of(each.key) for each in layer.variables.values())
+        """Return the scope around the scope of all variables of a layer; empty if there is none."""
+        names = [self._contents.name_of(variable.key) for variable in layer.variables.values()]
         scopes = {name.rpartition("/")[0].rpartition("/")[0] for name in names}
         return scopes.pop() if len(scopes) == 1 else ""
 
 
 def _adds_bias_last(layer: Layer) -> bool:
-    """Return True if a layer of Keras adds a bias, with no activation or a leaky one behind it."""
+    """Return True if a layer of Keras adds a bias last, or before a leaky activation."""
     has_bias = layer.config.get("use_bias", layer.config.get("bias", True))
     return (
         _LINEAR_LAYER.fullmatch(layer.class_name or "") is not None
@@ -383,7 +378,7 @@ def _has_axis_of(norm: BatchNorm, before: Layer) -> bool:
 
 
 def _passes_biases(layer: Layer) -> bool:
-    """Return True if a bias before a layer acts on what is behind it, in full or in part."""
+    """Return True if a layer passes the bias before it on, in full or in part."""
     if layer.class_name == "Activation":
         return _is_identity(layer.config) or _is_leaky(layer)
     return _PASSES_BIASES.fullmatch(layer.class_name or "") is not None

@@ -1,22 +1,35 @@
-"""How libraries name the variables of batch norm: one row a scheme.
+"""The vocabulary of batch norm: how libraries name its variables, and which names only look alike.
 
-A row gives, for each role, the endings of a variable's name that mean it; what stands before the
-ending is the layer's scope. Moving statistics are what make a scope a batch norm: gamma and beta
-are looked up beside them, and alone they mean nothing (layer, group and instance norm have them
-as well). Where a row's endings are ordinary words (`mean`, `variance`), `surely` is False and
-the scope must show more: see `names`.
+`SCHEMES` has one row per naming scheme. Configurations and object graphs use the same words, by
+`find_roles`.
 
-`trees` is for libraries that keep statistics and parameters in two trees of the same layout:
-(the statistics' branch, the parameters' branch).
+Source of the lookalikes: the optimizers of TensorFlow 1 (python/training), Keras 2 (legacy and
+since 2.11) and Keras 3, each of which was run and saved.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from typing import Final, NamedTuple
 
 
 class Scheme(NamedTuple):
-    """One library's endings of variable names, by role."""
+    """How one library names the variables of a batch-norm layer.
+
+    A name is a scope, which is the layer's, and an ending, which starts with a separator. Moving
+    statistics are what makes a scope a batch norm: layer, group and instance norm have a gamma and
+    a beta as well.
+
+    Attributes:
+        library: the library.
+        mean, variance, gamma, beta: the endings for each role.
+        extra: the endings of further variables.
+        surely: False if the endings are ordinary words (`mean`, `variance`), so that the scope
+            must show more.
+        trees: for libraries that keep statistics and parameters in two trees of the same layout:
+            (the statistics' branch, the parameters' branch).
+    """
 
     library: str
     mean: str
@@ -27,13 +40,36 @@ class Scheme(NamedTuple):
     surely: bool = True
     trees: tuple[tuple[str, str], ...] = ()
 
+    def roles(self, labels: Collection[str]) -> dict[str, str]:
+        """Return role -> label for those labels of a layer's variables that this scheme has."""
+        endings = {
+            "gamma": self.gamma,
+            "beta": self.beta,
+            "moving_mean": (self.mean,),
+            "moving_variance": (self.variance,),
+        }
+        matches = {
+            role: next((ending[1:] for ending in own if ending[1:] in labels), None)
+            for role, own in endings.items()
+        }
+        return {role: label for role, label in matches.items() if label is not None}
 
-RENORM = ("/moving_stddev", "/renorm_mean", "/renorm_mean_weight", "/renorm_stddev",
-          "/renorm_stddev_weight")  # fmt: skip
+
+RENORM: Final = (
+    "moving_stddev",
+    "renorm_mean",
+    "renorm_mean_weight",
+    "renorm_stddev",
+    "renorm_stddev_weight",
+)
+"""The further variables of batch renormalization."""
+
+COUNT: Final = "num_batches_tracked"
 
 SCHEMES: Final = (
     Scheme("Keras, tf.layers, contrib, slim, Sonnet 1", "/moving_mean", "/moving_variance",
-           ("/gamma",), ("/beta",), extra=RENORM),
+           ("/gamma", "/scale"), ("/beta", "/offset"),
+           extra=tuple(f"/{label}" for label in RENORM)),
     Scheme("Keras's words in one name", "_moving_mean", "_moving_variance",
            ("_gamma",), ("_beta",)),
     Scheme("Sonnet 2", "/moving_mean/average", "/moving_variance/average",
@@ -45,9 +81,9 @@ SCHEMES: Final = (
     Scheme("Keras 1, in a layer's own group", "/running_mean", "/running_std",
            ("/gamma",), ("/beta",)),
     Scheme("PyTorch", "/running_mean", "/running_var",
-           ("/weight", "/gamma"), ("/bias", "/beta"), extra=("/num_batches_tracked",)),
+           ("/weight", "/gamma"), ("/bias", "/beta"), extra=(f"/{COUNT}",)),
     Scheme("PyTorch (also timm, Hugging Face) and Gluon, dotted", ".running_mean", ".running_var",
-           (".weight", ".gamma"), (".bias", ".beta"), extra=(".num_batches_tracked",)),
+           (".weight", ".gamma"), (".bias", ".beta"), extra=(f".{COUNT}",)),
     Scheme("Haiku", "/~/mean_ema/average", "/~/var_ema/average",
            ("/scale",), ("/offset",), trees=(("state", "params"),)),
     Scheme("Flax; NNabla", "/mean", "/var", ("/scale", "/gamma"), ("/bias", "/beta"),
@@ -82,3 +118,74 @@ SCHEMES: Final = (
            ("/scale", "/gamma"), ("/offset", "/beta", "/shift"), surely=False),
 )  # fmt: skip
 """All schemes; the first that fits a scope is taken."""
+
+_SURE_SCHEMES: Final = tuple(scheme for scheme in SCHEMES if scheme.surely)
+
+LABELS: Final = frozenset(
+    ending[1:]
+    for scheme in _SURE_SCHEMES
+    for ending in (scheme.mean, scheme.variance, *scheme.gamma, *scheme.beta)
+)
+"""All names that a variable of a layer may have in its layer."""
+
+
+def find_roles(labels: Collection[str]) -> dict[str, str]:
+    """Return role -> label for the variables of one layer, by the scheme that has the most of them.
+
+    Args:
+        labels: the names of the variables in their layer, such as `gamma`.
+    """
+
+    def size(roles: dict[str, str]) -> tuple[int, int]:
+        return len(roles.keys() - {"gamma", "beta"}), len(roles)
+
+    return max((scheme.roles(labels) for scheme in _SURE_SCHEMES), key=size)
+
+
+_OPTIMIZERS_1 = (
+    "Adam|AdamW|AdaMax|Adadelta|AdagradDA|Ftrl|Shampoo|RMSProp|Momentum|MomentumW|Adagrad|"
+    "ProximalAdagrad|RegAdagrad|LARSOptimizer|AddSignOptimizer|PowerSignOptimizer|LAMB"
+)
+_OPTIMIZERS_2 = (
+    "SGD|Adam|AdamW|RMSprop|Adagrad|Adadelta|Adamax|Nadam|Ftrl|Lion|Adafactor|"
+    "sgd|adam|adam_w|adamw|rm_sprop|rmsprop|adagrad|adadelta|adamax|nadam|ftrl|lion|lamb|"
+    "adafactor|muon|loss_scale_optimizer"
+)
+
+ACCUMULATOR: Final = "zero-debias accumulator of a moving average"
+
+_KEYS = (
+    (r"/\.OPTIMIZER_SLOT/", "slot variable of an optimizer"),
+    (r"^(.*/)?optimizer(_\d+)?/(_variables|_momentums|_velocities|_iterations|_learning_rate|iter$|"
+     r"learning_rate|decay|beta_[12]|momentum)(/|$)", "an optimizer's own variable"),
+    (r"^(optimizer_weights|optimizer)/(?!(.*/)?_trainable_variables/)",
+     "an optimizer's own variable"),
+    (r"^_all_variables/", "the same variable again, as model.export stores it"),
+    (r"^(_CHECKPOINTABLE_OBJECT_GRAPH|.*/\.ATTRIBUTES/OBJECT_CONFIG_JSON)$",
+     "bookkeeping of the checkpoint"),
+    (r"(^|/)save_counter(/|$)", "bookkeeping of the checkpoint"),
+)  # fmt: skip
+
+_NAMES = (
+    (rf"/({_OPTIMIZERS_1})(_\d)?$", "slot variable of an optimizer"),
+    (rf"^(training/)?({_OPTIMIZERS_2})(_\d+)?/", "slot variable of an optimizer"),
+    (r"(^|/)beta[12]_power(_\d+)?$", "an optimizer's own variable"),
+    (r"(^|/)(global_step|current_loss_scale|good_steps)$", "bookkeeping of the training"),
+    (r"/(biased|local_step)(_\d+)?$", ACCUMULATOR),
+    (r"/moving_(mean|variance)/_?(hidden|counter)$", ACCUMULATOR),
+    (r"/ExponentialMovingAverage(_\d+)?$", "shadow copy by an exponential moving average"),
+)  # fmt: skip
+
+_LOOKALIKES = [
+    (is_key, re.compile(pattern), description)
+    for is_key, table in ((True, _KEYS), (False, _NAMES))
+    for pattern, description in table
+]
+
+
+def describe_lookalike(key: str, name: str) -> str | None:
+    """Describe a variable that belongs to no layer, such as an optimizer's; None for others."""
+    for is_key, pattern, description in _LOOKALIKES:
+        if pattern.search(key if is_key else name):
+            return description
+    return None

@@ -1,13 +1,13 @@
-"""The author's names of layers whose variables do not tell them, by the scopes of a graph.
+"""The author's names of layers, where only the scopes of a graph contain them.
 
-Keras 3 calls the variables of a layer that another layer builds after the outermost one alone:
-all those in a list `self.norms` of the layer `blk` are `blk/gamma`. The graph does have the whole
-path, with what tracing added: the model's name before it, and a number behind each part, since
-Keras opens the scope of a layer twice, to build it and to call it, and TensorFlow opens none
-twice by the same name: `functional_1/blk_1/batch_normalization_1_1`. The name of the variables
-proves where the author's path begins, and that such numbers were added; which of them they
-are is told by doing again what TensorFlow did. Keras 2 leaves nested models out of the names of
-variables; the graph tells apart what is called alike in two of them.
+Keras 3 shortens the names of variables in a layer that another layer builds: all those in a list
+`self.norms` of the layer `blk` are `blk/gamma`. The graph does contain the whole path, with what
+tracing added to it: the model's name before it, and a number after each part. Keras opens the scope
+of a layer twice, to build it and to call it, and TensorFlow makes names of scopes unique:
+`functional_1/blk_1/batch_normalization_1_1`. The names of the variables show where the author's
+path begins, and that numbers were added. Repeating what TensorFlow did shows which numbers these
+are. Keras 2 leaves nested models out of the names of variables; the graph distinguishes the layers
+of one name in two of them.
 
 Sources: keras/src/layers/layer.py (`Layer.__call__`), `Graph.unique_name` in
 tensorflow/python/framework/ops.py.
@@ -17,70 +17,69 @@ from __future__ import annotations
 
 import re
 from collections import ChainMap, Counter
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 
-from bnstat.discovery.merge import Merged
+from bnstat.discovery.merge import Sighting
 from bnstat.formats.contents import Contents
 
 _NUMBERED = re.compile(r"(.+)_\d+")
 
 _DEEPEST = 64
-"""Parts of a scope; networks are some ten deep."""
+"""Parts of a scope; networks have some ten."""
 
 _MOST_SIBLINGS = 10_000
-"""Names that are taken beside each other, some three for each layer."""
+"""Names in one scope, some three for each layer."""
 
-Names = dict[tuple[str, ...], str | None]
-"""Parts of a scope -> what its author called the last of them; None where that is not told."""
+Scope = tuple[str, ...]
+"""The parts of a scope; empty if it is unknown."""
 
 
-def name_by_scopes(layers: Sequence[Merged], contents: Contents) -> None:
-    """Tell those layers the name that a graph and their variables' full names prove together."""
-    scopes = [_scope(layer) for layer in layers]
+def name_by_scopes(layers: Sequence[Sighting], contents: Contents) -> None:
+    """Add the names that a graph and the full names of variables show together."""
+    scopes = [_graph_scope(layer) for layer in layers]
     if not any(scopes):
         return
-    outer = _shared_scopes(layers, contents)
-    uses = Counter(outer)
+    variable_scopes = _variable_scopes(layers, contents)
+    uses = Counter(variable_scopes)
     names = _authors_names(filter(None, scopes))
-    starts = [_start(*pair) for pair in zip(scopes, outer, strict=True)]
+    starts = [_start(*pair) for pair in zip(scopes, variable_scopes, strict=True)]
     first = min((start for start in starts if start is not None), default=0)
-    for layer, scope, known, start in zip(layers, scopes, outer, starts, strict=True):
+    for layer, scope, known, start in zip(layers, scopes, variable_scopes, starts, strict=True):
         if start is None:
             continue
         end = start + len(known)
-        numbered = scope[start:end] != known
-        whole = end == len(scope)
-        if uses[known] == 1 and (whole or not numbered):
+        is_numbered = scope[start:end] != known
+        is_end = end == len(scope)
+        if uses[known] == 1 and (is_end or not is_numbered):
             continue
-        told = [
-            (names[scope[: position + 1]] if numbered else None) or scope[position]
+        parts = [
+            (names[scope[: position + 1]] if is_numbered else None) or scope[position]
             for position in range(len(scope))
         ]
-        before = told[first:start] if whole else []
-        layer.names["scopes"] = ["/".join([*before, *known, *told[end:]])]
+        before = parts[first:start] if is_end else []
+        layer.names["scopes"] = ["/".join([*before, *known, *parts[end:]])]
 
 
-def _scope(layer: Merged) -> tuple[str, ...]:
-    """The parts of the layer's scope in a graph; none where no graph has it."""
+def _graph_scope(layer: Sighting) -> Scope:
     names = layer.names.get("graphs")
     parts = tuple(names[0].split("/", _DEEPEST)) if names else ()
     return parts if len(parts) <= _DEEPEST else ()
 
 
-def _shared_scopes(layers: Sequence[Merged], contents: Contents) -> list[tuple[str, ...]]:
-    """For each layer the parts of the scope that all of its variables' full names have."""
-    wanted = {key for layer in layers for key in layer.roles.values()}
-    full_names = {node.key: node.full_name for node in contents.objects if node.key in wanted}
+def _variable_scopes(layers: Sequence[Sighting], contents: Contents) -> list[Scope]:
+    """Return for each layer the scope in the full names of all of its variables."""
+    keys = {key for layer in layers for key in layer.roles.values()}
+    full_names = {node.key: node.full_name for node in contents.objects if node.key in keys}
     result = []
     for layer in layers:
-        found = {full_names.get(key, "").rpartition("/")[0] for key in layer.roles.values()}
-        only = found.pop() if len(found) == 1 else ""
-        result.append(tuple(only.split("/")) if only else ())
+        scopes = {full_names.get(key, "").rpartition("/")[0] for key in layer.roles.values()}
+        scope = scopes.pop() if len(scopes) == 1 else ""
+        result.append(tuple(scope.split("/")) if scope else ())
     return result
 
 
-def _start(scope: tuple[str, ...], known: tuple[str, ...]) -> int | None:
-    """Where in a graph's scope the parts of a known one begin, be they numbered."""
+def _start(scope: Scope, known: Scope) -> int | None:
+    """Return where the parts of a known scope begin in a graph's, which may number them."""
     for start in range(len(scope) - len(known) + 1 if known else 0):
         pairs = zip(scope[start:], known, strict=False)
         if all(part == name or _without_number(part) == name for part, name in pairs):
@@ -93,10 +92,13 @@ def _without_number(part: str) -> str | None:
     return match[1] if match else None
 
 
-def _authors_names(scopes: Iterable[tuple[str, ...]]) -> Names:
-    """What authors called the parts of scopes, if each was opened twice, in that order."""
-    taken: dict[tuple[str, ...], dict[str, int]] = {}
-    names: Names = {}
+def _authors_names(scopes: Iterable[Scope]) -> Mapping[Scope, str | None]:
+    """Return scope -> the author's name of its last part, if each was opened twice, in that order.
+
+    The name is None if it is unknown.
+    """
+    taken: dict[Scope, dict[str, int]] = {}
+    names: dict[Scope, str | None] = {}
     for scope in scopes:
         for end in range(1, len(scope) + 1):
             if scope[:end] not in names:
@@ -106,7 +108,7 @@ def _authors_names(scopes: Iterable[tuple[str, ...]]) -> Names:
 
 
 def _authors_name(part: str, siblings: dict[str, int]) -> str | None:
-    """The name that gives `part` when it is opened for the second time beside its siblings."""
+    """Return the name that becomes `part` when it is opened for the second time."""
     name = _without_number(part)
     if name is None or len(siblings) > _MOST_SIBLINGS:
         return None
@@ -119,7 +121,7 @@ def _authors_name(part: str, siblings: dict[str, int]) -> str | None:
 
 
 def _open(name: str, taken: MutableMapping[str, int]) -> str:
-    """The name that TensorFlow gives a scope of that name beside those that are taken."""
+    """Return the unique name that TensorFlow gives a scope beside those that are taken."""
     key = name.lower()
     number = taken.get(key, 0)
     taken[key] = number + 1

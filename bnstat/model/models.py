@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 
 from bnstat.display import Displayed, notebook
 from bnstat.model.layers import BatchNorm
-from bnstat.model.variables import PrecedingBias, StatisticsUse, Variable, Verdict, fetch
+from bnstat.model.variables import Explanation, PrecedingBias, StatisticsUse, Variable, fetch
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Model(Displayed, Sequence[BatchNorm]):
         *,
         incomplete: Sequence[BatchNorm] = (),
         notes: Sequence[str] = (),
-        explain: Callable[[], Sequence[Verdict]] = tuple,
+        explain: Callable[[], Sequence[Explanation]] = tuple,
         stored: Mapping[str, Variable] | None = None,
         claimed: frozenset[str] = frozenset(),
         find_biases: Callable[[], Mapping[str, PrecedingBias]] = dict,
@@ -81,7 +81,7 @@ class Model(Displayed, Sequence[BatchNorm]):
         """The incomplete layers that may be batch norm, whose variables' roles are not told."""
         return tuple(layer for layer in self.incomplete if layer.undecided and not layer.variables)
 
-    def explain(self) -> Sequence[Verdict]:
+    def explain(self) -> Sequence[Explanation]:
         """For every variable of the file, why it was or was not taken as batch norm."""
         return self._explain()
 

@@ -131,7 +131,7 @@ def _extents(variables: Iterable[Variable]) -> Iterator[Range]:
             continue
 
 
-class Verdict(NamedTuple):
+class Explanation(NamedTuple):
     """Why a variable was, or was not, taken as part of a batch-norm layer."""
 
     key: str

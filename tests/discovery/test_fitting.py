@@ -36,7 +36,7 @@ from tests.formats.keras.saved import LIBRARIES, saved_architecture, saved_weigh
                 of.BatchNormalization(name="b", scale=False),
                 of.BatchNormalization(name="c"),
             ],
-            "b has 3 variables by it, 4 in the weights",
+            "b has 3 variables, 4 in the weights",
         ),
         (
             lambda of: [
@@ -44,7 +44,7 @@ from tests.formats.keras.saved import LIBRARIES, saved_architecture, saved_weigh
                 of.BatchNormalization(name="b"),
                 of.BatchNormalization(name="c"),
             ],
-            "d has units=5 by it, its kernel is [4, 3]",
+            "d has units=5, its kernel has shape [4, 3]",
         ),
     ],
     ids=["fewer layers", "more layers", "other roles", "other shapes"],
@@ -74,5 +74,5 @@ def test_channels_of_another_number(tmp_path: Path) -> None:
 
     net(4).save_weights(tmp_path / "m.weights.h5")
     (tmp_path / "m.json").write_text(net(5).to_json())
-    with pytest.raises(BnstatError, match=r"b has 5 channels by it, its variables are \[4\]"):
+    with pytest.raises(BnstatError, match=r"b has 5 channels, its variables have shape \[4\]"):
         bnstat.load(tmp_path / "m.weights.h5", config=tmp_path / "m.json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bnstat.discovery.merge import Sighting, in_order, is_complete, merge, unique_names
+from bnstat.discovery.merge import Sighting, in_order, merge, unique_names
 
 STATISTICS = {"moving_mean": "m", "moving_variance": "v"}
 
@@ -24,7 +24,7 @@ def test_sightings_that_share_their_statistics_are_one_layer() -> None:
     assert layer.evidence == "object-graph"
     assert (layer.epsilon, layer.axis, layer.momentum) == (0.5, 1, 0.9)
     assert layer.roles == {"gamma": "g", **STATISTICS}, "structure tells what a layer has"
-    assert is_complete(layer)
+    assert layer.is_complete
     assert unique_names([layer]) == ["net/bn"]
 
 
@@ -83,7 +83,7 @@ def test_a_sighting_without_statistics_joins_by_what_it_has() -> None:
 
 def test_incomplete_layers() -> None:
     (layer,) = merge({"names": [Sighting("name", "bn", {"gamma": "g"})]})
-    assert not is_complete(layer)
+    assert not layer.is_complete
 
 
 def layers_named(*names: str) -> list[Sighting]:

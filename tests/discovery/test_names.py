@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from bnstat.discovery import discover
-from bnstat.discovery.explanations import explain
 from bnstat.discovery.merge import Sighting
-from bnstat.discovery.names import BATCH_NORM_SCOPE, Names, from_names
-from bnstat.discovery.schemes import SCHEMES, Scheme
+from bnstat.discovery.names import BATCH_NORM_SCOPE, VariableNames, from_names
+from bnstat.discovery.schemes import SCHEMES, Scheme, describe_lookalike, find_roles
 from bnstat.formats.contents import Contents
 from bnstat.model import Model, Source, Variable
 from tests.builders.effort import bounded
@@ -47,8 +46,8 @@ def found_twice(names: Sequence[str]) -> list[Sighting]:
     def search(endings: Collection[str]) -> dict[str, str]:
         return {name: name for name in names if name.endswith((*endings,)) or f"/{name}" in endings}
 
-    sightings = from_names(Names(contents(names)), False)
-    asked_for = Names(contents(names, search=search), complete=False)
+    sightings = from_names(VariableNames(contents(names)), False)
+    asked_for = VariableNames(contents(names, search=search), complete=False)
     assert from_names(asked_for, False) == sightings
     return sightings
 
@@ -155,8 +154,8 @@ def test_a_count_tells_statistics_of_observations(scope: str, separator: str) ->
     assert found(running)
     assert not found([*running, f"{scope}{separator}count"])
     assert found([*running, f"{scope}{separator}weight", f"{scope}{separator}count"])
-    why = explain(contents([*running, f"{scope}{separator}count"]), (), ())
-    assert ["of data" in verdict.reason for verdict in why] == [True, True, False]
+    explanations = discover(contents([*running, f"{scope}{separator}count"])).explain()
+    assert ["of data" in each.reason for each in explanations] == [True, True, False]
 
 
 def test_gamma_and_beta_beside_mean_and_var() -> None:
@@ -256,8 +255,8 @@ def test_a_layer_is_seen_once_by_the_first_scheme_that_fits() -> None:
 def test_names_that_are_like_no_layers_are_not_asked_for() -> None:
     names = [*under("a"), "a/kernel"]
     made = contents(names, search=lambda endings: {name: name for name in names[:4]})
-    assert set(Names(made).keys) == set(names)
-    assert set(Names(made, complete=False).keys) == set(names[:4])
+    assert set(VariableNames(made).keys) == set(names)
+    assert set(VariableNames(made, complete=False).keys) == set(names[:4])
 
 
 def test_a_slot_of_a_variables_name_is_not_the_variable() -> None:
@@ -343,7 +342,7 @@ def test_a_hundred_thousand_names_take_little_time() -> None:
     names = [name for number in range(25_000) for name in under(f"net/block_{number}/bn")]
     made = contents(names)
     with bounded():
-        assert len(from_names(Names(made), False)) == 25_000
+        assert len(from_names(VariableNames(made), False)) == 25_000
 
 
 class Counted(str):
@@ -378,3 +377,65 @@ AVERAGED = "/ExponentialMovingAverage"
 @pytest.mark.parametrize(("end", "both"), [("", False), (AVERAGED, False), (AVERAGED, True)])
 def test_the_work_grows_with_the_layers(end: str, both: bool) -> None:
     assert looks(200, end, both) < 6 * looks(50, end, both)
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("bn/gamma/Adam", "slot"), ("bn/gamma/Adam_1", "slot"), ("bn/beta/Momentum", "slot"),
+        ("bn/gamma/RMSProp_2", "slot"), ("train/bn/beta/Adagrad", "slot"),
+        ("Adam/m/bn/gamma", "slot"), ("RMSprop/velocity/bn/gamma", "slot"),
+        ("training/Adam/bn/gamma/m", "slot"), ("beta1_power", "optimizer"),
+        ("train/beta2_power", "optimizer"), ("bn/bn/moving_mean/biased", "zero-debias"),
+        ("bn/bn/moving_mean/local_step", "zero-debias"),
+        ("bn/gamma/ExponentialMovingAverage", "shadow"),
+        ("global_step", "bookkeeping"), ("bn/moving_mean/_hidden", "zero-debias"),
+    ],
+)  # fmt: skip
+def test_lookalikes(name: str, word: str) -> None:
+    assert word in (describe_lookalike(name, name) or "")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["bn/gamma", "adam_block/bn/gamma", "momentum_encoder/bn/beta", "m/bn/gamma", "sgd2/gamma"],
+)
+def test_names_that_are_not_lookalikes(name: str) -> None:
+    assert describe_lookalike(name, name) is None
+
+
+def test_the_explanation_of_each_variable() -> None:
+    expected = {
+        "a/bn/gamma": ("a/bn", "gamma", "found by name"),
+        "a/bn/moving_mean": ("a/bn", "moving_mean", "found by name"),
+        "a/bn/moving_variance": ("a/bn", "moving_variance", "found by name"),
+        "a/bn/renorm_mean": ("a/bn", "renorm_mean", "an extra variable"),
+        "a/bn/gamma/Adam": (None, None, "slot variable"),
+        "a/bn/gamma/ExponentialMovingAverage": (None, None, "shadow copy"),
+        "LayerNorm/gamma": (None, None, "no moving statistics beside it"),
+        "c/moving_variance": (None, None, "without its counterpart"),
+        "b/BatchNorm/beta": ("b/BatchNorm", "beta", "statistics are not in the file"),
+        "conv/kernel": (None, None, "not one of batch norm"),
+        "global_step": (None, None, "bookkeeping"),
+    }
+    explanations = discover(contents(list(expected))).explain()
+    assert [each.key for each in explanations] == list(expected)
+    for each in explanations:
+        layer, role, reason = expected[each.key]
+        assert (each.layer, each.role) == (layer, role)
+        assert reason in each.reason
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["moving_mean", "moving_variance", "gamma", "beta", "bias", "scale"], ALL),
+        (["scale", "offset", "moving_mean", "moving_variance"], ["scale", "offset", *STATISTICS]),
+        (["weight", "bias"], ["weight", "bias", None, None]),
+        (["running_mean", "running_var", "bias"], [None, "bias", "running_mean", "running_var"]),
+        (["moving_mean", "moving_variance", "bias"], [None, None, *STATISTICS]),
+        (["kernel"], [None] * 4),
+    ],
+)
+def test_roles_of_labels(labels: Sequence[str], expected: Sequence[str | None]) -> None:
+    assert [find_roles(labels).get(role) for role in ALL] == list(expected)

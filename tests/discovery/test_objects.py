@@ -237,7 +237,7 @@ def test_gamma_comes_before_a_scale_of_another_kind() -> None:
     assert layer.roles == {role: f"k/{role}" for role in ROLES}
 
 
-GAMMA_AND_BETA, STATISTICS = "gamma and beta of further", "further moving statistics"
+GAMMA_AND_BETA, STATISTICS = "gamma and beta of further", "the file contains further"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bnstat.discovery.merge import Merged, Sighting, merge, unique_names
+from bnstat.discovery.merge import Sighting, merge, unique_names
 from bnstat.discovery.scopes import name_by_scopes
 from bnstat.formats.contents import Contents, Node
 from bnstat.model import Source
@@ -23,7 +23,7 @@ def named(scopes: Mapping[str, str]) -> list[str]:
         roles = {role: f"{number}/{role}" for role in ("moving_mean", "moving_variance")}
         nodes += [Node({}, key, f"{full_name}/{role}") for role, key in roles.items()]
         sightings.append(Sighting("graph", scope, roles))
-    layers: Sequence[Merged] = merge({"graphs": sightings})
+    layers = merge({"graphs": sightings})
     name_by_scopes(layers, Contents(Source("", ""), {}, objects=nodes))
     return unique_names(layers)
 

@@ -125,7 +125,7 @@ def test_a_layer_that_does_not_fit_its_own_configuration(tmp_path: Path) -> None
     (layer,) = model.undecided
     assert (layer.name, layer.evidence, len(layer.undecided)) == ("b", "config", 4)
     (note,) = model.notes
-    assert "4 variables where its configuration tells of 3" in note
+    assert "4 variables, its configuration specifies 3" in note
     assert "may be" not in note
     (finding,) = bnstat.check(model)
     assert "may be" not in finding.message

@@ -1,8 +1,7 @@
-"""Multiplying out what a graph computes from `1 / sqrt(variance + epsilon)`.
+"""Expanding what a graph computes from `1 / sqrt(variance + epsilon)`.
 
-An expression is a sum of products of leaves: the root, variables, and tensors that are not
-looked into. One that reads `x * r * gamma - mean * r * gamma + beta`, however it was put
-together, normalizes `x`.
+An expression is a sum of products of leaves: the root, variables, and other tensors. An expression
+that equals `x * r * gamma - mean * r * gamma + beta` normalizes `x`, whatever its ops are.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ SUMS = frozenset({"Add", "AddV2", "BiasAdd"})
 _ARITHMETIC = SUMS | {"Mul", "RealDiv", "Div", "Sub", "Neg", "Reciprocal", "Inv"}
 
 _LARGEST_CONE = 128
-"""Ops that are looked at after a root: the form has ten at most, gradients have many."""
+"""Ops after a root that are expanded: a normalization has ten at most, gradients have many."""
 
 _MOST_TERMS = 6
 
@@ -28,11 +27,11 @@ _MOST_FACTORS = 6
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A factor that is not looked into.
+    """A factor that is not expanded.
 
     Attributes:
         sources: the tensors that it may be.
-        key: of the variable that it is, else None.
+        key: the key of the variable that it is; None if it is not a variable.
     """
 
     sources: tuple[str, ...]
@@ -44,7 +43,7 @@ _SQRT = Leaf(("sqrt(variance + epsilon)",))
 
 Product = tuple[Leaf, ...]
 Expression = Mapping[Product, int]
-"""Products of leaves, in a fixed order, with how often each is added."""
+"""Product of leaves, in a fixed order -> its coefficient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +51,9 @@ class Formula:
     """A normalization: `gamma * (x - mean) * r + beta`.
 
     Attributes:
-        op: the op that gives it.
+        op: the op that computes it.
         x, mean: leaves.
-        gamma, beta: leaves; None where nothing is multiplied or added.
+        gamma, beta: leaves; None if nothing is multiplied or added.
     """
 
     op: str
@@ -65,43 +64,43 @@ class Formula:
 
 
 def normalization(tensors: Tensors, root: str) -> Formula | None:
-    """The normalization that is computed from a root, if that is what it is for.
+    """Return the normalization that is computed from a root, if there is one.
 
     Args:
-        tensors: the graph's.
+        tensors: the tensors of the graph.
         root: the op that computes `1 / sqrt(...)` or `sqrt(...)`.
     """
     after = tensors.downstream(root, _ARITHMETIC, _LARGEST_CONE)
-    for look_into_differences in (False, True):
-        expansion = _Expansion(tensors, root, frozenset(after), look_into_differences)
-        found: Formula | None = None
+    for expand_differences in (False, True):
+        expansion = _Expansion(tensors, root, frozenset(after), expand_differences)
+        best: Formula | None = None
         for name in after:
             formula = _formula(name, expansion.of_op(name))
             if formula is None:
                 continue
-            if found is None:
-                found = formula
+            if best is None:
+                best = formula
                 if tensors.ops[name].type in SUMS:
                     break
-            elif _completes(formula, found):
-                found = formula
-        if found is not None:
-            return found
+            elif _completes(formula, best):
+                best = formula
+        if best is not None:
+            return best
     return None
 
 
-def _completes(formula: Formula, found: Formula) -> bool:
-    """Whether a formula is `found` with a variable as gamma or beta applied to its result."""
-    same = formula.x == found.x and formula.mean == found.mean
-    pairs = ((formula.gamma, found.gamma), (formula.beta, found.beta))
-    return same and all(
+def _completes(formula: Formula, other: Formula) -> bool:
+    """Return True if a formula applies a variable as gamma or beta to the result of another."""
+    is_same = formula.x == other.x and formula.mean == other.mean
+    pairs = ((formula.gamma, other.gamma), (formula.beta, other.beta))
+    return is_same and all(
         new == old or (old is None and new is not None and new.key is not None)
         for new, old in pairs
     )
 
 
 def _formula(op: str, expression: Expression | None) -> Formula | None:
-    """What an expression says, if it is a normalization."""
+    """Return the normalization that an expression is, if it is one."""
     if expression is None or not 2 <= len(expression) <= 3:
         return None
     scaled = {product: times for product, times in expression.items() if _RSQRT in product}
@@ -137,14 +136,14 @@ class _Expansion:
         self._root = root
         self._after = after
         self._differences = differences
-        self._known: dict[str, Expression | None] = {}
+        self._of_ops: dict[str, Expression | None] = {}
 
     def of_op(self, name: str) -> Expression | None:
-        """What an op gives; None where it is too much, or no such arithmetic."""
-        if name not in self._known:
-            self._known[name] = None  # an op that depends on itself gives nothing
-            self._known[name] = self._compute(name)
-        return self._known[name]
+        """Return the expression of an op; None if it is too large or other arithmetic."""
+        if name not in self._of_ops:
+            self._of_ops[name] = None  # the expression of an op that depends on itself
+            self._of_ops[name] = self._compute(name)
+        return self._of_ops[name]
 
     def _of_tensor(self, tensor: str) -> Expression:
         leaf = self._leaf(tensor)
@@ -157,7 +156,7 @@ class _Expansion:
         return {(leaf,): 1} if inside is None else inside
 
     def _before(self, op: Op) -> Expression | None:
-        """What an op gives that does not depend on the root, where that is looked into."""
+        """Return the expression of an op that does not depend on the root, if it is expanded."""
         inputs = self._tensors.inputs(op.name)
         if op.type == "Const":
             return {(): 1} if self._tensors.scalars(op.name) == [1.0] else None
@@ -180,41 +179,40 @@ class _Expansion:
         return Leaf(self._tensors.sources(tensor), self._tensors.variable(tensor))
 
     def _compute(self, name: str) -> Expression | None:
-        kind = self._tensors.ops[name].type
+        op_type = self._tensors.ops[name].type
         operands = [self._of_tensor(tensor) for tensor in self._tensors.inputs(name)]
         if len(operands) == 1:
-            if kind == "Neg":
+            if op_type == "Neg":
                 return _product(operands[0], {(): -1})
             return {(_RSQRT,): 1} if operands[0] == {(_SQRT,): 1} else None
         if len(operands) != 2:
             return None
         left, right = operands
-        if kind == "Mul":
+        if op_type == "Mul":
             return _product(left, right)
-        if kind in ("RealDiv", "Div"):
+        if op_type in ("RealDiv", "Div"):
             return _product(left, {(_RSQRT,): 1}) if right == {(_SQRT,): 1} else None
-        return _sum(left, right if kind in SUMS else _product(right, {(): -1}))
+        return _sum(left, right if op_type in SUMS else _product(right, {(): -1}))
 
 
 def _product(left: Expression, right: Expression) -> Expression | None:
-    result: dict[Product, int] = {}
+    result: Counter[Product] = Counter()
     for first, times in left.items():
         for second, more in right.items():
             product = tuple(sorted(first + second, key=lambda leaf: leaf.sources))
-            result[product] = result.get(product, 0) + times * more
+            result[product] += times * more
     return _checked(result)
 
 
 def _sum(left: Expression, right: Expression | None) -> Expression | None:
     if right is None:
         return None
-    result = dict(left)
-    for product, times in right.items():
-        result[product] = result.get(product, 0) + times
+    result = Counter(left)
+    result.update(right)
     return _checked(result)
 
 
-def _checked(expression: Expression) -> Expression | None:
-    """The expression, unless it has become too much to be a normalization."""
-    small = len(expression) <= _MOST_TERMS
-    return expression if small and all(len(p) <= _MOST_FACTORS for p in expression) else None
+def _checked(expression: Counter[Product]) -> Expression | None:
+    """Return the expression, unless it is too large for a normalization."""
+    is_small = len(expression) <= _MOST_TERMS and all(len(p) <= _MOST_FACTORS for p in expression)
+    return dict(expression) if is_small else None

@@ -1,23 +1,20 @@
-"""Batch normalization as computation graphs spell it.
+"""Batch normalization in computation graphs.
 
-Inference computes `gamma * (x - mean) / sqrt(variance + epsilon) + beta`. A graph has one op
-for that (`FusedBatchNorm` and its kin), or spells it out in one of the ways that algebra
-allows; TensorFlow's own (`tf.nn.batch_normalization`) is `x * s + (beta - mean * s)` with
-`s = gamma * rsqrt(variance + epsilon)`.
+In inference, a graph computes `gamma * (x - mean) / sqrt(variance + epsilon) + beta`, by one op
+(`FusedBatchNorm` and the like) or by the ops of one of the equivalent formulas, such as
+`x * s + (beta - mean * s)` with `s = gamma * rsqrt(variance + epsilon)`
+(`tf.nn.batch_normalization`).
 
-In training, mean and variance are those of the batch. The moving ones are then known by the
-ops that update them from the very same tensors (see `updates`).
-Layer, group and instance normalization compute their statistics and update nothing.
+In training, mean and variance are those of the batch. The moving ones are then the variables that
+ops update from the same tensors (see `updates`). Layer, group and instance normalization compute
+their statistics and update nothing.
+
+A graph records the epsilon of each layer, often its axis and momentum, the roles of variables, and
+the order of the network. Several graphs may share variables, and a graph may use a layer several
+times; all of that is one layer, at its first place.
 
 Sources: tensorflow/core/ops/nn_ops.cc, tensorflow/python/ops/nn_impl.py,
 keras/src/layers/normalization.
-
-Batch normalization by the computation graphs of a file.
-
-A graph tells the epsilon of each layer, often its axis and momentum, which variable has which
-role, and the order of the network. Graphs share variables (a network for training and one for
-inference, a function for each layer), and a graph may use a layer several times: all of that
-is one layer, found where it comes first.
 """
 
 from __future__ import annotations
@@ -25,20 +22,19 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from math import isfinite, prod
 from typing import Literal
 
-from bnstat.discovery.configuration import CALLED
+from bnstat.discovery.configuration import NAMED_BATCH_NORM
 from bnstat.discovery.graphs.algebra import SUMS, normalization
 from bnstat.discovery.graphs.tensors import Steps, Tensors
 from bnstat.discovery.graphs.updates import AVERAGING, STATISTICS, UPDATES, Updates, complement
-from bnstat.discovery.lookalikes import ACCUMULATOR, set_apart
 from bnstat.discovery.merge import Sighting
-from bnstat.discovery.schemes import RENORM
+from bnstat.discovery.schemes import ACCUMULATOR, RENORM, describe_lookalike
 from bnstat.formats.contents import Contents, Op
-from bnstat.model import ROLES
+from bnstat.model import ROLES, Variable
 
 _OLDEST = "BatchNormWithGlobalNormalization"
 _CONTRACTIONS = frozenset({"_FusedConv2D", "_FusedDepthwiseConv2dNative"})
@@ -50,13 +46,18 @@ _ROOTS = frozenset({"Rsqrt", "Sqrt"})
 _MOST_OPS = 20_000
 """Ops of a graph that are tried; the largest networks have some thousands."""
 
+_MOST_CANDIDATES = 100
+"""Layers that a normalization is compared with, if many share a variable."""
+
 _DEFAULT_EPSILON = 1e-4
-"""Of TensorFlow's fused ops, where a graph leaves the attribute out."""
+"""The epsilon of TensorFlow's fused ops if a graph omits the attribute."""
 
 _ONNX_DEFAULTS = {"epsilon": 1e-5, "momentum": 0.9}
-"""Of ONNX's op, which is defined by them in all of its versions (docs/Operators.md of ONNX)."""
+"""The defaults of ONNX's op in all of its versions (docs/Operators.md of ONNX)."""
 
 _CHANNEL_AXES = {"NHWC": 3, "NCHW": 1, "NDHWC": 4, "NCDHW": 1}
+
+_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "QLinearConv"})
 
 Statistics = Literal["batch", "stored", "either"]
 
@@ -65,7 +66,7 @@ _INSIDE = re.compile(r"(?:cond|batchnorm|(?:Stateless)?(?:If|Case|While))(?:_\d+
 _FUSED_NAME = re.compile(
     r"(?:FusedBatchNorm(?:V\d)?|BatchNormWithGlobalNormalization|BatchNormalization)(?:_\d+)?"
 )
-"""Parts of an op's name that are no part of the layer's."""
+"""Parts of an op's name that are not part of the layer's."""
 
 _NAMELESS = re.compile(r"(?:Const|ones|zeros|ones_like|zeros_like)(?:_\d+)?")
 
@@ -75,15 +76,15 @@ class Norm:
     """A batch normalization in a graph.
 
     Attributes:
-        op: the op that gives the normalized tensor.
-        scope: the name under which the graph has it; empty where it has none.
+        op: the op whose output is the normalized tensor.
+        scope: the layer's name in the graph; empty if it has none.
         roles: role -> key.
         x: the tensors that it may normalize.
+        epsilon, momentum, axis: None if the graph does not record them.
         on_batch: True if it normalizes by the statistics of the batch, and no variable follows
             these.
-        epsilon, momentum, axis: where the graph tells them.
-        normalizes: the statistics that normalize: those of the batch, the stored ones, or either,
-            as the graph is told when it runs.
+        normalizes: the statistics that it normalizes by: those of the batch, the stored ones, or
+            either, depending on what a run of the graph specifies.
     """
 
     op: str
@@ -97,18 +98,108 @@ class Norm:
     normalizes: Statistics = "stored"
 
 
-def find_norms(
-    tensors: Tensors, fit: Callable[[str, str], bool], doubt: Callable[[str], int | None]
-) -> list[Norm]:
-    """The batch normalizations of a graph, in the order of the network.
+def from_graphs(contents: Contents) -> list[Sighting]:
+    """Return the batch-norm layers that a file's graphs show, in the order of the network.
 
-    ONNX's op is one even where none of what it takes is in the file.
+    A graph is skipped if other graphs have shown its variables and all that is needed of them.
+    Momentum is not needed if the file has layer configurations.
+    """
+
+    def doubt(key: str) -> int | None:
+        name = contents.name_of(key)
+        description = describe_lookalike(key, name)
+        if description == ACCUMULATOR or name.rpartition("/")[2] in RENORM:
+            return None
+        return 0 if description is None else 1
+
+    layers = _Layers(with_momentum=not contents.layers)
+    shown: set[str] = set()
+    steps = Steps()
+    for graph in contents.graphs() if contents.graphs else ():
+        keys = set(graph.variables.values())
+        if keys <= shown and layers.unfinished.isdisjoint(keys):
+            continue
+        shown |= keys
+        for norm in find_norms(Tensors(graph, steps), contents.variables, doubt):
+            layers.add(norm, graph.name)
+    return layers.sightings()
+
+
+class _Layers:
+    """The layers that the graphs have shown so far, in order.
+
+    Attributes:
+        unfinished: keys of the variables of layers that another graph may complete.
+    """
+
+    def __init__(self, with_momentum: bool) -> None:
+        self.unfinished: set[str] = set()
+        self._with_momentum = with_momentum
+        self._sightings: list[Sighting] = []
+        self._epsilons: list[list[float]] = []
+        self._by_key: dict[str, list[int]] = {}
+
+    def add(self, norm: Norm, graph: str) -> None:
+        """Add a normalization of the graph with this name."""
+        index = self._index_of(norm)
+        if index is None:
+            index = len(self._sightings)
+            self._sightings.append(Sighting("graph", norm.scope))
+            self._epsilons.append([])
+        layer, epsilons = self._sightings[index], self._epsilons[index]
+        for key in set(norm.roles.values()) - set(layer.roles.values()):
+            self._by_key.setdefault(key, []).append(index)
+        layer.roles = {**layer.roles, **norm.roles}
+        layer.inputs |= {(graph, tensor) for tensor in norm.x}
+        layer.uses_batch_statistics |= norm.on_batch
+        if norm.epsilon is not None and norm.epsilon not in epsilons:
+            epsilons.append(norm.epsilon)
+        layer.momentum = norm.momentum if layer.momentum is None else layer.momentum
+        layer.axis = norm.axis if layer.axis is None else layer.axis
+        needs_momentum = self._with_momentum and layer.momentum is None
+        if "moving_variance" in layer.roles and epsilons and not needs_momentum:
+            self.unfinished.difference_update(layer.roles.values())
+        else:
+            self.unfinished.update(layer.roles.values())
+
+    def _index_of(self, norm: Norm) -> int | None:
+        """Return the layer that shares variables with a normalization, in the same roles."""
+        # The statistics belong to one layer; several layers may share gamma and beta.
+        keys = [norm.roles[role] for role in reversed(ROLES) if role in norm.roles]
+        candidates = (index for key in keys for index in self._by_key.get(key, ()))
+        for index in islice(candidates, _MOST_CANDIDATES):
+            roles = self._sightings[index].roles
+            common = roles.keys() & norm.roles.keys()
+            if common and all(roles[role] == norm.roles[role] for role in common):
+                return index
+        return None
+
+    def sightings(self) -> list[Sighting]:
+        """Return the layers, each with a note if the graphs disagree about its epsilon."""
+        for layer, epsilons in zip(self._sightings, self._epsilons, strict=True):
+            layer.uses_batch_statistics &= "moving_variance" not in layer.roles
+            if len(epsilons) == 1:
+                layer.epsilon = epsilons[0]
+            elif epsilons:
+                listed = " and ".join(map(repr, epsilons))
+                layer.notes = (f"its graphs use different epsilons ({listed})",)
+        return self._sightings
+
+
+def find_norms(
+    tensors: Tensors,
+    variables: Mapping[str, Variable],
+    doubt: Callable[[str], int | None] = lambda key: 0,
+) -> list[Norm]:
+    """Return the batch normalizations of a graph, in the order of the network.
+
+    ONNX's op is included even if the file contains none of its inputs.
 
     Args:
-        tensors: the graph's.
-        fit: whether the variables of two keys can belong to one layer.
-        doubt: how unlikely a key's variable is to be a moving statistic; None for one that
-            cannot be any.
+        tensors: the tensors of the graph.
+        variables: key -> variable. Variables of different sizes do not belong to one layer.
+        doubt: gives how unlikely the variable of a key is to be a moving statistic; None if it
+            cannot be one.
     """
     updates = Updates(tensors, _of_types(tensors, UPDATES), doubt)
     norms = {}
@@ -117,7 +208,7 @@ def find_norms(
         norm = read(tensors, op, updates)
         if norm is None:
             continue
-        norm = _without_misfits(norm, fit)
+        norm = _without_misfits(norm, variables)
         if norm.roles or op.type == _ONNX:
             norms[norm.op] = norm
     return [norms[name] for name in tensors.in_order(norms)]
@@ -127,69 +218,76 @@ def _of_types(tensors: Tensors, types: frozenset[str]) -> list[Op]:
     return [op for op in tensors.ops.values() if op.type in types][:_MOST_OPS]
 
 
+def _without_misfits(norm: Norm, variables: Mapping[str, Variable]) -> Norm:
+    """Remove variables of another size than the statistics; all if these differ in size."""
+
+    def size(role: str) -> int | None:
+        variable = variables.get(norm.roles[role])
+        return None if variable is None else prod(variable.shape)
+
+    statistics = [role for role in STATISTICS if role in norm.roles]
+    if not statistics:
+        return norm
+    first = size(statistics[0])
+    misfits = {role for role in norm.roles if first is not None and size(role) not in (first, None)}
+    if misfits.intersection(statistics):
+        return replace(norm, roles={})
+    return replace(norm, roles={r: key for r, key in norm.roles.items() if r not in misfits})
+
+
+def is_training(op: Op) -> bool:
+    """Return True if an op of TensorFlow normalizes by the statistics of the batch."""
+    return op.type in AVERAGING and op.attribute("is_training") in (None, True)
+
+
 def _fused(tensors: Tensors, op: Op, updates: Updates) -> Norm | None:
-    given = tensors.inputs(op.name)
+    """Read a normalization that is a single op."""
+    inputs = tensors.inputs(op.name)
+    operands = _operands(op, inputs)
     roles = {}
-    for role, tensor in _operands(op, given).items():
+    for role, tensor in operands.items():
         key = tensors.variable(tensor)
         if key is not None and not _is_filler(tensors, (tensor,), role):
             roles[role] = key
-    momentum, on_batch = None, False
-    normalizes = _kind(tensors, _operands(op, given).get("moving_variance"))
+    normalizes = _statistics(tensors, operands.get("moving_variance"))
     if normalizes == "batch" and op.type != _OLDEST:
         normalizes = "either"  # What the op takes is not followed to a variable.
+    momentum = None
+    computed: Mapping[str, Sequence[str]] = {}
     if is_training(op):
         normalizes = "batch"
-        for output, role in enumerate(STATISTICS, 1):
-            updated = updates.key((f"{op.name}:{output}",))
-            if role not in roles and updated is not None:
-                roles[role] = updated
-        momentum = _share_kept(op.attribute("exponential_avg_factor"))
-        on_batch = not roles.keys() & set(STATISTICS) and not updates.follow(
-            (f"{op.name}:1", f"{op.name}:2")
-        )
+        factor = op.attribute("exponential_avg_factor")
+        if isinstance(factor, float) and factor != 1:  # At 1 the op does not average.
+            momentum = _finite(complement(factor))
+        computed = {role: (f"{op.name}:{n}",) for n, role in enumerate(STATISTICS, 1)}
     elif op.type == _ONNX:
         momentum = _onnx_momentum(op)
-    elif op.type == _OLDEST and len(given) == 5:
-        for role, tensor in zip(STATISTICS, given[1:3], strict=True):
-            if role not in roles and (moved := updates.key(tensors.sources(tensor))) is not None:
-                roles[role] = moved
-        on_batch = not roles.keys() & set(STATISTICS) and not updates.follow(
-            [source for tensor in given[1:3] for source in tensors.sources(tensor)]
-        )
+    elif op.type == _OLDEST and len(inputs) == 5:
+        computed = {role: tensors.sources(operands[role]) for role in STATISTICS}
     elif "moving_variance" not in roles:
         return None
+    for role, sources in computed.items():
+        if role not in roles and (key := updates.key(sources)) is not None:
+            roles[role] = key
     epsilon = op.attribute("variance_epsilon" if op.type == _OLDEST else "epsilon")
     default = _ONNX_DEFAULTS["epsilon"] if op.type == _ONNX else _DEFAULT_EPSILON
     return Norm(
         op=op.name,
         scope=_scope(op) or ("" if "moving_variance" in roles else op.name),
         roles=roles,
-        x=tensors.sources(given[0]) if given else (),
+        x=tensors.sources(inputs[0]) if inputs else (),
         epsilon=_finite(epsilon if isinstance(epsilon, float) else default),
         momentum=updates.momentum(roles) if momentum is None else momentum,
-        axis=_fused_axis(tensors, op, given),
-        on_batch=on_batch,
+        axis=_fused_axis(tensors, op, inputs),
+        on_batch=bool(computed)
+        and roles.keys().isdisjoint(STATISTICS)
+        and not updates.follow([source for sources in computed.values() for source in sources]),
         normalizes=normalizes,
     )
 
 
-def is_training(op: Op) -> bool:
-    """Return True if an op of TensorFlow normalizes with the statistics of the batch."""
-    return op.type in AVERAGING and op.attribute("is_training") in (None, True)
-
-
-def _kind(tensors: Tensors, variance: str | None) -> Statistics:
-    """The statistics that normalize, by where the variance comes from."""
-    sources = () if variance is None else tensors.sources(variance)
-    stored = [source for source in sources if tensors.variable(source) is not None]
-    if not stored:
-        return "batch"
-    return "stored" if len(stored) == len(sources) else "either"
-
-
-def _operands(op: Op, given: Sequence[str]) -> Mapping[str, str]:
-    """What a fused op takes for gamma, beta, mean and variance."""
+def _operands(op: Op, inputs: Sequence[str]) -> Mapping[str, str]:
+    """Return role -> input of a fused op."""
     if op.type == _OLDEST:
         names: Sequence[str] = ("x", "moving_mean", "moving_variance", "beta", "gamma")
     elif op.type in _CONTRACTIONS:
@@ -198,15 +296,15 @@ def _operands(op: Op, given: Sequence[str]) -> Mapping[str, str]:
         names = ("x", "filter", "gamma", "beta", "moving_mean", "moving_variance")
     else:
         names = ("x", "gamma", "beta", "moving_mean", "moving_variance")
-    operands = zip(names, given, strict=False)
+    operands = zip(names, inputs, strict=False)
     return {name: tensor for name, tensor in operands if name in ROLES}
 
 
-def _fused_axis(tensors: Tensors, op: Op, given: Sequence[str]) -> int | None:
-    """The channels' axis: the last, where a matrix is dressed as an image for the op's sake."""
+def _fused_axis(tensors: Tensors, op: Op, inputs: Sequence[str]) -> int | None:
+    """Return the channels' axis: the last if a matrix is reshaped to images for the op alone."""
     if op.type == _ONNX:
         return None if op.attribute("spatial") == 0 else 1
-    x = tensors.op(given[0]) if given else None
+    x = tensors.op(inputs[0]) if inputs else None
     shape = tensors.inputs(x.name)[1:2] if x is not None and x.type == "Reshape" else ()
     for array in tensors.constants(shape[0]) if shape else ():
         sizes = array.ravel().tolist()
@@ -216,8 +314,10 @@ def _fused_axis(tensors: Tensors, op: Op, given: Sequence[str]) -> int | None:
 
 
 def _onnx_momentum(op: Op) -> float | None:
-    """The share that is kept. One that is not written counts where the op trains, and only there:
-    converters of networks for inference leave out whatever momentum the network had.
+    """Return the share of the old value that is kept.
+
+    The default counts only if the op trains: converters of networks for inference omit whatever
+    momentum the network had.
     """
     momentum = op.attribute("momentum")
     if momentum is None and op.attribute("training_mode") == 1:
@@ -226,8 +326,9 @@ def _onnx_momentum(op: Op) -> float | None:
 
 
 def _spelled_out(tensors: Tensors, root: Op, updates: Updates) -> Norm | None:
-    inside = tensors.inputs(root.name)
-    terms = tensors.operands(inside[0], SUMS) if len(inside) == 1 else None
+    """Read a normalization that consists of ops around `1 / sqrt(variance + epsilon)`."""
+    inputs = tensors.inputs(root.name)
+    terms = tensors.operands(inputs[0], SUMS) if len(inputs) == 1 else None
     for variance, offset in (terms, terms[::-1]) if terms else ():
         epsilons = set(tensors.scalars(offset))
         if len(epsilons) == 1 and tensors.variable(offset) is None:
@@ -238,52 +339,59 @@ def _spelled_out(tensors: Tensors, root: Op, updates: Updates) -> Norm | None:
 def _around(
     tensors: Tensors, root: Op, variance: str, epsilon: float, updates: Updates
 ) -> Norm | None:
-    """The normalization around `1 / sqrt(variance + epsilon)`."""
-    squares = tensors.variable(variance) or updates.key(tensors.sources(variance))
-    is_moment = squares is None and _is_batch_moment(tensors, variance)
-    if squares is None and not updates and not is_moment:
+    variance_key = tensors.variable(variance) or updates.key(tensors.sources(variance))
+    is_moment = variance_key is None and _is_batch_moment(tensors, variance)
+    if variance_key is None and not updates and not is_moment:
         return None
     formula = normalization(tensors, root.name)
     if formula is None:
         return None
-    mean = formula.mean.key or updates.key(formula.mean.sources)
-    roles = {}
-    if mean is None:
-        sources = formula.mean.sources
-        if not is_moment or len(sources) != 1 or not _is_batch_moment(tensors, sources[0]):
+    mean_sources = formula.mean.sources
+    mean_key = formula.mean.key or updates.key(mean_sources)
+    if mean_key is None:
+        if (
+            not is_moment
+            or len(mean_sources) != 1
+            or not _is_batch_moment(tensors, mean_sources[0])
+        ):
             return None
-    elif squares is None and formula.mean.key is not None:
+    elif variance_key is None and formula.mean.key is not None:
         return None
-    else:
-        roles["moving_mean"] = mean
-    if squares is not None:
-        roles["moving_variance"] = squares
+    roles = {"moving_mean": mean_key, "moving_variance": variance_key}
     for role, leaf in (("gamma", formula.gamma), ("beta", formula.beta)):
-        if leaf is not None and leaf.key and not _is_filler(tensors, leaf.sources, role):
+        if leaf is not None and not _is_filler(tensors, leaf.sources, role):
             roles[role] = leaf.key
-    on_batch = mean is None and not updates.follow(
-        [*formula.mean.sources, *tensors.sources(variance)]
-    )
+    keys = {role: key for role, key in roles.items() if key}
+    on_batch = mean_key is None and not updates.follow([*mean_sources, *tensors.sources(variance)])
     # Weights are standardized over the first axis as well, by statistics of their own.
-    if mean is None and not (on_batch and roles and formula.x.key is None):
+    if mean_key is None and not (on_batch and keys and formula.x.key is None):
         return None
     return Norm(
         op=formula.op,
         scope=_scope(root) or (root.name if on_batch else ""),
-        roles=roles,
+        roles=keys,
         x=formula.x.sources,
         epsilon=_finite(epsilon),
-        momentum=updates.momentum(roles),
+        momentum=updates.momentum(keys),
         axis=tensors.axis(variance),
         on_batch=on_batch,
-        normalizes=_kind(tensors, variance),
+        normalizes=_statistics(tensors, variance),
     )
+
+
+def _statistics(tensors: Tensors, variance: str | None) -> Statistics:
+    """Return which statistics normalize, by the sources of the variance."""
+    sources = () if variance is None else tensors.sources(variance)
+    stored = [source for source in sources if tensors.variable(source) is not None]
+    if not stored:
+        return "batch"
+    return "stored" if len(stored) == len(sources) else "either"
 
 
 def _is_batch_moment(tensors: Tensors, tensor: str) -> bool:
     """Return True if a tensor is a mean over the first axis, as batch norm's statistics are.
 
-    Layer and instance norm take theirs over other axes, and leave the first.
+    Layer and instance norm compute theirs over other axes, and leave the first.
     """
     op = tensors.producer(tensor)
     inputs = tensors.inputs(op.name) if op is not None and op.type == "Mean" else ()
@@ -291,17 +399,12 @@ def _is_batch_moment(tensors: Tensors, tensor: str) -> bool:
     return len(axes) == 1 and 0 in axes[0]
 
 
-def _share_kept(factor: float | int | bool | str | None) -> float | None:
-    """The momentum of an op that averages by itself; at a factor of 1 it does not."""
-    return _finite(complement(factor)) if isinstance(factor, float) and factor != 1 else None
-
-
 def _finite(value: float) -> float | None:
     return value if isfinite(value) else None
 
 
 def _is_filler(tensors: Tensors, sources: Sequence[str], role: str) -> bool:
-    """Whether this is a constant that stands where the layer has no gamma or no beta."""
+    """Return True for a constant in place of a gamma or beta that the layer does not have."""
     op = tensors.producer(sources[0]) if len(sources) == 1 else None
     if op is None or op.type != "Const" or not _NAMELESS.fullmatch(op.name.rpartition("/")[2]):
         return False
@@ -309,19 +412,8 @@ def _is_filler(tensors: Tensors, sources: Sequence[str], role: str) -> bool:
     return all(bool((array == neutral).all()) for array in tensors.constants(op.name))
 
 
-def _without_misfits(norm: Norm, fit: Callable[[str, str], bool]) -> Norm:
-    """The same without variables of other sizes; without any where the statistics differ."""
-    statistics = [norm.roles[role] for role in STATISTICS if role in norm.roles]
-    if any(not fit(statistics[0], key) for key in statistics):
-        return replace(norm, roles={})
-    fitting = {
-        role: key for role, key in norm.roles.items() if not statistics or fit(statistics[0], key)
-    }
-    return replace(norm, roles=fitting)
-
-
 def _scope(op: Op) -> str:
-    """The layer's name in an op's name: `net/bn1` in `net/bn1/batchnorm/Rsqrt`."""
+    """Return the layer's name in an op's name: `net/bn1` in `net/bn1/batchnorm/Rsqrt`."""
     *scopes, own = op.name.split("/")
     parts = [part for part in scopes if part and not _CALL.fullmatch(part)]
     if op.type in _FUSED and not _FUSED_NAME.fullmatch(own):
@@ -331,133 +423,11 @@ def _scope(op: Op) -> str:
     return "/".join(parts) or (op.name if op.type == _ONNX else "")
 
 
-_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "QLinearConv"})
+def note_folded(contents: Contents) -> list[str]:
+    """Describe where an exporter folded batch norm, for a file without any layer.
 
-_MOST_CANDIDATES = 100
-"""Layers that a sighting is compared with, where many share a variable."""
-
-
-@dataclass(slots=True)
-class _Layer:
-    """What all graphs say of one layer."""
-
-    scope: str
-    roles: dict[str, str] = field(default_factory=dict)
-    epsilons: list[float] = field(default_factory=list)
-    momentum: float | None = None
-    axis: int | None = None
-    uses_batch_statistics: bool = False
-    inputs: set[tuple[str, str]] = field(default_factory=set)
-
-    def accepts(self, roles: Mapping[str, str]) -> bool:
-        """Whether these are roles of this layer: some in common, and none in conflict."""
-        common = [role for role in roles if role in self.roles]
-        return bool(common) and all(self.roles[role] == roles[role] for role in common)
-
-    def add(self, norm: Norm, graph: str) -> None:
-        """Take up what a graph says of this layer."""
-        self.uses_batch_statistics |= norm.on_batch
-        self.inputs.update((graph, tensor) for tensor in norm.x)
-        self.roles.update(norm.roles)
-        if norm.epsilon is not None and norm.epsilon not in self.epsilons:
-            self.epsilons.append(norm.epsilon)
-        self.momentum = norm.momentum if self.momentum is None else self.momentum
-        self.axis = norm.axis if self.axis is None else self.axis
-
-    def sighting(self) -> Sighting:
-        """What the graphs say, with a note where they disagree."""
-        notes: tuple[str, ...] = ()
-        if len(self.epsilons) > 1:
-            listed = " and ".join(map(repr, self.epsilons))
-            notes = (f"its graphs use different epsilons ({listed})",)
-        return Sighting(
-            evidence="graph",
-            name=self.scope,
-            roles=self.roles,
-            epsilon=self.epsilons[0] if len(self.epsilons) == 1 else None,
-            momentum=self.momentum,
-            axis=self.axis,
-            notes=notes,
-            uses_batch_statistics=self.uses_batch_statistics and STATISTICS[1] not in self.roles,
-            inputs=frozenset(self.inputs),
-        )
-
-
-class _Layers:
-    """The layers that graphs have shown so far, in the order in which they came.
-
-    Attributes:
-        unfinished: keys of variables of layers of which another graph can tell more.
-    """
-
-    def __init__(self, with_momentum: bool) -> None:
-        self._with_momentum = with_momentum
-        self._layers: list[_Layer] = []
-        self._by_key: dict[str, list[_Layer]] = {}
-        self.unfinished: set[str] = set()
-
-    def add(self, norm: Norm, graph: str) -> None:
-        """Take up what the graph of that name shows: of a known layer, or of a new one."""
-        # The statistics are a layer's own; gamma and beta may be those of many.
-        keys = [norm.roles[role] for role in reversed(ROLES) if role in norm.roles]
-        candidates = (layer for key in keys for layer in self._by_key.get(key, ()))
-        for layer in islice(candidates, _MOST_CANDIDATES):
-            if layer.accepts(norm.roles):
-                break
-        else:
-            layer = _Layer(norm.scope)
-            self._layers.append(layer)
-        for key in set(norm.roles.values()) - set(layer.roles.values()):
-            self._by_key.setdefault(key, []).append(layer)
-        layer.add(norm, graph)
-        known = "moving_variance" in layer.roles and layer.epsilons
-        if known and (layer.momentum is not None or not self._with_momentum):
-            self.unfinished.difference_update(layer.roles.values())
-        else:
-            self.unfinished.update(layer.roles.values())
-
-    def sightings(self) -> list[Sighting]:
-        """What the graphs say of each layer."""
-        return [layer.sighting() for layer in self._layers]
-
-
-def from_graphs(contents: Contents) -> list[Sighting]:
-    """The batch-norm layers that a file's graphs show, in the order of the network.
-
-    A graph whose variables have all been seen in others, with all that is wanted of them, is
-    not looked at; momentum is not wanted where layer configurations tell it.
-    """
-    variables = contents.variables
-
-    def fit(one: str, other: str) -> bool:
-        first, second = variables.get(one), variables.get(other)
-        return first is None or second is None or prod(first.shape) == prod(second.shape)
-
-    def doubt(key: str) -> int | None:
-        name = contents.name_of(key)
-        reason = set_apart(key, name)
-        if reason == ACCUMULATOR or name.endswith(RENORM):
-            return None
-        return 0 if reason is None else 1
-
-    layers = _Layers(with_momentum=not contents.layers)
-    seen: set[str] = set()
-    steps = Steps()
-    for graph in contents.graphs() if contents.graphs else ():
-        keys = set(graph.variables.values())
-        if keys <= seen and layers.unfinished.isdisjoint(keys):
-            continue
-        seen |= keys
-        for norm in find_norms(Tensors(graph, steps), fit, doubt):
-            layers.add(norm, graph.name)
-    return layers.sightings()
-
-
-def folded(contents: Contents) -> list[str]:
-    """A note on where an exporter folded batch norm, for a file in which no layer is left.
-
-    Converters from TensorFlow join the names of what they fold. Where the names are gone, a bias
-    that convolutions have may stem from a batch norm.
+    Converters from TensorFlow join the names of what they fold. If the names are gone, the bias of
+    a convolution may come from a batch norm.
     """
     if contents.source.format != "onnx" or contents.graphs is None:
         return []
@@ -467,7 +437,7 @@ def folded(contents: Contents) -> list[str]:
     for op in graph.ops.values():
         keys = [graph.variables[name] for name in op.inputs if name in graph.variables]
         is_convolution = op.type in _CONVOLUTIONS
-        named[is_convolution] += any(CALLED.search(key) is not None for key in keys)
+        named[is_convolution] += any(NAMED_BATCH_NORM.search(key) is not None for key in keys)
         biased += is_convolution and len(keys) == 2
     proof = "nothing of it is left to show (bnstat diff ORIGINAL FILE {} it)"
     if named.total():

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from bnstat.formats.contents import Graph, Op
 
 _MOST_STEPS = 1_000_000
-"""Steps that are taken through all graphs of a file; a large network needs some 50,000."""
+"""Steps through all graphs of a file; a large network needs some 50,000."""
 
 _MOST_STEPS_EACH = 100
-"""Steps that are taken from one tensor; variables are a few ops away from their use."""
+"""Steps from one tensor; variables are a few ops away from their use."""
 
 PASSES = frozenset(
     {
@@ -44,7 +44,7 @@ PASSES = frozenset(
 """Ops, of TensorFlow or ONNX, whose outputs have the numbers of their first input."""
 
 _ASSIGNS = frozenset({"Assign", "AssignAdd", "AssignSub"})
-"""Ops that change a variable and give it."""
+"""Ops that change a variable and output it."""
 
 _CHOOSES: Mapping[str, slice] = {
     "Merge": slice(0, None),
@@ -52,24 +52,24 @@ _CHOOSES: Mapping[str, slice] = {
     "Select": slice(1, None),
     "SelectV2": slice(1, None),
 }
-"""Ops that give one of these inputs."""
+"""Ops that output one of these inputs."""
 
 _JOINS: Mapping[str, slice] = {"ConcatV2": slice(0, -1), "Concat": slice(1, None)}
-"""Ops that put these inputs together, as the parts of a partitioned variable."""
+"""Ops that join these inputs, which may be the parts of a partitioned variable."""
 
 _AVERAGES = frozenset({"Mean", "Mul", "RealDiv", "CollectiveReduce", "CollectiveReduceV2"})
-"""Ops that batch statistics go through on their way into moving ones: the mean over virtual
-batches or replicas, and Bessel's correction."""
+"""Ops between the statistics of a batch and moving statistics: the mean over virtual batches or
+replicas, and Bessel's correction."""
 
 
 class Steps:
-    """Counts down what may still be spent on following tensors."""
+    """A budget for following tensors."""
 
     def __init__(self, most: int = _MOST_STEPS) -> None:
         self.left = most
 
     def take(self, count: int = 1) -> bool:
-        """Spend steps, if there are any left."""
+        """Spend steps. Return False if the budget is exceeded."""
         self.left -= count
         return self.left >= 0
 
@@ -79,7 +79,7 @@ class Tensors:
 
     Args:
         graph: the graph.
-        steps: shared by all graphs of a file. When they are spent nothing is followed any more.
+        steps: shared by all graphs of a file. When they are spent, no tensor is followed.
     """
 
     def __init__(self, graph: Graph, steps: Steps) -> None:
@@ -91,22 +91,22 @@ class Tensors:
         self._steps = steps
 
     def op(self, tensor: str) -> Op | None:
-        """The op that gives a tensor."""
-        return self.ops.get(tensor.partition(":")[0])
+        """Return the op that outputs a tensor."""
+        return self.ops.get(op_of(tensor))
 
     def producer(self, tensor: str) -> Op | None:
-        """The op that computes a tensor's numbers, if only one can."""
+        """Return the op that computes a tensor's numbers, if only one can."""
         sources = self.sources(tensor)
         return self.op(sources[0]) if len(sources) == 1 else None
 
     def operands(self, tensor: str, types: Container[str]) -> tuple[str, str] | None:
-        """The two tensors that an op of these types computes `tensor` from."""
+        """Return the two tensors that an op of these types computes `tensor` from."""
         op = self.producer(tensor)
         inputs = self.inputs(op.name) if op is not None and op.type in types else ()
         return (inputs[0], inputs[1]) if len(inputs) == 2 else None
 
     def inputs(self, name: str) -> Sequence[str]:
-        """The tensors that an op takes."""
+        """Return the input tensors of an op."""
         if name not in self._inputs:
             op = self.ops.get(name)
             inputs = op.inputs if op is not None else ()
@@ -119,70 +119,67 @@ class Tensors:
         consumers: dict[str, list[str]] = {}
         for name in self.ops:
             for tensor in self.inputs(name):
-                consumers.setdefault(tensor.partition(":")[0], []).append(name)
+                consumers.setdefault(op_of(tensor), []).append(name)
         return consumers
 
     def sources(self, tensor: str) -> tuple[str, ...]:
-        """The tensors whose numbers `tensor` has: several, where it may be any of them.
+        """Return the tensors whose numbers `tensor` has: several if it may be any of them.
 
-        Changes of shape and of dtype do not count, nor does reading a variable. Empty where the
-        way is too long.
+        Changes of shape and of dtype do not count, nor does reading a variable. The result is
+        empty if the path is too long.
         """
         if tensor not in self._sources:
-            found, _ = self._follow(tensor, self._behind)
-            self._sources[tensor] = tuple(found)
+            ends, _ = self._follow(tensor, self._behind)
+            self._sources[tensor] = tuple(ends)
         return self._sources[tensor]
 
     def reach(self, tensor: str) -> set[str]:
-        """All tensors that `tensor` is made of by choosing and averaging alone."""
+        """Return all tensors that `tensor` is computed from by choosing and averaging alone."""
         return self._follow(tensor, self._averaged)[1]
 
     def downstream(self, name: str, types: Container[str], most: int) -> list[str]:
-        """The ops of these types that are computed from an op by such ops alone, nearest first.
+        """Return the ops of these types that are computed from an op by such ops, nearest first.
 
-        Ops that only pass numbers on lie between them; `most` bounds all that are looked at.
+        Ops that only pass numbers on may lie between them. At most `most` ops are visited.
         """
         visited = {name}
         queue = deque([name])
-        found = []
+        after = []
         while queue and len(visited) < most:
             for consumer in self.consumers.get(queue.popleft(), ())[:most]:
                 if not self._steps.take():
                     return []
-                kind = self.ops[consumer].type
-                if consumer not in visited and (kind in types or kind in PASSES):
+                op_type = self.ops[consumer].type
+                if consumer not in visited and (op_type in types or op_type in PASSES):
                     visited.add(consumer)
                     queue.append(consumer)
-                    if kind in types:
-                        found.append(consumer)
-        return found
+                    if op_type in types:
+                        after.append(consumer)
+        return after
 
     def variable(self, tensor: str) -> str | None:
-        """The key of the variable whose numbers a tensor has, if it is one and only one's."""
-        keys = set()
-        for source in self.sources(tensor):
-            key = self._variables.get(source)
-            if key is None and (joined := self._joined(source)) is not None:
-                key = joined
-            keys.add(key)
+        """Return the key of the variable whose numbers a tensor has, if only one has them."""
+        keys = {
+            self._variables.get(source) or self._joined(source) for source in self.sources(tensor)
+        }
         keys.discard(None)
         return keys.pop() if len(keys) == 1 else None
 
     def constants(self, tensor: str) -> list[NDArray[np.generic]]:
-        """The constants that a tensor may be."""
+        """Return the constants that a tensor may be."""
         arrays = (self._constant(source) for source in self.sources(tensor))
         return [array for array in arrays if array is not None]
 
     def scalars(self, tensor: str) -> list[float]:
-        """The single numbers that a tensor may be, in the fewest digits that stand for them."""
+        """Return the single numbers that a tensor may be, rounded to the fewest digits."""
         return [
-            shortest(array)
+            _shortest(array)
             for array in self.constants(tensor)
             if array.size == 1 and array.dtype.kind not in "biuc"
         ]
 
     def axis(self, tensor: str) -> int | None:
-        """The axis along which a vector lies, where it is brought into the shape `[1, C, 1]`."""
+        """Return the axis of a vector that is reshaped to a shape such as `[1, C, 1]`."""
         op = self.op(tensor)
         for _ in range(_MOST_STEPS_EACH):
             if op is None or op.type not in PASSES or not self.inputs(op.name):
@@ -196,7 +193,7 @@ class Tensors:
         return None
 
     def in_order(self, names: Iterable[str]) -> list[str]:
-        """The ops of these names, each after those that it depends on, else as they come."""
+        """Sort the ops of these names, each after those that it depends on."""
         stack: list[tuple[str, bool]] = []
         wanted = dict.fromkeys(names)
         begun: set[str] = set()
@@ -211,14 +208,14 @@ class Tensors:
                     begun.add(name)
                     if name in wanted:
                         stack.append((name, True))
-                    inputs = [tensor.partition(":")[0] for tensor in self.inputs(name)]
+                    inputs = [op_of(tensor) for tensor in self.inputs(name)]
                     stack.extend((tensor, False) for tensor in reversed(inputs))
         return order
 
     def _follow(
         self, tensor: str, behind: Callable[[str], Sequence[str]]
     ) -> tuple[list[str], set[str]]:
-        """Where one gets from a tensor in the end, and all that lies on the way."""
+        """Return the tensors at the ends of all paths back from a tensor, and all on the paths."""
         ends = []
         visited: set[str] = set()
         stack = [tensor]
@@ -236,7 +233,7 @@ class Tensors:
         return ends, visited
 
     def _behind(self, tensor: str) -> Sequence[str]:
-        """The tensors whose numbers a tensor has; none where its op makes them."""
+        """Return the tensors whose numbers a tensor has; none if its op computes them."""
         op = self.op(tensor)
         if op is None or tensor in self._variables:
             return ()
@@ -257,7 +254,7 @@ class Tensors:
         return self.inputs(op.name)[: 2 if op.type in ("Mul", "RealDiv") else 1]
 
     def _joined(self, tensor: str) -> str | None:
-        """The key of the variable that a tensor joins the parts of."""
+        """Return the key of the variable whose parts a tensor joins."""
         op = self.op(tensor)
         if op is None or op.type not in _JOINS:
             return None
@@ -266,8 +263,13 @@ class Tensors:
         return keys.pop() if len(keys) == 1 else None
 
 
-def shortest(array: NDArray[np.generic]) -> float:
-    """The number in an array of one, in the fewest digits that read back as the same number."""
+def op_of(tensor: str) -> str:
+    """Return the name of the op that outputs a tensor."""
+    return tensor.partition(":")[0]
+
+
+def _shortest(array: NDArray[np.generic]) -> float:
+    """Return the number in an array of one, with the fewest digits that read back as it."""
     value = array.reshape(-1)[0]
     exact = float(value)
     for digits in range(1, 17):

@@ -1,14 +1,14 @@
-"""Which variables a training graph moves, and towards what.
+"""Which variables a training graph updates, and towards which values.
 
-A moving statistic is moved by `variable -= (variable - new) * (1 - momentum)`
-(`assign_moving_average`), or by `variable = variable * momentum + new * (1 - momentum)`
-(Keras 3), where `new` is a batch's statistic.
+A moving statistic is updated by `variable -= (variable - new) * (1 - momentum)`
+(`assign_moving_average`) or by `variable = variable * momentum + new * (1 - momentum)` (Keras 3),
+where `new` is a statistic of the batch.
 
-Some keep an accumulator, which starts at zero and is what is moved so. The statistic is then
-set to, or moved towards, the accumulator divided by what its start leaves of it:
+Some layers update an accumulator instead, which starts at zero. The statistic is then set to, or
+moved towards, the accumulator divided by a correction for that start:
 `biased / (1 - momentum ** step)` (zero debias, Sonnet 2), `average / weight` (batch
-renormalization). So the statistic follows what the accumulator follows, and the accumulator
-is none.
+renormalization). Therefore the statistic follows what the accumulator follows, and the accumulator
+is not a statistic.
 
 Sources: tensorflow/python/training/moving_averages.py,
 tensorflow/python/layers/normalization.py (1.15), keras/src/layers/normalization,
@@ -33,7 +33,7 @@ UPDATES = frozenset({"AssignSub", "AssignSubVariableOp", "Assign", "AssignVariab
 AVERAGING = frozenset(
     {"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3", "_FusedBatchNormEx"}
 )
-"""Ops that give moving statistics by themselves, where they are given the old ones."""
+"""Ops that output new moving statistics if their inputs are the old ones."""
 
 _QUOTIENTS = frozenset({"RealDiv", "Div", "DivNoNan"})
 
@@ -41,16 +41,16 @@ STATISTICS = ROLES[2:]
 
 
 @dataclass(frozen=True, slots=True)
-class _Move:
+class _Update:
     """What an op does to a variable.
 
     Attributes:
         op: the op's name.
-        variable: the tensors that stand for the variable.
-        key: of the variable; None where the file does not have it.
-        new: the tensor that the variable is moved towards; empty where it is merely set.
-        momentum: the share of itself that it keeps, where that is a constant.
-        dividend: where the new value is a quotient, the tensors that its dividend may be.
+        variable: the tensors that may be the variable.
+        key: the variable's key; None if the file does not contain it.
+        new: the tensor that the variable is moved towards; empty if it is only set.
+        momentum: the share of the old value that is kept; None if it is not a constant.
+        dividend: if the new value is a quotient, the tensors that its dividend may be.
     """
 
     op: str
@@ -62,13 +62,13 @@ class _Move:
 
 
 class Updates:
-    """Which variables the ops of a graph that assign move, and towards what.
+    """The updates of variables by the ops of a graph.
 
     Args:
-        tensors: the graph's.
+        tensors: the tensors of the graph.
         ops: its ops of the types `UPDATES`.
-        doubt: how unlikely a key's variable is to be a moving statistic. Of several that are
-            moved alike the least unlikely is taken; None for one that cannot be any.
+        doubt: gives how unlikely the variable of a key is to be a moving statistic; None if it
+            cannot be one. Of several that follow one tensor, the least unlikely is taken.
     """
 
     def __init__(
@@ -78,19 +78,19 @@ class Updates:
         self._keys: dict[str, str | None] = {}
         self._tensors = tensors
         self._assigned = [inputs[1] for op in ops if len(inputs := tensors.inputs(op.name)) == 2]
-        self._moves = [*_moves(tensors, ops)]
+        self._updates = [*_updates(tensors, ops)]
         doubts: dict[str, int] = {}
-        for key, move in _of_statistics(self._moves):
-            least = doubt(key)
-            if least is None:
+        for key, update in _of_statistics(self._updates):
+            own_doubt = doubt(key)
+            if own_doubt is None:
                 continue
-            if move.momentum is not None and isfinite(move.momentum):
-                self._momenta.setdefault(key, move.momentum)
-            for tensor in tensors.reach(move.new):
-                before = doubts.setdefault(tensor, least)
-                if least < before or tensor not in self._keys:
-                    doubts[tensor], self._keys[tensor] = least, key
-                elif least == before and self._keys[tensor] != key:
+            if update.momentum is not None and isfinite(update.momentum):
+                self._momenta.setdefault(key, update.momentum)
+            for tensor in tensors.reach(update.new):
+                least = doubts.setdefault(tensor, own_doubt)
+                if own_doubt < least or tensor not in self._keys:
+                    doubts[tensor], self._keys[tensor] = own_doubt, key
+                elif own_doubt == least and self._keys[tensor] != key:
                     self._keys[tensor] = None
 
     def __bool__(self) -> bool:
@@ -98,57 +98,57 @@ class Updates:
 
     @cached_property
     def ops(self) -> Mapping[str, Sequence[str]]:
-        """The key of a variable -> the names of the ops that move it."""
+        """Key of a variable -> the names of the ops that update it."""
         ops: dict[str, list[str]] = {}
-        for move in self._moves:
-            if move.key is not None:
-                ops.setdefault(move.key, []).append(move.op)
+        for update in self._updates:
+            if update.key is not None:
+                ops.setdefault(update.key, []).append(update.op)
         return ops
 
     def key(self, tensors: Sequence[str]) -> str | None:
-        """The key of the variable that is moved towards one of these tensors, if only one is."""
+        """Return the key of the variable that follows one of these tensors, if only one does."""
         keys = {self._keys[tensor] for tensor in tensors if tensor in self._keys}
         return keys.pop() if len(keys) == 1 else None
 
     @cached_property
     def _stored(self) -> set[str]:
-        """All tensors that some variable, of the file or not, is set to or moved towards."""
-        new = [*self._assigned, *(move.new for move in self._moves if move.new)]
+        """All tensors that any variable, of the file or not, is set to or moved towards."""
+        new = [*self._assigned, *(update.new for update in self._updates if update.new)]
         return set().union(*map(self._tensors.reach, new))
 
     def follow(self, tensors: Sequence[str]) -> bool:
-        """Return True if some variable, of the file or not, follows one of these tensors."""
+        """Return True if any variable, of the file or not, follows one of these tensors."""
         return not self._stored.isdisjoint(tensors)
 
     def momentum(self, roles: Mapping[str, str]) -> float | None:
-        """The momentum of the layer with these moving statistics."""
+        """Return the momentum of the layer with these moving statistics."""
         keys = [roles[role] for role in STATISTICS if role in roles]
         return next((self._momenta[key] for key in keys if key in self._momenta), None)
 
 
 def complement(share: float) -> float:
-    """`1 - share` in decimal, as its author meant it: 0.99 for 0.01."""
+    """Return `1 - share` in decimal, as its author meant it: 0.99 for 0.01."""
     return float(1 - Decimal(repr(share)))
 
 
-def _of_statistics(moves: Sequence[_Move]) -> Iterator[tuple[str, _Move]]:
-    """The moves that say what a statistic follows, each with the statistic's key.
+def _of_statistics(updates: Sequence[_Update]) -> Iterator[tuple[str, _Update]]:
+    """Yield the updates of statistics, each with the statistic's key.
 
-    An accumulator's is that of the statistic that is a fraction of it.
+    The update of an accumulator comes with the key of the statistic that is a fraction of it.
     """
-    moved = {move.variable for move in moves}
+    updated = {update.variable for update in updates}
     fractions = {
-        move.dividend: move.key
-        for move in moves
-        if move.dividend in moved and move.dividend != move.variable
+        update.dividend: update.key
+        for update in updates
+        if update.dividend in updated and update.dividend != update.variable
     }
-    for move in moves:
-        key = fractions.get(move.variable, move.key)
-        if key is not None and move.new and move.dividend not in fractions:
-            yield key, move
+    for update in updates:
+        key = fractions.get(update.variable, update.key)
+        if key is not None and update.new and update.dividend not in fractions:
+            yield key, update
 
 
-def _moves(tensors: Tensors, ops: Sequence[Op]) -> Iterator[_Move]:
+def _updates(tensors: Tensors, ops: Sequence[Op]) -> Iterator[_Update]:
     for op in ops:
         inputs = tensors.inputs(op.name)
         if len(inputs) != 2 or not (variable := tensors.sources(inputs[0])):
@@ -157,56 +157,60 @@ def _moves(tensors: Tensors, ops: Sequence[Op]) -> Iterator[_Move]:
         quotient = tensors.operands(new or inputs[1], _QUOTIENTS)
         dividend = tensors.sources(quotient[0]) if quotient else ()
         if new or dividend:
-            yield _Move(op.name, variable, tensors.variable(inputs[0]), new, momentum, dividend)
+            yield _Update(op.name, variable, tensors.variable(inputs[0]), new, momentum, dividend)
 
 
 def _new_value(tensors: Tensors, op: Op, target: str, value: str) -> tuple[str, float | None]:
-    """What an op moves a variable towards (empty: nothing), and the share that it keeps."""
+    """Return the tensor that an op moves a variable towards, if any, and the share it keeps."""
     if op.type.startswith("AssignSub"):
         return _step(tensors, target, value)
-    if (terms := tensors.operands(value, {"Sub"})) and _same(tensors, terms[0], target):
+    if (terms := tensors.operands(value, {"Sub"})) and _is_same(tensors, terms[0], target):
         return _step(tensors, target, terms[1])
     if terms := tensors.operands(value, SUMS):
         return _mixture(tensors, target, terms)
-    maker = tensors.producer(value)
-    return (value if maker is not None and maker.type in AVERAGING else ""), None
+    producer = tensors.producer(value)
+    return (value if producer is not None and producer.type in AVERAGING else ""), None
 
 
 def _step(tensors: Tensors, target: str, step: str) -> tuple[str, float | None]:
-    """`(variable - new) * (1 - momentum)` or `variable - new`, which is subtracted."""
-    if (terms := tensors.operands(step, {"Sub"})) and _same(tensors, terms[0], target):
+    """Read `(variable - new) * (1 - momentum)` or `variable - new`, which is subtracted."""
+    if (terms := tensors.operands(step, {"Sub"})) and _is_same(tensors, terms[0], target):
         return terms[1], None
-    factors = tensors.operands(step, {"Mul"}) or ()
-    for difference, rate in (factors, factors[::-1]) if factors else ():
+    for difference, rate in _factors(tensors, step):
         terms = tensors.operands(difference, {"Sub"})
-        if terms and _same(tensors, terms[0], target):
-            return terms[1], _kept_at(tensors, rate)
+        if terms and _is_same(tensors, terms[0], target):
+            return terms[1], _share_kept(tensors, rate)
     return "", None
 
 
 def _mixture(tensors: Tensors, target: str, terms: tuple[str, str]) -> tuple[str, float | None]:
-    """`variable * momentum + new * (1 - momentum)`."""
+    """Read `variable * momentum + new * (1 - momentum)`."""
     for old, new in (terms, terms[::-1]):
-        factors = tensors.operands(old, {"Mul"}) or ()
-        for variable, momentum in (factors, factors[::-1]) if factors else ():
-            if _same(tensors, variable, target):
+        for variable, momentum in _factors(tensors, old):
+            if _is_same(tensors, variable, target):
                 momenta = set(tensors.scalars(momentum))
                 return new, momenta.pop() if len(momenta) == 1 else None
     return "", None
 
 
-def _same(tensors: Tensors, tensor: str, target: str) -> bool:
-    """Whether a tensor has the numbers of the variable that an op assigns to."""
+def _factors(tensors: Tensors, product: str) -> Sequence[tuple[str, str]]:
+    """Return the two factors of a product, in both orders."""
+    factors = tensors.operands(product, {"Mul"})
+    return [factors, factors[::-1]] if factors else []
+
+
+def _is_same(tensors: Tensors, tensor: str, target: str) -> bool:
+    """Return True if a tensor has the numbers of the variable that an op assigns to."""
     key = tensors.variable(target)
     if key is not None:
         return tensors.variable(tensor) == key
     return tensors.sources(tensor) == tensors.sources(target)
 
 
-def _kept_at(tensors: Tensors, rate: str) -> float | None:
-    """The momentum, where `1 - momentum` is a constant or is computed from one.
+def _share_kept(tensors: Tensors, rate: str) -> float | None:
+    """Return the momentum if `1 - momentum` is a constant or is computed from one.
 
-    In a graph that can be switched to inference, its other value is the one that keeps all.
+    In a graph that can be switched to inference, its other value is 1, which keeps all.
     """
     if terms := tensors.operands(rate, {"Sub"}):
         momenta = set(tensors.scalars(terms[1])) if tensors.scalars(terms[0]) == [1.0] else set()

@@ -1,15 +1,15 @@
 """What a training graph does with the moving statistics of each layer.
 
 A training graph has ops that train variables: those of an optimizer, or assignments of a new
-value to a gamma or a beta. What depends on these is the training op, and what the training op
-depends on runs in each step: the cone of the training op. Three facts follow from it:
+value to a gamma or a beta. The training op is any op that depends on these, and what the training
+op depends on runs in each step. This shows
 
 - which updates of the moving statistics run in a training step;
-- whether training normalizes with the statistics of the batch or with the stored ones;
+- whether training normalizes by the statistics of the batch or by the stored ones;
 - whether anything but the updates reads the moving statistics.
 
 Sources: tensorflow/core/ops/training_ops.cc; tensorflow/core/kernels/fused_batch_norm_op.cc,
-whose op gives an output that does not depend on the given mean and variance if it trains;
+whose op has an output that does not depend on the given mean and variance if it trains;
 tensorflow/python/ops/control_flow_ops.py (1.15).
 """
 
@@ -20,11 +20,10 @@ from bisect import bisect_left
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
-from math import prod
 from typing import Final
 
 from bnstat.discovery.graphs.norms import Norm, find_norms, is_training
-from bnstat.discovery.graphs.tensors import Steps, Tensors
+from bnstat.discovery.graphs.tensors import Steps, Tensors, op_of
 from bnstat.discovery.graphs.updates import STATISTICS, UPDATES, Updates
 from bnstat.formats.contents import Contents, Graph, Op
 from bnstat.model import BatchNorm, StatisticsMode, StatisticsUse
@@ -38,10 +37,10 @@ _LARGEST_STEP: Final = 100
 """Ops that are searched for the old value of a variable in its new value."""
 
 _MOST_SWITCHES: Final = 100
-"""Ops that are looked at behind a variable for those that choose between it and another."""
+"""Ops that are searched for those that choose between a variable and another tensor."""
 
 _CHOOSES: Final = {"Switch": 1, "RefSwitch": 1, "Select": 0, "SelectV2": 0}
-"""Ops that choose -> which input is the condition."""
+"""Op that chooses -> the index of its input that is the condition."""
 
 _ENDS_WITHOUT_USE: Final = _ASSIGNS | {
     "HistogramSummary",
@@ -56,7 +55,7 @@ _ENDS_WITHOUT_USE: Final = _ASSIGNS | {
     "WriteHistogramSummary",
     "WriteScalarSummary",
 }
-"""Ops that end an update, a saver or a summary: what reads a variable for these alone."""
+"""Ops that end an update, a saver or a summary, which does not count as reading a variable."""
 
 _MOST_STEPS: Final = 5_000_000
 """Steps through all graphs of a file: some ten for each input of each op."""
@@ -65,36 +64,36 @@ _MOST_STEPS: Final = 5_000_000
 def statistics_uses(contents: Contents, layers: Sequence[BatchNorm]) -> Mapping[str, StatisticsUse]:
     """Return what the graphs show of the moving statistics of each layer, by the layer's name.
 
-    Layers that no graph shows are left out. All are if the graphs are too large to follow.
+    Layers that no graph shows are left out. If the graphs are too large, all layers are.
 
     Args:
         contents: the file.
-        layers: the batch-norm layers that were found in it.
+        layers: its batch-norm layers.
     """
     uses: dict[str, StatisticsUse] = {}
     steps = Steps(_MOST_STEPS)
     for graph in contents.graphs() if contents.graphs else ():
-        seen = _Uses(graph, steps, contents, layers).of_layers()
+        own_uses = _GraphUses(graph, steps, contents, layers).of_layers()
         if steps.left < 0:
             return {}
-        for name, use in seen.items():
-            uses[name] = use if name not in uses else _together(uses[name], use)
+        for name, use in own_uses.items():
+            uses[name] = use if name not in uses else _combine(uses[name], use)
     return uses
 
 
-def _together(one: StatisticsUse, other: StatisticsUse) -> StatisticsUse:
+def _combine(first: StatisticsUse, second: StatisticsUse) -> StatisticsUse:
     """Combine what two graphs show of a layer."""
-    modes = {each.mode for each in (one, other) if each.mode is not None}
-    runs = [each.updates_run for each in (one, other) if each.updates_run is not None]
+    modes = {first.mode, second.mode} - {None}
+    runs = [run for run in (first.updates_run, second.updates_run) if run is not None]
     return StatisticsUse(
-        updates=max(one.updates, other.updates),
+        updates=max(first.updates, second.updates),
         updates_run=max(runs, default=None),
         mode=modes.pop() if len(modes) == 1 else ("either" if modes else None),
-        is_read=one.is_read or other.is_read,
+        is_read=first.is_read or second.is_read,
     )
 
 
-class _Uses:
+class _GraphUses:
     """Follows the moving statistics of layers through one graph."""
 
     def __init__(
@@ -105,34 +104,38 @@ class _Uses:
         self._variables = contents.variables
         self._tensors = Tensors(graph, steps)
         self._layers = layers
-        self._ops: dict[str, list[str]] = defaultdict(list)
+        self._ops_of: dict[str, list[str]] = defaultdict(list)
         for name, key in graph.variables.items():
-            self._ops[key].append(name)
+            self._ops_of[key].append(name)
 
     def of_layers(self) -> Mapping[str, StatisticsUse]:
         """Return what the graph shows of each layer that it normalizes with."""
-        by_layer = self._norms_of_layers()
-        if not by_layer:
+        norms_of = self._norms_of_layers()
+        if not norms_of:
             return {}
         updates = Updates(self._tensors, self._of_types(UPDATES), lambda key: 0).ops
         trainers = self._trainers()
         forward = self._behind(trainers)
-        run = self._run_with(trainers)
+        running = self._run_with(trainers)
         read = self._behind(self._ends())
         uses = {}
-        for layer, norms in by_layer.items():
-            keys = _statistics(layer)
-            moves = {op for key in keys for op in updates.get(key, ())}
+        for layer, norms in norms_of.items():
+            keys = [layer.variables[role].key for role in STATISTICS if role in layer.variables]
+            own_updates = {op for key in keys for op in updates.get(key, ())}
+            # In a function, all ops run that change a variable.
+            run = own_updates if self._graph.name else own_updates & running
             modes = {norm.normalizes for norm in norms if norm.op in forward}
-            is_read = any(norm.normalizes != "batch" for norm in norms) or any(
-                op in read for key in keys for op in self._ops[key]
-            )
+            mode: StatisticsMode | None = None
+            if len(modes) == 1:
+                mode = modes.pop()
+            if len(modes) > 1 or mode == "either":
+                mode = "fed" if self._is_fed(keys) else "either"
             uses[layer.name] = StatisticsUse(
-                updates=len(moves),
-                # All ops of a function run that change a variable.
-                updates_run=len(moves if self._graph.name else moves & run) if trainers else None,
-                mode=self._mode(modes, keys),
-                is_read=is_read,
+                updates=len(own_updates),
+                updates_run=len(run) if trainers else None,
+                mode=mode,
+                is_read=any(norm.normalizes != "batch" for norm in norms)
+                or any(op in read for key in keys for op in self._ops_of[key]),
             )
         return uses
 
@@ -143,29 +146,15 @@ class _Uses:
             for variable in layer.variables.values():
                 owners[variable.key].append(layer)
         norms: dict[BatchNorm, list[Norm]] = defaultdict(list)
-        for norm in find_norms(self._tensors, self._fit, lambda key: 0):
-            keys = sorted(norm.roles, key=lambda role: role not in STATISTICS)
-            named = [owners[key] for key in map(norm.roles.get, keys) if key in owners]
-            if named and len(named[0]) == 1:
-                norms[named[0][0]].append(norm)
+        for norm in find_norms(self._tensors, self._variables):
+            roles = sorted(norm.roles, key=lambda role: role not in STATISTICS)
+            candidates = [owners[norm.roles[role]] for role in roles if norm.roles[role] in owners]
+            if candidates and len(candidates[0]) == 1:
+                norms[candidates[0][0]].append(norm)
         return norms
-
-    def _fit(self, one: str, other: str) -> bool:
-        first, second = self._variables.get(one), self._variables.get(other)
-        return first is None or second is None or prod(first.shape) == prod(second.shape)
 
     def _of_types(self, types: Set[str]) -> list[Op]:
         return [op for op in self._tensors.ops.values() if op.type in types]
-
-    def _mode(self, modes: Set[str], keys: Sequence[str]) -> StatisticsMode | None:
-        """Return the statistics that training normalizes with, if the graph trains the layer."""
-        if not modes:
-            return None
-        if modes == {"batch"}:
-            return "batch"
-        if modes == {"stored"}:
-            return "stored"
-        return "fed" if self._is_fed(keys) else "either"
 
     def _is_fed(self, keys: Sequence[str]) -> bool:
         """Return True if each run has to specify which statistics normalize.
@@ -174,7 +163,7 @@ class _Uses:
         """
         switches: list[str] = []
         for key in keys:
-            for op in self._ops[key]:
+            for op in self._ops_of[key]:
                 switches += self._tensors.downstream(op, _CHOOSES.keys(), _MOST_SWITCHES)
         conditions = {
             self._tensors.inputs(name)[_CHOOSES[self._tensors.ops[name].type]]
@@ -182,9 +171,9 @@ class _Uses:
             if len(self._tensors.inputs(name)) > 1
         }
         ops = [self._tensors.producer(tensor) for tensor in conditions]
-        return bool(ops) and all(op is not None and self._is_told(op) for op in ops)
+        return bool(ops) and all(op is not None and self._is_placeholder(op) for op in ops)
 
-    def _is_told(self, op: Op) -> bool:
+    def _is_placeholder(self, op: Op) -> bool:
         if op.type != "PlaceholderWithDefault":
             return op.type == "Placeholder"
         defaults = self._tensors.constants(self._tensors.inputs(op.name)[0])
@@ -196,15 +185,15 @@ class _Uses:
         applies = [op.name for op in ops if _APPLIES.fullmatch(op.type) is not None]
         if applies:
             return applies
-        scales = {
+        keys = {
             layer.variables[role].key
             for layer in self._layers
             for role in ("gamma", "beta")
             if role in layer.variables
         }
-        return [op.name for op in self._of_types(_ASSIGNS) if self._is_step(op, scales)]
+        return [op.name for op in self._of_types(_ASSIGNS) if self._is_training_step(op, keys)]
 
-    def _is_step(self, op: Op, keys: Set[str]) -> bool:
+    def _is_training_step(self, op: Op, keys: Set[str]) -> bool:
         """Return True if an op assigns one of these variables a value computed from the old."""
         inputs = self._tensors.inputs(op.name)
         key = self._tensors.variable(inputs[0]) if len(inputs) == 2 else None
@@ -212,23 +201,20 @@ class _Uses:
             return False
         if op.type not in ("Assign", "AssignVariableOp"):
             return True
-        old = set(self._ops[key])
-        visited = {_op_of(inputs[1])}
+        old = set(self._ops_of[key])
+        visited = {op_of(inputs[1])}
         queue = deque(visited)
         while queue and len(visited) < _LARGEST_STEP:
             name = queue.popleft()
             if name in old:
                 return True
-            new = set(map(_op_of, self._tensors.inputs(name))) - visited
+            new = set(map(op_of, self._tensors.inputs(name))) - visited
             visited |= new
             queue.extend(new)
         return False
 
     def _run_with(self, trainers: Sequence[str]) -> Set[str]:
-        """Return what runs in a training step: all that the training op depends on.
-
-        The training op may be any op that depends on an op that trains.
-        """
+        """Return the ops that run in a training step: all that a training op depends on."""
         waiting: dict[str, list[str]] = defaultdict(list)
         for name in self._tensors.ops if trainers else ():
             for before in self._before(name, with_controls=True):
@@ -237,7 +223,7 @@ class _Uses:
         return self._behind(training, with_controls=True)
 
     def _ends(self) -> Iterator[str]:
-        """Yield the ops whose results leave the graph, but for those that end an update."""
+        """Yield the ops whose results leave the graph, except for those that end an update."""
         for op in self._tensors.ops.values():
             if op.type in _ENDS_WITHOUT_USE or self._tensors.consumers.get(op.name):
                 continue
@@ -263,33 +249,25 @@ class _Uses:
     def _before(self, name: str, with_controls: bool) -> Iterator[str]:
         """Yield the ops that an op depends on.
 
-        A normalization with the statistics of the batch does not depend on the stored ones, which
+        A normalization by the statistics of the batch does not depend on the stored ones, which
         the op only averages with them.
         """
         op = self._tensors.ops.get(name)
         inputs = self._tensors.inputs(name)
-        yield from map(_op_of, inputs[:3] if op is not None and is_training(op) else inputs)
-        for waited in self._graph.controls(name) if with_controls else ():
+        yield from map(op_of, inputs[:3] if op is not None and is_training(op) else inputs)
+        for control in self._graph.controls(name) if with_controls else ():
             if not self._steps.take():
                 return
-            if waited in self._tensors.ops:
-                yield waited
+            if control in self._tensors.ops:
+                yield control
                 continue
-            start = bisect_left(self._names, f"{waited}/")
+            prefix = f"{control}/"
+            start = bisect_left(self._names, prefix)
             for number in range(start, len(self._names)):
-                if not self._names[number].startswith(f"{waited}/") or not self._steps.take():
+                if not self._names[number].startswith(prefix) or not self._steps.take():
                     break
                 yield self._names[number]
 
     @cached_property
     def _names(self) -> Sequence[str]:
         return sorted(self._tensors.ops)
-
-
-def _statistics(layer: BatchNorm) -> list[str]:
-    """Return the keys of a layer's moving statistics."""
-    return [layer.variables[role].key for role in STATISTICS if role in layer.variables]
-
-
-def _op_of(tensor: str) -> str:
-    return tensor.partition(":")[0]

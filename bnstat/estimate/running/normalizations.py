@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 from bnstat.discovery.graphs.norms import Norm, find_norms
@@ -110,7 +109,7 @@ def survey(graph_def: Any, variables: Mapping[str, str], layers: Sequence[BatchN
     """
     graph = flat_graph(graph_def, variables)
     tensors = Tensors(graph, Steps())
-    sizes = {v.key: prod(v.shape) for layer in layers for v in layer.variables.values()}
+    held = {v.key: v for layer in layers for v in layer.variables.values()}
     owners = {
         variable.key: layer.name
         for layer in layers
@@ -118,12 +117,9 @@ def survey(graph_def: Any, variables: Mapping[str, str], layers: Sequence[BatchN
         if role in (MEAN, VARIANCE)
     }
 
-    def fit(one: str, other: str) -> bool:
-        return sizes.get(one) == sizes.get(other) or not {one, other} <= sizes.keys()
-
     sites = []
     blind = {}
-    for norm in find_norms(tensors, fit, lambda key: True):
+    for norm in find_norms(tensors, held):
         owner = next((owners[key] for key in norm.roles.values() if key in owners), None)
         if owner is None:
             continue

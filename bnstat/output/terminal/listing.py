@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
-from bnstat.model import ROLES, Array, BatchNorm, Model, Variable, Verdict
+from bnstat.model import ROLES, Array, BatchNorm, Explanation, Model, Variable
 from bnstat.output.numbers import chunks, labels, shortest
 from bnstat.output.terminal.overview import footnotes, header
 from bnstat.output.terminal.screen import Screen, legible
@@ -76,7 +76,7 @@ def verdicts(model: Model, screen: Screen) -> Iterator[str]:
             yield _INDENT + screen.style(reason, "dim")
 
 
-def _reason(verdict: Verdict) -> str:
+def _reason(verdict: Explanation) -> str:
     taken = f"{verdict.role} of {verdict.layer}: " if verdict.role and verdict.layer else ""
     return legible(taken + verdict.reason)
 
