@@ -77,7 +77,7 @@ def test_a_mean_of_minus_0_is_never_initial() -> None:
 def test_where_nothing_tells_that_is_said(epsilon: float | None) -> None:
     found = check(model(*two(epsilon)))
     assert told(found) == [("BN001", "warning", name) for name in (None, "a", "b")]
-    assert "nothing in the file shows which" in found[0].message
+    assert "the file does not show which" in found[0].message
 
 
 def test_what_pytorch_exports_is_as_it_was_trained() -> None:

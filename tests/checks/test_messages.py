@@ -56,16 +56,16 @@ ONE_CHANNEL = Layer({"moving_mean": array(0), "moving_variance": array(1), "beta
 @pytest.mark.parametrize(
     ("rule", "layer", "message", "numbers"),
     [
-        ("BN001", sound(**START), "moving mean 0 and variance 1 in all 8 channels, though the "
+        ("BN001", sound(**START), "moving mean 0 and variance 1 in all 8 channels, although the "
          "network was trained", {}),
-        ("BN001", ONE_CHANNEL, "moving mean 0 and variance 1 in its only channel, though the "
+        ("BN001", ONE_CHANNEL, "moving mean 0 and variance 1 in its only channel, although the "
          "network was trained", {}),
         ("BN001", sound(**INITIAL), "moving mean 0 and variance 1 in all 8 channels; gamma and "
          "beta are initial as well", {}),
-        ("BN002", sound(moving_variance=ONES), "moving mean moved, but moving variance is exactly "
-         "1 in every channel", {}),
-        ("BN002", sound(moving_mean=ZEROS), "moving variance moved, but moving mean is exactly 0 "
-         "in every channel", {}),
+        ("BN002", sound(moving_variance=ONES), "moving mean was updated, but moving variance is "
+         "exactly 1 in every channel", {}),
+        ("BN002", sound(moving_mean=ZEROS), "moving variance was updated, but moving mean is "
+         "exactly 0 in every channel", {}),
         ("BN004", but("moving_mean", c3=NAN, c5=INFINITE), "moving mean is NaN or infinite in 2 of "
          "8 channels", {"nan": 1, "infinite": 1}),
         ("BN004", but("gamma", c3=NAN, c5=NAN), "gamma is NaN in 2 of 8 channels",
@@ -75,27 +75,28 @@ ONE_CHANNEL = Layer({"moving_mean": array(0), "moving_variance": array(1), "beta
         ("BN004", variances(NAN), "moving variance is NaN in its only channel",
          {"nan": 1, "infinite": 0}),
         ("BN005", but("moving_variance", c1=-0.5), "moving variance is negative in 1 of 8 "
-         "channels, down to -0.5; variance + epsilon is not positive: its root is NaN",
+         "channels, down to -0.5; variance + epsilon is not positive, so its square root is NaN",
          {"least": -0.5, "epsilon": 1e-3}),
         ("BN005", but("moving_variance", c1=-(2.0**-12), c2=-(2.0**-13)), "moving variance is "
          "negative in 2 of 8 channels, down to -0.000244; variance + epsilon (0.001) is still "
          "positive", {"least": -(2.0**-12), "epsilon": 1e-3}),
-        ("BN006", but("moving_variance", c0=0.0, c1=1e-8), "moving variance at most 1e-07 in 2 of "
-         "8 channels, 0 in 1", {"zero": 1, "below": 1e-4 * 1e-3}),
-        ("BN006", but("moving_variance", c0=1e-8), "moving variance at most 1e-07 in 1 of 8 "
+        ("BN006", but("moving_variance", c0=0.0, c1=1e-8), "moving variance is at most 1e-07 in 2 "
+         "of 8 channels, exactly 0 in 1", {"zero": 1, "below": 1e-4 * 1e-3}),
+        ("BN006", but("moving_variance", c0=1e-8), "moving variance is at most 1e-07 in 1 of 8 "
          "channels", {"zero": 0, "below": 1e-4 * 1e-3}),
-        ("BN006", sound(moving_variance=ZEROS), "moving variance at most 1e-07 in all 8 channels, "
-         "0 in 8; nothing of the input passes this layer", {"zero": 8, "below": 1e-4 * 1e-3}),
+        ("BN006", sound(moving_variance=ZEROS), "moving variance is at most 1e-07 in all 8 "
+         "channels, exactly 0 in 8; the layer's output does not depend on its input",
+         {"zero": 8, "below": 1e-4 * 1e-3}),
         ("BN007", sound(gamma=ONES * 2048, moving_variance=ONES * 0.25, epsilon=0.0), "|gamma| / "
-         "sqrt(variance + epsilon) > 1000 in all 8 channels, up to 4.1e+03",
+         "sqrt(variance + epsilon) is above 1000 in all 8 channels, up to 4.1e+03",
          {"largest": 4096.0, "epsilon": 0.0}),
-        ("BN008", variances(2, 2, 1e6, 2), "moving variance is 5e+05 times the layer's median in 1 "
-         "of 4 channels (1e+06 against 2)", {"largest": 1e6, "median": 2.0}),
+        ("BN008", variances(2, 2, 1e6, 2), "moving variance is up to 5e+05 times the layer's median in "
+         "1 of 4 channels (1e+06, median 2)", {"largest": 1e6, "median": 2.0}),
         ("BN009", both(c2=(0.0, 0.05), c3=(0.0005, 0.05)), "|gamma| < 0.001 and |beta| < 0.1 in 2 "
-         "of 8 channels: free to prune", {}),
+         "of 8 channels: can be pruned", {}),
         ("BN010", both(c2=(0.0, -0.5), c3=(-0.0005, 0.25)), "|gamma| < 0.001 in 2 of 8 channels, "
-         "|beta| up to 0.5: not free to prune", {"largest_beta": 0.5}),
-        ("BN014", sound(momentum=0.25), "momentum 0.25 averages over the last 1.3 batches or so",
+         "but |beta| up to 0.5: pruning changes the output", {"largest_beta": 0.5}),
+        ("BN014", sound(momentum=0.25), "momentum 0.25 averages over about the last 1.3 batches",
          {"momentum": 0.25}),
     ],
 )  # fmt: skip
@@ -113,15 +114,15 @@ def test_what_is_said_of_all_layers() -> None:
     stuck, untrained = (of(sound(**START), n) for n in "ab"), (of(Layer(INITIAL), n) for n in "ab")
     first, *_ = said("BN001", *stuck)
     assert first.message == (
-        "all 2 layers still hold the initial statistics: either training normalized with the "
-        "statistics of each batch and inference is broken, or it normalized with these and "
-        "inference is what was trained; bnstat drift MODEL --data D decides; evidence: no bias is "
-        "added right before a layer with a beta"
+        "all 2 layers still have the initial statistics: if training used the statistics of each "
+        "batch, inference is broken; if it used the initial ones, inference is correct; bnstat "
+        "drift MODEL --data D shows which; evidence: no bias is added right before a layer with a "
+        "beta"
     )
     assert dict(first.numbers) == {"layers": 2}
     first, *_ = said("BN001", *untrained)
     assert first.message == (
-        "all 2 layers still hold the initial statistics; gamma and beta are initial as well: the "
+        "all 2 layers still have the initial statistics; gamma and beta are initial as well: the "
         "model was not trained"
     )
 
@@ -129,11 +130,11 @@ def test_what_is_said_of_all_layers() -> None:
 def test_the_words_of_a_copy() -> None:
     alike, other = sound(), sound(beta=sound(1).arrays["beta"])
     (finding,) = said("BN013", of(alike, "a"), of(alike))
-    whole = "moving mean and variance are exact copies of those of 'a', and so are gamma and beta"
+    whole = "moving mean and variance are identical to those of 'a', and so are gamma and beta"
     assert finding.message == whole
     (finding,) = said("BN013", of(alike, "a"), of(other))
     assert finding.message == whole.replace(
-        ", and so are gamma and beta", ", but gamma or beta is not"
+        ", and so are gamma and beta", ", but gamma or beta differs"
     )
 
 
@@ -142,7 +143,7 @@ def test_the_step_of_a_layer_that_hardly_warmed_up() -> None:
     (finding,) = said("BN003", of(sound(momentum=half)), step=10)
     assert finding.message == (
         f"50% of the initial 0 and 1 is still in the moving statistics (momentum {half:g}, step "
-        "10; 34 steps bring it to 10%)"
+        "10; 34 steps reduce it to 10%)"
     )
     part = 0.5 / float(np.median(sound().arrays["moving_variance"]))
     expected = {"share": 0.5, "part": part, "step": 10, "momentum": half, "steps_needed": 34}
@@ -176,21 +177,21 @@ def test_a_momentum_that_averages_nothing_has_no_steps(momentum: float) -> None:
 
 def test_a_momentum_of_1_averages_over_nothing() -> None:
     (finding,) = said("BN014", of(sound(momentum=1.0)), thresholds=Thresholds(momentum=2.0))
-    assert "over the last 0 batches" in finding.message
+    assert "over about the last 0 batches" in finding.message
 
 
 class TestNegativeVariance:
     def test_an_epsilon_that_is_not_told(self) -> None:
         (finding,) = said("BN005", of(but("moving_variance", c1=-(2.0**-12)), epsilon=None))
-        assert finding.message.endswith(
-            "; epsilon is not in the file, and has to be above 0.000244"
-        )
+        assert finding.message.endswith("; epsilon is not stored; it must be above 0.000244")
         assert finding.numbers["epsilon"] is None
         assert (
             said("BN005", of(but("moving_variance", c1=-0.5), epsilon=1.0))[0].severity == "warning"
         )
         (finding,) = said("BN005", of(but("moving_variance", c1=-1.0), epsilon=None))
-        assert finding.message.endswith("; variance + epsilon is not positive: its root is NaN")
+        assert finding.message.endswith(
+            "; variance + epsilon is not positive, so its square root is NaN"
+        )
 
     @pytest.mark.parametrize(
         ("variance", "mean", "swapped"),
@@ -204,7 +205,9 @@ class TestNegativeVariance:
     )
     def test_suspects_a_swap(self, variance: list[float], mean: list[float], swapped: bool) -> None:
         (finding,) = said("BN005", of(variances(*variance, mean=array(*mean))))
-        told = finding.message.endswith("; moving mean is never negative: the two may be swapped")
+        told = finding.message.endswith(
+            "; no moving mean is negative: mean and variance may be swapped"
+        )
         assert told is swapped
 
     def test_needs_no_mean(self) -> None:

@@ -61,35 +61,35 @@ class TestFrozen:
         [
             (
                 lambda number: sound(number, **START),
-                f"{MEAN_AND_VARIANCE} are still the initial 0 and 1, though gamma or beta moved: "
-                "the updates never ran, or the layer is trained in inference mode (bnstat check "
-                "shows the evidence)",
+                f"{MEAN_AND_VARIANCE} are still the initial 0 and 1, although gamma or beta "
+                "changed: the updates never ran, or the layer is trained in inference mode; bnstat "
+                "check shows the evidence",
             ),
             (
                 lambda number: moving(number, "gamma", "beta"),
-                f"{MEAN_AND_VARIANCE} stand still since m-0 (3 intervals), though gamma or beta "
-                "moved on",
+                f"{MEAN_AND_VARIANCE} have not changed since m-0 (3 intervals), although "
+                "gamma or beta has",
             ),
             (
                 lambda number: moving(number, "beta", *["moving_mean"] * (number < 2)),
-                f"{MEAN_AND_VARIANCE} stand still since m-2 (1 interval), though gamma or beta "
-                "moved on",
+                f"{MEAN_AND_VARIANCE} have not changed since m-2 (1 interval), although "
+                "gamma or beta has",
             ),
             (
                 lambda number: moving(number, "moving_mean", "moving_variance"),
-                "gamma and beta stand still since m-0 (3 intervals), the moving statistics move",
+                "gamma and beta have not changed since m-0 (3 intervals), but the statistics have",
             ),
             (
                 lambda number: sound(),
-                "nothing moves since m-0 (3 intervals), while other layers do",
+                "nothing has changed since m-0 (3 intervals), but other layers have",
             ),
             (
                 lambda number: without(sound(), "gamma", "beta"),
-                "nothing moves since m-0 (3 intervals), while other layers do",
+                "nothing has changed since m-0 (3 intervals), but other layers have",
             ),
             (
                 lambda number: sound(min(number, 1)),
-                "nothing moves since m-1 (2 intervals), while other layers do",
+                "nothing has changed since m-1 (2 intervals), but other layers have",
             ),
         ],
     )
@@ -180,13 +180,13 @@ class TestDrifting:
     def test_message(self) -> None:
         (finding,) = found("BN102", means(9, 0, 1, 2, 3.5))
         assert finding.message == (
-            "moving mean still moves by 150% between checkpoints, in the same direction"
+            "moving mean still changes by 150% between checkpoints, in the same direction"
         )
         assert dict(finding.numbers) == {"change": 1.5, "turn": 1.0}
 
     def test_a_mean_that_settled_ends_no_search(self) -> None:
         (finding,) = found("BN102", variances(1, 2, 4, 8))
-        assert finding.message.startswith("moving variance still moves by ")
+        assert finding.message.startswith("moving variance still changes by ")
 
     @pytest.mark.parametrize(
         "shifts", [(0, 1, 2), (0, 1, 2, 1), (0, 1, 2, 2), (0, 1, 2, float("nan"))]

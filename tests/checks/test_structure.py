@@ -43,20 +43,20 @@ class TestUndecided:
         layer = BatchNorm("norm", {}, undecided=variables)
         (finding,) = check(models.model(incomplete=[layer]))
         assert (finding.rule, finding.severity, finding.layer) == ("BN016", "info", "norm")
-        assert "3 variables of [4]" in finding.message
-        assert "may be batch norm or not" in finding.message
+        assert "3 variables of shape [4]" in finding.message
+        assert "may not be batch norm" in finding.message
 
     def test_a_layer_whose_configuration_says_what_it_is(self) -> None:
         variables = [models.variable(f"norm/vars/{n}", np.ones(4)) for n in range(3)]
         layer = BatchNorm("norm", {}, undecided=variables, evidence="config")
         (finding,) = check(models.model(incomplete=[layer]))
-        assert finding.message == "nothing tells the role of 3 variables of [4]"
+        assert finding.message == "the roles of 3 variables of shape [4] are not stored"
 
     def test_a_role_of_a_layer_that_is_one(self) -> None:
         layer = models.usual("bn", undecided=[models.variable("bn/vars/0", np.ones(8))])
         (finding,) = check(models.model(layer), select=["BN016"])
-        assert "1 variable of [8]" in finding.message
-        assert "may be" not in finding.message
+        assert "1 variable of shape [8] is not" in finding.message
+        assert "may not be" not in finding.message
         assert check(models.model(models.usual("bn")), select=["BN016"]) == []
 
 
@@ -67,7 +67,10 @@ class TestTrainingMode:
         )
         (finding,) = check(models.model(incomplete=[layer]), select=["BN011"])
         assert (finding.severity, finding.layer) == ("info", "bn")
-        assert finding.message == "exported in training mode: no statistics are stored or needed"
+        assert (
+            finding.message
+            == "exported in training mode: the layer uses batch statistics and stores none"
+        )
 
 
 class TestUnequalShapes:

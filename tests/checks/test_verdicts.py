@@ -96,8 +96,8 @@ def test_the_numbers_of_the_evidence() -> None:
     assert (evidence.graph_layers, evidence.updates) == (2, 4)
     assert (evidence.updates_run, evidence.layers_read) == (0, 0)
     assert evidence.reason.startswith(
-        "the training op of the graph runs 0 of 4 updates of the moving statistics, and nothing "
-        "but the updates reads them; training normalizes with the statistics of each batch; the "
+        "the training op of the graph runs 0 of 4 updates of the moving statistics, and only the "
+        "updates read them; training normalizes with the statistics of each batch; the "
         "bias before the normalization did not follow beta"
     )
 
@@ -107,7 +107,7 @@ def test_layers_with_updated_statistics_do_not_count_beside_initial_ones() -> No
     model = models.model(stuck("a"), healthy, find_uses=lambda: {"a": BATCH, "c": STORED})
     found = check(model, select=["BN001", "BN017", "BN018"])
     assert [(each.severity, each.layer) for each in found] == [("error", None), ("error", "a")]
-    assert found[0].message.startswith("1 of 2 layers still hold the initial statistics, and")
+    assert found[0].message.startswith("1 of 2 layers still have the initial statistics, and")
 
 
 def test_the_evidence_is_found_once() -> None:
@@ -142,7 +142,7 @@ def test_a_bias_that_cannot_be_read_shows_nothing() -> None:
 def test_no_message_promises_a_repair_without_evidence() -> None:
     whole, *_ = check(network())
     assert "recalibrate" not in whole.message
-    assert "bnstat drift MODEL --data D decides" in whole.message
+    assert "bnstat drift MODEL --data D shows which" in whole.message
     whole, *_ = check(network(BATCH))
     assert "bnstat recalibrate MODEL --data D -o COPY repairs it" in whole.message
     (whole,) = check(network(STORED))
@@ -190,7 +190,7 @@ class TestStepsOfTheOptimizer:
         (finding,) = self.found(np.float32(246), share + 0.006, share + 0.012, 0.18)
         assert finding.severity == "warning"
         assert finding.numbers["part"] == pytest.approx(share / (share + 0.012))
-        assert finding.message.startswith("88% of the median moving variance is what is left of")
+        assert finding.message.startswith("88% of the median moving variance is left of")
 
     @pytest.mark.parametrize(
         ("count", "variances"),
@@ -251,14 +251,14 @@ class TestDeadLayers:
         whole, *_ = check(models.model(*layers), select=["BN006"])
         assert (whole.layer, whole.severity, whole.numbers["layers"]) == (None, "warning", 2)
         assert whole.message == (
-            "nothing of the input passes 2 of 3 layers; all gammas are below 1e-06 in 2: weight "
-            "decay on gamma?"
+            "the output of 2 of 3 layers does not depend on the input; in 2 of them every |gamma| "
+            "is below 1e-06: weight decay?"
         )
 
     def test_gammas_that_did_not_decay_are_not_blamed(self) -> None:
         layers = [self.layer(name, 0.5, 0) for name in "ab"]
         whole, *_ = check(models.model(*layers), select=["BN006"])
-        assert whole.message == "nothing of the input passes 2 of 2 layers"
+        assert whole.message == "the output of 2 of 2 layers does not depend on the input"
 
     def test_one_dead_layer_is_not_counted(self) -> None:
         layers = [self.layer("a", 0.5, 0), models.usual("b")]

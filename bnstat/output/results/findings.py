@@ -25,7 +25,6 @@ from bnstat.checks import MODEL_RULES, trained_with
 from bnstat.checks.rule import SEVERITIES, Finding, Rule
 from bnstat.model import Model, printable
 from bnstat.output import results as documents
-from bnstat.output.terminal.findings import sections
 
 
 def dump_json(findings: Sequence[Finding], model: Model, file: IO[str]) -> None:
@@ -140,8 +139,8 @@ def dump_sarif(
 
 
 def _rule(rule: Rule[Model]) -> dict[str, Any]:
-    text = "\n\n".join(f"{title}: {body}" for title, body in sections(rule))
-    markdown = "\n\n".join(f"**{title}**: {body}" for title, body in sections(rule))
+    text = "\n\n".join(f"{title}: {body}" for title, body in rule.sections().items())
+    markdown = "\n\n".join(f"**{title}**: {body}" for title, body in rule.sections().items())
     return {
         "id": rule.code,
         "name": rule.name,
