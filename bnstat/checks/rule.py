@@ -1,4 +1,4 @@
-"""What every rule is made of: `Rule`, `Finding`, `Thresholds`, and access to a layer's numbers.
+"""The parts of every rule: `Rule`, `Finding`, `Thresholds`, and access to a layer's numbers.
 
 A `Rule` holds the function that finds something and the whole documentation of the rule. `check
 --rules`, `check --explain`, docs/rules.md, SARIF and the HTML report are derived from it.

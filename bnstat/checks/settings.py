@@ -2,7 +2,7 @@
 
     select = ["BN0"]                    # apply only these rules; default: all
     ignore = ["near-zero-gamma"]        # do not apply these
-    fail-on = "error"                   # the severity from which on a check fails
+    fail-on = "error"                   # the least serious severity that fails a check
 
     [thresholds]                        # by the names that `bnstat check --explain` prints
     gamma = 0.01
@@ -43,7 +43,7 @@ class Settings:
         select: names of rules or beginnings of codes; empty to apply all rules.
         ignore: names or beginnings of codes of rules that are not applied.
         thresholds: values by the names of `Thresholds`.
-        fail_on: the severity from which on a check fails; None if it is not set.
+        fail_on: the least serious severity that fails a check; None if it is not set.
     """
 
     select: tuple[str, ...] = ()
