@@ -1,4 +1,8 @@
-"""What is wrong with a model's batch norm: rules, and the one function that applies them."""
+"""Checks of the batch norm in a model: the rules, and the function that applies them.
+
+A rule is a function and a `Rule` in one of these modules, and a row in `MODEL_RULES` or
+`HISTORY_RULES` below.
+"""
 
 from __future__ import annotations
 
@@ -6,33 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from bnstat.checks import conversion, over_time, structure, updates, values
-from bnstat.checks import values as gammas
-from bnstat.checks.rule import SEVERITIES, Finding, Rule, Severity, Subject, Thresholds
+from bnstat.checks.rule import SEVERITIES, Finding, Rule, Severity, Thresholds
 from bnstat.checks.training_mode import Evidence, TrainedWith, trained_with
 from bnstat.display import Displayed
 from bnstat.errors import BnstatError
 from bnstat.model import Model
 from bnstat.run_history import History
-
-
-class Findings(Displayed, list[Finding]):
-    """Findings: the gravest first, then by rule, then in the order of the layers.
-
-    Args:
-        found: the findings.
-        layers: the number of layers that were checked.
-        rules: the number of rules that were applied.
-    """
-
-    def __init__(self, found: Iterable[Finding] = (), layers: int = 0, rules: int = 0) -> None:
-        super().__init__(found)
-        self.layers = layers
-        self.rules = rules
-
-    def where(self, keep: Callable[[Finding], bool]) -> Findings:
-        """Return those findings for which `keep` is true, of the same check."""
-        return Findings(filter(keep, self), self.layers, self.rules)
-
 
 MODEL_RULES: Final[tuple[Rule[Model], ...]] = (
     updates.NEVER_UPDATED,
@@ -43,8 +26,8 @@ MODEL_RULES: Final[tuple[Rule[Model], ...]] = (
     values.COLLAPSED_VARIANCE,
     values.EXPLODING_SCALE,
     values.OUTLYING_VARIANCE,
-    gammas.NEAR_ZERO_GAMMA,
-    gammas.CONSTANT_OUTPUT,
+    values.NEAR_ZERO_GAMMA,
+    values.CONSTANT_OUTPUT,
     structure.MISSING_STATISTICS,
     structure.UNEQUAL_SHAPES,
     structure.COPIED_STATISTICS,
@@ -54,17 +37,36 @@ MODEL_RULES: Final[tuple[Rule[Model], ...]] = (
     updates.INFERENCE_MODE,
     updates.UNUSED_STATISTICS,
 )
-"""The register of the rules that look at one model, in the order of their codes."""
+"""The rules for one model, in the order of their codes."""
 
 HISTORY_RULES: Final[tuple[Rule[History], ...]] = (
     over_time.FROZEN,
     over_time.DRIFTING,
     over_time.DIVERGING,
 )
-"""The register of the rules that look at the history of a run."""
+"""The rules for the history of a run."""
 
 RULES: Final[tuple[Rule[Any], ...]] = (*MODEL_RULES, *HISTORY_RULES)
-"""All rules."""
+
+
+class Findings(Displayed, list[Finding]):
+    """Findings: the most serious first, then by rule, then in the order of the layers.
+
+    Args:
+        findings: the findings.
+        layers: the number of layers that were checked.
+        rules: the number of rules that were applied.
+    """
+
+    def __init__(self, findings: Iterable[Finding] = (), layers: int = 0, rules: int = 0) -> None:
+        super().__init__(findings)
+        self.layers = layers
+        self.rules = rules
+
+    def where(self, keep: Callable[[Finding], bool]) -> Findings:
+        """Return the findings of the same check for which `keep` returns True."""
+        return Findings(filter(keep, self), self.layers, self.rules)
+
 
 _DEFAULTS: Final = Thresholds()
 
@@ -80,59 +82,43 @@ def check(
 
     Args:
         subject: the model, or the history.
-        select: names of rules or beginnings of codes (`BN001`, `BN1`); only these are applied.
-            All are, where it is empty.
-        ignore: as `select`; these are not applied.
-        thresholds: where the rules draw their lines.
+        select: names of rules or beginnings of codes (`BN001`, `BN1`). If given, only these rules
+            are applied.
+        ignore: names or beginnings of codes of rules that are not applied.
+        thresholds: the thresholds of the rules.
 
     Returns:
-        The findings: the gravest first, then by rule, then in the order of the layers.
+        The findings: the most serious first, then by rule, then in the order of the layers.
 
     Raises:
         BnstatError: `select` or `ignore` names no rule, or an array cannot be read.
     """
-    chosen = {rule.code for rule in find_rules(select)} if select else {r.code for r in RULES}
-    chosen -= {rule.code for rule in find_rules(ignore)}
-    if isinstance(subject, History):
-        found = _apply(HISTORY_RULES, subject, chosen, thresholds)
-    else:
-        found = _apply(MODEL_RULES, subject, chosen, thresholds)
-    rules = HISTORY_RULES if isinstance(subject, History) else MODEL_RULES
-    return Findings(
-        sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)),
-        len(subject.layers),
-        len(chosen.intersection(rule.code for rule in rules)),
-    )
-
-
-def _apply(
-    rules: Sequence[Rule[Subject]], subject: Subject, codes: set[str], thresholds: Thresholds
-) -> list[Finding]:
-    return [
-        finding
-        for rule in rules
-        if rule.code in codes
-        for finding in rule.find(rule, subject, thresholds)
-    ]
+    selected = find_rules(select) if select else RULES
+    ignored = find_rules(ignore)
+    register: Sequence[Rule[Any]] = HISTORY_RULES if isinstance(subject, History) else MODEL_RULES
+    rules = [rule for rule in register if rule in selected and rule not in ignored]
+    findings = [finding for rule in rules for finding in rule.find(rule, subject, thresholds)]
+    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    return Findings(findings, len(subject.layers), len(rules))
 
 
 def find_rules(prefixes: Sequence[str]) -> list[Rule[Any]]:
-    """The rules whose name is one of `prefixes`, or whose code begins with one.
+    """Return the rules that have one of these names, or whose code starts with one of them.
 
     Raises:
-        BnstatError: one of them is the beginning of no code.
+        BnstatError: one of them matches no rule.
     """
-    found = {}
+    codes: set[str] = set()
     for prefix in prefixes:
-        matching = [
-            rule
+        matched = {
+            rule.code
             for rule in RULES
             if rule.name == prefix.lower() or (prefix and rule.code.startswith(prefix.upper()))
-        ]
-        if not matching:
+        }
+        if not matched:
             raise BnstatError(repr(prefix), "no rule has such a name or code", "see check --rules")
-        found.update({rule.code: rule for rule in matching})
-    return [rule for rule in RULES if rule.code in found]
+        codes |= matched
+    return [rule for rule in RULES if rule.code in codes]
 
 
 __all__ = [

@@ -1,9 +1,9 @@
-"""What a converter did to a layer: its statistics moved into gamma and beta, or not.
+"""Layers that a converter rewrote: their statistics are now part of gamma and beta.
 
-A converter that rewrites a layer to its scale and shift leaves moving mean 0, moving variance 1
-and an epsilon so small that it changes nothing. A layer that was never updated has the same
-statistics, but the epsilon of its network, which is never that small. A moving mean of -0.0 is
-the result of a computation as well: every library initializes it with 0.0.
+A converter that rewrites a layer as its scale and shift leaves moving mean 0, moving variance 1
+and an epsilon too small to change anything. A layer that was never updated has the same
+statistics, but the epsilon of its network, which is never that small. A moving mean of -0.0 was
+computed as well: every library initializes it with 0.0.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Final, Literal
 
 import numpy as np
 
-from bnstat.checks.rule import Finding, Rule, Thresholds, at_start, numbers_of
+from bnstat.checks.rule import Finding, Rule, Thresholds, all_of, at_start, numbers_of
 from bnstat.model import BatchNorm, Model
 
 _FAITHFUL: Final = ("pytorch",)
-"""How the names begin of writers of such files that leave moving statistics as they are."""
+"""Prefixes of the writers of converted files that do not change moving statistics."""
 
 
 def untouched(layer: BatchNorm) -> bool | None:
-    """Whether gamma and beta are as they were initialized; None where the layer has neither.
+    """Return True if gamma and beta have initial values; None if the layer has neither.
 
-    A beta that was trained is not exactly 0 in every channel, whatever gamma started from.
+    A trained beta is not exactly 0 in every channel, whatever the initial gamma was.
     """
     beta = numbers_of(layer, "beta")
     if beta is not None:
@@ -35,12 +35,11 @@ def untouched(layer: BatchNorm) -> bool | None:
 
 
 def rewritten(model: Model) -> Literal["surely", "perhaps", "no"]:
-    """Whether a converter moved all moving statistics of a model into gamma and beta.
+    """Return how sure it is that a converter moved all statistics of a model into gamma and beta.
 
-    Not where one layer still has statistics of its own, where gamma and beta are those of the
-    start, or where the writer is known to leave them. Surely where every layer's epsilon
-    disappears beside the variance 1 in float32, or a moving mean is -0.0; else the file does
-    not tell.
+    The result is "no" if a layer has statistics of its own, if gamma and beta are initial, or if
+    the writer is known to keep statistics. It is "surely" if every epsilon vanishes beside the
+    variance 1 in float32, or if a moving mean is -0.0.
     """
     source = model.source
     if not source.is_converted or (source.writer or "").lower().startswith(_FAITHFUL):
@@ -59,48 +58,44 @@ def has_negative_zero(layer: BatchNorm) -> bool:
 
 
 def _divides_by_one(layer: BatchNorm) -> bool:
-    """Whether the root of the variance 1 and epsilon is exactly 1 in float32."""
     return layer.epsilon is not None and bool(np.float32(1) + np.float32(layer.epsilon) == 1)
 
 
-def _find_rewritten(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
-    if not model.layers or rewritten(model) != "surely":
-        return
+def _find_rewritten(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Finding]:
     count = len(model.layers)
-    are = "its only layer has" if count == 1 else f"all {count} layers have"
-    proof = "an epsilon that changes nothing"
+    if not count or rewritten(model) != "surely":
+        return
+    proof = "an epsilon too small to change anything"
     if not all(map(_divides_by_one, model.layers)):
         proof = "a mean of -0.0, which was computed"
     yield rule.finding(
-        f"rewritten by a converter: {are} moving mean 0, variance 1 and {proof}; gamma and beta "
-        "are scale and shift",
+        f"rewritten by a converter: {all_of(count, 'layer')} {'has' if count == 1 else 'have'} "
+        f"moving mean 0, variance 1 and {proof}; gamma and beta are scale and shift",
         layers=count,
     )
 
 
-REWRITTEN: Final[Rule[Model]] = Rule(
+REWRITTEN: Final = Rule(
     code="BN015",
     name="rewritten",
     title="statistics moved into gamma and beta",
     severity="info",
     what="In a file that a converter wrote, every moving mean is exactly 0, every moving variance "
     "exactly 1, and every epsilon so small that 1 + epsilon is 1 in float32, while gamma and beta "
-    "are not those of the start. A moving mean of -0.0 proves the same, whatever the epsilon. Said "
-    "once of the whole model, in place of BN001.",
-    why="It does no harm: gamma holds gamma / sqrt(variance + epsilon) and beta holds "
-    "beta - mean * that, so the network computes the same. The statistics themselves are not in "
-    "this file any more, and training cannot go on from it.",
+    "are not initial. A moving mean of -0.0 is the same proof, whatever the epsilon. There is one "
+    "finding for the whole model, in place of BN001.",
+    why="It does no harm: gamma contains gamma / sqrt(variance + epsilon), and beta contains "
+    "beta - mean * gamma / sqrt(variance + epsilon), so the network computes the same. However, "
+    "the file no longer contains the statistics, and training cannot continue from it.",
     example="OnnxMLTools from Keras: gamma 1.63 ± 0.69, moving mean 0 ± 0, moving variance 1 ± 0, "
     "epsilon 1e-09.",
-    mend={
-        "TF1": "Nothing to mend. For the statistics go back to the file it was converted from.",
-        "Keras 2": "As for TF1.",
-        "Keras 3": "As for TF1.",
+    fixes={
+        "any library": "Nothing to fix. The statistics are in the file it was converted from.",
     },
-    confidence="High: no library's epsilon is that small, and none initializes a mean with -0.0. "
-    "Where the epsilon is an ordinary one and no mean is -0.0, nothing in the file tells a "
-    "rewritten layer from one that was never updated, and BN001 says that; a file that PyTorch "
-    "exported has the statistics of training, and is judged by BN001.",
+    confidence="High: no library has an epsilon that small, and none initializes a mean with -0.0. "
+    "If the epsilon is a usual one and no mean is -0.0, the file does not show whether a layer was "
+    "rewritten or never updated, and BN001 reports both possibilities. A file that PyTorch "
+    "exported contains the statistics of training, and BN001 checks it.",
     threshold="None: exact equality in every channel. float32 has 24 bits: 1 + epsilon is 1 below "
     "6e-8.",
     find=_find_rewritten,

@@ -1,12 +1,12 @@
-"""What a rule is, what it finds, and the thresholds that decide.
+"""The parts of every rule: `Rule`, `Finding`, `Thresholds`, and access to a layer's numbers.
 
-A rule is one `Rule` object: a function from what is judged to its findings, with the whole of
-its documentation beside it. `bnstat check --explain CODE` prints nothing but these fields.
+A `Rule` holds the function that finds something and the whole documentation of the rule. `check
+--rules`, `check --explain`, docs/rules.md, SARIF and the HTML report are derived from it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Final, Generic, Literal, TypeVar
 
@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import BnstatError
-from bnstat.model import Array, BatchNorm, as_float64
+from bnstat.model import BatchNorm, as_float64
 
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "info")
-"""From the gravest to the mildest."""
+"""The most serious first."""
 
 LARGEST_DEFAULT_EPSILON: Final = 1e-3
 """The default of Keras, tf.layers and slim; those of Sonnet 2, Flax and PyTorch are smaller."""
@@ -32,15 +32,15 @@ Number = float | int | None
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that a rule found.
+    """One problem that a rule found.
 
     Attributes:
         rule: the rule's code, such as `BN001`.
         name: the rule's name, such as `never-updated`.
         severity: `error`, `warning` or `info`.
-        layer: the layer's name; None where the finding is about the whole model.
-        channels: the channels in question, as an array of indices into the layer's flattened
-            variables; empty where it is about the layer as a whole.
+        layer: the layer's name; None if the finding is about the whole model.
+        channels: the affected channels, as indices into the layer's flattened variables; empty
+            if the finding is about the whole layer.
         message: one sentence with the numbers that matter, without the layer's name.
         numbers: the numbers by name, for programs.
     """
@@ -54,20 +54,26 @@ class Finding:
     numbers: Mapping[str, Number] = field(default_factory=dict)
 
 
+def counts(findings: Iterable[Finding]) -> dict[Severity, int]:
+    """Return the number of findings of each severity, the most serious first."""
+    severities = [finding.severity for finding in findings]
+    return {severity: severities.count(severity) for severity in SEVERITIES}
+
+
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Where each rule draws its line. The rules' own documentation names the sources.
+    """The thresholds of the rules. The documentation of each rule names the source of its default.
 
     Attributes:
-        initial: the largest share of the initial 0 and 1 that warmed-up statistics hold.
-        collapsed: a variance below this share of epsilon is that of a constant channel.
-        scale: the largest |gamma| / sqrt(variance + epsilon) that is not an explosion.
-        outlier: the largest multiple of the layer's median variance that is in proportion.
-        gamma: below this |gamma| a pruner takes the channel to be off.
-        beta: from this |beta| on a channel that is off still matters to the next layer.
-        momentum: below this momentum the averages follow the last few batches.
-        drift: the largest movement between two checkpoints of statistics that have settled.
-        growth: the growth between two checkpoints from which on a variance diverges.
+        initial: the largest share of the initial 0 and 1 in statistics that have warmed up.
+        collapsed: the largest variance of a constant channel, as a multiple of epsilon.
+        scale: the largest |gamma| / sqrt(variance + epsilon) that is not reported.
+        outlier: the largest variance that is not reported, as a multiple of the layer's median.
+        gamma: a channel with a smaller |gamma| counts as switched off.
+        beta: a switched-off channel with at least this |beta| matters to the next layer.
+        momentum: with a smaller momentum, the statistics follow the last few batches.
+        drift: the largest change between two checkpoints of statistics that have settled.
+        growth: the smallest growth factor between two checkpoints of a diverging variance.
     """
 
     initial: float = 0.1
@@ -82,10 +88,10 @@ class Thresholds:
 
     @classmethod
     def of(cls, settings: Mapping[str, float]) -> Thresholds:
-        """The defaults with some of them replaced.
+        """Return the defaults with some of them replaced.
 
         Raises:
-            BnstatError: there is no threshold of that name, or the value is no number above 0.
+            BnstatError: there is no threshold of that name, or the value is not above 0.
         """
         names = [each.name for each in fields(cls)]
         for name, value in settings.items():
@@ -98,20 +104,20 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule(Generic[Subject]):
-    """A rule: what it looks for, all that a person needs to know about it, and how it looks.
+    """A rule: the function that applies it, and its documentation.
 
     Attributes:
-        code: stable, never reused.
-        name: a word for it.
-        title: what it finds, in a line.
-        severity: of its gravest finding.
-        what: what it finds, and when it is milder than `severity`.
+        code: the code, such as `BN001`; never reused for another rule.
+        name: the name, such as `never-updated`.
+        title: what it finds, in at most 43 characters.
+        severity: that of its most serious finding.
+        what: what it finds, and when a finding is less serious than `severity`.
         why: what it does to the network.
         example: numbers that it finds.
-        mend: what to do about it, by library.
-        confidence: how sure a finding is, and what can look like one without being wrong.
-        threshold: the line it draws, the name of its option and the source of its default.
-        find: yields the findings in one subject, a model or a history.
+        fixes: library -> what to do about it.
+        confidence: how certain a finding is, and what looks like one although nothing is wrong.
+        threshold: the threshold, the name of its option and the source of its default.
+        find: yields the findings in a subject, which is a model or a history.
     """
 
     code: str
@@ -121,10 +127,21 @@ class Rule(Generic[Subject]):
     what: str
     why: str
     example: str
-    mend: Mapping[str, str]
+    fixes: Mapping[str, str]
     confidence: str
     threshold: str
     find: Callable[[Rule[Subject], Subject, Thresholds], Iterator[Finding]]
+
+    def sections(self) -> dict[str, str]:
+        """Return the titles and texts of the documentation, in the order in which to show them."""
+        return {
+            "What it finds": self.what,
+            "Why it matters": self.why,
+            "Example": self.example,
+            **{f"What to do: {library}": text for library, text in self.fixes.items()},
+            "How sure it is": self.confidence,
+            "Threshold": self.threshold,
+        }
 
     def finding(
         self,
@@ -135,29 +152,34 @@ class Rule(Generic[Subject]):
         severity: Severity | None = None,
         **numbers: Number,
     ) -> Finding:
-        """A finding of this rule; `channels` is a mask over the layer's elements."""
-        found = np.empty(0, np.intp) if channels is None else np.flatnonzero(channels)
+        """Return a finding of this rule; `channels` is a mask over the layer's elements."""
+        indices = np.empty(0, np.intp) if channels is None else np.flatnonzero(channels)
         return Finding(
-            self.code, self.name, severity or self.severity, layer, found, message, numbers
+            self.code, self.name, severity or self.severity, layer, indices, message, numbers
         )
 
 
 def numbers_of(layer: BatchNorm, role: str) -> NDArray[np.float64] | None:
-    """The flat numbers of a role; None where the layer lacks it."""
-    array: Array | None = layer.array(role)
+    """Return the flat numbers of a role; None if the layer lacks it."""
+    array = layer.array(role)
     return None if array is None else as_float64(array).ravel()
 
 
 def statistics_of(layer: BatchNorm) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """The flat moving mean and variance; None where either is missing or empty."""
+    """Return the flat moving mean and variance; None if either is missing or empty."""
     mean, variance = numbers_of(layer, "moving_mean"), numbers_of(layer, "moving_variance")
     if mean is None or variance is None or not mean.size or not variance.size:
         return None
     return mean, variance
 
 
+def epsilon_of(layer: BatchNorm, default: float = LARGEST_DEFAULT_EPSILON) -> float:
+    """Return the epsilon of a layer, or a default if the file does not store it."""
+    return default if layer.epsilon is None else layer.epsilon
+
+
 def at_start(layer: BatchNorm) -> bool:
-    """Whether every moving mean is still the initial 0 and every moving variance still 1."""
+    """Return True if every moving mean is the initial 0 and every moving variance is 1."""
     statistics = statistics_of(layer)
     return statistics is not None and bool(
         (statistics[0] == 0).all() and (statistics[1] == 1).all()
@@ -165,13 +187,17 @@ def at_start(layer: BatchNorm) -> bool:
 
 
 def count(number: int, noun: str) -> str:
-    """`1 channel`, `2 channels`."""
+    """Return `1 channel`, `2 channels`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def all_of(number: int, noun: str) -> str:
+    """Return `its only channel`, `all 64 channels`."""
+    return f"its only {noun}" if number == 1 else f"all {number} {noun}s"
+
+
 def of_channels(mask: NDArray[np.bool_]) -> str:
-    """`3 of 64 channels`, or `all 64 channels`."""
-    found = int(mask.sum())
-    if found == mask.size:
-        return "its only channel" if found == 1 else f"all {found} channels"
-    return f"{found} of {count(mask.size, 'channel')}"
+    """Return `3 of 64 channels`, or `all 64 channels`."""
+    if mask.all():
+        return all_of(mask.size, "channel")
+    return f"{mask.sum()} of {count(mask.size, 'channel')}"

@@ -1,18 +1,18 @@
-"""What a project says of its checks: `bnstat.toml`, or `[tool.bnstat]` in a `pyproject.toml`.
+"""A project's settings for checks: `bnstat.toml`, or `[tool.bnstat]` in a `pyproject.toml`.
 
-    select = ["BN0"]                    # only these rules; all, where empty or left out
-    ignore = ["near-zero-gamma"]        # but not these
-    fail-on = "error"                   # from which severity on a check fails
+    select = ["BN0"]                    # apply only these rules; default: all
+    ignore = ["near-zero-gamma"]        # do not apply these
+    fail-on = "error"                   # the least serious severity that fails a check
 
-    [thresholds]                        # by the names that `bnstat check --explain` tells
+    [thresholds]                        # by the names that `bnstat check --explain` prints
     gamma = 0.01
 
-    [per-path]                          # more to ignore, or other thresholds, for some models
+    [per-path]                          # more rules to ignore, or other thresholds, by model
     "legacy/*" = ["BN001"]
     "*.weights.h5" = { ignore = ["BN006"], thresholds = { collapsed = 1e-6 } }
 
-The file is looked for in the model's folder and then upwards; the nearest is taken, and it alone.
-In one folder `bnstat.toml` wins. A `pyproject.toml` that has no `[tool.bnstat]` is passed over.
+The nearest file is used alone, from the model's folder upwards. Of two in one folder, `bnstat.toml`
+is used. A `pyproject.toml` without `[tool.bnstat]` is skipped.
 """
 
 from __future__ import annotations
@@ -33,20 +33,17 @@ from bnstat.model import Model
 
 _OWN: Final = "bnstat.toml"
 _SHARED: Final = "pyproject.toml"
-_PER_PATH_KEYS: Final = ("ignore", "thresholds")
-_BARE: Final = re.compile(r"[A-Za-z0-9_-]+$")
-_KEYS: Final = ("select", "ignore", "fail-on", "thresholds", "per-path")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Which rules a check applies, and how.
+    """The rules that a check applies, and how it applies them.
 
     Attributes:
-        select: names of rules or beginnings of codes; only these are applied, all where empty.
-        ignore: likewise; these are not applied.
-        thresholds: where rules draw their lines, by the names of `Thresholds`.
-        fail_on: from which severity on a check fails; None where it is not said.
+        select: names of rules or beginnings of codes; empty to apply all rules.
+        ignore: names or beginnings of codes of rules that are not applied.
+        thresholds: values by the names of `Thresholds`.
+        fail_on: the least serious severity that fails a check; None if it is not set.
     """
 
     select: tuple[str, ...] = ()
@@ -55,9 +52,10 @@ class Settings:
     fail_on: Severity | None = None
 
     def over(self, other: Settings) -> Settings:
-        """These settings, and the other's where these say nothing.
+        """Return these settings, and the other's where these are not set.
 
-        What is ignored adds up, but a selection starts anew: whoever asks for a rule gets it.
+        Ignored rules add up, but a selection also replaces the other's `ignore`: a rule that is
+        selected explicitly is applied.
         """
         return Settings(
             select=self.select or other.select,
@@ -67,16 +65,12 @@ class Settings:
         )
 
     def check(self, model: Model) -> Findings:
-        """What the rules find in a model. Raises as `bnstat.check` does."""
-        return check(
-            model,
-            select=self.select,
-            ignore=self.ignore,
-            thresholds=Thresholds.of(self.thresholds),
-        )
+        """Check a model with these settings. Raises as `bnstat.check` does."""
+        thresholds = Thresholds.of(self.thresholds)
+        return check(model, select=self.select, ignore=self.ignore, thresholds=thresholds)
 
     def fail(self, findings: Iterable[Finding]) -> bool:
-        """Whether a check with these findings fails: from warnings on, where it is not said."""
+        """Return True if a check with these findings fails; the default is to fail on warnings."""
         failing = SEVERITIES[: SEVERITIES.index(self.fail_on or "warning") + 1]
         return any(finding.severity in failing for finding in findings)
 
@@ -86,8 +80,8 @@ class Config:
     """A configuration file.
 
     Attributes:
-        folder: where it lies; the globs are relative to it.
-        settings: for all models.
+        folder: its folder; the globs are relative to it.
+        settings: the settings for all models.
         per_path: glob -> settings for the models that it matches.
     """
 
@@ -96,7 +90,7 @@ class Config:
     per_path: Mapping[str, Settings]
 
     def settings_for(self, path: str) -> Settings:
-        """The settings for the model at `path`."""
+        """Return the settings for the model at a path."""
         settings = self.settings
         for glob, more in self.per_path.items():
             if self._matches(glob, path):
@@ -104,27 +98,27 @@ class Config:
         return settings
 
     def _matches(self, glob: str, path: str) -> bool:
-        """Whether a glob matches the path, or a folder on its way; `*` crosses `/`."""
+        """Return True if a glob matches the path or one of its folders; `*` also matches `/`."""
         relative = PurePath(os.path.relpath(path, self.folder))
-        ways = [each.as_posix() for each in (relative, *relative.parents)]
+        candidates = [each.as_posix() for each in (relative, *relative.parents)]
         if "/" not in glob:
-            ways += relative.parts
-        return any(fnmatchcase(way, glob.rstrip("/")) for way in ways)
+            candidates += relative.parts
+        return any(fnmatchcase(candidate, glob.rstrip("/")) for candidate in candidates)
 
 
 def resolve(
     paths: Iterable[str], given: Settings, config_file: str | None = None, isolated: bool = False
 ) -> dict[str, Settings]:
-    """The settings for each of some models.
+    """Return the settings for each of some models.
 
     Args:
-        paths: where the models are.
-        given: what the user says; it wins.
-        config_file: the file with the project's settings; the nearest to each model if None.
-        isolated: take no settings from any file.
+        paths: the models.
+        given: the user's settings, which take precedence.
+        config_file: the project's configuration file; None for the nearest to each model.
+        isolated: True to use no configuration file.
 
     Raises:
-        BnstatError: as `find` and `read`; or what is given names no rule or no threshold.
+        BnstatError: as `find` and `read`; or `given` contains an unknown rule or threshold.
     """
     find_rules([*given.select, *given.ignore])
     Thresholds.of(given.thresholds)
@@ -135,20 +129,20 @@ def resolve(
 
 
 def find(path: str) -> Settings:
-    """The settings that the nearest configuration file has for the model at `path`.
+    """Return the settings that the nearest configuration file has for the model at a path.
 
     Raises:
-        BnstatError: the file cannot be read, or says what it cannot mean.
+        BnstatError: as `nearest`.
     """
     config = nearest(path)
     return Settings() if config is None else config.settings_for(path)
 
 
 def nearest(path: str) -> Config | None:
-    """The configuration file in a folder, or the nearest above it.
+    """Return the configuration file in a folder, or the nearest above it.
 
     Raises:
-        BnstatError: the file cannot be read, or says what it cannot mean.
+        BnstatError: the file cannot be read, or one of its settings is not valid.
     """
     start = Path(os.path.abspath(path))
     for folder in (start, *start.parents):
@@ -160,10 +154,10 @@ def nearest(path: str) -> Config | None:
 
 
 def read(file: str) -> Config:
-    """Read a configuration file: a `pyproject.toml`, or one of another name in bnstat's own form.
+    """Read a `pyproject.toml`, or a file of any other name in the form of `bnstat.toml`.
 
     Raises:
-        BnstatError: it cannot be read, has no `[tool.bnstat]`, or says what it cannot mean.
+        BnstatError: it cannot be read, has no `[tool.bnstat]`, or a setting is not valid.
     """
     config = _read(Path(file))
     if config is None:
@@ -172,23 +166,32 @@ def read(file: str) -> Config:
 
 
 def _read(file: Path) -> Config | None:
-    """The configuration in a file; None in a `pyproject.toml` without `[tool.bnstat]`."""
-    shared = file.name == _SHARED
+    """Return the configuration in a file; None for a `pyproject.toml` without `[tool.bnstat]`."""
+    is_shared = file.name == _SHARED
     try:
         data = file.read_bytes()
-        if shared and b"bnstat" not in data:
+        if is_shared and b"bnstat" not in data:
             return None
-        table: Any = _parse(data)
+        values: Any = _parse(data)
     except OSError as error:
         raise BnstatError(str(file), f"cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
-        raise BnstatError(str(file), f"is no TOML: {error}") from None
-    if shared:
-        tools = table.get("tool")
+        raise BnstatError(str(file), f"is not valid TOML: {error}") from None
+    if is_shared:
+        tools = values.get("tool")
         if not isinstance(tools, dict) or "bnstat" not in tools:
             return None
-        table = tools["bnstat"]
-    return _Source(str(file), "tool.bnstat" if shared else "").config(table)
+        values = tools["bnstat"]
+    table = _Table(str(file), "tool.bnstat" if is_shared else "", values)
+    table.check_keys(("select", "ignore", "fail-on", "thresholds", "per-path"))
+    per_path = table.table("per-path")
+    return Config(
+        PurePath(os.path.dirname(os.path.abspath(file))),
+        Settings(
+            table.rules("select"), table.rules("ignore"), table.thresholds(), table.severity()
+        ),
+        {glob: per_path.settings(glob) for glob in per_path.values},
+    )
 
 
 def _parse(data: bytes) -> dict[str, Any]:
@@ -199,89 +202,70 @@ def _parse(data: bytes) -> dict[str, Any]:
     return tomllib.loads(data.decode())
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Reads tables of a file; what is wrong is told with the file and the key.
+class _Table:
+    """A table of a configuration file; its errors contain the file and the key.
 
     Attributes:
         file: the file.
-        key: the table's key in it; empty for the whole file.
+        key: the table's key; empty for the whole file.
+        values: the content.
     """
 
-    file: str
-    key: str
+    def __init__(self, file: str, key: str, values: Any, expected: str = "a table") -> None:
+        self.file = file
+        self.key = key
+        if not isinstance(values, dict):
+            raise BnstatError(file, f"{key}: is not {expected}")
+        self.values = values
 
-    def config(self, table: Any) -> Config:
-        self._check_keys(table, _KEYS)
-        per_path = self._below("per-path")
-        globs = table.get("per-path", {})
-        per_path._check_keys(globs, globs)
-        return Config(
-            PurePath(os.path.dirname(os.path.abspath(self.file))),
-            Settings(
-                self._rules(table, "select"),
-                self._rules(table, "ignore"),
-                self._thresholds(table),
-                self._severity(table),
-            ),
-            {glob: per_path._for_path(globs, glob) for glob in globs},
-        )
+    def error(self, key: str, what: str, hint: str = "") -> BnstatError:
+        return BnstatError(self.file, f"{self.key_of(key)}: {what}", hint)
 
-    def _for_path(self, globs: Mapping[str, Any], glob: str) -> Settings:
-        if isinstance(globs[glob], list):
-            return Settings(ignore=self._rules(globs, glob))
-        below = self._below(glob)
-        below._check_keys(globs[glob], _PER_PATH_KEYS, "a list of rules or a table")
-        return Settings(
-            ignore=below._rules(globs[glob], "ignore"), thresholds=below._thresholds(globs[glob])
-        )
+    def key_of(self, key: str) -> str:
+        name = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else f'"{key}"'
+        return f"{self.key}.{name}" if self.key else name
 
-    def _below(self, key: str) -> _Source:
-        name = key if _BARE.match(key) else f'"{key}"'
-        return _Source(self.file, f"{self.key}.{name}" if self.key else name)
+    def check_keys(self, keys: Sequence[str]) -> None:
+        for key in self.values:
+            if key not in keys:
+                raise self.error(key, "there is no such setting", f"use {', '.join(keys)}")
 
-    def _error(self, key: str, what: str, hint: str = "") -> BnstatError:
-        name = self._below(key).key if key else self.key
-        return BnstatError(self.file, f"{name}: {what}", hint)
+    def table(self, key: str, expected: str = "a table") -> _Table:
+        return _Table(self.file, self.key_of(key), self.values.get(key, {}), expected)
 
-    def _check_keys(self, table: Any, known: Sequence[str], what: str = "a table") -> None:
-        if not isinstance(table, dict):
-            raise self._error("", f"is not {what}")
-        for key in table:
-            if key not in known:
-                raise self._error(key, "there is no such setting", f"use {', '.join(known)}")
+    def settings(self, glob: str) -> Settings:
+        """Return the settings for a glob: a list of rules to ignore, or a table."""
+        if isinstance(self.values[glob], list):
+            return Settings(ignore=self.rules(glob))
+        table = self.table(glob, "a list of rules or a table")
+        table.check_keys(("ignore", "thresholds"))
+        return Settings(ignore=table.rules("ignore"), thresholds=table.thresholds())
 
-    def _rules(self, table: Mapping[str, Any], key: str) -> tuple[str, ...]:
-        rules = table.get(key, [])
+    def rules(self, key: str) -> tuple[str, ...]:
+        rules = self.values.get(key, [])
         if not isinstance(rules, list) or not all(isinstance(rule, str) for rule in rules):
-            raise self._error(key, "is not a list of rules in quotes")
+            raise self.error(key, "is not a list of rules in quotes")
         try:
             find_rules(rules)
         except BnstatError as error:
-            raise self._error(key, f"{error.where}: {error.what}", error.hint) from None
+            raise self.error(key, f"{error.where}: {error.what}", error.hint) from None
         return tuple(rules)
 
-    def _thresholds(self, table: Mapping[str, Any]) -> dict[str, float]:
-        below = self._below("thresholds")
-        given = table.get("thresholds", {})
-        if not isinstance(given, dict):
-            raise below._error("", "is not a table")
-        for name, value in given.items():
+    def thresholds(self) -> dict[str, float]:
+        table = self.table("thresholds")
+        for name, value in table.values.items():
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise below._error(name, "is not a number")
+                raise table.error(name, "is not a number")
             try:
                 Thresholds.of({name: float(value)})
             except OverflowError:
-                raise below._error(name, "is too large a number") from None
+                raise table.error(name, "is too large a number") from None
             except BnstatError as error:
-                raise below._error(name, error.what, error.hint) from None
-        return {name: float(value) for name, value in given.items()}
+                raise table.error(name, error.what, error.hint) from None
+        return {name: float(value) for name, value in table.values.items()}
 
-    def _severity(self, table: Mapping[str, Any]) -> Severity | None:
-        given = table.get("fail-on")
-        if given is None:
-            return None
-        for severity in SEVERITIES:
-            if given == severity:
-                return severity
-        raise self._error("fail-on", f"is not one of {', '.join(SEVERITIES)}")
+    def severity(self) -> Severity | None:
+        severity: Severity | None = self.values.get("fail-on")
+        if severity is not None and severity not in SEVERITIES:
+            raise self.error("fail-on", f"is not one of {', '.join(SEVERITIES)}")
+        return severity

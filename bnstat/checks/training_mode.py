@@ -1,28 +1,28 @@
-"""How a network with initial moving statistics was trained, as its weights and graphs show it.
+"""How a network with initial moving statistics was trained, by its weights and graphs.
 
-A moving mean of 0 and a moving variance of 1 after training have two causes: the layers
-normalized with the statistics of each batch and the updates of the moving statistics never ran,
-or the layers ran in inference mode in training as well. Where a convolution or a dense layer adds
-a bias right before the normalization, the weights tell the two apart:
+A moving mean of 0 and a moving variance of 1 after training have two possible causes. Either the
+layers normalized with the statistics of each batch and the updates of the moving statistics never
+ran, or the layers ran in inference mode during training as well. If a convolution or a dense layer
+adds a bias right before the normalization, the weights show the difference:
 
-- batch statistics: the mean is subtracted, the bias with it (Ioffe and Szegedy 2015, section
-  3.2). The gradient of the bias is 0 but for rounding, so the bias stays what it was;
-- stored statistics of 0 and 1: the bias is added to the same sum as beta, but for gamma. Both
-  get the same gradient, so the bias follows beta.
+- Batch statistics: the mean is subtracted, and the bias with it (Ioffe and Szegedy 2015, section
+  3.2). The gradient of the bias is 0 except for rounding, so the bias keeps its initial value.
+- Stored statistics of 0 and 1: the bias is added to the same sum as beta, apart from the factor
+  gamma. Both get the same gradient, so the bias follows beta.
 
-If the file stores the optimizer's averages of both gradients, these are compared as well, and
-decide: they show the last steps, whatever the training started from. The weights show the part of
-the training that made most of beta. A network that changed its mode shortly before the end shows
-the mode before.
+If the file stores the optimizer's averages of both gradients, these are compared as well, and take
+precedence: they show the last steps, whatever the initial values were. The weights show the part
+of the training that produced most of beta. If a network changed its mode shortly before the end,
+they show the mode before.
 
 The bias of a dense layer whose output is reshaped has a number for each position. Its sum over
 the positions is compared in the same way.
 
-`tests/survey/train_both_modes.py` measures how often this is right.
+A training graph beside the weights shows directly which statistics each normalization uses, and
+which updates of the moving statistics run in a training step. Neither kind of evidence outranks
+the other. If they contradict each other, the result is "unknown".
 
-A training graph beside the weights shows the same directly: which statistics each normalization
-takes, and which updates of the moving statistics run in a training step. Neither kind of evidence
-outranks the other. If they contradict each other, the verdict is "unknown".
+`tests/survey/train_both_modes.py` measures how often this is right.
 """
 
 from __future__ import annotations
@@ -36,52 +36,51 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from bnstat.checks.rule import LARGEST_DEFAULT_EPSILON, at_start, count, numbers_of, statistics_of
+from bnstat.checks.rule import at_start, count, epsilon_of, numbers_of, statistics_of
 from bnstat.errors import BnstatError
 from bnstat.model import BatchNorm, Model, PrecedingBias, StatisticsUse, Variable, as_float64, fetch
 
 TrainedWith = Literal["batch-statistics", "stored-statistics", "unknown"]
 
 _FEWEST: Final = 16
-"""Channels, without one of each layer for the mean, below which a correlation may be chance."""
+"""Channels, minus one per layer for the mean, below which a correlation may be chance."""
 
 _FOLLOWS: Final = 0.95
-"""The least correlation with beta of a bias that follows it."""
+"""The smallest correlation with beta of a bias that follows it."""
 
 _FOLLOWING_RATIO: Final = (0.1, 10.0)
-"""The sizes, as multiples of beta's, of a bias that follows beta."""
+"""The range of sizes, as multiples of beta's, of a bias that follows beta."""
 
 _ROUNDING_RATIO: Final = 1e-3
-"""The largest size, as a multiple of beta's, of a bias that is the sum of rounding errors."""
+"""The largest size, as a multiple of beta's, of a bias that is a sum of rounding errors."""
 
 _ROUNDING_CORRELATION: Final = 0.6
-"""The largest correlation of such a bias, of either sign; a tiny gamma makes a bias small, too."""
+"""The largest absolute correlation of such a bias. A tiny gamma makes a bias small, too."""
 
 _INFLATED_RATIO: Final = 0.2
-"""The largest size of a bias that is the sum of rounding errors which Adam divided by their size.
+"""The largest size of a bias that is a sum of rounding errors, each divided by its size by Adam.
 
 A bias that was trained in inference mode after a training on batch statistics can be as small.
 """
 
 _CHANCE: Final = 2.5
-"""The largest correlation of such a bias, in standard deviations of one by chance."""
+"""The largest correlation of such a bias, in standard deviations of a random correlation."""
 
 _SAME_GRADIENT: Final = 0.3
-"""The largest distance of a gradient from the one that inference mode gives, as a part of it."""
+"""The largest distance of a gradient from the one in inference mode, as a multiple of its size."""
 
 _NO_GRADIENT: Final = 3e-3
-"""The largest size of a gradient that is rounding errors alone, as a part of it, too."""
-
+"""The largest size of a gradient of rounding errors, as a multiple of that in inference mode."""
 
 _SUM_FOLLOWS: Final = 0.65
-"""The least correlation with beta of a bias's sum over the positions, if it follows beta."""
+"""The smallest correlation with beta of a bias's sum over the positions, if it follows beta."""
 
 _FEWEST_OF_SUMS: Final = 64
 """Channels below which this correlation may be chance."""
 
 
 class Gradient(NamedTuple):
-    """The gradient of a bias beside the one that inference mode gives it.
+    """The gradient of a bias, compared with the one that inference mode gives it.
 
     Attributes:
         ratio: its size, as a multiple of the other's.
@@ -96,9 +95,9 @@ class Pair(NamedTuple):
     """A layer's beta, and the bias right before the layer.
 
     Attributes:
-        bias, beta: a number for each channel; of a bias with a number for each position, the sum.
-        is_proven: as that of `PrecedingBias`.
-        gradient: that of the bias, by the optimizer's averages; None if these show nothing.
+        bias, beta: a number for each channel; a bias with a number for each position is summed.
+        is_proven: see `PrecedingBias`.
+        gradient: the gradient of the bias by the optimizer's averages; None if they show nothing.
         is_sum: True if the bias is such a sum.
     """
 
@@ -111,23 +110,23 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the weights and the graphs of a model show of how it was trained.
+    """How a model was trained, by its weights and graphs.
 
     Attributes:
-        trained_with: the statistics that normalized in training.
-        reason: one sentence that says why, with the numbers.
-        layers: how many layers were compared with the bias before them.
-        channels: how many channels these have.
-        ratio: the size of the bias as a multiple of beta's, both without their mean: the root of
-            the mean square over the layers. None if there is nothing to compare.
-        correlation: of bias and beta over the channels; the mean of the layers' correlations, by
-            their numbers of channels. None if there is nothing to compare.
+        trained_with: the statistics that normalized during training.
+        reason: one sentence that gives the reason, with the numbers.
+        layers: the number of layers that were compared with the bias before them.
+        channels: the number of their channels.
+        ratio: the size of the bias as a multiple of beta's, both without their mean: the root
+            mean square over the layers. None if there is nothing to compare.
+        correlation: the correlation of bias and beta over the channels: the mean over the layers,
+            weighted by their numbers of channels. None if there is nothing to compare.
         gradient_ratio: the size of the bias's gradient as a multiple of the one that inference
-            mode gives it: the layers' largest. None if the file does not store what it takes.
-        graph_layers: how many layers a graph shows.
-        updates: how many ops of the graph update the moving statistics of these layers.
-        updates_run: how many of these ops run in a training step. None if no graph trains.
-        layers_read: of how many of these layers anything but the updates reads the statistics.
+            mode gives it: the largest of all layers. None if the file does not store gradients.
+        graph_layers: the number of layers in a graph.
+        updates: the number of ops in the graph that update the moving statistics of these layers.
+        updates_run: the number of these ops that run in a training step. None if no graph trains.
+        layers_read: the number of these layers whose statistics other ops than the updates read.
     """
 
     trained_with: TrainedWith
@@ -148,21 +147,21 @@ class Evidence:
         return self.trained_with == "batch-statistics" and self.layers_read == 0
 
 
-_known: Final[WeakKeyDictionary[Model, Evidence]] = WeakKeyDictionary()
+_cache: Final[WeakKeyDictionary[Model, Evidence]] = WeakKeyDictionary()
 
 
 def trained_with(model: Model) -> Evidence:
-    """Return what the weights and the graphs of a model show together of how it was trained.
+    """Return how a model was trained, by its weights and graphs together.
 
-    If layers have the initial moving statistics, these layers count, otherwise all. The result is
-    kept for as long as the model is. What cannot be read shows nothing.
+    If layers have the initial moving statistics, only these layers count. The result is cached for
+    the lifetime of the model. Values that cannot be read show nothing.
     """
-    if model not in _known:
-        _known[model] = _combined(model)
-    return _known[model]
+    if model not in _cache:
+        _cache[model] = _by_weights_and_graph(model)
+    return _cache[model]
 
 
-def _combined(model: Model) -> Evidence:
+def _by_weights_and_graph(model: Model) -> Evidence:
     try:
         by_weights = training_evidence(model)
     except BnstatError as error:
@@ -171,24 +170,24 @@ def _combined(model: Model) -> Evidence:
         uses = model.statistics_uses()
     except BnstatError:
         return by_weights
-    initial = [layer for layer in model.layers if at_start(layer)] or model.layers
-    shown = [uses[layer.name] for layer in initial if layer.name in uses]
+    layers = [layer for layer in model.layers if at_start(layer)] or model.layers
+    shown = [uses[layer.name] for layer in layers if layer.name in uses]
     if not shown:
         return by_weights
     by_graph, reason = _by_graph(shown)
-    verdicts = {by_weights.trained_with, by_graph} - {"unknown"}
     reasons = [reason]
-    if len(shown) < len(initial):
-        verdicts = {by_weights.trained_with}
-        reasons.append(f"the graph shows {len(shown)} of {count(len(initial), 'layer')}")
+    answers = {by_weights.trained_with, by_graph} - {"unknown"}
+    if len(shown) < len(layers):
+        answers = {by_weights.trained_with}
+        reasons.append(f"the graph shows {len(shown)} of {count(len(layers), 'layer')}")
     if by_weights.trained_with != "unknown":
         reasons.append(by_weights.reason)
-    if len(verdicts) > 1:
+    if len(answers) > 1:
         reasons.append("these contradict each other")
     runs = [use.updates_run for use in shown if use.updates_run is not None]
     return replace(
         by_weights,
-        trained_with=verdicts.pop() if len(verdicts) == 1 else "unknown",
+        trained_with=answers.pop() if len(answers) == 1 else "unknown",
         reason="; ".join(reasons),
         graph_layers=len(shown),
         updates=sum(use.updates for use in shown),
@@ -198,34 +197,35 @@ def _combined(model: Model) -> Evidence:
 
 
 def _by_graph(uses: Sequence[StatisticsUse]) -> tuple[TrainedWith, str]:
-    """Return how the layers were trained as their graphs show it, and one sentence that says why.
+    """Return how the layers were trained according to their graphs, and the reason.
 
-    A graph that has to be told in each step which statistics to use shows the mode of training
-    only if no update runs: nobody trains with the stored statistics by repeating it each time.
+    If each step has to specify which statistics to use, the graph shows the mode of training only
+    if no update runs: nobody trains with the stored statistics by specifying them in each step.
     """
     modes = {use.mode for use in uses}
     updates = sum(use.updates for use in uses)
     updates_run = sum(use.updates_run or 0 for use in uses)
-    unread = "" if any(use.is_read for use in uses) else ", and nothing but the updates reads them"
+    unread = "" if any(use.is_read for use in uses) else ", and only the updates read them"
     if modes <= {None}:
         return "unknown", f"the graph in the file does not train{unread}"
     ran = f"the training op of the graph runs {updates_run} of {count(updates, 'update')}"
-    of = f"{ran} of the moving statistics{unread}"
+    ran += f" of the moving statistics{unread}"
     if modes == {"stored"}:
-        return "stored-statistics", f"{of}; training normalizes with the stored statistics"
+        return "stored-statistics", f"{ran}; training normalizes with the stored statistics"
     if modes == {"batch"}:
-        return "batch-statistics", f"{of}; training normalizes with the statistics of each batch"
+        return "batch-statistics", f"{ran}; training normalizes with the statistics of each batch"
     if modes <= {"batch", "fed"} and not updates_run:
-        return "batch-statistics", f"{of}; each step has to specify which statistics normalize"
-    return "unknown", f"{of}; the graph trains with either kind of statistics"
+        return "batch-statistics", f"{ran}; each step has to specify which statistics normalize"
+    return "unknown", f"{ran}; the graph trains with either kind of statistics"
 
 
 def training_evidence(model: Model) -> Evidence:
-    """Return what the weights show of how a model was trained.
+    """Return how a model was trained according to its weights.
 
-    If layers have the initial moving statistics, these layers count. Otherwise all count of which
-    the file stores the optimizer's averages: their weights show nothing, their gradients show
-    whether the last steps used the stored statistics, as fine-tuning in inference mode does.
+    If layers have the initial moving statistics, only these layers count. Otherwise, only layers
+    count whose averages of gradients the file stores. Their weights show nothing, but their
+    gradients show whether the last steps used the stored statistics, as fine-tuning in inference
+    mode does.
 
     Raises:
         DamagedError, NotFoundError: as `Variable.read`.
@@ -251,7 +251,6 @@ def _variables(bias: PrecedingBias) -> Iterator[Variable]:
 
 
 def _pair(layer: BatchNorm, bias: PrecedingBias) -> Pair:
-    """Read what is compared of a layer that has a beta."""
     beta = numbers_of(layer, "beta")
     assert beta is not None
     values = as_float64(bias.variable.read()).ravel()
@@ -268,14 +267,13 @@ def _pair(layer: BatchNorm, bias: PrecedingBias) -> Pair:
 
 
 def _scale(layer: BatchNorm) -> NDArray[np.float64] | None:
-    """What the layer multiplies each channel by in inference; None if it may be anything."""
+    """Return the factor of each channel in inference; None if the statistics are not stored."""
     statistics = statistics_of(layer)
     if statistics is None:
         return None
     gamma = numbers_of(layer, "gamma")
-    epsilon = LARGEST_DEFAULT_EPSILON if layer.epsilon is None else layer.epsilon
     with np.errstate(all="ignore"):
-        return (1.0 if gamma is None else gamma) / np.sqrt(statistics[1] + epsilon)
+        return (1.0 if gamma is None else gamma) / np.sqrt(statistics[1] + epsilon_of(layer))
 
 
 def compare_gradients(
@@ -288,9 +286,9 @@ def compare_gradients(
 
     Args:
         of_bias: the optimizer's average of the gradients of the bias.
-        of_beta: the same of beta.
+        of_beta: the optimizer's average of the gradients of beta.
         are_squared: True if these are averages of squared gradients.
-        scale: what the layer multiplies each channel by in inference mode; None for 1.
+        scale: the factor of each channel in inference mode; None for 1.
     """
     with np.errstate(all="ignore"):
         if are_squared:
@@ -303,87 +301,41 @@ def compare_gradients(
     return Gradient(sizes[0] / sizes[1], sizes[2] / sizes[1])
 
 
-def judge(pairs: Sequence[Pair], by_weights: bool = True) -> Evidence:
-    """Return what the pairs of one model show together.
+class _Comparison:
+    """The pairs in which bias and beta were trained, and the numbers of `Evidence` about them."""
 
-    Args:
-        pairs: the pairs.
-        by_weights: True if the layers' statistics are the initial 0 and 1, so that the weights
-            count as well as the gradients.
-    """
-    if not pairs:
-        return Evidence("unknown", "no bias is added right before a layer with a beta")
-    if any(pair.is_sum for pair in pairs):
-        found = judge([pair for pair in pairs if not pair.is_sum], by_weights)
-        sums = [pair for pair in pairs if pair.is_sum]
-        return found if found.trained_with != "unknown" else _by_sums(sums, found)
-    used = [pair for pair in pairs if _moved(pair.bias) and _moved(pair.beta)]
-    if not used:
-        return Evidence("unknown", "the beta of the layers or the bias before them was not trained")
-    sizes = [pair.beta.size for pair in used]
-    ratios, correlations = zip(*map(_compared, used), strict=True)
-    ratio = float(np.sqrt(np.mean(np.square(ratios))))
-    correlation = float(np.average(correlations, weights=sizes))
-    gradients = [pair.gradient for pair in used if pair.gradient is not None]
-    largest = max((gradient.ratio for gradient in gradients), default=None)
-    is_proven = all(pair.is_proven for pair in used)
-    verdict = _by_gradients(gradients, is_proven)
-    if verdict == "unknown" and by_weights:
-        verdict = _by_weights(sum(sizes) - len(sizes), ratio, correlation, is_proven)
-    measured = [
-        f"size {ratio:.2g} of beta's, correlation {correlation:.2f}, "
-        f"over {count(sum(sizes), 'channel')} of {count(len(sizes), 'layer')}"
-    ]
-    if largest is not None:
-        measured.append(f"gradient {largest:.2g} of that in inference mode")
-    return Evidence(
-        trained_with=verdict,
-        reason=f"{_MEANING[verdict]} ({'; '.join(measured)})",
-        layers=len(sizes),
-        channels=sum(sizes),
-        ratio=ratio,
-        correlation=correlation,
-        gradient_ratio=largest,
-    )
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        self.pairs = [pair for pair in pairs if _is_trained(pair.bias) and _is_trained(pair.beta)]
+        sizes = [pair.beta.size for pair in self.pairs]
+        self.channels = sum(sizes)
+        self.is_proven = all(pair.is_proven for pair in self.pairs)
+        if self.pairs:
+            ratios, correlations = zip(*map(_ratio_and_correlation, self.pairs), strict=True)
+            self.ratio = float(np.sqrt(np.mean(np.square(ratios))))
+            self.correlation = float(np.average(correlations, weights=sizes))
 
-
-def _by_sums(pairs: Sequence[Pair], otherwise: Evidence) -> Evidence:
-    """Return what biases with a number for each position show, or otherwise other evidence.
-
-    With the stored statistics, the gradient of beta is the sum of the gradients of such a bias
-    over the positions, but for gamma. With batch statistics, that sum is 0. An optimizer that
-    divides each gradient by its size weakens the correlation in the first case, and makes it
-    negative in the second. In 10 trainings of small generators with Adam, RMSprop and SGD, the
-    correlations were -0.62 to 1.00 in the first case, and -0.66 to 0.23 in the second.
-    """
-    used = [pair for pair in pairs if _moved(pair.bias) and _moved(pair.beta)]
-    channels = sum(pair.beta.size for pair in used)
-    if not used or channels < _FEWEST_OF_SUMS or not all(pair.is_proven for pair in used):
-        return otherwise
-    ratios, correlations = zip(*map(_compared, used), strict=True)
-    ratio = float(np.sqrt(np.mean(np.square(ratios))))
-    correlation = float(np.average(correlations, weights=[pair.beta.size for pair in used]))
-    verdict: TrainedWith
-    if correlation >= _SUM_FOLLOWS and ratio >= _FOLLOWING_RATIO[0]:
-        verdict = "stored-statistics"
-    elif ratio <= _ROUNDING_RATIO and abs(correlation) <= _ROUNDING_CORRELATION:
-        verdict = "batch-statistics"
-    else:
-        return otherwise
-    return Evidence(
-        trained_with=verdict,
-        reason=f"{_MEANING[verdict]} (its sum over the positions: size {ratio:.2g} of beta's, "
-        f"correlation {correlation:.2f}, over {count(channels, 'channel')} of "
-        f"{count(len(used), 'layer')})",
-        layers=len(used),
-        channels=channels,
-        ratio=ratio,
-        correlation=correlation,
-    )
+    def evidence(self, trained_with: TrainedWith, subject: str = "") -> Evidence:
+        """Return the numbers as evidence; `subject` introduces them in the reason."""
+        gradients = [pair.gradient.ratio for pair in self.pairs if pair.gradient is not None]
+        numbers = (
+            f"{subject}size {self.ratio:.2g} of beta's, correlation {self.correlation:.2f}, over "
+            f"{count(self.channels, 'channel')} of {count(len(self.pairs), 'layer')}"
+        )
+        if gradients:
+            numbers += f"; gradient {max(gradients):.2g} of that in inference mode"
+        return Evidence(
+            trained_with=trained_with,
+            reason=f"{_MEANING[trained_with]} ({numbers})",
+            layers=len(self.pairs),
+            channels=self.channels,
+            ratio=self.ratio,
+            correlation=self.correlation,
+            gradient_ratio=max(gradients, default=None),
+        )
 
 
 _MEANING: Final = {
-    "batch-statistics": "the bias before the normalization did not follow beta, as it had no "
+    "batch-statistics": "the bias before the normalization did not follow beta, because it had no "
     "gradient: training normalized with the statistics of the batch",
     "stored-statistics": "the bias before the normalization followed beta: training used the "
     "stored statistics",
@@ -391,34 +343,82 @@ _MEANING: Final = {
 }
 
 
-def _by_gradients(gradients: Sequence[Gradient], is_proven: bool) -> TrainedWith:
+def judge(pairs: Sequence[Pair], by_weights: bool = True) -> Evidence:
+    """Return how a model was trained according to the pairs of its layers.
+
+    Args:
+        pairs: the pairs.
+        by_weights: True if the layers have the initial statistics, so that the weights count as
+            well as the gradients.
+    """
+    vectors = [pair for pair in pairs if not pair.is_sum]
+    comparison = _Comparison(vectors)
+    if not vectors:
+        evidence = Evidence("unknown", "no bias is added right before a layer with a beta")
+    elif not comparison.pairs:
+        evidence = Evidence("unknown", "beta or the bias before the layers was not trained")
+    else:
+        answer = _by_gradients(comparison)
+        if answer == "unknown" and by_weights:
+            answer = _by_weights(comparison)
+        evidence = comparison.evidence(answer)
+    if evidence.trained_with == "unknown":
+        sums = _Comparison([pair for pair in pairs if pair.is_sum])
+        answer = _by_sums(sums)
+        if answer != "unknown":
+            return sums.evidence(answer, "its sum over the positions: ")
+    return evidence
+
+
+def _by_gradients(comparison: _Comparison) -> TrainedWith:
+    gradients = [pair.gradient for pair in comparison.pairs if pair.gradient is not None]
     if gradients and all(gradient.ratio <= _NO_GRADIENT for gradient in gradients):
         return "batch-statistics"
     is_same = gradients and all(gradient.distance <= _SAME_GRADIENT for gradient in gradients)
-    return "stored-statistics" if is_same and is_proven else "unknown"
+    return "stored-statistics" if is_same and comparison.is_proven else "unknown"
 
 
-def _by_weights(freedom: int, ratio: float, correlation: float, is_proven: bool) -> TrainedWith:
-    """The verdict by the sizes and the correlation over channels with so much freedom."""
+def _by_weights(comparison: _Comparison) -> TrainedWith:
+    freedom = comparison.channels - len(comparison.pairs)
     if freedom < _FEWEST:
         return "unknown"
+    ratio, correlation = comparison.ratio, comparison.correlation
     least, most = _FOLLOWING_RATIO
     if correlation >= _FOLLOWS and least <= ratio <= most:
         return "stored-statistics"
     if ratio <= _ROUNDING_RATIO and abs(correlation) <= _ROUNDING_CORRELATION:
         return "batch-statistics"
-    if is_proven and ratio <= _INFLATED_RATIO and abs(correlation) <= _CHANCE / sqrt(freedom):
+    is_chance = abs(correlation) <= _CHANCE / sqrt(freedom)
+    if comparison.is_proven and ratio <= _INFLATED_RATIO and is_chance:
         return "batch-statistics"
     return "unknown"
 
 
-def _moved(values: NDArray[np.float64]) -> bool:
-    """Return True if the numbers are finite and differ, as those of trained variables do."""
+def _by_sums(comparison: _Comparison) -> TrainedWith:
+    """Judge biases with a number for each position, by their sums over the positions.
+
+    With the stored statistics, the gradient of beta is the sum of the gradients of such a bias
+    over the positions, apart from the factor gamma. With batch statistics, that sum is 0. An
+    optimizer that divides each gradient by its size weakens the correlation in the first case, and
+    makes it negative in the second. In 10 trainings of small generators with Adam, RMSprop and
+    SGD, the correlations were -0.62 to 1.00 in the first case, and -0.66 to 0.23 in the second.
+    """
+    if comparison.channels < _FEWEST_OF_SUMS or not comparison.is_proven:
+        return "unknown"
+    ratio, correlation = comparison.ratio, comparison.correlation
+    if correlation >= _SUM_FOLLOWS and ratio >= _FOLLOWING_RATIO[0]:
+        return "stored-statistics"
+    if ratio <= _ROUNDING_RATIO and abs(correlation) <= _ROUNDING_CORRELATION:
+        return "batch-statistics"
+    return "unknown"
+
+
+def _is_trained(values: NDArray[np.float64]) -> bool:
+    """Return True if the numbers are finite and differ from each other."""
     return bool(np.isfinite(values).all() and np.ptp(values) > 0)
 
 
-def _compared(pair: Pair) -> tuple[float, float]:
-    """The ratio of the sizes of bias and beta, and their correlation."""
+def _ratio_and_correlation(pair: Pair) -> tuple[float, float]:
     bias, beta = (values - values.mean() for values in (pair.bias, pair.beta))
     sizes = np.linalg.norm(bias), np.linalg.norm(beta)
     with np.errstate(all="ignore"):

@@ -119,7 +119,7 @@ def portable(array: Array) -> Array:
 
 
 def compact_pair(mean: float, deviation: float, digits: int) -> tuple[str, str]:
-    """A mean and its deviation for a table: the mean as finely as the deviation allows.
+    """Return a mean and its deviation for a table, with as many decimals as the deviation allows.
 
     Args:
         mean: any number.
@@ -138,9 +138,9 @@ def compact_pair(mean: float, deviation: float, digits: int) -> tuple[str, str]:
 
 
 def compact(number: float, digits: int) -> str:
-    """A number for a table: to so many significant digits, and one more decimal at most.
+    """Return a number for a table, with this number of significant digits.
 
-    Whole numbers have no decimals.
+    It has at most one decimal more than that, and none if it is an integer.
     """
     if not math.isfinite(number):
         return str(number)
@@ -154,7 +154,7 @@ def compact(number: float, digits: int) -> str:
 
 
 def _decimals(number: float, digits: int) -> int:
-    """How many decimals show so many digits of a number that is not 0."""
+    """Return the number of decimals that shows the given digits of a number other than 0."""
     return min(max(0, digits - 1 - math.floor(math.log10(abs(number)))), digits + 1)
 
 
@@ -163,7 +163,7 @@ def _is_integer(dtype: np.dtype[np.generic]) -> bool:
 
 
 def labels(shape: tuple[int, ...], start: int, stop: int, step: int = 1) -> list[str]:
-    """The names of the elements of an array from position `start` to `stop`, in C order."""
+    """Return the names of the elements of an array from position `start` to `stop`, in C order."""
     positions = np.arange(start, stop, step)
     if sum(size != 1 for size in shape) <= 1:
         return list(map(str, positions.tolist()))

@@ -1,4 +1,4 @@
-"""Numbers placed on the axis of a chart, whatever is drawn there."""
+"""The axis of a chart, for the terminal, notebooks, TensorBoard and Matplotlib."""
 
 from __future__ import annotations
 
@@ -9,10 +9,18 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bnstat.model import Array, as_float64
+
 Floats = NDArray[np.float64]
 
-_WIDE: Final = 1e3
-"""From this ratio of the largest to the smallest on, positive numbers go by their logarithms."""
+_LOGARITHMIC_FROM: Final = 1e3
+"""The ratio of the largest to the smallest positive number from which on an axis is logarithmic."""
+
+
+def finite(array: Array) -> Floats:
+    """Return the flat finite numbers of an array."""
+    values = as_float64(array).ravel()
+    return values[np.isfinite(values)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +29,7 @@ class Scale:
 
     Attributes:
         low, high: its ends, finite.
-        logarithmic: whether equal distances are equal ratios.
+        logarithmic: True if equal distances are equal ratios.
     """
 
     low: float
@@ -30,41 +38,43 @@ class Scale:
 
     @classmethod
     def of(cls, values: Floats, adaptive: bool = True) -> Scale:
-        """The axis for finite numbers, one at least.
+        """Return the axis for at least one finite number.
 
         Args:
             values: the numbers.
-            adaptive: whether the axis of positive numbers of very different sizes is logarithmic.
+            adaptive: False if the axis must be linear. By default, it is logarithmic for positive
+                numbers of very different sizes.
         """
         low, high = float(values.min()), float(values.max())
-        return cls(low, high, adaptive and low > 0 and high / _WIDE > low)
+        return cls(low, high, adaptive and low > 0 and high / _LOGARITHMIC_FROM > low)
 
     @property
     def is_point(self) -> bool:
-        """Whether all of the numbers are the same."""
+        """True if all numbers are equal."""
         return self.low == self.high
 
     def places(self, values: Floats) -> Floats:
-        """Where finite numbers between the ends lie: from 0 at `low` to 1 at `high`.
-
-        If both ends are the same, that is 0.5.
-        """
+        """Return positions of finite numbers: from 0 at `low` to 1 at `high`, or 0.5 if equal."""
         if self.is_point:
             return np.full_like(values, 0.5)
         low, high = self.low, self.high
         if self.logarithmic:
             low, high, values = math.log10(low), math.log10(high), np.log10(values)
-        # Scaled by a power of 2 first, so that the extent neither overflows nor vanishes.
+        # Scaled by a power of 2 first, so that the difference neither overflows nor vanishes.
         exponent = math.frexp(max(abs(low), abs(high)))[1]
         low, high = math.ldexp(low, -exponent), math.ldexp(high, -exponent)
         return np.clip((np.ldexp(values, -exponent) - low) / (high - low), 0, 1)
 
     def counts(self, values: Floats, bins: int) -> NDArray[np.intp]:
-        """How many of the numbers lie in each of so many equal parts of the axis."""
+        """Return how many of the numbers are in each of `bins` equal parts of the axis."""
         parts = (self.places(values) * bins).astype(np.intp)
         return np.bincount(np.minimum(parts, bins - 1), minlength=bins)
 
+    def histogram(self, values: Floats, most: int) -> NDArray[np.intp]:
+        """Return counts in a number of parts that suits the numbers, at most `most`."""
+        return self.counts(values, 5 if self.is_point else bins_for(values.size, most))
+
 
 def bins_for(count: int, most: int) -> int:
-    """How many parts show the distribution of so many numbers: twice the root, at most `most`."""
+    """Return the number of bars for a histogram: twice the root of the count, at most `most`."""
     return max(1, min(most, math.ceil(2 * math.sqrt(count))))

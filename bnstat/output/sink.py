@@ -1,4 +1,4 @@
-"""Where output goes: standard output, or a file that is written whole or not at all."""
+"""Destinations of output: standard output, or a file that is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _STDOUT: Final = ("-", "/dev/stdout")
 def open_binary(path: str) -> Iterator[BinaryIO]:
     """Open `path` for writing bytes; `-` is standard output.
 
-    A regular file appears, or is replaced, when the block ends without an error, with the
-    permissions that a plain `open` would leave; else nothing changes. A device or a FIFO is
+    A regular file appears or is replaced when the block ends without an error, with the
+    permissions that a plain `open` would leave; otherwise nothing changes. A device or a FIFO is
     written directly.
 
     Raises:
@@ -42,25 +42,6 @@ def open_binary(path: str) -> Iterator[BinaryIO]:
         return
     if mode is not None and not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-    with _replacing(path, mode) as file:
-        yield file
-
-
-@contextlib.contextmanager
-def open_text(path: str) -> Iterator[TextIO]:
-    """Open `path` for writing text, always in UTF-8 and with line ends as they are.
-
-    Its `writelines` gathers all lines in memory: write them one by one. See `open_binary`, also
-    for what is raised.
-    """
-    import codecs
-
-    with open_binary(path) as file:
-        yield cast(TextIO, codecs.getwriter("utf-8")(file))
-
-
-@contextlib.contextmanager
-def _replacing(path: str, mode: int | None) -> Iterator[BinaryIO]:
     target = os.path.realpath(path)
     temporary = os.path.join(os.path.dirname(target), f".bnstat-{os.urandom(8).hex()}")
     try:
@@ -79,13 +60,25 @@ def _replacing(path: str, mode: int | None) -> Iterator[BinaryIO]:
         raise
 
 
+@contextlib.contextmanager
+def open_text(path: str) -> Iterator[TextIO]:
+    """Open `path` for writing text in UTF-8, with line ends unchanged. See `open_binary`.
+
+    `writelines` collects all lines in memory; write them one by one instead.
+    """
+    import codecs
+
+    with open_binary(path) as file:
+        yield cast(TextIO, codecs.getwriter("utf-8")(file))
+
+
 def writes_to_terminal(path: str) -> bool:
-    """Whether output to `path` appears on the user's terminal."""
+    """Return True if output to `path` appears on the user's terminal."""
     return path in _STDOUT and sys.stdout is not None and sys.stdout.isatty()
 
 
 def show(render: Callable[[Screen], Iterable[str]], path: str) -> None:
-    """Write the lines that `render` gives for a screen: for standard output's, or for a file.
+    """Write the lines that `render` returns for a screen: that of standard output, or of a file.
 
     Raises:
         OSError: they cannot be written.

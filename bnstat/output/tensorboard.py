@@ -1,16 +1,16 @@
-"""Statistics as TensorBoard shows them: event files with histograms, scalars and text.
+"""Statistics for TensorBoard: event files with histograms, scalars and text.
 
-An event file is a sequence of records, each of a length (uint64), its checksum (uint32), an
-`Event` message and its checksum, little-endian; the checksums are masked CRC-32C
-(`tensorflow/core/lib/io/record_writer.h`). A histogram is a float64 tensor of one row a bucket:
+An event file is a sequence of records: a length (uint64), its checksum (uint32), an `Event`
+message and its checksum, all little-endian. The checksums are masked CRC-32C
+(`tensorflow/core/lib/io/record_writer.h`). A histogram is a float64 tensor with one row per bucket:
 left edge, right edge, count (`tensorboard/plugins/histogram/summary_v2.py`).
 
-In the folder that is given there is one run, `bnstat`, with these tags:
+The folder gets one run, `bnstat`, with these tags:
 
     LAYER/ROLE                       histogram over the finite channels
-    LAYER/ROLE/mean, std, min, max   scalars over the finite channels; NaN where there is none
-    LAYER/ROLE/not_finite            how many channels are NaN or infinite, where any is
-    findings, findings over time     text: what `check` finds in a step, and in the run
+    LAYER/ROLE/mean, std, min, max   scalars over the finite channels; NaN if there are none
+    LAYER/ROLE/not_finite            the number of channels that are NaN or infinite, if any
+    findings, findings over time     text: the findings of `check` in a step, and in the run
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ import numpy as np
 from bnstat.checks import Finding, check
 from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.formats.tensorflow.sstable import masked_crc32c
-from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, as_float64, printable
+from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, printable
 from bnstat.output.results.differences import escaped
-from bnstat.output.scale import Scale
+from bnstat.output.scale import Scale, finite
 from bnstat.output.sink import open_binary
 from bnstat.run_history import History, history
 
@@ -48,7 +48,7 @@ RUN: Final = "bnstat"
 """The folder of the event files; TensorBoard shows it as a run of this name."""
 
 _BINS: Final = 30
-"""TensorBoard's own number."""
+"""The number that TensorBoard itself uses."""
 
 _NAME: Final = "events.out.tfevents"
 
@@ -58,38 +58,34 @@ class Events:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        self._write(Event(file_version="brain.Event:2"))
 
-    def add(self, model: Model, step: int, found: Sequence[Finding]) -> None:
-        """Write the layers of a model at a step, and what was found in them.
+    def add(self, model: Model, step: int, findings: Sequence[Finding]) -> None:
+        """Write the layers of a model at a step, and the findings in it.
 
         Raises:
             BnstatError: an array cannot be read; nothing of the step is written then.
         """
-        messages = [
-            Event(wall_time=time.time(), step=step, summary=Values(value=_layer(layer)))
-            for layer in model
-        ]
-        for message in messages:
-            self._write(message)
-        self.findings("findings", step, found)
+        summaries = [Values(value=list(_values(layer))) for layer in model]
+        for summary in summaries:
+            self._write(Event(step=step, summary=summary))
+        self.findings("findings", step, findings)
 
-    def findings(self, tag: str, step: int, found: Sequence[Finding]) -> None:
+    def findings(self, tag: str, step: int, findings: Sequence[Finding]) -> None:
         """Write findings as text."""
-        lines = [_line(finding) for finding in found] or ["no findings"]
+        lines = [_line(finding) for finding in findings] or ["no findings"]
         tensor = TensorProto(dtype=DT_STRING, string_val=["\n".join(lines).encode()])
-        value = _value(tag, texts, tensor)
-        self._write(Event(wall_time=time.time(), step=step, summary=Values(value=[value])))
+        self._write(Event(step=step, summary=Values(value=[_value(tag, texts, tensor)])))
 
     def flush(self) -> None:
-        """Let those see what was written who read the file."""
+        """Make everything written so far visible to readers of the file."""
         self._file.flush()
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
     def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
         content = event.SerializeToString()
         length = struct.pack("<Q", len(content))
         checksums = [struct.pack("<I", masked_crc32c(part)) for part in (length, content)]
@@ -97,15 +93,15 @@ class Events:
 
 
 def write(models: Iterable[tuple[str, Model | BnstatError]], logdir: str) -> History:
-    """Write a run that is over to an event file, whole or not at all, in place of the last.
+    """Write a finished run to an event file, completely or not at all; it replaces the last one.
 
     Args:
-        models: the checkpoints, as for `bnstat.history`. A checkpoint's step is the one that it
-            tells, else its number.
-        logdir: the folder in which the run `bnstat` is; made if it is not there.
+        models: the checkpoints, as for `bnstat.history`. The step is the one that a checkpoint
+            stores, otherwise its index.
+        logdir: the folder that contains the run `bnstat`; it is created if necessary.
 
     Returns:
-        The history of the run. No file is written where it has no layer.
+        The history of the run. If it has no layers, no file is written.
 
     Raises:
         OSError: it cannot be written.
@@ -114,21 +110,30 @@ def write(models: Iterable[tuple[str, Model | BnstatError]], logdir: str) -> His
 
     def written() -> Iterator[tuple[str, Model | BnstatError]]:
         nonlocal step
-        for number, (name, model) in enumerate(models):
+        for index, (name, model) in enumerate(models):
             outcome = model
             if isinstance(model, Model):
-                step = number if model.source.step is None else model.source.step
+                step = index if model.source.step is None else model.source.step
                 try:
                     events.add(model, step, check(model))
                 except BnstatError as error:
                     outcome = error
             yield name, outcome
 
-    with contextlib.suppress(_NoLayersError), _replaced(logdir) as events:
-        run = history(written())
-        if not run.tracks:
-            raise _NoLayersError
-        events.findings("findings over time", step, check(run))
+    folder = os.path.join(logdir, RUN)
+    os.makedirs(folder, exist_ok=True)
+    try:
+        with open_binary(os.path.join(folder, f"{_NAME}.{RUN}")) as file:
+            events = Events(file)
+            run = history(written())
+            if not run.tracks:
+                raise _NoLayersError
+            events.findings("findings over time", step, check(run))
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)  # fails unless it is empty
+        if not isinstance(error, _NoLayersError):
+            raise
     return run
 
 
@@ -136,21 +141,8 @@ class _NoLayersError(Exception):
     """There is nothing to write."""
 
 
-@contextlib.contextmanager
-def _replaced(logdir: str) -> Iterator[Events]:
-    folder = os.path.join(logdir, RUN)
-    os.makedirs(folder, exist_ok=True)
-    try:
-        with open_binary(os.path.join(folder, f"{_NAME}.{RUN}")) as file:
-            yield Events(file)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.rmdir(folder)  # only where it is empty
-        raise
-
-
 def growing_run(logdir: str) -> Events:
-    """A new event file for a run that goes on, beside those that are there.
+    """Return a new event file for a run that is in progress, beside the files that exist.
 
     Raises:
         OSError: it cannot be written.
@@ -161,33 +153,27 @@ def growing_run(logdir: str) -> Events:
     return Events(open(os.path.join(folder, name), "xb"))
 
 
-def _layer(layer: BatchNorm) -> list[Values.Value]:
-    arrays = [(role, layer.array(role)) for role in ROLES]
-    return [
-        value
-        for role, array in arrays
-        if array is not None
-        for value in _role(f"{printable(layer.name)}/{role}", array)
-    ]
-
-
-def _role(tag: str, array: Array) -> Iterator[Values.Value]:
-    summary = Summary.of(array)
-    if summary.bad < summary.count:
-        yield _value(tag, histograms, _buckets(array))
-    numbers = {name: getattr(summary, name) for name in ("mean", "std", "min", "max")}
-    if summary.bad:
-        numbers["not_finite"] = summary.bad
-    for name, number in numbers.items():
-        with np.errstate(over="ignore"):
-            content = np.float32(number).tobytes()
-        tensor = TensorProto(dtype=DT_FLOAT, tensor_shape={}, tensor_content=content)
-        yield _value(f"{tag}/{name}", scalars, tensor)
+def _values(layer: BatchNorm) -> Iterator[Values.Value]:
+    for role in ROLES:
+        array = layer.array(role)
+        if array is None:
+            continue
+        tag = f"{printable(layer.name)}/{role}"
+        summary = Summary.of(array)
+        if summary.bad < summary.count:
+            yield _value(tag, histograms, _buckets(array))
+        numbers = {name: getattr(summary, name) for name in ("mean", "std", "min", "max")}
+        if summary.bad:
+            numbers["not_finite"] = summary.bad
+        for name, number in numbers.items():
+            with np.errstate(over="ignore"):
+                content = np.float32(number).tobytes()
+            tensor = TensorProto(dtype=DT_FLOAT, tensor_shape={}, tensor_content=content)
+            yield _value(f"{tag}/{name}", scalars, tensor)
 
 
 def _buckets(array: Array) -> TensorProto:
-    values = as_float64(array).ravel()
-    values = values[np.isfinite(values)]
+    values = finite(array)
     scale = Scale.of(values, adaptive=False)
     counts = scale.counts(values, _BINS)
     low, high = scale.low, scale.high
@@ -208,7 +194,7 @@ def _value(tag: str, plugin: Any, tensor: TensorProto) -> Values.Value:
 
 
 def _line(finding: Finding) -> str:
-    """A finding as an item of a list in Markdown."""
+    """Return a finding as an item of a list in Markdown."""
     layer = "whole model" if finding.layer is None else escaped(printable(finding.layer))
     rule = f"**{finding.severity}** {finding.rule} {finding.name}"
     return f"- {rule}: {layer}: {escaped(printable(finding.message))}"

@@ -1,54 +1,35 @@
-"""For each rule a model that it finds something in, and one just short of it.
+"""Layers for the tests of rules, and for each rule models and runs in which it finds something.
 
-The models are described here and built twice: by hand, and with TensorFlow.
+Each case has a counterpart just short of it, in which the rule finds nothing. The models are
+described here and built twice: by hand, and with TensorFlow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-CHANNELS = 8
+from bnstat.checks import Finding, check
+from bnstat.model import BatchNorm, Model, Source
+from tests.output import models
 
-Arrays = Mapping[str, np.ndarray]
+CHANNELS = 8
+NAN, INFINITE = float("nan"), float("inf")
+ZEROS, ONES = np.zeros(CHANNELS, np.float32), np.ones(CHANNELS, np.float32)
+START = {"moving_mean": ZEROS, "moving_variance": ONES}
+INITIAL = {"gamma": ONES, "beta": ZEROS, **START}
 
 
 @dataclass(frozen=True)
 class Layer:
     """A layer to build: its arrays by role and its settings."""
 
-    arrays: Arrays
+    arrays: Mapping[str, np.ndarray]
     epsilon: float = 1e-3
     momentum: float = 0.99
-
-
-@dataclass(frozen=True)
-class Case:
-    """What a rule has to find in one model, and not in the other.
-
-    Attributes:
-        rule: the rule's code.
-        severity: of what it finds.
-        found, short: the layers by name, and the step of the checkpoint.
-        layer: the layer in question; None for the whole model.
-        channels: those that it has to name.
-    """
-
-    rule: str
-    severity: str
-    found: Mapping[str, Layer]
-    short: Mapping[str, Layer]
-    layer: str | None = "bn"
-    channels: Sequence[int] = ()
-    found_step: int | None = None
-    short_step: int | None = None
-    label: str = field(default="")
-
-    def __str__(self) -> str:
-        return f"{self.rule}-{self.severity}{self.label and '-'}{self.label}"
 
 
 def array(*numbers: float) -> np.ndarray:
@@ -56,12 +37,12 @@ def array(*numbers: float) -> np.ndarray:
 
 
 def start(channels: int) -> dict[str, np.ndarray]:
-    """The statistics that a layer begins with."""
+    """Return the initial statistics of a layer."""
     return {"moving_mean": np.zeros(channels, "f4"), "moving_variance": np.ones(channels, "f4")}
 
 
 def sound(seed: int = 0, channels: int = CHANNELS, **changes: Any) -> Layer:
-    """A layer that no rule finds anything in, with some of its arrays or settings changed."""
+    """Return a layer in which no rule finds anything, with some arrays or settings changed."""
     random = np.random.default_rng(seed)
     settings = {name: changes.pop(name) for name in ("epsilon", "momentum") if name in changes}
     arrays = {
@@ -74,7 +55,7 @@ def sound(seed: int = 0, channels: int = CHANNELS, **changes: Any) -> Layer:
 
 
 def but(role: str, seed: int = 0, **channels: float) -> Layer:
-    """The sound layer with single channels of one role changed: `but(role, c3=0.0)`."""
+    """Return the sound layer with single channels of one role changed: `but(role, c3=0.0)`."""
     changed = sound(seed).arrays[role].copy()
     for channel, value in channels.items():
         changed[int(channel[1:])] = value
@@ -82,187 +63,292 @@ def but(role: str, seed: int = 0, **channels: float) -> Layer:
 
 
 def both(**channels: tuple[float, float]) -> Layer:
-    """The sound layer with gamma and beta of single channels changed."""
+    """Return the sound layer with gamma and beta of single channels changed."""
     gamma, beta = (sound().arrays[role].copy() for role in ("gamma", "beta"))
     for channel, (scale, offset) in channels.items():
         gamma[int(channel[1:])], beta[int(channel[1:])] = scale, offset
     return sound(gamma=gamma, beta=beta)
 
 
+def variances(*numbers: float, mean: np.ndarray | None = None) -> Layer:
+    """Return a layer that has only means and these variances."""
+    usual = sound(1).arrays["moving_mean"][: len(numbers)]
+    mean = usual if mean is None else mean
+    return Layer({"moving_mean": mean, "moving_variance": array(*numbers)})
+
+
+def without(layer: Layer, *roles: str) -> Layer:
+    return Layer({role: array for role, array in layer.arrays.items() if role not in roles})
+
+
+def norm(layer: Layer, name: str = "bn", **fields: Any) -> BatchNorm:
+    settings = {"epsilon": layer.epsilon, "momentum": layer.momentum} | fields
+    return models.layer(name, layer.arrays, **settings)
+
+
+def model(*layers: BatchNorm, step: int | None = None, **fields: Any) -> Model:
+    source = Source("runs/cnn", "tf2-checkpoint", step=step)
+    return models.model(*layers, **{"source": source, **fields})
+
+
+def find(rule: str, *layers: BatchNorm, step: int | None = None, **options: Any) -> list[Finding]:
+    """Return the findings of a rule in layers."""
+    return check(model(*layers, step=step), select=[rule], **options)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layer in which a rule finds something, and a layer in which it does not.
+
+    Attributes:
+        rule, severity: the code of the rule, and the severity of the finding.
+        found, short: the layers.
+        channels: the channels of the finding.
+        steps: the step of the checkpoint with each layer.
+        others: layers of both models, by name; they come first.
+    """
+
+    rule: str
+    severity: str
+    found: Layer
+    short: Layer
+    channels: Sequence[int] = ()
+    steps: tuple[int | None, int | None] = (None, None)
+    others: Mapping[str, Layer] = field(default_factory=dict)
+    label: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.rule}-{self.severity}{self.label and '-'}{self.label}"
+
+
 def _scaled(scale: float) -> Layer:
-    """A layer whose channel 4 has a variance of 0, and the effective scale `scale`."""
-    variance = sound().arrays["moving_variance"].copy()
-    variance[4] = 0
-    gamma = sound().arrays["gamma"].copy()
-    gamma[4] = -scale * np.sqrt(1e-3)
+    """Return a layer whose channel 4 has a variance of 0 and this effective scale."""
+    gamma, variance = (sound().arrays[role].copy() for role in ("gamma", "moving_variance"))
+    gamma[4], variance[4] = -scale * np.sqrt(1e-3), 0
     return sound(gamma=gamma, moving_variance=variance)
 
 
-ZEROS, ONES = np.zeros(CHANNELS, np.float32), np.ones(CHANNELS, np.float32)
-START = start(CHANNELS)
-INITIAL = {"gamma": ONES, "beta": ZEROS, **START}
 ALMOST_ONES = np.array([*ONES[1:], np.nextafter(np.float32(1), np.float32(2))])
 ALMOST_ZEROS = np.array([*ZEROS[1:], 1e-30], np.float32)
 LEAST = float(np.nextafter(np.float32(1e-7), np.float32(0)))
 MORE = float(np.nextafter(np.float32(1e-7), np.float32(1)))
+OTHER = {"other": sound(1)}
+LOW, LOWER = but("moving_variance", c2=0.37), but("moving_variance", c2=0.36)
 
 CASES = (
     Case(
         "BN001",
         "warning",
-        found={"bn": sound(**START), "other": sound(1)},
-        short={"bn": sound(moving_mean=ZEROS, moving_variance=ALMOST_ONES), "other": sound(1)},
-    ),
-    Case(
-        "BN001",
-        "warning",
-        found={"bn": sound(**START), "other": sound(1, **START)},
-        short={"bn": sound(moving_mean=ZEROS, moving_variance=ALMOST_ONES), "other": sound(1)},
-        layer=None,
-        label="whole-model",
+        sound(**START),
+        sound(moving_mean=ZEROS, moving_variance=ALMOST_ONES),
+        others=OTHER,
     ),
     Case(
         "BN001",
         "info",
-        found={"bn": sound(**INITIAL), "other": sound(1)},
-        short={"bn": sound(**{**INITIAL, "moving_mean": ALMOST_ZEROS}), "other": sound(1)},
+        sound(**INITIAL),
+        sound(**{**INITIAL, "moving_mean": ALMOST_ZEROS}),
+        others=OTHER,
         label="untrained",
     ),
     Case(
         "BN002",
         "warning",
-        found={"bn": sound(moving_variance=ONES)},
-        short={"bn": sound(moving_variance=ALMOST_ONES)},
+        sound(moving_variance=ONES),
+        sound(moving_variance=ALMOST_ONES),
         label="variance",
     ),
     Case(
-        "BN002",
-        "warning",
-        found={"bn": sound(moving_mean=ZEROS)},
-        short={"bn": sound(moving_mean=ALMOST_ZEROS)},
-        label="mean",
+        "BN002", "warning", sound(moving_mean=ZEROS), sound(moving_mean=ALMOST_ZEROS), label="mean"
     ),
     # 0.99 ** 229 is just above 0.1, 0.99 ** 230 just below it.
-    Case(
-        "BN003",
-        "warning",
-        found={"bn": but("moving_variance", c2=0.14)},
-        short={"bn": but("moving_variance", c2=0.14)},
-        found_step=229,
-        short_step=230,
-    ),
-    # Far above the share, a variance does not tell whether it is in there.
-    Case(
-        "BN003",
-        "info",
-        found={"bn": but("moving_variance", c2=0.5)},
-        short={"bn": but("moving_variance", c2=0.5)},
-        found_step=229,
-        short_step=230,
-        label="unseen",
-    ),
+    Case("BN003", "warning", *[but("moving_variance", c2=0.14)] * 2, steps=(229, 230)),
+    # A variance far above the share does not show whether the share is in it.
+    Case("BN003", "info", *[but("moving_variance", c2=0.5)] * 2, steps=(229, 230), label="unseen"),
     # A variance below the share shows that the step does not count updates.
-    Case(
-        "BN003",
-        "warning",
-        found={"bn": but("moving_variance", c2=0.37), "other": sound(1)},
-        short={"bn": but("moving_variance", c2=0.36), "other": sound(1)},
-        found_step=100,
-        short_step=100,
-        label="refuted",
-    ),
-    Case(
-        "BN003",
-        "info",
-        found={"bn": sound(moving_variance=ONES * 50)},
-        short={"bn": sound(moving_variance=ONES * 50)},
-        found_step=229,
-        short_step=230,
-        label="large-variances",
-    ),
+    Case("BN003", "warning", LOW, LOWER, steps=(100, 100), others=OTHER, label="refuted"),
+    Case("BN003", "info", *[sound(moving_variance=ONES * 50)] * 2, steps=(229, 230), label="large"),
     Case(
         "BN004",
         "error",
-        found={"bn": but("moving_mean", c3=float("nan"), c5=float("inf"))},
-        short={"bn": but("moving_mean", c3=3e38, c5=-3e38)},
+        but("moving_mean", c3=NAN, c5=INFINITE),
+        but("moving_mean", c3=3e38, c5=-3e38),
         channels=(3, 5),
     ),
     Case(
         "BN005",
         "error",
-        found={"bn": but("moving_variance", c1=-0.0011)},
-        short={"bn": but("moving_variance", c1=0.0011)},
+        but("moving_variance", c1=-0.0011),
+        but("moving_variance", c1=0.0011),
         channels=(1,),
     ),
     Case(
         "BN005",
         "warning",
-        found={"bn": but("moving_variance", c1=-1e-9)},
-        short={"bn": but("moving_variance", c1=-0.0)},
+        but("moving_variance", c1=-1e-9),
+        but("moving_variance", c1=-0.0),
         channels=(1,),
         label="above-epsilon",
     ),
     Case(
         "BN006",
         "info",
-        found={"bn": but("moving_variance", c0=0.0, c7=LEAST)},
-        short={"bn": but("moving_variance", c0=MORE, c7=MORE)},
+        but("moving_variance", c0=0.0, c7=LEAST),
+        but("moving_variance", c0=MORE, c7=MORE),
         channels=(0, 7),
     ),
     Case(
         "BN006",
         "warning",
-        found={"bn": sound(moving_variance=ZEROS + np.float32(LEAST))},
-        short={"bn": but("moving_variance", **{f"c{c}": LEAST for c in range(7)})},
+        sound(moving_variance=ZEROS + np.float32(LEAST)),
+        but("moving_variance", **{f"c{c}": LEAST for c in range(7)}),
         channels=range(CHANNELS),
         label="all-channels",
     ),
-    Case(
-        "BN007",
-        "warning",
-        found={"bn": _scaled(1001)},
-        short={"bn": _scaled(999)},
-        channels=(4,),
-    ),
+    Case("BN007", "warning", _scaled(1001), _scaled(999), channels=(4,)),
     Case(
         "BN008",
         "info",
-        found={"bn": sound(moving_variance=array(1, 1, 1, 1, 1, 1, 1, 10001))},
-        short={"bn": sound(moving_variance=array(1, 1, 1, 1, 1, 1, 1, 10000))},
+        sound(moving_variance=array(1, 1, 1, 1, 1, 1, 1, 10001)),
+        sound(moving_variance=array(1, 1, 1, 1, 1, 1, 1, 10000)),
         channels=(7,),
     ),
+    Case("BN009", "info", both(c2=(-0.00099, 0.099)), both(c2=(-0.0011, 0.099)), channels=(2,)),
+    Case("BN010", "info", both(c2=(0.00099, -0.11)), both(c2=(0.00099, -0.09)), channels=(2,)),
     Case(
-        "BN009",
+        "BN013",
         "info",
-        found={"bn": both(c2=(-0.00099, 0.099))},
-        short={"bn": both(c2=(-0.0011, 0.099))},
-        channels=(2,),
-    ),
-    Case(
-        "BN010",
-        "info",
-        found={"bn": both(c2=(0.00099, -0.11))},
-        short={"bn": both(c2=(0.00099, -0.09))},
-        channels=(2,),
+        sound(gamma=sound(1).arrays["gamma"]),
+        but("moving_mean", c6=0.125),
+        others={"original": sound()},
     ),
     Case(
         "BN013",
         "info",
-        found={"original": sound(), "bn": sound(gamma=sound(1).arrays["gamma"])},
-        short={"original": sound(), "bn": but("moving_mean", c6=0.125)},
-    ),
-    Case(
-        "BN013",
-        "info",
-        found={"original": sound(), "bn": sound()},
-        short={"original": sound(), "bn": but("moving_mean", c6=0.125)},
+        sound(),
+        but("moving_mean", c6=0.125),
+        others={"original": sound()},
         label="whole-layer",
     ),
-    Case(
-        "BN014",
+    Case("BN014", "info", sound(momentum=0.1), sound(momentum=0.5)),
+)
+"""BN011, BN012 and BN015 to BN018 do not depend on values alone; they have tests of their own."""
+
+Checkpoint = Mapping[str, Layer]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run in which a rule finds something, and a run in which it does not."""
+
+    rule: str
+    severity: str
+    found: Sequence[Checkpoint]
+    short: Sequence[Checkpoint]
+    layer: str | None = "bn"
+    label: str = field(default="")
+
+    def __str__(self) -> str:
+        return f"{self.rule}-{self.severity}-{self.label}"
+
+
+def run(length: int, at: Callable[[int], Layer]) -> list[Checkpoint]:
+    """Return the checkpoints of a layer `at(number)`, beside a layer in which everything moves."""
+    return [{"bn": at(number), "other": sound(100 + number)} for number in range(length)]
+
+
+def moving(number: int, *roles: str) -> Layer:
+    """Return the sound layer with other values of some roles in every checkpoint."""
+    return sound(**{role: sound(number + 1).arrays[role] for role in roles})
+
+
+def _one_channel_moves(number: int) -> Layer:
+    """Like `moving` gamma and beta, but one mean moves in the last checkpoint as well."""
+    layer = moving(number, "gamma", "beta")
+    mean = layer.arrays["moving_mean"].copy()
+    if number == 3:
+        mean[5] = np.nextafter(mean[5], np.float32(9))
+    return Layer({**layer.arrays, "moving_mean": mean})
+
+
+def _means(*shifts: float) -> list[Checkpoint]:
+    """Return checkpoints whose means are shifted by these numbers of standard deviations."""
+    return [
+        {"bn": sound(number, moving_mean=np.float32(shift) * ONES, moving_variance=ONES)}
+        for number, shift in enumerate(shifts)
+    ]
+
+
+def _variances(*factors: float) -> list[Checkpoint]:
+    shape = np.linspace(0.5, 1.5, CHANNELS, dtype=np.float32)
+    return [
+        {"bn": sound(number, moving_variance=np.float32(factor) * shape)}
+        for number, factor in enumerate(factors)
+    ]
+
+
+def _broken_at(number: int, broken: int) -> Layer:
+    return but("moving_mean", number, **({"c2": NAN} if number == broken else {}))
+
+
+RUNS = (
+    Run(
+        "BN101",
+        "warning",
+        found=run(4, lambda number: sound(number, **START)),
+        short=run(4, lambda number: sound(**START)),
+        label="at-the-start",
+    ),
+    Run(
+        "BN101",
+        "warning",
+        found=run(4, lambda number: moving(number, "gamma", "beta")),
+        short=run(4, _one_channel_moves),
+        label="statistics",
+    ),
+    Run(
+        "BN101",
         "info",
-        found={"bn": sound(momentum=0.1)},
-        short={"bn": sound(momentum=0.5)},
+        found=run(4, lambda number: moving(number, "moving_mean", "moving_variance")),
+        short=run(4, lambda number: moving(number, "moving_mean", "moving_variance", "beta")),
+        label="weights",
+    ),
+    Run("BN101", "info", run(4, lambda number: sound()), run(4, sound), label="layer"),
+    Run(
+        "BN101",
+        "info",
+        found=[{"bn": sound(number // 3)} for number in (0, 3, 3)],
+        short=[{"bn": sound(number)} for number in (0, 1, 2)],
+        layer=None,
+        label="saved-twice",
+    ),
+    Run("BN102", "info", _means(0, 0.11, 0.22, 0.33), _means(0, 0.11, 0.22, 0.31), label="slower"),
+    Run(
+        "BN102",
+        "info",
+        found=_means(0, 5, 0, 0.11, 0.22, 0.33),
+        short=_means(0, 5, 0, 0.11, 0, 0.11),
+        label="scatter",
+    ),
+    Run(
+        "BN103",
+        "warning",
+        found=_variances(1, 1.6, 2.6, 4.2),
+        short=_variances(1, 1.6, 2.6, 3.8),
+        label="growth",
+    ),
+    Run(
+        "BN103",
+        "warning",
+        found=_variances(1, 8, 64, 512),
+        short=_variances(1, 100, 190, 400),
+        label="slows-down",
+    ),
+    Run(
+        "BN103",
+        "error",
+        found=run(4, lambda number: _broken_at(number, 2)),
+        short=run(4, lambda number: _broken_at(number, 9)),
+        label="broken",
     ),
 )
-"""BN011, BN012, BN015 and BN016 are about what is stored, not about values: see the tests."""

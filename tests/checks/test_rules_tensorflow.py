@@ -12,20 +12,18 @@ import pytest
 import bnstat
 from bnstat.checks import HISTORY_RULES, Finding, check
 from bnstat.compare import history
-from tests.checks.cases import CASES, START, Case, Layer, sound
-from tests.checks.runs import RUNS, Run
+from bnstat.model import ROLES
+from tests.checks.cases import CASES, RUNS, START, Case, Layer, Run, sound
 
 keras = pytest.importorskip("keras")
 tf = pytest.importorskip("tensorflow")
 
 BY_TOPOLOGY = {("BN013", ""): "warning"}
-"""Severities of findings that are graver here because a Keras model shows what layers normalize."""
-
-ORDER = ("gamma", "beta", "moving_mean", "moving_variance")
+"""More serious findings, because a Keras model shows the inputs of its layers."""
 
 
 def saved(folder: Path, layers: Mapping[str, Layer], step: int | None) -> bnstat.Model:
-    """Save the layers as a Keras model, and load it. With a step, a later one lies beside it."""
+    """Save the layers as a Keras model, with a step in its name if there is one, and load it."""
     inputs = keras.Input((8,))
     outputs = inputs
     for name, layer in layers.items():
@@ -33,7 +31,7 @@ def saved(folder: Path, layers: Mapping[str, Layer], step: int | None) -> bnstat
             name=name, epsilon=layer.epsilon, momentum=layer.momentum
         )
         outputs = norm(outputs)
-        norm.set_weights([layer.arrays[role] for role in ORDER])
+        norm.set_weights([layer.arrays[role] for role in ROLES])
     path = folder / ("model.keras" if step is None else f"model-{step}.keras")
     keras.Model(inputs, outputs).save(path)
     if step is not None:
@@ -48,20 +46,21 @@ def test_a_rule_finds_its_model_and_not_the_one_just_short_of_it(
 ) -> None:
     severity = BY_TOPOLOGY.get((case.rule, case.label), case.severity)
 
-    def found(layers: Mapping[str, Layer], step: int | None) -> list[Finding]:
+    def found(layer: Layer, step: int | None) -> list[Finding]:
+        model = saved(tmp_path, {**case.others, "bn": layer}, step)
         return [
             finding
-            for finding in check(saved(tmp_path, layers, step), select=[case.rule])
-            if (finding.layer, finding.severity) == (case.layer, severity)
+            for finding in check(model, select=[case.rule])
+            if (finding.layer, finding.severity) == ("bn", severity)
         ]
 
-    (finding,) = found(case.found, case.found_step)
+    (finding,) = found(case.found, case.steps[0])
     assert finding.channels.tolist() == list(case.channels)
-    assert found(case.short, case.short_step) == []
+    assert found(case.short, case.steps[1]) == []
 
 
 class Norm(tf.Module):
-    """Batch norm's variables, for checkpoints of any content."""
+    """The variables of batch norm, for checkpoints with any content."""
 
     def __init__(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         super().__init__()
@@ -85,7 +84,7 @@ def test_missing_statistics_of_a_checkpoint_of_the_trainable_variables(
                 v1.get_variable(
                     role, initializer=sound().arrays[role], trainable="moving" not in role
                 )
-                for role in ORDER
+                for role in ROLES
             ]
         images = v1.placeholder(tf.float32, (None, 2, 2, 8))
         v1.nn.fused_batch_norm(images, *variables, is_training=False)

@@ -272,7 +272,7 @@ def test_what_is_wrong_is_told_with_file_and_key(text: str, message: str, projec
 )
 def test_what_is_no_toml(data: bytes, project: Path) -> None:
     (project / "bnstat.toml").write_bytes(data)
-    with pytest.raises(BnstatError, match=r"bnstat\.toml: is no TOML") as error:
+    with pytest.raises(BnstatError, match=r"bnstat\.toml: is not valid TOML") as error:
         find(str(project))
     assert "\n" not in str(error.value)
 

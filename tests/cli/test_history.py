@@ -35,7 +35,9 @@ def test_shows_a_row_for_each_layer_and_role(folder: Path) -> None:
     lines = result.stdout.splitlines()
     assert lines[1] == "checkpoints  5: model-1.h5 to model-5.h5"
     assert sum("moving variance" in line for line in lines[:12]) == 2
-    assert "nothing moves since model-3.h5 (2 intervals), while other layers do" in result.stdout
+    assert (
+        "nothing has changed since model-3.h5 (2 intervals), but other layers have" in result.stdout
+    )
     assert result.stderr == ""
 
 

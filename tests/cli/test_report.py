@@ -51,7 +51,7 @@ def test_two_models(old: str, new: str) -> None:
     shown = Shown(result.stdout)
     assert shown.data["kind"] == "difference"
     assert [row["change"]["verdict"] for row in shown.data["rows"]] == ["same", "different"]
-    assert "1 of 2 layers differ" in shown.all("p", id="verdict")
+    assert "1 of 2 layers differ" in shown.all("p", id="headline")
 
 
 def test_layers_that_were_folded(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_layers_that_were_folded(tmp_path: Path) -> None:
     result = run(*pair, "--epsilon", "0.001", "-q")
     assert (result.exit_code, result.stderr) == (0, "")
     shown = Shown(result.stdout)
-    assert shown.all("p", id="verdict") == ["no difference in effect within 1e-06: 1 folded"]
+    assert shown.all("p", id="headline") == ["no difference in effect within 1e-06: 1 folded"]
     (row,) = shown.data["rows"]
     assert row["folded"] == "bn -> conv.weight + conv.bias"
     assert run(*pair).exit_code == 1

@@ -17,7 +17,6 @@ import click
 import bnstat.docs
 from bnstat.checks import RULES
 from bnstat.cli import COMMANDS, main
-from bnstat.output.terminal.findings import sections
 
 FOLDER = Path(bnstat.docs.__file__).parent
 
@@ -84,7 +83,7 @@ def rules() -> Iterator[str]:
         yield f"| {rule.severity} | {escaped(rule.title)} |\n"
     for rule in RULES:
         yield f"\n## {rule.code} {rule.name}\n"
-        for title, text in sections(rule):
+        for title, text in rule.sections().items():
             yield f"\n{filled(f'**{title}.** {escaped(text)}')}\n"
 
 

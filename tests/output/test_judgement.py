@@ -74,7 +74,7 @@ def test_every_form_says_the_same(kind: str, old: Model, new: Model, said: str) 
     assert document["counts"] == difference.counts
     assert sum(difference.counts.values()) == len(layers_of(difference))
     shown = Shown(of_two(old, new))
-    assert shown.all("p", id="verdict") == [said]
+    assert shown.all("p", id="headline") == [said]
     assert sorted(each["name"] for each in shown.data["rows"]) == layers_of(difference)
 
 

@@ -1,1 +1,1 @@
-"""What notebooks show: tables with small charts, data frames, figures."""
+"""Displays for notebooks: tables with small charts, data frames, figures."""

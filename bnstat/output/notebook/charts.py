@@ -1,4 +1,4 @@
-"""Small charts as SVG within HTML: no script, no style sheet, readable on light and dark."""
+"""HTML for notebooks, and small charts as SVG in it: no script, no style sheet, any background."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from typing import Final
 
 import numpy as np
 
-from bnstat.model import Array, as_float64, printable
+from bnstat.model import Array, printable
 from bnstat.output.numbers import compact
-from bnstat.output.scale import Floats, Scale, bins_for
+from bnstat.output.scale import Floats, Scale, finite
+
+_COLOUR: Final = "#4477aa"
+"""Blue of Paul Tol's "bright" scheme, which people with colour blindness can distinguish."""
+
+_MOST_POINTS: Final = 200
 
 
 class Markup(str):
@@ -20,11 +25,10 @@ class Markup(str):
 
 
 BREAK: Final = Markup("<br>")
-"""The end of a line."""
 
 
 def element(tag: str, *children: str, **attributes: object) -> Markup:
-    """An element: `fill_opacity` is the attribute `fill-opacity`, `class_` is `class`."""
+    """Return an element; `fill_opacity` is the attribute `fill-opacity`, `class_` is `class`."""
     head = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{_text(str(value))}"'
         for name, value in attributes.items()
@@ -33,77 +37,70 @@ def element(tag: str, *children: str, **attributes: object) -> Markup:
 
 
 def together(*children: str) -> Markup:
-    """Elements and texts, one after the other."""
+    """Return elements and texts, one after the other."""
     return Markup("".join(each if isinstance(each, Markup) else _text(each) for each in children))
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
-    """A table of a head and rows."""
+    """Return a table with a head, or nothing if there are no rows."""
+    style = "text-align:left;vertical-align:middle"
+    body = [
+        element("tr", *(element("td", content, style=style) for content in row)) for row in rows
+    ]
+    if not body:
+        return Markup("")
     head = element("tr", *(element("th", title, style="text-align:left") for title in titles))
-    body = (element("tr", *(_cell(cell) for cell in row)) for row in rows)
     return element("table", element("thead", head), element("tbody", *body))
 
 
 def paragraphs(lines: Iterable[str]) -> Markup:
-    """Each line a paragraph."""
+    """Return each line as a paragraph."""
     return together(*(element("p", line, style="margin:.3em 0") for line in lines))
-
-
-def _cell(content: str) -> Markup:
-    return element("td", content, style="text-align:left;vertical-align:middle")
 
 
 def _text(text: str) -> str:
     return html.escape(printable(text))
 
 
-_COLOUR: Final = "#4477aa"
-"""Blue of Paul Tol's "bright" scheme, which the colour-blind can tell from the others."""
-
-_MOST_POINTS: Final = 200
-
-
 def distribution(array: Array, width: int = 96, height: int = 22) -> Markup:
-    """How the channels of a layer are distributed, in `width` by `height` pixels."""
-    values = _finite(array)
+    """Return a histogram of the channels of a layer, with its size in pixels."""
+    values = finite(array)
     if not values.size:
         return Markup("")
     scale = Scale.of(values)
-    bins = 5 if scale.is_point else bins_for(values.size, width // 3)
-    counts = scale.counts(values, bins)
-    each = width / bins
+    counts = scale.histogram(values, width // 3)
+    step = width / counts.size
     path = "".join(
-        f"M{number * each:.2f} {height}v{-max(1.0, height * count / counts.max()):.2f}"
-        f"h{max(1.0, each - 1):.2f}V{height}z"
-        for number, count in enumerate(counts.tolist())
-        if count
+        f"M{place * step:.2f} {height}v{-max(1.0, height * number / counts.max()):.2f}"
+        f"h{max(1.0, step - 1):.2f}V{height}z"
+        for place, number in enumerate(counts.tolist())
+        if number
     )
-    label = f"distribution of {_count(values.size)} from {_range(scale)}"
+    label = f"distribution of {_channels(values)} from {_range(scale)}"
     return _svg(element("path", d=path, fill=_COLOUR), label, width, height)
 
 
 def sorted_channels(array: Array, width: int = 96, height: int = 22) -> Markup:
-    """The channels of a layer from the lowest to the highest, a line at 0 where it is crossed."""
-    values = np.sort(_finite(array))
+    """Return a line through the sorted channels of a layer, with an axis at 0."""
+    values = np.sort(finite(array))
     if not values.size:
         return Markup("")
     scale = Scale.of(values)
-    label = f"{_count(values.size)} in order, from {_range(scale)}"
+    label = f"{_channels(values)} in order, from {_range(scale)}"
     return _svg(_line(values, scale, width, height), label, width, height)
 
 
 def course(values: Floats, width: int = 96, height: int = 22) -> Markup:
-    """How a number moved; there is a gap where it was none."""
-    finite = values[np.isfinite(values)]
-    if not finite.size:
+    """Return a line through numbers over time, with a gap at numbers that are not finite."""
+    numbers = finite(values)
+    if not numbers.size:
         return Markup("")
-    scale = Scale.of(finite, adaptive=False)
-    label = f"course from {_range(scale)}"
-    return _svg(_line(values, scale, width, height), label, width, height)
+    scale = Scale.of(numbers, adaptive=False)
+    return _svg(_line(values, scale, width, height), f"course from {_range(scale)}", width, height)
 
 
 def share(part: int, whole: int, width: int = 60, height: int = 8) -> Markup:
-    """A bar: what part of a whole it is."""
+    """Return a bar that is filled by a part of a whole."""
     filled = width * part / whole if whole else 0
     frame = element(
         "rect", width=width, height=height, fill="none", stroke=_COLOUR, stroke_opacity="0.6"
@@ -113,23 +110,22 @@ def share(part: int, whole: int, width: int = 60, height: int = 8) -> Markup:
 
 
 def mark(colour: str, label: str) -> Markup:
-    """A dot in a colour."""
+    """Return a coloured dot."""
     return _svg(element("circle", cx=5, cy=5, r=4.5, fill=colour), label, 10, 10)
 
 
 def _line(values: Floats, scale: Scale, width: int, height: int) -> Markup:
-    """A line through numbers, with 0 drawn where the axis has it."""
     if values.size > _MOST_POINTS:
         chosen = np.linspace(0, values.size - 1, _MOST_POINTS).round().astype(np.intp)
         values = values[chosen]
-    finite = np.isfinite(values)
+    is_finite = np.isfinite(values)
     across = np.linspace(1, width - 1, max(2, values.size))[: values.size]
-    down = _down(scale, np.where(finite, values, scale.low), height)
+    down = _down(scale, np.where(is_finite, values, scale.low), height)
     path = "".join(
-        f"{'L' if place and finite[place - 1] else 'M'}{x:.2f} {y:.2f}"
+        f"{'L' if place and is_finite[place - 1] else 'M'}{x:.2f} {y:.2f}"
         + ("h.01" if values.size == 1 else "")
         for place, (x, y) in enumerate(zip(across.tolist(), down.tolist(), strict=True))
-        if finite[place]
+        if is_finite[place]
     )
     line = element(
         "path", d=path, fill="none", stroke=_COLOUR, stroke_width=1.5, stroke_linecap="round"
@@ -159,13 +155,8 @@ def _svg(content: str, label: str, width: int, height: int) -> Markup:
     )
 
 
-def _finite(array: Array) -> Floats:
-    values = as_float64(array).ravel()
-    return values[np.isfinite(values)]
-
-
-def _count(number: int) -> str:
-    return "1 channel" if number == 1 else f"{number:,} channels"
+def _channels(values: Floats) -> str:
+    return "1 channel" if values.size == 1 else f"{values.size:,} channels"
 
 
 def _range(scale: Scale) -> str:

@@ -1,15 +1,15 @@
-"""What a notebook shows of a model, a layer, findings, a difference and a history."""
+"""Tables that a notebook shows of a model, a layer, findings, a difference and a history."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from bnstat.checks import Finding, Findings
 from bnstat.compare.diff import Difference, LayerChange, RoleChange, SettingChange
 from bnstat.errors import BnstatError
-from bnstat.model import ROLES, Array, BatchNorm, Model, Summary
+from bnstat.model import ROLES, BatchNorm, Model, Summary
 from bnstat.output.notebook import charts
 from bnstat.output.notebook.charts import BREAK, Markup, element, paragraphs, table, together
 from bnstat.output.numbers import compact, compact_pair
@@ -18,10 +18,8 @@ from bnstat.output.terminal.history import moves, newest
 from bnstat.output.terminal.screen import Screen, legible
 from bnstat.run_history import History
 
-Shown = TypeVar("Shown")
-
 MOST_ROWS: Final = 200
-"""How many rows are shown; a line says how many there are besides."""
+"""Rows that are shown; a line below gives the number of further rows."""
 
 _COLOURS: Final = {"error": "#ee6677", "warning": "#ccbb44", "info": "#66ccee"}
 _LARGE: Final = (220, 56)
@@ -40,7 +38,7 @@ def html_of(shown: object) -> str:
 
 
 def of_model(model: Model) -> str:
-    """A table of one row a layer: of each statistic the mean, the deviation, the distribution."""
+    """Return a table with one row per layer: mean, deviation and distribution of each role."""
     shown = model.layers[:MOST_ROWS]
     with contextlib.suppress(BnstatError):
         model.read(shown)
@@ -55,8 +53,19 @@ def of_model(model: Model) -> str:
     )
 
 
+def _statistic(layer: BatchNorm, role: str) -> str:
+    if role not in layer.variables:
+        return "?" if layer.undecided else "-"
+    try:
+        array = layer.array(role)
+    except BnstatError as error:
+        return legible(str(error))
+    assert array is not None
+    return together(_numbers(Summary.of(array)), BREAK, charts.distribution(array))
+
+
 def of_layer(layer: BatchNorm) -> str:
-    """A table of one row a statistic: its numbers, its distribution, its channels in order."""
+    """Return a table with one row per role: its numbers, their distribution and their order."""
     settings = [
         f"{name} {value}"
         for name in ("epsilon", "momentum", "axis", "trainable")
@@ -73,8 +82,25 @@ def of_layer(layer: BatchNorm) -> str:
     )
 
 
-def of_findings(found: Sequence[Finding]) -> str:
-    """A table of one row a finding, the gravest first."""
+def _row(layer: BatchNorm, role: str) -> Sequence[str]:
+    cells = [_title(role), layer.variables[role].dtype]
+    try:
+        array = layer.array(role)
+    except BnstatError as error:
+        return [*cells, legible(str(error)), "", "", ""]
+    assert array is not None
+    summary = Summary.of(array)
+    return [
+        *cells,
+        _numbers(summary),
+        f"{compact(summary.min, 3)} to {compact(summary.max, 3)}",
+        charts.distribution(array, *_LARGE),
+        charts.sorted_channels(array, *_LARGE),
+    ]
+
+
+def of_findings(shown: Sequence[Finding]) -> str:
+    """Return a table with one row per finding, the most serious first."""
     rows = [
         [
             together(charts.mark(_COLOURS[each.severity], each.severity), f" {each.severity}"),
@@ -82,35 +108,41 @@ def of_findings(found: Sequence[Finding]) -> str:
             "(whole model)" if each.layer is None else legible(each.layer),
             legible(each.message) + findings.channels_of(each),
         ]
-        for each in found[:MOST_ROWS]
+        for each in shown[:MOST_ROWS]
     ]
-    parts = [table(["severity", "rule", "layer", "finding"], rows)] if rows else []
-    return together(*parts, paragraphs([*_rest(len(found)), findings.summary(found)]))
+    return together(
+        table(["severity", "rule", "layer", "finding"], rows),
+        paragraphs([*_rest(len(shown)), findings.summary(shown)]),
+    )
 
 
 def of_difference(difference: Difference) -> str:
-    """A table of one row a role or setting of the layers that differ, and why they do."""
+    """Return a table with one row per role or setting that differs, and the reasons."""
     changes: list[tuple[LayerChange, RoleChange | SettingChange]] = []
     for layer in difference.different:
         changes += [(layer, role) for role in layer.roles if not role.equal]
         changes += [(layer, setting) for setting in layer.settings]
-    rows = [_changed(layer, changed) for layer, changed in changes[:MOST_ROWS]]
-    parts = [table(["layer", "role", "moved", "largest", "relative"], rows)] if rows else []
+    rows = [_changed(layer, change) for layer, change in changes[:MOST_ROWS]]
+    sources = {"old": difference.old, "new": difference.new}
     return together(
-        paragraphs(
-            [
-                f"old: {differences.source_line(difference.old)}",
-                f"new: {differences.source_line(difference.new)}",
-            ]
-        ),
-        *parts,
+        paragraphs(f"{name}: {differences.source_line(of)}" for name, of in sources.items()),
+        table(["layer", "role", "moved", "largest", "relative"], rows),
         paragraphs([*_rest(len(changes)), *differences.remarks(difference, everything=False)]),
         paragraphs([difference.summary]),
     )
 
 
+def _changed(layer: LayerChange, change: RoleChange | SettingChange) -> Sequence[str]:
+    name = legible(layer.new)
+    if isinstance(change, SettingChange):
+        return [name, change.setting, f"{change.old:g} -> {change.new:g}", "", ""]
+    moved, largest, relative = differences.role_cells(change)
+    bar = charts.share(change.moved, change.channels) if change.comparable else Markup("")
+    return [name, _title(change.role), together(bar, f" {moved}"), largest, relative]
+
+
 def of_history(history: History) -> str:
-    """A table of one row a layer and role: the courses of its mean and of its deviation."""
+    """Return a table with one row per layer and role: its mean and deviation over time."""
     rows = [
         [
             legible(track.layer),
@@ -125,66 +157,12 @@ def of_history(history: History) -> str:
     ]
     names = [legible(checkpoint.name) for checkpoint in history.checkpoints]
     extent = f"{len(names)} checkpoints" + (f": {names[0]} to {names[-1]}" if names else "")
-    parts = [table(["layer", "role", "mean", "spread", "moves"], rows)] if rows else []
+    skipped = (f"skipped: {legible(str(each.error))}" for each in history.skipped)
     return together(
         paragraphs([extent]),
-        *parts,
-        paragraphs(
-            [
-                *_rest(len(history.tracks)),
-                *(f"skipped: {legible(str(skipped.error))}" for skipped in history.skipped),
-            ]
-        ),
+        table(["layer", "role", "mean", "spread", "moves"], rows),
+        paragraphs([*_rest(len(history.tracks)), *skipped]),
     )
-
-
-def _changed(layer: LayerChange, changed: RoleChange | SettingChange) -> Sequence[str]:
-    name = legible(layer.new)
-    if isinstance(changed, SettingChange):
-        return [name, changed.setting, f"{changed.old:g} -> {changed.new:g}", "", ""]
-    moved, largest, relative = differences.role_cells(changed)
-    bar = charts.share(changed.moved, changed.channels) if changed.comparable else Markup("")
-    return [name, _title(changed.role), together(bar, f" {moved}"), largest, relative]
-
-
-def _row(layer: BatchNorm, role: str) -> Sequence[str]:
-    title, dtype = _title(role), layer.variables[role].dtype
-
-    def cells(array: Array) -> Sequence[str]:
-        summary = Summary.of(array)
-        return [
-            title,
-            dtype,
-            _numbers(summary),
-            f"{compact(summary.min, 3)} to {compact(summary.max, 3)}",
-            charts.distribution(array, *_LARGE),
-            charts.sorted_channels(array, *_LARGE),
-        ]
-
-    return _read(layer, role, cells, lambda error: [title, dtype, error, "", "", ""])
-
-
-def _statistic(layer: BatchNorm, role: str) -> str:
-    if role not in layer.variables:
-        return "?" if layer.undecided else "-"
-
-    def cell(array: Array) -> str:
-        numbers = _numbers(Summary.of(array))
-        return together(numbers, BREAK, charts.distribution(array))
-
-    return _read(layer, role, cell, lambda error: error)
-
-
-def _read(
-    layer: BatchNorm, role: str, show: Callable[[Array], Shown], fail: Callable[[str], Shown]
-) -> Shown:
-    """What is shown of an array, or of the error that keeps it from being read."""
-    try:
-        array = layer.array(role)
-    except BnstatError as error:
-        return fail(legible(str(error)))
-    assert array is not None
-    return show(array)
 
 
 def _numbers(summary: Summary) -> str:

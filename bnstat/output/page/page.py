@@ -1,33 +1,56 @@
-"""What is on a page, before it is HTML."""
+"""The content of a page, and the HTML file that holds it with style, scripts and numbers.
+
+The file needs nothing else. Its Content-Security-Policy names the style sheet and the script by
+their hashes, so that nothing else in the file can run, whatever names a model contains. The numbers
+are packed as the bits that the model stores; the scripts compute everything else.
+"""
 
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from pathlib import Path
+from typing import IO, Any, Final, Literal, Protocol
 
 import numpy as np
 
+from bnstat import __version__
 from bnstat.checks import RULES, SEVERITIES, Finding, Rule
-from bnstat.compare import REMARKS, Difference, Folded, History, LayerChange, RoleChange, Track
+from bnstat.checks.rule import counts
+from bnstat.compare import REMARKS, Difference, Folded, History, LayerChange
 from bnstat.compare.diff import MEANINGS
-from bnstat.errors import BnstatError
+from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.model import ROLES, Array, BatchNorm, Model, printable
+from bnstat.output.results import plain
 from bnstat.output.results.drift import Measured
 from bnstat.output.terminal.differences import folded_text
 from bnstat.output.terminal.findings import summary
 from bnstat.output.terminal.overview import footnotes
 
 Place = tuple[int, int, int]
-"""Bytes per number (4: float32, 8: float64), how many numbers, and the byte they start at."""
+"""Bytes per number (4: float32, 8: float64), the number of numbers, and the offset in bytes."""
+
+Tone = Literal["good", "info", "warning", "error"]
+
+MOST_LISTED: Final = 100
+"""Findings of a rule that are listed; the table and the layers show the others."""
+
+MOST_NUMBERS: Final = 2_000_000
+"""Numbers of all chosen checkpoints of a run together; the page then has 11 MB."""
+
+MEASURES: Final = ("mean", "std", "min", "max", "bad", "change")
+"""The attributes of a track that the page shows."""
 
 
 class Packed:
-    """Takes arrays, and gives each its place.
+    """Arrays packed into one block of bytes.
 
-    What float32 holds exactly (it, float16, bfloat16, the 8-bit floats, short integers) is
-    packed as float32, bit for bit where it was that; all else as float64.
+    Numbers that float32 represents exactly (float32, float16, bfloat16, the 8-bit floats, short
+    integers) are packed as float32, with float32 unchanged bit by bit. All others are packed as
+    float64.
     """
 
     def __init__(self) -> None:
@@ -38,7 +61,7 @@ class Packed:
         """Pack an array of any numeric dtype, in C order."""
         small = array.dtype.itemsize <= (2 if array.dtype.kind in "iu" else 4)
         kind = np.dtype("<f4" if small else "<f8")
-        with np.errstate(invalid="ignore"):  # a signalling NaN is a NaN like any other
+        with np.errstate(invalid="ignore"):  # raised by a signalling NaN
             piece = array.astype(kind, copy=False).tobytes()
         place = (kind.itemsize, array.size, self._end)
         self._pieces.append(piece)
@@ -46,23 +69,19 @@ class Packed:
         return place
 
     def text(self) -> str:
-        """All of it in base64."""
+        """Return all bytes in base64."""
         return base64.b64encode(b"".join(self._pieces)).decode("ascii")
-
-
-Kind = Literal["model", "history", "difference"]
-Tone = Literal["good", "info", "warning", "error"]
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What one rule found.
+    """The findings of one rule.
 
     Attributes:
-        rule: the rule, with its documentation.
-        findings: the first of them, each with its row of the table, or None.
-        more: how many further findings there are.
-        severity: of the gravest.
+        rule: the rule.
+        findings: the first findings, each with its row of the table, or None.
+        more: the number of further findings.
+        severity: the severity of the most serious finding.
     """
 
     rule: Rule[Any]
@@ -73,24 +92,24 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What is on a page.
+    """The content of a page.
 
     Attributes:
-        kind: whether it shows a model, a run, or what differs between two models.
-        title: the path, or the paths.
-        facts: label -> text, of the model or of both.
-        verdict: what is to be said in one line.
-        tone: how grave that is.
-        groups: what was found, by rule.
-        notes: what a reader of the numbers has to know.
-        data: what the page's scripts work on, for JSON.
-        numbers: the arrays that `data` gives the places of.
+        kind: `model`, `history` or `difference`.
+        title: the path or paths.
+        facts: label -> text, about the model or both models.
+        headline: the result in one line.
+        tone: how serious the result is.
+        groups: the findings by rule.
+        notes: notes for a reader of the numbers.
+        data: the input of the page's scripts, for JSON.
+        numbers: the arrays whose places `data` contains.
     """
 
-    kind: Kind
+    kind: str
     title: str
     facts: Mapping[str, str]
-    verdict: str
+    headline: str
     tone: Tone
     groups: Sequence[Group]
     notes: Sequence[str]
@@ -98,12 +117,92 @@ class Page:
     numbers: Packed
 
 
-MOST_LISTED = 100
-"""So many findings of a rule are listed; the table and the layers show the others."""
+class _Rows:
+    """The rows of a page, one per layer, with their numbers packed."""
+
+    def __init__(self) -> None:
+        self.packed = Packed()
+        self.rows: list[dict[str, Any]] = []
+        self.places: dict[str, int] = {}
+
+    def add(self, frames: Sequence[BatchNorm | None], is_shown: bool = True, **more: Any) -> None:
+        """Add a row: a layer in each of the page's models, described as in the last one with it.
+
+        Its members: `name`, `channels`, `shape` (unless it is a vector), `facts` (title and text),
+        `epsilon` (one per model; null if not stored), `stored` (per model: the places of the
+        numbers of `ROLES`, or null; null for a model that lacks the layer).
+
+        Args:
+            frames: the layer in each model; None for a model that lacks it.
+            is_shown: True if findings about a layer of this name refer to this row.
+            more: further members.
+        """
+        layer = next(each for each in reversed(frames) if each is not None)
+        if is_shown:
+            self.places[layer.name] = len(self.rows)
+        is_vector = sum(size != 1 for size in layer.shape) <= 1
+        row = {
+            "name": printable(layer.name),
+            "channels": layer.channels,
+            "shape": None if is_vector else list(layer.shape),
+            "facts": _layer_facts(layer),
+            "epsilon": [None if each is None else each.epsilon for each in frames],
+            "stored": [None if each is None else self._stored(each) for each in frames],
+        }
+        self.rows.append(row | more)
+
+    def _stored(self, layer: BatchNorm) -> list[Place | None]:
+        arrays = [layer.array(role) for role in ROLES]
+        return [None if array is None else self.packed.add(array) for array in arrays]
+
+    def page(
+        self,
+        kind: str,
+        heading: str,
+        model: Model,
+        findings: Sequence[Finding],
+        *,
+        facts: Mapping[str, str],
+        headline: tuple[str, Tone],
+        notes: Sequence[str] = (),
+        **data: Any,
+    ) -> Page:
+        """Return the page of these rows; `model` is the one that the findings are about."""
+        return Page(
+            kind,
+            heading,
+            facts,
+            *headline,
+            groups=_grouped(findings, self.places),
+            notes=[*notes, *model.notes, *footnotes(model)],
+            data={
+                "kind": kind,
+                "title": printable(heading),
+                "rows": self.rows,
+                "marks": _marks(findings, self.places),
+                "measured": False,
+                **data,
+            },
+            numbers=self.packed,
+        )
 
 
-def grouped(findings: Sequence[Finding], rows: Mapping[str, int]) -> list[Group]:
-    """The findings by rule, the gravest rule first."""
+def _layer_facts(layer: BatchNorm) -> list[tuple[str, str]]:
+    settings = {
+        "momentum": layer.momentum,
+        "axis": layer.axis,
+        "trainable": None if layer.trainable is None else "yes" if layer.trainable else "no",
+        "known by": layer.evidence,
+        "dtype": ", ".join(sorted({each.dtype for each in layer.variables.values()})),
+    }
+    facts = [(title, str(value)) for title, value in settings.items() if value is not None]
+    facts += [("note", printable(note)) for note in layer.notes]
+    if layer.undecided:
+        facts.append(("note", "the file does not record the roles of some variables"))
+    return facts
+
+
+def _grouped(findings: Sequence[Finding], places: Mapping[str, int]) -> list[Group]:
     rules = {rule.code: rule for rule in RULES}
     by_rule: dict[str, list[Finding]] = {}
     for finding in findings:
@@ -111,114 +210,30 @@ def grouped(findings: Sequence[Finding], rows: Mapping[str, int]) -> list[Group]
     return [
         Group(
             rules[code],
-            [(each, rows.get(each.layer or "")) for each in found[:MOST_LISTED]],
-            max(0, len(found) - MOST_LISTED),
-            min((each.severity for each in found), key=SEVERITIES.index),
+            [(finding, places.get(finding.layer or "")) for finding in group[:MOST_LISTED]],
+            max(0, len(group) - MOST_LISTED),
+            min((finding.severity for finding in group), key=SEVERITIES.index),
         )
-        for code, found in by_rule.items()
+        for code, group in by_rule.items()
     ]
 
 
-def judged(model: Model, findings: Sequence[Finding]) -> tuple[str, Tone]:
-    """What is to be said of a model in a line, such as `2 errors, 1 warning`, and how grave it is.
+def _marks(findings: Sequence[Finding], places: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return the findings about layers for the page's scripts.
 
-    Args:
-        model: the model.
-        findings: what was found in it, or in the run whose newest it is.
-    """
-    counts = {
-        severity: sum(finding.severity == severity for finding in findings)
-        for severity in SEVERITIES
-    }
-    words = {"error": "error", "warning": "warning", "info": "note"}
-    said = [
-        f"{number:,} {words[severity]}{'' if number == 1 else 's'}"
-        for severity, number in counts.items()
-        if number
-    ]
-    if not said:
-        return (summary(findings), "good") if len(model) else ("no batch norm found", "info")
-    return ", ".join(said), next(severity for severity in SEVERITIES if counts[severity])
-
-
-def facts_of(model: Model) -> dict[str, str]:
-    """Label -> text: where a model was read from, how large it is, what all its layers share."""
-    source = model.source
-    layers = f"{len(model):,} with {model.channels:,} channels"
-    told = {
-        "format": source.format,
-        "writer": source.writer,
-        "checkpoint": source.checkpoint,
-        "step": None if source.step is None else f"{source.step:,}",
-        "layers": layers,
-    }
-    for setting in ("epsilon", "momentum", "axis"):
-        values = {getattr(layer, setting) for layer in model.layers}
-        if len(values) == 1:
-            (value,) = values
-            told[setting] = None if value is None else str(value)
-    return {label: text for label, text in told.items() if text}
-
-
-LayerFrames = Sequence[BatchNorm | None]
-"""One layer in each of the models that the page shows; None in those that lack it."""
-
-
-def row(frames: LayerFrames, packed: Packed) -> dict[str, Any]:
-    """One layer for the page's scripts, described as the last model that has it does.
-
-    Its members: `name`, `channels`, `shape` (where it is no vector), `facts` (title and text),
-    `epsilon` (one a model; null where it is not told), `stored` (a list for each model: for each
-    of `ROLES` the place of its numbers, or null; null for a model that lacks the layer).
-    """
-    layer = next(each for each in reversed(frames) if each is not None)
-    vector = sum(size != 1 for size in layer.shape) <= 1
-    return {
-        "name": printable(layer.name),
-        "channels": layer.channels,
-        "shape": None if vector else list(layer.shape),
-        "facts": _facts(layer),
-        "epsilon": [None if each is None else each.epsilon for each in frames],
-        "stored": [None if each is None else _stored(each, packed) for each in frames],
-    }
-
-
-def _stored(layer: BatchNorm, packed: Packed) -> list[Place | None]:
-    arrays = [layer.array(role) for role in ROLES]
-    return [None if array is None else packed.add(array) for array in arrays]
-
-
-def _facts(layer: BatchNorm) -> list[tuple[str, str]]:
-    told = {
-        "momentum": layer.momentum,
-        "axis": layer.axis,
-        "trainable": None if layer.trainable is None else "yes" if layer.trainable else "no",
-        "known by": layer.evidence,
-        "dtype": ", ".join(sorted({each.dtype for each in layer.variables.values()})),
-    }
-    facts = [(title, str(value)) for title, value in told.items() if value is not None]
-    facts += [("note", printable(note)) for note in layer.notes]
-    if layer.undecided:
-        facts.append(("note", "the file does not tell the role of some of its variables"))
-    return facts
-
-
-def marks(findings: Sequence[Finding], rows: Mapping[str, int]) -> list[dict[str, Any]]:
-    """The findings about layers for the page's scripts.
-
-    `runs` are the channels in question: where each run of them starts and how long it is.
+    `runs` contains the affected channels: the start and the length of each run of them.
     """
     return [
         {
             "rule": finding.rule,
             "name": finding.name,
             "severity": finding.severity,
-            "row": rows[finding.layer],
+            "row": places[finding.layer],
             "message": printable(finding.message),
             "runs": _runs(finding.channels.tolist()),
         }
         for finding in findings
-        if finding.layer is not None and finding.layer in rows
+        if finding.layer is not None and finding.layer in places
     ]
 
 
@@ -232,113 +247,116 @@ def _runs(channels: Sequence[int]) -> list[int]:
     return runs
 
 
+def _headline(model: Model, findings: Sequence[Finding]) -> tuple[str, Tone]:
+    """Return the result of a check in one line, and how serious it is."""
+    numbers = {severity: number for severity, number in counts(findings).items() if number}
+    if not numbers:
+        return (summary(findings), "good") if len(model) else ("no batch norm found", "info")
+    nouns = {"error": "error", "warning": "warning", "info": "note"}
+    parts = [
+        f"{number:,} {nouns[severity]}{'' if number == 1 else 's'}"
+        for severity, number in numbers.items()
+    ]
+    return ", ".join(parts), next(iter(numbers))
+
+
+def _facts(model: Model) -> dict[str, str]:
+    """Return label -> text: the source of a model, its size, the settings of all its layers."""
+    source = model.source
+    facts = {
+        "format": source.format,
+        "writer": source.writer,
+        "checkpoint": source.checkpoint,
+        "step": None if source.step is None else f"{source.step:,}",
+        "layers": f"{len(model):,} with {model.channels:,} channels",
+    }
+    for setting in ("epsilon", "momentum", "axis"):
+        values = {getattr(layer, setting) for layer in model.layers}
+        if len(values) == 1:
+            (value,) = values
+            facts[setting] = None if value is None else str(value)
+    return {label: text for label, text in facts.items() if text}
+
+
 def of_model(
     model: Model, findings: Sequence[Finding], measured: Mapping[str, Measured] | None = None
 ) -> Page:
-    """The page of one model.
+    """Return the page of one model.
 
     Args:
         model: the model.
-        findings: what was found in it.
-        measured: layer -> the statistics of data, as `bnstat drift --json` tells them.
+        findings: the findings in it.
+        measured: layer -> the statistics of data, as `bnstat drift --json` writes them.
     """
-    packed = Packed()
-    rows = [row([layer], packed) for layer in model.layers]
-    places = {layer.name: place for place, layer in enumerate(model.layers)}
-    notes = [*model.notes, *footnotes(model)]
+    rows = _Rows()
+    for layer in model.layers:
+        rows.add([layer])
+    unmatched = []
     for name, data in (measured or {}).items():
-        if name in places and data.mean.size == model[name].channels:
-            rows[places[name]]["measured"] = {
-                "state": data.state,
-                "divergence": packed.add(data.divergence),
-                "mean": packed.add(data.mean),
-                "variance": packed.add(data.variance),
-            }
+        if name in rows.places and data.mean.size == model[name].channels:
+            arrays = {"mean": data.mean, "variance": data.variance, "divergence": data.divergence}
+            packed = {key: rows.packed.add(array) for key, array in arrays.items()}
+            rows.rows[rows.places[name]]["measured"] = {"state": data.state, **packed}
         else:
-            notes.append(f"{name}: measured on data, but no such layer is in the model")
-    verdict, tone = judged(model, findings)
-    return Page(
-        kind="model",
-        title=model.source.path,
-        facts=facts_of(model),
-        verdict=verdict,
-        tone=tone,
-        groups=grouped(findings, places),
-        notes=notes,
-        data={
-            "kind": "model",
-            "title": printable(model.source.path),
-            "frames": [{"name": "stored"}],
-            "rows": rows,
-            "marks": marks(findings, places),
-            "measured": measured is not None,
-        },
-        numbers=packed,
+            unmatched.append(f"{name}: measured on data, but the model has no such layer")
+    return rows.page(
+        "model",
+        model.source.path,
+        model,
+        findings,
+        facts=_facts(model),
+        headline=_headline(model, findings),
+        notes=unmatched,
+        frames=[{"name": "stored"}],
+        measured=measured is not None,
     )
 
 
 def of_difference(
     difference: Difference, old: Model, new: Model, findings: Sequence[Finding]
 ) -> Page:
-    """The page of two models.
+    """Return the page of two models.
 
     Args:
-        difference: how they differ.
-        old: the one.
-        new: the other.
-        findings: what was found in the new one.
+        difference: their difference.
+        old: the first model.
+        new: the second model.
+        findings: the findings in the second model.
     """
-    packed = Packed()
-    rows: list[dict[str, Any]] = []
-    places: dict[str, int] = {}
+    rows = _Rows()
     for change in difference.layers:
-        places[change.new] = len(rows)
-        compared = row([old[change.old], new[change.new]], packed)
-        rows.append({**compared, "change": _change(change)})
+        rows.add([old[change.old], new[change.new]], change=_change(change))
     folded = {(each.side, each.layer): each for each in difference.folded}
-    wrong = {(each.side, each.layer): each for each in difference.misfolded}
-    alone: list[tuple[Literal["old", "new"], str]] = [
+    misfolded = {(each.side, each.layer): each for each in difference.misfolded}
+    unpaired: list[tuple[Literal["old", "new"], str]] = [
         *folded,
         *(("old", name) for name in difference.removed),
         *(("new", name) for name in difference.added),
     ]
-    for side, name in alone:
-        if side == "new":
-            places[name] = len(rows)
-        frames = [old[name], None] if side == "old" else [None, new[name]]
-        rows.append(
-            {
-                **row(frames, packed),
-                "only": side,
-                "folded": _folded(folded.get((side, name))),
-                "misfolded": _folded(wrong.get((side, name))),
-            }
+    for side, name in unpaired:
+        rows.add(
+            [old[name], None] if side == "old" else [None, new[name]],
+            is_shown=side == "new",
+            only=side,
+            folded=_folded(folded.get((side, name))),
+            misfolded=_folded(misfolded.get((side, name))),
         )
-    before, after = facts_of(old), facts_of(new)
-    told = {label: (before.get(label, "-"), after.get(label, "-")) for label in before | after}
-    facts = {label: a if a == b else f"{a} → {b}" for label, (a, b) in told.items()}
-    return Page(
-        kind="difference",
-        title=f"{old.source.path} → {new.source.path}",
-        facts=facts,
-        verdict=difference.summary,
-        tone="good" if difference.equivalent else "info",
-        groups=grouped(findings, places),
-        notes=[*new.notes, *footnotes(new)],
-        data={
-            "kind": "difference",
-            "title": printable(f"{old.source.path} to {new.source.path}"),
-            "frames": [{"name": "old"}, {"name": "new"}],
-            "rows": rows,
-            "marks": marks(findings, places),
-            "measured": False,
-        },
-        numbers=packed,
+    before, after = _facts(old), _facts(new)
+    both = {label: (before.get(label, "-"), after.get(label, "-")) for label in before | after}
+    return rows.page(
+        "difference",
+        f"{old.source.path} → {new.source.path}",
+        new,
+        findings,
+        facts={label: a if a == b else f"{a} → {b}" for label, (a, b) in both.items()},
+        headline=(difference.summary, "good" if difference.equivalent else "info"),
+        title=printable(f"{old.source.path} to {new.source.path}"),
+        frames=[{"name": "old"}, {"name": "new"}],
     )
 
 
 def _change(change: LayerChange) -> dict[str, Any]:
-    by_role = {each.role: each for each in change.roles}
+    roles = {each.role: [each.moved, each.largest, each.relative] for each in change.roles}
     return {
         "was": None if change.old == change.new else printable(change.old),
         "match": change.match,
@@ -347,49 +365,38 @@ def _change(change: LayerChange) -> dict[str, Any]:
         "causes": [printable(cause.text) for cause in change.causes],
         "remark": None if change.remark is None else REMARKS[change.remark],
         "settings": [[each.setting, each.old, each.new] for each in change.settings],
-        "roles": [_role(by_role.get(role)) for role in ROLES],
+        "roles": [roles.get(role) for role in ROLES],
     }
 
 
 def _folded(layer: Folded | None) -> str | None:
-    """What a layer was folded into, with the causes where it was folded wrongly."""
+    """Return what a layer was folded into, with the causes if it was folded wrongly."""
     if layer is None:
         return None
     return "; ".join([folded_text(layer), *(printable(cause.text) for cause in layer.causes)])
 
 
-def _role(change: RoleChange | None) -> list[float | None] | None:
-    """Channels that moved, the largest change, the largest relative change."""
-    return None if change is None else [change.moved, change.largest, change.relative]
-
-
-MEASURES: Final = ("mean", "std", "min", "max", "bad", "change")
-"""What the page shows of a track."""
-
-MOST_NUMBERS: Final = 2_000_000
-"""So many numbers the chosen checkpoints have together, which is a page of 11 MB."""
-
 Entry = tuple[str, Model | BnstatError]
 
 
 class Entries(Protocol):
-    """Checkpoints in the order of time, such as `load_all` gives them."""
+    """Checkpoints in chronological order, such as `load_all` returns."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Entry]: ...
 
 
 class Frames:
-    """Passes the checkpoints of a run on, and keeps those of which every channel is shown.
+    """Passes on the checkpoints of a run, and keeps those whose channels the page shows.
 
-    All are kept where they are few; else the first, the last, and some between them at even
-    distances.
+    It keeps all checkpoints if they are few; otherwise the first, the last, and some between them
+    at equal distances.
     """
 
     def __init__(self, entries: Entries) -> None:
         self._entries = entries
         self.kept: dict[int, tuple[str, Model]] = {}
-        """Checkpoint, counted among those that could be read -> its name and model."""
+        """Index among the readable checkpoints -> name and model."""
 
     @property
     def newest(self) -> Model:
@@ -410,7 +417,9 @@ class Frames:
                 yield name, error
                 continue
             if chosen is None:
-                chosen = _chosen(total, len(ROLES) * max(1, model.channels))
+                numbers = len(ROLES) * max(1, model.channels)
+                number_kept = min(total, max(2, MOST_NUMBERS // numbers))
+                chosen = set(np.linspace(0, total - 1, number_kept).round().astype(int).tolist())
             number = 0 if last is None else last[0] + 1
             last = (number, name, model)
             if place in chosen:
@@ -420,75 +429,112 @@ class Frames:
             self.kept[last[0]] = last[1:]
 
 
-def _chosen(total: int, numbers: int) -> set[int]:
-    count = min(total, max(2, MOST_NUMBERS // numbers))
-    return set(np.linspace(0, total - 1, count).round().astype(int).tolist())
-
-
 def of_history(path: str, history: History, frames: Frames, findings: Sequence[Finding]) -> Page:
-    """The page of a run.
+    """Return the page of a run.
 
     Args:
-        path: where it lies.
-        history: how its statistics moved.
-        frames: what passed the checkpoints on to `history`.
-        findings: what was found, in the history and in the newest checkpoint.
+        path: the path of the run.
+        history: the history of its statistics.
+        frames: the frames that passed the checkpoints on to `history`.
+        findings: the findings in the history and in the newest checkpoint.
     """
-    packed = Packed()
+    rows = _Rows()
     models = [model for _, model in frames.kept.values()]
-    newest = frames.newest
-    rows: list[dict[str, Any]] = []
-    places: dict[str, int] = {}
     for name in history.layers:
-        shown = [model.get(name) for model in models]
-        if not any(shown):
+        layers = [model.get(name) for model in models]
+        if not any(layers):
             continue
-        places[name] = len(rows)
-        tracks = [_track(history.tracks.get((name, role)), packed) for role in ROLES]
-        told = [each.epsilon for each in shown if each is not None and each.epsilon is not None]
-        # What one checkpoint of a run tells, such as that with a graph beside it, holds for all.
-        epsilon = [told[-1] if told else None] * len(shown)
-        rows.append({**row(shown, packed), "epsilon": epsilon, "tracks": tracks})
-    steps = [each.step for each in history.checkpoints]
+        tracks = [history.tracks.get((name, role)) for role in ROLES]
+        packed = [
+            track and [rows.packed.add(getattr(track, measure)) for measure in MEASURES]
+            for track in tracks
+        ]
+        # An epsilon that one checkpoint stores, such as one with a graph beside it, holds for all.
+        epsilons = [
+            each.epsilon for each in layers if each is not None and each.epsilon is not None
+        ]
+        epsilon = epsilons[-1] if epsilons else None
+        rows.add(layers, tracks=packed, epsilon=[epsilon] * len(layers))
+    checkpoints = history.checkpoints
     notes = [f"skipped: {each.error}" for each in history.skipped]
-    if len(models) < len(steps):
+    if len(models) < len(checkpoints):
         notes.append(
-            f"channels are shown of {len(models)} of {len(steps)} checkpoints, so that the page "
-            "stays small; the lines over time have all of them"
+            f"the channels of {len(models)} of {len(checkpoints)} checkpoints are shown, to keep "
+            "the page small; the lines over time show all checkpoints"
         )
-    names = [each.name for each in history.checkpoints]
-    verdict, tone = judged(newest, findings)
-    return Page(
-        kind="history",
-        title=path,
-        facts={
-            **facts_of(newest),
-            "checkpoints": f"{len(steps):,}: {names[0]} to {names[-1]}",
-        },
-        verdict=verdict,
-        tone=tone,
-        groups=grouped(findings, places),
-        notes=[*notes, *newest.notes, *footnotes(newest)],
-        data={
-            "kind": "history",
-            "title": printable(path),
-            "checkpoints": [
-                {"name": printable(each.name), "step": each.step} for each in history.checkpoints
-            ],
-            "frames": [
-                {"name": printable(name), "checkpoint": number}
-                for number, (name, _) in frames.kept.items()
-            ],
-            "measures": MEASURES,
-            "rows": rows,
-            "marks": marks(findings, places),
-            "measured": False,
-        },
-        numbers=packed,
+    extent = f"{len(checkpoints):,}: {checkpoints[0].name} to {checkpoints[-1].name}"
+    return rows.page(
+        "history",
+        path,
+        frames.newest,
+        findings,
+        facts={**_facts(frames.newest), "checkpoints": extent},
+        headline=_headline(frames.newest, findings),
+        notes=notes,
+        checkpoints=[{"name": printable(each.name), "step": each.step} for each in checkpoints],
+        frames=[
+            {"name": printable(name), "checkpoint": number}
+            for number, (name, _) in frames.kept.items()
+        ],
+        measures=MEASURES,
     )
 
 
-def _track(track: Track | None, packed: Packed) -> list[Place] | None:
-    if track is None:
-        return None
-    return [packed.add(getattr(track, measure)) for measure in MEASURES]
+SCRIPTS: Final = (
+    *("numbers", "summary", "scale", "state", "text", "sheet", "table"),
+    *("chart", "panels", "layer", "controls", "keyboard", "main"),
+)
+"""The files of `scripts/`; each depends only on those before it."""
+
+_HERE: Final = Path(__file__).parent
+_ESCAPES: Final = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
+
+
+def write(page: Page, file: IO[str]) -> None:
+    """Write a page as HTML.
+
+    Raises:
+        UnsupportedError: Jinja2 is not installed.
+    """
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ImportError:
+        raise UnsupportedError(
+            "report", "needs Jinja2, which is not installed", "pip install jinja2"
+        ) from None
+    environment = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["printable"] = printable
+    style = "\n".join(map(_text, ("vendor/uPlot.min.css", "style.css")))
+    own = "\n".join(_text(f"scripts/{name}.js") for name in SCRIPTS)
+    script = (
+        f"/*\n{_text('vendor/LICENSE')}*/\n{_text('vendor/uPlot.iife.min.js')}\n"
+        f'(() => {{\n"use strict";\n{own}}})();\n'
+    )
+    data = json.dumps(plain(page.data), allow_nan=False, separators=(",", ":"))
+    stream = environment.get_template("page.html.j2").stream(
+        page=page,
+        version=__version__,
+        style=style,
+        script=script,
+        policy=f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'",
+        data=data.translate(_ESCAPES),
+        numbers=page.numbers.text(),
+    )
+    for piece in stream:
+        file.write(piece)
+
+
+def _text(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode('ascii')}"

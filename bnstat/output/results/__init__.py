@@ -1,20 +1,19 @@
-"""What other programs read.
+"""Results for other programs: findings, differences, drifts, histories and scans.
 
-Nested dicts and lists as JSON, for what is said of models: findings, differences, histories.
-
-NaN and the infinities are strings, as in the JSON of a model; characters that are not ASCII are
-written as escapes.
+In JSON, NaN and the infinities are strings as in the JSON of a model, and characters outside ASCII
+are escaped. CSV files are opened as text with `newline=""`.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Any
 
-from bnstat.mending.pairing import Applied, Change
+from bnstat.mending.pairing import Applied
 from bnstat.model import Source
 
 if TYPE_CHECKING:
@@ -22,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def dump_common(document: Mapping[str, Any], file: IO[str]) -> None:
-    """Write a dict of lists, strings, numbers, bools and None, and of such dicts.
+    """Write a document as JSON: a dict of lists, strings, numbers, bools, None and such dicts.
 
-    Each member of the outermost dict has its line, and each dict in a list of dicts.
+    Each member of the outermost dict, and each dict in a list of dicts, has its own line.
     """
     separator = "{"
     for key, value in document.items():
@@ -39,35 +38,13 @@ def dump_common(document: Mapping[str, Any], file: IO[str]) -> None:
     file.write("}\n")
 
 
-def source(of: Source) -> dict[str, Any]:
-    """Where a model was read from, in the form of a model's JSON."""
-    return {
-        "path": of.path,
-        "format": of.format,
-        "checkpoint": of.checkpoint,
-        "step": of.step,
-        "writer": of.writer,
-    }
-
-
-def trained_with(evidence: ModeEvidence | None) -> dict[str, Any]:
-    """The members that say with which statistics a model was trained, and what shows it."""
-    if evidence is None:
-        return {"trained_with": "unknown", "evidence": None}
-    data = None if evidence.data is None else asdict(evidence.data)
-    return {
-        "trained_with": evidence.trained_with,
-        "evidence": {"file": asdict(evidence.file), "data": data},
-    }
-
-
 def encode(value: Any) -> str:
-    """A value as JSON."""
+    """Return a value as JSON."""
     return json.dumps(plain(value), allow_nan=False)
 
 
 def plain(value: Any) -> Any:
-    """The value in what JSON has: NaN and the infinities are strings."""
+    """Return the value with NaN and the infinities as strings."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -77,29 +54,47 @@ def plain(value: Any) -> Any:
     return value
 
 
+def write_csv(file: IO[str], header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write rows as CSV, one at a time."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+
+
+def members(of: object, *names: str) -> dict[str, Any]:
+    """Return attributes of an object as members of JSON."""
+    return {name: getattr(of, name) for name in names}
+
+
+def source(of: Source) -> dict[str, Any]:
+    """Return the source of a model, as in the JSON of a model."""
+    return members(of, "path", "format", "checkpoint", "step", "writer")
+
+
+def trained_with(evidence: ModeEvidence | None) -> dict[str, Any]:
+    """Return the members about how a model was trained: the answer and the evidence."""
+    if evidence is None:
+        return {"trained_with": "unknown", "evidence": None}
+    data = None if evidence.data is None else asdict(evidence.data)
+    return {
+        "trained_with": evidence.trained_with,
+        "evidence": {"file": asdict(evidence.file), "data": data},
+    }
+
+
 def dump_applied_json(applied: Applied, file: IO[str]) -> None:
-    """Write what `apply` has written as one object."""
+    """Write the result of `apply` as JSON."""
     layers: dict[str, dict[str, Any]] = {}
     for change in applied.changes:
-        layer = {"name": change.layer, "given_as": change.given_as, "match": change.match}
-        roles = layers.setdefault(change.layer, {**layer, "roles": {}})["roles"]
-        roles[change.role] = _role(change)
+        layer = {"name": change.layer, **members(change, "given_as", "match"), "roles": {}}
+        roles = layers.setdefault(change.layer, layer)["roles"]
+        numbers = members(change, "channels", "moved", "largest")
+        roles[change.role] = {"variable": change.key, **numbers}
     document = {
         "schema": 1,
         "source": source(applied.source),
-        "values": applied.values,
-        "output": applied.output,
-        "moved": applied.moved,
+        **members(applied, "values", "output", "moved"),
         "untouched": list(applied.untouched),
         "layers": list(layers.values()),
     }
     dump_common(document, file)
-
-
-def _role(change: Change) -> dict[str, Any]:
-    return {
-        "variable": change.key,
-        "channels": change.channels,
-        "moved": change.moved,
-        "largest": change.largest,
-    }

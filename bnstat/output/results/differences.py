@@ -1,4 +1,4 @@
-"""A difference as JSON: every layer, every role, every number."""
+"""Differences as JSON and as Markdown."""
 
 from __future__ import annotations
 
@@ -6,47 +6,34 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from bnstat.compare.causes import Cause
-from bnstat.compare.diff import Difference, LayerChange, RoleChange
+from bnstat.compare.diff import Difference, LayerChange
 from bnstat.compare.folding import Folded
-from bnstat.output import results as documents
+from bnstat.output import results
+from bnstat.output.results import members
 from bnstat.output.terminal.differences import LEGEND, remarks, rows_of, source_line
 from bnstat.output.terminal.screen import legible
 
 
 def dump(difference: Difference, file: IO[str]) -> None:
-    """Write a difference as one object."""
+    """Write a difference as JSON."""
     document = {
         "schema": 1,
-        "old": documents.source(difference.old),
-        "new": documents.source(difference.new),
-        "rtol": difference.rtol,
-        "atol": difference.atol,
-        "tolerance": difference.tolerance,
-        "equal": difference.equal,
-        "equivalent": difference.equivalent,
-        "verdict": difference.verdict,
-        "summary": difference.summary,
-        "counts": difference.counts,
-        "removed": difference.removed,
-        "added": difference.added,
+        "old": results.source(difference.old),
+        "new": results.source(difference.new),
+        **members(difference, "rtol", "atol", "tolerance", "equal", "equivalent", "verdict"),
+        **members(difference, "summary", "counts", "removed", "added"),
         "folded": [_folded(each) for each in difference.folded],
         "misfolded": [_folded(each) for each in difference.misfolded],
         "ties": difference.ties,
         "layers": [_layer(layer) for layer in difference.layers],
     }
-    documents.dump_common(document, file)
+    results.dump_common(document, file)
 
 
 def _folded(layer: Folded) -> dict[str, Any]:
     return {
         "verdict": "different" if layer.causes else "folded",
-        "layer": layer.layer,
-        "side": layer.side,
-        "weights": layer.weights,
-        "into": layer.into,
-        "bias": layer.bias,
-        "rounding": layer.rounding,
-        "tie": layer.tie,
+        **members(layer, "layer", "side", "weights", "into", "bias", "rounding", "tie"),
         "causes": _causes(layer.causes),
     }
 
@@ -56,37 +43,21 @@ def _causes(causes: Sequence[Cause]) -> list[dict[str, str]]:
 
 
 def _layer(layer: LayerChange) -> dict[str, Any]:
+    numbers = ("equal", "channels", "moved", "largest", "relative")
     return {
-        "old": layer.old,
-        "new": layer.new,
-        "match": layer.match,
-        "equal": layer.equal,
-        "remark": layer.remark,
-        "verdict": layer.verdict,
+        **members(layer, "old", "new", "match", "equal", "remark", "verdict"),
         "causes": _causes(layer.causes),
         "epsilon_told": layer.told,
-        "roles": {role.role: _role(role) for role in layer.roles},
-        "settings": {
-            setting.setting: {"old": setting.old, "new": setting.new} for setting in layer.settings
+        "roles": {
+            role.role: members(role, "presence", "shapes", "dtypes", *numbers)
+            for role in layer.roles
         },
-    }
-
-
-def _role(role: RoleChange) -> dict[str, Any]:
-    return {
-        "presence": role.presence,
-        "shapes": role.shapes,
-        "dtypes": role.dtypes,
-        "equal": role.equal,
-        "channels": role.channels,
-        "moved": role.moved,
-        "largest": role.largest,
-        "relative": role.relative,
+        "settings": {each.setting: members(each, "old", "new") for each in layer.settings},
     }
 
 
 def lines(difference: Difference, everything: bool = False) -> Iterator[str]:
-    """The lines of a document; the arguments are those of `terminal.differences.lines`."""
+    """Yield the lines of a Markdown document; see `terminal.differences.lines`."""
     yield f"**{escaped(difference.summary)}**"
     yield ""
     yield f"- old: {escaped(source_line(difference.old))}"
@@ -106,6 +77,6 @@ def lines(difference: Difference, everything: bool = False) -> Iterator[str]:
 
 
 def escaped(text: str) -> str:
-    """`text` with everything escaped that Markdown or HTML would take for markup."""
+    """Return text with all markup of Markdown and HTML escaped."""
     marked = "".join(f"\\{char}" if char in "\\`*_[]|~" else char for char in text)
     return marked.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,65 +1,61 @@
-"""A drift as JSON, written and read: every layer and channel."""
+"""Drift as JSON and CSV, the JSON read back, and recalibrations as JSON."""
 
 from __future__ import annotations
 
-import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, NotFoundError
-from bnstat.estimate.drift import Drift
-from bnstat.estimate.recalibration import Mended, Recalibration
 from bnstat.exchange.csv import cell
-from bnstat.output import results as documents
+from bnstat.output import results
+from bnstat.output.results import members
 
 if TYPE_CHECKING:
     from bnstat.estimate.drift import Drift, LayerDrift
+    from bnstat.estimate.recalibration import Mended, Recalibration
 
-
-CHANNELS = (
-    "stored_mean",
-    "stored_variance",
-    "mean",
-    "variance",
-    "shift",
-    "ratio",
-    "divergence",
+CHANNELS: Final = (
+    *("stored_mean", "stored_variance", "mean", "variance"),
+    *("shift", "ratio", "divergence"),
 )
-"""What is told of each channel."""
+"""The attributes of `LayerDrift` with a number for each channel."""
 
 
 def dump_drift_json(result: Drift, model: str, file: IO[str]) -> None:
-    """Write how far `model` is from the data as one object."""
+    """Write the drift of a model as JSON."""
     document = {
         "schema": 1,
         "path": model,
-        "samples": result.samples,
-        "accuracy": result.accuracy,
-        "state": result.state,
-        "largest": result.largest,
-        **documents.trained_with(result.evidence),
-        "left": [{"layer": name, "reason": why} for name, why in result.left.items()],
-        "layers": [_drift_json_layer(layer) for layer in result.layers],
+        **members(result, "samples", "accuracy", "state", "largest"),
+        **_shared(result),
+        "layers": [_drift_layer(layer) for layer in result.layers],
     }
-    documents.dump_common(document, file)
+    results.dump_common(document, file)
 
 
-def _drift_json_layer(layer: LayerDrift) -> dict[str, Any]:
+def _shared(result: Drift | Recalibration) -> dict[str, Any]:
+    left = [{"layer": name, "reason": reason} for name, reason in result.left.items()]
+    return {**results.trained_with(result.evidence), "left": left}
+
+
+def _drift_layer(layer: LayerDrift) -> dict[str, Any]:
     channels = {name: getattr(layer, name).tolist() for name in CHANNELS}
+    channels["divergences"] = channels.pop("divergence")
     return {
         "name": layer.layer,
         "state": layer.state,
         "divergence": layer.total,
-        **{f"{name}s" if name == "divergence" else name: each for name, each in channels.items()},
+        **channels,
     }
 
 
 class Measured(NamedTuple):
-    """What was measured of a layer: float64 arrays with one number a channel, and its state."""
+    """The measured statistics of a layer: float64 arrays [channels], and the layer's state."""
 
     mean: NDArray[np.float64]
     variance: NDArray[np.float64]
@@ -68,11 +64,11 @@ class Measured(NamedTuple):
 
 
 def load(path: str) -> dict[str, Measured]:
-    """Layer -> what was measured of it, from a file that `dump` wrote.
+    """Return layer -> measured statistics, from a file that `dump_drift_json` wrote.
 
     Raises:
         NotFoundError: there is no such file.
-        DamagedError: it is no such JSON.
+        DamagedError: it is not such JSON.
     """
     try:
         document = json.loads(Path(path).read_bytes())
@@ -80,59 +76,56 @@ def load(path: str) -> dict[str, Measured]:
     except FileNotFoundError:
         raise NotFoundError(path, "no such file") from None
     except (LookupError, RecursionError, TypeError, ValueError):
-        raise DamagedError(path, "is not the JSON of bnstat drift", "write it anew") from None
+        raise DamagedError(path, "is not the JSON of bnstat drift", "write it again") from None
 
 
 def _measured(layer: Any) -> Measured:
-    names = ("mean", "variance", "divergences")
     mean, variance, divergence = (
-        np.array([float(each) for each in layer[name]], np.float64) for name in names
+        np.array([float(each) for each in layer[name]], np.float64)
+        for name in ("mean", "variance", "divergences")
     )
     if not mean.size == variance.size == divergence.size:
-        raise ValueError("the lists are not of one length")
+        raise ValueError("the lists do not have the same length")
     return Measured(mean, variance, divergence, _text(layer["state"]))
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError("no string")
+        raise TypeError("not a string")
     return value
 
 
 def dump_drift_csv(result: Drift, file: IO[str]) -> None:
-    """Write a drift; `file` is open for writing text, with `newline=""`."""
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("layer", "channel", *CHANNELS))
-    for layer in result.layers:
-        columns = [getattr(layer, name).tolist() for name in CHANNELS]
-        name = cell(layer.layer)
-        for channel, numbers in enumerate(zip(*columns, strict=True)):
-            writer.writerow((name, channel, *map(repr, numbers)))
+    """Write a drift as CSV: one row per channel."""
+
+    def rows() -> Iterator[list[object]]:
+        for layer in result.layers:
+            columns = [getattr(layer, name).tolist() for name in CHANNELS]
+            for channel, numbers in enumerate(zip(*columns, strict=True)):
+                yield [cell(layer.layer), channel, *map(repr, numbers)]
+
+    results.write_csv(file, ("layer", "channel", *CHANNELS), rows())
 
 
 def dump_recalibration_json(
     result: Recalibration, model: str, copy: str | None, file: IO[str]
 ) -> None:
-    """Write what was done to `model`, and where the copy is, as one object."""
+    """Write the result of a recalibration, and the path of the copy, as JSON."""
     before, after = result.accuracy or (None, None)
     document = {
         "schema": 1,
         "path": model,
         "copy": copy,
-        "samples": result.samples,
-        "batches": result.batches,
-        "exact": result.exact,
-        "waves": result.waves,
+        **members(result, "samples", "batches", "exact", "waves"),
         "accuracy_before": before,
         "accuracy_after": after,
-        **documents.trained_with(result.evidence),
-        "left": [{"layer": name, "reason": why} for name, why in result.left.items()],
-        "layers": [_recalibration_json_layer(layer) for layer in result.layers],
+        **_shared(result),
+        "layers": [_recalibrated_layer(layer) for layer in result.layers],
     }
-    documents.dump_common(document, file)
+    results.dump_common(document, file)
 
 
-def _recalibration_json_layer(layer: Mended) -> dict[str, Any]:
+def _recalibrated_layer(layer: Mended) -> dict[str, Any]:
     return {
         "name": layer.layer,
         "channels": layer.mean.size,

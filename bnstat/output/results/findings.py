@@ -1,14 +1,11 @@
-"""Findings, for other programs' reports.
+"""Findings as JSON, as GitHub annotations and as SARIF.
 
-Findings as workflow commands, which GitHub Actions shows as annotations.
-
-https://docs.github.com/actions/reference/workflows-and-actions/workflow-commands
-
-Findings as SARIF 2.1.0, for code scanning.
-
-https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html. A model has no lines: each
-result points at the model's path, and names the layer as its logical location. GitHub takes a
-result for the one it showed before by its partial fingerprint: the rule and the layer.
+- GitHub Actions shows workflow commands as annotations
+  (https://docs.github.com/actions/reference/workflows-and-actions/workflow-commands).
+- SARIF 2.1.0 is the format of code scanning
+  (https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html). A model has no lines: each
+  result refers to the model's path, and has the layer as its logical location. GitHub recognizes a
+  result that it showed before by its partial fingerprint, which is made of the rule and the layer.
 """
 
 from __future__ import annotations
@@ -22,51 +19,47 @@ from typing import IO, Any, Final
 from urllib.parse import quote
 
 from bnstat.checks import MODEL_RULES, trained_with
-from bnstat.checks.rule import SEVERITIES, Finding, Rule
+from bnstat.checks.rule import Finding, Rule, counts
 from bnstat.model import Model, printable
-from bnstat.output import results as documents
-from bnstat.output.terminal.findings import sections
+from bnstat.output import results
+
+Checked = tuple[Sequence[Finding], Model]
+"""A model, and the findings in it."""
 
 
 def dump_json(findings: Sequence[Finding], model: Model, file: IO[str]) -> None:
-    """Write the findings in `model` as one object.
+    """Write the findings in a model as JSON.
 
-    Its members are `schema`, `source`, `layers`, `counts`, `trained_with` (`batch-statistics`,
-    `stored-statistics` or `unknown`), `evidence` (under `file` the attributes of
+    The members are `schema`, `source`, `layers`, `counts`, `trained_with` (`batch-statistics`,
+    `stored-statistics` or `unknown`), `evidence` (its member `file` has the attributes of
     `bnstat.checks.Evidence`) and `findings`.
     """
-    documents.dump_common(_document(findings, model), file)
+    results.dump_common(_document(findings, model), file)
 
 
-def dump_all(
-    checked: Sequence[tuple[Sequence[Finding], Model]], unread: Mapping[str, str], file: IO[str]
-) -> None:
-    """Write the findings in several models as one object: `schema`, `models`, `errors`.
+def dump_all(checked: Sequence[Checked], unread: Mapping[str, str], file: IO[str]) -> None:
+    """Write the findings in several models as JSON, with members `schema`, `models`, `errors`.
 
     Args:
-        checked: the findings and the model, for the objects of `dump` in `models`.
-        unread: path -> why no model could be read there, for the `path` and `error` of `errors`.
-        file: where to.
+        checked: the models; each has an object as `dump_json` writes it.
+        unread: path -> error, for paths that could not be read.
+        file: the file.
     """
     document = {
         "schema": 1,
-        "models": [_document(*each) for each in checked],
+        "models": [_document(findings, model) for findings, model in checked],
         "errors": [{"path": path, "error": error} for path, error in unread.items()],
     }
-    documents.dump_common(document, file)
+    results.dump_common(document, file)
 
 
 def _document(findings: Sequence[Finding], model: Model) -> dict[str, Any]:
-    counts = {
-        severity: sum(finding.severity == severity for finding in findings)
-        for severity in SEVERITIES
-    }
     evidence = trained_with(model)
     return {
         "schema": 1,
-        "source": documents.source(model.source),
+        "source": results.source(model.source),
         "layers": len(model),
-        "counts": counts,
+        "counts": counts(findings),
         "trained_with": evidence.trained_with,
         "evidence": {"file": asdict(evidence)},
         "findings": [plain(finding) for finding in findings],
@@ -74,34 +67,31 @@ def _document(findings: Sequence[Finding], model: Model) -> dict[str, Any]:
 
 
 def plain(finding: Finding) -> dict[str, Any]:
-    """A finding as a dict. `layer` is null where the finding is about the whole model."""
+    """Return a finding as a dict; `layer` is None if it is about the whole model."""
     return {
-        "rule": finding.rule,
-        "name": finding.name,
-        "severity": finding.severity,
-        "layer": finding.layer,
+        **results.members(finding, "rule", "name", "severity", "layer"),
         "channels": finding.channels.tolist(),
-        "message": finding.message,
-        "numbers": finding.numbers,
+        **results.members(finding, "message", "numbers"),
     }
 
 
 _COMMANDS: Final = {"error": "error", "warning": "warning", "info": "notice"}
 
 
-def lines(
-    checked: Iterable[tuple[Iterable[Finding], Model]], unread: Mapping[str, str]
-) -> Iterator[str]:
-    """One command a finding of each model; one for each path that could not be read, and why."""
+def lines(checked: Iterable[Checked], unread: Mapping[str, str]) -> Iterator[str]:
+    """Yield a workflow command for each path that could not be read, and for each finding."""
     for path, error in unread.items():
         yield f"::error file={_property(path)},title=unreadable::{_data(error)}"
     for findings, model in checked:
         path = _property(model.source.path)
         for finding in findings:
-            command = _COMMANDS[finding.severity]
             title = _property(f"{finding.rule} {finding.name}")
-            where = "" if finding.layer is None else f"{finding.layer}: "
-            yield f"::{command} file={path},title={title}::{_data(where + finding.message)}"
+            command = f"{_COMMANDS[finding.severity]} file={path},title={title}"
+            yield f"::{command}::{_data(_with_layer(finding))}"
+
+
+def _with_layer(finding: Finding) -> str:
+    return finding.message if finding.layer is None else f"{finding.layer}: {finding.message}"
 
 
 def _data(text: str) -> str:
@@ -118,17 +108,11 @@ _SCHEMA: Final = (
 )
 
 
-def dump_sarif(
-    checked: Sequence[tuple[Sequence[Finding], Model]], version: str, file: IO[str]
-) -> None:
-    """Write the findings in some models as a log of one run of this `version` of bnstat."""
-    driver = {
-        "name": "bnstat",
-        "version": version,
-        "rules": [_rule(rule) for rule in MODEL_RULES],
-    }
+def dump_sarif(checked: Sequence[Checked], version: str, file: IO[str]) -> None:
+    """Write the findings in some models as a SARIF log of one run of this version of bnstat."""
+    rules = [_rule(rule) for rule in MODEL_RULES]
     run = {
-        "tool": {"driver": driver},
+        "tool": {"driver": {"name": "bnstat", "version": version, "rules": rules}},
         "columnKind": "unicodeCodePoints",
         "results": [
             _result(finding, model.source.path)
@@ -136,18 +120,20 @@ def dump_sarif(
             for finding in findings
         ],
     }
-    documents.dump_common({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, file)
+    results.dump_common({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, file)
 
 
 def _rule(rule: Rule[Model]) -> dict[str, Any]:
-    text = "\n\n".join(f"{title}: {body}" for title, body in sections(rule))
-    markdown = "\n\n".join(f"**{title}**: {body}" for title, body in sections(rule))
+    sections = rule.sections().items()
     return {
         "id": rule.code,
         "name": rule.name,
         "shortDescription": {"text": f"{rule.title[0].upper()}{rule.title[1:]}."},
         "fullDescription": {"text": rule.what},
-        "help": {"text": text, "markdown": markdown},
+        "help": {
+            "text": "\n\n".join(f"{title}: {text}" for title, text in sections),
+            "markdown": "\n\n".join(f"**{title}**: {text}" for title, text in sections),
+        },
         "defaultConfiguration": {"level": _LEVELS[rule.severity]},
     }
 
@@ -156,16 +142,14 @@ def _result(finding: Finding, path: str) -> dict[str, Any]:
     location: dict[str, Any] = {
         "physicalLocation": {"artifactLocation": {"uri": _uri(path)}, "region": {"startLine": 1}}
     }
-    where = ""
     if finding.layer is not None:
         location["logicalLocations"] = [{"name": finding.layer, "kind": "member"}]
-        where = f"{finding.layer}: "
     identity = f"{finding.rule}\0{finding.layer}".encode("utf-8", "surrogatepass")
     return {
         "ruleId": finding.rule,
         "ruleIndex": [rule.code for rule in MODEL_RULES].index(finding.rule),
         "level": _LEVELS[finding.severity],
-        "message": {"text": printable(where + finding.message)},
+        "message": {"text": printable(_with_layer(finding))},
         "locations": [location],
         "partialFingerprints": {"ruleAndLayer/v1": hashlib.sha256(identity).hexdigest()},
         "properties": {"channels": finding.channels.tolist(), "numbers": finding.numbers},
@@ -173,7 +157,7 @@ def _result(finding: Finding, path: str) -> dict[str, Any]:
 
 
 def _uri(path: str) -> str:
-    """A relative reference as it was typed, or a file URI."""
+    """Return a relative path as a relative reference, an absolute one as a file URI."""
     if os.path.isabs(path):
         return Path(path).as_uri()
     return quote(Path(path).as_posix(), errors="surrogateescape")

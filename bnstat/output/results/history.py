@@ -1,59 +1,58 @@
-"""A history as JSON: every checkpoint, every track, every finding.
+"""Histories as JSON and CSV.
 
-The lists of a track have one number a checkpoint, and null for what is no number: a layer that
-the checkpoint lacks, or a layer without a finite channel.
-
-A history as CSV: one row a checkpoint, layer and role. A cell is empty for what is no number.
-
-Names are written as in the CSV of a model: see `bnstat.exchange.csv`.
+In JSON, each list of a track has one number per checkpoint, and null if the checkpoint lacks the
+layer, or the layer has no finite channel. CSV has one row per checkpoint, layer and role, and an
+empty cell instead of null. Names are written as in the CSV of a model: see `bnstat.exchange.csv`.
 """
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from bnstat.checks.rule import Finding
 from bnstat.exchange.csv import cell
-from bnstat.output import results as documents
+from bnstat.output import results
 from bnstat.output.results import findings as findings_json
-from bnstat.run_history import MEASURES, Floats, History, Track
+from bnstat.run_history import MEASURES, History, Track
 
 
 def dump_history_json(
     history: History, findings: Sequence[Finding], path: str, file: IO[str]
 ) -> None:
-    """Write the history of the run at `path`, and what was found in it, as one object."""
+    """Write the history of the run at `path`, and the findings in it, as JSON."""
     document = {
         "schema": 1,
         "path": path,
-        "checkpoints": [{"name": each.name, "step": each.step} for each in history.checkpoints],
+        "checkpoints": [results.members(each, "name", "step") for each in history.checkpoints],
         "skipped": [{"name": each.name, "error": str(each.error)} for each in history.skipped],
         "tracks": [_track(track) for track in history.tracks.values()],
         "findings": [findings_json.plain(finding) for finding in findings],
     }
-    documents.dump_common(document, file)
+    results.dump_common(document, file)
 
 
 def _track(track: Track) -> dict[str, Any]:
-    numbers = {measure: _numbers(getattr(track, measure)) for measure in MEASURES}
+    numbers = {
+        measure: [None if math.isnan(number) else number for number in values]
+        for measure, values in _values(track).items()
+    }
     return {"layer": track.layer, "role": track.role, **numbers}
 
 
-def _numbers(values: Floats) -> list[float | None]:
-    return [None if math.isnan(value) else value for value in values.tolist()]
+def _values(track: Track) -> dict[str, list[float]]:
+    return {measure: getattr(track, measure).tolist() for measure in MEASURES}
 
 
 def dump_history_csv(history: History, file: IO[str]) -> None:
-    """Write a history; `file` is open for writing text, with `newline=""`."""
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("checkpoint", "step", "layer", "role", *MEASURES))
-    for track in history.tracks.values():
-        columns = [getattr(track, measure).tolist() for measure in MEASURES]
-        layer = cell(track.layer)
-        for checkpoint, *numbers in zip(history.checkpoints, *columns, strict=True):
-            step = "" if checkpoint.step is None else checkpoint.step
-            row = ["" if math.isnan(number) else repr(number) for number in numbers]
-            writer.writerow((cell(checkpoint.name), step, layer, track.role, *row))
+    """Write a history as CSV."""
+
+    def rows() -> Iterator[list[object]]:
+        for track in history.tracks.values():
+            columns = _values(track).values()
+            for checkpoint, *numbers in zip(history.checkpoints, *columns, strict=True):
+                key = [cell(checkpoint.name), checkpoint.step, cell(track.layer), track.role]
+                yield key + ["" if math.isnan(number) else repr(number) for number in numbers]
+
+    results.write_csv(file, ("checkpoint", "step", "layer", "role", *MEASURES), rows())

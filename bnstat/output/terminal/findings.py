@@ -135,18 +135,7 @@ def _explain(rule: Rule[Any], screen: Screen) -> Iterator[str]:
         f"({rule.severity})"
     )
     width = min(screen.width or _WIDTH, _WIDTH)
-    for title, text in sections(rule):
+    for title, text in rule.sections().items():
         yield ""
         yield screen.style(title, "bold")
         yield from textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="  ")
-
-
-def sections(rule: Rule[Any]) -> Iterator[tuple[str, str]]:
-    """The titles and texts of a rule's documentation."""
-    yield "What it finds", rule.what
-    yield "Why it matters", rule.why
-    yield "Example", rule.example
-    for library, text in rule.mend.items():
-        yield f"What to do: {library}", text
-    yield "How sure it is", rule.confidence
-    yield "Threshold", rule.threshold

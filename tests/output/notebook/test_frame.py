@@ -70,9 +70,9 @@ def test_which_library(monkeypatch):
     monkeypatch.setattr(frames, "find_spec", lambda name: name if name == "polars" else None)
     for name in LIBRARIES:
         monkeypatch.delitem(sys.modules, name, raising=False)
-    assert frames._at_hand() == "polars"
+    assert frames._default_library() == "polars"
     monkeypatch.setitem(sys.modules, "pandas", object())
-    assert frames._at_hand() == "pandas"
+    assert frames._default_library() == "pandas"
 
 
 def test_neither_is_installed(monkeypatch):

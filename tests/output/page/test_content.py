@@ -15,8 +15,7 @@ import pytest
 from bnstat.checks import RULES, check
 from bnstat.errors import BnstatError, DamagedError
 from bnstat.model import ROLES
-from bnstat.output.page import html
-from bnstat.output.page.page import Frames
+from bnstat.output.page import page as pages
 from bnstat.output.results.drift import Measured
 from tests.output.models import layer, model, usual
 from tests.output.page.written import Shown, of_model, of_run, of_two
@@ -105,8 +104,8 @@ def test_the_licence_of_what_is_vendored_goes_along() -> None:
 
 
 def test_every_script_is_used() -> None:
-    folder = Path(html.__file__).parent / "scripts"
-    assert {path.stem for path in folder.iterdir()} == set(html.SCRIPTS)
+    folder = Path(pages.__file__).parent / "scripts"
+    assert {path.stem for path in folder.iterdir()} == set(pages.SCRIPTS)
 
 
 def test_findings_are_explained_and_marked() -> None:
@@ -123,7 +122,7 @@ def test_findings_are_explained_and_marked() -> None:
     assert finding.channels.tolist() == [1, 2, 5]
     rule = next(each for each in RULES if each.code == "BN005")
     texts = shown.all("dd")
-    assert {rule.what, rule.why, rule.confidence, *rule.mend.values()} <= set(texts)
+    assert {rule.what, rule.why, rule.confidence, *rule.fixes.values()} <= set(texts)
     assert any(finding.message in text for text in shown.all("li"))
 
 
@@ -159,12 +158,10 @@ def test_a_run() -> None:
 
 
 def test_of_a_long_run_some_checkpoints_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bnstat.output.page import page
-
-    monkeypatch.setattr(page, "MOST_NUMBERS", 3 * 4 * 8)
+    monkeypatch.setattr(pages, "MOST_NUMBERS", 3 * 4 * 8)
     entries = [(str(place), model(usual("bn", seed=place))) for place in range(9)]
     entries[4] = ("4", DamagedError("model-4", "is damaged"))
-    frames = Frames(entries)
+    frames = pages.Frames(entries)
     passed = list(frames)
     assert [name for name, _ in passed] == [name for name, _ in entries]
     assert {number: name for number, (name, _) in frames.kept.items()} == {0: "0", 7: "8"}
@@ -197,7 +194,7 @@ def test_odd_layers_and_none() -> None:
     assert rows[1]["epsilon"] == ["Infinity"]
     nothing = Shown(of_model(model()))
     assert nothing.data["rows"] == []
-    assert nothing.all("p", id="verdict") == ["no batch norm found"]
+    assert nothing.all("p", id="headline") == ["no batch norm found"]
 
 
 def test_the_budget_of_a_large_network() -> None:
@@ -220,7 +217,7 @@ def test_it_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_colours_are_named_once() -> None:
-    style = (Path(html.__file__).parent / "style.css").read_text(encoding="utf-8")
+    style = (Path(pages.__file__).parent / "style.css").read_text(encoding="utf-8")
     used = set(re.findall(r"var\((--\w+)\)", style))
     themes = re.findall(r"^:root[^{]*\{(.*?)\}", style, re.DOTALL | re.MULTILINE)
     assert [used <= set(re.findall(r"(--\w+):", theme)) for theme in themes] == [True, True]

@@ -201,7 +201,7 @@ class TestRules:
         lines = list(findings_rules.explain([rule], Screen()))
         assert max(map(len, lines)) <= 80
         text = " ".join(" ".join(lines).split())
-        for part in (rule.code, rule.name, rule.what, rule.why, rule.example, *rule.mend.values()):
+        for part in (rule.code, rule.name, rule.what, rule.why, rule.example, *rule.fixes.values()):
             assert " ".join(part.split()) in text
         assert rule.threshold in text
         assert rule.confidence in text

@@ -1,0 +1,191 @@
+"""Rules about the stored values: BN004 to BN010."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from bnstat.checks import Thresholds
+from bnstat.model import BatchNorm
+from tests.checks.cases import (
+    INFINITE,
+    NAN,
+    ONES,
+    START,
+    ZEROS,
+    Layer,
+    array,
+    both,
+    but,
+    find,
+    norm,
+    sound,
+    variances,
+)
+from tests.output import models
+
+
+@pytest.mark.parametrize(
+    ("rule", "layer", "message", "numbers"),
+    [
+        ("BN004", but("moving_mean", c3=NAN, c5=INFINITE),
+         "moving mean is NaN or infinite in 2 of 8 channels", {"nan": 1, "infinite": 1}),
+        ("BN004", but("gamma", c3=NAN, c5=NAN),
+         "gamma is NaN in 2 of 8 channels", {"nan": 2, "infinite": 0}),
+        ("BN004", but("beta", c3=-INFINITE),
+         "beta is infinite in 1 of 8 channels", {"nan": 0, "infinite": 1}),
+        ("BN004", variances(NAN),
+         "moving variance is NaN in its only channel", {"nan": 1, "infinite": 0}),
+        ("BN005", but("moving_variance", c1=-0.5),
+         "moving variance is negative in 1 of 8 channels, down to -0.5; variance + epsilon is not "
+         "positive, so its square root is NaN", {"least": -0.5, "epsilon": 1e-3}),
+        ("BN005", but("moving_variance", c1=-(2.0**-12), c2=-(2.0**-13)),
+         "moving variance is negative in 2 of 8 channels, down to -0.000244; variance + epsilon "
+         "(0.001) is still positive", {"least": -(2.0**-12), "epsilon": 1e-3}),
+        ("BN006", but("moving_variance", c0=0.0, c1=1e-8),
+         "moving variance is at most 1e-07 in 2 of 8 channels, exactly 0 in 1",
+         {"zero": 1, "below": 1e-4 * 1e-3}),
+        ("BN006", but("moving_variance", c0=1e-8),
+         "moving variance is at most 1e-07 in 1 of 8 channels", {"zero": 0, "below": 1e-4 * 1e-3}),
+        ("BN006", sound(moving_variance=ZEROS),
+         "moving variance is at most 1e-07 in all 8 channels, exactly 0 in 8; the layer's output "
+         "does not depend on its input", {"zero": 8, "below": 1e-4 * 1e-3}),
+        ("BN007", sound(gamma=ONES * 2048, moving_variance=ONES * 0.25, epsilon=0.0),
+         "|gamma| / sqrt(variance + epsilon) is above 1000 in all 8 channels, up to 4.1e+03",
+         {"largest": 4096.0, "epsilon": 0.0}),
+        ("BN008", variances(2, 2, 1e6, 2),
+         "moving variance is up to 5e+05 times the layer's median in 1 of 4 channels (1e+06, "
+         "median 2)", {"largest": 1e6, "median": 2.0}),
+        ("BN009", both(c2=(0.0, 0.05), c3=(0.0005, 0.05)),
+         "|gamma| < 0.001 and |beta| < 0.1 in 2 of 8 channels: can be pruned", {}),
+        ("BN010", both(c2=(0.0, -0.5), c3=(-0.0005, 0.25)),
+         "|gamma| < 0.001 in 2 of 8 channels, but |beta| up to 0.5: pruning changes the output",
+         {"largest_beta": 0.5}),
+    ],
+)  # fmt: skip
+def test_messages(rule: str, layer: Layer, message: str, numbers: Mapping[str, Any]) -> None:
+    (finding,) = find(rule, norm(sound(7), "other"), norm(layer))
+    assert (finding.layer, finding.message) == ("bn", message)
+    assert dict(finding.numbers) == pytest.approx(dict(numbers))
+
+
+@pytest.mark.parametrize(
+    ("least", "epsilon", "severity", "end"),
+    [
+        (-(2.0**-12), None, "warning", "; epsilon is not stored; it must be above 0.000244"),
+        (-0.0009, None, "warning", "above 0.0009"),
+        (-0.001, None, "error", ""),
+        (-1.0, None, "error", "; variance + epsilon is not positive, so its square root is NaN"),
+        (-0.5, 1.0, "warning", "still positive"),
+        (-0.25, 0.25, "error", "NaN"),
+    ],
+)
+def test_epsilon_decides_how_serious_a_negative_variance_is(
+    least: float, epsilon: float | None, severity: str, end: str
+) -> None:
+    (finding,) = find("BN005", norm(but("moving_variance", c1=least), epsilon=epsilon))
+    assert finding.severity == severity
+    assert finding.message.endswith(end)
+    assert finding.numbers["epsilon"] == epsilon
+
+
+@pytest.mark.parametrize(
+    ("variance", "mean", "is_swapped"),
+    [
+        ([-1, -1, 1, 1, 1], [0, 1, 2, 3, 4], True),
+        ([-1, 1, 1, 1, 1], [0, 1, 2, 3, 4], False),
+        ([-1, -1, 1, 1, 1], [0, 1, 2, 3, -0.5], False),
+        ([-1, 1], [0, 1], True),
+        ([-1], [1], False),
+    ],
+)
+def test_mean_and_variance_may_be_swapped(
+    variance: list[float], mean: list[float], is_swapped: bool
+) -> None:
+    (finding,) = find("BN005", norm(variances(*variance, mean=array(*mean))))
+    end = "; no moving mean is negative: mean and variance may be swapped"
+    assert finding.message.endswith(end) is is_swapped
+
+
+def test_a_negative_variance_needs_no_mean() -> None:
+    assert len(find("BN005", models.layer("bn", {"moving_variance": array(-1, -1)}))) == 1
+
+
+def constant(name: str, gamma: float, variance: float) -> BatchNorm:
+    return norm(sound(gamma=ONES * gamma, moving_variance=ONES * variance), name)
+
+
+@pytest.mark.parametrize(
+    ("gammas", "message"),
+    [
+        ((1e-7, 1e-8), "the output of 2 of 3 layers does not depend on the input; in 2 of them "
+         "every |gamma| is below 1e-06: weight decay?"),
+        ((0.5, 0.5), "the output of 2 of 3 layers does not depend on the input"),
+    ],
+)  # fmt: skip
+def test_one_finding_counts_several_dead_layers(gammas: tuple[float, float], message: str) -> None:
+    dead = [constant(f"dead{number}", gamma, 1e-12) for number, gamma in enumerate(gammas)]
+    whole, *_ = find("BN006", *dead, models.usual("alive"))
+    assert (whole.layer, whole.severity, whole.numbers["layers"]) == (None, "warning", 2)
+    assert whole.message == message
+
+
+def test_one_dead_layer_is_not_counted() -> None:
+    findings = find("BN006", constant("a", 0.5, 0), models.usual("b"))
+    assert [each.layer for each in findings] == ["a"]
+
+
+def test_the_scale_depends_on_the_layers_own_epsilon() -> None:
+    layer = sound(gamma=ONES * 2000, moving_variance=ZEROS)
+    assert find("BN007", norm(layer, epsilon=16.0)) == []
+    assert len(find("BN007", norm(layer, epsilon=3.0))) == 1
+
+
+def test_the_scale_is_a_lower_bound_if_epsilon_is_not_stored() -> None:
+    def scaled(gamma: float) -> BatchNorm:
+        return norm(sound(gamma=ONES * gamma, moving_variance=ZEROS), epsilon=None)
+
+    assert find("BN007", scaled(31)) == []
+    (finding,) = find("BN007", scaled(32))
+    assert "up to at least 1.01e+03" in finding.message
+
+
+def test_a_scale_that_is_not_finite_is_left_to_other_rules() -> None:
+    layer = norm(variances(NAN, -5, INFINITE, 4))
+    assert find("BN007", layer, thresholds=Thresholds(scale=0.9)) == []
+
+
+def test_the_scale_of_a_layer_without_gamma() -> None:
+    layer = models.layer("bn", {**START, "moving_variance": ONES / 2**22}, epsilon=0.0)
+    (finding,) = find("BN007", layer)
+    assert finding.numbers["largest"] == 2048.0
+
+
+@pytest.mark.parametrize(
+    ("numbers", "is_found"),
+    [
+        ((0.01, 0.01, 0.01, 99), False),
+        ((100, 100, 100, 9e5), False),
+        ((0.01, 0.01, 0.01, 101), True),
+        ((1, 1, 1, 1e6), True),
+        # The median needs four channels that are finite and not constant.
+        ((1, 1, 1e6), False),
+        ((1, 1, 0, 1e6), False),
+        ((1, 1, INFINITE, 1e6), False),
+        ((1, 1, NAN, 1e6), False),
+    ],
+)
+def test_variances_far_above_the_median(numbers: tuple[float, ...], is_found: bool) -> None:
+    skipped = norm(variances(NAN, NAN, 0, 0), "skipped")
+    findings = find("BN008", skipped, norm(variances(*numbers)))
+    assert [each.layer for each in findings] == ["bn"] * is_found
+
+
+def test_thresholds_of_gamma_and_beta_are_exclusive_bounds() -> None:
+    layer = norm(both(c2=(2.0**-10, 0.25), c3=(2.0**-11, 0.25), c4=(2.0**-11, 0.125)))
+    thresholds = Thresholds(gamma=2.0**-10, beta=0.25)
+    (off,) = find("BN009", layer, thresholds=thresholds)
+    (constant_output,) = find("BN010", layer, thresholds=thresholds)
+    assert (off.channels.tolist(), constant_output.channels.tolist()) == ([4], [3])
