@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from bnstat.checks.conversion import is_converted
 from bnstat.checks.rule import Finding, Rule, Thresholds, at_start, numbers_of, statistics_of
 from bnstat.model import ROLES, BatchNorm, Model, squeezed
 
@@ -134,7 +135,7 @@ def _must_differ(one: BatchNorm, other: BatchNorm, model: Model) -> bool:
     shared = {graph for graph, _ in one.inputs} & {graph for graph, _ in other.inputs}
     if shared:
         return one.inputs.isdisjoint(other.inputs)
-    return model.source.is_converted
+    return is_converted(model.source)
 
 
 def _equal(one: BatchNorm, other: BatchNorm, role: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bnstat.checks.conversion import has_negative_zero, rewritten, untouched
+from bnstat.checks.conversion import has_negative_zero, is_converted, rewritten, untouched
 from bnstat.checks.rule import (
     LARGEST_DEFAULT_EPSILON,
     Finding,
@@ -357,7 +357,7 @@ def _steps(model: Model) -> _Steps | None:
     if len(counts) == 1 and (number := counts.pop()) > 0 and number.is_integer():
         return _Steps(int(number), _TRUST_IN_COUNTS)
     # Converted files are not numbered by steps: `face-320.onnx` is named after its image size.
-    if not model.source.step or model.source.is_converted:
+    if not model.source.step or is_converted(model.source):
         return None
     return _Steps(model.source.step, _TRUST_IN_NAMES)
 

@@ -20,7 +20,7 @@ from bnstat.formats.detection import (
     step_of,
     with_steps,
 )
-from bnstat.formats.registry import formats
+from bnstat.formats.registry import formats, known_formats
 from bnstat.storage.access import Access
 from bnstat.storage.address import shown
 from bnstat.storage.files import File, Folder
@@ -98,13 +98,13 @@ def _of_file(folder: Folder, file: File) -> ModelSet:
     for format_ in formats():
         if (found := format_.model_in_file(folder, file)) is not None:
             return single(found if format_.named else _unnamed(folder, found))
-    from bnstat.formats.foreign import READS, refuse_foreign
+    from bnstat.formats.foreign import refuse_foreign
     from bnstat.storage.archive import open_archive
 
     refuse_foreign(file)
     if (archive := open_archive(file)) is not None:
         return _in_archive(archive)
-    raise UnknownFormatError(file.path, "is in no format that bnstat knows", READS)
+    raise UnknownFormatError(file.path, "is not in a format that bnstat knows", known_formats())
 
 
 def _unnamed(folder: Folder, found: StoredModel) -> StoredModel:
