@@ -166,7 +166,7 @@ def test_file_urls_are_local_paths() -> None:
 
 
 def test_tensorflows_reader_reads_no_url(store: str) -> None:
-    with pytest.raises(BnstatError, match="reads files on disk"):
+    with pytest.raises(BnstatError, match="reads local files only"):
         bnstat.load(f"{store}/run", reader="tensorflow")
 
 
