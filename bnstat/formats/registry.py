@@ -211,9 +211,12 @@ def formats() -> Iterator[Format]:
     """Yield all formats in the order of detection; the module of each is imported when needed."""
     for name in dict.fromkeys(finder for row in FORMATS for finder in row.finders):
         yield _finder(name)
-    for row in FORMATS:
-        if row.module:
-            yield _SingleFile(row)
+    yield from _single_files()
+
+
+@cache
+def _single_files() -> list[Format]:
+    return [_SingleFile(row) for row in FORMATS if row.module]
 
 
 @cache
