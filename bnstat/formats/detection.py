@@ -51,7 +51,7 @@ class ModelSet(NamedTuple):
         """Return the model with a name and step, or the default model if both are None.
 
         Raises:
-            NotFoundError: there is no such model.
+            NotFoundError: no model has this name and step.
         """
         if checkpoint is None and step is None:
             return self.default
@@ -142,8 +142,7 @@ def sorted_by_age(models: Sequence[StoredModel], newest: str | None = None) -> M
 
     Args:
         models: at least one model.
-        newest: the name of the default model. If there is none of this name, the last one is
-            the default.
+        newest: the name of the default model; otherwise the last one is the default.
     """
 
     def age(model: StoredModel) -> tuple[object, ...]:

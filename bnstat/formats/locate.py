@@ -46,7 +46,7 @@ def locate(path: str, access: Access | None = None) -> ModelSet:
         access: how remote files are read.
 
     Raises:
-        NotFoundError: the path does not exist, or there is no model.
+        NotFoundError: the path does not exist, or contains no model.
         UnknownFormatError: the file is not in a format that bnstat reads.
         DamagedError: the file is a git-lfs pointer or a damaged archive.
         BnstatError: the path cannot be read.

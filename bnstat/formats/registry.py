@@ -28,7 +28,7 @@ class FileFormat:
         description: what the format is, for the table in the documentation.
         path: the path that a user passes, for the same table.
         module: the module below `bnstat.formats` that reads models of a single file, a
-            `FormatModule`; empty if there is none.
+            `FormatModule`; or empty.
         finders: classes below `bnstat.formats`, derived from `Format`, that find models which
             are folders or several files. Several formats may share one.
         is_data_beside_models: True for files that count as a model only in a folder without
