@@ -1,11 +1,11 @@
-"""bnstat: the batch-normalization statistics of any TensorFlow or Keras file.
+"""bnstat: the batch-normalization statistics in TensorFlow and Keras files.
 
     import bnstat
     model = bnstat.load("model_dir")
     layer = model["fc1/BatchNorm"]
     scale, shift = layer.scale_and_shift()
 
-The names below are imported when they are first used.
+A public name is imported when it is first used.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What notebooks show of models, layers, findings, differences and histories.
+"""Display of models, layers, findings, differences and histories in notebooks.
 
-This is the only module below `output` that knows of `output`. It names modules by strings and
-imports them when a notebook asks, so that nothing else depends on how things are shown.
+This is the only module below `output` that refers to `output`: by a string, and it imports the
+module when a notebook needs it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Displayed:
-    """An object that a notebook shows as a table."""
+    """A base class for objects that a notebook shows as a table."""
 
     __slots__ = ()
 

@@ -1,7 +1,6 @@
-"""What can go wrong, as documented types.
+"""The errors that bnstat raises.
 
-Every error that bnstat raises on purpose is a `BnstatError`. Its text is one line that says
-where the trouble is, what it is and, where something can be done, what to try.
+Each is a `BnstatError`. Its text is one line: where the problem is, what it is, and what to try.
 """
 
 from __future__ import annotations
@@ -10,12 +9,12 @@ from bnstat.text import printable
 
 
 class BnstatError(Exception):
-    """The base of all errors raised on purpose.
+    """The base class of bnstat's errors.
 
     Args:
-        where: the file, folder, checkpoint key or option in question.
-        what: what is wrong with it; what could act on a terminal is escaped.
-        hint: what to try; empty where there is nothing to try.
+        where: the file, folder, checkpoint key or option.
+        what: the problem. Characters that could act on a terminal are escaped.
+        hint: what to try; may be empty.
     """
 
     def __init__(self, where: str, what: str, hint: str = "") -> None:
@@ -26,11 +25,11 @@ class BnstatError(Exception):
 
 
 class NotFoundError(BnstatError):
-    """There is no such path, or no model, checkpoint, layer or shard of that name there."""
+    """A path, model, checkpoint, layer or shard does not exist."""
 
 
 class UnknownFormatError(BnstatError):
-    """The file was read, and is none of the formats that bnstat knows."""
+    """The file can be read, but is not in a format that bnstat knows."""
 
 
 class DamagedError(BnstatError):
@@ -38,21 +37,21 @@ class DamagedError(BnstatError):
 
 
 class UnsupportedError(BnstatError):
-    """The file is sound, but uses something that the native reader does not know.
+    """The file is valid, but uses something that the native reader does not support.
 
-    With `reader="auto"` TensorFlow's own reader is tried next.
+    With `reader="auto"`, TensorFlow's own reader is tried next.
     """
 
 
 class ChangedError(BnstatError):
-    """The file was replaced while it was read, as by a training job that saves."""
+    """The file was replaced while it was read, for example by a training job."""
 
 
 class AmbiguousError(BnstatError):
-    """The question has no single answer in this file, such as an epsilon that it does not hold."""
+    """The file does not determine the answer, such as an epsilon that it does not record."""
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says first; the name of its type where it says nothing."""
+    """Return the first line of another library's error, or the name of its type if it is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

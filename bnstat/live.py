@@ -1,12 +1,9 @@
-"""Models in memory: those of Keras 3, of tf-keras, any `tf.Module`, and sessions.
+"""Models in memory: of Keras 3 and tf-keras, any `tf.Module`, and sessions of TensorFlow 1.
 
-Nothing is imported for them: a caller who has one has imported its library already.
+Nothing is imported here, because a caller who has a model has imported its library already.
 
-Models in sessions of TensorFlow 1: a session's graph, and the values of its variables now.
-
-Variables go by the names under which a `tf.compat.v1.train.Saver` stores them, the parts of a
-partitioned one put together. The graph is left as it is: no op is added to it, so that it may be
-finalized.
+The variables of a session have the names under which a `tf.compat.v1.train.Saver` stores them.
+The parts of a partitioned variable are joined. No op is added to the graph, which may be finalized.
 """
 
 from __future__ import annotations
@@ -20,16 +17,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bnstat.errors import BnstatError, UnsupportedError
+from bnstat.errors import BnstatError, UnsupportedError, first_line
 from bnstat.formats.contents import Contents, Graph
 from bnstat.model import ROLES, Array, BatchNorm, Model, Source, Variable
 
 _GLOBAL_VARIABLES = "variables"
-"""The collection of what a saver stores: `tf.compat.v1.GraphKeys.GLOBAL_VARIABLES`."""
+"""The collection that a saver stores: `tf.compat.v1.GraphKeys.GLOBAL_VARIABLES`."""
 
 
 def is_session(thing: object) -> bool:
-    """Whether this is a `tf.compat.v1.Session`, of any kind."""
+    """Return True for a `tf.compat.v1.Session` of any kind."""
     home = "tensorflow.python.client.session"
     return any(
         kind.__module__ == home and kind.__name__ == "BaseSession" for kind in type(thing).__mro__
@@ -40,9 +37,9 @@ class SessionVariable:
     """A variable in a session.
 
     Attributes:
-        shape: of the whole, where it is partitioned.
-        dtype: NumPy's name of its element type.
-        parts: op -> the indices of the part that it stands for, where it is partitioned.
+        shape: the shape; of the whole variable if it is partitioned.
+        dtype: NumPy's name of the element type.
+        parts: op -> indices of its part of a partitioned variable.
     """
 
     def __init__(self, session: Any, key: str) -> None:
@@ -54,7 +51,7 @@ class SessionVariable:
         self.parts: dict[str, tuple[slice, ...]] = {}
 
     def add(self, variable: Any) -> None:
-        """Add a part of it, or the whole."""
+        """Add the variable, or one of its parts."""
         self.dtype = variable.dtype.base_dtype.name
         info = variable._get_save_slice_info()
         part: tuple[slice, ...] = ()
@@ -62,26 +59,26 @@ class SessionVariable:
             self.shape = self._shape_of(variable)
         else:
             self.shape = tuple(info.full_shape)
-            places = zip(info.var_offset, info.var_shape, strict=True)
-            part = tuple(slice(start, start + size) for start, size in places)
+            ranges = zip(info.var_offset, info.var_shape, strict=True)
+            part = tuple(slice(start, start + size) for start, size in ranges)
             self.parts[variable.op.name] = part
         self._held.append((variable, part))
 
     def _shape_of(self, variable: Any) -> tuple[int, ...]:
-        """Return the shape of a variable; where the graph leaves it open, that of its value.
+        """Return the shape of a variable, or of its value if the graph leaves the shape open.
 
         Raises:
-            BnstatError: the graph leaves it open, and the variable has no value.
+            BnstatError: the graph leaves the shape open, and the variable has no value.
         """
         if variable.shape.is_fully_defined():
             return tuple(variable.shape.as_list())
         return np.shape(self._run(variable, {}))
 
     def numpy(self) -> Array:
-        """Its value now.
+        """Return the current value.
 
         Raises:
-            BnstatError: it has none, or the session is closed.
+            BnstatError: the variable has no value, or the session is closed.
         """
         values = self._run([variable for variable, _ in self._held], {})
         if not self.parts:
@@ -92,7 +89,7 @@ class SessionVariable:
         return whole
 
     def assign(self, array: Array) -> None:
-        """Give it another value, of its shape.
+        """Set a value of the same shape.
 
         Raises:
             BnstatError: the session is closed.
@@ -109,32 +106,31 @@ class SessionVariable:
             if type(error).__name__ == "FailedPreconditionError":
                 hint = "restore a checkpoint or run the initializer first"
                 raise BnstatError(where, "has no value yet", hint) from None
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise BnstatError(where, f"cannot be used: {lines[0]}") from None
+            raise BnstatError(where, f"cannot be used: {first_line(error)}") from None
 
 
 def session_variables(session: Any) -> dict[str, SessionVariable]:
-    """The variables of a session by the keys under which a saver stores them.
+    """Return the variables of a session by the keys under which a saver stores them.
 
     Raises:
         BnstatError: a variable of unknown shape has no value, or the session is closed.
     """
-    found: dict[str, SessionVariable] = {}
+    variables: dict[str, SessionVariable] = {}
     for variable in session.graph.get_collection(_GLOBAL_VARIABLES):
         info = variable._get_save_slice_info()
         key = variable.name.partition(":")[0] if info is None else info.full_name
-        found.setdefault(key, SessionVariable(session, key)).add(variable)
-    return found
+        variables.setdefault(key, SessionVariable(session, key)).add(variable)
+    return variables
 
 
 def session_contents(
     session: Any, variables: Mapping[str, SessionVariable], writer: str | None = None
 ) -> Contents:
-    """What a session holds, as if a saver had stored it.
+    """Return the contents of a session as if a saver had stored it.
 
     Args:
         session: the session.
-        variables: what it has of them.
+        variables: the variables of the session.
         writer: the library and its version.
     """
 
@@ -142,18 +138,19 @@ def session_contents(
         from bnstat.formats.tensorflow.graph_def import graph_of
 
         graph = graph_of(session.graph.as_graph_def(), lambda name: name if name in keys else None)
-        parts = {op: part for one in variables.values() for op, part in one.parts.items()}
+        parts = {op: part for variable in variables.values() for op, part in variable.parts.items()}
         yield replace(graph, parts=parts)
 
     keys = {
-        key: Variable(key, key, one.dtype, one.shape, one.numpy) for key, one in variables.items()
+        key: Variable(key, key, variable.dtype, variable.shape, variable.numpy)
+        for key, variable in variables.items()
     }
     source = Source(session_name(session), "live", writer=writer)
     return Contents(source, keys, graphs=graphs)
 
 
 def session_name(session: Any) -> str:
-    """What a session is called in messages."""
+    """Return the name of a session in messages."""
     return f"tf.compat.v1.{type(session).__name__}"
 
 
@@ -172,8 +169,8 @@ class LiveModel(NamedTuple):
     """A model in memory.
 
     Attributes:
-        model: its layers; a variable's key is `LAYER/ROLE`, in a session its saver's.
-        variables: key -> the variable itself, which has `numpy` and `assign`.
+        model: the layers. The key of a variable is `LAYER/ROLE`, or the saver's key in a session.
+        variables: key -> variable object with `numpy` and `assign`.
     """
 
     model: Model
@@ -181,7 +178,7 @@ class LiveModel(NamedTuple):
 
 
 def is_live(thing: object) -> bool:
-    """Whether this is an object that may hold layers, and no path."""
+    """Return True for an object that may contain layers, and False for a path."""
     return _has(thing, "variables") or _has(thing, "submodules")
 
 
@@ -200,10 +197,10 @@ def _has(thing: object, name: str) -> bool:
 
 
 def live_model(thing: Any) -> LiveModel:
-    """The batch-norm layers of a model in memory.
+    """Find the batch-norm layers of a model in memory.
 
     Raises:
-        UnsupportedError: it is neither a Keras model or layer nor a `tf.Module` nor a session.
+        UnsupportedError: the object is not a Keras model or layer, a `tf.Module` or a session.
     """
     if is_session(thing):
         return _in_session(thing)
@@ -212,15 +209,15 @@ def live_model(thing: Any) -> LiveModel:
         raise UnsupportedError(kind, "is neither a path nor a model of Keras or TensorFlow")
     layers = []
     variables: dict[str, Any] = {}
-    taken: set[str] = set()
+    names: set[str] = set()
     for path, holder in holders(thing):
         roles = _roles(holder)
         if not {"moving_mean", "moving_variance"} <= roles.keys():
             continue
         name = path
-        while name in taken:
+        while name in names:
             name += "#2"
-        taken.add(name)
+        names.add(name)
         keys = {role: f"{name}/{role}" for role in ROLES if role in roles}
         variables.update({key: roles[role] for role, key in keys.items()})
         layers.append(_layer(name, holder, {role: (keys[role], roles[role]) for role in keys}))
@@ -231,12 +228,13 @@ def live_model(thing: Any) -> LiveModel:
 def _in_session(session: Any) -> LiveModel:
     from bnstat.discovery import discover
 
-    held = session_variables(session)
-    return LiveModel(discover(session_contents(session, held, _writer(session))), dict(held))
+    variables = session_variables(session)
+    contents = session_contents(session, variables, _writer(session))
+    return LiveModel(discover(contents), dict(variables))
 
 
 def numpy_of(variable: Any) -> Array:
-    """The array of a variable of Keras or TensorFlow."""
+    """Return the value of a variable of Keras or TensorFlow."""
     return np.asarray(variable.numpy())
 
 
@@ -245,8 +243,10 @@ def _layer(name: str, holder: Any, roles: dict[str, tuple[str, Any]]) -> BatchNo
     return BatchNorm(
         name,
         {
-            role: Variable(key, key, str(_dtype(one)), tuple(one.shape), partial(numpy_of, one))
-            for role, (key, one) in roles.items()
+            role: Variable(
+                key, key, _dtype(variable), tuple(variable.shape), partial(numpy_of, variable)
+            )
+            for role, (key, variable) in roles.items()
         },
         evidence="config",
         epsilon=_number(holder, "epsilon", "eps", "_eps"),
@@ -257,10 +257,10 @@ def _layer(name: str, holder: Any, roles: dict[str, tuple[str, Any]]) -> BatchNo
 
 
 def _axis(value: Any) -> int | tuple[int, ...] | None:
-    """Return an axis or several axes of any integer type; None for anything else."""
+    """Return one or several axes as `int`; None if the value is not an axis."""
     try:
         if isinstance(value, (list, tuple)) or type(value).__name__ == "ListWrapper":
-            axes = tuple(operator.index(each) for each in value)
+            axes = tuple(map(operator.index, value))
             return axes[0] if len(axes) == 1 else axes
         return operator.index(value)
     except TypeError:
@@ -280,20 +280,20 @@ def _dtype(variable: Any) -> str:
 
 
 def _roles(holder: Any) -> dict[str, Any]:
-    """Role -> variable, of what a layer has of them."""
+    """Return the variables of a layer by role."""
     roles = {}
     for role, names in _NAMES.items():
         for name in names:
-            found = getattr(holder, name, None)
-            found = getattr(found, "average", found)  # Sonnet keeps them in an average
-            if hasattr(found, "assign") and getattr(found, "shape", None) is not None:
-                roles[role] = found
+            variable = getattr(holder, name, None)
+            variable = getattr(variable, "average", variable)  # Sonnet wraps it in an average
+            if hasattr(variable, "assign") and getattr(variable, "shape", None) is not None:
+                roles[role] = variable
                 break
     return roles
 
 
 def holders(thing: Any) -> Iterator[tuple[str, Any]]:
-    """All layers and modules, each once, with its path of names."""
+    """Yield each layer and module once, with its path of names."""
     seen: set[int] = set()
     stack: list[tuple[tuple[str, ...], Any]] = [((), thing)]
     while stack:
@@ -307,21 +307,21 @@ def holders(thing: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _children(holder: Any) -> list[tuple[str, Any]]:
-    """What a layer or a module holds, by its own name, in order."""
+    """Return the names and values of the children of a layer or module, in order."""
     if hasattr(holder, "_flatten_layers"):
         layers = holder._flatten_layers(include_self=False, recursive=False)
         return [(layer.name, layer) for layer in layers]
-    found = []
+    children = []
     for name, value in sorted(getattr(holder, "__dict__", {}).items()):
         values = {"": value}
         if isinstance(value, (list, tuple)):
-            values = {f"/{place}": child for place, child in enumerate(value)}
+            values = {f"/{index}": child for index, child in enumerate(value)}
         elif isinstance(value, dict):
             values = {f"/{key}": child for key, child in value.items()}
-        for place, child in values.items():
+        for suffix, child in values.items():
             if is_live(child) and not hasattr(child, "assign"):
-                found.append((name + place, child))
-    return found
+                children.append((name + suffix, child))
+    return children
 
 
 def _writer(thing: Any) -> str | None:

@@ -1,10 +1,10 @@
-"""Loading models: where they lie, what they hold, which of it is batch norm."""
+"""Load models: locate them at a path, open the files, find the batch-norm layers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property
 from os import PathLike, fspath
 from typing import Any, Literal
 
@@ -20,7 +20,64 @@ from bnstat.storage.files import ahead
 
 Reader = Literal["auto", "native", "tensorflow"]
 Track = Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]]
-"""Passes the layers on, such as to show progress."""
+"""Passes layers through, for example to show progress."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `load` that apply to every model at a path; see there."""
+
+    reader: Reader = "auto"
+    patterns: Sequence[tuple[str, str]] = ()
+    include_shadows: bool = False
+    layers: Sequence[str] = ()
+    values: bool = True
+    eager: bool = False
+    track: Track = iter
+    config: str | PathLike[str] | None = None
+
+    def open(
+        self, path: str, stored: StoredModel, access: Access | None = None
+    ) -> tuple[Contents, Model]:
+        """Open one of the models at a path.
+
+        Args:
+            path: the path or URL.
+            stored: the model.
+            access: how remote files are read; its notes are added to the contents.
+
+        Raises:
+            BnstatError: as `load`.
+        """
+        configure = self.configure
+        contents = _open(path, stored, self.reader, self.values)
+        if access is not None and access.notes:
+            contents = replace(contents, notes=[*contents.notes, *access.notes])
+        if configure is not None:
+            contents = configure(contents)
+        model = discover(
+            contents,
+            patterns=self.patterns,
+            include_shadows=self.include_shadows,
+            values=self.values,
+        )
+        if self.eager and self.values:
+            self.read(model)
+        return contents, model
+
+    def read(self, model: Model) -> None:
+        """Read all arrays of the layers whose names match."""
+        layers = (*model.layers, *model.incomplete)
+        model.read([layer for layer in layers if matches(layer.name, self.layers)], self.track)
+
+    @cached_property
+    def configure(self) -> Callable[[Contents], Contents] | None:
+        """A function that adds the architecture in the file `config` to contents.
+
+        Raises:
+            BnstatError: the file does not contain an architecture.
+        """
+        return None if self.config is None else _configurer(self.config)
 
 
 def load(
@@ -44,41 +101,42 @@ def load(
 
     Args:
         path: a SavedModel, a checkpoint's prefix or one of its files, a Keras file, a GraphDef,
-            or a folder of such; `.` if left out. It may be a URL: `s3://`, `gs://`, `az://`,
-            `hf://`, `https://`. Or a model in memory: of Keras, of tf-keras, any `tf.Module`, or
-            a `tf.compat.v1.Session` with its graph.
-        checkpoint: the name of one of a folder's checkpoints or files; the newest if left out.
-        step: the step of one of a folder's checkpoints.
-        reader: `native` reads with bnstat's own reader, `tensorflow` with TensorFlow's, `auto`
-            with the native one and, for what that does not know, with TensorFlow's.
-        patterns: (role, regular expression) pairs of a naming scheme of your own.
-        include_shadows: also the exponential-moving-average copies of layers.
-        layers: only those whose name matches one of these globs, such as `block1/*`; all if
-            left out.
-        values: whether arrays will be asked for; without, a checkpoint's index is enough.
-        eager: read all arrays now. Where a training job is saving over the file, only this
-            makes sure that they belong to one save.
-        track: passes on the layers that are being read, where `eager`.
-        max_download: how many bytes may be downloaded, where the path is a URL.
-        storage_options: what fsspec's driver for the URL is given, such as an endpoint.
-        access: how files that are far away are reached, in place of these two.
-        config: a file with the model's architecture, for Keras weights that do not tell it: the
-            JSON of `model.to_json()`, a `config.json`, a `.keras` or a full `.h5`. It gives the
-            layers' names, roles, epsilon, momentum, axis and order. A file that tells its own
-            is read by that.
+            a file of another known format, or a folder of these; default `.`. It may be a URL:
+            `s3://`, `gs://`, `az://`, `hf://`, `https://`. Or a model in memory: of Keras or
+            tf-keras, any `tf.Module`, or a `tf.compat.v1.Session` with its graph.
+        checkpoint: the name of one of the checkpoints or files in a folder; default: the newest.
+        step: the step of one of the checkpoints in a folder.
+        reader: `native` uses bnstat's own reader, `tensorflow` uses TensorFlow's; `auto` uses
+            TensorFlow's only for files that the native reader does not support.
+        patterns: (role, regular expression) pairs of your own naming scheme.
+        include_shadows: also load the exponential-moving-average copies of layers.
+        layers: load only layers whose name matches one of these globs, such as `block1/*`;
+            default: all.
+        values: False if no array will be read: then the index of a checkpoint is enough.
+        eager: read all arrays now. If a training job is overwriting the file, only this
+            guarantees that all arrays come from one save.
+        track: passes the layers through while `eager` reads them.
+        max_download: the largest number of bytes to download, if the path is a URL.
+        storage_options: options for fsspec's driver of the URL, such as an endpoint.
+        access: how remote files are read, instead of these two.
+        config: a file with the model's architecture, for Keras weights that do not contain it:
+            the JSON of `model.to_json()`, a `config.json`, a `.keras` or a full `.h5`. It
+            provides the layers' names, roles, epsilon, momentum, axis and order. It is ignored
+            if the file contains an architecture.
 
     Returns:
-        The model. Its arrays are read when they are first asked for.
+        The model. Unless `eager`, an array is read when it is first used.
 
     Raises:
-        NotFoundError: there is nothing of that name, or a glob matches no layer.
-        UnknownFormatError: the file is in no format that bnstat reads.
+        NotFoundError: there is nothing at the path, or a glob matches no layer.
+        UnknownFormatError: the file is not in a format that bnstat reads.
         DamagedError: the file is damaged.
-        UnsupportedError: the file needs what the reader does not know.
+        UnsupportedError: the file uses something that the reader does not support.
         ChangedError: the file was replaced while it was read.
         BnstatError: the architecture does not fit the weights, or an argument applies to files
             only and the model is in memory.
     """
+    options = Options(reader, patterns, include_shadows, layers, values, eager, track, config)
     if not isinstance(path, (str, PathLike)):
         from bnstat.live import live_model
 
@@ -96,26 +154,24 @@ def load(
             config=config is not None,
         )
         if eager and values:
-            _read(live, layers, track)
+            options.read(live)
         return narrow(live, layers)
     text = fspath(path)
     access = access or _access(text, storage_options, max_download)
-    found = locate(text, access).choose(redact(text), checkpoint, step)
-    times = found.times()
-    read = partial(_read, globs=layers, track=track) if eager and values else None
-    attempt = _loader(text, access, reader, patterns, include_shadows, values, read, config)
+    stored = locate(text, access).choose(redact(text), checkpoint, step)
+    times = stored.times()
     try:
-        model = attempt(found)
+        _, model = options.open(text, stored, access)
     except BnstatError as error:
         # A training job may have replaced the checkpoint, or a part of it, since then.
         access.forget()
         newest = locate(text, access).choose(redact(text), checkpoint, step)
-        unchanged = (found.name, found.modified, times)
+        unchanged = (stored.name, stored.modified, times)
         is_same = (newest.name, newest.modified, newest.times()) == unchanged
         if is_same and not isinstance(error, ChangedError):
             raise
         try:
-            model = attempt(newest)
+            _, model = options.open(text, newest, access)
         except BnstatError:
             raise ChangedError(
                 redact(text), "changes faster than it can be read", "try again"
@@ -123,10 +179,10 @@ def load(
     return narrow(model, layers)
 
 
-def _access(path: str, options: Mapping[str, Any] | None, max_download: int) -> Access:
-    """Return how files are reached, with a note if that does not apply to the path."""
-    access = Access(options, max_download)
-    if options and not is_url(path):
+def _access(path: str, storage_options: Mapping[str, Any] | None, max_download: int) -> Access:
+    """Return how files are read, with a note if the options do not apply to the path."""
+    access = Access(storage_options, max_download)
+    if storage_options and not is_url(path):
         access.notes.append("storage options apply to URLs, and are not used for a local path")
     return access
 
@@ -154,95 +210,62 @@ def load_all(
         include_shadows: as for `load`.
         layers: as for `load`.
         values: as for `load`.
-        last: only so many of them, the newest.
-        max_download: as for `load`, of all of them together.
+        last: load only this many, the newest ones.
+        max_download: as for `load`, for all models together.
         storage_options: as for `load`.
         access: as for `load`.
-        config: as for `load`; one architecture for all of them.
+        config: as for `load`; one architecture for all models.
 
     Returns:
-        The name and the model of each, or the error that kept it from being read. Each is
-        loaded when the iteration comes to it.
+        The name and the model of each, or the error that occurred while it was read. A model is
+        loaded when the iteration reaches it.
 
     Raises:
-        As `load`, for the path as a whole.
+        BnstatError: as `load`, for the path as a whole.
     """
     text = fspath(path)
     access = access or _access(text, storage_options, max_download)
     models = locate(text, access).models
-    found = models[-last:] if last else models
-
-    read = partial(_read, globs=layers) if values else None
-    attempt = _loader(text, access, reader, patterns, include_shadows, values, read, config)
-    return Models(text, found, lambda one: narrow(attempt(one), layers))
+    models = models[-last:] if last else models
+    options = Options(reader, patterns, include_shadows, layers, values, True, config=config)
+    _ = options.configure  # Raise an error in `config` here, not once per model.
+    return Models(text, models, options, access)
 
 
 class Models(Iterable[tuple[str, Model | BnstatError]]):
-    """The models at a path; how many there are is known before any is loaded."""
+    """The models at a path. Their number is known before any of them is loaded."""
 
     def __init__(
-        self, path: str, found: Sequence[StoredModel], attempt: Callable[[StoredModel], Model]
+        self, path: str, stored: Sequence[StoredModel], options: Options, access: Access
     ) -> None:
-        self._path = redact(path)
-        self._found = found
-        self._attempt = attempt
-        self._is_far = is_url(path)
+        self._path = path
+        self._stored = stored
+        self._options = options
+        self._access = access
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._stored)
 
     @property
     def checkpoints(self) -> list[tuple[str, int | None]]:
-        """The name of each that has one, and its training step where the name tells it."""
-        return [(found.name, found.step) for found in self._found if found.name is not None]
+        """The name of each model that has one, and the training step that the name contains."""
+        return [(stored.name, stored.step) for stored in self._stored if stored.name is not None]
 
     def __iter__(self) -> Iterator[tuple[str, Model | BnstatError]]:
-        tried = ahead(self._try, self._found) if self._is_far else map(self._try, self._found)
-        for found, result in zip(self._found, tried, strict=True):
-            yield found.name if found.name is not None else self._path, result
+        is_remote = is_url(self._path)
+        models = ahead(self._load, self._stored) if is_remote else map(self._load, self._stored)
+        for stored, model in zip(self._stored, models, strict=True):
+            yield stored.name if stored.name is not None else redact(self._path), model
 
-    def _try(self, found: StoredModel) -> Model | BnstatError:
+    def _load(self, stored: StoredModel) -> Model | BnstatError:
         try:
-            return self._attempt(found)
+            _, model = self._options.open(self._path, stored, self._access)
+            return narrow(model, self._options.layers)
         except BnstatError as error:
             return error
 
 
-def _loader(
-    path: str,
-    access: Access,
-    reader: Reader,
-    patterns: Sequence[tuple[str, str]],
-    include_shadows: bool,
-    values: bool,
-    read: Callable[[Model], None] | None,
-    config: str | PathLike[str] | None,
-) -> Callable[[StoredModel], Model]:
-    """What loads a model that lies at the path, and lets `read` read its arrays."""
-    configure = configurer(config) if config is not None else None
-
-    def attempt(found: StoredModel) -> Model:
-        contents = _open(path, found, reader, values)
-        if access.notes:
-            contents = replace(contents, notes=[*contents.notes, *access.notes])
-        if configure is not None:
-            contents = configure(contents)
-        model = discover(
-            contents, patterns=patterns, include_shadows=include_shadows, values=values
-        )
-        if read is not None:
-            read(model)
-        return model
-
-    return attempt
-
-
-def configurer(config: str | PathLike[str]) -> Callable[[Contents], Contents]:
-    """Return a function that gives contents the architecture that a file specifies.
-
-    Raises:
-        BnstatError: the file tells none.
-    """
+def _configurer(config: str | PathLike[str]) -> Callable[[Contents], Contents]:
     from bnstat.discovery.configuration import find_misfit
     from bnstat.formats.keras.architecture import read_architecture
 
@@ -250,16 +273,16 @@ def configurer(config: str | PathLike[str]) -> Callable[[Contents], Contents]:
 
     def configure(contents: Contents) -> Contents:
         if contents.configured is None:
-            note = f"{path} is not used: the file tells its own layers"
+            note = f"{path} is not used: the file contains its own layers"
             return replace(contents, notes=[*contents.notes, note])
-        told = contents.configured(layers)
-        if (reason := find_misfit(told)) is not None:
+        configured = contents.configured(layers)
+        if (reason := find_misfit(configured)) is not None:
             raise BnstatError(
                 path,
                 f"does not fit {contents.source.path}: {reason}",
-                "give the architecture that these weights were saved from",
+                "pass the architecture that these weights were saved from",
             )
-        return replace(told, configured=None)
+        return replace(configured, configured=None)
 
     return configure
 
@@ -267,17 +290,7 @@ def configurer(config: str | PathLike[str]) -> Callable[[Contents], Contents]:
 def open_contents(
     path: str, checkpoint: str | None = None, step: int | None = None, reader: Reader = "auto"
 ) -> Contents:
-    """What the model at a path holds, before anything in it is taken for batch norm.
-
-    Args:
-        path: as for `load`.
-        checkpoint: as for `load`.
-        step: as for `load`.
-        reader: as for `load`.
-
-    Raises:
-        As `load`.
-    """
+    """Open the model at a path without looking for batch norm. See `load`."""
     return _open(path, locate(path).choose(path, checkpoint, step), reader, True)
 
 
@@ -288,17 +301,11 @@ def _refuse(where: str, **given: bool) -> None:
         raise BnstatError(where, f"{', '.join(names)}: not for a model in memory", "leave this out")
 
 
-def _read(model: Model, globs: Sequence[str], track: Track = iter) -> None:
-    """Read all arrays of the layers whose name matches."""
-    layers = (*model.layers, *model.incomplete)
-    model.read([layer for layer in layers if matches(layer.name, globs)], track)
-
-
 def narrow(model: Model, globs: Sequence[str]) -> Model:
-    """The model with those layers alone whose name matches.
+    """Return the model with only the layers whose name matches.
 
     Raises:
-        NotFoundError: a glob matches no layer, though there are some.
+        NotFoundError: a glob matches no layer of a model that has some.
     """
     if not globs or not model.layers:
         return model
@@ -312,21 +319,21 @@ def narrow(model: Model, globs: Sequence[str]) -> Model:
     return model.select([layer for layer in model if matches(layer.name, globs)])
 
 
-def _open(path: str, found: StoredModel, reader: Reader, values: bool) -> Contents:
-    source = Source(redact(path), "", found.name, found.step)
+def _open(path: str, stored: StoredModel, reader: Reader, values: bool) -> Contents:
+    source = Source(redact(path), "", stored.name, stored.step)
     if is_url(path):
         if reader == "tensorflow":
             raise BnstatError(
-                source.path, "TensorFlow's reader reads files on disk", "leave --reader out"
+                source.path, "TensorFlow's reader reads local files only", "leave --reader out"
             )
-        return found.open(source, Reading(values))
+        return stored.open(source, Reading(values))
     try:
-        return found.open(source, Reading(values, tensorflow=reader == "tensorflow"))
+        return stored.open(source, Reading(values, tensorflow=reader == "tensorflow"))
     except UnsupportedError as error:
         if reader != "auto":
             raise
         try:
-            contents = found.open(source, Reading(values, tensorflow=True))
+            contents = stored.open(source, Reading(values, tensorflow=True))
         except BnstatError:
             raise error from None
         note = f"read with TensorFlow: {error.what}"

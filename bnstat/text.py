@@ -1,4 +1,4 @@
-"""Natural order of names: 2 before 10."""
+"""Order names naturally, and escape text for display."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 
 def natural_key(text: str) -> list[tuple[int, int, str]]:
-    """A sort key under which the numbers in a name count as numbers."""
+    """Return a sort key that compares numbers in a name as numbers: 2 before 10."""
     return [
         (1, int(part), "") if part.isdecimal() and part.isascii() else (0, 0, part)
         for part in re.split(r"([0-9]+)", text[:1000])
@@ -15,10 +15,10 @@ def natural_key(text: str) -> list[tuple[int, int, str]]:
 
 
 def printable(text: str) -> str:
-    r"""`text` with everything escaped that could act on a terminal, page or reader's eye.
+    r"""Escape the characters of a text that could act on a terminal, page or reader.
 
     Control characters, line breaks, bidirectional overrides and lone surrogates become `\\x1b`
-    and the like; printable text of any language stays as it is.
+    and the like. Printable text of any language is unchanged.
     """
     if text.isprintable():
         return text

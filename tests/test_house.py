@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "loading": {"storage", "model", "formats", "discovery", "live"},
     "run_history": {"model"},
     "compare": {"model", "run_history"},
-    "checks": {"model", "run_history", "compare"},
+    "checks": {"model", "run_history", "compare", "formats.registry"},
     "scanning": {"__version__", "storage", "model", "formats", "loading", "checks"},
     "exchange": {
         "storage",
@@ -88,7 +88,6 @@ MAY_IMPORT = {
         "__version__",
         "docs",
         "storage.access",
-        "storage.address",
         "model",
         "loading",
         "run_history",

@@ -98,7 +98,7 @@ def test_a_configuration_that_a_file_does_not_need(tmp_path: Path) -> None:
     plain, told = bnstat.load(path), bnstat.load(path, config=path)
     assert told.keys() == plain.keys()
     assert set(told.notes) - set(plain.notes) == {
-        f"{path} is not used: the file tells its own layers"
+        f"{path} is not used: the file contains its own layers"
     }
 
 
@@ -133,7 +133,7 @@ def test_tensorflows_reader_is_not_asked_for_what_is_far_away() -> None:
     for name, content in handmade.bundle(layer("a")).items():
         files.pipe(f"/loading/{name}", content)
     assert bnstat.load("memory://loading").keys() == ["a"]
-    with pytest.raises(bnstat.BnstatError, match="TensorFlow's reader reads files on disk"):
+    with pytest.raises(bnstat.BnstatError, match="TensorFlow's reader reads local files only"):
         bnstat.load("memory://loading", reader="tensorflow")
 
 

@@ -14,10 +14,14 @@ from typing import Final, Literal
 import numpy as np
 
 from bnstat.checks.rule import Finding, Rule, Thresholds, all_of, at_start, numbers_of
-from bnstat.model import BatchNorm, Model
+from bnstat.formats.registry import BY_NAME
+from bnstat.model import BatchNorm, Model, Source
 
-_FAITHFUL: Final = ("pytorch",)
-"""Prefixes of the writers of converted files that do not change moving statistics."""
+
+def is_converted(source: Source) -> bool:
+    """Return True if converters write files of this format, and training does not."""
+    row = BY_NAME.get(source.format)
+    return row is not None and row.is_converted
 
 
 def untouched(layer: BatchNorm) -> bool | None:
@@ -42,7 +46,9 @@ def rewritten(model: Model) -> Literal["surely", "perhaps", "no"]:
     variance 1 in float32, or if a moving mean is -0.0.
     """
     source = model.source
-    if not source.is_converted or (source.writer or "").lower().startswith(_FAITHFUL):
+    if not is_converted(source):
+        return "no"
+    if (source.writer or "").lower().startswith(BY_NAME[source.format].exact_writers):
         return "no"
     if not all(map(at_start, model.layers)) or all(map(untouched, model.layers)):
         return "no"

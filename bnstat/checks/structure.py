@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from bnstat.checks.conversion import is_converted
 from bnstat.checks.rule import Finding, Rule, Thresholds, at_start, count, numbers_of, statistics_of
 from bnstat.model import ROLES, BatchNorm, Model, squeezed
 
@@ -128,9 +129,10 @@ def _must_differ(layer: BatchNorm, original: BatchNorm, model: Model) -> bool:
     A graph with both layers decides: layers with the same input have the same statistics. Without
     a graph, only a converter is suspected of having copied them.
     """
-    if {graph for graph, _ in layer.inputs} & {graph for graph, _ in original.inputs}:
+    shared = {graph for graph, _ in layer.inputs} & {graph for graph, _ in original.inputs}
+    if shared:
         return layer.inputs.isdisjoint(original.inputs)
-    return model.source.is_converted
+    return is_converted(model.source)
 
 
 def _is_equal(layer: BatchNorm, original: BatchNorm, role: str) -> bool:

@@ -23,7 +23,6 @@ from bnstat.exchange.values import Document, Given
 from bnstat.formats.arrays import npz
 from bnstat.model import ROLES, BatchNorm, Model, Source, printable
 from bnstat.output.numbers import portable
-from bnstat.storage.archive import zip_members
 from bnstat.storage.files import File
 
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)

@@ -1,20 +1,4 @@
-"""What a model file holds, in one form for all formats.
-
-A format hands over its variables and whatever it knows of the model's structure:
-
-- `variables`: every stored tensor, under the exact key of the file; in the order in which the
-  program made them where `variables_in_order` is True;
-- `names`: key -> the best name known for a variable, where that is not the key itself;
-- `layers`: layer configurations (Keras files, Keras metadata), in the order of the network
-  unless `layers_in_order` is False;
-- `search`: finds the variables whose names have one of some endings, and maybe others, as
-  `names` has them; None where `variables` are few enough to be gone through. It opens nothing
-  more of a file, where going through `variables` would (see `later`);
-- `objects`: the object graph of a TensorFlow 2 checkpoint;
-- `graphs`: computation graphs and function bodies (SavedModel, `.meta`, frozen graph);
-- `configured`: gives the same with the layers of an architecture that the user has; None where
-  the file tells its own, or has no place for one;
-- `beside`: where such an architecture lies beside the file, by its name.
+"""The contents of a model file in one form for all formats: variables and structure.
 
 Nothing here knows what the layers are for.
 """
@@ -36,7 +20,7 @@ if TYPE_CHECKING:
 
 
 Search = Callable[[Collection[str]], Mapping[str, str]]
-"""Finds variables by the endings of their names: key -> name."""
+"""Returns key -> name of the variables whose names have given endings, and possibly of others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +28,15 @@ class Layer:
     """A layer as the file describes it.
 
     Attributes:
-        name: the author's name, nested models' names before it: `inner/bn_1`.
-        own_name: the author's name alone: `bn_1`; empty where that is `name`.
+        name: the author's name after the names of the models around it: `inner/bn_1`.
+        own_name: the author's name alone: `bn_1`; empty if that is `name`.
         inputs: the names of the layers whose outputs the layer is called on, one for each input
             of each call; empty if the file does not record them.
-        class_name: `BatchNormalization`, `Custom>MyNorm`; None where the file does not say it.
-        config: the constructor's arguments; empty where the file does not hold them.
-        variables: the layer's own variables, label -> key, in stored order. Labels are the
-            layer's own names (`gamma`) or, where the file only numbers them, `0`, `1`, ...
-        key: where the file keeps the layer (`layers/batch_normalization_1`), for messages.
+        class_name: `BatchNormalization`, `Custom>MyNorm`; None if the file does not record it.
+        config: the arguments of the constructor; empty if the file does not record them.
+        variables: label -> key of the layer's own variables, in stored order. Labels are the
+            layer's names (`gamma`) or, if the file only numbers them, `0`, `1`, ...
+        key: the layer's place in the file (`layers/batch_normalization_1`), for messages.
     """
 
     name: str
@@ -69,7 +53,7 @@ class Node(NamedTuple):
 
     Attributes:
         children: local name -> index of the child, in stored order.
-        key: the checkpoint key, where the node is a variable.
+        key: the checkpoint key of a variable; None for other objects.
         full_name: the variable's name in the program (`block/bn/gamma`); may be empty.
     """
 
@@ -81,7 +65,7 @@ class Node(NamedTuple):
 class Objects(Sequence[Node]):
     """The nodes of an object graph; node 0 is the root.
 
-    A graph of very many nodes answers without parsing them all.
+    The subclass for a large graph parses only the nodes that are needed.
     """
 
     def __init__(self, nodes: Sequence[Node] = ()) -> None:
@@ -100,16 +84,16 @@ class Objects(Sequence[Node]):
         return self._nodes[index]
 
     def branches(self, index: int) -> Sequence[tuple[str, int]]:
-        """The children of a node that may have children: name and index, in stored order."""
+        """Return name and index of the children that have children themselves, in stored order."""
         children = self[index].children.items()
         return [(name, child) for name, child in children if self[child].children]
 
     def has_child(self, index: int, label: str) -> bool:
-        """Whether a node has a child of that name."""
+        """Return True if a node has a child of this name."""
         return label in self[index].children
 
     def ending_with(self, endings: Collection[str]) -> Iterable[Node]:
-        """The variables whose full name, or whose key's path, ends so, and maybe others."""
+        """Return the variables whose full name or key has an ending, and possibly others."""
         del endings
         return (node for node in self if node.key)
 
@@ -122,31 +106,31 @@ class Op(Protocol):
 
     @property
     def type(self) -> str:
-        """The op's kind: `FusedBatchNormV3`."""
+        """The type of the op: `FusedBatchNormV3`."""
         ...
 
     @property
     def inputs(self) -> Sequence[str]:
-        """Data inputs as `op` or `op:output`; control inputs are left out."""
+        """The data inputs as `op` or `op:output`, without control inputs."""
         ...
 
     def attribute(self, name: str) -> float | int | bool | str | None:
-        """The value of an attribute; None where the graph leaves it at its default."""
+        """Return the value of an attribute; None if the graph does not record it."""
         ...
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A graph, or a function's body as one caller calls it.
+    """A graph, or the body of a function with the arguments of one caller.
 
     Attributes:
-        name: the function's name; empty for a top-level graph.
+        name: the name of the function; empty for a top-level graph.
         ops: the operations by name, in stored order.
-        variables: name of an op or of a function's argument -> key of the variable it stands for.
-        constant: the value of a constant op; None where the op is none or is too large.
-        parts: name of an op that stands for a part of its variable -> the indices of that part.
-        controls: returns the names of the ops that an op waits for without taking their outputs; a
-            name that is no op's stands for the ops of a call, whose names start with it.
+        variables: name of an op or argument -> key of the variable that it represents.
+        constant: returns the value of an op; None if it is not a constant, or too large.
+        parts: name of an op -> indices of the part of its variable that it represents.
+        controls: returns the names of the ops that an op waits for without using their outputs.
+            A name that is not an op's is a prefix of the ops of a call.
     """
 
     name: str
@@ -159,7 +143,24 @@ class Graph:
 
 @dataclass(frozen=True)
 class Contents:
-    """All that one model file says. See the module's documentation."""
+    """The contents of a model file.
+
+    Attributes:
+        source: the path, the format and the like.
+        variables: every stored tensor by its key in the file.
+        names: key -> the best known name of a variable, if that is not the key.
+        layers: the layers that the file describes (Keras files, Keras metadata).
+        layers_in_order: True if these are in the order of the network.
+        objects: the object graph of a TensorFlow 2 checkpoint.
+        search: finds variables by the endings of their names without opening more of the file;
+            None if iterating over `variables` is fast.
+        graphs: returns computation graphs and bodies of functions.
+        notes: remarks on the file, one line each.
+        variables_in_order: True if `variables` are in the order in which the program made them.
+        configured: returns the contents with the layers of the user's architecture; None if the
+            file describes its layers itself, or cannot have them.
+        beside: the name of a file beside this one that has such an architecture.
+    """
 
     source: Source
     variables: Mapping[str, Variable]
@@ -175,16 +176,16 @@ class Contents:
     beside: str | None = None
 
     def name_of(self, key: str) -> str:
-        """The best name known for the variable of that key."""
+        """Return the best known name of a variable."""
         return self.names.get(key, key)
 
 
 class Reading(NamedTuple):
-    """How to read.
+    """Options for opening a file.
 
     Attributes:
-        values: whether tensors will be read; without, a checkpoint's index is enough.
-        tensorflow: whether TensorFlow's own reader reads checkpoints.
+        values: False if no tensor will be read: then a checkpoint's index is enough.
+        tensorflow: True to read checkpoints with TensorFlow's own reader.
     """
 
     values: bool = True
@@ -192,34 +193,34 @@ class Reading(NamedTuple):
 
 
 class Later(Mapping[str, Variable]):
-    """The variables of a file that has been opened in part.
+    """The variables of a partly opened file.
 
-    A key that is not of that part, and whatever is asked of all keys, opens the rest.
+    Iterating, counting, or an unknown key opens the rest.
     """
 
     def __init__(
         self, opened: Mapping[str, Variable], read_all: Callable[[], Mapping[str, Variable]]
     ) -> None:
-        """Keep what has been opened.
+        """Make a mapping.
 
         Args:
-            opened: the variables that are known so far.
-            read_all: gives all variables, these among them, in the order of the file.
+            opened: the variables of the opened part.
+            read_all: returns all variables in the order of the file.
         """
         self._opened = opened
         self._read_all = read_all
 
     def search(self, endings: Collection[str]) -> Mapping[str, str]:
-        """The variables that are known so far, as `Contents.search` gives them.
+        """Return the variables of the opened part, for `Contents.search`.
 
-        It is for files in which the others have the names of kernels and biases.
+        The other variables of such a file have names of kernels and biases.
         """
         del endings
         return {key: key for key in self._opened}
 
     def __getitem__(self, key: str) -> Variable:
-        found = self._opened.get(key)
-        return self._all[key] if found is None else found
+        variable = self._opened.get(key)
+        return self._all[key] if variable is None else variable
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._all)

@@ -1,7 +1,7 @@
-"""Where models lie: what a format says of the files and folders that are its own.
+"""What a format knows about folders and file names, and the models that it finds there.
 
-A format is asked by what lies at a path. It answers with the models that it finds there, or with
-None; it looks at no more of the files than it takes to know them.
+`locate` asks each format about a path. A format returns the models that it finds, or None. It
+reads no more of a file than it needs to recognise it.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from bnstat.storage.files import File, Folder
 from bnstat.text import natural_key
 
 Opener = Callable[[Source, Reading], Contents]
-"""Opens a model: where the user pointed, and how to read."""
+"""Opens a model. The source has the path that the user passed."""
 
 _STEP = re.compile(r"-(\d{1,18})(\.[A-Za-z]\w*)*$")
 
 
 class StoredModel(NamedTuple):
-    """A model that lies at a path.
+    """A model at a path, not opened yet.
 
     Attributes:
-        name: the checkpoint's or file's own name in its folder; None where it stands alone.
-        step: the training step that the name tells.
-        modified: when it was saved, in seconds since the epoch.
-        open: opens it.
-        times: where it is several files, when each of them was saved.
+        name: the name of the checkpoint or file in its folder; None for a single model.
+        step: the training step that the name contains.
+        modified: the time of the last change, in seconds since the epoch.
+        open: opens the model.
+        times: returns the time of the last change of each file, if there are several.
     """
 
     name: str | None
@@ -42,16 +42,16 @@ class StoredModel(NamedTuple):
 
 
 class ModelSet(NamedTuple):
-    """What lies at a path: the models, oldest first, and the one that is meant by default."""
+    """The models at a path, oldest first, and the default one."""
 
     models: Sequence[StoredModel]
     default: StoredModel
 
     def choose(self, path: str, checkpoint: str | None, step: int | None) -> StoredModel:
-        """The model of that name or step; the default where neither is asked for.
+        """Return the model with a name and step, or the default model if both are None.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: no model has this name and step.
         """
         if checkpoint is None and step is None:
             return self.default
@@ -59,20 +59,19 @@ class ModelSet(NamedTuple):
             if checkpoint in (None, model.name) and step in (None, model.step):
                 return model
         wanted = f"checkpoint {checkpoint}" if checkpoint is not None else f"step {step}"
-        there = [model.name for model in self.models if model.name is not None]
-        hint = f"there are: {listed(there)}" if there else "it is a single model: leave that out"
+        names = [model.name for model in self.models if model.name is not None]
+        hint = f"there are: {listed(names)}" if names else "it is a single model: leave this out"
         raise NotFoundError(path, f"has no {wanted}", hint)
 
 
 class Format:
-    """What a format knows of places. Each answers the questions that apply to it.
+    """Finds the models of a format. A format overrides the methods that apply to it.
 
     Attributes:
-        named: whether a model keeps its name where its file alone is pointed at, as one of many
-            checkpoints does.
-        beside: what the names of files start with that lie beside models and are none.
-        is_data_beside_models: whether its files may be models, but are none in a folder that
-            has others.
+        named: True if a model keeps its name when its file is passed, like a checkpoint.
+        beside: how the names of files start that lie beside models but are not models.
+        is_data_beside_models: True for files that count as a model only in a folder without
+            other models.
     """
 
     named: bool = False
@@ -80,68 +79,70 @@ class Format:
     is_data_beside_models: bool = False
 
     def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
-        """The models that a file stands for by its name, or the folder whose models are meant.
+        """Return the models, or the folder of models, that a file stands for by its name.
 
-        The file may be a git-lfs pointer still.
+        The file may be a git-lfs pointer.
         """
 
     def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
-        """The model that a file holds, or is a part of, by its content.
+        """Return the model that a file contains or is a part of, judged by its content.
 
-        All files of one model give it the same name. Raises `DamagedError` where the file is of
-        this format, yet damaged.
+        All files of a model give it the same name.
+
+        Raises:
+            DamagedError: the file is of this format but damaged.
         """
 
     def model_at_prefix(self, folder: Folder, prefix: str) -> StoredModel | None:
-        """The model whose files start so, where there is no file of that name."""
+        """Return the model whose file names start with a prefix that is not a file itself."""
 
     def model_of_folder(self, folder: Folder) -> StoredModel | None:
-        """The model that a folder is, or is a part of."""
+        """Return the model that a folder is, or is a part of."""
 
     def models_within(self, folder: Folder) -> ModelSet | None:
-        """The models in a folder that belong together, as the checkpoints of a training run."""
+        """Return the models of a folder that belong together, like a run's checkpoints."""
 
     def is_present_in(self, folder: Folder) -> bool:
-        """Whether a folder plainly is or has such models, at a glance, for a hint."""
+        """Return True if a folder clearly is or contains such models. Used for hints."""
         return self.model_of_folder(folder) is not None
 
     def missing_from(self, folder: Folder) -> Sequence[str]:
-        """The names of models that a folder without any says that it has, oldest first."""
+        """Return the names of models that a folder lists but does not contain, oldest first."""
         del folder
         return ()
 
     def first(self, name: str) -> str | None:
-        """The file by which the model is opened that a file of that name would be a part of.
+        """Return the name of the file that opens the model which a file is a part of.
 
-        None where the name does not tell of other files. It is `name` itself for the first.
+        Return `name` if it is that file, and None if the name does not belong to several files.
         """
 
     def has_inside(self, name: str) -> bool:
-        """Whether a folder of that name, in a folder that is such a model, is a part of it."""
+        """Return True if a subfolder of a model of this format is a part of the model."""
         del name
         return True
 
     def display_name(self, name: str) -> str:
-        """What people call the model that a file of that name belongs to, for a hint."""
+        """Return what people call the model that a file belongs to. Used for hints."""
         return name
 
 
 def unnamed(open_: Opener, times: Callable[[], Mapping[str, float]] = dict) -> StoredModel:
-    """A model that has no name of its own."""
+    """Return a model without a name of its own."""
     return StoredModel(None, None, 0.0, open_, times)
 
 
 def single(model: StoredModel) -> ModelSet:
-    """The place of one model."""
+    """Return a set of one model."""
     return ModelSet([model], model)
 
 
 def sorted_by_age(models: Sequence[StoredModel], newest: str | None = None) -> ModelSet:
-    """The place of several models: by their steps, else their times.
+    """Return a set of models sorted by step, then by time.
 
     Args:
-        models: one at least.
-        newest: the name of the one that is meant by default, if there is one of that name.
+        models: at least one model.
+        newest: the name of the default model; otherwise the last one is the default.
     """
 
     def age(model: StoredModel) -> tuple[object, ...]:
@@ -158,27 +159,28 @@ def models_in_files(
     names: Iterable[str],
     model_in_file: Callable[[Folder, File], StoredModel | None],
 ) -> list[StoredModel]:
-    """The models in some of a folder's files, each once.
+    """Return the models in some files of a folder, each once.
 
     Args:
         folder: the folder.
-        names: the files' names; those of folders are passed over.
-        model_in_file: finds the model in a file. A damaged one tells so when it is opened.
+        names: the names of the files. Names of folders are skipped.
+        model_in_file: finds the model in a file. If the file is damaged, the error is raised
+            when the model is opened.
     """
-    found: dict[str | None, StoredModel] = {}
+    models: dict[str | None, StoredModel] = {}
     for name in names:
         if (file := folder.file(name)) is None:
             continue
         try:
             model = model_in_file(folder, file)
         except DamagedError as error:
-            model = _broken(folder, name, error)
+            model = _damaged(folder, name, error)
         if model is not None:
-            found.setdefault(model.name, model)
-    return list(found.values())
+            models.setdefault(model.name, model)
+    return list(models.values())
 
 
-def _broken(folder: Folder, name: str, error: BnstatError) -> StoredModel:
+def _damaged(folder: Folder, name: str, error: BnstatError) -> StoredModel:
     def open_(source: Source, reading: Reading) -> Contents:
         raise error
 
@@ -186,13 +188,13 @@ def _broken(folder: Folder, name: str, error: BnstatError) -> StoredModel:
 
 
 def step_of(name: str) -> int | None:
-    """The step in a checkpoint's name, which TensorFlow appends as `-1200`."""
+    """Return the step in the name of a checkpoint, which TensorFlow appends as `-1200`."""
     match = _STEP.search(name)
     return int(match[1]) if match else None
 
 
 def series_of(name: str) -> str | None:
-    """What the names of one run's checkpoints share: the name with `*` for its last number."""
+    """Return the name of a checkpoint with `*` for its step, or None if it has no step."""
     match = _STEP.search(name)
     return f"{name[: match.start(1)]}*{name[match.end(1) :]}" if match else None
 
@@ -215,20 +217,20 @@ def with_steps(models: Sequence[StoredModel], names: Iterable[str]) -> list[Stor
 
 
 def require_native_reader(source: Source, reading: Reading) -> Source:
-    """The source, for formats that TensorFlow's checkpoint reader does not read.
+    """Return the source, for formats that TensorFlow's checkpoint reader cannot read.
 
     Raises:
-        BnstatError: that reader is asked for.
+        BnstatError: that reader is requested.
     """
     if reading.tensorflow:
         raise BnstatError(
             source.path,
-            "TensorFlow's reader reads checkpoints and SavedModels alone",
+            "TensorFlow's reader reads only checkpoints and SavedModels",
             "leave --reader out",
         )
     return source
 
 
 def listed(names: Sequence[str]) -> str:
-    """The last few of some names, for a message."""
+    """Return the last six names as text for a message."""
     return ("..., " if len(names) > 6 else "") + ", ".join(names[-6:])

@@ -151,10 +151,10 @@ TORCH_STORAGES: Final = {
     "QUInt4x2Storage": "quint4x2",
     "QUInt2x4Storage": "quint2x4",
 }
-"""PyTorch's classes of storages; those that pack several elements into a byte are not numeric."""
+"""PyTorch's storage classes. Those that pack several elements into a byte are not numeric."""
 
 TORCH: Final = {"half": "float16", "float": "float32", "double": "float64"}
-"""PyTorch's names of element types, where they are not NumPy's."""
+"""PyTorch's names of element types that differ from NumPy's."""
 
 ONNX: Final = {
     1: "float32",
@@ -205,27 +205,14 @@ TFJS: Final = frozenset({"float32", "int32", "bool", "complex64", "float16", "ui
 """The types of TensorFlow.js, under NumPy's names."""
 
 _DESCR: Final = re.compile(r"(?P<order>[<>|=]?)(?P<kind>[?a-z]\d{0,2})")
-_DESCR_KINDS: Final = {
-    "?": "bool",
-    "b1": "bool",
-    "i1": "int8",
-    "i2": "int16",
-    "i4": "int32",
-    "i8": "int64",
-    "u1": "uint8",
-    "u2": "uint16",
-    "u4": "uint32",
-    "u8": "uint64",
-    "f2": "float16",
-    "f4": "float32",
-    "f8": "float64",
-    "c8": "complex64",
-    "c16": "complex128",
+_DESCR_KINDS: Final = {"?": np.dtype(np.bool_)} | {
+    np.dtype(kind).str[1:]: np.dtype(kind) for kind in _NUMPY.values()
 }
+"""`f4` and the like -> dtype."""
 
 
 def dtype_name(code: int) -> str:
-    """TensorFlow's name of a type; `type 99` for an unknown code."""
+    """Return TensorFlow's name of a type; `type 99` for an unknown code."""
     return TENSORFLOW.get(code, f"type {code}")
 
 
@@ -268,11 +255,8 @@ def dtype_of_descr(descr: str) -> np.dtype[np.generic] | None:
     match = _DESCR.fullmatch(descr)
     if match is None:
         return find_dtype(descr)
-    name = _DESCR_KINDS.get(match["kind"])
-    if name is None:
-        return None
-    dtype = _dtype(name)
-    return dtype.newbyteorder(">") if match["order"] == ">" else dtype
+    dtype = _DESCR_KINDS.get(match["kind"])
+    return dtype.newbyteorder(">") if dtype is not None and match["order"] == ">" else dtype
 
 
 _BYTES_PER_BYTE: Final = 2
@@ -312,15 +296,15 @@ def refuse(where: str) -> NDArray[np.generic]:
 
 
 def bytes_needed(shape: Sequence[int], dtype: np.dtype[np.generic]) -> int:
-    """The bytes of an array of that shape."""
+    """Return the size of an array in bytes."""
     return prod(shape) * dtype.itemsize
 
 
 def from_little_endian(
     data: bytes, dtype: np.dtype[np.generic], shape: Sequence[int]
 ) -> NDArray[np.generic]:
-    """An array from its bytes; there must be as many as `bytes_needed` says."""
-    # NumPy cannot swap the bytes of ml_dtypes' types, and files of theirs are little-endian.
+    """Make an array from exactly `bytes_needed` little-endian bytes."""
+    # NumPy cannot swap the bytes of ml_dtypes' types.
     stored = dtype.newbyteorder("<") if dtype.kind in "iufcb" else dtype
     return np.frombuffer(data, stored).astype(dtype).reshape(shape)
 
@@ -328,27 +312,27 @@ def from_little_endian(
 def extents(
     file: File, start: int, length: int, dtype: np.dtype[np.generic] | None, shape: Sequence[int]
 ) -> Sequence[Range]:
-    """Where an array lies whose elements are stored in a row, little-endian; see `Variable`.
+    """Return the extents of a contiguous little-endian array; see `Variable`.
 
     Args:
         file: the file.
-        start: where its bytes begin.
-        length: how many there are.
-        dtype: the array's; None where they are no plain elements.
-        shape: the array's.
+        start: the offset of the array.
+        length: the length of the array in bytes.
+        dtype: the dtype; None if the bytes are not plain elements.
+        shape: the shape.
     """
     is_plain = dtype is not None and length == bytes_needed(shape, dtype)
     part = tuple(slice(0, size) for size in shape) if is_plain else None
-    place = file.place(start, length, part)
-    return () if place is None else (place,)
+    extent = file.place(start, length, part)
+    return () if extent is None else (extent,)
 
 
 class Scales(NamedTuple):
-    """How numbers are quantized.
+    """The quantization of an array: value = (stored - zero) * scale.
 
     Attributes:
-        scales: one, or one for each index along an axis.
-        zeros: what stands for 0; one, or as many as scales.
+        scales: one scale, or one for each index along `axis`.
+        zeros: one zero point, or one for each index along `axis`.
         axis: the axis.
     """
 
@@ -357,10 +341,10 @@ class Scales(NamedTuple):
     axis: int = 0
 
     def unpack(self, stored: NDArray[np.generic], where: str) -> NDArray[np.float32]:
-        """The numbers that integers stand for, rounded once.
+        """Return the values of stored integers, rounded once.
 
         Raises:
-            DamagedError: there are other scales than the shape needs; `where` names the tensor.
+            DamagedError: the number of scales does not fit the shape; `where` names the tensor.
         """
         scales = self._along(self.scales, stored.shape, where)
         zeros = self._along(self.zeros, stored.shape, where)
@@ -368,7 +352,11 @@ class Scales(NamedTuple):
             return ((stored.astype(np.float64) - zeros) * scales).astype(np.float32)
 
     def step(self, shape: Sequence[int], where: str) -> NDArray[np.float64]:
-        """How far apart neighbours are, to be broadcast to a shape. Raises as `unpack` does."""
+        """Return the distance of neighbouring values, in a form that broadcasts to a shape.
+
+        Raises:
+            DamagedError: as `unpack`.
+        """
         return np.abs(self._along(self.scales, shape, where))
 
     def _along(
@@ -377,5 +365,5 @@ class Scales(NamedTuple):
         if values.size == 1:
             return values.reshape(())
         if not 0 <= self.axis < len(shape) or shape[self.axis] != values.size:
-            raise DamagedError(where, "is quantized by other scales than its shape needs")
-        return values.reshape([-1 if each == self.axis else 1 for each in range(len(shape))])
+            raise DamagedError(where, "has a number of scales that does not fit its shape")
+        return values.reshape([-1 if axis == self.axis else 1 for axis in range(len(shape))])

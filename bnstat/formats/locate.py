@@ -1,16 +1,20 @@
-"""From the path that a user types to the models that lie there.
+"""From a path to the models there, and from a folder's listing to the groups of files in it.
 
-A path may be a model file, one of a checkpoint's files, a checkpoint's prefix, a SavedModel, or
-a folder that holds checkpoints, Keras files or numbered SavedModels. What a file is, is told by
-its content; names only tie a model's files together. Which files are whose, each format knows.
+A path may be a model file, one of a checkpoint's files, a checkpoint's prefix, a SavedModel, or a
+folder with checkpoints, Keras files or numbered SavedModels. The content of a file decides its
+format; names only decide which files belong together. Each format knows its own names.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from functools import cache
+from typing import Final, Literal, NamedTuple
 
 from bnstat.errors import NotFoundError, UnknownFormatError
 from bnstat.formats.detection import (
+    Format,
     ModelSet,
     StoredModel,
     listed,
@@ -20,180 +24,292 @@ from bnstat.formats.detection import (
     step_of,
     with_steps,
 )
-from bnstat.formats.registry import formats
+from bnstat.formats.registry import formats, known_formats
 from bnstat.storage.access import Access, redact
-from bnstat.storage.files import File, Folder
+from bnstat.storage.files import Entry, File, Folder
 from bnstat.storage.find import Spot, find
 
-__all__ = ["ModelSet", "StoredModel", "locate", "step_of"]
+__all__ = ["Group", "ModelSet", "StoredModel", "group_files", "locate", "step_of"]
 
 _NUMBER = re.compile(r"^\d{1,18}$")
-_MOST_BELOW = 200
-_LONGEST = 80
-"""Characters of a name, out of a file, that is said not to be there."""
+_MOST_SUBFOLDERS = 200
+_LONGEST_NAME = 80
+"""Characters of a name from a file that a message quotes."""
 
 
 def locate(path: str, access: Access | None = None) -> ModelSet:
-    """The models at a path or URL.
+    """Return the models at a path or URL.
 
     Args:
         path: the path.
-        access: how files that are far away are reached.
+        access: how remote files are read.
 
     Raises:
-        NotFoundError: there is no such path, or nothing to read there.
-        UnknownFormatError: the file is in no format that bnstat reads.
-        DamagedError: it is a git-lfs pointer or a damaged archive.
-        BnstatError: it cannot be reached.
+        NotFoundError: the path does not exist, or contains no model.
+        UnknownFormatError: the file is not in a format that bnstat reads.
+        DamagedError: the file is a git-lfs pointer or a damaged archive.
+        BnstatError: the path cannot be read.
     """
     spot = find(path, access or Access())
-    if spot.parent is not None and (place := under_name(spot.parent, spot.name)) is not None:
-        return place
+    if spot.parent is not None:
+        models = _under_name(spot.parent, spot.name)
+        if models is not None:
+            return models
     if spot.folder is not None:
-        return in_folder(spot.folder)
+        return _in_folder(spot.folder)
     raise _nothing_at(redact(path), spot)
 
 
-def under_name(folder: Folder, name: str) -> ModelSet | None:
-    """The models that a name in a folder stands for: a file's, or what models' files start with.
-
-    Raises:
-        NotFoundError, UnknownFormatError, DamagedError: as `locate`.
-    """
+def _under_name(folder: Folder, name: str) -> ModelSet | None:
+    """Return the models that a name stands for: the name of a file, or a prefix of names."""
     if (file := folder.file(name)) is not None:
         return _of_file(folder, file)
     for format_ in formats():
-        if (found := format_.model_at_prefix(folder, name)) is not None:
-            return single(found)
+        if (model := format_.model_at_prefix(folder, name)) is not None:
+            return single(model)
     return None
 
 
-def in_folder(folder: Folder) -> ModelSet:
-    """The models in a folder, or the one that it is.
-
-    Raises:
-        NotFoundError, DamagedError: as `locate`.
-    """
+def _in_folder(folder: Folder) -> ModelSet:
+    """Return the models in a folder, or the model that the folder is."""
     if (model := _of_folder(folder)) is not None:
         return single(model)
     for format_ in formats():
-        if (place := format_.models_within(folder)) is not None:
-            return place
-    if models := _model_files(folder):
-        return sorted_by_age(with_steps(models, [model.name or "" for model in models]))
-    if models := _numbered(folder):
-        return sorted_by_age(models)
-    if (refused := _pointers(folder)) is not None:
-        refused.refuse_lfs_pointer()
-    raise NotFoundError(folder.path, "holds no model", _hint_below(folder))
+        if (models := format_.models_within(folder)) is not None:
+            return models
+    if files := _model_files(folder):
+        return sorted_by_age(with_steps(files, [model.name or "" for model in files]))
+    if versions := _numbered(folder):
+        return sorted_by_age(versions)
+    for name in folder.names():
+        if (file := folder.file(name)) is not None:
+            file.refuse_lfs_pointer()
+    raise NotFoundError(folder.path, "contains no model", _hint_below(folder))
 
 
 def _of_file(folder: Folder, file: File) -> ModelSet:
     for format_ in formats():
         owner = format_.owner(folder, file)
         if owner is not None:
-            return in_folder(owner) if isinstance(owner, Folder) else owner
+            return _in_folder(owner) if isinstance(owner, Folder) else owner
     file.refuse_lfs_pointer()
     for format_ in formats():
-        if (found := format_.model_in_file(folder, file)) is not None:
-            return single(found if format_.named else _unnamed(folder, found))
-    from bnstat.formats.foreign import READS, refuse_foreign
+        if (model := format_.model_in_file(folder, file)) is not None:
+            return single(model if format_.named else _unnamed(folder, model))
+    from bnstat.formats.foreign import refuse_foreign
     from bnstat.storage.archive import open_archive
 
     refuse_foreign(file)
     if (archive := open_archive(file)) is not None:
         return _in_archive(archive)
-    raise UnknownFormatError(file.path, "is in no format that bnstat knows", READS)
+    raise UnknownFormatError(file.path, "is not in a format that bnstat knows", known_formats())
 
 
-def _unnamed(folder: Folder, found: StoredModel) -> StoredModel:
+def _unnamed(folder: Folder, model: StoredModel) -> StoredModel:
     """Return a model in a single file, with a step where files beside it show that it has one."""
-    if found.step is not None:
+    if model.step is not None:
         # Listing a folder of a server costs a request, and the step is only shown.
         names = [] if folder.is_remote or not folder.can_list else folder.names()
-        (found,) = with_steps([found], names)
-    return found._replace(name=None)
+        (model,) = with_steps([model], names)
+    return model._replace(name=None)
 
 
 def _in_archive(folder: Folder) -> ModelSet:
-    """The models in an archive; folders with nothing beside them are walked through."""
+    """Return the models in an archive, below any folders that contain a single folder."""
     while _of_folder(folder) is None:
         names = folder.names()
         below = folder.folder(names[0]) if len(names) == 1 else None
         if below is None:
             break
         folder = below
-    return in_folder(folder)
+    return _in_folder(folder)
 
 
 def _of_folder(folder: Folder) -> StoredModel | None:
-    """The model that a folder is."""
-    found = (format_.model_of_folder(folder) for format_ in formats())
-    return next((model for model in found if model is not None), None)
+    """Return the model that a folder is."""
+    models = (format_.model_of_folder(folder) for format_ in formats())
+    return next((model for model in models if model is not None), None)
 
 
 def _model_files(folder: Folder) -> list[StoredModel]:
-    """The models that are a file, or a few files, each."""
-    beside = tuple(start for format_ in formats() for start in format_.beside)
-    names = [name for name in folder.names() if not name.startswith(beside)]
+    """Return the models in the files of a folder."""
+    names = [name for name in folder.names() if not name.startswith(_beside())]
 
-    def found(are_data: bool) -> list[StoredModel]:
+    def models(are_data: bool) -> list[StoredModel]:
         def model_in_file(folder: Folder, file: File) -> StoredModel | None:
-            asked = (one for one in formats() if one.is_data_beside_models == are_data)
-            models = (format_.model_in_file(folder, file) for format_ in asked)
-            return next((model for model in models if model is not None), None)
+            candidates = (
+                format_.model_in_file(folder, file)
+                for format_ in formats()
+                if format_.is_data_beside_models == are_data
+            )
+            return next((model for model in candidates if model is not None), None)
 
         return models_in_files(folder, names, model_in_file)
 
-    return found(are_data=False) or found(are_data=True)
+    return models(are_data=False) or models(are_data=True)
 
 
 def _numbered(folder: Folder) -> list[StoredModel]:
-    """The models in folders whose names are numbers, as TensorFlow Serving keeps them."""
-    found = []
+    """Return the models in folders with numbers for names, as TensorFlow Serving has them."""
+    models = []
     for name in folder.names():
         below = folder.folder(name) if _NUMBER.match(name) else None
         if below is not None and (model := _of_folder(below)) is not None:
             modified = folder.modified(name)
-            found.append(model._replace(name=name, step=int(name), modified=modified))
-    return found
-
-
-def _pointers(folder: Folder) -> File | None:
-    """A git-lfs pointer among the folder's files, if there is one."""
-    for name in folder.names():
-        file = folder.file(name)
-        if file is not None and file.is_lfs_pointer():
-            return file
-    return None
+            models.append(model._replace(name=name, step=int(name), modified=modified))
+    return models
 
 
 def _hint_below(folder: Folder) -> str:
     below = []
-    for name in folder.names()[:_MOST_BELOW]:
+    for name in folder.names()[:_MOST_SUBFOLDERS]:
         inner = folder.folder(name)
         if inner is not None and any(format_.is_present_in(inner) for format_ in formats()):
             below.append(f"{folder.path}/{name}")
     if below:
         return f"there are models in {listed(below)}"
-    missing = [name[:_LONGEST] for format_ in formats() for name in format_.missing_from(folder)]
+    missing = [
+        name[:_LONGEST_NAME] for format_ in formats() for name in format_.missing_from(folder)
+    ]
     if missing:
         return f"its list of checkpoints names {listed(missing)}: their files are not here"
-    return "a SavedModel, a checkpoint, a .keras or an .h5 file is looked for"
+    return known_formats()
 
 
 def _nothing_at(path: str, spot: Spot) -> NotFoundError:
     above = path.rstrip("/").rpartition("/")[0]
     if spot.parent is None:
         return NotFoundError(path, "no such path", f"{above or '.'} does not exist")
-    names = set(spot.parent.names())
-    for format_ in formats():
-        names = {format_.display_name(near) for near in names}
     import difflib
 
+    names = {_display_name(name) for name in spot.parent.names()}
     near = [
         f"{above}/{name}" if above else name
         for name in difflib.get_close_matches(spot.name, names, n=3)
     ]
     hint = f"did you mean {listed(near)}?" if near else ""
     return NotFoundError(path, "no such file, folder or checkpoint", hint)
+
+
+_NOT_MODELS: Final = (
+    *(".meta", ".txt", ".md", ".rst", ".log", ".csv", ".tsv", ".parquet", ".sql", ".sqlite"),
+    *(".py", ".pyc", ".pyi", ".ipynb", ".sh", ".c", ".cc", ".cpp", ".h", ".hpp", ".cu", ".java"),
+    *(".js", ".ts", ".css", ".html", ".htm", ".xml", ".yaml", ".yml", ".toml", ".ini", ".cfg"),
+    *(".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".tif", ".tiff", ".pdf"),
+    *(".mp3", ".mp4", ".wav", ".ogg", ".flac", ".webm", ".tfrecord", ".tfrecords", ".lock"),
+)
+"""Endings of files that are not opened in a tree of folders.
+
+A `.meta` belongs to the checkpoint beside it and contains no weights.
+"""
+
+_METADATA: Final = ("checkpoint", "keras_metadata.pb", "fingerprint.pb")
+"""Files that lie beside weights and contain none."""
+
+
+class Group(NamedTuple):
+    """Files of a folder that are one model, if they are a model.
+
+    Attributes:
+        name: the name of the model in its folder, as the last part of a path for `load`.
+        file: the file whose content decides; empty if the names leave no doubt.
+        members: all of the files.
+    """
+
+    name: str
+    file: str
+    members: list[Entry]
+
+
+def model_folder(folder: Folder) -> Format | None:
+    """Return the format of the model that a folder is, or None."""
+    return next(
+        (format_ for format_ in _finders() if format_.model_of_folder(folder) is not None), None
+    )
+
+
+def group_files(files: Iterable[Entry]) -> list[Group]:
+    """Group the files of a folder by name. Files that are certainly not models are left out.
+
+    Args:
+        files: all files of the folder, sorted by name.
+    """
+    by_first: dict[str, list[Entry]] = {}
+    for file in files:
+        by_first.setdefault(_first(file.name), []).append(file)
+    return [group for first, members in by_first.items() for group in _groups(first, members)]
+
+
+def _groups(first: str, members: list[Entry]) -> Iterable[Group]:
+    if any(member.name == first for member in members):
+        if not _is_not_a_model(first):
+            yield Group(_display_name(first), first, members)
+        return
+    alone = [member for member in members if not _is_not_a_model(member.name)]
+    prefixes = {_display_name(member.name) for member in alone} - {m.name for m in alone}
+    if prefixes:
+        # Data files without their index. The error appears when the prefix is opened.
+        yield Group(min(prefixes), "", members)
+        return
+    for member in alone:
+        yield Group(member.name, member.name, [member])
+
+
+def kind_of(folder: Folder, file: File) -> Literal["model", "data", "archive"] | None:
+    """Return what the content of a file is: a model, arrays of any kind, an archive, or None.
+
+    Raises:
+        BnstatError: the file is a damaged model, or it cannot be read.
+    """
+    file.refuse_lfs_pointer()
+    for format_ in formats():
+        if format_.model_in_file(folder, file) is not None:
+            return "data" if format_.is_data_beside_models else "model"
+    from bnstat.storage.archive import open_archive
+
+    return "archive" if open_archive(file) is not None else None
+
+
+def newest_of_run(folder: Folder) -> tuple[set[str], str | None]:
+    """Return the names of the checkpoints in a training folder, and the name of the newest."""
+    for format_ in _finders():
+        if (models := format_.models_within(folder)) is not None:
+            return {model.name for model in models.models if model.name}, models.default.name
+    return set(), None
+
+
+@cache
+def _finders() -> list[Format]:
+    """Return the formats whose models are folders or several files."""
+    return [
+        format_
+        for format_ in formats()
+        if type(format_).model_of_folder is not Format.model_of_folder or _has_first(format_)
+    ]
+
+
+def _has_first(format_: Format) -> bool:
+    return type(format_).first is not Format.first
+
+
+def _beside() -> tuple[str, ...]:
+    return tuple(start for format_ in formats() for start in format_.beside)
+
+
+def _first(name: str) -> str:
+    firsts = (format_.first(name) for format_ in _finders() if _has_first(format_))
+    return next((first for first in firsts if first is not None), name)
+
+
+def _display_name(name: str) -> str:
+    for format_ in formats():
+        name = format_.display_name(name)
+    return name
+
+
+def _is_not_a_model(name: str) -> bool:
+    return (
+        name in _METADATA
+        or name.lower().endswith(_NOT_MODELS)
+        or any(name.startswith(format_.beside) for format_ in _finders())
+    )

@@ -1,79 +1,239 @@
-"""The formats, in the order in which what lies at a path is offered to them."""
+"""The file formats that bnstat reads: one row each.
+
+Derived from the rows: the order of detection, the enum in `exchange/schema.json`, the table in
+`docs/files.md`, the hint about unknown files, and what `check` knows of converters.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.detection import Format, StoredModel, require_native_reader, step_of
 from bnstat.model import Source
 from bnstat.storage.files import File, Folder
 
-SITES = (
-    "tensorflow.detection.SavedModels",
-    "keras.detection.Unzipped",
-    "arrays.orbax.Orbax",
-    "arrays.detection.DistributedPyTorch",
-    "tensorflow.detection.Checkpoints",
-    "keras.detection.ShardedWeights",
-    "arrays.detection.Sharded",
-    "arrays.detection.TensorflowJs",
+
+@dataclass(frozen=True, slots=True)
+class FileFormat:
+    """A file format.
+
+    Attributes:
+        name: the value of `Source.format`.
+        label: the name in a list of formats.
+        description: what the format is, for the table in the documentation.
+        path: the path that a user passes, for the same table.
+        module: the module below `bnstat.formats` that reads models of a single file, a
+            `FormatModule`; or empty.
+        finders: classes below `bnstat.formats`, derived from `Format`, that find models which
+            are folders or several files. Several formats may share one.
+        is_data_beside_models: True for files that count as a model only in a folder without
+            other models, because they may hold arrays of any kind.
+        is_converted: True if converters write such files, and training does not.
+        exact_writers: how the names of those converters start that keep the moving statistics.
+    """
+
+    name: str
+    label: str
+    description: str
+    path: str = "the file"
+    module: str = ""
+    finders: tuple[str, ...] = ()
+    is_data_beside_models: bool = False
+    is_converted: bool = False
+    exact_writers: tuple[str, ...] = ()
+
+
+_CHECKPOINTS: Final = ("tensorflow.detection.Checkpoints",)
+
+FORMATS: Final = (
+    FileFormat(
+        name="saved-model",
+        label="SavedModel",
+        description="a SavedModel of TensorFlow 1 or 2, Keras 2 or 3",
+        path="its folder, its `saved_model.pb` or its `variables/`",
+        finders=("tensorflow.detection.SavedModels",),
+    ),
+    FileFormat(
+        name="tf2-checkpoint",
+        label="checkpoint",
+        description="an object-based checkpoint (TensorFlow 2), with any number of shards",
+        path="its prefix, or any of its files",
+        finders=_CHECKPOINTS,
+    ),
+    FileFormat(
+        name="tf1-checkpoint",
+        label="checkpoint",
+        description="a name-based checkpoint (TensorFlow 1), with any number of shards",
+        path="its prefix, or any of its files",
+        finders=_CHECKPOINTS,
+    ),
+    FileFormat(
+        name="tf1-checkpoint-v1",
+        label="checkpoint",
+        description='a checkpoint from before TensorFlow 0.12 ("V1")',
+        path="its file, or the prefix of its shards",
+        finders=_CHECKPOINTS,
+    ),
+    FileFormat(
+        name="onnx",
+        label="ONNX",
+        description="an ONNX file, with its weights inside or beside it",
+        module="onnx.file",
+        is_converted=True,
+        exact_writers=("pytorch",),
+    ),
+    FileFormat(
+        name="pytorch",
+        label="PyTorch",
+        description="a PyTorch `.pt`, `.pth`, `.bin` or `.ckpt`: state dict, checkpoint, whole "
+        "model or TorchScript; a `.ot` of tch-rs; weights in parts with an `.index.json`",
+        path="the file; any part, or the index",
+        module="pytorch.file",
+        finders=("arrays.detection.DistributedPyTorch", "arrays.detection.Sharded"),
+    ),
+    FileFormat(
+        name="keras-h5",
+        label="Keras .h5",
+        description="a Keras `.h5`, full model or weights, of Keras 0 to 3",
+        module="keras.h5",
+    ),
+    FileFormat(
+        name="keras-weights",
+        label=".weights.h5",
+        description="a Keras `.weights.h5`, or weights sharded by a `.weights.json`",
+        path="the file; any shard, or the `.weights.json`",
+        module="keras.weights",
+        finders=("keras.detection.ShardedWeights",),
+    ),
+    FileFormat(
+        name="keras-archive",
+        label=".keras",
+        description="a `.keras`, or the folder that `save(..., zipped=False)` writes",
+        path="the file or the folder",
+        module="keras.archive",
+        finders=("keras.detection.Unzipped",),
+    ),
+    FileFormat(
+        name="safetensors",
+        label="safetensors",
+        description="safetensors, also in parts with an `.index.json`",
+        path="the file; any part, or the index",
+        module="arrays.safetensors",
+        finders=("arrays.detection.Sharded",),
+    ),
+    FileFormat(
+        name="tfjs",
+        label="TensorFlow.js",
+        description="a TensorFlow.js `model.json` with its shards",
+        path="the folder or the file",
+        finders=("arrays.detection.TensorflowJs",),
+        is_converted=True,
+    ),
+    FileFormat(
+        name="tflite",
+        label="TensorFlow Lite",
+        description="a TensorFlow Lite `.tflite`, for `diff`",
+        module="tflite",
+    ),
+    FileFormat(
+        name="orbax",
+        label="Orbax",
+        description="an Orbax checkpoint of Flax or Keras "
+        "(needs tensorstore: `pip install '.[orbax]'` in a clone)",
+        path="its folder, or the folder of the run",
+        finders=("arrays.orbax.Orbax",),
+    ),
+    FileFormat(
+        name="msgpack",
+        label="Flax .msgpack",
+        description="a Flax `.msgpack`",
+        module="arrays.msgpack",
+    ),
+    FileFormat(
+        name="hdf5",
+        label="HDF5",
+        description="an HDF5 file with arrays named like `bn1/moving_mean`",
+        module="arrays.hdf5",
+        is_data_beside_models=True,
+    ),
+    FileFormat(
+        name="npz",
+        label=".npz",
+        description="an `.npz` with arrays named like `bn1/moving_mean`, as `export` writes it",
+        module="arrays.npz",
+        is_data_beside_models=True,
+    ),
+    FileFormat(
+        name="pickle",
+        label="pickles of arrays",
+        description="a pickle of arrays, such as Haiku's parameters and state",
+        module="arrays.pickles",
+        is_data_beside_models=True,
+    ),
+    FileFormat(
+        name="frozen-graph",
+        label="GraphDef",
+        description="a frozen graph, any GraphDef, or a `.meta`",
+        module="tensorflow.frozen_graph",
+    ),
 )
-"""Formats of several files: classes that say which are theirs."""
+"""The rows in the order of detection. A file is checked by formats with a signature first."""
 
-FORMATS = (
-    "onnx.file",
-    "pytorch.file",
-    "keras.h5",
-    "keras.weights",
-    "arrays.hdf5",
-    "arrays.safetensors",
-    "keras.archive",
-    "arrays.npz",
-    "tflite",
-    "arrays.pickles",
-    "arrays.msgpack",
-    "tensorflow.frozen_graph",
-)
-"""Formats of single files: modules, each a `FileFormat`. Those that know theirs at a
-glance come first."""
-
-OF_ANY_ARRAYS = ("arrays.hdf5", "arrays.npz", "arrays.pickles")
-"""Those whose files hold arrays of whatever kind: beside models they are data."""
+BY_NAME: Final = {row.name: row for row in FORMATS}
 
 
-class FileFormat(Protocol):
-    """What the module of a format of single files offers."""
+class FormatModule(Protocol):
+    """The functions of a module that reads a single-file format.
+
+    A module may also have `open_index`, which opens a file without its values.
+    """
 
     def matches(self, file: File) -> bool:
-        """Whether the file's content is of this format."""
+        """Return True if the content of a file is of this format."""
         ...
 
     def open_contents(self, file: File, source: Source) -> Contents:
-        """What the file holds. A module may have `open_index` as well, for without values."""
+        """Open a file. The result's source names the format."""
         ...
 
 
+def known_formats() -> str:
+    """Return the hint for a file of an unknown format."""
+    return f"bnstat reads {', '.join(dict.fromkeys(row.label for row in FORMATS))}"
+
+
 def formats() -> Iterator[Format]:
-    """All formats; each is imported when its turn comes."""
-    for name in SITES:
-        yield _site(name)
-    for name in FORMATS:
-        yield _SingleFile(name)
+    """Yield all formats in the order of detection; the module of each is imported when needed."""
+    for name in dict.fromkeys(finder for row in FORMATS for finder in row.finders):
+        yield _finder(name)
+    yield from _single_files()
+
+
+@cache
+def _single_files() -> list[Format]:
+    return [_SingleFile(row) for row in FORMATS if row.module]
+
+
+@cache
+def _finder(name: str) -> Format:
+    module, _, kind = name.rpartition(".")
+    return cast(Format, getattr(import_module(f"bnstat.formats.{module}"), kind)())
 
 
 class _SingleFile(Format):
-    """A format whose models are a file each; its module is imported when there is a file."""
+    """A format whose models are one file each."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self.is_data_beside_models = name in OF_ANY_ARRAYS
+    def __init__(self, row: FileFormat) -> None:
+        self._module = f"bnstat.formats.{row.module}"
+        self.is_data_beside_models = row.is_data_beside_models
 
     def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
-        module = cast(FileFormat, import_module(f"bnstat.formats.{self._name}"))
+        module = cast(FormatModule, import_module(self._module))
         if not module.matches(file):
             return None
         return StoredModel(
@@ -86,13 +246,7 @@ class _SingleFile(Format):
         )
 
 
-def _opener(module: FileFormat, reading: Reading) -> Callable[[File, Source], Contents]:
+def _opener(module: FormatModule, reading: Reading) -> Callable[[File, Source], Contents]:
     if reading.values:
         return module.open_contents
     return getattr(module, "open_index", module.open_contents)
-
-
-@cache
-def _site(name: str) -> Format:
-    module, _, kind = name.rpartition(".")
-    return cast(Format, getattr(import_module(f"bnstat.formats.{module}"), kind)())

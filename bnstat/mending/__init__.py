@@ -1,4 +1,4 @@
-"""Mending: new values -> a copy of a model in its own format.
+"""Apply new values: write a copy of a model in its own format.
 
 Nothing else in bnstat writes models.
 """

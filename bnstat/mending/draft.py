@@ -1,6 +1,6 @@
-"""A copy that is being made: in a temporary folder beside the place that it is for.
+"""A copy in progress: written to a temporary folder beside its destination.
 
-It gets its name when all of it is on the disk, or it goes and leaves nothing.
+The copy gets its name when all of it is on disk. If anything fails, nothing is left.
 """
 
 from __future__ import annotations
@@ -8,30 +8,35 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import stat
-from typing import Final
+import threading
+from collections.abc import Iterator
+from typing import Final, NoReturn
 
 from bnstat.errors import BnstatError, ChangedError
-from bnstat.mending.copying import copy_file, exchange, held_back, state
 from bnstat.mending.layout import Layout
 
 _REPLACED: Final = "replaced"
+_PIECE: Final = 1 << 26
+_AT_CURRENT_FOLDER: Final = -100
+_EXCHANGE: Final = 2
 
 
 class Draft(contextlib.AbstractContextManager["Draft"]):
-    """A copy of a model's files; entering makes it, leaving removes what has no name by then.
+    """A copy of a model's files. Entering makes the copy; leaving removes it unless finished.
 
     Args:
-        layout: what goes where.
+        layout: the files of the original and of the copy.
 
     Attributes:
-        folder: the temporary folder; the layout's paths hold in it.
-        model: the model in it, as `load` takes it.
+        folder: the temporary folder; the paths in the layout are relative to it.
+        model: the copied model, as a path for `load`.
     """
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._states = {path: state(os.stat(path)) for path in layout.files}
+        self._states = {path: _state(os.stat(path)) for path in layout.files}
         self.folder = os.path.join(layout.parent, f".bnstat-{os.urandom(8).hex()}")
         self.model = os.path.join(self.folder, layout.model)
 
@@ -39,8 +44,8 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
         """Copy all files.
 
         Raises:
-            ChangedError: one of them changes meanwhile.
-            BnstatError: one cannot be read, or the copy not written.
+            ChangedError: a file changes while it is copied.
+            BnstatError: a file cannot be read, or the copy cannot be written.
         """
         try:
             os.mkdir(self.folder, 0o700)
@@ -62,56 +67,56 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> None:
-        """Leave nothing but the finished copy; errors speak of it by its own name.
+        """Remove everything except a finished copy.
 
         Raises:
-            BnstatError: in place of an error that speaks of the temporary folder.
+            BnstatError: replaces an error that names the temporary folder.
         """
         self._remove()
         if isinstance(error, OSError):
             raise self._refused(error) from error
         if isinstance(error, BnstatError) and self.folder in error.where:
-            inside = error.where.replace(self.folder, self._layout.parent)
-            raise type(error)(inside, error.what, error.hint) from error
+            where = error.where.replace(self.folder, self._layout.parent)
+            raise type(error)(where, error.what, error.hint) from error
 
     def finish(self) -> None:
         """Give the copy its name.
 
         Raises:
-            ChangedError: the original changed since it was opened.
-            BnstatError: it cannot be written.
+            ChangedError: the original changed after it was opened.
+            BnstatError: the copy cannot be written.
         """
         try:
             for path, before in self._states.items():
-                if state(os.stat(path)) != before:
+                if _state(os.stat(path)) != before:
                     raise ChangedError(path, "changed while it was copied", "try again")
-            self._settle()
-            with held_back():
+            self._sync_all()
+            with _signals_delayed():
                 self._replace() if self._layout.replaces else self._appear()
                 _sync(self._layout.parent)
         except OSError as error:
             raise self._refused(error) from error
 
-    def _settle(self) -> None:
-        """Bring all files to the disk, with the permissions of the originals."""
+    def _sync_all(self) -> None:
+        """Write all files to disk, with the permissions of the originals."""
         for path, copy in self._layout.files.items():
-            copied = os.path.join(self.folder, copy)
-            _sync(copied)
-            self._let_be_as(path, copied)
+            target = os.path.join(self.folder, copy)
+            _sync(target)
+            self._copy_permissions(path, target)
         for copy, folder in (*self._layout.folders.items(), ("", None)):
             _sync(os.path.join(self.folder, copy))
             if folder is not None:
-                self._let_be_as(folder, os.path.join(self.folder, copy))
+                self._copy_permissions(folder, os.path.join(self.folder, copy))
 
-    def _let_be_as(self, original: str, copy: str) -> None:
-        """Give a copy the original's permissions and, in its place, its owner."""
-        found = os.stat(original)
+    def _copy_permissions(self, original: str, copy: str) -> None:
+        """Copy the permissions and, if the copy replaces the original, the owner."""
+        status = os.stat(original)
         if self._layout.replaces:
             with contextlib.suppress(OSError):
-                os.chown(copy, found.st_uid, found.st_gid)
-        mode = stat.S_IMODE(found.st_mode)
+                os.chown(copy, status.st_uid, status.st_gid)
+        mode = stat.S_IMODE(status.st_mode)
         # A folder that its owner may not write could not be moved.
-        os.chmod(copy, mode | stat.S_IRWXU if stat.S_ISDIR(found.st_mode) else mode)
+        os.chmod(copy, mode | stat.S_IRWXU if stat.S_ISDIR(status.st_mode) else mode)
 
     def _appear(self) -> None:
         done: list[str] = []
@@ -119,7 +124,7 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
             for name in self._layout.names:
                 target = os.path.join(self._layout.parent, name)
                 if os.path.lexists(target) and not os.path.isdir(target):
-                    raise BnstatError(target, "is there already", "choose another name")
+                    raise BnstatError(target, "exists already", "choose another name")
                 os.rename(os.path.join(self.folder, name), target)
                 done.append(target)
         except BaseException:
@@ -128,7 +133,7 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
             raise
 
     def _replace(self) -> None:
-        """Take the originals' names; should that fail on the way, give them back."""
+        """Replace the originals. If one cannot be replaced, restore all of them."""
         aside = os.path.join(self.folder, _REPLACED)
         os.mkdir(aside)
         kept = []
@@ -151,23 +156,71 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
             raise
 
     def _remove(self) -> None:
-        with held_back():
+        with _signals_delayed():
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _refused(self, error: OSError) -> BnstatError:
         where = self._layout.output
-        named = error.filename
-        if isinstance(named, str) and not named.startswith(self.folder):
-            where = named
+        path = error.filename
+        if isinstance(path, str) and not path.startswith(self.folder):
+            where = path
         return BnstatError(where, f"cannot be written: {error.strerror or error}")
 
 
-def _keep(target: str, old: str) -> None:
-    """A second name for a file, or a copy where the file system knows no such thing."""
+def copy_file(source: str, target: str) -> None:
+    """Copy the bytes of a regular file to a new file.
+
+    Raises:
+        ChangedError: the source changes while it is copied.
+        OSError: the source cannot be read, or the target cannot be written.
+    """
+    with open(source, "rb") as reading, open(target, "xb") as writing:
+        before = os.fstat(reading.fileno())
+        if not stat.S_ISREG(before.st_mode):
+            raise BnstatError(source, "is not a regular file")
+        with contextlib.suppress(AttributeError, OSError):
+            _copy_in_kernel(reading.fileno(), writing.fileno())
+        # Copies nothing, or all that the system could not copy.
+        shutil.copyfileobj(reading, writing)
+        if _state(before) != _state(os.fstat(reading.fileno())):
+            raise ChangedError(source, "changed while it was copied", "try again")
+
+
+def _copy_in_kernel(source: int, target: int) -> None:
+    offset = 0
+    while size := os.copy_file_range(source, target, _PIECE):
+        # The system starts to write these bytes to disk while the next ones are copied.
+        os.posix_fadvise(target, offset, size, os.POSIX_FADV_DONTNEED)
+        offset += size
+
+
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    """Return what changes when a file is written or replaced."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def exchange(path: str, other: str) -> bool:
+    """Swap the names of two files or folders in one step. Return False if the system cannot.
+
+    Source: renameat2(2).
+    """
+    import ctypes
+
     try:
-        os.link(target, old, follow_symlinks=False)
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    paths = os.fsencode(path), os.fsencode(other)
+    here = _AT_CURRENT_FOLDER
+    return bool(rename(here, paths[0], here, paths[1], _EXCHANGE) == 0)
+
+
+def _keep(path: str, second: str) -> None:
+    """Give a file a second name, or copy it if the file system has no hard links."""
+    try:
+        os.link(path, second, follow_symlinks=False)
     except OSError:
-        shutil.copy2(target, old, follow_symlinks=False)
+        shutil.copy2(path, second, follow_symlinks=False)
 
 
 def _sync(path: str) -> None:
@@ -176,3 +229,55 @@ def _sync(path: str) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+_ENDING: Final = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+
+
+@contextlib.contextmanager
+def signals_raised() -> Iterator[None]:
+    """Make signals that end the process raise `SystemExit`, so that cleanup code runs.
+
+    Signals with a handler are left alone, and so are all signals outside of the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [number for number in _ENDING if signal.getsignal(number) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, _exit)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _exit(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+@contextlib.contextmanager
+def _signals_delayed() -> Iterator[None]:
+    """Delay signals until the end of the block; then raise the first of them.
+
+    They are not masked, because another thread would receive them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ENDING)}
+    # Python cannot restore a handler that was not set from Python.
+    handlers = {number: handler for number, handler in handlers.items() if handler is not None}
+    for number in handlers:
+        signal.signal(number, lambda sent, _: received.append(sent))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if received:
+            signal.raise_signal(received[0])

@@ -1,9 +1,9 @@
-"""Where the files of a copy go: next to what, under which names."""
+"""Where the files of a copy go and what they are called."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike, fspath
 from typing import Final, Literal
@@ -14,15 +14,14 @@ from bnstat.formats.tensorflow.checkpoint_v1 import SHARD
 from bnstat.formats.tensorflow.detection import NAME as STATE
 from bnstat.formats.tensorflow.detection import state_text
 from bnstat.formats.tensorflow.saved_model import VARIABLES, has_saved_model
-from bnstat.mending.copying import tree
+from bnstat.mending.writers import WRITERS
 from bnstat.model import Source
 from bnstat.storage.local import LocalFile, LocalFolder
 
 _META: Final = ".meta"
-_BUNDLES: Final = ("tf1-checkpoint", "tf2-checkpoint")
 _V1: Final = "tf1-checkpoint-v1"
-_SAVED_MODEL: Final = "saved-model"
-_FILES: Final = ("keras-h5", "keras-archive", "keras-weights", "frozen-graph")
+_CHECKPOINTS: Final = ("tf1-checkpoint", "tf2-checkpoint", _V1)
+_EXISTS: Final = "remove it, or choose another name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +29,13 @@ class Footprint:
     """The files of a model.
 
     Attributes:
-        kind: `folder` where all of the folder is the model; `checkpoint` where its files start
-            with one prefix; `files` for a file, and others that it names.
-        folder: the folder that they lie in, or that they are.
-        name: the prefix, or the file's name; empty for a folder.
-        files: the names of the files, the one last that makes them a model; none for a folder.
-        within: whether the user named a folder that holds the model among others.
+        kind: `folder` if the model is everything in a folder; `checkpoint` if the names of its
+            files start with one prefix; `files` for a file and the files that it refers to.
+        folder: the folder that contains the files, or that is the model.
+        name: the prefix, or the name of the file; empty for a folder.
+        files: the names of the files. The model is incomplete without the last one. Empty for
+            a folder.
+        within: True if the user passed a folder that contains the model and others.
     """
 
     kind: Literal["folder", "checkpoint", "files"]
@@ -46,13 +46,13 @@ class Footprint:
 
     @property
     def path(self) -> str:
-        """The model alone, as `load` takes it."""
+        """The path of this model alone, for `load`."""
         return os.path.join(self.folder, self.name) if self.name else self.folder
 
     def renamed(self, name: str) -> dict[str, str]:
-        """What each file is called where the model is called `name`.
+        """Return the new name of each file if the model gets another name.
 
-        The files that another one names keep their names.
+        Files that another file refers to keep their names.
         """
         if self.kind == "checkpoint":
             return {file: name + file[len(self.name) :] for file in self.files}
@@ -60,30 +60,30 @@ class Footprint:
 
 
 def footprint(source: Source) -> Footprint:
-    """The files of the model that was read from there.
+    """Return the files of a model that was read.
 
     Raises:
-        UnsupportedError: models of that format, or in an archive, are not written.
+        UnsupportedError: bnstat does not write this format, or the model is in an archive.
         BnstatError: the path is one of several files that belong together.
     """
-    if source.format not in (*_BUNDLES, _V1, _SAVED_MODEL, *_FILES):
+    if source.format not in WRITERS:
         raise UnsupportedError(
             source.path,
-            f"models of the format {source.format} are not written",
-            "mend the TensorFlow or Keras model, and convert that",
+            f"bnstat does not write the format {source.format}",
+            "apply the values to the TensorFlow or Keras model, and convert that",
         )
     if "://" in source.path:
-        raise UnsupportedError(source.path, "is far away, where nothing is written", "download it")
+        raise UnsupportedError(source.path, "is remote, and bnstat writes locally", "download it")
     path = source.path.rstrip("/") or source.path
     is_folder = os.path.isdir(path)
     folder = path if is_folder else os.path.dirname(path) or "."
     if source.format != "keras-archive" and _is_archive(path):
-        raise UnsupportedError(source.path, "is in an archive, which is not written", "unpack it")
-    if source.format == _SAVED_MODEL:
+        raise UnsupportedError(source.path, "is an archive, which is not written", "unpack it")
+    if source.format == "saved-model":
         return _saved_model(folder, path, source.checkpoint)
-    if source.format not in _FILES and source.checkpoint is not None:
+    if source.format in _CHECKPOINTS and source.checkpoint is not None:
         name = source.checkpoint
-        files = _bundle(folder, name) if source.format in _BUNDLES else _v1(folder, name)
+        files = _files_of_v1(folder, name) if source.format == _V1 else _bundle(folder, name)
         within = is_folder or not os.path.basename(path).startswith(name)
         return Footprint("checkpoint", folder, name, files, within)
     if is_folder and source.checkpoint is None:
@@ -105,7 +105,7 @@ def _saved_model(folder: str, path: str, version: str | None) -> Footprint:
     if os.path.basename(os.path.realpath(root)) == VARIABLES and _is_saved_model(parent):
         root = parent
     if not _is_saved_model(root):
-        # A `saved_model.pb` under another name, with nothing beside it that belongs to it.
+        # A `saved_model.pb` under another name; nothing beside it belongs to it.
         return Footprint("files", folder, os.path.basename(path), [os.path.basename(path)])
     return Footprint("folder", root, within=version is not None)
 
@@ -124,7 +124,7 @@ def _bundle(folder: str, prefix: str) -> list[str]:
     return [*data, *_meta(listing, prefix), prefix + INDEX]
 
 
-def _v1(folder: str, name: str) -> list[str]:
+def _files_of_v1(folder: str, name: str) -> list[str]:
     listing = LocalFolder(folder)
     if listing.file(name) is not None:
         return [*_meta(listing, name), name]
@@ -143,33 +143,30 @@ def _meta(folder: LocalFolder, prefix: str) -> list[str]:
 def _files(folder: str, name: str, within: bool) -> Footprint:
     file = LocalFolder(folder).file(name)
     if file is None:
-        raise NotFoundError(os.path.join(folder, name), "is no file on this machine")
+        raise NotFoundError(os.path.join(folder, name), "is not a local file")
     from bnstat.formats.keras.weights import shard_names
 
     index, shards = shard_names(file)
     if index != name:
         raise BnstatError(
-            file.path, "is one of several files that belong together", f"name {index} instead"
+            file.path, "is one of several files that belong together", f"pass {index} instead"
         )
     return Footprint("files", folder, name, [*shards, name], within)
 
 
-_ENDINGS: Final = (INDEX, ".meta")
-
-
 @dataclass(frozen=True)
 class Layout:
-    """A copy's files, before they are there.
+    """The files of a copy, before it is written. Paths of the copy are relative to `parent`.
 
     Attributes:
         parent: the folder in which the copy appears.
-        names: what appears in it, in this order; the last makes the others a model.
-        model: the model's path from there, as `load` takes it.
-        files: a file of the original -> the path of its copy from `parent`.
-        folders: the folders that there are to make, each after the one that it is in -> the
-            original that each is a copy of, if it is one.
-        state: the text of a state file, and its path, where one is to be written.
-        replaces: whether what has these names is to be replaced.
+        names: what appears in it, in this order. The copy is incomplete without the last one.
+        model: the path of the copied model, for `load`.
+        files: a file of the original -> its copy.
+        folders: a folder to make -> the original folder that it is a copy of, or None. A folder
+            comes after the one that contains it.
+        state: the path and the text of a state file to write, if any.
+        replaces: True if the copy replaces files of these names.
     """
 
     parent: str
@@ -182,125 +179,145 @@ class Layout:
 
     @property
     def output(self) -> str:
-        """The copy's path, as `load` takes it."""
+        """The path of the copy, for `load`."""
         return self.model if self.parent == "." else os.path.join(self.parent, self.model)
 
 
 def planned(source: Source, output: str | PathLike[str] | None) -> Layout:
-    """Where a copy of a model goes; in the model's own place where no name is given.
+    """Return the layout of a copy; without an output, it replaces the model.
 
-    Whoever works long for what is to be written asks this before.
-
-    Args:
-        source: the model's.
-        output: what the copy is called.
+    Call this before a long computation whose results are to be written.
 
     Raises:
-        UnsupportedError: models of that format, or in an archive, are not written.
-        NotFoundError: the folder that it is to be in does not exist.
-        BnstatError: it is there already, or it would be in the model or around it.
+        UnsupportedError: bnstat does not write this format, or the model is in an archive.
+        NotFoundError: the folder of the output does not exist.
+        BnstatError: the output exists, or is inside of the model or around it.
     """
-    found = footprint(source)
-    return layout_in_place(found) if output is None else layout(found, fspath(output))
+    original = footprint(source)
+    return layout_in_place(original) if output is None else layout(original, fspath(output))
 
 
-def layout(found: Footprint, output: str) -> Layout:
-    """Where a copy called `output` goes.
+def layout(original: Footprint, output: str) -> Layout:
+    """Return the layout of a copy at a path.
 
     Raises:
-        NotFoundError: the folder that it is to be in does not exist.
-        BnstatError: it is there already, or it would be in the model or around it.
+        NotFoundError: the folder of the output does not exist.
+        BnstatError: the output exists, or is inside of the model or around it.
     """
     if not output:
-        raise BnstatError("the copy", "has no name")
-    if found.kind == "folder" or found.within:
-        return _in_a_new_folder(found, output)
-    return _beside(found, output)
+        raise BnstatError("output", "is empty", "pass a path for the copy")
+    if original.kind == "folder" or original.within:
+        return _in_a_new_folder(original, output)
+    return _beside(original, output)
 
 
-def layout_in_place(found: Footprint) -> Layout:
-    """Where a copy goes that takes the original's place."""
-    if found.kind == "folder":
-        target = os.path.realpath(found.folder)
+def layout_in_place(original: Footprint) -> Layout:
+    """Return the layout of a copy that replaces the original."""
+    if original.kind == "folder":
+        target = os.path.realpath(original.folder)
         name = os.path.basename(target)
-        files, folders = _whole(found.folder, name)
+        files, folders = _whole_folder(original.folder, name)
         return Layout(os.path.dirname(target), [name], name, files, folders, replaces=True)
-    files = {os.path.join(found.folder, file): file for file in found.files}
-    return Layout(found.folder, found.files, found.name, files, replaces=True)
+    files = {os.path.join(original.folder, file): file for file in original.files}
+    return Layout(original.folder, original.files, original.name, files, replaces=True)
 
 
-def _in_a_new_folder(found: Footprint, output: str) -> Layout:
+def _in_a_new_folder(original: Footprint, output: str) -> Layout:
     parent, name = os.path.split(output.rstrip("/"))
     parent = _existing(parent, output)
     target = os.path.join(parent, name)
     if os.path.lexists(target):
-        _refuse_same(found.folder, target)
+        _refuse_original(original.folder, target)
         if not os.path.isdir(target) or os.listdir(target):
-            raise BnstatError(output, "is there already", "remove it, or choose another name")
-    original, place = os.path.realpath(found.folder), os.path.realpath(parent)
-    if f"{place}/".startswith(f"{original.rstrip('/')}/"):
-        raise BnstatError(output, "is inside of the model that is copied", "choose another place")
-    if found.kind == "folder":
-        inside = os.path.join(name, os.path.basename(original)) if found.within else name
-        files, folders = _whole(found.folder, inside)
+            raise BnstatError(output, "exists already", _EXISTS)
+    root, destination = os.path.realpath(original.folder), os.path.realpath(parent)
+    if f"{destination}/".startswith(f"{root.rstrip('/')}/"):
+        raise BnstatError(output, "is inside the model itself", "choose another folder")
+    if original.kind == "folder":
+        inside = os.path.join(name, os.path.basename(root)) if original.within else name
+        files, folders = _whole_folder(original.folder, inside)
         return Layout(parent, [name], name, files, {name: None, **folders})
-    files = {os.path.join(found.folder, file): os.path.join(name, file) for file in found.files}
+    files = {
+        os.path.join(original.folder, file): os.path.join(name, file) for file in original.files
+    }
     state = None
-    if found.kind == "checkpoint":
-        state = (os.path.join(name, STATE), state_text(found.name))
+    if original.kind == "checkpoint":
+        state = (os.path.join(name, STATE), state_text(original.name))
     return Layout(parent, [name], name, files, {name: None}, state)
 
 
-def _beside(found: Footprint, output: str) -> Layout:
+def _beside(original: Footprint, output: str) -> Layout:
     if os.path.isdir(output) or output.endswith("/"):
-        parent, name = output.rstrip("/") or "/", found.name
+        parent, name = output.rstrip("/") or "/", original.name
     else:
         parent, name = os.path.split(output)
-        name = _prefix(name) if found.kind == "checkpoint" else name
+        name = _prefix(name) if original.kind == "checkpoint" else name
     parent = _existing(parent, output)
-    names = found.renamed(name)
+    names = original.renamed(name)
     for file, copy in names.items():
         target = os.path.join(parent, copy)
         if os.path.lexists(target):
-            if found.kind == "files" and file != found.name:
+            if original.kind == "files" and file != original.name:
                 raise BnstatError(
-                    target, "is a shard that the copy needs too", "give the copy its own folder"
+                    target,
+                    "exists already, and the copy needs a shard of this name",
+                    "write the copy to another folder",
                 )
-            _refuse_same(os.path.join(found.folder, file), target)
-            raise BnstatError(target, "is there already", "remove it, or choose another name")
-    files = {os.path.join(found.folder, file): copy for file, copy in names.items()}
+            _refuse_original(os.path.join(original.folder, file), target)
+            raise BnstatError(target, "exists already", _EXISTS)
+    files = {os.path.join(original.folder, file): copy for file, copy in names.items()}
     return Layout(parent, list(names.values()), name, files)
 
 
 def _prefix(name: str) -> str:
-    """The prefix that is meant by the name of one of a checkpoint's files."""
+    """Return the prefix of a checkpoint, given the prefix or the name of one of its files."""
     if match := DATA.match(name):
         return match["prefix"]
-    for ending in _ENDINGS:
-        name = name.removesuffix(ending)
-    return name
+    return name.removesuffix(INDEX).removesuffix(_META)
 
 
 def _existing(parent: str, output: str) -> str:
     parent = parent or "."
     if not os.path.isdir(parent):
-        raise NotFoundError(output, f"there is no folder {parent}", "make it first")
+        raise NotFoundError(output, f"the folder {parent} does not exist", "make it first")
     return parent
 
 
-def _refuse_same(original: str, target: str) -> None:
+def _refuse_original(original: str, target: str) -> None:
     if os.path.exists(target) and os.path.samefile(original, target):
         raise BnstatError(target, "is the model itself", "choose another name, or use --in-place")
 
 
-def _whole(folder: str, inside: str) -> tuple[dict[str, str], dict[str, str | None]]:
-    """The copies of all that is in a folder, and the folders that they are in."""
+def _whole_folder(folder: str, inside: str) -> tuple[dict[str, str], dict[str, str | None]]:
+    """Return the copies of all files in a folder, and the folders that contain them."""
     files: dict[str, str] = {}
     folders: dict[str, str | None] = {inside: folder}
-    for path, is_folder in tree(folder):
+    for path, is_folder in _walk(folder):
         copy = os.path.join(inside, path)
         if is_folder:
             folders[copy] = os.path.join(folder, path)
         else:
             files[os.path.join(folder, path)] = copy
     return files, folders
+
+
+def _walk(folder: str) -> Iterator[tuple[str, bool]]:
+    """Yield the relative path of everything in a folder, and True for a folder.
+
+    Raises:
+        BnstatError: the folder contains a link to a folder, a device or the like.
+    """
+    pending = [""]
+    while pending:
+        inside = pending.pop()
+        with os.scandir(os.path.join(folder, inside)) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                path = os.path.join(inside, entry.name)
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(path)
+                    yield path, True
+                elif entry.is_file():
+                    yield path, False
+                else:
+                    what = "a link to a folder" if entry.is_dir() else "not a file or a folder"
+                    raise BnstatError(entry.path, f"is {what}, and cannot be copied")

@@ -24,12 +24,12 @@ class Assignment:
     """Values for one role of one layer.
 
     Attributes:
-        layer: the layer of the model that is mended.
-        role: one that the layer has; the variable's key where its role is undecided.
-        variable: the variable that gets the values.
-        given: the values as they come.
-        given_as: the layer's name where they come from.
-        match: how that layer was found to be this one.
+        layer: the layer of the model that is written.
+        role: a role that the layer has, or the key of a variable whose role is undecided.
+        variable: the variable that receives the values.
+        given: the values.
+        given_as: the layer's name where the values come from.
+        match: how the two layers were paired.
     """
 
     layer: BatchNorm
@@ -41,19 +41,19 @@ class Assignment:
 
 
 _Pair = tuple[BatchNorm, str, "Match", Mapping[str, Given]]
-_Wanted = Callable[[str], bool]
+_IsWanted = Callable[[str], bool]
 
 
 def assignments(
     model: Model, values: Document | Model, roles: Sequence[str], globs: Sequence[str]
 ) -> list[Assignment]:
-    """What is to be written, in the order of the model.
+    """Return what to write, in the order of the model.
 
     Args:
-        model: the model that is mended.
-        values: what it gets.
-        roles: the roles that are wanted.
-        globs: what a layer's name must match, one of them; anything, where there is none.
+        model: the model that is written.
+        values: the new values.
+        roles: write only these roles.
+        globs: write only layers whose name matches one of these; if empty, all.
 
     Raises:
         NotFoundError: the model lacks a layer or role that has values, or nothing is left.
@@ -61,27 +61,27 @@ def assignments(
     for role in roles:
         _check_role(role, "roles")
 
-    def wanted(name: str) -> bool:
+    def is_wanted(name: str) -> bool:
         return matches(name, globs)
 
     if isinstance(values, Model):
-        where, pairs = values.source.path, _of_model(model, values, wanted)
+        where, pairs = values.source.path, _pairs_of_models(model, values, is_wanted)
     else:
-        where, pairs = values.where, _of_document(model, values, wanted)
-    found = [
+        where, pairs = values.where, _pairs_of_document(model, values, is_wanted)
+    assigned = [
         _assignment(layer, role, given, name, match)
-        for layer, name, match, all_roles in pairs
-        for role, given in all_roles.items()
+        for layer, name, match, given_roles in pairs
+        for role, given in given_roles.items()
         if role in roles or (role not in ROLES and {*ROLES} <= {*roles})
     ]
-    if not found:
-        raise NotFoundError(where, "holds no values for what is asked for")
-    place = {layer.name: number for number, layer in enumerate(_layers(model))}
-    return sorted(found, key=lambda one: (place[one.layer.name], *_order(one.role)))
+    if not assigned:
+        raise NotFoundError(where, "has no values for the chosen layers and roles")
+    places = {layer.name: number for number, layer in enumerate(_all_layers(model))}
+    return sorted(assigned, key=lambda item: (places[item.layer.name], *_order(item.role)))
 
 
-def _layers(model: Model) -> tuple[BatchNorm, ...]:
-    """All layers, also those without moving statistics."""
+def _all_layers(model: Model) -> tuple[BatchNorm, ...]:
+    """Return all layers, including those without moving statistics."""
     return (*model.layers, *model.incomplete)
 
 
@@ -91,46 +91,47 @@ def _order(role: str) -> tuple[int, str]:
 
 
 def _assignment(layer: BatchNorm, role: str, given: Given, name: str, match: Match) -> Assignment:
-    held = {**layer.variables, **{each.key: each for each in layer.undecided}}
-    if role not in held:
-        has = ", ".join(held) or "none"
+    variables = {**layer.variables, **{variable.key: variable for variable in layer.undecided}}
+    if role not in variables:
         raise NotFoundError(
-            layer.name, f"has no {role} in the model, but is given values for it", f"it has {has}"
+            layer.name,
+            f"has no {role} in the model, but there are values for it",
+            f"it has {', '.join(variables) or 'none'}",
         )
-    return Assignment(layer, role, held[role], given, name, match)
+    return Assignment(layer, role, variables[role], given, name, match)
 
 
-def _of_document(model: Model, values: Document, wanted: _Wanted) -> Iterator[_Pair]:
-    """The layers of a document, each by its name."""
+def _pairs_of_document(model: Model, values: Document, is_wanted: _IsWanted) -> Iterator[_Pair]:
+    """Pair the layers of a document with those of the model by name."""
     by_name: dict[str, list[BatchNorm]] = {}
-    for layer in _layers(model):
+    for layer in _all_layers(model):
         for name in {layer.name, values.spelt(layer.name)}:
             by_name.setdefault(name, []).append(layer)
     for name, roles in values.layers.items():
         layers = by_name.get(name, [])
-        if not layers and wanted(name):
+        if not layers and is_wanted(name):
             raise _no_layer(model, values.where, name)
-        undecided = {each.key for layer in layers for each in layer.undecided}
+        undecided = {variable.key for layer in layers for variable in layer.undecided}
         for role in roles.keys() - undecided:
             _check_role(role, f"{values.where}, {name}")
         if len(layers) > 1:
             raise BnstatError(
                 f"{values.where}, {name}", "is the name of several layers", "use JSON"
             )
-        if layers and wanted(layers[0].name):
+        if layers and is_wanted(layers[0].name):
             yield layers[0], name, "name", roles
 
 
-def _of_model(model: Model, values: Model, wanted: _Wanted) -> Iterator[_Pair]:
-    """The layers of another model, paired as `diff` pairs them."""
+def _pairs_of_models(model: Model, values: Model, is_wanted: _IsWanted) -> Iterator[_Pair]:
+    """Pair the layers of two models as `diff` does."""
     from bnstat.compare.alignment import align
 
     alignment = align(values, model)
     for layer in alignment.removed:
-        if wanted(layer.name):
+        if is_wanted(layer.name):
             raise _no_layer(model, values.source.path, layer.name)
     for pair in alignment.pairs:
-        if wanted(pair.new.name):
+        if is_wanted(pair.new.name):
             roles = {
                 role: Given(array)
                 for role in pair.old.variables
@@ -141,34 +142,30 @@ def _of_model(model: Model, values: Model, wanted: _Wanted) -> Iterator[_Pair]:
 
 def _check_role(role: str, where: str) -> None:
     if role not in ROLES:
-        raise BnstatError(
-            where,
-            f"{role!r} is not a role",
-            f"the roles are {', '.join(ROLES)}",
-        )
+        raise BnstatError(where, f"{role!r} is not a role", f"the roles are {', '.join(ROLES)}")
 
 
 def _no_layer(model: Model, where: str, name: str) -> NotFoundError:
     return NotFoundError(
         f"{where}, {name}",
         f"{model.source.path} has no such batch-norm layer",
-        near_names(name, [layer.name for layer in _layers(model)]),
+        near_names(name, [layer.name for layer in _all_layers(model)]),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A role of a layer that was given new values.
+    """A role of a layer that received values.
 
     Attributes:
-        layer: the layer's name in the model.
+        layer: the name of the layer in the model.
         role: `gamma`, `beta`, `moving_mean` or `moving_variance`.
-        key: the variable's key in the file.
-        channels: how many elements it has.
-        moved: how many of them have other bits than before.
-        largest: the largest |new - old|; infinite to or from NaN or infinity.
-        given_as: the layer's name where the values come from.
-        match: how that layer was found to be this one.
+        key: the key of the variable in the file.
+        channels: the number of its elements.
+        moved: the number of elements whose bits changed.
+        largest: the largest |new - old|; infinite for a change from or to NaN or infinity.
+        given_as: the name of the layer where the values come from.
+        match: how the two layers were paired.
     """
 
     layer: str
@@ -183,14 +180,14 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """A finished copy.
+    """The result of `apply`.
 
     Attributes:
         source: the model that was copied.
-        output: where the copy is, to be given to `load`.
-        values: where the values came from; None where they came from memory.
-        changes: what was written, in the order of the network; also where nothing moved.
-        untouched: layers of the model that got no values.
+        output: the path of the copy, for `load`.
+        values: the path of the values; None if they were in memory.
+        changes: what was written, in the order of the network, including unchanged values.
+        untouched: the names of the layers that received no values.
     """
 
     source: Source
@@ -201,52 +198,58 @@ class Applied:
 
     @property
     def moved(self) -> int:
-        """How many values are others than before."""
+        """The number of values that changed."""
         return sum(change.moved for change in self.changes)
 
 
 def fit(assigned: Sequence[Assignment]) -> tuple[dict[str, Array], list[Change]]:
-    """By key the new array of each variable, of its shape and dtype, and what changes by it.
+    """Convert values to the shape and dtype of their variables.
+
+    Returns:
+        The new array of each variable by key, and the changes.
 
     Raises:
-        DamagedError: values have another shape than the variable.
-        UnsupportedError: a value is not exactly one of the stored type.
-        BnstatError: layers that share a variable are given different values for it.
+        DamagedError: values do not have the shape of the variable.
+        UnsupportedError: the stored dtype cannot represent a value exactly.
+        BnstatError: layers that share a variable receive different values for it.
     """
     arrays: dict[str, Array] = {}
     owners: dict[str, str] = {}
     changes = []
-    for one in assigned:
-        variable = one.variable
-        stored = variable.read() if one.role not in ROLES else one.layer.array(one.role)
+    for item in assigned:
+        variable = item.variable
+        stored = variable.read() if item.role not in ROLES else item.layer.array(item.role)
         assert stored is not None
-        where = f"{one.layer.name}, {one.role}"
-        array = one.given.fitted(variable, stored, where)
-        known = arrays.setdefault(variable.key, array)
+        where = f"{item.layer.name}, {item.role}"
+        array = item.given.fitted(variable, stored, where)
+        first = arrays.setdefault(variable.key, array)
         owner = owners.setdefault(variable.key, where)
-        if different(known, array).any():
+        if different(first, array).any():
             raise BnstatError(
                 where,
-                f"shares its variable with {owner}, but is given other values",
-                "give both the same",
+                f"shares its variable with {owner}, but their values differ",
+                "give both the same values",
             )
         changes.append(
             Change(
-                one.layer.name,
-                one.role,
+                item.layer.name,
+                item.role,
                 variable.key,
                 array.size,
                 int(different(stored, array).sum()),
                 _largest(stored, array),
-                one.given_as,
-                one.match,
+                item.given_as,
+                item.match,
             )
         )
     return arrays, changes
 
 
 def different(old: Array, new: Array) -> Array:
-    """Where two arrays of one shape and dtype have different bits."""
+    """Return a flat mask of the elements of two arrays whose bits differ.
+
+    The arrays have the same shape and dtype.
+    """
 
     def raw(array: Array) -> Array:
         flat = np.ascontiguousarray(array).reshape(-1)
@@ -256,7 +259,7 @@ def different(old: Array, new: Array) -> Array:
 
 
 def _largest(old: Array, new: Array) -> float:
-    """The largest distance of two elements; infinite to or from NaN or infinity."""
+    """Return the largest |new - old|; infinite for a change from or to NaN or infinity."""
     with np.errstate(all="ignore"):
         distances = abs(as_float64(new) - as_float64(old))
     distances = np.where(different(old, new).reshape(old.shape), distances, 0.0)
@@ -264,28 +267,28 @@ def _largest(old: Array, new: Array) -> float:
 
 
 def with_twins(contents: Contents, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """The arrays, with those of further keys of the same variables.
+    """Add arrays for variables that the file stores a second time under another key.
 
-    The second key of a variable is known by its name and its stored bits. Where several variables
-    share both and do not all become the same, the second keys are left: no graph reads them.
+    The second key of a variable is recognised by its name and stored bits. If several variables
+    share both and their new values differ, the second keys are left, because no graph reads them.
 
     Args:
-        contents: the file as it is before the arrays are written.
+        contents: the file before the arrays are written.
         arrays: key -> new array.
     """
     result = dict(arrays)
-    for key, first in saved_again(contents.objects).items():
-        if key not in contents.variables or not any(one in arrays for one in first):
+    for key, candidates in saved_again(contents.objects).items():
+        if key not in contents.variables or not any(first in arrays for first in candidates):
             continue
         twin = contents.variables[key]
-        same = [one for one in first if _equal(contents.variables.get(one), twin)]
-        new = [arrays[one] for one in same if one in arrays]
+        same = [first for first in candidates if _equal(contents.variables.get(first), twin)]
+        new = [arrays[first] for first in same if first in arrays]
         if new and len(new) == len(same) and not any(different(new[0], a).any() for a in new):
             result[key] = new[0]
     return result
 
 
-def _equal(one: Variable | None, other: Variable) -> bool:
-    if one is None or (one.shape, one.dtype) != (other.shape, other.dtype):
+def _equal(variable: Variable | None, twin: Variable) -> bool:
+    if variable is None or (variable.shape, variable.dtype) != (twin.shape, twin.dtype):
         return False
-    return not different(one.read(), other.read()).any()
+    return not different(variable.read(), twin.read()).any()

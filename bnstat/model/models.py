@@ -17,10 +17,8 @@ class Source:
 
     Attributes:
         path: the path as the user gave it.
-        format: `tf2-checkpoint`, `tf1-checkpoint`, `tf1-checkpoint-v1`, `saved-model`,
-            `keras-h5`, `keras-archive`, `keras-weights`, `frozen-graph`, `onnx`, `pytorch`,
-            `safetensors`, `tfjs`, `orbax`, `msgpack`, `tflite`, or, for named arrays, `hdf5`,
-            `npz` or `pickle`.
+        format: a name in `bnstat/formats/registry.py`, such as `saved-model` or `keras-h5`;
+            `live` for a model in memory.
         checkpoint: name of the checkpoint in its folder (`model-1200`), where there are several.
         step: the training step that the checkpoint's name or its `global_step` tells.
         writer: the library and version that wrote the file, where it says so.
@@ -31,11 +29,6 @@ class Source:
     checkpoint: str | None = None
     step: int | None = None
     writer: str | None = None
-
-    @property
-    def is_converted(self) -> bool:
-        """Whether converters write files of this format, and no training does."""
-        return self.format in ("onnx", "tfjs")
 
 
 class Model(Displayed, Sequence[BatchNorm]):

@@ -12,7 +12,7 @@ from typing import Any, Final
 from bnstat.checks import Severity
 from bnstat.checks.settings import Config, Settings, nearest, read, resolve
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
-from bnstat.formats.stores import kind_of
+from bnstat.formats.locate import kind_of
 from bnstat.loading import load, load_all
 from bnstat.model import Model
 from bnstat.scanning.record import Record, of_error, of_model

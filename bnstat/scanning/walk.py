@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from bnstat.errors import BnstatError
 from bnstat.formats.detection import Format, series_of, step_of
-from bnstat.formats.stores import Group, groups, model_folder, newest_of_run
+from bnstat.formats.locate import Group, group_files, model_folder, newest_of_run
 from bnstat.storage.files import Entry, Folder
 
 _DEEPEST: Final = 100
@@ -177,7 +177,7 @@ class _Walk:
         return self.choice.takes(inside.rstrip("/")) and self.choice.enters(inside.rstrip("/"))
 
     def _in_files(self, folder: Folder, inside: str, entries: list[Entry]) -> list[Candidate]:
-        together = groups(entry for entry in entries if not entry.is_folder)
+        together = group_files(entry for entry in entries if not entry.is_folder)
         if self.choice.newest:
             together = _newest(folder, together)
         start = "" if folder.path == "." else f"{folder.path.rstrip('/')}/"

@@ -108,8 +108,11 @@ def test_layers_that_are_called_otherwise(run, h5, tmp_path):
         (["{h5}", "{h5}", "-o", "{h5}"], "is the model itself"),
         (["{h5}", "nothing", "-o", "c"], "nothing: no such file"),
         (["nothing", "{h5}", "-o", "c"], "nothing: no such file"),
-        (["{h5}", "{h5}", "-o", "c", "--layer", "x"], "holds no values for what is asked for"),
-        (["{h5}", "{h5}", "-o", "no/where/c"], "there is no folder no/where"),
+        (
+            ["{h5}", "{h5}", "-o", "c", "--layer", "x"],
+            "has no values for the chosen",
+        ),
+        (["{h5}", "{h5}", "-o", "no/where/c"], "the folder no/where does not exist"),
     ],
 )
 def test_one_line_says_what_is_wrong(run, h5, tmp_path, monkeypatch, arguments, message):

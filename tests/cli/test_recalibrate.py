@@ -38,7 +38,7 @@ def test_a_copy_is_mended_and_the_original_is_not(run, tmp_path):
     assert drift.stdout.splitlines()[-1].startswith("healthy: ")
     again = run("recalibrate", BROKEN, "--data", TRAIN, "-o", copy)
     assert (again.exit_code, again.stdout) == (2, "")
-    assert "is there already" in again.stderr
+    assert "exists already" in again.stderr
 
 
 def test_in_place_as_json(run, tmp_path):

@@ -1,4 +1,7 @@
-"""Writes the topics that follow from the code: `rules` from the rules, `cli` from the commands.
+"""Write what follows from the code.
+
+The topic `rules` follows from the rules, `cli` from the commands, and the formats in the topic
+`files` and in the JSON schema from `formats/registry.py`.
 
 python -m tests.docs.generate
 """
@@ -14,11 +17,14 @@ from pathlib import Path
 
 import click
 
+import bnstat
 import bnstat.docs
 from bnstat.checks import RULES
 from bnstat.cli import COMMANDS, main
+from bnstat.formats.registry import FORMATS
 
 FOLDER = Path(bnstat.docs.__file__).parent
+SCHEMA = Path(bnstat.__file__).parent / "exchange/schema.json"
 
 RULES_START = """\
 # Rules
@@ -137,12 +143,47 @@ def cli() -> Iterator[str]:
     yield CLI_EXIT_CODES
 
 
-PAGES = {"rules": rules, "cli": cli}
+FILES_HEADER = "| you have | you type |\n| --- | --- |\n"
+FILES_AFTER_FORMATS = (
+    ("a training folder", "the folder; the newest checkpoint is used. `--checkpoint NAME` or "
+     "`--step N` selects another"),
+    ("a serving folder with numbered versions", "the folder; the newest version is used"),
+    ("one of these in a `.zip`, `.tar` or `.tar.gz`", "the archive, which is read in place"),
+)  # fmt: skip
+
+
+def files() -> Iterator[str]:
+    """Yield the page as it is, with the table of formats written again."""
+    page = (FOLDER / "files.md").read_text(encoding="utf-8")
+    before, header, after = page.partition(FILES_HEADER)
+    assert header, "docs/files.md has no table of formats: restore its header"
+    rows = [(row.description, row.path) for row in FORMATS]
+    yield before + header
+    yield from (f"| {have} | {path} |\n" for have, path in (*rows, *FILES_AFTER_FORMATS))
+    yield re.sub(r"\A(\|.*\n)*", "", after)
+
+
+def schema() -> Iterator[str]:
+    """Yield the JSON schema as it is, with the names of the formats written again."""
+    names = ",\n".join(f'            "{row.name}"' for row in FORMATS)
+    text = SCHEMA.read_text(encoding="utf-8")
+    enum = re.compile(r'(?<="format": \{\n          "enum": \[\n)[^]]*(?=\n          \])')
+    assert enum.search(text), "exchange/schema.json has no enum of source.format: restore it"
+    yield enum.sub(names, text)
+
+
+PAGES = {
+    FOLDER / "rules.md": rules,
+    FOLDER / "cli.md": cli,
+    FOLDER / "files.md": files,
+    SCHEMA: schema,
+}
+"""File -> its content."""
 
 
 def write_pages() -> None:
-    for topic, page in PAGES.items():
-        (FOLDER / f"{topic}.md").write_text("".join(page()), encoding="utf-8")
+    for path, page in PAGES.items():
+        path.write_text("".join(page()), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""The generated topics are those that the code gives now."""
+"""The generated files are those that the code gives now."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from bnstat.docs import read
 from tests.docs.generate import PAGES
 
 
-@pytest.mark.parametrize("topic", PAGES)
-def test_a_generated_topic_is_current(topic: str) -> None:
-    assert read(topic) == "".join(PAGES[topic]()), (
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_a_generated_file_is_current(path: Path) -> None:
+    assert path.read_text(encoding="utf-8") == "".join(PAGES[path]()), (
         "the code has changed: run `python -m tests.docs.generate` and commit the result"
     )

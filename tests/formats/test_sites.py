@@ -13,7 +13,7 @@ from bnstat.formats import locate as locating
 from bnstat.formats.contents import Contents
 from bnstat.formats.detection import Format, ModelSet, StoredModel, sorted_by_age, unnamed
 from bnstat.formats.locate import locate
-from bnstat.formats.registry import FORMATS, SITES, formats
+from bnstat.formats.registry import formats
 from bnstat.model import Source
 from bnstat.storage.files import File, Folder
 from tests.builders import named
@@ -24,11 +24,6 @@ def norm(mean: float) -> keras.Sequential:
     model = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization(name="bn")])
     model.layers[0].moving_mean.assign(np.full(3, mean, np.float32))
     return model
-
-
-def test_the_register_lists_every_format_once() -> None:
-    assert len(list(formats())) == len(SITES) + len(FORMATS)
-    assert all(isinstance(format_, Format) for format_ in formats())
 
 
 def test_sharded_weights_are_one_model(tmp_path: Path) -> None:

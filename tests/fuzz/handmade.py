@@ -241,12 +241,19 @@ def growing(file: Any) -> None:
     file.create_dataset("x/vars/0", data=np.ones((9, 9)), maxshape=(None, None), chunks=(2, 2))
 
 
+def arrays(file: Any) -> None:
+    """Write arrays that are named by their paths alone."""
+    for role, array in values().items():
+        file[f"stem/bn/{role}"] = array
+
+
 def hdf5_files() -> dict[str, bytes]:
     """File name -> content."""
     return {
         "legacy.h5": hdf5(legacy),
         "legacy-latest.h5": hdf5(legacy, libver="latest"),
         "weights.weights.h5": hdf5(weights),
+        "arrays.h5": hdf5(arrays),
         "user-block.h5": hdf5(weights, user_block=512),
         "chunked.weights.h5": hdf5(chunked),
         "chunked-latest.weights.h5": hdf5(chunked, libver="latest"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -9,6 +10,7 @@ from random import Random
 import pytest
 
 import bnstat
+from bnstat.formats.registry import BY_NAME
 from tests.fuzz import campaign, handmade, wire
 from tests.fuzz.campaign import Campaign
 from tests.fuzz.recipes import FORMATS, make
@@ -42,6 +44,19 @@ def test_seeds_are_sound() -> None:
         assert set(seed.files), seed.name
         assert seed.format in FORMATS
     assert {seed.format for seed in seeds()} == set(FORMATS)
+
+
+def test_every_format_of_the_registry_has_a_seed(tmp_path: Path) -> None:
+    missing = set(BY_NAME)
+    for number, seed in enumerate(seeds()):
+        if missing:
+            path = seed.write(tmp_path / str(number))
+            with contextlib.suppress(bnstat.BnstatError):
+                missing.discard(bnstat.load(path, values=False).source.format)
+    assert not missing, (
+        f"the fuzzer has no file of the formats {sorted(missing)}: add a seed to "
+        "tests/fuzz/seeds.py, and its mutations to RECIPES in tests/fuzz/recipes"
+    )
 
 
 def test_a_case_is_the_same_every_time() -> None:

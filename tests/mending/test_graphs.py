@@ -141,6 +141,6 @@ def test_text_is_not_written(tmp_path: Path) -> None:
     message = frozen(save_graph(tmp_path / "m", network))
     (tmp_path / "m.pbtxt").write_text(text_format.MessageToString(message))
     values = new_values(bnstat.load(tmp_path / "m.pbtxt"))
-    with pytest.raises(bnstat.UnsupportedError, match="in text form, which is not written"):
+    with pytest.raises(bnstat.UnsupportedError, match="in text form, which bnstat does not write"):
         bnstat.apply(tmp_path / "m.pbtxt", values, tmp_path / "c.pbtxt")
     assert not (tmp_path / "c.pbtxt").exists()

@@ -76,7 +76,7 @@ def test_an_error_stops_the_training(library, capsys):
     assert watch.stopped_by.severity == "error"
     err = capsys.readouterr().err
     assert "bnstat: epoch 1: error BN004 not-finite: bn: " in err
-    assert "bnstat: training stops after epoch 1, by fail_on='error': error BN004 " in err
+    assert "bnstat: training stops after epoch 1 because of fail_on='error': error BN004 " in err
 
 
 def test_without_being_told_to_it_does_not_stop(library, capsys):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bnstat.checks import Finding
-from bnstat.training.watcher import News, gravest, warming_up
+from bnstat.training import News, find_gravest, warming_up
 
 
 def finding(layer="bn", *, rule="BN004", severity="error", channels=1, message="bad", **numbers):
@@ -86,7 +86,7 @@ def test_information_is_no_news(news):
 def test_warming_up_is_for_the_end(news):
     early = [finding(f"bn{number}", rule="BN003", severity="warning") for number in range(5)]
     assert news.lines(early) == []
-    assert gravest(early, "info") is None
+    assert find_gravest(early, "info") is None
     assert list(warming_up(early))[-1] == "BN003 bn003: and 2 more layers"
     assert list(warming_up([finding(rule="BN003", severity="info")])) == []
 
@@ -96,6 +96,6 @@ def test_warming_up_is_for_the_end(news):
 )
 def test_the_gravest_ends_a_training(fail_on, expected):
     found = [finding("a", severity="warning"), finding("b"), finding("c")]
-    failing = gravest(found, fail_on)
+    failing = find_gravest(found, fail_on)
     assert (failing and failing.layer) == expected
-    assert gravest(found[:1], "error") is None
+    assert find_gravest(found[:1], "error") is None

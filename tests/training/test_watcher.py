@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bnstat.errors import BnstatError, UnsupportedError
-from bnstat.training.watcher import Watcher
+from bnstat.training import Watcher
 
 
 class Cell:
@@ -52,7 +52,7 @@ def said():
 
 @pytest.fixture
 def watcher(said):
-    return Watcher(say=said.append)
+    return Watcher(report=said.append)
 
 
 def test_a_healthy_model_is_no_news(watcher, said):
@@ -60,19 +60,19 @@ def test_a_healthy_model_is_no_news(watcher, said):
     for epoch in range(3):
         net.bn.gamma.assign(net.bn.gamma.values + 0.01)
         net.bn.moving_mean.assign(net.bn.moving_mean.values + 0.01)
-        watcher.look(net, f"epoch {epoch}", epoch)
+        watcher.check(net, f"epoch {epoch}", epoch)
     assert said == []
 
 
 def test_a_finding_is_said_once(watcher, said):
     net = Net()
     net.bn.moving_variance.assign([np.nan] + [1] * 7)
-    watcher.look(net, "epoch 1", 0)
+    watcher.check(net, "epoch 1", 0)
     assert [line for line in said if "BN004" in line] == [
         "epoch 1: error BN004 not-finite: bn: moving variance is NaN in 1 of 8 channels"
     ]
     count = len(said)
-    watcher.look(net, "epoch 2", 1)
+    watcher.check(net, "epoch 2", 1)
     assert len(said) == count
     assert any(each.name == "not-finite" for each in watcher.findings)
 
@@ -81,10 +81,10 @@ def test_what_ends_is_said_once(watcher, said):
     net = Net()
     healthy = net.bn.moving_variance.values
     net.bn.moving_variance.assign([np.nan] + [1] * 7)
-    watcher.look(net, "epoch 1", 0)
+    watcher.check(net, "epoch 1", 0)
     net.bn.moving_variance.assign(healthy)
     for epoch in (1, 2):
-        watcher.look(net, f"epoch {epoch + 1}", epoch)
+        watcher.check(net, f"epoch {epoch + 1}", epoch)
     assert [line for line in said if "over: BN004" in line] == ["epoch 2: over: BN004 in bn"]
 
 
@@ -93,7 +93,7 @@ def test_a_variance_that_grows_is_told(watcher, said):
     for epoch in range(5):
         net.bn.gamma.assign(net.bn.gamma.values + 0.01)
         net.bn.moving_variance.assign(net.bn.moving_variance.values * 1e4)
-        watcher.look(net, f"epoch {epoch + 1}", epoch)
+        watcher.check(net, f"epoch {epoch + 1}", epoch)
     lines = [line for line in said if "diverging" in line]
     assert lines[0].startswith("epoch 4: warning BN103 diverging: bn: mean moving variance grows")
     assert lines[1].startswith("epoch 5: worse: warning BN103 diverging: bn: mean moving variance")
@@ -106,7 +106,7 @@ def test_the_history_is_recorded(watcher):
     for epoch in range(3):
         net.bn.moving_mean.values += 1  # in place, as some libraries do
         means.append(net.bn.moving_mean.values.mean())
-        watcher.look(net, f"epoch {epoch + 1}", epoch, 100 * (epoch + 1))
+        watcher.check(net, f"epoch {epoch + 1}", epoch, 100 * (epoch + 1))
     assert [(each.name, each.step) for each in watcher.history.checkpoints] == [
         ("epoch 1", 100),
         ("epoch 2", 200),
@@ -118,9 +118,9 @@ def test_the_history_is_recorded(watcher):
 @pytest.mark.parametrize("ending", ["csv", "json"])
 def test_the_history_is_written_at_each_look(tmp_path, said, ending):
     path = tmp_path / f"bn.{ending}"
-    watcher = Watcher(say=said.append, history=path)
+    watcher = Watcher(report=said.append, history=path)
     for epoch in range(2):
-        watcher.look(Net(), f"epoch {epoch + 1}", epoch)
+        watcher.check(Net(), f"epoch {epoch + 1}", epoch)
         text = path.read_text()
         if ending == "csv":
             rows = list(csv.DictReader(text.splitlines()))
@@ -133,8 +133,8 @@ def test_the_history_is_written_at_each_look(tmp_path, said, ending):
 
 def test_what_cannot_be_written_does_not_end_the_training(tmp_path, said):
     path = tmp_path / "missing" / "bn.csv"
-    watcher = Watcher(say=said.append, history=path)
-    watcher.look(Net(), "epoch 1", 0)
+    watcher = Watcher(report=said.append, history=path)
+    watcher.check(Net(), "epoch 1", 0)
     (line,) = said
     assert str(path) in line
     assert len(watcher.history.checkpoints) == 1
@@ -144,14 +144,14 @@ def test_event_files(tmp_path, said):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-    watcher = Watcher(say=said.append, tensorboard=tmp_path)
+    watcher = Watcher(report=said.append, tensorboard=tmp_path)
     for epoch in range(2):
-        watcher.look(Net(), f"epoch {epoch + 1}", epoch)
+        watcher.check(Net(), f"epoch {epoch + 1}", epoch)
         (file,) = (tmp_path / "bnstat").iterdir()
         steps = {event.step for event in EventFileLoader(str(file)).Load() if event.summary.value}
         assert steps == set(range(epoch + 1))
     watcher.close()
-    watcher.look(Net(), "epoch 3", 2)
+    watcher.check(Net(), "epoch 3", 2)
     watcher.close()
     assert len(list((tmp_path / "bnstat").iterdir())) == 2
 
@@ -160,20 +160,20 @@ def test_a_model_without_batch_norm_is_told_once(watcher, said):
     net = Net()
     del net.bn
     for epoch in range(2):
-        watcher.look(net, f"epoch {epoch}", epoch)
+        watcher.check(net, f"epoch {epoch}", epoch)
     assert said == ["no batch-norm layer found in net: nothing to watch"]
 
 
 def test_rules_that_are_ignored(said):
     net = Net()
     net.bn.moving_variance.assign([np.nan] + [1] * 7)
-    watcher = Watcher(say=said.append, ignore=["not-finite"])
-    watcher.look(net, "epoch 1", 0)
+    watcher = Watcher(report=said.append, ignore=["not-finite"])
+    watcher.check(net, "epoch 1", 0)
     assert said == watcher.findings == []
 
 
 def test_what_is_wrong_is_told_before_the_training(said):
     with pytest.raises(BnstatError, match="no rule"):
-        Watcher(say=said.append, select=["BN999"])
+        Watcher(report=said.append, select=["BN999"])
     with pytest.raises(UnsupportedError, match=r"\.csv or \.json"):
-        Watcher(say=said.append, history="bn.txt")
+        Watcher(report=said.append, history="bn.txt")

@@ -1,7 +1,7 @@
-"""Arrays written into the files of a copy, format by format.
+"""Write arrays into the files of a copy.
 
-Where a file holds an array as it is, its bytes are replaced; what the format keeps beside them,
-a checksum or a length, is brought up to date by the format's own module.
+If a file contains the plain bytes of an array, they are replaced. The module of the format
+updates checksums and lengths, and writes arrays that are stored in another form.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from bnstat.model import Array
 from bnstat.storage.files import Range
 
 Write = Callable[[Contents, Mapping[str, Array]], None]
-"""Gives variables of the copy that was opened as these contents new arrays, by key."""
+"""Writes key -> new array into the copy that was opened as these contents."""
 
-_WRITERS: Final = {
+WRITERS: Final = {
     "tf2-checkpoint": "tensorflow.write_bundle",
     "tf1-checkpoint": "tensorflow.write_bundle",
     "tf1-checkpoint-v1": "tensorflow.write_checkpoint_v1",
@@ -30,48 +30,48 @@ _WRITERS: Final = {
     "keras-weights": "keras.write_hdf5",
     "keras-archive": "keras.write_keras_archive",
 }
-"""Format -> the module and function that write it."""
+"""Format -> module and function that write it."""
 
 
 def write_arrays(contents: Contents, arrays: Mapping[str, Array]) -> None:
-    """Give variables of a copy new arrays.
+    """Write arrays into a copy.
 
     Args:
-        contents: the copy as it was opened.
-        arrays: key -> array of the variable's own shape and dtype.
+        contents: the opened copy.
+        arrays: key -> array of the variable's shape and dtype.
 
     Raises:
-        UnsupportedError: a variable is stored in a way that cannot be written.
+        UnsupportedError: bnstat cannot write the way in which a variable is stored.
         OSError: a file cannot be written.
     """
     if arrays:
-        module, _, function = _WRITERS[contents.source.format].partition(".")
+        module, _, function = WRITERS[contents.source.format].partition(".")
         write: Write = getattr(import_module(f"bnstat.mending.writers.{module}"), function)
         write(contents, arrays)
 
 
 def patch(contents: Contents, arrays: Mapping[str, Array]) -> tuple[list[Range], list[str]]:
-    """Replace the bytes of arrays.
+    """Replace the bytes of arrays that are stored as plain bytes.
 
     Returns:
-        What was replaced, and the keys of the variables that are stored in another form.
+        The ranges that were replaced, and the keys of the other variables.
     """
     done: list[Range] = []
     others = []
     for key, array in arrays.items():
-        places = contents.variables[key].extents()
-        if array.size and (not places or any(place.part is None for place in places)):
+        extents = contents.variables[key].extents()
+        if array.size and (not extents or any(extent.part is None for extent in extents)):
             others.append(key)
             continue
-        for place in places:
-            assert place.part is not None
-            overwrite(place.file.path, place.offset, raw(array[place.part]))
-            done.append(place)
+        for extent in extents:
+            assert extent.part is not None
+            overwrite(extent.file.path, extent.offset, raw(array[extent.part]))
+            done.append(extent)
     return done, others
 
 
 def overwrite(path: str, offset: int, data: bytes) -> None:
-    """Replace some bytes of a file."""
+    """Replace the bytes at an offset of a file."""
     with open(path, "r+b", 0) as file:
         file.seek(offset)
         view = memoryview(data)
@@ -80,8 +80,8 @@ def overwrite(path: str, offset: int, data: bytes) -> None:
 
 
 def raw(array: Array) -> bytes:
-    """An array's bytes as files have them: row-major and little-endian."""
+    """Return the bytes of an array, row-major and little-endian."""
     if sys.byteorder == "big":
-        raw_integers = np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
-        return raw_integers.byteswap().tobytes()
+        integers = np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
+        return integers.byteswap().tobytes()
     return array.tobytes()

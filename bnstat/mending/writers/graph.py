@@ -1,13 +1,12 @@
-"""Constants of a graph: in a file of its own, or in a SavedModel's.
+"""Write constants of a graph: of a GraphDef file or of a SavedModel.
 
-Raw bytes are patched where they are. Constants that are listed, or in functions, may get longer
-with all messages around them: the file is then written anew.
+Raw bytes are replaced in place. Constants whose values are listed one by one, or that are in
+functions, may change their length and that of all enclosing messages. Then the file is written
+again: only the changed fields differ.
 
-Fields of protocol buffers replaced; all that is not named stays as it is, byte for byte.
-
-The values of a TensorProto stay in the field that holds them: raw in `tensor_content`, or listed
-one by one, be it that the last one stood for all that follow (tensorflow/core/framework/
-tensor.proto).
+The values of a TensorProto stay in the field that contains them: raw in `tensor_content`, or
+listed one by one. A list may be shorter than the tensor: its last value is repeated
+(tensorflow/core/framework/tensor.proto).
 """
 
 from __future__ import annotations
@@ -36,53 +35,58 @@ Change = Callable[[bytes], bytes]
 _CONTENT: Final = 4
 _BITS: Final = 13
 _LISTED: Final = {"float32": 5, "float64": 6, "float16": _BITS, "bfloat16": _BITS}
-"""Element type -> the field that lists such values; 16-bit floats as the bits of each."""
+"""Element type -> the field that lists such values. 16-bit floats are listed as their bits."""
 _VALUES: Final = frozenset({4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 18})
 
 
 def rebuilt(message: bytes, changes: Mapping[int, Change]) -> bytes:
-    """A message with some of its fields changed.
+    """Return a message with some fields changed.
 
     Args:
         message: the message.
-        changes: place of a field among all of the message's -> what makes its new value.
+        changes: index of a field in the message -> function from its old to its new value.
     """
     pieces, kept = [], 0
-    for place, span in enumerate(spans(message)):
-        if place in changes:
-            value = changes[place](message[span.start : span.end])
+    for index, span in enumerate(spans(message)):
+        if index in changes:
+            value = changes[index](message[span.start : span.end])
             pieces += [message[kept : span.begin], field(span.number, value)]
             kept = span.end
     return b"".join((*pieces, message[kept:]))
 
 
 def at(path: Sequence[int], change: Change) -> Change:
-    """What changes the field that the numbers lead to, from a message to one within.
+    """Return a function that changes a nested field.
 
-    Where a field is there more than once, the last one counts, as for all parsers.
+    Args:
+        path: the numbers of the fields, from the outermost message inwards. If a field is
+            repeated, the last one counts, as in all parsers.
+        change: changes the innermost field.
     """
     if not path:
         return change
 
     def change_within(message: bytes) -> bytes:
-        places = [place for place, span in enumerate(spans(message)) if span.number == path[0]]
-        return rebuilt(message, {places[-1]: at(path[1:], change)}) if places else message
+        indices = [index for index, span in enumerate(spans(message)) if span.number == path[0]]
+        return rebuilt(message, {indices[-1]: at(path[1:], change)}) if indices else message
 
     return change_within
 
 
 def tensor_with(array: Array) -> Change:
-    """What gives a `TensorProto` the values of an array of its dtype and shape."""
+    """Return a function that replaces the values of a `TensorProto` by those of an array."""
 
     def change(tensor: bytes) -> bytes:
-        held = [span for span in spans(tensor) if span.number in _VALUES and span.end > span.start]
-        is_raw = not held or held[0].number == _CONTENT
+        values = [
+            span for span in spans(tensor) if span.number in _VALUES and span.end > span.start
+        ]
+        is_raw = not values or values[0].number == _CONTENT
         number = _CONTENT if is_raw else _LISTED.get(array.dtype.name, _CONTENT)
         new = field(number, _as_bits(array) if number == _BITS else raw(array))
-        if not held:
+        if not values:
             return tensor + new
         pieces, kept = [], 0
-        for span in held:
+        for span in values:
             pieces += [tensor[kept : span.begin], new]
             new, kept = b"", span.end
         return b"".join((*pieces, tensor[kept:]))
@@ -96,7 +100,7 @@ def _as_bits(array: Array) -> bytes:
 
 
 Home = tuple[str, str]
-"""The function that a constant is in, empty for the graph itself, and its name there."""
+"""The function that contains a constant (empty for the graph itself), and its name there."""
 
 _GRAPH_IN_META_GRAPH: Final = 2
 _META_GRAPH_IN_SAVED_MODEL: Final = 2
@@ -105,7 +109,7 @@ _ATTRIBUTE, _KEY, _TENSOR_IN_ENTRY = 5, 1, (2, 8)
 
 
 def write(contents: Contents, arrays: Mapping[str, Array]) -> None:
-    """Write constants; see `bnstat.mending.writers.write`."""
+    """Write constants; see `write_arrays`."""
     _, others = patch(contents, arrays)
     if others:
         _write_anew(_file_of(contents.source.path), {key: arrays[key] for key in others})
@@ -132,11 +136,13 @@ def _write_anew(file: LocalFile, arrays: Mapping[str, Array]) -> None:
         change = in_graph if span == (0, file.size) else at([_GRAPH_IN_META_GRAPH], in_graph)
     else:
         raise UnsupportedError(
-            file.path, "is a graph in text form, which is not written", "convert it to binary"
+            file.path,
+            "is a graph in text form, which bnstat does not write",
+            "convert it to binary",
         )
     result = change(data)
     if len(result) >= LARGEST_MESSAGE:
-        raise UnsupportedError(file.path, "would become larger than a protocol buffer can be")
+        raise UnsupportedError(file.path, "would become larger than the limit of protocol buffers")
     temporary = file.path + ".anew"
     with open(temporary, "xb") as out:
         out.write(result)
@@ -144,34 +150,34 @@ def _write_anew(file: LocalFile, arrays: Mapping[str, Array]) -> None:
 
 
 def _homes(graph: Any, arrays: Mapping[str, Array], path: str) -> dict[Home, Array]:
-    """Where constants are that go by their names in the graph with all calls inlined."""
+    """Return the homes of constants, given by their names in the graph with inlined calls."""
     ops = inlined(graph)
     homes: dict[Home, Array] = {}
     for name, array in arrays.items():
         op = ops.get(name)
         if not isinstance(op, Node):
             raise UnsupportedError(path, f"{name} cannot be written")
-        known = homes.setdefault(op.home, array)
-        if different(known, array).any():
+        first = homes.setdefault(op.home, array)
+        if different(first, array).any():
             raise BnstatError(
-                path, f"{name} is one constant for several layers", "give all the same values"
+                path, f"{name} is shared by several layers", "give all of them the same values"
             )
     return homes
 
 
 def _each(number: int, change: Change) -> Change:
-    """What changes every field of that number."""
+    """Return a function that changes every field with a number."""
     return _some(lambda span, _: change if span.number == number else None)
 
 
 def _some(choose: Callable[[Span, bytes], Change | None]) -> Change:
-    """What changes the fields for which `choose` gives a change."""
+    """Return a function that changes the fields for which `choose` returns a change."""
 
     def change(message: bytes) -> bytes:
         chosen = {
-            place: made
-            for place, span in enumerate(spans(message))
-            if (made := choose(span, message)) is not None
+            index: field_change
+            for index, span in enumerate(spans(message))
+            if (field_change := choose(span, message)) is not None
         }
         return rebuilt(message, chosen)
 
@@ -179,7 +185,7 @@ def _some(choose: Callable[[Span, bytes], Change | None]) -> Change:
 
 
 def _in_graph(homes: Mapping[Home, Array]) -> Change:
-    """What changes the constants of a GraphDef."""
+    """Return a function that changes constants of a GraphDef."""
 
     def nodes(number: int, function: str) -> Change:
         named = {name: array for (where, name), array in homes.items() if where == function}
@@ -207,7 +213,7 @@ def _in_graph(homes: Mapping[Home, Array]) -> Change:
 
 
 def _in_node(array: Array) -> Change:
-    """What gives a constant's NodeDef another value."""
+    """Return a function that changes the value in the NodeDef of a constant."""
 
     def choose(span: Span, node: bytes) -> Change | None:
         is_value = span.number == _ATTRIBUTE and _first_text(node[span.start : span.end]) == "value"
@@ -217,6 +223,6 @@ def _in_node(array: Array) -> Change:
 
 
 def _first_text(message: bytes) -> str:
-    """The text in field 1 of a message: the name of a node or a function, the key of an entry."""
-    found = [span for span in spans(message) if span.number == _KEY]
-    return message[found[-1].start : found[-1].end].decode("utf-8", "replace") if found else ""
+    """Return the text in field 1: the name of a node or function, or the key of an entry."""
+    texts = [span for span in spans(message) if span.number == _KEY]
+    return message[texts[-1].start : texts[-1].end].decode("utf-8", "replace") if texts else ""

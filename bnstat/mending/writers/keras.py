@@ -1,9 +1,10 @@
-"""Datasets of HDF5 files: bytes where they are in one piece, else by HDF5's own library.
+"""Write datasets of HDF5 files, alone or in a `.keras` archive.
 
-The library is only given files that bnstat's own reader has found sound. What it writes it
-compresses and checksums as the dataset says, and no other dataset is touched.
+A contiguous dataset is replaced in place. Other datasets are written by h5py, which compresses
+and checksums as the dataset specifies. h5py opens only files that bnstat's reader has found valid.
 
-One member of a zip written anew; all others stay as they are, with their headers and dates.
+If a compressed member of a zip changes, the zip is written again; the other members keep their
+bytes, headers and dates.
 
     local header    signature, version, flags (+6), method, time, checksum (+14), sizes (+18, +22),
                     lengths of name and extra (+26, +28), name, extra
@@ -11,7 +12,7 @@ One member of a zip written anew; all others stay as they are, with their header
     directory       lengths of name, extra and comment (+28), ..., local header's offset (+42)
     end             signature, ..., directory's offset (+16)
     extra 1         sizes of 8 bytes each, where those of 4 are all ones
-    descriptor      [signature,] checksum, sizes: after the data, where bit 3 of the flags says so
+    descriptor      [signature,] checksum, sizes: after the data, if bit 3 of the flags is set
 
 Source: APPNOTE.TXT 6.3.10, 4.3.7 to 4.3.16 and 4.5.3, PKWARE.
 """
@@ -26,7 +27,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Final, NamedTuple
 
-from bnstat.errors import BnstatError, DamagedError, UnsupportedError
+from bnstat.errors import BnstatError, DamagedError, UnsupportedError, first_line
 from bnstat.formats.contents import Contents
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
 from bnstat.formats.keras.weights import shard_names
@@ -36,26 +37,25 @@ from bnstat.storage.local import LocalFile
 
 
 def write_hdf5(contents: Contents, arrays: Mapping[str, Array]) -> None:
-    """Write datasets; see `bnstat.mending.writers.write`."""
+    """Write datasets; see `write_arrays`."""
     _, others = patch(contents, arrays)
     write_by_library(_files(contents.source.path), {key: arrays[key] for key in others})
 
 
 def write_by_library(paths: Iterable[str], arrays: Mapping[str, Array]) -> None:
-    """Write datasets through HDF5's library, each into the file that has it.
+    """Write datasets with h5py, each into the file that contains it.
 
     Raises:
-        UnsupportedError: none of the files has one of them.
-        BnstatError: the library refuses.
+        UnsupportedError: no file contains a dataset.
+        BnstatError: h5py cannot write.
     """
     left = dict(arrays)
     for path in paths:
         file = LocalFile(path)
         if not left or not is_hdf5(file):
             continue
-        held = Hdf5(file).variables.keys() & left.keys()
-        if held:
-            _write(path, {key: left.pop(key) for key in held})
+        if keys := Hdf5(file).variables.keys() & left.keys():
+            _write(path, {key: left.pop(key) for key in keys})
     if left:
         raise UnsupportedError(next(iter(left)), "cannot be written")
 
@@ -67,16 +67,15 @@ def _write(path: str, arrays: Mapping[str, Array]) -> None:
         with h5py.File(path, "r+") as file:
             for key, array in arrays.items():
                 dataset: Any = file[key]
-                # bfloat16 is stored as pairs of bytes that HDF5 knows nothing of.
+                # HDF5 has no bfloat16; it is stored as opaque pairs of bytes.
                 raw = array.view(dataset.dtype) if dataset.dtype.kind == "V" else array
                 dataset[...] = raw
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        first_line = str(error).partition("\n")[0]
-        raise BnstatError(path, f"HDF5 cannot write it ({first_line})") from error
+        raise BnstatError(path, f"HDF5 cannot write it ({first_line(error)})") from error
 
 
 def _files(path: str) -> list[str]:
-    """The files that a copy's datasets may be in."""
+    """Return the files that may contain the datasets of a copy."""
     if os.path.isdir(path):
         return [entry.path for entry in os.scandir(path) if entry.is_file()]
     folder = os.path.dirname(path)
@@ -93,7 +92,7 @@ _PIECE: Final = 1 << 20
 
 
 class _Member(NamedTuple):
-    """Where a member is: its local header, its data, its entry of the directory."""
+    """The offsets of a member's local header, data, and entry in the directory."""
 
     info: zipfile.ZipInfo
     header: int
@@ -103,11 +102,11 @@ class _Member(NamedTuple):
 
 
 def renew_checksums(path: str, offsets: Sequence[int]) -> None:
-    """Let the checksums of all members agree with the bytes that they have now.
+    """Update the checksums of members whose data has changed.
 
     Args:
         path: the zip.
-        offsets: where bytes of stored members were changed; the members may be any.
+        offsets: the offsets of changed bytes, in any stored members.
     """
     with open(path, "r+b") as file:
         for member in _members(path, file):
@@ -130,43 +129,42 @@ def renew_checksums(path: str, offsets: Sequence[int]) -> None:
 
 
 def replace(path: str, name: str, content: str) -> None:
-    """Put a file in a member's place, compressed as the member was.
+    """Replace a member by the content of a file, with the member's compression.
 
     Raises:
-        UnsupportedError: the archive has more than 4 GiB.
+        UnsupportedError: the archive is larger than 4 GiB.
     """
     temporary = path + ".anew"
     with open(path, "rb") as file, open(temporary, "xb") as out:
         members = list(_members(path, file))
-        member = next(one for one in members if one.info.filename == name)
-        after = [one.header for one in members if one.header > member.header]
+        member = next(other for other in members if other.info.filename == name)
+        after = [other.header for other in members if other.header > member.header]
         directory = members[0].entry
         file.seek(0)
         _copy(file, out, member.header)
         out.write(bytes(member.start - member.header))
-        checksum, size, packed = _pack(content, member.info.compress_type, out)
-        _put(out, member.header, _local_header(file, member, checksum, packed, size))
+        new = _pack(content, member.info.compress_type, out)
+        _put(out, member.header, _local_header(file, member, new))
         out.seek(0, os.SEEK_END)
         resume = min([*after, directory])
         moved = out.tell() - resume
         file.seek(resume)
         _copy(file, out, directory - resume)
-        for one in members:
-            out.write(_entry(file, one, member, moved, (checksum, packed, size)))
-        file.seek(members[-1].entry)
-        file.seek(members[-1].entry + len(_raw_entry(file, members[-1].entry)))
+        for other in members:
+            out.write(_entry(file, other, member, moved, new))
+        _raw_entry(file, members[-1].entry)
         end = bytearray(file.read())
         at = end.rfind(_END)
         offset = int.from_bytes(end[at + 16 : at + 20], "little")
         if at != 0 or offset == _MOST or offset + moved >= _MOST:
-            raise UnsupportedError(path, "is a zip of 4 GiB or more, which is not written")
+            raise UnsupportedError(path, "is a zip of 4 GiB or more, which bnstat does not write")
         end[16:20] = (offset + moved).to_bytes(4, "little")
         out.write(end)
     os.replace(temporary, path)
 
 
 def _members(path: str, file: BinaryIO) -> Iterator[_Member]:
-    """All members, in the order of the directory."""
+    """Yield all members in the order of the directory."""
     with zipfile.ZipFile(path) as archive:
         infos, at = archive.infolist(), archive.start_dir
     for info in infos:
@@ -174,7 +172,7 @@ def _members(path: str, file: BinaryIO) -> Iterator[_Member]:
         header = file.read(_HEADER)
         entry = _raw_entry(file, at)
         if len(header) < _HEADER or entry[:4] != b"PK\x01\x02":
-            raise DamagedError(path, "is a zip that contradicts itself")
+            raise DamagedError(path, "is a zip whose directory does not match its members")
         name_length, extra_length = struct.unpack_from("<2H", header, 26)
         start = info.header_offset + _HEADER + name_length + extra_length
         yield _Member(info, info.header_offset, start, start + info.compress_size, at)
@@ -190,7 +188,11 @@ def _raw_entry(file: BinaryIO, at: int) -> bytes:
 
 
 def _pack(content: str, method: int, out: BinaryIO) -> tuple[int, int, int]:
-    """Write a file as a member's data: its checksum, its size, and the data's."""
+    """Write the content of a file as a member's data.
+
+    Returns:
+        The checksum and the size of the content, and the size of the data.
+    """
     begin, checksum, size = out.tell(), 0, 0
     packer = zlib.compressobj(wbits=-15) if method == zipfile.ZIP_DEFLATED else None
     with open(content, "rb") as file:
@@ -201,7 +203,8 @@ def _pack(content: str, method: int, out: BinaryIO) -> tuple[int, int, int]:
     return checksum, size, out.tell() - begin
 
 
-def _local_header(file: BinaryIO, member: _Member, checksum: int, packed: int, size: int) -> bytes:
+def _local_header(file: BinaryIO, member: _Member, new: tuple[int, int, int]) -> bytes:
+    checksum, size, packed = new
     file.seek(member.header)
     header = bytearray(file.read(member.start - member.header))
     struct.pack_into("<H", header, 6, member.info.flag_bits & ~_DESCRIBED)
@@ -221,25 +224,25 @@ def _local_header(file: BinaryIO, member: _Member, checksum: int, packed: int, s
 
 
 def _entry(
-    file: BinaryIO, one: _Member, member: _Member, moved: int, new: tuple[int, int, int]
+    file: BinaryIO, other: _Member, member: _Member, moved: int, new: tuple[int, int, int]
 ) -> bytes:
-    """A directory's entry, of the member itself or of one that may have moved."""
-    entry = bytearray(_raw_entry(file, one.entry))
+    """Return the directory entry of the replaced member, or of another that may have moved."""
+    entry = bytearray(_raw_entry(file, other.entry))
     offset = struct.unpack_from("<I", entry, 42)[0]
     _refuse_large(file, offset, offset + moved)
-    if one.entry == member.entry:
-        checksum, packed, size = new
+    if other.entry == member.entry:
+        checksum, size, packed = new
         _refuse_large(file, packed, size)
-        struct.pack_into("<H", entry, 8, one.info.flag_bits & ~_DESCRIBED)
+        struct.pack_into("<H", entry, 8, other.info.flag_bits & ~_DESCRIBED)
         struct.pack_into("<3I", entry, 16, checksum, packed, size)
-    elif one.header > member.header:
+    elif other.header > member.header:
         struct.pack_into("<I", entry, 42, offset + moved)
     return bytes(entry)
 
 
 def _refuse_large(file: BinaryIO, *sizes: int) -> None:
     if max(sizes) >= _MOST:
-        raise UnsupportedError(file.name, "is a zip of 4 GiB or more, which is not written")
+        raise UnsupportedError(file.name, "is a zip of 4 GiB or more, which bnstat does not write")
 
 
 def _copy(file: BinaryIO, out: BinaryIO, length: int) -> None:
@@ -257,7 +260,7 @@ def _put(file: BinaryIO, offset: int, data: bytes) -> None:
 
 
 def write_keras_archive(contents: Contents, arrays: Mapping[str, Array]) -> None:
-    """Write variables; see `bnstat.mending.writers.write`."""
+    """Write variables; see `write_arrays`."""
     path = contents.source.path
     if os.path.isdir(path):
         if contents.source.checkpoint is None:
@@ -271,7 +274,7 @@ def write_keras_archive(contents: Contents, arrays: Mapping[str, Array]) -> None
 
 
 def _write_members(path: str, arrays: Mapping[str, Array]) -> None:
-    """Take the members with those arrays out, write to them, and put them back."""
+    """Extract the members that contain the arrays, write into them, and put them back."""
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name.endswith(".h5")]
     left = dict(arrays)
@@ -283,11 +286,10 @@ def _write_members(path: str, arrays: Mapping[str, Array]) -> None:
             open(member, "wb") as unpacked,
         ):
             shutil.copyfileobj(packed, unpacked, 1 << 20)
-        held: dict[str, Array] = {}
-        if is_hdf5(file := LocalFile(member)):
-            held = {key: left.pop(key) for key in Hdf5(file).variables.keys() & left.keys()}
-        if held:
-            write_by_library([member], held)
+        if is_hdf5(file := LocalFile(member)) and (
+            keys := Hdf5(file).variables.keys() & left.keys()
+        ):
+            write_by_library([member], {key: left.pop(key) for key in keys})
             replace(path, name, member)
         os.unlink(member)
     write_by_library([], left)

@@ -1,13 +1,12 @@
-"""New values for keys of an SSTable, whose layout `bnstat.formats.tensorflow.sstable` explains.
+"""Write tensors of TensorFlow's checkpoints: bundles, version 1, and SavedModels.
 
-A plain block whose values keep their lengths is patched where it is, with its checksum. Else the
-table is written anew: its other blocks as they are, the changed ones plain, an index that says
-where they begin now.
+In a bundle, the bytes of a tensor change in a data file, and its checksum in the index. The
+checksum is the field `crc32c`, always of 4 bytes, in the entry of the tensor or slice, so the
+index keeps its size. The block that contains the entry has its own checksum.
 
-Tensors of a bundle: their bytes in the data files, their checksums in the index.
-
-The checksum is the field `crc32c` of a tensor's, or a slice's, entry, always of 4 bytes, so the
-index keeps its size; the block that the entry is in has a checksum of its own.
+`bnstat.formats.tensorflow.sstable` explains the layout of an SSTable. An uncompressed block whose
+values keep their lengths is replaced in place. Otherwise the table is written again: other blocks
+keep their bytes, changed blocks are not compressed, and the index has the new offsets.
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ class _Block(NamedTuple):
 
 
 def change(path: str, changes: Mapping[bytes, Change]) -> None:
-    """Change the values of some keys.
+    """Change the values of some keys of an SSTable.
 
     Args:
-        path: the table's file.
-        changes: key -> what makes its new value of the old one.
+        path: the file of the table.
+        changes: key -> function from its old to its new value.
 
     Raises:
         DamagedError: the table is damaged, or lacks a key.
@@ -57,7 +56,7 @@ def change(path: str, changes: Mapping[bytes, Change]) -> None:
     for key, make in changes.items():
         number = bisect_left(last_keys, key)
         if number == len(blocks):
-            raise DamagedError(path, "lacks an entry that its index promises")
+            raise DamagedError(path, "lacks an entry that its index lists")
         by_block.setdefault(number, {})[key] = make
     altered: dict[int, bytes] = {}
     in_place = True
@@ -74,7 +73,14 @@ def change(path: str, changes: Mapping[bytes, Change]) -> None:
 
 
 class _Entry(NamedTuple):
-    """An entry as its block has it: bytes shared with the key before it, the key's rest, value."""
+    """An entry of a block.
+
+    Attributes:
+        position: the offset in the block.
+        shared: the number of leading bytes that the key shares with the previous key.
+        rest: the other bytes of the key.
+        value: the value.
+    """
 
     position: int
     shared: int
@@ -83,7 +89,7 @@ class _Entry(NamedTuple):
 
 
 def _entries(contents: bytes) -> tuple[list[_Entry], list[int]]:
-    """A block's entries, and where its restarts are."""
+    """Return the entries of a block, and the positions of its restarts."""
     count = int.from_bytes(contents[-4:], "little")
     end = len(contents) - 4 - 4 * count
     restarts = [
@@ -104,7 +110,7 @@ def _entries(contents: bytes) -> tuple[list[_Entry], list[int]]:
 
 
 def _rebuilt(entries: Iterable[_Entry], restarts: list[int]) -> bytes:
-    """A block's contents with the same keys and restarts."""
+    """Return the contents of a block with the same keys and restarts."""
     data, moved = bytearray(), {}
     for position, shared, rest, value in entries:
         moved[position] = len(data)
@@ -123,12 +129,12 @@ def _altered(contents: bytes, wanted: Mapping[bytes, Change], path: str) -> byte
             left.discard(key)
             entries[number] = entry._replace(value=wanted[key](entry.value))
     if left:
-        raise DamagedError(path, "lacks an entry that its index promises")
+        raise DamagedError(path, "lacks an entry that its index lists")
     return _rebuilt(entries, restarts)
 
 
 def _stored(contents: bytes) -> bytes:
-    """A plain block as the file has it: with its type and checksum."""
+    """Return an uncompressed block as it is stored, with its type and checksum."""
     typed = contents + b"\0"
     return typed + masked_crc32c(typed).to_bytes(4, "little")
 
@@ -174,11 +180,11 @@ _TAG = (_CRC32C << 3 | 5).to_bytes(1, "little")
 
 
 def write_bundle(contents: Contents, arrays: Mapping[str, Array]) -> None:
-    """Write tensors; see `bnstat.mending.writers.write`."""
+    """Write tensors of a bundle; see `write_arrays`."""
     done, others = patch(contents, arrays)
     if others:
         raise UnsupportedError(contents.source.path, f"{others[0]} cannot be written")
-    data = {place.file.path for place in done}
+    data = {extent.file.path for extent in done}
     for folder, prefix in {(os.path.dirname(path), _prefix(path)) for path in data}:
         bundle = Bundle(LocalFolder(folder), prefix, data=False)
         changes: dict[bytes, Change] = {}
@@ -200,21 +206,21 @@ def _prefix(path: str) -> str:
 
 
 def _with_checksum(data: bytes, entry: bytes) -> bytes:
-    """A `BundleEntryProto` with the checksum of other bytes."""
+    """Return a `BundleEntryProto` with the checksum of data."""
     checksum = masked_crc32c(data).to_bytes(4, "little")
-    found = [span for span in spans(entry) if span.number == _CRC32C]
-    if not found:
+    fields = [span for span in spans(entry) if span.number == _CRC32C]
+    if not fields:
         return entry + _TAG + checksum
-    return entry[: found[-1].start] + checksum + entry[found[-1].end :]
+    return entry[: fields[-1].start] + checksum + entry[fields[-1].end :]
 
 
 _TENSOR = (2, 3)
-"""SavedTensorSlices.data, the SavedSlice's data."""
+"""The fields `SavedTensorSlices.data` and `SavedSlice.data`."""
 
 
 def write_checkpoint_v1(contents: Contents, arrays: Mapping[str, Array]) -> None:
-    """Write tensors; see `bnstat.mending.writers.write`."""
-    shards = {place.file.path for key in arrays for place in contents.variables[key].extents()}
+    """Write tensors of a version 1 checkpoint; see `write_arrays`."""
+    shards = {extent.file.path for key in arrays for extent in contents.variables[key].extents()}
     for path in sorted(shards):
         changes = {}
         for key, slices in slices_in(LocalFile(path)).items():
@@ -227,9 +233,9 @@ def write_checkpoint_v1(contents: Contents, arrays: Mapping[str, Array]) -> None
 
 
 def write_saved_model(contents: Contents, arrays: Mapping[str, Array]) -> None:
-    """Write values; see `bnstat.mending.writers.write`."""
-    places = [place for key in arrays for place in contents.variables[key].extents()]
-    if places and all(place.file.name.startswith("variables.data-") for place in places):
+    """Write values of a SavedModel; see `write_arrays`."""
+    extents = [extent for key in arrays for extent in contents.variables[key].extents()]
+    if extents and all(extent.file.name.startswith("variables.data-") for extent in extents):
         write_bundle(contents, arrays)
     else:
         graph.write(contents, arrays)

@@ -345,8 +345,6 @@ def _legend(
 
 
 def _are_rewritten(model: Model) -> bool:
-    if not model.source.is_converted:
-        return False
     from bnstat.checks.conversion import rewritten
 
     return rewritten(model) == "surely"

@@ -153,7 +153,7 @@ def test_a_file_that_tells_its_own_is_read_by_that(
     other.write_text(sequential(net[0], net[0].layers.Dense(2)).to_json())
     model = bnstat.load(own, config=other)
     assert [layer.name for layer in model] == list(FUNCTIONAL)
-    assert model.notes == (f"{other} is not used: the file tells its own layers",)
+    assert model.notes == (f"{other} is not used: the file contains its own layers",)
 
 
 @pytest.mark.parametrize(

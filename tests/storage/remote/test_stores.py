@@ -77,7 +77,7 @@ def test_a_bucket_that_is_not_there(s3: str) -> None:
 
 
 def test_a_whole_bucket(s3: str) -> None:
-    with pytest.raises(NotFoundError, match=r"s3://models: holds no model"):
+    with pytest.raises(NotFoundError, match=r"s3://models: contains no model"):
         bnstat.load("s3://models")
 
 
@@ -168,7 +168,7 @@ def test_file_urls_are_local_paths() -> None:
 
 
 def test_tensorflows_reader_reads_no_url(store: str) -> None:
-    with pytest.raises(BnstatError, match="reads files on disk"):
+    with pytest.raises(BnstatError, match="reads local files only"):
         bnstat.load(f"{store}/run", reader="tensorflow")
 
 

@@ -230,5 +230,5 @@ def test_topologies_that_cannot_be(tmp_path: Path, topology: Any) -> None:
 
 def test_a_json_file_of_something_else_is_none(tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text('{"modelTopology": {}}')
-    with pytest.raises(BnstatError, match="is JSON, and no model"):
+    with pytest.raises(BnstatError, match="is not in a format that bnstat knows"):
         bnstat.load(tmp_path / "model.json")

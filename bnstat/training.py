@@ -1,4 +1,4 @@
-"""Watches the batch norm of a model in training; knows of no library that trains."""
+"""Check the batch norm of a model during training, with any library."""
 
 from __future__ import annotations
 
@@ -19,84 +19,82 @@ if TYPE_CHECKING:
     from bnstat.output.tensorboard import Events
 
 
-_SAID: Final = ("error", "warning")
-"""What is said of its own accord; the rest is there for who asks."""
+_REPORTED: Final = ("error", "warning")
 
 WARMING_UP: Final = "BN003"
-"""What every network in training is guilty of at first: said when the training is over."""
+"""The rule that every network violates at first; it is reported at the end of the training."""
 
 _SIZES: Final = ("largest", "least", "variance")
-"""The numbers of findings that tell by their size how bad it is."""
+"""The numbers of a finding that measure how bad it is."""
 
 _MORE_CHANNELS, _LARGER = 2, 10
-"""By what factor a finding has to grow to be news again."""
+"""The factors by which a finding must grow to be reported again."""
 
 _NAMED: Final = 3
-"""How many layers of a rule are named at a look; the others are counted."""
+"""The number of layers of a rule that one report names; the others are counted."""
 
 _Key = tuple[str, str | None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Weight:
-    """How bad a finding is."""
+class _Gravity:
+    """How bad the findings of a rule in a layer are."""
 
     severity: int
     channels: int
     size: float
 
     @classmethod
-    def of(cls, findings: Sequence[Finding]) -> _Weight:
-        """Of all that a rule finds in a layer."""
-        sizes = (each.numbers.get(name) for each in findings for name in _SIZES)
+    def of(cls, findings: Sequence[Finding]) -> _Gravity:
+        sizes = (finding.numbers.get(name) for finding in findings for name in _SIZES)
         return cls(
-            min(SEVERITIES.index(each.severity) for each in findings),
-            sum(each.channels.size for each in findings),
+            min(SEVERITIES.index(finding.severity) for finding in findings),
+            sum(finding.channels.size for finding in findings),
             max((abs(size) for size in sizes if size is not None), default=0.0),
         )
 
-    def is_worse_than(self, told: _Weight) -> bool:
+    def is_worse_than(self, other: _Gravity) -> bool:
         return (
-            self.severity < told.severity
-            or self.channels >= max(1, told.channels) * _MORE_CHANNELS
-            or self.size > told.size * _LARGER > 0
+            self.severity < other.severity
+            or self.channels >= max(1, other.channels) * _MORE_CHANNELS
+            or self.size > other.size * _LARGER > 0
         )
 
 
 class News:
-    """Remembers what was said, and of each look tells what is new, worse, or over."""
+    """Remembers what was reported, and returns what is new, worse, or over after each check."""
 
     def __init__(self) -> None:
-        self._told: dict[_Key, _Weight] = {}
+        self._reported: dict[_Key, _Gravity] = {}
 
     def lines(self, findings: Sequence[Finding]) -> list[str]:
-        """What there is to say after a look that found these."""
-        standing: dict[_Key, list[Finding]] = {}
+        """Return the lines to report after a check."""
+        current: dict[_Key, list[Finding]] = {}
         for finding in findings:
-            if finding.severity in _SAID and finding.rule != WARMING_UP:
-                standing.setdefault((finding.rule, finding.layer), []).append(finding)
+            if finding.severity in _REPORTED and finding.rule != WARMING_UP:
+                current.setdefault((finding.rule, finding.layer), []).append(finding)
         new: list[list[Finding]] = []
         worse: list[list[Finding]] = []
-        for key, found in standing.items():
-            weight, told = _Weight.of(found), self._told.get(key)
-            if told is not None and not weight.is_worse_than(told):
+        for key, of_layer in current.items():
+            gravity, reported = _Gravity.of(of_layer), self._reported.get(key)
+            if reported is not None and not gravity.is_worse_than(reported):
                 continue
-            self._told[key] = weight
-            (new if told is None else worse).append(found)
-        over = [key for key in self._told if key not in standing]
+            self._reported[key] = gravity
+            (new if reported is None else worse).append(of_layer)
+        over = [key for key in self._reported if key not in current]
         for key in over:
-            del self._told[key]
+            del self._reported[key]
         return [*_described(new), *_described(worse, "worse: "), *_ended(over)]
 
 
 def _described(news: Sequence[Sequence[Finding]], start: str = "") -> Iterator[str]:
-    """A line for each layer of a rule, while they are few, and the count of the others.
+    """Yield a line for each of the first layers of a rule, and the number of the others.
 
     Args:
-        news: of each layer what one rule found in it; those of a rule follow each other.
-        start: how a line begins.
+        news: the findings of one rule in one layer, for each layer; sorted by rule.
+        start: the start of each line.
     """
-    for rule, group in groupby(news, key=lambda found: found[0].rule):
+    for rule, group in groupby(news, key=lambda of_layer: of_layer[0].rule):
         layers = list(group)
         for first, *others in layers[:_NAMED]:
             yield start + "; ".join([describe(first), *(other.message for other in others)])
@@ -105,28 +103,33 @@ def _described(news: Sequence[Sequence[Finding]], start: str = "") -> Iterator[s
 
 
 def warming_up(findings: Sequence[Finding]) -> Iterator[str]:
-    """What to say at the end of a training whose statistics are not warmed up yet."""
-    early = [[each] for each in findings if each.rule == WARMING_UP and each.severity in _SAID]
-    return _described(early)
+    """Return the lines to report at the end of a training that was too short."""
+    return _described(
+        [
+            [finding]
+            for finding in findings
+            if finding.rule == WARMING_UP and finding.severity in _REPORTED
+        ]
+    )
 
 
 def describe(finding: Finding) -> str:
-    """A finding in one line."""
+    """Describe a finding in one line."""
     layer = "" if finding.layer is None else f"{finding.layer}: "
     return f"{finding.severity} {finding.rule} {finding.name}: {layer}{finding.message}"
 
 
-def gravest(findings: Sequence[Finding], fail_on: Severity | None) -> Finding | None:
-    """The first of the gravest findings, if it is at least that grave."""
+def find_gravest(findings: Sequence[Finding], fail_on: Severity | None) -> Finding | None:
+    """Return the first of the gravest findings of at least a severity, or None."""
     if fail_on is None:
         return None
     order = SEVERITIES.index
     grave = (
-        each
-        for each in findings
-        if order(each.severity) <= order(fail_on) and each.rule != WARMING_UP
+        finding
+        for finding in findings
+        if order(finding.severity) <= order(fail_on) and finding.rule != WARMING_UP
     )
-    return min(grave, key=lambda each: order(each.severity), default=None)
+    return min(grave, key=lambda finding: order(finding.severity), default=None)
 
 
 def _ended(keys: Sequence[_Key]) -> Iterator[str]:
@@ -141,75 +144,75 @@ def _more(count: int) -> str:
 
 
 class Watcher:
-    """Looks at a model again and again, and tells what is new.
+    """Checks a model repeatedly, and reports what is new.
 
     Attributes:
-        findings: all that the last look found.
+        findings: all findings of the last check.
     """
 
     def __init__(
         self,
         *,
-        say: Callable[[str], None],
+        report: Callable[[str], None],
         tensorboard: str | os.PathLike[str] | None = None,
         history: str | os.PathLike[str] | None = None,
         select: Sequence[str] = (),
         ignore: Sequence[str] = (),
     ) -> None:
-        """See `bnstat.keras.Watch`; `say` is called with each line that there is to say."""
+        """See `bnstat.keras.Watch`; `report` is called with each line."""
         self.findings: list[Finding] = []
-        self._say = say
+        self._report = report
         self._logdir = None if tensorboard is None else os.fspath(tensorboard)
         self._path = None if history is None else os.fspath(history)
         self._select, self._ignore = tuple(select), tuple(ignore)
         find_rules((*self._select, *self._ignore))
         if self._path is not None and not self._path.endswith((".csv", ".json")):
-            raise UnsupportedError(self._path, "a history is written as .csv or .json")
+            raise UnsupportedError(self._path, "a history can be a .csv or .json file")
         if self._logdir is not None:
-            import bnstat.output.tensorboard  # noqa: F401  # tells now if it is not installed
+            import bnstat.output.tensorboard  # noqa: F401  # Fails now if it is not installed.
         self._events: Events | None = None
         self._recorder = Recorder()
         self._news = News()
-        self._has_said_none = False
+        self._has_reported_none = False
 
     @property
     def history(self) -> History:
-        """How the statistics moved over the looks so far."""
+        """The statistics over the checks so far."""
         return self._recorder.history()
 
-    def look(self, thing: object, name: str, number: int, step: int | None = None) -> None:
-        """Look at a model, and say what is new.
+    def check(self, thing: object, name: str, number: int, step: int | None = None) -> None:
+        """Check a model, and report what is new.
 
-        What cannot be read or written is said as well, and the training goes on.
+        Errors while reading or writing are reported too; the training continues.
 
         Args:
-            thing: a model that `bnstat.load` takes.
-            name: what to call this moment.
-            number: its number, as TensorBoard is to show it.
-            step: how many batches the model was trained with by then, where that is known.
+            thing: a model in memory, as for `bnstat.load`.
+            name: the name of this moment, such as `epoch 3`.
+            number: the step in TensorBoard.
+            step: the number of batches that the model was trained with, if known.
         """
         self.findings = []
         try:
             live = live_model(thing).model
             model = Model(replace(live.source, checkpoint=name, step=step), live.layers)
             if not model.layers:
-                self._say_once_that_there_is_none(model)
+                self._report_once_that_there_is_none(model)
                 return
             self._recorder.add(name, model)
             self._judge(model)
             for line in self._news.lines(self.findings):
-                self._say(f"{name}: {line}")
+                self._report(f"{name}: {line}")
             self._write(model, number)
         except (BnstatError, OSError) as error:
-            self._say(f"{name}: {error}")
+            self._report(f"{name}: {error}")
 
     def close(self) -> None:
-        """The training is over: say what only now is wrong, and close the event file.
+        """End the training: report what is wrong only now, and close the event file.
 
-        Another look opens a new one.
+        Another check opens a new event file.
         """
         for line in warming_up(self.findings):
-            self._say(f"at the end: {line}")
+            self._report(f"at the end: {line}")
         if self._events is not None:
             self._events.close()
             self._events = None
@@ -223,17 +226,14 @@ class Watcher:
 
     def _write(self, model: Model, number: int) -> None:
         if self._path is not None:
-            from bnstat.output.results import history as history_csv
-            from bnstat.output.results import history as history_json
+            from bnstat.output.results.history import dump_history_csv, dump_history_json
             from bnstat.output.sink import open_text
 
             with open_text(self._path) as file:
                 if self._path.endswith(".csv"):
-                    history_csv.dump_history_csv(self.history, file)
+                    dump_history_csv(self.history, file)
                 else:
-                    history_json.dump_history_json(
-                        self.history, self.findings, model.source.path, file
-                    )
+                    dump_history_json(self.history, self.findings, model.source.path, file)
         if self._logdir is not None:
             from bnstat.output.tensorboard import growing_run
 
@@ -241,7 +241,7 @@ class Watcher:
             self._events.add(model, number, self.findings)
             self._events.flush()
 
-    def _say_once_that_there_is_none(self, model: Model) -> None:
-        if not self._has_said_none:
-            self._has_said_none = True
-            self._say(f"no batch-norm layer found in {model.source.path}: nothing to watch")
+    def _report_once_that_there_is_none(self, model: Model) -> None:
+        if not self._has_reported_none:
+            self._has_reported_none = True
+            self._report(f"no batch-norm layer found in {model.source.path}: nothing to watch")

@@ -1,1 +1,0 @@
-"""Looking at models while they are trained."""
