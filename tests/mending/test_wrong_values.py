@@ -82,7 +82,7 @@ def test_wrong_json(tmp_path: Path, two: Model, change: Any, message: str) -> No
         ('{"layers": [{"name": "bn", "name": "bn"}]}', "'name' twice"),
         ('{"layers": [{"name": "bn", "gamma": {"values": [NaN, 1, 2]}}]}', "a bare NaN"),
         ('{"layers": ' + "[" * 100_000, "nested too deeply|is not JSON"),
-        ('{"layers": []}', "holds no values"),
+        ('{"layers": []}', "has no values"),
         ("{\"layers\": [{\"name\": \"b\udc80\"}]}", "is not UTF-8"),
     ],
 )  # fmt: skip
@@ -117,7 +117,7 @@ WRONG_CSV = [
     (HEAD + "bn,0,1\nbn,1,1\n", r"bn, gamma: the values have shape \[2\]"),
     (HEAD + "br,0,1\n", "br: m has no such batch-norm layer"),
     (HEAD + 'bn,0,"1\n', "line 2: is not valid CSV"),
-    (HEAD, "holds no values"),
+    (HEAD, "has no values"),
 ]
 
 
