@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import signal
 import threading
@@ -79,15 +78,18 @@ class Processes(Engine):
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        self._others = set(multiprocessing.active_children())
+        from multiprocessing import active_children
+
+        self._others = set(active_children())
         self._pool = self._start()
 
     def _start(self) -> Executor:
         from concurrent.futures import ProcessPoolExecutor
+        from multiprocessing import get_context
 
         # A forked worker could inherit locks that other threads hold.
-        spawn = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self.workers, spawn, initializer=_prepare_worker)
+        context = get_context("spawn")
+        return ProcessPoolExecutor(self.workers, context, initializer=_prepare_worker)
 
     def submit(self, work: Callable[[Any], Any], job: Any) -> Future[Any]:
         """Start a job, in new processes if one has died."""
@@ -104,8 +106,10 @@ class Processes(Engine):
 
     def close(self, at_once: bool) -> None:
         """End the processes; with `at_once`, also if they are at work."""
+        from multiprocessing import active_children
+
         if at_once:
-            for process in set(multiprocessing.active_children()) - self._others:
+            for process in set(active_children()) - self._others:
                 process.terminate()
         self._pool.shutdown(cancel_futures=True)
 
@@ -122,7 +126,9 @@ def ignore_interrupts() -> None:
 
 
 def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
+    from multiprocessing import parent_process
+
+    parent = parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
