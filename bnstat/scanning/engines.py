@@ -277,7 +277,7 @@ class Batches(Generic[Item, Result]):
         """
         self._next.append(item)
         if len(self._next) >= max(self._size, at_least):
-            yield from self._start(2 * self._engine.workers)
+            yield from self._start(0 if self._engine.in_process else 2 * self._engine.workers)
 
     def finish(self) -> Iterator[list[tuple[Item, Result | None]]]:
         """Yield all batches that are left; see `add`."""
@@ -293,7 +293,7 @@ class Batches(Generic[Item, Result]):
             finished, _ = wait(self._running, self._engine.check_seconds, FIRST_COMPLETED)
             if not finished:
                 self._engine.check()
-            for future in finished:
+            for future in [future for future in self._running if future in finished]:
                 batch = self._running.pop(future)
                 value = self._value(future)
                 if value is None:

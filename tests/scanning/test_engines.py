@@ -228,6 +228,7 @@ class Counting(Engine):
     """An engine that finishes a job only when it is asked for its results."""
 
     workers = 3
+    in_process = False
 
     check_seconds = 0.001
 
