@@ -40,7 +40,7 @@ LOOKING = {
 }
 """What is imported to look at models, and by no command that does not draw them."""
 
-OF_SCANS = {"joblib", "loky", "distributed", "dask", "ray", "pyarrow", "sqlite3"}
+OF_SCANS = {"concurrent.futures.process", "distributed", "dask", "pyarrow", "sqlite3"}
 
 _RUN = """
 import json, sys
@@ -168,7 +168,7 @@ def test_a_scan_imports_what_it_is_asked_for_alone(tmp_path: Path) -> None:
     assert len(output.splitlines()) == 5
     assert not modules & (HEAVY | OF_SCANS)
     _, modules, _ = run("scan", DATA / "run", "--jobs", "2", "--state", tmp_path / "state.db")
-    assert modules & OF_SCANS == {"joblib", "sqlite3"}
+    assert modules & OF_SCANS == {"concurrent.futures.process", "sqlite3"}
 
 
 TARGETS = ["run", "run/model-100.index", "saved_model", "saved_model/variables"]

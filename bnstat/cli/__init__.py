@@ -1,8 +1,8 @@
-"""The command line: options in, one call, output out.
+"""The command line.
 
-Each command is the `command` of its own module of this package, imported when it is asked for.
-Commands return their exit code: 0 done, 1 the answer is "no"; None counts as 0. Whatever keeps
-one from its work ends here as one line on standard error and exit code 2.
+Each command is the function `command` of a module in this package, which is imported when the
+command is used. It reads the options, makes one call, writes the output and returns the exit code.
+Errors become one line on standard error and exit code 2.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ COMMANDS = {
     "apply": "Write a copy of a model with new values.",
     "report": "Write an HTML page about a model, a run or a difference.",
     "help": "Show the documentation, topic by topic.",
-    "completion": "Let Tab complete paths, layers, checkpoints and rules.",
+    "completion": "Print a script for Tab completion in a shell.",
 }
-"""The commands, in the order of the help, with their one-line descriptions."""
+"""Name -> summary of each command, in the order of the help."""
 
 _EPILOG = """\b
 Examples:
@@ -48,50 +48,41 @@ Exit codes:
   2  the command failed
 """
 
-COMPLETE_VAR = "_BNSTAT_COMPLETE"
-"""By this environment variable a shell asks for completions."""
-
 _SIGINT, _SIGPIPE = 128 + 2, 128 + 13
 
 
 class Commands(click.Group):
-    """A group whose commands are imported on demand."""
+    """A group that imports a command when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands' names, without importing them."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command of that name; None where there is none."""
+        """Import a command. Return None if it does not exist."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"bnstat.cli.{cmd_name}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands, without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Read the command line; Ctrl-C ends that as quietly as a command, not by an abort."""
+        """Parse the command line. Ctrl-C exits without a message, as in a command."""
         try:
             return super().make_context(*args, **kwargs)
         except KeyboardInterrupt:
             sys.exit(_SIGINT)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; turn its result, or what went wrong, into the exit code."""
+        """Run a command, and exit with the code that it returns or that its error has."""
         ctx.exit(_run(lambda: super(Commands, self).invoke(ctx)))
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the command line; tell what the system refuses, also while help is printed."""
-        if COMPLETE_VAR in os.environ:
-            from bnstat.cli import shells
-
-            shells.register()
+        """Run the command line, and report errors of the system, also of printing help."""
         try:
-            return super().main(*args, **{"complete_var": COMPLETE_VAR, **kwargs})
+            return super().main(*args, **kwargs)
         except OSError as error:
             _discard_stdout()
             where = f"{error.filename}: " if error.filename is not None else ""
@@ -122,7 +113,7 @@ def _fail(message: str) -> int:
 
 
 def _discard_stdout() -> None:
-    """Let what standard output still holds go nowhere, so that the exit stays quiet."""
+    """Discard the buffer of standard output, because flushing it at exit would fail again."""
     stdout = sys.__stdout__
     if stdout is not None and sys.stdout is stdout:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())

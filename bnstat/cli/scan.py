@@ -62,8 +62,8 @@ Exit codes:
 @click.option(
     "--engine",
     metavar="URL",
-    help="Read the models on a cluster that has the same files: dask://HOST:PORT, ray://HOST:PORT, "
-    "dask://local or ray://local.",
+    help="Read the models on a Dask cluster that sees the same files: dask://HOST:PORT, or "
+    "dask://local for one on this machine.",
 )
 @click.option(
     "--state",
@@ -115,18 +115,19 @@ def command(
 
     from bnstat.output.sink import writes_to_terminal
     from bnstat.output.terminal.screen import track
-    from bnstat.scanning import engines
-    from bnstat.scanning.job import How
+    from bnstat.scanning.engines import open_engine
     from bnstat.scanning.record import Tally
-    from bnstat.scanning.scan import opened, scan
+    from bnstat.scanning.scan import ScanOptions, open_state, scan
     from bnstat.scanning.walk import Choice
 
     if form == "parquet" and writes_to_terminal(output):
         raise click.UsageError("--parquet is not for a terminal: name a file by -o")
-    how = How.of(roots, judging.settings, judging.config_file, judging.isolated, reading.for_all())
-    tally = Tally(how.fail_on)
-    with engines.engine(engine, jobs) as where, opened(state, how) as known:
-        records = scan(roots, Choice(include, exclude, newest), how, where, known)
+    scan_options = ScanOptions.of(
+        roots, judging.settings, judging.config_file, judging.isolated, reading.for_all()
+    )
+    tally = Tally(scan_options.fail_on)
+    with open_engine(engine, jobs) as workers, open_state(state, scan_options) as known:
+        records = scan(roots, Choice(include, exclude, newest), scan_options, workers, known)
         hidden = quiet or writes_to_terminal(output)
         _write(tally.counting(track(records, "scanning", hidden=hidden)), tally, form, output)
     if form not in ("text", "md") and not quiet:

@@ -1,57 +1,56 @@
-"""What a shell offers behind `--layer`, `--checkpoint`, `--step`, `--select`, `help` and the like.
+"""Completions of options and arguments, for click's shell completion.
 
-Models are read from their indexes alone, by bnstat's own reader: a Tab never waits for TensorFlow.
+Models are read by bnstat's own reader and without values, so that Tab never waits for TensorFlow.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
+from bnstat.errors import BnstatError
+
 
 def layers(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """The names of the layers of the models whose paths were typed, as globs of themselves."""
+    """Return globs that match one layer each, of the models whose paths were typed."""
     from glob import escape
 
-    from bnstat.errors import BnstatError
     from bnstat.loading import load
 
-    read = partial(
-        load,
-        checkpoint=ctx.params.get("checkpoint"),
-        step=ctx.params.get("step"),
-        reader="native",
-        patterns=ctx.params.get("patterns") or (),
-        include_shadows=bool(ctx.params.get("include_shadows")),
-        values=False,
-    )
     names: dict[str, None] = {}
     for path in _paths(ctx):
         with suppress(BnstatError):
-            names |= dict.fromkeys(read(path).keys())
+            model = load(
+                path,
+                checkpoint=ctx.params.get("checkpoint"),
+                step=ctx.params.get("step"),
+                reader="native",
+                patterns=ctx.params.get("patterns") or (),
+                include_shadows=bool(ctx.params.get("include_shadows")),
+                values=False,
+            )
+            names |= dict.fromkeys(model.keys())
     return _starting([escape(name) for name in names], incomplete)
 
 
 def checkpoints(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """The names of the checkpoints at the path that was typed, the newest first."""
+    """Return the checkpoints at the path that was typed, the newest first."""
     return _starting([name for name, _ in _checkpoints(ctx)], incomplete)
 
 
 def steps(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """The training steps of the checkpoints at the path that was typed, the newest first."""
+    """Return the training steps of the checkpoints at that path, the newest first."""
     return _starting([str(step) for _, step in _checkpoints(ctx) if step is not None], incomplete)
 
 
 def rules(_: click.Context, __: click.Parameter, incomplete: str) -> list[Any]:
-    """The codes of the rules, with their names; their names, for what begins like one.
+    """Return the codes of the rules, and their names if the first letter was typed.
 
-    Behind a comma the list goes on.
+    Rules may be separated by commas.
     """
     from click.shell_completion import CompletionItem
 
@@ -68,7 +67,7 @@ def rules(_: click.Context, __: click.Parameter, incomplete: str) -> list[Any]:
 
 
 def topics(_: click.Context, __: click.Parameter, incomplete: str) -> list[Any]:
-    """The topics of `bnstat help`, with their descriptions."""
+    """Return the topics of `bnstat help`, with their descriptions."""
     from click.shell_completion import CompletionItem
 
     from bnstat.docs import TOPICS
@@ -80,30 +79,32 @@ def topics(_: click.Context, __: click.Parameter, incomplete: str) -> list[Any]:
     ]
 
 
-def _checkpoints(ctx: click.Context) -> Iterator[tuple[str, int | None]]:
+def _checkpoints(ctx: click.Context) -> list[tuple[str, int | None]]:
     from bnstat.loading import load_all
 
+    checkpoints: list[tuple[str, int | None]] = []
     for path in _paths(ctx):
-        yield from reversed(load_all(path).checkpoints)
+        with suppress(BnstatError):
+            checkpoints += reversed(load_all(path).checkpoints)
+    return checkpoints
 
 
 def _paths(ctx: click.Context) -> list[str]:
-    """The paths that were typed; the current folder where there are none.
+    """Return the paths that were typed, or else the current folder.
 
-    They are the context's arguments, or what remained of the line where parsing it ended early,
-    as it does at an option whose value is still to come.
+    They are arguments of the context, or the rest of the line if parsing ended early, for example
+    at an option whose value is missing.
     """
-    typed: list[str] = []
+    paths: list[str] = []
     for parameter in ctx.command.params:
         name = parameter.name or ""
-        was_typed = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if was_typed and isinstance(parameter, click.Argument):
+        is_typed = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if is_typed and isinstance(parameter, click.Argument):
             value = ctx.params[name]
-            typed += [value] if isinstance(value, str) else value
-    paths = typed or ctx.args or ["."]
-    return [os.path.expanduser(os.path.expandvars(path)) for path in paths]
+            paths += [value] if isinstance(value, str) else value
+    return [os.path.expanduser(os.path.expandvars(path)) for path in paths or ctx.args or ["."]]
 
 
-def _starting(texts: list[str], incomplete: str) -> list[str]:
-    """Those that begin so, but for what no command line can hold."""
-    return [text for text in texts if text.startswith(incomplete) and text.isprintable()]
+def _starting(texts: list[str], start: str) -> list[str]:
+    """Return the texts with this start that can be typed in a command line."""
+    return [text for text in texts if text.startswith(start) and text.isprintable()]

@@ -1,6 +1,5 @@
-"""Every model in a whole store: found, checked, and told of in a line each.
+"""`bnstat scan`: find the models of a store, check each, and make a record of it.
 
-A walk lists folders and groups files by their names, without opening any (`walk`); jobs open what
-it found, here or on other machines, and make a plain record of each (`job`, `engines`); a state
-file keeps the records, so that only what changed is opened again (`state`). `scan` ties them.
+`walk` finds candidates by the names in folder listings. `scan` reads and checks them, on one of
+the `engines`. `state` keeps the records, so that a later scan reads only what changed.
 """

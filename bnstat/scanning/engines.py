@@ -1,223 +1,330 @@
-"""Where jobs run: in this process, in several on this machine, or on the machines of a cluster.
-
-joblib is the one interface to loky, Dask and Ray; there is no scheduler here. An engine gives the
-results as they come. It may lose a worker, and with it the jobs that were under way: these have no
-result, all others have theirs.
-"""
+"""Where a scan reads models: in this process, in several, or on a Dask cluster."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeVar
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    wait,
+)
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from time import monotonic
+from typing import Any, Final, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from bnstat.errors import BnstatError
 
-Job = TypeVar("Job")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-LOCAL: Final = "local"
-"""The host of an engine that is started here, for this scan."""
+CHECK_SECONDS: Final = 5.0
+"""Time between two checks that a cluster still has workers."""
+
+PATIENCE: Final = 60.0
+"""Seconds that a cluster may be without workers. Dask replaces a dead worker within a few."""
+
+_GONE: Final = "the cluster is gone, or has no workers left"
+_BATCH_SECONDS: Final = 0.1
+_LARGEST_BATCH: Final = 256
 
 
-class Engine(Protocol):
-    """What runs jobs."""
-
-    @property
-    def workers(self) -> int:
-        """How many jobs run at a time."""
-        ...
-
-    def run(
-        self, work: Callable[[Job], Result], jobs: Sequence[Job]
-    ) -> Iterator[tuple[int, Result | None]]:
-        """The results as they come, each with the position of its job; None for a job that is lost.
-
-        A job is lost with the worker that runs it. Others that were under way may be lost with it.
-
-        Raises:
-            BnstatError: the engine cannot be used any more.
-        """
-        ...
-
-
-class Here:
-    """This process, one job after the other."""
-
-    workers = 1
-
-    def run(
-        self, work: Callable[[Job], Result], jobs: Sequence[Job]
-    ) -> Iterator[tuple[int, Result]]:
-        return ((number, work(job)) for number, job in enumerate(jobs))
-
-
-@dataclass(frozen=True, slots=True)
-class Joblib:
-    """One of joblib's backends.
+class Engine:
+    """Runs jobs in this process, one after the other. Subclasses run them elsewhere.
 
     Attributes:
-        where: the engine as the user calls it, for messages.
-        backend: its name for joblib.
-        workers: how many jobs run at a time.
-        settings: the backend's own.
-        losses: the errors by which it tells that a worker died.
+        name: the engine in messages.
+        workers: the number of jobs that run at a time.
+        in_process: True if jobs see the memory of this process.
+        check_seconds: how long to wait for a job before `check` is called; None for ever.
     """
 
-    where: str
-    backend: str
-    workers: int
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    losses: tuple[type[Exception], ...] = (BrokenExecutor,)
+    name: str = "this process"
+    workers: int = 1
+    in_process: bool = True
+    check_seconds: float | None = None
 
-    def run(
-        self, work: Callable[[Job], Result], jobs: Sequence[Job]
-    ) -> Iterator[tuple[int, Result | None]]:
-        left = dict(enumerate(jobs))
-        while left:
-            begun: set[int] = set()
-            try:
-                for number, result in self._run(work, _noting(left, begun)):
-                    del left[number]
-                    yield number, result
-            except self.losses:
-                self._probe()
-                for number in sorted(begun & left.keys()):
-                    del left[number]
-                    yield number, None
-            except Exception as error:
-                raise self._lost(error) from error
+    def submit(self, work: Callable[[Any], Any], job: Any) -> Future[Any]:
+        """Start a job."""
+        future: Future[Any] = Future()
+        future.set_result(work(job))
+        return future
 
-    def _run(
-        self, work: Callable[[Job], Result], jobs: Iterable[tuple[int, Job]]
-    ) -> Iterator[tuple[int, Result | None]]:
-        from joblib import Parallel, delayed, parallel_config
+    def is_dead_worker(self, error: Exception) -> bool:
+        """Return True if a job has this error because its worker died."""
+        return False
 
-        with parallel_config(self.backend, n_jobs=self.workers, **self.settings):
-            parallel = Parallel(
-                return_as="generator_unordered",
-                batch_size=1,
-                pre_dispatch="2*n_jobs",
-                max_nbytes=None,
-            )
-            yield from parallel(delayed(_numbered)(work, number, job) for number, job in jobs)
+    def check(self) -> None:
+        """Check the workers while a job takes long.
 
-    def _probe(self) -> None:
-        """Raise an error where the engine does nothing any more."""
+        Raises:
+            BnstatError: the engine will not finish any job.
+        """
+
+
+class Processes(Engine):
+    """Runs jobs in processes on this machine, and replaces them after one has died."""
+
+    name = "--jobs"
+    in_process = False
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        from multiprocessing import active_children
+
+        self._others = set(active_children())
+        self._pool = self._start()
+
+    def _start(self) -> Executor:
+        from concurrent.futures import ProcessPoolExecutor
+        from multiprocessing import get_context
+
+        # A forked worker could inherit locks that other threads hold.
+        context = get_context("spawn")
+        return ProcessPoolExecutor(self.workers, context, initializer=_prepare_worker)
+
+    def submit(self, work: Callable[[Any], Any], job: Any) -> Future[Any]:
+        """Start a job, in new processes if one has died."""
         try:
-            answers = list(self._run(abs, [(0, -1)]))
-        except Exception as error:
-            raise self._lost(error) from error
-        assert answers == [(0, 1)]
+            return self._pool.submit(work, job)
+        except BrokenExecutor:
+            self._pool.shutdown()
+            self._pool = self._start()
+            return self._pool.submit(work, job)
 
-    def _lost(self, error: Exception) -> BnstatError:
-        said = str(error).partition("\n")[0] or type(error).__name__
-        return BnstatError(self.where, f"the engine does not work: {said}")
+    def is_dead_worker(self, error: Exception) -> bool:
+        """Return True for the error of every job that was under way when a process died."""
+        return isinstance(error, BrokenExecutor)
+
+    def close(self, at_once: bool) -> None:
+        """End the processes; with `at_once`, also if they are at work."""
+        from multiprocessing import active_children
+
+        if at_once:
+            for process in set(active_children()) - self._others:
+                process.terminate()
+        self._pool.shutdown(cancel_futures=True)
 
 
-def _noting(jobs: Mapping[int, Job], begun: set[int]) -> Iterator[tuple[int, Job]]:
-    """The jobs, each noted as it is taken."""
-    for number, job in list(jobs.items()):
-        begun.add(number)
-        yield number, job
+def _prepare_worker() -> None:
+    """Make a worker end with its parent: after Ctrl-C, and also if the parent is killed."""
+    ignore_interrupts()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _numbered(work: Callable[[Job], Result], number: int, job: Job) -> tuple[int, Result]:
-    return number, work(job)
+def ignore_interrupts() -> None:
+    """Ignore Ctrl-C, which a terminal sends to all processes. The main process handles it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-@contextlib.contextmanager
-def engine(where: str | None, jobs: int) -> Iterator[Engine]:
-    """The engine that the user asks for.
+def _exit_with_parent() -> None:
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+class Dask(Engine):
+    """Runs jobs on the workers of a Dask cluster.
 
     Args:
-        where: `dask://HOST:PORT`, `ray://HOST:PORT`, `dask://local` or `ray://local`; None for
-            processes of this machine.
-        jobs: how many jobs run at a time on this machine; 0 for as many as it has cores.
+        name: the cluster's URL as the user gave it.
+        client: a `distributed.Client`.
+
+    Raises:
+        BnstatError: the cluster has no workers.
+    """
+
+    in_process = False
+    check_seconds = CHECK_SECONDS
+
+    def __init__(self, name: str, client: Any) -> None:
+        self.name = name
+        self.workers = sum(client.nthreads().values())
+        if not self.workers:
+            raise BnstatError(name, "the cluster has no workers", "start one with dask worker")
+        self._client = client
+        # Dask would give two calls with equal arguments one result, a failure included.
+        self._executor = client.get_executor(pure=False)
+        self._checks_without_workers = 0
+
+    def submit(self, work: Callable[[Any], Any], job: Any) -> Future[Any]:
+        """Start a job."""
+        future: Future[Any] = self._executor.submit(work, job)
+        return future
+
+    def is_dead_worker(self, error: Exception) -> bool:
+        """Return True if Dask gave up the job because its workers died."""
+        from distributed import KilledWorker
+
+        return isinstance(error, KilledWorker)
+
+    def check(self) -> None:
+        """Raise an error after a minute without workers: Dask would wait for new ones for ever."""
+        try:
+            has_workers = bool(self._client.nthreads())
+        except Exception:  # The connection is lost.
+            has_workers = False
+        self._checks_without_workers = 0 if has_workers else self._checks_without_workers + 1
+        if self._checks_without_workers * CHECK_SECONDS > PATIENCE:
+            raise BnstatError(self.name, _GONE)
+
+
+@contextmanager
+def open_engine(url: str | None, jobs: int) -> Iterator[Engine]:
+    """Open the engine that the user asks for.
+
+    Args:
+        url: `dask://HOST:PORT`, or `dask://local` for a cluster on this machine; None for
+            processes on this machine.
+        jobs: the number of jobs at a time on this machine; 0 for one per core.
 
     Raises:
         BnstatError: there is no such engine, it cannot be reached, or its library is missing.
     """
-    count = jobs or os.cpu_count() or 1
-    if where is None:
-        yield Here() if count == 1 else _loky(count)
-        return
-    scheme, host = _address(where)
-    opened = {"dask": _dask, "ray": _ray}.get(scheme)
-    if opened is None or not host:
-        raise BnstatError(
-            where,
-            "there is no such engine",
-            "use dask://HOST:PORT, dask://local or ray://HOST:PORT",
-        )
-    with opened(where, host, count) as found:
-        yield found
-
-
-def _address(where: str) -> tuple[str, str]:
-    """Return the scheme and the host of a URL; no host where it is not a valid URL."""
-    try:
-        parts = urlsplit(where)
-    except ValueError:
-        return "", ""
-    return parts.scheme, parts.netloc
-
-
-def _loky(workers: int) -> Joblib:
-    return Joblib("--jobs", "loky", workers, {"initializer": ignore_interrupts})
-
-
-def ignore_interrupts() -> None:
-    """Ctrl-C goes to all processes of a terminal; the first decides what becomes of the others."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextlib.contextmanager
-def _dask(where: str, host: str, workers: int) -> Iterator[Engine]:
-    try:
-        from bnstat.scanning.dask import BACKEND, connected
-    except ImportError as error:
-        raise _missing(where, "distributed") from error
-    address = None if host == LOCAL else f"tcp://{host}"
-    with contextlib.ExitStack() as stack:
+    workers = jobs or os.cpu_count() or 1
+    if url is not None:
+        with _dask(url, workers) as cluster:
+            yield cluster
+    elif workers == 1:
+        yield Engine()
+    else:
+        processes = Processes(workers)
         try:
-            client = stack.enter_context(connected(address, workers))
-            threads = sum(client.nthreads().values())  # type: ignore[no-untyped-call]
-        except (OSError, ValueError) as error:
-            raise BnstatError(where, f"the cluster cannot be reached: {error}") from error
-        if not threads:
-            raise BnstatError(where, "the cluster has no workers", "start some, by dask worker")
-        yield Joblib(where, BACKEND, threads, {"client": client})
+            yield processes
+        except BaseException:
+            processes.close(at_once=True)
+            raise
+        processes.close(at_once=False)
 
 
-@contextlib.contextmanager
-def _ray(where: str, host: str, workers: int) -> Iterator[Engine]:
+@contextmanager
+def _dask(url: str, workers: int) -> Iterator[Engine]:
     try:
-        import ray
-
-        from bnstat.scanning.ray import BACKEND
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme != "dask" or not parts.netloc:
+        raise BnstatError(url, "there is no such engine", "use dask://HOST:PORT or dask://local")
+    try:
+        from distributed import Client, LocalCluster
     except ImportError as error:
-        raise _missing(where, "'ray[client]'") from error
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        if host == LOCAL:
-            ray.init(num_cpus=workers, include_dashboard=False, **quiet)
-        else:
-            ray.init(where, **quiet)
-    except (OSError, ValueError) as error:
-        raise BnstatError(where, f"the cluster cannot be reached: {error}") from error
-    try:
-        cores = int(ray.cluster_resources().get("CPU", 1))
-        yield Joblib(where, BACKEND, cores, losses=(ray.exceptions.RayError,))
-    finally:
-        ray.shutdown()
+        what = "the library of Dask is not installed"
+        raise BnstatError(url, what, "pip install distributed") from error
+    # Dask logs a lost connection as a traceback.
+    for logger in ("distributed", "distributed.client", "tornado.application"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
+    with ExitStack() as stack:
+        try:
+            if parts.netloc == "local":
+                cluster = LocalCluster(  # type: ignore[no-untyped-call]
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    dashboard_address=None,
+                    silence_logs=logging.CRITICAL,
+                    scheduler_kwargs={"allowed_failures": 0},
+                )
+                address = stack.enter_context(cluster).scheduler_address
+            else:
+                address = f"tcp://{parts.netloc}"
+            client = stack.enter_context(Client(address, timeout=5))  # type: ignore[no-untyped-call]
+            if parts.netloc == "local":
+                client.register_worker_callbacks(ignore_interrupts)
+            engine = Dask(url, client)
+        except (OSError, ValueError) as error:
+            raise BnstatError(url, f"the cluster cannot be reached: {error}") from error
+        yield engine
 
 
-def _missing(where: str, library: str) -> BnstatError:
-    return BnstatError(where, "its library is not installed", f"pip install {library}")
+class Batches(Generic[Item, Result]):
+    """Items that an engine works on in batches, and their results as they come.
+
+    A batch is as many items as take a worker 0.1 s. Two batches per worker are under way at a
+    time. If a worker dies, the items that were under way are run again, one by one and alone, so
+    that only the item that kills its worker has no result.
+
+    Args:
+        engine: where the work is done.
+        work: returns a result for each item of a batch.
+    """
+
+    def __init__(self, engine: Engine, work: Callable[[list[Item]], list[Result]]) -> None:
+        self._engine = engine
+        self._work = partial(_timed, work)
+        self._size = 1
+        self._next: list[Item] = []
+        self._running: dict[Future[Any], list[Item]] = {}
+
+    def add(self, item: Item, at_least: int = 1) -> Iterator[list[tuple[Item, Result | None]]]:
+        """Add an item, and yield the batches that finished meanwhile.
+
+        Args:
+            item: the item.
+            at_least: the number of items in its batch.
+
+        Raises:
+            BnstatError: the engine fails.
+        """
+        self._next.append(item)
+        if len(self._next) >= max(self._size, at_least):
+            yield from self._start(0 if self._engine.in_process else 2 * self._engine.workers)
+
+    def finish(self) -> Iterator[list[tuple[Item, Result | None]]]:
+        """Yield all batches that are left; see `add`."""
+        yield from self._start(0)
+
+    def _start(self, limit: int) -> Iterator[list[tuple[Item, Result | None]]]:
+        """Start the next batch, and yield finished ones until at most `limit` are under way."""
+        if self._next:
+            self._running[self._engine.submit(self._work, self._next)] = self._next
+            self._next = []
+        lost: list[Item] = []
+        while len(self._running) > (0 if lost else limit):
+            finished, _ = wait(self._running, self._engine.check_seconds, FIRST_COMPLETED)
+            if not finished:
+                self._engine.check()
+            for future in [future for future in self._running if future in finished]:
+                batch = self._running.pop(future)
+                value = self._value(future)
+                if value is None:
+                    lost += batch
+                    continue
+                results, seconds = value
+                size = int(_BATCH_SECONDS * len(batch) / max(seconds, 1e-6))
+                self._size = min(max(1, size), _LARGEST_BATCH)
+                yield list(zip(batch, results, strict=True))
+        if lost and self._value(self._engine.submit(abs, -1)) is None:
+            raise BnstatError(self._engine.name, "its workers die before they open a model")
+        for item in lost:
+            value = self._value(self._engine.submit(self._work, [item]))
+            yield [(item, None if value is None else value[0][0])]
+
+    def _value(self, future: Future[Any]) -> Any:
+        """Return the value of a future, or None if its worker died."""
+        try:
+            return future.result()
+        except CancelledError as error:
+            raise BnstatError(self._engine.name, _GONE) from error
+        except Exception as error:
+            if self._engine.is_dead_worker(error):
+                return None
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise BnstatError(self._engine.name, f"the engine failed: {reason}") from error
+
+
+def _timed(
+    work: Callable[[list[Item]], list[Result]], batch: list[Item]
+) -> tuple[list[Result], float]:
+    start = monotonic()
+    results = work(batch)
+    return results, monotonic() - start

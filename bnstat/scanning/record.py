@@ -1,4 +1,4 @@
-"""What a scan tells of one model, in plain data that travels between machines."""
+"""The result of a scan for one model, as plain data that can be sent between machines."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ _TROUBLES: Final[tuple[tuple[type[BnstatError], Trouble], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One model, or why it could not be read.
+    """A model, or the reason why it could not be read.
 
     Attributes:
-        path: where it lies, as a path that other commands take.
-        checkpoint: its name in that place, where it has one.
-        step: its training step, where the name tells it.
-        format: as in a model's JSON; None where it could not be read.
-        writer: as in a model's JSON.
-        layers: how many batch-norm layers it has.
-        channels: how many channels these have together.
-        worst: the gravest severity of the findings; None where nothing was found.
-        rule: the code of the first rule of that severity.
-        findings: rule's code -> number of findings.
-        trouble: why it could not be read, in a word; None where it was.
-        reason: the same in a sentence, without the path; empty where it was read.
+        path: its path or URL, which other commands accept.
+        checkpoint: the name of the checkpoint at that path, if any.
+        step: its training step, if the name contains it.
+        format: as in the JSON of a model; None if it could not be read.
+        writer: as in the JSON of a model.
+        layers: the number of its batch-norm layers.
+        channels: the number of channels of all layers.
+        worst: the most serious severity of its findings, if any.
+        rule: the code of the first rule with that severity.
+        findings: code of a rule -> number of findings.
+        trouble: why it could not be read, in one word; None if it was read.
+        reason: the same as a sentence without the path; empty if it was read.
     """
 
     path: str
@@ -66,16 +66,16 @@ class Record:
 
     @property
     def name(self) -> str:
-        """The path, and the checkpoint's name where the path does not tell it."""
+        """The path, followed by the checkpoint's name if the path does not contain it."""
         if self.checkpoint is None or self.checkpoint in self.path.rpartition("/")[2]:
             return self.path
         return f"{self.path} {self.checkpoint}"
 
     def fails(self, fail_on: Severity | None) -> bool:
-        """Whether it could not be read, or has findings of that severity or a graver one.
+        """Return True if it could not be read, or has a finding of at least this severity.
 
         Args:
-            fail_on: `warning`, if None.
+            fail_on: the severity; None for `warning`.
         """
         if self.worst is None:
             return self.trouble is not None
@@ -83,7 +83,7 @@ class Record:
 
 
 def of_model(path: str, model: Model, findings: list[Finding]) -> Record:
-    """The record of a model; the gravest of its findings come first."""
+    """Return the record of a model, whose most serious findings come first."""
     source = model.source
     first = findings[0] if findings else None
     return Record(
@@ -101,7 +101,7 @@ def of_model(path: str, model: Model, findings: list[Finding]) -> Record:
 
 
 def of_error(path: str, error: BnstatError, **known: Any) -> Record:
-    """The record of what could not be read."""
+    """Return the record of a model that could not be read."""
     troubles: list[Trouble] = [name for kind, name in _TROUBLES if isinstance(error, kind)]
     where = os.path.basename(error.where) if error.where.startswith(path) else error.where
     inside = "" if error.where == path else f"{where}: "
@@ -115,17 +115,17 @@ _NAMES: Final = {rule.code: rule.name for rule in RULES}
 
 @dataclass(slots=True)
 class Tally:
-    """What was told so far; it grows with the rules, not with the models.
+    """Counts of the records so far; its size does not depend on their number.
 
     Attributes:
-        fail_on: from which severity on a model fails.
+        fail_on: the least severity at which a model fails.
         models: all records.
-        unread: those that could not be read.
-        without: those without batch norm.
-        failed: those that make the scan fail.
-        worst: severity -> the models whose gravest finding has it.
-        rules: rule's code -> the models with such findings.
-        troubles: trouble -> the models with it.
+        unread: models that could not be read.
+        without: models without batch norm.
+        failed: models that make the scan fail.
+        worst: severity -> models whose most serious finding has it.
+        rules: code of a rule -> models with such findings.
+        troubles: trouble -> models with it.
     """
 
     fail_on: Severity | None = None
@@ -138,7 +138,7 @@ class Tally:
     troubles: Counter[str] = field(default_factory=Counter)
 
     def counting(self, records: Iterable[Record]) -> Iterator[Record]:
-        """Pass records on, and count them."""
+        """Yield the records, and count them."""
         for record in records:
             self.models += 1
             self.failed += record.fails(self.fail_on)
@@ -154,18 +154,18 @@ class Tally:
 
     @property
     def sound(self) -> int:
-        """The models in which nothing was found."""
+        """The number of models without a finding."""
         return self.models - self.unread - self.without - sum(self.worst.values())
 
     @property
     def code(self) -> int:
-        """The exit code: 0, or 1 where a model fails or there is none, or 2 if none was read."""
+        """The exit code: 2 if no model could be read, 1 if one fails or there is none, else 0."""
         if self.models and self.unread == self.models:
             return 2
         return int(self.failed > 0 or not self.models)
 
     def summary(self) -> str:
-        """The counts of the models in a line."""
+        """Return a line with the counts of the models."""
         parts = [
             (self.sound, "sound"),
             *((self.worst[severity], f"with {severity}s") for severity in SEVERITIES[:2]),
@@ -174,13 +174,13 @@ class Tally:
             (self.unread, "not readable"),
         ]
         models = "1 model" if self.models == 1 else f"{self.models:,} models"
-        told = ", ".join(f"{count:,} {what}" for count, what in parts if count)
-        return f"{models}: {told}" if told else "no model found"
+        counts = ", ".join(f"{count:,} {what}" for count, what in parts if count)
+        return f"{models}: {counts}" if counts else "no model found"
 
     def by_finding(self) -> list[tuple[str, str, int]]:
-        """Code, name and number of models of each rule that found something."""
+        """Return code, name and number of models of each rule with findings."""
         return [(code, name, self.rules[code]) for code, name in _NAMES.items() if self.rules[code]]
 
     def by_trouble(self) -> list[tuple[str, int]]:
-        """The troubles, the commonest first."""
+        """Return the troubles and their numbers of models, the most frequent first."""
         return self.troubles.most_common()

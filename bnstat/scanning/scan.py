@@ -1,103 +1,189 @@
-"""A scan: roots in, records out as they come."""
+"""A scan: find the models below some roots, and make a record of each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import gc
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
-from hashlib import blake2b
-from itertools import islice
-from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bnstat import __version__
-from bnstat.checks import RULES
-from bnstat.errors import BnstatError, NotFoundError
-from bnstat.formats.locate import locate
-from bnstat.scanning.engines import Engine, Here
-from bnstat.scanning.job import How, examine_all
-from bnstat.scanning.record import Record, of_error
-from bnstat.scanning.walk import Candidate, Choice, Unreadable, signature, walk
-from bnstat.storage.access import Access, redact, scheme_of
-from bnstat.storage.files import Folder
+from bnstat.checks import RULES, Severity
+from bnstat.checks.settings import Config, Settings, nearest, read, resolve
+from bnstat.errors import BnstatError, DamagedError, NotFoundError
+from bnstat.formats.locate import kind_of, locate
+from bnstat.loading import load, load_all
+from bnstat.model import Model
+from bnstat.scanning.engines import Batches, Engine
+from bnstat.scanning.record import Record, of_error, of_model
+from bnstat.scanning.walk import Candidate, Choice, Unreadable, digest, signature, walk
+from bnstat.storage.access import MAX_DOWNLOAD, Access, is_url, redact, scheme_of
+from bnstat.storage.files import Folder, ahead
 from bnstat.storage.find import Spot, find
+from bnstat.storage.local import LocalFolder
 
 if TYPE_CHECKING:
     from bnstat.scanning.state import State
 
 
-_FIRST: Final = 64
-_MOST: Final = 4096
-"""So many candidates are waited for, at first and at last, before the workers start on them."""
+_REMOTE_BATCH: Final = 32
+"""The smallest batch of remote models, which threads read at the same time."""
 
-_JOB_SECONDS: Final = 0.1
-_LARGEST_JOB: Final = 256
-"""A job is as many candidates as take so long, going by those before; at most so many."""
+_GC_THRESHOLD: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class ScanOptions:
+    """How models are read and checked.
+
+    Attributes:
+        rules: the rules that the user asks for; they take precedence over `config`.
+        config: the settings of the project.
+        reading: arguments of `bnstat.load`, except the following two.
+        max_download: the number of bytes that may be downloaded of each model.
+        storage_options: options of fsspec's driver, which may contain secrets.
+    """
+
+    rules: Settings = field(default_factory=Settings)
+    config: Config | None = None
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    max_download: int = MAX_DOWNLOAD
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        roots: Sequence[str],
+        rules: Settings,
+        config_file: str | None,
+        isolated: bool,
+        reading: Mapping[str, Any],
+    ) -> ScanOptions:
+        """Return the options for a scan of some roots.
+
+        Args:
+            roots: the roots.
+            rules: the rules that the user asks for.
+            config_file: the file with the project's settings; None for the nearest one, from the
+                deepest folder that contains all roots upwards.
+            isolated: read no such file.
+            reading: arguments of `bnstat.load`.
+
+        Raises:
+            BnstatError: a rule, a threshold or the file is not valid, or there are storage options
+                and no root is a URL.
+        """
+        resolve((), rules)
+        if reading.get("storage_options") and roots and not any(map(is_url, roots)):
+            raise BnstatError("storage options", "apply to URLs, and no root is one", "omit them")
+        config = None
+        if config_file is not None:
+            config = read(config_file)
+        elif not isolated:
+            config = nearest(os.path.commonpath([os.path.abspath(root) for root in roots]))
+        separate = ("max_download", "storage_options")
+        return cls(
+            rules,
+            config,
+            {name: value for name, value in reading.items() if name not in separate},
+            **{name: reading[name] for name in separate if name in reading},
+        )
+
+    def access(self) -> Access:
+        """Return how remote files are accessed."""
+        return Access(self.storage_options, self.max_download)
+
+    @property
+    def fail_on(self) -> Severity | None:
+        """The least severity at which a model fails; None if not set."""
+        project = None if self.config is None else self.config.settings.fail_on
+        return self.rules.fail_on or project
+
+    def rules_for(self, path: str) -> Settings:
+        """Return the rules for the model at `path`."""
+        return (
+            self.rules if self.config is None else self.rules.over(self.config.settings_for(path))
+        )
 
 
 def scan(
-    roots: Sequence[str], choice: Choice, how: How, engine: Engine, state: State | None = None
+    roots: Sequence[str],
+    choice: Choice,
+    options: ScanOptions,
+    engine: Engine,
+    state: State | None = None,
 ) -> Iterator[Record]:
-    """The records of all models below some roots, as they come.
+    """Yield the records of all models below some roots, as they are made.
 
     Args:
-        roots: folders, files or checkpoints' prefixes, or URLs of these.
-        choice: which models are wanted.
-        how: how they are read and checked.
-        engine: where that is done.
-        state: what is known of earlier scans, and is kept of this one.
+        roots: folders, files, prefixes of checkpoints, or URLs of these.
+        choice: which models are scanned.
+        options: how they are read and checked.
+        engine: where they are read.
+        state: the records of earlier scans; those of this scan are added.
 
     Raises:
-        NotFoundError: a root is not there; nothing was scanned.
-        BnstatError: a root cannot be listed, the engine is lost, or the state cannot be used.
+        NotFoundError: a root does not exist; nothing was scanned.
+        BnstatError: a root cannot be listed, the engine fails, or the state cannot be used.
     """
-    size, pace = _FIRST, _Pace()
-    changed: list[Candidate] = []
+    batches = Batches(engine, partial(examine_all, options))
     is_whole = choice == Choice()
-    for found in _candidates(roots, choice, how, engine):
+    for found in _candidates(roots, choice, options, engine):
         if isinstance(found, Unreadable):
             is_whole = False
             yield of_error(found.path, found.error)
-            continue
-        known = None if state is None else state.known(found)
-        if known is not None:
-            yield from known
-            continue
-        changed.append(found)
-        if len(changed) == size:
-            yield from _examined(changed, how, engine, state, pace)
-            changed = []
-            size = min(2 * size, _MOST)
-    yield from _examined(changed, how, engine, state, pace)
+        elif state is not None and (kept := state.known(found)) is not None:
+            yield from kept
+        else:
+            finished = batches.add(found, at_least=_REMOTE_BATCH if found.folder else 1)
+            yield from _records(finished, state)
+    yield from _records(batches.finish(), state)
     if state is not None and is_whole:
         state.forget_others(roots)
 
 
+def _records(
+    batches: Iterable[list[tuple[Candidate, list[Record] | None]]], state: State | None
+) -> Iterator[Record]:
+    for batch in batches:
+        examined = [
+            (candidate, [_died(candidate)] if records is None else records)
+            for candidate, records in batch
+        ]
+        if state is not None:
+            state.keep(examined)
+        for _, records in examined:
+            yield from records
+
+
+def _died(candidate: Candidate) -> Record:
+    reason = "the worker that opened it died, and so did another"
+    return Record(redact(candidate.path), trouble="died", reason=reason)
+
+
 @contextmanager
-def opened(state: str | None, how: How) -> Iterator[State | None]:
-    """What is known of earlier scans, by the name of its file; None without one.
+def open_state(path: str | None, options: ScanOptions) -> Iterator[State | None]:
+    """Open the file with the records of earlier scans; None without a path.
 
     Raises:
         BnstatError: as `State`.
     """
-    if state is None:
+    if path is None:
         yield None
         return
     from bnstat.scanning.state import State
 
-    with closing(State(state, _told(how))) as known:
-        yield known
-
-
-def _told(how: How) -> str:
-    """A text that differs where bnstat, its rules or how they are applied does."""
-    rules = [rule.code for rule in RULES]
-    text = repr((__version__, rules, how, _architecture(how.reading.get("config"))))
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    codes = [rule.code for rule in RULES]
+    text = repr((__version__, codes, options, _architecture(options.reading.get("config"))))
+    with closing(State(path, digest(text))) as state:
+        yield state
 
 
 def _architecture(path: str | None) -> str:
-    """Return a text that differs where the architecture in the file of `--config` does."""
+    """Return a text that differs if the architecture in the file of `--config` does."""
     if path is None:
         return ""
     from bnstat.formats.keras.architecture import read_architecture
@@ -109,29 +195,27 @@ def _architecture(path: str | None) -> str:
 
 
 def _candidates(
-    roots: Sequence[str], choice: Choice, how: How, engine: Engine
+    roots: Sequence[str], choice: Choice, options: ScanOptions, engine: Engine
 ) -> Iterator[Candidate | Unreadable]:
-    spots = [(root, find(root, how.access(), whole=True)) for root in roots]
+    folders: list[Folder] = []
+    models: list[Candidate | Unreadable] = []
     for root in roots:
-        if scheme_of(root) == "memory" and not isinstance(engine, Here):
-            raise BnstatError(root, "is in this process alone", "leave out --jobs and --engine")
-    folders = [folder for _, spot in spots if (folder := _listable(spot)) is not None]
-    alone = [_alone(root, spot, how.access()) for root, spot in spots if _listable(spot) is None]
+        spot = find(root, options.access(), whole=True)
+        if spot.parent is None and spot.folder is not None and spot.folder.can_list:
+            folders.append(spot.folder)
+        else:
+            models.append(_model(root, spot, options.access()))
+        if scheme_of(root) == "memory" and not engine.in_process:
+            raise BnstatError(root, "exists in this process only", "omit --jobs and --engine")
     yield from walk(folders, choice)
-    yield from alone
+    yield from models
 
 
-def _listable(spot: Spot) -> Folder | None:
-    """The folder that it is, if that tells what is in it."""
-    folder = spot.folder if spot.parent is None else None
-    return folder if folder is not None and folder.can_list else None
-
-
-def _alone(root: str, spot: Spot, access: Access) -> Candidate | Unreadable:
-    """A root that is a model itself: a file, or what a checkpoint's files start with.
+def _model(root: str, spot: Spot, access: Access) -> Candidate | Unreadable:
+    """Return a root that is a model: a file, or the prefix of a checkpoint.
 
     Raises:
-        NotFoundError: it is not there.
+        NotFoundError: it does not exist.
     """
     try:
         locate(root, access)
@@ -142,68 +226,91 @@ def _alone(root: str, spot: Spot, access: Access) -> Candidate | Unreadable:
         raise
     except BnstatError as error:
         return Unreadable(redact(root), error)
-    known = all(part.tag for part in parts)
-    return Candidate(root, "", signature(parts) if known else "")
+    return Candidate(root, "", signature(parts))
 
 
-class _Pace:
-    """How fast candidates are examined.
+def examine_all(options: ScanOptions, candidates: Sequence[Candidate]) -> list[list[Record]]:
+    """Return the records of each candidate, none if it is not a model; called in workers."""
+    access = options.access()
+    with _rare_collections():
+        if not any(candidate.folder for candidate in candidates):
+            return [examine(candidate, options, access) for candidate in candidates]
+        from bnstat.storage.remote.transport import connect
 
-    Attributes:
-        job: how many of them are one job.
-    """
+        for candidate in candidates:
+            # fsspec keeps a driver for the thread that asked for it, and this thread lasts.
+            if candidate.folder:
+                connect(candidate.folder, access)
+        return list(ahead(lambda candidate: examine(candidate, options, access), candidates))
 
-    def __init__(self) -> None:
-        self.job = 8
 
-    def took(self, seconds: float, count: int) -> None:
-        """So many candidates took a worker so long."""
-        self.job = max(1, min(_LARGEST_JOB, int(_JOB_SECONDS * count / max(seconds, 1e-6))))
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Collect garbage rarely: models leave hardly any, and Dask adds work to each collection."""
+    before = gc.get_threshold()
+    gc.set_threshold(before[0] and max(before[0], _GC_THRESHOLD), *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+def examine(candidate: Candidate, options: ScanOptions, access: Access) -> list[Record]:
+    """Return the records of the models in a candidate, or of the error that it gives."""
+    path = redact(candidate.path)
+    try:
+        access = access.knowing(candidate.folder, candidate.files)
+        return list(_examined(path, candidate, options, access))
+    except BnstatError as error:
+        return [of_error(path, error)]
+    except MemoryError:
+        return [Record(path, trouble="memory", reason="there is not enough memory for it")]
+    except Exception as error:
+        return [Record(path, trouble="bug", reason=f"this is a bug of bnstat: {error!r}")]
 
 
 def _examined(
-    candidates: Sequence[Candidate],
-    how: How,
-    engine: Engine,
-    state: State | None,
-    pace: _Pace,
+    path: str, candidate: Candidate, options: ScanOptions, access: Access
 ) -> Iterator[Record]:
-    for examined in _surviving(candidates, how, engine, pace):
-        if state is not None:
-            state.keep(examined)
-        for _, records in examined:
-            yield from records
+    kind: str | None = "model"
+    if candidate.file:
+        folder: Folder | None = LocalFolder(os.path.dirname(candidate.path) or ".")
+        if candidate.folder:
+            folder = find(candidate.folder, access).folder
+        if folder is None:
+            raise NotFoundError(candidate.folder, "no longer exists")
+        # As long as this file is referenced, the bytes that were fetched are not fetched again.
+        file = folder.file(candidate.file)
+        if file is None:
+            raise BnstatError(path, "no longer exists, or cannot be opened")
+        kind = kind_of(folder, file)
+    if kind == "archive":
+        yield from _archived(path, candidate, options, access)
+    elif kind is not None:
+        try:
+            model = load(candidate.path, eager=True, access=access, **options.reading)
+        except BnstatError as error:
+            if kind == "model" or isinstance(error, DamagedError):
+                yield of_error(path, error)
+            return
+        if kind == "model" or model.layers or model.undecided:
+            yield _checked(path, model, options)
 
 
-def _surviving(
-    candidates: Sequence[Candidate], how: How, engine: Engine, pace: _Pace
-) -> Iterator[list[tuple[Candidate, list[Record]]]]:
-    """The records of candidates, batch by batch, though workers may die of some.
-
-    What is lost is tried again, each candidate alone: so all that is sound comes through, and what
-    a worker dies of is told apart.
-    """
-    work = partial(_examine, how)
-    start = monotonic()
-    size = max(1, min(pace.job, len(candidates) // (4 * engine.workers)))
-    rest = iter(candidates)
-    batches = list(iter(lambda: list(islice(rest, size)), []))
-    lost: list[Candidate] = []
-    for number, found in engine.run(work, batches):
-        if found is None:
-            lost += batches[number]
+def _archived(
+    path: str, candidate: Candidate, options: ScanOptions, access: Access
+) -> Iterator[Record]:
+    """Yield the records of the models in an archive, if it contains any."""
+    try:
+        models = load_all(candidate.path, access=access, **options.reading)
+    except NotFoundError:
+        return
+    for name, model in models:
+        if isinstance(model, Model):
+            yield _checked(path, model, options)
         else:
-            yield list(zip(batches[number], found, strict=True))
-    pace.took((monotonic() - start) * engine.workers, len(candidates))
-    for candidate in lost:
-        ((_, found),) = engine.run(work, [[candidate]])
-        yield [(candidate, [_died(candidate)] if found is None else found[0])]
+            yield of_error(path, model, checkpoint=name if name != path else None)
 
 
-def _died(candidate: Candidate) -> Record:
-    reason = "the worker that opened it died, and so did another"
-    return Record(redact(candidate.path), trouble="died", reason=reason)
-
-
-def _examine(how: How, candidates: list[Candidate]) -> list[list[Record]]:
-    return examine_all(candidates, how)
+def _checked(path: str, model: Model, options: ScanOptions) -> Record:
+    return of_model(path, model, options.rules_for(path).check(model))

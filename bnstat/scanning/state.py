@@ -1,7 +1,7 @@
-"""What was scanned before, in a SQLite file: only what changed since is opened again.
+"""The records of earlier scans, in a SQLite file, so that a scan reads only what changed.
 
-Several scans may use one file at a time: each result is written in a transaction of its own, and
-who finds the file locked waits.
+Several scans may use one file at a time: each batch is written in its own transaction, and a scan
+that finds the file locked waits.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from bnstat.scanning.record import Record
 from bnstat.scanning.walk import Candidate
 from bnstat.storage.access import is_url
 
-_ID: Final = 0x626E7374
+_APPLICATION_ID: Final = 0x626E7374
 """SQLite's application_id of these files: "bnst"."""
 
-_PATIENCE: Final = 60.0
+_LOCK_SECONDS: Final = 60.0
 _LASTING: Final = (None, "damaged", "unsupported", "unknown")
-"""The troubles that stay while the file does."""
+"""The troubles that last as long as the file is unchanged."""
 
 _TABLE: Final = """
 create table if not exists models (
-    path blob primary key,      -- absolute, in the system's bytes, or a URL
-    signature text not null,    -- of the model's files: names, sizes, times
-    how text not null,          -- of bnstat, its rules and how they were applied
-    records text not null       -- a JSON list, without the path as it was typed
+    path blob primary key,      -- absolute, in the bytes of the system, or a URL
+    signature text not null,    -- of the names, sizes and times of the model's files
+    how text not null,          -- of bnstat's version and the options of the scan
+    records text not null       -- a JSON list of records without their paths
 ) without rowid
 """
 
@@ -40,33 +40,33 @@ class State:
     """The records of earlier scans.
 
     Args:
-        path: the file; it is made where there is none.
-        how: a text that differs where bnstat, its rules or their settings do.
+        path: the file, created if it does not exist.
+        options: a text that differs if bnstat, its rules or the options of the scan do.
 
     Raises:
-        BnstatError: it is another kind of file, damaged, or cannot be written.
+        BnstatError: the file is of another kind, damaged, or cannot be written.
     """
 
-    def __init__(self, path: str, how: str) -> None:
+    def __init__(self, path: str, options: str) -> None:
         self._path = path
-        self._how = how
+        self._options = options
         with self._errors():
-            self._base = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)
+            self._base = sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None)
             self._open()
 
     def _open(self) -> None:
         self._base.execute("begin immediate")
-        (mark,) = self._base.execute("pragma application_id").fetchone()
+        (application,) = self._base.execute("pragma application_id").fetchone()
         (tables,) = self._base.execute("select count(*) from sqlite_master").fetchone()
-        if mark != _ID and (mark or tables):
+        if application != _APPLICATION_ID and (application or tables):
             self._base.execute("rollback")
-            raise BnstatError(self._path, "is a database of something else")
-        self._base.execute(f"pragma application_id = {_ID}")
+            raise BnstatError(self._path, "is a database of another program")
+        self._base.execute(f"pragma application_id = {_APPLICATION_ID}")
         self._base.execute(_TABLE)
         self._base.execute("commit")
         self._base.execute("pragma synchronous = normal")
-        self._base.execute("create temp table met (path blob primary key) without rowid")
-        # Another scan that has just begun may be in the way; the mode is kept in the file.
+        self._base.execute("create temp table seen (path blob primary key) without rowid")
+        # This fails if another scan just began. The file keeps the mode, so once is enough.
         with suppress(sqlite3.OperationalError):
             self._base.execute("pragma journal_mode = wal")
 
@@ -75,27 +75,25 @@ class State:
         try:
             yield
         except sqlite3.Error as error:
-            raise BnstatError(
-                self._path, f"cannot be used to keep what was scanned: {error}"
-            ) from error
+            raise BnstatError(self._path, f"cannot keep the results of a scan: {error}") from error
 
     def known(self, candidate: Candidate) -> list[Record] | None:
-        """The records of a candidate that has not changed since; None where it must be opened."""
+        """Return the records of a candidate, or None if it has to be read."""
         key = _key(candidate.path)
         with self._errors():
-            self._base.execute("insert or ignore into temp.met values (?)", (key,))
+            self._base.execute("insert or ignore into temp.seen values (?)", (key,))
             row = self._base.execute(
                 "select records from models where path = ? and signature = ? and how = ?",
-                (key, candidate.signature, self._how),
+                (key, candidate.signature, self._options),
             ).fetchone()
         if row is None or not candidate.signature:
             return None
-        return [Record(path=candidate.path, **told) for told in json.loads(row[0])]
+        return [Record(path=candidate.path, **fields) for fields in json.loads(row[0])]
 
     def keep(self, examined: Iterable[tuple[Candidate, list[Record]]]) -> None:
-        """Keep the records of some candidates, but for what another try may change."""
+        """Keep the records of some candidates, except where another attempt may succeed."""
         rows = [
-            (_key(candidate.path), candidate.signature, self._how, _told(records))
+            (_key(candidate.path), candidate.signature, self._options, _to_json(records))
             for candidate, records in examined
             if candidate.signature and all(record.trouble in _LASTING for record in records)
         ]
@@ -105,17 +103,16 @@ class State:
             self._base.execute("commit")
 
     def forget_others(self, roots: Iterable[str]) -> None:
-        """Forget what is below these roots no more: what `known` was not asked for."""
+        """Forget the models below these roots that `known` was not called with."""
         with self._errors():
             for root in roots:
                 top = _key(root).rstrip(b"/") + b"/"
                 self._base.execute(
-                    "delete from models where path > ? and path < ? and path not in temp.met",
+                    "delete from models where path > ? and path < ? and path not in temp.seen",
                     (top, top[:-1] + b"0"),
                 )
 
     def close(self) -> None:
-        """Close the file."""
         self._base.close()
 
 
@@ -123,8 +120,8 @@ def _key(path: str) -> bytes:
     return os.fsencode(path if is_url(path) else os.path.abspath(path))
 
 
-def _told(records: list[Record]) -> str:
-    told = [asdict(record) for record in records]
-    for each in told:
-        del each["path"]
-    return json.dumps(told)
+def _to_json(records: list[Record]) -> str:
+    fields = [asdict(record) for record in records]
+    for record in fields:
+        del record["path"]
+    return json.dumps(fields)

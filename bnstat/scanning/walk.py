@@ -1,7 +1,7 @@
-"""From roots to candidates: what may be a model, told by the names in the folders' listings.
+"""Find what may be a model below some folders, by the names in their listings.
 
-Folders are listed once each, and no file is opened. Folders that links lead to are walked as well,
-unless they lie where the walk comes anyway: so nothing is told twice, and no loop is endless.
+Each folder is listed once and no file is opened. Links to folders are followed, unless the walk
+reaches their target anyway, so that nothing is reported twice and no loop is endless.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from bnstat.formats.detection import Format, series_of, step_of
 from bnstat.formats.locate import Group, group_files, model_folder, newest_of_run
 from bnstat.storage.files import Entry, Folder
 
-_DEEPEST: Final = 100
+_MAX_DEPTH: Final = 100
 _IGNORED: Final = (".git", ".hg", ".svn", "__pycache__", ".ipynb_checkpoints", "node_modules")
 _VERSION: Final = re.compile(r"\d+")
 
 
 class Candidate(NamedTuple):
-    """What may be a model.
+    """A file, a group of files or a folder that may be a model.
 
     Attributes:
-        path: where it lies; other commands take it.
-        file: the name of the file beside it whose content tells whether it is a model; empty
-            where there is no doubt.
-        signature: of the names, sizes and times of all its files; empty where these are unknown.
-        folder: where it is far away, the URL of the folder that it is, or is in; else empty.
-        files: then what was listed of its files, by their paths from there.
+        path: its path, which other commands accept.
+        file: the name of the file next to it whose content shows if it is a model; empty if the
+            names are enough.
+        signature: a hash of the names, sizes and times of its files; empty if these are unknown.
+        folder: the URL of the folder that it is, or is in; empty if it is local.
+        files: if it is remote, the listing of its files, by their paths below `folder`.
     """
 
     path: str
@@ -44,45 +44,43 @@ class Candidate(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """A folder that could not be listed, or a root that is not there."""
+    """A folder that could not be listed, or a root that could not be read."""
 
     path: str
     error: BnstatError
 
 
-Found = Candidate | Unreadable
-
-
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which of the models below a root are wanted.
+    """Which of the models below a root are scanned.
 
-    Globs match the path below the root, or any name on it where they have no slash; `*` crosses
-    slashes.
+    A glob with a slash matches the path below the root; one without a slash matches any name in
+    that path. `*` matches slashes too.
 
     Attributes:
-        include: only what one of these globs matches; all where there are none.
-        exclude: not what one of these matches; folders that it matches are not entered.
-        newest: of the checkpoints of a training run, and of numbered versions, the newest alone.
+        include: globs of which a model must match one; empty for all models.
+        exclude: globs of models and folders to leave out.
+        newest: of the checkpoints of a training run, and of numbered versions, only the newest.
     """
 
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     newest: bool = False
 
-    def takes(self, inside: str) -> bool:
-        """Whether the model is wanted whose path below the root is this."""
-        return not self.include or any(_matches(inside, glob) for glob in self.include)
+    def has_model(self, path: str) -> bool:
+        """Return True if the model with this path below the root is scanned."""
+        is_included = not self.include or any(_matches(path, glob) for glob in self.include)
+        return is_included and self.has_folder(path)
 
-    def enters(self, inside: str) -> bool:
-        """Whether a folder, or a model, is not left out."""
-        return not any(_matches(inside, glob) for glob in self.exclude)
+    def has_folder(self, path: str) -> bool:
+        """Return True if the folder with this path below the root is not left out."""
+        return not any(_matches(path, glob) for glob in self.exclude)
 
 
-def _matches(inside: str, glob: str) -> bool:
+def _matches(path: str, glob: str) -> bool:
     if "/" in glob:
-        return fnmatchcase(inside, glob.rstrip("/"))
-    return any(fnmatchcase(name, glob) for name in inside.split("/"))
+        return fnmatchcase(path, glob.rstrip("/"))
+    return any(fnmatchcase(name, glob) for name in path.split("/"))
 
 
 class _Stop(NamedTuple):
@@ -91,8 +89,8 @@ class _Stop(NamedTuple):
     Attributes:
         folder: the folder.
         inside: its path below the root, with a slash at the end; empty for the root.
-        real: where it is, as the system knows it.
-        is_link: whether a link leads there.
+        real: its path without links.
+        is_link: True if a link led to it.
     """
 
     folder: Folder
@@ -101,17 +99,17 @@ class _Stop(NamedTuple):
     is_link: bool = False
 
 
-def walk(roots: Sequence[Folder], choice: Choice) -> Iterator[Found]:
-    """What is found below some folders, folder by folder, in the order of the names.
+def walk(roots: Sequence[Folder], choice: Choice) -> Iterator[Candidate | Unreadable]:
+    """Yield what may be a model below some folders, folder by folder, in the order of the names.
 
-    A root that lies below another is not walked twice.
+    A root below another root is not walked twice.
     """
-    tops = [_real(root) for root in roots]
-    walking = _Walk(choice, list(dict.fromkeys(tops)))
+    tops = [root.path if root.is_remote else os.path.realpath(root.path) for root in roots]
+    walk = _Walk(choice, list(dict.fromkeys(tops)))
     for number, (root, top) in enumerate(zip(roots, tops, strict=True)):
-        others = [other for other in walking.walked if other != top]
+        others = [other for other in walk.walked if other != top]
         if top not in tops[:number] and not any(_is_below(top, other) for other in others):
-            yield from walking.below(_Stop(root, "", top))
+            yield from walk.below(_Stop(root, "", top))
 
 
 @dataclass(slots=True)
@@ -119,31 +117,31 @@ class _Walk:
     """A walk below some roots.
 
     Attributes:
-        choice: what is wanted.
-        walked: the folders all below which the walk comes: the roots, and where links led.
-        linked: where links led.
+        choice: the models to yield.
+        walked: the folders whose whole content the walk reaches: the roots and targets of links.
+        linked: the targets of links.
     """
 
     choice: Choice
     walked: list[str]
     linked: set[str] = field(default_factory=set)
 
-    def below(self, root: _Stop) -> Iterator[Found]:
+    def below(self, root: _Stop) -> Iterator[Candidate | Unreadable]:
         waiting = [root]
         while waiting:
             stop = waiting.pop()
-            if self._was_at(stop):
+            if self._is_walked(stop):
                 continue
             try:
-                found, below = self._at(stop)
+                candidates, folders = self._at(stop)
             except BnstatError as error:
                 yield Unreadable(stop.folder.path, error)
                 continue
-            yield from found
-            waiting += reversed(list(self._entered(stop, below)))
+            yield from candidates
+            waiting += reversed(list(self._stops(stop, folders)))
 
-    def _was_at(self, stop: _Stop) -> bool:
-        """Whether the walk comes, or came, to the same folder by another way."""
+    def _is_walked(self, stop: _Stop) -> bool:
+        """Return True if the walk reaches the folder by another path, and remember it if not."""
         if not stop.is_link:
             return stop.real in self.linked
         if any(_is_below(stop.real, top) for top in self.walked):
@@ -153,30 +151,31 @@ class _Walk:
         return False
 
     def _at(self, stop: _Stop) -> tuple[list[Candidate], list[Entry]]:
-        """What is found in a folder, and the folders in it that are to be entered."""
-        folder, inside = stop.folder, stop.inside
-        if inside.count("/") >= _DEEPEST:
-            raise BnstatError(folder.path, f"lies more than {_DEEPEST} folders deep")
+        """Return the candidates in a folder, and the folders in it to walk next."""
+        folder = stop.folder
+        if stop.inside.count("/") >= _MAX_DEPTH:
+            raise BnstatError(folder.path, f"is nested in more than {_MAX_DEPTH} folders")
         entries = folder.entries()
         below = [entry for entry in entries if entry.is_folder]
-        if (format_ := model_folder(folder)) is None:
-            return self._in_files(folder, inside, entries), self._of_versions(folder, below)
-        found = [_whole(folder, entries, format_)] if self._wants(inside) else []
-        return found, [entry for entry in below if not format_.has_inside(entry.name)]
+        format_ = model_folder(folder)
+        if format_ is None:
+            return self._files(stop, entries), self._newest_versions(folder, below)
+        candidates = []
+        if self.choice.has_model(stop.inside.rstrip("/")):
+            candidates.append(_folder_candidate(folder, entries, format_))
+        return candidates, [entry for entry in below if not format_.has_inside(entry.name)]
 
-    def _entered(self, stop: _Stop, below: Iterable[Entry]) -> Iterator[_Stop]:
-        for entry in below:
+    def _stops(self, stop: _Stop, folders: Iterable[Entry]) -> Iterator[_Stop]:
+        for entry in folders:
             path = f"{stop.inside}{entry.name}"
-            if entry.name in _IGNORED or not self.choice.enters(path):
+            if entry.name in _IGNORED or not self.choice.has_folder(path):
                 continue
-            if (inner := stop.folder.folder(entry.name)) is not None:
+            if (folder := stop.folder.folder(entry.name)) is not None:
                 real = entry.link or os.path.join(stop.real, entry.name)
-                yield _Stop(inner, f"{path}/", real, bool(entry.link))
+                yield _Stop(folder, f"{path}/", real, bool(entry.link))
 
-    def _wants(self, inside: str) -> bool:
-        return self.choice.takes(inside.rstrip("/")) and self.choice.enters(inside.rstrip("/"))
-
-    def _in_files(self, folder: Folder, inside: str, entries: list[Entry]) -> list[Candidate]:
+    def _files(self, stop: _Stop, entries: list[Entry]) -> list[Candidate]:
+        folder = stop.folder
         together = group_files(entry for entry in entries if not entry.is_folder)
         if self.choice.newest:
             together = _newest(folder, together)
@@ -184,11 +183,11 @@ class _Walk:
         return [
             candidate(folder, start + group.name, group.file, group.members)
             for group in together
-            if self._wants(inside + group.name)
+            if self.choice.has_model(stop.inside + group.name)
         ]
 
-    def _of_versions(self, folder: Folder, below: list[Entry]) -> list[Entry]:
-        """The folders without the older ones of numbered models, where the newest is wanted."""
+    def _newest_versions(self, folder: Folder, below: list[Entry]) -> list[Entry]:
+        """Leave out the older versions of numbered models, if only the newest is scanned."""
         if not self.choice.newest:
             return below
         versions = []
@@ -200,8 +199,8 @@ class _Walk:
         return [entry for entry in below if entry is newest or entry not in versions]
 
 
-def _whole(folder: Folder, entries: list[Entry], format_: Format) -> Candidate:
-    """The model that a folder is, with all files in it that are a part of it."""
+def _folder_candidate(folder: Folder, entries: list[Entry], format_: Format) -> Candidate:
+    """Return the model that a folder is, with all files in it that belong to the model."""
     parts = [entry for entry in entries if not entry.is_folder]
     waiting = [(folder, "", entry) for entry in entries if format_.has_inside(entry.name)]
     while waiting:
@@ -219,22 +218,21 @@ def _whole(folder: Folder, entries: list[Entry], format_: Format) -> Candidate:
 
 
 def candidate(folder: Folder, path: str, file: str, parts: Sequence[Entry]) -> Candidate:
-    """What may be a model, of these files that are in a folder and below it."""
-    told = signature(parts) if parts and all(part.tag for part in parts) else ""
+    """Return the candidate that consists of these files in and below a folder."""
     if not folder.is_remote:
-        return Candidate(path, file, told)
-    return Candidate(path, file, told, folder.path, tuple(parts))
+        return Candidate(path, file, signature(parts))
+    return Candidate(path, file, signature(parts), folder.path, tuple(parts))
 
 
-def _newest(folder: Folder, found: list[Group]) -> list[Group]:
-    """Without the older of those that are a training run's, by its own list or by their steps."""
+def _newest(folder: Folder, together: list[Group]) -> list[Group]:
+    """Leave out the older checkpoints of a training run, by the run's list or by their steps."""
     run, newest = newest_of_run(folder)
     current = series_of(newest or "")
     last: dict[str, Group] = {}
-    for group in found:
+    for group in together:
         series = series_of(group.name)
         if group.name in run and series in (None, current):
-            # One of the run that the folder's own list is of.
+            # It belongs to the run that the list is about.
             if group.name == newest:
                 last[""] = group
             continue
@@ -243,17 +241,19 @@ def _newest(folder: Folder, found: list[Group]) -> list[Group]:
         if before is None or (step_of(before.name) or 0) <= (step_of(group.name) or 0):
             last[key] = group
     kept = {group.name for group in last.values()}
-    return [group for group in found if group.name in kept]
+    return [group for group in together if group.name in kept]
 
 
-def signature(parts: Iterable[Entry]) -> str:
-    """A short text that changes when one of the files does."""
-    told = "\0".join(f"{part.name}\0{part.size}\0{part.tag}" for part in parts)
-    return blake2b(told.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+def signature(parts: Sequence[Entry]) -> str:
+    """Return a text that changes if one of the files does; empty if their times are unknown."""
+    if not parts or not all(part.tag for part in parts):
+        return ""
+    return digest("\0".join(f"{part.name}\0{part.size}\0{part.tag}" for part in parts))
 
 
-def _real(folder: Folder) -> str:
-    return folder.path if folder.is_remote else os.path.realpath(folder.path)
+def digest(text: str) -> str:
+    """Return a short hash of a text."""
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _is_below(path: str, top: str) -> bool:

@@ -1,73 +1,155 @@
-"""Setting up completion: the script for a shell, and where it is put."""
+"""The script of `bnstat completion`, and the completions that a shell gets with it."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from click.shell_completion import BashComplete, get_completion_class
 from click.testing import CliRunner
 
-from bnstat.cli import COMPLETE_VAR, main
-from bnstat.cli.shells import SHELLS
+from bnstat.checks import RULES
+from bnstat.cli import COMMANDS, main
+from bnstat.docs import TOPICS
+from tests.cli.files import write_h5
+from tests.output.models import layer, usual
+from tests.terminal import ROOT
 
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "ZDOTDIR", "SHELL"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
-
-
-def completion(*arguments: str) -> tuple[int, str]:
-    result = CliRunner().invoke(main, ["completion", *arguments])
-    return result.exit_code, result.stdout
+DATA = ROOT / "tests/data/digits"
+SHELLS = ["bash", "zsh", "fish"]
+LAYERS = ["block1/bn", "block2/bn", "block3/bn"]
+CHECKPOINTS = [f"model-{step}" for step in (400, 300, 200, 100, 0)]
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_the_script_is_printed(shell: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code, script = completion(shell)
-    assert code == 0
-    assert f"{COMPLETE_VAR}={shell}_complete" in script
-    monkeypatch.setenv("SHELL", f"/usr/local/bin/{shell}")
-    assert completion() == (0, script)
-    assert list(home.iterdir()) == []
+def test_the_script_is_printed(shell: str) -> None:
+    result = CliRunner().invoke(main, ["completion", shell])
+    assert result.exit_code == 0
+    assert f"_BNSTAT_COMPLETE={shell}_complete" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["tcsh"]])
+def test_other_shells_are_refused(arguments: list[str]) -> None:
+    result = CliRunner().invoke(main, ["completion", *arguments])
+    assert result.exit_code == 2
+    assert all(shell in result.stderr for shell in SHELLS)
+
+
+@pytest.fixture
+def complete(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Return the completions of a line, typed in a folder, with the cursor at its end."""
+
+    def complete(line: str, folder: Path = DATA) -> list[str]:
+        words = line.split(" ")
+        monkeypatch.setenv("COMP_WORDS", "\n".join(words))
+        monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
+        monkeypatch.chdir(folder)
+        reply = BashComplete(main, {}, "bnstat", "").complete()
+        return [line.removeprefix("plain,") for line in reply.split("\n") if line]
+
+    return complete
 
 
 @pytest.mark.parametrize(
-    ("shell", "place", "start"),
+    ("line", "values"),
     [
-        ("bash", ".local/share/bnstat/completion.bash", ".bashrc"),
-        ("zsh", ".local/share/bnstat/completion.zsh", ".zshrc"),
-        ("fish", ".config/fish/completions/bnstat.fish", None),
+        ("bnstat ", list(COMMANDS)),
+        ("bnstat hi", ["history"]),
+        ("bnstat help ", list(TOPICS)),
+        ("bnstat help re", ["remote"]),
+        ("bnstat inspect saved_model --layer ", LAYERS),
+        ("bnstat inspect saved_model --layer block2", ["block2/bn"]),
+        ("bnstat inspect saved_model --layer block2/bn --layer block3/", ["block3/bn"]),
+        ("bnstat inspect saved_model -q --layer x", []),
+        ("bnstat inspect --layer block1/bn saved_model --layer block3", ["block3/bn"]),
+        ("bnstat inspect ./run/../saved_model/variables --layer block3", ["block3/bn"]),
+        ("bnstat inspect nothing --layer ", []),
+        ("bnstat inspect ../make_data.py --layer ", []),
+        ("bnstat inspect --layer ", []),
+        ("bnstat inspect run --step 100 --layer block1", ["block1/bn"]),
+        ("bnstat inspect run --step 123 --layer ", []),
+        ("bnstat inspect run --step x --layer ", LAYERS),
+        ("bnstat inspect run --pattern x --layer ", LAYERS),
+        (r"bnstat inspect run --pattern gamma=^(block1)/bn/beta --layer ", LAYERS),
+        ("bnstat check run saved_model nothing --layer ", LAYERS),
+        ("bnstat diff run saved_model --layer block1", ["block1/bn"]),
+        ("bnstat export run -o x.npz --layer block1", ["block1/bn"]),
+        ("bnstat inspect run --checkpoint ", CHECKPOINTS),
+        ("bnstat inspect run/model-100 --checkpoint ", ["model-100"]),
+        ("bnstat inspect saved_model --checkpoint ", []),
+        ("bnstat inspect nothing --checkpoint ", []),
+        ("bnstat inspect run --step ", ["400", "300", "200", "100", "0"]),
+        ("bnstat inspect run --step 1", ["100"]),
+        ("bnstat check run --select ", [rule.code for rule in RULES]),
+        ("bnstat check run --ignore never", ["never-updated"]),
+        ("bnstat check run --ignore BN001,never", ["BN001,never-updated"]),
+        ("bnstat check --explain BN10", ["BN101", "BN102", "BN103"]),
+        ("bnstat completion ", SHELLS),
+        # The shell itself completes paths.
+        ("bnstat inspect ", ["file,"]),
+        ("bnstat inspect sav", ["file,sav"]),
+        ("bnstat diff run ", ["file,"]),
+        ("bnstat export run -o x", ["file,x"]),
     ],
 )
-def test_it_is_installed_once(shell: str, place: str, start: str | None, home: Path) -> None:
-    if start:
-        (home / start).write_text("alias l=ls")
-    for _ in range(2):
-        assert completion(shell, "--install") == (0, "")
-        assert (home / place).read_text() == completion(shell)[1]
-        if start:
-            first, *rest = (home / start).read_text().splitlines()
-            assert first == "alias l=ls"
-            assert rest == [f"[ -r {home / place} ] && . {home / place}"]
+def test_completions(line: str, values: list[str], complete: Callable[..., list[str]]) -> None:
+    assert complete(line) == values
 
 
-def test_other_homes(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_DATA_HOME", str(home / "my data"))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
-    monkeypatch.setenv("ZDOTDIR", str(home))
-    assert completion("zsh", "--install")[0] == completion("fish", "--install")[0] == 0
-    script = home / "my data/bnstat/completion.zsh"
-    assert (home / ".zshrc").read_text() == f"[ -r '{script}' ] && . '{script}'\n"
-    assert (home / "config/fish/completions/bnstat.fish").is_file()
+def test_paths_of_models(
+    complete: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_h5(tmp_path / "a.h5", usual("bn"), layer("dense", {"kernel": np.ones((2, 2))}))
+    (tmp_path / "damaged.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    for path in ("~/a.h5", "$HOME/a.h5", "${HOME}/a.h5", "damaged.h5 ~/a.h5"):
+        assert complete(f"bnstat check {path} --layer ", tmp_path) == ["bn"]
+    assert complete("bnstat inspect --layer block2", DATA / "run") == ["block2/bn"]
+    assert complete("bnstat check --checkpoint model-4", DATA / "run") == ["model-400"]
 
 
-def test_what_cannot_be_installed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert completion()[0] == 2
-    assert completion("tcsh")[0] == 2
-    monkeypatch.setenv("SHELL", "/bin/dash")
-    assert completion("--install")[0] == 2
-    (home / ".bashrc").mkdir()
-    assert completion("bash", "--install") == (2, "")
+def test_unusual_names(complete: Callable[..., list[str]], tmp_path: Path) -> None:
+    names = ["a b/bn", "it's", "s*", "b\nc", "d\x1b[31m", "ünï"]
+    write_h5(tmp_path / "a.h5", *map(usual, names))
+    completions = complete("bnstat inspect a.h5 --layer ", tmp_path)
+    assert completions == ["a b/bn", "it's", "s[*]", "ünï"]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_every_shell(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(DATA)
+    monkeypatch.setenv("COMP_WORDS", "bnstat inspect saved_model --layer block2")
+    monkeypatch.setenv("COMP_CWORD", "block2" if shell == "fish" else "4")
+    completion = get_completion_class(shell)
+    assert completion is not None
+    assert "block2/bn" in completion(main, {}, "bnstat", "").complete()
+
+
+def test_bash_completes_and_imports_no_tensorflow(tmp_path: Path) -> None:
+    """The printed script calls the command `bnstat`."""
+    (tmp_path / "bnstat").write_text(
+        f"#!{sys.executable}\n"
+        "import atexit, sys\n"
+        "from bnstat.__main__ import run\n"
+        "atexit.register(lambda: print(*{'tensorflow', 'rich'} & set(sys.modules), sep=''))\n"
+        "run()\n"
+    )
+    (tmp_path / "bnstat").chmod(0o755)
+    script = (
+        'eval "$(bnstat completion bash)"; COMP_WORDS=(bnstat inspect saved_model --layer block1); '
+        'COMP_CWORD=4; _bnstat_completion bnstat; echo "${COMPREPLY[@]}"'
+    )
+    result = subprocess.run(
+        ["bash", "-c", script],
+        cwd=DATA,
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.stdout.split(), result.stderr) == (["block1/bn"], "")

@@ -33,7 +33,7 @@ def test_every_command_has_a_help_with_examples(run, command):
 def test_version(run):
     result = run("--version")
     assert result.exit_code == 0
-    assert result.stdout.startswith("bnstat 0.")
+    assert result.stdout.startswith("bnstat 1.")
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_module_runs():
     process = subprocess.run(
         [sys.executable, "-m", "bnstat", "--version"], capture_output=True, text=True, check=True
     )
-    assert process.stdout.startswith("bnstat 0.")
+    assert process.stdout.startswith("bnstat 1.")
 
 
 def test_notes_go_to_standard_error(run, loads):

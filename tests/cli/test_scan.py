@@ -155,7 +155,7 @@ def test_where_nothing_can_be_read_it_is_2(run, tmp_path: Path) -> None:
         ["--engine", "slurm://here"],
         ["--engine", "dask://"],
         ["--engine", "dask://[::1"],
-        ["--engine", "ray://[::1"],
+        ["--engine", "ray://here:1"],
         ["--jobs", "-1"],
         ["--config-file", "nowhere.toml"],
         ["--config-file", "a.toml", "--isolated"],

@@ -1,4 +1,4 @@
-"""Stores of models, made of the project's own."""
+"""Stores that consist of the models of the tests."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
-from bnstat.scanning.engines import Engine, Here
-from bnstat.scanning.job import How
+from bnstat.scanning.engines import Engine
 from bnstat.scanning.record import Record
-from bnstat.scanning.scan import scan
+from bnstat.scanning.scan import ScanOptions, scan
 from bnstat.scanning.state import State
 from bnstat.scanning.walk import Candidate, Choice, Unreadable, walk
 from bnstat.storage.local import LocalFolder
@@ -22,14 +21,14 @@ SAVED = DATA / "digits/saved_model"
 
 
 def h5(path: Path, *names: str) -> Path:
-    """A sound model in a file of its own."""
+    """Write a model without findings."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_h5(path, *(usual(name) for name in names or ("bn",)))
     return path
 
 
 def linked(model: Path, folder: Path) -> None:
-    """The files of a folder in another, by hard links where these are to be had."""
+    """Fill a folder with hard links to the files of another, or else with copies."""
     shutil.copytree(model, folder, copy_function=_link, dirs_exist_ok=True)
 
 
@@ -41,39 +40,39 @@ def _link(source: str, target: str) -> None:
 
 
 def store(folder: Path, copies: int) -> Path:
-    """So many copies of the six models of a run and its SavedModel."""
+    """Fill a folder with copies of the five checkpoints of a run and its SavedModel."""
     for number in range(copies):
         linked(RUN, folder / f"{number}/run")
         linked(SAVED, folder / f"{number}/saved_model")
     return folder
 
 
-def found(root: Path, **choice: object) -> dict[str, str]:
-    """What a walk finds: the paths below the root, and the file that decides, or what is wrong."""
-    told = {}
-    for one in walk([LocalFolder(str(root))], Choice(**choice)):  # type: ignore[arg-type]
-        inside = os.path.relpath(one.path, root)
-        assert inside not in told
-        told[inside] = one.file if isinstance(one, Candidate) else f"! {one.error.what}"
-        assert isinstance(one, Candidate | Unreadable)
-    return told
+def paths_of(root: Path, **choice: object) -> dict[str, str]:
+    """Walk: path below the root -> the file that decides, or the error."""
+    paths = {}
+    for item in walk([LocalFolder(str(root))], Choice(**choice)):  # type: ignore[arg-type]
+        path = os.path.relpath(item.path, root)
+        assert path not in paths
+        paths[path] = item.file if isinstance(item, Candidate) else f"! {item.error.what}"
+        assert isinstance(item, Candidate | Unreadable)
+    return paths
 
 
 def scanned(
     *roots: Path | str,
     choice: Choice | None = None,
-    how: How | None = None,
+    options: ScanOptions | None = None,
     engine: Engine | None = None,
     state: State | None = None,
 ) -> list[Record]:
-    """The records of a scan, in the order of their paths."""
+    """Scan, and return the records in the order of their paths."""
     paths = [str(root) for root in roots]
-    records = scan(paths, choice or Choice(), how or How(), engine or Here(), state)
+    records = scan(paths, choice or Choice(), options or ScanOptions(), engine or Engine(), state)
     return sorted(records, key=lambda record: (record.path, record.checkpoint or ""))
 
 
-def told(records: list[Record], root: Path) -> dict[str, object]:
-    """Path below the root -> the layers, or what is wrong."""
+def summary(records: list[Record], root: Path) -> dict[str, object]:
+    """Path below the root -> the number of layers, or the trouble."""
     return {
         os.path.relpath(record.path, root): record.trouble or record.layers for record in records
     }

@@ -1,4 +1,4 @@
-"""The same records wherever a scan runs, and whatever becomes of its workers."""
+"""A scan gives the same records on every engine, even if workers die."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,23 +18,23 @@ from typing import Any
 import pytest
 
 from bnstat.errors import BnstatError
-from bnstat.scanning.engines import Engine, engine
-from bnstat.scanning.job import How
+from bnstat.scanning import engines
+from bnstat.scanning.engines import Batches, Engine, open_engine
 from bnstat.scanning.record import Record
+from bnstat.scanning.scan import ScanOptions
 from tests.builders.signals import heeded
 from tests.scanning.stores import h5, scanned, store
 from tests.terminal import ROOT
 
 WORKERS = [
-    pytest.param(None, id="loky"),
+    pytest.param(None, id="processes"),
     pytest.param("dask://local", id="dask", marks=pytest.mark.slow),
 ]
-RAY = pytest.param("ray://local", id="ray", marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Enough models for many jobs: 84 of them, one of which is called `deadly.h5`."""
+    """A store of 85 models, one of which is `deadly.h5`."""
     root = tmp_path_factory.mktemp("store")
     store(root, 14)
     h5(root / "7/deadly.h5")
@@ -42,200 +42,225 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(models: Path) -> list[Record]:
-    """What a scan in this process finds."""
+def expected(models: Path) -> list[Record]:
+    """The records of a scan in this process."""
     return scanned(models)
 
 
 @contextlib.contextmanager
-def started(where: str | None) -> Iterator[Engine]:
-    """Two worker processes."""
-    if where is not None:
-        pytest.importorskip("ray" if where.startswith("ray") else "distributed")
-    with engine(where, 2) as opened:
-        yield opened
-
-
-@dataclass
-class Dying:
-    """An engine whose workers die of some models.
-
-    Attributes:
-        engine: the real one.
-        once: an empty folder, for a worker that dies once; None for every one that opens them.
-    """
-
-    engine: Engine
-    once: Path | None = None
-
-    @property
-    def workers(self) -> int:
-        return self.engine.workers
-
-    def run(self, work: Callable[[Any], Any], jobs: Sequence[Any]) -> Iterator[Any]:
-        return self.engine.run(partial(_die, work, self.once), jobs)
-
-
-def _die(work: Callable[[Any], Any], once: Path | None, job: Any) -> Any:
-    if any(candidate.path.endswith("deadly.h5") for candidate in job):
-        with contextlib.suppress(FileExistsError):
-            if once is not None:
-                (once / "died").touch(exist_ok=False)
-            os.kill(os.getpid(), signal.SIGKILL)
-    return work(job)
-
-
-@pytest.mark.parametrize("where", [*WORKERS, RAY])
-def test_the_same_records_by_several_workers(
-    models: Path, alone: list[Record], where: str | None
-) -> None:
-    assert len(alone) == 85
-    with started(where) as opened:
-        assert opened.workers == 2
-        assert scanned(models, engine=opened) == alone
-
-
-@pytest.mark.parametrize("where", WORKERS)
-def test_a_worker_that_dies_once_costs_nobody_a_line(
-    models: Path, alone: list[Record], where: str | None, tmp_path: Path
-) -> None:
-    with started(where) as opened:
-        assert scanned(models, engine=Dying(opened, tmp_path)) == alone
-    assert (tmp_path / "died").exists()
-
-
-@pytest.mark.parametrize("where", WORKERS)
-def test_a_model_that_every_worker_dies_of_is_one_line(
-    models: Path, alone: list[Record], where: str | None
-) -> None:
-    with started(where) as opened:
-        found = scanned(models, engine=Dying(opened))
-        # The engine goes on working.
-        assert scanned(models, engine=opened) == alone
-    died = [record for record in found if record.trouble]
-    assert [(record.trouble, Path(record.path).name) for record in died] == [("died", "deadly.h5")]
-    assert "so did another" in died[0].reason
-    assert [record for record in found if not record.trouble] == [
-        record for record in alone if not record.path.endswith("deadly.h5")
-    ]
-
-
-def _broken(job: Any) -> Any:
-    raise ValueError(f"of {len(job)}")
-
-
-@pytest.mark.parametrize("where", WORKERS)
-def test_what_goes_wrong_otherwise_is_no_dead_worker(where: str | None) -> None:
-    with (
-        started(where) as opened,
-        pytest.raises(BnstatError, match="the engine does not work: of 1"),
-    ):
-        list(opened.run(_broken, [[1], [2]]))
+def two_workers(url: str | None) -> Iterator[Engine]:
+    if url is not None:
+        pytest.importorskip("distributed")
+    with open_engine(url, 2) as engine:
+        assert engine.workers == 2
+        yield engine
 
 
 @contextlib.contextmanager
-def cluster(workers: int) -> Iterator[Any]:
-    """A Dask cluster in processes that are not the scan's."""
+def cluster(workers: int) -> Iterator[tuple[Any, str]]:
+    """A Dask cluster that the scan did not start, and its URL."""
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
         n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=50
     ) as running:
-        yield running
+        yield running, running.scheduler_address.replace("tcp", "dask")
 
 
-@pytest.mark.slow
-def test_a_cluster_that_runs_already(models: Path, alone: list[Record]) -> None:
-    with cluster(2) as running:
-        where = running.scheduler_address.replace("tcp", "dask")
-        with engine(where, 1) as opened:
-            assert opened.workers == 2
-            assert scanned(models, engine=opened) == alone
+class Deadly:
+    """An engine whose workers die when they open `deadly.h5`.
+
+    Args:
+        engine: the engine that does the work.
+        once: a file that exists once a worker died, so that the next one survives; None if all die.
+    """
+
+    def __init__(self, engine: Engine, once: Path | None = None) -> None:
+        self._engine = engine
+        self._once = once
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def submit(self, work: Callable[[Any], Any], job: Any) -> Future[Any]:
+        return self._engine.submit(partial(_die, work, self._once), job)
 
 
-@pytest.mark.slow
-def test_a_cluster_of_one_worker_does_the_work_itself() -> None:
+def _die(work: Callable[[Any], Any], once: Path | None, job: Any) -> Any:
+    if job != -1 and any(candidate.path.endswith("deadly.h5") for candidate in job):
+        with contextlib.suppress(FileExistsError):
+            if once is not None:
+                once.touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGKILL)
+    return work(job)
+
+
+@pytest.mark.parametrize("url", WORKERS)
+def test_several_workers_give_the_same_records(
+    models: Path, expected: list[Record], url: str | None
+) -> None:
+    assert len(expected) == 85
+    options = ScanOptions(reading={"values": False})
+    with two_workers(url) as engine:
+        assert scanned(models, engine=engine) == expected
+        assert scanned(models, engine=engine, options=options) == scanned(models, options=options)
+
+
+@pytest.mark.parametrize("url", WORKERS)
+def test_a_worker_that_dies_costs_no_model_its_line(
+    models: Path, expected: list[Record], url: str | None, tmp_path: Path
+) -> None:
+    with two_workers(url) as engine:
+        assert scanned(models, engine=Deadly(engine, tmp_path / "died")) == expected
+        assert (tmp_path / "died").exists()
+
+        records = scanned(models, engine=Deadly(engine))
+        (died,) = [record for record in records if record.trouble]
+        assert (died.trouble, Path(died.path).name) == ("died", "deadly.h5")
+        assert "so did another" in died.reason
+        sound = [record for record in expected if record.path != died.path]
+        assert [record for record in records if not record.trouble] == sound
+
+        assert scanned(models, engine=engine) == expected
+
+
+def _kill(batch: list[int]) -> list[int]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return batch
+
+
+def test_workers_that_die_of_anything_end_the_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    with two_workers(None) as engine:
+        batches = Batches(engine, _kill)
+        monkeypatch.setattr(engine, "submit", partial(_submit_kill, engine.submit))
+        with pytest.raises(BnstatError, match="its workers die before they open a model"):
+            list(run(batches, range(3)))
+
+
+def _submit_kill(submit: Callable[..., Any], work: object, job: object) -> Any:
+    return submit(_kill, job)
+
+
+def run(batches: Batches[int, Any], items: Any) -> Iterator[tuple[int, Any]]:
+    for item in items:
+        for batch in batches.add(item):
+            yield from batch
+    for batch in batches.finish():
+        yield from batch
+
+
+def _fail(batch: list[int]) -> list[int]:
+    raise ValueError(f"of {len(batch)}")
+
+
+@pytest.mark.parametrize("url", WORKERS)
+def test_another_error_ends_the_scan(url: str | None) -> None:
     with (
-        cluster(1) as running,
-        engine(running.scheduler_address.replace("tcp", "dask"), 1) as opened,
+        two_workers(url) as engine,
+        pytest.raises(BnstatError, match="the engine failed: of 1"),
     ):
-        places = dict(opened.run(_place, [[1], [2]]))
-    assert len(set(places.values())) == 1
-    assert os.getpid() not in places.values()
+        list(run(Batches(engine, _fail), range(2)))
 
 
-def _place(job: Any) -> int:
-    return os.getpid()
+def _process_ids(batch: list[int]) -> list[int]:
+    return [os.getpid()] * len(batch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_cluster_that_is_running(models: Path, expected: list[Record], workers: int) -> None:
+    with cluster(workers) as (_, url), open_engine(url, 1) as engine:
+        assert engine.workers == workers
+        assert scanned(models, engine=engine) == expected
+        assert os.getpid() not in dict(run(Batches(engine, _process_ids), range(9))).values()
 
 
 @pytest.mark.slow
 def test_a_cluster_without_workers() -> None:
-    with cluster(0) as running:
-        where = running.scheduler_address.replace("tcp", "dask")
-        with pytest.raises(BnstatError, match="the cluster has no workers"), engine(where, 1):
-            pass
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("left", [0, None], ids=["no workers", "no scheduler"])
-def test_a_cluster_that_ends_meanwhile(left: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("distributed")
-    monkeypatch.setattr("bnstat.scanning.dask.PATIENCE", 3)
-    with cluster(2) as running:
-        where = running.scheduler_address.replace("tcp", "dask")
-        with engine(where, 1) as opened:
-            results = opened.run(_slowly, [[number] for number in range(200)])
-            next(results)
-            if left is None:
-                running.close()
-            else:
-                running.scale(left)
-            with pytest.raises(BnstatError, match="the cluster is gone, or has no workers left"):
-                list(results)
-
-
-def _slowly(job: Any) -> None:
-    time.sleep(0.3)
-
-
-def test_a_cluster_that_is_not_there() -> None:
-    pytest.importorskip("distributed")
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        where = f"dask://127.0.0.1:{unused.getsockname()[1]}"
-        with pytest.raises(BnstatError, match="cannot be reached"), engine(where, 1):
-            pass
-
-
-@pytest.mark.parametrize(
-    ("scheme", "library"), [("dask", "distributed"), ("ray", r"'ray\[client\]'")]
-)
-def test_a_missing_library_is_named(
-    scheme: str, library: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("distributed", "ray", "bnstat.scanning.dask", "bnstat.scanning.ray"):
-        monkeypatch.setitem(sys.modules, name, None)
     with (
-        pytest.raises(BnstatError, match=f"pip install {library}"),
-        engine(f"{scheme}://local", 1),
+        cluster(0) as (_, url),
+        pytest.raises(BnstatError, match="the cluster has no workers"),
+        open_engine(url, 1),
     ):
         pass
 
 
+def _sleep(batch: list[int]) -> list[int]:
+    time.sleep(0.3)
+    return batch
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "options",
-    [
-        ("--jobs", "2"),
-        pytest.param(("--engine", "dask://local", "--jobs", "2"), marks=pytest.mark.slow),
-    ],
-)
-def test_an_interrupted_scan_leaves_no_worker(tmp_path: Path, options: tuple[str, ...]) -> None:
-    if "--engine" in options:
+@pytest.mark.parametrize("end", ["no workers", "no scheduler"])
+def test_a_cluster_that_ends_during_the_scan(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "PATIENCE", 3)
+    monkeypatch.setattr(engines, "CHECK_SECONDS", 1)
+    monkeypatch.setattr(engines.Dask, "check_seconds", 1)
+    with cluster(2) as (running, url), open_engine(url, 1) as engine:
+        results = run(Batches(engine, _sleep), range(200))
+        next(results)
+        if end == "no scheduler":
+            running.close()
+        else:
+            running.scale(0)
+        with pytest.raises(BnstatError, match="the cluster is gone, or has no workers left"):
+            list(results)
+
+
+def test_a_cluster_that_cannot_be_reached() -> None:
+    pytest.importorskip("distributed")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"dask://127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(BnstatError, match="cannot be reached"), open_engine(url, 1):
+            pass
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with (
+        pytest.raises(BnstatError, match="pip install distributed"),
+        open_engine("dask://local", 1),
+    ):
+        pass
+
+
+class Counting(Engine):
+    """An engine that finishes a job only when it is asked for its results."""
+
+    workers = 3
+    in_process = False
+
+    check_seconds = 0.001
+
+    def __init__(self) -> None:
+        self.most = 0
+        self._jobs: list[tuple[Future[Any], Callable[[Any], Any], Any]] = []
+
+    def submit(self, work: Callable[[Any], Any], job: Any) -> Future[Any]:
+        self._jobs.append((Future(), work, job))
+        self.most = max(self.most, len(self._jobs))
+        return self._jobs[-1][0]
+
+    def check(self) -> None:
+        future, work, job = self._jobs.pop(0)
+        future.set_result(work(job))
+
+
+def test_a_bounded_number_of_jobs_is_under_way() -> None:
+    engine = Counting()
+    assert sorted(dict(run(Batches(engine, list), range(1000)))) == list(range(1000))
+    assert 3 < engine.most <= 2 * engine.workers + 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "killed"])
+@pytest.mark.parametrize("options", [[], ["--engine", "dask://local"]], ids=["processes", "dask"])
+def test_no_worker_outlives_the_scan(tmp_path: Path, options: list[str], number: int) -> None:
+    if options:
         pytest.importorskip("distributed")
     root = store(tmp_path / "store", 150)
-    command = [sys.executable, "-m", "bnstat", "scan", str(root), "--json", *options]
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-m", "bnstat", "scan", str(root), "--json", "--jobs", "2", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -244,15 +269,18 @@ def test_an_interrupted_scan_leaves_no_worker(tmp_path: Path, options: tuple[str
     )
     assert process.stdout is not None
     assert process.stdout.readline().startswith(b"{")
-    os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == 130
-    assert b"Traceback" not in said
-    assert _gone(process.pid), "workers are left"
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    assert b"Traceback" not in errors or number == signal.SIGKILL
+    assert _is_gone(process.pid), "a worker is left"
 
 
-def _gone(group: int) -> bool:
-    """Return True once all processes of a group have ended, False if some still run after 2 min."""
+def _is_gone(group: int) -> bool:
+    """Wait up to two minutes until all processes of a group have ended."""
     for _ in range(1200):
         try:
             os.killpg(group, 0)
@@ -260,9 +288,3 @@ def _gone(group: int) -> bool:
             return True
         time.sleep(0.1)
     return False
-
-
-def test_settings_reach_the_workers(models: Path) -> None:
-    how = replace(How(), reading={"values": False})
-    with started(None) as opened:
-        assert scanned(models, how=how, engine=opened) == scanned(models, how=how)

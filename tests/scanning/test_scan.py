@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from bnstat.checks.settings import Settings
-from bnstat.errors import NotFoundError
-from bnstat.scanning.job import How
+from bnstat.errors import BnstatError, NotFoundError
+from bnstat.scanning.scan import ScanOptions
 from tests.cli.files import write_h5
 from tests.output.models import layer
-from tests.scanning.stores import DATA, RUN, SAVED, h5, linked, scanned, told
+from tests.scanning.stores import DATA, RUN, SAVED, h5, linked, scanned, summary
+
+BAD = DATA / "digits_no_updates/saved_model"
 
 
 def test_every_model_of_a_store(tmp_path: Path) -> None:
@@ -20,13 +22,15 @@ def test_every_model_of_a_store(tmp_path: Path) -> None:
     linked(SAVED, tmp_path / "saved")
     h5(tmp_path / "a/b/one.h5", "bn", "other")
     steps = {f"run/model-{step}": 3 for step in range(0, 500, 100)}
-    assert told(scanned(tmp_path), tmp_path) == {"a/b/one.h5": 2, "saved": 3, **steps}
+    assert summary(scanned(tmp_path), tmp_path) == {"a/b/one.h5": 2, "saved": 3, **steps}
 
 
-def test_a_record_is_what_check_says() -> None:
-    (record,) = scanned(DATA / "digits_no_updates/saved_model")
+def test_a_record_holds_the_findings_of_check() -> None:
+    (record,) = scanned(BAD)
     assert (record.format, record.layers, record.channels) == ("saved-model", 3, 40)
     assert (record.worst, record.rule, record.findings) == ("warning", "BN001", {"BN001": 4})
+    (record,) = scanned(BAD, options=ScanOptions(Settings(ignore=("BN001",))))
+    assert record.findings == {}
 
 
 def test_roots_that_are_models(tmp_path: Path) -> None:
@@ -39,20 +43,19 @@ def test_roots_that_are_models(tmp_path: Path) -> None:
     }
 
 
-def test_a_root_that_is_not_there_ends_the_scan_before_it_begins(tmp_path: Path) -> None:
+def test_a_missing_root_ends_the_scan_before_it_begins(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError):
         scanned(SAVED, tmp_path / "nothing")
 
 
-def test_what_is_broken_is_a_record_like_the_others(tmp_path: Path) -> None:
-    whole = h5(tmp_path / "whole.h5").read_bytes()
-    (tmp_path / "cut.h5").write_bytes(whole[: len(whole) // 2])
+def test_unreadable_models_get_records(tmp_path: Path) -> None:
+    content = h5(tmp_path / "whole.h5").read_bytes()
+    (tmp_path / "cut.h5").write_bytes(content[: len(content) // 2])
     linked(RUN, tmp_path / "run")
     (tmp_path / "run/model-100.data-00000-of-00001").unlink()
     (tmp_path / "run/model-200.index").unlink()
     (tmp_path / "lfs.h5").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
-    shown = told(scanned(tmp_path), tmp_path)
-    assert shown == {
+    assert summary(scanned(tmp_path), tmp_path) == {
         "cut.h5": "damaged",
         "lfs.h5": "damaged",
         "run/model-0": 3,
@@ -64,7 +67,7 @@ def test_what_is_broken_is_a_record_like_the_others(tmp_path: Path) -> None:
     }
 
 
-def test_files_of_other_kinds_make_no_record(tmp_path: Path) -> None:
+def test_other_files_get_no_record(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("nothing")
     (tmp_path / "records-00000-of-00002").write_bytes(os.urandom(100))
     (tmp_path / "records-00001-of-00002").write_bytes(os.urandom(100))
@@ -72,13 +75,9 @@ def test_files_of_other_kinds_make_no_record(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", images=np.zeros((4, 8)))
     with zipfile.ZipFile(tmp_path / "docs.zip", "w") as archive:
         archive.writestr("a.txt", "nothing")
-    assert told(scanned(tmp_path), tmp_path) == {}
-
-
-def test_arrays_are_a_model_where_they_are_named_so(tmp_path: Path) -> None:
     roles = ("gamma", "beta", "moving_mean", "moving_variance")
-    np.savez(tmp_path / "m.npz", **{f"bn/{role}": np.ones(4, "f4") for role in roles})
-    assert told(scanned(tmp_path), tmp_path) == {"m.npz": 1}
+    np.savez(tmp_path / "model.npz", **{f"bn/{role}": np.ones(4, "f4") for role in roles})
+    assert summary(scanned(tmp_path), tmp_path) == {"model.npz": 1}
 
 
 def test_models_in_archives(tmp_path: Path) -> None:
@@ -91,53 +90,53 @@ def test_models_in_archives(tmp_path: Path) -> None:
     assert {record.layers for record in records} == {3}
 
 
-def test_a_zip_that_grows_without_end_is_a_record(tmp_path: Path) -> None:
+def test_a_zip_bomb_gets_a_record(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model.h5", b"\x89HDF\r\n\x1a\n" + bytes(30_000_000))
     h5(tmp_path / "sound.h5")
-    shown = told(scanned(tmp_path), tmp_path)
-    assert shown.pop("sound.h5") == 1
-    assert set(shown.values()) <= {"unreadable", "damaged"}
-    assert list(shown) == ["bomb.zip"]
+    records = summary(scanned(tmp_path), tmp_path)
+    assert records.pop("sound.h5") == 1
+    assert set(records.values()) <= {"unreadable", "damaged"}
+    assert list(records) == ["bomb.zip"]
 
 
-def test_names_that_would_act_on_a_terminal(tmp_path: Path) -> None:
+def test_paths_are_recorded_unchanged(tmp_path: Path) -> None:
     names = ["new\nline.h5", "\x1b[31mred.h5", os.fsdecode(b"\xff\xfe.h5"), "=1+1.h5"]
     for name in names:
         h5(tmp_path / name)
-    assert told(scanned(tmp_path), tmp_path) == dict.fromkeys(names, 1)
+    assert summary(scanned(tmp_path), tmp_path) == dict.fromkeys(names, 1)
 
 
-def test_a_model_without_batch_norm_is_told(tmp_path: Path) -> None:
+def test_a_model_without_batch_norm_does_not_fail(tmp_path: Path) -> None:
     write_h5(tmp_path / "dense.h5", layer("dense", {"kernel": np.ones((2, 2))}))
     (record,) = scanned(tmp_path)
     assert (record.layers, record.worst, record.trouble) == (0, None, None)
     assert not record.fails("info")
 
 
-def test_rules_are_chosen(tmp_path: Path) -> None:
-    bad = DATA / "digits_no_updates/saved_model"
-    (record,) = scanned(bad, how=How(Settings(ignore=("BN001",))))
-    assert record.findings == {}
-
-
-def test_settings_are_taken_from_above_the_roots_not_from_below(tmp_path: Path) -> None:
-    linked(DATA / "digits_no_updates/saved_model", tmp_path / "store/model")
-    silence = "ignore = ['BN001']\n"
-    (tmp_path / "store/model/bnstat.toml").write_text(silence)
+def test_settings_are_read_from_above_the_roots_only(tmp_path: Path) -> None:
+    linked(BAD, tmp_path / "store/model")
+    (tmp_path / "store/model/bnstat.toml").write_text("ignore = ['BN001']\n")
 
     def findings() -> list[dict[str, int]]:
         root = str(tmp_path / "store")
-        how = How.of([root], Settings(), None, False, {})
-        return [dict(record.findings) for record in scanned(Path(root), how=how)]
+        options = ScanOptions.of([root], Settings(), None, False, {})
+        return [dict(record.findings) for record in scanned(root, options=options)]
 
     assert findings() == [{"BN001": 4}]
-    (tmp_path / "bnstat.toml").write_text(silence)
+    (tmp_path / "bnstat.toml").write_text("ignore = ['BN001']\n")
     assert findings() == [{}]
 
 
-def test_more_than_the_workers_are_given_at_once(tmp_path: Path) -> None:
-    first = h5(tmp_path / "0.h5")
-    for number in range(1, 150):
-        os.link(first, tmp_path / f"{number}.h5")
-    assert told(scanned(tmp_path), tmp_path) == {f"{number}.h5": 1 for number in range(150)}
+def test_storage_options(tmp_path: Path) -> None:
+    reading = {"storage_options": {"key": "hidden"}, "reader": "auto"}
+
+    def of(*roots: str) -> ScanOptions:
+        return ScanOptions.of(roots, Settings(), None, True, reading)
+
+    with pytest.raises(BnstatError, match="storage options: apply to URLs"):
+        of(str(tmp_path))
+    assert of(str(tmp_path), "s3://models")
+    # The state file contains a hash of this text.
+    assert of().storage_options == {"key": "hidden"}
+    assert "hidden" not in repr(of())

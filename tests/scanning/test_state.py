@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -10,32 +11,35 @@ from typing import Any
 import pytest
 
 from bnstat.errors import BnstatError
-from bnstat.scanning import job
-from bnstat.scanning.job import How
-from bnstat.scanning.scan import opened
-from tests.scanning.stores import RUN, h5, linked, scanned, told
+from bnstat.scanning import scan
+from bnstat.scanning.scan import ScanOptions, open_state
+from bnstat.scanning.state import State
+from bnstat.scanning.walk import Choice
+from tests.scanning.stores import RUN, h5, linked, scanned, summary
 
 
 @pytest.fixture
 def examined(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of what is opened."""
+    """The names of the candidates that are read."""
     names: list[str] = []
-    examine = job.examine
+    examine = scan.examine
 
-    def noting(candidate: Any, *rest: Any) -> Any:
+    def record_name(candidate: Any, *rest: Any) -> Any:
         names.append(os.path.basename(candidate.path))
         return examine(candidate, *rest)
 
-    monkeypatch.setattr(job, "examine", noting)
+    monkeypatch.setattr(scan, "examine", record_name)
     return names
 
 
-def scan_with_state(root: Path, state: Path, how: How | None = None) -> dict[str, object]:
-    with opened(str(state), how or How()) as known:
-        return told(scanned(root, how=how, state=known), root)
+def scan_with_state(
+    root: Path, state: Path, options: ScanOptions | None = None
+) -> dict[str, object]:
+    with open_state(str(state), options or ScanOptions()) as known:
+        return summary(scanned(root, options=options, state=known), root)
 
 
-def test_only_what_changed_is_opened_again(tmp_path: Path, examined: list[str]) -> None:
+def test_only_changed_models_are_read_again(tmp_path: Path, examined: list[str]) -> None:
     root, state = tmp_path / "store", tmp_path / "state.db"
     linked(RUN, root / "run")
     h5(root / "one.h5")
@@ -51,7 +55,7 @@ def test_only_what_changed_is_opened_again(tmp_path: Path, examined: list[str]) 
     assert len(first) == 6
 
 
-def test_one_of_several_files_of_a_model_counts(tmp_path: Path, examined: list[str]) -> None:
+def test_a_change_of_one_of_several_files_counts(tmp_path: Path, examined: list[str]) -> None:
     root, state = tmp_path / "store", tmp_path / "state.db"
     linked(RUN, root)
     scan_with_state(root, state)
@@ -64,21 +68,21 @@ def test_the_same_model_by_another_path(tmp_path: Path, examined: list[str], mon
     h5(tmp_path / "store/one.h5")
     scan_with_state(tmp_path / "store", tmp_path / "state.db")
     monkeypatch.chdir(tmp_path)
-    with opened("state.db", How()) as known:
+    with open_state("state.db", ScanOptions()) as known:
         (record,) = scanned(Path("store"), state=known)
     assert record.path == "store/one.h5"
     assert len(examined) == 1
 
 
-def test_other_rules_look_again(tmp_path: Path, examined: list[str]) -> None:
-    h5(tmp_path / "store/one.h5")
-    scan_with_state(tmp_path / "store", tmp_path / "state.db")
-    scan_with_state(tmp_path / "store", tmp_path / "state.db", How(reading={"reader": "native"}))
+def test_other_options_read_again(tmp_path: Path, examined: list[str]) -> None:
+    root, state = tmp_path / "store", tmp_path / "state.db"
+    h5(root / "one.h5")
+    scan_with_state(root, state)
+    scan_with_state(root, state, ScanOptions(reading={"reader": "native"}))
     assert len(examined) == 2
 
 
-def test_another_architecture_looks_again(tmp_path: Path, examined: list[str]) -> None:
-    """Whether the file of --config has another name or another content."""
+def test_another_architecture_reads_again(tmp_path: Path, examined: list[str]) -> None:
     root, state, config = tmp_path / "store", tmp_path / "state.db", tmp_path / "m.json"
     h5(root / "one.h5")
 
@@ -89,7 +93,7 @@ def test_another_architecture_looks_again(tmp_path: Path, examined: list[str]) -
         ]
         return json.dumps({"class_name": "Sequential", "config": {"layers": layers}})
 
-    how = How(reading={"config": str(config)})
+    options = ScanOptions(reading={"config": str(config)})
     for text, times in (
         (architecture("bn"), 1),
         (architecture("bn"), 1),
@@ -98,21 +102,21 @@ def test_another_architecture_looks_again(tmp_path: Path, examined: list[str]) -
         (architecture("bn"), 4),
     ):
         config.write_text(text)
-        scan_with_state(root, state, how)
+        scan_with_state(root, state, options)
         assert len(examined) == times
     folder = tmp_path / "unzipped"
     folder.mkdir()
-    how = How(reading={"config": str(folder)})
+    options = ScanOptions(reading={"config": str(folder)})
     for name, times in (("bn", 5), ("bn", 5), ("other", 6)):
         (folder / "config.json").write_text(architecture(name))
-        scan_with_state(root, state, how)
+        scan_with_state(root, state, options)
         assert len(examined) == times
 
 
-def test_what_another_try_may_change_is_not_kept(tmp_path: Path, examined: list[str]) -> None:
+def test_troubles_that_may_pass_are_not_kept(tmp_path: Path, examined: list[str]) -> None:
     root = tmp_path / "store"
-    whole = h5(root / "one.h5").read_bytes()
-    (root / "one.h5").write_bytes(whole[:-100])
+    content = h5(root / "one.h5").read_bytes()
+    (root / "one.h5").write_bytes(content[:-100])
     linked(RUN, root / "run")
     (root / "run/model-0.data-00000-of-00001").unlink()
     scan_with_state(root, tmp_path / "state.db")
@@ -121,7 +125,7 @@ def test_what_another_try_may_change_is_not_kept(tmp_path: Path, examined: list[
     assert examined == ["model-0"]
 
 
-def test_two_scans_at_once_on_one_state(tmp_path: Path) -> None:
+def test_two_scans_share_a_state(tmp_path: Path) -> None:
     root, state = tmp_path / "store", tmp_path / "state.db"
     first = h5(root / "0.h5")
     for number in range(1, 100):
@@ -152,10 +156,28 @@ def test_another_database_is_refused(tmp_path: Path) -> None:
     base = sqlite3.connect(tmp_path / "state.db")
     base.execute("create table mine (a)")
     base.commit()
-    with pytest.raises(BnstatError, match="is a database of something else"):
+    with pytest.raises(BnstatError, match="is a database of another program"):
         scan_with_state(tmp_path, tmp_path / "state.db")
 
 
-def test_a_state_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    with pytest.raises(BnstatError, match="cannot be used"):
+def test_a_state_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(BnstatError, match="cannot keep the results"):
         scan_with_state(tmp_path, tmp_path / "nowhere/state.db")
+
+
+def test_models_that_no_longer_exist_are_forgotten(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    linked(RUN, root / "run")
+    gone, other = h5(root / "gone.h5"), h5(tmp_path / "store-beside/other.h5")
+    path = str(tmp_path / "state.db")
+
+    def rows(*roots: Path, choice: Choice | None = None) -> int:
+        with closing(State(path, "how")) as state:
+            scanned(*roots, choice=choice, state=state)
+            (count,) = state._base.execute("select count(*) from models").fetchone()
+        return int(count)
+
+    assert rows(root, other.parent) == 7
+    gone.unlink()
+    assert rows(root, choice=Choice(include=["run"])) == 7
+    assert rows(root) == 6

@@ -1,4 +1,4 @@
-"""Scans of stores that are far away: S3, as moto serves it to boto's client, and memory."""
+"""Scans of remote stores: S3 as served by moto, and fsspec's memory."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from zipfile import ZipFile
 import pytest
 
 from bnstat.errors import BnstatError, NotFoundError
-from bnstat.scanning.engines import engine
-from bnstat.scanning.job import How
+from bnstat.scanning.engines import open_engine
 from bnstat.scanning.record import Record
+from bnstat.scanning.scan import ScanOptions
 from bnstat.scanning.state import State
 from bnstat.scanning.walk import Choice, candidate
 from bnstat.storage.access import Access
 from bnstat.storage.find import find
 from tests.builders.server import serving
-from tests.scanning.stores import DATA, RUN, h5, linked, scanned, store
+from tests.scanning.stores import DATA, h5, linked, scanned, store
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models of several forms: alone, of several files, in folders, in an archive, and damaged."""
+    """Models in one file, in several, in folders, in an archive, and a damaged one."""
     root = tmp_path_factory.mktemp("far") / "store"
     store(root, 1)
     linked(DATA / "digits_no_updates/saved_model", root / "bad")
@@ -43,8 +43,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.slow)])
-def far(request: pytest.FixtureRequest, models: Path) -> Iterator[str]:
-    """The same models behind a URL."""
+def remote(request: pytest.FixtureRequest, models: Path) -> Iterator[str]:
+    """The URL of the same models."""
     fsspec = pytest.importorskip("fsspec")
     if request.param == "s3":
         request.getfixturevalue("s3")
@@ -57,97 +57,100 @@ def far(request: pytest.FixtureRequest, models: Path) -> Iterator[str]:
 
 
 def below(records: list[Record], root: str) -> list[Record]:
-    """The records, by their paths below a root."""
-    told = [replace(record, path=os.path.relpath(record.path, root)) for record in records]
-    return [replace(each, reason=each.reason.replace(root, "")) for each in told]
+    """Return the records with paths below a root."""
+    return [
+        replace(
+            record,
+            path=os.path.relpath(record.path, root),
+            reason=record.reason.replace(root, ""),
+        )
+        for record in records
+    ]
 
 
-def scanned_far(*roots: str, **more: object) -> list[Record]:
+def scanned_url(*roots: str, **more: object) -> list[Record]:
     return scanned(*roots, **more)  # type: ignore[arg-type]
 
 
-def test_the_same_records_as_on_disk(far: str, models: Path) -> None:
-    near = below(scanned(models), str(models))
-    assert len(near) == 9
-    assert Counter(record.trouble for record in near) == {None: 8, "damaged": 1}
-    assert below(scanned_far(far), far) == near
+def test_the_same_records_as_on_disk(remote: str, models: Path) -> None:
+    local = below(scanned(models), str(models))
+    assert len(local) == 9
+    assert Counter(record.trouble for record in local) == {None: 8, "damaged": 1}
+    assert below(scanned_url(remote), remote) == local
 
 
 def test_file_urls_are_paths(models: Path) -> None:
-    assert scanned_far(f"file://{models}") == scanned(models)
+    assert scanned_url(f"file://{models}") == scanned(models)
 
 
-def test_models_as_roots(far: str, models: Path) -> None:
+def test_models_as_roots(remote: str, models: Path) -> None:
     for place in ("0/run/model-100", "0/run/model-100.index", "deep/er/one.h5"):
-        (record,) = scanned_far(f"{far}/{place}")
+        (record,) = scanned_url(f"{remote}/{place}")
         (expected,) = scanned(models / place)
-        assert record == replace(expected, path=f"{far}/{place}")
+        assert record == replace(expected, path=f"{remote}/{place}")
 
 
-def test_roots_within_roots_and_beside_them(far: str, models: Path) -> None:
-    twice = scanned_far(far, f"{far}/deep", far, str(models / "deep"))
-    assert len(twice) == 10
-    assert len({record.path for record in twice}) == 10
+def test_roots_within_roots_and_beside_them(remote: str, models: Path) -> None:
+    records = scanned_url(remote, f"{remote}/deep", remote, str(models / "deep"))
+    assert len(records) == 10
+    assert len({record.path for record in records}) == 10
 
 
-def test_what_is_wanted(far: str) -> None:
+def test_models_are_chosen(remote: str) -> None:
     newest = Choice(newest=True, exclude=["bad", "*.h5"])
-    found = below(scanned_far(far, choice=newest), far)
-    assert [record.path for record in found] == ["0/run/model-400", "0/saved_model"]
+    records = below(scanned_url(remote, choice=newest), remote)
+    assert [record.path for record in records] == ["0/run/model-400", "0/saved_model"]
 
 
-def test_a_root_that_is_not_there(far: str) -> None:
+def test_a_missing_root(remote: str) -> None:
     with pytest.raises(NotFoundError, match="nothing"):
-        scanned_far(f"{far}/nothing/here")
+        scanned_url(f"{remote}/nothing/here")
 
 
-def test_processes_do_not_see_this_ones_memory() -> None:
+def test_memory_urls_need_this_process() -> None:
     fsspec = pytest.importorskip("fsspec")
     fsspec.filesystem("memory").pipe_file("/models/a.h5", b"")
-    with engine(None, 2) as opened, pytest.raises(BnstatError, match="in this process alone"):
-        scanned_far("memory://models", engine=opened)
+    with open_engine(None, 2) as engine, pytest.raises(BnstatError, match="in this process only"):
+        scanned_url("memory://models", engine=engine)
     fsspec.filesystem("memory").rm("/models", recursive=True)
 
 
 def test_processes_read_from_a_bucket(s3: str, models: Path) -> None:
     import s3fs
-    from joblib.externals.loky import get_reusable_executor
 
     s3fs.S3FileSystem().put(str(models), "models/many", recursive=True)
-    # Workers that an earlier test left behind do not know where this server is.
-    get_reusable_executor().shutdown(wait=True)
-    with engine(None, 2) as opened:
-        found = scanned_far("s3://models/many", engine=opened)
-    assert below(found, "s3://models/many") == below(scanned(models), str(models))
+    with open_engine(None, 2) as engine:
+        records = scanned_url("s3://models/many", engine=engine)
+    assert below(records, "s3://models/many") == below(scanned(models), str(models))
 
 
 @pytest.fixture
-def asked(s3: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """The requests to S3: what is asked for, and which key."""
+def requests(s3: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """The requests to S3: operation and key."""
     import s3fs
 
-    told: list[tuple[str, str]] = []
+    log: list[tuple[str, str]] = []
     plain = s3fs.S3FileSystem._call_s3
 
     async def counted(self, method, *rest, **more):  # type: ignore[no-untyped-def]
-        told.append((method, more.get("Key", "")))
+        log.append((method, more.get("Key", "")))
         return await plain(self, method, *rest, **more)
 
     plain_pages = s3fs.S3FileSystem._iterdir
 
     def pages(self, bucket, *rest, **more):  # type: ignore[no-untyped-def]
-        told.append(("list", str(rest)))
+        log.append(("list", str(rest)))
         return plain_pages(self, bucket, *rest, **more)
 
     monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
     monkeypatch.setattr(s3fs.S3FileSystem, "_iterdir", pages)
-    return told
+    return log
 
 
 def test_a_large_bucket_is_listed_as_a_whole(
     s3: str, models: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By the thousand keys, of which few may be models; moto's own log tells the requests."""
+    """One request lists a thousand keys, however few of them may be models."""
     import s3fs
     from moto.s3.models import s3_backends
 
@@ -159,15 +162,15 @@ def test_a_large_bucket_is_listed_as_a_whole(
         account["aws"].put_object("large", name, content)
     caplog.clear()
     with caplog.at_level("INFO", "werkzeug"):
-        assert len(scanned_far("s3://large")) == 35
-    lines = [one.getMessage() for one in caplog.records if one.name == "werkzeug"]
+        assert len(scanned_url("s3://large")) == 35
+    lines = [log.getMessage() for log in caplog.records if log.name == "werkzeug"]
     listings = sum("list-type=2" in line for line in lines)
-    # A small file is fetched whole, once, to tell what it is and to read it.
+    # A small file is fetched once, whole, to identify and to read it.
     assert (listings, len(lines)) == (4, 4 + 35)
 
 
 def test_only_what_changed_is_read_again(
-    asked: list[tuple[str, str]], models: Path, tmp_path: Path
+    requests: list[tuple[str, str]], models: Path, tmp_path: Path
 ) -> None:
     import s3fs
 
@@ -176,12 +179,12 @@ def test_only_what_changed_is_read_again(
     root, path = "s3://models/kept", str(tmp_path / "state.db")
 
     def again() -> list[Record]:
-        asked.clear()
+        requests.clear()
         with closing(State(path, "how")) as state:
-            return scanned_far(root, state=state)
+            return scanned_url(root, state=state)
 
     def read() -> set[str]:
-        return {key for method, key in asked if method == "get_object"}
+        return {key for method, key in requests if method == "get_object"}
 
     first = again()
     assert read()
@@ -196,38 +199,18 @@ def test_only_what_changed_is_read_again(
     assert not read()
 
 
-def test_the_state_forgets_what_is_gone(tmp_path: Path) -> None:
-    root = tmp_path / "store"
-    linked(RUN, root / "run")
-    gone, other = h5(root / "gone.h5"), h5(tmp_path / "store-beside/other.h5")
-    path = str(tmp_path / "state.db")
-
-    def rows(*roots: Path, choice: Choice | None = None) -> int:
-        with closing(State(path, "how")) as state:
-            scanned(*roots, choice=choice, state=state)
-            (count,) = state._base.execute("select count(*) from models").fetchone()
-        return int(count)
-
-    assert rows(root, other.parent) == 7
-    gone.unlink()
-    assert rows(root, choice=Choice(include=["run"])) == 7
-    assert rows(root) == 6
-
-
 def test_a_web_server_lists_nothing(models: Path) -> None:
     pytest.importorskip("aiohttp")
     with serving(models) as server:
-        (record,) = scanned_far(f"{server.url}/deep/er/one.h5")
+        (record,) = scanned_url(f"{server.url}/deep/er/one.h5")
         assert record.layers == 2
         secret = f"{server.url.replace('//', '//me:hidden@')}/deep/er/one.h5?signature=hidden"
-        (told,) = scanned_far(secret)
-        assert told == record
+        assert scanned_url(secret) == [record]
         with pytest.raises(BnstatError, match="web server"):
-            scanned_far(f"{server.url}/deep")
+            scanned_url(f"{server.url}/deep")
 
 
-def test_a_key_that_may_not_be_read_is_a_line(models: Path) -> None:
-    """As a bucket whose policy allows listing, and all objects but one."""
+def test_an_object_that_may_not_be_read_gets_a_record(models: Path) -> None:
     pytest.importorskip("fsspec")
     import fsspec
 
@@ -238,48 +221,33 @@ def test_a_key_that_may_not_be_read_is_a_line(models: Path) -> None:
     plain = type(fs).cat_ranges
 
     def refusing(self, paths, *rest, **more):  # type: ignore[no-untyped-def]
-        answers = plain(self, paths, *rest, **more)
+        contents = plain(self, paths, *rest, **more)
         return [
-            PermissionError(path) if "locked" in path else answer
-            for path, answer in zip(paths, answers, strict=True)
+            PermissionError(path) if "locked" in path else content
+            for path, content in zip(paths, contents, strict=True)
         ]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(fs), "cat_ranges", refusing)
-        found = scanned_far("memory://models")
+        records = scanned_url("memory://models")
     fs.rm("/models", recursive=True)
-    assert [(record.trouble, record.layers) for record in found] == [(None, 2), ("unreadable", 0)]
-    assert "access is denied" in found[1].reason
+    assert [(record.trouble, record.layers) for record in records] == [(None, 2), ("unreadable", 0)]
+    assert "access is denied" in records[1].reason
 
 
 def test_a_bucket_that_may_not_be_listed(tmp_path: Path) -> None:
-    pytest.importorskip("s3fs", reason="the driver for s3:// is not installed")
+    pytest.importorskip("s3fs", reason="s3fs is not installed")
     with serving(tmp_path) as server:
         server.other = lambda handler: handler.status(403)
         options = {"endpoint_url": server.url, "key": "somebody", "secret": "hardly-a-secret"}
         with pytest.raises(BnstatError, match=r"s3://closed: access is denied") as caught:
-            scanned_far("s3://closed", how=How(storage_options=options))
+            scanned_url("s3://closed", options=ScanOptions(storage_options=options))
         assert "secret" not in str(caught.value)
 
 
-def test_what_has_neither_tag_nor_time_is_always_read(far: str) -> None:
-    folder = find(f"{far}/deep/er", Access()).folder
+def test_a_file_without_tag_and_time_has_no_signature(remote: str) -> None:
+    folder = find(f"{remote}/deep/er", Access()).folder
     assert folder is not None
     (entry,) = folder.entries()
     assert candidate(folder, "one.h5", "one.h5", [entry]).signature
     assert not candidate(folder, "one.h5", "one.h5", [entry._replace(tag="")]).signature
-
-
-def test_storage_options_for_local_roots_are_refused(tmp_path: Path) -> None:
-    options = {"storage_options": {"key": "hidden"}}
-    with pytest.raises(BnstatError, match="storage options: apply to URLs"):
-        How.of([str(tmp_path)], How().given, None, True, options)
-    assert How.of([str(tmp_path), "s3://models"], How().given, None, True, options)
-
-
-def test_secrets_are_in_no_record_and_no_key(tmp_path: Path) -> None:
-    how = How.of(
-        [], How().given, None, True, {"storage_options": {"key": "hidden"}, "reader": "auto"}
-    )
-    assert how.storage_options == {"key": "hidden"}
-    assert "hidden" not in repr(how)

@@ -7,7 +7,7 @@ import pytest
 
 from bnstat.scanning.walk import Choice, walk
 from bnstat.storage.local import LocalFolder
-from tests.scanning.stores import RUN, SAVED, found, linked
+from tests.scanning.stores import RUN, SAVED, linked, paths_of
 
 MEMBERS = {
     "bundle": ("m-1.index", "m-1.data-00000-of-00002", "m-1.data-00001-of-00002", "m-1.meta"),
@@ -40,72 +40,74 @@ def write(folder: Path, *names: str) -> Path:
         ("tfjs", "model.json", "model.json"),
     ],
 )
-def test_files_that_belong_together_are_one(
+def test_files_of_one_model_make_one_candidate(
     kind: str, path: str, file: str, tmp_path: Path
 ) -> None:
-    assert found(write(tmp_path, *MEMBERS[kind])) == {path: file}
+    assert paths_of(write(tmp_path, *MEMBERS[kind])) == {path: file}
 
 
-def test_all_kinds_in_one_folder_and_files_of_their_own(tmp_path: Path) -> None:
+def test_all_kinds_in_one_folder(tmp_path: Path) -> None:
     write(tmp_path, *(name for names in MEMBERS.values() for name in names), "a.h5", "b.keras", "c")
-    assert len(found(tmp_path)) == len(MEMBERS) + 3
+    assert len(paths_of(tmp_path)) == len(MEMBERS) + 3
 
 
-def test_data_without_an_index_are_one_that_is_opened_by_its_name(tmp_path: Path) -> None:
-    assert found(write(tmp_path, *MEMBERS["bundle"][1:])) == {"m-1": ""}
-
-
-def test_parts_without_an_index_are_one_each(tmp_path: Path) -> None:
+def test_incomplete_groups(tmp_path: Path) -> None:
     parts = MEMBERS["parts"][1:]
-    assert found(write(tmp_path, *parts)) == dict(zip(parts, parts, strict=True))
+    write(tmp_path, *MEMBERS["bundle"][1:], *parts)
+    assert paths_of(tmp_path) == {"m-1": "", **dict(zip(parts, parts, strict=True))}
 
 
-def test_what_holds_no_weights_is_no_candidate(tmp_path: Path) -> None:
+def test_files_without_weights_are_left_out(tmp_path: Path) -> None:
     names = ("checkpoint", "notes.txt", "events.out.tfevents.1", "graph.pbtxt", "x.meta", "X.PNG")
-    assert found(write(tmp_path, *names, ".git/objects/aa/bb", "__pycache__/x")) == {}
+    write(tmp_path, *names, ".git/objects/aa/bb", "__pycache__/x")
+    os.mkfifo(tmp_path / "pipe.h5")
+    (tmp_path / "nowhere.h5").symlink_to("nothing")
+    assert paths_of(tmp_path) == {}
 
 
-def test_the_folder_of_a_saved_model_is_one(tmp_path: Path) -> None:
+def test_a_saved_model_is_one_candidate(tmp_path: Path) -> None:
     linked(SAVED, tmp_path / "saved")
     write(tmp_path, "saved/assets/vocabulary", "saved/keras_metadata.pb")
-    assert found(tmp_path) == {"saved": ""}
-    assert found(tmp_path / "saved") == {".": ""}
+    assert paths_of(tmp_path) == {"saved": ""}
+    assert paths_of(tmp_path / "saved") == {".": ""}
 
 
-def test_other_folders_in_that_of_a_saved_model_are_entered(tmp_path: Path) -> None:
+def test_other_folders_in_a_saved_model_are_walked(tmp_path: Path) -> None:
     linked(SAVED, tmp_path)
     write(tmp_path, "checkpoints/m-1.index", "checkpoints/m-1.data-00000-of-00001")
-    assert found(tmp_path) == {".": "", "checkpoints/m-1": "m-1.index"}
+    assert paths_of(tmp_path) == {".": "", "checkpoints/m-1": "m-1.index"}
 
 
 def test_the_newest_of_a_training_run(tmp_path: Path) -> None:
     linked(RUN, tmp_path / "run")
-    assert set(found(tmp_path)) == {f"run/model-{step}" for step in range(0, 500, 100)}
-    assert set(found(tmp_path, newest=True)) == {"run/model-400"}
-
-
-def test_the_newest_is_what_the_run_says(tmp_path: Path) -> None:
-    linked(RUN, tmp_path / "run")
+    assert set(paths_of(tmp_path)) == {f"run/model-{step}" for step in range(0, 500, 100)}
+    assert set(paths_of(tmp_path, newest=True)) == {"run/model-400"}
+    # The list of the run decides.
     (tmp_path / "run/checkpoint").unlink()
     (tmp_path / "run/checkpoint").write_text('model_checkpoint_path: "model-200"\n')
-    assert set(found(tmp_path, newest=True)) == {"run/model-200"}
+    assert set(paths_of(tmp_path, newest=True)) == {"run/model-200"}
 
 
-def test_the_newest_of_files_by_their_steps(tmp_path: Path) -> None:
-    write(tmp_path, "a-9.keras", "a-10.keras", "a-8.keras", "b-1.keras", "c.keras")
-    assert set(found(tmp_path, newest=True)) == {"a-10.keras", "b-1.keras", "c.keras"}
-
-
-def test_a_step_is_the_last_number(tmp_path: Path) -> None:
-    write(tmp_path, "resnet-50-60.h5", "resnet-50-5.h5", "resnet-7-7.h5", "vgg-16.h5")
-    assert set(found(tmp_path, newest=True)) == {"resnet-50-60.h5", "resnet-7-7.h5", "vgg-16.h5"}
+@pytest.mark.parametrize(
+    ("names", "newest"),
+    [
+        ("a-9.keras a-10.keras a-8.keras b-1.keras c.keras", "a-10.keras b-1.keras c.keras"),
+        (
+            "resnet-50-60.h5 resnet-50-5.h5 resnet-7-7.h5 vgg-16.h5",
+            "resnet-50-60.h5 resnet-7-7.h5 vgg-16.h5",
+        ),
+    ],
+)
+def test_the_newest_file_by_the_last_number(names: str, newest: str, tmp_path: Path) -> None:
+    write(tmp_path, *names.split())
+    assert set(paths_of(tmp_path, newest=True)) == set(newest.split())
 
 
 def test_runs_of_several_names_in_one_folder(tmp_path: Path) -> None:
     for name in ("resnet-50-60", "resnet-50-5", "resnet-60-60", "vgg-16"):
         linked_bundle(RUN / "model-0", tmp_path / name)
-    assert set(found(tmp_path)) == {"resnet-50-60", "resnet-50-5", "resnet-60-60", "vgg-16"}
-    assert set(found(tmp_path, newest=True)) == {"resnet-50-60", "resnet-60-60", "vgg-16"}
+    assert set(paths_of(tmp_path)) == {"resnet-50-60", "resnet-50-5", "resnet-60-60", "vgg-16"}
+    assert set(paths_of(tmp_path, newest=True)) == {"resnet-50-60", "resnet-60-60", "vgg-16"}
 
 
 def linked_bundle(prefix: Path, other: Path) -> None:
@@ -117,20 +119,20 @@ def test_the_newest_of_numbered_versions(tmp_path: Path) -> None:
     for version in ("1", "9", "10"):
         linked(SAVED, tmp_path / "served" / version)
     write(tmp_path, "served/11/readme.h5")
-    assert set(found(tmp_path, newest=True)) == {"served/10", "served/11/readme.h5"}
+    assert set(paths_of(tmp_path, newest=True)) == {"served/10", "served/11/readme.h5"}
 
 
 def test_globs(tmp_path: Path) -> None:
     write(tmp_path, "a/x.h5", "a/y.keras", "b/x.h5", "b/old/x.h5")
     linked(SAVED, tmp_path / "b/saved")
-    assert set(found(tmp_path, include=["*.h5"])) == {"a/x.h5", "b/x.h5", "b/old/x.h5"}
-    assert set(found(tmp_path, include=["a/*"])) == {"a/x.h5", "a/y.keras"}
-    assert set(found(tmp_path, include=["saved"])) == {"b/saved"}
-    assert set(found(tmp_path, exclude=["old", "saved"])) == {"a/x.h5", "a/y.keras", "b/x.h5"}
-    assert set(found(tmp_path, include=["b/*"], exclude=["x.h5"])) == {"b/saved"}
+    assert set(paths_of(tmp_path, include=["*.h5"])) == {"a/x.h5", "b/x.h5", "b/old/x.h5"}
+    assert set(paths_of(tmp_path, include=["a/*"])) == {"a/x.h5", "a/y.keras"}
+    assert set(paths_of(tmp_path, include=["saved"])) == {"b/saved"}
+    assert set(paths_of(tmp_path, exclude=["old", "saved"])) == {"a/x.h5", "a/y.keras", "b/x.h5"}
+    assert set(paths_of(tmp_path, include=["b/*"], exclude=["x.h5"])) == {"b/saved"}
 
 
-def test_links_in_circles_and_to_what_is_walked_anyway_are_not_followed(tmp_path: Path) -> None:
+def test_links_to_walked_folders_are_not_followed(tmp_path: Path) -> None:
     write(tmp_path, "root/a/x.h5", "outside/y.h5", "outside/below/z.h5")
     (tmp_path / "root/a/up").symlink_to(tmp_path / "root")
     (tmp_path / "root/b").symlink_to("a")
@@ -138,47 +140,43 @@ def test_links_in_circles_and_to_what_is_walked_anyway_are_not_followed(tmp_path
     (tmp_path / "root/out").symlink_to(tmp_path / "outside")
     (tmp_path / "root/out2").symlink_to(tmp_path / "outside/below")
     (tmp_path / "outside/back").symlink_to(tmp_path / "root")
-    assert set(found(tmp_path / "root")) == {"a/x.h5", "out/y.h5", "out/below/z.h5"}
+    assert set(paths_of(tmp_path / "root")) == {"a/x.h5", "out/y.h5", "out/below/z.h5"}
 
 
 def test_a_root_below_another_is_walked_once(tmp_path: Path) -> None:
     write(tmp_path, "a/x.h5", "a/b/y.h5", "ab/z.h5")
     roots = [LocalFolder(str(tmp_path / name)) for name in ("a/b", "a", "ab", "a")]
-    paths = [os.path.relpath(one.path, tmp_path) for one in walk(roots, Choice())]
+    paths = [os.path.relpath(item.path, tmp_path) for item in walk(roots, Choice())]
     assert paths == ["a/x.h5", "a/b/y.h5", "ab/z.h5"]
 
 
-def test_what_is_neither_file_nor_folder_is_passed_over(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.h5")
-    (tmp_path / "nowhere.h5").symlink_to("nothing")
-    assert found(tmp_path) == {}
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_listed_is_told(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
+def test_a_folder_that_may_not_be_listed(tmp_path: Path) -> None:
     write(tmp_path, "a/x.h5", "b/y.h5")
     (tmp_path / "a").chmod(0)
     try:
-        assert found(tmp_path) == {"a": "! cannot be opened: Permission denied", "b/y.h5": "y.h5"}
+        assert paths_of(tmp_path) == {
+            "a": "! cannot be opened: Permission denied",
+            "b/y.h5": "y.h5",
+        }
     finally:
         (tmp_path / "a").chmod(0o700)
 
 
-def test_a_folder_that_vanishes_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_vanishes(tmp_path: Path) -> None:
     write(tmp_path, "a/x.h5", "b/y.h5")
-    walking = walk([LocalFolder(str(tmp_path))], Choice())
-    assert next(walking).path.endswith("a/x.h5")
+    items = walk([LocalFolder(str(tmp_path))], Choice())
+    assert next(items).path.endswith("a/x.h5")
     (tmp_path / "b/y.h5").unlink()
     (tmp_path / "b").rmdir()
-    (one,) = walking
-    assert "no such file or folder" in str(one)
+    (unreadable,) = items
+    assert "no such file or folder" in str(unreadable)
 
 
-def test_folders_without_end_have_one(tmp_path: Path) -> None:
+def test_folders_that_are_nested_too_deeply(tmp_path: Path) -> None:
     deep = tmp_path / "/".join("d" * 120)
     write(deep, "x.h5")
-    (told,) = found(tmp_path).values()
-    assert told == "! lies more than 100 folders deep"
+    assert list(paths_of(tmp_path).values()) == ["! is nested in more than 100 folders"]
 
 
 @pytest.mark.parametrize("change", ["variables/variables.index", "saved_model.pb"])
@@ -186,8 +184,8 @@ def test_a_change_of_any_file_changes_the_signature(change: str, tmp_path: Path)
     linked(SAVED, tmp_path)
 
     def signature() -> str:
-        (one,) = walk([LocalFolder(str(tmp_path))], Choice())
-        return one.signature  # type: ignore[union-attr]
+        (candidate,) = walk([LocalFolder(str(tmp_path))], Choice())
+        return candidate.signature  # type: ignore[union-attr]
 
     before = signature()
     assert signature() == before

@@ -11,7 +11,7 @@ import pytest
 
 import bnstat
 from bnstat.errors import BnstatError, NotFoundError
-from bnstat.scanning.job import How
+from bnstat.scanning.scan import ScanOptions
 from bnstat.storage.access import Access
 from bnstat.storage.find import find
 from tests.scanning.stores import scanned
@@ -80,7 +80,7 @@ def test_a_wrong_key(azure: dict[str, str]) -> None:
 
 
 def test_a_scan(azure: dict[str, str]) -> None:
-    far = scanned("az://models/digits", how=How(storage_options=azure))
+    far = scanned("az://models/digits", options=ScanOptions(storage_options=azure))
     assert [record.layers for record in far] == [record.layers for record in scanned(DATA)]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import bnstat
 from bnstat.errors import BnstatError, NotFoundError
-from bnstat.scanning.job import How
+from bnstat.scanning.scan import ScanOptions
 from bnstat.storage.access import Access
 from bnstat.storage.find import find
 from tests.builders import hub
@@ -47,7 +47,7 @@ def test_what_is_not_there(options: dict[str, object]) -> None:
 
 
 def test_a_scan(digits: Server, options: dict[str, object]) -> None:
-    far = scanned(ROOT, how=How(storage_options=options))
+    far = scanned(ROOT, options=ScanOptions(storage_options=options))
     assert [record.layers for record in far] == [record.layers for record in scanned(DATA)]
     trees = [asked.path for asked in digits.asked if "/tree/" in asked.path]
     assert len(trees) == 1
