@@ -67,7 +67,7 @@ def command(
     if as_json and as_csv:
         raise click.UsageError("--json and --csv: choose one")
 
-    from bnstat.estimate.recalibrating import drift
+    from bnstat.estimate.drift import drift
     from bnstat.output.sink import open_text, show
     from bnstat.output.terminal import drift as text
 

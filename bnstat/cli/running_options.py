@@ -188,7 +188,7 @@ def options(command: Command) -> Command:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         given = {name: kwargs.pop(name) for name in _NAMES}
         from bnstat.estimate.data import Images
-        from bnstat.estimate.running.interrupts import ending_in_time
+        from bnstat.signals import ending_in_time
 
         given["images"] = Images(given.pop("image_size"), given.pop("scale"))
         with ending_in_time():

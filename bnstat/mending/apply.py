@@ -143,11 +143,9 @@ def apply(
         ChangedError: the model was replaced while it was copied.
         BnstatError: `output` is there already, or cannot be written.
     """
-    if in_place == (output is not None):
-        raise BnstatError("output", "give either a copy's name or in_place")
     looking = Looking(tuple(patterns), include_shadows, config)
     model = looking.open(fspath(path), checkpoint, step).model
-    plan = planned(model.source, output)
+    plan = planned(model.source, output, in_place)
     given = taken(values)
     fitted, changes = fit(assignments(model, given, roles, layers))
     arrays = {change.key: fitted[change.key] for change in changes if change.moved}

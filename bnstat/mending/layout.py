@@ -186,7 +186,7 @@ class Layout:
         return self.model if self.parent == "." else os.path.join(self.parent, self.model)
 
 
-def planned(source: Source, output: str | PathLike[str] | None) -> Layout:
+def planned(source: Source, output: str | PathLike[str] | None, in_place: bool) -> Layout:
     """Where a copy of a model goes; in the model's own place where no name is given.
 
     Whoever works long for what is to be written asks this before.
@@ -194,12 +194,15 @@ def planned(source: Source, output: str | PathLike[str] | None) -> Layout:
     Args:
         source: the model's.
         output: what the copy is called.
+        in_place: replace the model by the copy; then the copy has no name.
 
     Raises:
         UnsupportedError: models of that format, or in an archive, are not written.
         NotFoundError: the folder that it is to be in does not exist.
         BnstatError: it is there already, or it would be in the model or around it.
     """
+    if in_place == (output is not None):
+        raise BnstatError("output", "give either a copy's name or in_place")
     found = footprint(source)
     return layout_in_place(found) if output is None else layout(found, fspath(output))
 

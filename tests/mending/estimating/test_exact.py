@@ -14,7 +14,7 @@ import tensorflow as tf
 import tf_keras
 
 import bnstat
-from bnstat.estimate.recalibrating import drift, recalibrate
+from bnstat import drift, recalibrate
 
 KERAS = pytest.mark.parametrize("keras", [keras_3, tf_keras], ids=["keras", "tf_keras"])
 RANDOM = np.random.default_rng(3)
