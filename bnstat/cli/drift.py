@@ -1,4 +1,4 @@
-"""`bnstat drift`: how far the stored statistics are from those of real data."""
+"""`bnstat drift`: how far the stored statistics are from the statistics of real data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`bnstat recalibrate`: a copy of a model with statistics estimated anew from data."""
+"""`bnstat recalibrate`: a copy of a model with statistics estimated from data."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""How far the stored statistics of a model are from those of real data.
+"""How far the stored statistics of a model are from the statistics of real data.
 
 The values of a channel are modelled as a normal distribution, once with the stored mean and
-variance, once with those of what enters the layer in inference. The distance of the two is the
-symmetric divergence of Kullback and Leibler ("On information and sufficiency", 1951):
+variance, once with the measured ones. The distance of the two distributions is the symmetric
+divergence of Kullback and Leibler ("On information and sufficiency", 1951):
 `J = ((r + 1 / r) / 2 - 1) + (mean - mean')^2 * (1 / v + 1 / v') / 2` with `r = v' / v`.
 """
 
@@ -39,13 +39,13 @@ State = Literal["healthy", "shifted", "never-updated", "invalid"]
 _WORST_FIRST: tuple[State, ...] = ("invalid", "never-updated", "shifted")
 
 SHIFTED = 0.1
-"""The divergence from which a layer counts as shifted: that of means which are 0.32 standard
-deviations apart, or of variances of which one is 1.56 times the other."""
+"""Layers with a larger divergence count as shifted. Means that are 0.32 standard deviations apart
+have this divergence, and variances with a ratio of 1.56."""
 
 
 @dataclass(frozen=True)
 class LayerDrift:
-    """How far the statistics of a layer are from those of data.
+    """How far the statistics of a layer are from the statistics of data.
 
     Attributes:
         layer: its name.
@@ -77,7 +77,7 @@ class LayerDrift:
 
 @dataclass(frozen=True)
 class Drift:
-    """How far the statistics of a model are from those of data.
+    """How far the statistics of a model are from the statistics of data.
 
     Attributes:
         layers: in the order of the network.
@@ -106,7 +106,7 @@ class Drift:
 
 
 def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -> Drift:
-    """Measure how far the stored statistics of a model are from those of data.
+    """Measure how far the stored statistics of a model are from the statistics of data.
 
     This runs the model once, unchanged, in inference. If there are labels, or if a layer holds the
     initial mean 0 and variance 1, up to 512 samples are run once more, normalized with their own

@@ -1,17 +1,17 @@
 """Both modes of batch norm side by side: with the stored statistics, and with the data's own.
 
-If all layers hold the initial mean 0 and variance 1, the outputs of a classifier show in which
-mode it was trained. Training makes the mutual information of input and prediction large: the
+If all layers hold the initial mean 0 and variance 1, the outputs of a classifier show the mode of
+its training. Training makes the mutual information of input and prediction large: the
 entropy of the mean prediction minus the mean entropy of the predictions, in nats. It is 0 if all
 inputs get the same prediction, and the logarithm of the number of classes if the predictions are
-certain and spread evenly. In the other mode, the network loses most of it. Data unlike that of the
-training can reverse this, so both limits below are far from where that was seen. With labels, the
+certain and spread evenly. In the other mode, the network loses most of it. Data unlike the training
+data can reverse this, so both limits below are far from where that was seen. With labels, the
 accuracies have to agree as well.
 
 `tests/survey/predict_mode.py` measures how often this is right. Of 6,878 sets of data for 138 small
 classifiers, half of them trained in each mode, the predictions show the mode of 773, and the
-accuracies that of 467 out of 4,190. No verdict was wrong. With three or more classes and 32 or
-more samples like those of the training, every second set shows it; two classes rarely do.
+accuracies the mode of 467 out of 4,190. No verdict was wrong. With three or more classes and 32 or
+more samples like the training data, every second set shows it; two classes rarely do.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ _MOST_NUMBERS: Final = 4096
 """The largest number of outputs of a sample that are compared; of more, every n-th position."""
 
 _LIMIT: Final = 0.01
-"""The part of the range of the sigmoid or tanh, at each end, in which an output is saturated."""
+"""Outputs in this part of the range of the sigmoid or tanh, at each end, are saturated."""
 
 _SIGNIFICANT: Final = 4.0
-"""The standard errors by which two accuracies differ clearly."""
+"""Accuracies differ clearly by more than this number of standard errors."""
 
 _LEAST_RATIO: Final = 6.0
 """The least ratio of the information in both modes that shows how a network was trained."""
 
 _LEAST_INFORMATION: Final = 0.65
-"""The least information in the better mode, in nats. That of two classes is at most 0.69."""
+"""The least information in the better mode, in nats. Two classes have at most 0.69."""
 
 _LEAST_WITH_LABELS: Final = 1.0
 _LEAST_RATIO_WITH_LABELS: Final = 2.0
@@ -193,7 +193,7 @@ class Modes:
         own: with the data's own statistics.
         difference: the root of the mean square of the difference of both.
         classes: their number; None if the outputs are not known to be scores of classes.
-        better: the mode with the clearly higher accuracy; None if there is none, or no labels.
+        better: the mode with the clearly higher accuracy, if there is one.
     """
 
     trained_with: TrainedWith
@@ -220,7 +220,7 @@ class ModeEvidence:
 
     @property
     def trained_with(self) -> TrainedWith:
-        """What the evidence agrees on."""
+        """The statistics on which the evidence agrees."""
         verdicts = {each.trained_with for each in self._all()} - {"unknown"}
         return verdicts.pop() if len(verdicts) == 1 else "unknown"
 
@@ -321,7 +321,7 @@ def compare(
     Args:
         stored: [samples, positions, scores], with the stored statistics.
         own: the same with the data's own.
-        activation: that of the outputs.
+        activation: the function that the outputs are the result or the input of.
         accuracies: in both modes, if there are labels.
         doubt: why the outputs cannot show how the network was trained.
     """
@@ -382,7 +382,7 @@ def by_accuracy(
 ) -> tuple[TrainedWith, str]:
     """Return what the accuracies in both modes show, and why.
 
-    Data unlike that of the training can have a higher accuracy in the wrong mode, so the mutual
+    Data unlike the training data can have a higher accuracy in the wrong mode, so the mutual
     information has to agree.
 
     Args:

@@ -75,7 +75,7 @@ class Moments:
 
 @dataclass
 class Halves:
-    """The moments of every other batch and those of the batches between, to estimate the error."""
+    """The moments of every second batch, and of the other batches, to estimate the error."""
 
     first: Moments = field(default_factory=Moments)
     second: Moments = field(default_factory=Moments)
@@ -109,10 +109,10 @@ def in_deviations(distance: Floats, deviation: Floats) -> Floats:
 
 @dataclass
 class ActivationCache:
-    """Tensors of each batch from which a later wave can start.
+    """Tensors of each batch that later waves need not compute again.
 
-    They do not change in later waves. So if there is no room for the newest tensors of a batch,
-    it starts from older ones, or from the inputs.
+    They do not change in later waves. So without room for the newest tensors of a batch, a wave
+    starts from older ones, or from the inputs.
 
     Attributes:
         most: the largest number of bytes to keep.
@@ -129,7 +129,7 @@ class ActivationCache:
         return sum(map(_size, self._tensors.values()))
 
     def begin_wave(self, names: Sequence[str]) -> None:
-        """Begin a wave in which these tensors are to be kept."""
+        """Begin a wave that keeps these tensors."""
         self._names, self._is_full = names, False
 
     def tensors(self, batch: int) -> Mapping[str, Array]:

@@ -58,7 +58,7 @@ def set_up(model: Any, data: Any, settings: Settings) -> Setup:
         settings: how to run it.
 
     Raises:
-        NotFoundError: there is no such model or data, or no batch norm or network in it.
+        NotFoundError: model or data do not exist, or the model has no batch norm or no network.
         UnsupportedError: the model would have to be trusted.
         BnstatError: model or data cannot be opened, or the data does not fit the model.
     """

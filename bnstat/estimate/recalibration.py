@@ -150,9 +150,9 @@ def recalibrate(
             `tf.Example`, a folder of images), `module:function`, or arrays by input name, a pair
             `(x, y)`, a dataset or any iterable of batches, or a function that returns one.
         output: the name of the copy.
-        exact: estimate in waves from the input to the output, each layer after the layers before
-            it have their new statistics, so that there is no residual. The default is one pass,
-            in which each layer normalizes by its batch.
+        exact: estimate in waves from the input to the output, so that each layer sees the new
+            statistics of the layers before it, and there is no residual. The default is one pass,
+            where each layer normalizes by its batch.
         in_place: replace the original by the copy.
         force: change the model even if it was trained with the statistics that it stores, or
             if the new ones lower its accuracy.
@@ -162,7 +162,7 @@ def recalibrate(
             `checkpoint`, `step`, `patterns`, `include_shadows`.
 
     Raises:
-        NotFoundError: there is no such model or data, or the data lacks an input.
+        NotFoundError: model or data do not exist, or the data lacks an input.
         UnsupportedError: the model cannot be run, or would have to be trusted; or none of its
             layers can be recalibrated.
         BnstatError: the data does not fit the model, the copy cannot be written, or the model
@@ -218,19 +218,10 @@ def estimate(
     track: Track = untracked,
     cache: ActivationCache | None = None,
 ) -> Recalibration:
-    """Estimate the statistics of a network's layers.
+    """Estimate the statistics of a network's layers; for the arguments see `recalibrate`.
 
     If a layer holds the initial statistics, up to `modes.MOST_SAMPLES` samples are run once more
-    with the stored ones.
-
-    Args:
-        setup: the model and the data.
-        exact: as for `recalibrate`.
-        track: as for `recalibrate`.
-        cache: keeps activations from wave to wave; by default up to 1 GiB.
-
-    Raises:
-        BnstatError: the model cannot be run on this data.
+    with the stored ones. The cache keeps activations from wave to wave.
     """
     network, data = setup.network, setup.data
     with_accuracy = data.labels is not None
@@ -374,8 +365,8 @@ def _mended(
 def _largest_distance(first: Mapping[str, Array], second: Mapping[str, Array]) -> float:
     """Return the distance of two pairs of statistics at the worst channel.
 
-    It is that of the means or that of the standard deviations, whichever is larger, in standard
-    deviations of the second pair.
+    The means or the standard deviations decide, whichever are farther apart. The unit is the
+    standard deviation of the second pair.
     """
     means = [as_float64(each[MEAN]) for each in (first, second)]
     deviations = [np.sqrt(np.maximum(as_float64(each[VARIANCE]), 0)) for each in (first, second)]
@@ -390,15 +381,8 @@ def _cuts(
 ) -> list[tuple[str, ...]]:
     """Return for each wave the tensors that do not change once the earlier waves are done.
 
-    What is measured in this and later waves can be computed from them instead of from the inputs.
-
-    Args:
-        network: the network.
-        runner: a session with it, in which each layer uses statistics that are fed.
-        waves: the layers in groups.
-
-    Returns:
-        Names of tensors; none for a wave at which the graph cannot be cut.
+    This and later waves can start from them instead of from the inputs. A wave gets no tensors if
+    the graph cannot be cut there.
     """
     measuring = runner.measuring
     marks = {op_of(each.tensor): [DATA] for each in network.inputs.values()}
@@ -413,7 +397,7 @@ def _cuts(
     done = {layer: number for number, wave in enumerate(waves, 1) for layer in wave}
 
     def first_constant(tensor: str) -> int:
-        """Return the first wave from which on a tensor does not change."""
+        """Return the first wave during which a tensor does not change any more."""
         return max((done.get(mark, 0) for mark in dependencies.marks(tensor)), default=0)
 
     cuts: list[set[str]] = [set() for _ in waves]

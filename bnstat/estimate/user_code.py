@@ -19,7 +19,7 @@ def import_user_module(name: str, where: str) -> ModuleType:
         where: for messages.
 
     Raises:
-        NotFoundError: there is no such module.
+        NotFoundError: the module does not exist.
         BnstatError: its code fails.
     """
     folder = os.getcwd()
@@ -28,7 +28,7 @@ def import_user_module(name: str, where: str) -> ModuleType:
         if not name.endswith(".py"):
             return importlib.import_module(name)
         if not os.path.isfile(name):
-            raise NotFoundError(where, f"there is no file {name}")
+            raise NotFoundError(where, f"the file {name} does not exist")
         spec = importlib.util.spec_from_file_location("bnstat_data", name)
         assert spec is not None
         assert spec.loader is not None

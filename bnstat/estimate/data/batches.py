@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ _LEAST_SAMPLES = 2
 """Fewer samples have no variance."""
 
 Arrays = Mapping[str, Array]
-"""Name -> array; the first axis is that of the samples."""
+"""Name -> array; the samples lie along the first axis."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +43,19 @@ class Input:
         return self.shape[0] if self.shape else None
 
 
-class BatchSource(Protocol):
+@dataclass(frozen=True)
+class BatchSource:
     """Data before it is fitted to a model.
 
     Attributes:
         where: its path or description, for messages.
+        batches: returns all data from the beginning, in batches of any size.
+        samples: the number of samples, if it is known and the data is in memory.
     """
 
-    @property
-    def where(self) -> str: ...
-
-    def batches(self, size: int) -> Iterable[Arrays]:
-        """Return all data from the beginning, in batches of about this size."""
-        ...
+    where: str
+    batches: Callable[[], Iterable[Arrays]]
+    samples: int | None = None
 
 
 class Batch(NamedTuple):
@@ -104,7 +104,7 @@ class Data:
             BnstatError: the data does not fit the model.
         """
         where, count = self.source.where, 0
-        for arrays in _of_size(self.source.batches(self.batch_size), self.batch_size, where):
+        for arrays in _of_size(self.source.batches(), self.batch_size, where):
             size = min(len(next(iter(arrays.values()))), self.most - count)
             if self.is_fixed and size < self.batch_size:
                 break
@@ -182,19 +182,12 @@ class Data:
         return BnstatError(self.source.where, f"the samples for {name!r} are {what}")
 
 
-@dataclass
 class SizedData(Data):
-    """Data with a known number of samples.
-
-    Attributes:
-        available: the number of samples of the source.
-    """
-
-    available: int = 0
+    """Data with a known number of samples."""
 
     def __len__(self) -> int:
         """The number of batches."""
-        return -(-min(self.available, self.most) // self.batch_size)
+        return -(-min(self.source.samples or 0, self.most) // self.batch_size)
 
 
 def _list_names(arrays: Arrays) -> str:
@@ -255,13 +248,13 @@ def _joined(parts: list[Arrays]) -> Arrays:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def stacked(samples: list[Arrays]) -> Arrays:
-    """Return samples as one batch."""
-    return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+def batch_of_one(sample: Arrays) -> Arrays:
+    """Return a sample as a batch."""
+    return {name: array[np.newaxis] for name, array in sample.items()}
 
 
 def eager_mode() -> AbstractContextManager[Any]:
-    """Return a context in which TensorFlow computes eagerly, whatever mode the caller has set."""
+    """Return a context in which TensorFlow is in eager mode."""
     from tensorflow.python.eager import context
 
     mode: AbstractContextManager[Any] = context.eager_mode()

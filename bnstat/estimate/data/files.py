@@ -10,7 +10,7 @@ import gzip
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import IO, Any
@@ -18,8 +18,8 @@ from typing import IO, Any
 import numpy as np
 
 from bnstat.errors import AmbiguousError, DamagedError, NotFoundError, UnsupportedError, first_line
-from bnstat.estimate.data.batches import Arrays, BatchSource, Input, eager_mode, stacked
-from bnstat.estimate.data.memory import BatchStream
+from bnstat.estimate.data.batches import Arrays, BatchSource, Input, batch_of_one, eager_mode
+from bnstat.estimate.data.memory import source_of_batches
 from bnstat.formats.dtypes import numpy_dtype
 from bnstat.formats.tensorflow.sstable import masked_crc32c
 from bnstat.model import Array
@@ -36,7 +36,7 @@ class Images:
     """How images become arrays.
 
     Attributes:
-        size: the height and width to which they are resized; by default those of the model.
+        size: the height and width after resizing; None for the size that the model takes.
         scale: the factor of pixel values, which are from 0 to 255.
     """
 
@@ -46,7 +46,7 @@ class Images:
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """The format in which a model takes images.
+    """The image format that a model takes.
 
     Attributes:
         size: height and width; None if the model takes any size and the user set none.
@@ -89,34 +89,6 @@ class ImageFormat:
         return np.asarray(array)
 
 
-@dataclass(frozen=True)
-class ImageFiles:
-    """Image files for the only input of a model.
-
-    Attributes:
-        where: their folder.
-        files: their paths.
-        name: the input.
-        format: how the model takes images; None if it takes the bytes of the files.
-    """
-
-    where: str
-    files: tuple[str, ...]
-    name: str
-    format: ImageFormat | None
-
-    def batches(self, size: int) -> Iterator[Arrays]:
-        """Yield the images in batches."""
-        for start in range(0, len(self.files), size):
-            images = [self._image(path) for path in self.files[start : start + size]]
-            yield {self.name: np.stack(images)}
-
-    def _image(self, path: str) -> Array:
-        with open(path, "rb") as file:
-            data = file.read()
-        return np.asarray(data, object) if self.format is None else self.format.decoded(data, path)
-
-
 def open_images(path: str, inputs: Mapping[str, Input], images: Images) -> BatchSource:
     """Return the images in a folder and the folders below it.
 
@@ -130,7 +102,17 @@ def open_images(path: str, inputs: Mapping[str, Input], images: Images) -> Batch
         )
     (name,) = inputs
     files = sorted(image_files(path), key=natural_key)
-    return ImageFiles(path, tuple(files), name, image_format)
+
+    def batches() -> Iterator[Arrays]:
+        for file in files:
+            with open(file, "rb") as stream:
+                data = stream.read()
+            if image_format is None:
+                yield {name: np.array([data], object)}
+            else:
+                yield batch_of_one({name: image_format.decoded(data, file)})
+
+    return BatchSource(path, batches)
 
 
 def image_files(path: str) -> Iterator[str]:
@@ -172,88 +154,79 @@ _CHUNK = 1 << 20
 _LISTS = ("float_list", "int64_list", "bytes_list")
 
 
-@dataclass(frozen=True)
-class RecordFiles:
-    """TFRecord files of examples, whose features have the names of the inputs.
+def open_records(
+    path: str, files: Sequence[str], inputs: Mapping[str, Input], labels: str | None, images: Images
+) -> BatchSource:
+    """Return the examples in TFRecord files, whose features have the names of the inputs.
 
     A feature that holds the bytes of numbers or an encoded image is decoded. If the only input
     takes text and is not the name of a feature, it gets the serialized examples, which such a
     model parses itself.
-
-    Attributes:
-        where: the path that the user passed.
-        files: the paths of the files.
-        inputs: the inputs of the model, by name.
-        labels: the name of the feature with the labels, if they are wanted.
-        image_format: how the model takes images, if it does.
     """
+    from tensorflow.core.example import example_pb2
 
-    where: str
-    files: tuple[str, ...]
-    inputs: Mapping[str, Input]
-    labels: str | None
-    image_format: ImageFormat | None
+    image_format = image_format_of(inputs, images)
 
-    def batches(self, size: int) -> Iterator[Arrays]:
-        """Yield the examples in batches."""
-        samples: list[Arrays] = []
-        for path in self.files:
-            for number, record in enumerate(_records(path)):
-                samples.append(self._sample(record, number, path))
-                if len(samples) == size:
-                    yield stacked(samples)
-                    samples = []
-        if samples:
-            yield stacked(samples)
-
-    def _sample(self, record: bytes, number: int, path: str) -> Arrays:
-        from tensorflow.core.example import example_pb2
-
-        sample = {}
+    def sample(record: bytes, number: int, file: str) -> Arrays:
         try:
             features = example_pb2.Example.FromString(record).features.feature
         except Exception:  # protobuf's parsers differ in what they raise
-            raise DamagedError(path, f"record {number} is not a valid tf.Example") from None
-        for name, wanted in self.inputs.items():
-            if name not in features and len(self.inputs) == 1 and _takes_bytes(wanted):
-                sample[name] = np.asarray(record, object)
+            raise DamagedError(file, f"record {number} is not a valid tf.Example") from None
+        arrays = {}
+        for name, wanted in inputs.items():
+            if name not in features and len(inputs) == 1 and _takes_bytes(wanted):
+                arrays[name] = np.asarray(record, object)
             else:
-                sample[name] = self._feature(features, name, wanted, path)
-        if self.labels is not None:
-            sample[self.labels] = self._feature(features, self.labels, None, path)
-        return sample
+                arrays[name] = _feature(features, name, wanted, image_format, file)
+        if labels is not None:
+            arrays[labels] = _feature(features, labels, None, image_format, file)
+        return arrays
 
-    def _feature(self, features: Any, name: str, wanted: Input | None, path: str) -> Array:
-        if name not in features:
-            names = ", ".join(sorted(features)[:8])
-            raise NotFoundError(path, f"has no feature {name!r}", f"it has {names}")
-        kind = features[name].WhichOneof("kind")
-        values = list(getattr(features[name], kind).value) if kind in _LISTS else []
-        if kind == "bytes_list" and wanted is not None and wanted.dtype != "string":
-            if len(values) == 1:
-                return self._decoded(values[0], name, wanted, path)
-            raise _misfit(path, name, "texts", wanted)
-        array = np.asarray(values, object if kind == "bytes_list" else None)
-        if wanted is None or wanted.shape is None:
-            return array.reshape(()) if array.size == 1 else array
-        sizes = _sizes(wanted)
-        if sizes.count(-1) <= 1 and 0 not in sizes:
-            try:
-                return array.reshape(sizes)
-            except ValueError:
-                pass
-        raise _misfit(path, name, f"{array.size} values", wanted)
+    def batches() -> Iterator[Arrays]:
+        for file in files:
+            for number, record in enumerate(_records(file)):
+                yield batch_of_one(sample(record, number, file))
 
-    def _decoded(self, data: bytes, name: str, wanted: Input, path: str) -> Array:
-        """Decode the bytes of numbers, or an encoded image."""
-        sizes = _sizes(wanted)
-        for dtype in (np.dtype(np.uint8), numpy_dtype(wanted.dtype, name)):
-            is_known = wanted.shape is not None and -1 not in sizes
-            if is_known and len(data) == prod(sizes) * dtype.itemsize:
-                return np.frombuffer(data, dtype).reshape(sizes)
-        if self.image_format is not None and data.startswith(_IMAGE_STARTS):
-            return self.image_format.decoded(data, f"{path}, feature {name!r}")
-        raise _misfit(path, name, f"{len(data)} bytes", wanted)
+    return BatchSource(path, batches)
+
+
+def _feature(
+    features: Any, name: str, wanted: Input | None, image_format: ImageFormat | None, file: str
+) -> Array:
+    """Return the value of a feature in the shape of an input."""
+    if name not in features:
+        names = ", ".join(sorted(features)[:8])
+        raise NotFoundError(file, f"has no feature {name!r}", f"it has {names}")
+    kind = features[name].WhichOneof("kind")
+    values = list(getattr(features[name], kind).value) if kind in _LISTS else []
+    if kind == "bytes_list" and wanted is not None and wanted.dtype != "string":
+        if len(values) == 1:
+            return _decoded(values[0], name, wanted, image_format, file)
+        raise _misfit(file, name, "texts", wanted)
+    array = np.asarray(values, object if kind == "bytes_list" else None)
+    if wanted is None or wanted.shape is None:
+        return array.reshape(()) if array.size == 1 else array
+    sizes = _sizes(wanted)
+    if sizes.count(-1) <= 1 and 0 not in sizes:
+        try:
+            return array.reshape(sizes)
+        except ValueError:
+            pass
+    raise _misfit(file, name, f"{array.size} values", wanted)
+
+
+def _decoded(
+    data: bytes, name: str, wanted: Input, image_format: ImageFormat | None, file: str
+) -> Array:
+    """Decode the bytes of numbers, or an encoded image."""
+    sizes = _sizes(wanted)
+    for dtype in (np.dtype(np.uint8), numpy_dtype(wanted.dtype, name)):
+        is_known = wanted.shape is not None and -1 not in sizes
+        if is_known and len(data) == prod(sizes) * dtype.itemsize:
+            return np.frombuffer(data, dtype).reshape(sizes)
+    if image_format is not None and data.startswith(_IMAGE_STARTS):
+        return image_format.decoded(data, f"{file}, feature {name!r}")
+    raise _misfit(file, name, f"{len(data)} bytes", wanted)
 
 
 def _sizes(wanted: Input) -> list[int]:
@@ -368,7 +341,7 @@ def open_saved_dataset(path: str, inputs: Mapping[str, Input]) -> BatchSource:
             dataset = tf.data.Dataset.load(path, compression=_compression(path))
     except Exception as error:  # whatever TensorFlow raises
         raise DamagedError(path, f"TensorFlow cannot load it: {first_line(error)}") from None
-    return BatchStream(path, elements, inputs)
+    return source_of_batches(path, elements, inputs)
 
 
 def _compression(path: str) -> str | None:

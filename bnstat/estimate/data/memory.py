@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError
-from bnstat.estimate.data.batches import UNNAMED, Arrays, BatchSource, Input, stacked
+from bnstat.estimate.data.batches import UNNAMED, Arrays, BatchSource, Input, batch_of_one
 from bnstat.estimate.user_code import described, import_user_module
-from bnstat.model import Array
 
 LABELS = "labels"
 """The name of the second part of a pair `(x, y)`."""
@@ -20,31 +18,32 @@ LABELS = "labels"
 _STARTS = (b"PK", b"\x93NUMPY")
 
 
-@dataclass(frozen=True)
-class ArraySource:
-    """Arrays whose first axis is that of the samples.
+def source_of_arrays(where: str, arrays: Arrays, names: Sequence[str]) -> BatchSource:
+    """Return arrays as data.
 
-    Attributes:
+    Args:
         where: a path or description, for messages.
-        arrays: by name.
+        arrays: by name; the samples lie along the first axis.
+        names: the arrays that are needed; if all of them are given, the others are ignored.
+
+    Raises:
+        DamagedError: there are no arrays, or they differ in length.
+        BnstatError: an array is a single number.
     """
-
-    where: str
-    arrays: Arrays
-
-    def batches(self, size: int) -> Iterator[Arrays]:
-        """Yield slices of the arrays."""
-        if not self.arrays:
-            raise DamagedError(self.where, "holds no arrays")
-        lengths = {len(array) for array in self.arrays.values()}
-        if len(lengths) != 1:
-            listed = ", ".join(f"{name} {len(array)}" for name, array in self.arrays.items())
-            raise DamagedError(self.where, f"its arrays differ in length: {listed}")
-        for start in range(0, lengths.pop(), size):
-            yield {name: array[start : start + size] for name, array in self.arrays.items()}
+    arrays = {name: arrays[name] for name in _needed(arrays, names)}
+    if not all(array.ndim for array in arrays.values()):
+        raise BnstatError(where, "an array of a single number has no samples")
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if not lengths:
+        raise DamagedError(where, "holds no arrays")
+    count = min(lengths.values())
+    if count != max(lengths.values()):
+        listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise DamagedError(where, f"its arrays differ in length: {listed}")
+    return BatchSource(where, lambda: [arrays], count)
 
 
-def open_numpy(path: str, names: Sequence[str] = ()) -> ArraySource:
+def open_numpy(path: str, names: Sequence[str]) -> BatchSource:
     """Read an `.npz` or `.npy` file.
 
     Args:
@@ -63,22 +62,21 @@ def open_numpy(path: str, names: Sequence[str] = ()) -> ArraySource:
     try:
         loaded = np.load(path, allow_pickle=False, mmap_mode="r")
         if isinstance(loaded, np.ndarray):
-            return ArraySource(path, {UNNAMED: _with_samples(loaded, path)})
+            return source_of_arrays(path, {UNNAMED: loaded}, names)
         with loaded:
-            chosen = needed(loaded.files, names)
+            chosen = _needed(loaded.files, names)
             members = loaded.zip.infolist()
             sizes = {each.filename.removesuffix(".npy"): each.file_size for each in members}
             _refuse_large(path, sum(sizes[name] for name in chosen))
             arrays = {name: loaded[name] for name in chosen}
     except (OSError, ValueError, EOFError, KeyError, SyntaxError, MemoryError, BadZipFile) as error:
         raise DamagedError(path, f"NumPy cannot read it: {error}") from None
-    return ArraySource(path, {name: _with_samples(array, path) for name, array in arrays.items()})
+    return source_of_arrays(path, arrays, names)
 
 
-def needed(available: Iterable[str], names: Sequence[str]) -> list[str]:
+def _needed(available: Collection[str], names: Sequence[str]) -> Collection[str]:
     """Return these names if all of them are available, otherwise all available names."""
-    available = list(available)
-    return list(names) if names and set(names) <= set(available) else available
+    return names if names and set(names) <= set(available) else available
 
 
 def _refuse_large(path: str, size: int) -> None:
@@ -95,61 +93,44 @@ def _refuse_large(path: str, size: int) -> None:
         )
 
 
-def _with_samples(array: Array, path: str) -> Array:
-    if not array.ndim:
-        raise BnstatError(path, "an array of a single number has no samples")
-    return array
+def source_of_batches(
+    where: str, begin: Callable[[], Iterable[Any]], inputs: Mapping[str, Input]
+) -> BatchSource:
+    """Return batches, or single samples, as data.
 
-
-@dataclass(frozen=True)
-class BatchStream:
-    """Batches or single samples, one after the other.
-
-    Attributes:
+    Args:
         where: a path or description, for messages.
         begin: returns them from the beginning.
         inputs: the inputs of the model, which distinguish a sample from a batch; empty if they
             are not known.
     """
 
-    where: str
-    begin: Callable[[], Iterable[Any]]
-    inputs: Mapping[str, Input]
-
-    def batches(self, size: int) -> Iterator[Arrays]:
-        """Yield the batches as they are, and samples in batches of a size."""
-        samples: list[Arrays] = []
-        for element in self._elements():
-            arrays = arrays_of(element, self.where)
-            if not self._is_sample(arrays):
-                yield arrays
-                continue
-            samples.append(arrays)
-            if len(samples) == size:
-                yield stacked(samples)
-                samples = []
-        if samples:
-            yield stacked(samples)
-
-    def _elements(self) -> Iterator[Any]:
+    def batches() -> Iterator[Arrays]:
         try:
-            yield from self.begin()
+            for element in begin():
+                arrays = arrays_of(element, where)
+                yield batch_of_one(arrays) if _is_sample(arrays, inputs) else arrays
         except BnstatError:
             raise
         except (Exception, SystemExit) as error:  # whatever the caller's code raises
-            raise BnstatError(self.where, f"yields no batches: {described(error)}") from error
+            raise BnstatError(where, f"yields no batches: {described(error)}") from error
 
-    def _is_sample(self, arrays: Arrays) -> bool:
-        """Return True if the arrays have one dimension less than the inputs."""
-        ranks = {name: len(each.shape) for name, each in self.inputs.items() if each.shape}
-        missing = {rank - arrays[name].ndim for name, rank in ranks.items() if name in arrays}
-        if not missing and len(self.inputs) == 1:
-            missing = {rank - each.ndim for rank in ranks.values() for each in arrays.values()}
-            return 1 in missing and 0 not in missing
-        return 1 in missing
+    return BatchSource(where, batches)
 
 
-def source_of_object(data: Any, inputs: Mapping[str, Input], where: str = "") -> BatchSource:
+def _is_sample(arrays: Arrays, inputs: Mapping[str, Input]) -> bool:
+    """Return True if the arrays have one dimension less than the inputs."""
+    ranks = {name: len(each.shape) for name, each in inputs.items() if each.shape}
+    missing = {rank - arrays[name].ndim for name, rank in ranks.items() if name in arrays}
+    if not missing and len(inputs) == 1:
+        missing = {rank - each.ndim for rank in ranks.values() for each in arrays.values()}
+        return 1 in missing and 0 not in missing
+    return 1 in missing
+
+
+def source_of_object(
+    data: Any, inputs: Mapping[str, Input], names: Sequence[str], where: str = ""
+) -> BatchSource:
     """Return data from an array, a mapping of arrays, a pair `(x, y)`, or an iterable.
 
     An iterator, which can be used only once, is kept in a list. A function is called each time
@@ -158,24 +139,27 @@ def source_of_object(data: Any, inputs: Mapping[str, Input], where: str = "") ->
     Args:
         data: the object.
         inputs: the inputs of the model, if they are known.
+        names: the arrays that are needed.
         where: for messages; by default the name of the type.
 
     Raises:
         UnsupportedError: the object is something else.
     """
     if callable(data) and not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
-        return _source_of_function(data, inputs, where or getattr(data, "__name__", repr(data)))
+        return _source_of_function(
+            data, inputs, names, where or getattr(data, "__name__", repr(data))
+        )
     where = where or f"the data ({type(data).__name__})"
     if isinstance(data, (np.ndarray, Mapping)) or (
         isinstance(data, tuple) and len(data) in (2, 3) and hasattr(data[0], "shape")
     ):
-        return ArraySource(where, arrays_of(data, where))
+        return source_of_arrays(where, arrays_of(data, where), names)
     if hasattr(data, "__iter__"):
         if iter(data) is data:
             data = list(data)
-        return BatchStream(where, lambda: data, inputs)
+        return source_of_batches(where, lambda: data, inputs)
     if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
-        return BatchStream(where, lambda: (data[place] for place in range(len(data))), inputs)
+        return source_of_batches(where, lambda: (data[place] for place in range(len(data))), inputs)
     raise UnsupportedError(
         where, "is not data that bnstat knows", "pass arrays or batches of arrays"
     )
@@ -207,37 +191,38 @@ def _array(value: Any, where: str) -> Any:
 
 
 def _source_of_function(
-    function: Callable[[], Any], inputs: Mapping[str, Input], where: str
+    function: Callable[[], Any], inputs: Mapping[str, Input], names: Sequence[str], where: str
 ) -> BatchSource:
     result = function()
     if isinstance(result, (np.ndarray, Mapping, tuple)):
-        return source_of_object(result, inputs, where)
+        return source_of_object(result, inputs, names, where)
     unused = [result]
 
     def begin() -> Iterable[Any]:
         batches: Iterable[Any] = unused.pop() if unused else function()
         return batches
 
-    return BatchStream(where, begin, inputs)
+    return source_of_batches(where, begin, inputs)
 
 
-def source_of_code(spec: str, inputs: Mapping[str, Input]) -> BatchSource:
+def source_of_code(spec: str, inputs: Mapping[str, Input], names: Sequence[str]) -> BatchSource:
     """Return the data that a function of the user returns.
 
     Args:
         spec: `module:function` or `file.py:function`.
         inputs: the inputs of the model, if they are known.
+        names: the arrays that are needed.
 
     Raises:
-        NotFoundError: there is no such module or function.
+        NotFoundError: the module or function does not exist.
         BnstatError: its code fails.
     """
     module, _, name = spec.rpartition(":")
     function = getattr(import_user_module(module, spec), name, None)
     if not callable(function):
-        raise NotFoundError(spec, f"there is no function {name!r} in {module}")
+        raise NotFoundError(spec, f"{module} has no function {name!r}")
     try:
-        return source_of_object(function, inputs, spec)
+        return source_of_object(function, inputs, names, spec)
     except BnstatError:
         raise
     except (Exception, SystemExit) as error:  # whatever the user's code raises

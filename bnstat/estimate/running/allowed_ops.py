@@ -243,9 +243,9 @@ def refuse_unlisted(graph_def: Any, where: str, *, trust: bool = False) -> None:
     """Raise if a graph, or any function in it, has an op that is not allowed.
 
     Args:
-        graph_def: a `GraphDef` of only what will run; see `flatten.pruned`.
+        graph_def: a `GraphDef` of only what will run; see `flat_graph.pruned`.
         where: for messages.
-        trust: allow all ops but those that end the process.
+        trust: allow all ops except `Abort`, which ends the process.
 
     Raises:
         UnsupportedError: names the ops.

@@ -39,8 +39,8 @@ class Program:
         inputs: the inputs that take data, by name.
         outputs: name -> tensor.
         settings: tensor -> its value in inference, such as that of a switch for training.
-        masks: name of an op whose output enters a normalization -> the mask of that output: a
-            tensor of one dimension less, which is true for values that count.
+        masks: name of an op whose output enters a normalization -> the mask of the output. It has
+            one dimension less, and is true for values that count.
         initializers: ops that fill lookup tables before the first run.
     """
 
@@ -95,12 +95,12 @@ def upstream(nodes: Iterable[Any], tensors: Iterable[str]) -> list[Any]:
 
 
 def called_by(nodes: Iterable[Any]) -> set[str]:
-    """Return all names by which `NodeDef`s may call a function: their ops and attributes."""
+    """Return all names that may call a function: those of ops, and in attributes."""
     return {name for node in nodes for name in _calls(node)}
 
 
 def _calls(node: Any) -> Iterator[str]:
-    """Yield each name by which a `NodeDef` may call a function, once for each occurrence."""
+    """Yield each name that may call a function, once for each occurrence."""
     yield node.op
     for value in node.attr.values():
         yield from _functions_in(value)
@@ -150,11 +150,11 @@ def with_placeholders(
 def pruned(graph_def: Any, fetched: Collection[str], where: str) -> Any:
     """Return the part of a graph that runs if some ops are fetched, tied to no device.
 
-    These are the ops that the fetched ops depend on and the functions that they call. Of a
+    It contains the ops that the fetched ops depend on, and the functions that they call. Of a
     function, only what its outputs and control outputs depend on is kept.
 
     Raises:
-        NotFoundError: there is no op of a name.
+        NotFoundError: the graph lacks one of these ops.
     """
     missing = set(fetched) - {node.name for node in graph_def.node}
     if missing:
@@ -330,7 +330,7 @@ class Dependencies:
         return conditions
 
     def _sorted(self) -> Iterator[str]:
-        """Yield all ops after those that they depend on, except across loop iterations."""
+        """Yield all ops, each after its inputs, except for what a loop iteration hands on."""
         begun: set[str] = set()
         for root in self._nodes:
             stack = [(root, False)]

@@ -92,7 +92,7 @@ def checkpoint_with_graph(path: str, contents: Contents, settings: Settings) -> 
     """Return the program of a TensorFlow 1 checkpoint with a `.meta` beside it.
 
     Raises:
-        BnstatError: there is no `.meta`, or it cannot be run.
+        BnstatError: the `.meta` is missing, or it cannot be run.
     """
     from tensorflow.core.protobuf import meta_graph_pb2
 
@@ -252,7 +252,7 @@ def _obvious_tensors(
 
     Raises:
         AmbiguousError: the user must choose.
-        NotFoundError: there is no op with a name that the user chose.
+        NotFoundError: the graph lacks an op that the user chose.
     """
     nodes = {node.name: node for node in graph_def.node}
     for kind, names in (("input", settings.inputs), ("output", settings.outputs)):
@@ -300,7 +300,7 @@ def _split_inputs(
     A placeholder of a single bool switches training on. It is false unless the user sets it.
 
     Raises:
-        NotFoundError: there is no placeholder with a name in `feeds`.
+        NotFoundError: the graph lacks a placeholder in `feeds`.
         AmbiguousError: an input takes a single number, which the user did not set.
     """
     placeholders = {node.name: node for node in graph_def.node if node.op in _FED}

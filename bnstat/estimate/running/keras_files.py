@@ -130,7 +130,7 @@ def _library(source: Source) -> Any:
 
 @contextmanager
 def _with_usual_ending(path: str, kind: str) -> Iterator[str]:
-    """Yield a name of a file that has the ending by which Keras chooses how to load it."""
+    """Yield a name of a file with the ending that Keras expects for its format."""
     ending = ".keras" if kind == "keras-archive" else ".h5"
     if os.path.isdir(path) or path.endswith(ending):
         yield path

@@ -1,8 +1,8 @@
 """A graph that also measures what enters its normalizations.
 
-The ops that measure are built in a graph of their own, in which placeholders stand for tensors of
-the model. They are then spliced into the model's graph. Each input that takes a moving statistic
-gets another one: that of the batch, or one that is fed.
+The ops that measure are built in a graph of their own, where placeholders stand for tensors of the
+model. They are then spliced into the model's graph. Each input that takes a moving statistic gets
+the statistic of the batch, or one that is fed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ENOUGH = 4_096
 """Positions of a batch that are measured if a tensor has more and a sample is enough."""
 
 _FEW = 128
-"""Positions of one sample of the data, of which all are measured."""
+"""If a sample of the data has no more positions, all of them are measured."""
 
 _FOR_SHIFT = 64
 """Positions whose mean is subtracted before squares are summed."""
@@ -78,7 +78,7 @@ def add_measuring(
         graph_def: a flat `GraphDef`.
         model: the same graph as a `tf.Graph`.
         normalizations: what to measure.
-        dependencies: those of the graph.
+        dependencies: the dependencies in the graph.
         by_batch: True if each layer normalizes by its batch, and not by what is fed.
         sample: True if a sample of the positions is enough.
 
@@ -269,7 +269,7 @@ class _Builder:
             self._results.append(BatchMoments(*(tensor.name for tensor in moments)))
 
     def spliced(self, graph_def: Any) -> MeasuringGraph:
-        """Return the model's graph with all that was added."""
+        """Return the model's graph with all ops that were added."""
         merged = type(graph_def)()
         merged.CopyFrom(graph_def)
         for node in merged.node:

@@ -64,11 +64,11 @@ class Network:
     Attributes:
         program: the network; its graph is flat.
         layers: the layers that can be measured, by name, in the order of the network.
-        normalizations: those of these layers.
+        normalizations: all uses of these layers.
         left: layer -> why it cannot be measured.
-        dependencies: those of the graph.
+        dependencies: the dependencies in the graph.
         graph: the same graph as a `tf.Graph`.
-        activation: that of the output, if known.
+        activation: the function that the output is the result or the input of, if known.
     """
 
     program: Program
@@ -127,7 +127,7 @@ class Network:
         return Runner(self.program, measuring, optimized=optimized)
 
     def waves(self) -> list[list[str]]:
-        """Return the layers in groups, each of which depends only on earlier groups.
+        """Return the layers in groups. Each group depends only on earlier groups.
 
         Layers that depend on each other, such as a layer that is used twice, are in one group.
         """

@@ -54,9 +54,9 @@ class RunResult(NamedTuple):
     """The results for one batch.
 
     Attributes:
-        moments: those of the normalizations that were measured, as arrays.
-        output: the tensor that was asked for, if any.
-        kept: tensors by name, from which a later run can start.
+        moments: of each normalization that was measured, as arrays.
+        output: the tensor that was wanted, if any.
+        kept: the tensors to keep, by name.
     """
 
     moments: Sequence[BatchMoments]

@@ -226,8 +226,8 @@ def _add_table(graph_def: Any, node: Any, handle: Any) -> str | None:
     """Turn a node that stands for a lookup table in memory into a table with the same entries.
 
     Args:
-        graph_def: the graph, to which the op that fills the table is added.
-        node: a `NodeDef` of the graph, of which only the name stays.
+        graph_def: the graph, which gets an op that fills the table.
+        node: a `NodeDef` of the graph; only its name stays.
         handle: the resource of the table.
 
     Returns:

@@ -182,7 +182,7 @@ class Two(tf.Module):
 def test_the_signature_that_is_named_is_run(tmp_path: Path) -> None:
     two = Two()
     tf.saved_model.save(two, str(tmp_path / "m"), {"one": two.one, "both": two.both})
-    with pytest.raises(AmbiguousError, match="several signatures; .*: --signature both, on"):
+    with pytest.raises(AmbiguousError, match=r"several signatures; .*: --signature both, on"):
         bnstat.drift(tmp_path / "m", X)
     with pytest.raises(NotFoundError, match="no signature 'none'; there are: both, one"):
         bnstat.drift(tmp_path / "m", X, signature="none")

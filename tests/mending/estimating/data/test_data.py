@@ -217,10 +217,12 @@ def test_what_is_no_data(tmp_path: Path) -> None:
     for name in ("d.npz", "objects.npz"):
         with pytest.raises(BnstatError, match="NumPy cannot read it"):
             read(tmp_path / name)
-    with pytest.raises(BnstatError, match="there is no such data"):
+    with pytest.raises(BnstatError, match="nowhere: does not exist"):
         read(tmp_path / "nowhere")
     with pytest.raises(BnstatError, match="not data that bnstat knows"):
         read(7)
+    with pytest.raises(BnstatError, match="a single number has no samples"):
+        read({"x": np.float32(1)})
     with pytest.raises(BnstatError, match="no 'y' for --labels; it has x"):
         read({"x": X}, labels="y")
     with pytest.raises(BnstatError, match="the labels 'y' are of <U1; pass the number of each"):
