@@ -25,9 +25,8 @@ if TYPE_CHECKING:
         UnknownFormatError,
         UnsupportedError,
     )
-    from bnstat.estimate.drift import Drift
-    from bnstat.estimate.recalibrating import drift, recalibrate
-    from bnstat.estimate.recalibration import Recalibration
+    from bnstat.estimate.drift import Drift, drift
+    from bnstat.estimate.recalibration import Recalibration, recalibrate
     from bnstat.loading import load, load_all
     from bnstat.mending import Applied, apply
     from bnstat.model import BatchNorm, Model, Source, Variable
@@ -49,7 +48,8 @@ _HOMES = {
     ),
     "bnstat.loading": ("load", "load_all"),
     "bnstat.mending": ("Applied", "apply"),
-    "bnstat.estimate.recalibrating": ("Drift", "Recalibration", "drift", "recalibrate"),
+    "bnstat.estimate.drift": ("Drift", "drift"),
+    "bnstat.estimate.recalibration": ("Recalibration", "recalibrate"),
     "bnstat.model": ("BatchNorm", "Model", "Source", "Variable"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "bnstat"
 
-EVERYWHERE = {"display", "errors", "text"}
-"""What every part may import: the errors, how texts are shown and ordered, and the display."""
+EVERYWHERE = {"display", "errors", "signals", "text"}
+"""What every part may import: errors, signals, how texts are shown and ordered, the display."""
 
 MAY_IMPORT = {
     "storage": set(),

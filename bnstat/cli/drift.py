@@ -1,4 +1,4 @@
-"""`bnstat drift`: how far the stored statistics are from those of real data."""
+"""`bnstat drift`: how far the stored statistics are from the statistics of real data."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def command(
     if as_json and as_csv:
         raise click.UsageError("--json and --csv: choose one")
 
-    from bnstat.estimate.recalibrating import drift
+    from bnstat.estimate.drift import drift
     from bnstat.output.sink import open_text, show
     from bnstat.output.terminal import drift as text
 

@@ -1,4 +1,4 @@
-"""`bnstat recalibrate`: a copy of a model with statistics estimated anew from data."""
+"""`bnstat recalibrate`: a copy of a model with statistics estimated from data."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def command(
     if sum((copy is not None, in_place, dry_run)) != 1:
         raise click.UsageError("say where the copy goes: one of -o COPY, --in-place, --dry-run")
 
-    from bnstat.estimate.recalibrating import recalibrate
+    from bnstat.estimate.recalibration import recalibrate
     from bnstat.output.sink import open_text, show
     from bnstat.output.terminal import drift as text
 

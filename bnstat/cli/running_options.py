@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 SMALL = 32
-"""Fewer samples in a batch tell its moments too badly for one pass."""
+"""The moments of smaller batches are too inaccurate for one pass."""
 
 DATA = """\b
 DATA is one of these:
@@ -51,7 +51,7 @@ def _factor(_: click.Context, __: click.Parameter, given: str) -> float:
     try:
         return float(Fraction(given))
     except (ValueError, ZeroDivisionError):
-        raise click.BadParameter(f"{given!r} is no number, such as 1/255") from None
+        raise click.BadParameter(f"{given!r} is not a number, such as 1/255") from None
 
 
 def _feeds(
@@ -133,7 +133,7 @@ _OPTIONS = (
         "outputs",
         multiple=True,
         metavar="NAME",
-        help="Take this tensor for the model's answer, if that is not obvious. Can be repeated.",
+        help="Use this tensor as the model's output, if that is not obvious. Can be repeated.",
     ),
     click.option(
         "--output",
@@ -182,13 +182,13 @@ _NAMES = (
 
 
 def options(command: Command) -> Command:
-    """Add the options; the command gets `data`, and the others as `settings`."""
+    """Add the options. The command gets `data`, and all others in `settings`."""
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         given = {name: kwargs.pop(name) for name in _NAMES}
         from bnstat.estimate.data import Images
-        from bnstat.estimate.running.interrupts import ending_in_time
+        from bnstat.signals import ending_in_time
 
         given["images"] = Images(given.pop("image_size"), given.pop("scale"))
         with ending_in_time():
@@ -200,16 +200,16 @@ def options(command: Command) -> Command:
 
 
 def tracker(hidden: bool) -> Callable[[Iterable[Batch], str], Iterator[Batch]]:
-    """Shows how far a pass over the data is."""
+    """Return a function that shows the progress of a pass over the data."""
     from bnstat.output.terminal.screen import track
 
     return lambda batches, what: track(batches, what, hidden=hidden)
 
 
 def warn_of_small_batches(size: int, quiet: bool) -> None:
-    """Say that one pass is not enough for small batches."""
+    """Warn that one pass is not enough for small batches."""
     if size < SMALL and not quiet:
         say(
-            f"warning: batches of {size} tell their own moments badly, and errors add up from "
-            f"layer to layer: use --exact, or batches of {SMALL} at least"
+            f"warning: the moments of batches of {size} are inaccurate, and errors add up from "
+            f"layer to layer: use --exact, or batches of at least {SMALL}"
         )

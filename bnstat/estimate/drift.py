@@ -1,20 +1,22 @@
-"""How far a model's stored statistics are from those of real data.
+"""How far the stored statistics of a model are from the statistics of real data.
 
-What a channel of a layer holds is taken for a normal distribution: the stored mean and variance
-are one, those of what enters the layer in inference are another. Their distance is the symmetric
+The values of a channel are modelled as a normal distribution, once with the stored mean and
+variance, once with the measured ones. The distance of the two distributions is the symmetric
 divergence of Kullback and Leibler ("On information and sufficiency", 1951):
 `J = ((r + 1 / r) / 2 - 1) + (mean - mean')^2 * (1 / v + 1 / v') / 2` with `r = v' / v`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from bnstat.checks.rule import at_start
+from bnstat.checks.training_mode import trained_with
+from bnstat.errors import UnsupportedError
 from bnstat.estimate.modes import (
     Accuracy,
     ModeEvidence,
@@ -22,26 +24,28 @@ from bnstat.estimate.modes import (
     Sample,
     compare,
     doubt_of,
-    mode_evidence,
     run_again,
 )
 from bnstat.estimate.passes import Floats, Reading, Track, read, untracked
+from bnstat.estimate.running.network import UNREACHED
+from bnstat.estimate.settings import Settings
 from bnstat.model import Array, as_float64
 
 if TYPE_CHECKING:
-    from bnstat.estimate.recalibrating import Scene
-
+    from bnstat.estimate.preparation import Setup
 
 State = Literal["healthy", "shifted", "never-updated", "invalid"]
 
+_WORST_FIRST: tuple[State, ...] = ("invalid", "never-updated", "shifted")
+
 SHIFTED = 0.1
-"""The divergence of a layer from which it counts as shifted: that of means which are 0.32
-standard deviations apart, or of variances one of which is 1.56 times the other."""
+"""Layers with a larger divergence count as shifted. Means that are 0.32 standard deviations apart
+have this divergence, and variances with a ratio of 1.56."""
 
 
 @dataclass(frozen=True)
 class LayerDrift:
-    """How far the statistics of a layer are from the data's, channel by channel.
+    """How far the statistics of a layer are from the statistics of data.
 
     Attributes:
         layer: its name.
@@ -49,10 +53,10 @@ class LayerDrift:
         mean, variance: [channels], float64, of what entered the layer.
         shift: [channels], `(mean - stored_mean)` in stored standard deviations.
         ratio: [channels], `variance / stored_variance`.
-        divergence: [channels], J; infinite where a statistic is invalid, and the shift and the
-            ratio are NaN there.
-        state: what that means; `invalid` if a statistic of any channel, stored or measured, is
-            not finite, or a stored variance is negative.
+        divergence: [channels], J. If a statistic is invalid, it is infinite, and the shift and
+            the ratio are NaN.
+        state: `invalid` if a stored or measured statistic of any channel is not finite, or a
+            stored variance is negative; otherwise by the mean divergence.
     """
 
     layer: str
@@ -67,20 +71,20 @@ class LayerDrift:
 
     @property
     def total(self) -> float:
-        """One number for the layer: the mean divergence of its channels."""
+        """The mean divergence of the channels."""
         return float(np.mean(self.divergence))
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How far a model's statistics are from the data's.
+    """How far the statistics of a model are from the statistics of data.
 
     Attributes:
         layers: in the order of the network.
         left: layer -> why it was not measured.
-        samples: how many samples of the data were read.
-        accuracy: the part of them that was classified as labelled, where there are labels.
-        evidence: what shows how the model was trained; None if nobody asked.
+        samples: the number of samples.
+        accuracy: the part of the samples that was classified as labelled; None without labels.
+        evidence: what shows how the model was trained, if it was examined.
     """
 
     layers: tuple[LayerDrift, ...]
@@ -91,90 +95,104 @@ class Drift:
 
     @property
     def largest(self) -> float:
-        """The divergence of the layer that is farthest off; 0 where none was measured."""
+        """The largest mean divergence of a layer; 0 if none was measured."""
         return max((each.total for each in self.layers), default=0.0)
 
     @property
     def state(self) -> State:
-        """The state of the model as a whole: the worst of its layers."""
+        """The worst state of a layer."""
         states = {each.state for each in self.layers}
-        order: tuple[State, ...] = ("invalid", "never-updated", "shifted")
-        return next((state for state in order if state in states), "healthy")
+        return next((state for state in _WORST_FIRST if state in states), "healthy")
 
 
-def measure_drift(scene: Scene, *, track: Track = untracked) -> Drift:
-    """Measure how far a model's statistics are from those of data, in one pass of inference.
+def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -> Drift:
+    """Measure how far the stored statistics of a model are from the statistics of data.
 
-    If there are labels or layers with the initial statistics, a second pass runs up to
-    `modes.MOST_SAMPLES` samples with their own statistics.
+    This runs the model once, unchanged, in inference. If there are labels, or if a layer holds the
+    initial mean 0 and variance 1, up to 512 samples are run once more, normalized with their own
+    statistics, to find out with which statistics the model was trained.
 
     Args:
-        scene: the model and the data.
-        track: shows how far it is.
+        model: as for `recalibrate`.
+        data: as for `recalibrate`.
+        track: as for `recalibrate`.
+        **settings: as for `recalibrate`.
 
     Raises:
-        BnstatError: the model cannot be run on this data.
+        As `recalibrate`.
     """
-    subject, data = scene.subject, scene.data
-    stored = subject.stored()
-    with_accuracy = data.labels is not None
-    is_compared = with_accuracy or any(map(at_start, subject.layers.values()))
-    sample = Sample() if is_compared and subject.is_comparable else None
-    with subject.runner(by_batch=False, sample=True) as runner:
+    from bnstat.estimate.preparation import set_up
+
+    setup = set_up(model, data, Settings(**settings))
+    network = setup.network
+    stored = network.stored()
+    with_accuracy = setup.data.labels is not None
+    is_compared = with_accuracy or any(map(at_start, network.layers.values()))
+    sample = Sample() if is_compared and network.is_comparable else None
+    with network.runner(by_batch=False, sample=True) as runner:
         reading = read(
-            subject,
+            network,
             runner,
-            data,
+            setup.data,
             track,
             "measuring",
             given=stored,
-            layers=list(subject.layers),
+            layers=list(network.layers),
             with_accuracy=with_accuracy,
             watch=None if sample is None else sample.add,
         )
-    left = dict(subject.left)
+    left = dict(network.left)
     layers = []
-    for name in subject.layers:
+    for name in network.layers:
         entering = reading.moments[name].whole
         if entering.count < 2:
-            left[name] = "the data never reaches it"
+            left[name] = UNREACHED
         else:
-            variance = entering.variance(subject.unbiased[name])
-            layers.append(_compared(name, stored[name], entering.mean, variance))
-    modes = None if sample is None else _in_both_modes(scene, sample, reading, track)
-    evidence = mode_evidence(scene.model, modes)
+            variance = entering.variance(network.unbiased[name])
+            layers.append(_layer_drift(name, stored[name], entering.mean, variance))
+    modes = None if sample is None else _in_both_modes(setup, sample, reading, track)
+    refuse_nothing(setup, layers, left, "measured")
+    evidence = ModeEvidence(trained_with(setup.model), modes)
     return Drift(tuple(layers), left, reading.samples, reading.accuracy, evidence)
 
 
-def _in_both_modes(scene: Scene, sample: Sample, reading: Reading, track: Track) -> Modes | None:
+def refuse_nothing(setup: Setup, layers: Sequence[Any], left: Mapping[str, str], what: str) -> None:
+    """Raise if no layer was measured or recalibrated."""
+    if not layers:
+        name, reason = next(iter(left.items()))
+        raise UnsupportedError(
+            setup.model.source.path, f"none of its layers can be {what}: {name}: {reason}"
+        )
+
+
+def _in_both_modes(setup: Setup, sample: Sample, reading: Reading, track: Track) -> Modes | None:
     """Run a sample with its own statistics, and compare the outputs; None if they cannot be."""
-    with scene.subject.runner(by_batch=True, sample=True) as runner:
-        again = run_again(scene, runner, sample, {}, track)
+    with setup.network.runner(by_batch=True, sample=True) as runner:
+        again = run_again(setup, runner, sample, {}, track)
     if again is None:
         return None
     accuracies = None
     if reading.accuracy is not None and again.accuracy is not None:
         accuracies = (Accuracy(reading.accuracy, reading.samples), again.accuracy)
-    doubt = doubt_of(scene.model, scene.subject)
-    return compare(again.first, again.second, scene.subject.activation, accuracies, doubt)
+    doubt = doubt_of(setup.model, setup.network)
+    return compare(again.first, again.second, setup.network.activation, accuracies, doubt)
 
 
-def _compared(name: str, stored: Mapping[str, Array], mean: Floats, variance: Floats) -> LayerDrift:
+def _layer_drift(
+    name: str, stored: Mapping[str, Array], mean: Floats, variance: Floats
+) -> LayerDrift:
     old_mean = as_float64(stored["moving_mean"])
     old_variance = as_float64(stored["moving_variance"])
     invalid = ~np.isfinite(old_mean + old_variance + mean + variance) | (old_variance < 0)
+    same = (mean == old_mean) & (variance == old_variance)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        shift = (mean - old_mean) / np.sqrt(old_variance)
-        ratio = variance / old_variance
+        shift = np.where(same, 0.0, (mean - old_mean) / np.sqrt(old_variance))
+        ratio = np.where(same, 1.0, variance / old_variance)
         divergence = (ratio + 1 / ratio) / 2 - 1
         divergence += (mean - old_mean) ** 2 * (1 / old_variance + 1 / variance) / 2
-    same = (mean == old_mean) & (variance == old_variance)
-    shift, ratio, divergence = (
-        np.where(same, neutral, each)
-        for neutral, each in ((0.0, shift), (1.0, ratio), (0.0, divergence))
-    )
-    shift, ratio = (np.where(invalid, np.nan, each) for each in (shift, ratio))
+    divergence = np.where(same, 0.0, divergence)
     divergence = np.where(invalid | np.isnan(divergence), np.inf, divergence)
+    shift, ratio = (np.where(invalid, np.nan, each) for each in (shift, ratio))
     state: State = "shifted" if np.mean(divergence) > SHIFTED else "healthy"
     if invalid.any():
         state = "invalid"

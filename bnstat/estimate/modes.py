@@ -1,17 +1,17 @@
 """Both modes of batch norm side by side: with the stored statistics, and with the data's own.
 
-If all layers hold the initial mean 0 and variance 1, the outputs of a classifier show in which
-mode it was trained. A network is trained to make the mutual information of input and prediction
-large: the entropy of the mean prediction minus the mean entropy of the predictions, in nats. It is
-0 if all inputs get the same prediction, and the logarithm of the number of classes if the
-predictions are certain and spread evenly. In the other mode, the network loses most of it. Data
-other than that of the training can turn this round, so both limits below are far from where that
-was seen. With labels, the accuracies have to agree as well.
+If all layers hold the initial mean 0 and variance 1, the outputs of a classifier show the mode of
+its training. Training makes the mutual information of input and prediction large: the
+entropy of the mean prediction minus the mean entropy of the predictions, in nats. It is 0 if all
+inputs get the same prediction, and the logarithm of the number of classes if the predictions are
+certain and spread evenly. In the other mode, the network loses most of it. Data unlike the training
+data can reverse this, so both limits below are far from where that was seen. With labels, the
+accuracies have to agree as well.
 
 `tests/survey/predict_mode.py` measures how often this is right. Of 6,878 sets of data for 138 small
 classifiers, half of them trained in each mode, the predictions show the mode of 773, and the
-accuracies that of 467 out of 4,190. No verdict was wrong. With three or more classes and 32 or
-more samples like those of the training, every second one shows it; two classes rarely do.
+accuracies the mode of 467 out of 4,190. No verdict was wrong. With three or more classes and 32 or
+more samples like the training data, every second set shows it; two classes rarely do.
 """
 
 from __future__ import annotations
@@ -24,68 +24,79 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 import numpy as np
 
 from bnstat.checks.rule import at_start
-from bnstat.checks.training_mode import Evidence, TrainedWith, trained_with
+from bnstat.checks.training_mode import Evidence, TrainedWith
 from bnstat.estimate.data import Batch
 from bnstat.estimate.passes import Floats, Statistics, Track, read
+from bnstat.estimate.running.network import Activation, Network
+from bnstat.estimate.running.runner import Runner
 from bnstat.model import Array, Model, as_float64
 
 if TYPE_CHECKING:
-    from bnstat.estimate.recalibrating import Scene
-    from bnstat.estimate.running.activations import Activation
-    from bnstat.estimate.running.runner import Runner
-    from bnstat.estimate.running.subject import Subject
-
+    from bnstat.estimate.preparation import Setup
 
 Mode = Literal["stored", "own"]
 
 MOST_SAMPLES: Final = 512
-"""Samples on which both modes are compared."""
+"""The largest number of samples on which both modes are compared."""
 
 _MOST_BYTES: Final = 256 << 20
-"""The memory that the inputs of these samples may take, if they are more than a batch."""
+"""The largest memory of the inputs of these samples, if they are more than a batch."""
 
 _MOST_NUMBERS: Final = 4096
-"""Outputs of a sample that are compared; of larger outputs every n-th position."""
+"""The largest number of outputs of a sample that are compared; of more, every n-th position."""
 
 _LIMIT: Final = 0.01
-"""The distance from a limit of the sigmoid or tanh, as a part of its range: saturated outputs."""
+"""Outputs in this part of the range of the sigmoid or tanh, at each end, are saturated."""
 
 _SIGNIFICANT: Final = 4.0
-"""Standard errors by which two accuracies differ clearly."""
+"""Accuracies differ clearly by more than this number of standard errors."""
 
 _LEAST_RATIO: Final = 6.0
 """The least ratio of the information in both modes that shows how a network was trained."""
 
 _LEAST_INFORMATION: Final = 0.65
-"""The least information in the better mode, in nats. That of two classes is 0.69 at most."""
+"""The least information in the better mode, in nats. Two classes have at most 0.69."""
 
 _LEAST_WITH_LABELS: Final = 1.0
 _LEAST_RATIO_WITH_LABELS: Final = 2.0
-"""The same if the accuracy differs clearly as well; then either pair of limits is enough."""
+"""The same if the accuracies differ clearly as well; then either pair of limits is enough."""
 
 _LEAST_SAMPLES: Final = 32
-"""Fewer samples show nothing."""
+"""The least number of samples that can show anything."""
+
+_ROUNDED: Final = 0.02
+"""The largest distance from 1 of a sum of probabilities in half precision."""
+
+_VERDICTS: Final[dict[bool, TrainedWith]] = {True: "stored-statistics", False: "batch-statistics"}
+
+
+class Row(NamedTuple):
+    """A sample: its inputs by name, its label, and the output, [positions, scores]."""
+
+    feeds: dict[str, Array]
+    label: Array | None
+    output: Array | None
 
 
 class Sample:
-    """Some samples of data, drawn at random in one pass, with the outputs for them.
+    """Samples that are drawn at random during a pass, with the outputs for them.
 
-    Data is often sorted by class, and a batch of one class has statistics of its own. The batches
-    of a sample are therefore mixed anew.
+    Data is often sorted by class, and a batch of a single class has statistics of its own. So the
+    batches of a sample are mixed again.
 
     Args:
-        most: how many samples are drawn; fewer if they need too much memory.
+        most: the largest number of samples; fewer are drawn if they need too much memory.
     """
 
     def __init__(self, most: int = MOST_SAMPLES) -> None:
         self._most = most
         self._random = np.random.default_rng(0)
         self._seen = 0
-        self._rows: list[tuple[dict[str, Array], Array | None, Array | None]] = []
+        self._rows: list[Row] = []
 
-    def add(self, batch: Batch, answer: Array) -> None:
-        """Consider the samples of a batch, of which `answer` is the output."""
-        outputs = rows_of(answer, batch.size)
+    def add(self, batch: Batch, output: Array) -> None:
+        """Consider the samples of a batch."""
+        outputs = rows_of(output, batch.size)
         if not self._seen:
             size = sum(array.nbytes for array in batch.feeds.values()) // batch.size
             self._most = max(batch.size, min(self._most, _MOST_BYTES // max(size, 1)))
@@ -94,7 +105,7 @@ class Sample:
             self._seen += 1
             if place >= self._most:
                 continue
-            row = (
+            row = Row(
                 {name: np.array(array[number], array.dtype) for name, array in batch.feeds.items()},
                 None if batch.labels is None else batch.labels[number],
                 None if outputs is None else outputs[number].copy(),
@@ -102,7 +113,7 @@ class Sample:
             self._rows[place : place + 1] = [row]
 
     def batches(self, size: int, is_fixed: bool) -> list[Batch]:
-        """Return the samples in mixed batches of about a size, or exactly so if it is fixed."""
+        """Return the samples in mixed batches of about this size; or exactly this size."""
         self._random.shuffle(self._rows)
         count = len(self._rows)
         parts = count // size if is_fixed else -(-count // size)
@@ -111,40 +122,41 @@ class Sample:
         return [_batch([self._rows[place] for place in part]) for part in places]
 
     def outputs(self) -> Floats | None:
-        """Return the outputs for the samples, [samples, positions, scores], if they compare."""
-        outputs = [output for _, _, output in self._rows if output is not None]
+        """Return the outputs, [samples, positions, scores]; None if they cannot be compared."""
+        outputs = [row.output for row in self._rows if row.output is not None]
         if not outputs or len(outputs) < len(self._rows):
             return None
         return np.stack(outputs) if len({each.shape for each in outputs}) == 1 else None
 
 
-def _batch(rows: list[tuple[dict[str, Array], Array | None, Array | None]]) -> Batch:
-    feeds = {name: np.stack([row[0][name] for row in rows]) for name in rows[0][0]}
-    labels = [row[1] for row in rows if row[1] is not None]
+def _batch(rows: list[Row]) -> Batch:
+    feeds = {name: np.stack([row.feeds[name] for row in rows]) for name in rows[0].feeds}
+    labels = [row.label for row in rows if row.label is not None]
     return Batch(feeds, np.stack(labels) if labels else None, len(rows))
 
 
-def rows_of(answer: Array, samples: int) -> Floats | None:
-    """Return outputs as [samples, positions, scores]; None if there is not one per sample."""
-    if not answer.ndim or len(answer) != samples or answer.dtype.kind in "SUO":
+def rows_of(output: Array, samples: int) -> Floats | None:
+    """Return an output as [samples, positions, scores]; None if it has not one row per sample."""
+    if not output.ndim or len(output) != samples or output.dtype.kind in "SUO":
         return None
-    if answer.ndim == 1:
-        answer = answer[:, None]
-    if answer.ndim > 2 and answer.shape[1] > 1 and _add_up(answer, 1) and not _add_up(answer, -1):
-        answer = np.moveaxis(answer, 1, -1)
-    width = answer.shape[-1]
-    rows = answer.reshape(samples, -1, width)
+    if output.ndim == 1:
+        output = output[:, None]
+    if (
+        output.ndim > 2
+        and output.shape[1] > 1
+        and _sums_to_1(output, 1)
+        and not _sums_to_1(output, -1)
+    ):
+        output = np.moveaxis(output, 1, -1)
+    width = output.shape[-1]
+    rows = output.reshape(samples, -1, width)
     step = -(-rows.shape[1] * width // max(_MOST_NUMBERS, width))
     return as_float64(rows[:, :: max(step, 1)])
 
 
-def _add_up(answer: Array, axis: int) -> bool:
-    sums = as_float64(answer).sum(axis)
+def _sums_to_1(array: Array, axis: int) -> bool:
+    sums = as_float64(array).sum(axis)
     return bool(np.isfinite(sums).all() and (np.abs(sums - 1) < _ROUNDED).all())
-
-
-_ROUNDED: Final = 0.02
-"""The distance from 1 of a sum of probabilities of half precision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +165,8 @@ class Outputs:
 
     Attributes:
         low, high: the least and the largest; NaN if none is finite.
-        spread: how far those of different samples are apart: the root of their mean variance.
+        spread: how far apart the outputs for different samples are: the root of their mean
+            variance.
         saturated: the part that is at a limit of the sigmoid or tanh; None for others.
         information: the mutual information of input and prediction in nats; None if the outputs
             are not known to be scores of classes.
@@ -173,14 +186,14 @@ class Modes:
     """The outputs of a model in both modes.
 
     Attributes:
-        trained_with: the statistics that normalized in training, as the outputs show it.
+        trained_with: the statistics that were used in training, as the outputs show it.
         reason: one sentence that says why, with the numbers.
-        samples: how many samples were compared.
+        samples: the number of samples that were compared.
         stored: with the stored statistics.
         own: with the data's own statistics.
         difference: the root of the mean square of the difference of both.
-        classes: how many there are; None if the outputs are not known to be scores of classes.
-        better: the mode with the clearly higher accuracy; None if there is none, or no labels.
+        classes: their number; None if the outputs are not known to be scores of classes.
+        better: the mode with the clearly higher accuracy, if there is one.
     """
 
     trained_with: TrainedWith
@@ -195,7 +208,7 @@ class Modes:
 
 @dataclass(frozen=True, slots=True)
 class ModeEvidence:
-    """All that shows with which statistics a network was trained.
+    """Everything that shows with which statistics a network was trained.
 
     Attributes:
         file: what the file shows.
@@ -207,15 +220,15 @@ class ModeEvidence:
 
     @property
     def trained_with(self) -> TrainedWith:
-        """What the evidence agrees on."""
+        """The statistics on which the evidence agrees."""
         verdicts = {each.trained_with for each in self._all()} - {"unknown"}
         return verdicts.pop() if len(verdicts) == 1 else "unknown"
 
     @property
     def reasons(self) -> list[str]:
-        """What decides; all of it if nothing does."""
-        decided = [each.reason for each in self._all() if each.trained_with != "unknown"]
-        return decided or [each.reason for each in self._all()]
+        """The reasons of the evidence that decides; all reasons if none does."""
+        decisive = [each.reason for each in self._all() if each.trained_with != "unknown"]
+        return decisive or [each.reason for each in self._all()]
 
     def _all(self) -> Iterator[Evidence | Modes]:
         yield self.file
@@ -223,23 +236,18 @@ class ModeEvidence:
             yield self.data
 
 
-def mode_evidence(model: Model, data: Modes | None) -> ModeEvidence:
-    """Return what the file of a model shows, beside what its outputs show."""
-    return ModeEvidence(trained_with(model), data)
-
-
-def doubt_of(model: Model, subject: Subject) -> str | None:
-    """Return why the outputs cannot show how a model was trained; None if they may.
+def doubt_of(model: Model, network: Network) -> str | None:
+    """Return why the outputs cannot show how a model was trained; None if they can.
 
     Args:
         model: all of its layers.
-        subject: the layers that are compared.
+        network: the layers that are compared.
     """
-    initial = sum(map(at_start, subject.layers.values()))
-    if initial < len(subject.layers):
-        only = f"only {initial} of {len(subject.layers)} layers hold the initial statistics"
+    initial = sum(map(at_start, network.layers.values()))
+    if initial < len(network.layers):
+        only = f"only {initial} of {len(network.layers)} layers hold the initial statistics"
         return only if initial else "the moving statistics were updated"
-    others = [layer.name for layer in model.layers if layer.name not in subject.layers]
+    others = [layer.name for layer in model.layers if layer.name not in network.layers]
     return (
         f"the layer {others[0]} runs with its stored statistics in both modes" if others else None
     )
@@ -252,8 +260,8 @@ class Accuracy(NamedTuple):
     samples: int
 
 
-class Again(NamedTuple):
-    """The outputs for a sample from two passes, and the accuracy of the second."""
+class SecondPass(NamedTuple):
+    """The outputs for a sample from two passes, and the accuracy in the second."""
 
     first: Floats
     second: Floats
@@ -261,37 +269,36 @@ class Again(NamedTuple):
 
 
 def run_again(
-    scene: Scene, runner: Runner, sample: Sample, given: Statistics, track: Track
-) -> Again | None:
+    setup: Setup, runner: Runner, sample: Sample, given: Statistics, track: Track
+) -> SecondPass | None:
     """Run a sample once more with other statistics; None if its outputs cannot be compared.
 
     Args:
-        scene: the model and the data.
+        setup: the model and the data.
         runner: a session with the model.
         sample: a sample of the data, with the outputs from a first pass.
-        given: the statistics that each layer uses, unless it uses its batch's.
-        track: shows how far it is.
+        given: the statistics of each layer that does not normalize by its batch.
+        track: shows the progress.
     """
-    data = scene.data
+    data = setup.data
     batches = sample.batches(data.batch_size, data.is_fixed)
     first = sample.outputs()
     if first is None:
         return None
     second: list[Floats] = []
 
-    def keep(batch: Batch, answer: Array) -> None:
-        rows = rows_of(answer, batch.size)
+    def keep(batch: Batch, output: Array) -> None:
+        rows = rows_of(output, batch.size)
         if rows is not None:
             second.append(rows)
 
     reading = read(
-        scene.subject,
+        setup.network,
         runner,
         batches,
         track,
         "comparing the modes",
         given=given,
-        layers=(),
         with_accuracy=data.labels is not None,
         watch=keep,
     )
@@ -299,7 +306,7 @@ def run_again(
     if reading.accuracy is not None:
         accuracy = Accuracy(reading.accuracy, reading.samples)
     outputs = np.concatenate(second)
-    return Again(first, outputs, accuracy) if outputs.shape == first.shape else None
+    return SecondPass(first, outputs, accuracy) if outputs.shape == first.shape else None
 
 
 def compare(
@@ -324,16 +331,16 @@ def compare(
         for place, rows in enumerate((stored, own))
     )
     classes = None if of_classes is None else int(of_classes(stored[:1]).shape[-1])
-    found: TrainedWith = "unknown"
+    verdict: TrainedWith = "unknown"
     reason = doubt or "the outputs are not known to be scores of classes and prove nothing"
     if doubt is None and accuracies is not None:
-        found, reason = by_accuracy(accuracies, in_stored.information, in_own.information)
+        verdict, reason = by_accuracy(accuracies, in_stored.information, in_own.information)
     elif doubt is None and in_stored.information is not None and in_own.information is not None:
-        found, reason = by_information(in_stored.information, in_own.information, len(stored))
-    better = None if accuracies is None else better_of(accuracies)
+        verdict, reason = by_information(in_stored.information, in_own.information, len(stored))
+    better = None if accuracies is None else _better_of(accuracies)
     with np.errstate(all="ignore"):
-        difference = _root(np.square(stored - own))
-    return Modes(found, reason, len(stored), in_stored, in_own, difference, classes, better)
+        difference = _root_mean(np.square(stored - own))
+    return Modes(verdict, reason, len(stored), in_stored, in_own, difference, classes, better)
 
 
 def _outputs(
@@ -345,20 +352,27 @@ def _outputs(
     finite = rows[np.isfinite(rows)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (nan, nan)
     with np.errstate(all="ignore"):
-        spread = _root(rows.var(axis=0))
-    found = None if of_classes is None else information(of_classes(rows))
-    return Outputs(low, high, spread, _saturated(rows, activation), found, accuracy)
+        spread = _root_mean(rows.var(axis=0))
+    saturated = None
+    if activation in ("sigmoid", "tanh"):
+        least = 0.0 if activation == "sigmoid" else -1.0
+        margin = _LIMIT * (1 - least)
+        saturated = float(((rows < least + margin) | (rows > 1 - margin)).mean())
+    mutual = None if of_classes is None else information(of_classes(rows))
+    return Outputs(low, high, spread, saturated, mutual, accuracy)
+
+
+def _root_mean(squares: Floats) -> float:
+    return float(np.sqrt(squares.mean()))
 
 
 def by_information(stored: float, own: float, samples: int) -> tuple[TrainedWith, str]:
     """Return what the mutual information of input and prediction in both modes shows, and why."""
-    low, high = sorted((stored, own))
     figures = (
         f"mutual information {stored:.3g} nats with the stored statistics, {own:.3g} with the "
         f"data's own, over {samples} samples"
     )
-    is_clear = high >= max(_LEAST_INFORMATION, _LEAST_RATIO * low)
-    if not is_clear or samples < _LEAST_SAMPLES:
+    if not _is_clear(stored, own, _LEAST_INFORMATION, _LEAST_RATIO) or samples < _LEAST_SAMPLES:
         return "unknown", f"the predictions do not show how the network was trained ({figures})"
     return _VERDICTS[stored > own], f"in one mode the predictions follow the input ({figures})"
 
@@ -368,8 +382,8 @@ def by_accuracy(
 ) -> tuple[TrainedWith, str]:
     """Return what the accuracies in both modes show, and why.
 
-    Other data than that of the training can have a higher accuracy in the wrong mode, so the
-    mutual information has to agree.
+    Data unlike the training data can have a higher accuracy in the wrong mode, so the mutual
+    information has to agree.
 
     Args:
         accuracies: with the stored statistics, and with the data's own.
@@ -380,20 +394,24 @@ def by_accuracy(
         f"accuracy {percent(accuracies[0].part)} with the stored statistics, "
         f"{percent(accuracies[1].part)} with the data's own"
     )
-    better = better_of(accuracies)
+    better = _better_of(accuracies)
     if better is None:
         return "unknown", f"the accuracies do not differ clearly ({figures})"
     if stored is not None and own is not None:
-        low, high = sorted((stored, own))
         agrees = (better == "stored") == (stored > own)
-        is_clear = high >= max(_LEAST_INFORMATION, _LEAST_RATIO * low)
-        is_clear = is_clear or high >= max(_LEAST_WITH_LABELS, _LEAST_RATIO_WITH_LABELS * low)
+        is_clear = _is_clear(stored, own, _LEAST_INFORMATION, _LEAST_RATIO)
+        is_clear = is_clear or _is_clear(stored, own, _LEAST_WITH_LABELS, _LEAST_RATIO_WITH_LABELS)
         if agrees and is_clear and min(each.samples for each in accuracies) >= _LEAST_SAMPLES:
             return _VERDICTS[better == "stored"], figures
     return "unknown", f"the accuracies can have other causes than the training ({figures})"
 
 
-def better_of(accuracies: tuple[Accuracy, Accuracy]) -> Mode | None:
+def _is_clear(stored: float, own: float, least: float, ratio: float) -> bool:
+    low, high = sorted((stored, own))
+    return high >= max(least, ratio * low)
+
+
+def _better_of(accuracies: tuple[Accuracy, Accuracy]) -> Mode | None:
     """Return the mode with the clearly higher accuracy; None if chance can explain the difference.
 
     Args:
@@ -408,11 +426,8 @@ def better_of(accuracies: tuple[Accuracy, Accuracy]) -> Mode | None:
     return "stored" if stored.part > own.part else "own"
 
 
-_VERDICTS: Final[dict[bool, TrainedWith]] = {True: "stored-statistics", False: "batch-statistics"}
-
-
 def percent(part: float) -> str:
-    """`97.5 %`."""
+    """Return a part as text, such as `97.5 %`."""
     return f"{part:.1%}".replace("%", " %")
 
 
@@ -434,7 +449,7 @@ def _entropy(probabilities: Floats) -> Floats:
 def _probabilities(
     stored: Floats, own: Floats, activation: Activation | None, has_labels: bool
 ) -> Callable[[Floats], Floats] | None:
-    """Return what makes probabilities of the outputs; None if they are no scores of classes."""
+    """Return a function from outputs to probabilities; None if they are not scores of classes."""
     both = (stored, own)
     if not all(np.isfinite(rows).all() for rows in both):
         return None
@@ -455,22 +470,9 @@ def _probabilities(
 
 
 def _are_probabilities(rows: Floats) -> bool:
-    return bool((rows >= 0).all() and (np.abs(rows.sum(axis=-1) - 1) < _ROUNDED).all())
+    return bool((rows >= 0).all()) and _sums_to_1(rows, -1)
 
 
 def _softmax(rows: Floats) -> Floats:
     powers = np.exp(rows - rows.max(axis=-1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
-
-
-def _root(squares: Floats) -> float:
-    return float(np.sqrt(squares.mean()))
-
-
-def _saturated(rows: Floats, activation: Activation | None) -> float | None:
-    limits = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0)}.get(activation or "")
-    if limits is None:
-        return None
-    low, high = limits
-    margin = _LIMIT * (high - low)
-    return float(((rows < low + margin) | (rows > high - margin)).mean())

@@ -1,35 +1,48 @@
-"""One reading of the data: what enters each layer, and how often the model is right.
+"""One pass over the data: what enters each layer, and how often the model is right.
 
-Means and variances, merged batch by batch in float64.
-
-Source: Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample
-variances" (1979). `E[x^2] - E[x]^2` is never formed of what is merged.
+Means and variances of batches are merged in float64, by the method of Chan, Golub and LeVeque,
+"Updating formulae and a pairwise algorithm for computing sample variances" (1979). Nothing that is
+merged is computed as `E[x^2] - E[x]^2`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bnstat.errors import AmbiguousError
 from bnstat.estimate.data import Batch
+from bnstat.estimate.running.network import Network
+from bnstat.estimate.running.runner import Runner
 from bnstat.model import Array, as_float64
 
-if TYPE_CHECKING:
-    from bnstat.estimate.running.runner import Runner
-    from bnstat.estimate.running.subject import Subject
-
-
 Floats = NDArray[np.float64]
+
+Statistics = Mapping[str, Mapping[str, Array]]
+"""Layer -> role -> [channels]."""
+
+Watch = Callable[[Batch, Array], None]
+"""Is called with each batch and the output for it."""
+
+Track = Callable[[Iterable[Batch], str], Iterable[Batch]]
+"""Yields the batches and shows the progress. The text says what is being done."""
+
+MOST_BYTES: Final = 1 << 30
+"""Bytes of activations that are kept at a time."""
+
+
+def untracked(batches: Iterable[Batch], what: str) -> Iterable[Batch]:
+    """Return the batches and show nothing."""
+    return batches
 
 
 @dataclass
 class Moments:
-    """The moments of all that was added.
+    """The moments of everything that was added.
 
     Attributes:
         count: the number of elements of each channel.
@@ -56,29 +69,29 @@ class Moments:
         self.count = total
 
     def variance(self, unbiased: bool) -> Floats:
-        """The variance: over the number of elements, or over one less where `unbiased`."""
+        """Return the variance, with or without Bessel's correction."""
         return self.squares / max(self.count - unbiased, 1)
 
 
 @dataclass
 class Halves:
-    """Moments of every other batch, and of those between, to tell how sure an estimate is."""
+    """The moments of every second batch, and of the other batches, to estimate the error."""
 
     first: Moments = field(default_factory=Moments)
     second: Moments = field(default_factory=Moments)
 
     @property
     def whole(self) -> Moments:
-        """The moments of all."""
+        """The moments of all batches."""
         whole = Moments(self.first.count, self.first.mean, self.first.squares)
         whole.add(self.second.count, self.second.mean, self.second.squares)
         return whole
 
     @property
     def error(self) -> float | None:
-        """How far off the mean of all may be, in standard deviations, at the worst channel.
+        """Half of the distance between the means of the halves; None for a single batch.
 
-        Half of the distance between the halves; None where there is but one batch.
+        It is in standard deviations, at the worst channel.
         """
         if not self.first.count or not self.second.count:
             return None
@@ -88,195 +101,175 @@ class Halves:
 
 
 def in_deviations(distance: Floats, deviation: Floats) -> Floats:
-    """Distances in standard deviations; of a constant channel, 0 or infinite."""
+    """Return distances in standard deviations; for a constant channel, 0 or infinity."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = distance / deviation
     return np.where(distance == 0, 0.0, ratio)
 
 
-MOST: Final = 1 << 30
-"""Bytes of activations that are kept at a time."""
-
-
 @dataclass
-class Kept:
-    """Of each batch the tensors from which a later wave can start, as many as there is room for.
+class ActivationCache:
+    """Tensors of each batch that later waves need not compute again.
 
-    What was kept stays right in all later waves, so a batch for whose newest tensors there is no
-    room starts from older ones, or from the inputs.
+    They do not change in later waves. So without room for the newest tensors of a batch, a wave
+    starts from older ones, or from the inputs.
 
     Attributes:
-        most: bytes to keep.
+        most: the largest number of bytes to keep.
     """
 
-    most: int = MOST
-    _cut: Sequence[str] = ()
-    _full: bool = False
+    most: int = MOST_BYTES
+    _names: Sequence[str] = ()
+    _is_full: bool = False
     _tensors: dict[int, Mapping[str, Array]] = field(default_factory=dict)
 
     @property
-    def held(self) -> int:
-        """Bytes that are kept."""
+    def size(self) -> int:
+        """The number of bytes that are kept."""
         return sum(map(_size, self._tensors.values()))
 
-    def enter(self, cut: Sequence[str]) -> None:
-        """Begin a wave in which these tensors are to be kept."""
-        self._cut, self._full = cut, False
+    def begin_wave(self, names: Sequence[str]) -> None:
+        """Begin a wave that keeps these tensors."""
+        self._names, self._is_full = names, False
 
-    def start(self, batch: int) -> Mapping[str, Array]:
-        """What there is of a batch."""
+    def tensors(self, batch: int) -> Mapping[str, Array]:
+        """Return the tensors that are kept for a batch."""
         return self._tensors.get(batch, {})
 
     def wanted(self, batch: int) -> Sequence[str]:
-        """What is to be kept of a batch: nothing where it is there, or where there is no room."""
-        held = self.start(batch)
-        return () if held.keys() == set(self._cut) or (self._full and not held) else self._cut
+        """Return the names of the tensors to keep; none if they are kept, or without room."""
+        kept = self.tensors(batch)
+        is_done = kept.keys() == set(self._names) or (self._is_full and not kept)
+        return () if is_done else self._names
 
     def offer(self, batch: int, tensors: Mapping[str, Array]) -> None:
-        """Keep tensors of a batch in the place of older ones, if there is room."""
+        """Replace the tensors of a batch by newer ones, if there is room."""
         if not tensors:
             return
-        others = self.held - _size(self.start(batch))
+        others = self.size - _size(self.tensors(batch))
         if others + _size(tensors) <= self.most:
             self._tensors[batch] = tensors
         else:
-            self._full = True
+            self._is_full = True
 
 
 def _size(tensors: Mapping[str, Array]) -> int:
     return sum(array.nbytes for array in tensors.values())
 
 
-Statistics = Mapping[str, Mapping[str, Array]]
-"""Layer -> role -> [channels]."""
-
-Watch = Callable[[Batch, Array], None]
-"""Is given each batch and what the model returned for it."""
-
-Track = Callable[[Iterable[Batch], str], Iterable[Batch]]
-"""Passes batches on and shows how far it is: the batches, what is being done."""
-
-
-def untracked(batches: Iterable[Batch], what: str) -> Iterable[Batch]:
-    """Show nothing."""
-    return batches
-
-
 @dataclass
 class Reading:
-    """What a pass over the data gave.
+    """The results of a pass over the data.
 
     Attributes:
-        moments: layer -> the moments of all that entered it.
-        samples, batches: how many there were.
-        right: how many samples the model classified as labelled; None without labels.
+        moments: layer -> the moments of everything that entered it.
+        samples, batches: their numbers.
+        correct: the number of samples that were classified as labelled; None without labels.
     """
 
     moments: dict[str, Halves] = field(default_factory=dict)
     samples: int = 0
     batches: int = 0
-    right: int | None = None
+    correct: int | None = None
 
     @property
     def accuracy(self) -> float | None:
         """The part of the samples that was classified as labelled."""
-        return None if self.right is None else self.right / self.samples
+        return None if self.correct is None else self.correct / self.samples
 
 
 def read(
-    subject: Subject,
+    network: Network,
     runner: Runner,
-    data: Iterable[Batch],
+    batches: Iterable[Batch],
     track: Track,
     what: str,
     *,
     given: Statistics,
-    layers: Sequence[str],
+    layers: Sequence[str] = (),
     with_accuracy: bool = False,
     watch: Watch | None = None,
-    kept: Kept | None = None,
+    cache: ActivationCache | None = None,
 ) -> Reading:
-    """Run a model over data.
+    """Run a network over data.
 
     Args:
-        subject: the model.
-        runner: its session.
-        data: the batches that it is fed.
-        track: shows how far it is.
+        network: the network.
+        runner: a session with it.
+        batches: the data.
+        track: shows the progress.
         what: what is being done, for `track`.
-        given: the statistics that each layer uses, where it does not use its batch's.
-        layers: what to measure.
-        with_accuracy: whether to compare the model's answers with the labels.
-        watch: called with each batch and the model's answer.
-        kept: activations to start from, and where others are kept.
+        given: the statistics of each layer that does not normalize by its batch.
+        layers: the layers to measure.
+        with_accuracy: True to compare the output with the labels.
+        watch: called with each batch and the output.
+        cache: activations to start from; new ones are offered to it.
 
     Raises:
-        BnstatError: it cannot be run, or its answer is no classification.
+        BnstatError: the network cannot be run, or its output is not a classification.
     """
-    numbers = subject.numbers(layers)
-    answers = _Answers(subject.output)
-    kept = kept or Kept()
+    numbers = network.numbers(layers)
+    accuracy = _Accuracy(network.output)
+    cache = cache or ActivationCache()
     reading = Reading({name: Halves() for name in layers})
-    output = subject.output if with_accuracy or watch else None
-    for batch in track(data, what):
-        ran = runner.run(
+    output = network.output if with_accuracy or watch else None
+    for batch in track(batches, what):
+        result = runner.run(
             batch.feeds,
             given,
             numbers,
             output,
-            start=kept.start(reading.batches),
-            keep=kept.wanted(reading.batches),
+            start=cache.tensors(reading.batches),
+            keep=cache.wanted(reading.batches),
         )
-        kept.offer(reading.batches, ran.kept)
-        for number, (count, mean, variance) in zip(numbers, ran.counted, strict=True):
-            halves = reading.moments[subject.sites[number].layer]
+        cache.offer(reading.batches, result.kept)
+        for number, (count, mean, variance) in zip(numbers, result.moments, strict=True):
+            halves = reading.moments[network.normalizations[number].layer]
             half = halves.second if reading.batches % 2 else halves.first
             half.add(count, mean, as_float64(variance) * count)
-        if ran.answer is not None and with_accuracy:
-            answers.add(ran.answer, batch)
-        if ran.answer is not None and watch is not None:
-            watch(batch, ran.answer)
+        if result.output is not None and with_accuracy:
+            accuracy.add(result.output, batch)
+        if result.output is not None and watch is not None:
+            watch(batch, result.output)
         reading.samples += batch.size
         reading.batches += 1
-    reading.right = answers.right()
+    reading.correct = accuracy.correct()
     return reading
 
 
-class _Answers:
-    """A model's answers, compared with the labels of the samples.
+class _Accuracy:
+    """Compares outputs with labels.
 
-    A label is the number of a class. A model that gives one score for each sample has two classes,
-    and so have labels of -1 and 1; the larger label stands for the larger score.
+    A label is the number of a class. If the model returns one score for each sample, or the labels
+    are -1 and 1, there are two classes, and the larger label stands for the larger score.
 
     Args:
-        output: the tensor of the answers, for messages.
+        output: the tensor of the output, for messages.
     """
 
     def __init__(self, output: str) -> None:
         self._output = output
-        self._right: int | None = None
+        self._correct: int | None = None
         self._scores: list[Array] = []
         self._labels: list[Array] = []
 
-    def add(self, answer: Array, batch: Batch) -> None:
-        """Add the answers to a batch.
+    def add(self, output: Array, batch: Batch) -> None:
+        """Add the output for a batch.
 
         Raises:
-            AmbiguousError: they do not classify the samples, or the labels are of other classes.
+            AmbiguousError: it does not classify the samples, or a label has another class.
         """
-        if batch.labels is None:
+        labels = batch.labels
+        if labels is None:
             return
-        scores = answer.reshape(answer.shape[0], -1) if answer.ndim else answer.reshape(1, 1)
+        scores = output.reshape(output.shape[0], -1) if output.ndim else output.reshape(1, 1)
         if len(scores) != batch.size:
-            shape = list(answer.shape)
-            raise AmbiguousError(
-                self._output, f"its shape {shape} is no score for each sample", "name --answer"
-            )
+            what = f"its shape {list(output.shape)} is not a score for each sample"
+            raise AmbiguousError(self._output, what, "pass --answer")
         if scores.shape[1] == 1:
             self._scores.append(as_float64(scores)[:, 0])
-            self._labels.append(batch.labels)
+            self._labels.append(labels)
             return
-        labels = batch.labels
         least, most = int(labels.min()), int(labels.max())
         if scores.shape[1] == 2 and least == -1:
             labels, least = np.maximum(labels, 0), 0
@@ -285,17 +278,16 @@ class _Answers:
                 self._output,
                 f"it has {scores.shape[1]} classes, counted from 0, and a label is "
                 f"{least if least < 0 else most}",
-                "name --answer, or other --labels",
+                "pass --answer, or other --labels",
             )
-        self._right = (self._right or 0) + int((scores.argmax(1) == labels).sum())
+        self._correct = (self._correct or 0) + int((scores.argmax(1) == labels).sum())
 
-    def right(self) -> int | None:
+    def correct(self) -> int | None:
         """Return how many samples were classified as labelled; None without labels."""
         if not self._scores:
-            return self._right
+            return self._correct
         scores, labels = np.concatenate(self._scores), np.concatenate(self._labels)
-        # Only all scores tell probabilities from logits and from scores of -1 to 1.
+        # Only all scores together distinguish probabilities from logits and scores of -1 to 1.
         is_probability = scores.min() >= 0 and scores.max() <= 1 and labels.min() >= 0
-        return int(
-            (np.greater(scores, 0.5 if is_probability else 0.0) == np.greater(labels, 0)).sum()
-        )
+        is_large = np.greater(scores, 0.5 if is_probability else 0.0)
+        return int((is_large == np.greater(labels, 0)).sum())

@@ -1,7 +1,7 @@
-"""Statistics estimated anew from data.
+"""Statistics estimated again from data.
 
-One pass in which each layer normalizes by its batch (the way of PreciseBN), then one in
-inference that says what remains; or, exactly, in waves from the input to the output.
+In one pass each layer normalizes by its batch, as in PreciseBN, and a pass in inference measures
+the residual. With `exact`, the layers are estimated in waves from the input to the output.
 Source: Wu and Johnson, "Rethinking 'Batch' in BatchNorm" (2021), section 3.2.
 """
 
@@ -9,26 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bnstat.checks.rule import at_start
+from bnstat.checks.training_mode import trained_with
+from bnstat.errors import BnstatError
 from bnstat.estimate.data import Data
+from bnstat.estimate.drift import refuse_nothing
 from bnstat.estimate.modes import (
     Accuracy,
     ModeEvidence,
     Sample,
     compare,
     doubt_of,
-    mode_evidence,
     percent,
     run_again,
 )
 from bnstat.estimate.passes import (
+    ActivationCache,
     Floats,
     Halves,
-    Kept,
     Reading,
     Statistics,
     Track,
@@ -36,93 +39,24 @@ from bnstat.estimate.passes import (
     read,
     untracked,
 )
-from bnstat.estimate.running.flat_graph import DATA, Order, op_of
-from bnstat.model import Array
+from bnstat.estimate.running.flat_graph import DATA, Dependencies, full_name, op_of
+from bnstat.estimate.running.network import UNREACHED, Network
+from bnstat.estimate.running.normalizations import MEAN, VARIANCE
+from bnstat.estimate.running.runner import Runner
+from bnstat.estimate.settings import Settings
+from bnstat.model import Array, as_float64
 
 if TYPE_CHECKING:
-    from bnstat.estimate.recalibrating import Scene
-    from bnstat.estimate.running.runner import Runner
-    from bnstat.estimate.running.subject import Subject
-
-
-Cut = tuple[str, ...]
-"""Names of tensors; none where the graph cannot be cut there."""
-
-
-def cuts(subject: Subject, runner: Runner, waves: Sequence[Sequence[str]]) -> list[Cut]:
-    """A cut for each wave of layers: what no layer of it or of those after it has a part in.
-
-    Once the waves before are mended, these tensors stay what they are, and what is measured in
-    the waves after can be computed from them instead of from the inputs.
-
-    Args:
-        subject: the model.
-        runner: its session, in which each layer normalizes by what is fed.
-        waves: the layers in groups.
-    """
-    measuring = runner.measuring
-    graph_def = measuring.graph_def
-    marks = {op_of(each.tensor): [DATA] for each in subject.inputs.values()}
-    for layer, holders in measuring.given.items():
-        marks.update({op_of(name): [layer] for name in holders.values()})
-    order = Order(graph_def, marks)
-    nodes = {node.name: node for node in graph_def.node}
-    results = [
-        [op_of(name) for site in subject.numbers(wave) for name in measuring.results[site]]
-        for wave in waves
-    ]
-    last = _last(nodes, results)
-    mended = {layer: number for number, wave in enumerate(waves, 1) for layer in wave}
-
-    def settled(tensor: str) -> int:
-        """The first wave in which a tensor is what it stays."""
-        return max((mended.get(mark, 0) for mark in order.marks(tensor)), default=0)
-
-    found: list[set[str]] = [set() for _ in waves]
-    for name, needed in last.items():
-        until = min(settled(name), needed)
-        for tensor in nodes[name].input:
-            if not tensor.startswith("^") and DATA in order.marks(tensor):
-                for number in range(settled(tensor), until):
-                    found[number].add(tensor)
-    whole = [_cut(nodes, order, tensors) for tensors in found]
-    return [cut if all(map(runner.can_keep, cut)) else () for cut in whole]
-
-
-def _last(nodes: Mapping[str, Any], results: Sequence[Sequence[str]]) -> dict[str, int]:
-    """Op -> the last wave that needs it."""
-    last: dict[str, int] = {}
-    for number in range(len(results) - 1, -1, -1):
-        stack = list(results[number])
-        while stack:
-            name = stack.pop()
-            if name not in last:
-                last[name] = number
-                stack.extend(map(op_of, nodes[name].input))
-    return last
-
-
-def _cut(nodes: Mapping[str, Any], order: Order, tensors: set[str]) -> Cut:
-    if any(order.conditions(tensor) for tensor in tensors):
-        return ()
-    return tuple(sorted({_itself(nodes, tensor) for tensor in tensors}))
-
-
-def _itself(nodes: Mapping[str, Any], tensor: str) -> str:
-    """The tensor of which another one is but another name, with its place: `op:0`."""
-    while nodes[op_of(tensor)].op == "Identity":
-        tensor = next(each for each in nodes[op_of(tensor)].input if not each.startswith("^"))
-    return tensor if ":" in tensor else f"{tensor}:0"
-
+    from bnstat.estimate.preparation import Setup
 
 _MOST_ROUNDS = 20
-"""Readings for layers that depend on themselves; each is nearer than the one before."""
+"""The largest number of estimates of layers that depend on themselves."""
 
 _SETTLED = 1e-6
-"""Standard deviations by which a round may still move them."""
+"""The change in standard deviations below which such layers count as settled."""
 
 FAR = 0.05
-"""Standard deviations that may remain; more is said."""
+"""The residual in standard deviations above which the output mentions it."""
 
 
 @dataclass(frozen=True)
@@ -131,14 +65,15 @@ class Mended:
 
     Attributes:
         layer: its name.
-        mean, variance: [channels], in the dtype that the model keeps.
-        moved: how far the mean moved at the worst channel, in new standard deviations.
-        ratio: the new variance as a multiple of the old, at the channel where that is farthest
+        mean, variance: [channels], in the dtypes of the model.
+        moved: the distance of the new statistics from the old, in new standard deviations, at
+            the worst channel.
+        ratio: the new variance as a multiple of the old, at the channel where it is farthest
             from 1.
-        error: how far off the mean may be, in standard deviations at the worst channel, by two
-            halves of the data; None where there is but one batch.
-        remains: how far the new statistics are from what enters the layer in inference with
-            them, in standard deviations at the worst channel.
+        error: half of the distance between the means of two halves of the data, in standard
+            deviations at the worst channel; None for a single batch.
+        remains: the residual: the distance of the new statistics from what enters the layer in
+            inference with them, in standard deviations at the worst channel.
     """
 
     layer: str
@@ -152,15 +87,15 @@ class Mended:
 
 @dataclass(frozen=True)
 class Recalibration:
-    """What recalibration did.
+    """The result of a recalibration.
 
     Attributes:
-        layers: what was mended, in the order of the network.
-        left: layer -> why it was left as it was.
-        samples, batches: of the data.
-        waves: how many groups of layers were mended one after another; 1 without `exact`.
-        exact: whether it was done in waves.
-        accuracy: before and after, where the data has labels.
+        layers: the layers that were recalibrated, in the order of the network.
+        left: layer -> why it was left unchanged.
+        samples, batches: the numbers of both.
+        waves: the number of waves; 1 without `exact`.
+        exact: True if it was done in waves.
+        accuracy: before and after, if there are labels.
         evidence: what shows how the model was trained.
         is_initial: True if a layer held the initial statistics.
     """
@@ -177,7 +112,7 @@ class Recalibration:
 
     @property
     def objection(self) -> str | None:
-        """Why the old statistics are to be kept; None if nothing shows that."""
+        """Why the model should keep its statistics; None if nothing shows that."""
         if self.is_initial and self.evidence.trained_with == "stored-statistics":
             reasons = "; ".join(self.evidence.reasons)
             return f"was trained in inference mode, with the statistics that it stores: {reasons}"
@@ -189,196 +124,315 @@ class Recalibration:
     @property
     def values(self) -> dict[str, dict[str, Array]]:
         """Layer -> role -> its new statistics, [channels]."""
-        return {
-            each.layer: {"moving_mean": each.mean, "moving_variance": each.variance}
-            for each in self.layers
+        return {each.layer: {MEAN: each.mean, VARIANCE: each.variance} for each in self.layers}
+
+
+def recalibrate(
+    model: Any,
+    data: Any,
+    output: str | PathLike[str] | None = None,
+    *,
+    exact: bool = False,
+    in_place: bool = False,
+    force: bool = False,
+    track: Track = untracked,
+    **settings: Any,
+) -> Recalibration:
+    """Estimate the moving statistics of a model from data, and change the model to them.
+
+    This runs the model, in inference. A model in memory is changed in place. Of a model on disk, a
+    copy is written as by `bnstat.apply`, or nothing without `output` and `in_place`.
+
+    Args:
+        model: a path as for `load`, or a model of Keras, tf-keras, a `tf.Module`, or a
+            `tf.compat.v1.Session`.
+        data: a path (`.npz`, `.npy`, a folder of `tf.data.Dataset.save`, a TFRecord of
+            `tf.Example`, a folder of images), `module:function`, or arrays by input name, a pair
+            `(x, y)`, a dataset or any iterable of batches, or a function that returns one.
+        output: the name of the copy.
+        exact: estimate in waves from the input to the output, so that each layer sees the new
+            statistics of the layers before it, and there is no residual. The default is one pass,
+            where each layer normalizes by its batch.
+        in_place: replace the original by the copy.
+        force: change the model even if it was trained with the statistics that it stores, or
+            if the new ones lower its accuracy.
+        track: yields the batches and shows the progress.
+        **settings: as in `Settings`: `samples`, `batch_size`, `layers`, `labels`,
+            `signature`, `inputs`, `outputs`, `feeds`, `imports`, `trust`, `images`,
+            `checkpoint`, `step`, `patterns`, `include_shadows`.
+
+    Raises:
+        NotFoundError: model or data do not exist, or the data lacks an input.
+        UnsupportedError: the model cannot be run, or would have to be trusted; or none of its
+            layers can be recalibrated.
+        BnstatError: the data does not fit the model, the copy cannot be written, or the model
+            should keep its statistics (see `force`).
+    """
+    from bnstat.estimate.preparation import set_up
+    from bnstat.mending.apply import apply
+    from bnstat.mending.layout import planned
+
+    chosen = Settings(**settings)
+    setup = set_up(model, data, chosen)
+    source, live = setup.model.source, setup.live
+    is_written = output is not None or in_place
+    if live is None and is_written:
+        planned(source, output, in_place)  # raises now what the copy would raise after the run
+    result = estimate(setup, exact=exact, track=track)
+    refuse_nothing(setup, result.layers, result.left, "recalibrated")
+    if result.objection and not force and (live is not None or is_written):
+        raise BnstatError(
+            source.path,
+            result.objection,
+            "keep the model as it is; --force (in Python force=True) recalibrates it nevertheless",
+        )
+    values = {
+        name: {
+            role: array.reshape(setup.model[name].variables[role].shape)
+            for role, array in roles.items()
         }
+        for name, roles in result.values.items()
+    }
+    if live is not None:
+        for name, roles in values.items():
+            for role, array in roles.items():
+                live.variables[setup.model[name].variables[role].key].assign(array)
+    elif is_written:
+        apply(
+            model,
+            values,
+            output,
+            checkpoint=chosen.checkpoint,
+            step=chosen.step,
+            patterns=chosen.patterns,
+            include_shadows=chosen.include_shadows,
+            in_place=in_place,
+        )
+    return result
 
 
 def estimate(
-    scene: Scene,
+    setup: Setup,
     *,
     exact: bool = False,
     track: Track = untracked,
-    kept: Kept | None = None,
+    cache: ActivationCache | None = None,
 ) -> Recalibration:
-    """Estimate the statistics of a model's layers.
+    """Estimate the statistics of a network's layers; for the arguments see `recalibrate`.
 
     If a layer holds the initial statistics, up to `modes.MOST_SAMPLES` samples are run once more
-    with the stored ones.
-
-    Args:
-        scene: the model and the data.
-        exact: in waves, so that nothing remains, instead of in one pass.
-        track: shows how far it is.
-        kept: where activations are kept from wave to wave; by default up to 1 GiB of them.
-
-    Raises:
-        BnstatError: the model cannot be run on this data.
+    with the stored ones. The cache keeps activations from wave to wave.
     """
-    subject, data = scene.subject, scene.data
-    old = subject.stored()
-    is_initial = any(map(at_start, subject.layers.values()))
-    sample = Sample() if is_initial and subject.is_comparable else None
-    found = {} if exact else _by_batch(subject, data, track)
-    waves = subject.waves()
-    with subject.runner(by_batch=False, sample=not exact, optimized=not exact) as runner:
+    network, data = setup.network, setup.data
+    with_accuracy = data.labels is not None
+    old = network.stored()
+    is_initial = any(map(at_start, network.layers.values()))
+    sample = Sample() if is_initial and network.is_comparable else None
+    names = list(network.layers)
+    waves = network.waves()
+    moments: dict[str, Halves] = {}
+    if not exact:
+        with network.runner(by_batch=True, sample=True) as runner:
+            moments = read(
+                network, runner, data, track, "estimating", given={}, layers=names
+            ).moments
+    with network.runner(by_batch=False, sample=not exact, optimized=not exact) as runner:
         before = None
-        if data.labels is not None:
+        if with_accuracy:
+            what = "accuracy before"
             before = read(
-                subject,
-                runner,
-                data,
-                track,
-                "accuracy before",
-                given=old,
-                layers=(),
-                with_accuracy=True,
+                network, runner, data, track, what, given=old, with_accuracy=True
             ).accuracy
         if exact:
-            found = _in_waves(subject, runner, data, track, waves, kept or Kept())
-        new = _used(subject, found, old)
+            moments = _in_waves(network, runner, data, track, waves, cache or ActivationCache())
+        new = _new_statistics(network, moments, old)
         last = read(
-            subject,
+            network,
             runner,
             data,
             track,
             "verifying",
             given=new,
-            layers=list(subject.layers),
-            with_accuracy=data.labels is not None,
+            layers=names,
+            with_accuracy=with_accuracy,
             watch=None if sample is None else sample.add,
         )
         accuracy = None
         if before is not None and last.accuracy is not None:
             accuracy = (before, last.accuracy)
         modes = None
-        again = None if sample is None else run_again(scene, runner, sample, old, track)
+        again = None if sample is None else run_again(setup, runner, sample, old, track)
         if again is not None:
             modes = compare(
                 again.second,
                 again.first,
-                subject.activation,
+                network.activation,
                 accuracy
                 and (Accuracy(accuracy[0], last.samples), Accuracy(accuracy[1], last.samples)),
-                doubt_of(scene.model, subject),
+                doubt_of(setup.model, network),
             )
-    left = dict(subject.left)
-    left.update({name: _why(found[name]) for name in subject.layers if not _usable(found[name])})
-    layers = tuple(
-        _mended(subject, name, old[name], new[name], found[name], last)
-        for name in subject.layers
-        if name not in left
-    )
+    left = dict(network.left)
+    for name in names:
+        if not _is_usable(moments[name]):
+            is_reached = moments[name].whole.count > 1
+            left[name] = "what enters it is NaN or infinite" if is_reached else UNREACHED
     return Recalibration(
-        layers,
+        tuple(
+            _mended(network, name, old[name], new[name], moments[name], last)
+            for name in names
+            if name not in left
+        ),
         left,
         last.samples,
         last.batches,
         len(waves) if exact else 1,
         exact,
         accuracy,
-        mode_evidence(scene.model, modes),
+        ModeEvidence(trained_with(setup.model), modes),
         is_initial,
     )
 
 
-def _by_batch(subject: Subject, data: Data, track: Track) -> dict[str, Halves]:
-    with subject.runner(by_batch=True, sample=True) as runner:
-        names = list(subject.layers)
-        return read(subject, runner, data, track, "estimating", given={}, layers=names).moments
-
-
 def _in_waves(
-    subject: Subject,
+    network: Network,
     runner: Runner,
     data: Data,
     track: Track,
     waves: list[list[str]],
-    kept: Kept,
+    cache: ActivationCache,
 ) -> dict[str, Halves]:
-    found: dict[str, Halves] = {}
-    given: dict[str, Mapping[str, Array]] = dict(subject.stored())
-    for number, (wave, cut) in enumerate(zip(waves, cuts(subject, runner, waves), strict=True), 1):
+    moments: dict[str, Halves] = {}
+    given: dict[str, Mapping[str, Array]] = dict(network.stored())
+    for number, (wave, cut) in enumerate(zip(waves, _cuts(network, runner, waves), strict=True), 1):
         what = f"wave {number} of {len(waves)}"
-        kept.enter(cut)
-        for _ in range(_MOST_ROUNDS if subject.depend_on_themselves(wave) else 1):
-            reading = read(subject, runner, data, track, what, given=given, layers=wave, kept=kept)
-            found.update(reading.moments)
-            new = _used(subject, {name: found[name] for name in wave}, given)
-            moved = max(
-                float(np.max(_distance(given[name], new[name]), initial=0.0)) for name in wave
+        cache.begin_wave(cut)
+        for _ in range(_MOST_ROUNDS if network.depend_on_themselves(wave) else 1):
+            reading = read(
+                network, runner, data, track, what, given=given, layers=wave, cache=cache
             )
+            moments.update(reading.moments)
+            new = _new_statistics(network, reading.moments, given)
+            moved = max(_largest_distance(given[name], new[name]) for name in wave)
             given.update({name: new[name] for name in wave})
             if moved <= _SETTLED:
                 break
-    return found
+    return moments
 
 
-def _used(subject: Subject, found: Mapping[str, Halves], old: Statistics) -> Statistics:
-    """The new statistics in the dtypes of the model; the old where there is nothing usable."""
-    used = dict(old)
-    for name, halves in found.items():
-        if _usable(halves):
+def _new_statistics(network: Network, moments: Mapping[str, Halves], old: Statistics) -> Statistics:
+    """Return the new statistics in the dtypes of the model, or the old if they are not usable."""
+    new = dict(old)
+    for name, halves in moments.items():
+        if _is_usable(halves):
             whole = halves.whole
-            kinds = {role: array.dtype for role, array in old[name].items()}
-            used[name] = {
-                "moving_mean": whole.mean.astype(kinds["moving_mean"]),
-                "moving_variance": whole.variance(subject.unbiased[name]).astype(
-                    kinds["moving_variance"]
-                ),
+            variance = whole.variance(network.unbiased[name])
+            new[name] = {
+                MEAN: whole.mean.astype(old[name][MEAN].dtype),
+                VARIANCE: variance.astype(old[name][VARIANCE].dtype),
             }
-    return used
+    return new
 
 
-def _usable(halves: Halves) -> bool:
+def _is_usable(halves: Halves) -> bool:
     whole = halves.whole
     return whole.count > 1 and bool(np.isfinite(whole.mean + whole.squares).all())
 
 
-def _why(halves: Halves) -> str:
-    if halves.whole.count > 1:
-        return "what enters it is not finite: NaN or infinite"
-    return "the data never reaches it"
-
-
 def _mended(
-    subject: Subject,
+    network: Network,
     name: str,
     old: Mapping[str, Array],
     new: Mapping[str, Array],
-    found: Halves,
+    halves: Halves,
     last: Reading,
 ) -> Mended:
-    mean, variance = new["moving_mean"], new["moving_variance"]
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = np.asarray(variance, np.float64) / np.asarray(old["moving_variance"], np.float64)
+        ratios = as_float64(new[VARIANCE]) / as_float64(old[VARIANCE])
         farthest = np.nan_to_num(np.abs(np.log(ratios)), nan=0.0, posinf=np.inf)
-    entering = last.moments[name].whole
-    reached = {
-        "moving_mean": entering.mean,
-        "moving_variance": entering.variance(subject.unbiased[name]),
-    }
+    whole = last.moments[name].whole
+    entering = {MEAN: whole.mean, VARIANCE: whole.variance(network.unbiased[name])}
     return Mended(
         name,
-        mean,
-        variance,
-        float(np.max(_distance(old, new), initial=0.0)),
+        new[MEAN],
+        new[VARIANCE],
+        _largest_distance(old, new),
         float(ratios[int(np.argmax(farthest))]),
-        found.error,
-        float(np.max(_distance(reached, new), initial=0.0)) if entering.count else 0.0,
+        halves.error,
+        _largest_distance(entering, new) if whole.count else 0.0,
     )
 
 
-def _distance(one: Mapping[str, Array], other: Mapping[str, Array]) -> Floats:
-    """How far apart two pairs of statistics are, in standard deviations of the second.
+def _largest_distance(first: Mapping[str, Array], second: Mapping[str, Array]) -> float:
+    """Return the distance of two pairs of statistics at the worst channel.
 
-    Channel by channel it is the distance of the means, or of the deviations where that is more.
+    The means or the standard deviations decide, whichever are farther apart. The unit is the
+    standard deviation of the second pair.
     """
-    means = [np.asarray(each["moving_mean"], np.float64) for each in (one, other)]
-    deviations = [
-        np.sqrt(np.maximum(np.asarray(each["moving_variance"], np.float64), 0))
-        for each in (one, other)
+    means = [as_float64(each[MEAN]) for each in (first, second)]
+    deviations = [np.sqrt(np.maximum(as_float64(each[VARIANCE]), 0)) for each in (first, second)]
+    distances: list[Floats] = [
+        in_deviations(np.abs(pair[0] - pair[1]), deviations[1]) for pair in (means, deviations)
     ]
-    distances = (np.abs(means[0] - means[1]), np.abs(deviations[0] - deviations[1]))
-    return np.maximum(*(in_deviations(each, deviations[1]) for each in distances))
+    return float(np.max(np.maximum(*distances), initial=0.0))
+
+
+def _cuts(
+    network: Network, runner: Runner, waves: Sequence[Sequence[str]]
+) -> list[tuple[str, ...]]:
+    """Return for each wave the tensors that do not change once the earlier waves are done.
+
+    This and later waves can start from them instead of from the inputs. A wave gets no tensors if
+    the graph cannot be cut there.
+    """
+    measuring = runner.measuring
+    marks = {op_of(each.tensor): [DATA] for each in network.inputs.values()}
+    for layer, placeholders in measuring.given.items():
+        marks.update({op_of(name): [layer] for name in placeholders.values()})
+    dependencies = Dependencies(measuring.graph_def, marks)
+    nodes = {node.name: node for node in measuring.graph_def.node}
+    results = [
+        [op_of(name) for number in network.numbers(wave) for name in measuring.results[number]]
+        for wave in waves
+    ]
+    done = {layer: number for number, wave in enumerate(waves, 1) for layer in wave}
+
+    def first_constant(tensor: str) -> int:
+        """Return the first wave during which a tensor does not change any more."""
+        return max((done.get(mark, 0) for mark in dependencies.marks(tensor)), default=0)
+
+    cuts: list[set[str]] = [set() for _ in waves]
+    for name, last in _last_waves(nodes, results).items():
+        until = min(first_constant(name), last)
+        for tensor in nodes[name].input:
+            if not tensor.startswith("^") and DATA in dependencies.marks(tensor):
+                for number in range(first_constant(tensor), until):
+                    cuts[number].add(tensor)
+    return [_kept_tensors(nodes, dependencies, runner, cut) for cut in cuts]
+
+
+def _last_waves(nodes: Mapping[str, Any], results: Sequence[Sequence[str]]) -> dict[str, int]:
+    """Return op -> the last wave that needs it."""
+    last: dict[str, int] = {}
+    for number in range(len(results) - 1, -1, -1):
+        stack = list(results[number])
+        while stack:
+            name = stack.pop()
+            if name not in last:
+                last[name] = number
+                stack.extend(map(op_of, nodes[name].input))
+    return last
+
+
+def _kept_tensors(
+    nodes: Mapping[str, Any], dependencies: Dependencies, runner: Runner, cut: set[str]
+) -> tuple[str, ...]:
+    """Return the tensors of a cut by their original names; none if they cannot be kept."""
+    names = set()
+    for tensor in cut:
+        if dependencies.is_in_loop(tensor) or dependencies.conditions(tensor):
+            return ()
+        while nodes[op_of(tensor)].op == "Identity":
+            inputs = nodes[op_of(tensor)].input
+            tensor = next(each for each in inputs if not each.startswith("^"))
+        names.add(full_name(tensor))
+    return tuple(sorted(names)) if all(map(runner.can_keep, names)) else ()

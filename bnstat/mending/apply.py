@@ -66,8 +66,6 @@ def apply(
         ChangedError: the model was replaced while it was copied.
         BnstatError: `output` exists, or cannot be written.
     """
-    if in_place == (output is not None):
-        raise BnstatError("output", "pass either output or in_place")
     path = fspath(path)
     refuse_url(path, "bnstat writes local models only")
     options = Options(
@@ -78,7 +76,7 @@ def apply(
         config=config,
     )
     _, model = options.open(path, locate(path).choose(path, checkpoint, step))
-    plan = planned(model.source, output)
+    plan = planned(model.source, output, in_place)
     fitted, changes = fit(assignments(model, values_of(values), roles, layers))
     arrays = {change.key: fitted[change.key] for change in changes if change.moved}
     with signals_raised(), Draft(plan) as draft:

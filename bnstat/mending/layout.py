@@ -183,8 +183,8 @@ class Layout:
         return self.model if self.parent == "." else os.path.join(self.parent, self.model)
 
 
-def planned(source: Source, output: str | PathLike[str] | None) -> Layout:
-    """Return the layout of a copy; without an output, it replaces the model.
+def planned(source: Source, output: str | PathLike[str] | None, in_place: bool) -> Layout:
+    """Return the layout of a copy, which replaces the model if `in_place`.
 
     Call this before a long computation whose results are to be written.
 
@@ -193,6 +193,8 @@ def planned(source: Source, output: str | PathLike[str] | None) -> Layout:
         NotFoundError: the folder of the output does not exist.
         BnstatError: the output exists, or is inside of the model or around it.
     """
+    if in_place == (output is not None):
+        raise BnstatError("output", "pass either output or in_place")
     original = footprint(source)
     return layout_in_place(original) if output is None else layout(original, fspath(output))
 

@@ -87,18 +87,19 @@ def a_pass(way: str, folder: str, images: np.ndarray) -> Callable[[], object]:
                 signature(**{name: tf.constant(images[start : start + BATCH])})
 
         return forward
-    from bnstat.estimate.passes import Kept, read, untracked
-    from bnstat.estimate.recalibrating import Settings, scene
+    from bnstat.estimate.passes import read, untracked
+    from bnstat.estimate.preparation import set_up
     from bnstat.estimate.recalibration import estimate
+    from bnstat.estimate.settings import Settings
 
-    opened = scene(folder, images, Settings(samples=len(images), batch_size=BATCH))
-    subject = opened.subject
+    setup = set_up(folder, images, Settings(samples=len(images), batch_size=BATCH))
+    network = setup.network
     if way == "exact":
-        return lambda: estimate(opened, exact=True, kept=Kept())
-    stored = subject.stored()
-    runner = subject.runner(by_batch=way == "recalibrate", sample=True)
-    layers = list(subject.layers)
-    return lambda: read(subject, runner, opened.data, untracked, "", given=stored, layers=layers)
+        return lambda: estimate(setup, exact=True)
+    stored = network.stored()
+    runner = network.runner(by_batch=way == "recalibrate", sample=True)
+    layers = list(network.layers)
+    return lambda: read(network, runner, setup.data, untracked, "", given=stored, layers=layers)
 
 
 def main(way: str, folder: str, count: str, size: str) -> None:

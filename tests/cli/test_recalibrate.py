@@ -131,10 +131,10 @@ def test_help_says_that_the_model_is_run(run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--data", "nowhere.npz"), "nowhere.npz: there is no such data"),
+        (("--data", "nowhere.npz"), "nowhere.npz: does not exist"),
         (("--data", str(TEST), "--labels", "classes"), "has no 'classes' for --labels"),
         (("--data", str(TEST), "--image-size", "big"), "'big' is neither SIZE nor HEIGHTxWIDTH"),
-        (("--data", str(TEST), "--scale", "1/0"), "'1/0' is no number"),
+        (("--data", str(TEST), "--scale", "1/0"), "'1/0' is not a number"),
         (("--data", str(TEST), "--layer", "x"), "no batch-norm layer matches 'x'"),
         ((), "Missing option '--data'"),
     ],
@@ -153,11 +153,11 @@ def test_a_model_without_batch_norm(run, tmp_path):
     tf.saved_model.save(tf.Module(), str(tmp_path / "plain"))
     result = run("drift", tmp_path / "plain", "--data", TEST)
     assert result.exit_code == 2
-    assert "holds no batch-norm layer" in result.stderr
+    assert "has no batch-norm layer" in result.stderr
 
 
 def test_progress_names_the_wave():
-    from bnstat.estimate.recalibrating import recalibrate
+    from bnstat import recalibrate
 
     said = []
 

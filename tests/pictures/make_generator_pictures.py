@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image
 
 import bnstat
-from bnstat.estimate.recalibrating import Settings, scene
+from bnstat.estimate.preparation import set_up
+from bnstat.estimate.settings import Settings
 
 FOLDER = Path(__file__).parent
 ROWS, COLUMNS = 2, 5
@@ -48,10 +49,10 @@ def main() -> None:
 
 def draw(model: str | Path, latent: np.ndarray) -> Image.Image:
     """Return the images that a generator makes, in a grid of a few colours."""
-    subject = scene(model, latent, Settings()).subject
-    with subject.runner(by_batch=False, sample=True) as runner:
-        (name,) = subject.inputs
-        images = runner.run({name: latent}, subject.stored(), [], subject.output).answer
+    network = set_up(model, latent, Settings()).network
+    with network.runner(by_batch=False, sample=True) as runner:
+        (name,) = network.inputs
+        images = runner.run({name: latent}, network.stored(), [], network.output).output
     assert images is not None
     _, height, width, channels = images.shape
     grid = images.reshape(ROWS, COLUMNS, height, width, channels).swapaxes(1, 2)

@@ -4,107 +4,84 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bnstat.errors import NotFoundError, UnknownFormatError
-from bnstat.estimate.data.batches import Batch, Data, SizedData, Source, Wanted
-from bnstat.estimate.data.files import Images
-from bnstat.estimate.data.memory import LABELS, Arrays, is_numpy, needed, of_object, open_numpy
-from bnstat.model import Array
+from bnstat.estimate.data.batches import Arrays, Batch, BatchSource, Data, Input, SizedData
+from bnstat.estimate.data.files import (
+    Images,
+    image_files,
+    is_saved_dataset,
+    open_images,
+    open_records,
+    open_saved_dataset,
+    record_files,
+)
+from bnstat.estimate.data.memory import LABELS, open_numpy, source_of_code, source_of_object
 
-__all__ = ["Batch", "Data", "Images", "example_of", "open_data"]
+if TYPE_CHECKING:
+    from bnstat.estimate.settings import Settings
+
+__all__ = ["Batch", "Data", "Images", "Input", "example_of", "open_data"]
 
 
-def open_data(
-    data: Any,
-    inputs: Mapping[str, Wanted],
-    *,
-    batch_size: int,
-    samples: int,
-    labels: str | None = None,
-    images: Images | None = None,
-) -> Data:
-    """Data that fits a model.
+def open_data(data: Any, inputs: Mapping[str, Input], settings: Settings) -> Data:
+    """Return data that fits a model. Data in memory is checked as a whole, other data at first.
 
     Args:
         data: a path, `module:function`, or arrays or a dataset in memory.
-        inputs: the model's inputs by name.
-        batch_size: samples in a batch.
-        samples: samples to take at most.
-        labels: the name of the labels, where accuracy is wanted.
-        images: how images become arrays.
+        inputs: the inputs of the model, by name.
+        settings: the number of samples, the size of a batch, the labels, and how images become
+            arrays.
 
     Raises:
-        NotFoundError: there is no such path, or an input's array is missing.
-        UnknownFormatError: it is no data that is known.
-        BnstatError: it does not fit the model.
+        NotFoundError: the path does not exist, or the array of an input is missing.
+        UnknownFormatError: the data has an unknown format.
+        BnstatError: the data does not fit the model.
     """
-    source = _source(data, inputs, images or Images(), labels)
-    if isinstance(source, Arrays):
-        chosen = needed(source.arrays, _names(inputs, labels))
-        source = Arrays(source.where, {name: source.arrays[name] for name in chosen})
-        opened: Data = SizedData(
-            source, inputs, batch_size, samples, labels, len(next(iter(source.arrays.values()), ()))
-        )
-        for _ in opened:  # all of it is at hand to be looked through before the run
-            pass
-    else:
-        opened = Data(source, inputs, batch_size, samples, labels)
-        next(iter(opened))
+    source = _source(data, inputs, settings)
+    is_in_memory = source.samples is not None
+    opened = (SizedData if is_in_memory else Data)(
+        source, inputs, settings.batch_size, settings.samples, settings.labels
+    )
+    for _ in opened:
+        if not is_in_memory:
+            break
     return opened
 
 
-def _names(inputs: Mapping[str, Wanted], labels: str | None) -> list[str]:
-    """The names of all arrays that are needed."""
-    return [*inputs, *([] if labels is None else [labels])]
-
-
-def example_of(data: Any, labels: str | None) -> Mapping[str, Array]:
-    """The first arrays of data, for a model that does not say what it takes.
+def example_of(data: Any, settings: Settings) -> Arrays:
+    """Return the first batch of data, for a model that does not record its inputs.
 
     Raises:
-        BnstatError: they cannot be had without knowing what the model takes.
+        BnstatError: the data cannot be read without knowing the inputs.
     """
-    source = _source(data, {}, Images(), labels)
-    raw = next(iter(source.batches(1)), {})
-    names = [name for name in raw if name not in (labels, LABELS)]
-    return {name or "input": raw[name] for name in names}
+    arrays = next(iter(_source(data, {}, settings).batches()), {})
+    names = [name for name in arrays if name not in (settings.labels, LABELS)]
+    return {name or "input": arrays[name] for name in names}
 
 
-def _source(data: Any, inputs: Mapping[str, Wanted], images: Images, labels: str | None) -> Source:
+def _source(data: Any, inputs: Mapping[str, Input], settings: Settings) -> BatchSource:
+    labels = [] if settings.labels is None else [settings.labels]
+    names = [*inputs, *labels] if inputs else []
     if not isinstance(data, (str, os.PathLike)):
-        return of_object(data, inputs)
+        return source_of_object(data, inputs, names)
     path = os.fspath(data)
     if ":" in path and not os.path.exists(path):
-        from bnstat.estimate.data.memory import of_code
-
-        return of_code(path, inputs)
+        return source_of_code(path, inputs, names)
     if not os.path.exists(path):
-        raise NotFoundError(path, "there is no such data")
-    if is_numpy(path):
-        return open_numpy(path, _names(inputs, labels))
-    from bnstat.estimate.data.files import (
-        Records,
-        form_of,
-        has_images,
-        is_dataset,
-        is_records,
-        open_dataset,
-        open_images,
-        record_files,
-    )
-
-    folder = os.path.isdir(path)
-    if folder and is_dataset(path):
-        return open_dataset(path, inputs)
-    if folder and has_images(path):
-        return open_images(path, inputs, images)
-    files = record_files(path) if folder else [path] if is_records(path) else []
-    if files:
-        return Records(path, tuple(files), inputs, labels, form_of(inputs, images))
+        raise NotFoundError(path, "does not exist")
+    if os.path.splitext(path)[1].lower() in (".npz", ".npy"):
+        return open_numpy(path, names)
+    if os.path.isdir(path) and is_saved_dataset(path):
+        return open_saved_dataset(path, inputs)
+    if os.path.isdir(path) and any(image_files(path)):
+        return open_images(path, inputs, settings.images)
+    if files := record_files(path):
+        return open_records(path, files, inputs, settings.labels, settings.images)
     raise UnknownFormatError(
         path,
-        "is no data that bnstat knows",
-        "give an .npz, an .npy, a folder of tf.data.Dataset.save, a TFRecord of tf.Example "
+        "is not data that bnstat knows",
+        "pass an .npz, an .npy, a folder of tf.data.Dataset.save, a TFRecord of tf.Example "
         "or a folder of them, a folder of images, or module:function",
     )

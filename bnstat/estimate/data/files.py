@@ -1,12 +1,7 @@
-"""Images: JPEG, PNG, GIF and BMP, in a folder and in the folders below, and what they become.
+"""Data in files: folders of images, TFRecords of `tf.Example`, and saved `tf.data` datasets.
 
-TFRecords of `tf.Example`, as they are or packed by gzip; one file, or a folder of shards.
-
-Sources: tensorflow/core/lib/io/record_writer.h, tensorflow/core/example/{example,feature}.proto.
-
-Folders that `tf.data.Dataset.save` wrote.
-
-Source: tensorflow/python/data/ops/save_op.py and load_op.py.
+Sources: tensorflow/core/lib/io/record_writer.h; tensorflow/core/example/{example,feature}.proto;
+tensorflow/python/data/ops/save_op.py and load_op.py.
 """
 
 from __future__ import annotations
@@ -15,7 +10,7 @@ import gzip
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import IO, Any
@@ -23,16 +18,17 @@ from typing import IO, Any
 import numpy as np
 
 from bnstat.errors import AmbiguousError, DamagedError, NotFoundError, UnsupportedError, first_line
-from bnstat.estimate.data.batches import Raw, Source, Wanted, eagerly
-from bnstat.estimate.data.memory import Batches
+from bnstat.estimate.data.batches import Arrays, BatchSource, Input, batch_of_one, eager_mode
+from bnstat.estimate.data.memory import source_of_batches
 from bnstat.formats.dtypes import numpy_dtype
 from bnstat.formats.tensorflow.sstable import masked_crc32c
 from bnstat.model import Array
 from bnstat.text import natural_key
 
-_ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
-_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")
+_IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".bmp")
+_IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM")
 _CHANNELS = (1, 3, 4)
+_GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -40,8 +36,8 @@ class Images:
     """How images become arrays.
 
     Attributes:
-        size: height and width that they are resized to; the model's own where it has one.
-        scale: what their numbers from 0 to 255 are multiplied by.
+        size: the height and width after resizing; None for the size that the model takes.
+        scale: the factor of pixel values, which are from 0 to 255.
     """
 
     size: tuple[int, int] | None = None
@@ -49,25 +45,25 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Form:
-    """How a model takes an image.
+class ImageFormat:
+    """The image format that a model takes.
 
     Attributes:
-        size: height and width; None where it takes any, and nobody says.
+        size: height and width; None if the model takes any size and the user set none.
         channels: 1, 3 or 4.
-        first: whether the channels are the first axis, and not the last.
-        dtype: of the numbers; whole ones are rounded.
-        scale: what their numbers from 0 to 255 are multiplied by.
+        channels_first: True if the channels are the first axis of an image.
+        dtype: of the array; numbers are rounded for an integer dtype.
+        scale: the factor of pixel values, which are from 0 to 255.
     """
 
     size: tuple[int, int] | None
     channels: int
-    first: bool
+    channels_first: bool
     dtype: np.dtype[Any]
     scale: float
 
     def decoded(self, data: bytes, where: str) -> Array:
-        """An image `[height, width, channels]`, or as the model wants it.
+        """Decode an image file.
 
         Raises:
             AmbiguousError: the size is not known.
@@ -76,17 +72,16 @@ class Form:
         import tensorflow as tf
 
         if self.size is None:
-            raise AmbiguousError(where, "the model takes images of any size", "say --image-size")
-        with eagerly():
+            raise AmbiguousError(where, "the model takes images of any size", "pass --image-size")
+        with eager_mode():
             try:
                 image = tf.io.decode_image(data, channels=self.channels, expand_animations=False)
             except tf.errors.OpError:
-                raise DamagedError(
-                    where, f"is no image of {self.channels} channels that TensorFlow can decode"
-                ) from None
+                what = f"is not an image of {self.channels} channels that TensorFlow can decode"
+                raise DamagedError(where, what) from None
             resized = tf.image.resize(tf.cast(image, tf.float32), self.size)
         array = resized.numpy() * np.float32(self.scale)
-        if self.first:
+        if self.channels_first:
             array = array.transpose(2, 0, 1)
         if self.dtype.kind in "iu":
             limits = np.iinfo(self.dtype)
@@ -94,239 +89,219 @@ class Form:
         return np.asarray(array)
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """Image files.
+def open_images(path: str, inputs: Mapping[str, Input], images: Images) -> BatchSource:
+    """Return the images in a folder and the folders below it.
 
-    Attributes:
-        where: the folder.
-        files: their paths.
-        name: the input that they are for.
-        form: how it takes them; None where it takes the files' bytes.
+    Raises:
+        UnsupportedError: the model does not take images.
     """
+    image_format = image_format_of(inputs, images)
+    if image_format is None and (len(inputs) != 1 or not all(map(_takes_bytes, inputs.values()))):
+        raise UnsupportedError(
+            path, "is a folder of images, which the model does not take", "pass an .npz"
+        )
+    (name,) = inputs
+    files = sorted(image_files(path), key=natural_key)
 
-    where: str
-    files: tuple[str, ...]
-    name: str
-    form: Form | None
+    def batches() -> Iterator[Arrays]:
+        for file in files:
+            with open(file, "rb") as stream:
+                data = stream.read()
+            if image_format is None:
+                yield {name: np.array([data], object)}
+            else:
+                yield batch_of_one({name: image_format.decoded(data, file)})
 
-    def batches(self, size: int) -> Iterator[Raw]:
-        """The images in batches."""
-        for start in range(0, len(self.files), size):
-            images = [self._image(path) for path in self.files[start : start + size]]
-            yield {self.name: np.stack(images)}
-
-    def _image(self, path: str) -> Array:
-        with open(path, "rb") as file:
-            data = file.read()
-        return np.asarray(data, object) if self.form is None else self.form.decoded(data, path)
-
-
-def has_images(path: str) -> bool:
-    """Whether there is an image in a folder, or below."""
-    return next(_files(path), None) is not None
+    return BatchSource(path, batches)
 
 
-def is_image(data: bytes) -> bool:
-    """Whether bytes begin as an image does."""
-    return data.startswith(_STARTS)
+def image_files(path: str) -> Iterator[str]:
+    """Yield the paths of the images in a folder and the folders below it."""
+    for folder, folders, names in os.walk(path):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if name.lower().endswith(_IMAGE_ENDINGS) and not name.startswith("."):
+                yield os.path.join(folder, name)
 
 
-def takes_bytes(wanted: Wanted) -> bool:
-    """Whether an input is one text for each sample, such as an encoded image."""
-    return wanted.dtype == "string" and wanted.shape is not None and len(wanted.shape) == 1
-
-
-def form_of(inputs: Mapping[str, Wanted], images: Images) -> Form | None:
-    """How the only input of a model takes images; None where it takes none."""
+def image_format_of(inputs: Mapping[str, Input], images: Images) -> ImageFormat | None:
+    """Return how the only input of a model takes images; None if it does not."""
     wanted = next(iter(inputs.values()), None)
     shape = wanted.shape if wanted is not None else None
     if len(inputs) != 1 or wanted is None or shape is None or len(shape) != 4:
         return None
     if wanted.dtype == "string":
         return None
-    first = shape[1] in (1, 3) and shape[3] not in (*_CHANNELS, None)
-    channels = shape[1] if first else shape[3]
-    height, width = images.size or (shape[2:4] if first else shape[1:3])
+    channels_first = shape[1] in (1, 3) and shape[3] not in (*_CHANNELS, None)
+    channels = shape[1] if channels_first else shape[3]
+    height, width = images.size or (shape[2:4] if channels_first else shape[1:3])
     if channels not in (*_CHANNELS, None):
         return None
     size = None if height is None or width is None else (height, width)
-    return Form(size, channels or 3, first, numpy_dtype(wanted.dtype, "input"), images.scale)
+    dtype = numpy_dtype(wanted.dtype, "input")
+    return ImageFormat(size, channels or 3, channels_first, dtype, images.scale)
 
 
-def open_images(path: str, inputs: Mapping[str, Wanted], images: Images) -> Source:
-    """The images of a folder, for the only input of a model.
-
-    Args:
-        path: the folder.
-        inputs: the model's.
-        images: how they become arrays.
-
-    Raises:
-        UnsupportedError: the model takes no images.
-    """
-    name, wanted = next(iter(inputs.items()))
-    form = form_of(inputs, images)
-    if form is None and not (len(inputs) == 1 and takes_bytes(wanted)):
-        raise UnsupportedError(
-            path, "is a folder of images, which the model does not take", "give an .npz"
-        )
-    files = sorted(_files(path), key=natural_key)
-    return Pictures(path, tuple(files), name, form)
+def _takes_bytes(wanted: Input) -> bool:
+    """Return True if an input takes one text per sample, such as an encoded image."""
+    return wanted.dtype == "string" and wanted.shape is not None and len(wanted.shape) == 1
 
 
-def _files(path: str) -> Iterator[str]:
-    for folder, folders, names in os.walk(path):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if name.lower().endswith(_ENDINGS) and not name.startswith("."):
-                yield os.path.join(folder, name)
-
-
-_RECORDS_GZIP = b"\x1f\x8b"
-_HEAD = 12
-"""Bytes before a record: its length, and the checksum of that."""
+_HEAD_SIZE = 12
+"""Bytes before a record: its length, and the checksum of the length."""
 
 _CHUNK = 1 << 20
 _LISTS = ("float_list", "int64_list", "bytes_list")
 
 
-@dataclass(frozen=True)
-class Records:
-    """The examples of some TFRecords.
+def open_records(
+    path: str, files: Sequence[str], inputs: Mapping[str, Input], labels: str | None, images: Images
+) -> BatchSource:
+    """Return the examples in TFRecord files, whose features have the names of the inputs.
 
-    A feature is named and shaped as the input that it is for; one that holds a number's bytes or an
-    encoded image is decoded. A model whose only input is text, and of no feature's name, takes the
-    examples themselves, which its own graph parses.
-
-    Attributes:
-        where: the path.
-        files: the files.
-        inputs: the model's.
-        labels: the name of a further feature, of one number.
-        form: how the model takes images, where it takes any.
+    A feature that holds the bytes of numbers or an encoded image is decoded. If the only input
+    takes text and is not the name of a feature, it gets the serialized examples, which such a
+    model parses itself.
     """
+    from tensorflow.core.example import example_pb2
 
-    where: str
-    files: tuple[str, ...]
-    inputs: Mapping[str, Wanted]
-    labels: str | None
-    form: Form | None
+    image_format = image_format_of(inputs, images)
 
-    def batches(self, size: int) -> Iterator[Raw]:
-        """The examples in batches."""
-        samples: list[dict[str, Array]] = []
-        for path in self.files:
-            for record in records(path):
-                samples.append(self._sample(record, path))
-                if len(samples) == size:
-                    yield _stacked(samples)
-                    samples = []
-        if samples:
-            yield _stacked(samples)
-
-    def _sample(self, record: bytes, path: str) -> dict[str, Array]:
-        from tensorflow.core.example import example_pb2
-
-        sample = {}
+    def sample(record: bytes, number: int, file: str) -> Arrays:
         try:
             features = example_pb2.Example.FromString(record).features.feature
         except Exception:  # protobuf's parsers differ in what they raise
-            raise DamagedError(path, "a record is no tf.Example") from None
-        for name, wanted in self.inputs.items():
-            if name not in features and len(self.inputs) == 1 and takes_bytes(wanted):
-                sample[name] = np.asarray(record, object)
+            raise DamagedError(file, f"record {number} is not a valid tf.Example") from None
+        arrays = {}
+        for name, wanted in inputs.items():
+            if name not in features and len(inputs) == 1 and _takes_bytes(wanted):
+                arrays[name] = np.asarray(record, object)
             else:
-                sample[name] = self._feature(features, name, wanted, path)
-        if self.labels is not None:
-            sample[self.labels] = self._feature(features, self.labels, None, path)
-        return sample
+                arrays[name] = _feature(features, name, wanted, image_format, file)
+        if labels is not None:
+            arrays[labels] = _feature(features, labels, None, image_format, file)
+        return arrays
 
-    def _feature(self, features: Any, name: str, wanted: Wanted | None, path: str) -> Array:
-        if name not in features:
-            there = ", ".join(sorted(features)[:8])
-            raise NotFoundError(path, f"has no feature {name!r}", f"it has {there}")
-        feature = features[name]
-        kind = feature.WhichOneof("kind")
-        values = list(getattr(feature, kind).value) if kind in _LISTS else []
-        if kind == "bytes_list" and wanted is not None and wanted.dtype != "string":
-            if len(values) == 1:
-                return self._unpacked(values[0], name, wanted, path)
-            raise _misfit(path, name, "texts", wanted)
-        array = np.asarray(values, object if kind == "bytes_list" else None)
-        if wanted is None or wanted.shape is None:
-            return array.reshape(()) if array.size == 1 else array
-        fitted = _reshaped(array, wanted)
-        if fitted is None:
-            raise _misfit(path, name, f"{array.size} values", wanted)
-        return fitted
+    def batches() -> Iterator[Arrays]:
+        for file in files:
+            for number, record in enumerate(_records(file)):
+                yield batch_of_one(sample(record, number, file))
 
-    def _unpacked(self, data: bytes, name: str, wanted: Wanted, path: str) -> Array:
-        """The numbers of a feature of bytes: as they lie there, or an encoded image."""
-        for dtype in (np.dtype(np.uint8), numpy_dtype(wanted.dtype, name)):
-            known = None in (wanted.shape or (None, None))[1:]
-            if not known and len(data) == prod(_sizes(wanted)) * dtype.itemsize:
-                return np.frombuffer(data, dtype).reshape(_sizes(wanted))
-        if self.form is not None and is_image(data):
-            return self.form.decoded(data, f"{path}, feature {name!r}")
-        raise _misfit(path, name, f"{len(data)} bytes", wanted)
+    return BatchSource(path, batches)
 
 
-def is_records(path: str) -> bool:
-    """Whether a file starts as a TFRecord does: with the length of a record and its checksum."""
+def _feature(
+    features: Any, name: str, wanted: Input | None, image_format: ImageFormat | None, file: str
+) -> Array:
+    """Return the value of a feature in the shape of an input."""
+    if name not in features:
+        names = ", ".join(sorted(features)[:8])
+        raise NotFoundError(file, f"has no feature {name!r}", f"it has {names}")
+    kind = features[name].WhichOneof("kind")
+    values = list(getattr(features[name], kind).value) if kind in _LISTS else []
+    if kind == "bytes_list" and wanted is not None and wanted.dtype != "string":
+        if len(values) == 1:
+            return _decoded(values[0], name, wanted, image_format, file)
+        raise _misfit(file, name, "texts", wanted)
+    array = np.asarray(values, object if kind == "bytes_list" else None)
+    if wanted is None or wanted.shape is None:
+        return array.reshape(()) if array.size == 1 else array
+    sizes = _sizes(wanted)
+    if sizes.count(-1) <= 1 and 0 not in sizes:
+        try:
+            return array.reshape(sizes)
+        except ValueError:
+            pass
+    raise _misfit(file, name, f"{array.size} values", wanted)
+
+
+def _decoded(
+    data: bytes, name: str, wanted: Input, image_format: ImageFormat | None, file: str
+) -> Array:
+    """Decode the bytes of numbers, or an encoded image."""
+    sizes = _sizes(wanted)
+    for dtype in (np.dtype(np.uint8), numpy_dtype(wanted.dtype, name)):
+        is_known = wanted.shape is not None and -1 not in sizes
+        if is_known and len(data) == prod(sizes) * dtype.itemsize:
+            return np.frombuffer(data, dtype).reshape(sizes)
+    if image_format is not None and data.startswith(_IMAGE_STARTS):
+        return image_format.decoded(data, f"{file}, feature {name!r}")
+    raise _misfit(file, name, f"{len(data)} bytes", wanted)
+
+
+def _sizes(wanted: Input) -> list[int]:
+    """Return the shape of a sample, with -1 for unknown sizes."""
+    return [-1 if size is None else size for size in (wanted.shape or ())[1:]]
+
+
+def _misfit(path: str, name: str, has: str, wanted: Input) -> DamagedError:
+    return DamagedError(
+        path,
+        f"the feature {name!r} has {has}, the model takes {_sizes(wanted)} of {wanted.dtype}",
+        "decode it in a function, and pass file.py:function",
+    )
+
+
+def record_files(path: str) -> list[str]:
+    """Return the TFRecord files in a folder, in natural order; or the file that a path is."""
+    if not os.path.isdir(path):
+        return [path] if _is_record_file(path) else []
+    names = sorted(os.listdir(path), key=natural_key)
+    files = [os.path.join(path, name) for name in names if not name.startswith(".")]
+    return [file for file in files if os.path.isfile(file) and _is_record_file(file)]
+
+
+def _is_record_file(path: str) -> bool:
+    """Return True if a file starts with the length of a record and its checksum."""
     try:
         with _opened(path) as file:
-            head = file.read(_HEAD)
+            return _is_head(file.read(_HEAD_SIZE))
     except (OSError, EOFError, zlib.error):
         return False
-    return _is_head(head)
 
 
-def record_files(folder: str) -> list[str]:
-    """The TFRecords in a folder, in their natural order."""
-    names = sorted(os.listdir(folder), key=natural_key)
-    paths = [os.path.join(folder, name) for name in names if not name.startswith(".")]
-    return [path for path in paths if os.path.isfile(path) and is_records(path)]
+def _records(path: str) -> Iterator[bytes]:
+    """Yield the records of a TFRecord file.
 
-
-def records(path: str) -> Iterator[bytes]:
-    """The records of a TFRecord file, one after the other.
+    TensorFlow's own reader ends the process if a length is wrong, and does not notice if a file
+    ends within the head of a record.
 
     Raises:
-        DamagedError: it is cut short, or a checksum is wrong.
+        DamagedError: the file is cut short, or a checksum is wrong.
     """
     number = 0
     try:
         with _opened(path) as file:
-            while head := file.read(_HEAD):
+            while head := file.read(_HEAD_SIZE):
                 if not _is_head(head):
                     raise DamagedError(path, f"is damaged, or ends, at record {number}")
                 (length,) = struct.unpack("<Q", head[:8])
                 data = _read(file, length + 4)
-                body, crc = data[:length], data[length:]
-                if len(crc) < 4:
+                record, checksum = data[:length], data[length:]
+                if len(checksum) < 4:
                     raise DamagedError(path, f"ends within record {number}")
-                if struct.pack("<I", masked_crc32c(body)) != crc:
+                if struct.pack("<I", masked_crc32c(record)) != checksum:
                     raise DamagedError(path, f"record {number} has a wrong checksum")
-                yield body
+                yield record
                 number += 1
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DamagedError(path, f"cannot be unpacked at record {number}: {error}") from None
 
 
 def _is_head(head: bytes) -> bool:
-    return len(head) == _HEAD and struct.pack("<I", masked_crc32c(head[:8])) == head[8:]
+    is_whole = len(head) == _HEAD_SIZE
+    return is_whole and struct.pack("<I", masked_crc32c(head[:8])) == head[8:]
 
 
 def _opened(path: str) -> IO[bytes]:
     with open(path, "rb") as file:
-        head = file.read(_HEAD)
-    packed = head.startswith(_RECORDS_GZIP) and not _is_head(head)
-    return gzip.open(path) if packed else open(path, "rb")  # type: ignore[return-value]
+        head = file.read(_HEAD_SIZE)
+    is_packed = head.startswith(_GZIP) and not _is_head(head)
+    return gzip.open(path) if is_packed else open(path, "rb")  # type: ignore[return-value]
 
 
 def _read(file: IO[bytes], size: int) -> bytes:
-    """So many bytes, or all that there are, whatever the size says."""
+    """Read bytes in chunks, because the size may be wrong; fewer at the end of the file."""
     parts = []
     while size > 0 and (part := file.read(min(size, _CHUNK))):
         parts.append(part)
@@ -334,72 +309,46 @@ def _read(file: IO[bytes], size: int) -> bytes:
     return b"".join(parts)
 
 
-def _sizes(wanted: Wanted) -> list[int]:
-    """The shape of a sample; -1 in place of unknown sizes."""
-    return [-1 if size is None else size for size in (wanted.shape or ())[1:]]
-
-
-def _reshaped(array: Array, wanted: Wanted) -> Array | None:
-    shape = _sizes(wanted)
-    if shape.count(-1) > 1 or 0 in shape:
-        return None
-    try:
-        return array.reshape(shape)
-    except ValueError:
-        return None
-
-
-def _misfit(path: str, name: str, has: str, wanted: Wanted) -> DamagedError:
-    return DamagedError(
-        path,
-        f"the feature {name!r} has {has}, the model takes {_sizes(wanted)} of {wanted.dtype}",
-        "decode it in a function, and give file.py:function",
-    )
-
-
-def _stacked(samples: list[dict[str, Array]]) -> Raw:
-    return {name: np.stack([each[name] for each in samples]) for name in samples[0]}
-
-
 _SPEC = "dataset_spec.pb"
 _SHARD = ".snapshot"
-_DATASETS_GZIP = b"\x1f\x8b"
 
 
-def is_dataset(path: str) -> bool:
-    """Whether a folder was written by `tf.data.Dataset.save`."""
+def is_saved_dataset(path: str) -> bool:
+    """Return True if `tf.data.Dataset.save` wrote a folder."""
     return os.path.exists(os.path.join(path, _SPEC))
 
 
-def open_dataset(path: str, inputs: Mapping[str, Wanted]) -> Source:
-    """The elements of a saved dataset, batches or samples.
+def open_saved_dataset(path: str, inputs: Mapping[str, Input]) -> BatchSource:
+    """Return the elements of a saved dataset, which are batches or samples.
 
     Raises:
         DamagedError: TensorFlow cannot load it.
     """
     import tensorflow as tf
 
+    def elements() -> Iterator[Any]:
+        with eager_mode():
+            iterator = iter(dataset)
+        while True:
+            with eager_mode():
+                element = next(iterator, None)
+            if element is None:
+                return
+            yield element
+
     try:
-        with eagerly():
+        with eager_mode():
             dataset = tf.data.Dataset.load(path, compression=_compression(path))
-    except Exception as error:  # whatever TensorFlow's status says
+    except Exception as error:  # whatever TensorFlow raises
         raise DamagedError(path, f"TensorFlow cannot load it: {first_line(error)}") from None
-    return Batches(path, lambda: _elements(dataset), inputs)
-
-
-def _elements(dataset: Any) -> Iterator[Any]:
-    with eagerly():
-        elements = iter(dataset)
-    while True:
-        with eagerly():
-            element = next(elements, None)
-        if element is None:
-            return
-        yield element
+    return source_of_batches(path, elements, inputs)
 
 
 def _compression(path: str) -> str | None:
-    """How it was packed, which `load` is to be told; what was saved there before may lie beside."""
+    """Return how a saved dataset is compressed, which it does not record.
+
+    The newest shard decides: shards of a dataset that was saved there before may still exist.
+    """
     shards = [
         os.path.join(folder, name)
         for folder, _, names in os.walk(path)
@@ -409,4 +358,4 @@ def _compression(path: str) -> str | None:
     if not shards:
         return None
     with open(max(shards, key=lambda shard: os.stat(shard).st_mtime_ns), "rb") as file:
-        return "GZIP" if file.read(2) == _DATASETS_GZIP else None
+        return "GZIP" if file.read(2) == _GZIP else None

@@ -1,4 +1,4 @@
-"""The ops that bnstat runs without being told to trust a model.
+"""The ops that bnstat runs without `--trust`.
 
 The list names the ops that inference and training graphs need and that only compute with values
 in memory. It refuses everything else, so an op that a later TensorFlow adds is refused too. The
@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bnstat.errors import UnsupportedError
-from bnstat.estimate.running.flat_graph import called_by, nodes, op_of, pruned
+from bnstat.estimate.running.flat_graph import all_nodes, called_by, op_of, pruned
 
 _FAMILIES: Mapping[str, str] = {
     "graph structure": """
@@ -243,9 +243,9 @@ def refuse_unlisted(graph_def: Any, where: str, *, trust: bool = False) -> None:
     """Raise if a graph, or any function in it, has an op that is not allowed.
 
     Args:
-        graph_def: a `GraphDef` of only what will run; see `flatten.pruned`.
+        graph_def: a `GraphDef` of only what will run; see `flat_graph.pruned`.
         where: for messages.
-        trust: allow all ops but those that end the process.
+        trust: allow all ops except `Abort`, which ends the process.
 
     Raises:
         UnsupportedError: names the ops.
@@ -255,7 +255,7 @@ def refuse_unlisted(graph_def: Any, where: str, *, trust: bool = False) -> None:
     named = (function.signature.name for function in graph_def.library.function)
     # Which of the two TensorFlow takes is not certain if a function has the name of an op.
     functions = {name for name in named if op_def_registry.get(name) is None}
-    ops = called_by(nodes(graph_def)) - functions
+    ops = called_by(all_nodes(graph_def)) - functions
     if ending := ops & _NEVER:
         raise UnsupportedError(where, f"running it would execute {min(ending)}, which ends bnstat")
     refused = [] if trust else sorted(ops - ALLOWED)

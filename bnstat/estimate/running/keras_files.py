@@ -1,22 +1,35 @@
-"""Keras's own files as programs: checked, built by Keras in safe mode, and traced."""
+"""Keras files as programs: checked, built by Keras in safe mode, and traced.
+
+Keras resolves names in a configuration to Python objects: modules, classes, functions, and symbols
+of TensorFlow's API. Its safe mode does not restrict all of them: tf-keras imports any module, and
+calls any function of TensorFlow (`tf.io.gfile.remove` too) with constants from the file. So the
+whole configuration is checked before Keras builds anything of it.
+
+Sources: keras/src/saving/serialization_lib.py; tf_keras/src/saving/serialization_lib.py,
+tf_keras/src/layers/core/tf_op_layer.py, tf_keras/src/engine/base_layer.py.
+"""
 
 from __future__ import annotations
 
+import builtins
+import json
 import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from shutil import copyfile
 from tempfile import TemporaryDirectory
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 from bnstat.compare.alignment import align
-from bnstat.errors import BnstatError, NotFoundError, UnsupportedError, first_line
+from bnstat.errors import BnstatError, DamagedError, UnsupportedError, first_line
+from bnstat.estimate.running.allowed_ops import ALLOWED
 from bnstat.estimate.running.flat_graph import Program
-from bnstat.estimate.running.keras_config import read_configuration, refuse_unsafe
 from bnstat.estimate.running.traced import traced
+from bnstat.estimate.settings import Settings
+from bnstat.estimate.user_code import import_user_module
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
 from bnstat.live import live_model
 from bnstat.mending.layout import footprint
@@ -25,22 +38,47 @@ from bnstat.storage.archive import open_archive
 from bnstat.storage.files import File, Folder
 from bnstat.storage.local import LocalFile, LocalFolder
 
+_KERAS = re.compile(
+    r"(tf_)?keras(\.(api|src|_tf_keras|keras|v2|v1|experimental|__internal__))*"
+    r"(\.(activations|constraints|dtype_policies|engine|initializers|layers|legacy|losses|metrics"
+    r"|mixed_precision|models|ops|optimizers|quantizers|random|regularizers|trainers)(\.\w+)*)?"
+)
+"""Modules of what models are made of; other modules of Keras read files and settings."""
 
-def keras_file(path: str, model: Model, imports: Sequence[str], trust: bool) -> Program:
-    """The program of the model in a `.keras` or an `.h5`.
+_RUNS_CODE = frozenset({"Lambda", "__lambda__", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"})
+_READS_FILES = frozenset({"TFSMLayer"})
+
+_SYMBOLS = re.compile(
+    r"(compat\.v1\.)?((__operators__|bitwise|dtypes|image|linalg|math|nn|quantization|ragged|random|sets|signal"
+    r"|sparse|strings)(\.\w+)+"
+    r"|abs|add|add_n|arg(max|min|sort)|batch_to_space|bitcast|boolean_mask|broadcast_to|cast"
+    r"|clip_by_\w+|complex|concat|constant|convert_to_tensor|cos|cosh|cumsum|divide|einsum"
+    r"|ensure_shape|equal|exp|expand_dims|eye|fill|floor|gather(_nd)?|greater(_equal)?|identity"
+    r"|less(_equal)?|linspace|logical_\w+|matmul|maximum|meshgrid|minimum|multiply|negative|norm"
+    r"|not_equal|one_hot|ones(_like)?|pad|pow|range|rank|realdiv|reduce_\w+|repeat|reshape"
+    r"|reverse(_sequence)?|roll|round|scatter_nd|searchsorted|shape(_n)?|sigmoid|sign|sin|sinh"
+    r"|size|slice|sort|space_to_batch(_nd)?|split|sqrt|square|squeeze|stack|stop_gradient"
+    r"|strided_slice|subtract|tan|tanh|tensor_scatter_nd_\w+|tensordot|tile|transpose|truediv"
+    r"|unique|unstack|where|zeros(_like)?)"
+)
+"""Functions of TensorFlow's API that only add ops to a graph; the ops are checked again there."""
+
+_TENSORS = frozenset({"RaggedTensor", "SparseTensor", "sparse.SparseTensor"})
+
+
+def keras_file(path: str, model: Model, settings: Settings) -> Program:
+    """Return the program of the model in a `.keras` or an `.h5`.
 
     Args:
         path: the file, or its folder.
-        model: its layers as the file says them.
-        imports: modules to import first, for custom classes.
-        trust: let Keras run code and read files that the file names.
+        model: its layers as the file records them.
+        settings: the modules to import first, and what is trusted.
 
     Raises:
-        UnsupportedError: Keras cannot build it, or would have to trust it.
-        BnstatError: a module of the user's cannot be imported.
+        UnsupportedError: Keras cannot build it, or it would have to be trusted.
+        BnstatError: a module of the user cannot be imported.
     """
-    file = footprint(model.source).path
-    built = _built(file, model.source, imports, trust)
+    built = _built(footprint(model.source).path, model.source, settings)
     live = live_model(built)
     pairs = {
         layer.old.variables[role].key: live.variables[layer.new.variables[role].key]
@@ -52,8 +90,9 @@ def keras_file(path: str, model: Model, imports: Sequence[str], trust: bool) -> 
     return traced(built, path, keys)
 
 
-def _built(path: str, source: Source, imports: Sequence[str], trust: bool) -> Any:
-    _import(imports)
+def _built(path: str, source: Source, settings: Settings) -> Any:
+    for name in settings.imports:
+        import_user_module(name, name)
     keras = _library(source)
     if os.path.isdir(path) and keras.__name__ != "keras":
         raise UnsupportedError(
@@ -61,32 +100,56 @@ def _built(path: str, source: Source, imports: Sequence[str], trust: bool) -> An
             f"is a folder, which {keras.__name__} takes for a SavedModel",
             "zip its files into a .keras",
         )
-    with _under_its_ending(path, source.format) as file:
-        if not trust:
-            _refuse_outside(file, path)
-            refuse_unsafe(read_configuration(file, path), path, imports)
+    with _with_usual_ending(path, source.format) as file:
+        if not settings.trust:
+            _refuse_other_files(file, path)
+            refuse_unsafe(_configuration(file, path), path, settings.imports)
         try:
-            return keras.models.load_model(file, compile=False, safe_mode=not trust)
+            return keras.models.load_model(file, compile=False, safe_mode=not settings.trust)
         except Exception as error:  # whatever the layers' own code raises
-            hint = "save it by model.export, and take that SavedModel"
+            hint = "save it by model.export, and pass that SavedModel"
             if re.search(r"[Uu]nknown|locate class|custom", str(error)):
                 hint = "--import MODULE names the Python module that defines its custom classes"
             if "safe_mode" in str(error) or "unsafe" in str(error).lower():
-                hint = "--trust lets it run the code that it holds"
+                hint = "--trust lets it run the code in the file"
             reason = f"Keras cannot build it: {first_line(error)}"
             raise UnsupportedError(path, reason, hint) from None
 
 
-def _refuse_outside(path: str, where: str) -> None:
-    """Raise if HDF5 would read other files for the sake of this one.
+def _library(source: Source) -> Any:
+    """Return the Keras that wrote a file. tf-keras continues Keras 2."""
+    version = (source.writer or "").rpartition(" ")[2]
+    names = ["keras", "tf_keras"] if version[:1] not in ("1", "2") else ["tf_keras", "keras"]
+    for name in names:
+        try:
+            return import_module(name)
+        except ImportError:
+            continue
+    raise BnstatError(" or ".join(names), "is needed to build the model", "install it")
+
+
+@contextmanager
+def _with_usual_ending(path: str, kind: str) -> Iterator[str]:
+    """Yield a name of a file with the ending that Keras expects for its format."""
+    ending = ".keras" if kind == "keras-archive" else ".h5"
+    if os.path.isdir(path) or path.endswith(ending):
+        yield path
+        return
+    with TemporaryDirectory(prefix="bnstat-") as folder:
+        file = os.path.join(folder, f"model{ending}")
+        try:
+            os.symlink(os.path.abspath(path), file)
+        except OSError:  # Windows allows it only to administrators
+            copyfile(path, file)
+        yield file
+
+
+def _refuse_other_files(path: str, where: str) -> None:
+    """Raise if HDF5 would read other files: by external links or storage, or virtual datasets.
 
     Args:
         path: a `.keras` file or folder, or an `.h5`.
         where: for messages.
-
-    Raises:
-        UnsupportedError: it has external links, external storage or virtual datasets.
-        DamagedError: it cannot be read.
     """
     for file in _weights_files(path):
         for name in sorted(Hdf5(file).outside)[:1]:
@@ -109,49 +172,124 @@ def _weights_files(path: str) -> list[File]:
     return [file for file in files if file is not None and is_hdf5(file)]
 
 
-def _import(names: Sequence[str]) -> None:
-    """Import the user's modules, which are looked for in the working directory too.
+def _configuration(file: str, where: str) -> Any:
+    """Return the configuration of a model, read by the libraries that Keras uses."""
+    try:
+        if os.path.isdir(file):
+            with open(os.path.join(file, "config.json"), "rb") as stream:
+                return json.load(stream)
+        if file.endswith(".keras"):
+            with ZipFile(file) as archive, archive.open("config.json") as member:
+                return json.load(member)
+        import h5py
+
+        with h5py.File(file, "r") as store:
+            return json.loads(store.attrs["model_config"])
+    except (OSError, LookupError, RecursionError, TypeError, ValueError, BadZipFile) as error:
+        reason = f"its configuration cannot be read: {first_line(error)}"
+        raise DamagedError(where, reason) from None
+
+
+def refuse_unsafe(configuration: Any, path: str, imports: Sequence[str]) -> None:
+    """Raise if a configuration names anything but what models are made of.
+
+    Args:
+        configuration: what `_configuration` returned.
+        path: for messages.
+        imports: modules that the user has imported, and that it may name.
 
     Raises:
-        NotFoundError: there is no such module.
-        BnstatError: the module's own code fails.
+        UnsupportedError: names what Keras would import, call or read.
     """
-    sys.path.insert(0, os.getcwd())
-    try:
-        for name in names:
-            import_module(name)
-    except ImportError as error:
-        raise NotFoundError(name, f"cannot be imported: {first_line(error)}") from None
-    except (Exception, SystemExit) as error:  # whatever the module's own code raises
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise BnstatError(name, f"cannot be imported: {reason}") from None
-    finally:
-        sys.path.remove(os.getcwd())
+    for described in _objects(configuration):
+        module = _text(described.get("module"))
+        if module and not _is_known(module, described, imports):
+            name = f"{module}.{_name(described)}"
+            raise UnsupportedError(
+                path,
+                f"Keras cannot build it without {name}, which is not one of Keras's own models, "
+                "layers and functions",
+                f"--import MODULE allows a module that you know, such as --import {module}; "
+                "--trust allows all",
+            )
+        danger = _danger(described)
+        if danger:
+            raise UnsupportedError(
+                path,
+                f"to build it, Keras would {danger}",
+                "--trust allows that; use it only for files from people whom you trust",
+            )
 
 
-@contextmanager
-def _under_its_ending(path: str, kind: str) -> Iterator[str]:
-    """Yield a name of a file that has the ending by which Keras chooses how to load it."""
-    ending = ".keras" if kind == "keras-archive" else ".h5"
-    if os.path.isdir(path) or path.endswith(ending):
-        yield path
-        return
-    with TemporaryDirectory(prefix="bnstat-") as folder:
-        file = os.path.join(folder, f"model{ending}")
+def _objects(configuration: Any) -> Iterator[dict[str, Any]]:
+    """Yield every JSON object, at any depth."""
+    waiting = [configuration]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield value
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+
+
+def _is_known(module: str, described: dict[str, Any], imports: Sequence[str]) -> bool:
+    if any(module == name or module.startswith(f"{name}.") for name in imports):
+        return True
+    if imports and _is_registered(described):
+        return True
+    name = _name(described)
+    if module == "builtins":
+        return not hasattr(builtins, name.partition(".")[0])
+    return bool(_KERAS.fullmatch(module)) and "." not in name
+
+
+def _is_registered(described: dict[str, Any]) -> bool:
+    """Return True if a module that the user imported has registered this object with Keras."""
+    registered = described.get("registered_name")
+    if not isinstance(registered, str):
+        return False
+    for library in ("keras", "tf_keras"):
         try:
-            os.symlink(os.path.abspath(path), file)
-        except OSError:  # Windows allows it to administrators alone
-            copyfile(path, file)
-        yield file
-
-
-def _library(source: Source) -> Any:
-    """The Keras that wrote a file: 2 lives on as tf-keras."""
-    version = (source.writer or "").rpartition(" ")[2]
-    names = ["keras", "tf_keras"] if version[:1] not in ("1", "2") else ["tf_keras", "keras"]
-    for name in names:
-        try:
-            return import_module(name)
+            if import_module(library).saving.get_registered_object(registered) is not None:
+                return True
         except ImportError:
             continue
-    raise BnstatError(" or ".join(names), "is needed to build the model", "install it")
+    return False
+
+
+def _name(described: dict[str, Any]) -> str:
+    """Return the name of a class, or of a function, which Keras looks up in a module."""
+    name = _text(described.get("class_name"))
+    return _text(described.get("config")) if name == "function" else name
+
+
+def _danger(described: dict[str, Any]) -> str:
+    """Return what Keras would do for an object beyond building a layer; empty if nothing."""
+    kind = _text(described.get("class_name")).rpartition(">")[2]
+    config = described.get("config")
+    config = config if isinstance(config, dict) else {}
+    if kind in _RUNS_CODE:
+        return f"run code in the file ({kind})"
+    if kind in _READS_FILES:
+        return f"read the file {config.get('filepath')!r} ({kind})"
+    for holder in (described, config):
+        if isinstance(holder.get("vocabulary"), str):
+            return f"read the file {holder['vocabulary']!r} ({kind or 'vocabulary'})"
+    symbol: object = None
+    if kind == "TFOpLambda":
+        symbol = config.get("function")
+    elif kind == "ClassMethod" and _text(config.get("cls_symbol")) not in _TENSORS:
+        symbol = config.get("cls_symbol")
+    elif kind == "TensorFlowOpLayer":
+        node = config.get("node_def")
+        op = node.get("op") if isinstance(node, dict) else node
+        return "" if _text(op) in ALLOWED else f"run the op {op!r} ({kind})"
+    if symbol is None or _SYMBOLS.fullmatch(_text(symbol)):
+        return ""
+    return f"call tf.{symbol} ({kind})"
+
+
+def _text(value: object) -> str:
+    """Return a string as it is, and anything else as empty."""
+    return value if isinstance(value, str) else ""

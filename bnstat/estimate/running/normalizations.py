@@ -1,4 +1,4 @@
-"""Where a flat graph normalizes: what enters, and which inputs are the statistics."""
+"""The normalizations in a flat graph: what enters them, and which inputs are the statistics."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _FUSED: Mapping[str, tuple[int, int]] = {
     "_FusedBatchNormEx": (3, 4),
     "BatchNormWithGlobalNormalization": (1, 2),
 }
-"""Ops that take the mean and the variance as these inputs."""
+"""Op -> the numbers of the inputs that take the mean and the variance."""
 
 _KEEPS_UNBIASED = frozenset(_FUSED) - {"BatchNormWithGlobalNormalization"}
-"""Ops whose variance of a batch, which training averages, is the unbiased one."""
+"""Ops whose batch variance, which training averages, is the unbiased one."""
 
 _WALKED = PASSES | {
     "Add",
@@ -40,8 +40,13 @@ _WALKED = PASSES | {
     "Sqrt",
     "Sub",
 }
-_LARGEST = 128
-"""Ops of one normalization; they are some ten."""
+_MOST_OPS = 128
+"""The largest number of ops of one normalization; usual are about ten."""
+
+_TRAINING = (
+    "the graph normalizes by the batch whatever the statistics are (training=True is built in)"
+)
+_UNKNOWN = "how the graph normalizes with it is not understood"
 
 MEAN, VARIANCE = "moving_mean", "moving_variance"
 
@@ -51,10 +56,10 @@ class Edge:
     """An input of an op that takes a moving statistic.
 
     Attributes:
-        op: the op's name.
-        position: which of its inputs.
-        tensor: the tensor that it takes there.
-        role: which statistic that is.
+        op: the name of the op.
+        position: the number of the input.
+        tensor: the tensor that it takes now.
+        role: moving mean or moving variance.
     """
 
     op: str
@@ -64,17 +69,17 @@ class Edge:
 
 
 @dataclass(frozen=True)
-class Site:
-    """A place where a layer normalizes; a shared layer has several.
+class Normalization:
+    """One use of a layer in the graph. A shared layer has several.
 
     Attributes:
-        layer: the layer's name.
-        op: the op that gives the normalized tensor.
+        layer: the name of the layer.
+        op: the op whose output is the normalized tensor.
         x: the tensor that enters.
-        edges: the inputs that take the moving statistics; at least one of each.
-        axis: the channels' axis, where the graph tells it.
-        unbiased: whether training averages the unbiased variance.
-        mask: the tensor of one dimension less that tells what counts; all where it is None.
+        edges: the inputs that take the moving statistics; at least one for each.
+        axis: the axis of the channels, if the graph records it.
+        unbiased: True if training averages the unbiased variance.
+        mask: a tensor of one dimension less that is true for values that count; None if all do.
     """
 
     layer: str
@@ -86,73 +91,61 @@ class Site:
     mask: str | None = None
 
 
-@dataclass(frozen=True)
-class Survey:
-    """All normalizations of a graph.
-
-    Attributes:
-        sites: in the order of the network.
-        blind: layer -> why its statistics are not read, for those that have no site.
-    """
-
-    sites: tuple[Site, ...]
-    blind: Mapping[str, str]
-
-
-def survey(graph_def: Any, variables: Mapping[str, str], layers: Sequence[BatchNorm]) -> Survey:
-    """Find where these layers normalize.
+def find_normalizations(
+    graph_def: Any, variables: Mapping[str, str], layers: Sequence[BatchNorm]
+) -> tuple[list[Normalization], dict[str, str]]:
+    """Find the normalizations of some layers.
 
     Args:
         graph_def: a flat `GraphDef`.
         variables: name of an op -> key of the variable that it stands for.
-        layers: with their variables' keys.
+        layers: the layers, with the keys of their variables.
+
+    Returns:
+        The normalizations in the order of the network, and for each layer that has none the
+        reason.
     """
     graph = flat_graph(graph_def, variables)
     tensors = Tensors(graph, Steps())
     held = {v.key: v for layer in layers for v in layer.variables.values()}
     owners = {
-        variable.key: layer.name
+        layer.variables[role].key: layer.name
         for layer in layers
-        for role, variable in layer.variables.items()
-        if role in (MEAN, VARIANCE)
+        for role in (MEAN, VARIANCE)
+        if role in layer.variables
     }
 
-    sites = []
-    blind = {}
+    normalizations = []
+    reasons = {}
     for norm in find_norms(tensors, held):
         owner = next((owners[key] for key in norm.roles.values() if key in owners), None)
         if owner is None:
             continue
-        found = _site(tensors, norm, owner)
-        if isinstance(found, Site):
-            sites.append(found)
+        normalization = _normalization(tensors, norm, owner)
+        if isinstance(normalization, Normalization):
+            normalizations.append(normalization)
         else:
-            blind[owner] = found
-    with_sites = {site.layer for site in sites}
+            reasons[owner] = normalization
     read = {key for name, key in variables.items() if name in graph.ops}
+    unread = "nothing between the inputs and the outputs reads its statistics"
     for layer in layers:
-        used = {layer.variables[role].key for role in (MEAN, VARIANCE)} <= read
-        blind.setdefault(
-            layer.name,
-            "how the graph normalizes with it is not understood"
-            if used
-            else "nothing between the inputs and the outputs reads its statistics",
-        )
-    return Survey(
-        tuple(sites), {name: why for name, why in blind.items() if name not in with_sites}
-    )
+        is_read = {layer.variables[role].key for role in (MEAN, VARIANCE)} <= read
+        reasons.setdefault(layer.name, _UNKNOWN if is_read else unread)
+    for normalization in normalizations:
+        reasons.pop(normalization.layer, None)
+    return normalizations, reasons
 
 
-def _site(tensors: Tensors, norm: Norm, layer: str) -> Site | str:
-    """The site of a normalization, or why it has none."""
+def _normalization(tensors: Tensors, norm: Norm, layer: str) -> Normalization | str:
+    """Return a normalization, or why it cannot be measured."""
     op = tensors.ops[norm.op]
     if op.type in _FUSED:
-        given = tensors.inputs(op.name)
+        inputs = tensors.inputs(op.name)
         if op.attribute("is_training") in (None, True) and op.type in _KEEPS_UNBIASED:
             return _TRAINING
-        places = zip((MEAN, VARIANCE), _FUSED[op.type], strict=True)
-        edges = [Edge(op.name, place, given[place], role) for role, place in places]
-        x = given[0] if given else ""
+        positions = zip((MEAN, VARIANCE), _FUSED[op.type], strict=True)
+        edges = [Edge(op.name, position, inputs[position], role) for role, position in positions]
+        x = inputs[0] if inputs else ""
     elif op.type.startswith("_Fused"):
         return "it is one op with its convolution, which hides what enters it"
     else:
@@ -160,17 +153,12 @@ def _site(tensors: Tensors, norm: Norm, layer: str) -> Site | str:
     if {edge.role for edge in edges} != {MEAN, VARIANCE}:
         return _TRAINING
     if not x:
-        return "how the graph normalizes with it is not understood"
-    return Site(layer, norm.op, x, tuple(edges), norm.axis, op.type in _KEEPS_UNBIASED)
-
-
-_TRAINING = (
-    "the graph normalizes by the batch whatever the statistics are (training=True is built in)"
-)
+        return _UNKNOWN
+    return Normalization(layer, norm.op, x, tuple(edges), norm.axis, op.type in _KEEPS_UNBIASED)
 
 
 def _spelled_out(tensors: Tensors, norm: Norm) -> tuple[str, list[Edge]]:
-    """The tensor that enters the ops that spell a normalization out, and their statistics."""
+    """Return what enters a normalization of several ops, and the inputs for the statistics."""
     roles = {key: role for role, key in norm.roles.items() if role in (MEAN, VARIANCE)}
     others = set(norm.roles.values()) - roles.keys()
     edges = []
@@ -187,8 +175,8 @@ def _spelled_out(tensors: Tensors, norm: Norm) -> tuple[str, list[Edge]]:
                 edges.append(Edge(name, position, tensor, roles[key]))
             elif key not in others or key is None:
                 op = tensors.op(tensor)
-                walked = op is not None and op.type in _WALKED and op.name not in seen
-                if op is not None and walked and len(seen) < _LARGEST:
+                is_walked = op is not None and op.type in _WALKED and op.name not in seen
+                if op is not None and is_walked and len(seen) < _MOST_OPS:
                     seen.add(op.name)
                     stack.append(op.name)
     return x, edges

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.estimate.running.flat_graph import Program
-from bnstat.estimate.running.interrupts import interruptible
-from bnstat.estimate.running.measuring import Measuring
+from bnstat.estimate.running.measuring import BatchMoments, MeasuringGraph
 from bnstat.model import Array
+from bnstat.signals import interruptible
 
 _NODE = re.compile(r"\[\[\{\{node (.+?)\}\}")
-_UNFED = "You must feed a value for placeholder tensor"
+_NOT_FED = "You must feed a value for placeholder tensor"
+_VARIABLES = ("VarHandleOp", "VariableV2", "Variable")
 
 
 def imported(graph_def: Any, where: str) -> Any:
-    """A `GraphDef` as a `tf.Graph`.
-
-    Args:
-        graph_def: the graph.
-        where: for messages.
+    """Return a `GraphDef` as a `tf.Graph`.
 
     Raises:
         BnstatError: TensorFlow refuses it.
@@ -35,68 +33,53 @@ def imported(graph_def: Any, where: str) -> Any:
         try:
             tf.graph_util.import_graph_def(graph_def, name="")
         except (ValueError, TypeError, tf.errors.OpError) as error:
-            raise refused(where, error) from None
+            raise _refused(where, error) from None
     return graph
 
 
-def refused(where: str, error: Exception) -> BnstatError:
-    """What TensorFlow says, in one line: what it tells first is how it got there."""
+def _refused(where: str, error: Exception) -> BnstatError:
+    """Return TensorFlow's error in one line: the reason, which comes last, and the op."""
     message = str(getattr(error, "message", None) or error)
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    places = [place for place, line in enumerate(lines) if place and _NODE.match(line)]
     reason, at = (lines or ["no reason given"])[0], ""
-    if places:
-        reason = lines[places[0] - 1]
-        found = _NODE.match(lines[places[0]])
-        at = f" (at {found[1]})" if found else ""
-    hint = "give its value by --feed, or name it by --input" if reason.startswith(_UNFED) else ""
+    for before, line in pairwise(lines):
+        if match := _NODE.match(line):
+            reason, at = before, f" (at {match[1]})"
+            break
+    hint = "give its value by --feed, or name it by --input" if reason.startswith(_NOT_FED) else ""
     return BnstatError(where, f"TensorFlow cannot run it: {reason}{at}", hint)
 
 
-class Counted(NamedTuple):
-    """The moments of one batch at one site.
+class RunResult(NamedTuple):
+    """The results for one batch.
 
     Attributes:
-        elements: the number of elements of a channel.
-        mean, variance: [channels]; the variance is the biased one.
+        moments: of each normalization that was measured, as arrays.
+        output: the tensor that was wanted, if any.
+        kept: the tensors to keep, by name.
     """
 
-    elements: int
-    mean: Array
-    variance: Array
-
-
-class Ran(NamedTuple):
-    """What one run gave.
-
-    Attributes:
-        counted: what was measured, site by site.
-        answer: the tensor that was asked for beside.
-        kept: tensors by name, from which a later run can start.
-    """
-
-    counted: Sequence[Counted]
-    answer: Array | None
+    moments: Sequence[BatchMoments]
+    output: Array | None
     kept: Mapping[str, Array]
 
 
 class Runner:
-    """A session with a model in it; to be closed.
+    """A session with a model; it must be closed.
 
     Args:
         program: the model.
-        measuring: its graph with the measuring in it.
-        optimized: whether TensorFlow optimizes the graph first, which takes longer than some
-            batches do, anew for each choice of sites.
-
-    Attributes:
-        measuring: the graph with the measuring in it.
+        measuring: its graph with the ops that measure.
+        optimized: True if TensorFlow optimizes the graph. That takes longer than some batches
+            do, and is done again for each choice of normalizations.
 
     Raises:
         BnstatError: TensorFlow refuses the graph.
     """
 
-    def __init__(self, program: Program, measuring: Measuring, *, optimized: bool = True) -> None:
+    def __init__(
+        self, program: Program, measuring: MeasuringGraph, *, optimized: bool = True
+    ) -> None:
         import tensorflow as tf
 
         self._program = program
@@ -104,25 +87,25 @@ class Runner:
         self._batches = 0
         self._graph = imported(measuring.graph_def, program.where)
         with self._graph.as_default():
-            assignments = self._assignments(tf)
+            assignments = self._assignments()
         config = tf.compat.v1.ConfigProto()
         config.graph_options.rewrite_options.disable_meta_optimizer = not optimized
         self._session = tf.compat.v1.Session(graph=self._graph, config=config)
-        for name, holder, operation in assignments:
+        for name, placeholder, operation in assignments:
             key = program.variables[name]
             value = program.read(key)
             part = program.parts.get(name, ())
             value = value[part] if len(part) == value.ndim else value
-            if value.shape != tuple(holder.shape):
+            if value.shape != tuple(placeholder.shape):
                 self.close()
                 raise UnsupportedError(
                     program.where,
-                    f"{key} has the shape {list(value.shape)}, the graph wants {holder.shape}",
+                    f"{key} has the shape {list(value.shape)}, the graph wants {placeholder.shape}",
                     "save the model as a SavedModel, or freeze its graph",
                 )
-            self._attempt(operation, {holder: value})
-        if program.prepare:
-            self._attempt(program.prepare, dict(program.settings))
+            self._run(operation, {placeholder: value})
+        if program.initializers:
+            self._run(program.initializers, dict(program.settings))
 
     def __enter__(self) -> Runner:
         return self
@@ -131,27 +114,27 @@ class Runner:
         self.close()
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
         self._session.close()
 
     def run(
         self,
         feeds: Mapping[str, Array],
         given: Mapping[str, Mapping[str, Array]],
-        sites: Sequence[int],
+        numbers: Sequence[int],
         output: str | None = None,
         *,
         start: Mapping[str, Array] | None = None,
         keep: Sequence[str] = (),
-    ) -> Ran:
+    ) -> RunResult:
         """Run one batch.
 
         Args:
             feeds: input name -> array.
-            given: layer -> role -> the statistics that it uses, [channels].
-            sites: which sites to measure, by their numbers.
-            output: a tensor to give beside.
-            start: tensors that were kept, not to be computed again.
+            given: layer -> role -> the statistics that the layer uses, [channels].
+            numbers: the numbers of the normalizations to measure.
+            output: a tensor to return.
+            start: tensors that an earlier run kept, which are not computed again.
             keep: the tensors to keep.
 
         Raises:
@@ -160,51 +143,50 @@ class Runner:
         fed: dict[str, Any] = dict(self._program.settings)
         fed.update({self._program.inputs[name].tensor: array for name, array in feeds.items()})
         fed[self.measuring.phase] = self._batches
-        for layer, holders in self.measuring.given.items():
-            fed.update({holder: given[layer][role] for role, holder in holders.items()})
+        for layer, placeholders in self.measuring.given.items():
+            fed.update({name: given[layer][role] for role, name in placeholders.items()})
         fed.update(start or {})
-        wanted: list[Any] = [tuple(self.measuring.results[site]) for site in sites]
-        values = self._attempt([wanted, [output] if output else [], list(keep)], fed)
+        moments = [tuple(self.measuring.results[number]) for number in numbers]
+        values = self._run([moments, [output] if output else [], list(keep)], fed)
         self._batches += 1
-        return Ran(
-            [Counted(int(count), mean, variance) for count, mean, variance in values[0]],
+        return RunResult(
+            [BatchMoments(int(count), mean, variance) for count, mean, variance in values[0]],
             np.asarray(values[1][0]) if output else None,
             dict(zip(keep, values[2], strict=True)),
         )
 
     def can_keep(self, name: str) -> bool:
-        """Whether a tensor can be taken out of a run and fed to a later one."""
+        """Return True if a tensor can be fetched, and fed to a later run."""
         tensor = self._graph.get_tensor_by_name(name)
-        of_numbers = tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool
+        is_numeric = tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool
         return bool(
-            of_numbers and self._graph.is_feedable(tensor) and self._graph.is_fetchable(tensor)
+            is_numeric and self._graph.is_feedable(tensor) and self._graph.is_fetchable(tensor)
         )
 
-    def _attempt(self, fetches: Any, feeds: Mapping[str, Any]) -> Any:
+    def _run(self, fetches: Any, feeds: Mapping[str, Any]) -> Any:
         import tensorflow as tf
 
         try:
             return interruptible(lambda: self._session.run(fetches, feeds))
         except (tf.errors.OpError, ValueError, TypeError) as error:
-            raise refused(self._program.where, error) from None
+            raise _refused(self._program.where, error) from None
 
-    def _assignments(self, tf: Any) -> list[tuple[str, Any, Any]]:
-        """For each variable its op's name, a placeholder for its value, and what sets it."""
-        found = []
-        for op in _variable_ops(self._graph.get_operations()):
+    def _assignments(self) -> list[tuple[str, Any, Any]]:
+        """Return for each variable its op, a placeholder for its value, and the op that sets it."""
+        import tensorflow as tf
+
+        assignments = []
+        for op in self._graph.get_operations():
+            if op.type not in _VARIABLES:
+                continue
             if op.name not in self._program.variables:
-                raise UnsupportedError(
-                    self._program.where, f"the file has no value for the variable {op.name}"
-                )
-            dtype = op.get_attr("dtype")
-            holder = tf.compat.v1.placeholder(dtype, tf.TensorShape(op.get_attr("shape")))
+                what = f"the file has no value for the variable {op.name}"
+                raise UnsupportedError(self._program.where, what)
+            shape = tf.TensorShape(op.get_attr("shape"))
+            value = tf.compat.v1.placeholder(op.get_attr("dtype"), shape)
             if op.type == "VarHandleOp":
-                assign = tf.raw_ops.AssignVariableOp(resource=op.outputs[0], value=holder)
+                assign = tf.raw_ops.AssignVariableOp(resource=op.outputs[0], value=value)
             else:
-                assign = tf.raw_ops.Assign(ref=op.outputs[0], value=holder)
-            found.append((op.name, holder, assign))
-        return found
-
-
-def _variable_ops(operations: Iterable[Any]) -> list[Any]:
-    return [op for op in operations if op.type in ("VarHandleOp", "VariableV2", "Variable")]
+                assign = tf.raw_ops.Assign(ref=op.outputs[0], value=value)
+            assignments.append((op.name, value, assign))
+        return assignments

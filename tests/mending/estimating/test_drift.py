@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from bnstat import drift
 from bnstat.errors import AmbiguousError
 from bnstat.estimate.drift import Drift
-from bnstat.estimate.recalibrating import drift
 from bnstat.output.terminal.drift import lines
 from bnstat.output.terminal.screen import Screen
 from tests.builders.hostile import X, const, graph, node, saved_model

@@ -19,14 +19,14 @@ import pytest
 import tensorflow as tf
 
 import bnstat
-from bnstat.estimate.running.interrupts import GRACE, interruptible
+from bnstat.signals import GRACE, interruptible
 from tests.builders import hostile
 from tests.builders.signals import heeded
 from tests.mending.originals import ROOT, contents
 
 DRIVER = """
 import json, os, sys
-import tensorflow, bnstat.mending.apply, bnstat.estimate.recalibrating
+import tensorflow, bnstat.mending.apply, bnstat.estimate.recalibration
 import bnstat.estimate.running.runner
 from bnstat.cli import main
 
@@ -61,7 +61,7 @@ print(json.dumps(ends))
 NAMED = ("os", "rename", 1)
 RUN = ("bnstat.estimate.running.runner", "Runner.run")
 ENDINGS = [
-    (("bnstat.estimate.recalibrating", "scene", 1), signal.SIGTERM),
+    (("bnstat.estimate.recalibration", "scene", 1), signal.SIGTERM),
     ((*RUN, 1), signal.SIGINT),
     ((*RUN, 3), signal.SIGKILL),
     (("bnstat.mending.draft", "copy_file", 1), signal.SIGINT),

@@ -14,7 +14,7 @@ import tensorflow as tf
 import tf_keras
 
 import bnstat
-from bnstat.estimate.recalibrating import drift, recalibrate
+from bnstat import drift, recalibrate
 
 KERAS = pytest.mark.parametrize("keras", [keras_3, tf_keras], ids=["keras", "tf_keras"])
 RANDOM = np.random.default_rng(3)
@@ -295,3 +295,11 @@ def test_a_module_of_plain_tensorflow() -> None:
     recalibrate(module, x)
     np.testing.assert_allclose(module.norm.moving_mean.numpy(), x.mean(0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(module.norm.moving_variance.numpy(), x.var(0), rtol=1e-5)
+
+
+def test_labels_are_not_an_input_of_a_module_that_records_no_inputs(tmp_path: Path) -> None:
+    x = RANDOM.normal(1, 3, (60, 3)).astype(np.float32)
+    np.savez(tmp_path / "d.npz", x=x, y=np.arange(60) % 3)
+    result = drift(Module(), tmp_path / "d.npz", labels="y")
+    np.testing.assert_allclose(result.layers[0].mean, x.mean(0), rtol=1e-5, atol=1e-6)
+    assert result.accuracy is not None

@@ -147,7 +147,7 @@ def test_data_is_fed_behind_a_pipeline(
             builder = v1.saved_model.Builder(str(path))
             builder.add_meta_graph_and_variables(session, ["serve"], {})
             builder.save()
-    with pytest.raises(AmbiguousError, match="name --input, and --answer"):
+    with pytest.raises(AmbiguousError, match="pass --input and --answer"):
         bnstat.drift(path, X)
     data = X[:90]  # nine of the batches of ten that the graph after the queue wants
     (layer,) = bnstat.drift(path, data, inputs=[x.name]).layers
@@ -182,7 +182,7 @@ class Two(tf.Module):
 def test_the_signature_that_is_named_is_run(tmp_path: Path) -> None:
     two = Two()
     tf.saved_model.save(two, str(tmp_path / "m"), {"one": two.one, "both": two.both})
-    with pytest.raises(AmbiguousError, match="several signatures; say which: --signature both, on"):
+    with pytest.raises(AmbiguousError, match=r"several signatures; .*: --signature both, on"):
         bnstat.drift(tmp_path / "m", X)
     with pytest.raises(NotFoundError, match="no signature 'none'; there are: both, one"):
         bnstat.drift(tmp_path / "m", X, signature="none")
@@ -193,7 +193,7 @@ def test_the_signature_that_is_named_is_run(tmp_path: Path) -> None:
     assert [each.layer for each in result.layers] == ["first", "second"]
     tf.saved_model.save(two, str(tmp_path / "d"), {"serving_default": two.one, "b": two.both})
     assert [each.layer for each in bnstat.drift(tmp_path / "d", X).layers] == ["first"]
-    with pytest.raises(NotFoundError, match=r"is no SavedModel \(tf1-checkpoint\)"):
+    with pytest.raises(NotFoundError, match=r"is not a SavedModel \(tf1-checkpoint\)"):
         bnstat.drift(DATA / "digits/run", X, signature="one")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import bnstat
-from bnstat.estimate.recalibrating import drift, recalibrate
+from bnstat import drift, recalibrate
 from tests.builders.digits import DATA, TEST, TRAIN
 
 FORMS = {

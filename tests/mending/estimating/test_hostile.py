@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from bnstat import drift, recalibrate
 from bnstat.errors import UnsupportedError
-from bnstat.estimate.recalibrating import drift, recalibrate
 from bnstat.estimate.running.allowed_ops import ALLOWED, refuse_unlisted
 from tests.builders.hostile import X, const, function, graph, node, saved_model
 

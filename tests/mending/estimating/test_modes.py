@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bnstat import drift, recalibrate
 from bnstat.checks.training_mode import Evidence
 from bnstat.errors import BnstatError
 from bnstat.estimate.data import Batch
 from bnstat.estimate.modes import Accuracy, ModeEvidence, Sample, compare, information, rows_of
-from bnstat.estimate.recalibrating import Settings, drift, recalibrate, scene
-from bnstat.estimate.running.activations import activation_of
+from bnstat.estimate.preparation import set_up
+from bnstat.estimate.running.network import activation_of
+from bnstat.estimate.settings import Settings
 from tests.builders.digits import DATA, TEST, TRAIN
 from tests.builders.hostile import const, node
 from tests.builders.modes import FAR_OFF, WIDE, classifier
@@ -249,7 +251,7 @@ def test_a_model_of_one_row_for_all_samples(tmp_path: Path) -> None:
     assert result.state == "never-updated"
 
 
-def test_the_settings_of_a_scene() -> None:
-    opened = scene(DATA / "digits/saved_model", TEST, Settings())
-    assert opened.subject.activation is None
-    assert opened.subject.is_comparable
+def test_a_set_up_model() -> None:
+    setup = set_up(DATA / "digits/saved_model", TEST, Settings())
+    assert setup.network.activation is None
+    assert setup.network.is_comparable

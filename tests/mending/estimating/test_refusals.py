@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from bnstat import drift, recalibrate
 from bnstat.errors import BnstatError
-from bnstat.estimate.recalibrating import drift, recalibrate
 from tests.builders.digits import DATA, TEST
 
 X = np.random.default_rng(0).normal(3, 2, (50, 3)).astype(np.float32)
@@ -140,7 +140,7 @@ def test_a_checkpoint_alone_cannot_be_run(tmp_path: Path) -> None:
 def test_weights_alone_cannot_be_run(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization()])
     model.save_weights(tmp_path / "m.weights.h5")
-    with pytest.raises(BnstatError, match="weights alone"):
+    with pytest.raises(BnstatError, match="only weights"):
         recalibrate(tmp_path / "m.weights.h5", X)
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import tf_keras
 
-from bnstat.estimate.passes import Kept
-from bnstat.estimate.recalibrating import Settings, scene
+from bnstat.estimate.passes import ActivationCache
+from bnstat.estimate.preparation import set_up
 from bnstat.estimate.recalibration import Recalibration, estimate
 from bnstat.estimate.running.runner import Runner
+from bnstat.estimate.settings import Settings
 
 X = (np.random.default_rng(8).normal(1, 2, (90, 5, 4, 3)) ** 3).astype(np.float32)
 NAMES = ("first", "rows", "shared", "last")
@@ -65,9 +66,9 @@ def by_hand(model: Any, unbiased: Collection[str]) -> dict[str, tuple[np.ndarray
     return found
 
 
-def exactly(model: Any, kept: Kept) -> Recalibration:
-    opened = scene(model, X, Settings(batch_size=32))
-    return estimate(opened, exact=True, kept=kept)
+def exactly(model: Any, cache: ActivationCache) -> Recalibration:
+    setup = set_up(model, X, Settings(batch_size=32))
+    return estimate(setup, exact=True, cache=cache)
 
 
 @pytest.fixture
@@ -88,8 +89,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("room", [1 << 30, 40_000, 0], ids=["for all", "for some", "for none"])
 def test_exact_is_what_numpy_finds(keras: Any, room: int, started: list[int]) -> None:
     model = branched(keras)
-    kept = Kept(room)
-    result = exactly(model, kept)
+    cache = ActivationCache(room)
+    result = exactly(model, cache)
     assert result.waves == 3
     # The fused kernels of Keras 2 average the unbiased variance.
     expected = by_hand(model, NAMES[:3] if keras is tf_keras else ())
@@ -104,24 +105,24 @@ def test_exact_is_what_numpy_finds(keras: Any, room: int, started: list[int]) ->
     assert not any(started[:3] + started[9:])
     assert all(later) if room == 1 << 30 else not all(later)
     assert any(later) == (room > 0)
-    assert kept.held <= room
+    assert cache.size <= room
 
 
 def test_what_is_kept_of_a_batch_gives_way_to_the_newer() -> None:
-    kept = Kept(100)
-    kept.enter(["a"])
-    assert kept.wanted(0) == ["a"]
-    kept.offer(0, {"a": np.zeros(60, np.uint8)})
-    assert kept.wanted(0) == ()
-    assert kept.wanted(1) == ["a"]
-    kept.offer(1, {"a": np.zeros(60, np.uint8)})
-    assert kept.start(1) == {}
-    assert kept.wanted(2) == ()
-    kept.enter(["b"])
-    kept.offer(0, {"b": np.zeros(30, np.uint8)})
-    assert kept.start(0).keys() == {"b"}
-    kept.offer(1, {"b": np.zeros(70, np.uint8)})
-    assert kept.held == 100
-    kept.enter(["c"])
-    kept.offer(1, {"c": np.zeros(80, np.uint8)})
-    assert kept.start(1).keys() == {"b"}
+    cache = ActivationCache(100)
+    cache.begin_wave(["a"])
+    assert cache.wanted(0) == ["a"]
+    cache.offer(0, {"a": np.zeros(60, np.uint8)})
+    assert cache.wanted(0) == ()
+    assert cache.wanted(1) == ["a"]
+    cache.offer(1, {"a": np.zeros(60, np.uint8)})
+    assert cache.tensors(1) == {}
+    assert cache.wanted(2) == ()
+    cache.begin_wave(["b"])
+    cache.offer(0, {"b": np.zeros(30, np.uint8)})
+    assert cache.tensors(0).keys() == {"b"}
+    cache.offer(1, {"b": np.zeros(70, np.uint8)})
+    assert cache.size == 100
+    cache.begin_wave(["c"])
+    cache.offer(1, {"c": np.zeros(80, np.uint8)})
+    assert cache.tensors(1).keys() == {"b"}

@@ -13,16 +13,15 @@ import pytest
 import tensorflow as tf
 
 from bnstat.errors import BnstatError
-from bnstat.estimate.data import open_data
-from bnstat.estimate.running.flat_graph import Input
+from bnstat.estimate.data import Input, open_data
+from bnstat.estimate.settings import Settings
 
 ONE = {"x": Input("x:0", "float32", (None, 2, 3))}
 X = np.arange(60, dtype=np.float32).reshape(10, 2, 3)
 
 
 def read(data: Any, inputs: Any = ONE, **options: Any) -> list[Any]:
-    settings = {"batch_size": 4, "samples": 100, **options}
-    return list(open_data(data, inputs, **settings))
+    return list(open_data(data, inputs, Settings(batch_size=4, **options)))
 
 
 def all_of(batches: list[Any], name: str = "x") -> np.ndarray:
@@ -81,14 +80,14 @@ def test_a_function_of_a_file_and_of_a_module(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = functions(tmp_path)
-    opened = open_data(f"{path}:batches", ONE, batch_size=4, samples=100)
+    opened = open_data(f"{path}:batches", ONE, Settings(batch_size=4))
     for _ in range(2):
         assert [batch.size for batch in opened] == [4, 4, 2]
     np.testing.assert_array_equal(all_of(list(opened)), X)
     monkeypatch.chdir(tmp_path)
     np.testing.assert_array_equal(all_of(read("prepare:batches")), X)
     with pytest.raises(
-        BnstatError, match=r"prepare.py:fails: gives no batches: RuntimeError: the disk is full$"
+        BnstatError, match=r"prepare.py:fails: yields no batches: RuntimeError: the disk is full$"
     ):
         read(f"{path}:fails")
     (tmp_path / "ends.py").write_text("def batches():\n    raise SystemExit(3)\n")
@@ -121,7 +120,7 @@ def generator() -> Iterator[tuple[np.ndarray, np.ndarray]]:
     ids=["array", "dict", "pair", "list", "generator", "function", "samples", "named", "pairs"],
 )
 def test_what_a_python_caller_has(data: Any) -> None:
-    opened = open_data(data, ONE, batch_size=4, samples=100)
+    opened = open_data(data, ONE, Settings(batch_size=4))
     for _ in range(2):
         batches = list(opened)
         assert [batch.size for batch in batches] == [4, 4, 2]
@@ -183,9 +182,9 @@ TWO = {**ONE, "z": Input("z:0", "int32", (None,))}
         ({"x": X.astype("V4")}, ONE, r"samples for 'x' are of \|V4, the model takes float32"),
         ({"x": X[:1]}, ONE, "has 1 sample: too few"),
         ({"x": X[:0]}, ONE, "has no sample: too few"),
-        ({"x": X, "z": np.arange(3)}, TWO, "not of one length: x 10, z 3"),
+        ({"x": X, "z": np.arange(3)}, TWO, "differ in length: x 10, z 3"),
         ({}, ONE, "holds no arrays"),
-        ({"x": np.float32(1)}, ONE, "a single number is no set of samples"),
+        ({"x": np.float32(1)}, ONE, "a single number has no samples"),
     ],
 )
 def test_what_does_not_fit_is_said_in_one_line(
@@ -200,8 +199,8 @@ def test_nan_far_into_a_file_is_found_before_the_run() -> None:
     x = np.zeros((100, 2, 3), np.float32)
     x[99] = np.nan
     with pytest.raises(BnstatError, match="NaN"):
-        open_data(x, ONE, batch_size=4, samples=100)
-    assert sum(batch.size for batch in open_data(x, ONE, batch_size=4, samples=98)) == 98
+        open_data(x, ONE, Settings(batch_size=4))
+    assert sum(batch.size for batch in open_data(x, ONE, Settings(batch_size=4, samples=98))) == 98
 
 
 def test_what_is_no_data(tmp_path: Path) -> None:
@@ -210,7 +209,7 @@ def test_what_is_no_data(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     np.savez(tmp_path / "objects.npz", x=np.array([{}], object))
     for name in ("d.txt", "empty"):
-        with pytest.raises(BnstatError, match="no data that bnstat knows"):
+        with pytest.raises(BnstatError, match="not data that bnstat knows"):
             read(tmp_path / name)
     (tmp_path / "text.npz").write_text("some words that are no data")
     with pytest.raises(BnstatError, match=r"neither \.npz nor \.npy, whatever its name says"):
@@ -218,15 +217,17 @@ def test_what_is_no_data(tmp_path: Path) -> None:
     for name in ("d.npz", "objects.npz"):
         with pytest.raises(BnstatError, match="NumPy cannot read it"):
             read(tmp_path / name)
-    with pytest.raises(BnstatError, match="there is no such data"):
+    with pytest.raises(BnstatError, match="nowhere: does not exist"):
         read(tmp_path / "nowhere")
-    with pytest.raises(BnstatError, match="no data that bnstat knows"):
+    with pytest.raises(BnstatError, match="not data that bnstat knows"):
         read(7)
+    with pytest.raises(BnstatError, match="a single number has no samples"):
+        read({"x": np.float32(1)})
     with pytest.raises(BnstatError, match="no 'y' for --labels; it has x"):
         read({"x": X}, labels="y")
-    with pytest.raises(BnstatError, match="the labels 'y' are of <U1; give the number of each"):
+    with pytest.raises(BnstatError, match="the labels 'y' are of <U1; pass the number of each"):
         read({"x": X, "y": np.array(list("aabbccddee"))}, labels="y")
-    with pytest.raises(BnstatError, match="its batches are not of one form"):
+    with pytest.raises(BnstatError, match="its batches differ in their names or shapes"):
         read([X, X[:, :, :2]])
 
 

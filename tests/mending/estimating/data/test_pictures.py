@@ -10,8 +10,7 @@ import pytest
 import tensorflow as tf
 
 from bnstat.errors import BnstatError
-from bnstat.estimate.data import Images
-from bnstat.estimate.running.flat_graph import Input
+from bnstat.estimate.data import Images, Input
 from tests.mending.estimating.data.test_data import all_of, read
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (3, 4, 6, 4)).astype(np.uint8)
@@ -30,10 +29,10 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
     open_size = {"images": Input("i:0", "float32", (None, None, None, 3))}
     resized = read(tmp_path, open_size, images=Images(size=(8, 2)))
     assert resized[0].feeds["images"].shape == (3, 8, 2, 3)
-    with pytest.raises(BnstatError, match="say --image-size"):
+    with pytest.raises(BnstatError, match="pass --image-size"):
         read(tmp_path, open_size)
     (tmp_path / "bad.png").write_bytes(b"no image")
-    with pytest.raises(BnstatError, match=r"bad\.png: is no image"):
+    with pytest.raises(BnstatError, match=r"bad\.png: is not an image"):
         read(tmp_path, inputs)
 
 

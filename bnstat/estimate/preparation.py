@@ -1,0 +1,117 @@
+"""From a path or a model in memory, and data, to a network that can be run on the data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bnstat.discovery import discover
+from bnstat.errors import BnstatError, NotFoundError, UnsupportedError
+from bnstat.estimate.data import Data, example_of, open_data
+from bnstat.estimate.running import graph_files
+from bnstat.estimate.running.flat_graph import Program
+from bnstat.estimate.running.keras_files import keras_file
+from bnstat.estimate.running.network import Network, build_network
+from bnstat.estimate.running.traced import traced
+from bnstat.estimate.settings import Settings
+from bnstat.formats.contents import Contents
+from bnstat.formats.tensorflow.checkpoint import without_chatter
+from bnstat.live import LiveModel, is_session, live_model
+from bnstat.loading import narrow, open_contents
+from bnstat.model import Model
+from bnstat.storage.access import refuse_url
+
+_GRAPH_FILES: Mapping[str, Callable[[str, Contents, Settings], Program]] = {
+    "saved-model": graph_files.saved_model,
+    "frozen-graph": graph_files.frozen_graph,
+    "tf1-checkpoint": graph_files.checkpoint_with_graph,
+    "tf1-checkpoint-v1": graph_files.checkpoint_with_graph,
+    "tf2-checkpoint": graph_files.checkpoint_with_graph,
+}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A model and data that fit each other.
+
+    Attributes:
+        model: the layers of the model.
+        network: the same model, ready to be measured.
+        data: the data for its inputs.
+        live: the model in memory, if it is not on disk.
+    """
+
+    model: Model
+    network: Network
+    data: Data
+    live: LiveModel | None
+
+
+def set_up(model: Any, data: Any, settings: Settings) -> Setup:
+    """Open a model and data for it.
+
+    Args:
+        model: a path, or a model in memory.
+        data: a path, `module:function`, or arrays or a dataset in memory.
+        settings: how to run it.
+
+    Raises:
+        NotFoundError: model or data do not exist, or the model has no batch norm or no network.
+        UnsupportedError: the model would have to be trusted.
+        BnstatError: model or data cannot be opened, or the data does not fit the model.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        path = os.fspath(model)
+        refuse_url(path, "TensorFlow runs models that lie on disk")
+        contents = open_contents(path, settings.checkpoint, settings.step)
+        layers = discover(
+            contents, patterns=settings.patterns, include_shadows=settings.include_shadows
+        )
+        live = None
+    else:
+        live = live_model(model)
+        layers = live.model
+    where = layers.source.path if live else path
+    wanted = narrow(layers, settings.layers).layers
+    if not wanted:
+        raise NotFoundError(where, "has no batch-norm layer with moving statistics")
+    _require_tensorflow()
+    if live is None:
+        program = _program_of_file(path, contents, layers, settings)
+    elif is_session(model):
+        program = graph_files.session(where, model, settings)
+    else:
+        keys = {id(getattr(each, "_value", each)): key for key, each in live.variables.items()}
+        program = traced(model, where, keys, lambda: example_of(data, settings))
+    network = build_network(program, wanted, trust=settings.trust)
+    return Setup(layers, network, open_data(data, network.inputs, settings), live)
+
+
+def _program_of_file(path: str, contents: Contents, model: Model, settings: Settings) -> Program:
+    kind = contents.source.format
+    if settings.signature is not None and kind != "saved-model":
+        raise NotFoundError(path, f"is not a SavedModel ({kind}), and has no signatures")
+    if kind in ("keras-archive", "keras-h5"):
+        return keras_file(path, model, settings)
+    if kind in _GRAPH_FILES:
+        return _GRAPH_FILES[kind](path, contents, settings)
+    raise UnsupportedError(
+        path,
+        f"contains only weights ({kind}), and no network that could be run",
+        "pass the SavedModel, the .keras or the full .h5; or build the network in Python, load "
+        "the weights into it, and call bnstat.recalibrate(model, data)",
+    )
+
+
+def _require_tensorflow() -> None:
+    try:
+        with without_chatter():
+            import tensorflow  # noqa: F401
+    except ImportError as error:
+        raise BnstatError(
+            "TensorFlow",
+            f"is needed to run a model, and cannot be imported ({error})",
+            "install tensorflow",
+        ) from error

@@ -1,0 +1,356 @@
+"""Graphs in files and sessions as programs: which tensors are fed, and which are the outputs."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from bnstat.errors import AmbiguousError, DamagedError, NotFoundError, UnsupportedError
+from bnstat.estimate.data import Input
+from bnstat.estimate.running.allowed_ops import refuse_evaluated
+from bnstat.estimate.running.flat_graph import (
+    PLACEHOLDERS,
+    Program,
+    full_name,
+    op_of,
+    pruned,
+    sizes_of,
+    upstream,
+)
+from bnstat.estimate.running.runner import imported
+from bnstat.estimate.settings import Settings
+from bnstat.formats.contents import Contents
+from bnstat.formats.tensorflow.graph_def import VARIABLES, graph_of, variables_of_calls
+from bnstat.formats.tensorflow.saved_model import BINARY, TEXT
+from bnstat.live import session_contents, session_variables
+from bnstat.mending.layout import footprint
+from bnstat.model import Array
+
+_DEFAULT_SIGNATURES = ("serving_default", "default")
+_INITIALIZERS = ("__saved_model_init_op", "legacy_init_op", "saved_model_main_op")
+_FED = PLACEHOLDERS | {"PlaceholderWithDefault"}
+_LOSSES = frozenset({"SoftmaxCrossEntropyWithLogits", "SparseSoftmaxCrossEntropyWithLogits"})
+_NOT_AN_OUTPUT = re.compile(
+    r"NoOp|Placeholder.*|Const|Assert|VarHandleOp|.*Assign.*|.*Apply.*|.*Save.*"
+)
+
+
+def saved_model(path: str, contents: Contents, settings: Settings) -> Program:
+    """Return the program of a SavedModel's signature.
+
+    Raises:
+        BnstatError: the SavedModel has no graph or no such signature, or cannot be run.
+    """
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    message = _parsed(_path_of_saved_model(contents), [saved_model_pb2.SavedModel()])
+    meta_graph = message.meta_graphs[0]
+    graph_def = meta_graph.graph_def
+    inputs, outputs = _signature(meta_graph, settings, path)
+    captured = _captured(meta_graph, contents)
+    keys = contents.variables
+    parts: Mapping[str, tuple[slice, ...]] = {}
+    if captured:
+        variables = variables_of_calls(graph_def, captured)
+    else:
+        graph = graph_of(graph_def, lambda name: name if name in keys else None)
+        variables, parts = graph.variables, graph.parts
+    if not contents.objects and not variables:
+        variables = {key: key for key in keys}
+    initializers = _initializers(meta_graph)
+    data, values = _split_inputs(inputs, settings, graph_def, path)
+    return Program(
+        path, graph_def, variables, _reader(contents), data, outputs, values, initializers, parts
+    )
+
+
+def frozen_graph(path: str, contents: Contents, settings: Settings) -> Program:
+    """Return the program of a graph that is a file of its own.
+
+    Raises:
+        BnstatError: it cannot be run.
+    """
+    from tensorflow.core.framework import graph_pb2
+    from tensorflow.core.protobuf import meta_graph_pb2
+
+    kinds = [graph_pb2.GraphDef(), meta_graph_pb2.MetaGraphDef()]
+    message = _parsed(footprint(contents.source).path, kinds)
+    graph_def = getattr(message, "graph_def", message)
+    if any(node.op in VARIABLES for node in graph_def.node):
+        raise UnsupportedError(
+            path,
+            "is a graph without the values of its variables",
+            "pass the checkpoint that belongs to it, with the .meta beside it",
+        )
+    variables = {key: key for key in contents.variables}
+    return _without_signature(path, graph_def, variables, contents, settings)
+
+
+def checkpoint_with_graph(path: str, contents: Contents, settings: Settings) -> Program:
+    """Return the program of a TensorFlow 1 checkpoint with a `.meta` beside it.
+
+    Raises:
+        BnstatError: the `.meta` is missing, or it cannot be run.
+    """
+    from tensorflow.core.protobuf import meta_graph_pb2
+
+    meta = f"{footprint(contents.source).path}.meta"
+    if not os.path.exists(meta):
+        raise NotFoundError(
+            path,
+            "is a checkpoint alone, which has values but no network that could be run",
+            "pass the SavedModel, or the .keras, or the .meta beside a TensorFlow 1 checkpoint; "
+            "or build the network in Python, load the checkpoint into it, and call "
+            "bnstat.recalibrate(model, data)",
+        )
+    graph_def = _parsed(meta, [meta_graph_pb2.MetaGraphDef()]).graph_def
+    keys = contents.variables
+    graph = graph_of(graph_def, lambda name: name if name in keys else None)
+    return _without_signature(path, graph_def, graph.variables, contents, settings, graph.parts)
+
+
+def session(where: str, model: Any, settings: Settings) -> Program:
+    """Return the program of the graph of a `tf.compat.v1.Session`.
+
+    Raises:
+        BnstatError: it cannot be run.
+    """
+    contents = session_contents(model, session_variables(model))
+    (graph,) = contents.graphs() if contents.graphs else ()
+    graph_def = model.graph.as_graph_def()
+    return _without_signature(where, graph_def, graph.variables, contents, settings, graph.parts)
+
+
+def _without_signature(
+    path: str,
+    graph_def: Any,
+    variables: Mapping[str, str],
+    contents: Contents,
+    settings: Settings,
+    parts: Mapping[str, tuple[slice, ...]] | None = None,
+) -> Program:
+    inputs, outputs = _obvious_tensors(graph_def, settings, path)
+    data, values = _split_inputs(inputs, settings, graph_def, path)
+    read = _reader(contents)
+    return Program(path, graph_def, variables, read, data, outputs, values, parts=parts or {})
+
+
+def _reader(contents: Contents) -> Callable[[str], Array]:
+    return lambda key: contents.variables[key].read()
+
+
+def _path_of_saved_model(contents: Contents) -> str:
+    files = footprint(contents.source)
+    if files.kind != "folder":
+        return files.path
+    for name in (BINARY, TEXT):
+        if os.path.exists(path := os.path.join(files.folder, name)):
+            return path
+    raise NotFoundError(files.folder, f"{BINARY} is missing: without the graph it cannot be run")
+
+
+def _parsed(path: str, messages: Sequence[Any]) -> Any:
+    """Return the first of some messages that a file contains, in binary or text form."""
+    from google.protobuf import text_format
+    from google.protobuf.message import DecodeError
+
+    with open(path, "rb") as file:
+        data = file.read()
+    for message in messages:
+        try:
+            message.ParseFromString(data)
+        except DecodeError:
+            try:
+                text_format.Parse(data.decode("utf-8"), message)
+            except (UnicodeDecodeError, text_format.ParseError):
+                continue
+        if message.ListFields():
+            return message
+    raise DamagedError(path, "TensorFlow cannot read the graph")
+
+
+def _captured(meta_graph: Any, contents: Contents) -> Mapping[str, list[str | None]]:
+    """Return concrete function -> the keys of the variables that it captures."""
+    objects = contents.objects
+
+    def key(node: int) -> str | None:
+        stored = objects[node].key if 0 <= node < len(objects) else None
+        return stored if stored in contents.variables else None
+
+    functions = meta_graph.object_graph_def.concrete_functions
+    return {
+        name: [key(node) for node in function.bound_inputs] for name, function in functions.items()
+    }
+
+
+def _initializers(meta_graph: Any) -> tuple[str, ...]:
+    """Return the op that fills a SavedModel's lookup tables, if it has tables."""
+    names: list[str] = []
+    for key in _INITIALIZERS:
+        if key in meta_graph.signature_def:
+            outputs = meta_graph.signature_def[key].outputs.values()
+            names.extend(op_of(info.name) for info in outputs)
+        if key in meta_graph.collection_def:
+            names.extend(meta_graph.collection_def[key].node_list.value)
+    return tuple(names[:1])
+
+
+def _signature(
+    meta_graph: Any, settings: Settings, path: str
+) -> tuple[Mapping[str, Input], Mapping[str, str]]:
+    """Return the inputs and outputs of the wanted signature; of the graph if it has none."""
+    import tensorflow as tf
+
+    graph_def = meta_graph.graph_def
+    signatures = {
+        name: signature
+        for name, signature in sorted(meta_graph.signature_def.items())
+        if signature.outputs and name not in _INITIALIZERS
+    }
+    name = settings.signature
+    name = name or next((each for each in _DEFAULT_SIGNATURES if each in signatures), None)
+    if name is None and len(signatures) == 1:
+        (name,) = signatures
+    if name is None and signatures:
+        hint = f"choose one of them: --signature {', '.join(signatures)}"
+        raise AmbiguousError(path, "the SavedModel has several signatures", hint)
+    if name is not None and name not in signatures:
+        hint = f"there are: {', '.join(signatures)}" if signatures else ""
+        raise NotFoundError(path, f"the SavedModel has no signature {name!r}", hint)
+    if name is None:
+        return _obvious_tensors(graph_def, settings, path)
+    inputs: Mapping[str, Input] = {
+        key: Input(info.name, tf.as_dtype(info.dtype).name, sizes_of(info.tensor_shape))
+        for key, info in signatures[name].inputs.items()
+    }
+    outputs = {key: info.name for key, info in signatures[name].outputs.items()}
+    ops = {node.name for node in graph_def.node}
+    for kind, names, known in (
+        ("input", settings.inputs, inputs),
+        ("output", settings.outputs, outputs),
+    ):
+        _refuse_unknown([each for each in names if op_of(each) not in ops], known, path, kind)
+    if settings.inputs:
+        inputs = {
+            each: inputs[each] if each in inputs else _input_at(each, graph_def, settings, path)
+            for each in settings.inputs
+        }
+    if settings.outputs:
+        outputs = {each: outputs.get(each, full_name(each)) for each in settings.outputs}
+    return inputs, outputs
+
+
+def _obvious_tensors(
+    graph_def: Any, settings: Settings, where: str
+) -> tuple[Mapping[str, Input], Mapping[str, str]]:
+    """Return the inputs and outputs of a graph without a signature.
+
+    The outputs are the logits of a loss, or ops whose output no other op takes. The inputs are
+    the placeholders that they depend on.
+
+    Raises:
+        AmbiguousError: the user must choose.
+        NotFoundError: the graph lacks an op that the user chose.
+    """
+    nodes = {node.name: node for node in graph_def.node}
+    for kind, names in (("input", settings.inputs), ("output", settings.outputs)):
+        _refuse_unknown(map(op_of, names), nodes, where, kind)
+    outputs = list(settings.outputs) or _obvious_outputs(graph_def, settings.inputs)
+    if not outputs:
+        hint = "pass --answer" if settings.inputs else "pass --input and --answer"
+        raise AmbiguousError(where, "no op of the graph is obviously its output", hint)
+    reached = {node.name for node in upstream(graph_def.node, outputs)}
+    reached -= set(map(op_of, settings.feeds))
+    inputs = list(settings.inputs) or [
+        name for name, node in nodes.items() if name in reached and _takes_data(node)
+    ]
+    if not inputs:
+        what = f"nothing is fed to {', '.join(outputs[:3])}"
+        raise AmbiguousError(where, what, "pass --input and --answer")
+    return (
+        {name: _input_at(name, graph_def, settings, where) for name in inputs},
+        {name: full_name(name) for name in outputs},
+    )
+
+
+def _obvious_outputs(graph_def: Any, inputs: Iterable[str]) -> list[str]:
+    fed = {*map(op_of, inputs)} or {node.name for node in graph_def.node if _takes_data(node)}
+    outputs = [node.input[0] for node in graph_def.node if node.op in _LOSSES]
+    if not outputs:
+        taken = {op_of(tensor) for node in graph_def.node for tensor in node.input}
+        outputs = [
+            node.name
+            for node in graph_def.node
+            if node.name not in taken and not _NOT_AN_OUTPUT.match(node.op)
+        ]
+    return [
+        tensor
+        for tensor in outputs
+        if any(node.name in fed for node in upstream(graph_def.node, [tensor]))
+    ]
+
+
+def _split_inputs(
+    inputs: Mapping[str, Input], settings: Settings, graph_def: Any, where: str
+) -> tuple[Mapping[str, Input], Mapping[str, Any]]:
+    """Return the inputs that take data, and tensor -> value for placeholders that do not.
+
+    A placeholder of a single bool switches training on. It is false unless the user sets it.
+
+    Raises:
+        NotFoundError: the graph lacks a placeholder in `feeds`.
+        AmbiguousError: an input takes a single number, which the user did not set.
+    """
+    placeholders = {node.name: node for node in graph_def.node if node.op in _FED}
+    names = [op_of(name) for name in settings.feeds if name not in inputs]
+    _refuse_unknown(names, placeholders, where, "placeholder")
+    values: dict[str, Any] = {
+        f"{name}:0": False
+        for name, node in placeholders.items()
+        if _is_bool(node) and not node.attr["shape"].shape.dim
+    }
+    for name, value in settings.feeds.items():
+        values[inputs[name].tensor if name in inputs else f"{op_of(name)}:0"] = value
+    data = {name: each for name, each in inputs.items() if each.tensor not in values}
+    for name, each in data.items():
+        if each.shape == () and name not in settings.inputs:
+            what = f"its placeholder {name!r} takes a single number"
+            raise AmbiguousError(where, what, f"set it, such as by --feed {name}=1")
+    return data, values
+
+
+def _refuse_unknown(names: Iterable[str], known: Iterable[str], where: str, kind: str) -> None:
+    for name in names:
+        if name not in known:
+            hint = f"there are: {', '.join(list(known)[:5])}"
+            hint += "; -o names a file" if kind == "output" else ""
+            raise NotFoundError(where, f"the model has no {kind} {name!r}", hint)
+
+
+def _takes_data(node: Any) -> bool:
+    return node.op in PLACEHOLDERS and not _is_bool(node)
+
+
+def _is_bool(node: Any) -> bool:
+    from tensorflow.core.framework import types_pb2
+
+    return bool(node.attr["dtype"].type == types_pb2.DT_BOOL)
+
+
+def _input_at(name: str, graph_def: Any, settings: Settings, where: str) -> Input:
+    """Return the input at a tensor of a graph, which need not be a placeholder."""
+    import tensorflow as tf
+
+    node = next(node for node in graph_def.node if node.name == op_of(name))
+    if node.op in _FED:
+        shape = sizes_of(node.attr["shape"].shape) if "shape" in node.attr else None
+        return Input(full_name(name), tf.as_dtype(node.attr["dtype"].type).name, shape)
+    graph_def = pruned(graph_def, [node.name], where)
+    refuse_evaluated(graph_def, name, where, trust=settings.trust)
+    try:
+        tensor = imported(graph_def, where).get_tensor_by_name(full_name(name))
+    except (KeyError, ValueError):
+        raise NotFoundError(where, f"its graph has no tensor {name!r}") from None
+    return Input(tensor.name, tensor.dtype.base_dtype.name, sizes_of(tensor.shape))

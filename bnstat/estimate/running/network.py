@@ -1,0 +1,259 @@
+"""A network that can be run, with its normalizations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Final, Literal
+
+from bnstat.errors import BnstatError
+from bnstat.estimate.data import Input
+from bnstat.estimate.running.allowed_ops import refuse_unlisted
+from bnstat.estimate.running.flat_graph import (
+    DATA,
+    Dependencies,
+    Program,
+    all_nodes,
+    flattened,
+    op_of,
+    pruned,
+    with_placeholders,
+)
+from bnstat.estimate.running.measuring import add_measuring, unmeasurable
+from bnstat.estimate.running.normalizations import (
+    MEAN,
+    VARIANCE,
+    Normalization,
+    find_normalizations,
+)
+from bnstat.estimate.running.runner import Runner, imported
+from bnstat.estimate.running.traced import mask_of
+from bnstat.model import Array, BatchNorm
+
+Activation = Literal["softmax", "sigmoid", "tanh", "logits of softmax", "logits of sigmoid"]
+"""The function that an output is the result of, or otherwise the input of."""
+
+_RESULTS: Final[dict[str, Activation]] = {
+    "Softmax": "softmax",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+}
+_LOGITS: Final[dict[str, Activation]] = {
+    "Softmax": "logits of softmax",
+    "LogSoftmax": "logits of softmax",
+    "SoftmaxCrossEntropyWithLogits": "logits of softmax",
+    "SparseSoftmaxCrossEntropyWithLogits": "logits of softmax",
+    "Sigmoid": "logits of sigmoid",
+}
+_SAME_VALUES: Final = frozenset(
+    {"Cast", "ExpandDims", "Identity", "IdentityN", "Reshape", "Snapshot", "Squeeze"}
+)
+
+_IN_LOOP = (
+    "the graph normalizes with it in a loop (tf.while_loop, tf.map_fn or a recurrent cell), "
+    "where it cannot be measured"
+)
+UNREACHED = "the data never reaches it"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that can be run, with its normalizations.
+
+    Attributes:
+        program: the network; its graph is flat.
+        layers: the layers that can be measured, by name, in the order of the network.
+        normalizations: all uses of these layers.
+        left: layer -> why it cannot be measured.
+        dependencies: the dependencies in the graph.
+        graph: the same graph as a `tf.Graph`.
+        activation: the function that the output is the result or the input of, if known.
+    """
+
+    program: Program
+    layers: Mapping[str, BatchNorm]
+    normalizations: Sequence[Normalization]
+    left: Mapping[str, str]
+    dependencies: Dependencies
+    graph: Any
+    activation: Activation | None
+
+    @property
+    def inputs(self) -> Mapping[str, Input]:
+        """The inputs that take data, by name."""
+        return self.program.inputs
+
+    @property
+    def output(self) -> str:
+        """The tensor of the first output."""
+        return next(iter(self.program.outputs.values()))
+
+    @property
+    def is_comparable(self) -> bool:
+        """Return True if `output` is a floating-point tensor, and the only candidate for it.
+
+        A graph without a signature may have several, some of them in branches that never run.
+        """
+        is_only = len(self.program.outputs) == 1
+        return is_only and bool(self.graph.get_tensor_by_name(self.output).dtype.is_floating)
+
+    @cached_property
+    def unbiased(self) -> Mapping[str, bool]:
+        """Layer -> True if its training averages the unbiased variance."""
+        return {each.layer: each.unbiased for each in reversed(self.normalizations)}
+
+    def stored(self) -> dict[str, dict[str, Array]]:
+        """Return layer -> role -> the stored statistics, [channels]."""
+        return {
+            name: {role: _statistic(layer, role) for role in (MEAN, VARIANCE)}
+            for name, layer in self.layers.items()
+        }
+
+    def numbers(self, layers: Sequence[str]) -> list[int]:
+        """Return the numbers of the normalizations of some layers."""
+        return [number for number, each in enumerate(self.normalizations) if each.layer in layers]
+
+    def runner(self, *, by_batch: bool, sample: bool, optimized: bool = True) -> Runner:
+        """Return a session that measures; for the arguments see `add_measuring` and `Runner`."""
+        measuring = add_measuring(
+            self.program.graph_def,
+            self.graph,
+            self.normalizations,
+            self.dependencies,
+            by_batch=by_batch,
+            sample=sample,
+        )
+        return Runner(self.program, measuring, optimized=optimized)
+
+    def waves(self) -> list[list[str]]:
+        """Return the layers in groups. Each group depends only on earlier groups.
+
+        Layers that depend on each other, such as a layer that is used twice, are in one group.
+        """
+        before: dict[str, set[str]] = {name: set() for name in self.layers}
+        for each in self.normalizations:
+            before[each.layer] |= self.dependencies.marks(each.x) & self.layers.keys()
+        for between in before:  # the transitive closure, by Warshall
+            for names in before.values():
+                if between in names:
+                    names |= before[between]
+        waves = []
+        rest = list(before)
+        while rest:
+            wave = [
+                name
+                for name in rest
+                if all(name in before[each] for each in before[name] & {*rest})
+            ]
+            waves.append(wave)
+            rest = [name for name in rest if name not in wave]
+        return waves
+
+    def depend_on_themselves(self, wave: Sequence[str]) -> bool:
+        """Return True if the statistics of a wave change what enters its layers."""
+        return any(
+            each.layer in wave and not self.dependencies.marks(each.x).isdisjoint(wave)
+            for each in self.normalizations
+        )
+
+
+def build_network(program: Program, layers: Sequence[BatchNorm], *, trust: bool) -> Network:
+    """Find the normalizations of a network.
+
+    Args:
+        program: the network.
+        layers: its layers, with the keys of their variables.
+        trust: also run ops that are not on the list of allowed ops.
+
+    Raises:
+        UnsupportedError: running it would execute ops that are not allowed.
+        BnstatError: TensorFlow refuses its graph.
+    """
+    fetched = [op_of(each) for each in (*program.outputs.values(), *program.masks.values())]
+    initializers = [op_of(name) for name in program.initializers]
+    graph_def, inputs = with_placeholders(program.graph_def, program.inputs)
+    needed = pruned(graph_def, fetched, program.where)
+    if initializers and any("Table" in node.op for node in all_nodes(needed)):
+        needed = pruned(graph_def, fetched + initializers, program.where)
+    else:
+        initializers = []
+    refuse_unlisted(needed, program.where, trust=trust)
+    flat = flattened(needed, fetched + initializers, program.where)
+    for node in flat.node:
+        if f"{node.name}:0" in program.settings:
+            # Graphs often leave this shape unknown, and with it all shapes that depend on it.
+            node.attr["shape"].shape.Clear()
+    names = {node.name for node in flat.node}
+    inputs = {name: each for name, each in inputs.items() if op_of(each.tensor) in names}
+    if not inputs:
+        raise BnstatError(program.where, "its outputs depend on none of its inputs")
+    activation = activation_of((flat, program.graph_def), next(iter(program.outputs.values())))
+    program = replace(
+        program,
+        graph_def=flat,
+        inputs=inputs,
+        settings={k: value for k, value in program.settings.items() if op_of(k) in names},
+        initializers=tuple(initializers),
+    )
+    normalizations, left = find_normalizations(flat, program.variables, layers)
+    if program.masks:
+        nodes = {node.name: node for node in flat.node}
+        normalizations = [
+            replace(each, mask=mask_of(nodes, each.x, program.masks)) for each in normalizations
+        ]
+    marks: dict[str, list[str]] = {op_of(each.tensor): [DATA] for each in inputs.values()}
+    for each in normalizations:
+        marks.setdefault(each.op, []).append(each.layer)
+    dependencies = Dependencies(flat, marks)
+    graph = imported(flat, program.where)
+    left.update(unmeasurable(graph, normalizations))
+    for each in normalizations:
+        if any(map(dependencies.is_in_loop, (each.x, *(edge.op for edge in each.edges)))):
+            left[each.layer] = _IN_LOOP
+        elif DATA not in dependencies.marks(each.x):
+            left.setdefault(each.layer, UNREACHED)
+    return Network(
+        program,
+        {layer.name: layer for layer in layers if layer.name not in left},
+        [each for each in normalizations if each.layer not in left],
+        left,
+        dependencies,
+        graph,
+        activation,
+    )
+
+
+def _statistic(layer: BatchNorm, role: str) -> Array:
+    array = layer.array(role)
+    if array is None:
+        raise BnstatError(layer.name, f"its {role} is not in the file")
+    return array.reshape(-1)
+
+
+def activation_of(graph_defs: Iterable[Any], output: str) -> Activation | None:
+    """Return the function that an output is the result of, or otherwise the input of.
+
+    Args:
+        graph_defs: graphs to search, the best first; only their outermost ops count.
+        output: a tensor.
+    """
+    for graph_def in graph_defs:
+        ops = {node.name: node for node in graph_def.node}
+        source = _source(ops, output)
+        if source in ops and ops[source].op in _RESULTS:
+            return _RESULTS[ops[source].op]
+        for node in graph_def.node:
+            if node.op in _LOGITS and node.input and _source(ops, node.input[0]) == source:
+                return _LOGITS[node.op]
+    return None
+
+
+def _source(ops: dict[str, Any], tensor: str) -> str:
+    """Return the op that computes the values of a tensor, before ops that only reshape them."""
+    name = op_of(tensor)
+    seen = set()
+    while name in ops and ops[name].op in _SAME_VALUES and name not in seen:
+        seen.add(name)
+        name = op_of(ops[name].input[0])
+    return name

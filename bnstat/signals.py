@@ -1,0 +1,144 @@
+"""Ctrl-C, `kill` and a terminal that closes: the process ends in good order, and in time.
+
+Python handles a signal in the main thread, between two of its own instructions. A call into
+TensorFlow that takes long, or never returns, would delay that. So it runs in a thread
+(`interruptible`), and a timer of the system ends a process that hangs (`ending_in_time`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+GRACE = 4.0
+"""Seconds between a signal and the end of the process, at most."""
+
+_ENDING = ("SIGTERM", "SIGHUP")
+_AGAIN_SECONDS = 0.01
+_POLL_SECONDS = 0.5
+"""Seconds between two checks of a call, for systems where waiting for a thread defers signals."""
+
+_THREAD = "bnstat-tensorflow"
+"""The name of the threads of calls into TensorFlow."""
+
+
+class Ended(BaseException):
+    """A signal ends the process, as `KeyboardInterrupt` does for Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def raise_on_signals() -> None:
+    """Raise `Ended` for the signals that end a process.
+
+    A signal that comes where nothing can be raised, such as in a destructor, is sent again.
+    """
+    for name in _ENDING:
+        number = getattr(signal, name, None)
+        # Under `nohup`, SIGHUP is ignored, and stays so.
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _end)
+    sys.unraisablehook = _send_again
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+    raise Ended(number)
+
+
+def _send_again(unraisable: sys.UnraisableHookArgs) -> None:
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        number: int = signal.SIGINT
+    elif isinstance(unraisable.exc_value, Ended):
+        number = unraisable.exc_value.number
+        signal.signal(number, _end)
+    else:
+        sys.__unraisablehook__(unraisable)
+        return
+    import threading
+
+    again = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
+
+
+def interruptible(call: Callable[[], Result]) -> Result:
+    """Return the result of a call, but let a signal end the wait for it.
+
+    The call runs in a thread, which goes on if a signal handler raises.
+    """
+    import threading
+
+    if threading.current_thread() is not threading.main_thread():
+        return call()
+    results: list[Result] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:  # raised again below
+            errors.append(error)
+
+    thread = threading.Thread(target=work, name=_THREAD, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_POLL_SECONDS)
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def is_call_running() -> bool:
+    """Return True if a call of `interruptible` still runs: then the usual exit would abort."""
+    threading = sys.modules.get("threading")
+    return threading is not None and any(each.name == _THREAD for each in threading.enumerate())
+
+
+@contextmanager
+def ending_in_time(grace: float = GRACE) -> Iterator[None]:
+    """End the process at most `grace` seconds after the first signal that ends a process.
+
+    Python's own handlers usually end it in good order before. After that time, the system's timer
+    kills it, even while TensorFlow's destructors hang at the exit. If the program goes on, the
+    timer is stopped. Windows has no such timer: there this does nothing.
+    """
+    import threading
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if not hasattr(signal, "setitimer") or not is_main:
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_start_timer, args=(reader, grace), daemon=True).start()
+    try:
+        yield
+    except Exception:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        raise
+    else:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        signal.set_wakeup_fd(previous)
+        os.close(writer)
+
+
+def _start_timer(reader: int, grace: float) -> None:
+    """Start the timer when the number of a signal arrives; return at the end of the file."""
+    numbers = {getattr(signal, name) for name in ("SIGINT", *_ENDING)}
+    while received := os.read(reader, 1):
+        if received[0] in numbers:
+            signal.setitimer(signal.ITIMER_REAL, grace)
+            break
+    os.close(reader)
