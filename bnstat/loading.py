@@ -245,7 +245,7 @@ def configurer(config: str | PathLike[str]) -> Callable[[Contents], Contents]:
         BnstatError: the file tells none.
     """
     from bnstat.discovery.configuration import misfit
-    from bnstat.formats.keras.architecture import read_architecture
+    from bnstat.formats.keras.config import read_architecture
 
     path, layers = read_architecture(fspath(config))
 

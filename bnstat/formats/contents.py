@@ -8,8 +8,7 @@ A format hands over its variables and whatever it knows of the model's structure
 - `layers`: layer configurations (Keras files, Keras metadata), in the order of the network
   unless `layers_in_order` is False;
 - `search`: finds the variables whose names have one of some endings, and maybe others, as
-  `names` has them; None where `variables` are few enough to be gone through. It opens nothing
-  more of a file, where going through `variables` would (see `later`);
+  `names` has them; None where `variables` are few enough to be gone through;
 - `objects`: the object graph of a TensorFlow 2 checkpoint;
 - `graphs`: computation graphs and function bodies (SavedModel, `.meta`, frozen graph);
 - `configured`: gives the same with the layers of an architecture that the user has; None where
@@ -21,9 +20,8 @@ Nothing here knows what the layers are for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
 import numpy as np
@@ -189,44 +187,3 @@ class Reading(NamedTuple):
 
     values: bool = True
     tensorflow: bool = False
-
-
-class Later(Mapping[str, Variable]):
-    """The variables of a file that has been opened in part.
-
-    A key that is not of that part, and whatever is asked of all keys, opens the rest.
-    """
-
-    def __init__(
-        self, opened: Mapping[str, Variable], read_all: Callable[[], Mapping[str, Variable]]
-    ) -> None:
-        """Keep what has been opened.
-
-        Args:
-            opened: the variables that are known so far.
-            read_all: gives all variables, these among them, in the order of the file.
-        """
-        self._opened = opened
-        self._read_all = read_all
-
-    def search(self, endings: Collection[str]) -> Mapping[str, str]:
-        """The variables that are known so far, as `Contents.search` gives them.
-
-        It is for files in which the others have the names of kernels and biases.
-        """
-        del endings
-        return {key: key for key in self._opened}
-
-    def __getitem__(self, key: str) -> Variable:
-        found = self._opened.get(key)
-        return self._all[key] if found is None else found
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._all)
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-    @cached_property
-    def _all(self) -> Mapping[str, Variable]:
-        return self._read_all()
