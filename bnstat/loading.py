@@ -267,7 +267,7 @@ class Models(Iterable[tuple[str, Model | BnstatError]]):
 
 def _configurer(config: str | PathLike[str]) -> Callable[[Contents], Contents]:
     from bnstat.discovery.configuration import find_misfit
-    from bnstat.formats.keras.architecture import read_architecture
+    from bnstat.formats.keras.config import read_architecture
 
     path, layers = read_architecture(fspath(config))
 

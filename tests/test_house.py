@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "formats": {"storage", "model"},
     "formats.json_text": set(),
     "formats.protobuf": {"storage"},
-    "formats.hdf5": {"storage", "model"},
+    "formats.hdf5": {"storage", "model", "formats.dtypes"},
     "discovery": {"model", "formats.contents"},
     "live": {"model", "discovery", "formats.contents", "formats.tensorflow"},
     "loading": {"storage", "model", "formats", "discovery", "live"},

@@ -5,9 +5,8 @@ Nothing here knows what the layers are for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
 import numpy as np
@@ -190,44 +189,3 @@ class Reading(NamedTuple):
 
     values: bool = True
     tensorflow: bool = False
-
-
-class Later(Mapping[str, Variable]):
-    """The variables of a partly opened file.
-
-    Iterating, counting, or an unknown key opens the rest.
-    """
-
-    def __init__(
-        self, opened: Mapping[str, Variable], read_all: Callable[[], Mapping[str, Variable]]
-    ) -> None:
-        """Make a mapping.
-
-        Args:
-            opened: the variables of the opened part.
-            read_all: returns all variables in the order of the file.
-        """
-        self._opened = opened
-        self._read_all = read_all
-
-    def search(self, endings: Collection[str]) -> Mapping[str, str]:
-        """Return the variables of the opened part, for `Contents.search`.
-
-        The other variables of such a file have names of kernels and biases.
-        """
-        del endings
-        return {key: key for key in self._opened}
-
-    def __getitem__(self, key: str) -> Variable:
-        variable = self._opened.get(key)
-        return self._all[key] if variable is None else variable
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._all)
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-    @cached_property
-    def _all(self) -> Mapping[str, Variable]:
-        return self._read_all()

@@ -186,7 +186,7 @@ def _architecture(path: str | None) -> str:
     """Return a text that differs if the architecture in the file of `--config` does."""
     if path is None:
         return ""
-    from bnstat.formats.keras.architecture import read_architecture
+    from bnstat.formats.keras.config import read_architecture
 
     try:
         return repr(read_architecture(path).layers)

@@ -1,48 +1,43 @@
 """The arrays of HDF5 datasets: where their bytes are, and how to read them.
 
-    layout v1, v2  version, rank, class, 5 unused, address (not of class 0), the shape (u32 each;
-                   of class 2 the chunk's, and an element's size); class 0: size (u32), bytes
-    layout v3, v4  version, class: 0, in the header: size (u16), bytes
-                                   1, in one piece: address, size
-                                   2, in chunks, v3: rank + 1, address of a tree, the chunk's
-                                      shape and an element's size (u32 each)
-                                   2, in chunks, v4: flags, rank + 1, width of a size, the
-                                      chunk's shape and an element's size, kind of index, its
-                                      parameters, its address
-    chunk tree     "TREE", type 1, level, entries (u16), two addresses of siblings, then entries
-                   of size (u32), filters left out (u32), position (u64 each, and one more),
-                   address of a chunk or of the tree below
+    datatype        class and version, three bytes of flags, size (u32), properties
+    layout v1, v2   version, rank, class, 5 unused, address (not of class 0), the shape (u32 each;
+                    of class 2 the chunk's, and an element's size); class 0: size (u32), bytes
+    layout v3, v4   version, class: 0, in the header: size (u16), bytes
+                                    1, contiguous: address, size
+                                    2, in chunks, v3: rank + 1, address of a tree, the chunk's
+                                       shape and an element's size (u32 each)
+                                    3, composed of other datasets
+    chunk tree      "TREE", type 1, level, entries (u16), two addresses of siblings, then entries
+                    of size (u32), skipped filters (u32), position (u64 each, and one more),
+                    address of a chunk or of the tree below
+    fill, old       size (u32), the value
+    fill v1, v2     version, two bytes of times, defined, size (u32), the value
+    fill v3         version, flags (0x20: defined), size (u32), the value
 
-Keras stores every array in one piece. Chunks, which other tools make of it when they compress a
-file, are read where they are kept as HDF5 1.6 to 1.8 does by default. HDF5 allocates space when
-elements are first written: an address that is undefined, and a chunk that no tree lists, stand
-for elements that hold the dataset's fill value.
+Keras stores every array contiguously; these arrays are read here. Other tools write chunks when
+they compress a file. HDF5's own library reads chunks, and arrays that were never written, which
+consist of fill values. Damaged files can make the library crash or allocate without a bound, so it
+never sees the file: it is given a minimal file with one dataset, made of messages that were checked
+here, over the bytes of the original.
 
-Source: HDF5 File Format Specification 3.0, sections III.A.1 and IV.A.2.i.
-
-HDF5 datasets as their headers describe them: element types, shapes, filters.
-
-    datatype  class and version, three bytes of flags, size (u32), properties
-    filters   version, count, then filters of id (u16), [length of name (u16)], flags (u16),
-              count of parameters (u16), [name], parameters (u32 each)
-    fill, old      size (u32), the value
-    fill v1, v2    version, two bytes of times, defined, size (u32), the value; v2 ends after
-                   `defined` if that is 0
-    fill v3        version, flags (0x20: defined), size (u32), the value
-
-Source: HDF5 File Format Specification 3.0, sections IV.A.2.d, e, f and l.
+Source: HDF5 File Format Specification 3.0, sections II.A, III.A.1 and IV.A.2.d to f, i and l.
 """
 
 from __future__ import annotations
 
+import io
+import math
+import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import numpy as np
 
-from bnstat.errors import UnsupportedError
+from bnstat.errors import UnsupportedError, first_line
+from bnstat.formats.dtypes import find_dtype
 from bnstat.formats.hdf5.objects import (
     DATASPACE,
     DATATYPE,
@@ -50,17 +45,26 @@ from bnstat.formats.hdf5.objects import (
     FILL,
     FILTERS,
     LAYOUT,
+    LINK,
+    LINK_INFO,
     OLD_FILL,
+    SIGNATURE,
     Cursor,
     Message,
     Objects,
-    product,
 )
 from bnstat.model import Array
 from bnstat.storage.files import Range
 
 _INTEGER, _FLOAT, _OPAQUE, _ENUMERATION = 0, 1, 5, 8
-_OTHERS: Final = {2: "time", 3: "text", 4: "bits", 6: "compound", 7: "reference", 9: "variable"}
+_NOT_NUMERIC: Final = {
+    2: "time",
+    3: "text",
+    4: "bits",
+    6: "compound",
+    7: "reference",
+    9: "variable",
+}
 _FLOATS: Final = {
     (2, 5, 10): "float16",
     (2, 8, 7): "bfloat16",
@@ -69,12 +73,14 @@ _FLOATS: Final = {
 }
 """Size, bits of the exponent, bits of the mantissa -> name."""
 
-_NUMBERS: Final = {
-    "bool",
-    *(f"{kind}{8 * size}" for kind in ("int", "uint") for size in (1, 2, 4, 8)),
-    *_FLOATS.values(),
-}
 _Order = Literal["<", ">"]
+
+_COMPACT, _CONTIGUOUS, _CHUNKED = range(3)
+
+_LARGEST_CHUNK: Final = 64 << 20
+_CHUNK_RATIO: Final = 50
+"""A chunk may have `_LARGEST_CHUNK` bytes or this multiple of the file's size; HDF5's default is
+below 1 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,415 +89,350 @@ class Dataset:
 
     Attributes:
         path: its path in the file.
-        dtype: NumPy's or ml_dtypes' name of the element type in the machine's byte order; another
-            word where the elements are no numbers.
-        order: the byte order of the file, `<` or `>`.
+        dtype: the name of the element type in NumPy or ml_dtypes, without a byte order; another
+            word if the elements are not numbers.
+        order: the byte order in the file, `<` or `>`.
         shape: the dimensions.
-        layout: the message that tells where the bytes are.
-        filters: what chunks were put through, first to last.
-        fill: the element that stands wherever no bytes were allocated, as the file stores it;
-            empty for zero, None if it is stored in another object.
-        is_foreign: whether the bytes are in other files.
+        messages: type -> message of its header.
     """
 
     path: str
     dtype: str
     order: _Order
     shape: tuple[int, ...]
-    layout: bytes
-    filters: tuple[int, ...]
-    fill: bytes | None
-    is_foreign: bool
+    messages: Mapping[int, Message]
+
+    @property
+    def count(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def stored_dtype(self) -> np.dtype[np.generic] | None:
+        """The elements' dtype in the file, or None if they are not numbers."""
+        dtype: np.dtype[np.generic] | None = find_dtype(self.dtype)
+        return None if dtype is None else dtype.newbyteorder(self.order)
 
 
-def dataset(objects: Objects, path: str, messages: list[Message]) -> Dataset | None:
-    """The dataset that an object's messages describe; None where it is none or has no shape.
+def find_dataset(objects: Objects, path: str, messages: list[Message]) -> Dataset | None:
+    """Return the dataset with these messages, or None if they describe none with a shape.
 
     Raises:
         DamagedError: a message is cut short.
     """
-    held = {message.kind: message for message in messages}
-    if LAYOUT not in held or DATASPACE not in held or DATATYPE not in held:
+    by_kind = {message.kind: message for message in messages}
+    if not {LAYOUT, DATASPACE, DATATYPE} <= by_kind.keys() or by_kind[DATASPACE].is_shared:
         return None
-    shape = objects.dimensions(held[DATASPACE].body) if not held[DATASPACE].is_shared else None
+    shape = objects.dimensions(by_kind[DATASPACE].body)
     if shape is None:
         return None
-    datatype = held[DATATYPE]
-    element: tuple[str, _Order] = ("shared", "<")
-    if not datatype.is_shared:
-        element = _element(objects, datatype.body)
-    filters = _filters(objects, held[FILTERS].body) if FILTERS in held else ()
-    layout = held[LAYOUT].body
-    fill = _fill(objects, held)
-    return Dataset(path, *element, shape, layout, filters, fill, EXTERNAL in held)
+    datatype = by_kind[DATATYPE]
+    dtype, order = ("shared", "<") if datatype.is_shared else _element(objects, datatype.body)
+    return Dataset(path, dtype, cast(_Order, order), shape, by_kind)
 
 
-def _fill(objects: Objects, held: Mapping[int, Message]) -> bytes | None:
-    """The bytes of a dataset's fill value. The newer message takes precedence."""
-    message = held.get(FILL) or held.get(OLD_FILL)
-    if message is None:
-        return b""
-    if message.is_shared:
-        return None
-    body = Cursor(message.body, objects.path)
-    if message.kind == FILL:
-        version, flags = body.number(1), body.number(1)
-        if version == 3:
-            is_stored = bool(flags & 0x20)
-        else:
-            body.take(1)
-            is_stored = body.number(1) == 1
-        if not is_stored:
-            return b""
-    size = body.number(4)
-    # Libraries before HDF5 1.8 store an undefined value with a negative size.
-    return body.take(size) if size < 1 << 31 else b""
+def _element(objects: Objects, datatype: bytes) -> tuple[str, str]:
+    """Return the name and the byte order of an element type.
 
-
-def _filters(objects: Objects, data: bytes) -> tuple[int, ...]:
-    """The numbers of a pipeline's filters."""
-    body = Cursor(data, objects.path)
-    version, count = body.number(1), body.number(1)
-    body.take(6 if version == 1 else 0)
-    found = []
-    for _ in range(count):
-        kind = body.number(2)
-        has_name = version == 1 or kind >= 256
-        name_size = body.number(2) if has_name else 0
-        body.take(2)
-        parameters = body.number(2)
-        body.take(name_size + -name_size % (8 if version == 1 else 1))
-        body.take(4 * parameters)
-        body.take(4 if version == 1 and parameters % 2 else 0)
-        found.append(kind)
-    return tuple(found)
-
-
-def _element(objects: Objects, data: bytes) -> tuple[str, _Order]:
-    """Name and byte order of an element type.
-
-    HDF5 had no bfloat16 until lately: h5py stores it as opaque pairs of bytes, as it does
-    nothing else of Keras.
+    h5py stores bfloat16, which older versions of HDF5 lack, as opaque pairs of bytes; Keras writes
+    no other opaque types.
     """
-    datatype = Cursor(data, objects.path)
-    kind, bits = datatype.number(1) & 0x0F, datatype.take(3)
-    size = datatype.number(4)
-    order: _Order = ">" if bits[0] & 1 else "<"
+    body = Cursor(datatype, objects.path)
+    kind, bits = body.number(1) & 0x0F, body.take(3)
+    size = body.number(4)
+    order = ">" if bits[0] & 1 else "<"
     if kind == _INTEGER and size in (1, 2, 4, 8):
         return f"{'int' if bits[0] & 0x08 else 'uint'}{8 * size}", order
     if kind == _FLOAT and not bits[0] & 0x40:
-        datatype.take(5)
-        exponent, _, mantissa = datatype.number(1), datatype.number(1), datatype.number(1)
+        body.take(5)
+        exponent, _, mantissa = body.number(1), body.number(1), body.number(1)
         return _FLOATS.get((size, exponent, mantissa), "floats of another kind"), order
     if kind == _ENUMERATION:
         members = int.from_bytes(bits[:2], "little")
-        return (
-            ("bool", order)
-            if (size, members) == (1, 2)
-            else _element(objects, datatype.take(datatype.left))
-        )
+        is_bool = (size, members) == (1, 2)
+        return ("bool", order) if is_bool else _element(objects, body.take(body.left))
     if kind == _OPAQUE:
         return ("bfloat16" if size == 2 else "opaque"), "<"
-    return _OTHERS.get(kind, "unknown"), "<"
-
-
-def numpy_type(held: Dataset) -> np.dtype[np.generic] | None:
-    """The elements' dtype in the file; None where they are no numbers."""
-    if held.dtype == "bfloat16":
-        import ml_dtypes
-
-        dtype: np.dtype[np.generic] = np.dtype(ml_dtypes.bfloat16)
-    elif held.dtype in _NUMBERS:
-        dtype = np.dtype(held.dtype)
-    else:
-        return None
-    return dtype.newbyteorder(held.order)
-
-
-_COMPACT, _CONTIGUOUS, _CHUNKED, _VIRTUAL = range(4)
-_DEFLATE, _SHUFFLE, _FLETCHER = 1, 2, 3
-_SINGLE_FILTERED: Final = 2
-"""The flag of layout v4 for a single chunk whose size after filters is told."""
-_LARGEST_CHUNK: Final = 64 << 20
-"""Bytes of a chunk that is read from a file of any size; HDF5's default is below 1 MiB."""
-_MOST_TIMES: Final = 50
-"""Beyond that, a chunk must not exceed the file's size by more than this factor."""
-_FOREIGN: Final = "refers to data outside of the file, which is never followed"
-
-
-class LibraryNeededError(UnsupportedError):
-    """The array is kept in the file, but in a way that Keras never uses."""
+    return _NOT_NUMERIC.get(kind, "unknown"), "<"
 
 
 class _Layout(NamedTuple):
     """Where a dataset's bytes are.
 
     Attributes:
-        kind: in the header, in one piece, in chunks, or in other datasets.
-        is_tree: for chunks, True if a tree of version 1 lists them.
-        address: of the bytes or of what lists the chunks; None if nothing was allocated.
-        length: how many bytes are stored in one piece.
-        inside: the bytes in the header.
-        chunk_shape: the shape of a chunk.
+        kind: in the header, contiguous, in chunks, or composed of other datasets.
+        address: of contiguous bytes or of the tree of chunks; None if nothing was allocated, or
+            if another structure lists the chunks.
+        length: the number of contiguous bytes; None if the layout does not record it.
+        data: the bytes in the header.
     """
 
     kind: int
-    is_tree: bool = False
     address: int | None = None
-    length: int = 0
-    inside: bytes = b""
-    chunk_shape: tuple[int, ...] = ()
+    length: int | None = None
+    data: bytes = b""
 
 
-_INDEX_PARAMETERS: Final = {2: 0, 3: 1, 4: 5, 5: 6}
-"""Kind of a chunk index of layout v4 -> bytes of its parameters."""
-
-
-def _layout(objects: Objects, held: Dataset, itemsize: int) -> _Layout:
-    """What a dataset's layout message says.
+def _layout(objects: Objects, dataset: Dataset) -> _Layout:
+    """Parse a dataset's layout message.
 
     Raises:
-        DamagedError: it is cut short, or its chunks do not fit the dataset.
-        LibraryNeededError: its version is not known.
+        DamagedError: it is cut short.
     """
-    body = Cursor(held.layout, objects.path)
+    body = Cursor(dataset.messages[LAYOUT].body, objects.path)
     version = body.number(1)
-    if not 1 <= version <= 4:
-        raise LibraryNeededError(objects.path, f"{held.path} has a layout of version {version}")
     if version < 3:
-        return _old_layout(objects, held, body, itemsize)
+        rank, kind = body.number(1), body.number(1)
+        body.take(5)
+        if kind != _COMPACT:
+            return _Layout(kind, objects.defined_address(body))
+        body.take(4 * rank)
+        return _Layout(kind, data=body.take(body.number(4)))
     kind = body.number(1)
     if kind == _COMPACT:
-        return _Layout(kind, inside=body.take(body.number(2)))
+        return _Layout(kind, data=body.take(body.number(2)))
     if kind == _CONTIGUOUS:
-        return _Layout(
-            kind, address=_allocated(objects, body), length=body.number(objects.length_size)
-        )
-    if kind != _CHUNKED:
-        return _Layout(kind)
-    if version == 3:
-        rank = body.number(1) - 1
-        address = _allocated(objects, body)
-        return _Layout(kind, True, address, chunk_shape=_chunk_shape(objects, held, body, rank, 4))
-    flags, rank, width = body.number(1), body.number(1) - 1, body.number(1)
-    chunk_shape = _chunk_shape(objects, held, body, rank, width)
-    body.take(width)
-    index = body.number(1)
-    single = objects.length_size + 4 if flags & _SINGLE_FILTERED else 0
-    body.take(_INDEX_PARAMETERS.get(index, single))
-    return _Layout(kind, False, _allocated(objects, body), chunk_shape=chunk_shape)
+        address = objects.defined_address(body)
+        return _Layout(kind, address, body.number(objects.length_size))
+    if kind == _CHUNKED and version == 3:
+        body.take(1)
+        return _Layout(kind, objects.defined_address(body))
+    return _Layout(kind)
 
 
-def _old_layout(objects: Objects, held: Dataset, body: Cursor, itemsize: int) -> _Layout:
-    """A layout of HDF5 1.6.2 and earlier, after its version."""
-    rank, kind = body.number(1), body.number(1)
-    body.take(5)
-    address = _allocated(objects, body) if kind != _COMPACT else None
-    if kind == _CHUNKED:
-        chunk_shape = _chunk_shape(objects, held, body, rank - 1, 4)
-        return _Layout(kind, True, address, chunk_shape=chunk_shape)
-    sizes = tuple(body.number(4) for _ in range(rank))
-    if kind == _COMPACT:
-        return _Layout(kind, inside=body.take(body.number(4)))
-    return _Layout(kind, address=address, length=product(sizes) * itemsize)
-
-
-def _allocated(objects: Objects, body: Cursor) -> int | None:
-    address = objects.address(body)
-    return None if objects.is_undefined(address) else address
-
-
-def _chunk_shape(
-    objects: Objects, held: Dataset, body: Cursor, rank: int, width: int
-) -> tuple[int, ...]:
-    if rank != len(held.shape):
-        raise objects.damage(f"{held.path} has chunks of another rank")
-    shape = tuple(body.number(width) for _ in range(rank))
-    if 0 in shape:
-        raise objects.damage(f"{held.path} has chunks without elements")
-    return shape
-
-
-def read(objects: Objects, held: Dataset) -> Array:
-    """A dataset's array, in the machine's byte order.
+def read(objects: Objects, dataset: Dataset) -> Array:
+    """Read a dataset's array, in the machine's byte order.
 
     Raises:
-        DamagedError: its bytes are missing, or it claims more than the file holds.
-        LibraryNeededError: it is kept in a way that Keras never uses.
+        DamagedError: bytes are missing, or it claims more than the file contains.
         UnsupportedError: it is not numeric, or refers to data outside of the file.
     """
-    dtype = numpy_type(held)
+    dtype = dataset.stored_dtype
     if dtype is None:
-        raise UnsupportedError(objects.path, f"{held.path} holds {held.dtype}, not numbers")
-    if held.is_foreign:
-        raise UnsupportedError(objects.path, f"{held.path} {_FOREIGN}")
-    if 0 in held.shape:
-        return np.empty(held.shape, dtype.newbyteorder("="))
-    layout = _layout(objects, held, dtype.itemsize)
-    if layout.kind not in (_COMPACT, _CONTIGUOUS, _CHUNKED):
-        raise UnsupportedError(objects.path, f"{held.path} {_FOREIGN}")
-    if layout.kind != _COMPACT and layout.address is None:
-        return _native(_filled(objects, held, dtype))
-    if layout.kind == _CHUNKED:
-        if not layout.is_tree:
-            raise LibraryNeededError(objects.path, f"{held.path} is kept in chunks of a newer kind")
-        return _chunked(objects, held, dtype, layout)
-    size = product(held.shape) * dtype.itemsize
-    data = layout.inside
-    if layout.address is not None:
-        data = objects.array_bytes(layout.address, min(size, layout.length))
+        raise UnsupportedError(objects.path, f"{dataset.path} holds {dataset.dtype}, not numbers")
+    layout = _layout(objects, dataset)
+    if EXTERNAL in dataset.messages or layout.kind > _CHUNKED:
+        reason = "refers to data outside of the file, which is never followed"
+        raise UnsupportedError(objects.path, f"{dataset.path} {reason}")
+    size = dataset.count * dtype.itemsize
+    if size == 0 or layout.kind == _COMPACT:
+        data = layout.data
+    elif layout.kind == _CONTIGUOUS and layout.address is not None:
+        length = size if layout.length is None else min(size, layout.length)
+        data = objects.array_bytes(layout.address, length)
+    else:
+        data = _read_by_library(objects, dataset, layout, dtype.itemsize)
     if len(data) < size:
-        raise objects.damage(f"{held.path} claims {size} bytes, it has {len(data)}")
-    return _native(np.frombuffer(data[:size], dtype).reshape(held.shape))
+        raise objects.damage(f"{dataset.path} claims {size} bytes, it has {len(data)}")
+    array: Array = np.frombuffer(data[:size], dtype).reshape(dataset.shape)
+    return array.astype(dtype.newbyteorder("="), copy=False)
 
 
-def _filled(objects: Objects, held: Dataset, dtype: np.dtype[np.generic]) -> Array:
-    """An array of the dataset's shape in which every element is the fill value."""
-    if held.fill is None:
-        raise LibraryNeededError(objects.path, f"{held.path} shares its fill value")
-    if held.fill and len(held.fill) != dtype.itemsize:
-        raise objects.damage(f"{held.path} has a fill value of another type")
-    value = np.frombuffer(held.fill or bytes(dtype.itemsize), dtype)
-    array: Array = np.empty(held.shape, dtype)
-    array[...] = value[0]
-    return array
+def extents(objects: Objects, dataset: Dataset) -> list[Range]:
+    """Return where a dataset's bytes are, one range per chunk if it is stored in chunks.
 
-
-def extents(objects: Objects, held: Dataset) -> list[Range]:
-    """Where a dataset's bytes lie: in one piece, or chunk by chunk.
-
-    None where nothing was allocated, or they are among a header's, in another file, or nobody
-    but HDF5 knows.
+    Empty if nothing was allocated, or the bytes are in a header or in another file, or only
+    HDF5's library can find them.
 
     Raises:
-        DamagedError: the tree of chunks contradicts itself.
+        DamagedError: the tree of chunks is inconsistent.
     """
-    dtype = numpy_type(held)
-    if dtype is None or held.is_foreign or 0 in held.shape:
-        return []
-    try:
-        layout = _layout(objects, held, dtype.itemsize)
-    except LibraryNeededError:
+    dtype = dataset.stored_dtype
+    layout = _layout(objects, dataset)
+    if dtype is None or EXTERNAL in dataset.messages or dataset.count == 0:
         return []
     if layout.address is None:
         return []
-    is_plain = held.order == "<" or dtype.itemsize == 1
-    places: list[Range | None] = []
-    if layout.kind == _CONTIGUOUS:
-        whole = tuple(slice(0, size) for size in held.shape) if is_plain else None
-        places = [objects.place(layout.address, product(held.shape) * dtype.itemsize, whole)]
-    elif layout.is_tree:
-        chunks = _chunks(objects, held, layout, layout.address)
-        # Chunks that are missing have no place to write to.
-        is_plain = is_plain and not held.filters and _are_all(chunks, held, layout)
-        for chunk in chunks:
-            part = chunk.part(layout.chunk_shape, held.shape)
-            is_whole = tuple(span.stop - span.start for span in part) == layout.chunk_shape
-            kept = part if is_plain and is_whole else None
-            places.append(objects.place(chunk.address, chunk.length, kept))
-    return [place for place in places if place is not None]
+    if layout.kind == _CHUNKED:
+        chunks = _chunks(objects, dataset, layout.address)
+        ranges = [objects.place(address, length, None) for address, length in chunks]
+    else:
+        is_little_endian = dataset.order == "<" or dtype.itemsize == 1
+        part = tuple(slice(0, size) for size in dataset.shape) if is_little_endian else None
+        ranges = [objects.place(layout.address, dataset.count * dtype.itemsize, part)]
+    return [place for place in ranges if place is not None]
 
 
-class _Chunk(NamedTuple):
-    """A piece of an array: where its first element is in it, and its bytes in the file."""
+def _chunks(objects: Objects, dataset: Dataset, root: int) -> Iterator[tuple[int, int]]:
+    """Yield the address and the stored size of each chunk in a tree.
 
-    position: tuple[int, ...]
-    address: int
-    length: int
-    skipped: int
-    """Bit N: whether filter N was left out."""
+    Raises:
+        DamagedError: a node is missing, or is not one level below its parent.
+    """
+    pending: list[tuple[int, int | None]] = [(root, None)]
+    seen = {root}
+    while pending:
+        address, expected = pending.pop()
+        level, children = objects.tree_node(address, 1, 8 + 8 * (len(dataset.shape) + 1))
+        if expected is not None and level != expected:
+            raise objects.damage(f"{dataset.path} has a tree of chunks that is not a tree")
+        for child, key in children:
+            if level == 0:
+                yield child, int.from_bytes(key[:4], "little")
+            elif child in seen:
+                raise objects.damage(f"{dataset.path} has a tree of chunks that is not a tree")
+            else:
+                seen.add(child)
+                pending.append((child, level - 1))
 
-    def part(self, chunk_shape: tuple[int, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
-        """What the chunk holds of an array of that shape."""
-        return tuple(
-            slice(at, min(at + size, whole))
-            for at, size, whole in zip(self.position, chunk_shape, shape, strict=True)
+
+def _read_by_library(objects: Objects, dataset: Dataset, layout: _Layout, itemsize: int) -> bytes:
+    """Read the elements of a dataset, as they are stored, through HDF5's library.
+
+    Raises:
+        DamagedError: the chunks are inconsistent or too large, or HDF5 cannot read them.
+        UnsupportedError: the dataset shares messages with others.
+    """
+    messages = [dataset.messages[kind] for kind in _COPIED if kind in dataset.messages]
+    if any(message.is_shared for message in messages):
+        raise UnsupportedError(objects.path, f"{dataset.path} shares its description with others")
+    if any(_fill_size(message) not in (0, itemsize) for message in messages):
+        raise objects.damage(f"{dataset.path} has a fill value of another type")
+    if layout.kind == _CHUNKED and layout.address is not None:
+        # The library follows a tree that contains itself until the stack overflows.
+        for _ in _chunks(objects, dataset, layout.address):
+            pass
+    import h5py
+
+    try:
+        with h5py.File(_OneDataset(objects, messages, itemsize), "r") as file:
+            opened = file[_NAME]
+            if layout.kind == _CHUNKED:
+                _check_chunks(objects, dataset, opened.id, itemsize)
+            return np.asarray(opened[()]).tobytes()
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError, MemoryError) as error:
+        raise objects.damage(f"{dataset.path} cannot be read ({first_line(error)})") from error
+
+
+def _fill_size(message: Message) -> int:
+    """Return the size of a stored fill value; 0 if there is none, or the message is another."""
+    body = message.body
+    if message.kind == OLD_FILL:
+        start = 0
+    elif message.kind == FILL and body[:1] == b"\x03" and body[1:2] >= b"\x20":
+        start = 2
+    elif message.kind == FILL and body[:1] < b"\x03" and body[3:4] == b"\x01":
+        start = 4
+    else:
+        return 0
+    # Libraries before HDF5 1.8 store an undefined value with a negative size.
+    return max(0, int.from_bytes(body[start : start + 4], "little", signed=True))
+
+
+def _check_chunks(objects: Objects, dataset: Dataset, opened: Any, itemsize: int) -> None:
+    """Check that chunks are not larger than they claim, and are not vast beside their file.
+
+    `opened` is h5py's `DatasetID` of the dataset.
+
+    Raises:
+        DamagedError: they are.
+        UnsupportedError: data was compressed in a way whose size cannot be checked.
+    """
+    from h5py import h5z
+
+    chunks: list[Any] = []
+    opened.chunk_iter(chunks.append)
+    settings = opened.get_create_plist()
+    size = math.prod(settings.get_chunk()) * itemsize
+    if chunks and size > max(_LARGEST_CHUNK, _CHUNK_RATIO * objects.size):
+        raise objects.damage(f"{dataset.path} claims chunks of {size} bytes")
+    if any(chunk.size > objects.size for chunk in chunks):
+        raise objects.damage(f"{dataset.path} has a chunk that is larger than the file")
+    filters = [settings.get_filter(index)[0] for index in range(settings.get_nfilters())]
+    if h5z.FILTER_DEFLATE not in filters:
+        return
+    position = filters.index(h5z.FILTER_DEFLATE)
+    if {*filters[position + 1 :]} - {h5z.FILTER_FLETCHER32}:
+        raise UnsupportedError(objects.path, f"{dataset.path} was filtered in an unusual order")
+    for chunk in chunks:
+        if chunk.filter_mask >> position & 1:
+            continue
+        packed = objects.array_bytes(chunk.byte_offset, chunk.size)
+        try:
+            # Checksums of an earlier filter may follow the elements.
+            data = zlib.decompressobj().decompress(packed, size + 5)
+        except zlib.error as error:
+            reason = f"{dataset.path} cannot be decompressed ({error})"
+            raise objects.damage(reason) from error
+        if len(data) > size + 4:
+            raise objects.damage(f"{dataset.path} claims chunks of {size} bytes, and has larger")
+
+
+_NAME: Final = "a"
+_COPIED: Final = (DATASPACE, OLD_FILL, FILL, LAYOUT, FILTERS)
+
+
+class _OneDataset(io.RawIOBase):
+    """A stream of a file whose only object is one dataset of another file.
+
+    It has the other file's bytes at their addresses, a superblock in the place of the first ones,
+    and the headers of the root group and of the dataset after the last. The element type is an
+    opaque one of the right size, so that HDF5 converts nothing.
+
+        superblock v1      signature, 5 bytes, size of addresses, size of lengths, 1 unused, four
+                           numbers of entries of nodes (u16 each; the third of chunk trees), flags,
+                           addresses of the start, the free space, the end, the driver; the
+                           root's name, header and 24 unused
+        object header v1   version, 1 unused, messages (u16), references (u32), size (u32),
+                           4 unused, then messages of type (u16), size (u16), flags, 3 unused; data
+    """
+
+    def __init__(self, objects: Objects, messages: list[Message], itemsize: int) -> None:
+        address = f"<{'Q' if objects.offset_size == 8 else 'I'}"
+        undefined = b"\xff" * objects.offset_size
+        self._objects = objects
+        self._at = 0
+        self._tail_start = objects.stored_size + -objects.stored_size % 8
+        datatype = Message(DATATYPE, False, struct.pack("<B3xI", 0x10 | _OPAQUE, itemsize))
+        header = _header([*messages, datatype])
+        link = bytes([1, 0, len(_NAME)]) + _NAME.encode() + struct.pack(address, self._tail_start)
+        root_header = _header(
+            [Message(LINK_INFO, False, bytes(2) + 2 * undefined), Message(LINK, False, link)]
+        )
+        self._tail = header + root_header
+        self.size = self._tail_start + len(self._tail)
+        self._head = (
+            SIGNATURE
+            + bytes([1, 0, 0, 0, 0, objects.offset_size, objects.length_size, 0])
+            + struct.pack("<2HI2H", 4, 16, 0, objects.tree_width, 0)
+            + struct.pack(address, 0)
+            + undefined
+            + struct.pack(address, self.size)
+            + undefined
+            + struct.pack(address, 0)
+            + struct.pack(address, self._tail_start + len(header))
+            + bytes(24)
         )
 
+    def readable(self) -> bool:
+        return True
 
-def _chunked(
-    objects: Objects, held: Dataset, dtype: np.dtype[np.generic], layout: _Layout
-) -> Array:
-    """Put an array together from its chunks."""
-    chunk_shape = layout.chunk_shape
-    chunks = [] if layout.address is None else _chunks(objects, held, layout, layout.address)
-    are_all = _are_all(chunks, held, layout)
-    array: Array = np.empty(held.shape, dtype) if are_all else _filled(objects, held, dtype)
-    size = product(chunk_shape) * dtype.itemsize
-    if chunks and size > max(_LARGEST_CHUNK, _MOST_TIMES * objects.size):
-        raise objects.damage(f"{held.path} claims chunks of {size} bytes")
-    for chunk in chunks:
-        data = objects.array_bytes(chunk.address, chunk.length)
-        for place in reversed(range(len(held.filters))):
-            if not chunk.skipped >> place & 1:
-                data = _undone(objects, held, held.filters[place], data, size, dtype.itemsize)
-        if len(data) < size:
-            raise objects.damage(f"{held.path} has a chunk that is too short")
-        part = chunk.part(chunk_shape, held.shape)
-        inside = tuple(slice(0, span.stop - span.start) for span in part)
-        array[part] = np.frombuffer(data[:size], dtype).reshape(chunk_shape)[inside]
-    return _native(array)
+    def seekable(self) -> bool:
+        return True
 
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
+        return self._at
 
-def _chunks(objects: Objects, held: Dataset, layout: _Layout, root: int) -> list[_Chunk]:
-    """The chunks of an array that were allocated."""
-    chunks = _tree(objects, held, root, layout.chunk_shape)
-    return list({chunk.position: chunk for chunk in chunks}.values())
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        start, end = self._at, self._at + len(view)
+        self._at = end
+        middle = max(start, len(self._head)), min(end, self._objects.stored_size)
+        data = self._head[start:end]
+        if middle[0] < middle[1]:
+            data += self._objects.array_bytes(middle[0], middle[1] - middle[0])
+        data += bytes(max(0, min(end, self._tail_start) - max(start, self._objects.stored_size)))
+        data += self._tail[max(0, start - self._tail_start) : max(0, end - self._tail_start)]
+        # The library may ask for more than the file has, and ignores what follows the end.
+        view[:] = data.ljust(len(view), b"\0")
+        return len(view)
 
 
-def _are_all(chunks: list[_Chunk], held: Dataset, layout: _Layout) -> bool:
-    """Return True if the chunks make up the whole array."""
-    pairs = zip(held.shape, layout.chunk_shape, strict=True)
-    return len(chunks) == product(tuple(-(-whole // part) for whole, part in pairs))
-
-
-def _tree(
-    objects: Objects, held: Dataset, root: int, chunk_shape: tuple[int, ...]
-) -> Iterator[_Chunk]:
-    """The chunks that a tree lists."""
-    rank = len(chunk_shape)
-    pending, seen = [root], {root}
-    entry = 8 + 8 * (rank + 1) + objects.offset_size
-    while pending:
-        address = pending.pop()
-        head = objects.cursor(address, 8 + 2 * objects.offset_size)
-        if head.take(5) != b"TREE\x01":
-            raise objects.damage(f"{held.path} has no tree of chunks")
-        level, entries = head.number(1), head.number(2)
-        node = objects.cursor(address + len(head.data), entries * entry)
-        for _ in range(entries):
-            size, skipped = node.number(4), node.number(4)
-            position = tuple(node.number(8) for _ in range(rank + 1))[:rank]
-            child = objects.address(node)
-            if level == 0:
-                if any(at >= whole for at, whole in zip(position, held.shape, strict=True)):
-                    raise objects.damage(f"{held.path} has a chunk outside of it")
-                if any(at % part for at, part in zip(position, chunk_shape, strict=True)):
-                    raise objects.damage(f"{held.path} has chunks that overlap")
-                yield _Chunk(position, child, size, skipped)
-            elif child not in seen:
-                seen.add(child)
-                pending.append(child)
-
-
-def _undone(
-    objects: Objects, held: Dataset, kind: int, data: bytes, size: int, itemsize: int
-) -> bytes:
-    """A chunk's bytes before they were put through a filter; never more than a chunk has."""
-    if kind == _DEFLATE:
-        try:
-            # The checksum of another filter may still follow the elements.
-            return zlib.decompressobj().decompress(data, size + 4)
-        except zlib.error as error:
-            raise objects.damage(f"{held.path} cannot be decompressed ({error})") from error
-    if kind == _SHUFFLE:
-        whole = len(data) - len(data) % itemsize
-        planes = np.frombuffer(data[:whole], np.uint8).reshape(itemsize, -1)
-        return planes.T.tobytes() + data[whole:]
-    if kind == _FLETCHER:
-        return data[:-4]
-    raise LibraryNeededError(objects.path, f"{held.path} went through a filter of number {kind}")
-
-
-def _native(array: Array) -> Array:
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
+def _header(messages: list[Message]) -> bytes:
+    """Return an object header with these messages."""
+    body = b""
+    for message in messages:
+        data = message.body + bytes(-len(message.body) % 8)
+        body += struct.pack("<HHB3x", message.kind, len(data), 0) + data
+    return struct.pack("<BxHII4x", 1, len(messages), 1, len(body)) + body

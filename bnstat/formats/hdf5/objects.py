@@ -9,31 +9,20 @@
     object header v2   "OHDR", version, flags, ..., then messages of type (u8), size (u16),
                        flags, [order (u16)]; data; a checksum at the end of each block
 
-What the messages say is in `file`, `attributes` and `datasets`. None of these modules
-uses the HDF5 library: damaged files make it loop forever or allocate without a bound.
-
-Source: HDF5 File Format Specification 3.0, sections II.A, IV.A.1 and IV.A.2,
-https://docs.hdfgroup.org/hdf5/develop/_f_m_t3.html
-
-The dense storage of HDF5, in which a group keeps many links and an object many attributes.
-
-Groups have it whose members' names are not ASCII, and all objects of files that were written
-for HDF5 1.8 and later alone. The messages lie in a "fractal heap"; a tree tells their places.
+Groups whose members' names are not ASCII, and all objects of files written for HDF5 1.8 and later
+only, use "dense storage" for many links or attributes. The messages are in a "fractal heap"; a
+tree lists their positions.
 
     tree          "BTHD", version, type, size of a node (u32), size of a record (u16),
                   depth (u16), 2 unused, root's address, root's records (u16), all records
     its nodes     "BTLF" or "BTIN", version, type, records, then in "BTIN" children of address,
                   records, and above the lowest such level all records below
-    record        for a link: hash (u32), place in the heap; for an attribute: place, 9 more
+    record        for a link: hash (u32), position in the heap; for an attribute: position, 9 more
     heap          "FRHP", version, ...: see `_Heap`; a table of blocks, `width` of them a row,
-                  that are twice as large from the second row on in each next
-    its blocks    "FHDB", version, heap's address, own place, [checksum], messages;
-                  "FHIB", version, heap's address, own place, addresses of the table's blocks
-    place         kind (0 in bits 4 and 5), offset in all blocks, length
-
-Source: HDF5 File Format Specification 3.0, sections III.A.2 and III.G.
-
-The text attributes of HDF5 objects.
+                  whose size doubles with each row from the second on
+    its blocks    "FHDB", version, heap's address, own position, [checksum], messages;
+                  "FHIB", version, heap's address, own position, addresses of the table's blocks
+    position      kind (0 in bits 4 and 5), offset in all blocks, length
 
     attribute      version, flags, sizes of name, datatype, dataspace (u16 each), [encoding],
                    these three, the elements; in version 1 each padded to 8 bytes
@@ -41,7 +30,11 @@ The text attributes of HDF5 objects.
     global heap    "GCOL", version, size, then entries of number (u16), references (u16),
                    4 unused, size; data padded to 8 bytes; number 0 ends them
 
-Source: HDF5 File Format Specification 3.0, sections III.E, IV.A.2.m and q.
+The HDF5 library is not used here, because damaged files make it loop endlessly or allocate
+without a bound.
+
+Source: HDF5 File Format Specification 3.0, sections II.A, III.A, III.E, III.G and IV.A,
+https://docs.hdfgroup.org/hdf5/develop/_f_m_t3.html
 """
 
 from __future__ import annotations
@@ -74,19 +67,22 @@ _EMPTY: Final = 0x00
 _CONTINUATION: Final = 0x10
 _SHARED: Final = 0x02
 
-_WASTE: Final = 0.01
-_WASTE_AT_LEAST: Final = 1 << 20
-"""So much of a file that is far away may be fetched without being needed, to save requests."""
+_WASTE_RATIO: Final = 0.01
+_WASTE_FLOOR: Final = 1 << 20
+"""Bytes of a remote file that may be fetched without being needed, to save requests."""
 
 _READ_RATIO: Final = 8
 _READ_FLOOR: Final = 16 << 20
+"""Structures may take `_READ_FLOOR` bytes plus this multiple of the file's size."""
+
+_TREE_WIDTH: Final = 32
 
 
 def signature_offset(file: File) -> int | None:
-    """Where HDF5 begins: at byte 0 or, after a user block, at 512, 1024, 2048, ...
+    """Return where HDF5 starts: at byte 0 or, after a user block, at 512, 1024, 2048, ...
 
-    An HDF5 file that is a member of a tar or a zip can stand there as well; that is not it. Of a
-    file that is far away, no more than the beginning is searched.
+    A member of a tar or a zip that is at such an offset does not count. Of a remote file, only
+    the bytes at hand are searched.
     """
     head = file.head(512)
     if head[257:262] == b"ustar" or head.startswith(b"PK\x03\x04"):
@@ -100,7 +96,7 @@ def signature_offset(file: File) -> int | None:
 
 
 class Cursor:
-    """Bytes that are consumed from the front; asking for more than there are is damage."""
+    """Bytes that are consumed from the front."""
 
     def __init__(self, data: bytes, path: str) -> None:
         self.data = data
@@ -109,18 +105,22 @@ class Cursor:
 
     @property
     def left(self) -> int:
-        """How many bytes are left."""
+        """The number of bytes that are left."""
         return len(self.data) - self.at
 
     def take(self, length: int) -> bytes:
-        """The next bytes."""
+        """Return the next bytes.
+
+        Raises:
+            DamagedError: there are fewer.
+        """
         if length > self.left:
             raise DamagedError(self.path, "damaged HDF5: a structure is cut short")
         self.at += length
         return self.data[self.at - length : self.at]
 
     def number(self, length: int) -> int:
-        """The next little-endian number of `length` bytes."""
+        """Return the next little-endian number of `length` bytes."""
         return int.from_bytes(self.take(length), "little")
 
 
@@ -130,7 +130,7 @@ class Message:
 
     Attributes:
         kind: its type, one of this module's numbers.
-        is_shared: whether `body` but tells where the message is.
+        is_shared: True if `body` only refers to a message elsewhere.
         body: its data.
     """
 
@@ -140,7 +140,7 @@ class Message:
 
 
 class AbsentError(Exception):
-    """Bytes that would have to be fetched first.
+    """Bytes must be fetched first.
 
     Attributes:
         spans: the address and length of each piece.
@@ -156,9 +156,11 @@ class Objects:
 
     Attributes:
         path: the file, for messages.
-        size: the file's size.
+        size: the size of the file.
+        stored_size: the size without the user block before the superblock.
         root: the address of the root group's header.
-        offset_size, length_size: how many bytes an address and a length take.
+        offset_size, length_size: the bytes of an address and of a length.
+        tree_width: half the entries that a node of a tree of chunks has room for.
     """
 
     def __init__(self, file: File) -> None:
@@ -171,12 +173,13 @@ class Objects:
         self.size = file.size
         self._file = file
         self._makes_trips = True
-        file.allow_waste(max(int(self.size * _WASTE), _WASTE_AT_LEAST))
+        file.allow_waste(max(int(self.size * _WASTE_RATIO), _WASTE_FLOOR))
         self._unread = _READ_RATIO * file.size + _READ_FLOOR
         start = signature_offset(file)
         if start is None:
             raise self.damage("its signature is missing")
         self._start = start
+        self.stored_size = file.size - start
         head = self.cursor(8, min(128, file.size - start - 8))
         version = head.number(1)
         if version > 3:
@@ -185,7 +188,9 @@ class Objects:
         self.offset_size, self.length_size = head.number(1), head.number(1)
         if not {self.offset_size, self.length_size} <= {4, 8}:
             raise self.damage("its addresses have no valid size")
-        head.take({0: 9, 1: 13, 2: 1, 3: 1}[version])
+        head.take(9 if version < 2 else 1)
+        self.tree_width = head.number(2) if version == 1 else _TREE_WIDTH
+        head.take(2 if version == 1 else 0)
         base = self.address(head)
         head.take(self.offset_size)
         end = self.address(head)
@@ -200,22 +205,28 @@ class Objects:
             )
 
     def damage(self, what: str) -> DamagedError:
-        """The error to raise where the file contradicts itself."""
+        """Return the error for an inconsistent file."""
         return DamagedError(self.path, f"damaged HDF5: {what}")
 
     def address(self, cursor: Cursor) -> int:
-        """The next address."""
+        """Return the next address."""
         return cursor.number(self.offset_size)
 
     def is_undefined(self, address: int) -> bool:
-        """Whether an address stands for none."""
+        """Return True for the address that stands for "nothing allocated"."""
         return address == (1 << 8 * self.offset_size) - 1
 
-    def cursor(self, address: int, length: int) -> Cursor:
-        """The bytes at an address.
+    def defined_address(self, cursor: Cursor) -> int | None:
+        """Return the next address, or None if nothing was allocated."""
+        address = self.address(cursor)
+        return None if self.is_undefined(address) else address
 
-        Structures do not overlap in a sound file; a file in which thousands of them share one
-        large block is given up once it was read several times over.
+    def cursor(self, address: int, length: int) -> Cursor:
+        """Return the bytes of a structure.
+
+        Raises:
+            DamagedError: the file lacks them. Or its structures overlap: in a damaged file,
+                thousands of them may share one large block.
         """
         if not self._makes_trips:
             self.expect([(address, length)])
@@ -226,7 +237,7 @@ class Objects:
 
     @contextmanager
     def no_trips(self) -> Iterator[None]:
-        """Raise `AbsentError` where bytes would have to be fetched."""
+        """Raise `AbsentError` in the block instead of fetching bytes."""
         self._makes_trips = False
         try:
             yield
@@ -234,14 +245,14 @@ class Objects:
             self._makes_trips = True
 
     def fetch(self, spans: Iterable[tuple[int, int]]) -> None:
-        """Fetch the bytes at these addresses of these lengths, and some between them."""
+        """Fetch these spans (address and length), and some bytes between them."""
         self._file.prefetch([(self._start + address, length) for address, length in spans])
 
     def expect(self, spans: Iterable[tuple[int, int]]) -> None:
-        """Say what will be read next, by addresses and lengths.
+        """Announce the spans (address and length) that will be read next.
 
         Raises:
-            AbsentError: some of it is lacking, and no trips are to be made.
+            AbsentError: some must be fetched, inside `no_trips`.
         """
         if self._makes_trips:
             return
@@ -250,15 +261,15 @@ class Objects:
             raise AbsentError(lacking)
 
     def array_bytes(self, address: int, length: int) -> bytes:
-        """The bytes of an array's elements."""
+        """Return bytes of an array's elements."""
         return self._file.read(self._start + address, length)
 
     def place(self, address: int, length: int, part: tuple[slice, ...] | None) -> Range | None:
-        """Where bytes at an address lie in the file; see `File.place`."""
+        """Return where bytes at an address are in the file; see `File.place`."""
         return self._file.place(self._start + address, length, part)
 
     def messages(self, header: int) -> Iterator[Message]:
-        """The messages of the object whose header is at that address."""
+        """Yield the messages of the object whose header is at an address."""
         prefix = self.cursor(header, 12).data
         is_v2 = prefix.startswith(b"OHDR")
         if is_v2:
@@ -280,15 +291,39 @@ class Objects:
                     raise self.damage("an object header is cut short")
                 body = data[at - size : at]
                 if kind == _CONTINUATION:
-                    place = Cursor(body, self.path)
-                    address, extent = self.address(place), place.number(self.length_size)
+                    block = Cursor(body, self.path)
+                    address, length = self.address(block), block.number(self.length_size)
                     # Version 2 has "OCHK" before the messages and a checksum after them.
-                    pending.append((address + 4, extent - 8) if is_v2 else (address, extent))
+                    pending.append((address + 4, length - 8) if is_v2 else (address, length))
                 elif kind != _EMPTY:
                     yield Message(kind, bool(flags & _SHARED), body)
 
+    def tree_node(
+        self, address: int, kind: int, key_size: int
+    ) -> tuple[int, list[tuple[int, bytes]]]:
+        """Return the level of a node of a version 1 tree, and the address and key of each child.
+
+        Args:
+            address: the node's address.
+            kind: the type of the tree.
+            key_size: the bytes of a key.
+
+        Raises:
+            DamagedError: there is no such node.
+        """
+        head = self.cursor(address, 8 + 2 * self.offset_size)
+        if head.take(5) != b"TREE" + bytes([kind]):
+            raise self.damage("a node of a tree is missing")
+        level, count = head.number(1), head.number(2)
+        entries = self.cursor(address + len(head.data), count * (key_size + self.offset_size))
+        children = []
+        for _ in range(count):
+            key = entries.take(key_size)
+            children.append((self.address(entries), key))
+        return level, children
+
     def dimensions(self, dataspace: bytes) -> tuple[int, ...] | None:
-        """The shape that a dataspace tells; None where there are no elements at all."""
+        """Return the shape in a dataspace message, or None if it describes no elements."""
         space = Cursor(dataspace, self.path)
         version, rank, _ = space.number(1), space.number(1), space.number(1)
         if version == 1:
@@ -298,34 +333,29 @@ class Objects:
         return tuple(space.number(self.length_size) for _ in range(rank))
 
 
-def product(shape: tuple[int, ...]) -> int:
-    """The number of elements of a shape, however many."""
-    return math.prod(shape)
-
-
 LINKS: Final = 5
 ATTRIBUTES: Final = 8
-_PLACES: Final = {LINKS: (4, 11), ATTRIBUTES: (0, 8)}
-"""Type of a tree -> where in its records the place in the heap begins and ends."""
+_POSITIONS: Final = {LINKS: (4, 11), ATTRIBUTES: (0, 8)}
+"""Type of a tree -> start and end, in its records, of the position in the heap."""
 _MANAGED: Final = 0
 _MAX_DEPTH: Final = 32
 
 
 def dense_messages(objects: Objects, heap: int, tree: int, kind: int) -> Iterator[bytes]:
-    """The messages that a tree of type `kind` finds in a heap.
+    """Yield the messages in a heap that a tree of type `kind` lists.
 
     Raises:
         DamagedError: an address or a length does not fit the file.
-        UnsupportedError: a message is larger than the heap's blocks, as no name of Keras is.
+        UnsupportedError: a message is larger than the heap's blocks, as Keras never writes.
     """
-    start, end = _PLACES[kind]
-    held = _Heap(objects, heap)
+    start, end = _POSITIONS[kind]
+    messages = _Heap(objects, heap)
     for record in _records(objects, tree, kind):
-        yield held.message(record[start:end])
+        yield messages.message(record[start:end])
 
 
 def _records(objects: Objects, tree: int, kind: int) -> Iterator[bytes]:
-    """The records of a tree, in any order."""
+    """Yield the records of a tree, in any order."""
     head = objects.cursor(tree, 20 + objects.offset_size)
     if head.take(4) != b"BTHD" or head.number(2) >> 8 != kind:
         raise objects.damage("a tree of names is missing")
@@ -333,16 +363,16 @@ def _records(objects: Objects, tree: int, kind: int) -> Iterator[bytes]:
     head.take(2)
     root = objects.address(head)
     count = head.number(2)
-    if record_size < _PLACES[kind][1] or node_size < 10 + record_size or depth > _MAX_DEPTH:
-        raise objects.damage("a tree of names has no valid measures")
-    # How many records a node can have tells how wide the counts in its parent are.
-    most = (node_size - 10) // record_size
-    count_size = _width(most)
-    total, total_sizes = most, [0]
+    if record_size < _POSITIONS[kind][1] or node_size < 10 + record_size or depth > _MAX_DEPTH:
+        raise objects.damage("a tree of names has invalid sizes")
+    # The capacity of a node determines the bytes of the counts in its parent.
+    capacity = (node_size - 10) // record_size
+    count_size = _width(capacity)
+    total, total_sizes = capacity, [0]
     for _ in range(depth):
         pointer = objects.offset_size + count_size + total_sizes[-1]
-        here = max(0, node_size - 10 - pointer) // (record_size + pointer)
-        total = (here + 1) * total + here
+        capacity = max(0, node_size - 10 - pointer) // (record_size + pointer)
+        total = (capacity + 1) * total + capacity
         total_sizes.append(_width(total))
     if objects.is_undefined(root):
         return
@@ -384,26 +414,26 @@ class _Heap:
         head.take(2)
         self._root, self._rows = objects.address(head), head.number(2)
         if not (0 < self._first_size <= largest_block and self._width > 0):
-            raise objects.damage("a heap of names has blocks of no size")
+            raise objects.damage("a heap of names has invalid sizes")
         self._offset_size = (self._offset_bits + 7) // 8
         self._length_size = min(
             (largest_block.bit_length() + 6) // 8, _width(max(1, largest_message))
         )
         self._direct_rows = (largest_block // self._first_size).bit_length() + 1
 
-    def message(self, place: bytes) -> bytes:
-        """The message at a place."""
-        found = Cursor(place, self._objects.path)
-        if found.number(1) >> 4 & 3 != _MANAGED:
+    def message(self, position: bytes) -> bytes:
+        """Return the message at a position."""
+        body = Cursor(position, self._objects.path)
+        if body.number(1) >> 4 & 3 != _MANAGED:
             raise UnsupportedError(self._objects.path, "has names too long for their heap")
-        offset, length = found.number(self._offset_size), found.number(self._length_size)
+        offset, length = body.number(self._offset_size), body.number(self._length_size)
         if self._rows == 0:
             return self._objects.cursor(self._root + offset, length).data
         block, start = self._block(self._root, self._rows, 0, offset)
         return self._objects.cursor(block + offset - start, length).data
 
     def _block(self, table: int, rows: int, start: int, offset: int) -> tuple[int, int]:
-        """Address and offset of the block that holds an offset, found by way of a table."""
+        """Return the address and the offset of the block that contains an offset, using a table."""
         objects = self._objects
         header = 5 + objects.offset_size + self._offset_size
         for row in range(min(rows, self._offset_bits)):
@@ -412,8 +442,8 @@ class _Heap:
                 start += self._width * size
                 continue
             column = (offset - start) // size
-            place = table + header + (row * self._width + column) * objects.offset_size
-            child = objects.address(objects.cursor(place, objects.offset_size))
+            entry = table + header + (row * self._width + column) * objects.offset_size
+            child = objects.address(objects.cursor(entry, objects.offset_size))
             start += column * size
             if row < self._direct_rows:
                 return child, start
@@ -425,7 +455,7 @@ class _Heap:
 
 
 def _width(largest: int) -> int:
-    """How many bytes a number takes that may be so large."""
+    """Return the bytes that numbers up to `largest` need."""
     return (largest.bit_length() + 7) // 8
 
 
@@ -442,7 +472,7 @@ class Attributes:
         self._heaps: dict[int, dict[int, tuple[int, int]]] = {}
 
     def names(self, header: int) -> set[str]:
-        """The names of all attributes of the object whose header is at that address.
+        """Return the names of the attributes of the object whose header is at an address.
 
         Raises:
             DamagedError: its header is cut short.
@@ -450,7 +480,7 @@ class Attributes:
         return {attribute.name for attribute in self._attributes(header)}
 
     def texts(self, header: int, name: str) -> list[str] | None:
-        """The texts of an attribute, in order; None where it is missing or holds no texts.
+        """Return the texts in an attribute, or None if it is missing or has another type.
 
         Raises:
             DamagedError: a length or an address does not fit the file.
@@ -476,13 +506,15 @@ class Attributes:
     def _elements(self, attribute: _Attribute) -> list[str] | None:
         count, size = attribute.count, attribute.size
         if attribute.kind not in (_FIXED_TEXT, _VARIABLE):
-            # An empty list of names is stored as an empty array of floats.
+            # Keras stores an empty list of names as an empty array of floats.
             return [] if count == 0 else None
         if count * max(size, 1) > attribute.values.left:
             raise self._objects.damage(f"an attribute claims {count} elements")
         if attribute.kind == _FIXED_TEXT:
             fixed = (attribute.values.take(size) for _ in range(count))
-            return [_decoded(text, attribute.is_space_padded) for text in fixed]
+            if attribute.is_space_padded:
+                return [decode(text.rstrip(b" ")) for text in fixed]
+            return [decode(text.split(b"\0")[0]) for text in fixed]
         if not attribute.is_variable_text or size != 8 + self._objects.offset_size:
             return None
         return [self._variable_text(attribute.values) for _ in range(count)]
@@ -496,11 +528,11 @@ class Attributes:
             self._heaps[heap] = self._entries(heap)
         address, size = self._heaps[heap].get(number, (0, 0))
         if length > size:
-            raise self._objects.damage("a text is not in its heap")
-        return _decoded(self._objects.cursor(address, length).data, False)
+            raise self._objects.damage("a text is missing from its heap")
+        return decode(self._objects.cursor(address, length).data.split(b"\0")[0])
 
     def _entries(self, heap: int) -> dict[int, tuple[int, int]]:
-        """Number -> address and size, of a global heap's entries."""
+        """Return number -> address and size for the entries of a global heap."""
         length_size = self._objects.length_size
         header = 8 + length_size
         start = self._objects.cursor(heap, header)
@@ -527,8 +559,8 @@ class _Attribute:
 
     Attributes:
         name: its name.
-        kind: the class of its elements' type; -1 where that is kept elsewhere.
-        size: the size of an element.
+        kind: the class of its elements' type; -1 if the type is stored elsewhere.
+        size: the bytes of an element.
         count: the number of elements.
         values: the elements.
     """
@@ -545,16 +577,16 @@ class _Attribute:
         is_shared = version > 1 and flags & 3
         is_known = len(datatype) >= 8 and not is_shared
         bits = datatype[1] & 0x0F if is_known else 0
-        self.name = name[:name_size].split(b"\0")[0].decode("utf-8", "surrogateescape")
+        self.name = decode(name[:name_size].split(b"\0")[0])
         self.kind = datatype[0] & 0x0F if is_known else -1
         self.size = int.from_bytes(datatype[4:8], "little")
         self.is_space_padded = self.kind == _FIXED_TEXT and bits == _SPACE_PADDED
         self.is_variable_text = self.kind == _VARIABLE and bits == 1
         shape = objects.dimensions(space) if is_known else ()
-        self.count = 0 if shape is None else product(shape)
+        self.count = 0 if shape is None else math.prod(shape)
         self.values = body
 
 
-def _decoded(text: bytes, is_space_padded: bool) -> str:
-    text = text.rstrip(b" ") if is_space_padded else text.split(b"\0")[0]
+def decode(text: bytes) -> str:
+    """Decode a name or a text; invalid bytes become surrogates."""
     return text.decode("utf-8", "surrogateescape")

@@ -1,13 +1,16 @@
-"""The layers of a Keras model, out of its configuration.
+"""The layers of a Keras model, read from its configuration.
 
-Keras writes a model as JSON: an object with `class_name` and `config`, whose `config` holds the
-constructor's arguments. Those of a Functional or Sequential model hold its `layers` in the order
-of the network, those of a wrapper such as TimeDistributed its inner `layer`, each in the same
-form. Before Keras 2.2.3 a Sequential model's `config` is that list itself.
+Keras writes a model as JSON: an object with `class_name` and `config`, whose `config` contains the
+constructor's arguments. A Functional or Sequential model has its `layers` among them, in network
+order; a wrapper such as TimeDistributed has its inner `layer`. Before Keras 2.2.3 the `config` of
+a Sequential model is that list itself.
 
-The same walk tells where Keras keeps each layer's variables in a `.weights.h5`: below `layers/`
-and the snake case of the layer's class, counted per class within its model; a wrapped layer
-below the name of the wrapper's attribute. Layers' own names play no part in it.
+The configuration also determines where a `.weights.h5` stores each layer: below `layers/` and the
+snake case of the layer's class, counted per class within its model; a wrapped layer below the
+name of the wrapper's attribute. The layers' own names are not used.
+
+The user can pass such a configuration for weights that lack it: the JSON of `model.to_json()`
+(Keras 1 to 3), a `config.json`, a `.keras` or a full `.h5`. The model is never built.
 
 Source: `get_config` of keras/src/models/{functional,sequential}.py; `_save_state` and
 `_save_container_state` of keras/src/saving/saving_lib.py.
@@ -15,37 +18,43 @@ Source: `get_config` of keras/src/models/{functional,sequential}.py; `_save_stat
 
 from __future__ import annotations
 
+import os
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeGuard
+from typing import Any, Final, NamedTuple, TypeGuard, TypeVar
 
-from bnstat.errors import DamagedError
+from bnstat.errors import BnstatError, DamagedError
 from bnstat.formats.contents import Layer
+from bnstat.formats.hdf5.file import Hdf5, is_hdf5
+from bnstat.formats.json_text import MAX_BYTES, parse_json
+from bnstat.formats.keras import CONFIG
+from bnstat.storage.files import File
+from bnstat.storage.local import LocalFile
+
+_T = TypeVar("_T")
 
 _MAX_DEPTH: Final = 64
-_MOST_INPUTS: Final = 10_000
-"""Parts of a layer's inputs that are looked at; those of a large concatenation have hundreds."""
+_MAX_INPUTS: Final = 10_000
+"""How many parts of a layer's inputs are searched; a large concatenation has hundreds."""
 
 _SEQUENTIAL: Final = "Sequential"
-_BESIDE: Final = ("name", "trainable", "build_config", "inbound_nodes")
+_KEYS_OUTSIDE_CONFIG: Final = ("name", "trainable", "build_config", "inbound_nodes")
 _ATTRIBUTES: Final = {("Bidirectional", "layer"): "forward_layer"}
-"""(class, argument) -> attribute that holds the layer, where they are not called the same."""
+"""(class, argument) -> the attribute that holds the layer, if its name differs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A layer or nested model as a configuration describes it.
+    """A layer or nested model in a configuration.
 
     Attributes:
-        name: its own name, the names of the models and wrappers around it before it.
-        own_name: its own name, which may hold slashes of its own.
-        class_name: its class, with the package where it is registered under one: `Custom>X`.
+        name: its own name after the names of the models and wrappers around it.
+        own_name: its own name, which may contain slashes.
+        class_name: its class, after the package if it is registered under one: `Custom>X`.
         config: the constructor's arguments; `trainable` is false below a frozen model.
-        path: where a `.weights.h5` keeps it: `layers/sequential/layers/batch_normalization`.
-        sublayers: the layers in it, in the order of the network.
-        module: where Keras finds the class, as Keras 3 tells it; empty otherwise.
+        path: its group in a `.weights.h5`: `layers/sequential/layers/batch_normalization`.
+        sublayers: the layers in it, in network order.
         inputs: the names of the layers of the same model whose outputs the layer is called on,
             one for each input of each call; empty if the configuration does not record them.
     """
@@ -56,58 +65,64 @@ class Described:
     config: Mapping[str, Any]
     path: str
     sublayers: tuple[Described, ...] = field(repr=False)
-    module: str = ""
     inputs: tuple[str, ...] = ()
 
-    def walk(self) -> Iterator[Described]:
-        """This layer, then all below it, in the order of the network."""
-        yield self
-        for layer in self.sublayers:
-            yield from layer.walk()
+    def with_variables(self, variables: Mapping[str, str], key: str) -> Layer:
+        """Return the layer with its variables (label -> key), which the file stores at `key`."""
+        return Layer(
+            self.name, self.class_name, self.config, variables, key, self.own_name, self.inputs
+        )
+
+
+def walk(layers: Iterable[Described]) -> Iterator[Described]:
+    """Yield each layer and all layers in it, in network order."""
+    for layer in layers:
+        yield layer
+        yield from walk(layer.sublayers)
 
 
 def describe(model: object, where: str) -> tuple[Described, ...]:
-    """The layers right below a model, each with those below it.
+    """Return the layers of a model, each with the layers in it.
 
     Args:
         model: a parsed configuration, `{"class_name": ..., "config": ...}`.
         where: the file, for messages.
 
     Returns:
-        The layers in the order of the network; none where the configuration does not list
-        them, as that of a subclassed model does not.
+        The outermost layers in network order. Empty if the configuration does not list any, which
+        is usual for subclassed models.
 
     Raises:
-        DamagedError: models are nested beyond reason.
+        DamagedError: models are nested too deeply.
     """
     if not _is_serialized(model):
         return ()
-    return _below(model, "", "", False, where, 0)
+    return _layers_of(model, "", "", False, where, 0)
 
 
 def layer_from_config(serialized: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """Class name and configuration of one serialized layer.
+    """Return the class name and the configuration of one serialized layer.
 
     Args:
         serialized: `{"class_name": ..., "config": {...}}`, as in a model's configuration or in
-            the Keras metadata of a SavedModel, which holds `trainable` beside the config.
+            the Keras metadata of a SavedModel, which stores `trainable` beside the config.
 
     Returns:
-        The class name, with its package where it is registered under one (`Custom>X`), and the
-        config, `trainable`, `name`, `inbound_nodes` and Keras 3's `build_config` among it; both
-        empty where there are none.
+        The class name, after the package if it is registered under one (`Custom>X`), and the
+        config, extended by `trainable`, `name`, `inbound_nodes` and `build_config`. Both are empty
+        if `serialized` is not a layer.
     """
     if not _is_serialized(serialized):
         return "", {}
     registered = serialized.get("registered_name")
     packaged = isinstance(registered, str) and ">" in registered
     class_name = registered if packaged else serialized["class_name"]
-    beside = {key: serialized[key] for key in _BESIDE if key in serialized}
-    return str(class_name), {**beside, **_arguments(serialized)}
+    outside = {key: serialized[key] for key in _KEYS_OUTSIDE_CONFIG if key in serialized}
+    return str(class_name), {**outside, **_arguments(serialized)}
 
 
 def snake_case(class_name: str) -> str:
-    """A class's name as Keras spells it in paths: `BatchNormalization` -> `batch_normalization`.
+    """Convert a class name as Keras does for paths: `BatchNormalization` -> `batch_normalization`.
 
     Source: `to_snake_case` of keras/src/utils/naming.py.
     """
@@ -116,64 +131,63 @@ def snake_case(class_name: str) -> str:
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def _below(
+def _layers_of(
     model: Mapping[str, Any], name: str, path: str, frozen: bool, where: str, depth: int
 ) -> tuple[Described, ...]:
-    """The layers right below a serialized model or wrapper of that name and path."""
+    """Return the layers directly below a serialized model or wrapper with that name and path."""
     if depth > _MAX_DEPTH:
         raise DamagedError(where, f"its models are nested deeper than {_MAX_DEPTH}")
     frozen = frozen or _arguments(model).get("trainable") is False
-    found: list[Described] = []
-    is_sequential = model["class_name"] == _SEQUENTIAL
-    for place, serialized in _places(model):
+    layers: list[Described] = []
+    for place, serialized in _serialized_layers(model):
         class_name, config = layer_from_config(serialized)
-        module = serialized.get("module")
         own_name = config.get("name")
         if not isinstance(own_name, str) or not own_name:
             own_name = place.rpartition("/")[2]
         full_name = f"{name}/{own_name}" if name else own_name
         full_path = f"{path}/{place}" if path else place
-        if is_sequential:
-            inputs = [each.name for each in found[-1:]]
+        if model["class_name"] == _SEQUENTIAL:
+            inputs = [previous.name for previous in layers[-1:]]
         else:
-            called_on = _called_on(serialized.get("inbound_nodes"))
-            inputs = [f"{name}/{each}" if name else each for each in called_on]
-        found.append(
+            sources = _input_layers(serialized.get("inbound_nodes"))
+            inputs = [f"{name}/{source}" if name else source for source in sources]
+        layers.append(
             Described(
                 name=full_name,
                 own_name=own_name,
                 class_name=class_name,
                 config={**config, "trainable": False} if frozen else config,
                 path=full_path,
-                sublayers=_below(serialized, full_name, full_path, frozen, where, depth + 1),
-                module=module if isinstance(module, str) else "",
+                sublayers=_layers_of(serialized, full_name, full_path, frozen, where, depth + 1),
                 inputs=tuple(inputs),
             )
         )
-    return tuple(found)
+    return tuple(layers)
 
 
-def _places(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The serialized layers among a layer's arguments, each with its place below the layer."""
+def _serialized_layers(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the layers among a model's arguments, each with its path below the model."""
     for argument, value in _arguments(model).items():
-        place = _ATTRIBUTES.get((model["class_name"], argument), argument)
+        attribute = _ATTRIBUTES.get((model["class_name"], argument), argument)
         if isinstance(value, list):
             counts: dict[str, int] = {}
             for item in value:
-                if _is_layer(item, listed=argument == "layers"):
-                    yield f"{place}/{_counted(snake_case(item['class_name']), counts)}", item
-        elif _is_layer(value, listed=False):
-            yield place, value
+                if _is_layer(item, is_listed=argument == "layers"):
+                    name = snake_case(item["class_name"])
+                    count = counts[name] = counts.get(name, -1) + 1
+                    yield f"{attribute}/{name}_{count}" if count else f"{attribute}/{name}", item
+        elif _is_layer(value, is_listed=False):
+            yield attribute, value
 
 
-def _called_on(inbound_nodes: object) -> Iterator[str]:
+def _input_layers(inbound_nodes: object) -> Iterator[str]:
     """Yield the name of the layer behind each input of each call of a functional layer.
 
     Keras 1 and 2 write `[["conv", 0, 0, {}]]` for a call; Keras 3 writes the arguments, in which
     each tensor has a `keras_history` such as `["conv", 0, 0]`.
     """
     pending = [inbound_nodes]
-    for _ in range(_MOST_INPUTS):
+    for _ in range(_MAX_INPUTS):
         if not pending:
             return
         item = pending.pop()
@@ -200,11 +214,11 @@ def _is_serialized(value: object) -> TypeGuard[Mapping[str, Any]]:
     )
 
 
-def _is_layer(value: object, listed: bool) -> TypeGuard[Mapping[str, Any]]:
-    """Whether an argument is a layer, not an initializer, a dtype policy or an operation.
+def _is_layer(value: object, is_listed: bool) -> TypeGuard[Mapping[str, Any]]:
+    """Return True for a layer, False for an initializer, a dtype policy or an operation.
 
-    A functional model lists bare operations (`x + y`) among its layers; they hold no variables
-    and are not counted where layers are saved.
+    A functional model lists plain operations (`x + y`) among its layers. They have no variables,
+    and Keras does not count them in the paths of a weights file.
     """
     if not _is_serialized(value):
         return False
@@ -212,41 +226,169 @@ def _is_layer(value: object, listed: bool) -> TypeGuard[Mapping[str, Any]]:
     if isinstance(module, str) and re.match(r"keras(\.src)?\.ops\b", module):
         return False
     arguments = _arguments(value)
-    return listed or "layers" in arguments or {"name", "trainable"} <= arguments.keys()
-
-
-def _counted(name: str, counts: dict[str, int]) -> str:
-    """`name`, `name_1`, `name_2`, ... on successive calls."""
-    count = counts[name] = counts.get(name, -1) + 1
-    return f"{name}_{count}" if count else name
+    return is_listed or "layers" in arguments or {"name", "trainable"} <= arguments.keys()
 
 
 def layers_by_scope(model: object, names: Mapping[str, str], where: str) -> Iterator[Layer]:
-    """The layers of a configuration, each with the weights under its name.
+    """Yield the layers of a configuration, each with the weights under its name.
 
     Args:
-        model: the configuration, parsed.
-        names: name of a weight -> its key. What stands before the last part is its scope: the
-            layer's name, with or without those of the models around it.
-        where: what holds the configuration, for errors.
+        model: the parsed configuration.
+        names: the name of each weight -> its key. The part before the last slash is its scope:
+            the layer's name, with or without the names of the models around it.
+        where: the file, for messages.
 
     Raises:
-        DamagedError: models are nested beyond reason.
+        DamagedError: models are nested too deeply.
     """
     scopes: dict[str, dict[str, str]] = {}
     for name, key in names.items():
         scope, _, label = name.rpartition("/")
         scopes.setdefault(scope, {})[label.removesuffix(":0")] = key
-    ends: dict[str, list[str]] = {}
-    for scope in scopes:
-        ends.setdefault(scope.rpartition("/")[2], []).append(scope)
-    described = [layer for top in describe(model, where) for layer in top.walk()]
-    uses = Counter(layer.own_name for layer in described)
-    for layer in described:
-        alike = ends.get(layer.own_name, ()) if uses[layer.own_name] == 1 else ()
-        candidates = (layer.name, *(alike if len(alike) == 1 else ()))
-        place = next((name for name in candidates if name in scopes), layer.name)
-        own = scopes.get(place, {})
-        yield Layer(
-            layer.name, layer.class_name, layer.config, own, place, layer.own_name, layer.inputs
-        )
+    layers = [*walk(describe(model, where))]
+    matches = match_scopes(layers, scopes)
+    for index, layer in enumerate(layers):
+        scope = matches.get(index, layer.name)
+        yield layer.with_variables(scopes.get(scope, {}), scope)
+
+
+def match_scopes(layers: Sequence[Described], scopes: Iterable[str]) -> dict[int, str]:
+    """Return the index of a layer -> its scope, where no other layer and scope are as similar.
+
+    The scope is the layer's full name, else it ends with the full name, else with its own name.
+    """
+    partial_names = {scope: [*endings(scope)] for scope in scopes}
+    full_names = [layer.name for layer in layers]
+    matches = match_names({}, full_names, {scope: [scope] for scope in partial_names})
+    match_names(matches, full_names, partial_names)
+    return match_names(matches, [layer.own_name for layer in layers], partial_names)
+
+
+def match_names(
+    matches: dict[int, str], layers: Sequence[str], groups: Mapping[str, Iterable[str]]
+) -> dict[int, str]:
+    """Add the matches between layers and stored groups by names that are unique on both sides.
+
+    Args:
+        matches: index of a layer -> key of its group; new pairs are added.
+        layers: the name of each layer.
+        groups: the key of each group -> the names that it may have.
+    """
+    matched = set(matches.values())
+    keys = _unique((name, key) for key in groups.keys() - matched for name in groups[key])
+    indices = _unique((name, index) for index, name in enumerate(layers) if index not in matches)
+    matches.update((index, keys[name]) for name, index in indices.items() if name in keys)
+    return matches
+
+
+def _unique(pairs: Iterable[tuple[str, _T]]) -> dict[str, _T]:
+    """Return name -> item for the names that only one item has."""
+    items: dict[str, list[_T]] = {}
+    for name, item in pairs:
+        items.setdefault(name, []).append(item)
+    return {name: same[0] for name, same in items.items() if len(same) == 1}
+
+
+def endings(path: str) -> Iterator[str]:
+    """Yield `a/b/c`, `b/c` and `c` for `a/b/c`."""
+    yield path
+    while "/" in path:
+        path = path.partition("/")[2]
+        yield path
+
+
+MATCHED_BY_PLACE: Final = "the file and the architecture name layers differently: matched by order"
+"""The note for layers whose default names differ, because they were built in another session."""
+
+_WEIGHTS: Final = re.compile(r"(_\d{5})?\.weights\.(h5|json)$|\.(h5|hdf5|hdf|keras)$")
+_HEAD: Final = 4096
+_HINT: Final = "pass the output of model.to_json(), a config.json, a .keras or a full .h5"
+
+
+class Architecture(NamedTuple):
+    """An architecture: the file that it was read from, and the outermost layers."""
+
+    path: str
+    layers: tuple[Described, ...]
+
+
+def read_architecture(path: str) -> Architecture:
+    """Read the architecture in a file.
+
+    Args:
+        path: the JSON of `model.to_json()`, a `config.json`, a `.keras` (archive or folder), or
+            the `.h5` of a full model.
+
+    Raises:
+        NotFoundError: there is no such file.
+        DamagedError: the JSON is invalid or nested too deeply.
+        BnstatError: the file does not contain an architecture.
+    """
+    file = LocalFile(os.path.join(path, CONFIG) if os.path.isdir(path) else path)
+    file.refuse_lfs_pointer()
+    model = _serialized_model(file)
+    if isinstance(model, str):
+        # json.dump(model.to_json(), file) encodes the text a second time.
+        model = parse_json(model, path)
+    layers = describe(model, path)
+    if not layers:
+        raise BnstatError(path, "is JSON, but lists no layers of a Keras model", _HINT)
+    return Architecture(path, layers)
+
+
+def _serialized_model(file: File) -> object:
+    """Parse the configuration in a file."""
+    if is_hdf5(file):
+        text = Hdf5(file).text("", "model_config")
+        if text is not None:
+            return parse_json(text, file.path)
+    elif _starts_as_json(file):
+        return read_json(file)
+    else:
+        from bnstat.storage.archive import open_archive
+
+        folder = open_archive(file)
+        member = folder.file(CONFIG) if folder is not None else None
+        if member is not None:
+            return read_json(member)
+    raise BnstatError(file.path, "holds no architecture of a Keras model", _HINT)
+
+
+def read_json(file: File) -> object:
+    """Parse a JSON file.
+
+    Raises:
+        DamagedError: the file is too large, or not valid JSON.
+    """
+    if file.size > MAX_BYTES:
+        raise DamagedError(file.path, f"{file.size} bytes are more than any model needs")
+    return parse_json(file.read(), file.path)
+
+
+def architecture_beside(file: File) -> str | None:
+    """Return the path of an architecture beside a weights file, recognised by name and content."""
+    for name in _names_beside(file.name):
+        sibling = file.sibling(name)
+        if sibling is not None and _is_architecture(sibling):
+            return sibling.path
+    return None
+
+
+def _is_architecture(file: File) -> bool:
+    return file.size <= MAX_BYTES and _starts_as_json(file) and b'"class_name"' in file.head(_HEAD)
+
+
+def _starts_as_json(file: File) -> bool:
+    return file.head(64).lstrip().startswith((b"{", b'"{'))
+
+
+def _names_beside(weights: str) -> Iterator[str]:
+    """Yield `m.json` for `m.h5`, `m_weights.h5` and `m.weights.h5`, `config.json` for `model`."""
+    stem = _WEIGHTS.sub("", weights)
+    if stem == weights:
+        return
+    yield f"{stem}.json"
+    if (shorter := re.sub(r"[._-]weights$", "", stem)) != stem:
+        yield f"{shorter}.json"
+    if stem == "model":
+        yield CONFIG

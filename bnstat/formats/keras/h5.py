@@ -1,15 +1,15 @@
 """Keras's first HDF5 format, of Keras 0 to 3: whole models and `save_weights`.
 
-A group per layer of the outermost model, in the root or, in a whole model, in `model_weights`;
-its attribute `layer_names` tells their order. A layer's group holds its variables under their
-full names, whose slashes become groups: `bn/bn/gamma:0`; all layers of a nested model share the
-group of that model. A whole model has its configuration in the root's attribute `model_config`,
-and the optimizer's variables in `optimizer_weights`.
+The outermost model's layers have a group each, in the root or, in a whole model, in
+`model_weights`, whose attribute `layer_names` lists them in order. A layer's group contains its
+variables under their full names, whose slashes become groups: `bn/bn/gamma:0`. All layers of a
+nested model share the group of that model. A whole model has its configuration in the root's
+attribute `model_config`, and the optimizer's variables in `optimizer_weights`.
 
-- Keras 2 names variables with `:0`, Keras 3 without, Keras 1 by `bn1_running_mean`.
-- Keras 2 writes a nested model's layer as `inner/bn/gamma:0`, Keras 3 as
-  `inner/inner/bn/gamma`; a layer in TimeDistributed as `wrapper/wrapper/gamma:0` and
-  `wrapper/wrapper/bn/gamma`. A model that was built twice in one graph has `bn/bn_1/gamma:0`.
+- Keras 2 appends `:0` to names, Keras 3 does not, Keras 1 uses `bn1_running_mean`.
+- Keras 2 names a nested model's layer `inner/bn/gamma:0`, Keras 3 `inner/inner/bn/gamma`. A layer
+  in TimeDistributed is `wrapper/wrapper/gamma:0` and `wrapper/wrapper/bn/gamma`. A model that was
+  built twice in one graph has `bn/bn_1/gamma:0`.
 - Keras 0 numbers both: `layer_4/param_0`, with an attribute `nb_layers`.
 
 Source: keras/src/legacy/saving/legacy_h5_format.py; keras/engine/topology.py of Keras 1.2.2.
@@ -22,13 +22,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from bnstat.formats.contents import Contents, Later, Layer
+from bnstat.formats.contents import Contents, Layer
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
 from bnstat.formats.json_text import parse_json
-from bnstat.formats.keras.architecture import MATCHED_BY_PLACE, architecture_beside
-from bnstat.formats.keras.config import Described, describe
-from bnstat.formats.keras.plain import is_plain
-from bnstat.model import Source, Variable
+from bnstat.formats.keras.config import (
+    MATCHED_BY_PLACE,
+    Described,
+    architecture_beside,
+    describe,
+    endings,
+    walk,
+)
+from bnstat.model import Source
 from bnstat.storage.files import File
 from bnstat.text import natural_key
 
@@ -39,7 +44,7 @@ _TOP_LEVEL: Final = "top_level_model_weights"
 
 
 def matches(file: File) -> bool:
-    """Whether this is an HDF5 file that lists its layers as these formats do.
+    """Return True for an HDF5 file that lists its layers as this format does.
 
     Raises:
         DamagedError: it is a damaged HDF5 file.
@@ -48,70 +53,49 @@ def matches(file: File) -> bool:
 
 
 def is_legacy(store: Hdf5) -> bool:
-    """Whether an HDF5 file is of this format rather than of Keras 3's `.weights.h5`."""
+    """Return True if an HDF5 file has this format rather than Keras 3's `.weights.h5`."""
     marks = ("layer_names", "layer_names0", "nb_layers", "model_config")
     return _MODEL in store.members() or any(store.has_attribute("", mark) for mark in marks)
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """The variables and layers of a file that `matches`.
+    """Return the variables and layers of a file that `matches`.
 
     Raises:
-        DamagedError: the file is truncated or contradicts itself.
+        DamagedError: the file is truncated or inconsistent.
     """
     store = Hdf5(file)
     root = _MODEL if _MODEL in store.members() else ""
+    groups = _weights_by_group(store, root)
+    names = {weight.key: weight.full_name for weights in groups.values() for weight in weights}
+    variables = {
+        key: replace(variable, name=names.get(key, variable.name))
+        for key, variable in store.variables.items()
+    }
     config = store.text("", "model_config")
     described = describe(parse_json(config, file.path), file.path) if config else ()
-    opened = Hdf5(file, _closed(described, root))
-    weights = _by_group(opened, root)
-    version = store.text("", "keras_version") or opened.text(root, "keras_version")
-    variables = Later(_named(opened, weights), lambda: _named(store, _by_group(store, root)))
+    version = store.text("", "keras_version") or store.text(root, "keras_version")
     contents = Contents(
         source=replace(source, format="keras-h5", writer=writer(version)),
         variables=variables,
-        search=variables.search,
-        layers=tuple(_layers(described, weights)),
+        layers=tuple(_layers(described, groups)),
     )
     if described:
         return contents
 
     def configured(described: Sequence[Described]) -> Contents:
-        placed = _by_place(described, weights)
-        notes = [MATCHED_BY_PLACE] if placed is not weights else []
-        return replace(contents, layers=tuple(_layers(described, placed)), notes=notes)
+        renamed = _rename_groups(described, groups)
+        notes = [MATCHED_BY_PLACE] if renamed is not groups else []
+        return replace(contents, layers=tuple(_layers(described, renamed)), notes=notes)
 
     return replace(contents, configured=configured, beside=architecture_beside(file))
 
 
-def _closed(described: Sequence[Described], root: str) -> Iterator[str]:
-    """The groups that need not be opened to know what is in them: the optimizer's and kernels'."""
-    yield _OPTIMIZER
-    # Names may hold slashes, so that one layer's group is in another's.
-    opened = {
-        layer.own_name.partition("/")[0]
-        for layer in described
-        if not is_plain(layer) or "/" in layer.own_name
-    }
-    for layer in described:
-        if layer.own_name.partition("/")[0] not in opened:
-            yield f"{root}/{layer.own_name}" if root else layer.own_name
-
-
-def _named(store: Hdf5, weights: Mapping[str, Sequence[_Weight]]) -> Mapping[str, Variable]:
-    """A file's variables under their full names."""
-    full_names = {weight.key: weight.full_name for group in weights.values() for weight in group}
-    return {
-        key: replace(variable, name=full_names.get(key, variable.name))
-        for key, variable in store.variables.items()
-    }
-
-
 def writer(version: str | None) -> str | None:
-    """The library that wrote a file, from the version that it left there.
+    """Return the library that wrote a file, given the version in the file.
 
-    Both tf.keras and Keras leave a bare number; tf.keras appends `-tf` up to 2.3, and from 2.4
-    to 2.15 Keras is tf.keras.
+    tf.keras and Keras both write a plain number. tf.keras appends `-tf` up to version 2.3; from
+    2.4 to 2.15, Keras is tf.keras.
     """
     if not version:
         return None
@@ -127,7 +111,8 @@ class _Weight:
 
     Attributes:
         key: its path in the file.
-        scope: the groups between the layer's group and it: `bn`, `inner/bn`, or empty.
+        scope: the groups between the layer's group and the dataset, such as `inner/bn`; may be
+            empty.
         label: its own name, without `:0`.
     """
 
@@ -140,30 +125,29 @@ class _Weight:
         return f"{self.scope}/{self.label}" if self.scope else self.label
 
 
+_Groups = Mapping[str, Sequence[_Weight]]
+"""Name of a group -> its weights."""
+
 _Scopes = Mapping[str, Mapping[str, str]]
 """Scope -> label -> key, of one group."""
 
 
-def _group_names(store: Hdf5, root: str) -> list[str]:
-    """The groups of the outermost model's layers, in stored order."""
+def _weights_by_group(store: Hdf5, root: str) -> dict[str, list[_Weight]]:
+    """Return the weights of each group, in the order of its attribute `weight_names`."""
+    prefix = f"{root}/" if root else ""
     names = store.texts(root, "layer_names")
     if names is None:
-        prefix = f"{root}/" if root else ""
         below = (group[len(prefix) :] for group in store.groups if group.startswith(prefix))
-        found = {path.partition("/")[0] for path in below} - {"", _OPTIMIZER}
-        return sorted(found, key=natural_key)
-    return [*names, _TOP_LEVEL]
-
-
-def _by_group(store: Hdf5, root: str) -> dict[str, list[_Weight]]:
-    """The weights of each layer's group, in the order that its `weight_names` tells."""
-    groups: dict[str, list[_Weight]] = {name: [] for name in _group_names(store, root)}
-    prefix = f"{root}/" if root else ""
+        top_groups = {path.partition("/")[0] for path in below} - {"", _OPTIMIZER}
+        names = sorted(top_groups, key=natural_key)
+    else:
+        names = [*names, _TOP_LEVEL]
+    groups: dict[str, list[_Weight]] = {name: [] for name in names}
     for key in store.variables:
         if not key.startswith(prefix):
             continue
         parts = key[len(prefix) :].split("/")
-        # Layers' names may hold slashes: the longest that fits is the one.
+        # Names of layers may contain slashes: the longest that fits is the layer's.
         for length in range(len(parts) - 1, 0, -1):
             name = "/".join(parts[:length])
             if name in groups:
@@ -177,87 +161,75 @@ def _by_group(store: Hdf5, root: str) -> dict[str, list[_Weight]]:
     return groups
 
 
-def _by_place(
-    described: Sequence[Described], weights: Mapping[str, list[_Weight]]
-) -> Mapping[str, list[_Weight]]:
-    """The weights under the names of an architecture, where the file has others in their place.
+def _rename_groups(described: Sequence[Described], groups: _Groups) -> _Groups:
+    """Return the groups under an architecture's names, paired by order, if their names differ.
 
-    Keras loads them so: the names of layers that nobody named differ from session to session.
-    Inputs are layers of a functional model, not of a sequential one.
+    Keras loads weights in this way, because default names differ from session to session. Input
+    layers have a group in functional models, but not in sequential ones.
     """
-    names = [name for name in weights if name != _TOP_LEVEL]
-    told = {layer.own_name for layer in described}
-    if all(name in told for name in names if weights[name]):
-        return weights
-    for layers in (described, [one for one in described if one.class_name != _INPUT]):
+    names = [name for name in groups if name != _TOP_LEVEL]
+    known = {layer.own_name for layer in described}
+    if all(name in known for name in names if groups[name]):
+        return groups
+    for layers in (described, [layer for layer in described if layer.class_name != _INPUT]):
         pairs = list(zip(layers, names, strict=False))
         if len(layers) == len(names) and not any(
-            layer.class_name == _INPUT and weights[name] for layer, name in pairs
+            layer.class_name == _INPUT and groups[name] for layer, name in pairs
         ):
-            return {layer.own_name: weights[name] for layer, name in pairs}
-    return weights
+            return {layer.own_name: groups[name] for layer, name in pairs}
+    return groups
 
 
-def _layers(
-    described: Sequence[Described], weights: Mapping[str, Sequence[_Weight]]
-) -> Iterator[Layer]:
-    """All layers: in the order of the configuration, then what it does not tell of."""
+def _layers(described: Sequence[Described], groups: _Groups) -> Iterator[Layer]:
+    """Yield the layers of the configuration in order, then the layers of the other groups."""
     for layer in described:
-        yield from _described_layers(layer, weights.get(layer.own_name, ()))
-    told = {layer.own_name for layer in described}
-    for name, group in weights.items():
-        if name not in told:
-            yield from _bare_layers(name, _scoped(group, [name]))
+        yield from _described_layers(layer, groups.get(layer.own_name, ()))
+    known = {layer.own_name for layer in described}
+    for name, weights in groups.items():
+        if name not in known:
+            yield from _other_layers(name, _scopes(weights, [name]))
 
 
 def _described_layers(top: Described, weights: Sequence[_Weight]) -> Iterator[Layer]:
-    """A layer of the outermost model and those in it, with the scopes that are theirs."""
-    layers = list(top.walk())
-    scopes = _scoped(weights, [layer.own_name for layer in layers])
-    owners = _owners(layers, scopes)
-    if not top.sublayers and not owners and len(scopes) == 1 and not _is_inside(top, scopes):
-        owners = {0: next(iter(scopes))}
+    """Yield a layer of the outermost model and the layers in it, with the scopes that match."""
+    layers = [*walk([top])]
+    scopes = _scopes(weights, [layer.own_name for layer in layers])
+    matches = _match(layers, scopes)
+    if not top.sublayers and not matches and len(scopes) == 1:
+        [scope] = scopes
+        if f"/{top.own_name}/" not in f"/{scope}":
+            matches = {0: scope}
     for index, layer in enumerate(layers):
-        variables = scopes[owners[index]] if index in owners else {}
-        yield Layer(
-            layer.name,
-            layer.class_name,
-            layer.config,
-            variables,
-            _place(variables, layer.name),
-            layer.own_name,
-            layer.inputs,
-        )
-    taken = set(owners.values())
-    yield from _bare_layers(
-        top.own_name, {scope: own for scope, own in scopes.items() if scope not in taken}
-    )
+        variables = scopes[matches[index]] if index in matches else {}
+        yield layer.with_variables(variables, _group_of(variables, layer.name))
+    matched = {*matches.values()}
+    others = {scope: variables for scope, variables in scopes.items() if scope not in matched}
+    yield from _other_layers(top.own_name, others)
 
 
-def _bare_layers(group: str, scopes: _Scopes) -> Iterator[Layer]:
-    """The layers of a group of which no configuration tells: one per scope."""
+def _other_layers(group: str, scopes: _Scopes) -> Iterator[Layer]:
+    """Yield a layer without a configuration for each scope of a group."""
     renamed = re.compile(rf"(.*/)?{re.escape(group)}(_\d+)?")
     for scope, variables in scopes.items():
-        is_own = not scope or (len(scopes) == 1 and renamed.fullmatch(scope))
-        name = group if is_own else _joined(group, scope)
-        own_name = name if is_own else scope.rpartition("/")[2]
-        yield Layer(name, None, {}, variables, _place(variables, name), own_name)
+        name, own_name = group, group
+        if scope and not (len(scopes) == 1 and renamed.fullmatch(scope)):
+            # Both `net/blk/bn` and `bn` in the group `blk` are `blk/bn`.
+            _, is_repeated, inside = f"/{scope}/".partition(f"/{group}/")
+            name = f"{group}/{inside if is_repeated else scope}".rstrip("/")
+            own_name = scope.rpartition("/")[2]
+        yield Layer(name, None, {}, variables, _group_of(variables, name), own_name)
 
 
-def _is_inside(top: Described, scopes: _Scopes) -> bool:
-    return any(f"/{top.own_name}/" in f"/{scope}" for scope in scopes)
+def _group_of(variables: Mapping[str, str], default: str) -> str:
+    """Return the path of the group that contains the variables."""
+    return next((key.rpartition("/")[0] for key in variables.values()), default)
 
 
-def _place(variables: Mapping[str, str], otherwise: str) -> str:
-    """The group that holds the variables."""
-    return next((key.rpartition("/")[0] for key in variables.values()), otherwise)
+def _scopes(weights: Iterable[_Weight], layers: Sequence[str]) -> _Scopes:
+    """Group weights by scope.
 
-
-def _scoped(weights: Iterable[_Weight], layers: Sequence[str]) -> _Scopes:
-    """Weights by scope.
-
-    Keras 1 has no scopes, but puts the layer's name before the weight's: `bn1_gamma`. That
-    name is the scope then, whichever of `layers` it is.
+    Keras 1 has no scopes, but writes the layer's name before the weight's: `bn1_gamma`. The scope
+    is then that name, which is one of `layers`.
     """
     scopes: dict[str, dict[str, str]] = {}
     longest_first = sorted(set(layers), key=len, reverse=True)
@@ -270,66 +242,33 @@ def _scoped(weights: Iterable[_Weight], layers: Sequence[str]) -> _Scopes:
     return scopes
 
 
-def _owners(layers: Sequence[Described], scopes: _Scopes) -> dict[int, str]:
-    """Index of a layer -> its scope, for a layer of the outermost model and all in it."""
+def _match(layers: Sequence[Described], scopes: _Scopes) -> dict[int, str]:
+    """Return index of a layer -> its scope, for a layer of the outermost model and those in it.
+
+    A scope belongs to the layer with which it shares most of the last parts of the name.
+    """
     by_name: dict[str, list[int]] = {}
     for index, layer in enumerate(layers):
         by_name.setdefault(layer.own_name, []).append(index)
-    owners: dict[int, str] = {}
-    best: dict[int, int] = {}
+    matches: dict[int, str] = {}
+    longest: dict[int, int] = {}
     for scope in scopes:
-        fits = [
-            (_common(scope, layers[index].name), -index)
-            for ending in _endings(scope)
+        candidates = [
+            (_shared_parts(scope, layers[index].name), -index)
+            for ending in endings(scope)
             for index in by_name.get(ending, ())
         ]
-        length, negative = max(fits, default=(0, 0))
-        if length > best.get(-negative, 0):
-            best[-negative] = length
-            owners[-negative] = scope
-    _pass_to_wrapped(layers, owners)
-    _adopt_renamed(layers, owners, scopes)
-    return owners
+        length, negative = max(candidates, default=(0, 0))
+        if length > longest.get(-negative, 0):
+            longest[-negative] = length
+            matches[-negative] = scope
+    _pass_to_wrapped(layers, matches)
+    _match_renamed(layers, matches, scopes)
+    return matches
 
 
-def _pass_to_wrapped(layers: Sequence[Described], owners: dict[int, str]) -> None:
-    """Give the layer in a wrapper what Keras 2 keeps under the wrapper's name."""
-    for index, layer in enumerate(layers):
-        wraps_one = len(layer.sublayers) == 1 and not layer.sublayers[0].sublayers
-        if wraps_one and index in owners and index + 1 not in owners:
-            owners[index + 1] = owners.pop(index)
-
-
-def _adopt_renamed(layers: Sequence[Described], owners: dict[int, str], scopes: _Scopes) -> None:
-    """Match `bn` with a scope `bn_1` that no layer has, where there is no other choice.
-
-    TensorFlow 1 renames the scopes of a model that is built twice in one graph.
-    """
-    free: dict[str, list[int]] = {}
-    for index, layer in enumerate(layers):
-        if index not in owners and not layer.sublayers:
-            free.setdefault(layer.own_name, []).append(index)
-    claims: dict[int, list[str]] = {}
-    for scope in sorted(set(scopes) - set(owners.values())):
-        original = re.sub(r"_\d+$", "", scope)
-        fits = [index for ending in _endings(original) for index in free.get(ending, ())]
-        if original != scope and len(fits) == 1:
-            claims.setdefault(fits[0], []).append(scope)
-    for index, claimed in claims.items():
-        if len(claimed) == 1:
-            owners[index] = claimed[0]
-
-
-def _endings(path: str) -> Iterator[str]:
-    """`a/b/c` -> `a/b/c`, `b/c`, `c`."""
-    yield path
-    while "/" in path:
-        path = path.partition("/")[2]
-        yield path
-
-
-def _common(scope: str, name: str) -> int:
-    """How many of the last parts of two paths agree."""
+def _shared_parts(scope: str, name: str) -> int:
+    """Count the last parts that two paths have in common."""
     count = 0
     for left, right in zip(reversed(scope.split("/")), reversed(name.split("/")), strict=False):
         if left != right:
@@ -338,7 +277,27 @@ def _common(scope: str, name: str) -> int:
     return count
 
 
-def _joined(group: str, scope: str) -> str:
-    """The name of a layer in a group: `net/blk/bn` in `blk` is `blk/bn`, `bn` in it as well."""
-    _, found, inside = f"/{scope}/".partition(f"/{group}/")
-    return f"{group}/{inside if found else scope}".rstrip("/")
+def _pass_to_wrapped(layers: Sequence[Described], matches: dict[int, str]) -> None:
+    """Give the layer in a wrapper the scope that Keras 2 names after the wrapper."""
+    for index, layer in enumerate(layers):
+        wraps_one = len(layer.sublayers) == 1 and not layer.sublayers[0].sublayers
+        if wraps_one and index in matches and index + 1 not in matches:
+            matches[index + 1] = matches.pop(index)
+
+
+def _match_renamed(layers: Sequence[Described], matches: dict[int, str], scopes: _Scopes) -> None:
+    """Match `bn` with a scope `bn_1` that no layer has, if no other match is possible.
+
+    TensorFlow 1 renames the scopes of a model that is built twice in one graph.
+    """
+    free: dict[str, list[int]] = {}
+    for index, layer in enumerate(layers):
+        if index not in matches and not layer.sublayers:
+            free.setdefault(layer.own_name, []).append(index)
+    claims: dict[int, list[str]] = {}
+    for scope in sorted(set(scopes) - set(matches.values())):
+        original = re.sub(r"_\d+$", "", scope)
+        candidates = [index for ending in endings(original) for index in free.get(ending, ())]
+        if original != scope and len(candidates) == 1:
+            claims.setdefault(candidates[0], []).append(scope)
+    matches.update((index, claimed[0]) for index, claimed in claims.items() if len(claimed) == 1)

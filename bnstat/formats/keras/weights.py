@@ -1,21 +1,17 @@
 r"""Keras 3's `.weights.h5`, of Keras 2.12 and later, alone or sharded over several files.
 
-Every layer is a group, at the path by which its model holds it; its variables are the datasets
-`vars/0`, `vars/1`, ... of that group, trainable ones first, each kind in order of creation.
-Nothing names them. Groups are called by the layer's class and a count, or by the attribute that
-holds the layer; the layer's own name is, since Keras 3.6, the attribute `name` of `vars`. Keras
-2.12 writes `_layer_checkpoint_dependencies` where later ones write `layers`.
+Every layer is a group, at the path by which its model holds it. Its variables are the datasets
+`vars/0`, `vars/1`, ... of that group: trainable ones first, each kind in order of creation, without
+names. Groups are called by the layer's class and a count, or by the attribute that holds the layer.
+Since Keras 3.6, the attribute `name` of `vars` is the layer's own name.
 
-Source: keras/src/saving/saving_lib.py, `H5IOStore`.
+Keras 2.12 writes `_layer_checkpoint_dependencies` instead of `layers`. Before version 3, Keras on
+Windows joins the parts of a path with backslashes, which HDF5 takes for the name of one group:
+`layers\dense`, which contains `vars`.
 
-The groups of Keras 3's weight files, and the shards that they may be spread over.
-
-Weights saved with `max_shard_size` are `NAME.weights.json`, whose `weight_map` tells in which of
-the files `NAME_00000.weights.h5`, ... each group's `vars` are; those of one group may be spread
-over several. What the groups mean is in `weights`.
-
-Before version 3, Keras on Windows joins the parts of a group's path with backslashes. HDF5 takes
-the result for the name of one group: `layers\dense`, which contains `vars`.
+Weights saved with `max_shard_size` have an index, `NAME.weights.json`. Its `weight_map` lists
+which of the files `NAME_00000.weights.h5`, ... contain the `vars` of each group; the variables of
+one group may be spread over several files.
 
 Source: keras/src/saving/saving_lib.py, `H5IOStore` and `ShardedH5IOStore`.
 """
@@ -23,78 +19,119 @@ Source: keras/src/saving/saving_lib.py, `H5IOStore` and `ShardedH5IOStore`.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 from bnstat.errors import DamagedError, NotFoundError
-from bnstat.formats.contents import Contents, Later, Layer, Search
+from bnstat.formats.contents import Contents, Layer
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
-from bnstat.formats.json_text import MAX_BYTES, parse_json
-from bnstat.formats.keras.architecture import MATCHED_BY_PLACE, architecture_beside
-from bnstat.formats.keras.config import Described
-from bnstat.formats.keras.detection import index_of_shard
+from bnstat.formats.json_text import MAX_BYTES
+from bnstat.formats.keras import index_of_shard
+from bnstat.formats.keras.config import (
+    MATCHED_BY_PLACE,
+    Described,
+    architecture_beside,
+    match_names,
+    read_json,
+    walk,
+)
 from bnstat.formats.keras.h5 import is_legacy
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File
 from bnstat.text import natural_key
 
-VARS: Final = "vars"
-_OPTIMIZER: Final = "optimizer"
-_NOT_LAYERS: Final = (_OPTIMIZER, "metrics")
+_VARS: Final = "vars"
+_OLD_LAYERS: Final = "_layer_checkpoint_dependencies"
+_ROOTS: Final = {_VARS, "layers", _OLD_LAYERS}
+_NOT_LAYERS: Final = ("optimizer", "metrics")
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What such a file, or a set of shards, holds.
+    """The contents of a weights file, or of all its shards.
 
     Attributes:
         variables: all variables by dataset path.
-        groups: path of a layer's group -> its variables, index -> dataset path. The optimizer's
-            and metrics' are left out. Paths are written as Keras 3 writes them on Linux.
-        names: path of a layer's group -> the layer's own name, where the file tells it.
-        search: as that of `Contents`.
+        groups: path of a layer's group -> its variables, index -> dataset path. The groups of the
+            optimizer and the metrics are left out. Paths are spelled as by Keras 3 on Linux.
+        names: path of a layer's group -> the layer's own name, if the file contains it.
     """
 
     variables: Mapping[str, Variable]
     groups: Mapping[str, Mapping[str, str]]
     names: Mapping[str, str]
-    search: Search | None = None
 
 
-def read_weights(file: File, closed: Collection[str] = ()) -> Weights:
-    """Read a `.weights.h5`, a `.weights.json` or one shard of it.
-
-    Args:
-        file: the file.
-        closed: paths of groups that need not be opened before their variables are asked for;
-            so are the optimizer's. `Weights` tells of none of them but among its variables.
+def matches(file: File) -> bool:
+    """Return True for such an HDF5 file, or for the index of sharded weights.
 
     Raises:
-        DamagedError: a file is truncated or contradicts itself.
+        DamagedError: it is a damaged HDF5 file.
+    """
+    if not is_hdf5(file):
+        return _is_index(file)
+    store = Hdf5(file)
+    if is_legacy(store):
+        return False
+    return not store.members().isdisjoint(_ROOTS) or any(map(_is_holder, store.groups))
+
+
+def open_contents(file: File, source: Source) -> Contents:
+    """Return the variables and layers of a file that `matches`.
+
+    One shard stands for all, if the index is beside it.
+
+    Raises:
+        DamagedError: a file is truncated or inconsistent.
+        NotFoundError: a shard is missing.
+    """
+    weights = read_weights(file)
+    contents = Contents(
+        source=replace(source, format="keras-weights"),
+        variables=weights.variables,
+        layers=join((), weights),
+        layers_in_order=len({path.rpartition("/")[0] for path in weights.groups}) <= 1,
+        beside=architecture_beside(file),
+    )
+
+    def configured(described: Sequence[Described]) -> Contents:
+        layers, notes = _join_architecture(described, weights)
+        return Contents(contents.source, contents.variables, layers=layers, notes=notes)
+
+    return replace(contents, configured=configured)
+
+
+def read_weights(file: File) -> Weights:
+    """Read a `.weights.h5`, or all shards of a `.weights.json` or of one shard.
+
+    Raises:
+        DamagedError: a file is truncated or inconsistent.
         NotFoundError: a shard is missing.
     """
     index = _index_of(file)
-    shards = {} if index is None else _parse_index(index)
-    files = {file.name: file} if index is None else _shard_files(index, shards)
-
-    def read(closed: Collection[str]) -> Weights:
-        return _gather({name: Hdf5(each, closed) for name, each in files.items()}, shards)
-
-    opened = read((_OPTIMIZER, *closed))
-    variables = Later(opened.variables, lambda: read(()).variables)
-    return replace(opened, variables=variables, search=variables.search)
+    if index is None:
+        return _gather({file.name: file}, {})
+    shards = _parse_index(index)
+    files: dict[str, File] = {}
+    for name in sorted({name for names in shards.values() for name in names}):
+        shard = index.part(name)
+        if shard is None:
+            raise NotFoundError(
+                index.path, f"its shard {name} is missing", "copy it beside the index"
+            )
+        shard.refuse_lfs_pointer()
+        files[name] = shard
+    return _gather(files, shards)
 
 
 def shard_names(file: File) -> tuple[str, list[str]]:
-    """The file that stands for all of a model's weights, and the names of those it lists.
+    """Return the name of the file that stands for a model's weights, and the names of its shards.
 
-    Args:
-        file: any file; one that has nothing to do with shards stands for itself.
+    A file without shards stands for itself.
 
     Raises:
-        DamagedError: the index of the shards contradicts itself.
+        DamagedError: the index of the shards is inconsistent.
     """
     index = _index_of(file)
     if index is None:
@@ -103,29 +140,15 @@ def shard_names(file: File) -> tuple[str, list[str]]:
 
 
 def _index_of(file: File) -> File | None:
-    """The index that a file is, or that it is a shard of."""
+    """Return the index of shards, given the index or one of the shards."""
     if not is_hdf5(file):
-        return file if is_index(file) else None
+        return file if _is_index(file) else None
     index_name = index_of_shard(file.name)
     index = file.sibling(index_name) if index_name is not None else None
-    return index if index is not None and is_index(index) else None
+    return index if index is not None and _is_index(index) else None
 
 
-def _shard_files(index: File, shards: Mapping[str, Sequence[str]]) -> dict[str, File]:
-    files: dict[str, File] = {}
-    for name in sorted({name for names in shards.values() for name in names}):
-        file = index.part(name)
-        if file is None:
-            raise NotFoundError(
-                index.path, f"its shard {name} is missing", "copy it beside the index"
-            )
-        file.refuse_lfs_pointer()
-        files[name] = file
-    return files
-
-
-def is_index(file: File) -> bool:
-    """Whether a file lists the shards of weights."""
+def _is_index(file: File) -> bool:
     if file.size > MAX_BYTES or not file.head(64).lstrip().startswith(b"{"):
         return False
     text = file.read()
@@ -133,242 +156,151 @@ def is_index(file: File) -> bool:
 
 
 def _parse_index(index: File) -> dict[str, list[str]]:
-    """Group of variables -> the names of the files that hold them."""
-    parsed = parse_json(index.read(), index.path)
-    shards: dict[str, list[str]] = {}
+    """Return group of variables -> the names of the files that contain them."""
+    parsed = read_json(index)
     entries = parsed.get("weight_map") if isinstance(parsed, dict) else None
     if not isinstance(entries, dict):
         raise DamagedError(index.path, "its weight_map is not an object")
+    shards: dict[str, list[str]] = {}
     for group, files in entries.items():
         names = [files] if isinstance(files, str) else files
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise DamagedError(index.path, f"names no files for {group!r}")
+            raise DamagedError(index.path, f"lists no files for {group!r}")
         if any(re.search(r"[/\\]", name) or name in ("", ".", "..") for name in names):
             raise DamagedError(index.path, "names a file outside of its folder")
         shards[group.lstrip("/")] = names
     return shards
 
 
-def _gather(stores: Mapping[str, Hdf5], shards: Mapping[str, Sequence[str]]) -> Weights:
-    """The union of several files: of each group's variables, those where the index has them."""
+def _gather(files: Mapping[str, File], shards: Mapping[str, Sequence[str]]) -> Weights:
+    """Merge several files; if there are shards, take each variable from the files in the index."""
     variables: dict[str, Variable] = {}
     groups: dict[str, dict[str, str]] = {}
     names: dict[str, str] = {}
-    for file, store in stores.items():
+    for file, store in ((name, Hdf5(file)) for name, file in files.items()):
         for key, variable in store.variables.items():
             holder, _, label = key.rpartition("/")
-            if file not in shards.get(holder, stores):
+            if file not in shards.get(holder, files):
                 continue
             variables[key] = variable
             path = _layer_path(holder)
-            if last(holder) == VARS and path.split("/")[0] not in _NOT_LAYERS:
+            if _is_holder(holder) and path.split("/")[0] not in _NOT_LAYERS:
                 groups.setdefault(path, {})[label] = key
         for holder in store.groups:
-            if last(holder) == VARS and (name := store.text(holder, "name")):
+            if _is_holder(holder) and (name := store.text(holder, "name")):
                 names.setdefault(_layer_path(holder), name)
     for path in groups:
         groups[path] = dict(sorted(groups[path].items(), key=lambda item: natural_key(item[0])))
     return Weights(variables, groups, names)
 
 
+def _is_holder(group: str) -> bool:
+    return group.rpartition("/")[2] == _VARS
+
+
 def _layer_path(holder: str) -> str:
-    """`layers/dense/vars` -> `layers/dense`, in the words of Keras 2.13 and later."""
+    """Convert `layers/dense/vars` to `layers/dense`, spelled as by Keras 2.13 and later."""
     parts = holder.replace("\\", "/").split("/")[:-1]
-    return "/".join("layers" if p == "_layer_checkpoint_dependencies" else p for p in parts)
+    return "/".join("layers" if part == _OLD_LAYERS else part for part in parts)
 
 
-def last(path: str) -> str:
-    """The last part of a path."""
-    return path.rpartition("/")[2]
+def _join_architecture(
+    described: Sequence[Described], weights: Weights
+) -> tuple[tuple[Layer, ...], list[str]]:
+    """Return the layers of an architecture with their variables, and a note if names differ.
 
-
-_T = TypeVar("_T")
-
-_ROOTS: Final = {VARS, "layers", "_layer_checkpoint_dependencies"}
-
-
-def matches(file: File) -> bool:
-    """Whether this is such an HDF5 file, or the index of a sharded one.
-
-    Raises:
-        DamagedError: it is a damaged HDF5 file.
+    If the file has layer names that the architecture lacks, as after building the model twice in
+    one session, layers are matched by their paths, as Keras does when it loads weights.
     """
-    if is_hdf5(file):
-        store = Hdf5(file)
-        if is_legacy(store):
-            return False
-        if not store.members().isdisjoint(_ROOTS):
-            return True
-        return any(last(group) == VARS for group in store.groups)
-    return is_index(file)
-
-
-def open_contents(file: File, source: Source) -> Contents:
-    """The variables and layers of a file that `matches`.
-
-    One shard of sharded weights gives all of them, where its index lies beside it.
-
-    Raises:
-        DamagedError: a file is truncated or contradicts itself.
-        NotFoundError: a shard is missing.
-    """
-    weights = read_weights(file)
-    return Contents(
-        source=replace(source, format="keras-weights"),
-        variables=weights.variables,
-        search=weights.search,
-        layers=join((), weights),
-        layers_in_order=len({path.rpartition("/")[0] for path in weights.groups}) <= 1,
-        configured=partial(_configured, weights, replace(source, format="keras-weights")),
-        beside=architecture_beside(file),
-    )
-
-
-def _configured(weights: Weights, source: Source, described: Sequence[Described]) -> Contents:
-    """The same as an architecture tells it.
-
-    Where the file calls layers by names that the architecture does not have, as of a model that
-    was built once more in the same session, they are matched as Keras loads them: by their place.
-    """
-    layers = {layer.path: layer.own_name for top in described for layer in top.walk()}
-    named = {name for path, name in weights.names.items() if path in weights.groups}
-    notes = []
-    if not named <= {*layers.values(), *_inside(weights, layers)}:
-        renamed = {path for path in weights.names.keys() & layers.keys() if path in weights.groups}
-        weights = replace(
-            weights,
-            names={path: name for path, name in weights.names.items() if path not in layers},
-        )
-        if renamed:
-            notes = [MATCHED_BY_PLACE]
-    return Contents(
-        source=source,
-        variables=weights.variables,
-        search=weights.search,
-        layers=join(described, weights),
-        notes=notes,
-    )
-
-
-def _inside(weights: Weights, told: Container[str]) -> set[str]:
-    """The names of the layers that are in a layer of the user's own."""
-    return {
-        name for path, name in weights.names.items() if path not in told and _nearest(path, told)
+    names = {layer.path: layer.own_name for layer in walk(described)}
+    stored = {path: name for path, name in weights.names.items() if path in weights.groups}
+    inside_custom_layers = {
+        name for path, name in weights.names.items() if path not in names and _nearest(path, names)
     }
+    if {*stored.values()} <= {*names.values(), *inside_custom_layers}:
+        return join(described, weights), []
+    others = {path: name for path, name in weights.names.items() if path not in names}
+    notes = [] if stored.keys().isdisjoint(names) else [MATCHED_BY_PLACE]
+    return join(described, replace(weights, names=others)), notes
 
 
 def join(described: Sequence[Described], weights: Weights) -> tuple[Layer, ...]:
-    """The layers of a model: what its configuration tells of them, with what the file holds.
+    """Match the layers of a configuration with the groups of a file.
 
-    A described layer and a group are one where the paths agree, unless the file names the layer
-    otherwise; else where the names agree. Groups that the configuration does not tell of, as
-    those inside a layer of the user's own, are layers without a configuration and follow the
-    described layer that they are in.
+    A layer and a group match if their paths are the same and the file does not name the layer
+    differently; else by their names. A group without a match, for example inside a custom layer,
+    becomes a layer without a configuration and follows the layer around it.
 
     Args:
-        described: the layers right below the model, as `keras_config.describe` gives them; none
-            where there is no configuration.
-        weights: what the file holds.
+        described: the outermost layers; empty if there is no configuration.
+        weights: the contents of the file.
 
     Returns:
         The layers in the order of the configuration; without one, in natural order of the paths.
     """
-    layers = [layer for top in described for layer in top.walk()]
-    told = {
+    layers = [*walk(described)]
+    known = {
         layer.path: layer.name
         for layer in layers
         if weights.names.get(layer.path, layer.own_name) == layer.own_name
     }
-    names = _full_names(weights, told)
-    owners = _owners(layers, weights, told, names)
-    saved = {(layers[index].own_name, layers[index].class_name) for index in owners}
-    bare: dict[str, list[Layer]] = {}
-    for path in sorted(weights.groups.keys() - set(owners.values()), key=natural_key):
-        own_name = weights.names.get(path) or names[path].rpartition("/")[2]
-        layer = Layer(names[path], None, {}, weights.groups[path], path, own_name)
-        bare.setdefault(_nearest(path, told), []).append(layer)
-    joined: list[Layer] = []
-    for index, described_layer in enumerate(layers):
-        shared_with_another = (described_layer.own_name, described_layer.class_name) in saved
-        if index in owners or not shared_with_another:
-            path = owners.get(index, described_layer.path)
-            joined.append(
-                Layer(
-                    described_layer.name,
-                    described_layer.class_name,
-                    described_layer.config,
-                    weights.groups[path] if index in owners else {},
-                    path,
-                    described_layer.own_name,
-                    described_layer.inputs,
-                )
-            )
-        joined += bare.pop(described_layer.path, [])
-    return (*joined, *bare.get("", ()))
-
-
-def _owners(
-    layers: Sequence[Described],
-    weights: Weights,
-    told: Mapping[str, str],
-    names: Mapping[str, str],
-) -> dict[int, str]:
-    """Index of a described layer -> path of its group."""
-    owners = {
+    names = _full_names(weights, known)
+    matches = {
         index: layer.path
         for index, layer in enumerate(layers)
-        if layer.path in told and layer.path in weights.groups
+        if layer.path in known and layer.path in weights.groups
     }
-    for layer_names, group_names in (
-        ([layer.name for layer in layers], names),
-        ([layer.own_name for layer in layers], weights.names),
-    ):
-        free_groups = weights.groups.keys() - set(owners.values())
-        paths = _by_unique_name((group_names.get(path), path) for path in free_groups)
-        indices = _by_unique_name(
-            (name, index) for index, name in enumerate(layer_names) if index not in owners
+    full_names = {path: [names[path]] for path in weights.groups if names[path]}
+    match_names(matches, [layer.name for layer in layers], full_names)
+    own_names = {path: [weights.names[path]] for path in weights.groups if path in weights.names}
+    match_names(matches, [layer.own_name for layer in layers], own_names)
+
+    unmatched: dict[str, list[Layer]] = {}
+    for path in sorted(weights.groups.keys() - set(matches.values()), key=natural_key):
+        own_name = weights.names.get(path) or names[path].rpartition("/")[2]
+        unmatched.setdefault(_nearest(path, known), []).append(
+            Layer(names[path], None, {}, weights.groups[path], path, own_name)
         )
-        owners |= {index: paths[name] for name, index in indices.items() if name in paths}
-    return owners
+    with_variables = {(layers[index].own_name, layers[index].class_name) for index in matches}
+    joined: list[Layer] = []
+    for index, layer in enumerate(layers):
+        path = matches.get(index, layer.path)
+        # A layer that two models share is stored once, and is listed once.
+        if index in matches or (layer.own_name, layer.class_name) not in with_variables:
+            variables = weights.groups[path] if index in matches else {}
+            joined.append(layer.with_variables(variables, path))
+        joined += unmatched.pop(layer.path, [])
+    return (*joined, *unmatched.get("", ()))
 
 
-def _by_unique_name(pairs: Iterable[tuple[str | None, _T]]) -> dict[str, _T]:
-    """Name -> what has it, for the names that only one thing has."""
-    named: dict[str, list[_T]] = {}
-    for name, thing in pairs:
-        if name:
-            named.setdefault(name, []).append(thing)
-    return {name: things[0] for name, things in named.items() if len(things) == 1}
-
-
-def _nearest(path: str, told: Container[str]) -> str:
-    """The innermost described layer around a path; empty where there is none."""
-    while path and path not in told:
+def _nearest(path: str, known: Container[str]) -> str:
+    """Return the path of the innermost known layer around a path, or an empty string."""
+    while path and path not in known:
         path = path.rpartition("/")[0]
     return path
 
 
-def _full_names(weights: Weights, told: Mapping[str, str]) -> dict[str, str]:
-    """The name of each group's layer, after those of the models and layers that it is in.
+def _full_names(weights: Weights, known: Mapping[str, str]) -> dict[str, str]:
+    """Return the name of each group's layer after the names of the models and layers around it.
 
-    Where the file tells no names at all, the parts of the path stand for them. Where it does,
-    groups without a name are lists and dictionaries, which do not count.
+    Where the file contains no names at all, the parts of the path are used instead. Where it does,
+    groups without a name are lists and dictionaries, which are left out.
     """
     names = {"": ""}
 
-    def name(path: str) -> str:
+    def full_name(path: str) -> str:
         if path not in names:
             parent, _, part = path.rpartition("/")
-            if path in told:
-                names[path] = told[path]
+            if path in known:
+                names[path] = known[path]
             else:
-                own = weights.names.get(path)
-                if own is None and (path in weights.groups or not weights.names):
-                    own = "" if part == "layers" else part
-                names[path] = "/".join(filter(None, (name(parent), own)))
+                own_name = weights.names.get(path)
+                if own_name is None and (path in weights.groups or not weights.names):
+                    own_name = "" if part == "layers" else part
+                names[path] = "/".join(filter(None, (full_name(parent), own_name)))
         return names[path]
 
     for path in weights.groups:
-        name(path)
+        full_name(path)
     names[""] = weights.names.get("", "model")
     return names

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -169,13 +171,41 @@ def test_every_version_and_user_block(version: str, block: int, tmp_path: Path) 
         file["layers/bn/vars/0"] = data
         file["layers"].create_group("ordered", track_order=True)["x"] = data
         file["layers/bn/vars"].attrs["name"] = "bn"
+        file.create_dataset("chunked", data=data, chunks=(2,), compression="gzip")
     assert is_hdf5(LocalFile(path))
     store = Hdf5(LocalFile(path))
     assert set(store.groups) == {"", "layers", "layers/bn", "layers/bn/vars", "layers/ordered"}
     assert store.text("layers/bn/vars", "name") == "bn"
-    assert store.members() == {"layers"}
-    for name in ("layers/bn/vars/0", "layers/ordered/x"):
+    assert store.members() == {"layers", "chunked"}
+    for name in ("layers/bn/vars/0", "layers/ordered/x", "chunked"):
         assert same_bits(store.variables[name].read(), data)
+
+
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+def test_chunks_that_decompress_to_more_than_their_size(libver: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.h5"
+    with h5py.File(path, "w", libver=libver) as file:
+        dataset = file.create_dataset("a", (1000,), "f4", chunks=(1000,), compression="gzip")
+        dataset.id.write_direct_chunk((0,), zlib.compress(bytes(64 << 20)))
+    with pytest.raises(DamagedError, match="claims chunks of 4000 bytes"):
+        read(path)
+
+
+def test_a_tree_of_chunks_that_contains_itself(tmp_path: Path) -> None:
+    """HDF5's library overflows the stack on such a tree, and the process dies."""
+    path = tmp_path / "m.h5"
+    with h5py.File(path, "w") as file:
+        file["a"] = np.zeros(1)
+        file.create_dataset("b", data=np.arange(1000.0), chunks=(10,))
+    data = bytearray(path.read_bytes())
+    nodes = [match.start() for match in re.finditer(b"TREE\x01", data)]
+    [root] = [node for node in nodes if data[node + 5] == 1]
+    # The first child follows the node's head, of 24 bytes, and a key.
+    data[root + 48 : root + 56] = root.to_bytes(8, "little")
+    path.write_bytes(data)
+    with pytest.raises(DamagedError, match="not a tree"):
+        read(path, "b")
+    assert read(path) == 0
 
 
 NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1)

@@ -15,7 +15,7 @@ import pytest
 
 import bnstat
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
-from bnstat.formats.keras.architecture import architecture_beside, read_architecture
+from bnstat.formats.keras.config import architecture_beside, read_architecture
 from bnstat.storage.local import LocalFile
 from tests.builders.keras_models import FUNCTIONAL, functional, randomised, roles_of
 from tests.formats.keras.files import same_bits
@@ -93,7 +93,7 @@ def test_wrapped_layers(tmp_path: Path, library: ModuleType, form: str) -> None:
 @pytest.mark.parametrize("form", [".weights.h5", ".h5"])
 @pytest.mark.parametrize("library", LIBRARIES.values(), ids=LIBRARIES)
 @pytest.mark.parametrize("is_functional", [True, False])
-def test_a_model_built_once_more_is_matched_by_place(
+def test_a_model_built_once_more_is_matched_by_order(
     tmp_path: Path, library: ModuleType, form: str, is_functional: bool
 ) -> None:
     def build() -> Any:
@@ -121,7 +121,7 @@ def test_a_model_built_once_more_is_matched_by_place(
         for role, array in roles_of(norm).items():
             assert same_bits(layer.array(role), array)
     if library is keras or form == ".h5":
-        assert [note.partition(":")[2] for note in model.notes] == [" matched by place"]
+        assert [note.partition(":")[2] for note in model.notes] == [" matched by order"]
 
 
 def test_keras_1_tells_no_scale_but_the_epsilon(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Reading a Keras configuration: which layers, in which order, kept where."""
+"""Keras configurations: the layers, their order, and their groups in a weights file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bnstat.formats.keras.config import describe, layer_from_config, snake_case
+from bnstat.formats.keras.config import describe, layer_from_config, snake_case, walk
 
 
 def layer(class_name: str, name: str, **config: object) -> dict[str, Any]:
@@ -18,13 +18,11 @@ def model(*layers: object, name: str = "net", **config: object) -> dict[str, Any
 
 
 def described(serialized: object) -> list[tuple[str, str]]:
-    """Name and place of every layer."""
-    return [
-        (found.name, found.path) for top in describe(serialized, "file") for found in top.walk()
-    ]
+    """The name and the path of every layer."""
+    return [(layer.name, layer.path) for layer in walk(describe(serialized, "file"))]
 
 
-def test_places_count_per_class_and_model() -> None:
+def test_paths_count_per_class_and_model() -> None:
     inner = model(layer("BatchNormalization", "x"), layer("Dense", "y"), name="inner")
     network = model(
         layer("BatchNormalization", "z"),
@@ -45,7 +43,7 @@ def test_places_count_per_class_and_model() -> None:
     ]
 
 
-def test_the_oldest_sequential_is_a_bare_list() -> None:
+def test_the_config_of_an_old_sequential_is_a_list() -> None:
     network = {"class_name": "Sequential", "config": [layer("Dense", "a"), layer("Dense", "b")]}
     assert described(network) == [("a", "layers/dense"), ("b", "layers/dense_1")]
 
@@ -71,7 +69,7 @@ def test_wrapped_layers_are_below_the_wrappers_attribute() -> None:
     ]
 
 
-def test_what_is_serialized_alike_is_no_layer() -> None:
+def test_policies_operations_and_initializers_are_not_layers() -> None:
     policy = {"class_name": "DTypePolicy", "config": {"name": "float32"}, "module": "keras"}
     operation = {"class_name": "BatchNorm", "config": {"name": "op"}, "module": "keras.src.ops.nn"}
     zeros = {"class_name": "Zeros", "config": {}}
@@ -79,10 +77,10 @@ def test_what_is_serialized_alike_is_no_layer() -> None:
     assert described(network) == [("a", "layers/dense")]
 
 
-def test_a_frozen_model_freezes_what_is_in_it() -> None:
+def test_a_frozen_model_freezes_its_layers() -> None:
     inner = model(layer("Dense", "a"), name="inner", trainable=False)
     [top, after] = describe(model(inner, layer("Dense", "b")), "file")
-    assert [found.config.get("trainable") for found in top.walk()] == [False, False]
+    assert [layer.config.get("trainable") for layer in walk([top])] == [False, False]
     assert after.config["trainable"] is True
 
 
@@ -97,7 +95,7 @@ def test_a_frozen_model_freezes_what_is_in_it() -> None:
         ("MyNorm2D", "my_norm2d"),
     ],
 )
-def test_snake_case_is_keras_own(name: str, spelled: str) -> None:
+def test_snake_case_is_that_of_keras(name: str, spelled: str) -> None:
     naming = pytest.importorskip("keras.src.utils.naming")
     assert snake_case(name) == spelled == naming.to_snake_case(name.rpartition(">")[2])
 
@@ -123,7 +121,7 @@ def tensor(name: str) -> dict[str, Any]:
     return {"class_name": "__keras_tensor__", "config": {"keras_history": [name, 0, 0]}}
 
 
-def test_inputs_are_those_that_the_configuration_records() -> None:
+def test_inputs_of_layers() -> None:
     inner = model(called("x"), called("y", [["x", 0, 0, {}]]), name="inner")
     network = model(
         called("a"),
@@ -132,10 +130,8 @@ def test_inputs_are_those_that_the_configuration_records() -> None:
         called("keras_3", {"args": [[tensor("a"), tensor("twice")]], "kwargs": {"mask": None}}),
         {"class_name": "Sequential", "config": {"name": "s", "layers": [called("p"), called("q")]}},
     )
-    found = {
-        each.name: sorted(each.inputs) for top in describe(network, "file") for each in top.walk()
-    }
-    assert found == {
+    inputs = {layer.name: sorted(layer.inputs) for layer in walk(describe(network, "file"))}
+    assert inputs == {
         "a": [],
         "inner": ["a"],
         "inner/x": [],

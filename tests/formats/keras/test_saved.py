@@ -297,8 +297,8 @@ def test_a_subclass_of_batch_norm_is_one(tmp_path: Path) -> None:
 
 
 def test_a_folder_and_a_compressed_archive_hold_what_the_archive_does(tmp_path: Path) -> None:
+    from bnstat.formats.keras import is_keras_folder
     from bnstat.formats.keras.archive import open_folder
-    from bnstat.formats.keras.detection import is_keras_folder
     from bnstat.model import Source
     from bnstat.storage.local import LocalFolder
 
@@ -314,3 +314,40 @@ def test_a_folder_and_a_compressed_archive_hold_what_the_archive_does(tmp_path: 
     contents = open_folder(LocalFolder(folder), Source(str(folder), ""))
     assert list(batch_norms(contents)) == list(layers)
     assert contents.source.writer == f"Keras {keras.__version__}"
+
+
+@LIBRARIES
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize("name", ["Dense", "Conv2D", "Add", "Dropout"])
+def test_batch_norm_in_a_custom_class_with_a_name_of_keras(
+    library: Any, suffix: str, name: str, tmp_path: Path
+) -> None:
+    class Norm(library.layers.Layer):  # type: ignore[misc]
+        def __init__(self, **config: Any) -> None:
+            super().__init__(**config)
+            self.norm = library.layers.BatchNormalization(name="inner")
+
+        def build(self, shape: Any) -> None:
+            self.norm.build(shape)
+            self.built = True
+
+        def call(self, x: Any) -> Any:
+            return self.norm(x)
+
+    custom = type(name, (Norm,), {"__module__": "custom"})(name="custom")
+    after = library.layers.BatchNormalization(name="after")
+    model = library.Sequential([library.Input((4,)), custom, after])
+    randomize({"inner": custom.norm, "after": after})
+    contents = contents_of(save(model, tmp_path, suffix))
+    variances = {
+        contents.variables[layer.roles["moving_variance"]].read().tobytes()
+        for layer in batch_norms(contents).values()
+    }
+    assert variances == {layer.moving_variance.numpy().tobytes() for layer in (custom.norm, after)}
+
+
+def test_a_layer_whose_group_is_inside_the_group_of_another(tmp_path: Path) -> None:
+    bn = tf_keras.layers.BatchNormalization(name="conv/bn")
+    model = tf_keras.Sequential([tf_keras.Input((4,)), tf_keras.layers.Dense(3, name="conv"), bn])
+    randomize({"conv/bn": bn})
+    assert_same(save(model, tmp_path, ".h5"), {"conv/bn": bn})
