@@ -26,7 +26,7 @@ from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.formats.contents import Contents, Graph
 from bnstat.formats.dtypes import ONNX, find_dtype
 from bnstat.formats.onnx.graphs import Inlined, NodeOp, constant, inline
-from bnstat.formats.onnx.messages import Model, find_array, read_array, read_model
+from bnstat.formats.onnx.messages import Model, Tensor, find_array, read_array, read_model
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, Window, WireError, damaged
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File
@@ -148,7 +148,8 @@ def _sizes(array: Array) -> tuple[int, ...]:
 
 
 def _constant_of_shape(op: NodeOp, file: File, shape: Array) -> Array:
-    tensor = op.tensor("value")
+    attribute = op.find("value")
+    tensor = None if attribute is None else attribute.tensor
     value = np.zeros(1, np.float32) if tensor is None else read_array(file, tensor)
     return np.full(_sizes(shape), value.reshape(-1)[0], value.dtype)
 
@@ -177,8 +178,17 @@ def _reshape(op: NodeOp, file: File, x: Array, shape: Array) -> Array:
 
 def _axes(op: NodeOp, axes: Sequence[Array]) -> tuple[int, ...]:
     """Return an operator's axes: an input since version 13, an attribute before."""
-    numbers = axes[0].ravel().tolist() if axes else op.numbers("axes")
-    return tuple(int(number) for number in numbers)
+    return _integers(axes[0] if axes else op, "axes")
+
+
+def _integers(source: NodeOp | Array, name: str) -> tuple[int, ...]:
+    """Return the numbers in a tensor, or in an attribute of that name."""
+    if isinstance(source, NodeOp):
+        attribute = source.find(name)
+        numbers = None if attribute is None else attribute.numbers
+    else:
+        numbers = source
+    return () if numbers is None else tuple(int(number) for number in numbers.ravel().tolist())
 
 
 def _squeeze(op: NodeOp, file: File, x: Array, *axes: Array) -> Array:
@@ -190,8 +200,7 @@ def _unsqueeze(op: NodeOp, file: File, x: Array, *axes: Array) -> Array:
 
 
 def _transpose(op: NodeOp, file: File, x: Array) -> Array:
-    order = [int(axis) for axis in op.numbers("perm")]
-    return np.transpose(x, order or None)
+    return np.transpose(x, _integers(op, "perm") or None)
 
 
 def _concat(op: NodeOp, file: File, *parts: Array) -> Array:
@@ -261,25 +270,20 @@ def contents_of(file: File, source: Source) -> Contents:
     except UnicodeDecodeError as error:
         raise damaged(file.path, "a name", WireError(error)) from error
     variables = {}
-    for name, key in inlined.keys.items():
-        if name in inlined.computed:
-            array = inlined.computed[name]
-            if array.ndim:
-                variables[key] = Variable(
-                    key, _plain(key), array.dtype.name, array.shape, array.copy
-                )
+    keys = {}
+    for name, (_, key, value) in inlined.constants.items():
+        # Converters keep the `:0` of TensorFlow's names.
+        plain_name = key.removesuffix(":0")
+        if isinstance(value, Tensor):
+            reader, finder = partial(read_array, file, value), partial(find_array, file, value)
+            if value.shape is None:
+                continue
+            variable = Variable(key, plain_name, value.dtype, value.shape, reader, finder)
+        elif value.ndim:
+            variable = Variable(key, plain_name, value.dtype.name, value.shape, value.copy)
+        else:
             continue
-        tensor = inlined.constants[name]
-        if tensor.shape is not None:
-            variables[key] = Variable(
-                key,
-                _plain(key),
-                tensor.dtype,
-                tensor.shape,
-                partial(read_array, file, tensor),
-                partial(find_array, file, tensor),
-            )
-    keys = {name: key for name, key in inlined.keys.items() if key in variables}
+        variables[key], keys[name] = variable, key
     small = partial(constant, inlined, file, largest=_MAX_SMALL)
     graph = Graph("", inlined.ops, keys, small)
     return Contents(
@@ -288,11 +292,6 @@ def contents_of(file: File, source: Source) -> Contents:
         names={key: variable.name for key, variable in variables.items()},
         graphs=lambda: (graph,),
     )
-
-
-def _plain(key: str) -> str:
-    """Remove the `:0` of TensorFlow's names, which converters keep."""
-    return key.removesuffix(":0")
 
 
 def _writer(model: Model) -> str | None:

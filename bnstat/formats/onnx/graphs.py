@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import prod
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +70,7 @@ class _Scope:
     call: tuple[Node, _Scope, Mapping[str, Attribute]] | None = None
 
     def tensor(self, name: str) -> str:
-        """Return the tensor of that name; empty if there is none."""
+        """Return the tensor of that name, or an empty string."""
         scope: _Scope | None = self
         while scope is not None:
             if name in scope.tensors:
@@ -114,63 +114,55 @@ class NodeOp:
             DamagedError: the node's attributes, which are read only now, are invalid.
         """
         try:
-            attribute = self.scope.attribute(self.node, name)
+            attribute = self.find(name)
             return None if attribute is None else attribute.value
         except WireError as error:
             path = self.node.reader.window.file.path
             raise damaged(path, f"the node {self.name}", error) from error
 
-    def numbers(self, name: str) -> list[float] | list[int]:
-        """Return the list of numbers in an attribute; empty if the node lacks it.
+    def find(self, name: str) -> Attribute | None:
+        """Return an attribute, whose parts raise `WireError` if they are damaged."""
+        return self.scope.attribute(self.node, name)
 
-        Raises:
-            WireError: the attribute is damaged.
-        """
-        attribute = self.scope.attribute(self.node, name)
-        numbers = None if attribute is None else attribute.numbers
-        return [] if numbers is None else numbers.tolist()
 
-    def tensor(self, name: str) -> Tensor | None:
-        """Return the tensor in an attribute. Raises as `numbers`."""
-        attribute = self.scope.attribute(self.node, name)
-        return None if attribute is None else attribute.tensor
+class Constant(NamedTuple):
+    """A tensor of the model.
+
+    Attributes:
+        label: its name in the file.
+        key: the label; a number is appended to repeated labels.
+        value: the stored tensor, or the numbers that the graph computes.
+    """
+
+    label: str
+    key: str
+    value: Tensor | NDArray[np.generic]
 
 
 @dataclass
 class Inlined:
-    """A model's nodes, and the tensors in its file.
-
-    Attributes:
-        ops: by name.
-        constants: name of a `Const` -> its tensor, in the order of the file.
-        labels: name of a `Const` -> the tensor's name in the file.
-        keys: the same, with a number appended to repeated names.
-        computed: name of a `Const` that the file computes -> its numbers.
-    """
+    """A model's nodes by name, and its tensors by the name of their `Const`."""
 
     ops: dict[str, Op] = field(default_factory=dict)
-    constants: dict[str, Tensor] = field(default_factory=dict)
-    labels: dict[str, str] = field(default_factory=dict)
-    keys: dict[str, str] = field(default_factory=dict)
-    computed: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    constants: dict[str, Constant] = field(default_factory=dict)
     _taken: set[str] = field(default_factory=set)
     _uses: dict[str, int] = field(default_factory=dict)
 
     def compute(self, name: str, label: str, array: NDArray[np.generic]) -> None:
-        """Replace an op by a constant. All constants of the file must have their keys by then."""
+        """Replace an op by a constant. Call it after all stored tensors have their keys."""
         if not self._taken:
-            self._taken.update(self.keys.values())
+            self._taken.update(constant.key for constant in self.constants.values())
         key = label
         while key in self._taken:
             self._uses[label] = self._uses.get(label, 1) + 1
             key = f"{label}#{self._uses[label]}"
         self._taken.add(key)
         self.ops[name] = _PlainOp(name, "Const")
-        self.labels[name], self.keys[name], self.computed[name] = label, key, array
+        self.constants[name] = Constant(label, key, array)
 
 
 def inline(model: Model, path: str) -> Inlined:
-    """Return the nodes of a model, including those of its functions and nested graphs.
+    """Return the nodes of a model, its functions and its nested graphs.
 
     Args:
         model: the model.
@@ -219,11 +211,7 @@ class _Inliner:
         return [scope.tensor(name) for name in graph.outputs]
 
     def _count(self, nodes: int) -> None:
-        """Count nodes before they are added.
-
-        Raises:
-            UnsupportedError: there are too many.
-        """
+        """Count nodes before they are added; raise if there are too many."""
         self._left -= nodes
         if self._left < 0:
             raise UnsupportedError(self._path, "its functions call for too many nodes")
@@ -297,15 +285,15 @@ class _Inliner:
             name = self._consts[tensor.begin] = self._unique(label)
             tensor.name = label
             self.result.ops[name] = _PlainOp(name, "Const")
-            self.result.constants[name] = tensor
-            self.result.labels[name] = label
             number = "" if name == label.replace(":", "_") else name.rpartition("#")[2]
-            self.result.keys[name] = f"{label}#{number}" if number else label
+            key = f"{label}#{number}" if number else label
+            self.result.constants[name] = Constant(label, key, tensor)
         return self._consts[tensor.begin]
 
     def _common(self, inputs: Sequence[str]) -> str:
         """Return the scope that the names of a node's stored tensors have in common."""
-        labels = [self.result.labels[name] for name in inputs if name in self.result.labels]
+        constants = self.result.constants
+        labels = [constants[name].label for name in inputs if name in constants]
         if len(labels) < 2:
             return ""
         shared = min(labels)
@@ -363,13 +351,13 @@ def _numbers_of(attribute: Attribute, name: str) -> NDArray[np.generic] | None:
 
 def constant(inlined: Inlined, file: File, name: str, largest: int) -> NDArray[np.generic] | None:
     """Return the numbers of a `Const`; None if it has more than `largest`, or is not readable."""
-    if name in inlined.computed:
-        return inlined.computed[name]
-    tensor = inlined.constants.get(name)
-    if tensor is None or tensor.shape is None or prod(tensor.shape) > largest:
+    value = inlined.constants[name].value if name in inlined.constants else None
+    if not isinstance(value, Tensor):
+        return value
+    if value.shape is None or prod(value.shape) > largest:
         return None
     try:
-        return read_array(file, tensor)
+        return read_array(file, value)
     except BnstatError:
         return None
 

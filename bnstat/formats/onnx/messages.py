@@ -66,19 +66,11 @@ class Reader:
         self._left = _MAX_NODES
 
     def message(self, message: Field, name: str) -> Any:
-        """Parse a message without its long fields.
-
-        Raises:
-            DamagedError: it is not such a message.
-        """
+        """Parse a message without its long fields."""
         if message.kind != 2:
             raise WireError("a message is expected")
         data = without_long_fields(self.window, message, name)
         return parse(name, data, self.window.file.path, "the model")
-
-    def text(self, text: Field) -> str:
-        """Read a string."""
-        return self.window.read(text.start, text.end).decode()
 
     def fields(self, message: Field, *numbers: int) -> Iterator[Field]:
         """Yield the fields of a message with these numbers."""
@@ -91,11 +83,7 @@ class Reader:
         return fields[-1] if fields else None
 
     def count(self) -> None:
-        """Count a node or tensor.
-
-        Raises:
-            UnsupportedError: there are too many.
-        """
+        """Count a node or tensor; raise if there are too many."""
         self._left -= 1
         if self._left < 0:
             raise UnsupportedError(self.window.file.path, "an ONNX model of this size is not read")
@@ -278,7 +266,7 @@ def read_model(window: Window) -> Model:
         if each.kind != 2:
             continue
         if each.number in (2, 3):
-            producer[each.number - 2] = reader.text(each)
+            producer[each.number - 2] = window.read(each.start, each.end).decode()
         elif each.number == 7:
             model.graph = _read_graph(reader, each, 1)
         elif each.number == 8:
@@ -362,13 +350,7 @@ def find_array(file: File, tensor: Tensor) -> Sequence[Range]:
 
 
 def _external(file: File, tensor: Tensor, needed: int, where: str) -> tuple[File, int]:
-    """Return the file in or below the model's folder that contains a tensor, and the offset.
-
-    Raises:
-        DamagedError: the position is outside of the folder, or inconsistent.
-        NotFoundError: there is no such file.
-        BnstatError: the file is a link that leads out of the folder.
-    """
+    """Return the file in or below the model's folder that contains a tensor, and the offset."""
     location = tensor.external.get("location", "")
     offset = _number(tensor.external.get("offset", "0"), where)
     length = _number(tensor.external.get("length", str(needed)), where)
@@ -418,11 +400,8 @@ def _listed(
 
 
 def _varints(data: bytes) -> NDArray[np.int64]:
-    return np.array([*_each_varint(data)], np.int64)
-
-
-def _each_varint(data: bytes) -> Iterator[int]:
-    position = 0
+    position, values = 0, []
     while position < len(data):
         value, position = varint(data, position)
-        yield signed(value)
+        values.append(signed(value))
+    return np.array(values, np.int64)
