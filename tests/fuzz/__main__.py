@@ -13,12 +13,12 @@ from tests.fuzz.seeds import seeds
 
 
 def main() -> int:
-    """Run the fuzzer; 1 where something was found."""
+    """Run the fuzzer; return 1 if there were findings."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=1)
     parser.add_argument("--format", action="append", choices=FORMATS, help="default: all")
-    parser.add_argument("--seed", type=int, default=0, help="another number, other cases")
-    parser.add_argument("--case", type=int, help="make this one case alone")
+    parser.add_argument("--seed", type=int, default=0, help="another number makes other cases")
+    parser.add_argument("--case", type=int, help="make this case only")
     findings = Path(tempfile.gettempdir()) / "bnstat-fuzz-findings"
     parser.add_argument("--findings", type=Path, default=findings, help=f"default: {findings}")
     parser.add_argument("--replay", type=Path, metavar="FOLDER", help="a saved finding")

@@ -19,17 +19,17 @@ from tests.fuzz.seeds import Seed
 from tests.fuzz.worker import Verdict, Worker
 
 _REDUCTIONS: Final = 150
-"""Files tried to cut a finding down."""
+"""Files that are tried to reduce a finding."""
 
 
 @dataclass
 class Report:
-    """What a run did.
+    """The results of a run.
 
     Attributes:
         cases: format -> files judged.
-        verdicts: format and kind of verdict -> how often.
-        findings: text of a finding -> the folder it was saved in.
+        verdicts: format and kind of verdict -> count.
+        findings: text of a finding -> the folder with the files.
     """
 
     cases: Counter[str] = field(default_factory=Counter)
@@ -37,7 +37,7 @@ class Report:
     findings: dict[str, Path] = field(default_factory=dict)
 
     def lines(self) -> Iterator[str]:
-        """The report as text."""
+        """Yield the lines of the report."""
         for name, count in sorted(self.cases.items()):
             answers, errors = self.verdicts[name, "answer"], self.verdicts[name, "error"]
             yield f"{name:14} {count:8} files: {answers} answers, {errors} errors"
@@ -50,9 +50,9 @@ class Campaign:
     """Makes and judges cases.
 
     Args:
-        seeds: what to start from.
+        seeds: the files to start from.
         saved: the folder to save findings in.
-        number: makes all chance repeatable.
+        number: the seed of the random numbers.
     """
 
     def __init__(self, seeds: Sequence[Seed], saved: Path, number: int = 0) -> None:
@@ -67,7 +67,7 @@ class Campaign:
         self.report = Report()
 
     def close(self) -> None:
-        """End the worker and remove what was written for it."""
+        """End the worker and remove the files that it judged."""
         self._worker.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
@@ -86,7 +86,7 @@ class Campaign:
         return self.report
 
     def case(self, format_: str, index: int) -> Verdict:
-        """Make and judge one case, which its format and index make the same every time."""
+        """Make and judge one case, which depends on its format and index only."""
         rng = Random(f"{self._number} {format_} {index}")
         seed = rng.choice(self._by_format[format_])
         case, is_covered = make(rng, seed)
@@ -95,7 +95,7 @@ class Campaign:
     def _take(self, case: Seed, seed: Seed, name: str, is_covered: bool = False) -> Verdict:
         expected = self._answer_of(seed) if is_covered else None
         verdict = self._judge(case, expected)
-        if verdict.text.startswith("takes"):  # a machine can stall: what is slow is so again
+        if verdict.text.startswith("takes"):  # the machine may have stalled: try once more
             verdict = self._judge(case, expected)
         self.report.cases[case.format] += 1
         self.report.verdicts[case.format, verdict.text.partition(":")[0]] += 1
@@ -121,7 +121,7 @@ class Campaign:
         return Verdict("damage that checksums cover gives another answer", True)
 
     def _reduced(self, case: Seed, seed: Seed, verdict: Verdict, expected: str | None) -> Seed:
-        """The case with as little changed as still gives the verdict."""
+        """Return the case with the fewest changes that still give the verdict."""
         left = _REDUCTIONS
 
         def is_same(candidate: Seed) -> bool:
@@ -142,14 +142,14 @@ class Campaign:
         folder = self._saved / name
         shutil.rmtree(folder, ignore_errors=True)
         case.write(folder / "files")
-        told = {
+        record = {
             "finding": verdict.text,
             "seed": seed.name,
             "format": seed.format,
             "target": case.target,
             "case": name,
         }
-        (folder / "finding.json").write_text(json.dumps(told, indent=1) + "\n")
+        (folder / "finding.json").write_text(json.dumps(record, indent=1) + "\n")
         (folder / "details.txt").write_text(verdict.details)
 
 
@@ -158,14 +158,14 @@ def _restore(
     name: str,
     sound: bytes,
     is_same: Callable[[Seed], bool],
-    goes_on: Callable[[], bool],
+    has_budget: Callable[[], bool],
 ) -> Seed:
-    """The case with runs of changed bytes of a file set back to the seed's, halving the runs."""
+    """Return the case with runs of changed bytes restored from the seed, halving the runs."""
     if len(case.files[name]) != len(sound):
         return case
     data = case.files[name]
     pending = [(0, len(sound))]
-    while pending and goes_on():
+    while pending and has_budget():
         start, end = pending.pop(0)
         if data[start:end] == sound[start:end]:
             continue
@@ -180,9 +180,9 @@ def _restore(
 
 def replay(folder: Path) -> Verdict:
     """Judge a saved finding again."""
-    told = json.loads((folder / "finding.json").read_text())
+    record = json.loads((folder / "finding.json").read_text())
     worker = Worker()
     try:
-        return worker.judge(folder / "files" / told["target"])
+        return worker.judge(folder / "files" / record["target"])
     finally:
         worker.close()

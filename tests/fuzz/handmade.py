@@ -1,4 +1,4 @@
-"""Small models written by hand, for every corner of the formats that needs no TensorFlow."""
+"""Small models written by hand, for the parts of the formats that need no TensorFlow."""
 
 from __future__ import annotations
 
@@ -11,52 +11,35 @@ from typing import Any
 import h5py
 import numpy as np
 
+from tests.builders.tables import entry, header, varint
 from tests.fuzz.wire import Field, encode, masked_crc32c, write_table
 
+_OBJECT_GRAPH = b"_CHECKPOINTABLE_OBJECT_GRAPH"
 ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
 def values(channels: int = 3) -> dict[str, np.ndarray]:
-    """An array for each role."""
+    """Return an array for each role."""
     ramp = np.arange(1, channels + 1, dtype="<f4")
     return {role: ramp * (index + 1) / 4 for index, role in enumerate(ROLES)}
 
 
 def shape_message(shape: tuple[int, ...]) -> bytes:
-    """A TensorShapeProto."""
+    """Return a TensorShapeProto."""
     dims = (encode([Field(1, 0, size)]) if size else b"" for size in shape)
     return encode([Field(2, 2, dim) for dim in dims])
-
-
-def entry(dtype: int, shape: tuple[int, ...], offset: int, data: bytes, shard: int = 0) -> bytes:
-    """A BundleEntryProto for these bytes."""
-    return encode(
-        [
-            Field(1, 0, dtype),
-            Field(2, 2, shape_message(shape)),
-            Field(3, 0, shard),
-            Field(4, 0, offset),
-            Field(5, 0, len(data)),
-            Field(6, 5, masked_crc32c(data).to_bytes(4, "little")),
-        ]
-    )
-
-
-def header(shards: int = 1) -> bytes:
-    """A BundleHeaderProto."""
-    return encode([Field(1, 0, shards), Field(3, 2, encode([Field(1, 0, 1)]))])
 
 
 def bundle(
     tensors: dict[str, np.ndarray], shards: int = 1, per_block: int = 1000, prefix: str = "m"
 ) -> dict[str, bytes]:
-    """A bundle of float32 tensors, spread over its shards in turn."""
+    """Return the files of a bundle of float32 tensors, distributed over shards in turn."""
     data = [b""] * shards
     entries = {b"": header(shards)}
     for index, key in enumerate(sorted(tensors)):
         raw, shard = tensors[key].astype("<f4").tobytes(), index % shards
         entries[key.encode("utf-8", "surrogateescape")] = entry(
-            1, tensors[key].shape, len(data[shard]), raw, shard
+            raw, shape=tensors[key].shape, offset=len(data[shard]), shard=shard
         )
         data[shard] += raw
     files = {f"{prefix}.index": write_table(sorted(entries.items()), per_block)}
@@ -66,38 +49,21 @@ def bundle(
 
 
 def object_bundle(graph: bytes, tensors: dict[str, np.ndarray]) -> dict[str, bytes]:
-    """A bundle of float32 tensors with an object graph."""
-    key = "_CHECKPOINTABLE_OBJECT_GRAPH"
-    length = bytes_varint(len(graph))
+    """Return the files of a bundle of float32 tensors with an object graph."""
     packed = len(graph).to_bytes(4, "little")
     middle = masked_crc32c(packed).to_bytes(4, "little")
-    data = length + middle + graph
+    data = varint(len(graph)) + middle + graph
     crc = masked_crc32c(packed + middle + graph)
-    told = encode(
-        [
-            Field(1, 0, 7),
-            Field(2, 2, b""),
-            Field(5, 0, len(data)),
-            Field(6, 5, crc.to_bytes(4, "little")),
-        ]
-    )
-    entries = {b"": header(), key.encode(): told}
+    entries = {b"": header(), _OBJECT_GRAPH: entry(data, dtype=7, crc=crc)}
     for name, array in tensors.items():
         raw = array.astype("<f4").tobytes()
-        entries[name.encode()] = entry(1, array.shape, len(data), raw)
+        entries[name.encode()] = entry(raw, shape=array.shape, offset=len(data))
         data += raw
     return {"m.index": write_table(sorted(entries.items())), "m.data-00000-of-00001": data}
 
 
-def bytes_varint(number: int) -> bytes:
-    """A varint."""
-    from tests.fuzz.wire import varint
-
-    return varint(number)
-
-
 def node(children: dict[str, int], key: str | None = None, full_name: str = "") -> Field:
-    """A TrackableObject, as a field of a TrackableObjectGraph."""
+    """Return a TrackableObject, as a field of a TrackableObjectGraph."""
     fields = [
         Field(1, 2, encode([Field(1, 0, child), Field(2, 2, name.encode())]))
         for name, child in children.items()
@@ -113,7 +79,7 @@ def node(children: dict[str, int], key: str | None = None, full_name: str = "") 
 
 
 def bn_graph() -> tuple[bytes, dict[str, np.ndarray]]:
-    """An object graph with one batch norm, and its tensors by key."""
+    """Return an object graph with one batch norm, and its tensors by key."""
     keys = {role: f"bn/{role}/.ATTRIBUTES/VARIABLE_VALUE" for role in ROLES}
     nodes = [node({"bn": 1}), node({role: index + 2 for index, role in enumerate(ROLES)})]
     nodes += [node({}, keys[role], f"bn/{role}") for role in ROLES]
@@ -121,7 +87,7 @@ def bn_graph() -> tuple[bytes, dict[str, np.ndarray]]:
 
 
 def bundles() -> dict[str, dict[str, bytes]]:
-    """Name -> files of a bundle."""
+    """Return name -> files of a bundle."""
     named = {f"bn{i}/{role}": array for i in range(3) for role, array in values().items()}
     return {
         "by-name": bundle(named),
@@ -131,7 +97,7 @@ def bundles() -> dict[str, dict[str, bytes]]:
 
 
 def v1() -> bytes:
-    """A V1 checkpoint of one batch norm."""
+    """Return a V1 checkpoint of one batch norm."""
     from bnstat.formats.tensorflow.bundle import FULL, TensorSlice, slice_key
 
     metas, entries = [], {}
@@ -160,7 +126,7 @@ def v1() -> bytes:
 
 
 def config(layers: int = 2) -> dict[str, Any]:
-    """A Sequential model's configuration."""
+    """Return the configuration of a Sequential model."""
     listed = [
         {
             "class_name": "BatchNormalization",
@@ -172,7 +138,7 @@ def config(layers: int = 2) -> dict[str, Any]:
 
 
 def hdf5(fill: Any, *, libver: str | tuple[str, str] = "earliest", user_block: int = 0) -> bytes:
-    """The bytes of an HDF5 file that `fill` fills."""
+    """Return the bytes of an HDF5 file that `fill` writes."""
     image = io.BytesIO()
     with h5py.File(image, "w", libver=libver, userblock_size=user_block) as file:
         fill(file)
@@ -180,7 +146,7 @@ def hdf5(fill: Any, *, libver: str | tuple[str, str] = "earliest", user_block: i
 
 
 def legacy(file: Any) -> None:
-    """A full model in the older Keras form."""
+    """Write a full model in Keras's first HDF5 format."""
     file.attrs["keras_version"] = "2.4.0"
     file.attrs["backend"] = "tensorflow"
     file.attrs["model_config"] = json.dumps(config())
@@ -194,7 +160,7 @@ def legacy(file: Any) -> None:
 
 
 def weights(file: Any) -> None:
-    """The newer form, without a configuration."""
+    """Write a `.weights.h5`."""
     for name, place in (("bn0", "batch_normalization"), ("bn1", "batch_normalization_1")):
         group = file.create_group(f"layers/{place}/vars")
         group.attrs["name"] = name
@@ -203,7 +169,7 @@ def weights(file: Any) -> None:
 
 
 def sharded() -> dict[str, bytes]:
-    """The newer form spread over two files, one layer each, beside the index of both."""
+    """Return a `.weights.h5` in two shards, with one layer each, and the index."""
     files, shards = {}, {}
     for number, name in enumerate(("batch_normalization", "batch_normalization_1")):
 
@@ -219,7 +185,7 @@ def sharded() -> dict[str, bytes]:
 
 
 def chunked(file: Any) -> None:
-    """Compressed, chunked and shuffled datasets."""
+    """Write compressed, chunked and shuffled datasets."""
     group = file.create_group("layers/batch_normalization/vars")
     for index, array in enumerate(values(64).values()):
         group.create_dataset(
@@ -228,7 +194,7 @@ def chunked(file: Any) -> None:
 
 
 def growing(file: Any) -> None:
-    """Datasets that may grow along one axis and along two, and one of another compression."""
+    """Write datasets that may grow along one and two axes, and with other compressions."""
     group = file.create_group("layers/batch_normalization/vars")
     options: list[dict[str, Any]] = [
         {"maxshape": (None,), "chunks": (8,)},
@@ -242,13 +208,13 @@ def growing(file: Any) -> None:
 
 
 def arrays(file: Any) -> None:
-    """Write arrays that are named by their paths alone."""
+    """Write arrays that only their paths describe."""
     for role, array in values().items():
         file[f"stem/bn/{role}"] = array
 
 
 def hdf5_files() -> dict[str, bytes]:
-    """File name -> content."""
+    """Return file name -> content."""
     return {
         "legacy.h5": hdf5(legacy),
         "legacy-latest.h5": hdf5(legacy, libver="latest"),
@@ -263,7 +229,7 @@ def hdf5_files() -> dict[str, bytes]:
 
 
 def npz_files() -> dict[str, bytes]:
-    """Named arrays of two layers, stored and deflated."""
+    """Return arrays of two layers in stored and deflated archives."""
     random = np.random.default_rng(3)
     arrays = {
         f"{scope}/{role}": random.random(5).astype(np.float32)
@@ -281,7 +247,7 @@ def npz_files() -> dict[str, bytes]:
 def keras_archive(
     model: Any = None, fill: Any = weights, compression: int = zipfile.ZIP_STORED
 ) -> bytes:
-    """A `.keras` of a configuration (two layers if left out) and weights."""
+    """Return a `.keras` of a configuration (by default, of two layers) and weights."""
     members = [
         ("metadata.json", json.dumps({"keras_version": "3.15.1"}).encode()),
         ("config.json", json.dumps(config() if model is None else model).encode()),
@@ -291,7 +257,7 @@ def keras_archive(
 
 
 def zipped(members: list[tuple[str, bytes]], compression: int = zipfile.ZIP_STORED) -> bytes:
-    """A zip of these members."""
+    """Return a zip of these members."""
     image = io.BytesIO()
     with zipfile.ZipFile(image, "w", compression) as archive:
         for name, content in members:
@@ -301,7 +267,7 @@ def zipped(members: list[tuple[str, bytes]], compression: int = zipfile.ZIP_STOR
 
 
 def tar(files: dict[str, bytes], mode: str) -> bytes:
-    """A tar of these files."""
+    """Return a tar of these files."""
     image = io.BytesIO()
     with tarfile.open(fileobj=image, mode=mode) as archive:  # type: ignore[call-overload]
         for name, content in files.items():

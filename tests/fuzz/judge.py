@@ -1,4 +1,4 @@
-"""What has to hold of bnstat's answer to a file, whatever the file is."""
+"""The conditions that bnstat's output must meet for any file."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from typing import Any, Final
 
 import numpy as np
 
-_MOST_COMPARED: Final = 100_000
-"""Channels of a model that is compared with its export: the comparison takes memory as well."""
+_MAX_COMPARED: Final = 100_000
+"""Channels of a model that is compared with its export, which takes memory as well."""
 
-_MOST_BESIDE: Final = 40
-"""Tensors that are read beside those of layers."""
+_MAX_OTHERS: Final = 40
+"""Tensors without a layer that are read."""
 
 
 class WrongAnswerError(AssertionError):
-    """bnstat answered, and the answer contradicts itself."""
+    """The output of bnstat is inconsistent."""
 
 
 def judge(path: str) -> str:
-    """Load, read, check, explain and export what lies at a path.
+    """Load, read, check, explain and export the model at a path.
 
-    TensorFlow's own reader is left out of it: what that takes is not in bnstat's hands.
+    TensorFlow's own reader is not used, because bnstat cannot bound what it does.
 
     Returns:
-        `error: KIND` for a `BnstatError`, else `answer: DIGEST` of what was exported.
+        `error: KIND` for a `BnstatError`, else `answer: DIGEST` with a digest of the export.
 
     Raises:
-        WrongAnswerError: the answer contradicts itself.
-        Exception: whatever else bnstat raises.
+        WrongAnswerError: the output is inconsistent.
+        Exception: any other error of bnstat.
     """
     import bnstat
     from bnstat.loading import load_all
@@ -61,9 +61,9 @@ def _answer(model: Any) -> str:
     for layer in model:
         for variable in (*layer.variables.values(), *layer.extra.values(), *layer.undecided):
             array = variable.read()
-            _demand(array.shape == variable.shape, "a shape that is not the array's")
+            _demand(array.shape == variable.shape, "a variable and its array differ in shape")
             _demand(array.dtype.kind in "biufcV", "an array that is not numeric")
-    _read_beside(model)
+    _read_others(model)
     for finding in bnstat.check(model):
         _demand(bool(finding.message), "an empty finding")
     model.explain()
@@ -77,27 +77,27 @@ def _answer(model: Any) -> str:
     for dump, form in ((as_json.dump, "w"), (csv.dump, "w"), (npz.dump, "wb")):
         with contextlib.suppress(bnstat.BnstatError), open(os.devnull, form) as file:
             dump(model, file)
-    if model.channels > _MOST_COMPARED:
+    if model.channels > _MAX_COMPARED:
         return "large"
     return _compared(model)
 
 
-def _read_beside(model: Any) -> None:
-    """The tensors that are no layer's, as `diff` reads them to see what was folded into them."""
+def _read_others(model: Any) -> None:
+    """Read tensors without a layer, as `diff` does to recognise folding."""
     import bnstat
 
-    for variable in islice(model.stored.values(), _MOST_BESIDE):
-        if prod(variable.shape) > _MOST_COMPARED:
+    for variable in islice(model.stored.values(), _MAX_OTHERS):
+        if prod(variable.shape) > _MAX_COMPARED:
             continue
         with contextlib.suppress(bnstat.BnstatError):
             array, step = variable.read(), variable.step()
-            _demand(array.shape == variable.shape, "a shape that is not the array's")
+            _demand(array.shape == variable.shape, "a variable and its array differ in shape")
             _demand(step is None or np.broadcast_shapes(step.shape, array.shape) == array.shape,
                     "a step of another shape")  # fmt: skip
 
 
 def _compared(model: Any) -> str:
-    """A digest of the model's JSON, which says what the model holds."""
+    """Compare a model with its JSON; return a digest of the JSON."""
     import bnstat
     from bnstat.exchange import json as as_json
 
@@ -106,38 +106,38 @@ def _compared(model: Any) -> str:
     parsed = json.loads(exported.getvalue(), parse_constant=_refuse)
     exported.getvalue().encode()
     names = [layer["name"] for layer in parsed["layers"]]
-    _demand(names == [layer.name for layer in model], "other layers in JSON than in the model")
-    _demand(len(set(names)) == len(names), "two layers of one name")
-    for layer, told in zip(model, parsed["layers"], strict=True):
+    _demand(names == [layer.name for layer in model], "the layers in JSON differ from the model's")
+    _demand(len(set(names)) == len(names), "two layers have the same name")
+    for layer, entry in zip(model, parsed["layers"], strict=True):
         for role in bnstat.model.ROLES:
-            _compare(layer, role, told[role])
+            _compare(layer, role, entry[role])
     del parsed["source"]["path"]
     return hashlib.sha256(json.dumps(parsed).encode()).hexdigest()[:16]
 
 
-def _compare(layer: Any, role: str, told: Any) -> None:
-    """The numbers of a role read back to what the model holds."""
+def _compare(layer: Any, role: str, exported: Any) -> None:
+    """Compare the numbers of a role in the model and in JSON."""
     array = layer.array(role)
-    _demand((array is None) == (told is None), "a role that only one of model and JSON has")
+    _demand((array is None) == (exported is None), "a role is missing from the model or from JSON")
     if array is None:
         return
-    _demand(tuple(told["shape"]) == array.shape, "another shape in JSON")
-    values = told["values"]
+    _demand(tuple(exported["shape"]) == array.shape, "a shape differs in JSON")
+    values = exported["values"]
     for _ in range(array.ndim - 1):
         if array.size:
             values = [value for row in values for value in row]
     flat = values if array.ndim else [values]
-    _demand(len(flat) == array.size, "another number of values in JSON")
+    _demand(len(flat) == array.size, "the number of values differs in JSON")
     if array.dtype.kind == "f":
         back = np.array([float(value) for value in flat], array.dtype)
         same = np.array_equal(back, array.reshape(-1), equal_nan=True)
-        _demand(same, "other numbers in JSON")
+        _demand(same, "numbers differ in JSON")
 
 
 def _refuse(word: str) -> None:
-    raise WrongAnswerError(f"{word} is no JSON")
+    raise WrongAnswerError(f"{word} is not valid JSON")
 
 
-def _demand(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise WrongAnswerError(otherwise)
+def _demand(condition: bool, error: str) -> None:
+    if not condition:
+        raise WrongAnswerError(error)

@@ -53,7 +53,7 @@ VALUES: tuple[Any, ...] = (
 
 
 def flip(rng: Random, data: bytes) -> bytes:
-    """Some bytes changed, in place."""
+    """Change some bytes in place."""
     if not data:
         return b"\0"
     changed = bytearray(data)
@@ -66,7 +66,7 @@ def flip(rng: Random, data: bytes) -> bytes:
 
 
 def set_number(rng: Random, data: bytes) -> bytes:
-    """A little- or big-endian number written somewhere."""
+    """Write a little- or big-endian number somewhere."""
     number = rng.choice(NUMBERS) + rng.choice((0, 0, len(data)))
     width = rng.choice((1, 2, 4, 8))
     raw = (number % (1 << 8 * width)).to_bytes(width, rng.choice(("little", "big")))
@@ -75,31 +75,31 @@ def set_number(rng: Random, data: bytes) -> bytes:
 
 
 def set_float(rng: Random, data: bytes) -> bytes:
-    """A remarkable float32 written at a multiple of four."""
+    """Write an unusual float32 at a multiple of four."""
     number = rng.choice((float("nan"), float("inf"), -float("inf"), -1.0, 0.0, 1e-45, 3e38))
     at = 4 * rng.randrange(max(1, len(data) // 4))
     return data[:at] + struct.pack("<f", number) + data[at + 4 :]
 
 
 def cut(rng: Random, data: bytes) -> bytes:
-    """The end missing."""
+    """Cut off the end."""
     return data[: rng.randrange(len(data) + 1)]
 
 
 def remove(rng: Random, data: bytes) -> bytes:
-    """A run of bytes missing."""
+    """Remove a run of bytes."""
     start = rng.randrange(len(data) + 1)
     return data[:start] + data[start + rng.choice((1, 2, 4, 8, 100)) :]
 
 
 def insert(rng: Random, data: bytes) -> bytes:
-    """Some bytes more."""
+    """Insert some bytes."""
     start = rng.randrange(len(data) + 1)
     return data[:start] + rng.randbytes(rng.choice((1, 2, 4, 8, 100))) + data[start:]
 
 
 def copy(rng: Random, data: bytes) -> bytes:
-    """A run of bytes written over another."""
+    """Copy a run of bytes over another."""
     length = rng.choice((1, 4, 8, 24, 64, 256))
     source, target = rng.randrange(len(data) + 1), rng.randrange(len(data) + 1)
     piece = data[source : source + length]
@@ -107,7 +107,7 @@ def copy(rng: Random, data: bytes) -> bytes:
 
 
 def repeat(rng: Random, data: bytes) -> bytes:
-    """A run of bytes repeated."""
+    """Repeat a run of bytes."""
     start = rng.randrange(len(data) + 1)
     piece = data[start : start + rng.choice((1, 8, 64))]
     return data[:start] + piece * rng.choice((2, 10, 1000)) + data[start + len(piece) :]
@@ -118,12 +118,12 @@ ANY = (*IN_PLACE, set_float, cut, remove, insert, repeat)
 
 
 def some_bytes(rng: Random, data: bytes) -> bytes:
-    """Any mutation of bytes."""
+    """Apply any mutation of bytes."""
     return rng.choice(ANY)(rng, data)
 
 
 def text(rng: Random, data: bytes) -> bytes:
-    """Lines moved, repeated or lost, line ends changed, names replaced."""
+    """Move, repeat or remove lines, change line ends, or replace names."""
     lines = data.split(b"\n")
     at = rng.randrange(len(lines))
     kind = rng.randrange(6)
@@ -147,12 +147,12 @@ def text(rng: Random, data: bytes) -> bytes:
 def protobuf(
     rng: Random, message: bytes, leaf: Callable[[Random, bytes], bytes] | None = None
 ) -> bytes:
-    """A field anywhere in a message changed, with all lengths around it right.
+    """Change a field anywhere in a message, with correct lengths around it.
 
     Args:
-        rng: where chance comes from.
+        rng: the source of random numbers.
         message: the message.
-        leaf: also mutates values that are no messages.
+        leaf: mutates values that are not messages.
     """
     try:
         fields = wire.parse(message)
@@ -221,7 +221,7 @@ def _change(rng: Random, fields: list[Field], at: int) -> list[Field]:
 
 
 def json_text(rng: Random, data: bytes) -> bytes:
-    """A value anywhere in a JSON text replaced, lost, repeated or moved."""
+    """Replace, remove, repeat or move a value anywhere in a JSON text."""
     try:
         value = json.loads(data)
     except ValueError:

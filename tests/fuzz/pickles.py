@@ -1,4 +1,4 @@
-"""Mutations of what networks are ported to: PyTorch's pickles, the header of safetensors."""
+"""Mutations of PyTorch's pickles and of the header of safetensors."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _INSTRUCTIONS = (
 
 
 def safetensors_header(rng: Random, data: bytes) -> bytes:
-    """The header changed, with its length right."""
+    """Change the header, with a correct length."""
     end = 8 + int.from_bytes(data[:8], "little")
     return ports.with_length(mutate.json_text(rng, data[8:end])) + data[end:]
 
 
 def pickle_instructions(rng: Random, data: bytes) -> bytes:
-    """The pickle in PyTorch's zip changed, the zip sound, or the pickles of the older form."""
+    """Change the pickle in PyTorch's zip, or the pickles of the older format."""
     if not data.startswith(b"PK"):
         end = data.rindex(b"e.") + 2
         return instructions(rng, data[:end]) + data[end:]
@@ -33,32 +33,32 @@ def pickle_instructions(rng: Random, data: bytes) -> bytes:
 
 
 def instructions(rng: Random, data: bytes) -> bytes:
-    """One to three instructions lost, repeated, replaced or followed by others."""
-    places = _places(data)
-    chosen = {rng.randrange(len(places) - 1) for _ in range(rng.choice((1, 1, 3)))}
+    """Remove, repeat or replace one to three instructions, or insert others after them."""
+    offsets = _offsets(data)
+    chosen = {rng.randrange(len(offsets) - 1) for _ in range(rng.choice((1, 1, 3)))}
     for at in sorted(chosen, reverse=True):
-        start, end = places[at], places[at + 1]
-        choice, one = rng.randrange(5), data[start:end]
+        start, end = offsets[at], offsets[at + 1]
+        choice, changed = rng.randrange(5), data[start:end]
         if choice == 0:
-            one = b""
+            changed = b""
         elif choice == 1:
-            one *= rng.choice((2, 100, 5000))
+            changed *= rng.choice((2, 100, 5000))
         elif choice == 2:
-            one = mutate.some_bytes(rng, one)
+            changed = mutate.some_bytes(rng, changed)
         elif choice == 3:
-            one = rng.choice(_INSTRUCTIONS)
+            changed = rng.choice(_INSTRUCTIONS)
         else:
-            other = rng.choice(places)
-            one += data[other : other + rng.randrange(1, 200)]
-        data = data[:start] + one + data[end:]
+            other = rng.choice(offsets)
+            changed += data[other : other + rng.randrange(1, 200)]
+        data = data[:start] + changed + data[end:]
     return data
 
 
-def _places(data: bytes) -> list[int]:
-    """Where the instructions of a run of pickles begin, and its end."""
-    places = [0]
-    while places[-1] < len(data):
-        start = places.pop()
-        places += [start + place for _, _, place in pickletools.genops(data[start:])]
-        places.append(places[-1] + 1)
-    return places
+def _offsets(data: bytes) -> list[int]:
+    """Return the offsets of the instructions in consecutive pickles, and the end."""
+    offsets = [0]
+    while offsets[-1] < len(data):
+        start = offsets.pop()
+        offsets += [start + offset for _, _, offset in pickletools.genops(data[start:])]
+        offsets.append(offsets[-1] + 1)
+    return offsets

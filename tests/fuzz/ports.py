@@ -1,4 +1,4 @@
-"""Small models in the formats that networks are ported to, written by hand."""
+"""Small models in the formats of other frameworks, written by hand."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def _text(number: int, text: str) -> Field:
     return Field(number, 2, text.encode())
 
 
-def onnx_tensor(name: str, array: np.ndarray, listed: bool = False, beside: int = -1) -> bytes:
-    """A TensorProto of float32: raw, listed by value, or at an offset of another file."""
+def onnx_tensor(name: str, array: np.ndarray, listed: bool = False, external: int = -1) -> bytes:
+    """Return a TensorProto of float32: raw, as a list, or at an offset of another file."""
     fields = [Field(1, 0, size) for size in array.shape] + [Field(2, 0, 1)]
     if listed:
         fields.append(Field(4, 2, array.astype("<f4").tobytes()))
     fields.append(_text(8, name))
-    if beside >= 0:
-        for key, value in (("location", "w.bin"), ("offset", str(beside)), ("length", "12")):
+    if external >= 0:
+        for key, value in (("location", "w.bin"), ("offset", str(external)), ("length", "12")):
             fields.append(Field(13, 2, encode([_text(1, key), _text(2, value)])))
         fields.append(Field(14, 0, 1))
     elif not listed:
@@ -35,7 +35,7 @@ def onnx_tensor(name: str, array: np.ndarray, listed: bool = False, beside: int 
 
 
 def onnx_node(kind: str, inputs: list[str], outputs: list[str], *attributes: bytes) -> Field:
-    """A NodeProto, as a field of a graph."""
+    """Return a NodeProto, as a field of a graph."""
     fields = [_text(1, name) for name in inputs] + [_text(2, name) for name in outputs]
     fields += [_text(3, f"node_{outputs[0]}"), _text(4, kind)]
     fields += [Field(5, 2, attribute) for attribute in attributes]
@@ -43,26 +43,26 @@ def onnx_node(kind: str, inputs: list[str], outputs: list[str], *attributes: byt
 
 
 def onnx_norm(x: str, prefix: str, y: str) -> Field:
-    """A BatchNormalization."""
+    """Return a BatchNormalization node."""
     epsilon = encode([_text(1, "epsilon"), Field(2, 5, struct.pack("<f", 1e-3)), Field(20, 0, 1)])
     return onnx_node("BatchNormalization", [x, *(f"{prefix}.{n}" for n in NAMES)], [y], epsilon)
 
 
 def onnx_tensors(prefix: str, **options: Any) -> list[Field]:
-    """The initializers of a BatchNormalization."""
+    """Return the initializers of a BatchNormalization."""
     arrays = zip(NAMES, values().values(), strict=True)
     return [Field(5, 2, onnx_tensor(f"{prefix}.{n}", array, **options)) for n, array in arrays]
 
 
 def onnx_model(graph: list[Field], *more: Field) -> bytes:
-    """A ModelProto."""
+    """Return a ModelProto."""
     opset = encode([_text(1, ""), Field(2, 0, 15)])
     head = [Field(1, 0, 8), _text(2, "hand"), _text(3, "1.0")]
     return encode([*head, Field(7, 2, encode(graph)), Field(8, 2, opset), *more])
 
 
 def onnx_files() -> dict[str, dict[str, bytes]]:
-    """Name -> files of an ONNX model, the first of which is the model's own."""
+    """Return name -> files of an ONNX model, the model itself first."""
     plain = [onnx_norm("x", "a", "t"), onnx_norm("t", "b", "y")]
     plain += onnx_tensors("a") + onnx_tensors("b", listed=True)
     nested = encode(
@@ -72,7 +72,7 @@ def onnx_files() -> dict[str, dict[str, bytes]]:
         encode([_text(1, name), Field(6, 2, nested), Field(20, 0, 5)])
         for name in ("then_branch", "else_branch")
     ]
-    held = encode(
+    value = encode(
         [_text(1, "value"), Field(5, 2, onnx_tensor("", values()["beta"])), Field(20, 0, 4)]
     )
     called = encode(
@@ -84,16 +84,16 @@ def onnx_files() -> dict[str, dict[str, bytes]]:
             _text(10, "own"),
         ]
     )
-    given = ("t", "b.weight", "c", "b.running_mean", "b.running_var")
+    inputs = ("t", "b.weight", "c", "b.running_mean", "b.running_var")
     rest = (_text(2, "y"), _text(4, "Own"), _text(7, "own"))
-    call = encode([*(_text(1, name) for name in given), *rest])
+    call = encode([*(_text(1, name) for name in inputs), *rest])
     structured = [
         onnx_node("If", ["flag"], ["t"], *branches),
-        onnx_node("Constant", [], ["c"], held),
+        onnx_node("Constant", [], ["c"], value),
         Field(1, 2, call),
         *onnx_tensors("b"),
     ]
-    outside = [onnx_norm("x", "a", "y"), *onnx_tensors("a", beside=12)]
+    outside = [onnx_norm("x", "a", "y"), *onnx_tensors("a", external=12)]
     return {
         "plain": {"m.onnx": onnx_model(plain)},
         "structured": {"m.onnx": onnx_model(structured, Field(25, 2, called))},
@@ -102,13 +102,13 @@ def onnx_files() -> dict[str, dict[str, bytes]]:
 
 
 def safetensors() -> bytes:
-    """A safetensors file of two layers."""
+    """Return a safetensors file of two layers."""
     pairs = [(layer, zip(NAMES, values().values(), strict=True)) for layer in ("a", "b")]
     return safetensors_of({f"{layer}.{n}": array for layer, both in pairs for n, array in both})
 
 
 def safetensors_of(tensors: Mapping[str, np.ndarray]) -> bytes:
-    """A safetensors file of float32 tensors."""
+    """Return a safetensors file of float32 tensors."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     data = b""
     for name, array in tensors.items():
@@ -120,12 +120,12 @@ def safetensors_of(tensors: Mapping[str, np.ndarray]) -> bytes:
 
 
 def with_length(header: bytes) -> bytes:
-    """The header of a safetensors file, behind its length."""
+    """Return the header of a safetensors file after its length."""
     return len(header).to_bytes(8, "little") + header
 
 
 class Call(NamedTuple):
-    """What a pickle says of an object: what builds it, from what, and its state."""
+    """An object in a pickle: the function that builds it, the arguments, and the state."""
 
     function: str
     arguments: tuple[Any, ...]
@@ -139,7 +139,7 @@ class Name(NamedTuple):
 
 
 class Storage(NamedTuple):
-    """What a pickle only names; before PyTorch 1.6 with a view, which is none."""
+    """A storage that a pickle refers to; before PyTorch 1.6 with a view, which is None."""
 
     key: str
     count: int
@@ -147,7 +147,7 @@ class Storage(NamedTuple):
 
 
 def program(content: Any) -> bytes:
-    """The instructions of protocol 2 that build something."""
+    """Return the instructions of protocol 2 that build an object."""
     if content is None or isinstance(content, bool):
         return {None: b"N", True: b"\x88", False: b"\x89"}[content]
     if isinstance(content, int):
@@ -175,24 +175,24 @@ def program(content: Any) -> bytes:
 
 
 def pickled(content: Any) -> bytes:
-    """A pickle."""
+    """Return a pickle."""
     return b"\x80\x02" + program(content) + b"."
 
 
 def tensor(storage: Storage, offset: int = 0) -> Call:
-    """A tensor of three numbers in a storage."""
+    """Return a tensor of three numbers in a storage."""
     hooks = Call("collections:OrderedDict", ())
     return Call("torch._utils:_rebuild_tensor_v2", (storage, offset, (3,), (1,), False, hooks))
 
 
 def _storages() -> dict[str, bytes]:
-    """The bytes of storages by their keys."""
+    """Return key -> bytes of a storage."""
     arrays = [array.astype("<f4").tobytes() for array in values().values()]
     return {str(index): raw for index, raw in enumerate(arrays)} | {"9": b"".join(arrays)}
 
 
 def _state(*view: None) -> dict[str, Call]:
-    """A state dict: one layer has a storage for each tensor, another one for all."""
+    """Return a state dict: layer a has a storage for each tensor, layer b has one for all."""
     state = {f"a.{n}": tensor(Storage(str(i), 3, view)) for i, n in enumerate(NAMES)}
     return state | {f"b.{n}": tensor(Storage("9", 12, view), 3 * i) for i, n in enumerate(NAMES)}
 
@@ -202,12 +202,12 @@ def _checkpoint(state: dict[str, Call]) -> dict[str, Any]:
 
 
 def pytorch_files() -> dict[str, bytes]:
-    """Name -> content of a PyTorch file."""
+    """Return name -> content of a PyTorch file."""
     state, storages = _state(), _storages()
-    facts: dict[str, Any] = {"num_features": 3, "eps": 1e-5, "momentum": 0.1, "_modules": {}}
-    facts["_parameters"] = {name: state[f"a.{name}"] for name in NAMES[:2]}
-    facts["_buffers"] = {name: state[f"a.{name}"] for name in NAMES[2:]}
-    norm = Call("torch.nn.modules.batchnorm:BatchNorm2d", (), facts)
+    attributes: dict[str, Any] = {"num_features": 3, "eps": 1e-5, "momentum": 0.1, "_modules": {}}
+    attributes["_parameters"] = {name: state[f"a.{name}"] for name in NAMES[:2]}
+    attributes["_buffers"] = {name: state[f"a.{name}"] for name in NAMES[2:]}
+    norm = Call("torch.nn.modules.batchnorm:BatchNorm2d", (), attributes)
     net = Call("net:Net", (), {"_modules": {"bn": norm}, "_parameters": {}, "_buffers": {}})
     contents = {"state": state, "checkpoint": _checkpoint(state), "whole": {"model": net}}
     files = {f"{name}.pt": pytorch_zip(pickled(each), storages) for name, each in contents.items()}
@@ -215,7 +215,7 @@ def pytorch_files() -> dict[str, bytes]:
 
 
 def pytorch_legacy(content: Any, storages: dict[str, bytes]) -> bytes:
-    """The run of pickles and storages that PyTorch wrote before 1.6."""
+    """Return consecutive pickles and storages, as PyTorch wrote them before 1.6."""
     magic = b"\x80\x02\x8a\x0a" + (0x1950A86A20F9469CFC6C).to_bytes(10, "little") + b"."
     machine = {"protocol_version": 1001, "little_endian": True}
     pickles = map(pickled, (1001, machine, content, list(storages)))
@@ -224,18 +224,18 @@ def pytorch_legacy(content: Any, storages: dict[str, bytes]) -> bytes:
 
 
 def pytorch_zip(content: bytes, storages: dict[str, bytes]) -> bytes:
-    """The zip that PyTorch makes of a pickle and its storages."""
+    """Return the zip that PyTorch makes of a pickle and its storages."""
     members = {"data.pkl": content, "byteorder": b"little", "version": b"3\n"}
     return pytorch_members(members | {f"data/{key}": data for key, data in storages.items()})
 
 
 def pytorch_members(members: dict[str, bytes]) -> bytes:
-    """A zip of these files in a folder."""
+    """Return a zip of these files in a folder."""
     return zipped([(f"m/{name}", data) for name, data in members.items()])
 
 
 def sharded_files() -> dict[str, bytes]:
-    """A safetensors model in two parts, and its index."""
+    """Return a safetensors model in two parts, and its index."""
     parts = {f"m-0000{i + 1}-of-00002.safetensors": layer for i, layer in enumerate(("a", "b"))}
     arrays = dict(zip(NAMES, values().values(), strict=True))
     files = {
@@ -248,7 +248,7 @@ def sharded_files() -> dict[str, bytes]:
 
 
 def tfjs_files(topology: Any, prefix: str) -> dict[str, bytes]:
-    """A TensorFlow.js model of one layer, half of it quantized, in two shards."""
+    """Return a TensorFlow.js model of one layer, half of it quantized, in two shards."""
     weights: list[dict[str, Any]] = []
     data = b""
     for role, array in values().items():
@@ -267,7 +267,7 @@ def tfjs_files(topology: Any, prefix: str) -> dict[str, bytes]:
 
 
 def tfjs_graph(prefix: str) -> dict[str, Any]:
-    """A graph model's topology."""
+    """Return the topology of a graph model."""
 
     def node(name: str, op: str, inputs: list[str], **attributes: Any) -> dict[str, Any]:
         return {"name": name, "op": op, "input": inputs, "attr": attributes}

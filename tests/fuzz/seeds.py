@@ -1,8 +1,8 @@
 """The model files that the fuzzer starts from.
 
-Some lie in the project; some are written here, by NumPy, h5py, TensorFlow and Keras where they
-are installed (kept in the temporary folder, for TensorFlow takes its time); some are files from
-the wild and from many versions of TensorFlow, where a machine has them.
+Some are in the repository. Some are written here by NumPy, h5py, TensorFlow and Keras, if these are
+installed; the files of TensorFlow are kept in the temporary folder, because it is slow. Some are
+public files and files of many versions of TensorFlow, if the machine has them.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from tests.conftest import SHARED
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 LARGEST = 420_000
-"""Bytes of a seed: beyond this a case takes too long."""
+"""Bytes of a seed; larger ones take too long."""
 
 
 @dataclass(frozen=True)
 class Seed:
-    """A model: files by their path, and where bnstat is pointed.
+    """A model: its files, and the path that bnstat loads.
 
     Attributes:
-        name: what it is called in findings.
-        format: whose mutations it gets.
+        name: its name in findings.
+        format: the format whose mutations apply.
         files: path below the case's folder -> content.
         target: the path that is loaded; empty for the folder itself.
     """
@@ -43,7 +43,7 @@ class Seed:
     target: str = ""
 
     def write(self, folder: Path) -> Path:
-        """Write the files into an empty folder; gives the path to load."""
+        """Write the files into an empty folder; return the path to load."""
         for name, content in self.files.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,28 +51,27 @@ class Seed:
         return folder / self.target
 
     def changed(self, name: str, content: bytes) -> Seed:
-        """The same with one file's content replaced."""
+        """Return a copy with the content of one file replaced."""
         return replace(self, files={**self.files, name: content})
 
 
 @cache
 def seeds(tensorflow: bool = True) -> tuple[Seed, ...]:
-    """All seeds that this machine can offer, smaller ones first.
+    """Return all seeds that are available on this machine.
 
     Args:
-        tensorflow: whether to let TensorFlow and Keras write some, which takes half a minute
-            the first time.
+        tensorflow: let TensorFlow and Keras write some, which takes half a minute the first time.
     """
     folders = [DATA]
     if tensorflow and (written := _written_by_tensorflow()) is not None:
         folders.append(written)
     folders += [SHARED / name for name in ("written", "real") if (SHARED / name).is_dir()]
-    found: dict[str, Seed] = {}
+    by_content: dict[str, Seed] = {}
     for folder in folders:
         for seed in _in_folder(folder):
             digest = hashlib.sha256(repr(sorted(seed.files.items())).encode()).hexdigest()
-            found.setdefault(digest + seed.target, seed)
-    made = [*found.values(), *_made_by_hand()]
+            by_content.setdefault(digest + seed.target, seed)
+    made = [*by_content.values(), *_made_by_hand()]
     wild = tuple(f"{name}/" for name in ("written", "real"))
     own = [seed for seed in made if not seed.name.startswith(wild)]
     made += [archive for seed in own for archive in _archived(seed)]
@@ -136,7 +135,7 @@ _OTHER = (".index", ".meta", ".data-")
 
 
 def _made_by_hand() -> Iterator[Seed]:
-    """Files that need no TensorFlow."""
+    """Yield seeds that need no TensorFlow."""
     from tests.builders import flatbuffers
     from tests.fuzz import handmade, ports
 
@@ -166,7 +165,7 @@ def _made_by_hand() -> Iterator[Seed]:
 
 
 def _orbax() -> Iterator[Seed]:
-    """Orbax checkpoints of each layout; none where tensorstore is not installed."""
+    """Yield an Orbax checkpoint of each layout; none if tensorstore is not installed."""
     from tests.builders.orbax import write_item
     from tests.fuzz import handmade
 
@@ -192,7 +191,7 @@ def _orbax() -> Iterator[Seed]:
 
 
 def _archived(seed: Seed) -> Iterator[Seed]:
-    """Small models of several files, as archives."""
+    """Yield small models of several files as archives."""
     if seed.format not in ("saved-model", "bundle", "state") or len(seed.files) > 8:
         return
     if sum(map(len, seed.files.values())) > 60_000:
@@ -208,7 +207,7 @@ def _archived(seed: Seed) -> Iterator[Seed]:
 
 
 def _written_by_tensorflow() -> Path | None:
-    """Files that TensorFlow and Keras write; None where TensorFlow is not installed."""
+    """Return files that TensorFlow and Keras write, or None if these are not installed."""
     script = Path(__file__).with_name("write_seeds.py")
     digest = hashlib.sha256(script.read_bytes()).hexdigest()[:12]
     folder = Path(tempfile.gettempdir()) / f"bnstat-fuzz-seeds-{digest}"

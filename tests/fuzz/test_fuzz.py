@@ -1,4 +1,4 @@
-"""A short run of the fuzzer, and that it would find what it looks for."""
+"""A short run of the fuzzer, and tests that it detects what it looks for."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_format_for_a_moment(rounds: int, tmp_path: Path) -> None:
 
 
 def test_seeds_are_sound() -> None:
-    """A fuzzer that starts from what is refused anyway finds nothing."""
+    """A fuzzer whose seeds are refused finds nothing."""
     for seed in seeds(tensorflow=False):
         assert set(seed.files), seed.name
         assert seed.format in FORMATS
@@ -75,7 +75,7 @@ def test_tables_are_written_as_tensorflow_reads_them(tmp_path: Path) -> None:
         assert (reader.get_tensor(f"bn1/{role}") == array).all()
 
 
-def test_messages_survive_being_taken_apart() -> None:
+def test_parsed_messages_are_written_as_before() -> None:
     message, _ = handmade.bn_graph()
     assert wire.encode(wire.parse(message)) == message
 
@@ -84,7 +84,7 @@ def test_messages_survive_being_taken_apart() -> None:
 
 
 def _planted(tmp_path: Path, code: str) -> Path:
-    """A copy of a worker's starting point in which bnstat does something forbidden."""
+    """Return a folder for PYTHONPATH in which bnstat does something forbidden."""
     path = tmp_path / "sitecustomize.py"
     path.write_text(
         f"import bnstat.loading\ndef load(path, **_):\n    {code}\nbnstat.loading.load = load\n"
@@ -103,7 +103,7 @@ def _planted(tmp_path: Path, code: str) -> Path:
         ("import os; os.abort()", "the process dies with -6"),
     ],
 )
-def test_what_is_forbidden_is_found(
+def test_forbidden_behaviour_is_a_finding(
     code: str, finding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worker: Worker
 ) -> None:
     root = Path(bnstat.__file__).parents[1]
@@ -117,10 +117,10 @@ def test_what_is_forbidden_is_found(
 
 
 @pytest.mark.slow
-def test_a_finding_is_cut_down_and_can_be_replayed(
+def test_a_finding_is_reduced_and_can_be_replayed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """bnstat is made to fail for one byte; of all the damage, only that byte is left."""
+    """bnstat fails for one byte; of all damage, only that byte remains."""
     root = Path(bnstat.__file__).parents[1]
     code = "assert open(path + '/a', 'rb').read()[17] != 255; raise ValueError"
     code = f"\n    {code}".replace("raise ValueError", "return bnstat.model.Model(None, ())")

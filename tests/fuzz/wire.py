@@ -1,6 +1,6 @@
-"""Protocol buffers and SSTables, taken apart and written again with all lengths and checksums.
+"""Protocol buffers and SSTables, parsed and written again with correct lengths and checksums.
 
-This is written after the formats' own description and shares no code with bnstat.
+This follows the descriptions of the formats and shares no code with bnstat.
 """
 
 from __future__ import annotations
@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import google_crc32c
+from tests.builders.tables import MAGIC as MAGIC
+from tests.builders.tables import assemble, varint
+from tests.builders.tables import block as block_contents
+from tests.builders.tables import masked as masked_crc32c  # noqa: F401
+from tests.builders.tables import on_disk as block
 
-MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 FOOTER = 48
 
 
@@ -22,17 +25,8 @@ class Field(NamedTuple):
     value: int | bytes
 
 
-def varint(number: int) -> bytes:
-    """A varint of an unsigned number."""
-    digits = bytearray()
-    while number >= 0x80:
-        digits.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*digits, number])
-
-
 def read_varint(data: bytes, at: int) -> tuple[int, int]:
-    """The varint at a position, and the position after it."""
+    """Return the varint at a position, and the position after it."""
     number = shift = 0
     while True:
         byte = data[at]
@@ -43,10 +37,10 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def parse(message: bytes) -> list[Field]:
-    """The fields of a message.
+    """Return the fields of a message.
 
     Raises:
-        ValueError: the bytes are no message.
+        ValueError: the bytes are not a message.
     """
     fields = []
     at = 0
@@ -72,7 +66,7 @@ def parse(message: bytes) -> list[Field]:
 
 
 def encode(fields: Iterable[Field]) -> bytes:
-    """A message of these fields."""
+    """Return a message of these fields."""
     message = bytearray()
     for number, kind, value in fields:
         message += varint(number << 3 | kind)
@@ -83,65 +77,24 @@ def encode(fields: Iterable[Field]) -> bytes:
     return bytes(message)
 
 
-def masked_crc32c(data: bytes, crc: int = 0) -> int:
-    """The checksum of blocks and tensors, as it is stored."""
-    crc = google_crc32c.extend(crc, data)
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def block(contents: bytes, kind: int = 0) -> bytes:
-    """A block as it lies in a table, with its type and checksum."""
-    typed = contents + bytes([kind])
-    return typed + masked_crc32c(typed).to_bytes(4, "little")
-
-
-def block_contents(entries: Sequence[tuple[bytes, bytes]], interval: int = 16) -> bytes:
-    """The contents of a block of these entries."""
-    contents = bytearray()
-    restarts = []
-    before = b""
-    for index, (key, value) in enumerate(entries):
-        shared = 0
-        if index % interval == 0:
-            restarts.append(len(contents))
-        else:
-            while shared < min(len(key), len(before)) and key[shared] == before[shared]:
-                shared += 1
-        contents += varint(shared) + varint(len(key) - shared) + varint(len(value))
-        contents += key[shared:] + value
-        before = key
-    for restart in restarts or [0]:
-        contents += restart.to_bytes(4, "little")
-    return bytes(contents + max(1, len(restarts)).to_bytes(4, "little"))
-
-
 def table(blocks: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """A table of blocks, each given as its last key and its contents."""
-    data = bytearray()
-    index = []
-    for last, contents in blocks:
-        index.append((last, varint(len(data)) + varint(len(contents))))
-        data += block(contents)
-    handles = b""
-    for contents in (block_contents([]), block_contents(index, 1)):
-        handles += varint(len(data)) + varint(len(contents))
-        data += block(contents)
-    return bytes(data + handles.ljust(FOOTER - 8, b"\0") + MAGIC)
+    """Return a table of blocks, each given as its last key and its contents."""
+    return assemble((last, block(contents)) for last, contents in blocks)
 
 
 def write_table(entries: Sequence[tuple[bytes, bytes]], per_block: int = 1000) -> bytes:
-    """A table of entries, in the order given."""
+    """Return a table of entries, in the given order."""
     parts = [entries[at : at + per_block] for at in range(0, len(entries), per_block)]
     return table([(part[-1][0], block_contents(part)) for part in parts])
 
 
 def read_table(data: bytes) -> list[tuple[bytes, bytes]]:
-    """The entries of a sound table without compression."""
+    """Return the entries of a table without compression."""
     return [entry for contents in read_blocks(data) for entry in _entries(contents)]
 
 
 def read_blocks(data: bytes) -> list[bytes]:
-    """The contents of the data blocks of such a table."""
+    """Return the contents of the data blocks of such a table."""
     footer = data[-FOOTER:]
     at = 0
     for _ in range(2):

@@ -19,25 +19,25 @@ import bnstat
 from tests.builders import effort
 
 LOOPS: Final = effort.LOOPS
-"""CPU time that a file may cost, in calibration loops."""
+"""CPU time for a file, in calibration loops."""
 
 MEMORY: Final = 1 << 30
-"""Bytes that the process may take for a file, beyond what Python and the libraries take."""
+"""Bytes for a file, beyond the memory of Python and the libraries."""
 
 _WALL: Final = 600
-"""Seconds after which a process that waits for something is ended."""
+"""Seconds after which a waiting process is ended."""
 
 _PACKAGE: Final = Path(bnstat.__file__).parent
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How it went with one file.
+    """The result for one file.
 
     Attributes:
-        text: `answer: DIGEST` or `error: KIND`; for a finding what is wrong and where.
-        is_finding: whether it is one.
-        details: the traceback, where there is one.
+        text: `answer: DIGEST` or `error: KIND`; for a finding, the problem and its place.
+        is_finding: True for a finding.
+        details: the traceback, if there is one.
     """
 
     text: str
@@ -46,13 +46,13 @@ class Verdict:
 
 
 class Worker:
-    """Judges one path after the other in a process of its own."""
+    """Judges one path after the other in a separate process."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
 
     def judge(self, path: Path) -> Verdict:
-        """The verdict on what lies at a path; never raises for what is there."""
+        """Return the verdict on a path; never raise because of its content."""
         process = self._process or self._start()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -97,7 +97,7 @@ class Worker:
 
 
 def _serve() -> None:
-    """Judge the paths that come on standard input, a line each; answer a line each."""
+    """Read one path per line from standard input; write one line with the verdict for each."""
     from tests.fuzz.judge import judge
 
     _load_everything()
@@ -130,7 +130,7 @@ def _serve() -> None:
 
 
 def _load_everything() -> None:
-    """Import what files of any kind need, so that it counts neither as time nor as memory."""
+    """Import the modules for all formats, so that they count neither as time nor as memory."""
     for name in (
         "ml_dtypes",
         "bnstat.checks",

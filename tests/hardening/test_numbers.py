@@ -58,7 +58,7 @@ def test_tensors_that_share_their_bytes_do_not_multiply(
 ) -> None:
     """50,000 tensors of the same 4 MB would be 200 GB."""
     data = b"\0" * (4 << 20 if size else 0)
-    entry = handmade.entry(1, (len(data) // 4,), 0, data)
+    entry = handmade.entry(data, shape=(len(data) // 4,))
     names = [f"bn{i}/{role}" for i in range(12_500) for role in handmade.ROLES]
     entries = {b"": handmade.header(), **{name.encode(): entry for name in names}}
     files = {

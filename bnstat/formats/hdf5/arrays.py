@@ -16,10 +16,10 @@
     fill v3         version, flags (0x20: defined), size (u32), the value
 
 Keras stores every array contiguously; these arrays are read here. Other tools write chunks when
-they compress a file. HDF5's own library reads chunks, and arrays that were never written, which
-consist of fill values. Damaged files can make the library crash or allocate without a bound, so it
-never sees the file: it is given a minimal file with one dataset, made of messages that were checked
-here, over the bytes of the original.
+they compress a file. HDF5's own library reads chunks, arrays in a header, and arrays that were
+never written, which consist of fill values. Damaged files can make the library crash or allocate
+without a bound, so it never sees the file. It is given a minimal file with one dataset, made of
+messages that were checked here, over the bytes of the original.
 
 Source: HDF5 File Format Specification 3.0, sections II.A, III.A.1 and IV.A.2.d to f, i and l.
 """
@@ -49,7 +49,6 @@ from bnstat.formats.hdf5.objects import (
     LINK_INFO,
     OLD_FILL,
     SIGNATURE,
-    Cursor,
     Message,
     Objects,
 )
@@ -115,11 +114,7 @@ class Dataset:
 
 
 def find_dataset(objects: Objects, path: str, messages: list[Message]) -> Dataset | None:
-    """Return the dataset with these messages, or None if they describe none with a shape.
-
-    Raises:
-        DamagedError: a message is cut short.
-    """
+    """Return the dataset with these messages, or None if they do not describe one."""
     by_kind = {message.kind: message for message in messages}
     if not {LAYOUT, DATASPACE, DATATYPE} <= by_kind.keys() or by_kind[DATASPACE].is_shared:
         return None
@@ -137,7 +132,7 @@ def _element(objects: Objects, datatype: bytes) -> tuple[str, str]:
     h5py stores bfloat16, which older versions of HDF5 lack, as opaque pairs of bytes; Keras writes
     no other opaque types.
     """
-    body = Cursor(datatype, objects.path)
+    body = objects.parse(datatype)
     kind, bits = body.number(1) & 0x0F, body.take(3)
     size = body.number(4)
     order = ">" if bits[0] & 1 else "<"
@@ -164,39 +159,25 @@ class _Layout(NamedTuple):
         address: of contiguous bytes or of the tree of chunks; None if nothing was allocated, or
             if another structure lists the chunks.
         length: the number of contiguous bytes; None if the layout does not record it.
-        data: the bytes in the header.
     """
 
     kind: int
     address: int | None = None
     length: int | None = None
-    data: bytes = b""
 
 
 def _layout(objects: Objects, dataset: Dataset) -> _Layout:
-    """Parse a dataset's layout message.
-
-    Raises:
-        DamagedError: it is cut short.
-    """
-    body = Cursor(dataset.messages[LAYOUT].body, objects.path)
+    body = objects.parse(dataset.messages[LAYOUT].body)
     version = body.number(1)
     if version < 3:
-        rank, kind = body.number(1), body.number(1)
-        body.take(5)
-        if kind != _COMPACT:
-            return _Layout(kind, objects.defined_address(body))
-        body.take(4 * rank)
-        return _Layout(kind, data=body.take(body.number(4)))
+        _, kind, _ = body.number(1), body.number(1), body.take(5)
+        return _Layout(kind, body.allocated() if kind != _COMPACT else None)
     kind = body.number(1)
-    if kind == _COMPACT:
-        return _Layout(kind, data=body.take(body.number(2)))
     if kind == _CONTIGUOUS:
-        address = objects.defined_address(body)
-        return _Layout(kind, address, body.number(objects.length_size))
+        return _Layout(kind, body.allocated(), body.length())
     if kind == _CHUNKED and version == 3:
         body.take(1)
-        return _Layout(kind, objects.defined_address(body))
+        return _Layout(kind, body.allocated())
     return _Layout(kind)
 
 
@@ -215,8 +196,8 @@ def read(objects: Objects, dataset: Dataset) -> Array:
         reason = "refers to data outside of the file, which is never followed"
         raise UnsupportedError(objects.path, f"{dataset.path} {reason}")
     size = dataset.count * dtype.itemsize
-    if size == 0 or layout.kind == _COMPACT:
-        data = layout.data
+    if size == 0:
+        data = b""
     elif layout.kind == _CONTIGUOUS and layout.address is not None:
         length = size if layout.length is None else min(size, layout.length)
         data = objects.array_bytes(layout.address, length)
@@ -238,9 +219,9 @@ def extents(objects: Objects, dataset: Dataset) -> list[Range]:
         DamagedError: the tree of chunks is inconsistent.
     """
     dtype = dataset.stored_dtype
-    layout = _layout(objects, dataset)
     if dtype is None or EXTERNAL in dataset.messages or dataset.count == 0:
         return []
+    layout = _layout(objects, dataset)
     if layout.address is None:
         return []
     if layout.kind == _CHUNKED:
@@ -257,32 +238,27 @@ def _chunks(objects: Objects, dataset: Dataset, root: int) -> Iterator[tuple[int
     """Yield the address and the stored size of each chunk in a tree.
 
     Raises:
-        DamagedError: a node is missing, or is not one level below its parent.
+        DamagedError: a node is missing, or is not one level below its only parent.
     """
     pending: list[tuple[int, int | None]] = [(root, None)]
     seen = {root}
     while pending:
         address, expected = pending.pop()
         level, children = objects.tree_node(address, 1, 8 + 8 * (len(dataset.shape) + 1))
-        if expected is not None and level != expected:
-            raise objects.damage(f"{dataset.path} has a tree of chunks that is not a tree")
+        is_tree = expected in (None, level)
         for child, key in children:
             if level == 0:
                 yield child, int.from_bytes(key[:4], "little")
-            elif child in seen:
-                raise objects.damage(f"{dataset.path} has a tree of chunks that is not a tree")
             else:
+                is_tree = is_tree and child not in seen
                 seen.add(child)
                 pending.append((child, level - 1))
+        if not is_tree:
+            raise objects.damage(f"{dataset.path} has a tree of chunks that is not a tree")
 
 
 def _read_by_library(objects: Objects, dataset: Dataset, layout: _Layout, itemsize: int) -> bytes:
-    """Read the elements of a dataset, as they are stored, through HDF5's library.
-
-    Raises:
-        DamagedError: the chunks are inconsistent or too large, or HDF5 cannot read them.
-        UnsupportedError: the dataset shares messages with others.
-    """
+    """Read the elements of a dataset, as they are stored, through HDF5's library."""
     messages = [dataset.messages[kind] for kind in _COPIED if kind in dataset.messages]
     if any(message.is_shared for message in messages):
         raise UnsupportedError(objects.path, f"{dataset.path} shares its description with others")
@@ -305,7 +281,7 @@ def _read_by_library(objects: Objects, dataset: Dataset, layout: _Layout, itemsi
 
 
 def _fill_size(message: Message) -> int:
-    """Return the size of a stored fill value; 0 if there is none, or the message is another."""
+    """Return the size of the fill value in a message; 0 if it contains none."""
     body = message.body
     if message.kind == OLD_FILL:
         start = 0
@@ -320,13 +296,11 @@ def _fill_size(message: Message) -> int:
 
 
 def _check_chunks(objects: Objects, dataset: Dataset, opened: Any, itemsize: int) -> None:
-    """Check that chunks are not larger than they claim, and are not vast beside their file.
-
-    `opened` is h5py's `DatasetID` of the dataset.
+    """Check that the chunks of h5py's `DatasetID` fit the file, and do not expand beyond a chunk.
 
     Raises:
-        DamagedError: they are.
-        UnsupportedError: data was compressed in a way whose size cannot be checked.
+        DamagedError: they do not.
+        UnsupportedError: they were compressed in a way that does not allow this check.
     """
     from h5py import h5z
 

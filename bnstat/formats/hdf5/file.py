@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Final
 
@@ -85,19 +84,6 @@ def is_hdf5(file: File) -> bool:
     return signature_offset(file) is not None
 
 
-@dataclass(frozen=True, slots=True)
-class _Tree:
-    """The contents of a file.
-
-    Attributes:
-        headers: path of a group -> the address of its header.
-        variables: path of a dataset -> variable.
-    """
-
-    headers: dict[str, int]
-    variables: dict[str, Variable]
-
-
 class Hdf5:
     """An HDF5 file's groups, its datasets as variables, and its text attributes.
 
@@ -127,12 +113,12 @@ class Hdf5:
             DamagedError: the tree is inconsistent or nested too deeply.
             UnsupportedError: groups are stored in a way that Keras never uses.
         """
-        return self._tree.headers.keys()
+        return self._tree[0].keys()
 
     @property
     def variables(self) -> Mapping[str, Variable]:
         """Path -> variable, for every dataset that has a shape. Raises as `groups` does."""
-        return self._tree.variables
+        return self._tree[1]
 
     @property
     def outside(self) -> Set[str]:
@@ -180,14 +166,16 @@ class Hdf5:
         return None if header is None else self._attributes.texts(header, name)
 
     def _header(self, group: str) -> int | None:
-        return self._tree.headers.get(group) if group else self._objects.root
+        return self._tree[0].get(group) if group else self._objects.root
 
     @cached_property
-    def _tree(self) -> _Tree:
+    def _tree(self) -> tuple[dict[str, int], dict[str, Variable]]:
+        """Path of a group -> its header's address; path of a dataset -> variable."""
         if not self._is_fetched:
             self._is_fetched = True
             self._fetch_ahead()
-        tree = _Tree({}, {})
+        headers: dict[str, int] = {}
+        variables: dict[str, Variable] = {}
         seen = {self._objects.root}
         pending = [("", self._objects.root)]
         characters = 0
@@ -198,7 +186,7 @@ class Hdf5:
                 self._outside.add(path)
             dataset = find_dataset(self._objects, path, messages)
             if dataset is not None:
-                tree.variables[path] = Variable(
+                variables[path] = Variable(
                     key=path,
                     name=path.removesuffix(":0"),
                     dtype=dataset.dtype,
@@ -207,7 +195,7 @@ class Hdf5:
                     finder=partial(extents, self._objects, dataset),
                 )
             elif any(message.kind in _GROUP for message in messages):
-                tree.headers[path] = header
+                headers[path] = header
                 if path.count("/") >= _MAX_DEPTH:
                     raise DamagedError(self.path, f"groups are nested deeper than {_MAX_DEPTH}")
                 for name, child in sorted(self._links(messages), reverse=True):
@@ -217,7 +205,7 @@ class Hdf5:
                         characters += len(pending[-1][0])
             if len(seen) > _MAX_OBJECTS or characters > _MAX_NAMES:
                 raise DamagedError(self.path, "it has too many objects, or too long names")
-        return tree
+        return headers, variables
 
     def _fetch_ahead(self, is_root_enough: bool = False) -> None:
         """Fetch the groups, names and texts of a remote file in a few round trips.
@@ -267,16 +255,16 @@ class Hdf5:
         """Return the name and the header's address for each of a group's hard links."""
         links: list[tuple[str, int]] = []
         for message in messages:
-            body = Cursor(message.body, self.path)
+            body = self._objects.parse(message.body)
             if message.kind == SYMBOL_TABLE:
-                links += self._old_links(self._objects.address(body), self._objects.address(body))
+                links += self._old_links(body.address(), body.address())
             elif message.kind == LINK_INFO:
                 _, flags = body.number(1), body.number(1)
                 body.take(8 if flags & 1 else 0)
-                heap, tree = self._objects.address(body), self._objects.address(body)
-                if not self._objects.is_undefined(heap):
+                heap, tree = body.allocated(), body.address()
+                if heap is not None:
                     for link in dense_messages(self._objects, heap, tree, LINKS):
-                        links += self._new_link(Cursor(link, self.path))
+                        links += self._new_link(self._objects.parse(link))
             elif message.kind == LINK:
                 links += self._new_link(body)
         return links
@@ -288,7 +276,7 @@ class Hdf5:
         body.take((8 if flags & 0x04 else 0) + (1 if flags & 0x10 else 0))
         name = body.take(body.number(1 << (flags & 3)))
         if kind == 0:
-            yield decode(name), self._objects.address(body)
+            yield decode(name), body.address()
         elif kind >= _OTHER_FILE:
             self._outside.add(decode(name))
 
@@ -296,20 +284,16 @@ class Hdf5:
         """Yield the hard links of a group that is stored as a tree of symbol nodes."""
         objects = self._objects
         objects.expect([(heap, _HEAP), (tree, _TREE)])
-        head = objects.cursor(heap, 8 + 2 * objects.length_size + objects.offset_size)
-        if head.take(4) != b"HEAP":
-            raise objects.damage("a group has no heap of names")
+        head = objects.cursor(heap, 8 + 2 * objects.length_size + objects.offset_size, b"HEAP")
         head.take(4)
-        size, _ = head.number(objects.length_size), head.number(objects.length_size)
-        names = objects.cursor(objects.address(head), size).data
+        size, _ = head.length(), head.length()
+        names = objects.cursor(head.address(), size).data
         address = "Q" if objects.offset_size == 8 else "I"
         entry = struct.Struct(f"<{address}{address}I20x")
         nodes = list(self._nodes(tree))
         objects.expect((node, 8 + _MEMBERS * entry.size) for node in nodes)
         for node in nodes:
-            start = objects.cursor(node, 8)
-            if start.take(4) != b"SNOD":
-                raise objects.damage("a group has no list of members")
+            start = objects.cursor(node, 8, b"SNOD")
             start.take(2)
             count = start.number(2)
             entries = objects.cursor(node + 8, count * entry.size).data
@@ -328,8 +312,7 @@ class Hdf5:
             address = pending.pop()
             objects.expect((node, _TREE) for node in (address, *pending))
             level, children = objects.tree_node(address, 0, objects.length_size)
-            fresh = [child for child, _ in children if child not in seen]
-            fresh = list(dict.fromkeys(fresh))
+            fresh = [child for child in dict(children) if child not in seen]
             seen.update(fresh)
             if level == 0:
                 yield from fresh

@@ -96,12 +96,12 @@ def signature_offset(file: File) -> int | None:
 
 
 class Cursor:
-    """Bytes that are consumed from the front."""
+    """Bytes of a file that are consumed from the front; `take` raises if there are too few."""
 
-    def __init__(self, data: bytes, path: str) -> None:
+    def __init__(self, data: bytes, objects: Objects) -> None:
         self.data = data
-        self.path = path
         self.at = 0
+        self._objects = objects
 
     @property
     def left(self) -> int:
@@ -109,19 +109,28 @@ class Cursor:
         return len(self.data) - self.at
 
     def take(self, length: int) -> bytes:
-        """Return the next bytes.
-
-        Raises:
-            DamagedError: there are fewer.
-        """
+        """Return the next bytes."""
         if length > self.left:
-            raise DamagedError(self.path, "damaged HDF5: a structure is cut short")
+            raise self._objects.damage("a structure is cut short")
         self.at += length
         return self.data[self.at - length : self.at]
 
     def number(self, length: int) -> int:
         """Return the next little-endian number of `length` bytes."""
         return int.from_bytes(self.take(length), "little")
+
+    def length(self) -> int:
+        """Return the next length."""
+        return self.number(self._objects.length_size)
+
+    def address(self) -> int:
+        """Return the next address."""
+        return self.number(self._objects.offset_size)
+
+    def allocated(self) -> int | None:
+        """Return the next address, or None if it stands for "nothing allocated"."""
+        address = self.address()
+        return None if address == (1 << 8 * self._objects.offset_size) - 1 else address
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +149,7 @@ class Message:
 
 
 class AbsentError(Exception):
-    """Bytes must be fetched first.
-
-    Attributes:
-        spans: the address and length of each piece.
-    """
+    """The bytes at `spans` (address and length) must be fetched first."""
 
     def __init__(self, spans: list[tuple[int, int]]) -> None:
         self.spans = spans
@@ -191,11 +196,9 @@ class Objects:
         head.take(9 if version < 2 else 1)
         self.tree_width = head.number(2) if version == 1 else _TREE_WIDTH
         head.take(2 if version == 1 else 0)
-        base = self.address(head)
-        head.take(self.offset_size)
-        end = self.address(head)
+        base, _, end = head.address(), head.address(), head.address()
         head.take(2 * self.offset_size if version < 2 else 0)
-        self.root = self.address(head)
+        self.root = head.address()
         stored = end - base + start
         if stored > file.size:
             raise DamagedError(
@@ -208,21 +211,12 @@ class Objects:
         """Return the error for an inconsistent file."""
         return DamagedError(self.path, f"damaged HDF5: {what}")
 
-    def address(self, cursor: Cursor) -> int:
-        """Return the next address."""
-        return cursor.number(self.offset_size)
+    def parse(self, data: bytes) -> Cursor:
+        """Return a cursor over bytes of this file."""
+        return Cursor(data, self)
 
-    def is_undefined(self, address: int) -> bool:
-        """Return True for the address that stands for "nothing allocated"."""
-        return address == (1 << 8 * self.offset_size) - 1
-
-    def defined_address(self, cursor: Cursor) -> int | None:
-        """Return the next address, or None if nothing was allocated."""
-        address = self.address(cursor)
-        return None if self.is_undefined(address) else address
-
-    def cursor(self, address: int, length: int) -> Cursor:
-        """Return the bytes of a structure.
+    def cursor(self, address: int, length: int, signature: bytes = b"") -> Cursor:
+        """Return the bytes of a structure, after its signature.
 
         Raises:
             DamagedError: the file lacks them. Or its structures overlap: in a damaged file,
@@ -233,7 +227,10 @@ class Objects:
         self._unread -= length
         if self._unread < 0:
             raise self.damage("its structures overlap")
-        return Cursor(self._file.read(self._start + address, length), self.path)
+        cursor = Cursor(self._file.read(self._start + address, length), self)
+        if cursor.take(len(signature)) != signature:
+            raise self.damage(f"{signature[:4].decode()} is missing")
+        return cursor
 
     @contextmanager
     def no_trips(self) -> Iterator[None]:
@@ -291,8 +288,8 @@ class Objects:
                     raise self.damage("an object header is cut short")
                 body = data[at - size : at]
                 if kind == _CONTINUATION:
-                    block = Cursor(body, self.path)
-                    address, length = self.address(block), block.number(self.length_size)
+                    block = self.parse(body)
+                    address, length = block.address(), block.length()
                     # Version 2 has "OCHK" before the messages and a checksum after them.
                     pending.append((address + 4, length - 8) if is_v2 else (address, length))
                 elif kind != _EMPTY:
@@ -301,36 +298,25 @@ class Objects:
     def tree_node(
         self, address: int, kind: int, key_size: int
     ) -> tuple[int, list[tuple[int, bytes]]]:
-        """Return the level of a node of a version 1 tree, and the address and key of each child.
-
-        Args:
-            address: the node's address.
-            kind: the type of the tree.
-            key_size: the bytes of a key.
-
-        Raises:
-            DamagedError: there is no such node.
-        """
-        head = self.cursor(address, 8 + 2 * self.offset_size)
-        if head.take(5) != b"TREE" + bytes([kind]):
-            raise self.damage("a node of a tree is missing")
+        """Return the level of a node of a version 1 tree, and the address and key of each child."""
+        head = self.cursor(address, 8 + 2 * self.offset_size, b"TREE" + bytes([kind]))
         level, count = head.number(1), head.number(2)
         entries = self.cursor(address + len(head.data), count * (key_size + self.offset_size))
         children = []
         for _ in range(count):
             key = entries.take(key_size)
-            children.append((self.address(entries), key))
+            children.append((entries.address(), key))
         return level, children
 
     def dimensions(self, dataspace: bytes) -> tuple[int, ...] | None:
         """Return the shape in a dataspace message, or None if it describes no elements."""
-        space = Cursor(dataspace, self.path)
+        space = self.parse(dataspace)
         version, rank, _ = space.number(1), space.number(1), space.number(1)
         if version == 1:
             space.take(5)
         elif space.number(1) == 2:
             return None
-        return tuple(space.number(self.length_size) for _ in range(rank))
+        return tuple(space.length() for _ in range(rank))
 
 
 LINKS: Final = 5
@@ -356,13 +342,11 @@ def dense_messages(objects: Objects, heap: int, tree: int, kind: int) -> Iterato
 
 def _records(objects: Objects, tree: int, kind: int) -> Iterator[bytes]:
     """Yield the records of a tree, in any order."""
-    head = objects.cursor(tree, 20 + objects.offset_size)
-    if head.take(4) != b"BTHD" or head.number(2) >> 8 != kind:
-        raise objects.damage("a tree of names is missing")
+    head = objects.cursor(tree, 20 + objects.offset_size, b"BTHD")
+    head.take(2)
     node_size, record_size, depth = head.number(4), head.number(2), head.number(2)
     head.take(2)
-    root = objects.address(head)
-    count = head.number(2)
+    root, count = head.allocated(), head.number(2)
     if record_size < _POSITIONS[kind][1] or node_size < 10 + record_size or depth > _MAX_DEPTH:
         raise objects.damage("a tree of names has invalid sizes")
     # The capacity of a node determines the bytes of the counts in its parent.
@@ -374,19 +358,17 @@ def _records(objects: Objects, tree: int, kind: int) -> Iterator[bytes]:
         capacity = max(0, node_size - 10 - pointer) // (record_size + pointer)
         total = (capacity + 1) * total + capacity
         total_sizes.append(_width(total))
-    if objects.is_undefined(root):
+    if root is None:
         return
     pending, seen = [(root, count, depth)], {root}
     while pending:
         address, count, depth = pending.pop()
-        node = objects.cursor(address, node_size)
-        if node.take(4) != (b"BTIN" if depth else b"BTLF"):
-            raise objects.damage("a node of a tree of names is missing")
+        node = objects.cursor(address, node_size, b"BTIN" if depth else b"BTLF")
         node.take(2)
         for _ in range(count):
             yield node.take(record_size)
         for _ in range(count + 1 if depth else 0):
-            child, below = objects.address(node), node.number(count_size)
+            child, below = node.address(), node.number(count_size)
             node.take(total_sizes[depth - 1])
             if child not in seen:
                 seen.add(child)
@@ -398,9 +380,7 @@ class _Heap:
 
     def __init__(self, objects: Objects, address: int) -> None:
         lengths, offsets = objects.length_size, objects.offset_size
-        head = objects.cursor(address, 22 + 12 * lengths + 3 * offsets)
-        if head.take(4) != b"FRHP":
-            raise objects.damage("a heap of names is missing")
+        head = objects.cursor(address, 22 + 12 * lengths + 3 * offsets, b"FRHP")
         head.take(3)
         if head.number(2):
             raise UnsupportedError(objects.path, "has a compressed heap of names")
@@ -409,10 +389,10 @@ class _Heap:
         head.take(lengths + offsets + lengths + offsets + 8 * lengths)
         self._objects = objects
         self._width = head.number(2)
-        self._first_size, largest_block = head.number(lengths), head.number(lengths)
+        self._first_size, largest_block = head.length(), head.length()
         self._offset_bits = head.number(2)
         head.take(2)
-        self._root, self._rows = objects.address(head), head.number(2)
+        self._root, self._rows = head.address(), head.number(2)
         if not (0 < self._first_size <= largest_block and self._width > 0):
             raise objects.damage("a heap of names has invalid sizes")
         self._offset_size = (self._offset_bits + 7) // 8
@@ -423,7 +403,7 @@ class _Heap:
 
     def message(self, position: bytes) -> bytes:
         """Return the message at a position."""
-        body = Cursor(position, self._objects.path)
+        body = self._objects.parse(position)
         if body.number(1) >> 4 & 3 != _MANAGED:
             raise UnsupportedError(self._objects.path, "has names too long for their heap")
         offset, length = body.number(self._offset_size), body.number(self._length_size)
@@ -443,7 +423,7 @@ class _Heap:
                 continue
             column = (offset - start) // size
             entry = table + header + (row * self._width + column) * objects.offset_size
-            child = objects.address(objects.cursor(entry, objects.offset_size))
+            child = objects.cursor(entry, objects.offset_size).address()
             start += column * size
             if row < self._direct_rows:
                 return child, start
@@ -472,19 +452,11 @@ class Attributes:
         self._heaps: dict[int, dict[int, tuple[int, int]]] = {}
 
     def names(self, header: int) -> set[str]:
-        """Return the names of the attributes of the object whose header is at an address.
-
-        Raises:
-            DamagedError: its header is cut short.
-        """
+        """Return the names of the attributes of the object whose header is at an address."""
         return {attribute.name for attribute in self._attributes(header)}
 
     def texts(self, header: int, name: str) -> list[str] | None:
-        """Return the texts in an attribute, or None if it is missing or has another type.
-
-        Raises:
-            DamagedError: a length or an address does not fit the file.
-        """
+        """Return the texts in an attribute, or None if it is missing or has another type."""
         for attribute in self._attributes(header):
             if attribute.name == name:
                 return self._elements(attribute)
@@ -493,11 +465,11 @@ class Attributes:
     def _attributes(self, header: int) -> Iterator[_Attribute]:
         for message in self._objects.messages(header):
             if message.kind == ATTRIBUTE_INFO:
-                info = Cursor(message.body, self._objects.path)
+                info = self._objects.parse(message.body)
                 _, flags = info.number(1), info.number(1)
                 info.take(2 if flags & 1 else 0)
-                heap, tree = self._objects.address(info), self._objects.address(info)
-                if not self._objects.is_undefined(heap):
+                heap, tree = info.allocated(), info.address()
+                if heap is not None:
                     for body in dense_messages(self._objects, heap, tree, ATTRIBUTES):
                         yield _Attribute(self._objects, body)
             elif message.kind == ATTRIBUTE and not message.is_shared:
@@ -521,7 +493,7 @@ class Attributes:
 
     def _variable_text(self, values: Cursor) -> str:
         length = values.number(4)
-        heap, number = self._objects.address(values), values.number(4)
+        heap, number = values.address(), values.number(4)
         if length == 0:
             return ""
         if heap not in self._heaps:
@@ -533,19 +505,16 @@ class Attributes:
 
     def _entries(self, heap: int) -> dict[int, tuple[int, int]]:
         """Return number -> address and size for the entries of a global heap."""
-        length_size = self._objects.length_size
-        header = 8 + length_size
-        start = self._objects.cursor(heap, header)
-        if start.take(4) != b"GCOL":
-            raise self._objects.damage("a heap of texts is missing")
+        header = 8 + self._objects.length_size
+        start = self._objects.cursor(heap, header, b"GCOL")
         start.take(4)
-        collection = self._objects.cursor(heap, start.number(length_size))
+        collection = self._objects.cursor(heap, start.length())
         collection.take(header)
         entries: dict[int, tuple[int, int]] = {}
         while collection.left >= header:
             number = collection.number(2)
             collection.take(6)
-            size = collection.number(length_size)
+            size = collection.length()
             if number == 0:
                 break
             entries[number] = (heap + collection.at, size)
@@ -566,7 +535,7 @@ class _Attribute:
     """
 
     def __init__(self, objects: Objects, data: bytes) -> None:
-        body = Cursor(data, objects.path)
+        body = objects.parse(data)
         version, flags = body.number(1), body.number(1)
         name_size, type_size, space_size = body.number(2), body.number(2), body.number(2)
         body.take(1 if version == 3 else 0)

@@ -104,8 +104,8 @@ def layer_from_config(serialized: Mapping[str, Any]) -> tuple[str, Mapping[str, 
     """Return the class name and the configuration of one serialized layer.
 
     Args:
-        serialized: `{"class_name": ..., "config": {...}}`, as in a model's configuration or in
-            the Keras metadata of a SavedModel, which stores `trainable` beside the config.
+        serialized: `{"class_name": ..., "config": {...}}`, from a model's configuration or the
+            Keras metadata of a SavedModel, which stores `trainable` beside the config.
 
     Returns:
         The class name, after the package if it is registered under one (`Custom>X`), and the
@@ -181,7 +181,7 @@ def _serialized_layers(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[
 
 
 def _input_layers(inbound_nodes: object) -> Iterator[str]:
-    """Yield the name of the layer behind each input of each call of a functional layer.
+    """Yield the layer behind each input of each call of a functional layer.
 
     Keras 1 and 2 write `[["conv", 0, 0, {}]]` for a call; Keras 3 writes the arguments, in which
     each tensor has a `keras_history` such as `["conv", 0, 0]`.
@@ -316,8 +316,8 @@ def read_architecture(path: str) -> Architecture:
     """Read the architecture in a file.
 
     Args:
-        path: the JSON of `model.to_json()`, a `config.json`, a `.keras` (archive or folder), or
-            the `.h5` of a full model.
+        path: the JSON of `model.to_json()`, a `config.json`, a `.keras` archive or folder, or a
+            full `.h5`.
 
     Raises:
         NotFoundError: there is no such file.

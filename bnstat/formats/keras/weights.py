@@ -228,12 +228,8 @@ def join(described: Sequence[Described], weights: Weights) -> tuple[Layer, ...]:
     """Match the layers of a configuration with the groups of a file.
 
     A layer and a group match if their paths are the same and the file does not name the layer
-    differently; else by their names. A group without a match, for example inside a custom layer,
+    differently; else by their names. A group without a match, for example in a custom layer,
     becomes a layer without a configuration and follows the layer around it.
-
-    Args:
-        described: the outermost layers; empty if there is no configuration.
-        weights: the contents of the file.
 
     Returns:
         The layers in the order of the configuration; without one, in natural order of the paths.

@@ -1,1 +1,1 @@
-"""ONNX: a ModelProto, its graphs and functions, its tensors in the file and beside it."""
+"""ONNX: the ModelProto, its graphs and functions, and its tensors in the file and beside it."""

@@ -1,14 +1,11 @@
-"""What an ONNX file holds: its initializers and constants, and the graph that uses them.
+"""The contents of an ONNX file: its initializers and constants, and the graph that uses them.
 
-The key of a tensor is its name in the file; one in a nested graph that is called like another is
-told apart by a `#2`.
-
-Constants that an ONNX file computes rather than stores.
+The key of a tensor is its name in the file; `#2` is appended if a nested graph repeats a name.
 
 Exporters write a vector of ones as `ConstantOfShape`, broadcast a scalar with `Expand`, or leave
-arithmetic on initializers for the runtime to fold. Such tensors are evaluated here, up to a bound,
-and stand in the graph as constants. A chain that only passes a stored tensor on (`Identity`,
-`Cast`, `Reshape`) is left alone, because the stored tensor is what can be shown and written.
+arithmetic on initializers to the runtime. Such tensors are evaluated here, up to a limit, and are
+constants in the graph. A chain that only passes a stored tensor on (`Identity`, `Cast`, `Reshape`)
+stays as it is, because the stored tensor is the one that can be shown and written.
 
 Source: docs/Operators.md of ONNX.
 """
@@ -29,20 +26,23 @@ from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.formats.contents import Contents, Graph
 from bnstat.formats.dtypes import ONNX, find_dtype
 from bnstat.formats.onnx.graphs import Inlined, NodeOp, constant, inline
-from bnstat.formats.onnx.messages import Model, find_array, read_array, read_model, type_name
+from bnstat.formats.onnx.messages import Model, Tensor, find_array, read_array, read_model
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, Window, WireError, damaged
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File
 
 Array = NDArray[np.generic]
 
-_MOST_ELEMENTS: Final = 1 << 14
+_MAX_ELEMENTS: Final = 1 << 14
 """Elements of a tensor that is evaluated; batch norm has one for each channel."""
 
-_MOST_IN_ALL: Final = 1 << 22
+_MAX_TOTAL: Final = 1 << 22
 """Elements that are evaluated for a whole model."""
 
-_DEEPEST: Final = 50
+_MAX_SMALL: Final = 1 << 12
+"""Elements of a tensor that can be part of a graph's structure, such as a shape."""
+
+_MAX_DEPTH: Final = 50
 """Operators in a row that are evaluated."""
 
 _MAKERS: Final = frozenset({"ConstantOfShape", "Expand"})
@@ -52,12 +52,11 @@ _PASSES: Final = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze
 def evaluate(inlined: Inlined, file: File) -> None:
     """Turn nodes that depend on constants alone into constants.
 
-    Arithmetic is evaluated only where another kind of operator takes its result: a
-    normalization that is spelled out keeps its form.
+    Arithmetic is evaluated only if another kind of operator takes its result, so that a
+    normalization that consists of single operations keeps its form.
     """
     evaluation = _Evaluation(inlined, file)
-    wanted = evaluation.wanted()
-    arrays = {name: evaluation.value(name) for name in wanted}
+    arrays = {name: evaluation.value(name) for name in evaluation.targets()}
     for name, array in arrays.items():
         op = inlined.ops[name]
         if array is not None and array.dtype.kind == "f" and isinstance(op, NodeOp):
@@ -71,10 +70,10 @@ class _Evaluation:
         self._inlined = inlined
         self._file = file
         self._known: dict[str, Array | None] = {}
-        self._left = _MOST_IN_ALL
+        self._left = _MAX_TOTAL
 
-    def wanted(self) -> list[str]:
-        """The names of the nodes whose results are to be constants."""
+    def targets(self) -> list[str]:
+        """Return the names of the nodes whose results should become constants."""
         ops = self._inlined.ops
         taken_by_others = {
             tensor for op in ops.values() if op.type not in _OPERATORS for tensor in op.inputs
@@ -87,10 +86,10 @@ class _Evaluation:
         ]
 
     def value(self, tensor: str, depth: int = 0) -> Array | None:
-        """The numbers of a tensor; None if they depend on an input, or are too many."""
+        """Return the numbers of a tensor; None if they depend on an input, or are too many."""
         if tensor not in self._known:
             self._known[tensor] = None
-            # What cannot be evaluated stays a node.
+            # A node that cannot be evaluated stays a node.
             with suppress(
                 BnstatError, WireError, ValueError, TypeError, LookupError, ArithmeticError
             ):
@@ -99,7 +98,7 @@ class _Evaluation:
 
     def _is_made(self, name: str) -> bool:
         """Return False if a node only passes on a tensor that the file stores."""
-        for _ in range(_DEEPEST):
+        for _ in range(_MAX_DEPTH):
             op = self._inlined.ops.get(name)
             if op is None or op.type == "Const":
                 return False
@@ -110,35 +109,32 @@ class _Evaluation:
 
     def _evaluated(self, tensor: str, depth: int) -> Array | None:
         op = self._inlined.ops.get(tensor)
-        if op is None or depth > _DEEPEST:
+        if op is None or depth > _MAX_DEPTH:
             return None
         if op.type == "Const":
-            return self._taken(self._held(tensor))
+            return self._bounded(constant(self._inlined, self._file, tensor, _MAX_ELEMENTS))
         operator = _OPERATORS.get(op.type)
         if operator is None or not isinstance(op, NodeOp):
             return None
         inputs = [self.value(name, depth + 1) for name in op.inputs]
-        given = [array for array in inputs if array is not None]
-        if len(given) != len(inputs):
+        arrays = [array for array in inputs if array is not None]
+        if len(arrays) != len(inputs):
             return None
         with np.errstate(all="ignore"):
-            return self._taken(operator(op, self._file, *given))
+            return self._bounded(operator(op, self._file, *arrays))
 
-    def _held(self, name: str) -> Array | None:
-        return constant(self._inlined, self._file, name, _MOST_ELEMENTS)
-
-    def _taken(self, array: Array | None) -> Array | None:
-        if array is None or array.size > _MOST_ELEMENTS:
+    def _bounded(self, array: Array | None) -> Array | None:
+        if array is None or array.size > _MAX_ELEMENTS:
             return None
         self._left -= array.size
         return array if self._left >= 0 else None
 
 
 def _sizes(array: Array) -> tuple[int, ...]:
-    """A shape that a tensor holds.
+    """Convert a tensor to a shape.
 
     Raises:
-        ValueError: it is not one, or has too many elements.
+        ValueError: it is not a valid shape, or has too many elements.
     """
     sizes = tuple(int(size) for size in array.ravel().tolist())
     if array.dtype.kind not in "iu" or len(sizes) > 32 or min(sizes, default=0) < -1:
@@ -146,22 +142,23 @@ def _sizes(array: Array) -> tuple[int, ...]:
     count = 1
     for size in sizes:
         count *= abs(size)
-        if count > _MOST_ELEMENTS:
+        if count > _MAX_ELEMENTS:
             raise ValueError("too many elements")
     return sizes
 
 
 def _constant_of_shape(op: NodeOp, file: File, shape: Array) -> Array:
-    tensor = op.tensor("value")
+    attribute = op.find("value")
+    tensor = None if attribute is None else attribute.tensor
     value = np.zeros(1, np.float32) if tensor is None else read_array(file, tensor)
     return np.full(_sizes(shape), value.reshape(-1)[0], value.dtype)
 
 
 def _expand(op: NodeOp, file: File, x: Array, shape: Array) -> Array:
-    whole = np.broadcast_shapes(x.shape, _sizes(shape))
-    if x.size == prod(whole) or prod(whole) > _MOST_ELEMENTS:
+    sizes = np.broadcast_shapes(x.shape, _sizes(shape))
+    if x.size == prod(sizes) or prod(sizes) > _MAX_ELEMENTS:
         raise ValueError("passes its input on, or has too many elements")
-    return np.broadcast_to(x, whole).copy()
+    return np.broadcast_to(x, sizes).copy()
 
 
 def _cast(op: NodeOp, file: File, x: Array) -> Array:
@@ -179,10 +176,19 @@ def _reshape(op: NodeOp, file: File, x: Array, shape: Array) -> Array:
     return x.reshape(sizes)
 
 
-def _axes(op: NodeOp, given: Sequence[Array]) -> tuple[int, ...]:
-    """The axes that an operator is given: as an input since version 13, as an attribute before."""
-    numbers = given[0].ravel().tolist() if given else op.numbers("axes")
-    return tuple(int(number) for number in numbers)
+def _axes(op: NodeOp, axes: Sequence[Array]) -> tuple[int, ...]:
+    """Return an operator's axes: an input since version 13, an attribute before."""
+    return _integers(axes[0] if axes else op, "axes")
+
+
+def _integers(source: NodeOp | Array, name: str) -> tuple[int, ...]:
+    """Return the numbers in a tensor, or in an attribute of that name."""
+    if isinstance(source, NodeOp):
+        attribute = source.find(name)
+        numbers = None if attribute is None else attribute.numbers
+    else:
+        numbers = source
+    return () if numbers is None else tuple(int(number) for number in numbers.ravel().tolist())
 
 
 def _squeeze(op: NodeOp, file: File, x: Array, *axes: Array) -> Array:
@@ -194,12 +200,11 @@ def _unsqueeze(op: NodeOp, file: File, x: Array, *axes: Array) -> Array:
 
 
 def _transpose(op: NodeOp, file: File, x: Array) -> Array:
-    order = [int(axis) for axis in op.numbers("perm")]
-    return np.transpose(x, order or None)
+    return np.transpose(x, _integers(op, "perm") or None)
 
 
 def _concat(op: NodeOp, file: File, *parts: Array) -> Array:
-    if sum(part.size for part in parts) > _MOST_ELEMENTS:
+    if sum(part.size for part in parts) > _MAX_ELEMENTS:
         raise ValueError("too many elements")
     return np.concatenate(parts, int(op.attribute("axis") or 0))
 
@@ -210,7 +215,7 @@ def _shape(op: NodeOp, file: File, x: Array) -> Array:
 
 def _elementwise(function: Callable[..., Array]) -> Callable[..., Array]:
     def apply(op: NodeOp, file: File, *arrays: Array) -> Array:
-        if prod(np.broadcast_shapes(*(array.shape for array in arrays))) > _MOST_ELEMENTS:
+        if prod(np.broadcast_shapes(*(array.shape for array in arrays))) > _MAX_ELEMENTS:
             raise ValueError("too many elements")
         # ONNX broadcasts like NumPy, but never promotes.
         return np.asarray(function(*arrays)).astype(arrays[0].dtype)
@@ -220,7 +225,7 @@ def _elementwise(function: Callable[..., Array]) -> Callable[..., Array]:
 
 def _divide(x: Array, y: Array) -> Array:
     if x.dtype.kind != "f":
-        raise ValueError("rounds in its own way")
+        raise ValueError("integers are divided by other rules")
     result: Array = np.true_divide(x, y)
     return result
 
@@ -244,18 +249,15 @@ _OPERATORS: Final[Mapping[str, Callable[..., Array]]] = {
     "Sqrt": _elementwise(np.sqrt),
     "Reciprocal": _elementwise(np.reciprocal),
 }
-"""Operator -> what evaluates it, from the node, the file and the inputs."""
-
-_MOST_SMALL = 1 << 12
-"""Elements of a tensor that can be part of a graph's structure, such as a shape."""
+"""Operator -> the function that evaluates it, given the node, the file and the inputs."""
 
 
 def contents_of(file: File, source: Source) -> Contents:
-    """The tensors and the graph of an ONNX file.
+    """Return the tensors and the graph of an ONNX file.
 
     Raises:
-        DamagedError: the file is truncated or contradicts itself.
-        UnsupportedError: it is too large, or nested too deep.
+        DamagedError: the file is truncated or inconsistent.
+        UnsupportedError: it is too large, or nested too deeply.
     """
     if file.size >= LARGEST_MESSAGE:
         raise UnsupportedError(file.path, "is larger than an ONNX file can be")
@@ -268,38 +270,28 @@ def contents_of(file: File, source: Source) -> Contents:
     except UnicodeDecodeError as error:
         raise damaged(file.path, "a name", WireError(error)) from error
     variables = {}
-    for name, key in inlined.keys.items():
-        if name in inlined.computed:
-            array = inlined.computed[name]
-            if array.ndim:
-                variables[key] = Variable(
-                    key, _plain(key), array.dtype.name, array.shape, array.copy
-                )
+    keys = {}
+    for name, (_, key, value) in inlined.constants.items():
+        # Converters keep the `:0` of TensorFlow's names.
+        plain_name = key.removesuffix(":0")
+        if isinstance(value, Tensor):
+            reader, finder = partial(read_array, file, value), partial(find_array, file, value)
+            if value.shape is None:
+                continue
+            variable = Variable(key, plain_name, value.dtype, value.shape, reader, finder)
+        elif value.ndim:
+            variable = Variable(key, plain_name, value.dtype.name, value.shape, value.copy)
+        else:
             continue
-        tensor = inlined.constants[name]
-        if tensor.shape is not None:
-            variables[key] = Variable(
-                key,
-                _plain(key),
-                type_name(tensor),
-                tensor.shape,
-                partial(read_array, file, tensor),
-                partial(find_array, file, tensor),
-            )
-    held = {name: key for name, key in inlined.keys.items() if key in variables}
-    small = partial(constant, inlined, file, most=_MOST_SMALL)
-    graph = Graph("", inlined.ops, held, small)
+        variables[key], keys[name] = variable, key
+    small = partial(constant, inlined, file, largest=_MAX_SMALL)
+    graph = Graph("", inlined.ops, keys, small)
     return Contents(
         replace(source, format="onnx", writer=_writer(model)),
         variables,
         names={key: variable.name for key, variable in variables.items()},
         graphs=lambda: (graph,),
     )
-
-
-def _plain(key: str) -> str:
-    """A tensor's name without the `:0` that converters keep from TensorFlow."""
-    return key.removesuffix(":0")
 
 
 def _writer(model: Model) -> str | None:

@@ -1,4 +1,4 @@
-"""A file in ONNX's format: a ModelProto, and nothing before or behind it.
+"""ONNX files, which consist of one ModelProto.
 
 Source: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 """
@@ -14,15 +14,15 @@ from bnstat.storage.files import File
 _KINDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 """Field of a ModelProto -> its wire type."""
 
-_GRAPH_KINDS = {1: 2, 2: 2, 5: 2, 10: 2, 11: 2, 12: 2, 13: 2, 14: 2, 15: 2, 16: 2}
-"""The same of a GraphProto."""
+_GRAPH_FIELDS = {1, 2, 5, 10, 11, 12, 13, 14, 15, 16}
+"""The fields of a GraphProto, all of wire type 2."""
 
 _LATEST_IR = 100
-"""A bound on the versions of the format, of which there were 13 in ten years."""
+"""An upper bound for the version of the format; there were 13 in ten years."""
 
 
 def matches(file: File) -> bool:
-    """Whether the file starts as a ModelProto with a graph does."""
+    """Return True if the file starts like a ModelProto with a graph."""
     head = file.head(2)
     if head[:1] != b"\x08" or not 1 <= head[-1] <= _LATEST_IR:
         return False
@@ -34,14 +34,14 @@ def matches(file: File) -> bool:
             if each.number == 7:
                 end = min(each.end, file.size)
                 first = next(scan(window, each.start, end), None)
-                return first is not None and _GRAPH_KINDS.get(first.number) == first.kind
+                return first is not None and first.number in _GRAPH_FIELDS and first.kind == 2
     except (WireError, BnstatError):
         pass
     return False
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """The tensors and the graph of a file that `matches`. Raises as `contents_of` does."""
+    """Return the tensors and the graph of a file that `matches`. Raises as `contents_of`."""
     from bnstat.formats.onnx.contents import contents_of
 
     return contents_of(file, source)

@@ -1,11 +1,9 @@
-"""TensorFlow's protocol buffers, as far as reading needs them.
+"""The protocol buffers of TensorFlow, Keras 2 and ONNX, as far as reading needs them.
 
-The messages are declared here, field numbers from TensorFlow's `.proto` files (named beside
-each group), and built in a descriptor pool of their own: TensorFlow's own registrations, when
-it is loaded in the same process, are neither needed nor disturbed. Fields that nothing reads
-are left out; protobuf skips them.
-
-Parsing is protobuf's: lengths are bounded by the buffer and nesting by its recursion limit.
+The messages are declared here, with field numbers from the `.proto` files named beside each group,
+in a descriptor pool of their own. TensorFlow, if it is loaded in the same process, is neither
+needed nor disturbed. Fields that nothing reads are left out; protobuf skips them. Protobuf bounds
+lengths by the buffer, and nesting by its recursion limit.
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ from functools import cache
 from typing import Any
 
 from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.formats.protobuf.wire import Field, Window, encoded, scan
 
 _SCHEMA = """
 # tensorflow/core/framework/versions.proto, tensor_shape.proto, tensor_slice.proto
@@ -70,7 +69,7 @@ message SavedObject { optional SavedUserObject user_object 4 }
 message SavedObjectGraph {
   repeated SavedObject nodes 1; map SavedConcreteFunction concrete_functions 2 }
 
-# The same SavedObjectGraph, for its variables; most readers do without this part of it.
+# The same SavedObjectGraph, for its variables, which most readers do not need.
 message ObjectReference { int32 node_id 1; string local_name 2 }
 message SavedVariable { DataType dtype 1; TensorShapeProto shape 2; string name 6 }
 message DeclaredObject { repeated ObjectReference children 1; optional SavedVariable variable 7 }
@@ -80,6 +79,23 @@ message DeclaredObjectGraph { repeated DeclaredObject nodes 1 }
 message KerasSavedObject {
   int32 node_id 2; string node_path 3; string identifier 4; string metadata 5 }
 message KerasSavedMetadata { repeated KerasSavedObject nodes 1 }
+
+# onnx/onnx.proto; the graphs in nodes, and nodes and tensors in graphs, are read one by one
+message OnnxStringPair { string key 1; string value 2 }
+message OnnxTensor {
+  repeated int64 dims 1; int32 data_type 2; string name 8;
+  repeated OnnxStringPair external_data 13; int32 data_location 14 }
+message OnnxAttribute {
+  string name 1; optional float f 2; optional int64 i 3; optional bytes s 4;
+  string ref_attr_name 21 }
+message OnnxNode {
+  repeated string input 1; repeated string output 2; string name 3; string op_type 4;
+  repeated OnnxAttribute attribute 5; string domain 7; string overload 8 }
+message OnnxValueInfo { string name 1 }
+message OnnxFunction {
+  string name 1; repeated string input 4; repeated string output 5; string domain 10;
+  repeated OnnxAttribute attribute_proto 11; string overload 13 }
+message OnnxOperatorSet { string domain 1; int64 version 2 }
 """
 
 _DATA_TYPES = """
@@ -88,11 +104,14 @@ BFLOAT16 QINT16 QUINT16 UINT16 COMPLEX128 HALF RESOURCE VARIANT UINT32 UINT64 FL
 FLOAT8_E4M3FN FLOAT8_E4M3FNUZ FLOAT8_E4M3B11FNUZ FLOAT8_E5M2FNUZ INT4 UINT4 INT2 UINT2
 FLOAT4_E2M1FN
 """
-"""The values of `DataType` in types.proto from 0 on, as text forms spell them after `DT_`."""
+"""The names of the values of `DataType` in types.proto, from 0 on, without `DT_`."""
 
 _PACKAGE = "bnstat_tf"
 
 _LONGEST_TEXT = 10_000_000
+
+_LONG = 4096
+"""Bytes of a field that is left out of a message, if it is not a message itself."""
 
 
 def parse(name: str, data: bytes, where: str, what: str = "") -> Any:
@@ -101,11 +120,11 @@ def parse(name: str, data: bytes, where: str, what: str = "") -> Any:
     Args:
         name: the message's name, as in `GraphDef`.
         data: the serialized message.
-        where: what holds it, for the error.
-        what: what it is, for the error; the message's name if left out.
+        where: the file, for the error.
+        what: the message, for the error; `name` by default.
 
     Raises:
-        DamagedError: the data is no such message.
+        DamagedError: the data is not such a message.
     """
     from google.protobuf.message import DecodeError
 
@@ -113,16 +132,16 @@ def parse(name: str, data: bytes, where: str, what: str = "") -> Any:
         return message_class(name).FromString(data)
     except (DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DamagedError(
-            where, f"{what or name} cannot be parsed", "the file is damaged or not what it seems"
+            where, f"{what or name} cannot be parsed", "the file is damaged or has another format"
         ) from error
 
 
 def parse_text(name: str, data: bytes, where: str, what: str = "") -> Any:
-    """Parse a message in protobuf's text form; the arguments are those of `parse`.
+    """Parse a message in protobuf's text form; for the arguments see `parse`.
 
     Raises:
-        DamagedError: the data is no such message.
-        UnsupportedError: it is too long: text takes a hundred times as long as the binary form.
+        DamagedError: the data is not such a message.
+        UnsupportedError: it is too long; parsing text takes a hundred times as long.
     """
     from google.protobuf import text_format
 
@@ -138,9 +157,38 @@ def parse_text(name: str, data: bytes, where: str, what: str = "") -> Any:
         raise DamagedError(where, f"{what or name} cannot be parsed as text") from error
 
 
+def without_long_fields(window: Window, message: Field, name: str) -> bytes:
+    """Read a message from a file, without the long fields in it that are not messages.
+
+    Args:
+        window: the file.
+        message: where the message is in the file.
+        name: the message's name, as in `GraphDef`; fields that it does not declare are left out
+            if they are long.
+
+    Raises:
+        DamagedError: the file is too short.
+        WireError: the bytes are not a message.
+    """
+    return _without_long_fields(window, message, message_class(name).DESCRIPTOR)
+
+
+def _without_long_fields(window: Window, message: Field, declared: Any) -> bytes:
+    if message.end - message.start <= _LONG:
+        return window.read(message.start, message.end)
+    kept = bytearray()
+    for each in scan(window, message.start, message.end):
+        if each.end - each.begin <= _LONG:
+            kept += window.read(each.begin, each.end)
+        elif (known := declared.fields_by_number.get(each.number)) and known.message_type:
+            nested = _without_long_fields(window, each, known.message_type)
+            kept += encoded(each.number << 3 | 2) + encoded(len(nested)) + nested
+    return bytes(kept)
+
+
 @cache
 def message_class(name: str) -> Any:
-    """The class of a message, as in `message_class("GraphDef")`."""
+    """Return the class of a message, as in `message_class("GraphDef")`."""
     from google.protobuf import message_factory
 
     return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"{_PACKAGE}.{name}"))

@@ -1,14 +1,12 @@
-"""The wire format of protocol buffers and SSTables: little-endian base-128 varints and fields.
+"""The wire format of protocol buffers: little-endian base-128 varints and fields.
 
-A message is a run of fields, each a varint `number << 3 | type`, then by type: 0 a varint,
-1 eight bytes, 2 a varint length and as many bytes, 5 four bytes
-(https://protobuf.dev/programming-guides/encoding). The few small messages that are read by the
-hundred thousand are read with this; `protos` reads all others.
+A message is a sequence of fields, each a varint `number << 3 | type`, followed by, per type: 0 a
+varint, 1 eight bytes, 2 a varint length and as many bytes, 5 four bytes
+(https://protobuf.dev/programming-guides/encoding).
 
-Protocol buffers read in place: where a message's fields lie in a file, without their bytes.
-
-A file of a gigabyte is mostly the numbers in it. Walked through by its lengths it costs what its
-structure costs; the numbers are read when they are asked for.
+Most messages are parsed by `protos`. This module is for small messages that are read by the hundred
+thousand, and for large files, which consist mostly of arrays: the fields are located in the file,
+and arrays are read on demand.
 """
 
 from __future__ import annotations
@@ -20,15 +18,15 @@ from bnstat.errors import DamagedError
 from bnstat.storage.files import File
 
 LARGEST_MESSAGE = 1 << 31
-"""Protocol buffers have less than 2 GiB: no larger file is one."""
+"""Protocol buffers have fewer bytes than this."""
 
 
 class WireError(ValueError):
-    """The bytes are no such encoding."""
+    """The bytes are not a valid encoding."""
 
 
 def varint(data: bytes, position: int) -> tuple[int, int]:
-    """The varint at `position`, and the position after it.
+    """Return the varint at `position`, and the position after it.
 
     Raises:
         WireError: the data ends within it, or it is longer than 64 bits.
@@ -51,12 +49,12 @@ def varint(data: bytes, position: int) -> tuple[int, int]:
 
 
 def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of a message as (number, value): an int, or the bytes of a nested message.
+    """Yield the number and the value of each field: an int, or the bytes of a nested message.
 
     Raises:
-        WireError: the bytes are no message.
+        WireError: the bytes are not a message.
     """
-    # Most varints are of one byte: those are read here, which halves the time.
+    # Most varints have one byte. Reading these here halves the time.
     position, end = 0, len(message)
     while position < end:
         tag = message[position]
@@ -86,42 +84,8 @@ def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
             raise WireError(f"a field of unknown wire type {kind}")
 
 
-class Span(NamedTuple):
-    """A field of a message: its number, where it begins, and where its value lies."""
-
-    number: int
-    begin: int
-    start: int
-    end: int
-
-
-def spans(message: bytes) -> Iterator[Span]:
-    """Where the fields of a message are in it.
-
-    Raises:
-        WireError: the bytes are no message.
-    """
-    position = 0
-    while position < len(message):
-        tag, start = varint(message, position)
-        kind = tag & 7
-        if kind == 2:
-            length, start = varint(message, start)
-            end = start + length
-        elif kind == 0:
-            end = varint(message, start)[1]
-        elif kind in (1, 5):
-            end = start + (8 if kind == 1 else 4)
-        else:
-            raise WireError(f"a field of unknown wire type {kind}")
-        if end > len(message):
-            raise WireError("a field is longer than its message")
-        yield Span(tag >> 3, position, start, end)
-        position = end
-
-
 def encoded(number: int) -> bytes:
-    """A number as a varint."""
+    """Encode a number as a varint."""
     digits = bytearray()
     while number >= 0x80:
         digits.append(number & 0x7F | 0x80)
@@ -130,15 +94,15 @@ def encoded(number: int) -> bytes:
 
 
 def field(number: int, value: bytes) -> bytes:
-    """A field of bytes: a string, a message, or packed numbers."""
+    """Encode a field of bytes: a string, a message, or packed numbers."""
     return encoded(number << 3 | 2) + encoded(len(value)) + value
 
 
 def text(value: int | bytes) -> str:
-    """The string that a field holds.
+    """Decode a field that is a string.
 
     Raises:
-        WireError: it is none.
+        WireError: it is not a string.
     """
     if isinstance(value, bytes):
         try:
@@ -149,12 +113,12 @@ def text(value: int | bytes) -> str:
 
 
 def signed(value: int) -> int:
-    """The int64 that a varint stands for: two's complement in 64 bits."""
+    """Convert a varint to the int64 that it encodes (two's complement in 64 bits)."""
     return value - (1 << 64) if value >> 63 else value
 
 
 def damaged(where: str, what: str, error: WireError) -> DamagedError:
-    """The error for a file whose part `what` is not well-formed."""
+    """Return the error for a file whose part `what` is not well-formed."""
     return DamagedError(where, f"{what} is damaged ({error})", "copy or download it again")
 
 
@@ -166,7 +130,7 @@ _LONGEST_HEAD = 20
 
 
 class Window:
-    """A file's bytes by range, read in larger pieces: larger ones the longer it goes straight on.
+    """A file's bytes by range. The file is read in pieces, whose size grows in sequential reads.
 
     Attributes:
         file: the file.
@@ -179,29 +143,29 @@ class Window:
         self._piece = _FIRST_PIECE
 
     def read(self, start: int, end: int) -> bytes:
-        """The bytes from `start` to `end`.
+        """Return the bytes from `start` to `end`.
 
         Raises:
             DamagedError: the file does not have them.
         """
-        held = self._start + len(self._data)
-        if start < self._start or end > held:
-            goes_on = self._start <= start <= held
-            self._piece = min(2 * self._piece, _LARGEST_PIECE) if goes_on else _FIRST_PIECE
-            wanted = max(end, min(start + self._piece, self.file.size))
-            self._data = self.file.read(start, wanted - start)
+        data_end = self._start + len(self._data)
+        if start < self._start or end > data_end:
+            is_sequential = self._start <= start <= data_end
+            self._piece = min(2 * self._piece, _LARGEST_PIECE) if is_sequential else _FIRST_PIECE
+            piece_end = max(end, min(start + self._piece, self.file.size))
+            self._data = self.file.read(start, piece_end - start)
             self._start = start
         return self._data[start - self._start : end - self._start]
 
 
 class Field(NamedTuple):
-    """A field of a message.
+    """The position of a field in a message.
 
     Attributes:
         number: its number.
         kind: its wire type.
-        begin: where it begins.
-        start, end: where its value lies; of type 2, without the length.
+        begin: the start of the field.
+        start, end: the range of its value; for type 2, without the length.
     """
 
     number: int
@@ -212,12 +176,12 @@ class Field(NamedTuple):
 
 
 def scan(window: Window, position: int, end: int) -> Iterator[Field]:
-    """The fields of the message that lies between two positions.
+    """Yield the fields of the message between two positions.
 
-    The last one may end beyond the message; the next step raises then.
+    The last field may end beyond the message; the next step then raises.
 
     Raises:
-        WireError: the bytes are no message.
+        WireError: the bytes are not a message.
     """
     while position < end:
         head = window.read(position, min(position + _LONGEST_HEAD, end))
@@ -237,3 +201,16 @@ def scan(window: Window, position: int, end: int) -> Iterator[Field]:
         if stop > end:
             raise WireError("a field is longer than its message")
         position = stop
+
+
+def spans(message: bytes) -> Iterator[Field]:
+    """Yield the fields of a message in memory. Raises as `scan` does."""
+    return scan(_InMemory(message), 0, len(message))
+
+
+class _InMemory(Window):
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read(self, start: int, end: int) -> bytes:
+        return self._data[start:end]

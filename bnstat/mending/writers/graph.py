@@ -20,7 +20,7 @@ import numpy as np
 from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.protobuf.protos import parse
-from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, Span, encoded, field, spans
+from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, Field, encoded, field, spans
 from bnstat.formats.tensorflow.frozen_graph import graph_range
 from bnstat.formats.tensorflow.graph_def import inlined
 from bnstat.formats.tensorflow.inlining import Node
@@ -170,7 +170,7 @@ def _each(number: int, change: Change) -> Change:
     return _some(lambda span, _: change if span.number == number else None)
 
 
-def _some(choose: Callable[[Span, bytes], Change | None]) -> Change:
+def _some(choose: Callable[[Field, bytes], Change | None]) -> Change:
     """Return a function that changes the fields for which `choose` returns a change."""
 
     def change(message: bytes) -> bytes:
@@ -190,7 +190,7 @@ def _in_graph(homes: Mapping[Home, Array]) -> Change:
     def nodes(number: int, function: str) -> Change:
         named = {name: array for (where, name), array in homes.items() if where == function}
 
-        def choose(span: Span, message: bytes) -> Change | None:
+        def choose(span: Field, message: bytes) -> Change | None:
             if span.number != number or not named:
                 return None
             array = named.get(_first_text(message[span.start : span.end]))
@@ -215,7 +215,7 @@ def _in_graph(homes: Mapping[Home, Array]) -> Change:
 def _in_node(array: Array) -> Change:
     """Return a function that changes the value in the NodeDef of a constant."""
 
-    def choose(span: Span, node: bytes) -> Change | None:
+    def choose(span: Field, node: bytes) -> Change | None:
         is_value = span.number == _ATTRIBUTE and _first_text(node[span.start : span.end]) == "value"
         return at(_TENSOR_IN_ENTRY, tensor_with(array)) if is_value else None
 

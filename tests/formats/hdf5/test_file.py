@@ -1,4 +1,4 @@
-"""The reader of HDF5 against h5py, over what h5py can write."""
+"""The HDF5 reader, compared with h5py for everything that h5py can write."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_chunks_and_filters(storage: dict[str, Any], dtype: str, tmp_path: Path)
         assert same_bits(read(path), native(data))
 
 
-def test_a_small_array_may_lie_in_the_header(tmp_path: Path) -> None:
+def test_a_small_array_in_the_header(tmp_path: Path) -> None:
     path = tmp_path / "m.h5"
     data = np.arange(5, dtype=np.float32)
     with h5py.File(path, "w") as file:
@@ -138,7 +138,7 @@ def test_many_attributes(count: int, tmp_path: Path) -> None:
     ],
     ids=["newer chunks", "lzf"],
 )
-def test_what_only_the_library_can_read_is_left_to_it(write: Any, tmp_path: Path) -> None:
+def test_newer_chunks_and_other_filters(write: Any, tmp_path: Path) -> None:
     path = tmp_path / "m.h5"
     with h5py.File(path, "w", libver="latest") as file:
         write(file)
@@ -151,7 +151,7 @@ def test_what_only_the_library_can_read_is_left_to_it(write: Any, tmp_path: Path
         assert same_bits(Hdf5(held).variables["a"].read(), expected)
 
 
-def test_what_the_library_cannot_read_is_damaged(tmp_path: Path) -> None:
+def test_data_that_the_library_cannot_read(tmp_path: Path) -> None:
     path = tmp_path / "m.h5"
     with h5py.File(path, "w", libver="latest") as file:
         file.create_dataset("a", data=np.arange(9.0), compression="lzf", fletcher32=True)
@@ -252,7 +252,7 @@ def test_any_tree(
 @pytest.mark.parametrize("fill", [None, 3.0])
 @pytest.mark.parametrize("fill_time", [None, "ifset"])
 @pytest.mark.parametrize("options", STORAGE[:3], ids=str)
-def test_never_written_holds_the_fill_value(
+def test_datasets_that_were_never_written(
     options: dict[str, Any],
     fill_time: str | None,
     fill: float | None,
@@ -275,7 +275,7 @@ def test_never_written_holds_the_fill_value(
 @pytest.mark.parametrize("libver", ["earliest", "latest"])
 @pytest.mark.parametrize("fill", [None, -1.5])
 @pytest.mark.parametrize("options", [{}, {"compression": "gzip"}, {"fletcher32": True}], ids=str)
-def test_chunks_that_were_never_allocated_hold_the_fill_value(
+def test_chunks_that_were_never_allocated(
     options: dict[str, Any], fill: float | None, libver: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.h5"
@@ -286,11 +286,11 @@ def test_chunks_that_were_never_allocated_hold_the_fill_value(
         expected = file["a"][()]
     assert read(path).tobytes() == native(expected).tobytes()
     places = Hdf5(LocalFile(path)).variables["a"].extents()
-    assert all(place.part is None for place in places), "a copy would lack the other chunks"
+    assert all(place.part is None for place in places), "chunks are written through the library"
 
 
 def _with_message(path: Path, kind: int, old: bytes, new_kind: int, new: bytes) -> None:
-    """Replace a message of an object header of version 1, and cut or pad it to its size."""
+    """Replace a message of an object header of version 1, padded to its size."""
     data = path.read_bytes()
     start = data.index(struct.pack("<HH", kind, len(old)), 96)
     while data[start + 8 : start + 8 + len(old)] != old:

@@ -1,4 +1,4 @@
-"""Models of both Keras libraries, as weights and as architectures that do not lie in them."""
+"""Models of both Keras libraries, saved as weights and as separate architectures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIBRARIES = {"keras-3": keras, "tf-keras": tf_keras}
 
 
 def with_norms(net: Any) -> dict[str, Any]:
-    """The model's batch-norm layers by their own names, in the order of the network."""
+    """Return the model's batch-norm layers by their own names, in network order."""
     return {
         layer.name: layer
         for layer in all_layers(net)
@@ -56,7 +56,7 @@ def sequential(library: ModuleType, *layers: Any) -> Any:
 
 
 def wrapped(library: ModuleType) -> Any:
-    """Batch norm in wrappers and beside what has as many variables, without telling names."""
+    """Batch norm in wrappers, and layers with as many variables, under names without meaning."""
     layers = library.layers
     x = inputs = library.Input((5, 6))
     x = layers.TimeDistributed(layers.BatchNormalization(scale=False, name="gamma721738"))(x)

@@ -1,4 +1,4 @@
-"""Keras files of one batch norm each, to be changed by the tests that write them."""
+"""Keras files with one batch norm each, which tests modify."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LAYER = {
 
 
 def write_weights(path: Path, change: Callable[[h5py.File], None] = lambda _: None) -> Path:
-    """A `.weights.h5` with one batch norm of three channels."""
+    """Write a `.weights.h5` with one batch norm of three channels."""
     with h5py.File(path, "w") as file:
         holder = file.create_group(VARS)
         holder.attrs["name"] = "bn"
@@ -33,7 +33,7 @@ def write_weights(path: Path, change: Callable[[h5py.File], None] = lambda _: No
 
 
 def write_h5(path: Path, layers: object = (LAYER,), **attributes: object) -> Path:
-    """A whole model in Keras's older HDF5, with one batch norm of three channels."""
+    """Write a whole model in Keras's first HDF5 format, with one batch norm."""
     with h5py.File(path, "w") as file:
         config = {"class_name": "Sequential", "config": {"name": "net", "layers": layers}}
         file.attrs["model_config"] = json.dumps(config)
@@ -47,22 +47,22 @@ def write_h5(path: Path, layers: object = (LAYER,), **attributes: object) -> Pat
 
 
 def write_archive(path: Path, **members: bytes) -> Path:
-    """A `.keras` with one batch norm; `members` replace its files."""
+    """Write a `.keras` with one batch norm; `members` replace its files."""
     weights = write_weights(path.with_suffix(".h5")).read_bytes()
     config = json.dumps({"class_name": "Sequential", "config": {"layers": [LAYER]}})
-    held = {
+    contents = {
         "metadata.json": b'{"keras_version": "3.0.0"}',
         "config.json": config.encode(),
         "model.weights.h5": weights,
     } | {name.replace("__", "."): data for name, data in members.items()}
     with zipfile.ZipFile(path, "w") as archive:
-        for name, data in held.items():
+        for name, data in contents.items():
             archive.writestr(name, data)
     return path
 
 
 def read_all(path: Path) -> dict[str, list[Any]]:
-    """Every array of every batch-norm layer."""
+    """Return every array of every batch-norm layer."""
     contents = contents_of(path)
     return {
         name: [

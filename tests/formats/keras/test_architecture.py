@@ -1,4 +1,4 @@
-"""An architecture beside weights that do not tell it, against the live models."""
+"""Architectures passed beside weights, compared with the live models."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def net(request: pytest.FixtureRequest) -> tuple[ModuleType, Any]:
 
 
 def assert_is(model: bnstat.Model, live: Mapping[str, Any]) -> None:
-    """The layers are the live ones: in order, with names, roles, settings and every bit."""
+    """Compare a model's layers with the live ones: order, names, roles, settings and arrays."""
     assert [layer.name.rpartition("/")[2] for layer in model] == list(live)
     for layer, norm in zip(model, live.values(), strict=True):
         roles = roles_of(norm)
@@ -52,23 +52,21 @@ def assert_is(model: bnstat.Model, live: Mapping[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("form", [".weights.h5", ".h5", "sharded", "checkpoint"])
-@pytest.mark.parametrize("told_by", ["to_json", "full.keras"])
+@pytest.mark.parametrize("kind", ["to_json", "full.keras"])
 def test_names_roles_settings_order_and_arrays(
-    net: tuple[ModuleType, Any], tmp_path: Path, form: str, told_by: str
+    net: tuple[ModuleType, Any], tmp_path: Path, form: str, kind: str
 ) -> None:
     path = saved_weights(*net, tmp_path, form)
-    config = saved_architecture(net[1], tmp_path, told_by)
+    config = saved_architecture(net[1], tmp_path, kind)
     model = bnstat.load(path, config=config)
     assert [layer.name for layer in model] == list(FUNCTIONAL)
     assert_is(model, with_norms(net[1]))
 
 
-@pytest.mark.parametrize("told_by", ["to_json", "dumped", "full.keras", "full.h5"])
-def test_every_kind_of_architecture(
-    net: tuple[ModuleType, Any], tmp_path: Path, told_by: str
-) -> None:
+@pytest.mark.parametrize("kind", ["to_json", "dumped", "full.keras", "full.h5"])
+def test_every_kind_of_architecture(net: tuple[ModuleType, Any], tmp_path: Path, kind: str) -> None:
     path = saved_weights(*net, tmp_path, ".weights.h5")
-    config = saved_architecture(net[1], tmp_path, told_by)
+    config = saved_architecture(net[1], tmp_path, kind)
     assert_is(bnstat.load(path, config=config), with_norms(net[1]))
 
 
@@ -124,8 +122,8 @@ def test_a_model_built_once_more_is_matched_by_order(
         assert [note.partition(":")[2] for note in model.notes] == [" matched by order"]
 
 
-def test_keras_1_tells_no_scale_but_the_epsilon(tmp_path: Path) -> None:
-    """Keras 1.2 wrote weights under names without scopes, and a Sequential's layers as a list."""
+def test_keras_1(tmp_path: Path) -> None:
+    """Keras 1.2 wrote names without scopes, and the layers of a Sequential as a list."""
     labels = ("gamma", "beta", "running_mean", "running_std")
     arrays = {label: np.arange(3, dtype=np.float32) + n for n, label in enumerate(labels)}
     with h5py.File(tmp_path / "m.h5", "w") as file:
@@ -145,7 +143,7 @@ def test_keras_1_tells_no_scale_but_the_epsilon(tmp_path: Path) -> None:
         assert same_bits(layer.array(role), array)
 
 
-def test_a_file_that_tells_its_own_is_read_by_that(
+def test_an_architecture_in_the_file_takes_precedence(
     net: tuple[ModuleType, Any], tmp_path: Path
 ) -> None:
     own = saved_architecture(net[1], tmp_path, "full.keras")
@@ -172,7 +170,7 @@ def test_a_file_that_tells_its_own_is_read_by_that(
         ),
     ],
 )
-def test_what_is_no_architecture(
+def test_invalid_architectures(
     tmp_path: Path, content: bytes, error: type[BnstatError], message: str
 ) -> None:
     (tmp_path / "a.json").write_bytes(content)
@@ -180,7 +178,7 @@ def test_what_is_no_architecture(
         read_architecture(str(tmp_path / "a.json"))
 
 
-def test_an_architecture_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_architecture(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError):
         read_architecture(str(tmp_path / "a.json"))
 
@@ -197,7 +195,7 @@ def test_an_architecture_that_is_not_there(tmp_path: Path) -> None:
         ("model.weights.h5", "config.json"),
     ],
 )
-def test_what_lies_beside_weights(tmp_path: Path, weights: str, beside: str) -> None:
+def test_an_architecture_beside_weights(tmp_path: Path, weights: str, beside: str) -> None:
     (tmp_path / weights).write_bytes(b"")
     file = LocalFile(str(tmp_path / weights))
     assert architecture_beside(file) is None

@@ -1,4 +1,4 @@
-"""Weights that Keras wrote on Windows before version 3: backslashes in the names of groups."""
+"""Weights that Keras wrote on Windows before version 3, with backslashes in group names."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_an_archive_has_its_configured_layers(layers: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("layers", LAYERS)
-def test_weights_alone_are_called_as_on_linux(layers: str, tmp_path: Path) -> None:
+def test_layers_of_weights_have_the_same_names_as_on_linux(layers: str, tmp_path: Path) -> None:
     names = []
     for name, separator in (("windows", "\\"), ("linux", "/")):
         path = tmp_path / f"{name}.weights.h5"
@@ -79,7 +79,7 @@ def test_weights_alone_are_called_as_on_linux(layers: str, tmp_path: Path) -> No
     assert names[0] == names[1]
 
 
-def test_an_architecture_is_joined_to_weights(tmp_path: Path) -> None:
+def test_an_architecture_matches_the_weights(tmp_path: Path) -> None:
     path, config = tmp_path / "m.weights.h5", tmp_path / "config.json"
     path.write_bytes(handmade.hdf5(lambda file: _fill(file, "layers")))
     config.write_text(json.dumps(CONFIG))

@@ -1,4 +1,4 @@
-"""Keras files that are cut short, damaged, or that lead elsewhere."""
+"""Keras files that are cut short, damaged, or refer to other files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ WRITERS = pytest.mark.parametrize(
 
 
 @pytest.mark.parametrize("offset", [512, 1024, 2048])
-def test_an_archive_whose_weights_stand_where_hdf5_may_begin(offset: int, tmp_path: Path) -> None:
+def test_an_archive_with_hdf5_at_an_offset_where_hdf5_files_may_start(
+    offset: int, tmp_path: Path
+) -> None:
     metadata = b'{"keras_version": "3.0.0"}'
     path = tmp_path / "m.keras"
     for _ in range(2):
@@ -110,7 +112,7 @@ def test_a_configuration_nested_too_deep_is_refused(tmp_path: Path) -> None:
         b'{"class_name": "Sequential", "config": ',
     ],
 )
-def test_a_configuration_that_is_no_json_is_damage(config: bytes, tmp_path: Path) -> None:
+def test_a_configuration_that_is_not_json(config: bytes, tmp_path: Path) -> None:
     with pytest.raises(DamagedError, match="JSON"):
         contents_of(write_archive(tmp_path / "m.keras", config__json=config))
 
@@ -127,17 +129,18 @@ def test_a_configuration_that_is_no_json_is_damage(config: bytes, tmp_path: Path
         {"class_name": "Sequential", "config": [{"class_name": "X", "config": {"name": []}}]},
     ],
 )
-def test_a_configuration_of_no_sense_tells_nothing(config: object, tmp_path: Path) -> None:
+def test_a_configuration_with_wrong_types_is_ignored(config: object, tmp_path: Path) -> None:
     path = write_archive(tmp_path / "m.keras", config__json=json.dumps(config).encode())
     assert read_all(path) == WHOLE
 
 
-def test_settings_of_no_sense_are_left_out(tmp_path: Path) -> None:
+def test_settings_with_wrong_types_are_left_out(tmp_path: Path) -> None:
     settings = {"epsilon": "x", "momentum": 10**400, "axis": [1.5], "trainable": "no", "mode": []}
     layer = {"class_name": "BatchNormalization", "config": LAYER["config"] | settings}
-    [found] = batch_norms(contents_of(write_h5(tmp_path / "m.h5", [layer]))).values()
-    assert found.evidence == "config"
-    assert [found.epsilon, found.momentum, found.axis, found.trainable] == [None] * 4
+    [sighting] = batch_norms(contents_of(write_h5(tmp_path / "m.h5", [layer]))).values()
+    assert sighting.evidence == "config"
+    settings = [sighting.epsilon, sighting.momentum, sighting.axis, sighting.trainable]
+    assert settings == [None] * 4
 
 
 def test_a_missing_shard_is_named(written: Path, tmp_path: Path) -> None:
@@ -170,17 +173,17 @@ def test_pickled_weights_are_not_opened(tmp_path: Path) -> None:
         contents_of(path)
 
 
-def test_a_member_that_is_not_where_the_archive_says(tmp_path: Path) -> None:
+def test_a_member_that_is_missing_from_its_offset(tmp_path: Path) -> None:
     path = write_archive(tmp_path / "m.keras")
     data = path.read_bytes()
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         at = archive.getinfo("model.weights.h5").header_offset
     path.write_bytes(data[:at] + b"XXXX" + data[at + 4 :])
-    with pytest.raises(DamagedError, match="has no model"):
+    with pytest.raises(DamagedError, match="is not where its directory says"):
         contents_of(path)
 
 
-def test_an_hdf5_file_in_a_tar_is_the_archives_matter(tmp_path: Path) -> None:
+def test_an_hdf5_file_in_a_tar_is_not_recognised_as_hdf5(tmp_path: Path) -> None:
     import tarfile
 
     write_weights(tmp_path / "m.weights.h5")

@@ -1,4 +1,4 @@
-"""The HDF5 in Keras files, in circles, claiming too much, or of other types."""
+"""HDF5 in Keras files with cycles, excessive claims, or unexpected types."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.formats.keras.files import contents_of, recognised_by
 from tests.formats.keras.small import VARS, WHOLE, read_all, write_h5, write_weights
 
 
-def test_a_group_within_itself_ends(tmp_path: Path) -> None:
+def test_a_group_that_contains_itself(tmp_path: Path) -> None:
     def tie(file: h5py.File) -> None:
         file["layers/again"] = file["layers"]
         file["layers/batch_normalization/up"] = file["/"]
@@ -29,7 +29,7 @@ def test_a_group_within_itself_ends(tmp_path: Path) -> None:
     assert read_all(path) == WHOLE
 
 
-def test_many_links_to_one_group_are_one(tmp_path: Path) -> None:
+def test_many_links_to_one_group(tmp_path: Path) -> None:
     def fan(file: h5py.File) -> None:
         inner = file.create_group("x")
         for _ in range(40):
@@ -91,7 +91,9 @@ def test_data_outside_of_the_file_is_not_read(tmp_path: Path) -> None:
     ],
     ids=["unwritten", "compressed"],
 )
-def test_what_claims_more_than_it_holds_is_refused(dataset: dict[str, Any], tmp_path: Path) -> None:
+def test_a_dataset_that_claims_more_than_the_file_contains(
+    dataset: dict[str, Any], tmp_path: Path
+) -> None:
     path = write_weights(
         tmp_path / "m.weights.h5", lambda file: file.create_dataset("x/vars/0", **dataset)
     )
@@ -106,7 +108,7 @@ def test_what_claims_more_than_it_holds_is_refused(dataset: dict[str, Any], tmp_
 
 @pytest.mark.parametrize("is_written", [False, True])
 def test_one_vast_chunk(is_written: bool, tmp_path: Path) -> None:
-    """One that was never written costs nothing; one that was is not decompressed."""
+    """A chunk that was never written is cheap; one that was written is not decompressed."""
     options: dict[str, Any] = {"chunks": (1 << 28,), "maxshape": (None,), "compression": "gzip"}
 
     def write(file: Any) -> None:
@@ -137,7 +139,7 @@ def test_a_compressed_array_of_nothing_but_zeros_is_bounded(tmp_path: Path) -> N
         contents_of(path).variables["x/vars/0"].read()
 
 
-def test_what_is_not_numbers_is_refused(tmp_path: Path) -> None:
+def test_elements_that_are_not_numbers(tmp_path: Path) -> None:
     def fill(file: h5py.File) -> None:
         file["x/vars/0"] = ["text"]
         file["x/vars/1"] = np.array([b"bytes"])
@@ -152,7 +154,7 @@ def test_what_is_not_numbers_is_refused(tmp_path: Path) -> None:
             contents.variables[f"x/vars/{index}"].read()
 
 
-def test_big_endian_numbers_come_in_the_machines_order(tmp_path: Path) -> None:
+def test_big_endian_numbers_are_converted(tmp_path: Path) -> None:
     values = np.array([1.5, -2.25], ">f4")
     path = write_weights(
         tmp_path / "m.weights.h5", lambda file: file.create_dataset("x/vars/0", data=values)
@@ -192,7 +194,7 @@ def test_texts_are_read_as_h5py_reads_them(tmp_path: Path) -> None:
             assert store.texts(place, "missing") is None
 
 
-def test_lists_that_keras_splits_are_joined(tmp_path: Path) -> None:
+def test_lists_that_keras_splits(tmp_path: Path) -> None:
     names = [f"layer_{index:05}" for index in range(5000)]
     path = tmp_path / "m.h5"
     with h5py.File(path, "w") as file:
@@ -202,7 +204,7 @@ def test_lists_that_keras_splits_are_joined(tmp_path: Path) -> None:
     assert recognised_by(path) == ["keras.h5"]
 
 
-def test_an_empty_entry_in_the_heap_of_texts_ends_it(tmp_path: Path) -> None:
+def test_an_empty_entry_ends_the_heap_of_texts(tmp_path: Path) -> None:
     path = write_h5(tmp_path / "m.h5")
     data = bytearray(path.read_bytes())
     # The entry that ends a heap gives the size of the rest; the HDF5 library steps by it.
@@ -216,7 +218,7 @@ def test_an_empty_entry_in_the_heap_of_texts_ends_it(tmp_path: Path) -> None:
     assert read_all(path) == WHOLE
 
 
-def test_one_text_that_many_elements_share_is_refused(tmp_path: Path) -> None:
+def test_a_text_that_many_elements_share(tmp_path: Path) -> None:
     path = write_h5(tmp_path / "m.h5", names=["x" * 40_000, *["x"] * 2000])
     data = path.read_bytes()
     heaps = [match.start() for match in re.finditer(b"GCOL", data)]

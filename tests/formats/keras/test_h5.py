@@ -1,4 +1,4 @@
-"""The layouts of Keras's older HDF5 that no Keras of today writes, written by hand."""
+"""Variants of Keras's first HDF5 format that current versions do not write."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write(
     groups: dict[str, Sequence[str]],
     config: dict[str, object] | None = None,
 ) -> Path:
-    """Groups of weights with these names; a whole model where there is a configuration."""
+    """Write groups of weights; with a configuration, a whole model."""
     with h5py.File(path, "w") as file:
         root = file
         if config is not None:
@@ -49,7 +49,7 @@ def scoped(scope: str, labels: Sequence[str] = STATISTICS) -> list[str]:
     return [f"{scope}/{label}" for label in labels]
 
 
-def test_scopes_that_tensorflow_renamed_as_it_built_twice(tmp_path: Path) -> None:
+def test_scopes_that_tensorflow_renamed(tmp_path: Path) -> None:
     inner = sequential(batch_norm("a"), batch_norm("b"), name="inner")
     groups = {
         "bn": scoped("bn_1_2"),
@@ -66,7 +66,7 @@ def test_scopes_that_tensorflow_renamed_as_it_built_twice(tmp_path: Path) -> Non
     assert {layer.evidence for layer in found.values()} == {"config"}
 
 
-def test_names_with_a_count_are_not_taken_for_renamed_ones(tmp_path: Path) -> None:
+def test_names_with_a_count_that_are_not_renamed(tmp_path: Path) -> None:
     inner = sequential(batch_norm("bn"), batch_norm("bn_1"), name="inner")
     groups = {"inner": [*scoped("bn_1"), *scoped("bn")]}
     found = batch_norms(contents_of(write(tmp_path / "m.h5", groups, sequential(inner))))
@@ -144,7 +144,7 @@ def test_keras_0_numbers_layers_and_weights(tmp_path: Path) -> None:
     found = batch_norms(contents_of(path))
     assert list(found) == ["layer_2", "layer_10"]
     layer = found["layer_2"]
-    # Before 1.0, Keras kept the standard deviation: that is no variance.
+    # Before 1.0, Keras stored the standard deviation instead of the variance.
     assert layer.roles == {
         "gamma": "layer_2/param_0",
         "beta": "layer_2/param_1",
@@ -164,7 +164,7 @@ def test_layers_of_other_scripts(tmp_path: Path) -> None:
     assert list(batch_norms(contents_of(tmp_path / "m.h5"))) == names
 
 
-def test_a_layer_without_its_statistics_is_still_seen(tmp_path: Path) -> None:
+def test_a_layer_without_statistics(tmp_path: Path) -> None:
     groups = {"bn": scoped("bn", STATISTICS[:2]), "other": []}
     config = sequential(batch_norm("bn"), batch_norm("other"))
     found = batch_norms(contents_of(write(tmp_path / "m.h5", groups, config)))
@@ -189,5 +189,5 @@ def test_a_layer_without_its_statistics_is_still_seen(tmp_path: Path) -> None:
         ("unknown", "Keras unknown"),
     ],
 )
-def test_who_wrote_it(version: str | None, expected: str | None) -> None:
+def test_writer(version: str | None, expected: str | None) -> None:
     assert writer(version) == expected

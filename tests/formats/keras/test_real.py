@@ -1,4 +1,4 @@
-"""Keras files from the wild and of many versions, against their hand-checked truth and h5py."""
+"""Public Keras files and files of many versions, compared with verified values and h5py."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def target(folder: Path) -> tuple[Path, dict]:
 
 
 @pytest.mark.parametrize("name", BN_SETS)
-def test_a_real_file_agrees_with_its_truth(real: Path, name: str) -> None:
+def test_a_real_file_has_the_expected_layers(real: Path, name: str) -> None:
     path, truth = target(real / name)
     contents = contents_of(path)
     found = batch_norms(contents)
@@ -65,7 +65,7 @@ def test_a_real_file_agrees_with_its_truth(real: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BN_SETS)
-def test_the_order_and_the_numbers_are_those_of_the_config(real: Path, name: str) -> None:
+def test_order_and_settings_are_those_of_the_config(real: Path, name: str) -> None:
     path, truth = target(real / name)
     config = truth.get("config_bn")
     if not config:
@@ -90,19 +90,19 @@ def test_a_file_without_batch_norm_has_none(real: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["derived-trunc-eegnet-h5", "derived-trunc-ecg-keras"])
-def test_a_file_that_was_cut_short_says_so(real: Path, name: str) -> None:
+def test_a_truncated_file(real: Path, name: str) -> None:
     path, _ = target(real / name)
     with pytest.raises(DamagedError, match=r"truncated|cut short"):
         contents_of(path)
 
 
-def test_keras_1_has_a_note_on_what_its_running_std_is(real: Path) -> None:
+def test_keras_1_has_a_note_about_running_std(real: Path) -> None:
     path, _ = target(real / "musictagger-cnn-tf-keras1-h5")
     for layer in batch_norms(contents_of(path)).values():
         assert any("running_std" in note for note in layer.notes)
 
 
-def test_an_archive_and_its_bare_weights_hold_the_same(real: Path) -> None:
+def test_an_archive_and_its_weights_have_the_same_layers(real: Path) -> None:
     archive = contents_of(target(real / "ecg-keras3")[0])
     weights = contents_of(target(real / "ecg-weights-h5")[0])
     assert list(archive.variables) == list(weights.variables)
@@ -113,7 +113,7 @@ def test_an_archive_and_its_bare_weights_hold_the_same(real: Path) -> None:
     assert {layer.evidence for layer in bare.values()} == {"name"}
 
 
-# Names that the networks behind `written` were given, in the order of the network.
+# The names of layers in the networks behind `written`, in network order.
 FUNCTIONAL = ["batch_normalization", "bn2", "bn3", "bn4", "inner/batch_normalization_1"]
 WRAPPED = "time_distributed/batch_normalization_2"
 SUBCLASSED = [f"blk/batch_normalization_{k}" for k in (3, 4, 5, 6)]
@@ -175,7 +175,7 @@ def test_every_variable_is_read_as_h5py_reads_it(written: Path, name: str) -> No
             assert same_bits(contents.variables[key].read(), np.asarray(oracle[key][()]))
 
 
-def test_shards_hold_what_the_single_file_does(written: Path) -> None:
+def test_shards_have_the_variables_of_the_single_file(written: Path) -> None:
     folder = written / "k3_2.21_keras3.15"
     whole = contents_of(folder / "w.weights.h5")
     for name in ("shard.weights.json", "shard_00000.weights.h5", "shard_00002.weights.h5"):
@@ -185,17 +185,17 @@ def test_shards_hold_what_the_single_file_does(written: Path) -> None:
             assert same_bits(shards.variables[key].read(), variable.read())
 
 
-def test_what_no_configuration_tells_is_undecided(written: Path) -> None:
+def test_roles_without_a_configuration_are_undecided(written: Path) -> None:
     found = batch_norms(contents_of(written / "k3_2.21_keras3.15/w.weights.h5"))
     for name in ("bn2", "bn3"):
         assert set(found[name].roles) == {"moving_mean", "moving_variance"}
         assert len(found[name].undecided) == 1
-    told = batch_norms(contents_of(written / "k3_2.21_keras3.15/m.keras"))
-    assert set(told["bn2"].roles) == {"beta", "moving_mean", "moving_variance"}
-    assert set(told["bn3"].roles) == {"gamma", "moving_mean", "moving_variance"}
+    configured = batch_norms(contents_of(written / "k3_2.21_keras3.15/m.keras"))
+    assert set(configured["bn2"].roles) == {"beta", "moving_mean", "moving_variance"}
+    assert set(configured["bn3"].roles) == {"gamma", "moving_mean", "moving_variance"}
 
 
-def test_other_files_are_none_of_these(written: Path, real: Path) -> None:
+def test_other_files_are_not_recognised(written: Path, real: Path) -> None:
     others = [
         real / "bad-mlzoo-lfs-h5/wav2letter.h5",
         real / "mlperf-tiny-kws-savedmodel/saved_model.pb",

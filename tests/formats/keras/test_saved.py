@@ -1,4 +1,4 @@
-"""Models that Keras 3 and tf-keras save here, against the layers they were saved from."""
+"""Models saved by Keras 3 and tf-keras, compared with their layers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ tf_keras = pytest.importorskip("tf_keras")
 LIBRARIES = pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras3", "tf_keras"])
 EXTRA = ("moving_stddev", "renorm_mean", "renorm_stddev")
 Layers = Mapping[str, Any]
-"""Longer name -> the layer that should be found under it, in the order of the network."""
+"""Longer name -> the expected layer, in network order."""
 
 
 def randomize(layers: Layers) -> None:
-    """Give every variable of every layer values of its own."""
+    """Set the variables of all layers to random values."""
     rng = np.random.default_rng(0)
     for layer in layers.values():
         layer.set_weights(
@@ -33,7 +33,7 @@ def randomize(layers: Layers) -> None:
 
 
 def save(model: Any, folder: Path, suffix: str) -> Path:
-    """Write a model by the library's own means; weights alone where the suffix says so."""
+    """Save a model, or its weights only, depending on the suffix."""
     path = folder / f"model{suffix}"
     if suffix == ".weights.json":
         model.save_weights(path, max_shard_size=1e-6)
@@ -45,37 +45,37 @@ def save(model: Any, folder: Path, suffix: str) -> Path:
 
 
 def assert_same(path: Path, layers: Layers, configured: bool = True) -> None:
-    """The file's layers are these, with all that a configuration tells where there is one."""
+    """Compare a file's layers with the expected ones, including settings if `configured`."""
     contents = contents_of(path)
     found = batch_norms(contents)
     assert list(found) == list(layers) if configured else set(found) == set(layers)
     for name, layer in layers.items():
         sighting = found[name]
-        held = {label: getattr(layer, label, None) for label in (*ROLES, *EXTRA)}
-        held = {label: value for label, value in held.items() if value is not None}
-        told = {**sighting.roles, **sighting.extra}
+        values = {label: getattr(layer, label, None) for label in (*ROLES, *EXTRA)}
+        values = {label: value for label, value in values.items() if value is not None}
+        keys = {**sighting.roles, **sighting.extra}
         if configured:
             assert sighting.evidence == "config"
-            assert told.keys() == held.keys()
+            assert keys.keys() == values.keys()
             assert (sighting.epsilon, sighting.momentum) == (layer.epsilon, layer.momentum)
             axis = layer.axis
             if not isinstance(axis, int):
                 axis = axis[0] if len(axis) == 1 else tuple(axis)
             assert sighting.axis == axis
         else:
-            assert len(told) + len(sighting.undecided) == len(held)
-        for label, key in told.items():
-            assert same_bits(contents.variables[key].read(), held[label].numpy())
+            assert len(keys) + len(sighting.undecided) == len(values)
+        for label, key in keys.items():
+            assert same_bits(contents.variables[key].read(), values[label].numpy())
         for key in sighting.undecided:
             stored = contents.variables[key].read()
-            assert any(same_bits(stored, value.numpy()) for value in held.values())
+            assert any(same_bits(stored, value.numpy()) for value in values.values())
 
 
 def nested(library: Any) -> tuple[Any, Layers]:
-    """Renamed layers, names off by some from their groups, models in models, wrappers."""
+    """Renamed layers, names whose counts differ from their groups', nested models, wrappers."""
     layers = library.layers
     for _ in range(3):
-        # Names count over the whole program, groups in a file within their model.
+        # Names count in the whole program, groups in a file only within their model.
         layers.BatchNormalization()
     found = {
         "first_bn": layers.BatchNormalization(name="first_bn", epsilon=1.1e-5, momentum=0.9),
@@ -113,7 +113,7 @@ def test_nested_renamed_and_wrapped_layers(library: Any, suffix: str, tmp_path: 
 
 
 @pytest.mark.parametrize("suffix", [".weights.h5", ".weights.json"])
-def test_weights_alone_know_the_names(suffix: str, tmp_path: Path) -> None:
+def test_names_in_weights_without_a_configuration(suffix: str, tmp_path: Path) -> None:
     model, layers = nested(keras)
     assert_same(save(model, tmp_path, suffix), layers, configured=False)
 
@@ -139,7 +139,7 @@ def test_keras_2_in_hdf5(suffix: str, tmp_path: Path) -> None:
 
 @LIBRARIES
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5", ".h5"])
-def test_optimizer_weights_are_no_layers(library: Any, suffix: str, tmp_path: Path) -> None:
+def test_optimizer_weights_are_not_layers(library: Any, suffix: str, tmp_path: Path) -> None:
     bn = library.layers.BatchNormalization(name="bn")
     model = library.Sequential([library.Input((3,)), bn])
     model.compile(library.optimizers.Adam(amsgrad=True), "mse")
@@ -181,7 +181,7 @@ def test_batch_renormalization(tmp_path: Path) -> None:
 
 @keras.saving.register_keras_serializable("tests")
 class Block(keras.layers.Layer):
-    """A layer of the user's own that holds others in every way that Keras follows."""
+    """A custom layer that contains other layers in every way that Keras supports."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -207,14 +207,14 @@ class Block(keras.layers.Layer):
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5", ".weights.json", ".h5"])
-def test_layers_inside_of_the_users_own(suffix: str, tmp_path: Path) -> None:
+def test_layers_inside_custom_layers(suffix: str, tmp_path: Path) -> None:
     block, after = Block(name="block"), keras.layers.BatchNormalization(name="after")
     start = keras.Input((3,))
     model = keras.Model(start, after(block(start)))
     layers = {f"block/{name}": layer for name, layer in block.all().items()} | {"after": after}
     randomize(layers)
     if suffix == ".h5":
-        # There the names are those of the variables, which Keras calls by fewer of the parents.
+        # Names are those of the variables here, which include fewer of the parents.
         layers = {layer.gamma.path.rpartition("/")[0]: layer for layer in layers.values()}
     path = save(model, tmp_path, suffix)
     assert_same(path, layers, configured=False)
@@ -241,7 +241,7 @@ def test_a_subclassed_model(tmp_path: Path) -> None:
         assert_same(save(model, tmp_path, suffix), layers, configured=False)
 
 
-def test_a_layer_that_two_models_share_is_one(tmp_path: Path) -> None:
+def test_a_layer_that_two_models_share(tmp_path: Path) -> None:
     shared, last = (keras.layers.BatchNormalization(name=name) for name in ("shared", "last"))
     hole, start = keras.Input((3,)), keras.Input((3,))
     inner = keras.Model(hole, shared(keras.layers.Dense(3)(hole)), name="inner")
@@ -251,7 +251,7 @@ def test_a_layer_that_two_models_share_is_one(tmp_path: Path) -> None:
     assert_same(save(model, tmp_path, ".keras"), layers)
 
 
-def test_bare_operations_of_a_model_are_no_layers(tmp_path: Path) -> None:
+def test_operations_of_a_model_are_not_layers(tmp_path: Path) -> None:
     bn = keras.layers.BatchNormalization(name="bn")
     ones = np.ones(3, "float32")
     start = keras.Input((3,))
@@ -284,7 +284,7 @@ def test_frozen_layers_and_models(library: Any, suffix: str, tmp_path: Path) -> 
     }
 
 
-def test_a_subclass_of_batch_norm_is_one(tmp_path: Path) -> None:
+def test_a_subclass_of_batch_norm(tmp_path: Path) -> None:
     @keras.saving.register_keras_serializable("tests")
     class Norm(keras.layers.BatchNormalization):
         pass
@@ -296,7 +296,7 @@ def test_a_subclass_of_batch_norm_is_one(tmp_path: Path) -> None:
         assert_same(save(model, tmp_path, suffix), {"norm": bn})
 
 
-def test_a_folder_and_a_compressed_archive_hold_what_the_archive_does(tmp_path: Path) -> None:
+def test_a_folder_and_a_compressed_archive_have_the_same_layers(tmp_path: Path) -> None:
     from bnstat.formats.keras import is_keras_folder
     from bnstat.formats.keras.archive import open_folder
     from bnstat.model import Source

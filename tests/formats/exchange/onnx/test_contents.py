@@ -1,4 +1,4 @@
-"""What ONNX files hold, against what the `onnx` package put into them."""
+"""The layers of ONNX files that the `onnx` package writes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OPSETS: dict[int, dict[str, Any]] = {
     14: {"training_mode": 0},
     15: {"training_mode": 0},
 }
-"""Version of the operator -> the attributes that it has beside epsilon and momentum."""
+"""Version of the operator -> its attributes beside epsilon and momentum."""
 
 
 @pytest.mark.parametrize("opset", OPSETS)
@@ -59,8 +59,8 @@ def test_training_form_of_five_outputs(tmp_path: Path) -> None:
     assert_layer(bnstat.load(path), "bn", held)
 
 
-def test_what_the_operator_defines_where_nothing_is_written(tmp_path: Path) -> None:
-    """Epsilon counts always, momentum only where the node trains."""
+def test_defaults_of_the_operator(tmp_path: Path) -> None:
+    """The default of epsilon always applies, that of momentum only if the node trains."""
     for mode, momentum in ((0, None), (1, 0.9)):
         outputs = ["y", "mean", "var"] if mode else ["y"]
         node = norm("x", "bn", outputs, **({"training_mode": 1} if mode else {}))
@@ -68,27 +68,27 @@ def test_what_the_operator_defines_where_nothing_is_written(tmp_path: Path) -> N
         assert (layer.epsilon, layer.momentum) == (1e-5, momentum)
 
 
-@pytest.mark.parametrize("held", [(), ("gamma", "beta")])
-def test_statistics_that_are_not_in_the_file(tmp_path: Path, held: tuple[str, ...]) -> None:
-    """What a node makes while the network runs, or what the network is given, is told."""
+@pytest.mark.parametrize("stored", [(), ("gamma", "beta")])
+def test_statistics_that_are_not_in_the_file(tmp_path: Path, stored: tuple[str, ...]) -> None:
+    """Statistics that a node computes at run time, or that are inputs, are missing."""
     made = helper.make_node("RandomNormal", [], ["bn.moving_mean"], shape=[3])
     tensors = [*initializers("bn", arrays()), *initializers("whole", arrays(1))]
     tensors = [
         each
         for each in tensors
-        if each.name in (*(f"bn.{role}" for role in held),) or each.name.startswith("whole.")
+        if each.name in (*(f"bn.{role}" for role in stored),) or each.name.startswith("whole.")
     ]
     nodes = [made, norm("x", "bn", ["z"]), norm("z", "whole")]
     given = graph(nodes, tensors)
     given.input.extend(
         helper.make_tensor_value_info(f"bn.{role}", onnx.TensorProto.FLOAT, [3])
         for role in ROLES
-        if role not in (*held, "moving_mean")
+        if role not in (*stored, "moving_mean")
     )
     model = bnstat.load(save(tmp_path / "m", given))
     assert [layer.name for layer in model] == ["whole"]
     (layer,) = model.incomplete
-    assert list(layer.variables) == list(held)
+    assert list(layer.variables) == list(stored)
     assert layer.epsilon == 1e-5
 
 
@@ -100,8 +100,8 @@ def test_not_spatial(tmp_path: Path) -> None:
     assert layer.axis is None
 
 
-def test_constants_and_what_lies_between(tmp_path: Path) -> None:
-    """Each statistic comes another way: a constant, through casts and changes of shape."""
+def test_constants_casts_and_reshapes(tmp_path: Path) -> None:
+    """Each statistic is passed in another way: as a constant, by casts and changes of shape."""
     held = arrays()
     nodes = [
         helper.make_node("Constant", [], ["gamma"], value=to_tensor(held["gamma"])),
@@ -131,7 +131,7 @@ def test_constants_and_what_lies_between(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("order", [(2, 1, 0), (1, 2, 0), (2, 0, 1)], ids=str)
-def test_nodes_that_stand_before_what_they_take(order: tuple[int, ...], tmp_path: Path) -> None:
+def test_nodes_before_the_nodes_that_they_depend_on(order: tuple[int, ...], tmp_path: Path) -> None:
     held = arrays()
     passed = {f"bn.{role}": array for role, array in held.items() if role != "moving_mean"}
     nodes = [
@@ -147,7 +147,7 @@ def test_nodes_that_stand_before_what_they_take(order: tuple[int, ...], tmp_path
     assert_layer(model, layer.name, held)
 
 
-def test_nodes_in_a_circle_do_not_keep_others_from_being_read(tmp_path: Path) -> None:
+def test_nodes_in_a_cycle(tmp_path: Path) -> None:
     held = arrays()
     circle = [
         helper.make_node("Identity", ["b"], ["a"]),
@@ -158,7 +158,7 @@ def test_nodes_in_a_circle_do_not_keep_others_from_being_read(tmp_path: Path) ->
 
 
 def test_inside_branches_loops_and_functions(tmp_path: Path) -> None:
-    """Two bodies of an If use names of their own, a loop's uses the outer graph's tensors."""
+    """The bodies of an If have initializers; the body of a loop uses the outer graph's."""
     held = {name: arrays(seed) for seed, name in enumerate(("a", "b", "c", "d"))}
     then = body([norm("x", "a", ["t"])], initializers("a", held["a"]), ["t"])
     other = body([norm("x", "b", ["e"])], initializers("b", held["b"]), ["e"])
@@ -226,13 +226,13 @@ def test_pytorch_names_of_initializers_name_the_layers(tmp_path: Path) -> None:
     assert_layer(bnstat.load(save(tmp_path / "m", graph([node], tensors))), "layer1.0.bn", held)
 
 
-def test_layer_norm_is_none(tmp_path: Path) -> None:
+def test_layer_norm_is_not_batch_norm(tmp_path: Path) -> None:
     node = helper.make_node("LayerNormalization", ["x", "ln.weight", "ln.bias"], ["y"])
     tensors = [to_tensor(np.ones(3, np.float32), f"ln.{each}") for each in ("weight", "bias")]
     assert list(bnstat.load(save(tmp_path / "m", graph([node], tensors), 17))) == []
 
 
-def test_truncated_anywhere_is_recognised_and_refused(tmp_path: Path) -> None:
+def test_truncated_files(tmp_path: Path) -> None:
     path = save(tmp_path / "m", graph([norm("x", "bn")], initializers("bn", arrays())))
     data = path.read_bytes()
     for length in range(60, len(data) - 1, 7):
@@ -242,7 +242,7 @@ def test_truncated_anywhere_is_recognised_and_refused(tmp_path: Path) -> None:
             bnstat.load(path)
 
 
-def test_an_attribute_that_is_damaged(tmp_path: Path) -> None:
+def test_a_damaged_attribute(tmp_path: Path) -> None:
     path = save(tmp_path / "m", graph([norm("x", "bn", epsilon=0.5)], initializers("bn", arrays())))
     sound = path.read_bytes()
     for damage in (b"epsilo\xff", b"epsilon"[:5] + b"\xff\xff"):
@@ -251,7 +251,7 @@ def test_an_attribute_that_is_damaged(tmp_path: Path) -> None:
             bnstat.load(path)
 
 
-def test_functions_that_call_each_other_without_end(tmp_path: Path) -> None:
+def test_endless_recursion_of_functions(tmp_path: Path) -> None:
     functions = [
         helper.make_function(
             "own", name, ["X"], ["Y"],
@@ -267,7 +267,7 @@ def test_functions_that_call_each_other_without_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("crowd", ["inputs", "initializers"])
-def test_a_crowded_function_that_is_called_often(crowd: str, tmp_path: Path) -> None:
+def test_a_function_with_many_names_that_is_called_often(crowd: str, tmp_path: Path) -> None:
     """Names of tensors count as well as nodes."""
     many = 50_000
     if crowd == "inputs":
@@ -284,13 +284,13 @@ def test_a_crowded_function_that_is_called_often(crowd: str, tmp_path: Path) -> 
         bnstat.load(path)
 
 
-def test_nodes_that_are_all_called_alike(tmp_path: Path) -> None:
+def test_nodes_with_the_same_name(tmp_path: Path) -> None:
     nodes = [helper.make_node("Relu", ["x"], [f"t{i}"], name="same") for i in range(20_000)]
     path = save(tmp_path / "m", graph(nodes, []))
     assert list(bnstat.load(path)) == []
 
 
-def test_what_is_no_onnx_is_left_to_others(tmp_path: Path) -> None:
+def test_other_files_are_not_recognised(tmp_path: Path) -> None:
     path = tmp_path / "m"
     others = (b"\x08\x01\x12\x00", b"\x08", b"\x08\x07", b"\x0a\x03\x0a\x01x")
     for data in (*others, b"\x08\x07:\x02\x0f\x00"):
@@ -298,8 +298,8 @@ def test_what_is_no_onnx_is_left_to_others(tmp_path: Path) -> None:
         assert not matches(LocalFile(path))
 
 
-def test_initializers_that_are_inputs_too(tmp_path: Path) -> None:
-    """As version 3 of the format demands, and PyTorch's `keep_initializers_as_inputs` gives."""
+def test_initializers_that_are_also_inputs(tmp_path: Path) -> None:
+    """Version 3 of the format and PyTorch's `keep_initializers_as_inputs` require this."""
     held = arrays()
     made = graph([norm("x", "bn")], initializers("bn", held))
     made.input.extend(
@@ -311,7 +311,7 @@ def test_initializers_that_are_inputs_too(tmp_path: Path) -> None:
 
 
 def test_the_first_version_of_the_format(tmp_path: Path) -> None:
-    """It starts as a SavedModel does: with a 1, then something in field 2. No opset is told."""
+    """Like a SavedModel, it starts with a 1 and field 2. It contains no opset."""
     held = arrays()
     node = norm("x", "bn", epsilon=2e-3, is_test=1)
     model = helper.make_model(graph([node], initializers("bn", held)), producer_name="pytorch")
@@ -324,14 +324,14 @@ def test_the_first_version_of_the_format(tmp_path: Path) -> None:
     assert_layer(found, "bn", held)
 
 
-# Constants that the file computes
+# Constants that the graph computes
 
 node, FLOAT = helper.make_node, onnx.TensorProto.FLOAT
 ReferenceEvaluator = pytest.importorskip("onnx.reference").ReferenceEvaluator
 
 
 def _chain(*steps: Any) -> list[Any]:
-    """Nodes of (operator, further inputs, attributes) in a row; the last gives `bn.gamma`."""
+    """Chain nodes of (operator, further inputs, attributes); the output is `bn.gamma`."""
     names = [*(f"t{place}" for place in range(len(steps) - 1)), "bn.gamma"]
     nodes, before = [], []
     for (kind, inputs, attributes), name in zip(steps, names, strict=True):
@@ -399,13 +399,13 @@ def test_a_parameter_that_the_file_computes(name: str, tmp_path: Path) -> None:
     assert bnstat.load(path).incomplete == ()
 
 
-def test_a_stored_tensor_that_is_passed_on_is_shown_itself(tmp_path: Path) -> None:
+def test_a_stored_tensor_that_nodes_pass_on(tmp_path: Path) -> None:
     steps = [("Identity", ["other"], {}), ("Reshape", ["shape"], {})]
     (layer,) = bnstat.load(save(tmp_path / "m.onnx", _computed(steps), opset=13))
     assert layer.variables["gamma"].key == "other"
 
 
-def test_what_depends_on_an_input_is_not_evaluated(tmp_path: Path) -> None:
+def test_nodes_that_depend_on_an_input_are_not_evaluated(tmp_path: Path) -> None:
     steps = [("Shape", ["x"], {}), ("ConstantOfShape", [], _FILL)]
     assert (
         bnstat.load(save(tmp_path / "m.onnx", _computed(steps), opset=13)).layers[0].gamma is None
@@ -428,7 +428,7 @@ def test_a_large_tensor_is_not_evaluated(tmp_path: Path) -> None:
     assert layer.gamma is not None
 
 
-def test_a_norm_that_is_spelled_out_keeps_its_form(tmp_path: Path) -> None:
+def test_a_norm_of_single_operations_is_not_evaluated(tmp_path: Path) -> None:
     of = arrays()
     nodes = [
         node("Constant", [], ["epsilon"], value_float=0.01),
@@ -450,7 +450,7 @@ def test_a_norm_that_is_spelled_out_keeps_its_form(tmp_path: Path) -> None:
 
 
 def _convolutions(*names: tuple[str, ...], add: str = "") -> Any:
-    """Convolutions in a row, each with its kernel and, if there is a second name, its bias."""
+    """Chain convolutions, each with a kernel and, if there is a second name, a bias."""
     nodes, tensors, before = [], [], "x"
     for place, (kernel, *bias) in enumerate(names):
         tensors.append(to_tensor(np.ones((3, 3, 1, 1), np.float32), kernel))
@@ -477,16 +477,16 @@ FOLDED = {
 
 
 @pytest.mark.parametrize("name", FOLDED)
-def test_what_was_folded_is_noted(name: str, tmp_path: Path) -> None:
-    of, said = FOLDED[name]
+def test_folding_is_noted(name: str, tmp_path: Path) -> None:
+    of, message = FOLDED[name]
     model = bnstat.load(save(tmp_path / "m.onnx", of))
     assert not model.layers
     (note,) = model.notes
-    assert said in note
+    assert message in note
     assert "bnstat diff ORIGINAL FILE" in note
 
 
-def test_nothing_is_noted_of_other_models(tmp_path: Path) -> None:
+def test_other_models_have_no_note(tmp_path: Path) -> None:
     plain = _convolutions(("k",), ("l",))
     assert not bnstat.load(save(tmp_path / "plain.onnx", plain)).notes
     whole = _convolutions(("k", "b"))

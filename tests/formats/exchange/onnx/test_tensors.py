@@ -1,4 +1,4 @@
-"""The tensors of ONNX files, against the `onnx` package."""
+"""The tensors of ONNX files, compared with the `onnx` package."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.formats.keras.files import same_bits
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "float64"])
 @pytest.mark.parametrize("raw", [True, False])
-def test_types_and_ways_to_store(tmp_path: Path, kind: str, raw: bool) -> None:
+def test_types_and_encodings(tmp_path: Path, kind: str, raw: bool) -> None:
     import ml_dtypes
 
     dtype = np.dtype(getattr(ml_dtypes, kind, kind))
@@ -52,7 +52,7 @@ def test_types_and_ways_to_store(tmp_path: Path, kind: str, raw: bool) -> None:
             assert [place.part for place in variable.extents()] == [None]
 
 
-def test_every_listed_type_as_onnx_reads_it(tmp_path: Path) -> None:
+def test_listed_values_of_every_type(tmp_path: Path) -> None:
     codes = ["UINT8", "INT8", "UINT16", "INT16", "INT32", "INT64", "BOOL", "UINT32", "UINT64"]
     codes += ["COMPLEX64", "COMPLEX128", "FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16", "FLOAT8E5M2"]
     tensors = []
@@ -69,8 +69,8 @@ def test_every_listed_type_as_onnx_reads_it(tmp_path: Path) -> None:
         assert same_bits(found, onnx.numpy_helper.to_array(tensor)), tensor.name
 
 
-def outside(path: Path, **entries: str) -> Path:
-    """A model of one layer, each of whose tensors lies at these places beside the file."""
+def with_external_data(path: Path, **entries: str) -> Path:
+    """Write a model of one layer whose tensors are in another file, at these positions."""
     tensors = []
     for number, role in enumerate(ROLES):
         tensor = onnx.TensorProto(name=f"bn.{role}", data_type=1, dims=[3], data_location=1)
@@ -84,7 +84,7 @@ def test_external_data(tmp_path: Path) -> None:
     held = arrays()
     (tmp_path / "data").mkdir()
     (tmp_path / "data/weights.bin").write_bytes(b"".join(a.tobytes() for a in held.values()))
-    path = outside(tmp_path / "m.onnx", location="data/weights.bin")
+    path = with_external_data(tmp_path / "m.onnx", location="data/weights.bin")
     model = bnstat.load(path)
     assert_layer(model, "bn", held)
     for variable in model[0].variables.values():
@@ -109,19 +109,19 @@ def test_external_data(tmp_path: Path) -> None:
         ({"location": "w", "length": "13"}, DamagedError),
     ],
 )
-def test_external_data_that_is_refused(
+def test_invalid_external_data(
     tmp_path: Path, entries: dict[str, str], error: type[BnstatError]
 ) -> None:
     (tmp_path / "below").mkdir()
     (tmp_path / "below/w").write_bytes(bytes(48))
     (tmp_path / "secret").write_bytes(bytes(48))
-    layer = bnstat.load(outside(tmp_path / "below/m.onnx", **entries))[0]
+    layer = bnstat.load(with_external_data(tmp_path / "below/m.onnx", **entries))[0]
     with pytest.raises(error):
         layer.read()
 
 
-def test_only_what_is_asked_for_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model of 64 MB costs a few pieces of its file."""
+def test_only_batch_norm_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file of 64 MB, a few pieces are read."""
     big = to_tensor(np.zeros(16 << 20, np.float32), "big")
     path = save(tmp_path / "m", graph([norm("x", "bn")], [big, *initializers("bn", arrays())]))
     read = 0
@@ -146,11 +146,11 @@ def with_dims(path: Path, dims: Sequence[int]) -> Contents:
 
 
 @pytest.mark.parametrize("dims", [[4], [2**40, 2**40]])
-def test_other_bytes_than_the_shape_says(tmp_path: Path, dims: list[int]) -> None:
+def test_bytes_that_do_not_fit_the_shape(tmp_path: Path, dims: list[int]) -> None:
     with pytest.raises(DamagedError):
         with_dims(tmp_path / "m", dims).variables["bn.gamma"].read()
 
 
 @pytest.mark.parametrize("dims", [[-3], [1] * 40])
-def test_shapes_that_cannot_be(tmp_path: Path, dims: list[int]) -> None:
+def test_impossible_shapes(tmp_path: Path, dims: list[int]) -> None:
     assert list(with_dims(tmp_path / "m", dims).variables) == [f"bn.{role}" for role in ROLES[1:]]
