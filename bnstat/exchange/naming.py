@@ -1,4 +1,4 @@
-"""What `export` writes of each layer, and what each framework calls it.
+"""The parts of a layer that `export` writes, and their names in each framework.
 
 Gamma and beta are `weight` and `bias` in PyTorch's `BatchNorm2d`, `scale` and `B` in ONNX's
 `BatchNormalization`, `scale` and `bias` in Flax's `BatchNorm`. PyTorch's momentum is the share of
@@ -87,7 +87,7 @@ NAMINGS: Final[Mapping[str, Naming]] = {
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What is written of a model's layers, and under which names.
+    """The choice of what `export` writes, and under which names.
 
     Attributes:
         names: a key of `NAMINGS`; None for Keras's names without saying so in the file.
@@ -110,7 +110,7 @@ class ExportOptions:
 
     @property
     def parts(self) -> Sequence[str]:
-        """What is written of each layer: the roles, or scale and shift."""
+        """The parts to write of each layer: the roles, or scale and shift."""
         return PARTS_FOLDED if self.folded else ROLES
 
     @property

@@ -1,6 +1,6 @@
 """The values of a model as safetensors: a length, a JSON header, then the tensors' bytes.
 
-The keys are `LAYER/ROLE` or those of a framework, which loads them under its own names. Arrays are
+The keys are `LAYER/ROLE`, or the names that a framework loads its tensors by. Arrays are
 stored bit for bit. The metadata's `bnstat` is JSON of each layer's epsilon and momentum. `apply`
 reads such a file as any other safetensors model.
 

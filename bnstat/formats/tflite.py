@@ -59,7 +59,7 @@ _UNNAMED: Final = "tensor"
 _FOLDED: Final = (
     "TensorFlow Lite's converter folds batch norm into the operations beside it, so this file "
     "contains none; look at the model that was converted "
-    "(bnstat diff tells whether this one does the same)"
+    "(bnstat diff shows whether both compute the same)"
 )
 
 

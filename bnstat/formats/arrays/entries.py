@@ -1,4 +1,4 @@
-"""What the entries of files of arrays have in common: names, shapes and plain bytes."""
+"""Names, shapes and plain bytes of the arrays in files of any format."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def open_contents(file: File, source: Source) -> Contents:
         if key in variables:
             raise DamagedError(file.path, f"contains {info.filename} twice")
         variables[key] = _variable(key, _Member.of(file, info))
-    # The order of the scopes is the order in which they were saved.
+    # Scopes keep the order of the file, because that is the order of saving.
     scopes: dict[str, dict[str, str]] = {}
     for key, variable in variables.items():
         scope, slash, label = variable.name.rpartition("/")

@@ -56,7 +56,7 @@ _BLOSC_SIZE: Final = slice(4, 8)
 _FAILURES: Final = (
     ValueError, OSError, RuntimeError, MemoryError, NotImplementedError, TypeError,
 )  # fmt: skip
-"""What tensorstore raises for what it cannot read."""
+"""The errors that tensorstore raises for damaged or unsupported data."""
 
 
 class Orbax(Format):

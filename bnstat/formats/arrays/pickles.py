@@ -1,4 +1,4 @@
-"""Pickles of arrays, in which programs of NumPy, JAX, Haiku and Flax save their parameters.
+"""Pickles of arrays, as programs of NumPy, JAX, Haiku and Flax save their parameters.
 
 The reader of PyTorch's pickles reads them: it builds containers and arrays, and calls nothing that
 a pickle names. For a pair such as Haiku's `(params, state)`, the index is not part of the names.

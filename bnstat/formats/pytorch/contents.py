@@ -229,7 +229,7 @@ def pickle_errors(file: File) -> Iterator[None]:
         yield
     except BudgetError as error:
         raise UnsupportedError(
-            file.path, f"its pickle is larger than that of any network ({error})"
+            file.path, f"its pickle is larger than any network needs ({error})"
         ) from error
     except CutError as error:
         raise DamagedError(

@@ -22,12 +22,12 @@ _WRAPPERS: Final = {
     "state_dict", "model", "full_model", "model_state_dict", "model_state", "model_dict", "net",
     "network", "params", "weights",
 }  # fmt: skip
-"""What checkpoints call the state dict in them; not part of a layer's name."""
+"""Names of the state dict in a checkpoint; they are not part of a layer's name."""
 _AVERAGES: Final = {
     "ema", "ema_model", "model_ema", "ema_state_dict", "state_dict_ema", "params_ema",
     "ema_params", "ema_weights",
 }  # fmt: skip
-"""What checkpoints call the exponential moving average of a state dict."""
+"""Names of the exponential moving average of a state dict in a checkpoint."""
 _AVERAGED: Final = "/ExponentialMovingAverage"
 """TensorFlow's ending of the name of such an average."""
 
@@ -101,7 +101,7 @@ def collect(root: Any) -> Collected:
 
 
 def _drop_repeated(collected: Collected, paths: dict[str, tuple[str, ...]]) -> None:
-    """Drop tensors of a state dict that are those of a whole model in the same file.
+    """Drop tensors of a state dict that repeat those of a whole model in the same file.
 
     Both have the same name in their container and the same numbers in the same storage. A tensor
     that has two names within one container is kept twice.
