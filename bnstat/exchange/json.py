@@ -33,13 +33,7 @@ def dump(
     *,
     track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
 ) -> None:
-    """Write a model as JSON to a text file whose encoding has all of Unicode.
-
-    `track` passes the layers on, for example to show progress.
-
-    Raises:
-        BnstatError: a variable cannot be read.
-    """
+    """Write a model as JSON; see `ExportModule`."""
     source = model.source
     described = _members(
         path=source.path,
@@ -187,12 +181,7 @@ def matches(file: File) -> bool:
 
 
 def read(file: File) -> Document:
-    """Read the values in a JSON file.
-
-    Raises:
-        DamagedError: the file is not valid JSON, or not such a document.
-        UnsupportedError: the document is of another version.
-    """
+    """Read the values in a file; see `ExportModule`."""
     path = file.path
     document = _object(_parse(file), _DOCUMENT, path, "")
     if document.get("schema", _Number(_SCHEMA)) != _Number(_SCHEMA):

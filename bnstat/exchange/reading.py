@@ -54,8 +54,7 @@ def read_values(path: str) -> Document | Model:
             if not row.is_model and row.module.matches(file):
                 if file.size > _LARGEST:
                     raise UnsupportedError(path, f"is larger than 1 GiB, too large for {row.title}")
-                document: Document = row.module.read(file)
-                return document
+                return row.module.read(file)
     try:
         model = as_exported(load(path))
     except UnknownFormatError as error:

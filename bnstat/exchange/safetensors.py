@@ -30,13 +30,7 @@ def dump(
     *,
     track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
 ) -> None:
-    """Write a model as safetensors to a binary file, which need not be seekable.
-
-    `track` passes the layers on, for example to show progress.
-
-    Raises:
-        BnstatError: a variable cannot be read, or has a type that the format lacks.
-    """
+    """Write a model as safetensors; see `ExportModule`."""
     arrays: dict[str, Array] = {}
     for layer in track(model.layers):
         for part in options.parts:
