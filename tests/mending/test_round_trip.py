@@ -1,4 +1,4 @@
-"""What `export` writes, `apply` reads: every model, every form, every framework's names."""
+"""`apply` reads every export: of every model, in every format, with every framework's names."""
 
 from __future__ import annotations
 

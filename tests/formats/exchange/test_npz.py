@@ -227,6 +227,15 @@ def test_members_do_not_overlap(tmp_path: Path) -> None:
         bnstat.load(tmp_path / "m.npz")
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_members_of_one_name(tmp_path: Path) -> None:
+    np.savez(tmp_path / "m.npz", a=np.zeros(3))
+    with zipfile.ZipFile(tmp_path / "m.npz", "a") as archive:
+        archive.writestr("a.npy", archive.read("a.npy"))
+    with pytest.raises(DamagedError, match=r"contains a\.npy twice"):
+        bnstat.load(tmp_path / "m.npz")
+
+
 def test_headers_of_python_2(tmp_path: Path) -> None:
     header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (3L, 1L), }"
     array = np.arange(3, dtype="<f4")

@@ -1,4 +1,4 @@
-"""What PyTorch's files may hold beside plain tensors: values are those that torch loads."""
+"""Arrays, quantized tensors and other objects in PyTorch files, compared with what torch loads."""
 
 from __future__ import annotations
 
