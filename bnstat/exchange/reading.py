@@ -87,8 +87,8 @@ def as_exported(model: Model) -> Model:
         if parts <= {*ROLES} and all(
             {"moving_mean", "moving_variance"} <= variables.keys() for variables in layers.values()
         ):
-            found = [BatchNorm(name, variables) for name, variables in layers.items()]
-            return Model(model.source, found, stored=model.stored)
+            norms = [BatchNorm(name, variables) for name, variables in layers.items()]
+            return Model(model.source, norms, stored=model.stored)
     return model
 
 

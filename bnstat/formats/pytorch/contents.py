@@ -151,9 +151,9 @@ def _read_zip(file: File, top: Folder | None, called: Call) -> tuple[Any, PlaceO
     def place_of(storage: Storage) -> Place:
         # Only a member's own header records where its bytes are.
         # Threads may read at the same time, so the set is copied in one step.
-        if wanted := list(small):
+        if members := list(small):
             small.clear()
-            top.expect(wanted)
+            top.expect(members)
         member = top.file(f"data/{storage.key}")
         if member is None:
             raise DamagedError(f"{file.path}: data/{storage.key}", "this storage is missing")
@@ -240,8 +240,8 @@ def _variable(
     if isinstance(tensor, Array):
         return Variable(key, name, tensor.dtype, tensor.shape, partial(tensor.read, where))
 
-    def read(each: Tensor = tensor) -> NDArray[np.generic]:
-        return read_tensor(each, place_of(each.storage), where)
+    def read(stored: Tensor = tensor) -> NDArray[np.generic]:
+        return read_tensor(stored, place_of(stored.storage), where)
 
     def extents() -> Sequence[Range]:
         return find_tensor(tensor, place_of(tensor.storage))
@@ -254,10 +254,10 @@ def _variable(
         # PyTorch rounds a single scale to float32, but not a tensor of scales.
         with np.errstate(over="ignore"):
             factors, zeros = (
-                (read(each) if isinstance(each, Tensor) else np.array([each], np.float32))
+                (read(part) if isinstance(part, Tensor) else np.array([part], np.float32))
                 .astype(np.float64)
                 .ravel()
-                for each in (scale, zero)
+                for part in (scale, zero)
             )
         return Scales(factors, zeros, axis)
 
