@@ -18,11 +18,13 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Final, NamedTuple
+from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
-from bnstat.compare import Difference
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
 from bnstat.model import ROLES, Array, BatchNorm, Model, printable
+
+if TYPE_CHECKING:
+    from bnstat.compare import Difference
 
 PARTS_FOLDED: Final = ("scale", "shift")
 """The parts of a folded layer: `y = scale * x + shift`."""
