@@ -304,6 +304,8 @@ def _flat(values: object, shape: tuple[int, ...], path: str, place: str) -> Iter
     elif not isinstance(values, list) or len(values) != shape[0]:
         count = len(values) if isinstance(values, list) else "no"
         raise _wrong(path, place, f"has {count} elements, but the shape says {shape[0]}")
+    elif len(shape) == 1 and all(type(item) is _Number for item in values):
+        yield from values
     else:
         for number, item in enumerate(values):
             yield from _flat(item, shape[1:], path, f"{place}[{number}]")
