@@ -28,7 +28,7 @@ def document_of(a_model, values=True):
 
 
 def written(a_model, values=True):
-    """The document, checked against the schema."""
+    """Return the document, checked against the schema."""
     document = document_of(a_model, values)
     jsonschema.validate(document, SCHEMA, jsonschema.Draft202012Validator)
     return document
@@ -97,7 +97,7 @@ def test_no_layers():
     assert written(model())["layers"] == []
 
 
-def test_what_is_not_known_is_null():
+def test_unknown_settings_are_null():
     source = Source("model.pb", "frozen-graph")
     document = written(model(usual("bn"), source=source))
     assert document["source"] == {
@@ -131,7 +131,7 @@ def test_no_elements(shape):
     assert document["moving_mean"]["values"] == []
 
 
-def test_integers_and_booleans_are_natural():
+def test_integers_and_booleans():
     bn = layer("bn", {"gamma": np.array([True, False]), "beta": np.array([3, -4], np.int8)})
     (stored,) = written(model(bn))["layers"]
     assert [repr(value) for value in stored["gamma"]["values"]] == ["True", "False"]
@@ -189,7 +189,7 @@ def test_printable_names_of_any_language_are_not_escaped():
     assert "层/bn" in file.getvalue()
 
 
-def test_arrays_that_were_read_are_not_read_again():
+def test_arrays_are_read_once():
     bn = usual("bn")
     bn.read()
     for stored in bn.variables.values():

@@ -1,4 +1,4 @@
-"""The rows of the export formats, and what is derived from them."""
+"""The rows of the export formats, and the options and help that are derived from them."""
 
 from __future__ import annotations
 
