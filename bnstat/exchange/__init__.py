@@ -1,1 +1,1 @@
-"""What an export is called and made of, and the forms for other frameworks."""
+"""The formats of values: `export` writes them, and `apply` reads them."""

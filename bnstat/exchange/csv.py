@@ -40,13 +40,7 @@ def dump(
     *,
     track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
 ) -> None:
-    """Write a model as CSV to a text file that was opened with `newline=""`.
-
-    `track` passes the layers on, for example to show progress.
-
-    Raises:
-        BnstatError: a variable cannot be read, or a layer's name is too long for a cell.
-    """
+    """Write a model as CSV; see `ExportModule`."""
     file.write(_row("layer", "channel", *options.labels))
     for layer in track(model.layers):
         start_of_row = _row(cell(options.name(layer)), "").removesuffix("\n")
@@ -102,11 +96,7 @@ def matches(file: File) -> bool:
 
 
 def read(file: File) -> Document:
-    """Read the values in a CSV file.
-
-    Raises:
-        DamagedError: the file is not valid CSV, or not such a table.
-    """
+    """Read the values in a file; see `ExportModule`."""
     try:
         text = file.read().removeprefix(_BOM).decode()
     except UnicodeDecodeError as error:

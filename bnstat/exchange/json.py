@@ -33,13 +33,7 @@ def dump(
     *,
     track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
 ) -> None:
-    """Write a model as JSON to a text file whose encoding has all of Unicode.
-
-    `track` passes the layers on, for example to show progress.
-
-    Raises:
-        BnstatError: a variable cannot be read.
-    """
+    """Write a model as JSON; see `ExportModule`."""
     source = model.source
     described = _members(
         path=source.path,
@@ -187,12 +181,7 @@ def matches(file: File) -> bool:
 
 
 def read(file: File) -> Document:
-    """Read the values in a JSON file.
-
-    Raises:
-        DamagedError: the file is not valid JSON, or not such a document.
-        UnsupportedError: the document is of another version.
-    """
+    """Read the values in a file; see `ExportModule`."""
     path = file.path
     document = _object(_parse(file), _DOCUMENT, path, "")
     if document.get("schema", _Number(_SCHEMA)) != _Number(_SCHEMA):
@@ -315,6 +304,8 @@ def _flat(values: object, shape: tuple[int, ...], path: str, place: str) -> Iter
     elif not isinstance(values, list) or len(values) != shape[0]:
         count = len(values) if isinstance(values, list) else "no"
         raise _wrong(path, place, f"has {count} elements, but the shape says {shape[0]}")
+    elif len(shape) == 1 and all(type(item) is _Number for item in values):
+        yield from values
     else:
         for number, item in enumerate(values):
             yield from _flat(item, shape[1:], path, f"{place}[{number}]")

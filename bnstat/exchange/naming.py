@@ -1,4 +1,4 @@
-"""What `export` writes of each layer, and what each framework calls it.
+"""The parts of a layer that `export` writes, and their names in each framework.
 
 Gamma and beta are `weight` and `bias` in PyTorch's `BatchNorm2d`, `scale` and `B` in ONNX's
 `BatchNormalization`, `scale` and `bias` in Flax's `BatchNorm`. PyTorch's momentum is the share of
@@ -18,11 +18,13 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Final, NamedTuple
+from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
-from bnstat.compare import Difference
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
 from bnstat.model import ROLES, Array, BatchNorm, Model, printable
+
+if TYPE_CHECKING:
+    from bnstat.compare import Difference
 
 PARTS_FOLDED: Final = ("scale", "shift")
 """The parts of a folded layer: `y = scale * x + shift`."""
@@ -87,7 +89,7 @@ NAMINGS: Final[Mapping[str, Naming]] = {
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What is written of a model's layers, and under which names.
+    """The choice of what `export` writes, and under which names.
 
     Attributes:
         names: a key of `NAMINGS`; None for Keras's names without saying so in the file.
@@ -110,7 +112,7 @@ class ExportOptions:
 
     @property
     def parts(self) -> Sequence[str]:
-        """What is written of each layer: the roles, or scale and shift."""
+        """The parts to write of each layer: the roles, or scale and shift."""
         return PARTS_FOLDED if self.folded else ROLES
 
     @property

@@ -39,13 +39,7 @@ def dump(
     *,
     track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
 ) -> None:
-    """Write a model as NPZ to a binary file, which need not be seekable.
-
-    `track` passes the layers on, for example to show progress.
-
-    Raises:
-        BnstatError: a variable cannot be read, or a layer's name is too long for a ZIP.
-    """
+    """Write a model as NPZ; see `ExportModule`."""
     with zipfile.ZipFile(cast(BinaryIO, _Forward(file)), "w", zipfile.ZIP_STORED) as archive:
         for layer in track(model.layers):
             for part in options.parts:
@@ -89,12 +83,7 @@ def matches(file: File) -> bool:
 
 
 def read(file: File) -> Document:
-    """Read the values in an NPZ file.
-
-    Raises:
-        DamagedError: the file is damaged, or an array is not named after a layer and a role.
-        UnsupportedError: an array does not contain numbers, or the arrays are too large.
-    """
+    """Read the values in a file; see `ExportModule`."""
     size = sum(info.file_size for info in npz.members(file))
     if size > _LARGEST:
         raise UnsupportedError(file.path, f"claims {size} bytes, more than the 1 GiB that are read")

@@ -33,13 +33,7 @@ def dump(
     *,
     track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
 ) -> None:
-    """Write a model as Parquet to a binary file.
-
-    `track` passes the layers on, for example to show progress.
-
-    Raises:
-        BnstatError: a variable cannot be read, or pyarrow is not installed.
-    """
+    """Write a model as Parquet; see `ExportModule`."""
     arrow, parquet = _libraries()
     is_wide = any(
         variable.dtype not in ("float16", "bfloat16", "float32")
@@ -92,12 +86,7 @@ def matches(file: File) -> bool:
 
 
 def read(file: File) -> Document:
-    """Read the values in a Parquet file.
-
-    Raises:
-        DamagedError: the file is damaged, or is not such a table.
-        UnsupportedError: the table is too large, or pyarrow is not installed.
-    """
+    """Read the values in a file; see `ExportModule`."""
     arrow, parquet = _libraries()
     try:
         opened = parquet.ParquetFile(arrow.BufferReader(file.read()))

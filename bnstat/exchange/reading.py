@@ -54,8 +54,7 @@ def read_values(path: str) -> Document | Model:
             if not row.is_model and row.module.matches(file):
                 if file.size > _LARGEST:
                     raise UnsupportedError(path, f"is larger than 1 GiB, too large for {row.title}")
-                document: Document = row.module.read(file)
-                return document
+                return row.module.read(file)
     try:
         model = as_exported(load(path))
     except UnknownFormatError as error:
@@ -88,8 +87,8 @@ def as_exported(model: Model) -> Model:
         if parts <= {*ROLES} and all(
             {"moving_mean", "moving_variance"} <= variables.keys() for variables in layers.values()
         ):
-            found = [BatchNorm(name, variables) for name, variables in layers.items()]
-            return Model(model.source, found, stored=model.stored)
+            norms = [BatchNorm(name, variables) for name, variables in layers.items()]
+            return Model(model.source, norms, stored=model.stored)
     return model
 
 

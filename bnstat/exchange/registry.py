@@ -6,23 +6,66 @@ derived from the rows.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
+
+if TYPE_CHECKING:
+    from bnstat.exchange.naming import ExportOptions
+    from bnstat.exchange.values import Document
+    from bnstat.model import BatchNorm, Model
+    from bnstat.storage.files import File
+
+
+class ExportModule(Protocol):
+    """A module that writes and reads a format."""
+
+    def dump(
+        self,
+        model: Model,
+        file: Any,
+        options: ExportOptions = ...,
+        *,
+        track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = ...,
+    ) -> None:
+        """Write a model to a file that need not be seekable.
+
+        Args:
+            model: the model; its arrays are read one after the other.
+            file: binary, or text with `newline=""` in an encoding that has all of Unicode.
+            options: what is written, and under which names.
+            track: passes the layers on, for example to show progress.
+
+        Raises:
+            BnstatError: a variable cannot be read, or the format cannot store a layer.
+        """
+
+    def matches(self, file: File) -> bool:
+        """Return True if a file is of this format, judged by its content."""
+        ...
+
+    def read(self, file: File) -> Document:
+        """Read the values in a file.
+
+        Raises:
+            DamagedError: the file is damaged, or does not contain values of layers.
+            UnsupportedError: it contains what `apply` cannot write, or is too large.
+        """
+        ...
 
 
 class ExportFormat(NamedTuple):
-    """A format of values; a module `bnstat.exchange.NAME` writes and reads it.
-
-    The module has `dump(model, file, options, *, track)` and, unless `is_model`, also
-    `matches(file)`, which identifies a file by its content, and `read(file)`.
+    """A format of values.
 
     Attributes:
-        name: the name of the module, the value of `--format`, and the ending of files.
+        name: the name of an `ExportModule` in this package, the value of `--format`, and the
+            ending of files.
         title: the name in messages and help.
         content: what a file contains, for the help of `export`.
         is_binary: True if `dump` writes bytes, False if it writes text.
         flag: the help of the option `--NAME`; empty if `--format` alone chooses the format.
-        is_model: True if `apply` reads such a file as any other model.
+        is_model: True if `apply` reads such a file as any other model, so that the module has
+            only `dump`.
     """
 
     name: str
@@ -33,9 +76,9 @@ class ExportFormat(NamedTuple):
     is_model: bool = False
 
     @property
-    def module(self) -> Any:
+    def module(self) -> ExportModule:
         """The module, which is imported now."""
-        return import_module(f"bnstat.exchange.{self.name}")
+        return cast(ExportModule, import_module(f"bnstat.exchange.{self.name}"))
 
 
 FORMATS: Final = (

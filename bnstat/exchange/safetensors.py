@@ -1,6 +1,6 @@
 """The values of a model as safetensors: a length, a JSON header, then the tensors' bytes.
 
-The keys are `LAYER/ROLE` or those of a framework, which loads them under its own names. Arrays are
+The keys are `LAYER/ROLE`, or the names that a framework loads its tensors by. Arrays are
 stored bit for bit. The metadata's `bnstat` is JSON of each layer's epsilon and momentum. `apply`
 reads such a file as any other safetensors model.
 
@@ -30,13 +30,7 @@ def dump(
     *,
     track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
 ) -> None:
-    """Write a model as safetensors to a binary file, which need not be seekable.
-
-    `track` passes the layers on, for example to show progress.
-
-    Raises:
-        BnstatError: a variable cannot be read, or has a type that the format lacks.
-    """
+    """Write a model as safetensors; see `ExportModule`."""
     arrays: dict[str, Array] = {}
     for layer in track(model.layers):
         for part in options.parts:

@@ -1,32 +1,28 @@
-"""TensorFlow Lite: a flatbuffer of operations and their constants.
+"""TensorFlow Lite: a flatbuffer of operations and their constants, without batch norm.
 
-Flatbuffers, read in place.
+    file     u32 offset of the root table, 4 bytes of identifier
+    table    i32 distance back to its vtable, then its fields
+    vtable   u16 size of the vtable, u16 size of the table, a u16 for each field: its offset in the
+             table; 0, or beyond the vtable, if the field has its default
+    vector   u32 count, then the elements; a string is a vector of bytes
 
-    file     u32 where the root table is, 4 bytes of identifier
-    table    i32 how far before it its vtable is, then its fields
-    vtable   u16 its own bytes, u16 the table's, a u16 for each field: where it is in the table; 0,
-             or beyond the vtable, where the field has its default
-    vector   u32 count, then the elements; a string is one of bytes
+All numbers are little-endian. A field that is a table, a vector or a string is a u32: the distance
+from its own position to the target.
 
-All is little-endian. A field that is a table, a vector or a string holds a u32, which counts from
-where it stands to what is meant.
-
-Source: https://flatbuffers.dev/internals.
-
-What a TensorFlow Lite model holds: the constants of its operations, and no batch norm.
-
-The converter folds each batch norm into the weights and bias of the operation beside it, or into
-a multiplication and an addition (tensorflow/compiler/mlir/lite/transforms/optimize.cc,
-prepare_tf.cc). What is read of the tables in tensorflow/compiler/mlir/lite/schema/schema.fbs:
+The converter folds each batch norm into the weights and bias of the operation beside it, or into a
+multiplication and an addition (tensorflow/compiler/mlir/lite/transforms/optimize.cc,
+prepare_tf.cc). Of the tables in tensorflow/compiler/mlir/lite/schema/schema.fbs, these are read:
 
     Model         2 subgraphs, 4 buffers
     SubGraph      0 tensors
     Tensor        0 shape, 1 type, 2 number of its buffer, 3 name, 4 quantization, 6 sparsity
     Quantization  2 scale, 3 zero point, 4 kind of details, 6 axis of the scales
-    Buffer        0 bytes, or 1 offset in the file and 2 length of those that lie behind the rest
+    Buffer        0 bytes, or 1 offset in the file and 2 length of bytes behind the flatbuffer
 
-A quantized number is `scale * (number - zero point)`, with one scale for all, or one for each
-index along an axis. It is shown as float32, as TensorFlow Lite's Dequantize gives it.
+A quantized number is `scale * (number - zero point)`, with one scale for all numbers or one for
+each index along an axis. It is shown as float32, as TensorFlow Lite's Dequantize returns it.
+
+Source of the layout: https://flatbuffers.dev/internals.
 """
 
 from __future__ import annotations
@@ -34,38 +30,22 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from math import prod
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.formats.arrays.entries import as_shape, contiguous_variable
 from bnstat.formats.contents import Contents
-from bnstat.formats.dtypes import (
-    TFLITE,
-    Scales,
-    bytes_needed,
-    extents,
-    find_dtype,
-    from_little_endian,
-    numpy_dtype,
-)
+from bnstat.formats.dtypes import TFLITE, Scales, extents
 from bnstat.model import Source, Variable
-from bnstat.storage.files import File, Range
+from bnstat.storage.files import File
 
 _IDENTIFIER: Final = b"TFL3"
 _AT: Final = 4
-
-
-def matches(file: File) -> bool:
-    """Whether the file is a TensorFlow Lite model."""
-    return file.head(_AT + len(_IDENTIFIER))[_AT:] == _IDENTIFIER
-
-
-def open_contents(file: File, source: Source) -> Contents:
-    """The constants of a file that `matches`. Raises as `contents_of` does."""
-    return contents_of(file, source)
-
 
 I8, U8, I32, U32, U64 = (struct.Struct(f"<{each}") for each in "bBiIQ")
 _VTABLE: Final = struct.Struct("<HH")
@@ -73,8 +53,44 @@ _VTABLE: Final = struct.Struct("<HH")
 _PAGE: Final = 1 << 12
 _MOST_TIMES: Final = 8
 _MOST: Final = 1 << 25
-"""So many times its size may be read of a file in all, and so many bytes: an honest one says
-little twice, and its tables are small."""
+"""Bytes that may be read of all tables, also as a multiple of the size of the file: the tables of
+an honest file are small and not shared."""
+_UNNAMED: Final = "tensor"
+_FOLDED: Final = (
+    "TensorFlow Lite's converter folds batch norm into the operations beside it, so this file "
+    "contains none; look at the model that was converted "
+    "(bnstat diff shows whether both compute the same)"
+)
+
+
+def matches(file: File) -> bool:
+    """Return True for a TensorFlow Lite model."""
+    return file.head(_AT + len(_IDENTIFIER))[_AT:] == _IDENTIFIER
+
+
+def open_contents(file: File, source: Source) -> Contents:
+    """Return the constants by their names, and a note that batch norm is folded into them.
+
+    The second constant of a name gets `#2` appended, and so on.
+
+    Raises:
+        DamagedError: the file is truncated, or contradicts itself.
+    """
+    variables: dict[str, Variable] = {}
+    uses: dict[str, int] = {}
+    model = Flatbuffer(file).root()
+    buffers = [_span(buffer) for buffer in model.tables(4)]
+    for graph in model.tables(2):
+        for tensor in graph.tables(0):
+            number = tensor.number(2, U32)
+            start, length = buffers[number] if number < len(buffers) else (0, 0)
+            if not length:
+                continue
+            name = tensor.text(3) or _UNNAMED
+            uses[name] = uses.get(name, 0) + 1
+            key = name if uses[name] == 1 else f"{name}#{uses[name]}"
+            variables.setdefault(key, _variable(key, tensor, start, length))
+    return Contents(replace(source, format="tflite"), variables, notes=[_FOLDED])
 
 
 class Flatbuffer:
@@ -86,15 +102,9 @@ class Flatbuffer:
         self._left = min(_MOST_TIMES * file.size, _MOST)
 
     def root(self) -> Table:
-        """The table that all others are below.
-
-        Raises:
-            DamagedError: there is none.
-        """
         return self.table(self.number(0, U32))
 
     def table(self, at: int) -> Table:
-        """The table at an offset. Raises as `root` does."""
         vtable = at - self.number(at, I32)
         size, extent = _VTABLE.unpack(self.read(vtable, _VTABLE.size))
         if size < _VTABLE.size:
@@ -103,14 +113,13 @@ class Flatbuffer:
         return Table(self, at, extent, np.frombuffer(fields, "<u2").tolist())
 
     def number(self, at: int, form: struct.Struct) -> int:
-        """The number at an offset."""
         return int(form.unpack(self.read(at, form.size))[0])
 
     def read(self, at: int, length: int) -> bytes:
-        """The bytes at an offset.
+        """Return the bytes at an offset.
 
         Raises:
-            DamagedError: the file does not have them, or has far more of them than it is large.
+            DamagedError: the file does not have them, or too much of it has been read.
         """
         self._left -= length
         if not 0 <= at <= self.file.size - length or self._left < 0:
@@ -118,33 +127,30 @@ class Flatbuffer:
         first, last = at // _PAGE, (at + length - 1) // _PAGE
         if last > first + 1:
             return self.file.read(at, length)
-        data = b"".join(self._page(number) for number in range(first, last + 1))
+        for number in range(first, last + 1):
+            if number not in self._pages:
+                start = number * _PAGE
+                self._pages[number] = self.file.read(start, min(_PAGE, self.file.size - start))
+        data = b"".join(self._pages[number] for number in range(first, last + 1))
         return data[at - first * _PAGE :][:length]
 
     def damaged(self) -> DamagedError:
-        """The error for offsets that lead nowhere."""
         return DamagedError(
             self.file.path,
             "is cut short, or has offsets that lead nowhere",
             "copy or download it again",
         )
 
-    def _page(self, number: int) -> bytes:
-        if number not in self._pages:
-            start = number * _PAGE
-            self._pages[number] = self.file.read(start, min(_PAGE, self.file.size - start))
-        return self._pages[number]
-
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table. All of its methods raise `DamagedError` where the file does not have what it says.
+    """A table; its methods raise `DamagedError` if an offset leads out of it or out of the file.
 
     Attributes:
         within: the file.
-        at: where it begins.
+        at: the table's offset.
         size: its bytes.
-        fields: where its fields begin in it, by their number; 0 where one is left out.
+        fields: the offsets of its fields in it; 0 for a field that is left out.
     """
 
     within: Flatbuffer
@@ -152,34 +158,34 @@ class Table:
     size: int
     fields: Sequence[int]
 
-    def number(self, field: int, form: struct.Struct, default: int = 0) -> int:
-        """A number of one of the forms of this module."""
+    def number(self, field: int, form: struct.Struct) -> int:
+        """Return a number; 0 if the field is left out."""
         place = self._place(field, form.size)
-        return default if place is None else self.within.number(place, form)
+        return 0 if place is None else self.within.number(place, form)
 
     def table(self, field: int) -> Table | None:
-        """The table that a field leads to; None where it is left out."""
+        """Return the table that a field points to, or None if it is left out."""
         at = self._target(field)
         return None if at is None else self.within.table(at)
 
     def tables(self, field: int) -> Iterator[Table]:
-        """The tables of a vector, in order."""
+        """Yield the tables of a vector."""
         start, count = self.vector(field, U32.size)
         for place in range(start, start + count * U32.size, U32.size):
             yield self.within.table(place + self.within.number(place, U32))
 
     def numbers(self, field: int, dtype: str) -> NDArray[np.generic]:
-        """The numbers of a vector; `dtype` is NumPy's, little-endian."""
+        """Return the numbers of a vector; `dtype` is NumPy's, little-endian."""
         kind = np.dtype(dtype)
         start, count = self.vector(field, kind.itemsize)
         return np.frombuffer(self.within.read(start, count * kind.itemsize), kind)
 
     def text(self, field: int) -> str:
-        """A string; empty where it is left out."""
+        """Return a string; empty if the field is left out."""
         return self.numbers(field, "u1").tobytes().decode("utf-8", "replace")
 
     def vector(self, field: int, width: int) -> tuple[int, int]:
-        """Where the elements of a vector begin, and how many there are, of so many bytes each."""
+        """Return the offset of a vector's elements of `width` bytes each, and their number."""
         at = self._target(field)
         if at is None:
             return 0, 0
@@ -199,110 +205,10 @@ class Table:
         return None if place is None else place + self.within.number(place, U32)
 
 
-_MOST_DIMS: Final = 32
-_UNNAMED: Final = "tensor"
-
-_FOLDED: Final = (
-    "TensorFlow Lite's converter folds batch norm into the operations beside it: "
-    "nothing of it is left to show; look at the model that was converted "
-    "(bnstat diff tells whether this one does the same)"
-)
-
-
-def contents_of(file: File, source: Source) -> Contents:
-    """The constants of a model by their names, and why there is no batch norm among them.
-
-    One that is called like another is told apart by a `#2`.
-
-    Raises:
-        DamagedError: the file is truncated, or contradicts itself.
-    """
-    variables: dict[str, Variable] = {}
-    uses: dict[str, int] = {}
-    for constant in _constants(Flatbuffer(file)):
-        name = constant.name or _UNNAMED
-        uses[name] = uses.get(name, 0) + 1
-        key = name if uses[name] == 1 else f"{name}#{uses[name]}"
-        variables.setdefault(key, _variable(key, constant))
-    return Contents(replace(source, format="tflite"), variables, notes=[_FOLDED])
-
-
-@dataclass(frozen=True, slots=True)
-class _Constant:
-    """A tensor whose numbers are in the file: `length` bytes from `start` on."""
-
-    file: File
-    start: int
-    length: int
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    scales: Scales | None
-    is_plain: bool
-
-    @property
-    def where(self) -> str:
-        return f"{self.file.path}: {self.name}"
-
-    def read(self) -> NDArray[np.generic]:
-        """The numbers, as float32 where they are quantized."""
-        stored = self._stored()
-        return stored if self.scales is None else self.scales.unpack(stored, self.where)
-
-    def step(self) -> NDArray[np.generic]:
-        """How far apart quantized numbers are; see `Variable.step`."""
-        return np.zeros(()) if self.scales is None else self.scales.step(self.shape, self.where)
-
-    def extents(self) -> Sequence[Range]:
-        """Where the bytes are stored; see `Variable.extents`."""
-        dtype = None if self.scales is not None or self.dtype == "int4" else find_dtype(self.dtype)
-        return extents(self.file, self.start, self.length, dtype, self.shape)
-
-    def _stored(self) -> NDArray[np.generic]:
-        if not self.is_plain:
-            raise UnsupportedError(self.where, "is stored sparsely or in blocks, which is not read")
-        dtype = numpy_dtype(self.dtype, self.where)
-        needed = bytes_needed(self.shape, dtype)
-        is_packed = self.dtype == "int4"
-        if self.length != ((needed + 1) // 2 if is_packed else needed):
-            raise DamagedError(self.where, f"{self.length} bytes do not fit its shape")
-        data = self.file.read(self.start, self.length)
-        if is_packed:
-            pairs = np.frombuffer(data, np.int8)
-            both = np.stack([pairs << 4 >> 4, pairs >> 4], axis=-1)
-            return both.ravel()[:needed].reshape(self.shape)
-        return from_little_endian(data, dtype, self.shape)
-
-
-def _variable(key: str, constant: _Constant) -> Variable:
-    is_scaled = constant.scales is not None
-    return Variable(
-        key,
-        key,
-        "float32" if is_scaled else constant.dtype,
-        constant.shape,
-        constant.read,
-        constant.extents,
-        constant.step if is_scaled else None,
-    )
-
-
-def _constants(flatbuffer: Flatbuffer) -> Iterator[_Constant]:
-    """The tensors of all graphs that have numbers, in stored order."""
-    model = flatbuffer.root()
-    buffers = [_span(buffer) for buffer in model.tables(4)]
-    for graph in model.tables(2):
-        for tensor in graph.tables(0):
-            number = tensor.number(2, U32)
-            start, length = buffers[number] if number < len(buffers) else (0, 0)
-            if length:
-                yield _constant(tensor, start, length)
-
-
 def _span(buffer: Table) -> tuple[int, int]:
-    """Where the bytes of a buffer lie, and how many there are."""
+    """Return the offset and the length of a buffer's bytes."""
     offset, size = buffer.number(1, U64), buffer.number(2, U64)
-    # 1 says that it will be set, which a finished file has done.
+    # 1 is a placeholder for an offset that is set when the file is finished.
     if offset <= 1:
         return buffer.vector(0, 1)
     if offset + size > buffer.within.file.size:
@@ -310,23 +216,42 @@ def _span(buffer: Table) -> tuple[int, int]:
     return offset, size
 
 
-def _constant(tensor: Table, start: int, length: int) -> _Constant:
-    file, name = tensor.within.file, tensor.text(3)
-    shape, code = tuple(tensor.numbers(0, "<i4").tolist()), tensor.number(1, I8)
-    if len(shape) > _MOST_DIMS or min(shape, default=0) < 0:
-        raise DamagedError(f"{file.path}: {name}", "is of no possible shape")
-    quantization = tensor.table(4)
-    is_plain = tensor.table(6) is None and not (quantization and quantization.number(4, U8))
+def _variable(key: str, tensor: Table, start: int, length: int) -> Variable:
+    file = tensor.within.file
+    where = f"{file.path}: {key}"
+    shape, code = as_shape(tensor.numbers(0, "<i4").tolist()), tensor.number(1, I8)
+    if shape is None:
+        raise DamagedError(where, "has an invalid shape")
     dtype = TFLITE.get(code, f"type {code}")
-    return _Constant(
-        file,
-        start,
-        length,
-        name,
-        dtype,
-        shape,
-        _scales(quantization, f"{file.path}: {name}") if quantization else None,
-        is_plain,
+    stored = contiguous_variable(file, start, length, dtype, shape, key)
+    packed = partial(extents, file, start, length, None, shape)
+    quantization = tensor.table(4)
+    if tensor.table(6) is not None or (quantization and quantization.number(4, U8)):
+
+        def refuse() -> NDArray[np.generic]:
+            raise UnsupportedError(where, "is stored sparsely or in blocks, which is not read")
+
+        stored = replace(stored, reader=refuse)
+    elif dtype == "int4":
+
+        def unpack_pairs() -> NDArray[np.generic]:
+            count = prod(shape)
+            if length != (count + 1) // 2:
+                raise DamagedError(where, f"{length} bytes do not fit its shape")
+            pairs = np.frombuffer(file.read(start, length), np.int8)
+            both = np.stack([pairs << 4 >> 4, pairs >> 4], axis=-1)
+            return both.ravel()[:count].reshape(shape)
+
+        stored = replace(stored, reader=unpack_pairs, finder=packed)
+    scales = _scales(quantization, where) if quantization else None
+    if scales is None:
+        return stored
+    return replace(
+        stored,
+        dtype="float32",
+        reader=lambda: scales.unpack(stored.read(), where),
+        finder=packed,
+        stepper=lambda: scales.step(shape, where),
     )
 
 
@@ -336,5 +261,5 @@ def _scales(quantization: Table, where: str) -> Scales | None:
     if not scales.size:
         return None
     if zeros.size not in (0, 1, scales.size) or not np.isfinite(scales).all():
-        raise DamagedError(where, "has other zero points than scales")
+        raise DamagedError(where, "has zero points that do not fit its scales")
     return Scales(scales, zeros if zeros.size else np.zeros(1), quantization.number(6, I32))

@@ -20,7 +20,7 @@ def written(a_model):
     return list(csv.reader(io.StringIO(file.getvalue())))
 
 
-def test_one_row_a_channel_with_every_bit():
+def test_one_row_per_channel_with_every_bit():
     bn = usual("stem/bn", 100_000)
     head, *rows = written(model(bn))
     assert head == ["layer", "channel", *ROLES]
@@ -54,7 +54,7 @@ def test_a_vector_with_dimensions_of_size_1_has_plain_indices():
     ]
 
 
-def test_other_shapes_have_an_index_a_dimension():
+def test_other_shapes_have_one_index_per_dimension():
     mean = np.arange(6, dtype=np.float32).reshape(2, 1, 3)
     rows = written(model(layer("bn", {"moving_mean": mean})))[1:]
     assert [row[1] for row in rows] == ["0:0:0", "0:0:1", "0:0:2", "1:0:0", "1:0:1", "1:0:2"]

@@ -1,4 +1,4 @@
-"""Exports in the words and formats of other frameworks, read back by their own libraries."""
+"""Exports with the names and in the formats of other frameworks, read by their libraries."""
 
 from __future__ import annotations
 
@@ -42,9 +42,7 @@ def json_of(of: Model, form: ExportOptions) -> dict:
 
 @pytest.mark.parametrize("names", NAMINGS)
 @pytest.mark.parametrize("kind", ["safetensors", "npz"])
-def test_what_is_written_is_read_back_as_the_same_layers(
-    names: str, kind: str, tmp_path: Path
-) -> None:
+def test_exports_are_read_back_as_the_same_layers(names: str, kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"m.{kind}"
     with path.open("wb") as file:
         dump = safetensors_output.dump if kind == "safetensors" else npz_output.dump
@@ -108,7 +106,7 @@ def test_torch_loads_them_into_the_port(tmp_path: Path) -> None:
     np.testing.assert_allclose(given, TWO[0].normalize(x, axis=1), rtol=1e-5, atol=1e-6)
 
 
-def test_the_momentum_is_what_the_other_side_means() -> None:
+def test_momentum_is_that_of_the_framework() -> None:
     def momentum(names: str | None) -> float:
         return json_of(TWO, ExportOptions(names))["layers"][0]["momentum"]
 
@@ -181,7 +179,7 @@ def test_parquet_as_its_library_reads_it() -> None:
     np.testing.assert_array_equal(read, TWO[0].moving_variance)
 
 
-def test_two_layers_that_would_be_called_alike_are_refused() -> None:
+def test_two_layers_of_one_name_are_refused() -> None:
     alike = model(usual("a/bn"), usual("a.bn", seed=1))
     ExportOptions("keras").check(alike.layers)
     with pytest.raises(BnstatError, match="name of two layers"):

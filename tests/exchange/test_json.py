@@ -6,17 +6,15 @@ import math
 from importlib.resources import files
 
 import jsonschema
-import ml_dtypes
 import numpy as np
 import pytest
 
 from bnstat.exchange import json as output
 from bnstat.exchange.naming import ExportOptions
-from bnstat.model import Source, as_float64
+from bnstat.model import Source
 from tests.output.models import layer, model, usual, variable
 
 SCHEMA = json.loads(files("bnstat.exchange").joinpath("schema.json").read_text("utf-8"))
-SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def refuse(word):
@@ -30,23 +28,10 @@ def document_of(a_model, values=True):
 
 
 def written(a_model, values=True):
-    """The document, checked against the schema."""
+    """Return the document, checked against the schema."""
     document = document_of(a_model, values)
     jsonschema.validate(document, SCHEMA, jsonschema.Draft202012Validator)
     return document
-
-
-def read_back(stored):
-    """The array that a variable's JSON describes."""
-
-    def number(value):
-        return [number(item) for item in value] if isinstance(value, list) else special(value)
-
-    def special(value):
-        return SPECIAL[value] if isinstance(value, str) else value
-
-    dtype = np.dtype(getattr(ml_dtypes, stored["dtype"], None) or stored["dtype"])
-    return np.array(number(stored["values"]), np.float64).astype(dtype).reshape(stored["shape"])
 
 
 def test_schema_is_a_schema():
@@ -112,7 +97,7 @@ def test_no_layers():
     assert written(model())["layers"] == []
 
 
-def test_what_is_not_known_is_null():
+def test_unknown_settings_are_null():
     source = Source("model.pb", "frozen-graph")
     document = written(model(usual("bn"), source=source))
     assert document["source"] == {
@@ -124,19 +109,6 @@ def test_what_is_not_known_is_null():
     }
     (stored,) = document["layers"]
     assert stored["epsilon"] is stored["momentum"] is stored["axis"] is stored["trainable"] is None
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", "float8_e4m3fn"])
-def test_values_read_back_to_the_same_bits(dtype):
-    kind = np.dtype(getattr(ml_dtypes, dtype, None) or dtype)
-    random = np.random.default_rng(3)
-    raw = random.integers(0, 256, 4_000 * kind.itemsize, np.uint8).view(kind)
-    array = raw[~np.isnan(as_float64(raw))]
-    (stored,) = written(model(layer("bn", {"moving_mean": array})))["layers"]
-    assert stored["moving_mean"]["dtype"] == dtype
-    np.testing.assert_array_equal(
-        read_back(stored["moving_mean"]).view(np.uint8), array.view(np.uint8)
-    )
 
 
 @pytest.mark.parametrize(
@@ -159,7 +131,7 @@ def test_no_elements(shape):
     assert document["moving_mean"]["values"] == []
 
 
-def test_integers_and_booleans_are_natural():
+def test_integers_and_booleans():
     bn = layer("bn", {"gamma": np.array([True, False]), "beta": np.array([3, -4], np.int8)})
     (stored,) = written(model(bn))["layers"]
     assert [repr(value) for value in stored["gamma"]["values"]] == ["True", "False"]
@@ -217,7 +189,7 @@ def test_printable_names_of_any_language_are_not_escaped():
     assert "层/bn" in file.getvalue()
 
 
-def test_arrays_that_were_read_are_not_read_again():
+def test_arrays_are_read_once():
     bn = usual("bn")
     bn.read()
     for stored in bn.variables.values():

@@ -29,7 +29,7 @@ def test_keys_and_every_bit():
             np.testing.assert_array_equal(read.view(np.uint32), bn.array(role).view(np.uint32))
 
 
-def test_missing_roles_are_missing():
+def test_missing_roles_have_no_key():
     assert list(written(model(layer("bn", {"moving_mean": np.float32([1])})))) == ["bn/moving_mean"]
     assert list(written(model())) == []
 
@@ -52,7 +52,7 @@ def test_arrays_keep_dtype_and_shape(array):
 
 
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, ml_dtypes.float8_e5m2])
-def test_types_that_numpy_does_not_have_become_float32(dtype):
+def test_types_that_numpy_lacks_become_float32(dtype):
     array = np.array([0.1, -3, np.inf]).astype(dtype)
     read = written(model(layer("bn", {"gamma": array})))["bn/gamma"]
     assert read.dtype == np.float32
@@ -66,7 +66,7 @@ def test_same_model_same_bytes():
     assert first.getvalue() == second.getvalue()
 
 
-def test_a_pipe_will_do():
+def test_writing_to_a_pipe():
     class Pipe(io.RawIOBase):
         def __init__(self):
             self.parts = []

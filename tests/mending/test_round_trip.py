@@ -1,4 +1,4 @@
-"""What `export` writes, `apply` reads: every model, every form, every framework's names."""
+"""`apply` reads every export: of every model, in every format, with every framework's names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LARGEST = 30_000
 
 
 def _models(root: Path) -> list[str]:
-    """The paths of all models below a folder, relative to it."""
+    """Return the paths of all models below a folder, relative to it."""
     found = walk([LocalFolder(str(root))], Choice()) if root.is_dir() else ()
     return [
         Path(each.path).relative_to(root).as_posix()
@@ -62,7 +62,7 @@ def _assert_round_trips(path: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("path", _models(ROOT / "tests/data"))
-def test_the_projects_own_models(path: str, tmp_path: Path) -> None:
+def test_models_of_the_project(path: str, tmp_path: Path) -> None:
     _assert_round_trips(ROOT / "tests/data" / path, tmp_path)
 
 
@@ -79,7 +79,7 @@ def test_models_of_many_versions(written: Path, path: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("names", NAMINGS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_layers_of_any_names_and_roles(kind: str, names: str, tmp_path: Path) -> None:
-    """Statistics alone under a name that says nothing, NaN of any bits, and narrow types."""
+    """Statistics alone under meaningless names, NaN of any bits, and narrow types."""
     bits = np.array([0x7FC1, 0xFFC0, 0x3F80, 0x8000], np.uint16).view(dtype("bfloat16"))
     of = model(
         layer("x", moving_mean=bits, moving_variance=bits),
@@ -180,7 +180,7 @@ def test_values_exported_by_an_architecture(library: str, tmp_path: Path) -> Non
     assert copy.read_bytes() == path.read_bytes()
 
 
-def test_parquet_that_is_no_table_of_values(tmp_path: Path, monkeypatch: Any) -> None:
+def test_invalid_parquet_tables(tmp_path: Path, monkeypatch: Any) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 

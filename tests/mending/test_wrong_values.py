@@ -83,6 +83,8 @@ def test_wrong_json(tmp_path: Path, two: Model, change: Any, message: str) -> No
         ('{"layers": [{"name": "bn", "gamma": {"values": [NaN, 1, 2]}}]}', "a bare NaN"),
         ('{"layers": ' + "[" * 100_000, "nested too deeply|is not JSON"),
         ('{"layers": []}', "has no values"),
+        ('{"layers": [{"name": "bn", "gamma": {"values": ' + "[" * 70 + "1" + "]" * 70 + "}}]}",
+         "gamma.values has too many dimensions"),
         ("{\"layers\": [{\"name\": \"b\udc80\"}]}", "is not UTF-8"),
     ],
 )  # fmt: skip

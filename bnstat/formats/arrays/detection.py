@@ -1,10 +1,9 @@
-"""Where models lie that are several files, of the formats that networks are ported to.
+"""Models of several files: sharded safetensors and PyTorch, TensorFlow.js, distributed PyTorch.
 
-Safetensors and PyTorch files may come in parts, `NAME-00001-of-00003.safetensors`, with an index
-`NAME.safetensors.index.json`. A model of TensorFlow.js is a `model.json`, its shards beside it.
-
-torch.distributed.checkpoint writes `.metadata` and pieces, `__0_0.distcp`, of tensors that several
-machines hold.
+Safetensors and PyTorch files may be split into `NAME-00001-of-00003.safetensors` and so on, with an
+index `NAME.safetensors.index.json`. A TensorFlow.js model is a `model.json` with shards beside it.
+torch.distributed.checkpoint writes `.metadata` and, for tensors that several machines hold, pieces
+`__0_0.distcp`.
 
 Sources: transformers/modeling_utils.py, `save_pretrained`; tfjs-core/src/io/types.ts.
 """
@@ -39,7 +38,7 @@ _PIECE: Final = ".distcp"
 
 
 class Sharded(Format):
-    """An index and its parts; each of them stands for the model."""
+    """An index and the files that it lists; each of them stands for the model."""
 
     def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
         if (match := _PART_NAME.fullmatch(file.name)) is not None:
@@ -47,7 +46,7 @@ class Sharded(Format):
         else:
             match = _INDEX_NAME.fullmatch(file.name)
             index = file if match is not None else None
-        if index is None or match is None or not _says(index, b'"weight_map"'):
+        if index is None or match is None or not _is_json_with(index, b'"weight_map"'):
             return None
         from bnstat.formats.arrays.safetensors import open_sharded
 
@@ -67,11 +66,11 @@ class Sharded(Format):
 
 
 class TensorflowJs(Format):
-    """The JSON file, whatever its name; a shard stands for the `model.json` beside it."""
+    """A JSON file of any name; a shard stands for the `model.json` beside it."""
 
     def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
         model = folder.file(_MODEL) if _SHARD.fullmatch(file.name) else file
-        if model is None or not _says(model, b'"weightsManifest"'):
+        if model is None or not _is_json_with(model, b'"weightsManifest"'):
             return None
         from bnstat.formats.tfjs import open_model
 
@@ -88,7 +87,7 @@ class TensorflowJs(Format):
 
 
 class DistributedPyTorch(Format):
-    """A folder of torch.distributed.checkpoint, which is told, and not read."""
+    """A folder of torch.distributed.checkpoint, which is recognised but not read."""
 
     def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
         is_part = file.name == _DISTRIBUTED or file.name.endswith(_PIECE)
@@ -104,16 +103,15 @@ class DistributedPyTorch(Format):
         def refuse(source: Source, reading: Reading) -> Contents:
             raise UnsupportedError(
                 source.path,
-                "is a distributed checkpoint of PyTorch's, in pieces",
-                "make a file of it: python -m torch.distributed.checkpoint.format_utils "
+                "is a distributed PyTorch checkpoint in pieces, which bnstat cannot read",
+                "convert it to one file: python -m torch.distributed.checkpoint.format_utils "
                 "dcp_to_torch FOLDER FILE",
             )
 
         return unnamed(refuse, folder.times)
 
 
-def _says(file: File, word: bytes) -> bool:
-    """Whether a file of JSON has a word in it."""
+def _is_json_with(file: File, word: bytes) -> bool:
     if file.size > MAX_BYTES or not file.head(64).lstrip().startswith(b"{"):
         return False
     return word in file.read()

@@ -1,6 +1,6 @@
 """HDF5 files of named arrays that Keras did not write, such as `bn1/moving_mean`.
 
-Nothing in them but the names tells what an array is; attributes are not looked at.
+Only the names show what an array is; attributes are not read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NUMBERS: Final = ("float", "bfloat", "int", "uint", "bool")
 
 
 def matches(file: File) -> bool:
-    """Whether this is an HDF5 file that holds arrays of numbers.
+    """Return True for an HDF5 file that contains arrays of numbers.
 
     Raises:
         DamagedError: it is a damaged HDF5 file.
@@ -28,14 +28,11 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """The arrays of a file that `matches`.
+    """Return the arrays by their paths.
 
     Raises:
         DamagedError: the file is truncated or contradicts itself.
     """
     variables = Hdf5(file).variables
-    return Contents(
-        source=replace(source, format="hdf5"),
-        variables=variables,
-        names={key: variable.name for key, variable in variables.items()},
-    )
+    names = {key: variable.name for key, variable in variables.items()}
+    return Contents(replace(source, format="hdf5"), variables, names=names)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.formats.arrays.entries import as_shape
 from bnstat.formats.contents import Contents, Layer
 from bnstat.formats.dtypes import dtype_of_descr
 from bnstat.model import Array, Source, Variable
@@ -38,7 +39,6 @@ _MAGIC: Final = b"\x93NUMPY"
 _LONGEST_HEADER: Final = 10_000
 """Bytes of a header, as in NumPy, because longer ones take long to parse."""
 _LONG: Final = re.compile(r"(?<=\d)L\b")
-_MOST_DIMS: Final = 32
 _SHOWN: Final = 60
 """Characters of a header that a message quotes."""
 _USUAL_HEADER: Final = 256
@@ -79,7 +79,7 @@ def open_contents(file: File, source: Source) -> Contents:
         if key in variables:
             raise DamagedError(file.path, f"contains {info.filename} twice")
         variables[key] = _variable(key, _Member.of(file, info))
-    # The order of the scopes is the order in which they were saved.
+    # Scopes keep the order of the file, because that is the order of saving.
     scopes: dict[str, dict[str, str]] = {}
     for key, variable in variables.items():
         scope, slash, label = variable.name.rpartition("/")
@@ -230,9 +230,7 @@ def _header(head: bytes, where: str) -> _Header:
             pass
         case _:
             raise _damaged(where, "its header does not describe an array")
-    if len(shape) > _MOST_DIMS or not all(
-        type(size) is int and 0 <= size < 1 << 63 for size in shape
-    ):
+    if as_shape(shape) is None:
         raise DamagedError(where, f"has a shape of {str(shape)[:_SHOWN]}")
     is_plain = isinstance(descr, str)
     return _Header(

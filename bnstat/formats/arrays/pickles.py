@@ -1,8 +1,7 @@
 """Pickles of arrays, as programs of NumPy, JAX, Haiku and Flax save their parameters.
 
-They are followed by the reader of PyTorch's pickles: it builds containers and arrays, and calls
-nothing that a pickle names. Of a pair, such as Haiku's `(params, state)`, the numbers are no part
-of the names.
+The reader of PyTorch's pickles reads them: it builds containers and arrays, and calls nothing that
+a pickle names. For a pair such as Haiku's `(params, state)`, the index is not part of the names.
 """
 
 from __future__ import annotations
@@ -10,10 +9,10 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from bnstat.errors import UnsupportedError
-from bnstat.formats.arrays import plain_name
+from bnstat.formats.arrays.entries import name_of_path
 from bnstat.formats.contents import Contents
 from bnstat.formats.dtypes import beyond_budget, refuse
 from bnstat.model import Source, Variable
@@ -22,21 +21,21 @@ from bnstat.storage.files import File
 _HEAD: Final = 1 << 16
 _PICKLE: Final = re.compile(rb"\x80[\x02-\x05]")
 _ARRAYS: Final = re.compile(rb"_reconstruct|_frombuffer")
-"""What the names of the functions hold that rebuild arrays."""
+"""Parts of the names of the functions that rebuild arrays."""
 
 
 def matches(file: File) -> bool:
-    """Whether the file is a pickle, and not PyTorch's, with an array near its beginning."""
+    """Return True for a pickle with an array near its beginning."""
     head = file.head(2)
     return _PICKLE.match(head) is not None and _ARRAYS.search(file.head(_HEAD)) is not None
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """The arrays of a file that `matches`, by the way to them.
+    """Return the arrays by their paths.
 
     Raises:
-        DamagedError: the pickle is damaged, or of a kind that is not read.
-        UnsupportedError: it is too large.
+        DamagedError: the pickle is damaged, or contains what is not read.
+        UnsupportedError: the pickle is too large.
     """
     from bnstat.formats.pytorch.contents import LARGEST_PICKLE, pickle_errors
     from bnstat.formats.pytorch.pickled import unpickle
@@ -46,27 +45,21 @@ def open_contents(file: File, source: Source) -> Contents:
     if file.size > LARGEST_PICKLE:
         raise UnsupportedError(file.path, f"a pickle of {file.size} bytes is not read")
     with pickle_errors(file):
-        root, _ = unpickle(file.read(), 0, call, _nothing)
-        found = collect(root)
-    sizes = {key: array.nbytes for key, array in found.tensors.items() if isinstance(array, Array)}
-    refused = beyond_budget(sizes, file.size)
-    is_pair = isinstance(root, tuple | list)
+        root, _ = unpickle(file.read(), 0, call, lambda persistent_id: None)
+        tensors = collect(root).tensors
+    arrays = {key: array for key, array in tensors.items() if isinstance(array, Array)}
+    refused = beyond_budget({key: array.nbytes for key, array in arrays.items()}, file.size)
     variables: dict[str, Variable] = {}
     names: dict[str, str] = {}
-    taken: set[str] = set()
-    for key, array in found.tensors.items():
-        if not isinstance(array, Array):
-            continue
+    used: set[str] = set()
+    for key, array in arrays.items():
         path = key.split("/")
-        name = plain_name(path[1:] if is_pair and len(path) > 1 else path)
-        names[key] = key if name in taken else name
-        taken.add(name)
+        is_in_pair = isinstance(root, tuple | list) and len(path) > 1
+        name = name_of_path(path[1:] if is_in_pair else path)
+        names[key] = key if name in used else name
+        used.add(name)
         reader = partial(refuse if key in refused else array.read, f"{file.path}: {key}")
         variables[key] = Variable(key, names[key], array.dtype, array.shape, reader)
     return Contents(
         replace(source, format="pickle"), variables, names=names, variables_in_order=True
     )
-
-
-def _nothing(_: Any) -> None:
-    """What a persistent id stands for, which such pickles do not have."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -66,19 +66,8 @@ _MODULES: Final = ("torch.nn.modules.", "__torch__.")
 _MOST_NAMED: Final = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """The content of a file.
-
-    Attributes:
-        root: the object.
-        place_of: returns where a storage is.
-        top: the folder of a zip that contains the pickle and, for TorchScript, code.
-    """
-
-    root: Any
-    place_of: Callable[[Storage], Place]
-    top: Folder | None = None
+PlaceOf = Callable[[Storage], Place]
+"""Returns where a storage is."""
 
 
 def open_contents(file: File, source: Source, is_zip: bool) -> Contents:
@@ -97,11 +86,12 @@ def open_contents(file: File, source: Source, is_zip: bool) -> Contents:
             unbuilt.setdefault(name)
         return built
 
-    saved = (_read_zip if is_zip else _read_legacy)(file, called)
+    top = folder_of_pickle(file) if is_zip else None
+    root, place_of = _read_zip(file, top, called) if is_zip else _read_legacy(file, called)
     with pickle_errors(file):
-        collected = collect(saved.root)
+        collected = collect(root)
     variables = {
-        key: _variable(key, collected.names[key], tensor, saved.place_of, f"{file.path}: {key}")
+        key: _variable(key, collected.names[key], tensor, place_of, f"{file.path}: {key}")
         for key, tensor in collected.tensors.items()
     }
     sizes = {key: tensor.nbytes for key, tensor in collected.tensors.items()}
@@ -117,7 +107,7 @@ def open_contents(file: File, source: Source, is_zip: bool) -> Contents:
         replace(source, format="pytorch", writer=collected.writer, step=step),
         variables,
         names=collected.names,
-        layers=with_settings(collected.layers, saved.top),
+        layers=with_settings(collected.layers, top),
         variables_in_order=collected.in_order,
         notes=notes,
     )
@@ -139,8 +129,7 @@ def folder_of_pickle(file: File) -> Folder | None:
     return None
 
 
-def _read_zip(file: File, called: Call) -> Saved:
-    top = folder_of_pickle(file)
+def _read_zip(file: File, top: Folder | None, called: Call) -> tuple[Any, PlaceOf]:
     pickle = top.file(_PICKLE) if top is not None else None
     if top is None or pickle is None:
         raise DamagedError(file.path, f"lacks {_PICKLE}", "save it again")
@@ -162,18 +151,18 @@ def _read_zip(file: File, called: Call) -> Saved:
     def place_of(storage: Storage) -> Place:
         # Only a member's own header records where its bytes are.
         # Threads may read at the same time, so the set is copied in one step.
-        if wanted := list(small):
+        if members := list(small):
             small.clear()
-            top.expect(wanted)
+            top.expect(members)
         member = top.file(f"data/{storage.key}")
         if member is None:
             raise DamagedError(f"{file.path}: data/{storage.key}", "this storage is missing")
         return Place(member, 0, member.size, is_big)
 
-    return Saved(root, place_of, top)
+    return root, place_of
 
 
-def _read_legacy(file: File, called: Call) -> Saved:
+def _read_legacy(file: File, called: Call) -> tuple[Any, PlaceOf]:
     storages: dict[str, Storage] = {}
 
     def persistent(identity: Any) -> Storage | Global:
@@ -203,7 +192,7 @@ def _read_legacy(file: File, called: Call) -> Saved:
             raise DamagedError(f"{file.path}: storage {storage.key}", "is missing")
         return places[storage.key]
 
-    return Saved(root, place_of)
+    return root, place_of
 
 
 def _pickles(file: File, called: Call, persistent: Persistent) -> tuple[list[Any], int]:
@@ -229,7 +218,7 @@ def pickle_errors(file: File) -> Iterator[None]:
         yield
     except BudgetError as error:
         raise UnsupportedError(
-            file.path, f"its pickle is larger than that of any network ({error})"
+            file.path, f"its pickle is larger than any network needs ({error})"
         ) from error
     except CutError as error:
         raise DamagedError(
@@ -245,14 +234,14 @@ def _variable(
     key: str,
     name: str,
     tensor: Tensor | Array,
-    place_of: Callable[[Storage], Place],
+    place_of: PlaceOf,
     where: str,
 ) -> Variable:
     if isinstance(tensor, Array):
         return Variable(key, name, tensor.dtype, tensor.shape, partial(tensor.read, where))
 
-    def read(each: Tensor = tensor) -> NDArray[np.generic]:
-        return read_tensor(each, place_of(each.storage), where)
+    def read(stored: Tensor = tensor) -> NDArray[np.generic]:
+        return read_tensor(stored, place_of(stored.storage), where)
 
     def extents() -> Sequence[Range]:
         return find_tensor(tensor, place_of(tensor.storage))
@@ -265,10 +254,10 @@ def _variable(
         # PyTorch rounds a single scale to float32, but not a tensor of scales.
         with np.errstate(over="ignore"):
             factors, zeros = (
-                (read(each) if isinstance(each, Tensor) else np.array([each], np.float32))
+                (read(part) if isinstance(part, Tensor) else np.array([part], np.float32))
                 .astype(np.float64)
                 .ravel()
-                for each in (scale, zero)
+                for part in (scale, zero)
             )
         return Scales(factors, zeros, axis)
 

@@ -37,7 +37,7 @@ class CutError(PickleError):
 
 
 class BudgetError(PickleError):
-    """The pickle takes more work than that of any network."""
+    """The pickle takes more work than any network needs."""
 
 
 class Global(NamedTuple):
@@ -261,7 +261,7 @@ class _Machine:
 
 
 def legible(text: str) -> str:
-    """Return a text in which bytes of Python 2 that are not UTF-8 are replaced."""
+    """Return a text without those bytes of Python 2 that are not UTF-8."""
     return text if text.isascii() else _bytes(text).decode("utf-8", "replace")
 
 
@@ -324,7 +324,7 @@ _STEPS: Final[dict[int, Callable[[_Machine], object]]] = {
     ord("d"): lambda m: m.new_dict(),
     ord("s"): lambda m: m.set_item(),
     ord("u"): lambda m: m.set_items(m.since_mark()),
-    0x8F: lambda m: m.push([]),  # a set, of which only the elements count
+    0x8F: lambda m: m.push([]),  # a set, read as a list
     0x90: lambda m: m.append(m.since_mark()),
     0x91: lambda m: m.push(m.since_mark()),
     ord("p"): lambda m: m.put(int(m.digits())),

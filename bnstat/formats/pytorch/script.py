@@ -18,7 +18,7 @@ Sources: torch/csrc/jit/serialization/python_print.cpp; aten/src/ATen/native/nat
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -56,39 +56,33 @@ def is_store(value: Any) -> bool:
     return (
         is_module(value)
         and str(value.kind) == FLAT
-        and not any(is_module(each) for each in value.state.values())
+        and not any(is_module(child) for child in value.state.values())
     )
 
 
-def with_settings(layers: Iterable[Layer], top: Folder | None) -> list[Layer]:
+def with_settings(layers: Sequence[Layer], top: Folder | None) -> Sequence[Layer]:
     """Return the layers, with epsilon and momentum added from the archive's code where possible.
 
     Args:
         layers: the modules of the archive.
-        top: the folder of the archive that holds `code`.
+        top: the folder of the archive that contains `code`.
     """
-    layers = list(layers)
-    wanted = {
-        layer.class_name: _member(layer.class_name)
+    members = {
+        layer.class_name: f"code/{layer.class_name.rpartition('.')[0].replace('.', '/')}.py"
         for layer in layers
         if layer.class_name is not None
         and layer.class_name.startswith(f"{_ROOT}.")
         and layer.variables.keys() >= _STATISTICS
     }
-    if top is None or not wanted:
+    if top is None or not members:
         return layers
-    top.expect(set(wanted.values()))
-    code = {member: _code(top, member) for member in set(wanted.values())}
-    settings = {name: _settings(code[member], name) for name, member in wanted.items()}
+    top.expect(set(members.values()))
+    code = {member: _code(top, member) for member in set(members.values())}
+    settings = {name: _settings(code[member], name) for name, member in members.items()}
     return [
         replace(layer, config={**layer.config, **settings.get(layer.class_name or "", {})})
         for layer in layers
     ]
-
-
-def _member(class_name: str) -> str:
-    """Return the member of the archive that contains a class."""
-    return f"code/{class_name.rpartition('.')[0].replace('.', '/')}.py"
 
 
 def _code(top: Folder, member: str) -> str:
@@ -100,24 +94,20 @@ def _code(top: Folder, member: str) -> str:
 
 def _settings(code: str, class_name: str) -> Mapping[str, float]:
     """Return epsilon and momentum of a class under the names of PyTorch's arguments."""
-    body = _body(code, class_name.rpartition(".")[2])
-    found = {name: _number(text) for name, text in _CONSTANT.findall(body)}
+    start = f"\n{code}".find(f"\nclass {class_name.rpartition('.')[2]}(")
+    if start < 0:
+        return {}
+    end = code.find("\nclass ", start + 1)
+    body = code[start : end if end > 0 else len(code)]
+    settings = {name: _number(text) for name, text in _CONSTANT.findall(body)}
     calls = set(_calls(body))
     if len(calls) == 1:
         ((momentum, epsilon),) = calls
-        found = {"momentum": momentum, "eps": epsilon} | found
-    # A momentum alone would be taken for one of Keras.
-    is_whole = found.get("eps") is not None
-    return {name: number for name, number in found.items() if number is not None and is_whole}
-
-
-def _body(code: str, name: str) -> str:
-    """Return the source of a class, or an empty text."""
-    start = f"\n{code}".find(f"\nclass {name}(")
-    if start < 0:
-        return ""
-    end = code.find("\nclass ", start + 1)
-    return code[start : end if end > 0 else len(code)]
+        settings = {"momentum": momentum, "eps": epsilon} | settings
+    # Without epsilon, a momentum would be mistaken for Keras's.
+    if settings.get("eps") is None:
+        return {}
+    return {name: number for name, number in settings.items() if number is not None}
 
 
 def _calls(body: str) -> Iterator[tuple[float | None, float | None]]:

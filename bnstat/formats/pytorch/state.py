@@ -22,12 +22,12 @@ _WRAPPERS: Final = {
     "state_dict", "model", "full_model", "model_state_dict", "model_state", "model_dict", "net",
     "network", "params", "weights",
 }  # fmt: skip
-"""What checkpoints call the state dict in them; not part of a layer's name."""
+"""Names of the state dict in a checkpoint; they are not part of a layer's name."""
 _AVERAGES: Final = {
     "ema", "ema_model", "model_ema", "ema_state_dict", "state_dict_ema", "params_ema",
     "ema_params", "ema_weights",
 }  # fmt: skip
-"""What checkpoints call the exponential moving average of a state dict."""
+"""Names of the exponential moving average of a state dict in a checkpoint."""
 _AVERAGED: Final = "/ExponentialMovingAverage"
 """TensorFlow's ending of the name of such an average."""
 
@@ -101,7 +101,7 @@ def collect(root: Any) -> Collected:
 
 
 def _drop_repeated(collected: Collected, paths: dict[str, tuple[str, ...]]) -> None:
-    """Drop tensors of a state dict that are those of a whole model in the same file.
+    """Drop tensors of a state dict that repeat those of a whole model in the same file.
 
     Both have the same name in their container and the same numbers in the same storage. A tensor
     that has two names within one container is kept twice.
@@ -148,19 +148,16 @@ def _walk(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
         if depth > _DEEPEST:
             continue
         module = _module_parts(value)
-        children = (
-            [((*path, _text(key)), child) for key, child in _items(value)]
-            if module is None
-            else [(_dotted(path, name, in_module), child) for name, child in module]
-        )
-        stack += reversed(
-            [
-                (inner, child, module is not None, depth + 1)
-                for inner, child in children
-                if isinstance(child, Tensor | Opaque)
-                or (isinstance(child, dict | list | tuple) and child)
-            ]
-        )
+        # Most values are numbers, so their paths are not made.
+        children = [
+            (key, child)
+            for key, child in (_items(value) if module is None else module)
+            if isinstance(child, Tensor | Opaque)
+            or (isinstance(child, dict | list | tuple) and child)
+        ]
+        for key, child in reversed(children):
+            inner = _dotted(path, _text(key), in_module and module is not None)
+            stack.append((inner, child, module is not None, depth + 1))
 
 
 def _items(value: Any) -> Iterator[tuple[Any, Any]]:
@@ -174,15 +171,15 @@ def _items(value: Any) -> Iterator[tuple[Any, Any]]:
             yield from value.state.items()
 
 
-def _module_parts(value: Any) -> list[tuple[str, Any]] | None:
+def _module_parts(value: Any) -> list[tuple[Any, Any]] | None:
     """Return the tensors, then the children, of a module that was saved whole; else None."""
     state = value.state if isinstance(value, Opaque) else None
     if is_module(value):
-        return [(_text(name), each) for name, each in _items(state)]
+        return list(_items(state))
     if not isinstance(state, dict) or not isinstance(state.get("_modules"), dict):
         return None
     parts = (state.get(part) for part in ("_parameters", "_buffers", "_modules"))
-    return [(_text(name), each) for part in parts for name, each in _items(part)]
+    return [item for part in parts for item in _items(part)]
 
 
 def _dotted(path: tuple[str, ...], name: str, in_module: bool) -> tuple[str, ...]:

@@ -131,11 +131,11 @@ def storage_of(persistent_id: Any) -> Storage | Global:
 
 def call(function: Global, arguments: tuple[Any, ...]) -> Any:
     """Return what a function or class returns if it is a known one, else an `Opaque`."""
-    known = _KNOWN.get(function)
-    if known is None:
+    build = _KNOWN.get(function)
+    if build is None:
         return Opaque(function, arguments)
     try:
-        return known(*arguments)
+        return build(*arguments)
     except TypeError as error:
         raise PickleError(f"{function} is called with other arguments than it takes") from error
 

@@ -44,7 +44,7 @@ def test_layers_by_name(tmp_path: Path, key: str, options: dict[str, object]) ->
     assert not model.incomplete
 
 
-def test_no_batch_norm_in_it(tmp_path: Path, run) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
+def test_files_without_batch_norm(tmp_path: Path, run) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
     result = run("inspect", write(tmp_path / "data.h5", ()))
     assert result.exit_code == 1
     assert "no batch-norm layer found" in result.stderr

@@ -1,4 +1,4 @@
-"""Files of `flax.serialization`: one that Flax wrote, and others by the msgpack package."""
+"""Files of `flax.serialization`, written by Flax and by the msgpack package."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_file_of_flax() -> None:
 
 
 def packed(value: Any) -> bytes:
-    """As `flax.serialization.msgpack_serialize` packs."""
+    """Pack a value like `flax.serialization.msgpack_serialize`."""
     msgpack = pytest.importorskip("msgpack", reason="msgpack writes these files")
 
     def extension(array: Any) -> Any:
@@ -111,7 +111,7 @@ def test_bytes_that_are_damaged(tmp_path: Path) -> None:
     ("value", "reason"),
     [
         ({"a": np.ones(3), "b": {"c": [[]] * 70}}, None),
-        ({"a": np.ones(3), 5: 1}, "a key that is no text"),
+        ({"a": np.ones(3), 5: 1}, "a key is not text"),
     ],
 )
 def test_other_documents(tmp_path: Path, value: Any, reason: str | None) -> None:
@@ -123,7 +123,7 @@ def test_other_documents(tmp_path: Path, value: Any, reason: str | None) -> None
         bnstat.load(path)
 
 
-def test_nesting_without_end(tmp_path: Path) -> None:
+def test_deep_nesting(tmp_path: Path) -> None:
     path = write(tmp_path / "m", {"a": np.ones(3), "b": 0})
     path.write_bytes(path.read_bytes()[:-1] + b"\x91" * 100_000)
     with pytest.raises(DamagedError, match="too deep"):
@@ -131,7 +131,7 @@ def test_nesting_without_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_values_without_end(tmp_path: Path) -> None:
+def test_values_have_a_budget(tmp_path: Path) -> None:
     path = write(tmp_path / "m", {"a": np.ones(3), "b": 0})
     many = 3 << 20
     path.write_bytes(path.read_bytes()[:-1] + b"\xdd" + many.to_bytes(4, "big") + bytes(many))

@@ -1,4 +1,4 @@
-"""NPZ archives, against what NumPy reads."""
+"""NPZ archives, compared with what NumPy reads."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ NAMES = ["bn", "a/b/bn", "x//y", "./bn", "ü/bn", "a b", "deep/moving_mean", "bn
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_bnstat_writes_reads_back(tmp_path: Path, name: str) -> None:
+def test_exports_are_read_back(tmp_path: Path, name: str) -> None:
     layers = [models.usual(name, 7), models.usual("other", 3, seed=1)]
     bare = {role: layers[0].array(role) for role in ROLES[2:]}
     layers.append(models.layer("bare", bare))
@@ -105,7 +105,7 @@ def test_arrays_of_any_numbers(tmp_path: Path, array: Array, save: object) -> No
     assert read.tolist() == array.tolist()
 
 
-def test_no_batch_norm_in_it(tmp_path: Path) -> None:
+def test_files_without_batch_norm(tmp_path: Path) -> None:
     np.savez(tmp_path / "m.npz", *[np.ones(3)] * 4)
     assert len(bnstat.load(tmp_path / "m.npz")) == 0
     result = CliRunner().invoke(main, ["inspect", str(tmp_path / "m.npz")])
@@ -126,7 +126,7 @@ def test_beside_a_model_it_is_data(tmp_path: Path) -> None:
     assert_layer(layer, arrays(3))
 
 
-def test_what_holds_no_numbers_is_never_loaded(tmp_path: Path) -> None:
+def test_objects_and_texts_are_never_loaded(tmp_path: Path) -> None:
     objects = np.empty(2, object)
     np.savez(tmp_path / "m.npz", objects=objects, text=np.array(["a"]), fields=np.zeros(2, "i4,f4"))
     variables = npz.open_contents(LocalFile(str(tmp_path / "m.npz")), Source("", "")).variables
@@ -224,6 +224,15 @@ def test_members_do_not_overlap(tmp_path: Path) -> None:
         archive.filelist += [first] * 3
         archive._didModify = True
     with pytest.raises(DamagedError, match="overlap"):
+        bnstat.load(tmp_path / "m.npz")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_members_of_one_name(tmp_path: Path) -> None:
+    np.savez(tmp_path / "m.npz", a=np.zeros(3))
+    with zipfile.ZipFile(tmp_path / "m.npz", "a") as archive:
+        archive.writestr("a.npy", archive.read("a.npy"))
+    with pytest.raises(DamagedError, match=r"contains a\.npy twice"):
         bnstat.load(tmp_path / "m.npz")
 
 

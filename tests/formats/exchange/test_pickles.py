@@ -1,4 +1,4 @@
-"""Pickles of arrays: one that Haiku's parameters are saved as, and others by NumPy."""
+"""Pickles of arrays, written by Haiku and by NumPy."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _Evil:
         return (print, ("run",))
 
 
-def test_nothing_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "m.pkl"
     path.write_bytes(pickle.dumps({"bn": arrays(), "evil": _Evil()}))
     (layer,) = bnstat.load(path)
@@ -89,14 +89,14 @@ def test_damage(tmp_path: Path) -> None:
 
 
 def old_text(content: bytes) -> bytes:
-    """A `str` of Python 2, which may be text or bytes."""
+    """Pickle a `str` of Python 2, which may be text or bytes."""
     if len(content) < 256:
         return b"U" + bytes([len(content)]) + content
     return b"T" + len(content).to_bytes(4, "little") + content
 
 
 def of_python_2(array: Any, order: bytes = b"<") -> bytes:
-    """As Python 2.7 and NumPy 1.16 pickle an array by protocol 2."""
+    """Pickle an array like Python 2.7 and NumPy 1.16 by protocol 2."""
     kind = array.dtype.str[1:].encode()
     program = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85"
     program += old_text(b"b") + b"\x87R(K\x01K" + bytes([len(array)]) + b"\x85cnumpy\ndtype\n"
@@ -121,7 +121,7 @@ def test_pickles_of_python_2(tmp_path: Path, dtype: str, size: int) -> None:
 
 
 def test_bytes_that_are_also_text(tmp_path: Path) -> None:
-    """These are UTF-8, partly UTF-8, and none, whatever they are read as first."""
+    """The bytes are valid UTF-8, partly valid and invalid; all keep their bits."""
     for content in ("é€ü", "\u20ac0"), (b"\xc3\xa9\xff\x80",), (bytes(range(256)),):
         raw = b"".join(each.encode() if isinstance(each, str) else each for each in content)
         raw += bytes(-len(raw) % 4)

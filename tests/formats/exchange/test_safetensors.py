@@ -1,4 +1,4 @@
-"""Safetensors files, against the `safetensors` package."""
+"""Safetensors files, compared with the `safetensors` package."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def state(seed: int = 0) -> dict[str, np.ndarray]:
     return tensors
 
 
-def test_what_the_package_writes(tmp_path: Path) -> None:
+def test_files_of_the_safetensors_package(tmp_path: Path) -> None:
     save_file = pytest.importorskip("safetensors.numpy").save_file
     path, tensors = tmp_path / "m", state()
     save_file(tensors, path, metadata={"format": "pt"})
@@ -106,7 +106,7 @@ def test_by_hand(tmp_path: Path) -> None:
         {"dtype": 3},
     ],
 )
-def test_entries_that_cannot_be(tmp_path: Path, damaged: dict[str, object]) -> None:
+def test_invalid_entries(tmp_path: Path, damaged: dict[str, object]) -> None:
     path = written(tmp_path / "m", {"t": entry(**damaged)})
     with pytest.raises(DamagedError):
         open_contents(LocalFile(path), Source("", "")).variables["t"].read()
@@ -115,7 +115,7 @@ def test_entries_that_cannot_be(tmp_path: Path, damaged: dict[str, object]) -> N
 @pytest.mark.parametrize(
     "header", [b"{", b"{}x", b"{" * 100_000, b'{"t": 3}', b'{"t": {}}', b"{\xff}"]
 )
-def test_headers_that_cannot_be(tmp_path: Path, header: bytes) -> None:
+def test_invalid_headers(tmp_path: Path, header: bytes) -> None:
     path = written(tmp_path / "m", header)
     with pytest.raises(DamagedError):
         open_contents(LocalFile(path), Source("", ""))
@@ -130,7 +130,7 @@ def test_cut_short_within_the_header_or_the_data(tmp_path: Path) -> None:
             bnstat.load(tmp_path / "m")
 
 
-def test_a_text_of_json_is_none(tmp_path: Path) -> None:
+def test_plain_json_is_not_recognised(tmp_path: Path) -> None:
     (tmp_path / "m").write_text('{"a": {"b": {"c": {}}}}')
     assert not matches(LocalFile(tmp_path / "m"))
 

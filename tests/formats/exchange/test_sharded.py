@@ -18,7 +18,7 @@ from tests.fuzz.ports import safetensors_of
 
 
 def write(folder: Path, tensors: Mapping[str, np.ndarray], **changed: str) -> Path:
-    """Two parts and their index, with some tensors said to be in another part."""
+    """Write two parts and their index, which names other parts for the tensors in `changed`."""
     parts: list[dict[str, np.ndarray]] = [{}, {}]
     places = {}
     for number, (name, array) in enumerate(tensors.items()):
@@ -37,7 +37,7 @@ def floats() -> dict[str, np.ndarray]:
     return {name: array for name, array in state().items() if array.dtype == np.float32}
 
 
-def test_any_of_the_files_stands_for_the_model(tmp_path: Path) -> None:
+def test_each_file_stands_for_the_model(tmp_path: Path) -> None:
     tensors = floats()
     index = write(tmp_path, tensors)
     for path in (index, tmp_path, tmp_path / "model-00002-of-00002.safetensors"):
@@ -74,7 +74,7 @@ def test_parts_of_pytorch(tmp_path: Path) -> None:
         ("model.safetensors.index.json", BnstatError),
     ],
 )
-def test_an_index_that_is_wrong(tmp_path: Path, part: str, error: type[BnstatError]) -> None:
+def test_indexes_with_a_wrong_part(tmp_path: Path, part: str, error: type[BnstatError]) -> None:
     index = write(tmp_path, floats(), **{next(iter(floats())): part})
     with pytest.raises(error):
         bnstat.load(index)
@@ -83,12 +83,12 @@ def test_an_index_that_is_wrong(tmp_path: Path, part: str, error: type[BnstatErr
 @pytest.mark.parametrize(
     "text", ['{"weight_map": 3}', '{"weight_map": {"a": 3}}', '{"x": "weight_map"}']
 )
-def test_an_index_that_is_none(tmp_path: Path, text: str) -> None:
+def test_invalid_indexes(tmp_path: Path, text: str) -> None:
     (tmp_path / "m.safetensors.index.json").write_text(text)
     with pytest.raises(DamagedError):
         bnstat.load(tmp_path / "m.safetensors.index.json")
 
 
-def test_a_part_without_its_index_is_a_file_like_any_other(tmp_path: Path) -> None:
+def test_a_part_without_an_index_is_a_model_of_its_own(tmp_path: Path) -> None:
     write(tmp_path, floats()).unlink()
     assert len(locate(str(tmp_path)).models) == 2

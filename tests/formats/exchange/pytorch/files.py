@@ -1,4 +1,4 @@
-"""Files that PyTorch writes, and what has to be found in them."""
+"""Files that PyTorch writes, and the layers to find in them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROLES = {
 
 
 class Net(torch.nn.Module):
-    """Names that natural order would put another way round."""
+    """A network whose order is not the natural order of the names."""
 
     def __init__(self, dtype: Any = None) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def save(path: Path, content: Any, form: str = "zip") -> Path:
 
 
 def as_array(tensor: Any) -> np.ndarray:
-    """The tensor's numbers, those of bfloat16 included."""
+    """Return the numbers of a tensor, also of bfloat16."""
     if tensor.dtype == torch.bfloat16:
         import ml_dtypes
 
@@ -64,7 +64,7 @@ def as_array(tensor: Any) -> np.ndarray:
 
 
 def assert_is(model: Model, net: Any, names: list[str] | None = None) -> None:
-    """The model has the network's layers, in its order, bit for bit."""
+    """Assert that a model has the layers of a network, in its order, bit for bit."""
     state = net.state_dict()
     assert [layer.name for layer in model] == (names or NAMES)
     for layer, own in zip(model, NAMES, strict=True):

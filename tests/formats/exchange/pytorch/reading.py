@@ -1,4 +1,4 @@
-"""What reads a file of PyTorch's, and what makes one without PyTorch."""
+"""Reads PyTorch files, and writes them without PyTorch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of PyTorch's layout that are written by hand, where PyTorch is not installed."""
+"""PyTorch files that are written by hand, so that PyTorch need not be installed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def norm() -> bytes:
 @pytest.mark.parametrize("parallel", ["", "module."])
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "copied"])
 def test_a_model_beside_its_state_dict(parallel: str, shared: bool, tmp_path: Path) -> None:
-    """The tensors of both are one if they share their storages; copies may differ from them."""
+    """Tensors that share a storage are read once; copies may have other numbers."""
     storages = [ports.Storage(str(at), 3) for at in range(8)]
     own, others = storages[:4], storages[:4] if shared else storages[4:]
     held = {name: ports.tensor(storage) for name, storage in zip(ports.NAMES, own, strict=True)}
@@ -71,7 +71,7 @@ def test_a_model_beside_its_state_dict(parallel: str, shared: bool, tmp_path: Pa
 
 
 def test_a_module_of_two_names_is_one_layer(tmp_path: Path) -> None:
-    """The pickle keeps the module once, and names it again by its number."""
+    """The pickle contains the module once, and refers to it by its number in the memo."""
     again = {"_parameters": {}, "_buffers": {}, "_modules": {"0": ports.Name("a:b")}}
     pipeline = ports.program(ports.Call("torch.nn:Sequential", (), again))
     pipeline = pipeline.replace(ports.program(ports.Name("a:b")), b"h\x07")
@@ -89,7 +89,7 @@ def test_a_module_of_two_names_is_one_layer(tmp_path: Path) -> None:
 
 
 def repeated(path: Path, sizes: dict[str, int]) -> None:
-    """A file whose tensors are one number, repeated by strides of 0."""
+    """Write a file whose tensors repeat one number by strides of 0."""
     storage, hooks = ports.Storage("0", 1), ports.Call("collections:OrderedDict", ())
     state = {
         name: ports.Call(
@@ -100,7 +100,7 @@ def repeated(path: Path, sizes: dict[str, int]) -> None:
     path.write_bytes(ports.pytorch_zip(ports.pickled(state), {"0": b"\0\0\x80?"}))
 
 
-def test_few_numbers_are_not_repeated_without_end(tmp_path: Path) -> None:
+def test_repeated_numbers_have_a_budget(tmp_path: Path) -> None:
     sizes = {f"{layer}.{name}": 1 << 24 for layer in range(8) for name in ports.NAMES}
     small = {f"bn.{name}": 5 for name in ports.NAMES}
     repeated(tmp_path / "m", sizes | small)

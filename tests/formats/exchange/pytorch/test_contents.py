@@ -1,4 +1,4 @@
-"""State dicts, checkpoints and whole models, against PyTorch."""
+"""State dicts, checkpoints and whole models, compared with PyTorch."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_lightning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["ema", "state_dict_ema", "params_ema"])
-def test_averages_are_set_apart_unless_they_are_all(tmp_path: Path, name: str) -> None:
+def test_averages_are_shadows_unless_nothing_else_is_stored(tmp_path: Path, name: str) -> None:
     net, ema = Net(), Net()
     for tensor in ema.state_dict().values():
         tensor.add_(1)
@@ -105,7 +105,7 @@ def test_averages_are_set_apart_unless_they_are_all(tmp_path: Path, name: str) -
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_whole_models_tell_their_settings(tmp_path: Path, form: str) -> None:
+def test_whole_models_record_their_settings(tmp_path: Path, form: str) -> None:
     net = Net()
     model = bnstat.load(save(tmp_path / "m", {"model": net, "epoch": 1}, form))
     assert_is(model, net)
@@ -138,7 +138,7 @@ def test_cut_short(tmp_path: Path, form: str) -> None:
         assert not isinstance(caught.value, NotFoundError)
 
 
-def test_only_what_is_asked_for_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_tensors_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = OrderedDict(big=torch.zeros(4 << 20), **Net().state_dict())
     for form in FORMS:
         path = save(tmp_path / "m", state, form)
@@ -156,7 +156,7 @@ def test_only_what_is_asked_for_is_read(tmp_path: Path, monkeypatch: pytest.Monk
         assert 0 < read < 600_000, form
 
 
-def test_a_zip_of_something_else_is_none(tmp_path: Path) -> None:
+def test_other_zips_and_pickles_are_not_recognised(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "m", "w") as archive:
         archive.writestr("a/b.txt", "data.pkl")
     assert not matches(LocalFile(tmp_path / "m"))

@@ -1,4 +1,4 @@
-"""What PyTorch's files may hold beside plain tensors: values are those that torch loads."""
+"""Arrays, quantized tensors and other objects in PyTorch files, compared with what torch loads."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_tensors_of_other_kinds_are_named(tmp_path: Path, name: str, tensor: Any
     assert f"torch._utils.{name}" in note
 
 
-def test_the_optimizers_state_is_no_layer(tmp_path: Path) -> None:
+def test_optimizer_states_are_not_layers(tmp_path: Path) -> None:
     net = Net()
     optimizer = torch.optim.Adam(net.parameters())
     sum(parameter.sum() for parameter in net.parameters()).backward()
@@ -168,7 +168,7 @@ def test_the_optimizers_state_is_no_layer(tmp_path: Path) -> None:
     assert any(key.startswith("optimizer/state/0/exp_avg") for key in model.stored)
 
 
-def test_a_distributed_checkpoint_is_told(tmp_path: Path) -> None:
+def test_distributed_checkpoints_are_refused(tmp_path: Path) -> None:
     dcp = pytest.importorskip("torch.distributed.checkpoint")
     dcp.save({"model": Net().state_dict()}, checkpoint_id=tmp_path)
     for path in (tmp_path, tmp_path / ".metadata", tmp_path / "__0_0.distcp"):

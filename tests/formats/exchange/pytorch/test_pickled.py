@@ -1,4 +1,4 @@
-"""Pickles, sound and hostile."""
+"""Valid and hostile pickles."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_containers_that_contain_themselves(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("opening", [b"(t", b"]", b"}"])
-def test_nesting_without_end(tmp_path: Path, opening: bytes) -> None:
+def test_deep_nesting(tmp_path: Path, opening: bytes) -> None:
     deep = {b"(t": b")" + b"\x85" * 300_000, b"]": b"]" * 100_000 + b"a" * 99_999,
             b"}": b"}" + b"X\x01\0\0\0k}" * 100_000 + b"s" * 100_000}  # fmt: skip
     path = zipped(tmp_path / "m", b"\x80\x02" + deep[opening] + b".")
@@ -62,7 +62,7 @@ def test_nesting_without_end(tmp_path: Path, opening: bytes) -> None:
         b"ctorch._utils\n_rebuild_tensor_v2\n(NNNNNNtR.",
     ],
 )
-def test_pickles_that_are_none(program: bytes) -> None:
+def test_invalid_pickles(program: bytes) -> None:
     try:
         value, _ = unpickle(program, 0, call, storage_of)
     except PickleError:
@@ -90,9 +90,7 @@ REPEATED = {
 
 
 @pytest.mark.parametrize("name", REPEATED)
-def test_one_value_is_not_passed_to_calls_without_end(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_calls_have_a_budget(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pickled, "_CALLS_FLOOR", 1000)
     given = 0
 
@@ -128,16 +126,14 @@ def test_empty_containers_cost_nothing_to_walk() -> None:
 
 
 @pytest.mark.parametrize("limit", ["_MOST_VALUES", "_MOST_NAMES"])
-def test_what_is_walked_has_a_budget(
-    tmp_path: Path, limit: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_walk_has_a_budget(tmp_path: Path, limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, limit, 1000)
     shared = {"a" * 500: {str(n): [n] for n in range(2000)}}
     with pytest.raises(UnsupportedError, match="than any network"):
         opened(zipped(tmp_path / "m", pickle.dumps(shared, 2)))
 
 
-def test_modules_in_modules_without_end(tmp_path: Path) -> None:
+def test_deeply_nested_modules(tmp_path: Path) -> None:
     module = ports.Call("torch.nn:Module", (), {"_modules": {}})
     program = ports.program(module)
     for _ in range(2000):

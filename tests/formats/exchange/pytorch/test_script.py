@@ -49,7 +49,7 @@ def archive(path: Path, root: Any, **code: str) -> Path:
 
 
 def network(*kinds: str) -> ports.Call:
-    """A module with norms of these classes in `features`."""
+    """Return a module with norms of these classes in `features`."""
     norms = {
         str(at): ports.Call(kind, (), {"training": False, **TENSORS})
         for at, kind in enumerate(kinds)
@@ -100,7 +100,7 @@ def test_settings_are_read_from_the_code(tmp_path: Path, code: str, momentum: fl
         TRACED.format(0.2) + TRACED.format(0.3).replace(HEAD, ""),
     ],
 )
-def test_code_that_tells_nothing(tmp_path: Path, code: str) -> None:
+def test_code_without_settings(tmp_path: Path, code: str) -> None:
     path = archive(tmp_path / "m", network(f"{NORM}:BatchNorm2d"), **{f"{CODE}__py": code})
     (layer,) = bnstat.load(path)
     assert layer.epsilon is layer.momentum is None
@@ -136,7 +136,7 @@ def test_numbers_of_tch_rs(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("how", ["script", "trace"])
-def test_what_torch_saves(tmp_path: Path, how: str) -> None:
+def test_files_of_torch(tmp_path: Path, how: str) -> None:
     torch = pytest.importorskip("torch")
     inner = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2, 3e-3, 0.2))
     net = torch.nn.Sequential(inner, torch.nn.BatchNorm2d(2)).eval()

@@ -1,4 +1,4 @@
-"""Tensors in PyTorch's files, against PyTorch."""
+"""Tensors in PyTorch files, compared with PyTorch."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_tensors_beyond_their_storage(tmp_path: Path) -> None:
         opened(zipped(tmp_path / "m", pickled)).variables["t"].read()
 
 
-def test_few_numbers_repeated_without_end(tmp_path: Path) -> None:
+def test_one_number_repeated_a_trillion_times(tmp_path: Path) -> None:
     path = save(tmp_path / "m", {"t": torch.ones(1).expand(1 << 40)})
     with pytest.raises(UnsupportedError):
         opened(path).variables["t"].read()

@@ -1,4 +1,4 @@
-"""TensorFlow.js models, made of Keras models as its converter makes them."""
+"""TensorFlow.js models, written like the converter writes Keras models."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def network() -> keras.Model:
 
 
 def weights_of(model: keras.Model) -> dict[str, np.ndarray]:
-    """`layer/role` -> array, as the converter names them."""
+    """Return `layer/role` -> array, with the converter's names."""
     layers = [*(layer for layer in model.layers if not hasattr(layer, "layers"))]
     layers += [deep for layer in model.layers for deep in getattr(layer, "layers", ())]
     return {
@@ -109,7 +109,7 @@ def test_layers_models(tmp_path: Path, shards: int) -> None:
 
 
 def graph_json(arrays: Mapping[str, np.ndarray], epsilon: float) -> dict[str, Any]:
-    """A graph as the converter leaves it: constants without their numbers."""
+    """Return a graph like the converter writes it: constants without their numbers."""
     with tf.Graph().as_default() as graph:
         x = tf.compat.v1.placeholder(tf.float32, (None, 4, 4, 4), "x")
         roles = [tf.constant(array, name=name) for name, array in arrays.items()]
@@ -192,7 +192,7 @@ def test_texts_between_the_weights(tmp_path: Path) -> None:
         {"quantization": {}},
     ],
 )
-def test_entries_that_cannot_be(tmp_path: Path, damaged: dict[str, Any]) -> None:
+def test_invalid_entries(tmp_path: Path, damaged: dict[str, Any]) -> None:
     array = np.full(3, np.nan, np.float32)
     path = write(tmp_path, [{**entry("a", array), **damaged}], array.tobytes())
     with pytest.raises(DamagedError):
@@ -210,7 +210,7 @@ def test_entries_that_cannot_be(tmp_path: Path, damaged: dict[str, Any]) -> None
         ("m.bin", DamagedError),
     ],
 )
-def test_shards_that_cannot_be(tmp_path: Path, paths: Any, error: type[BnstatError]) -> None:
+def test_invalid_shards(tmp_path: Path, paths: Any, error: type[BnstatError]) -> None:
     manifest = [{"paths": paths, "weights": []}]
     (tmp_path / "model.json").write_text(json.dumps({"weightsManifest": manifest}))
     with pytest.raises(error):
@@ -220,7 +220,7 @@ def test_shards_that_cannot_be(tmp_path: Path, paths: Any, error: type[BnstatErr
 @pytest.mark.parametrize(
     "topology", [3, {"node": [3]}, {"node": [{"attr": 5}]}, {"model_config": 3}]
 )
-def test_topologies_that_cannot_be(tmp_path: Path, topology: Any) -> None:
+def test_invalid_topologies(tmp_path: Path, topology: Any) -> None:
     path = plain(tmp_path, {"a/gamma": np.ones(3, np.float32)}, topology=topology)
     try:
         assert list(bnstat.load(path)) == []
@@ -228,7 +228,7 @@ def test_topologies_that_cannot_be(tmp_path: Path, topology: Any) -> None:
         assert topology != 3
 
 
-def test_a_json_file_of_something_else_is_none(tmp_path: Path) -> None:
+def test_other_json_files_are_not_recognised(tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text('{"modelTopology": {}}')
     with pytest.raises(BnstatError, match="is not in a format that bnstat knows"):
         bnstat.load(tmp_path / "model.json")

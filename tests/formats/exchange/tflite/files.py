@@ -1,4 +1,4 @@
-"""A network with batch norm in all the places that TensorFlow Lite's converter folds."""
+"""A network with batch norm in every place where TensorFlow Lite's converter folds it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def network() -> keras.Model:
     x = layers.ReLU(6)(norm("bn_conv", layers.Conv2D(6, 3, padding="same")(image)))
     x = layers.ReLU()(norm("bn_depthwise", layers.DepthwiseConv2D(3, use_bias=False)(x)))
     x = norm("bn_pointwise", layers.Conv2D(5, 1, use_bias=False)(x))
-    # After a concatenation there are no weights to fold into.
+    # A concatenation has no weights to fold into.
     x = layers.Concatenate()([x, layers.MaxPooling2D(1)(x)])
     x = layers.ReLU()(norm("bn_joined", x))
     x = norm("bn_transposed", layers.Conv2DTranspose(12, 2)(x))
@@ -36,7 +36,7 @@ def network() -> keras.Model:
 
 
 def _weights(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Of a size that keeps what the layers give near 1."""
+    """Return weights of a size that keeps outputs near 1."""
     if len(shape) == 1:
         return random.uniform(0.4, 1.6, shape).astype(np.float32)
     return random.normal(0, np.prod(shape[:-1]) ** -0.5, shape).astype(np.float32)
@@ -66,7 +66,7 @@ def _int8(converter: Any) -> None:
 
 
 def _outside(converter: Any) -> None:
-    """Buffers behind the flatbuffer, as models beyond 2 GB have them."""
+    """Move the buffers behind the flatbuffer, where models of more than 2 GB have them."""
     converter._experimental_use_buffer_offset = True
 
 
@@ -86,7 +86,7 @@ def convert(model: keras.Model, way: str = "float32") -> bytes:
 
 
 def write_all(folder: Path) -> None:
-    """Write the network as `network.keras`, and what the converter makes of it in each way."""
+    """Write the network as `network.keras`, and its conversion in each way."""
     model = network()
     model.save(folder / "network.keras")
     for way in WAYS:

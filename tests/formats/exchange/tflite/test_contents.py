@@ -1,4 +1,4 @@
-"""TensorFlow Lite files, as TensorFlow writes them and reads them."""
+"""TensorFlow Lite files, written by TensorFlow and compared with its interpreter."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def files(built_once: Callable[..., Path]) -> dict[str, Path]:
 
 
 def tensors_of(path: Path) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
-    """Name -> what the interpreter reads of each constant, and how it is quantized."""
+    """Return name -> the interpreter's array of each constant, and its quantization."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         interpreter = tf.lite.Interpreter(model_path=str(path))
@@ -44,7 +44,7 @@ def tensors_of(path: Path) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
 
 
 def dequantized(stored: np.ndarray, how: dict[str, Any]) -> np.ndarray:
-    """By the definition, channel by channel."""
+    """Unpack numbers channel by channel, by the definition."""
     if not how["scales"].size:
         return stored
     result = np.zeros(stored.shape, np.float32)
@@ -90,7 +90,7 @@ def test_buffers_behind_the_flatbuffer(files: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_it_says_where_batch_norm_went(way: str, files: dict[str, Path]) -> None:
+def test_a_note_says_that_batch_norm_is_folded(way: str, files: dict[str, Path]) -> None:
     model = bnstat.load(files[way])
     assert (model.source.format, list(model), model.incomplete) == ("tflite", [], ())
     (note,) = model.notes
@@ -113,10 +113,8 @@ def read_all(path: Path) -> None:
         variable.read()
 
 
-def test_offsets_that_lead_anywhere_are_followed_nowhere(
-    files: dict[str, Path], tmp_path: Path
-) -> None:
-    """Each of the words of the file is made one that leads far away, or back to itself."""
+def test_wrong_offsets(files: dict[str, Path], tmp_path: Path) -> None:
+    """Each word of the file is replaced by an offset far away, or back to itself."""
     content, path = files["int8"].read_bytes(), tmp_path / "m.tflite"
     refused = 0
     for at in range(0, 3000, 20):
@@ -143,7 +141,7 @@ def test_numbers_of_four_bits(tmp_path: Path) -> None:
     assert variable.read().dtype == np.float32
 
 
-def test_a_type_that_is_not_known(tmp_path: Path) -> None:
+def test_unknown_types(tmp_path: Path) -> None:
     variable = load_one(tmp_path / "m", 99, (3,), bytes(3), 0.0)
     with pytest.raises(UnsupportedError):
         variable.read()
@@ -157,7 +155,7 @@ def test_a_shape_that_does_not_fit(shape: tuple[int, ...], tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("shape", [(-3,), (1,) * 40])
-def test_no_possible_shape(shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_invalid_shapes(shape: tuple[int, ...], tmp_path: Path) -> None:
     (tmp_path / "m").write_bytes(hand_made(0, shape, bytes(12), 0.0))
-    with pytest.raises(DamagedError, match="no possible shape"):
+    with pytest.raises(DamagedError, match="invalid shape"):
         bnstat.load(tmp_path / "m")
