@@ -20,34 +20,64 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Assignment:
-    """Values for one role of one layer.
+class Change:
+    """A role of a layer that received values.
 
     Attributes:
-        layer: the layer of the model that is written.
-        role: a role that the layer has, or the key of a variable whose role is undecided.
-        variable: the variable that receives the values.
-        given: the values.
-        given_as: the layer's name where the values come from.
+        layer: the name of the layer in the model.
+        role: `gamma`, `beta`, `moving_mean` or `moving_variance`.
+        key: the key of the variable in the file.
+        channels: the number of its elements.
+        moved: the number of elements whose bits changed.
+        largest: the largest |new - old|; infinite for a change from or to NaN or infinity.
+        given_as: the name of the layer where the values come from.
         match: how the two layers were paired.
     """
 
-    layer: BatchNorm
+    layer: str
     role: str
-    variable: Variable
-    given: Given
+    key: str
+    channels: int
+    moved: int
+    largest: float
     given_as: str
-    match: Match
+    match: Match = "name"
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The result of `apply`.
+
+    Attributes:
+        source: the model that was copied.
+        output: the path of the copy, for `load`.
+        values: the path of the values; None if they were in memory.
+        changes: what was written, in the order of the network, including unchanged values.
+        untouched: the names of the layers that received no values.
+    """
+
+    source: Source
+    output: str
+    values: str | None
+    changes: Sequence[Change]
+    untouched: Sequence[str]
+
+    @property
+    def moved(self) -> int:
+        """The number of values that changed."""
+        return sum(change.moved for change in self.changes)
 
 
 _Pair = tuple[BatchNorm, str, "Match", Mapping[str, Given]]
+"""A layer of the model, the name of its counterpart, how they were paired, and new values."""
+
 _IsWanted = Callable[[str], bool]
 
 
-def assignments(
-    model: Model, values: Document | Model, roles: Sequence[str], globs: Sequence[str]
-) -> list[Assignment]:
-    """Return what to write, in the order of the model.
+def fit(
+    model: Model, values: Document | Model, roles: Sequence[str] = ROLES, globs: Sequence[str] = ()
+) -> tuple[dict[str, Array], list[Change]]:
+    """Pair values with the variables of a model, and convert them to the stored shape and dtype.
 
     Args:
         model: the model that is written.
@@ -55,8 +85,14 @@ def assignments(
         roles: write only these roles.
         globs: write only layers whose name matches one of these; if empty, all.
 
+    Returns:
+        The new array of each variable by key, and the changes in the order of the model.
+
     Raises:
         NotFoundError: the model lacks a layer or role that has values, or nothing is left.
+        DamagedError: values do not have the shape of the variable.
+        UnsupportedError: the stored dtype cannot represent a value exactly.
+        BnstatError: layers that share a variable receive different values for it.
     """
     for role in roles:
         _check_role(role, "roles")
@@ -68,16 +104,38 @@ def assignments(
         where, pairs = values.source.path, _pairs_of_models(model, values, is_wanted)
     else:
         where, pairs = values.where, _pairs_of_document(model, values, is_wanted)
-    assigned = [
-        _assignment(layer, role, given, name, match)
+    with_undecided = {*ROLES} <= {*roles}
+    chosen = [
+        (layer, role, name, match, given)
         for layer, name, match, given_roles in pairs
         for role, given in given_roles.items()
-        if role in roles or (role not in ROLES and {*ROLES} <= {*roles})
+        if role in roles or (role not in ROLES and with_undecided)
     ]
-    if not assigned:
+    if not chosen:
         raise NotFoundError(where, "has no values for the chosen layers and roles")
     places = {layer.name: number for number, layer in enumerate(_all_layers(model))}
-    return sorted(assigned, key=lambda item: (places[item.layer.name], *_order(item.role)))
+    chosen.sort(key=lambda item: (places[item[0].name], *_order(item[1])))
+    arrays: dict[str, Array] = {}
+    owners: dict[str, str] = {}
+    changes = []
+    for layer, role, name, match, given in chosen:
+        variable = _variable(layer, role)
+        stored = variable.read() if role not in ROLES else layer.array(role)
+        assert stored is not None
+        where = f"{layer.name}, {role}"
+        array = given.fitted(variable, stored, where)
+        owner = owners.setdefault(variable.key, where)
+        if different(arrays.setdefault(variable.key, array), array).any():
+            raise BnstatError(
+                where,
+                f"shares its variable with {owner}, but their values differ",
+                "give both the same values",
+            )
+        moved, largest = int(different(stored, array).sum()), _largest(stored, array)
+        changes.append(
+            Change(layer.name, role, variable.key, array.size, moved, largest, name, match)
+        )
+    return arrays, changes
 
 
 def _all_layers(model: Model) -> tuple[BatchNorm, ...]:
@@ -90,7 +148,7 @@ def _order(role: str) -> tuple[int, str]:
     return (ROLES.index(role), "") if role in ROLES else (len(ROLES), role)
 
 
-def _assignment(layer: BatchNorm, role: str, given: Given, name: str, match: Match) -> Assignment:
+def _variable(layer: BatchNorm, role: str) -> Variable:
     variables = {**layer.variables, **{variable.key: variable for variable in layer.undecided}}
     if role not in variables:
         raise NotFoundError(
@@ -98,7 +156,7 @@ def _assignment(layer: BatchNorm, role: str, given: Given, name: str, match: Mat
             f"has no {role} in the model, but there are values for it",
             f"it has {', '.join(variables) or 'none'}",
         )
-    return Assignment(layer, role, variables[role], given, name, match)
+    return variables[role]
 
 
 def _pairs_of_document(model: Model, values: Document, is_wanted: _IsWanted) -> Iterator[_Pair]:
@@ -151,98 +209,6 @@ def _no_layer(model: Model, where: str, name: str) -> NotFoundError:
         f"{model.source.path} has no such batch-norm layer",
         near_names(name, [layer.name for layer in _all_layers(model)]),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A role of a layer that received values.
-
-    Attributes:
-        layer: the name of the layer in the model.
-        role: `gamma`, `beta`, `moving_mean` or `moving_variance`.
-        key: the key of the variable in the file.
-        channels: the number of its elements.
-        moved: the number of elements whose bits changed.
-        largest: the largest |new - old|; infinite for a change from or to NaN or infinity.
-        given_as: the name of the layer where the values come from.
-        match: how the two layers were paired.
-    """
-
-    layer: str
-    role: str
-    key: str
-    channels: int
-    moved: int
-    largest: float
-    given_as: str
-    match: Match = "name"
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """The result of `apply`.
-
-    Attributes:
-        source: the model that was copied.
-        output: the path of the copy, for `load`.
-        values: the path of the values; None if they were in memory.
-        changes: what was written, in the order of the network, including unchanged values.
-        untouched: the names of the layers that received no values.
-    """
-
-    source: Source
-    output: str
-    values: str | None
-    changes: Sequence[Change]
-    untouched: Sequence[str]
-
-    @property
-    def moved(self) -> int:
-        """The number of values that changed."""
-        return sum(change.moved for change in self.changes)
-
-
-def fit(assigned: Sequence[Assignment]) -> tuple[dict[str, Array], list[Change]]:
-    """Convert values to the shape and dtype of their variables.
-
-    Returns:
-        The new array of each variable by key, and the changes.
-
-    Raises:
-        DamagedError: values do not have the shape of the variable.
-        UnsupportedError: the stored dtype cannot represent a value exactly.
-        BnstatError: layers that share a variable receive different values for it.
-    """
-    arrays: dict[str, Array] = {}
-    owners: dict[str, str] = {}
-    changes = []
-    for item in assigned:
-        variable = item.variable
-        stored = variable.read() if item.role not in ROLES else item.layer.array(item.role)
-        assert stored is not None
-        where = f"{item.layer.name}, {item.role}"
-        array = item.given.fitted(variable, stored, where)
-        first = arrays.setdefault(variable.key, array)
-        owner = owners.setdefault(variable.key, where)
-        if different(first, array).any():
-            raise BnstatError(
-                where,
-                f"shares its variable with {owner}, but their values differ",
-                "give both the same values",
-            )
-        changes.append(
-            Change(
-                item.layer.name,
-                item.role,
-                variable.key,
-                array.size,
-                int(different(stored, array).sum()),
-                _largest(stored, array),
-                item.given_as,
-                item.match,
-            )
-        )
-    return arrays, changes
 
 
 def different(old: Array, new: Array) -> Array:

@@ -11,9 +11,15 @@ import pytest
 import bnstat
 from bnstat.formats import locate as locating
 from bnstat.formats.contents import Contents
-from bnstat.formats.detection import Format, ModelSet, StoredModel, sorted_by_age, unnamed
+from bnstat.formats.detection import (
+    Format,
+    ModelSet,
+    StoredModel,
+    formats,
+    sorted_by_age,
+    unnamed,
+)
 from bnstat.formats.locate import locate
-from bnstat.formats.registry import formats
 from bnstat.model import Source
 from bnstat.storage.files import File, Folder
 from tests.builders import named

@@ -9,7 +9,7 @@ import pytest
 
 from bnstat.errors import BnstatError, NotFoundError
 from bnstat.exchange.values import Document, Given
-from bnstat.mending.pairing import assignments
+from bnstat.mending.pairing import fit
 from bnstat.model import ROLES, Model
 from tests.output.models import layer, model, usual
 
@@ -29,8 +29,8 @@ def found(
     globs: Sequence[str] = (),
 ) -> list[tuple[str, str, str, str]]:
     return [
-        (one.layer.name, one.role, one.given_as, one.match)
-        for one in assignments(of, values, roles, globs)
+        (change.layer, change.role, change.given_as, change.match)
+        for change in fit(of, values, roles, globs)[1]
     ]
 
 

@@ -16,8 +16,7 @@ from hypothesis.extra import numpy as st_numpy
 import bnstat
 from bnstat.exchange import json as json_form
 from bnstat.exchange.values import nearest
-from bnstat.mending.pairing import assignments
-from bnstat.model import ROLES, Model
+from bnstat.model import Model
 from tests.builders.oracle import same_bits
 from tests.mending.exported import dtype, exported, fitted, layer, model, two_layers
 
@@ -150,16 +149,3 @@ def test_layers_and_roles_that_the_model_lacks(two: Model) -> None:
     with pytest.raises(bnstat.BnstatError, match="'scale' is not a role"):
         fitted(two, {"bn": {"scale": [1, 2, 3]}})
     assert fitted(two, {"bn": {"gamma": [1, 2, 3], "beta": None}}).keys() == {"bn/gamma"}
-
-
-def test_another_model_is_paired_as_diff_pairs(two: Model) -> None:
-    other = model(
-        *(layer(f"net/{one.name}", gamma=np.full(3, at, "f4")) for at, one in enumerate(two))
-    )
-    found = assignments(two, other, ROLES, ())
-    assert [(one.layer.name, one.given_as, one.match) for one in found] == [
-        ("bn", "net/bn", "suffix"), ("other", "net/other", "suffix"),
-    ]  # fmt: skip
-    with pytest.raises(bnstat.NotFoundError, match="has no such batch-norm layer"):
-        assignments(two, model(*two, layer("third", gamma=np.ones(9, "f4"))), ROLES, ())
-    assert len(assignments(two, other, ROLES, ("o*",))) == 1
