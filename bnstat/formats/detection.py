@@ -1,4 +1,4 @@
-"""What a format knows about folders and file names, and the models that it finds there.
+"""How a format finds its models in folders and files.
 
 `locate` asks each format about a path. A format returns the models that it finds, or None. It
 reads no more of a file than it needs to recognise it.

@@ -96,7 +96,7 @@ def apply(
 
 
 def verify(copy: Model, original: Model, arrays: Mapping[str, Array]) -> None:
-    """Check that a copy has the new arrays, and otherwise those of the original.
+    """Check that a copy has the new arrays, and is otherwise equal to the original.
 
     Args:
         copy: the finished copy, read back.

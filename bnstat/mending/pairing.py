@@ -1,4 +1,4 @@
-"""Which values go to which variable of a model."""
+"""Pair new values with the variables of a model."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def _variable(layer: BatchNorm, role: str) -> Variable:
 
 
 def _pairs_of_document(model: Model, values: Document, is_wanted: _IsWanted) -> Iterator[_Pair]:
-    """Pair the layers of a document with those of the model by name."""
+    """Pair the layers of a document and of the model by name."""
     by_name: dict[str, list[BatchNorm]] = {}
     for layer in _all_layers(model):
         for name in {layer.name, values.spelt(layer.name)}:
