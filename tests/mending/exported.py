@@ -1,4 +1,4 @@
-"""Layers from memory, exported, and the arrays that come of what was exported."""
+"""Layers in memory, their exports, and the arrays that are read from these."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values from exports and from memory: read to the bit, or refused with the place that is wrong."""
+"""Values from exports and from memory are read exactly, or refused with the place of the error."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAMES = ("a/bn", "=1+1", "\u0000x", "new\nline", "caf\u00e9", "\ud800", 'say "no
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", TYPES)
-def test_a_round_trip_gives_the_bits(tmp_path: Path, form: str, kind: str) -> None:
+def test_a_round_trip_keeps_the_bits(tmp_path: Path, form: str, kind: str) -> None:
     random = np.random.default_rng(2)
     bits = random.integers(0, 256, 60 * dtype(kind).itemsize, np.uint8)
     array = bits.view(dtype(kind))
@@ -45,7 +45,7 @@ def test_a_round_trip_gives_the_bits(tmp_path: Path, form: str, kind: str) -> No
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_what_is_no_number_comes_back_with_its_bits(tmp_path: Path, form: str) -> None:
+def test_nan_and_infinity_keep_their_bits(tmp_path: Path, form: str) -> None:
     bits = [0x7FC00000, 0xFFC00000, 0x7FC00001, 0x7F800000, 0xFF800000, 0]
     array = np.array(bits, np.uint32).view(np.float32)
     of = model(layer("bn", gamma=array))
