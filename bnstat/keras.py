@@ -63,8 +63,7 @@ class Watch(_callback()):  # type: ignore[misc]
             with the optimizer's step), `tracks` (for each layer and role the measures of
             `bnstat.run_history.Track`, one number per epoch) and `findings` (of the last check).
             The CSV has a row for each epoch, layer and role.
-        select: as for `bnstat.check`.
-        ignore: as for `bnstat.check`.
+        select, ignore: as for `bnstat.check`.
 
     Raises:
         UnsupportedError: TensorBoard is not installed, or `history` has another ending.

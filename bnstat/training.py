@@ -177,7 +177,7 @@ class Watcher:
 
     @property
     def history(self) -> History:
-        """The statistics over the checks so far."""
+        """The statistics over all checks."""
         return self._recorder.history()
 
     def check(self, thing: object, name: str, number: int, step: int | None = None) -> None:

@@ -17,9 +17,10 @@ EVERYWHERE = {"display", "errors", "signals", "text"}
 
 MAY_IMPORT = {
     "storage": set(),
-    "model": {"storage"},
+    "model": {"storage", "formats.registry"},
     "formats": {"storage", "model"},
     "formats.json_text": set(),
+    "formats.registry": set(),
     "formats.protobuf": {"storage"},
     "formats.hdf5": {"storage", "model", "formats.dtypes"},
     "discovery": {"model", "formats.contents"},

@@ -15,13 +15,7 @@ import numpy as np
 
 from bnstat.checks.rule import Finding, Rule, Thresholds, all_of, at_start, numbers_of
 from bnstat.formats.registry import BY_NAME
-from bnstat.model import BatchNorm, Model, Source
-
-
-def is_converted(source: Source) -> bool:
-    """Return True if converters write files of this format, and training does not."""
-    row = BY_NAME.get(source.format)
-    return row is not None and row.is_converted
+from bnstat.model import BatchNorm, Model
 
 
 def untouched(layer: BatchNorm) -> bool | None:
@@ -46,7 +40,7 @@ def rewritten(model: Model) -> Literal["surely", "perhaps", "no"]:
     variance 1 in float32, or if a moving mean is -0.0.
     """
     source = model.source
-    if not is_converted(source):
+    if not source.is_converted:
         return "no"
     if (source.writer or "").lower().startswith(BY_NAME[source.format].exact_writers):
         return "no"

@@ -8,7 +8,6 @@ from typing import Final
 
 import numpy as np
 
-from bnstat.checks.conversion import is_converted
 from bnstat.checks.rule import Finding, Rule, Thresholds, at_start, count, numbers_of, statistics_of
 from bnstat.model import ROLES, BatchNorm, Model, squeezed
 
@@ -132,7 +131,7 @@ def _must_differ(layer: BatchNorm, original: BatchNorm, model: Model) -> bool:
     shared = {graph for graph, _ in layer.inputs} & {graph for graph, _ in original.inputs}
     if shared:
         return layer.inputs.isdisjoint(original.inputs)
-    return is_converted(model.source)
+    return model.source.is_converted
 
 
 def _is_equal(layer: BatchNorm, original: BatchNorm, role: str) -> bool:

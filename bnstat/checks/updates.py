@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bnstat.checks.conversion import has_negative_zero, is_converted, rewritten, untouched
+from bnstat.checks.conversion import has_negative_zero, rewritten, untouched
 from bnstat.checks.rule import (
     Finding,
     Rule,
@@ -335,7 +335,7 @@ def _steps(model: Model) -> tuple[int, float] | None:
     if len(counts) == 1 and (number := counts.pop()) > 0 and number.is_integer():
         return int(number), _TRUST_IN_COUNTS
     # Converted files are not numbered by steps: `face-320.onnx` is named after its image size.
-    if not model.source.step or is_converted(model.source):
+    if not model.source.step or model.source.is_converted:
         return None
     return model.source.step, _TRUST_IN_NAMES
 

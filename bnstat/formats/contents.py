@@ -155,7 +155,7 @@ class Contents:
             None if iterating over `variables` is fast.
         graphs: returns computation graphs and bodies of functions.
         notes: remarks on the file, one line each.
-        variables_in_order: True if `variables` are in the order in which the program made them.
+        variables_in_order: True if `variables` are in the order of their creation.
         configured: returns the contents with the layers of the user's architecture; None if the
             file describes its layers itself, or cannot have them.
         beside: the name of a file beside this one that has such an architecture.

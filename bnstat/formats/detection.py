@@ -1,4 +1,4 @@
-"""What a format knows about folders and file names, and the models that it finds there.
+"""How a format finds its models in folders and files.
 
 `locate` asks each format about a path. A format returns the models that it finds, or None. It
 reads no more of a file than it needs to recognise it.
@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from typing import NamedTuple, Protocol, cast
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Reading
+from bnstat.formats.registry import FORMATS, FileFormat
 from bnstat.model import Source
 from bnstat.storage.files import File, Folder
 from bnstat.text import natural_key
@@ -125,6 +128,66 @@ class Format:
     def display_name(self, name: str) -> str:
         """Return what people call the model that a file belongs to. Used for hints."""
         return name
+
+
+class FormatModule(Protocol):
+    """The functions of a module that reads a single-file format.
+
+    A module may also have `open_index`, which opens a file without its values.
+    """
+
+    def matches(self, file: File) -> bool:
+        """Return True if the content of a file is of this format."""
+        ...
+
+    def open_contents(self, file: File, source: Source) -> Contents:
+        """Open a file. The result's source names the format."""
+        ...
+
+
+def formats() -> Iterator[Format]:
+    """Yield all formats in the order of detection; the module of each is imported when needed."""
+    for name in dict.fromkeys(finder for row in FORMATS for finder in row.finders):
+        yield _finder(name)
+    yield from _single_files()
+
+
+@cache
+def _single_files() -> list[Format]:
+    return [_SingleFile(row) for row in FORMATS if row.module]
+
+
+@cache
+def _finder(name: str) -> Format:
+    module, _, kind = name.rpartition(".")
+    return cast(Format, getattr(import_module(f"bnstat.formats.{module}"), kind)())
+
+
+class _SingleFile(Format):
+    """A format whose models are one file each."""
+
+    def __init__(self, row: FileFormat) -> None:
+        self._module = f"bnstat.formats.{row.module}"
+        self.is_data_beside_models = row.is_data_beside_models
+
+    def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
+        module = cast(FormatModule, import_module(self._module))
+        if not module.matches(file):
+            return None
+        return StoredModel(
+            file.name,
+            step_of(file.name),
+            folder.modified(file.name),
+            lambda source, reading: _opener(module, reading)(
+                file, require_native_reader(source, reading)
+            ),
+        )
+
+
+def _opener(module: FormatModule, reading: Reading) -> Callable[[File, Source], Contents]:
+    if reading.values:
+        return module.open_contents
+    return getattr(module, "open_index", module.open_contents)
 
 
 def unnamed(open_: Opener, times: Callable[[], Mapping[str, float]] = dict) -> StoredModel:

@@ -1,4 +1,4 @@
-"""JSON in model files: bounded, since it comes from anywhere."""
+"""Parse JSON from model files, which may be hostile."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any, Final
 from bnstat.errors import DamagedError
 
 MAX_BYTES: Final = 32 << 20
-"""The longest JSON that is read; that of the largest models is a tenth of it."""
+"""The longest JSON that is read. The JSON of the largest models has a tenth of this."""
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
     """Parse JSON from a model file.
 
     Raises:
-        DamagedError: it is too long, is not JSON or is nested beyond reason.
+        DamagedError: the text is too long, not JSON, or nested too deep.
     """
     import json
 
     if len(text) > MAX_BYTES:
-        raise DamagedError(where, f"{len(text)} bytes of JSON are more than any model needs")
+        raise DamagedError(where, f"{len(text)} bytes of JSON are too many for a model")
     try:
         return json.loads(text)
     except RecursionError:

@@ -17,6 +17,7 @@ from bnstat.formats.detection import (
     Format,
     ModelSet,
     StoredModel,
+    formats,
     listed,
     models_in_files,
     single,
@@ -24,7 +25,7 @@ from bnstat.formats.detection import (
     step_of,
     with_steps,
 )
-from bnstat.formats.registry import formats, known_formats
+from bnstat.formats.registry import known_formats
 from bnstat.storage.access import Access, redact
 from bnstat.storage.files import Entry, File, Folder
 from bnstat.storage.find import Spot, find

@@ -1,21 +1,14 @@
 """The file formats that bnstat reads: one row each.
 
 Derived from the rows: the order of detection, the enum in `exchange/schema.json`, the table in
-`docs/files.md`, the hint about unknown files, and what `check` knows of converters.
+`docs/files.md`, the hint about unknown files, and what `check` knows of converters. This module
+is a table, and imports nothing of bnstat.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
-from typing import Final, Protocol, cast
-
-from bnstat.formats.contents import Contents, Reading
-from bnstat.formats.detection import Format, StoredModel, require_native_reader, step_of
-from bnstat.model import Source
-from bnstat.storage.files import File, Folder
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +21,9 @@ class FileFormat:
         description: what the format is, for the table in the documentation.
         path: the path that a user passes, for the same table.
         module: the module below `bnstat.formats` that reads models of a single file, a
-            `FormatModule`; or empty.
-        finders: classes below `bnstat.formats`, derived from `Format`, that find models which
-            are folders or several files. Several formats may share one.
+            `detection.FormatModule`; or empty.
+        finders: classes below `bnstat.formats`, derived from `detection.Format`, that find
+            models which are folders or several files. Several formats may share one.
         is_data_beside_models: True for files that count as a model only in a folder without
             other models, because they may hold arrays of any kind.
         is_converted: True if converters write such files, and training does not.
@@ -185,68 +178,9 @@ FORMATS: Final = (
 """The rows in the order of detection. A file is checked by formats with a signature first."""
 
 BY_NAME: Final = {row.name: row for row in FORMATS}
-
-
-class FormatModule(Protocol):
-    """The functions of a module that reads a single-file format.
-
-    A module may also have `open_index`, which opens a file without its values.
-    """
-
-    def matches(self, file: File) -> bool:
-        """Return True if the content of a file is of this format."""
-        ...
-
-    def open_contents(self, file: File, source: Source) -> Contents:
-        """Open a file. The result's source names the format."""
-        ...
+CONVERTED: Final = frozenset(row.name for row in FORMATS if row.is_converted)
 
 
 def known_formats() -> str:
     """Return the hint for a file of an unknown format."""
     return f"bnstat reads {', '.join(dict.fromkeys(row.label for row in FORMATS))}"
-
-
-def formats() -> Iterator[Format]:
-    """Yield all formats in the order of detection; the module of each is imported when needed."""
-    for name in dict.fromkeys(finder for row in FORMATS for finder in row.finders):
-        yield _finder(name)
-    yield from _single_files()
-
-
-@cache
-def _single_files() -> list[Format]:
-    return [_SingleFile(row) for row in FORMATS if row.module]
-
-
-@cache
-def _finder(name: str) -> Format:
-    module, _, kind = name.rpartition(".")
-    return cast(Format, getattr(import_module(f"bnstat.formats.{module}"), kind)())
-
-
-class _SingleFile(Format):
-    """A format whose models are one file each."""
-
-    def __init__(self, row: FileFormat) -> None:
-        self._module = f"bnstat.formats.{row.module}"
-        self.is_data_beside_models = row.is_data_beside_models
-
-    def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
-        module = cast(FormatModule, import_module(self._module))
-        if not module.matches(file):
-            return None
-        return StoredModel(
-            file.name,
-            step_of(file.name),
-            folder.modified(file.name),
-            lambda source, reading: _opener(module, reading)(
-                file, require_native_reader(source, reading)
-            ),
-        )
-
-
-def _opener(module: FormatModule, reading: Reading) -> Callable[[File, Source], Contents]:
-    if reading.values:
-        return module.open_contents
-    return getattr(module, "open_index", module.open_contents)

@@ -11,7 +11,7 @@ from bnstat.formats.locate import locate
 from bnstat.loading import Options
 from bnstat.mending.draft import Draft, signals_raised
 from bnstat.mending.layout import planned
-from bnstat.mending.pairing import Applied, assignments, different, fit, with_twins
+from bnstat.mending.pairing import Applied, different, fit, with_twins
 from bnstat.mending.writers import write_arrays
 from bnstat.model import ROLES, Array, BatchNorm, Model
 from bnstat.storage.access import refuse_url
@@ -77,7 +77,7 @@ def apply(
     )
     _, model = options.open(path, locate(path).choose(path, checkpoint, step))
     plan = planned(model.source, output, in_place)
-    fitted, changes = fit(assignments(model, values_of(values), roles, layers))
+    fitted, changes = fit(model, values_of(values), roles, layers)
     arrays = {change.key: fitted[change.key] for change in changes if change.moved}
     with signals_raised(), Draft(plan) as draft:
         contents, _ = options.open(draft.model, locate(draft.model).default)
@@ -96,7 +96,7 @@ def apply(
 
 
 def verify(copy: Model, original: Model, arrays: Mapping[str, Array]) -> None:
-    """Check that a copy has the new arrays, and otherwise those of the original.
+    """Check that a copy has the new arrays, and is otherwise equal to the original.
 
     Args:
         copy: the finished copy, read back.

@@ -180,7 +180,7 @@ def copy_file(source: str, target: str) -> None:
             raise BnstatError(source, "is not a regular file")
         with contextlib.suppress(AttributeError, OSError):
             _copy_in_kernel(reading.fileno(), writing.fileno())
-        # Copies nothing, or all that the system could not copy.
+        # Copies what the system did not copy, which is usually nothing.
         shutil.copyfileobj(reading, writing)
         if _state(before) != _state(os.fstat(reading.fileno())):
             raise ChangedError(source, "changed while it was copied", "try again")

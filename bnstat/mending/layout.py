@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike, fspath
-from typing import Final, Literal
+from typing import Final, Literal, NoReturn
 
 from bnstat.errors import BnstatError, NotFoundError, UnsupportedError
 from bnstat.formats.tensorflow.bundle import DATA, INDEX
@@ -291,35 +291,27 @@ def _refuse_original(original: str, target: str) -> None:
 
 
 def _whole_folder(folder: str, inside: str) -> tuple[dict[str, str], dict[str, str | None]]:
-    """Return the copies of all files in a folder, and the folders that contain them."""
-    files: dict[str, str] = {}
-    folders: dict[str, str | None] = {inside: folder}
-    for path, is_folder in _walk(folder):
-        copy = os.path.join(inside, path)
-        if is_folder:
-            folders[copy] = os.path.join(folder, path)
-        else:
-            files[os.path.join(folder, path)] = copy
-    return files, folders
-
-
-def _walk(folder: str) -> Iterator[tuple[str, bool]]:
-    """Yield the relative path of everything in a folder, and True for a folder.
+    """Return the copies of all files in a folder, and the folders that contain them.
 
     Raises:
         BnstatError: the folder contains a link to a folder, a device or the like.
     """
-    pending = [""]
-    while pending:
-        inside = pending.pop()
-        with os.scandir(os.path.join(folder, inside)) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                path = os.path.join(inside, entry.name)
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(path)
-                    yield path, True
-                elif entry.is_file():
-                    yield path, False
-                else:
-                    what = "a link to a folder" if entry.is_dir() else "not a file or a folder"
-                    raise BnstatError(entry.path, f"is {what}, and cannot be copied")
+    files: dict[str, str] = {}
+    folders: dict[str, str | None] = {inside: folder}
+    for parent, subfolders, names in os.walk(folder, onerror=_fail):
+        subfolders.sort()
+        copy = os.path.normpath(os.path.join(inside, os.path.relpath(parent, folder)))
+        for name in (*subfolders, *sorted(names)):
+            path = os.path.join(parent, name)
+            if os.path.isfile(path):
+                files[path] = os.path.join(copy, name)
+            elif name in subfolders and not os.path.islink(path):
+                folders[os.path.join(copy, name)] = path
+            else:
+                what = "a link to a folder" if os.path.isdir(path) else "not a file or a folder"
+                raise BnstatError(path, f"is {what}, and cannot be copied")
+    return files, folders
+
+
+def _fail(error: OSError) -> NoReturn:
+    raise error

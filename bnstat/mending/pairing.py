@@ -1,4 +1,4 @@
-"""Which values go to which variable of a model."""
+"""Pair new values with the variables of a model."""
 
 from __future__ import annotations
 
@@ -17,140 +17,6 @@ from bnstat.model.models import matches, near_names
 
 if TYPE_CHECKING:
     from bnstat.compare.alignment import Match
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """Values for one role of one layer.
-
-    Attributes:
-        layer: the layer of the model that is written.
-        role: a role that the layer has, or the key of a variable whose role is undecided.
-        variable: the variable that receives the values.
-        given: the values.
-        given_as: the layer's name where the values come from.
-        match: how the two layers were paired.
-    """
-
-    layer: BatchNorm
-    role: str
-    variable: Variable
-    given: Given
-    given_as: str
-    match: Match
-
-
-_Pair = tuple[BatchNorm, str, "Match", Mapping[str, Given]]
-_IsWanted = Callable[[str], bool]
-
-
-def assignments(
-    model: Model, values: Document | Model, roles: Sequence[str], globs: Sequence[str]
-) -> list[Assignment]:
-    """Return what to write, in the order of the model.
-
-    Args:
-        model: the model that is written.
-        values: the new values.
-        roles: write only these roles.
-        globs: write only layers whose name matches one of these; if empty, all.
-
-    Raises:
-        NotFoundError: the model lacks a layer or role that has values, or nothing is left.
-    """
-    for role in roles:
-        _check_role(role, "roles")
-
-    def is_wanted(name: str) -> bool:
-        return matches(name, globs)
-
-    if isinstance(values, Model):
-        where, pairs = values.source.path, _pairs_of_models(model, values, is_wanted)
-    else:
-        where, pairs = values.where, _pairs_of_document(model, values, is_wanted)
-    assigned = [
-        _assignment(layer, role, given, name, match)
-        for layer, name, match, given_roles in pairs
-        for role, given in given_roles.items()
-        if role in roles or (role not in ROLES and {*ROLES} <= {*roles})
-    ]
-    if not assigned:
-        raise NotFoundError(where, "has no values for the chosen layers and roles")
-    places = {layer.name: number for number, layer in enumerate(_all_layers(model))}
-    return sorted(assigned, key=lambda item: (places[item.layer.name], *_order(item.role)))
-
-
-def _all_layers(model: Model) -> tuple[BatchNorm, ...]:
-    """Return all layers, including those without moving statistics."""
-    return (*model.layers, *model.incomplete)
-
-
-def _order(role: str) -> tuple[int, str]:
-    """Return a key that sorts the roles first, then the keys of undecided variables."""
-    return (ROLES.index(role), "") if role in ROLES else (len(ROLES), role)
-
-
-def _assignment(layer: BatchNorm, role: str, given: Given, name: str, match: Match) -> Assignment:
-    variables = {**layer.variables, **{variable.key: variable for variable in layer.undecided}}
-    if role not in variables:
-        raise NotFoundError(
-            layer.name,
-            f"has no {role} in the model, but there are values for it",
-            f"it has {', '.join(variables) or 'none'}",
-        )
-    return Assignment(layer, role, variables[role], given, name, match)
-
-
-def _pairs_of_document(model: Model, values: Document, is_wanted: _IsWanted) -> Iterator[_Pair]:
-    """Pair the layers of a document with those of the model by name."""
-    by_name: dict[str, list[BatchNorm]] = {}
-    for layer in _all_layers(model):
-        for name in {layer.name, values.spelt(layer.name)}:
-            by_name.setdefault(name, []).append(layer)
-    for name, roles in values.layers.items():
-        layers = by_name.get(name, [])
-        if not layers and is_wanted(name):
-            raise _no_layer(model, values.where, name)
-        undecided = {variable.key for layer in layers for variable in layer.undecided}
-        for role in roles.keys() - undecided:
-            _check_role(role, f"{values.where}, {name}")
-        if len(layers) > 1:
-            raise BnstatError(
-                f"{values.where}, {name}", "is the name of several layers", "use JSON"
-            )
-        if layers and is_wanted(layers[0].name):
-            yield layers[0], name, "name", roles
-
-
-def _pairs_of_models(model: Model, values: Model, is_wanted: _IsWanted) -> Iterator[_Pair]:
-    """Pair the layers of two models as `diff` does."""
-    from bnstat.compare.alignment import align
-
-    alignment = align(values, model)
-    for layer in alignment.removed:
-        if is_wanted(layer.name):
-            raise _no_layer(model, values.source.path, layer.name)
-    for pair in alignment.pairs:
-        if is_wanted(pair.new.name):
-            roles = {
-                role: Given(array)
-                for role in pair.old.variables
-                if (array := pair.old.array(role)) is not None
-            }
-            yield pair.new, pair.old.name, pair.match, roles
-
-
-def _check_role(role: str, where: str) -> None:
-    if role not in ROLES:
-        raise BnstatError(where, f"{role!r} is not a role", f"the roles are {', '.join(ROLES)}")
-
-
-def _no_layer(model: Model, where: str, name: str) -> NotFoundError:
-    return NotFoundError(
-        f"{where}, {name}",
-        f"{model.source.path} has no such batch-norm layer",
-        near_names(name, [layer.name for layer in _all_layers(model)]),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,47 +68,147 @@ class Applied:
         return sum(change.moved for change in self.changes)
 
 
-def fit(assigned: Sequence[Assignment]) -> tuple[dict[str, Array], list[Change]]:
-    """Convert values to the shape and dtype of their variables.
+_Pair = tuple[BatchNorm, str, "Match", Mapping[str, Given]]
+"""A layer of the model, the name of its counterpart, how they were paired, and new values."""
+
+_IsWanted = Callable[[str], bool]
+
+
+def fit(
+    model: Model, values: Document | Model, roles: Sequence[str] = ROLES, globs: Sequence[str] = ()
+) -> tuple[dict[str, Array], list[Change]]:
+    """Pair values with the variables of a model, and convert them to the stored shape and dtype.
+
+    Args:
+        model: the model that is written.
+        values: the new values.
+        roles: write only these roles.
+        globs: write only layers whose name matches one of these; if empty, all.
 
     Returns:
-        The new array of each variable by key, and the changes.
+        The new array of each variable by key, and the changes in the order of the model.
 
     Raises:
+        NotFoundError: the model lacks a layer or role that has values, or nothing is left.
         DamagedError: values do not have the shape of the variable.
         UnsupportedError: the stored dtype cannot represent a value exactly.
         BnstatError: layers that share a variable receive different values for it.
     """
+    for role in roles:
+        _check_role(role, "roles")
+
+    def is_wanted(name: str) -> bool:
+        return matches(name, globs)
+
+    if isinstance(values, Model):
+        where, pairs = values.source.path, _pairs_of_models(model, values, is_wanted)
+    else:
+        where, pairs = values.where, _pairs_of_document(model, values, is_wanted)
+    with_undecided = {*ROLES} <= {*roles}
+    chosen = [
+        (layer, role, name, match, given)
+        for layer, name, match, given_roles in pairs
+        for role, given in given_roles.items()
+        if role in roles or (role not in ROLES and with_undecided)
+    ]
+    if not chosen:
+        raise NotFoundError(where, "has no values for the chosen layers and roles")
+    places = {layer.name: number for number, layer in enumerate(_all_layers(model))}
+    chosen.sort(key=lambda item: (places[item[0].name], *_order(item[1])))
     arrays: dict[str, Array] = {}
     owners: dict[str, str] = {}
     changes = []
-    for item in assigned:
-        variable = item.variable
-        stored = variable.read() if item.role not in ROLES else item.layer.array(item.role)
+    for layer, role, name, match, given in chosen:
+        variable = _variable(layer, role)
+        stored = variable.read() if role not in ROLES else layer.array(role)
         assert stored is not None
-        where = f"{item.layer.name}, {item.role}"
-        array = item.given.fitted(variable, stored, where)
-        first = arrays.setdefault(variable.key, array)
+        where = f"{layer.name}, {role}"
+        array = given.fitted(variable, stored, where)
         owner = owners.setdefault(variable.key, where)
-        if different(first, array).any():
+        if different(arrays.setdefault(variable.key, array), array).any():
             raise BnstatError(
                 where,
                 f"shares its variable with {owner}, but their values differ",
                 "give both the same values",
             )
+        moved, largest = int(different(stored, array).sum()), _largest(stored, array)
         changes.append(
-            Change(
-                item.layer.name,
-                item.role,
-                variable.key,
-                array.size,
-                int(different(stored, array).sum()),
-                _largest(stored, array),
-                item.given_as,
-                item.match,
-            )
+            Change(layer.name, role, variable.key, array.size, moved, largest, name, match)
         )
     return arrays, changes
+
+
+def _all_layers(model: Model) -> tuple[BatchNorm, ...]:
+    """Return all layers, including those without moving statistics."""
+    return (*model.layers, *model.incomplete)
+
+
+def _order(role: str) -> tuple[int, str]:
+    """Return a key that sorts the roles first, then the keys of undecided variables."""
+    return (ROLES.index(role), "") if role in ROLES else (len(ROLES), role)
+
+
+def _variable(layer: BatchNorm, role: str) -> Variable:
+    variables = {**layer.variables, **{variable.key: variable for variable in layer.undecided}}
+    if role not in variables:
+        raise NotFoundError(
+            layer.name,
+            f"has no {role} in the model, but there are values for it",
+            f"it has {', '.join(variables) or 'none'}",
+        )
+    return variables[role]
+
+
+def _pairs_of_document(model: Model, values: Document, is_wanted: _IsWanted) -> Iterator[_Pair]:
+    """Pair the layers of a document and of the model by name."""
+    by_name: dict[str, list[BatchNorm]] = {}
+    for layer in _all_layers(model):
+        for name in {layer.name, values.spelt(layer.name)}:
+            by_name.setdefault(name, []).append(layer)
+    for name, roles in values.layers.items():
+        layers = by_name.get(name, [])
+        if not layers and is_wanted(name):
+            raise _no_layer(model, values.where, name)
+        undecided = {variable.key for layer in layers for variable in layer.undecided}
+        for role in roles.keys() - undecided:
+            _check_role(role, f"{values.where}, {name}")
+        if len(layers) > 1:
+            raise BnstatError(
+                f"{values.where}, {name}", "is the name of several layers", "use JSON"
+            )
+        if layers and is_wanted(layers[0].name):
+            yield layers[0], name, "name", roles
+
+
+def _pairs_of_models(model: Model, values: Model, is_wanted: _IsWanted) -> Iterator[_Pair]:
+    """Pair the layers of two models as `diff` does."""
+    from bnstat.compare.alignment import align
+
+    alignment = align(values, model)
+    for layer in alignment.removed:
+        if is_wanted(layer.name):
+            raise _no_layer(model, values.source.path, layer.name)
+    for pair in alignment.pairs:
+        if is_wanted(pair.new.name):
+            roles = {
+                role: Given(array)
+                for role in pair.old.variables
+                if (array := pair.old.array(role)) is not None
+            }
+            yield pair.new, pair.old.name, pair.match, roles
+
+
+def _check_role(role: str, where: str) -> None:
+    if role not in ROLES:
+        raise BnstatError(where, f"{role!r} is not a role", f"the roles are {', '.join(ROLES)}")
+
+
+def _no_layer(model: Model, where: str, name: str) -> NotFoundError:
+    return NotFoundError(
+        f"{where}, {name}",
+        f"{model.source.path} has no such batch-norm layer",
+        near_names(name, [layer.name for layer in _all_layers(model)]),
+    )
 
 
 def different(old: Array, new: Array) -> Array:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 from bnstat.display import Displayed, notebook
+from bnstat.formats.registry import CONVERTED
 from bnstat.model.layers import BatchNorm
 from bnstat.model.variables import Explanation, PrecedingBias, StatisticsUse, Variable, fetch
 
@@ -29,6 +30,11 @@ class Source:
     checkpoint: str | None = None
     step: int | None = None
     writer: str | None = None
+
+    @property
+    def is_converted(self) -> bool:
+        """True if converters write files of this format, and training does not."""
+        return self.format in CONVERTED
 
 
 class Model(Displayed, Sequence[BatchNorm]):

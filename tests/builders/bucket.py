@@ -13,9 +13,10 @@ DATA = Path(__file__).parents[1] / "data/digits"
 
 @contextmanager
 def bucket() -> Iterator[str]:
-    """Moto's server, with the bucket `models`; whoever uses S3 meanwhile gets there.
+    """Run Moto's server with the bucket `models`, and direct all use of S3 to it.
 
-    Gives the server's address.
+    Yields:
+        The address of the server.
     """
     pytest.importorskip("s3fs", reason="the driver for s3:// is not installed")
     moto = pytest.importorskip("moto.server", reason="no S3 server is installed")
@@ -36,7 +37,7 @@ def bucket() -> Iterator[str]:
         fs = s3fs.S3FileSystem(skip_instance_cache=True)
         s3fs.S3FileSystem.clear_instance_cache()
         fs.makedirs("models", exist_ok=True)
-        # With slashes, for moto keeps what was put before.
+        # With slashes, because moto keeps earlier files.
         fs.put(f"{DATA}/", "models/digits/", recursive=True)
         yield settings["AWS_ENDPOINT_URL"]
     server.stop()

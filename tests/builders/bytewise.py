@@ -1,4 +1,4 @@
-"""Which bytes of two models' files differ."""
+"""Compare the files of two models byte by byte."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ Spans = set[int]
 
 
 def files(path: Path) -> dict[str, Path]:
-    """All files in a folder, or of a prefix, by what follows; a single file under `""`."""
+    """Return the files of a folder or prefix by the rest of their name; a single file by `""`."""
     if path.is_dir():
-        found = (one for one in path.rglob("*") if one.is_file())
-        return {one.relative_to(path).as_posix(): one for one in found}
-    siblings = path.parent.glob(f"{path.name}*")
-    return {one.name[len(path.name) :]: one for one in siblings}
+        return {
+            file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()
+        }
+    return {file.name[len(path.name) :]: file for file in path.parent.glob(f"{path.name}*")}
 
 
 def differing(original: Path, copy: Path) -> dict[str, Spans]:
-    """File -> offsets at which the copy has another byte; both have the same files and sizes."""
+    """Return file -> offsets of different bytes. Both models have the same files and sizes."""
     left, right = files(original), files(copy)
     assert set(left) == set(right)
-    found = {}
+    by_file = {}
     for name in left:
         old, new = (np.frombuffer(side[name].read_bytes(), np.uint8) for side in (left, right))
         assert old.size == new.size, name
         if offsets := set(np.flatnonzero(old != new).tolist()):
-            found[name] = offsets
-    return found
+            by_file[name] = offsets
+    return by_file
 
 
 def held(model: Model, names: Iterable[str] | None = None) -> dict[str, Spans]:
-    """Name of a file -> offsets at which the model's layers have their values."""
-    found: dict[str, Spans] = {}
+    """Return name of a file -> offsets of the values of a model's layers."""
+    by_file: dict[str, Spans] = {}
     for layer in model:
         if names is None or layer.name in names:
             for variable in layer.variables.values():
-                for place in variable.extents():
-                    offsets = range(place.offset, place.offset + place.length)
-                    found.setdefault(place.file.name, set()).update(offsets)
-    return found
+                for extent in variable.extents():
+                    offsets = range(extent.offset, extent.offset + extent.length)
+                    by_file.setdefault(extent.file.name, set()).update(offsets)
+    return by_file

@@ -1,4 +1,4 @@
-"""A network with batch norm, and what real converters make of it.
+"""A network with batch norm, and its conversions by real converters.
 
 Keras 2 normalizes by TensorFlow's fused operation, which converters fold; Keras 3 by a
 multiplication and an addition, which most leave as they are.
@@ -63,7 +63,7 @@ def _signature() -> list[tf.TensorSpec]:
 
 
 def to_onnx(model: Any, is_folded: bool) -> bytes:
-    """By tf2onnx, whose `remove_back_to_back` folds."""
+    """Convert with tf2onnx, whose step `remove_back_to_back` folds."""
     import tf2onnx
     from tf2onnx.optimizer import _get_optimizers
 
@@ -89,7 +89,7 @@ def to_frozen_graph(model: Any) -> Any:
 
 
 def optimized(frozen: Any, *steps: str) -> tf.compat.v1.GraphDef:
-    """What Grappler makes of a frozen function."""
+    """Return a frozen function after steps of Grappler."""
     from tensorflow.core.protobuf import config_pb2
     from tensorflow.python.grappler import tf_optimizer
 
@@ -105,7 +105,7 @@ def optimized(frozen: Any, *steps: str) -> tf.compat.v1.GraphDef:
 
 
 def folded_graph(frozen: Any) -> tf.compat.v1.GraphDef:
-    """By TensorFlow's tool for inference, which TensorFlow.js's converter uses as well."""
+    """Fold with TensorFlow's tool for inference, which the TensorFlow.js converter uses too."""
     from tensorflow.python.tools.optimize_for_inference_lib import fold_batch_norms
 
     return fold_batch_norms(optimized(frozen, "constfold"))
@@ -114,9 +114,9 @@ def folded_graph(frozen: Any) -> tf.compat.v1.GraphDef:
 def write_tfjs(
     folder: Path, graph: tf.compat.v1.GraphDef, pack: Callable[[np.ndarray], Any] | None = None
 ) -> Path:
-    """A graph as TensorFlow.js has it, by the documentation of its format.
+    """Write a graph in the format of TensorFlow.js, by its documentation.
 
-    A convolution and the addition after it are one operation there. `pack` gives the bytes and
+    A convolution and the addition after it are one operation there. `pack` returns the bytes and
     the description of quantized weights.
     """
     from google.protobuf import json_format
@@ -219,7 +219,7 @@ def torch_module(model: Any) -> Any:
 
 
 def fused(module: Any) -> Any:
-    """A PyTorch network with its batch norm fused by PyTorch, where there is what to fuse into."""
+    """Fuse each batch norm of a PyTorch network into the layer before it, if that can be fused."""
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 

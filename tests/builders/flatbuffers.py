@@ -15,7 +15,7 @@ def hand_made(tensor_type: int, shape: tuple[int, ...], data: bytes, scale: floa
         return at
 
     def table(*fields: str | None) -> tuple[int, list[int]]:
-        """Its position and those of its fields, all of them zero."""
+        """Add a table of zeros, and return its position and the positions of its fields."""
         sizes = [struct.calcsize(f"<{each}") if each else 0 for each in fields]
         places = [4 + sum(sizes[:number]) for number in range(len(fields))]
         inside = [place if size else 0 for place, size in zip(places, sizes, strict=True)]

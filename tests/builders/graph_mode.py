@@ -29,7 +29,7 @@ def save_graph(
     """Build a graph, give all its variables random values and save them.
 
     Returns:
-        The values by name; those of partitioned variables put together.
+        The values by name. The parts of partitioned variables are joined.
     """
     with tf.Graph().as_default(), v1.Session() as session:
         build()

@@ -43,7 +43,7 @@ FUNCTIONAL = ("plain", "no_gamma", "no_beta", "bare", "rows", "deep", "again")
 
 
 def randomised(model: Any) -> Any:
-    """The model, with random weights of which no two are alike."""
+    """Set random weights, all of them different, and return the model."""
     random = np.random.default_rng(5)
     model.set_weights(
         [
@@ -57,13 +57,13 @@ def randomised(model: Any) -> Any:
 
 
 def all_layers(model: Any) -> Iterator[Any]:
-    """The model's layers, those of nested models in their place."""
+    """Return the layers of a model, including the layers of nested models."""
     for layer in model.layers:
         yield from all_layers(layer) if hasattr(layer, "layers") else [layer]
 
 
 def roles_of(layer: Any) -> Roles:
-    """What a Keras layer itself holds, bit for bit."""
+    """Return the arrays of a Keras layer by role."""
     return {
         role: np.asarray(getattr(layer, role))
         for role in ROLES

@@ -1,4 +1,4 @@
-"""A file in memory, which remembers what was read of it."""
+"""A file in memory that records its reads."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from bnstat.storage.files import File
 
 
 class MemoryFile(File):
-    """Bytes as a file.
+    """A file of bytes in memory.
 
     Attributes:
         reads: the (offset, length) of every read.
-        fetched: the same of what was said to be read next.
+        fetched: the (offset, length) of every range that was announced by `prefetch`.
     """
 
     def __init__(self, data: bytes, name: str = "memory") -> None:

@@ -1,4 +1,4 @@
-"""New values for a model's layers, and live layers that are given them."""
+"""New values for the layers of a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NewValues = dict[str, dict[str, NDArray[np.generic]]]
 
 
 def new_values(model: Model, seed: int = 11) -> NewValues:
-    """Random arrays for all roles; the same one where layers share a variable."""
+    """Return random arrays for all roles; the same array for layers that share a variable."""
     random = np.random.default_rng(seed)
     by_key: dict[str, NDArray[np.generic]] = {}
     values: NewValues = {}
@@ -22,7 +22,7 @@ def new_values(model: Model, seed: int = 11) -> NewValues:
         for role, variable in layer.variables.items():
             old = np.asarray(layer.array(role))
             if variable.key not in by_key:
-                # float16 keeps them exact in every type of a test.
+                # Values of float16 are exact in every dtype of the tests.
                 fresh = random.uniform(0.5, 2.0, old.shape).astype(np.float16)
                 by_key[variable.key] = fresh.astype(old.dtype)
             values.setdefault(layer.name, {})[role] = by_key[variable.key]
@@ -30,7 +30,7 @@ def new_values(model: Model, seed: int = 11) -> NewValues:
 
 
 def assign(layers: Iterable[Any], values: Mapping[str, Mapping[str, Any]]) -> None:
-    """Give live Keras layers the values of the layers of their names."""
+    """Assign values to Keras layers by their names."""
     for layer in layers:
         for role, array in values.get(layer.name, {}).items():
             getattr(layer, role).assign(array)

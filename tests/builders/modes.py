@@ -35,4 +35,4 @@ WIDE = samples(10 * SIDES)
 """Classified with certainty with the stored statistics, and without it with their own."""
 
 UNEQUAL = samples(np.where(np.arange(256) % 8, np.where(np.arange(256) % 2, 1.0, 9.0), -3.0))
-"""Mostly of one class, of which many fall to the other side of zero if the mean is subtracted."""
+"""Mostly of one class. Many change their sign if the mean is subtracted."""

@@ -51,11 +51,11 @@ def layer(
     roles: Sequence[str] = ("gamma", "beta", "moving_mean", "moving_variance"),
     dtype: str = "float32",
 ) -> dict[str, Array]:
-    """Random arrays for a layer's roles, no two alike."""
+    """Return different random arrays for the roles of a layer."""
     random = np.random.default_rng(seed)
     return {role: random.random(channels).astype(dtype) for role in roles}
 
 
 def under(names: Mapping[str, str], arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """The arrays of roles under the names that a library gives those roles."""
+    """Return the arrays of roles by a library's names of the roles."""
     return {names[role]: array for role, array in arrays.items()}

@@ -1,4 +1,4 @@
-"""What TensorFlow reads, to compare with."""
+"""Compare with the values that TensorFlow reads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Roles = Mapping[str, Array]
 
 
 def same_bits(found: Array | None, expected: Array) -> bool:
-    """Whether two arrays have the same type, shape and bytes."""
+    """Return True if two arrays have the same type, shape and bytes."""
     return (
         found is not None
         and found.dtype == expected.dtype
@@ -27,7 +27,7 @@ def same_bits(found: Array | None, expected: Array) -> bool:
 
 
 def assert_computed(found: Any, expected: Any) -> None:
-    """Two ways to compute the same outputs agree to single precision.
+    """Assert that two computations of the same outputs agree to single precision.
 
     The last bits depend on the processor's kernels and on which constants a runtime folds.
     """
@@ -37,7 +37,7 @@ def assert_computed(found: Any, expected: Any) -> None:
 
 
 def assert_layers(model: Model, expected: Mapping[str, Roles]) -> None:
-    """The model has exactly these layers, with these roles and bits, and nothing half found."""
+    """Assert that a model has exactly these layers, roles and bits, and no incomplete layers."""
     assert {layer.name: set(layer.variables) for layer in model} == {
         name: set(roles) for name, roles in expected.items()
     }
@@ -49,7 +49,7 @@ def assert_layers(model: Model, expected: Mapping[str, Roles]) -> None:
 
 
 def assert_as_tensorflow_reads(model: Model, prefix: Path | str) -> None:
-    """Every variable of every layer has the bits that TensorFlow reads under its key."""
+    """Assert that each variable of a model has the bits that TensorFlow reads for its key."""
     reader = tf.train.load_checkpoint(str(prefix))
     variables = [
         variable

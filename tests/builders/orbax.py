@@ -13,7 +13,7 @@ Tree = Mapping[tuple[str, ...], np.ndarray]
 
 
 def write_item(folder: Path, tree: Tree, layout: str = "ocdbt-zarr") -> Path:
-    """An item of a checkpoint: the arrays of a tree, and what Orbax says of it."""
+    """Write an item of a checkpoint: the arrays of a tree, and its metadata."""
     import tensorstore
 
     store, driver = layout.split("-")

@@ -1,4 +1,4 @@
-"""Arrays put together from the bytes at a variable's ranges, as who patches them sees them."""
+"""Build arrays from the bytes at the extents of a variable, like a program that patches them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from bnstat.model import Variable
 
 
 def from_extents(variable: Variable) -> NDArray[np.generic]:
-    """The variable's array from its ranges alone; each element lies in exactly one of them."""
+    """Return the array of a variable from its extents. Each element lies in exactly one extent."""
     kind = variable.read().dtype
     array = np.zeros(variable.shape, kind)
     covered = np.zeros(variable.shape, int)
-    for place in variable.extents():
-        assert place.part is not None
-        shape = array[place.part].shape
-        array[place.part] = np.frombuffer(place.read(), kind).reshape(shape)
-        covered[place.part] += 1
+    for extent in variable.extents():
+        assert extent.part is not None
+        shape = array[extent.part].shape
+        array[extent.part] = np.frombuffer(extent.read(), kind).reshape(shape)
+        covered[extent.part] += 1
     assert (covered == 1).all()
     return array

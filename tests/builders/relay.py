@@ -69,7 +69,7 @@ class Relay:
 
 @contextmanager
 def _ended(*sockets: socket.socket) -> Iterator[None]:
-    """Whatever happens within, both ends are told at last that nothing more comes."""
+    """Ensure that both ends finally see the end of the stream."""
     try:
         with suppress(OSError):
             yield

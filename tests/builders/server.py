@@ -1,4 +1,4 @@
-"""A web server on this machine that counts what it is asked for, and fails where it is told to."""
+"""A local web server that records its requests, and fails as a test specifies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 
 class Asked(NamedTuple):
-    """A request: the path, the range as the client wrote it, how many bytes were sent."""
+    """A request: the path, the range as the client wrote it, and the number of bytes sent."""
 
     path: str
     range: str
@@ -22,24 +22,24 @@ class Asked(NamedTuple):
 
 
 Fault = Callable[["Handler"], bool]
-"""Answers a request in its own way and returns True, or returns False to let it be answered."""
+"""Answers a request and returns True, or returns False for the usual answer."""
 
 
 class Server(ThreadingHTTPServer):
     """Serves a folder.
 
     Attributes:
-        asked: the requests, in the order in which they came.
-        faults: name of a file -> what goes wrong with it.
-        other: what answers for all files without a fault of their own.
-        ranges: whether it heeds `Range`.
-        delay: how many seconds it waits before each answer.
-        most_at_once: how many requests waited for their answers at one time.
-        tags: whether it sends ETags.
+        asked: the requests in order.
+        faults: name of a file -> the fault of its answers.
+        other: the fault of all other files.
+        ranges: False to ignore the header `Range`.
+        delay: the seconds before each answer.
+        most_at_once: the largest number of requests that waited at one time.
+        tags: False to send no ETags.
     """
 
     daemon_threads = True
-    request_queue_size = 512  # whoever finds the queue full tries again after seconds
+    request_queue_size = 512  # A client that finds the queue full waits for seconds.
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -111,7 +111,7 @@ class Handler(BaseHTTPRequestHandler):
         return True
 
     def answer(self, tag: str | None = None, most: int | None = None) -> bool:
-        """The file, or a part of it; with another tag, or cut off after so many bytes."""
+        """Send a file or a part of it, with another tag, or cut off after `most` bytes."""
         path = self.server.folder / self.name
         if not path.is_file():
             return self.status(404)

@@ -1,4 +1,4 @@
-"""Processes that signals reach."""
+"""Child processes that receive signals."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import signal
 
 
 def heeded() -> None:
-    """As a `preexec_fn`: the signals that end a process do so, whatever its parent ignores.
+    """Reset the signals that end a process. Pass this as `preexec_fn`.
 
-    Under `nohup`, or as a background job of a script, pytest itself ignores some of them, and its
+    Under `nohup`, or as a background job of a script, pytest ignores some signals, and its
     children would inherit that.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -1,4 +1,4 @@
-"""Where variables' bytes lie: those there are the array's, as TensorFlow and h5py read it."""
+"""The bytes at the extents of a variable are the array that TensorFlow or h5py reads."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ BIG = RANDOM.random((9, 10, 11)).astype(np.float32)
 
 
 def variables(path: Path) -> dict[str, Variable]:
-    found = locate(str(path)).default.open(Source(str(path), ""), Reading()).variables
-    return {key: found[key] for key in found}
+    """Return all variables of a file by key."""
+    return dict(locate(str(path)).default.open(Source(str(path), ""), Reading()).variables)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "int64", "float8_e5m2"])
@@ -39,11 +39,11 @@ def test_a_bundle(tmp_path: Path, dtype: str) -> None:
     tensors = {"a": np.arange(7).astype(kind), "b": np.array(3).astype(kind), "c": BIG.astype(kind)}
     prefix = named.save_shards(tmp_path / "m", [tensors, {"d": tensors["c"][2:]}])
     reader = tf.train.load_checkpoint(str(prefix))
-    found = variables(prefix)
+    by_key = variables(prefix)
     for key in "abcd":
-        assert len(found[key].extents()) == 1
-        assert same_bits(from_extents(found[key]), reader.get_tensor(key))
-    assert found["d"].extents()[0].file.name == "m.data-00001-of-00002"
+        assert len(by_key[key].extents()) == 1
+        assert same_bits(from_extents(by_key[key]), reader.get_tensor(key))
+    assert by_key["d"].extents()[0].file.name == "m.data-00001-of-00002"
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -52,25 +52,25 @@ def test_a_partitioned_tensor(tmp_path: Path, axis: int) -> None:
     specs = [["6 8 0,4:-", "6 8 4,2:-"], ["6 8 -:0,5", "6 8 -:5,3"]][axis]
     pieces = np.split(whole, [[4], [5]][axis], axis)
     prefix = named.save_slices(
-        tmp_path / "m", [("w", *both) for both in zip(specs, pieces, strict=True)]
+        tmp_path / "m", [("w", spec, piece) for spec, piece in zip(specs, pieces, strict=True)]
     )
-    found = variables(prefix)["w"]
-    assert len(found.extents()) == 2
-    assert same_bits(from_extents(found), tf.train.load_checkpoint(str(prefix)).get_tensor("w"))
+    variable = variables(prefix)["w"]
+    assert len(variable.extents()) == 2
+    assert same_bits(from_extents(variable), tf.train.load_checkpoint(str(prefix)).get_tensor("w"))
 
 
-def test_strings_have_none(tmp_path: Path) -> None:
+def test_strings_have_no_extents(tmp_path: Path) -> None:
     prefix = named.save(tmp_path / "m", {"s": "text", "a": [1.0]})
     assert variables(prefix)["s"].extents() == []
 
 
-def test_a_missing_data_file_is_told_of(tmp_path: Path) -> None:
+def test_a_missing_data_file(tmp_path: Path) -> None:
     prefix = named.save_shards(tmp_path / "m", [{"a": [1.0]}, {"b": [2.0]}])
     (tmp_path / "m.data-00001-of-00002").unlink()
-    found = variables(prefix)
-    assert len(found["a"].extents()) == 1
+    by_key = variables(prefix)
+    assert len(by_key["a"].extents()) == 1
     with pytest.raises(bnstat.BnstatError, match="data file is missing"):
-        found["b"].extents()
+        by_key["b"].extents()
 
 
 def test_a_saved_model(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_saved_model(tmp_path: Path) -> None:
         assert same_bits(from_extents(layer.variables[role]), expected)
 
 
-def test_a_version_1_checkpoint_gives_the_blocks(tmp_path: Path) -> None:
+def test_the_extents_of_a_version_1_checkpoint_are_blocks(tmp_path: Path) -> None:
     path = tmp_path / "m"
     tensors = {f"v{number}": RANDOM.random(300).astype(np.float32) for number in range(40)}
     tf.raw_ops.SaveSlices(
@@ -92,25 +92,25 @@ def test_a_version_1_checkpoint_gives_the_blocks(tmp_path: Path) -> None:
         data=[tf.constant(tensor) for tensor in tensors.values()],
     )
     for key, variable in variables(path).items():
-        (place,) = variable.extents()
-        assert place.part is None
-        assert tensors[key].tobytes() in place.read()
+        (extent,) = variable.extents()
+        assert extent.part is None
+        assert tensors[key].tobytes() in extent.read()
 
 
-def hdf5(path: Path, data: Any, **how: Any) -> Variable:
+def hdf5(path: Path, data: Any, **options: Any) -> Variable:
     with h5py.File(path, "w") as file:
-        file.create_dataset("a", data=data, **how)
+        file.create_dataset("a", data=data, **options)
     return Hdf5(LocalFile(str(path))).variables["a"]
 
 
 def test_hdf5(tmp_path: Path) -> None:
-    found = hdf5(tmp_path / "m.h5", BIG)
-    assert same_bits(from_extents(found), BIG)
-    assert len(found.extents()) == 1
+    variable = hdf5(tmp_path / "m.h5", BIG)
+    assert same_bits(from_extents(variable), BIG)
+    assert len(variable.extents()) == 1
 
 
 @pytest.mark.parametrize(
-    ("how", "count"),
+    ("options", "count"),
     [
         ({"chunks": (3, 5, 11)}, 6),
         ({"chunks": (3, 5, 11), "compression": "gzip"}, 6),
@@ -119,25 +119,25 @@ def test_hdf5(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_hdf5_that_is_stored_otherwise(tmp_path: Path, how: dict[str, Any], count: int) -> None:
-    places = hdf5(tmp_path / "m.h5", BIG, **how).extents()
-    assert [place.part for place in places] == [None] * count
+def test_hdf5_of_other_layouts(tmp_path: Path, options: dict[str, Any], count: int) -> None:
+    extents = hdf5(tmp_path / "m.h5", BIG, **options).extents()
+    assert [extent.part for extent in extents] == [None] * count
 
 
-def test_hdf5_without_bytes_of_its_own(tmp_path: Path) -> None:
+def test_hdf5_without_bytes(tmp_path: Path) -> None:
     assert hdf5(tmp_path / "m.h5", np.zeros((0, 3), "f4")).extents() == []
     assert hdf5(tmp_path / "t.h5", "text").extents() == []
 
 
-def test_a_keras_archive_tells_of_the_archive(tmp_path: Path) -> None:
+def test_the_extents_in_a_keras_archive_are_of_the_archive(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(name="bn")])
     model.layers[0].set_weights([RANDOM.random(4).astype(np.float32) for _ in range(4)])
     model.save(tmp_path / "m.keras")
     (layer,) = bnstat.load(tmp_path / "m.keras")
     for role, expected in zip(layer.variables, model.layers[0].get_weights(), strict=True):
         assert same_bits(from_extents(layer.variables[role]), expected)
-        (place,) = layer.variables[role].extents()
-        assert place.file.local_path == str(tmp_path / "m.keras")
+        (extent,) = layer.variables[role].extents()
+        assert extent.file.local_path == str(tmp_path / "m.keras")
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -153,17 +153,17 @@ def test_a_frozen_graph(tmp_path: Path, wrapped: bool) -> None:
     if wrapped:
         message = tf.compat.v1.MetaGraphDef(graph_def=message)
     (tmp_path / "m.pb").write_bytes(message.SerializeToString())
-    found = variables(tmp_path / "m.pb")
+    by_key = variables(tmp_path / "m.pb")
     for name in ("short", "long"):
-        assert same_bits(from_extents(found[name]), tensors[name])
-    # These are listed, as one value and as the one that stands for all.
+        assert same_bits(from_extents(by_key[name]), tensors[name])
+    # Their values are listed: a single one, and one that is repeated.
     for name in ("single", "same"):
-        assert [place.part for place in found[name].extents()] == [None]
-        assert found[name].read().tobytes() == tensors[name].tobytes()
+        assert [extent.part for extent in by_key[name].extents()] == [None]
+        assert by_key[name].read().tobytes() == tensors[name].tobytes()
 
 
 class Remote(MemoryFile):
-    """A file that gives nothing but what it was told to fetch."""
+    """A file that refuses to read a range before it is fetched."""
 
     fetched: tuple[tuple[int, int], ...] = ()
 
@@ -179,14 +179,14 @@ def test_a_model_is_fetched_before_it_is_read() -> None:
     file = Remote(BIG.tobytes())
 
     def variable(number: int) -> Variable:
-        place = Range(file, 40 * number, 40)
+        extent = Range(file, 40 * number, 40)
         return Variable(
             str(number),
             "",
             "float32",
             (10,),
-            lambda: np.frombuffer(place.read(), "f4"),
-            lambda: [place],
+            lambda: np.frombuffer(extent.read(), "f4"),
+            lambda: [extent],
         )
 
     def layer(number: int) -> BatchNorm:
@@ -197,11 +197,11 @@ def test_a_model_is_fetched_before_it_is_read() -> None:
     assert [offset // 40 for offset, _ in file.fetched] == [1, 51]
     model.read()
     assert {offset // 40 for offset, _ in file.fetched} == {0, 1, 2, 3, 50, 51, 52, 53}
-    for number, one in enumerate([*model, *model.incomplete]):
-        assert same_bits(one.beta, BIG.ravel()[10 * number : 10 * number + 10])
+    for number, norm in enumerate([*model, *model.incomplete]):
+        assert same_bits(norm.beta, BIG.ravel()[10 * number : 10 * number + 10])
 
 
-def test_what_cannot_be_placed_says_so_when_it_is_read() -> None:
+def test_a_variable_whose_extents_are_unknown_can_be_read() -> None:
     def refuse() -> Any:
         raise DamagedError("there", "is nothing")
 

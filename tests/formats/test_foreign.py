@@ -48,6 +48,8 @@ def named(number: int, text: str) -> bytes:
 IMAGE = named(1, "image") + field(3, field(4, b"\x08\x20\x10\x20"))
 CORE_ML = field(2, field(1, IMAGE) + field(10, named(1, "probabilities")))
 
+RANDOM = np.random.default_rng(0).bytes(4000)
+
 CASES = [
     ("empty", b""),
     ("a single NumPy array", npy()),
@@ -72,6 +74,21 @@ def test_files_that_have_their_own_message(
         bnstat.load(tmp_path / name)
     assert caught.value.hint
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\x80\x02}q\x00", b"#!/bin/sh\n", b"some text " * 40, b"\xfe" * 400, RANDOM],
+    ids=["pickle", "script", "text", "binary", "random"],
+)
+@pytest.mark.parametrize(
+    "name", ["file", "file.h5", "file.keras", "file.pb", "file.index", "saved_model.pb"]
+)
+def test_other_files(tmp_path: Path, content: bytes, name: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    message = "is not in a format that bnstat knows; bnstat reads" if name == "file" else "."
+    with pytest.raises(BnstatError, match=message):
+        bnstat.load(tmp_path / name)
 
 
 def test_the_architecture_as_keras_writes_it(tmp_path: Path) -> None:

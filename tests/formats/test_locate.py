@@ -1,4 +1,4 @@
-"""From what people type to what lies there."""
+"""From a path to the models there."""
 
 from __future__ import annotations
 
@@ -7,14 +7,27 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import bnstat
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnknownFormatError
-from bnstat.formats.detection import step_of
+from bnstat.formats import locate as locating
+from bnstat.formats.contents import Contents
+from bnstat.formats.detection import (
+    Format,
+    ModelSet,
+    StoredModel,
+    formats,
+    sorted_by_age,
+    step_of,
+    unnamed,
+)
 from bnstat.formats.locate import locate
+from bnstat.model import Source
+from bnstat.storage.files import File, Folder
 from tests.builders import named, tables
 from tests.builders.oracle import assert_layers
 
@@ -35,7 +48,7 @@ def mean_of(path: Path | str, **options: Any) -> float:
 @pytest.mark.parametrize(
     "prefix", ["m", "model.ckpt-12", "best.pth.tar", "a b", "\u00e4", ".hid", ""]
 )
-def test_prefixes_and_their_files(tmp_path: Path, prefix: str) -> None:
+def test_a_checkpoint_by_its_prefix_and_its_files(tmp_path: Path, prefix: str) -> None:
     saved = save(tmp_path / "saved", 5)
     for ending in (".index", ".data-00000-of-00001"):
         Path(f"{saved}{ending}").rename(tmp_path / f"{prefix}{ending}")
@@ -46,7 +59,7 @@ def test_prefixes_and_their_files(tmp_path: Path, prefix: str) -> None:
     assert mean_of(tmp_path) == 5
 
 
-def test_what_the_state_file_calls_the_newest(tmp_path: Path) -> None:
+def test_the_state_file_names_the_newest(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         save(tmp_path / f"m-{step}", step)
     assert mean_of(tmp_path) == 3
@@ -60,7 +73,7 @@ def test_what_the_state_file_calls_the_newest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/gone/run/m-2", "../other/m-2", "./m-2", "C:\\\\run\\\\m-2"])
-def test_a_folder_that_moved(tmp_path: Path, path: str) -> None:
+def test_the_state_file_of_a_moved_folder(tmp_path: Path, path: str) -> None:
     for step in (2, 10):
         save(tmp_path / f"m-{step}", step)
     (tmp_path / "checkpoint").write_text(f'model_checkpoint_path: "{path}"\r\n')
@@ -75,7 +88,7 @@ def test_a_stale_state_file(tmp_path: Path, state: str) -> None:
     assert mean_of(tmp_path) == 10
 
 
-def test_what_tensorflow_saved_and_forgot(tmp_path: Path) -> None:
+def test_checkpoints_that_a_manager_keeps(tmp_path: Path) -> None:
     value = tf.Variable([1.0, 2.0])
     norm = tf.train.Checkpoint(**dict.fromkeys(ROLES[:2], value))
     norm.moving_mean, norm.moving_variance = tf.Variable([1.0, 2.0]), tf.Variable([3.0, 4.0])
@@ -88,7 +101,7 @@ def test_what_tensorflow_saved_and_forgot(tmp_path: Path) -> None:
     assert mean_of(tmp_path, checkpoint="ckpt-3") == 4
 
 
-def test_without_steps_the_youngest_is_the_newest(tmp_path: Path) -> None:
+def test_checkpoints_without_steps_are_sorted_by_time(tmp_path: Path) -> None:
     for age, name in enumerate(["c", "a", "b"]):
         save(tmp_path / name, age)
         os.utime(tmp_path / f"{name}.index", (1000 - age, 1000 - age))
@@ -96,7 +109,7 @@ def test_without_steps_the_youngest_is_the_newest(tmp_path: Path) -> None:
     assert mean_of(tmp_path) == 0
 
 
-def test_temporary_and_other_files_beside_it(tmp_path: Path) -> None:
+def test_temporary_and_other_files_beside_a_checkpoint(tmp_path: Path) -> None:
     save(tmp_path / "m-1", 1)
     (tmp_path / "m-2.data-00000-of-00001.tempstate123").write_bytes(b"")
     (tmp_path / "m-2_temp").mkdir()
@@ -109,15 +122,10 @@ def test_load_all(tmp_path: Path) -> None:
     for step in (10, 9, 100):
         save(tmp_path / f"m-{step}", step)
     (tmp_path / "m-50.index").write_bytes(b"broken")
-    found = list(bnstat.load_all(tmp_path))
-    assert [name for name, _ in found] == ["m-9", "m-10", "m-50", "m-100"]
-    assert isinstance(found[2][1], DamagedError)
-    assert [type(model).__name__ for _, model in found] == [
-        "Model",
-        "Model",
-        "DamagedError",
-        "Model",
-    ]
+    models = list(bnstat.load_all(tmp_path))
+    assert [name for name, _ in models] == ["m-9", "m-10", "m-50", "m-100"]
+    types = [type(model) for _, model in models]
+    assert types == [bnstat.Model, bnstat.Model, DamagedError, bnstat.Model]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +133,7 @@ def test_load_all(tmp_path: Path) -> None:
     [("m-12", 12), ("model.ckpt-7", 7), ("w-3.weights.h5", 3), ("w-3.keras", 3), ("m", None),
      ("m-1a", None), ("m-1.5", None), ("12", None), ("m-007", 7)],
 )  # fmt: skip
-def test_steps(name: str, step: int | None) -> None:
+def test_the_step_in_a_name(name: str, step: int | None) -> None:
     assert step_of(name) == step
 
 
@@ -147,10 +155,10 @@ def test_a_number_is_a_step_where_several_files_differ_by_it_alone(
         np.savez(tmp_path / name, **{f"bn/{role}": np.ones(2) for role in ROLES})
     for name, step in zip(names, steps, strict=True):
         assert bnstat.load(tmp_path / name).source.step == step
-    found = {name: model.source.step for name, model in bnstat.load_all(tmp_path)}
+    by_name = {name: model.source.step for name, model in bnstat.load_all(tmp_path)}
     if len(names) > 1:
-        assert found == dict(zip(names, steps, strict=True))
-    for step in {60, 10}.intersection(each for each in steps if each):
+        assert by_name == dict(zip(names, steps, strict=True))
+    for step in {60, 10} & {*steps}:
         assert bnstat.load(tmp_path, step=step).source.step == step
 
 
@@ -162,11 +170,8 @@ def test_a_number_is_a_step_where_several_files_differ_by_it_alone(
         ("zzz", "no such file, folder or checkpoint$"),
         ("empty", "contains no model; bnstat reads SavedModel, checkpoint"),
         ("above", "contains no model; there are models in .*run"),
-        (
-            "told",
-            r"contains no model; its list of checkpoints names m-1, m-2: their files are not here",
-        ),
-        ("told/checkpoint", r"names m-1, m-2: their files are not here"),
+        ("listed", r"contains no model; its list of checkpoints names m-1, m-2: their files are"),
+        ("listed/checkpoint", r"names m-1, m-2: their files are not here"),
         ("orphan", r"orphan\.index: the checkpoint's index file is missing"),
         ("orphan.data-00000-of-00001", r"orphan\.index: the checkpoint's index file is missing"),
         ("x" * 5000, "no such"),
@@ -174,14 +179,14 @@ def test_a_number_is_a_step_where_several_files_differ_by_it_alone(
         ("model/m", "no such"),
     ],
 )
-def test_nothing_there(tmp_path: Path, path: str, message: str) -> None:
+def test_paths_without_a_model(tmp_path: Path, path: str, message: str) -> None:
     save(tmp_path / "model")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "told").mkdir()
+    (tmp_path / "listed").mkdir()
     state = 'model_checkpoint_path: "m-2"\n' + "".join(
         f'all_model_checkpoint_paths: "/runs/m-{step}"\n' for step in (1, 2)
     )
-    (tmp_path / "told/checkpoint").write_text(state)
+    (tmp_path / "listed/checkpoint").write_text(state)
     (tmp_path / "above/run").mkdir(parents=True)
     save(tmp_path / "above/run/m")
     (tmp_path / "orphan.data-00000-of-00001").write_bytes(b"x")
@@ -190,28 +195,7 @@ def test_nothing_there(tmp_path: Path, path: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"", "is empty"),
-        (b"\x80\x02}q\x00", "not in a format"),
-        (b"\x93NUMPY\x01\x00", "NumPy array"),
-        (b"<!DOCTYPE html>", "web page"),
-        (b"#!/bin/sh\n", "not in a format"),
-        (b"just some text, and quite a lot of it " * 20, "not in a format"),
-        (b"\xfe" * 400, "not in a format"),
-        (os.urandom(4000), "."),
-    ],
-)
-def test_files_that_are_no_models(tmp_path: Path, data: bytes, message: str) -> None:
-    for name in ("file", "file.h5", "file.keras", "file.pb", "file.index", "saved_model.pb"):
-        (tmp_path / name).write_bytes(data)
-        with pytest.raises(BnstatError, match=message if name == "file" else "."):
-            bnstat.load(tmp_path / name)
-        (tmp_path / name).unlink()
-
-
-def test_an_unknown_file_says_what_is_read(tmp_path: Path) -> None:
+def test_the_hint_for_an_unknown_file_lists_the_formats(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("hello " * 100)
     with pytest.raises(UnknownFormatError, match="bnstat reads SavedModel, checkpoint, ONNX"):
         bnstat.load(tmp_path / "notes")
@@ -229,14 +213,14 @@ def test_pipes_and_pointers(tmp_path: Path) -> None:
             bnstat.load(tmp_path / path)
 
 
-def test_a_renamed_index_is_known_for_what_it_is(tmp_path: Path) -> None:
+def test_a_renamed_index_is_named_in_the_error(tmp_path: Path) -> None:
     prefix = save(tmp_path / "m", 4)
     index = Path(f"{prefix}.index").rename(tmp_path / "model.h5")
     with pytest.raises(BnstatError, match=r"model\.h5: is the index of a checkpoint"):
         bnstat.load(index)
 
 
-def test_v1_and_saved_models_by_any_name(tmp_path: Path) -> None:
+def test_a_version_1_checkpoint_of_any_name(tmp_path: Path) -> None:
     arrays = named.layer(1)
     tf.raw_ops.Save(
         filename=str(tmp_path / "weights.h5"),
@@ -248,7 +232,7 @@ def test_v1_and_saved_models_by_any_name(tmp_path: Path) -> None:
     assert_layers(model, {"bn": arrays})
 
 
-def test_an_index_alone_by_another_name(tmp_path: Path) -> None:
+def test_a_table_that_is_not_an_index(tmp_path: Path) -> None:
     (tmp_path / "table").write_bytes(tables.table({b"k": b"v"}))
     with pytest.raises(BnstatError):
         bnstat.load(tmp_path / "table")
@@ -265,7 +249,7 @@ def test_links(tmp_path: Path) -> None:
         bnstat.load(tmp_path / "round")
 
 
-def test_which_of_a_single_model(tmp_path: Path) -> None:
+def test_options_that_choose_from_a_single_model(tmp_path: Path) -> None:
     prefix = save(tmp_path / "m-3", 3)
     assert mean_of(prefix, step=3) == 3
     for options in ({"step": 4}, {"checkpoint": "x"}):
@@ -273,7 +257,7 @@ def test_which_of_a_single_model(tmp_path: Path) -> None:
             bnstat.load(prefix, **options)
 
 
-def test_a_folder_that_is_read_while_it_moves_on(
+def test_a_checkpoint_that_is_replaced_while_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path / "m-1", 1)
@@ -294,8 +278,115 @@ def test_a_folder_that_is_read_while_it_moves_on(
     assert len(calls) == 2
 
 
-def test_moving_everything_elsewhere(tmp_path: Path) -> None:
+def test_a_folder_that_was_moved(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     save(tmp_path / "old/m-1", 1)
     shutil.move(tmp_path / "old", tmp_path / "new")
     assert mean_of(tmp_path / "new") == 1
+
+
+def norm(mean: float) -> keras.Sequential:
+    """Return a model of one layer with a moving mean."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization(name="bn")])
+    model.layers[0].moving_mean.assign(np.full(3, mean, np.float32))
+    return model
+
+
+def test_sharded_weights_are_one_model(tmp_path: Path) -> None:
+    for step in (1, 2):
+        norm(step).save_weights(tmp_path / f"w-{step}.weights.json", max_shard_size=2.5e-8)
+    assert len(list(tmp_path.iterdir())) > 4
+    place = locate(str(tmp_path))
+    assert [(model.name, model.step) for model in place.models] == [
+        ("w-1.weights.json", 1),
+        ("w-2.weights.json", 2),
+    ]
+    for path in (tmp_path, tmp_path / "w-2.weights.json", tmp_path / "w-2_00001.weights.h5"):
+        assert mean_of(path) == 2
+
+
+def test_numbered_folders_of_any_format(tmp_path: Path) -> None:
+    for number in (9, 10):
+        (tmp_path / str(number)).mkdir()
+        norm(number).save(tmp_path / str(number), zipped=False)
+    assert [model.name for model in locate(str(tmp_path)).models] == ["9", "10"]
+    assert mean_of(tmp_path, step=9) == 9
+
+
+class Toy(Format):
+    """Finds models in pairs of files, `NAME.toy` and `NAME.more`, by their first three bytes."""
+
+    beside = ("toys.log",)
+
+    def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
+        return self._model(folder, file.name) if file.head(3) == b"TOY" else None
+
+    def model_at_prefix(self, folder: Folder, prefix: str) -> StoredModel | None:
+        return self._model(folder, prefix) if folder.file(f"{prefix}.toy") else None
+
+    def model_of_folder(self, folder: Folder) -> StoredModel | None:
+        return unnamed(self._open) if folder.file("one.toybox") else None
+
+    def models_within(self, folder: Folder) -> ModelSet | None:
+        names = [name for name in folder.names() if name.endswith(".toy")]
+        return sorted_by_age([self._model(folder, name) for name in names], "b") if names else None
+
+    def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
+        return folder if file.name == "toys" else None
+
+    def display_name(self, name: str) -> str:
+        return name.split(".")[0]
+
+    def _model(self, folder: Folder, name: str) -> StoredModel:
+        return StoredModel(name.split(".")[0], None, folder.modified(name), self._open)
+
+    @staticmethod
+    def _open(source: Source, reading: object) -> Contents:
+        return Contents(source, {})
+
+
+@pytest.fixture
+def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(locating, "formats", lambda: [*formats(), Toy()])
+    for name in ("a.toy", "a.more", "b.toy", "b.more"):
+        (tmp_path / name).write_bytes(b"TOY")
+    (tmp_path / "toys").touch()
+    (tmp_path / "above/7").mkdir(parents=True)
+    (tmp_path / "above/7/one.toybox").touch()
+    return tmp_path
+
+
+def test_a_format_finds_its_models(toys: Path) -> None:
+    for path in ("", "toys"):
+        place = locate(f"{toys}/{path}")
+        assert {model.name for model in place.models} == {"a", "b"}
+        assert place.default.name == "b"
+    assert locate(f"{toys}/a").default.name == "a"
+    assert locate(f"{toys}/a.more").default.name is None
+    assert locate(f"{toys}/above/7").default.name is None
+    assert [(model.name, model.step) for model in locate(f"{toys}/above").models] == [("7", 7)]
+    (toys / "abc.toy").touch()
+    with pytest.raises(bnstat.BnstatError, match=r"did you mean .*/abc\?"):
+        locate(f"{toys}/abd")
+
+
+def test_files_of_one_name_are_one_model(toys: Path) -> None:
+    (toys / "toys.log").write_bytes(b"TOY")
+    for name in ("a.toy", "b.toy", "toys"):
+        (toys / name).rename(toys / f"{name}.bak")
+    place = locate(str(toys))
+    assert [model.name for model in place.models] == ["a", "b"]
+
+
+def test_the_hint_names_a_folder_below(toys: Path) -> None:
+    (toys / "outer/inner").mkdir(parents=True)
+    (toys / "outer/inner/one.toybox").touch()
+    with pytest.raises(bnstat.BnstatError, match=r"there are models in .*outer/inner"):
+        locate(f"{toys}/outer")
+
+
+def test_checkpoints_come_before_single_files(tmp_path: Path) -> None:
+    norm(1).save(tmp_path / "m.keras")
+    named.save(tmp_path / "m-3", {"bn/moving_mean": [0.0], "bn/moving_variance": [1.0]})
+    assert [model.name for model in locate(str(tmp_path)).models] == ["m-3"]
+    assert locate(f"{tmp_path}/m.keras").default.name is None

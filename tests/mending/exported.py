@@ -1,4 +1,4 @@
-"""Layers from memory, exported, and the arrays that come of what was exported."""
+"""Layers in memory, their exports, and the arrays that are read from these."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from bnstat.exchange.naming import DEFAULTS, ExportOptions
 from bnstat.exchange.reading import values_of
 from bnstat.exchange.registry import FORMATS
-from bnstat.mending.pairing import assignments, fit
-from bnstat.model import ROLES, BatchNorm, Model, Source, Variable
+from bnstat.mending.pairing import fit
+from bnstat.model import BatchNorm, Model, Source, Variable
 
 KINDS = [row.name for row in FORMATS]
 
@@ -49,8 +49,8 @@ def exported(of: Model, kind: str, path: Path, options: ExportOptions = DEFAULTS
 
 
 def fitted(target: Model, values: Any) -> dict[str, Any]:
-    found = values if isinstance(values, Model) else values_of(values)
-    return fit(assignments(target, found, ROLES, ()))[0]
+    """Return the new array of each variable by key."""
+    return fit(target, values if isinstance(values, Model) else values_of(values))[0]
 
 
 def two_layers() -> Model:

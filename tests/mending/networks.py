@@ -1,4 +1,4 @@
-"""A small network of TensorFlow 1, and what it computes with which values."""
+"""A small network of TensorFlow 1, and its outputs with given values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ X = np.random.default_rng(3).random((4, 5, 5, 3)).astype(np.float32)
 
 
 def network() -> Any:
-    """Two convolutions, each with batch norm, in the graph that is the default."""
+    """Add two convolutions, each with batch norm, to the default graph."""
     x = v1.placeholder(tf.float32, [None, 5, 5, 3], name="x")
     for number in (1, 2):
         with v1.variable_scope(f"block{number}"):
@@ -28,7 +28,7 @@ def network() -> Any:
 
 
 def outputs(fill: Callable[[Any], None]) -> Any:
-    """What the network computes after `fill` has set its variables."""
+    """Return the outputs of the network after `fill` has set its variables."""
     with tf.Graph().as_default(), v1.Session() as session:
         y = network()
         fill(session)
@@ -40,7 +40,7 @@ def restored(prefix: Path) -> Any:
 
 
 def live(original: dict[str, Any], values: NewValues) -> Any:
-    """What it computes with the original's variables and the new values, set by hand."""
+    """Return the outputs of the network with its original variables and new values."""
 
     def fill(session: Any) -> None:
         for variable in v1.global_variables():

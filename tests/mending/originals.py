@@ -1,4 +1,4 @@
-"""A checkpoint and a SavedModel to be copied, and what is asked of their copies."""
+"""Compare a copy with its original."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies of graphs: TensorFlow imports them, and they compute with the values."""
+"""TensorFlow imports copies of graphs, and they compute with the new values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ v1 = tf.compat.v1
 
 
 def frozen(original: dict[str, Any]) -> Any:
-    """The network's graph with its variables as constants."""
+    """Return the graph of the network with its variables as constants."""
     with tf.Graph().as_default() as graph, v1.Session() as session:
         network()
         for variable in v1.global_variables():
@@ -35,7 +35,7 @@ def computed(graph_def: Any) -> Any:
 
 
 def listed(message: Any) -> Any:
-    """The graph, with its vectors listed value by value."""
+    """List the vectors of a graph value by value."""
     for node in message.node:
         tensor = node.attr["value"].tensor
         if node.op == "Const" and len(tensor.tensor_shape.dim) == 1 and tensor.dtype == 1:
@@ -46,7 +46,7 @@ def listed(message: Any) -> Any:
 
 
 def repeated(message: Any) -> Any:
-    """The graph, all its moving variances one value that stands for all."""
+    """Store each moving variance of a graph as one repeated value."""
     for node in message.node:
         tensor = node.attr["value"].tensor
         if node.name.endswith("moving_variance"):
@@ -78,7 +78,7 @@ def test_frozen_graphs(tmp_path: Path, form: Any, wrapped: bool) -> None:
 
 
 class Frozen(tf.Module):
-    """A function whose batch norm is of constants, called twice."""
+    """A function with constant batch norm that another function calls."""
 
     def __init__(self, original: dict[str, Any]) -> None:
         super().__init__()
@@ -131,11 +131,11 @@ def test_constants_of_other_types(tmp_path: Path, dtype: str, is_listed: bool) -
     for node in v1.GraphDef.FromString((tmp_path / "c.pb").read_bytes()).node:
         tensor = node.attr["value"].tensor
         assert bool(getattr(tensor, field)) == is_listed
-        found = tf.make_ndarray(tensor)
-        assert found.tobytes() == values["bn"][node.name.rpartition("/")[2]].tobytes()
+        stored = tf.make_ndarray(tensor)
+        assert stored.tobytes() == values["bn"][node.name.rpartition("/")[2]].tobytes()
 
 
-def test_text_is_not_written(tmp_path: Path) -> None:
+def test_graphs_in_text_form_are_not_written(tmp_path: Path) -> None:
     from google.protobuf import text_format
 
     message = frozen(save_graph(tmp_path / "m", network))

@@ -21,14 +21,14 @@ CASES = 250
 
 
 def test_models(tmp_path: Path) -> None:
-    """The fuzzer's cases: a copy is right, or there is none; the original is never touched."""
-    found = [seed for seed in seeds() if seed.format != "archive"]
+    """A copy of a fuzzed model is right or not written. The original is unchanged."""
+    models = [seed for seed in seeds() if seed.format != "archive"]
     outcomes = {"written": 0, "refused": 0}
     said: list[str] = []
     left: list[str] = []
     for number in range(CASES):
         rng = Random(f"apply {number}")
-        case, _ = make(rng, rng.choice(found))
+        case, _ = make(rng, rng.choice(models))
         folder = tmp_path / str(number)
         (folder / "out").mkdir(parents=True)
         path = case.write(folder / "in")

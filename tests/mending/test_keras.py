@@ -1,4 +1,4 @@
-"""Copies of what Keras writes: Keras loads them, and they predict as the live network does."""
+"""Keras loads copies of its files, and they predict like the network with the new values."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def network() -> Any:
 
 
 def expected(package: Any, values: NewValues) -> Any:
-    """What the network predicts when it is given the values live."""
+    """Return the predictions of the network after the values are assigned to it."""
     model = build(package)
     assign(keras_models.all_layers(model), by_own_name(values))
     return np.asarray(model(X))
@@ -63,14 +63,14 @@ def test_keras_3_models(network: Any, tmp_path: Path, ending: str) -> None:
     assert_computed(loaded(X), expected(keras, values))
 
 
-def test_an_h5_differs_in_the_values_alone(network: Any, tmp_path: Path) -> None:
+def test_an_h5_changes_only_in_its_values(network: Any, tmp_path: Path) -> None:
     original = saved(network, tmp_path / "m.h5")
     mended(original, tmp_path / "c.h5")
     (offsets,) = differing(original, tmp_path / "c.h5").values()
     assert offsets <= held(bnstat.load(original))["m.h5"]
 
 
-def test_a_keras_archive_differs_in_one_member_and_its_checksum(
+def test_a_keras_archive_changes_in_one_member_and_its_checksum(
     network: Any, tmp_path: Path
 ) -> None:
     original, copy = saved(network, tmp_path / "m.keras"), tmp_path / "c.keras"
@@ -141,12 +141,13 @@ def test_sharded_weights(network: Any, tmp_path: Path) -> None:
         bnstat.apply(original, values, tmp_path / "a/other.weights.json")
 
 
-@pytest.mark.parametrize("how", ["export", "save"])
-def test_keras_3_as_a_saved_model(network: Any, tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("writer", ["export", "save"])
+def test_keras_3_as_a_saved_model(network: Any, tmp_path: Path, writer: str) -> None:
     original, copy = tmp_path / "m", tmp_path / "c"
-    network.export(original, verbose=False) if how == "export" else tf.saved_model.save(
-        network, str(original)
-    )
+    if writer == "export":
+        network.export(original, verbose=False)
+    else:
+        tf.saved_model.save(network, str(original))
     values = mended(original, copy)
     signature = tf.saved_model.load(str(copy)).signatures["serving_default"]
     (name,) = signature.structured_input_signature[1]
@@ -156,7 +157,7 @@ def test_keras_3_as_a_saved_model(network: Any, tmp_path: Path, how: str) -> Non
     assert set(changed) == {"variables/variables.data-00000-of-00001", "variables/variables.index"}
 
 
-def test_what_keras_3_saves_twice_is_written_twice(network: Any, tmp_path: Path) -> None:
+def test_variables_that_keras_3_saves_twice(network: Any, tmp_path: Path) -> None:
     network.export(tmp_path / "m", verbose=False)
     values = mended(tmp_path / "m", tmp_path / "c")
     reader = tf.train.load_checkpoint(str(tmp_path / "c/variables/variables"))
@@ -167,7 +168,7 @@ def test_what_keras_3_saves_twice_is_written_twice(network: Any, tmp_path: Path)
     }
     for roles in values.values():
         for array in roles.values():
-            keys = [key for key, found in arrays.items() if np.array_equal(found, array)]
+            keys = [key for key, stored in arrays.items() if np.array_equal(stored, array)]
             assert {key.split("/")[0] for key in keys} == {"variables", "_all_variables"}
 
 
@@ -202,45 +203,45 @@ STORED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("how", STORED)
-def test_datasets_that_are_stored_otherwise(network: Any, tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("storage", STORED)
+def test_datasets_of_other_layouts(network: Any, tmp_path: Path, storage: str) -> None:
     plain, original, copy = tmp_path / "p.h5", tmp_path / "m.h5", tmp_path / "c.h5"
     saved(network, plain)
-    stored_anew(plain, original, STORED[how])
+    rewrite(plain, original, STORED[storage])
     values = mended(original, copy)
     loaded = keras.saving.load_model(copy)
     assert_computed(loaded(X), expected(keras, values))
-    assert forms(copy) == forms(original)
+    assert layouts(copy) == layouts(original)
 
 
-def forms(path: Path) -> dict[str, tuple[Any, ...]]:
-    """How each dataset of a file is stored."""
-    found = {}
+def layouts(path: Path) -> dict[str, tuple[Any, ...]]:
+    """Return the storage layout of each dataset of a file."""
+    by_name = {}
 
-    def look(name: str, item: Any) -> None:
+    def visit(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
-            found[name] = (item.dtype, item.chunks, item.compression, item.fletcher32)
+            by_name[name] = (item.dtype, item.chunks, item.compression, item.fletcher32)
 
     with h5py.File(path) as file:
-        file.visititems(look)
-    return found
+        file.visititems(visit)
+    return by_name
 
 
-def stored_anew(source: Path, target: Path, how: dict[str, Any]) -> None:
-    """Write an HDF5 file again, its vectors in another way."""
+def rewrite(source: Path, target: Path, layout: dict[str, Any]) -> None:
+    """Write an HDF5 file again with another storage layout of its vectors."""
     with h5py.File(source) as old, h5py.File(target, "w") as new:
         for name, value in old.attrs.items():
             new.attrs[name] = value
 
         def copy(name: str, item: Any) -> None:
             if isinstance(item, h5py.Group):
-                made = new.require_group(name)
+                target_item = new.require_group(name)
             else:
-                made = new.create_dataset(
-                    name, data=item[()], **(how if item.shape and item.ndim == 1 else {})
+                target_item = new.create_dataset(
+                    name, data=item[()], **(layout if item.shape and item.ndim == 1 else {})
                 )
             for key, value in item.attrs.items():
-                made.attrs[key] = value
+                target_item.attrs[key] = value
 
         old.visititems(copy)
 
@@ -254,11 +255,11 @@ def test_other_types(tmp_path: Path, policy: str) -> None:
     values = mended(original, copy)
     loaded = keras.saving.load_model(copy)
     for role, array in values["bn"].items():
-        found = np.asarray(keras.ops.convert_to_numpy(getattr(loaded.layers[1], role)))
-        assert found.tobytes() == array.tobytes(), role
+        stored = np.asarray(keras.ops.convert_to_numpy(getattr(loaded.layers[1], role)))
+        assert stored.tobytes() == array.tobytes(), role
 
 
-def test_a_values_file_from_another_format(network: Any, tmp_path: Path) -> None:
+def test_values_from_a_file_of_another_format(network: Any, tmp_path: Path) -> None:
     saved(network, tmp_path / "m.keras")
     other = mended(tmp_path / "m.keras", tmp_path / "other.keras")
     saved(network, tmp_path / "m.h5")

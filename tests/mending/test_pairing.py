@@ -9,7 +9,7 @@ import pytest
 
 from bnstat.errors import BnstatError, NotFoundError
 from bnstat.exchange.values import Document, Given
-from bnstat.mending.pairing import assignments
+from bnstat.mending.pairing import fit
 from bnstat.model import ROLES, Model
 from tests.output.models import layer, model, usual
 
@@ -22,24 +22,24 @@ def document(layers: Mapping[str, Sequence[str]], spelt: Callable[[str], str] = 
     return Document("d.json", given, spelt)
 
 
-def found(
+def changed(
     of: Model,
     values: Document | Model,
     roles: Sequence[str] = ROLES,
     globs: Sequence[str] = (),
 ) -> list[tuple[str, str, str, str]]:
     return [
-        (one.layer.name, one.role, one.given_as, one.match)
-        for one in assignments(of, values, roles, globs)
+        (change.layer, change.role, change.given_as, change.match)
+        for change in fit(of, values, roles, globs)[1]
     ]
 
 
 NET = model(usual("b"), usual("a"), incomplete=[layer("half", {"gamma": np.ones(8)})])
 
 
-def test_the_order_is_that_of_the_model() -> None:
+def test_changes_have_the_order_of_the_model() -> None:
     given = document({"half": ["gamma"], "a": ["moving_variance", "gamma"], "b": ["beta"]})
-    assert found(NET, given) == [
+    assert changed(NET, given) == [
         ("b", "beta", "b", "name"),
         ("a", "gamma", "a", "name"),
         ("a", "moving_variance", "a", "name"),
@@ -47,57 +47,57 @@ def test_the_order_is_that_of_the_model() -> None:
     ]
 
 
-def test_roles_and_layers_that_are_not_wanted_are_left_out() -> None:
+def test_only_the_chosen_roles_and_layers_are_written() -> None:
     given = document({"a": ROLES, "b": ROLES, "gone": ROLES})
-    assert found(NET, given, ["beta", "gamma"], ["a"]) == [
+    assert changed(NET, given, ["beta", "gamma"], ["a"]) == [
         ("a", "gamma", "a", "name"),
         ("a", "beta", "a", "name"),
     ]
     with pytest.raises(NotFoundError, match=r"d\.json, gone: .* has no such batch-norm layer"):
-        found(NET, given)
+        changed(NET, given)
     with pytest.raises(NotFoundError, match=r"d\.json: has no values for the chosen"):
-        found(NET, given, globs=["x*"])
+        changed(NET, given, globs=["x*"])
     with pytest.raises(NotFoundError, match="has no values"):
-        found(NET, document({"a": ["gamma"]}), ["beta"])
+        changed(NET, document({"a": ["gamma"]}), ["beta"])
 
 
-def test_a_name_that_is_nearly_right_is_hinted_at() -> None:
+def test_the_hint_has_similar_names() -> None:
     of = model(usual("block1/bn"))
     with pytest.raises(NotFoundError, match="block1/bn") as caught:
-        found(of, document({"blok1/bn": ["gamma"]}))
+        changed(of, document({"blok1/bn": ["gamma"]}))
     assert str(caught.value).startswith("d.json, blok1/bn: ")
 
 
-def test_roles_that_there_are_not() -> None:
+def test_unknown_and_missing_roles() -> None:
     with pytest.raises(BnstatError, match="roles: 'mean' is not a role; the roles are gamma, beta"):
-        found(NET, document({"a": ["gamma"]}), ["mean"])
+        changed(NET, document({"a": ["gamma"]}), ["mean"])
     with pytest.raises(BnstatError, match=r"d\.json, a: 'mean' is not a role"):
-        found(NET, document({"a": ["mean"]}))
+        changed(NET, document({"a": ["mean"]}))
     with pytest.raises(NotFoundError, match=r"half: has no beta .*; it has gamma$"):
-        found(NET, document({"half": ["beta"]}))
+        changed(NET, document({"half": ["beta"]}))
     bare = model(layer("bare", {}))
     with pytest.raises(NotFoundError, match=r"bare: has no beta .*; it has none$"):
-        found(bare, document({"bare": ["beta"]}))
+        changed(bare, document({"bare": ["beta"]}))
 
 
-def test_names_as_a_document_spells_them() -> None:
+def test_a_document_that_changes_names() -> None:
     of = model(usual("a/b"), usual("a:b"))
     given = document({"a.b": ["gamma"]}, lambda name: name.replace("/", "."))
-    assert found(of, given) == [("a/b", "gamma", "a.b", "name")]
+    assert changed(of, given) == [("a/b", "gamma", "a.b", "name")]
     alike = document({"a.b": ["gamma"]}, lambda name: name.replace("/", ".").replace(":", "."))
     with pytest.raises(BnstatError, match=r"d\.json, a\.b: is the name of several layers; use"):
-        found(of, alike)
+        changed(of, alike)
 
 
-def test_layers_of_another_model_are_paired_as_diff_pairs_them() -> None:
+def test_layers_of_another_model_are_paired_as_in_diff() -> None:
     other = model(usual("net/b", seed=1), layer("a", {"gamma": np.ones(8)}))
-    assert found(NET, other, globs=["[ab]"]) == [
+    assert changed(NET, other, globs=["[ab]"]) == [
         *(("b", role, "net/b", "suffix") for role in ROLES),
         ("a", "gamma", "a", "name"),
     ]
-    assert found(NET, other, ["beta"]) == [("b", "beta", "net/b", "suffix")]
-    assert found(NET, other, globs=["a"]) == [("a", "gamma", "a", "name")]
+    assert changed(NET, other, ["beta"]) == [("b", "beta", "net/b", "suffix")]
+    assert changed(NET, other, globs=["a"]) == [("a", "gamma", "a", "name")]
     more = model(usual("b"), usual("gone", 4))
     with pytest.raises(NotFoundError, match=r"gone: .* has no such batch-norm layer"):
-        found(NET, more)
-    assert {name for name, *_ in found(NET, more, globs=["b"])} == {"b"}
+        changed(NET, more)
+    assert {name for name, *_ in changed(NET, more, globs=["b"])} == {"b"}

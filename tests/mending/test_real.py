@@ -1,4 +1,4 @@
-"""Files from the wild, and of many versions of TensorFlow and Keras: mended, and read back."""
+"""Copies of public models and of files of many versions of TensorFlow and Keras."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tests.builders.mended import new_values
 from tests.builders.oracle import same_bits
 from tests.conftest import SHARED
 
-NOT_ONES = (".meta", ".json", ".md", ".data-", ".part", "fingerprint.pb", "keras_metadata.pb")
+NOT_MODELS = (".meta", ".json", ".md", ".data-", ".part", "fingerprint.pb", "keras_metadata.pb")
 
 
 def models(folder: str) -> list[str]:
-    """Paths that may be models, a prefix for each bundle."""
+    """Return paths that may be models; a prefix for each bundle."""
     root = SHARED / folder
     files = (path for path in root.rglob("*") if path.is_file())
-    found = {path.relative_to(root).as_posix().removesuffix(INDEX) for path in files}
-    return sorted(name for name in found if not any(part in name for part in NOT_ONES))
+    names = {path.relative_to(root).as_posix().removesuffix(INDEX) for path in files}
+    return sorted(name for name in names if not any(part in name for part in NOT_MODELS))
 
 
 def assert_mended(path: Path, copy: Path) -> None:
@@ -41,12 +41,12 @@ def assert_mended(path: Path, copy: Path) -> None:
 
 
 @pytest.mark.parametrize("name", models("real"))
-def test_from_the_wild(real: Path, tmp_path: Path, name: str) -> None:
+def test_public_models(real: Path, tmp_path: Path, name: str) -> None:
     assert_mended(real / name, tmp_path / f"c{Path(name).suffix}")
 
 
 @pytest.mark.parametrize("name", models("written"))
-def test_of_many_versions(written: Path, tmp_path: Path, name: str) -> None:
+def test_files_of_many_versions(written: Path, tmp_path: Path, name: str) -> None:
     path = written / name
     if ".weights" in name and path.suffix == ".h5" and "_0000" in name:
         pytest.skip("is a shard")

@@ -78,7 +78,7 @@ def assert_index_differs_in_checksums(
     assert differences <= allowed
 
 
-def test_a_version_1_checkpoint_differs_in_values_and_block_checksums(tmp_path: Path) -> None:
+def test_a_version_1_checkpoint_changes_in_values_and_block_checksums(tmp_path: Path) -> None:
     save_graph(tmp_path / "m", network, write_version=1)
     values = mended(tmp_path / "m", tmp_path / "c")
     old = bnstat.load(tmp_path / "m")
@@ -144,11 +144,11 @@ def test_partitioned_variables(tmp_path: Path, version: int) -> None:
     save_graph(tmp_path / "m", build, write_version=version)
     values = mended(tmp_path / "m", tmp_path / "c")
     for role, array in values["p/bn"].items():
-        found = tf.raw_ops.RestoreV2(
+        restored = tf.raw_ops.RestoreV2(
             prefix=str(tmp_path / "c"), tensor_names=[f"p/bn/{role}"], shape_and_slices=[""],
             dtypes=[tf.float32],
         )[0]  # fmt: skip
-        assert same_bits(found.numpy(), array)
+        assert same_bits(restored.numpy(), array)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "float8_e5m2"])
@@ -171,18 +171,19 @@ def test_types_in_shards(tmp_path: Path, dtype: str) -> None:
         assert changed[name] <= places[f"m{name}"]
 
 
-def test_one_layer_and_role_alone(tmp_path: Path) -> None:
+def test_only_one_layer_and_role(tmp_path: Path) -> None:
     save_graph(tmp_path / "m", network)
     values = new_values(bnstat.load(tmp_path / "m"))
     applied = bnstat.apply(
         tmp_path / "m", values, tmp_path / "c", layers=["block2*"], roles=["moving_mean"]
     )
-    assert [(one.layer, one.role) for one in applied.changes] == [("block2/bn", "moving_mean")]
+    (change,) = applied.changes
+    assert (change.layer, change.role) == ("block2/bn", "moving_mean")
     assert applied.untouched == ["block1/bn"]
     model = bnstat.load(tmp_path / "m")
-    (place,) = model["block2/bn"].variables["moving_mean"].extents()
+    (extent,) = model["block2/bn"].variables["moving_mean"].extents()
     changed = differing(tmp_path / "m", tmp_path / "c")[".data-00000-of-00001"]
-    assert changed <= set(range(place.offset, place.offset + place.length))
+    assert changed <= set(range(extent.offset, extent.offset + extent.length))
 
 
 def test_a_training_folder(tmp_path: Path) -> None:

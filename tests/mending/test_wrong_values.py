@@ -1,4 +1,4 @@
-"""Values that are wrong, each refused with the place that is wrong in it."""
+"""Wrong values are refused, and the error has their place."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_wrong_json(tmp_path: Path, two: Model, change: Any, message: str) -> No
         ("{\"layers\": [{\"name\": \"b\udc80\"}]}", "is not UTF-8"),
     ],
 )  # fmt: skip
-def test_text_that_is_no_such_json(tmp_path: Path, two: Model, text: str, message: str) -> None:
+def test_json_that_is_not_an_export(tmp_path: Path, two: Model, text: str, message: str) -> None:
     path = tmp_path / "v.json"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(bnstat.BnstatError, match=message):
@@ -98,9 +98,9 @@ def test_text_that_is_no_such_json(tmp_path: Path, two: Model, text: str, messag
 def test_a_document_by_hand(tmp_path: Path, two: Model) -> None:
     path = tmp_path / "any.name"
     path.write_text('{"layers": [{"name": "bn", "beta": {"values": [0.1, 2, "-Infinity"]}}]}')
-    found = fitted(two, path)
-    assert list(found) == ["bn/beta"]
-    assert same_bits(found["bn/beta"], np.array([0.1, 2, -np.inf], np.float32))
+    arrays = fitted(two, path)
+    assert list(arrays) == ["bn/beta"]
+    assert same_bits(arrays["bn/beta"], np.array([0.1, 2, -np.inf], np.float32))
 
 
 HEAD = "layer,channel,gamma\n"
@@ -178,7 +178,7 @@ def test_npz_of_other_orders(tmp_path: Path) -> None:
     assert same_bits(fitted(of, tmp_path / "v.npz")["bn/gamma"], array.astype("f4"))
 
 
-def test_what_holds_no_values(tmp_path: Path) -> None:
+def test_files_without_values(tmp_path: Path) -> None:
     (tmp_path / "v.txt").write_text("hello")
     with pytest.raises(
         bnstat.UnknownFormatError, match="contains no values; pass a file that bnstat export"

@@ -1,4 +1,4 @@
-"""Keras and tf-keras train, and the callback watches."""
+"""The callback with Keras and tf-keras."""
 
 from __future__ import annotations
 
@@ -47,25 +47,25 @@ def train(model, watch, bad=False, **options):
     )
 
 
-def test_it_records_what_the_layer_holds(library, capsys):
+def test_the_history_has_the_values_of_the_layer(library, capsys):
     model = network(library)
     watch = Watch()
     train(model, watch)
-    names = [each.name for each in watch.history.checkpoints]
+    names = [checkpoint.name for checkpoint in watch.history.checkpoints]
     assert names == ["epoch 1", "epoch 2", "epoch 3", "epoch 4"]
-    assert [each.step for each in watch.history.checkpoints] == [4, 8, 12, 16]
+    assert [checkpoint.step for checkpoint in watch.history.checkpoints] == [4, 8, 12, 16]
     stored = model.get_layer("bn").moving_mean.numpy().astype(np.float64)
-    (track,) = [each for key, each in watch.history.tracks.items() if key[1] == "moving_mean"]
+    (track,) = [track for (_, role), track in watch.history.tracks.items() if role == "moving_mean"]
     assert track.mean[-1] == pytest.approx(stored.mean(), rel=1e-12)
     assert len(set(track.mean)) == 4
     assert capsys.readouterr().err == ""
     assert watch.stopped_by is None
 
 
-def test_every_so_many_epochs(library):
+def test_every_second_epoch(library):
     watch = Watch(every=2)
     train(network(library), watch)
-    assert [each.name for each in watch.history.checkpoints] == ["epoch 2", "epoch 4"]
+    assert [checkpoint.name for checkpoint in watch.history.checkpoints] == ["epoch 2", "epoch 4"]
 
 
 def test_an_error_stops_the_training(library, capsys):
@@ -79,19 +79,19 @@ def test_an_error_stops_the_training(library, capsys):
     assert "bnstat: training stops after epoch 1 because of fail_on='error': error BN004 " in err
 
 
-def test_without_being_told_to_it_does_not_stop(library, capsys):
+def test_without_fail_on_the_training_continues(library, capsys):
     history = train(network(library), Watch(), bad=True)
     assert len(history.epoch) == 4
     assert capsys.readouterr().err.count("not-finite") == 1
 
 
-def test_updates_that_never_run_are_told(library, capsys):
+def test_missing_updates_are_reported(library, capsys):
     watch = Watch(fail_on="warning")
     train(network(library, momentum=1.0), watch)
     assert watch.stopped_by.name == "never-updated"
 
 
-def test_a_fresh_network_is_not_accused(library, capsys):
+def test_a_new_network_is_healthy(library, capsys):
     watch = Watch(fail_on="warning")
     history = train(network(library, momentum=0.99), watch)
     assert len(history.epoch) == 4
@@ -100,12 +100,12 @@ def test_a_fresh_network_is_not_accused(library, capsys):
     assert line.startswith("bnstat: at the end: warning BN003 hardly-warmed-up: bn: 85% of")
 
 
-def test_it_says_so_below_the_progress_bar(library, capfd):
+def test_reports_appear_below_the_progress_bar(library, capfd):
     train(network(library), Watch(), bad=True, epochs=1, verbose=1)
     assert "\nbnstat: epoch 1: error" in capfd.readouterr().err
 
 
-def test_it_watches_several_trainings(library, tmp_path):
+def test_several_trainings(library, tmp_path):
     model, watch = network(library), Watch(history=tmp_path / "bn.csv")
     for _ in range(2):
         train(model, watch, epochs=1)
@@ -113,24 +113,24 @@ def test_it_watches_several_trainings(library, tmp_path):
     assert (tmp_path / "bn.csv").read_text().count("moving_mean") == 2
 
 
-def test_a_training_that_is_resumed_goes_on(library):
+def test_a_resumed_training(library):
     model, watch = network(library), Watch()
     train(model, watch, epochs=2)
     train(model, watch, epochs=3, initial_epoch=2)
-    names = [(each.name, each.step) for each in watch.history.checkpoints]
+    names = [(point.name, point.step) for point in watch.history.checkpoints]
     assert names == [("epoch 1", 4), ("epoch 2", 8), ("epoch 3", 12)]
 
 
-def test_another_model_begins_anew(library, capsys):
+def test_another_model_starts_a_new_history(library, capsys):
     watch = Watch(fail_on="error")
     train(network(library), watch, bad=True)
     train(network(library), watch, epochs=2)
     assert watch.stopped_by is None
-    assert [each.step for each in watch.history.checkpoints] == [4, 8]
+    assert [checkpoint.step for checkpoint in watch.history.checkpoints] == [4, 8]
     assert "over" not in capsys.readouterr().err
 
 
-def test_a_sick_model_is_stopped_again(library):
+def test_a_second_training_is_stopped_too(library):
     model, watch = network(library), Watch(fail_on="error")
     for _ in range(2):
         assert len(train(model, watch, bad=True).epoch) == 1
@@ -143,7 +143,7 @@ def test_under_a_strategy(library):
         model = network(library)
     watch = Watch(fail_on="error")
     train(model, watch)
-    (track,) = [each for key, each in watch.history.tracks.items() if key[1] == "moving_mean"]
+    (track,) = [track for (_, role), track in watch.history.tracks.items() if role == "moving_mean"]
     stored = np.asarray(model.get_layer("bn").get_weights()[2], np.float64)
     assert track.mean[-1] == pytest.approx(stored.mean(), rel=1e-12)
     assert len(set(track.mean)) == 4

@@ -1,3 +1,5 @@
+"""The watcher reports each problem once, and `News` decides what is new."""
+
 from __future__ import annotations
 
 import csv
@@ -6,12 +8,13 @@ import json
 import numpy as np
 import pytest
 
+from bnstat.checks import Finding
 from bnstat.errors import BnstatError, UnsupportedError
-from bnstat.training import Watcher
+from bnstat.training import News, Watcher, find_gravest, warming_up
 
 
 class Cell:
-    """A variable, as Keras and TensorFlow have them."""
+    """A variable like those of Keras and TensorFlow."""
 
     def __init__(self, values):
         self.values = np.array(values, np.float32)
@@ -46,38 +49,38 @@ class Net:
 
 
 @pytest.fixture
-def said():
+def reported():
     return []
 
 
 @pytest.fixture
-def watcher(said):
-    return Watcher(report=said.append)
+def watcher(reported):
+    return Watcher(report=reported.append)
 
 
-def test_a_healthy_model_is_no_news(watcher, said):
+def test_a_healthy_model_is_not_reported(watcher, reported):
     net = Net()
     for epoch in range(3):
         net.bn.gamma.assign(net.bn.gamma.values + 0.01)
         net.bn.moving_mean.assign(net.bn.moving_mean.values + 0.01)
         watcher.check(net, f"epoch {epoch}", epoch)
-    assert said == []
+    assert reported == []
 
 
-def test_a_finding_is_said_once(watcher, said):
+def test_a_finding_is_reported_once(watcher, reported):
     net = Net()
     net.bn.moving_variance.assign([np.nan] + [1] * 7)
     watcher.check(net, "epoch 1", 0)
-    assert [line for line in said if "BN004" in line] == [
+    assert [line for line in reported if "BN004" in line] == [
         "epoch 1: error BN004 not-finite: bn: moving variance is NaN in 1 of 8 channels"
     ]
-    count = len(said)
+    count = len(reported)
     watcher.check(net, "epoch 2", 1)
-    assert len(said) == count
-    assert any(each.name == "not-finite" for each in watcher.findings)
+    assert len(reported) == count
+    assert any(finding.name == "not-finite" for finding in watcher.findings)
 
 
-def test_what_ends_is_said_once(watcher, said):
+def test_the_end_of_a_finding_is_reported_once(watcher, reported):
     net = Net()
     healthy = net.bn.moving_variance.values
     net.bn.moving_variance.assign([np.nan] + [1] * 7)
@@ -85,16 +88,16 @@ def test_what_ends_is_said_once(watcher, said):
     net.bn.moving_variance.assign(healthy)
     for epoch in (1, 2):
         watcher.check(net, f"epoch {epoch + 1}", epoch)
-    assert [line for line in said if "over: BN004" in line] == ["epoch 2: over: BN004 in bn"]
+    assert [line for line in reported if "over: BN004" in line] == ["epoch 2: over: BN004 in bn"]
 
 
-def test_a_variance_that_grows_is_told(watcher, said):
+def test_a_growing_variance_is_reported(watcher, reported):
     net = Net()
     for epoch in range(5):
         net.bn.gamma.assign(net.bn.gamma.values + 0.01)
         net.bn.moving_variance.assign(net.bn.moving_variance.values * 1e4)
         watcher.check(net, f"epoch {epoch + 1}", epoch)
-    lines = [line for line in said if "diverging" in line]
+    lines = [line for line in reported if "diverging" in line]
     assert lines[0].startswith("epoch 4: warning BN103 diverging: bn: mean moving variance grows")
     assert lines[1].startswith("epoch 5: worse: warning BN103 diverging: bn: mean moving variance")
     assert len(lines) == 2
@@ -107,7 +110,7 @@ def test_the_history_is_recorded(watcher):
         net.bn.moving_mean.values += 1  # in place, as some libraries do
         means.append(net.bn.moving_mean.values.mean())
         watcher.check(net, f"epoch {epoch + 1}", epoch, 100 * (epoch + 1))
-    assert [(each.name, each.step) for each in watcher.history.checkpoints] == [
+    assert [(checkpoint.name, checkpoint.step) for checkpoint in watcher.history.checkpoints] == [
         ("epoch 1", 100),
         ("epoch 2", 200),
         ("epoch 3", 300),
@@ -116,9 +119,9 @@ def test_the_history_is_recorded(watcher):
 
 
 @pytest.mark.parametrize("ending", ["csv", "json"])
-def test_the_history_is_written_at_each_look(tmp_path, said, ending):
+def test_the_history_is_written_at_each_check(tmp_path, reported, ending):
     path = tmp_path / f"bn.{ending}"
-    watcher = Watcher(report=said.append, history=path)
+    watcher = Watcher(report=reported.append, history=path)
     for epoch in range(2):
         watcher.check(Net(), f"epoch {epoch + 1}", epoch)
         text = path.read_text()
@@ -128,23 +131,23 @@ def test_the_history_is_written_at_each_look(tmp_path, said, ending):
             assert rows[-1]["checkpoint"] == f"epoch {epoch + 1}"
         else:
             assert len(json.loads(text)["checkpoints"]) == epoch + 1
-    assert said == []
+    assert reported == []
 
 
-def test_what_cannot_be_written_does_not_end_the_training(tmp_path, said):
+def test_an_unwritable_history_does_not_end_the_training(tmp_path, reported):
     path = tmp_path / "missing" / "bn.csv"
-    watcher = Watcher(report=said.append, history=path)
+    watcher = Watcher(report=reported.append, history=path)
     watcher.check(Net(), "epoch 1", 0)
-    (line,) = said
+    (line,) = reported
     assert str(path) in line
     assert len(watcher.history.checkpoints) == 1
 
 
-def test_event_files(tmp_path, said):
+def test_event_files(tmp_path, reported):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-    watcher = Watcher(report=said.append, tensorboard=tmp_path)
+    watcher = Watcher(report=reported.append, tensorboard=tmp_path)
     for epoch in range(2):
         watcher.check(Net(), f"epoch {epoch + 1}", epoch)
         (file,) = (tmp_path / "bnstat").iterdir()
@@ -156,24 +159,118 @@ def test_event_files(tmp_path, said):
     assert len(list((tmp_path / "bnstat").iterdir())) == 2
 
 
-def test_a_model_without_batch_norm_is_told_once(watcher, said):
+def test_a_model_without_batch_norm_is_reported_once(watcher, reported):
     net = Net()
     del net.bn
     for epoch in range(2):
         watcher.check(net, f"epoch {epoch}", epoch)
-    assert said == ["no batch-norm layer found in net: nothing to watch"]
+    assert reported == ["no batch-norm layer found in net: nothing to watch"]
 
 
-def test_rules_that_are_ignored(said):
+def test_rules_that_are_ignored(reported):
     net = Net()
     net.bn.moving_variance.assign([np.nan] + [1] * 7)
-    watcher = Watcher(report=said.append, ignore=["not-finite"])
+    watcher = Watcher(report=reported.append, ignore=["not-finite"])
     watcher.check(net, "epoch 1", 0)
-    assert said == watcher.findings == []
+    assert reported == watcher.findings == []
 
 
-def test_what_is_wrong_is_told_before_the_training(said):
+def test_wrong_arguments_fail_before_the_training(reported):
     with pytest.raises(BnstatError, match="no rule"):
-        Watcher(report=said.append, select=["BN999"])
+        Watcher(report=reported.append, select=["BN999"])
     with pytest.raises(UnsupportedError, match=r"\.csv or \.json"):
-        Watcher(report=said.append, history="bn.txt")
+        Watcher(report=reported.append, history="bn.txt")
+
+
+def finding(layer="bn", *, rule="BN004", severity="error", channels=1, message="bad", **numbers):
+    return Finding(
+        rule, rule.lower(), severity, layer, np.arange(channels), f"{message} {channels}", numbers
+    )
+
+
+@pytest.fixture
+def news():
+    return News()
+
+
+@pytest.mark.parametrize(
+    ("count", "last"),
+    [
+        (3, "error BN004 bn004: block2: bad 1"),
+        (4, "BN004 bn004: and 1 more layer"),
+        (52, "BN004 bn004: and 49 more layers"),
+    ],
+)
+def test_three_layers_are_named_and_the_others_counted(news, count, last):
+    lines = news.lines([finding(f"block{number}") for number in range(count)])
+    assert lines[0] == "error BN004 bn004: block0: bad 1"
+    assert lines[-1] == last
+    assert len(lines) == min(count, 4)
+
+
+def test_each_rule_has_its_own_three(news):
+    lines = news.lines([finding(rule=rule) for rule in ("BN004", "BN005", "BN006", "BN007")])
+    assert len(lines) == 4
+
+
+def test_the_findings_of_a_rule_in_a_layer_are_one_line(news):
+    (line,) = news.lines([finding(message=message) for message in ("gamma", "beta")])
+    assert line == "error BN004 bn004: bn: gamma 1; beta 1"
+
+
+def test_a_continuing_finding_is_not_repeated(news):
+    assert news.lines([finding(channels=10, largest=5.0)])
+    for channels in (10, 9, 19):
+        assert news.lines([finding(channels=channels, largest=5.0 * channels / 5)]) == []
+
+
+@pytest.mark.parametrize(
+    "worse",
+    [
+        {"severity": "error"},
+        {"channels": 20},
+        {"largest": 51.0},
+        {"least": -51.0},
+        {"variance": float("inf")},
+    ],
+)
+def test_a_worse_finding_is_reported_again(news, worse):
+    usual = {"severity": "warning", "channels": 10, "largest": 5.0}
+    news.lines([finding(**usual)])
+    later = [finding(**{**usual, **worse})]
+    (line,) = news.lines(later)
+    assert line.startswith("worse: ")
+    assert news.lines(later) == []
+
+
+def test_a_finding_that_ends_may_come_back(news):
+    news.lines([finding(f"block{number}") for number in range(5)])
+    assert news.lines([finding("block4")]) == [
+        "over: BN004 in block0, block1, block2, and 1 more layer"
+    ]
+    assert news.lines([finding("block4")]) == []
+    assert news.lines([finding("block4"), finding("block0")]) == [
+        "error BN004 bn004: block0: bad 1"
+    ]
+
+
+def test_info_is_not_reported(news):
+    assert news.lines([finding(severity="info")]) == []
+
+
+def test_warming_up_is_reported_at_the_end(news):
+    early = [finding(f"bn{number}", rule="BN003", severity="warning") for number in range(5)]
+    assert news.lines(early) == []
+    assert find_gravest(early, "info") is None
+    assert list(warming_up(early))[-1] == "BN003 bn003: and 2 more layers"
+    assert list(warming_up([finding(rule="BN003", severity="info")])) == []
+
+
+@pytest.mark.parametrize(
+    ("fail_on", "expected"), [(None, None), ("error", "b"), ("warning", "b"), ("info", "b")]
+)
+def test_the_gravest_ends_a_training(fail_on, expected):
+    findings = [finding("a", severity="warning"), finding("b"), finding("c")]
+    failing = find_gravest(findings, fail_on)
+    assert (failing and failing.layer) == expected
+    assert find_gravest(findings[:1], "error") is None

@@ -1,8 +1,8 @@
 """Write constants of a graph: of a GraphDef file or of a SavedModel.
 
 Raw bytes are replaced in place. Constants whose values are listed one by one, or that are in
-functions, may change their length and that of all enclosing messages. Then the file is written
-again: only the changed fields differ.
+functions, may change their length and the length of all enclosing messages. Then the file is
+written again, and only the changed fields differ.
 
 The values of a TensorProto stay in the field that contains them: raw in `tensor_content`, or
 listed one by one. A list may be shorter than the tensor: its last value is repeated
@@ -74,7 +74,7 @@ def at(path: Sequence[int], change: Change) -> Change:
 
 
 def tensor_with(array: Array) -> Change:
-    """Return a function that replaces the values of a `TensorProto` by those of an array."""
+    """Return a function that replaces the values of a `TensorProto` by an array."""
 
     def change(tensor: bytes) -> bytes:
         values = [

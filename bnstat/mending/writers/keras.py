@@ -3,18 +3,15 @@
 A contiguous dataset is replaced in place. Other datasets are written by h5py, which compresses
 and checksums as the dataset specifies. h5py opens only files that bnstat's reader has found valid.
 
-If a compressed member of a zip changes, the zip is written again; the other members keep their
-bytes, headers and dates.
+If values are in a compressed member of a zip, the zip is written again with the same members.
 
-    local header    signature, version, flags (+6), method, time, checksum (+14), sizes (+18, +22),
+Layout of a zip (APPNOTE.TXT 6.3.10, 4.3.7 to 4.3.16 and 4.5.3, PKWARE):
+
+    local header    signature, version, flags, method, time, checksum (+14), sizes,
                     lengths of name and extra (+26, +28), name, extra
-    entry of the    signature, versions, flags (+8), method, time, checksum (+16), sizes (+20, +24),
-    directory       lengths of name, extra and comment (+28), ..., local header's offset (+42)
-    end             signature, ..., directory's offset (+16)
-    extra 1         sizes of 8 bytes each, where those of 4 are all ones
     descriptor      [signature,] checksum, sizes: after the data, if bit 3 of the flags is set
-
-Source: APPNOTE.TXT 6.3.10, 4.3.7 to 4.3.16 and 4.5.3, PKWARE.
+    entry of the    signature, versions, flags, method, time, checksum (+16), sizes,
+    directory       lengths of name, extra and comment (+28), ...
 """
 
 from __future__ import annotations
@@ -24,8 +21,9 @@ import shutil
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, Final, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from typing import Any, BinaryIO, Final
 
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError, first_line
 from bnstat.formats.contents import Contents
@@ -84,179 +82,56 @@ def _files(path: str) -> list[str]:
 
 _HEADER: Final = 30
 _ENTRY: Final = 46
-_END: Final = b"PK\x05\x06"
 _DESCRIPTOR: Final = b"PK\x07\x08"
-_DESCRIBED: Final = 8
-_MOST: Final = 0xFFFFFFFF
+_HAS_DESCRIPTOR: Final = 8
 _PIECE: Final = 1 << 20
 
 
-class _Member(NamedTuple):
-    """The offsets of a member's local header, data, and entry in the directory."""
-
-    info: zipfile.ZipInfo
-    header: int
-    start: int
-    end: int
-    entry: int
-
-
 def renew_checksums(path: str, offsets: Sequence[int]) -> None:
-    """Update the checksums of members whose data has changed.
+    """Update the checksums of members of a zip whose stored bytes have changed.
 
     Args:
         path: the zip.
         offsets: the offsets of changed bytes, in any stored members.
-    """
-    with open(path, "r+b") as file:
-        for member in _members(path, file):
-            if not any(member.start <= offset < member.end for offset in offsets):
-                continue
-            checksum, left = 0, member.end - member.start
-            file.seek(member.start)
-            while left:
-                piece = file.read(min(_PIECE, left))
-                checksum = zlib.crc32(piece, checksum)
-                left -= len(piece)
-            packed = checksum.to_bytes(4, "little")
-            _put(file, member.entry + 16, packed)
-            if not member.info.flag_bits & _DESCRIBED:
-                _put(file, member.header + 14, packed)
-                continue
-            file.seek(member.end)
-            signed = file.read(4) == _DESCRIPTOR
-            _put(file, member.end + (4 if signed else 0), packed)
-
-
-def replace(path: str, name: str, content: str) -> None:
-    """Replace a member by the content of a file, with the member's compression.
 
     Raises:
-        UnsupportedError: the archive is larger than 4 GiB.
+        DamagedError: the zip is damaged.
     """
-    temporary = path + ".anew"
-    with open(path, "rb") as file, open(temporary, "xb") as out:
-        members = list(_members(path, file))
-        member = next(other for other in members if other.info.filename == name)
-        after = [other.header for other in members if other.header > member.header]
-        directory = members[0].entry
-        file.seek(0)
-        _copy(file, out, member.header)
-        out.write(bytes(member.start - member.header))
-        new = _pack(content, member.info.compress_type, out)
-        _put(out, member.header, _local_header(file, member, new))
-        out.seek(0, os.SEEK_END)
-        resume = min([*after, directory])
-        moved = out.tell() - resume
-        file.seek(resume)
-        _copy(file, out, directory - resume)
-        for other in members:
-            out.write(_entry(file, other, member, moved, new))
-        _raw_entry(file, members[-1].entry)
-        end = bytearray(file.read())
-        at = end.rfind(_END)
-        offset = int.from_bytes(end[at + 16 : at + 20], "little")
-        if at != 0 or offset == _MOST or offset + moved >= _MOST:
-            raise UnsupportedError(path, "is a zip of 4 GiB or more, which bnstat does not write")
-        end[16:20] = (offset + moved).to_bytes(4, "little")
-        out.write(end)
-    os.replace(temporary, path)
-
-
-def _members(path: str, file: BinaryIO) -> Iterator[_Member]:
-    """Yield all members in the order of the directory."""
     with zipfile.ZipFile(path) as archive:
-        infos, at = archive.infolist(), archive.start_dir
-    for info in infos:
-        file.seek(info.header_offset)
-        header = file.read(_HEADER)
-        entry = _raw_entry(file, at)
-        if len(header) < _HEADER or entry[:4] != b"PK\x01\x02":
-            raise DamagedError(path, "is a zip whose directory does not match its members")
-        name_length, extra_length = struct.unpack_from("<2H", header, 26)
-        start = info.header_offset + _HEADER + name_length + extra_length
-        yield _Member(info, info.header_offset, start, start + info.compress_size, at)
-        at += len(entry)
+        members, entry = archive.infolist(), archive.start_dir
+    with open(path, "r+b") as file:
+        for member in members:
+            header = member.header_offset
+            start = header + _HEADER + sum(struct.unpack("<2H", _read(file, header + 26, 4)))
+            end = start + member.compress_size
+            if any(start <= offset < end for offset in offsets):
+                checksum = _checksum(file, start, end).to_bytes(4, "little")
+                places = [entry + 16]
+                if member.flag_bits & _HAS_DESCRIPTOR:
+                    has_signature = _read(file, end, 4) == _DESCRIPTOR
+                    places.append(end + 4 if has_signature else end)
+                else:
+                    places.append(header + 14)
+                for place in places:
+                    file.seek(place)
+                    file.write(checksum)
+            entry += _ENTRY + sum(struct.unpack("<3H", _read(file, entry + 28, 6)))
 
 
-def _raw_entry(file: BinaryIO, at: int) -> bytes:
-    file.seek(at)
-    fixed = file.read(_ENTRY)
-    if len(fixed) < _ENTRY:
-        return fixed
-    return fixed + file.read(sum(struct.unpack_from("<3H", fixed, 28)))
-
-
-def _pack(content: str, method: int, out: BinaryIO) -> tuple[int, int, int]:
-    """Write the content of a file as a member's data.
-
-    Returns:
-        The checksum and the size of the content, and the size of the data.
-    """
-    begin, checksum, size = out.tell(), 0, 0
-    packer = zlib.compressobj(wbits=-15) if method == zipfile.ZIP_DEFLATED else None
-    with open(content, "rb") as file:
-        while piece := file.read(_PIECE):
-            checksum, size = zlib.crc32(piece, checksum), size + len(piece)
-            out.write(packer.compress(piece) if packer else piece)
-    out.write(packer.flush() if packer else b"")
-    return checksum, size, out.tell() - begin
-
-
-def _local_header(file: BinaryIO, member: _Member, new: tuple[int, int, int]) -> bytes:
-    checksum, size, packed = new
-    file.seek(member.header)
-    header = bytearray(file.read(member.start - member.header))
-    struct.pack_into("<H", header, 6, member.info.flag_bits & ~_DESCRIBED)
-    struct.pack_into("<I", header, 14, checksum)
-    name_length = struct.unpack_from("<H", header, 26)[0]
-    at = _HEADER + name_length
-    while at + 4 <= len(header):
-        kind, length = struct.unpack_from("<2H", header, at)
-        if kind == 1 and length >= 16:
-            struct.pack_into("<2Q", header, at + 4, size, packed)
-            struct.pack_into("<2I", header, 18, _MOST, _MOST)
-            return bytes(header)
-        at += 4 + length
-    _refuse_large(file, size, packed)
-    struct.pack_into("<2I", header, 18, packed, size)
-    return bytes(header)
-
-
-def _entry(
-    file: BinaryIO, other: _Member, member: _Member, moved: int, new: tuple[int, int, int]
-) -> bytes:
-    """Return the directory entry of the replaced member, or of another that may have moved."""
-    entry = bytearray(_raw_entry(file, other.entry))
-    offset = struct.unpack_from("<I", entry, 42)[0]
-    _refuse_large(file, offset, offset + moved)
-    if other.entry == member.entry:
-        checksum, size, packed = new
-        _refuse_large(file, packed, size)
-        struct.pack_into("<H", entry, 8, other.info.flag_bits & ~_DESCRIBED)
-        struct.pack_into("<3I", entry, 16, checksum, packed, size)
-    elif other.header > member.header:
-        struct.pack_into("<I", entry, 42, offset + moved)
-    return bytes(entry)
-
-
-def _refuse_large(file: BinaryIO, *sizes: int) -> None:
-    if max(sizes) >= _MOST:
-        raise UnsupportedError(file.name, "is a zip of 4 GiB or more, which bnstat does not write")
-
-
-def _copy(file: BinaryIO, out: BinaryIO, length: int) -> None:
-    while length:
-        piece = file.read(min(_PIECE, length))
-        if not piece:
-            return
-        out.write(piece)
-        length -= len(piece)
-
-
-def _put(file: BinaryIO, offset: int, data: bytes) -> None:
+def _read(file: BinaryIO, offset: int, length: int) -> bytes:
     file.seek(offset)
-    file.write(data)
+    data = file.read(length)
+    if len(data) < length:
+        raise DamagedError(file.name, "is a zip whose directory does not match its members")
+    return data
+
+
+def _checksum(file: BinaryIO, start: int, end: int) -> int:
+    file.seek(start)
+    checksum = 0
+    for offset in range(start, end, _PIECE):
+        checksum = zlib.crc32(file.read(min(_PIECE, end - offset)), checksum)
+    return checksum
 
 
 def write_keras_archive(contents: Contents, arrays: Mapping[str, Array]) -> None:
@@ -285,11 +160,25 @@ def _write_members(path: str, arrays: Mapping[str, Array]) -> None:
             archive.open(name) as packed,
             open(member, "wb") as unpacked,
         ):
-            shutil.copyfileobj(packed, unpacked, 1 << 20)
+            shutil.copyfileobj(packed, unpacked, _PIECE)
         if is_hdf5(file := LocalFile(member)) and (
             keys := Hdf5(file).variables.keys() & left.keys()
         ):
             write_by_library([member], {key: left.pop(key) for key in keys})
-            replace(path, name, member)
+            _replace_member(path, name, member)
         os.unlink(member)
     write_by_library([], left)
+
+
+def _replace_member(path: str, name: str, content: str) -> None:
+    """Replace a member of a zip by the content of a file."""
+    temporary = path + ".anew"
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(temporary, "x") as new:
+        new.comment = old.comment
+        for info in old.infolist():
+            with (
+                open(content, "rb") if info.filename == name else old.open(info) as source,
+                new.open(copy(info), "w") as target,
+            ):
+                shutil.copyfileobj(source, target, _PIECE)
+    os.replace(temporary, path)

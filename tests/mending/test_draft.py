@@ -1,4 +1,4 @@
-"""A copy is there whole or not at all, and the original stays as it is."""
+"""A copy is written whole or not at all, and the original is unchanged."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 
 import bnstat
 from bnstat.mending import draft as drafts
+from bnstat.mending.draft import copy_file, exchange
 from tests.builders.mended import new_values
 from tests.builders.oracle import same_bits
 from tests.builders.signals import heeded
@@ -73,7 +74,7 @@ def interrupted(path: Path, copy: str, moment: tuple[str, str, int], sent: int) 
     ],
     ids=str,
 )
-def test_ended_at_any_moment(
+def test_a_signal_at_any_moment(
     checkpoint: Path, tmp_path: Path, moment: tuple[str, str, int], sent: int
 ) -> None:
     before = contents(tmp_path / "in")
@@ -82,7 +83,7 @@ def test_ended_at_any_moment(
     assert contents(tmp_path / "in") == before
     left = {name for name in os.listdir(tmp_path / "out") if not name.startswith(".bnstat-")}
     if moment[1] == "replace":
-        # A new copy replaces nothing: the moment never comes.
+        # A new copy replaces nothing, so the signal is never sent.
         assert code == 0
     else:
         assert code == {signal.SIGTERM: 128 + signal.SIGTERM}.get(signal.Signals(sent), -sent)
@@ -96,7 +97,7 @@ def test_ended_at_any_moment(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS, ids=str)
-def test_ended_at_any_moment_in_place(
+def test_a_signal_at_any_moment_in_place(
     checkpoint: Path, tmp_path: Path, moment: tuple[str, str, int]
 ) -> None:
     before = contents(tmp_path / "in")
@@ -110,7 +111,7 @@ def test_ended_at_any_moment_in_place(
 
 
 @pytest.mark.parametrize("name", ["rename", "fsync", "mkdir"])
-def test_a_refusal_of_the_system_leaves_nothing(
+def test_an_error_of_the_system_leaves_nothing(
     checkpoint: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(tmp_path)
@@ -127,7 +128,7 @@ def test_a_refusal_of_the_system_leaves_nothing(
     assert not list(tmp_path.glob(".bnstat*"))
 
 
-def test_half_a_replacement_is_taken_back(
+def test_half_a_replacement_is_undone(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(tmp_path / "in")
@@ -136,7 +137,7 @@ def test_half_a_replacement_is_taken_back(
 
     def replace(source: str, target: str) -> None:
         calls.append(target)
-        # The table is not written anew, so the second one is that of the second shard.
+        # The index was patched in place, so the second call replaces the second shard.
         if len(calls) == 2:
             raise OSError(5, "Input/output error")
         real(source, target)
@@ -149,7 +150,7 @@ def test_half_a_replacement_is_taken_back(
     assert contents(tmp_path / "in") == before
 
 
-def test_a_copy_that_is_not_what_it_should_be_is_not_kept(
+def test_a_wrong_copy_is_not_kept(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = new_values(bnstat.load(checkpoint))
@@ -159,18 +160,18 @@ def test_a_copy_that_is_not_what_it_should_be_is_not_kept(
     assert sorted(os.listdir(tmp_path)) == ["in"]
 
 
-def test_an_original_that_changes_meanwhile(
+def test_an_original_that_changes_while_it_is_copied(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = new_values(bnstat.load(checkpoint))
     real = drafts.copy_file
 
-    def copy_file(source: str, target: str) -> None:
+    def copy_and_change(source: str, target: str) -> None:
         real(source, target)
         if source.endswith(".index"):
             os.utime(source, (1, 1))
 
-    monkeypatch.setattr(drafts, "copy_file", copy_file)
+    monkeypatch.setattr(drafts, "copy_file", copy_and_change)
     with pytest.raises(bnstat.ChangedError, match="changed while it was copied"):
         bnstat.apply(checkpoint, values, tmp_path / "c")
     assert sorted(os.listdir(tmp_path)) == ["in"]
@@ -188,7 +189,7 @@ def test_in_place(saved_model: Path, checkpoint: Path, tmp_path: Path) -> None:
                 assert same_bits(layer.array(role), array)
 
 
-def test_a_folder_in_place_where_names_cannot_be_exchanged(
+def test_a_folder_in_place_if_names_cannot_be_swapped(
     saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(tmp_path)
@@ -205,7 +206,7 @@ def test_a_folder_in_place_where_names_cannot_be_exchanged(
 
 
 def refuse_once(real: Any) -> Any:
-    """What fails when it is called first."""
+    """Wrap a function so that the first call fails."""
     calls: list[object] = []
 
     def wrapper(*arguments: Any) -> Any:
@@ -228,7 +229,7 @@ def test_in_place_in_a_training_folder(tmp_path: Path) -> None:
     assert changed == {"model-100.data-00000-of-00001", "model-100.index"}
 
 
-def test_a_link_is_replaced_not_what_it_leads_to(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_link_is_replaced_but_not_its_target(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "links").mkdir()
     for path in checkpoint.parent.iterdir():
         (tmp_path / "links" / path.name).symlink_to(path)
@@ -238,7 +239,7 @@ def test_a_link_is_replaced_not_what_it_leads_to(checkpoint: Path, tmp_path: Pat
     assert_mended(tmp_path / "links/m", checkpoint)
 
 
-def test_errors_speak_of_the_copy_by_its_name(
+def test_errors_have_the_name_of_the_copy(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = new_values(bnstat.load(checkpoint))
@@ -258,3 +259,57 @@ def test_errors_speak_of_the_copy_by_its_name(
         with pytest.raises(bnstat.BnstatError) as caught:
             bnstat.apply(checkpoint, values, tmp_path / "c")
         assert str(caught.value).startswith(message)
+
+
+RANDOM = os.urandom(3 << 20)
+
+
+@pytest.fixture(params=["supported", "refused", "missing"])
+def copy_in_kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the system can copy between files without reading them."""
+
+    def refuse(*_: Any) -> int:
+        raise OSError(18, "Invalid cross-device link")
+
+    if request.param == "refused":
+        monkeypatch.setattr(os, "copy_file_range", refuse, raising=False)
+    elif request.param == "missing":
+        for name in ("copy_file_range", "posix_fadvise"):
+            monkeypatch.delattr(os, name, raising=False)
+
+
+@pytest.mark.usefixtures("copy_in_kernel")
+@pytest.mark.parametrize("data", [b"", b"x", RANDOM], ids=len)
+def test_a_copy_has_the_same_bytes(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a").write_bytes(data)
+    copy_file(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert (tmp_path / "b").read_bytes() == data
+
+
+@pytest.mark.usefixtures("copy_in_kernel")
+def test_a_file_with_holes(tmp_path: Path) -> None:
+    with open(tmp_path / "a", "wb") as file:
+        file.seek(8 << 20)
+        file.write(b"middle")
+        file.truncate(32 << 20)
+    copy_file(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
+
+
+def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"new")
+    (tmp_path / "b").write_bytes(b"old")
+    with pytest.raises(FileExistsError):
+        copy_file(str(tmp_path / "a"), str(tmp_path / "b"))
+    assert (tmp_path / "b").read_bytes() == b"old"
+
+
+def test_folders_swap_their_names(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"of-{name}").touch()
+    if not exchange(str(tmp_path / "a"), str(tmp_path / "b")):
+        pytest.skip("the system cannot swap names")
+    assert os.listdir(tmp_path / "a") == ["of-b"]
+    assert os.listdir(tmp_path / "b") == ["of-a"]
+    assert not exchange(str(tmp_path / "a"), str(tmp_path / "c"))
