@@ -16,7 +16,7 @@ _INTERVALS: Final = 3
 
 
 def _last_change(history: History, layer: str, *roles: str) -> int | None:
-    """Return the index of the last checkpoint in which one of the roles changed or appeared.
+    """Return the index of the last checkpoint where one of the roles changed or appeared.
 
     None if the newest checkpoint has none of them. A change is NaN both if a layer appears, and
     if a checkpoint lacks it. In the second case, nothing changed.

@@ -21,7 +21,7 @@ SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "info")
 """The most serious first."""
 
 LARGEST_DEFAULT_EPSILON: Final = 1e-3
-"""The default of Keras, tf.layers and slim; those of Sonnet 2, Flax and PyTorch are smaller."""
+"""The default of Keras, tf.layers and slim; Sonnet 2, Flax and PyTorch have smaller ones."""
 
 SMALLEST_DEFAULT_EPSILON: Final = 1e-5
 """The default of Sonnet 2, tensorpack, Flax and PyTorch."""
@@ -91,7 +91,7 @@ class Thresholds:
         """Return the defaults with some of them replaced.
 
         Raises:
-            BnstatError: there is no threshold of that name, or the value is not above 0.
+            BnstatError: there is no threshold of that name, or a value is not above 0.
         """
         names = [each.name for each in fields(cls)]
         for name, value in settings.items():
@@ -110,7 +110,7 @@ class Rule(Generic[Subject]):
         code: the code, such as `BN001`; never reused for another rule.
         name: the name, such as `never-updated`.
         title: what it finds, in at most 43 characters.
-        severity: that of its most serious finding.
+        severity: the severity of its most serious finding.
         what: what it finds, and when a finding is less serious than `severity`.
         why: what it does to the network.
         example: numbers that it finds.
@@ -129,11 +129,11 @@ class Rule(Generic[Subject]):
     example: str
     fixes: Mapping[str, str]
     confidence: str
-    threshold: str
+    threshold: str = "None."
     find: Callable[[Rule[Subject], Subject, Thresholds], Iterator[Finding]]
 
     def sections(self) -> dict[str, str]:
-        """Return the titles and texts of the documentation, in the order in which to show them."""
+        """Return the titles and texts of the documentation, in their order of display."""
         return {
             "What it finds": self.what,
             "Why it matters": self.why,

@@ -57,7 +57,6 @@ MISSING_STATISTICS: Final = Rule(
     },
     confidence="Certain that they are missing. Also certain that the layer is batch norm, except "
     "if the only evidence is a name such as conv1/BatchNorm or bn1.",
-    threshold="None.",
     find=_find_missing,
 )
 
@@ -98,7 +97,6 @@ UNEQUAL_SHAPES: Final = Rule(
         "OLD NEW.",
     },
     confidence="Certain about the shapes.",
-    threshold="None.",
     find=_find_unequal_shapes,
 )
 
@@ -116,8 +114,8 @@ def _find_copied(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Fin
             continue
         is_same = all(_is_equal(layer, original, role) for role in ("gamma", "beta"))
         yield rule.finding(
-            f"moving mean and variance are identical to those of {original.name!r}"
-            + (", and so are gamma and beta" if is_same else ", but gamma or beta differs"),
+            f"has the same moving mean and variance as {original.name!r}"
+            + (", and the same gamma and beta" if is_same else ", but another gamma or beta"),
             layer=layer.name,
             severity="info" if is_same or not _must_differ(layer, original, model) else "warning",
         )
@@ -145,15 +143,14 @@ COPIED_STATISTICS: Final = Rule(
     name="copied-statistics",
     title="moving statistics of another layer",
     severity="warning",
-    what="The moving mean and variance are identical, bit by bit, to those of another layer, while "
-    "gamma or beta differs. The severity is info if gamma and beta are identical as well: one "
+    what="The moving mean and variance are copies of another layer's, bit by bit, while gamma or "
+    "beta differs. The severity is info if gamma and beta are identical as well: one "
     "layer that is stored twice, or a copy of a network (a target network, a second tower). It is "
     "also info if the graph shows that both layers normalize the same tensor, and in a file "
     "without a graph that no converter wrote.",
     why="Two layers do not get the same activations: a conversion wrote the statistics of one "
     "layer into another.",
-    example="moving mean and variance are identical to those of 'block1/bn', but gamma or beta "
-    "differs.",
+    example="has the same moving mean and variance as 'block1/bn', but another gamma or beta.",
     fixes={
         "any library": "Check the mapping of names that the conversion used; bnstat diff ORIGINAL "
         "CONVERTED shows which layers are wrong.",
@@ -199,6 +196,5 @@ UNDECIDED: Final = Rule(
     },
     confidence="Certain that the file does not record the roles. Of Keras's own layers, only batch "
     "norm has three vectors of one length, but a custom layer may have them too.",
-    threshold="None.",
     find=_find_undecided,
 )

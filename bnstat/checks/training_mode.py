@@ -302,7 +302,7 @@ def compare_gradients(
 
 
 class _Comparison:
-    """The pairs in which bias and beta were trained, and the numbers of `Evidence` about them."""
+    """The pairs with a trained bias and beta, and the numbers of `Evidence` about them."""
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
         self.pairs = [pair for pair in pairs if _is_trained(pair.bias) and _is_trained(pair.beta)]

@@ -253,7 +253,6 @@ UNUSED_STATISTICS: Final = Rule(
     confidence="Certain about the graph in the file: every op that reads a variable is followed. A "
     "program may build another graph for inference. If that graph reads the statistics, inference "
     "is broken as BN001 describes.",
-    threshold="None.",
     find=_find_unused,
 )
 
@@ -341,7 +340,7 @@ def _steps(model: Model) -> tuple[int, float] | None:
 
 
 def _by_momentum(model: Model, thresholds: Thresholds) -> dict[float, _Layers]:
-    """Return the layers in which a remainder of the initial 1 matters, by their momentum.
+    """Return the layers where a remainder of the initial 1 matters, by their momentum.
 
     The remainder is at most the smallest variance of all layers with the same momentum. Below
     epsilon, it has no effect.
@@ -416,9 +415,9 @@ HARDLY_WARMED_UP: Final = Rule(
     "The severity is info if the smallest variance of the model is above 1, or above 1.5 times m^n "
     "(3 times if the optimizer counted): then nothing else confirms that n is the number of "
     "updates.",
-    why="The statistics are a mixture of those of the activations and the initial 0 and 1. With a "
-    "true variance of 0.01 and 10 % of the initial 1 left, the layer divides by a variance that is "
-    "ten times too large.",
+    why="The statistics are a mixture of the activations' statistics and the initial 0 and 1. With "
+    "a true variance of 0.01 and 10 % of the initial 1 left, the layer divides by a variance that "
+    "is ten times too large.",
     example="momentum 0.999, step 700: half of the moving variance is the initial 1.",
     fixes={
         "TF1": "Train longer, or lower momentum (decay) to 0.9 or 0.99. In slim and contrib: "

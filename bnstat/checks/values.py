@@ -61,7 +61,6 @@ NOT_FINITE: Final = Rule(
         "Keras 3": "With mixed precision, use a LossScaleOptimizer.",
     },
     confidence="Certain.",
-    threshold="None.",
     find=_find_not_finite,
 )
 
@@ -230,8 +229,8 @@ EXPLODING_SCALE: Final = Rule(
     name="exploding-scale",
     title="|gamma| / sqrt(variance + epsilon) is huge",
     severity="warning",
-    what="The factor by which the layer multiplies a channel in inference, "
-    "|gamma| / sqrt(variance + epsilon), is huge.",
+    what="In inference, the layer multiplies the channel by "
+    "|gamma| / sqrt(variance + epsilon), and this factor is huge.",
     why="The factor amplifies everything in that channel: rounding errors, a shift of the data, "
     "the quantization step. Folded into the weights of the layer before, this channel alone sets "
     "the range of a quantized tensor, and in float16 the activations overflow.",
@@ -278,8 +277,8 @@ OUTLYING_VARIANCE: Final = Rule(
     name="outlying-variance",
     title="a moving variance is far above the median",
     severity="info",
-    what="A channel's moving variance is far above the median of the layer. The median is that of "
-    "at least four channels that are not constant.",
+    what="A channel's moving variance is far above the median of the layer. The median is taken "
+    "over at least four channels that are not constant.",
     why="Normalization hides it from the next layer, but not from anything between the two: "
     "folding, per-tensor quantization, float16. It can also be left over from a single batch that "
     "exploded.",

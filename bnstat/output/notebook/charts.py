@@ -42,7 +42,7 @@ def together(*children: str) -> Markup:
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
-    """Return a table with a head, or nothing if there are no rows."""
+    """Return a table with a head; nothing if it has no rows."""
     style = "text-align:left;vertical-align:middle"
     body = [
         element("tr", *(element("td", content, style=style) for content in row)) for row in rows
