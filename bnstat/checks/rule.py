@@ -93,7 +93,7 @@ class Thresholds:
         Raises:
             BnstatError: there is no threshold of that name, or a value is not above 0.
         """
-        names = [each.name for each in fields(cls)]
+        names = [threshold.name for threshold in fields(cls)]
         for name, value in settings.items():
             if name not in names:
                 raise BnstatError(name, "there is no such threshold", f"use {', '.join(names)}")

@@ -231,7 +231,7 @@ def training_evidence(model: Model) -> Evidence:
         DamagedError, NotFoundError: as `Variable.read`.
     """
     biases = model.preceding_biases()
-    usable = [each for each in model.layers if each.name in biases and "beta" in each.variables]
+    usable = [layer for layer in model.layers if layer.name in biases and "beta" in layer.variables]
     fetch(variable for layer in usable for variable in _variables(biases[layer.name]))
     pairs = [_pair(layer, biases[layer.name]) for layer in usable]
     if any(map(at_start, model.layers)):
@@ -260,7 +260,7 @@ def _pair(layer: BatchNorm, bias: PrecedingBias) -> Pair:
     gradient = None
     if bias.slots is not None:
         of_bias, of_beta = (
-            as_float64(each.read()).ravel() for each in (bias.slots.of_bias, bias.slots.of_beta)
+            as_float64(slot.read()).ravel() for slot in (bias.slots.of_bias, bias.slots.of_beta)
         )
         gradient = compare_gradients(of_bias, of_beta, bias.slots.are_squared, _scale(layer))
     return Pair(values, beta, bias.is_proven, gradient)
@@ -295,7 +295,9 @@ def compare_gradients(
             of_bias, of_beta = np.sqrt(of_bias), np.sqrt(of_beta)
             scale = None if scale is None else np.abs(scale)
         expected = of_beta if scale is None else of_beta * scale
-        sizes = [float(np.linalg.norm(each)) for each in (of_bias, expected, of_bias - expected)]
+        sizes = [
+            float(np.linalg.norm(vector)) for vector in (of_bias, expected, of_bias - expected)
+        ]
     if not all(map(isfinite, sizes)) or not sizes[0] or not sizes[1]:
         return None
     return Gradient(sizes[0] / sizes[1], sizes[2] / sizes[1])

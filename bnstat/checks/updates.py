@@ -262,7 +262,7 @@ def _find_half_updated(
 ) -> Iterator[Finding]:
     for layer in model.layers:
         statistics = statistics_of(layer)
-        if statistics is None or not all(np.isfinite(each).all() for each in statistics):
+        if statistics is None or not all(np.isfinite(numbers).all() for numbers in statistics):
             continue
         mean_is_initial = bool((statistics[0] == 0).all())
         variance_is_initial = bool((statistics[1] == 1).all())

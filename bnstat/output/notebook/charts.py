@@ -38,7 +38,9 @@ def element(tag: str, *children: str, **attributes: object) -> Markup:
 
 def together(*children: str) -> Markup:
     """Return elements and texts, one after the other."""
-    return Markup("".join(each if isinstance(each, Markup) else _text(each) for each in children))
+    return Markup(
+        "".join(child if isinstance(child, Markup) else _text(child) for child in children)
+    )
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
