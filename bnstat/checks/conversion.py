@@ -24,7 +24,7 @@ def is_converted(source: Source) -> bool:
     return row is not None and row.is_converted
 
 
-def untouched(layer: BatchNorm) -> bool | None:
+def has_initial_weights(layer: BatchNorm) -> bool | None:
     """Return True if gamma and beta have initial values; None if the layer has neither.
 
     A trained beta is not exactly 0 in every channel, whatever the initial gamma was.
@@ -50,7 +50,7 @@ def rewritten(model: Model) -> Literal["surely", "perhaps", "no"]:
         return "no"
     if (source.writer or "").lower().startswith(BY_NAME[source.format].exact_writers):
         return "no"
-    if not all(map(at_start, model.layers)) or all(map(untouched, model.layers)):
+    if not all(map(at_start, model.layers)) or all(map(has_initial_weights, model.layers)):
         return "no"
     if any(map(has_negative_zero, model.layers)) or all(map(_divides_by_one, model.layers)):
         return "surely"

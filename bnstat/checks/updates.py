@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bnstat.checks.conversion import has_negative_zero, is_converted, rewritten, untouched
+from bnstat.checks.conversion import has_initial_weights, has_negative_zero, is_converted, rewritten
 from bnstat.checks.rule import (
     Finding,
     Rule,
@@ -73,9 +73,10 @@ def _initial_layers(model: Model) -> _Initial:
     if converted == "surely" or not layers:
         return _Initial((), "converted")
     is_trained = model.source.step != 0 and (
-        len(layers) < len(model.layers) or any(untouched(layer) is False for layer in layers)
+        len(layers) < len(model.layers)
+        or any(has_initial_weights(layer) is False for layer in layers)
     )
-    if not is_trained or all(map(untouched, layers)):
+    if not is_trained or all(map(has_initial_weights, layers)):
         return _Initial(layers, "untrained")
     if converted == "perhaps":
         return _Initial(layers, "converted")
@@ -103,7 +104,7 @@ def _find_never_updated(rule: Rule[Model], model: Model, _: Thresholds) -> Itera
         else "the network was trained"
     )
     for layer in initial.layers:
-        is_initial = not is_trained or untouched(layer) is True
+        is_initial = not is_trained or has_initial_weights(layer) is True
         yield rule.finding(
             f"moving mean 0 and variance 1 in {all_of(layer.channels, 'channel')}{_counted(layer)}"
             + ("; gamma and beta are initial as well" if is_initial else f", although {trained}"),
