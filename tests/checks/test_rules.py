@@ -110,7 +110,7 @@ def test_the_most_serious_come_first_then_the_rules_in_order() -> None:
 
 def test_errors_of_reading_are_raised() -> None:
     def missing() -> np.ndarray:
-        raise NotFoundError("x.data-00000-of-00001", "there is no such file")
+        raise NotFoundError("x.data-00000-of-00001", "is missing")
 
     variables = {role: Variable(role, role, "float32", (4,), missing) for role in ROLES}
     with pytest.raises(NotFoundError, match=r"x\.data"):
