@@ -212,7 +212,7 @@ def _slows_down(history: History, growth: NDArray[np.float64]) -> bool:
 DIVERGING: Final = Rule(
     code="BN103",
     name="diverging",
-    title="statistics grow without end, or broke",
+    title="statistics grow without limit, or broke",
     severity="error",
     what="A variable of the layer became NaN or infinite during the run (error), or its mean "
     "variance grew by more than the threshold in each of the last three intervals without slowing "

@@ -93,7 +93,7 @@ UNEQUAL_SHAPES: Final = Rule(
     "not.",
     example="gamma [48], beta [48], moving mean [64], moving variance [64].",
     fixes={
-        "any library": "Prune all four together. Compare with the checkpoint before: bnstat diff "
+        "any library": "Prune all four together. Compare with an earlier checkpoint: bnstat diff "
         "OLD NEW.",
     },
     confidence="Certain about the shapes.",
@@ -154,7 +154,8 @@ COPIED_STATISTICS: Final = Rule(
     fixes={
         "any library": "Check the mapping of names that the conversion used; bnstat diff ORIGINAL "
         "CONVERTED shows which layers are wrong.",
-        "Keras": "Numbered names (batch_normalization_10) do not sort as strings.",
+        "Keras": "Sort numbered names by number: as strings, batch_normalization_10 comes before "
+        "batch_normalization_2.",
     },
     confidence="Certain about the copy. Two layers that normalize the same tensor, such as two "
     "heads of a network, correctly have the same statistics. If the file does not show that they "

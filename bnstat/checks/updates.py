@@ -431,9 +431,9 @@ HARDLY_WARMED_UP: Final = Rule(
     "Checkpoints are also numbered by epoch or by save, and a model that is compiled again counts "
     "from 0. A moving variance below m^n in any layer with the same momentum disproves the step, "
     "and nothing is reported. Layers that started from pretrained statistics, or whose statistics "
-    "were estimated (for example by bnstat recalibrate), contain no initial 0 and 1. However, "
-    "their variances are seldom all above m^n with one just above it, as they are where a channel "
-    "of small variance depends on the rest of the 1.",
+    "were estimated (for example by bnstat recalibrate), contain no initial 0 and 1. However, it "
+    "is rare that all of their variances are above m^n and one is just above it. This is typical "
+    "of a channel with a small variance that still contains the rest of the initial 1.",
     threshold="`initial`, 0.1 by default, for m^n and for its part of the median variance. This "
     "share is the debiasing term of Adam (Kingma and Ba 2015, section 3) and of zero_debias in "
     "tf.train.ExponentialMovingAverage. A tenth changes 1 / sqrt(variance) by at most about 5 % "

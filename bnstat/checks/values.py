@@ -52,7 +52,7 @@ NOT_FINITE: Final = Rule(
     "of the network NaN. If only the variance is infinite, the channel outputs the constant beta.",
     example="moving variance is NaN in 3 of 64 channels.",
     fixes={
-        "any library": "Go back to the last checkpoint without it; bnstat history shows which. A "
+        "any library": "Go back to the last finite checkpoint; bnstat history shows which it is. A "
         "moving average never recovers from a NaN: find the batch that caused it, and lower the "
         "learning rate or clip gradients.",
         "Keras 2": "tf.debugging.enable_check_numerics() finds the op that produces a NaN; "
@@ -232,8 +232,8 @@ EXPLODING_SCALE: Final = Rule(
     what="In inference, the layer multiplies the channel by "
     "|gamma| / sqrt(variance + epsilon), and this factor is huge.",
     why="The factor amplifies everything in that channel: rounding errors, a shift of the data, "
-    "the quantization step. Folded into the weights of the layer before, this channel alone sets "
-    "the range of a quantized tensor, and in float16 the activations overflow.",
+    "the quantization step. If the layer is folded into the weights before it, this channel alone "
+    "sets the range of a quantized tensor. In float16, the activations overflow.",
     example="|gamma| / sqrt(variance + epsilon) is above 1000 in 1 of 32 channels, up to 5.2e+04.",
     fixes={
         "any library": "Raise epsilon to 0.001, constrain gamma or add weight decay to it, and "
