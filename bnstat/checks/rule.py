@@ -178,7 +178,7 @@ def epsilon_of(layer: BatchNorm, default: float = LARGEST_DEFAULT_EPSILON) -> fl
     return default if layer.epsilon is None else layer.epsilon
 
 
-def at_start(layer: BatchNorm) -> bool:
+def has_initial_statistics(layer: BatchNorm) -> bool:
     """Return True if every moving mean is the initial 0 and every moving variance is 1."""
     statistics = statistics_of(layer)
     return statistics is not None and bool(

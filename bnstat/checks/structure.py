@@ -9,7 +9,15 @@ from typing import Final
 import numpy as np
 
 from bnstat.checks.conversion import is_converted
-from bnstat.checks.rule import Finding, Rule, Thresholds, at_start, count, numbers_of, statistics_of
+from bnstat.checks.rule import (
+    Finding,
+    Rule,
+    Thresholds,
+    count,
+    has_initial_statistics,
+    numbers_of,
+    statistics_of,
+)
 from bnstat.model import ROLES, BatchNorm, Model, squeezed
 
 
@@ -105,7 +113,7 @@ def _find_copied(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Fin
     originals: dict[bytes, BatchNorm] = {}
     for layer in model.layers:
         statistics = statistics_of(layer)
-        if statistics is None or at_start(layer) or not statistics[0].any():
+        if statistics is None or has_initial_statistics(layer) or not statistics[0].any():
             continue
         content = b"".join(numbers.tobytes() for numbers in statistics)
         digest = hashlib.blake2b(content, digest_size=16).digest()

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from math import isfinite, sqrt
 from typing import Final, Literal, NamedTuple
 from weakref import WeakKeyDictionary
@@ -36,7 +37,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from bnstat.checks.rule import at_start, count, epsilon_of, numbers_of, statistics_of
+from bnstat.checks.rule import count, epsilon_of, has_initial_statistics, numbers_of, statistics_of
 from bnstat.errors import BnstatError
 from bnstat.model import BatchNorm, Model, PrecedingBias, StatisticsUse, Variable, as_float64, fetch
 
@@ -170,7 +171,7 @@ def _by_weights_and_graph(model: Model) -> Evidence:
         uses = model.statistics_uses()
     except BnstatError:
         return by_weights
-    layers = [layer for layer in model.layers if at_start(layer)] or model.layers
+    layers = [layer for layer in model.layers if has_initial_statistics(layer)] or model.layers
     shown = [uses[layer.name] for layer in layers if layer.name in uses]
     if not shown:
         return by_weights
@@ -234,8 +235,8 @@ def training_evidence(model: Model) -> Evidence:
     usable = [layer for layer in model.layers if layer.name in biases and "beta" in layer.variables]
     fetch(variable for layer in usable for variable in _variables(biases[layer.name]))
     pairs = [_pair(layer, biases[layer.name]) for layer in usable]
-    if any(map(at_start, model.layers)):
-        return judge([pair for pair, layer in zip(pairs, usable, strict=True) if at_start(layer)])
+    if any(map(has_initial_statistics, model.layers)):
+        return judge(list(compress(pairs, map(has_initial_statistics, usable))))
     with_gradients = [pair for pair in pairs if pair.gradient is not None]
     if not with_gradients:
         return Evidence(

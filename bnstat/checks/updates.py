@@ -18,8 +18,8 @@ from bnstat.checks.rule import (
     Severity,
     Thresholds,
     all_of,
-    at_start,
     epsilon_of,
+    has_initial_statistics,
     statistics_of,
 )
 from bnstat.checks.training_mode import trained_with
@@ -69,7 +69,11 @@ class _Initial:
 
 def _initial_layers(model: Model) -> _Initial:
     converted = rewritten(model)
-    layers = [layer for layer in model.layers if at_start(layer) and not has_negative_zero(layer)]
+    layers = [
+        layer
+        for layer in model.layers
+        if has_initial_statistics(layer) and not has_negative_zero(layer)
+    ]
     if converted == "surely" or not layers:
         return _Initial((), "converted")
     is_trained = model.source.step != 0 and (
@@ -351,7 +355,7 @@ def _by_momentum(model: Model, thresholds: Thresholds) -> dict[float, _Layers]:
         statistics = statistics_of(layer)
         if layer.momentum is None or not 0 < layer.momentum < 1 or layer.trainable is False:
             continue
-        if statistics is not None and not at_start(layer):
+        if statistics is not None and not has_initial_statistics(layer):
             groups.setdefault(layer.momentum, []).append((layer, statistics[1]))
     return {
         momentum: layers
