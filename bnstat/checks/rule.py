@@ -178,6 +178,18 @@ def epsilon_of(layer: BatchNorm, default: float = LARGEST_DEFAULT_EPSILON) -> fl
     return default if layer.epsilon is None else layer.epsilon
 
 
+def scale_of(layer: BatchNorm) -> NDArray[np.float64] | None:
+    """Return gamma / sqrt(variance + epsilon), the factor of each channel in inference.
+
+    None if the variance is missing, or gamma has another shape.
+    """
+    variance, gamma = numbers_of(layer, "moving_variance"), numbers_of(layer, "gamma")
+    if variance is None or (gamma is not None and gamma.shape != variance.shape):
+        return None
+    with np.errstate(all="ignore"):
+        return (1.0 if gamma is None else gamma) / np.sqrt(variance + epsilon_of(layer))
+
+
 def has_initial_statistics(layer: BatchNorm) -> bool:
     """Return True if every moving mean is the initial 0 and every moving variance is 1."""
     statistics = statistics_of(layer)

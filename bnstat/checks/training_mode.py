@@ -37,7 +37,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from bnstat.checks.rule import count, epsilon_of, has_initial_statistics, numbers_of, statistics_of
+from bnstat.checks.rule import count, has_initial_statistics, numbers_of, scale_of
 from bnstat.errors import BnstatError
 from bnstat.model import BatchNorm, Model, PrecedingBias, StatisticsUse, Variable, as_float64, fetch
 
@@ -263,18 +263,8 @@ def _pair(layer: BatchNorm, bias: PrecedingBias) -> Pair:
         of_bias, of_beta = (
             as_float64(slot.read()).ravel() for slot in (bias.slots.of_bias, bias.slots.of_beta)
         )
-        gradient = compare_gradients(of_bias, of_beta, bias.slots.are_squared, _scale(layer))
+        gradient = compare_gradients(of_bias, of_beta, bias.slots.are_squared, scale_of(layer))
     return Pair(values, beta, bias.is_proven, gradient)
-
-
-def _scale(layer: BatchNorm) -> NDArray[np.float64] | None:
-    """Return the factor of each channel in inference; None if the statistics are not stored."""
-    statistics = statistics_of(layer)
-    if statistics is None:
-        return None
-    gamma = numbers_of(layer, "gamma")
-    with np.errstate(all="ignore"):
-        return (1.0 if gamma is None else gamma) / np.sqrt(statistics[1] + epsilon_of(layer))
 
 
 def compare_gradients(

@@ -16,6 +16,7 @@ from bnstat.checks.rule import (
     epsilon_of,
     numbers_of,
     of_channels,
+    scale_of,
 )
 from bnstat.model import ROLES, BatchNorm, Model
 
@@ -65,10 +66,17 @@ NOT_FINITE: Final = Rule(
 )
 
 
-def _find_negative(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
+def _variances(model: Model) -> Iterator[tuple[BatchNorm, NDArray[np.float64]]]:
+    """Yield each layer that has moving variances, and these."""
     for layer in model.layers:
         variance = numbers_of(layer, "moving_variance")
-        if variance is None or not (negative := variance < 0).any():
+        if variance is not None:
+            yield layer, variance
+
+
+def _find_negative(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Finding]:
+    for layer, variance in _variances(model):
+        if not (negative := variance < 0).any():
             continue
         least = float(variance[negative].min())
         epsilon = epsilon_of(layer)
@@ -138,10 +146,7 @@ def _find_collapsed(rule: Rule[Model], model: Model, thresholds: Thresholds) -> 
     dead = [layer for layer in model.layers if is_collapsed(layer, thresholds)]
     if len(dead) > 1:
         yield rule.finding(_dead_part(model, dead), layers=len(dead))
-    for layer in model.layers:
-        variance = numbers_of(layer, "moving_variance")
-        if variance is None:
-            continue
+    for layer, variance in _variances(model):
         limit = _collapsed_limit(layer, thresholds)
         collapsed = _collapsed_channels(variance, limit)
         if not collapsed.any():
@@ -200,8 +205,11 @@ COLLAPSED_VARIANCE: Final = Rule(
 
 def _find_exploding(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
     for layer in model.layers:
-        scale = _scale(layer)
-        if scale is None or not (exploding := scale > thresholds.scale).any():
+        scale = scale_of(layer)
+        if scale is None:
+            continue
+        scale = np.where(np.isfinite(scale), np.abs(scale), 0)  # other rules report the others
+        if not (exploding := scale > thresholds.scale).any():
             continue
         bound = "at least " if layer.epsilon is None else ""
         yield rule.finding(
@@ -212,16 +220,6 @@ def _find_exploding(rule: Rule[Model], model: Model, thresholds: Thresholds) -> 
             largest=float(scale.max()),
             epsilon=layer.epsilon,
         )
-
-
-def _scale(layer: BatchNorm) -> NDArray[np.float64] | None:
-    """Return |gamma| / sqrt(variance + epsilon); 0 for NaN, which other rules report."""
-    variance, gamma = numbers_of(layer, "moving_variance"), numbers_of(layer, "gamma")
-    if variance is None or (gamma is not None and gamma.shape != variance.shape):
-        return None
-    with np.errstate(all="ignore"):
-        scale = (1.0 if gamma is None else np.abs(gamma)) / np.sqrt(variance + epsilon_of(layer))
-    return np.where(np.isfinite(scale), scale, 0)
 
 
 EXPLODING_SCALE: Final = Rule(
@@ -250,10 +248,7 @@ EXPLODING_SCALE: Final = Rule(
 
 
 def _find_outlying(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
-    for layer in model.layers:
-        variance = numbers_of(layer, "moving_variance")
-        if variance is None:
-            continue
+    for layer, variance in _variances(model):
         finite = np.isfinite(variance)
         alive = variance[finite & (variance > _collapsed_limit(layer, thresholds))]
         if alive.size < 4:
@@ -298,20 +293,18 @@ OUTLYING_VARIANCE: Final = Rule(
 
 
 def _off_channels(
-    layer: BatchNorm, thresholds: Thresholds
-) -> tuple[NDArray[np.bool_], NDArray[np.float64]] | None:
-    """Return the channels with a |gamma| below the threshold, and the |beta| of all channels."""
-    gamma, beta = numbers_of(layer, "gamma"), numbers_of(layer, "beta")
-    if gamma is None or (beta is not None and beta.shape != gamma.shape):
-        return None
-    return np.abs(gamma) < thresholds.gamma, np.zeros_like(gamma) if beta is None else np.abs(beta)
+    model: Model, thresholds: Thresholds
+) -> Iterator[tuple[BatchNorm, NDArray[np.bool_], NDArray[np.float64]]]:
+    """Yield each layer, a mask of channels with a |gamma| near 0, and every |beta|."""
+    for layer in model.layers:
+        gamma, beta = numbers_of(layer, "gamma"), numbers_of(layer, "beta")
+        if gamma is not None and (beta is None or beta.shape == gamma.shape):
+            betas = np.zeros_like(gamma) if beta is None else np.abs(beta)
+            yield layer, np.abs(gamma) < thresholds.gamma, betas
 
 
 def _find_near_zero(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
-    for layer in model.layers:
-        if (channels := _off_channels(layer, thresholds)) is None:
-            continue
-        off, betas = channels
+    for layer, off, betas in _off_channels(model, thresholds):
         if (prunable := off & (betas < thresholds.beta)).any():
             yield rule.finding(
                 f"|gamma| < {thresholds.gamma:g} and |beta| < {thresholds.beta:g} in "
@@ -344,10 +337,7 @@ NEAR_ZERO_GAMMA: Final = Rule(
 
 
 def _find_constant(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
-    for layer in model.layers:
-        if (channels := _off_channels(layer, thresholds)) is None:
-            continue
-        off, betas = channels
+    for layer, off, betas in _off_channels(model, thresholds):
         if (constant := off & (betas >= thresholds.beta)).any():
             largest = float(betas[constant].max())
             yield rule.finding(
