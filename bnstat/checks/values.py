@@ -208,7 +208,7 @@ def _find_exploding(rule: Rule[Model], model: Model, thresholds: Thresholds) -> 
         scale = scale_of(layer)
         if scale is None:
             continue
-        scale = np.where(np.isfinite(scale), np.abs(scale), 0)  # other rules report the others
+        scale = np.where(np.isfinite(scale), np.abs(scale), 0)  # other rules report NaN
         if not (exploding := scale > thresholds.scale).any():
             continue
         bound = "at least " if layer.epsilon is None else ""
