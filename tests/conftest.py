@@ -1,4 +1,4 @@
-"""Where tests find model files that are not part of the project, and what all tests share."""
+"""Fixtures of all tests, such as model files that are not part of the project."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Folders are tested by several processes, each of which imports TensorFlow; files by one."""
+    """Use several processes for folders, and one for files; each process imports TensorFlow."""
     named = [argument.split("::")[0] for argument in config.option.file_or_dir]
     if named and all(name.endswith(".py") for name in named):
         return 0
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def built_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Return a folder that one of the session's processes fills and all of them read.
+    """Return a function that builds a folder once for all processes of the session.
 
     Call it with a name and a function that writes into a given folder.
     """
@@ -63,7 +63,7 @@ def built_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
-    """The address of an S3 server with one bucket, `models`."""
+    """Return the address of an S3 server with one bucket, `models`."""
     from tests.builders.bucket import bucket
 
     with bucket() as address:
@@ -72,7 +72,7 @@ def s3() -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _any_width(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Output is as wide as it is, whatever the terminal that runs the tests."""
+    """Make the width of output independent of the terminal that runs the tests."""
     monkeypatch.delenv("COLUMNS", raising=False)
 
 

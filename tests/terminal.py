@@ -1,4 +1,4 @@
-"""What bnstat shows in a terminal."""
+"""The output of bnstat in a terminal."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def in_terminal(
     Progress bars are left out, because they appear on slow machines only.
     """
     screen, terminal = pty.openpty()
-    # What the tests set for TensorFlow is not in a person's shell.
-    of_shell = {name: text for name, text in os.environ.items() if not name.startswith("TF_")}
-    environment = of_shell | {
+    # A user's shell does not have the variables that the tests set for TensorFlow.
+    of_user = {name: text for name, text in os.environ.items() if not name.startswith("TF_")}
+    environment = of_user | {
         "COLUMNS": str(columns),
         "LANG": "C.UTF-8",
         "TERM": "xterm",

@@ -1,4 +1,4 @@
-"""How the code is laid out: which part may import which, and how large files and folders get."""
+"""The layout of the code: the imports between its parts, and the sizes of files and folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "bnstat"
 
 EVERYWHERE = {"display", "errors", "signals", "text"}
-"""What every part may import: errors, signals, how texts are shown and ordered, the display."""
+"""Parts that every other part may import."""
 
 MAY_IMPORT = {
     "storage": set(),
@@ -101,7 +101,7 @@ MAY_IMPORT = {
         "output",
     },
 }
-"""Part -> the others that it may import, all that is in them included. The longest name counts."""
+"""Part -> the parts that it may import, with everything in them. The longest name counts."""
 
 LONGEST_FILE = 700
 
@@ -117,7 +117,7 @@ def name_of(path: Path) -> str:
 
 
 def imported(path: Path) -> Iterator[str]:
-    """The parts of bnstat that a file imports, be it within a function."""
+    """Yield the parts of bnstat that a file imports, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -150,13 +150,13 @@ def test_imports_run_one_way(part: str) -> None:
     assert wrong == []
 
 
-def test_every_module_is_of_a_part() -> None:
+def test_every_module_belongs_to_a_part() -> None:
     free = {"", "__main__", *EVERYWHERE}
     names = {name_of(path) for path in sources("bnstat")}
     assert {name for name in names if part_of(name) is None} == free
 
 
-def test_what_all_may_import_imports_nothing_else() -> None:
+def test_parts_for_everybody_import_nothing_else() -> None:
     for name in EVERYWHERE:
         tops = {each.partition(".")[0] for each in imported(PACKAGE / f"{name}.py")}
         assert tops <= EVERYWHERE
@@ -175,7 +175,7 @@ def test_folders_are_at_most_two_levels_deep() -> None:
     assert deep == []
 
 
-def test_tensorflow_is_imported_by_its_reader_and_by_what_runs_models() -> None:
+def test_only_its_reader_and_code_that_runs_models_import_tensorflow() -> None:
     using = {
         path.relative_to(PACKAGE).as_posix()
         for path in sources("bnstat")
@@ -190,7 +190,7 @@ def test_tensorflow_is_imported_by_its_reader_and_by_what_runs_models() -> None:
 
 
 def test_no_test_measures_seconds() -> None:
-    """A time that is kept on one machine is not on another: use tests/builders/effort.py."""
+    """Limits of seconds depend on the machine: use tests/builders/effort.py instead."""
     measuring = [
         path.relative_to(ROOT)
         for path in sorted((ROOT / "tests").rglob("test_*.py"))

@@ -1,4 +1,4 @@
-"""What is imported when: TensorFlow never, the other heavy modules where a file needs them."""
+"""Imports of the commands: TensorFlow never, other heavy modules only if a file needs them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HEAVY = {
     "tf_keras",
     "zipfile",
 }
-LOOKING = {
+DISPLAY = {
     "bnstat.keras",
     "bnstat.output.notebook",
     "bnstat.training",
@@ -38,7 +38,7 @@ LOOKING = {
     "polars",
     "tensorboard",
 }
-"""What is imported to look at models, and by no command that does not draw them."""
+"""Modules that only notebooks and the callback import."""
 
 OF_SCANS = {"concurrent.futures.process", "distributed", "dask", "pyarrow", "sqlite3"}
 
@@ -48,7 +48,7 @@ import json, sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {refused!r}:
-            raise ImportError(name + " is not to be had")
+            raise ImportError(name + " is refused")
 
 sys.meta_path.insert(0, Refuse())
 sys.argv = ["bnstat", *{arguments!r}]
@@ -65,7 +65,7 @@ print("\\n" + json.dumps([code or 0, modules]))
 
 
 def run(*arguments: Any, refused: tuple[str, ...] = ()) -> tuple[int, set[str], str]:
-    """Runs the command line in a process of its own: exit code, modules loaded, output."""
+    """Run a command in its own process; return the exit code, the loaded modules and the output."""
     script = _RUN.format(arguments=[str(argument) for argument in arguments], refused=refused)
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False
@@ -78,7 +78,7 @@ def run(*arguments: Any, refused: tuple[str, ...] = ()) -> tuple[int, set[str], 
 
 @pytest.fixture(scope="module")
 def h5(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Keras 2 weights file, as small as can be."""
+    """Return a minimal weights file of Keras 2."""
     path = tmp_path_factory.mktemp("h5") / "weights.h5"
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = [b"bn"]
@@ -105,13 +105,13 @@ def test_a_checkpoint_by_names_needs_nothing_heavy(command: tuple[str, ...]) -> 
     code, modules, output = run(command[0], DATA / "run/model-100", *command[1:])
     assert code == 0
     assert "block1/bn" in output or command == ("check",)
-    assert not modules & (HEAVY | LOOKING | OF_SCANS | {"google.protobuf", "bnstat.scanning"})
+    assert not modules & (HEAVY | DISPLAY | OF_SCANS | {"google.protobuf", "bnstat.scanning"})
     assert "bnstat.output.terminal.drawing" not in modules
     assert ("bnstat.checks.settings" in modules) == (command == ("check",))
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_a_saved_model_needs_protobuf_alone(command: tuple[str, ...]) -> None:
+def test_a_saved_model_needs_only_protobuf(command: tuple[str, ...]) -> None:
     code, modules, _ = run(command[0], DATA / "saved_model", *command[1:])
     assert code == 0
     assert "google.protobuf" in modules
@@ -126,9 +126,7 @@ def test_an_hdf5_file_needs_nothing_heavy(h5: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["m.onnx", "m.safetensors", "state.pt", "legacy.pt"])
-def test_what_networks_are_ported_to_needs_none_of_their_libraries(
-    tmp_path: Path, name: str
-) -> None:
+def test_formats_of_other_libraries_need_none_of_these_libraries(tmp_path: Path, name: str) -> None:
     from tests.fuzz import ports
 
     files = {**ports.onnx_files()["plain"], "m.safetensors": ports.safetensors()}
@@ -141,21 +139,21 @@ def test_what_networks_are_ported_to_needs_none_of_their_libraries(
     assert not modules & (HEAVY - {"zipfile", "tarfile"})
 
 
-def test_a_report_needs_its_template_engine_alone(tmp_path: Path) -> None:
+def test_a_report_needs_only_its_template_engine(tmp_path: Path) -> None:
     code, modules, _ = run("report", DATA / "run/model-100", "-o", tmp_path / "report.html")
     assert code == 0
     assert "jinja2" in modules
     assert not modules & (HEAVY - {"jinja2"} | {"google.protobuf"})
 
 
-def test_a_report_says_that_its_template_engine_is_missing(tmp_path: Path) -> None:
+def test_a_report_without_its_template_engine_fails(tmp_path: Path) -> None:
     target = tmp_path / "report.html"
     code, _, _ = run("report", DATA / "run/model-100", "-o", target, refused=("jinja2",))
     assert code == 2
     assert not target.exists()
 
 
-def test_a_checkpoint_is_mended_with_nothing_heavy(tmp_path: Path) -> None:
+def test_apply_to_a_checkpoint_needs_nothing_heavy(tmp_path: Path) -> None:
     run_of = DATA / "run"
     code, modules, _ = run("apply", run_of / "model-100", run_of / "model-0", "-o", tmp_path / "c")
     assert code == 0
@@ -176,7 +174,7 @@ TARGETS = ["run", "run/model-100.index", "saved_model", "saved_model/variables"]
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_everything_works_where_tensorflow_cannot_be_imported(target: str) -> None:
+def test_commands_work_without_tensorflow(target: str) -> None:
     for command in ("inspect", "export"):
         arguments = [command, DATA / target, *(["--json"] if command == "export" else [])]
         without = run(*arguments, refused=("tensorflow", "keras", "tf_keras"))
@@ -184,20 +182,20 @@ def test_everything_works_where_tensorflow_cannot_be_imported(target: str) -> No
         assert without[2] == run(*arguments)[2]
 
 
-def test_keras_files_where_neither_keras_nor_tensorflow_can_be_imported(h5: Path) -> None:
+def test_keras_files_without_keras_and_tensorflow(h5: Path) -> None:
     code, _, output = run("export", h5, "--json", refused=("tensorflow", "keras", "tf_keras"))
     assert code == 0
     (layer,) = json.loads(output)["layers"]
     assert layer["moving_variance"]["values"] == [3.0, 3.0, 3.0]
 
 
-def test_the_fallback_reader_says_what_it_lacks() -> None:
+def test_the_reader_of_tensorflow_needs_tensorflow() -> None:
     code, _, _ = run("inspect", DATA / "run", "--reader", "tensorflow", refused=("tensorflow",))
     assert code == 2
 
 
 @pytest.mark.parametrize("statement", ["import bnstat", "import bnstat; bnstat.BnstatError"])
-def test_importing_the_package_imports_no_numpy(statement: str) -> None:
+def test_importing_the_package_does_not_import_numpy(statement: str) -> None:
     script = f"{statement}; import sys; print('numpy' in sys.modules, 'click' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True

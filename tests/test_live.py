@@ -11,7 +11,7 @@ import bnstat
 
 
 class Variable:
-    """What bnstat asks of a variable of Keras or TensorFlow."""
+    """The parts of a Keras or TensorFlow variable that bnstat uses."""
 
     def __init__(self, array: Any) -> None:
         self._array = np.asarray(array, np.float32)
@@ -48,14 +48,14 @@ class Slotted:
 
 
 class Unbuilt(Network):
-    """As a Keras 2 model that was not called yet."""
+    """Like a Keras 2 model that was not called yet."""
 
     @property
     def variables(self) -> Any:
         raise ValueError("weights have not been created yet")
 
 
-def test_what_holds_layers_in_memory() -> None:
+def test_objects_with_layers_are_loaded() -> None:
     assert bnstat.load(Network(bn=Norm(), other=Slotted())).keys() == ["bn"]
     assert bnstat.load(Unbuilt(bn=Norm())).keys() == ["bn"]
     for thing in (Slotted(), object(), 3):
@@ -91,7 +91,7 @@ def test_the_names_of_several_libraries(names: tuple[str, ...]) -> None:
         (None, None),
     ],
 )
-def test_settings_of_any_number_type(given: Any, axis: Any) -> None:
+def test_settings_may_have_any_number_type(given: Any, axis: Any) -> None:
     settings = {"epsilon": np.float32(0.5), "momentum": np.float64(0.25), "axis": given}
     (layer,) = bnstat.load(Network(bn=Norm(**settings)))
     assert (layer.epsilon, layer.momentum, layer.axis) == (0.5, 0.25, axis)
@@ -112,12 +112,12 @@ def test_settings_of_any_number_type(given: Any, axis: Any) -> None:
     ],
     ids=lambda argument: next(iter(argument)),
 )
-def test_what_applies_to_files_only_is_refused(argument: dict[str, Any]) -> None:
+def test_options_for_files_are_refused(argument: dict[str, Any]) -> None:
     with pytest.raises(bnstat.BnstatError, match=f"{next(iter(argument))}: not for a model in mem"):
         bnstat.load(Network(bn=Norm()), **argument)
 
 
-def test_what_applies_to_any_model() -> None:
+def test_options_for_any_model() -> None:
     network = Network(bn=Norm(), other=Norm())
     model = bnstat.load(network, layers=["bn"], eager=True)
     network.bn.moving_mean.assign([5, 6])

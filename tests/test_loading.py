@@ -1,8 +1,10 @@
-"""`bnstat.load`: its options, its notes, and what the network in this folder holds."""
+"""`bnstat.load`, `load_all` and `open_contents`: their options, notes and errors."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,36 @@ import tensorflow as tf
 
 import bnstat
 from bnstat.errors import UnsupportedError
+from bnstat.loading import open_contents
+from bnstat.model import ROLES
 from tests.builders import named
 from tests.builders.bundles import save_norm
 from tests.builders.oracle import assert_as_tensorflow_reads, assert_layers
 from tests.fuzz import handmade
 
 DATA = Path(__file__).parent / "data"
+RUN = DATA / "digits/run"
 LAYERS = {"block1/bn": 8, "block2/bn": 16, "block3/bn": 16}
-ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+SHADOW = "/ExponentialMovingAverage"
+
+
+def save(folder: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    for name, content in handmade.bundle(dict(tensors)).items():
+        (folder / name).write_bytes(content)
+
+
+def layer(name: str, end: str = "") -> dict[str, np.ndarray]:
+    return {f"{name}/{role}{end}": array for role, array in handmade.values().items()}
+
+
+def spoil(folder: Path, prefix: str = "m") -> None:
+    """Overwrite the second half of a data file with zeros."""
+    data = folder / f"{prefix}.data-00000-of-00001"
+    content = data.read_bytes()
+    data.write_bytes(content[: len(content) // 2].ljust(len(content), b"\0"))
+
+
+# The networks in tests/data
 
 
 @pytest.mark.parametrize("network", ["digits", "digits_no_updates"])
@@ -27,7 +51,7 @@ ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
     ("part", "prefix"),
     [("run", "run/model-400"), ("saved_model", "saved_model/variables/variables")],
 )
-def test_the_networks_of_this_folder(network: str, part: str, prefix: str) -> None:
+def test_the_networks_in_tests_data(network: str, part: str, prefix: str) -> None:
     model = bnstat.load(DATA / network / part)
     assert {layer.name: layer.channels for layer in model} == LAYERS
     assert list(model.keys()) == list(LAYERS)
@@ -36,76 +60,117 @@ def test_the_networks_of_this_folder(network: str, part: str, prefix: str) -> No
     assert_as_tensorflow_reads(model, DATA / network / prefix)
 
 
-def test_only_the_updates_differ() -> None:
+def test_only_their_updates_differ() -> None:
     right, wrong = (bnstat.load(DATA / name / "run") for name in ("digits", "digits_no_updates"))
     for one, other in zip(right, wrong, strict=True):
         np.testing.assert_array_equal(one.gamma, other.gamma)
         np.testing.assert_array_equal(one.beta, other.beta)
-        assert other.moving_mean is not None
-        assert other.moving_variance is not None
-        assert (other.moving_mean == 0).all()
-        assert (other.moving_variance == 1).all()
-        assert one.moving_mean is not None
-        assert (one.moving_mean != 0).any()
+        np.testing.assert_array_equal(other.moving_mean, np.zeros(other.channels))
+        np.testing.assert_array_equal(other.moving_variance, np.ones(other.channels))
+        assert np.any(one.moving_mean)
 
 
-def test_the_data_is_small_and_moves_with_its_folder() -> None:
+def test_the_data_is_small_and_can_be_moved() -> None:
     files = [path for path in DATA.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     assert sum(path.stat().st_size for path in files) < 1 << 20
     for network in ("digits", "digits_no_updates"):
         assert "/" not in (DATA / network / "run/checkpoint").read_text()
 
 
-def test_all_checkpoints_of_a_run() -> None:
-    run = DATA / "digits/run"
-    steps = [0, 100, 200, 300, 400]
-    models = dict(bnstat.load_all(run))
-    assert list(models) == [f"model-{step}" for step in steps]
-    assert [model.source.step for model in models.values()] == steps
-    assert len(bnstat.load_all(run)) == len(steps)
-    for step in steps:
-        model = models[f"model-{step}"]
-        assert list(model.keys()) == list(LAYERS)
-        assert_as_tensorflow_reads(model, run / f"model-{step}")
+# Paths and checkpoints
 
 
 @pytest.mark.parametrize("make", [str, Path, lambda path: os.fspath(path) + "/"])
 def test_kinds_of_paths(make: Any) -> None:
-    assert len(bnstat.load(make(DATA / "digits/run"))) == 3
+    assert len(bnstat.load(make(RUN))) == 3
 
 
-def test_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(DATA / "digits/run")
+def test_the_default_path_is_the_current_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(RUN)
     assert bnstat.load().source.path == "."
     assert len(bnstat.load("model-100")) == 3
 
 
 def test_one_checkpoint_by_name_or_step() -> None:
-    run = DATA / "digits/run"
-    by_name = bnstat.load(run, checkpoint="model-100")
-    by_step = bnstat.load(run, step=100)
+    by_name, by_step = bnstat.load(RUN, checkpoint="model-100"), bnstat.load(RUN, step=100)
     assert by_name.source == by_step.source
     assert by_name.source.step == 100
-    assert_as_tensorflow_reads(by_step, run / "model-100")
+    assert_as_tensorflow_reads(by_step, RUN / "model-100")
+
+
+def test_all_checkpoints_of_a_run() -> None:
+    steps = [0, 100, 200, 300, 400]
+    models = dict(bnstat.load_all(RUN))
+    assert list(models) == [f"model-{step}" for step in steps]
+    assert [model.source.step for model in models.values()] == steps
+    assert len(bnstat.load_all(RUN)) == len(steps)
+    for name, model in models.items():
+        assert list(model.keys()) == list(LAYERS)
+        assert_as_tensorflow_reads(model, RUN / name)
+
+
+def test_a_damaged_checkpoint_of_a_run_is_an_error(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save_norm(tmp_path, f"m-{step}", step)
+    spoil(tmp_path, "m-2")
+    results = [type(model) for _, model in bnstat.load_all(tmp_path)]
+    assert results == [bnstat.Model, bnstat.DamagedError, bnstat.Model]
+    names = [name for name, _ in bnstat.load_all(tmp_path, last=2)]
+    assert names == ["m-2", "m-3"]
+
+
+def test_the_checkpoints_are_known_before_any_is_loaded(tmp_path: Path) -> None:
+    for step in (1, 20):
+        save_norm(tmp_path, f"m-{step}", step)
+    models = bnstat.load_all(tmp_path)
+    shutil.rmtree(tmp_path)
+    assert models.checkpoints == [("m-1", 1), ("m-20", 20)]
+    assert len(models) == 2
+    assert [type(model) for _, model in models] == [bnstat.NotFoundError] * 2
+
+
+def test_the_name_of_a_single_file_is_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "m.keras"
+    path.write_bytes(handmade.keras_archive())
+    models = bnstat.load_all(path)
+    assert models.checkpoints == []
+    assert [name for name, _ in models] == [str(path)]
+
+
+def test_the_contents_of_a_file_without_recognizing_batch_norm(tmp_path: Path) -> None:
+    for step in (1, 20):
+        save_norm(tmp_path, f"m-{step}", step)
+    contents = open_contents(str(tmp_path), checkpoint="m-1")
+    assert set(contents.variables) == {f"bn/{role}" for role in ROLES}
+    assert contents.variables["bn/gamma"].read().tolist() == [1] * 3
+    assert open_contents(str(tmp_path)).variables["bn/gamma"].read().tolist() == [20] * 3
+    assert open_contents(str(tmp_path), step=1).source.checkpoint == "m-1"
+
+
+# Readers
 
 
 @pytest.mark.parametrize("reader", ["auto", "native", "tensorflow"])
 def test_readers(reader: Any) -> None:
-    model = bnstat.load(DATA / "digits/run", reader=reader)
-    assert_as_tensorflow_reads(model, DATA / "digits/run/model-400")
+    model = bnstat.load(RUN, reader=reader)
+    assert_as_tensorflow_reads(model, RUN / "model-400")
     assert not any("TensorFlow" in note for note in model.notes)
 
 
-def test_what_the_native_reader_does_not_know_goes_to_tensorflow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arrays = named.layer(1)
-    prefix = named.save(tmp_path / "m", {f"bn/{role}": arrays[role] for role in ROLES})
+@pytest.fixture
+def unsupported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The native reader does not support any checkpoint."""
 
     def refuse(*args: Any, **options: Any) -> None:
-        raise UnsupportedError(str(prefix), "needs a reader of the future")
+        raise UnsupportedError("m", "needs a reader of the future")
 
     monkeypatch.setattr("bnstat.formats.tensorflow.bundle.Bundle.__init__", refuse)
+
+
+@pytest.mark.usefixtures("unsupported")
+def test_tensorflow_reads_files_that_the_native_reader_does_not_support(tmp_path: Path) -> None:
+    arrays = named.layer(1)
+    prefix = named.save(tmp_path / "m", {f"bn/{role}": arrays[role] for role in ROLES})
     model = bnstat.load(prefix)
     assert_layers(model, {"bn": arrays})
     assert "read with TensorFlow: needs a reader of the future" in model.notes
@@ -113,97 +178,108 @@ def test_what_the_native_reader_does_not_know_goes_to_tensorflow(
         bnstat.load(prefix, reader="native")
 
 
-def test_where_no_reader_can_the_native_one_says_why(
+@pytest.mark.usefixtures("unsupported")
+def test_the_native_readers_error_is_raised_if_tensorflow_fails_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_norm(tmp_path, "m", 1)
 
-    def refuse(*args: Any, **options: Any) -> None:
-        raise UnsupportedError("m", "needs a reader of the future")
-
     def fail(*args: Any) -> None:
         raise bnstat.DamagedError("m", "is beyond TensorFlow")
 
-    monkeypatch.setattr("bnstat.formats.tensorflow.bundle.Bundle.__init__", refuse)
     monkeypatch.setattr("bnstat.formats.tensorflow.checkpoint.TensorflowTensors.__init__", fail)
     with pytest.raises(UnsupportedError, match="reader of the future"):
         bnstat.load(tmp_path)
 
 
-def test_tensorflows_own_words_about_damage(tmp_path: Path) -> None:
-    prefix = named.save(
-        tmp_path / "m", {"bn/moving_mean": np.ones(3), "bn/moving_variance": np.ones(3)}
-    )
-    data = Path(f"{prefix}.data-00000-of-00001")
-    data.write_bytes(b"\x01" * data.stat().st_size)
+def test_an_error_of_tensorflow_is_one_line(tmp_path: Path) -> None:
+    save_norm(tmp_path, "m", 1)
+    spoil(tmp_path)
     with pytest.raises(bnstat.DamagedError, match="TensorFlow cannot read it") as caught:
-        bnstat.load(prefix, reader="tensorflow")["bn"].read()
+        bnstat.load(tmp_path, reader="tensorflow")["bn"].read()
     assert "\n" not in str(caught.value)
 
 
+def test_tensorflows_reader_is_refused_for_remote_files() -> None:
+    fsspec = pytest.importorskip("fsspec")
+    files = fsspec.filesystem("memory")
+    for name, content in handmade.bundle(layer("a")).items():
+        files.pipe(f"/loading/{name}", content)
+    assert bnstat.load("memory://loading").keys() == ["a"]
+    with pytest.raises(bnstat.BnstatError, match="TensorFlow's reader reads local files only"):
+        bnstat.load("memory://loading", reader="tensorflow")
+
+
+# Which layers and values are read
+
+
 def test_eager_reading(tmp_path: Path) -> None:
-    prefix = named.save(
-        tmp_path / "m", {"bn/moving_mean": np.ones(3), "bn/moving_variance": np.ones(3)}
-    )
-    data = Path(f"{prefix}.data-00000-of-00001")
-    data.write_bytes(b"\x01" * data.stat().st_size)
-    assert len(bnstat.load(prefix)) == 1
+    save_norm(tmp_path, "m", 1)
+    spoil(tmp_path)
+    assert len(bnstat.load(tmp_path)) == 1
+    assert len(bnstat.load(tmp_path, values=False, eager=True)) == 1
     with pytest.raises(bnstat.DamagedError):
-        bnstat.load(prefix, eager=True)
+        bnstat.load(tmp_path, eager=True)
 
 
-def spoil(folder: Path, prefix: str) -> None:
-    data = folder / f"{prefix}.data-00000-of-00001"
-    data.write_bytes(bytes(data.stat().st_size))
-
-
-def test_layers_without_statistics_are_read_with_the_others(tmp_path: Path) -> None:
-    tensors = {f"conv1/BatchNorm/{role}": np.ones(3) for role in ROLES[:2]}
-    for name, content in handmade.bundle(tensors).items():
-        (tmp_path / name).write_bytes(content)
+def test_eager_reading_includes_layers_without_statistics(tmp_path: Path) -> None:
+    save(tmp_path, {f"conv1/BatchNorm/{role}": np.ones(3) for role in ROLES[:2]})
     assert len(bnstat.load(tmp_path, eager=True).incomplete) == 1
-    spoil(tmp_path, "m")
+    spoil(tmp_path)
     with pytest.raises(bnstat.DamagedError):
         bnstat.load(tmp_path, eager=True)
     assert bnstat.load(tmp_path, eager=True, layers=["bn*"]).incomplete
 
 
-def test_no_value_is_read_where_none_is_asked_for(tmp_path: Path) -> None:
-    save_norm(tmp_path, "m", 1)
-    spoil(tmp_path, "m")
-    assert len(bnstat.load(tmp_path, values=False, eager=True)) == 1
+def test_other_layers_than_the_selected_ones_are_not_read(tmp_path: Path) -> None:
+    save(tmp_path, layer("a") | layer("b"))
+    spoil(tmp_path)
+    with pytest.raises(bnstat.DamagedError):
+        bnstat.load(tmp_path, eager=True)
+    assert bnstat.load(tmp_path, eager=True, layers=["a"]).keys() == ["a"]
+    ((_, every),) = bnstat.load_all(tmp_path)
+    assert isinstance(every, bnstat.DamagedError)
+    ((_, part),) = bnstat.load_all(tmp_path, layers=["a"])
+    assert isinstance(part, bnstat.Model)
 
 
-def test_of_all_checkpoints_each_is_read_or_an_error(tmp_path: Path) -> None:
-    for step in (1, 2, 3):
-        save_norm(tmp_path, f"m-{step}", step)
-    spoil(tmp_path, "m-2")
-    found = [type(model) for _, model in bnstat.load_all(tmp_path)]
-    assert found == [bnstat.Model, bnstat.DamagedError, bnstat.Model]
-    names = [name for name, _ in bnstat.load_all(tmp_path, last=2)]
-    assert names == ["m-2", "m-3"]
-
-
-def test_layers_by_name() -> None:
-    run = DATA / "digits/run"
-    assert bnstat.load(run, layers=["block1/*", "*3*"]).keys() == ["block1/bn", "block3/bn"]
-    for _, model in bnstat.load_all(run, layers=["block2/*"]):
+def test_layers_by_name(tmp_path: Path) -> None:
+    assert bnstat.load(RUN, layers=["block1/*", "*3*"]).keys() == ["block1/bn", "block3/bn"]
+    for _, model in bnstat.load_all(RUN, layers=["block2/*"]):
         assert model.keys() == ["block2/bn"]
     with pytest.raises(bnstat.NotFoundError, match="no batch-norm layer matches 'blok1/bn'"):
-        bnstat.load(run, layers=["block2/*", "blok1/bn"])
-    for _, error in bnstat.load_all(run, layers=["x"]):
+        bnstat.load(RUN, layers=["block2/*", "blok1/bn"])
+    for _, error in bnstat.load_all(RUN, layers=["x"]):
         assert isinstance(error, bnstat.NotFoundError)
-
-
-def test_layers_by_name_of_a_file_without_any(tmp_path: Path) -> None:
-    for name, content in handmade.bundle({"kernel": np.ones(3)}).items():
-        (tmp_path / name).write_bytes(content)
+    save(tmp_path, {"kernel": np.ones(3)})
     assert len(bnstat.load(tmp_path, layers=["x"])) == 0
 
 
-def test_a_verdict_for_every_variable() -> None:
-    model = bnstat.load(DATA / "digits/run")
-    stored = tf.train.load_checkpoint(str(DATA / "digits/run/model-400"))
+@pytest.mark.parametrize("globs", [[], ["a"]])
+def test_layers_without_statistics_are_always_listed(globs: list[str], tmp_path: Path) -> None:
+    save(tmp_path, {**layer("a"), "conv/BatchNorm/gamma": np.ones(3)})
+    model = bnstat.load(tmp_path, layers=globs)
+    assert [each.name for each in model.incomplete] == ["conv/BatchNorm"]
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({}, ["a"]),
+        ({"include_shadows": False}, ["a"]),
+        ({"include_shadows": True}, ["a", f"a{SHADOW}"]),
+    ],
+)
+def test_shadows(options: dict[str, bool], names: list[str], tmp_path: Path) -> None:
+    save(tmp_path, layer("a") | layer("a", SHADOW))
+    assert bnstat.load(tmp_path, **options).keys() == names
+    ((_, model),) = bnstat.load_all(tmp_path, **options)
+    assert model.keys() == names
+
+
+def test_every_variable_is_explained() -> None:
+    model = bnstat.load(RUN)
+    stored = tf.train.load_checkpoint(str(RUN / "model-400"))
     verdicts = {verdict.key: verdict for verdict in model.explain()}
     assert set(verdicts) == set(stored.get_variable_to_shape_map())
     assert verdicts["block1/bn/gamma"].layer == "block1/bn"
@@ -211,3 +287,26 @@ def test_a_verdict_for_every_variable() -> None:
     assert "optimizer" in verdicts["block1/bn/gamma/Momentum"].reason
     assert verdicts["block1/conv/kernel"].layer is None
     assert sum(verdict.layer is not None for verdict in verdicts.values()) == 12
+
+
+# Notes
+
+
+def test_a_configuration_that_a_file_does_not_need(tmp_path: Path) -> None:
+    path = tmp_path / "m.keras"
+    path.write_bytes(handmade.keras_archive())
+    plain, configured = bnstat.load(path), bnstat.load(path, config=path)
+    assert configured.keys() == plain.keys()
+    assert set(configured.notes) - set(plain.notes) == {
+        f"{path} is not used: the file contains its own layers"
+    }
+
+
+def test_storage_options_for_a_local_path_are_noted(tmp_path: Path) -> None:
+    (tmp_path / "m.h5").write_bytes(handmade.hdf5_files()["legacy.h5"])
+    model = bnstat.load(tmp_path / "m.h5", storage_options={"key": "hidden"})
+    (note,) = (note for note in model.notes if "storage options" in note)
+    assert "hidden" not in note
+    ((_, each),) = bnstat.load_all(tmp_path, storage_options={"key": "hidden"})
+    assert note in each.notes
+    assert not any("storage options" in note for note in bnstat.load(tmp_path / "m.h5").notes)

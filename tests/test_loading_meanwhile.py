@@ -1,4 +1,4 @@
-"""`bnstat.load` while a training job saves: the model is read again, or it says that it changes."""
+"""`bnstat.load` while a training job saves: it reads once more, or raises `ChangedError`."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ DATA = Path(__file__).parent / "data"
 
 @pytest.fixture
 def job(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Lets a job do something each time after it was looked where the model lies, and when."""
+    """Return a function that schedules steps of a job, one before each time a model is opened."""
 
-    def let(*steps: Callable[[], object]) -> None:
-        left = list(steps)
+    def schedule(*steps: Callable[[], object]) -> None:
+        remaining = list(steps)
 
         def look(path: str, *access: Any) -> Any:
             place = locate(path, *access)
 
-            def open_(*how: Any) -> Any:
-                if left:
-                    left.pop(0)()
-                return place.default.open(*how)
+            def open_(*options: Any) -> Any:
+                if remaining:
+                    remaining.pop(0)()
+                return place.default.open(*options)
 
             return place._replace(default=place.default._replace(open=open_))
 
         monkeypatch.setattr("bnstat.loading.locate", look)
 
-    return let
+    return schedule
 
 
 def replace(folder: Path, old: str, new: str, mean: float) -> None:
@@ -60,9 +60,7 @@ def test_a_checkpoint_that_is_replaced_is_read_again(
     np.testing.assert_array_equal(model["bn"].moving_mean, np.full(3, 2, "f4"))
 
 
-def test_a_folder_that_changes_faster_than_it_is_read(
-    tmp_path: Path, job: Callable[..., None]
-) -> None:
+def test_a_model_is_read_at_most_twice(tmp_path: Path, job: Callable[..., None]) -> None:
     save_norm(tmp_path, "m-1", 1)
     job(
         lambda: replace(tmp_path, "m-1", "m-2", 2),
@@ -113,14 +111,14 @@ Torn = tuple[Path, Path, bytes]
     "build", [_bundle, _saved_model, _numbered, _shards, _unzipped, _single_file]
 )
 class TestOverwrittenInPlace:
-    """A job is within one of a model's files; no other file's time tells of that."""
+    """A job has written half of one file of a model, and the times of other files do not change."""
 
     @pytest.fixture
     def torn(self, build: Callable[[Path], Path], tmp_path: Path) -> Torn:
-        """A model, its file that is half written, and what is being written."""
+        """Return the path of a model, its half-written file, and the file's whole content."""
         half = build(tmp_path)
         content = half.read_bytes()
-        # A bundle's tensors begin at once; HDF5 begins with what tells that it is HDF5.
+        # The tensors of a bundle start at offset 0; HDF5 starts with its signature.
         start = 0 if ".data-" in half.name else len(content) // 2
         half.write_bytes(content[:start].ljust(len(content), b"\0"))
         for path in (tmp_path, *tmp_path.rglob("*")):
@@ -128,7 +126,7 @@ class TestOverwrittenInPlace:
         index = tmp_path / "m.weights.json"
         return index if index.exists() else tmp_path, half, content
 
-    def test_it_is_read_again(self, torn: Torn, job: Callable[..., None]) -> None:
+    def test_the_model_is_read_again(self, torn: Torn, job: Callable[..., None]) -> None:
         path, half, content = torn
         job(lambda: os.utime(half, (2000, 2000)), lambda: half.write_bytes(content))
         model = bnstat.load(path, eager=True)
@@ -137,12 +135,12 @@ class TestOverwrittenInPlace:
             for role in ROLES:
                 np.testing.assert_array_equal(layer.array(role), expected.array(role))
 
-    def test_the_job_goes_on(self, torn: Torn, job: Callable[..., None]) -> None:
+    def test_an_unfinished_job_is_an_error(self, torn: Torn, job: Callable[..., None]) -> None:
         path, half, _ = torn
         job(lambda: os.utime(half, (2000, 2000)))
         with pytest.raises(bnstat.ChangedError, match="try again"):
             bnstat.load(path, eager=True)
 
-    def test_there_is_no_job(self, torn: Torn) -> None:
+    def test_a_file_that_no_job_writes_is_damaged(self, torn: Torn) -> None:
         with pytest.raises(bnstat.DamagedError):
             bnstat.load(torn[0], eager=True)

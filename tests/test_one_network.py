@@ -1,7 +1,7 @@
 """One network in every format that TensorFlow, Keras 3 and tf-keras can write.
 
-Whatever the format, the layers are the same, in the same order, with the same bits; and epsilon,
-momentum, axis and names are the layer's own wherever the format holds them.
+In every format, the layers are the same, in the same order, with the same bits. Epsilon, momentum,
+axis and names are the layer's own if the format stores them.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ LAYERS = {
     "narrow": {"dtype": "bfloat16"},
     "mixed": {"dtype": "mixed_float16"},
 }
-"""The network's batch-norm layers, in its order."""
+"""The batch-norm layers of the network, in its order."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """A format, and which settings it holds."""
+    """A format, and the settings that it stores."""
 
     write: Callable[[Any, Path], Path]
-    holds: frozenset[str]
+    settings: frozenset[str]
 
 
 def build(library: Any) -> Any:
@@ -164,7 +164,9 @@ def networks() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_every_format_tells_the_same(kind: str, networks: dict[str, Any], tmp_path: Path) -> None:
+def test_every_format_stores_the_same_layers(
+    kind: str, networks: dict[str, Any], tmp_path: Path
+) -> None:
     network = networks[kind.split()[0]]
     own = batch_norms(network)
     written = FORMATS[kind]
@@ -173,13 +175,13 @@ def test_every_format_tells_the_same(kind: str, networks: dict[str, Any], tmp_pa
     found = {same_layer(own, layer): layer for layer in model}
     assert len(found) == len(model) == len(LAYERS)
     assert not model.incomplete
-    if "name" in written.holds:
+    if "name" in written.settings:
         assert set(model.keys()) == set(LAYERS)
-    if "order" in written.holds:
+    if "order" in written.settings:
         assert list(found) == list(LAYERS)
     for name, layer in found.items():
         roles = {role for role in ROLES if getattr(own[name], role, None) is not None}
-        if "roles" in written.holds:
+        if "roles" in written.settings:
             assert set(layer.variables) == roles
         else:
             assert set(layer.variables) <= roles
@@ -192,22 +194,22 @@ def test_every_format_tells_the_same(kind: str, networks: dict[str, Any], tmp_pa
             assert stored is not None
             assert stored.dtype == expected.dtype
             assert stored.tobytes() == expected.tobytes()
-        if "epsilon" in written.holds:
+        if "epsilon" in written.settings:
             assert layer.epsilon == LAYERS[name].get("epsilon", 0.001)
         else:
             assert layer.epsilon is None
-        if "momentum" in written.holds:
+        if "momentum" in written.settings:
             assert layer.momentum == LAYERS[name].get("momentum", 0.99)
-        if "axis" in written.holds:
+        if "axis" in written.settings:
             assert layer.axis in axes_of(own[name])
         elif layer.axis is not None:
             assert layer.axis % 4 in {axis % 4 for axis in axes_of(own[name])}
-        if "trainable" in written.holds:
+        if "trainable" in written.settings:
             assert layer.trainable is (name != "frozen")
 
 
 def same_layer(own: dict[str, Any], layer: bnstat.BatchNorm) -> str:
-    """The layer that has the very moving variance that was read."""
+    """Return the name of the layer with the moving variance that was read."""
     stored = layer.moving_variance
     assert stored is not None
     (name,) = [
@@ -219,5 +221,5 @@ def same_layer(own: dict[str, Any], layer: bnstat.BatchNorm) -> str:
 
 
 def axes_of(layer: Any) -> set[int]:
-    """The axis as Keras 3 (an int) or Keras 2 (a list of one) keeps it."""
+    """Return the axis of a Keras 3 layer (an int) or a Keras 2 layer (a list of one)."""
     return set(layer.axis) if isinstance(layer.axis, list | tuple) else {layer.axis}

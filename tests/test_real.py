@@ -1,4 +1,4 @@
-"""Model files from the wild against what a person found in them by hand (`truth.json`)."""
+"""Public model files, compared with their contents as checked by hand (`truth.json`)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _name(key: str, layer: dict[str, Any]) -> str:
     return layer.get("user_name") or key
 
 
-def test_there_is_a_set_of_every_kind(real: Path) -> None:
+def test_every_kind_of_file_occurs(real: Path) -> None:
     kinds = {_truth(real, slug)["kind"] for slug in SETS}
     assert kinds == {"bn", "no-bn", "index-only", "unreadable"}
 
@@ -93,7 +93,7 @@ def test_values(real: Path, slug: str) -> None:
 
 
 @pytest.mark.parametrize("slug", with_configs())
-def test_order_and_settings_are_the_configs(real: Path, slug: str) -> None:
+def test_order_and_settings_come_from_the_configuration(real: Path, slug: str) -> None:
     listed = _truth(real, slug)["config_bn"]
     model = _load(real, slug)
     assert [layer.name for layer in model] == [name for _, name, *_ in listed]
@@ -134,7 +134,7 @@ def test_unreadable_files_name_the_cause(real: Path, slug: str) -> None:
         [layer.array(role) for layer in _load(real, slug) for role in ROLES]
 
 
-def test_what_a_truncated_data_file_still_holds(real: Path) -> None:
+def test_the_rest_of_a_truncated_data_file_is_readable(real: Path) -> None:
     whole = _load(real, "phasenet-tf1-adam")
     cut = _load(real, "derived-trunc-phasenet-data")
     readable = 0
@@ -149,6 +149,6 @@ def test_what_a_truncated_data_file_still_holds(real: Path) -> None:
     assert 0 < readable < len(whole)
 
 
-def test_a_saved_model_without_its_graph_says_so(real: Path) -> None:
+def test_a_saved_model_without_its_graph_has_a_note(real: Path) -> None:
     notes = _load(real, "bad-serving-nopb-savedmodel").notes
     assert any("saved_model.pb is missing" in note for note in notes)

@@ -29,7 +29,7 @@ def _prefixes() -> list[str]:
 
 
 def _restored(path: Path, key: str, dtype: tf.DType) -> Array:
-    """What TensorFlow restores; unlike its checkpoint reader, also sliced tensors of V1 files."""
+    """Restore a tensor by TensorFlow, also sliced tensors of V1 files."""
     (tensor,) = tf.raw_ops.RestoreV2(
         prefix=str(path), tensor_names=[key], shape_and_slices=[""], dtypes=[dtype]
     )
@@ -101,7 +101,7 @@ BY_NAME["snap/v1.ckpt"] = BY_NAME["snap/v2"] = _TF1_LAYERS
 
 
 def _prefix(path: Path) -> Path:
-    """The prefix of the bundle, or the V1 file, that a path stands for."""
+    """Return the prefix of the bundle, or the V1 file, at a path."""
     if (path / "variables").is_dir():
         return path / "variables/variables"
     if path.is_dir():
@@ -159,7 +159,7 @@ def test_tensorpack(written: Path) -> None:
     }
 
 
-def test_averages_that_are_the_statistics(written: Path) -> None:
+def test_averages_as_statistics(written: Path) -> None:
     model = bnstat.load(written / "names_1.15.5/manual_ema/m.ckpt")
     statistics = {
         layer.name: (layer.variables["moving_mean"].key, layer.variables["moving_variance"].key)
@@ -254,7 +254,7 @@ def _numbered(start: int) -> list[str]:
         ("k3_subclass_unbuilt/e3", [0, 4]),
     ],
 )
-def test_layers_that_only_the_graph_tells_apart(
+def test_layers_that_only_the_graph_separates(
     written: Path, target: str, starts: list[int]
 ) -> None:
     model = bnstat.load(written / target)
@@ -287,7 +287,7 @@ def test_a_subclassed_keras_3_model(written: Path) -> None:
         ("k215/subsm", 0.001, [1] * 6),
     ],
 )
-def test_what_keras_metadata_tells(
+def test_settings_from_keras_metadata(
     written: Path, target: str, epsilon: float, axes: list[int]
 ) -> None:
     model = bnstat.load(written / target)
@@ -300,7 +300,7 @@ def test_what_keras_metadata_tells(
     ["k215/export", "k3_2.21_keras3.15/sm", "k3_2.21_keras3.15/export", "v1_tf2.15/sm1",
      "v1_tf2.15/c", "v1_tf2.15/k", "k3_2.21_keras3.15/subexport", "tf1ckpt/tf115/v2.ckpt-7"],
 )  # fmt: skip
-def test_what_a_graph_tells(written: Path, target: str) -> None:
+def test_settings_from_a_graph(written: Path, target: str) -> None:
     assert {round(layer.epsilon or 0, 8) for layer in bnstat.load(written / target)} == {0.001}
 
 

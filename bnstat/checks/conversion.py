@@ -13,12 +13,12 @@ from typing import Final, Literal
 
 import numpy as np
 
-from bnstat.checks.rule import Finding, Rule, Thresholds, all_of, at_start, numbers_of
+from bnstat.checks.rule import Finding, Rule, Thresholds, all_of, has_initial_statistics, numbers_of
 from bnstat.formats.registry import BY_NAME
 from bnstat.model import BatchNorm, Model
 
 
-def untouched(layer: BatchNorm) -> bool | None:
+def has_initial_weights(layer: BatchNorm) -> bool | None:
     """Return True if gamma and beta have initial values; None if the layer has neither.
 
     A trained beta is not exactly 0 in every channel, whatever the initial gamma was.
@@ -44,7 +44,9 @@ def rewritten(model: Model) -> Literal["surely", "perhaps", "no"]:
         return "no"
     if (source.writer or "").lower().startswith(BY_NAME[source.format].exact_writers):
         return "no"
-    if not all(map(at_start, model.layers)) or all(map(untouched, model.layers)):
+    if not all(map(has_initial_statistics, model.layers)):
+        return "no"
+    if all(map(has_initial_weights, model.layers)):
         return "no"
     if any(map(has_negative_zero, model.layers)) or all(map(_divides_by_one, model.layers)):
         return "surely"

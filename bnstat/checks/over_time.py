@@ -16,7 +16,7 @@ _INTERVALS: Final = 3
 
 
 def _last_change(history: History, layer: str, *roles: str) -> int | None:
-    """Return the index of the last checkpoint in which one of the roles changed or appeared.
+    """Return the index of the last checkpoint where one of the roles changed or appeared.
 
     None if the newest checkpoint has none of them. A change is NaN both if a layer appears, and
     if a checkpoint lacks it. In the second case, nothing changed.
@@ -212,7 +212,7 @@ def _slows_down(history: History, growth: NDArray[np.float64]) -> bool:
 DIVERGING: Final = Rule(
     code="BN103",
     name="diverging",
-    title="statistics grow without end, or broke",
+    title="statistics grow without limit, or broke",
     severity="error",
     what="A variable of the layer became NaN or infinite during the run (error), or its mean "
     "variance grew by more than the threshold in each of the last three intervals without slowing "

@@ -21,7 +21,7 @@ SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "info")
 """The most serious first."""
 
 LARGEST_DEFAULT_EPSILON: Final = 1e-3
-"""The default of Keras, tf.layers and slim; those of Sonnet 2, Flax and PyTorch are smaller."""
+"""The default of Keras, tf.layers and slim; Sonnet 2, Flax and PyTorch have smaller ones."""
 
 SMALLEST_DEFAULT_EPSILON: Final = 1e-5
 """The default of Sonnet 2, tensorpack, Flax and PyTorch."""
@@ -91,9 +91,9 @@ class Thresholds:
         """Return the defaults with some of them replaced.
 
         Raises:
-            BnstatError: there is no threshold of that name, or the value is not above 0.
+            BnstatError: there is no threshold of that name, or a value is not above 0.
         """
-        names = [each.name for each in fields(cls)]
+        names = [threshold.name for threshold in fields(cls)]
         for name, value in settings.items():
             if name not in names:
                 raise BnstatError(name, "there is no such threshold", f"use {', '.join(names)}")
@@ -110,7 +110,7 @@ class Rule(Generic[Subject]):
         code: the code, such as `BN001`; never reused for another rule.
         name: the name, such as `never-updated`.
         title: what it finds, in at most 43 characters.
-        severity: that of its most serious finding.
+        severity: the severity of its most serious finding.
         what: what it finds, and when a finding is less serious than `severity`.
         why: what it does to the network.
         example: numbers that it finds.
@@ -129,11 +129,11 @@ class Rule(Generic[Subject]):
     example: str
     fixes: Mapping[str, str]
     confidence: str
-    threshold: str
+    threshold: str = "None."
     find: Callable[[Rule[Subject], Subject, Thresholds], Iterator[Finding]]
 
     def sections(self) -> dict[str, str]:
-        """Return the titles and texts of the documentation, in the order in which to show them."""
+        """Return the titles and texts of the documentation, in their order of display."""
         return {
             "What it finds": self.what,
             "Why it matters": self.why,
@@ -178,7 +178,19 @@ def epsilon_of(layer: BatchNorm, default: float = LARGEST_DEFAULT_EPSILON) -> fl
     return default if layer.epsilon is None else layer.epsilon
 
 
-def at_start(layer: BatchNorm) -> bool:
+def scale_of(layer: BatchNorm) -> NDArray[np.float64] | None:
+    """Return gamma / sqrt(variance + epsilon), the factor of each channel in inference.
+
+    None if the variance is missing, or gamma has another shape.
+    """
+    variance, gamma = numbers_of(layer, "moving_variance"), numbers_of(layer, "gamma")
+    if variance is None or (gamma is not None and gamma.shape != variance.shape):
+        return None
+    with np.errstate(all="ignore"):
+        return (1.0 if gamma is None else gamma) / np.sqrt(variance + epsilon_of(layer))
+
+
+def has_initial_statistics(layer: BatchNorm) -> bool:
     """Return True if every moving mean is the initial 0 and every moving variance is 1."""
     statistics = statistics_of(layer)
     return statistics is not None and bool(

@@ -100,7 +100,7 @@ class Config:
     def _matches(self, glob: str, path: str) -> bool:
         """Return True if a glob matches the path or one of its folders; `*` also matches `/`."""
         relative = PurePath(os.path.relpath(path, self.folder))
-        candidates = [each.as_posix() for each in (relative, *relative.parents)]
+        candidates = [ancestor.as_posix() for ancestor in (relative, *relative.parents)]
         if "/" not in glob:
             candidates += relative.parts
         return any(fnmatchcase(candidate, glob.rstrip("/")) for candidate in candidates)

@@ -8,7 +8,15 @@ from typing import Final
 
 import numpy as np
 
-from bnstat.checks.rule import Finding, Rule, Thresholds, at_start, count, numbers_of, statistics_of
+from bnstat.checks.rule import (
+    Finding,
+    Rule,
+    Thresholds,
+    count,
+    has_initial_statistics,
+    numbers_of,
+    statistics_of,
+)
 from bnstat.model import ROLES, BatchNorm, Model, squeezed
 
 
@@ -56,7 +64,6 @@ MISSING_STATISTICS: Final = Rule(
     },
     confidence="Certain that they are missing. Also certain that the layer is batch norm, except "
     "if the only evidence is a name such as conv1/BatchNorm or bn1.",
-    threshold="None.",
     find=_find_missing,
 )
 
@@ -93,11 +100,10 @@ UNEQUAL_SHAPES: Final = Rule(
     "not.",
     example="gamma [48], beta [48], moving mean [64], moving variance [64].",
     fixes={
-        "any library": "Prune all four together. Compare with the checkpoint before: bnstat diff "
+        "any library": "Prune all four together. Compare with an earlier checkpoint: bnstat diff "
         "OLD NEW.",
     },
     confidence="Certain about the shapes.",
-    threshold="None.",
     find=_find_unequal_shapes,
 )
 
@@ -106,7 +112,7 @@ def _find_copied(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Fin
     originals: dict[bytes, BatchNorm] = {}
     for layer in model.layers:
         statistics = statistics_of(layer)
-        if statistics is None or at_start(layer) or not statistics[0].any():
+        if statistics is None or has_initial_statistics(layer) or not statistics[0].any():
             continue
         content = b"".join(numbers.tobytes() for numbers in statistics)
         digest = hashlib.blake2b(content, digest_size=16).digest()
@@ -115,8 +121,8 @@ def _find_copied(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Fin
             continue
         is_same = all(_is_equal(layer, original, role) for role in ("gamma", "beta"))
         yield rule.finding(
-            f"moving mean and variance are identical to those of {original.name!r}"
-            + (", and so are gamma and beta" if is_same else ", but gamma or beta differs"),
+            f"has the same moving mean and variance as {original.name!r}"
+            + (", and the same gamma and beta" if is_same else ", but another gamma or beta"),
             layer=layer.name,
             severity="info" if is_same or not _must_differ(layer, original, model) else "warning",
         )
@@ -144,19 +150,19 @@ COPIED_STATISTICS: Final = Rule(
     name="copied-statistics",
     title="moving statistics of another layer",
     severity="warning",
-    what="The moving mean and variance are identical, bit by bit, to those of another layer, while "
-    "gamma or beta differs. The severity is info if gamma and beta are identical as well: one "
+    what="The moving mean and variance are copies of another layer's, bit by bit, while gamma or "
+    "beta differs. The severity is info if gamma and beta are identical as well: one "
     "layer that is stored twice, or a copy of a network (a target network, a second tower). It is "
     "also info if the graph shows that both layers normalize the same tensor, and in a file "
     "without a graph that no converter wrote.",
     why="Two layers do not get the same activations: a conversion wrote the statistics of one "
     "layer into another.",
-    example="moving mean and variance are identical to those of 'block1/bn', but gamma or beta "
-    "differs.",
+    example="has the same moving mean and variance as 'block1/bn', but another gamma or beta.",
     fixes={
         "any library": "Check the mapping of names that the conversion used; bnstat diff ORIGINAL "
         "CONVERTED shows which layers are wrong.",
-        "Keras": "Numbered names (batch_normalization_10) do not sort as strings.",
+        "Keras": "Sort numbered names by number: as strings, batch_normalization_10 comes before "
+        "batch_normalization_2.",
     },
     confidence="Certain about the copy. Two layers that normalize the same tensor, such as two "
     "heads of a network, correctly have the same statistics. If the file does not show that they "
@@ -198,6 +204,5 @@ UNDECIDED: Final = Rule(
     },
     confidence="Certain that the file does not record the roles. Of Keras's own layers, only batch "
     "norm has three vectors of one length, but a custom layer may have them too.",
-    threshold="None.",
     find=_find_undecided,
 )

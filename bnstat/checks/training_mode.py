@@ -29,6 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from math import isfinite, sqrt
 from typing import Final, Literal, NamedTuple
 from weakref import WeakKeyDictionary
@@ -36,7 +37,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from bnstat.checks.rule import at_start, count, epsilon_of, numbers_of, statistics_of
+from bnstat.checks.rule import count, has_initial_statistics, numbers_of, scale_of
 from bnstat.errors import BnstatError
 from bnstat.model import BatchNorm, Model, PrecedingBias, StatisticsUse, Variable, as_float64, fetch
 
@@ -170,7 +171,7 @@ def _by_weights_and_graph(model: Model) -> Evidence:
         uses = model.statistics_uses()
     except BnstatError:
         return by_weights
-    layers = [layer for layer in model.layers if at_start(layer)] or model.layers
+    layers = [layer for layer in model.layers if has_initial_statistics(layer)] or model.layers
     shown = [uses[layer.name] for layer in layers if layer.name in uses]
     if not shown:
         return by_weights
@@ -231,11 +232,11 @@ def training_evidence(model: Model) -> Evidence:
         DamagedError, NotFoundError: as `Variable.read`.
     """
     biases = model.preceding_biases()
-    usable = [each for each in model.layers if each.name in biases and "beta" in each.variables]
+    usable = [layer for layer in model.layers if layer.name in biases and "beta" in layer.variables]
     fetch(variable for layer in usable for variable in _variables(biases[layer.name]))
     pairs = [_pair(layer, biases[layer.name]) for layer in usable]
-    if any(map(at_start, model.layers)):
-        return judge([pair for pair, layer in zip(pairs, usable, strict=True) if at_start(layer)])
+    if any(map(has_initial_statistics, model.layers)):
+        return judge(list(compress(pairs, map(has_initial_statistics, usable))))
     with_gradients = [pair for pair in pairs if pair.gradient is not None]
     if not with_gradients:
         return Evidence(
@@ -260,20 +261,10 @@ def _pair(layer: BatchNorm, bias: PrecedingBias) -> Pair:
     gradient = None
     if bias.slots is not None:
         of_bias, of_beta = (
-            as_float64(each.read()).ravel() for each in (bias.slots.of_bias, bias.slots.of_beta)
+            as_float64(slot.read()).ravel() for slot in (bias.slots.of_bias, bias.slots.of_beta)
         )
-        gradient = compare_gradients(of_bias, of_beta, bias.slots.are_squared, _scale(layer))
+        gradient = compare_gradients(of_bias, of_beta, bias.slots.are_squared, scale_of(layer))
     return Pair(values, beta, bias.is_proven, gradient)
-
-
-def _scale(layer: BatchNorm) -> NDArray[np.float64] | None:
-    """Return the factor of each channel in inference; None if the statistics are not stored."""
-    statistics = statistics_of(layer)
-    if statistics is None:
-        return None
-    gamma = numbers_of(layer, "gamma")
-    with np.errstate(all="ignore"):
-        return (1.0 if gamma is None else gamma) / np.sqrt(statistics[1] + epsilon_of(layer))
 
 
 def compare_gradients(
@@ -295,14 +286,16 @@ def compare_gradients(
             of_bias, of_beta = np.sqrt(of_bias), np.sqrt(of_beta)
             scale = None if scale is None else np.abs(scale)
         expected = of_beta if scale is None else of_beta * scale
-        sizes = [float(np.linalg.norm(each)) for each in (of_bias, expected, of_bias - expected)]
+        sizes = [
+            float(np.linalg.norm(vector)) for vector in (of_bias, expected, of_bias - expected)
+        ]
     if not all(map(isfinite, sizes)) or not sizes[0] or not sizes[1]:
         return None
     return Gradient(sizes[0] / sizes[1], sizes[2] / sizes[1])
 
 
 class _Comparison:
-    """The pairs in which bias and beta were trained, and the numbers of `Evidence` about them."""
+    """The pairs with a trained bias and beta, and the numbers of `Evidence` about them."""
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
         self.pairs = [pair for pair in pairs if _is_trained(pair.bias) and _is_trained(pair.beta)]

@@ -11,15 +11,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bnstat.checks.conversion import has_negative_zero, rewritten, untouched
+from bnstat.checks.conversion import has_initial_weights, has_negative_zero, rewritten
 from bnstat.checks.rule import (
     Finding,
     Rule,
     Severity,
     Thresholds,
     all_of,
-    at_start,
     epsilon_of,
+    has_initial_statistics,
     statistics_of,
 )
 from bnstat.checks.training_mode import trained_with
@@ -69,13 +69,18 @@ class _Initial:
 
 def _initial_layers(model: Model) -> _Initial:
     converted = rewritten(model)
-    layers = [layer for layer in model.layers if at_start(layer) and not has_negative_zero(layer)]
+    layers = [
+        layer
+        for layer in model.layers
+        if has_initial_statistics(layer) and not has_negative_zero(layer)
+    ]
     if converted == "surely" or not layers:
         return _Initial((), "converted")
     is_trained = model.source.step != 0 and (
-        len(layers) < len(model.layers) or any(untouched(layer) is False for layer in layers)
+        len(layers) < len(model.layers)
+        or any(has_initial_weights(layer) is False for layer in layers)
     )
-    if not is_trained or all(map(untouched, layers)):
+    if not is_trained or all(map(has_initial_weights, layers)):
         return _Initial(layers, "untrained")
     if converted == "perhaps":
         return _Initial(layers, "converted")
@@ -103,7 +108,7 @@ def _find_never_updated(rule: Rule[Model], model: Model, _: Thresholds) -> Itera
         else "the network was trained"
     )
     for layer in initial.layers:
-        is_initial = not is_trained or untouched(layer) is True
+        is_initial = not is_trained or has_initial_weights(layer) is True
         yield rule.finding(
             f"moving mean 0 and variance 1 in {all_of(layer.channels, 'channel')}{_counted(layer)}"
             + ("; gamma and beta are initial as well" if is_initial else f", although {trained}"),
@@ -253,7 +258,6 @@ UNUSED_STATISTICS: Final = Rule(
     confidence="Certain about the graph in the file: every op that reads a variable is followed. A "
     "program may build another graph for inference. If that graph reads the statistics, inference "
     "is broken as BN001 describes.",
-    threshold="None.",
     find=_find_unused,
 )
 
@@ -263,7 +267,7 @@ def _find_half_updated(
 ) -> Iterator[Finding]:
     for layer in model.layers:
         statistics = statistics_of(layer)
-        if statistics is None or not all(np.isfinite(each).all() for each in statistics):
+        if statistics is None or not all(np.isfinite(numbers).all() for numbers in statistics):
             continue
         mean_is_initial = bool((statistics[0] == 0).all())
         variance_is_initial = bool((statistics[1] == 1).all())
@@ -341,7 +345,7 @@ def _steps(model: Model) -> tuple[int, float] | None:
 
 
 def _by_momentum(model: Model, thresholds: Thresholds) -> dict[float, _Layers]:
-    """Return the layers in which a remainder of the initial 1 matters, by their momentum.
+    """Return the layers where a remainder of the initial 1 matters, by their momentum.
 
     The remainder is at most the smallest variance of all layers with the same momentum. Below
     epsilon, it has no effect.
@@ -351,7 +355,7 @@ def _by_momentum(model: Model, thresholds: Thresholds) -> dict[float, _Layers]:
         statistics = statistics_of(layer)
         if layer.momentum is None or not 0 < layer.momentum < 1 or layer.trainable is False:
             continue
-        if statistics is not None and not at_start(layer):
+        if statistics is not None and not has_initial_statistics(layer):
             groups.setdefault(layer.momentum, []).append((layer, statistics[1]))
     return {
         momentum: layers
@@ -416,9 +420,9 @@ HARDLY_WARMED_UP: Final = Rule(
     "The severity is info if the smallest variance of the model is above 1, or above 1.5 times m^n "
     "(3 times if the optimizer counted): then nothing else confirms that n is the number of "
     "updates.",
-    why="The statistics are a mixture of those of the activations and the initial 0 and 1. With a "
-    "true variance of 0.01 and 10 % of the initial 1 left, the layer divides by a variance that is "
-    "ten times too large.",
+    why="The statistics are a mixture of the activations' statistics and the initial 0 and 1. With "
+    "a true variance of 0.01 and 10 % of the initial 1 left, the layer divides by a variance that "
+    "is ten times too large.",
     example="momentum 0.999, step 700: half of the moving variance is the initial 1.",
     fixes={
         "TF1": "Train longer, or lower momentum (decay) to 0.9 or 0.99. In slim and contrib: "
@@ -431,9 +435,9 @@ HARDLY_WARMED_UP: Final = Rule(
     "Checkpoints are also numbered by epoch or by save, and a model that is compiled again counts "
     "from 0. A moving variance below m^n in any layer with the same momentum disproves the step, "
     "and nothing is reported. Layers that started from pretrained statistics, or whose statistics "
-    "were estimated (for example by bnstat recalibrate), contain no initial 0 and 1. However, "
-    "their variances are seldom all above m^n with one just above it, as they are where a channel "
-    "of small variance depends on the rest of the 1.",
+    "were estimated (for example by bnstat recalibrate), contain no initial 0 and 1. However, it "
+    "is rare that all of their variances are above m^n and one is just above it. This is typical "
+    "of a channel with a small variance that still contains the rest of the initial 1.",
     threshold="`initial`, 0.1 by default, for m^n and for its part of the median variance. This "
     "share is the debiasing term of Adam (Kingma and Ba 2015, section 3) and of zero_debias in "
     "tf.train.ExponentialMovingAverage. A tenth changes 1 / sqrt(variance) by at most about 5 % "

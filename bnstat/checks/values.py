@@ -16,6 +16,7 @@ from bnstat.checks.rule import (
     epsilon_of,
     numbers_of,
     of_channels,
+    scale_of,
 )
 from bnstat.model import ROLES, BatchNorm, Model
 
@@ -52,7 +53,7 @@ NOT_FINITE: Final = Rule(
     "of the network NaN. If only the variance is infinite, the channel outputs the constant beta.",
     example="moving variance is NaN in 3 of 64 channels.",
     fixes={
-        "any library": "Go back to the last checkpoint without it; bnstat history shows which. A "
+        "any library": "Go back to the last finite checkpoint; bnstat history shows which it is. A "
         "moving average never recovers from a NaN: find the batch that caused it, and lower the "
         "learning rate or clip gradients.",
         "Keras 2": "tf.debugging.enable_check_numerics() finds the op that produces a NaN; "
@@ -61,15 +62,21 @@ NOT_FINITE: Final = Rule(
         "Keras 3": "With mixed precision, use a LossScaleOptimizer.",
     },
     confidence="Certain.",
-    threshold="None.",
     find=_find_not_finite,
 )
 
 
-def _find_negative(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
+def _variances(model: Model) -> Iterator[tuple[BatchNorm, NDArray[np.float64]]]:
+    """Yield each layer that has moving variances, and these."""
     for layer in model.layers:
         variance = numbers_of(layer, "moving_variance")
-        if variance is None or not (negative := variance < 0).any():
+        if variance is not None:
+            yield layer, variance
+
+
+def _find_negative(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Finding]:
+    for layer, variance in _variances(model):
+        if not (negative := variance < 0).any():
             continue
         least = float(variance[negative].min())
         epsilon = epsilon_of(layer)
@@ -139,10 +146,7 @@ def _find_collapsed(rule: Rule[Model], model: Model, thresholds: Thresholds) -> 
     dead = [layer for layer in model.layers if is_collapsed(layer, thresholds)]
     if len(dead) > 1:
         yield rule.finding(_dead_part(model, dead), layers=len(dead))
-    for layer in model.layers:
-        variance = numbers_of(layer, "moving_variance")
-        if variance is None:
-            continue
+    for layer, variance in _variances(model):
         limit = _collapsed_limit(layer, thresholds)
         collapsed = _collapsed_channels(variance, limit)
         if not collapsed.any():
@@ -201,8 +205,11 @@ COLLAPSED_VARIANCE: Final = Rule(
 
 def _find_exploding(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
     for layer in model.layers:
-        scale = _scale(layer)
-        if scale is None or not (exploding := scale > thresholds.scale).any():
+        scale = scale_of(layer)
+        if scale is None:
+            continue
+        scale = np.where(np.isfinite(scale), np.abs(scale), 0)  # other rules report NaN
+        if not (exploding := scale > thresholds.scale).any():
             continue
         bound = "at least " if layer.epsilon is None else ""
         yield rule.finding(
@@ -215,26 +222,16 @@ def _find_exploding(rule: Rule[Model], model: Model, thresholds: Thresholds) -> 
         )
 
 
-def _scale(layer: BatchNorm) -> NDArray[np.float64] | None:
-    """Return |gamma| / sqrt(variance + epsilon); 0 for NaN, which other rules report."""
-    variance, gamma = numbers_of(layer, "moving_variance"), numbers_of(layer, "gamma")
-    if variance is None or (gamma is not None and gamma.shape != variance.shape):
-        return None
-    with np.errstate(all="ignore"):
-        scale = (1.0 if gamma is None else np.abs(gamma)) / np.sqrt(variance + epsilon_of(layer))
-    return np.where(np.isfinite(scale), scale, 0)
-
-
 EXPLODING_SCALE: Final = Rule(
     code="BN007",
     name="exploding-scale",
     title="|gamma| / sqrt(variance + epsilon) is huge",
     severity="warning",
-    what="The factor by which the layer multiplies a channel in inference, "
-    "|gamma| / sqrt(variance + epsilon), is huge.",
+    what="In inference, the layer multiplies the channel by "
+    "|gamma| / sqrt(variance + epsilon), and this factor is huge.",
     why="The factor amplifies everything in that channel: rounding errors, a shift of the data, "
-    "the quantization step. Folded into the weights of the layer before, this channel alone sets "
-    "the range of a quantized tensor, and in float16 the activations overflow.",
+    "the quantization step. If the layer is folded into the weights before it, this channel alone "
+    "sets the range of a quantized tensor. In float16, the activations overflow.",
     example="|gamma| / sqrt(variance + epsilon) is above 1000 in 1 of 32 channels, up to 5.2e+04.",
     fixes={
         "any library": "Raise epsilon to 0.001, constrain gamma or add weight decay to it, and "
@@ -251,10 +248,7 @@ EXPLODING_SCALE: Final = Rule(
 
 
 def _find_outlying(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
-    for layer in model.layers:
-        variance = numbers_of(layer, "moving_variance")
-        if variance is None:
-            continue
+    for layer, variance in _variances(model):
         finite = np.isfinite(variance)
         alive = variance[finite & (variance > _collapsed_limit(layer, thresholds))]
         if alive.size < 4:
@@ -278,8 +272,8 @@ OUTLYING_VARIANCE: Final = Rule(
     name="outlying-variance",
     title="a moving variance is far above the median",
     severity="info",
-    what="A channel's moving variance is far above the median of the layer. The median is that of "
-    "at least four channels that are not constant.",
+    what="A channel's moving variance is far above the median of the layer. The median is taken "
+    "over at least four channels that are not constant.",
     why="Normalization hides it from the next layer, but not from anything between the two: "
     "folding, per-tensor quantization, float16. It can also be left over from a single batch that "
     "exploded.",
@@ -299,20 +293,18 @@ OUTLYING_VARIANCE: Final = Rule(
 
 
 def _off_channels(
-    layer: BatchNorm, thresholds: Thresholds
-) -> tuple[NDArray[np.bool_], NDArray[np.float64]] | None:
-    """Return the channels with a |gamma| below the threshold, and the |beta| of all channels."""
-    gamma, beta = numbers_of(layer, "gamma"), numbers_of(layer, "beta")
-    if gamma is None or (beta is not None and beta.shape != gamma.shape):
-        return None
-    return np.abs(gamma) < thresholds.gamma, np.zeros_like(gamma) if beta is None else np.abs(beta)
+    model: Model, thresholds: Thresholds
+) -> Iterator[tuple[BatchNorm, NDArray[np.bool_], NDArray[np.float64]]]:
+    """Yield each layer, a mask of channels with a |gamma| near 0, and every |beta|."""
+    for layer in model.layers:
+        gamma, beta = numbers_of(layer, "gamma"), numbers_of(layer, "beta")
+        if gamma is not None and (beta is None or beta.shape == gamma.shape):
+            betas = np.zeros_like(gamma) if beta is None else np.abs(beta)
+            yield layer, np.abs(gamma) < thresholds.gamma, betas
 
 
 def _find_near_zero(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
-    for layer in model.layers:
-        if (channels := _off_channels(layer, thresholds)) is None:
-            continue
-        off, betas = channels
+    for layer, off, betas in _off_channels(model, thresholds):
         if (prunable := off & (betas < thresholds.beta)).any():
             yield rule.finding(
                 f"|gamma| < {thresholds.gamma:g} and |beta| < {thresholds.beta:g} in "
@@ -345,10 +337,7 @@ NEAR_ZERO_GAMMA: Final = Rule(
 
 
 def _find_constant(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
-    for layer in model.layers:
-        if (channels := _off_channels(layer, thresholds)) is None:
-            continue
-        off, betas = channels
+    for layer, off, betas in _off_channels(model, thresholds):
         if (constant := off & (betas >= thresholds.beta)).any():
             largest = float(betas[constant].max())
             yield rule.finding(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bnstat.checks.rule import at_start
+from bnstat.checks.rule import has_initial_statistics
 from bnstat.checks.training_mode import trained_with
 from bnstat.errors import UnsupportedError
 from bnstat.estimate.modes import (
@@ -127,7 +127,7 @@ def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -
     network = setup.network
     stored = network.stored()
     with_accuracy = setup.data.labels is not None
-    is_compared = with_accuracy or any(map(at_start, network.layers.values()))
+    is_compared = with_accuracy or any(map(has_initial_statistics, network.layers.values()))
     sample = Sample() if is_compared and network.is_comparable else None
     with network.runner(by_batch=False, sample=True) as runner:
         reading = read(

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
 
-from bnstat.checks.rule import at_start
+from bnstat.checks.rule import has_initial_statistics
 from bnstat.checks.training_mode import Evidence, TrainedWith
 from bnstat.estimate.data import Batch
 from bnstat.estimate.passes import Floats, Statistics, Track, read
@@ -243,7 +243,7 @@ def doubt_of(model: Model, network: Network) -> str | None:
         model: all of its layers.
         network: the layers that are compared.
     """
-    initial = sum(map(at_start, network.layers.values()))
+    initial = sum(map(has_initial_statistics, network.layers.values()))
     if initial < len(network.layers):
         only = f"only {initial} of {len(network.layers)} layers hold the initial statistics"
         return only if initial else "the moving statistics were updated"

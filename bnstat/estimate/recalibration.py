@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bnstat.checks.rule import at_start
+from bnstat.checks.rule import has_initial_statistics
 from bnstat.checks.training_mode import trained_with
 from bnstat.errors import BnstatError
 from bnstat.estimate.data import Data
@@ -226,7 +226,7 @@ def estimate(
     network, data = setup.network, setup.data
     with_accuracy = data.labels is not None
     old = network.stored()
-    is_initial = any(map(at_start, network.layers.values()))
+    is_initial = any(map(has_initial_statistics, network.layers.values()))
     sample = Sample() if is_initial and network.is_comparable else None
     names = list(network.layers)
     waves = network.waves()

@@ -14,7 +14,7 @@ from bnstat.model import Array, as_float64
 Floats = NDArray[np.float64]
 
 _LOGARITHMIC_FROM: Final = 1e3
-"""The ratio of the largest to the smallest positive number from which on an axis is logarithmic."""
+"""An axis is logarithmic if its largest positive number is this multiple of its smallest."""
 
 
 def finite(array: Array) -> Floats:

@@ -78,7 +78,7 @@ def writes_to_terminal(path: str) -> bool:
 
 
 def show(render: Callable[[Screen], Iterable[str]], path: str) -> None:
-    """Write the lines that `render` returns for a screen: that of standard output, or of a file.
+    """Write the lines that `render` returns for the screen of standard output, or for a file.
 
     Raises:
         OSError: they cannot be written.

@@ -1,7 +1,7 @@
-"""Layers for the tests of rules, and for each rule models and runs in which it finds something.
+"""Layers for the tests of rules, and cases: models and runs with a finding of each rule.
 
-Each case has a counterpart just short of it, in which the rule finds nothing. The models are
-described here and built twice: by hand, and with TensorFlow.
+Each case has a counterpart that is just short of a finding. The tests build each case twice: by
+hand, and with TensorFlow.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def start(channels: int) -> dict[str, np.ndarray]:
 
 
 def sound(seed: int = 0, channels: int = CHANNELS, **changes: Any) -> Layer:
-    """Return a layer in which no rule finds anything, with some arrays or settings changed."""
+    """Return a layer without any findings, with some arrays or settings changed."""
     random = np.random.default_rng(seed)
     settings = {name: changes.pop(name) for name in ("epsilon", "momentum") if name in changes}
     arrays = {
@@ -98,7 +98,7 @@ def find(rule: str, *layers: BatchNorm, step: int | None = None, **options: Any)
 
 @dataclass(frozen=True)
 class Case:
-    """A layer in which a rule finds something, and a layer in which it does not.
+    """A layer with a finding of a rule, and a layer that is just short of it.
 
     Attributes:
         rule, severity: the code of the rule, and the severity of the finding.
@@ -239,7 +239,7 @@ Checkpoint = Mapping[str, Layer]
 
 @dataclass(frozen=True)
 class Run:
-    """A run in which a rule finds something, and a run in which it does not."""
+    """A run with a finding of a rule, and a run that is just short of it."""
 
     rule: str
     severity: str
@@ -253,7 +253,7 @@ class Run:
 
 
 def run(length: int, at: Callable[[int], Layer]) -> list[Checkpoint]:
-    """Return the checkpoints of a layer `at(number)`, beside a layer in which everything moves."""
+    """Return the checkpoints of a layer `at(number)`, beside a layer that moves in every role."""
     return [{"bn": at(number), "other": sound(100 + number)} for number in range(length)]
 
 

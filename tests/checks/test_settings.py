@@ -17,7 +17,7 @@ from tests.output import models
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A folder with a model in `models/old/a.h5`."""
+    """Return a folder with a model in `models/old/a.h5`."""
     (tmp_path / "models/old").mkdir(parents=True)
     (tmp_path / "models/old/a.h5").touch()
     return tmp_path
@@ -27,7 +27,7 @@ def ignored(path: Path) -> tuple[str, ...]:
     return find(str(path)).ignore
 
 
-def test_nothing_is_set_where_there_is_no_file(project: Path) -> None:
+def test_without_a_file_nothing_is_set(project: Path) -> None:
     assert find(str(project / "models/old/a.h5")) == Settings()
 
 
@@ -61,7 +61,7 @@ def test_the_example_of_the_documentation(project: Path) -> None:
     assert find(str(project)) == Settings(("BN0",), ("near-zero-gamma",), {"gamma": 0.01}, "error")
 
 
-def test_the_nearest_file_is_taken_alone(project: Path) -> None:
+def test_only_the_nearest_file_is_used(project: Path) -> None:
     model = project / "models/old/a.h5"
     (project / "pyproject.toml").write_text('[tool.bnstat]\nignore = ["BN001"]')
     assert ignored(model) == ("BN001",)
@@ -74,7 +74,7 @@ def test_the_nearest_file_is_taken_alone(project: Path) -> None:
     assert ignored(project) == ("BN002",)
 
 
-def test_a_models_own_folder_is_looked_into(project: Path) -> None:
+def test_the_folder_of_a_model_may_have_a_file(project: Path) -> None:
     (project / "models/old/bnstat.toml").write_text('ignore = ["BN001"]')
     assert ignored(project / "models/old") == ("BN001",)
     assert ignored(project / "models/old/model-100") == ("BN001",)
@@ -82,9 +82,9 @@ def test_a_models_own_folder_is_looked_into(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[tool.ruff]", "[tool.ruff]\n# not bnstat", 'tool = "bnstat"', "this is no TOML ["]
+    "text", ["", "[tool.ruff]", "[tool.ruff]\n# not bnstat", 'tool = "bnstat"', "not TOML ["]
 )
-def test_other_pyprojects_are_passed_over(text: str, project: Path) -> None:
+def test_other_pyprojects_are_skipped(text: str, project: Path) -> None:
     (project / "bnstat.toml").write_text('ignore = ["BN001"]')
     (project / "models/pyproject.toml").write_text(text)
     assert ignored(project / "models/old/a.h5") == ("BN001",)
@@ -119,12 +119,12 @@ def test_the_path_may_be_relative(project: Path, monkeypatch: pytest.MonkeyPatch
         ("MODELS", False),
     ],
 )
-def test_globs_match_a_path_or_a_folder_on_its_way(glob: str, matches: bool, project: Path) -> None:
+def test_globs_match_a_path_or_one_of_its_folders(glob: str, matches: bool, project: Path) -> None:
     (project / "bnstat.toml").write_text(f'[per-path]\n"{glob}" = ["BN001"]')
     assert ignored(project / "models/old/a.h5") == (("BN001",) if matches else ())
 
 
-def test_what_is_set_per_path_adds_up(project: Path) -> None:
+def test_settings_per_path_add_up(project: Path) -> None:
     (project / "bnstat.toml").write_text(
         """
         ignore = ["BN001"]
@@ -140,7 +140,7 @@ def test_what_is_set_per_path_adds_up(project: Path) -> None:
     )
 
 
-def test_what_is_nearer_wins() -> None:
+def test_settings_of_the_user_take_precedence() -> None:
     project = Settings(("BN001",), ("BN002",), {"gamma": 1, "beta": 1}, "error")
     assert Settings().over(project) == project
     given = Settings((), ("BN003",), {"gamma": 2}, "info")
@@ -149,13 +149,13 @@ def test_what_is_nearer_wins() -> None:
     )
 
 
-def test_a_selection_starts_anew() -> None:
+def test_a_selection_replaces_what_the_project_ignores() -> None:
     project = Settings((), ("BN002",))
     assert Settings(("BN002",)).over(project) == Settings(("BN002",))
     assert Settings(("BN0",), ("BN003",)).over(project) == Settings(("BN0",), ("BN003",))
 
 
-def test_settings_decide_what_is_found() -> None:
+def test_settings_decide_which_rules_apply() -> None:
     arrays = but("moving_variance", c1=-1.0, c2=0.0).arrays
     model = models.model(models.layer("bn", arrays))
 
@@ -180,7 +180,7 @@ def test_settings_decide_what_is_found() -> None:
         ("info", {"error", "warning", "info"}),
     ],
 )
-def test_from_which_severity_on_a_check_fails(fail_on: Any, fails: set[str]) -> None:
+def test_the_severity_that_fails_a_check(fail_on: Any, fails: set[str]) -> None:
     settings = Settings(fail_on=fail_on)
     assert settings.fail([]) is False
     for severity in ("error", "warning", "info"):
@@ -191,7 +191,7 @@ def test_from_which_severity_on_a_check_fails(fail_on: Any, fails: set[str]) -> 
     assert settings.fail(mixed) is True
 
 
-def test_what_is_given_wins_over_the_project(project: Path) -> None:
+def test_options_take_precedence_over_the_project(project: Path) -> None:
     (project / "bnstat.toml").write_text('ignore = ["BN001"]')
     (project / "other.toml").write_text('ignore = ["BN002"]')
     paths = [str(project / "models/old/a.h5"), str(project.parent)]
@@ -216,7 +216,7 @@ def test_what_is_given_wins_over_the_project(project: Path) -> None:
         Settings(thresholds={"gamma": 0}),
     ],
 )
-def test_what_is_given_wrongly_is_told_before_any_file_is_read(given: Settings) -> None:
+def test_wrong_options_are_errors_before_any_file_is_read(given: Settings) -> None:
     with pytest.raises(BnstatError, match=r"no rule|no such threshold|above 0"):
         resolve([], given, isolated=True)
 
@@ -244,7 +244,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("text", "message"), WRONG, ids=[text[:40] for text, _ in WRONG])
-def test_what_is_wrong_is_told_with_file_and_key(text: str, message: str, project: Path) -> None:
+def test_errors_contain_the_file_and_the_key(text: str, message: str, project: Path) -> None:
     file = project / "bnstat.toml"
     file.write_text(text)
     with pytest.raises(BnstatError) as own:
@@ -270,14 +270,14 @@ def test_what_is_wrong_is_told_with_file_and_key(text: str, message: str, projec
         b"thresholds.gamma = " + b"9" * 100_000,
     ],
 )
-def test_what_is_no_toml(data: bytes, project: Path) -> None:
+def test_files_that_are_not_toml(data: bytes, project: Path) -> None:
     (project / "bnstat.toml").write_bytes(data)
     with pytest.raises(BnstatError, match=r"bnstat\.toml: is not valid TOML") as error:
         find(str(project))
     assert "\n" not in str(error.value)
 
 
-def test_a_file_that_is_asked_for(project: Path) -> None:
+def test_a_file_by_name(project: Path) -> None:
     with pytest.raises(BnstatError, match="cannot be read: No such file"):
         read(str(project / "other.toml"))
     with pytest.raises(BnstatError, match="cannot be read: Is a directory"):

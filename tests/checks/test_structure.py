@@ -102,12 +102,12 @@ def test_initial_and_dead_layers_are_not_copies(statistics: dict[str, np.ndarray
 
 
 def test_the_message_contains_the_name_of_the_original() -> None:
-    message = "moving mean and variance are identical to those of 'a', and so are gamma and beta"
+    message = "has the same moving mean and variance as 'a', and the same gamma and beta"
     (finding,) = find("BN013", norm(sound(), "a"), norm(sound()))
     assert (finding.layer, finding.message) == ("bn", message)
     (finding,) = find("BN013", norm(sound(), "a"), norm(sound(beta=sound(1).arrays["beta"])))
-    end = ", but gamma or beta differs"
-    assert finding.message == message.replace(", and so are gamma and beta", end)
+    end = ", but another gamma or beta"
+    assert finding.message == message.replace(", and the same gamma and beta", end)
 
 
 @pytest.mark.parametrize(

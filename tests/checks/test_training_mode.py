@@ -1,4 +1,4 @@
-"""How a network was trained, by its weights and by what the optimizer kept."""
+"""How a network was trained, by its weights and by the averages of the optimizer."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Block:
         return self.normal * self.values["gamma"] + self.values["beta"]
 
     def backward(self, gradient: Any, batch: bool) -> tuple[Any, dict[str, Any]]:
-        """The gradient of the input, and those of the values."""
+        """Return the gradients of the input and of the values."""
         found = {"gamma": (gradient * self.normal).sum(0), "beta": gradient.sum(0)}
         inside = gradient * self.values["gamma"]
         if batch:
@@ -79,7 +79,7 @@ class Block:
 
 
 def trained(mode: str, optimizer: str = "momentum", steps: int = 150) -> list[Block]:
-    """Two blocks that learned to fit random functions."""
+    """Return two blocks that were trained to fit random functions."""
     random = np.random.default_rng(5)
     blocks = [Block(12, random), Block(CHANNELS, random)]
     x = random.normal(0.5, 1, (256, 12)).astype("f4")
@@ -105,7 +105,7 @@ def write(
     slots: str = "",
     variance: float = 1.0,
 ) -> Path:
-    """Save blocks as Keras's older HDF5 does, with the optimizer's variables if asked for."""
+    """Save blocks as legacy HDF5 of Keras, with one kind of the optimizer's slots if given."""
     layers = []
     with h5py.File(path, "w") as file:
         group = file.create_group("model_weights")
@@ -147,7 +147,7 @@ def test_the_weights_show_how_a_network_was_trained(
 
 @pytest.mark.parametrize("mode", ["batch", "stored"])
 @pytest.mark.parametrize(("optimizer", "slots"), [("momentum", "m"), ("adam", "v"), ("adam", "m")])
-def test_the_last_gradients_show_it_whatever_the_bias_started_from(
+def test_the_last_gradients_show_it_whatever_the_initial_bias(
     tmp_path: Path, mode: str, optimizer: str, slots: str
 ) -> None:
     blocks = trained(mode, optimizer)
@@ -174,7 +174,7 @@ def test_gradients_show_that_updated_layers_were_frozen_later(tmp_path: Path) ->
     "config",
     [{"activation": "relu"}, {"use_bias": False}],
 )
-def test_without_a_bias_right_before_the_layers_nothing_is_shown(
+def test_without_a_bias_right_before_the_layers_the_mode_is_unknown(
     tmp_path: Path, config: Mapping[str, Any]
 ) -> None:
     shown = evidence(tmp_path / "m.h5", trained("stored"), config=config)
@@ -200,7 +200,7 @@ def test_an_untrained_network_shows_nothing(tmp_path: Path) -> None:
 
 
 def pair(ratio: float, correlation: float, channels: int = 64, proven: bool = True) -> Pair:
-    """A bias of that size and that correlation with beta, exactly."""
+    """Return a bias with exactly this size and correlation, relative to beta."""
     random = np.random.default_rng(3)
     beta, other = (values - values.mean() for values in random.normal(size=(2, channels)))
     beta /= np.linalg.norm(beta)
@@ -247,14 +247,14 @@ def test_thresholds(pairs: list[Pair], expected: str) -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_layers_with_numbers_that_are_not_finite_are_left_out(bad: float) -> None:
+def test_layers_with_values_that_are_not_finite_are_skipped(bad: float) -> None:
     good = pair(1, 0.97)
     broken = good._replace(bias=np.where(np.arange(64) == 3, bad, good.bias))
     shown = judge([broken, good])
     assert (shown.trained_with, shown.layers) == ("stored-statistics", 1)
 
 
-def test_the_numbers_are_those_of_all_layers_together() -> None:
+def test_the_numbers_summarize_all_layers() -> None:
     shown = judge([pair(3, 0.9, 16), pair(4, 0.6, 48)])
     assert shown.ratio == pytest.approx(np.sqrt(12.5))
     assert shown.correlation == pytest.approx(0.675)
@@ -312,7 +312,7 @@ def reshaped(path: Path, kind: str, channels: int = 64, positions: int = 4) -> P
         ("other", "unknown"),
     ],
 )
-def test_a_bias_of_each_position_is_summed(
+def test_a_bias_with_a_value_per_position_is_summed(
     kind: str, expected: str, form: str, tmp_path: Path
 ) -> None:
     found = training_evidence(bnstat.load(reshaped(tmp_path / form, kind)))

@@ -61,11 +61,11 @@ CLI_EXIT_CODES = """
 """
 
 SHARED_BY = 3
-"""An option that so many commands have is described once."""
+"""An option of at least this many commands is described once."""
 
 
 def escaped(text: str) -> str:
-    """Return text in which Markdown finds no marks outside of `code`."""
+    """Return text with all markup of Markdown escaped, except `code`."""
     parts = re.split(r"(`[^`]*`)", text)
     return "".join(
         part if part.startswith("`") else re.sub(r"([*<>\\|])", r"\\\1", part) for part in parts
@@ -109,7 +109,7 @@ def option(names: str, description: str) -> str:
 
 
 def blocks(text: str) -> Iterator[str]:
-    """Yield paragraphs of a click help text; those that keep their lines become code blocks."""
+    """Yield the paragraphs of a click help text; paragraphs with fixed lines become code blocks."""
     for paragraph in inspect.cleandoc(text).split("\n\n"):
         if not paragraph.startswith("\b\n"):
             yield f"\n{filled(escaped(' '.join(paragraph.split())))}\n"

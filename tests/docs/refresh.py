@@ -1,4 +1,4 @@
-"""Writes into the README and the topics what their commands print now.
+"""Update the output of commands in the README and the topics.
 
     python -m tests.docs.refresh [README.md | TOPIC.md ...]
 

@@ -1,4 +1,4 @@
-"""The generated files are those that the code gives now."""
+"""The generated files are current."""
 
 from __future__ import annotations
 

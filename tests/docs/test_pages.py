@@ -1,4 +1,4 @@
-"""The README and the topics: their commands print what they show, and their examples run."""
+"""The README and the topics: the output of commands is current, and the examples run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         for block in BLOCKS
     ],
 )
-def test_shows_the_output_of_the_command(
+def test_the_output_of_a_command_is_current(
     block: Block, runs: Runs, request: pytest.FixtureRequest
 ) -> None:
     if "s3://" in block.command:
@@ -59,7 +59,7 @@ def test_shows_the_output_of_the_command(
 
 
 def assert_same_but_for_last_digits(shown: str, expected: str) -> None:
-    """The words are the same and numbers agree within 2 %: their last digits vary by processor."""
+    """Compare words exactly and numbers within 2 %, because last digits vary by processor."""
     number = r"\d+(?:\.\d+)?(?:e[+-]\d+)?"
     words, expected_words = (re.sub(number, "#", text).split() for text in (shown, expected))
     assert words == expected_words
@@ -118,8 +118,8 @@ def test_the_readme_is_short() -> None:
     assert (ROOT / "README.md").stat().st_size <= 8_000
 
 
-def test_nobody_is_sent_to_an_index_that_does_not_have_bnstat() -> None:
-    """Whoever registers the name there could run code on the machine of a reader."""
+def test_no_page_recommends_an_index_that_does_not_have_bnstat() -> None:
+    """Somebody else could register the name and run code on the machine of a reader."""
     files = [
         *PAGES,
         *(ROOT / "bnstat").rglob("*.py"),

@@ -1,4 +1,4 @@
-"""The scripts of the GitHub action do what they say, run as a runner runs them."""
+"""The scripts of the GitHub action, run as a runner does."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def executable(path: Path, text: str) -> None:
 
 @pytest.fixture
 def runner(tmp_path: Path) -> Path:
-    """A runner's folder: a workspace with models, and bnstat where the action installs it."""
+    """Return a runner's folder: a workspace with models, and bnstat as the action installs it."""
     workspace = tmp_path / "workspace"
     shutil.copytree(DATA / "digits/run", workspace / "good models")
     shutil.copytree(DATA / "digits_no_updates/run", workspace / "bad")
@@ -60,7 +60,7 @@ def runner(tmp_path: Path) -> Path:
 
 
 def check(runner: Path, **inputs: str) -> subprocess.CompletedProcess[str]:
-    """Run the step that checks; inputs that are not given have their defaults."""
+    """Run the step that checks, with the default of every other input."""
     values = {name: each["default"] for name, each in ACTION["inputs"].items()}
     values |= {name.replace("_", "-"): value for name, value in inputs.items()}
 
@@ -71,7 +71,7 @@ def check(runner: Path, **inputs: str) -> subprocess.CompletedProcess[str]:
     return run_step(CHECK, runner, {"RUNNER_TEMP": str(runner / "temp"), **environment})
 
 
-def test_no_input_gets_into_a_script() -> None:
+def test_inputs_are_passed_by_the_environment() -> None:
     assert all("${{" not in step["run"] for step in ACTION["runs"]["steps"])
     used = re.findall(r"inputs\.([\w-]+)", str(CHECK["env"]))
     assert sorted(used) == sorted(ACTION["inputs"])
@@ -89,7 +89,7 @@ def test_sound_models_pass(runner: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_what_is_wrong_is_annotated(runner: Path) -> None:
+def test_findings_are_annotations(runner: Path) -> None:
     done = check(runner, path="good models\nbad")
     assert done.returncode == 1
     lines = done.stdout.splitlines()
@@ -129,7 +129,7 @@ def test_inputs_are_never_executed(text: str, runner: Path) -> None:
     assert sorted((runner / "workspace").iterdir()) == before
 
 
-def test_it_installs_the_commit_that_it_is_part_of(runner: Path) -> None:
+def test_the_action_installs_its_own_commit(runner: Path) -> None:
     log = runner / "log"
     pip = runner / "pip"
     executable(pip, f'printf "%s\\n" pip "$@" >> "{log}"')

@@ -1,4 +1,4 @@
-"""The hook for pre-commit does what it says with the files that it is given."""
+"""The hook for pre-commit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def commit(repository: Path, *changed: str, args: tuple[str, ...] = ()) -> tuple[int, str]:
-    """Run the hook as pre-commit does: its entry, its args, then the changed files it is for."""
+    """Run the hook as pre-commit does: its entry, its args, then the changed files that match."""
     files = [name for name in changed if re.search(HOOK["files"], name)]
     bnstat, *entry = shlex.split(HOOK["entry"])
     assert bnstat == "bnstat"
@@ -52,21 +52,21 @@ def all_files(folder: Path) -> list[str]:
 
 
 def test_sound_models_may_be_committed(repository: Path) -> None:
-    code, said = commit(repository, *all_files(repository / "good models"), "dense.h5")
+    code, output = commit(repository, *all_files(repository / "good models"), "dense.h5")
     assert code == 0
-    assert said.count("path ") == 7
-    assert "no batch-norm layer found in dense.h5" in said
+    assert output.count("path ") == 7
+    assert "no batch-norm layer found in dense.h5" in output
 
 
 def test_a_broken_model_may_not(repository: Path) -> None:
-    code, said = commit(repository, "dense.h5", "bad/run/model-400.index")
+    code, output = commit(repository, "dense.h5", "bad/run/model-400.index")
     assert code == 1
-    assert "warning BN018 unused-statistics" in said
+    assert "warning BN018 unused-statistics" in output
     assert commit(repository, "bad/saved_model/saved_model.pb")[0] == 1
     assert commit(repository, "bad/saved_model/variables/variables.index")[0] == 1
 
 
-def test_args_and_settings_of_the_project(repository: Path) -> None:
+def test_arguments_and_project_settings(repository: Path) -> None:
     changed = "bad/run/model-400.index"
     assert commit(repository, changed, args=("--ignore", "BN018"))[0] == 0
     (repository / "pyproject.toml").write_text(
@@ -99,5 +99,5 @@ def test_the_example_of_the_documentation() -> None:
         ("model.h5.txt", False),
     ],
 )
-def test_which_files_it_is_for(name: str, wanted: bool) -> None:
+def test_the_files_that_match(name: str, wanted: bool) -> None:
     assert bool(re.search(HOOK["files"], name)) == wanted

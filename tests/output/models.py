@@ -1,4 +1,4 @@
-"""Models made by hand, for tests of what is shown of them."""
+"""Models built by hand, with values in memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def layer(name: str, arrays: Mapping[str, Any], **fields: Any) -> BatchNorm:
 
 
 def usual(name: str, channels: int = 8, seed: int = 0, **fields: Any) -> BatchNorm:
-    """A trained layer with all four roles, in float32."""
+    """Return a trained layer with all four roles, in float32."""
     random = np.random.default_rng(seed)
     draws = {
         "gamma": random.normal(1, 0.2, channels),

@@ -1,4 +1,4 @@
-"""Every output form shows the same judgement on two models."""
+"""Every output format shows the same verdict on two models."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def cases() -> Iterator[tuple[str, Model, Model, str]]:
     yield "folded", own, holding(product), "no difference in effect within 1e-06: 1 folded"
     yield "folded", holding(product), own, "no difference in effect within 1e-06: 1 folded"
     yield "different", own, holding(wrong), "0 of 0 layers differ, 1 removed"
-    said = "1 of 2 layers differ"
-    yield "different", model(BN, OTHER), model(rewritten(BN, "bn"), shifted), said
+    other = model(rewritten(BN, "bn"), shifted)
+    yield "different", model(BN, OTHER), other, "1 of 2 layers differ"
     yield "different", model(BN), model(BN, OTHER), "0 of 1 layers differ, 1 added"
     both = holding({"conv/kernel": kernel}, BN, OTHER)
     yield "different", both, holding(product, shifted), "1 of 1 layers differ, 1 folded"
@@ -58,23 +58,23 @@ def cases() -> Iterator[tuple[str, Model, Model, str]]:
 CASES = list(cases())
 
 
-@pytest.mark.parametrize(("kind", "old", "new", "said"), CASES)
-def test_every_form_says_the_same(kind: str, old: Model, new: Model, said: str) -> None:
+@pytest.mark.parametrize(("kind", "old", "new", "summary"), CASES)
+def test_every_format_has_the_same_verdict(kind: str, old: Model, new: Model, summary: str) -> None:
     difference = diff(old, new)
-    assert difference.summary == said
+    assert difference.summary == summary
     assert difference.verdict == ("same-effect" if kind == "folded" else kind)
-    assert list(differences.lines(difference, Screen()))[-1] == said
-    assert next(differences_markdown.lines(difference)) == f"**{escaped(said)}**"
-    assert said in of_difference(difference)
+    assert list(differences.lines(difference, Screen()))[-1] == summary
+    assert next(differences_markdown.lines(difference)) == f"**{escaped(summary)}**"
+    assert summary in of_difference(difference)
     file = io.StringIO()
     differences_json.dump(difference, file)
     document = json.loads(file.getvalue())
-    assert document["summary"] == said
+    assert document["summary"] == summary
     assert document["verdict"] == difference.verdict
     assert document["counts"] == difference.counts
     assert sum(difference.counts.values()) == len(layers_of(difference))
     shown = Shown(of_two(old, new))
-    assert shown.all("p", id="headline") == [said]
+    assert shown.all("p", id="headline") == [summary]
     assert sorted(each["name"] for each in shown.data["rows"]) == layers_of(difference)
 
 
@@ -90,8 +90,7 @@ def layers_of(difference: Difference) -> list[str]:
     )
 
 
-def test_tables_have_what_differs_alone() -> None:
-    """Tables of changes leave out layers that are the same in effect."""
+def test_tables_contain_only_differences() -> None:
     shifted = changed(OTHER, {"beta": arrays_of(OTHER)["beta"] + 1})
     difference = diff(model(BN, OTHER), model(rewritten(BN, "bn"), shifted))
     html = of_difference(difference)
@@ -103,12 +102,12 @@ def test_tables_have_what_differs_alone() -> None:
     assert len(table) == 3
 
 
-def test_a_setting_is_in_the_notebooks_table() -> None:
+def test_the_notebooks_table_contains_settings() -> None:
     html = of_difference(diff(model(BN), model(changed(BN, {}, epsilon=0.1))))
     assert "epsilon" in html.split("<table")[1].split("</table")[0]
 
 
-def test_the_page_has_verdicts_causes_and_foldings() -> None:
+def test_the_page_contains_verdicts_causes_and_foldings() -> None:
     kernel = random_kernel(3, 3, 4, 6)
     scale, shift = scale_and_shift(BN)
     swapped = arrays_of(OTHER)

@@ -8,7 +8,15 @@ import pytest
 
 from bnstat.errors import UnsupportedError
 from bnstat.model import as_float64
-from bnstat.output.numbers import chunks, compact, compact_pair, nested_json, portable, shortest
+from bnstat.output.numbers import (
+    chunks,
+    compact,
+    compact_pair,
+    labels,
+    nested_json,
+    portable,
+    shortest,
+)
 
 SMALL_TYPES = [
     np.float16,
@@ -137,3 +145,25 @@ def test_compact(number, digits, text):
 )
 def test_compact_pair(mean, deviation, texts):
     assert compact_pair(mean, deviation, 2) == texts
+
+
+@pytest.mark.parametrize(
+    ("shape", "texts"),
+    [
+        ((4,), ["0", "1", "2", "3"]),
+        ((1, 1, 1, 2), ["0", "1"]),
+        ((2, 1), ["0", "1"]),
+        ((1,), ["0"]),
+        ((), ["0"]),
+        ((2, 2), ["0:0", "0:1", "1:0", "1:1"]),
+        ((2, 1, 2), ["0:0:0", "0:0:1", "1:0:0", "1:0:1"]),
+    ],
+)
+def test_labels(shape, texts):
+    assert labels(shape, 0, len(texts)) == texts
+
+
+def test_labels_of_a_part():
+    assert labels((3, 4), 5, 9) == ["1:1", "1:2", "1:3", "2:0"]
+    assert labels((3, 4), 0, 12, 5) == ["0:0", "1:1", "2:2"]
+    assert labels((100,), 20, 50, 10) == ["20", "30", "40"]

@@ -11,7 +11,7 @@ FINITE = st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, 
 
 
 @given(FINITE, st.integers(1, 40))
-def test_all_finite_numbers_have_their_place(numbers, bins):
+def test_all_finite_numbers_have_a_position(numbers, bins):
     values = np.array(numbers)
     scale = Scale.of(values)
     places = scale.places(values)
@@ -29,19 +29,19 @@ def test_the_ends_are_0_and_1():
     assert Scale.of(values).places(values).tolist() == [0, 1]
 
 
-def test_what_is_always_the_same_is_in_the_middle():
+def test_equal_numbers_are_in_the_middle():
     values = np.full(4, 7.0)
     assert Scale.of(values).is_point
     assert Scale.of(values).places(values).tolist() == [0.5] * 4
     assert Scale.of(values).counts(values, 5).tolist() == [0, 0, 4, 0, 0]
 
 
-def test_counts_are_those_of_numpy():
+def test_counts_equal_numpys():
     values = np.random.default_rng(0).normal(size=1000)
     assert Scale.of(values).counts(values, 16).tolist() == np.histogram(values, 16)[0].tolist()
 
 
-def test_positive_numbers_of_different_sizes_go_by_their_logarithms():
+def test_positive_numbers_of_very_different_sizes_have_a_logarithmic_scale():
     values = np.array([1e-3, 1.0, 1e3])
     assert Scale.of(values).logarithmic
     assert Scale.of(values).places(values).tolist() == [0, 0.5, 1]

@@ -61,7 +61,7 @@ def test_whole_or_not_at_all(tmp_path, old, error):
     )
 
 
-def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path):
+def test_the_old_file_remains_until_the_new_one_is_complete(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
     with open_binary(str(path)) as file:
@@ -125,8 +125,8 @@ def test_errors_name_the_path_that_was_asked_for(tmp_path, name, error):
     assert caught.value.strerror
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
-def test_a_full_disk_is_told():
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full does not exist")
+def test_a_full_disk_is_an_error():
     with pytest.raises(OSError, match="No space left"):
         write("/dev/full", b"x" * 100_000)
 
@@ -156,7 +156,7 @@ def test_closed_standard_output(monkeypatch):
         show(lambda screen: ["line"], "-")
 
 
-def test_text_is_utf8_everywhere(tmp_path, monkeypatch):
+def test_text_is_always_utf8(tmp_path, monkeypatch):
     stdout = io.TextIOWrapper(io.BytesIO(), "ascii")
     monkeypatch.setattr(sys, "stdout", stdout)
     for path in (str(tmp_path / "file"), "-"):

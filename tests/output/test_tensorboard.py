@@ -1,4 +1,4 @@
-"""What TensorBoard shows of the event files, by its own HTTP server."""
+"""Event files, as the HTTP server of TensorBoard shows them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run():
 
 @pytest.fixture(scope="module")
 def logdir(tmp_path_factory, run):
-    """The folder of a training that wrote its own event files into it."""
+    """Return a folder into which a training also wrote event files of its own."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -59,7 +59,7 @@ def logdir(tmp_path_factory, run):
 
 @pytest.fixture(scope="module")
 def get(logdir):
-    """Asks TensorBoard's server, which runs in this process without TensorFlow."""
+    """Return a function that queries TensorBoard's server, in this process without TensorFlow."""
     with pytest.MonkeyPatch.context() as patch:
         stub = types.ModuleType("tensorboard.compat.notf")
         patch.setitem(sys.modules, "tensorboard.compat.notf", stub)
@@ -92,7 +92,7 @@ def get(logdir):
         yield get
 
 
-def test_it_stands_beside_the_runs_own(get):
+def test_the_run_is_beside_that_of_the_training(get):
     assert set(get("runs")) == {"bnstat", "train"}
     assert get("plugin/scalars/tags")["train"].keys() == {"loss"}
 
@@ -119,7 +119,7 @@ def test_histograms(get, run):
             np.testing.assert_allclose([right for _, right, _ in buckets], edges[1:])
 
 
-def test_numbers_that_are_none(get):
+def test_values_that_are_not_finite(get):
     def scalar(tag):
         return get("plugin/scalars/scalars", run="bnstat", tag=tag)[0][2]
 
@@ -142,11 +142,11 @@ def test_findings(get):
     assert whole["step"] == 30
 
 
-def test_names_from_files_are_tags(get):
+def test_layer_names_are_tags(get):
     assert f"{HOSTILE}/moving_mean" in get("plugin/histograms/tags")["bnstat"]
 
 
-def test_writing_again_replaces_what_was_written(logdir, run):
+def test_writing_again_replaces_the_file(logdir, run):
     (file,) = (logdir / "bnstat").iterdir()
     before = file.stat().st_size
     history = events.write(run, str(logdir))
@@ -165,12 +165,12 @@ def test_a_damaged_array_skips_its_checkpoint(tmp_path, run):
     assert [skipped.name for skipped in history.skipped] == ["bad"]
 
 
-def test_nothing_is_written_of_nothing(tmp_path):
+def test_a_run_without_layers_is_not_written(tmp_path):
     events.write([("a", model())], str(tmp_path / "logs"))
     assert list((tmp_path / "logs").iterdir()) == []
 
 
-def test_nothing_half_written_stays(tmp_path, run):
+def test_an_interrupted_run_leaves_no_file(tmp_path, run):
     def broken():
         yield run[0]
         raise KeyboardInterrupt

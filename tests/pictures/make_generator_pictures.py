@@ -1,9 +1,9 @@
-"""Draw what two generators make before and after `bnstat recalibrate`.
+"""Draw the images of two generators before and after `bnstat recalibrate`.
 
     python tests/pictures/make_generator_pictures.py INFERENCE BATCH
 
 INFERENCE is the `generator.h5` of github.com/Kifal15/AnimeGAN, which was trained in inference
-mode. BATCH is that of github.com/nelson123-lab/DCGAN_Neural_Network, which was trained with the
+mode. BATCH is the file of github.com/nelson123-lab/DCGAN_Neural_Network, which was trained with the
 statistics of each batch. Both store mean 0 and variance 1. The first needs them, so recalibrating
 it has to be forced; the second makes digits only afterwards. Needs Pillow.
 """
@@ -30,7 +30,7 @@ LATENT = 100
 """Random numbers that each generator takes for an image."""
 
 SAMPLES = 512
-"""Random inputs from which the statistics are estimated."""
+"""Random inputs for estimating the statistics."""
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
-"""Draws the picture that the README opens with: bnstat at work on the models of `tests/data`.
+"""Draw the first picture of the README: bnstat with the models of `tests/data`.
 
     python -m tests.pictures.make_pictures
 
-The commands are run, and what they show is drawn by rich, in whatever monospaced font there is.
+It runs the commands, and rich draws their output, in any monospaced font.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _THEME = TerminalTheme(
 
 
 def draw() -> str:
-    """The picture, as SVG."""
+    """Return the picture as SVG."""
     console = Console(
         record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, legacy_windows=False
     )

@@ -1,9 +1,9 @@
-"""Takes pictures of reports in a real browser, to look at and for the documentation.
+"""Take pictures of reports in a real browser, for the documentation and for a review.
 
     python -m tests.pictures.make_report_pictures [FOLDER]
 
 draws the documentation's picture (`report.png` beside this module) and, into FOLDER, one picture
-for each kind of page, theme and screen, and on paper. Needs Playwright, Pillow and a Chromium.
+for each kind of page, theme and screen, and in print. Needs Playwright, Pillow and a Chromium.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ PICTURE = Path(__file__).parent / "report.png"
 
 
 class Shot(NamedTuple):
-    """One picture: of which models, in which theme, on how large a screen, after which keys.
+    """One picture: the models, the theme, the size of the screen, the keys to press first.
 
-    Without paths it is of `network`.
+    Without paths, it shows `network`.
     """
 
     name: str
@@ -56,7 +56,7 @@ SHOTS = (
 
 
 def network() -> Model:
-    """A made-up network, larger than those of `tests/data`, with some channels that are ill."""
+    """Return a network that is larger than the models of `tests/data`, with broken channels."""
     layers = [
         usual(
             f"stage{place // 5 + 1}/block{place % 5 + 1}/bn",
@@ -75,7 +75,7 @@ def network() -> Model:
 
 
 def take(browser: Any, shot: Shot, target: Path, folder: Path) -> None:
-    """Write the page with `bnstat report`, show it, and take its picture."""
+    """Write a page, show it, and take its picture."""
     written = folder / f"{shot.name}.html"
     if shot.paths:
         main(["report", *shot.paths, "-o", str(written)], standalone_mode=False)
@@ -96,7 +96,7 @@ def take(browser: Any, shot: Shot, target: Path, folder: Path) -> None:
 
 
 def draw(shots: dict[Path, Shot]) -> None:
-    """Take all the pictures: target -> what is on it."""
+    """Take all pictures, by the path of each."""
     from playwright.sync_api import sync_playwright
 
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
@@ -112,7 +112,7 @@ if __name__ == "__main__":
         folder = Path(sys.argv[1]).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         wanted |= {folder / f"{shot.name}.png": shot for shot in SHOTS}
-    os.chdir(ROOT / "tests/data")  # pages say the paths as they were given
+    os.chdir(ROOT / "tests/data")  # pages show the paths as given
     draw(wanted)
     from PIL import Image
 

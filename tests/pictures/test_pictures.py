@@ -8,11 +8,11 @@ from tests.pictures.make_pictures import PICTURE, draw
 from tests.terminal import ROOT
 
 
-def test_the_picture_shows_what_the_commands_show_now() -> None:
+def test_the_picture_is_current() -> None:
     assert PICTURE.read_text(encoding="utf-8") == draw()
 
 
-def test_the_picture_needs_nothing_from_elsewhere() -> None:
+def test_the_picture_is_self_contained() -> None:
     text = PICTURE.read_text(encoding="utf-8")
     ElementTree.fromstring(text)
     assert re.findall(r"\w+://[^\s\"']+", text) == ["http://www.w3.org/2000/svg"]

@@ -38,11 +38,13 @@ def element(tag: str, *children: str, **attributes: object) -> Markup:
 
 def together(*children: str) -> Markup:
     """Return elements and texts, one after the other."""
-    return Markup("".join(each if isinstance(each, Markup) else _text(each) for each in children))
+    return Markup(
+        "".join(child if isinstance(child, Markup) else _text(child) for child in children)
+    )
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
-    """Return a table with a head, or nothing if there are no rows."""
+    """Return a table with a head; nothing if it has no rows."""
     style = "text-align:left;vertical-align:middle"
     body = [
         element("tr", *(element("td", content, style=style) for content in row)) for row in rows

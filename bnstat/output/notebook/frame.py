@@ -64,7 +64,7 @@ def _default_library() -> Library:
 
 
 def _column(arrays: list[Array | None], sizes: list[int]) -> tuple[Array, NDArray[np.bool_]]:
-    """Return the numbers of all layers, and a mask of those that are stored; the others are 0."""
+    """Return the numbers of all layers, and a mask of the stored ones; the others are 0."""
     flat = [None if array is None else portable(array).ravel() for array in arrays]
     kinds = [array.dtype for array in flat if array is not None]
     values = np.zeros(sum(sizes), np.result_type(*kinds) if kinds else np.float32)

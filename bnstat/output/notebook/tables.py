@@ -103,12 +103,14 @@ def of_findings(shown: Sequence[Finding]) -> str:
     """Return a table with one row per finding, the most serious first."""
     rows = [
         [
-            together(charts.mark(_COLOURS[each.severity], each.severity), f" {each.severity}"),
-            f"{each.rule} {each.name}",
-            "(whole model)" if each.layer is None else legible(each.layer),
-            legible(each.message) + findings.channels_of(each),
+            together(
+                charts.mark(_COLOURS[finding.severity], finding.severity), f" {finding.severity}"
+            ),
+            f"{finding.rule} {finding.name}",
+            "(whole model)" if finding.layer is None else legible(finding.layer),
+            legible(finding.message) + findings.channels_of(finding),
         ]
-        for each in shown[:MOST_ROWS]
+        for finding in shown[:MOST_ROWS]
     ]
     return together(
         table(["severity", "rule", "layer", "finding"], rows),
@@ -157,7 +159,7 @@ def of_history(history: History) -> str:
     ]
     names = [legible(checkpoint.name) for checkpoint in history.checkpoints]
     extent = f"{len(names)} checkpoints" + (f": {names[0]} to {names[-1]}" if names else "")
-    skipped = (f"skipped: {legible(str(each.error))}" for each in history.skipped)
+    skipped = (f"skipped: {legible(str(checkpoint.error))}" for checkpoint in history.skipped)
     return together(
         paragraphs([extent]),
         table(["layer", "role", "mean", "spread", "moves"], rows),

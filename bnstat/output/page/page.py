@@ -137,7 +137,7 @@ class _Rows:
             is_shown: True if findings about a layer of this name refer to this row.
             more: further members.
         """
-        layer = next(each for each in reversed(frames) if each is not None)
+        layer = next(frame for frame in reversed(frames) if frame is not None)
         if is_shown:
             self.places[layer.name] = len(self.rows)
         is_vector = sum(size != 1 for size in layer.shape) <= 1
@@ -146,8 +146,8 @@ class _Rows:
             "channels": layer.channels,
             "shape": None if is_vector else list(layer.shape),
             "facts": _layer_facts(layer),
-            "epsilon": [None if each is None else each.epsilon for each in frames],
-            "stored": [None if each is None else self._stored(each) for each in frames],
+            "epsilon": [None if frame is None else frame.epsilon for frame in frames],
+            "stored": [None if frame is None else self._stored(frame) for frame in frames],
         }
         self.rows.append(row | more)
 
@@ -193,7 +193,7 @@ def _layer_facts(layer: BatchNorm) -> list[tuple[str, str]]:
         "axis": layer.axis,
         "trainable": None if layer.trainable is None else "yes" if layer.trainable else "no",
         "known by": layer.evidence,
-        "dtype": ", ".join(sorted({each.dtype for each in layer.variables.values()})),
+        "dtype": ", ".join(sorted({variable.dtype for variable in layer.variables.values()})),
     }
     facts = [(title, str(value)) for title, value in settings.items() if value is not None]
     facts += [("note", printable(note)) for note in layer.notes]
@@ -326,8 +326,8 @@ def of_difference(
     rows = _Rows()
     for change in difference.layers:
         rows.add([old[change.old], new[change.new]], change=_change(change))
-    folded = {(each.side, each.layer): each for each in difference.folded}
-    misfolded = {(each.side, each.layer): each for each in difference.misfolded}
+    folded = {(layer.side, layer.layer): layer for layer in difference.folded}
+    misfolded = {(layer.side, layer.layer): layer for layer in difference.misfolded}
     unpaired: list[tuple[Literal["old", "new"], str]] = [
         *folded,
         *(("old", name) for name in difference.removed),
@@ -356,7 +356,7 @@ def of_difference(
 
 
 def _change(change: LayerChange) -> dict[str, Any]:
-    roles = {each.role: [each.moved, each.largest, each.relative] for each in change.roles}
+    roles = {role.role: [role.moved, role.largest, role.relative] for role in change.roles}
     return {
         "was": None if change.old == change.new else printable(change.old),
         "match": change.match,
@@ -364,7 +364,7 @@ def _change(change: LayerChange) -> dict[str, Any]:
         "meaning": MEANINGS[change.verdict],
         "causes": [printable(cause.text) for cause in change.causes],
         "remark": None if change.remark is None else REMARKS[change.remark],
-        "settings": [[each.setting, each.old, each.new] for each in change.settings],
+        "settings": [[setting.setting, setting.old, setting.new] for setting in change.settings],
         "roles": [roles.get(role) for role in ROLES],
     }
 
@@ -451,12 +451,12 @@ def of_history(path: str, history: History, frames: Frames, findings: Sequence[F
         ]
         # An epsilon that one checkpoint stores, such as one with a graph beside it, holds for all.
         epsilons = [
-            each.epsilon for each in layers if each is not None and each.epsilon is not None
+            layer.epsilon for layer in layers if layer is not None and layer.epsilon is not None
         ]
         epsilon = epsilons[-1] if epsilons else None
         rows.add(layers, tracks=packed, epsilon=[epsilon] * len(layers))
     checkpoints = history.checkpoints
-    notes = [f"skipped: {each.error}" for each in history.skipped]
+    notes = [f"skipped: {skipped.error}" for skipped in history.skipped]
     if len(models) < len(checkpoints):
         notes.append(
             f"the channels of {len(models)} of {len(checkpoints)} checkpoints are shown, to keep "
@@ -471,7 +471,10 @@ def of_history(path: str, history: History, frames: Frames, findings: Sequence[F
         facts={**_facts(frames.newest), "checkpoints": extent},
         headline=_headline(frames.newest, findings),
         notes=notes,
-        checkpoints=[{"name": printable(each.name), "step": each.step} for each in checkpoints],
+        checkpoints=[
+            {"name": printable(checkpoint.name), "step": checkpoint.step}
+            for checkpoint in checkpoints
+        ],
         frames=[
             {"name": printable(name), "checkpoint": number}
             for number, (name, _) in frames.kept.items()

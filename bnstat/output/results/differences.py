@@ -22,8 +22,8 @@ def dump(difference: Difference, file: IO[str]) -> None:
         "new": results.source(difference.new),
         **members(difference, "rtol", "atol", "tolerance", "equal", "equivalent", "verdict"),
         **members(difference, "summary", "counts", "removed", "added"),
-        "folded": [_folded(each) for each in difference.folded],
-        "misfolded": [_folded(each) for each in difference.misfolded],
+        "folded": [_folded(layer) for layer in difference.folded],
+        "misfolded": [_folded(layer) for layer in difference.misfolded],
         "ties": difference.ties,
         "layers": [_layer(layer) for layer in difference.layers],
     }
@@ -52,7 +52,7 @@ def _layer(layer: LayerChange) -> dict[str, Any]:
             role.role: members(role, "presence", "shapes", "dtypes", *numbers)
             for role in layer.roles
         },
-        "settings": {each.setting: members(each, "old", "new") for each in layer.settings},
+        "settings": {setting.setting: members(setting, "old", "new") for setting in layer.settings},
     }
 
 

@@ -81,7 +81,7 @@ def load(path: str) -> dict[str, Measured]:
 
 def _measured(layer: Any) -> Measured:
     mean, variance, divergence = (
-        np.array([float(each) for each in layer[name]], np.float64)
+        np.array([float(number) for number in layer[name]], np.float64)
         for name in ("mean", "variance", "divergences")
     )
     if not mean.size == variance.size == divergence.size:

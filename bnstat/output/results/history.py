@@ -25,8 +25,13 @@ def dump_history_json(
     document = {
         "schema": 1,
         "path": path,
-        "checkpoints": [results.members(each, "name", "step") for each in history.checkpoints],
-        "skipped": [{"name": each.name, "error": str(each.error)} for each in history.skipped],
+        "checkpoints": [
+            results.members(checkpoint, "name", "step") for checkpoint in history.checkpoints
+        ],
+        "skipped": [
+            {"name": checkpoint.name, "error": str(checkpoint.error)}
+            for checkpoint in history.skipped
+        ],
         "tracks": [_track(track) for track in history.tracks.values()],
         "findings": [findings_json.plain(finding) for finding in findings],
     }

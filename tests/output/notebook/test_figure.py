@@ -11,7 +11,7 @@ from tests.output.models import layer, usual
 PNG = b"\x89PNG\r\n"
 
 
-def test_a_figure_of_all_four(tmp_path):
+def test_a_figure_of_all_roles(tmp_path):
     pytest.importorskip("matplotlib")
     bn = usual("block/bn", 64)
     figure = bn.plot()
@@ -31,7 +31,7 @@ def test_a_figure_of_all_four(tmp_path):
 
 
 @pytest.mark.parametrize("numbers", [[], [1.0], [2.0] * 5, [np.nan] * 3, [np.inf, 1, 2], [1e-8, 1]])
-def test_numbers_of_all_kinds(numbers):
+def test_any_values(numbers):
     pytest.importorskip("matplotlib")
     bn = layer("$\\frac$ <b>\x1b", {"moving_variance": np.array(numbers, np.float64)})
     assert bn.plot()._repr_png_().startswith(PNG)

@@ -20,7 +20,7 @@ def library(request):
     return request.param
 
 
-def test_one_row_a_channel(library):
+def test_one_row_per_channel(library):
     two = model(usual("one", 3), usual("two", 5, seed=1))
     frame = two.to_frame(library)
     assert type(frame).__module__.partition(".")[0] == library
@@ -34,7 +34,7 @@ def test_one_row_a_channel(library):
         assert column.tobytes() == stored.tobytes()
 
 
-def test_what_a_layer_lacks_is_missing(library):
+def test_missing_roles_are_missing_values(library):
     bare = layer("bare", {"moving_mean": np.float32([1, 2]), "moving_variance": np.ones(2)})
     frame = model(bare, usual("full", 1)).to_frame(library)
     missing = frame["gamma"].isna() if library == "pandas" else frame["gamma"].is_null()
@@ -42,7 +42,7 @@ def test_what_a_layer_lacks_is_missing(library):
     assert list(frame["moving_mean"])[:2] == [1, 2]
 
 
-def test_numbers_that_are_none_are_not_missing():
+def test_nan_is_not_a_missing_value():
     pytest.importorskip("polars")
     bn = layer("bn", {"moving_mean": np.float32([np.nan, 1]), "moving_variance": np.ones(2)})
     column = model(bn).to_frame("polars")["moving_mean"]
@@ -66,7 +66,7 @@ def test_no_layers(library):
     assert len(frame) == 0
 
 
-def test_which_library(monkeypatch):
+def test_the_default_library(monkeypatch):
     monkeypatch.setattr(frames, "find_spec", lambda name: name if name == "polars" else None)
     for name in LIBRARIES:
         monkeypatch.delitem(sys.modules, name, raising=False)

@@ -1,4 +1,4 @@
-"""A notebook as its readers see it: executed, each output in its richest form."""
+"""An executed notebook, with each output in its richest format."""
 
 from __future__ import annotations
 

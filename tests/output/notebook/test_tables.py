@@ -18,7 +18,7 @@ VOID = {"br"}
 
 
 class Reader(HTMLParser):
-    """Collects tags and text, and checks that every element ends where it should."""
+    """Collects tags and text, and checks that elements are nested correctly."""
 
     def __init__(self):
         super().__init__()
@@ -110,7 +110,7 @@ def test_a_history():
 @pytest.mark.parametrize(
     "numbers", [[], [1.0], [2.0] * 5, [np.nan] * 3, [np.inf, -np.inf, 0], [-1e308, 1e308]]
 )
-def test_numbers_of_all_kinds(numbers):
+def test_any_values(numbers):
     arrays = {"gamma": numbers, "moving_mean": numbers, "moving_variance": numbers}
     bn = layer("bn", {role: np.array(values) for role, values in arrays.items()})
     run = bnstat.history([model(bn), model(bn)])
@@ -120,7 +120,7 @@ def test_numbers_of_all_kinds(numbers):
         assert not re.search(r'd="[^"]*(nan|inf)', page)
 
 
-def test_names_from_files_are_text():
+def test_names_are_never_markup():
     evil = usual(HOSTILE)
     found = bnstat.check(model(evil, usual("other")))
     found.append(Finding("BN001", "rule", "error", HOSTILE, np.empty(0, np.intp), HOSTILE))
@@ -131,7 +131,7 @@ def test_names_from_files_are_text():
         assert any("<script>alert(1)</script>" in text for text in reader.text)
 
 
-def test_what_cannot_be_read_is_told():
+def test_the_table_contains_errors_of_reading():
     def fail():
         raise DamagedError("file", "is damaged")
 

@@ -1,8 +1,8 @@
-"""Compares the vendored uPlot with the package that its authors published, byte by byte.
+"""Compare the vendored uPlot with the published package, byte by byte.
 
     python tests/output/page/check_vendored.py
 
-Needs npm and a registry that it reaches. The exit code is 1 where a file is another one.
+Needs npm and access to a registry. The exit code is 1 if a file differs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FILES = {
 
 
 def published(version: str, folder: Path) -> dict[str, bytes]:
-    """The package's files, of a version such as `uplot@1.6.32`."""
+    """Return the files of a version such as `uplot@1.6.32`."""
     subprocess.run(
         ["npm", "pack", "--silent", version],
         cwd=folder,
@@ -39,7 +39,7 @@ def published(version: str, folder: Path) -> dict[str, bytes]:
 
 
 def main() -> int:
-    """Compare, print, and give the exit code."""
+    """Compare, print, and return the exit code."""
     name, version = (VENDOR / "VERSION").read_text(encoding="utf-8").split()
     with tempfile.TemporaryDirectory() as folder:
         expected = published(f"{name}@{version}", Path(folder))

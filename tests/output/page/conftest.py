@@ -1,4 +1,4 @@
-"""A real browser, one for all tests that use it; they skip where there is none."""
+"""One real browser for all tests; they are skipped if Chromium is not installed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ARGUMENTS = [
 
 
 def chromium() -> str | None:
-    """The browser's program, where one is installed."""
+    """Return the path of an installed browser."""
     return next(filter(None, map(shutil.which, CHROMIUMS)), None)
 
 
@@ -41,8 +41,8 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def show(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Show a page, and fail if anything in it complains or asks for anything else."""
-    contexts, said = [], []
+    """Show a page, and fail on any console message, error or request of the page."""
+    contexts, messages = [], []
     own = (tmp_path.as_uri(), "blob:")
 
     def show(text: str, **options: Any) -> Any:
@@ -53,9 +53,9 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
         context.set_default_timeout(60_000)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: said.append(request.url))
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.on("request", lambda request: messages.append(request.url))
         page.goto(path.as_uri())
         page.wait_for_selector("html[data-ready=true]", state="attached")
         return page
@@ -63,4 +63,4 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     yield show
     for context in contexts:
         context.close()
-    assert [text for text in said if not text.startswith(own)] == []
+    assert [text for text in messages if not text.startswith(own)] == []

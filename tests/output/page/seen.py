@@ -1,4 +1,4 @@
-"""What a browser shows of a page, and how tests act on it."""
+"""Functions that read a page in a browser and act on it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def network(epsilon: float | None = 0.001) -> Any:
 
 
 def rows(page: Any) -> list[list[str]]:
-    """The texts of the table's rows that are in the document."""
+    """Return the texts of the table's rows that are in the document."""
     texts: list[list[str]] = page.eval_on_selector_all(
         "#table tr[aria-rowindex]",
         "rows => rows.map(row => [...row.cells].map(c => c.textContent))",
@@ -38,7 +38,7 @@ def names(page: Any) -> list[str]:
 
 
 def frame(page: Any) -> None:
-    """Wait until what was asked for is drawn."""
+    """Wait until the page has drawn the last change."""
     page.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
 
 
@@ -53,7 +53,7 @@ def title(page: Any) -> str:
 
 
 def numbers(page: Any) -> dict[str, list[str]]:
-    """The columns of the table of numbers of the layer that is shown."""
+    """Return the columns of the table of numbers of the layer shown."""
     page.evaluate("document.getElementById('numbers-details').open = true")
     page.wait_for_selector("#channels tr[aria-rowindex]")
     heads = page.eval_on_selector_all("#channels th", "heads => heads.map(h => h.textContent)")

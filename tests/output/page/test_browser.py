@@ -1,4 +1,4 @@
-"""What pages show in a real browser: the numbers of the model, whatever they are."""
+"""Pages in a real browser show the numbers of the model, whatever they are."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.output.page.test_content import HOSTILE
 from tests.output.page.written import of_model, of_two
 
 
-def test_the_numbers_are_the_models(show: Show) -> None:
+def test_the_numbers_equal_the_models(show: Show) -> None:
     shown = network()
     page = show(of_model(shown))
     for of in shown:
@@ -37,7 +37,7 @@ def test_the_numbers_are_the_models(show: Show) -> None:
         press(page, "ArrowDown")
 
 
-def test_the_summaries_are_the_models(show: Show) -> None:
+def test_the_summaries_equal_the_models(show: Show) -> None:
     shown = network()
     head, *table = download(show(of_model(shown)), "#layers-csv")
     for of, row in zip(shown, table, strict=True):
@@ -49,7 +49,7 @@ def test_the_summaries_are_the_models(show: Show) -> None:
                 assert float(text) == pytest.approx(getattr(expected, measure), rel=1e-14)
 
 
-def test_what_is_taken_away(show: Show) -> None:
+def test_exported_tables(show: Show) -> None:
     shown = network()
     page = show(of_model(shown))
     head, *table = download(page, "#layer-csv") if numbers(page) else []
@@ -77,7 +77,7 @@ def test_axes_follow_the_layer(show: Show) -> None:
     assert after.evaluate(picture) == alone.evaluate(picture) != before
 
 
-def test_two_models_stand_side_by_side(show: Show) -> None:
+def test_two_models_side_by_side(show: Show) -> None:
     old, new = usual("a", seed=1), usual("a", seed=2)
     page = show(of_two(model(old, usual("gone")), model(new)))
     columns = numbers(page)
@@ -91,7 +91,7 @@ def test_two_models_stand_side_by_side(show: Show) -> None:
 
 
 @pytest.mark.parametrize("wide", [4, 9])
-def test_layers_of_other_widths_stand_side_by_side(wide: int, show: Show) -> None:
+def test_layers_of_different_widths_side_by_side(wide: int, show: Show) -> None:
     old, new = usual("a", wide, seed=1), usual("a", 6, seed=2)
     page = show(of_two(model(old), model(new)))
     columns = numbers(page)
@@ -100,7 +100,7 @@ def test_layers_of_other_widths_stand_side_by_side(wide: int, show: Show) -> Non
     assert not page.is_visible("figure:nth-of-type(1) .second")
 
 
-def test_the_data_beside_what_is_stored(show: Show) -> None:
+def test_measured_statistics_beside_the_stored_ones(show: Show) -> None:
     stored = usual("bn", 4, epsilon=0.001)
     mean = np.array([1, np.nan, np.inf, 0.1])
     page = show(of_model(model(stored), measured={"bn": Measured(mean, mean, mean, "shifted")}))
@@ -143,13 +143,13 @@ def test_hostile_names_and_odd_numbers(show: Show) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_no_layer_at_all(show: Show) -> None:
+def test_a_page_without_layers(show: Show) -> None:
     page = show(of_model(model()))
     assert title(page) == "no batch-norm layer"
     press(page, "ArrowDown", "End", "s")
 
 
-def test_charts_have_words(show: Show) -> None:
+def test_charts_have_labels(show: Show) -> None:
     page = show(of_model(network()))
     labels = page.eval_on_selector_all(
         "figure .chart:not([hidden])", "charts => charts.map(c => [c.role, c.ariaLabel])"

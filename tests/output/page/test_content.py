@@ -1,4 +1,4 @@
-"""What is written into a page, read back without a browser."""
+"""The content of pages, parsed without a browser."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HOSTILE = [
 @pytest.mark.parametrize(
     "kind", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16, np.int64, np.dtype(">f4")]
 )
-def test_the_numbers_are_the_stored_bits(kind: type) -> None:
+def test_numbers_have_the_stored_bits(kind: type) -> None:
     arrays = {role: np.arange(5).astype(kind) / kind_of(3, kind) for role in ROLES}
     arrays["beta"] = np.array([0.0, -0.0, 1, 2, 3]).astype(kind)
     shown = Shown(of_model(model(layer("bn", arrays))))
@@ -51,7 +51,7 @@ def kind_of(number: int, kind: type) -> np.generic:
     return np.asarray(number).astype(kind)[()]
 
 
-def test_what_is_no_number_keeps_its_bits() -> None:
+def test_nan_and_infinities_keep_their_bits() -> None:
     bits = np.array([0x7FC00001, 0x7F800001, 0xFF800000, 0x7F800000, 1], np.uint32)
     arrays = {"moving_mean": bits.view(np.float32), "moving_variance": np.ones(5, np.float32)}
     shown = Shown(of_model(model(layer("bn", arrays))))
@@ -61,7 +61,7 @@ def test_what_is_no_number_keeps_its_bits() -> None:
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
-def test_no_name_acts(name: str) -> None:
+def test_names_are_never_markup(name: str) -> None:
     plain = Shown(of_model(model(usual("bn"))))
     sick = layer(name, {"moving_mean": [np.nan], "moving_variance": [-1.0]}, notes=[name])
     shown = Shown(of_model(model(sick)))
@@ -74,7 +74,7 @@ def test_no_name_acts(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", HOSTILE[:4])
-def test_no_path_acts(name: str) -> None:
+def test_paths_are_never_markup(name: str) -> None:
     from bnstat.model import Source
 
     source = Source(f"runs/{name}", "tf2-checkpoint", name, 1, name)
@@ -83,7 +83,7 @@ def test_no_path_acts(name: str) -> None:
     assert name in shown.all("h1")[0]
 
 
-def test_the_policy_allows_its_own_style_and_script_and_nothing_else() -> None:
+def test_the_policy_allows_only_the_style_and_the_script_of_the_page() -> None:
     text = of_model(model(usual("bn")))
     shown = Shown(text)
     assert "default-src 'none'" in shown.policy
@@ -97,7 +97,7 @@ def test_the_policy_allows_its_own_style_and_script_and_nothing_else() -> None:
     assert "url(" not in text
 
 
-def test_the_licence_of_what_is_vendored_goes_along() -> None:
+def test_the_page_contains_the_licence_of_uplot() -> None:
     script = Shown(of_model(model(usual("bn")))).all("script")[2]
     assert "Permission is hereby granted" in script
     assert "Leon Sorokin" in script
@@ -157,7 +157,7 @@ def test_a_run() -> None:
     np.testing.assert_allclose(means, expected, rtol=1e-12)
 
 
-def test_of_a_long_run_some_checkpoints_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_some_checkpoints_of_a_long_run_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "MOST_NUMBERS", 3 * 4 * 8)
     entries = [(str(place), model(usual("bn", seed=place))) for place in range(9)]
     entries[4] = ("4", DamagedError("model-4", "is damaged"))
@@ -168,7 +168,7 @@ def test_of_a_long_run_some_checkpoints_are_kept(monkeypatch: pytest.MonkeyPatch
     assert frames.newest is entries[8][1]
 
 
-def test_the_statistics_of_data() -> None:
+def test_measured_statistics() -> None:
     numbers = np.array([1.0, np.nan, 3])
     data = {
         "bn": Measured(numbers, numbers + 1, numbers + 2, "shifted"),
@@ -182,7 +182,7 @@ def test_the_statistics_of_data() -> None:
     assert any(text.startswith("other: ") for text in shown.all("p"))
 
 
-def test_odd_layers_and_none() -> None:
+def test_odd_layers_and_no_layers() -> None:
     odd = model(
         layer("empty", {"moving_mean": np.zeros(0, np.float32), "moving_variance": np.zeros(0)}),
         layer("one", {"moving_mean": np.ones(1), "moving_variance": np.ones(1)}, epsilon=np.inf),
@@ -197,7 +197,7 @@ def test_odd_layers_and_none() -> None:
     assert nothing.all("p", id="headline") == ["no batch norm found"]
 
 
-def test_the_budget_of_a_large_network() -> None:
+def test_the_page_of_a_large_network_is_small() -> None:
     """EfficientNetB4 has 96 layers with 62,600 channels."""
     sizes = [652] * 95 + [62_600 - 95 * 652]
     layers = [
@@ -209,14 +209,14 @@ def test_the_budget_of_a_large_network() -> None:
     assert len(of_model(network).encode()) < 1_500_000
 
 
-def test_it_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jinja_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(BnstatError, match="pip install jinja2") as caught:
         of_model(model(usual("bn")))
     assert "\n" not in str(caught.value)
 
 
-def test_colours_are_named_once() -> None:
+def test_every_colour_is_defined_in_both_themes() -> None:
     style = (Path(pages.__file__).parent / "style.css").read_text(encoding="utf-8")
     used = set(re.findall(r"var\((--\w+)\)", style))
     themes = re.findall(r"^:root[^{]*\{(.*?)\}", style, re.DOTALL | re.MULTILINE)

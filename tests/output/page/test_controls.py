@@ -1,4 +1,4 @@
-"""How pages are used in a real browser: search, sort, keys, slider, themes, paper."""
+"""The controls of pages in a real browser: search, sort, keys, slider, themes, print."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_light_and_dark(scheme: str, show: Show) -> None:
     assert page.evaluate(background) == next(iter(colours.values()))
 
 
-def test_on_paper_it_is_light_open_and_whole(show: Show) -> None:
+def test_a_printed_page_is_light_open_and_complete(show: Show) -> None:
     arrays = {"moving_mean": np.zeros(2, np.float32), "moving_variance": np.float32([-1, 1])}
     page = show(
         of_model(model(*(layer(f"bn{place}", arrays) for place in range(200)))), color_scheme="dark"
@@ -107,7 +107,7 @@ def test_findings_lead_to_their_layers(show: Show) -> None:
     assert names(page) == ["sick"]
 
 
-def test_epsilon_is_asked_for(show: Show) -> None:
+def test_epsilon_can_be_entered(show: Show) -> None:
     shown = network(epsilon=None)
     page = show(of_model(shown))
     assert "scale" not in numbers(page)
@@ -121,7 +121,7 @@ def test_epsilon_is_asked_for(show: Show) -> None:
     assert "scale" not in numbers(page)
 
 
-def test_a_run_moves_by_its_slider(show: Show) -> None:
+def test_the_slider_selects_a_checkpoint(show: Show) -> None:
     models = [model(usual("a", seed=seed), usual("b", seed=seed + 9)) for seed in range(3)]
     page = show(of_run(*models))
     for place, key in ((2, None), (1, "ArrowLeft"), (0, "ArrowLeft"), (1, "ArrowRight")):
@@ -153,7 +153,7 @@ def test_ten_thousand_layers(show: Show) -> None:
     assert names(page) == ["bn9999"]
 
 
-def test_on_a_phone_nothing_sticks_out(show: Show) -> None:
+def test_a_page_fits_a_phone(show: Show) -> None:
     page = show(of_model(network()), viewport={"width": 390, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.eval_on_selector_all(
@@ -164,7 +164,7 @@ def test_on_a_phone_nothing_sticks_out(show: Show) -> None:
     assert title(page) == "block1/bn"
 
 
-def test_the_pointer_tells_a_channel_in_all_charts(show: Show) -> None:
+def test_the_pointer_selects_a_channel_in_all_charts(show: Show) -> None:
     shown = network()
     page = show(of_model(shown))
     box = page.locator("figure:nth-of-type(1) .u-over").bounding_box()
@@ -174,7 +174,7 @@ def test_the_pointer_tells_a_channel_in_all_charts(show: Show) -> None:
     assert said[3] == f"channel 8: {shortest(shown[0].moving_variance)[8]}"
 
 
-def test_paper_says_that_not_all_rows_are_on_it(show: Show) -> None:
+def test_a_printed_page_has_a_limited_number_of_rows(show: Show) -> None:
     arrays = {"moving_mean": np.zeros(1, np.float32), "moving_variance": np.ones(1, np.float32)}
     page = show(of_model(model(*(layer(f"bn{place}", arrays) for place in range(5_001)))))
     assert not page.is_visible("#table .rest")

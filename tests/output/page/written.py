@@ -1,4 +1,4 @@
-"""Pages taken apart again: what a browser is given, read without one."""
+"""Pages of models, parsed without a browser."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Parts(HTMLParser):
             pieces.append(data)
 
     def all(self, tag: str, **attributes: str) -> list[str]:
-        """The texts of the elements of that tag and those attributes."""
+        """Return the texts of the elements with this tag and these attributes."""
         return [
             "".join(pieces)
             for name, attrs, pieces in self.elements

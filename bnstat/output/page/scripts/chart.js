@@ -1,14 +1,14 @@
-// Charts: uPlot draws axes and follows the pointer, the points and bars are drawn here.
+// Charts: uPlot draws the axes and follows the pointer; this module draws points and bars.
 
 const WHOLE = Array.from({length: 24}, (_, place) =>
   [1, 2, 5][place % 3] * 10 ** Math.floor(place / 3));
 const PRINTED = 320; // the width of a chart on paper, where two are side by side
-const MANY = 300; // channels, from which on dots are small
-const GUTTER = 64; // for the distribution, at the right of the channels
+const MANY = 300; // channels; with more of them, dots are small
+const GUTTER = 64; // the width of the distribution, to the right of the channels
 
 const palette = {};
 
-/** Take the colours from the style sheet; they are others in the dark and on paper. */
+/** Read the colours from the style sheet; they depend on the theme and on printing. */
 function readPalette() {
   const style = getComputedStyle(document.documentElement);
   for (const name of ["ink", "faint", "grid", "first", "second", "marked", "band"]) {
@@ -16,7 +16,7 @@ function readPalette() {
   }
 }
 
-/** A chart in `host` of what `draw(u)` draws over x values, all y being 0..1 of a scale. */
+/** A chart in `host`: `draw(u)` draws over the x values, with y from 0 to 1 on a scale. */
 class Chart {
   constructor(host, {height, gutter, xTick, series, draw, hover, click}) {
     this.host = host;
@@ -71,7 +71,7 @@ class Chart {
     if (width > 0 && width !== this.plot.width) this.plot.setSize({width, height: this.height});
   }
 
-  /** Draw this data; where the chart is out of sight, when it comes into sight. */
+  /** Draw this data now, or when the chart becomes visible. */
   show(scale, data) {
     this.waiting = {scale, data};
     if (this.inSight || state.printing) this.catchUp();
@@ -87,7 +87,7 @@ class Chart {
     this.redraw();
   }
 
-  /** Draw again, with the axes: of other ticks on the same range uPlot knows nothing. */
+  /** Draw again with the axes, because uPlot ignores new ticks on the same range. */
   redraw() {
     this.catchUp();
     this.plot.redraw(false, true);
@@ -95,11 +95,11 @@ class Chart {
 }
 
 /**
- * A chart of numbers channel by channel, with their distribution beside them.
+ * A chart of the numbers of all channels, with their distribution beside them.
  *
- * It shows `parts`: {values, marked}, the first as dots, the second as diamonds. `order` is the
- * channel at each place; channels in `marked` are ringed. What is not finite is a triangle at the
- * upper edge.
+ * It shows one or two `parts`, {values, marked}: the first as dots, the second as diamonds. `order`
+ * has the channel at each position. Channels in `marked` have a ring. Numbers that are not finite
+ * are triangles at the upper edge.
  */
 class ChannelChart {
   constructor(host, {hover}) {
@@ -121,7 +121,7 @@ class ChannelChart {
     this.marked = marked;
     this.places = null;
     this.scale = scaleOver(parts, logarithmic);
-    // A number's place, null for one that has none, undefined for a channel that is not there.
+    // The position of a number: null if it has none, undefined if there is no such channel.
     const ys = parts.map((values) => Array.from(order, (channel) =>
       channel < values.length ? this.scale.at(values[channel]) : undefined));
     this.ys = ys;
@@ -129,13 +129,13 @@ class ChannelChart {
     this.chart.show(this.scale, [Array.from(order, (_, place) => place), ys[0], ys[1] ?? nothing]);
   }
 
-  /** The place of a channel; undefined where it has none. */
+  /** The position of a channel; undefined if it has none. */
   placeOf(channel) {
     this.places ??= new Map(Array.from(this.order, (at, place) => [at, place]));
     return this.places.get(channel);
   }
 
-  /** Let the pointer's line stand at a channel that is pointed at in another chart. */
+  /** Move the line to the channel that the pointer is at in another chart. */
   point(channel) {
     const {plot} = this.chart;
     const place = channel === null ? undefined : this.placeOf(channel);
@@ -151,7 +151,7 @@ class ChannelChart {
     const size = (count > 1500 ? 1.2 : count > MANY ? 1.6 : 2.6) * ratio;
     const [x, y] = [pixels(u, "x"), pixels(u, "y")];
     const inside = (at) => at >= left && at <= left + width;
-    // Of many it can hardly be seen of which shape they are, but these are filled in no time.
+    // Squares are drawn faster, and among many of them the shape is hardly visible.
     const [first, second] = count > MANY ? [square, dash] : [dot, diamond];
     const styles = [[first, palette.first], [second, palette.second]];
     this.ys?.forEach((ys, part) => {
@@ -184,7 +184,7 @@ class ChannelChart {
   }
 }
 
-/** Where on the canvas a value of an axis is; uPlot's own function takes long for thousands. */
+/** Return a function from values to canvas pixels; uPlot's own is slow for thousands of values. */
 function pixels(u, axis) {
   const start = u.valToPos(0, axis, true), unit = u.valToPos(1, axis, true) - start;
   return (value) => start + value * unit;
@@ -233,7 +233,7 @@ function paint(ctx, colour, hollow, width) {
   else ctx.fill();
 }
 
-/** The distribution, as bars along the y axis; of two parts, one on each side. */
+/** Draw the distribution as bars along the y axis, two parts on opposite sides. */
 function bars(ctx, ys, part, parts, {left, width, y, colour}) {
   const counts = new Array(ys.length < 50 ? 12 : 24).fill(0);
   for (const at of ys) {
@@ -251,7 +251,7 @@ function bars(ctx, ys, part, parts, {left, width, y, colour}) {
   ctx.globalAlpha = 1;
 }
 
-/** A chart of one role over the checkpoints: mean, and from the smallest to the largest. */
+/** A chart of one role over the checkpoints: the mean and the range. */
 class TrackChart {
   constructor(host, {click}) {
     this.now = 0;

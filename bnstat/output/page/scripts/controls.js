@@ -66,20 +66,20 @@ function bindFrames(slider, name) {
   });
 }
 
-/** The signs of the charts, as far as this page has them. */
+/** The legend: the symbols that the charts of this page use. */
 function legend() {
   const signs = [];
   if (DATA.kind === "difference") signs.push(["first", "●", "old"], ["second", "◇", "new"]);
   if (DATA.measured) signs.push(["first", "●", "stored"], ["second", "◇", "the data's"]);
   const marked = DATA.marks.some((mark) => mark.runs.length);
-  if (marked) signs.push(["marked", "○", "named by a finding"]);
+  if (marked) signs.push(["marked", "○", "in a finding"]);
   if (DATA.marks.some((mark) => mark.rule === "BN004")) signs.push(["marked", "▲", "not finite"]);
   return signs.map(([kind, sign, name]) => element("span", {}, [
     element("span", {className: `key ${kind}`}, [sign]), ` ${name}`,
   ]));
 }
 
-/** The style sheet's theme: as asked for, but light on paper. */
+/** Set the theme of the style sheet: the chosen one, but light on paper. */
 function followTheme() {
   const apply = () => {
     const dark = state.dark && !state.printing;
@@ -89,7 +89,7 @@ function followTheme() {
   view(["dark", "printing"], apply);
 }
 
-/** On paper all rules are open and the table is whole. */
+/** On paper, all rules are open and the table is complete. */
 function followPrinting() {
   const opened = [];
   const follow = (printing) => {
@@ -100,7 +100,7 @@ function followPrinting() {
       if (printing) opened.push(rule);
     }
     state.printing = printing;
-    render(); // at once: there is no next frame before the page goes to the printer
+    render(); // now, because there is no next frame before printing
   };
   matchMedia("print").addEventListener("change", ({matches}) => follow(matches));
   addEventListener("beforeprint", () => follow(true));

@@ -1,6 +1,6 @@
-// Keys: arrows through the layers and the checkpoints, and a letter for what is done often.
+// Keys: arrows move through layers and checkpoints; letters do frequent tasks.
 
-/** Go some layers on in the table, as far as there are any. */
+/** Move by a number of layers in the table, at most to its end. */
 function step(by) {
   if (!found.length) return;
   const place = found.indexOf(state.row);

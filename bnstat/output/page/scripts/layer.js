@@ -1,4 +1,4 @@
-// One layer: what it is, what was found in it, its panels, its numbers.
+// One layer: its facts, findings, panels and numbers.
 
 function showLayer() {
   const panels = TITLES.map((_, title) => new Panel(title, (from, channel) => {
@@ -62,7 +62,7 @@ function changeFacts(row) {
   return facts;
 }
 
-/** The numbers of the layer shown, each exactly, made only when they are looked at. */
+/** The exact numbers of the layer shown; built only when they are visible. */
 class NumbersSheet {
   constructor() {
     this.details = document.getElementById("numbers-details");

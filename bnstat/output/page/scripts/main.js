@@ -1,4 +1,4 @@
-// Put the page together.
+// Assemble the page.
 
 followTheme();
 followPrinting();

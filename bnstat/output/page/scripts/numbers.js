@@ -1,4 +1,4 @@
-// The data of the page: what Python wrote, and the numbers at the places that it names.
+// The data of the page that Python wrote, and the packed numbers that it refers to.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const ROLES = ["gamma", "beta", "moving mean", "moving variance"];
@@ -13,7 +13,7 @@ function unpacked(text) {
   return bytes.buffer;
 }
 
-/** The typed array at a place [bytes a number, count, first byte]; null for no place. */
+/** The typed array at a place [bytes per number, count, first byte]; null for no place. */
 function numbersAt(place) {
   if (!place) return null;
   const [width, count, start] = place;
@@ -27,8 +27,8 @@ function numbersOf(row, frame, role) {
 }
 
 /**
- * What a layer does to each channel: [scale, shift], or null where that is not known.
- * In the precision of BatchNorm.scale_and_shift, step by step, so that the bits are the same.
+ * The [scale, shift] of a layer, or null if they are unknown.
+ * Each step has the precision of BatchNorm.scale_and_shift, so that the bits are the same.
  */
 function scaleAndShift(row, frame, assumed) {
   const [gamma, beta, mean, variance] = ROLES.map((_, role) => numbersOf(row, frame, role));
@@ -49,7 +49,7 @@ function scaleAndShift(row, frame, assumed) {
   return [scale, shift];
 }
 
-/** The index of a channel, or one index a dimension: 0:3:1. */
+/** The index of a channel, or one index per dimension: 0:3:1. */
 function channelName(row, channel) {
   if (!row.shape) return String(channel);
   const indices = [];

@@ -1,11 +1,11 @@
-// The panels of a layer: one for each role, and for the scale and the shift.
+// The panels of a layer: one for each role, one for the scale and one for the shift.
 
 const TITLES = [...ROLES, "scale", "shift"];
-const HINTS = ["", "", "what inference subtracts", "what inference divides by the root of",
+const HINTS = ["", "", "inference subtracts it", "inference divides by its square root",
   "gamma / √(moving variance + epsilon)", "beta − moving mean · scale"];
 const SCALE = 4, SHIFT = 5;
 
-/** The numbers of each title of a row: [old, new], [stored, data's] or [stored]; [] for none. */
+/** The numbers of each panel of a row: [old, new], [stored, data], [stored] or []. */
 function partsOf(row) {
   if (DATA.kind === "difference") {
     const frames = [0, 1].map((frame) => framePartsOf(row, frame));
@@ -24,7 +24,7 @@ function framePartsOf(row, frame) {
   return [...ROLES.map((_, role) => numbersOf(row, frame, role)), ...effect];
 }
 
-/** The channels of the findings about a row. */
+/** The channels in the findings about a row. */
 function markedChannels(index) {
   const channels = new Set();
   for (const {runs} of marksOf[index]) {
@@ -64,7 +64,7 @@ class Panel {
     this.picture.hidden = this.second.hidden = this.over.hidden = true;
   }
 
-  /** Make the charts, now that the panel is in the document and has a size. */
+  /** Create the charts when the panel is in the document and has a size. */
   build() {
     this.chart = new ChannelChart(this.picture, {hover: (channel) => this.hover(this, channel)});
     if (DATA.kind === "history" && this.title < ROLES.length) {
@@ -130,8 +130,8 @@ class Panel {
       return this.parts.length ? "no channels" : `this layer has no ${this.name} in the file`;
     }
     const known = this.row.epsilon.some((each) => each !== null) || state.epsilon !== null;
-    return known ? "not to be told: the moving statistics are not in the file, or do not fit"
-      : "the file does not tell epsilon: give one above";
+    return known ? "unknown: the moving statistics are not in the file, or have the wrong shape"
+      : "epsilon is not stored in this file; enter one above";
   }
 
   described(marked) {
@@ -146,7 +146,7 @@ class Panel {
       (marked.size ? `; marked by findings: channels ${channels.join(", ")}${more}` : "");
   }
 
-  /** Say the numbers of a channel, or of all of them. */
+  /** Show the numbers of a channel, or a summary of all channels. */
   say(channel) {
     this.said.textContent = channel === null ? this.brief
       : `channel ${channelName(this.row, channel)}: ` + this.parts.map((values) =>
@@ -200,12 +200,12 @@ function partTitle(name, part, parts) {
   return `${DATA.kind === "difference" ? ["old", "new"][part] : ["stored", "data"][part]} ${name}`;
 }
 
-/** The channels of the longest part. */
+/** The number of channels of the longest part. */
 function channelsOf(parts) {
   return Array.from({length: Math.max(0, ...parts.map((values) => values.length))}, (_, at) => at);
 }
 
-/** The channel at each place: in their order, or by value with what is no number at the end. */
+/** The channel at each position: in order, or sorted by value with NaN at the end. */
 function orderOf(parts) {
   const order = channelsOf(parts), [values] = parts;
   if (state.order === "channel") return order;
@@ -213,7 +213,7 @@ function orderOf(parts) {
   return order.sort((a, b) => (key(a) === key(b) ? a - b : key(a) - key(b)));
 }
 
-/** Show the checkpoint nearest to the place that was clicked. */
+/** Show the checkpoint nearest to the click. */
 function goToCheckpoint(place) {
   if (place === null || place === undefined) return;
   const far = DATA.frames.map(({checkpoint}) => Math.abs(checkpoint - place));

@@ -1,9 +1,9 @@
-// Scales of charts: any range of numbers, also the largest and the smallest, onto 0 to 1.
+// Scales of charts: they map any range of numbers, however large or small, to 0..1.
 
 /**
- * A scale over the finite numbers of some arrays: `at` maps a number to 0..1, or to null where it
- * cannot be drawn; `ticks` are [place, text]. A logarithmic one has no place for what is not
- * above 0.
+ * A scale over the finite numbers of some arrays: `at` maps a number to 0..1, or to null if it
+ * cannot be drawn; `ticks` are [position, text]. On a logarithmic scale, only numbers above 0 have
+ * a position.
  */
 function scaleOver(arrays, logarithmic) {
   const through = logarithmic ? Math.log10 : (value) => value;
@@ -21,7 +21,7 @@ function scaleOver(arrays, logarithmic) {
     const room = Math.abs(low) * 0.1 || 1;
     [low, high] = [Math.max(low - room, -Number.MAX_VALUE), Math.min(low + room, Number.MAX_VALUE)];
   }
-  const half = high / 2 - low / 2; // high - low may be more than the largest number
+  const half = high / 2 - low / 2; // high - low may overflow
   const place = (at) => (half > 0 ? (at / 2 - low / 2) / half : 0.5);
   const at = (value) => {
     const shown = through(value);
@@ -42,7 +42,7 @@ function ticksOf(low, high, logarithmic) {
   return ticks;
 }
 
-/** The smallest of 1, 2, 5 times a power of ten that is not below a number. */
+/** The smallest 1, 2 or 5 times a power of ten that is at least a number. */
 function niceStep(least) {
   const power = 10 ** Math.floor(Math.log10(least));
   return [1, 2, 5, 10].map((times) => times * power).find((step) => step >= least * 0.999);
@@ -52,7 +52,7 @@ function powerText(power) {
   return String(Number((10 ** power).toPrecision(2))).replace("e+", "e");
 }
 
-/** A tick with the digits that tell it from its neighbours. */
+/** A tick with the digits that distinguish it from its neighbours. */
 function tickText(tick, step) {
   const last = Math.floor(Math.log10(step) + 1e-9);
   if (Math.abs(tick) < step / 2) return "0";

@@ -1,4 +1,4 @@
-// A table of any length: only the rows in sight are in the document, but all when it is printed.
+// A table of any length: the document has only the visible rows, but all of them in print.
 
 const ROW_HEIGHT = 30, BEYOND = 8, MOST_PRINTED = 5000;
 
@@ -60,7 +60,7 @@ class Sheet {
     this.draw();
   }
 
-  /** Bring a row into sight. */
+  /** Scroll to a row. */
   reveal(row) {
     const head = this.heads[0].offsetHeight;
     const top = row * ROW_HEIGHT, sight = this.host.clientHeight - head;

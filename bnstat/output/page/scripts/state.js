@@ -1,4 +1,4 @@
-// What the user chose, and the views that follow it.
+// The user's choices, and the views that depend on them.
 
 const state = {
   row: DATA.marks[0]?.row ?? Math.max(0, DATA.rows.findIndex((row) => row.change?.verdict === "different")),
@@ -17,7 +17,7 @@ const state = {
 const views = [];
 let scheduled = false;
 
-/** Let `draw` run once now, and in each frame in which one of the state's `keys` is another. */
+/** Run `draw` now, and in each frame in which one of the state's `keys` has changed. */
 function view(keys, draw) {
   let seen = keys.map((key) => state[key]);
   views.push(() => {
@@ -29,7 +29,7 @@ function view(keys, draw) {
   draw();
 }
 
-/** Change the state; however often that happens in a frame of the screen, views draw once. */
+/** Change the state. Views draw once per frame, however many changes it has. */
 function update(changes) {
   Object.assign(state, changes);
   if (scheduled) return;

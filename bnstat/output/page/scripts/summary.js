@@ -1,8 +1,8 @@
-// The numbers that a person reads first: those of bnstat.model.Summary.
+// The summary of a role, with the same numbers as bnstat.model.Summary.
 
 const summaries = new Map();
 
-/** Count, bad (NaN or infinite), and mean, std, min, max of the finite numbers. */
+/** Count, bad (NaN or infinite), and the mean, std, min and max of the finite numbers. */
 function summary(values) {
   let bad = 0, total = 0, min = Infinity, max = -Infinity;
   for (const value of values) {
@@ -19,7 +19,7 @@ function summary(values) {
   return {count: values.length, bad, mean, std: Math.sqrt(squares / good), min, max};
 }
 
-/** The summary of a role of a row in a frame; null where it is not there. */
+/** The summary of a role of a row in a frame; null if the layer lacks it. */
 function summaryOf(row, frame, role) {
   const place = row.stored[frame]?.[role];
   if (!place) return null;

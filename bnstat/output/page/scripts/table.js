@@ -1,4 +1,4 @@
-// The table of layers: what it shows of each, which of them, in which order.
+// The table of layers: its columns, the rows that a search finds, and their order.
 
 const GRAVITY = ["error", "warning", "info"];
 const SIGNS = {error: "✕", warning: "▲", info: "●"};
@@ -6,7 +6,7 @@ const SIGNS = {error: "✕", warning: "▲", info: "●"};
 const marksOf = DATA.rows.map(() => []);
 for (const mark of DATA.marks) marksOf[mark.row].push(mark);
 
-/** What the search finds layers of a verdict by. */
+/** The words by which the search finds layers with a verdict. */
 const WORDS = {same: "equal", "same-effect": "same in effect", different: "differs"};
 
 const searched = DATA.rows.map((row, index) => [
@@ -16,7 +16,7 @@ const searched = DATA.rows.map((row, index) => [
   ...marksOf[index].flatMap((mark) => [mark.rule, mark.name]),
 ].join("\n").toLowerCase());
 
-/** What a column can tell of a role: `value` to sort by, `text` to show. */
+/** The measures of a role: `value` to sort by, `text` to show. */
 const STATISTICS = DATA.kind === "difference" ? [
   {title: "largest change", value: (change) => change?.[1], text: (change) => brief(change?.[1])},
   {title: "channels that moved", value: (change) => change?.[0],
@@ -30,7 +30,7 @@ const STATISTICS = DATA.kind === "difference" ? [
   {title: "not finite", value: (of) => of?.bad, text: (of) => of ? String(of.bad) : "–"},
 ];
 
-/** What a role's column is about: its change, or its summary in the frame shown. */
+/** The content of a role's column: its change, or its summary in the frame shown. */
 function subjectOf(row, role) {
   return DATA.kind === "difference" ? row.change?.roles[role] : summaryOf(row, state.frame, role);
 }
@@ -76,14 +76,14 @@ function roleCell(row, role) {
   return subject?.bad ? {text, className: "error", title: `${subject.bad} not finite`} : text;
 }
 
-/** The mean divergence over a layer's channels, where data was measured. */
+/** The mean divergence over a layer's channels, if data was measured. */
 function divergenceOf(row) {
   if (!row.measured) return null;
   const divergences = numbersAt(row.measured.divergence);
   return divergences.reduce((sum, each) => sum + each, 0) / divergences.length;
 }
 
-/** The indices of the rows that the search finds, in the order that was asked for. */
+/** The indices of the rows that the search finds, in the chosen order. */
 let found = DATA.rows.map((_, index) => index);
 
 function find() {
@@ -103,7 +103,7 @@ function find() {
   });
 }
 
-/** How many characters the column of names has room for. */
+/** The number of characters that fit into the column of names. */
 let roomForNames = 40;
 
 function showTable() {
@@ -137,7 +137,7 @@ function showTable() {
   takeAway(copyButton, csvButton, () => "layers", layerRows);
 }
 
-/** Show a layer; on a narrow screen, where it is below the table, go there. */
+/** Show a layer; on a narrow screen, where it is below the table, scroll to it. */
 function choose(row) {
   update({row});
   if (innerWidth < 1100) document.getElementById("layer").scrollIntoView();

@@ -1,6 +1,6 @@
-// Numbers and tables as text: brief to look at, exact to take away.
+// Numbers and tables as text: brief for display, exact for export.
 
-/** Some significant digits, for people. */
+/** A number with a few significant digits, for display. */
 function brief(value, digits = 3) {
   if (value === null || value === undefined) return "";
   if (typeof value === "string") return value;
@@ -14,7 +14,7 @@ function brief(value, digits = 3) {
   return text.includes("e") ? String(Math.round(value)) : text;
 }
 
-/** A mean and a deviation, the mean no more exact than the deviation lets it be: 1.09±0.13. */
+/** A mean and a deviation, with the precision that the deviation allows: 1.09±0.13. */
 function pair(mean, deviation) {
   if (!Number.isFinite(mean)) return "NaN";
   const small = Math.max(Math.abs(mean), deviation);
@@ -25,11 +25,11 @@ function pair(mean, deviation) {
   return `${mean.toFixed(decimals)}±${deviation.toFixed(decimals)}`;
 }
 
-/** The shortest number that reads back as the same one, of float32 if `single`. */
+/** The shortest number that reads back as the same number, as float32 if `single`. */
 function exact(value, single = false) {
   if (value === null || value === undefined) return "";
   if (single && Number.isFinite(value)) {
-    // All float32 but the smallest hold six digits.
+    // Every float32 except the smallest has at least six exact digits.
     for (let digits = Math.abs(value) < 1e-37 ? 1 : 6; digits <= 9; digits++) {
       const near = Number(value.toPrecision(digits));
       if (Math.fround(near) === value) return String(near);
@@ -43,7 +43,7 @@ function exactAll(values) {
   return Array.from(values, (value) => exact(value, values instanceof Float32Array));
 }
 
-/** A name that fits, cut in the middle: the ends of layers' names tell them apart. */
+/** A name shortened in the middle, because the ends of layers' names distinguish them. */
 function shortened(name, most) {
   if (name.length <= most) return name;
   const end = Math.ceil(most * 0.6);
@@ -54,7 +54,7 @@ function plural(count, noun) {
   return `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 }
 
-/** Rows of cells as CSV (RFC 4180); a ' goes before what a spreadsheet would run as a formula. */
+/** Rows of cells as CSV (RFC 4180); a ' precedes text that a spreadsheet would run as a formula. */
 function csv(rows) {
   return rows.map((cells) => cells.map(csvCell).join(",")).join("\r\n") + "\r\n";
 }
@@ -65,7 +65,7 @@ function csvCell(cell) {
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
-/** Let the user save text as a file. */
+/** Offer text to the user as a file to save. */
 function save(name, text) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], {type: "text/csv"}));
@@ -74,7 +74,7 @@ function save(name, text) {
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 
-/** Put rows of cells on the clipboard, for a spreadsheet; the button says that it is done. */
+/** Copy rows of cells to the clipboard, for a spreadsheet; the button confirms it. */
 async function copy(rows, button) {
   const text = rows.map((cells) => cells.join("\t")).join("\n");
   try {
@@ -96,7 +96,7 @@ function copyBySelection(text) {
   area.remove();
 }
 
-/** Buttons that take a table away: `rows` gives its rows, the first of them titles. */
+/** Connect the buttons that export a table: `rows` returns its rows, the first are titles. */
 function takeAway(copyButton, csvButton, name, rows) {
   copyButton.addEventListener("click", () => copy(rows(), copyButton));
   csvButton.addEventListener("click", () => save(name(), csv(rows())));
