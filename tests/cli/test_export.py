@@ -164,7 +164,7 @@ def test_npz_is_not_for_a_terminal(start):
     os.close(theirs)
     os.close(ours)
     assert process.returncode == 2
-    assert b"NPZ is not for a terminal" in err
+    assert b"a terminal cannot show NPZ" in err
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15)])

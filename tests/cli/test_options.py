@@ -93,7 +93,7 @@ def test_everything_is_passed_on(run, loads, command):
     [
         ("scale$", "ROLE=REGEX"),
         ("scale=x", "gamma, beta, moving_mean, moving_variance"),
-        ("gamma=(", "no regular expression"),
+        ("gamma=(", "not a regular expression"),
     ],
 )
 def test_wrong_patterns(run, loads, pattern, message):
