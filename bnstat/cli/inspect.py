@@ -98,9 +98,9 @@ def command(
 
             yield from undecided(model)
         if verbose:
-            from bnstat.output.terminal.listing import verdicts
+            from bnstat.output.terminal.listing import explanations
 
-            yield from verdicts(model, screen)
+            yield from explanations(model, screen)
 
     show(lines, output)
     return options.exit_code(model, quiet)

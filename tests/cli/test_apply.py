@@ -48,7 +48,7 @@ def test_export_edit_apply(run, tmp_path, form):
 def test_what_is_left_out_stays(run, h5, tmp_path):
     (tmp_path / "v.csv").write_text("layer,channel,gamma\na,0,7\na,1,8\na,2,9\n")
     done = run("apply", h5, tmp_path / "v.csv", "-o", tmp_path / "c.h5")
-    assert "1 layer written, 3 of 3 values new; 1 layer left as before" in done.stdout
+    assert "1 layer written, 3 of 3 values new; 1 layer unchanged" in done.stdout
     old, new = bnstat.load(h5), bnstat.load(tmp_path / "c.h5")
     assert new["a"].gamma.tolist() == [7, 8, 9]
     assert same_bits(new["a"].moving_mean, old["a"].moving_mean)

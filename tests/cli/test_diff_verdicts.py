@@ -59,7 +59,7 @@ def test_without_an_epsilon_nothing_is_called_the_same(network: str, ported: str
     # The rewritten layers' epsilon is next to nothing, the network's is not: neither file tells.
     result = run(network, ported)
     assert result.exit_code == 1
-    assert "give --epsilon" not in result.stdout
+    assert "pass --epsilon" not in result.stdout
     assert "does not tell epsilon (--epsilon)" in result.stdout
 
 

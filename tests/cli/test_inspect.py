@@ -10,7 +10,7 @@ import termios
 import numpy as np
 import pytest
 
-from bnstat.model import Verdict
+from bnstat.model import Explanation
 from bnstat.output.terminal.table import text_width
 from tests.output.models import layer, model, usual
 from tests.terminal import ROOT
@@ -48,7 +48,7 @@ def test_values_and_no_values(run, loads):
 
 
 def test_why(run, loads):
-    loads(model(usual("bn"), explain=lambda: [Verdict("conv/kernel", None, None, "no statistics")]))
+    loads(model(usual("bn"), explain=lambda: [Explanation("conv/kernel", None, None, "no statistics")]))
     assert "conv/kernel" not in run("inspect").stdout
     assert run("inspect", "-v").stdout.endswith(
         "\n\nvariable     why\nconv/kernel  no statistics\n"
@@ -65,7 +65,7 @@ def test_no_layers(run, loads, options):
 
 
 def test_no_layers_and_why(run, loads):
-    loads(model(explain=lambda: [Verdict("conv/kernel", None, None, "no statistics")]))
+    loads(model(explain=lambda: [Explanation("conv/kernel", None, None, "no statistics")]))
     result = run("inspect", "-v")
     assert result.exit_code == 1
     assert "conv/kernel  no statistics" in result.stdout

@@ -21,7 +21,7 @@ SLOWLY = """
 import time
 from bnstat.model import BatchNorm
 from bnstat.output.terminal import screen as progress
-progress._PATIENCE = 0.01
+progress._DELAY = 0.01
 read = BatchNorm.read
 def slowly(layer):
     time.sleep(0.3)

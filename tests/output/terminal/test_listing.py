@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bnstat.model import Verdict
+from bnstat.model import Explanation
 from bnstat.output.terminal import listing
 from bnstat.output.terminal.screen import Screen
 from bnstat.output.terminal.table import text_width
@@ -111,12 +111,12 @@ def test_undecided_variables_are_shown():
     assert "  role unknown  float32  [1]  vars/0" in listing.variables(model(bn), Screen())
 
 
-def test_verdicts():
-    verdicts = [
-        Verdict("bn/gamma", "bn", "gamma", "found by name"),
-        Verdict("conv/kernel\x1b", None, None, "no batch norm"),
+def test_explanations():
+    explanations = [
+        Explanation("bn/gamma", "bn", "gamma", "found by name"),
+        Explanation("conv/kernel\x1b", None, None, "no batch norm"),
     ]
-    assert list(listing.verdicts(model(explain=lambda: verdicts), Screen())) == [
+    assert list(listing.explanations(model(explain=lambda: explanations), Screen())) == [
         "",
         "variable         why",
         "bn/gamma         gamma of bn: found by name",
@@ -124,9 +124,9 @@ def test_verdicts():
     ]
 
 
-def test_verdicts_on_a_narrow_terminal():
-    verdicts = [Verdict("conv/kernel", None, None, "no batch norm")] * 2
-    assert list(listing.verdicts(model(explain=lambda: verdicts), Screen(width=20))) == [
+def test_explanations_on_a_narrow_terminal():
+    explanations = [Explanation("conv/kernel", None, None, "no batch norm")] * 2
+    assert list(listing.explanations(model(explain=lambda: explanations), Screen(width=20))) == [
         "",
         *(["conv/kernel", "  no batch norm"] * 2),
     ]

@@ -149,7 +149,7 @@ def test_marks_are_red_where_there_are_colours():
 def test_undecided_roles():
     bn = layer("bn", vectors(moving_mean=[1, 2]), undecided=[variable("vars/0", [1.0, 2.0])])
     assert table_rows(model(bn))["bn"][1:3] == ["?", "?"]
-    assert "all layers: the file does not tell the role of some variables" in legend(model(bn))
+    assert "all layers: the file does not record the role of some variables" in legend(model(bn))
 
 
 def test_footnotes_name_each_fact_once():

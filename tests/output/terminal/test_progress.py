@@ -17,7 +17,7 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def patience(monkeypatch):
     """How long work takes before it shows: next to no time."""
-    monkeypatch.setattr(screen, "_PATIENCE", 0.01)
+    monkeypatch.setattr(screen, "_DELAY", 0.01)
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
 
@@ -44,10 +44,10 @@ def test_long_work_shows_a_bar(monkeypatch):
 
 def test_short_work_shows_nothing(monkeypatch):
     before = time.monotonic()
-    monkeypatch.setattr(screen, "_PATIENCE", 600)
+    monkeypatch.setattr(screen, "_DELAY", 600)
     shown = shown_while(lambda: list(screen.track("ab", "exporting")), monkeypatch, Terminal())
     assert shown == ""
-    assert time.monotonic() - before < screen._PATIENCE / 2
+    assert time.monotonic() - before < screen._DELAY / 2
 
 
 @pytest.mark.usefixtures("patience")
