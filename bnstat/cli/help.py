@@ -40,7 +40,7 @@ def command(topic: str | None) -> None:
     if topic is None:
         show(_overview, "-")
     elif topic not in TOPICS:
-        raise BnstatError(repr(topic), "there is no such topic", _hint(topic))
+        raise BnstatError(repr(topic), "unknown topic", _hint(topic))
     elif writes_to_terminal("-"):
         from bnstat.output.terminal.screen import Screen, encodable
 

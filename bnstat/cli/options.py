@@ -318,7 +318,7 @@ def reading_all(command: Command) -> Command:
 
 
 def reading(command: Command) -> Command:
-    """Add the options of `reading_all`, and those that choose a checkpoint of a folder."""
+    """Add the options of `reading_all`, and options that choose a checkpoint of a folder."""
     return _with_options(reading_all(command), _CHECKPOINT)
 
 
@@ -416,7 +416,7 @@ def _first_names(names: Sequence[str]) -> str:
 
 
 def exit_code(model: Model, quiet: bool) -> int:
-    """Return the exit code of a command that shows layers: 1, with a message, if there is none."""
+    """Return 0, or 1 with a message if the model has no layers."""
     if model.layers:
         return 0
     if not quiet:

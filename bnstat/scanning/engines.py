@@ -182,7 +182,7 @@ class Dask(Engine):
 
 @contextmanager
 def open_engine(url: str | None, jobs: int) -> Iterator[Engine]:
-    """Open the engine that the user asks for.
+    """Open an engine.
 
     Args:
         url: `dask://HOST:PORT`, or `dask://local` for a cluster on this machine; None for
@@ -190,7 +190,7 @@ def open_engine(url: str | None, jobs: int) -> Iterator[Engine]:
         jobs: the number of jobs at a time on this machine; 0 for one per core.
 
     Raises:
-        BnstatError: there is no such engine, it cannot be reached, or its library is missing.
+        BnstatError: the engine is unknown, it cannot be reached, or its library is missing.
     """
     workers = jobs or os.cpu_count() or 1
     if url is not None:
@@ -215,7 +215,7 @@ def _dask(url: str, workers: int) -> Iterator[Engine]:
     except ValueError:
         parts = urlsplit("")
     if parts.scheme != "dask" or not parts.netloc:
-        raise BnstatError(url, "there is no such engine", "use dask://HOST:PORT or dask://local")
+        raise BnstatError(url, "unknown engine", "use dask://HOST:PORT or dask://local")
     try:
         from distributed import Client, LocalCluster
     except ImportError as error:

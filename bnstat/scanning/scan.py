@@ -98,7 +98,7 @@ class ScanOptions:
 
     @property
     def fail_on(self) -> Severity | None:
-        """The least severity at which a model fails; None if not set."""
+        """The least severity that makes a model fail; None if not set."""
         project = None if self.config is None else self.config.settings.fail_on
         return self.rules.fail_on or project
 
@@ -123,7 +123,7 @@ def scan(
         choice: which models are scanned.
         options: how they are read and checked.
         engine: where they are read.
-        state: the records of earlier scans; those of this scan are added.
+        state: the records of earlier scans; this scan adds its own.
 
     Raises:
         NotFoundError: a root does not exist; nothing was scanned.

@@ -62,7 +62,7 @@ def test_an_unknown_topic(run, typed, hint):
     result = run("help", typed)
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert result.stderr == f"error: {typed!r}: there is no such topic; {hint}\n"
+    assert result.stderr == f"error: {typed!r}: unknown topic; {hint}\n"
 
 
 def test_a_terminal_gets_a_pager_and_colours(monkeypatch, tmp_path):

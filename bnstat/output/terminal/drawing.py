@@ -37,7 +37,7 @@ class Frame(NamedTuple):
 
 
 def bars(counts: NDArray[np.intp], width: int, height: int, blocks: str) -> list[str]:
-    """Draw bars, the highest of which has the height of the chart. A count of 1 is visible.
+    """Draw bars up to the height of the chart. A count of 1 is visible.
 
     Args:
         counts: the counts, at most `width`.
@@ -77,7 +77,7 @@ def dots(places: NDArray[np.float64], width: int, height: int, braille: bool) ->
 
 
 def row_of(place: float, height: int, braille: bool) -> int:
-    """Return the row, from the top, in which `dots` draws a number."""
+    """Return the row, from the top, where `dots` draws a number."""
     down = _DOTS_DOWN if braille else 1
     return int(_levels(np.array([place]), height * down)[0]) // down
 
@@ -117,7 +117,7 @@ _HEIGHT: Final = 6
 _PIPE_WIDTH: Final = 80
 _MAX_WIDTH: Final = 120
 _MIN_WIDTH_OF_TWO: Final = 60
-"""The width from which two charts are drawn side by side."""
+"""The least width for two charts side by side."""
 
 _GAP: Final = "   "
 _STYLE: Final = "cyan"

@@ -55,7 +55,7 @@ def lines(findings: Sequence[Finding], screen: Screen) -> Iterator[str]:
 
 
 def summary(findings: Sequence[Finding]) -> str:
-    """Return `2 errors, 1 warning, 17 info`, or what was checked if there is no finding."""
+    """Return `2 errors, 1 warning, 17 info`, or what was checked if nothing was found."""
     counts = Counter(finding.severity for finding in findings)
     parts = [
         f"{number} {severity}{'s' if number > 1 and severity != 'info' else ''}"

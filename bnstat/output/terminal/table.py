@@ -134,8 +134,8 @@ def shorten(text: str, width: int, ellipsis: str, head: float = 0.5) -> str:
 def shorten_all(names: Sequence[str], width: int, ellipsis: str) -> list[str]:
     """Shorten different names so that they stay different.
 
-    Parts between slashes that most long names have in common are removed first. What is still too
-    wide is cut in the middle. Names that are then alike end in the number of their row.
+    Parts between slashes that most long names have in common are removed first. Names that are
+    still too wide are cut in the middle. Names that are then alike end in the number of their row.
     """
     long = [name for name in names if text_width(name) > width]
     counts = Counter(part for name in long for part in set(name.split("/")))
