@@ -80,46 +80,6 @@ def test_thresholds(sound: str) -> None:
     assert run(sound, "--threshold", "gamma=0.001").exit_code == 0
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["--threshold", "gamma"],
-        ["--threshold", "gamma=x"],
-        ["--threshold", "gama=1"],
-        ["--threshold", "gamma=0"],
-        ["--select", "BN999"],
-        ["--ignore", "nonsense"],
-        ["--explain", "BN999"],
-        ["--fail-on", "never"],
-        ["--json", "--sarif"],
-        ["--layer", "nothing*"],
-    ],
-)
-def test_wrong_usage_exits_with_2_and_a_line(options: list[str], sound: str) -> None:
-    result = run(sound, *options)
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    assert "rror: " in result.stderr.splitlines()[-1]
-    assert isinstance(result.exception, SystemExit)
-
-
-def test_what_cannot_be_read_exits_with_2(tmp_path: Path) -> None:
-    assert run(str(tmp_path / "nothing.h5")).exit_code == 2
-    (tmp_path / "cut.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
-    result = run(str(tmp_path / "cut.h5"))
-    assert result.exit_code == 2
-    assert len(result.stderr.splitlines()) == 1
-
-
-def test_no_batch_norm_exits_with_1(tmp_path: Path) -> None:
-    path = write_h5(tmp_path / "dense.h5", layer("dense", {"kernel": np.ones((2, 2))}))
-    result = run(path)
-    assert result.exit_code == 1
-    assert result.stdout == ""
-    assert "no batch-norm layer found" in result.stderr
-    assert json.loads(run(path, "--json").stdout)["findings"] == []
-
-
 def test_json(stuck: str) -> None:
     document = json.loads(run(stuck, "--json").stdout)
     assert document["counts"] == {"error": 0, "warning": 2, "info": 1}

@@ -117,13 +117,6 @@ def test_a_cause_is_told_in_every_form(network: str, tmp_path: Path) -> None:
     assert first["causes"] == [{"kind": "unbiased-variance", "text": text}]
 
 
-@pytest.mark.parametrize("option", ["--tolerance", "--epsilon"])
-def test_numbers_below_0_are_refused(option: str, network: str) -> None:
-    result = run(network, network, option, "-1")
-    assert result.exit_code == 2
-    assert result.stdout == ""
-
-
 def test_the_tolerance_decides_the_exit_code(network: str, tmp_path: Path) -> None:
     arrays = {role: array * np.float32(1 + 1e-5) for role, array in arrays_of(FIRST).items()}
     other = write_h5(tmp_path / "other.h5", layer("block1/bn", arrays), SECOND)

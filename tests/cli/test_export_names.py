@@ -85,23 +85,6 @@ def test_a_wrong_map_is_refused(text: str, what: str, network: str, tmp_path: Pa
     assert what in result.stderr
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["--json", "--format", "csv"],
-        ["--epsilon", "0.1"],
-        ["--folded", "--no-values"],
-        ["--folded"],
-        ["--names", "caffe"],
-        ["--map", "nothing.csv"],
-        ["--format", "safetensors", "--no-values"],
-    ],
-)
-def test_wrong_usage_exits_with_2(options: list[str], network: str) -> None:
-    result = run("export", network, *options)
-    assert (result.exit_code, result.stdout) == (2, "")
-
-
 def test_folded(network: str) -> None:
     result = run("export", network, "--folded", "--epsilon", "0.001")
     first = json.loads(result.stdout)["layers"][0]

@@ -42,26 +42,16 @@ def test_no_values(run, loads):
     assert result.exit_code == 0
 
 
-def test_values_and_no_values(run, loads):
-    loads(model(usual("bn")))
-    assert run("inspect", "--values", "--no-values").exit_code == 2
-
-
 def test_why(run, loads):
-    loads(model(usual("bn"), explain=lambda: [Explanation("conv/kernel", None, None, "no statistics")]))
+    loads(
+        model(
+            usual("bn"), explain=lambda: [Explanation("conv/kernel", None, None, "no statistics")]
+        )
+    )
     assert "conv/kernel" not in run("inspect").stdout
     assert run("inspect", "-v").stdout.endswith(
         "\n\nvariable     why\nconv/kernel  no statistics\n"
     )
-
-
-@pytest.mark.parametrize("options", [[], ["--values"], ["--no-values"], ["--layer", "bn"]])
-def test_no_layers(run, loads, options):
-    loads(model())
-    result = run("inspect", *options)
-    assert result.exit_code == 1
-    assert result.stdout == ""
-    assert result.stderr == "no batch-norm layer found in runs/cnn\n"
 
 
 def test_no_layers_and_why(run, loads):
@@ -69,22 +59,6 @@ def test_no_layers_and_why(run, loads):
     result = run("inspect", "-v")
     assert result.exit_code == 1
     assert "conv/kernel  no statistics" in result.stdout
-
-
-def test_output_file(run, loads, tmp_path):
-    loads(model(usual("bn")))
-    result = run("inspect", "-o", tmp_path / "table.txt")
-    assert result.exit_code == 0
-    assert result.output == ""
-    assert (tmp_path / "table.txt").read_text("utf-8") == run("inspect").stdout
-
-
-def test_nothing_half_written_stays(run, loads, tmp_path):
-    bn = usual("bn")
-    object.__setattr__(bn.variables["beta"], "reader", lambda: 1 / 0)
-    loads(model(bn))
-    run("inspect", "--values", "-o", tmp_path / "table.txt")
-    assert list(tmp_path.iterdir()) == []
 
 
 def on_a_terminal(start, columns, arguments, **options):
@@ -159,31 +133,6 @@ def test_ascii_streams(start, variables, options):
     assert out.isascii()
     assert b"\\u5c42/bn" in out
     assert err == b"note: \\u5c42\n"
-
-
-def test_a_pipe_that_closes(start):
-    process = start(["inspect", "--values"], model="model(usual('bn', 200_000))", stdout=-1)
-    process.stdout.readline()
-    process.stdout.close()
-    assert process.wait(300) == 141
-    assert process.stderr.read() == b""
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
-@pytest.mark.parametrize("options", [[], ["--values"]])
-def test_a_full_disk(start, options):
-    with open("/dev/full", "wb") as full:
-        process = start(["inspect", *options], stdout=full)
-        _, err = process.communicate(timeout=300)
-    assert process.returncode == 2
-    assert err == b"error: No space left on device\n"
-
-
-def test_closed_standard_output(start):
-    process = start(["inspect"], preexec_fn=lambda: os.close(1))
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 2
-    assert err == b"error: standard output is closed\n"
 
 
 def test_interruption(start):

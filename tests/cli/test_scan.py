@@ -141,35 +141,6 @@ def test_what_is_broken_makes_the_exit_code_1(run, tmp_path: Path) -> None:
     assert run("scan", tmp_path).exit_code == 1
 
 
-def test_where_nothing_can_be_read_it_is_2(run, tmp_path: Path) -> None:
-    (tmp_path / "cut.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
-    assert run("scan", tmp_path).exit_code == 2
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["nowhere"],
-        ["--json", "--csv"],
-        ["--select", "BN999"],
-        ["--engine", "slurm://here"],
-        ["--engine", "dask://"],
-        ["--engine", "dask://[::1"],
-        ["--engine", "ray://here:1"],
-        ["--jobs", "-1"],
-        ["--config-file", "nowhere.toml"],
-        ["--config-file", "a.toml", "--isolated"],
-        ["--state", "nowhere/state.db"],
-    ],
-)
-def test_wrong_usage_is_a_line_and_2(run, options: list[str], tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    result = run("scan", tmp_path, *options)
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    assert "rror: " in result.stderr.splitlines()[-1]
-
-
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_was_done_and_the_next_scan_goes_on(tmp_path: Path) -> None:
     root = store(tmp_path / "store", 200)
