@@ -37,12 +37,12 @@ def say(message: str) -> None:
 
 
 def _patterns(
-    _: click.Context, __: click.Parameter, given: tuple[str, ...]
+    _: click.Context, __: click.Parameter, values: tuple[str, ...]
 ) -> tuple[tuple[str, str], ...]:
     from bnstat.model import ROLES
 
     pairs = []
-    for text in given:
+    for text in values:
         role, equals, regex = text.partition("=")
         if not equals or role not in ROLES:
             raise click.BadParameter(
@@ -65,15 +65,15 @@ def _size(_: click.Context, __: click.Parameter, text: str) -> int:
 
 
 def _storage_options(
-    _: click.Context, __: click.Parameter, given: tuple[str, ...]
+    _: click.Context, __: click.Parameter, values: tuple[str, ...]
 ) -> dict[str, Any]:
     """Parse KEY=VALUE pairs. A value that is not JSON is text."""
-    if not given:
+    if not values:
         return {}
     import json
 
     options: dict[str, Any] = {}
-    for text in given:
+    for text in values:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise click.BadParameter("a storage option has the form KEY=VALUE")
@@ -84,9 +84,9 @@ def _storage_options(
     return options
 
 
-def _thresholds(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, float]:
+def _thresholds(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
     thresholds = {}
-    for text in given:
+    for text in values:
         name, _equals, value = text.partition("=")
         try:
             thresholds[name] = float(value)
@@ -311,8 +311,8 @@ def reading_all(command: Command) -> Command:
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        given = {name: kwargs.pop(name) for name in Reading._fields if name in kwargs}
-        return command(*args, reading=Reading(**given), **kwargs)
+        fields = {name: kwargs.pop(name) for name in Reading._fields if name in kwargs}
+        return command(*args, reading=Reading(**fields), **kwargs)
 
     return _with_options(wrapper, (*_NAMES, *_READING))  # type: ignore[return-value]
 
@@ -345,8 +345,8 @@ class RuleOptions(NamedTuple):
         return Settings(_split(self.select), _split(self.ignore), self.thresholds, self.fail_on)
 
 
-def _split(given: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(rule.strip() for text in given for rule in text.split(",") if rule.strip())
+def _split(values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(rule.strip() for text in values for rule in text.split(",") if rule.strip())
 
 
 def rules(command: Command) -> Command:
@@ -354,10 +354,10 @@ def rules(command: Command) -> Command:
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        given = RuleOptions(**{name: kwargs.pop(name) for name in RuleOptions._fields})
-        if given.config_file is not None and given.isolated:
+        rule_options = RuleOptions(**{name: kwargs.pop(name) for name in RuleOptions._fields})
+        if rule_options.config_file is not None and rule_options.isolated:
             raise click.UsageError("--config-file and --isolated: choose one")
-        return command(*args, rules=given, **kwargs)
+        return command(*args, rules=rule_options, **kwargs)
 
     return _with_options(wrapper, _RULES)  # type: ignore[return-value]
 

@@ -118,8 +118,8 @@ def command(
         roots, rules.settings, rules.config_file, rules.isolated, reading.for_all()
     )
     tally = Tally(scan_options.fail_on)
-    with open_engine(engine, jobs) as workers, open_state(state, scan_options) as known:
-        records = scan(roots, Choice(include, exclude, newest), scan_options, workers, known)
+    with open_engine(engine, jobs) as workers, open_state(state, scan_options) as before:
+        records = scan(roots, Choice(include, exclude, newest), scan_options, workers, before)
         hidden = quiet or writes_to_terminal(output)
         tracked = tally.counting(track(records, "scanning", hidden=hidden))
         _write(tracked, tally, format_, output)

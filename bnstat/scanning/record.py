@@ -100,14 +100,14 @@ def of_model(path: str, model: Model, findings: list[Finding]) -> Record:
     )
 
 
-def of_error(path: str, error: BnstatError, **known: Any) -> Record:
+def of_error(path: str, error: BnstatError, **fields: Any) -> Record:
     """Return the record of a model that could not be read."""
     troubles: list[Trouble] = [name for kind, name in _TROUBLES if isinstance(error, kind)]
     where = os.path.basename(error.where) if error.where.startswith(path) else error.where
     inside = "" if error.where == path else f"{where}: "
     hint = f"; {error.hint}" if error.hint else ""
     trouble: Trouble = troubles[0] if troubles else "unreadable"
-    return Record(path, trouble=trouble, reason=f"{inside}{error.what}{hint}", **known)
+    return Record(path, trouble=trouble, reason=f"{inside}{error.what}{hint}", **fields)
 
 
 _NAMES: Final = {rule.code: rule.name for rule in RULES}

@@ -131,14 +131,14 @@ def scan(
     """
     batches = Batches(engine, partial(examine_all, options))
     is_whole = choice == Choice()
-    for found in _candidates(roots, choice, options, engine):
-        if isinstance(found, Unreadable):
+    for item in _candidates(roots, choice, options, engine):
+        if isinstance(item, Unreadable):
             is_whole = False
-            yield of_error(found.path, found.error)
-        elif state is not None and (kept := state.known(found)) is not None:
-            yield from kept
+            yield of_error(item.path, item.error)
+        elif state is not None and (records := state.records_of(item)) is not None:
+            yield from records
         else:
-            finished = batches.add(found, at_least=_REMOTE_BATCH if found.folder else 1)
+            finished = batches.add(item, at_least=_REMOTE_BATCH if item.folder else 1)
             yield from _records(finished, state)
     yield from _records(batches.finish(), state)
     if state is not None and is_whole:
