@@ -93,40 +93,40 @@ _LAYOUTS: Final = (
 """The layouts by size; the first that fits the screen is used."""
 
 
-class _Digest(NamedTuple):
-    """The statistics of a layer that the table shows.
+class _Row(NamedTuple):
+    """A layer in the table.
 
     Attributes:
+        layer: the layer.
         summaries: role -> summary.
         bars: role -> heights of a histogram's bars, from 0 to 8; empty if it is not drawn.
+        defects: the letters of obvious defects -> the roles that have them.
     """
 
+    layer: BatchNorm
     summaries: Mapping[str, Summary]
     bars: Mapping[str, Sequence[int]]
+    defects: Mapping[str, set[str]]
 
-    @classmethod
-    def of(cls, layer: BatchNorm, histograms: bool) -> _Digest:
-        summaries = {}
-        bars = {}
-        for role in ROLES:
-            array = layer.array(role)
-            if array is not None:
-                summaries[role] = Summary.of(array)
-                if histograms:
-                    bars[role] = heights(array, summaries[role])
-        return cls(summaries, bars)
 
-    def defects(self) -> dict[str, set[str]]:
-        """Return the letters of obvious defects, with the roles that have them."""
-        defects: dict[str, set[str]] = {}
-        if bad := {role for role, summary in self.summaries.items() if summary.bad}:
-            defects["N"] = bad
-        mean, variance = map(self.summaries.get, ("moving_mean", "moving_variance"))
-        if variance and variance.min < 0:
-            defects["V"] = {"moving_variance"}
-        if mean and variance and _constant(mean, 0) and _constant(variance, 1):
-            defects["I"] = {"moving_mean", "moving_variance"}
-        return defects
+def _row(layer: BatchNorm, histograms: bool) -> _Row:
+    summaries = {}
+    bars = {}
+    for role in ROLES:
+        array = layer.array(role)
+        if array is not None:
+            summaries[role] = Summary.of(array)
+            if histograms:
+                bars[role] = heights(array, summaries[role])
+    defects: dict[str, set[str]] = {}
+    if bad := {role for role, summary in summaries.items() if summary.bad}:
+        defects["N"] = bad
+    mean, variance = map(summaries.get, _MOVING)
+    if variance and variance.min < 0:
+        defects["V"] = {"moving_variance"}
+    if mean and variance and _is_constant(mean, 0) and _is_constant(variance, 1):
+        defects["I"] = set(_MOVING)
+    return _Row(layer, summaries, bars, defects)
 
 
 def overview(
@@ -145,14 +145,20 @@ def overview(
         BnstatError: a variable cannot be read.
     """
     histograms = bool(screen.glyphs.blocks) and (screen.width is None or screen.width >= 140)
-    digests = [_Digest.of(layer, histograms) for layer in track(model.layers)]
-    defects = [digest.defects() for digest in digests]
+    rows = [_row(layer, histograms) for layer in track(model.layers)]
     yield from header(model, screen)
     yield ""
-    layout, columns = _fitting(model, digests, defects, screen)
-    yield from table(columns, screen)
+    names = [legible(layer.name) for layer in model.layers]
+    longest = Column("layer", names).width
+    for layout in _LAYOUTS:
+        columns = _columns(model, rows, layout, screen.glyphs)
+        if screen.width is None:
+            break
+        if screen.width - total_width(columns) - len(GAP) >= min(longest, layout.least_name):
+            break
+    yield from table([layer_column(names, columns, screen, least=6), *columns], screen)
     yield ""
-    for line in _legend(model, layout, defects, screen.glyphs):
+    for line in _legend(model, rows, layout, screen.glyphs):
         for part in wrapped(line, screen):
             yield screen.style(part, "dim")
 
@@ -220,43 +226,16 @@ def _setting(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _fitting(
-    model: Model,
-    digests: Sequence[_Digest],
-    defects: Sequence[Mapping[str, set[str]]],
-    screen: Screen,
-) -> tuple[_Layout, list[Column]]:
-    """Return the first layout that fits the screen, and its columns."""
-    names = [legible(layer.name) for layer in model.layers]
-    longest = Column("layer", names).width
-    for layout in _LAYOUTS:
-        columns = _columns(model, digests, defects, layout, screen.glyphs)
-        if screen.width is None:
-            break
-        room = screen.width - total_width(columns) - len(GAP)
-        if room >= min(longest, layout.least_name):
-            break
-    return layout, [layer_column(names, columns, screen, least=6), *columns]
-
-
-def _columns(
-    model: Model,
-    digests: Sequence[_Digest],
-    defects: Sequence[Mapping[str, set[str]]],
-    layout: _Layout,
-    glyphs: Glyphs,
-) -> list[Column]:
+def _columns(model: Model, rows: Sequence[_Row], layout: _Layout, glyphs: Glyphs) -> list[Column]:
     """Return all columns except the names."""
     columns = []
-    if any(defects):
-        marks = ["".join(letters) for letters in defects]
-        columns.append(
-            Column("", marks, styles={row: "red" for row, mark in enumerate(marks) if mark})
-        )
+    if any(row.defects for row in rows):
+        marks = ["".join(row.defects) for row in rows]
+        red = {number: "red" for number, mark in enumerate(marks) if mark}
+        columns.append(Column("", marks, styles=red))
     if layout.channels:
-        counts = [str(layer.channels) for layer in model.layers]
-        title = "channels" if layout.range else "ch"
-        columns.append(Column(title, counts, right=True))
+        counts = [str(row.layer.channels) for row in rows]
+        columns.append(Column("channels" if layout.range else "ch", counts, right=True))
     if layout.settings:
         columns += [
             Column(name, texts, right=True)
@@ -264,50 +243,39 @@ def _columns(
             if len(set(texts)) > 1
         ]
     for role in layout.roles:
-        red = {
-            row: "red"
-            for row, roles_by_letter in enumerate(defects)
-            if any(role in roles for roles in roles_by_letter.values())
-        }
-        missing = ["?" if layer.undecided else "-" for layer in model.layers]
-        columns += _statistic(role, digests, missing, red, layout, glyphs)
+        columns += _role_columns(role, rows, layout, glyphs)
     return columns
 
 
-def _statistic(
-    role: str,
-    digests: Sequence[_Digest],
-    missing: Sequence[str],
-    styles: Mapping[int, str],
-    layout: _Layout,
-    glyphs: Glyphs,
+def _role_columns(
+    role: str, rows: Sequence[_Row], layout: _Layout, glyphs: Glyphs
 ) -> Iterator[Column]:
-    """Yield the columns of a role."""
-    summaries = [digest.summaries.get(role) for digest in digests]
-
-    def text(number: float) -> str:
-        return compact(number, layout.digits)
-
+    styles = {
+        number: "red"
+        for number, row in enumerate(rows)
+        if any(role in roles for roles in row.defects.values())
+    }
+    means, ranges = [], []
+    for row in rows:
+        summary = row.summaries.get(role)
+        if summary is None:
+            means.append(("?" if row.layer.undecided else "-", ""))
+            ranges.append(("", ""))
+        elif layout.spread:
+            means.append(compact_pair(summary.mean, summary.std, layout.digits))
+            low, high = (compact(end, layout.digits) for end in (summary.min, summary.max))
+            ranges.append((low, high))
+        else:
+            means.append((compact(summary.mean, layout.digits), ""))
     if not layout.spread:
-        means = [
-            text(summary.mean) if summary else none
-            for summary, none in zip(summaries, missing, strict=True)
-        ]
         title = _TITLES[role].removeprefix("moving ")
-        yield Column(title, means, right=True, styles=styles)
+        yield Column(title, [mean for mean, _ in means], right=True, styles=styles)
         return
-    means_and_spreads = [
-        compact_pair(summary.mean, summary.std, layout.digits) if summary else (none, "")
-        for summary, none in zip(summaries, missing, strict=True)
-    ]
-    yield _pairs(_TITLES[role], means_and_spreads, glyphs.plus_minus, styles)
+    yield _pairs(_TITLES[role], means, glyphs.plus_minus, styles)
     if layout.range:
-        ranges = [
-            (text(summary.min), text(summary.max)) if summary else ("", "") for summary in summaries
-        ]
         yield _pairs("range", ranges, "..", styles)
     if layout.histogram and glyphs.blocks:
-        drawn = [draw(digest.bars.get(role, ()), glyphs.blocks) for digest in digests]
+        drawn = [draw(row.bars.get(role, ()), glyphs.blocks) for row in rows]
         yield Column("", drawn, styles=styles)
 
 
@@ -325,12 +293,7 @@ def _pairs(
     return Column(title.center(width).rstrip(), cells, styles=styles)
 
 
-def _legend(
-    model: Model,
-    layout: _Layout,
-    defects: Sequence[Mapping[str, set[str]]],
-    glyphs: Glyphs,
-) -> Iterator[str]:
+def _legend(model: Model, rows: Sequence[_Row], layout: _Layout, glyphs: Glyphs) -> Iterator[str]:
     content = f"mean{glyphs.plus_minus}standard deviation" if layout.spread else "mean"
     if layout.range:
         content += ", smallest..largest"
@@ -338,8 +301,8 @@ def _legend(
         content += ", histogram"
     yield f"{content} over the channels"
     for letter, meaning in _MARKS.items():
-        if count := sum(letter in letters for letters in defects):
-            if letter == "I" and count == len(defects) and _are_rewritten(model):
+        if count := sum(letter in row.defects for row in rows):
+            if letter == "I" and count == len(rows) and _are_rewritten(model):
                 meaning = _REWRITTEN
             yield f"{letter}  {meaning} ({_count(count, 'layer')})"
     yield from footnotes(model)
@@ -355,5 +318,5 @@ def _count(number: int, thing: str) -> str:
     return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
-def _constant(summary: Summary, value: float) -> bool:
+def _is_constant(summary: Summary, value: float) -> bool:
     return not summary.bad and summary.min == summary.max == value
