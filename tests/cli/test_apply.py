@@ -45,7 +45,7 @@ def test_export_edit_apply(run, tmp_path, form):
     assert run("check", tmp_path / "copy").exit_code == 0
 
 
-def test_what_is_left_out_stays(run, h5, tmp_path):
+def test_missing_values_are_kept(run, h5, tmp_path):
     (tmp_path / "v.csv").write_text("layer,channel,gamma\na,0,7\na,1,8\na,2,9\n")
     done = run("apply", h5, tmp_path / "v.csv", "-o", tmp_path / "c.h5")
     assert "1 layer written, 3 of 3 values new; 1 layer unchanged" in done.stdout
@@ -115,7 +115,7 @@ def test_layers_that_are_called_otherwise(run, h5, tmp_path):
         (["{h5}", "{h5}", "-o", "no/where/c"], "the folder no/where does not exist"),
     ],
 )
-def test_one_line_says_what_is_wrong(run, h5, tmp_path, monkeypatch, arguments, message):
+def test_errors(run, h5, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     done = run("apply", *(argument.format(h5=h5) for argument in arguments))
     assert done.exit_code == 2

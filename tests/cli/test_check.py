@@ -45,7 +45,7 @@ def test_a_sound_model_exits_with_0(sound: str) -> None:
     assert result.stderr == ""
 
 
-def test_what_is_found_exits_with_1(stuck: str) -> None:
+def test_findings_exit_with_1(stuck: str) -> None:
     result = run(stuck)
     assert result.exit_code == 1
     assert "warning BN001 never-updated" in result.stdout
@@ -193,7 +193,7 @@ def test_several_models_in_documents(sound: str, stuck: str) -> None:
     assert run(sound, stuck, "--github").stdout == run(stuck, "--github").stdout
 
 
-def test_documents_tell_what_could_not_be_read(stuck: str) -> None:
+def test_documents_list_unreadable_models(stuck: str) -> None:
     document = json.loads(run(stuck, "a,b\n.h5", "--json").stdout)
     assert len(document["models"]) == 1
     (error,) = document["errors"]

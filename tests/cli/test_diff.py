@@ -57,7 +57,7 @@ def test_tolerances_and_layers(options: list[str], code: int, old: str, near: st
     assert run(old, near, *options).exit_code == code
 
 
-def test_all_shows_what_is_equal(old: str, near: str) -> None:
+def test_all_shows_equal_layers(old: str, near: str) -> None:
     def names(*options: str) -> set[str]:
         return {
             line.split()[0] for line in run(old, near, *options).stdout.splitlines()[4:] if line

@@ -81,7 +81,7 @@ def test_chosen_layers(run, loads):
     assert [bn["name"] for bn in layers] == ["head/bn"]
 
 
-def test_json_is_utf8_whatever_the_terminal_is(start):
+def test_json_is_utf8_on_any_terminal(start):
     process = start(
         ["export"],
         model=r"model(usual('\u5c42/bn'))",

@@ -32,7 +32,7 @@ def other(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("names", ["keras", "pytorch", "onnx", "flax"])
 @pytest.mark.parametrize("ending", ["json", "csv", "npz", "safetensors"])
-def test_apply_takes_what_export_writes(
+def test_apply_reads_every_export(
     names: str, ending: str, network: str, other: str, tmp_path: Path
 ) -> None:
     values, copy = tmp_path / f"values.{ending}", tmp_path / "copy.h5"

@@ -35,7 +35,7 @@ def test_a_topic_in_a_pipe_is_plain_text(run, topic):
     assert all(len(line) <= 80 or line.strip() in shown for line in lines)
 
 
-def test_what_a_topic_shows_of_a_command_is_not_wrapped(run):
+def test_outputs_of_commands_are_not_wrapped(run):
     text = run("help", "mend").stdout
     assert " --data tests/data/digits_train.npz --labels labels -o mended\n" in text
     assert "$ bnstat drift mended --data tests/data/digits_test.npz --labels labels\n" in text

@@ -22,7 +22,7 @@ def run(*args: str) -> Result:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Five epochs; from the third on `b` stands still."""
+    """Five epochs; `b` does not change after the third."""
     for epoch in range(1, 6):
         layers = usual("a", seed=epoch), usual("b", seed=min(epoch, 3) + 10)
         write_h5(tmp_path / f"model-{epoch}.h5", *layers)
@@ -72,7 +72,7 @@ def test_csv(folder: Path, tmp_path: Path) -> None:
     )
 
 
-def test_a_damaged_checkpoint_is_told_and_skipped(folder: Path) -> None:
+def test_a_damaged_checkpoint_is_skipped(folder: Path) -> None:
     damaged = folder / "model-3.h5"
     damaged.write_bytes(damaged.read_bytes()[:1000])
     result = run(str(folder), "--json")
@@ -86,7 +86,7 @@ def test_a_damaged_checkpoint_is_told_and_skipped(folder: Path) -> None:
     assert "model-3.h5" in line
 
 
-def test_one_file_is_a_run_of_one(folder: Path) -> None:
+def test_a_file_is_a_run_of_one_checkpoint(folder: Path) -> None:
     result = run(str(folder / "model-1.h5"))
     assert result.exit_code == 0
     assert "checkpoints  1: " in result.stdout

@@ -42,7 +42,7 @@ def test_no_values(run, loads):
     assert result.exit_code == 0
 
 
-def test_why(run, loads):
+def test_verbose(run, loads):
     loads(
         model(
             usual("bn"), explain=lambda: [Explanation("conv/kernel", None, None, "no statistics")]
@@ -54,7 +54,7 @@ def test_why(run, loads):
     )
 
 
-def test_no_layers_and_why(run, loads):
+def test_no_layers_and_verbose(run, loads):
     loads(model(explain=lambda: [Explanation("conv/kernel", None, None, "no statistics")]))
     result = run("inspect", "-v")
     assert result.exit_code == 1
@@ -62,7 +62,7 @@ def test_no_layers_and_why(run, loads):
 
 
 def on_a_terminal(start, columns, arguments, **options):
-    """What a terminal of so many columns shows."""
+    """Return the output on a terminal with this number of columns."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     process = start(arguments, stdout=theirs, **options)
@@ -85,7 +85,7 @@ LONG = "model(*[usual(f'resnet_v1_50/block{b}/unit_1/bottleneck/BatchNorm', 64) 
 
 
 @pytest.mark.parametrize("columns", [40, 80, 120, 200])
-def test_a_terminal_gets_what_fits(start, columns):
+def test_output_fits_the_terminal(start, columns):
     shown = on_a_terminal(start, columns, ["inspect"], model=LONG, variables={"NO_COLOR": "1"})
     assert "\x1b" not in shown
     assert "─" in shown

@@ -107,7 +107,7 @@ def test_help_and_version_import_next_to_nothing(option):
         ),
     ],
 )
-def test_only_what_is_needed_is_imported(start, arguments, left_out):
+def test_imports_are_lazy(start, arguments, left_out):
     process = start(arguments, model=f"({LISTING}, model(usual('bn')))[1]", stdout=subprocess.PIPE)
     _, err = process.communicate(timeout=300)
     loaded = set(err.decode().split())
@@ -126,7 +126,7 @@ def test_notes_go_to_standard_error(run, loads):
     assert run("inspect", "-q").stderr == ""
 
 
-def test_training_mode_is_told_from_lost_statistics(run, loads):
+def test_layers_in_training_mode_are_noted(run, loads):
     layer = usual("bn", uses_batch_statistics=True)
     loads(model(incomplete=[layer]))
     result = run("inspect")

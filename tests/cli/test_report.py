@@ -90,7 +90,7 @@ def test_several_paths_are_a_run(old: str, new: str) -> None:
     assert [each["name"] for each in shown.data["checkpoints"]] == [old, new, old]
 
 
-def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_reported(tmp_path: Path) -> None:
     for source in (DATA / "digits/run").iterdir():
         content = source.read_bytes()
         if source.name == "model-200.data-00000-of-00001":
@@ -132,7 +132,7 @@ def test_the_statistics_of_data(old: str, tmp_path: Path) -> None:
         "\xff",
     ],
 )
-def test_what_is_no_drift_is_refused(text: str, old: str, tmp_path: Path) -> None:
+def test_invalid_drift_documents_are_refused(text: str, old: str, tmp_path: Path) -> None:
     (tmp_path / "drift.json").write_text(text, encoding="latin-1")
     target = tmp_path / "report.html"
     result = run(old, "--drift", tmp_path / "drift.json", "-o", target)
@@ -141,6 +141,6 @@ def test_what_is_no_drift_is_refused(text: str, old: str, tmp_path: Path) -> Non
     assert not target.exists()
 
 
-def test_its_data_is_json(old: str) -> None:
+def test_the_data_is_json(old: str) -> None:
     (data,) = Shown(run(old).stdout).all("script", id="data")
     assert json.loads(data)["title"] == old

@@ -24,7 +24,7 @@ def test_a_pipe_that_closes(start, command):
     assert process.stderr.read() == b""
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize("command", ["inspect", *WRITING, "export --csv -o /dev/full"])
 def test_a_full_disk(start, command):
     with open("/dev/full", "wb") as full:
@@ -35,7 +35,7 @@ def test_a_full_disk(start, command):
     assert b"No space left on device" in err
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["inspect", "--help"], []])
 def test_help_on_a_full_disk(arguments):
     command = [sys.executable, "-m", "bnstat", *arguments]

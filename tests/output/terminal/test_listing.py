@@ -89,7 +89,7 @@ def test_values_of_other_shapes_are_labelled_by_dimension():
     ]
 
 
-def test_what_is_not_finite_is_shown():
+def test_values_that_are_not_finite_are_shown():
     bn = layer("bn", {"gamma": np.float32([np.nan, np.inf, -np.inf, -0.0])})
     assert body(listing.values(model(bn), Screen()))[2].split() == [
         "0",
@@ -133,7 +133,7 @@ def test_explanations_on_a_narrow_terminal():
 
 
 @pytest.mark.parametrize("show", [listing.variables, listing.values])
-def test_names_do_nothing_to_a_terminal(show):
+def test_names_are_harmless_on_a_terminal(show):
     name = "\x1b]0;title\x07\r\n‮"
     bn = usual(name, extra={name: variable(name, np.ones(1))}, notes=[name])
     assert all(line.isprintable() for line in show(model(bn), Screen()))

@@ -23,7 +23,7 @@ def patience(monkeypatch):
 
 
 def shown_while(work, monkeypatch, stderr):
-    """What standard error gets; pytest sets its own one after fixtures."""
+    """Return the output to standard error, which pytest replaces after fixtures."""
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", stderr)
         work()
