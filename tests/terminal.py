@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 WITHOUT_PROGRESS = """
 from bnstat.output.terminal import screen as progress
-progress._PATIENCE = 3600
+progress._DELAY = 3600
 from bnstat.__main__ import run
 run()
 """

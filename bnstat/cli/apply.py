@@ -1,4 +1,4 @@
-"""`bnstat apply`: a copy of a model with new values."""
+"""`bnstat apply`: write a copy of a model with new values."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import click
 
 from bnstat.cli import options
 from bnstat.cli.options import say
+
+_ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
 
 _EPILOG = """\b
 VALUES is one of these, identified by content:
@@ -35,15 +37,6 @@ Examples:
 """
 
 
-def _roles(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
-    from bnstat.model import ROLES
-
-    for role in given:
-        if role not in ROLES:
-            raise click.BadParameter(f"{role!r} is none of {', '.join(ROLES)}")
-    return given or ROLES
-
-
 @click.command("apply", epilog=_EPILOG)
 @click.argument("model", type=click.Path())
 @click.argument("values", type=click.Path())
@@ -64,7 +57,7 @@ def _roles(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tup
     "roles",
     multiple=True,
     metavar="ROLE",
-    callback=_roles,
+    type=click.Choice(_ROLES),
     help="Write only this role: gamma, beta, moving_mean or moving_variance. Can be repeated.",
 )
 @options.layers
@@ -91,12 +84,14 @@ def command(
     read back and compared before it gets its name.
     """
     if in_place == (output is not None):
-        raise click.UsageError("name the copy with -o, or give --in-place")
+        raise click.UsageError("name the copy with -o, or pass --in-place")
 
     from bnstat.mending import apply
     from bnstat.output.sink import open_text, show
 
-    applied = apply(model, values, output, roles=roles, layers=layers, in_place=in_place, **choice)
+    applied = apply(
+        model, values, output, roles=roles or _ROLES, layers=layers, in_place=in_place, **choice
+    )
     if as_json:
         from bnstat.output import results
 

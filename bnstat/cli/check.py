@@ -1,4 +1,4 @@
-"""`bnstat check`: what is wrong with a model's batch norm."""
+"""`bnstat check`: check models, and explain how to fix the findings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bnstat.cli import options, rule_options, suggestions
+from bnstat.cli import options, suggestions
 from bnstat.cli.options import say
 from bnstat.errors import BnstatError
 from bnstat.storage.access import redact
@@ -15,14 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from bnstat.checks import Findings
-    from bnstat.checks.settings import Settings
     from bnstat.model import Model
     from bnstat.output.terminal.screen import Screen
-
-    Checked = tuple[Findings, Model]
-
-
-_FORMS = ("json", "github", "sarif")
 
 
 _EPILOG = """\b
@@ -45,13 +39,15 @@ Examples:
     shell_complete=suggestions.rules,
     help="Explain a rule by its code or name, and exit.",
 )
-@rule_options.judging
+@options.rules
 @click.option(
     "--allow-none", is_flag=True, help="Exit with 0, not 1, if a model has no batch norm."
 )
-@click.option("--json", "as_json", is_flag=True, help="Write the findings as JSON.")
-@click.option("--github", "as_github", is_flag=True, help="Write GitHub Actions annotations.")
-@click.option("--sarif", "as_sarif", is_flag=True, help="Write SARIF 2.1.0, for code scanning.")
+@options.formats(
+    json="Write the findings as JSON.",
+    github="Write GitHub Actions annotations.",
+    sarif="Write SARIF 2.1.0, for code scanning.",
+)
 @options.layers
 @options.reading
 @options.output
@@ -61,11 +57,9 @@ def command(
     list_rules: bool,
     explain: str | None,
     allow_none: bool,
-    as_json: bool,
-    as_github: bool,
-    as_sarif: bool,
+    rules: options.RuleOptions,
+    format_: str,
     layers: tuple[str, ...],
-    judging: rule_options.Judging,
     reading: options.Reading,
     output: str,
     quiet: bool,
@@ -83,101 +77,87 @@ def command(
     """
     if list_rules or explain is not None:
         return _document(explain, output)
-    flags = (as_json, as_github, as_sarif)
-    asked = [form for form, flag in zip(_FORMS, flags, strict=True) if flag]
-    if len(asked) > 1:
-        raise click.UsageError(f"{' and '.join(f'--{form}' for form in asked)}: choose one")
 
     from bnstat.checks.settings import resolve
 
     paths = paths or (".",)
-    settings = resolve(paths, judging.settings, judging.config_file, judging.isolated)
-    checked: list[Checked] = []
+    settings = resolve(paths, rules.settings, rules.config_file, rules.isolated)
+    checked: list[tuple[Findings, Model]] = []
     unread = {}
     codes = []
     for path in paths:
         try:
-            findings, model = _check(path, settings[path], layers, reading, quiet)
+            model = reading.load(path, layers, quiet=quiet)
+            options.print_notes([model], quiet)
+            findings = settings[path].check(model)
         except BnstatError as error:
-            if len(paths) == 1 and not as_github:
+            if len(paths) == 1 and format_ != "github":
                 raise
             say(f"error: {error}")
             unread[redact(path)] = str(error)
             codes.append(2)
             continue
+        if layers:
+            names = {None, *model.keys()}
+            findings = findings.where(lambda finding: finding.layer in names)  # noqa: B023
         checked.append((findings, model))
-        is_norm = len(model.incomplete) > len(model.undecided)
-        if model.layers or (findings and is_norm):
+        has_incomplete = len(model.incomplete) > len(model.undecided)
+        if model.layers or (findings and has_incomplete):
             codes.append(int(settings[path].fail(findings)))
         else:
-            none = options.answer(model, quiet)
-            codes.append(0 if allow_none else none)
-    form = asked[0] if asked else "text"
-    _write(checked, unread, len(paths) > 1, form, output)
+            code = options.exit_code(model, quiet)
+            codes.append(0 if allow_none else code)
+    _write(checked, unread, len(paths) > 1, format_, output)
     return max(codes)
-
-
-def _check(
-    path: str,
-    settings: Settings,
-    layers: tuple[str, ...],
-    reading: options.Reading,
-    quiet: bool,
-) -> Checked:
-    model = reading.load(path, layers, quiet=quiet)
-    options.tell([model], quiet)
-    findings = settings.check(model)
-    if layers:
-        names = set(model.keys())
-        findings = findings.where(lambda each: each.layer is None or each.layer in names)
-    return findings, model
 
 
 def _document(explain: str | None, output: str) -> int:
     from bnstat.checks import RULES, find_rules
     from bnstat.output.sink import show
-    from bnstat.output.terminal import findings as findings_rules
+    from bnstat.output.terminal import findings
 
     if explain is None:
-        show(lambda screen: findings_rules.overview(RULES, screen), output)
+        show(lambda screen: findings.overview(RULES, screen), output)
     else:
         rules = find_rules([explain])
-        show(lambda screen: findings_rules.explain(rules, screen), output)
+        show(lambda screen: findings.explain(rules, screen), output)
     return 0
 
 
 def _write(
-    checked: list[Checked], unread: dict[str, str], several: bool, form: str, output: str
+    checked: list[tuple[Findings, Model]],
+    unread: dict[str, str],
+    has_several: bool,
+    format_: str,
+    output: str,
 ) -> None:
     from bnstat.output.sink import open_text, show
 
-    if form == "text":
+    if format_ == "text":
         from bnstat.output.terminal import findings as text
 
+        reports = [(findings, model) for findings, model in checked if findings or model.layers]
+
         def lines(screen: Screen) -> Iterator[str]:
-            reports = [(found, model) for found, model in checked if found or model.layers]
-            for number, (found, model) in enumerate(reports):
+            for number, (findings, model) in enumerate(reports):
                 if number:
                     yield ""
-                yield from text.report(found, model, screen)
+                yield from text.report(findings, model, screen)
 
-        if any(found or model.layers for found, model in checked):
+        if reports:
             show(lines, output)
-    elif form == "github":
-        from bnstat.output.results import findings as findings_github
+        return
+    from bnstat.output.results import findings as documents
 
-        show(lambda _: findings_github.lines(checked, unread), output)
-    elif form == "sarif":
-        from bnstat import __version__
-        from bnstat.output.results import findings as findings_sarif
+    if format_ == "github":
+        show(lambda _: documents.lines(checked, unread), output)
+        return
+    with open_text(output) as file:
+        if format_ == "sarif":
+            from bnstat import __version__
 
-        with open_text(output) as file:
-            findings_sarif.dump_sarif(checked, __version__, file)
-    else:
-        from bnstat.output.results import findings as findings_json
-
-        with open_text(output) as file:
-            if several:
-                findings_json.dump_all(checked, unread, file)
-            else:
-                findings_json.dump_json(*checked[0], file)
+            documents.dump_sarif(checked, __version__, file)
+        elif has_several:
+            documents.dump_all(checked, unread, file)
+        else:
+            documents.dump_json(*checked[0], file)

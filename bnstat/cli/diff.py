@@ -1,4 +1,4 @@
-"""`bnstat diff`: what changed between two models."""
+"""`bnstat diff`: show what changed between two models."""
 
 from __future__ import annotations
 
@@ -49,14 +49,11 @@ Examples:
     is_flag=True,
     help="Also show layers that are equal, and every name of a long list.",
 )
-@click.option(
-    "--map",
-    "as_map",
-    is_flag=True,
-    help="Write a line OLD,NEW for each pair of layers, for export --map.",
+@options.formats(
+    map="Write a line OLD,NEW for each pair of layers, for export --map.",
+    json="Write JSON.",
+    md="Write Markdown.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
-@click.option("--md", "as_markdown", is_flag=True, help="Write Markdown.")
 @options.layers
 @options.reading_all
 @options.output
@@ -69,9 +66,7 @@ def command(
     tolerance: float,
     epsilon: float | None,
     everything: bool,
-    as_map: bool,
-    as_json: bool,
-    as_markdown: bool,
+    format_: str,
     layers: tuple[str, ...],
     reading: options.Reading,
     output: str,
@@ -89,37 +84,32 @@ def command(
     different, with the cause if arithmetic shows one. The exit code is 1 if a layer is different,
     removed or added, and 0 otherwise.
     """
-    forms = {"--map": as_map, "--json": as_json, "--md": as_markdown}
-    asked = [flag for flag, given in forms.items() if given]
-    if len(asked) > 1:
-        raise click.UsageError(f"{' and '.join(asked)}: choose one")
     models = [reading.load(path, layers, quiet=quiet) for path in (old, new)]
-    options.tell(models, quiet)
+    options.print_notes(models, quiet)
 
     from bnstat.compare import diff
     from bnstat.output.sink import open_text, show
 
     difference = diff(*models, rtol=rtol, atol=atol, tolerance=tolerance, epsilon=epsilon)
-    if as_map:
+    if format_ == "map":
         from bnstat.exchange.naming import write_name_map
 
         with open_text(output) as file:
             write_name_map(difference, models[1], file)
-    elif as_json:
-        from bnstat.output.results import differences as differences_json
+    elif format_ == "text":
+        from bnstat.output.terminal import differences as text
 
-        with open_text(output) as file:
-            differences_json.dump(difference, file)
-    elif as_markdown:
-        from bnstat.output.results import differences as differences_markdown
-
-        show(lambda _: differences_markdown.lines(difference, everything), output)
+        show(lambda screen: text.lines(difference, screen, everything), output)
     else:
-        from bnstat.output.terminal import differences
+        from bnstat.output.results import differences as documents
 
-        show(lambda screen: differences.lines(difference, screen, everything), output)
+        if format_ == "md":
+            show(lambda _: documents.lines(difference, everything), output)
+        else:
+            with open_text(output) as file:
+                documents.dump(difference, file)
     if difference.layers or difference.folded:
         return 0 if difference.equivalent else 1
     for model in models:
-        options.answer(model, quiet)
+        options.exit_code(model, quiet)
     return 1

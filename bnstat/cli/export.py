@@ -1,11 +1,9 @@
-"""`bnstat export`: every value of every layer, for programs."""
+"""`bnstat export`: write every value of every layer, for programs."""
 
 from __future__ import annotations
 
 import functools
 import os
-import sys
-from collections.abc import Callable, Mapping
 
 import click
 
@@ -23,7 +21,7 @@ def _described(row: ExportFormat) -> str:
 
 
 _EPILOG = (
-    "\n".join(["\b", "Forms:", *map(_described, FORMATS)])
+    "\n".join(["\b", "Formats:", *map(_described, FORMATS)])
     + """
 
 \b
@@ -37,18 +35,9 @@ Examples:
 )
 
 
-def _flags(command: Callable[..., int]) -> Callable[..., int]:
-    """Add an option for each format that has one."""
-    for row in reversed(FORMATS):
-        if row.flag:
-            name = f"as_{row.name}"
-            command = click.option(f"--{row.name}", name, is_flag=True, help=row.flag)(command)
-    return command
-
-
 @click.command("export", epilog=_EPILOG)
 @options.path
-@_flags
+@options.formats(default="", **{row.name: row.flag for row in FORMATS if row.flag})
 @click.option(
     "--format",
     "chosen",
@@ -85,6 +74,7 @@ def _flags(command: Callable[..., int]) -> Callable[..., int]:
 @options.quiet
 def command(
     path: str,
+    format_: str,
     chosen: str | None,
     names: str | None,
     map_file: str | None,
@@ -95,7 +85,6 @@ def command(
     no_values: bool,
     reading: options.Reading,
     quiet: bool,
-    **flags: bool,
 ) -> int:
     """Write every value of every batch-norm layer of the model at PATH.
 
@@ -103,40 +92,31 @@ def command(
     any of its files, or a URL of these (s3://, gs://, az://, hf://, https://). The default is the
     current folder. Without --format, --json, --csv or --npz the ending of FILE decides the format.
     """
-    row = _format(flags, chosen, output)
+    if format_ and chosen:
+        raise click.UsageError(f"--{format_} and --format {chosen}: choose one")
+    by_name = {row.name: row for row in FORMATS}
+    name = format_ or chosen or os.path.splitext(output)[1][1:].lower()
+    row = by_name.get(name, FORMATS[0])
     if no_values and (row.name != "json" or folded):
         what = "scale and shift" if folded else row.name.upper()
         raise click.UsageError(f"--no-values leaves nothing to write as {what}: use --json")
     if epsilon is not None and not folded:
-        raise click.UsageError("--epsilon is of --folded: the roles are written as they are")
-    if row.is_binary and output == "-" and sys.stdout is not None and sys.stdout.isatty():
-        raise click.UsageError(
-            f"{row.name.upper()} is not for a terminal: name a file with -o, or use a pipe"
-        )
-    model = reading.load(path, layers, values=not no_values, quiet=quiet)
-    options.tell([model], quiet)
+        raise click.UsageError("--epsilon has no effect without --folded")
 
     from bnstat.exchange.naming import ExportOptions, read_name_map
     from bnstat.output.sink import open_binary, open_text, writes_to_terminal
     from bnstat.output.terminal.screen import track
 
+    if row.is_binary and writes_to_terminal(output):
+        raise click.UsageError(
+            f"a terminal cannot show {row.title}: name a file with -o, or use a pipe"
+        )
+    model = reading.load(path, layers, values=not no_values, quiet=quiet)
+    options.print_notes([model], quiet)
     renamed = {} if map_file is None else read_name_map(map_file, model.layers)
-    wanted = ExportOptions(names, folded, epsilon, renamed, not no_values)
-    wanted.check(model.layers)
+    export_options = ExportOptions(names, folded, epsilon, renamed, not no_values)
+    export_options.check(model.layers)
     tracked = functools.partial(track, what="exporting", hidden=quiet or writes_to_terminal(output))
     with open_binary(output) if row.is_binary else open_text(output) as file:
-        row.module.dump(model, file, wanted, track=tracked)
-    return options.answer(model, quiet)
-
-
-def _format(flags: Mapping[str, bool], chosen: str | None, output: str) -> ExportFormat:
-    """Return the format that an option chooses, else the ending of the file, else the default."""
-    by_name = {row.name: row for row in FORMATS}
-    options_given = [f"--{name}" for name in by_name if flags.get(f"as_{name}")]
-    options_given += [f"--format {chosen}"] if chosen else []
-    if len(options_given) > 1:
-        raise click.UsageError(f"{' and '.join(options_given)}: choose one")
-    if options_given:
-        return by_name[chosen or options_given[0].removeprefix("--")]
-    ending = os.path.splitext(output)[1][1:].lower()
-    return by_name.get(ending, FORMATS[0])
+        row.module.dump(model, file, export_options, track=tracked)
+    return options.exit_code(model, quiet)

@@ -1,4 +1,4 @@
-"""`bnstat help`: the documentation, in the terminal."""
+"""`bnstat help`: show the documentation in the terminal."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def command(topic: str | None) -> None:
     if topic is None:
         show(_overview, "-")
     elif topic not in TOPICS:
-        raise BnstatError(repr(topic), "there is no such topic", _instead(topic))
+        raise BnstatError(repr(topic), "unknown topic", _hint(topic))
     elif writes_to_terminal("-"):
         from bnstat.output.terminal.screen import Screen, encodable
 
@@ -73,7 +73,7 @@ def _page(topic: str, screen: Screen) -> Iterator[str]:
 
 
 def _link(match: re.Match[str]) -> str:
-    """Return what a terminal shows of a link: beside a topic, the command that shows it."""
+    """Return a link as text, with the command that shows it if it leads to a topic."""
     text, target = match.groups()
     if "://" in target:
         return match[0]
@@ -81,12 +81,12 @@ def _link(match: re.Match[str]) -> str:
     return f"{text} (`bnstat help {topic}`)" if topic in TOPICS else text
 
 
-def _instead(topic: str) -> str:
+def _hint(topic: str) -> str:
     from difflib import get_close_matches
 
     from bnstat.cli import COMMANDS
 
     if topic in COMMANDS:
         return f"bnstat {topic} --help describes the command"
-    near = get_close_matches(topic.lower(), TOPICS, n=1)
-    return f"did you mean {near[0]}?" if near else "bnstat help lists the topics"
+    matches = get_close_matches(topic.lower(), TOPICS, n=1)
+    return f"did you mean {matches[0]}?" if matches else "bnstat help lists the topics"

@@ -1,18 +1,16 @@
-"""`bnstat history`: how the statistics moved over the checkpoints of a run."""
+"""`bnstat history`: show how the statistics moved over a training run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from bnstat.cli import options
-from bnstat.model import printable
+from bnstat.cli.options import say
 from bnstat.storage.access import redact
 
 if TYPE_CHECKING:
-    from bnstat.checks import Finding
     from bnstat.compare import History
 
 
@@ -40,10 +38,7 @@ Examples:
 @click.option(
     "--last", type=click.IntRange(min=1), metavar="N", help="Show only the last N checkpoints."
 )
-@click.option(
-    "--csv", "as_csv", is_flag=True, help="Write CSV: one row per checkpoint, layer and role."
-)
-@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+@options.formats(csv="Write CSV: one row per checkpoint, layer and role.", json="Write JSON.")
 @click.option(
     "--tensorboard",
     "logdir",
@@ -60,8 +55,7 @@ def command(
     path: str,
     roles: tuple[str, ...],
     last: int | None,
-    as_csv: bool,
-    as_json: bool,
+    format_: str,
     logdir: str | None,
     layers: tuple[str, ...],
     reading: options.Reading,
@@ -75,26 +69,36 @@ def command(
     cannot be read is reported and left out. Below the table, findings name the statistics that are
     frozen, still drift or diverge.
     """
-    if as_csv and as_json:
-        raise click.UsageError("--csv and --json: choose one")
-
-    run = _run(path, last, layers, reading, logdir, quiet)
-    form = "csv" if as_csv else "json" if as_json else "text"
-    if run.tracks or form != "text":
+    run = _read(path, last, layers, reading, logdir, quiet)
+    if run.tracks or format_ != "text":
         from bnstat.checks import check
+        from bnstat.output.sink import open_text, show
 
-        _write(run.only(roles or _ROLES), check(run), redact(path), form, output)
+        tracks = run.only(roles or _ROLES)
+        findings = check(run)
+        if format_ == "text":
+            from bnstat.output.terminal import history as text
+
+            show(lambda screen: text.lines(tracks, findings, redact(path), screen), output)
+        else:
+            from bnstat.output.results import history as documents
+
+            with open_text(output) as file:
+                if format_ == "csv":
+                    documents.dump_history_csv(tracks, file)
+                else:
+                    documents.dump_history_json(tracks, findings, redact(path), file)
     if run.tracks:
         return 0
     if not quiet:
-        click.echo(f"no batch-norm layer found in {printable(redact(path))}", err=True)
+        say(f"no batch-norm layer found in {redact(path)}")
     return 1
 
 
-def _run(
+def _read(
     path: str,
     last: int | None,
-    globs: tuple[str, ...],
+    layers: tuple[str, ...],
     reading: options.Reading,
     logdir: str | None,
     quiet: bool,
@@ -102,37 +106,17 @@ def _run(
     from bnstat.compare import history
     from bnstat.output.terminal.screen import track
 
-    entries = track(reading.load_all(path, globs, last=last), "reading", hidden=quiet)
+    models = track(reading.load_all(path, layers, last=last), "reading", hidden=quiet)
     if logdir is None:
-        run = history(entries)
+        run = history(models)
     else:
         from bnstat.output.tensorboard import write
 
-        run = write(entries, logdir)
+        run = write(models, logdir)
         if run.tracks and not quiet:
-            shown = printable(logdir)
-            click.echo(f"written for TensorBoard; see tensorboard --logdir {shown}", err=True)
+            say(f"written for TensorBoard; see tensorboard --logdir {logdir}")
     if run.skipped and not run.checkpoints:
         raise run.skipped[0].error
     for skipped in run.skipped:
-        click.echo(f"skipped: {printable(str(skipped.error))}", err=True)
+        say(f"skipped: {skipped.error}")
     return run
-
-
-def _write(run: History, findings: Sequence[Finding], path: str, form: str, output: str) -> None:
-    from bnstat.output.sink import open_text, show
-
-    if form == "csv":
-        from bnstat.output.results import history as history_csv
-
-        with open_text(output) as file:
-            history_csv.dump_history_csv(run, file)
-    elif form == "json":
-        from bnstat.output.results import history as history_json
-
-        with open_text(output) as file:
-            history_json.dump_history_json(run, findings, path, file)
-    else:
-        from bnstat.output.terminal import history as text
-
-        show(lambda screen: text.lines(run, findings, path, screen), output)

@@ -1,4 +1,4 @@
-"""`bnstat inspect`: a model's batch-norm layers, for people."""
+"""`bnstat inspect`: show the layers of a model in a table."""
 
 from __future__ import annotations
 
@@ -35,7 +35,12 @@ Examples:
 @options.reading
 @options.output
 @options.quiet
-@options.verbose
+@click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Also report for each variable why it counts as batch norm, or why not.",
+)
 def command(
     path: str,
     values: bool,
@@ -64,7 +69,7 @@ def command(
     if values + plot + no_values > 1:
         raise click.UsageError("--values, --plot and --no-values: choose one")
     model = reading.load(path, layers, values=not no_values, quiet=quiet)
-    options.tell([model], quiet)
+    options.print_notes([model], quiet)
 
     from bnstat.output.sink import show, writes_to_terminal
     from bnstat.output.terminal.screen import track
@@ -93,9 +98,9 @@ def command(
 
             yield from undecided(model)
         if verbose:
-            from bnstat.output.terminal.listing import verdicts
+            from bnstat.output.terminal.listing import explanations
 
-            yield from verdicts(model, screen)
+            yield from explanations(model, screen)
 
     show(lines, output)
-    return options.answer(model, quiet)
+    return options.exit_code(model, quiet)

@@ -1,4 +1,4 @@
-"""The arguments and options that commands share: the same name and meaning on every command."""
+"""Options that several commands have, and messages that several commands print."""
 
 from __future__ import annotations
 
@@ -15,33 +15,34 @@ from bnstat.cli import suggestions
 from bnstat.storage.access import MAX_DOWNLOAD
 
 if TYPE_CHECKING:
+    from bnstat.checks import Severity
+    from bnstat.checks.settings import Settings
     from bnstat.loading import Models
     from bnstat.model import BatchNorm, Model
 
 
-_LONGEST = 2000
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_LONGEST_LINE = 2000
 
 
 def say(message: str) -> None:
-    """Say one line, made safe for a terminal."""
+    """Print one line on standard error, with control characters escaped."""
     from bnstat.model import printable
 
-    if len(message) > _LONGEST:
-        message = message[:_LONGEST] + "..."
+    if len(message) > _LONGEST_LINE:
+        message = message[:_LONGEST_LINE] + "..."
     # The stream is named because click would otherwise write UTF-8 to one of another encoding.
     click.echo(printable(message), file=sys.stderr, err=True)
 
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
 def _patterns(
-    _: click.Context, __: click.Parameter, given: tuple[str, ...]
+    _: click.Context, __: click.Parameter, values: tuple[str, ...]
 ) -> tuple[tuple[str, str], ...]:
     from bnstat.model import ROLES
 
     pairs = []
-    for text in given:
+    for text in values:
         role, equals, regex = text.partition("=")
         if not equals or role not in ROLES:
             raise click.BadParameter(
@@ -50,7 +51,7 @@ def _patterns(
         try:
             re.compile(regex)
         except re.error as error:
-            raise click.BadParameter(f"{regex!r} is no regular expression: {error}") from None
+            raise click.BadParameter(f"{regex!r} is not a regular expression: {error}") from None
         pairs.append((role, regex))
     return tuple(pairs)
 
@@ -58,29 +59,40 @@ def _patterns(
 def _size(_: click.Context, __: click.Parameter, text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
     if match is None:
-        raise click.BadParameter(f"{text!r} is no size such as 256MB or 2GiB")
+        raise click.BadParameter(f"{text!r} is not a size such as 256MB or 2GiB")
     power = " kmgt".index(match[2].lower() or " ")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
 def _storage_options(
-    _: click.Context, __: click.Parameter, given: tuple[str, ...]
+    _: click.Context, __: click.Parameter, values: tuple[str, ...]
 ) -> dict[str, Any]:
-    """The options by their names; what is JSON is taken as such, all else as text."""
-    if not given:
+    """Parse KEY=VALUE pairs. A value that is not JSON is text."""
+    if not values:
         return {}
     import json
 
     options: dict[str, Any] = {}
-    for text in given:
+    for text in values:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise click.BadParameter("a storage option is KEY=VALUE")
+            raise click.BadParameter("a storage option has the form KEY=VALUE")
         try:
             options[key] = json.loads(value)
         except ValueError:
             options[key] = value
     return options
+
+
+def _thresholds(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
+    thresholds = {}
+    for text in values:
+        name, _equals, value = text.partition("=")
+        try:
+            thresholds[name] = float(value)
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is not NAME=NUMBER") from None
+    return thresholds
 
 
 path = click.argument("path", default=".", type=click.Path())
@@ -114,46 +126,6 @@ quiet = click.option(
     "-q", "--quiet", is_flag=True, help="Suppress notes and progress. Errors are still printed."
 )
 
-verbose = click.option(
-    "-v",
-    "--verbose",
-    is_flag=True,
-    help="Also report for each variable why it counts as batch norm, or why not.",
-)
-
-_checkpoint = click.option(
-    "--checkpoint",
-    metavar="NAME",
-    shell_complete=suggestions.checkpoints,
-    help="Use this checkpoint of a folder, such as model-1200. Default: the newest.",
-)
-
-_step = click.option(
-    "--step",
-    type=int,
-    metavar="N",
-    shell_complete=suggestions.steps,
-    help="Use the checkpoint of this training step.",
-)
-
-_pattern = click.option(
-    "--pattern",
-    "patterns",
-    multiple=True,
-    metavar="ROLE=REGEX",
-    callback=_patterns,
-    help="Recognize names of your own, such as gamma='(.*)/scale$': a variable whose name matches "
-    "has this ROLE (gamma, beta, moving_mean or moving_variance). The group (?P<layer>...), or "
-    "else the first group, is the layer's name; without groups it is the part of the name that "
-    "did not match. Can be repeated.",
-)
-
-_include_shadows = click.option(
-    "--include-shadows",
-    is_flag=True,
-    help="Also show the copies of a layer's variables that an exponential moving average keeps.",
-)
-
 config = click.option(
     "--config",
     metavar="FILE",
@@ -162,36 +134,119 @@ config = click.option(
     "config.json, a .keras or a full .h5. It decides names, roles, epsilon and order.",
 )
 
-_reader = click.option(
-    "--reader",
-    type=click.Choice(["auto", "native", "tensorflow"]),
-    default="auto",
-    help="Read the file with bnstat itself (native), with TensorFlow, or with TensorFlow only if "
-    "bnstat does not know the file (auto, the default).",
+_CHECKPOINT = (
+    click.option(
+        "--checkpoint",
+        metavar="NAME",
+        shell_complete=suggestions.checkpoints,
+        help="Use this checkpoint of a folder, such as model-1200. Default: the newest.",
+    ),
+    click.option(
+        "--step",
+        type=int,
+        metavar="N",
+        shell_complete=suggestions.steps,
+        help="Use the checkpoint of this training step.",
+    ),
+)
+
+_NAMES = (
+    click.option(
+        "--pattern",
+        "patterns",
+        multiple=True,
+        metavar="ROLE=REGEX",
+        callback=_patterns,
+        help="Recognize names of your own, such as gamma='(.*)/scale$': a variable whose name "
+        "matches has this ROLE (gamma, beta, moving_mean or moving_variance). The group "
+        "(?P<layer>...), or else the first group, is the layer's name; without groups it is the "
+        "part of the name that did not match. Can be repeated.",
+    ),
+    click.option(
+        "--include-shadows",
+        is_flag=True,
+        help="Also show the copies of a layer's variables that an exponential moving average "
+        "keeps.",
+    ),
+)
+
+_READING = (
+    config,
+    click.option(
+        "--reader",
+        type=click.Choice(["auto", "native", "tensorflow"]),
+        default="auto",
+        help="Read the file with bnstat itself (native), with TensorFlow, or with TensorFlow only "
+        "if bnstat does not know the file (auto, the default).",
+    ),
+    click.option(
+        "--max-download",
+        metavar="SIZE",
+        default="256MB",
+        show_default=True,
+        callback=_size,
+        help="Refuse to download more than this from a URL.",
+    ),
+    click.option(
+        "--storage-option",
+        "storage_options",
+        multiple=True,
+        metavar="KEY=VALUE",
+        callback=_storage_options,
+        help="Pass an option to fsspec's driver for the URL, such as anon=true. Can be repeated.",
+    ),
+)
+
+_RULES = (
+    click.option(
+        "--select",
+        multiple=True,
+        metavar="RULE",
+        shell_complete=suggestions.rules,
+        help="Apply only these rules: names, codes or beginnings of codes, separated by "
+        "commas. Can be repeated. check --rules lists them.",
+    ),
+    click.option(
+        "--ignore",
+        multiple=True,
+        metavar="RULE",
+        shell_complete=suggestions.rules,
+        help="Apply all rules except these; the syntax is that of --select.",
+    ),
+    click.option(
+        "--threshold",
+        "thresholds",
+        multiple=True,
+        metavar="NAME=NUMBER",
+        callback=_thresholds,
+        help="Set the threshold of a rule, such as gamma=0.01. check --explain prints the name and "
+        "the default. Can be repeated.",
+    ),
+    click.option(
+        "--fail-on",
+        type=click.Choice(["error", "warning", "info"]),
+        help="Exit with 1 if there is a finding of this severity or a more serious one. "
+        "Default: warning.",
+    ),
+    click.option(
+        "--config-file",
+        metavar="FILE",
+        type=click.Path(),
+        help="Read the project's settings from this file. Default: the nearest bnstat.toml or "
+        "pyproject.toml with [tool.bnstat], from the model's folder upwards.",
+    ),
+    click.option("--isolated", is_flag=True, help="Read no settings from any file."),
 )
 
 
-_max_download = click.option(
-    "--max-download",
-    metavar="SIZE",
-    default="256MB",
-    show_default=True,
-    callback=_size,
-    help="Refuse to download more than this from a URL.",
-)
-
-_storage_option = click.option(
-    "--storage-option",
-    "storage_options",
-    multiple=True,
-    metavar="KEY=VALUE",
-    callback=_storage_options,
-    help="Pass an option to fsspec's driver for the URL, such as anon=true. Can be repeated.",
-)
+def _with_options(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 class Reading(NamedTuple):
-    """How models are to be read: what the options of `reading` or `reading_all` say."""
+    """How models are read: arguments of `bnstat.load`, from the options of `reading`."""
 
     reader: Literal["auto", "native", "tensorflow"]
     patterns: tuple[tuple[str, str], ...]
@@ -205,138 +260,166 @@ class Reading(NamedTuple):
     def load(
         self, path: str, layers: tuple[str, ...] = (), *, values: bool = True, quiet: bool = False
     ) -> Model:
-        """The model at `path`, all of it read; what takes long shows progress.
+        """Load the model at `path` and its arrays, with a progress bar if that takes long.
 
         Args:
             path: the path.
-            layers: only those whose name matches one of these globs; the others are not read.
-            values: whether to read arrays.
-            quiet: show no progress.
+            layers: globs; layers whose name matches none are not read.
+            values: False to read no arrays.
+            quiet: True for no progress bar.
 
         Raises:
-            BnstatError: it cannot be read, or a glob matches no layer.
+            BnstatError: the model cannot be read, or a glob matches no layer.
         """
         from bnstat.loading import load
         from bnstat.output.terminal.screen import track
 
         return load(
             path,
-            checkpoint=self.checkpoint,
-            step=self.step,
-            reader=self.reader,
-            patterns=self.patterns,
-            include_shadows=self.include_shadows,
             layers=layers,
             values=values,
             eager=True,
-            config=self.config,
             track=functools.partial(track, what="reading", hidden=quiet),
-            max_download=self.max_download,
-            storage_options=self.storage_options,
+            **self._asdict(),
         )
 
     def for_all(self) -> dict[str, Any]:
-        """What `bnstat.load` and `bnstat.load_all` are both given."""
-        chosen = ("checkpoint", "step")
-        return {name: value for name, value in self._asdict().items() if name not in chosen}
+        """Return the arguments that `bnstat.load` and `bnstat.load_all` have in common."""
+        single = ("checkpoint", "step")
+        return {name: value for name, value in self._asdict().items() if name not in single}
 
     def load_all(
         self, path: str, layers: tuple[str, ...] = (), *, last: int | None = None
     ) -> Models:
-        """The checkpoints of the folder `path`, oldest first, with their names.
+        """Load the checkpoints of a folder, the oldest first.
 
         Args:
             path: the folder.
-            layers: as for `load`.
-            last: only so many of them, the newest.
+            layers: globs, as for `load`.
+            last: the number of checkpoints to load, from the newest; None for all.
 
         Raises:
-            BnstatError: there are none.
+            BnstatError: the folder has no checkpoints.
         """
         from bnstat.loading import load_all
 
-        return load_all(
-            path,
-            reader=self.reader,
-            patterns=self.patterns,
-            include_shadows=self.include_shadows,
-            layers=layers,
-            last=last,
-            max_download=self.max_download,
-            storage_options=self.storage_options,
-            config=self.config,
-        )
+        return load_all(path, layers=layers, last=last, **self.for_all())
 
 
 def reading_all(command: Command) -> Command:
-    """Add the options that say how models are read; the command gets them as `reading`."""
+    """Add the options of how models are read. The command gets them as `reading`."""
 
-    @_pattern
-    @_include_shadows
-    @config
-    @_reader
-    @_max_download
-    @_storage_option
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        given = {name: kwargs.pop(name) for name in Reading._fields if name in kwargs}
-        return command(*args, reading=Reading(**given), **kwargs)
+        fields = {name: kwargs.pop(name) for name in Reading._fields if name in kwargs}
+        return command(*args, reading=Reading(**fields), **kwargs)
 
-    return wrapper  # type: ignore[return-value]
+    return _with_options(wrapper, (*_NAMES, *_READING))  # type: ignore[return-value]
 
 
 def reading(command: Command) -> Command:
-    """Add the options of `reading_all`, and those that choose one checkpoint of a folder."""
-    return _checkpoint(_step(reading_all(command)))
+    """Add the options of `reading_all`, and options that choose a checkpoint of a folder."""
+    return _with_options(reading_all(command), _CHECKPOINT)
 
 
 def choosing(command: Command) -> Command:
-    """Add the options that say which model of a path is meant, and how its layers are found.
-
-    The command gets them under the names that `bnstat.load` has for them.
-    """
-    return _checkpoint(_step(_pattern(_include_shadows(command))))
+    """Add the options that choose a checkpoint and recognize its layers, as in `bnstat.load`."""
+    return _with_options(command, (*_CHECKPOINT, *_NAMES))
 
 
-def tell(models: Iterable[Model], quiet: bool) -> None:
-    """Say on standard error what was noticed while models were read; the same of two but once."""
-    if quiet:
-        return
-    for line in dict.fromkeys(line for model in models for line in _noticed(model)):
-        say(f"note: {line}")
+class RuleOptions(NamedTuple):
+    """Which rules are applied, and how, from the options of `rules`."""
+
+    select: tuple[str, ...]
+    ignore: tuple[str, ...]
+    thresholds: dict[str, float]
+    fail_on: Severity | None
+    config_file: str | None
+    isolated: bool
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in the options, which take precedence over those in a file."""
+        from bnstat.checks.settings import Settings
+
+        return Settings(_split(self.select), _split(self.ignore), self.thresholds, self.fail_on)
 
 
-def _noticed(model: Model) -> Iterator[str]:
+def _split(values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(rule.strip() for text in values for rule in text.split(",") if rule.strip())
+
+
+def rules(command: Command) -> Command:
+    """Add the options that choose and adjust rules. The command gets them as `rules`."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        rule_options = RuleOptions(**{name: kwargs.pop(name) for name in RuleOptions._fields})
+        if rule_options.config_file is not None and rule_options.isolated:
+            raise click.UsageError("--config-file and --isolated: choose one")
+        return command(*args, rules=rule_options, **kwargs)
+
+    return _with_options(wrapper, _RULES)  # type: ignore[return-value]
+
+
+def formats(default: str = "text", **helps: str) -> Callable[[Command], Command]:
+    """Add a flag for each format, with its help. The command gets the chosen one as `format_`."""
+
+    def add(command: Command) -> Command:
+        @functools.wraps(command)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            chosen = [name for name in helps if kwargs.pop(f"as_{name}")]
+            if len(chosen) > 1:
+                raise click.UsageError(f"--{' and --'.join(chosen)}: choose one")
+            return command(*args, format_=chosen[0] if chosen else default, **kwargs)
+
+        flags = [
+            click.option(f"--{name}", f"as_{name}", is_flag=True, help=text)
+            for name, text in helps.items()
+        ]
+        return _with_options(wrapper, flags)  # type: ignore[return-value]
+
+    return add
+
+
+def print_notes(models: Iterable[Model], quiet: bool) -> None:
+    """Print what was noticed while models were read, each note once."""
+    if not quiet:
+        for note in dict.fromkeys(note for model in models for note in _notes(model)):
+            say(f"note: {note}")
+
+
+def _notes(model: Model) -> Iterator[str]:
     yield from model.notes
-    incomplete = _lacking(model)
+    incomplete = _incomplete(model)
     lost = [layer.name for layer in incomplete if not layer.uses_batch_statistics]
     if lost:
         what = "1 batch-norm layer is" if len(lost) == 1 else f"{len(lost)} batch-norm layers are"
-        yield f"{what} in the file without moving statistics: {_first_of(lost)}"
-    on_batch = [layer.name for layer in incomplete if layer.uses_batch_statistics]
-    if on_batch:
-        count = len(on_batch)
+        yield f"{what} in the file without moving statistics: {_first_names(lost)}"
+    training = [layer.name for layer in incomplete if layer.uses_batch_statistics]
+    if training:
+        count = len(training)
         what = "1 batch-norm layer was" if count == 1 else f"{count} batch-norm layers were"
         yield (
             f"{what} exported in training mode (each batch is normalized by its own statistics, "
-            f"none are stored or needed): {_first_of(on_batch)}"
+            f"none are stored or needed): {_first_names(training)}"
         )
 
 
-def _lacking(model: Model) -> list[BatchNorm]:
-    """The layers that are surely batch norm, but whose moving statistics are not in the file."""
+def _incomplete(model: Model) -> list[BatchNorm]:
+    """Return the layers that are certainly batch norm and lack their moving statistics."""
     return [layer for layer in model.incomplete if layer.variables or not layer.undecided]
 
 
-def _first_of(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def answer(model: Model, quiet: bool) -> int:
-    """The exit code of a command that shows layers; if there is none, 1 and a line to say so."""
+def exit_code(model: Model, quiet: bool) -> int:
+    """Return 0, or 1 with a message if the model has no layers."""
     if model.layers:
         return 0
     if not quiet:
-        with_statistics = " with moving statistics" if _lacking(model) else ""
+        with_statistics = " with moving statistics" if _incomplete(model) else ""
         say(f"no batch-norm layer{with_statistics} found in {model.source.path}")
     return 1

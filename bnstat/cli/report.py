@@ -1,4 +1,4 @@
-"""`bnstat report`: the same to look at, as one HTML file."""
+"""`bnstat report`: write an HTML page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ Examples:
 @click.argument("paths", nargs=-1, type=click.Path(), metavar="[PATH] [OTHER]...")
 @click.option(
     "--drift",
-    "measured",
     metavar="FILE",
     type=click.Path(),
     help="Also show the statistics of data, from the output of bnstat drift --json.",
@@ -45,7 +44,7 @@ Examples:
 @options.quiet
 def command(
     paths: tuple[str, ...],
-    measured: str | None,
+    drift: str | None,
     epsilon: float | None,
     output: str,
     layers: tuple[str, ...],
@@ -65,57 +64,57 @@ def command(
     from bnstat.output.sink import open_text, writes_to_terminal
 
     if writes_to_terminal(output):
-        raise click.UsageError("HTML is not for a terminal: name a file with -o, or use a pipe")
-    if measured is not None and len(paths) > 1:
-        raise click.UsageError("--drift goes with one model")
+        raise click.UsageError("a terminal cannot show HTML: name a file with -o, or use a pipe")
+    if drift is not None and len(paths) > 1:
+        raise click.UsageError("--drift applies to one model")
     if epsilon is not None and len(paths) != 2:
-        raise click.UsageError("--epsilon goes with two models")
-    shown, code = _page(paths or (".",), layers, reading, measured, epsilon, quiet)
+        raise click.UsageError("--epsilon applies to two models")
+    content, code = _page(paths or (".",), layers, reading, drift, epsilon, quiet)
 
     from bnstat.output import page
 
     with open_text(output) as file:
-        page.write(shown, file)
+        page.write(content, file)
     return code
 
 
 def _page(
     paths: tuple[str, ...],
-    globs: tuple[str, ...],
+    layers: tuple[str, ...],
     reading: options.Reading,
-    measured: str | None,
+    drift: str | None,
     epsilon: float | None,
     quiet: bool,
 ) -> tuple[Page, int]:
-    """The page of what lies at the paths, and the exit code."""
+    """Return the page about the models at the paths, and the exit code."""
     from bnstat.checks import check
     from bnstat.output import page
 
-    single = measured is not None or reading.checkpoint is not None or reading.step is not None
-    if len(paths) == 1 and not single:
-        run = reading.load_all(paths[0], globs)
+    is_one_model = drift is not None or reading.checkpoint is not None or reading.step is not None
+    if len(paths) == 1 and not is_one_model:
+        run = reading.load_all(paths[0], layers)
         if len(run) > 1:
             return _run_page(paths[0], run, quiet)
-    models = [reading.load(path, globs, quiet=quiet) for path in paths]
-    options.tell(models, quiet)
+    models = [reading.load(path, layers, quiet=quiet) for path in paths]
+    options.print_notes(models, quiet)
     findings = check(models[-1])
     if len(models) == 2:
         from bnstat.compare import diff
 
         old, new = models
         difference = diff(old, new, epsilon=epsilon)
-        shown = page.of_difference(difference, old, new, findings)
+        content = page.of_difference(difference, old, new, findings)
         if difference.layers or difference.folded:
-            return shown, 0
-        return shown, max(options.answer(model, quiet) for model in models)
-    code = max(options.answer(model, quiet) for model in models)
+            return content, 0
+        return content, max(options.exit_code(model, quiet) for model in models)
+    code = max(options.exit_code(model, quiet) for model in models)
     if len(models) > 2:
         return _run_page(f"{paths[0]} to {paths[-1]}", list(zip(paths, models, strict=True)), quiet)
-    if measured is None:
+    if drift is None:
         return page.of_model(models[0], findings), code
-    from bnstat.output.results import drift
+    from bnstat.output.results.drift import load
 
-    return page.of_model(models[0], findings, drift.load(measured)), code
+    return page.of_model(models[0], findings, load(drift)), code
 
 
 def _run_page(path: str, entries: Entries, quiet: bool) -> tuple[Page, int]:
@@ -131,4 +130,4 @@ def _run_page(path: str, entries: Entries, quiet: bool) -> tuple[Page, int]:
     for skipped in run.skipped:
         say(f"skipped: {skipped.error}")
     findings = [*check(run), *check(frames.newest)]
-    return page.of_history(path, run, frames, findings), options.answer(frames.newest, quiet)
+    return page.of_history(path, run, frames, findings), options.exit_code(frames.newest, quiet)

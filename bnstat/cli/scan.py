@@ -1,4 +1,4 @@
-"""`bnstat scan`: every model in a whole store, a line each."""
+"""`bnstat scan`: check every model below some folders."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bnstat.cli import options, rule_options
+from bnstat.cli import options
 from bnstat.cli.options import say
 
 if TYPE_CHECKING:
     from bnstat.scanning.record import Record, Tally
 
-
-_FORMS = ("json", "csv", "parquet", "md")
 
 _EPILOG = """\b
 Examples:
@@ -71,11 +69,13 @@ Exit codes:
     type=click.Path(),
     help="Keep the results in FILE. A later scan reads only models that changed since.",
 )
-@rule_options.judging
-@click.option("--json", "as_json", is_flag=True, help="Write JSON Lines, one object per model.")
-@click.option("--csv", "as_csv", is_flag=True, help="Write CSV, one row per model.")
-@click.option("--parquet", "as_parquet", is_flag=True, help="Write Parquet, one row per model.")
-@click.option("--md", "as_md", is_flag=True, help="Write a Markdown table.")
+@options.rules
+@options.formats(
+    json="Write JSON Lines, one object per model.",
+    csv="Write CSV, one row per model.",
+    parquet="Write Parquet, one row per model.",
+    md="Write a Markdown table.",
+)
 @options.reading_all
 @options.output
 @options.quiet
@@ -87,11 +87,8 @@ def command(
     jobs: int,
     engine: str | None,
     state: str | None,
-    as_json: bool,
-    as_csv: bool,
-    as_parquet: bool,
-    as_md: bool,
-    judging: rule_options.Judging,
+    rules: options.RuleOptions,
+    format_: str,
     reading: options.Reading,
     output: str,
     quiet: bool,
@@ -107,64 +104,48 @@ def command(
     ROOTs upwards, and never from below them. For URLs, the search starts at the current folder.
     --max-download applies to each model separately.
     """
-    flags = (as_json, as_csv, as_parquet, as_md)
-    asked = [form for form, flag in zip(_FORMS, flags, strict=True) if flag]
-    if len(asked) > 1:
-        raise click.UsageError(f"{' and '.join(f'--{form}' for form in asked)}: choose one")
-    form = asked[0] if asked else "text"
-
     from bnstat.output.sink import writes_to_terminal
-    from bnstat.output.terminal.screen import track
+    from bnstat.output.terminal.scan import counts
+    from bnstat.output.terminal.screen import Screen, track
     from bnstat.scanning.engines import open_engine
     from bnstat.scanning.record import Tally
     from bnstat.scanning.scan import ScanOptions, open_state, scan
     from bnstat.scanning.walk import Choice
 
-    if form == "parquet" and writes_to_terminal(output):
-        raise click.UsageError("--parquet is not for a terminal: name a file by -o")
+    if format_ == "parquet" and writes_to_terminal(output):
+        raise click.UsageError("a terminal cannot show Parquet: name a file with -o, or use a pipe")
     scan_options = ScanOptions.of(
-        roots, judging.settings, judging.config_file, judging.isolated, reading.for_all()
+        roots, rules.settings, rules.config_file, rules.isolated, reading.for_all()
     )
     tally = Tally(scan_options.fail_on)
-    with open_engine(engine, jobs) as workers, open_state(state, scan_options) as known:
-        records = scan(roots, Choice(include, exclude, newest), scan_options, workers, known)
+    with open_engine(engine, jobs) as workers, open_state(state, scan_options) as before:
+        records = scan(roots, Choice(include, exclude, newest), scan_options, workers, before)
         hidden = quiet or writes_to_terminal(output)
-        _write(tally.counting(track(records, "scanning", hidden=hidden)), tally, form, output)
-    if form not in ("text", "md") and not quiet:
-        _count(tally)
+        tracked = tally.counting(track(records, "scanning", hidden=hidden))
+        _write(tracked, tally, format_, output)
+    if format_ not in ("text", "md") and not quiet:
+        for line in counts(tally, Screen()):
+            say(line)
     return tally.code
 
 
-def _write(records: Iterable[Record], tally: Tally, form: str, output: str) -> None:
+def _write(records: Iterable[Record], tally: Tally, format_: str, output: str) -> None:
     from bnstat.output.sink import open_binary, open_text, show
 
-    if form == "text":
+    if format_ == "text":
         from bnstat.output.terminal import scan as text
 
         show(lambda screen: text.lines(records, tally, screen), output)
-    elif form == "md":
-        from bnstat.output.results import scans
+        return
+    from bnstat.output.results import scans
 
+    if format_ == "md":
         show(lambda _: scans.lines_markdown(records, tally), output)
-    elif form == "json":
-        from bnstat.output.results import scans
-
+    elif format_ == "json":
         show(lambda _: scans.lines_json(records), output)
-    elif form == "csv":
-        from bnstat.output.results import scans
-
+    elif format_ == "csv":
         with open_text(output) as file:
             scans.dump_csv(records, file)
     else:
-        from bnstat.output.results import scans
-
         with open_binary(output) as stream:
             scans.dump_parquet(records, stream)
-
-
-def _count(tally: Tally) -> None:
-    from bnstat.output.terminal.scan import counts
-    from bnstat.output.terminal.screen import Screen
-
-    for line in counts(tally, Screen()):
-        say(line)

@@ -77,9 +77,9 @@ class Processes(Engine):
     in_process = False
 
     def __init__(self, workers: int) -> None:
-        self.workers = workers
         from multiprocessing import active_children
 
+        self.workers = workers
         self._others = set(active_children())
         self._pool = self._start()
 
@@ -182,7 +182,7 @@ class Dask(Engine):
 
 @contextmanager
 def open_engine(url: str | None, jobs: int) -> Iterator[Engine]:
-    """Open the engine that the user asks for.
+    """Open an engine.
 
     Args:
         url: `dask://HOST:PORT`, or `dask://local` for a cluster on this machine; None for
@@ -190,7 +190,7 @@ def open_engine(url: str | None, jobs: int) -> Iterator[Engine]:
         jobs: the number of jobs at a time on this machine; 0 for one per core.
 
     Raises:
-        BnstatError: there is no such engine, it cannot be reached, or its library is missing.
+        BnstatError: the engine is unknown, it cannot be reached, or its library is missing.
     """
     workers = jobs or os.cpu_count() or 1
     if url is not None:
@@ -215,7 +215,7 @@ def _dask(url: str, workers: int) -> Iterator[Engine]:
     except ValueError:
         parts = urlsplit("")
     if parts.scheme != "dask" or not parts.netloc:
-        raise BnstatError(url, "there is no such engine", "use dask://HOST:PORT or dask://local")
+        raise BnstatError(url, "unknown engine", "use dask://HOST:PORT or dask://local")
     try:
         from distributed import Client, LocalCluster
     except ImportError as error:
@@ -250,8 +250,8 @@ class Batches(Generic[Item, Result]):
     """Items that an engine works on in batches, and their results as they come.
 
     A batch is as many items as take a worker 0.1 s. Two batches per worker are under way at a
-    time. If a worker dies, the items that were under way are run again, one by one and alone, so
-    that only the item that kills its worker has no result.
+    time. If a worker dies, the batches that were under way are run again, each alone, so that only
+    the item that kills its worker has no result.
 
     Args:
         engine: where the work is done.
@@ -288,7 +288,7 @@ class Batches(Generic[Item, Result]):
         if self._next:
             self._running[self._engine.submit(self._work, self._next)] = self._next
             self._next = []
-        lost: list[Item] = []
+        lost: list[list[Item]] = []
         while len(self._running) > (0 if lost else limit):
             finished, _ = wait(self._running, self._engine.check_seconds, FIRST_COMPLETED)
             if not finished:
@@ -297,7 +297,7 @@ class Batches(Generic[Item, Result]):
                 batch = self._running.pop(future)
                 value = self._value(future)
                 if value is None:
-                    lost += batch
+                    lost.append(batch)
                     continue
                 results, seconds = value
                 size = int(_BATCH_SECONDS * len(batch) / max(seconds, 1e-6))
@@ -305,16 +305,30 @@ class Batches(Generic[Item, Result]):
                 yield list(zip(batch, results, strict=True))
         if lost and self._value(self._engine.submit(abs, -1)) is None:
             raise BnstatError(self._engine.name, "its workers die before they open a model")
-        for item in lost:
-            value = self._value(self._engine.submit(self._work, [item]))
-            yield [(item, None if value is None else value[0][0])]
+        for batch in lost:
+            yield from self._run_alone(batch)
+
+    def _run_alone(self, batch: list[Item]) -> Iterator[list[tuple[Item, Result | None]]]:
+        """Run a batch while no other is under way, and item by item if its worker dies again."""
+        value = self._value(self._engine.submit(self._work, batch))
+        if value is not None:
+            yield list(zip(batch, value[0], strict=True))
+        elif len(batch) == 1:
+            yield [(batch[0], None)]
+        else:
+            for item in batch:
+                yield from self._run_alone([item])
 
     def _value(self, future: Future[Any]) -> Any:
-        """Return the value of a future, or None if its worker died."""
+        """Wait for a future, and return its value, or None if its worker died."""
         try:
+            while not wait([future], self._engine.check_seconds).done:
+                self._engine.check()
             return future.result()
         except CancelledError as error:
             raise BnstatError(self._engine.name, _GONE) from error
+        except BnstatError:
+            raise
         except Exception as error:
             if self._engine.is_dead_worker(error):
                 return None

@@ -100,14 +100,14 @@ def of_model(path: str, model: Model, findings: list[Finding]) -> Record:
     )
 
 
-def of_error(path: str, error: BnstatError, **known: Any) -> Record:
+def of_error(path: str, error: BnstatError, **fields: Any) -> Record:
     """Return the record of a model that could not be read."""
     troubles: list[Trouble] = [name for kind, name in _TROUBLES if isinstance(error, kind)]
     where = os.path.basename(error.where) if error.where.startswith(path) else error.where
     inside = "" if error.where == path else f"{where}: "
     hint = f"; {error.hint}" if error.hint else ""
     trouble: Trouble = troubles[0] if troubles else "unreadable"
-    return Record(path, trouble=trouble, reason=f"{inside}{error.what}{hint}", **known)
+    return Record(path, trouble=trouble, reason=f"{inside}{error.what}{hint}", **fields)
 
 
 _NAMES: Final = {rule.code: rule.name for rule in RULES}
@@ -115,10 +115,10 @@ _NAMES: Final = {rule.code: rule.name for rule in RULES}
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of the records so far; its size does not depend on their number.
+    """Counts of records, without the records.
 
     Attributes:
-        fail_on: the least severity at which a model fails.
+        fail_on: the least severity that makes a model fail.
         models: all records.
         unread: models that could not be read.
         without: models without batch norm.
@@ -159,7 +159,7 @@ class Tally:
 
     @property
     def code(self) -> int:
-        """The exit code: 2 if no model could be read, 1 if one fails or there is none, else 0."""
+        """The exit code: 0, or 2 if no model could be read, or 1 if one fails or none exists."""
         if self.models and self.unread == self.models:
             return 2
         return int(self.failed > 0 or not self.models)

@@ -98,7 +98,7 @@ class ScanOptions:
 
     @property
     def fail_on(self) -> Severity | None:
-        """The least severity at which a model fails; None if not set."""
+        """The least severity that makes a model fail; None if not set."""
         project = None if self.config is None else self.config.settings.fail_on
         return self.rules.fail_on or project
 
@@ -123,7 +123,7 @@ def scan(
         choice: which models are scanned.
         options: how they are read and checked.
         engine: where they are read.
-        state: the records of earlier scans; those of this scan are added.
+        state: the records of earlier scans; this scan adds its own.
 
     Raises:
         NotFoundError: a root does not exist; nothing was scanned.
@@ -131,14 +131,14 @@ def scan(
     """
     batches = Batches(engine, partial(examine_all, options))
     is_whole = choice == Choice()
-    for found in _candidates(roots, choice, options, engine):
-        if isinstance(found, Unreadable):
+    for item in _candidates(roots, choice, options, engine):
+        if isinstance(item, Unreadable):
             is_whole = False
-            yield of_error(found.path, found.error)
-        elif state is not None and (kept := state.known(found)) is not None:
-            yield from kept
+            yield of_error(item.path, item.error)
+        elif state is not None and (records := state.records_of(item)) is not None:
+            yield from records
         else:
-            finished = batches.add(found, at_least=_REMOTE_BATCH if found.folder else 1)
+            finished = batches.add(item, at_least=_REMOTE_BATCH if item.folder else 1)
             yield from _records(finished, state)
     yield from _records(batches.finish(), state)
     if state is not None and is_whole:

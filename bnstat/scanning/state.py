@@ -77,7 +77,7 @@ class State:
         except sqlite3.Error as error:
             raise BnstatError(self._path, f"cannot keep the results of a scan: {error}") from error
 
-    def known(self, candidate: Candidate) -> list[Record] | None:
+    def records_of(self, candidate: Candidate) -> list[Record] | None:
         """Return the records of a candidate, or None if it has to be read."""
         key = _key(candidate.path)
         with self._errors():
@@ -103,7 +103,7 @@ class State:
             self._base.execute("commit")
 
     def forget_others(self, roots: Iterable[str]) -> None:
-        """Forget the models below these roots that `known` was not called with."""
+        """Forget the models below these roots that `records_of` was not called with."""
         with self._errors():
             for root in roots:
                 top = _key(root).rstrip(b"/") + b"/"

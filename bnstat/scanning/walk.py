@@ -58,7 +58,7 @@ class Choice:
     that path. `*` matches slashes too.
 
     Attributes:
-        include: globs of which a model must match one; empty for all models.
+        include: a model must match one of these globs; empty for all models.
         exclude: globs of models and folders to leave out.
         newest: of the checkpoints of a training run, and of numbered versions, only the newest.
     """

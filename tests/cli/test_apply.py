@@ -45,10 +45,10 @@ def test_export_edit_apply(run, tmp_path, form):
     assert run("check", tmp_path / "copy").exit_code == 0
 
 
-def test_what_is_left_out_stays(run, h5, tmp_path):
+def test_missing_values_are_kept(run, h5, tmp_path):
     (tmp_path / "v.csv").write_text("layer,channel,gamma\na,0,7\na,1,8\na,2,9\n")
     done = run("apply", h5, tmp_path / "v.csv", "-o", tmp_path / "c.h5")
-    assert "1 layer written, 3 of 3 values new; 1 layer left as before" in done.stdout
+    assert "1 layer written, 3 of 3 values new; 1 layer unchanged" in done.stdout
     old, new = bnstat.load(h5), bnstat.load(tmp_path / "c.h5")
     assert new["a"].gamma.tolist() == [7, 8, 9]
     assert same_bits(new["a"].moving_mean, old["a"].moving_mean)
@@ -102,9 +102,9 @@ def test_layers_that_are_called_otherwise(run, h5, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{h5}", "{h5}"], "name the copy with -o, or give --in-place"),
-        (["{h5}", "{h5}", "-o", "c", "--in-place"], "name the copy with -o, or give --in-place"),
-        (["{h5}", "{h5}", "-o", "c", "--role", "mean"], "'mean' is none of gamma"),
+        (["{h5}", "{h5}"], "name the copy with -o, or pass --in-place"),
+        (["{h5}", "{h5}", "-o", "c", "--in-place"], "name the copy with -o, or pass --in-place"),
+        (["{h5}", "{h5}", "-o", "c", "--role", "mean"], "'mean' is not one of 'gamma'"),
         (["{h5}", "{h5}", "-o", "{h5}"], "is the model itself"),
         (["{h5}", "nothing", "-o", "c"], "nothing: no such file"),
         (["nothing", "{h5}", "-o", "c"], "nothing: no such file"),
@@ -115,7 +115,7 @@ def test_layers_that_are_called_otherwise(run, h5, tmp_path):
         (["{h5}", "{h5}", "-o", "no/where/c"], "the folder no/where does not exist"),
     ],
 )
-def test_one_line_says_what_is_wrong(run, h5, tmp_path, monkeypatch, arguments, message):
+def test_errors(run, h5, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     done = run("apply", *(argument.format(h5=h5) for argument in arguments))
     assert done.exit_code == 2

@@ -1,4 +1,4 @@
-"""What may be batch norm is never passed over, and `--config` decides it, on every command."""
+"""Undecided layers are reported by every command, and `--config` decides them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NORM = {"trainable": True, "epsilon": 0.01, "momentum": 0.9, "axis": -1, "center
 
 
 def write_weights(path: Path, seed: int = 0) -> Path:
-    """What Keras 3 saves of batch norm without gamma in a wrapper that does not tell its class."""
+    """Write batch norm without gamma as Keras 3 does in a wrapper without its class."""
     random = np.random.default_rng(seed)
     with h5py.File(path, "w") as file:
         group = file.create_group("layers/time_distributed/layer/vars")
@@ -32,8 +32,8 @@ def weights(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    told = {"name": "plain721738", "scale": False}
-    norm = {"class_name": "BatchNormalization", "config": NORM | told}
+    settings = NORM | {"name": "plain721738", "scale": False}
+    norm = {"class_name": "BatchNormalization", "config": settings}
     wrapper = {
         "class_name": "TimeDistributed",
         "config": {"name": "td", "trainable": True, "layer": norm},
@@ -43,7 +43,7 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def test_every_command_lists_what_is_undecided(run, weights):
+def test_every_command_lists_undecided_layers(run, weights):
     for command, code in (("inspect", 1), ("export", 1), ("check", 1)):
         result = run(command, weights)
         assert result.exit_code == code
@@ -68,7 +68,7 @@ def test_the_schema_knows_undecided_layers(run, weights):
             assert np.float32(variable["values"]).tolist() == file[key][:].tolist()
 
 
-def test_check_tells_it_as_information(run, weights):
+def test_check_reports_undecided_layers_as_information(run, weights):
     (finding,) = json.loads(run("check", weights, "--json").stdout)["findings"]
     assert (finding["rule"], finding["severity"]) == ("BN016", "info")
 

@@ -32,7 +32,7 @@ def other(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("names", ["keras", "pytorch", "onnx", "flax"])
 @pytest.mark.parametrize("ending", ["json", "csv", "npz", "safetensors"])
-def test_apply_takes_what_export_writes(
+def test_apply_reads_every_export(
     names: str, ending: str, network: str, other: str, tmp_path: Path
 ) -> None:
     values, copy = tmp_path / f"values.{ending}", tmp_path / "copy.h5"
@@ -83,23 +83,6 @@ def test_a_wrong_map_is_refused(text: str, what: str, network: str, tmp_path: Pa
     result = run("export", network, "--map", tmp_path / "map.csv")
     assert (result.exit_code, result.stdout) == (2, "")
     assert what in result.stderr
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["--json", "--format", "csv"],
-        ["--epsilon", "0.1"],
-        ["--folded", "--no-values"],
-        ["--folded"],
-        ["--names", "caffe"],
-        ["--map", "nothing.csv"],
-        ["--format", "safetensors", "--no-values"],
-    ],
-)
-def test_wrong_usage_exits_with_2(options: list[str], network: str) -> None:
-    result = run("export", network, *options)
-    assert (result.exit_code, result.stdout) == (2, "")
 
 
 def test_folded(network: str) -> None:

@@ -35,7 +35,7 @@ def test_a_topic_in_a_pipe_is_plain_text(run, topic):
     assert all(len(line) <= 80 or line.strip() in shown for line in lines)
 
 
-def test_what_a_topic_shows_of_a_command_is_not_wrapped(run):
+def test_outputs_of_commands_are_not_wrapped(run):
     text = run("help", "mend").stdout
     assert " --data tests/data/digits_train.npz --labels labels -o mended\n" in text
     assert "$ bnstat drift mended --data tests/data/digits_test.npz --labels labels\n" in text
@@ -62,7 +62,7 @@ def test_an_unknown_topic(run, typed, hint):
     result = run("help", typed)
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert result.stderr == f"error: {typed!r}: there is no such topic; {hint}\n"
+    assert result.stderr == f"error: {typed!r}: unknown topic; {hint}\n"
 
 
 def test_a_terminal_gets_a_pager_and_colours(monkeypatch, tmp_path):

@@ -21,7 +21,7 @@ SLOWLY = """
 import time
 from bnstat.model import BatchNorm
 from bnstat.output.terminal import screen as progress
-progress._PATIENCE = 0.01
+progress._DELAY = 0.01
 read = BatchNorm.read
 def slowly(layer):
     time.sleep(0.3)
@@ -33,7 +33,7 @@ run()
 
 
 @pytest.mark.parametrize("command", ["inspect", "export"])
-def test_what_is_left_out(run, loads, command):
+def test_default_options(run, loads, command):
     calls = loads(model(usual("bn")))
     assert run(command).exit_code == 0
     assert calls == [
@@ -58,7 +58,7 @@ def test_what_is_left_out(run, loads, command):
 
 
 @pytest.mark.parametrize("command", ["inspect", "export"])
-def test_everything_is_passed_on(run, loads, command):
+def test_options_are_passed_on(run, loads, command):
     calls = loads(model(usual("bn")))
     result = run(
         *(command, "runs/cnn", "--checkpoint", "model-7", "--step", "7", "--reader", "native"),
@@ -93,7 +93,7 @@ def test_everything_is_passed_on(run, loads, command):
     [
         ("scale$", "ROLE=REGEX"),
         ("scale=x", "gamma, beta, moving_mean, moving_variance"),
-        ("gamma=(", "no regular expression"),
+        ("gamma=(", "not a regular expression"),
     ],
 )
 def test_wrong_patterns(run, loads, pattern, message):
@@ -121,7 +121,7 @@ def test_layers_are_chosen_by_name(run, loads, globs, names):
 
 
 @pytest.mark.parametrize("globs", [["blok1"], ["block1", "blok1"], ["BLOCK1"]])
-def test_a_glob_that_matches_nothing_names_what_is_near(run, loads, globs):
+def test_a_glob_without_match_names_similar_layers(run, loads, globs):
     loads(model(usual("block1"), usual("stem")))
     result = run("inspect", *[part for glob in globs for part in ("--layer", glob)])
     assert result.exit_code == 2
@@ -161,7 +161,7 @@ def two_layers(request, tmp_path):
 @pytest.mark.parametrize(
     "command", ["inspect", "inspect --values", "export", "check", "diff {0}", "history --json"]
 )
-def test_only_the_layers_asked_for_are_read(run, read, two_layers, command):
+def test_other_layers_are_not_read(run, read, two_layers, command):
     name, *rest = command.format(two_layers).split()
     paths = 2 if name == "diff" else 1
     result = run(name, two_layers, *rest, "-q", "--layer", "s*")
@@ -172,8 +172,8 @@ def test_only_the_layers_asked_for_are_read(run, read, two_layers, command):
     assert read[two_layers.name] >= LARGE * 16 * paths
 
 
-def said_on_a_terminal(*arguments):
-    """What a command whose file is slow to read says on standard error, a terminal."""
+def stderr_on_a_terminal(*arguments):
+    """Return the exit code and standard error of a command that reads slowly, on a terminal."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "1"}
     code = subprocess.run(
@@ -209,11 +209,11 @@ def said_on_a_terminal(*arguments):
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_progress_is_shown_while_layers_are_read(arguments, code):
-    found, said = said_on_a_terminal(*arguments)
+    found, said = stderr_on_a_terminal(*arguments)
     assert found == code, said
     assert b"reading" in said
     assert b"33%" in said
 
 
 def test_quiet_commands_show_no_progress():
-    assert said_on_a_terminal("export", RUN, "-q") == (0, b"")
+    assert stderr_on_a_terminal("export", RUN, "-q") == (0, b"")

@@ -1,4 +1,4 @@
-"""URLs on the command line: what the options mean, and what one line tells where it fails."""
+"""URLs on the command line, their options, and their errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def url():
 
 
 @pytest.mark.parametrize("command", ["inspect", "export --json", "check", "inspect --no-values"])
-def test_a_command_shows_what_it_shows_of_files(run, url, command):
+def test_a_url_gives_the_same_output_as_a_path(run, url, command):
     name, *rest = command.split()
     far = run(name, f"{url}/run/model-400", *rest)
     near = run(name, str(DATA / "run/model-400"), *rest)
@@ -27,7 +27,7 @@ def test_a_command_shows_what_it_shows_of_files(run, url, command):
     assert far.stdout.replace(url, str(DATA)).split() == near.stdout.split()
 
 
-def test_two_places_are_compared(run, url):
+def test_diff_of_a_url_and_a_path(run, url):
     result = run("diff", f"{url}/run/model-400", str(DATA / "run/model-400"))
     assert result.exit_code == 0
 
@@ -39,7 +39,7 @@ def test_two_places_are_compared(run, url):
         (["--storage-option", "no_such=secret"], "does not accept these storage options"),
     ],
 )
-def test_what_is_refused_is_told_in_one_line(run, url, arguments, line):
+def test_refusals_are_one_line(run, url, arguments, line):
     result = run("inspect", f"{url}/run/model-400", *arguments)
     assert result.exit_code == 2
     assert line in result.stderr
@@ -48,7 +48,7 @@ def test_what_is_refused_is_told_in_one_line(run, url, arguments, line):
 
 
 @pytest.mark.parametrize("arguments", [["--max-download", "much"], ["--storage-option", "key"]])
-def test_options_that_say_nothing(run, arguments):
+def test_invalid_options(run, arguments):
     assert run("inspect", "memory://x", *arguments).exit_code == 2
 
 
@@ -77,7 +77,7 @@ def test_storage_options_are_json_or_text(run, monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["apply {0} x.npz -o copy", "drift {0} --data x.npz"])
-def test_models_are_mended_and_run_on_disk(run, command):
+def test_apply_and_drift_refuse_urls(run, command):
     result = run(*command.format("s3://models/m").split())
     assert result.exit_code == 2
     assert "is a URL, and" in result.stderr

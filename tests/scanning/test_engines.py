@@ -34,7 +34,7 @@ WORKERS = [
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of 85 models, one of which is `deadly.h5`."""
+    """A store of 85 models; one is `deadly.h5`."""
     root = tmp_path_factory.mktemp("store")
     store(root, 14)
     h5(root / "7/deadly.h5")

@@ -55,7 +55,7 @@ def test_only_changed_models_are_read_again(tmp_path: Path, examined: list[str])
     assert len(first) == 6
 
 
-def test_a_change_of_one_of_several_files_counts(tmp_path: Path, examined: list[str]) -> None:
+def test_a_change_in_any_file_of_a_model_counts(tmp_path: Path, examined: list[str]) -> None:
     root, state = tmp_path / "store", tmp_path / "state.db"
     linked(RUN, root)
     scan_with_state(root, state)

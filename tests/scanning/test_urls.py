@@ -169,7 +169,7 @@ def test_a_large_bucket_is_listed_as_a_whole(
     assert (listings, len(lines)) == (4, 4 + 35)
 
 
-def test_only_what_changed_is_read_again(
+def test_only_changed_objects_are_read_again(
     requests: list[tuple[str, str]], models: Path, tmp_path: Path
 ) -> None:
     import s3fs

@@ -40,13 +40,13 @@ def write(folder: Path, *names: str) -> Path:
         ("tfjs", "model.json", "model.json"),
     ],
 )
-def test_files_of_one_model_make_one_candidate(
+def test_files_of_a_model_make_one_candidate(
     kind: str, path: str, file: str, tmp_path: Path
 ) -> None:
     assert paths_of(write(tmp_path, *MEMBERS[kind])) == {path: file}
 
 
-def test_all_kinds_in_one_folder(tmp_path: Path) -> None:
+def test_all_kinds_in_a_folder(tmp_path: Path) -> None:
     write(tmp_path, *(name for names in MEMBERS.values() for name in names), "a.h5", "b.keras", "c")
     assert len(paths_of(tmp_path)) == len(MEMBERS) + 3
 

@@ -1,4 +1,4 @@
-"""Layers drawn large, of characters."""
+"""Charts of the statistics of a layer, drawn with characters."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from bnstat.output.terminal.screen import ASCII, Glyphs, Screen, legible
 from bnstat.output.terminal.table import shorten, wrapped
 
 Draw = Callable[[int], Sequence[str]]
-"""Draws a chart of so many columns: its rows, from the top to the bottom."""
+"""Takes a number of columns, and returns the rows of a chart from top to bottom."""
 
 _BRAILLE: Final = 0x2800
 _DOTS_DOWN: Final = 4
 _DOTS: Final = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
-"""Row and column of a dot within a character of Braille -> its bit; see Unicode, chapter 21."""
+"""Row and column of a dot in a Braille character -> its bit. Source: Unicode, chapter 21."""
 
 
 class Frame(NamedTuple):
-    """What stands around a chart.
+    """The labels of a chart.
 
     Attributes:
-        beside: row -> what is written to the left of it.
-        below: what is written under the left end, the middle and the right end.
+        beside: row -> label on the left.
+        below: the labels under the left end, the middle and the right end.
     """
 
     beside: Mapping[int, str]
@@ -37,15 +37,13 @@ class Frame(NamedTuple):
 
 
 def bars(counts: NDArray[np.intp], width: int, height: int, blocks: str) -> list[str]:
-    """Bars side by side, the highest of them as high as the chart.
-
-    A bar that counts anything is not empty.
+    """Draw bars up to the height of the chart. A count of 1 is visible.
 
     Args:
-        counts: one number a bar, at most `width` of them.
-        width: the chart's columns.
-        height: its rows.
-        blocks: characters of growing height; empty where there are none to draw with.
+        counts: the counts, at most `width`.
+        width: the number of columns.
+        height: the number of rows.
+        blocks: characters of growing height; empty for ASCII.
     """
     blocks = blocks or "#"
     steps = height * len(blocks)
@@ -59,13 +57,13 @@ def bars(counts: NDArray[np.intp], width: int, height: int, blocks: str) -> list
 
 
 def dots(places: NDArray[np.float64], width: int, height: int, braille: bool) -> list[str]:
-    """A line of dots through numbers from 0 at the bottom to 1 at the top, left to right.
+    """Draw numbers between 0 (bottom) and 1 (top) as dots from left to right.
 
     Args:
-        places: the numbers, one at least.
-        width: the chart's columns.
-        height: its rows.
-        braille: whether a character holds 2 by 4 dots; else it is one star.
+        places: the numbers, at least one.
+        width: the number of columns.
+        height: the number of rows.
+        braille: True for 2 by 4 dots in a character, False for a star.
     """
     across, down = (2, _DOTS_DOWN) if braille else (1, 1)
     chosen = np.linspace(0, places.size - 1, width * across).round().astype(np.intp)
@@ -79,21 +77,18 @@ def dots(places: NDArray[np.float64], width: int, height: int, braille: bool) ->
 
 
 def row_of(place: float, height: int, braille: bool) -> int:
-    """The row, counted from the top, in which `dots` draws a number."""
+    """Return the row, from the top, where `dots` draws a number."""
     down = _DOTS_DOWN if braille else 1
     return int(_levels(np.array([place]), height * down)[0]) // down
 
 
 def _levels(places: NDArray[np.float64], count: int) -> NDArray[np.intp]:
-    """The number of the line of dots, counted from the top, for each number."""
+    """Return the line of dots, from the top, of each number."""
     return ((1 - places) * (count - 1) + 0.5).astype(np.intp)
 
 
 def framed(draw: Draw, frame: Frame, width: int, screen: Screen, style: str = "") -> list[str]:
-    """A chart with its axes, in lines of exactly `width` columns.
-
-    Lines and corners are drawn where the screen has them.
-    """
+    """Return the lines of a chart with its axes, `width` columns wide."""
     tick, side, corner, rule = "┤│└─" if screen.boxes and screen.glyphs.blocks else "||+-"
     margin = max(map(len, frame.beside.values()), default=0)
     room = max(1, width - margin - 2)
@@ -108,7 +103,7 @@ def framed(draw: Draw, frame: Frame, width: int, screen: Screen, style: str = ""
 
 
 def _spread(texts: tuple[str, str, str], width: int) -> str:
-    """Three texts at the left, in the middle and at the right; the middle one where it fits."""
+    """Return a line with three texts; the one in the middle is omitted if it does not fit."""
     left, middle, right = texts
     room = width - len(left) - len(right)
     if len(middle) + 2 > room:
@@ -119,10 +114,10 @@ def _spread(texts: tuple[str, str, str], width: int) -> str:
 
 
 _HEIGHT: Final = 6
-_USUAL_WIDTH: Final = 80
-_WIDEST: Final = 120
-_LEAST_FOR_TWO: Final = 60
-"""Columns that two charts side by side need."""
+_PIPE_WIDTH: Final = 80
+_MAX_WIDTH: Final = 120
+_MIN_WIDTH_OF_TWO: Final = 60
+"""The least width for two charts side by side."""
 
 _GAP: Final = "   "
 _STYLE: Final = "cyan"
@@ -133,12 +128,12 @@ def drawings(
     screen: Screen,
     track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
 ) -> Iterator[str]:
-    """The lines that draw every layer of a model, one after the other.
+    """Yield the lines that draw the layers of a model.
 
     Args:
-        model: what to draw.
-        screen: what the lines are for; one without boxes gets ASCII alone.
-        track: passes the layers on, such as to show progress.
+        model: the model.
+        screen: the screen; if it has no boxes, charts are drawn in ASCII.
+        track: yields the layers, for example to show progress.
 
     Raises:
         BnstatError: a variable cannot be read.
@@ -151,7 +146,7 @@ def drawings(
 
 
 def _layer(layer: BatchNorm, screen: Screen) -> Iterator[str]:
-    width = min(screen.width or _USUAL_WIDTH, _WIDEST)
+    width = min(screen.width or _PIPE_WIDTH, _MAX_WIDTH)
     name = legible(layer.name)
     if screen.width is not None:
         name = shorten(name, width, screen.glyphs.ellipsis)
@@ -170,7 +165,7 @@ def _layer(layer: BatchNorm, screen: Screen) -> Iterator[str]:
 
 
 def _title(role: str, array: Array, screen: Screen) -> Iterator[str]:
-    """The role, and its numbers in words."""
+    """Yield the role with its most important numbers."""
     summary = Summary.of(array)
     parts = []
     if summary.min == summary.max:
@@ -187,16 +182,16 @@ def _title(role: str, array: Array, screen: Screen) -> Iterator[str]:
 
 
 def _charts(values: Floats, shape: tuple[int, ...], width: int, screen: Screen) -> Iterator[str]:
-    """The distribution and the sorted channels, beside each other where there is room."""
+    """Yield the charts of the distribution and of the sorted channels."""
     finite = np.flatnonzero(np.isfinite(values))
     order = finite[np.argsort(values[finite], kind="stable")]
     ends = [labels(shape, int(place), int(place) + 1)[0] for place in (order[0], order[-1])]
     scale = Scale.of(values[finite])
-    beside = width >= _LEAST_FOR_TWO
-    room = (width - len(_GAP)) // 2 if beside else width
+    is_wide = width >= _MIN_WIDTH_OF_TWO
+    room = (width - len(_GAP)) // 2 if is_wide else width
     left = _distribution(values[finite], scale, room, screen)
     right = _channels(values[order], scale, ends, room, screen)
-    if beside:
+    if is_wide:
         for line, other in zip(left, right, strict=True):
             yield f"{line}{_GAP}{other}".rstrip()
     else:
@@ -208,7 +203,8 @@ def _distribution(values: Floats, scale: Scale, width: int, screen: Screen) -> l
     counts = scale.counts(values, bins)
     low, high = _ends(scale)
     beside = {0: f"{counts.max():,}", _HEIGHT - 1: "0"}
-    below = ("", low, "") if scale.is_point else (low, _kind(scale), high)
+    kind = "logarithmic" if scale.logarithmic else ""
+    below = ("", low, "") if scale.is_point else (low, kind, high)
 
     def draw(columns: int) -> list[str]:
         return bars(counts, columns, _HEIGHT, _plain(screen).blocks)
@@ -239,10 +235,6 @@ def _ends(scale: Scale) -> tuple[str, str]:
     return compact(scale.low, 3), compact(scale.high, 3)
 
 
-def _kind(scale: Scale) -> str:
-    return "logarithmic" if scale.logarithmic else ""
-
-
 def _plain(screen: Screen) -> Glyphs:
-    """The characters to draw with: ASCII unless lines are drawn as well."""
+    """Return the characters to draw with."""
     return screen.glyphs if screen.boxes else ASCII

@@ -1,4 +1,4 @@
-"""A drift for people: one row a layer, the farthest first, and what it means."""
+"""Text about the results of `drift` and `recalibrate`."""
 
 from __future__ import annotations
 
@@ -8,28 +8,33 @@ from typing import Final
 import numpy as np
 
 from bnstat.estimate.drift import SHIFTED, Drift, LayerDrift, State
-from bnstat.estimate.modes import percent
+from bnstat.estimate.modes import ModeEvidence, Modes, Outputs, percent
 from bnstat.estimate.recalibration import FAR, Mended, Recalibration
 from bnstat.output.numbers import compact
-from bnstat.output.terminal import modes
 from bnstat.output.terminal.screen import Screen, legible
-from bnstat.output.terminal.table import Column, shorten_all, table, total_width, wrapped
+from bnstat.output.terminal.table import Column, layer_column, table, wrapped
 
 LEGEND: Final = (
     "shift: distance of the data's mean from the stored, in stored standard deviations, at the "
     "worst channel; variance: the data's as a multiple of the stored, lowest to highest; J: "
     f"symmetric divergence, mean over the channels, from {SHIFTED} on shifted"
 )
+RECALIBRATION_LEGEND: Final = (
+    "moved: distance of the new mean or deviation from the old; uncertainty: half of the distance "
+    "between two halves of the data; residual: distance from what enters in inference; each at "
+    "the worst channel, in standard deviations",
+    "variance: the new as a multiple of the old, where it changed most",
+)
 
-VERDICTS: Final[Mapping[State, str]] = {
+_STATES: Final[Mapping[State, str]] = {
     "invalid": (
-        "invalid: stored statistics, or what enters a layer, are NaN, infinite or, as a variance, "
-        "negative; bnstat check names the stored ones, and bnstat recalibrate replaces them"
+        "invalid: stored statistics or inputs of layers are NaN or infinite, or a variance is "
+        "negative; bnstat check names such layers, and bnstat recalibrate replaces their statistics"
     ),
-    "healthy": "healthy: what enters the layers is what the stored statistics say",
+    "healthy": "healthy: the inputs of the layers have the stored statistics",
     "shifted": (
-        "shifted: the data is of another distribution than the statistics were taken of, or the "
-        "statistics are not those of these weights; bnstat recalibrate adapts them"
+        "shifted: the data has another distribution than the data of the statistics, or the "
+        "statistics do not belong to these weights; bnstat recalibrate adapts them"
     ),
 }
 _STYLES: Final[Mapping[State, str]] = {
@@ -37,78 +42,82 @@ _STYLES: Final[Mapping[State, str]] = {
     "never-updated": "red",
     "invalid": "red",
 }
-_LEAST_NAME: Final = 8
 _UNKNOWN: Final = "-"
-"""Stands for what no channel has, because its statistics are invalid."""
+"""Shown if no channel has a value, because its statistics are invalid."""
+
+_MODES: Final = {
+    "batch-statistics": "layers still hold the initial mean 0 and variance 1, and the network was "
+    "trained with the statistics of each batch: inference is broken, and bnstat recalibrate "
+    "mends it",
+    "stored-statistics": "layers still hold the initial mean 0 and variance 1, and the network "
+    "was trained in inference mode, with these statistics: keep them; bnstat recalibrate would "
+    "break the network",
+    "unknown": "layers still hold the initial mean 0 and variance 1, which are far from "
+    "their inputs. If the network was trained with the statistics of each batch, bnstat "
+    "recalibrate mends it; if it was trained in inference mode, recalibrating breaks it. What was "
+    "examined does not show which is true. --labels compares the accuracies",
+}
+
+_BETTER: Final = {
+    "own": "layers still hold the initial mean 0 and variance 1. What was examined does not show "
+    "how the network was trained, but on this data it is right more often with the data's own "
+    "statistics, which bnstat recalibrate estimates",
+    "stored": "layers still hold the initial mean 0 and variance 1. What was examined does not "
+    "show how the network was trained, but on this data it is right more often with these "
+    "statistics: keep them",
+}
 
 
 def lines(result: Drift, model: str, screen: Screen) -> Iterator[str]:
-    """The lines that show how far `model` is from the data."""
+    """Yield the lines that show how far the statistics of `model` are from the data's."""
     yield f"{screen.style('path    ', 'dim')}  {legible(model)}"
     yield f"{screen.style('data    ', 'dim')}  {result.samples} samples"
-    compared = None if result.evidence is None else result.evidence.data
-    if compared is not None:
-        yield from modes.rows(compared, result.samples, screen)
+    if result.evidence is not None and result.evidence.data is not None:
+        yield from _modes(result.evidence.data, result.samples, screen)
     elif result.accuracy is not None:
         yield f"{screen.style('accuracy', 'dim')}  {percent(result.accuracy)}"
     yield ""
-    yield from table(_columns(result, screen), screen)
+    layers = sorted(result.layers, key=lambda layer: -layer.total)
+    styles = {row: _STYLES.get(layer.state, "") for row, layer in enumerate(layers)}
+    columns = [
+        Column("ch", [str(layer.mean.size) for layer in layers], right=True),
+        Column("shift", [_shift(layer) for layer in layers], right=True),
+        Column("variance", [_ratios(layer) for layer in layers], right=True),
+        Column("J", [compact(layer.total, 3) for layer in layers], right=True, styles=styles),
+        Column("", [layer.state.replace("-", " ") for layer in layers], styles=styles),
+    ]
+    names = layer_column([legible(layer.layer) for layer in layers], columns, screen)
+    yield from table([names, *columns], screen)
     yield ""
     for line in wrapped(LEGEND, screen):
         yield screen.style(line, "dim")
     yield ""
     if result.state == "never-updated":
-        yield from wrapped(f"never updated: {modes.verdict(result.evidence)}", screen)
+        yield from wrapped(f"never updated: {_verdict(result.evidence)}", screen)
     else:
-        yield from wrapped(VERDICTS[result.state], screen)
+        yield from wrapped(_STATES[result.state], screen)
 
 
-def _columns(result: Drift, screen: Screen) -> list[Column]:
-    layers = sorted(result.layers, key=lambda each: -each.total)
-    styles = {row: _STYLES.get(each.state, "") for row, each in enumerate(layers)}
-    columns = [
-        Column("ch", [str(each.mean.size) for each in layers], right=True),
-        Column("shift", [_shift(each) for each in layers], right=True),
-        Column("variance", [_ratios(each) for each in layers], right=True),
-        Column("J", [compact(each.total, 3) for each in layers], right=True, styles=styles),
-        Column("", [each.state.replace("-", " ") for each in layers], styles=styles),
-    ]
-    names = [legible(each.layer) for each in layers]
-    if screen.width is not None:
-        room = screen.width - total_width(columns) - 2
-        names = shorten_all(names, max(_LEAST_NAME, room), screen.glyphs.ellipsis)
-    return [Column("layer", names), *columns]
-
-
-def _shift(each: LayerDrift) -> str:
-    known = each.shift[~np.isnan(each.shift)]
-    if not known.size:
+def _shift(layer: LayerDrift) -> str:
+    shifts = layer.shift[~np.isnan(layer.shift)]
+    if not shifts.size:
         return _UNKNOWN
-    worst = known[np.argmax(np.abs(known))]
+    worst = shifts[np.argmax(np.abs(shifts))]
     return f"{'+' if worst > 0 else ''}{compact(float(worst), 3)}"
 
 
-def _ratios(each: LayerDrift) -> str:
-    known = each.ratio[~np.isnan(each.ratio)]
-    if not known.size:
+def _ratios(layer: LayerDrift) -> str:
+    ratios = layer.ratio[~np.isnan(layer.ratio)]
+    if not ratios.size:
         return _UNKNOWN
-    low, high = (f"x{compact(float(edge), 3)}" for edge in (known.min(), known.max()))
+    low, high = (f"x{compact(float(ratio), 3)}" for ratio in (ratios.min(), ratios.max()))
     return f"{low} to {high}"
-
-
-RECALIBRATION_LEGEND: Final = (
-    "moved: distance of the new mean or deviation from the old; uncertainty: half of the distance "
-    "between two halves of the data; residual: distance from what enters in inference; each at "
-    "the worst channel, in standard deviations",
-    "variance: the new as a multiple of the old, where it changed most",
-)
-_RECALIBRATION_LEAST_NAME: Final = 8
 
 
 def lines_recalibration(
     result: Recalibration, model: str, copy: str | None, screen: Screen
 ) -> Iterator[str]:
-    """The lines that show what was done to `model`, and where the copy is."""
+    """Yield the lines that show the new statistics of `model`, and the path of the copy."""
     yield f"{screen.style('path    ', 'dim')}  {legible(model)}"
     if copy is not None:
         yield f"{screen.style('copy    ', 'dim')}  {legible(copy)}"
@@ -121,22 +130,35 @@ def lines_recalibration(
         before, after = map(percent, result.accuracy)
         yield f"{screen.style('accuracy', 'dim')}  {before} before, {after} after"
     elif result.evidence.data is not None:
-        yield from modes.rows(result.evidence.data, result.samples, screen)
+        yield from _modes(result.evidence.data, result.samples, screen)
     yield ""
-    yield from table(_recalibration_columns(result, screen), screen)
+    layers = result.layers
+    far = {row: "yellow" for row, layer in enumerate(layers) if layer.remains > FAR}
+    columns = [
+        Column("ch", [str(layer.mean.size) for layer in layers], right=True),
+        Column("moved", [compact(layer.moved, 3) for layer in layers], right=True),
+        Column("variance", [f"x{compact(layer.ratio, 3)}" for layer in layers], right=True),
+        Column("uncertainty", [_uncertainty(layer, screen) for layer in layers], right=True),
+        Column("residual", [f"{layer.remains:.4f}" for layer in layers], right=True, styles=far),
+    ]
+    names = layer_column([legible(layer.layer) for layer in layers], columns, screen)
+    yield from table([names, *columns], screen)
     yield ""
     for text in RECALIBRATION_LEGEND:
         for line in wrapped(text, screen):
             yield screen.style(line, "dim")
     yield ""
-    total = len(result.layers) + len(result.left)
-    yield f"{len(result.layers)} of {total} layers recalibrated"
+    yield f"{len(layers)} of {len(layers) + len(result.left)} layers recalibrated"
+
+
+def _uncertainty(layer: Mended, screen: Screen) -> str:
+    return "" if layer.error is None else f"{screen.glyphs.plus_minus}{layer.error:.4f}"
 
 
 def notes(result: Recalibration) -> Iterator[str]:
-    """What is to be said beside: layers that were left, and what remains."""
-    for name, why in result.left.items():
-        yield f"note: {name} was left as it was: {why}"
+    """Yield notes about layers that were left out, and warnings about the result."""
+    for name, reason in result.left.items():
+        yield f"note: {name} was left as it was: {reason}"
     if result.objection is not None:
         yield f"warning: the model {result.objection}"
     elif (
@@ -149,9 +171,9 @@ def notes(result: Recalibration) -> Iterator[str]:
             "batch. If it was trained in inference mode, the old model is right and the new one "
             f"is broken: compare both, or pass --labels ({'; '.join(result.evidence.reasons)})"
         )
-    far = [each for each in result.layers if each.remains > FAR]
+    far = [layer for layer in result.layers if layer.remains > FAR]
     if far:
-        worst = max(far, key=lambda each: each.remains)
+        worst = max(far, key=lambda layer: layer.remains)
         yield (
             f"warning: {len(far)} of {len(result.layers)} layers are still off by more than {FAR} "
             f"standard deviations, {worst.layer} by {compact(worst.remains, 2)}: "
@@ -159,26 +181,51 @@ def notes(result: Recalibration) -> Iterator[str]:
         )
 
 
-def _recalibration_columns(result: Recalibration, screen: Screen) -> list[Column]:
-    layers = result.layers
-    columns = [
-        Column("ch", [str(each.mean.size) for each in layers], right=True),
-        Column("moved", [compact(each.moved, 3) for each in layers], right=True),
-        Column("variance", [f"x{compact(each.ratio, 3)}" for each in layers], right=True),
-        Column("uncertainty", [_uncertainty(each, screen) for each in layers], right=True),
-        Column(
-            "residual",
-            [f"{each.remains:.4f}" for each in layers],
-            right=True,
-            styles={row: "yellow" for row, each in enumerate(layers) if each.remains > FAR},
-        ),
-    ]
-    names = [legible(each.layer) for each in layers]
-    if screen.width is not None:
-        room = screen.width - total_width(columns) - 2
-        names = shorten_all(names, max(_RECALIBRATION_LEAST_NAME, room), screen.glyphs.ellipsis)
-    return [Column("layer", names), *columns]
+def _modes(modes: Modes, samples: int, screen: Screen) -> Iterator[str]:
+    """Yield lines that compare the outputs in both modes.
+
+    Args:
+        modes: the comparison.
+        samples: the number of samples in the data.
+        screen: the screen.
+    """
+    stored, own = modes.stored, modes.own
+    part = "" if modes.samples == samples else f", over {modes.samples} of the samples"
+    if stored.accuracy is not None and own.accuracy is not None:
+        yield (
+            f"{screen.style('accuracy', 'dim')}  {percent(stored.accuracy)} with the stored "
+            f"statistics, {percent(own.accuracy)} with the data's own{part}"
+        )
+    elif stored.information is not None and own.information is not None:
+        yield (
+            f"{screen.style('outputs ', 'dim')}  mutual information with the inputs: "
+            f"{compact(stored.information, 3)} nats with the stored statistics, "
+            f"{compact(own.information, 3)} with the data's own{part}"
+        )
+    else:
+        yield f"{screen.style('outputs ', 'dim')}  stored statistics: {_described(stored)}"
+        yield f"          the data's own: {_described(own)}"
+        yield (
+            f"          root mean square of the difference: {compact(modes.difference, 3)}{part}"
+        )
 
 
-def _uncertainty(each: Mended, screen: Screen) -> str:
-    return "" if each.error is None else f"{screen.glyphs.plus_minus}{each.error:.4f}"
+def _described(outputs: Outputs) -> str:
+    """Return the range of some outputs, how much they vary, and how many are saturated."""
+    text = (
+        f"{compact(outputs.low, 3)} to {compact(outputs.high, 3)}, varying by "
+        f"{compact(outputs.spread, 3)} from sample to sample"
+    )
+    if outputs.saturated is None:
+        return text
+    return f"{text}, {percent(outputs.saturated)} saturated"
+
+
+def _verdict(evidence: ModeEvidence | None) -> str:
+    """Return what the evidence says about a network whose layers hold the initial statistics."""
+    if evidence is None:
+        return _MODES["unknown"]
+    text = _MODES[evidence.trained_with]
+    if evidence.trained_with == "unknown" and evidence.data is not None and evidence.data.better:
+        text = _BETTER[evidence.data.better]
+    return f"{text} ({'; '.join(evidence.reasons)})"

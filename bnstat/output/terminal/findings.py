@@ -1,4 +1,4 @@
-"""Findings for people: grouped by rule, the gravest first, one entry a layer."""
+"""Text about findings, grouped by rule, and about the rules."""
 
 from __future__ import annotations
 
@@ -13,24 +13,33 @@ from bnstat.checks.rule import SEVERITIES, Finding, Rule
 from bnstat.model import Model
 from bnstat.output.terminal.overview import header
 from bnstat.output.terminal.screen import Screen, legible
-from bnstat.output.terminal.table import GAP, Column, rows, shorten_all, table, text_width
+from bnstat.output.terminal.table import (
+    GAP,
+    Column,
+    rows,
+    shorten_all,
+    spread,
+    table,
+    text_width,
+    wrapped,
+)
 
 STYLES: Final = {"error": "red", "warning": "yellow", "info": "cyan"}
 
 _INDENT: Final = "  "
 _CHANNELS_SHOWN: Final = 8
-_WHOLE: Final = "(whole model)"
+_MODEL: Final = "(whole model)"
 
 
 def report(findings: Sequence[Finding], model: Model, screen: Screen) -> Iterator[str]:
-    """What was checked, and what was found in it."""
+    """Yield the lines about a model and its findings."""
     yield from header(model, screen)
     yield ""
     yield from lines(findings, screen)
 
 
 def lines(findings: Sequence[Finding], screen: Screen) -> Iterator[str]:
-    """The findings, then a line that counts them."""
+    """Yield the lines that show findings and count them."""
     for (severity, rule, name), group in groupby(
         findings, key=lambda finding: (finding.severity, finding.rule, finding.name)
     ):
@@ -41,12 +50,12 @@ def lines(findings: Sequence[Finding], screen: Screen) -> Iterator[str]:
     yield summary(findings)
     if findings:
         hint = f"bnstat check --explain {findings[0].rule} explains what it means and what to do"
-        for line in [hint] if screen.width is None else textwrap.wrap(hint, screen.width):
+        for line in wrapped(hint, screen):
             yield screen.style(line, "dim")
 
 
 def summary(findings: Sequence[Finding]) -> str:
-    """`2 errors, 1 warning, 17 info`; where there is none, what was checked."""
+    """Return `2 errors, 1 warning, 17 info`, or what was checked if nothing was found."""
     counts = Counter(finding.severity for finding in findings)
     parts = [
         f"{number} {severity}{'s' if number > 1 and severity != 'info' else ''}"
@@ -63,48 +72,39 @@ def summary(findings: Sequence[Finding]) -> str:
 
 
 def _entries(group: Sequence[Finding], screen: Screen) -> Iterator[str]:
-    """Names to the left, messages to the right, wrapped where the screen is narrow."""
-    names = [_WHOLE if each.layer is None else legible(each.layer) for each in group]
-    messages = [legible(each.message) + channels_of(each) for each in group]
+    """Yield lines with names on the left and messages on the right."""
+    names = [_MODEL if finding.layer is None else legible(finding.layer) for finding in group]
+    messages = [legible(finding.message) + channels_of(finding) for finding in group]
     if screen.width is None:
-        wrapped = [[message] for message in messages]
+        parts = [[message] for message in messages]
     else:
         room = screen.width - len(_INDENT) - len(GAP) - 1
-        names = _shortened(names, max(8, room * 2 // 5), screen)
+        different = list(dict.fromkeys(names))
+        short = shorten_all(different, max(8, room * 2 // 5), screen.glyphs.ellipsis)
+        by_name = dict(zip(different, short, strict=True))
+        names = [by_name[name] for name in names]
         width = max(20, room - max(map(text_width, names)))
-        wrapped = [textwrap.wrap(message, width) for message in messages]
-    left = [
-        name if number == 0 else ""
-        for name, parts in zip(names, wrapped, strict=True)
-        for number, _ in enumerate(parts)
-    ]
-    right = [part for parts in wrapped for part in parts]
+        parts = [textwrap.wrap(message, width) for message in messages]
+    left = spread(names, list(map(len, parts)))
+    right = [line for message_lines in parts for line in message_lines]
     for line in rows([Column("", left), Column("", right)], screen):
         yield _INDENT + line
 
 
-def _shortened(names: list[str], width: int, screen: Screen) -> list[str]:
-    """The names, shortened so that different layers stay different."""
-    different = list(dict.fromkeys(names))
-    short = shorten_all(different, width, screen.glyphs.ellipsis)
-    by_name = dict(zip(different, short, strict=True))
-    return [by_name[name] for name in names]
-
-
 def channels_of(finding: Finding) -> str:
-    """The channels in question, where they are few."""
+    """Return the channels of a finding if there are few."""
     if not 0 < finding.channels.size <= _CHANNELS_SHOWN:
         return ""
     noun = "channel" if finding.channels.size == 1 else "channels"
     return f" ({noun} {', '.join(map(str, finding.channels.tolist()))})"
 
 
-_WIDTH: Final = 80
-"""Prose is wrapped also where a pipe has no width, and no wider than this."""
+_PROSE_WIDTH: Final = 80
+"""The largest width of prose, also in a pipe."""
 
 
 def overview(rules: Sequence[Rule[Any]], screen: Screen) -> Iterator[str]:
-    """One line a rule: its code, its name, the severity of its gravest finding, its title."""
+    """Yield a table of the rules with their most serious severities."""
     severities = [rule.severity for rule in rules]
     columns = [
         Column("code", [rule.code for rule in rules]),
@@ -122,20 +122,14 @@ def overview(rules: Sequence[Rule[Any]], screen: Screen) -> Iterator[str]:
 
 
 def explain(rules: Sequence[Rule[Any]], screen: Screen) -> Iterator[str]:
-    """All that there is to say of some rules."""
+    """Yield the lines of the documentation of some rules."""
+    width = min(screen.width or _PROSE_WIDTH, _PROSE_WIDTH)
     for number, rule in enumerate(rules):
         if number:
             yield ""
-        yield from _explain(rule, screen)
-
-
-def _explain(rule: Rule[Any], screen: Screen) -> Iterator[str]:
-    yield (
-        f"{screen.style(rule.code, STYLES[rule.severity])} {screen.style(rule.name, 'bold')} "
-        f"({rule.severity})"
-    )
-    width = min(screen.width or _WIDTH, _WIDTH)
-    for title, text in rule.sections().items():
-        yield ""
-        yield screen.style(title, "bold")
-        yield from textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="  ")
+        code = screen.style(rule.code, STYLES[rule.severity])
+        yield f"{code} {screen.style(rule.name, 'bold')} ({rule.severity})"
+        for title, text in rule.sections().items():
+            yield ""
+            yield screen.style(title, "bold")
+            yield from textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="  ")

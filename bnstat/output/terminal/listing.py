@@ -1,7 +1,8 @@
-"""A model for people, in full: its variables, their values, and why they were taken."""
+"""Text with all variables of a model: shapes, values, and why they count as batch norm."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
@@ -13,7 +14,7 @@ from bnstat.output.terminal.table import GAP, Column, rows, shorten, table, tota
 
 _INDENT: Final = "  "
 _ROW_LENGTHS: Final = (10, 5, 2, 1)
-"""How many values a row may have: numbers that are easy to count in."""
+"""The numbers of values in a row, which are easy to count with."""
 
 _CHUNK: Final = 20_000
 _PIPE_WIDTH: Final = 100
@@ -21,21 +22,23 @@ _LEAST_KEY: Final = 16
 
 
 def variables(model: Model, screen: Screen) -> Iterator[str]:
-    """The lines that list the layers and their variables, from the index alone."""
+    """Yield the lines that list the layers and their variables, without reading values."""
     yield from header(model, screen)
-    listed = [(layer, *pair) for layer in model.layers for pair in _variables(layer)]
+    pairs = {layer.name: list(_variables(layer)) for layer in model.layers}
+    listed = [pair for layer in model.layers for pair in pairs[layer.name]]
     columns = [
-        Column("", [_INDENT + legible(role) for _, role, _ in listed]),
-        Column("", [variable.dtype for _, _, variable in listed]),
-        Column("", [_shape(variable) for _, _, variable in listed]),
+        Column("", [_INDENT + legible(role) for role, _ in listed]),
+        Column("", [variable.dtype for _, variable in listed]),
+        Column("", [_shape(variable) for _, variable in listed]),
     ]
-    keys = _keys([variable.key for _, _, variable in listed], columns, screen)
-    before = None
-    for (layer, _, _), line in zip(listed, rows([*columns, keys], screen), strict=True):
-        if layer is not before:
-            yield from _heading(layer, screen)
-            before = layer
-        yield line
+    keys = [legible(variable.key) for _, variable in listed]
+    if screen.width is not None:
+        room = max(_LEAST_KEY, screen.width - total_width(columns) - len(GAP))
+        keys = [shorten(key, room, screen.glyphs.ellipsis, head=0.7) for key in keys]
+    lines = rows([*columns, Column("", keys)], screen)
+    for layer in model.layers:
+        yield from _heading(layer, screen)
+        yield from itertools.islice(lines, len(pairs[layer.name]))
     yield from _notes(model)
 
 
@@ -44,7 +47,7 @@ def values(
     screen: Screen,
     track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
 ) -> Iterator[str]:
-    """The lines that show every value of every layer, each line with its first value's channel.
+    """Yield the lines with every value of every layer. A line starts with its first channel.
 
     Raises:
         BnstatError: a variable cannot be read.
@@ -55,17 +58,17 @@ def values(
         for role, variable in _variables(layer):
             about = f"{variable.dtype} {_shape(variable)}"
             yield f"{_INDENT}{legible(role)}  {screen.style(about, 'dim')}"
-            known = layer.array(role)
-            yield from _wrapped(variable.read() if known is None else known, screen)
+            array = layer.array(role)
+            yield from _values(variable.read() if array is None else array, screen)
     yield from _notes(model)
 
 
-def verdicts(model: Model, screen: Screen) -> Iterator[str]:
-    """The lines that say why each variable of the file was, or was not, taken as batch norm."""
-    found = model.explain()
+def explanations(model: Model, screen: Screen) -> Iterator[str]:
+    """Yield the lines that say why each variable counts as batch norm, or why not."""
+    explanations = model.explain()
     columns = [
-        Column("variable", [legible(verdict.key) for verdict in found]),
-        Column("why", [_reason(verdict) for verdict in found]),
+        Column("variable", [legible(explanation.key) for explanation in explanations]),
+        Column("why", [_reason(explanation) for explanation in explanations]),
     ]
     yield ""
     if screen.width is None or total_width(columns) <= screen.width:
@@ -76,9 +79,10 @@ def verdicts(model: Model, screen: Screen) -> Iterator[str]:
             yield _INDENT + screen.style(reason, "dim")
 
 
-def _reason(verdict: Explanation) -> str:
-    taken = f"{verdict.role} of {verdict.layer}: " if verdict.role and verdict.layer else ""
-    return legible(taken + verdict.reason)
+def _reason(explanation: Explanation) -> str:
+    if explanation.role and explanation.layer:
+        return legible(f"{explanation.role} of {explanation.layer}: {explanation.reason}")
+    return legible(explanation.reason)
 
 
 def _heading(layer: BatchNorm, screen: Screen) -> Iterator[str]:
@@ -94,7 +98,7 @@ def _notes(model: Model) -> Iterator[str]:
 
 
 def _variables(layer: BatchNorm) -> Iterator[tuple[str, Variable]]:
-    """The variables of a layer, with the roles or else the labels that they are shown under."""
+    """Yield the variables of a layer with their roles, or the labels that replace roles."""
     for role in ROLES:
         if role in layer.variables:
             yield role, layer.variables[role]
@@ -107,17 +111,8 @@ def _shape(variable: Variable) -> str:
     return f"[{','.join(map(str, variable.shape))}]"
 
 
-def _keys(keys: Sequence[str], beside: Sequence[Column], screen: Screen) -> Column:
-    """The column of keys, cut to what the other columns leave of a terminal."""
-    texts = [legible(key) for key in keys]
-    if screen.width is not None:
-        room = max(_LEAST_KEY, screen.width - total_width(beside) - len(GAP))
-        texts = [shorten(text, room, screen.glyphs.ellipsis, head=0.7) for text in texts]
-    return Column("variable", texts)
-
-
-def _wrapped(array: Array, screen: Screen) -> Iterator[str]:
-    """The values, as many a line as fit, with the channel of the first at the beginning."""
+def _values(array: Array, screen: Screen) -> Iterator[str]:
+    """Yield lines of as many values as fit, each after the channel of its first value."""
     start = 0
     for chunk in chunks(array, _CHUNK):
         texts = shortest(chunk, {})

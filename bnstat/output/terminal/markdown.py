@@ -1,4 +1,4 @@
-"""Markdown as a terminal or a pipe shows it, drawn by rich."""
+"""Markdown as text, drawn by rich."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bnstat.output.terminal.screen import Screen
 
 _WIDTH: Final = 80
 _WIDEST: Final = 100
-"""Longer lines are hard to read, however wide the terminal is."""
+"""Longer lines are hard to read."""
 
 _INDENT: Final = "  "
 _THEME: Final = Theme({"markdown.code": "cyan"})
@@ -51,7 +51,7 @@ class _Heading(Heading):
 
 
 class _CodeBlock(CodeBlock):
-    """A block whose lines are neither wrapped nor padded: outputs fill 80 columns already."""
+    """A block whose lines are not wrapped or padded, because outputs fill 80 columns."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         code = str(self.text).rstrip()
@@ -62,7 +62,7 @@ class _CodeBlock(CodeBlock):
             text = Text(code)
             text.highlight_regex(r"(?m)^\$ .*$", "bold")
         lines = text.split("\n")
-        # A longer command is not cut, because nobody could copy it then.
+        # A longer command is not cut, so that it can be copied.
         widths = [width for line in lines if (width := cell_len(line.plain)) <= options.max_width]
         indent = _INDENT if max(widths, default=0) + len(_INDENT) <= options.max_width else ""
         indented = Text("\n").join(Text(indent if line else "") + line for line in lines)

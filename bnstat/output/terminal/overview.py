@@ -1,9 +1,7 @@
-"""A model for people: a header, and a table of one row a layer.
+"""Text about a model: a header, and a table with a row for each layer.
 
-The table shows of each of the four statistics the mean and the deviation over the channels, with
-more room their range, and with more still a histogram from the smallest to the largest. A letter
-beside a name marks what is plainly wrong, and a legend under the table explains each letter that
-occurs.
+The table shows the mean and the deviation of each statistic over the channels, and on a wider
+screen also the range and a histogram. Letters mark obvious defects and are explained below.
 """
 
 from __future__ import annotations
@@ -17,13 +15,13 @@ import numpy as np
 from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, as_float64
 from bnstat.output.numbers import compact, compact_pair
 from bnstat.output.terminal.screen import Glyphs, Screen, legible
-from bnstat.output.terminal.table import Column, shorten_all, table, total_width, wrapped
+from bnstat.output.terminal.table import GAP, Column, layer_column, table, total_width, wrapped
 
 BINS: Final = 8
 
 
 def heights(array: Array, summary: Summary) -> list[int]:
-    """The heights of a histogram's bars, from 0 to 8; a bar that counts anything is not 0."""
+    """Return the heights of a histogram's bars, from 0 to 8. A bar with a value is not 0."""
     extent = summary.max - summary.min
     if not np.isfinite(extent):
         return []
@@ -39,7 +37,7 @@ def heights(array: Array, summary: Summary) -> list[int]:
 
 
 def draw(bars: Sequence[int], blocks: str) -> str:
-    """The bars in a font's blocks, the lowest first; a space where there is none."""
+    """Draw the bars with these characters of growing height."""
     return "".join(blocks[height - 1] if height else " " for height in bars).ljust(BINS)
 
 
@@ -60,15 +58,15 @@ _MOVING: Final = ("moving_mean", "moving_variance")
 
 
 class _Layout(NamedTuple):
-    """How much of each layer a table shows.
+    """The content of a table.
 
     Attributes:
-        least_name: the layout is for screens that leave so many columns for the names.
-        digits: significant digits.
-        roles: whose statistics are shown.
-        spread, range, histogram: what is shown of a statistic besides its mean.
-        channels: a column for the number of channels.
-        settings: columns for the settings that differ between layers, such as epsilon.
+        least_name: the width that a screen must leave for the names to use this layout.
+        digits: the number of significant digits.
+        roles: the roles that are shown.
+        spread, range, histogram: True to show this in addition to the mean.
+        channels: True for a column with the number of channels.
+        settings: True for columns with settings that differ between layers, such as epsilon.
     """
 
     least_name: int
@@ -92,43 +90,43 @@ _LAYOUTS: Final = (
     _Layout(8, roles=_MOVING, channels=False),
     _Layout(1, roles=_MOVING, channels=False, spread=False),
 )
-"""From the richest to the poorest: the first that fits the screen is taken."""
+"""The layouts by size; the first that fits the screen is used."""
 
 
-class _Digest(NamedTuple):
-    """What the table shows of a layer's statistics.
+class _Row(NamedTuple):
+    """A layer in the table.
 
     Attributes:
-        summaries: role -> the numbers read first.
-        bars: role -> the heights of a histogram's bars, from 0 to 8; empty if none is drawn.
+        layer: the layer.
+        summaries: role -> summary.
+        bars: role -> heights of a histogram's bars, from 0 to 8; empty if it is not drawn.
+        defects: the letters of obvious defects -> the roles that have them.
     """
 
+    layer: BatchNorm
     summaries: Mapping[str, Summary]
     bars: Mapping[str, Sequence[int]]
+    defects: Mapping[str, set[str]]
 
-    @classmethod
-    def of(cls, layer: BatchNorm, histograms: bool) -> _Digest:
-        summaries = {}
-        bars = {}
-        for role in ROLES:
-            array = layer.array(role)
-            if array is not None:
-                summaries[role] = Summary.of(array)
-                if histograms:
-                    bars[role] = heights(array, summaries[role])
-        return cls(summaries, bars)
 
-    def wrong(self) -> dict[str, set[str]]:
-        """The letters of what is plainly wrong, with the roles that are at fault."""
-        found: dict[str, set[str]] = {}
-        if bad := {role for role, summary in self.summaries.items() if summary.bad}:
-            found["N"] = bad
-        mean, variance = map(self.summaries.get, ("moving_mean", "moving_variance"))
-        if variance and variance.min < 0:
-            found["V"] = {"moving_variance"}
-        if mean and variance and _constant(mean, 0) and _constant(variance, 1):
-            found["I"] = {"moving_mean", "moving_variance"}
-        return found
+def _row(layer: BatchNorm, histograms: bool) -> _Row:
+    summaries = {}
+    bars = {}
+    for role in ROLES:
+        array = layer.array(role)
+        if array is not None:
+            summaries[role] = Summary.of(array)
+            if histograms:
+                bars[role] = heights(array, summaries[role])
+    defects: dict[str, set[str]] = {}
+    if bad := {role for role, summary in summaries.items() if summary.bad}:
+        defects["N"] = bad
+    mean, variance = map(summaries.get, _MOVING)
+    if variance and variance.min < 0:
+        defects["V"] = {"moving_variance"}
+    if mean and variance and _is_constant(mean, 0) and _is_constant(variance, 1):
+        defects["I"] = set(_MOVING)
+    return _Row(layer, summaries, bars, defects)
 
 
 def overview(
@@ -136,31 +134,37 @@ def overview(
     screen: Screen,
     track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
 ) -> Iterator[str]:
-    """The lines that show a model: its header, its table, and what is to be known of it.
+    """Yield the lines that show a model: header, table, legend and notes.
 
     Args:
-        model: what to show.
-        screen: what the lines are for.
-        track: passes the layers on, such as to show progress.
+        model: the model.
+        screen: the screen.
+        track: yields the layers, for example to show progress.
 
     Raises:
         BnstatError: a variable cannot be read.
     """
     histograms = bool(screen.glyphs.blocks) and (screen.width is None or screen.width >= 140)
-    digests = [_Digest.of(layer, histograms) for layer in track(model.layers)]
-    wrong = [digest.wrong() for digest in digests]
+    rows = [_row(layer, histograms) for layer in track(model.layers)]
     yield from header(model, screen)
     yield ""
-    layout, columns = _fitting(model, digests, wrong, screen)
-    yield from table(columns, screen)
+    names = [legible(layer.name) for layer in model.layers]
+    longest = Column("layer", names).width
+    for layout in _LAYOUTS:
+        columns = _columns(model, rows, layout, screen.glyphs)
+        if screen.width is None:
+            break
+        if screen.width - total_width(columns) - len(GAP) >= min(longest, layout.least_name):
+            break
+    yield from table([layer_column(names, columns, screen, least=6), *columns], screen)
     yield ""
-    for line in _legend(model, layout, wrong, screen.glyphs):
+    for line in _legend(model, rows, layout, screen.glyphs):
         for part in wrapped(line, screen):
             yield screen.style(part, "dim")
 
 
 def header(model: Model, screen: Screen) -> Iterator[str]:
-    """The lines that say what was read: path, format, checkpoint, layers, common settings."""
+    """Yield lines with path, format, checkpoint, number of layers and common settings."""
     source = model.source
     lines = {"path": legible(source.path), "format": source.format}
     if source.writer:
@@ -179,13 +183,13 @@ def header(model: Model, screen: Screen) -> Iterator[str]:
 
 
 def footnotes(model: Model) -> Iterator[str]:
-    """What a reader of the layers has to know: one line a fact, with the layers it is about."""
+    """Yield a line for each note about layers, with the names of these layers."""
     facts: dict[str, list[str]] = defaultdict(list)
     for layer in model.layers:
         for note in layer.notes:
             facts[note].append(layer.name)
         if layer.undecided:
-            facts["the file does not tell the role of some variables"].append(layer.name)
+            facts["the file does not record the role of some variables"].append(layer.name)
         if layer.extra:
             facts[f"also stored: {', '.join(sorted(layer.extra))}"].append(layer.name)
     for fact, names in facts.items():
@@ -193,13 +197,13 @@ def footnotes(model: Model) -> Iterator[str]:
             yield f"all layers: {legible(fact)}"
         else:
             more = f" and {_count(len(names) - 2, 'other')}" if len(names) > 3 else ""
-            shown = names[:2] if more else names
-            yield f"{', '.join(map(legible, shown))}{more}: {legible(fact)}"
+            visible = names[:2] if more else names
+            yield f"{', '.join(map(legible, visible))}{more}: {legible(fact)}"
     yield from undecided(model)
 
 
 def undecided(model: Model) -> Iterator[str]:
-    """The layers that may be batch norm: one line each, with what the file holds of it."""
+    """Yield a line for each layer that may be batch norm, with its variables."""
     for layer in model.undecided:
         what = _count(len(layer.undecided), "variable")
         place = layer.undecided[0].key.rpartition("/")[0]
@@ -209,7 +213,7 @@ def undecided(model: Model) -> Iterator[str]:
 
 
 def _settings(model: Model) -> dict[str, list[str]]:
-    """Each setting that the file tells of any layer, as one text a layer."""
+    """Return the settings that the file records for any layer, as a text for each layer."""
     texts = {name: [_setting(getattr(layer, name)) for layer in model.layers] for name in _SETTINGS}
     return {name: column for name, column in texts.items() if set(column) - {"-"}}
 
@@ -222,44 +226,16 @@ def _setting(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _fitting(
-    model: Model,
-    digests: Sequence[_Digest],
-    wrong: Sequence[Mapping[str, set[str]]],
-    screen: Screen,
-) -> tuple[_Layout, list[Column]]:
-    """The richest layout that fits the screen, and its columns."""
-    names = [legible(layer.name) for layer in model.layers]
-    longest = Column("layer", names).width
-    for layout in _LAYOUTS:
-        columns = _columns(model, digests, wrong, layout, screen.glyphs)
-        if screen.width is None:
-            return layout, [Column("layer", names), *columns]
-        room = screen.width - total_width(columns) - 2
-        if room >= min(longest, layout.least_name):
-            break
-    names = shorten_all(names, max(room, 6), screen.glyphs.ellipsis)
-    return layout, [Column("layer", names), *columns]
-
-
-def _columns(
-    model: Model,
-    digests: Sequence[_Digest],
-    wrong: Sequence[Mapping[str, set[str]]],
-    layout: _Layout,
-    glyphs: Glyphs,
-) -> list[Column]:
-    """All columns but the names'."""
+def _columns(model: Model, rows: Sequence[_Row], layout: _Layout, glyphs: Glyphs) -> list[Column]:
+    """Return all columns except the names."""
     columns = []
-    if any(wrong):
-        marks = ["".join(letters) for letters in wrong]
-        columns.append(
-            Column("", marks, styles={row: "red" for row, mark in enumerate(marks) if mark})
-        )
+    if any(row.defects for row in rows):
+        marks = ["".join(row.defects) for row in rows]
+        red = {number: "red" for number, mark in enumerate(marks) if mark}
+        columns.append(Column("", marks, styles=red))
     if layout.channels:
-        counts = [str(layer.channels) for layer in model.layers]
-        title = "channels" if layout.range else "ch"
-        columns.append(Column(title, counts, right=True))
+        counts = [str(row.layer.channels) for row in rows]
+        columns.append(Column("channels" if layout.range else "ch", counts, right=True))
     if layout.settings:
         columns += [
             Column(name, texts, right=True)
@@ -267,53 +243,46 @@ def _columns(
             if len(set(texts)) > 1
         ]
     for role in layout.roles:
-        red = {row: "red" for row, by in enumerate(wrong) if any(role in at for at in by.values())}
-        missing = ["?" if layer.undecided else "-" for layer in model.layers]
-        columns += _statistic(role, digests, missing, red, layout, glyphs)
+        columns += _role_columns(role, rows, layout, glyphs)
     return columns
 
 
-def _statistic(
-    role: str,
-    digests: Sequence[_Digest],
-    missing: Sequence[str],
-    styles: Mapping[int, str],
-    layout: _Layout,
-    glyphs: Glyphs,
+def _role_columns(
+    role: str, rows: Sequence[_Row], layout: _Layout, glyphs: Glyphs
 ) -> Iterator[Column]:
-    """The columns for one role."""
-    summaries = [digest.summaries.get(role) for digest in digests]
-
-    def text(number: float) -> str:
-        return compact(number, layout.digits)
-
+    styles = {
+        number: "red"
+        for number, row in enumerate(rows)
+        if any(role in roles for roles in row.defects.values())
+    }
+    means, ranges = [], []
+    for row in rows:
+        summary = row.summaries.get(role)
+        if summary is None:
+            means.append(("?" if row.layer.undecided else "-", ""))
+            ranges.append(("", ""))
+        elif layout.spread:
+            means.append(compact_pair(summary.mean, summary.std, layout.digits))
+            low, high = (compact(end, layout.digits) for end in (summary.min, summary.max))
+            ranges.append((low, high))
+        else:
+            means.append((compact(summary.mean, layout.digits), ""))
     if not layout.spread:
-        means = [
-            text(summary.mean) if summary else none
-            for summary, none in zip(summaries, missing, strict=True)
-        ]
         title = _TITLES[role].removeprefix("moving ")
-        yield Column(title, means, right=True, styles=styles)
+        yield Column(title, [mean for mean, _ in means], right=True, styles=styles)
         return
-    means_and_spreads = [
-        compact_pair(summary.mean, summary.std, layout.digits) if summary else (none, "")
-        for summary, none in zip(summaries, missing, strict=True)
-    ]
-    yield _pairs(_TITLES[role], means_and_spreads, glyphs.plus_minus, styles)
+    yield _pairs(_TITLES[role], means, glyphs.plus_minus, styles)
     if layout.range:
-        ranges = [
-            (text(summary.min), text(summary.max)) if summary else ("", "") for summary in summaries
-        ]
         yield _pairs("range", ranges, "..", styles)
     if layout.histogram and glyphs.blocks:
-        drawn = [draw(digest.bars.get(role, ()), glyphs.blocks) for digest in digests]
+        drawn = [draw(row.bars.get(role, ()), glyphs.blocks) for row in rows]
         yield Column("", drawn, styles=styles)
 
 
 def _pairs(
     title: str, pairs: Sequence[tuple[str, str]], between: str, styles: Mapping[int, str]
 ) -> Column:
-    """A column of pairs, with what is between them lined up below the middle of the title."""
+    """Return a column of pairs that are aligned at their separator, under a centred title."""
     left = max((len(first) for first, _ in pairs), default=0)
     right = max((len(second) for _, second in pairs), default=0)
     width = max(len(title), left + len(between) + right)
@@ -324,21 +293,16 @@ def _pairs(
     return Column(title.center(width).rstrip(), cells, styles=styles)
 
 
-def _legend(
-    model: Model,
-    layout: _Layout,
-    wrong: Sequence[Mapping[str, set[str]]],
-    glyphs: Glyphs,
-) -> Iterator[str]:
-    shown = f"mean{glyphs.plus_minus}standard deviation" if layout.spread else "mean"
+def _legend(model: Model, rows: Sequence[_Row], layout: _Layout, glyphs: Glyphs) -> Iterator[str]:
+    content = f"mean{glyphs.plus_minus}standard deviation" if layout.spread else "mean"
     if layout.range:
-        shown += ", smallest..largest"
+        content += ", smallest..largest"
     if layout.histogram and glyphs.blocks:
-        shown += ", histogram"
-    yield f"{shown} over the channels"
+        content += ", histogram"
+    yield f"{content} over the channels"
     for letter, meaning in _MARKS.items():
-        if count := sum(letter in letters for letters in wrong):
-            if letter == "I" and count == len(wrong) and _are_rewritten(model):
+        if count := sum(letter in row.defects for row in rows):
+            if letter == "I" and count == len(rows) and _are_rewritten(model):
                 meaning = _REWRITTEN
             yield f"{letter}  {meaning} ({_count(count, 'layer')})"
     yield from footnotes(model)
@@ -354,5 +318,5 @@ def _count(number: int, thing: str) -> str:
     return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
-def _constant(summary: Summary, value: float) -> bool:
+def _is_constant(summary: Summary, value: float) -> bool:
     return not summary.bad and summary.min == summary.max == value

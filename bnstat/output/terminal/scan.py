@@ -1,4 +1,4 @@
-"""A scan for people: a line for each model as it comes, and the counts."""
+"""Text about a scan: a line for each model, and the counts."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Final
 
 from bnstat.output.terminal.findings import STYLES
 from bnstat.output.terminal.screen import Screen, legible
-from bnstat.output.terminal.table import GAP, Column, rows, shorten
+from bnstat.output.terminal.table import GAP, Column, rows, shorten, wrapped
 from bnstat.scanning.record import Record, Tally
 
 _WORST: Final = 13
 _FORMAT: Final = 17
 _LAYERS: Final = 6
 _BEFORE: Final = _WORST + _LAYERS + _FORMAT + 3 * len(GAP)
-"""The widths of the columns; what is in them is known only line by line."""
+"""The widths of the columns, which cannot depend on content that comes line by line."""
 
 _LEAST: Final = 12
 
 
 def lines(records: Iterable[Record], tally: Tally, screen: Screen) -> Iterator[str]:
-    """The lines; `tally` counts the records as they pass."""
+    """Yield the lines; `tally` has counted the records by the end."""
     for number, record in enumerate(records):
         if not number:
             titles = GAP.join((f"{'worst':{_WORST}}", "layers", f"{'format':{_FORMAT}}", "model"))
@@ -33,14 +33,14 @@ def lines(records: Iterable[Record], tally: Tally, screen: Screen) -> Iterator[s
 
 
 def counts(tally: Tally, screen: Screen) -> Iterator[str]:
-    """The lines that count what was found."""
-    yield from textwrap.wrap(tally.summary(), screen.width) if screen.width else [tally.summary()]
-    found = [
+    """Yield the lines with the counts."""
+    yield from wrapped(tally.summary(), screen)
+    counted = [
         *((code, name, f"{count:,}") for code, name, count in tally.by_finding()),
         *((trouble, "not readable", f"{count:,}") for trouble, count in tally.by_trouble()),
     ]
-    if found:
-        codes, names, numbers = zip(*found, strict=True)
+    if counted:
+        codes, names, numbers = zip(*counted, strict=True)
         columns = [Column("", codes), Column("", names), Column("", numbers, right=True)]
         yield from (GAP + line for line in rows(columns, screen))
 
@@ -55,8 +55,8 @@ def _record(record: Record, screen: Screen) -> Iterator[str]:
         worst = "" if record.worst is None else f"{record.worst} {record.rule}"
         style = "" if record.worst is None else STYLES[record.worst]
         layers, format_ = str(record.layers), record.format or ""
-    told = screen.style(f"{worst:{_WORST}}", style)
-    start = f"{told}{GAP}{layers:>{_LAYERS}}{GAP}{format_:{_FORMAT}}{GAP}{path}"
+    start = screen.style(f"{worst:{_WORST}}", style)
+    start += f"{GAP}{layers:>{_LAYERS}}{GAP}{format_:{_FORMAT}}{GAP}{path}"
     if not record.reason:
         yield start
     elif screen.width is None:

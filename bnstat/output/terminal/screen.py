@@ -1,8 +1,8 @@
-"""What standard output can show: its width, colours, boxes and characters.
+"""The abilities of an output stream, and progress bars on a terminal.
 
-A terminal gets boxes and, unless `NO_COLOR` is set, colours, and rows that fit its width. A pipe
-or a file gets plain text in rows as long as they need to be; `COLUMNS` bounds them, and
-`FORCE_COLOR` adds colours and boxes. `NO_COLOR` wins over `FORCE_COLOR`.
+A terminal gets boxes, colours and rows that fit its width. A pipe or a file gets plain text in
+rows of any length. `COLUMNS` sets the width, `FORCE_COLOR` adds colours and boxes, and `NO_COLOR`
+removes colours, even if `FORCE_COLOR` is set.
 """
 
 from __future__ import annotations
@@ -11,14 +11,11 @@ import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sized
-from typing import TYPE_CHECKING, Final, NamedTuple, TextIO, TypeVar
+from typing import Final, NamedTuple, TextIO, TypeVar
 
 import click
 
 from bnstat.model import printable
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 
 class Glyphs(NamedTuple):
@@ -26,9 +23,9 @@ class Glyphs(NamedTuple):
 
     Attributes:
         plus_minus: between a mean and its deviation.
-        ellipsis: where a name was shortened.
-        rule: a line under a table's head is made of it.
-        blocks: bars of growing height, for histograms; empty where there are none to draw with.
+        ellipsis: marks a shortened name.
+        rule: the line under the head of a table.
+        blocks: bars of growing height, for histograms; empty if the encoding has none.
     """
 
     plus_minus: str
@@ -44,12 +41,12 @@ _LONGEST_TEXT: Final = 512
 
 
 class Screen(NamedTuple):
-    """What one stream can show.
+    """The abilities of an output stream.
 
     Attributes:
-        width: the columns of a terminal; None where rows may be of any length.
-        colour: whether it takes colours.
-        boxes: whether lines are drawn.
+        width: the number of columns; None for rows of any length.
+        colour: True if it shows colours.
+        boxes: True if lines are drawn.
         glyphs: the characters that its encoding has.
     """
 
@@ -60,7 +57,7 @@ class Screen(NamedTuple):
 
     @classmethod
     def of(cls, stream: TextIO) -> Screen:
-        """What `stream` can show, by what it is and by the environment."""
+        """Return the abilities of a stream, which the environment may override."""
         terminal = stream.isatty()
         forced = bool(os.environ.get("FORCE_COLOR"))
         coloured = forced or (terminal and os.environ.get("TERM") != "dumb")
@@ -68,29 +65,27 @@ class Screen(NamedTuple):
             width=_width(stream, terminal),
             colour=coloured and not os.environ.get("NO_COLOR"),
             boxes=terminal or forced,
-            glyphs=UNICODE if _carries(stream, UNICODE) else ASCII,
+            glyphs=UNICODE if _has_unicode(stream) else ASCII,
         )
 
     def style(self, text: str, style: str) -> str:
-        """`text` in a style: `bold`, `dim` or the name of a colour; unchanged without colours."""
+        """Return `text` in a style: `bold`, `dim` or the name of a colour."""
         if not self.colour or not style:
             return text
-        if style == "bold":
-            return click.style(text, bold=True)
-        if style == "dim":
-            return click.style(text, dim=True)
+        if style in ("bold", "dim"):
+            return click.style(text, **{style: True})
         return click.style(text, fg=style)
 
 
 def legible(text: str) -> str:
-    """A text from a file, made safe to show: printable, and cut in the middle if it is huge."""
+    """Return a text from a file as printable text, cut in the middle if it is very long."""
     if len(text) > _LONGEST_TEXT:
         text = f"{text[: _LONGEST_TEXT // 2]}...{text[-_LONGEST_TEXT // 2 :]}"
     return printable(text)
 
 
 def encodable(text: str, stream: TextIO) -> str:
-    """`text` with escapes for the characters that the stream's encoding does not have."""
+    """Return `text` with escapes for characters that the stream's encoding lacks."""
     encoding = stream.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
@@ -102,10 +97,9 @@ def _width(stream: TextIO, terminal: bool) -> int | None:
     return (os.get_terminal_size(stream.fileno()).columns or 80) if terminal else None
 
 
-def _carries(stream: TextIO, glyphs: Glyphs) -> bool:
-    text = glyphs.plus_minus + glyphs.ellipsis + glyphs.rule + glyphs.blocks
+def _has_unicode(stream: TextIO) -> bool:
     try:
-        text.encode(stream.encoding or "utf-8")
+        "".join(UNICODE).encode(stream.encoding or "utf-8")
     except UnicodeEncodeError:
         return False
     return True
@@ -113,16 +107,16 @@ def _carries(stream: TextIO, glyphs: Glyphs) -> bool:
 
 Item = TypeVar("Item")
 
-_PATIENCE = 1.0
+_DELAY = 1.0
 
 
 def track(items: Iterable[Item], what: str, *, hidden: bool = False) -> Iterator[Item]:
-    """Pass the items on; after a second, show on a terminal how many of them are done.
+    """Yield the items. After a second, show on a terminal how many of them are done.
 
     Args:
-        items: the pieces of the work; where they have a length, the bar tells how much is left.
+        items: the items; if they have a length, the bar also shows how many are left.
         what: what is being done, such as `reading`.
-        hidden: show nothing, as under `-q`, or where standard output is the same terminal.
+        hidden: True to show nothing, for example because output goes to the same terminal.
     """
     if hidden or sys.stderr is None or not sys.stderr.isatty():
         yield from items
@@ -137,7 +131,7 @@ def track(items: Iterable[Item], what: str, *, hidden: bool = False) -> Iterator
 
 
 class _Bar:
-    """A bar that a timer shows, so that even the first item can be a long one."""
+    """A progress bar in a thread, so that it also appears while the first item takes long."""
 
     def __init__(self, what: str, total: int | None) -> None:
         self.done = 0
@@ -152,16 +146,12 @@ class _Bar:
         self._thread.join()
 
     def _show(self) -> None:
-        if self._closed.wait(_PATIENCE):
+        if self._closed.wait(_DELAY):
             return
-        with _progress() as progress:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task(self._what, total=self._total)
             while not self._closed.wait(0.1):
                 progress.update(task, completed=self.done)
-
-
-def _progress() -> Progress:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    return Progress(console=Console(stderr=True), transient=True)

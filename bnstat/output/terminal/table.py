@@ -1,7 +1,6 @@
-"""Tables of text: aligned columns that fit a screen.
+"""Aligned columns and wrapped lines that fit a screen.
 
-A table is given by its columns. Texts are shown as they are, so names from files are to go
-through `bnstat.model.printable` first.
+Texts are shown unchanged: names from files have to go through `legible` first.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ class Column(NamedTuple):
 
     Attributes:
         title: its head.
-        cells: one text a row.
-        right: whether texts stand to the right.
-        styles: row -> a style for `Screen.style`, for cells that stand out.
+        cells: a text for each row.
+        right: True to align the texts on the right.
+        styles: row -> style for `Screen.style`.
     """
 
     title: str
@@ -36,12 +35,12 @@ class Column(NamedTuple):
 
     @property
     def width(self) -> int:
-        """The columns of a screen that it takes."""
+        """The width on the screen."""
         return max(map(text_width, (self.title, *self.cells)))
 
 
 def table(columns: Sequence[Column], screen: Screen) -> Iterator[str]:
-    """The lines of a table: its head, on a terminal a rule, then one line a row."""
+    """Yield the lines of a table: the head, on a terminal a rule, and a line for each row."""
     widths = [column.width for column in columns]
     titles = [
         _pad(column.title, width, column.right)
@@ -55,41 +54,72 @@ def table(columns: Sequence[Column], screen: Screen) -> Iterator[str]:
 
 
 def rows(columns: Sequence[Column], screen: Screen) -> Iterator[str]:
-    """The lines of a table without its head."""
-    padded = [_padded(column, screen) for column in columns]
-    for row in zip(*padded, strict=True):
-        yield GAP.join(row).rstrip()
+    """Yield the lines of a table without its head."""
+    padded = []
+    for column in columns:
+        cells = [_pad(cell, column.width, column.right) for cell in column.cells]
+        for row, style in column.styles.items():
+            cells[row] = screen.style(cells[row], style)
+        padded.append(cells)
+    for row_cells in zip(*padded, strict=True):
+        yield GAP.join(row_cells).rstrip()
 
 
 def total_width(columns: Sequence[Column]) -> int:
-    """The columns of a screen that a table takes."""
+    """Return the width of a table on the screen."""
     return sum(column.width for column in columns) + len(GAP) * max(0, len(columns) - 1)
 
 
+def layer_column(
+    names: Sequence[str], others: Sequence[Column], screen: Screen, least: int = 8
+) -> Column:
+    """Return the column of layer names, shortened to the room that the other columns leave.
+
+    Args:
+        names: the names, each once.
+        others: the other columns.
+        screen: the screen.
+        least: the least width of the column.
+    """
+    if screen.width is not None:
+        room = screen.width - total_width(others) - len(GAP)
+        names = shorten_all(names, max(least, room), screen.glyphs.ellipsis)
+    return Column("layer", names)
+
+
+def spread(names: Sequence[str], counts: Sequence[int]) -> list[str]:
+    """Return a name for the first of each group of rows, and blanks for the others."""
+    return [
+        name if number == 0 else ""
+        for name, count in zip(names, counts, strict=True)
+        for number in range(count)
+    ]
+
+
 def wrapped(line: str, screen: Screen) -> list[str]:
-    """A line of words as the lines that it takes on a screen."""
+    """Return the lines that a line takes on the screen."""
     if screen.width is None or text_width(line) <= screen.width:
         return [line]
     import textwrap
 
-    return textwrap.wrap(line, screen.width, subsequent_indent=GAP)
+    return textwrap.wrap(line, screen.width, subsequent_indent=GAP, break_on_hyphens=False)
 
 
 def text_width(text: str) -> int:
-    """The columns of a screen that a text takes."""
+    """Return the width of a text on the screen."""
     if text.isascii():
         return len(text)
     return sum(map(_char_width, text))
 
 
 def shorten(text: str, width: int, ellipsis: str, head: float = 0.5) -> str:
-    """`text`, cut in the middle where it is wider than `width`.
+    """Return `text`, cut in the middle if it is wider than `width`.
 
     Args:
-        text: of printable characters.
-        width: how many columns of a screen it may take, at least 1.
-        ellipsis: stands for what was cut.
-        head: which part of the columns is for the beginning of the text.
+        text: printable characters.
+        width: the largest width on the screen, at least 1.
+        ellipsis: what replaces the middle.
+        head: the fraction of the width for the start of the text.
     """
     if text_width(text) <= width:
         return text
@@ -102,51 +132,34 @@ def shorten(text: str, width: int, ellipsis: str, head: float = 0.5) -> str:
 
 
 def shorten_all(names: Sequence[str], width: int, ellipsis: str) -> list[str]:
-    """Different names, shortened so that they stay different.
+    """Shorten different names so that they stay different.
 
-    Parts between slashes that most of the long names have in common tell least: they go first.
-    What is then still too wide is cut in the middle. Names that became alike end in the number of
-    their row.
+    Parts between slashes that most long names have in common are removed first. Names that are
+    still too wide are cut in the middle. Names that are then alike end in the number of their row.
     """
-    common = _common_parts([name for name in names if text_width(name) > width])
+    long = [name for name in names if text_width(name) > width]
+    counts = Counter(part for name in long for part in set(name.split("/")))
+    common = {part for part, count in counts.items() if count > max(1, len(long) / 2)}
     short = [
         name
         if text_width(name) <= width
         else shorten(_without(name, common, ellipsis), width, ellipsis)
         for name in names
     ]
-    counts = Counter(short)
-    return [
-        text if counts[text] == 1 else _numbered(text, number, width, ellipsis)
-        for number, text in enumerate(short, start=1)
-    ]
-
-
-def _common_parts(names: Sequence[str]) -> set[str]:
-    """The parts between slashes that more than half of the names have, and two at least."""
-    counts = Counter(part for name in names for part in set(name.split("/")))
-    return {part for part, count in counts.items() if count > max(1, len(names) / 2)}
+    occurrences = Counter(short)
+    for number, text in enumerate(short):
+        if occurrences[text] > 1:
+            suffix = f"#{number + 1}"
+            short[number] = shorten(text, max(1, width - len(suffix)), ellipsis) + suffix
+    return short
 
 
 def _without(name: str, parts: set[str], ellipsis: str) -> str:
-    """`name` with an ellipsis for each run of such parts and the slashes around it."""
+    """Return `name` with an ellipsis for each run of these parts and the slashes around it."""
     kept = []
     for is_cut, run in itertools.groupby(name.split("/"), parts.__contains__):
         kept.append(ellipsis if is_cut else "/".join(run))
     return "".join(kept)
-
-
-def _numbered(text: str, number: int, width: int, ellipsis: str) -> str:
-    suffix = f"#{number}"
-    return shorten(text, max(1, width - len(suffix)), ellipsis) + suffix
-
-
-def _padded(column: Column, screen: Screen) -> list[str]:
-    width = column.width
-    cells = [_pad(cell, width, column.right) for cell in column.cells]
-    for row, style in column.styles.items():
-        cells[row] = screen.style(cells[row], style)
-    return cells
 
 
 def _pad(text: str, width: int, right: bool) -> str:
@@ -155,7 +168,7 @@ def _pad(text: str, width: int, right: bool) -> str:
 
 
 def _fitting(text: str, width: int) -> str:
-    """The longest beginning of `text` that fits in so many columns."""
+    """Return the longest start of `text` that fits."""
     taken = 0
     for position, char in enumerate(text):
         taken += _char_width(char)

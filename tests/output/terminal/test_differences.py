@@ -48,7 +48,7 @@ def test_a_row_for_each_role_that_changed() -> None:
     assert lines[-1] == "1 of 1 layers differ"
 
 
-def test_everything_shows_what_is_equal_too() -> None:
+def test_all_includes_equal_roles() -> None:
     assert len(list(differences.lines(BETA, Screen(), True))) == 2 + len(
         list(differences.lines(BETA, Screen()))
     )
@@ -91,7 +91,7 @@ def test_remarks_and_renamed_layers() -> None:
     assert shown.splitlines()[-1] == "1 of 2 layers differ, 1 removed, 1 added"
 
 
-def test_long_lists_are_cut_unless_everything_is_asked_for() -> None:
+def test_long_lists_are_cut_without_all() -> None:
     new = model(*(usual(f"bn{number}") for number in range(30)))
     shown = text(diff(model(), new))
     assert "bn9 and 20 more (--all)" in shown
@@ -148,7 +148,7 @@ def test_markdown_has_a_row_for_each_role_that_changed() -> None:
     assert "| bn | beta | 2 of 4 | 1 | 50.00% |" in lines
 
 
-def test_markdown_escapes_what_would_be_markup() -> None:
+def test_markdown_escapes_markup() -> None:
     new = model(usual("a_b|c*", seed=2))
     lines = list(differences_markdown.lines(diff(model(usual("a_b|c*", seed=1)), new)))
     (row,) = (line for line in lines if " gamma " in line)

@@ -52,7 +52,7 @@ class TestText:
             f"  bn  {('off ' * 40).strip()}",
         ]
 
-    def test_counts_and_says_what_to_do_next(self) -> None:
+    def test_counts_and_a_hint_follow(self) -> None:
         assert self.lines()[-2:] == [
             "2 errors, 1 warning, 1 info",
             "bnstat check --explain BN004 explains what it means and what to do",
@@ -172,7 +172,7 @@ class TestSarif:
             assert names == ([] if expected.layer is None else [expected.layer])
             assert result["properties"]["channels"] == expected.channels.tolist()
 
-    def test_fingerprints_tell_rule_and_layer_and_nothing_else(self) -> None:
+    def test_fingerprints_depend_on_rule_and_layer_only(self) -> None:
         def prints(some: list[Finding]) -> list[dict]:
             return [each["partialFingerprints"] for each in self.log(some)["runs"][0]["results"]]
 

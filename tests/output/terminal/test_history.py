@@ -40,11 +40,11 @@ class TestSparkline:
         assert self.line(0, 1, 2, 3, 4, 5, 6, 7) == "▁▂▃▄▅▆▇█"
         assert self.line(7, 0, 7) == "█▁█"
 
-    def test_what_does_not_move_is_flat(self) -> None:
+    def test_a_constant_is_flat(self) -> None:
         assert self.line(3, 3, 3) == "▁▁▁"
         assert self.line(3) == "▁"
 
-    def test_what_is_no_number_is_a_gap(self) -> None:
+    def test_nan_is_a_gap(self) -> None:
         assert self.line(0, math.nan, 7) == "▁ █"
         assert self.line(0, math.inf, 7) == "▁ █"
         assert self.line(math.nan, math.nan) == "  "
@@ -83,7 +83,7 @@ class TestText:
         speed = math.sqrt((1 + 9) / 2) / math.sqrt((9 + 81) / 2)
         assert row == ["bn", "gamma", "▁▅█", "6", "▁▅█", "3", f"{speed:.2%}"]
 
-    def test_what_stands_still_moves_by_0(self) -> None:
+    def test_a_constant_moves_by_0(self) -> None:
         run = history([(name, model(usual("bn"))) for name in "ab"])
         assert {line.split()[-1] for line in self.lines(run)[4:8]} == {"0"}
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bnstat.model import Verdict
+from bnstat.model import Explanation
 from bnstat.output.terminal import listing
 from bnstat.output.terminal.screen import Screen
 from bnstat.output.terminal.table import text_width
@@ -89,7 +89,7 @@ def test_values_of_other_shapes_are_labelled_by_dimension():
     ]
 
 
-def test_what_is_not_finite_is_shown():
+def test_values_that_are_not_finite_are_shown():
     bn = layer("bn", {"gamma": np.float32([np.nan, np.inf, -np.inf, -0.0])})
     assert body(listing.values(model(bn), Screen()))[2].split() == [
         "0",
@@ -111,12 +111,12 @@ def test_undecided_variables_are_shown():
     assert "  role unknown  float32  [1]  vars/0" in listing.variables(model(bn), Screen())
 
 
-def test_verdicts():
-    verdicts = [
-        Verdict("bn/gamma", "bn", "gamma", "found by name"),
-        Verdict("conv/kernel\x1b", None, None, "no batch norm"),
+def test_explanations():
+    explanations = [
+        Explanation("bn/gamma", "bn", "gamma", "found by name"),
+        Explanation("conv/kernel\x1b", None, None, "no batch norm"),
     ]
-    assert list(listing.verdicts(model(explain=lambda: verdicts), Screen())) == [
+    assert list(listing.explanations(model(explain=lambda: explanations), Screen())) == [
         "",
         "variable         why",
         "bn/gamma         gamma of bn: found by name",
@@ -124,16 +124,16 @@ def test_verdicts():
     ]
 
 
-def test_verdicts_on_a_narrow_terminal():
-    verdicts = [Verdict("conv/kernel", None, None, "no batch norm")] * 2
-    assert list(listing.verdicts(model(explain=lambda: verdicts), Screen(width=20))) == [
+def test_explanations_on_a_narrow_terminal():
+    explanations = [Explanation("conv/kernel", None, None, "no batch norm")] * 2
+    assert list(listing.explanations(model(explain=lambda: explanations), Screen(width=20))) == [
         "",
         *(["conv/kernel", "  no batch norm"] * 2),
     ]
 
 
 @pytest.mark.parametrize("show", [listing.variables, listing.values])
-def test_names_do_nothing_to_a_terminal(show):
+def test_names_are_harmless_on_a_terminal(show):
     name = "\x1b]0;title\x07\r\n‮"
     bn = usual(name, extra={name: variable(name, np.ones(1))}, notes=[name])
     assert all(line.isprintable() for line in show(model(bn), Screen()))

@@ -38,7 +38,7 @@ def test_header():
     ]
 
 
-def test_header_says_only_what_is_known():
+def test_header_omits_unknown_fields():
     source = Source("model.pb", "frozen-graph")
     assert list(header(model(usual("a", 1), source=source), Screen())) == [
         "path    model.pb",
@@ -47,7 +47,7 @@ def test_header_says_only_what_is_known():
     ]
 
 
-def test_common_settings_are_said_once():
+def test_common_settings_are_in_the_header():
     layers = [usual(name, epsilon=0.001, axis=(1, 2), trainable=False) for name in "ab"]
     assert "settings    epsilon 0.001, axis 1,2, trainable no" in header(model(*layers), Screen())
     assert "epsilon" not in table_rows(model(*layers))["layer"]
@@ -107,7 +107,7 @@ def test_histogram_of_extreme_numbers():
         ),
     ],
 )
-def test_what_is_plainly_wrong_is_marked_and_explained(arrays, marks, legend_line):
+def test_defects_are_marked_and_explained(arrays, marks, legend_line):
     usual_arrays = {"moving_mean": [0.5, 1], "moving_variance": [1, 2]}
     bad = layer("bad", vectors(**{**usual_arrays, **arrays}))
     good = layer("good", vectors(**usual_arrays))
@@ -127,7 +127,7 @@ def test_what_is_plainly_wrong_is_marked_and_explained(arrays, marks, legend_lin
         {"moving_mean": [-3, 3], "moving_variance": [1e-9, 1e9], "gamma": [-1, 0]},
     ],
 )
-def test_what_is_well_is_not_marked(arrays):
+def test_sound_layers_are_not_marked(arrays):
     a_model = model(layer("bn", vectors(**arrays)))
     assert table_rows(a_model)["bn"][0] == "2"
     assert legend(a_model) == [
@@ -149,7 +149,7 @@ def test_marks_are_red_where_there_are_colours():
 def test_undecided_roles():
     bn = layer("bn", vectors(moving_mean=[1, 2]), undecided=[variable("vars/0", [1.0, 2.0])])
     assert table_rows(model(bn))["bn"][1:3] == ["?", "?"]
-    assert "all layers: the file does not tell the role of some variables" in legend(model(bn))
+    assert "all layers: the file does not record the role of some variables" in legend(model(bn))
 
 
 def test_footnotes_name_each_fact_once():
@@ -211,7 +211,7 @@ def test_ascii_only():
 
 
 @pytest.mark.parametrize("name", ["\x1b[31mred", "a\nb", "‮evil", "[bold]x[/bold]", "\udc80"])
-def test_names_do_nothing_to_a_terminal(name):
+def test_names_are_harmless_on_a_terminal(name):
     source = Source(name, "saved-model", name, 1, name)
     a_model = model(usual(name, notes=[name]), source=source)
     lines = list(overview(a_model, Screen()))

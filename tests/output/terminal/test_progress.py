@@ -17,13 +17,13 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def patience(monkeypatch):
     """How long work takes before it shows: next to no time."""
-    monkeypatch.setattr(screen, "_PATIENCE", 0.01)
+    monkeypatch.setattr(screen, "_DELAY", 0.01)
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
 
 
 def shown_while(work, monkeypatch, stderr):
-    """What standard error gets; pytest sets its own one after fixtures."""
+    """Return the output to standard error, which pytest replaces after fixtures."""
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", stderr)
         work()
@@ -44,10 +44,10 @@ def test_long_work_shows_a_bar(monkeypatch):
 
 def test_short_work_shows_nothing(monkeypatch):
     before = time.monotonic()
-    monkeypatch.setattr(screen, "_PATIENCE", 600)
+    monkeypatch.setattr(screen, "_DELAY", 600)
     shown = shown_while(lambda: list(screen.track("ab", "exporting")), monkeypatch, Terminal())
     assert shown == ""
-    assert time.monotonic() - before < screen._PATIENCE / 2
+    assert time.monotonic() - before < screen._DELAY / 2
 
 
 @pytest.mark.usefixtures("patience")

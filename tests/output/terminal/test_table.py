@@ -98,7 +98,7 @@ def test_common_parts_of_names_go_first():
     ]
 
 
-def test_names_that_become_alike_get_the_number_of_their_row():
+def test_equal_short_names_get_row_numbers():
     assert shorten_all(["ok", "aaaaaaaaXbbbbbbbb", "aaaaaaaaYbbbbbbbb"], 9, "…") == [
         "ok",
         "aaa…bbb#2",

@@ -1,0 +1,89 @@
+"""Standard output and files that a command writes to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.output.models import model, usual
+
+LONG = "model(usual('bn', 300_000))"
+WRITING = ["inspect --values", "export --json", "export --csv", "export --npz"]
+
+
+@pytest.mark.parametrize("command", WRITING)
+def test_a_pipe_that_closes(start, command):
+    process = start(command.split(), model=LONG, stdout=-1)
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.wait(300) == 141
+    assert process.stderr.read() == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("command", ["inspect", *WRITING, "export --csv -o /dev/full"])
+def test_a_full_disk(start, command):
+    with open("/dev/full", "wb") as full:
+        process = start(command.split(), stdout=full)
+        _, err = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert err.count(b"\n") == 1
+    assert b"No space left on device" in err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["inspect", "--help"], []])
+def test_help_on_a_full_disk(arguments):
+    command = [sys.executable, "-m", "bnstat", *arguments]
+    with open("/dev/full", "wb") as full:
+        process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert process.returncode == 2
+    assert process.stderr == b"error: No space left on device\n"
+
+
+def test_closed_standard_output(start):
+    process = start(["inspect"], preexec_fn=lambda: os.close(1))
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert err == b"error: standard output is closed\n"
+
+
+@pytest.mark.parametrize("command", ["export --npz", "scan --parquet", "report"])
+def test_binary_output_and_html_are_not_for_a_terminal(run, command, monkeypatch, tmp_path):
+    monkeypatch.setattr("bnstat.output.sink.writes_to_terminal", lambda path: path == "-")
+    result = run(*command.split(), tmp_path)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "a terminal cannot show" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("command", ["inspect", "inspect --values", "export --csv"])
+def test_a_file_has_the_same_content(run, loads, tmp_path, command):
+    loads(model(usual("bn")))
+    result = run(*command.split(), "-o", tmp_path / "out")
+    assert (result.exit_code, result.output) == (0, "")
+    assert (tmp_path / "out").read_text("utf-8") == run(*command.split()).stdout
+
+
+@pytest.mark.parametrize("command", WRITING)
+def test_a_file_is_written_whole_or_not_at_all(run, loads, tmp_path, command):
+    bn = usual("bn")
+    object.__setattr__(bn.variables["beta"], "reader", lambda: 1 / 0)
+    loads(model(bn))
+    run(*command.split(), "-o", tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "old").write_bytes(b"old")
+    run(*command.split(), "-o", tmp_path / "old")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("old", b"old")]
+
+
+@pytest.mark.parametrize("command", ["inspect", "export"])
+def test_a_folder_that_does_not_exist(run, loads, tmp_path: Path, command):
+    loads(model(usual("bn")))
+    path = tmp_path / "missing" / "out"
+    result = run(command, "-o", path)
+    assert result.exit_code == 2
+    assert result.stderr == f"error: {path}: No such file or directory\n"
