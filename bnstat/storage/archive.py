@@ -160,11 +160,6 @@ class Slice(File):
     ) -> Range | None:
         return self._whole.place(self._start + offset, length, part)
 
-    def sibling(self, name: str) -> File | None:
-        """Return None: a slice is not in a folder."""
-        del name
-        return None
-
 
 class _Unpacked(File):
     """Decompressed bytes in a temporary file.
@@ -193,11 +188,6 @@ class _Unpacked(File):
 
     def _read(self, offset: int, length: int) -> bytes:
         return self._handle.read(offset, length)
-
-    def sibling(self, name: str) -> File | None:
-        """Return None: these bytes are not in a folder."""
-        del name
-        return None
 
 
 def _refuse_growth(file: File, packed: int, unpacked: int) -> None:
@@ -313,10 +303,6 @@ class _ArchiveFolder(Folder):
 
     def parent(self) -> Folder | None:
         return self._at(self._inside.rpartition("/")[0]) if self._inside else None
-
-    def modified(self, name: str) -> float:
-        del name
-        return 0.0
 
     def _at(self, inside: str) -> _ArchiveFolder:
         return _ArchiveFolder(self._archive, inside)
@@ -466,6 +452,7 @@ def _tar_members(file: File) -> Iterator[tuple[str, int, int]]:
     Raises:
         DamagedError: a header is damaged, or there are too many headers.
     """
+    endless = DamagedError(file.path, "is a tar with contradictory or too many headers")
     position = members = records = 0
     described: dict[str, str] = {}
     while (header := file.read(position, min(_BLOCK, file.size - position))).strip(b"\0"):
@@ -475,7 +462,7 @@ def _tar_members(file: File) -> Iterator[tuple[str, int, int]]:
         size = int(described.get("size", info.size)) if is_member else info.size
         # A negative size would lead back to a header that was read before.
         if size < 0 or not (is_member or size <= _MAX_DESCRIPTION):
-            raise _endless(file)
+            raise endless
         has_data = info.isreg() or info.type not in tarfile.SUPPORTED_TYPES or not is_member
         end = position + -(-size // _BLOCK) * _BLOCK if has_data else position
         if end > file.size:
@@ -495,7 +482,7 @@ def _tar_members(file: File) -> Iterator[tuple[str, int, int]]:
                 if records > _MAX_RECORDS:
                     break
         if members > MAX_MEMBERS + 1 or records > _MAX_RECORDS:
-            raise _endless(file)
+            raise endless
         position = end
 
 
@@ -525,7 +512,3 @@ def _description(file: File, kind: bytes, offset: int, size: int) -> Iterator[tu
         key, _, value = record[:-1].partition(b"=")
         yield key.decode(*_TEXT), value.decode(*_TEXT)
         start = end
-
-
-def _endless(file: File) -> DamagedError:
-    return DamagedError(file.path, "is a tar with contradictory or too many headers")

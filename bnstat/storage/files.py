@@ -111,9 +111,10 @@ class File(ABC):
     @abstractmethod
     def _read(self, offset: int, length: int) -> bytes: ...
 
-    @abstractmethod
     def sibling(self, name: str) -> File | None:
-        """Return the file of that name in the same folder, if it exists."""
+        """Return the file of that name in the same folder, if this file is in a folder."""
+        del name
+        return None
 
     def part(self, name: str) -> File | None:
         """Return a file that this model file names as a part of it.
@@ -292,9 +293,10 @@ class Folder(ABC):
     def parent(self) -> Folder | None:
         """Return the folder that contains this one, if it can be reached."""
 
-    @abstractmethod
     def modified(self, name: str) -> float:
         """Return when a file changed last, in seconds since the epoch; 0 if unknown."""
+        del name
+        return 0.0
 
     def entries(self) -> list[Entry]:
         """Return the files and folders in it, sorted by name, without opening files."""

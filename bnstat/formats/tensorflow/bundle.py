@@ -284,11 +284,11 @@ class Bundle:
     @property
     def keys(self) -> Collection[str]:
         """All checkpoint keys in the order of the index, without those of slices."""
-        return _Keys(self._table)
+        return _Variables(self, self._table, {})
 
     def variables(self, names: Mapping[str, str]) -> Mapping[str, Variable]:
         """Return the tensors by key; `names` holds better names than the keys for some."""
-        return _Variables(self, names)
+        return _Variables(self, self._table, names)
 
     def entry(self, key: str) -> Entry:
         """Return where a tensor is stored.
@@ -420,28 +420,12 @@ def _encoded(key: str) -> bytes:
     return key.encode("utf-8", "surrogateescape")
 
 
-class _Keys(Collection[str]):
-    def __init__(self, table: Table) -> None:
-        self._table = table
-
-    def __contains__(self, key: object) -> bool:
-        is_key = isinstance(key, str) and key[:1] not in ("", "\0")
-        return is_key and self._table.get(_encoded(str(key))) is not None
-
-    def __iter__(self) -> Iterator[str]:
-        for key, _ in self._table.items():
-            if key[:1] not in (b"", b"\0"):
-                yield key.decode("utf-8", "surrogateescape")
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
 class _Variables(Mapping[str, Variable]):
     """The tensors of a bundle; an entry is parsed when its variable is requested."""
 
-    def __init__(self, bundle: Bundle, names: Mapping[str, str]) -> None:
+    def __init__(self, bundle: Bundle, table: Table, names: Mapping[str, str]) -> None:
         self._bundle = bundle
+        self._table = table
         self._names = names
         self._variables: dict[str, Variable] = {}
 
@@ -459,16 +443,18 @@ class _Variables(Mapping[str, Variable]):
         return self._variables[key]
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return the variable of that key, or `default`."""
         if key not in self:
             return default
         return self[key]
 
     def __contains__(self, key: object) -> bool:
-        return key in self._bundle.keys
+        is_key = isinstance(key, str) and key[:1] not in ("", "\0")
+        return is_key and self._table.get(_encoded(str(key))) is not None
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._bundle.keys)
+        for key, _ in self._table.items():
+            if key[:1] not in (b"", b"\0"):
+                yield key.decode("utf-8", "surrogateescape")
 
     def __len__(self) -> int:
-        return len(self._bundle.keys)
+        return sum(1 for _ in self)

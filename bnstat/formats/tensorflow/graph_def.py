@@ -96,9 +96,13 @@ def meta_graphs(meta: File | None, keys: Container[str]) -> Callable[[], Iterabl
 
 def shape_of(tensor: Any) -> tuple[int, ...] | None:
     """Return the shape of a `TensorProto`; None if it is not known, or has too many dimensions."""
-    sizes = tuple(dim.size for dim in tensor.tensor_shape.dim)
-    is_known = not tensor.tensor_shape.unknown_rank and min(sizes, default=0) >= 0
-    return sizes if is_known and len(sizes) <= _MAX_RANK else None
+    shape = _known_shape(tensor.tensor_shape)
+    return shape if shape is not None and len(shape) <= _MAX_RANK else None
+
+
+def _known_shape(shape: Any) -> tuple[int, ...] | None:
+    sizes = tuple(dim.size for dim in shape.dim)
+    return None if shape.unknown_rank or min(sizes, default=0) < 0 else sizes
 
 
 def listed_values(
@@ -219,9 +223,8 @@ def declared_by_ops(graph_def: Any, path: str) -> DeclaredTensors:
 
 def declared_kind(dtype: int, shape: Any) -> tuple[str, tuple[int, ...]] | None:
     """Return the dtype and shape of a declared variable; None if the shape is not known."""
-    sizes = tuple(dim.size for dim in shape.dim)
-    is_known = not shape.unknown_rank and min(sizes, default=0) >= 0
-    return (dtype_name(dtype), sizes) if is_known else None
+    sizes = _known_shape(shape)
+    return None if sizes is None else (dtype_name(dtype), sizes)
 
 
 def graph_of(graph_def: Any, key_of: Callable[[str], str | None]) -> Graph:
@@ -247,7 +250,7 @@ def graph_of(graph_def: Any, key_of: Callable[[str], str | None]) -> Graph:
                 if part := names.get(candidate):
                     parts[name] = part
                 break
-    return Graph("", ops, variables, _constants(ops), parts, _controls(ops))
+    return _graph("", ops, variables, parts)
 
 
 def flat_graph(graph_def: Any, variables: Mapping[str, str]) -> Graph:
@@ -257,8 +260,7 @@ def flat_graph(graph_def: Any, variables: Mapping[str, str]) -> Graph:
         graph_def: a `GraphDef` message.
         variables: the variable's key by the name of its op.
     """
-    ops = inlined(graph_def)
-    return Graph("", ops, variables, _constants(ops))
+    return _graph("", inlined(graph_def), variables, {})
 
 
 def variables_of_calls(
@@ -321,7 +323,7 @@ def function_graphs(
         if variables and binding not in seen and inliner.affords(name):
             seen.add(binding)
             ops = inliner.inline(functions[name].node_def, variables, seen)
-            yield Graph(name, ops, variables, _constants(ops), controls=_controls(ops))
+            yield _graph(name, ops, variables, {})
 
 
 def _unwrapped(
@@ -412,18 +414,19 @@ def _library(graph_def: Any) -> dict[str, Any]:
     return {function.signature.name: function for function in graph_def.library.function}
 
 
-def _controls(ops: Mapping[str, Op]) -> Callable[[str], Sequence[str]]:
-    def controls(name: str) -> Sequence[str]:
-        op = ops.get(name)
-        return op.controls if isinstance(op, Node) else ()
-
-    return controls
-
-
-def _constants(ops: Mapping[str, Op]) -> Callable[[str], NDArray[np.generic] | None]:
+def _graph(
+    name: str,
+    ops: Mapping[str, Op],
+    variables: Mapping[str, str],
+    parts: Mapping[str, tuple[slice, ...]],
+) -> Graph:
     def constant(name: str) -> NDArray[np.generic] | None:
         op = ops.get(name)
         tensor = op.tensor if isinstance(op, Node) else None
         return None if tensor is None else small_array(tensor, name)
 
-    return constant
+    def controls(name: str) -> Sequence[str]:
+        op = ops.get(name)
+        return op.controls if isinstance(op, Node) else ()
+
+    return Graph(name, ops, variables, constant, parts, controls)
