@@ -164,14 +164,8 @@ class Slice(File):
 class _Unpacked(File):
     """Decompressed bytes in a temporary file.
 
-    Args:
-        source: the compressed file.
-        name: the name of the decompressed file.
-        chunks: its bytes.
-        packed: the number of compressed bytes.
-
     Raises:
-        BnstatError: the bytes grow out of proportion.
+        BnstatError: they grow out of proportion to the `packed` bytes.
     """
 
     def __init__(self, source: File, name: str, chunks: Iterable[bytes], packed: int) -> None:

@@ -16,7 +16,7 @@ class Spot(NamedTuple):
     """Where a path leads.
 
     Attributes:
-        parent: the folder that contains the name; None if there is none, or if the path is
+        parent: the folder that contains the name; None if it does not exist, or if the path is
             certainly a folder's.
         name: the last part of the path: the name of a file, or the prefix of names.
         folder: the folder at the path; on a web server, a folder if `parent` has no such file.
@@ -30,10 +30,7 @@ class Spot(NamedTuple):
 def find(path: str, access: Access, whole: bool = False) -> Spot:
     """Return where a path or URL leads.
 
-    Args:
-        path: the path or URL.
-        access: how remote stores are reached.
-        whole: list everything below a remote folder at once, instead of folder by folder.
+    If `whole` is true, everything below a remote folder is listed at once.
 
     Raises:
         BnstatError: it is neither a file nor a folder, or cannot be reached.

@@ -198,12 +198,9 @@ def shard_names(folder: Folder, prefix: str, shards: int) -> dict[int, str]:
     """Return the name of each shard's data file.
 
     A folder can contain shards of an earlier save with the same prefix and another number of
-    shards. If a folder cannot be listed, the names are those that the header implies.
+    shards. If a folder cannot be listed, the header implies the names.
 
-    Args:
-        folder: the folder of the checkpoint.
-        prefix: the prefix of its files.
-        shards: the number of shards in the bundle's header, which are preferred.
+    The header's number of shards is preferred.
     """
     if not folder.can_list:
         guessed = range(min(shards, _MAX_GUESSED_SHARDS))
@@ -223,13 +220,8 @@ class Bundle:
     The index is read completely. Data files are opened at once, so that they can be read even if
     the checkpoint is deleted meanwhile, but only the requested tensors are read.
 
-    Args:
-        folder: the folder of the checkpoint.
-        prefix: the prefix of its files, such as `model.ckpt-1200`; may be empty.
-        data: True if tensors will be read; otherwise the data files need not exist.
-
-    Attributes:
-        path: folder and prefix, for messages.
+    `prefix` is the common start of its files' names, such as `model.ckpt-1200`; it may be empty.
+    If `data` is false, no tensors will be read and the data files need not exist.
 
     Raises:
         NotFoundError: there is no such index.
@@ -283,7 +275,7 @@ class Bundle:
 
     @property
     def keys(self) -> Collection[str]:
-        """All checkpoint keys in the order of the index, without those of slices."""
+        """All checkpoint keys in the order of the index, without the keys of slices."""
         return _Variables(self, self._table, {})
 
     def variables(self, names: Mapping[str, str]) -> Mapping[str, Variable]:
@@ -303,10 +295,6 @@ class Bundle:
 
     def read(self, key: str, entry: Entry | None = None) -> Array:
         """Return a numeric tensor, bit for bit as it was saved.
-
-        Args:
-            key: its key.
-            entry: its entry, if known.
 
         Raises:
             NotFoundError: its data file is missing.

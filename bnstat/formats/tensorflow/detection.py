@@ -142,7 +142,7 @@ def _saved_model(folder: Folder, file: File | None = None) -> StoredModel:
 
 
 class Checkpoints(Format):
-    """Bundles and V1 checkpoints, and the file `checkpoint` that lists those of a training run."""
+    """Bundles and V1 checkpoints, and the file `checkpoint` that lists them."""
 
     named = True
     beside = ("events.out.tfevents", "graph.pbtxt")

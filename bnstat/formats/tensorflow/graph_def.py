@@ -110,12 +110,6 @@ def listed_values(
 ) -> NDArray[np.generic]:
     """Return the values that a `TensorProto` lists in the field of its dtype, as a vector.
 
-    Args:
-        tensor: the message.
-        name: the name of the dtype.
-        dtype: the dtype.
-        where: the tensor's place, for errors.
-
     Raises:
         UnsupportedError: values of this dtype are not listed in a supported field.
     """
@@ -133,10 +127,6 @@ def decode_tensor(tensor: Any, where: str) -> NDArray[np.generic]:
 
     They are stored either as raw little-endian bytes in `tensor_content`, or as a list of values
     whose last one is repeated to fill the shape.
-
-    Args:
-        tensor: the message.
-        where: the tensor's place, for errors.
 
     Raises:
         DamagedError: values and shape do not fit, or a small message claims a huge array.
@@ -165,7 +155,7 @@ def decode_tensor(tensor: Any, where: str) -> NDArray[np.generic]:
 
 
 def small_array(tensor: Any, where: str) -> NDArray[np.generic] | None:
-    """Return the numbers of a `TensorProto`; None if it has none, or so many that it is weights."""
+    """Return the numbers of a `TensorProto`; None if it has too many to be structure."""
     if not is_small(tensor):
         return None
     try:
@@ -181,12 +171,7 @@ def is_small(tensor: Any) -> bool:
 
 
 class DeclaredTensors:
-    """The variables that a graph declares, for a model without values; same interface as `Bundle`.
-
-    Args:
-        path: the graph's file.
-        declared: dtype and shape by key.
-    """
+    """The variables that a graph declares, without values; same interface as `Bundle`."""
 
     def __init__(self, path: str, declared: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
         self.path = path
@@ -230,11 +215,9 @@ def declared_kind(dtype: int, shape: Any) -> tuple[str, tuple[int, ...]] | None:
 def graph_of(graph_def: Any, key_of: Callable[[str], str | None]) -> Graph:
     """Return a top-level graph, with the checkpoint keys of its variables.
 
-    Args:
-        graph_def: a `GraphDef` message.
-        key_of: returns the key in the file for a variable's name, or None. The name is the one
-            under which the graph's saver stores the variable, else its op's; all parts of a
-            partitioned variable have the variable's name.
+    `key_of` returns the key for a variable's name, or None. The name is the one under which the
+    graph's saver stores the variable, else its op's; all parts of a partitioned variable have the
+    variable's name.
     """
     ops = inlined(graph_def)
     saved = _saved(ops)
@@ -254,12 +237,7 @@ def graph_of(graph_def: Any, key_of: Callable[[str], str | None]) -> Graph:
 
 
 def flat_graph(graph_def: Any, variables: Mapping[str, str]) -> Graph:
-    """Return a graph without calls.
-
-    Args:
-        graph_def: a `GraphDef` message.
-        variables: the variable's key by the name of its op.
-    """
+    """Return a `GraphDef` without calls; `variables` are keys by the names of ops."""
     return _graph("", inlined(graph_def), variables, {})
 
 
@@ -268,12 +246,7 @@ def variables_of_calls(
 ) -> Mapping[str, str]:
     """Return the variables that calls in the top-level graph of TensorFlow 2 pass to functions.
 
-    Args:
-        graph_def: a `GraphDef` message.
-        captured: see `function_graphs`.
-
-    Returns:
-        The variable's key by the name of its op.
+    They are keys by the names of ops; `function_graphs` explains `captured`.
     """
     variables = {}
     for node in graph_def.node:
@@ -304,10 +277,8 @@ def function_graphs(
     Functions without variables are omitted, as well as functions that an earlier one called with
     the same variables.
 
-    Args:
-        meta_graph: a `MetaGraphDef` message.
-        captured: the checkpoint keys of each concrete function's bound inputs, None for an input
-            that is not a variable.
+    `captured` holds the checkpoint keys of each concrete function's bound inputs, None for an input
+    that is not a variable.
     """
     functions = _library(meta_graph.graph_def)
     inliner = Inliner(functions)
@@ -329,7 +300,7 @@ def function_graphs(
 def _unwrapped(
     name: str, variables: Mapping[str, str], functions: Mapping[str, Any]
 ) -> tuple[str, Mapping[str, str]]:
-    """Follow functions that only call another one; rename the variables to its arguments."""
+    """Follow functions that only call another; rename the variables to its arguments."""
     for _ in range(_MAX_WRAPPERS):
         nodes = functions[name].node_def
         work = [node for node in nodes if node.op not in ("Identity", "NoOp")]

@@ -64,13 +64,7 @@ class Piece(NamedTuple):
 
 
 class Transport:
-    """One file system of fsspec.
-
-    Args:
-        fs: the file system.
-        scheme: the scheme of its URLs.
-        url: one of its URLs.
-    """
+    """One file system of fsspec; `url` is one of its URLs."""
 
     _opens_by_listing = False
     """True if the driver needs a request to open a file that is not in its cached listings."""
@@ -135,8 +129,8 @@ class Transport:
     def fetch(self, pieces: Sequence[Piece]) -> list[bytes]:
         """Return the bytes of each piece.
 
-        A file that is fetched whole in one piece comes from one version of it. A file of which a
-        part is fetched is compared with its listing.
+        A file that is fetched whole in one piece comes from one version of it. A partly fetched
+        file is compared with its listing.
 
         Raises:
             BnstatError: the bytes cannot be fetched.
