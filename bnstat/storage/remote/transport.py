@@ -149,7 +149,8 @@ class Transport:
                     "changed while it was read: it has another size now",
                     "try again later",
                 )
-        self.check_unchanged(dict.fromkeys(p.stat for p in pieces if not p.is_whole))
+        if partly_read := {piece.stat for piece in pieces if not piece.is_whole}:
+            self.check_unchanged(partly_read)
         return results
 
     def check_unchanged(self, stats: Iterable[Stat]) -> None:
@@ -159,13 +160,14 @@ class Transport:
             BnstatError: the store cannot be asked.
             ChangedError: a file was replaced after it was listed.
         """
+        # Some drivers drop only the listing of the path itself, not of its folder.
+        self._fs.invalidate_cache()
         with ThreadPoolExecutor(_MAX_THREADS) as pool:
             list(pool.map(self._check_one, stats))
 
     def _check_one(self, stat: Stat) -> None:
         where = self.url(stat.path)
         try:
-            self._fs.invalidate_cache(stat.path)
             is_same = stat.is_same_version(stat_of(self._fs.info(stat.path)))
         except FileNotFoundError:
             is_same = False

@@ -1,4 +1,4 @@
-"""Tensor bundles: what TensorFlow writes is read to the bit, whatever else comes is refused."""
+"""Tensor bundles that TensorFlow writes, read bit for bit."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def assert_reads_alike(prefix: Path) -> Bundle:
     return bundle
 
 
-# A key that starts with NUL is a slice's.
+# Keys that start with NUL are of slices.
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(
     lambda name: name[0] != "\0"
 )
@@ -81,7 +81,7 @@ def test_types(tmp_path: Path, dtype: str) -> None:
     assert_reads_alike(prefix)
 
 
-def test_quantized_types_are_the_integers_that_they_are_stored_as(tmp_path: Path) -> None:
+def test_quantized_types_are_read_as_integers(tmp_path: Path) -> None:
     values = np.arange(-3, 4)
     tensors = {
         name: tf.bitcast(tf.constant(values.astype(plain)), getattr(tf, name))
@@ -105,7 +105,7 @@ def test_numbers_at_odd_offsets(tmp_path: Path) -> None:
     assert {bundle.entry(key).offset % 2 for key in bundle.keys} == {0, 1}
 
 
-def test_strings_are_listed_but_are_no_numbers(tmp_path: Path) -> None:
+def test_strings(tmp_path: Path) -> None:
     prefix = named.save(tmp_path / "m", {"one": b"text\0\xff", "two": np.array([b"a", b"b"])})
     bundle = opened(prefix)
     assert bundle.variables({})["one"].dtype == "string"
@@ -137,14 +137,14 @@ def test_slices_in_several_shards(tmp_path: Path) -> None:
     assert same_bits(assert_reads_alike(prefix).read("kernel"), whole)
 
 
-def test_slices_of_half_that_tensorflow_cannot_put_together(tmp_path: Path) -> None:
+def test_slices_of_half_that_tensorflow_cannot_assemble(tmp_path: Path) -> None:
     whole = np.arange(6).astype(np.float16)
     parts = [("x", f"6 {start},3", whole[start : start + 3]) for start in (0, 3)]
     prefix = named.save_slices(tmp_path / "m", parts)
     assert same_bits(opened(prefix).read("x"), whole)
 
 
-def test_only_what_is_asked_for_is_read(tmp_path: Path) -> None:
+def test_only_requested_tensors_are_read(tmp_path: Path) -> None:
     prefix = named.save(tmp_path / "m", {"a": np.ones(10), "big": np.ones(1 << 18)})
     bundle = opened(prefix)
     entry = bundle.entry("a")
@@ -159,7 +159,7 @@ def test_only_what_is_asked_for_is_read(tmp_path: Path) -> None:
         opened(prefix).read("big")
 
 
-def test_a_deleted_checkpoint_is_still_read_whole(tmp_path: Path) -> None:
+def test_a_deleted_checkpoint_is_still_read(tmp_path: Path) -> None:
     prefix = named.save(tmp_path / "m", {"a": np.ones(10)})
     bundle = opened(prefix)
     for file in tmp_path.iterdir():
@@ -209,7 +209,7 @@ def test_few_of_many_shards_are_kept_open(tmp_path: Path, monkeypatch: pytest.Mo
     assert expected == [f"m.data-0000{number}-of-00005" for number in range(2)]
     for number in range(5):
         assert same_bits(bundle.read(f"x{number}"), np.full(3, number))
-    assert len(made) == 2 + 3, "those beyond are opened when they are read"
+    assert len(made) == 2 + 3, "the others are opened when they are read"
     assert sum(each() is not None for each in made) == 2
 
 
@@ -231,7 +231,7 @@ def test_prefixes(tmp_path: Path, prefix: str) -> None:
     assert same_bits(bundle.read("a"), np.ones(3))
 
 
-def test_an_index_that_is_written_over_is_read_as_it_was(tmp_path: Path) -> None:
+def test_an_overwritten_index(tmp_path: Path) -> None:
     prefix = named.save(tmp_path / "m", {"a": np.ones(10)})
     bundle = opened(prefix)
     index = Path(f"{prefix}.index")
@@ -240,7 +240,7 @@ def test_an_index_that_is_written_over_is_read_as_it_was(tmp_path: Path) -> None
     assert same_bits(bundle.read("a"), np.ones(10))
 
 
-def test_what_is_a_key_and_what_is_none(tmp_path: Path) -> None:
+def test_keys(tmp_path: Path) -> None:
     halves = [("x", f"6 {start},3", np.arange(3.0)) for start in (0, 3)]
     bundle = opened(named.save_slices(tmp_path / "m", halves))
     stored = dict(Table(LocalFile(tmp_path / "m.index")).items())

@@ -29,7 +29,7 @@ Dim = tuple[int, int, int]
 
 @st.composite
 def dims(draw: st.DrawFn) -> Dim:
-    """(size, start, length) of one dimension; few elements, however far out they lie."""
+    """(size, start, length) of one dimension: few elements, possibly far from 0."""
     start = draw(st.one_of(st.integers(0, 300), st.integers(0, 1 << 50)))
     length = draw(st.integers(1, 3))
     return start + length + draw(st.integers(1, 1 << 20)), start, length
@@ -49,7 +49,7 @@ def _keys(prefix: Path) -> list[bytes]:
 @example("bn/gamma", [(1 << 40, 8191, 1), (1 << 20, 8192, 1)])
 @example("bn/gamma", [(1 << 60, (1 << 55) - 1, 1)])
 @example("\u00ff\u0001/gamma", [(5, 2, 3)])
-def test_keys_are_tensorflows_own(name: str, shape: list[Dim]) -> None:
+def test_keys_are_the_same_as_tensorflows(name: str, shape: list[Dim]) -> None:
     assume(math.prod(size for size, _, _ in shape) < 1 << 63)
     sizes = " ".join(str(size) for size, _, _ in shape)
     box = ":".join(f"{start},{length}" for _, start, length in shape)
@@ -92,7 +92,7 @@ def test_parsing(message: bytes, extents: tuple[tuple[int, int], ...]) -> None:
 @pytest.mark.parametrize(
     "message", [b"\x0a", b"\x0a\x05", b"\x0a\x02\x0a\x00", b"\x0a\x02\x12\x00"]
 )
-def test_messages_that_are_none(message: bytes) -> None:
+def test_damaged_messages(message: bytes) -> None:
     with pytest.raises(WireError):
         parse_slice(message)
 

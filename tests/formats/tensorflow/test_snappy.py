@@ -17,7 +17,7 @@ from tests.builders import tables
 
 
 def literal(text: bytes) -> bytes:
-    """A literal element, of whatever length."""
+    """A literal element of any length."""
     length = len(text) - 1
     if length < 60:
         return bytes([length << 2]) + text
@@ -111,12 +111,12 @@ def test_damage(stored: bytes) -> None:
 
 
 @pytest.mark.parametrize("size", [1000, 1 << 40, 1 << 63])
-def test_more_text_than_a_block_can_hold(size: int) -> None:
+def test_impossible_sizes(size: int) -> None:
     with pytest.raises(WireError, match=f"compressed bytes cannot make {size}"):
         decompress(block(size, literal(b"abcd")))
 
 
-def test_tensorflow_reads_such_blocks_alike(tmp_path: Path) -> None:
+def test_tensorflow_reads_the_same(tmp_path: Path) -> None:
     arrays = {
         f"net/block_{number}/bn/{role}": np.arange(3, dtype=np.float32) + number
         for number in range(40)

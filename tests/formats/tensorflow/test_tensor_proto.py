@@ -24,7 +24,7 @@ DTYPES = ["float32", "float64", "float16", "bfloat16", "int8", "uint8", "int16",
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 3), (0,), (2, 0)])
-def test_as_tensorflow_reads_it(dtype: str, shape: tuple[int, ...]) -> None:
+def test_arrays(dtype: str, shape: tuple[int, ...]) -> None:
     kind = tf.as_dtype(dtype).as_numpy_dtype
     values = np.random.default_rng(1).integers(0, 3, shape).astype(kind)
     for array in (values, np.ones(shape, kind)):
@@ -48,7 +48,7 @@ def test_as_tensorflow_reads_it(dtype: str, shape: tuple[int, ...]) -> None:
     ],
 )
 @pytest.mark.parametrize("listed", [0, 1, 2])
-def test_last_value_stands_for_the_rest(dtype: str, field: str, value: Any, listed: int) -> None:
+def test_the_last_value_is_repeated(dtype: str, field: str, value: Any, listed: int) -> None:
     kind = tf.as_dtype(dtype)
     proto = tf.make_tensor_proto(np.zeros([0], kind.as_numpy_dtype))
     proto.tensor_shape.dim[0].size = 3
@@ -89,7 +89,7 @@ def test_damaged(damaged: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", [7, 20, 21, 99])
-def test_no_numbers(dtype: int) -> None:
+def test_types_that_are_not_numbers(dtype: int) -> None:
     with pytest.raises(UnsupportedError):
         decode_tensor(proto([1], dtype=dtype), "here")
 

@@ -1,4 +1,4 @@
-"""SSTables: what is written is read, and whatever else comes is refused."""
+"""SSTables: round trips, searches, and damage."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_key_between_a_blocks_last_and_its_index_key() -> None:
 
 def test_a_search_begins_at_a_restart() -> None:
     contents = bytearray(tables.block(sorted(ENTRIES.items()), interval=4))
-    contents[3 + len(min(ENTRIES))] = 0x7F  # shares more than there is, as no entry before it may
+    contents[3 + len(min(ENTRIES))] = 0x7F  # shares more than the previous key has
     data = tables.assemble([(max(ENTRIES), tables.on_disk(bytes(contents)))])
     assert Table(MemoryFile(data)).get(max(ENTRIES)) == ENTRIES[max(ENTRIES)]
     with pytest.raises(DamagedError, match="longer than its block"):
@@ -95,7 +95,7 @@ def test_the_place_of_a_key_is_its_block() -> None:
     assert table.place(b"z") is None
 
 
-def test_recognising() -> None:
+def test_recognition() -> None:
     assert is_table(MemoryFile(tables.table(ENTRIES)))
     assert is_table(MemoryFile(tables.MAGIC.rjust(48)))
     assert not is_table(MemoryFile(tables.MAGIC.rjust(47)))
@@ -151,7 +151,7 @@ def _restarts(*numbers: int) -> bytes:
         (b"\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01" + _restarts(0, 1), "varint"),
     ],
 )
-def test_damage_under_a_right_checksum(contents: bytes, message: str) -> None:
+def test_damage_with_a_valid_checksum(contents: bytes, message: str) -> None:
     with pytest.raises(DamagedError, match=message):
         _read(_with_block(contents))
 
@@ -182,7 +182,7 @@ def test_blocks_that_share_a_byte() -> None:
         Table(MemoryFile(stored + tables.tail(len(stored), [(b"a", first), (b"b", second)])))
 
 
-def test_an_index_whose_handles_are_none() -> None:
+def test_invalid_handles() -> None:
     with pytest.raises(DamagedError, match="the index block"):
         Table(MemoryFile(tables.tail(0, [(b"a", b"\xff")])))
 
@@ -192,13 +192,13 @@ def test_a_block_without_entries() -> None:
     assert Table(MemoryFile(_with_block(_restarts(0)))).get(b"a") is None
 
 
-def test_a_block_that_lies_beyond_the_file() -> None:
+def test_a_block_beyond_the_file() -> None:
     handle = tables.varint(1 << 60) + tables.varint(1 << 60)
     with pytest.raises(DamagedError, match="truncated"):
         _read(tables.tail(0, [(b"a", handle)]))
 
 
-def test_a_block_that_snappy_compressed() -> None:
+def test_a_compressed_block() -> None:
     contents = tables.block([(b"a", b"x" * 99)])
     literal = bytes([62 << 2]) + (len(contents) - 1).to_bytes(3, "little")
     compressed = tables.varint(len(contents)) + literal + contents
@@ -208,8 +208,8 @@ def test_a_block_that_snappy_compressed() -> None:
 @pytest.mark.parametrize(
     ("count", "length", "readable"), [(500, 0, True), (1000, 0, False), (1000, 60, True)]
 )
-def test_keys_that_repeat_one_another(count: int, length: int, readable: bool) -> None:
-    """A block's keys together may have a megabyte, and more in a block that is large itself."""
+def test_keys_that_repeat_each_other(count: int, length: int, readable: bool) -> None:
+    """All keys of a block may have a megabyte, or more if the block is large."""
     start = b"k" * 1998
     entries = [(start + number.to_bytes(2, "big"), bytes(length)) for number in range(count)]
     contents = tables.block(entries, interval=count)
@@ -225,7 +225,7 @@ def test_unknown_compression() -> None:
         _read(_with_block(tables.block([(b"a", b"")]), kind=7))
 
 
-def test_a_pointer_is_called_one() -> None:
+def test_pointers() -> None:
     text = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
     with pytest.raises(DamagedError, match="git-lfs pointer"):
         Table(MemoryFile(text))

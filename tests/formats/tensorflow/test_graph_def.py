@@ -14,7 +14,7 @@ from bnstat.formats.tensorflow.graph_def import function_graphs, graph_of
 from tests.builders.effort import bounded
 
 Node = tuple[str, str, Sequence[str]] | tuple[str, str, Sequence[str], Mapping[str, Any]]
-"""Name, op, inputs; attributes where it has any: a function's name, or names, among them."""
+"""Name, op, inputs and optional attributes, such as the names of functions."""
 
 
 def add_nodes(nodes: Any, given: Sequence[Node]) -> None:
