@@ -1,4 +1,4 @@
-"""Several threads read one model, and all get what one thread gets."""
+"""Several threads that read one model get the same as one thread."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def together(work: Callable[[int], None]) -> None:
 
 
 def read(contents: Contents, key: str) -> np.ndarray | str:
-    """An array, or the error that it has in place of it."""
+    """Return an array, or the error of reading it."""
     try:
         return contents.variables[key].read()
     except BnstatError as error:
