@@ -132,33 +132,33 @@ class Slice(File):
         DamagedError: the file does not contain the range.
     """
 
-    def __init__(self, whole: File, start: int, size: int, name: str) -> None:
+    def __init__(self, file: File, start: int, size: int, name: str) -> None:
         self.name = name
-        self.path = f"{whole.path}/{name}"
+        self.path = f"{file.path}/{name}"
         self.size = size
-        self._whole = whole
+        self._file = file
         self._start = start
-        whole.read(start + size, 0)
+        file.read(start + size, 0)
 
     def _read(self, offset: int, length: int) -> bytes:
-        return self._whole.read(self._start + offset, length)
+        return self._file.read(self._start + offset, length)
 
     def prefetch(self, spans: Sequence[tuple[int, int]]) -> None:
-        self._whole.prefetch([(self._start + offset, length) for offset, length in spans])
+        self._file.prefetch([(self._start + offset, length) for offset, length in spans])
 
     def has(self, offset: int, length: int) -> bool:
-        return self._whole.has(self._start + offset, length)
+        return self._file.has(self._start + offset, length)
 
     def allow_waste(self, size: int) -> None:
-        self._whole.allow_waste(size)
+        self._file.allow_waste(size)
 
     def refuse_changed(self) -> None:
-        self._whole.refuse_changed()
+        self._file.refuse_changed()
 
     def place(
         self, offset: int, length: int, part: tuple[slice, ...] | None = None
     ) -> Range | None:
-        return self._whole.place(self._start + offset, length, part)
+        return self._file.place(self._start + offset, length, part)
 
 
 class _Unpacked(File):

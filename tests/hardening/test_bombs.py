@@ -161,14 +161,14 @@ def test_an_archive_of_deep_folders(tmp_path: Path, judged: Judge) -> None:
 
 def _pax(records: list[tuple[str, str]]) -> bytes:
     """The records of a pax header."""
-    found = b""
+    encoded = b""
     for key, value in records:
         rest = f" {key}={value}\n".encode()
         length = len(rest) + 1
         while len(str(length)) + len(rest) != length:
             length += 1
-        found += str(length).encode() + rest
-    return found
+        encoded += str(length).encode() + rest
+    return encoded
 
 
 def _tar(*members: tuple[bytes, bytes]) -> bytes:
@@ -225,25 +225,25 @@ def test_headers_of_tars_are_read(tmp_path: Path) -> None:
     for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
         image = io.BytesIO()
         with tarfile.open(fileobj=image, mode="w", format=form) as whole:
-            for each in (name, "b\u00e4") if form != tarfile.USTAR_FORMAT else (name,):
-                info = tarfile.TarInfo(each)
+            for member_name in (name, "b\u00e4") if form != tarfile.USTAR_FORMAT else (name,):
+                info = tarfile.TarInfo(member_name)
                 info.size = 3
                 whole.addfile(info, io.BytesIO(b"123"))
         path = tmp_path / f"{form}.tar"
         path.write_bytes(image.getvalue())
         folder = archive.open_archive(LocalFile(str(path)))
         assert folder is not None
-        found = folder.file(name)
-        assert found is not None
-        assert found.read() == b"123"
+        member = folder.file(name)
+        assert member is not None
+        assert member.read() == b"123"
         assert (folder.file("b\u00e4") is not None) is (form != tarfile.USTAR_FORMAT)
     sized = _tar((b"x", _pax([("size", "5"), ("path", "c")])), (b"0", b"12345"))
     path.write_bytes(sized)
     folder = archive.open_archive(LocalFile(str(path)))
     assert folder is not None
-    found = folder.file("c")
-    assert found is not None
-    assert found.read() == b"12345"
+    member = folder.file("c")
+    assert member is not None
+    assert member.read() == b"12345"
 
 
 def _tar_header(name: str, size: bytes) -> bytes:

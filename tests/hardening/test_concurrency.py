@@ -125,16 +125,16 @@ def _count(read: Callable[..., object], outcomes: Outcomes, what: str, count: in
 def _demand_whole(model: bnstat.Model) -> None:
     """Check that all layers exist, and that all numbers are the checkpoint's step."""
     assert len(model) == LAYERS
-    found = set()
+    values = set()
     for layer in model:
         assert set(layer.variables) == set(ROLES)
         for role in ROLES:
             array = layer.array(role)
             assert array is not None
-            found |= set(np.unique(array).tolist())
-    assert len(found) == 1, f"a mixture of checkpoints: {found}"
+            values |= set(np.unique(array).tolist())
+    assert len(values) == 1, f"a mixture of checkpoints: {values}"
     if model.source.step is not None:
-        assert found == {model.source.step}
+        assert values == {model.source.step}
 
 
 def _load(folder: Path) -> int:
@@ -186,11 +186,11 @@ def _export(folder: Path, outcomes: Outcomes) -> None:
     if code != 2:
         model: dict[str, Any] = json.loads(output)
         assert len(model["layers"]) == LAYERS
-        found = {
+        values = {
             value for layer in model["layers"] for role in ROLES for value in layer[role]["values"]
         }
-        assert len(found) == 1, f"a mixture of checkpoints: {found}"
-        assert model["source"]["step"] in (None, *found)
+        assert len(values) == 1, f"a mixture of checkpoints: {values}"
+        assert model["source"]["step"] in (None, *values)
 
 
 def _inspect(folder: Path, outcomes: Outcomes) -> None:

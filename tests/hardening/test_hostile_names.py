@@ -107,7 +107,7 @@ def test_hostile_names_are_exact_in_json_and_npz(hostile: Path, tmp_path: Path) 
     model = bnstat.load(hostile)
     assert set(model.keys()) == set(HOSTILE.values())
     exported = json.loads(command("export", hostile).stdout)
-    assert [each["name"] for each in exported["layers"]] == model.keys()
+    assert [layer["name"] for layer in exported["layers"]] == model.keys()
     target = tmp_path / "x.npz"
     assert command("export", hostile, "-o", target).returncode == 0
     with np.load(target, allow_pickle=False) as arrays:
@@ -116,8 +116,8 @@ def test_hostile_names_are_exact_in_json_and_npz(hostile: Path, tmp_path: Path) 
             for role in handmade.ROLES:
                 # Names in a zip cannot contain zero bytes or invalid text.
                 if layer.name not in (HOSTILE["a zero"], HOSTILE["bytes that are not text"]):
-                    found = arrays[f"{layer.name}/{role}"]
-                    np.testing.assert_array_equal(found, layer.array(role))
+                    array = arrays[f"{layer.name}/{role}"]
+                    np.testing.assert_array_equal(array, layer.array(role))
 
 
 def test_cells_that_a_spreadsheet_would_run(hostile: Path) -> None:

@@ -98,10 +98,10 @@ def test_signals_while_writing_leave_nothing(
     os.close(written)
     assert os.read(read, 1)
     process.send_signal(number)
-    _, said = process.communicate(timeout=300)
+    _, stderr = process.communicate(timeout=300)
     os.close(read)
     assert process.returncode == code
-    assert said == b""
+    assert stderr == b""
     assert os.listdir(out) == []
 
 
@@ -190,10 +190,10 @@ def test_ctrl_c_at_the_start() -> None:
         )
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=300)
+        _, stderr = process.communicate(timeout=300)
         assert process.returncode in (0, 130, -signal.SIGINT)
-        assert b"bnstat/cli" not in said
-        assert b"in run" not in said
+        assert b"bnstat/cli" not in stderr
+        assert b"in run" not in stderr
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -254,8 +254,8 @@ def at_terminal(arguments: list[str], columns: int) -> list[str]:
             break
         output += piece
     os.close(master)
-    _, said = process.communicate(timeout=300)
-    assert process.returncode in (0, 1), said
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode in (0, 1), stderr
     return output.decode().replace("\r\n", "\n").split("\n")
 
 

@@ -146,10 +146,10 @@ def test_every_piece_of_a_file(
 def _files(path: Path, kind: str, files: dict[str, bytes]) -> tuple[list[File], list[bytes]]:
     from bnstat.storage.archive import open_archive
 
-    whole = LocalFile(str(path))
+    file = LocalFile(str(path))
     if kind == "plain":
-        return [whole], [path.read_bytes()]
-    folder = open_archive(whole)
+        return [file], [path.read_bytes()]
+    folder = open_archive(file)
     assert folder is not None
-    found = [file for name in files if (file := folder.file(name)) is not None]
-    return found, list(files.values())
+    members = [file for name in files if (file := folder.file(name)) is not None]
+    return members, list(files.values())

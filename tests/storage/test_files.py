@@ -84,12 +84,12 @@ def test_folders(tmp_path: Path, file: LocalFile) -> None:
     folder = LocalFolder(str(tmp_path))
     assert folder.names() == ["b", "broken", "ten"]
     assert folder.matching("b", "n") == ["broken"]
-    found = folder.file("b/c/deep")
-    assert found is not None
-    assert found.read() == b"deep"
-    sibling = found.sibling("deep")
+    deep = folder.file("b/c/deep")
+    assert deep is not None
+    assert deep.read() == b"deep"
+    sibling = deep.sibling("deep")
     assert sibling is not None
-    assert found.sibling("nothing") is None
+    assert deep.sibling("nothing") is None
     assert folder.file("b") is None
     assert folder.file("broken") is None
     assert folder.folder("ten") is None
@@ -165,13 +165,13 @@ def test_listings_contain_files_and_folders_only(tmp_path: Path, file: LocalFile
     (tmp_path / "broken").symlink_to(tmp_path / "nothing")
     os.mkfifo(tmp_path / "pipe")
     entries = LocalFolder(str(tmp_path)).entries()
-    assert [(each.name, each.is_folder, each.size, each.link) for each in entries] == [
+    assert [(entry.name, entry.is_folder, entry.size, entry.link) for entry in entries] == [
         ("folder", True, 0, ""),
         ("leads", True, 0, str((tmp_path / "folder").resolve())),
         ("named", False, 10, ""),
         ("ten", False, 10, ""),
     ]
-    tags = {each.name: each.tag for each in entries}
+    tags = {entry.name: entry.tag for entry in entries}
     assert tags["ten"] == tags["named"] == str((tmp_path / "ten").stat().st_mtime_ns)
     assert tags["folder"] == str((tmp_path / "folder").stat().st_mtime_ns)
     with pytest.raises(NotFoundError, match="no such file or folder"):
@@ -184,11 +184,11 @@ def test_the_current_folder(
     monkeypatch.chdir(tmp_path)
     here = LocalFolder(".")
     assert here.name == tmp_path.name
-    found = here.file("ten")
-    assert found is not None
-    assert found.path == "ten"
-    assert found.sibling("ten") is not None
-    with found.open() as stream:
+    ten = here.file("ten")
+    assert ten is not None
+    assert ten.path == "ten"
+    assert ten.sibling("ten") is not None
+    with ten.open() as stream:
         assert stream.read() == b"0123456789"
 
 

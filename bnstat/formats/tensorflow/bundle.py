@@ -322,8 +322,8 @@ class Bundle:
         where = f"{self.path}, {key}"
         if find_dtype(dtype_name(entry.dtype)) is None:
             return []
-        whole = TensorSlice((FULL,) * len(entry.shape))
-        parts = self._parts(key, entry, where) if entry.slices else [(whole, entry)]
+        full = TensorSlice((FULL,) * len(entry.shape))
+        parts = self._parts(key, entry, where) if entry.slices else [(full, entry)]
         places = (
             self._file(stored.shard).place(stored.offset, stored.size, part.box(entry.shape, where))
             for part, stored in parts

@@ -143,19 +143,19 @@ class GraphFile:
 
     def _content(self, name: str) -> Field | None:
         """Return the field with the raw bytes of a constant, if there is exactly one."""
-        found = [self._by_name[name]]
+        candidates = [self._by_name[name]]
         try:
             for number in (*_TENSOR_IN_NODE, _CONTENT_IN_TENSOR):
-                found = [
+                candidates = [
                     part
-                    for message in found
+                    for message in candidates
                     for part in scan(self._window, message.start, message.end)
                     if part.number == number
                     and (number != _TENSOR_IN_NODE[0] or self._is_value(part))
                 ]
         except WireError:
             return None
-        return found[0] if len(found) == 1 else None
+        return candidates[0] if len(candidates) == 1 else None
 
     def _is_value(self, attribute: Field) -> bool:
         key = next(scan(self._window, attribute.start, attribute.end), None)

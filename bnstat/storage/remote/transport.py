@@ -335,7 +335,7 @@ def connect(url: str, access: Access) -> tuple[Transport, str]:
     scheme = scheme_of(url) or ""
     driver = _DRIVERS.get(scheme)
     if driver is None:
-        schemes = [f"{known}://" for known in (*_DRIVERS, *WEB)]
+        schemes = [f"{name}://" for name in (*_DRIVERS, *WEB)]
         raise BnstatError(
             redact(url),
             f"{scheme}:// is not a supported scheme",

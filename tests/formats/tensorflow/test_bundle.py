@@ -196,10 +196,10 @@ def test_few_of_many_shards_are_kept_open(tmp_path: Path, monkeypatch: pytest.Mo
             expected.extend(names)
 
         def file(self, name: str) -> File | None:
-            found = super().file(name)
-            if found is not None and ".data-" in name:
-                made.append(weakref.ref(found))
-            return found
+            file = super().file(name)
+            if file is not None and ".data-" in name:
+                made.append(weakref.ref(file))
+            return file
 
     shards = [{f"x{number}": np.full(3, number)} for number in range(5)]
     prefix = named.save_shards(tmp_path / "m", shards).name

@@ -46,11 +46,11 @@ def contents(path: Path | str) -> Contents:
 
 
 def assert_holds(path: Path, expected: Mapping[str, Any]) -> None:
-    found = contents(path).variables
-    assert set(found) == set(expected)
+    variables = contents(path).variables
+    assert set(variables) == set(expected)
     for name, array in expected.items():
-        assert found[name].shape == array.shape
-        assert same_bits(found[name].read(), array), name
+        assert variables[name].shape == array.shape
+        assert same_bits(variables[name].read(), array), name
 
 
 @pytest.mark.parametrize("dtype", TYPES)

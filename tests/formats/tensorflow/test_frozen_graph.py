@@ -118,9 +118,9 @@ def test_long_constants_are_read_when_requested(pb: Path, wrapped: bool, listed:
     assert contents.variables["large"].shape == (300, 1000)
     assert contents.graphs is not None
     (graph,) = contents.graphs()
-    found = graph.constant("small")
-    assert found is not None
-    assert found.tobytes() == small.tobytes()
+    array = graph.constant("small")
+    assert array is not None
+    assert array.tobytes() == small.tobytes()
     assert graph.constant("large") is None
 
 

@@ -39,13 +39,13 @@ def test_nodes(tmp_path: Path) -> None:
     part.back = root
     nodes = read_nodes(_message(tmp_path, root), "m")
     assert nodes[0].children["part"] == nodes[0].children["again"]
-    found = nodes[nodes[0].children["part"]]
-    assert found.children["back"] == 0
-    variable = nodes[found.children["weight"]]
+    node = nodes[nodes[0].children["part"]]
+    assert node.children["back"] == 0
+    variable = nodes[node.children["weight"]]
     reader = tf.train.load_checkpoint(str(tmp_path / "m"))
     assert variable.key in reader.get_variable_to_shape_map()
     assert variable.full_name == "scope/weight"
-    assert found.key is None
+    assert node.key is None
 
 
 def test_an_empty_graph() -> None:
@@ -136,24 +136,24 @@ def parsed(graph: Objects) -> Objects:
 @given(graphs())
 def test_a_search_finds_the_same_as_parsing_everything(message: bytes) -> None:
     graph = read_nodes(message, "m")
-    whole = parsed(graph)
-    for index, node in enumerate(whole):
+    all_nodes = parsed(graph)
+    for index, node in enumerate(all_nodes):
         below = dict(graph.branches(index))
         assert below.items() <= node.children.items()
-        assert dict(whole.branches(index)).items() <= below.items()
+        assert dict(all_nodes.branches(index)).items() <= below.items()
         for label in LABELS:
             assert graph.has_child(index, label) == (label in node.children)
-    found = {node.key for node in graph.ending_with(ENDINGS)}
-    for node in whole:
+    keys = {node.key for node in graph.ending_with(ENDINGS)}
+    for node in all_nodes:
         path = (node.key or "").removesuffix(VALUE)
         if node.key and (node.full_name.endswith(ENDINGS) or path.endswith(ENDINGS)):
-            assert node.key in found
+            assert node.key in keys
     names = BestNames(graph)
-    expected = best_names(whole)
-    some = names.ending_with(ENDINGS)
+    expected = best_names(all_nodes)
+    names_found = names.ending_with(ENDINGS)
     for key, name in expected.items():
         if name.endswith(ENDINGS):
-            assert some[key] == name
+            assert names_found[key] == name
     assert {key: names.get(key, "") for key in expected} == expected
     assert dict(BestNames(graph)) == expected
 

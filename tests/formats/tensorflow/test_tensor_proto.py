@@ -30,9 +30,9 @@ def test_arrays(dtype: str, shape: tuple[int, ...]) -> None:
     for array in (values, np.ones(shape, kind)):
         proto = tf.make_tensor_proto(array)
         expected = tf.make_ndarray(proto)
-        found = decode_tensor(ours(proto), "here")
-        assert (found.dtype, found.shape) == (expected.dtype, shape)
-        assert found.tobytes() == expected.tobytes()
+        decoded = decode_tensor(ours(proto), "here")
+        assert (decoded.dtype, decoded.shape) == (expected.dtype, shape)
+        assert decoded.tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -53,9 +53,9 @@ def test_the_last_value_is_repeated(dtype: str, field: str, value: Any, listed: 
     proto = tf.make_tensor_proto(np.zeros([0], kind.as_numpy_dtype))
     proto.tensor_shape.dim[0].size = 3
     getattr(proto, field).extend([value] * listed)
-    found = decode_tensor(ours(proto), "here")
-    assert found.tobytes() == tf.make_ndarray(proto).tobytes()
-    assert found.dtype == kind.as_numpy_dtype
+    decoded = decode_tensor(ours(proto), "here")
+    assert decoded.tobytes() == tf.make_ndarray(proto).tobytes()
+    assert decoded.dtype == kind.as_numpy_dtype
 
 
 def test_infinities_and_nans_keep_their_bits() -> None:

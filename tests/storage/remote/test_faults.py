@@ -73,9 +73,9 @@ def test_statuses(status: int, kind: type[BnstatError], what: str, form: str) ->
         "answer": raised("Odd", response=SimpleNamespace(status_code=status)),
         "gcs": raised("HttpError", code=status),
     }[form]
-    found = to_bnstat_error(error, WHERE)
-    assert type(found) is kind
-    assert str(found).startswith(f"{WHERE}: {what}")
+    converted = to_bnstat_error(error, WHERE)
+    assert type(converted) is kind
+    assert str(converted).startswith(f"{WHERE}: {what}")
 
 
 @pytest.mark.parametrize(

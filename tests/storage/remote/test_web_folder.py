@@ -51,8 +51,8 @@ def folder(url: str, server: Server, access: Access | None = None) -> WebFolder:
     ],
 )
 def test_parts_of_urls(url: str, path: str, name: str, is_plain: bool) -> None:
-    found = folder(url, Server({}))
-    assert (found.path, found.name, found.is_plain) == (path, name, is_plain)
+    web_folder = folder(url, Server({}))
+    assert (web_folder.path, web_folder.name, web_folder.is_plain) == (path, name, is_plain)
 
 
 def test_invalid_urls() -> None:
@@ -80,9 +80,9 @@ def test_each_name_is_requested_once_and_many_together() -> None:
     top.expect(["a.index", "none", "b c"])
     assert server.asked == [[f"https://host/m/{name}" for name in ("a.index", "none", "b%20c")]]
     for _ in range(2):
-        found = top.file("b c")
-        assert found is not None
-        assert (found.name, found.size, found.read()) == ("b c", 2, b"22")
+        file = top.file("b c")
+        assert file is not None
+        assert (file.name, file.size, file.read()) == ("b c", 2, b"22")
         assert top.file("none") is None
     assert len(server.asked) == 1
     assert top.matching("") == ["a.index", "b c"]
