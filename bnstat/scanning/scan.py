@@ -200,7 +200,7 @@ def _candidates(
     folders: list[Folder] = []
     models: list[Candidate | Unreadable] = []
     for root in roots:
-        spot = find(root, options.access(), whole=True)
+        spot = find(root, options.access(), recursive=True)
         if spot.parent is None and spot.folder is not None and spot.folder.can_list:
             folders.append(spot.folder)
         else:

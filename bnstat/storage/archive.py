@@ -132,51 +132,40 @@ class Slice(File):
         DamagedError: the file does not contain the range.
     """
 
-    def __init__(self, whole: File, start: int, size: int, name: str) -> None:
+    def __init__(self, file: File, start: int, size: int, name: str) -> None:
         self.name = name
-        self.path = f"{whole.path}/{name}"
+        self.path = f"{file.path}/{name}"
         self.size = size
-        self._whole = whole
+        self._file = file
         self._start = start
-        whole.read(start + size, 0)
+        file.read(start + size, 0)
 
     def _read(self, offset: int, length: int) -> bytes:
-        return self._whole.read(self._start + offset, length)
+        return self._file.read(self._start + offset, length)
 
     def prefetch(self, spans: Sequence[tuple[int, int]]) -> None:
-        self._whole.prefetch([(self._start + offset, length) for offset, length in spans])
+        self._file.prefetch([(self._start + offset, length) for offset, length in spans])
 
     def has(self, offset: int, length: int) -> bool:
-        return self._whole.has(self._start + offset, length)
+        return self._file.has(self._start + offset, length)
 
     def allow_waste(self, size: int) -> None:
-        self._whole.allow_waste(size)
+        self._file.allow_waste(size)
 
     def refuse_changed(self) -> None:
-        self._whole.refuse_changed()
+        self._file.refuse_changed()
 
     def place(
         self, offset: int, length: int, part: tuple[slice, ...] | None = None
     ) -> Range | None:
-        return self._whole.place(self._start + offset, length, part)
-
-    def sibling(self, name: str) -> File | None:
-        """Return None: a slice is not in a folder."""
-        del name
-        return None
+        return self._file.place(self._start + offset, length, part)
 
 
 class _Unpacked(File):
     """Decompressed bytes in a temporary file.
 
-    Args:
-        source: the compressed file.
-        name: the name of the decompressed file.
-        chunks: its bytes.
-        packed: the number of compressed bytes.
-
     Raises:
-        BnstatError: the bytes grow out of proportion.
+        BnstatError: they grow out of proportion to the `packed` bytes.
     """
 
     def __init__(self, source: File, name: str, chunks: Iterable[bytes], packed: int) -> None:
@@ -193,11 +182,6 @@ class _Unpacked(File):
 
     def _read(self, offset: int, length: int) -> bytes:
         return self._handle.read(offset, length)
-
-    def sibling(self, name: str) -> File | None:
-        """Return None: these bytes are not in a folder."""
-        del name
-        return None
 
 
 def _refuse_growth(file: File, packed: int, unpacked: int) -> None:
@@ -313,10 +297,6 @@ class _ArchiveFolder(Folder):
 
     def parent(self) -> Folder | None:
         return self._at(self._inside.rpartition("/")[0]) if self._inside else None
-
-    def modified(self, name: str) -> float:
-        del name
-        return 0.0
 
     def _at(self, inside: str) -> _ArchiveFolder:
         return _ArchiveFolder(self._archive, inside)
@@ -466,6 +446,7 @@ def _tar_members(file: File) -> Iterator[tuple[str, int, int]]:
     Raises:
         DamagedError: a header is damaged, or there are too many headers.
     """
+    endless = DamagedError(file.path, "is a tar with contradictory or too many headers")
     position = members = records = 0
     described: dict[str, str] = {}
     while (header := file.read(position, min(_BLOCK, file.size - position))).strip(b"\0"):
@@ -475,7 +456,7 @@ def _tar_members(file: File) -> Iterator[tuple[str, int, int]]:
         size = int(described.get("size", info.size)) if is_member else info.size
         # A negative size would lead back to a header that was read before.
         if size < 0 or not (is_member or size <= _MAX_DESCRIPTION):
-            raise _endless(file)
+            raise endless
         has_data = info.isreg() or info.type not in tarfile.SUPPORTED_TYPES or not is_member
         end = position + -(-size // _BLOCK) * _BLOCK if has_data else position
         if end > file.size:
@@ -495,7 +476,7 @@ def _tar_members(file: File) -> Iterator[tuple[str, int, int]]:
                 if records > _MAX_RECORDS:
                     break
         if members > MAX_MEMBERS + 1 or records > _MAX_RECORDS:
-            raise _endless(file)
+            raise endless
         position = end
 
 
@@ -525,7 +506,3 @@ def _description(file: File, kind: bytes, offset: int, size: int) -> Iterator[tu
         key, _, value = record[:-1].partition(b"=")
         yield key.decode(*_TEXT), value.decode(*_TEXT)
         start = end
-
-
-def _endless(file: File) -> DamagedError:
-    return DamagedError(file.path, "is a tar with contradictory or too many headers")

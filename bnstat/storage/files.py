@@ -30,7 +30,7 @@ class Range(NamedTuple):
     """A range of bytes of a file.
 
     Attributes:
-        file: the file, which is never a part of another one.
+        file: the file, which is never a part of another.
         offset, length: the position and number of the bytes.
         part: the indices, one slice per dimension, of the array elements that these bytes store,
             row-major and little-endian; None if they store anything else, such as compressed data.
@@ -47,12 +47,9 @@ class Range(NamedTuple):
 
 
 def ahead(work: Callable[[T], R], items: Iterable[T], most: int = 8) -> Iterator[R]:
-    """Yield `work(item)` for each item in order, computed ahead in threads.
+    """Yield `work(item)` for each item in order; threads compute up to `most` results ahead.
 
-    Args:
-        work: a function that mostly waits for remote files.
-        items: its arguments.
-        most: the number of results that may be computed ahead.
+    It is for functions that mostly wait for remote files.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -111,18 +108,16 @@ class File(ABC):
     @abstractmethod
     def _read(self, offset: int, length: int) -> bytes: ...
 
-    @abstractmethod
     def sibling(self, name: str) -> File | None:
-        """Return the file of that name in the same folder, if it exists."""
+        """Return the file of that name in the same folder, if this file is in a folder."""
+        del name
+        return None
 
     def part(self, name: str) -> File | None:
         """Return a file that this model file names as a part of it.
 
-        A hostile model file may name any file of the machine, so the name must not lead out of
-        this file's folder.
-
-        Args:
-            name: a relative path, as the model file contains it.
+        A hostile model file may name any file of the machine, so the relative path `name` must not
+        lead out of this file's folder.
 
         Raises:
             DamagedError: the name leads out of the folder.
@@ -148,7 +143,7 @@ class File(ABC):
         return None
 
     def read(self, offset: int = 0, length: int | None = None) -> bytes:
-        """Return `length` bytes from `offset`, by default all that follow.
+        """Return `length` bytes from `offset`, by default up to the end.
 
         Raises:
             DamagedError: the file is shorter.
@@ -171,9 +166,8 @@ class File(ABC):
     def prefetch(self, spans: Sequence[tuple[int, int]]) -> None:  # noqa: B027
         """Fetch what will be read next, if that is faster in one go.
 
-        Args:
-            spans: (offset, length) pairs in any order. They may overlap, and may reach beyond the
-                end of the file.
+        `spans` are (offset, length) pairs in any order. They may overlap, and may reach beyond the
+        end of the file.
         """
 
     def has(self, offset: int, length: int) -> bool:
@@ -190,13 +184,7 @@ class File(ABC):
     def place(
         self, offset: int, length: int, part: tuple[slice, ...] | None = None
     ) -> Range | None:
-        """Return the range that stores these bytes unchanged; None if they are compressed.
-
-        Args:
-            offset: their position in this file.
-            length: their number.
-            part: see `Range`.
-        """
+        """Return the range that stores these bytes unchanged; None if they are compressed."""
         return Range(self, offset, length, part)
 
     def head(self, length: int) -> bytes:
@@ -292,9 +280,10 @@ class Folder(ABC):
     def parent(self) -> Folder | None:
         """Return the folder that contains this one, if it can be reached."""
 
-    @abstractmethod
     def modified(self, name: str) -> float:
         """Return when a file changed last, in seconds since the epoch; 0 if unknown."""
+        del name
+        return 0.0
 
     def entries(self) -> list[Entry]:
         """Return the files and folders in it, sorted by name, without opening files."""

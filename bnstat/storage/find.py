@@ -16,7 +16,7 @@ class Spot(NamedTuple):
     """Where a path leads.
 
     Attributes:
-        parent: the folder that contains the name; None if there is none, or if the path is
+        parent: the folder that contains the name; None if it does not exist, or if the path is
             certainly a folder's.
         name: the last part of the path: the name of a file, or the prefix of names.
         folder: the folder at the path; on a web server, a folder if `parent` has no such file.
@@ -27,13 +27,10 @@ class Spot(NamedTuple):
     folder: Folder | None
 
 
-def find(path: str, access: Access, whole: bool = False) -> Spot:
+def find(path: str, access: Access, recursive: bool = False) -> Spot:
     """Return where a path or URL leads.
 
-    Args:
-        path: the path or URL.
-        access: how remote stores are reached.
-        whole: list everything below a remote folder at once, instead of folder by folder.
+    If `recursive` is true, everything below a remote folder is listed at once.
 
     Raises:
         BnstatError: it is neither a file nor a folder, or cannot be reached.
@@ -51,7 +48,7 @@ def find(path: str, access: Access, whole: bool = False) -> Spot:
 
             raise missing_driver(path, "aiohttp") from error
         return Spot(*find_on_web(path, access))
-    return _in_store(path, access, whole)
+    return _in_store(path, access, recursive)
 
 
 def _on_disk(path: str) -> Spot:
@@ -65,7 +62,7 @@ def _on_disk(path: str) -> Spot:
     return Spot(LocalFolder(parent or ".") if has_parent else None, name, None)
 
 
-def _in_store(url: str, access: Access, whole: bool) -> Spot:
+def _in_store(url: str, access: Access, recursive: bool) -> Spot:
     from bnstat.storage.remote.store import RemoteFolder, RemoteStore
     from bnstat.storage.remote.transport import connect
 
@@ -77,7 +74,7 @@ def _in_store(url: str, access: Access, whole: bool) -> Spot:
     above, _, name = path.rpartition("/")
     store.reuse_listing(path)
     store.reuse_listing(above)
-    if whole:
+    if recursive:
         store.list_tree(path)
     if store.listing(path) is not None:
         return Spot(None, name, RemoteFolder(store, path))

@@ -23,11 +23,7 @@ _READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 
 
 class Handle:
-    """An open file on disk that several threads may read at the same time.
-
-    Args:
-        descriptor: the descriptor of the open file, which the handle closes.
-    """
+    """A descriptor of an open file, which several threads may read; the handle closes it."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

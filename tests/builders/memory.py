@@ -33,6 +33,3 @@ class MemoryFile(File):
 
     def open(self) -> BinaryIO:
         return io.BytesIO(self._data)
-
-    def sibling(self, name: str) -> File | None:
-        return None

@@ -1,9 +1,9 @@
-"""A training job that does nothing but save: `python saver.py HOW FOLDER`, until it is ended.
+"""A training job that saves until it is killed: `python saver.py HOW FOLDER`.
 
-In each checkpoint every number of every layer is the checkpoint's step, so that a mixture of two
-shows. HOW is `manager` (tf.train.CheckpointManager), `saver` (TensorFlow 1's Saver), both keeping
-two checkpoints, or `same-name` (the same two files replaced, as TensorFlow replaces them, every
-20 ms: a reader that starts again finds another save by then).
+Every number in a checkpoint is its step, so that a mixture of two checkpoints is noticed. HOW is
+`manager` (tf.train.CheckpointManager) or `saver` (TensorFlow 1's Saver), both keeping two
+checkpoints, or `same-name` (the same two files replaced every 20 ms, like TensorFlow replaces them:
+a reader that starts again finds another save).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the tests of this folder share: what bnstat shows of a file, and its command line."""
+"""Helpers for these tests: models as text, the command line, hand-made layers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
+import numpy as np
+
 import bnstat
 from bnstat.exchange import json as as_json
+from tests.fuzz import handmade
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,8 +23,17 @@ Judge = Callable[[Path], str]
 """Judges a path within the limits of the fuzzer; gives `answer...` or `error: KIND`."""
 
 
-def shown(path: Path | str) -> str:
-    """Everything that bnstat tells of a model, as JSON, but for its path."""
+def layers(name: str = "bn", channels: int = 3, count: int = 1) -> dict[str, np.ndarray]:
+    """Return the variables of layers by key; several layers are numbered, and differ."""
+    return {
+        f"{name if count == 1 else f'{name}{number}'}/{role}": array * (number + 1)
+        for number in range(count)
+        for role, array in handmade.values(channels).items()
+    }
+
+
+def exported(path: Path | str) -> str:
+    """Return everything that bnstat reads of a model, as JSON without its path."""
     model = bnstat.load(path)
     text = io.StringIO()
     as_json.dump(model, text)
@@ -29,20 +41,23 @@ def shown(path: Path | str) -> str:
 
 
 def refused(path: Path | str) -> bool:
-    """Whether a model cannot be shown, by an error of bnstat's own."""
-    try:
-        shown(path)
-    except bnstat.BnstatError:
-        return True
-    return False
+    """Return True if bnstat refuses a model."""
+    return exported_or_none(path) is None
 
 
-def shown_or_error(path: Path | str) -> str | None:
-    """What is shown of a model; None where bnstat refuses it."""
+def exported_or_none(path: Path | str) -> str | None:
+    """Do the same, but return None if bnstat refuses the model."""
     try:
-        return shown(path)
+        return exported(path)
     except bnstat.BnstatError:
         return None
+
+
+def shell(script: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run a bash script in the repository, five minutes at most."""
+    return subprocess.run(
+        ["bash", "-c", script], capture_output=True, cwd=ROOT, timeout=300, check=False, **options
+    )
 
 
 def command(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[bytes]:

@@ -24,7 +24,7 @@ from tests.fuzz.handmade import keras_archive, zipped
 from tests.hardening.support import Judge, lines_run
 
 MOST = 64 << 20
-"""Zeros to compress: what is refused at this size is refused at any."""
+"""Zeros to compress: anything refused at this size is refused at any size."""
 
 
 def test_a_zip_bomb(tmp_path: Path, judged: Judge) -> None:
@@ -37,8 +37,8 @@ def test_a_zip_bomb(tmp_path: Path, judged: Judge) -> None:
         assert judged(path).startswith("error")
 
 
-def test_a_zip_whose_members_all_lie_over_one_another(tmp_path: Path, judged: Judge) -> None:
-    """One compressed megabyte that a thousand entries name: each is all there is to see."""
+def test_a_zip_of_overlapping_members(tmp_path: Path, judged: Judge) -> None:
+    """A thousand entries for the same compressed megabyte."""
     packed = zlib.compressobj(9, zlib.DEFLATED, -15)
     raw = packed.compress(bytes(MOST)) + packed.flush()
     name = b"x.h5"
@@ -105,7 +105,7 @@ def test_an_archive_of_many_folders(tmp_path: Path) -> None:
 
 
 def _crowded_zip(entries: int, unused: int = 0) -> bytes:
-    """A zip with one member, and a table of contents that lists it many times."""
+    """A zip with one member that its directory lists many times."""
     small = zipped([("config.json", b"{}")])
     end = small.rindex(b"PK\x05\x06")
     start = int.from_bytes(small[end + 16 : end + 20], "little")
@@ -118,7 +118,7 @@ def _crowded_zip(entries: int, unused: int = 0) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", ["zip", "keras", "npz", "pt"])
-def test_a_table_of_contents_is_bounded_before_it_is_parsed(suffix: str, tmp_path: Path) -> None:
+def test_the_directory_is_limited_before_it_is_parsed(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"m.{suffix}"
     path.write_bytes(_crowded_zip(100_001))
 
@@ -129,14 +129,14 @@ def test_a_table_of_contents_is_bounded_before_it_is_parsed(suffix: str, tmp_pat
     assert lines_run(load, zipfile) < 2000
 
 
-def test_a_table_of_contents_of_great_length(tmp_path: Path) -> None:
+def test_a_long_directory(tmp_path: Path) -> None:
     path = tmp_path / "m.zip"
     path.write_bytes(_crowded_zip(1, unused=65 << 20))
     with pytest.raises(bnstat.BnstatError, match="directory of more than 64 MB"):
         bnstat.load(path)
 
 
-def test_a_table_of_contents_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_directory_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
 
     class Counted(zipfile.ZipFile):
@@ -161,14 +161,14 @@ def test_an_archive_of_deep_folders(tmp_path: Path, judged: Judge) -> None:
 
 def _pax(records: list[tuple[str, str]]) -> bytes:
     """The records of a pax header."""
-    found = b""
+    encoded = b""
     for key, value in records:
         rest = f" {key}={value}\n".encode()
         length = len(rest) + 1
         while len(str(length)) + len(rest) != length:
             length += 1
-        found += str(length).encode() + rest
-    return found
+        encoded += str(length).encode() + rest
+    return encoded
 
 
 def _tar(*members: tuple[bytes, bytes]) -> bytes:
@@ -203,7 +203,7 @@ TARS: dict[str, list[tuple[bytes, bytes]]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", TARS)
-def test_a_tar_with_much_in_its_headers(kind: str, tmp_path: Path, judged: Judge) -> None:
+def test_a_tar_with_large_headers(kind: str, tmp_path: Path, judged: Judge) -> None:
     path = tmp_path / "m.tar"
     path.write_bytes(_tar(*TARS[kind]))
     assert judged(path).startswith("error")
@@ -219,31 +219,31 @@ def test_a_tar_with_much_in_its_headers(kind: str, tmp_path: Path, judged: Judge
 
 
 def test_headers_of_tars_are_read(tmp_path: Path) -> None:
-    """Every way to write a long name, a size and a sparse file that a bound may stand in for."""
+    """Long names, sizes and sparse files in every tar format."""
     name = "a/" * 90 + "x"
     image = io.BytesIO()
     for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
         image = io.BytesIO()
         with tarfile.open(fileobj=image, mode="w", format=form) as whole:
-            for each in (name, "b\u00e4") if form != tarfile.USTAR_FORMAT else (name,):
-                info = tarfile.TarInfo(each)
+            for member_name in (name, "b\u00e4") if form != tarfile.USTAR_FORMAT else (name,):
+                info = tarfile.TarInfo(member_name)
                 info.size = 3
                 whole.addfile(info, io.BytesIO(b"123"))
         path = tmp_path / f"{form}.tar"
         path.write_bytes(image.getvalue())
         folder = archive.open_archive(LocalFile(str(path)))
         assert folder is not None
-        found = folder.file(name)
-        assert found is not None
-        assert found.read() == b"123"
+        member = folder.file(name)
+        assert member is not None
+        assert member.read() == b"123"
         assert (folder.file("b\u00e4") is not None) is (form != tarfile.USTAR_FORMAT)
     sized = _tar((b"x", _pax([("size", "5"), ("path", "c")])), (b"0", b"12345"))
     path.write_bytes(sized)
     folder = archive.open_archive(LocalFile(str(path)))
     assert folder is not None
-    found = folder.file("c")
-    assert found is not None
-    assert found.read() == b"12345"
+    member = folder.file("c")
+    assert member is not None
+    assert member.read() == b"12345"
 
 
 def _tar_header(name: str, size: bytes) -> bytes:
@@ -256,7 +256,7 @@ def _tar_header(name: str, size: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("size", [-512, -1024, -1, 2**62, 2**63 - 1, 2**70])
-def test_a_tar_whose_sizes_lead_anywhere(size: int, tmp_path: Path, judged: Judge) -> None:
+def test_a_tar_with_impossible_sizes(size: int, tmp_path: Path, judged: Judge) -> None:
     """A negative size has sent Python's tarfile in circles (CVE-2025-8194)."""
     sign = b"\xff" if size < 0 else b"\x80"
     number = sign + (size % (1 << 88)).to_bytes(11, "big")
@@ -267,9 +267,7 @@ def test_a_tar_whose_sizes_lead_anywhere(size: int, tmp_path: Path, judged: Judg
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_ways_of_compressing_that_take_memory_at_will(
-    method: int, tmp_path: Path, judged: Judge
-) -> None:
+def test_compression_methods_without_limits(method: int, tmp_path: Path, judged: Judge) -> None:
     path = tmp_path / "m.keras"
     path.write_bytes(zipped([("config.json", b"{}"), ("model.weights.h5", b"x" * 99)], method))
     assert judged(path) == "error: UnsupportedError"
@@ -297,8 +295,8 @@ def test_a_dataset_that_claims_more_than_the_file_has(
     assert judged(path) == "error: DamagedError"
 
 
-def test_many_datasets_that_claim_a_little_too_much_each(tmp_path: Path, judged: Judge) -> None:
-    """A thousand times 10 MB that were never written: each alone would do."""
+def test_many_datasets_that_claim_too_much_together(tmp_path: Path, judged: Judge) -> None:
+    """A thousand times 10 MB that were never written: each alone would be read."""
 
     def fill(file: h5py.File) -> None:
         for number in range(250):

@@ -1,4 +1,4 @@
-"""Structures in circles, nested without end, or that name what is not there."""
+"""Structures with cycles, deep nesting, or references to missing parts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bnstat.formats.contents import Contents, Layer
 from tests.fuzz import handmade, wire
 from tests.fuzz.handmade import zipped
 from tests.fuzz.wire import Field, encode
-from tests.hardening.support import Judge, write
+from tests.hardening.support import Judge, layers, write
 
 # Cycles
 
@@ -38,17 +38,15 @@ def _children(node: Field) -> dict[str, int]:
     children = {}
     for field in wire.parse(node.value):
         assert isinstance(field.value, bytes)
-        told = {part.number: part.value for part in wire.parse(field.value)}
-        name = told[2]
+        parts = {part.number: part.value for part in wire.parse(field.value)}
+        name = parts[2]
         assert isinstance(name, bytes)
-        children[name.decode()] = int(told.get(1, 0))
+        children[name.decode()] = int(parts.get(1, 0))
     return children
 
 
 @pytest.mark.parametrize("child", [-1, 7, 2**31 - 1, 2**40])
-def test_object_graphs_that_name_what_is_not_there(
-    child: int, tmp_path: Path, judged: Judge
-) -> None:
+def test_object_graphs_with_missing_children(child: int, tmp_path: Path, judged: Judge) -> None:
     message, tensors = handmade.bn_graph()
     graph = message + encode([handmade.node({"x": child})])
     judged(write(tmp_path, handmade.object_bundle(graph, tensors)))
@@ -125,7 +123,7 @@ def test_functions_that_call(functions: list[bytes], tmp_path: Path, judged: Jud
     meta = encode([Field(1, 2, encode([Field(5, 2, b"2.0")])), Field(2, 2, graph)])
     saved = encode([Field(1, 0, 1), Field(2, 2, meta)])
     judged(write(tmp_path / "saved", {"saved_model.pb": saved}))
-    files = handmade.bundle({f"bn/{role}": a for role, a in handmade.values().items()})
+    files = handmade.bundle(layers())
     assert judged(write(tmp_path / "beside", {**files, "m.meta": meta})).startswith("answer")
 
 
@@ -218,7 +216,7 @@ def test_groups_in_circles(tmp_path: Path, judged: Judge) -> None:
 # Nowhere
 
 
-def test_a_configuration_that_names_variables_which_are_not_there() -> None:
+def test_a_configuration_that_names_missing_variables() -> None:
     config = {"name": "bn", "momentum": 0.9}
     layer = Layer("bn", "BatchNormalization", config, {"moving_mean": "gone"}, "bn")
     model = discover(Contents(bnstat.Source("m", "saved-model"), {}, layers=[layer]))

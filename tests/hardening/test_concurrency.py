@@ -1,4 +1,4 @@
-"""Reading while a job saves: every answer is one whole checkpoint's, or a clear error.
+"""Reading while a job saves: every result is one complete checkpoint, or a clear error.
 
 pytest tests/hardening/test_concurrency.py --seconds 60
 """
@@ -73,7 +73,7 @@ def job(how: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.parametrize("how", HOWS)
-def test_every_answer_is_a_whole_checkpoints(how: str, tmp_path: Path, rounds: Rounds) -> None:
+def test_results_of_python(how: str, tmp_path: Path, rounds: Rounds) -> None:
     outcomes = Counter[str]()
     with job(how, tmp_path):
         for _ in rounds(50):
@@ -85,9 +85,7 @@ def test_every_answer_is_a_whole_checkpoints(how: str, tmp_path: Path, rounds: R
 
 
 @pytest.mark.parametrize("how", HOWS)
-def test_every_answer_of_the_command_line_is_a_whole_checkpoints(
-    how: str, tmp_path: Path, rounds: Rounds
-) -> None:
+def test_results_of_the_command_line(how: str, tmp_path: Path, rounds: Rounds) -> None:
     outcomes = Counter[str]()
     with job(how, tmp_path):
         for _ in rounds(3):
@@ -98,7 +96,7 @@ def test_every_answer_of_the_command_line_is_a_whole_checkpoints(
 
 
 def _report(how: str, outcomes: Outcomes, folder: Path) -> None:
-    """Print how it went, for `pytest -s`; the newest checkpoint tells how many were saved.
+    """Print the outcomes for `pytest -s`; the newest checkpoint contains the number of saves.
 
     The job was killed, perhaps between the two files of a save.
     """
@@ -125,18 +123,18 @@ def _count(read: Callable[..., object], outcomes: Outcomes, what: str, count: in
 
 
 def _demand_whole(model: bnstat.Model) -> None:
-    """All layers are there, and all their numbers are the checkpoint's step."""
+    """Check that all layers exist, and that all numbers are the checkpoint's step."""
     assert len(model) == LAYERS
-    found = set()
+    values = set()
     for layer in model:
         assert set(layer.variables) == set(ROLES)
         for role in ROLES:
             array = layer.array(role)
             assert array is not None
-            found |= set(np.unique(array).tolist())
-    assert len(found) == 1, f"a mixture of checkpoints: {found}"
+            values |= set(np.unique(array).tolist())
+    assert len(values) == 1, f"a mixture of checkpoints: {values}"
     if model.source.step is not None:
-        assert found == {model.source.step}
+        assert values == {model.source.step}
 
 
 def _load(folder: Path) -> int:
@@ -188,11 +186,11 @@ def _export(folder: Path, outcomes: Outcomes) -> None:
     if code != 2:
         model: dict[str, Any] = json.loads(output)
         assert len(model["layers"]) == LAYERS
-        found = {
+        values = {
             value for layer in model["layers"] for role in ROLES for value in layer[role]["values"]
         }
-        assert len(found) == 1, f"a mixture of checkpoints: {found}"
-        assert model["source"]["step"] in (None, *found)
+        assert len(values) == 1, f"a mixture of checkpoints: {values}"
+        assert model["source"]["step"] in (None, *values)
 
 
 def _inspect(folder: Path, outcomes: Outcomes) -> None:

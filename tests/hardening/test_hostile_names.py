@@ -1,4 +1,4 @@
-"""Names made to harm who sees them: a terminal, a browser, a spreadsheet, a parser."""
+"""Names made to harm a terminal, a browser, a spreadsheet or a parser."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import bnstat
 from tests.builders import effort
 from tests.fuzz import handmade
-from tests.hardening.support import command, write
+from tests.hardening.support import command, layers, write
 from tests.hardening.test_pipe import at_terminal
 
 HOSTILE = {
@@ -27,7 +27,7 @@ HOSTILE = {
     "another formula": "@SUM(1+1)*cmd|' /C calc'!A0",
     "a tab": "\t=1+1",
     "a backspace": "abc\x08\x08\x08xyz\x7f",
-    "bytes that are no text": "\udcff\udcfe",
+    "bytes that are not text": "\udcff\udcfe",
     "a zero": "a\x00b",
     "quotes": "\"'`$(touch x);|&<script>alert(1)</script>",
     "combining": "Z" + "\u0301" * 300,
@@ -39,7 +39,7 @@ HOSTILE = {
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two checkpoints with a layer of each such name, and something wrong with all."""
+    """Two checkpoints with a layer of each such name, all with findings."""
     folder = tmp_path_factory.mktemp("run")
     for step in range(2):
         tensors = {
@@ -107,17 +107,17 @@ def test_hostile_names_are_exact_in_json_and_npz(hostile: Path, tmp_path: Path) 
     model = bnstat.load(hostile)
     assert set(model.keys()) == set(HOSTILE.values())
     exported = json.loads(command("export", hostile).stdout)
-    assert [each["name"] for each in exported["layers"]] == model.keys()
+    assert [layer["name"] for layer in exported["layers"]] == model.keys()
     target = tmp_path / "x.npz"
     assert command("export", hostile, "-o", target).returncode == 0
     with np.load(target, allow_pickle=False) as arrays:
         assert len(arrays.files) == 4 * len(model)
         for layer in model:
             for role in handmade.ROLES:
-                # A ZIP's names hold neither a zero byte nor what is no text.
-                if layer.name not in (HOSTILE["a zero"], HOSTILE["bytes that are no text"]):
-                    found = arrays[f"{layer.name}/{role}"]
-                    np.testing.assert_array_equal(found, layer.array(role))
+                # Names in a zip cannot contain zero bytes or invalid text.
+                if layer.name not in (HOSTILE["a zero"], HOSTILE["bytes that are not text"]):
+                    array = arrays[f"{layer.name}/{role}"]
+                    np.testing.assert_array_equal(array, layer.array(role))
 
 
 def test_cells_that_a_spreadsheet_would_run(hostile: Path) -> None:
@@ -133,7 +133,7 @@ def test_cells_that_a_spreadsheet_would_run(hostile: Path) -> None:
                 assert is_number or not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
 
 
-def test_a_notebooks_table_holds_no_foreign_html(hostile: Path) -> None:
+def test_notebook_tables_escape_html(hostile: Path) -> None:
     page = bnstat.load(hostile)._repr_html_()
     assert "<script" not in page
     assert page.replace("\n", "").isprintable()
@@ -144,8 +144,7 @@ def test_a_notebooks_table_holds_no_foreign_html(hostile: Path) -> None:
 def test_a_name_of_ten_megabytes(where: str, tmp_path: Path) -> None:
     name = "n" * (10 << 20)
     if where == "bundle":
-        tensors = {f"{name}/{role}": array for role, array in handmade.values().items()}
-        path = write(tmp_path, handmade.bundle(tensors))
+        path = write(tmp_path, handmade.bundle(layers(name)))
     else:
         path = tmp_path / ("m.keras" if where == "config" else "m.weights.h5")
         config = handmade.config()

@@ -1,4 +1,4 @@
-"""What leads out of a file, and code in it: neither is followed."""
+"""Links out of a file are not followed, and code in it is not run."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import pytest
 import bnstat
 from tests.fuzz import handmade, ports
 from tests.fuzz.handmade import tar, zipped
-from tests.hardening.support import Judge, shown, write
+from tests.hardening.support import Judge, exported, layers, write
 
-# What leads out of a file
+# Links out of a file
 
 SECRET = "a secret of this machine"
 
@@ -39,10 +39,9 @@ def outside(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "name", ["../outside/secret.txt", "/{0}/secret.txt", "a/../../outside/secret.txt", "..\\x"]
 )
-def test_archive_members_that_climb_out(name: str, outside: Path, tmp_path: Path) -> None:
+def test_archive_members_outside_the_archive(name: str, outside: Path, tmp_path: Path) -> None:
     name = name.format(str(outside).lstrip("/"))
-    tensors = {f"bn/{role}": array for role, array in handmade.values().items()}
-    files = {**handmade.bundle(tensors), name: b"overwritten"}
+    files = {**handmade.bundle(layers()), name: b"overwritten"}
     before = sorted(path for path in tmp_path.rglob("*"))
     for suffix, content in (
         ("zip", zipped(list(files.items()))),
@@ -63,10 +62,9 @@ def test_archive_members_that_climb_out(name: str, outside: Path, tmp_path: Path
 def test_links_and_devices_in_a_tar(
     kind: bytes, outside: Path, tmp_path: Path, judged: Judge
 ) -> None:
-    tensors = {f"bn/{role}": array for role, array in handmade.values().items()}
     image = io.BytesIO()
     with tarfile.open(fileobj=image, mode="w") as archive:
-        for name, content in handmade.bundle(tensors).items():
+        for name, content in handmade.bundle(layers()).items():
             info = tarfile.TarInfo(name)
             if ".data" in name:
                 info.type, info.linkname = kind, str(outside / "raw")
@@ -100,9 +98,7 @@ def _leading_out(outside: Path) -> dict[str, Callable[[h5py.File, str], None]]:
 
 @pytest.mark.parametrize("kind", ["an external link", "a virtual dataset", "external storage"])
 @pytest.mark.parametrize("ending", ["weights.h5", "keras"])
-def test_hdf5_that_leads_out_of_its_file(
-    kind: str, ending: str, outside: Path, tmp_path: Path
-) -> None:
+def test_hdf5_links_to_other_files(kind: str, ending: str, outside: Path, tmp_path: Path) -> None:
     lead_out = _leading_out(outside)[kind]
 
     def fill(file: h5py.File) -> None:
@@ -116,14 +112,14 @@ def test_hdf5_that_leads_out_of_its_file(
     is_archive = ending == "keras"
     path.write_bytes(handmade.keras_archive(fill=fill) if is_archive else handmade.hdf5(fill))
     try:
-        text = shown(path)
+        text = exported(path)
     except bnstat.BnstatError:
         return
     assert "31337" not in text
 
 
 @pytest.mark.parametrize("name", ["../outside/secret.h5", "/{0}/secret.h5", "..", ".", ""])
-def test_sharded_weights_that_name_files_elsewhere(
+def test_sharded_weights_that_name_other_folders(
     name: str, outside: Path, tmp_path: Path, judged: Judge
 ) -> None:
     index = {"weight_map": {"/vars": name.format(str(outside).lstrip("/")), "/x": "a.h5"}}
@@ -131,15 +127,14 @@ def test_sharded_weights_that_name_files_elsewhere(
     assert judged(folder / "m.weights.json").startswith("error")
 
 
-def test_a_state_file_that_names_checkpoints_elsewhere(outside: Path, tmp_path: Path) -> None:
+def test_a_state_file_that_names_other_folders(outside: Path, tmp_path: Path) -> None:
     tensors = {f"bn/{role}": np.full(3, 31337.0) for role in handmade.ROLES}
     write(outside, handmade.bundle(tensors))
-    own = {f"bn/{role}": array for role, array in handmade.values().items()}
     state = f'model_checkpoint_path: "{outside}/m"\nall_model_checkpoint_paths: "../outside/m"\n'
     folder = write(
-        tmp_path / "run", {**handmade.bundle(own, prefix="n"), "checkpoint": state.encode()}
+        tmp_path / "run", {**handmade.bundle(layers(), prefix="n"), "checkpoint": state.encode()}
     )
-    assert "31337" not in shown(folder)
+    assert "31337" not in exported(folder)
 
 
 IN_PARTS: dict[str, tuple[dict[str, bytes], str, str]] = {
@@ -156,35 +151,35 @@ IN_PARTS: dict[str, tuple[dict[str, bytes], str, str]] = {
     ),
     "keras": (handmade.sharded(), "m.weights.json", "m_00000.weights.h5"),
 }
-"""Models that name other files: all of their files, the one that names them, one that it names."""
+"""Models in several files: all files, the one to open, another part."""
 
 
 @pytest.mark.parametrize("kind", IN_PARTS)
 def test_a_part_that_is_a_link_out_of_the_folder(kind: str, tmp_path: Path) -> None:
     files, entry, part = IN_PARTS[kind]
     folder = write(tmp_path / "m", files)
-    expected = shown(folder / entry)
+    expected = exported(folder / entry)
     below = folder / "below"
     below.mkdir()
     (folder / part).rename(below / "part")
     (folder / part).symlink_to("below/part")
-    assert shown(folder / entry) == expected
+    assert exported(folder / entry) == expected
     below.rename(tmp_path / "outside")
     # The part is a link into a folder of the model, and that folder is a link out of it.
     below.symlink_to(tmp_path / "outside")
     with pytest.raises(bnstat.BnstatError, match="is a link that leads out of the model's folder"):
-        shown(folder / entry)
+        exported(folder / entry)
     (folder / part).unlink()
     (folder / part).symlink_to(tmp_path / "outside" / "part")
     with pytest.raises(bnstat.BnstatError, match="is a link that leads out of the model's folder"):
-        shown(folder / entry)
+        exported(folder / entry)
 
 
 @pytest.mark.parametrize("kind", IN_PARTS)
 def test_the_links_of_a_hubs_cache_are_followed(kind: str, tmp_path: Path) -> None:
     """Hugging Face's library keeps `snapshots/REVISION/FILE -> ../../blobs/HASH`."""
     files, entry, _ = IN_PARTS[kind]
-    expected = shown(write(tmp_path / "plain", files) / entry)
+    expected = exported(write(tmp_path / "plain", files) / entry)
     cache = tmp_path / "models--me--net"
     snapshot = cache / "snapshots" / "1a2b"
     snapshot.mkdir(parents=True)
@@ -192,9 +187,9 @@ def test_the_links_of_a_hubs_cache_are_followed(kind: str, tmp_path: Path) -> No
     write(cache / "blobs", blobs)
     for name, blob in zip(files, blobs, strict=True):
         (snapshot / name).symlink_to(f"../../blobs/{blob}")
-    assert shown(snapshot / entry) == expected
+    assert exported(snapshot / entry) == expected
     (tmp_path / "link").symlink_to(snapshot)
-    assert shown(tmp_path / "link" / entry) == expected
+    assert exported(tmp_path / "link" / entry) == expected
 
 
 # Code

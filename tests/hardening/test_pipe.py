@@ -1,4 +1,4 @@
-"""What a shell does to a command: pipes that close, Ctrl-C, odd locales, narrow terminals."""
+"""The command line in a shell: closed pipes, Ctrl-C, locales, narrow terminals."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ import pytest
 
 from tests.builders.signals import heeded
 from tests.fuzz import handmade
-from tests.hardening.support import ROOT, command, write
+from tests.hardening.support import ROOT, command, layers, shell, write
 
 DIGITS = ROOT / "tests" / "data" / "digits" / "run"
+C_LOCALE = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 COMMANDS = (
     "inspect",
     "export --json",
@@ -33,21 +34,15 @@ COMMANDS = (
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose export does not fit into a pipe's buffer by far."""
-    tensors = {
-        f"bn{layer}/{role}": array
-        for layer in range(4)
-        for role, array in handmade.values(100_000).items()
-    }
+    """A model whose export is much larger than a pipe's buffer."""
+    tensors = layers(channels=100_000, count=4)
     return write(tmp_path_factory.mktemp("large"), handmade.bundle(tensors))
 
 
 @pytest.mark.parametrize("form", ["--json", "--csv", "--npz"])
 def test_a_pipe_that_closes_early_ends_quietly(form: str, large: Path) -> None:
     script = f"set -o pipefail; {sys.executable} -m bnstat export {large} {form} | head -c 10"
-    result = subprocess.run(
-        ["bash", "-c", script], capture_output=True, cwd=ROOT, timeout=300, check=False
-    )
+    result = shell(script)
     assert len(result.stdout) == 10
     assert result.stderr == b""
     assert result.returncode == 128 + signal.SIGPIPE
@@ -55,15 +50,13 @@ def test_a_pipe_that_closes_early_ends_quietly(form: str, large: Path) -> None:
 
 def test_head_of_json(large: Path) -> None:
     script = f"{sys.executable} -m bnstat export {large} --json | head -1"
-    result = subprocess.run(
-        ["bash", "-c", script], capture_output=True, cwd=ROOT, timeout=300, check=False
-    )
+    result = shell(script)
     assert result.stdout == b'{"schema": 1,\n'
     assert (result.stderr, result.returncode) == (b"", 0)
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_a_closed_standard_output_is_told_without_a_traceback(line: str) -> None:
+def test_closed_standard_output(line: str) -> None:
     name, *rest = line.format(DIGITS).split()
     paths = [] if "diff" in line else [DIGITS]
     result = command(name, *rest, *paths, stdout=None, preexec_fn=lambda: os.close(1))
@@ -72,10 +65,10 @@ def test_a_closed_standard_output_is_told_without_a_traceback(line: str) -> None
     assert result.stderr.count(b"\n") == 1
 
 
-def test_closed_standard_error_takes_nothing_away() -> None:
-    told = command("inspect", DIGITS)
+def test_closed_standard_error() -> None:
+    expected = command("inspect", DIGITS)
     result = command("inspect", DIGITS, stderr=None, preexec_fn=lambda: os.close(2))
-    assert (result.stdout, result.returncode) == (told.stdout, 0)
+    assert (result.stdout, result.returncode) == (expected.stdout, 0)
 
 
 @pytest.mark.parametrize("where", ["stdout", "file"])
@@ -87,10 +80,10 @@ def test_closed_standard_error_takes_nothing_away() -> None:
         (signal.SIGHUP, -signal.SIGHUP),
     ],
 )
-def test_what_ends_it_while_it_writes_leaves_no_trace(
+def test_signals_while_writing_leave_nothing(
     where: str, number: signal.Signals, code: int, large: Path, tmp_path: Path
 ) -> None:
-    """Ctrl-C, `kill` or a closed terminal: the usual end, nothing said, no file."""
+    """Ctrl-C, `kill` and a closed terminal end it quietly, without a file."""
     read, written = os.pipe()
     out = tmp_path / "out"
     out.mkdir()
@@ -105,15 +98,15 @@ def test_what_ends_it_while_it_writes_leaves_no_trace(
     os.close(written)
     assert os.read(read, 1)
     process.send_signal(number)
-    _, said = process.communicate(timeout=300)
+    _, stderr = process.communicate(timeout=300)
     os.close(read)
     assert process.returncode == code
-    assert said == b""
+    assert stderr == b""
     assert os.listdir(out) == []
 
 
 def _interrupted_while_writing(model: Path, target: str, seconds: float = 600) -> list[str]:
-    """The command line, made to say on standard output that it has begun to write a file."""
+    """Return a command that prints when it starts to write a file, then waits."""
     script = """
 import sys, time
 from bnstat.exchange import json
@@ -131,22 +124,15 @@ run()
     return [sys.executable, "-c", script, str(model), target, str(seconds)]
 
 
-def test_a_shell_sees_the_status_of_a_death_by_signal(large: Path, tmp_path: Path) -> None:
+def test_the_status_after_a_signal(large: Path, tmp_path: Path) -> None:
     child = shlex.join(_interrupted_while_writing(large, str(tmp_path / "x.json")))
     script = f"coproc {child}; read -u ${{COPROC[0]}}; kill -TERM $COPROC_PID; wait $COPROC_PID"
-    result = subprocess.run(
-        ["bash", "-c", script],
-        capture_output=True,
-        cwd=ROOT,
-        timeout=300,
-        check=False,
-        preexec_fn=heeded,
-    )
+    result = shell(script, preexec_fn=heeded)
     assert (result.returncode, result.stderr) == (128 + signal.SIGTERM, b"")
     assert os.listdir(tmp_path) == []
 
 
-def test_a_signal_that_nohup_ignores_stays_ignored(large: Path, tmp_path: Path) -> None:
+def test_signals_that_nohup_ignores(large: Path, tmp_path: Path) -> None:
     script = _interrupted_while_writing(large, str(tmp_path / "x.json"), seconds=0.5)
     process = subprocess.Popen(
         script,
@@ -165,9 +151,7 @@ def test_a_signal_that_nohup_ignores_stays_ignored(large: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)]
 )
-def test_a_signal_that_comes_while_an_object_is_deleted_is_not_lost(
-    number: signal.Signals, code: int
-) -> None:
+def test_signals_while_an_object_is_deleted(number: signal.Signals, code: int) -> None:
     script = """
 import os, sys, time
 import bnstat.cli
@@ -194,8 +178,8 @@ run()
     assert (result.returncode, result.stdout, result.stderr) == (code, b"", b"")
 
 
-def test_ctrl_c_while_it_starts() -> None:
-    """No traceback from bnstat's first line on; before it there is Python alone."""
+def test_ctrl_c_at_the_start() -> None:
+    """Once bnstat's own code runs, there is no traceback."""
     for delay in (0.08, 0.12, 0.16, 0.2, 0.25):
         process = subprocess.Popen(
             [sys.executable, "-m", "bnstat", "inspect", str(DIGITS)],
@@ -206,19 +190,18 @@ def test_ctrl_c_while_it_starts() -> None:
         )
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=300)
+        _, stderr = process.communicate(timeout=300)
         assert process.returncode in (0, 130, -signal.SIGINT)
-        assert b"bnstat/cli" not in said
-        assert b"in run" not in said
+        assert b"bnstat/cli" not in stderr
+        assert b"in run" not in stderr
 
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_the_plain_locale(line: str) -> None:
-    """No output fails for a character that the locale does not have."""
+    """No output fails for a character outside the locale."""
     name, *rest = line.format(DIGITS).split()
     paths = [] if "diff" in line else [DIGITS]
-    plain = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    result = command(name, *rest, *paths, env={**plain, "PYTHONIOENCODING": "ascii:strict"})
+    result = command(name, *rest, *paths, env={**C_LOCALE, "PYTHONIOENCODING": "ascii:strict"})
     assert result.returncode in (0, 1)
     assert result.stdout
     assert b"Traceback" not in result.stderr
@@ -226,14 +209,12 @@ def test_the_plain_locale(line: str) -> None:
         result.stdout.decode("ascii")
 
 
-def test_a_name_that_the_locale_does_not_have(tmp_path: Path) -> None:
-    tensors = {f"блок/{role}": array for role, array in handmade.values().items()}
-    folder = write(tmp_path, handmade.bundle(tensors))
-    plain = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    result = command("inspect", folder, env={**plain, "PYTHONIOENCODING": "ascii:strict"})
+def test_names_outside_the_locale(tmp_path: Path) -> None:
+    folder = write(tmp_path, handmade.bundle(layers("блок")))
+    result = command("inspect", folder, env={**C_LOCALE, "PYTHONIOENCODING": "ascii:strict"})
     assert result.returncode == 0
     assert rb"\u0431\u043b\u043e\u043a" in result.stdout
-    assert "блок" in command("export", folder, env=plain).stdout.decode()
+    assert "блок" in command("export", folder, env=C_LOCALE).stdout.decode()
 
 
 @pytest.mark.parametrize("columns", [20, 40, 80, 200])
@@ -249,7 +230,7 @@ def test_no_table_is_wider_than_the_terminal(line: str, columns: int) -> None:
 
 
 def at_terminal(arguments: list[str], columns: int) -> list[str]:
-    """The lines that the command writes to a terminal of that width, without colours."""
+    """Return the lines that a command writes to a terminal of that width."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     environment = {**os.environ, "NO_COLOR": "1", "TERM": "xterm"}
@@ -273,16 +254,16 @@ def at_terminal(arguments: list[str], columns: int) -> list[str]:
             break
         output += piece
     os.close(master)
-    _, said = process.communicate(timeout=300)
-    assert process.returncode in (0, 1), said
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode in (0, 1), stderr
     return output.decode().replace("\r\n", "\n").split("\n")
 
 
 @pytest.mark.parametrize("end", [b"\r\n", b"\n", b"\r\n\r\n"])
 def test_line_ends_of_windows_in_the_state_file(end: bytes, tmp_path: Path) -> None:
     files = {
-        **handmade.bundle({f"bn/{r}": a for r, a in handmade.values().items()}, prefix="m-1"),
-        **handmade.bundle({f"bn/{r}": a + 1 for r, a in handmade.values().items()}, prefix="m-2"),
+        **handmade.bundle(layers(), prefix="m-1"),
+        **handmade.bundle({key: array + 1 for key, array in layers().items()}, prefix="m-2"),
     }
     state = [
         b'model_checkpoint_path: "C:\\\\runs\\\\cnn\\\\m-1"',

@@ -1,4 +1,4 @@
-"""Several threads read one model, and all get what one thread gets."""
+"""Several threads that read one model get the same as one thread."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def together(work: Callable[[int], None]) -> None:
 
 
 def read(contents: Contents, key: str) -> np.ndarray | str:
-    """An array, or the error that it has in place of it."""
+    """Return an array, or the error of reading it."""
     try:
         return contents.variables[key].read()
     except BnstatError as error:
@@ -146,10 +146,10 @@ def test_every_piece_of_a_file(
 def _files(path: Path, kind: str, files: dict[str, bytes]) -> tuple[list[File], list[bytes]]:
     from bnstat.storage.archive import open_archive
 
-    whole = LocalFile(str(path))
+    file = LocalFile(str(path))
     if kind == "plain":
-        return [whole], [path.read_bytes()]
-    folder = open_archive(whole)
+        return [file], [path.read_bytes()]
+    folder = open_archive(file)
     assert folder is not None
-    found = [file for name in files if (file := folder.file(name)) is not None]
-    return found, list(files.values())
+    members = [file for name in files if (file := folder.file(name)) is not None]
+    return members, list(files.values())

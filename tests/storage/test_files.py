@@ -1,4 +1,4 @@
-"""Files and folders on disk."""
+"""Files and folders on disk, ranges of files, and streams."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ import errno
 import io
 import os
 import stat
+import time
+import weakref
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
-from bnstat.storage import local
+from bnstat.storage import files, local
 from bnstat.storage.access import Access
-from bnstat.storage.files import File
+from bnstat.storage.archive import Slice, stored_member
+from bnstat.storage.files import File, Range, ahead, prefetch
 from bnstat.storage.find import find
 from bnstat.storage.local import LocalFile, LocalFolder
 from tests.builders.memory import MemoryFile
@@ -37,20 +43,18 @@ def test_ranges(file: LocalFile) -> None:
 
 
 @pytest.mark.parametrize(("offset", "length"), [(0, 11), (-1, 2), (5, -1), (1 << 70, 1), (9, 2)])
-def test_ranges_that_it_does_not_have(file: LocalFile, offset: int, length: int) -> None:
+def test_ranges_beyond_the_file(file: LocalFile, offset: int, length: int) -> None:
     with pytest.raises(DamagedError, match="truncated"):
         file.read(offset, length)
 
 
-def test_it_stays_the_same_file_when_another_takes_its_name(
-    file: LocalFile, tmp_path: Path
-) -> None:
+def test_a_replaced_file_is_still_read(file: LocalFile, tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(b"x" * 10)
     (tmp_path / "other").replace(tmp_path / "ten")
     assert file.read() == b"0123456789"
 
 
-def test_a_file_that_somebody_cuts_short(file: LocalFile, tmp_path: Path) -> None:
+def test_a_file_that_is_truncated_meanwhile(file: LocalFile, tmp_path: Path) -> None:
     os.truncate(tmp_path / "ten", 4)
     with pytest.raises(DamagedError, match="shorter while it was read"):
         file.read(2, 6)
@@ -64,7 +68,7 @@ def test_pointers(tmp_path: Path, file: LocalFile) -> None:
         LocalFile(str(tmp_path / "pointer")).refuse_lfs_pointer()
 
 
-def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(BnstatError, match="not a regular file"):
         LocalFile(str(tmp_path / "pipe"))
@@ -80,12 +84,12 @@ def test_folders(tmp_path: Path, file: LocalFile) -> None:
     folder = LocalFolder(str(tmp_path))
     assert folder.names() == ["b", "broken", "ten"]
     assert folder.matching("b", "n") == ["broken"]
-    found = folder.file("b/c/deep")
-    assert found is not None
-    assert found.read() == b"deep"
-    sibling = found.sibling("deep")
+    deep = folder.file("b/c/deep")
+    assert deep is not None
+    assert deep.read() == b"deep"
+    sibling = deep.sibling("deep")
     assert sibling is not None
-    assert found.sibling("nothing") is None
+    assert deep.sibling("nothing") is None
     assert folder.file("b") is None
     assert folder.file("broken") is None
     assert folder.folder("ten") is None
@@ -103,22 +107,20 @@ def test_folders(tmp_path: Path, file: LocalFile) -> None:
 
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 5000])
-def test_names_that_no_file_can_have(tmp_path: Path, name: str) -> None:
+def test_impossible_names(tmp_path: Path, name: str) -> None:
     assert LocalFolder(str(tmp_path)).file(name) is None
     assert LocalFolder(str(tmp_path)).folder(name) is None
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_what_may_not_be_read(file: LocalFile, tmp_path: Path) -> None:
+def test_unreadable_files(file: LocalFile, tmp_path: Path) -> None:
     (tmp_path / "ten").chmod(0)
     with pytest.raises(BnstatError, match="Permission denied"):
         LocalFile(str(tmp_path / "ten"))
 
 
 @pytest.mark.parametrize("is_positioned", [True, False])
-def test_a_long_read_takes_several(
-    is_positioned: bool, file: LocalFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_reads(is_positioned: bool, file: LocalFile, monkeypatch: pytest.MonkeyPatch) -> None:
     """Linux returns at most 2 GB at once; Windows has no positioned read."""
     pread, read = os.pread, os.read
     monkeypatch.setattr(os, "pread", lambda fd, length, at: pread(fd, min(length, 3), at))
@@ -133,7 +135,7 @@ def test_a_long_read_takes_several(
         file.read()
 
 
-def test_what_a_disk_refuses_is_told(file: LocalFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_the_disk(file: LocalFile, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object) -> bytes:
         raise OSError(errno.EIO, "Input/output error")
 
@@ -156,35 +158,37 @@ def test_a_stream_is_of_the_file_that_was_opened(
         assert stream.read() == file.read() == b"0123456789"
 
 
-def test_a_listing_tells_of_files_and_folders_alone(tmp_path: Path, file: LocalFile) -> None:
+def test_listings_contain_files_and_folders_only(tmp_path: Path, file: LocalFile) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "leads").symlink_to(tmp_path / "folder")
     (tmp_path / "named").symlink_to(tmp_path / "ten")
     (tmp_path / "broken").symlink_to(tmp_path / "nothing")
     os.mkfifo(tmp_path / "pipe")
     entries = LocalFolder(str(tmp_path)).entries()
-    assert [(each.name, each.is_folder, each.size, each.link) for each in entries] == [
+    assert [(entry.name, entry.is_folder, entry.size, entry.link) for entry in entries] == [
         ("folder", True, 0, ""),
         ("leads", True, 0, str((tmp_path / "folder").resolve())),
         ("named", False, 10, ""),
         ("ten", False, 10, ""),
     ]
-    tags = {each.name: each.tag for each in entries}
+    tags = {entry.name: entry.tag for entry in entries}
     assert tags["ten"] == tags["named"] == str((tmp_path / "ten").stat().st_mtime_ns)
     assert tags["folder"] == str((tmp_path / "folder").stat().st_mtime_ns)
     with pytest.raises(NotFoundError, match="no such file or folder"):
         LocalFolder(str(tmp_path / "nothing")).entries()
 
 
-def test_here(tmp_path: Path, file: LocalFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_current_folder(
+    tmp_path: Path, file: LocalFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     here = LocalFolder(".")
     assert here.name == tmp_path.name
-    found = here.file("ten")
-    assert found is not None
-    assert found.path == "ten"
-    assert found.sibling("ten") is not None
-    with found.open() as stream:
+    ten = here.file("ten")
+    assert ten is not None
+    assert ten.path == "ten"
+    assert ten.sibling("ten") is not None
+    with ten.open() as stream:
         assert stream.read() == b"0123456789"
 
 
@@ -204,7 +208,9 @@ class TestFind:
         assert self.found(f"{top}/ten/model-1") == (None, "model-1", None)
         assert self.found("/") == (None, "", "/")
 
-    def test_here(self, tmp_path: Path, file: LocalFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_current_folder(
+        self, tmp_path: Path, file: LocalFile, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.chdir(tmp_path)
         assert self.found("ten") == (".", "ten", None)
         assert self.found(".") == (None, ".", ".")
@@ -213,20 +219,20 @@ class TestFind:
     def test_urls_of_this_machine(self, scheme: str, file: LocalFile) -> None:
         assert self.found(f"{scheme}{file.path}") == self.found(file.path)
 
-    def test_what_is_neither(self, tmp_path: Path) -> None:
+    def test_a_pipe_is_refused(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe")
         with pytest.raises(BnstatError, match="pipe: is neither a file nor a folder"):
             find(str(tmp_path / "pipe"), Access())
 
 
-class Far(MemoryFile):
-    """A file that is read by ranges, as one is that is far away."""
+class Streamed(MemoryFile):
+    """A file that is read by ranges, like a remote one."""
 
     open = File.open
 
 
-def test_ranges_as_a_stream() -> None:
-    file = Far(b"0123456789")
+def test_streams() -> None:
+    file = Streamed(b"0123456789")
     with file.open() as stream:
         assert stream.read(3) == b"012"
         assert stream.readable()
@@ -244,17 +250,17 @@ def test_ranges_as_a_stream() -> None:
         assert stream.read() == b"0123456789"
 
 
-def test_a_pointer_is_hinted_at_where_bytes_are_missing() -> None:
+def test_the_hint_of_a_truncated_pointer() -> None:
     with pytest.raises(DamagedError, match="it is a git-lfs pointer: run `git lfs pull`"):
         MemoryFile(POINTER).read(0, 2000)
-    # What only begins so is a file of its own.
+    # A longer file with this start is a real file.
     with pytest.raises(DamagedError, match="copy or download it again"):
         MemoryFile(POINTER.ljust(1024)).read(0, 2000)
     assert MemoryFile(POINTER.ljust(1023)).is_lfs_pointer()
 
 
 class TestRefusals:
-    """As of files that may not be read, which root may all the same."""
+    """Simulated, because root may read everything."""
 
     @staticmethod
     def refuse(*arguments: object) -> None:
@@ -265,7 +271,7 @@ class TestRefusals:
         with pytest.raises(BnstatError, match="ten: cannot be opened: Permission denied"):
             LocalFile(file.path)
 
-    def test_of_looking(self, file: LocalFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_of_examining(self, file: LocalFile, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, "stat", self.refuse)
         for look in (local.kind_of, LocalFile, lambda path: find(path, Access())):
             with pytest.raises(BnstatError, match="ten: cannot be opened: Permission denied"):
@@ -276,13 +282,140 @@ class TestRefusals:
         with pytest.raises(BnstatError, match="cannot be opened: Permission denied"):
             LocalFolder(str(tmp_path)).names()
 
-    def test_of_names_that_no_file_can_have(self, tmp_path: Path) -> None:
+    def test_of_impossible_names(self, tmp_path: Path) -> None:
         with pytest.raises(BnstatError, match="cannot be opened: embedded null byte"):
             LocalFile(f"{tmp_path}/a\0b")
 
 
-def test_a_file_that_goes_while_it_is_looked_for_is_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_is_deleted_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "kind_of", lambda path: stat.S_IFREG)
     assert LocalFolder(str(tmp_path)).file("gone") is None
+
+
+class Remote(MemoryFile):
+    """A file that records prefetches."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.wanted: list[list[tuple[int, int]]] = []
+
+    def prefetch(self, spans: Sequence[tuple[int, int]]) -> None:
+        self.wanted.append(list(spans))
+
+
+def test_a_range_reads_its_bytes() -> None:
+    file = MemoryFile(b"0123456789")
+    assert Range(file, 3, 4).read() == b"3456"
+    with pytest.raises(DamagedError, match="truncated"):
+        Range(file, 8, 3).read()
+
+
+def test_a_file_prefetches_all_its_ranges_at_once() -> None:
+    one, other = Remote(b"0123456789"), Remote(b"abc")
+    prefetch([Range(one, 8, 2), Range(other, 0, 3), Range(one, 0, 1)])
+    assert one.wanted == [[(8, 2), (0, 1)]]
+    assert other.wanted == [[(0, 3)]]
+    assert one.reads == other.reads == []
+
+
+class Store(files.Store):
+    """A store that records prefetches."""
+
+    def __init__(self) -> None:
+        self.wanted: list[dict[File, list[tuple[int, int]]]] = []
+
+    def prefetch(self, files: Mapping[File, Sequence[tuple[int, int]]]) -> None:
+        self.wanted.append({file: list(spans) for file, spans in files.items()})
+
+
+def test_a_store_prefetches_all_its_files_at_once() -> None:
+    store, elsewhere = Store(), Store()
+    one, other, third, alone = (Remote(b"0123456789") for _ in range(4))
+    one.store = other.store = store
+    third.store = elsewhere
+    prefetch([Range(file, at, 2) for at in (0, 5) for file in (one, third, alone, other)])
+    spans = [(0, 2), (5, 2)]
+    assert store.wanted == [{one: spans, other: spans}]
+    assert elsewhere.wanted == [{third: spans}]
+    assert alone.wanted == [spans]
+    assert one.wanted == other.wanted == third.wanted == []
+
+
+class TestAhead:
+    @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 30])
+    def test_results_come_in_order(self, count: int) -> None:
+        assert list(ahead(lambda n: n * n, range(count), 3)) == [n * n for n in range(count)]
+
+    def test_threads_run_in_parallel(self) -> None:
+        together = Barrier(3)
+        assert len(list(ahead(lambda _: together.wait(10), range(6), 3))) == 6
+
+    def test_items_are_taken_as_results_are(self) -> None:
+        begun = []
+
+        def items() -> Iterator[int]:
+            for item in range(10):
+                begun.append(item)
+                yield item
+
+        results = ahead(lambda n: n, items(), 3)
+        for taken in range(1, 8):
+            assert next(results) == taken - 1
+            assert len(begun) == taken + 2
+
+    def test_closing_waits_for_running_work(self) -> None:
+        done = []
+
+        def work(item: int) -> None:
+            time.sleep(0.05 * item)
+            done.append(item)
+
+        results = ahead(work, range(9), 3)
+        next(results)
+        results.close()
+        assert sorted(done) == [0, 1, 2]
+
+    def test_errors_come_in_order(self) -> None:
+        results = ahead(lambda n: 1 // (n - 1), range(5), 3)
+        assert next(results) == -1
+        with pytest.raises(ZeroDivisionError):
+            next(results)
+
+
+def test_prefetching_does_not_keep_local_files_open(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"0123456789")
+    opened: list[weakref.ref[LocalFile]] = []
+    kept: list[int] = []
+
+    def ranges() -> Iterator[Range]:
+        for _ in range(20):
+            file = LocalFile(str(tmp_path / "f"))
+            opened.append(weakref.ref(file))
+            yield Range(file, 0, 1)
+            kept.append(sum(each() is not None for each in opened))
+
+    prefetch(ranges())
+    assert kept == [1] * 20
+
+
+def test_nested_slices_map_to_the_whole_file() -> None:
+    whole = Remote(b"0123456789")
+    inner = Slice(Slice(whole, 2, 7, "a"), 1, 5, "b")
+    inner.prefetch([(0, 2), (3, 1)])
+    assert whole.wanted == [[(3, 2), (6, 1)]]
+    place = inner.place(1, 3, (slice(0, 3),))
+    assert place == Range(whole, 4, 3, (slice(0, 3),))
+    assert place.read() == inner.read(1, 3) == b"456"
+
+
+def test_the_place_of_a_stored_member_is_in_the_archive() -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("other", b"x" * 100)
+        archive.writestr("weights", b"0123456789")
+    member = stored_member(MemoryFile(stream.getvalue()), "weights")
+    assert member is not None
+    place = member.place(2, 5)
+    assert place is not None
+    assert place.file is not member
+    assert place.read() == b"23456"

@@ -1,1 +1,1 @@
-"""What TensorFlow saves: checkpoints of both kinds and SavedModels."""
+"""TensorFlow's files: checkpoints of both versions, SavedModels and graphs."""

@@ -198,12 +198,9 @@ def shard_names(folder: Folder, prefix: str, shards: int) -> dict[int, str]:
     """Return the name of each shard's data file.
 
     A folder can contain shards of an earlier save with the same prefix and another number of
-    shards. If a folder cannot be listed, the names are those that the header implies.
+    shards. If a folder cannot be listed, the header implies the names.
 
-    Args:
-        folder: the folder of the checkpoint.
-        prefix: the prefix of its files.
-        shards: the number of shards in the bundle's header, which are preferred.
+    The header's number of shards is preferred.
     """
     if not folder.can_list:
         guessed = range(min(shards, _MAX_GUESSED_SHARDS))
@@ -223,13 +220,8 @@ class Bundle:
     The index is read completely. Data files are opened at once, so that they can be read even if
     the checkpoint is deleted meanwhile, but only the requested tensors are read.
 
-    Args:
-        folder: the folder of the checkpoint.
-        prefix: the prefix of its files, such as `model.ckpt-1200`; may be empty.
-        data: True if tensors will be read; otherwise the data files need not exist.
-
-    Attributes:
-        path: folder and prefix, for messages.
+    `prefix` is the common start of its files' names, such as `model.ckpt-1200`; it may be empty.
+    If `data` is false, no tensors will be read and the data files need not exist.
 
     Raises:
         NotFoundError: there is no such index.
@@ -283,12 +275,12 @@ class Bundle:
 
     @property
     def keys(self) -> Collection[str]:
-        """All checkpoint keys in the order of the index, without those of slices."""
-        return _Keys(self._table)
+        """All checkpoint keys in the order of the index, without the keys of slices."""
+        return _Variables(self, self._table, {})
 
     def variables(self, names: Mapping[str, str]) -> Mapping[str, Variable]:
         """Return the tensors by key; `names` holds better names than the keys for some."""
-        return _Variables(self, names)
+        return _Variables(self, self._table, names)
 
     def entry(self, key: str) -> Entry:
         """Return where a tensor is stored.
@@ -303,10 +295,6 @@ class Bundle:
 
     def read(self, key: str, entry: Entry | None = None) -> Array:
         """Return a numeric tensor, bit for bit as it was saved.
-
-        Args:
-            key: its key.
-            entry: its entry, if known.
 
         Raises:
             NotFoundError: its data file is missing.
@@ -334,8 +322,8 @@ class Bundle:
         where = f"{self.path}, {key}"
         if find_dtype(dtype_name(entry.dtype)) is None:
             return []
-        whole = TensorSlice((FULL,) * len(entry.shape))
-        parts = self._parts(key, entry, where) if entry.slices else [(whole, entry)]
+        full = TensorSlice((FULL,) * len(entry.shape))
+        parts = self._parts(key, entry, where) if entry.slices else [(full, entry)]
         places = (
             self._file(stored.shard).place(stored.offset, stored.size, part.box(entry.shape, where))
             for part, stored in parts
@@ -420,28 +408,12 @@ def _encoded(key: str) -> bytes:
     return key.encode("utf-8", "surrogateescape")
 
 
-class _Keys(Collection[str]):
-    def __init__(self, table: Table) -> None:
-        self._table = table
-
-    def __contains__(self, key: object) -> bool:
-        is_key = isinstance(key, str) and key[:1] not in ("", "\0")
-        return is_key and self._table.get(_encoded(str(key))) is not None
-
-    def __iter__(self) -> Iterator[str]:
-        for key, _ in self._table.items():
-            if key[:1] not in (b"", b"\0"):
-                yield key.decode("utf-8", "surrogateescape")
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
 class _Variables(Mapping[str, Variable]):
     """The tensors of a bundle; an entry is parsed when its variable is requested."""
 
-    def __init__(self, bundle: Bundle, names: Mapping[str, str]) -> None:
+    def __init__(self, bundle: Bundle, table: Table, names: Mapping[str, str]) -> None:
         self._bundle = bundle
+        self._table = table
         self._names = names
         self._variables: dict[str, Variable] = {}
 
@@ -459,16 +431,18 @@ class _Variables(Mapping[str, Variable]):
         return self._variables[key]
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return the variable of that key, or `default`."""
         if key not in self:
             return default
         return self[key]
 
     def __contains__(self, key: object) -> bool:
-        return key in self._bundle.keys
+        is_key = isinstance(key, str) and key[:1] not in ("", "\0")
+        return is_key and self._table.get(_encoded(str(key))) is not None
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._bundle.keys)
+        for key, _ in self._table.items():
+            if key[:1] not in (b"", b"\0"):
+                yield key.decode("utf-8", "surrogateescape")
 
     def __len__(self) -> int:
-        return len(self._bundle.keys)
+        return sum(1 for _ in self)

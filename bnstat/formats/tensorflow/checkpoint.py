@@ -38,17 +38,7 @@ def open_tensors(folder: Folder, prefix: str, reading: Reading) -> Bundle | Tens
 
 
 def open_checkpoint(folder: Folder, prefix: str, source: Source, reading: Reading) -> Contents:
-    """Open a checkpoint.
-
-    Args:
-        folder: the folder of the checkpoint.
-        prefix: the prefix of its files; may be empty.
-        source: the user's path.
-        reading: how to read.
-
-    Raises:
-        NotFoundError, DamagedError, UnsupportedError: see `Bundle`.
-    """
+    """Open a checkpoint. Raises the same errors as `Bundle`."""
     tensors = open_tensors(folder, prefix, reading)
     step = source.step if source.step is not None else _global_step(tensors, reading)
     if KEY not in tensors.keys:
@@ -118,12 +108,8 @@ def _global_step(tensors: Bundle | TensorflowTensors, reading: Reading) -> int |
 class TensorflowTensors:
     """The tensors of a checkpoint, read by TensorFlow; same interface as `Bundle`.
 
-    Args:
-        folder: the folder of the checkpoint, which must be on disk.
-        prefix: the prefix of its files.
-
     Raises:
-        BnstatError: TensorFlow cannot be imported, or the folder is in an archive.
+        BnstatError: TensorFlow cannot be imported, or the folder is not on disk.
         DamagedError: TensorFlow cannot read the checkpoint.
     """
 

@@ -142,7 +142,7 @@ def _saved_model(folder: Folder, file: File | None = None) -> StoredModel:
 
 
 class Checkpoints(Format):
-    """Bundles and V1 checkpoints, and the file `checkpoint` that lists those of a training run."""
+    """Bundles and V1 checkpoints, and the file `checkpoint` that lists them."""
 
     named = True
     beside = ("events.out.tfevents", "graph.pbtxt")
@@ -166,7 +166,7 @@ class Checkpoints(Format):
         if is_v1(file):
             match = SHARD.match(name)
             if match is None:
-                return _v1_file(folder, file)
+                return _v1(folder, name, [name])
             return _v1_shards(folder, match["prefix"], match["shards"])
         if not name.endswith(INDEX):
             raise BnstatError(
@@ -248,7 +248,7 @@ def _v1_checkpoint(folder: Folder, name: str) -> StoredModel | None:
     """Return the V1 checkpoint with that prefix, or a pattern such as `m-?????-of-00002`."""
     file = folder.file(name)
     if file is not None and is_v1(file):
-        return _v1_file(folder, file)
+        return _v1(folder, name, [name])
     prefix = _v1_prefix(name)
     pattern = _V1_PATTERN.match(name)
     if pattern and not folder.can_list and folder.file(f"{prefix}-00000-of-{pattern['shards']}"):
@@ -265,19 +265,12 @@ def _v1_prefix(name: str) -> str:
     return match["prefix"] if match else name
 
 
-def _v1_file(folder: Folder, file: File) -> StoredModel:
-    name = file.name
-    return StoredModel(
-        name,
-        step_of(name),
-        folder.modified(name),
-        lambda source, reading: open_checkpoint_v1(folder, name, [file], source, reading),
-    )
-
-
 def _v1_shards(folder: Folder, prefix: str, shards: str) -> StoredModel:
     names = [f"{prefix}-{shard:05d}-of-{shards}" for shard in range(int(shards))]
+    return _v1(folder, prefix, names)
 
+
+def _v1(folder: Folder, prefix: str, names: Sequence[str]) -> StoredModel:
     def open_(source: Source, reading: Reading) -> Contents:
         files = []
         for name in names:
@@ -292,5 +285,5 @@ def _v1_shards(folder: Folder, prefix: str, shards: str) -> StoredModel:
         step_of(prefix),
         folder.modified(names[0]),
         open_,
-        lambda: folder.times(prefix + "-"),
+        lambda: {name: folder.modified(name) for name in names},
     )

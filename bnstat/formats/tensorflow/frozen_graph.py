@@ -54,7 +54,7 @@ _MAX_STRUCTURE = 1 << 26
 """Bytes of a graph without its long constants; real graphs have a few million."""
 
 _LONG = 4096
-"""Bytes from which a field is skipped, or searched for what to skip."""
+"""Longer fields, in bytes, are skipped, or searched for fields to skip."""
 
 _BYTES = 2
 _NODE_IN_GRAPH = 1
@@ -80,14 +80,7 @@ tensorflow/tools/graph_transforms/fold_old_batch_norms.cc."""
 
 
 class GraphFile:
-    """A GraphDef in a file.
-
-    Args:
-        file: the file.
-        span: the start and end of the message, see `graph_range`.
-
-    Attributes:
-        graph_def: the message without its long constants.
+    """A GraphDef in a file; `graph_def` is the message without its long constants.
 
     Raises:
         WireError: the bytes are not a message.
@@ -118,11 +111,7 @@ class GraphFile:
         self.graph_def = parse("GraphDef", bytes(structure), file.path, "the graph")
 
     def complete(self, name: str, tensor: Any) -> Any:
-        """Return the complete TensorProto of a constant.
-
-        Args:
-            name: the node's name.
-            tensor: the tensor in `graph_def`.
+        """Return the complete TensorProto of a constant, which is `tensor` in `graph_def`.
 
         Raises:
             DamagedError: the bytes in the file are not such a message.
@@ -139,13 +128,7 @@ class GraphFile:
         return parse("NodeDef", data, self._file.path, "a constant").attr["value"].tensor
 
     def extents(self, name: str, shape: tuple[int, ...], itemsize: int) -> list[Range]:
-        """Return the range of a constant's numbers or, if they are listed, of its node.
-
-        Args:
-            name: the node's name.
-            shape: the array's shape.
-            itemsize: the bytes of an element.
-        """
+        """Return the range of a constant's numbers or, if they are listed, of its node."""
         if name not in self._by_name:
             return []
         target, content, part = self._by_name[name], self._content(name), None
@@ -160,19 +143,19 @@ class GraphFile:
 
     def _content(self, name: str) -> Field | None:
         """Return the field with the raw bytes of a constant, if there is exactly one."""
-        found = [self._by_name[name]]
+        candidates = [self._by_name[name]]
         try:
             for number in (*_TENSOR_IN_NODE, _CONTENT_IN_TENSOR):
-                found = [
+                candidates = [
                     part
-                    for message in found
+                    for message in candidates
                     for part in scan(self._window, message.start, message.end)
                     if part.number == number
                     and (number != _TENSOR_IN_NODE[0] or self._is_value(part))
                 ]
         except WireError:
             return None
-        return found[0] if len(found) == 1 else None
+        return candidates[0] if len(candidates) == 1 else None
 
     def _is_value(self, attribute: Field) -> bool:
         key = next(scan(self._window, attribute.start, attribute.end), None)
@@ -286,11 +269,7 @@ def contents_of_graph(
 ) -> Contents:
     """Return the constants of a graph as variables, and the graph.
 
-    Args:
-        graph_def: a `GraphDef` message.
-        source: where it was read from.
-        notes: notes of the caller.
-        stored: the file of `graph_def`, if its long constants were skipped.
+    `stored` is the file of `graph_def`, if its long constants were skipped.
     """
     ops = inlined(graph_def)
     tensors = {op.name: op.tensor for op in ops.values() if isinstance(op, Node) and op.tensor}

@@ -96,21 +96,19 @@ def meta_graphs(meta: File | None, keys: Container[str]) -> Callable[[], Iterabl
 
 def shape_of(tensor: Any) -> tuple[int, ...] | None:
     """Return the shape of a `TensorProto`; None if it is not known, or has too many dimensions."""
-    sizes = tuple(dim.size for dim in tensor.tensor_shape.dim)
-    is_known = not tensor.tensor_shape.unknown_rank and min(sizes, default=0) >= 0
-    return sizes if is_known and len(sizes) <= _MAX_RANK else None
+    shape = _known_shape(tensor.tensor_shape)
+    return shape if shape is not None and len(shape) <= _MAX_RANK else None
+
+
+def _known_shape(shape: Any) -> tuple[int, ...] | None:
+    sizes = tuple(dim.size for dim in shape.dim)
+    return None if shape.unknown_rank or min(sizes, default=0) < 0 else sizes
 
 
 def listed_values(
     tensor: Any, name: str, dtype: np.dtype[np.generic], where: str
 ) -> NDArray[np.generic]:
     """Return the values that a `TensorProto` lists in the field of its dtype, as a vector.
-
-    Args:
-        tensor: the message.
-        name: the name of the dtype.
-        dtype: the dtype.
-        where: the tensor's place, for errors.
 
     Raises:
         UnsupportedError: values of this dtype are not listed in a supported field.
@@ -129,10 +127,6 @@ def decode_tensor(tensor: Any, where: str) -> NDArray[np.generic]:
 
     They are stored either as raw little-endian bytes in `tensor_content`, or as a list of values
     whose last one is repeated to fill the shape.
-
-    Args:
-        tensor: the message.
-        where: the tensor's place, for errors.
 
     Raises:
         DamagedError: values and shape do not fit, or a small message claims a huge array.
@@ -161,7 +155,7 @@ def decode_tensor(tensor: Any, where: str) -> NDArray[np.generic]:
 
 
 def small_array(tensor: Any, where: str) -> NDArray[np.generic] | None:
-    """Return the numbers of a `TensorProto`; None if it has none, or so many that it is weights."""
+    """Return the numbers of a `TensorProto`; None if it has too many to be structure."""
     if not is_small(tensor):
         return None
     try:
@@ -177,12 +171,7 @@ def is_small(tensor: Any) -> bool:
 
 
 class DeclaredTensors:
-    """The variables that a graph declares, for a model without values; same interface as `Bundle`.
-
-    Args:
-        path: the graph's file.
-        declared: dtype and shape by key.
-    """
+    """The variables that a graph declares, without values; same interface as `Bundle`."""
 
     def __init__(self, path: str, declared: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
         self.path = path
@@ -219,19 +208,16 @@ def declared_by_ops(graph_def: Any, path: str) -> DeclaredTensors:
 
 def declared_kind(dtype: int, shape: Any) -> tuple[str, tuple[int, ...]] | None:
     """Return the dtype and shape of a declared variable; None if the shape is not known."""
-    sizes = tuple(dim.size for dim in shape.dim)
-    is_known = not shape.unknown_rank and min(sizes, default=0) >= 0
-    return (dtype_name(dtype), sizes) if is_known else None
+    sizes = _known_shape(shape)
+    return None if sizes is None else (dtype_name(dtype), sizes)
 
 
 def graph_of(graph_def: Any, key_of: Callable[[str], str | None]) -> Graph:
     """Return a top-level graph, with the checkpoint keys of its variables.
 
-    Args:
-        graph_def: a `GraphDef` message.
-        key_of: returns the key in the file for a variable's name, or None. The name is the one
-            under which the graph's saver stores the variable, else its op's; all parts of a
-            partitioned variable have the variable's name.
+    `key_of` returns the key for a variable's name, or None. The name is the one under which the
+    graph's saver stores the variable, else its op's; all parts of a partitioned variable have the
+    variable's name.
     """
     ops = inlined(graph_def)
     saved = _saved(ops)
@@ -247,18 +233,12 @@ def graph_of(graph_def: Any, key_of: Callable[[str], str | None]) -> Graph:
                 if part := names.get(candidate):
                     parts[name] = part
                 break
-    return Graph("", ops, variables, _constants(ops), parts, _controls(ops))
+    return _graph("", ops, variables, parts)
 
 
 def flat_graph(graph_def: Any, variables: Mapping[str, str]) -> Graph:
-    """Return a graph without calls.
-
-    Args:
-        graph_def: a `GraphDef` message.
-        variables: the variable's key by the name of its op.
-    """
-    ops = inlined(graph_def)
-    return Graph("", ops, variables, _constants(ops))
+    """Return a `GraphDef` without calls; `variables` are keys by the names of ops."""
+    return _graph("", inlined(graph_def), variables, {})
 
 
 def variables_of_calls(
@@ -266,12 +246,7 @@ def variables_of_calls(
 ) -> Mapping[str, str]:
     """Return the variables that calls in the top-level graph of TensorFlow 2 pass to functions.
 
-    Args:
-        graph_def: a `GraphDef` message.
-        captured: see `function_graphs`.
-
-    Returns:
-        The variable's key by the name of its op.
+    They are keys by the names of ops; `function_graphs` explains `captured`.
     """
     variables = {}
     for node in graph_def.node:
@@ -302,10 +277,8 @@ def function_graphs(
     Functions without variables are omitted, as well as functions that an earlier one called with
     the same variables.
 
-    Args:
-        meta_graph: a `MetaGraphDef` message.
-        captured: the checkpoint keys of each concrete function's bound inputs, None for an input
-            that is not a variable.
+    `captured` holds the checkpoint keys of each concrete function's bound inputs, None for an input
+    that is not a variable.
     """
     functions = _library(meta_graph.graph_def)
     inliner = Inliner(functions)
@@ -321,13 +294,13 @@ def function_graphs(
         if variables and binding not in seen and inliner.affords(name):
             seen.add(binding)
             ops = inliner.inline(functions[name].node_def, variables, seen)
-            yield Graph(name, ops, variables, _constants(ops), controls=_controls(ops))
+            yield _graph(name, ops, variables, {})
 
 
 def _unwrapped(
     name: str, variables: Mapping[str, str], functions: Mapping[str, Any]
 ) -> tuple[str, Mapping[str, str]]:
-    """Follow functions that only call another one; rename the variables to its arguments."""
+    """Follow functions that only call another; rename the variables to its arguments."""
     for _ in range(_MAX_WRAPPERS):
         nodes = functions[name].node_def
         work = [node for node in nodes if node.op not in ("Identity", "NoOp")]
@@ -412,18 +385,19 @@ def _library(graph_def: Any) -> dict[str, Any]:
     return {function.signature.name: function for function in graph_def.library.function}
 
 
-def _controls(ops: Mapping[str, Op]) -> Callable[[str], Sequence[str]]:
-    def controls(name: str) -> Sequence[str]:
-        op = ops.get(name)
-        return op.controls if isinstance(op, Node) else ()
-
-    return controls
-
-
-def _constants(ops: Mapping[str, Op]) -> Callable[[str], NDArray[np.generic] | None]:
+def _graph(
+    name: str,
+    ops: Mapping[str, Op],
+    variables: Mapping[str, str],
+    parts: Mapping[str, tuple[slice, ...]],
+) -> Graph:
     def constant(name: str) -> NDArray[np.generic] | None:
         op = ops.get(name)
         tensor = op.tensor if isinstance(op, Node) else None
         return None if tensor is None else small_array(tensor, name)
 
-    return constant
+    def controls(name: str) -> Sequence[str]:
+        op = ops.get(name)
+        return op.controls if isinstance(op, Node) else ()
+
+    return Graph(name, ops, variables, constant, parts, controls)

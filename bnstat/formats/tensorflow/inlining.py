@@ -120,17 +120,16 @@ class _Merge:
 
 
 _Reference = tuple["_Frame", str]
-"""A tensor: its name, and the frame in which the name is valid."""
+"""A frame, and the name of a tensor that is valid in it."""
 
 
 class _Frame:
-    """A body at the place of one call.
+    """A body at the place of one call, or a graph, whose `function` is empty.
 
     Attributes:
         prefix: prepended to the names of its nodes.
         arguments: the tensors that the caller passes, by argument.
-        function: the name of the function; empty for a graph.
-        results: the tensors that a call returns, by its node.
+        results: the tensors that a call in the body returns, by the call's node.
     """
 
     __slots__ = ("arguments", "function", "prefix", "results")
@@ -164,11 +163,7 @@ Binding = tuple[str, tuple[str | None, ...]]
 
 
 class Inliner:
-    """Replaces calls by bodies, up to a total number of nodes.
-
-    Args:
-        functions: the `FunctionDef` messages by name.
-    """
+    """Replaces calls by bodies, up to a total number of nodes."""
 
     def __init__(self, functions: Mapping[str, Any]) -> None:
         self._functions = functions
@@ -199,10 +194,7 @@ class Inliner:
     ) -> dict[str, Op]:
         """Return the ops of a body and of everything that it calls, by name, in stored order.
 
-        Args:
-            nodes: the body's `NodeDef` messages.
-            variables: the keys of variables by the body's argument.
-            seen: collects the functions that are called, and with which variables.
+        `variables` are keys by the body's argument. `seen` collects the functions that are called.
         """
         ops: dict[str, Op] = {}
         self._add(nodes, _Frame("", {}), (), ops, variables or {}, set() if seen is None else seen)

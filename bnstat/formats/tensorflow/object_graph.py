@@ -7,7 +7,7 @@ do.
 
     TrackableObject := 1 child {1 node, 2 name}, 2 attribute {2 full name, 3 key}
 
-A graph may have a million nodes of which few matter, so nodes are parsed when they are requested.
+A graph may have a million nodes, and few matter, so nodes are parsed when they are requested.
 Most are variables, whose messages all have the same layout; NumPy finds their names and keys.
 
 Source: tensorflow/core/protobuf/trackable_object_graph.proto.
@@ -37,7 +37,7 @@ _CHILD, _ATTRIBUTE, _NODE_ID, _NAME, _FULL_NAME, _KEY = 0x0A, 0x12, 0x08, 0x12, 
 _SAVED = int.from_bytes(b"\x2a\x02\x08\x01", "little")
 """`has_checkpoint_values {value: true}`, which may follow a variable's attribute."""
 _MAX_TAIL = 7
-"""The number of last bytes by which names are compared in a search."""
+"""A search compares this many last bytes of names."""
 
 _Numbers = NDArray[np.int64]
 

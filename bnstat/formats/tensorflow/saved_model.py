@@ -75,13 +75,7 @@ def has_saved_model(folder: Folder) -> bool:
 def open_saved_model(
     folder: Folder, source: Source, reading: Reading, graph_file: File | None = None
 ) -> Contents:
-    """Open a SavedModel.
-
-    Args:
-        folder: the folder with `saved_model.pb` and `variables`.
-        source: the user's path.
-        reading: how to read.
-        graph_file: the file to read instead of `saved_model.pb`, if it has another name.
+    """Open a SavedModel; read `graph_file` instead of `saved_model.pb` if it is given.
 
     Raises:
         NotFoundError, DamagedError, UnsupportedError: a part is missing or damaged.

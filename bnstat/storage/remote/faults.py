@@ -59,12 +59,7 @@ _MAX_LENGTH: Final = 300
 
 
 def to_bnstat_error(error: BaseException, where: str) -> BnstatError:
-    """Convert a driver's error.
-
-    Args:
-        error: the error, whose causes are examined as well.
-        where: the URL, without secrets.
-    """
+    """Convert a driver's error, by its causes as well; `where` is the URL without secrets."""
     if isinstance(error, BnstatError):
         return error
     causes: list[BaseException] = []

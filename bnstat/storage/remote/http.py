@@ -68,10 +68,7 @@ class Head(NamedTuple):
 class Http(Transport):
     """Files on web servers, which have no listings: only names can be requested.
 
-    Args:
-        fs: fsspec's HTTP file system.
-        scheme: the scheme of its URLs.
-        window, min_bytes: seconds in which at least these bytes must arrive over all requests.
+    In each `window` of seconds, `min_bytes` must arrive over all requests together.
     """
 
     def __init__(
@@ -86,11 +83,9 @@ class Http(Transport):
         return redact(path)
 
     def heads(self, urls: Sequence[str], limit: int) -> list[Head | BaseException | None]:
-        """Return the first bytes of each file, an error, or None if there is no file.
+        """Return the first bytes of each file, an error, or None if it does not exist.
 
-        Args:
-            urls: the files' URLs.
-            limit: bytes of a file that may be downloaded if the server sends it whole.
+        `limit` is the largest file to download if the server ignores ranges.
         """
         return self._gather([self._head(url, limit) for url in urls], self.url(urls[0]))
 
@@ -301,15 +296,9 @@ def find_on_web(url: str, access: Access) -> tuple[WebFolder | None, str, WebFol
 
 
 class WebFolder(Folder):
-    """A folder on a web server.
+    """A folder on a web server; the query of its URL is added to the URL of each file.
 
-    Args:
-        store: the server.
-        access: counts the downloads, and takes notes about the server.
-        url: the folder's URL; its query is added to the URL of each file.
-
-    Attributes:
-        is_plain: True if the URL can only be a folder's, because it ends with a slash.
+    `is_plain` is true if the URL can only be a folder's, because it ends with a slash.
     """
 
     can_list = False

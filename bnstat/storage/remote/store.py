@@ -48,12 +48,7 @@ def union(spans: Iterable[Span]) -> list[Span]:
 
 
 def bridged(spans: Sequence[Span], waste: int) -> list[Span]:
-    """Join spans over the smallest gaps, up to 48 kB each.
-
-    Args:
-        spans: as `union` returns them.
-        waste: the number of bytes that the gaps may have together.
-    """
+    """Join spans of a `union` over the smallest gaps, `waste` bytes of gaps at most."""
     gaps = sorted((after[0] - before[1], before[1]) for before, after in pairwise(spans))
     bridges = []
     for size, start in gaps:
@@ -101,7 +96,7 @@ class Fetched:
         return missing
 
     def add(self, start: int, data: bytes) -> None:
-        """Keep bytes, except those that another thread added meanwhile."""
+        """Keep bytes, unless another thread added them meanwhile."""
         with self._lock:
             for first, end in self._missing([(start, start + len(data))]):
                 index = bisect_right(self._starts, first)
@@ -109,7 +104,7 @@ class Fetched:
                 self._data.insert(index, data[first - start : end - start])
 
     def get(self, start: int, end: int) -> bytes:
-        """Return bytes of which none is missing."""
+        """Return bytes that are not missing."""
         parts = []
         with self._lock:
             index = bisect_right(self._starts, start) - 1
@@ -196,7 +191,7 @@ class RemoteStore(Store):
         self._listings: dict[str, Mapping[str, Stat] | None] = {}
 
     def listing(self, path: str) -> Mapping[str, Stat] | None:
-        """Return what is in a folder, by name; None if there is no folder. It is listed once.
+        """Return what is in a folder, by name; None if it does not exist. It is listed once.
 
         Raises:
             BnstatError: it cannot be listed.
@@ -275,12 +270,7 @@ class RemoteStore(Store):
 
 
 class RemoteFolder(Folder):
-    """A folder behind a URL.
-
-    Args:
-        store: the store that contains it.
-        path: its path, as the driver spells it.
-    """
+    """A folder behind a URL; `path` is its path as the driver spells it."""
 
     is_remote = True
 

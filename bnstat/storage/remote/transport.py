@@ -64,13 +64,7 @@ class Piece(NamedTuple):
 
 
 class Transport:
-    """One file system of fsspec.
-
-    Args:
-        fs: the file system.
-        scheme: the scheme of its URLs.
-        url: one of its URLs.
-    """
+    """One file system of fsspec; `url` is one of its URLs."""
 
     _opens_by_listing = False
     """True if the driver needs a request to open a file that is not in its cached listings."""
@@ -135,8 +129,8 @@ class Transport:
     def fetch(self, pieces: Sequence[Piece]) -> list[bytes]:
         """Return the bytes of each piece.
 
-        A file that is fetched whole in one piece comes from one version of it. A file of which a
-        part is fetched is compared with its listing.
+        A file that is fetched whole in one piece comes from one version of it. A partly fetched
+        file is compared with its listing.
 
         Raises:
             BnstatError: the bytes cannot be fetched.
@@ -155,7 +149,8 @@ class Transport:
                     "changed while it was read: it has another size now",
                     "try again later",
                 )
-        self.check_unchanged(dict.fromkeys(p.stat for p in pieces if not p.is_whole))
+        if partly_read := {piece.stat for piece in pieces if not piece.is_whole}:
+            self.check_unchanged(partly_read)
         return results
 
     def check_unchanged(self, stats: Iterable[Stat]) -> None:
@@ -165,13 +160,14 @@ class Transport:
             BnstatError: the store cannot be asked.
             ChangedError: a file was replaced after it was listed.
         """
+        # Some drivers drop only the listing of the path itself, not of its folder.
+        self._fs.invalidate_cache()
         with ThreadPoolExecutor(_MAX_THREADS) as pool:
             list(pool.map(self._check_one, stats))
 
     def _check_one(self, stat: Stat) -> None:
         where = self.url(stat.path)
         try:
-            self._fs.invalidate_cache(stat.path)
             is_same = stat.is_same_version(stat_of(self._fs.info(stat.path)))
         except FileNotFoundError:
             is_same = False
@@ -339,7 +335,7 @@ def connect(url: str, access: Access) -> tuple[Transport, str]:
     scheme = scheme_of(url) or ""
     driver = _DRIVERS.get(scheme)
     if driver is None:
-        schemes = [f"{known}://" for known in (*_DRIVERS, *WEB)]
+        schemes = [f"{name}://" for name in (*_DRIVERS, *WEB)]
         raise BnstatError(
             redact(url),
             f"{scheme}:// is not a supported scheme",

@@ -1,7 +1,8 @@
-"""Tensor bundles: what TensorFlow writes is read to the bit, whatever else comes is refused."""
+"""Tensor bundles that TensorFlow writes, read bit for bit, and their slices."""
 
 from __future__ import annotations
 
+import math
 import tempfile
 import weakref
 from collections.abc import Iterable, Mapping
@@ -11,12 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
 from bnstat.errors import DamagedError, NotFoundError, UnsupportedError
-from bnstat.formats.tensorflow.bundle import Bundle
+from bnstat.formats.protobuf.wire import WireError
+from bnstat.formats.tensorflow.bundle import (
+    FULL,
+    Bundle,
+    TensorSlice,
+    assemble,
+    parse_slice,
+    slice_key,
+)
 from bnstat.formats.tensorflow.sstable import Table
 from bnstat.storage.files import File
 from bnstat.storage.local import LocalFile, LocalFolder
@@ -51,7 +60,7 @@ def assert_reads_alike(prefix: Path) -> Bundle:
     return bundle
 
 
-# A key that starts with NUL is a slice's.
+# Keys that start with NUL are of slices.
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(
     lambda name: name[0] != "\0"
 )
@@ -81,7 +90,7 @@ def test_types(tmp_path: Path, dtype: str) -> None:
     assert_reads_alike(prefix)
 
 
-def test_quantized_types_are_the_integers_that_they_are_stored_as(tmp_path: Path) -> None:
+def test_quantized_types_are_read_as_integers(tmp_path: Path) -> None:
     values = np.arange(-3, 4)
     tensors = {
         name: tf.bitcast(tf.constant(values.astype(plain)), getattr(tf, name))
@@ -105,7 +114,7 @@ def test_numbers_at_odd_offsets(tmp_path: Path) -> None:
     assert {bundle.entry(key).offset % 2 for key in bundle.keys} == {0, 1}
 
 
-def test_strings_are_listed_but_are_no_numbers(tmp_path: Path) -> None:
+def test_strings(tmp_path: Path) -> None:
     prefix = named.save(tmp_path / "m", {"one": b"text\0\xff", "two": np.array([b"a", b"b"])})
     bundle = opened(prefix)
     assert bundle.variables({})["one"].dtype == "string"
@@ -137,14 +146,14 @@ def test_slices_in_several_shards(tmp_path: Path) -> None:
     assert same_bits(assert_reads_alike(prefix).read("kernel"), whole)
 
 
-def test_slices_of_half_that_tensorflow_cannot_put_together(tmp_path: Path) -> None:
+def test_slices_of_half_that_tensorflow_cannot_assemble(tmp_path: Path) -> None:
     whole = np.arange(6).astype(np.float16)
     parts = [("x", f"6 {start},3", whole[start : start + 3]) for start in (0, 3)]
     prefix = named.save_slices(tmp_path / "m", parts)
     assert same_bits(opened(prefix).read("x"), whole)
 
 
-def test_only_what_is_asked_for_is_read(tmp_path: Path) -> None:
+def test_only_requested_tensors_are_read(tmp_path: Path) -> None:
     prefix = named.save(tmp_path / "m", {"a": np.ones(10), "big": np.ones(1 << 18)})
     bundle = opened(prefix)
     entry = bundle.entry("a")
@@ -159,7 +168,7 @@ def test_only_what_is_asked_for_is_read(tmp_path: Path) -> None:
         opened(prefix).read("big")
 
 
-def test_a_deleted_checkpoint_is_still_read_whole(tmp_path: Path) -> None:
+def test_a_deleted_checkpoint_is_still_read(tmp_path: Path) -> None:
     prefix = named.save(tmp_path / "m", {"a": np.ones(10)})
     bundle = opened(prefix)
     for file in tmp_path.iterdir():
@@ -196,10 +205,10 @@ def test_few_of_many_shards_are_kept_open(tmp_path: Path, monkeypatch: pytest.Mo
             expected.extend(names)
 
         def file(self, name: str) -> File | None:
-            found = super().file(name)
-            if found is not None and ".data-" in name:
-                made.append(weakref.ref(found))
-            return found
+            file = super().file(name)
+            if file is not None and ".data-" in name:
+                made.append(weakref.ref(file))
+            return file
 
     shards = [{f"x{number}": np.full(3, number)} for number in range(5)]
     prefix = named.save_shards(tmp_path / "m", shards).name
@@ -209,7 +218,7 @@ def test_few_of_many_shards_are_kept_open(tmp_path: Path, monkeypatch: pytest.Mo
     assert expected == [f"m.data-0000{number}-of-00005" for number in range(2)]
     for number in range(5):
         assert same_bits(bundle.read(f"x{number}"), np.full(3, number))
-    assert len(made) == 2 + 3, "those beyond are opened when they are read"
+    assert len(made) == 2 + 3, "the others are opened when they are read"
     assert sum(each() is not None for each in made) == 2
 
 
@@ -231,7 +240,7 @@ def test_prefixes(tmp_path: Path, prefix: str) -> None:
     assert same_bits(bundle.read("a"), np.ones(3))
 
 
-def test_an_index_that_is_written_over_is_read_as_it_was(tmp_path: Path) -> None:
+def test_an_overwritten_index(tmp_path: Path) -> None:
     prefix = named.save(tmp_path / "m", {"a": np.ones(10)})
     bundle = opened(prefix)
     index = Path(f"{prefix}.index")
@@ -240,7 +249,7 @@ def test_an_index_that_is_written_over_is_read_as_it_was(tmp_path: Path) -> None
     assert same_bits(bundle.read("a"), np.ones(10))
 
 
-def test_what_is_a_key_and_what_is_none(tmp_path: Path) -> None:
+def test_keys(tmp_path: Path) -> None:
     halves = [("x", f"6 {start},3", np.arange(3.0)) for start in (0, 3)]
     bundle = opened(named.save_slices(tmp_path / "m", halves))
     stored = dict(Table(LocalFile(tmp_path / "m.index")).items())
@@ -251,3 +260,122 @@ def test_what_is_a_key_and_what_is_none(tmp_path: Path) -> None:
         for key in stored:
             assert (key.decode("utf-8", "surrogateescape") in keys) is (key == b"x")
         assert not any(key in keys for key in ("y", "", b"x", 1, None))
+
+
+Dim = tuple[int, int, int]
+
+
+@st.composite
+def dims(draw: st.DrawFn) -> Dim:
+    """(size, start, length) of one dimension: few elements, possibly far from 0."""
+    start = draw(st.one_of(st.integers(0, 300), st.integers(0, 1 << 50)))
+    length = draw(st.integers(1, 3))
+    return start + length + draw(st.integers(1, 1 << 20)), start, length
+
+
+def _keys(prefix: Path) -> list[bytes]:
+    return [key for key, _ in Table(LocalFile(f"{prefix}.index")).items()]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20),
+    st.lists(dims(), min_size=1, max_size=3),
+)
+@example("bn/gamma", [(1 << 40, 63, 1)])
+@example("bn/gamma", [(1 << 40, 64, 2)])
+@example("bn/gamma", [(1 << 40, 8191, 1), (1 << 20, 8192, 1)])
+@example("bn/gamma", [(1 << 60, (1 << 55) - 1, 1)])
+@example("\u00ff\u0001/gamma", [(5, 2, 3)])
+def test_keys_are_the_same_as_tensorflows(name: str, shape: list[Dim]) -> None:
+    assume(math.prod(size for size, _, _ in shape) < 1 << 63)
+    sizes = " ".join(str(size) for size, _, _ in shape)
+    box = ":".join(f"{start},{length}" for _, start, length in shape)
+    part = np.zeros([length for _, _, length in shape], np.int8)
+    with tempfile.TemporaryDirectory() as folder:
+        prefix = named.save_slices(Path(folder) / "m", [(name, f"{sizes} {box}", part)])
+        keys = _keys(prefix)
+    assert slice_key(name, TensorSlice(tuple((at, length) for _, at, length in shape))) in keys
+
+
+def test_keys_of_whole_dimensions_and_escapes(tmp_path: Path) -> None:
+    parts = [("bn\u00ff/kernel", f"4 6 -:{start},2", np.ones((4, 2))) for start in (0, 2, 4)]
+    prefix = named.save_slices(tmp_path / "m", parts)
+    expected = {
+        slice_key("bn\u00ff/kernel", TensorSlice((FULL, (start, 2)))) for start in (0, 2, 4)
+    }
+    assert expected <= set(_keys(prefix))
+
+
+def test_known_keys() -> None:
+    assert slice_key("a\0b", TensorSlice((FULL, (78, 309)))) == bytes.fromhex(
+        "00 61 00ff 62 0001 01 02 80 7f c04e c135"
+    )
+    assert slice_key("s", TensorSlice(())) == bytes.fromhex("00 73 0001 00")
+
+
+@pytest.mark.parametrize(
+    ("message", "extents"),
+    [
+        (b"", ()),
+        (b"\x0a\x00", (FULL,)),
+        (b"\x0a\x02\x10\x05", ((0, 5),)),
+        (b"\x0a\x04\x08\x03\x10\x05\x0a\x00", ((3, 5), FULL)),
+    ],
+)
+def test_parsing(message: bytes, extents: tuple[tuple[int, int], ...]) -> None:
+    assert parse_slice(message).extents == extents
+
+
+@pytest.mark.parametrize(
+    "message", [b"\x0a", b"\x0a\x05", b"\x0a\x02\x0a\x00", b"\x0a\x02\x12\x00"]
+)
+def test_damaged_messages(message: bytes) -> None:
+    with pytest.raises(WireError):
+        parse_slice(message)
+
+
+def _parts(*boxes: tuple[int, int]) -> list[tuple[TensorSlice, np.ndarray]]:
+    return [
+        (TensorSlice(((start, length),)), np.arange(start, start + length, dtype=np.float32))
+        for start, length in boxes
+    ]
+
+
+def test_assembling() -> None:
+    whole = assemble((9,), np.dtype(np.float32), _parts((5, 4), (0, 2), (2, 3)), "m")
+    np.testing.assert_array_equal(whole, np.arange(9, dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        ([(0, 4)], "do not make up the whole"),
+        ([], "do not make up the whole"),
+        ([(0, 5), (4, 4)], "overlap"),
+        ([(0, 5), (5, 5)], "slice from 5 to 10 of 9"),
+        ([(-1, 5), (4, 5)], "slice from -1"),
+        ([(0, 9), (3, -2)], "slice from 3 to 1"),
+    ],
+)
+def test_slices_that_do_not_fit(boxes: list[tuple[int, int]], message: str) -> None:
+    with pytest.raises(DamagedError, match=message):
+        assemble((9,), np.dtype(np.float32), _parts(*boxes), "m")
+
+
+@pytest.mark.parametrize(
+    ("extent", "stop"), [((0, 9), 9), ((9, 0), 9), ((4, 0), 4), (FULL, 9), ((3, -1), 9)]
+)
+def test_slices_that_fit(extent: tuple[int, int], stop: int) -> None:
+    assert TensorSlice((extent,)).box((9,), "m") == (slice(extent[0], stop),)
+
+
+@pytest.mark.parametrize("extent", [(-1, 3), (0, 10), (9, 1), (10, 0), (3, -2), (10, -1)])
+def test_slices_beyond_the_tensor(extent: tuple[int, int]) -> None:
+    with pytest.raises(DamagedError, match="a slice from"):
+        TensorSlice((extent,)).box((9,), "m")
+
+
+def test_a_slice_of_another_rank() -> None:
+    with pytest.raises(DamagedError, match="2 dimensions"):
+        TensorSlice((FULL, FULL)).box((3,), "m")

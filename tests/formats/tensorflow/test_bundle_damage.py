@@ -1,4 +1,4 @@
-"""Tensor bundles written by hand or damaged: refused, whatever their entries say."""
+"""Damaged and hand-made bundles, and the names of their data files."""
 
 from __future__ import annotations
 
@@ -10,17 +10,50 @@ import pytest
 
 import bnstat
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError
-from bnstat.formats.tensorflow.bundle import Bundle
+from bnstat.formats.tensorflow.bundle import Bundle, shard_names
+from bnstat.storage.local import LocalFolder
 from tests.builders import named, tables
 from tests.builders.oracle import same_bits
 from tests.formats.tensorflow.test_bundle import assert_reads_alike, opened
-from tests.formats.tensorflow.test_shards import Silent
+
+
+class Unlisted(LocalFolder):
+    """A folder that cannot be listed, like a web server's."""
+
+    can_list = False
+
+
+def names_in(folder: Path, names: list[str], expected: int, prefix: str = "m") -> dict[int, str]:
+    for name in names:
+        (folder / name).touch()
+    return shard_names(LocalFolder(str(folder)), prefix, expected)
+
+
+def test_other_files_are_not_shards(tmp_path: Path) -> None:
+    name = "m.data-00000-of-00001"
+    beside = [f"{name}.tempstate123", "m.data-of", f"{name}.data-00000-of-00001", f"n{name[1:]}"]
+    assert names_in(tmp_path, [name, *beside], 1) == {0: name}
+    assert names_in(tmp_path, [], 1, prefix=name) == {0: f"{name}.data-00000-of-00001"}
+
+
+def test_the_number_of_shards_in_the_header_is_preferred(tmp_path: Path) -> None:
+    names = [f"m.data-{shard:05d}-of-{count:05d}" for count in (1, 2, 3) for shard in range(count)]
+    assert names_in(tmp_path, names, 2) == {0: names[1], 1: names[2], 2: names[5]}
+    assert names_in(tmp_path, [], 9) == {0: names[0], 1: names[2], 2: names[5]}
+
+
+@pytest.mark.parametrize(("expected", "count"), [(2, 2), (1 << 40, 10_000)])
+def test_names_in_a_folder_without_listing(tmp_path: Path, expected: int, count: int) -> None:
+    names = shard_names(Unlisted(str(tmp_path)), "m", expected)
+    assert list(names) == list(range(count))
+    assert names[1] == f"m.data-00001-of-{expected:05d}"
+
 
 FLOATS = np.arange(3, dtype=np.float32)
 DATA = FLOATS.tobytes()
 
 
-def test_a_hand_made_bundle_is_what_tensorflow_reads(tmp_path: Path) -> None:
+def test_a_hand_made_bundle(tmp_path: Path) -> None:
     prefix = tables.bundle(tmp_path, {"x": tables.entry(DATA, shape=[3])}, DATA)
     assert same_bits(assert_reads_alike(prefix).read("x"), FLOATS)
 
@@ -83,13 +116,13 @@ def test_hostile_entries(tmp_path: Path, entry: bytes, message: str) -> None:
     [
         (tables.entry(shape=[1] * 32), (1,) * 32),
         (tables.entry(shape=[0, 1 << 58]), (0, 1 << 58)),
-        # Dimensions of other types than they should have: none, and one of size 0.
+        # Dimensions of wrong types are omitted, or have size 0.
         (b"\x08\x01\x12\x02\x10\x05", ()),
         (b"\x08\x01\x12\x04\x12\x02\x0a\x00", ()),
         (b"\x08\x01\x12\x02\x12\x00", (0,)),
     ],
 )
-def test_shapes_at_the_edge(tmp_path: Path, entry: bytes, shape: tuple[int, ...]) -> None:
+def test_extreme_shapes(tmp_path: Path, entry: bytes, shape: tuple[int, ...]) -> None:
     assert opened(tables.bundle(tmp_path, {"x": entry}, DATA)).entry("x").shape == shape
 
 
@@ -110,16 +143,16 @@ def test_damaged_headers(tmp_path: Path, head: bytes) -> None:
 
 
 @pytest.mark.parametrize("head", [b"\x0a\x00", b"\x18\x05", b"\x1a\x02\x12\x00", b""])
-def test_headers_of_other_types_tell_nothing(tmp_path: Path, head: bytes) -> None:
+def test_header_fields_of_other_types_are_ignored(tmp_path: Path, head: bytes) -> None:
     (tmp_path / "m.index").write_bytes(
         tables.table({b"": head, b"x": tables.entry(DATA, shape=[3])})
     )
     (tmp_path / "m.data-00000-of-00001").write_bytes(DATA)
     assert same_bits(opened(tmp_path / "m").read("x"), FLOATS)
-    assert Bundle(Silent(str(tmp_path)), "m", data=True).entry("x").shape == (3,)
+    assert Bundle(Unlisted(str(tmp_path)), "m", data=True).entry("x").shape == (3,)
 
 
-def test_a_bundle_for_readers_of_its_own_version(tmp_path: Path) -> None:
+def test_a_bundle_of_the_current_version(tmp_path: Path) -> None:
     head = tables.header(min_consumer=1)
     prefix = tables.bundle(tmp_path, {"x": tables.entry(DATA, shape=[3])}, DATA, head)
     assert same_bits(opened(prefix).read("x"), FLOATS)
@@ -158,7 +191,7 @@ def test_a_table_without_a_header(tmp_path: Path) -> None:
         opened(tmp_path / "m")
 
 
-def test_pointers_in_place_of_the_data(tmp_path: Path) -> None:
+def test_pointers_instead_of_data(tmp_path: Path) -> None:
     prefix = named.save(tmp_path / "m", {"a": np.ones(1000)})
     text = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
     Path(f"{prefix}.data-00000-of-00001").write_bytes(text)
@@ -170,7 +203,7 @@ def test_pointers_in_place_of_the_data(tmp_path: Path) -> None:
         opened(prefix).read("a")
 
 
-def test_every_changed_byte_of_the_data_is_noticed(tmp_path: Path) -> None:
+def test_every_changed_byte_is_noticed(tmp_path: Path) -> None:
     tensors = {"a": np.arange(5.0), "b": np.arange(3, dtype=np.int8), "s": b"string"}
     prefix = named.save(tmp_path / "m", tensors)
     data = Path(f"{prefix}.data-00000-of-00001")
@@ -189,8 +222,8 @@ def test_every_changed_byte_of_the_data_is_noticed(tmp_path: Path) -> None:
         assert failed == 1
 
 
-def test_a_key_that_cannot_be_found(tmp_path: Path) -> None:
-    """Damage can list a key where no search comes to it."""
+def test_a_key_that_cannot_be_names_in(tmp_path: Path) -> None:
+    """A damaged index may list a key where no search finds it."""
     bundle = opened(named.save(tmp_path / "m", {"a": [1.0]}))
     with pytest.raises(DamagedError, match="b: the index has no such entry"):
         bundle.entry("b")

@@ -1,4 +1,4 @@
-"""Checkpoints as a whole: by objects or by names, with or without their data files."""
+"""Checkpoints by objects or by names, with or without their data files."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_an_index_is_enough_for_names_and_shapes(by_names: Path) -> None:
         bnstat.load(by_names)["net/bn"].gamma  # noqa: B018
 
 
-def test_an_index_of_objects_is_named_by_its_keys(by_objects: Path) -> None:
+def test_layers_are_named_by_keys_without_the_data(by_objects: Path) -> None:
     assert bnstat.load(by_objects, values=False)["net"].channels == 4
     Path(f"{by_objects}.data-00000-of-00001").unlink()
     model = bnstat.load(by_objects, values=False)
@@ -61,7 +61,7 @@ def test_an_index_of_objects_is_named_by_its_keys(by_objects: Path) -> None:
         bnstat.load(by_objects)
 
 
-def test_no_tensor_is_read_before_it_is_asked_for(by_names: Path) -> None:
+def test_tensors_are_read_when_requested(by_names: Path) -> None:
     data = Path(f"{by_names}.data-00000-of-00001")
     data.write_bytes(bytes(data.stat().st_size))
     model = bnstat.load(by_names)
@@ -86,19 +86,19 @@ def test_the_global_step(tmp_path: Path, value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [np.float32(3), np.ones(2, np.int64), b"text"])
-def test_a_global_step_that_is_none(tmp_path: Path, value: Any) -> None:
+def test_invalid_global_steps(tmp_path: Path, value: Any) -> None:
     prefix = named.save(tmp_path / "m", {"global_step": value})
     assert bnstat.load(prefix).source.step is None
 
 
-def test_a_graph_that_cannot_be_read_is_left_aside(by_names: Path) -> None:
+def test_an_unreadable_graph_is_ignored(by_names: Path) -> None:
     arrays = named.layer(1)
     for damage in (b"", b"\xff\xff\xff", b"version https://git-lfs.github.com/spec/v1\n"):
         Path(f"{by_names}.meta").write_bytes(damage)
         assert_layers(bnstat.load(by_names), {"net/bn": arrays})
 
 
-def test_names_from_a_file_stay_on_their_line(tmp_path: Path) -> None:
+def test_names_with_control_characters(tmp_path: Path) -> None:
     data = np.ones(3, np.float32).tobytes()
     name = "a\x1b[31m\n\u202e/bn"
     entries = {
@@ -109,7 +109,7 @@ def test_names_from_a_file_stay_on_their_line(tmp_path: Path) -> None:
     assert [layer.name for layer in bnstat.load(prefix)] == [name]
 
 
-def test_keys_that_are_no_utf8(tmp_path: Path) -> None:
+def test_keys_that_are_not_utf8(tmp_path: Path) -> None:
     data = np.ones(3, np.float32).tobytes()
     stored = {b"": tables.header()}
     for at, role in enumerate(ROLES):

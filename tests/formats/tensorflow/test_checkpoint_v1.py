@@ -1,4 +1,4 @@
-"""V1 checkpoints, which TensorFlow still writes, against what was written."""
+"""V1 checkpoints, which TensorFlow still writes."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def contents(path: Path | str) -> Contents:
 
 
 def assert_holds(path: Path, expected: Mapping[str, Any]) -> None:
-    found = contents(path).variables
-    assert set(found) == set(expected)
+    variables = contents(path).variables
+    assert set(variables) == set(expected)
     for name, array in expected.items():
-        assert found[name].shape == array.shape
-        assert same_bits(found[name].read(), array), name
+        assert variables[name].shape == array.shape
+        assert same_bits(variables[name].read(), array), name
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -63,7 +63,7 @@ def test_types(tmp_path: Path, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", MORE_TYPES)
-def test_types_that_tensorflows_checkpoint_reader_does_not_read(tmp_path: Path, dtype: str) -> None:
+def test_types_that_tensorflow_cannot_read(tmp_path: Path, dtype: str) -> None:
     plain = dtype.removeprefix("q")
     array = np.array([0, 1, 1, 0, 1]).astype(plain)
     tensor = tf.bitcast(tf.constant(array), getattr(tf, dtype)) if plain != dtype else array
@@ -77,7 +77,7 @@ def test_odd_floats(tmp_path: Path) -> None:
     assert_holds(save(tmp_path / "m", [("x", "", array)]), {"x": array})
 
 
-def test_slices_that_tensorflows_checkpoint_reader_does_not_put_together(tmp_path: Path) -> None:
+def test_slices_that_tensorflow_cannot_assemble(tmp_path: Path) -> None:
     whole = np.arange(20, dtype=np.float32).reshape(5, 4)
     parts = [("k", f"5 4 {at},{size}:-", whole[at : at + size]) for at, size in ((0, 2), (2, 3))]
     assert_holds(save(tmp_path / "m", parts), {"k": whole})
@@ -97,7 +97,7 @@ def test_slices_in_two_shards(tmp_path: Path) -> None:
         bnstat.load(tmp_path / "m")
 
 
-def test_shards_that_contradict_each_other(tmp_path: Path) -> None:
+def test_contradictory_shards(tmp_path: Path) -> None:
     save(tmp_path / "m-00000-of-00002", [("k", "", np.zeros(3))])
     save(tmp_path / "m-00001-of-00002", [("k", "", np.zeros(4))])
     with pytest.raises(DamagedError, match="another shape in another shard"):

@@ -1,4 +1,4 @@
-"""SavedModels: whichever part of one a path names, and whichever part is missing."""
+"""SavedModels, loaded by the path of any part, and with any part missing."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def master(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
 
 @pytest.fixture
 def saved(tmp_path: Path, master: tuple[Path, dict[str, Any]]) -> Path:
-    """A copy of it to do things to."""
+    """A copy of it that tests may change."""
     return Path(shutil.copytree(master[0], tmp_path / "saved"))
 
 
@@ -63,14 +63,14 @@ def saved(tmp_path: Path, master: tuple[Path, dict[str, Any]]) -> Path:
     ["", "saved_model.pb", "variables", "variables/variables", "variables/variables.index",
      "variables/variables.data-00000-of-00001"],
 )  # fmt: skip
-def test_every_part_leads_to_it(saved: Path, master: Any, inside: str) -> None:
+def test_the_path_of_any_part(saved: Path, master: Any, inside: str) -> None:
     model = bnstat.load(saved / inside)
     assert_layers(model, master[1])
     assert_as_tensorflow_reads(model, saved / "variables/variables")
 
 
 @pytest.mark.parametrize("inside", ["", "saved_model.pb", "variables", "variables/variables.index"])
-def test_every_part_leads_to_its_graph(saved: Path, inside: str) -> None:
+def test_the_path_of_any_parts_graph(saved: Path, inside: str) -> None:
     model = bnstat.load(saved / inside)
     assert (model.source.format, model.source.writer) == (
         "saved-model",
@@ -156,7 +156,7 @@ def test_names_and_settings_of_objects_without_variables(tmp_path: Path) -> None
         assert _described(bnstat.load(path, values=False)) == _described(whole)
 
 
-def test_that_has_none(tmp_path: Path) -> None:
+def test_a_model_that_has_no_variables(tmp_path: Path) -> None:
     tf.saved_model.save(tf.Module(), str(tmp_path / "m"))
     shutil.rmtree(tmp_path / "m/variables")
     model = bnstat.load(tmp_path / "m")

@@ -1,4 +1,4 @@
-"""How much is downloaded, and in how many requests: counted by the server."""
+"""Bytes downloaded and requests made, counted by the server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MARGIN = 64 << 10
 
 @pytest.fixture
 def huge(server: Server) -> Server:
-    """A checkpoint of 20 GB, most of which is no more than claimed, with 53 layers in it."""
+    """A sparse file of a checkpoint of 20 GB with 53 layers."""
     rng = np.random.default_rng(0)
     start = 10_000_000_000
     entries = {
@@ -35,7 +35,7 @@ def huge(server: Server) -> Server:
             raw = rng.random(CHANNELS, np.float32).tobytes()
             place = {"offset": start + len(data), "size": len(raw)}
             entries[f"bn_{number}/{role}"] = tables.entry(raw, shape=(CHANNELS,), **place)
-            # What lies between them is small, as the biases of a network are.
+            # The gaps are small, like the biases of a network.
             data += raw + bytes(100)
     tables.bundle(server.folder, entries, b"")
     with (server.folder / "m.data-00000-of-00001").open("wb") as file:
@@ -66,7 +66,7 @@ def test_an_index_of_100000_variables_is_downloaded_once(server: Server) -> None
 
 
 def write_h5(path: Path, layers: int, kernel: int) -> None:
-    """Weights as Keras 2 writes them: a group a layer, in which its kernels and norms are."""
+    """Write weights like Keras 2: one group per layer."""
     with h5py.File(path, "w") as file:
         names = []
         for number in range(layers):
@@ -83,7 +83,7 @@ def write_h5(path: Path, layers: int, kernel: int) -> None:
 
 @pytest.fixture
 def trips(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """For each time that something is to be fetched, whether there was anything to wait for."""
+    """Record for each fetch whether anything was missing."""
     found: list[bool] = []
     plain = RemoteStore.fetch
 

@@ -1,4 +1,4 @@
-"""What drivers raise, as one clear line."""
+"""Errors of drivers as one clear line."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ WHERE = "s3://bucket/a"
 
 
 def raised(name: str, *bases: type[BaseException], **attributes: Any) -> BaseException:
-    """An error of a driver's class, which need not be installed."""
+    """Create an error of a driver's class; the driver may be missing."""
     error = type(name, bases or (Exception,), {})("Oh no\nand more")
     for attribute, value in attributes.items():
         setattr(error, attribute, value)
     return error
 
 
-def told(error: BaseException) -> str:
+def line_of(error: BaseException) -> str:
     return str(to_bnstat_error(error, WHERE))
 
 
@@ -43,12 +43,12 @@ def told(error: BaseException) -> str:
     ],
 )
 def test_kinds(error: BaseException, what: str) -> None:
-    assert told(error).startswith(f"{WHERE}: ")
-    assert what in told(error)
+    assert line_of(error).startswith(f"{WHERE}: ")
+    assert what in line_of(error)
     is_absent = type(to_bnstat_error(error, WHERE)) is NotFoundError
     assert is_absent == isinstance(error, FileNotFoundError)
-    assert "word" not in told(error)
-    assert "\n" not in told(error)
+    assert "word" not in line_of(error)
+    assert "\n" not in line_of(error)
 
 
 STATUSES = [
@@ -73,9 +73,9 @@ def test_statuses(status: int, kind: type[BnstatError], what: str, form: str) ->
         "answer": raised("Odd", response=SimpleNamespace(status_code=status)),
         "gcs": raised("HttpError", code=status),
     }[form]
-    found = to_bnstat_error(error, WHERE)
-    assert type(found) is kind
-    assert str(found).startswith(f"{WHERE}: {what}")
+    converted = to_bnstat_error(error, WHERE)
+    assert type(converted) is kind
+    assert str(converted).startswith(f"{WHERE}: {what}")
 
 
 @pytest.mark.parametrize(
@@ -91,30 +91,30 @@ def test_statuses(status: int, kind: type[BnstatError], what: str, form: str) ->
         raised("HttpError", code=7, status=404),
     ],
 )
-def test_what_is_no_failing_status(error: BaseException) -> None:
-    assert "cannot be read: " in told(error)
+def test_other_numbers_are_not_statuses(error: BaseException) -> None:
+    assert "cannot be read: " in line_of(error)
 
 
-def test_the_error_that_led_to_it_tells() -> None:
+def test_causes_are_examined() -> None:
     for link in ("__cause__", "__context__"):
         error = raised("Odd")
         setattr(error, link, raised("Odd", **{link: TimeoutError()}))
-        assert "does not answer in time" in told(error)
+        assert "does not answer in time" in line_of(error)
     circle = raised("Odd")
     circle.__context__ = raised("Other", __context__=circle)
-    assert "cannot be read: Odd" in told(circle)
+    assert "cannot be read: Odd" in line_of(circle)
     deep: BaseException = TimeoutError()
     for _ in range(7):
         deep = raised("Odd", __cause__=deep)
-    assert "does not answer in time" in told(deep)
-    assert "cannot be read: Odd" in told(raised("Odd", __cause__=deep))
+    assert "does not answer in time" in line_of(deep)
+    assert "cannot be read: Odd" in line_of(raised("Odd", __cause__=deep))
 
 
-def test_errors_of_bnstats_own_stay() -> None:
+def test_own_errors_stay() -> None:
     own = DamagedError("a", "is damaged")
     assert to_bnstat_error(own, WHERE) is own
 
 
-def test_a_message_without_end_is_cut() -> None:
-    assert len(told(Exception("x" * 5000))) == len(WHERE) + 2 + 300
-    assert told(Exception("")).endswith("cannot be read: Exception: ")
+def test_long_messages_are_cut() -> None:
+    assert len(line_of(Exception("x" * 5000))) == len(WHERE) + 2 + 300
+    assert line_of(Exception("")).endswith("cannot be read: Exception: ")

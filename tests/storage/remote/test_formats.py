@@ -1,4 +1,4 @@
-"""Archives, and whatever model files there are, from a web server as from disk."""
+"""Archives and real model files, from a web server as from disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models behind web servers, sound ones and others."""
+"""Models on web servers, with and without faults."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def test_a_folder_cannot_be_listed(digits: Server) -> None:
         bnstat.load(f"{digits.url}/")
 
 
-def test_a_name_that_is_not_there(digits: Server) -> None:
+def test_missing_names(digits: Server) -> None:
     with pytest.raises(BnstatError):
         bnstat.load(f"{digits.url}/run/model-101")
 
 
-def test_secrets_are_sent_and_never_told(digits: Server) -> None:
+def test_secrets_are_sent_and_never_printed(digits: Server) -> None:
     place = digits.url.replace("://", "://me:secret@") + "/run/model-100.index?sig=secret"
     model = bnstat.load(place, eager=True)
     assert model.source.path == f"{digits.url}/run/model-100.index"
@@ -69,7 +69,7 @@ def test_secrets_are_sent_and_never_told(digits: Server) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_nothing_beyond_the_budget_is_fetched(digits: Server) -> None:
+def test_the_limit_on_downloads(digits: Server) -> None:
     with pytest.raises(BnstatError, match="--max-download"):
         bnstat.load(f"{digits.url}/run/model-100", eager=True, max_download=1000)
     assert digits.sent <= 4096
@@ -81,7 +81,7 @@ def index(digits: Server) -> str:
 
 
 def fails(status: int, times: int, **headers: str):  # type: ignore[no-untyped-def]
-    """A fault that comes so many times."""
+    """Fail this many times."""
     left = [times]
 
     def fault(handler: Handler) -> bool:
@@ -92,7 +92,7 @@ def fails(status: int, times: int, **headers: str):  # type: ignore[no-untyped-d
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503])
-def test_what_passes_is_asked_for_again(digits: Server, index: str, status: int) -> None:
+def test_temporary_failures(digits: Server, index: str, status: int) -> None:
     digits.faults["run/model-100.index"] = fails(status, 1)
     assert len(bnstat.load(index, eager=True)) == 3
 
@@ -107,14 +107,14 @@ LINES = {
 
 
 @pytest.mark.parametrize("status", LINES)
-def test_what_does_not_pass_is_told(digits: Server, index: str, status: int) -> None:
+def test_permanent_failures(digits: Server, index: str, status: int) -> None:
     digits.faults["run/model-100.index"] = fails(status, 1000)
     with pytest.raises(BnstatError, match=LINES[status]):
         bnstat.load(index)
     assert len(digits.asked) <= 8
 
 
-def test_a_server_that_wants_to_be_left_alone_for_an_hour(digits: Server, index: str) -> None:
+def test_a_server_that_sets_a_delay(digits: Server, index: str) -> None:
     digits.faults["run/model-100.index"] = fails(503, 1, Retry_After="1")
     assert len(bnstat.load(index, eager=True)) == 3
 
@@ -164,14 +164,14 @@ def test_a_file_that_changes_once(digits: Server) -> None:
     assert len(bnstat.load(f"{digits.url}/run/model-100", eager=True)) == 3
 
 
-def test_small_files_are_taken_whole_from_a_server_without_ranges(digits: Server) -> None:
+def test_small_files_from_a_server_without_ranges(digits: Server) -> None:
     digits.ranges = False
     model = bnstat.load(f"{digits.url}/saved_model/", eager=True)
     same(model, bnstat.load(DATA / "saved_model"))
     assert any("the server sends only whole files" in note for note in model.notes)
 
 
-def test_a_large_file_is_not_begun_with_where_there_are_no_ranges(server: Server) -> None:
+def test_large_files_from_a_server_without_ranges(server: Server) -> None:
     with (server.folder / "m.h5").open("wb") as file:
         file.truncate(20_000_000_000)
     server.ranges = False
@@ -196,7 +196,7 @@ def test_no_server(tmp_path: Path) -> None:
         bnstat.load("http://127.0.0.1:9/model.h5")
 
 
-def test_a_file_leads_to_no_other_place(digits: Server) -> None:
+def test_names_that_lead_out_are_not_requested(digits: Server) -> None:
     from bnstat.storage.access import Access
     from bnstat.storage.remote.http import find_on_web
 
@@ -212,7 +212,7 @@ def test_not_found_is_its_own_kind(digits: Server) -> None:
         bnstat.load(f"{digits.url}/run/model-7.data-00000-of-00001")
 
 
-def test_the_state_file_tells_of_a_run(digits: Server) -> None:
+def test_the_state_file_lists_a_run(digits: Server) -> None:
     for place in ("run", "run/", "run/checkpoint"):
         model = bnstat.load(f"{digits.url}/{place}", eager=True)
         same(model, bnstat.load(DATA / "run"))
@@ -222,7 +222,7 @@ def test_the_state_file_tells_of_a_run(digits: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "body", "line"),
+    ("content_range", "body", "line"),
     [
         ("bytes 0-4095/*", 4096, "does not say how large"),
         ("bytes 0-99/1000000", 4096, "sends contradictory lengths"),
@@ -230,10 +230,12 @@ def test_the_state_file_tells_of_a_run(digits: Server) -> None:
         ("nonsense", 4096, "does not say how large"),
     ],
 )
-def test_a_server_that_lies(digits: Server, index: str, told: str, body: int, line: str) -> None:
+def test_a_server_that_lies(
+    digits: Server, index: str, content_range: str, body: int, line: str
+) -> None:
     def fault(handler: Handler) -> bool:
         handler.send_response(206)
-        handler.send_header("Content-Range", told)
+        handler.send_header("Content-Range", content_range)
         handler.send_header("Content-Length", str(body))
         handler.end_headers()
         handler.wfile.write(bytes(body))
@@ -244,7 +246,7 @@ def test_a_server_that_lies(digits: Server, index: str, told: str, body: int, li
         bnstat.load(index)
 
 
-def test_a_file_without_end_is_not_read_to_the_end(digits: Server, index: str) -> None:
+def test_an_endless_file(digits: Server, index: str) -> None:
     def fault(handler: Handler) -> bool:
         handler.send_response(200)
         handler.send_header("Connection", "close")
@@ -258,7 +260,7 @@ def test_a_file_without_end_is_not_read_to_the_end(digits: Server, index: str) -
         bnstat.load(index)
 
 
-def test_shards_are_asked_for_together(server: Server) -> None:
+def test_shards_are_requested_together(server: Server) -> None:
     tensors = {f"bn/{role}": np.ones(3) for role in ("gamma", "beta", "moving_mean")}
     tensors["bn/moving_variance"] = np.full(3, 2)
     for name, content in handmade.bundle(tensors, shards=4).items():
@@ -270,7 +272,7 @@ def test_shards_are_asked_for_together(server: Server) -> None:
 
 @contextmanager
 def dripping(server: Server, of: Callable[[Handler], bytes]) -> Iterator[None]:
-    """Let a server send an endless answer byte by byte, after a beginning."""
+    """Let a server send an endless response byte by byte after its start."""
     is_over = threading.Event()
 
     def drip(handler: Handler) -> bool:
@@ -284,7 +286,7 @@ def dripping(server: Server, of: Callable[[Handler], bytes]) -> Iterator[None]:
     is_over.set()
 
 
-BEGINNINGS = {
+STARTS = {
     "a part": b"HTTP/1.1 206 \r\nContent-Range: bytes 0-4095/9999\r\nContent-Length: 4096\r\n\r\n",
     "all": b"HTTP/1.1 200 \r\nContent-Length: 9999\r\n\r\n",
     "no length": b"HTTP/1.1 200 \r\n\r\n",
@@ -292,14 +294,14 @@ BEGINNINGS = {
 }
 
 
-@pytest.mark.parametrize("beginning", BEGINNINGS)
-def test_a_server_that_drips_is_given_up(
-    digits: Server, beginning: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("start", STARTS)
+def test_a_dripping_server_is_given_up(
+    digits: Server, start: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     fs = fsspec.filesystem("https")
     slow = Http(fs, "https", window=0.2, min_bytes=1000)
     with (
-        dripping(digits, lambda handler: BEGINNINGS[beginning]),
+        dripping(digits, lambda handler: STARTS[start]),
         pytest.raises(BnstatError, match=r"m: the server sends less than 1,000 bytes in 0\.2 s"),
     ):
         slow.heads([f"{digits.url}/m"] * 3, 1 << 20)
@@ -308,17 +310,17 @@ def test_a_server_that_drips_is_given_up(
     assert not caplog.records
 
 
-def test_a_part_that_drips_is_given_up(digits: Server) -> None:
+def test_a_dripping_piece_is_given_up(digits: Server) -> None:
     stat = Stat(f"{digits.url}/m", False, 9999, 0.0, "")
     slow = Http(fsspec.filesystem("https"), "https", window=0.2, min_bytes=1000)
     with (
-        dripping(digits, lambda handler: BEGINNINGS["a part"]),
+        dripping(digits, lambda handler: STARTS["a part"]),
         pytest.raises(BnstatError, match="the server sends less than"),
     ):
         slow.fetch([Piece(stat, 0, 4096)])
 
 
-def test_a_slow_server_that_sends_enough_is_waited_for(digits: Server) -> None:
+def test_a_slow_server_that_sends_enough(digits: Server) -> None:
     digits.delay = 0.1
     patient = Http(fsspec.filesystem("https"), "https", window=0.02, min_bytes=0)
     (head,) = patient.heads([f"{digits.url}/run/checkpoint"], 1 << 20)

@@ -1,4 +1,4 @@
-"""Keras files far away: of most layers no more than the name is fetched, until it is asked for."""
+"""Remote Keras files: most layers are not fetched until they are requested."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.storage.remote.test_http import same
 
 LIBRARIES = pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras-3", "tf-keras"])
 LARGE = 60_000
-"""So many numbers in one kernel keep a file from being fetched whole."""
+"""Numbers in one kernel, so that a file is not fetched whole."""
 
 
 @LIBRARIES
@@ -43,7 +43,7 @@ def test_a_model_is_the_same_as_on_disk(
 
 @LIBRARIES
 @pytest.mark.parametrize("form", [".h5", ".keras"])
-def test_what_was_folded_is_found_in_the_kernels(
+def test_folded_layers_are_found_in_the_kernels(
     server: Server, library: Any, form: str, tmp_path: Path
 ) -> None:
     layers = library.layers

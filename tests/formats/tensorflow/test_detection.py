@@ -1,4 +1,4 @@
-"""The state file `checkpoint`, as TensorFlow writes it and as people leave it."""
+"""The state file `checkpoint`, written by TensorFlow and by others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _read(folder: Path, text: str | bytes) -> State | None:
 @pytest.mark.parametrize(
     "name", ["model-7", "with space", 'quo"te', "\u00e4\u4e2d", "tab\t", "a.b"]
 )
-def test_what_tensorflow_writes(tmp_path: Path, name: str, relative: bool) -> None:
+def test_files_of_tensorflow(tmp_path: Path, name: str, relative: bool) -> None:
     paths = [str(tmp_path / part) for part in ("first", name)]
     update_checkpoint_state_internal(str(tmp_path), paths[1], paths, save_relative_paths=relative)
     assert read_state(LocalFolder(str(tmp_path))) == State(name, ("first", name))
@@ -43,7 +43,7 @@ def test_what_tensorflow_writes(tmp_path: Path, name: str, relative: bool) -> No
         'all_model_checkpoint_timestamps: 1.5\nmodel_checkpoint_path: "m-2"',
     ],
 )
-def test_other_hands(tmp_path: Path, text: str) -> None:
+def test_files_of_others(tmp_path: Path, text: str) -> None:
     assert _read(tmp_path, text) == State("m-2", ("m-1", "m-2"))
 
 
@@ -66,7 +66,7 @@ def test_escapes(tmp_path: Path, written: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["model-7", "\u00e4\u4e2d", 'a"b', "tab\t", "\udcff", "~ \x7f'"])
-def test_what_is_written_is_read(tmp_path: Path, name: str) -> None:
+def test_round_trip(tmp_path: Path, name: str) -> None:
     text = state_text(name)
     assert text.isascii()
     assert text.replace("\n", "").isprintable()
@@ -87,7 +87,7 @@ def test_other_files_of_that_name(tmp_path: Path, text: str | bytes) -> None:
     assert _read(tmp_path, text) is None
 
 
-def test_a_file_that_starts_otherwise_is_none(tmp_path: Path) -> None:
+def test_files_with_another_start(tmp_path: Path) -> None:
     assert _read(tmp_path, '\n model_checkpoint_path: "m"') == State("m", ())
     assert _read(tmp_path, 'other: 1\nmodel_checkpoint_path: "m"') is None
 

@@ -1,4 +1,4 @@
-"""A web server's folders: which names are asked for, how often, and under which URLs."""
+"""A web server's folders: which names are requested, how often, and under which URLs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bnstat.storage.remote.http import Head, Http, WebFolder
 
 
 class Server(Http):
-    """Files by their URLs; `asked` are the names of each request."""
+    """Files by URL; `asked` are the names of each request."""
 
     def __init__(self, files: dict[str, bytes], sends_whole: bool = False) -> None:
         self.files, self.sends_whole = files, sends_whole
@@ -50,12 +50,12 @@ def folder(url: str, server: Server, access: Access | None = None) -> WebFolder:
         ("https://host/", "https://host", "", True),
     ],
 )
-def test_what_a_url_tells(url: str, path: str, name: str, is_plain: bool) -> None:
-    found = folder(url, Server({}))
-    assert (found.path, found.name, found.is_plain) == (path, name, is_plain)
+def test_parts_of_urls(url: str, path: str, name: str, is_plain: bool) -> None:
+    web_folder = folder(url, Server({}))
+    assert (web_folder.path, web_folder.name, web_folder.is_plain) == (path, name, is_plain)
 
 
-def test_a_url_that_is_none() -> None:
+def test_invalid_urls() -> None:
     with pytest.raises(BnstatError, match="not a valid URL"):
         folder("https:///a", Server({}))
 
@@ -74,15 +74,15 @@ def test_up_and_down() -> None:
     assert first.path == "https://host/a"
 
 
-def test_each_name_is_asked_for_once_and_many_together() -> None:
+def test_each_name_is_requested_once_and_many_together() -> None:
     server = Server({"https://host/m/a.index": b"1", "https://host/m/b%20c": b"22"})
     top = folder("https://host/m", server)
     top.expect(["a.index", "none", "b c"])
     assert server.asked == [[f"https://host/m/{name}" for name in ("a.index", "none", "b%20c")]]
     for _ in range(2):
-        found = top.file("b c")
-        assert found is not None
-        assert (found.name, found.size, found.read()) == ("b c", 2, b"22")
+        file = top.file("b c")
+        assert file is not None
+        assert (file.name, file.size, file.read()) == ("b c", 2, b"22")
         assert top.file("none") is None
     assert len(server.asked) == 1
     assert top.matching("") == ["a.index", "b c"]
@@ -94,22 +94,23 @@ def test_each_name_is_asked_for_once_and_many_together() -> None:
 
 
 @pytest.mark.parametrize("name", ["..", "../a", "a/../b", "", "a//b", "./a", "a\\..\\b"])
-def test_no_name_leads_out(name: str) -> None:
+def test_names_that_lead_out(name: str) -> None:
     server = Server({})
     assert folder("https://host/m", server).file(name) is None
     assert server.asked == []
 
 
-def test_what_goes_wrong_names_the_file() -> None:
+def test_errors_name_the_file() -> None:
     with pytest.raises(BnstatError, match="https://host/m/slow: the server does not answer"):
         folder("https://host/m?q=word", Server({})).file("slow")
 
 
 @pytest.mark.parametrize(
-    ("size", "sends_whole", "told"), [(4097, True, True), (4096, True, False), (4097, False, False)]
+    ("size", "sends_whole", "is_noted"),
+    [(4097, True, True), (4096, True, False), (4097, False, False)],
 )
-def test_a_server_that_sends_whole_files_is_told_of(
-    size: int, sends_whole: bool, told: bool, monkeypatch: pytest.MonkeyPatch
+def test_a_note_on_servers_without_ranges(
+    size: int, sends_whole: bool, is_noted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     access = Access()
     server = Server({"https://host/m/x": bytes(size)}, sends_whole)
@@ -119,6 +120,6 @@ def test_a_server_that_sends_whole_files_is_told_of(
         lambda paths, most: [Head(Stat(paths[0], False, size, 0.0, ""), bytes(size), sends_whole)],
     )
     assert folder("https://host/m", server, access).file("x") is not None
-    notes = ["https://host/m/x: the server sends only whole files"] if told else []
+    notes = ["https://host/m/x: the server sends only whole files"] if is_noted else []
     assert access.notes == notes
     assert access.left == 256_000_000 - size

@@ -85,7 +85,7 @@ def test_float_constants_are_the_variables(pb: Path) -> None:
 
 
 class CountingFile(LocalFile):
-    """Counts the bytes that are read of it."""
+    """Counts the bytes that are read."""
 
     count = 0
 
@@ -96,7 +96,7 @@ class CountingFile(LocalFile):
 
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("listed", [False, True])
-def test_long_constants_are_read_when_asked_for(pb: Path, wrapped: bool, listed: bool) -> None:
+def test_long_constants_are_read_when_requested(pb: Path, wrapped: bool, listed: bool) -> None:
     large = np.random.default_rng(0).random((300, 1000)).astype(np.float32)
     small = np.arange(2000, dtype=np.float32)
     fields = {"float_val": large.ravel().tolist()} if listed else {}
@@ -118,9 +118,9 @@ def test_long_constants_are_read_when_asked_for(pb: Path, wrapped: bool, listed:
     assert contents.variables["large"].shape == (300, 1000)
     assert contents.graphs is not None
     (graph,) = contents.graphs()
-    found = graph.constant("small")
-    assert found is not None
-    assert found.tobytes() == small.tobytes()
+    array = graph.constant("small")
+    assert array is not None
+    assert array.tobytes() == small.tobytes()
     assert graph.constant("large") is None
 
 
@@ -137,14 +137,14 @@ def test_function_library_is_inlined() -> None:
     assert (contents.source.format, contents.notes) == ("saved-model", ["known"])
 
 
-def test_folded_batch_norm_is_said(pb: Path) -> None:
+def test_the_note_on_folded_batch_norm(pb: Path) -> None:
     message = graph_def(conv_bn_offset=tensor(np.float32([1])))
     assert opened(write(pb, message)).notes == [
         "batch norm was folded into 1 convolution: nothing of it is left to show"
     ]
 
 
-def test_absent_variables_are_said(pb: Path) -> None:
+def test_the_note_on_absent_variables(pb: Path) -> None:
     message = graph_def()
     for name in ("a", "b"):
         message.node.add(name=name, op="VariableV2")
@@ -179,7 +179,7 @@ def test_damaged_text(pb: Path, text: str) -> None:
         opened(write(pb, text.encode()))
 
 
-def test_text_that_is_too_long(pb: Path) -> None:
+def test_long_text(pb: Path) -> None:
     with pytest.raises(UnsupportedError, match="convert it to the binary form"):
         opened(write(pb, b"node { name: 'x' op: 'NoOp. }\n" * 400_000))
 
@@ -221,7 +221,7 @@ def test_recognition_reads_little(pb: Path) -> None:
 
 
 def harmless(path: Path) -> None:
-    """Reading everything gives an answer or a `BnstatError`."""
+    """Read everything; only `BnstatError` may be raised."""
     try:
         contents = opened(path)
         assert contents.graphs is not None
@@ -323,7 +323,7 @@ def test_values_as_tensorflow_reads_them(written: Path) -> None:
         assert variable.read().shape == arrays[name].shape
 
 
-def test_a_number_where_a_node_belongs_is_none(tmp_path: Path) -> None:
+def test_a_number_instead_of_a_node(tmp_path: Path) -> None:
     array = np.arange(3, dtype="f4")
     message = graph_def(w=tensor(array)).SerializeToString()
     variable = opened(write(tmp_path / "g.pb", message + b"\x08\x05")).variables["w"]

@@ -1,4 +1,4 @@
-"""Which paths are URLs, and what of them is told."""
+"""URLs: how they are recognized and printed, and the limit on downloads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_schemes(path: str, scheme: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "printed"),
     [
         ("https://me:word@host:80/a/b?X-Amz-Signature=word#word", "https://host:80/a/b"),
         ("s3://key:word@bucket/a", "s3://bucket/a"),
@@ -38,8 +38,8 @@ def test_schemes(path: str, scheme: str | None) -> None:
         ("runs/a?b=word", "runs/a?b=word"),
     ],
 )
-def test_what_is_shown(path: str, told: str) -> None:
-    assert redact(path) == told
+def test_printed_urls_contain_no_secrets(path: str, printed: str) -> None:
+    assert redact(path) == printed
 
 
 def test_urls_are_refused_where_files_on_disk_are_needed() -> None:
@@ -48,7 +48,7 @@ def test_urls_are_refused_where_files_on_disk_are_needed() -> None:
         refuse_url("s3://key:word@bucket/a", "a folder is needed")
 
 
-def test_messages_of_others_are_scrubbed() -> None:
+def test_messages_of_drivers_contain_no_secrets() -> None:
     text = "Cannot reach 'https://me:word@host/a?sig=word' now"
     assert redact_all(text) == "Cannot reach 'https://host/a' now"
 

@@ -1,16 +1,20 @@
-"""SSTables: what is written is read, and whatever else comes is refused."""
+"""SSTables and snappy blocks: round trips, searches, and damage."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
-from hypothesis import given, settings
+import tensorflow as tf
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import bnstat
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
+from bnstat.formats.protobuf.wire import WireError
 from bnstat.formats.tensorflow import sstable
-from bnstat.formats.tensorflow.sstable import Table, find, is_table
+from bnstat.formats.tensorflow.sstable import Table, decompress, find, is_table
 from bnstat.storage.files import File
 from bnstat.storage.local import LocalFile
 from tests.builders import tables
@@ -58,7 +62,7 @@ def test_a_key_between_a_blocks_last_and_its_index_key() -> None:
 
 def test_a_search_begins_at_a_restart() -> None:
     contents = bytearray(tables.block(sorted(ENTRIES.items()), interval=4))
-    contents[3 + len(min(ENTRIES))] = 0x7F  # shares more than there is, as no entry before it may
+    contents[3 + len(min(ENTRIES))] = 0x7F  # shares more than the previous key has
     data = tables.assemble([(max(ENTRIES), tables.on_disk(bytes(contents)))])
     assert Table(MemoryFile(data)).get(max(ENTRIES)) == ENTRIES[max(ENTRIES)]
     with pytest.raises(DamagedError, match="longer than its block"):
@@ -95,7 +99,7 @@ def test_the_place_of_a_key_is_its_block() -> None:
     assert table.place(b"z") is None
 
 
-def test_recognising() -> None:
+def test_recognition() -> None:
     assert is_table(MemoryFile(tables.table(ENTRIES)))
     assert is_table(MemoryFile(tables.MAGIC.rjust(48)))
     assert not is_table(MemoryFile(tables.MAGIC.rjust(47)))
@@ -151,7 +155,7 @@ def _restarts(*numbers: int) -> bytes:
         (b"\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01" + _restarts(0, 1), "varint"),
     ],
 )
-def test_damage_under_a_right_checksum(contents: bytes, message: str) -> None:
+def test_damage_with_a_valid_checksum(contents: bytes, message: str) -> None:
     with pytest.raises(DamagedError, match=message):
         _read(_with_block(contents))
 
@@ -167,14 +171,6 @@ def test_keys_out_of_order_or_twice(keys: tuple[bytes, bytes]) -> None:
         )
 
 
-def test_one_block_listed_many_times() -> None:
-    stored = tables.on_disk(tables.block([(b"a", b"x" * 1000)]))
-    handle = tables.varint(0) + tables.varint(len(stored) - 5)
-    index = [(number.to_bytes(4, "big"), handle) for number in range(1000)]
-    with pytest.raises(DamagedError, match="overlapping"):
-        _read(stored + tables.tail(len(stored), index))
-
-
 def test_blocks_that_share_a_byte() -> None:
     stored = tables.on_disk(tables.block([(b"a", bytes(99))]))
     first, second = (tables.varint(at) + tables.varint(20) for at in (0, 20 + 5 - 1))
@@ -182,7 +178,7 @@ def test_blocks_that_share_a_byte() -> None:
         Table(MemoryFile(stored + tables.tail(len(stored), [(b"a", first), (b"b", second)])))
 
 
-def test_an_index_whose_handles_are_none() -> None:
+def test_invalid_handles() -> None:
     with pytest.raises(DamagedError, match="the index block"):
         Table(MemoryFile(tables.tail(0, [(b"a", b"\xff")])))
 
@@ -192,24 +188,17 @@ def test_a_block_without_entries() -> None:
     assert Table(MemoryFile(_with_block(_restarts(0)))).get(b"a") is None
 
 
-def test_a_block_that_lies_beyond_the_file() -> None:
+def test_a_block_beyond_the_file() -> None:
     handle = tables.varint(1 << 60) + tables.varint(1 << 60)
     with pytest.raises(DamagedError, match="truncated"):
         _read(tables.tail(0, [(b"a", handle)]))
 
 
-def test_a_block_that_snappy_compressed() -> None:
-    contents = tables.block([(b"a", b"x" * 99)])
-    literal = bytes([62 << 2]) + (len(contents) - 1).to_bytes(3, "little")
-    compressed = tables.varint(len(contents)) + literal + contents
-    assert _read(_with_block(compressed, kind=1)) == [(b"a", b"x" * 99)]
-
-
 @pytest.mark.parametrize(
     ("count", "length", "readable"), [(500, 0, True), (1000, 0, False), (1000, 60, True)]
 )
-def test_keys_that_repeat_one_another(count: int, length: int, readable: bool) -> None:
-    """A block's keys together may have a megabyte, and more in a block that is large itself."""
+def test_keys_that_repeat_each_other(count: int, length: int, readable: bool) -> None:
+    """All keys of a block may have a megabyte, or more if the block is large."""
     start = b"k" * 1998
     entries = [(start + number.to_bytes(2, "big"), bytes(length)) for number in range(count)]
     contents = tables.block(entries, interval=count)
@@ -225,7 +214,7 @@ def test_unknown_compression() -> None:
         _read(_with_block(tables.block([(b"a", b"")]), kind=7))
 
 
-def test_a_pointer_is_called_one() -> None:
+def test_pointers() -> None:
     text = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
     with pytest.raises(DamagedError, match="git-lfs pointer"):
         Table(MemoryFile(text))
@@ -311,3 +300,130 @@ def test_a_block_that_cannot_be_decompressed_is_damage() -> None:
     ):
         with pytest.raises(DamagedError, match="block at byte 0"):
             read()
+
+
+def literal(text: bytes) -> bytes:
+    """A literal element of any length."""
+    length = len(text) - 1
+    if length < 60:
+        return bytes([length << 2]) + text
+    width = (length.bit_length() + 7) // 8
+    return bytes([59 + width << 2]) + length.to_bytes(width, "little") + text
+
+
+def copy(length: int, offset: int, width: int) -> bytes:
+    """A copy element whose offset takes `width` bytes (1, 2 or 4)."""
+    if width == 1:
+        return bytes([offset >> 8 << 5 | length - 4 << 2 | 1, offset & 0xFF])
+    kind = 2 if width == 2 else 3
+    return bytes([length - 1 << 2 | kind]) + offset.to_bytes(width, "little")
+
+
+def compress(text: bytes) -> bytes:
+    """A block of the text, with a copy wherever four bytes or more repeat."""
+    block, at, start = tables.varint(len(text)), 0, 0
+    while at < len(text):
+        offset = at - text.rfind(text[at : at + 4], 0, at + 3) if at + 4 <= len(text) else 0
+        length = 0
+        while 0 < offset <= at and length < 64 and at + length < len(text):
+            if text[at + length] != text[at + length - offset]:
+                break
+            length += 1
+        if length < 4:
+            at += 1
+            continue
+        block += literal(text[start:at]) if at > start else b""
+        width = 1 if length < 12 and offset < 2048 else 2 if offset < 1 << 16 else 4
+        block += copy(length, offset, width)
+        at += length
+        start = at
+    return block + (literal(text[start:]) if start < len(text) else b"")
+
+
+def block(size: int, *elements: bytes) -> bytes:
+    return tables.varint(size) + b"".join(elements)
+
+
+@pytest.mark.parametrize(
+    ("stored", "text"),
+    [
+        (block(0), b""),
+        (block(3, b"\x08abc"), b"abc"),
+        (block(8, literal(b"abcd"), b"\x01\x04"), b"abcdabcd"),
+        (block(7, literal(b"ab"), copy(5, 2, 1)), b"abababa"),
+        (block(7, literal(b"ab"), copy(5, 2, 2)), b"abababa"),
+        (block(7, literal(b"ab"), copy(5, 2, 4)), b"abababa"),
+        (block(65, literal(b"x"), copy(64, 1, 2)), b"x" * 65),
+        (block(3, literal(b"a"), literal(b"bc")), b"abc"),
+        (block(60, literal(b"y" * 60)), b"y" * 60),
+        (block(61, literal(b"y" * 61)), b"y" * 61),
+        (block(70000, literal(b"z" * 70000)), b"z" * 70000),
+        (block(5, b"\xf4\x04\x00abcde"), b"abcde"),
+        (block(5, b"\xfc\x04\x00\x00\x00abcde"), b"abcde"),
+        (block(304, literal(bytes(range(256)) + b"!" * 44), copy(4, 300, 1)),
+         bytes(range(256)) + b"!" * 44 + bytes(range(4))),
+    ],
+)  # fmt: skip
+def test_snappy_blocks(stored: bytes, text: bytes) -> None:
+    assert decompress(stored) == text
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=50).flatmap(lambda part: st.just(part * 7 + part[::-1] * 3)))
+@example(bytes(range(256)) * 300)
+def test_snappy_round_trip(text: bytes) -> None:
+    assert decompress(compress(text)) == text
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        b"",
+        b"\x80",
+        block(3, b"\x08ab"),
+        block(3, b"\x08abc", b"\x00d"),
+        block(4, b"\x08abc"),
+        block(8, b"\x01\x04"),
+        block(8, literal(b"abcd"), b"\x01\x00"),
+        block(8, literal(b"abcd"), copy(4, 5, 2)),
+        block(8, literal(b"abcd"), b"\x01"),
+        block(8, literal(b"abcd"), b"\x0f\x00\x00"),
+        block(5, b"\xf4\x04"),
+    ],
+)
+def test_damaged_snappy_blocks(stored: bytes) -> None:
+    with pytest.raises(WireError):
+        decompress(stored)
+
+
+@pytest.mark.parametrize("size", [1000, 1 << 40, 1 << 63])
+def test_impossible_sizes_of_snappy_blocks(size: int) -> None:
+    with pytest.raises(WireError, match=f"compressed bytes cannot make {size}"):
+        decompress(block(size, literal(b"abcd")))
+
+
+def test_tensorflow_reads_the_same_snappy_blocks(tmp_path: Path) -> None:
+    arrays = {
+        f"net/block_{number}/bn/{role}": np.arange(3, dtype=np.float32) + number
+        for number in range(40)
+        for role in ("moving_mean", "moving_variance")
+    }
+    data, entries = b"", {b"": tables.header()}
+    for name, array in arrays.items():
+        entries[name.encode()] = tables.entry(array.tobytes(), shape=[3], offset=len(data))
+        data += array.tobytes()
+    ordered = sorted(entries.items())
+    chunks = [ordered[:30], ordered[30:]]
+    index = tables.assemble(
+        (chunk[-1][0], tables.on_disk(compress(tables.block(chunk)), 1)) for chunk in chunks
+    )
+    assert len(index) < len(tables.table(entries))
+    (tmp_path / "m.index").write_bytes(index)
+    (tmp_path / "m.data-00000-of-00001").write_bytes(data)
+    reader = tf.train.load_checkpoint(str(tmp_path / "m"))
+    model = bnstat.load(tmp_path / "m")
+    assert len(model) == 40
+    for layer in model:
+        for variable in layer.variables.values():
+            np.testing.assert_array_equal(reader.get_tensor(variable.key), arrays[variable.key])
+            np.testing.assert_array_equal(variable.read(), arrays[variable.key])

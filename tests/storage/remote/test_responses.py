@@ -1,0 +1,276 @@
+"""Responses of a web server, one by one: accepted, refused, or requested again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+
+from bnstat.errors import BnstatError, ChangedError
+from bnstat.storage.remote.transport import Piece, Stat
+
+aiohttp = pytest.importorskip("aiohttp", reason="the driver for https:// is not installed")
+asyn = pytest.importorskip("fsspec.asyn")
+yarl = pytest.importorskip("yarl")
+
+from bnstat.storage.remote import http  # noqa: E402
+
+URL = "https://host/a/file"
+
+
+class Response:
+    """A server's response, like aiohttp's."""
+
+    def __init__(
+        self,
+        status: int = 206,
+        body: bytes = b"",
+        content_range: str | None = None,
+        url: str = URL,
+        length: int | None = -1,
+        redirected: bool = False,
+        **headers: str,
+    ) -> None:
+        self.status, self.url, self.history = status, yarl.URL(url), [None] * redirected
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        if content_range is not None:
+            self.headers["Content-Range"] = f"bytes {content_range}"
+        self.content_length = len(body) if length == -1 else length
+        self.content, self._body = self, body
+
+    async def iter_any(self) -> AsyncIterator[bytes]:
+        for start in range(0, len(self._body), 3):
+            yield self._body[start : start + 3]
+
+    def raise_for_status(self) -> None:
+        raise aiohttp.ClientResponseError(None, (), status=self.status)
+
+    async def __aenter__(self) -> Response:
+        return self
+
+    async def __aexit__(self, *error: object) -> None: ...
+
+
+class Server:
+    """A file system with these responses, in order; `asked` are the headers of each request."""
+
+    def __init__(self, *responses: Response | Exception) -> None:
+        self.loop, self.kwargs = asyn.get_loop(), {"headers": {"X": "y"}, "proxy": "p"}
+        self.asked: list[Mapping[str, Any]] = []
+        self._responses = list(responses)
+
+    def encode_url(self, url: str) -> str:
+        return url
+
+    async def set_session(self) -> Server:
+        return self
+
+    def get(self, url: str, headers: Mapping[str, str], **options: Any) -> Response:
+        self.asked.append({**headers, **options, "url": url})
+        response = self._responses.pop(0)
+        if isinstance(response, Exception):
+            raise response
+        return response
+
+
+@pytest.fixture(autouse=True)
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Collect the seconds of waiting, instead of waiting."""
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr(http.asyncio, "sleep", sleep)
+    return waited
+
+
+STAT = Stat(URL, False, 100, 0.0, "tag")
+
+
+def piece(
+    *responses: Response | Exception, start: int = 10, end: int = 14, stat: Stat = STAT
+) -> Any:
+    (result,) = http.Http(Server(*responses), "https")._read([Piece(stat, start, end)])
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def head(*responses: Response | Exception, most: int = 1 << 30) -> Any:
+    (result,) = http.Http(Server(*responses), "https").heads([URL], most)
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+class TestPieces:
+    @pytest.mark.parametrize("tag", ["", "tag"])
+    def test_the_requested_range(self, tag: str) -> None:
+        server = Server(Response(206, b"abcd", "10-13/100", ETag=tag))
+        assert http.Http(server, "https")._read([Piece(STAT, 10, 14)]) == [b"abcd"]
+        (asked,) = server.asked
+        assert asked["Range"] == "bytes=10-13"
+        assert asked["Accept-Encoding"] == "identity"
+        assert (asked["X"], asked["proxy"], asked["url"]) == ("y", "p", URL)
+
+    def test_the_requested_file(self) -> None:
+        assert piece(Response(200, b"abcd"), start=0, end=4, stat=STAT._replace(size=4)) == b"abcd"
+
+    @pytest.mark.parametrize(
+        "response",
+        [
+            Response(206, b"abcd", "10-14/100"),
+            Response(206, b"abcd", "9-13/100"),
+            Response(206, b"abcd"),
+            Response(206, b"abcd", "*/100"),
+            Response(200, b"abcd"),
+            Response(200, b"abcd", "10-13/100"),
+            Response(200, b"x" * 100),
+            Response(200, b"abcd", length=None),
+            Response(204, b"abcd", "10-13/100"),
+        ],
+    )
+    def test_other_bytes_are_refused(self, response: Response) -> None:
+        with pytest.raises(BnstatError, match="sends other bytes than requested; download"):
+            piece(response)
+
+    @pytest.mark.parametrize(
+        "response",
+        [
+            Response(412),
+            Response(416),
+            Response(206, b"abcd", "10-13/101"),
+            Response(206, b"abcd", "10-13/100", ETag="other"),
+            Response(206, b"abcd", "10-13/100", Last_Modified="other"),
+        ],
+    )
+    def test_a_file_that_changed(self, response: Response) -> None:
+        with pytest.raises(ChangedError, match="changed while it was read; try again"):
+            piece(response)
+
+    def test_a_file_without_a_tag_may_get_one(self) -> None:
+        response = Response(206, b"abcd", "10-13/100", ETag="any")
+        assert piece(response, stat=STAT._replace(tag="")) == b"abcd"
+
+    @pytest.mark.parametrize(
+        ("response", "message"),
+        [
+            (Response(206, b"abc", "10-13/100", length=None), "sent 3 bytes but announced 4"),
+            (Response(206, b"abcdefg", "10-13/100", length=4), "but announced 4"),
+            (Response(206, b"abcd", "10-13/100", length=5), "sends contradictory lengths"),
+            (Response(206, b"abcd", "10-13/100", url="http://host/a"), "to an insecure address"),
+            (Response(206, b"abcd", "10-13/100", Content_Encoding="gzip"), "compresses the file"),
+        ],
+    )
+    def test_contradictory_responses(self, response: Response, message: str) -> None:
+        with pytest.raises(BnstatError, match=message):
+            piece(response)
+
+    def test_an_insecure_address_that_was_requested(self) -> None:
+        response = Response(206, b"abcd", "10-13/100", url="http://host/a")
+        assert piece(response, stat=STAT._replace(path="http://host/a")) == b"abcd"
+
+    def test_lengths_may_be_missing(self) -> None:
+        assert piece(Response(206, b"abcd", "10-13/100", length=None)) == b"abcd"
+        plain = Response(206, b"abcd", "10-13/100", Content_Encoding="identity")
+        assert piece(plain) == b"abcd"
+
+    @pytest.mark.parametrize("status", [400, 403, 404, 501])
+    def test_a_failure_is_raised_at_once(self, status: int, waits: list[float]) -> None:
+        with pytest.raises(aiohttp.ClientResponseError):
+            piece(Response(status))
+        assert waits == []
+
+
+class TestHeads:
+    def test_the_size_and_the_tag_are_read(self) -> None:
+        server = Server(Response(404))
+        assert http.Http(server, "https").heads([URL], 0) == [None]
+        assert server.asked[0]["Range"] == "bytes=0-4095"
+        date = "Thu, 01 Jan 1970 00:01:00 GMT"
+        result = head(Response(206, b"abc", "0-2/3", Last_Modified=date))
+        assert result == (Stat(URL, False, 3, 60.0, date), b"abc", False)
+        result = head(Response(206, b"x" * 4096, "0-4095/9999", ETag="t", Last_Modified="never"))
+        assert result == (Stat(URL, False, 9999, 0.0, "t"), b"x" * 4096, False)
+
+    @pytest.mark.parametrize(
+        "response",
+        [Response(404), Response(410), Response(200, b"list", url=f"{URL}/", redirected=True)],
+    )
+    def test_missing_files(self, response: Response) -> None:
+        assert head(response) is None
+
+    def test_a_redirect_to_a_file(self) -> None:
+        response = Response(206, b"abc", "0-2/3", url="https://other/file", redirected=True)
+        assert head(response).data == b"abc"
+
+    def test_an_empty_file(self) -> None:
+        assert head(Response(416)) == (Stat(URL, False, 0, 0.0, ""), b"", True)
+        assert head(Response(200)) == (Stat(URL, False, 0, 0.0, ""), b"", False)
+
+    @pytest.mark.parametrize("length", [-1, None])
+    def test_a_server_without_ranges(self, length: int | None) -> None:
+        result = head(Response(200, b"abcdefg", length=length), most=7)
+        assert result == (Stat(URL, False, 7, 0.0, ""), b"abcdefg", True)
+        with pytest.raises(BnstatError, match="cannot send a part of a file") as caught:
+            head(Response(200, b"abcdefg", length=length), most=6)
+        assert ("(7 bytes)" in str(caught.value)) is (length == -1)
+
+    @pytest.mark.parametrize(
+        ("response", "message"),
+        [
+            (Response(206, b"abc"), "does not say how large the file is"),
+            (Response(206, b"abc", "0-2/*"), "does not say how large the file is"),
+            (Response(206, b"abc", "1-3/9"), "sends another range than requested"),
+            (Response(206, b"abc", "0-4096/9999"), "sends another range than requested"),
+            (Response(206, b"abc", "0-3/3"), "sends another range than requested"),
+        ],
+    )
+    def test_impossible_heads(self, response: Response, message: str) -> None:
+        with pytest.raises(BnstatError, match=message):
+            head(response)
+
+
+class TestRetries:
+    def right(self) -> Response:
+        return Response(206, b"abcd", "10-13/100")
+
+    @pytest.mark.parametrize(
+        "failure",
+        [
+            *map(Response, (408, 425, 429, 500, 502, 503, 504)),
+            aiohttp.ClientPayloadError(),
+            aiohttp.ServerDisconnectedError(),
+            TimeoutError(),
+        ],
+    )
+    def test_temporary_failures_are_retried_three_times(
+        self, failure: Response | Exception, waits: list[float]
+    ) -> None:
+        assert piece(failure, failure, failure, self.right()) == b"abcd"
+        for wait, least in zip(waits, (0.25, 0.5, 1.0), strict=True):
+            assert least <= wait <= 1.5 * least
+        with pytest.raises((aiohttp.ClientError, TimeoutError)):
+            piece(failure, failure, failure, failure)
+        assert len(waits) == 6
+
+    @pytest.mark.parametrize(
+        ("retry_after", "least", "most"),
+        [("3", 3, 3), ("3600", 5, 5), ("soon", 0.25, 0.375), ("", 0, 1)],
+    )
+    def test_a_server_sets_the_delay(
+        self, retry_after: str, least: float, most: float, waits: list[float]
+    ) -> None:
+        assert piece(Response(503, Retry_After=retry_after), self.right()) == b"abcd"
+        (wait,) = waits
+        assert least <= wait <= most
+
+    def test_a_missing_server_is_not_retried(self, waits: list[float]) -> None:
+        from types import SimpleNamespace
+
+        key = SimpleNamespace(host="host", port=1, ssl=None, is_ssl=False)
+        with pytest.raises(aiohttp.ClientConnectorError):
+            piece(aiohttp.ClientConnectorError(key, OSError("refused")))
+        assert waits == []
