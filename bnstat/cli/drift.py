@@ -45,14 +45,12 @@ Examples:
 def command(
     model: str,
     data: str,
-    settings: dict[str, Any],
     fail_on: float | None,
     as_json: bool,
     as_csv: bool,
-    layers: tuple[str, ...],
     file: str,
     quiet: bool,
-    **choice: Any,
+    **settings: Any,
 ) -> int:
     """Show how far the stored statistics of MODEL are from the statistics of DATA.
 
@@ -71,27 +69,18 @@ def command(
     from bnstat.output.sink import open_text, show
     from bnstat.output.terminal import drift as text
 
-    result = drift(
-        model,
-        data,
-        track=running_options.tracker(quiet),
-        layers=layers,
-        **settings,
-        **choice,
-    )
-    if as_json:
-        from bnstat.output.results import drift as drift_json
+    result = drift(model, data, track=running_options.tracker(quiet), **settings)
+    if as_json or as_csv:
+        from bnstat.output.results.drift import dump_drift_csv, dump_drift_json
 
         with open_text(file) as stream:
-            drift_json.dump_drift_json(result, model, stream)
-    elif as_csv:
-        from bnstat.output.results import drift as drift_csv
-
-        with open_text(file) as stream:
-            drift_csv.dump_drift_csv(result, stream)
+            if as_json:
+                dump_drift_json(result, model, stream)
+            else:
+                dump_drift_csv(result, stream)
     else:
         show(lambda screen: text.lines(result, model, screen), file)
     if not quiet:
-        for name, why in result.left.items():
-            say(f"note: {name} was not measured: {why}")
+        for name, reason in result.left.items():
+            say(f"note: {name} was not measured: {reason}")
     return int(fail_on is not None and result.largest > fail_on)

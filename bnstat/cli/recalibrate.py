@@ -9,6 +9,9 @@ import click
 from bnstat.cli import options, running_options
 from bnstat.cli.options import say
 
+_SMALL = 32
+"""The moments of smaller batches are too inaccurate for one pass."""
+
 _EPILOG = f"""\b
 Examples:
   bnstat recalibrate saved_model --data train.npz -o mended
@@ -45,16 +48,14 @@ Examples:
 def command(
     model: str,
     data: str,
-    settings: dict[str, Any],
     copy: str | None,
     in_place: bool,
     dry_run: bool,
     exact: bool,
     force: bool,
     as_json: bool,
-    layers: tuple[str, ...],
     quiet: bool,
-    **choice: Any,
+    **settings: Any,
 ) -> int:
     """Estimate moving means and variances from DATA, and write a copy of MODEL with them.
 
@@ -74,8 +75,12 @@ def command(
     from bnstat.output.sink import open_text, show
     from bnstat.output.terminal import drift as text
 
-    if not exact:
-        running_options.warn_of_small_batches(settings["batch_size"], quiet)
+    size = settings["batch_size"]
+    if size < _SMALL and not exact and not quiet:
+        say(
+            f"warning: the moments of batches of {size} are inaccurate, and errors add up from "
+            f"layer to layer: use --exact, or batches of at least {_SMALL}"
+        )
     result = recalibrate(
         model,
         data,
@@ -84,16 +89,14 @@ def command(
         in_place=in_place,
         force=force,
         track=running_options.tracker(quiet),
-        layers=layers,
         **settings,
-        **choice,
     )
     written = model if in_place else copy
     if as_json:
-        from bnstat.output.results import drift
+        from bnstat.output.results.drift import dump_recalibration_json
 
         with open_text("-") as file:
-            drift.dump_recalibration_json(result, model, written, file)
+            dump_recalibration_json(result, model, written, file)
     else:
         show(lambda screen: text.lines_recalibration(result, model, written, screen), "-")
     if not quiet:

@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bnstat.cli.options import say
+from bnstat.signals import ending_in_time
 
 if TYPE_CHECKING:
     from bnstat.estimate.data import Batch
 
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-SMALL = 32
-"""The moments of smaller batches are too inaccurate for one pass."""
 
 DATA = """\b
 DATA is one of these:
@@ -166,33 +163,17 @@ _OPTIONS = (
     ),
 )
 
-_NAMES = (
-    "labels",
-    "samples",
-    "batch_size",
-    "image_size",
-    "scale",
-    "signature",
-    "inputs",
-    "outputs",
-    "feeds",
-    "imports",
-    "trust",
-)
-
 
 def options(command: Command) -> Command:
-    """Add the options. The command gets `data`, and all others in `settings`."""
+    """Add the options. The command gets `data`, and keyword arguments of `Settings`."""
 
     @functools.wraps(command)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        given = {name: kwargs.pop(name) for name in _NAMES}
+    def wrapper(*args: Any, **settings: Any) -> Any:
         from bnstat.estimate.data import Images
-        from bnstat.signals import ending_in_time
 
-        given["images"] = Images(given.pop("image_size"), given.pop("scale"))
+        images = Images(settings.pop("image_size"), settings.pop("scale"))
         with ending_in_time():
-            return command(*args, settings=given, **kwargs)
+            return command(*args, images=images, **settings)
 
     for option in reversed(_OPTIONS):
         wrapper = option(wrapper)
@@ -204,12 +185,3 @@ def tracker(hidden: bool) -> Callable[[Iterable[Batch], str], Iterator[Batch]]:
     from bnstat.output.terminal.screen import track
 
     return lambda batches, what: track(batches, what, hidden=hidden)
-
-
-def warn_of_small_batches(size: int, quiet: bool) -> None:
-    """Warn that one pass is not enough for small batches."""
-    if size < SMALL and not quiet:
-        say(
-            f"warning: the moments of batches of {size} are inaccurate, and errors add up from "
-            f"layer to layer: use --exact, or batches of at least {SMALL}"
-        )

@@ -69,7 +69,7 @@ def test_only_some_layers(run, tmp_path):
 def test_small_batches_get_a_warning(run):
     arguments = ("recalibrate", BROKEN, "--data", TEST, "--labels", "labels", "--dry-run")
     small = run(*arguments, "--batch-size", 4)
-    assert "warning: batches of 4 " in small.stderr
+    assert "warning: the moments of batches of 4 " in small.stderr
     assert "use --exact" in small.stderr
     assert "layers are still off by more than 0.05" in small.stderr
     assert run(*arguments, "--batch-size", 4, "--exact").stderr == ""

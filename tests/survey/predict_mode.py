@@ -1,4 +1,4 @@
-"""Measure how often unlabelled data shows in which mode a classifier was trained.
+"""Measure how often unlabelled data shows the mode of a classifier's training.
 
     python tests/survey/predict_mode.py train FOLDER [PART]
     python tests/survey/predict_mode.py add FOLDER TRAININGS
@@ -48,7 +48,7 @@ TASKS = {
     "two-textures": 2,
     "discriminator": 1,
 }
-"""Task -> the number of scores. One score is that of a sigmoid; more are those of a softmax."""
+"""Task -> the number of scores: one for a sigmoid, more for a softmax."""
 
 ARCHITECTURES = ("conv", "conv-bias", "between", "dense", "separable", "input-first")
 OPTIMIZERS = {

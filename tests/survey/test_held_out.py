@@ -1,4 +1,4 @@
-"""A few of the networks whose training mode bnstat has to tell."""
+"""Some of the networks whose training mode bnstat should find."""
 
 from __future__ import annotations
 

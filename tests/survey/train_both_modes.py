@@ -69,7 +69,7 @@ NOISE = 16
 class Training:
     """A training: the network, how it is trained, and what should be found out.
 
-    `before` is the kind of weights that the training starts from: `random`, or those of a
+    `before` is the kind of weights that the training starts from: `random`, or the result of a
     training in `batch` mode, in `stored` mode, or in batch mode with `updated` statistics.
     """
 
@@ -343,7 +343,7 @@ class Network:
         )
 
     def fit(self, training: Training) -> float:
-        """Train as told, and return the last loss."""
+        """Train the network, and return the last loss."""
         import tensorflow as tf
 
         kind, settings = OPTIMIZERS[training.optimizer]
@@ -490,7 +490,7 @@ def train_all(folder: Path, part: str) -> None:
 
 
 SETTINGS = ("weights", "with slots", "names only")
-"""What bnstat is given: a Keras file, one with the optimizer's variables, a bare checkpoint."""
+"""The input of bnstat: a Keras file, one with the optimizer's variables, a checkpoint."""
 
 OUTCOMES = ("right", "cannot tell", "wrong")
 

@@ -1,4 +1,4 @@
-"""What drift says of statistics that are no statistics, and of labels of -1 and 1."""
+"""Invalid statistics in `drift`, and labels of -1 and 1."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.builders.hostile import X, const, graph, node, saved_model
 
 
 def stored(folder: Path, mean: Any, variance: Any) -> Path:
-    """Write a model whose stored statistics are these."""
+    """Write a model with these stored statistics."""
     made = graph([])
     for each in made.node:
         value = {"bn/moving_mean": mean, "bn/moving_variance": variance}.get(each.name)
@@ -47,7 +47,7 @@ def test_a_negative_variance_is_not_healthy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mean", "variance"), [(np.nan, np.nan), (np.nan, 1), (0, np.inf), (0, -np.ones(3))]
 )
-def test_statistics_without_one_number(mean: Any, variance: Any, tmp_path: Path) -> None:
+def test_statistics_without_a_valid_number(mean: Any, variance: Any, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         result = drift(stored(tmp_path / "model", mean, variance), X)
@@ -58,7 +58,7 @@ def test_statistics_without_one_number(mean: Any, variance: Any, tmp_path: Path)
     assert row.split()[1:] == ["3", "-", "-", "inf", "invalid"]
 
 
-def test_what_enters_may_be_invalid_too(tmp_path: Path) -> None:
+def test_what_enters_may_be_invalid(tmp_path: Path) -> None:
     nodes = [const("nan", np.float32(np.nan)), node("sum", "AddV2", "x", "nan", T=tf.float32)]
     result = drift(saved_model(tmp_path / "model", graph(nodes, "sum")), X)
     assert result.state == "invalid"
@@ -101,7 +101,7 @@ def test_labels_of_both_signs(
     assert result.accuracy == 1.0
 
 
-def test_labels_that_are_no_classes(tmp_path: Path) -> None:
+def test_labels_that_are_not_classes(tmp_path: Path) -> None:
     path = scoring(tmp_path / "model", "Tanh", 2)
     data = {"x": X, "labels": np.arange(-2, 6)}
     with pytest.raises(AmbiguousError, match="2 classes, counted from 0, and a label is -2"):

@@ -1,7 +1,4 @@
-"""`bnstat recalibrate` ended at any moment: the original as it was, the copy whole or not there.
-
-And ended while TensorFlow is in a call that never returns.
-"""
+"""Commands that a signal ends: at any moment, and while a call into TensorFlow never returns."""
 
 from __future__ import annotations
 
@@ -21,12 +18,13 @@ import tensorflow as tf
 import bnstat
 from bnstat.signals import GRACE, interruptible
 from tests.builders import hostile
+from tests.builders.modules import normalizing
 from tests.builders.signals import heeded
 from tests.mending.originals import ROOT, contents
 
 DRIVER = """
 import json, os, sys
-import tensorflow, bnstat.mending.apply, bnstat.estimate.recalibration
+import tensorflow, bnstat.mending.apply, bnstat.estimate.preparation
 import bnstat.estimate.running.runner
 from bnstat.cli import main
 
@@ -61,7 +59,7 @@ print(json.dumps(ends))
 NAMED = ("os", "rename", 1)
 RUN = ("bnstat.estimate.running.runner", "Runner.run")
 ENDINGS = [
-    (("bnstat.estimate.recalibration", "scene", 1), signal.SIGTERM),
+    (("bnstat.estimate.preparation", "set_up", 1), signal.SIGTERM),
     ((*RUN, 1), signal.SIGINT),
     ((*RUN, 3), signal.SIGKILL),
     (("bnstat.mending.draft", "copy_file", 1), signal.SIGINT),
@@ -72,25 +70,9 @@ ENDINGS = [
 ]
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    module = tf.Module()
-    module.moving_mean = tf.Variable(tf.zeros(3), name="bn/moving_mean")
-    module.moving_variance = tf.Variable(tf.ones(3), name="bn/moving_variance")
-
-    @tf.function(input_signature=[tf.TensorSpec([None, 3], name="x")])
-    def call(x: tf.Tensor) -> tf.Tensor:
-        return tf.nn.batch_normalization(
-            x, module.moving_mean, module.moving_variance, None, None, 1e-3
-        )
-
-    module.call = call
-    tf.saved_model.save(module, str(tmp_path / "model"), signatures=call)
-    return tmp_path / "model"
-
-
 @pytest.mark.slow
-def test_at_any_moment(model: Path, tmp_path: Path) -> None:
+def test_at_any_moment(tmp_path: Path) -> None:
+    model = normalizing(tmp_path / "model")
     x = np.random.default_rng(0).normal(3, 2, (150, 3)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
     before = contents(model)

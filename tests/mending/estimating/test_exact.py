@@ -1,4 +1,4 @@
-"""Statistics against NumPy and Keras: by hand, layer after layer, in inference."""
+"""Estimated statistics compared with NumPy and with a training step of Keras."""
 
 from __future__ import annotations
 
@@ -15,20 +15,29 @@ import tf_keras
 
 import bnstat
 from bnstat import drift, recalibrate
+from tests.builders.modules import Norm
 
 KERAS = pytest.mark.parametrize("keras", [keras_3, tf_keras], ids=["keras", "tf_keras"])
 RANDOM = np.random.default_rng(3)
 
 
 def norms(keras: ModuleType, model: Any) -> list[Any]:
-    """The batch-norm layers of a model, those of nested models in their place."""
-    found = []
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            found.append(layer)
-        elif hasattr(layer, "layers"):
-            found += norms(keras, layer)
-    return found
+    return [each for each in model.layers if isinstance(each, keras.layers.BatchNormalization)]
+
+
+def statistics(norm: Any) -> tuple[np.ndarray, np.ndarray]:
+    return np.asarray(norm.moving_mean), np.asarray(norm.moving_variance)
+
+
+def assert_close(norm: Any, mean: Any, variance: Any, rtol: float = 1e-5) -> None:
+    np.testing.assert_allclose(norm.moving_mean, mean, rtol=rtol, atol=min(rtol, 1e-5))
+    np.testing.assert_allclose(norm.moving_variance, variance, rtol=rtol)
+
+
+def single(keras: ModuleType, size: int, *before: Any) -> tuple[Any, Any]:
+    """Return a model of one normalization, after other layers, and the normalization."""
+    norm = keras.layers.BatchNormalization(name="bn")
+    return keras.Sequential([keras.Input((size,)), *before, norm]), norm
 
 
 def dense_network(keras: ModuleType) -> Any:
@@ -39,26 +48,6 @@ def dense_network(keras: ModuleType) -> Any:
         sizes += [layers.Dense(size), layers.BatchNormalization(), layers.ReLU()]
         sizes += [layers.Dropout(0.5)]
     return keras.Sequential(sizes)
-
-
-@KERAS
-def test_exact_is_what_numpy_finds_layer_after_layer(keras: ModuleType) -> None:
-    model = dense_network(keras)
-    x = (RANDOM.normal(3, 5, (300, 5)) ** 3).astype(np.float32)
-    result = recalibrate(model, {"x": x}, exact=True, batch_size=64)
-    assert (result.samples, result.batches, result.waves) == (300, 5, 3)
-    value = x.astype(np.float64)
-    dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
-    for layer, norm in zip(dense, norms(keras, model), strict=True):
-        kernel, bias = (weight.astype(np.float64) for weight in layer.get_weights())
-        value = value @ kernel + bias
-        mean, variance = value.mean(0), value.var(0)
-        deviation = np.sqrt(variance)
-        assert np.abs(np.asarray(norm.moving_mean) - mean).max() < 1e-5 * deviation.max()
-        np.testing.assert_allclose(np.asarray(norm.moving_variance), variance, rtol=1e-5)
-        value = (value - mean) / np.sqrt(variance + norm.epsilon)
-        value = np.maximum(value * np.asarray(norm.gamma) + np.asarray(norm.beta), 0)
-    assert max(each.remains for each in result.layers) < 1e-5
 
 
 @KERAS
@@ -90,14 +79,10 @@ def test_one_batch_is_a_training_step_with_momentum_0(keras: ModuleType) -> None
     )
     x = RANDOM.normal(2, 3, (40, 6, 6, 3)).astype(np.float32)
     model(x, training=True)
-    trained = [(np.asarray(n.moving_mean), np.asarray(n.moving_variance)) for n in _n(keras, model)]
+    trained = [statistics(norm) for norm in norms(keras, model)]
     recalibrate(model, x, batch_size=40)
-    for layer, (mean, variance) in zip(_n(keras, model), trained, strict=True):
-        np.testing.assert_allclose(np.asarray(layer.moving_mean), mean, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(np.asarray(layer.moving_variance), variance, rtol=1e-4)
-
-
-_n = norms
+    for norm, expected in zip(norms(keras, model), trained, strict=True):
+        assert_close(norm, *expected, rtol=1e-4)
 
 
 @KERAS
@@ -110,8 +95,7 @@ def test_a_shared_layer_is_measured_over_all_its_uses(keras: ModuleType) -> None
     second = RANDOM.normal(6, 2, (100, 3)).astype(np.float32)
     result = recalibrate(model, {"one": first, "two": second})
     both = np.concatenate([first, second]).astype(np.float64)
-    np.testing.assert_allclose(np.asarray(shared.moving_mean), both.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(np.asarray(shared.moving_variance), both.var(0), rtol=1e-5)
+    assert_close(shared, both.mean(0), both.var(0))
     assert [each.layer for each in result.layers] == ["shared"]
 
 
@@ -129,28 +113,23 @@ def test_a_layer_that_feeds_itself_settles(keras: ModuleType) -> None:
 @KERAS
 def test_a_small_last_batch_weighs_as_much_as_it_has_samples(keras: ModuleType) -> None:
     """In torch's swa_utils.update_bn it weighs as much as a full one."""
-    model = keras.Sequential([keras.Input((2,)), keras.layers.BatchNormalization()])
+    model, norm = single(keras, 2)
     x = np.concatenate([np.zeros((64, 2)), np.full((1, 2), 65.0)]).astype(np.float32)
     x[:64] += RANDOM.normal(0, 1, (64, 2)).astype(np.float32)
-    result = recalibrate(model, x, batch_size=64)
-    (norm,) = norms(keras, model)
-    assert result.batches == 2
-    np.testing.assert_allclose(np.asarray(norm.moving_mean), x.mean(0), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(np.asarray(norm.moving_variance), x.var(0), rtol=1e-5)
+    assert recalibrate(model, x, batch_size=64).batches == 2
+    assert_close(norm, x.mean(0), x.var(0))
 
 
 @KERAS
 def test_fewer_batches_than_asked_for_are_counted_as_they_are(keras: ModuleType) -> None:
     """AIMET's bn_reestimation divides by the number that was asked for."""
-    model = keras.Sequential([keras.Input((2,)), keras.layers.BatchNormalization()])
+    model, norm = single(keras, 2)
     x = RANDOM.normal(7, 1, (30, 2)).astype(np.float32)
-    result = recalibrate(model, x, samples=4096, batch_size=10)
-    (norm,) = norms(keras, model)
-    assert (result.samples, result.batches) == (30, 3)
-    np.testing.assert_allclose(np.asarray(norm.moving_mean), x.mean(0), rtol=1e-5)
-    few = recalibrate(model, x, samples=15, batch_size=10)
-    assert (few.samples, few.batches) == (15, 2)
-    np.testing.assert_allclose(np.asarray(norm.moving_mean), x[:15].mean(0), rtol=1e-5)
+    for samples, batches in ((30, 3), (15, 2)):
+        most = 4096 if samples == len(x) else samples
+        result = recalibrate(model, x, samples=most, batch_size=10)
+        assert (result.samples, result.batches) == (samples, batches)
+        assert_close(norm, x[:samples].mean(0), x[:samples].var(0))
 
 
 @pytest.mark.slow
@@ -174,7 +153,7 @@ def test_what_keras_masks_does_not_count(keras: ModuleType, form: str, tmp_path:
         found = recalibrate(path, x)
     assert found.layers[0].mean.min() > 2.5 > x.mean((0, 1)).max()
     for mended, trained in zip(found.layers, norms(keras, model), strict=True):
-        mean, variance = np.asarray(trained.moving_mean), np.asarray(trained.moving_variance)
+        mean, variance = statistics(trained)
         np.testing.assert_allclose(mended.mean, mean, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(mended.variance, variance, rtol=1e-4)
 
@@ -199,13 +178,10 @@ def test_lookup_tables_hold_what_they_held(keras: ModuleType, invert: bool, tmp_
 @KERAS
 def test_dropout_stays_off(keras: ModuleType) -> None:
     """AIMET's bn_reestimation runs it in training mode."""
-    layers = keras.layers
-    noisy = [keras.Input((4,)), layers.Dropout(0.9), layers.GaussianNoise(0.9)]
-    model = keras.Sequential([*noisy, layers.BatchNormalization()])
+    model, norm = single(keras, 4, keras.layers.Dropout(0.9), keras.layers.GaussianNoise(0.9))
     x = RANDOM.normal(2, 1, (50, 4)).astype(np.float32)
     recalibrate(model, x)
-    (norm,) = norms(keras, model)
-    np.testing.assert_allclose(np.asarray(norm.moving_variance), x.var(0), rtol=1e-5)
+    assert_close(norm, x.mean(0), x.var(0))
 
 
 def variants(keras: ModuleType) -> dict[str, tuple[Any, tuple[int, ...]]]:
@@ -234,25 +210,20 @@ def test_every_kind_of_layer_as_keras_trains_it(keras: ModuleType, name: str) ->
     model = keras.Sequential([keras.Input(shape, dtype=dtype), layer])
     x = RANDOM.normal(4, 2, (20, *shape)).astype(dtype)
     model(x, training=True)
-    expected = [np.asarray(layer.moving_mean), np.asarray(layer.moving_variance)]
+    expected = statistics(layer)
     layer.moving_mean.assign(np.zeros_like(expected[0]))
     layer.moving_variance.assign(np.ones_like(expected[1]))
     result = recalibrate(model, x, exact=True, batch_size=8)
     assert not result.left
-    tolerance = 1e-12 if name == "float64" else 1e-5
-    np.testing.assert_allclose(np.asarray(layer.moving_mean), expected[0], rtol=tolerance)
-    np.testing.assert_allclose(np.asarray(layer.moving_variance), expected[1], rtol=tolerance)
+    assert_close(layer, *expected, rtol=1e-12 if name == "float64" else 1e-5)
 
 
 def test_nested_models() -> None:
     """NNCF's batchnorm_adaptation sees top-level layers only."""
     layers = keras_3.layers
-    inner = keras_3.Sequential(
-        [keras_3.Input((4,)), layers.Dense(3), layers.BatchNormalization(name="bn")], name="inner"
-    )
-    model = keras_3.Sequential(
-        [keras_3.Input((4,)), layers.BatchNormalization(name="bn"), inner], name="outer"
-    )
+    inner, _ = single(keras_3, 4, layers.Dense(3))
+    inner.name = "inner"
+    model = keras_3.Sequential([keras_3.Input((4,)), layers.BatchNormalization(name="bn"), inner])
     x = RANDOM.normal(1, 3, (60, 4)).astype(np.float32)
     result = recalibrate(model, x)
     assert [each.layer for each in result.layers] == ["bn", "inner/bn"]
@@ -264,37 +235,21 @@ def test_nested_models() -> None:
 
 
 class Module(tf.Module):
-    """A network in plain TensorFlow, whose normalization is spelled out."""
+    """A network in plain TensorFlow that does not record its inputs."""
 
     def __init__(self) -> None:
         super().__init__()
         self.norm = Norm()
 
     def __call__(self, x: tf.Tensor, is_training: bool = True) -> tf.Tensor:
-        return self.norm(tf.nn.dropout(x, 0.5) if is_training else x, is_training)
-
-
-class Norm(tf.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.moving_mean = tf.Variable(tf.zeros(3))
-        self.moving_variance = tf.Variable(tf.ones(3))
-        self.gamma = tf.Variable([1.0, 2.0, 3.0])
-        self.beta = tf.Variable(tf.zeros(3))
-
-    def __call__(self, x: tf.Tensor, is_training: bool) -> tf.Tensor:
-        mean, variance = self.moving_mean, self.moving_variance
-        if is_training:
-            mean, variance = tf.nn.moments(x, [0])
-        return tf.nn.batch_normalization(x, mean, variance, self.beta, self.gamma, 1e-3)
+        return self.norm(tf.nn.dropout(x, 0.5) if is_training else x)
 
 
 def test_a_module_of_plain_tensorflow() -> None:
     module = Module()
     x = RANDOM.normal(1, 3, (60, 3)).astype(np.float32)
     recalibrate(module, x)
-    np.testing.assert_allclose(module.norm.moving_mean.numpy(), x.mean(0), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(module.norm.moving_variance.numpy(), x.var(0), rtol=1e-5)
+    assert_close(module.norm, x.mean(0), x.var(0))
 
 
 def test_labels_are_not_an_input_of_a_module_that_records_no_inputs(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import tensorflow as tf
 import bnstat
 from bnstat.errors import AmbiguousError, BnstatError, NotFoundError
 from tests.builders.digits import DATA
+from tests.builders.modules import Norm
 
 v1 = tf.compat.v1
 X = np.random.default_rng(5).normal(2, 3, (96, 6)).astype(np.float32)
@@ -157,26 +158,19 @@ def test_data_is_fed_behind_a_pipeline(
 
 
 class Two(tf.Module):
-    """Two norms, of which one signature runs the first and another both."""
+    """Two normalizations. One signature runs the first, the other runs both."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.norms = [
-            {
-                "mean": tf.Variable(tf.zeros(6), name=f"{name}/moving_mean"),
-                "variance": tf.Variable(tf.ones(6), name=f"{name}/moving_variance"),
-            }
-            for name in ("first", "second")
-        ]
+        self.first, self.second = Norm(6), Norm(6)
 
     @tf.function(input_signature=[tf.TensorSpec([None, 6], tf.float32, "x")])
     def one(self, x: Any) -> Any:
-        return {"y": tf.nn.batch_normalization(x, *self.norms[0].values(), None, None, 1e-3)}
+        return {"y": self.first(x)}
 
     @tf.function(input_signature=[tf.TensorSpec([None, 6], tf.float32, "x")])
     def both(self, x: Any) -> Any:
-        x = self.one(x)["y"]
-        return {"z": tf.nn.batch_normalization(x, *self.norms[1].values(), None, None, 1e-3)}
+        return {"z": self.second(self.first(x))}
 
 
 def test_the_signature_that_is_named_is_run(tmp_path: Path) -> None:

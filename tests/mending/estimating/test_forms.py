@@ -1,4 +1,4 @@
-"""A network that never updated its statistics is mended whatever it was saved as."""
+"""A network whose statistics were never updated is recalibrated, whatever its format."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_every_form_of_a_network_is_mended_alike(
             np.testing.assert_allclose(one.variance, other.variance, rtol=1e-4)
         copy = bnstat.load(tmp_path / form)
         found = bnstat.check(copy, select=["BN001", "BN002", "BN003"])
-        # Nothing but its name tells how often a checkpoint was updated.
+        # The name of a checkpoint is all that shows how often it was updated.
         assert [each for each in found if each.severity != "info"] == []
         assert (found == []) == (copy.source.step is None)
 

@@ -1,4 +1,4 @@
-"""Models that try to do more than compute: nothing of that happens unless the user trusts them."""
+"""Models that try to do more than compute are refused unless the user trusts them."""
 
 from __future__ import annotations
 
@@ -23,34 +23,49 @@ Attack = Callable[[Path], Sequence[Any]]
 SECRET = "12, 34"
 
 
-def _dataset(op: str, *names: str) -> Attack:
+def attack(op: str, *inputs: str, **attributes: Any) -> Attack:
+    """Return an attack by one op; in its attributes, FOLDER stands for the folder."""
+
     def build(folder: Path) -> Sequence[Any]:
-        values = {"filename": folder / "out", "directory": folder, "address": "localhost:1"}
-        values["compression_type"] = ""
+        filled = {
+            name: value.replace(b"FOLDER", str(folder).encode())
+            if isinstance(value, bytes)
+            else value
+            for name, value in attributes.items()
+        }
+        return [node("attack", op, *inputs, **filled)]
+
+    return build
+
+
+def after(constants: dict[str, Any], build: Attack) -> Attack:
+    """Return an attack whose op takes constants."""
+    return lambda folder: [*(const(*item) for item in constants.items()), *build(folder)]
+
+
+def on_dataset(op: str, **constants: str) -> Attack:
+    """Return an attack by an op that takes a dataset and texts."""
+
+    def build(folder: Path) -> Sequence[Any]:
+        types = {"Toutput_types": [tf.string], "output_shapes": shapes([])}
         return [
             const("records", ["record"]),
-            node(
-                "dataset",
-                "TensorSliceDataset",
-                "records",
-                Toutput_types=[tf.string],
-                output_shapes=_shapes([]),
-            ),
-            *(const(name, str(values[name])) for name in names),
-            node("attack", op, "dataset", *names),
+            node("dataset", "TensorSliceDataset", "records", **types),
+            *(const(name, text.replace("FOLDER", str(folder))) for name, text in constants.items()),
+            node("attack", op, "dataset", *constants),
         ]
 
     return build
 
 
-def _shapes(*shapes: Sequence[int]) -> Any:
+def shapes(*sizes: Sequence[int]) -> Any:
     value = tf.compat.v1.AttrValue()
-    for shape in shapes:
-        value.list.shape.append(tf.TensorShape(shape).as_proto())
+    for each in sizes:
+        value.list.shape.append(tf.TensorShape(each).as_proto())
     return value
 
 
-def _debug(folder: Path) -> Sequence[Any]:
+def debug(folder: Path) -> Sequence[Any]:
     urls = [f"file://{folder}/out".encode()]
     return [
         const("c", np.int32([-1, 1, 1, 3])),
@@ -59,7 +74,7 @@ def _debug(folder: Path) -> Sequence[Any]:
     ]
 
 
-def _read_by_shape_inference(folder: Path) -> Sequence[Any]:
+def read_by_shape_inference(folder: Path) -> Sequence[Any]:
     return [
         const("name", str(folder / "secret")),
         node("read", "ReadFile", "name"),
@@ -68,87 +83,45 @@ def _read_by_shape_inference(folder: Path) -> Sequence[Any]:
     ]
 
 
+RECORDS = {"filename": "FOLDER/out", "compression_type": ""}
+FILE = b"FOLDER/secret"
+DUMP = {"log_dir_path": b"FOLDER", "file_name": b"out", "func_name": b"f", "node_name": b"n"}
+STATISTICS = {"low": np.float32(0), "high": np.float32(1), "bins": np.int64([1])}
+SAMPLER = {"num_true": 1, "num_sampled": 1, "unique": True, "range_max": 1}
+PROTO = {"message_type": b"M", "field_names": [b"f"], "output_types": [tf.float32]}
+
 ATTACKS: dict[str, Attack] = {
-    "DatasetToTFRecord": _dataset("DatasetToTFRecord", "filename", "compression_type"),
-    "ExperimentalDatasetToTFRecord": _dataset(
-        "ExperimentalDatasetToTFRecord", "filename", "compression_type"
-    ),
-    "DistributedSave": _dataset("DistributedSave", "directory", "address"),
-    "DumpTensor": lambda folder: [
-        node(
-            "attack",
-            "DumpTensor",
-            "x",
-            T=tf.float32,
-            log_dir_path=str(folder).encode(),
-            file_name=b"out",
-            enabled=True,
-            func_name=b"f",
-            node_name=b"n",
-        )
-    ],
-    "CalibrationStatisticsSaver": lambda folder: [
-        const("low", np.float32(0)),
-        const("high", np.float32(1)),
-        const("bins", np.int64([1])),
-        node(
-            "attack",
+    "DatasetToTFRecord": on_dataset("DatasetToTFRecord", **RECORDS),
+    "ExperimentalDatasetToTFRecord": on_dataset("ExperimentalDatasetToTFRecord", **RECORDS),
+    "DistributedSave": on_dataset("DistributedSave", directory="FOLDER", address="localhost:1"),
+    "DumpTensor": attack("DumpTensor", "x", T=tf.float32, enabled=True, **DUMP),
+    "CalibrationStatisticsSaver": after(
+        STATISTICS,
+        attack(
             "CalibrationStatisticsSaver",
-            "low",
-            "high",
-            "bins",
+            *STATISTICS,
             Tin=[tf.float32, tf.float32, tf.int64],
             ids=[b"1"],
             calibration_methods=[1],
-            output_file_path=str(folder / "out").encode(),
+            output_file_path=b"FOLDER/out",
         ),
-    ],
-    "FixedUnigramCandidateSampler": lambda folder: [
-        const("classes", np.int64([[0]])),
-        node(
-            "attack",
-            "FixedUnigramCandidateSampler",
-            "classes",
-            num_true=1,
-            num_sampled=1,
-            unique=True,
-            range_max=1,
-            vocab_file=str(folder / "secret").encode(),
-        ),
-    ],
-    "RecordInput": lambda folder: [
-        node("attack", "RecordInput", file_pattern=str(folder / "secret").encode(), batch_size=1)
-    ],
-    "ImmutableConst": lambda folder: [
-        node(
-            "attack",
-            "ImmutableConst",
-            dtype=tf.uint8,
-            shape=tf.TensorShape([4]),
-            memory_region_name=str(folder / "secret").encode(),
-        )
-    ],
-    "DecodeProtoV2": lambda folder: [
-        const("proto", "proto"),
-        node(
-            "attack",
-            "DecodeProtoV2",
-            "proto",
-            message_type=b"M",
-            field_names=[b"f"],
-            output_types=[tf.float32],
-            descriptor_source=str(folder / "secret").encode(),
-        ),
-    ],
-    "Skipgram": lambda folder: [
-        node("attack", "Skipgram", filename=str(folder / "secret").encode(), batch_size=1)
-    ],
-    "Print": lambda folder: [
-        node("attack", "Print", "x", "x", T=tf.float32, U=[tf.float32], message=b"\x1b[31mred")
-    ],
-    "Abort": lambda folder: [node("attack", "Abort", exit_without_error=True)],
-    "DebugIdentity": _debug,
-    "ReadFile": _read_by_shape_inference,
+    ),
+    "FixedUnigramCandidateSampler": after(
+        {"classes": np.int64([[0]])},
+        attack("FixedUnigramCandidateSampler", "classes", vocab_file=FILE, **SAMPLER),
+    ),
+    "RecordInput": attack("RecordInput", file_pattern=FILE, batch_size=1),
+    "ImmutableConst": attack(
+        "ImmutableConst", dtype=tf.uint8, shape=tf.TensorShape([4]), memory_region_name=FILE
+    ),
+    "DecodeProtoV2": after(
+        {"proto": "proto"}, attack("DecodeProtoV2", "proto", descriptor_source=FILE, **PROTO)
+    ),
+    "Skipgram": attack("Skipgram", filename=FILE, batch_size=1),
+    "Print": attack("Print", "x", "x", T=tf.float32, U=[tf.float32], message=b"\x1b[31mred"),
+    "Abort": attack("Abort", exit_without_error=True),
+    "DebugIdentity": debug,
+    "ReadFile": read_by_shape_inference,
 }
 
 
@@ -232,7 +205,7 @@ def test_functions_are_followed_wherever_they_are_named(folder: Path, tmp_path: 
                 "numbers",
                 Targuments=[tf.float32],
                 output_types=[tf.float32],
-                output_shapes=_shapes([]),
+                output_shapes=shapes([]),
                 f="outer",
             ),
         ],
@@ -250,14 +223,14 @@ def test_functions_are_followed_wherever_they_are_named(folder: Path, tmp_path: 
         path = saved_model(tmp_path / name.replace(" ", "-"), made)
         with pytest.raises(UnsupportedError, match="would execute ReadFile"):
             drift(path, X)
-        # What is not called does not matter.
+        # Without the call, the same functions are allowed.
         made = graph(nodes[:1], library=_library(read, plain, outer))
         refuse_unlisted(made.__class__(node=made.node), name)
 
 
 @pytest.mark.parametrize("caller", ["call", "branch"])
 def test_functions_that_call_each_other_many_times(caller: str, tmp_path: Path) -> None:
-    """Thirty functions, each of which calls the next one twice: a billion ops."""
+    """Each of thirty functions calls the next one twice, which makes a billion ops."""
     types = {"Tin": [tf.float32], "Tout": [tf.float32]}
 
     def twice(name: str, argument: str) -> list[Any]:
@@ -295,7 +268,7 @@ def test_a_function_with_the_name_of_an_op_hides_nothing(folder: Path, tmp_path:
 
 
 def test_what_does_not_run_does_not_matter(folder: Path, tmp_path: Path) -> None:
-    """Ops beside the outputs, functions that nothing calls, and bodies that nothing returns."""
+    """Unused ops, functions that nothing calls, and ops in functions that nothing returns."""
     unused = function("unused", _reading(folder), "size:y:0")
     body = [
         const("name", str(folder / "secret")),
@@ -318,7 +291,7 @@ def test_what_does_not_run_does_not_matter(folder: Path, tmp_path: Path) -> None
 
 def test_nothing_is_evaluated_to_learn_the_shape_of_an_input(folder: Path, tmp_path: Path) -> None:
     """Importing a graph runs the stateless ops that decide a shape."""
-    path = saved_model(tmp_path / "model", graph(_debug(folder), "attack"))
+    path = saved_model(tmp_path / "model", graph(debug(folder), "attack"))
     with pytest.raises(UnsupportedError, match="would execute DebugIdentity"):
         drift(path, X, inputs=["attack"])
     assert [each.name for each in folder.iterdir()] == ["secret"]

@@ -1,4 +1,4 @@
-"""Keras files that name modules, code or files: nothing of that is imported, run or read."""
+"""Keras files that name modules, code or other files, which bnstat does not import, run or read."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import tf_keras
 from bnstat import drift
 from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.estimate.running.keras_files import refuse_unsafe
+from tests.builders.modules import Net
 
 X = np.random.default_rng(0).normal(3, 2, (20, 3)).astype(np.float32)
 
@@ -41,11 +42,18 @@ def edited(path: Path, change: Callable[[Any], None]) -> Path:
             change(configuration)
             file.attrs["model_config"] = json.dumps(configuration)
         return path
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
+    members = unzipped(path)
     configuration = json.loads(members["config.json"])
     change(configuration)
-    members["config.json"] = json.dumps(configuration).encode()
+    return zipped(path, {**members, "config.json": json.dumps(configuration).encode()})
+
+
+def unzipped(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def zipped(path: Path, members: Mapping[str, bytes]) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in members.items():
             archive.writestr(name, data)
@@ -78,27 +86,24 @@ def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("trap_of_test", None)
 
 
-def test_no_module_outside_keras_is_imported(saved: Path, trap: Path) -> None:
+def with_a_class(configuration: Any) -> None:
     layer = {"class_name": "Trap", "module": "trap_of_test", "registered_name": "Trap"}
-    edited(saved, inserted({**layer, "config": {"name": "trap"}}))
-    with pytest.raises(UnsupportedError, match=r"without trap_of_test\.Trap.*--import MODULE"):
-        drift(saved, X)
-    assert not trap.exists()
+    inserted({**layer, "config": {"name": "trap"}})(configuration)
 
 
-def test_no_function_of_another_module_is_imported(saved: Path, trap: Path) -> None:
+def with_a_function(configuration: Any) -> None:
     function = {"class_name": "function", "config": "trap", "module": "trap_of_test"}
+    for layer in configuration["config"]["layers"]:
+        if layer["class_name"] == "BatchNormalization":
+            layer["config"]["beta_initializer"] = {**function, "registered_name": "function"}
 
-    def change(configuration: Any) -> None:
-        (layer,) = (
-            each
-            for each in configuration["config"]["layers"]
-            if each["class_name"] == "BatchNormalization"
-        )
-        layer["config"]["beta_initializer"] = {**function, "registered_name": "function"}
 
+@pytest.mark.parametrize(("change", "name"), [(with_a_class, "Trap"), (with_a_function, "trap")])
+def test_no_module_outside_keras_is_imported(
+    change: Callable[[Any], None], name: str, saved: Path, trap: Path
+) -> None:
     edited(saved, change)
-    with pytest.raises(UnsupportedError, match=r"without trap_of_test\.trap"):
+    with pytest.raises(UnsupportedError, match=rf"without trap_of_test\.{name}.*--import MODULE"):
         drift(saved, X)
     assert not trap.exists()
 
@@ -115,9 +120,7 @@ def test_a_lambda_runs_only_if_trusted(library: str, name: str, tmp_path: Path) 
 
 
 def test_no_saved_model_is_run_as_a_layer(saved: Path, tmp_path: Path) -> None:
-    module = tf.Module()
-    module.call = tf.function(lambda x: x, input_signature=[tf.TensorSpec([None, 3])])
-    tf.saved_model.save(module, str(tmp_path / "inner"), signatures=module.call)
+    Net(lambda net, x: x).save(tmp_path / "inner")
     config = {"name": "inner", "filepath": str(tmp_path / "inner"), "call_endpoint": "serve"}
     edited(saved, inserted({"class_name": "TFSMLayer", "module": "keras.layers", "config": config}))
     with pytest.raises(UnsupportedError, match=r"read the file .*inner.*TFSMLayer"):
@@ -268,8 +271,7 @@ def test_no_other_file_is_read_for_weights(form: str, refer: Any, tmp_path: Path
             del file[bias]
             refer(file, bias, other)
     else:
-        with zipfile.ZipFile(path) as archive:
-            members = {name: archive.read(name) for name in archive.namelist()}
+        members = unzipped(path)
         weights.write_bytes(members["model.weights.h5"])
         with h5py.File(weights, "r+") as file:
             del file["layers/dense/vars/1"]
@@ -281,9 +283,7 @@ def test_no_other_file_is_read_for_weights(form: str, refer: Any, tmp_path: Path
             for name, data in members.items():
                 (path / name).write_bytes(data)
         else:
-            with zipfile.ZipFile(path, "w") as archive:
-                for name, data in members.items():
-                    archive.writestr(name, data)
+            zipped(path, members)
     with pytest.raises(UnsupportedError, match="from another file; --trust"):
         drift(path, X)
 

@@ -14,35 +14,22 @@ import tf_keras
 
 from bnstat import drift, recalibrate
 from bnstat.errors import UnsupportedError
+from tests.builders.modules import EPSILON, Net, Norm
 
 X = np.random.default_rng(2).normal(3, 2, (50, 3)).astype(np.float32)
-EPSILON = 1e-3
 REASON = "in a loop (tf.while_loop, tf.map_fn or a recurrent cell), where it cannot be measured"
 
 
-class Norm(tf.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.moving_mean = tf.Variable(tf.zeros(3), name="moving_mean")
-        self.moving_variance = tf.Variable(tf.ones(3), name="moving_variance")
-
-    def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        return tf.nn.batch_normalization(
-            x, self.moving_mean, self.moving_variance, None, None, EPSILON
-        )
+Form = Callable[[Norm, tf.Tensor], tf.Tensor]
 
 
-class Net(tf.Module):
-    """Normalizations before a loop, in it and after it."""
+def around(loop: Form) -> Net:
+    """Return a network with normalizations before a loop, in it and after it."""
 
-    def __init__(self, loop: Callable[[Norm, tf.Tensor], tf.Tensor]) -> None:
-        super().__init__()
-        self.first, self.norm, self.last = Norm(), Norm(), Norm()
-        self.loop = loop
+    def call(net: Any, x: tf.Tensor) -> tf.Tensor:
+        return net.last(tf.reshape(loop(net.norm, net.first(x) + 2), [-1, 3]))
 
-    @tf.function(input_signature=[tf.TensorSpec([None, 3], name="x")])
-    def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        return self.last(tf.reshape(self.loop(self.norm, self.first(x) + 2), [-1, 3]))
+    return Net(call, "first", "norm", "last")
 
 
 def a_while(norm: Norm, x: tf.Tensor) -> tf.Tensor:
@@ -66,7 +53,7 @@ def a_loop_in_a_loop_in_a_branch(norm: Norm, x: tf.Tensor) -> tf.Tensor:
     return total
 
 
-FORMS: dict[Callable[..., Any], Callable[[np.ndarray], np.ndarray]] = {
+FORMS: dict[Form, Callable[[np.ndarray], np.ndarray]] = {
     a_while: lambda x: x * 6,
     a_map: lambda x: x * x[:, :1],
     a_loop_in_a_loop_in_a_branch: lambda x: x * 2 + 3,
@@ -76,11 +63,9 @@ FORMS: dict[Callable[..., Any], Callable[[np.ndarray], np.ndarray]] = {
 
 @pytest.mark.parametrize("exact", [False, True], ids=["one pass", "exact"])
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
-def test_layers_around_a_loop_are_measured(
-    form: Callable[..., Any], exact: bool, tmp_path: Path
-) -> None:
-    tf.saved_model.save(Net(form), str(tmp_path / "model"))
-    result = recalibrate(tmp_path / "model", X, exact=exact, batch_size=50)
+def test_layers_around_a_loop_are_measured(form: Form, exact: bool, tmp_path: Path) -> None:
+    path = around(form).save(tmp_path / "model")
+    result = recalibrate(path, X, exact=exact, batch_size=50)
     assert result.left.keys() == {"norm"}
     assert REASON in result.left["norm"]
     first, last = result.layers
@@ -91,7 +76,7 @@ def test_layers_around_a_loop_are_measured(
     np.testing.assert_allclose(last.variance, entering.var(0), rtol=1e-4)
     assert last.remains < 1e-5 or not exact
     if not exact:
-        live = drift(Net(form), {"x": X})
+        live = drift(around(form), {"x": X})
         assert [*live.left.values()] == [*result.left.values()]
         assert len(live.layers) == 2
 

@@ -1,4 +1,4 @@
-"""The outputs in both modes of batch norm, what they show, and what is done about it."""
+"""The outputs in both modes of batch norm, and what they show."""
 
 from __future__ import annotations
 

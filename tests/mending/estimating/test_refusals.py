@@ -1,7 +1,8 @@
-"""What is not run, what cannot be, and what is left as it was."""
+"""Models and layers that are refused, or left unchanged, with the reason."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,89 +14,50 @@ import tensorflow as tf
 from bnstat import drift, recalibrate
 from bnstat.errors import BnstatError
 from tests.builders.digits import DATA, TEST
+from tests.builders.modules import Net, Norm, normalizing
 
 X = np.random.default_rng(0).normal(3, 2, (50, 3)).astype(np.float32)
 
 
-class Net(tf.Module):
-    """A normalization, and before it whatever a test has in mind."""
-
-    def __init__(self, before: Any = None) -> None:
-        super().__init__()
-        self.moving_mean = tf.Variable(tf.zeros(3), name="bn/moving_mean")
-        self.moving_variance = tf.Variable(tf.ones(3), name="bn/moving_variance")
-        self.before = before
-
-    @tf.function(input_signature=[tf.TensorSpec([None, 3], name="x")])
-    def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        if self.before is not None:
-            x = self.before(self, x)
-        return tf.nn.batch_normalization(
-            x, self.moving_mean, self.moving_variance, None, None, 1e-3
-        )
-
-    def saved(self, path: Path) -> Path:
-        tf.saved_model.save(self, str(path))
-        return path
+def reads_a_file(x: tf.Tensor, path: Path) -> tf.Tensor:
+    return x + tf.cast(tf.strings.length(tf.io.read_file(str(path))), tf.float32)
 
 
-def reads_a_file(secret: Path) -> Any:
-    return lambda net, x: x + tf.cast(tf.strings.length(tf.io.read_file(str(secret))), tf.float32)
-
-
-def writes_a_file(path: Path) -> Any:
-    def write(net: Net, x: tf.Tensor) -> tf.Tensor:
-        with tf.control_dependencies([tf.io.write_file(str(path), "written")]):
-            return tf.identity(x)
-
-    return write
+def writes_a_file(x: tf.Tensor, path: Path) -> tf.Tensor:
+    with tf.control_dependencies([tf.io.write_file(str(path), "written")]):
+        return tf.identity(x)
 
 
 def test_files_are_not_touched_unless_trusted(tmp_path: Path) -> None:
-    target = tmp_path / "target"
-    writing = Net(writes_a_file(target)).saved(tmp_path / "writing")
+    target, secret = tmp_path / "target", tmp_path / "secret"
+    writing = normalizing(tmp_path / "writing", lambda x: writes_a_file(x, target))
     for run in (recalibrate, drift):
         with pytest.raises(BnstatError, match=r"would execute WriteFile, .*--trust"):
             run(writing, X)
     assert not target.exists()
-    (tmp_path / "secret").write_text("12345")
-    reading = Net(reads_a_file(tmp_path / "secret")).saved(tmp_path / "reading")
+    secret.write_text("12345")
+    reading = normalizing(tmp_path / "reading", lambda x: reads_a_file(x, secret))
     with pytest.raises(BnstatError, match="ReadFile"):
         recalibrate(reading, X)
     result = recalibrate(reading, X, trust=True)
     np.testing.assert_allclose(result.layers[0].mean, X.mean(0) + 5, rtol=1e-5)
 
 
-def test_dangers_within_branches_and_loops_are_found(tmp_path: Path) -> None:
+def test_ops_in_branches_and_loops_are_refused(tmp_path: Path) -> None:
     target = tmp_path / "target"
 
-    def hidden(net: Net, x: tf.Tensor) -> tf.Tensor:
-        write = writes_a_file(target)
-        x = tf.cond(tf.reduce_sum(x) > 1e9, lambda: write(net, x), lambda: x)
+    def hidden(x: tf.Tensor) -> tf.Tensor:
+        x = tf.cond(tf.reduce_sum(x) > 1e9, lambda: writes_a_file(x, target), lambda: x)
         return tf.map_fn(lambda row: tf.numpy_function(np.abs, [row], tf.float32), x)
 
-    path = Net(hidden).saved(tmp_path / "hidden")
     with pytest.raises(BnstatError, match=r"PyFunc.*WriteFile"):
-        recalibrate(path, X)
+        recalibrate(normalizing(tmp_path / "hidden", hidden), X)
     assert not target.exists()
 
 
 def test_a_condition_on_the_data_is_followed(tmp_path: Path) -> None:
-    def branch(net: Net, x: tf.Tensor) -> tf.Tensor:
-        return tf.cond(
-            tf.reduce_mean(x) > 0,
-            lambda: tf.nn.batch_normalization(
-                x * 2, net.moving_mean, net.moving_variance, None, None, 1e-3
-            ),
-            lambda: x,
-        )
-
-    class Branched(Net):
-        @tf.function(input_signature=[tf.TensorSpec([None, 3], name="x")])
-        def __call__(self, x: tf.Tensor) -> tf.Tensor:
-            return branch(self, x)
-
-    path = Branched().saved(tmp_path / "model")
+    net = Net(lambda net, x: tf.cond(tf.reduce_mean(x) > 0, lambda: net.bn(x * 2), lambda: x), "bn")
+    path = net.save(tmp_path / "model")
     data = np.concatenate([X[:25] + 10, X[25:] - 100])
     result = recalibrate(path, data, batch_size=25)
     np.testing.assert_allclose(result.layers[0].mean, data[:25].mean(0) * 2, rtol=1e-5)
@@ -132,7 +94,7 @@ def test_layers_that_cannot_be_measured_are_named_and_left() -> None:
 
 
 def test_a_checkpoint_alone_cannot_be_run(tmp_path: Path) -> None:
-    tf.train.Checkpoint(net=Net()).write(str(tmp_path / "model"))
+    tf.train.Checkpoint(net=Norm()).write(str(tmp_path / "model"))
     with pytest.raises(BnstatError, match=r"a checkpoint alone.*bnstat.recalibrate\(model, data\)"):
         recalibrate(tmp_path / "model", X)
 
@@ -156,13 +118,12 @@ def test_custom_classes_are_imported(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.syspath_prepend(str(tmp_path))
     from my_layers_of_test import Twice  # type: ignore[import-not-found]
 
-    twice = [keras.Input((3,)), Twice(), keras.layers.BatchNormalization()]
-    keras.Sequential(twice).save("m.keras")
+    keras.Sequential([keras.Input((3,)), Twice(), keras.layers.BatchNormalization()]).save(
+        "m.keras"
+    )
     keras.saving.get_custom_objects().clear()
     with pytest.raises(BnstatError, match=r"Keras cannot build it.*--import MODULE"):
         recalibrate("m.keras", X)
-    import sys
-
     del sys.modules["my_layers_of_test"]
     result = recalibrate("m.keras", X, imports=["my_layers_of_test"])
     np.testing.assert_allclose(result.layers[0].mean, 2 * X.mean(0), rtol=1e-5)

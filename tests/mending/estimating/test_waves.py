@@ -1,4 +1,4 @@
-"""`--exact` on networks with branches: by hand in NumPy, and whatever activations are kept."""
+"""`--exact` on a network with branches, compared with NumPy, whatever activations are kept."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KERAS = pytest.mark.parametrize("keras", [keras_3, tf_keras], ids=["keras", "tf_
 
 
 def branched(keras: Any) -> Any:
-    """Two branches through one layer, a third whose channels come first, and a dense end."""
+    """Return a network with a layer that two branches share, and one with channels first."""
     layers = keras.layers
     keras.utils.set_random_seed(6)
     norm = {
@@ -44,7 +44,7 @@ def branched(keras: Any) -> Any:
 
 
 def by_hand(model: Any, unbiased: Collection[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Layer -> mean and variance, in float64, each with those before it already in place."""
+    """Return layer -> mean and variance, in float64, computed with NumPy layer after layer."""
     found = {}
 
     def times(name: str, value: np.ndarray) -> np.ndarray:
@@ -73,7 +73,7 @@ def exactly(model: Any, cache: ActivationCache) -> Recalibration:
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many tensors each run started from."""
+    """The number of tensors that each run started from."""
     real: Callable[..., Any] = Runner.run
     counts: list[int] = []
 
@@ -91,7 +91,7 @@ def test_exact_is_what_numpy_finds(keras: Any, room: int, started: list[int]) ->
     model = branched(keras)
     cache = ActivationCache(room)
     result = exactly(model, cache)
-    assert result.waves == 3
+    assert (result.samples, result.batches, result.waves) == (90, 3, 3)
     # The fused kernels of Keras 2 average the unbiased variance.
     expected = by_hand(model, NAMES[:3] if keras is tf_keras else ())
     assert {each.layer for each in result.layers} == expected.keys()

@@ -1,4 +1,4 @@
-"""What data is taken, and what is said of data that does not fit."""
+"""Data that fits a model, and errors about data that does not."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def generator() -> Iterator[tuple[np.ndarray, np.ndarray]]:
     ],
     ids=["array", "dict", "pair", "list", "generator", "function", "samples", "named", "pairs"],
 )
-def test_what_a_python_caller_has(data: Any) -> None:
+def test_objects_of_a_python_caller(data: Any) -> None:
     opened = open_data(data, ONE, Settings(batch_size=4))
     for _ in range(2):
         batches = list(opened)
@@ -187,7 +187,7 @@ TWO = {**ONE, "z": Input("z:0", "int32", (None,))}
         ({"x": np.float32(1)}, ONE, "a single number has no samples"),
     ],
 )
-def test_what_does_not_fit_is_said_in_one_line(
+def test_data_that_does_not_fit_is_an_error_in_one_line(
     tmp_path: Path, arrays: Any, inputs: Any, message: str
 ) -> None:
     with pytest.raises(BnstatError, match=message) as error:
@@ -203,15 +203,15 @@ def test_nan_far_into_a_file_is_found_before_the_run() -> None:
     assert sum(batch.size for batch in open_data(x, ONE, Settings(batch_size=4, samples=98))) == 98
 
 
-def test_what_is_no_data(tmp_path: Path) -> None:
-    (tmp_path / "d.txt").write_text("some words that are no data")
+def test_unknown_and_damaged_data(tmp_path: Path) -> None:
+    (tmp_path / "d.txt").write_text("some words")
     (tmp_path / "d.npz").write_bytes(b"PK\x03\x04 cut short")
     (tmp_path / "empty").mkdir()
     np.savez(tmp_path / "objects.npz", x=np.array([{}], object))
     for name in ("d.txt", "empty"):
         with pytest.raises(BnstatError, match="not data that bnstat knows"):
             read(tmp_path / name)
-    (tmp_path / "text.npz").write_text("some words that are no data")
+    (tmp_path / "text.npz").write_text("some words")
     with pytest.raises(BnstatError, match=r"neither \.npz nor \.npy, whatever its name says"):
         read(tmp_path / "text.npz")
     for name in ("d.npz", "objects.npz"):

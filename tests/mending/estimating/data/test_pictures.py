@@ -1,4 +1,4 @@
-"""Folders of images, for models that take images in whatever way."""
+"""Folders of images, for models that take images in different formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TFRecords: what their features become, and what is said of damage."""
+"""TFRecords: their features as arrays, and damaged files."""
 
 from __future__ import annotations
 
