@@ -51,7 +51,7 @@ def test_a_scale_that_is_rounded_is_of_no_other_epsilon() -> None:
 
 def test_a_rewritten_layer_that_tells_no_epsilon() -> None:
     bare = layer("bn", arrays_of(rewritten(BN, "bn")))
-    assert text(BN, bare) == text(bare, BN) == "a file does not tell epsilon (--epsilon)"
+    assert text(BN, bare) == text(bare, BN) == "epsilon is missing in a file (pass --epsilon)"
 
 
 def test_a_mean_of_0_alone_does_not_make_a_layer_rewritten() -> None:
