@@ -1,10 +1,9 @@
 """How the statistics of a run moved over its checkpoints.
 
 Each checkpoint is reduced to a few numbers per layer and role. All arrays of a checkpoint are
-joined to one long vector, in which each role of each layer has its segment, and are reduced
-together: NumPy is called a few dozen times per checkpoint, not per array. Only the vector of the
-checkpoint before is kept, and the step between the two, so a history needs the memory of a few
-checkpoints.
+joined to one long vector with a segment for each role of each layer, and are reduced together:
+NumPy is called a few dozen times per checkpoint, not per array. Only the vector of the checkpoint
+before is kept, and the step between the two, so a history needs the memory of a few checkpoints.
 """
 
 from __future__ import annotations
@@ -51,13 +50,13 @@ class Skipped:
 class Track:
     """One role of one layer over the run: arrays with one number for each checkpoint.
 
-    The arrays are `MEASURES`, in that order.
+    The arrays are `MEASURES`, in this order.
 
     Attributes:
         layer: the layer's name.
         role: `gamma`, `beta`, `moving_mean` or `moving_variance`.
-        mean, std, min, max: over the finite channels; NaN if there are none, or if the checkpoint
-            lacks the layer.
+        mean, std, min, max: over the finite channels; NaN if the checkpoint lacks the layer or has
+            no finite channel.
         bad: how many channels are NaN or infinite; NaN if the checkpoint lacks the layer.
         change: the root mean square over the channels of the movement since the checkpoint
             before, in units that make it comparable: the root mean moving variance for the moving
@@ -84,8 +83,8 @@ class History(Displayed):
     """The checkpoints of a run, in the order they were passed, and the tracks of its layers.
 
     Attributes:
-        checkpoints: those that were read.
-        skipped: those that were not.
+        checkpoints: the checkpoints that were read.
+        skipped: the others.
         tracks: (layer, role) -> track, in the order of the newest checkpoint's layers.
     """
 
@@ -165,8 +164,8 @@ class Recorder:
     def history(self) -> History:
         """Return the history so far.
 
-        NaN replaces the measures of checkpoints that lack a layer. The newest checkpoint's layers
-        come first, in its order.
+        A checkpoint that lacks a layer has NaN there. The newest checkpoint's layers come first, in
+        its order.
         """
         newest_first = [key for layout, _ in reversed(self._rows) for key in layout.shapes]
         indices = {key: index for index, key in enumerate(dict.fromkeys(newest_first))}
@@ -201,10 +200,10 @@ class Recorder:
 
 
 class _Layout:
-    """Which segment of a checkpoint's vector belongs to which role of which layer.
+    """The segments of a checkpoint's vector.
 
     Attributes:
-        shapes: (layer, role) -> the array's shape, in the order of the segments.
+        shapes: (layer, role) of each segment in order -> the array's shape.
         starts, sizes: where each segment begins, and its length; none is empty.
     """
 
@@ -214,7 +213,7 @@ class _Layout:
         self.starts = np.cumsum(self.sizes) - self.sizes
 
     def fit(self, values: Floats, other: _Layout, missing: float) -> Floats:
-        """Return `values` of this layout in the order of another one."""
+        """Return `values` of this layout in the order of another layout."""
         if self is other:
             return values
         starts = dict(zip(self.shapes, self.starts.tolist(), strict=True))

@@ -52,8 +52,8 @@ class Alignment:
         pairs: in the order of the new model.
         removed: layers of the old model alone.
         added: layers of the new model alone.
-        ties: names of layers in the new model that have the same values as another one, and were
-            paired by position.
+        ties: names of layers in the new model that were paired by position, and have the same
+            values as another layer.
     """
 
     pairs: tuple[Pair, ...]
@@ -90,8 +90,8 @@ def _by_name(old: Model, new: Model) -> list[Pair]:
     """Pair layers of one name, unless the shapes show that the names were reassigned.
 
     Keras numbers the layers of a process: the same network built a second time has some of the
-    first one's names, on other layers. PyTorch numbers those of a sequence: if some are removed,
-    others have their names. Then layers are paired by position, or those with equal values first.
+    first one's names, on other layers. PyTorch numbers the layers of a sequence: if some are
+    removed, others have their names. Then layers are paired by position, or by equal values first.
     """
     others = dict(new.items())
     pairs = [Pair(layer, others[layer.name], "name") for layer in old if layer.name in others]
@@ -154,7 +154,7 @@ def _by_prefix(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pai
 
 
 def _by_parts(layers: Sequence[BatchNorm]) -> dict[tuple[str, ...], BatchNorm]:
-    """Return the layers by the parts of their names, without those that share all parts."""
+    """Return the layers by the parts of their names, if these are unique."""
     counts = Counter(_parts(layer.name) for layer in layers)
     return {_parts(layer.name): layer for layer in layers if counts[_parts(layer.name)] == 1}
 
@@ -214,7 +214,7 @@ def _by_position(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[P
 
 
 def _by_equal_values(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
-    """Pair layers whose values are equal, and equal to those of no other layer."""
+    """Pair layers whose values are equal, and different from all other layers."""
     if not olds or not news:
         return []
     old_by_values, new_by_values = _without_twins(olds), _without_twins(news)
@@ -236,7 +236,7 @@ def _by_effect(
 
 
 def _without_twins(layers: Sequence[BatchNorm]) -> dict[Hashable, BatchNorm]:
-    """Return the layers by a hash of their values, without those of equal values."""
+    """Return the layers by a hash of their values, if the values are unique."""
     keys = [_fingerprint(layer) for layer in layers]
     counts = Counter(keys)
     return {key: layer for key, layer in zip(keys, layers, strict=True) if counts[key] == 1}

@@ -62,7 +62,7 @@ def settings_cause(setting: str, old: float, new: float) -> Cause:
         return Cause("epsilon", f"epsilon {old:g} -> {new:g}")
     text = f"momentum {old:g} -> {new:g}"
     if close(np.array([old + new]), np.ones(1), 1e-6).all():
-        meaning = "one is the share of the old value, the other that of the new value"
+        meaning = "one is the share of the old value, the other the share of the new"
         return Cause("momentum-meaning", f"{text}: {meaning}")
     return Cause("momentum", text)
 

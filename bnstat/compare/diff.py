@@ -1,4 +1,4 @@
-"""What changed between two models."""
+"""The differences between two models."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ REMARKS: Final[Mapping[Remark, str]] = {
     "frozen-weights": "the moving statistics moved, gamma and beta did not: the weights were "
     "frozen, or the statistics were estimated anew",
 }
-"""What the roles that moved show about a layer."""
+"""Remark on a layer, by the roles that moved -> its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +47,14 @@ class RoleChange:
 
     Attributes:
         role: `gamma`, `beta`, `moving_mean` or `moving_variance`.
-        presence: the models that have it: both, or the old or the new one alone.
+        presence: the models that have it.
         shapes, dtypes: in the old and in the new model; None if it is missing.
         channels: the number of channels that could be compared.
         moved: how many of them differ by more than the tolerance.
         largest: the largest |new - old| (0 if nothing moved); None if nothing could be compared.
             A change to or from NaN or infinity is infinite.
-        relative: the largest |new - old| / |old| over the channels that were not 0; None if there
-            is none.
+        relative: the largest |new - old| / |old| over the channels that were not 0; None if all
+            were 0.
     """
 
     role: str
@@ -92,7 +92,7 @@ class LayerChange:
 
     Attributes:
         old, new: the layer's name in each.
-        match: why the two are the same layer: `name`, `suffix` (one name is the end of the other),
+        match: how the two were paired: by `name`, `suffix` (one name is the end of the other),
             `position`, `values` or `effect`.
         roles: the changes of the roles that either has.
         settings: epsilon and momentum, if both files store them and they differ.
@@ -100,7 +100,7 @@ class LayerChange:
         verdict: `same` values and settings, `same-effect` (scale and shift agree within the
             tolerance, though the values do not), or `different`.
         causes: why they differ, if arithmetic shows it.
-        told: the models that store epsilon: both, or the old or the new one alone; None for none.
+        told: the models that store epsilon: `both`, `old`, `new` or None.
     """
 
     old: str
@@ -131,8 +131,8 @@ class Difference(Displayed):
         layers: the layers of both models, in the order of the new one.
         removed, added: the names of the layers of only the old or only the new model.
         folded: layers that one model has, and the other has in its weights, which is proven.
-        misfolded: those of the removed and added layers that are in the other model's weights with
-            a wrong scale or shift, and the causes.
+        misfolded: removed and added layers that are in the other model's weights with a wrong
+            scale or shift, and the causes.
         ties: names of layers of the new model that only their position distinguishes from another.
     """
 
@@ -223,7 +223,7 @@ def diff(
     tolerance: float = TOLERANCE,
     epsilon: float | None = None,
 ) -> Difference:
-    """Compare two models, whatever their formats.
+    """Compare two models of any formats.
 
     Numbers of different dtypes are compared by value. NaN equals NaN; if both models store the
     same dtype, only a NaN of the same bits. Positive and negative zero are equal.
@@ -404,7 +404,7 @@ def _same_nan(a: Array, b: Array) -> NDArray[np.bool_]:
 
 
 def _remark(roles: tuple[RoleChange, ...]) -> Remark | None:
-    """Return the remark on a layer in a network in which something moved."""
+    """Return the remark on a layer of a network that moved."""
     moved = {role.role: role.moved > 0 for role in roles if role.comparable}
     weights = [moved[role] for role in ("gamma", "beta") if role in moved]
     statistics = [moved[role] for role in ("moving_mean", "moving_variance") if role in moved]

@@ -57,7 +57,7 @@ Side = Literal["old", "new"]
 class Folded:
     """A layer of one model, and the weights of the other that it was folded into.
 
-    It is proven if there are no `causes`.
+    Without `causes`, it is proven.
 
     Attributes:
         layer: the layer's name.
@@ -68,7 +68,7 @@ class Folded:
         bias: key of the bias, or of the shift, in the other model; None if the shift is 0.
         rounding: the rounding of the stored numbers that limits the proof; None for float32 and
             wider.
-        tie: True if other weights would prove the same, or these are those of another layer.
+        tie: True if other weights would prove the same, or these prove another layer as well.
         causes: why the weights differ from what they should be: they are the original's times
             another scale, or the bias is another shift.
     """
@@ -135,11 +135,11 @@ Shift = tuple[str | None, Floats]
 
 
 class _Search:
-    """Searches the tensors of the other model for those that layers were folded into.
+    """Searches the tensors that layers were folded into in the other model.
 
     Args:
         mine: the tensors of the layers' model.
-        theirs: those of the other model.
+        theirs: the tensors of the other model.
         side: the model that has the layers.
         effects: the effects of layers.
     """
@@ -192,7 +192,7 @@ class _Search:
 
         They may contain the bias before the layer as well.
         """
-        if len(view.shape) != 2:  # What the shift adds at an edge depends on the padding.
+        if len(view.shape) != 2:  # At an edge, the effect of the shift depends on the padding.
             return
         weights = view.channels_first(self._mine.array(view.weights))
         ends = self._mine.vectors(weights.shape[1])
@@ -210,7 +210,7 @@ class _Search:
                 yield vector
 
     def _scaled(self, scale: Floats, view: View) -> Iterator[View]:
-        """Yield the weights that are those of a view times the scale, in any order of the axes."""
+        """Yield the weights that equal a view times the scale, in any order of the axes."""
         size = np.abs(scale)
         expected, doubts = size * view.norms, size * view.doubts
         candidates = self._theirs.views(scale.size)
@@ -227,7 +227,7 @@ class _Search:
                 yield into
 
     def _is_product(self, scale: Floats, view: View, into: View) -> bool:
-        """Return True if weights are those of a view times the scale, in some order of the axes."""
+        """Return True if weights equal a view times the scale, in some order of the axes."""
         factor = scale.reshape(-1, *[1] * (len(view.shape) - 1))
         scaled = view.channels_first(self._mine.array(view.weights)) * factor
         doubt = view.channels_first(self._mine.doubt(view.weights)) * np.abs(factor)
@@ -294,7 +294,7 @@ class _Search:
                 yield view, into, scale
 
     def _multiple(self, view: View, into: View) -> Floats | None:
-        """Return the factor of each channel between two weights; None if there is none."""
+        """Return the factor of each channel between two weights; or None."""
         if prod(view.shape) != prod(into.shape):
             return None
         spreads = self._mine.spread(view), self._theirs.spread(into)

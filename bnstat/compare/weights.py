@@ -54,7 +54,7 @@ class Vector(NamedTuple):
 
 
 class View(NamedTuple):
-    """Weights with one axis taken as that of the channels.
+    """Weights, and one of their axes that may be the channels.
 
     Attributes:
         weights: the weights.
@@ -181,7 +181,7 @@ def _split_and_swap(size: int, array: Floats) -> Floats:
 
 
 def numbers_of(vector: Vector | None, size: int) -> Floats:
-    """Return the numbers of a vector, or zeros if there is none."""
+    """Return the numbers of a vector, or zeros without a vector."""
     return np.zeros(size) if vector is None else vector.values
 
 

@@ -21,7 +21,7 @@ _ORDERS: Final = (
     {"weight": 0, "bias": 1, _MEAN: 2, _VARIANCE: 3},
     {_MEAN: 0, _VARIANCE: 1, "weight": 2, "bias": 3},
 )
-"""Variable -> its position among those of a layer, in current and in older versions."""
+"""Variable -> its position in a layer, in current and in older versions."""
 
 Shape = Callable[[str], tuple[int, ...]]
 

@@ -1,7 +1,7 @@
 """The bias that a network adds right before a batch norm, usually in a convolution.
 
 With batch statistics the normalization cancels this bias, and with stored statistics it acts as
-beta does. What the file records about the network decides how certain the pairing is:
+beta does. The record of the network in the file decides how certain the pairing is:
 
 - a Keras configuration names the layer whose output the normalization takes, that layer's
   activation, and what else may hold the bias or beta; a graph contains the addition itself. Both
@@ -330,7 +330,7 @@ class _Search:
         return keys[0] if is_bias else None
 
     def _scope_around(self, layer: BatchNorm) -> str:
-        """Return the scope around the scope of all variables of a layer; empty if there is none."""
+        """Return the scope around the scope of all variables of a layer, or an empty string."""
         names = [self._contents.name_of(variable.key) for variable in layer.variables.values()]
         scopes = {name.rpartition("/")[0].rpartition("/")[0] for name in names}
         return scopes.pop() if len(scopes) == 1 else ""

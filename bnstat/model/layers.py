@@ -32,7 +32,7 @@ class BatchNorm(Displayed):
         evidence: the strongest evidence that this is batch normalization.
         epsilon, momentum, axis, trainable: None if the file does not store them. The axis is an
             int, or a tuple of ints if the layer normalizes over several.
-        extra: label -> further variable of the layer, such as those of batch renormalization.
+        extra: label -> further variable of the layer, such as batch renormalization's.
         undecided: variables of the layer whose role the file does not record.
         notes: what a reader of the layer's numbers has to know.
         uses_batch_statistics: True if a graph shows that the layer normalizes each batch by the
@@ -217,7 +217,7 @@ class BatchNorm(Displayed):
         return epsilon
 
     def _broadcast_shape(self, given: tuple[int, ...], axis: Axis | None) -> tuple[int, ...]:
-        """Return the shape in which the layer's variables broadcast to an input of a shape."""
+        """Return the shape of the layer's variables that broadcasts to an input of a shape."""
         axes = self.axis
         if isinstance(axis, Sequence):
             axes = tuple(map(operator.index, axis))

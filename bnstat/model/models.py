@@ -201,7 +201,7 @@ class Model(Displayed, Sequence[BatchNorm]):
 
 
 def matches(name: str, globs: Sequence[str]) -> bool:
-    """Return True if a name matches one of some globs, such as `block1/*`, or there are none."""
+    """Return True if a name matches one of some globs, such as `block1/*`, or if globs is empty."""
     if not globs:
         return True
     from fnmatch import fnmatchcase
@@ -210,7 +210,7 @@ def matches(name: str, globs: Sequence[str]) -> bool:
 
 
 def near_names(typed: str, names: Sequence[str]) -> str:
-    """Return a hint with the names most similar to what was typed; empty if there are no names."""
+    """Return a hint with the names most similar to what was typed; empty without names."""
     from difflib import get_close_matches
 
     near = get_close_matches(typed, names, n=3, cutoff=0.4) or names[:3]

@@ -52,10 +52,10 @@ class Variable:
         return self.reader()
 
     def extents(self) -> Sequence[Range]:
-        """Return where the array's bytes are stored; empty if no file has them to itself.
+        """Return where the array's bytes are stored; empty if they are mixed with others.
 
-        Together they are all of the array. One whose `Range.part` is None contains its part in
-        another form: compressed, packed, in the other byte order.
+        Together they are all of the array. A range whose `part` is None contains it in another
+        form: compressed, packed, in the other byte order.
         """
         return self.finder()
 
@@ -82,7 +82,7 @@ class PrecedingBias(NamedTuple):
 
     Attributes:
         variable: the bias; it may have a number for each channel at each position, the channels
-            last, such as that of a dense layer whose output is reshaped.
+            last, for example in a dense layer whose output is reshaped.
         is_proven: True if the file records that nothing lies between, and no regularizer of the
             bias alone; False if the bias is found by names or by an order.
         slots: the optimizer's averages for it and for the layer's beta, if the file stores them.
@@ -97,13 +97,13 @@ StatisticsMode = Literal["batch", "stored", "fed", "either"]
 
 
 class StatisticsUse(NamedTuple):
-    """What the graphs of a file show of the moving statistics of one layer.
+    """The use of the moving statistics of one layer, as the graphs of a file show it.
 
     Attributes:
         updates: how many ops update them.
         updates_run: how many of these run in a training step; None if no graph trains.
-        mode: the statistics that training normalizes by: those of the `batch`, the `stored` ones,
-            the ones that each run has to specify (`fed`), or `either`, if the choice is unknown.
+        mode: the statistics that training normalizes by: `batch`, `stored`, `fed` if each run
+            has to specify which, or `either` if the choice is unknown.
             None if no graph trains the layer.
         is_read: True if anything but the updates reads them.
     """
@@ -148,7 +148,7 @@ class Summary:
     Attributes:
         count: the number of elements.
         bad: how many of them are NaN or infinite.
-        mean, std, min, max: of the finite elements (population deviation); NaN if there are none.
+        mean, std, min, max: of the finite elements (population deviation); NaN without any.
     """
 
     count: int

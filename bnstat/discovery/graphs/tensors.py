@@ -193,7 +193,7 @@ class Tensors:
         return None
 
     def in_order(self, names: Iterable[str]) -> list[str]:
-        """Sort the ops of these names, each after those that it depends on."""
+        """Sort the ops of these names, each after its dependencies."""
         stack: list[tuple[str, bool]] = []
         wanted = dict.fromkeys(names)
         begun: set[str] = set()

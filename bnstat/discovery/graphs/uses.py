@@ -1,8 +1,8 @@
-"""What a training graph does with the moving statistics of each layer.
+"""The use of each layer's moving statistics in a training graph.
 
-A training graph has ops that train variables: those of an optimizer, or assignments of a new
-value to a gamma or a beta. The training op is any op that depends on these, and what the training
-op depends on runs in each step. This shows
+A training graph has ops that train variables: the ops of an optimizer, or assignments of a new
+value to a gamma or a beta. A training op is any op that depends on these, and everything that it
+depends on runs in each step. This shows
 
 - which updates of the moving statistics run in a training step;
 - whether training normalizes by the statistics of the batch or by the stored ones;
@@ -37,7 +37,7 @@ _LARGEST_STEP: Final = 100
 """Ops that are searched for the old value of a variable in its new value."""
 
 _MOST_SWITCHES: Final = 100
-"""Ops that are searched for those that choose between a variable and another tensor."""
+"""Ops after a variable that are searched for a choice between it and another tensor."""
 
 _CHOOSES: Final = {"Switch": 1, "RefSwitch": 1, "Select": 0, "SelectV2": 0}
 """Op that chooses -> the index of its input that is the condition."""
@@ -214,7 +214,7 @@ class _GraphUses:
         return False
 
     def _run_with(self, trainers: Sequence[str]) -> Set[str]:
-        """Return the ops that run in a training step: all that a training op depends on."""
+        """Return the ops that run in a training step: everything that a training op depends on."""
         waiting: dict[str, list[str]] = defaultdict(list)
         for name in self._tensors.ops if trainers else ():
             for before in self._before(name, with_controls=True):
@@ -223,7 +223,7 @@ class _GraphUses:
         return self._behind(training, with_controls=True)
 
     def _ends(self) -> Iterator[str]:
-        """Yield the ops whose results leave the graph, except for those that end an update."""
+        """Yield the ops whose results leave the graph, except for the ends of updates."""
         for op in self._tensors.ops.values():
             if op.type in _ENDS_WITHOUT_USE or self._tensors.consumers.get(op.name):
                 continue
@@ -231,7 +231,7 @@ class _GraphUses:
                 yield op.name
 
     def _behind(self, names: Iterable[str], with_controls: bool = False) -> Set[str]:
-        """Return these ops and all that they depend on."""
+        """Return these ops and everything that they depend on."""
         return self._closure(names, lambda name: self._before(name, with_controls))
 
     def _closure(self, names: Iterable[str], after: Callable[[str], Iterable[str]]) -> Set[str]:
