@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bnstat.discovery.schemes import LABELS, find_roles
 from bnstat.errors import BnstatError, UnsupportedError, first_line
 from bnstat.formats.contents import Contents, Graph
 from bnstat.model import ROLES, Array, BatchNorm, Model, Source, Variable
@@ -154,14 +155,6 @@ def session_name(session: Any) -> str:
     return f"tf.compat.v1.{type(session).__name__}"
 
 
-_NAMES = {
-    "gamma": ("gamma", "scale"),
-    "beta": ("beta", "offset"),
-    "moving_mean": ("moving_mean",),
-    "moving_variance": ("moving_variance", "moving_var"),
-}
-"""Role -> what layers call it: Keras, and Sonnet."""
-
 _DEEPEST = 100
 
 
@@ -281,15 +274,14 @@ def _dtype(variable: Any) -> str:
 
 def _roles(holder: Any) -> dict[str, Any]:
     """Return the variables of a layer by role."""
-    roles = {}
-    for role, names in _NAMES.items():
-        for name in names:
-            variable = getattr(holder, name, None)
-            variable = getattr(variable, "average", variable)  # Sonnet wraps it in an average
-            if hasattr(variable, "assign") and getattr(variable, "shape", None) is not None:
-                roles[role] = variable
-                break
-    return roles
+    variables = {}
+    for label in filter(str.isidentifier, LABELS):
+        variable = getattr(holder, label, None)
+        if (average := getattr(variable, "average", None)) is not None:  # of Sonnet
+            label, variable = f"{label}/average", average
+        if hasattr(variable, "assign") and getattr(variable, "shape", None) is not None:
+            variables[label] = variable
+    return {role: variables[label] for role, label in find_roles(variables).items()}
 
 
 def holders(thing: Any) -> Iterator[tuple[str, Any]]:

@@ -262,7 +262,6 @@ class _Layout:
 
 
 def _joined(arrays: list[Array]) -> Floats:
-    """Join the elements of all arrays."""
     if len({array.dtype for array in arrays}) == 1:
         return as_float64(np.concatenate([array.ravel() for array in arrays]))
     return np.concatenate([np.empty(0), *(as_float64(array).ravel() for array in arrays)])

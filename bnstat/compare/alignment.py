@@ -270,7 +270,6 @@ def _by_near_values(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> lis
 def _by_shapes(
     layers: Sequence[BatchNorm],
 ) -> dict[tuple[tuple[str, tuple[int, ...]], ...], list[BatchNorm]]:
-    """Group layers by their roles and the shapes of these."""
     groups = defaultdict(list)
     for layer in layers:
         roles = [role for role in ROLES if role in layer.variables]
@@ -291,6 +290,5 @@ def _distances(olds: Sequence[BatchNorm], news: Sequence[BatchNorm], role: str) 
 
 
 def _rows(layers: Sequence[BatchNorm], role: str) -> Floats:
-    """Return the values of a role, one row for each layer."""
     arrays = (layer.array(role) for layer in layers)
     return np.stack([as_float64(array).ravel() for array in arrays if array is not None])

@@ -147,6 +147,5 @@ def unique_names(layers: Sequence[Sighting]) -> list[str]:
 
 
 def _candidates(layer: Sighting) -> list[str]:
-    """Return the names of a layer, the best first."""
     names = [name for origin in _NAMED_BY for name in layer.names.get(origin, ())]
     return names or ["(root)"]

@@ -46,8 +46,6 @@ def with_scopes(keys: Mapping[str, str], shape_of: Shape) -> dict[str, str]:
 
 
 class _Store:
-    """The variables of a store by scope, name and number."""
-
     def __init__(self, keys: Mapping[str, str], shape_of: Shape) -> None:
         self._keys = keys
         self._shape_of = shape_of

@@ -82,7 +82,6 @@ def statistics_uses(contents: Contents, layers: Sequence[BatchNorm]) -> Mapping[
 
 
 def _combine(first: StatisticsUse, second: StatisticsUse) -> StatisticsUse:
-    """Combine what two graphs show of a layer."""
     modes = {first.mode, second.mode} - {None}
     runs = [run for run in (first.updates_run, second.updates_run) if run is not None]
     return StatisticsUse(
@@ -140,7 +139,6 @@ class _GraphUses:
         return uses
 
     def _norms_of_layers(self) -> Mapping[BatchNorm, Sequence[Norm]]:
-        """Return the normalizations of each layer that the graph shows."""
         owners: dict[str, list[BatchNorm]] = defaultdict(list)
         for layer in self._layers:
             for variable in layer.variables.values():
@@ -180,7 +178,6 @@ class _GraphUses:
         return len(defaults) == 1 and defaults[0].size == 1 and bool(defaults[0].all())
 
     def _trainers(self) -> list[str]:
-        """Return the ops that train variables."""
         ops = self._tensors.ops.values()
         applies = [op.name for op in ops if _APPLIES.fullmatch(op.type) is not None]
         if applies:
