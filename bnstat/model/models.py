@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
@@ -53,7 +54,6 @@ class Model(Displayed, Sequence[BatchNorm]):
         notes: Sequence[str] = (),
         explain: Callable[[], Sequence[Explanation]] = tuple,
         stored: Mapping[str, Variable] | None = None,
-        claimed: frozenset[str] = frozenset(),
         find_biases: Callable[[], Mapping[str, PrecedingBias]] = dict,
         find_uses: Callable[[], Mapping[str, StatisticsUse]] = dict,
     ) -> None:
@@ -62,7 +62,7 @@ class Model(Displayed, Sequence[BatchNorm]):
         self.incomplete = tuple(incomplete)
         self.notes = tuple(notes)
         self.stored: Mapping[str, Variable] = {} if stored is None else stored
-        self.claimed = claimed.union(
+        self.claimed = frozenset(
             variable.key for layer in (*layers, *incomplete) for variable in layer.all_variables()
         )
         self._explain = explain
@@ -122,17 +122,10 @@ class Model(Displayed, Sequence[BatchNorm]):
 
     def select(self, layers: Sequence[BatchNorm]) -> Model:
         """Return the model with only some of its layers."""
-        return Model(
-            self.source,
-            layers,
-            incomplete=self.incomplete,
-            notes=self.notes,
-            explain=self._explain,
-            stored=self.stored,
-            claimed=self.claimed,
-            find_biases=self._find_biases,
-            find_uses=self._find_uses,
-        )
+        model = copy(self)
+        model.layers = tuple(layers)
+        model._by_name = {layer.name: layer for layer in layers}
+        return model
 
     @property
     def channels(self) -> int:

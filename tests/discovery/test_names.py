@@ -327,14 +327,31 @@ def test_a_pattern_comes_before_the_schemes() -> None:
     assert found(names, patterns=patterns)["bn"]["gamma"] == "bn/scale_fixed"
 
 
-@pytest.mark.parametrize("dtype", ["int32", "string", "bool", "complex64"])
-def test_statistics_are_floats(dtype: str) -> None:
-    made = contents(under("bn"))
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [
+        ("int32", (4,)), ("string", (4,)), ("bool", (4,)), ("complex64", (4,)),
+        ("float32", ()), ("float32", (0,)),
+    ],
+)  # fmt: skip
+def test_statistics_are_arrays_of_floats(dtype: str, shape: tuple[int, ...]) -> None:
     variables = {
-        key: Variable(key, key, dtype, (4,), variable.reader)
-        for key, variable in made.variables.items()
+        name: Variable(name, name, dtype, shape, lambda: np.zeros(shape)) for name in under("bn")
     }
-    assert len(discover(Contents(made.source, variables))) == 0
+    assert len(discover(Contents(Source("m", "tf1-checkpoint"), variables))) == 0
+
+
+def test_other_norms_and_metrics_are_no_layers() -> None:
+    names = [
+        "LayerNorm/gamma", "LayerNorm/beta", "GroupNorm/gamma", "GroupNorm/beta",
+        "InstanceNorm/gamma", "InstanceNorm/beta", "ln/scale", "ln/offset", "norm/scale",
+        "normalization/mean", "normalization/variance", "normalization/count", "metrics/mean/total",
+        "observations/mean", "observations/var", "spectral/vector_u", "act_quant/min",
+        "act_quant/max", "metrics/mean/count", "vae/mean", "vae/variance", "dense/bias",
+        "dense/weight", "bn/moving_mean/biased", "bn/moving_mean/local_step",
+    ]  # fmt: skip
+    model = discover(contents(names))
+    assert (len(model), model.incomplete) == (0, ())
 
 
 @pytest.mark.slow
