@@ -139,7 +139,7 @@ def _other_epsilon(old: Values, new: Values, epsilon: float, tolerance: float) -
     if (np.abs(offsets) <= tolerance * size).all() or epsilon + offset < -tolerance:
         return None
     used = max(epsilon + offset, 0.0)
-    return Cause("epsilon", f"the scale is that of epsilon {used:.2g}, not {epsilon:g}")
+    return Cause("epsilon", f"the scale results from epsilon {used:.2g}, not {epsilon:g}")
 
 
 def _swapped(old: Values, new: Values, tolerance: float) -> Cause | None:

@@ -1,4 +1,4 @@
-"""In which orders the axes of weights may come."""
+"""Orders of the axes of weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Shape = tuple[int, ...]
 
 
 def turned(shape: Shape, wanted: Shape) -> list[list[float]]:
-    """What each of the ways gives of an array that counts, all of that shape."""
+    """Return all reorderings of an array of consecutive numbers."""
     array = np.arange(float(np.prod(shape))).reshape(shape)
     found = [reorder(array) for reorder in reorderings(shape, wanted)]
     assert {each.shape for each in found} <= {wanted}

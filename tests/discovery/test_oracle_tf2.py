@@ -111,7 +111,7 @@ def test_a_cycle_and_a_layer_that_two_own(tmp_path: Path) -> None:
     check(bnstat.load(tmp_path / "m"), tmp_path / "m", {"left/norm": arrays})
 
 
-def test_the_optimizer_and_the_counter_are_no_layers(tmp_path: Path) -> None:
+def test_the_optimizer_and_the_counter_are_not_layers(tmp_path: Path) -> None:
     arrays = named.layer(1)
     net = Net(norm=Norm(arrays))
     tf.train.Checkpoint(net=net, step=tf.Variable(3), beta=tf.Variable([1.0, 2.0])).save(

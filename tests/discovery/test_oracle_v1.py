@@ -53,7 +53,7 @@ def test_layers(tmp_path: Path, training: bool, sharded: bool) -> None:
     assert {layer.epsilon for layer in model} == {None}
 
 
-def test_the_graph_beside_it_tells_epsilon_and_order(tmp_path: Path) -> None:
+def test_the_graph_beside_it_records_epsilon_and_order(tmp_path: Path) -> None:
     values = save_graph(
         tmp_path / "m", lambda: network(training=False, epsilon=1.1e-5), write_meta_graph=True
     )
@@ -101,7 +101,7 @@ OPTIMIZERS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("scope", ["", "train"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_slots_are_no_layers(tmp_path: Path, optimizer: str, scope: str) -> None:
+def test_slots_are_not_layers(tmp_path: Path, optimizer: str, scope: str) -> None:
     def build() -> None:
         step = v1.train.create_global_step()
         loss = network(training=True)

@@ -224,7 +224,7 @@ def test_narrowing(model: Model) -> None:
     assert (some.source, some.notes) == (model.source, model.notes)
 
 
-def test_how_it_shows_itself(model: Model) -> None:
+def test_repr_and_html(model: Model) -> None:
     assert repr(model) == "<Model 'p' (saved-model): 3 batch-norm layers>"
     assert repr(model.select([model[0]])).endswith("1 batch-norm layer>")
     evil = Model(model.source, [layer_of(named.layer(1), name="<script>&\x1b[31m")])
@@ -272,7 +272,7 @@ def test_errors_are_one_line_that_says_where_and_what() -> None:
     assert str(BnstatError("m", "is damaged")) == "m: is damaged"
 
 
-def test_the_shape_of_the_variables_tells_the_axes_that_the_file_does_not() -> None:
+def test_axes_by_the_shape_of_the_variables() -> None:
     rng = np.random.default_rng(3)
     arrays = {role: rng.uniform(0.5, 2, (1, 8, 1, 16)).astype(np.float32) for role in ROLES}
     layer = BatchNorm(
