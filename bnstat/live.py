@@ -274,9 +274,10 @@ def _dtype(variable: Any) -> str:
 def _roles(holder: Any) -> dict[str, Any]:
     """Return the variables of a layer by role."""
     variables = {}
-    for label in sorted(LABELS):
+    for label in filter(str.isidentifier, LABELS):
         variable = getattr(holder, label, None)
-        variable = getattr(variable, "average", variable)  # Sonnet wraps it in an average
+        if (average := getattr(variable, "average", None)) is not None:  # of Sonnet
+            label, variable = f"{label}/average", average
         if hasattr(variable, "assign") and getattr(variable, "shape", None) is not None:
             variables[label] = variable
     return {role: variables[label] for role, label in find_roles(variables).items()}

@@ -1,20 +1,15 @@
-"""Checkpoints reduced, one after the other, to a few numbers per layer and role.
+"""How the statistics of a run moved over its checkpoints.
 
-All arrays of a checkpoint are joined to one long vector, in which each role of each layer has its
-stretch, and are reduced together: NumPy is called a few dozen times a checkpoint, not a few dozen
-times an array. The vector of the checkpoint before is kept, and the step between the two.
-
-How the statistics of a run moved over its checkpoints.
-
-Each checkpoint is reduced to a few numbers per layer and role as it passes, and only the one
-before it (with the step it took) is kept beside it: a history costs the memory of a few
-checkpoints, however many there are.
+Each checkpoint is reduced to a few numbers per layer and role. All arrays of a checkpoint are
+joined to one long vector with a segment for each role of each layer, and are reduced together:
+NumPy is called a few dozen times per checkpoint, not per array. Only the vector of the checkpoint
+before is kept, and the step between the two, so a history needs the memory of a few checkpoints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -23,63 +18,169 @@ from numpy.typing import NDArray
 
 from bnstat.display import Displayed
 from bnstat.errors import BnstatError
-from bnstat.model import ROLES, Array, BatchNorm, Model, as_float64
+from bnstat.model import ROLES, Array, Model, as_float64
 
 Floats = NDArray[np.float64]
 Key = tuple[str, str]
 """A layer's name and a role."""
 
 MEASURES: Final = ("mean", "std", "min", "max", "bad", "change", "turn")
-"""What a stretch is reduced to; `Track` says what each means."""
+"""The numbers of a segment; `Track` documents each."""
 
 _LEAST: Final = float(np.nextafter(0, 1))
 
 
-class Reducer:
-    """Takes checkpoints in the order of time."""
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint of the run: its name, and its step if it is known."""
+
+    name: str
+    step: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A checkpoint that could not be read, and why."""
+
+    name: str
+    error: BnstatError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Track:
+    """One role of one layer over the run: arrays with one number for each checkpoint.
+
+    The arrays are `MEASURES`, in this order.
+
+    Attributes:
+        layer: the layer's name.
+        role: `gamma`, `beta`, `moving_mean` or `moving_variance`.
+        mean, std, min, max: over the finite channels; NaN if the checkpoint lacks the layer or has
+            no finite channel.
+        bad: how many channels are NaN or infinite; NaN if the checkpoint lacks the layer.
+        change: the root mean square over the channels of the movement since the checkpoint
+            before, in units that make it comparable: the root mean moving variance for the moving
+            mean, the root mean square of gamma for beta (1 without gamma), its own root mean
+            square otherwise. Exactly 0 if and only if no channel moved; NaN in the first
+            checkpoint, or if the two cannot be compared.
+        turn: the cosine between this movement and the one before. Near 1 in a drift; about -0.5
+            if the values scatter about a fixed point.
+    """
+
+    layer: str
+    role: str
+    mean: Floats
+    std: Floats
+    min: Floats
+    max: Floats
+    bad: Floats
+    change: Floats
+    turn: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class History(Displayed):
+    """The checkpoints of a run, in the order they were passed, and the tracks of its layers.
+
+    Attributes:
+        checkpoints: the checkpoints that were read.
+        skipped: the others.
+        tracks: (layer, role) -> track, in the order of the newest checkpoint's layers.
+    """
+
+    checkpoints: tuple[Checkpoint, ...]
+    skipped: tuple[Skipped, ...]
+    tracks: Mapping[Key, Track]
+
+    @property
+    def layers(self) -> list[str]:
+        """The layers' names."""
+        return list(dict.fromkeys(layer for layer, _ in self.tracks))
+
+    def only(self, roles: Collection[str]) -> History:
+        """Return the history of some roles."""
+        tracks = {key: track for key, track in self.tracks.items() if track.role in roles}
+        return replace(self, tracks=tracks)
+
+
+def history(models: Iterable[tuple[str, Model | BnstatError] | Model]) -> History:
+    """Reduce the checkpoints of a run to a history, one at a time.
+
+    Args:
+        models: in the order of time, each with its name (as `load_all` yields them; an error
+            takes the place of a checkpoint that could not be read), or models alone.
+
+    Returns:
+        The history. A checkpoint that turns out to be damaged when its arrays are read is among
+        those skipped.
+    """
+    recorder = Recorder()
+    for entry in models:
+        if isinstance(entry, Model):
+            entry = (entry.source.checkpoint or entry.source.path, entry)
+        recorder.add(*entry)
+    return recorder.history()
+
+
+class Recorder:
+    """A history that grows: takes the checkpoints in the order of time."""
 
     def __init__(self) -> None:
+        self._checkpoints: list[Checkpoint] = []
+        self._skipped: list[Skipped] = []
         self._rows: list[tuple[_Layout, Mapping[str, Floats]]] = []
-        self._layout = _Layout.of({})
+        self._layout = _Layout({})
         self._values: Floats = np.empty(0)
         self._movement: Floats = np.empty(0)
 
-    def add(self, model: Model) -> None:
-        """Reduce one more checkpoint.
+    def add(self, name: str, model: Model | BnstatError) -> None:
+        """Record a checkpoint, or why it could not be read.
 
-        Raises:
-            BnstatError: an array cannot be read; nothing is added then.
+        A checkpoint that turns out to be damaged when its arrays are read is among those skipped.
         """
-        arrays = {(layer.name, role): array for layer in model for role, array in _arrays_of(layer)}
-        layout = _Layout.of(arrays)
-        if layout.same_as(self._layout):
+        try:
+            if isinstance(model, BnstatError):
+                raise model
+            arrays = {
+                (layer.name, role): array
+                for layer in model
+                for role in ROLES
+                if (array := layer.array(role)) is not None and array.size
+            }
+        except BnstatError as error:
+            self._skipped.append(Skipped(name, error))
+            return
+        layout = _Layout({key: array.shape for key, array in arrays.items()})
+        if list(layout.shapes.items()) == list(self._layout.shapes.items()):
             layout = self._layout
-        values = _joined(list(arrays.values()))
+        values = _joined([*arrays.values()])
         with np.errstate(all="ignore"):
             measures = _summarize(layout, values)
             measures |= self._compare(layout, values, measures)
         self._layout, self._values = layout, values
         self._rows.append((layout, measures))
+        self._checkpoints.append(Checkpoint(name, model.source.step))
 
-    def table(self) -> dict[Key, Floats]:
-        """For each role of each layer, an array of one row a measure and one column a checkpoint.
+    def history(self) -> History:
+        """Return the history so far.
 
-        NaN stands for checkpoints that lack the layer. The newest checkpoint's layers come
-        first, in its order.
+        A checkpoint that lacks a layer has NaN there. The newest checkpoint's layers come first, in
+        its order.
         """
         newest_first = [key for layout, _ in reversed(self._rows) for key in layout.shapes]
-        places = {key: place for place, key in enumerate(dict.fromkeys(newest_first))}
-        numbers = np.full((len(places), len(MEASURES), len(self._rows)), np.nan)
+        indices = {key: index for index, key in enumerate(dict.fromkeys(newest_first))}
+        numbers = np.full((len(indices), len(MEASURES), len(self._rows)), np.nan)
         for column, (layout, measures) in enumerate(self._rows):
-            rows = [places[key] for key in layout.shapes]
+            rows = [indices[key] for key in layout.shapes]
             for measure, name in enumerate(MEASURES):
                 numbers[rows, measure, column] = measures[name]
-        return dict(zip(places, numbers, strict=True))
+        tracks = {key: Track(*key, *numbers[index]) for key, index in indices.items()}
+        return History(tuple(self._checkpoints), tuple(self._skipped), tracks)
 
     def _compare(
         self, layout: _Layout, values: Floats, summary: Mapping[str, Floats]
     ) -> dict[str, Floats]:
-        """The movement since the checkpoint before, which is remembered."""
+        """Return the movement since the checkpoint before, and keep it."""
         former = self._layout.fit(self._values, layout, missing=np.nan)
         last = self._layout.fit(self._movement, layout, missing=0)
         movement = values - former
@@ -89,8 +190,8 @@ class Reducer:
             still |= (values == former) | (np.isnan(values) & np.isnan(former))
             movement = np.where(finite, movement, 0)
         self._movement = movement
-
-        unmoved = layout.all(still) & layout.is_in(self._layout)
+        known = [self._layout.shapes.get(key) == shape for key, shape in layout.shapes.items()]
+        unmoved = layout.all(still) & np.array(known, bool)
         squares = layout.sums(movement * movement)
         rms = np.sqrt(squares / layout.counts(finite))
         turn = layout.sums(movement * last) / np.sqrt(squares * layout.sums(last * last))
@@ -98,65 +199,47 @@ class Reducer:
         return {"change": np.where(unmoved, 0, change), "turn": turn}
 
 
-@dataclass(frozen=True, eq=False)
 class _Layout:
-    """Which stretch of a checkpoint's vector belongs to which role of which layer.
+    """The segments of a checkpoint's vector.
 
     Attributes:
-        shapes: the array's shape by layer and role, in the order of the stretches.
-        starts, sizes: where each stretch begins, and how long it is; none is empty.
+        shapes: (layer, role) of each segment in order -> the array's shape.
+        starts, sizes: where each segment begins, and its length; none is empty.
     """
 
-    shapes: Mapping[Key, tuple[int, ...]]
-    starts: NDArray[np.intp]
-    sizes: NDArray[np.intp]
-
-    @classmethod
-    def of(cls, arrays: Mapping[Key, Array]) -> _Layout:
-        sizes = np.fromiter((array.size for array in arrays.values()), np.intp, len(arrays))
-        shapes = {key: array.shape for key, array in arrays.items()}
-        return cls(shapes, np.cumsum(sizes) - sizes, sizes)
-
-    def same_as(self, other: _Layout) -> bool:
-        """Whether the same stretches come in the same order."""
-        return list(self.shapes.items()) == list(other.shapes.items())
-
-    def is_in(self, other: _Layout) -> NDArray[np.bool_]:
-        """For each stretch, whether the other layout has it, of the same shape."""
-        if self is other:
-            return np.ones(len(self.shapes), bool)
-        return np.array(
-            [other.shapes.get(key) == shape for key, shape in self.shapes.items()], bool
-        )
+    def __init__(self, shapes: Mapping[Key, tuple[int, ...]]) -> None:
+        self.shapes = shapes
+        self.sizes = np.array([np.prod(shape) for shape in shapes.values()], np.intp)
+        self.starts = np.cumsum(self.sizes) - self.sizes
 
     def fit(self, values: Floats, other: _Layout, missing: float) -> Floats:
-        """`values` of this layout in the order of the other; `missing` for what is not here."""
+        """Return `values` of this layout in the order of another layout."""
         if self is other:
             return values
-        here = dict(zip(self.shapes, self.starts.tolist(), strict=True))
+        starts = dict(zip(self.shapes, self.starts.tolist(), strict=True))
         fitted = np.full(int(other.sizes.sum()), missing, np.float64)
         for (key, shape), start, size in zip(
             other.shapes.items(), other.starts.tolist(), other.sizes.tolist(), strict=True
         ):
             if self.shapes.get(key) == shape:
-                fitted[start : start + size] = values[here[key] : here[key] + size]
+                fitted[start : start + size] = values[starts[key] : starts[key] + size]
         return fitted
 
     def sums(self, values: Floats) -> Floats:
-        """The sum of each stretch."""
+        """Return the sum of each segment."""
         return np.add.reduceat(values, self.starts)
 
     def counts(self, mask: NDArray[np.bool_]) -> Floats:
-        """How many elements of each stretch are True."""
+        """Return how many elements of each segment are True."""
         return self.sizes.astype(float) if mask.all() else self.sums(mask.astype(float))
 
     def all(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Whether all elements of each stretch are True."""
+        """Return True for each segment whose elements are all True."""
         return np.logical_and.reduceat(mask, self.starts)
 
     def units(self, summary: Mapping[str, Floats]) -> Floats:
-        """What each stretch's movement is measured in; see `Track.change`."""
-        means, variances, betas, gammas = self._units_of_others
+        """Return the unit of each segment's movement; see `Track.change`."""
+        means, variances, betas, gammas = self._partners
         own = np.sqrt(summary["mean"] ** 2 + summary["std"] ** 2)
         units = own.copy()
         units[means] = np.sqrt(summary["mean"][variances])
@@ -164,37 +247,28 @@ class _Layout:
         return units
 
     @cached_property
-    def _units_of_others(self) -> list[NDArray[np.intp]]:
-        """The places of moving means, of their variances, of betas, of their gammas (or -1)."""
-        places = {key: place for place, key in enumerate(self.shapes)}
-        means = [
-            (place, places[layer, "moving_variance"])
-            for (layer, role), place in places.items()
-            if role == "moving_mean" and (layer, "moving_variance") in places
-        ]
-        betas = [
-            (place, places.get((layer, "gamma"), -1))
-            for (layer, role), place in places.items()
-            if role == "beta"
-        ]
-        pairs = (*zip(*means, strict=True),) or ((), ()), (*zip(*betas, strict=True),) or ((), ())
-        return [np.array(side, np.intp) for both in pairs for side in both]
+    def _partners(self) -> tuple[NDArray[np.intp], ...]:
+        """The indices of moving means, of their variances, of betas, of their gammas (or -1)."""
+        indices = {key: index for index, key in enumerate(self.shapes)}
+        means, variances, betas, gammas = [], [], [], []
+        for (layer, role), index in indices.items():
+            if role == "moving_mean" and (layer, "moving_variance") in indices:
+                means.append(index)
+                variances.append(indices[layer, "moving_variance"])
+            elif role == "beta":
+                betas.append(index)
+                gammas.append(indices.get((layer, "gamma"), -1))
+        return tuple(np.array(each, np.intp) for each in (means, variances, betas, gammas))
 
 
-def _arrays_of(layer: BatchNorm) -> list[tuple[str, Array]]:
-    pairs = ((role, layer.array(role)) for role in ROLES)
-    return [(role, array) for role, array in pairs if array is not None and array.size]
-
-
-def _joined(arrays: Sequence[Array]) -> Floats:
-    """All elements of some arrays, one array after the other."""
+def _joined(arrays: list[Array]) -> Floats:
     if len({array.dtype for array in arrays}) == 1:
         return as_float64(np.concatenate([array.ravel() for array in arrays]))
     return np.concatenate([np.empty(0), *(as_float64(array).ravel() for array in arrays)])
 
 
 def _summarize(layout: _Layout, values: Floats) -> dict[str, Floats]:
-    """What `bnstat.model.Summary` says of an array, of each stretch."""
+    """Return the numbers of `bnstat.model.Summary` for each segment."""
     finite = np.isfinite(values)
     count = layout.counts(finite)
     mean = layout.sums(_zero_unless(finite, values)) / count
@@ -214,127 +288,3 @@ def _summarize(layout: _Layout, values: Floats) -> dict[str, Floats]:
 
 def _zero_unless(mask: NDArray[np.bool_], values: Floats) -> Floats:
     return values if mask.all() else np.where(mask, values, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """One moment of the run: the checkpoint's name, and its step where it tells one."""
-
-    name: str
-    step: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A checkpoint that could not be read, and why."""
-
-    name: str
-    error: BnstatError
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Track:
-    """One role of one layer over the run: arrays with one number a checkpoint.
-
-    The arrays are `MEASURES`, in that order.
-
-    Attributes:
-        layer: the layer's name.
-        role: `gamma`, `beta`, `moving_mean` or `moving_variance`.
-        mean, std, min, max: over the finite channels; NaN where there is none, or where the
-            checkpoint lacks the layer.
-        bad: how many channels are NaN or infinite; NaN where the checkpoint lacks the layer.
-        change: the root mean square over the channels of the movement since the checkpoint
-            before, in the unit that says whether it matters: the root mean moving variance for
-            the moving mean, the root mean square of gamma for beta (1 without gamma), its own
-            root mean square otherwise. Exactly 0 if and only if not one channel moved; NaN in
-            the first checkpoint, or where the two cannot be compared.
-        turn: the cosine between this movement and the one before. Near 1 in a drift; about -0.5
-            where the values scatter about where they settled.
-    """
-
-    layer: str
-    role: str
-    mean: Floats
-    std: Floats
-    min: Floats
-    max: Floats
-    bad: Floats
-    change: Floats
-    turn: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class History(Displayed):
-    """The checkpoints of a run, in the order they were given, and the tracks of its layers.
-
-    Attributes:
-        checkpoints: those that were read.
-        skipped: those that were not.
-        tracks: (layer, role) -> track, in the order of the newest checkpoint's layers.
-    """
-
-    checkpoints: tuple[Checkpoint, ...]
-    skipped: tuple[Skipped, ...]
-    tracks: Mapping[Key, Track]
-
-    @property
-    def layers(self) -> list[str]:
-        """The layers' names."""
-        return list(dict.fromkeys(layer for layer, _ in self.tracks))
-
-    def only(self, roles: Collection[str]) -> History:
-        """The same history, narrowed to some roles."""
-        kept = {key: track for key, track in self.tracks.items() if track.role in roles}
-        return History(self.checkpoints, self.skipped, kept)
-
-
-class Recorder:
-    """A history that grows: takes the checkpoints in the order of time."""
-
-    def __init__(self) -> None:
-        self._reducer = Reducer()
-        self._checkpoints: list[Checkpoint] = []
-        self._skipped: list[Skipped] = []
-
-    def add(self, name: str, model: Model | BnstatError) -> None:
-        """Record a checkpoint, or why it could not be read.
-
-        One that turns out to be damaged when its arrays are read is among those skipped.
-        """
-        try:
-            if isinstance(model, BnstatError):
-                raise model
-            self._reducer.add(model)
-            self._checkpoints.append(Checkpoint(name, model.source.step))
-        except BnstatError as error:
-            self._skipped.append(Skipped(name, error))
-
-    def history(self) -> History:
-        """The history so far."""
-        tracks = {
-            (layer, role): Track(layer, role, *measures)
-            for (layer, role), measures in self._reducer.table().items()
-        }
-        return History(tuple(self._checkpoints), tuple(self._skipped), tracks)
-
-
-def history(models: Iterable[tuple[str, Model | BnstatError] | Model]) -> History:
-    """Reduce the checkpoints of a run to a history, one at a time.
-
-    Args:
-        models: in the order of time, each with its name (as `load_all` yields them; an error
-            stands for a checkpoint that could not be read), or models alone.
-
-    Returns:
-        The history. A checkpoint that turns out to be damaged when its arrays are read is among
-        those skipped.
-    """
-    recorder = Recorder()
-    for entry in models:
-        recorder.add(*(entry if isinstance(entry, tuple) else (_name_of(entry), entry)))
-    return recorder.history()
-
-
-def _name_of(model: Model) -> str:
-    return model.source.checkpoint or model.source.path

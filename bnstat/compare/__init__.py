@@ -1,4 +1,4 @@
-"""Two models to their differences; many to a history."""
+"""Comparing models: two to their differences, and many to a history."""
 
 from __future__ import annotations
 

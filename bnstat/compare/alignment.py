@@ -1,10 +1,9 @@
-"""Which layer of one model is which of another.
+"""Pairing the layers of two models.
 
-By name first. What is left has other names: another container's, with another framework's
-prefix, or those of renamed layers. Two of them are the same layer where one name ends in the
-other, whatever separates its parts; else by their place among the layers left over, as long as all
-shapes agree there; else, or where equal values lie elsewhere, by the values, or by the scale and
-shift that these amount to.
+Layers of one name are paired first. The others were written by another framework with another
+prefix, or renamed. Two of them are paired if one name ends in the other, whatever separates its
+parts; else by position, if all shapes agree there; else, or if equal values are elsewhere, by the
+values or by the scale and shift that these result in.
 """
 
 from __future__ import annotations
@@ -25,22 +24,20 @@ from bnstat.model import ROLES, BatchNorm, Model, as_float64, printable, squeeze
 Match = Literal["name", "suffix", "position", "values", "effect"]
 
 _FARTHEST = 0.25
-"""Layers whose values are farther apart than this, of at most 1, are not the same layer."""
+"""Layers at a larger distance, of at most 1, are not paired by their values."""
 
 _MOST_COMPARED = 4_000_000
-"""So many pairs of layers are compared by value at most: 2,000 on both sides."""
+"""Pairs of layers that are compared by value: 2,000 layers in each model."""
 
 _MOST_PARTS = 16
 """The last parts of a name that are compared."""
 
 Floats = NDArray[np.float64]
-Kind = tuple[tuple[str, tuple[int, ...]], ...]
-"""The roles of a layer, each with its shape."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A layer of the old model and the same layer of the new one, and how that is known."""
+    """A layer of the old model, the same layer of the new one, and what they were paired by."""
 
     old: BatchNorm
     new: BatchNorm
@@ -55,8 +52,8 @@ class Alignment:
         pairs: in the order of the new model.
         removed: layers of the old model alone.
         added: layers of the new model alone.
-        ties: names of layers in the new model that their place alone tells from another one of
-            the very same values.
+        ties: names of layers in the new model that were paired by position, and have the same
+            values as another layer.
     """
 
     pairs: tuple[Pair, ...]
@@ -66,40 +63,35 @@ class Alignment:
 
 
 def align(old: Model, new: Model, effects: Effects | None = None) -> Alignment:
-    """Find out which layer of `old` is which of `new`.
+    """Pair the layers of two models.
 
     Args:
-        old: the one model.
-        new: the other.
-        effects: tells what layers amount to; left out, they are not paired by that.
+        old: the first model.
+        new: the second model.
+        effects: the effects of layers; without them, layers are not paired by effect.
     """
     pairs = _by_name(old, new)
     by_place = partial(_by_position_or_values, effects=effects)
     for find in (_by_prefix, _by_suffix, by_place, _by_near_values):
         pairs += find(*_unpaired(old, new, pairs))
     removed, added = _unpaired(old, new, pairs)
-    order = {layer.name: place for place, layer in enumerate(new)}
+    order = {layer.name: position for position, layer in enumerate(new)}
+    placed = [pair.new for pair in pairs if pair.match == "position"]
+    distinct = {layer.name for layer in _without_twins(placed).values()}
     return Alignment(
         tuple(sorted(pairs, key=lambda pair: order[pair.new.name])),
         tuple(removed),
         tuple(added),
-        _ties(pairs),
+        tuple(layer.name for layer in placed if layer.name not in distinct),
     )
 
 
-def _ties(pairs: Sequence[Pair]) -> tuple[str, ...]:
-    """The layers paired by position that have a twin among those."""
-    placed = [pair.new for pair in pairs if pair.match == "position"]
-    alone = {layer.name for layer in _only_ones(placed).values()}
-    return tuple(layer.name for layer in placed if layer.name not in alone)
-
-
 def _by_name(old: Model, new: Model) -> list[Pair]:
-    """Pairs of the same name, but where shapes show that names were dealt out anew.
+    """Pair layers of one name, unless the shapes show that the names were reassigned.
 
     Keras numbers the layers of a process: the same network built a second time has some of the
-    first one's names, on other layers. PyTorch numbers those of a sequence: without some, others
-    have their names. Then layers are paired by position, else those first that have equal values.
+    first one's names, on other layers. PyTorch numbers the layers of a sequence: if some are
+    removed, others have their names. Then layers are paired by position, or by equal values first.
     """
     others = dict(new.items())
     pairs = [Pair(layer, others[layer.name], "name") for layer in old if layer.name in others]
@@ -124,71 +116,73 @@ def _unpaired(
     )
 
 
-def _by_prefix(left: Sequence[BatchNorm], right: Sequence[BatchNorm]) -> list[Pair]:
-    """Pairs of one shape whose names differ by the separators, or by one prefix of all of them.
+def _by_prefix(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
+    """Pair layers of one shape whose names differ by separators or by a prefix of all names.
 
     PyTorch's wrappers put `module.` before every name, so that no name is the end of a single
     other one: `module.bn1` and `module.layer1.0.bn1` both end in `bn1`. The prefix that the most
     names share is tried first.
     """
     candidates: dict[Hashable, list[Pair]] = defaultdict(list)
-    olds, news = _by_parts(left), _by_parts(right)
-    for parts, new in news.items():
+    old_by_parts, new_by_parts = _by_parts(olds), _by_parts(news)
+    for parts, new in new_by_parts.items():
         for start in range(min(len(parts), _MOST_PARTS)):
-            if (old := olds.get(parts[start:])) is not None:
-                candidates["new", parts[:start]].append(Pair(old, new, "suffix"))
-    for parts, old in olds.items():
+            if parts[start:] in old_by_parts:
+                pair = Pair(old_by_parts[parts[start:]], new, "suffix")
+                candidates["new", parts[:start]].append(pair)
+    for parts, old in old_by_parts.items():
         for start in range(1, min(len(parts), _MOST_PARTS)):
-            if (other := news.get(parts[start:])) is not None:
-                candidates["old", parts[:start]].append(Pair(old, other, "suffix"))
+            if parts[start:] in new_by_parts:
+                pair = Pair(old, new_by_parts[parts[start:]], "suffix")
+                candidates["old", parts[:start]].append(pair)
     result: list[Pair] = []
-    paired: set[tuple[str, str]] = set()
+    paired_olds: set[str] = set()
+    paired_news: set[str] = set()
     for key, pairs in sorted(candidates.items(), key=lambda item: -len(item[1])):
         free = [
             pair
             for pair in pairs
-            if not paired.intersection((("old", pair.old.name), ("new", pair.new.name)))
+            if pair.old.name not in paired_olds and pair.new.name not in paired_news
         ]
         same = [pair for pair in free if _shape(pair.old) == _shape(pair.new)]
-        # A single name that ends another one proves little, unless it is the whole of it.
+        # One name that ends in another proves little, unless the names are equal.
         if 2 * len(same) > len(free) and (len(same) > 1 or key == ("new", ())):
             result += same
-            for pair in same:
-                paired.update((("old", pair.old.name), ("new", pair.new.name)))
+            paired_olds |= {pair.old.name for pair in same}
+            paired_news |= {pair.new.name for pair in same}
     return result
 
 
 def _by_parts(layers: Sequence[BatchNorm]) -> dict[tuple[str, ...], BatchNorm]:
-    """The layers by the parts of their names, without those that share all parts."""
-    times = Counter(_parts(layer.name) for layer in layers)
-    parts = ((_parts(layer.name), layer) for layer in layers)
-    return {key: layer for key, layer in parts if times[key] == 1}
+    """Return the layers by the parts of their names, if these are unique."""
+    counts = Counter(_parts(layer.name) for layer in layers)
+    return {_parts(layer.name): layer for layer in layers if counts[_parts(layer.name)] == 1}
 
 
 def _parts(name: str) -> tuple[str, ...]:
-    """The parts of a name: TensorFlow and Flax separate them by `/`, PyTorch and ONNX by `.`."""
+    """Split a name: TensorFlow and Flax separate parts by `/`, PyTorch and ONNX by `.`."""
     return tuple(printable(name).replace("/", ".").split("."))
 
 
-def _by_suffix(left: Sequence[BatchNorm], right: Sequence[BatchNorm]) -> list[Pair]:
-    """Pairs of one shape of which one name is the end of the other, and of no second one."""
-    suffixes = Counter(suffix for layer in left for suffix in _suffixes(layer.name))
-    others = Counter(suffix for layer in right for suffix in _suffixes(layer.name))
-    by_suffix = {suffix: layer for layer in left for suffix in _suffixes(layer.name)}
+def _by_suffix(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
+    """Pair layers of one shape if one name is the end of the other, and of no second one."""
+    old_counts = Counter(suffix for layer in olds for suffix in _suffixes(layer.name))
+    new_counts = Counter(suffix for layer in news for suffix in _suffixes(layer.name))
+    by_suffix = {suffix: layer for layer in olds for suffix in _suffixes(layer.name)}
     pairs = []
-    for layer in right:
-        for suffix in _suffixes(layer.name):
-            if suffixes[suffix] == others[suffix] == 1:
-                old = by_suffix[suffix]
-                whole = (_parts(layer.name), _parts(old.name))
-                if suffix in whole and _shape(old) == _shape(layer):
-                    pairs.append(Pair(old, layer, "suffix"))
-                break
+    for layer in news:
+        unique = (s for s in _suffixes(layer.name) if old_counts[s] == new_counts[s] == 1)
+        suffix = next(unique, None)
+        if suffix is None:
+            continue
+        old = by_suffix[suffix]
+        if suffix in (_parts(layer.name), _parts(old.name)) and _shape(old) == _shape(layer):
+            pairs.append(Pair(old, layer, "suffix"))
     return pairs
 
 
 def _suffixes(name: str) -> list[tuple[str, ...]]:
-    """`a/b/c`, `b/c`, `c`, as parts."""
+    """Return `a/b/c`, `b/c`, `c`, as parts."""
     parts = _parts(name)[-_MOST_PARTS:]
     return [parts[start:] for start in range(len(parts))]
 
@@ -198,52 +192,54 @@ def _shape(layer: BatchNorm) -> tuple[int, ...]:
 
 
 def _by_position_or_values(
-    left: Sequence[BatchNorm], right: Sequence[BatchNorm], effects: Effects | None
+    olds: Sequence[BatchNorm], news: Sequence[BatchNorm], effects: Effects | None
 ) -> list[Pair]:
-    """By position, unless layers equal in values or effect lie elsewhere: those first."""
-    places, equals = _by_position(left, right), _by_equal_values(left, right)
+    """Pair layers by position, unless layers equal in values or effect have other positions."""
+    placed, equals = _by_position(olds, news), _by_equal_values(olds, news)
     if effects is not None:
-        equals += _by_effect(*_unpaired(left, right, equals), effects)
-    if set(_names(equals)) <= set(_names(places)):
-        return places
-    return equals + _by_position(*_unpaired(left, right, equals))
+        equals += _by_effect(*_unpaired(olds, news, equals), effects)
+    placed_names, equal_names = (
+        {(pair.old.name, pair.new.name) for pair in pairs} for pairs in (placed, equals)
+    )
+    if equal_names <= placed_names:
+        return placed
+    return equals + _by_position(*_unpaired(olds, news, equals))
 
 
-def _names(pairs: Iterable[Pair]) -> list[tuple[str, str]]:
-    return [(pair.old.name, pair.new.name) for pair in pairs]
-
-
-def _by_position(left: Sequence[BatchNorm], right: Sequence[BatchNorm]) -> list[Pair]:
-    """The layers left over in their order, where they are as many and of the same shapes."""
-    if [_shape(layer) for layer in left] != [_shape(layer) for layer in right]:
+def _by_position(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
+    """Pair layers in their order, if there are as many and of the same shapes."""
+    if [_shape(layer) for layer in olds] != [_shape(layer) for layer in news]:
         return []
-    return [Pair(old, new, "position") for old, new in zip(left, right, strict=True)]
+    return [Pair(old, new, "position") for old, new in zip(olds, news, strict=True)]
 
 
-def _by_equal_values(left: Sequence[BatchNorm], right: Sequence[BatchNorm]) -> list[Pair]:
-    """Layers all of whose values are equal, and equal to no other layer's."""
-    if not left or not right:
+def _by_equal_values(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
+    """Pair layers whose values are equal, and different from all other layers."""
+    if not olds or not news:
         return []
-    olds, news = _only_ones(left), _only_ones(right)
-    return [Pair(olds[key], news[key], "values") for key in news if key in olds]
-
-
-def _by_effect(
-    left: Sequence[BatchNorm], right: Sequence[BatchNorm], effects: Effects
-) -> list[Pair]:
-    """Layers of the same scale and shift, and of no other layer's."""
-    agreeing = [(old, new) for old in left for new in effects.agreeing(old, right)]
-    olds = Counter(old.name for old, _ in agreeing)
-    news = Counter(new.name for _, new in agreeing)
+    old_by_values, new_by_values = _without_twins(olds), _without_twins(news)
     return [
-        Pair(old, new, "effect") for old, new in agreeing if olds[old.name] == news[new.name] == 1
+        Pair(old_by_values[key], new, "values")
+        for key, new in new_by_values.items()
+        if key in old_by_values
     ]
 
 
-def _only_ones(layers: Sequence[BatchNorm]) -> dict[Hashable, BatchNorm]:
+def _by_effect(
+    olds: Sequence[BatchNorm], news: Sequence[BatchNorm], effects: Effects
+) -> list[Pair]:
+    """Pair layers that share scale and shift with each other alone."""
+    pairs = [Pair(old, new, "effect") for old in olds for new in effects.agreeing(old, news)]
+    old_counts = Counter(pair.old.name for pair in pairs)
+    new_counts = Counter(pair.new.name for pair in pairs)
+    return [p for p in pairs if old_counts[p.old.name] == new_counts[p.new.name] == 1]
+
+
+def _without_twins(layers: Sequence[BatchNorm]) -> dict[Hashable, BatchNorm]:
+    """Return the layers by a hash of their values, if the values are unique."""
     keys = [_fingerprint(layer) for layer in layers]
-    times = Counter(keys)
-    return {key: layer for key, layer in zip(keys, layers, strict=True) if times[key] == 1}
+    counts = Counter(keys)
+    return {key: layer for key, layer in zip(keys, layers, strict=True) if counts[key] == 1}
 
 
 def _fingerprint(layer: BatchNorm) -> Hashable:
@@ -255,34 +251,36 @@ def _fingerprint(layer: BatchNorm) -> Hashable:
     return digest.digest()
 
 
-def _by_near_values(left: Sequence[BatchNorm], right: Sequence[BatchNorm]) -> list[Pair]:
-    """Layers of one shape each of which is the other's nearest, and near."""
+def _by_near_values(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
+    """Pair layers of equal roles and shapes that are each other's nearest, and near."""
     pairs = []
-    lefts, rights = _by_kind(left), _by_kind(right)
-    for kind, olds in lefts.items():
-        news = rights.get(kind, [])
-        if not news or len(olds) * len(news) > _MOST_COMPARED:
+    new_groups = _by_shapes(news)
+    for shapes, own_olds in _by_shapes(olds).items():
+        own_news = new_groups.get(shapes, [])
+        if not own_news or len(own_olds) * len(own_news) > _MOST_COMPARED:
             continue
-        distances = np.mean([_distances(olds, news, role) for role, _ in kind], axis=0)
+        distances = np.mean([_distances(own_olds, own_news, role) for role, _ in shapes], axis=0)
         for row, column in enumerate(distances.argmin(axis=1).tolist()):
-            near = distances[row, column] <= _FARTHEST
-            if near and distances[:, column].argmin() == row:
-                pairs.append(Pair(olds[row], news[column], "values"))
+            is_near = distances[row, column] <= _FARTHEST
+            if is_near and distances[:, column].argmin() == row:
+                pairs.append(Pair(own_olds[row], own_news[column], "values"))
     return pairs
 
 
-def _by_kind(layers: Sequence[BatchNorm]) -> dict[Kind, list[BatchNorm]]:
-    """The layers by what they have to share for their values to be compared."""
-    kinds: dict[Kind, list[BatchNorm]] = defaultdict(list)
+def _by_shapes(
+    layers: Sequence[BatchNorm],
+) -> dict[tuple[tuple[str, tuple[int, ...]], ...], list[BatchNorm]]:
+    groups = defaultdict(list)
     for layer in layers:
-        held = [(role, layer.variables[role]) for role in ROLES if role in layer.variables]
-        if held:
-            kinds[tuple((role, squeezed(variable.shape)) for role, variable in held)].append(layer)
-    return kinds
+        roles = [role for role in ROLES if role in layer.variables]
+        if roles:
+            shapes = tuple((role, squeezed(layer.variables[role].shape)) for role in roles)
+            groups[shapes].append(layer)
+    return groups
 
 
 def _distances(olds: Sequence[BatchNorm], news: Sequence[BatchNorm], role: str) -> Floats:
-    """|a - b| / (|a| + |b|) of a role for each old and each new layer: from 0, the same, to 1."""
+    """Return |a - b| / (|a| + |b|) of a role for each old and new layer: 0 (equal) to 1."""
     a, b = _rows(olds, role), _rows(news, role)
     with np.errstate(all="ignore"):
         squares_a, squares_b = (a * a).sum(axis=1)[:, np.newaxis], (b * b).sum(axis=1)
@@ -292,6 +290,5 @@ def _distances(olds: Sequence[BatchNorm], news: Sequence[BatchNorm], role: str) 
 
 
 def _rows(layers: Sequence[BatchNorm], role: str) -> Floats:
-    """The values of a role, a row for each layer."""
     arrays = (layer.array(role) for layer in layers)
     return np.stack([as_float64(array).ravel() for array in arrays if array is not None])

@@ -1,4 +1,4 @@
-"""What changed between two models."""
+"""The differences between two models."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from bnstat.errors import BnstatError
 from bnstat.model import ROLES, Array, BatchNorm, Model, Source, as_float64, squeezed
 
 PairVerdict = Literal["same", "same-effect", "different"]
+Presence = Literal["both", "old", "new"]
+Remark = Literal["frozen", "frozen-statistics", "frozen-weights"]
 
 MEANINGS: Final[Mapping[str, str]] = {
     "same": "same values",
@@ -27,68 +29,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     "the shift)",
     "different": "different",
 }
-"""What is said of two layers, for people; `folded` is said of a layer and the weights beside it."""
-
-
-def judge(
-    old: BatchNorm,
-    new: BatchNorm,
-    settings: Sequence[tuple[str, float, float]],
-    are_equal: bool,
-    effects: Effects,
-) -> tuple[PairVerdict, tuple[Cause, ...]]:
-    """What is true of two layers, and why they differ where that can be told.
-
-    Args:
-        old: the one.
-        new: the other.
-        settings: those that both tell, and tell differently: name, old and new value.
-        are_equal: whether all of their values are equal within the tolerance of values.
-        effects: tells what they amount to.
-    """
-    if are_equal and not settings:
-        return "same", ()
-    causes = tuple(settings_cause(*setting) for setting in settings)
-    agreement = effects.agree(old, new)
-    if _same_at_any_epsilon(old, new, effects) if agreement is None else agreement.all():
-        # Where statistics are the same, how they are to move on is told differently.
-        if are_equal and any(name == "momentum" for name, _, _ in settings):
-            return "different", causes
-        return "same-effect", ()
-    if are_equal or are_alike(old, new, effects):
-        return "different", causes
-    found = value_causes(old, new, effects)
-    # Of values that differ for no known reason, a setting is not the reason; nor where one
-    # layer has no statistics of its own any more.
-    if not found or is_rewritten(old) != is_rewritten(new):
-        return "different", found
-    return "different", found + causes
-
-
-def settings_of(old: BatchNorm, new: BatchNorm, effects: Effects) -> list[tuple[str, float, float]]:
-    """The settings that both tell, and tell differently."""
-    told = [
-        ("epsilon", effects.epsilon(old), effects.epsilon(new)),
-        ("momentum", old.momentum, new.momentum),
-    ]
-    # A graph holds them as float32, a config as float64.
-    return [
-        (name, one, other)
-        for name, one, other in told
-        if one is not None and other is not None and not math.isclose(one, other, rel_tol=1e-6)
-    ]
-
-
-def _same_at_any_epsilon(old: BatchNorm, new: BatchNorm, effects: Effects) -> bool:
-    """Whether they do the same whatever the epsilon is of which a file does not tell."""
-    # Scale and shift agree at all epsilons where they do at two far apart.
-    trials = [Effects(effects.tolerance, epsilon) for epsilon in (1e-12, 1.0)]
-    masks = [trial.agree(old, new) for trial in trials]
-    return all(mask is not None and mask.all() for mask in masks)
-
-
-Presence = Literal["both", "old", "new"]
-Remark = Literal["frozen", "frozen-statistics", "frozen-weights"]
+"""Verdict -> its meaning. `folded` is the verdict on a layer and weights of the other model."""
 
 REMARKS: Final[Mapping[Remark, str]] = {
     "frozen": "nothing of this layer moved, while others did: it was frozen",
@@ -97,23 +38,23 @@ REMARKS: Final[Mapping[Remark, str]] = {
     "frozen-weights": "the moving statistics moved, gamma and beta did not: the weights were "
     "frozen, or the statistics were estimated anew",
 }
-"""What a pattern of movement says of a layer."""
+"""Remark on a layer, by the roles that moved -> its text."""
 
 
 @dataclass(frozen=True, slots=True)
 class RoleChange:
-    """What became of one role of a layer.
+    """The change of one role of a layer.
 
     Attributes:
         role: `gamma`, `beta`, `moving_mean` or `moving_variance`.
-        presence: whether both models have it, or the old or the new one alone.
-        shapes, dtypes: in the old and in the new model; None where it is missing.
+        presence: the models that have it.
+        shapes, dtypes: in the old and in the new model; None if it is missing.
         channels: the number of channels that could be compared.
         moved: how many of them differ by more than the tolerance.
-        largest: the largest |new - old| (0 where nothing moved); None where nothing could be
-            compared. A change to or from NaN or infinity is infinite.
-        relative: the largest |new - old| / |old| over the channels that were not 0; None where
-            there is none.
+        largest: the largest |new - old| (0 if nothing moved); None if nothing could be compared.
+            A change to or from NaN or infinity is infinite.
+        relative: the largest |new - old| / |old| over the channels that were not 0; None if all
+            were 0.
     """
 
     role: str
@@ -127,18 +68,18 @@ class RoleChange:
 
     @property
     def comparable(self) -> bool:
-        """Whether both models have it, with the same shape (dimensions of 1 aside)."""
+        """True if both models have it, with the same shape (except for dimensions of 1)."""
         return self.largest is not None
 
     @property
     def equal(self) -> bool:
-        """Whether it is in both models, and equal within the tolerance."""
+        """True if both models have it, equal within the tolerance."""
         return self.comparable and self.moved == 0
 
 
 @dataclass(frozen=True, slots=True)
 class SettingChange:
-    """A setting that both files tell, and tell differently."""
+    """A setting that both files store with different values."""
 
     setting: str
     old: float
@@ -151,15 +92,15 @@ class LayerChange:
 
     Attributes:
         old, new: the layer's name in each.
-        match: how the two are known to be the same layer: `name`, `suffix` (one name is the end
-            of the other), `position`, `values` or `effect`.
-        roles: what became of each role that either has.
-        settings: epsilon and momentum, where both files tell them and they differ.
-        remark: what the pattern of movement says; see `REMARKS`.
+        match: how the two were paired: by `name`, `suffix` (one name is the end of the other),
+            `position`, `values` or `effect`.
+        roles: the changes of the roles that either has.
+        settings: epsilon and momentum, if both files store them and they differ.
+        remark: what the roles that moved show; see `REMARKS`.
         verdict: `same` values and settings, `same-effect` (scale and shift agree within the
             tolerance, though the values do not), or `different`.
-        causes: why they differ, where arithmetic shows it.
-        told: whether both models tell epsilon, or the old or the new one alone, or neither.
+        causes: why they differ, if arithmetic shows it.
+        told: the models that store epsilon: `both`, `old`, `new` or None.
     """
 
     old: str
@@ -174,25 +115,25 @@ class LayerChange:
 
     @property
     def equal(self) -> bool:
-        """Whether the layer is the same in both models, within the tolerance."""
+        """True if the layer is equal in both models, within the tolerance."""
         return not self.settings and all(role.equal for role in self.roles)
 
 
 @dataclass(frozen=True, slots=True)
 class Difference(Displayed):
-    """The answer of `diff`.
+    """The result of `diff`.
 
     Attributes:
         old, new: where the two models were read from.
         rtol, atol: the tolerance: `|new - old| <= atol + rtol * |old|` is no difference.
-        tolerance: how far scales, shifts and folded weights may be apart, as a part of their
-            size, and still be the same in effect.
-        layers: those that both models have, in the order of the new one.
-        removed, added: the names of those that only the old or only the new one has.
+        tolerance: the largest difference of scales, shifts and folded weights, relative to their
+            size, that counts as the same effect.
+        layers: the layers of both models, in the order of the new one.
+        removed, added: the names of the layers of only the old or only the new model.
         folded: layers that one model has, and the other has in its weights, which is proven.
-        misfolded: those of the removed and added that are in the other's weights by another
-            scale or shift than theirs, with the causes.
-        ties: names of layers of the new model that their place alone tells from another one.
+        misfolded: removed and added layers that are in the other model's weights with a wrong
+            scale or shift, and the causes.
+        ties: names of layers of the new model that only their position distinguishes from another.
     """
 
     old: Source
@@ -209,17 +150,17 @@ class Difference(Displayed):
 
     @property
     def equivalent(self) -> bool:
-        """Return True if every layer is the same, the same in effect, or folded."""
+        """True if every layer is the same, the same in effect, or folded."""
         return not self.removed and not self.added and not self.different
 
     @property
     def verdict(self) -> PairVerdict:
-        """The judgement on the two models as a whole, which every output shows."""
+        """The verdict on the two models."""
         return "same" if self.equal else "same-effect" if self.equivalent else "different"
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """The number of layers by verdict, and of those that one model alone has."""
+        """The number of layers by verdict, and of the layers of one model alone."""
         verdicts = [layer.verdict for layer in self.layers]
         return {
             "same": verdicts.count("same"),
@@ -232,7 +173,7 @@ class Difference(Displayed):
 
     @property
     def summary(self) -> str:
-        """The judgement in one line: how many layers differ, or in which sense none does."""
+        """The verdict in one line, with the number of layers that differ."""
         counts, total = self.counts, len(self.layers)
         tolerance = f"rtol {self.rtol:g} and atol {self.atol:g}" if self.rtol or self.atol else ""
         if self.verdict == "same":
@@ -240,7 +181,7 @@ class Difference(Displayed):
             return f"no difference: {layers} equal" + (f" within {tolerance}" if tolerance else "")
         if self.verdict == "same-effect":
             within = f"within {self.tolerance:g}"
-            if any(each.rounding for each in self.folded):
+            if any(folded.rounding for folded in self.folded):
                 within += " and the rounding of stored numbers"
             named = {"same": "the same", "same-effect": "the same in effect", "folded": "folded"}
             listed = [f"{counts[key]:,} {name}" for key, name in named.items() if counts[key]]
@@ -258,7 +199,7 @@ class Difference(Displayed):
 
     @property
     def equal(self) -> bool:
-        """Whether the models have the same layers with the same values, within the tolerance."""
+        """True if the models have the same layers with the same values, within the tolerance."""
         missing = self.removed or self.added or self.folded
         return not missing and all(layer.equal for layer in self.layers)
 
@@ -282,26 +223,26 @@ def diff(
     tolerance: float = TOLERANCE,
     epsilon: float | None = None,
 ) -> Difference:
-    """Compare two models, whatever their formats.
+    """Compare two models of any formats.
 
-    Numbers of different dtypes are compared by value. NaN equals NaN; where both models store
-    the same dtype, only the NaN of the same bits. Positive and negative zero are equal.
+    Numbers of different dtypes are compared by value. NaN equals NaN; if both models store the
+    same dtype, only a NaN of the same bits. Positive and negative zero are equal.
 
     Args:
-        old: the model from which relative changes are counted.
-        new: the other one.
+        old: the model to which relative changes refer.
+        new: the other model.
         rtol: relative tolerance, of the old value.
         atol: absolute tolerance. Both are 0 by default: exact.
-        tolerance: how far scales, shifts and folded weights may be apart, as a part of their
-            size, and still be the same in effect.
-        epsilon: of the layers whose file does not tell it.
+        tolerance: the largest difference of scales, shifts and folded weights, relative to their
+            size, that counts as the same effect.
+        epsilon: of the layers whose file does not store it.
 
     Raises:
-        BnstatError: a tolerance is negative or no number, or an array cannot be read.
+        BnstatError: a tolerance is negative or not a number, or an array cannot be read.
     """
     for name, value in (("rtol", rtol), ("atol", atol)):
         if not (math.isfinite(value) and value >= 0):
-            raise BnstatError(name, f"a tolerance is a number from 0 on, not {value:g}")
+            raise BnstatError(name, f"a tolerance must be a number of at least 0, not {value:g}")
     effects = Effects(tolerance, epsilon)
     alignment = align(old, new, effects)
     compared = [(pair, _compare_roles(pair, rtol, atol)) for pair in alignment.pairs]
@@ -317,38 +258,38 @@ def diff(
         if change.verdict == "different" and not _is_sure(pair, any_alone)
     ]
     olds, news = [pair.old for pair in doubtful], [pair.new for pair in doubtful]
-    found = [
+    candidates = [
         *find_folded(alignment.removed, old, new, "old", effects, olds),
         *find_folded(alignment.added, new, old, "new", effects, news),
     ]
-    folded = [each for each in found if not each.causes]
+    folded = [each for each in candidates if not each.causes]
     proven = {(each.side, each.layer) for each in folded}
-    apart = [
+    separated = [
         pair
         for pair in doubtful
         if ("old", pair.old.name) in proven or ("new", pair.new.name) in proven
     ]
-    removed = (*alignment.removed, *(pair.old for pair in apart))
-    added = (*alignment.added, *(pair.new for pair in apart))
+    removed = (*alignment.removed, *(pair.old for pair in separated))
+    added = (*alignment.added, *(pair.new for pair in separated))
     return Difference(
         old.source,
         new.source,
         rtol,
         atol,
-        tuple(change for pair, change in changes if pair not in apart),
-        tuple(each.name for each in removed if ("old", each.name) not in proven),
-        tuple(each.name for each in added if ("new", each.name) not in proven),
+        tuple(change for pair, change in changes if pair not in separated),
+        tuple(layer.name for layer in removed if ("old", layer.name) not in proven),
+        tuple(layer.name for layer in added if ("new", layer.name) not in proven),
         tolerance,
         tuple(folded),
-        tuple(each for each in found if each.causes),
+        tuple(each for each in candidates if each.causes),
         alignment.ties,
     )
 
 
 def _is_sure(pair: Pair, any_alone: bool) -> bool:
-    """Whether two layers are the same one, whatever their values: by their name.
+    """Return True if the names show that two layers are the same, whatever their values.
 
-    PyTorch numbers the layers of a sequence: where one has fewer, others have their numbers.
+    PyTorch numbers the layers of a sequence: if one model has fewer, others have their numbers.
     """
     is_number = pair.new.name.rpartition(".")[2].isdecimal()
     return pair.match == "name" and not (any_alone and is_number)
@@ -357,29 +298,65 @@ def _is_sure(pair: Pair, any_alone: bool) -> bool:
 def _layer_change(
     pair: Pair, roles: tuple[RoleChange, ...], remark: Remark | None, effects: Effects
 ) -> LayerChange:
-    settings = settings_of(pair.old, pair.new, effects)
+    old, new = pair.old, pair.new
+    epsilons = effects.epsilon(old), effects.epsilon(new)
+    # A graph stores settings as float32, a configuration as float64.
+    settings = tuple(
+        SettingChange(name, one, other)
+        for name, one, other in (("epsilon", *epsilons), ("momentum", old.momentum, new.momentum))
+        if one is not None and other is not None and not math.isclose(one, other, rel_tol=1e-6)
+    )
     are_equal = all(role.equal for role in roles)
-    verdict, causes = judge(pair.old, pair.new, settings, are_equal, effects)
-    told = (effects.epsilon(pair.old) is not None, effects.epsilon(pair.new) is not None)
+    verdict, causes = _judge(old, new, settings, are_equal, effects)
+    told: Presence | None = "both"
+    if None in epsilons:
+        told = "old" if epsilons[0] is not None else "new" if epsilons[1] is not None else None
     return LayerChange(
-        pair.old.name,
-        pair.new.name,
-        pair.match,
-        roles,
-        tuple(SettingChange(*setting) for setting in settings),
-        remark,
-        verdict,
-        causes,
-        _TOLD[told],
+        old.name, new.name, pair.match, roles, settings, remark, verdict, causes, told
     )
 
 
-_TOLD: Final[Mapping[tuple[bool, bool], Presence | None]] = {
-    (True, True): "both",
-    (True, False): "old",
-    (False, True): "new",
-    (False, False): None,
-}
+def _judge(
+    old: BatchNorm,
+    new: BatchNorm,
+    settings: Sequence[SettingChange],
+    are_equal: bool,
+    effects: Effects,
+) -> tuple[PairVerdict, tuple[Cause, ...]]:
+    """Return the verdict on two layers and the causes of their differences.
+
+    Args:
+        old: the layer in the old model.
+        new: the layer in the new model.
+        settings: their different settings.
+        are_equal: True if all of their values are equal within the tolerance of values.
+        effects: the effects of layers.
+    """
+    if are_equal and not settings:
+        return "same", ()
+    causes = tuple(settings_cause(change.setting, change.old, change.new) for change in settings)
+    agreement = effects.agree(old, new)
+    if _agree_at_any_epsilon(old, new, effects) if agreement is None else agreement.all():
+        # With equal statistics, the momentum decides how they will move on.
+        if are_equal and any(change.setting == "momentum" for change in settings):
+            return "different", causes
+        return "same-effect", ()
+    if are_equal or are_alike(old, new, effects):
+        return "different", causes
+    value_reasons = value_causes(old, new, effects)
+    # A setting is not the cause of values that differ for no known reason, nor if one layer does
+    # not have its own statistics any more.
+    if not value_reasons or is_rewritten(old) != is_rewritten(new):
+        return "different", value_reasons
+    return "different", value_reasons + causes
+
+
+def _agree_at_any_epsilon(old: BatchNorm, new: BatchNorm, effects: Effects) -> bool:
+    """Return True if two layers have the same effect whatever their unknown epsilon is."""
+    # Scale and shift agree at all epsilons if they do at two far apart.
+    trials = [Effects(effects.tolerance, epsilon) for epsilon in (1e-12, 1.0)]
+    masks = [trial.agree(old, new) for trial in trials]
+    return all(mask is not None and mask.all() for mask in masks)
 
 
 def _compare_roles(pair: Pair, rtol: float, atol: float) -> tuple[RoleChange, ...]:
@@ -427,18 +404,12 @@ def _same_nan(a: Array, b: Array) -> NDArray[np.bool_]:
 
 
 def _remark(roles: tuple[RoleChange, ...]) -> Remark | None:
-    """What it says of a layer which of its roles moved, in a network where something did."""
-    comparable = {role.role: role.moved > 0 for role in roles if role.comparable}
-    weights = [comparable[role] for role in ("gamma", "beta") if role in comparable]
-    statistics = [
-        comparable[role] for role in ("moving_mean", "moving_variance") if role in comparable
-    ]
+    """Return the remark on a layer of a network that moved."""
+    moved = {role.role: role.moved > 0 for role in roles if role.comparable}
+    weights = [moved[role] for role in ("gamma", "beta") if role in moved]
+    statistics = [moved[role] for role in ("moving_mean", "moving_variance") if role in moved]
     if not statistics:
         return None
-    if not any(weights) and not any(statistics):
-        return "frozen"
     if not any(statistics):
-        return "frozen-statistics"
-    if weights and not any(weights):
-        return "frozen-weights"
-    return None
+        return "frozen-statistics" if any(weights) else "frozen"
+    return "frozen-weights" if weights and not any(weights) else None

@@ -1,4 +1,4 @@
-"""The tensors of a model beside its batch norm, as those that it may have been folded into."""
+"""The tensors of a model beside its batch norm, which layers may have been folded into."""
 
 from __future__ import annotations
 
@@ -19,33 +19,32 @@ _LARGEST: Final = 1 << 28
 """Elements of weights that are compared; the largest dense layers have fewer."""
 
 _MOST_KEPT: Final = 1 << 24
-"""Elements of weights that are kept in memory while others are compared with them."""
+"""Elements of weights that are kept in memory for further comparisons."""
 
 Rounding = Literal["quantized", "float16", "bfloat16"]
-"""How tensors are stored whose numbers are those of others, rounded."""
+"""How the numbers of a tensor were rounded when it was stored."""
 
 _ROUNDINGS: Final[Mapping[str, tuple[Rounding, float, float]]] = {
     "float16": ("float16", 2.0**-11, 2.0**-25),
     "bfloat16": ("bfloat16", 2.0**-8, 0.0),
 }
-"""What rounding to a type changes at most: as a part of a number, and of the smallest ones."""
+"""The largest change by rounding to a dtype: relative, and absolute for the smallest numbers."""
 
 _COARSEST: Final = 1 / 8
-"""Tensors that are rounded by more than this part of their largest number prove nothing."""
+"""Tensors whose rounding exceeds this part of their largest number prove nothing."""
 
-
-Turn = Callable[[Floats], Floats]
-"""Brings the axes of an array into another order."""
+Reordering = Callable[[Floats], Floats]
+"""Changes the order of the axes of an array."""
 
 
 class Vector(NamedTuple):
     """A number for each channel.
 
     Attributes:
-        key: the file's for it.
+        key: its key in the file.
         values: the numbers.
-        doubt: how far each may be from the one that it was rounded from.
-        rounding: how it is stored, where that is why.
+        doubt: the largest change of each number by rounding.
+        rounding: how it was rounded, if it was.
     """
 
     key: str
@@ -55,15 +54,14 @@ class Vector(NamedTuple):
 
 
 class View(NamedTuple):
-    """Weights as those of some channels.
+    """Weights, and one of their axes that may be the channels.
 
     Attributes:
         weights: the weights.
-        shape: without axes of size 1; a depthwise kernel has one more, in which its last two
-            axes are one.
-        axis: the channels' in it.
-        norms: the Euclidean norm of each channel, which no order of the other axes changes.
-        doubts: how far each of these may be from the one before rounding.
+        shape: without axes of size 1. The last two axes of a depthwise kernel may be merged.
+        axis: the channels' axis in `shape`.
+        norms: the Euclidean norm of each channel, which does not depend on the order of axes.
+        doubts: the largest change of each norm by rounding.
     """
 
     weights: Variable
@@ -73,12 +71,12 @@ class View(NamedTuple):
     doubts: Floats
 
     def channels_first(self, array: Floats) -> Floats:
-        """An array of the weights with the channels' axis before the others."""
+        """Return an array of the weights with the channels' axis before the others."""
         return np.moveaxis(array.reshape(self.shape), self.axis, 0)
 
 
 class Tensors:
-    """The tensors of a model, but those of its batch norm, that have some numbers of channels."""
+    """The tensors of a model, except its batch norm, that have certain numbers of channels."""
 
     def __init__(self, model: Model, sizes: Iterable[int]) -> None:
         wanted = set(sizes)
@@ -93,7 +91,7 @@ class Tensors:
             for each in held
             if 2 <= len(squeezed(each.shape)) <= _MOST_AXES
             and prod(each.shape) <= _LARGEST
-            and wanted & {shape[axis] for shape in _shapes(each) for axis in range(len(shape))}
+            and any(wanted.intersection(shape) for shape in _shapes(each))
         ]
         fetch((*(each for each in self._lines if prod(each.shape) in wanted), *self.weights))
         self._vectors: dict[int, list[Vector]] = {}
@@ -106,21 +104,21 @@ class Tensors:
                 self._views.setdefault(view.norms.size, []).append(view)
 
     def vectors(self, size: int) -> Sequence[Vector]:
-        """All vectors of so many numbers."""
+        """Return all vectors with this number of elements."""
         if size not in self._vectors:
-            found = [each for each in self._lines if prod(each.shape) == size]
-            fetch(found)
-            arrays = ((each, as_float64(each.read())) for each in found)
-            read = ((each, array, _doubt(each, array)) for each, array in arrays)
-            self._vectors[size] = [
-                Vector(each.key, array.ravel(), doubt.ravel(), rounding_of(each))
-                for each, array, doubt in read
-                if not _is_coarse(array, doubt)
-            ]
+            lines = [each for each in self._lines if prod(each.shape) == size]
+            fetch(lines)
+            self._vectors[size] = []
+            for line in lines:
+                array = as_float64(line.read())
+                doubt = _doubt(line, array)
+                if not _is_coarse(array, doubt):
+                    vector = Vector(line.key, array.ravel(), doubt.ravel(), rounding_of(line))
+                    self._vectors[size].append(vector)
         return self._vectors[size]
 
     def array(self, weights: Variable) -> Floats:
-        """The numbers of weights, without axes of size 1."""
+        """Return the numbers of weights, without axes of size 1."""
         if weights.key in self._kept:
             return self._kept[weights.key]
         array = as_float64(weights.read()).reshape(squeezed(weights.shape))
@@ -130,18 +128,18 @@ class Tensors:
         return array
 
     def doubt(self, weights: Variable) -> Floats:
-        """How far each of the numbers may be from the one that it was rounded from."""
+        """Return the largest change of each number by rounding."""
         if rounding_of(weights) is None:
             return np.broadcast_to(0.0, squeezed(weights.shape))
         array = self.array(weights)
         return _doubt(weights, array.reshape(weights.shape)).reshape(array.shape)
 
     def views(self, size: int) -> Sequence[View]:
-        """All weights by each of their axes that has so many channels."""
+        """Return all weights, by each of their axes with this number of channels."""
         return self._views.get(size, ())
 
     def spread(self, view: View) -> Floats:
-        """The sum of each channel's sizes as a part of its norm: 1 where it has one number."""
+        """Return the sum of each channel's sizes relative to its norm; 1 for a single number."""
         key = (view.weights.key, view.shape, view.axis)
         if key not in self._spreads:
             sizes = np.abs(view.channels_first(self.array(view.weights)))
@@ -162,10 +160,10 @@ class Tensors:
                 yield View(weights, shape, axis, *sums)
 
 
-def turns(shape: tuple[int, ...], wanted: tuple[int, ...]) -> Iterator[Turn]:
-    """The ways in which the axes after the first can be ordered to give a shape.
+def reorderings(shape: tuple[int, ...], wanted: tuple[int, ...]) -> Iterator[Reordering]:
+    """Yield the ways to reorder the axes after the first so that the result has a shape.
 
-    An axis of what a Flatten gives can be two, the channels and the positions, in either order.
+    An axis that a Flatten layer made may be the channels and the positions, in either order.
     """
     for order in permutations(range(1, len(shape))):
         if wanted == (shape[0], *(shape[axis] for axis in order)):
@@ -173,34 +171,33 @@ def turns(shape: tuple[int, ...], wanted: tuple[int, ...]) -> Iterator[Turn]:
     if len(shape) == 2 and shape == wanted:
         for size in range(2, isqrt(shape[1]) + 1):
             if shape[1] % size == 0:
-                yield partial(_split_turned, size)
-                yield partial(_split_turned, shape[1] // size)
+                yield partial(_split_and_swap, size)
+                yield partial(_split_and_swap, shape[1] // size)
 
 
-def _split_turned(size: int, array: Floats) -> Floats:
-    """The second of two axes split in two, the first of so many, and these swapped."""
+def _split_and_swap(size: int, array: Floats) -> Floats:
+    """Split the second of two axes in two, the first of this size, and swap these."""
     return array.reshape(len(array), size, -1).swapaxes(1, 2).reshape(array.shape)
 
 
 def numbers_of(vector: Vector | None, size: int) -> Floats:
-    """The numbers of a vector; so many zeros where there is none."""
+    """Return the numbers of a vector, or zeros without a vector."""
     return np.zeros(size) if vector is None else vector.values
 
 
 def rounding_of(variable: Variable) -> Rounding | None:
-    """How a tensor is stored whose numbers are rounded from others; None of all the rest."""
+    """Return how a tensor was rounded; None for float32 and wider."""
     if variable.stepper is not None:
         return "quantized"
     return _ROUNDINGS[variable.dtype][0] if variable.dtype in _ROUNDINGS else None
 
 
 def _doubt(variable: Variable, array: Floats) -> Floats:
-    """How far each number of an array may be from the one that it was rounded from."""
     step = variable.step()
     if step is not None:
         return np.broadcast_to(as_float64(step) / 2, array.shape)
-    _, part, least = _ROUNDINGS.get(variable.dtype, (None, 0.0, 0.0))
-    return np.abs(array) * part + least
+    _, relative, absolute = _ROUNDINGS.get(variable.dtype, (None, 0.0, 0.0))
+    return np.abs(array) * relative + absolute
 
 
 def _is_coarse(array: Floats, doubt: Floats) -> bool:

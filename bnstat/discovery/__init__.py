@@ -187,7 +187,7 @@ def _is_plausible(sighting: Sighting, contents: Contents) -> bool:
 
 
 def _drop_misfits(sighting: Sighting, contents: Contents) -> None:
-    """Make a gamma or beta undecided if its shape does not fit and its name is another one."""
+    """Make a gamma or beta undecided if neither its shape nor its name fits."""
     roles = dict(sighting.roles)
     shapes = {role: squeezed(contents.variables[key].shape) for role, key in roles.items()}
     statistics = {shapes[role] for role in ROLES[2:] if role in shapes}

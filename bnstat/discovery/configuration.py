@@ -3,13 +3,13 @@
 A layer is batch norm
 
 - by its configuration: its class name without the package contains batch norm
-  (`BatchNormalization`, `SyncBatchNormalization`, `FreezableBatchNorm`, `BatchRenorm`, ...), or its
-  arguments are those of a subclass (`moving_variance_initializer`);
+  (`BatchNormalization`, `SyncBatchNormalization`, `FreezableBatchNorm`, `BatchRenorm`, ...), or it
+  has an argument of a subclass (`moving_variance_initializer`);
 - by the names of its variables: a moving mean and a moving variance are among them;
 - by the shapes of its variables, if these are only numbered and no configuration gives the class:
   four vectors of one length. Other numbers of variables count only if the group or the layer is
   named after batch norm, because two can as well be the scale and offset of a layer norm. Three,
-  and five to seven, are undecided: no other Keras layer has that many, which proves nothing.
+  and five to seven, are undecided: no other Keras layer has as many, which proves nothing.
 
 Numbered variables are, in this order, gamma unless `scale=False`, beta unless `center=False`,
 moving mean, moving variance, and for batch renormalization three more (source: `build` of

@@ -19,13 +19,13 @@ _NAMED_BY = ("patterns", "layers", "scopes", "objects", "names", "graphs")
 
 @dataclass(slots=True)
 class Sighting:
-    """A batch-norm layer as one source of evidence shows it; after merging, as all of them do.
+    """A batch-norm layer, shown by one source of evidence or, after merging, by several.
 
     Attributes:
         evidence: the kind of evidence; after merging, the strongest.
         name: the layer's name by this evidence; empty if unknown.
         roles: role -> key of the variable that has it.
-        longer_name: the name with those of the models around it, for two layers of one name.
+        longer_name: the name with the models around it, for two layers of one name.
         extra: label -> key of the layer's further variables.
         undecided: keys of variables of the layer whose role is not known.
         epsilon, momentum, axis, trainable: None if unknown.
@@ -73,7 +73,7 @@ class Sighting:
 
 
 def merge(evidence: Mapping[str, Sequence[Sighting]]) -> list[Sighting]:
-    """Merge the sightings that share a variable; those of the strongest evidence come first.
+    """Merge the sightings that share a variable. The strongest evidence comes first.
 
     Args:
         evidence: origin -> its sightings in their order; the strongest evidence first.
@@ -147,6 +147,5 @@ def unique_names(layers: Sequence[Sighting]) -> list[str]:
 
 
 def _candidates(layer: Sighting) -> list[str]:
-    """Return the names of a layer, the best first."""
     names = [name for origin in _NAMED_BY for name in layer.names.get(origin, ())]
     return names or ["(root)"]

@@ -32,7 +32,7 @@ _OF_DATA = re.compile(
     r"obs|reward|return|action|state_?norm|input|target|value|rms|normali[sz]er|running|data",
     re.IGNORECASE,
 )
-"""Words in the scopes of statistics of data, which are not those of activations."""
+"""Words in the scopes of statistics of data, which are not batch norm."""
 
 _SHADOW_WORD = "/ExponentialMovingAverage"
 _SHADOW = re.compile(rf"{_SHADOW_WORD}(_\d+)?$")
@@ -62,7 +62,7 @@ class VariableNames:
 
         Args:
             contents: the file.
-            complete: True if all names are needed, also those that fit no scheme.
+            complete: True if all names are needed, also without a scheme that fits.
         """
         self.contents = contents
         self.keys: dict[str, str] = {}
@@ -287,9 +287,9 @@ def _owners(scope: str, scheme: Scheme, averaged: bool) -> list[str]:
 def _is_surely_batch_norm(
     names: VariableNames, scheme: Scheme, scope: str, owner: str, roles: Mapping[str, str]
 ) -> bool:
-    """Return True if a `mean` and a `variance`, ordinary words, are those of batch norm.
+    """Return True if a `mean` and a `variance`, ordinary words, belong to a batch norm.
 
-    In a library's own tree of batch statistics they are, unless they are vectors of data such as a
+    They do in a library's own tree of batch statistics, unless they describe data such as a
     policy's observations.
     """
     shapes = {names.contents.variables[key].shape for key in roles.values()}

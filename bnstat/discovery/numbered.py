@@ -21,7 +21,7 @@ _ORDERS: Final = (
     {"weight": 0, "bias": 1, _MEAN: 2, _VARIANCE: 3},
     {_MEAN: 0, _VARIANCE: 1, "weight": 2, "bias": 3},
 )
-"""Variable -> its position among those of a layer, in current and in older versions."""
+"""Variable -> its position in a layer, in current and in older versions."""
 
 Shape = Callable[[str], tuple[int, ...]]
 
@@ -46,8 +46,6 @@ def with_scopes(keys: Mapping[str, str], shape_of: Shape) -> dict[str, str]:
 
 
 class _Store:
-    """The variables of a store by scope, name and number."""
-
     def __init__(self, keys: Mapping[str, str], shape_of: Shape) -> None:
         self._keys = keys
         self._shape_of = shape_of

@@ -62,7 +62,7 @@ def _name(scope: str, path: str, uses: int) -> str:
 def _walk(nodes: Objects) -> Iterator[tuple[int, dict[int, tuple[int, str]]]]:
     """Yield every node that may have children, depth first in stored order.
 
-    With each comes a dictionary from the nodes so far to their parents and their names there.
+    Each comes with a dictionary: node so far -> its parent and its name there.
     """
     parents: dict[int, tuple[int, str]] = {}
     stack = [(0, -1, "")] if nodes else []
@@ -113,8 +113,8 @@ def _scope(variables: Collection[Node]) -> str:
 def note_lost_statistics(contents: Contents, taken: Collection[str]) -> list[str]:
     """Describe the variables that share the scope of a layer but belong to none.
 
-    Keras 3 names the layers of a model that is built late alike, and leaves those that a list
-    or dict holds out of `tf.train.Checkpoint`. The optimizer still saves their gamma and beta.
+    Keras 3 gives all layers of a model that is built late one name, and leaves layers in lists and
+    dicts out of `tf.train.Checkpoint`. The optimizer still saves their gamma and beta.
 
     Args:
         contents: the file.

@@ -1,7 +1,7 @@
 """The bias that a network adds right before a batch norm, usually in a convolution.
 
 With batch statistics the normalization cancels this bias, and with stored statistics it acts as
-beta does. What the file records about the network decides how certain the pairing is:
+beta does. The record of the network in the file decides how certain the pairing is:
 
 - a Keras configuration names the layer whose output the normalization takes, that layer's
   activation, and what else may hold the bias or beta; a graph contains the addition itself. Both
@@ -95,8 +95,7 @@ def preceding_biases(
         search.by_configuration(),
         search.by_graphs(),
         search.by_scopes(),
-        search.by_objects(),
-        search.by_order(),
+        search.by_neighbors(),
     ):
         for layer, key, is_proven in found:
             pairs.setdefault(layer, PrecedingBias(contents.variables[key], is_proven))
@@ -220,51 +219,36 @@ class _Search:
             if (bias := self._only_bias(keys, by_name[own[scope]])) is not None:
                 yield own[scope], bias, False
 
-    def by_objects(self) -> Iterator[_Found]:
-        """Search the numbered layers of a model in the object graph."""
+    def by_neighbors(self) -> Iterator[_Found]:
+        """Search the layer or the variable right before, in the orders that the file records."""
         undecided = {layer.name for layer in self._undecided()}
+        for before, after in self._neighbors() if undecided else ():
+            norm = self._norm_of(after)
+            if norm is None or norm.name not in undecided or self._owners.keys() & before:
+                continue
+            if (bias := self._only_bias(before, norm)) is not None:
+                yield norm.name, bias, False
+
+    def _neighbors(self) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
+        """Yield the keys of the variables of a layer, and of the layer after it."""
         nodes = self._contents.objects
-        if not undecided:
-            return
         for node in nodes:
             numbered = {
                 int(match[1]): child
                 for name, child in node.children.items()
                 if (match := _NUMBERED_LAYER.fullmatch(name))
             }
-            for number, child in numbered.items():
-                if number - 1 not in numbered:
-                    continue
-                keys = [nodes[each].key for each in nodes[child].children.values()]
-                norm = self._norm_of([key for key in keys if key])
-                if norm is None or norm.name not in undecided:
-                    continue
-                before = nodes[numbered[number - 1]].children.items()
-                held = [nodes[each].key for label, each in before if _BIAS.fullmatch(label)]
-                bias = self._only_bias([key for key in held if key], norm, labelled=True)
-                if bias is not None:
-                    yield norm.name, bias, False
-
-    def by_order(self) -> Iterator[_Found]:
-        """Search the layer or the variable that comes before, where these are in order."""
-        undecided = {layer.name for layer in self._undecided()}
-        if not undecided:
-            return
-        groups: list[Sequence[str]] = []
+            keys = {
+                number: [key for each in nodes[child].children.values() if (key := nodes[each].key)]
+                for number, child in numbered.items()
+            }
+            for number in keys:
+                if number - 1 in keys:
+                    yield keys[number - 1], keys[number]
         if self._contents.layers and self._contents.layers_in_order:
-            groups = [[*layer.variables.values()] for layer in self._contents.layers]
+            yield from pairwise([[*layer.variables.values()] for layer in self._contents.layers])
         elif self._contents.variables_in_order:
-            groups = [[key] for key in self._contents.variables]
-        for before, after in pairwise(groups):
-            norm = self._norm_of(after)
-            if (
-                norm is None
-                or norm.name not in undecided
-                or not self._owners.keys().isdisjoint(before)
-            ):
-                continue
-            if (bias := self._only_bias(before, norm)) is not None:
-                yield norm.name, bias, False
+            yield from pairwise([[key] for key in self._contents.variables])
 
     def _undecided(self) -> list[BatchNorm]:
         """Return the layers whose input no configuration and no graph records."""
@@ -283,11 +267,7 @@ class _Search:
         return [key for key in self._contents.variables if key.startswith(groups)]
 
     def _only_bias(
-        self,
-        keys: Collection[str],
-        norm: BatchNorm,
-        labelled: bool = False,
-        is_repeated: bool = False,
+        self, keys: Collection[str], norm: BatchNorm, is_repeated: bool = False
     ) -> str | None:
         """Return the only vector among variables that can be the bias before a layer.
 
@@ -301,9 +281,7 @@ class _Search:
         named = [
             key
             for key in vectors
-            if labelled
-            or _BIAS.fullmatch(self._contents.name_of(key))
-            or _NUMBERED_VARIABLE.fullmatch(key)
+            if _BIAS.fullmatch(self._contents.name_of(key)) or _NUMBERED_VARIABLE.fullmatch(key)
         ]
         return named[0] if len(named) == 1 else None
 
@@ -330,7 +308,7 @@ class _Search:
         return keys[0] if is_bias else None
 
     def _scope_around(self, layer: BatchNorm) -> str:
-        """Return the scope around the scope of all variables of a layer; empty if there is none."""
+        """Return the scope around the scope of all variables of a layer, or an empty string."""
         names = [self._contents.name_of(variable.key) for variable in layer.variables.values()]
         scopes = {name.rpartition("/")[0].rpartition("/")[0] for name in names}
         return scopes.pop() if len(scopes) == 1 else ""

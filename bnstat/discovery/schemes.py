@@ -1,4 +1,4 @@
-"""The vocabulary of batch norm: how libraries name its variables, and which names only look alike.
+"""The vocabulary of batch norm: the names of its variables by library, and names that look alike.
 
 `SCHEMES` has one row per naming scheme. Configurations and object graphs use the same words, by
 `find_roles`.

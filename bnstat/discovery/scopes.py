@@ -93,9 +93,9 @@ def _without_number(part: str) -> str | None:
 
 
 def _authors_names(scopes: Iterable[Scope]) -> Mapping[Scope, str | None]:
-    """Return scope -> the author's name of its last part, if each was opened twice, in that order.
+    """Return scope -> the author's name of its last part, if each was opened twice, in this order.
 
-    The name is None if it is unknown.
+    Unknown names are None.
     """
     taken: dict[Scope, dict[str, int]] = {}
     names: dict[Scope, str | None] = {}
@@ -121,7 +121,7 @@ def _authors_name(part: str, siblings: dict[str, int]) -> str | None:
 
 
 def _open(name: str, taken: MutableMapping[str, int]) -> str:
-    """Return the unique name that TensorFlow gives a scope beside those that are taken."""
+    """Return the unique name that TensorFlow gives a scope beside the taken names."""
     key = name.lower()
     number = taken.get(key, 0)
     taken[key] = number + 1

@@ -1,7 +1,7 @@
-"""Models and their batch-normalization layers: what every command works on.
+"""Models and their batch-normalization layers, which every command works on.
 
-A `Model` is both a sequence of its layers, in the order of the network where the file tells
-it, and a mapping from their names. Arrays are read when they are first asked for, then kept.
+A `Model` is both a sequence of its layers, in the order of the network if the file records it, and
+a mapping from their names. An array is read on first access, then kept.
 """
 
 from __future__ import annotations

@@ -30,10 +30,10 @@ class BatchNorm(Displayed):
         name: the layer's name as its author gave it, unique in its model.
         variables: role -> variable, for the `ROLES` that the layer has.
         evidence: the strongest evidence that this is batch normalization.
-        epsilon, momentum, axis, trainable: where the file tells them, else None. The axis is
-            an int, or a tuple of ints where the layer normalizes over several.
-        extra: the layer's further variables by label, such as batch renormalization's.
-        undecided: variables of the layer whose role the file does not tell.
+        epsilon, momentum, axis, trainable: None if the file does not store them. The axis is an
+            int, or a tuple of ints if the layer normalizes over several.
+        extra: label -> further variable of the layer, such as batch renormalization's.
+        undecided: variables of the layer whose role the file does not record.
         notes: what a reader of the layer's numbers has to know.
         uses_batch_statistics: True if a graph shows that the layer normalizes each batch by the
             statistics of that batch, and updates no moving statistics.
@@ -56,12 +56,12 @@ class BatchNorm(Displayed):
 
     @property
     def gamma(self) -> Array | None:
-        """The scale, or None where the layer has none (`scale=False`)."""
+        """The scale, or None if the layer has none (`scale=False`)."""
         return self.array("gamma")
 
     @property
     def beta(self) -> Array | None:
-        """The offset, or None where the layer has none (`center=False`)."""
+        """The offset, or None if the layer has none (`center=False`)."""
         return self.array("beta")
 
     @property
@@ -71,11 +71,11 @@ class BatchNorm(Displayed):
 
     @property
     def moving_variance(self) -> Array | None:
-        """The variance that inference divides by the root of."""
+        """The variance whose root inference divides by."""
         return self.array("moving_variance")
 
     def array(self, role: str) -> Array | None:
-        """The array of a role, bit for bit as stored; None where the layer lacks it."""
+        """Return the array of a role, bit for bit as stored; None if the layer lacks it."""
         if role not in self.variables:
             return None
         if role not in self._arrays:
@@ -88,12 +88,12 @@ class BatchNorm(Displayed):
             self.array(role)
 
     def all_variables(self) -> list[Variable]:
-        """The variables of the layer, those of no role included."""
+        """Return the variables of the layer, including those without a role."""
         return [*self.variables.values(), *self.extra.values(), *self.undecided]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape that the layer's variables share: `(channels,)` but for rare layers."""
+        """The shape of the layer's variables: `(channels,)` except for rare layers."""
         for variable in (*self.variables.values(), *self.undecided):
             return variable.shape
         return ()
@@ -104,31 +104,31 @@ class BatchNorm(Displayed):
         return int(np.prod(self.shape, dtype=np.int64))
 
     def scale_and_shift(self, epsilon: float | None = None) -> tuple[Array, Array]:
-        """What the layer does to each channel in inference: `y = scale * x + shift`.
+        """Return the effect on each channel in inference: `y = scale * x + shift`.
 
         `scale = gamma / sqrt(moving_variance + epsilon)` and
         `shift = beta - moving_mean * scale`, with 1 for a missing gamma, 0 for a missing beta.
 
         Args:
-            epsilon: needed where the file does not tell it; it is never guessed.
+            epsilon: needed if the file does not store it; it is never guessed.
 
         Returns:
             Two arrays of the layer's `shape`, computed in float64 for layers of float64,
             else in float32.
 
         Raises:
-            AmbiguousError: epsilon is not known, or a variable of the layer has no certain role.
-            NotFoundError: the file does not hold the moving statistics.
+            AmbiguousError: epsilon is unknown, or a variable of the layer has no certain role.
+            NotFoundError: the file does not contain the moving statistics.
             DamagedError: the layer's variables do not fit together.
         """
         mean, variance = self._statistics()
         epsilon = self._epsilon(epsilon)
-        kind = np.result_type(_working_dtype(variance), np.float32)
+        dtype = np.result_type(_working_dtype(variance), np.float32)
 
         def fit(array: Array) -> Array:
-            return array.astype(kind).reshape(self.shape)
+            return array.astype(dtype).reshape(self.shape)
 
-        scale = 1 / np.sqrt(fit(variance) + kind.type(epsilon))
+        scale = 1 / np.sqrt(fit(variance) + dtype.type(epsilon))
         if (gamma := self.gamma) is not None:
             scale = scale * fit(gamma)
         shift = np.negative(fit(mean)) * scale
@@ -139,12 +139,12 @@ class BatchNorm(Displayed):
     def normalize(
         self, x: ArrayLike, epsilon: float | None = None, axis: Axis | None = None
     ) -> Array:
-        """Inference: `gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta`.
+        """Compute inference: `gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta`.
 
         Args:
             x: an array whose size along the layer's axis is the layer's number of channels.
-            epsilon: needed where the file does not tell it; it is never guessed.
-            axis: the channels' axis of `x`, or several axes; if left out, the one that the file
+            epsilon: needed if the file does not store it; it is never guessed.
+            axis: the channels' axis of `x`, or several axes. Default: the one that the file
                 stores, else the one that the variables' shape shows, else the last.
 
         Returns:
@@ -152,8 +152,8 @@ class BatchNorm(Displayed):
             float32 at least.
 
         Raises:
-            AmbiguousError: epsilon is not known, or a variable of the layer has no certain role.
-            NotFoundError: the file does not hold the moving statistics.
+            AmbiguousError: epsilon is unknown, or a variable of the layer has no certain role.
+            NotFoundError: the file does not contain the moving statistics.
             DamagedError: the layer's variables do not fit together.
             ValueError: `x` does not fit the layer.
         """
@@ -161,12 +161,12 @@ class BatchNorm(Displayed):
         epsilon = self._epsilon(epsilon)
         given = np.asarray(x)
         shape = self._broadcast_shape(given.shape, axis)
-        kind = np.result_type(_working_dtype(variance), _working_dtype(given), np.float32)
+        dtype = np.result_type(_working_dtype(variance), _working_dtype(given), np.float32)
 
         def fit(array: Array) -> Array:
-            return array.astype(kind).reshape(shape)
+            return array.astype(dtype).reshape(shape)
 
-        result = (given.astype(kind) - fit(mean)) / np.sqrt(fit(variance) + kind.type(epsilon))
+        result = (given.astype(dtype) - fit(mean)) / np.sqrt(fit(variance) + dtype.type(epsilon))
         if (gamma := self.gamma) is not None:
             result = fit(gamma) * result
         if (beta := self.beta) is not None:
@@ -174,7 +174,7 @@ class BatchNorm(Displayed):
         return np.asarray(result)
 
     def plot(self) -> Any:
-        """Draw the layer by Matplotlib: of each statistic its distribution, its sorted channels.
+        """Draw the distribution and the sorted channels of each statistic with Matplotlib.
 
         Returns:
             A `matplotlib.figure.Figure`, which notebooks show; `savefig` writes it to a file.
@@ -190,35 +190,34 @@ class BatchNorm(Displayed):
             keys = ", ".join(variable.key for variable in self.undecided)
             raise AmbiguousError(
                 self.name,
-                f"the file does not tell which role {keys} has",
-                "load the full model, or give its architecture as config=",
+                f"the file does not record the role of {keys}",
+                "load the full model, or pass its architecture as config=",
             )
         mean, variance = self.moving_mean, self.moving_variance
         if mean is None or variance is None:
             raise NotFoundError(
                 self.name,
                 "its moving mean and variance are not in the file",
-                "use a checkpoint that holds more than the trainable variables",
+                "use a checkpoint that contains more than the trainable variables",
             )
-        shapes = {v.shape for v in self.variables.values()}
+        shapes = {variable.shape for variable in self.variables.values()}
         if len(set(map(squeezed, shapes))) > 1:
             listed = ", ".join(str(list(shape)) for shape in sorted(shapes))
-            raise DamagedError(self.name, f"its variables are of different shapes: {listed}")
+            raise DamagedError(self.name, f"its variables have different shapes: {listed}")
         return mean, variance
 
     def _epsilon(self, given: float | None) -> float:
-        if given is not None:
-            return given
-        if self.epsilon is not None:
-            return self.epsilon
-        raise AmbiguousError(
-            self.name,
-            "the file does not tell this layer's epsilon",
-            "pass epsilon= (Keras, tf.layers and slim default to 0.001; PyTorch to 1e-5)",
-        )
+        epsilon = self.epsilon if given is None else given
+        if epsilon is None:
+            raise AmbiguousError(
+                self.name,
+                "the file does not store this layer's epsilon",
+                "pass epsilon= (Keras, tf.layers and slim default to 0.001; PyTorch to 1e-5)",
+            )
+        return epsilon
 
     def _broadcast_shape(self, given: tuple[int, ...], axis: Axis | None) -> tuple[int, ...]:
-        """The shape in which the layer's variables line up with an input of shape `given`."""
+        """Return the shape of the layer's variables that broadcasts to an input of a shape."""
         axes = self.axis
         if isinstance(axis, Sequence):
             axes = tuple(map(operator.index, axis))
@@ -236,7 +235,7 @@ class BatchNorm(Displayed):
             shape = [1] * len(given)
             for position, size in zip(positions, sizes, strict=False):
                 shape[position] = size
-        fits = all(size in (1, of) for size, of in zip(shape, given, strict=True))
+        fits = all(size in (1, full) for size, full in zip(shape, given, strict=True))
         if not fits or int(np.prod(shape)) != self.channels:
             raise ValueError(
                 f"an input of shape {given} does not have the {self.channels} channels "
@@ -246,6 +245,6 @@ class BatchNorm(Displayed):
 
 
 def _working_dtype(array: Array) -> np.dtype[np.generic]:
-    """float64 where the array is float64 (or a wide integer), else float32."""
+    """Return float64 for float64 and wide integers, else float32."""
     wide = array.dtype == np.float64 or (array.dtype.kind in "iu" and array.dtype.itemsize > 2)
     return np.dtype(np.float64 if wide else np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
@@ -20,9 +21,9 @@ class Source:
         path: the path as the user gave it.
         format: a name in `bnstat/formats/registry.py`, such as `saved-model` or `keras-h5`;
             `live` for a model in memory.
-        checkpoint: name of the checkpoint in its folder (`model-1200`), where there are several.
-        step: the training step that the checkpoint's name or its `global_step` tells.
-        writer: the library and version that wrote the file, where it says so.
+        checkpoint: name of the checkpoint in its folder (`model-1200`), if there are several.
+        step: the training step by the checkpoint's name or its `global_step`.
+        writer: the library and version that wrote the file; None if the file does not record it.
     """
 
     path: str
@@ -42,12 +43,12 @@ class Model(Displayed, Sequence[BatchNorm]):
 
     Attributes:
         source: where the layers were read from.
-        layers: in the order of the network where the file tells it, else by name.
-        incomplete: layers that are not among `layers`: those that are surely batch norm, but
-            whose moving statistics are not in the file, and those of `undecided`.
-        notes: what was noticed while reading, one line each.
-        stored: all tensors of the file by key, whatever they belong to.
-        claimed: keys of those that are batch norm's, of layers that `select` left out as well.
+        layers: in the order of the network if the file records it, else by name.
+        incomplete: layers that are surely batch norm, but whose moving statistics are not in the
+            file, and the layers of `undecided`.
+        notes: notes from reading, one line each.
+        stored: key -> variable, for all tensors of the file.
+        claimed: keys of the variables of batch norm, also of layers that `select` left out.
     """
 
     def __init__(
@@ -59,7 +60,6 @@ class Model(Displayed, Sequence[BatchNorm]):
         notes: Sequence[str] = (),
         explain: Callable[[], Sequence[Explanation]] = tuple,
         stored: Mapping[str, Variable] | None = None,
-        claimed: frozenset[str] = frozenset(),
         find_biases: Callable[[], Mapping[str, PrecedingBias]] = dict,
         find_uses: Callable[[], Mapping[str, StatisticsUse]] = dict,
     ) -> None:
@@ -68,8 +68,9 @@ class Model(Displayed, Sequence[BatchNorm]):
         self.incomplete = tuple(incomplete)
         self.notes = tuple(notes)
         self.stored: Mapping[str, Variable] = {} if stored is None else stored
-        keys = (each.key for layer in (*layers, *incomplete) for each in layer.all_variables())
-        self.claimed = claimed.union(keys)
+        self.claimed = frozenset(
+            variable.key for layer in (*layers, *incomplete) for variable in layer.all_variables()
+        )
         self._explain = explain
         self._find_biases = find_biases
         self._find_uses = find_uses
@@ -77,17 +78,17 @@ class Model(Displayed, Sequence[BatchNorm]):
 
     @property
     def undecided(self) -> tuple[BatchNorm, ...]:
-        """The incomplete layers that may be batch norm, whose variables' roles are not told."""
+        """The incomplete layers that may be batch norm, whose variables have no certain roles."""
         return tuple(layer for layer in self.incomplete if layer.undecided and not layer.variables)
 
     def explain(self) -> Sequence[Explanation]:
-        """For every variable of the file, why it was or was not taken as batch norm."""
+        """Explain for every variable of the file why it was or was not taken as batch norm."""
         return self._explain()
 
     def preceding_biases(self) -> Mapping[str, PrecedingBias]:
         """Return the bias that the network adds right before each layer, by the layer's name.
 
-        Layers without one are left out, as are those of which the file does not record enough.
+        Layers without one are left out, and layers about which the file does not record enough.
 
         Raises:
             DamagedError: the part of the file that has to be read for this is damaged.
@@ -111,11 +112,11 @@ class Model(Displayed, Sequence[BatchNorm]):
         layers: Sequence[BatchNorm] | None = None,
         track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
     ) -> None:
-        """Read the arrays of many layers now, their bytes fetched together.
+        """Read the arrays of many layers now, and fetch their bytes together.
 
         Args:
-            layers: which ones; all, and the incomplete ones, if left out.
-            track: passes the layers on, such as to show progress.
+            layers: the layers. Default: all, and the incomplete ones.
+            track: passes the layers on, for example to show progress.
 
         Raises:
             DamagedError, NotFoundError: as `Variable.read`.
@@ -126,18 +127,11 @@ class Model(Displayed, Sequence[BatchNorm]):
             layer.read()
 
     def select(self, layers: Sequence[BatchNorm]) -> Model:
-        """The same model, narrowed to some of its layers."""
-        return Model(
-            self.source,
-            layers,
-            incomplete=self.incomplete,
-            notes=self.notes,
-            explain=self._explain,
-            stored=self.stored,
-            claimed=self.claimed,
-            find_biases=self._find_biases,
-            find_uses=self._find_uses,
-        )
+        """Return the model with only some of its layers."""
+        model = copy(self)
+        model.layers = tuple(layers)
+        model._by_name = {layer.name: layer for layer in layers}
+        return model
 
     @property
     def channels(self) -> int:
@@ -145,19 +139,19 @@ class Model(Displayed, Sequence[BatchNorm]):
         return sum(layer.channels for layer in self.layers)
 
     def keys(self) -> list[str]:
-        """The layers' names."""
+        """Return the layers' names."""
         return list(self._by_name)
 
     def values(self) -> list[BatchNorm]:
-        """The layers."""
+        """Return the layers."""
         return list(self.layers)
 
     def items(self) -> list[tuple[str, BatchNorm]]:
-        """The layers with their names."""
+        """Return the layers with their names."""
         return list(self._by_name.items())
 
     def get(self, name: str, default: BatchNorm | None = None) -> BatchNorm | None:
-        """The layer of that name, or `default`."""
+        """Return the layer of this name, or `default`."""
         return self._by_name.get(name, default)
 
     @overload
@@ -186,17 +180,17 @@ class Model(Displayed, Sequence[BatchNorm]):
         return f"<Model {self.source.path!r} ({self.source.format}): {layers}>"
 
     def to_frame(self, library: Literal["pandas", "polars"] | None = None) -> Any:
-        """All numbers as a data frame of one row a channel.
+        """Return all numbers as a data frame with one row for each channel.
 
         Args:
-            library: whose data frame. Left out, that of the two which the program has imported,
-                else which is installed, pandas first.
+            library: the library of the data frame. Default: the one that the program has imported,
+                else the one that is installed, pandas first.
 
         Returns:
             A frame with the columns `layer`, `channel` (the index in the layer's flattened
-            variables), `gamma`, `beta`, `moving_mean` and `moving_variance`. The numbers are of
-            the widest dtype that a layer has (bfloat16 and smaller floats become float32); what
-            a layer lacks is null in Polars, NaN in pandas.
+            variables), `gamma`, `beta`, `moving_mean` and `moving_variance`. The numbers have the
+            widest dtype of all layers (bfloat16 and smaller floats become float32). A missing role
+            is null in Polars, NaN in pandas.
 
         Raises:
             UnsupportedError: the library is not installed.
@@ -206,7 +200,7 @@ class Model(Displayed, Sequence[BatchNorm]):
 
 
 def matches(name: str, globs: Sequence[str]) -> bool:
-    """Whether a name matches one of some globs, such as `block1/*`, or there are none."""
+    """Return True if a name matches one of some globs, such as `block1/*`, or if globs is empty."""
     if not globs:
         return True
     from fnmatch import fnmatchcase
@@ -215,7 +209,7 @@ def matches(name: str, globs: Sequence[str]) -> bool:
 
 
 def near_names(typed: str, names: Sequence[str]) -> str:
-    """A hint with the names that are the most like what was typed; empty where there are none."""
+    """Return a hint with the names most similar to what was typed; empty without names."""
     from difflib import get_close_matches
 
     near = get_close_matches(typed, names, n=3, cutoff=0.4) or names[:3]

@@ -17,9 +17,9 @@ Array = NDArray[np.generic]
 
 
 def squeezed(shape: Iterable[int]) -> tuple[int, ...]:
-    """A shape without dimensions of 1, of which some formats have more than others.
+    """Return a shape without dimensions of 1, which some formats add.
 
-    Sonnet keeps its averages as [1, 1, 1, channels] beside a gamma of [channels].
+    Sonnet stores its averages as [1, 1, 1, channels] beside a gamma of [channels].
     """
     return tuple(size for size in shape if size != 1)
 
@@ -34,9 +34,9 @@ class Variable:
         dtype: NumPy's or ml_dtypes' name of the element type: `float32`, `bfloat16`.
         shape: the dimensions.
         reader: reads the array; raises `DamagedError` or `NotFoundError`.
-        finder: tells where the array's bytes are stored; raises as `reader` does.
-        stepper: where the numbers were quantized, gives how far apart neighbours are, in a
-            shape that is broadcast to the array's; raises as `reader` does.
+        finder: returns where the array's bytes are stored; raises as `reader` does.
+        stepper: returns the distance between neighboring quantized numbers, in a shape that
+            broadcasts to the array's; raises as `reader` does. None if they are not quantized.
     """
 
     key: str
@@ -48,24 +48,24 @@ class Variable:
     stepper: Callable[[], Array] | None = field(default=None, repr=False, compare=False)
 
     def read(self) -> Array:
-        """The stored array, of this shape and dtype, bit for bit."""
+        """Return the stored array, of this shape and dtype, bit for bit."""
         return self.reader()
 
     def extents(self) -> Sequence[Range]:
-        """Where the array's bytes are stored; empty where no file has them to itself.
+        """Return where the array's bytes are stored; empty if they are mixed with others.
 
-        Together they are all of the array. One whose `Range.part` is None holds its part of it
-        in another form: compressed, packed, in the other byte order.
+        Together they are all of the array. A range whose `part` is None contains it in another
+        form: compressed, packed, in the other byte order.
         """
         return self.finder()
 
     def step(self) -> Array | None:
-        """How far apart the neighbours of quantized numbers are; None where they are not such."""
+        """Return the distance between neighboring quantized numbers; None if not quantized."""
         return None if self.stepper is None else self.stepper()
 
 
 class Slots(NamedTuple):
-    """What an optimizer keeps of the gradients of a bias and of a beta: a running average each.
+    """An optimizer's running averages of the gradients of a bias and of a beta.
 
     Attributes:
         of_bias, of_beta: the averages, which start at 0.
@@ -82,10 +82,10 @@ class PrecedingBias(NamedTuple):
 
     Attributes:
         variable: the bias; it may have a number for each channel at each position, the channels
-            last, as that of a dense layer whose output is reshaped.
-        is_proven: True if the file records that nothing lies between, and no regularizer that
-            holds the bias alone; False if the bias is found by names or by an order.
-        slots: what the optimizer keeps for it and for the layer's beta, if the file stores that.
+            last, for example in a dense layer whose output is reshaped.
+        is_proven: True if the file records that nothing lies between, and no regularizer of the
+            bias alone; False if the bias is found by names or by an order.
+        slots: the optimizer's averages for it and for the layer's beta, if the file stores them.
     """
 
     variable: Variable
@@ -97,14 +97,14 @@ StatisticsMode = Literal["batch", "stored", "fed", "either"]
 
 
 class StatisticsUse(NamedTuple):
-    """What the graphs of a file show of the moving statistics of one layer.
+    """The use of the moving statistics of one layer, as the graphs of a file show it.
 
     Attributes:
         updates: how many ops update them.
         updates_run: how many of these run in a training step; None if no graph trains.
-        mode: the statistics that training normalizes with: those of the `batch`, the `stored`
-            ones, those that each run has to specify (`fed`), or `either`, if it is not known when
-            which. None if no graph trains the layer.
+        mode: the statistics that training normalizes by: `batch`, `stored`, `fed` if each run
+            has to specify which, or `either` if the choice is unknown.
+            None if no graph trains the layer.
         is_read: True if anything but the updates reads them.
     """
 
@@ -114,11 +114,21 @@ class StatisticsUse(NamedTuple):
     is_read: bool
 
 
+class Explanation(NamedTuple):
+    """Why a variable was, or was not, taken as part of a batch-norm layer."""
+
+    key: str
+    layer: str | None
+    role: str | None
+    reason: str
+
+
 def fetch(variables: Iterable[Variable]) -> None:
-    """Let the bytes of many variables, which will be read next, be fetched together.
+    """Fetch the bytes of many variables together, before they are read.
 
     Raises:
-        BnstatError: they cannot be fetched. What cannot be found tells so when it is read.
+        BnstatError: they cannot be fetched. A variable that cannot be located raises its error
+            when it is read.
     """
     prefetch(_extents(variables))
 
@@ -131,15 +141,6 @@ def _extents(variables: Iterable[Variable]) -> Iterator[Range]:
             continue
 
 
-class Explanation(NamedTuple):
-    """Why a variable was, or was not, taken as part of a batch-norm layer."""
-
-    key: str
-    layer: str | None
-    role: str | None
-    reason: str
-
-
 @dataclass(frozen=True, slots=True)
 class Summary:
     """The numbers that a person looks at first, in float64, over the finite elements.
@@ -147,7 +148,7 @@ class Summary:
     Attributes:
         count: the number of elements.
         bad: how many of them are NaN or infinite.
-        mean, std, min, max: of the finite elements (population deviation); NaN if none is.
+        mean, std, min, max: of the finite elements (population deviation); NaN without any.
     """
 
     count: int
@@ -179,6 +180,6 @@ class Summary:
 
 
 def as_float64(array: Array) -> NDArray[np.float64]:
-    """The array's numbers as float64 (bfloat16 and the 8-bit floats included)."""
+    """Return the array's numbers as float64 (bfloat16 and the 8-bit floats included)."""
     with np.errstate(invalid="ignore"):  # a signalling NaN is a NaN like any other
         return array.astype(np.float64)

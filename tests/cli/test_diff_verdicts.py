@@ -78,7 +78,7 @@ def test_folded_by_another_epsilon(folded: tuple[str, str]) -> None:
     assert result.exit_code == 1
     lines = result.stdout.splitlines()
     assert "folded by another scale or shift: bn -> conv.weight + conv.bias" in lines
-    assert "cause: the scale is that of epsilon 0.001, not 0.002: bn" in lines
+    assert "cause: the scale results from epsilon 0.001, not 0.002: bn" in lines
     (wrong,) = json.loads(run(*folded, "--epsilon", "0.002", "--json").stdout)["misfolded"]
     assert (wrong["verdict"], wrong["layer"], wrong["into"]) == ("different", "bn", "conv.weight")
     assert [cause["kind"] for cause in wrong["causes"]] == ["epsilon"]

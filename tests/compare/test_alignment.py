@@ -23,7 +23,7 @@ def matches(
 
 
 def trained(name: str, seed: int, channels: int = 8) -> BatchNorm:
-    """The layer `usual(.., seed=seed)` after some training: near, but nowhere equal."""
+    """Return the layer `usual(.., seed=seed)` after some training: near, but not equal."""
     before = usual("", channels, seed)
     return layer(
         name,
@@ -59,7 +59,7 @@ def test_by_the_end_of_the_name() -> None:
 
 
 def test_a_prefix_of_all_names_and_a_layer_more() -> None:
-    """As torch.nn.DataParallel names layers: no name is the end of a single other one."""
+    """torch.nn.DataParallel prefixes all names, so no name is the end of only one other."""
     names = ["bn1", "layer1.0.bn1", "layer1.0.bn2", "layer2.0.bn1"]
     old = [usual(name, seed=seed) for seed, name in enumerate(names)]
     new = [trained(f"module.{name}", seed) for seed, name in enumerate(names)]
@@ -87,8 +87,8 @@ def test_names_that_differ_by_what_separates_their_parts() -> None:
     assert matches(alone, [usual("a.bn", 4, seed=3)])[0] == [("a/bn", "a.bn", "suffix")]
 
 
-def test_a_prefix_under_which_shapes_disagree_is_none() -> None:
-    """Sequences of which one has a layer more: other layers have the numbers."""
+def test_a_prefix_does_not_count_if_shapes_disagree() -> None:
+    """One sequence has one layer more, so the numbers belong to other layers."""
     widths = (4, 8, 16, 32)
     old = [usual(f"features.{place}", width, place) for place, width in enumerate(widths)]
     new = [usual(f"module.features.{place + 1}", width, place) for place, width in
@@ -98,19 +98,19 @@ def test_a_prefix_under_which_shapes_disagree_is_none() -> None:
     assert matches(old, [more, *new]) == (pairs, [], ["module.features.0"])
 
 
-def test_two_names_of_the_same_parts_are_not_told_apart_by_them() -> None:
+def test_parts_that_two_names_share_identify_neither() -> None:
     old = [usual("a/b", 4, seed=1), usual("a.b", 8, seed=2)]
     new = [usual("x/a/b", 8, seed=3)]
     assert matches(old, new)[0] == []
 
 
-def test_an_end_that_two_names_share_is_none() -> None:
+def test_a_suffix_of_two_names_is_ambiguous() -> None:
     old = [usual("x/bn", 4, seed=1), usual("y/bn", 8, seed=2)]
     new = [usual("bn", 8, seed=3)]
     assert matches(old, new)[0] == []
 
 
-def test_an_end_that_is_no_whole_name_is_none() -> None:
+def test_a_suffix_must_be_a_whole_name() -> None:
     old, new = [usual("x/block/bn", 4), usual("z", 8)], [usual("y/block/bn", 4)]
     assert matches(old, new)[0] == [("x/block/bn", "y/block/bn", "values")]
     assert matches([usual("x/block/bn", 4)], [usual("block/bn", 8)]) == (
@@ -134,20 +134,20 @@ def test_equal_values_overrule_the_position() -> None:
     assert matches(old, new) == (expected, [], [])
 
 
-def test_equal_values_that_agree_with_the_position_leave_it_at_that() -> None:
+def test_equal_values_at_the_same_position_count_as_position() -> None:
     old = [usual(f"a{number}", seed=number) for number in range(3)]
     new = [usual(f"b{number}", seed=number) for number in range(3)]
     assert {match for _, _, match in matches(old, new)[0]} == {"position"}
 
 
-def test_values_that_two_layers_share_say_nothing() -> None:
+def test_values_that_two_layers_share_are_ignored() -> None:
     old = [usual("a0", seed=1), usual("a1", seed=1)]
     new = [usual("b0", seed=1), usual("b1", seed=2)]
     expected = [("a0", "b0", "position"), ("a1", "b1", "position")]
     assert matches(old, new) == (expected, [], [])
 
 
-def test_what_equal_values_leave_over_goes_by_position() -> None:
+def test_the_rest_is_paired_by_position() -> None:
     old = [usual("a0", seed=0), usual("a1", seed=1), usual("a2", 4, seed=2)]
     new = [usual("b1", seed=1), usual("b0", seed=0), trained("b2", 2, 4)]
     expected = [("a1", "b1", "values"), ("a0", "b0", "values"), ("a2", "b2", "position")]
@@ -161,13 +161,13 @@ def test_by_near_values_where_the_number_of_layers_differs() -> None:
     assert matches(old, new) == (expected, ["a0", "a2"], [])
 
 
-def test_values_that_are_far_apart_are_no_match() -> None:
+def test_distant_values_do_not_match() -> None:
     opposite = layer("b", {role: -array for role, array in _arrays(usual("", seed=1)).items()})
     old, new = [usual("a", seed=1), usual("c", 4)], [opposite]
     assert matches(old, new) == ([], ["a", "c"], ["b"])
 
 
-def test_values_of_twice_the_size_are_far_apart() -> None:
+def test_values_of_twice_the_size_are_distant() -> None:
     twice = layer("b", {role: 2 * array for role, array in _arrays(usual("", seed=1)).items()})
     assert matches([usual("a", seed=1), usual("c", 4)], [twice])[0] == []
 
@@ -196,7 +196,7 @@ ZEROS = {role: np.zeros(8) for role in ("gamma", "beta", "moving_mean", "moving_
         (BROKEN, BROKEN, False),
     ],
 )
-def test_how_far_layers_may_be_apart(
+def test_the_largest_distance_of_paired_layers(
     old: Mapping[str, float], new: Mapping[str, float], is_near: bool
 ) -> None:
     one, other = (
@@ -224,7 +224,7 @@ def test_too_many_layers_are_not_compared_by_values(monkeypatch: pytest.MonkeyPa
     assert matches(old, new)[0] == []
 
 
-def test_layers_whose_roles_are_not_told_are_not_compared() -> None:
+def test_layers_without_roles_are_not_compared() -> None:
     bare = [BatchNorm(name, {}) for name in ("a", "b", "c")]
     assert matches(bare[:2], bare[2:]) == ([], ["a", "b"], ["c"])
 
@@ -252,7 +252,7 @@ def test_layers_at_the_start_are_not_matched_by_their_equal_values() -> None:
     assert matches(old, new) == (expected, [], [])
 
 
-def test_names_that_were_dealt_out_anew_are_not_trusted() -> None:
+def test_reassigned_names_are_not_trusted() -> None:
     channels = (4, 8, 16, 32)
     old = [usual(f"bn_{number}", size, number) for number, size in enumerate(channels)]
     new = [usual(f"bn_{number + 2}", size, number + 9) for number, size in enumerate(channels)]
@@ -267,7 +267,7 @@ def test_a_layer_that_was_pruned_is_still_found_by_name() -> None:
     assert matches(old, new) == ([("a", "a", "name"), ("b", "b", "name")], [], [])
 
 
-def test_dimensions_of_1_are_no_other_shape() -> None:
+def test_dimensions_of_1_do_not_change_a_shape() -> None:
     flat = usual("a", 8, seed=1)
     sonnet = layer("b", {role: array.reshape(1, 1, 1, 8) for role, array in _arrays(flat).items()})
     assert matches([flat], [sonnet])[0] == [("a", "b", "position")]
@@ -292,8 +292,8 @@ def _arrays(of: BatchNorm) -> dict[str, np.ndarray]:
     return {role: of.array(role) for role in of.variables}
 
 
-def test_numbers_that_were_dealt_out_anew_are_not_trusted() -> None:
-    """A sequence of which the first layer is gone: others have its number and the next ones'."""
+def test_reassigned_numbers_are_not_trusted() -> None:
+    """The first layer of a sequence is removed, so the numbers belong to other layers."""
     old = [usual("1", 4, seed=1), usual("4", 6, seed=2), usual("7", 8, seed=3)]
     new = [usual("1", 6, seed=2), usual("4", 8, seed=4)]
     assert matches(old, new) == ([("4", "1", "values")], ["1", "7"], ["4"])

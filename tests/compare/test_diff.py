@@ -17,7 +17,7 @@ def of_one(old: BatchNorm, new: BatchNorm, **tolerance: float) -> Difference:
 
 
 def role(old: np.ndarray, new: np.ndarray, **tolerance: float) -> RoleChange:
-    """What becomes of a beta."""
+    """Return the change of a beta."""
     difference = of_one(
         layer("bn", {"beta": old, **START}), layer("bn", {"beta": new, **START}), **tolerance
     )
@@ -79,7 +79,7 @@ def test_a_nan_of_other_bits_is_another() -> None:
     assert role(old, new.astype(np.float64)).moved == 0
 
 
-def test_to_and_from_what_is_no_number() -> None:
+def test_changes_to_and_from_nan_and_infinity() -> None:
     change = role(np.array([1.0, np.nan, np.inf, 1.0]), np.array([np.nan, 1.0, -np.inf, 1.0]))
     assert change.moved == 3
     assert change.largest == np.inf
@@ -114,7 +114,7 @@ def test_a_role_that_only_one_has_is_a_difference() -> None:
     assert not of_one(old, new).equal
 
 
-def test_settings_that_both_files_tell() -> None:
+def test_settings_that_both_files_store() -> None:
     def changes(old: dict[str, float], new: dict[str, float]) -> list[str]:
         difference = of_one(layer("bn", START, **old), layer("bn", START, **new))
         assert difference.equal == (not difference.layers[0].settings)
@@ -129,7 +129,7 @@ def test_settings_that_both_files_tell() -> None:
 
 class TestRemarks:
     def remark(self, *moved: str, roles: tuple[str, ...] = ()) -> str | None:
-        """The remark on a layer of which these roles moved, beside one that moved as a whole."""
+        """Return the remark on a layer if these roles moved, beside one that moved entirely."""
         before, after = usual("bn", seed=1), usual("bn", seed=2)
         kept = roles or tuple(before.variables)
         old = layer("bn", {role: before.array(role) for role in kept})
@@ -177,7 +177,7 @@ def test_added_removed_and_renamed() -> None:
     assert difference.changed == ()
 
 
-def test_another_name_alone_is_no_difference() -> None:
+def test_another_name_alone_is_not_a_difference() -> None:
     assert diff(model(usual("a")), model(usual("net/a"))).equal
 
 

@@ -81,5 +81,5 @@ def test_one_network_in_two_containers_is_equal_by_name(container: str, tmp_path
     difference = diff(bnstat.load(tmp_path / "model.h5"), bnstat.load(path))
     assert difference.equal
     assert len(difference.layers) == 4
-    # An exported Sequential puts its own name before those of its layers.
+    # An exported Sequential puts its own name before the names of its layers.
     assert {layer.match for layer in difference.layers} <= {"name", "suffix"}

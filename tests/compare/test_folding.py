@@ -76,7 +76,7 @@ def test_folded_into_a_multiplication_and_an_addition() -> None:
 
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1, 1)])
 def test_of_one_channel_into_a_multiplication_and_an_addition(shape: tuple[int, ...]) -> None:
-    """As of the one channel of a spectrogram, before which there are no weights."""
+    """For example the channel of a spectrogram, without weights before it."""
     one = trained("bn", 1)
     scale, shift = (each.reshape(shape) for each in scale_and_shift(one))
     old = holding({"k": random_kernel(3, 3, 1, 6)}, one)
@@ -96,7 +96,7 @@ def test_a_common_number_proves_nothing(channels: int) -> None:
 
 
 @pytest.mark.parametrize("part", ["w", "b"])
-def test_one_number_that_is_off_is_no_proof(part: str) -> None:
+def test_one_wrong_number_is_not_a_proof(part: str) -> None:
     kernel = random_kernel(3, 3, 2, 6)
     folded = {"w": kernel * SCALE, "b": SHIFT.copy()}
     folded[part].flat[-1] += np.float32(1e-3)
@@ -150,7 +150,7 @@ def test_folded_into_the_dense_layer_after_it() -> None:
     assert diff(old, off).folded == ()
 
 
-def test_what_a_shift_adds_at_padded_edges_is_not_taken_for_proven() -> None:
+def test_a_shift_before_a_padded_convolution_is_not_proven() -> None:
     kernel = random_kernel(3, 3, 6, 4)
     scaled = kernel * along(SCALE, 4, 2)
     added = np.einsum("hwio,i->o", kernel, SHIFT)
@@ -221,7 +221,7 @@ def test_folded_with_the_bias_before_it_into_the_dense_layer_after_it() -> None:
 
 
 def test_a_proof_overrules_pairs_by_nearness_and_by_number() -> None:
-    """A layer is folded and another is left, which seems to be the first."""
+    """One layer is folded; another one, which resembles it, is left."""
     kernel = random_kernel(3, 3, 2, 6)
     near = {role: array * np.float32(1.01) for role, array in arrays_of(BN).items()}
     folded = {"w": kernel * SCALE, "b": SHIFT}

@@ -1,4 +1,4 @@
-"""How weights that a layer was folded into are found: what is passed over, read and kept."""
+"""The search for weights that a layer was folded into, and what it reads and keeps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PRODUCT = (KERNEL * SCALE).transpose(LAYOUT)
 
 
 def folded_into(new: Mapping[str, np.ndarray], of: BatchNorm = BN) -> list[tuple[Any, ...]]:
-    """Weights, what they went into, and the bias, of each folded layer."""
+    """Return for each folded layer its weights, the weights in the other model, and the bias."""
     difference = diff(holding({"k": KERNEL}, of), holding(new))
     return [(each.weights, each.into, each.bias) for each in difference.folded]
 
@@ -33,7 +33,7 @@ def test_weights_that_begin_alike_are_passed_over() -> None:
     assert folded_into(new) == [("k", "w", "b")]
 
 
-def test_the_same_numbers_in_no_order_of_the_axes_are_no_proof() -> None:
+def test_shuffled_numbers_are_not_a_proof() -> None:
     shuffled = PRODUCT.reshape(6, -1)[:, np.random.default_rng(0).permutation(60)]
     assert folded_into({"w": shuffled.reshape(PRODUCT.shape), "b": SHIFT}) == []
 
@@ -65,7 +65,7 @@ class TestMultiplication:
         assert folded_into(new) == [(None, "mul", "add")]
         assert folded_into({"add": SHIFT, "decoy": decoy, "k": KERNEL}) == []
 
-    def test_a_scale_without_a_shift_is_none(self) -> None:
+    def test_a_scale_without_a_shift_is_not_a_proof(self) -> None:
         assert folded_into({"mul": SCALE, "k": KERNEL}, at_the_origin()) == []
 
     def test_one_number_for_all_channels_may_be_anything(self) -> None:
@@ -88,10 +88,10 @@ class TestMultiplication:
 class TestReading:
     @pytest.fixture
     def reads(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        """The keys of what is read, in order; `fetch` is told of the same."""
-        told: list[str] = []
-        monkeypatch.setattr(weights, "fetch", lambda wanted: told.extend(v.key for v in wanted))
-        return told
+        """The keys that are fetched and read, in order."""
+        keys: list[str] = []
+        monkeypatch.setattr(weights, "fetch", lambda wanted: keys.extend(v.key for v in wanted))
+        return keys
 
     def watched(self, arrays: Mapping[str, np.ndarray], reads: list[str], *of: BatchNorm) -> Model:
         def variable(key: str, array: np.ndarray) -> Variable:

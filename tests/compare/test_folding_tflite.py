@@ -1,4 +1,4 @@
-"""What TensorFlow Lite's converter makes of a network, proven against the network."""
+"""Networks that TensorFlow Lite's converter folded."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_layer_is_proven(way: str, folder: Path) -> None:
         assert roundings == {WAYS[way]} | ({None} if way == "dynamic" else set())
 
 
-def test_it_is_said_and_exits_with_0(folder: Path) -> None:
+def test_the_command_reports_it_and_exits_with_0(folder: Path) -> None:
     for way, said in (("float32", "1e-06"), ("int8", "1e-06 and the rounding of stored numbers")):
         paths = [str(folder / "network.keras"), str(folder / f"{way}.tflite")]
         result = CliRunner().invoke(main, ["diff", *paths])

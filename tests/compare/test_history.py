@@ -20,7 +20,7 @@ def at(step: int, *layers: BatchNorm) -> tuple[str, Model]:
 
 
 def run_of(role: str, *arrays: Sequence[float], **others: Sequence[float]) -> np.ndarray:
-    """`change` of a role of a layer over a run, beside other roles that stand still."""
+    """Return `change` of one role of a layer over a run; the other roles do not move."""
     checkpoints = [
         at(
             number,
@@ -110,7 +110,7 @@ class TestChange:
         assert run_of("gamma", [1, np.nan], [1, np.nan])[1] == 0
         assert run_of("gamma", [0.0], [-0.0])[1] == 0
 
-    def test_to_nan_is_no_standstill(self) -> None:
+    def test_a_change_to_nan_is_movement(self) -> None:
         assert run_of("gamma", [1, 2], [1, np.nan])[1] != 0
 
     def test_of_another_shape_is_not_known(self) -> None:
@@ -180,7 +180,7 @@ def test_models_alone_are_named_by_themselves() -> None:
     assert [each.name for each in run.checkpoints] == ["model-1200", "model-1200"]
 
 
-def test_no_checkpoints_and_no_layers() -> None:
+def test_without_checkpoints_or_layers() -> None:
     assert history([]).tracks == {}
     assert check(history([])) == []
     empty = history([at(1), at(2)])
@@ -188,7 +188,7 @@ def test_no_checkpoints_and_no_layers() -> None:
     assert check(empty) == []
 
 
-def test_arrays_of_a_checkpoint_are_let_go() -> None:
+def test_arrays_of_a_checkpoint_are_released() -> None:
     import gc
     import weakref
 
@@ -212,10 +212,10 @@ def test_only_some_roles() -> None:
 
 
 class TestFindings:
-    def test_one_checkpoint_is_no_run(self) -> None:
+    def test_one_checkpoint_is_not_a_run(self) -> None:
         assert check(history([at(1, usual("bn"))])) == []
 
-    def test_a_run_in_which_all_moves_is_quiet(self) -> None:
+    def test_a_run_in_which_all_moves_has_no_findings(self) -> None:
         entries = [at(number, usual("bn", seed=number)) for number in range(6)]
         assert check(history(entries)) == []
 

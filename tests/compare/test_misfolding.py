@@ -106,24 +106,24 @@ def test_the_cause_is_named(
     assert difference.removed + difference.added == ("bn",)
 
 
-def test_the_old_value_is_told_before_the_new() -> None:
+def test_the_old_value_is_named_before_the_new() -> None:
     pair = models(_in_convolution, _epsilon(original()))
     (wrong,) = diff(*pair).misfolded
-    assert wrong.causes[0].text == "the scale is that of epsilon 1e-05, not 0.001"
+    assert wrong.causes[0].text == "the scale results from epsilon 1e-05, not 0.001"
     pair = models(_in_convolution, _unbiased(original()))
     for ordered, turned in ((pair, "biased -> unbiased"), (pair[::-1], "unbiased -> biased")):
         (wrong,) = diff(*ordered).misfolded
         assert turned in wrong.causes[0].text.split(": ")
 
 
-def test_what_has_no_cause_is_not_explained() -> None:
+def test_a_folding_without_a_cause_is_not_reported() -> None:
     scale, shift = scale_and_shift(trained("other", 12, seed=9))
     for new in ({"w": KERNEL * scale, "b": shift}, {"scale": scale, "shift": shift}):
         difference = diff(holding({"k": KERNEL}, original()), holding(new))
         assert (difference.misfolded, difference.removed) == ((), ("bn",))
 
 
-def test_a_layer_that_was_dropped_is_not_explained() -> None:
+def test_a_dropped_layer_is_not_reported_as_misfolded() -> None:
     new = holding({"k": KERNEL, "bias": BIAS})
     difference = diff(holding({"k": KERNEL, "bias": BIAS}, original()), new)
     assert (difference.misfolded, difference.removed) == ((), ("bn",))

@@ -1,19 +1,19 @@
-"""In which orders the axes of weights may come."""
+"""Orders of the axes of weights."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from bnstat.compare.weights import turns
+from bnstat.compare.weights import reorderings
 
 Shape = tuple[int, ...]
 
 
 def turned(shape: Shape, wanted: Shape) -> list[list[float]]:
-    """What each of the ways gives of an array that counts, all of that shape."""
+    """Return all reorderings of an array of consecutive numbers."""
     array = np.arange(float(np.prod(shape))).reshape(shape)
-    found = [turn(array) for turn in turns(shape, wanted)]
+    found = [reorder(array) for reorder in reorderings(shape, wanted)]
     assert {each.shape for each in found} <= {wanted}
     return [each.ravel().tolist() for each in found]
 

@@ -1,4 +1,4 @@
-"""Which of the layers that a Keras file describes are batch norm, and what their variables are."""
+"""Batch norm among the layers that a Keras file describes, and the roles of their variables."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def sight(
     dtype: str = "float32",
     writer: str | None = "Keras 3.0.0",
 ) -> Sighting | None:
-    """What is seen of one layer with these variables."""
+    """Return the sighting of one layer with these variables."""
     shapes = shapes or [(3,)] * len(labels)
     variables = {
         f"key/{label}": Variable(f"key/{label}", label, dtype, shape, lambda: np.zeros(0))
@@ -48,7 +48,7 @@ def numbers(count: int) -> list[str]:
 
 
 def assigned(sighting: Sighting | None) -> dict[str, str]:
-    """Role or label -> number of the variable that has it."""
+    """Return role or label -> number of its variable."""
     assert sighting is not None
     return {
         role: key.removeprefix("key/")
@@ -85,7 +85,7 @@ def test_classes_that_are_batch_norm(class_name: str) -> None:
         None,
     ],
 )
-def test_classes_that_are_not(class_name: str | None) -> None:
+def test_classes_that_are_not_batch_norm(class_name: str | None) -> None:
     assert not is_batch_norm(class_name, {})
 
 
@@ -96,9 +96,7 @@ def test_a_subclass_is_known_by_its_arguments() -> None:
 @pytest.mark.parametrize("scale", [True, False])
 @pytest.mark.parametrize("center", [True, False])
 @pytest.mark.parametrize("renorm", [True, False])
-def test_a_configuration_tells_what_the_numbers_are(
-    scale: bool, center: bool, renorm: bool
-) -> None:
+def test_a_configuration_assigns_the_roles(scale: bool, center: bool, renorm: bool) -> None:
     config = {"scale": scale, "center": center, "renorm": renorm}
     expected = [
         *(["gamma"] if scale else []),
@@ -132,7 +130,7 @@ def test_shapes_that_differ_are_undecided() -> None:
 
 
 @pytest.mark.parametrize(("key", "name"), [("layers/batch_normalization_1", "x"), ("a/b", "c/bn2")])
-def test_weights_alone_in_what_is_called_batch_norm(key: str, name: str) -> None:
+def test_weights_alone_in_a_layer_named_batch_norm(key: str, name: str) -> None:
     def seen(count: int) -> Sighting | None:
         return sight(numbers(count), key=key, name=name)
 
@@ -149,7 +147,7 @@ def test_weights_alone_in_what_is_called_batch_norm(key: str, name: str) -> None
     assert seen(8) is None
 
 
-def test_weights_alone_in_what_is_called_otherwise() -> None:
+def test_weights_alone_in_a_layer_of_another_name() -> None:
     four = sight(numbers(4))
     assert assigned(four) == dict(zip(ROLES, numbers(4), strict=True))
     assert four is not None
@@ -159,7 +157,7 @@ def test_weights_alone_in_what_is_called_otherwise() -> None:
 
 
 @pytest.mark.parametrize("count", [3, 5, 6, 7])
-def test_what_may_be_batch_norm_by_the_number_of_its_vectors_is_undecided(count: int) -> None:
+def test_other_numbers_of_vectors_are_undecided(count: int) -> None:
     found = sight(numbers(count))
     assert found is not None
     assert (found.roles, found.extra) == ({}, {})
@@ -170,7 +168,7 @@ def test_what_may_be_batch_norm_by_the_number_of_its_vectors_is_undecided(count:
 
 
 @pytest.mark.parametrize(("count", "variance"), [(3, 2), (5, 1), (6, 2), (7, 3)])
-def test_a_negative_variance_shows_that_it_is_none(count: int, variance: int) -> None:
+def test_a_negative_variance_rules_batch_norm_out(count: int, variance: int) -> None:
     read: list[int] = []
 
     def variable(number: int) -> Variable:
@@ -199,18 +197,18 @@ def test_a_negative_variance_shows_that_it_is_none(count: int, variance: int) ->
         ([(3,)] * 4, "int64"),
     ],
 )
-def test_four_of_another_kind_are_not_taken_for_one(
+def test_four_variables_of_another_kind_are_not_batch_norm(
     shapes: list[tuple[int, ...]], dtype: str
 ) -> None:
     assert sight(numbers(4), shapes=shapes, dtype=dtype) is None
 
 
-def test_a_class_that_is_told_and_is_another_rules_numbers_out() -> None:
+def test_another_class_rules_numbered_variables_out() -> None:
     assert sight(numbers(4), "AttentionLayer", {"units": 3}, key="layers/bn") is None
     assert sight(numbers(2), "LayerNormalization", {"epsilon": 0.001}) is None
 
 
-def test_names_make_a_layer_of_the_users_own_one() -> None:
+def test_variable_names_identify_a_layer_of_a_users_class() -> None:
     found = sight(ROLES, "Custom>MyNorm")
     assert found is not None
     assert found.evidence == "name"
@@ -233,7 +231,7 @@ def test_names_of_keras_1() -> None:
     assert assigned(sight(prefixed)) == dict(zip(ROLES, prefixed, strict=True))
 
 
-def test_the_exact_name_wins_and_two_of_a_kind_are_left_alone() -> None:
+def test_the_exact_name_wins_and_two_similar_names_are_ignored() -> None:
     found = sight((*ROLES, "other_gamma"), "BatchNormalization")
     assert assigned(found)["gamma"] == "gamma"
     several = sight(("a_gamma", "b_gamma", *ROLES[1:]), "BatchNormalization")
@@ -260,7 +258,7 @@ def test_axes(axis: object, expected: object) -> None:
     assert found.axis == expected
 
 
-def test_settings_are_the_files_or_nothing() -> None:
+def test_settings_come_from_the_file() -> None:
     told = sight(ROLES, "BatchNormalization", {"epsilon": 1, "momentum": 0.5, "trainable": False})
     assert told is not None
     assert (told.epsilon, told.momentum, told.trainable) == (1.0, 0.5, False)
@@ -284,7 +282,7 @@ def test_a_layer_without_variables() -> None:
 
 @pytest.mark.parametrize("library", ["keras", "tf_keras"])
 @pytest.mark.parametrize("name", ["m.h5", "m.keras"])
-def test_what_a_layer_is_called_on(library: str, name: str, tmp_path: Path) -> None:
+def test_inputs_of_layers(library: str, name: str, tmp_path: Path) -> None:
     keras = pytest.importorskip(library)
     layers = keras.layers
 

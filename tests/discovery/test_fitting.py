@@ -1,4 +1,4 @@
-"""Whether an architecture that a user gives is that of the weights."""
+"""Architectures from users that do not fit the weights."""
 
 from __future__ import annotations
 

@@ -134,14 +134,14 @@ SAVES: dict[str, Callable[[Any, Path], Any]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("save", SAVES)
-def test_saved_models_tell_the_whole_path(tmp_path: Path, kind: str, save: str) -> None:
+def test_saved_models_record_the_whole_path(tmp_path: Path, kind: str, save: str) -> None:
     model, norms = build(kind)
     SAVES[save](model, tmp_path / "saved")
     assert found(tmp_path / "saved") == {mean: layer.path for mean, layer in norms.items()}
 
 
 @pytest.mark.parametrize("kind", ["functional", "sequential", "nested"])
-def test_checkpoints_tell_the_path_within_a_layer(tmp_path: Path, kind: str) -> None:
+def test_checkpoints_record_the_path_within_a_layer(tmp_path: Path, kind: str) -> None:
     """Neither the layers' names nor what is in lists and dicts is in the file."""
     model, _ = build(kind)
     tf.train.Checkpoint(model=model).save(str(tmp_path / "model"))
@@ -164,7 +164,7 @@ def test_checkpoints_tell_the_path_within_a_layer(tmp_path: Path, kind: str) -> 
 
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
-def test_keras_files_tell_the_layers_own_names(tmp_path: Path, kind: str, name: str) -> None:
+def test_keras_files_record_the_layers_own_names(tmp_path: Path, kind: str, name: str) -> None:
     model, norms = build(kind)
     (model.save_weights if name.endswith("h5") else model.save)(tmp_path / name)
     names = found(tmp_path / name)
@@ -214,7 +214,7 @@ SAVES_2: dict[str, Callable[[Any, Path], Any]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("save", SAVES_2)
 @pytest.mark.parametrize("alike", [True, False])
-def test_keras_2_tells_the_variables_scopes(tmp_path: Path, save: str, alike: bool) -> None:
+def test_keras_2_records_the_variables_scopes(tmp_path: Path, save: str, alike: bool) -> None:
     model, inner = nested_2(alike=alike)
     random = np.random.default_rng(7)
     expected: dict[bytes, str] = {}

@@ -23,7 +23,7 @@ def test_sightings_that_share_their_statistics_are_one_layer() -> None:
     )
     assert layer.evidence == "object-graph"
     assert (layer.epsilon, layer.axis, layer.momentum) == (0.5, 1, 0.9)
-    assert layer.roles == {"gamma": "g", **STATISTICS}, "structure tells what a layer has"
+    assert layer.roles == {"gamma": "g", **STATISTICS}, "structure decides"
     assert layer.is_complete
     assert unique_names([layer]) == ["net/bn"]
 
@@ -48,7 +48,7 @@ def test_the_strongest_word_counts() -> None:
     assert (layer.epsilon, layer.axis, layer.notes) == (0.1, 3, ("a", "b"))
 
 
-def test_weaker_evidence_tells_what_the_stronger_does_not() -> None:
+def test_weaker_evidence_fills_the_gaps() -> None:
     (layer,) = merge(
         {
             "graphs": [Sighting("graph", "a", STATISTICS, momentum=0.9, extra={"x": "1"})],
@@ -61,7 +61,7 @@ def test_weaker_evidence_tells_what_the_stronger_does_not() -> None:
     assert (layer.momentum, layer.trainable, layer.extra) == (0.9, False, {"x": "1", "y": "2"})
 
 
-def test_gamma_alone_joins_no_two_layers() -> None:
+def test_a_shared_gamma_does_not_join_layers() -> None:
     layers = merge(
         {
             "objects": [Sighting("object-graph", "a", {"gamma": "g", **statistics("a")})],
@@ -99,13 +99,13 @@ def test_names_are_unique() -> None:
 
 
 @pytest.mark.parametrize("taken", ["a#2", "a#3"])
-def test_a_name_that_is_made_unique_takes_no_other_layers(taken: str) -> None:
+def test_a_name_that_is_made_unique_differs_from_all_others(taken: str) -> None:
     names = unique_names(merge({"names": layers_named("a", "a", "a", taken)}))
     assert len(set(names)) == 4
     assert taken in names
 
 
-def test_a_longer_name_tells_layers_apart() -> None:
+def test_a_longer_name_distinguishes_layers() -> None:
     sightings = [
         Sighting("config", "bn", statistics("0"), longer_name="left/bn"),
         Sighting("config", "bn", statistics("1"), longer_name="right/bn"),
@@ -164,7 +164,7 @@ def test_the_best_names_give_the_order_where_nothing_else_does() -> None:
     assert unique_names(in_order(layers[::-1], ())) == ["a", "b"]
 
 
-def test_layers_that_no_name_tells_apart_keep_the_best() -> None:
+def test_layers_without_a_distinct_name_are_numbered() -> None:
     layers = merge(
         {"layers": [Sighting("config", "a", statistics(n), longer_name="net/a") for n in "01"]}
     )

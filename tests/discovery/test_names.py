@@ -1,4 +1,4 @@
-"""Batch norm by names, on contents made up for it."""
+"""Batch norm by names, in contents made by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.builders.effort import bounded
 def contents(
     names: Sequence[str], shapes: Mapping[str, Any] | None = None, **options: Any
 ) -> Contents:
-    """A file that holds variables of those names."""
+    """Return a file with variables of these names."""
     shapes = shapes or {}
     variables = {
         name: Variable(
@@ -41,7 +41,7 @@ def found(names: Sequence[str], **options: Any) -> dict[str, dict[str, str]]:
 
 
 def found_twice(names: Sequence[str]) -> list[Sighting]:
-    """What names show: all of them, or those that are looked for by what they end with."""
+    """Return the layers by names, after checking that a search by endings finds the same."""
 
     def search(endings: Collection[str]) -> dict[str, str]:
         return {name: name for name in names if name.endswith((*endings,)) or f"/{name}" in endings}
@@ -76,7 +76,7 @@ def test_every_scheme_finds_what_it_names(scheme: Scheme) -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: f"{scheme.library}{scheme.variance}")
-def test_a_variance_without_its_mean_is_no_layer(scheme: Scheme) -> None:
+def test_a_variance_without_its_mean_is_not_a_layer(scheme: Scheme) -> None:
     scope = f"{scheme.trees[0][0] if scheme.trees else 'net'}/bn"
     assert found([scope + scheme.variance, scope + scheme.gamma[0]]) == {}
     assert found([scope + scheme.mean, scope + scheme.gamma[0]]) == {}
@@ -96,7 +96,7 @@ def test_layers_come_in_natural_order() -> None:
 
 
 @pytest.mark.parametrize("separator", ["/", "."])
-def test_a_tree_is_no_part_of_a_layers_name(separator: str) -> None:
+def test_a_tree_is_not_part_of_a_layers_name(separator: str) -> None:
     pairs = {"scale": "params", "bias": "params", "mean": "batch_stats", "var": "batch_stats"}
     names = [separator.join([tree, "a", "BatchNorm_0", role]) for role, tree in pairs.items()]
     assert list(found(names)) == [separator.join(["a", "BatchNorm_0"])]
@@ -148,8 +148,8 @@ def test_ordinary_words_need_more(names: list[str], is_layer: bool) -> None:
 
 @pytest.mark.parametrize("scope", ["running_mean_std", "bn"])
 @pytest.mark.parametrize("separator", ["/", "."])
-def test_a_count_tells_statistics_of_observations(scope: str, separator: str) -> None:
-    """As rl_games keeps those of observations and rewards."""
+def test_a_count_marks_statistics_of_observations(scope: str, separator: str) -> None:
+    """As rl_games names the statistics of observations and rewards."""
     running = [f"{scope}{separator}running_{role}" for role in ("mean", "var")]
     assert found(running)
     assert not found([*running, f"{scope}{separator}count"])
@@ -159,7 +159,7 @@ def test_a_count_tells_statistics_of_observations(scope: str, separator: str) ->
 
 
 def test_gamma_and_beta_beside_mean_and_var() -> None:
-    """As NNabla names them; with a scope that says batch norm they are not left out either."""
+    """As NNabla names them, in a scope that is named after batch norm."""
     names = under("conv1/bn", ("gamma", "beta", "mean", "var"))
     assert found(names) == {"conv1/bn": dict(zip(ALL, names, strict=True))}
 
@@ -194,7 +194,7 @@ def test_shadows_are_set_apart_unless_asked_for() -> None:
     assert set(both[f"a/bn{SHADOW}"].values()) == set(under("a/bn", end=SHADOW))
 
 
-def test_averages_stand_in_for_variables_that_are_not_there() -> None:
+def test_averages_replace_missing_variables() -> None:
     names = [*under("a/bn", ["gamma", "beta"]), *under("a/bn", STATISTICS, SHADOW)]
     names += under("a/bn", ["gamma"], SHADOW)
     assert found(names) == {
@@ -208,7 +208,7 @@ def test_averages_stand_in_for_variables_that_are_not_there() -> None:
 
 
 def test_averages_of_a_scope_that_is_written_twice() -> None:
-    """As TensorFlow 1 names the averages of what was computed within a scope."""
+    """As TensorFlow 1 names the averages of tensors that are computed within a scope."""
     moments = [f"net/bn/net/bn/moments/{end}{SHADOW}" for end in ("Squeeze", "Squeeze_1")]
     roles = {"moving_mean": moments[0], "moving_variance": moments[1]}
     assert [one.name for one in found_twice(moments)] == ["net/bn"]
@@ -218,7 +218,7 @@ def test_averages_of_a_scope_that_is_written_twice() -> None:
         assert "exponential moving averages" in layer.notes[0]
     others = ["net/bn/scale", "net/bn/offset"]
     assert {*found_twice([*moments, *others])[0].roles.values()} == {*moments, *others}
-    # The longer scope's own come first, and what is no average has no scope twice.
+    # The longer scope's own come first. Only averages repeat a scope.
     both = ["net/bn/gamma", "net/bn/net/bn/gamma"]
     (layer,) = found_twice([*moments, *both])
     assert (layer.name, layer.roles["gamma"]) == ("net/bn/net/bn", both[1])
@@ -235,7 +235,7 @@ def test_averages_of_moments_beside_moving_statistics_are_shadows() -> None:
     assert set(both[f"bn{SHADOW}"].values()) >= set(moments)
 
 
-def test_variables_that_are_there_have_no_note() -> None:
+def test_only_averages_have_a_note() -> None:
     model = discover(contents([*under("bn"), *under("other", end=SHADOW)]))
     assert [(layer.name, len(layer.notes)) for layer in model] == [("bn", 0), ("other", 1)]
 
@@ -252,7 +252,7 @@ def test_a_layer_is_seen_once_by_the_first_scheme_that_fits() -> None:
     assert layer.name == "bn"
 
 
-def test_names_that_are_like_no_layers_are_not_asked_for() -> None:
+def test_only_names_that_fit_a_scheme_are_looked_up() -> None:
     names = [*under("a"), "a/kernel"]
     made = contents(names, search=lambda endings: {name: name for name in names[:4]})
     assert set(VariableNames(made).keys) == set(names)
@@ -266,7 +266,7 @@ def test_a_slot_of_a_variables_name_is_not_the_variable() -> None:
     assert model["bn"].variables["gamma"].key == "bn/gamma"
 
 
-def test_slots_are_no_layers() -> None:
+def test_slots_are_not_layers() -> None:
     slots = ["x/.OPTIMIZER_SLOT/opt/bn/gamma", "optimizer_weights/bn/gamma", "Adam/m/bn/gamma"]
     model = discover(contents([*slots, *under("last/bn")]))
     assert [layer.name for layer in model] == ["last/bn"]
@@ -279,7 +279,7 @@ def test_extra_variables() -> None:
     assert set(layer.extra) == set(extra)
 
 
-def test_layers_of_which_only_gamma_or_beta_is_there() -> None:
+def test_layers_with_gamma_or_beta_alone() -> None:
     names = [*under("a/BatchNorm", ["gamma", "beta"]), *under("LayerNorm", ["gamma", "beta"])]
     names += under("a/BatchNorm", ["kernel"])
     model = discover(contents([*names, *under("b/bn", ["beta"]), *under("c/bn")]))
@@ -309,7 +309,7 @@ def test_patterns(patterns: list[tuple[str, str]], layers: list[str]) -> None:
     assert list(found(names, patterns=patterns)) == layers
 
 
-def test_the_first_pattern_that_fits_tells_the_role() -> None:
+def test_the_first_matching_pattern_decides_the_role() -> None:
     patterns = [("moving_mean", "(mu)?/m$"), ("beta", "/[mv]$"), ("moving_variance", "/v$")]
     assert found(["m", "v", "x/m", "x/v"], patterns=patterns) == {}
     patterns.insert(1, ("moving_variance", "(mu)?/v$"))
@@ -327,14 +327,31 @@ def test_a_pattern_comes_before_the_schemes() -> None:
     assert found(names, patterns=patterns)["bn"]["gamma"] == "bn/scale_fixed"
 
 
-@pytest.mark.parametrize("dtype", ["int32", "string", "bool", "complex64"])
-def test_statistics_are_floats(dtype: str) -> None:
-    made = contents(under("bn"))
+@pytest.mark.parametrize(
+    ("dtype", "shape"),
+    [
+        ("int32", (4,)), ("string", (4,)), ("bool", (4,)), ("complex64", (4,)),
+        ("float32", ()), ("float32", (0,)),
+    ],
+)  # fmt: skip
+def test_statistics_are_arrays_of_floats(dtype: str, shape: tuple[int, ...]) -> None:
     variables = {
-        key: Variable(key, key, dtype, (4,), variable.reader)
-        for key, variable in made.variables.items()
+        name: Variable(name, name, dtype, shape, lambda: np.zeros(shape)) for name in under("bn")
     }
-    assert len(discover(Contents(made.source, variables))) == 0
+    assert len(discover(Contents(Source("m", "tf1-checkpoint"), variables))) == 0
+
+
+def test_other_norms_and_metrics_are_not_layers() -> None:
+    names = [
+        "LayerNorm/gamma", "LayerNorm/beta", "GroupNorm/gamma", "GroupNorm/beta",
+        "InstanceNorm/gamma", "InstanceNorm/beta", "ln/scale", "ln/offset", "norm/scale",
+        "normalization/mean", "normalization/variance", "normalization/count", "metrics/mean/total",
+        "observations/mean", "observations/var", "spectral/vector_u", "act_quant/min",
+        "act_quant/max", "metrics/mean/count", "vae/mean", "vae/variance", "dense/bias",
+        "dense/weight", "bn/moving_mean/biased", "bn/moving_mean/local_step",
+    ]  # fmt: skip
+    model = discover(contents(names))
+    assert (len(model), model.incomplete) == (0, ())
 
 
 @pytest.mark.slow

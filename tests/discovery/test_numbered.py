@@ -1,4 +1,4 @@
-"""The numbered names of tch-rs: which variables belong together, in every order and format."""
+"""Variables that belong together by the numbered names of tch-rs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class Store:
-    """A store of tch-rs: gives out names as `Path::add` does."""
+    """A store of tch-rs, which names variables as `Path::add` does."""
 
     def __init__(self) -> None:
         self.shapes: Shapes = {}
@@ -41,7 +41,7 @@ class Store:
 
 
 def layers(shapes: Shapes, seed: int) -> set[frozenset[str]]:
-    """The variables of each layer with a number, of a file in which they come in any order."""
+    """Return the variables of each numbered layer, in a file of shuffled variables."""
     names = list(shapes)
     Random(seed).shuffle(names)
     renamed = with_scopes({name: name for name in names}, shapes.__getitem__)
@@ -58,7 +58,9 @@ def numbered(expected: set[frozenset[str]]) -> set[frozenset[str]]:
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("order", ["wbmv", "mvwb", "mv"])
 @pytest.mark.parametrize("bias", [True, False])
-def test_what_was_made_together_is_a_layer(order: str, bias: bool, seed: int) -> None:
+def test_variables_that_were_created_together_are_a_layer(
+    order: str, bias: bool, seed: int
+) -> None:
     store, expected = Store(), set()
     for scope in ("", "a.b.", "", "a.b.", "c."):
         for width in (4, 8, 8):
@@ -99,7 +101,7 @@ def test_a_kernel_is_never_a_gamma(tmp_path: Path) -> None:
             assert same_bits(layer.array(role), held[variable.key])
 
 
-def test_a_bias_of_another_layer_is_no_beta(tmp_path: Path) -> None:
+def test_a_bias_of_another_layer_is_not_a_beta(tmp_path: Path) -> None:
     shapes = {"weight": (4, 3, 3, 3), "bias": (4,), "running_mean": (4,), "running_var": (4,)}
     held = {f"a.{name}": np.ones(shape, "<f4") for name, shape in shapes.items()}
     (tmp_path / "m").write_bytes(ports.safetensors_of(held))

@@ -128,7 +128,7 @@ def test_a_layer_elsewhere_has_its_scope() -> None:
     assert names(graph) == [("blk", "_operations/x/norm")]
 
 
-def test_layers_whose_variables_are_called_alike_are_named_by_their_paths() -> None:
+def test_layers_with_one_scope_are_named_by_their_paths() -> None:
     graph = Graph()
     graph.root(a=graph.norm("k0", "net"), b=graph.norm("k1", "net"))
     assert list(keys(discover(graph.contents()))) == ["a", "b"]
@@ -141,7 +141,7 @@ def test_order_is_that_of_the_walk() -> None:
     assert list(keys(discover(graph.contents()))) == names
 
 
-def test_an_object_that_two_own_is_one_layer() -> None:
+def test_a_shared_object_is_one_layer() -> None:
     graph = Graph()
     norm = graph.norm("k")
     graph.root(left=graph.add({"norm": norm}), right=norm)
@@ -158,7 +158,7 @@ def test_cycles_end() -> None:
     assert list(keys(discover(graph.contents()))) == ["inner/norm"]
 
 
-def test_depth_is_no_danger() -> None:
+def test_a_deep_graph() -> None:
     graph = Graph()
     below = graph.norm("k")
     for _ in range(20_000):
@@ -196,7 +196,7 @@ def test_sonnet_averages() -> None:
     }
 
 
-def test_variables_that_the_file_does_not_hold() -> None:
+def test_variables_that_are_not_stored() -> None:
     graph = Graph()
     graph.root(a=graph.norm("k0"), b=graph.norm("k1"), c=graph.norm("k2"))
     made = graph.contents(missing={"k0/gamma", "k1/moving_mean", "k2/moving_variance"})
@@ -205,7 +205,7 @@ def test_variables_that_the_file_does_not_hold() -> None:
     }
 
 
-def test_without_moving_statistics_there_is_no_layer() -> None:
+def test_nodes_without_moving_statistics_are_not_layers() -> None:
     graph = Graph()
     graph.root(norm=graph.norm("k", roles=ROLES[:2]), other=graph.norm("j", roles=ROLES[2:3]))
     assert from_objects(graph.contents()) == []
@@ -253,7 +253,7 @@ GAMMA_AND_BETA, STATISTICS = "gamma and beta of further", "the file contains fur
         ([""], []),
     ],
 )
-def test_what_was_lost_to_its_layer_is_told(full_names: Sequence[str], notes: list[str]) -> None:
+def test_lost_statistics_are_noted(full_names: Sequence[str], notes: list[str]) -> None:
     graph = Graph()
     lost = [graph.variable(f"opt/{n}", name) for n, name in enumerate(full_names)]
     opt = graph.add({str(n): node for n, node in enumerate(lost)})

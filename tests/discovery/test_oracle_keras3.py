@@ -83,7 +83,7 @@ OPTIMIZERS = [
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_slots_are_no_layers(tmp_path: Path, name: str) -> None:
+def test_slots_are_not_layers(tmp_path: Path, name: str) -> None:
     options: dict[str, Any] = {"use_ema": True}
     options |= {"momentum": 0.9} if name in ("SGD", "RMSprop") else {}
     options |= {"amsgrad": True} if name in ("Adam", "AdamW") else {}
@@ -168,7 +168,7 @@ def test_synchronized_renormalized_and_shared(tmp_path: Path) -> None:
     assert set(model["renorm"].extra) == {"moving_stddev", "renorm_mean", "renorm_stddev"}
 
 
-def test_lookalikes_are_no_layers(tmp_path: Path) -> None:
+def test_lookalikes_are_not_layers(tmp_path: Path) -> None:
     layers = keras.layers
     data = np.random.default_rng(1).random((8, 4)).astype(np.float32)
     normalization = layers.Normalization()
@@ -236,7 +236,7 @@ def test_lists_and_dicts_of_layers(tmp_path: Path) -> None:
     assert_same_arrays(bnstat.load(tmp_path / "export"), layers)
 
 
-def test_layers_that_a_checkpoint_leaves_out_are_spoken_of(tmp_path: Path) -> None:
+def test_layers_that_a_checkpoint_leaves_out_are_noted(tmp_path: Path) -> None:
     net, block = subclassed()
     net.compile("adam", "mse")
     net.train_on_batch(np.ones((2, 3), np.float32), np.ones((2, 3), np.float32))

@@ -101,7 +101,7 @@ KINDS = [*(("legacy", name) for name in LEGACY), *(("new", name) for name in NEW
 
 
 @pytest.mark.parametrize(("kind", "name"), KINDS)
-def test_slots_are_no_layers(tmp_path: Path, kind: str, name: str) -> None:
+def test_slots_are_not_layers(tmp_path: Path, kind: str, name: str) -> None:
     home = tf_keras.optimizers.legacy if kind == "legacy" else tf_keras.optimizers
     options = (LEGACY if kind == "legacy" else NEW)[name]
     net = trained(functional(tf_keras), getattr(home, name)(**options))
@@ -167,7 +167,7 @@ def test_subclassed(tmp_path: Path) -> None:
     check(bnstat.load(tmp_path / "w"), tmp_path / "w", names)
 
 
-def test_lookalikes_are_no_layers(tmp_path: Path) -> None:
+def test_lookalikes_are_not_layers(tmp_path: Path) -> None:
     layers = tf_keras.layers
     data = np.random.default_rng(1).random((8, 4, 4, 4)).astype(np.float32)
     normalization = layers.Normalization()

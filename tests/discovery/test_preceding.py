@@ -156,12 +156,12 @@ def test_layers_of_nested_models_are_paired_within_their_model(tmp_path: Path) -
     assert found(path) == [("bn", "model_weights/inner/conv/bias:0", True)]
 
 
-def test_weights_in_the_order_of_the_layers_prove_nothing(tmp_path: Path) -> None:
+def test_the_order_of_layers_proves_nothing(tmp_path: Path) -> None:
     path = write_h5(tmp_path / "w.h5", None)
     assert found(path) == [("bn", "conv/conv/bias:0", False)]
 
 
-def test_a_vector_of_another_name_is_no_bias(tmp_path: Path) -> None:
+def test_a_vector_of_another_name_is_not_a_bias(tmp_path: Path) -> None:
     assert found(write_h5(tmp_path / "w.h5", None, bias="alpha:0")) == []
 
 
@@ -192,11 +192,11 @@ def test_one_scope_holds_convolution_and_layer(bias: str) -> None:
     assert not found["net/conv1/BatchNorm"].is_proven
 
 
-def test_a_scope_of_two_layers_does_not_say_whose_the_bias_is() -> None:
+def test_a_bias_in_a_scope_of_two_layers_is_ambiguous() -> None:
     assert stored(*norm("block/bn1"), *norm("block/bn2"), "block/bias") == {}
 
 
-def test_a_scope_of_two_biases_does_not_say_which_comes_first() -> None:
+def test_two_biases_in_a_scope_are_ambiguous() -> None:
     assert stored(*norm("block/bn"), "block/bias", "block/biases") == {}
 
 
@@ -228,7 +228,7 @@ def test_numbered_layers_of_an_object_graph() -> None:
     assert stored(*keys, objects=Objects(without)) == {}
 
 
-def test_long_names_take_no_time() -> None:
+def test_long_names_are_not_searched() -> None:
     name = f"{'adam' * 50_000}/conv/bias"
     [found] = stored(*norm("conv/bn"), "conv/bias", name).values()
     assert found.slots is None
@@ -299,7 +299,7 @@ def test_a_graph_proves_what_feeds_a_layer(
         ("conv/bias/Adam_1", "conv/bn/gamma/Adam_1", None),
     ],
 )  # fmt: skip
-def test_what_optimizers_keep(bias: str, beta: str, are_squared: bool | None) -> None:
+def test_averages_of_optimizers(bias: str, beta: str, are_squared: bool | None) -> None:
     [found] = stored(*norm("conv/bn"), "conv/bias", bias, beta).values()
     if are_squared is None:
         assert found.slots is None

@@ -61,7 +61,7 @@ def test_numbers_are_undone_as_tensorflow_gave_them(names: list[str]) -> None:
     assert named(dict.fromkeys(scopes, "blk")) == [f"blk/{name}" for name in names]
 
 
-def test_nothing_is_taken_away_without_proof() -> None:
+def test_numbers_without_proof_are_kept() -> None:
     alien = {"net/blk_1/bn_1": "elsewhere", "net/blk_1/bn_2": "elsewhere"}
     assert named(alien) == list(alien)
     unnumbered = {"net/blk/bn_1": "blk", "net/blk/bn_2": "blk"}
@@ -72,12 +72,12 @@ def test_nothing_is_taken_away_without_proof() -> None:
     assert named(impossible) == ["blk/bn_7", "blk/bn_9"]
 
 
-def test_layers_called_alike_in_models_within_a_model() -> None:
+def test_layers_of_one_name_in_nested_models() -> None:
     alike = {"top/first/bn": "bn", "top/second/bn": "bn", "top/end": "end"}
     assert named(alike) == ["first/bn", "second/bn", "top/end"]
 
 
-def test_hostile_scopes_take_no_time() -> None:
+def test_hostile_scopes_are_bounded() -> None:
     deep = {"/".join(["a_1"] * depth): "a" for depth in range(1, 2000, 100)}
     wide = {f"b_1/a_{number}_1": "b" for number in range(10_000)}
     mixed = {f"b_1/a_{number}": "b" for number in range(10_000)}

@@ -42,7 +42,7 @@ def patterns(source: str, leaf: str) -> tuple[tuple[str, str], ...]:
 
 
 @pytest.mark.parametrize("source", ["layers", "objects", "patterns"])
-def test_a_tensor_of_another_shape_has_no_role(source: str) -> None:
+def test_a_tensor_of_another_shape_is_undecided(source: str) -> None:
     more = sources("bn/scale")[source]
     for gamma in ((4,), (4, 1), *MISFITS):
         (layer,) = discover(of_shapes(gamma, **more), patterns=patterns(source, "scale"))
@@ -53,7 +53,7 @@ def test_a_tensor_of_another_shape_has_no_role(source: str) -> None:
 
 
 @pytest.mark.parametrize("source", ["layers", "objects", "patterns"])
-def test_a_tensor_that_is_called_gamma_keeps_its_role(source: str) -> None:
+def test_a_tensor_named_gamma_keeps_its_role(source: str) -> None:
     """Otherwise inference would be computed without it, and nothing would report the mismatch."""
     more = sources("bn/gamma")[source]
     for gamma in MISFITS:

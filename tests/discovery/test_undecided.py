@@ -1,4 +1,4 @@
-"""What may be batch norm and cannot be decided, and what is none."""
+"""Layers that may be batch norm, and layers that look like it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def wrapped_net(request: pytest.FixtureRequest) -> tuple[ModuleType, Any]:
     return library, wrapped(library)
 
 
-def test_what_is_undecided_without_it(wrapped_net: tuple[ModuleType, Any], tmp_path: Path) -> None:
+def test_undecided_without_an_architecture(
+    wrapped_net: tuple[ModuleType, Any], tmp_path: Path
+) -> None:
     library, net = wrapped_net
     path = saved_weights(library, net, tmp_path, ".weights.h5")
     model = bnstat.load(path)
@@ -38,7 +40,7 @@ def test_what_is_undecided_without_it(wrapped_net: tuple[ModuleType, Any], tmp_p
     assert [layer.channels for layer in model.undecided] == [6]
     assert any("--config" in note and "may be batch norm" in note for note in model.notes)
     assert any("role of some variables" in note for note in model.notes)
-    # It is told and not used where it lies beside the weights.
+    # An architecture beside the weights is noted, but not used.
     (tmp_path / "m.json").write_text(net.to_json())
     beside = bnstat.load(path)
     assert len(beside.undecided) == 1
@@ -47,7 +49,7 @@ def test_what_is_undecided_without_it(wrapped_net: tuple[ModuleType, Any], tmp_p
     assert bnstat.load(path, config=tmp_path / "m.json").notes == ()
 
 
-def test_what_keras_itself_has_is_not_taken_for_batch_norm(tmp_path: Path) -> None:
+def test_other_layers_of_keras_are_not_batch_norm(tmp_path: Path) -> None:
     layers = keras.layers
     x = inputs = keras.Input((6, 4))
     x = layers.Normalization()(x)
@@ -78,7 +80,7 @@ def test_what_keras_itself_has_is_not_taken_for_batch_norm(tmp_path: Path) -> No
 
 
 class Block(keras.layers.Layer):
-    """Batch norm under a name that does not say so, of which a configuration does not tell."""
+    """A batch norm without a configuration, under another name."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -91,7 +93,7 @@ class Block(keras.layers.Layer):
         self.inside.build(shape)
 
 
-def test_patterns_decide_what_no_configuration_tells(tmp_path: Path) -> None:
+def test_patterns_decide_what_no_configuration_records(tmp_path: Path) -> None:
     block = Block(name="block")
     net = randomised(keras.Sequential([keras.Input((4,)), block]))
     net.save(tmp_path / "m.keras")
@@ -103,7 +105,7 @@ def test_patterns_decide_what_no_configuration_tells(tmp_path: Path) -> None:
     patterns = [(role, f"vars/{number}$") for number, role in enumerate(roles)]
     (layer,) = bnstat.load(tmp_path / "m.keras", patterns=patterns)
     assert all(same_bits(layer.array(role), array) for role, array in roles.items())
-    # Weights alone, and an architecture that does not open the block: as undecided as before.
+    # An architecture without the inside of the block decides nothing.
     net.save_weights(tmp_path / "m.weights.h5")
     model = bnstat.load(tmp_path / "m.weights.h5", config=tmp_path / "m.keras")
     assert [layer.name for layer in model.undecided] == ["plain"]

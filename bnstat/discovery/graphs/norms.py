@@ -5,9 +5,9 @@ In inference, a graph computes `gamma * (x - mean) / sqrt(variance + epsilon) + 
 `x * s + (beta - mean * s)` with `s = gamma * rsqrt(variance + epsilon)`
 (`tf.nn.batch_normalization`).
 
-In training, mean and variance are those of the batch. The moving ones are then the variables that
-ops update from the same tensors (see `updates`). Layer, group and instance normalization compute
-their statistics and update nothing.
+In training, a graph uses the mean and variance of the batch. The moving ones are then the variables
+that ops update from the same tensors (see `updates`). Layer, group and instance normalization
+compute their statistics and update nothing.
 
 A graph records the epsilon of each layer, often its axis and momentum, the roles of variables, and
 the order of the network. Several graphs may share variables, and a graph may use a layer several
@@ -77,13 +77,13 @@ class Norm:
 
     Attributes:
         op: the op whose output is the normalized tensor.
-        scope: the layer's name in the graph; empty if it has none.
+        scope: the layer's name in the graph, or an empty string.
         roles: role -> key.
         x: the tensors that it may normalize.
         epsilon, momentum, axis: None if the graph does not record them.
         on_batch: True if it normalizes by the statistics of the batch, and no variable follows
             these.
-        normalizes: the statistics that it normalizes by: those of the batch, the stored ones, or
+        normalizes: the statistics that it normalizes by: of the batch, the stored ones, or
             either, depending on what a run of the graph specifies.
     """
 
@@ -101,7 +101,7 @@ class Norm:
 def from_graphs(contents: Contents) -> list[Sighting]:
     """Return the batch-norm layers that a file's graphs show, in the order of the network.
 
-    A graph is skipped if other graphs have shown its variables and all that is needed of them.
+    A graph is skipped if other graphs have shown its variables and everything about them.
     Momentum is not needed if the file has layer configurations.
     """
 
@@ -129,7 +129,7 @@ class _Layers:
     """The layers that the graphs have shown so far, in order.
 
     Attributes:
-        unfinished: keys of the variables of layers that another graph may complete.
+        unfinished: keys of variables whose layers another graph may complete.
     """
 
     def __init__(self, with_momentum: bool) -> None:
@@ -251,7 +251,7 @@ def _fused(tensors: Tensors, op: Op, updates: Updates) -> Norm | None:
             roles[role] = key
     normalizes = _statistics(tensors, operands.get("moving_variance"))
     if normalizes == "batch" and op.type != _OLDEST:
-        normalizes = "either"  # What the op takes is not followed to a variable.
+        normalizes = "either"  # The op's input does not lead to a variable.
     momentum = None
     computed: Mapping[str, Sequence[str]] = {}
     if is_training(op):

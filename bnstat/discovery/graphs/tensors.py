@@ -193,7 +193,7 @@ class Tensors:
         return None
 
     def in_order(self, names: Iterable[str]) -> list[str]:
-        """Sort the ops of these names, each after those that it depends on."""
+        """Sort the ops of these names, each after its dependencies."""
         stack: list[tuple[str, bool]] = []
         wanted = dict.fromkeys(names)
         begun: set[str] = set()
@@ -254,7 +254,6 @@ class Tensors:
         return self.inputs(op.name)[: 2 if op.type in ("Mul", "RealDiv") else 1]
 
     def _joined(self, tensor: str) -> str | None:
-        """Return the key of the variable whose parts a tensor joins."""
         op = self.op(tensor)
         if op is None or op.type not in _JOINS:
             return None

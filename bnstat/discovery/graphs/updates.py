@@ -42,7 +42,7 @@ STATISTICS = ROLES[2:]
 
 @dataclass(frozen=True, slots=True)
 class _Update:
-    """What an op does to a variable.
+    """The update of a variable by an op.
 
     Attributes:
         op: the op's name.

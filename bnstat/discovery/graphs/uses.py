@@ -1,8 +1,8 @@
-"""What a training graph does with the moving statistics of each layer.
+"""The use of each layer's moving statistics in a training graph.
 
-A training graph has ops that train variables: those of an optimizer, or assignments of a new
-value to a gamma or a beta. The training op is any op that depends on these, and what the training
-op depends on runs in each step. This shows
+A training graph has ops that train variables: the ops of an optimizer, or assignments of a new
+value to a gamma or a beta. A training op is any op that depends on these, and everything that it
+depends on runs in each step. This shows
 
 - which updates of the moving statistics run in a training step;
 - whether training normalizes by the statistics of the batch or by the stored ones;
@@ -37,7 +37,7 @@ _LARGEST_STEP: Final = 100
 """Ops that are searched for the old value of a variable in its new value."""
 
 _MOST_SWITCHES: Final = 100
-"""Ops that are searched for those that choose between a variable and another tensor."""
+"""Ops after a variable that are searched for a choice between it and another tensor."""
 
 _CHOOSES: Final = {"Switch": 1, "RefSwitch": 1, "Select": 0, "SelectV2": 0}
 """Op that chooses -> the index of its input that is the condition."""
@@ -82,7 +82,6 @@ def statistics_uses(contents: Contents, layers: Sequence[BatchNorm]) -> Mapping[
 
 
 def _combine(first: StatisticsUse, second: StatisticsUse) -> StatisticsUse:
-    """Combine what two graphs show of a layer."""
     modes = {first.mode, second.mode} - {None}
     runs = [run for run in (first.updates_run, second.updates_run) if run is not None]
     return StatisticsUse(
@@ -140,7 +139,6 @@ class _GraphUses:
         return uses
 
     def _norms_of_layers(self) -> Mapping[BatchNorm, Sequence[Norm]]:
-        """Return the normalizations of each layer that the graph shows."""
         owners: dict[str, list[BatchNorm]] = defaultdict(list)
         for layer in self._layers:
             for variable in layer.variables.values():
@@ -180,7 +178,6 @@ class _GraphUses:
         return len(defaults) == 1 and defaults[0].size == 1 and bool(defaults[0].all())
 
     def _trainers(self) -> list[str]:
-        """Return the ops that train variables."""
         ops = self._tensors.ops.values()
         applies = [op.name for op in ops if _APPLIES.fullmatch(op.type) is not None]
         if applies:
@@ -214,7 +211,7 @@ class _GraphUses:
         return False
 
     def _run_with(self, trainers: Sequence[str]) -> Set[str]:
-        """Return the ops that run in a training step: all that a training op depends on."""
+        """Return the ops that run in a training step: everything that a training op depends on."""
         waiting: dict[str, list[str]] = defaultdict(list)
         for name in self._tensors.ops if trainers else ():
             for before in self._before(name, with_controls=True):
@@ -223,7 +220,7 @@ class _GraphUses:
         return self._behind(training, with_controls=True)
 
     def _ends(self) -> Iterator[str]:
-        """Yield the ops whose results leave the graph, except for those that end an update."""
+        """Yield the ops whose results leave the graph, except for the ends of updates."""
         for op in self._tensors.ops.values():
             if op.type in _ENDS_WITHOUT_USE or self._tensors.consumers.get(op.name):
                 continue
@@ -231,7 +228,7 @@ class _GraphUses:
                 yield op.name
 
     def _behind(self, names: Iterable[str], with_controls: bool = False) -> Set[str]:
-        """Return these ops and all that they depend on."""
+        """Return these ops and everything that they depend on."""
         return self._closure(names, lambda name: self._before(name, with_controls))
 
     def _closure(self, names: Iterable[str], after: Callable[[str], Iterable[str]]) -> Set[str]:

@@ -1,4 +1,4 @@
-"""What the tests of graphs share: models that TensorFlow 1 built, and graphs made by hand."""
+"""Models built by TensorFlow 1, and graphs made by hand, for the tests of graphs."""
 
 from __future__ import annotations
 
@@ -53,8 +53,15 @@ def four(scope: str, dtype: Any = "float32", shape: Sequence[int] = (CHANNELS,))
 
 
 def layer(scope: str, *without: str) -> dict[str, str]:
-    """What `four` creates, as `names` tells it."""
+    """Return the variables that `four` creates, in the form of `names`."""
     return {role: f"{scope}/{role}" for role in ROLES if role not in without}
+
+
+def assert_layer(path: Path, without: Sequence[str] = (), **settings: Any) -> None:
+    """Check the variables and the settings of the only layer, `bn`, in the graphs of a model."""
+    assert names(path) == [layer("bn", *without)]
+    (sighting,) = sightings(path)
+    assert {setting: getattr(sighting, setting) for setting in settings} == settings
 
 
 def images(*, channels_first: bool = False, dtype: Any = "float32") -> Any:
@@ -63,8 +70,8 @@ def images(*, channels_first: bool = False, dtype: Any = "float32") -> Any:
 
 
 def by_hand(*nodes: Op) -> list[Sighting]:
-    """What a graph of these ops tells, which TensorFlow itself does not write."""
-    return told(make_graph(nodes))
+    """Return the layers in a graph of ops that TensorFlow itself does not write."""
+    return sightings_of(make_graph(nodes))
 
 
 def make_graph(nodes: Sequence[Op]) -> Any:
@@ -77,7 +84,7 @@ def make_graph(nodes: Sequence[Op]) -> Any:
     return graph_def
 
 
-def told(graph_def: Any) -> list[Sighting]:
+def sightings_of(graph_def: Any) -> list[Sighting]:
     graph = graph_of(graph_def, lambda name: name)
     return from_graphs(Contents(Source("", ""), {}, graphs=lambda: [graph]))
 
@@ -93,7 +100,7 @@ def moving_average(target: Any, value: Any, momentum: float) -> Any:
 
 
 def keras_average(target: Any, value: Any, momentum: float) -> Any:
-    """As Keras 2 updates: the rate is computed in Python."""
+    """Update as Keras 2 does: the rate is computed in Python."""
     return target.assign_sub((target - value) * tf.cast(1.0 - momentum, target.dtype))
 
 

@@ -1,4 +1,4 @@
-"""Functions that call functions, and constants in the place of variables."""
+"""Functions that call functions, and constants in place of variables."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.discovery.graphs.models import (
 
 
 class Block(tf.Module):
-    """A batch norm in a function of its own, which trains or infers."""
+    """A batch norm with one function for training and one for inference."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name=name)
@@ -52,7 +52,7 @@ class Block(tf.Module):
 
 
 class Tower(tf.Module):
-    """Functions in functions, in an order that their names do not tell."""
+    """Functions in functions, in an order that their names do not show."""
 
     def __init__(self) -> None:
         super().__init__(name="tower")
@@ -98,7 +98,7 @@ def test_function_for_inference_alone(tmp_path: Path) -> None:
 
 
 def test_constants_in_functions(tmp_path: Path) -> None:
-    """What converters from other frameworks write: no variables, the numbers in functions."""
+    """Converters from other frameworks write the numbers into functions, without variables."""
     values = {role: np.arange(CHANNELS, dtype=np.float32) + i for i, role in enumerate(ROLES)}
 
     class Converted(tf.Module):
@@ -117,7 +117,7 @@ def test_constants_in_functions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("neutral", [True, False])
-def test_constants_that_stand_for_nothing(saved: Callable[..., Path], neutral: bool) -> None:
+def test_constants_in_place_of_gamma_and_beta(saved: Callable[..., Path], neutral: bool) -> None:
     """A fused op without gamma or beta gets ones or zeros; anything else is a gamma or beta."""
 
     def build() -> None:

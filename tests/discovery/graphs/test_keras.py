@@ -47,11 +47,11 @@ PATHS = [
     ["first", "right", "bare"],
     ["shared", "bare"],
 ]
-"""Layers that follow each other; the branches can be told in either order."""
+"""Layers that follow each other; the branches may come in either order."""
 
 
 def norms_of(model: Any) -> dict[str, Any]:
-    """The model's batch norms by name, those of models in it among them."""
+    """Return the batch norms of a model and of the models in it, by name."""
     found = {}
     for item in model.layers:
         if hasattr(item, "layers"):
@@ -62,7 +62,7 @@ def norms_of(model: Any) -> dict[str, Any]:
 
 
 def check_against(model: Any, contents: Contents, *, momentum: bool = False) -> None:
-    """Every layer's roles, values and settings are those that Keras has."""
+    """Compare the roles, values and settings of every layer with Keras."""
     expected = norms_of(model)
     found = from_graphs(contents)
     by_values = {}

@@ -14,6 +14,7 @@ from bnstat.formats.protobuf.protos import message_class
 from bnstat.model import ROLES
 from tests.discovery.graphs.models import (
     CHANNELS,
+    assert_layer,
     by_hand,
     four,
     images,
@@ -174,10 +175,7 @@ def test_spelled_out(saved: Callable[..., Path], spelling: str) -> None:
         four("other")
         tf.nn.relu(y + x)
 
-    path = saved(build)
-    assert names(path) == [layer("bn", *without)]
-    (found,) = sightings(path)
-    assert (found.epsilon, found.axis, found.name) == (1.1e-5, None, "bn")
+    assert_layer(saved(build), [*without], epsilon=1.1e-5, axis=None, name="bn")
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
@@ -210,23 +208,17 @@ def test_axis_of_reshaped_parameters(saved: Callable[..., Path]) -> None:
         x = images(channels_first=True)
         tf.nn.batch_normalization(x, mean, variance, beta, gamma, 1e-3)
 
-    path = saved(build)
-    assert names(path) == [layer("bn")]
-    (found,) = sightings(path)
-    assert found.axis == 1
+    assert_layer(saved(build), axis=1)
 
 
-def test_one_channel_has_no_telling_shape(saved: Callable[..., Path]) -> None:
+def test_the_shape_of_one_channel_shows_no_axis(saved: Callable[..., Path]) -> None:
     def build() -> None:
         values = four("bn", shape=[1])
         gamma, beta, mean, variance = (tf.reshape(value, [1, 1, 1, 1]) for value in values)
         x = v1.placeholder("float32", [None, 1, 4, 4])
         tf.nn.batch_normalization(x, mean, variance, beta, gamma, 1e-3)
 
-    path = saved(build)
-    assert names(path) == [layer("bn")]
-    (found,) = sightings(path)
-    assert found.axis is None
+    assert_layer(saved(build), axis=None)
 
 
 def test_following_parameters_are_not_taken(saved: Callable[..., Path]) -> None:
@@ -350,7 +342,7 @@ def test_training_mode_of_a_trainable_checkpoint(tmp_path: Path) -> None:
     assert not found.uses_batch_statistics
 
 
-def test_standardized_weights_are_no_batch_norm(saved: Callable[..., Path]) -> None:
+def test_standardized_weights_are_not_batch_norm(saved: Callable[..., Path]) -> None:
     def build() -> None:
         kernel = variable("kernel", shape=[3, 3, CHANNELS, CHANNELS])
         mean, variance = tf.nn.moments(kernel, [0, 1, 2])

@@ -1,4 +1,4 @@
-"""What graphs tell of batch norm on the whole: what is none, whose variables, and of what age."""
+"""Layers of whole graphs: names of variables, lookalikes, hostile graphs and old files."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tests.discovery.graphs.models import (
     names,
     open_model,
     sightings,
+    sightings_of,
     stored,
     tf,
-    told,
     v1,
     variable,
 )
 
-# What is no batch norm
+# Lookalikes
 
 
 def test_layer_group_and_instance_norm_are_not_found(saved: Callable[..., Path]) -> None:
@@ -117,7 +117,7 @@ def test_graphs_that_disagree_on_epsilon(saved: Callable[..., Path]) -> None:
 
 
 def test_layers_that_share_gamma_and_beta(saved: Callable[..., Path]) -> None:
-    """Statistics of their own for each domain, one scale and offset for all."""
+    """Each domain has its own statistics, all share a scale and an offset."""
 
     def build() -> None:
         gamma, beta, mean, variance = four("one")
@@ -129,7 +129,7 @@ def test_layers_that_share_gamma_and_beta(saved: Callable[..., Path]) -> None:
     assert names(saved(build)) == [layer("one"), layer("two", "gamma", "beta") | shared]
 
 
-# Malice
+# Hostile graphs
 
 
 def variables(*names: str) -> list[Op]:
@@ -173,21 +173,21 @@ ENDLESS: dict[str, Callable[[], list[Op]]] = {
 def test_graphs_without_end(kind: str) -> None:
     graph_def = make_graph(ENDLESS[kind]())
     with bounded():
-        told(graph_def)
+        sightings_of(graph_def)
 
 
-def test_settings_that_are_no_numbers() -> None:
+def test_settings_that_are_not_finite() -> None:
     inputs = ["x", "bn/gamma", "bn/beta", "bn/moving_mean", "bn/moving_variance"]
     attributes = {"epsilon": float("nan"), "exponential_avg_factor": float("inf")}
     (found,) = by_hand(*stored("bn"), ("bn/y", "FusedBatchNormV3", inputs, attributes))
     assert (found.epsilon, found.momentum, found.roles) == (None, None, layer("bn"))
 
 
-# Files that were written by old versions, and files from the wild
+# Files of old versions, and public files
 
 
 def test_old_files(written: Path) -> None:
-    renormed = {"moving_mean": "b/moving_mean"}  # its variance is that of `moving_stddev`
+    renormed = {"moving_mean": "b/moving_mean"}  # its variance is in `moving_stddev`
     slim = [layer(scope, "gamma") for scope in ("BatchNorm", "Conv/BatchNorm")]
     expected = [layer("batch_normalization"), renormed, layer("vb"), slim[0], layer("z"), slim[1]]
     for name in ("c", "sm1"):

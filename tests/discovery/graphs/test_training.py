@@ -10,6 +10,7 @@ import pytest
 
 from bnstat.model import ROLES
 from tests.discovery.graphs.models import (
+    assert_layer,
     four,
     images,
     keras_3_average,
@@ -36,10 +37,7 @@ def test_fused_training(saved: Callable[..., Path], average: Any, momentum: floa
         average(mean, batch_mean, momentum)
         average(variance, batch_variance, momentum)
 
-    path = saved(build)
-    assert names(path) == [layer("bn")]
-    (found,) = sightings(path)
-    assert (found.epsilon, found.momentum, found.axis) == (1.1e-5, momentum, 3)
+    assert_layer(saved(build), epsilon=1.1e-5, momentum=momentum, axis=3)
 
 
 @pytest.mark.parametrize("average", AVERAGES)
@@ -52,10 +50,7 @@ def test_training_spelled_out(saved: Callable[..., Path], average: Any) -> None:
         average(mean, batch_mean, 0.99)
         average(variance, batch_variance, 0.99)
 
-    path = saved(build)
-    assert names(path) == [layer("bn")]
-    (found,) = sightings(path)
-    assert (found.epsilon, found.momentum) == (1.1e-5, 0.99)
+    assert_layer(saved(build), epsilon=1.1e-5, momentum=0.99)
 
 
 def test_training_with_gradients(saved: Callable[..., Path]) -> None:
@@ -74,15 +69,12 @@ def test_training_with_gradients(saved: Callable[..., Path]) -> None:
     assert [found.momentum for found in sightings(path)] == [0.9] * 4
 
 
-def test_training_without_updates_still_tells_epsilon(saved: Callable[..., Path]) -> None:
+def test_epsilon_of_training_without_updates(saved: Callable[..., Path]) -> None:
     def build() -> None:
         gamma, beta, _, _ = four("bn")
         v1.nn.fused_batch_norm(images(), gamma, beta, epsilon=2e-5, is_training=True)
 
-    path = saved(build)
-    assert names(path) == [layer("bn", "moving_mean", "moving_variance")]
-    (found,) = sightings(path)
-    assert (found.epsilon, found.momentum) == (2e-5, None)
+    assert_layer(saved(build), ["moving_mean", "moving_variance"], epsilon=2e-5, momentum=None)
 
 
 def test_op_that_averages_by_itself(saved: Callable[..., Path]) -> None:
@@ -94,10 +86,7 @@ def test_op_that_averages_by_itself(saved: Callable[..., Path]) -> None:
         mean.assign(new_mean)
         variance.assign(new_variance)
 
-    path = saved(build)
-    assert names(path) == [layer("bn")]
-    (found,) = sightings(path)
-    assert found.momentum == 0.99
+    assert_layer(saved(build), momentum=0.99)
 
 
 @pytest.fixture(params=["v1", "v2"])
@@ -124,10 +113,7 @@ def test_fused_that_can_be_switched(saved: Callable[..., Path], control_flow: st
         moving_average(mean, new_mean, momentum)
         moving_average(variance, new_variance, momentum)
 
-    path = saved(build)
-    assert names(path) == [layer("bn")]
-    (found,) = sightings(path)
-    assert (found.epsilon, found.momentum, found.axis) == (2e-3, 0.997, 3)
+    assert_layer(saved(build), epsilon=2e-3, momentum=0.997, axis=3)
 
 
 def test_spelled_out_that_can_be_switched(saved: Callable[..., Path], control_flow: str) -> None:
@@ -153,10 +139,7 @@ def test_spelled_out_that_can_be_switched(saved: Callable[..., Path], control_fl
         )
         tf.nn.batch_normalization(x, *used, beta, gamma, 1e-3)
 
-    path = saved(build)
-    assert names(path) == [layer("bn")]
-    (found,) = sightings(path)
-    assert (found.epsilon, found.momentum) == (1e-3, 0.999)
+    assert_layer(saved(build), epsilon=1e-3, momentum=0.999)
 
 
 def test_averages_of_moments(saved: Callable[..., Path], control_flow: str) -> None:

@@ -1,4 +1,4 @@
-"""What training graphs assign, moving statistics and all else, against what TensorFlow reads."""
+"""Assignments in training graphs, compared with the values that TensorFlow reads."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def debiased(variable: Any, value: Any, momentum: float) -> Any:
 
 
 def debiased_2017(variable: Any, value: Any, momentum: float) -> Any:
-    """As TensorFlow 1.0 to 1.12 did: the statistic loses its difference to the fraction."""
+    """Update as TensorFlow 1.0 to 1.12 did: subtract the difference to the fraction."""
     with v1.variable_scope(variable.op.name):
         biased = get("biased", v1.zeros_initializer())
         step = v1.get_variable("local_step", [], "float32", v1.zeros_initializer(), trainable=False)
@@ -63,7 +63,7 @@ def batch_norm(
     in_place: bool = False,
     layers: dict[str, Layer],
 ) -> Any:
-    """A layer as the authors of TensorFlow 1 wrote it."""
+    """Build a layer as programs for TensorFlow 1 do."""
     with v1.variable_scope(scope):
         layer = {role: get(role, trainable=role in ROLES[:2]) for role in ROLES}
         layers[scope] = layer
@@ -115,11 +115,11 @@ def kind(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 KINDS = {"reference": (False, False), "resource": (True, False), "functional": (True, True)}
-"""Name -> whether variables are resources, whether control flow calls functions."""
+"""Name -> (variables are resources, control flow calls functions)."""
 
 
 class Saved:
-    """A graph that was built and saved, with what TensorFlow then read.
+    """A graph that was built and saved, with the values that TensorFlow read.
 
     Attributes:
         values: name of a variable -> its array.
@@ -159,12 +159,12 @@ class Saved:
             }
 
     def without_meta(self) -> Path:
-        """The same, but the graph is gone."""
+        """Delete the graph and return the prefix."""
         self.prefix.with_name("model.meta").unlink()
         return self.prefix
 
     def assert_found(self, model: Model, extra: Set[str] = frozenset()) -> None:
-        """All layers were found once, with the right variables, and nothing else was taken."""
+        """Check that each layer was found once with its variables, and nothing else."""
         found = [
             {role: variable.key for role, variable in layer.variables.items()} for layer in model
         ]
@@ -182,7 +182,7 @@ class Saved:
 
 
 def network(training: Any, fused: bool, averages: tuple[str, str], **options: Any) -> Any:
-    """Two layers, and what TensorFlow calls the last one's outcome."""
+    """Return the layers and the loss of a network of two layers."""
     layers: dict[str, Layer] = {}
     x = v1.placeholder("float32", [None, 4, 4, CHANNELS], "x")
     training = v1.placeholder("bool", [], "training") if training is None else training
@@ -229,14 +229,14 @@ def test_graph_that_can_be_switched(
 
 
 def shadows(layers: dict[str, Layer], loss: Any) -> None:
-    """Averages of all variables, the moving statistics and what they accumulate in included."""
+    """Averages of all variables, including moving statistics and their accumulators."""
     for decay, name in ((0.99, "ExponentialMovingAverage"), (0.9, "slow")):
         floats = [variable for variable in v1.global_variables() if variable.dtype.is_floating]
         tf.train.ExponentialMovingAverage(decay, name=name).apply(floats)
 
 
 def averaged_loss(layers: dict[str, Layer], loss: Any) -> None:
-    """An average with zero debias of what is no batch norm's."""
+    """An average with zero debias of another tensor."""
     tf.train.ExponentialMovingAverage(0.9, zero_debias=True).apply([loss])
 
 
@@ -254,7 +254,7 @@ def accumulated_gradients(layers: dict[str, Layer], loss: Any) -> None:
 
 
 def optimizers(layers: dict[str, Layer], loss: Any) -> None:
-    """Those of TensorFlow, and Adam as BERT spells it, with its debias in the step as well."""
+    """TensorFlow's optimizers, and Adam as BERT implements it, with and without debias."""
     trainable = v1.trainable_variables()
     pairs = list(zip(tf.gradients(loss, trainable), trainable, strict=True))
     v1.train.AdamOptimizer().apply_gradients(pairs, v1.train.create_global_step())
@@ -284,7 +284,9 @@ def optimizers(layers: dict[str, Layer], loss: Any) -> None:
     [("reference", None, True), ("resource", True, True), ("resource", None, False)],
     indirect=["kind"],
 )
-def test_what_else_is_assigned(tmp_path: Path, training: bool | None, odd: bool) -> None:
+def test_other_assignments_of_a_training_graph(
+    tmp_path: Path, training: bool | None, odd: bool
+) -> None:
     def build() -> dict[str, Layer]:
         layers, loss = network(training, odd, ("debiased", "plain"))
         for bystander in (shadows, averaged_loss, accumulated_gradients, optimizers):
@@ -300,7 +302,7 @@ def test_what_else_is_assigned(tmp_path: Path, training: bool | None, odd: bool)
 @pytest.mark.parametrize("debias", [True, False])
 @pytest.mark.parametrize("fused", [True, False])
 def test_shadows_that_follow_the_batch_itself(tmp_path: Path, debias: bool, fused: bool) -> None:
-    """Beside the moving statistics of a layer, averages of what they follow."""
+    """Averages of the batch statistics, beside the moving statistics of a layer."""
 
     def build() -> dict[str, Layer]:
         layers: dict[str, Layer] = {}

@@ -1,4 +1,4 @@
-"""What training graphs do with the moving statistics."""
+"""The use of moving statistics in training graphs."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ def save(
     """Save a network of two layers, and return what its graph shows.
 
     Args:
-        folder: where to.
-        mode: makes that of both layers.
+        folder: the folder to write.
+        mode: makes the mode of both layers.
         with_updates: how many of the updates the training op waits for.
-        extra: adds something to the graph, given the loss.
+        extra: adds ops to the graph; takes the loss.
     """
 
     def build() -> None:
