@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 from bnstat.signals import Ended, is_call_running, raise_on_signals
@@ -35,10 +37,19 @@ def run() -> None:
 
 
 def _exit(code: str | int | None) -> NoReturn:
-    """Exit; at once if a call into TensorFlow still runs."""
-    if is_call_running():
-        os._exit(code if isinstance(code, int) else 1)
-    sys.exit(code)
+    """Run the exit handlers and end the process, without freeing its objects one by one.
+
+    Freeing takes a sixth of the time of a short command, and aborts the process if a call into
+    TensorFlow still runs.
+    """
+    if isinstance(code, str):
+        sys.exit(code)
+    if not is_call_running():
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code or 0)
 
 
 if __name__ == "__main__":

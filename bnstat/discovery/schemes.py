@@ -135,6 +135,8 @@ def find_roles(labels: Collection[str]) -> dict[str, str]:
     Args:
         labels: the names of the variables in their layer, such as `gamma`.
     """
+    if LABELS.isdisjoint(labels):
+        return {}
 
     def size(roles: dict[str, str]) -> tuple[int, int]:
         return len(roles.keys() - {"gamma", "beta"}), len(roles)

@@ -71,8 +71,8 @@ class Result:
 
 
 def bnstat(*arguments: object) -> tuple[str, ...]:
-    """Return the command that runs bnstat in a new process."""
-    return (sys.executable, "-m", "bnstat", *map(str, arguments))
+    """Return the command that runs bnstat in a new process, as its console script does."""
+    return script("from bnstat.__main__ import run; run()", *arguments)
 
 
 def script(code: str, *arguments: object) -> tuple[str, ...]:
