@@ -1,1 +1,1 @@
-"""What people and programs read: terminal text, JSON, CSV, NPZ. One module an output."""
+"""Output for people and programs: text, HTML, notebooks, TensorBoard, JSON, CSV and SARIF."""

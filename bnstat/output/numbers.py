@@ -25,7 +25,7 @@ CHUNK: Final = 1 << 16
 _MOST_DIGITS: Final = 4
 
 WORDS: Final = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
-"""Python's names of what is not a number -> those of protobuf's JSON."""
+"""Python's names of NaN and the infinities -> the names in protobuf's JSON."""
 
 _QUOTED: Final = {name: f'"{word}"' for name, word in WORDS.items()}
 

@@ -8,7 +8,7 @@ left edge, right edge, count (`tensorboard/plugins/histogram/summary_v2.py`).
 The folder gets one run, `bnstat`, with these tags:
 
     LAYER/ROLE                       histogram over the finite channels
-    LAYER/ROLE/mean, std, min, max   scalars over the finite channels; NaN if there are none
+    LAYER/ROLE/mean, std, min, max   scalars over the finite channels; NaN without any
     LAYER/ROLE/not_finite            the number of channels that are NaN or infinite, if any
     findings, findings over time     text: the findings of `check` in a step, and in the run
 """
@@ -78,7 +78,7 @@ class Events:
         self._write(Event(step=step, summary=Values(value=[_value(tag, texts, tensor)])))
 
     def flush(self) -> None:
-        """Make everything written so far visible to readers of the file."""
+        """Make all written records visible to readers of the file."""
         self._file.flush()
 
     def close(self) -> None:

@@ -67,7 +67,7 @@ def load(path: str) -> dict[str, Measured]:
     """Return layer -> measured statistics, from a file that `dump_drift_json` wrote.
 
     Raises:
-        NotFoundError: there is no such file.
+        NotFoundError: the file does not exist.
         DamagedError: it is not such JSON.
     """
     try:
