@@ -36,8 +36,6 @@ MAY_IMPORT = {
         "formats",
         "loading",
         "compare",
-        "output.numbers",
-        "output.results",
     },
     "mending": {
         "storage",
@@ -59,8 +57,6 @@ MAY_IMPORT = {
         "compare",
         "checks",
         "mending",
-        # The formats of images and TFRecords that batches come from.
-        "output.numbers",
     },
     "output": {
         "__version__",

@@ -2,8 +2,8 @@
 
 The columns are `layer`, `channel` and one for each role, such as `gamma`. A cell is empty if the
 layer lacks the role. `channel` is the index of the channel or, if the variables of the layer have
-several dimensions, one index per dimension: `0:3:1` (see `bnstat.output.numbers`). Numbers are the
-shortest that read back to the stored bits.
+several dimensions, one index per dimension: `0:3:1`. Numbers are the shortest that read back to the
+stored bits.
 
 A spreadsheet runs a cell that begins with `=`, `+`, `-` or `@` as a formula, so a layer name that
 begins so gets an apostrophe before it. Characters that are not printable are written as escapes.
@@ -20,10 +20,10 @@ from typing import IO, Any, Final
 import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.exchange.decimals import labels, shortest
 from bnstat.exchange.naming import DEFAULTS, NAMINGS, PARTS_FOLDED, ExportOptions
 from bnstat.exchange.values import Document, Given, refused_folded
 from bnstat.model import ROLES, Array, BatchNorm, Model, printable
-from bnstat.output.numbers import labels, shortest
 from bnstat.storage.files import File
 
 _FORMULA: Final = ("=", "+", "-", "@")

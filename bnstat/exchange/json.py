@@ -15,11 +15,11 @@ from typing import IO, Any, Final
 import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.exchange.decimals import CHUNK, nested_json
 from bnstat.exchange.naming import DEFAULTS, NAMINGS, PARTS_FOLDED, ExportOptions
 from bnstat.exchange.values import Document, Given, refused_folded
 from bnstat.formats.dtypes import numpy_dtype
 from bnstat.model import ROLES, Array, BatchNorm, Model, Variable, printable
-from bnstat.output.numbers import CHUNK, nested_json
 from bnstat.storage.files import File
 
 _SCHEMA: Final = 1

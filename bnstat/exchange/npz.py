@@ -18,11 +18,11 @@ from typing import BinaryIO, Final, cast
 import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.exchange.decimals import portable
 from bnstat.exchange.naming import DEFAULTS, ExportOptions
 from bnstat.exchange.values import Document, Given
 from bnstat.formats.arrays import npz
 from bnstat.model import ROLES, BatchNorm, Model, Source, printable
-from bnstat.output.numbers import portable
 from bnstat.storage.files import File
 
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)

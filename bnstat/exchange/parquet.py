@@ -15,10 +15,10 @@ import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.exchange.csv import largest_shape, read_table
+from bnstat.exchange.decimals import labels
 from bnstat.exchange.naming import DEFAULTS, ExportOptions
 from bnstat.exchange.values import Document
 from bnstat.model import Array, BatchNorm, Model, as_float64, printable
-from bnstat.output.numbers import labels
 from bnstat.storage.files import File
 
 _MAGIC: Final = b"PAR1"

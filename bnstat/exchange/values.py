@@ -11,60 +11,9 @@ from typing import Final
 import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.exchange.decimals import WORDS, channel_of, nearest
 from bnstat.formats.dtypes import numpy_dtype
 from bnstat.model import Array, Variable, as_float64, squeezed
-from bnstat.output.numbers import WORDS, labels
-
-_NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,9})?", re.ASCII)
-_LONGEST: Final = 1000
-_WORDS: Final = frozenset(WORDS.values())
-
-
-def nearest(texts: Array, dtype: np.dtype[np.generic], where: str) -> Array:
-    """Return for each text the nearest element of a dtype; of two, the one with the even last bit.
-
-    Args:
-        texts: an object array of decimal numbers, `NaN`, `Infinity` and `-Infinity`.
-        dtype: a floating-point type.
-        where: the name of the variable, for messages.
-
-    Raises:
-        DamagedError: a text is not a number, or the number is too large for the dtype.
-    """
-    doubles = np.empty(texts.shape, np.float64)
-    listed: list[str] = texts.reshape(-1).tolist()
-    for position, text in enumerate(listed):
-        if text not in _WORDS and (len(text) > _LONGEST or not _NUMBER.fullmatch(text)):
-            place = _channel(texts, position, where)
-            raise DamagedError(place, f"{text[:40]!r} is not a number")
-        doubles.flat[position] = float(text)
-    with np.errstate(all="ignore"):
-        result = doubles.astype(dtype)
-        rounded = result.astype(np.float64)
-    for position in np.flatnonzero(~np.isfinite(rounded)).tolist():
-        text = listed[position]
-        if text not in _WORDS:
-            place = _channel(texts, position, where)
-            raise DamagedError(place, f"{text[:40]} is too large for {dtype.name}")
-    # The number was rounded twice. If the first rounding moved it half-way between two elements of
-    # the dtype, the second may have chosen the wrong one.
-    with np.errstate(all="ignore"):
-        other = 2 * doubles - rounded
-        is_element = other.astype(dtype).astype(np.float64) == other
-        is_half_way = is_element & (other != rounded) & np.isfinite(other)
-    for position in np.flatnonzero(is_half_way).tolist():
-        from decimal import Decimal
-
-        number, middle = Decimal(listed[position]), Decimal(doubles.flat[position].item())
-        if number != middle:
-            pair = (rounded.flat[position], other.flat[position])
-            result.flat[position] = (max if number > middle else min)(pair)
-    return result
-
-
-def _channel(array: Array, position: int, where: str) -> str:
-    return f"{where}, channel {labels(array.shape, position, position + 1)[0]}"
-
 
 _MOST_WHOLE: Final = 1 << 53
 """Up to here float64 holds every whole number."""
@@ -93,7 +42,7 @@ def converted(array: Array, dtype: np.dtype[np.generic], where: str) -> Array:
     if not is_exact.all():
         position = int(np.argmin(is_exact.reshape(-1)))
         raise UnsupportedError(
-            _channel(array, position, where),
+            channel_of(array, position, where),
             f"{array.reshape(-1)[position]!s} is not exactly a {dtype.name}; the nearest is "
             f"{result.reshape(-1)[position]!s}",
             f"round the values to {dtype.name} first",
@@ -193,10 +142,10 @@ def _refuse_long(texts: Array, dtype: np.dtype[np.generic], where: str) -> None:
     precision: int = ml_dtypes.finfo(dtype).nmant + 1  # type: ignore[no-untyped-call]
     most = math.ceil(precision * math.log10(2)) + 1
     for position, text in enumerate(texts.reshape(-1).tolist()):
-        mantissa = re.split("[eE]", text)[0] if text not in _WORDS else ""
+        mantissa = re.split("[eE]", text)[0] if text not in WORDS.values() else ""
         if len(re.sub(r"[^0-9]", "", mantissa).strip("0")) > most:
             raise UnsupportedError(
-                _channel(texts, position, where),
+                channel_of(texts, position, where),
                 f"{text} has more digits than {dtype.name} holds",
                 f"round it to {most} digits",
             )

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as st_numpy
 
 import bnstat
 from bnstat.exchange import json as json_form
-from bnstat.exchange.values import nearest
+from bnstat.exchange.decimals import nearest
 from bnstat.model import Model
 from tests.builders.oracle import same_bits
 from tests.mending.exported import dtype, exported, fitted, layer, model, two_layers

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import UnsupportedError
+from bnstat.exchange.decimals import portable
 from bnstat.model import ROLES, Array, Model
-from bnstat.output.numbers import portable
 
 Library = Literal["pandas", "polars"]
 

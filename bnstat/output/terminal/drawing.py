@@ -8,8 +8,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bnstat.exchange.decimals import labels
 from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, as_float64
-from bnstat.output.numbers import compact, compact_pair, labels
+from bnstat.output.numbers import compact, compact_pair
 from bnstat.output.scale import Floats, Scale, bins_for
 from bnstat.output.terminal.overview import footnotes, header
 from bnstat.output.terminal.screen import ASCII, Glyphs, Screen, legible

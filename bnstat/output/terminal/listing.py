@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
+from bnstat.exchange.decimals import chunks, labels, shortest
 from bnstat.model import ROLES, Array, BatchNorm, Explanation, Model, Variable
-from bnstat.output.numbers import chunks, labels, shortest
 from bnstat.output.terminal.overview import footnotes, header
 from bnstat.output.terminal.screen import Screen, legible
 from bnstat.output.terminal.table import GAP, Column, rows, shorten, table, total_width

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bnstat.exchange.decimals import shortest
 from bnstat.model import ROLES, Summary
-from bnstat.output.numbers import shortest
 from bnstat.output.results.drift import Measured
 from tests.output.models import layer, model, usual
 from tests.output.page.seen import (

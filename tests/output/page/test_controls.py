@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bnstat.exchange.decimals import shortest
 from bnstat.model import ROLES, as_float64
-from bnstat.output.numbers import shortest
 from tests.output.models import layer, model, usual
 from tests.output.page.seen import (
     NAMES,

@@ -12,7 +12,7 @@ from bnstat.errors import UnsupportedError
 from bnstat.formats.pytorch import pickled, state
 from bnstat.formats.pytorch.pickled import BudgetError, Global, Opaque, PickleError, unpickle
 from bnstat.formats.pytorch.tensors import call, storage_of
-from tests.formats.exchange.pytorch.reading import opened, zipped
+from tests.formats.pytorch.reading import opened, zipped
 from tests.fuzz import ports
 
 

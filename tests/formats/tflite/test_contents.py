@@ -19,7 +19,7 @@ from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.formats.tflite import U64, Flatbuffer
 from bnstat.storage.local import LocalFile
 from tests.builders.flatbuffers import hand_made
-from tests.formats.exchange.tflite.files import WAYS, write_all
+from tests.formats.tflite.files import WAYS, write_all
 
 
 @pytest.fixture(scope="module")

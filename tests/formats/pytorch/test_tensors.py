@@ -10,13 +10,13 @@ import pytest
 
 from bnstat.errors import DamagedError, UnsupportedError
 from tests.builders.places import from_extents
-from tests.formats.exchange.pytorch.files import (
+from tests.formats.keras.files import same_bits
+from tests.formats.pytorch.files import (
     FORMS,
     save,
     torch,
 )
-from tests.formats.exchange.pytorch.reading import opened, zipped
-from tests.formats.keras.files import same_bits
+from tests.formats.pytorch.reading import opened, zipped
 
 VIEWS = {
     "transposed": lambda: torch.arange(12.0).reshape(3, 4).t(),

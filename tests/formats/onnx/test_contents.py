@@ -13,7 +13,8 @@ from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.formats.onnx.file import matches
 from bnstat.model import ROLES
 from bnstat.storage.local import LocalFile
-from tests.formats.exchange.onnx.models import (
+from tests.formats.keras.files import same_bits
+from tests.formats.onnx.models import (
     arrays,
     assert_layer,
     body,
@@ -25,7 +26,6 @@ from tests.formats.exchange.onnx.models import (
     save,
     to_tensor,
 )
-from tests.formats.keras.files import same_bits
 
 OPSETS: dict[int, dict[str, Any]] = {
     1: {"is_test": 1, "spatial": 1, "consumed_inputs": [0, 0, 0, 1, 1]},

@@ -16,7 +16,8 @@ import bnstat
 from bnstat.errors import BnstatError, NotFoundError
 from bnstat.formats.pytorch.file import matches
 from bnstat.storage.local import LocalFile
-from tests.formats.exchange.pytorch.files import (
+from tests.formats.keras.files import same_bits
+from tests.formats.pytorch.files import (
     FORMS,
     NAMES,
     Net,
@@ -25,7 +26,6 @@ from tests.formats.exchange.pytorch.files import (
     save,
     torch,
 )
-from tests.formats.keras.files import same_bits
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -12,9 +12,9 @@ import pytest
 
 import bnstat
 from bnstat.errors import DamagedError, UnsupportedError
-from tests.formats.exchange.pytorch.files import FORMS, Net, assert_is, save, torch
-from tests.formats.exchange.pytorch.reading import opened
 from tests.formats.keras.files import same_bits
+from tests.formats.pytorch.files import FORMS, Net, assert_is, save, torch
+from tests.formats.pytorch.reading import opened
 
 RANDOM = np.random.default_rng(3)
 NAMES = ("bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
@@ -56,7 +56,7 @@ def test_an_array_without_its_bytes(tmp_path: Path) -> None:
     content = pickle.dumps({"a": np.arange(4.0)}, 2).replace(b"K\x04\x85", b"K\x05\x85")
     path = tmp_path / "m.pt"
     torch.save({}, path)
-    from tests.formats.exchange.pytorch.reading import zipped
+    from tests.formats.pytorch.reading import zipped
 
     contents = opened(zipped(path, content))
     with pytest.raises(DamagedError, match="do not fit"):

@@ -15,7 +15,8 @@ from bnstat.formats.onnx.file import open_contents
 from bnstat.model import ROLES, Source
 from bnstat.storage.local import LocalFile
 from tests.builders.places import from_extents
-from tests.formats.exchange.onnx.models import (
+from tests.formats.keras.files import same_bits
+from tests.formats.onnx.models import (
     arrays,
     assert_layer,
     graph,
@@ -26,7 +27,6 @@ from tests.formats.exchange.onnx.models import (
     save,
     to_tensor,
 )
-from tests.formats.keras.files import same_bits
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "float64"])

@@ -1,0 +1,173 @@
+"""Decimal numbers: the shortest texts that read back to the stored bits, and back to numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import Final
+
+import numpy as np
+
+from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.model import Array
+
+CHUNK: Final = 1 << 16
+"""Elements that are turned into text at a time."""
+
+WORDS: Final = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+"""Python's words for NaN and the infinities -> those of protobuf's JSON."""
+_QUOTED: Final = {name: f'"{word}"' for name, word in WORDS.items()}
+
+_NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,9})?", re.ASCII)
+_LONGEST: Final = 1000
+_WORDS: Final = frozenset(WORDS.values())
+
+
+def chunks(array: Array, size: int = CHUNK) -> Iterator[Array]:
+    """Yield the elements in C order, in flat pieces of at most `size`."""
+    flat = array.reshape(-1)
+    for start in range(0, flat.size, size):
+        yield flat[start : start + size]
+
+
+def shortest(array: Array, words: Mapping[str, str] = WORDS) -> list[str]:
+    """Return for each element the shortest decimal number that reads back as the same element.
+
+    The element is one of this dtype: float32 0.1 is `0.1`, not `0.10000000149011612`.
+
+    Args:
+        array: integers, booleans or floats (bfloat16, float8, ... too), of one dimension.
+        words: what to write instead of `nan`, `inf` and `-inf`.
+
+    Raises:
+        UnsupportedError: the elements are neither integers, booleans nor floats.
+    """
+    return _encode(array, words)[1:-1].split(",") if array.size else []
+
+
+def nested_json(array: Array) -> str:
+    """Return an array of at least one dimension as nested lists in JSON.
+
+    The numbers are those of `shortest`; NaN and the infinities are strings.
+
+    Raises:
+        UnsupportedError: the elements are neither integers, booleans nor floats.
+    """
+    return _encode(array, _QUOTED).replace(",", ", ")
+
+
+def _encode(array: Array, words: Mapping[str, str]) -> str:
+    import orjson
+
+    numbers = portable(array)
+    dtype = numbers.dtype
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        raise UnsupportedError(str(array.dtype), "elements of this type are not numbers")
+    if dtype == np.float16 or (dtype != array.dtype and dtype.kind == "f"):
+        numbers = _shortest_float32(array)
+    numbers = numbers.astype(numbers.dtype.newbyteorder("="), order="C", copy=False)
+    text = orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+    is_finite = np.isfinite(numbers)
+    if is_finite.all():
+        return text
+    # orjson writes NaN and the infinities as null.
+    names = [words.get(name, name) for name in map(str, numbers[~is_finite].tolist())]
+    return "".join(chain.from_iterable(zip(text.split("null"), [*names, ""], strict=True)))
+
+
+_MOST_DECIMALS: Final = 9
+"""Significant digits that are enough for any float32."""
+
+
+def _shortest_float32(array: Array) -> Array:
+    """Return float32 numbers whose shortest texts read back as the elements of a narrower type.
+
+    Each is the nearest float32 of the element rounded to as few decimal digits as possible.
+    """
+    with np.errstate(all="ignore"):
+        exact = array.astype(np.float64)
+        result = exact.astype(np.float32)
+        is_left = np.isfinite(exact) & (exact != 0)
+        exponents = np.floor(np.log10(np.abs(exact)))
+        for digits in range(1, _MOST_DECIMALS + 1):
+            scale = 10.0 ** (digits - 1 - exponents)
+            rounded = (np.rint(exact * scale) / scale).astype(np.float32)
+            is_same = is_left & (rounded.astype(array.dtype) == array)
+            result[is_same] = rounded[is_same]
+            is_left &= ~is_same
+            if not is_left.any():
+                break
+    return result
+
+
+def portable(array: Array) -> Array:
+    """Return the same numbers in a dtype that NumPy has without ml_dtypes.
+
+    bfloat16 and smaller floats become float32, small integers int8. Both are exact.
+    """
+    if array.dtype.isbuiltin != 2:
+        return array
+    is_integer = isinstance(np.zeros((), array.dtype).item(), int)
+    with np.errstate(invalid="ignore"):
+        return array.astype(np.int8 if is_integer else np.float32)
+
+
+def labels(shape: tuple[int, ...], start: int, stop: int, step: int = 1) -> list[str]:
+    """Return the names of the channels at positions `start` to `stop`, in C order.
+
+    A channel of a vector is named by its index, even if the vector is stored with dimensions of
+    size 1 around it (`[1, 1, 1, 32]`). Otherwise the name is one index per dimension: `0:3:1`.
+    """
+    positions = np.arange(start, stop, step)
+    if sum(size != 1 for size in shape) <= 1:
+        return list(map(str, positions.tolist()))
+    indices = [axis.tolist() for axis in np.unravel_index(positions, shape)]
+    return [":".join(map(str, index)) for index in zip(*indices, strict=True)]
+
+
+def nearest(texts: Array, dtype: np.dtype[np.generic], where: str) -> Array:
+    """Return for each text the nearest element of a dtype; of two, the one with the even last bit.
+
+    Args:
+        texts: an object array of decimal numbers, `NaN`, `Infinity` and `-Infinity`.
+        dtype: a floating-point type.
+        where: the name of the variable, for messages.
+
+    Raises:
+        DamagedError: a text is not a number, or the number is too large for the dtype.
+    """
+    doubles = np.empty(texts.shape, np.float64)
+    listed: list[str] = texts.reshape(-1).tolist()
+    for position, text in enumerate(listed):
+        if text not in _WORDS and (len(text) > _LONGEST or not _NUMBER.fullmatch(text)):
+            place = channel_of(texts, position, where)
+            raise DamagedError(place, f"{text[:40]!r} is not a number")
+        doubles.flat[position] = float(text)
+    with np.errstate(all="ignore"):
+        result = doubles.astype(dtype)
+        rounded = result.astype(np.float64)
+    for position in np.flatnonzero(~np.isfinite(rounded)).tolist():
+        text = listed[position]
+        if text not in _WORDS:
+            place = channel_of(texts, position, where)
+            raise DamagedError(place, f"{text[:40]} is too large for {dtype.name}")
+    # The number was rounded twice. If the first rounding moved it half-way between two elements of
+    # the dtype, the second may have chosen the wrong one.
+    with np.errstate(all="ignore"):
+        other = 2 * doubles - rounded
+        is_element = other.astype(dtype).astype(np.float64) == other
+        is_half_way = is_element & (other != rounded) & np.isfinite(other)
+    for position in np.flatnonzero(is_half_way).tolist():
+        from decimal import Decimal
+
+        number, middle = Decimal(listed[position]), Decimal(doubles.flat[position].item())
+        if number != middle:
+            pair = (rounded.flat[position], other.flat[position])
+            result.flat[position] = (max if number > middle else min)(pair)
+    return result
+
+
+def channel_of(array: Array, position: int, where: str) -> str:
+    """Return the place of an element for messages; `where` names the array."""
+    return f"{where}, channel {labels(array.shape, position, position + 1)[0]}"

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import math
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from bnstat.errors import UnsupportedError
+from bnstat.exchange.decimals import chunks, labels, nested_json, portable, shortest
+from bnstat.model import as_float64
+
+SMALL_TYPES = [
+    np.float16,
+    ml_dtypes.bfloat16,
+    ml_dtypes.float8_e4m3fn,
+    ml_dtypes.float8_e5m2,
+    ml_dtypes.float8_e4m3b11fnuz,
+]
+
+
+def every_element(dtype):
+    """Every bit pattern of a type of one or two bytes."""
+    size = np.dtype(dtype).itemsize
+    return np.arange(1 << (8 * size), dtype=f"u{size}").view(dtype)
+
+
+@pytest.mark.parametrize("dtype", SMALL_TYPES)
+def test_no_small_float_has_a_shorter_text(dtype):
+    array = every_element(dtype)
+    array = array[np.isfinite(as_float64(array)) & (as_float64(array) != 0)]
+    random = np.random.default_rng(1)
+    for element in random.choice(array, 200):
+        (text,) = shortest(np.array([element]))
+        used = len(text.lstrip("-").split("e")[0].replace(".", "").strip("0"))
+        for digits in range(1, used):
+            rounded = np.array(float(f"{float(element):.{digits}g}")).astype(dtype)
+            assert rounded != element, (text, digits)
+
+
+@pytest.mark.parametrize(
+    ("array", "texts"),
+    [
+        (
+            np.array([0.1, -0.0, 1e-45, 99999], np.float32),
+            ["0.1", "-0.0", "1e-45", "99999.0"],
+        ),
+        (np.array([0.1, 2.0, -0.0], ml_dtypes.bfloat16), ["0.1", "2.0", "-0.0"]),
+        (np.array([0.1], ">f4"), ["0.1"]),
+        (np.array([math.nan, math.inf, -math.inf]), ["NaN", "Infinity", "-Infinity"]),
+        (
+            np.array([math.nan, math.inf, -math.inf], ml_dtypes.bfloat16),
+            ["NaN", "Infinity", "-Infinity"],
+        ),
+        (np.array([True, False]), ["true", "false"]),
+        (np.array([-(2**63), 2**63 - 1]), ["-9223372036854775808", "9223372036854775807"]),
+        (np.array([7, -8], ml_dtypes.int4), ["7", "-8"]),
+        (np.array([], np.float32), []),
+    ],
+)
+def test_texts_of_numbers(array, texts):
+    assert shortest(array) == texts
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, ">f8"])
+def test_nested_lists_with_what_is_not_a_number(dtype):
+    array = np.array([[[0.5, math.nan], [-math.inf, 2]], [[0, 1], [math.inf, math.nan]]], dtype)
+    assert nested_json(array) == (
+        '[[[0.5, "NaN"], ["-Infinity", 2.0]], [[0.0, 1.0], ["Infinity", "NaN"]]]'
+    )
+    # A view whose elements do not follow each other in memory.
+    assert nested_json(array.T[1]) == '[["NaN", 1.0], [2.0, "NaN"]]'
+
+
+@pytest.mark.parametrize("array", [np.array(["a"]), np.array([1j]), np.zeros(1, "V2")])
+def test_other_types_are_refused(array):
+    with pytest.raises(UnsupportedError):
+        shortest(array)
+
+
+@pytest.mark.parametrize("dtype", SMALL_TYPES[1:])
+def test_portable_floats_hold_the_same_numbers(dtype):
+    array = np.array([0.5, 1.5, -3.0]).astype(dtype)
+    assert portable(array).dtype == np.float32
+    np.testing.assert_array_equal(portable(array).astype(dtype), array)
+
+
+def test_portable_leaves_numpys_own_types_alone():
+    array = np.array([1, 2], ">f2")
+    assert portable(array) is array
+    assert portable(np.array([-8, 7], ml_dtypes.int4)).tolist() == [-8, 7]
+
+
+def test_chunks_are_the_elements_in_order():
+    array = np.arange(24).reshape(2, 3, 4)
+    pieces = list(chunks(array, 7))
+    assert [piece.size for piece in pieces] == [7, 7, 7, 3]
+    np.testing.assert_array_equal(np.concatenate(pieces), np.arange(24))
+
+
+@pytest.mark.parametrize(
+    ("shape", "texts"),
+    [
+        ((4,), ["0", "1", "2", "3"]),
+        ((1, 1, 1, 2), ["0", "1"]),
+        ((2, 1), ["0", "1"]),
+        ((1,), ["0"]),
+        ((), ["0"]),
+        ((2, 2), ["0:0", "0:1", "1:0", "1:1"]),
+        ((2, 1, 2), ["0:0:0", "0:0:1", "1:0:0", "1:0:1"]),
+    ],
+)
+def test_labels(shape, texts):
+    assert labels(shape, 0, len(texts)) == texts
+
+
+def test_labels_of_a_part():
+    assert labels((3, 4), 5, 9) == ["1:1", "1:2", "1:3", "2:0"]
+    assert labels((3, 4), 0, 12, 5) == ["0:0", "1:1", "2:2"]
+    assert labels((100,), 20, 50, 10) == ["20", "30", "40"]
