@@ -129,8 +129,7 @@ class Http(Transport):
     async def _head(self, url: str, limit: int) -> Head | None:
         limit = min(_MAX_WHOLE, limit)
         response, data = await self._request(url, 0, _HEAD, limit)
-        is_folder = response.history and response.url.path.endswith("/")
-        if response.status in _ABSENT or is_folder:
+        if response.status in _ABSENT or _is_folder(response):
             return None
         if response.status == 416:
             return Head(_stat(url, response, 0), b"", True)
@@ -212,13 +211,19 @@ class Http(Transport):
     async def _body(self, response: Any, limit: int) -> bytes:
         """Read the body; nothing if it is announced to be longer than the limit."""
         data = bytearray()
-        if response.status in (200, 206) and (response.content_length or 0) <= limit:
+        is_file = response.status in (200, 206) and not _is_folder(response)
+        if is_file and (response.content_length or 0) <= limit:
             async for chunk in response.content.iter_any():
                 self._received += len(chunk)
                 data += chunk
                 if len(data) > limit:
                     break
         return bytes(data)
+
+
+def _is_folder(response: Any) -> bool:
+    """Return True if the server redirected to a folder, whose listing is not a model."""
+    return bool(response.history) and response.url.path.endswith("/")
 
 
 def _refuse_failure(response: Any, url: str) -> None:
