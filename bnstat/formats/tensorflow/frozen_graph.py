@@ -11,11 +11,10 @@ tensorflow/python/framework/{graph_util_impl,convert_to_constants}.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents, Graph, Op
-from bnstat.formats.dtypes import dtype_name, find_dtype
+from bnstat.formats.dtypes import bytes_needed, dtype_name, extents, find_dtype
 from bnstat.formats.protobuf.protos import parse, parse_text
 from bnstat.formats.protobuf.wire import (
     LARGEST_MESSAGE,
@@ -127,15 +126,16 @@ class GraphFile:
         data = self._file.read(node.start, node.end - node.start)
         return parse("NodeDef", data, self._file.path, "a constant").attr["value"].tensor
 
-    def extents(self, name: str, shape: tuple[int, ...], itemsize: int) -> list[Range]:
+    def extents(
+        self, name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]
+    ) -> Sequence[Range]:
         """Return the range of a constant's numbers or, if they are listed, of its node."""
         if name not in self._by_name:
-            return []
-        target, content, part = self._by_name[name], self._content(name), None
-        if content is not None and content.end - content.start == prod(shape) * itemsize:
-            target, part = content, tuple(slice(0, size) for size in shape)
-        place = self._file.place(target.start, target.end - target.start, part)
-        return [] if place is None else [place]
+            return ()
+        node, content = self._by_name[name], self._content(name)
+        if content is not None and content.end - content.start == bytes_needed(shape, dtype):
+            return extents(self._file, content.start, content.end - content.start, dtype, shape)
+        return extents(self._file, node.start, node.end - node.start, None, shape)
 
     @cached_property
     def _by_name(self) -> Mapping[str, Field]:
@@ -284,15 +284,14 @@ def contents_of_graph(
     def read(name: str) -> NDArray[np.generic]:
         return decode_tensor(complete(name), f"{source.path}: {name}")
 
-    def extents(name: str, shape: tuple[int, ...], dtype: str) -> Sequence[Range]:
-        kind = find_dtype(dtype)
-        return () if stored is None or kind is None else stored.extents(name, shape, kind.itemsize)
-
     variables = {}
     for name, tensor in tensors.items():
         dtype, shape = dtype_name(tensor.dtype), shape_of(tensor)
         if shape and 0 not in shape and dtype.startswith(_FLOATS):
-            finder = partial(extents, name, shape, dtype)
+            kind = find_dtype(dtype)
+            finder: Callable[[], Sequence[Range]] = tuple
+            if stored is not None and kind is not None:
+                finder = partial(stored.extents, name, shape, kind)
             variables[name] = Variable(name, name, dtype, shape, partial(read, name), finder)
     graph = Graph("", ops, {name: name for name in variables}, constant)
     return Contents(source, variables, graphs=lambda: (graph,), notes=[*notes, *_notes(ops)])

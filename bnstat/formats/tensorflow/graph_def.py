@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError
 from bnstat.formats.contents import Graph, Op
-from bnstat.formats.dtypes import dtype_name, numpy_dtype
+from bnstat.formats.dtypes import bytes_needed, dtype_name, from_little_endian, numpy_dtype
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE
 from bnstat.formats.tensorflow.inlining import CALLS, Binding, Inliner, Node, arguments, data_inputs
 from bnstat.model import Variable
@@ -137,15 +137,13 @@ def decode_tensor(tensor: Any, where: str) -> NDArray[np.generic]:
     shape = shape_of(tensor)
     if shape is None:
         raise DamagedError(where, "a constant of unknown shape")
-    count = prod(shape)
+    count, size = prod(shape), bytes_needed(shape, dtype)
     if content := tensor.tensor_content:
-        if len(content) != count * dtype.itemsize:
+        if len(content) != size:
             raise DamagedError(where, f"a constant of shape {shape} has {len(content)} bytes")
-        # NumPy cannot swap the bytes of ml_dtypes' types.
-        stored = dtype.newbyteorder("<") if dtype.kind in "iufcb" else dtype
-        return np.frombuffer(content, stored).astype(dtype).reshape(shape)
+        return from_little_endian(content, dtype, shape)
     values = listed_values(tensor, name, dtype, where)
-    if values.size > count or (values.size < count and count * dtype.itemsize > _MAX_REPEATED):
+    if values.size > count or (values.size < count and size > _MAX_REPEATED):
         raise DamagedError(where, f"a constant of shape {shape} has {values.size} values")
     array = np.zeros(count, dtype)
     if values.size:

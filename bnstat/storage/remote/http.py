@@ -1,8 +1,9 @@
 """Byte ranges over HTTP.
 
 A server may ignore `Range` and send the whole file, may send another range or a file that changed,
-may redirect in a circle, be busy or break off. Each response is checked before its body is read.
-Temporary failures are retried a few times; a server that sends almost nothing is given up.
+may redirect in a circle, be busy or break off. Each response is checked, and its body is not read
+further than needed. Temporary failures are retried a few times; a server that sends almost nothing
+is given up.
 
 Source: RFC 9110, sections 10.2.3, 14 and 15.
 """
@@ -12,10 +13,10 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 import aiohttp
@@ -28,8 +29,6 @@ from bnstat.storage.files import File, Folder
 from bnstat.storage.remote.faults import to_bnstat_error
 from bnstat.storage.remote.store import RemoteFile, RemoteStore
 from bnstat.storage.remote.transport import Piece, Stat, Transport
-
-T = TypeVar("T")
 
 _HEAD: Final = 4 << 10
 """Bytes requested to learn whether a file exists and how large it is."""
@@ -128,89 +127,56 @@ class Http(Transport):
         return result
 
     async def _head(self, url: str, limit: int) -> Head | None:
-        async def read(response: Any) -> Head | None:
-            is_folder = response.history and response.url.path.endswith("/")
-            if response.status in _ABSENT or is_folder:
-                return None
-            if response.status == 416:
-                return Head(_stat(url, response, 0), b"", True)
-            _refuse_failure(response, url)
-            if response.status != 206:
-                return await self._whole(response, url, limit)
+        limit = min(_MAX_WHOLE, limit)
+        response, data = await self._request(url, 0, _HEAD, limit)
+        if response.status in _ABSENT or _is_folder(response):
+            return None
+        if response.status == 416:
+            return Head(_stat(url, response, 0), b"", True)
+        _refuse_failure(response, url)
+        if response.status == 206:
             content = _content_range(response)
             if content is None:
                 raise BnstatError(redact(url), "the server does not say how large the file is")
             start, end, size = content
             if start != 0 or end > min(_HEAD, size):
                 raise BnstatError(redact(url), "the server sends another range than requested")
-            data = await self._body(response, end, url)
+            _refuse_incomplete(response, data, end, url)
             return Head(_stat(url, response, size), data, False)
-
-        return await self._request(url, 0, _HEAD, read)
-
-    async def _whole(self, response: Any, url: str, limit: int) -> Head:
-        """Read the whole file, unless it is too large."""
-        limit = min(_MAX_WHOLE, limit)
         size = response.content_length
-        if size is None or size <= limit:
-            data = await self._up_to(response, limit)
-            if len(data) <= limit:
-                return Head(_stat(url, response, len(data)), data, len(data) > 0)
-        raise BnstatError(
-            redact(url),
-            "the server cannot send a part of a file, and the whole file is too large"
-            + (f" ({size:,} bytes)" if size is not None else ""),
-            "download the file and pass its path, or serve it with ranges",
-        )
+        if max(len(data), size or 0) > limit:
+            raise BnstatError(
+                redact(url),
+                "the server cannot send a part of a file, and the whole file is too large"
+                + (f" ({size:,} bytes)" if size is not None else ""),
+                "download the file and pass its path, or serve it with ranges",
+            )
+        return Head(_stat(url, response, len(data)), data, len(data) > 0)
 
     async def _piece(self, piece: Piece) -> bytes:
-        url, stat = piece.stat.path, piece.stat
-
-        async def read(response: Any) -> bytes:
-            if response.status in (412, 416):
-                raise _changed(url)
-            _refuse_failure(response, url)
-            content = _content_range(response)
-            if content is not None and content[2] != stat.size:
-                raise _changed(url)
-            if stat.tag and _tag(response) not in ("", stat.tag):
-                raise _changed(url)
-            length = piece.end - piece.start
-            is_range = content is not None and content[:2] == (piece.start, piece.end)
-            if (response.status == 206 and is_range) or (
-                response.status == 200 and piece.is_whole and response.content_length == length
-            ):
-                return await self._body(response, length, url)
+        url, stat, length = piece.stat.path, piece.stat, piece.end - piece.start
+        response, data = await self._request(url, piece.start, piece.end, length)
+        if response.status in (412, 416):
+            raise _changed(url)
+        _refuse_failure(response, url)
+        content = _content_range(response)
+        is_other_size = content is not None and content[2] != stat.size
+        if is_other_size or (stat.tag and _tag(response) not in ("", stat.tag)):
+            raise _changed(url)
+        is_range = content is not None and content[:2] == (piece.start, piece.end)
+        is_file = piece.is_whole and response.content_length == length
+        if not (is_range if response.status == 206 else is_file and response.status == 200):
             raise BnstatError(
                 redact(url), "the server sends other bytes than requested", "download the file"
             )
-
-        return await self._request(url, piece.start, piece.end, read)
-
-    async def _body(self, response: Any, length: int, url: str) -> bytes:
-        if response.content_length not in (None, length):
-            raise BnstatError(redact(url), "the server sends contradictory lengths")
-        data = await self._up_to(response, length)
-        if len(data) != length:
-            raise BnstatError(
-                redact(url), f"the server sent {len(data)} bytes but announced {length}"
-            )
+        _refuse_incomplete(response, data, length, url)
         return data
 
-    async def _up_to(self, response: Any, limit: int) -> bytes:
-        """Read the body; more than `limit` bytes if it is longer, but not to its end."""
-        data = bytearray()
-        async for chunk in response.content.iter_any():
-            self._received += len(chunk)
-            data += chunk
-            if len(data) > limit:
-                break
-        return bytes(data)
+    async def _request(self, url: str, start: int, end: int, limit: int) -> tuple[Any, bytes]:
+        """Request a range, again after a temporary failure; return the response and its body.
 
-    async def _request(
-        self, url: str, start: int, end: int, read: Callable[[Any], Awaitable[T]]
-    ) -> T:
-        """Request a range, again after a temporary failure; return what `read` returns."""
+        The body is not read further than the range or, if the server sends the file, the limit.
+        """
         session = await self._fs.set_session()
         options = {**self._fs.kwargs}
         headers = {
@@ -229,7 +195,8 @@ class Http(Transport):
                 ) as response:
                     self._received += self._min_bytes
                     if response.status not in _TEMPORARY or attempt == _ATTEMPTS:
-                        return await read(response)
+                        most = end - start if response.status == 206 else limit
+                        return response, await self._body(response, most)
                     retry_after = response.headers.get("Retry-After", "")
                     if retry_after.isdigit():
                         wait = max(wait, float(retry_after))
@@ -241,6 +208,23 @@ class Http(Transport):
             await asyncio.sleep(min(wait, _LONGEST_WAIT))
         raise AssertionError("the last attempt returns or raises")
 
+    async def _body(self, response: Any, limit: int) -> bytes:
+        """Read the body; nothing if it is announced to be longer than the limit."""
+        data = bytearray()
+        is_file = response.status in (200, 206) and not _is_folder(response)
+        if is_file and (response.content_length or 0) <= limit:
+            async for chunk in response.content.iter_any():
+                self._received += len(chunk)
+                data += chunk
+                if len(data) > limit:
+                    break
+        return bytes(data)
+
+
+def _is_folder(response: Any) -> bool:
+    """Return True if the server redirected to a folder, whose listing is not a model."""
+    return bool(response.history) and response.url.path.endswith("/")
+
 
 def _refuse_failure(response: Any, url: str) -> None:
     if response.status >= 400:
@@ -249,6 +233,13 @@ def _refuse_failure(response: Any, url: str) -> None:
         raise BnstatError(redact(url), "the server redirects to an insecure address")
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise BnstatError(redact(url), "the server compresses the file although not asked to")
+
+
+def _refuse_incomplete(response: Any, data: bytes, length: int, url: str) -> None:
+    if response.content_length not in (None, length):
+        raise BnstatError(redact(url), "the server sends contradictory lengths")
+    if len(data) != length:
+        raise BnstatError(redact(url), f"the server sent {len(data)} bytes but announced {length}")
 
 
 def _content_range(response: Any) -> tuple[int, int, int] | None:

@@ -43,12 +43,13 @@ class Stat(NamedTuple):
         return self.path.rpartition("/")[2]
 
     def is_same_version(self, other: Stat) -> bool:
-        """Compare tags or, if the store has none, times."""
+        """Compare sizes, and tags or times if both are known."""
+        if self.size != other.size:
+            return False
         if self.tag and other.tag:
-            is_same = self.tag.strip('"') == other.tag.strip('"')
-        else:
-            is_same = int(self.modified) == int(other.modified)
-        return is_same and self.size == other.size
+            return self.tag.strip('"') == other.tag.strip('"')
+        is_unknown = not (self.modified and other.modified)
+        return is_unknown or int(self.modified) == int(other.modified)
 
 
 class Piece(NamedTuple):

@@ -180,31 +180,10 @@ def test_large_files_from_a_server_without_ranges(server: Server) -> None:
     assert server.sent < 20_000_000
 
 
-def test_a_server_that_sends_another_range(digits: Server, index: str) -> None:
-    def fault(handler: Handler) -> bool:
-        handler.headers.replace_header("Range", "bytes=3-20")
-        return handler.answer()
-
-    digits.faults["run/model-100.index"] = fault
-    with pytest.raises(BnstatError, match="another range"):
-        bnstat.load(index)
-
-
 def test_no_server(tmp_path: Path) -> None:
     pytest.importorskip("aiohttp")
     with pytest.raises(BnstatError, match="cannot be reached"):
         bnstat.load("http://127.0.0.1:9/model.h5")
-
-
-def test_names_that_lead_out_are_not_requested(digits: Server) -> None:
-    from bnstat.storage.access import Access
-    from bnstat.storage.remote.http import find_on_web
-
-    _, _, folder = find_on_web(f"{digits.url}/run/", Access())
-    for name in ("../run/model-100.index", "/etc/passwd", "a/../../b", "..\\x", ""):
-        assert folder.file(name) is None
-    assert folder.file("http://127.0.0.1:9/x") is None
-    assert digits.asked == []
 
 
 def test_not_found_is_its_own_kind(digits: Server) -> None:
@@ -219,45 +198,6 @@ def test_the_state_file_lists_a_run(digits: Server) -> None:
         assert model.source.checkpoint == "model-400"
     names = [name for name, _ in bnstat.load_all(f"{digits.url}/run")]
     assert names == [name for name, _ in bnstat.load_all(DATA / "run")]
-
-
-@pytest.mark.parametrize(
-    ("content_range", "body", "line"),
-    [
-        ("bytes 0-4095/*", 4096, "does not say how large"),
-        ("bytes 0-99/1000000", 4096, "sends contradictory lengths"),
-        ("bytes 5-4100/1000000", 4096, "another range"),
-        ("nonsense", 4096, "does not say how large"),
-    ],
-)
-def test_a_server_that_lies(
-    digits: Server, index: str, content_range: str, body: int, line: str
-) -> None:
-    def fault(handler: Handler) -> bool:
-        handler.send_response(206)
-        handler.send_header("Content-Range", content_range)
-        handler.send_header("Content-Length", str(body))
-        handler.end_headers()
-        handler.wfile.write(bytes(body))
-        return True
-
-    digits.faults["run/model-100.index"] = fault
-    with pytest.raises(BnstatError, match=line):
-        bnstat.load(index)
-
-
-def test_an_endless_file(digits: Server, index: str) -> None:
-    def fault(handler: Handler) -> bool:
-        handler.send_response(200)
-        handler.send_header("Connection", "close")
-        handler.end_headers()
-        for _ in range(1000):
-            handler.wfile.write(bytes(1 << 20))
-        return True
-
-    digits.faults["run/model-100.index"] = fault
-    with pytest.raises(BnstatError, match="the whole file is too large"):
-        bnstat.load(index)
 
 
 def test_shards_are_requested_together(server: Server) -> None:

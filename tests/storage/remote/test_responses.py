@@ -37,9 +37,10 @@ class Response:
         if content_range is not None:
             self.headers["Content-Range"] = f"bytes {content_range}"
         self.content_length = len(body) if length == -1 else length
-        self.content, self._body = self, body
+        self.content, self._body, self.is_read = self, body, False
 
     async def iter_any(self) -> AsyncIterator[bytes]:
+        self.is_read = True
         for start in range(0, len(self._body), 3):
             yield self._body[start : start + 3]
 
@@ -201,6 +202,7 @@ class TestHeads:
     )
     def test_missing_files(self, response: Response) -> None:
         assert head(response) is None
+        assert not response.is_read
 
     def test_a_redirect_to_a_file(self) -> None:
         response = Response(206, b"abc", "0-2/3", url="https://other/file", redirected=True)
@@ -222,6 +224,7 @@ class TestHeads:
         ("response", "message"),
         [
             (Response(206, b"abc"), "does not say how large the file is"),
+            (Response(206, b"abc", "nonsense"), "does not say how large the file is"),
             (Response(206, b"abc", "0-2/*"), "does not say how large the file is"),
             (Response(206, b"abc", "1-3/9"), "sends another range than requested"),
             (Response(206, b"abc", "0-4096/9999"), "sends another range than requested"),

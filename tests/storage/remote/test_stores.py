@@ -302,11 +302,6 @@ def test_the_hub_is_asked_a_few_times(on_hub: Store, digits: Server) -> None:
     assert all(entry.tag for entry in folder.entries())
 
 
-def test_unknown_schemes() -> None:
-    with pytest.raises(BnstatError, match=r"gopher:// is not a supported scheme; URLs start with"):
-        bnstat.load("gopher://host/model")
-
-
 def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 

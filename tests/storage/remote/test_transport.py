@@ -165,6 +165,8 @@ def test_a_partly_read_file_is_compared_with_its_listing() -> None:
         (Stat("b/x", False, 10, 6.0, ""), False),
         (Stat("b/x", False, 11, 5.0, ""), False),
         (Stat("b/x", False, 10, 5.0, "tag"), True),
+        (Stat("b/x", False, 10, 0.0, "tag"), True),
+        (Stat("b/x", False, 11, 0.0, "tag"), False),
     ],
 )
 def test_times_are_compared_in_a_store_without_tags(other: Stat, is_same: bool) -> None:

@@ -93,7 +93,9 @@ def test_each_name_is_requested_once_and_many_together() -> None:
         top.names()
 
 
-@pytest.mark.parametrize("name", ["..", "../a", "a/../b", "", "a//b", "./a", "a\\..\\b"])
+@pytest.mark.parametrize(
+    "name", ["..", "../a", "a/../b", "", "a//b", "./a", "a\\..\\b", "/etc/passwd", "http://other/x"]
+)
 def test_names_that_lead_out(name: str) -> None:
     server = Server({})
     assert folder("https://host/m", server).file(name) is None
