@@ -253,9 +253,10 @@ def layers_by_scope(model: object, names: Mapping[str, str], where: str) -> Iter
 
 
 def match_scopes(layers: Sequence[Described], scopes: Iterable[str]) -> dict[int, str]:
-    """Return the index of a layer -> its scope, where no other layer and scope are as similar.
+    """Return the index of a layer -> its scope, for the layers whose scope is certain.
 
-    The scope is the layer's full name, else it ends with the full name, else with its own name.
+    The scope is the layer's full name, else it ends with the full name, else with its own name;
+    no other layer has that name, and no other scope ends with it.
     """
     partial_names = {scope: [*endings(scope)] for scope in scopes}
     full_names = [layer.name for layer in layers]
@@ -267,17 +268,18 @@ def match_scopes(layers: Sequence[Described], scopes: Iterable[str]) -> dict[int
 def match_names(
     matches: dict[int, str], layers: Sequence[str], groups: Mapping[str, Iterable[str]]
 ) -> dict[int, str]:
-    """Add the matches between layers and stored groups by names that are unique on both sides.
+    """Match layers with stored groups by names that only one layer and only one group have.
 
     Args:
-        matches: index of a layer -> key of its group; new pairs are added.
-        layers: the name of each layer.
+        matches: index of a layer -> key of its group; matches of the others are added.
+        layers: the name of each layer; may be empty.
         groups: the key of each group -> the names that it may have.
     """
     matched = set(matches.values())
-    keys = _unique((name, key) for key in groups.keys() - matched for name in groups[key])
-    indices = _unique((name, index) for index, name in enumerate(layers) if index not in matches)
-    matches.update((index, keys[name]) for name, index in indices.items() if name in keys)
+    keys = _unique((name, key) for key, names in groups.items() for name in names)
+    for name, index in _unique((name, index) for index, name in enumerate(layers) if name).items():
+        if index not in matches and name in keys and keys[name] not in matched:
+            matches[index] = keys[name]
     return matches
 
 

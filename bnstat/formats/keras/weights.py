@@ -246,10 +246,13 @@ def join(described: Sequence[Described], weights: Weights) -> tuple[Layer, ...]:
         for index, layer in enumerate(layers)
         if layer.path in known and layer.path in weights.groups
     }
-    full_names = {path: [names[path]] for path in weights.groups if names[path]}
-    match_names(matches, [layer.name for layer in layers], full_names)
-    own_names = {path: [weights.names[path]] for path in weights.groups if path in weights.names}
-    match_names(matches, [layer.own_name for layer in layers], own_names)
+    for layer_names, group_names in (
+        ([layer.name for layer in layers], names),
+        ([layer.own_name for layer in layers], weights.names),
+    ):
+        free = weights.groups.keys() - set(matches.values())
+        free_names = ["" if index in matches else name for index, name in enumerate(layer_names)]
+        match_names(matches, free_names, {path: [group_names.get(path, "")] for path in free})
 
     unmatched: dict[str, list[Layer]] = {}
     for path in sorted(weights.groups.keys() - set(matches.values()), key=natural_key):
