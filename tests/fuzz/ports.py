@@ -139,7 +139,7 @@ class Name(NamedTuple):
 
 
 class Storage(NamedTuple):
-    """A storage that a pickle refers to; before PyTorch 1.6 with a view, which is None."""
+    """A storage that a pickle refers to; before PyTorch 1.6, the reference ends with None."""
 
     key: str
     count: int

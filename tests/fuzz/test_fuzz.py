@@ -84,7 +84,7 @@ def test_parsed_messages_are_written_as_before() -> None:
 
 
 def _planted(tmp_path: Path, code: str) -> Path:
-    """Return a folder for PYTHONPATH in which bnstat does something forbidden."""
+    """Return a folder for PYTHONPATH that makes bnstat do something forbidden."""
     path = tmp_path / "sitecustomize.py"
     path.write_text(
         f"import bnstat.loading\ndef load(path, **_):\n    {code}\nbnstat.loading.load = load\n"

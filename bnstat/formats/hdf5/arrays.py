@@ -304,6 +304,9 @@ def _check_chunks(objects: Objects, dataset: Dataset, opened: Any, itemsize: int
     """
     from h5py import h5z
 
+    if not hasattr(opened, "chunk_iter"):
+        reason = f"{dataset.path} is stored in chunks, which needs h5py with HDF5 1.12.3 or later"
+        raise UnsupportedError(objects.path, reason, "install h5py from PyPI")
     chunks: list[Any] = []
     opened.chunk_iter(chunks.append)
     settings = opened.get_create_plist()

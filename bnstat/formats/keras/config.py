@@ -22,7 +22,8 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, TypeGuard, TypeVar
+from itertools import takewhile
+from typing import Any, Final, NamedTuple, TypeGuard
 
 from bnstat.errors import BnstatError, DamagedError
 from bnstat.formats.contents import Layer
@@ -31,8 +32,6 @@ from bnstat.formats.json_text import MAX_BYTES, parse_json
 from bnstat.formats.keras import CONFIG
 from bnstat.storage.files import File
 from bnstat.storage.local import LocalFile
-
-_T = TypeVar("_T")
 
 _MAX_DEPTH: Final = 64
 _MAX_INPUTS: Final = 10_000
@@ -252,41 +251,46 @@ def layers_by_scope(model: object, names: Mapping[str, str], where: str) -> Iter
         yield layer.with_variables(scopes.get(scope, {}), scope)
 
 
-def match_scopes(layers: Sequence[Described], scopes: Iterable[str]) -> dict[int, str]:
-    """Return the index of a layer -> its scope, where no other layer and scope are as similar.
-
-    The scope is the layer's full name, else it ends with the full name, else with its own name.
-    """
-    partial_names = {scope: [*endings(scope)] for scope in scopes}
-    full_names = [layer.name for layer in layers]
-    matches = match_names({}, full_names, {scope: [scope] for scope in partial_names})
-    match_names(matches, full_names, partial_names)
-    return match_names(matches, [layer.own_name for layer in layers], partial_names)
-
-
-def match_names(
-    matches: dict[int, str], layers: Sequence[str], groups: Mapping[str, Iterable[str]]
+def match_scopes(
+    layers: Sequence[Described], scopes: Iterable[str], is_first_best: bool = False
 ) -> dict[int, str]:
-    """Add the matches between layers and stored groups by names that are unique on both sides.
+    """Return the index of a layer -> the scope of its variables.
+
+    A scope ends with the layer's own name. It belongs to the layer with which it shares most of
+    the last parts of the full name.
 
     Args:
-        matches: index of a layer -> key of its group; new pairs are added.
-        layers: the name of each layer.
-        groups: the key of each group -> the names that it may have.
+        layers: the layers.
+        scopes: the names of variables without the last part.
+        is_first_best: if several layers or scopes are equally similar, match the first; by
+            default, none of them.
     """
-    matched = set(matches.values())
-    keys = _unique((name, key) for key in groups.keys() - matched for name in groups[key])
-    indices = _unique((name, index) for index, name in enumerate(layers) if index not in matches)
-    matches.update((index, keys[name]) for name, index in indices.items() if name in keys)
-    return matches
+    by_name: dict[str, list[int]] = {}
+    for index, layer in enumerate(layers):
+        by_name.setdefault(layer.own_name, []).append(index)
+    best: dict[int, tuple[tuple[int, bool], str]] = {}
+    for scope in scopes:
+        similarity = {
+            index: (_shared_parts(scope, layers[index].name), scope == layers[index].name)
+            for ending in endings(scope)
+            for index in by_name.get(ending, ())
+        }
+        highest = max(similarity.values(), default=(0, False))
+        candidates = [index for index in similarity if similarity[index] == highest]
+        if len(candidates) == 1 or (candidates and is_first_best):
+            index = min(candidates)
+            previous, _ = best.get(index, ((0, False), ""))
+            if highest > previous:
+                best[index] = highest, scope
+            elif highest == previous and not is_first_best:
+                best[index] = highest, ""
+    return {index: scope for index, (_, scope) in best.items() if scope}
 
 
-def _unique(pairs: Iterable[tuple[str, _T]]) -> dict[str, _T]:
-    """Return name -> item for the names that only one item has."""
-    items: dict[str, list[_T]] = {}
-    for name, item in pairs:
-        items.setdefault(name, []).append(item)
-    return {name: same[0] for name, same in items.items() if len(same) == 1}
+def _shared_parts(scope: str, name: str) -> int:
+    """Count the last parts that two paths have in common."""
+    pairs = zip(reversed(scope.split("/")), reversed(name.split("/")), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def endings(path: str) -> Iterator[str]:

@@ -31,6 +31,7 @@ from bnstat.formats.keras.config import (
     architecture_beside,
     describe,
     endings,
+    match_scopes,
     walk,
 )
 from bnstat.model import Source
@@ -194,7 +195,9 @@ def _described_layers(top: Described, weights: Sequence[_Weight]) -> Iterator[La
     """Yield a layer of the outermost model and the layers in it, with the scopes that match."""
     layers = [*walk([top])]
     scopes = _scopes(weights, [layer.own_name for layer in layers])
-    matches = _match(layers, scopes)
+    matches = match_scopes(layers, scopes, is_first_best=True)
+    _pass_to_wrapped(layers, matches)
+    _match_renamed(layers, matches, scopes)
     if not top.sublayers and not matches and len(scopes) == 1:
         [scope] = scopes
         if f"/{top.own_name}/" not in f"/{scope}":
@@ -240,41 +243,6 @@ def _scopes(weights: Iterable[_Weight], layers: Sequence[str]) -> _Scopes:
             label = label[len(scope) + 1 :] if scope else label
         scopes.setdefault(scope, {})[label] = weight.key
     return scopes
-
-
-def _match(layers: Sequence[Described], scopes: _Scopes) -> dict[int, str]:
-    """Return index of a layer -> its scope, for a layer of the outermost model and those in it.
-
-    A scope belongs to the layer with which it shares most of the last parts of the name.
-    """
-    by_name: dict[str, list[int]] = {}
-    for index, layer in enumerate(layers):
-        by_name.setdefault(layer.own_name, []).append(index)
-    matches: dict[int, str] = {}
-    longest: dict[int, int] = {}
-    for scope in scopes:
-        candidates = [
-            (_shared_parts(scope, layers[index].name), -index)
-            for ending in endings(scope)
-            for index in by_name.get(ending, ())
-        ]
-        length, negative = max(candidates, default=(0, 0))
-        if length > longest.get(-negative, 0):
-            longest[-negative] = length
-            matches[-negative] = scope
-    _pass_to_wrapped(layers, matches)
-    _match_renamed(layers, matches, scopes)
-    return matches
-
-
-def _shared_parts(scope: str, name: str) -> int:
-    """Count the last parts that two paths have in common."""
-    count = 0
-    for left, right in zip(reversed(scope.split("/")), reversed(name.split("/")), strict=False):
-        if left != right:
-            break
-        count += 1
-    return count
 
 
 def _pass_to_wrapped(layers: Sequence[Described], matches: dict[int, str]) -> None:

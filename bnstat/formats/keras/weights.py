@@ -19,9 +19,9 @@ Source: keras/src/saving/saving_lib.py, `H5IOStore` and `ShardedH5IOStore`.
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from bnstat.errors import DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Layer
@@ -32,7 +32,6 @@ from bnstat.formats.keras.config import (
     MATCHED_BY_PLACE,
     Described,
     architecture_beside,
-    match_names,
     read_json,
     walk,
 )
@@ -40,6 +39,8 @@ from bnstat.formats.keras.h5 import is_legacy
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File
 from bnstat.text import natural_key
+
+_T = TypeVar("_T")
 
 _VARS: Final = "vars"
 _OLD_LAYERS: Final = "_layer_checkpoint_dependencies"
@@ -246,10 +247,8 @@ def join(described: Sequence[Described], weights: Weights) -> tuple[Layer, ...]:
         for index, layer in enumerate(layers)
         if layer.path in known and layer.path in weights.groups
     }
-    full_names = {path: [names[path]] for path in weights.groups if names[path]}
-    match_names(matches, [layer.name for layer in layers], full_names)
-    own_names = {path: [weights.names[path]] for path in weights.groups if path in weights.names}
-    match_names(matches, [layer.own_name for layer in layers], own_names)
+    _match_names(matches, [layer.name for layer in layers], names, weights.groups)
+    _match_names(matches, [layer.own_name for layer in layers], weights.names, weights.groups)
 
     unmatched: dict[str, list[Layer]] = {}
     for path in sorted(weights.groups.keys() - set(matches.values()), key=natural_key):
@@ -267,6 +266,34 @@ def join(described: Sequence[Described], weights: Weights) -> tuple[Layer, ...]:
             joined.append(layer.with_variables(variables, path))
         joined += unmatched.pop(layer.path, [])
     return (*joined, *unmatched.get("", ()))
+
+
+def _match_names(
+    matches: dict[int, str],
+    layer_names: Sequence[str],
+    group_names: Mapping[str, str],
+    groups: Collection[str],
+) -> None:
+    """Match the other layers and groups by names that only one layer and only one group have.
+
+    Args:
+        matches: index of a layer -> path of its group; matches are added.
+        layer_names: the name of each layer.
+        group_names: path of a group -> the name of its layer, if known.
+        groups: the paths of all groups.
+    """
+    free = set(groups) - set(matches.values())
+    paths = _unique((name, path) for path in free if (name := group_names.get(path)))
+    indices = _unique((name, i) for i, name in enumerate(layer_names) if i not in matches)
+    matches.update((index, paths[name]) for name, index in indices.items() if name in paths)
+
+
+def _unique(pairs: Iterable[tuple[str, _T]]) -> dict[str, _T]:
+    """Return name -> item for the names that only one item has."""
+    items: dict[str, list[_T]] = {}
+    for name, item in pairs:
+        items.setdefault(name, []).append(item)
+    return {name: same[0] for name, same in items.items() if len(same) == 1}
 
 
 def _nearest(path: str, known: Container[str]) -> str:

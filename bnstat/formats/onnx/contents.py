@@ -45,12 +45,12 @@ _MAX_SMALL: Final = 1 << 12
 _MAX_DEPTH: Final = 50
 """Operators in a row that are evaluated."""
 
-_MAKERS: Final = frozenset({"ConstantOfShape", "Expand"})
-_PASSES: Final = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze"})
+_FILLS: Final = frozenset({"ConstantOfShape", "Expand"})
+_FORWARDS: Final = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze"})
 
 
 def evaluate(inlined: Inlined, file: File) -> None:
-    """Turn nodes that depend on constants alone into constants.
+    """Replace nodes that depend only on constants by constants.
 
     Arithmetic is evaluated only if another kind of operator takes its result, so that a
     normalization that consists of single operations keeps its form.
@@ -69,40 +69,40 @@ class _Evaluation:
     def __init__(self, inlined: Inlined, file: File) -> None:
         self._inlined = inlined
         self._file = file
-        self._known: dict[str, Array | None] = {}
+        self._results: dict[str, Array | None] = {}
         self._left = _MAX_TOTAL
 
     def targets(self) -> list[str]:
         """Return the names of the nodes whose results should become constants."""
         ops = self._inlined.ops
-        taken_by_others = {
+        other_inputs = {
             tensor for op in ops.values() if op.type not in _OPERATORS for tensor in op.inputs
         }
         return [
             op.name
             for op in ops.values()
-            if op.type in _MAKERS
-            or (op.type in _OPERATORS and op.name in taken_by_others and self._is_made(op.name))
+            if op.type in _FILLS
+            or (op.type in _OPERATORS and op.name in other_inputs and self._is_computed(op.name))
         ]
 
     def value(self, tensor: str, depth: int = 0) -> Array | None:
         """Return the numbers of a tensor; None if they depend on an input, or are too many."""
-        if tensor not in self._known:
-            self._known[tensor] = None
+        if tensor not in self._results:
+            self._results[tensor] = None
             # A node that cannot be evaluated stays a node.
             with suppress(
                 BnstatError, WireError, ValueError, TypeError, LookupError, ArithmeticError
             ):
-                self._known[tensor] = self._evaluated(tensor, depth)
-        return self._known[tensor]
+                self._results[tensor] = self._evaluated(tensor, depth)
+        return self._results[tensor]
 
-    def _is_made(self, name: str) -> bool:
+    def _is_computed(self, name: str) -> bool:
         """Return False if a node only passes on a tensor that the file stores."""
         for _ in range(_MAX_DEPTH):
             op = self._inlined.ops.get(name)
             if op is None or op.type == "Const":
                 return False
-            if op.type not in _PASSES:
+            if op.type not in _FORWARDS:
                 return True
             name = op.inputs[0] if op.inputs else ""
         return False

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bnstat.errors import DamagedError
+from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
 from bnstat.storage.local import LocalFile
 from tests.builders.memory import MemoryFile
@@ -188,6 +188,20 @@ def test_chunks_that_decompress_to_more_than_their_size(libver: str, tmp_path: P
         dataset = file.create_dataset("a", (1000,), "f4", chunks=(1000,), compression="gzip")
         dataset.id.write_direct_chunk((0,), zlib.compress(bytes(64 << 20)))
     with pytest.raises(DamagedError, match="claims chunks of 4000 bytes"):
+        read(path)
+
+
+def test_chunks_whose_size_cannot_be_checked(tmp_path: Path) -> None:
+    path = tmp_path / "m.h5"
+    with h5py.File(path, "w") as file:
+        settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        settings.set_chunk((5,))
+        settings.set_deflate()
+        settings.set_shuffle()
+        space = h5py.h5s.create_simple((5,))
+        dataset = h5py.h5d.create(file.id, b"a", h5py.h5t.NATIVE_FLOAT, space, settings)
+        dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.zeros(5, np.float32))
+    with pytest.raises(UnsupportedError, match="unusual order"):
         read(path)
 
 

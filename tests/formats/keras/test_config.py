@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from bnstat.formats.keras.config import describe, layer_from_config, snake_case, walk
+from bnstat.formats.keras.config import (
+    describe,
+    layer_from_config,
+    match_scopes,
+    snake_case,
+    walk,
+)
 
 
 def layer(class_name: str, name: str, **config: object) -> dict[str, Any]:
@@ -142,3 +148,26 @@ def test_inputs_of_layers() -> None:
         "s/p": [],
         "s/q": ["s/p"],
     }
+
+
+@pytest.mark.parametrize(
+    ("scopes", "expected"),
+    [
+        (["a/bn", "b/bn", "c"], {"a/bn": "a/bn", "b/bn": "b/bn", "c": "c"}),
+        (["net/a/bn", "net/b/bn", "x/c"], {"a/bn": "net/a/bn", "b/bn": "net/b/bn", "c": "x/c"}),
+        (["a/bn", "other/bn"], {"a/bn": "a/bn"}),
+        (["bn", "c", "x/c"], {"c": "c"}),
+        (["x/c", "y/c"], {}),
+    ],
+)
+def test_layers_match_the_scopes_that_are_certain(
+    scopes: list[str], expected: dict[str, str]
+) -> None:
+    network = model(
+        model(layer("BatchNormalization", "bn"), name="a"),
+        model(layer("BatchNormalization", "bn"), name="b"),
+        layer("BatchNormalization", "c"),
+    )
+    layers = [*walk(describe(network, "file"))]
+    matches = match_scopes(layers, scopes)
+    assert {layers[index].name: scope for index, scope in matches.items()} == expected

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import random
 import zipfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ import h5py
 import pytest
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError
-from tests.builders.effort import bounded
 from tests.formats.keras.files import batch_norms, contents_of, recognised_by
 from tests.formats.keras.small import (
     LAYER,
@@ -66,25 +63,6 @@ def test_cut_short_at_any_length(
         cut.write_bytes(data[:length])
         with pytest.raises(DamagedError):
             contents_of(cut)
-
-
-@pytest.mark.slow
-@WRITERS
-def test_any_byte_may_be_wrong(write: Callable[[Path], Path], suffix: str, tmp_path: Path) -> None:
-    path = write(tmp_path / f"m{suffix}")
-    data = path.read_bytes()
-    wrong = tmp_path / f"wrong{suffix}"
-    rng = random.Random(0)
-    filled = [at for at, byte in enumerate(data) if byte]
-    with bounded():
-        for _ in range(300):
-            damaged = bytearray(data)
-            for at in rng.sample(filled, rng.choice((1, 1, 4))):
-                damaged[at] = rng.choice((0, 1, 0x7F, 0xFF, damaged[at] ^ 1 << rng.randrange(8)))
-            wrong.write_bytes(damaged)
-            with suppress(BnstatError):
-                if recognised_by(wrong):
-                    read_all(wrong)
 
 
 def test_a_configuration_nested_too_deep_is_refused(tmp_path: Path) -> None:

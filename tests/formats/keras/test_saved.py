@@ -214,7 +214,7 @@ def test_layers_inside_custom_layers(suffix: str, tmp_path: Path) -> None:
     layers = {f"block/{name}": layer for name, layer in block.all().items()} | {"after": after}
     randomize(layers)
     if suffix == ".h5":
-        # Names are those of the variables here, which include fewer of the parents.
+        # Here, layers have the names of their variables, which include fewer of the parents.
         layers = {layer.gamma.path.rpartition("/")[0]: layer for layer in layers.values()}
     path = save(model, tmp_path, suffix)
     assert_same(path, layers, configured=False)

@@ -60,7 +60,7 @@ def test_training_form_of_five_outputs(tmp_path: Path) -> None:
 
 
 def test_defaults_of_the_operator(tmp_path: Path) -> None:
-    """The default of epsilon always applies, that of momentum only if the node trains."""
+    """The default of epsilon always applies, the default of momentum only if the node trains."""
     for mode, momentum in ((0, None), (1, 0.9)):
         outputs = ["y", "mean", "var"] if mode else ["y"]
         node = norm("x", "bn", outputs, **({"training_mode": 1} if mode else {}))

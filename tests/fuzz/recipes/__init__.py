@@ -1,4 +1,4 @@
-"""Which mutations each format's seeds get."""
+"""The mutations of each format."""
 
 from __future__ import annotations
 
@@ -25,64 +25,64 @@ from tests.fuzz.seeds import Seed
 
 
 def make(rng: Random, seed: Seed) -> tuple[Seed, bool]:
-    """A case: a seed with one to three mutations of its format.
+    """Apply one to three mutations of its format to a seed.
 
     Returns:
-        The case, and whether checksums cover all that was changed: then bnstat must refuse it,
-        or answer as for the seed.
+        The case, and True if checksums cover every change, so that bnstat must refuse the case or
+        give the same output as for the seed.
     """
     if seed.format == "bundle" and rng.random() < 0.15:
         return any_file(rng, seed, mutate.some_bytes), True
-    # The HDF5 library is not let near what is damaged already: it could end this process.
+    # The HDF5 library must not read a file that is already damaged: it could end this process.
     count = 1 if seed.format in ("hdf5", "keras", "json") else rng.choice((1, 1, 1, 2, 3))
     for recipe in rng.choices(RECIPES[seed.format], k=count):
         try:
             seed = recipe(rng, seed)
         except _UNREADABLE:
             seed = raw_bytes(rng, seed)
-    within = {name: data[:_LONGEST] for name, data in seed.files.items()}
-    return replace(seed, files=within), False
+    shortened = {name: data[:_LONGEST] for name, data in seed.files.items()}
+    return replace(seed, files=shortened), False
 
 
 _LONGEST: Final = 2 << 20
-"""Bytes of a case's file: that an honest file of hundreds of megabytes takes its time is fine."""
+"""Bytes of a file; files of hundreds of megabytes may take long even if they are valid."""
 
 
 _UNREADABLE: Final = (
     ValueError, LookupError, ArithmeticError, TypeError, OSError, EOFError, RuntimeError,
     NotImplementedError, MemoryError, zlib.error, zipfile.BadZipFile,
 )  # fmt: skip
-"""What taking a file apart can raise that an earlier mutation has damaged."""
+"""The errors of parsing a file that an earlier mutation has damaged."""
 
 
 def state_text(rng: Random, seed: Seed) -> Seed:
-    """The file `checkpoint`."""
+    """Change the file `checkpoint`."""
     return any_file(rng, seed, mutate.text, "checkpoint")
 
 
 def json_file(rng: Random, seed: Seed) -> Seed:
-    """The index of sharded weights."""
+    """Change the index of sharded weights."""
     return any_file(rng, seed, mutate.json_text, ".json")
 
 
 def orbax_json(rng: Random, seed: Seed) -> Seed:
-    """What describes a tree, or one of its arrays."""
+    """Change the description of a tree or of one of its arrays."""
     ending = rng.choice(("_METADATA", ".zarray", "zarr.json"))
     return any_file(rng, seed, mutate.json_text, ending)
 
 
 def safetensors_header(rng: Random, seed: Seed) -> Seed:
-    """The header, with its length right."""
+    """Change the header, with a correct length."""
     return any_file(rng, seed, pickles.safetensors_header)
 
 
 def pickle_instructions(rng: Random, seed: Seed) -> Seed:
-    """The instructions of PyTorch's pickles."""
+    """Change the instructions of PyTorch's pickles."""
     return any_file(rng, seed, pickles.pickle_instructions)
 
 
 def alone_instructions(rng: Random, seed: Seed) -> Seed:
-    """The instructions of a pickle that is a file."""
+    """Change the instructions of a file that is a pickle."""
     return any_file(rng, seed, pickles.instructions)
 
 
@@ -113,6 +113,6 @@ RECIPES: Final[dict[str, tuple[Recipe, ...]]] = {
     "orbax": (orbax_json, orbax_json, files, raw_bytes, raw_bytes),
     "pytorch": (pickle_instructions, pickle_instructions, zip_structure, raw_bytes),
 }
-"""Format -> its mutations, as often as they shall be chosen."""
+"""Format -> its mutations; repeated ones are more likely."""
 
 FORMATS: Final = tuple(RECIPES)

@@ -1,4 +1,4 @@
-"""Zip, tar, Keras archives."""
+"""Zip and tar archives, and Keras archives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.fuzz.seeds import Seed
 
 
 def keras_members(rng: Random, seed: Seed) -> Seed:
-    """A member of a `.keras` mutated as its own format is, in a sound zip."""
+    """Change a member of a `.keras` by a mutation of its own format, in a valid zip."""
 
     def change(rng: Random, data: bytes) -> bytes:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -34,7 +34,7 @@ def keras_members(rng: Random, seed: Seed) -> Seed:
 
 
 def npz_members(rng: Random, seed: Seed) -> Seed:
-    """Bytes of an array's file, of its header above all, in a sound zip."""
+    """Change bytes of an array's file, mostly in its header, in a valid zip."""
 
     def change(rng: Random, data: bytes) -> bytes:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -49,7 +49,7 @@ def npz_members(rng: Random, seed: Seed) -> Seed:
 
 
 def zip_structure(rng: Random, seed: Seed) -> Seed:
-    """Bytes of a zip's headers or of its table of contents."""
+    """Change bytes of a zip's headers or of its directory."""
 
     def change(rng: Random, data: bytes) -> bytes:
         places = []
@@ -69,7 +69,7 @@ def zip_structure(rng: Random, seed: Seed) -> Seed:
 
 
 def tar_headers(rng: Random, seed: Seed) -> Seed:
-    """Bytes of a tar's headers, their checksums right."""
+    """Change bytes of a tar's headers, with correct checksums."""
     import gzip
 
     name = sorted(seed.files)[0]

@@ -1,4 +1,4 @@
-"""What is done to a file of any format."""
+"""Mutations of files of any format."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def any_file(
 
 
 def raw_bytes(rng: Random, seed: Seed) -> Seed:
-    """Bytes of any file."""
+    """Change bytes of any file."""
     return any_file(rng, seed, mutate.some_bytes)
 
 
 def files(rng: Random, seed: Seed) -> Seed:
-    """Files lost, emptied, swapped or doubled."""
+    """Remove, empty, swap or double files."""
     changed = dict(seed.files)
     name, other = rng.choice(sorted(changed)), rng.choice(sorted(changed))
     choice = rng.randrange(5)

@@ -11,7 +11,7 @@ from tests.fuzz.wire import Field
 
 
 def protobuf(rng: Random, seed: Seed) -> Seed:
-    """A field of a `.pb`, `.meta` or `.onnx`, however deep, or JSON in one."""
+    """Change a field of a `.pb`, `.meta` or `.onnx` at any depth, or JSON in one."""
     endings = [end for end in (".pb", ".meta", ".onnx") if any(n.endswith(end) for n in seed.files)]
     ending = rng.choice(endings) if endings else ".pb"
     return any_file(rng, seed, lambda rng, data: mutate.protobuf(rng, data, _leaf), ending)
@@ -23,7 +23,7 @@ def _leaf(rng: Random, value: bytes) -> bytes:
 
 
 def graph_wiring(rng: Random, seed: Seed) -> Seed:
-    """Words of a graph swapped for others of it: inputs, functions, ops, names."""
+    """Swap texts of a graph: inputs, functions, ops, names."""
     ending = {"graph-beside": ".meta", "onnx": ".onnx"}.get(seed.format, ".pb")
 
     def change(rng: Random, data: bytes) -> bytes:
@@ -39,7 +39,7 @@ def graph_wiring(rng: Random, seed: Seed) -> Seed:
 
 
 def _collect(message: bytes, words: list[bytes], depth: int) -> None:
-    """Short texts anywhere in a message."""
+    """Return short texts anywhere in a message."""
     try:
         fields = wire.parse(message)
     except ValueError:
@@ -53,7 +53,7 @@ def _collect(message: bytes, words: list[bytes], depth: int) -> None:
 
 
 def _swap(rng: Random, message: bytes, old: bytes, new: bytes) -> bytes:
-    """`new` for one `old`, with all lengths around it right."""
+    """Replace one `old` by `new`, with correct lengths around it."""
     fields = wire.parse(message)
     places = [
         index

@@ -1,4 +1,4 @@
-"""HDF5, byte by byte and by what its library writes."""
+"""HDF5 files, changed byte by byte or by HDF5's library."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.fuzz.seeds import Seed
 
 
 def hdf5_bytes(rng: Random, seed: Seed) -> Seed:
-    """Bytes of the file in place, most of them in its structures."""
+    """Change bytes in place, mostly in structures."""
     return any_file(rng, seed, _structure_bytes, "5")
 
 
@@ -26,24 +26,24 @@ def _structure_bytes(rng: Random, data: bytes) -> bytes:
     choice = rng.random()
     if choice < 0.15:
         return mutate.some_bytes(rng, data)
-    places = []
+    offsets = []
     for signature in _STRUCTURES:
         at = data.find(signature)
-        while at >= 0 and len(places) < 2000:
-            places.append(at)
+        while at >= 0 and len(offsets) < 2000:
+            offsets.append(at)
             at = data.find(signature, at + 4)
-    if not places or choice < 0.5:
+    if not offsets or choice < 0.5:
         window = min(len(data), 8192)
         start = rng.choice((0, 0, rng.randrange(max(1, len(data) - window))))
     else:
-        window, start = 256, max(0, rng.choice(places) - rng.choice((0, 0, 128)))
+        window, start = 256, max(0, rng.choice(offsets) - rng.choice((0, 0, 128)))
     piece = data[start : start + window]
     changed = rng.choice(mutate.IN_PLACE)(rng, piece)
     return data[:start] + changed[: len(piece)].ljust(len(piece), b"\0") + data[start + window :]
 
 
 def hdf5_objects(rng: Random, seed: Seed) -> Seed:
-    """Attributes and datasets of other content, shape and type, written by the library."""
+    """Write attributes and datasets of other contents, shapes and types by the library."""
     name = next((name for name in sorted(seed.files) if name.endswith("5")), None)
     if name is None:
         return seed
@@ -57,10 +57,10 @@ def _change_objects(rng: Random, file: Any) -> None:
     paths: list[str] = ["/"]
     file.visit(paths.append)
     path = rng.choice(paths)
-    found = file[path]
-    if found.attrs and rng.random() < 0.6:
-        _change_attribute(rng, found.attrs)
-    elif isinstance(found, h5py.Dataset):
+    item = file[path]
+    if item.attrs and rng.random() < 0.6:
+        _change_attribute(rng, item.attrs)
+    elif isinstance(item, h5py.Dataset):
         del file[path]
         _write_dataset(rng, file, path)
     elif rng.random() < 0.5:

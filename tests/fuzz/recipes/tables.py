@@ -32,7 +32,7 @@ def _in_table(
 
 
 def entry_message(rng: Random, seed: Seed) -> Seed:
-    """A field of an entry's message."""
+    """Change a field of an entry's message."""
 
     def change(rng: Random, entries: list[tuple[bytes, bytes]]) -> None:
         if entries:
@@ -44,7 +44,7 @@ def entry_message(rng: Random, seed: Seed) -> Seed:
 
 
 def entry_numbers(rng: Random, seed: Seed) -> Seed:
-    """Shape, shard, offset or size of an entry: any number at all."""
+    """Set the shape, shard, offset or size of an entry to any number."""
 
     def change(rng: Random, entries: list[tuple[bytes, bytes]]) -> None:
         at = rng.randrange(len(entries)) if entries else 0
@@ -62,7 +62,7 @@ def entry_numbers(rng: Random, seed: Seed) -> Seed:
 
 
 def keys(rng: Random, seed: Seed) -> Seed:
-    """Keys renamed, doubled, lost, swapped; a thousand more."""
+    """Rename, double, remove or swap keys, or add a thousand."""
 
     def change(rng: Random, entries: list[tuple[bytes, bytes]]) -> None:
         if not entries:
@@ -87,7 +87,7 @@ def keys(rng: Random, seed: Seed) -> Seed:
 
 
 def block_contents(rng: Random, seed: Seed) -> Seed:
-    """The bytes of a block, its checksum right."""
+    """Change the bytes of a block, with a correct checksum."""
     name = _table_of(seed)
     if name is None:
         return raw_bytes(rng, seed)
@@ -111,14 +111,14 @@ def block_contents(rng: Random, seed: Seed) -> Seed:
 
 
 def _one_block(contents: bytes, kind: int) -> bytes:
-    """A table of a single block of another kind."""
+    """Return a table of a single block of another kind."""
     whole = wire.table([(b"\xff", contents)])
     block = wire.block(contents, kind)
     return block + whole[len(block) :]
 
 
 def _snappy(contents: bytes) -> bytes:
-    """Contents as a snappy block, of one literal and one copy of its last byte."""
+    """Return contents as a snappy block: one literal, and one copy of its last byte."""
     length = len(contents) - (contents[-1:] == contents[-2:-1])
     literal = bytes([62 << 2]) + (length - 1).to_bytes(3, "little")
     copy = bytes([2, 1, 0]) * (len(contents) - length)
@@ -126,7 +126,7 @@ def _snappy(contents: bytes) -> bytes:
 
 
 def tensor_bytes(rng: Random, seed: Seed) -> Seed:
-    """The bytes of a tensor, its checksum right."""
+    """Change the bytes of a tensor, with a correct checksum."""
     data = next((name for name in sorted(seed.files) if ".data-00000" in name), None)
     if data is None:
         return raw_bytes(rng, seed)
@@ -176,7 +176,7 @@ def _string_crc(raw: bytes) -> int:
 
 
 def table_bytes(rng: Random, seed: Seed) -> Seed:
-    """The footer, or any byte of the table."""
+    """Change the footer, or any byte of the table."""
     name = _table_of(seed)
     if name is None:
         return raw_bytes(rng, seed)
