@@ -47,9 +47,6 @@ _NUMBERED_VARIABLE: Final = re.compile(r".*/vars/\d+", re.DOTALL)
 _NUMBERED_LAYER: Final = re.compile(r"(?:layer-)?(\d{1,9})")
 """The name under which an object graph has the layers of a model, in the order of the network."""
 
-_ROOTS: Final = ("", "model_weights/")
-"""The groups of a Keras file that hold the groups of layers."""
-
 _PASSES_BIASES: Final = re.compile(
     r"(Global)?(Max|Average)Pool(ing)?[123]D|UpSampling[123]D|LeakyReLU"
 )
@@ -173,7 +170,7 @@ class _Search:
             if before is None or not _adds_bias_last(before) or not _has_axis_of(norm, before):
                 continue
             is_repeated = is_reshaped and before.class_name == "Dense"
-            key = self._only_bias(self._keys_of(before), norm, is_repeated=is_repeated)
+            key = self._only_bias(before.variables.values(), norm, is_repeated)
             if key is not None:
                 is_free = _is_free(before.config) and _starts_even(layer.config)
                 yield norm.name, key, is_free and not is_leaky and not _is_leaky(before)
@@ -258,13 +255,6 @@ class _Search:
         """Return the only layer that has variables among these."""
         owners = {id(self._owners[key]): self._owners[key] for key in keys if key in self._owners}
         return next(iter(owners.values())) if len(owners) == 1 else None
-
-    def _keys_of(self, layer: Layer) -> Sequence[str]:
-        """Return the keys of a layer's variables, also in groups that have not been opened yet."""
-        if layer.variables:
-            return [*layer.variables.values()]
-        groups = tuple(f"{root}{layer.key}/" for root in _ROOTS)
-        return [key for key in self._contents.variables if key.startswith(groups)]
 
     def _only_bias(
         self, keys: Collection[str], norm: BatchNorm, is_repeated: bool = False
