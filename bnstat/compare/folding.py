@@ -104,8 +104,11 @@ def find_folded(
     Raises:
         BnstatError: a tensor of one of the models cannot be read.
     """
-    known = [(layer, effects.of(layer)) for layer in (*layers, *doubtful)]
-    pairs = [(layer, effect) for layer, effect in known if effect is not None]
+    pairs = [
+        (layer, effect)
+        for layer in (*layers, *doubtful)
+        if (effect := effects.of(layer)) is not None
+    ]
     sizes = {effect.scale.size for _, effect in pairs}
     if not sizes or not own.stored or not other.stored:
         return []
@@ -198,9 +201,9 @@ class _Search:
         ends = self._mine.vectors(weights.shape[1])
         for before, old in product((None, *self._mine.vectors(len(weights))), (None, *ends)):
             scaled = effect.scale * numbers_of(before, len(weights))
-            held = numbers_of(old, weights.shape[1])
-            terms = (effect.terms + np.abs(scaled)) @ np.abs(weights) + np.abs(held)
-            expected = (effect.shift + scaled) @ weights + held
+            bias = numbers_of(old, weights.shape[1])
+            terms = (effect.terms + np.abs(scaled)) @ np.abs(weights) + np.abs(bias)
+            expected = (effect.shift + scaled) @ weights + bias
             for vector in self._near(expected, self._tolerance * terms):
                 yield vector, True
 

@@ -80,33 +80,34 @@ class Tensors:
 
     def __init__(self, model: Model, sizes: Iterable[int]) -> None:
         wanted = set(sizes)
-        held = [
+        tensors = [
             variable
             for key, variable in model.stored.items()
             if key not in model.claimed and variable.dtype in _FLOATS
         ]
-        self._lines = [each for each in held if len(squeezed(each.shape)) <= 1]
+        self._lines = [tensor for tensor in tensors if len(squeezed(tensor.shape)) <= 1]
         self.weights = [
-            each
-            for each in held
-            if 2 <= len(squeezed(each.shape)) <= _MOST_AXES
-            and prod(each.shape) <= _LARGEST
-            and any(wanted.intersection(shape) for shape in _shapes(each))
+            tensor
+            for tensor in tensors
+            if 2 <= len(squeezed(tensor.shape)) <= _MOST_AXES
+            and prod(tensor.shape) <= _LARGEST
+            and any(wanted.intersection(shape) for shape in _shapes(tensor))
         ]
-        fetch((*(each for each in self._lines if prod(each.shape) in wanted), *self.weights))
+        lines = [line for line in self._lines if prod(line.shape) in wanted]
+        fetch([*lines, *self.weights])
         self._vectors: dict[int, list[Vector]] = {}
         self._kept: dict[str, Floats] = {}
         self._room = _MOST_KEPT
         self._spreads: dict[tuple[str, tuple[int, ...], int], Floats] = {}
         self._views: dict[int, list[View]] = {}
-        for each in self.weights:
-            for view in self._views_of(each, wanted):
+        for weights in self.weights:
+            for view in self._views_of(weights, wanted):
                 self._views.setdefault(view.norms.size, []).append(view)
 
     def vectors(self, size: int) -> Sequence[Vector]:
         """Return all vectors with this number of elements."""
         if size not in self._vectors:
-            lines = [each for each in self._lines if prod(each.shape) == size]
+            lines = [line for line in self._lines if prod(line.shape) == size]
             fetch(lines)
             self._vectors[size] = []
             for line in lines:
@@ -153,10 +154,10 @@ class Tensors:
         if _is_coarse(array, doubt):
             return
         for shape in _shapes(weights):
-            norms, doubts = (each.reshape(shape) ** 2 for each in (array, doubt))
+            squares, doubts = array.reshape(shape) ** 2, doubt.reshape(shape) ** 2
             for axis in (axis for axis, size in enumerate(shape) if size in sizes):
-                others = tuple(each for each in range(len(shape)) if each != axis)
-                sums = (np.sqrt(each.sum(axis=others)) for each in (norms, doubts))
+                others = tuple(other for other in range(len(shape)) if other != axis)
+                sums = np.sqrt(squares.sum(axis=others)), np.sqrt(doubts.sum(axis=others))
                 yield View(weights, shape, axis, *sums)
 
 

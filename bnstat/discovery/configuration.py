@@ -319,7 +319,7 @@ def find_misfit(contents: Contents) -> str | None:
     }
 
     def is_inside_unlisted(place: str) -> bool:
-        around = next((each for each in _places_around(place) if each in lists_layers), None)
+        around = next((outer for outer in _places_around(place) if outer in lists_layers), None)
         return around is not None and not lists_layers[around]
 
     for layer in contents.layers:
