@@ -34,8 +34,10 @@ _MOST_TRIED: Final = 100
 """Pairs of a scale and a shift that are compared with one layer."""
 
 _NEAR: Final = 1e-3
+"""The largest relative distance of an implied mean from the layer's."""
+
 _SHARE: Final = 0.5
-"""The largest distance of an implied mean, and the smallest share of channels with such a mean."""
+"""The smallest share of channels with such a mean."""
 
 _COMMON: Final = 1 << 12
 """Numbers of so few binary digits may be equal by chance."""

@@ -219,7 +219,7 @@ def _numbered(layer: Layer, variables: Mapping[str, Variable]) -> Sighting | Non
 
 
 def _has_negative_variance(variables: Sequence[Variable]) -> bool:
-    """Return True if the variance, in case these variables are batch norm's, is negative."""
+    """Return True if the variable at the position of the variance has a negative number."""
     renorm = len(_RENORM) if len(variables) > 4 else 0
     try:
         variance = variables[len(variables) - renorm - 1].read()

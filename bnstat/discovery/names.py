@@ -1,4 +1,4 @@
-"""Batch norm by the names of variables, for files without structure and what structure leaves out.
+"""Batch norm by the names of variables, for files and layers without a record of the structure.
 
 A moving variance whose name has an ending of a scheme starts a layer. Its scope and the scheme
 give the names of the layer's other variables.

@@ -53,7 +53,7 @@ _PASSES_BIASES: Final = re.compile(
 """Classes of Keras whose output contains a number that is added to a whole channel."""
 
 _MOST_BETWEEN: Final = 10
-"""The number of such layers between a convolution and a normalization."""
+"""How many layers are followed from a normalization back to a convolution."""
 
 _SQUARES: Final = ("v", "velocity", "rms", "adam_1", "adam_v")
 _AVERAGES: Final = ("m", "momentum", "adam", "adam_m")
