@@ -165,8 +165,8 @@ class Recorder:
     def history(self) -> History:
         """Return the history so far.
 
-        A checkpoint that lacks a layer has NaN there. The newest checkpoint's layers come first, in
-        its order.
+        A checkpoint that lacks a layer has NaN there. The layers of the newest checkpoint come
+        first, in the same order.
         """
         newest_first = [key for layout, _ in reversed(self._rows) for key in layout.shapes]
         indices = {key: index for index, key in enumerate(dict.fromkeys(newest_first))}
