@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 from typing import Final
 
 import numpy as np
@@ -164,8 +165,8 @@ class Recorder:
     def history(self) -> History:
         """Return the history so far.
 
-        A checkpoint that lacks a layer has NaN there. The newest checkpoint's layers come first, in
-        its order.
+        A checkpoint that lacks a layer has NaN there. The layers of the newest checkpoint come
+        first, in the same order.
         """
         newest_first = [key for layout, _ in reversed(self._rows) for key in layout.shapes]
         indices = {key: index for index, key in enumerate(dict.fromkeys(newest_first))}
@@ -190,8 +191,10 @@ class Recorder:
             still |= (values == former) | (np.isnan(values) & np.isnan(former))
             movement = np.where(finite, movement, 0)
         self._movement = movement
-        known = [self._layout.shapes.get(key) == shape for key, shape in layout.shapes.items()]
-        unmoved = layout.all(still) & np.array(known, bool)
+        unmoved = layout.all(still)
+        if layout is not self._layout:
+            known = [self._layout.shapes.get(key) == shape for key, shape in layout.shapes.items()]
+            unmoved &= np.array(known, bool)
         squares = layout.sums(movement * movement)
         rms = np.sqrt(squares / layout.counts(finite))
         turn = layout.sums(movement * last) / np.sqrt(squares * layout.sums(last * last))
@@ -209,7 +212,7 @@ class _Layout:
 
     def __init__(self, shapes: Mapping[Key, tuple[int, ...]]) -> None:
         self.shapes = shapes
-        self.sizes = np.array([np.prod(shape) for shape in shapes.values()], np.intp)
+        self.sizes = np.array([prod(shape) for shape in shapes.values()], np.intp)
         self.starts = np.cumsum(self.sizes) - self.sizes
 
     def fit(self, values: Floats, other: _Layout, missing: float) -> Floats:

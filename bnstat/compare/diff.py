@@ -302,9 +302,14 @@ def _layer_change(
     epsilons = effects.epsilon(old), effects.epsilon(new)
     # A graph stores settings as float32, a configuration as float64.
     settings = tuple(
-        SettingChange(name, one, other)
-        for name, one, other in (("epsilon", *epsilons), ("momentum", old.momentum, new.momentum))
-        if one is not None and other is not None and not math.isclose(one, other, rel_tol=1e-6)
+        SettingChange(name, before, after)
+        for name, before, after in (
+            ("epsilon", *epsilons),
+            ("momentum", old.momentum, new.momentum),
+        )
+        if before is not None
+        and after is not None
+        and not math.isclose(before, after, rel_tol=1e-6)
     )
     are_equal = all(role.equal for role in roles)
     verdict, causes = _judge(old, new, settings, are_equal, effects)

@@ -17,38 +17,53 @@ cause.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice, product
-from math import prod
-from typing import Final, Literal
+from itertools import islice, permutations, product
+from math import isqrt, prod
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
 from bnstat.compare.causes import Cause, value_causes
 from bnstat.compare.effects import Effect, Effects, Floats, close, values_of, within
-from bnstat.compare.weights import (
-    Reordering,
-    Rounding,
-    Tensors,
-    Vector,
-    View,
-    numbers_of,
-    reorderings,
-    rounding_of,
-)
-from bnstat.model import BatchNorm, Model, Variable
+from bnstat.model import BatchNorm, Model, Variable, as_float64, fetch, squeezed
 
 _MOST_TRIED: Final = 100
 """Pairs of a scale and a shift that are compared with one layer."""
 
 _NEAR: Final = 1e-3
+"""The largest relative distance of an implied mean from the layer's."""
+
 _SHARE: Final = 0.5
-"""The largest distance of an implied mean, and the smallest share of channels with such a mean."""
+"""The smallest share of channels with such a mean."""
 
 _COMMON: Final = 1 << 12
 """Numbers of so few binary digits may be equal by chance."""
+
+_FLOATS: Final = ("float16", "bfloat16", "float32", "float64")
+_MOST_AXES: Final = 5
+_LARGEST: Final = 1 << 28
+"""Elements of weights that are compared; the largest dense layers have fewer."""
+
+_MOST_KEPT: Final = 1 << 24
+"""Elements of weights that are kept in memory for further comparisons."""
+
+Rounding = Literal["quantized", "float16", "bfloat16"]
+"""How the numbers of a tensor were rounded when it was stored."""
+
+_ROUNDINGS: Final[Mapping[str, tuple[Rounding, float, float]]] = {
+    "float16": ("float16", 2.0**-11, 2.0**-25),
+    "bfloat16": ("bfloat16", 2.0**-8, 0.0),
+}
+"""The largest change by rounding to a dtype: relative, and absolute for the smallest numbers."""
+
+_COARSEST: Final = 1 / 8
+"""Tensors whose rounding exceeds this part of their largest number prove nothing."""
+
+_Reordering = Callable[[Floats], Floats]
+"""Changes the order of the axes of an array."""
 
 Side = Literal["old", "new"]
 
@@ -104,12 +119,15 @@ def find_folded(
     Raises:
         BnstatError: a tensor of one of the models cannot be read.
     """
-    known = [(layer, effects.of(layer)) for layer in (*layers, *doubtful)]
-    pairs = [(layer, effect) for layer, effect in known if effect is not None]
+    pairs = [
+        (layer, effect)
+        for layer in (*layers, *doubtful)
+        if (effect := effects.of(layer)) is not None
+    ]
     sizes = {effect.scale.size for _, effect in pairs}
     if not sizes or not own.stored or not other.stored:
         return []
-    search = _Search(Tensors(own, sizes), Tensors(other, sizes), side, effects)
+    search = _Search(_Tensors(own, sizes), _Tensors(other, sizes), side, effects)
     result: list[Folded] = []
     unproven: list[BatchNorm] = []
     taken: set[str] = set()
@@ -130,6 +148,44 @@ def find_folded(
     return result
 
 
+class _Vector(NamedTuple):
+    """A number for each channel.
+
+    Attributes:
+        key: its key in the file.
+        values: the numbers.
+        doubt: the largest change of each number by rounding.
+        rounding: how it was rounded, if it was.
+    """
+
+    key: str
+    values: Floats
+    doubt: Floats
+    rounding: Rounding | None
+
+
+class _View(NamedTuple):
+    """Weights, and one of their axes that may be the channels.
+
+    Attributes:
+        weights: the weights.
+        shape: without axes of size 1. The last two axes of a depthwise kernel may be merged.
+        axis: the channels' axis in `shape`.
+        norms: the Euclidean norm of each channel, which does not depend on the order of axes.
+        doubts: the largest change of each norm by rounding.
+    """
+
+    weights: Variable
+    shape: tuple[int, ...]
+    axis: int
+    norms: Floats
+    doubts: Floats
+
+    def channels_first(self, array: Floats) -> Floats:
+        """Return an array of the weights with the channels' axis before the others."""
+        return np.moveaxis(array.reshape(self.shape), self.axis, 0)
+
+
 Shift = tuple[str | None, Floats]
 """The key of a bias, and the shift in it."""
 
@@ -144,13 +200,13 @@ class _Search:
         effects: the effects of layers.
     """
 
-    def __init__(self, mine: Tensors, theirs: Tensors, side: Side, effects: Effects) -> None:
+    def __init__(self, mine: _Tensors, theirs: _Tensors, side: Side, effects: Effects) -> None:
         self._mine = mine
         self._theirs = theirs
         self._side: Side = side
         self._effects = effects
         self._tolerance = effects.tolerance
-        self._multiples: dict[int, list[tuple[View, View, Floats]]] = {}
+        self._multiples: dict[int, list[tuple[_View, _View, Floats]]] = {}
 
     def proofs(self, name: str, effect: Effect) -> Iterator[Folded]:
         """Yield everything that a layer of this effect can have been folded into."""
@@ -158,7 +214,7 @@ class _Search:
         for view in self._mine.views(effect.scale.size):
             for into in self._scaled(effect.scale, view):
                 for bias, _ in islice(biases or self._biases_of_next(effect, view), 1):
-                    rounding = rounding_of(into.weights) or rounding_of(view.weights)
+                    rounding = _rounding_of(into.weights) or _rounding_of(view.weights)
                     if rounding is None and bias is not None:
                         rounding = bias.rounding
                     bias_key = bias.key if bias else None
@@ -175,11 +231,11 @@ class _Search:
                     rounding = vector.rounding or bias.rounding
                     yield Folded(name, self._side, None, vector.key, bias.key, rounding)
 
-    def _biases(self, effect: Effect) -> Iterator[tuple[Vector | None, bool]]:
+    def _biases(self, effect: Effect) -> Iterator[tuple[_Vector | None, bool]]:
         """Yield the biases that are the shift, with True if they contain a scaled bias as well."""
         size = effect.scale.size
         for old in (None, *self._mine.vectors(size)):
-            scaled = effect.scale * numbers_of(old, size)
+            scaled = effect.scale * _numbers_of(old, size)
             doubt = np.abs(effect.scale) * (old.doubt if old else 0)
             distance = self._tolerance * (effect.terms + np.abs(scaled)) + doubt
             for vector in self._near(effect.shift + scaled, distance):
@@ -187,7 +243,7 @@ class _Search:
         if (np.abs(effect.shift) <= self._tolerance * effect.terms).all():
             yield None, False
 
-    def _biases_of_next(self, effect: Effect, view: View) -> Iterator[tuple[Vector | None, bool]]:
+    def _biases_of_next(self, effect: Effect, view: _View) -> Iterator[tuple[_Vector | None, bool]]:
         """Yield the same for weights right after the layer, whose inputs are its channels.
 
         They may contain the bias before the layer as well.
@@ -197,19 +253,19 @@ class _Search:
         weights = view.channels_first(self._mine.array(view.weights))
         ends = self._mine.vectors(weights.shape[1])
         for before, old in product((None, *self._mine.vectors(len(weights))), (None, *ends)):
-            scaled = effect.scale * numbers_of(before, len(weights))
-            held = numbers_of(old, weights.shape[1])
-            terms = (effect.terms + np.abs(scaled)) @ np.abs(weights) + np.abs(held)
-            expected = (effect.shift + scaled) @ weights + held
+            scaled = effect.scale * _numbers_of(before, len(weights))
+            bias = _numbers_of(old, weights.shape[1])
+            terms = (effect.terms + np.abs(scaled)) @ np.abs(weights) + np.abs(bias)
+            expected = (effect.shift + scaled) @ weights + bias
             for vector in self._near(expected, self._tolerance * terms):
                 yield vector, True
 
-    def _near(self, expected: Floats, distance: Floats) -> Iterator[Vector]:
+    def _near(self, expected: Floats, distance: Floats) -> Iterator[_Vector]:
         for vector in self._theirs.vectors(expected.size):
             if within(vector.values, expected, distance + vector.doubt).all():
                 yield vector
 
-    def _scaled(self, scale: Floats, view: View) -> Iterator[View]:
+    def _scaled(self, scale: Floats, view: _View) -> Iterator[_View]:
         """Yield the weights that equal a view times the scale, in any order of the axes."""
         size = np.abs(scale)
         expected, doubts = size * view.norms, size * view.doubts
@@ -226,7 +282,7 @@ class _Search:
             if np.all(is_near) and self._is_product(scale, view, into):
                 yield into
 
-    def _is_product(self, scale: Floats, view: View, into: View) -> bool:
+    def _is_product(self, scale: Floats, view: _View, into: _View) -> bool:
         """Return True if weights equal a view times the scale, in some order of the axes."""
         factor = scale.reshape(-1, *[1] * (len(view.shape) - 1))
         scaled = view.channels_first(self._mine.array(view.weights)) * factor
@@ -234,7 +290,7 @@ class _Search:
         weights = into.channels_first(self._theirs.array(into.weights))
         roundings = into.channels_first(self._theirs.doubt(into.weights))
 
-        def agree(reorder: Reordering, channels: slice) -> bool:
+        def agree(reorder: _Reordering, channels: slice) -> bool:
             other = reorder(weights)[channels]
             distance = self._tolerance * _larger(scaled[channels], other)
             distance += doubt[channels] + reorder(roundings)[channels]
@@ -278,7 +334,7 @@ class _Search:
             self._multiples[size] = [*self._find_multiples(size)]
         for view, into, scale in self._multiples[size]:
             shifts = [
-                (new.key if new else None, numbers_of(new, size) - scale * numbers_of(old, size))
+                (new.key if new else None, _numbers_of(new, size) - scale * _numbers_of(old, size))
                 for old, new in product((None, *self._mine.vectors(size)), (*news, None))
             ]
             yield view.weights.key, into.weights.key, scale, shifts
@@ -286,14 +342,14 @@ class _Search:
             others: list[Shift] = [(each.key, each.values) for each in news if each is not vector]
             yield None, vector.key, vector.values, others
 
-    def _find_multiples(self, size: int) -> Iterator[tuple[View, View, Floats]]:
+    def _find_multiples(self, size: int) -> Iterator[tuple[_View, _View, Floats]]:
         for view, into in product(self._mine.views(size), self._theirs.views(size)):
             scale = self._multiple(view, into)
             # Unchanged weights have nothing folded into them.
             if scale is not None and not close(scale, np.ones(size), _NEAR).all():
                 yield view, into, scale
 
-    def _multiple(self, view: View, into: View) -> Floats | None:
+    def _multiple(self, view: _View, into: _View) -> Floats | None:
         """Return the factor of each channel between two weights; or None."""
         if prod(view.shape) != prod(into.shape):
             return None
@@ -355,3 +411,140 @@ def _is_common(scale: Floats) -> bool:
 
 def _larger(a: Floats, b: Floats) -> Floats:
     return np.maximum(np.abs(a), np.abs(b))
+
+
+class _Tensors:
+    """The tensors of a model, except its batch norm, that have certain numbers of channels."""
+
+    def __init__(self, model: Model, sizes: Iterable[int]) -> None:
+        wanted = set(sizes)
+        tensors = [
+            variable
+            for key, variable in model.stored.items()
+            if key not in model.claimed and variable.dtype in _FLOATS
+        ]
+        self._lines = [tensor for tensor in tensors if len(squeezed(tensor.shape)) <= 1]
+        self.weights = [
+            tensor
+            for tensor in tensors
+            if 2 <= len(squeezed(tensor.shape)) <= _MOST_AXES
+            and prod(tensor.shape) <= _LARGEST
+            and any(wanted.intersection(shape) for shape in _shapes(tensor))
+        ]
+        lines = [line for line in self._lines if prod(line.shape) in wanted]
+        fetch([*lines, *self.weights])
+        self._vectors: dict[int, list[_Vector]] = {}
+        self._kept: dict[str, Floats] = {}
+        self._room = _MOST_KEPT
+        self._spreads: dict[tuple[str, tuple[int, ...], int], Floats] = {}
+        self._views: dict[int, list[_View]] = {}
+        for weights in self.weights:
+            for view in self._views_of(weights, wanted):
+                self._views.setdefault(view.norms.size, []).append(view)
+
+    def vectors(self, size: int) -> Sequence[_Vector]:
+        """Return all vectors with this number of elements."""
+        if size not in self._vectors:
+            lines = [line for line in self._lines if prod(line.shape) == size]
+            fetch(lines)
+            self._vectors[size] = []
+            for line in lines:
+                array = as_float64(line.read())
+                doubt = _doubt(line, array)
+                if not _is_coarse(array, doubt):
+                    vector = _Vector(line.key, array.ravel(), doubt.ravel(), _rounding_of(line))
+                    self._vectors[size].append(vector)
+        return self._vectors[size]
+
+    def array(self, weights: Variable) -> Floats:
+        """Return the numbers of weights, without axes of size 1."""
+        if weights.key in self._kept:
+            return self._kept[weights.key]
+        array = as_float64(weights.read()).reshape(squeezed(weights.shape))
+        if array.size <= self._room:
+            self._room -= array.size
+            self._kept[weights.key] = array
+        return array
+
+    def doubt(self, weights: Variable) -> Floats:
+        """Return the largest change of each number by rounding."""
+        if _rounding_of(weights) is None:
+            return np.broadcast_to(0.0, squeezed(weights.shape))
+        array = self.array(weights)
+        return _doubt(weights, array.reshape(weights.shape)).reshape(array.shape)
+
+    def views(self, size: int) -> Sequence[_View]:
+        """Return all weights, by each of their axes with this number of channels."""
+        return self._views.get(size, ())
+
+    def spread(self, view: _View) -> Floats:
+        """Return the sum of each channel's sizes relative to its norm; 1 for a single number."""
+        key = (view.weights.key, view.shape, view.axis)
+        if key not in self._spreads:
+            sizes = np.abs(view.channels_first(self.array(view.weights)))
+            with np.errstate(all="ignore"):
+                self._spreads[key] = sizes.reshape(len(sizes), -1).sum(axis=1) / view.norms
+        return self._spreads[key]
+
+    def _views_of(self, weights: Variable, sizes: Container[int]) -> Iterator[_View]:
+        array = self.array(weights)
+        doubt = self.doubt(weights)
+        if _is_coarse(array, doubt):
+            return
+        for shape in _shapes(weights):
+            squares, doubts = array.reshape(shape) ** 2, doubt.reshape(shape) ** 2
+            for axis in (axis for axis, size in enumerate(shape) if size in sizes):
+                others = tuple(other for other in range(len(shape)) if other != axis)
+                sums = np.sqrt(squares.sum(axis=others)), np.sqrt(doubts.sum(axis=others))
+                yield _View(weights, shape, axis, *sums)
+
+
+def reorderings(shape: tuple[int, ...], wanted: tuple[int, ...]) -> Iterator[_Reordering]:
+    """Yield the ways to reorder the axes after the first so that the result has a shape.
+
+    An axis that a Flatten layer made may be the channels and the positions, in either order.
+    """
+    for order in permutations(range(1, len(shape))):
+        if wanted == (shape[0], *(shape[axis] for axis in order)):
+            yield partial(np.transpose, axes=(0, *order))
+    if len(shape) == 2 and shape == wanted:
+        for size in range(2, isqrt(shape[1]) + 1):
+            if shape[1] % size == 0:
+                yield partial(_split_and_swap, size)
+                yield partial(_split_and_swap, shape[1] // size)
+
+
+def _split_and_swap(size: int, array: Floats) -> Floats:
+    """Split the second of two axes in two, the first of this size, and swap these."""
+    return array.reshape(len(array), size, -1).swapaxes(1, 2).reshape(array.shape)
+
+
+def _numbers_of(vector: _Vector | None, size: int) -> Floats:
+    """Return the numbers of a vector, or zeros without a vector."""
+    return np.zeros(size) if vector is None else vector.values
+
+
+def _rounding_of(variable: Variable) -> Rounding | None:
+    """Return how a tensor was rounded; None for float32 and wider."""
+    if variable.stepper is not None:
+        return "quantized"
+    return _ROUNDINGS[variable.dtype][0] if variable.dtype in _ROUNDINGS else None
+
+
+def _doubt(variable: Variable, array: Floats) -> Floats:
+    step = variable.step()
+    if step is not None:
+        return np.broadcast_to(as_float64(step) / 2, array.shape)
+    _, relative, absolute = _ROUNDINGS.get(variable.dtype, (None, 0.0, 0.0))
+    return np.abs(array) * relative + absolute
+
+
+def _is_coarse(array: Floats, doubt: Floats) -> bool:
+    return bool(doubt.max(initial=0) > _COARSEST * np.abs(array).max(initial=0))
+
+
+def _shapes(variable: Variable) -> list[tuple[int, ...]]:
+    shape = squeezed(variable.shape)
+    if len(shape) == 4:
+        return [shape, (*shape[:2], shape[2] * shape[3])]
+    return [shape]

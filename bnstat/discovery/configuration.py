@@ -219,7 +219,7 @@ def _numbered(layer: Layer, variables: Mapping[str, Variable]) -> Sighting | Non
 
 
 def _has_negative_variance(variables: Sequence[Variable]) -> bool:
-    """Return True if the variance, in case these variables are batch norm's, is negative."""
+    """Return True if the variable at the position of the variance has a negative number."""
     renorm = len(_RENORM) if len(variables) > 4 else 0
     try:
         variance = variables[len(variables) - renorm - 1].read()
@@ -319,7 +319,7 @@ def find_misfit(contents: Contents) -> str | None:
     }
 
     def is_inside_unlisted(place: str) -> bool:
-        around = next((each for each in _places_around(place) if each in lists_layers), None)
+        around = next((outer for outer in _places_around(place) if outer in lists_layers), None)
         return around is not None and not lists_layers[around]
 
     for layer in contents.layers:

@@ -1,4 +1,4 @@
-"""Batch norm by the names of variables, for files without structure and what structure leaves out.
+"""Batch norm by the names of variables, for files and layers without a record of the structure.
 
 A moving variance whose name has an ending of a scheme starts a layer. Its scope and the scheme
 give the names of the layer's other variables.
@@ -155,14 +155,15 @@ def _without_second_averages(
     names: VariableNames, sightings: Sequence[Sighting], include_shadows: bool
 ) -> list[Sighting]:
     """Treat averages of batch statistics as shadows if their layer has moving statistics."""
-    averaged = [names.has_average([each.roles["moving_variance"]]) for each in sightings]
-    own = {each.name for each, is_second in zip(sightings, averaged, strict=True) if not is_second}
+    averages = [names.has_average([layer.roles["moving_variance"]]) for layer in sightings]
+    pairs = list(zip(sightings, averages, strict=True))
+    moving = {layer.name for layer, is_average in pairs if not is_average}
     result = []
-    for sighting, is_second in zip(sightings, averaged, strict=True):
-        if not is_second or sighting.name not in own:
-            result.append(sighting)
+    for layer, is_average in pairs:
+        if not is_average or layer.name not in moving:
+            result.append(layer)
         elif include_shadows:
-            result.append(replace(sighting, name=sighting.name + _SHADOW_WORD))
+            result.append(replace(layer, name=layer.name + _SHADOW_WORD))
     return result
 
 

@@ -47,16 +47,13 @@ _NUMBERED_VARIABLE: Final = re.compile(r".*/vars/\d+", re.DOTALL)
 _NUMBERED_LAYER: Final = re.compile(r"(?:layer-)?(\d{1,9})")
 """The name under which an object graph has the layers of a model, in the order of the network."""
 
-_ROOTS: Final = ("", "model_weights/")
-"""The groups of a Keras file that hold the groups of layers."""
-
 _PASSES_BIASES: Final = re.compile(
     r"(Global)?(Max|Average)Pool(ing)?[123]D|UpSampling[123]D|LeakyReLU"
 )
 """Classes of Keras whose output contains a number that is added to a whole channel."""
 
 _MOST_BETWEEN: Final = 10
-"""The number of such layers between a convolution and a normalization."""
+"""How many layers are followed from a normalization back to a convolution."""
 
 _SQUARES: Final = ("v", "velocity", "rms", "adam_1", "adam_v")
 _AVERAGES: Final = ("m", "momentum", "adam", "adam_m")
@@ -75,7 +72,8 @@ _SLOT: Final = re.compile(
 _LONGEST_NAME: Final = 1000
 """Longer names are not searched, which would take time."""
 
-_Found = tuple[str, str, bool]
+_Pair = tuple[str, str, bool]
+"""The name of a layer, the key of the bias before it, and True if that is proven."""
 
 
 def preceding_biases(
@@ -91,13 +89,13 @@ def preceding_biases(
     """
     search = _Search(contents, layers)
     pairs: dict[str, PrecedingBias] = {}
-    for found in (
+    for biases in (
         search.by_configuration(),
         search.by_graphs(),
         search.by_scopes(),
         search.by_neighbors(),
     ):
-        for layer, key, is_proven in found:
+        for layer, key, is_proven in biases:
             pairs.setdefault(layer, PrecedingBias(contents.variables[key], is_proven))
     uses = Counter(bias.variable.key for bias in pairs.values())
     slots = _slots(contents.variables) if pairs else {}
@@ -111,13 +109,13 @@ def preceding_biases(
 
 def _slots(variables: Mapping[str, Variable]) -> Mapping[tuple[str, str], Variable]:
     """Return (plain name of a variable, kind) -> what the optimizer keeps for the variable."""
-    named = [each for each in variables.values() if len(each.name) <= _LONGEST_NAME]
-    matches = ((_SLOT.fullmatch(each.name), each) for each in named)
-    return {
-        (_plain(match["stem"]), (match["first"] or match["last"]).lower()): variable
-        for match, variable in matches
-        if match and bool(match["first"]) != bool(match["last"])
-    }
+    slots = {}
+    for variable in variables.values():
+        match = _SLOT.fullmatch(variable.name) if len(variable.name) <= _LONGEST_NAME else None
+        if match and bool(match["first"]) != bool(match["last"]):
+            kind = (match["first"] or match["last"]).lower()
+            slots[_plain(match["stem"]), kind] = variable
+    return slots
 
 
 def _slots_of(
@@ -139,11 +137,7 @@ def _plain(name: str) -> str:
 
 
 class _Search:
-    """Searches the records of the network that a file contains.
-
-    Each search yields the name of a layer, the key of the bias before it, and True if that is
-    proven.
-    """
+    """Searches the records of the network that a file contains."""
 
     def __init__(self, contents: Contents, layers: Sequence[BatchNorm]) -> None:
         self._contents = contents
@@ -153,7 +147,7 @@ class _Search:
         }
         self._configured: set[str] = set()
 
-    def by_configuration(self) -> Iterator[_Found]:
+    def by_configuration(self) -> Iterator[_Pair]:
         """Search the layers of a Keras configuration that record their inputs."""
         by_name = {layer.name: layer for layer in self._contents.layers}
         for layer in self._contents.layers:
@@ -173,12 +167,12 @@ class _Search:
             if before is None or not _adds_bias_last(before) or not _has_axis_of(norm, before):
                 continue
             is_repeated = is_reshaped and before.class_name == "Dense"
-            key = self._only_bias(self._keys_of(before), norm, is_repeated=is_repeated)
+            key = self._only_bias(before.variables.values(), norm, is_repeated)
             if key is not None:
                 is_free = _is_free(before.config) and _starts_even(layer.config)
                 yield norm.name, key, is_free and not is_leaky and not _is_leaky(before)
 
-    def by_graphs(self) -> Iterator[_Found]:
+    def by_graphs(self) -> Iterator[_Pair]:
         """Search the graphs for `convolution + bias` as the input of a normalization."""
         graphs = self._contents.graphs
         if graphs is None:
@@ -202,24 +196,24 @@ class _Search:
                     missing.discard(layer.name)
                     yield layer.name, key, True
 
-    def by_scopes(self) -> Iterator[_Found]:
+    def by_scopes(self) -> Iterator[_Pair]:
         """Search the scope that holds a layer's scope and no other layer's."""
         scopes = {layer.name: self._scope_around(layer) for layer in self._undecided()}
         uses = Counter(scopes.values())
         own = {scope: name for name, scope in scopes.items() if scope and uses[scope] == 1}
         if not own:
             return
-        held: dict[str, list[str]] = {}
+        keys_in: dict[str, list[str]] = {}
         for key in self._contents.variables:
             scope, slash, _ = self._contents.name_of(key).rpartition("/")
             if slash and scope in own:
-                held.setdefault(scope, []).append(key)
+                keys_in.setdefault(scope, []).append(key)
         by_name = {layer.name: layer for layer in self._layers}
-        for scope, keys in held.items():
+        for scope, keys in keys_in.items():
             if (bias := self._only_bias(keys, by_name[own[scope]])) is not None:
                 yield own[scope], bias, False
 
-    def by_neighbors(self) -> Iterator[_Found]:
+    def by_neighbors(self) -> Iterator[_Pair]:
         """Search the layer or the variable right before, in the orders that the file records."""
         undecided = {layer.name for layer in self._undecided()}
         for before, after in self._neighbors() if undecided else ():
@@ -239,7 +233,7 @@ class _Search:
                 if (match := _NUMBERED_LAYER.fullmatch(name))
             }
             keys = {
-                number: [key for each in nodes[child].children.values() if (key := nodes[each].key)]
+                number: [key for leaf in nodes[child].children.values() if (key := nodes[leaf].key)]
                 for number, child in numbered.items()
             }
             for number in keys:
@@ -258,13 +252,6 @@ class _Search:
         """Return the only layer that has variables among these."""
         owners = {id(self._owners[key]): self._owners[key] for key in keys if key in self._owners}
         return next(iter(owners.values())) if len(owners) == 1 else None
-
-    def _keys_of(self, layer: Layer) -> Sequence[str]:
-        """Return the keys of a layer's variables, also in groups that have not been opened yet."""
-        if layer.variables:
-            return [*layer.variables.values()]
-        groups = tuple(f"{root}{layer.key}/" for root in _ROOTS)
-        return [key for key in self._contents.variables if key.startswith(groups)]
 
     def _only_bias(
         self, keys: Collection[str], norm: BatchNorm, is_repeated: bool = False
@@ -298,9 +285,9 @@ class _Search:
             return None
         inputs = tensors.inputs(op.name)
         if op.type in _ADDS_THIRD_INPUT:
-            candidates = [tensors.variable(each) for each in inputs[2:3]]
+            candidates = [tensors.variable(tensor) for tensor in inputs[2:3]]
         elif op.type in SUMS and len(inputs) == 2:
-            candidates = [tensors.variable(each) for each in inputs]
+            candidates = [tensors.variable(tensor) for tensor in inputs]
         else:
             return None
         keys = [key for key in candidates if key is not None]

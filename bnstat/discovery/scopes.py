@@ -44,20 +44,20 @@ def name_by_scopes(layers: Sequence[Sighting], contents: Contents) -> None:
     names = _authors_names(filter(None, scopes))
     starts = [_start(*pair) for pair in zip(scopes, variable_scopes, strict=True)]
     first = min((start for start in starts if start is not None), default=0)
-    for layer, scope, known, start in zip(layers, scopes, variable_scopes, starts, strict=True):
+    for layer, scope, own, start in zip(layers, scopes, variable_scopes, starts, strict=True):
         if start is None:
             continue
-        end = start + len(known)
-        is_numbered = scope[start:end] != known
+        end = start + len(own)
+        is_numbered = scope[start:end] != own
         is_end = end == len(scope)
-        if uses[known] == 1 and (is_end or not is_numbered):
+        if uses[own] == 1 and (is_end or not is_numbered):
             continue
         parts = [
             (names[scope[: position + 1]] if is_numbered else None) or scope[position]
             for position in range(len(scope))
         ]
         before = parts[first:start] if is_end else []
-        layer.names["scopes"] = ["/".join([*before, *known, *parts[end:]])]
+        layer.names["scopes"] = ["/".join([*before, *own, *parts[end:]])]
 
 
 def _graph_scope(layer: Sighting) -> Scope:
@@ -78,10 +78,10 @@ def _variable_scopes(layers: Sequence[Sighting], contents: Contents) -> list[Sco
     return result
 
 
-def _start(scope: Scope, known: Scope) -> int | None:
-    """Return where the parts of a known scope begin in a graph's, which may number them."""
-    for start in range(len(scope) - len(known) + 1 if known else 0):
-        pairs = zip(scope[start:], known, strict=False)
+def _start(scope: Scope, own: Scope) -> int | None:
+    """Return where the parts of a layer's own scope begin in a graph's, which may number them."""
+    for start in range(len(scope) - len(own) + 1 if own else 0):
+        pairs = zip(scope[start:], own, strict=False)
         if all(part == name or _without_number(part) == name for part, name in pairs):
             return start
     return None

@@ -159,14 +159,14 @@ class BatchNorm(Displayed):
         """
         mean, variance = self._statistics()
         epsilon = self._epsilon(epsilon)
-        given = np.asarray(x)
-        shape = self._broadcast_shape(given.shape, axis)
-        dtype = np.result_type(_working_dtype(variance), _working_dtype(given), np.float32)
+        values = np.asarray(x)
+        shape = self._broadcast_shape(values.shape, axis)
+        dtype = np.result_type(_working_dtype(variance), _working_dtype(values), np.float32)
 
         def fit(array: Array) -> Array:
             return array.astype(dtype).reshape(shape)
 
-        result = (given.astype(dtype) - fit(mean)) / np.sqrt(fit(variance) + dtype.type(epsilon))
+        result = (values.astype(dtype) - fit(mean)) / np.sqrt(fit(variance) + dtype.type(epsilon))
         if (gamma := self.gamma) is not None:
             result = fit(gamma) * result
         if (beta := self.beta) is not None:
@@ -206,8 +206,8 @@ class BatchNorm(Displayed):
             raise DamagedError(self.name, f"its variables have different shapes: {listed}")
         return mean, variance
 
-    def _epsilon(self, given: float | None) -> float:
-        epsilon = self.epsilon if given is None else given
+    def _epsilon(self, override: float | None) -> float:
+        epsilon = self.epsilon if override is None else override
         if epsilon is None:
             raise AmbiguousError(
                 self.name,
@@ -216,29 +216,31 @@ class BatchNorm(Displayed):
             )
         return epsilon
 
-    def _broadcast_shape(self, given: tuple[int, ...], axis: Axis | None) -> tuple[int, ...]:
+    def _broadcast_shape(self, input_shape: tuple[int, ...], axis: Axis | None) -> tuple[int, ...]:
         """Return the shape of the layer's variables that broadcasts to an input of a shape."""
         axes = self.axis
         if isinstance(axis, Sequence):
             axes = tuple(map(operator.index, axis))
         elif axis is not None:
             axes = operator.index(axis)
-        if not isinstance(axes, int) and len(self.shape) == len(given):
+        if not isinstance(axes, int) and len(self.shape) == len(input_shape):
             shape = list(self.shape)
         else:
             positions = []
             for position in axes if isinstance(axes, tuple) else (-1 if axes is None else axes,):
-                if not -len(given) <= position < len(given):
-                    raise ValueError(f"axis {position} does not exist in an input of shape {given}")
-                positions.append(position % len(given))
+                if not -len(input_shape) <= position < len(input_shape):
+                    raise ValueError(
+                        f"axis {position} does not exist in an input of shape {input_shape}"
+                    )
+                positions.append(position % len(input_shape))
             sizes = [self.channels] if len(positions) == 1 else squeezed(self.shape)
-            shape = [1] * len(given)
+            shape = [1] * len(input_shape)
             for position, size in zip(positions, sizes, strict=False):
                 shape[position] = size
-        fits = all(size in (1, full) for size, full in zip(shape, given, strict=True))
+        fits = all(size in (1, full) for size, full in zip(shape, input_shape, strict=True))
         if not fits or int(np.prod(shape)) != self.channels:
             raise ValueError(
-                f"an input of shape {given} does not have the {self.channels} channels "
+                f"an input of shape {input_shape} does not have the {self.channels} channels "
                 f"of {self.name} on axis {-1 if axes is None else axes}"
             )
         return tuple(shape)

@@ -239,19 +239,6 @@ def test_values_are_read_only_where_they_can_decide() -> None:
     assert matches(old[:1], new) == ([("a", "a", "name")], [], ["c"])
 
 
-def test_layers_at_the_start_are_not_matched_by_their_equal_values() -> None:
-    start = {
-        "gamma": np.ones(8),
-        "beta": np.zeros(8),
-        "moving_mean": np.zeros(8),
-        "moving_variance": np.ones(8),
-    }
-    old = [layer("a0", start), layer("a1", start)]
-    new = [layer("b0", start), layer("b1", start)]
-    expected = [("a0", "b0", "position"), ("a1", "b1", "position")]
-    assert matches(old, new) == (expected, [], [])
-
-
 def test_reassigned_names_are_not_trusted() -> None:
     channels = (4, 8, 16, 32)
     old = [usual(f"bn_{number}", size, number) for number, size in enumerate(channels)]

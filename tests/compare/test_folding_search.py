@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bnstat.compare import diff, weights
+from bnstat.compare import diff, folding
+from bnstat.compare.folding import reorderings
 from bnstat.model import BatchNorm, Model, Variable
 from tests.compare.ports import changed, holding, random_kernel, scale_and_shift, trained
 from tests.output import models
@@ -90,7 +91,7 @@ class TestReading:
     def reads(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         """The keys that are fetched and read, in order."""
         keys: list[str] = []
-        monkeypatch.setattr(weights, "fetch", lambda wanted: keys.extend(v.key for v in wanted))
+        monkeypatch.setattr(folding, "fetch", lambda wanted: keys.extend(v.key for v in wanted))
         return keys
 
     def watched(self, arrays: Mapping[str, np.ndarray], reads: list[str], *of: BatchNorm) -> Model:
@@ -135,7 +136,7 @@ class TestReading:
     def test_weights_are_kept_while_there_is_room(
         self, reads: list[str], monkeypatch: pytest.MonkeyPatch, most: int, kept: list[str]
     ) -> None:
-        monkeypatch.setattr(weights, "_MOST_KEPT", most)
+        monkeypatch.setattr(folding, "_MOST_KEPT", most)
         other = trained("other", 6, seed=3)
         scale, shift = scale_and_shift(other)
         kernels = {"k": KERNEL, "l": random_kernel(3, 5, 4, 6, seed=9)}
@@ -143,3 +144,40 @@ class TestReading:
         old, new = self.watched(kernels, reads, BN, other), self.watched(products, reads)
         assert [each.into for each in diff(old, new).folded] == ["w", "x"]
         assert [key for key in kernels if reads.count(f"read {key}") == 1] == kept
+
+
+Shape = tuple[int, ...]
+
+
+def turned(shape: Shape, wanted: Shape) -> list[list[float]]:
+    """Return all reorderings of an array of consecutive numbers."""
+    array = np.arange(float(np.prod(shape))).reshape(shape)
+    found = [reorder(array) for reorder in reorderings(shape, wanted)]
+    assert {each.shape for each in found} <= {wanted}
+    return [each.ravel().tolist() for each in found]
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted", "orders"),
+    [
+        ((2, 3, 4), (2, 4, 3), [(0, 2, 1)]),
+        ((2, 3, 4), (2, 3, 4), [(0, 1, 2)]),
+        ((2, 3, 3), (2, 3, 3), [(0, 1, 2), (0, 2, 1)]),
+        ((2, 3, 4, 5), (2, 5, 3, 4), [(0, 3, 1, 2)]),
+        ((2, 3, 4), (3, 2, 4), []),
+        ((2, 3, 4), (2, 12), []),
+        ((2, 5), (2, 7), []),
+        ((2, 7), (2, 7), [(0, 1)]),
+    ],
+)
+def test_orders_of_the_axes(shape: Shape, wanted: Shape, orders: list[Shape]) -> None:
+    array = np.arange(float(np.prod(shape))).reshape(shape)
+    assert turned(shape, wanted) == [array.transpose(order).ravel().tolist() for order in orders]
+
+
+@pytest.mark.parametrize(("size", "splits"), [(6, (2, 3)), (4, (2,)), (12, (2, 6, 3, 4))])
+def test_an_axis_that_a_flatten_made_of_two(size: int, splits: Shape) -> None:
+    array = np.arange(3.0 * size).reshape(3, size)
+    expected = [array, *(array.reshape(3, each, -1).swapaxes(1, 2) for each in splits)]
+    found = turned((3, size), (3, size))
+    assert {tuple(each) for each in found} == {tuple(each.ravel()) for each in expected}

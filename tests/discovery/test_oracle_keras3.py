@@ -216,26 +216,6 @@ def subclassed() -> tuple[Any, Block]:
     return net, block
 
 
-def assert_same_arrays(model: Model, layers: list[Any]) -> None:
-    """The layers of the model are these, whatever they are called."""
-
-    def content(roles: Any) -> Any:
-        return sorted((role, array.tobytes()) for role, array in roles.items())
-
-    found = [{role: layer.array(role) for role in layer.variables} for layer in model]
-    assert sorted(map(content, found)) == sorted(content(roles_of(layer)) for layer in layers)
-    assert not model.incomplete
-
-
-def test_lists_and_dicts_of_layers(tmp_path: Path) -> None:
-    net, block = subclassed()
-    layers = [block.norm, *block.listed, *block.keyed.values()]
-    tf.saved_model.save(net, str(tmp_path / "saved"))
-    assert_same_arrays(bnstat.load(tmp_path / "saved"), layers)
-    net.export(str(tmp_path / "export"), verbose=False)
-    assert_same_arrays(bnstat.load(tmp_path / "export"), layers)
-
-
 def test_layers_that_a_checkpoint_leaves_out_are_noted(tmp_path: Path) -> None:
     net, block = subclassed()
     net.compile("adam", "mse")

@@ -155,3 +155,20 @@ def test_both_readers_agree(tmp_path: Path) -> None:
     assert [verdict.key for verdict in model.explain()] == [
         verdict.key for verdict in bnstat.load(tmp_path / "m").explain()
     ]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ("gamma", "beta", "moving_mean", "moving_variance"),
+        ("scale", "offset", "moving_mean", "moving_var"),
+        ("scale", "shift", "pop_mean", "pop_variance"),
+        ("weight", "bias", "running_mean", "running_var"),
+    ],
+)
+def test_modules_in_memory_use_the_naming_schemes(labels: tuple[str, ...]) -> None:
+    arrays = named.layer(1)
+    module = Norm({label: arrays[role] for label, role in zip(labels, ROLES, strict=True)})
+    (layer,) = bnstat.load(module)
+    for role, array in arrays.items():
+        np.testing.assert_array_equal(layer.array(role), array)

@@ -138,35 +138,6 @@ def test_sync_renorm_wrapped_and_shared(tmp_path: Path) -> None:
     assert set(model["renorm"].extra) == {"moving_stddev", "renorm_mean", "renorm_stddev"}
 
 
-class Block(tf_keras.layers.Layer):
-    """Layers as attributes, in a list and in a dict."""
-
-    def __init__(self) -> None:
-        super().__init__(name="block")
-        norm = tf_keras.layers.BatchNormalization
-        self.norm = norm(name="own")
-        self.listed = [norm(name="first"), norm(name="second")]
-        self.keyed = {"a/b": norm(name="keyed")}
-
-    def every(self) -> list[Any]:
-        return [self.norm, *self.listed, *self.keyed.values()]
-
-    def call(self, x: Any) -> Any:
-        for layer in self.every():
-            x = layer(x)
-        return x
-
-
-def test_subclassed(tmp_path: Path) -> None:
-    block = Block()
-    net = tf_keras.Sequential([block], name="net")
-    net.build((None, 3))
-    randomised(net)
-    net.save_weights(str(tmp_path / "w"), save_format="tf")
-    names = {layer.gamma.name.rpartition("/")[0]: roles_of(layer) for layer in block.every()}
-    check(bnstat.load(tmp_path / "w"), tmp_path / "w", names)
-
-
 def test_lookalikes_are_not_layers(tmp_path: Path) -> None:
     layers = tf_keras.layers
     data = np.random.default_rng(1).random((8, 4, 4, 4)).astype(np.float32)

@@ -8,8 +8,7 @@ from typing import Final
 
 from bnstat.compare.alignment import Match
 from bnstat.compare.diff import MEANINGS, REMARKS, Difference, LayerChange, RoleChange
-from bnstat.compare.folding import Folded
-from bnstat.compare.weights import Rounding
+from bnstat.compare.folding import Folded, Rounding
 from bnstat.mending.pairing import Applied, Change
 from bnstat.model import Source
 from bnstat.output.numbers import compact
