@@ -136,7 +136,7 @@ def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -
             setup.data,
             track,
             "measuring",
-            given=stored,
+            statistics=stored,
             layers=list(network.layers),
             with_accuracy=with_accuracy,
             watch=None if sample is None else sample.add,

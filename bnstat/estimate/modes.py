@@ -269,7 +269,7 @@ class SecondPass(NamedTuple):
 
 
 def run_again(
-    setup: Setup, runner: Runner, sample: Sample, given: Statistics, track: Track
+    setup: Setup, runner: Runner, sample: Sample, statistics: Statistics, track: Track
 ) -> SecondPass | None:
     """Run a sample once more with other statistics; None if its outputs cannot be compared.
 
@@ -277,7 +277,7 @@ def run_again(
         setup: the model and the data.
         runner: a session with the model.
         sample: a sample of the data, with the outputs from a first pass.
-        given: the statistics of each layer that does not normalize by its batch.
+        statistics: the statistics of each layer that does not normalize by its batch.
         track: shows the progress.
     """
     data = setup.data
@@ -298,7 +298,7 @@ def run_again(
         batches,
         track,
         "comparing the modes",
-        given=given,
+        statistics=statistics,
         with_accuracy=data.labels is not None,
         watch=keep,
     )

@@ -99,7 +99,9 @@ def a_pass(way: str, folder: str, images: np.ndarray) -> Callable[[], object]:
     stored = network.stored()
     runner = network.runner(by_batch=way == "recalibrate", sample=True)
     layers = list(network.layers)
-    return lambda: read(network, runner, setup.data, untracked, "", given=stored, layers=layers)
+    return lambda: read(
+        network, runner, setup.data, untracked, "", statistics=stored, layers=layers
+    )
 
 
 def main(way: str, folder: str, count: str, size: str) -> None:

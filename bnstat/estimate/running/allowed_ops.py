@@ -288,8 +288,8 @@ def refuse_evaluated(graph_def: Any, tensor: str, where: str, *, trust: bool = F
     users: dict[str, list[str]] = {}
     waiting = [op_of(tensor)]
     for node in graph_def.node:
-        known = op_def_registry.get(node.op)
-        if known is not None and known.is_stateful:
+        definition = op_def_registry.get(node.op)
+        if definition is not None and definition.is_stateful:
             waiting.append(node.name)
         for source in node.input:
             users.setdefault(op_of(source), []).append(node.name)

@@ -227,11 +227,11 @@ def _signature(
     }
     outputs = {key: info.name for key, info in signatures[name].outputs.items()}
     ops = {node.name for node in graph_def.node}
-    for kind, names, known in (
+    for kind, names, available in (
         ("input", settings.inputs, inputs),
         ("output", settings.outputs, outputs),
     ):
-        _refuse_unknown([each for each in names if op_of(each) not in ops], known, path, kind)
+        _refuse_unknown([each for each in names if op_of(each) not in ops], available, path, kind)
     if settings.inputs:
         inputs = {
             each: inputs[each] if each in inputs else _input_at(each, graph_def, settings, path)
@@ -321,10 +321,10 @@ def _split_inputs(
     return data, values
 
 
-def _refuse_unknown(names: Iterable[str], known: Iterable[str], where: str, kind: str) -> None:
+def _refuse_unknown(names: Iterable[str], available: Iterable[str], where: str, kind: str) -> None:
     for name in names:
-        if name not in known:
-            hint = f"there are: {', '.join(list(known)[:5])}"
+        if name not in available:
+            hint = f"there are: {', '.join(list(available)[:5])}"
             hint += "; -o names a file" if kind == "output" else ""
             raise NotFoundError(where, f"the model has no {kind} {name!r}", hint)
 

@@ -250,10 +250,10 @@ def _add_table(graph_def: Any, node: Any, handle: Any) -> str | None:
         tf.raw_ops.InitializeTableV2(
             table_handle=table, keys=keys, values=values, name=f"{name}_fill"
         )
-    made, *others = graph.as_graph_def().node
-    node.CopyFrom(made)
-    graph_def.node.extend(others)
-    fill: str = others[-1].name
+    table_node, *other_nodes = graph.as_graph_def().node
+    node.CopyFrom(table_node)
+    graph_def.node.extend(other_nodes)
+    fill: str = other_nodes[-1].name
     return fill
 
 
