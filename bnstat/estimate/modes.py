@@ -237,12 +237,7 @@ class ModeEvidence:
 
 
 def doubt_of(model: Model, network: Network) -> str | None:
-    """Return why the outputs cannot show how a model was trained; None if they can.
-
-    Args:
-        model: all of its layers.
-        network: the layers that are compared.
-    """
+    """Return why the outputs cannot show how a model was trained; None if they can."""
     initial = sum(map(has_initial_statistics, network.layers.values()))
     if initial < len(network.layers):
         only = f"only {initial} of {len(network.layers)} layers hold the initial statistics"
@@ -271,15 +266,7 @@ class SecondPass(NamedTuple):
 def run_again(
     setup: Setup, runner: Runner, sample: Sample, statistics: Statistics, track: Track
 ) -> SecondPass | None:
-    """Run a sample once more with other statistics; None if its outputs cannot be compared.
-
-    Args:
-        setup: the model and the data.
-        runner: a session with the model.
-        sample: a sample of the data, with the outputs from a first pass.
-        statistics: the statistics of each layer that does not normalize by its batch.
-        track: shows the progress.
-    """
+    """Run a sample once more with other statistics; None if its outputs cannot be compared."""
     data = setup.data
     batches = sample.batches(data.batch_size, data.is_fixed)
     first = sample.outputs()
@@ -412,11 +399,7 @@ def _is_clear(stored: float, own: float, least: float, ratio: float) -> bool:
 
 
 def _better_of(accuracies: tuple[Accuracy, Accuracy]) -> Mode | None:
-    """Return the mode with the clearly higher accuracy; None if chance can explain the difference.
-
-    Args:
-        accuracies: with the stored statistics, and with the data's own.
-    """
+    """Return the mode with the clearly higher accuracy; None if it can be by chance."""
     stored, own = accuracies
     count = stored.samples + own.samples
     pooled = (stored.part * stored.samples + own.part * own.samples) / count
@@ -432,11 +415,7 @@ def percent(part: float) -> str:
 
 
 def information(probabilities: Floats) -> float:
-    """Return the mutual information of input and prediction in nats.
-
-    Args:
-        probabilities: [..., classes].
-    """
+    """Return the mutual information of input and prediction in nats, from [..., classes]."""
     rows = probabilities.reshape(-1, probabilities.shape[-1])
     return max(float(_entropy(rows.mean(axis=0)) - _entropy(rows).mean()), 0.0)
 

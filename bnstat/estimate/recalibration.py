@@ -39,11 +39,11 @@ from bnstat.estimate.passes import (
     read,
     untracked,
 )
+from bnstat.estimate.run_settings import Settings
 from bnstat.estimate.running.flat_graph import DATA, Dependencies, full_name, op_of
 from bnstat.estimate.running.network import UNREACHED, Network
 from bnstat.estimate.running.normalizations import MEAN, VARIANCE
 from bnstat.estimate.running.runner import Runner
-from bnstat.estimate.settings import Settings
 from bnstat.model import Array, as_float64
 
 if TYPE_CHECKING:

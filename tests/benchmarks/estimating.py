@@ -90,7 +90,7 @@ def a_pass(way: str, folder: str, images: np.ndarray) -> Callable[[], object]:
     from bnstat.estimate.passes import read, untracked
     from bnstat.estimate.preparation import set_up
     from bnstat.estimate.recalibration import estimate
-    from bnstat.estimate.settings import Settings
+    from bnstat.estimate.run_settings import Settings
 
     setup = set_up(folder, images, Settings(samples=len(images), batch_size=BATCH))
     network = setup.network

@@ -1,4 +1,7 @@
-"""Graphs in files and sessions as programs: which tensors are fed, and which are the outputs."""
+"""Graphs in files and sessions as programs: which tensors are fed, and which are the outputs.
+
+All functions raise a `BnstatError` if the graph cannot be run, or if the user has to choose.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 
 from bnstat.errors import AmbiguousError, DamagedError, NotFoundError, UnsupportedError
 from bnstat.estimate.data import Input
+from bnstat.estimate.run_settings import Settings
 from bnstat.estimate.running.allowed_ops import refuse_evaluated
 from bnstat.estimate.running.flat_graph import (
     PLACEHOLDERS,
@@ -20,7 +24,6 @@ from bnstat.estimate.running.flat_graph import (
     upstream,
 )
 from bnstat.estimate.running.runner import imported
-from bnstat.estimate.settings import Settings
 from bnstat.formats.contents import Contents
 from bnstat.formats.tensorflow.graph_def import VARIABLES, graph_of, variables_of_calls
 from bnstat.formats.tensorflow.saved_model import BINARY, TEXT
@@ -38,11 +41,7 @@ _NOT_AN_OUTPUT = re.compile(
 
 
 def saved_model(path: str, contents: Contents, settings: Settings) -> Program:
-    """Return the program of a SavedModel's signature.
-
-    Raises:
-        BnstatError: the SavedModel has no graph or no such signature, or cannot be run.
-    """
+    """Return the program of a SavedModel's signature."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     message = _parsed(_path_of_saved_model(contents), [saved_model_pb2.SavedModel()])
@@ -67,11 +66,7 @@ def saved_model(path: str, contents: Contents, settings: Settings) -> Program:
 
 
 def frozen_graph(path: str, contents: Contents, settings: Settings) -> Program:
-    """Return the program of a graph that is a file of its own.
-
-    Raises:
-        BnstatError: it cannot be run.
-    """
+    """Return the program of a graph that is a file of its own."""
     from tensorflow.core.framework import graph_pb2
     from tensorflow.core.protobuf import meta_graph_pb2
 
@@ -89,11 +84,7 @@ def frozen_graph(path: str, contents: Contents, settings: Settings) -> Program:
 
 
 def checkpoint_with_graph(path: str, contents: Contents, settings: Settings) -> Program:
-    """Return the program of a TensorFlow 1 checkpoint with a `.meta` beside it.
-
-    Raises:
-        BnstatError: the `.meta` is missing, or it cannot be run.
-    """
+    """Return the program of a TensorFlow 1 checkpoint with a `.meta` beside it."""
     from tensorflow.core.protobuf import meta_graph_pb2
 
     meta = f"{footprint(contents.source).path}.meta"
@@ -112,11 +103,7 @@ def checkpoint_with_graph(path: str, contents: Contents, settings: Settings) -> 
 
 
 def session(where: str, model: Any, settings: Settings) -> Program:
-    """Return the program of the graph of a `tf.compat.v1.Session`.
-
-    Raises:
-        BnstatError: it cannot be run.
-    """
+    """Return the program of the graph of a `tf.compat.v1.Session`."""
     contents = session_contents(model, session_variables(model))
     (graph,) = contents.graphs() if contents.graphs else ()
     graph_def = model.graph.as_graph_def()
@@ -249,10 +236,6 @@ def _obvious_tensors(
 
     The outputs are the logits of a loss, or ops whose output no other op takes. The inputs are
     the placeholders that they depend on.
-
-    Raises:
-        AmbiguousError: the user must choose.
-        NotFoundError: the graph lacks an op that the user chose.
     """
     nodes = {node.name: node for node in graph_def.node}
     for kind, names in (("input", settings.inputs), ("output", settings.outputs)):
@@ -298,10 +281,6 @@ def _split_inputs(
     """Return the inputs that take data, and tensor -> value for placeholders that do not.
 
     A placeholder of a single bool switches training on. It is false unless the user sets it.
-
-    Raises:
-        NotFoundError: the graph lacks a placeholder in `feeds`.
-        AmbiguousError: an input takes a single number, which the user did not set.
     """
     placeholders = {node.name: node for node in graph_def.node if node.op in _FED}
     names = [op_of(name) for name in settings.feeds if name not in inputs]

@@ -146,13 +146,8 @@ def _measure(
 ) -> BatchMoments:
     """Add the ops that measure a tensor.
 
-    Args:
-        x: the tensor.
-        channel_axes: one axis, counted from the end, if the rank is not known.
-        channels: their number.
-        phase: chooses the positions of a sample.
-        sample: True if at most `_ENOUGH` positions of a batch are measured.
-        mask: of one dimension less, if the channels come last; True for positions that count.
+    If its rank is not known, there is one channel axis, counted from the end. The phase chooses
+    the positions of a sample. A mask counts if the channels come last.
     """
     import tensorflow as tf
 
