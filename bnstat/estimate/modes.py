@@ -113,7 +113,7 @@ class Sample:
             self._rows[place : place + 1] = [row]
 
     def batches(self, size: int, is_fixed: bool) -> list[Batch]:
-        """Return the samples in mixed batches of about this size; or exactly this size."""
+        """Return the samples in mixed batches of about this size, or of exactly this size."""
         self._random.shuffle(self._rows)
         count = len(self._rows)
         parts = count // size if is_fixed else -(-count // size)
@@ -136,7 +136,7 @@ def _batch(rows: list[Row]) -> Batch:
 
 
 def rows_of(output: Array, samples: int) -> Floats | None:
-    """Return an output as [samples, positions, scores]; None if it has not one row per sample."""
+    """Return an output as [samples, positions, scores]; None without one row for each sample."""
     if not output.ndim or len(output) != samples or output.dtype.kind in "SUO":
         return None
     if output.ndim == 1:

@@ -95,12 +95,12 @@ def upstream(nodes: Iterable[Any], tensors: Iterable[str]) -> list[Any]:
 
 
 def called_by(nodes: Iterable[Any]) -> set[str]:
-    """Return all names that may call a function: those of ops, and in attributes."""
+    """Return the names of all functions that nodes may call, by their ops or attributes."""
     return {name for node in nodes for name in _calls(node)}
 
 
 def _calls(node: Any) -> Iterator[str]:
-    """Yield each name that may call a function, once for each occurrence."""
+    """Yield the names of the functions that a node may call, once for each call."""
     yield node.op
     for value in node.attr.values():
         yield from _functions_in(value)
@@ -316,7 +316,7 @@ class Dependencies:
         return conditions
 
     def _sorted(self) -> Iterator[str]:
-        """Yield all ops, each after its inputs, except for what a loop iteration hands on."""
+        """Yield all ops, each after its inputs, except for results of the last loop iteration."""
         begun: set[str] = set()
         for root in self._nodes:
             stack = [(root, False)]

@@ -209,7 +209,7 @@ def _recording(call: Any, recorded: list[tuple[Any, Any]]) -> Any:
 
 
 def mask_of(nodes: Mapping[str, Any], tensor: str, masks: Mapping[str, str]) -> str | None:
-    """Return the mask of a tensor that enters a normalization; `masks` is that of a `Program`."""
+    """Return the mask of a tensor that enters a normalization; for `masks` see `Program`."""
     name = op_of(tensor)
     while name not in masks and name in nodes and nodes[name].op in _SAME_MASK:
         name = op_of(nodes[name].input[0])
