@@ -137,7 +137,7 @@ class ActivationCache:
         return self._tensors.get(batch, {})
 
     def wanted(self, batch: int) -> Sequence[str]:
-        """Return the names of the tensors to keep; empty if they are kept, or if there is no room."""
+        """Return the names of the tensors to keep; empty if they are kept, or without room."""
         kept = self.tensors(batch)
         is_done = kept.keys() == set(self._names) or (self._is_full and not kept)
         return () if is_done else self._names

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bnstat.errors import AmbiguousError, DamagedError, NotFoundError, UnsupportedError
@@ -29,7 +30,6 @@ from bnstat.formats.tensorflow.graph_def import VARIABLES, graph_of, variables_o
 from bnstat.formats.tensorflow.saved_model import BINARY, TEXT
 from bnstat.live import session_contents, session_variables
 from bnstat.mending.layout import footprint
-from bnstat.model import Array
 
 _DEFAULT_SIGNATURES = ("serving_default", "default")
 _INITIALIZERS = ("__saved_model_init_op", "legacy_init_op", "saved_model_main_op")
@@ -47,7 +47,7 @@ def saved_model(path: str, contents: Contents, settings: Settings) -> Program:
     message = _parsed(_path_of_saved_model(contents), [saved_model_pb2.SavedModel()])
     meta_graph = message.meta_graphs[0]
     graph_def = meta_graph.graph_def
-    inputs, outputs = _signature(meta_graph, settings, path)
+    tensors = _signature(meta_graph, settings, path)
     captured = _captured(meta_graph, contents)
     keys = contents.variables
     parts: Mapping[str, tuple[slice, ...]] = {}
@@ -58,11 +58,8 @@ def saved_model(path: str, contents: Contents, settings: Settings) -> Program:
         variables, parts = graph.variables, graph.parts
     if not contents.objects and not variables:
         variables = {key: key for key in keys}
-    initializers = _initializers(meta_graph)
-    data, values = _split_inputs(inputs, settings, graph_def, path)
-    return Program(
-        path, graph_def, variables, _reader(contents), data, outputs, values, initializers, parts
-    )
+    program = _program(path, graph_def, contents, settings, tensors, variables, parts)
+    return replace(program, initializers=_initializers(meta_graph))
 
 
 def frozen_graph(path: str, contents: Contents, settings: Settings) -> Program:
@@ -79,8 +76,9 @@ def frozen_graph(path: str, contents: Contents, settings: Settings) -> Program:
             "is a graph without the values of its variables",
             "pass the checkpoint that belongs to it, with the .meta beside it",
         )
+    tensors = _obvious_tensors(graph_def, settings, path)
     variables = {key: key for key in contents.variables}
-    return _without_signature(path, graph_def, variables, contents, settings)
+    return _program(path, graph_def, contents, settings, tensors, variables, {})
 
 
 def checkpoint_with_graph(path: str, contents: Contents, settings: Settings) -> Program:
@@ -99,7 +97,8 @@ def checkpoint_with_graph(path: str, contents: Contents, settings: Settings) -> 
     graph_def = _parsed(meta, [meta_graph_pb2.MetaGraphDef()]).graph_def
     keys = contents.variables
     graph = graph_of(graph_def, lambda name: name if name in keys else None)
-    return _without_signature(path, graph_def, graph.variables, contents, settings, graph.parts)
+    tensors = _obvious_tensors(graph_def, settings, path)
+    return _program(path, graph_def, contents, settings, tensors, graph.variables, graph.parts)
 
 
 def session(where: str, model: Any, settings: Settings) -> Program:
@@ -107,25 +106,31 @@ def session(where: str, model: Any, settings: Settings) -> Program:
     contents = session_contents(model, session_variables(model))
     (graph,) = contents.graphs() if contents.graphs else ()
     graph_def = model.graph.as_graph_def()
-    return _without_signature(where, graph_def, graph.variables, contents, settings, graph.parts)
+    tensors = _obvious_tensors(graph_def, settings, where)
+    return _program(where, graph_def, contents, settings, tensors, graph.variables, graph.parts)
 
 
-def _without_signature(
+def _program(
     path: str,
     graph_def: Any,
-    variables: Mapping[str, str],
     contents: Contents,
     settings: Settings,
-    parts: Mapping[str, tuple[slice, ...]] | None = None,
+    tensors: tuple[Mapping[str, Input], Mapping[str, str]],
+    variables: Mapping[str, str],
+    parts: Mapping[str, tuple[slice, ...]],
 ) -> Program:
-    inputs, outputs = _obvious_tensors(graph_def, settings, path)
+    inputs, outputs = tensors
     data, values = _split_inputs(inputs, settings, graph_def, path)
-    read = _reader(contents)
-    return Program(path, graph_def, variables, read, data, outputs, values, parts=parts or {})
-
-
-def _reader(contents: Contents) -> Callable[[str], Array]:
-    return lambda key: contents.variables[key].read()
+    return Program(
+        path,
+        graph_def,
+        variables,
+        lambda key: contents.variables[key].read(),
+        data,
+        outputs,
+        values,
+        parts=parts,
+    )
 
 
 def _path_of_saved_model(contents: Contents) -> str:
