@@ -27,8 +27,8 @@ from bnstat.estimate.modes import (
     run_again,
 )
 from bnstat.estimate.passes import Floats, Reading, Track, read, untracked
+from bnstat.estimate.run_settings import Settings
 from bnstat.estimate.running.network import UNREACHED
-from bnstat.estimate.settings import Settings
 from bnstat.model import Array, as_float64
 
 if TYPE_CHECKING:
@@ -112,14 +112,7 @@ def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -
     initial mean 0 and variance 1, up to 512 samples are run once more, normalized with their own
     statistics, to find out with which statistics the model was trained.
 
-    Args:
-        model: as for `recalibrate`.
-        data: as for `recalibrate`.
-        track: as for `recalibrate`.
-        **settings: as for `recalibrate`.
-
-    Raises:
-        As `recalibrate`.
+    The arguments and the errors are those of `recalibrate`.
     """
     from bnstat.estimate.preparation import set_up
 
@@ -136,7 +129,7 @@ def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -
             setup.data,
             track,
             "measuring",
-            given=stored,
+            statistics=stored,
             layers=list(network.layers),
             with_accuracy=with_accuracy,
             watch=None if sample is None else sample.add,

@@ -113,7 +113,7 @@ class Sample:
             self._rows[place : place + 1] = [row]
 
     def batches(self, size: int, is_fixed: bool) -> list[Batch]:
-        """Return the samples in mixed batches of about this size; or exactly this size."""
+        """Return the samples in mixed batches of about this size, or of exactly this size."""
         self._random.shuffle(self._rows)
         count = len(self._rows)
         parts = count // size if is_fixed else -(-count // size)
@@ -136,7 +136,7 @@ def _batch(rows: list[Row]) -> Batch:
 
 
 def rows_of(output: Array, samples: int) -> Floats | None:
-    """Return an output as [samples, positions, scores]; None if it has not one row per sample."""
+    """Return an output as [samples, positions, scores]; None without one row for each sample."""
     if not output.ndim or len(output) != samples or output.dtype.kind in "SUO":
         return None
     if output.ndim == 1:
@@ -237,12 +237,7 @@ class ModeEvidence:
 
 
 def doubt_of(model: Model, network: Network) -> str | None:
-    """Return why the outputs cannot show how a model was trained; None if they can.
-
-    Args:
-        model: all of its layers.
-        network: the layers that are compared.
-    """
+    """Return why the outputs cannot show how a model was trained; None if they can."""
     initial = sum(map(has_initial_statistics, network.layers.values()))
     if initial < len(network.layers):
         only = f"only {initial} of {len(network.layers)} layers hold the initial statistics"
@@ -269,17 +264,9 @@ class SecondPass(NamedTuple):
 
 
 def run_again(
-    setup: Setup, runner: Runner, sample: Sample, given: Statistics, track: Track
+    setup: Setup, runner: Runner, sample: Sample, statistics: Statistics, track: Track
 ) -> SecondPass | None:
-    """Run a sample once more with other statistics; None if its outputs cannot be compared.
-
-    Args:
-        setup: the model and the data.
-        runner: a session with the model.
-        sample: a sample of the data, with the outputs from a first pass.
-        given: the statistics of each layer that does not normalize by its batch.
-        track: shows the progress.
-    """
+    """Run a sample once more with other statistics; None if its outputs cannot be compared."""
     data = setup.data
     batches = sample.batches(data.batch_size, data.is_fixed)
     first = sample.outputs()
@@ -298,7 +285,7 @@ def run_again(
         batches,
         track,
         "comparing the modes",
-        given=given,
+        statistics=statistics,
         with_accuracy=data.labels is not None,
         watch=keep,
     )
@@ -412,11 +399,7 @@ def _is_clear(stored: float, own: float, least: float, ratio: float) -> bool:
 
 
 def _better_of(accuracies: tuple[Accuracy, Accuracy]) -> Mode | None:
-    """Return the mode with the clearly higher accuracy; None if chance can explain the difference.
-
-    Args:
-        accuracies: with the stored statistics, and with the data's own.
-    """
+    """Return the mode with the clearly higher accuracy; None if it can be by chance."""
     stored, own = accuracies
     count = stored.samples + own.samples
     pooled = (stored.part * stored.samples + own.part * own.samples) / count
@@ -432,11 +415,7 @@ def percent(part: float) -> str:
 
 
 def information(probabilities: Floats) -> float:
-    """Return the mutual information of input and prediction in nats.
-
-    Args:
-        probabilities: [..., classes].
-    """
+    """Return the mutual information of input and prediction in nats, from [..., classes]."""
     rows = probabilities.reshape(-1, probabilities.shape[-1])
     return max(float(_entropy(rows.mean(axis=0)) - _entropy(rows).mean()), 0.0)
 

@@ -137,7 +137,7 @@ class ActivationCache:
         return self._tensors.get(batch, {})
 
     def wanted(self, batch: int) -> Sequence[str]:
-        """Return the names of the tensors to keep; none if they are kept, or without room."""
+        """Return the names of the tensors to keep; empty if they are kept, or without room."""
         kept = self.tensors(batch)
         is_done = kept.keys() == set(self._names) or (self._is_full and not kept)
         return () if is_done else self._names
@@ -185,7 +185,7 @@ def read(
     track: Track,
     what: str,
     *,
-    given: Statistics,
+    statistics: Statistics,
     layers: Sequence[str] = (),
     with_accuracy: bool = False,
     watch: Watch | None = None,
@@ -199,7 +199,7 @@ def read(
         batches: the data.
         track: shows the progress.
         what: what is being done, for `track`.
-        given: the statistics of each layer that does not normalize by its batch.
+        statistics: the statistics of each layer that does not normalize by its batch.
         layers: the layers to measure.
         with_accuracy: True to compare the output with the labels.
         watch: called with each batch and the output.
@@ -216,7 +216,7 @@ def read(
     for batch in track(batches, what):
         result = runner.run(
             batch.feeds,
-            given,
+            statistics,
             numbers,
             output,
             start=cache.tensors(reading.batches),

@@ -10,12 +10,12 @@ from typing import Any
 from bnstat.discovery import discover
 from bnstat.errors import BnstatError, NotFoundError, UnsupportedError
 from bnstat.estimate.data import Data, example_of, open_data
+from bnstat.estimate.run_settings import Settings
 from bnstat.estimate.running import graph_files
 from bnstat.estimate.running.flat_graph import Program
 from bnstat.estimate.running.keras_files import keras_file
 from bnstat.estimate.running.network import Network, build_network
 from bnstat.estimate.running.traced import traced
-from bnstat.estimate.settings import Settings
 from bnstat.formats.contents import Contents
 from bnstat.formats.tensorflow.checkpoint import without_chatter
 from bnstat.live import LiveModel, is_session, live_model

@@ -39,11 +39,11 @@ from bnstat.estimate.passes import (
     read,
     untracked,
 )
+from bnstat.estimate.run_settings import Settings
 from bnstat.estimate.running.flat_graph import DATA, Dependencies, full_name, op_of
 from bnstat.estimate.running.network import UNREACHED, Network
 from bnstat.estimate.running.normalizations import MEAN, VARIANCE
 from bnstat.estimate.running.runner import Runner
-from bnstat.estimate.settings import Settings
 from bnstat.model import Array, as_float64
 
 if TYPE_CHECKING:
@@ -234,14 +234,14 @@ def estimate(
     if not exact:
         with network.runner(by_batch=True, sample=True) as runner:
             moments = read(
-                network, runner, data, track, "estimating", given={}, layers=names
+                network, runner, data, track, "estimating", statistics={}, layers=names
             ).moments
     with network.runner(by_batch=False, sample=not exact, optimized=not exact) as runner:
         before = None
         if with_accuracy:
             what = "accuracy before"
             before = read(
-                network, runner, data, track, what, given=old, with_accuracy=True
+                network, runner, data, track, what, statistics=old, with_accuracy=True
             ).accuracy
         if exact:
             moments = _in_waves(network, runner, data, track, waves, cache or ActivationCache())
@@ -252,7 +252,7 @@ def estimate(
             data,
             track,
             "verifying",
-            given=new,
+            statistics=new,
             layers=names,
             with_accuracy=with_accuracy,
             watch=None if sample is None else sample.add,
@@ -302,18 +302,18 @@ def _in_waves(
     cache: ActivationCache,
 ) -> dict[str, Halves]:
     moments: dict[str, Halves] = {}
-    given: dict[str, Mapping[str, Array]] = dict(network.stored())
+    statistics: dict[str, Mapping[str, Array]] = dict(network.stored())
     for number, (wave, cut) in enumerate(zip(waves, _cuts(network, runner, waves), strict=True), 1):
         what = f"wave {number} of {len(waves)}"
         cache.begin_wave(cut)
         for _ in range(_MOST_ROUNDS if network.depend_on_themselves(wave) else 1):
             reading = read(
-                network, runner, data, track, what, given=given, layers=wave, cache=cache
+                network, runner, data, track, what, statistics=statistics, layers=wave, cache=cache
             )
             moments.update(reading.moments)
-            new = _new_statistics(network, reading.moments, given)
-            moved = max(_largest_distance(given[name], new[name]) for name in wave)
-            given.update({name: new[name] for name in wave})
+            new = _new_statistics(network, reading.moments, statistics)
+            moved = max(_largest_distance(statistics[name], new[name]) for name in wave)
+            statistics.update({name: new[name] for name in wave})
             if moved <= _SETTLED:
                 break
     return moments
@@ -386,7 +386,7 @@ def _cuts(
     """
     measuring = runner.measuring
     marks = {op_of(each.tensor): [DATA] for each in network.inputs.values()}
-    for layer, placeholders in measuring.given.items():
+    for layer, placeholders in measuring.statistics.items():
         marks.update({op_of(name): [layer] for name in placeholders.values()})
     dependencies = Dependencies(measuring.graph_def, marks)
     nodes = {node.name: node for node in measuring.graph_def.node}

@@ -90,7 +90,7 @@ def a_pass(way: str, folder: str, images: np.ndarray) -> Callable[[], object]:
     from bnstat.estimate.passes import read, untracked
     from bnstat.estimate.preparation import set_up
     from bnstat.estimate.recalibration import estimate
-    from bnstat.estimate.settings import Settings
+    from bnstat.estimate.run_settings import Settings
 
     setup = set_up(folder, images, Settings(samples=len(images), batch_size=BATCH))
     network = setup.network
@@ -99,7 +99,9 @@ def a_pass(way: str, folder: str, images: np.ndarray) -> Callable[[], object]:
     stored = network.stored()
     runner = network.runner(by_batch=way == "recalibrate", sample=True)
     layers = list(network.layers)
-    return lambda: read(network, runner, setup.data, untracked, "", given=stored, layers=layers)
+    return lambda: read(
+        network, runner, setup.data, untracked, "", statistics=stored, layers=layers
+    )
 
 
 def main(way: str, folder: str, count: str, size: str) -> None:

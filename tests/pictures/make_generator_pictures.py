@@ -19,7 +19,7 @@ from PIL import Image
 
 import bnstat
 from bnstat.estimate.preparation import set_up
-from bnstat.estimate.settings import Settings
+from bnstat.estimate.run_settings import Settings
 
 FOLDER = Path(__file__).parent
 ROWS, COLUMNS = 2, 5

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from bnstat.errors import NotFoundError, UnknownFormatError
 from bnstat.estimate.data.batches import Arrays, Batch, BatchSource, Data, Input, SizedData
-from bnstat.estimate.data.files import (
+from bnstat.estimate.data.memory import LABELS, open_numpy, source_of_code, source_of_object
+from bnstat.estimate.data.stored import (
     Images,
     image_files,
     is_saved_dataset,
@@ -17,16 +18,17 @@ from bnstat.estimate.data.files import (
     open_saved_dataset,
     record_files,
 )
-from bnstat.estimate.data.memory import LABELS, open_numpy, source_of_code, source_of_object
 
 if TYPE_CHECKING:
-    from bnstat.estimate.settings import Settings
+    from bnstat.estimate.run_settings import Settings
 
 __all__ = ["Batch", "Data", "Images", "Input", "example_of", "open_data"]
 
 
 def open_data(data: Any, inputs: Mapping[str, Input], settings: Settings) -> Data:
-    """Return data that fits a model. Data in memory is checked as a whole, other data at first.
+    """Return data that fits a model.
+
+    Data in memory is checked as a whole. Of other data, only the first batch is checked.
 
     Args:
         data: a path, `module:function`, or arrays or a dataset in memory.

@@ -79,7 +79,9 @@ class Data:
     Attributes:
         source: the data.
         inputs: the inputs of the model, by name.
-        batch_size: the number of samples in a batch; the last batch may have fewer.
+        batch_size: the number of samples in a batch; the last batch may have fewer, unless the
+            model has a fixed batch.
+        is_fixed: True if the model has a fixed batch.
         most: the largest number of samples to use.
         labels: the name of the labels, if the accuracy is wanted.
     """
@@ -93,7 +95,6 @@ class Data:
     def __post_init__(self) -> None:
         sizes = {each.batch for each in self.inputs.values()} - {None}
         self.is_fixed = bool(sizes)
-        """True if every batch has exactly `batch_size` samples."""
         if len(sizes) == 1:
             self.batch_size = next(size for size in sizes if size is not None)
 

@@ -212,10 +212,6 @@ def source_of_code(spec: str, inputs: Mapping[str, Input], names: Sequence[str])
         spec: `module:function` or `file.py:function`.
         inputs: the inputs of the model, if they are known.
         names: the arrays that are needed.
-
-    Raises:
-        NotFoundError: the module or function does not exist.
-        BnstatError: its code fails.
     """
     module, _, name = spec.rpartition(":")
     function = getattr(import_user_module(module, spec), name, None)

@@ -95,12 +95,12 @@ def upstream(nodes: Iterable[Any], tensors: Iterable[str]) -> list[Any]:
 
 
 def called_by(nodes: Iterable[Any]) -> set[str]:
-    """Return all names that may call a function: those of ops, and in attributes."""
+    """Return the names of all functions that nodes may call, by their ops or attributes."""
     return {name for node in nodes for name in _calls(node)}
 
 
 def _calls(node: Any) -> Iterator[str]:
-    """Yield each name that may call a function, once for each occurrence."""
+    """Yield the names of the functions that a node may call, once for each call."""
     yield node.op
     for value in node.attr.values():
         yield from _functions_in(value)
@@ -182,12 +182,7 @@ def pruned(graph_def: Any, fetched: Collection[str], where: str) -> Any:
 
 
 def flattened(graph_def: Any, fetched: Collection[str], where: str) -> Any:
-    """Return a graph with all function calls inlined, as TensorFlow does before each run.
-
-    Args:
-        graph_def: what `pruned` returned; it is changed.
-        fetched: names of ops.
-        where: for messages.
+    """Inline all function calls, as TensorFlow does before each run; this changes the graph.
 
     Raises:
         UnsupportedError: TensorFlow cannot inline a function, functions call each other in a
@@ -205,11 +200,7 @@ def flattened(graph_def: Any, fetched: Collection[str], where: str) -> Any:
 
 
 def _flat_size(graph_def: Any, where: str) -> int:
-    """Return the number of ops of a graph after inlining.
-
-    Raises:
-        UnsupportedError: its functions call each other in a circle.
-    """
+    """Return the number of ops of a graph after inlining."""
     bodies = {function.signature.name: function.node_def for function in graph_def.library.function}
     calls = {
         name: [call for node in body for call in _calls(node)] for name, body in bodies.items()
@@ -255,12 +246,7 @@ DATA = "(data)"
 
 
 class Condition(NamedTuple):
-    """The condition under which a tensor is computed: `predicate` is `value`.
-
-    Attributes:
-        predicate: a tensor of one bool.
-        value: true or false.
-    """
+    """The condition under which a tensor is computed: the tensor `predicate` is `value`."""
 
     predicate: str
     value: bool
@@ -330,7 +316,7 @@ class Dependencies:
         return conditions
 
     def _sorted(self) -> Iterator[str]:
-        """Yield all ops, each after its inputs, except for what a loop iteration hands on."""
+        """Yield all ops, each after its inputs, except for results of the last loop iteration."""
         begun: set[str] = set()
         for root in self._nodes:
             stack = [(root, False)]

@@ -1,14 +1,19 @@
-"""Graphs in files and sessions as programs: which tensors are fed, and which are the outputs."""
+"""Graphs in files and sessions as programs: which tensors are fed, and which are the outputs.
+
+All functions raise a `BnstatError` if the graph cannot be run, or if the user has to choose.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bnstat.errors import AmbiguousError, DamagedError, NotFoundError, UnsupportedError
 from bnstat.estimate.data import Input
+from bnstat.estimate.run_settings import Settings
 from bnstat.estimate.running.allowed_ops import refuse_evaluated
 from bnstat.estimate.running.flat_graph import (
     PLACEHOLDERS,
@@ -20,13 +25,11 @@ from bnstat.estimate.running.flat_graph import (
     upstream,
 )
 from bnstat.estimate.running.runner import imported
-from bnstat.estimate.settings import Settings
 from bnstat.formats.contents import Contents
 from bnstat.formats.tensorflow.graph_def import VARIABLES, graph_of, variables_of_calls
 from bnstat.formats.tensorflow.saved_model import BINARY, TEXT
 from bnstat.live import session_contents, session_variables
 from bnstat.mending.layout import footprint
-from bnstat.model import Array
 
 _DEFAULT_SIGNATURES = ("serving_default", "default")
 _INITIALIZERS = ("__saved_model_init_op", "legacy_init_op", "saved_model_main_op")
@@ -38,17 +41,13 @@ _NOT_AN_OUTPUT = re.compile(
 
 
 def saved_model(path: str, contents: Contents, settings: Settings) -> Program:
-    """Return the program of a SavedModel's signature.
-
-    Raises:
-        BnstatError: the SavedModel has no graph or no such signature, or cannot be run.
-    """
+    """Return the program of a SavedModel's signature."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     message = _parsed(_path_of_saved_model(contents), [saved_model_pb2.SavedModel()])
     meta_graph = message.meta_graphs[0]
     graph_def = meta_graph.graph_def
-    inputs, outputs = _signature(meta_graph, settings, path)
+    tensors = _signature(meta_graph, settings, path)
     captured = _captured(meta_graph, contents)
     keys = contents.variables
     parts: Mapping[str, tuple[slice, ...]] = {}
@@ -59,19 +58,12 @@ def saved_model(path: str, contents: Contents, settings: Settings) -> Program:
         variables, parts = graph.variables, graph.parts
     if not contents.objects and not variables:
         variables = {key: key for key in keys}
-    initializers = _initializers(meta_graph)
-    data, values = _split_inputs(inputs, settings, graph_def, path)
-    return Program(
-        path, graph_def, variables, _reader(contents), data, outputs, values, initializers, parts
-    )
+    program = _program(path, graph_def, contents, settings, tensors, variables, parts)
+    return replace(program, initializers=_initializers(meta_graph))
 
 
 def frozen_graph(path: str, contents: Contents, settings: Settings) -> Program:
-    """Return the program of a graph that is a file of its own.
-
-    Raises:
-        BnstatError: it cannot be run.
-    """
+    """Return the program of a graph that is a file of its own."""
     from tensorflow.core.framework import graph_pb2
     from tensorflow.core.protobuf import meta_graph_pb2
 
@@ -84,16 +76,13 @@ def frozen_graph(path: str, contents: Contents, settings: Settings) -> Program:
             "is a graph without the values of its variables",
             "pass the checkpoint that belongs to it, with the .meta beside it",
         )
+    tensors = _obvious_tensors(graph_def, settings, path)
     variables = {key: key for key in contents.variables}
-    return _without_signature(path, graph_def, variables, contents, settings)
+    return _program(path, graph_def, contents, settings, tensors, variables, {})
 
 
 def checkpoint_with_graph(path: str, contents: Contents, settings: Settings) -> Program:
-    """Return the program of a TensorFlow 1 checkpoint with a `.meta` beside it.
-
-    Raises:
-        BnstatError: the `.meta` is missing, or it cannot be run.
-    """
+    """Return the program of a TensorFlow 1 checkpoint with a `.meta` beside it."""
     from tensorflow.core.protobuf import meta_graph_pb2
 
     meta = f"{footprint(contents.source).path}.meta"
@@ -108,37 +97,40 @@ def checkpoint_with_graph(path: str, contents: Contents, settings: Settings) -> 
     graph_def = _parsed(meta, [meta_graph_pb2.MetaGraphDef()]).graph_def
     keys = contents.variables
     graph = graph_of(graph_def, lambda name: name if name in keys else None)
-    return _without_signature(path, graph_def, graph.variables, contents, settings, graph.parts)
+    tensors = _obvious_tensors(graph_def, settings, path)
+    return _program(path, graph_def, contents, settings, tensors, graph.variables, graph.parts)
 
 
 def session(where: str, model: Any, settings: Settings) -> Program:
-    """Return the program of the graph of a `tf.compat.v1.Session`.
-
-    Raises:
-        BnstatError: it cannot be run.
-    """
+    """Return the program of the graph of a `tf.compat.v1.Session`."""
     contents = session_contents(model, session_variables(model))
     (graph,) = contents.graphs() if contents.graphs else ()
     graph_def = model.graph.as_graph_def()
-    return _without_signature(where, graph_def, graph.variables, contents, settings, graph.parts)
+    tensors = _obvious_tensors(graph_def, settings, where)
+    return _program(where, graph_def, contents, settings, tensors, graph.variables, graph.parts)
 
 
-def _without_signature(
+def _program(
     path: str,
     graph_def: Any,
-    variables: Mapping[str, str],
     contents: Contents,
     settings: Settings,
-    parts: Mapping[str, tuple[slice, ...]] | None = None,
+    tensors: tuple[Mapping[str, Input], Mapping[str, str]],
+    variables: Mapping[str, str],
+    parts: Mapping[str, tuple[slice, ...]],
 ) -> Program:
-    inputs, outputs = _obvious_tensors(graph_def, settings, path)
+    inputs, outputs = tensors
     data, values = _split_inputs(inputs, settings, graph_def, path)
-    read = _reader(contents)
-    return Program(path, graph_def, variables, read, data, outputs, values, parts=parts or {})
-
-
-def _reader(contents: Contents) -> Callable[[str], Array]:
-    return lambda key: contents.variables[key].read()
+    return Program(
+        path,
+        graph_def,
+        variables,
+        lambda key: contents.variables[key].read(),
+        data,
+        outputs,
+        values,
+        parts=parts,
+    )
 
 
 def _path_of_saved_model(contents: Contents) -> str:
@@ -227,11 +219,11 @@ def _signature(
     }
     outputs = {key: info.name for key, info in signatures[name].outputs.items()}
     ops = {node.name for node in graph_def.node}
-    for kind, names, known in (
+    for kind, names, available in (
         ("input", settings.inputs, inputs),
         ("output", settings.outputs, outputs),
     ):
-        _refuse_unknown([each for each in names if op_of(each) not in ops], known, path, kind)
+        _refuse_unknown([each for each in names if op_of(each) not in ops], available, path, kind)
     if settings.inputs:
         inputs = {
             each: inputs[each] if each in inputs else _input_at(each, graph_def, settings, path)
@@ -249,10 +241,6 @@ def _obvious_tensors(
 
     The outputs are the logits of a loss, or ops whose output no other op takes. The inputs are
     the placeholders that they depend on.
-
-    Raises:
-        AmbiguousError: the user must choose.
-        NotFoundError: the graph lacks an op that the user chose.
     """
     nodes = {node.name: node for node in graph_def.node}
     for kind, names in (("input", settings.inputs), ("output", settings.outputs)):
@@ -298,10 +286,6 @@ def _split_inputs(
     """Return the inputs that take data, and tensor -> value for placeholders that do not.
 
     A placeholder of a single bool switches training on. It is false unless the user sets it.
-
-    Raises:
-        NotFoundError: the graph lacks a placeholder in `feeds`.
-        AmbiguousError: an input takes a single number, which the user did not set.
     """
     placeholders = {node.name: node for node in graph_def.node if node.op in _FED}
     names = [op_of(name) for name in settings.feeds if name not in inputs]
@@ -321,10 +305,10 @@ def _split_inputs(
     return data, values
 
 
-def _refuse_unknown(names: Iterable[str], known: Iterable[str], where: str, kind: str) -> None:
+def _refuse_unknown(names: Iterable[str], available: Iterable[str], where: str, kind: str) -> None:
     for name in names:
-        if name not in known:
-            hint = f"there are: {', '.join(list(known)[:5])}"
+        if name not in available:
+            hint = f"there are: {', '.join(list(available)[:5])}"
             hint += "; -o names a file" if kind == "output" else ""
             raise NotFoundError(where, f"the model has no {kind} {name!r}", hint)
 

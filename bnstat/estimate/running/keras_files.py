@@ -25,10 +25,10 @@ from zipfile import BadZipFile, ZipFile
 
 from bnstat.compare.alignment import align
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError, first_line
+from bnstat.estimate.run_settings import Settings
 from bnstat.estimate.running.allowed_ops import ALLOWED
 from bnstat.estimate.running.flat_graph import Program
 from bnstat.estimate.running.traced import traced
-from bnstat.estimate.settings import Settings
 from bnstat.estimate.user_code import import_user_module
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
 from bnstat.live import live_model
@@ -67,12 +67,7 @@ _TENSORS = frozenset({"RaggedTensor", "SparseTensor", "sparse.SparseTensor"})
 
 
 def keras_file(path: str, model: Model, settings: Settings) -> Program:
-    """Return the program of the model in a `.keras` or an `.h5`.
-
-    Args:
-        path: the file, or its folder.
-        model: its layers as the file records them.
-        settings: the modules to import first, and what is trusted.
+    """Return the program of the model in a `.keras`, its folder, or an `.h5`.
 
     Raises:
         UnsupportedError: Keras cannot build it, or it would have to be trusted.
@@ -145,12 +140,7 @@ def _with_usual_ending(path: str, kind: str) -> Iterator[str]:
 
 
 def _refuse_other_files(path: str, where: str) -> None:
-    """Raise if HDF5 would read other files: by external links or storage, or virtual datasets.
-
-    Args:
-        path: a `.keras` file or folder, or an `.h5`.
-        where: for messages.
-    """
+    """Raise if HDF5 would read other files: by external links or storage, or virtual datasets."""
     for file in _weights_files(path):
         for name in sorted(Hdf5(file).outside)[:1]:
             raise UnsupportedError(
@@ -194,7 +184,7 @@ def refuse_unsafe(configuration: Any, path: str, imports: Sequence[str]) -> None
     """Raise if a configuration names anything but what models are made of.
 
     Args:
-        configuration: what `_configuration` returned.
+        configuration: a JSON value.
         path: for messages.
         imports: modules that the user has imported, and that it may name.
 

@@ -52,14 +52,14 @@ class MeasuringGraph:
     Attributes:
         graph_def: the graph.
         results: the names of the tensors of each normalization's moments.
-        given: layer -> role -> the placeholder of the statistics that the layer uses; empty if
+        statistics: layer -> role -> the placeholder of the statistics that the layer uses; empty if
             each layer normalizes by its batch.
         phase: the placeholder of an int32 that differs between batches.
     """
 
     graph_def: Any
     results: Sequence[BatchMoments]
-    given: Mapping[str, Mapping[str, str]]
+    statistics: Mapping[str, Mapping[str, str]]
     phase: str
 
 
@@ -113,20 +113,20 @@ def _entering(model: Any, normalization: Normalization) -> tuple[Any, Sequence[i
         op, sizes = model.get_operation_by_name(normalization.op), statistic.shape.as_list()
         wide = [place - len(sizes) for place, size in enumerate(sizes) if size != 1]
         if "data_format" in op.node_def.attr and axis is not None:
-            known = [None] * len(op.get_attr("data_format"))
-            known[axis] = prod(sizes)
-            x.set_shape(known)
+            shape = [None] * len(op.get_attr("data_format"))
+            shape[axis] = prod(sizes)
+            x.set_shape(shape)
         elif len(wide) == 1 and (len(sizes) > 1 or axis in (None, -1)):
             return x, wide, prod(sizes)
-    kept = _channel_axes(x.shape, statistic.shape, axis, normalization.layer)
-    if len(kept) == 1 and x.shape[kept[0]] is None:
-        known = [None] * x.shape.rank
-        known[kept[0]] = statistic.shape.num_elements()
-        x.set_shape(known)
-    if any(x.shape[axis] is None for axis in kept):
+    channel_axes = _channel_axes(x.shape, statistic.shape, axis, normalization.layer)
+    if len(channel_axes) == 1 and x.shape[channel_axes[0]] is None:
+        shape = [None] * x.shape.rank
+        shape[channel_axes[0]] = statistic.shape.num_elements()
+        x.set_shape(shape)
+    if any(x.shape[axis] is None for axis in channel_axes):
         what = "the graph does not record its number of channels"
         raise UnsupportedError(normalization.layer, what)
-    return x, kept, prod(x.shape[axis] for axis in kept)
+    return x, channel_axes, prod(x.shape[axis] for axis in channel_axes)
 
 
 def _channel_axes(x: Any, statistic: Any, axis: int | None, layer: str) -> tuple[int, ...]:
@@ -137,45 +137,40 @@ def _channel_axes(x: Any, statistic: Any, axis: int | None, layer: str) -> tuple
     if len(sizes) == 1 and axis is not None:
         return (axis % rank,)
     first = rank - len(sizes)
-    kept = tuple(first + place for place, size in enumerate(sizes) if size != 1)
-    return kept or ((axis % rank,) if axis is not None else (rank - 1,))
+    channel_axes = tuple(first + place for place, size in enumerate(sizes) if size != 1)
+    return channel_axes or ((axis % rank,) if axis is not None else (rank - 1,))
 
 
 def _measure(
-    x: Any, kept: Sequence[int], channels: int, phase: Any, sample: bool, mask: Any
+    x: Any, channel_axes: Sequence[int], channels: int, phase: Any, sample: bool, mask: Any
 ) -> BatchMoments:
     """Add the ops that measure a tensor.
 
-    Args:
-        x: the tensor.
-        kept: the axes of the channels; one axis, counted from the end, if the rank is not known.
-        channels: their number.
-        phase: chooses the positions of a sample.
-        sample: True if at most `_ENOUGH` positions of a batch are measured.
-        mask: of one dimension less, if the channels come last; True for positions that count.
+    If its rank is not known, there is one channel axis, counted from the end. The phase chooses
+    the positions of a sample. A mask counts if the channels come last.
     """
     import tensorflow as tf
 
     rank = x.shape.rank
     if rank is None:
-        rank = 1 - kept[0]
-        x = tf.reshape(x, tf.concat([[-1], tf.shape(x)[kept[0] :]], 0))
+        rank = 1 - channel_axes[0]
+        x = tf.reshape(x, tf.concat([[-1], tf.shape(x)[channel_axes[0] :]], 0))
         x = tf.ensure_shape(x, [None, channels, *[None] * (rank - 2)])
-        kept = (1,)
-    is_last = tuple(kept) == (rank - 1,)
+        channel_axes = (1,)
+    is_last = tuple(channel_axes) == (rank - 1,)
     if is_last and mask is not None:
         counts = tf.broadcast_to(tf.cast(mask, tf.bool), tf.shape(x)[:-1])
-        x, kept, rank = tf.boolean_mask(x, counts), (1,), 2
+        x, channel_axes, rank = tf.boolean_mask(x, counts), (1,), 2
     if is_last and rank > 2:
         sizes = x.shape[1:-1]
         positions = -1 if None in sizes else prod(sizes)
         x = tf.reshape(x, [tf.shape(x)[0], positions, channels])
-        kept, rank = (2,), 3
+        channel_axes, rank = (2,), 3
     if sample:
-        x = _sampled(x, kept, phase)
+        x = _sampled(x, channel_axes, phase)
     if x.dtype not in (tf.float32, tf.float64):
         x = tf.cast(x, tf.float32)
-    axes = [axis for axis in range(rank) if axis not in kept]
+    axes = [axis for axis in range(rank) if axis not in channel_axes]
     count = tf.reduce_prod(tf.gather(tf.shape(x, tf.int64), axes))
     if is_last:
         x, axes = tf.reshape(x, [-1, channels]), [0]
@@ -218,13 +213,13 @@ def _mean_in_blocks(x: Any) -> Any:
     return total / tf.cast(rows, tf.float64)
 
 
-def _sampled(x: Any, kept: Sequence[int], phase: Any) -> Any:
+def _sampled(x: Any, channel_axes: Sequence[int], phase: Any) -> Any:
     """Return every n-th position of a tensor along an axis; the phase chooses the first."""
     import tensorflow as tf
 
-    spatial = [axis for axis in range(1, x.shape.rank) if axis not in kept]
+    spatial = [axis for axis in range(1, x.shape.rank) if axis not in channel_axes]
     static = [x.shape[axis] for axis in spatial]
-    if 0 in kept or not spatial or (None not in static and prod(static) <= _FEW):
+    if 0 in channel_axes or not spatial or (None not in static and prod(static) <= _FEW):
         return x
     sizes = tf.shape(x)
     axis = spatial[0]
@@ -249,7 +244,7 @@ class _Builder:
         self._edges: dict[tuple[str, int], str] = {}
         self._replaced: dict[str, str] = {}
         self._results: list[BatchMoments] = []
-        self._given: dict[str, dict[str, str]] = {}
+        self._statistics: dict[str, dict[str, str]] = {}
         with self._graph.as_default():
             self._phase = tf.compat.v1.placeholder(tf.int32, [], f"{prefix}/phase")
 
@@ -257,14 +252,14 @@ class _Builder:
         self, number: int, normalization: Normalization, conditions: Sequence[Condition]
     ) -> None:
         """Add the ops that measure a normalization."""
-        x, kept, channels = _entering(self._model, normalization)
+        x, channel_axes, channels = _entering(self._model, normalization)
         with self._graph.as_default(), self._tf.name_scope(f"{self._prefix}/{number}/"):
             entering = self._alias(x, normalization.x)
             mask = normalization.mask and self._alias_of(normalization.mask)
-            moments = _measure(entering, kept, channels, self._phase, self._sample, mask)
+            moments = _measure(entering, channel_axes, channels, self._phase, self._sample, mask)
             for place, edge in enumerate(normalization.edges):
                 self._rewire(place, edge, self._statistic(normalization, edge, moments, channels))
-            self._spell_out(normalization, entering, kept, moments, channels)
+            self._spell_out(normalization, entering, channel_axes, moments, channels)
             moments = self._or_zeros(moments, conditions, channels)
             self._results.append(BatchMoments(*(tensor.name for tensor in moments)))
 
@@ -285,7 +280,7 @@ class _Builder:
                 added.name, added.op = node.name, "Identity"
                 added.input.append(self._replaced.get(tensor, tensor))
                 added.attr["T"].type = node.attr["dtype"].type
-        return MeasuringGraph(merged, self._results, self._given, self._phase.name)
+        return MeasuringGraph(merged, self._results, self._statistics, self._phase.name)
 
     def _alias_of(self, name: str) -> Any:
         return self._alias(self._model.get_tensor_by_name(full_name(name)), name)
@@ -303,12 +298,12 @@ class _Builder:
         if self._by_batch:
             return moments.mean if edge.role == MEAN else moments.variance
         tf = self._tf
-        given = self._given.setdefault(normalization.layer, {})
-        if edge.role not in given:
+        placeholders = self._statistics.setdefault(normalization.layer, {})
+        if edge.role not in placeholders:
             dtype = self._model.get_tensor_by_name(full_name(edge.tensor)).dtype.base_dtype
             dtype = tf.float64 if dtype == tf.float64 else tf.float32
-            given[edge.role] = tf.compat.v1.placeholder(dtype, [channels]).name
-        return self._graph.get_tensor_by_name(given[edge.role])
+            placeholders[edge.role] = tf.compat.v1.placeholder(dtype, [channels]).name
+        return self._graph.get_tensor_by_name(placeholders[edge.role])
 
     def _rewire(self, place: int, edge: Edge, statistic: Any) -> None:
         tf = self._tf
@@ -321,14 +316,18 @@ class _Builder:
         self,
         normalization: Normalization,
         x: Any,
-        kept: Sequence[int],
+        channel_axes: Sequence[int],
         moments: BatchMoments,
         channels: int,
     ) -> None:
         """Replace a fused op by a product and a sum, which can reuse the memory of `x`."""
         tf = self._tf
         op = self._model.get_operation_by_name(normalization.op)
-        if op.type not in _SPELLED_OUT or kept[-1] != x.shape.rank - 1 or x.dtype != tf.float32:
+        if (
+            op.type not in _SPELLED_OUT
+            or channel_axes[-1] != x.shape.rank - 1
+            or x.dtype != tf.float32
+        ):
             return
         gamma, beta = (self._alias(tensor, tensor.name) for tensor in op.inputs[1:3])
         mean, variance = (

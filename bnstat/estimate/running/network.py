@@ -159,15 +159,10 @@ class Network:
 
 
 def build_network(program: Program, layers: Sequence[BatchNorm], *, trust: bool) -> Network:
-    """Find the normalizations of a network.
-
-    Args:
-        program: the network.
-        layers: its layers, with the keys of their variables.
-        trust: also run ops that are not on the list of allowed ops.
+    """Make a program flat, and find the normalizations of its layers.
 
     Raises:
-        UnsupportedError: running it would execute ops that are not allowed.
+        UnsupportedError: running it would execute ops that are not allowed (see `trust`).
         BnstatError: TensorFlow refuses its graph.
     """
     fetched = [op_of(each) for each in (*program.outputs.values(), *program.masks.values())]
@@ -234,9 +229,7 @@ def _statistic(layer: BatchNorm, role: str) -> Array:
 def activation_of(graph_defs: Iterable[Any], output: str) -> Activation | None:
     """Return the function that an output is the result of, or otherwise the input of.
 
-    Args:
-        graph_defs: graphs to search, the best first; only their outermost ops count.
-        output: a tensor.
+    The graphs are searched one after the other, except for the functions in them.
     """
     for graph_def in graph_defs:
         ops = {node.name: node for node in graph_def.node}

@@ -107,7 +107,7 @@ def find_normalizations(
     """
     graph = flat_graph(graph_def, variables)
     tensors = Tensors(graph, Steps())
-    held = {v.key: v for layer in layers for v in layer.variables.values()}
+    by_key = {v.key: v for layer in layers for v in layer.variables.values()}
     owners = {
         layer.variables[role].key: layer.name
         for layer in layers
@@ -117,7 +117,7 @@ def find_normalizations(
 
     normalizations = []
     reasons = {}
-    for norm in find_norms(tensors, held):
+    for norm in find_norms(tensors, by_key):
         owner = next((owners[key] for key in norm.roles.values() if key in owners), None)
         if owner is None:
             continue

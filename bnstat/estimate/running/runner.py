@@ -120,7 +120,7 @@ class Runner:
     def run(
         self,
         feeds: Mapping[str, Array],
-        given: Mapping[str, Mapping[str, Array]],
+        statistics: Mapping[str, Mapping[str, Array]],
         numbers: Sequence[int],
         output: str | None = None,
         *,
@@ -131,7 +131,7 @@ class Runner:
 
         Args:
             feeds: input name -> array.
-            given: layer -> role -> the statistics that the layer uses, [channels].
+            statistics: layer -> role -> the statistics that the layer uses, [channels].
             numbers: the numbers of the normalizations to measure.
             output: a tensor to return.
             start: tensors that an earlier run kept, which are not computed again.
@@ -143,8 +143,8 @@ class Runner:
         fed: dict[str, Any] = dict(self._program.settings)
         fed.update({self._program.inputs[name].tensor: array for name, array in feeds.items()})
         fed[self.measuring.phase] = self._batches
-        for layer, placeholders in self.measuring.given.items():
-            fed.update({name: given[layer][role] for role, name in placeholders.items()})
+        for layer, placeholders in self.measuring.statistics.items():
+            fed.update({name: statistics[layer][role] for role, name in placeholders.items()})
         fed.update(start or {})
         moments = [tuple(self.measuring.results[number]) for number in numbers]
         values = self._run([moments, [output] if output else [], list(keep)], fed)

@@ -209,13 +209,7 @@ def _recording(call: Any, recorded: list[tuple[Any, Any]]) -> Any:
 
 
 def mask_of(nodes: Mapping[str, Any], tensor: str, masks: Mapping[str, str]) -> str | None:
-    """Return the mask of a tensor that enters a normalization.
-
-    Args:
-        nodes: the `NodeDef`s of the graph, by name.
-        tensor: the tensor.
-        masks: name of an op -> the mask of its output.
-    """
+    """Return the mask of a tensor that enters a normalization; for `masks` see `Program`."""
     name = op_of(tensor)
     while name not in masks and name in nodes and nodes[name].op in _SAME_MASK:
         name = op_of(nodes[name].input[0])
@@ -225,13 +219,8 @@ def mask_of(nodes: Mapping[str, Any], tensor: str, masks: Mapping[str, str]) -> 
 def _add_table(graph_def: Any, node: Any, handle: Any) -> str | None:
     """Turn a node that stands for a lookup table in memory into a table with the same entries.
 
-    Args:
-        graph_def: the graph, which gets an op that fills the table.
-        node: a `NodeDef` of the graph; only its name stays.
-        handle: the resource of the table.
-
     Returns:
-        The name of the op that fills the table; None if the resource is not a known table.
+        The name of the new op that fills the table; None if the resource is not a known table.
     """
     import tensorflow as tf
 
@@ -250,10 +239,10 @@ def _add_table(graph_def: Any, node: Any, handle: Any) -> str | None:
         tf.raw_ops.InitializeTableV2(
             table_handle=table, keys=keys, values=values, name=f"{name}_fill"
         )
-    made, *others = graph.as_graph_def().node
-    node.CopyFrom(made)
-    graph_def.node.extend(others)
-    fill: str = others[-1].name
+    table_node, *other_nodes = graph.as_graph_def().node
+    node.CopyFrom(table_node)
+    graph_def.node.extend(other_nodes)
+    fill: str = other_nodes[-1].name
     return fill
 
 

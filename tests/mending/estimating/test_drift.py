@@ -41,7 +41,7 @@ def test_a_negative_variance_is_not_healthy(tmp_path: Path) -> None:
     assert np.isnan(layer.ratio).tolist() == np.isnan(layer.shift).tolist() == [False, False, True]
     assert result.largest == np.inf
     assert "NaN" not in shown(result).split("invalid: ")[0]
-    assert "negative; bnstat check names the stored ones" in shown(result)
+    assert "negative; bnstat check names such layers" in shown(result)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from bnstat.errors import BnstatError
 from bnstat.estimate.data import Batch
 from bnstat.estimate.modes import Accuracy, ModeEvidence, Sample, compare, information, rows_of
 from bnstat.estimate.preparation import set_up
+from bnstat.estimate.run_settings import Settings
 from bnstat.estimate.running.network import activation_of
-from bnstat.estimate.settings import Settings
 from tests.builders.digits import DATA, TEST, TRAIN
 from tests.builders.hostile import const, node
 from tests.builders.modes import FAR_OFF, WIDE, classifier

@@ -13,8 +13,8 @@ import tf_keras
 from bnstat.estimate.passes import ActivationCache
 from bnstat.estimate.preparation import set_up
 from bnstat.estimate.recalibration import Recalibration, estimate
+from bnstat.estimate.run_settings import Settings
 from bnstat.estimate.running.runner import Runner
-from bnstat.estimate.settings import Settings
 
 X = (np.random.default_rng(8).normal(1, 2, (90, 5, 4, 3)) ** 3).astype(np.float32)
 NAMES = ("first", "rows", "shared", "last")

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from bnstat.errors import BnstatError
 from bnstat.estimate.data import Input, open_data
-from bnstat.estimate.settings import Settings
+from bnstat.estimate.run_settings import Settings
 
 ONE = {"x": Input("x:0", "float32", (None, 2, 3))}
 X = np.arange(60, dtype=np.float32).reshape(10, 2, 3)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bnstat.estimate.data.files import Images
+from bnstat.estimate.data.stored import Images
 
 
 @dataclass(frozen=True)
