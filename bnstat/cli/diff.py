@@ -50,7 +50,7 @@ Examples:
     help="Also show layers that are equal, and every name of a long list.",
 )
 @options.formats(
-    map="Write a line OLD,NEW for each pair of layers, for export --map.",
+    map="Write a line OLD,NEW for each pair of layers, which export --map reads.",
     json="Write JSON.",
     md="Write Markdown.",
 )

@@ -29,7 +29,7 @@ Examples:
 @click.command("inspect", epilog=_EPILOG)
 @options.path
 @click.option("--values", is_flag=True, help="Show every value instead of the table.")
-@click.option("--plot", is_flag=True, help="Draw each layer large instead of the table.")
+@click.option("--plot", is_flag=True, help="Draw charts of each layer instead of the table.")
 @options.no_values
 @options.layers
 @options.reading
@@ -63,8 +63,8 @@ def command(
     such variable. A letter beside a name marks an obvious defect: N for NaN or infinite values,
     V for a negative variance, I for moving statistics that are still the initial 0 and 1.
 
-    With --plot, the distribution of each statistic is drawn, and its channels from the lowest to
-    the highest.
+    With --plot, one chart shows the distribution of each statistic, and another one its channels
+    from the lowest to the highest value.
     """
     if values + plot + no_values > 1:
         raise click.UsageError("--values, --plot and --no-values: choose one")

@@ -109,8 +109,8 @@ layers = click.option(
 no_values = click.option(
     "--no-values",
     is_flag=True,
-    help="Leave out the values: names, shapes and dtypes alone. No tensor is read; the data files, "
-    "or the variables folder of a SavedModel, need not exist.",
+    help="Show names, shapes and dtypes only. No tensor is read, so the data files (in a "
+    "SavedModel, the variables folder) need not exist.",
 )
 
 output = click.option(
@@ -225,8 +225,7 @@ _RULES = (
     click.option(
         "--fail-on",
         type=click.Choice(["error", "warning", "info"]),
-        help="Exit with 1 if there is a finding of this severity or a more serious one. "
-        "Default: warning.",
+        help="Exit with 1 if a finding has this severity or a more serious one. Default: warning.",
     ),
     click.option(
         "--config-file",

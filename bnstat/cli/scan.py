@@ -26,7 +26,7 @@ Examples:
 Exit codes:
   0  no findings
   1  findings, a model that could not be read, or no model at all
-  2  a ROOT does not exist, or not one model could be read
+  2  a ROOT does not exist, no model could be read, or the cluster is gone
 """
 
 
@@ -47,7 +47,7 @@ Exit codes:
 @click.option(
     "--newest",
     is_flag=True,
-    help="Check only the newest checkpoint of a training run, and the newest numbered version.",
+    help="Of a training run, check only the newest checkpoint; of numbered versions, the newest.",
 )
 @click.option(
     "--jobs",
@@ -55,7 +55,7 @@ Exit codes:
     default=1,
     show_default=True,
     metavar="N",
-    help="Read this number of models at a time; 0 means one per core.",
+    help="Read N models at a time; 0 means one per core.",
 )
 @click.option(
     "--engine",
@@ -67,7 +67,7 @@ Exit codes:
     "--state",
     metavar="FILE",
     type=click.Path(),
-    help="Keep the results in FILE. A later scan reads only models that changed since.",
+    help="Keep the results in FILE, so that a later scan reads only models that changed.",
 )
 @options.rules
 @options.formats(

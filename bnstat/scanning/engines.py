@@ -93,12 +93,13 @@ class Processes(Engine):
 
     def submit(self, work: Callable[[Any], Any], job: Any) -> Future[Any]:
         """Start a job, in new processes if one has died."""
-        try:
-            return self._pool.submit(work, job)
-        except BrokenExecutor:
-            self._pool.shutdown()
-            self._pool = self._start()
-            return self._pool.submit(work, job)
+        with _interrupts_blocked():
+            try:
+                return self._pool.submit(work, job)
+            except BrokenExecutor:
+                self._pool.shutdown()
+                self._pool = self._start()
+                return self._pool.submit(work, job)
 
     def is_dead_worker(self, error: Exception) -> bool:
         """Return True for the error of every job that was under way when a process died."""
@@ -114,8 +115,21 @@ class Processes(Engine):
         self._pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Block Ctrl-C until the end of the block, and for ever in processes that it starts."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _prepare_worker() -> None:
-    """Make a worker end with its parent: after Ctrl-C, and also if the parent is killed."""
+    """Make a worker ignore Ctrl-C, and end if its parent is killed."""
     ignore_interrupts()
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 

@@ -252,6 +252,17 @@ def test_a_bounded_number_of_jobs_is_under_way() -> None:
     assert 3 < engine.most <= 2 * engine.workers + 1
 
 
+def _blocks_interrupts(_: object = None) -> bool:
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_ctrl_c_does_not_reach_workers() -> None:
+    """Even while they start: they inherit the mask of signals."""
+    with two_workers(None) as engine:
+        assert engine.submit(_blocks_interrupts, None).result()
+        assert not _blocks_interrupts()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "killed"])
 @pytest.mark.parametrize("options", [[], ["--engine", "dask://local"]], ids=["processes", "dask"])
