@@ -53,22 +53,14 @@ def locate(path: str, access: Access | None = None) -> ModelSet:
     """
     spot = find(path, access or Access())
     if spot.parent is not None:
-        models = _under_name(spot.parent, spot.name)
-        if models is not None:
-            return models
+        if (file := spot.parent.file(spot.name)) is not None:
+            return _of_file(spot.parent, file)
+        for format_ in formats():
+            if (model := format_.model_at_prefix(spot.parent, spot.name)) is not None:
+                return single(model)
     if spot.folder is not None:
         return _in_folder(spot.folder)
     raise _nothing_at(redact(path), spot)
-
-
-def _under_name(folder: Folder, name: str) -> ModelSet | None:
-    """Return the models that a name stands for: the name of a file, or a prefix of names."""
-    if (file := folder.file(name)) is not None:
-        return _of_file(folder, file)
-    for format_ in formats():
-        if (model := format_.model_at_prefix(folder, name)) is not None:
-            return single(model)
-    return None
 
 
 def _in_folder(folder: Folder) -> ModelSet:
