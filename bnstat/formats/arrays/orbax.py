@@ -21,7 +21,7 @@ from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.formats.arrays.entries import as_shape, name_of_path
 from bnstat.formats.contents import Contents
 from bnstat.formats.detection import (
-    Format,
+    Finder,
     ModelSet,
     StoredModel,
     require_native_reader,
@@ -59,7 +59,7 @@ _FAILURES: Final = (
 """The errors that tensorstore raises for damaged or unsupported data."""
 
 
-class Orbax(Format):
+class Orbax(Finder):
     """A folder that is an item, or that contains items."""
 
     def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
