@@ -23,9 +23,9 @@ from bnstat.formats.detection import (
     step_of,
     unnamed,
 )
-from bnstat.formats.json_text import MAX_BYTES
 from bnstat.model import Source
 from bnstat.storage.files import File, Folder
+from bnstat.text import MAX_JSON
 
 _INDEX_NAME: Final = re.compile(r"(?P<stem>.+)(?P<ending>\.(?:safetensors|bin))\.index\.json")
 _PART_NAME: Final = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}(?P<ending>\.(?:safetensors|bin))")
@@ -112,6 +112,6 @@ class DistributedPyTorch(Finder):
 
 
 def _is_json_with(file: File, word: bytes) -> bool:
-    if file.size > MAX_BYTES or not file.head(64).lstrip().startswith(b"{"):
+    if file.size > MAX_JSON or not file.head(64).lstrip().startswith(b"{"):
         return False
     return word in file.read()

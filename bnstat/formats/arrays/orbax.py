@@ -29,10 +29,10 @@ from bnstat.formats.detection import (
     unnamed,
 )
 from bnstat.formats.dtypes import dtype_of_descr, find_dtype
-from bnstat.formats.json_text import parse_json
 from bnstat.formats.keras.config import layers_by_scope
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File, Folder
+from bnstat.text import parse_json
 
 _TREE: Final = "_METADATA"
 _STORE: Final = "manifest.ocdbt"
