@@ -5,8 +5,6 @@ Each is a `BnstatError`. Its text is one line: where the problem is, what it is,
 
 from __future__ import annotations
 
-from bnstat.text import printable
-
 
 class BnstatError(Exception):
     """The base class of bnstat's errors.
@@ -55,3 +53,17 @@ def first_line(error: BaseException) -> str:
     """Return the first line of another library's error, or the name of its type if it is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def printable(text: str) -> str:
+    r"""Escape the characters of a text that could act on a terminal, page or reader.
+
+    Control characters, line breaks, bidirectional overrides and lone surrogates become `\x1b`
+    and the like. Printable text of any language is unchanged.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )

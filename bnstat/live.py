@@ -197,7 +197,9 @@ def live_model(thing: Any) -> LiveModel:
         UnsupportedError: the object is not a Keras model or layer, a `tf.Module` or a session.
     """
     if is_session(thing):
-        return _in_session(thing)
+        in_session = session_variables(thing)
+        contents = session_contents(thing, in_session, _writer(thing))
+        return LiveModel(discover(contents), dict(in_session))
     kind = f"{type(thing).__module__}.{type(thing).__qualname__}"
     if not is_live(thing) or not (hasattr(thing, "__dict__") or hasattr(thing, "_flatten_layers")):
         raise UnsupportedError(kind, "is neither a path nor a model of Keras or TensorFlow")
@@ -217,12 +219,6 @@ def live_model(thing: Any) -> LiveModel:
         layers.append(_layer(name, holder, {role: (keys[role], roles[role]) for role in keys}))
     source = Source(getattr(thing, "name", None) or kind, "live", writer=_writer(thing))
     return LiveModel(Model(source, layers), variables)
-
-
-def _in_session(session: Any) -> LiveModel:
-    variables = session_variables(session)
-    contents = session_contents(session, variables, _writer(session))
-    return LiveModel(discover(contents), dict(variables))
 
 
 def numpy_of(variable: Any) -> Array:

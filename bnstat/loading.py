@@ -141,18 +141,22 @@ def load(
         from bnstat.live import live_model
 
         live = live_model(path).model
-        _refuse(
-            live.source.path,
-            checkpoint=checkpoint is not None,
-            step=step is not None,
-            reader=reader != "auto",
-            patterns=bool(patterns),
-            include_shadows=include_shadows,
-            max_download=max_download != MAX_DOWNLOAD,
-            storage_options=storage_options is not None,
-            access=access is not None,
-            config=config is not None,
-        )
+        for_files = {
+            "checkpoint": checkpoint is not None,
+            "step": step is not None,
+            "reader": reader != "auto",
+            "patterns": bool(patterns),
+            "include_shadows": include_shadows,
+            "max_download": max_download != MAX_DOWNLOAD,
+            "storage_options": storage_options is not None,
+            "access": access is not None,
+            "config": config is not None,
+        }
+        if any(for_files.values()):
+            names = ", ".join(name for name, is_given in for_files.items() if is_given)
+            raise BnstatError(
+                live.source.path, f"{names}: not for a model in memory", "leave this out"
+            )
         if eager and values:
             options.read(live)
         return narrow(live, layers)
@@ -292,13 +296,6 @@ def open_contents(
 ) -> Contents:
     """Open the model at a path without looking for batch norm. See `load`."""
     return _open(path, locate(path).choose(path, checkpoint, step), reader, True)
-
-
-def _refuse(where: str, **given: bool) -> None:
-    """Raise a BnstatError if an argument is given that applies to files only."""
-    names = [name for name, is_given in given.items() if is_given]
-    if names:
-        raise BnstatError(where, f"{', '.join(names)}: not for a model in memory", "leave this out")
 
 
 def narrow(model: Model, globs: Sequence[str]) -> Model:

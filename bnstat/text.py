@@ -1,8 +1,32 @@
-"""Order names naturally, and escape text for display."""
+"""Order names naturally, and parse JSON from model files."""
 
 from __future__ import annotations
 
 import re
+from typing import Any, Final
+
+from bnstat.errors import DamagedError
+
+MAX_JSON: Final = 32 << 20
+"""The longest JSON that is read. The JSON of the largest models has a tenth of this."""
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """Parse JSON from a model file.
+
+    Raises:
+        DamagedError: the text is too long, not JSON, or nested too deep.
+    """
+    import json
+
+    if len(text) > MAX_JSON:
+        raise DamagedError(where, f"{len(text)} bytes of JSON are too many for a model")
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise DamagedError(where, "its JSON is nested too deep") from None
+    except ValueError as error:
+        raise DamagedError(where, f"is not valid JSON: {error}") from error
 
 
 def natural_key(text: str) -> list[tuple[int, int, str]]:
@@ -12,17 +36,3 @@ def natural_key(text: str) -> list[tuple[int, int, str]]:
         for part in re.split(r"([0-9]+)", text[:1000])
         if part
     ]
-
-
-def printable(text: str) -> str:
-    r"""Escape the characters of a text that could act on a terminal, page or reader.
-
-    Control characters, line breaks, bidirectional overrides and lone surrogates become `\\x1b`
-    and the like. Printable text of any language is unchanged.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
-        for char in text
-    )

@@ -196,10 +196,16 @@ class Watcher:
             live = live_model(thing).model
             model = Model(replace(live.source, checkpoint=name, step=step), live.layers)
             if not model.layers:
-                self._report_once_that_there_is_none(model)
+                if not self._has_reported_none:
+                    self._has_reported_none = True
+                    self._report(f"no batch-norm layer in {model.source.path}: nothing to watch")
                 return
             self._recorder.add(name, model)
-            self._judge(model)
+            self.findings = [
+                finding
+                for subject in (model, self.history)
+                for finding in check(subject, select=self._select, ignore=self._ignore)
+            ]
             for line in self._news.lines(self.findings):
                 self._report(f"{name}: {line}")
             self._write(model, number)
@@ -217,13 +223,6 @@ class Watcher:
             self._events.close()
             self._events = None
 
-    def _judge(self, model: Model) -> None:
-        self.findings = [
-            finding
-            for subject in (model, self.history)
-            for finding in check(subject, select=self._select, ignore=self._ignore)
-        ]
-
     def _write(self, model: Model, number: int) -> None:
         if self._path is not None:
             from bnstat.output.results.history import dump_history_csv, dump_history_json
@@ -240,8 +239,3 @@ class Watcher:
             self._events = self._events or growing_run(self._logdir)
             self._events.add(model, number, self.findings)
             self._events.flush()
-
-    def _report_once_that_there_is_none(self, model: Model) -> None:
-        if not self._has_reported_none:
-            self._has_reported_none = True
-            self._report(f"no batch-norm layer found in {model.source.path}: nothing to watch")

@@ -19,7 +19,6 @@ MAY_IMPORT = {
     "storage": set(),
     "model": {"storage", "formats.registry"},
     "formats": {"storage", "model"},
-    "formats.json_text": set(),
     "formats.registry": set(),
     "formats.protobuf": {"storage"},
     "formats.hdf5": {"storage", "model", "formats.dtypes"},

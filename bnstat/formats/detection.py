@@ -1,6 +1,6 @@
-"""How a format finds its models in folders and files.
+"""Finders: each finds the models of one or several formats in folders and files.
 
-`locate` asks each format about a path. A format returns the models that it finds, or None. It
+`locate` asks each finder about a path. A finder returns the models that it finds, or None. It
 reads no more of a file than it needs to recognise it.
 """
 
@@ -67,8 +67,8 @@ class ModelSet(NamedTuple):
         raise NotFoundError(path, f"has no {wanted}", hint)
 
 
-class Format:
-    """Finds the models of a format. A format overrides the methods that apply to it.
+class Finder:
+    """Finds the models of a format. A subclass overrides the methods that apply to it.
 
     Attributes:
         named: True if a model keeps its name when its file is passed, like a checkpoint.
@@ -145,26 +145,26 @@ class FormatModule(Protocol):
         ...
 
 
-def formats() -> Iterator[Format]:
-    """Yield all formats in the order of detection; the module of each is imported when needed."""
+def finders() -> Iterator[Finder]:
+    """Yield all finders in the order of detection; the module of each is imported when needed."""
     for name in dict.fromkeys(finder for row in FORMATS for finder in row.finders):
         yield _finder(name)
     yield from _single_files()
 
 
 @cache
-def _single_files() -> list[Format]:
+def _single_files() -> list[Finder]:
     return [_SingleFile(row) for row in FORMATS if row.module]
 
 
 @cache
-def _finder(name: str) -> Format:
+def _finder(name: str) -> Finder:
     module, _, kind = name.rpartition(".")
-    return cast(Format, getattr(import_module(f"bnstat.formats.{module}"), kind)())
+    return cast(Finder, getattr(import_module(f"bnstat.formats.{module}"), kind)())
 
 
-class _SingleFile(Format):
-    """A format whose models are one file each."""
+class _SingleFile(Finder):
+    """Finds models that are one file each."""
 
     def __init__(self, row: FileFormat) -> None:
         self._module = f"bnstat.formats.{row.module}"

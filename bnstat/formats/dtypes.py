@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.formats.protobuf.protos import DATA_TYPES
 from bnstat.storage.files import File, Range
 
 _NUMPY: Final[dict[str, type[np.generic]]] = {
@@ -69,45 +70,16 @@ _ML_DTYPES: Final = frozenset(
 NUMERIC: Final = frozenset(_NUMPY) | _ML_DTYPES
 """The names of all numeric types."""
 
-STRING: Final = 7
-"""TensorFlow's code of strings."""
-
+_OTHER_NAMES: Final = {"FLOAT": "float32", "DOUBLE": "float64", "HALF": "float16"}
 TENSORFLOW: Final = {
-    1: "float32",
-    2: "float64",
-    3: "int32",
-    4: "uint8",
-    5: "int16",
-    6: "int8",
-    STRING: "string",
-    8: "complex64",
-    9: "int64",
-    10: "bool",
-    11: "qint8",
-    12: "quint8",
-    13: "qint32",
-    14: "bfloat16",
-    15: "qint16",
-    16: "quint16",
-    17: "uint16",
-    18: "complex128",
-    19: "float16",
-    20: "resource",
-    21: "variant",
-    22: "uint32",
-    23: "uint64",
-    24: "float8_e5m2",
-    25: "float8_e4m3fn",
-    26: "float8_e4m3fnuz",
-    27: "float8_e4m3b11fnuz",
-    28: "float8_e5m2fnuz",
-    29: "int4",
-    30: "uint4",
-    31: "int2",
-    32: "uint2",
-    33: "float4_e2m1fn",
+    code: _OTHER_NAMES.get(name, name.lower())
+    for code, name in enumerate(DATA_TYPES.split())
+    if name != "INVALID"
 }
 """The values of TensorFlow's `DataType`."""
+
+STRING: Final = 7
+"""TensorFlow's code of strings."""
 
 SAFETENSORS: Final = {
     "BOOL": "bool",

@@ -14,10 +14,10 @@ from typing import Final, Literal, NamedTuple
 
 from bnstat.errors import NotFoundError, UnknownFormatError
 from bnstat.formats.detection import (
-    Format,
+    Finder,
     ModelSet,
     StoredModel,
-    formats,
+    finders,
     listed,
     models_in_files,
     single,
@@ -53,30 +53,22 @@ def locate(path: str, access: Access | None = None) -> ModelSet:
     """
     spot = find(path, access or Access())
     if spot.parent is not None:
-        models = _under_name(spot.parent, spot.name)
-        if models is not None:
-            return models
+        if (file := spot.parent.file(spot.name)) is not None:
+            return _of_file(spot.parent, file)
+        for finder in finders():
+            if (model := finder.model_at_prefix(spot.parent, spot.name)) is not None:
+                return single(model)
     if spot.folder is not None:
         return _in_folder(spot.folder)
     raise _nothing_at(redact(path), spot)
-
-
-def _under_name(folder: Folder, name: str) -> ModelSet | None:
-    """Return the models that a name stands for: the name of a file, or a prefix of names."""
-    if (file := folder.file(name)) is not None:
-        return _of_file(folder, file)
-    for format_ in formats():
-        if (model := format_.model_at_prefix(folder, name)) is not None:
-            return single(model)
-    return None
 
 
 def _in_folder(folder: Folder) -> ModelSet:
     """Return the models in a folder, or the model that the folder is."""
     if (model := _of_folder(folder)) is not None:
         return single(model)
-    for format_ in formats():
-        if (models := format_.models_within(folder)) is not None:
+    for finder in finders():
+        if (models := finder.models_within(folder)) is not None:
             return models
     if files := _model_files(folder):
         return sorted_by_age(with_steps(files, [model.name or "" for model in files]))
@@ -89,14 +81,14 @@ def _in_folder(folder: Folder) -> ModelSet:
 
 
 def _of_file(folder: Folder, file: File) -> ModelSet:
-    for format_ in formats():
-        owner = format_.owner(folder, file)
+    for finder in finders():
+        owner = finder.owner(folder, file)
         if owner is not None:
             return _in_folder(owner) if isinstance(owner, Folder) else owner
     file.refuse_lfs_pointer()
-    for format_ in formats():
-        if (model := format_.model_in_file(folder, file)) is not None:
-            return single(model if format_.named else _unnamed(folder, model))
+    for finder in finders():
+        if (model := finder.model_in_file(folder, file)) is not None:
+            return single(model if finder.named else _unnamed(folder, model))
     from bnstat.formats.foreign import refuse_foreign
     from bnstat.storage.archive import open_archive
 
@@ -128,7 +120,7 @@ def _in_archive(folder: Folder) -> ModelSet:
 
 def _of_folder(folder: Folder) -> StoredModel | None:
     """Return the model that a folder is."""
-    models = (format_.model_of_folder(folder) for format_ in formats())
+    models = (finder.model_of_folder(folder) for finder in finders())
     return next((model for model in models if model is not None), None)
 
 
@@ -139,9 +131,9 @@ def _model_files(folder: Folder) -> list[StoredModel]:
     def models(are_data: bool) -> list[StoredModel]:
         def model_in_file(folder: Folder, file: File) -> StoredModel | None:
             candidates = (
-                format_.model_in_file(folder, file)
-                for format_ in formats()
-                if format_.is_data_beside_models == are_data
+                finder.model_in_file(folder, file)
+                for finder in finders()
+                if finder.is_data_beside_models == are_data
             )
             return next((model for model in candidates if model is not None), None)
 
@@ -165,13 +157,11 @@ def _hint_below(folder: Folder) -> str:
     below = []
     for name in folder.names()[:_MOST_SUBFOLDERS]:
         inner = folder.folder(name)
-        if inner is not None and any(format_.is_present_in(inner) for format_ in formats()):
+        if inner is not None and any(finder.is_present_in(inner) for finder in finders()):
             below.append(f"{folder.path}/{name}")
     if below:
         return f"there are models in {listed(below)}"
-    missing = [
-        name[:_LONGEST_NAME] for format_ in formats() for name in format_.missing_from(folder)
-    ]
+    missing = [name[:_LONGEST_NAME] for finder in finders() for name in finder.missing_from(folder)]
     if missing:
         return f"its list of checkpoints names {listed(missing)}: their files are not here"
     return known_formats()
@@ -222,10 +212,15 @@ class Group(NamedTuple):
     members: list[Entry]
 
 
-def model_folder(folder: Folder) -> Format | None:
-    """Return the format of the model that a folder is, or None."""
+def model_folder(folder: Folder) -> Finder | None:
+    """Return the finder of the model that a folder is, or None."""
     return next(
-        (format_ for format_ in _finders() if format_.model_of_folder(folder) is not None), None
+        (
+            finder
+            for finder in _several_file_finders()
+            if finder.model_of_folder(folder) is not None
+        ),
+        None,
     )
 
 
@@ -263,9 +258,9 @@ def kind_of(folder: Folder, file: File) -> Literal["model", "data", "archive"] |
         BnstatError: the file is a damaged model, or it cannot be read.
     """
     file.refuse_lfs_pointer()
-    for format_ in formats():
-        if format_.model_in_file(folder, file) is not None:
-            return "data" if format_.is_data_beside_models else "model"
+    for finder in finders():
+        if finder.model_in_file(folder, file) is not None:
+            return "data" if finder.is_data_beside_models else "model"
     from bnstat.storage.archive import open_archive
 
     return "archive" if open_archive(file) is not None else None
@@ -273,38 +268,38 @@ def kind_of(folder: Folder, file: File) -> Literal["model", "data", "archive"] |
 
 def newest_of_run(folder: Folder) -> tuple[set[str], str | None]:
     """Return the names of the checkpoints in a training folder, and the name of the newest."""
-    for format_ in _finders():
-        if (models := format_.models_within(folder)) is not None:
+    for finder in _several_file_finders():
+        if (models := finder.models_within(folder)) is not None:
             return {model.name for model in models.models if model.name}, models.default.name
     return set(), None
 
 
 @cache
-def _finders() -> list[Format]:
-    """Return the formats whose models are folders or several files."""
+def _several_file_finders() -> list[Finder]:
+    """Return the finders of models that are folders or several files."""
     return [
-        format_
-        for format_ in formats()
-        if type(format_).model_of_folder is not Format.model_of_folder or _has_first(format_)
+        finder
+        for finder in finders()
+        if type(finder).model_of_folder is not Finder.model_of_folder or _has_first(finder)
     ]
 
 
-def _has_first(format_: Format) -> bool:
-    return type(format_).first is not Format.first
+def _has_first(finder: Finder) -> bool:
+    return type(finder).first is not Finder.first
 
 
 def _beside() -> tuple[str, ...]:
-    return tuple(start for format_ in formats() for start in format_.beside)
+    return tuple(start for finder in finders() for start in finder.beside)
 
 
 def _first(name: str) -> str:
-    firsts = (format_.first(name) for format_ in _finders() if _has_first(format_))
+    firsts = (finder.first(name) for finder in _several_file_finders() if _has_first(finder))
     return next((first for first in firsts if first is not None), name)
 
 
 def _display_name(name: str) -> str:
-    for format_ in formats():
-        name = format_.display_name(name)
+    for finder in finders():
+        name = finder.display_name(name)
     return name
 
 
@@ -312,5 +307,5 @@ def _is_not_a_model(name: str) -> bool:
     return (
         name in _METADATA
         or name.lower().endswith(_NOT_MODELS)
-        or any(name.startswith(format_.beside) for format_ in _finders())
+        or any(name.startswith(finder.beside) for finder in _several_file_finders())
     )

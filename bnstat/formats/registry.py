@@ -22,7 +22,7 @@ class FileFormat:
         path: the path that a user passes, for the same table.
         module: the module below `bnstat.formats` that reads models of a single file, a
             `detection.FormatModule`; or empty.
-        finders: classes below `bnstat.formats`, derived from `detection.Format`, that find
+        finders: classes below `bnstat.formats`, derived from `detection.Finder`, that find
             models which are folders or several files. Several formats may share one.
         is_data_beside_models: True for files that count as a model only in a folder without
             other models, because they may hold arrays of any kind.

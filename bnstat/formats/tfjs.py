@@ -26,10 +26,10 @@ from bnstat.errors import BnstatError, DamagedError, NotFoundError
 from bnstat.formats.arrays.entries import as_shape
 from bnstat.formats.contents import Contents, Graph
 from bnstat.formats.dtypes import TFJS, bytes_needed, from_little_endian, numpy_dtype
-from bnstat.formats.json_text import parse_json
 from bnstat.formats.keras.config import layers_by_scope
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File, Range
+from bnstat.text import parse_json
 
 _STRING: Final = "string"
 _MOST_SMALL: Final = 1 << 12

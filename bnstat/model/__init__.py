@@ -6,6 +6,7 @@ a mapping from their names. An array is read on first access, then kept.
 
 from __future__ import annotations
 
+from bnstat.errors import printable
 from bnstat.model.layers import ROLES, BatchNorm, Evidence
 from bnstat.model.models import Model, Source
 from bnstat.model.variables import (
@@ -21,7 +22,6 @@ from bnstat.model.variables import (
     fetch,
     squeezed,
 )
-from bnstat.text import printable
 
 __all__ = [
     "ROLES",

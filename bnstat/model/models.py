@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, overload
 
 from bnstat.display import Displayed, notebook
-from bnstat.formats.registry import CONVERTED
 from bnstat.model.layers import BatchNorm
 from bnstat.model.variables import Explanation, PrecedingBias, StatisticsUse, Variable, fetch
 
@@ -35,6 +34,8 @@ class Source:
     @property
     def is_converted(self) -> bool:
         """True if converters write files of this format, and training does not."""
+        from bnstat.formats.registry import CONVERTED
+
         return self.format in CONVERTED
 
 

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from bnstat.errors import BnstatError
-from bnstat.formats.detection import Format, series_of, step_of
+from bnstat.formats.detection import Finder, series_of, step_of
 from bnstat.formats.locate import Group, group_files, model_folder, newest_of_run
 from bnstat.storage.files import Entry, Folder
 
@@ -157,13 +157,13 @@ class _Walk:
             raise BnstatError(folder.path, f"is nested in more than {_MAX_DEPTH} folders")
         entries = folder.entries()
         below = [entry for entry in entries if entry.is_folder]
-        format_ = model_folder(folder)
-        if format_ is None:
+        finder = model_folder(folder)
+        if finder is None:
             return self._files(stop, entries), self._newest_versions(folder, below)
         candidates = []
         if self.choice.has_model(stop.inside.rstrip("/")):
-            candidates.append(_folder_candidate(folder, entries, format_))
-        return candidates, [entry for entry in below if not format_.has_inside(entry.name)]
+            candidates.append(_folder_candidate(folder, entries, finder))
+        return candidates, [entry for entry in below if not finder.has_inside(entry.name)]
 
     def _stops(self, stop: _Stop, folders: Iterable[Entry]) -> Iterator[_Stop]:
         for entry in folders:
@@ -199,10 +199,10 @@ class _Walk:
         return [entry for entry in below if entry is newest or entry not in versions]
 
 
-def _folder_candidate(folder: Folder, entries: list[Entry], format_: Format) -> Candidate:
+def _folder_candidate(folder: Folder, entries: list[Entry], finder: Finder) -> Candidate:
     """Return the model that a folder is, with all files in it that belong to the model."""
     parts = [entry for entry in entries if not entry.is_folder]
-    waiting = [(folder, "", entry) for entry in entries if format_.has_inside(entry.name)]
+    waiting = [(folder, "", entry) for entry in entries if finder.has_inside(entry.name)]
     while waiting:
         above, inside, entry = waiting.pop()
         inner = above.folder(entry.name) if entry.is_folder and not entry.link else None

@@ -17,10 +17,10 @@ from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnknownForma
 from bnstat.formats import locate as locating
 from bnstat.formats.contents import Contents
 from bnstat.formats.detection import (
-    Format,
+    Finder,
     ModelSet,
     StoredModel,
-    formats,
+    finders,
     sorted_by_age,
     step_of,
     unnamed,
@@ -313,7 +313,7 @@ def test_numbered_folders_of_any_format(tmp_path: Path) -> None:
     assert mean_of(tmp_path, step=9) == 9
 
 
-class Toy(Format):
+class Toy(Finder):
     """Finds models in pairs of files, `NAME.toy` and `NAME.more`, by their first three bytes."""
 
     beside = ("toys.log",)
@@ -347,7 +347,7 @@ class Toy(Format):
 
 @pytest.fixture
 def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(locating, "formats", lambda: [*formats(), Toy()])
+    monkeypatch.setattr(locating, "finders", lambda: [*finders(), Toy()])
     for name in ("a.toy", "a.more", "b.toy", "b.more"):
         (tmp_path / name).write_bytes(b"TOY")
     (tmp_path / "toys").touch()

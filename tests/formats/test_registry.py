@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 import bnstat.formats
-from bnstat.formats.detection import Format, formats
+from bnstat.formats.detection import Finder, finders
 from bnstat.formats.registry import BY_NAME, FORMATS, known_formats
 
 FOLDER = Path(bnstat.formats.__file__).parent
@@ -48,7 +48,7 @@ def test_every_module_and_finder_of_a_row_exists() -> None:
             functions = vars(import_module(f"bnstat.formats.{row.module}"))
             missing = SINGLE_FILE - functions.keys()
             assert not missing, f"bnstat.formats.{row.module} needs the functions {missing}"
-    assert all(isinstance(format_, Format) for format_ in formats())
+    assert all(isinstance(finder, Finder) for finder in finders())
 
 
 def test_every_finder_has_a_row() -> None:
@@ -56,14 +56,14 @@ def test_every_finder_has_a_row() -> None:
         f"{name}.{node.name}"
         for name, tree in modules()
         for node in tree.body
-        if isinstance(node, ast.ClassDef) and any(map(_is_format, node.bases))
+        if isinstance(node, ast.ClassDef) and any(map(_is_finder, node.bases))
     }
     finders = {finder for row in FORMATS for finder in row.finders}
     assert names - {"detection._SingleFile"} == finders, ROW
 
 
-def _is_format(base: ast.expr) -> bool:
-    return isinstance(base, ast.Name) and base.id == Format.__name__
+def _is_finder(base: ast.expr) -> bool:
+    return isinstance(base, ast.Name) and base.id == Finder.__name__
 
 
 def test_readers_and_rows_use_the_same_names() -> None:

@@ -164,7 +164,7 @@ def test_a_model_without_batch_norm_is_reported_once(watcher, reported):
     del net.bn
     for epoch in range(2):
         watcher.check(net, f"epoch {epoch}", epoch)
-    assert reported == ["no batch-norm layer found in net: nothing to watch"]
+    assert reported == ["no batch-norm layer in net: nothing to watch"]
 
 
 def test_rules_that_are_ignored(reported):

@@ -16,16 +16,16 @@ from typing import Final
 from bnstat.errors import UnsupportedError
 from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.detection import (
-    Format,
+    Finder,
     ModelSet,
     StoredModel,
     require_native_reader,
     step_of,
     unnamed,
 )
-from bnstat.formats.json_text import MAX_BYTES
 from bnstat.model import Source
 from bnstat.storage.files import File, Folder
+from bnstat.text import MAX_JSON
 
 _INDEX_NAME: Final = re.compile(r"(?P<stem>.+)(?P<ending>\.(?:safetensors|bin))\.index\.json")
 _PART_NAME: Final = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}(?P<ending>\.(?:safetensors|bin))")
@@ -37,7 +37,7 @@ _DISTRIBUTED: Final = ".metadata"
 _PIECE: Final = ".distcp"
 
 
-class Sharded(Format):
+class Sharded(Finder):
     """An index and the files that it lists; each of them stands for the model."""
 
     def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
@@ -65,7 +65,7 @@ class Sharded(Format):
         return name if _INDEX_NAME.fullmatch(name) else None
 
 
-class TensorflowJs(Format):
+class TensorflowJs(Finder):
     """A JSON file of any name; a shard stands for the `model.json` beside it."""
 
     def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
@@ -86,7 +86,7 @@ class TensorflowJs(Format):
         return _MODEL if name == _MODEL or _SHARD.fullmatch(name) else None
 
 
-class DistributedPyTorch(Format):
+class DistributedPyTorch(Finder):
     """A folder of torch.distributed.checkpoint, which is recognised but not read."""
 
     def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
@@ -112,6 +112,6 @@ class DistributedPyTorch(Format):
 
 
 def _is_json_with(file: File, word: bytes) -> bool:
-    if file.size > MAX_BYTES or not file.head(64).lstrip().startswith(b"{"):
+    if file.size > MAX_JSON or not file.head(64).lstrip().startswith(b"{"):
         return False
     return word in file.read()

@@ -21,7 +21,7 @@ from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.formats.arrays.entries import as_shape, name_of_path
 from bnstat.formats.contents import Contents
 from bnstat.formats.detection import (
-    Format,
+    Finder,
     ModelSet,
     StoredModel,
     require_native_reader,
@@ -29,10 +29,10 @@ from bnstat.formats.detection import (
     unnamed,
 )
 from bnstat.formats.dtypes import dtype_of_descr, find_dtype
-from bnstat.formats.json_text import parse_json
 from bnstat.formats.keras.config import layers_by_scope
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File, Folder
+from bnstat.text import parse_json
 
 _TREE: Final = "_METADATA"
 _STORE: Final = "manifest.ocdbt"
@@ -59,7 +59,7 @@ _FAILURES: Final = (
 """The errors that tensorstore raises for damaged or unsupported data."""
 
 
-class Orbax(Format):
+class Orbax(Finder):
     """A folder that is an item, or that contains items."""
 
     def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:

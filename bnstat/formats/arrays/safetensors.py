@@ -22,9 +22,9 @@ from bnstat.errors import DamagedError, NotFoundError, UnknownFormatError
 from bnstat.formats.arrays.entries import as_shape, contiguous_variable
 from bnstat.formats.contents import Contents
 from bnstat.formats.dtypes import SAFETENSORS
-from bnstat.formats.json_text import MAX_BYTES, parse_json
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File
+from bnstat.text import MAX_JSON, parse_json
 
 _WRITERS: Final = {"pt": "PyTorch", "tf": "TensorFlow", "flax": "Flax", "np": "NumPy", "mlx": "MLX"}
 
@@ -32,7 +32,7 @@ _WRITERS: Final = {"pt": "PyTorch", "tf": "TensorFlow", "flax": "Flax", "np": "N
 def matches(file: File) -> bool:
     """Return True if the file begins with a length and a JSON object, even if it is cut short."""
     head = file.head(9)
-    return len(head) == 9 and head[8:] == b"{" and 2 <= _length(head) <= MAX_BYTES
+    return len(head) == 9 and head[8:] == b"{" and 2 <= _length(head) <= MAX_JSON
 
 
 def _length(head: bytes) -> int:
@@ -46,7 +46,7 @@ def open_contents(file: File, source: Source) -> Contents:
         DamagedError: the file is truncated, or its header contradicts itself.
     """
     length = _length(file.head(8))
-    header = parse_json(file.read(8, min(length, MAX_BYTES + 1)), file.path)
+    header = parse_json(file.read(8, min(length, MAX_JSON + 1)), file.path)
     if not isinstance(header, dict):
         raise DamagedError(file.path, "its header is not a JSON object")
     metadata = header.pop("__metadata__", None)

@@ -28,10 +28,10 @@ from typing import Any, Final, NamedTuple, TypeGuard
 from bnstat.errors import BnstatError, DamagedError
 from bnstat.formats.contents import Layer
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
-from bnstat.formats.json_text import MAX_BYTES, parse_json
 from bnstat.formats.keras import CONFIG
 from bnstat.storage.files import File
 from bnstat.storage.local import LocalFile
+from bnstat.text import MAX_JSON, parse_json
 
 _MAX_DEPTH: Final = 64
 _MAX_INPUTS: Final = 10_000
@@ -364,7 +364,7 @@ def read_json(file: File) -> object:
     Raises:
         DamagedError: the file is too large, or not valid JSON.
     """
-    if file.size > MAX_BYTES:
+    if file.size > MAX_JSON:
         raise DamagedError(file.path, f"{file.size} bytes are more than any model needs")
     return parse_json(file.read(), file.path)
 
@@ -379,7 +379,7 @@ def architecture_beside(file: File) -> str | None:
 
 
 def _is_architecture(file: File) -> bool:
-    return file.size <= MAX_BYTES and _starts_as_json(file) and b'"class_name"' in file.head(_HEAD)
+    return file.size <= MAX_JSON and _starts_as_json(file) and b'"class_name"' in file.head(_HEAD)
 
 
 def _starts_as_json(file: File) -> bool:

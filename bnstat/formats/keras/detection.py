@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from bnstat.formats.detection import Format, StoredModel, require_native_reader, step_of, unnamed
+from bnstat.formats.detection import Finder, StoredModel, require_native_reader, step_of, unnamed
 from bnstat.formats.keras import INDEX, index_of_shard, is_keras_folder
 from bnstat.storage.files import File, Folder
 
 
-class Unzipped(Format):
+class Unzipped(Finder):
     """A folder with the members of a `.keras` file, as `zipped=False` saves it."""
 
     def model_of_folder(self, folder: Folder) -> StoredModel | None:
@@ -21,7 +21,7 @@ class Unzipped(Format):
         )
 
 
-class ShardedWeights(Format):
+class ShardedWeights(Finder):
     """The files `NAME_00000.weights.h5`, ... and `NAME.weights.json`, which lists them."""
 
     def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:

@@ -24,7 +24,6 @@ from typing import Final
 
 from bnstat.formats.contents import Contents, Layer
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
-from bnstat.formats.json_text import parse_json
 from bnstat.formats.keras.config import (
     MATCHED_BY_PLACE,
     Described,
@@ -36,7 +35,7 @@ from bnstat.formats.keras.config import (
 )
 from bnstat.model import Source
 from bnstat.storage.files import File
-from bnstat.text import natural_key
+from bnstat.text import natural_key, parse_json
 
 _MODEL: Final = "model_weights"
 _OPTIMIZER: Final = "optimizer_weights"

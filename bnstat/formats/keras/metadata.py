@@ -16,11 +16,11 @@ from typing import Any, Final
 
 from bnstat.errors import DamagedError
 from bnstat.formats.contents import Layer, Node
-from bnstat.formats.json_text import parse_json
 from bnstat.formats.keras.config import Described, describe, layer_from_config, match_scopes, walk
 from bnstat.formats.protobuf.protos import parse
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE
 from bnstat.storage.files import Folder
+from bnstat.text import parse_json
 
 _MAX_NAME: Final = 4096
 """Characters of a layer's full name, which cycles in the object graph could make endless."""

@@ -26,7 +26,6 @@ from typing import Final, TypeVar
 from bnstat.errors import DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Layer
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
-from bnstat.formats.json_text import MAX_BYTES
 from bnstat.formats.keras import index_of_shard
 from bnstat.formats.keras.config import (
     MATCHED_BY_PLACE,
@@ -38,7 +37,7 @@ from bnstat.formats.keras.config import (
 from bnstat.formats.keras.h5 import is_legacy
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File
-from bnstat.text import natural_key
+from bnstat.text import MAX_JSON, natural_key
 
 _T = TypeVar("_T")
 
@@ -150,7 +149,7 @@ def _index_of(file: File) -> File | None:
 
 
 def _is_index(file: File) -> bool:
-    if file.size > MAX_BYTES or not file.head(64).lstrip().startswith(b"{"):
+    if file.size > MAX_JSON or not file.head(64).lstrip().startswith(b"{"):
         return False
     text = file.read()
     return b'"weight_map"' in text and b'.h5"' in text

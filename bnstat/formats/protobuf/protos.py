@@ -98,7 +98,7 @@ message OnnxFunction {
 message OnnxOperatorSet { string domain 1; int64 version 2 }
 """
 
-_DATA_TYPES = """
+DATA_TYPES = """
 INVALID FLOAT DOUBLE INT32 UINT8 INT16 INT8 STRING COMPLEX64 INT64 BOOL QINT8 QUINT8 QINT32
 BFLOAT16 QINT16 QUINT16 UINT16 COMPLEX128 HALF RESOURCE VARIANT UINT32 UINT64 FLOAT8_E5M2
 FLOAT8_E4M3FN FLOAT8_E4M3FNUZ FLOAT8_E4M3B11FNUZ FLOAT8_E5M2FNUZ INT4 UINT4 INT2 UINT2
@@ -202,7 +202,7 @@ def _pool() -> Any:
         name="bnstat_tf.proto", package=_PACKAGE, syntax="proto3"
     )
     data_type = file.enum_type.add(name="DataType")
-    for number, name in enumerate(_DATA_TYPES.split()):
+    for number, name in enumerate(DATA_TYPES.split()):
         data_type.value.add(name=f"DT_{name}", number=number)
         data_type.value.add(name=f"DT_{name}_REF", number=number + 100)
     schema = "\n".join(line for line in _SCHEMA.splitlines() if not line.startswith("#"))

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from bnstat.errors import BnstatError, NotFoundError
 from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.detection import (
-    Format,
+    Finder,
     ModelSet,
     StoredModel,
     models_in_files,
@@ -110,7 +110,7 @@ def state_text(name: str) -> str:
     return f'model_checkpoint_path: "{quoted}"\nall_model_checkpoint_paths: "{quoted}"\n'
 
 
-class SavedModels(Format):
+class SavedModels(Finder):
     """Folders with `saved_model.pb` and `variables/`, and such files with other names."""
 
     def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
@@ -141,7 +141,7 @@ def _saved_model(folder: Folder, file: File | None = None) -> StoredModel:
     return unnamed(lambda source, reading: open_saved_model(folder, source, reading, file), times)
 
 
-class Checkpoints(Format):
+class Checkpoints(Finder):
     """Bundles and V1 checkpoints, and the file `checkpoint` that lists them."""
 
     named = True
