@@ -117,11 +117,6 @@ class GraphFile:
         """
         if name not in self._skipped:
             return tensor
-        if (content := self._content(name)) is not None:
-            complete = type(tensor)()
-            complete.CopyFrom(tensor)
-            complete.tensor_content = self._file.read(content.start, content.end - content.start)
-            return complete
         node = self._by_name[name]
         data = self._file.read(node.start, node.end - node.start)
         return parse("NodeDef", data, self._file.path, "a constant").attr["value"].tensor
