@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents, Graph, Op
 from bnstat.formats.dtypes import bytes_needed, dtype_name, extents, find_dtype
-from bnstat.formats.protobuf.protos import parse, parse_text
+from bnstat.formats.protobuf.protos import parse, parse_text, without_long_fields
 from bnstat.formats.protobuf.wire import (
     LARGEST_MESSAGE,
     Field,
@@ -100,7 +100,7 @@ class GraphFile:
             if is_node:
                 self._nodes.append(part)
             if is_node and length > _LONG:
-                node = _without_long_fields(window, part, _TENSOR_IN_NODE)
+                node = without_long_fields(window, part, "NodeDef")
                 self._skipped.add(parse("NodeDef", node, file.path, "a node").name)
                 structure += field(_NODE_IN_GRAPH, node)
             elif len(structure) + length <= _MAX_STRUCTURE:
@@ -117,11 +117,6 @@ class GraphFile:
         """
         if name not in self._skipped:
             return tensor
-        if (content := self._content(name)) is not None:
-            complete = type(tensor)()
-            complete.CopyFrom(tensor)
-            complete.tensor_content = self._file.read(content.start, content.end - content.start)
-            return complete
         node = self._by_name[name]
         data = self._file.read(node.start, node.end - node.start)
         return parse("NodeDef", data, self._file.path, "a constant").attr["value"].tensor
@@ -195,17 +190,6 @@ def _is_node(file: File, part: Field) -> bool:
         and _NODE_NAME.fullmatch(name) is not None
         and _OP_NAME.fullmatch(op) is not None
     )
-
-
-def _without_long_fields(window: Window, message: Field, path: Sequence[int]) -> bytes:
-    """Return a message without its long fields, also within the messages along `path`."""
-    kept = bytearray()
-    for part in scan(window, message.start, message.end):
-        if part.end - part.begin <= _LONG:
-            kept += window.read(part.begin, part.end)
-        elif path and part.number == path[0]:
-            kept += field(part.number, _without_long_fields(window, part, path[1:]))
-    return bytes(kept)
 
 
 def matches(file: File) -> bool:
