@@ -22,7 +22,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import Any, Final, NamedTuple, TypeGuard
 
 from bnstat.errors import BnstatError, DamagedError
@@ -266,31 +265,24 @@ def match_scopes(
             default, none of them.
     """
     by_name: dict[str, list[int]] = {}
+    by_ending: dict[str, list[int]] = {}
     for index, layer in enumerate(layers):
-        by_name.setdefault(layer.own_name, []).append(index)
+        by_name.setdefault(layer.name, []).append(index)
+        for ending in endings(layer.name):
+            if len(ending) >= len(layer.own_name):
+                by_ending.setdefault(ending, []).append(index)
     best: dict[int, tuple[tuple[int, bool], str]] = {}
     for scope in scopes:
-        similarity = {
-            index: (_shared_parts(scope, layers[index].name), scope == layers[index].name)
-            for ending in endings(scope)
-            for index in by_name.get(ending, ())
-        }
-        highest = max(similarity.values(), default=(0, False))
-        candidates = [index for index in similarity if similarity[index] == highest]
+        ending = next((ending for ending in endings(scope) if ending in by_ending), scope)
+        candidates = by_name.get(scope) or by_ending.get(ending, [])
         if len(candidates) == 1 or (candidates and is_first_best):
-            index = min(candidates)
-            previous, _ = best.get(index, ((0, False), ""))
-            if highest > previous:
-                best[index] = highest, scope
-            elif highest == previous and not is_first_best:
-                best[index] = highest, ""
+            similarity = (ending.count("/"), scope in by_name)
+            previous, _ = best.get(candidates[0], ((-1, False), ""))
+            if similarity > previous:
+                best[candidates[0]] = similarity, scope
+            elif similarity == previous and not is_first_best:
+                best[candidates[0]] = similarity, ""
     return {index: scope for index, (_, scope) in best.items() if scope}
-
-
-def _shared_parts(scope: str, name: str) -> int:
-    """Count the last parts that two paths have in common."""
-    pairs = zip(reversed(scope.split("/")), reversed(name.split("/")), strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def endings(path: str) -> Iterator[str]:

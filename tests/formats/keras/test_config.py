@@ -13,6 +13,7 @@ from bnstat.formats.keras.config import (
     snake_case,
     walk,
 )
+from tests.builders.effort import bounded
 
 
 def layer(class_name: str, name: str, **config: object) -> dict[str, Any]:
@@ -171,3 +172,12 @@ def test_layers_match_the_scopes_that_are_certain(
     layers = [*walk(describe(network, "file"))]
     matches = match_scopes(layers, scopes)
     assert {layers[index].name: scope for index, scope in matches.items()} == expected
+
+
+def test_many_layers_and_scopes_with_the_same_name() -> None:
+    network = model(*(layer("BatchNormalization", "bn") for _ in range(10_000)))
+    layers = [*walk(describe(network, "file"))]
+    scopes = [f"{number}/bn" for number in range(10_000)]
+    with bounded(100):
+        assert match_scopes(layers, scopes) == {}
+        assert match_scopes(layers, scopes, is_first_best=True) == {0: "0/bn"}
