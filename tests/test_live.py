@@ -64,23 +64,6 @@ def test_objects_with_layers_are_loaded() -> None:
 
 
 @pytest.mark.parametrize(
-    "names",
-    [
-        ("gamma", "beta", "moving_mean", "moving_variance"),
-        ("scale", "offset", "moving_mean", "moving_var"),
-        ("weight", "bias", "running_mean", "running_var"),
-    ],
-)
-def test_the_names_of_several_libraries(names: tuple[str, ...]) -> None:
-    arrays = dict(zip(("gamma", "beta", "moving_mean", "moving_variance"), range(4), strict=True))
-    layer = Network(
-        **{name: Variable([number]) for name, number in zip(names, arrays.values(), strict=True)}
-    )
-    (norm,) = bnstat.load(Network(bn=layer))
-    assert {role: norm.array(role).item() for role in norm.variables} == arrays
-
-
-@pytest.mark.parametrize(
     ("given", "axis"),
     [
         (np.int64(1), 1),

@@ -59,8 +59,8 @@ def test_without_an_epsilon_nothing_is_called_the_same(network: str, ported: str
     # No file stores epsilon: almost 0 for the rewritten layers, 0.001 for the network.
     result = run(network, ported)
     assert result.exit_code == 1
-    assert "pass --epsilon" not in result.stdout
-    assert "does not tell epsilon (--epsilon)" in result.stdout
+    assert "pass --epsilon to compare" not in result.stdout
+    assert "epsilon is missing in a file (pass --epsilon)" in result.stdout
 
 
 def test_folded(folded: tuple[str, str]) -> None:
