@@ -107,6 +107,17 @@ def discover(
         from bnstat.discovery.graphs.norms import note_folded
 
         notes += note_folded(contents)
+
+    def find_biases() -> Mapping[str, PrecedingBias]:
+        from bnstat.discovery.preceding import preceding_biases
+
+        return preceding_biases(contents, layers)
+
+    def find_uses() -> Mapping[str, StatisticsUse]:
+        from bnstat.discovery.graphs.uses import statistics_uses
+
+        return statistics_uses(contents, layers)
+
     return Model(
         contents.source,
         layers,
@@ -114,8 +125,8 @@ def discover(
         notes=notes,
         explain=lambda: _explain(contents, layers, incomplete),
         stored=contents.variables,
-        find_biases=lambda: _preceding_biases(contents, layers),
-        find_uses=lambda: _statistics_uses(contents, layers),
+        find_biases=find_biases,
+        find_uses=find_uses if contents.graphs is not None else dict,
     )
 
 
@@ -127,24 +138,6 @@ def _ordered_origins(contents: Contents) -> list[str]:
         "objects",
         *(["names"] if contents.variables_in_order else []),
     ]
-
-
-def _preceding_biases(
-    contents: Contents, layers: Sequence[BatchNorm]
-) -> Mapping[str, PrecedingBias]:
-    from bnstat.discovery.preceding import preceding_biases
-
-    return preceding_biases(contents, layers)
-
-
-def _statistics_uses(
-    contents: Contents, layers: Sequence[BatchNorm]
-) -> Mapping[str, StatisticsUse]:
-    if contents.graphs is None:
-        return {}
-    from bnstat.discovery.graphs.uses import statistics_uses
-
-    return statistics_uses(contents, layers)
 
 
 def _layers(sightings: Sequence[Sighting], contents: Contents) -> list[BatchNorm]:
