@@ -119,7 +119,7 @@ def _verdicts(difference: Difference, everything: bool) -> Iterator[str]:
         yield f"{MEANINGS['folded']}: {_listed(map(folded_text, difference.folded), everything)}"
     ties = [legible(folded.layer) for folded in difference.folded if folded.tie]
     if ties:
-        meaning = "tie (proven by several weights, or by those of another layer)"
+        meaning = "tie (proven by several weights, or by the weights of another layer)"
         yield f"{meaning}: {_listed(ties, everything)}"
     if difference.misfolded:
         misfolded = _listed(map(folded_text, difference.misfolded), everything)
