@@ -37,18 +37,18 @@ def h5(tmp_path):
 def test_export_edit_apply(run, tmp_path, form):
     exported = tmp_path / f"values.{form}"
     assert run("export", HEALTHY, "-o", exported).exit_code == 0
-    done = run("apply", BROKEN, exported, "-o", tmp_path / "copy")
-    assert done.exit_code == 0
-    assert "80 of 160 values new" in done.stdout
-    assert done.stderr == ""
+    result = run("apply", BROKEN, exported, "-o", tmp_path / "copy")
+    assert result.exit_code == 0
+    assert "80 of 160 values new" in result.stdout
+    assert result.stderr == ""
     assert run("diff", HEALTHY, tmp_path / "copy").exit_code == 0
     assert run("check", tmp_path / "copy").exit_code == 0
 
 
 def test_missing_values_are_kept(run, h5, tmp_path):
     (tmp_path / "v.csv").write_text("layer,channel,gamma\na,0,7\na,1,8\na,2,9\n")
-    done = run("apply", h5, tmp_path / "v.csv", "-o", tmp_path / "c.h5")
-    assert "1 layer written, 3 of 3 values new; 1 layer unchanged" in done.stdout
+    result = run("apply", h5, tmp_path / "v.csv", "-o", tmp_path / "c.h5")
+    assert "1 layer written, 3 of 3 values new; 1 layer unchanged" in result.stdout
     old, new = bnstat.load(h5), bnstat.load(tmp_path / "c.h5")
     assert new["a"].gamma.tolist() == [7, 8, 9]
     assert same_bits(new["a"].moving_mean, old["a"].moving_mean)
@@ -59,27 +59,27 @@ def test_layers_and_roles(run, h5, tmp_path):
     run("export", h5, "-o", tmp_path / "v.json")
     text = (tmp_path / "v.json").read_text().replace("[1.0, 1.0, 1.0]", "[5, 5, 5]")
     (tmp_path / "v.json").write_text(text)
-    done = run(
+    result = run(
         "apply", h5, tmp_path / "v.json", "-o", tmp_path / "c.h5",
         "--layer", "a", "--role", "moving_mean", "--json",
     )  # fmt: skip
-    told = json.loads(done.stdout)
-    (layer,) = told["layers"]
-    assert (layer["name"], list(layer["roles"]), told["moved"]) == ("a", ["moving_mean"], 3)
+    document = json.loads(result.stdout)
+    (layer,) = document["layers"]
+    assert (layer["name"], list(layer["roles"]), document["moved"]) == ("a", ["moving_mean"], 3)
     assert layer["roles"]["moving_mean"]["largest"] == 4
-    assert told["output"] == str(tmp_path / "c.h5")
-    assert len(told["untouched"]) == 1
+    assert document["output"] == str(tmp_path / "c.h5")
+    assert len(document["untouched"]) == 1
 
 
 def test_quiet_says_nothing(run, h5, tmp_path):
-    done = run("apply", h5, h5, "-o", tmp_path / "c.h5", "-q")
-    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "")
+    result = run("apply", h5, h5, "-o", tmp_path / "c.h5", "-q")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
     assert (tmp_path / "c.h5").read_bytes() == h5.read_bytes()
 
 
 def test_the_same_values_are_noted(run, h5, tmp_path):
-    done = run("apply", h5, h5, "-o", tmp_path / "c.h5")
-    assert "MODEL already has these values; nothing changed" in done.stderr
+    result = run("apply", h5, h5, "-o", tmp_path / "c.h5")
+    assert "MODEL already has these values; nothing changed" in result.stderr
 
 
 def test_in_place(run, h5):
@@ -93,10 +93,10 @@ def test_layers_that_are_called_otherwise(run, h5, tmp_path):
     shutil.copy(h5, values)
     text = values.read_bytes().replace(b"\x1b[31m", b"\x1b[32m")
     values.write_bytes(text)
-    done = run("apply", h5, values, "-o", tmp_path / "c.h5")
-    assert done.exit_code == 0
-    assert "by position and shape" in done.stdout
-    assert "\x1b" not in done.stdout
+    result = run("apply", h5, values, "-o", tmp_path / "c.h5")
+    assert result.exit_code == 0
+    assert "by position and shape" in result.stdout
+    assert "\x1b" not in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -117,8 +117,8 @@ def test_layers_that_are_called_otherwise(run, h5, tmp_path):
 )
 def test_errors(run, h5, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
-    done = run("apply", *(argument.format(h5=h5) for argument in arguments))
-    assert done.exit_code == 2
-    assert message in done.stderr
-    assert done.stdout == ""
+    result = run("apply", *(argument.format(h5=h5) for argument in arguments))
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.h5"]

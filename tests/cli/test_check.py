@@ -71,7 +71,7 @@ def test_the_exit_code_follows_the_options(options: list[str], code: int, stuck:
 
 def test_layers_are_narrowed(stuck: str) -> None:
     result = run(stuck, "--layer", "other", "--json")
-    assert {each["layer"] for each in json.loads(result.stdout)["findings"]} == {"other"}
+    assert {finding["layer"] for finding in json.loads(result.stdout)["findings"]} == {"other"}
 
 
 def test_thresholds(sound: str) -> None:
@@ -83,8 +83,8 @@ def test_thresholds(sound: str) -> None:
 def test_json(stuck: str) -> None:
     document = json.loads(run(stuck, "--json").stdout)
     assert document["counts"] == {"error": 0, "warning": 2, "info": 1}
-    warnings = [each for each in document["findings"] if each["severity"] == "warning"]
-    assert [(each["rule"], each["layer"]) for each in warnings] == [
+    warnings = [finding for finding in document["findings"] if finding["severity"] == "warning"]
+    assert [(finding["rule"], finding["layer"]) for finding in warnings] == [
         ("BN001", None),
         ("BN001", "bn"),
     ]
@@ -119,30 +119,32 @@ def test_rules_and_explain_need_no_model() -> None:
 
 def test_real_models(real: Path) -> None:
     for truth in sorted(real.glob("*/truth.json")):
-        told = json.loads(truth.read_text())
-        result = run(str(truth.parent / told["target"]), "--json")
+        expected = json.loads(truth.read_text())
+        result = run(str(truth.parent / expected["target"]), "--json")
         slug = truth.parent.name
-        if told["kind"] in ("unreadable", "index-only"):
+        if expected["kind"] in ("unreadable", "index-only"):
             assert result.exit_code == 2, slug
-        elif told["kind"] == "no-bn":
+        elif expected["kind"] == "no-bn":
             assert result.exit_code == 1, slug
         elif slug in ("brats17-wt32-niftynet-tf1", "brats17-wt32-meta-niftynet-tf1"):
-            found = json.loads(result.stdout)["findings"]
+            findings = json.loads(result.stdout)["findings"]
             assert result.exit_code == 1
             if "meta" in slug:
-                assert [each["rule"] for each in found] == ["BN018"]
+                assert [finding["rule"] for finding in findings] == ["BN018"]
                 continue
-            stuck = [each["layer"] for each in found if each["rule"] == "BN001"]
+            stuck = [finding["layer"] for finding in findings if finding["rule"] == "BN001"]
             assert stuck[0] is None
-            assert set(stuck[1:]) == set(told["layers"])
+            assert set(stuck[1:]) == set(expected["layers"])
             assert len(stuck) == 32
         elif slug.startswith("facecls-tiny"):  # After 246 steps, too few for its variances.
-            found = json.loads(result.stdout)["findings"]
-            grave = {each["rule"] for each in found if each["severity"] != "info"}
+            findings = json.loads(result.stdout)["findings"]
+            grave = {finding["rule"] for finding in findings if finding["severity"] != "info"}
             assert (result.exit_code, grave) == (1, {"BN003"})
         else:
             assert result.exit_code == 0, slug
-            assert {each["severity"] for each in json.loads(result.stdout)["findings"]} <= {"info"}
+            assert {finding["severity"] for finding in json.loads(result.stdout)["findings"]} <= {
+                "info"
+            }
 
 
 def test_the_twin_whose_updates_never_ran() -> None:
@@ -155,7 +157,7 @@ def test_the_twin_whose_updates_never_ran() -> None:
         result = run(str(DATA / name / saved), "--json")
         document = json.loads(result.stdout)
         assert result.exit_code == bool(rules)
-        assert [each["rule"] for each in document["findings"]] == rules
+        assert [finding["rule"] for finding in document["findings"]] == rules
         assert document["trained_with"] == mode
 
 
@@ -188,12 +190,12 @@ def test_several_models_in_documents(sound: str, stuck: str) -> None:
     assert document["models"] == [json.loads(run(path, "--json").stdout) for path in (sound, stuck)]
     assert document["errors"] == []
     (log,) = json.loads(run(sound, stuck, stuck, "--sarif").stdout)["runs"]
-    found = json.loads(run(stuck, "--sarif").stdout)["runs"][0]["results"]
-    assert log["results"] == found * 2
+    findings = json.loads(run(stuck, "--sarif").stdout)["runs"][0]["results"]
+    assert log["results"] == findings * 2
     assert run(sound, stuck, "--github").stdout == run(stuck, "--github").stdout
 
 
-def test_documents_list_unreadable_models(stuck: str) -> None:
+def test_documents_list_errors(stuck: str) -> None:
     document = json.loads(run(stuck, "a,b\n.h5", "--json").stdout)
     assert len(document["models"]) == 1
     (error,) = document["errors"]
@@ -237,16 +239,16 @@ def test_the_projects_settings(stuck: str, tmp_path: Path) -> None:
 def test_each_model_has_the_settings_of_its_own_project(sound: str, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     gone = layer("bn", {**START, "beta": np.ones(4, np.float32)})
-    near, far = write_h5(tmp_path / "a/m.h5", gone), write_h5(tmp_path / "m.h5", gone)
+    ignoring, outside = write_h5(tmp_path / "a/m.h5", gone), write_h5(tmp_path / "m.h5", gone)
     (tmp_path / "a/bnstat.toml").write_text('ignore = ["BN001"]')
-    assert run(near).exit_code == 0
-    assert run(near, far).stdout.count("BN001 never-updated") == 1
+    assert run(ignoring).exit_code == 0
+    assert run(ignoring, outside).stdout.count("BN001 never-updated") == 1
     other = tmp_path / "other.toml"
     other.write_text('[per-path]\n"a/*" = []\n"m.h5" = ["BN001"]')
-    assert run(near, far, "--config-file", str(other)).exit_code == 0
+    assert run(ignoring, outside, "--config-file", str(other)).exit_code == 0
     other.write_text('per-path."m.h5" = []')
-    assert run(near, far, "--config-file", str(other)).exit_code == 1
-    assert run(near, "--config-file", str(other), "--isolated").exit_code == 2
+    assert run(ignoring, outside, "--config-file", str(other)).exit_code == 1
+    assert run(ignoring, "--config-file", str(other), "--isolated").exit_code == 2
 
 
 def test_wrong_settings_exit_with_2_and_a_line(sound: str, stuck: str, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_all_shows_equal_layers(old: str, near: str) -> None:
 def test_json(old: str, near: str) -> None:
     document = json.loads(run(old, near, "--json").stdout)
     assert document["equal"] is False
-    assert [each["equal"] for each in document["layers"]] == [True, False]
+    assert [layer_["equal"] for layer_ in document["layers"]] == [True, False]
 
 
 def test_markdown(old: str, near: str, tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ def test_a_topic_in_a_pipe_is_plain_text(run, topic):
     title = read(topic).partition("\n")[0].removeprefix("# ")
     assert lines[:2] == [title, "=" * len(title)]
     assert not any(mark in result.stdout for mark in ("\x1b", "```", "](", ".md", "![", "**"))
-    shown = {line.strip() for line in read(topic).splitlines()}
-    assert all(len(line) <= 80 or line.strip() in shown for line in lines)
+    output = {line.strip() for line in read(topic).splitlines()}
+    assert all(len(line) <= 80 or line.strip() in output for line in lines)
 
 
 def test_outputs_of_commands_are_not_wrapped(run):
@@ -71,9 +71,9 @@ def test_a_terminal_gets_a_pager_and_colours(monkeypatch, tmp_path):
     pager.chmod(0o755)
     monkeypatch.setenv("PAGER", str(pager))
     monkeypatch.delenv("LESS", raising=False)
-    shown = in_terminal(["help", "scan"])
-    assert shown.startswith("paged by -FRX\nScan\n====\n")
-    assert max(map(len, shown.splitlines())) <= 80
+    output = in_terminal(["help", "scan"])
+    assert output.startswith("paged by -FRX\nScan\n====\n")
+    assert max(map(len, output.splitlines())) <= 80
 
 
 def test_colours():
@@ -102,4 +102,4 @@ def test_help_imports_no_more_than_it_needs(arguments, rendering):
     )
     loaded = set(process.stderr.split())
     assert ("rich" in loaded) is rendering
-    assert not {"tensorflow", "h5py", "bnstat.formats", "bnstat.loading"} & loaded
+    assert not {"tensorflow", "h5py", "bnstat.formats.locate", "bnstat.loading"} & loaded

@@ -43,7 +43,7 @@ def test_shows_a_row_for_each_layer_and_role(folder: Path) -> None:
 
 def test_the_last_ones(folder: Path) -> None:
     document = json.loads(run(str(folder), "--last", "2", "--json").stdout)
-    assert [each["name"] for each in document["checkpoints"]] == ["model-4.h5", "model-5.h5"]
+    assert [item["name"] for item in document["checkpoints"]] == ["model-4.h5", "model-5.h5"]
     everything = json.loads(run(str(folder), "--last", "99", "--json").stdout)
     assert len(everything["checkpoints"]) == 5
 
@@ -52,7 +52,7 @@ def test_layers_and_roles(folder: Path) -> None:
     document = json.loads(
         run(str(folder), "--layer", "a", "--role", "beta", "--role", "gamma", "--json").stdout
     )
-    assert [(each["layer"], each["role"]) for each in document["tracks"]] == [
+    assert [(item["layer"], item["role"]) for item in document["tracks"]] == [
         ("a", "gamma"),
         ("a", "beta"),
     ]
@@ -97,7 +97,7 @@ def test_the_twin_whose_updates_never_ran() -> None:
     stuck = json.loads(run(str(DATA / "digits_no_updates/run"), "--json").stdout)
     assert len(sound["checkpoints"]) == len(stuck["checkpoints"]) == 5
     assert sound["findings"] == []
-    assert {(each["rule"], each["severity"], each["layer"]) for each in stuck["findings"]} == {
+    assert {(item["rule"], item["severity"], item["layer"]) for item in stuck["findings"]} == {
         ("BN101", "warning", layer) for layer in ("block1/bn", "block2/bn", "block3/bn")
     }
 

@@ -67,7 +67,7 @@ def on_a_terminal(start, columns, arguments, **options):
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     process = start(arguments, stdout=theirs, **options)
     os.close(theirs)
-    shown = b""
+    output = b""
     while True:
         try:
             part = os.read(ours, 65536)
@@ -75,10 +75,10 @@ def on_a_terminal(start, columns, arguments, **options):
             break
         if not part:
             break
-        shown += part
+        output += part
     os.close(ours)
     assert process.wait(300) == 0, process.stderr.read()
-    return shown.decode("utf-8")
+    return output.decode("utf-8")
 
 
 LONG = "model(*[usual(f'resnet_v1_50/block{b}/unit_1/bottleneck/BatchNorm', 64) for b in range(9)])"
@@ -86,11 +86,11 @@ LONG = "model(*[usual(f'resnet_v1_50/block{b}/unit_1/bottleneck/BatchNorm', 64) 
 
 @pytest.mark.parametrize("columns", [40, 80, 120, 200])
 def test_output_fits_the_terminal(start, columns):
-    shown = on_a_terminal(start, columns, ["inspect"], model=LONG, variables={"NO_COLOR": "1"})
-    assert "\x1b" not in shown
-    assert "─" in shown
-    assert max(map(text_width, shown.splitlines())) <= columns
-    names = [line.split()[0] for line in shown.splitlines() if "block" in line]
+    output = on_a_terminal(start, columns, ["inspect"], model=LONG, variables={"NO_COLOR": "1"})
+    assert "\x1b" not in output
+    assert "─" in output
+    assert max(map(text_width, output.splitlines())) <= columns
+    names = [line.split()[0] for line in output.splitlines() if "block" in line]
     assert len(set(names)) == 9
 
 
@@ -171,13 +171,13 @@ def test_a_plot(run, loads):
 
 def test_a_plot_on_a_terminal(start):
     plain = {"NO_COLOR": "1"}
-    shown = on_a_terminal(start, 80, ["inspect", "--plot"], model="model(usual('bn', 64))")
-    assert "\x1b[36m" in shown
-    shown = on_a_terminal(
+    output = on_a_terminal(start, 80, ["inspect", "--plot"], model="model(usual('bn', 64))")
+    assert "\x1b[36m" in output
+    output = on_a_terminal(
         start, 80, ["inspect", "--plot"], model="model(usual('bn', 64))", variables=plain
     )
-    assert "└" in shown
-    assert max(map(text_width, shown.splitlines())) <= 80
+    assert "└" in output
+    assert max(map(text_width, output.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("columns", [40, 50])

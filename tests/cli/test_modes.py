@@ -17,13 +17,13 @@ def test_a_network_trained_on_batch_statistics(tmp_path: Path, run: Any) -> None
     path = classifier(tmp_path / "model.keras")
     np.savez(tmp_path / "data.npz", x=FAR_OFF, labels=SIDES > 0)
     for labels in ((), ("--labels", "labels")):
-        shown = run("drift", path, "--data", tmp_path / "data.npz", *labels)
-        assert "inference is broken, and bnstat recalibrate mends it" in shown.stdout
+        output = run("drift", path, "--data", tmp_path / "data.npz", *labels)
+        assert "inference is broken, and bnstat recalibrate mends it" in output.stdout
         document = run("drift", path, "--data", tmp_path / "data.npz", "--json", *labels).stdout
-        found = json.loads(document)
-        assert found["trained_with"] == "batch-statistics"
-        assert found["evidence"]["data"]["trained_with"] == "batch-statistics"
-        assert found["evidence"]["file"]["trained_with"] == "unknown"
+        document = json.loads(document)
+        assert document["trained_with"] == "batch-statistics"
+        assert document["evidence"]["data"]["trained_with"] == "batch-statistics"
+        assert document["evidence"]["file"]["trained_with"] == "unknown"
         copy = tmp_path / f"copy{len(labels)}.keras"
         result = run("recalibrate", path, "--data", tmp_path / "data.npz", "-o", copy, *labels)
         assert (result.exit_code, result.stderr) == (0, "")
@@ -33,9 +33,9 @@ def test_a_network_trained_on_batch_statistics(tmp_path: Path, run: Any) -> None
 def test_a_network_trained_in_inference_mode(tmp_path: Path, run: Any) -> None:
     path = classifier(tmp_path / "model.keras", gain=0.4)
     np.savez(tmp_path / "data.npz", x=WIDE)
-    shown = run("drift", path, "--data", tmp_path / "data.npz")
-    assert "recalibrate would break the network" in shown.stdout
-    assert "mends" not in shown.stdout
+    output = run("drift", path, "--data", tmp_path / "data.npz")
+    assert "recalibrate would break the network" in output.stdout
+    assert "mends" not in output.stdout
     copy = tmp_path / "copy.keras"
     arguments = ("recalibrate", path, "--data", tmp_path / "data.npz")
     refused = run(*arguments, "-o", copy)
@@ -65,8 +65,8 @@ def test_a_lower_accuracy_is_refused(tmp_path: Path, run: Any) -> None:
     assert refused.exit_code == 2
     assert "would lose accuracy by the new statistics: 100.0 % before, " in refused.stderr
     assert not copy.exists()
-    shown = run("drift", path, *arguments).stdout
-    assert "right more often with these statistics: keep them" in shown
+    output = run("drift", path, *arguments).stdout
+    assert "right more often with these statistics: keep them" in output
     # The same of statistics that were updated, by which the evidence cannot be judged.
     updated = tmp_path / "updated.keras"
     bnstat.apply(path, {"bn": {"moving_variance": np.full(4, 2.0, "float32")}}, updated)
@@ -80,9 +80,9 @@ def test_a_lower_accuracy_is_refused(tmp_path: Path, run: Any) -> None:
 def test_where_nothing_shows_the_mode_both_are_named(tmp_path: Path, run: Any) -> None:
     path = classifier(tmp_path / "model.keras", activation="linear")
     np.save(tmp_path / "data.npy", FAR_OFF)
-    shown = run("drift", path, "--data", tmp_path / "data.npy").stdout
-    assert "does not show which is true" in shown
-    assert "stored statistics: " in shown
+    output = run("drift", path, "--data", tmp_path / "data.npy").stdout
+    assert "does not show which is true" in output
+    assert "stored statistics: " in output
     result = run("recalibrate", path, "--data", tmp_path / "data.npy", "-o", tmp_path / "c.keras")
     assert result.exit_code == 0
     assert "the old model is right" in result.stderr

@@ -188,14 +188,14 @@ def stderr_on_a_terminal(*arguments):
     ).returncode
     os.set_blocking(ours, False)
     os.close(theirs)
-    said = b""
+    errors = b""
     try:
         while chunk := os.read(ours, 1 << 16):
-            said += chunk
+            errors += chunk
     except OSError:  # the terminal's other end is closed
         pass
     os.close(ours)
-    return code, said
+    return code, errors
 
 
 @pytest.mark.parametrize(
@@ -209,10 +209,10 @@ def stderr_on_a_terminal(*arguments):
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_progress_is_shown_while_layers_are_read(arguments, code):
-    found, said = stderr_on_a_terminal(*arguments)
-    assert found == code, said
-    assert b"reading" in said
-    assert b"33%" in said
+    exit_code, errors = stderr_on_a_terminal(*arguments)
+    assert exit_code == code, errors
+    assert b"reading" in errors
+    assert b"33%" in errors
 
 
 def test_quiet_commands_show_no_progress():

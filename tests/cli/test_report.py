@@ -35,23 +35,23 @@ def test_one_model(old: str, tmp_path: Path) -> None:
     target = tmp_path / "report.html"
     result = run(old, "-o", target)
     assert (result.exit_code, result.stdout) == (0, "")
-    shown = Shown(target.read_text(encoding="utf-8"))
-    assert [row["name"] for row in shown.data["rows"]] == ["a", "b"]
-    assert shown.data["kind"] == "model"
+    page = Shown(target.read_text(encoding="utf-8"))
+    assert [row["name"] for row in page.data["rows"]] == ["a", "b"]
+    assert page.data["kind"] == "model"
 
 
 def test_standard_output_and_layers(old: str) -> None:
-    shown = Shown(run(old, "--layer", "b").stdout)
-    assert [row["name"] for row in shown.data["rows"]] == ["b"]
+    page = Shown(run(old, "--layer", "b").stdout)
+    assert [row["name"] for row in page.data["rows"]] == ["b"]
 
 
 def test_two_models(old: str, new: str) -> None:
     result = run(old, new)
     assert result.exit_code == 0
-    shown = Shown(result.stdout)
-    assert shown.data["kind"] == "difference"
-    assert [row["change"]["verdict"] for row in shown.data["rows"]] == ["same", "different"]
-    assert "1 of 2 layers differ" in shown.all("p", id="headline")
+    page = Shown(result.stdout)
+    assert page.data["kind"] == "difference"
+    assert [row["change"]["verdict"] for row in page.data["rows"]] == ["same", "different"]
+    assert "1 of 2 layers differ" in page.all("p", id="headline")
 
 
 def test_layers_that_were_folded(tmp_path: Path) -> None:
@@ -63,31 +63,37 @@ def test_layers_that_were_folded(tmp_path: Path) -> None:
     pair = [tmp_path / "own.npz", tmp_path / "folded.npz"]
     result = run(*pair, "--epsilon", "0.001", "-q")
     assert (result.exit_code, result.stderr) == (0, "")
-    shown = Shown(result.stdout)
-    assert shown.all("p", id="headline") == ["no difference in effect within 1e-06: 1 folded"]
-    (row,) = shown.data["rows"]
+    page = Shown(result.stdout)
+    assert page.all("p", id="headline") == ["no difference in effect within 1e-06: 1 folded"]
+    (row,) = page.data["rows"]
     assert row["folded"] == "bn -> conv.weight + conv.bias"
     assert run(*pair).exit_code == 1
     assert run(pair[0], "--epsilon", "0.001").exit_code == 2
 
 
 def test_a_training_folder() -> None:
-    shown = Shown(run(DATA / "digits/run").stdout)
-    assert shown.data["kind"] == "history"
-    assert [each["step"] for each in shown.data["checkpoints"]] == [0, 100, 200, 300, 400]
+    page = Shown(run(DATA / "digits/run").stdout)
+    assert page.data["kind"] == "history"
+    assert [checkpoint["step"] for checkpoint in page.data["checkpoints"]] == [
+        0,
+        100,
+        200,
+        300,
+        400,
+    ]
 
 
 @pytest.mark.parametrize("options", [["--step", "200"], ["--checkpoint", "model-200"]])
 def test_one_checkpoint_of_a_folder(options: list[str]) -> None:
-    shown = Shown(run(DATA / "digits/run", *options).stdout)
-    assert shown.data["kind"] == "model"
-    assert "200" in shown.all("dd")
+    page = Shown(run(DATA / "digits/run", *options).stdout)
+    assert page.data["kind"] == "model"
+    assert "200" in page.all("dd")
 
 
 def test_several_paths_are_a_run(old: str, new: str) -> None:
-    shown = Shown(run(old, new, old).stdout)
-    assert shown.data["kind"] == "history"
-    assert [each["name"] for each in shown.data["checkpoints"]] == [old, new, old]
+    page = Shown(run(old, new, old).stdout)
+    assert page.data["kind"] == "history"
+    assert [checkpoint["name"] for checkpoint in page.data["checkpoints"]] == [old, new, old]
 
 
 def test_a_damaged_checkpoint_is_reported(tmp_path: Path) -> None:
@@ -110,10 +116,10 @@ def test_the_statistics_of_data(old: str, tmp_path: Path) -> None:
     measured = LayerDrift("b", *[numbers + step for step in range(7)], state="shifted")
     with open(tmp_path / "drift.json", "w") as file:
         drift.dump_drift_json(Drift((measured,), {}, 100, None), old, file)
-    shown = Shown(run(old, "--drift", tmp_path / "drift.json").stdout)
-    row = shown.data["rows"][1]["measured"]
-    assert shown.array(row["mean"]).tobytes() == measured.mean.tobytes()
-    assert shown.array(row["variance"]).tobytes() == measured.variance.tobytes()
+    page = Shown(run(old, "--drift", tmp_path / "drift.json").stdout)
+    row = page.data["rows"][1]["measured"]
+    assert page.array(row["mean"]).tobytes() == measured.mean.tobytes()
+    assert page.array(row["variance"]).tobytes() == measured.variance.tobytes()
 
 
 @pytest.mark.parametrize(

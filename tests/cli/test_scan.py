@@ -44,12 +44,12 @@ def objects(text: str) -> list[dict]:
 def test_json_lines(run, mixed: Path) -> None:
     result = run("scan", mixed, "--json")
     assert result.exit_code == 1
-    told = {os.path.relpath(each["path"], mixed): each for each in objects(result.stdout)}
-    assert len(told) == 8
-    assert told["bad"]["worst"] == "warning"
-    assert told["bad"]["findings"] == {"BN001": 4}
-    assert told["cut.h5"]["error"]["kind"] == "damaged"
-    assert told["run/model-100"]["step"] == 100
+    lines = {os.path.relpath(line["path"], mixed): line for line in objects(result.stdout)}
+    assert len(lines) == 8
+    assert lines["bad"]["worst"] == "warning"
+    assert lines["bad"]["findings"] == {"BN001": 4}
+    assert lines["cut.h5"]["error"]["kind"] == "damaged"
+    assert lines["run/model-100"]["step"] == 100
     assert "8 models: 5 sound, 1 with warnings, 1 with info, 1 not readable" in result.stderr
     assert "BN001" in result.stderr
     assert result.stdout.isascii()
@@ -101,13 +101,13 @@ def test_markdown(run, mixed: Path) -> None:
 
 
 def test_text_in_a_terminal(mixed: Path) -> None:
-    shown = in_terminal(["scan", str(mixed)], folder=mixed)
-    lines = shown.rstrip().splitlines()
+    output = in_terminal(["scan", str(mixed)], folder=mixed)
+    lines = output.rstrip().splitlines()
     assert max(map(len, lines)) <= 80
     assert sum("tf1-checkpoint" in line for line in lines) == 5
     assert any(line.startswith("damaged ") and line.endswith("cut.h5") for line in lines)
-    assert "    truncated: " in shown
-    assert "8 models: 5 sound" in shown
+    assert "    truncated: " in output
+    assert "8 models: 5 sound" in output
 
 
 def test_text_in_a_pipe_has_a_line_for_each_model(run, mixed: Path) -> None:
@@ -157,9 +157,9 @@ def test_ctrl_c_keeps_results_and_the_next_scan_continues(tmp_path: Path) -> Non
     assert process.stdout is not None
     before = [process.stdout.readline() for _ in range(40)]
     process.send_signal(signal.SIGINT)
-    rest, said = process.communicate(timeout=300)
+    rest, errors = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGINT
-    assert said == ""
+    assert errors == ""
     assert len(before) + len(rest.splitlines()) < 1200
     with closing(sqlite3.connect(state)) as base:
         (kept,) = base.execute("select count(*) from models").fetchone()

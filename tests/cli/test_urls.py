@@ -21,10 +21,10 @@ def url():
 @pytest.mark.parametrize("command", ["inspect", "export --json", "check", "inspect --no-values"])
 def test_a_url_gives_the_same_output_as_a_path(run, url, command):
     name, *rest = command.split()
-    far = run(name, f"{url}/run/model-400", *rest)
-    near = run(name, str(DATA / "run/model-400"), *rest)
-    assert far.exit_code == near.exit_code
-    assert far.stdout.replace(url, str(DATA)).split() == near.stdout.split()
+    remote = run(name, f"{url}/run/model-400", *rest)
+    local = run(name, str(DATA / "run/model-400"), *rest)
+    assert remote.exit_code == local.exit_code
+    assert remote.stdout.replace(url, str(DATA)).split() == local.stdout.split()
 
 
 def test_diff_of_a_url_and_a_path(run, url):
@@ -63,7 +63,11 @@ def test_storage_options_are_json_or_text(run, monkeypatch):
 
     monkeypatch.setattr(transport, "connect", connect)
     options = ["anon=true", "key=abc", "port=80", "client_kwargs={'a': 1}", 'more={"a": 1}']
-    run("inspect", "s3://x/y", *[part for one in options for part in ("--storage-option", one)])
+    run(
+        "inspect",
+        "s3://x/y",
+        *[part for option in options for part in ("--storage-option", option)],
+    )
     run("inspect", "s3://x/y", "--max-download", "1.5MiB")
     assert given[0][0] == {
         "anon": True,

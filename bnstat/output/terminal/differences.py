@@ -17,7 +17,6 @@ from bnstat.output.terminal.table import (
     GAP,
     Column,
     layer_column,
-    spread,
     table,
     total_width,
     wrapped,
@@ -120,7 +119,7 @@ def _verdicts(difference: Difference, everything: bool) -> Iterator[str]:
         yield f"{MEANINGS['folded']}: {_listed(map(folded_text, difference.folded), everything)}"
     ties = [legible(folded.layer) for folded in difference.folded if folded.tie]
     if ties:
-        meaning = "tie (proven by several weights, or by those of another layer)"
+        meaning = "tie (proven by several weights, or by the weights of another layer)"
         yield f"{meaning}: {_listed(ties, everything)}"
     if difference.misfolded:
         misfolded = _listed(map(folded_text, difference.misfolded), everything)
@@ -198,9 +197,9 @@ def _table(layers: Sequence[LayerChange], screen: Screen, everything: bool) -> I
     if screen.width is not None:
         while len(columns) > 2 and total_width(columns) + len(GAP) + _LEAST_NAME > screen.width:
             columns.pop()
-    names = layer_column([legible(layer.new) for layer in layers], columns, screen, _LEAST_NAME)
-    names = names._replace(cells=spread(names.cells, list(map(len, rows))))
-    yield from table([names, *columns], screen)
+    names = [legible(layer.new) for layer in layers]
+    first = layer_column(names, columns, screen, _LEAST_NAME, rows=list(map(len, rows)))
+    yield from table([first, *columns], screen)
 
 
 def _listed(names: Iterable[str], everything: bool) -> str:
@@ -259,6 +258,6 @@ def _applied_table(changes: Sequence[Change], screen: Screen) -> Iterator[str]:
         Column("largest", [compact(change.largest, 3) for change in changes], right=True),
     ]
     rows = Counter(change.layer for change in changes)
-    names = layer_column(list(map(legible, rows)), columns, screen)
-    cells = spread(names.cells, list(rows.values()))
-    yield from table([names._replace(cells=cells), *columns], screen)
+    names = list(map(legible, rows))
+    first = layer_column(names, columns, screen, rows=list(rows.values()))
+    yield from table([first, *columns], screen)

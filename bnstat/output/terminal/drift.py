@@ -52,18 +52,18 @@ _MODES: Final = {
     "stored-statistics": "layers still hold the initial mean 0 and variance 1, and the network "
     "was trained in inference mode, with these statistics: keep them; bnstat recalibrate would "
     "break the network",
-    "unknown": "layers still hold the initial mean 0 and variance 1, which are far from "
-    "their inputs. If the network was trained with the statistics of each batch, bnstat "
-    "recalibrate mends it; if it was trained in inference mode, recalibrating breaks it. What was "
-    "examined does not show which is true. --labels compares the accuracies",
+    "unknown": "layers still hold the initial mean 0 and variance 1, which are far from the "
+    "statistics of their inputs. If the network was trained with the statistics of each batch, "
+    "bnstat recalibrate mends it; if it was trained in inference mode, recalibrating breaks it. "
+    "The evidence does not show which is true. --labels compares the accuracies",
 }
 
 _BETTER: Final = {
-    "own": "layers still hold the initial mean 0 and variance 1. What was examined does not show "
-    "how the network was trained, but on this data it is right more often with the data's own "
+    "own": "layers still hold the initial mean 0 and variance 1. The evidence does not show how "
+    "the network was trained, but on this data it is right more often with the data's own "
     "statistics, which bnstat recalibrate estimates",
-    "stored": "layers still hold the initial mean 0 and variance 1. What was examined does not "
-    "show how the network was trained, but on this data it is right more often with these "
+    "stored": "layers still hold the initial mean 0 and variance 1. The evidence does not show "
+    "how the network was trained, but on this data it is right more often with these "
     "statistics: keep them",
 }
 

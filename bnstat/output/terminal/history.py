@@ -18,7 +18,6 @@ from bnstat.output.terminal.table import (
     GAP,
     Column,
     layer_column,
-    spread,
     table,
     total_width,
     wrapped,
@@ -100,8 +99,8 @@ def _table(tracks: Sequence[Track], count: int, screen: Screen) -> list[Column]:
         if screen.width is None or screen.width - total_width(columns) - len(GAP) >= wanted:
             break
     rows = Counter(track.layer for track in tracks)
-    names = layer_column(list(map(legible, rows)), columns, screen, least=6)
-    return [names._replace(cells=spread(names.cells, list(rows.values()))), *columns]
+    names = list(map(legible, rows))
+    return [layer_column(names, columns, screen, 6, list(rows.values())), *columns]
 
 
 def _columns(tracks: Sequence[Track], layout: _Layout, screen: Screen) -> list[Column]:

@@ -71,7 +71,11 @@ def total_width(columns: Sequence[Column]) -> int:
 
 
 def layer_column(
-    names: Sequence[str], others: Sequence[Column], screen: Screen, least: int = 8
+    names: Sequence[str],
+    others: Sequence[Column],
+    screen: Screen,
+    least: int = 8,
+    rows: Sequence[int] | None = None,
 ) -> Column:
     """Return the column of layer names, shortened to the room that the other columns leave.
 
@@ -80,11 +84,12 @@ def layer_column(
         others: the other columns.
         screen: the screen.
         least: the least width of the column.
+        rows: the number of rows of each layer; None for one row each.
     """
     if screen.width is not None:
         room = screen.width - total_width(others) - len(GAP)
         names = shorten_all(names, max(least, room), screen.glyphs.ellipsis)
-    return Column("layer", names)
+    return Column("layer", names if rows is None else spread(names, rows))
 
 
 def spread(names: Sequence[str], counts: Sequence[int]) -> list[str]:
