@@ -91,7 +91,7 @@ def discover(
     complete = [sighting for sighting in sightings if sighting.is_complete]
     complete = in_order(complete, _ordered_origins(contents))
     if contents.graphs is not None and contents.objects:
-        from bnstat.discovery.scopes import name_by_scopes
+        from bnstat.discovery.names import name_by_scopes
 
         name_by_scopes(complete, contents)
     partial = [sighting for sighting in sightings if not sighting.is_complete]

@@ -5,14 +5,45 @@ give the names of the layer's other variables.
 
 `ExponentialMovingAverage` keeps copies of variables as `NAME/ExponentialMovingAverage`. Such a copy
 is a shadow if the file stores the variable as well; otherwise it takes the variable's place.
+
+tch-rs numbers names: `running_mean__16` is the 17th variable of its store.
+
+If a store already contains a variable of the same name, tch-rs appends the number of variables so
+far. A layer creates its variables in a row, so consecutive numbers identify them: `weight`, `bias`,
+`running_mean`, `running_var`. Older versions create the statistics first. A variable without a
+number has one of the numbers that no other variable has.
+
+Source: tch-rs, src/nn/var_store.rs (`Path::add`), src/nn/batch_norm.rs.
+
+Some names of layers are recorded only by the scopes of a graph. Keras 3 shortens the names of variables in a layer that another layer builds: all those in a list
+`self.norms` of the layer `blk` are `blk/gamma`. The graph does contain the whole path, with what
+tracing added to it: the model's name before it, and a number after each part. Keras opens the scope
+of a layer twice, to build it and to call it, and TensorFlow makes names of scopes unique:
+`functional_1/blk_1/batch_normalization_1_1`. The names of the variables show where the author's
+path begins, and that numbers were added. Repeating what TensorFlow did shows which numbers these
+are. Keras 2 leaves nested models out of the names of variables; the graph distinguishes the layers
+of one name in two of them.
+
+Sources: keras/src/layers/layer.py (`Layer.__call__`), `Graph.unique_name` in
+tensorflow/python/framework/ops.py.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import ChainMap, Counter
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from dataclasses import replace
 from functools import cached_property
+from typing import Final
 
 from bnstat.discovery.merge import Sighting
 from bnstat.discovery.schemes import SCHEMES, Scheme, describe_lookalike
@@ -73,8 +104,6 @@ class VariableNames:
             self._collect(contents.search(_STARTS).items())
             self._collect(contents.search(self._companions()).items())
         if any("__" in name for name in self.keys):
-            from bnstat.discovery.numbered import with_scopes
-
             self.keys = with_scopes(self.keys, lambda key: contents.variables[key].shape)
         self.averages = {name: key for name, key in self.shadows.items() if name not in self.keys}
         self.keys.update(self.averages)
@@ -311,3 +340,211 @@ def _shadows(names: VariableNames, sighting: Sighting) -> list[Sighting]:
         if (shadow := names.shadows.get(names.name_of[key])) is not None and shadow != key
     }
     return [Sighting("name", sighting.name + _SHADOW_WORD, roles)] if roles else []
+
+
+_NUMBERED_NAME: Final = re.compile(
+    r"(?P<scope>(?:.*\.)?)(?P<leaf>\w+?)__(?P<number>\d{1,9})", re.DOTALL
+)
+_MEAN, _VARIANCE = "running_mean", "running_var"
+
+_ORDERS: Final = (
+    {"weight": 0, "bias": 1, _MEAN: 2, _VARIANCE: 3},
+    {_MEAN: 0, _VARIANCE: 1, "weight": 2, "bias": 3},
+)
+"""Variable -> its position in a layer, in current and in older versions."""
+
+Shape = Callable[[str], tuple[int, ...]]
+
+
+def with_scopes(keys: Mapping[str, str], shape_of: Shape) -> dict[str, str]:
+    """Return the names with a scope of its own for each numbered layer.
+
+    The layer of `features.running_mean__16` gets the scope `features__16`.
+
+    Args:
+        keys: name -> key of all variables of a file.
+        shape_of: gives the shape of the variable with a key.
+    """
+    store = _Store(keys, shape_of)
+    if not store.statistics:
+        return dict(keys)
+    layers = max((store.layers(order) for order in _ORDERS), key=store.count)
+    renamed = {
+        name: f"{scope}.{leaf}" for scope, names in layers.items() for leaf, name in names.items()
+    }
+    return {renamed.get(name, name): key for name, key in keys.items()}
+
+
+class _Store:
+    def __init__(self, keys: Mapping[str, str], shape_of: Shape) -> None:
+        self._keys = keys
+        self._shape_of = shape_of
+        self._numbers: set[int] = set()
+        leaves: dict[str, set[tuple[str, int]]] = {}
+        for name in keys:
+            match = _NUMBERED_NAME.fullmatch(name) if "__" in name else None
+            if match is not None and match["leaf"] in _ORDERS[0]:
+                self._numbers.add(int(match["number"]))
+                leaves.setdefault(match["scope"], set()).add((match["leaf"], int(match["number"])))
+        self.statistics = {
+            scope: numbered
+            for scope, numbered in leaves.items()
+            if any(leaf == _VARIANCE for leaf, _ in numbered) or f"{scope}{_VARIANCE}" in keys
+        }
+
+    def layers(self, order: Mapping[str, int]) -> dict[str, dict[str, str]]:
+        """Return scope -> leaf -> name of the layers whose variables have this order."""
+        layers: dict[str, dict[str, str]] = {}
+        taken: set[str] = set()
+        for scope, numbered in self.statistics.items():
+            starts = sorted({number - order[leaf] for leaf, number in numbered})
+            candidates = [(start, self._layer(scope, start, order)) for start in starts]
+            # A layer with more numbers is more certain than one that takes what is left.
+            candidates.sort(key=lambda pair: -sum("__" in name for name in pair[1].values()))
+            for start, names in candidates:
+                if names and taken.isdisjoint(names.values()):
+                    taken.update(names.values())
+                    layers[f"{scope.removesuffix('.')}__{start + order[_MEAN]}"] = names
+        return layers
+
+    def count(self, layers: Mapping[str, Mapping[str, str]]) -> int:
+        """Return how many variables belong to layers, including those without numbers."""
+        taken = {name for names in layers.values() for name in names.values()}
+        plain = ({f"{scope}{leaf}" for leaf in _ORDERS[0]} for scope in self.statistics)
+        return len(taken) + sum(
+            len(names) for names in plain if names <= self._keys.keys() and names.isdisjoint(taken)
+        )
+
+    def _layer(self, scope: str, start: int, order: Mapping[str, int]) -> dict[str, str]:
+        """Return the variables with consecutive numbers; none if a statistic is missing."""
+        names = {
+            leaf: name
+            for leaf, position in order.items()
+            if (name := self._name_at(scope, leaf, start + position)) is not None
+        }
+        if not {_MEAN, _VARIANCE} <= names.keys():
+            return {}
+        shape = self._shape_of(self._keys[names[_MEAN]])
+        return {
+            leaf: name for leaf, name in names.items() if self._shape_of(self._keys[name]) == shape
+        }
+
+    def _name_at(self, scope: str, leaf: str, number: int) -> str | None:
+        name = f"{scope}{leaf}__{number}"
+        if name in self._keys:
+            return name
+        is_free = number not in self._numbers and 0 <= number < len(self._keys)
+        return f"{scope}{leaf}" if is_free and f"{scope}{leaf}" in self._keys else None
+
+
+_NUMBERED_SCOPE = re.compile(r"(.+)_\d+")
+
+_DEEPEST = 64
+"""Parts of a scope; networks have some ten."""
+
+_MOST_SIBLINGS = 10_000
+"""Names in one scope, some three for each layer."""
+
+Scope = tuple[str, ...]
+"""The parts of a scope; empty if it is unknown."""
+
+
+def name_by_scopes(layers: Sequence[Sighting], contents: Contents) -> None:
+    """Add the names that a graph and the full names of variables show together."""
+    scopes = [_graph_scope(layer) for layer in layers]
+    if not any(scopes):
+        return
+    variable_scopes = _variable_scopes(layers, contents)
+    uses = Counter(variable_scopes)
+    names = _authors_names(filter(None, scopes))
+    starts = [_start(*pair) for pair in zip(scopes, variable_scopes, strict=True)]
+    first = min((start for start in starts if start is not None), default=0)
+    for layer, scope, own, start in zip(layers, scopes, variable_scopes, starts, strict=True):
+        if start is None:
+            continue
+        end = start + len(own)
+        is_numbered = scope[start:end] != own
+        is_end = end == len(scope)
+        if uses[own] == 1 and (is_end or not is_numbered):
+            continue
+        parts = [
+            (names[scope[: position + 1]] if is_numbered else None) or scope[position]
+            for position in range(len(scope))
+        ]
+        before = parts[first:start] if is_end else []
+        layer.names["scopes"] = ["/".join([*before, *own, *parts[end:]])]
+
+
+def _graph_scope(layer: Sighting) -> Scope:
+    names = layer.names.get("graphs")
+    parts = tuple(names[0].split("/", _DEEPEST)) if names else ()
+    return parts if len(parts) <= _DEEPEST else ()
+
+
+def _variable_scopes(layers: Sequence[Sighting], contents: Contents) -> list[Scope]:
+    """Return for each layer the scope in the full names of all of its variables."""
+    keys = {key for layer in layers for key in layer.roles.values()}
+    full_names = {node.key: node.full_name for node in contents.objects if node.key in keys}
+    result = []
+    for layer in layers:
+        scopes = {full_names.get(key, "").rpartition("/")[0] for key in layer.roles.values()}
+        scope = scopes.pop() if len(scopes) == 1 else ""
+        result.append(tuple(scope.split("/")) if scope else ())
+    return result
+
+
+def _start(scope: Scope, own: Scope) -> int | None:
+    """Return where the parts of a layer's own scope begin in a graph's, which may number them."""
+    for start in range(len(scope) - len(own) + 1 if own else 0):
+        pairs = zip(scope[start:], own, strict=False)
+        if all(part == name or _without_number(part) == name for part, name in pairs):
+            return start
+    return None
+
+
+def _without_number(part: str) -> str | None:
+    match = _NUMBERED_SCOPE.fullmatch(part)
+    return match[1] if match else None
+
+
+def _authors_names(scopes: Iterable[Scope]) -> Mapping[Scope, str | None]:
+    """Return scope -> the author's name of its last part, if each was opened twice, in this order.
+
+    Unknown names are None.
+    """
+    taken: dict[Scope, dict[str, int]] = {}
+    names: dict[Scope, str | None] = {}
+    for scope in scopes:
+        for end in range(1, len(scope) + 1):
+            if scope[:end] not in names:
+                siblings = taken.setdefault(scope[: end - 1], {})
+                names[scope[:end]] = _authors_name(scope[end - 1], siblings)
+    return names
+
+
+def _authors_name(part: str, siblings: dict[str, int]) -> str | None:
+    """Return the name that becomes `part` when it is opened for the second time."""
+    name = _without_number(part)
+    if name is None or len(siblings) > _MOST_SIBLINGS:
+        return None
+    trial = ChainMap({}, siblings)
+    _open(name, trial)
+    if _open(name, trial) != part:
+        return None
+    siblings.update(trial.maps[0])
+    return name
+
+
+def _open(name: str, taken: MutableMapping[str, int]) -> str:
+    """Return the unique name that TensorFlow gives a scope beside the taken names."""
+    key = name.lower()
+    number = taken.get(key, 0)
+    taken[key] = number + 1
+    if number == 0:
+        return name
+    unique = key
+    while unique in taken:
+        unique = f"{key}_{number}"
+        number += 1
+    taken[unique] = 1
+    return f"{name}_{number - 1}"

@@ -34,6 +34,7 @@ from bnstat.model import Array, as_float64
 if TYPE_CHECKING:
     from bnstat.estimate.preparation import Setup
 
+
 State = Literal["healthy", "shifted", "never-updated", "invalid"]
 
 _WORST_FIRST: tuple[State, ...] = ("invalid", "never-updated", "shifted")

@@ -34,6 +34,7 @@ from bnstat.model import Array, Model, as_float64
 if TYPE_CHECKING:
     from bnstat.estimate.preparation import Setup
 
+
 Mode = Literal["stored", "own"]
 
 MOST_SAMPLES: Final = 512

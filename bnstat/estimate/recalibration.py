@@ -49,6 +49,7 @@ from bnstat.model import Array, as_float64
 if TYPE_CHECKING:
     from bnstat.estimate.preparation import Setup
 
+
 _MOST_ROUNDS = 20
 """The largest number of estimates of layers that depend on themselves."""
 

@@ -26,6 +26,7 @@ from bnstat.model import ROLES, Array, BatchNorm, Model, printable
 if TYPE_CHECKING:
     from bnstat.compare import Difference
 
+
 PARTS_FOLDED: Final = ("scale", "shift")
 """The parts of a folded layer: `y = scale * x + shift`."""
 

@@ -28,7 +28,7 @@ from bnstat.formats.detection import (
 from bnstat.formats.registry import known_formats
 from bnstat.storage.access import Access, redact
 from bnstat.storage.files import Entry, File, Folder
-from bnstat.storage.find import Spot, find
+from bnstat.storage.local import Spot, find
 
 __all__ = ["Group", "ModelSet", "StoredModel", "group_files", "locate", "step_of"]
 

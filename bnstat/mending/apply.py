@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 
 from bnstat.errors import BnstatError, ChangedError
-from bnstat.exchange.reading import Values, values_of
+from bnstat.exchange.registry import Values, values_of
 from bnstat.formats.locate import locate
 from bnstat.loading import Options
 from bnstat.mending.draft import Draft, signals_raised

@@ -1,9 +1,15 @@
-"""Numbers as short text, for people."""
+"""Numbers as short text, and the axes and histograms that draw them."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnstat.model import Array, as_float64
 
 _MOST_DIGITS: Final = 4
 
@@ -46,3 +52,72 @@ def compact(number: float, digits: int) -> str:
 def _decimals(number: float, digits: int) -> int:
     """Return the number of decimals that shows the given digits of a number other than 0."""
     return min(max(0, digits - 1 - math.floor(math.log10(abs(number)))), digits + 1)
+
+
+Floats = NDArray[np.float64]
+
+_LOGARITHMIC_FROM: Final = 1e3
+"""An axis is logarithmic if its largest positive number is this multiple of its smallest."""
+
+
+def finite(array: Array) -> Floats:
+    """Return the flat finite numbers of an array."""
+    values = as_float64(array).ravel()
+    return values[np.isfinite(values)]
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """An axis from the smallest to the largest of some numbers.
+
+    Attributes:
+        low, high: its ends, finite.
+        logarithmic: True if equal distances are equal ratios.
+    """
+
+    low: float
+    high: float
+    logarithmic: bool = False
+
+    @classmethod
+    def of(cls, values: Floats, adaptive: bool = True) -> Scale:
+        """Return the axis for at least one finite number.
+
+        Args:
+            values: the numbers.
+            adaptive: False if the axis must be linear. By default, it is logarithmic for positive
+                numbers of very different sizes.
+        """
+        low, high = float(values.min()), float(values.max())
+        return cls(low, high, adaptive and low > 0 and high / _LOGARITHMIC_FROM > low)
+
+    @property
+    def is_point(self) -> bool:
+        """True if all numbers are equal."""
+        return self.low == self.high
+
+    def places(self, values: Floats) -> Floats:
+        """Return positions of finite numbers: from 0 at `low` to 1 at `high`, or 0.5 if equal."""
+        if self.is_point:
+            return np.full_like(values, 0.5)
+        low, high = self.low, self.high
+        if self.logarithmic:
+            low, high, values = math.log10(low), math.log10(high), np.log10(values)
+        # Scaled by a power of 2 first, so that the difference neither overflows nor vanishes.
+        exponent = math.frexp(max(abs(low), abs(high)))[1]
+        low, high = math.ldexp(low, -exponent), math.ldexp(high, -exponent)
+        return np.clip((np.ldexp(values, -exponent) - low) / (high - low), 0, 1)
+
+    def counts(self, values: Floats, bins: int) -> NDArray[np.intp]:
+        """Return how many of the numbers are in each of `bins` equal parts of the axis."""
+        parts = (self.places(values) * bins).astype(np.intp)
+        return np.bincount(np.minimum(parts, bins - 1), minlength=bins)
+
+    def histogram(self, values: Floats, most: int) -> NDArray[np.intp]:
+        """Return counts in a number of parts that suits the numbers, at most `most`."""
+        return self.counts(values, 5 if self.is_point else bins_for(values.size, most))
+
+
+def bins_for(count: int, most: int) -> int:
+    """Return the number of bars for a histogram: twice the root of the count, at most `most`."""
+    return max(1, min(most, math.ceil(2 * math.sqrt(count))))

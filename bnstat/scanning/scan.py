@@ -22,8 +22,7 @@ from bnstat.scanning.record import Record, of_error, of_model
 from bnstat.scanning.walk import Candidate, Choice, Unreadable, digest, signature, walk
 from bnstat.storage.access import MAX_DOWNLOAD, Access, is_url, redact, scheme_of
 from bnstat.storage.files import Folder, ahead
-from bnstat.storage.find import Spot, find
-from bnstat.storage.local import LocalFolder
+from bnstat.storage.local import LocalFolder, Spot, find
 
 if TYPE_CHECKING:
     from bnstat.scanning.state import State

@@ -15,6 +15,7 @@ from bnstat.errors import BnstatError
 if TYPE_CHECKING:
     from bnstat.storage.files import Entry
 
+
 MAX_DOWNLOAD = 256_000_000
 """The default limit on downloads, in bytes."""
 

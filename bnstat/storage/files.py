@@ -20,6 +20,7 @@ from bnstat.errors import DamagedError
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+
 T = TypeVar("T")
 R = TypeVar("R")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import bnstat
-from bnstat.discovery.numbered import with_scopes
+from bnstat.discovery.names import with_scopes
 from bnstat.model import ROLES
 from tests.formats.keras.files import same_bits
 from tests.fuzz import ports

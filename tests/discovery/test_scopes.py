@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bnstat.discovery.merge import Sighting, merge, unique_names
-from bnstat.discovery.scopes import name_by_scopes
+from bnstat.discovery.names import name_by_scopes
 from bnstat.formats.contents import Contents, Node
 from bnstat.model import Source
 from tests.builders.effort import bounded

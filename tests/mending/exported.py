@@ -9,8 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from bnstat.exchange.naming import DEFAULTS, ExportOptions
-from bnstat.exchange.reading import values_of
-from bnstat.exchange.registry import FORMATS
+from bnstat.exchange.registry import FORMATS, values_of
 from bnstat.mending.pairing import fit
 from bnstat.model import BatchNorm, Model, Source, Variable
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import bnstat
-from bnstat.exchange.reading import read_values
+from bnstat.exchange.registry import read_values
 from bnstat.model import Model
 from tests.builders.oracle import same_bits
 from tests.mending.exported import exported, fitted, layer, model, two_layers

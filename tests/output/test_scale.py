@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnstat.output.scale import Scale, bins_for
+from bnstat.output.numbers import Scale, bins_for
 
 FINITE = st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=50)
 

@@ -19,7 +19,7 @@ from bnstat.scanning.scan import ScanOptions
 from bnstat.scanning.state import State
 from bnstat.scanning.walk import Choice, candidate
 from bnstat.storage.access import Access
-from bnstat.storage.find import find
+from bnstat.storage.local import find
 from tests.builders.server import serving
 from tests.scanning.stores import DATA, h5, linked, scanned, store
 

@@ -20,8 +20,7 @@ from bnstat.storage import files, local
 from bnstat.storage.access import Access
 from bnstat.storage.archive import Slice, stored_member
 from bnstat.storage.files import File, Range, ahead, prefetch
-from bnstat.storage.find import find
-from bnstat.storage.local import LocalFile, LocalFolder
+from bnstat.storage.local import LocalFile, LocalFolder, find
 from tests.builders.memory import MemoryFile
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"

@@ -22,6 +22,7 @@ from bnstat.estimate.data.stored import (
 if TYPE_CHECKING:
     from bnstat.estimate.run_settings import Settings
 
+
 __all__ = ["Batch", "Data", "Images", "Input", "example_of", "open_data"]
 
 

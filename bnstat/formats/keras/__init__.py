@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from bnstat.storage.files import Folder
 
+
 CONFIG: Final = "config.json"
 WEIGHTS: Final = ("model.weights.h5", "model.weights.json")
 INDEX: Final = ".weights.json"

@@ -9,8 +9,7 @@ import numpy as np
 
 from bnstat.errors import UnsupportedError
 from bnstat.model import ROLES, BatchNorm
-from bnstat.output.numbers import compact
-from bnstat.output.scale import Floats, Scale, finite
+from bnstat.output.numbers import Floats, Scale, compact, finite
 from bnstat.output.terminal.screen import legible
 
 try:

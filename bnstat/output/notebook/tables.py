@@ -3,20 +3,175 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import html
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
+
+import numpy as np
 
 from bnstat.checks import Finding, Findings
 from bnstat.compare.diff import Difference, LayerChange, RoleChange, SettingChange
 from bnstat.errors import BnstatError
-from bnstat.model import ROLES, BatchNorm, Model, Summary
-from bnstat.output.notebook import charts
-from bnstat.output.notebook.charts import BREAK, Markup, element, paragraphs, table, together
-from bnstat.output.numbers import compact, compact_pair
+from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, printable
+from bnstat.output.numbers import Floats, Scale, compact, compact_pair, finite
 from bnstat.output.terminal import differences, findings, overview
 from bnstat.output.terminal.history import moves, newest
 from bnstat.output.terminal.screen import Screen, legible
 from bnstat.run_history import History
+
+_COLOUR: Final = "#4477aa"
+"""Blue of Paul Tol's "bright" scheme, which people with colour blindness can distinguish."""
+
+_MOST_POINTS: Final = 200
+
+
+class Markup(str):
+    """HTML; any other string is text."""
+
+    __slots__ = ()
+
+
+BREAK: Final = Markup("<br>")
+
+
+def element(tag: str, *children: str, **attributes: object) -> Markup:
+    """Return an element; `fill_opacity` is the attribute `fill-opacity`, `class_` is `class`."""
+    head = "".join(
+        f' {name.rstrip("_").replace("_", "-")}="{_text(str(value))}"'
+        for name, value in attributes.items()
+    )
+    return Markup(f"<{tag}{head}>{together(*children)}</{tag}>")
+
+
+def together(*children: str) -> Markup:
+    """Return elements and texts, one after the other."""
+    return Markup(
+        "".join(child if isinstance(child, Markup) else _text(child) for child in children)
+    )
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
+    """Return a table with a head; nothing if it has no rows."""
+    style = "text-align:left;vertical-align:middle"
+    body = [
+        element("tr", *(element("td", content, style=style) for content in row)) for row in rows
+    ]
+    if not body:
+        return Markup("")
+    head = element("tr", *(element("th", title, style="text-align:left") for title in titles))
+    return element("table", element("thead", head), element("tbody", *body))
+
+
+def paragraphs(lines: Iterable[str]) -> Markup:
+    """Return each line as a paragraph."""
+    return together(*(element("p", line, style="margin:.3em 0") for line in lines))
+
+
+def _text(text: str) -> str:
+    return html.escape(printable(text))
+
+
+def distribution(array: Array, width: int = 96, height: int = 22) -> Markup:
+    """Return a histogram of the channels of a layer, with its size in pixels."""
+    values = finite(array)
+    if not values.size:
+        return Markup("")
+    scale = Scale.of(values)
+    counts = scale.histogram(values, width // 3)
+    step = width / counts.size
+    path = "".join(
+        f"M{place * step:.2f} {height}v{-max(1.0, height * number / counts.max()):.2f}"
+        f"h{max(1.0, step - 1):.2f}V{height}z"
+        for place, number in enumerate(counts.tolist())
+        if number
+    )
+    label = f"distribution of {_channels(values)} from {_range(scale)}"
+    return _svg(element("path", d=path, fill=_COLOUR), label, width, height)
+
+
+def sorted_channels(array: Array, width: int = 96, height: int = 22) -> Markup:
+    """Return a line through the sorted channels of a layer, with an axis at 0."""
+    values = np.sort(finite(array))
+    if not values.size:
+        return Markup("")
+    scale = Scale.of(values)
+    label = f"{_channels(values)} in order, from {_range(scale)}"
+    return _svg(_line(values, scale, width, height), label, width, height)
+
+
+def course(values: Floats, width: int = 96, height: int = 22) -> Markup:
+    """Return a line through numbers over time, with a gap at numbers that are not finite."""
+    numbers = finite(values)
+    if not numbers.size:
+        return Markup("")
+    scale = Scale.of(numbers, adaptive=False)
+    return _svg(_line(values, scale, width, height), f"course from {_range(scale)}", width, height)
+
+
+def share(part: int, whole: int, width: int = 60, height: int = 8) -> Markup:
+    """Return a bar that is filled by a part of a whole."""
+    filled = width * part / whole if whole else 0
+    frame = element(
+        "rect", width=width, height=height, fill="none", stroke=_COLOUR, stroke_opacity="0.6"
+    )
+    bar = element("rect", width=f"{filled:.2f}", height=height, fill=_COLOUR)
+    return _svg(frame + bar, f"{part} of {whole}", width, height)
+
+
+def mark(colour: str, label: str) -> Markup:
+    """Return a coloured dot."""
+    return _svg(element("circle", cx=5, cy=5, r=4.5, fill=colour), label, 10, 10)
+
+
+def _line(values: Floats, scale: Scale, width: int, height: int) -> Markup:
+    if values.size > _MOST_POINTS:
+        chosen = np.linspace(0, values.size - 1, _MOST_POINTS).round().astype(np.intp)
+        values = values[chosen]
+    is_finite = np.isfinite(values)
+    across = np.linspace(1, width - 1, max(2, values.size))[: values.size]
+    down = _down(scale, np.where(is_finite, values, scale.low), height)
+    path = "".join(
+        f"{'L' if place and is_finite[place - 1] else 'M'}{x:.2f} {y:.2f}"
+        + ("h.01" if values.size == 1 else "")
+        for place, (x, y) in enumerate(zip(across.tolist(), down.tolist(), strict=True))
+        if is_finite[place]
+    )
+    line = element(
+        "path", d=path, fill="none", stroke=_COLOUR, stroke_width=1.5, stroke_linecap="round"
+    )
+    if not scale.low < 0 < scale.high:
+        return line
+    zero = float(_down(scale, np.zeros(1), height)[0])
+    axis = element("path", d=f"M0 {zero:.2f}h{width}", stroke="currentColor", stroke_opacity="0.35")
+    return Markup(axis + line)
+
+
+def _down(scale: Scale, values: Floats, height: int) -> Floats:
+    return height - 1 - scale.places(values) * (height - 2)
+
+
+def _svg(content: str, label: str, width: int, height: int) -> Markup:
+    return element(
+        "svg",
+        element("title", label),
+        Markup(content),
+        role="img",
+        aria_label=label,
+        width=width,
+        height=height,
+        viewBox=f"0 0 {width} {height}",
+        style="vertical-align:middle",
+    )
+
+
+def _channels(values: Floats) -> str:
+    return "1 channel" if values.size == 1 else f"{values.size:,} channels"
+
+
+def _range(scale: Scale) -> str:
+    ends = f"{compact(scale.low, 3)} to {compact(scale.high, 3)}"
+    return f"{ends}, logarithmic" if scale.logarithmic else ends
+
 
 MOST_ROWS: Final = 200
 """Rows that are shown; a line below gives the number of further rows."""
@@ -61,7 +216,7 @@ def _statistic(layer: BatchNorm, role: str) -> str:
     except BnstatError as error:
         return legible(str(error))
     assert array is not None
-    return together(_numbers(Summary.of(array)), BREAK, charts.distribution(array))
+    return together(_numbers(Summary.of(array)), BREAK, distribution(array))
 
 
 def of_layer(layer: BatchNorm) -> str:
@@ -94,8 +249,8 @@ def _row(layer: BatchNorm, role: str) -> Sequence[str]:
         *cells,
         _numbers(summary),
         f"{compact(summary.min, 3)} to {compact(summary.max, 3)}",
-        charts.distribution(array, *_LARGE),
-        charts.sorted_channels(array, *_LARGE),
+        distribution(array, *_LARGE),
+        sorted_channels(array, *_LARGE),
     ]
 
 
@@ -103,9 +258,7 @@ def of_findings(shown: Sequence[Finding]) -> str:
     """Return a table with one row per finding, the most serious first."""
     rows = [
         [
-            together(
-                charts.mark(_COLOURS[finding.severity], finding.severity), f" {finding.severity}"
-            ),
+            together(mark(_COLOURS[finding.severity], finding.severity), f" {finding.severity}"),
             f"{finding.rule} {finding.name}",
             "(whole model)" if finding.layer is None else legible(finding.layer),
             legible(finding.message) + findings.channels_of(finding),
@@ -139,7 +292,7 @@ def _changed(layer: LayerChange, change: RoleChange | SettingChange) -> Sequence
     if isinstance(change, SettingChange):
         return [name, change.setting, f"{change.old:g} -> {change.new:g}", "", ""]
     moved, largest, relative = differences.role_cells(change)
-    bar = charts.share(change.moved, change.channels) if change.comparable else Markup("")
+    bar = share(change.moved, change.channels) if change.comparable else Markup("")
     return [name, _title(change.role), together(bar, f" {moved}"), largest, relative]
 
 
@@ -150,7 +303,7 @@ def of_history(history: History) -> str:
             legible(track.layer),
             _title(track.role),
             *(
-                together(charts.course(values), f" {newest(track, values)}")
+                together(course(values), f" {newest(track, values)}")
                 for values in (track.mean, track.std)
             ),
             moves(track),

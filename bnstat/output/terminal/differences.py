@@ -13,14 +13,7 @@ from bnstat.mending.pairing import Applied, Change
 from bnstat.model import Source
 from bnstat.output.numbers import compact
 from bnstat.output.terminal.screen import Screen, legible
-from bnstat.output.terminal.table import (
-    GAP,
-    Column,
-    layer_column,
-    table,
-    total_width,
-    wrapped,
-)
+from bnstat.output.terminal.table import GAP, Column, layer_column, table, total_width, wrapped
 
 MATCHES: Final[Mapping[Match, str]] = {
     "name": "by name",

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from bnstat.exchange.decimals import labels
 from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, as_float64
-from bnstat.output.numbers import compact, compact_pair
-from bnstat.output.scale import Floats, Scale, bins_for
+from bnstat.output.numbers import Floats, Scale, bins_for, compact, compact_pair
 from bnstat.output.terminal.overview import footnotes, header
 from bnstat.output.terminal.screen import ASCII, Glyphs, Screen, legible
 from bnstat.output.terminal.table import shorten, wrapped

@@ -10,18 +10,10 @@ from typing import Final
 import numpy as np
 
 from bnstat.checks.rule import Finding
-from bnstat.output.numbers import compact
-from bnstat.output.scale import Scale
+from bnstat.output.numbers import Scale, compact
 from bnstat.output.terminal import findings
 from bnstat.output.terminal.screen import Screen, legible
-from bnstat.output.terminal.table import (
-    GAP,
-    Column,
-    layer_column,
-    table,
-    total_width,
-    wrapped,
-)
+from bnstat.output.terminal.table import GAP, Column, layer_column, table, total_width, wrapped
 from bnstat.run_history import Floats, History, Track
 
 _ASCII_BLOCKS: Final = "_.:-=+*#"

@@ -26,9 +26,8 @@ from fsspec.asyn import sync
 from bnstat.errors import BnstatError, ChangedError, NotFoundError
 from bnstat.storage.access import Access, redact
 from bnstat.storage.files import File, Folder
-from bnstat.storage.remote.faults import to_bnstat_error
 from bnstat.storage.remote.store import RemoteFile, RemoteStore
-from bnstat.storage.remote.transport import Piece, Stat, Transport
+from bnstat.storage.remote.transport import Piece, Stat, Transport, to_bnstat_error
 
 _HEAD: Final = 4 << 10
 """Bytes requested to learn whether a file exists and how large it is."""

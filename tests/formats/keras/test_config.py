@@ -6,13 +6,7 @@ from typing import Any
 
 import pytest
 
-from bnstat.formats.keras.config import (
-    describe,
-    layer_from_config,
-    match_scopes,
-    snake_case,
-    walk,
-)
+from bnstat.formats.keras.config import describe, layer_from_config, match_scopes, snake_case, walk
 from tests.builders.effort import bounded
 
 

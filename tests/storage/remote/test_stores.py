@@ -19,7 +19,7 @@ import bnstat
 from bnstat.errors import BnstatError, ChangedError, NotFoundError
 from bnstat.scanning.scan import ScanOptions
 from bnstat.storage.access import Access
-from bnstat.storage.find import find
+from bnstat.storage.local import find
 from tests.builders import hub
 from tests.builders.server import Handler, Server
 from tests.scanning.stores import scanned

@@ -12,7 +12,7 @@ import pytest
 
 from bnstat.errors import BnstatError, ChangedError
 from bnstat.storage.access import Access
-from bnstat.storage.find import find
+from bnstat.storage.local import find
 from bnstat.storage.remote.transport import (
     Azure,
     HuggingFace,
