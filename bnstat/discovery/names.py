@@ -15,10 +15,11 @@ number has one of the numbers that no other variable has.
 
 Source: tch-rs, src/nn/var_store.rs (`Path::add`), src/nn/batch_norm.rs.
 
-Some names of layers are recorded only by the scopes of a graph. Keras 3 shortens the names of variables in a layer that another layer builds: all those in a list
-`self.norms` of the layer `blk` are `blk/gamma`. The graph does contain the whole path, with what
-tracing added to it: the model's name before it, and a number after each part. Keras opens the scope
-of a layer twice, to build it and to call it, and TensorFlow makes names of scopes unique:
+Some names of layers are recorded only by the scopes of a graph. Keras 3 shortens the names of
+variables in a layer that another layer builds: all those in a list `self.norms` of the layer `blk`
+are `blk/gamma`. The graph does contain the whole path, with what tracing added to it: the model's
+name before it, and a number after each part. Keras opens the scope of a layer twice, to build it
+and to call it, and TensorFlow makes names of scopes unique:
 `functional_1/blk_1/batch_normalization_1_1`. The names of the variables show where the author's
 path begins, and that numbers were added. Repeating what TensorFlow did shows which numbers these
 are. Keras 2 leaves nested models out of the names of variables; the graph distinguishes the layers
