@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -66,9 +67,21 @@ def _send_again(unraisable: sys.UnraisableHookArgs) -> None:
         return
     import threading
 
-    again = threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), number))
-    again.daemon = True
-    again.start()
+    threading.Thread(target=_send, args=(number,), daemon=True).start()
+
+
+def _send(number: int) -> None:
+    """Send a signal to this process once `_send_again` has returned, which cannot raise either."""
+    import threading
+
+    is_inside = True
+    while is_inside:
+        time.sleep(_AGAIN_SECONDS)
+        frame = sys._current_frames().get(threading.main_thread().ident or 0)
+        while frame is not None and frame.f_code is not _send_again.__code__:
+            frame = frame.f_back
+        is_inside = frame is not None
+    os.kill(os.getpid(), number)
 
 
 def interruptible(call: Callable[[], Result]) -> Result:

@@ -152,9 +152,12 @@ def test_signals_that_nohup_ignores(large: Path, tmp_path: Path) -> None:
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)]
 )
 def test_signals_while_an_object_is_deleted(number: signal.Signals, code: int) -> None:
+    # The thread that sends the signal again is often ahead of the one that started it.
     script = """
-import os, sys, time
+import os, sys, threading, time
 import bnstat.cli
+start = threading.Thread.start
+threading.Thread.start = lambda thread: (start(thread), time.sleep(0.2))
 class Deleted:
     def __del__(self):
         os.kill(os.getpid(), int(sys.argv[1]))
