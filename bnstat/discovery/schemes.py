@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 
@@ -135,9 +136,12 @@ def find_roles(labels: Collection[str]) -> dict[str, str]:
     Args:
         labels: the names of the variables in their layer, such as `gamma`.
     """
-    if LABELS.isdisjoint(labels):
-        return {}
+    return dict(_roles_of(LABELS.intersection(labels)))
 
+
+@lru_cache(maxsize=1024)
+def _roles_of(labels: frozenset[str]) -> dict[str, str]:
+    # A large model has few different sets of labels.
     def size(roles: dict[str, str]) -> tuple[int, int]:
         return len(roles.keys() - {"gamma", "beta"}), len(roles)
 

@@ -199,15 +199,30 @@ class _VariableNodes:
         if not endings or not self._key.size:
             return
         length = min(_MAX_TAIL, *map(len, endings))
-        tails = np.array(
-            sorted({int.from_bytes(ending[-length:], "little") for ending in endings}), np.int64
-        )
+        lists: dict[bytes, list[bytes]] = {}
+        for ending in endings:
+            lists.setdefault(ending[-length:], []).append(ending)
+        by_tail = {tail: tuple(same) for tail, same in lists.items()}
+        without_separator = {ending[1:] for ending in endings}
+        tails = np.array(sorted(int.from_bytes(tail, "little") for tail in by_tail), np.int64)
         selected = self._matches(self._full_name, self._full_name_end, length, tails)
         selected |= self._matches(self._key, self._path_end, length, tails)
+
+        def may_end(start: int, end: int) -> bool:
+            # Many names can have the same last bytes as one of many long endings.
+            string = self._message[start:end]
+            tail = string[-length:]
+            is_unclear = len(tail) < length or b"." in tail
+            return (
+                is_unclear or string in without_separator or string.endswith(by_tail.get(tail, ()))
+            )
+
         spans = (self._full_name, self._full_name_end, self._key, self._path_end)
         for name, name_end, key, path_end in zip(
             *(span[selected].tolist() for span in spans), strict=True
         ):
+            if not (may_end(name, name_end) or may_end(key, path_end)):
+                continue
             stored = text(self._message[key : path_end + len(VALUE)])
             if stored.endswith(VALUE):
                 yield Node(_NO_CHILDREN, stored, text(self._message[name:name_end]))
