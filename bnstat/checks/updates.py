@@ -397,7 +397,8 @@ def _find_hardly_warmed_up(
             needed = math.ceil(math.log(goal) / math.log(momentum))
             yield rule.finding(
                 f"{shown:.0%} {message} (momentum {momentum:g}, step {step}; {needed} steps "
-                f"reduce it to {thresholds.initial:.0%})",
+                f"reduce it to {thresholds.initial:.0%}), unless they were estimated (bnstat "
+                "recalibrate)",
                 layer=layer.name,
                 severity="warning" if least < min(1, trust * share) else "info",
                 share=share,

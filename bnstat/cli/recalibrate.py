@@ -66,7 +66,8 @@ def command(
     If layers hold the initial mean 0 and variance 1, either their updates never ran, or the
     network was trained in inference mode and needs these statistics. MODEL itself and up to 512
     samples, run once more with the stored statistics, may show which. No copy is written of a
-    network that was trained in inference mode, nor, with --labels, one of lower accuracy.
+    network that was trained in inference mode, nor, with --labels, one of lower accuracy. Use
+    --labels if MODEL was fine-tuned with frozen batch norm: such a network needs its statistics.
     """
     if sum((copy is not None, in_place, dry_run)) != 1:
         raise click.UsageError("say where the copy goes: one of -o COPY, --in-place, --dry-run")

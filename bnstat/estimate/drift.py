@@ -28,7 +28,7 @@ from bnstat.estimate.modes import (
 )
 from bnstat.estimate.passes import Floats, Reading, Track, read, untracked
 from bnstat.estimate.run_settings import Settings
-from bnstat.estimate.running.network import UNREACHED
+from bnstat.estimate.running.network import UNREACHED, Network
 from bnstat.model import Array, as_float64
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ class Drift:
         samples: the number of samples.
         accuracy: the part of the samples that was classified as labelled; None without labels.
         evidence: what shows how the model was trained, if it was examined.
+        batches: the number of batches.
+        not_trainable: the measured layers that the model stores as not trainable.
     """
 
     layers: tuple[LayerDrift, ...]
@@ -93,6 +95,8 @@ class Drift:
     samples: int
     accuracy: float | None
     evidence: ModeEvidence | None = None
+    batches: int = 1
+    not_trainable: tuple[str, ...] = ()
 
     @property
     def largest(self) -> float:
@@ -147,7 +151,24 @@ def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -
     modes = None if sample is None else _in_both_modes(setup, sample, reading, track)
     refuse_nothing(setup, layers, left, "measured")
     evidence = ModeEvidence(trained_with(setup.model), modes)
-    return Drift(tuple(layers), left, reading.samples, reading.accuracy, evidence)
+    return Drift(
+        tuple(layers),
+        left,
+        reading.samples,
+        reading.accuracy,
+        evidence,
+        reading.batches,
+        not_trainable(network, left),
+    )
+
+
+def not_trainable(network: Network, left: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the layers, except those in `left`, that the model stores as not trainable."""
+    return tuple(
+        name
+        for name, layer in network.layers.items()
+        if layer.trainable is False and name not in left
+    )
 
 
 def refuse_nothing(setup: Setup, layers: Sequence[Any], left: Mapping[str, str], what: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from bnstat.discovery import discover
 from bnstat.errors import BnstatError, NotFoundError, UnsupportedError
@@ -30,6 +30,14 @@ _GRAPH_FILES: Mapping[str, Callable[[str, Contents, Settings], Program]] = {
     "tf1-checkpoint-v1": graph_files.checkpoint_with_graph,
     "tf2-checkpoint": graph_files.checkpoint_with_graph,
 }
+
+_IN_TENSORFLOW: Final = (
+    "pass the SavedModel, the .keras or the full .h5; or build the network in Python, load the "
+    "weights into it, and call bnstat.recalibrate(model, data)"
+)
+_IN_PYTORCH: Final = (
+    "PyTorch: run torch.optim.swa_utils.update_bn(loader, model), which estimates the statistics"
+)
 
 
 @dataclass(frozen=True)
@@ -100,8 +108,7 @@ def _program_of_file(path: str, contents: Contents, model: Model, settings: Sett
     raise UnsupportedError(
         path,
         f"contains only weights ({kind}), and no network that could be run",
-        "pass the SavedModel, the .keras or the full .h5; or build the network in Python, load "
-        "the weights into it, and call bnstat.recalibrate(model, data)",
+        _IN_PYTORCH if kind == "pytorch" else _IN_TENSORFLOW,
     )
 
 

@@ -18,7 +18,7 @@ from bnstat.checks.rule import has_initial_statistics
 from bnstat.checks.training_mode import trained_with
 from bnstat.errors import BnstatError
 from bnstat.estimate.data import Data
-from bnstat.estimate.drift import refuse_nothing
+from bnstat.estimate.drift import not_trainable, refuse_nothing
 from bnstat.estimate.modes import (
     Accuracy,
     ModeEvidence,
@@ -99,6 +99,7 @@ class Recalibration:
         accuracy: before and after, if there are labels.
         evidence: what shows how the model was trained.
         is_initial: True if a layer held the initial statistics.
+        not_trainable: the recalibrated layers that the model stores as not trainable.
     """
 
     layers: tuple[Mended, ...]
@@ -110,6 +111,7 @@ class Recalibration:
     accuracy: tuple[float, float] | None
     evidence: ModeEvidence
     is_initial: bool
+    not_trainable: tuple[str, ...] = ()
 
     @property
     def objection(self) -> str | None:
@@ -291,6 +293,7 @@ def estimate(
         accuracy,
         ModeEvidence(trained_with(setup.model), modes),
         is_initial,
+        not_trainable(network, left),
     )
 
 

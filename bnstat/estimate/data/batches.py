@@ -148,12 +148,23 @@ class Data:
             return {missing[0]: others[0]}
         if missing:
             hint = f"the model takes {', '.join(self.inputs)}; {_list_names(arrays)}"
-            if self.labels is None and len(self.inputs) == 1:
-                hint += "; --labels names an array that is not an input"
             if len(self.inputs) > 1:
                 hint += f"; --feed {missing[0]}=VALUE sets an input that takes no data"
+            elif others:
+                hint += f": {self._renaming(missing[0], others, arrays)}"
             raise NotFoundError(self.source.where, f"has no array named {missing[0]!r}", hint)
         return {name: name for name in self.inputs}
+
+    def _renaming(self, missing: str, others: list[str], arrays: Arrays) -> str:
+        """Return what to do if several arrays could be the only input."""
+        rename = f"rename the input array to {missing}"
+        if self.labels is not None:
+            return rename
+        shape = self.inputs[missing].shape
+        unfit = [name for name in others if shape and not _has_shape(arrays[name], shape)]
+        labels = unfit[0] if len(others) == 2 and len(unfit) == 1 else None
+        condition = f"if {labels} holds" if labels else "if one of them holds"
+        return f"{condition} the labels, pass --labels {labels or 'NAME'}; otherwise {rename}"
 
     def _fitted(self, name: str, array: Array) -> Array:
         """Return an array in the dtype of an input; raise if it does not fit."""

@@ -16,8 +16,9 @@ from bnstat.output.terminal.table import Column, layer_column, table, wrapped
 
 LEGEND: Final = (
     "shift: distance of the data's mean from the stored, in stored standard deviations, at the "
-    "worst channel; variance: the data's as a multiple of the stored, lowest to highest; J: "
-    f"symmetric divergence, mean over the channels, from {SHIFTED} on shifted"
+    "worst channel; variance: the data's as a multiple of the stored, lowest to highest; J: how "
+    "different both distributions are (symmetric divergence, mean over the channels): 0 if they "
+    f"are equal, shifted above {SHIFTED}"
 )
 RECALIBRATION_LEGEND: Final = (
     "moved: distance of the new mean or deviation from the old; uncertainty: half of the distance "
@@ -26,6 +27,7 @@ RECALIBRATION_LEGEND: Final = (
     "variance: the new as a multiple of the old, where it changed most",
 )
 
+_SHIFTED: Final = "shifted: the data has another distribution than the data of the statistics"
 _STATES: Final[Mapping[State, str]] = {
     "invalid": (
         "invalid: stored statistics or inputs of layers are NaN or infinite, or a variance is "
@@ -33,8 +35,8 @@ _STATES: Final[Mapping[State, str]] = {
     ),
     "healthy": "healthy: the inputs of the layers have the stored statistics",
     "shifted": (
-        "shifted: the data has another distribution than the data of the statistics, or the "
-        "statistics do not belong to these weights; bnstat recalibrate adapts them"
+        f"{_SHIFTED}, or the statistics do not belong to these weights; bnstat recalibrate adapts "
+        "them"
     ),
 }
 _STYLES: Final[Mapping[State, str]] = {
@@ -42,6 +44,9 @@ _STYLES: Final[Mapping[State, str]] = {
     "never-updated": "red",
     "invalid": "red",
 }
+_SMALL_BATCH: Final = 32
+"""The statistics of smaller batches are so inaccurate that they can cost accuracy themselves."""
+
 _UNKNOWN: Final = "-"
 """Shown if no channel has a value, because its statistics are invalid."""
 
@@ -94,8 +99,44 @@ def lines(result: Drift, model: str, screen: Screen) -> Iterator[str]:
     yield ""
     if result.state == "never-updated":
         yield from wrapped(f"never updated: {_verdict(result.evidence)}", screen)
+    elif result.state == "shifted":
+        yield from wrapped(_advice(result), screen)
     else:
         yield from wrapped(_STATES[result.state], screen)
+
+
+def _advice(result: Drift) -> str:
+    """Return what to do if the data and the stored statistics differ."""
+    evidence = result.evidence
+    modes = None if evidence is None else evidence.data
+    better = None if modes is None else modes.better
+    if modes is not None and better == "stored":
+        before, after = (percent(each.accuracy or 0) for each in (modes.stored, modes.own))
+        figures = f"accuracy {before} with the stored statistics, {after} with the data's own"
+        size = result.samples / result.batches
+        if size < _SMALL_BATCH:
+            return (
+                f"{_SHIFTED}. The network is right more often with the stored statistics, but "
+                f"those of batches of {compact(size, 2)} are inaccurate ({figures}): use batches "
+                f"of at least {_SMALL_BATCH}, or bnstat recalibrate with --labels, which writes "
+                "no copy of lower accuracy"
+            )
+        return f"{_SHIFTED}, but {_needs_its_own(figures)}"
+    if better is None and evidence is not None:
+        if evidence.trained_with == "stored-statistics":
+            return f"{_SHIFTED}, but {_needs_its_own('; '.join(evidence.reasons))}"
+        if result.not_trainable and evidence.trained_with == "unknown":
+            frozen = f"{len(result.not_trainable)} of {len(result.layers)}"
+            return (
+                f"{_SHIFTED}. {frozen} layers are stored as not trainable, so the network was "
+                "probably trained with the stored statistics and needs them: use bnstat "
+                "recalibrate only with --labels, which writes no copy of lower accuracy"
+            )
+    return _STATES["shifted"]
+
+
+def _needs_its_own(reason: str) -> str:
+    return f"the network needs the stored statistics and must not be recalibrated ({reason})"
 
 
 def _shift(layer: LayerDrift) -> str:
@@ -171,6 +212,22 @@ def notes(result: Recalibration) -> Iterator[str]:
             "batch. If it was trained in inference mode, the old model is right and the new one "
             f"is broken: compare both, or pass --labels ({'; '.join(result.evidence.reasons)})"
         )
+    elif result.accuracy is None and result.evidence.trained_with == "stored-statistics":
+        yield (
+            "warning: training used the stored statistics, so the old model is probably right and "
+            "the new one broken: --labels measures whether new statistics are better "
+            f"({'; '.join(result.evidence.reasons)})"
+        )
+    elif (
+        result.not_trainable
+        and result.accuracy is None
+        and result.evidence.trained_with == "unknown"
+    ):
+        yield (
+            f"warning: {len(result.not_trainable)} of {len(result.layers)} layers are stored as "
+            "not trainable, so training probably used the stored statistics, and new ones may "
+            "break the network: --labels measures whether new ones are better"
+        )
     far = [layer for layer in result.layers if layer.remains > FAR]
     if far:
         worst = max(far, key=lambda layer: layer.remains)
@@ -202,12 +259,22 @@ def _modes(modes: Modes, samples: int, screen: Screen) -> Iterator[str]:
             f"{compact(stored.information, 3)} nats with the stored statistics, "
             f"{compact(own.information, 3)} with the data's own{part}"
         )
+        yield from _more_dependent(modes, stored.information, own.information)
     else:
         yield f"{screen.style('outputs ', 'dim')}  stored statistics: {_described(stored)}"
         yield f"          the data's own: {_described(own)}"
         yield (
             f"          root mean square of the difference: {compact(modes.difference, 3)}{part}"
         )
+
+
+def _more_dependent(modes: Modes, stored: float, own: float) -> Iterator[str]:
+    """Yield a line that says with which statistics the predictions depend more on the input."""
+    if compact(stored, 3) == compact(own, 3):
+        return
+    which = "the stored" if stored > own else "the data's own"
+    better = "better" if modes.trained_with != "unknown" else "better, but not conclusive"
+    yield f"          the predictions depend more on the input with {which} statistics ({better})"
 
 
 def _described(outputs: Outputs) -> str:

@@ -15,6 +15,7 @@ from bnstat import drift, recalibrate
 from bnstat.errors import BnstatError
 from tests.builders.digits import DATA, TEST
 from tests.builders.modules import Net, Norm, normalizing
+from tests.fuzz import ports
 
 X = np.random.default_rng(0).normal(3, 2, (50, 3)).astype(np.float32)
 
@@ -104,6 +105,13 @@ def test_weights_alone_cannot_be_run(tmp_path: Path) -> None:
     model.save_weights(tmp_path / "m.weights.h5")
     with pytest.raises(BnstatError, match="only weights"):
         recalibrate(tmp_path / "m.weights.h5", X)
+
+
+def test_a_pytorch_file_is_referred_to_pytorch(tmp_path: Path) -> None:
+    (tmp_path / "m.pth").write_bytes(ports.pytorch_files()["state.pt"])
+    for run in (recalibrate, drift):
+        with pytest.raises(BnstatError, match=r"PyTorch: run .*\.update_bn\(loader, model\)"):
+            run(tmp_path / "m.pth", X)
 
 
 def test_custom_classes_are_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

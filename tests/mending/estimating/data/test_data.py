@@ -170,7 +170,13 @@ TWO = {**ONE, "z": Input("z:0", "int32", (None,))}
 @pytest.mark.parametrize(
     ("arrays", "inputs", "message"),
     [
-        ({"w": X, "y": X}, ONE, "no array named 'x'; the model takes x; it has w, y; --labels"),
+        (
+            {"w": X, "y": X[:, 0, 0]},
+            ONE,
+            "no array named 'x'; the model takes x; it has w, y: if y holds the labels, pass "
+            "--labels y; otherwise rename the input array to x",
+        ),
+        ({"w": X, "y": X}, ONE, "it has w, y: if one of them holds the labels, pass --labels NAME"),
         ({"x": X}, TWO, "no array named 'z'; the model takes x, z; it has x"),
         ({"x": X[:, :, :2]}, ONE, r"samples for 'x' are \[2, 2\] each, the model takes \[2, 3\]"),
         ({"x": X[:, 0]}, ONE, r"samples for 'x' are \[3\] each"),
@@ -223,6 +229,9 @@ def test_unknown_and_damaged_data(tmp_path: Path) -> None:
         read(7)
     with pytest.raises(BnstatError, match="a single number has no samples"):
         read({"x": np.float32(1)})
+    others = {"v": X, "w": X, "y": np.arange(10)}
+    with pytest.raises(BnstatError, match=r"it has v, w, y: rename the input array to x$"):
+        read(others, labels="y")
     with pytest.raises(BnstatError, match="no 'y' for --labels; it has x"):
         read({"x": X}, labels="y")
     with pytest.raises(BnstatError, match="the labels 'y' are of <U1; pass the number of each"):
