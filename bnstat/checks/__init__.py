@@ -43,6 +43,7 @@ HISTORY_RULES: Final[tuple[Rule[History], ...]] = (
     over_time.FROZEN,
     over_time.DRIFTING,
     over_time.DIVERGING,
+    over_time.NEGATIVE,
 )
 """The rules for the history of a run."""
 

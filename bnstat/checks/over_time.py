@@ -1,4 +1,4 @@
-"""Rules about the checkpoints of a run: frozen, still drifting, diverging."""
+"""Rules about the checkpoints of a run: frozen, still drifting, diverging, negative."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bnstat.checks.rule import Finding, Rule, Severity, Thresholds, count
+from bnstat.checks.rule import (
+    SMALLEST_DEFAULT_EPSILON,
+    Finding,
+    Rule,
+    Severity,
+    Thresholds,
+    count,
+)
 from bnstat.run_history import History, Track
 
 _INTERVALS: Final = 3
@@ -18,17 +25,18 @@ _INTERVALS: Final = 3
 def _last_change(history: History, layer: str, *roles: str) -> int | None:
     """Return the index of the last checkpoint where one of the roles changed or appeared.
 
-    None if the newest checkpoint has none of them. A change is NaN both if a layer appears, and
-    if a checkpoint lacks it. In the second case, nothing changed.
+    None if the newest checkpoint has no finite channel of any of them: such a checkpoint does not
+    show whether anything changed. A change is NaN both if a layer appears, and if a checkpoint
+    lacks it. In the second case, nothing changed.
     """
     changed = None
     for role in roles:
         track = history.tracks.get((layer, role))
         if track is None:
             continue
-        is_present = ~np.isnan(track.bad)
-        if is_present[-1]:
-            indices = np.flatnonzero((track.change != 0) & is_present)
+        is_known = ~np.isnan(track.min)
+        if is_known[-1]:
+            indices = np.flatnonzero((track.change != 0) & is_known)
             changed = max(changed or 0, int(indices.max(initial=0)))
     return changed
 
@@ -44,7 +52,7 @@ def _find_frozen(rule: Rule[History], history: History, _: Thresholds) -> Iterat
         )
         for layer in history.layers
     }
-    # A layer that the newest checkpoint lacks shows nothing about the others.
+    # A layer that is missing or not finite in the newest checkpoint shows nothing.
     changes = {layer: pair for layer, pair in changes.items() if pair != (None, None)}
     if all(change is None or change < last for pair in changes.values() for change in pair):
         if changes:
@@ -174,13 +182,16 @@ DRIFTING: Final = Rule(
 def _find_diverging(
     rule: Rule[History], history: History, thresholds: Thresholds
 ) -> Iterator[Finding]:
+    broken: dict[tuple[str, int], list[str]] = {}
     for track in history.tracks.values():
-        broken = np.flatnonzero(track.bad > 0)
-        if broken.size and broken[0] > 0:
-            first = history.checkpoints[broken[0]].name
-            yield rule.finding(
-                f"{track.role.replace('_', ' ')} is not finite from {first} on", layer=track.layer
-            )
+        indices = np.flatnonzero(track.bad > 0)
+        if indices.size and indices[0] > 0:
+            roles = broken.setdefault((track.layer, int(indices[0])), [])
+            roles.append(track.role.replace("_", " "))
+    for (layer, index), roles in broken.items():
+        first = history.checkpoints[index].name
+        what = f"{', '.join(roles[:-1])} and {roles[-1]} are" if roles[1:] else f"{roles[0]} is"
+        yield rule.finding(f"{what} not finite from {first} on", layer=layer)
     for track in _statistics(history):
         if track.role != "moving_variance" or track.bad[-1] > 0:
             continue
@@ -231,4 +242,47 @@ DIVERGING: Final = Rule(
     "not fall by more than a fifth from one interval to the next. For statistics that warm up from "
     "1 to any value, it falls faster.",
     find=_find_diverging,
+)
+
+
+def _find_negative(rule: Rule[History], history: History, _: Thresholds) -> Iterator[Finding]:
+    for track in history.tracks.values():
+        negative = np.flatnonzero(track.min < 0)
+        if track.role != "moving_variance" or not negative.size:
+            continue
+        first = history.checkpoints[negative[0]].name
+        if (track.min[negative[0] :] >= 0).any():
+            when = f"in {count(negative.size, 'checkpoint')}, first in {first}"
+        else:
+            when = f"from {first} on"
+        least = float(track.min[negative].min())
+        yield rule.finding(
+            f"moving variance is negative {when}, down to {least:.3g}",
+            layer=track.layer,
+            severity="error" if least <= -SMALLEST_DEFAULT_EPSILON else "warning",
+            least=least,
+        )
+
+
+NEGATIVE: Final = Rule(
+    code="BN104",
+    name="became-negative",
+    title="a moving variance fell below 0 in the run",
+    severity="error",
+    what="The moving variance of a channel is below 0 in a checkpoint of the run. The finding "
+    "names the first such checkpoint. The severity is warning if every variance is above "
+    "-0.00001: the default epsilon of every library makes it positive.",
+    why="An average of variances is never negative. If variance + epsilon is negative, the channel "
+    "is NaN in inference. If training uses the moving variance, the loss becomes NaN, and then "
+    "every variable.",
+    example="moving variance is negative from model-1200 on, down to -0.0031.",
+    fixes={
+        "any library": "Continue from the last checkpoint before the one that the finding names. "
+        "Exclude the moving statistics from the variables that the optimizer trains. If a script "
+        "averages or extrapolates weights, leave the statistics out.",
+    },
+    confidence="Certain about the sign. A history does not contain epsilon: bnstat check shows "
+    "for one checkpoint whether variance + epsilon is negative.",
+    threshold="0. The limit of the warning is the smallest default epsilon of any library.",
+    find=_find_negative,
 )

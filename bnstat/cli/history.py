@@ -67,7 +67,7 @@ def command(
     PATH is a folder of checkpoints, of Keras files or of SavedModel versions, or its URL. The
     default is the current folder. Checkpoints are read from the oldest to the newest. One that
     cannot be read is reported and left out. Below the table, findings name the statistics that are
-    frozen, still drift or diverge.
+    frozen, still drift, diverge or become negative.
     """
     run = _read(path, last, layers, reading, logdir, quiet)
     if run.tracks or format_ != "text":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bnstat.cli import options
+from bnstat.cli.options import say
 
 if TYPE_CHECKING:
     from bnstat.output.terminal.screen import Screen
@@ -39,7 +40,7 @@ Examples:
     "-v",
     "--verbose",
     is_flag=True,
-    help="Also report for each variable why it counts as batch norm, or why not.",
+    help="Also list every variable, and why it counts as batch norm, or why not.",
 )
 def command(
     path: str,
@@ -103,4 +104,7 @@ def command(
             yield from explanations(model, screen)
 
     show(lines, output)
-    return options.exit_code(model, quiet)
+    code = options.exit_code(model, quiet)
+    if code and not verbose and not quiet and next(iter(model.stored), None) is not None:
+        say("-v lists every variable, and why it counts as batch norm, or why not")
+    return code

@@ -391,7 +391,19 @@ def print_notes(models: Iterable[Model], quiet: bool) -> None:
 def _notes(model: Model) -> Iterator[str]:
     yield from model.notes
     incomplete = _incomplete(model)
-    lost = [layer.name for layer in incomplete if not layer.uses_batch_statistics]
+    old = [layer.name for layer in incomplete if "running_std" in layer.extra]
+    if old:
+        what = "1 batch-norm layer was" if len(old) == 1 else f"{len(old)} batch-norm layers were"
+        yield (
+            f"{what} written before Keras 1.0, with gamma, beta, moving mean and a running "
+            "standard deviation, whose square is the variance + epsilon, but without a moving "
+            f"variance: {_first_names(old)}"
+        )
+    lost = [
+        layer.name
+        for layer in incomplete
+        if not layer.uses_batch_statistics and layer.name not in old
+    ]
     if lost:
         what = "1 batch-norm layer is" if len(lost) == 1 else f"{len(lost)} batch-norm layers are"
         yield f"{what} in the file without moving statistics: {_first_names(lost)}"
@@ -419,6 +431,6 @@ def exit_code(model: Model, quiet: bool) -> int:
     if model.layers:
         return 0
     if not quiet:
-        with_statistics = " with moving statistics" if _incomplete(model) else ""
+        with_statistics = " with both moving statistics" if _incomplete(model) else ""
         say(f"no batch-norm layer{with_statistics} found in {model.source.path}")
     return 1

@@ -226,6 +226,9 @@ def _explain(
 def _why_incomplete(layer: BatchNorm) -> str:
     if layer.uses_batch_statistics:
         return "its layer normalizes each batch by the statistics of that batch"
+    missing = [role for role in ROLES[2:] if role not in layer.variables]
+    if len(missing) == 1:
+        return f"its layer's {missing[0].replace('_', ' ')} is not in the file"
     return "its layer's moving statistics are not in the file"
 
 

@@ -18,6 +18,7 @@ from bnstat.errors import BnstatError
 from bnstat.formats.detection import Finder, series_of, step_of
 from bnstat.formats.locate import Group, group_files, model_folder, newest_of_run
 from bnstat.storage.files import Entry, Folder
+from bnstat.text import natural_key
 
 _MAX_DEPTH: Final = 100
 _IGNORED: Final = (".git", ".hg", ".svn", "__pycache__", ".ipynb_checkpoints", "node_modules")
@@ -182,7 +183,7 @@ class _Walk:
         start = "" if folder.path == "." else f"{folder.path.rstrip('/')}/"
         return [
             candidate(folder, start + group.name, group.file, group.members)
-            for group in together
+            for group in sorted(together, key=lambda group: natural_key(group.name))
             if self.choice.has_model(stop.inside + group.name)
         ]
 

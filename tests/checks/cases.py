@@ -291,6 +291,11 @@ def _broken_at(number: int, broken: int) -> Layer:
     return but("moving_mean", number, **({"c2": NAN} if number == broken else {}))
 
 
+def _variance_at(number: int, lowest: float) -> Layer:
+    """Return a layer with this variance in one channel of checkpoint 2."""
+    return but("moving_variance", number, **({"c2": lowest} if number == 2 else {}))
+
+
 RUNS = (
     Run(
         "BN101",
@@ -350,5 +355,19 @@ RUNS = (
         found=run(4, lambda number: _broken_at(number, 2)),
         short=run(4, lambda number: _broken_at(number, 9)),
         label="broken",
+    ),
+    Run(
+        "BN104",
+        "error",
+        found=run(4, lambda number: _variance_at(number, -1e-4)),
+        short=run(4, lambda number: _variance_at(number, 0.0)),
+        label="negative",
+    ),
+    Run(
+        "BN104",
+        "warning",
+        found=run(4, lambda number: _variance_at(number, -9e-6)),
+        short=run(4, lambda number: _variance_at(number, -1.1e-5)),
+        label="above-epsilon",
     ),
 )

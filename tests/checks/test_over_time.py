@@ -1,4 +1,4 @@
-"""Rules about the checkpoints of a run: BN101 to BN103."""
+"""Rules about the checkpoints of a run: BN101 to BN104."""
 
 from __future__ import annotations
 
@@ -246,3 +246,54 @@ def test_growth(numbers: Sequence[float], diverges: bool) -> None:
 def test_growth_is_measured_per_step(steps: Sequence[int | None], diverges: bool) -> None:
     doubled = variances(*(2.0**number for number in range(len(steps))))
     assert bool(found("BN103", doubled, steps)) is diverges
+
+
+def test_roles_that_break_together_make_one_finding() -> None:
+    nan = np.full(8, NAN, np.float32)
+    last = dict.fromkeys(STATISTICS, nan)
+    checkpoints = run(4, lambda n: sound(n, **({"gamma": nan, **last} if n == 3 else {})))
+    (finding,) = found("BN103", checkpoints)
+    assert finding.message == "gamma, moving mean and moving variance are not finite from m-3 on"
+    roles = [{}, {"gamma": nan}, {"gamma": nan, **last}]
+    messages = [each.message for each in found("BN103", run(3, lambda n: sound(n, **roles[n])))]
+    assert messages == [
+        "gamma is not finite from m-1 on",
+        "moving mean and moving variance are not finite from m-2 on",
+    ]
+
+
+@pytest.mark.parametrize("start", [1, 2])
+def test_variables_without_a_finite_channel_are_not_frozen(start: int) -> None:
+    nan = dict.fromkeys(ROLES, np.full(8, NAN, np.float32))
+    alone = [{"bn": sound(n, **(nan if n >= start else {}))} for n in range(4)]
+    assert found("BN101", alone) == []
+    assert found("BN101", run(4, lambda n: sound(n, **(nan if n >= start else {})))) == []
+
+
+@pytest.mark.parametrize(
+    ("lowest", "severity", "message"),
+    [
+        ([1, -4e-4, -0.3, NAN], "error",
+         "moving variance is negative from m-1 on, down to -0.3"),
+        ([1, 1, 1, -2], "error", "moving variance is negative from m-3 on, down to -2"),
+        ([-0.5, 1, -0.25, 1], "error",
+         "moving variance is negative in 2 checkpoints, first in m-0, down to -0.5"),
+        ([1, -1e-9, 0, 1], "warning",
+         "moving variance is negative in 1 checkpoint, first in m-1, down to -1e-09"),
+    ],
+)  # fmt: skip
+def test_messages_about_negative_variances(
+    lowest: list[float], severity: str, message: str
+) -> None:
+    shape = np.linspace(0.5, 1.5, 7)
+    checkpoints = [
+        {"bn": sound(n, moving_variance=np.float32([*(shape + 0 * each), each]))}
+        for n, each in enumerate(lowest)
+    ]
+    (finding,) = found("BN104", checkpoints)
+    assert (finding.severity, finding.message) == (severity, message)
+    assert finding.numbers["least"] == pytest.approx(np.nanmin(lowest))
+
+
+def test_only_variances_must_not_be_negative() -> None:
+    assert found("BN104", run(3, lambda n: sound(n, gamma=-ONES, moving_mean=-ONES))) == []

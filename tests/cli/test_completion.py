@@ -88,7 +88,7 @@ def complete(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
         ("bnstat check run --select ", [rule.code for rule in RULES]),
         ("bnstat check run --ignore never", ["never-updated"]),
         ("bnstat check run --ignore BN001,never", ["BN001,never-updated"]),
-        ("bnstat check --explain BN10", ["BN101", "BN102", "BN103"]),
+        ("bnstat check --explain BN10", ["BN101", "BN102", "BN103", "BN104"]),
         ("bnstat completion ", SHELLS),
         # The shell itself completes paths.
         ("bnstat inspect ", ["file,"]),

@@ -7,12 +7,13 @@ import signal
 import struct
 import termios
 
+import h5py
 import numpy as np
 import pytest
 
 from bnstat.model import Explanation
 from bnstat.output.terminal.table import text_width
-from tests.output.models import layer, model, usual
+from tests.output.models import layer, model, usual, variable
 from tests.terminal import ROOT
 
 
@@ -52,6 +53,39 @@ def test_verbose(run, loads):
     assert run("inspect", "-v").stdout.endswith(
         "\n\nvariable     why\nconv/kernel  no statistics\n"
     )
+
+
+def test_no_layers_and_a_hint(run, loads):
+    loads(model(stored={"conv/kernel": variable("conv/kernel", np.ones((3, 4), np.float32))}))
+    hint = "-v lists every variable, and why it counts as batch norm, or why not"
+    assert run("inspect").stderr.splitlines() == ["no batch-norm layer found in runs/cnn", hint]
+    for options in (["-v"], ["-q"]):
+        assert hint not in run("inspect", *options).stderr
+    assert hint not in run("export").stderr
+
+
+def test_layers_of_keras_0(run, tmp_path):
+    with h5py.File(tmp_path / "old.h5", "w") as file:
+        file.attrs["nb_layers"] = 1
+        group = file.create_group("layer_0")
+        group.attrs["nb_params"] = 4
+        for index in range(4):
+            group[f"param_{index}"] = np.full(5, index, np.float32)
+    result = run("inspect", "-v", tmp_path / "old.h5")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [
+        "note: 1 batch-norm layer was written before Keras 1.0, with gamma, beta, moving mean and "
+        "a running standard deviation, whose square is the variance + epsilon, but without a "
+        "moving variance: layer_0",
+        f"no batch-norm layer with both moving statistics found in {tmp_path / 'old.h5'}",
+    ]
+    missing = "of layer_0: its layer's moving variance is not in the file"
+    assert [line.split(None, 3) for line in result.stdout.splitlines()[2:]] == [
+        ["layer_0/param_0", "float32", "[5]", f"gamma {missing}"],
+        ["layer_0/param_1", "float32", "[5]", f"beta {missing}"],
+        ["layer_0/param_2", "float32", "[5]", f"moving_mean {missing}"],
+        ["layer_0/param_3", "float32", "[5]", "running_std of layer_0: an extra variable"],
+    ]
 
 
 def test_no_layers_and_verbose(run, loads):

@@ -136,7 +136,7 @@ def test_layers_in_training_mode_are_noted(run, loads):
         "note: 1 batch-norm layer was exported in training mode (each batch is normalized by its "
         "own statistics, none are stored or needed): bn"
     )
-    assert last == "no batch-norm layer with moving statistics found in runs/cnn"
+    assert last == "no batch-norm layer with both moving statistics found in runs/cnn"
 
 
 def test_ctrl_c_while_the_command_line_is_read(run, monkeypatch):

@@ -51,6 +51,11 @@ def test_all_kinds_in_a_folder(tmp_path: Path) -> None:
     assert len(paths_of(tmp_path)) == len(MEMBERS) + 3
 
 
+def test_numbers_in_names_are_in_natural_order(tmp_path: Path) -> None:
+    write(tmp_path, "m-20.index", "m-100.index", "m-3.index", "m-10.h5")
+    assert list(paths_of(tmp_path)) == ["m-3", "m-10.h5", "m-20", "m-100"]
+
+
 def test_incomplete_groups(tmp_path: Path) -> None:
     parts = MEMBERS["parts"][1:]
     write(tmp_path, *MEMBERS["bundle"][1:], *parts)

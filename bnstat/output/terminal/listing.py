@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
+from bnstat.errors import BnstatError
 from bnstat.exchange.decimals import chunks, labels, shortest
 from bnstat.model import ROLES, Array, BatchNorm, Explanation, Model, Variable
 from bnstat.output.terminal.overview import footnotes, header
@@ -66,17 +67,30 @@ def values(
 def explanations(model: Model, screen: Screen) -> Iterator[str]:
     """Yield the lines that say why each variable counts as batch norm, or why not."""
     explanations = model.explain()
+    keys = [legible(explanation.key) for explanation in explanations]
+    types = [_type(model, explanation.key) for explanation in explanations]
+    reasons = [_reason(explanation) for explanation in explanations]
     columns = [
-        Column("variable", [legible(explanation.key) for explanation in explanations]),
-        Column("why", [_reason(explanation) for explanation in explanations]),
+        Column("variable", keys),
+        *([Column("type", types)] if any(types) else []),
+        Column("why", reasons),
     ]
     yield ""
     if screen.width is None or total_width(columns) <= screen.width:
         yield from table(columns, screen)
     else:
-        for key, reason in zip(*(column.cells for column in columns), strict=True):
+        for key, about, reason in zip(keys, types, reasons, strict=True):
             yield key
-            yield _INDENT + screen.style(reason, "dim")
+            yield _INDENT + screen.style(f"{about}{GAP}{reason}" if about else reason, "dim")
+
+
+def _type(model: Model, key: str) -> str:
+    """Return dtype and shape of a variable; empty if the file does not show them."""
+    try:
+        variable = model.stored[key]
+    except (KeyError, BnstatError):
+        return ""
+    return f"{variable.dtype} {_shape(variable)}"
 
 
 def _reason(explanation: Explanation) -> str:

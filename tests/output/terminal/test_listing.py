@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bnstat.errors import DamagedError
 from bnstat.model import Explanation
 from bnstat.output.terminal import listing
 from bnstat.output.terminal.screen import Screen
@@ -129,6 +130,32 @@ def test_explanations_on_a_narrow_terminal():
     assert list(listing.explanations(model(explain=lambda: explanations), Screen(width=20))) == [
         "",
         *(["conv/kernel", "  no batch norm"] * 2),
+    ]
+
+
+def test_explanations_show_dtype_and_shape_if_the_file_does():
+    class Stored(dict):
+        def __missing__(self, key):
+            raise DamagedError("m", f"{key} is damaged")
+
+    stored = Stored({"bn/gamma": variable("bn/gamma", np.zeros((3,), np.float32))})
+    explanations = [
+        Explanation("bn/gamma", "bn", "gamma", "found by name"),
+        Explanation("conv/kernel", None, None, "no batch norm"),
+    ]
+    shown = model(explain=lambda: explanations, stored=stored)
+    assert list(listing.explanations(shown, Screen())) == [
+        "",
+        "variable     type         why",
+        "bn/gamma     float32 [3]  gamma of bn: found by name",
+        "conv/kernel               no batch norm",
+    ]
+    assert list(listing.explanations(shown, Screen(width=40))) == [
+        "",
+        "bn/gamma",
+        "  float32 [3]  gamma of bn: found by name",
+        "conv/kernel",
+        "  no batch norm",
     ]
 
 
