@@ -12,7 +12,7 @@ Examples:
   bnstat diff runs/cnn/model-100 runs/cnn/model-1200 --layer 'block1*'
   bnstat diff model.h5 saved_model --atol 1e-6 --md
   bnstat diff model.keras ported.onnx
-  bnstat diff model.keras ported.safetensors --epsilon 0.001
+  bnstat diff model.keras ported.pth --epsilon 1e-5
 """
 
 
@@ -41,7 +41,8 @@ Examples:
     "--epsilon",
     type=float,
     metavar="E",
-    help="Use this epsilon for layers whose file does not store it.",
+    help="Assume this epsilon for layers whose file does not store it: for a port, the epsilon of "
+    "its own code (PyTorch's default: 1e-5).",
 )
 @click.option(
     "--all",
@@ -85,7 +86,7 @@ def command(
     removed or added, and 0 otherwise.
     """
     models = [reading.load(path, layers, quiet=quiet) for path in (old, new)]
-    options.print_notes(models, quiet)
+    options.print_notes(models, quiet, "diff")
 
     from bnstat.compare import diff
     from bnstat.output.sink import open_text, show

@@ -381,11 +381,18 @@ def formats(default: str = "text", **helps: str) -> Callable[[Command], Command]
     return add
 
 
-def print_notes(models: Iterable[Model], quiet: bool) -> None:
-    """Print what was noticed while models were read, each note once."""
+def print_notes(models: Iterable[Model], quiet: bool, command: str = "") -> None:
+    """Print what was noticed while models were read, each note once.
+
+    Args:
+        models: the models.
+        quiet: True to print nothing.
+        command: the command that runs. Notes do not advise to run it.
+    """
+    advice = re.compile(rf" \(bnstat {command}\b[^()]*\)" if command else "(?!)")
     if not quiet:
         for note in dict.fromkeys(note for model in models for note in _notes(model)):
-            say(f"note: {note}")
+            say(f"note: {advice.sub('', note)}")
 
 
 def _notes(model: Model) -> Iterator[str]:

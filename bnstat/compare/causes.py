@@ -28,6 +28,7 @@ Kind = Literal[
     "rounded",
     "order",
     "channels",
+    "initial-statistics",
 ]
 
 _EXACT: Final = 2e-7
@@ -90,6 +91,12 @@ def value_causes(old: BatchNorm, new: BatchNorm, effects: Effects) -> tuple[Caus
     tolerance = max(_EXACT, effects.tolerance)
     is_new = is_rewritten(new)
     if is_rewritten(old) != is_new:
+        # A converter that rewrites a layer changes gamma and beta as well.
+        if _are_same_except(olds, news, tolerance, "moving_mean", "moving_variance"):
+            side = "new" if is_new else "old"
+            reason = "they were not ported, or were never updated"
+            text = f"the {side} statistics are the initial 0 and 1: {reason}"
+            return (Cause("initial-statistics", text),)
         # Both use the epsilon of the layer that still has its statistics.
         epsilon = effects.epsilon(old if is_new else new)
         rewritten = effects.of(new if is_new else old)

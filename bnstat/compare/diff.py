@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bnstat.compare.alignment import Match, Pair, align
 from bnstat.compare.causes import Cause, are_alike, is_rewritten, settings_cause, value_causes
 from bnstat.compare.effects import TOLERANCE, Effects
-from bnstat.compare.folding import Folded, find_folded
+from bnstat.compare.folding import Folded, Unfolded, find_folded, find_unfolded
 from bnstat.display import Displayed
 from bnstat.errors import BnstatError
 from bnstat.model import ROLES, Array, BatchNorm, Model, Source, as_float64, squeezed
@@ -39,6 +39,8 @@ REMARKS: Final[Mapping[Remark, str]] = {
     "frozen, or the statistics were estimated anew",
 }
 """Remark on a layer, by the roles that moved -> its text."""
+
+_NOT_COMPARED: Final = "other weights were not compared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +98,12 @@ class LayerChange:
             `position`, `values` or `effect`.
         roles: the changes of the roles that either has.
         settings: epsilon and momentum, if both files store them and they differ.
-        remark: what the roles that moved show; see `REMARKS`.
+        remark: what the roles that moved show about training; see `REMARKS`. None if the formats
+            differ, or if every difference has a cause.
         verdict: `same` values and settings, `same-effect` (scale and shift agree within the
             tolerance, though the values do not), or `different`.
         causes: why they differ, if arithmetic shows it.
-        told: the models that store epsilon: `both`, `old`, `new` or None.
+        epsilons: the epsilon in each; None if the file does not store it and `diff` got none.
     """
 
     old: str
@@ -111,7 +114,15 @@ class LayerChange:
     remark: Remark | None = None
     verdict: PairVerdict = "different"
     causes: tuple[Cause, ...] = ()
-    told: Presence | None = None
+    epsilons: tuple[float | None, float | None] = (None, None)
+
+    @property
+    def epsilon_presence(self) -> Presence | None:
+        """The models whose epsilon is known; None if it is unknown in both."""
+        old, new = self.epsilons
+        if old is None:
+            return None if new is None else "new"
+        return "old" if new is None else "both"
 
     @property
     def equal(self) -> bool:
@@ -134,6 +145,8 @@ class Difference(Displayed):
         misfolded: removed and added layers that are in the other model's weights with a wrong
             scale or shift, and the causes.
         ties: names of layers of the new model that only their position distinguishes from another.
+        unfolded: removed and added layers that may be in the other model's weights, which is not
+            proven.
     """
 
     old: Source
@@ -147,6 +160,7 @@ class Difference(Displayed):
     folded: tuple[Folded, ...] = ()
     misfolded: tuple[Folded, ...] = ()
     ties: tuple[str, ...] = ()
+    unfolded: tuple[Unfolded, ...] = ()
 
     @property
     def equivalent(self) -> bool:
@@ -177,15 +191,16 @@ class Difference(Displayed):
         counts, total = self.counts, len(self.layers)
         tolerance = f"rtol {self.rtol:g} and atol {self.atol:g}" if self.rtol or self.atol else ""
         if self.verdict == "same":
-            layers = "1 layer is" if total == 1 else f"{total:,} layers are"
-            return f"no difference: {layers} equal" + (f" within {tolerance}" if tolerance else "")
+            layers = "1 batch-norm layer is" if total == 1 else f"{total:,} batch-norm layers are"
+            within = f" within {tolerance}" if tolerance else ""
+            return f"no difference: {layers} equal{within}; {_NOT_COMPARED}"
         if self.verdict == "same-effect":
             within = f"within {self.tolerance:g}"
             if any(folded.rounding for folded in self.folded):
                 within += " and the rounding of stored numbers"
             named = {"same": "the same", "same-effect": "the same in effect", "folded": "folded"}
             listed = [f"{counts[key]:,} {name}" for key, name in named.items() if counts[key]]
-            return f"no difference in effect {within}: {', '.join(listed)}"
+            return f"no difference in effect {within}: {', '.join(listed)}; {_NOT_COMPARED}"
         parts = [f"{counts['different']:,} of {total:,} layers differ"]
         if tolerance:
             parts[0] += f" by more than {tolerance}"
@@ -246,11 +261,9 @@ def diff(
     effects = Effects(tolerance, epsilon)
     alignment = align(old, new, effects)
     compared = [(pair, _compare_roles(pair, rtol, atol)) for pair in alignment.pairs]
-    any_moved = any(role.moved for _, roles in compared for role in roles)
-    changes = [
-        (pair, _layer_change(pair, roles, _remark(roles) if any_moved else None, effects))
-        for pair, roles in compared
-    ]
+    changes = [(pair, _layer_change(pair, roles, effects)) for pair, roles in compared]
+    if old.source.format == new.source.format:
+        changes = _remarked(changes)
     any_alone = bool(alignment.removed or alignment.added)
     doubtful = [
         pair
@@ -283,6 +296,10 @@ def diff(
         tuple(folded),
         tuple(each for each in candidates if each.causes),
         alignment.ties,
+        (
+            *find_unfolded(alignment.removed, old, new, "old", effects, candidates),
+            *find_unfolded(alignment.added, new, old, "new", effects, candidates),
+        ),
     )
 
 
@@ -295,9 +312,7 @@ def _is_sure(pair: Pair, any_alone: bool) -> bool:
     return pair.match == "name" and not (any_alone and is_number)
 
 
-def _layer_change(
-    pair: Pair, roles: tuple[RoleChange, ...], remark: Remark | None, effects: Effects
-) -> LayerChange:
+def _layer_change(pair: Pair, roles: tuple[RoleChange, ...], effects: Effects) -> LayerChange:
     old, new = pair.old, pair.new
     epsilons = effects.epsilon(old), effects.epsilon(new)
     # A graph stores settings as float32, a configuration as float64.
@@ -313,11 +328,15 @@ def _layer_change(
     )
     are_equal = all(role.equal for role in roles)
     verdict, causes = _judge(old, new, settings, are_equal, effects)
-    told: Presence | None = "both"
-    if None in epsilons:
-        told = "old" if epsilons[0] is not None else "new" if epsilons[1] is not None else None
     return LayerChange(
-        old.name, new.name, pair.match, roles, settings, remark, verdict, causes, told
+        old.name,
+        new.name,
+        pair.match,
+        roles,
+        settings,
+        verdict=verdict,
+        causes=causes,
+        epsilons=epsilons,
     )
 
 
@@ -406,6 +425,21 @@ def _same_nan(a: Array, b: Array) -> NDArray[np.bool_]:
         bits_b = np.ascontiguousarray(b).view(np.uint8).reshape(-1, width)
         both &= (bits_a == bits_b).all(axis=1)
     return both
+
+
+def _remarked(changes: Sequence[tuple[Pair, LayerChange]]) -> list[tuple[Pair, LayerChange]]:
+    """Return the changes with remarks on training, unless causes explain all differences."""
+    if not any(
+        role.moved
+        for _, change in changes
+        if change.verdict == "different" and not change.causes
+        for role in change.roles
+    ):
+        return [*changes]
+    return [
+        (pair, change if change.causes else replace(change, remark=_remark(change.roles)))
+        for pair, change in changes
+    ]
 
 
 def _remark(roles: tuple[RoleChange, ...]) -> Remark | None:

@@ -98,6 +98,50 @@ class Folded:
     causes: tuple[Cause, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Unfolded:
+    """A layer of one model that may be in the other model's weights, without a proof.
+
+    Attributes:
+        layer: the layer's name.
+        side: the model that has the layer.
+        reason: `no-epsilon` if its scale is unknown because the file stores no epsilon, `no-match`
+            if no weights of the other model match.
+    """
+
+    layer: str
+    side: Side
+    reason: Literal["no-epsilon", "no-match"]
+
+
+def find_unfolded(
+    layers: Sequence[BatchNorm],
+    own: Model,
+    other: Model,
+    side: Side,
+    effects: Effects,
+    found: Iterable[Folded],
+) -> Iterator[Unfolded]:
+    """Yield the layers without a proof, if the other model seems to be folded.
+
+    Args:
+        layers: layers of `own` that the other model does not have.
+        own: the model that has the layers.
+        other: the other model.
+        side: which one `own` is.
+        effects: the effects of layers.
+        found: the result of `find_folded`.
+    """
+    if not own.stored or not other.stored or (other.layers and not other.source.is_converted):
+        return
+    names = {folded.layer for folded in found if folded.side == side}
+    for layer in layers:
+        if effects.of(layer) is not None and layer.name not in names:
+            yield Unfolded(layer.name, side, "no-match")
+        elif effects.epsilon(layer) is None and not layer.undecided:
+            yield Unfolded(layer.name, side, "no-epsilon")
+
+
 def find_folded(
     layers: Sequence[BatchNorm],
     own: Model,

@@ -14,6 +14,8 @@ from bnstat.cli import main
 from tests.builders.flatbuffers import hand_made
 from tests.cli.files import write_h5
 from tests.compare.ports import arrays_of, random_kernel, rewritten, scale_and_shift, trained
+from tests.fuzz import ports
+from tests.fuzz.wire import Field
 from tests.output.models import layer
 
 FIRST, SECOND = trained("block1/bn", 6, seed=1), trained("block2/bn", 6, seed=2)
@@ -59,7 +61,7 @@ def test_without_an_epsilon_nothing_is_called_the_same(network: str, ported: str
     # No file stores epsilon: almost 0 for the rewritten layers, 0.001 for the network.
     result = run(network, ported)
     assert result.exit_code == 1
-    assert "pass --epsilon to compare it" not in result.stdout
+    assert "stores none" not in result.stdout
     assert "in a file (pass --epsilon)" in result.stdout
 
 
@@ -70,7 +72,9 @@ def test_folded(folded: tuple[str, str]) -> None:
         assert result.exit_code == 0, result.output
         assert "folded, and proven" in result.stdout
         assert "bn -> conv.weight + conv.bias" in result.stdout
-        assert result.stdout.splitlines()[-1] == "no difference in effect within 1e-06: 1 folded"
+        assert result.stdout.splitlines()[-1] == (
+            "no difference in effect within 1e-06: 1 folded; other weights were not compared"
+        )
 
 
 def test_folded_by_another_epsilon(folded: tuple[str, str]) -> None:
@@ -124,7 +128,8 @@ def test_the_tolerance_decides_the_exit_code(network: str, tmp_path: Path) -> No
     result = run(network, other, "--tolerance", "1e-3", "--epsilon", "0.001")
     assert result.exit_code == 0
     assert result.stdout.splitlines()[-1] == (
-        "no difference in effect within 0.001: 1 the same, 1 the same in effect"
+        "no difference in effect within 0.001: 1 the same, 1 the same in effect; "
+        "other weights were not compared"
     )
 
 
@@ -133,3 +138,17 @@ def test_a_note_about_both_models_is_printed_once(tmp_path: Path) -> None:
     path.write_bytes(hand_made(0, (1,), bytes(4), 0))
     errors = run(path, path).stderr
     assert errors.count("note: TensorFlow Lite's converter folds batch norm") == 1
+
+
+def test_notes_do_not_advise_to_run_the_command_that_runs(network: str, tmp_path: Path) -> None:
+    kernel, bias = random_kernel(6, 4, 3, 3), np.ones(6, np.float32)
+    tensors = [("conv.weight", kernel), ("conv.bias", bias)]
+    graph = [ports.onnx_node("Conv", ["x", "conv.weight", "conv.bias"], ["y"])]
+    graph += [Field(5, 2, ports.onnx_tensor(*tensor)) for tensor in tensors]
+    onnx, tflite = tmp_path / "m.onnx", tmp_path / "m.tflite"
+    onnx.write_bytes(ports.onnx_model(graph))
+    tflite.write_bytes(hand_made(0, (1,), bytes(4), 0))
+    assert "bnstat diff" in CliRunner().invoke(main, ["inspect", str(onnx)]).stderr
+    errors = run(network, onnx).stderr + run(network, tflite).stderr
+    assert errors.count("note: ") == 2
+    assert "bnstat diff" not in errors

@@ -47,9 +47,9 @@ def stored(arrays: Mapping[str, np.ndarray]) -> dict[str, Variable]:
     return {key: variable(key, array) for key, array in arrays.items()}
 
 
-def holding(weights: Mapping[str, np.ndarray], *layers: BatchNorm) -> Model:
+def holding(weights: Mapping[str, np.ndarray], *layers: BatchNorm, **fields: Any) -> Model:
     """A model of these layers and of weights beside them."""
-    return model(*layers, stored=stored(weights))
+    return model(*layers, stored=stored(weights), **fields)
 
 
 def random_kernel(*shape: int, seed: int = 7) -> np.ndarray:

@@ -80,7 +80,8 @@ def test_an_unknown_epsilon_is_a_cause() -> None:
     old = layer("bn", arrays_of(BN))
     change = judged(old, rewritten(BN, "bn"))
     assert kinds(change) == ["epsilon-unknown"]
-    assert change.told == "new"
+    assert change.epsilons == (None, 1e-9)
+    assert change.epsilon_presence == "new"
     assert judged(old, rewritten(BN, "bn"), epsilon=1e-3).verdict == "same-effect"
 
 
@@ -153,6 +154,16 @@ class TestCauses:
         assert kinds(change) == ["epsilon"]
         assert "0.001" in change.causes[0].text
         assert "1e-05" in change.causes[0].text
+
+    @pytest.mark.parametrize("epsilon", [None, 1e-3])
+    @pytest.mark.parametrize("side", ["old", "new"])
+    def test_initial_statistics(self, side: str, epsilon: float | None) -> None:
+        """The epsilon, which is needed to compare a rewritten layer, is not needed here."""
+        initial = {"moving_mean": 0 * VARIANCE, "moving_variance": VARIANCE / VARIANCE}
+        pair = [BN, changed(BN, initial, epsilon=epsilon)]
+        change = judged(*pair if side == "new" else pair[::-1])
+        assert kinds(change) == ["initial-statistics"]
+        assert change.causes[0].text.startswith(f"the {side} statistics are the initial 0 and 1")
 
     def test_an_epsilon_that_changes_nothing(self) -> None:
         large = changed(BN, {"moving_variance": np.full(16, 1e6, np.float32)})

@@ -30,6 +30,7 @@ from tests.output.models import model
 from tests.output.page.written import Shown, of_two
 
 BN, OTHER = trained("bn", 6), trained("other", 6, seed=1)
+REST = "; other weights were not compared"
 
 
 def cases() -> Iterator[tuple[str, Model, Model, str]]:
@@ -40,11 +41,12 @@ def cases() -> Iterator[tuple[str, Model, Model, str]]:
     product = {"w": (kernel * scale).transpose(3, 2, 0, 1), "b": shift}
     wrong = {"w": product["w"], "b": shift * 2}
     shifted = changed(OTHER, {"beta": arrays_of(OTHER)["beta"] + 1})
-    yield "same", model(BN), model(BN), "no difference: 1 layer is equal"
-    effect = "no difference in effect within 1e-06: 1 the same, 1 the same in effect"
+    yield "same", model(BN), model(BN), f"no difference: 1 batch-norm layer is equal{REST}"
+    effect = f"no difference in effect within 1e-06: 1 the same, 1 the same in effect{REST}"
     yield "same-effect", model(OTHER, BN), model(OTHER, rewritten(BN, "bn")), effect
-    yield "folded", own, holding(product), "no difference in effect within 1e-06: 1 folded"
-    yield "folded", holding(product), own, "no difference in effect within 1e-06: 1 folded"
+    effect = f"no difference in effect within 1e-06: 1 folded{REST}"
+    yield "folded", own, holding(product), effect
+    yield "folded", holding(product), own, effect
     yield "different", own, holding(wrong), "0 of 0 layers differ, 1 removed"
     other = model(rewritten(BN, "bn"), shifted)
     yield "different", model(BN, OTHER), other, "1 of 2 layers differ"

@@ -47,7 +47,7 @@ def _layer(layer: LayerChange) -> dict[str, Any]:
     return {
         **members(layer, "old", "new", "match", "equal", "remark", "verdict"),
         "causes": _causes(layer.causes),
-        "epsilon_told": layer.told,
+        "epsilon_told": layer.epsilon_presence,
         "roles": {
             role.role: members(role, "presence", "shapes", "dtypes", *numbers)
             for role in layer.roles

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import PureWindowsPath
 from typing import Final
 
 from bnstat.compare.alignment import Match
@@ -30,6 +31,9 @@ ROUNDINGS: Final[Mapping[Rounding, str]] = {
     "bfloat16": "numbers of bfloat16",
 }
 """The precision that limits a proof."""
+
+_KERAS_EPSILON: Final = ("Keras", "0.001")
+_PYTORCH_EPSILON: Final = ("PyTorch", "1e-5")
 
 LEGEND: Final = (
     "moved: channels that differ; largest: the largest change; relative: the largest change as "
@@ -125,13 +129,69 @@ def _verdicts(difference: Difference, everything: bool) -> Iterator[str]:
             causes.setdefault(cause.text, []).append(legible(name))
     for text, layers in causes.items():
         yield f"cause: {text}: {_listed(layers, everything)}"
-    for side in ("old", "new"):
-        count = sum(layer.told == side for layer in difference.layers)
-        if count:
-            yield (
-                f"epsilon: only the {side} file stores it for {count} layer{'s' * (count != 1)}; "
-                "pass --epsilon to compare it"
+    yield from _missing_epsilons(difference)
+    yield from _unproven(difference, everything)
+
+
+def _missing_epsilons(difference: Difference) -> Iterator[str]:
+    """Yield a line for each file without the epsilon that the other file stores."""
+    names = _file_names(difference)
+    sources = difference.old, difference.new
+    for having, lacking in ((0, 1), (1, 0)):
+        pairs = [layer.epsilons for layer in difference.layers]
+        stored = {
+            f"{pair[having]:g}"
+            for pair in pairs
+            if pair[having] is not None and pair[lacking] is None
+        }
+        if stored:
+            defaults = ", ".join(
+                f"{library}'s default is {value}"
+                for library, value in _default_epsilons(sources[lacking])
             )
+            yield (
+                f"epsilon: {names[having]} has {' and '.join(sorted(stored))}; {names[lacking]} "
+                f"stores none, and {defaults}: pass the epsilon of your code by --epsilon"
+            )
+
+
+def _unproven(difference: Difference, everything: bool) -> Iterator[str]:
+    """Yield lines about layers that may be folded into the other model, without a proof."""
+    names = _file_names(difference)
+    sources = difference.old, difference.new
+    for own, side in enumerate(("old", "new")):
+        unfolded = [each for each in difference.unfolded if each.side == side]
+        unmatched = [legible(each.layer) for each in unfolded if each.reason == "no-match"]
+        if unmatched:
+            meaning = f"no weights of {names[1 - own]} match"
+            yield f"not found folded ({meaning}): {_listed(unmatched, everything)}"
+        if len(unmatched) < len(unfolded):
+            defaults = " or ".join(
+                f"{value} ({library}'s default)"
+                for library, value in _default_epsilons(sources[own])
+            )
+            yield (
+                f"{names[own]} stores no epsilon, so folding cannot be tested: "
+                f"pass --epsilon {defaults}"
+            )
+
+
+def _file_names(difference: Difference) -> tuple[str, str]:
+    """Return the last parts of the two paths, or other names if they are equal."""
+    # The class knows the separators of every system.
+    old, new = (
+        legible(PureWindowsPath(source.path).name) for source in (difference.old, difference.new)
+    )
+    return (old, new) if old and new and old != new else ("the old file", "the new file")
+
+
+def _default_epsilons(source: Source) -> Sequence[tuple[str, str]]:
+    """Return each library that may have written a file, and its default epsilon."""
+    if source.format == "pytorch":
+        return [_PYTORCH_EPSILON]
+    if source.format.startswith(("keras", "tf", "saved-model")):
+        return [_KERAS_EPSILON]
+    return [_PYTORCH_EPSILON, _KERAS_EPSILON]
 
 
 def folded_text(layer: Folded) -> str:

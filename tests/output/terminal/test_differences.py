@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from bnstat.compare import Difference, diff
+from bnstat.model import Model, Source
 from bnstat.output.results import differences as differences_json
 from bnstat.output.results import differences as differences_markdown
 from bnstat.output.terminal import differences
 from bnstat.output.terminal.screen import ASCII, Screen
 from bnstat.output.terminal.table import text_width
+from tests.compare.ports import arrays_of, changed, holding, random_kernel, scale_and_shift, trained
 from tests.output.models import layer, model, usual
 
 START = {"moving_mean": np.zeros(4), "moving_variance": np.ones(4)}
@@ -57,10 +59,13 @@ def test_all_includes_equal_roles() -> None:
 
 def test_equal() -> None:
     same = between(START, START)
-    assert text(same).splitlines()[-1] == "no difference: 1 layer is equal"
+    assert text(same).splitlines()[-1] == (
+        "no difference: 1 batch-norm layer is equal; other weights were not compared"
+    )
     near = between(START, {**START, "moving_mean": np.full(4, 0.1)}, rtol=0.5, atol=0.2)
     assert text(near).splitlines()[-1] == (
-        "no difference: 1 layer is equal within rtol 0.5 and atol 0.2"
+        "no difference: 1 batch-norm layer is equal within rtol 0.5 and atol 0.2; "
+        "other weights were not compared"
     )
 
 
@@ -153,3 +158,109 @@ def test_markdown_escapes_markup() -> None:
     lines = list(differences_markdown.lines(diff(model(usual("a_b|c*", seed=1)), new)))
     (row,) = (line for line in lines if " gamma " in line)
     assert row.startswith(r"| a\_b\|c\* | gamma |")
+
+
+KERAS, PYTORCH = Source("runs/a.keras", "keras-archive"), Source("ports/b.pth", "pytorch")
+BN = trained("bn")
+
+
+def port(**arrays: np.ndarray) -> Model:
+    """The network of `BN` in a format that stores no epsilon."""
+    return model(changed(BN, arrays, epsilon=None), source=PYTORCH)
+
+
+class TestEpsilon:
+    NOTE = (
+        "epsilon: a.keras has 0.001; b.pth stores none, and PyTorch's default is 1e-5: pass the "
+        "epsilon of your code by --epsilon"
+    )
+
+    def test_names_the_file_without_one(self) -> None:
+        original = model(BN, source=KERAS)
+        for pair in ((original, port()), (port(), original)):
+            difference = diff(*pair)
+            assert difference.verdict == "same"
+            assert self.NOTE in text(difference).splitlines()
+
+    def test_is_not_missing_if_it_was_passed(self) -> None:
+        for epsilon in (1e-3, 1e-5):
+            assert "stores none" not in text(diff(model(BN, source=KERAS), port(), epsilon=epsilon))
+
+    @pytest.mark.parametrize(
+        ("format_", "defaults"),
+        [
+            ("tf1-checkpoint", "Keras's default is 0.001"),
+            ("npz", "PyTorch's default is 1e-5, Keras's default is 0.001"),
+        ],
+    )
+    def test_defaults_of_other_formats(self, format_: str, defaults: str) -> None:
+        other = model(changed(BN, {}, epsilon=None), source=Source("b", format_))
+        assert f"b stores none, and {defaults}: pass" in text(diff(model(BN, source=KERAS), other))
+
+    def test_files_of_equal_names_are_the_old_and_the_new(self) -> None:
+        old, new = Source("a/m.pth", "keras-archive"), Source("b\\m.pth", "pytorch")
+        other = model(changed(BN, {}, epsilon=None), source=new)
+        shown = text(diff(model(BN, source=old), other))
+        assert "epsilon: the old file has 0.001; the new file stores none" in shown
+
+
+class TestUnfolded:
+    kernel = random_kernel(3, 3, 4, 8)
+
+    def folded(self) -> Model:
+        scale, shift = scale_and_shift(BN)
+        source = Source("b.onnx", "onnx")
+        return holding({"w": self.kernel * scale, "b": shift}, source=source)
+
+    def own(self, epsilon: float | None, weights: np.ndarray) -> Model:
+        layer_ = changed(BN, {}, epsilon=epsilon)
+        return holding({"conv.weight": weights}, layer_, source=PYTORCH)
+
+    def test_without_epsilon_it_cannot_be_tested(self) -> None:
+        note = (
+            "b.pth stores no epsilon, so folding cannot be tested: pass --epsilon 1e-5 "
+            "(PyTorch's default)"
+        )
+        own = self.own(None, self.kernel)
+        for pair in ((own, self.folded()), (self.folded(), own)):
+            assert note in text(diff(*pair)).splitlines()
+            proven = diff(*pair, epsilon=1e-3)
+            assert proven.equivalent
+            assert proven.unfolded == ()
+
+    def test_of_an_unrelated_original(self) -> None:
+        own = self.own(1e-3, random_kernel(3, 3, 4, 8, seed=1))
+        for pair in ((own, self.folded()), (self.folded(), own)):
+            difference = diff(*pair)
+            lines = text(difference).splitlines()
+            assert "not found folded (no weights of b.onnx match): bn" in lines
+            assert difference.verdict == "different"
+
+    def test_a_layer_folded_wrongly_was_found(self) -> None:
+        difference = diff(self.own(1e-2, self.kernel), self.folded())
+        assert [each.layer for each in difference.misfolded] == ["bn"]
+        assert difference.unfolded == ()
+
+    def test_a_model_with_batch_norm_that_is_trained_was_not_folded(self) -> None:
+        other = holding({"w": self.kernel}, trained("other", 4), source=KERAS)
+        assert diff(self.own(None, self.kernel), other).unfolded == ()
+
+
+def test_initial_statistics_of_a_port_are_the_only_reason_shown() -> None:
+    initial = {"moving_mean": np.zeros(8), "moving_variance": np.ones(8)}
+    fresh = {role: array.astype(np.float32) for role, array in initial.items()}
+    equal = trained("equal", seed=3)
+    for source in (PYTORCH, KERAS):
+        old = model(BN, equal, source=KERAS)
+        new = model(changed(BN, fresh), equal, source=source)
+        shown = text(diff(old, new))
+        assert "cause: the new statistics are the initial 0 and 1: they were not ported" in shown
+        assert "frozen" not in shown
+
+
+def test_models_of_two_formats_were_not_frozen() -> None:
+    moved = {"moving_mean": arrays_of(trained("x", seed=5))["moving_mean"]}
+    old = model(BN, source=KERAS)
+    for source, is_shown in ((KERAS, True), (PYTORCH, False)):
+        shown = text(diff(old, model(changed(BN, moved), source=source)))
+        assert ("frozen weights" in shown) == is_shown
