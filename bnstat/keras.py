@@ -139,11 +139,11 @@ class Watch(_callback()):  # type: ignore[misc]
         self._watcher.close()
 
     def _print(self, line: str) -> None:
-        from bnstat.output.terminal.screen import legible
+        from bnstat.output.terminal.screen import sentence
 
         # The progress bar of Keras leaves the line open.
         start = "\n" if (self.params or {}).get("verbose") in (1, "auto") else ""
-        print(f"{start}bnstat: {legible(line)}", file=sys.stderr, flush=True)
+        print(f"{start}bnstat: {sentence(line)}", file=sys.stderr, flush=True)
 
     def _implements_train_batch_hooks(self) -> bool:
         """Return False, so that tf-keras does not prepare logs for each batch."""

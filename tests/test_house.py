@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "model": {"storage", "formats.registry"},
     "formats": {"storage", "model"},
     "formats.registry": set(),
-    "formats.protobuf": {"storage"},
+    "formats.protobuf": {"storage", "formats.dtypes"},
     "formats.hdf5": {"storage", "model", "formats.dtypes"},
     "discovery": {"model", "formats.contents"},
     "live": {"model", "discovery", "formats.contents", "formats.tensorflow"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import bnstat
+from bnstat.formats.tensorflow import checkpoint
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT / "tests/data/digits"
@@ -39,6 +41,17 @@ DISPLAY = {
     "tensorboard",
 }
 """Modules that only notebooks and the callback import."""
+
+OF_GRAPHS = {
+    "bnstat.formats.hdf5",
+    "bnstat.formats.keras.config",
+    "bnstat.formats.protobuf.protos",
+    "bnstat.formats.tensorflow.checkpoint_v1",
+    "bnstat.formats.tensorflow.graph_def",
+    "bnstat.formats.tensorflow.inlining",
+    "bnstat.formats.tensorflow.saved_model",
+}
+"""Modules that a checkpoint without a graph does not need."""
 
 OF_SCANS = {"concurrent.futures.process", "distributed", "dask", "pyarrow", "sqlite3"}
 
@@ -106,8 +119,25 @@ def test_a_checkpoint_by_names_needs_nothing_heavy(command: tuple[str, ...]) -> 
     assert code == 0
     assert "block1/bn" in output or command == ("check",)
     assert not modules & (HEAVY | DISPLAY | OF_SCANS | {"google.protobuf", "bnstat.scanning"})
-    assert "bnstat.output.terminal.drawing" not in modules
+    assert not modules & {*OF_GRAPHS, "bnstat.output.terminal.drawing"}
     assert ("bnstat.checks.settings" in modules) == (command == ("check",))
+
+
+def test_a_checkpoint_by_objects_needs_nothing_heavy(tmp_path: Path) -> None:
+    from tests.fuzz import handmade
+
+    for name, content in handmade.object_bundle(*handmade.bn_graph()).items():
+        (tmp_path / name).write_bytes(content)
+    _, modules, output = run("inspect", tmp_path)
+    assert "tf2-checkpoint" in output
+    assert not modules & (HEAVY | OF_GRAPHS | {"google.protobuf"})
+
+
+def test_a_checkpoint_with_a_graph_does_not_need_the_reader_of_hdf5() -> None:
+    _, modules, output = run("inspect", DATA / "run")
+    assert "model-400" in output
+    assert "bnstat.formats.tensorflow.graph_def" in modules
+    assert not modules & {"bnstat.formats.hdf5", "bnstat.formats.keras.config"}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -165,7 +195,7 @@ def test_a_scan_imports_what_it_is_asked_for_alone(tmp_path: Path) -> None:
     code, modules, output = run("scan", DATA / "run", "--json", "-q")
     assert code == 0
     assert len(output.splitlines()) == 5
-    assert not modules & (HEAVY | OF_SCANS)
+    assert not modules & (HEAVY | OF_SCANS | {"bnstat.mending"})
     _, modules, _ = run("scan", DATA / "run", "--jobs", "2", "--state", tmp_path / "state.db")
     assert modules & OF_SCANS == {"concurrent.futures.process", "sqlite3"}
 
@@ -189,9 +219,54 @@ def test_keras_files_without_keras_and_tensorflow(h5: Path) -> None:
     assert layer["moving_variance"]["values"] == [3.0, 3.0, 3.0]
 
 
-def test_the_reader_of_tensorflow_needs_tensorflow() -> None:
-    code, _, _ = run("inspect", DATA / "run", "--reader", "tensorflow", refused=("tensorflow",))
-    assert code == 2
+RUNNING = ("--data", ROOT / "tests/data/digits_test.npz")
+NEEDING_TENSORFLOW = {
+    "for the reader 'tensorflow'": ("inspect", DATA / "run", "--reader", "tensorflow"),
+    "to run a model": ("drift", DATA / "saved_model", *RUNNING),
+}
+MISSING = "raise ModuleNotFoundError(\"No module named 'tensorflow'\", name='tensorflow')"
+BROKEN = "raise type('VersionError', (Exception,), {})('gencode 6.31 runtime 5.29.\\nmore')"
+
+
+@pytest.mark.parametrize("purpose", NEEDING_TENSORFLOW)
+@pytest.mark.parametrize(
+    ("module", "reason", "hint"),
+    [
+        (MISSING, "No module named 'tensorflow'", None),
+        (BROKEN, "gencode 6.31 runtime 5.29.", "pip install --upgrade tensorflow protobuf"),
+    ],
+)
+def test_tensorflow_that_cannot_be_imported(
+    tmp_path: Path, purpose: str, module: str, reason: str, hint: str | None
+) -> None:
+    (tmp_path / "tensorflow.py").write_text(module)
+    done = subprocess.run(
+        [sys.executable, "-m", "bnstat", *map(str, NEEDING_TENSORFLOW[purpose])],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    if hint is None:
+        no_release = "TensorFlow has no release for Python {}.{}: use Python 3.10 to 3.13"
+        is_new = sys.version_info >= (3, 14)
+        hint = no_release.format(*sys.version_info) if is_new else "pip install tensorflow"
+    assert done.stderr == (
+        f"error: TensorFlow: is needed {purpose}, and cannot be imported ({reason}); {hint}\n"
+    )
+
+
+def test_tensorflow_on_a_python_for_which_it_has_no_release(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checkpoint.sys, "version_info", (3, 14, 2))
+    with (
+        pytest.raises(bnstat.BnstatError) as error,
+        checkpoint.importing_tensorflow("to run a model"),
+    ):
+        exec(MISSING)
+    assert error.value.hint == "TensorFlow has no release for Python 3.14: use Python 3.10 to 3.13"
 
 
 @pytest.mark.parametrize("statement", ["import bnstat", "import bnstat; bnstat.BnstatError"])

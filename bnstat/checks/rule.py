@@ -204,8 +204,8 @@ def count(number: int, noun: str) -> str:
 
 
 def all_of(number: int, noun: str) -> str:
-    """Return `its only channel`, `all 64 channels`."""
-    return f"its only {noun}" if number == 1 else f"all {number} {noun}s"
+    """Return `its only channel`, `both channels`, `all 64 channels`."""
+    return {1: f"its only {noun}", 2: f"both {noun}s"}.get(number, f"all {number} {noun}s")
 
 
 def of_channels(mask: NDArray[np.bool_]) -> str:

@@ -63,8 +63,8 @@ class _Initial:
         number, total = len(self.layers), len(model.layers)
         if total == 1:
             return "the only layer still has the initial statistics"
-        part = f"all {total}" if number == total else f"{number} of {total}"
-        return f"{part} layers still have the initial statistics"
+        part = all_of(total, "layer") if number == total else f"{number} of {total} layers"
+        return f"{part} still have the initial statistics"
 
 
 def _initial_layers(model: Model) -> _Initial:

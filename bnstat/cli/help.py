@@ -62,6 +62,7 @@ def _overview(screen: Screen) -> Iterator[str]:
     yield from table(columns, screen)
     yield ""
     yield "bnstat help TOPIC shows a topic, bnstat COMMAND --help the options of a command"
+    yield "bnstat --help lists the commands"
 
 
 def _page(topic: str, screen: Screen) -> Iterator[str]:

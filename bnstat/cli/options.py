@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO, TypeVar
 
 import click
 
@@ -27,13 +27,34 @@ _LONGEST_LINE = 2000
 
 
 def say(message: str) -> None:
-    """Print one line on standard error, with control characters escaped."""
+    """Print one line on standard error, with control characters escaped.
+
+    A terminal gets it in lines that break between words.
+    """
     from bnstat.model import printable
 
     if len(message) > _LONGEST_LINE:
         message = message[:_LONGEST_LINE] + "..."
+    text = printable(message)
+    if sys.stderr is not None and sys.stderr.isatty():
+        text = _wrapped(text, sys.stderr)
     # The stream is named because click would otherwise write UTF-8 to one of another encoding.
-    click.echo(printable(message), file=sys.stderr, err=True)
+    click.echo(text, file=sys.stderr, err=True)
+
+
+def _wrapped(text: str, terminal: TextIO) -> str:
+    import textwrap
+
+    from bnstat.output.terminal.screen import Screen
+
+    # A path that is wider than the terminal stays whole, so that it can be copied.
+    return textwrap.fill(
+        text,
+        Screen.of(terminal).width or 80,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _patterns(

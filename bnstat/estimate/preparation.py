@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bnstat.discovery import discover
-from bnstat.errors import BnstatError, NotFoundError, UnsupportedError
+from bnstat.errors import NotFoundError, UnsupportedError
 from bnstat.estimate.data import Data, example_of, open_data
 from bnstat.estimate.run_settings import Settings
 from bnstat.estimate.running import graph_files
@@ -17,7 +17,7 @@ from bnstat.estimate.running.keras_files import keras_file
 from bnstat.estimate.running.network import Network, build_network
 from bnstat.estimate.running.traced import traced
 from bnstat.formats.contents import Contents
-from bnstat.formats.tensorflow.checkpoint import without_chatter
+from bnstat.formats.tensorflow.checkpoint import importing_tensorflow
 from bnstat.live import LiveModel, is_session, live_model
 from bnstat.loading import narrow, open_contents
 from bnstat.model import Model
@@ -113,12 +113,5 @@ def _program_of_file(path: str, contents: Contents, model: Model, settings: Sett
 
 
 def _require_tensorflow() -> None:
-    try:
-        with without_chatter():
-            import tensorflow  # noqa: F401
-    except ImportError as error:
-        raise BnstatError(
-            "TensorFlow",
-            f"is needed to run a model, and cannot be imported ({error})",
-            "install tensorflow",
-        ) from error
+    with importing_tensorflow("to run a model"):
+        import tensorflow  # noqa: F401

@@ -23,7 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, UnsupportedError
-from bnstat.formats.protobuf.protos import DATA_TYPES
 from bnstat.storage.files import File, Range
 
 _NUMPY: Final[dict[str, type[np.generic]]] = {
@@ -69,6 +68,14 @@ _ML_DTYPES: Final = frozenset(
 )
 NUMERIC: Final = frozenset(_NUMPY) | _ML_DTYPES
 """The names of all numeric types."""
+
+DATA_TYPES: Final = """
+INVALID FLOAT DOUBLE INT32 UINT8 INT16 INT8 STRING COMPLEX64 INT64 BOOL QINT8 QUINT8 QINT32
+BFLOAT16 QINT16 QUINT16 UINT16 COMPLEX128 HALF RESOURCE VARIANT UINT32 UINT64 FLOAT8_E5M2
+FLOAT8_E4M3FN FLOAT8_E4M3FNUZ FLOAT8_E4M3B11FNUZ FLOAT8_E5M2FNUZ INT4 UINT4 INT2 UINT2
+FLOAT4_E2M1FN
+"""
+"""The names of the values of `DataType` in TensorFlow's types.proto, from 0 on, without `DT_`."""
 
 _OTHER_NAMES: Final = {"FLOAT": "float32", "DOUBLE": "float64", "HALF": "float16"}
 TENSORFLOW: Final = {

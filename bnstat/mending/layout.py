@@ -10,10 +10,8 @@ from typing import Final, Literal, NoReturn
 
 from bnstat.errors import BnstatError, NotFoundError, UnsupportedError
 from bnstat.formats.tensorflow.bundle import DATA, INDEX
-from bnstat.formats.tensorflow.checkpoint_v1 import SHARD
 from bnstat.formats.tensorflow.detection import NAME as STATE
-from bnstat.formats.tensorflow.detection import state_text
-from bnstat.formats.tensorflow.saved_model import VARIABLES, has_saved_model
+from bnstat.formats.tensorflow.detection import SHARD, VARIABLES, has_saved_model, state_text
 from bnstat.mending.writers import WRITERS
 from bnstat.model import Source
 from bnstat.storage.local import LocalFile, LocalFolder

@@ -44,7 +44,7 @@ def test_a_rewritten_model_is_no_problem() -> None:
     (finding,) = check(model(*two()))
     assert brief([finding]) == REWRITTEN
     assert finding.message == (
-        "rewritten by a converter: all 2 layers have moving mean 0, variance 1 and an epsilon too "
+        "rewritten by a converter: both layers have moving mean 0, variance 1 and an epsilon too "
         "small to change anything; gamma and beta are scale and shift"
     )
     assert dict(finding.numbers) == {"layers": 2}

@@ -73,7 +73,7 @@ def test_an_untrained_model_is_no_problem() -> None:
     assert severities(*layers) == [(None, "info"), ("a", "info"), ("b", "info")]
     whole, *_ = find("BN001", *layers)
     assert whole.message == (
-        f"all 2 layers still have the initial statistics{UNTRAINED}: the model was not trained"
+        f"both layers still have the initial statistics{UNTRAINED}: the model was not trained"
     )
 
 
@@ -233,7 +233,7 @@ def test_a_bias_that_cannot_be_read_shows_nothing() -> None:
 def test_the_message_recommends_recalibration_only_with_evidence() -> None:
     whole, *_ = check(network())
     assert whole.message == (
-        "all 2 layers still have the initial statistics: if training used the statistics of each "
+        "both layers still have the initial statistics: if training used the statistics of each "
         "batch, inference is broken; if it used the initial ones, inference is correct; bnstat "
         "drift MODEL --data D shows which; evidence: no bias is added right before a layer with a "
         "beta"

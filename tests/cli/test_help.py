@@ -21,6 +21,7 @@ def test_the_topics_are_listed(run):
     for topic, description in TOPICS.items():
         assert any(line.split() == [topic, *description.split()] for line in lines)
     assert max(map(len, lines)) <= 80
+    assert lines[-1] == "bnstat --help lists the commands"
 
 
 @pytest.mark.parametrize("topic", TOPICS)

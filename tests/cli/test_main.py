@@ -9,6 +9,7 @@ import pytest
 from bnstat.cli import COMMANDS
 from bnstat.errors import DamagedError, NotFoundError
 from tests.output.models import model, usual
+from tests.terminal import in_terminal
 
 
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
@@ -113,6 +114,36 @@ def test_imports_are_lazy(start, arguments, left_out):
     loaded = set(err.decode().split())
     assert f"bnstat.cli.{arguments[0]}" in loaded
     assert not (left_out | {"rich", "tensorflow", "h5py", "jsonschema"}) & loaded
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("chek", "No such command 'chek'. Did you mean check?"),
+        ("Inspct", "No such command 'Inspct'. Did you mean inspect?"),
+        ("zzz", "No such command 'zzz'."),
+        ("\x1b[31m", r"No such command '\x1b[31m'."),
+    ],
+)
+def test_an_unknown_command(run, typed, message):
+    result = run(typed, "model.keras")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.splitlines()[-1] == f"Error: {message}"
+
+
+LONG_WORD = "a" * 50
+MISSING = f"no such folder {'or-file ' * 10}\x1b[31m {LONG_WORD}"
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_a_terminal_gets_messages_in_whole_words(run, columns):
+    lines = in_terminal(["inspect", MISSING], columns).splitlines()
+    line = run("inspect", MISSING).stderr
+    assert line.count("\n") == 1
+    assert " ".join(lines).split() == line.split()
+    assert all(len(line) <= columns or line.strip().startswith(LONG_WORD) for line in lines)
+    assert len(lines) > 1
 
 
 def test_notes_go_to_standard_error(run, loads):

@@ -29,7 +29,6 @@ from bnstat.formats.detection import (
     unnamed,
 )
 from bnstat.formats.dtypes import dtype_of_descr, find_dtype
-from bnstat.formats.keras.config import layers_by_scope
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File, Folder
 from bnstat.text import parse_json
@@ -125,13 +124,14 @@ def open_items(items: Mapping[str, Folder], source: Source) -> Contents:
             names[key] = name_of_path(paths.get(array.name) or array.name.split("."))
             reader = partial(store.read, array)
             variables[key] = Variable(key, names[key], array.dtype, array.shape, reader)
+    contents = Contents(replace(source, format="orbax"), variables, names=names)
+    if config is None:
+        return contents
+    from bnstat.formats.keras.config import layers_by_scope
+
     keys = {name: key for key, name in names.items()}
-    return Contents(
-        replace(source, format="orbax", writer=None if config is None else "Keras"),
-        variables,
-        names=names,
-        layers=() if config is None else tuple(layers_by_scope(config, keys, source.path)),
-    )
+    layers = tuple(layers_by_scope(config, keys, source.path))
+    return replace(contents, source=replace(contents.source, writer="Keras"), layers=layers)
 
 
 def _json(folder: Folder, name: str) -> Mapping[str, Any]:

@@ -26,7 +26,6 @@ from typing import Any, Final, NamedTuple, TypeGuard
 
 from bnstat.errors import BnstatError, DamagedError
 from bnstat.formats.contents import Layer
-from bnstat.formats.hdf5.file import Hdf5, is_hdf5
 from bnstat.formats.keras import CONFIG
 from bnstat.storage.files import File
 from bnstat.storage.local import LocalFile
@@ -334,6 +333,8 @@ def read_architecture(path: str) -> Architecture:
 
 def _serialized_model(file: File) -> object:
     """Parse the configuration in a file."""
+    from bnstat.formats.hdf5.file import Hdf5, is_hdf5
+
     if is_hdf5(file):
         text = Hdf5(file).text("", "model_config")
         if text is not None:

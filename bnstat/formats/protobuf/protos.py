@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.formats.dtypes import DATA_TYPES
 from bnstat.formats.protobuf.wire import Field, Window, encoded, scan
 
 _SCHEMA = """
@@ -97,14 +98,6 @@ message OnnxFunction {
   repeated OnnxAttribute attribute_proto 11; string overload 13 }
 message OnnxOperatorSet { string domain 1; int64 version 2 }
 """
-
-DATA_TYPES = """
-INVALID FLOAT DOUBLE INT32 UINT8 INT16 INT8 STRING COMPLEX64 INT64 BOOL QINT8 QUINT8 QINT32
-BFLOAT16 QINT16 QUINT16 UINT16 COMPLEX128 HALF RESOURCE VARIANT UINT32 UINT64 FLOAT8_E5M2
-FLOAT8_E4M3FN FLOAT8_E4M3FNUZ FLOAT8_E4M3B11FNUZ FLOAT8_E5M2FNUZ INT4 UINT4 INT2 UINT2
-FLOAT4_E2M1FN
-"""
-"""The names of the values of `DataType` in types.proto, from 0 on, without `DT_`."""
 
 _PACKAGE = "bnstat_tf"
 

@@ -10,24 +10,28 @@ checkpoint are the names of variables, and its graph often is beside it, as `PRE
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from bnstat.errors import BnstatError, DamagedError
+from bnstat.errors import BnstatError, DamagedError, first_line
 from bnstat.formats.contents import Contents, Objects, Reading, Search
 from bnstat.formats.dtypes import dtype_name
 from bnstat.formats.tensorflow.bundle import Bundle
-from bnstat.formats.tensorflow.graph_def import DeclaredTensors, meta_graphs
 from bnstat.formats.tensorflow.object_graph import KEY, VALUE, BestNames, path_name, read_nodes
 from bnstat.model import Array, Source, Variable
 from bnstat.storage.files import Folder
 
 if TYPE_CHECKING:
     from bnstat.formats.keras.config import Described
+    from bnstat.formats.tensorflow.graph_def import DeclaredTensors
+
+_TOO_NEW: Final = (3, 14)
+"""The first version of Python for which TensorFlow has no release."""
 
 
 def open_tensors(folder: Folder, prefix: str, reading: Reading) -> Bundle | TensorflowTensors:
@@ -42,11 +46,13 @@ def open_checkpoint(folder: Folder, prefix: str, source: Source, reading: Readin
     tensors = open_tensors(folder, prefix, reading)
     step = source.step if source.step is not None else _global_step(tensors, reading)
     if KEY not in tensors.keys:
-        return Contents(
-            source=replace(source, format="tf1-checkpoint", step=step),
-            variables=tensors.variables({}),
-            graphs=meta_graphs(folder.file(prefix + ".meta"), tensors.keys),
-        )
+        source = replace(source, format="tf1-checkpoint", step=step)
+        contents = Contents(source, tensors.variables({}))
+        if (meta := folder.file(prefix + ".meta")) is None:
+            return contents
+        from bnstat.formats.tensorflow.graph_def import meta_graphs
+
+        return replace(contents, graphs=meta_graphs(meta, tensors.keys))
     nodes, notes = read_object_graph(tensors, reading)
     names, search = names_of(nodes, tensors)
     contents = Contents(
@@ -153,20 +159,43 @@ class TensorflowTensors:
 
 
 def _open_reader(path: str) -> Any:
-    try:
-        with without_chatter():
-            from tensorflow.python.training import py_checkpoint_reader
-    except ImportError as error:
-        raise BnstatError(
-            path,
-            f"TensorFlow's reader is needed, and cannot be imported ({error})",
-            "install tensorflow",
-        ) from error
+    with importing_tensorflow("for the reader 'tensorflow'"):
+        from tensorflow.python.training import py_checkpoint_reader
     return py_checkpoint_reader.NewCheckpointReader(path)
 
 
 @contextmanager
-def without_chatter() -> Iterator[None]:
+def importing_tensorflow(purpose: str) -> Iterator[None]:
+    """Import TensorFlow in this context.
+
+    Args:
+        purpose: what TensorFlow is needed for, such as `to run a model`.
+
+    Raises:
+        BnstatError: TensorFlow is missing, or fails while it is imported.
+    """
+    try:
+        with _without_chatter():
+            yield
+    except Exception as error:  # An old protobuf, for example, raises an error of its own class.
+        raise BnstatError(
+            "TensorFlow",
+            f"is needed {purpose}, and cannot be imported ({first_line(error)})",
+            _remedy(error),
+        ) from error
+
+
+def _remedy(error: Exception) -> str:
+    if not isinstance(error, ModuleNotFoundError) or error.name != "tensorflow":
+        return "pip install --upgrade tensorflow protobuf"
+    if sys.version_info >= _TOO_NEW:
+        version = ".".join(map(str, sys.version_info[:2]))
+        return f"TensorFlow has no release for Python {version}: use Python 3.10 to 3.13"
+    return "pip install tensorflow"
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
     """Suppress what TensorFlow's C++ code writes to standard error while it is imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     stderr = os.dup(2)

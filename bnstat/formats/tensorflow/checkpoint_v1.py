@@ -12,7 +12,6 @@ saved_tensor_slice.proto.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -25,20 +24,9 @@ from bnstat.formats.protobuf.protos import parse
 from bnstat.formats.tensorflow.bundle import FULL, TensorSlice, assemble, slice_key
 from bnstat.formats.tensorflow.checkpoint import open_tensors
 from bnstat.formats.tensorflow.graph_def import listed_values, meta_graphs
-from bnstat.formats.tensorflow.sstable import Table, is_table
+from bnstat.formats.tensorflow.sstable import Table
 from bnstat.model import Array, Source, Variable
 from bnstat.storage.files import File, Folder, Range
-
-SHARD = re.compile(r"^(?P<prefix>.*)-(?P<shard>\d{5})-of-(?P<shards>\d{5})$", re.DOTALL)
-
-
-def is_v1(file: File) -> bool:
-    """Return True if the file is a shard of a V1 checkpoint."""
-    if not is_table(file):
-        return False
-    header = Table(file).get(b"")
-    # Field 1 is a message in V1 checkpoints (`meta`), and a varint in bundles.
-    return header is not None and header[:1] == b"\x0a"
 
 
 @dataclass

@@ -30,23 +30,30 @@ from bnstat.formats.detection import (
 )
 from bnstat.formats.tensorflow.bundle import DATA, INDEX
 from bnstat.formats.tensorflow.checkpoint import open_checkpoint
-from bnstat.formats.tensorflow.checkpoint_v1 import SHARD, is_v1, open_checkpoint_v1
-from bnstat.formats.tensorflow.saved_model import (
-    VARIABLES,
-    has_saved_model,
-    is_saved_model,
-    open_saved_model,
-)
-from bnstat.formats.tensorflow.sstable import is_table
+from bnstat.formats.tensorflow.sstable import Table, is_table
 from bnstat.model import Source
 from bnstat.storage.files import File, Folder
 
 NAME = "checkpoint"
 
+BINARY = "saved_model.pb"
+TEXT = "saved_model.pbtxt"
+VARIABLES = "variables"
+
+SHARD = re.compile(r"^(?P<prefix>.*)-(?P<shard>\d{5})-of-(?P<shards>\d{5})$", re.DOTALL)
+"""The name of a shard of a V1 checkpoint."""
+
 _LINE = re.compile(rb'^\s*(\w+)\s*:\s*(?:"((?:[^"\\]|\\.)*)"|\'((?:[^\'\\]|\\.)*)\')\s*$')
 _ESCAPE = re.compile(rb"\\([0-7]{1,3}|x[0-9a-fA-F]{1,2}|.)", re.DOTALL)
 _ESCAPES = {b"n": b"\n", b"t": b"\t", b"r": b"\r"}
 _MAX_STATE = 16 << 20
+
+_FIELDS = rb"[\x0a\x12\x1a\x22\x2a\x32\x3a]"
+_START = re.compile(rb"\x08\x01\x12([\x80-\xff]{0,4}[\x01-\x7f]" + _FIELDS + rb"|\0)")
+"""`saved_model_schema_version: 1`, then a MetaGraphDef, which starts with one of its seven fields.
+An ONNX file of version 1 has its producer's name there, which starts with a letter."""
+
+_HEAD = 256
 
 _META = ".meta"
 _INSIDE = (VARIABLES, "assets", "assets.extra")
@@ -110,6 +117,32 @@ def state_text(name: str) -> str:
     return f'model_checkpoint_path: "{quoted}"\nall_model_checkpoint_paths: "{quoted}"\n'
 
 
+def is_saved_model(file: File) -> bool:
+    """Return True if the file starts like a `saved_model.pb`, whatever its name."""
+    head = file.head(_HEAD)
+    if _START.match(head) is None:
+        return False
+    from bnstat.formats.foreign import is_core_ml
+
+    return not is_core_ml(head)
+
+
+def has_saved_model(folder: Folder) -> bool:
+    """Return True if the folder is a SavedModel, also without its `saved_model.pb`."""
+    index = f"{VARIABLES}/{VARIABLES}{INDEX}"
+    folder.expect((BINARY, index))
+    return any(folder.file(name) is not None for name in (BINARY, TEXT, index))
+
+
+def is_v1(file: File) -> bool:
+    """Return True if the file is a shard of a V1 checkpoint."""
+    if not is_table(file):
+        return False
+    header = Table(file).get(b"")
+    # Field 1 is a message in V1 checkpoints (`meta`), and a varint in bundles.
+    return header is not None and header[:1] == b"\x0a"
+
+
 class SavedModels(Finder):
     """Folders with `saved_model.pb` and `variables/`, and such files with other names."""
 
@@ -138,7 +171,12 @@ def _saved_model(folder: Folder, file: File | None = None) -> StoredModel:
         variables = folder.folder(VARIABLES)
         return folder.times() | ({} if variables is None else variables.times())
 
-    return unnamed(lambda source, reading: open_saved_model(folder, source, reading, file), times)
+    def open_(source: Source, reading: Reading) -> Contents:
+        from bnstat.formats.tensorflow.saved_model import open_saved_model
+
+        return open_saved_model(folder, source, reading, file)
+
+    return unnamed(open_, times)
 
 
 class Checkpoints(Finder):
@@ -272,6 +310,8 @@ def _v1_shards(folder: Folder, prefix: str, shards: str) -> StoredModel:
 
 def _v1(folder: Folder, prefix: str, names: Sequence[str]) -> StoredModel:
     def open_(source: Source, reading: Reading) -> Contents:
+        from bnstat.formats.tensorflow.checkpoint_v1 import open_checkpoint_v1
+
         files = []
         for name in names:
             file = folder.file(name)

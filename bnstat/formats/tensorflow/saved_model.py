@@ -12,7 +12,6 @@ Sources: tensorflow/core/protobuf/{saved_model,meta_graph,saved_object_graph}.pr
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +28,7 @@ from bnstat.formats.tensorflow.checkpoint import (
     open_tensors,
     read_object_graph,
 )
+from bnstat.formats.tensorflow.detection import BINARY, TEXT, VARIABLES
 from bnstat.formats.tensorflow.graph_def import VARIABLES as VARIABLE_OPS
 from bnstat.formats.tensorflow.graph_def import (
     DeclaredTensors,
@@ -41,35 +41,7 @@ from bnstat.formats.tensorflow.object_graph import KEY, VALUE
 from bnstat.model import Source
 from bnstat.storage.files import File, Folder
 
-BINARY = "saved_model.pb"
-TEXT = "saved_model.pbtxt"
-VARIABLES = "variables"
-
 _Tensors = Bundle | TensorflowTensors | DeclaredTensors
-
-_FIELDS = rb"[\x0a\x12\x1a\x22\x2a\x32\x3a]"
-_START = re.compile(rb"\x08\x01\x12([\x80-\xff]{0,4}[\x01-\x7f]" + _FIELDS + rb"|\0)")
-"""`saved_model_schema_version: 1`, then a MetaGraphDef, which starts with one of its seven fields.
-An ONNX file of version 1 has its producer's name there, which starts with a letter."""
-
-_HEAD = 256
-
-
-def is_saved_model(file: File) -> bool:
-    """Return True if the file starts like a `saved_model.pb`, whatever its name."""
-    head = file.head(_HEAD)
-    if _START.match(head) is None:
-        return False
-    from bnstat.formats.foreign import is_core_ml
-
-    return not is_core_ml(head)
-
-
-def has_saved_model(folder: Folder) -> bool:
-    """Return True if the folder is a SavedModel, also without its `saved_model.pb`."""
-    index = f"{VARIABLES}/{VARIABLES}{INDEX}"
-    folder.expect((BINARY, index))
-    return any(folder.file(name) is not None for name in (BINARY, TEXT, index))
 
 
 def open_saved_model(

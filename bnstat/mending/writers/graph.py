@@ -21,10 +21,10 @@ from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.protobuf.protos import parse
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, Field, encoded, field, spans
+from bnstat.formats.tensorflow.detection import BINARY, TEXT, is_saved_model
 from bnstat.formats.tensorflow.frozen_graph import graph_range
 from bnstat.formats.tensorflow.graph_def import inlined
 from bnstat.formats.tensorflow.inlining import Node
-from bnstat.formats.tensorflow.saved_model import BINARY, TEXT, is_saved_model
 from bnstat.mending.pairing import different
 from bnstat.mending.writers import patch, raw
 from bnstat.model import Array

@@ -16,7 +16,7 @@ from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, printable
 from bnstat.output.numbers import Floats, Scale, compact, compact_pair, finite
 from bnstat.output.terminal import differences, findings, overview
 from bnstat.output.terminal.history import moves, newest
-from bnstat.output.terminal.screen import Screen, legible
+from bnstat.output.terminal.screen import Screen, legible, sentence
 from bnstat.run_history import History
 
 _COLOUR: Final = "#4477aa"
@@ -214,7 +214,7 @@ def _statistic(layer: BatchNorm, role: str) -> str:
     try:
         array = layer.array(role)
     except BnstatError as error:
-        return legible(str(error))
+        return sentence(str(error))
     assert array is not None
     return together(_numbers(Summary.of(array)), BREAK, distribution(array))
 
@@ -242,7 +242,7 @@ def _row(layer: BatchNorm, role: str) -> Sequence[str]:
     try:
         array = layer.array(role)
     except BnstatError as error:
-        return [*cells, legible(str(error)), "", "", ""]
+        return [*cells, sentence(str(error)), "", "", ""]
     assert array is not None
     summary = Summary.of(array)
     return [
@@ -261,7 +261,7 @@ def of_findings(shown: Sequence[Finding]) -> str:
             together(mark(_COLOURS[finding.severity], finding.severity), f" {finding.severity}"),
             f"{finding.rule} {finding.name}",
             "(whole model)" if finding.layer is None else legible(finding.layer),
-            legible(finding.message) + findings.channels_of(finding),
+            sentence(finding.message) + findings.channels_of(finding),
         ]
         for finding in shown[:MOST_ROWS]
     ]
@@ -312,7 +312,7 @@ def of_history(history: History) -> str:
     ]
     names = [legible(checkpoint.name) for checkpoint in history.checkpoints]
     extent = f"{len(names)} checkpoints" + (f": {names[0]} to {names[-1]}" if names else "")
-    skipped = (f"skipped: {legible(str(checkpoint.error))}" for checkpoint in history.skipped)
+    skipped = (f"skipped: {sentence(str(checkpoint.error))}" for checkpoint in history.skipped)
     return together(
         paragraphs([extent]),
         table(["layer", "role", "mean", "spread", "moves"], rows),

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Any
 
-from bnstat.mending.pairing import Applied
 from bnstat.model import Source
 
 if TYPE_CHECKING:
     from bnstat.estimate.modes import ModeEvidence
+    from bnstat.mending.pairing import Applied
 
 
 def dump_common(document: Mapping[str, Any], file: IO[str]) -> None:

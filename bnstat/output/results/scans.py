@@ -12,7 +12,7 @@ from bnstat.exchange.csv import cell
 from bnstat.model import printable
 from bnstat.output import results
 from bnstat.output.results.differences import escaped
-from bnstat.output.terminal.screen import legible
+from bnstat.output.terminal.screen import legible, sentence
 from bnstat.scanning.record import Record, Tally
 
 _NAMES: Final = (
@@ -62,12 +62,12 @@ def lines_markdown(records: Iterable[Record], tally: Tally) -> Iterator[str]:
     yield "| --- | --- | ---: | --- |"
     for record in records:
         if record.trouble is not None:
-            layers, worst = "", f"{record.trouble}: {record.reason}"
+            layers, worst = "", f"{record.trouble}: {sentence(record.reason)}"
         else:
             layers = str(record.layers)
             worst = "" if record.worst is None else f"{record.worst} {record.rule}"
-        cells = (record.name, record.format or "", layers, worst)
-        yield f"| {' | '.join(escaped(legible(text)) for text in cells)} |"
+        cells = (legible(record.name), record.format or "", layers, worst)
+        yield f"| {' | '.join(escaped(text) for text in cells)} |"
     yield ""
     yield f"**{tally.summary()}**"
     for code, name, count in tally.by_finding():

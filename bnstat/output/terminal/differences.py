@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PureWindowsPath
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from bnstat.compare.alignment import Match
 from bnstat.compare.diff import MEANINGS, REMARKS, Difference, LayerChange, RoleChange
 from bnstat.compare.folding import Folded, Rounding
-from bnstat.mending.pairing import Applied, Change
 from bnstat.model import Source
 from bnstat.output.numbers import compact
 from bnstat.output.terminal.screen import Screen, legible
 from bnstat.output.terminal.table import GAP, Column, layer_column, table, total_width, wrapped
+
+if TYPE_CHECKING:
+    from bnstat.mending.pairing import Applied, Change
 
 MATCHES: Final[Mapping[Match, str]] = {
     "name": "by name",

@@ -9,10 +9,10 @@ from itertools import groupby
 from typing import Any, Final
 
 from bnstat.checks import Findings
-from bnstat.checks.rule import SEVERITIES, Finding, Rule
+from bnstat.checks.rule import SEVERITIES, Finding, Rule, all_of
 from bnstat.model import Model
 from bnstat.output.terminal.overview import header
-from bnstat.output.terminal.screen import Screen, legible
+from bnstat.output.terminal.screen import Screen, legible, sentence
 from bnstat.output.terminal.table import (
     GAP,
     Column,
@@ -74,7 +74,7 @@ def summary(findings: Sequence[Finding]) -> str:
 def _entries(group: Sequence[Finding], screen: Screen) -> Iterator[str]:
     """Yield lines with names on the left and messages on the right."""
     names = [_MODEL if finding.layer is None else legible(finding.layer) for finding in group]
-    messages = [legible(finding.message) + channels_of(finding) for finding in group]
+    messages = [sentence(finding.message) + channels_of(finding) for finding in group]
     if screen.width is None:
         parts = [[message] for message in messages]
     else:
@@ -92,10 +92,11 @@ def _entries(group: Sequence[Finding], screen: Screen) -> Iterator[str]:
 
 
 def channels_of(finding: Finding) -> str:
-    """Return the channels of a finding if there are few."""
-    if not 0 < finding.channels.size <= _CHANNELS_SHOWN:
+    """Return the channels of a finding if there are few, and the message does not say `all`."""
+    number = finding.channels.size
+    if not 0 < number <= _CHANNELS_SHOWN or all_of(number, "channel") in finding.message:
         return ""
-    noun = "channel" if finding.channels.size == 1 else "channels"
+    noun = "channel" if number == 1 else "channels"
     return f" ({noun} {', '.join(map(str, finding.channels.tolist()))})"
 
 

@@ -10,7 +10,7 @@ from bnstat.errors import BnstatError
 from bnstat.exchange.decimals import chunks, labels, shortest
 from bnstat.model import ROLES, Array, BatchNorm, Explanation, Model, Variable
 from bnstat.output.terminal.overview import footnotes, header
-from bnstat.output.terminal.screen import Screen, legible
+from bnstat.output.terminal.screen import Screen, legible, sentence
 from bnstat.output.terminal.table import GAP, Column, rows, shorten, table, total_width
 
 _INDENT: Final = "  "
@@ -95,8 +95,8 @@ def _type(model: Model, key: str) -> str:
 
 def _reason(explanation: Explanation) -> str:
     if explanation.role and explanation.layer:
-        return legible(f"{explanation.role} of {explanation.layer}: {explanation.reason}")
-    return legible(explanation.reason)
+        return sentence(f"{explanation.role} of {explanation.layer}: {explanation.reason}")
+    return sentence(explanation.reason)
 
 
 def _heading(layer: BatchNorm, screen: Screen) -> Iterator[str]:

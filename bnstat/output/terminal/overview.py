@@ -14,7 +14,7 @@ import numpy as np
 
 from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, as_float64
 from bnstat.output.numbers import compact, compact_pair
-from bnstat.output.terminal.screen import Glyphs, Screen, legible
+from bnstat.output.terminal.screen import Glyphs, Screen, legible, sentence
 from bnstat.output.terminal.table import GAP, Column, layer_column, table, total_width, wrapped
 
 BINS: Final = 8
@@ -194,11 +194,11 @@ def footnotes(model: Model) -> Iterator[str]:
             facts[f"also stored: {', '.join(sorted(layer.extra))}"].append(layer.name)
     for fact, names in facts.items():
         if len(names) == len(model):
-            yield f"all layers: {legible(fact)}"
+            yield f"all layers: {sentence(fact)}"
         else:
             more = f" and {_count(len(names) - 2, 'other')}" if len(names) > 3 else ""
             visible = names[:2] if more else names
-            yield f"{', '.join(map(legible, visible))}{more}: {legible(fact)}"
+            yield f"{', '.join(map(legible, visible))}{more}: {sentence(fact)}"
     yield from undecided(model)
 
 

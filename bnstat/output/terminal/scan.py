@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from bnstat.output.terminal.findings import STYLES
-from bnstat.output.terminal.screen import Screen, legible
+from bnstat.output.terminal.screen import Screen, legible, sentence
 from bnstat.output.terminal.table import GAP, Column, rows, shorten, wrapped
 from bnstat.scanning.record import Record, Tally
 
@@ -60,8 +60,8 @@ def _record(record: Record, screen: Screen) -> Iterator[str]:
     if not record.reason:
         yield start
     elif screen.width is None:
-        yield f"{start}: {legible(record.reason)}"
+        yield f"{start}: {sentence(record.reason)}"
     else:
         yield start
-        for line in textwrap.wrap(legible(record.reason), screen.width - 2 * len(GAP) - 1):
+        for line in textwrap.wrap(sentence(record.reason), screen.width - 2 * len(GAP) - 1):
             yield screen.style(2 * GAP + line, "dim")

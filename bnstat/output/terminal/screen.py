@@ -37,7 +37,9 @@ class Glyphs(NamedTuple):
 UNICODE: Final = Glyphs("±", "…", "─", "▁▂▃▄▅▆▇█")
 ASCII: Final = Glyphs("+-", "..", "-", "")
 
-_LONGEST_TEXT: Final = 512
+_LONGEST_NAME: Final = 512
+_LONGEST_SENTENCE: Final = 8192
+"""Longer sentences contain a name or path that is too long to be one."""
 
 
 class Screen(NamedTuple):
@@ -77,11 +79,23 @@ class Screen(NamedTuple):
         return click.style(text, fg=style)
 
 
-def legible(text: str) -> str:
-    """Return a text from a file as printable text, cut in the middle if it is very long."""
-    if len(text) > _LONGEST_TEXT:
-        text = f"{text[: _LONGEST_TEXT // 2]}...{text[-_LONGEST_TEXT // 2 :]}"
-    return printable(text)
+def legible(name: str) -> str:
+    """Return a name or path as printable text, cut in the middle if it is very long."""
+    return printable(_cut(name, _LONGEST_NAME))
+
+
+def sentence(text: str) -> str:
+    """Return a message, which may contain names from a file, as printable text.
+
+    Only a message that is too long for any sentence is cut in the middle.
+    """
+    return printable(_cut(text, _LONGEST_SENTENCE))
+
+
+def _cut(text: str, longest: int) -> str:
+    if len(text) <= longest:
+        return text
+    return f"{text[: longest // 2]}...{text[-longest // 2 :]}"
 
 
 def encodable(text: str, stream: TextIO) -> str:

@@ -1,6 +1,6 @@
 """Aligned columns and wrapped lines that fit a screen.
 
-Texts are shown unchanged: names from files have to go through `legible` first.
+Texts are shown unchanged: names from files have to go through `legible` or `sentence` first.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import bnstat
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.locate import locate
-from bnstat.formats.tensorflow.checkpoint_v1 import is_v1
+from bnstat.formats.tensorflow.detection import is_v1
 from bnstat.model import Source
 from bnstat.storage.local import LocalFile
 from tests.builders import tables

@@ -73,6 +73,23 @@ class TestText:
         rows = self.lines(alike, width=80)[1:3]
         assert rows[0].split()[0] != rows[1].split()[0]
 
+    def test_a_long_message_is_never_cut(self) -> None:
+        message = " ".join(f"word{number}" for number in range(300))
+        for width in (None, 40, 80):
+            text = " ".join(self.lines([finding(message=message)], width=width)[1:-3])
+            assert text.split() == ["bn", *message.split()]
+
+    @pytest.mark.parametrize(
+        ("message", "end"),
+        [
+            ("is NaN in 2 of 8 channels", " (channels 1, 5)"),
+            ("is NaN in both channels", ""),
+        ],
+    )
+    def test_channels_are_listed_unless_all_are_affected(self, message: str, end: str) -> None:
+        lines = self.lines([finding(channels=(1, 5), message=message)])
+        assert lines[1] == f"  bn  {message}{end}"
+
     def test_names_and_messages_are_made_printable(self) -> None:
         for line in self.lines([finding(NASTY, message=f"copy of {NASTY}")]):
             assert line.isprintable()

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from bnstat.output.terminal.screen import ASCII, UNICODE, Screen, encodable, legible
+from bnstat.output.terminal.screen import ASCII, UNICODE, Screen, encodable, legible, sentence
 
 
 class Terminal(io.TextIOWrapper):
@@ -94,3 +94,9 @@ def test_legible():
     assert len(long) < 600
     assert long.startswith("aaa")
     assert long.endswith("\\x1b")
+
+
+def test_sentence():
+    words = " ".join(map(str, range(500)))
+    assert sentence(f"{words}\x1b") == f"{words}\\x1b"
+    assert len(sentence("a" * 10_000_000)) < 10_000
