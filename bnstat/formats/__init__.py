@@ -1,1 +1,1 @@
-"""Model files: from bytes on disk to named variables and what the file says of structure."""
+"""Model files: from bytes on disk to named variables and the stored structure."""

@@ -1,6 +1,6 @@
-"""The contents of a model file in one form for all formats: variables and structure.
+"""The common form of a model file's contents: variables and structure.
 
-Nothing here knows what the layers are for.
+This module has no knowledge of batch norm.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Layer:
     """A layer as the file describes it.
 
     Attributes:
-        name: the author's name after the names of the models around it: `inner/bn_1`.
-        own_name: the author's name alone: `bn_1`; empty if that is `name`.
-        inputs: the names of the layers whose outputs the layer is called on, one for each input
-            of each call; empty if the file does not record them.
-        class_name: `BatchNormalization`, `Custom>MyNorm`; None if the file does not record it.
+        name: the author's name, prefixed by the names of the enclosing models: `inner/bn_1`.
+        own_name: the author's name alone: `bn_1`; empty if `name` has no prefix.
+        inputs: the names of the layers whose outputs the layer is called on, one for each input of
+            each call; empty if not recorded. class_name: `BatchNormalization`, `Custom>MyNorm`;
+            None if the file does not record it.
         config: the arguments of the constructor; empty if the file does not record them.
         variables: label -> key of the layer's own variables, in stored order. Labels are the
             layer's names (`gamma`) or, if the file only numbers them, `0`, `1`, ...
@@ -83,7 +83,7 @@ class Objects(Sequence[Node]):
         return self._nodes[index]
 
     def branches(self, index: int) -> Sequence[tuple[str, int]]:
-        """Return name and index of the children that have children themselves, in stored order."""
+        """Return the name and index of each child that has children, in stored order."""
         children = self[index].children.items()
         return [(name, child) for name, child in children if self[child].children]
 
@@ -92,7 +92,7 @@ class Objects(Sequence[Node]):
         return label in self[index].children
 
     def ending_with(self, endings: Collection[str]) -> Iterable[Node]:
-        """Return the variables whose full name or key has an ending, and possibly others."""
+        """Return the variables whose full name or key has one of the endings, possibly others."""
         del endings
         return (node for node in self if node.key)
 
@@ -127,9 +127,10 @@ class Graph:
         ops: the operations by name, in stored order.
         variables: name of an op or argument -> key of the variable that it represents.
         constant: returns the value of an op; None if it is not a constant, or too large.
-        parts: name of an op -> indices of the part of its variable that it represents.
+        parts: name of an op -> indices of the slice of its variable, if the op represents only a
+            slice.
         controls: returns the names of the ops that an op waits for without using their outputs.
-            A name that is not an op's is a prefix of the ops of a call.
+            A returned name that is not in `ops` is the prefix of a call's ops.
     """
 
     name: str
@@ -145,20 +146,20 @@ class Contents:
     """The contents of a model file.
 
     Attributes:
-        source: the path, the format and the like.
+        source: the path, the format and other facts about the file.
         variables: every stored tensor by its key in the file.
-        names: key -> the best known name of a variable, if that is not the key.
+        names: key -> the best known name of a variable; the key itself if missing.
         layers: the layers that the file describes (Keras files, Keras metadata).
-        layers_in_order: True if these are in the order of the network.
+        layers_in_order: True if `layers` are in network order.
         objects: the object graph of a TensorFlow 2 checkpoint.
-        search: finds variables by the endings of their names without opening more of the file;
-            None if iterating over `variables` is fast.
+        search: finds variables by the endings of their names without parsing the whole index; None
+            if iterating over `variables` is fast.
         graphs: returns computation graphs and bodies of functions.
         notes: remarks on the file, one line each.
         variables_in_order: True if `variables` are in the order of their creation.
-        configured: returns the contents with the layers of the user's architecture; None if the
-            file describes its layers itself, or cannot have them.
-        beside: the name of a file beside this one that has such an architecture.
+        configured: returns the contents with layers from an architecture that the user passes; None
+            if the format does not support this, or the file already describes its layers.
+        beside: the name of a file in the same folder that contains the architecture.
     """
 
     source: Source
@@ -183,7 +184,7 @@ class Reading(NamedTuple):
     """Options for opening a file.
 
     Attributes:
-        values: False if no tensor will be read: then a checkpoint's index is enough.
+        values: False if no tensor will be read, so that a checkpoint's index is enough.
         tensorflow: True to read checkpoints with TensorFlow's own reader.
     """
 

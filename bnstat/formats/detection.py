@@ -1,7 +1,7 @@
 """Finders: each finds the models of one or several formats in folders and files.
 
-`locate` asks each finder about a path. A finder returns the models that it finds, or None. It
-reads no more of a file than it needs to recognise it.
+`locate` asks each finder about a path. A finder returns the models that it finds, or None. A finder
+reads only as much of a file as recognition needs.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Finder:
 
     Attributes:
         named: True if a model keeps its name when its file is passed, like a checkpoint.
-        beside: how the names of files start that lie beside models but are not models.
+        beside: prefixes of the names of files that lie beside models but are not models.
         is_data_beside_models: True for files that count as a model only in a folder without
             other models.
     """
@@ -82,15 +82,15 @@ class Finder:
     is_data_beside_models: bool = False
 
     def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
-        """Return the models, or the folder of models, that a file stands for by its name.
+        """Return the models, or the folder of models, that a file represents, judged by its name.
 
         The file may be a git-lfs pointer.
         """
 
     def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
-        """Return the model that a file contains or is a part of, judged by its content.
+        """Return the model to which a file belongs, judged by the file's content.
 
-        All files of a model give it the same name.
+        Every file of a model returns a model with the same name.
 
         Raises:
             DamagedError: the file is of this format but damaged.
@@ -100,13 +100,13 @@ class Finder:
         """Return the model whose file names start with a prefix that is not a file itself."""
 
     def model_of_folder(self, folder: Folder) -> StoredModel | None:
-        """Return the model that a folder is, or is a part of."""
+        """Return the model that a folder represents or belongs to."""
 
     def models_within(self, folder: Folder) -> ModelSet | None:
         """Return the models of a folder that belong together, like a run's checkpoints."""
 
     def is_present_in(self, folder: Folder) -> bool:
-        """Return True if a folder clearly is or contains such models. Used for hints."""
+        """Return True if a folder clearly is or contains a model of this format. Used for hints."""
         return self.model_of_folder(folder) is not None
 
     def missing_from(self, folder: Folder) -> Sequence[str]:
@@ -115,18 +115,18 @@ class Finder:
         return ()
 
     def first(self, name: str) -> str | None:
-        """Return the name of the file that opens the model which a file is a part of.
+        """Return the name of the file that opens the model to which the file `name` belongs.
 
-        Return `name` if it is that file, and None if the name does not belong to several files.
+        Return `name` if that file opens the model itself, and None for a single-file model.
         """
 
     def has_inside(self, name: str) -> bool:
-        """Return True if a subfolder of a model of this format is a part of the model."""
+        """Return True if a subfolder of a model's folder belongs to the model."""
         del name
         return True
 
     def display_name(self, name: str) -> str:
-        """Return what people call the model that a file belongs to. Used for hints."""
+        """Return the name for users of the model to which a file belongs. Used for hints."""
         return name
 
 
@@ -137,7 +137,7 @@ class FormatModule(Protocol):
     """
 
     def matches(self, file: File) -> bool:
-        """Return True if the content of a file is of this format."""
+        """Return True if a file's content is in this format."""
         ...
 
     def open_contents(self, file: File, source: Source) -> Contents:
@@ -164,7 +164,7 @@ def _finder(name: str) -> Finder:
 
 
 class _SingleFile(Finder):
-    """Finds models that are one file each."""
+    """Finds single-file models."""
 
     def __init__(self, row: FileFormat) -> None:
         self._module = f"bnstat.formats.{row.module}"
@@ -222,11 +222,11 @@ def models_in_files(
     names: Iterable[str],
     model_in_file: Callable[[Folder, File], StoredModel | None],
 ) -> list[StoredModel]:
-    """Return the models in some files of a folder, each once.
+    """Return the models in the named files of a folder, each once.
 
     Args:
         folder: the folder.
-        names: the names of the files. Names of folders are skipped.
+        names: the names; those of folders are skipped.
         model_in_file: finds the model in a file. If the file is damaged, the error is raised
             when the model is opened.
     """
@@ -263,14 +263,14 @@ def series_of(name: str) -> str | None:
 
 
 def with_steps(models: Sequence[StoredModel], names: Iterable[str]) -> list[StoredModel]:
-    """Return models with a step only where several names differ by that number alone.
+    """Return the models; keep a step only if several names differ in this number alone.
 
     `model-100.h5` and `model-200.h5` are checkpoints of a run; the number of a single
-    `resnet-50.h5` is a part of its name.
+    `resnet-50.h5` belongs to the name.
 
     Args:
-        models: models in one folder, each with the step that its name alone suggests.
-        names: the names of the files there.
+        models: models in one folder, each with the step in its name.
+        names: the names of all files in this folder.
     """
     times = Counter(map(series_of, set(names)))
     return [
@@ -283,7 +283,7 @@ def require_native_reader(source: Source, reading: Reading) -> Source:
     """Return the source, for formats that TensorFlow's checkpoint reader cannot read.
 
     Raises:
-        BnstatError: that reader is requested.
+        BnstatError: `reading` requests TensorFlow's reader.
     """
     if reading.tensorflow:
         raise BnstatError(

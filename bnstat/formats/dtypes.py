@@ -123,7 +123,7 @@ TORCH_STORAGES: Final = {
     "QUInt4x2Storage": "quint4x2",
     "QUInt2x4Storage": "quint2x4",
 }
-"""PyTorch's storage classes. Those that pack several elements into a byte are not numeric."""
+"""PyTorch's storage classes. Classes that pack several elements into a byte are not numeric."""
 
 TORCH: Final = {"half": "float16", "float": "float32", "double": "float64"}
 """PyTorch's names of element types that differ from NumPy's."""
@@ -184,7 +184,7 @@ _DESCR_KINDS: Final = {"?": np.dtype(np.bool_)} | {
 
 
 def dtype_name(code: int) -> str:
-    """Return TensorFlow's name of a type; `type 99` for an unknown code."""
+    """Return TensorFlow's name of a dtype; `type 99` for an unknown code."""
     return TENSORFLOW.get(code, f"type {code}")
 
 
@@ -220,7 +220,7 @@ def _dtype(name: str) -> np.dtype[np.generic]:
 
 
 def dtype_of_descr(descr: str) -> np.dtype[np.generic] | None:
-    """Return the dtype, byte order included, that NumPy writes as `<f4` in files and pickles.
+    """Parse NumPy's dtype string in files and pickles, such as `<f4`, with the byte order.
 
     A plain name such as `float32` is accepted too. Return None if the type is not numeric.
     """
@@ -236,10 +236,10 @@ _BYTES_FLOOR: Final = 1 << 28
 
 
 def beyond_budget(sizes: Mapping[str, int], file_size: int) -> set[str]:
-    """Return the keys of tensors that would take too much memory for the size of the file.
+    """Return the keys of tensors that need too much memory relative to the file's size.
 
-    Tensors may repeat one number, as after `expand`, or share their bytes. The tensors of a file,
-    the smallest first, may take twice the bytes of the file plus 256 MiB.
+    A tensor may repeat one number, as after `expand`, or share bytes with others. The tensors of a
+    file, the smallest first, may take twice the bytes of the file plus 256 MiB.
 
     Args:
         sizes: key -> the bytes that reading a tensor takes.
@@ -300,7 +300,7 @@ def extents(
 
 
 class Scales(NamedTuple):
-    """The quantization of an array: value = (stored - zero) * scale.
+    """An array's quantization: value = (stored - zero) * scale.
 
     Attributes:
         scales: one scale, or one for each index along `axis`.
@@ -324,10 +324,10 @@ class Scales(NamedTuple):
             return ((stored.astype(np.float64) - zeros) * scales).astype(np.float32)
 
     def step(self, shape: Sequence[int], where: str) -> NDArray[np.float64]:
-        """Return the distance of neighbouring values, in a form that broadcasts to a shape.
+        """Return the quantization step, as an array that broadcasts to `shape`.
 
         Raises:
-            DamagedError: as `unpack`.
+            DamagedError: the number of scales does not fit the shape.
         """
         return np.abs(self._along(self.scales, shape, where))
 

@@ -1,4 +1,4 @@
-"""Names for files that are not models but are often passed as one, with a hint for each.
+"""Files that are not models but are often passed as models, each with a hint.
 
 Sources: the specifications of the formats; mlmodel/format/Model.proto of apple/coremltools.
 """
@@ -41,10 +41,10 @@ def is_core_ml(head: bytes) -> bool:
 
 
 def refuse_foreign(file: File) -> None:
-    """Check that a file of an unknown format is not one that has a better error message.
+    """Raise a specific error if a file of an unknown format is recognised here.
 
     Raises:
-        UnknownFormatError: the file is compressed, empty, a web page or the like.
+        UnknownFormatError: the file is compressed, empty, a web page or another known kind.
     """
     from bnstat.formats.hdf5.file import is_hdf5
 

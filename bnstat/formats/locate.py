@@ -1,8 +1,8 @@
-"""From a path to the models there, and from a folder's listing to the groups of files in it.
+"""Find the models at a path, and group the files of a folder into models.
 
 A path may be a model file, one of a checkpoint's files, a checkpoint's prefix, a SavedModel, or a
 folder with checkpoints, Keras files or numbered SavedModels. The content of a file decides its
-format; names only decide which files belong together. Each format knows its own names.
+format; file names only decide which files belong together. Each format defines its own file names.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def locate(path: str, access: Access | None = None) -> ModelSet:
 
 
 def _in_folder(folder: Folder) -> ModelSet:
-    """Return the models in a folder, or the model that the folder is."""
+    """Return the models in a folder; a folder can also be a model itself."""
     if (model := _of_folder(folder)) is not None:
         return single(model)
     for finder in finders():
@@ -99,7 +99,7 @@ def _of_file(folder: Folder, file: File) -> ModelSet:
 
 
 def _unnamed(folder: Folder, model: StoredModel) -> StoredModel:
-    """Return a model in a single file, with a step where files beside it show that it has one."""
+    """Return a single-file model; keep its step only if files in the folder form a series."""
     if model.step is not None:
         # Listing a folder of a server costs a request, and the step is only shown.
         names = [] if folder.is_remote or not folder.can_list else folder.names()
@@ -108,7 +108,7 @@ def _unnamed(folder: Folder, model: StoredModel) -> StoredModel:
 
 
 def _in_archive(folder: Folder) -> ModelSet:
-    """Return the models in an archive, below any folders that contain a single folder."""
+    """Return the models in an archive, skipping outer folders that contain only a single folder."""
     while _of_folder(folder) is None:
         names = folder.names()
         below = folder.folder(names[0]) if len(names) == 1 else None
@@ -119,7 +119,7 @@ def _in_archive(folder: Folder) -> ModelSet:
 
 
 def _of_folder(folder: Folder) -> StoredModel | None:
-    """Return the model that a folder is."""
+    """Return the model stored as this folder, or None."""
     models = (finder.model_of_folder(folder) for finder in finders())
     return next((model for model in models if model is not None), None)
 
@@ -195,11 +195,11 @@ A `.meta` belongs to the checkpoint beside it and contains no weights.
 """
 
 _METADATA: Final = ("checkpoint", "keras_metadata.pb", "fingerprint.pb")
-"""Files that lie beside weights and contain none."""
+"""Files that lie beside weights but contain no weights."""
 
 
 class Group(NamedTuple):
-    """Files of a folder that are one model, if they are a model.
+    """Files of a folder that form one model if they contain a model.
 
     Attributes:
         name: the name of the model in its folder, as the last part of a path for `load`.
@@ -213,7 +213,7 @@ class Group(NamedTuple):
 
 
 def model_folder(folder: Folder) -> Finder | None:
-    """Return the finder of the model that a folder is, or None."""
+    """Return the finder that recognises a folder as a model, or None."""
     return next(
         (
             finder

@@ -1,11 +1,11 @@
 """TensorFlow.js: `model.json` with a topology and a manifest, and shards of weights.
 
-A group in the manifest is the bytes of its shards, one after the other, with its weights in the
-listed order. A quantized weight is `number * scale + min`, computed in float64 and kept as float32,
-or is a float16.
+The weights of a group in the manifest are stored in listed order in the group's shards, which are
+concatenated. A quantized weight is `number * scale + min`, computed in float64 and rounded to
+float32, or is a float16.
 
-The topology of a layers model is Keras's configuration. That of a graph model is a GraphDef as
-JSON, whose `Const` nodes have the names of the weights but not their numbers.
+The topology of a layers model is Keras's configuration. The topology of a graph model is a GraphDef
+as JSON, whose `Const` nodes have the names of the weights but no values.
 
 Sources: tfjs-core/src/io/types.ts (`ModelJSON`, `WeightsManifestEntry`) and io_utils.ts
 (`decodeWeights`); tfjs-converter/python/tensorflowjs.
@@ -37,7 +37,7 @@ _MOST_SMALL: Final = 1 << 12
 
 
 class _Quantization(NamedTuple):
-    """The type of stored numbers, the value that 0 stands for, and the value of one step."""
+    """The dtype of the stored numbers, the value of a stored 0, and the quantization step."""
 
     dtype: np.dtype[np.generic]
     minimum: float
@@ -49,11 +49,9 @@ class _Weight:
     """A weight.
 
     Attributes:
-        name: its name.
-        dtype: the type of its values.
-        shape: its shape.
-        quantization: None if the values are stored as they are.
-        places: its bytes, in one or more shards.
+        name: the name. dtype: the dtype of the values. shape: the shape.
+        quantization: None if the values are not quantized. places: the ranges of the bytes, in one
+            or more shards.
     """
 
     name: str
@@ -129,7 +127,7 @@ def open_model(file: File, source: Source) -> Contents:
 
 
 def _weights(model: File, manifest: object) -> Iterator[_Weight]:
-    """Yield the weights that a manifest lists, without strings."""
+    """Yield the weights that a manifest lists, except weights of strings."""
     for group in manifest if isinstance(manifest, list) else ():
         fields = group if isinstance(group, dict) else {}
         paths, entries = fields.get("paths"), fields.get("weights")
@@ -188,7 +186,7 @@ def _dtype(name: object, where: str) -> np.dtype[np.generic]:
 
 
 def _places(shards: Sequence[File], at: int, length: int) -> Iterator[Range]:
-    """Yield where `length` bytes of a group are, as far as the shards have them."""
+    """Yield the ranges of `length` bytes of a group, as far as the shards contain them."""
     for file in shards:
         taken = min(length, file.size - at)
         if at < file.size and taken > 0:

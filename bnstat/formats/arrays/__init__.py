@@ -1,1 +1,1 @@
-"""Files of named arrays, of the libraries that networks are ported to and from."""
+"""Files of named arrays, as written by NumPy, JAX, PyTorch and Hugging Face libraries."""

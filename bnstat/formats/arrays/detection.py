@@ -38,7 +38,7 @@ _PIECE: Final = ".distcp"
 
 
 class Sharded(Finder):
-    """An index and the files that it lists; each of them stands for the model."""
+    """An index and its shards; the path of any of these files opens the model."""
 
     def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
         if (match := _PART_NAME.fullmatch(file.name)) is not None:
@@ -66,7 +66,7 @@ class Sharded(Finder):
 
 
 class TensorflowJs(Finder):
-    """A JSON file of any name; a shard stands for the `model.json` beside it."""
+    """A JSON file of any name; the path of a shard opens the `model.json` beside it."""
 
     def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
         model = folder.file(_MODEL) if _SHARD.fullmatch(file.name) else file

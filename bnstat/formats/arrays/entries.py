@@ -17,11 +17,11 @@ _MOST_DIMS: Final = 32
 _BRANCHES: Final = frozenset(
     {"params", "batch_stats", "state", "trainable_variables", "non_trainable_variables"}
 )
-"""The trees of Flax, Haiku and Keras that a layer's variables are divided among."""
+"""The top-level collections into which Flax, Haiku and Keras divide a layer's variables."""
 
 
 def name_of_path(path: Sequence[str]) -> str:
-    """Return a variable's name: its path without Flax's, Haiku's and Keras's trees."""
+    """Return a variable's name: the path without the collections of Flax, Haiku and Keras."""
     parts = list(path)
     while len(parts) > 2 and parts[0] in _BRANCHES:
         del parts[0]
@@ -49,8 +49,8 @@ def contiguous_variable(
 ) -> Variable:
     """Return the variable whose elements are the `length` bytes from `start` on, little-endian.
 
-    Its reader raises `DamagedError` if the length does not fit the shape, and `UnsupportedError` if
-    the dtype is not numeric.
+    Reading the variable raises `DamagedError` if the length does not fit the shape, and
+    `UnsupportedError` if the dtype is not numeric.
     """
     where = f"{file.path}: {key}"
 

@@ -1,6 +1,6 @@
 """HDF5 files of named arrays that Keras did not write, such as `bn1/moving_mean`.
 
-Only the names show what an array is; attributes are not read.
+An array's role follows from its name alone; attributes are not read.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""MessagePack as `flax.serialization` writes it: maps of maps with arrays in them.
+"""MessagePack as `flax.serialization` writes it: nested maps of arrays.
 
 An array is an extension of type 1, itself MessagePack: `[shape, dtype, bytes]`. Other values
-(numbers, texts, NumPy's scalars as extensions of type 3) are skipped by their lengths.
+(numbers, strings, NumPy's scalars as extensions of type 3) are skipped by their lengths.
 
 Sources: https://github.com/msgpack/msgpack/blob/master/spec.md; flax/serialization.py,
 `_ndarray_to_bytes`, `_msgpack_ext_pack`.
@@ -49,9 +49,9 @@ class Item(NamedTuple):
 
     Attributes:
         kind: the kind of value.
-        path: the keys, and indices in lists, that lead to it.
+        path: the keys, and indices in lists, that lead to the value.
         value: the number, the length of a map or list, or the type of an extension; else 0.
-        start, end: where the bytes of a text, of bytes or of an extension are.
+        start, end: the range of the bytes of a string, of bytes or of an extension.
     """
 
     kind: Kind
@@ -62,7 +62,7 @@ class Item(NamedTuple):
 
 
 def matches(file: File) -> bool:
-    """Return True for a map with texts as keys and an array among its first values."""
+    """Return True for a map with strings as keys and an array among the first values."""
     head = file.head(1)
     if not head or not (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
         return False
@@ -128,9 +128,9 @@ def _items(window: Window, start: int = 0, end: int | None = None) -> Iterator[I
     """Yield all values of a document, without the keys; maps and lists before their values.
 
     Raises:
-        WireError: the bytes are not such a document, or end within it.
-        DamagedError: the file ends within it.
-        UnsupportedError: it has more values than any network.
+        WireError: the bytes are not a MessagePack document, or end too early.
+        DamagedError: the file ends within the document.
+        UnsupportedError: the document has more values than any network.
     """
     end = window.file.size if end is None else end
     at, stack = start, list[_Container]()

@@ -1,7 +1,7 @@
 """Orbax checkpoints of JAX libraries and of Keras: folders of Zarr arrays, read by `tensorstore`.
 
-The name of an array is its path in the tree, joined by dots. Under that name the store has its Zarr
-metadata (`.zarray`, or `zarr.json` of version 3) and its chunks.
+The name of an array is its path in the tree, joined by dots. The store contains the array's Zarr
+metadata (`.zarray`, or `zarr.json` of version 3) and chunks under this name.
 """
 
 from __future__ import annotations
@@ -44,15 +44,16 @@ _UNNAMED_ITEMS: Final = frozenset({"default", "pytree", "model_config", "assets"
 _MOST_ITEMS: Final = 100
 
 _METADATA: Final = {".zarray": "zarr", "zarr.json": "zarr3"}
-"""The file that describes an array -> tensorstore's driver for such arrays."""
+"""The file that describes an array -> tensorstore's driver for the array."""
 _NOT_NUMBERS: Final = frozenset("SUVOMm")
-"""NumPy's kinds of texts, bytes, objects and times."""
+"""NumPy's kinds of strings, bytes, objects and times."""
 _LARGEST: Final = 1 << 30
-"""Bytes of an array that is read: a few bytes of metadata can ask for any number of zeros."""
+"""Bytes of the largest array that is read; a few bytes of metadata can claim any number of
+zeros."""
 _LARGEST_CHUNK: Final = 1 << 26
-"""Bytes that the head of a compressed chunk may claim: tensorstore allocates them at once."""
+"""Bytes that the head of a compressed chunk may claim: tensorstore allocates this size at once."""
 _BLOSC_SIZE: Final = slice(4, 8)
-"""Where the head of a Blosc chunk has its decompressed size, little-endian."""
+"""The decompressed size in the header of a Blosc chunk, little-endian."""
 _FAILURES: Final = (
     ValueError, OSError, RuntimeError, MemoryError, NotImplementedError, TypeError,
 )  # fmt: skip
@@ -60,7 +61,7 @@ _FAILURES: Final = (
 
 
 class Orbax(Finder):
-    """A folder that is an item, or that contains items."""
+    """A folder that is a checkpoint's item, or that contains items."""
 
     def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
         is_part = file.name in (_TREE, _STORE, _CHECKPOINT) and _items(folder)
@@ -108,7 +109,7 @@ def open_items(items: Mapping[str, Folder], source: Source) -> Contents:
 
     Raises:
         UnsupportedError: tensorstore is not installed, or the folder is not on disk.
-        DamagedError: a store or a description in it is damaged.
+        DamagedError: an item's store or metadata is damaged.
     """
     variables: dict[str, Variable] = {}
     names: dict[str, str] = {}
@@ -142,7 +143,7 @@ def _json(folder: Folder, name: str) -> Mapping[str, Any]:
 
 
 def _paths(folder: Folder) -> dict[str, list[str]]:
-    """Return the path in the tree of each array by its name in the store."""
+    """Return an array's name in the store -> its path in the tree."""
     tree = _json(folder, _TREE).get("tree_metadata")
     paths = {}
     for entry in tree.values() if isinstance(tree, dict) else ():
@@ -160,9 +161,9 @@ class _Array:
     """An array of a store.
 
     Attributes:
-        name: its name in the store.
-        driver: tensorstore's driver for it.
-        dtype, shape: as in its metadata.
+        name: the name in the store.
+        driver: tensorstore's driver for the array.
+        dtype, shape: as in the array's metadata.
         has_blosc: True if Blosc may compress its chunks.
     """
 
@@ -202,7 +203,7 @@ class _Store:
         """Yield the descriptions of all arrays.
 
         Raises:
-            DamagedError: the store or a description is damaged.
+            DamagedError: the store or an array's metadata is damaged.
         """
         try:
             store = self._tensorstore.KvStore.open(self._spec).result()
@@ -237,7 +238,7 @@ class _Store:
         """Return the numbers of an array.
 
         Raises:
-            DamagedError: its chunks are damaged, or not as described.
+            DamagedError: the chunks are damaged, or do not match the metadata.
             UnsupportedError: the array is too large, or not numeric.
         """
         where = f"{self._path}: {array.name}"
@@ -261,7 +262,7 @@ class _Store:
     def _refuse_large_chunks(self, inside: str, where: str) -> None:
         """Raise an error if a chunk claims a size for which the process could run out of memory.
 
-        Source of the head of a chunk: Blosc 1, README_HEADER.rst.
+        Source of a chunk's header: Blosc 1, README_HEADER.rst.
         """
         store = self._tensorstore.KvStore.open(self._spec).result()
         keys = store.list(self._tensorstore.KvStore.KeyRange(inside, inside + "\xff")).result()

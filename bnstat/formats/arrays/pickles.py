@@ -1,4 +1,4 @@
-"""Pickles of arrays, as programs of NumPy, JAX, Haiku and Flax save their parameters.
+"""Pickles of arrays, in which programs that use NumPy, JAX, Haiku or Flax save parameters.
 
 The reader of PyTorch's pickles reads them: it builds containers and arrays, and calls nothing that
 a pickle names. For a pair such as Haiku's `(params, state)`, the index is not part of the names.
@@ -21,7 +21,7 @@ from bnstat.storage.files import File
 _HEAD: Final = 1 << 16
 _PICKLE: Final = re.compile(rb"\x80[\x02-\x05]")
 _ARRAYS: Final = re.compile(rb"_reconstruct|_frombuffer")
-"""Parts of the names of the functions that rebuild arrays."""
+"""Substrings of the names of functions that rebuild arrays."""
 
 
 def matches(file: File) -> bool:
@@ -34,7 +34,7 @@ def open_contents(file: File, source: Source) -> Contents:
     """Return the arrays by their paths.
 
     Raises:
-        DamagedError: the pickle is damaged, or contains what is not read.
+        DamagedError: the pickle is damaged, or contains unsupported objects.
         UnsupportedError: the pickle is too large.
     """
     from bnstat.formats.pytorch.contents import LARGEST_PICKLE, pickle_errors

@@ -1,4 +1,4 @@
-"""Safetensors, also in several parts: a length, a JSON header, then the tensors' bytes.
+"""Safetensors, also in several shards: a length, a JSON header, then the tensors' bytes.
 
     u64 length of the header, little-endian
     {"NAME": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}, ...,
@@ -82,7 +82,7 @@ def open_sharded(index: File, source: Source) -> Contents:
     """Return the tensors that an index lists, from the files beside it.
 
     Raises:
-        DamagedError: the index or a file contradicts itself, or a file lacks what is listed.
+        DamagedError: the index or a file contradicts itself, or a listed tensor is missing.
         NotFoundError: a file is missing.
         BnstatError: a file is a link that leads out of the folder.
     """

@@ -1,4 +1,4 @@
-"""The arrays of HDF5 datasets: where their bytes are, and how to read them.
+"""The arrays of HDF5 datasets: the ranges of the bytes, and reading.
 
     datatype        class and version, three bytes of flags, size (u32), properties
     layout v1, v2   version, rank, class, 5 unused, address (not of class 0), the shape (u32 each;
@@ -78,7 +78,7 @@ _COMPACT, _CONTIGUOUS, _CHUNKED = range(3)
 
 _LARGEST_CHUNK: Final = 64 << 20
 _CHUNK_RATIO: Final = 50
-"""A chunk may have `_LARGEST_CHUNK` bytes or this multiple of the file's size; HDF5's default is
+"""A chunk may have `_LARGEST_CHUNK` bytes or this many times the file's size; HDF5's default is
 below 1 MiB."""
 
 
@@ -87,12 +87,12 @@ class Dataset:
     """A dataset as its header describes it.
 
     Attributes:
-        path: its path in the file.
+        path: the path in the file.
         dtype: the name of the element type in NumPy or ml_dtypes, without a byte order; another
             word if the elements are not numbers.
         order: the byte order in the file, `<` or `>`.
         shape: the dimensions.
-        messages: type -> message of its header.
+        messages: type -> message in the dataset's header.
     """
 
     path: str
@@ -114,7 +114,7 @@ class Dataset:
 
 
 def find_dataset(objects: Objects, path: str, messages: list[Message]) -> Dataset | None:
-    """Return the dataset with these messages, or None if they do not describe one."""
+    """Return the dataset that the messages describe, or None if they describe something else."""
     by_kind = {message.kind: message for message in messages}
     if not {LAYOUT, DATASPACE, DATATYPE} <= by_kind.keys() or by_kind[DATASPACE].is_shared:
         return None
@@ -129,7 +129,7 @@ def find_dataset(objects: Objects, path: str, messages: list[Message]) -> Datase
 def _element(objects: Objects, datatype: bytes) -> tuple[str, str]:
     """Return the name and the byte order of an element type.
 
-    h5py stores bfloat16, which older versions of HDF5 lack, as opaque pairs of bytes; Keras writes
+    h5py stores bfloat16, which older versions of HDF5 lack, as an opaque 2-byte type; Keras writes
     no other opaque types.
     """
     body = objects.parse(datatype)
@@ -185,8 +185,8 @@ def read(objects: Objects, dataset: Dataset) -> Array:
     """Read a dataset's array, in the machine's byte order.
 
     Raises:
-        DamagedError: bytes are missing, or it claims more than the file contains.
-        UnsupportedError: it is not numeric, or refers to data outside of the file.
+        DamagedError: bytes are missing, or the array claims more than the file contains.
+        UnsupportedError: the array is not numeric, or its data is outside of the file.
     """
     dtype = dataset.stored_dtype
     if dtype is None:
@@ -210,10 +210,10 @@ def read(objects: Objects, dataset: Dataset) -> Array:
 
 
 def extents(objects: Objects, dataset: Dataset) -> list[Range]:
-    """Return where a dataset's bytes are, one range per chunk if it is stored in chunks.
+    """Return the ranges of a dataset's bytes, one per chunk of chunked storage.
 
-    Empty if nothing was allocated, or the bytes are in a header or in another file, or only
-    HDF5's library can find them.
+    The list is empty if nothing was allocated, the bytes are in a header or another file, or only
+    HDF5's library can locate them.
 
     Raises:
         DamagedError: the tree of chunks is inconsistent.
@@ -258,7 +258,7 @@ def _chunks(objects: Objects, dataset: Dataset, root: int) -> Iterator[tuple[int
 
 
 def _read_by_library(objects: Objects, dataset: Dataset, layout: _Layout, itemsize: int) -> bytes:
-    """Read the elements of a dataset, as they are stored, through HDF5's library."""
+    """Read the stored bytes of a dataset's elements through HDF5's library."""
     messages = [dataset.messages[kind] for kind in _COPIED if kind in dataset.messages]
     if any(message.is_shared for message in messages):
         raise UnsupportedError(objects.path, f"{dataset.path} shares its description with others")
@@ -281,7 +281,7 @@ def _read_by_library(objects: Objects, dataset: Dataset, layout: _Layout, itemsi
 
 
 def _fill_size(message: Message) -> int:
-    """Return the size of the fill value in a message; 0 if it contains none."""
+    """Return the size of a message's fill value; 0 if there is none."""
     body = message.body
     if message.kind == OLD_FILL:
         start = 0
@@ -299,8 +299,8 @@ def _check_chunks(objects: Objects, dataset: Dataset, opened: Any, itemsize: int
     """Check that the chunks of h5py's `DatasetID` fit the file, and do not expand beyond a chunk.
 
     Raises:
-        DamagedError: they do not.
-        UnsupportedError: they were compressed in a way that does not allow this check.
+        DamagedError: a chunk is too large or damaged.
+        UnsupportedError: the compression does not allow this check.
     """
     from h5py import h5z
 
@@ -342,9 +342,9 @@ _COPIED: Final = (DATASPACE, OLD_FILL, FILL, LAYOUT, FILTERS)
 class _OneDataset(io.RawIOBase):
     """A stream of a file whose only object is one dataset of another file.
 
-    It has the other file's bytes at their addresses, a superblock in the place of the first ones,
-    and the headers of the root group and of the dataset after the last. The element type is an
-    opaque one of the right size, so that HDF5 converts nothing.
+    It contains the other file's bytes at unchanged addresses, except that a superblock replaces the
+    first bytes. The headers of the root group and of the dataset follow at the end. The element
+    type is opaque and has the same size, so that HDF5 converts nothing.
 
         superblock v1      signature, 5 bytes, size of addresses, size of lengths, 1 unused, four
                            numbers of entries of nodes (u16 each; the third of chunk trees), flags,
@@ -407,7 +407,7 @@ class _OneDataset(io.RawIOBase):
 
 
 def _header(messages: list[Message]) -> bytes:
-    """Return an object header with these messages."""
+    """Return the bytes of an object header with these messages."""
     body = b""
     for message in messages:
         data = message.body + bytes(-len(message.body) % 8)

@@ -1,9 +1,10 @@
-"""HDF5 files: groups, datasets and text attributes, read without following links to other files.
+"""HDF5 files: groups, datasets and string attributes, read without following links to other files.
 
 HDF5 is a tree of groups and datasets, both with attributes. A file may also refer to other places:
 by soft and external links, by virtual datasets, and by datasets whose bytes are in other files.
-Model files use none of these, and none is followed. The tree is walked over hard links only, and
-each group is visited once, so a group linked below itself does not make the walk endless.
+Model files do not use such references, and they are not followed. The tree is walked over hard
+links only, and each group is visited once, so a group linked below itself does not make the walk
+endless.
 
     group, old  message 0x11: addresses of a tree and of the heap of its names
     tree        "TREE", type 0, level, entries (u16), two addresses of siblings, then entries of
@@ -48,31 +49,31 @@ from bnstat.storage.files import File
 _MAX_DEPTH: Final = 64
 _MAX_OBJECTS: Final = 250_000
 _MAX_NAMES: Final = 128 << 20
-"""Characters of all paths together; a name counts in the path of every object below it."""
+"""Characters of all paths together; a group's name counts in the path of every descendant."""
 
 _BOMB_FLOOR: Final = 64 << 20
 _BOMB_RATIO: Final = 50
-"""Arrays may claim `_BOMB_FLOOR` bytes or this multiple of the file's size, all together."""
+"""All arrays together may claim `_BOMB_FLOOR` bytes or this many times the file's size."""
 
 _LARGEST_ELEMENT: Final = 8
 
 _SOFT: Final = 2
 _OTHER_FILE: Final = 64
-"""Links of this type, and of the types above it that programs define, lead out of the file."""
+"""Links of this type, and of higher, user-defined types, lead out of the file."""
 
 _VIRTUAL: Final = 3
-"""The class of a layout that is composed of other datasets."""
+"""The layout class of virtual datasets, which are composed of other datasets."""
 
 _HEAP: Final = 32
 _TREE: Final = 24
 _MEMBERS: Final = 8
-"""The least bytes of a heap and of a tree, and how many members a node has room for."""
+"""The minimum size of a heap and of a tree in bytes, and the members per node."""
 
 _WINDOW: Final = 12 << 10
-"""Bytes to fetch after an address: an object's parts, and its members, mostly follow it."""
+"""Bytes to fetch after an address: an object's parts and members usually follow its address."""
 
 _BEFORE: Final = 1 << 10
-"""Bytes to fetch before it, where parts of an object may end that follow a large array."""
+"""Bytes to fetch before an address, because a part that follows a large array may end there."""
 
 _MAX_TRIPS: Final = 200
 
@@ -85,7 +86,7 @@ def is_hdf5(file: File) -> bool:
 
 
 class Hdf5:
-    """An HDF5 file's groups, its datasets as variables, and its text attributes.
+    """An HDF5 file's groups, its datasets as variables, and its string attributes.
 
     Attributes:
         path: the file, for messages.
@@ -136,17 +137,17 @@ class Hdf5:
         return {name for name, _ in self._links([*self._objects.messages(root)])}
 
     def has_attribute(self, group: str, name: str) -> bool:
-        """Return True if a group of the tree has an attribute of that name."""
+        """Return True if a group has an attribute with this name."""
         header = self._header(group)
         return header is not None and name in self._attributes.names(header)
 
     def text(self, group: str, name: str) -> str | None:
-        """Return a text attribute of a group, or None if it is missing or not a single text."""
+        """Return a string attribute of a group, or None if it is missing or not a single string."""
         texts = self._texts(group, name)
         return texts[0] if texts is not None and len(texts) == 1 else None
 
     def texts(self, group: str, name: str) -> list[str] | None:
-        """Return an attribute that is a list of texts, or None if it is missing.
+        """Return an attribute that is a list of strings, or None if it is missing.
 
         Keras splits a list that would exceed HDF5's 64 KiB for an object header into `name0`,
         `name1`, ... (keras/src/legacy/saving/legacy_h5_format.py).
@@ -208,12 +209,12 @@ class Hdf5:
         return headers, variables
 
     def _fetch_ahead(self, is_root_enough: bool = False) -> None:
-        """Fetch the groups, names and texts of a remote file in a few round trips.
+        """Fetch the groups, names and strings of a remote file in a few round trips.
 
-        One object leads to the next, so a plain walk would make a round trip for each. Here all
-        objects that can be reached with the bytes at hand are visited, then the bytes that they
-        lack are fetched together, and so on. The trips are as many as the levels of the tree.
-        Damage is reported later, when the tree is walked.
+        An object contains the addresses of its members, so a plain walk makes a round trip for
+        each. Here all objects whose bytes are available are visited, then all missing bytes are
+        fetched together, and so on. Each level of the tree takes about one round trip. Damage is
+        reported later, when the tree is walked.
         """
         seen = {self._objects.root}
         waiting = [self._objects.root]
@@ -243,7 +244,7 @@ class Hdf5:
             waiting = absent
 
     def _visit(self, header: int) -> list[int]:
-        """Read an object's header, texts and members; return the headers of the members."""
+        """Read an object's header, strings and members; return the members' header addresses."""
         messages = list(self._objects.messages(header))
         if not any(message.kind in _GROUP for message in messages):
             return []
@@ -320,9 +321,9 @@ class Hdf5:
                 pending += reversed(fresh)
 
     def _read(self, dataset: Dataset) -> Array:
-        """Read a dataset, if all datasets read so far do not claim too much together.
+        """Read a dataset; raise if all datasets read so far claim too many bytes together.
 
-        Datasets may be compressed or share their bytes.
+        Compressed datasets, or datasets that share bytes, can claim more than the file's size.
         """
         if dataset.path not in self._counted:
             self._counted.add(dataset.path)

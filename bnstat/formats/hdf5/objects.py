@@ -1,4 +1,4 @@
-"""The objects of an HDF5 file: where they are, and the messages that describe them.
+"""The objects of an HDF5 file: their positions, and the messages that describe them.
 
     superblock v0, v1  signature, 5 bytes, size of addresses, size of lengths, ..., addresses of
                        the start, the free space, the end, the driver; the root's name and header
@@ -26,7 +26,7 @@ tree lists their positions.
 
     attribute      version, flags, sizes of name, datatype, dataspace (u16 each), [encoding],
                    these three, the elements; in version 1 each padded to 8 bytes
-    variable text  length (u32), heap's address, entry's number (u32)
+    variable string length (u32), heap's address, entry's number (u32)
     global heap    "GCOL", version, size, then entries of number (u16), references (u16),
                    4 unused, size; data padded to 8 bytes; number 0 ends them
 
@@ -79,10 +79,10 @@ _TREE_WIDTH: Final = 32
 
 
 def signature_offset(file: File) -> int | None:
-    """Return where HDF5 starts: at byte 0 or, after a user block, at 512, 1024, 2048, ...
+    """Return the offset of HDF5's signature: 0 or, after a user block, 512, 1024, 2048, ...
 
-    A member of a tar or a zip that is at such an offset does not count. Of a remote file, only
-    the bytes at hand are searched.
+    An HDF5 file inside a tar or zip at such an offset is ignored. In a remote file, only the bytes
+    fetched so far are searched.
     """
     head = file.head(512)
     if head[257:262] == b"ustar" or head.startswith(b"PK\x03\x04"):
@@ -138,9 +138,9 @@ class Message:
     """A message of an object header.
 
     Attributes:
-        kind: its type, one of this module's numbers.
+        kind: the type, one of this module's constants.
         is_shared: True if `body` only refers to a message elsewhere.
-        body: its data.
+        body: the data.
     """
 
     kind: int
@@ -160,7 +160,7 @@ class Objects:
     """The objects of one file, by the addresses of their headers.
 
     Attributes:
-        path: the file, for messages.
+        path: the file, for error messages.
         size: the size of the file.
         stored_size: the size without the user block before the superblock.
         root: the address of the root group's header.
@@ -172,7 +172,7 @@ class Objects:
         """Read the superblock.
 
         Raises:
-            DamagedError: it is not HDF5, or cut short.
+            DamagedError: the file is not HDF5, or cut short.
         """
         self.path = file.path
         self.size = file.size
@@ -219,8 +219,8 @@ class Objects:
         """Return the bytes of a structure, after its signature.
 
         Raises:
-            DamagedError: the file lacks them. Or its structures overlap: in a damaged file,
-                thousands of them may share one large block.
+            DamagedError: the bytes are missing, or structures overlap, because thousands of
+                structures of a damaged file may share one large block.
         """
         if not self._makes_trips:
             self.expect([(address, length)])
@@ -242,14 +242,14 @@ class Objects:
             self._makes_trips = True
 
     def fetch(self, spans: Iterable[tuple[int, int]]) -> None:
-        """Fetch these spans (address and length), and some bytes between them."""
+        """Fetch the spans (address and length), and short gaps between spans."""
         self._file.prefetch([(self._start + address, length) for address, length in spans])
 
     def expect(self, spans: Iterable[tuple[int, int]]) -> None:
         """Announce the spans (address and length) that will be read next.
 
         Raises:
-            AbsentError: some must be fetched, inside `no_trips`.
+            AbsentError: a span must be fetched first, inside `no_trips`.
         """
         if self._makes_trips:
             return
@@ -262,7 +262,7 @@ class Objects:
         return self._file.read(self._start + address, length)
 
     def place(self, address: int, length: int, part: tuple[slice, ...] | None) -> Range | None:
-        """Return where bytes at an address are in the file; see `File.place`."""
+        """Return the range in the file of bytes at an address; see `File.place`."""
         return self._file.place(self._start + address, length, part)
 
     def messages(self, header: int) -> Iterator[Message]:
@@ -322,7 +322,7 @@ class Objects:
 LINKS: Final = 5
 ATTRIBUTES: Final = 8
 _POSITIONS: Final = {LINKS: (4, 11), ATTRIBUTES: (0, 8)}
-"""Type of a tree -> start and end, in its records, of the position in the heap."""
+"""Type of a tree -> start and end of the heap position within each record."""
 _MANAGED: Final = 0
 _MAX_DEPTH: Final = 32
 
@@ -413,7 +413,7 @@ class _Heap:
         return self._objects.cursor(block + offset - start, length).data
 
     def _block(self, table: int, rows: int, start: int, offset: int) -> tuple[int, int]:
-        """Return the address and the offset of the block that contains an offset, using a table."""
+        """Look up, in a table, the block that contains an offset; return its address and offset."""
         objects = self._objects
         header = 5 + objects.offset_size + self._offset_size
         for row in range(min(rows, self._offset_bits)):
@@ -435,7 +435,7 @@ class _Heap:
 
 
 def _width(largest: int) -> int:
-    """Return the bytes that numbers up to `largest` need."""
+    """Return the number of bytes needed for integers up to `largest`."""
     return (largest.bit_length() + 7) // 8
 
 
@@ -445,7 +445,7 @@ _SPACE_PADDED: Final = 2
 
 
 class Attributes:
-    """The text attributes of the objects of one file."""
+    """The string attributes of the objects of one file."""
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
@@ -456,7 +456,7 @@ class Attributes:
         return {attribute.name for attribute in self._attributes(header)}
 
     def texts(self, header: int, name: str) -> list[str] | None:
-        """Return the texts in an attribute, or None if it is missing or has another type."""
+        """Return the strings in an attribute, or None if it is missing or has another type."""
         for attribute in self._attributes(header):
             if attribute.name == name:
                 return self._elements(attribute)
@@ -527,8 +527,7 @@ class _Attribute:
     """An attribute message.
 
     Attributes:
-        name: its name.
-        kind: the class of its elements' type; -1 if the type is stored elsewhere.
+        name: the name. kind: the class of the element type; -1 if the type is stored elsewhere.
         size: the bytes of an element.
         count: the number of elements.
         values: the elements.
@@ -557,5 +556,5 @@ class _Attribute:
 
 
 def decode(text: bytes) -> str:
-    """Decode a name or a text; invalid bytes become surrogates."""
+    """Decode a name or a string; invalid bytes become surrogates."""
     return text.decode("utf-8", "surrogateescape")

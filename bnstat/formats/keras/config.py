@@ -1,9 +1,9 @@
 """The layers of a Keras model, read from its configuration.
 
 Keras writes a model as JSON: an object with `class_name` and `config`, whose `config` contains the
-constructor's arguments. A Functional or Sequential model has its `layers` among them, in network
-order; a wrapper such as TimeDistributed has its inner `layer`. Before Keras 2.2.3 the `config` of
-a Sequential model is that list itself.
+constructor's arguments. A Functional or Sequential model has an argument `layers`, in network
+order; a wrapper such as TimeDistributed has an argument `layer`. Before Keras 2.2.3 the `config` of
+a Sequential model is the list of layers itself.
 
 The configuration also determines where a `.weights.h5` stores each layer: below `layers/` and the
 snake case of the layer's class, counted per class within its model; a wrapped layer below the
@@ -34,12 +34,12 @@ from bnstat.text import MAX_JSON, parse_json
 
 _MAX_DEPTH: Final = 64
 _MAX_INPUTS: Final = 10_000
-"""How many parts of a layer's inputs are searched; a large concatenation has hundreds."""
+"""The limit on a layer's input entries that are searched; a large concatenation has hundreds."""
 
 _SEQUENTIAL: Final = "Sequential"
 _KEYS_OUTSIDE_CONFIG: Final = ("name", "trainable", "build_config", "inbound_nodes")
 _ATTRIBUTES: Final = {("Bidirectional", "layer"): "forward_layer"}
-"""(class, argument) -> the attribute that holds the layer, if its name differs."""
+"""(class, argument) -> the attribute that holds the layer, if it has another name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,12 @@ class Described:
     """A layer or nested model in a configuration.
 
     Attributes:
-        name: its own name after the names of the models and wrappers around it.
-        own_name: its own name, which may contain slashes.
-        class_name: its class, after the package if it is registered under one: `Custom>X`.
+        name: the own name, prefixed by the names of the enclosing models and wrappers.
+        own_name: the layer's own name, which may contain slashes.
+        class_name: the class, prefixed by the package of a registered class: `Custom>X`.
         config: the constructor's arguments; `trainable` is false below a frozen model.
-        path: its group in a `.weights.h5`: `layers/sequential/layers/batch_normalization`.
-        sublayers: the layers in it, in network order.
+        path: the group in a `.weights.h5`: `layers/sequential/layers/batch_normalization`.
+        sublayers: the layers directly inside, in network order.
         inputs: the names of the layers of the same model whose outputs the layer is called on,
             one for each input of each call; empty if the configuration does not record them.
     """
@@ -73,22 +73,22 @@ class Described:
 
 
 def walk(layers: Iterable[Described]) -> Iterator[Described]:
-    """Yield each layer and all layers in it, in network order."""
+    """Yield each layer, followed by all nested layers, in network order."""
     for layer in layers:
         yield layer
         yield from walk(layer.sublayers)
 
 
 def describe(model: object, where: str) -> tuple[Described, ...]:
-    """Return the layers of a model, each with the layers in it.
+    """Return the layers of a model, each with its nested layers.
 
     Args:
         model: a parsed configuration, `{"class_name": ..., "config": ...}`.
         where: the file, for messages.
 
     Returns:
-        The outermost layers in network order. Empty if the configuration does not list any, which
-        is usual for subclassed models.
+        The outermost layers in network order. Empty if the configuration lists no layers, which is
+        usual for subclassed models.
 
     Raises:
         DamagedError: models are nested too deeply.
@@ -106,9 +106,9 @@ def layer_from_config(serialized: Mapping[str, Any]) -> tuple[str, Mapping[str, 
             Keras metadata of a SavedModel, which stores `trainable` beside the config.
 
     Returns:
-        The class name, after the package if it is registered under one (`Custom>X`), and the
-        config, extended by `trainable`, `name`, `inbound_nodes` and `build_config`. Both are empty
-        if `serialized` is not a layer.
+        The class name, prefixed by the package of a registered class (`Custom>X`), and the config,
+        extended by `trainable`, `name`, `inbound_nodes` and `build_config`. Both are empty if
+        `serialized` is not a layer.
     """
     if not _is_serialized(serialized):
         return "", {}
@@ -132,7 +132,7 @@ def snake_case(class_name: str) -> str:
 def _layers_of(
     model: Mapping[str, Any], name: str, path: str, frozen: bool, where: str, depth: int
 ) -> tuple[Described, ...]:
-    """Return the layers directly below a serialized model or wrapper with that name and path."""
+    """Return the layers directly below a serialized model or wrapper with this name and path."""
     if depth > _MAX_DEPTH:
         raise DamagedError(where, f"its models are nested deeper than {_MAX_DEPTH}")
     frozen = frozen or _arguments(model).get("trainable") is False
@@ -164,7 +164,7 @@ def _layers_of(
 
 
 def _serialized_layers(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the layers among a model's arguments, each with its path below the model."""
+    """Yield the layers in a model's constructor arguments, each with its path in the model."""
     for argument, value in _arguments(model).items():
         attribute = _ATTRIBUTES.get((model["class_name"], argument), argument)
         if isinstance(value, list):
@@ -179,7 +179,7 @@ def _serialized_layers(model: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[
 
 
 def _input_layers(inbound_nodes: object) -> Iterator[str]:
-    """Yield the layer behind each input of each call of a functional layer.
+    """Yield the name of the layer that produces each input of each call of a functional layer.
 
     Keras 1 and 2 write `[["conv", 0, 0, {}]]` for a call; Keras 3 writes the arguments, in which
     each tensor has a `keras_history` such as `["conv", 0, 0]`.
@@ -232,8 +232,8 @@ def layers_by_scope(model: object, names: Mapping[str, str], where: str) -> Iter
 
     Args:
         model: the parsed configuration.
-        names: the name of each weight -> its key. The part before the last slash is its scope:
-            the layer's name, with or without the names of the models around it.
+        names: the name of each weight -> its key. The text before the last slash is the scope: the
+            layer's name, with or without the names of enclosing models.
         where: the file, for messages.
 
     Raises:
@@ -253,14 +253,14 @@ def layers_by_scope(model: object, names: Mapping[str, str], where: str) -> Iter
 def match_scopes(
     layers: Sequence[Described], scopes: Iterable[str], is_first_best: bool = False
 ) -> dict[int, str]:
-    """Return the index of a layer -> the scope of its variables.
+    """Return layer index -> scope of the layer's variables.
 
-    A scope ends with the layer's own name. It belongs to the layer with which it shares most of
-    the last parts of the full name.
+    A scope ends with the layer's own name. If several layers match, the layer whose full name
+    shares the most trailing parts with the scope is chosen.
 
     Args:
         layers: the layers.
-        scopes: the names of variables without the last part.
+        scopes: the names of variables, without the last component.
         is_first_best: if several layers or scopes are equally similar, match the first; by
             default, none of them.
     """
@@ -294,7 +294,7 @@ def endings(path: str) -> Iterator[str]:
 
 
 MATCHED_BY_PLACE: Final = "the file and the architecture name layers differently: matched by order"
-"""The note for layers whose default names differ, because they were built in another session."""
+"""The note for layers whose default names differ because another session built them."""
 
 _WEIGHTS: Final = re.compile(r"(_\d{5})?\.weights\.(h5|json)$|\.(h5|hdf5|hdf|keras)$")
 _HEAD: Final = 4096

@@ -22,7 +22,7 @@ class Unzipped(Finder):
 
 
 class ShardedWeights(Finder):
-    """The files `NAME_00000.weights.h5`, ... and `NAME.weights.json`, which lists them."""
+    """The shards `NAME_00000.weights.h5`, ... and the index `NAME.weights.json`."""
 
     def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
         name = self.first(file.name)

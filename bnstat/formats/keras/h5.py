@@ -1,16 +1,16 @@
 """Keras's first HDF5 format, of Keras 0 to 3: whole models and `save_weights`.
 
-The outermost model's layers have a group each, in the root or, in a whole model, in
-`model_weights`, whose attribute `layer_names` lists them in order. A layer's group contains its
-variables under their full names, whose slashes become groups: `bn/bn/gamma:0`. All layers of a
-nested model share the group of that model. A whole model has its configuration in the root's
-attribute `model_config`, and the optimizer's variables in `optimizer_weights`.
+Each layer of the outermost model has a group in the root or, in a whole model, in `model_weights`.
+The attribute `layer_names` lists these groups in order. A layer's group contains its variables
+under full names, in which each slash separates groups: `bn/bn/gamma:0`. All layers of a nested
+model share the group of that model. A whole model has its configuration in the root's attribute
+`model_config`, and the optimizer's variables in `optimizer_weights`.
 
 - Keras 2 appends `:0` to names, Keras 3 does not, Keras 1 uses `bn1_running_mean`.
 - Keras 2 names a nested model's layer `inner/bn/gamma:0`, Keras 3 `inner/inner/bn/gamma`. A layer
   in TimeDistributed is `wrapper/wrapper/gamma:0` and `wrapper/wrapper/bn/gamma`. A model that was
   built twice in one graph has `bn/bn_1/gamma:0`.
-- Keras 0 numbers both: `layer_4/param_0`, with an attribute `nb_layers`.
+- Keras 0 numbers layers and variables: `layer_4/param_0`, with an attribute `nb_layers`.
 
 Source: keras/src/legacy/saving/legacy_h5_format.py; keras/engine/topology.py of Keras 1.2.2.
 """
@@ -110,10 +110,10 @@ class _Weight:
     """A dataset of a layer's group.
 
     Attributes:
-        key: its path in the file.
+        key: the path in the file.
         scope: the groups between the layer's group and the dataset, such as `inner/bn`; may be
             empty.
-        label: its own name, without `:0`.
+        label: the last component of the path, without `:0`.
     """
 
     key: str
@@ -129,11 +129,11 @@ _Groups = Mapping[str, Sequence[_Weight]]
 """Name of a group -> its weights."""
 
 _Scopes = Mapping[str, Mapping[str, str]]
-"""Scope -> label -> key, of one group."""
+"""Scope -> label -> key, for one group."""
 
 
 def _weights_by_group(store: Hdf5, root: str) -> dict[str, list[_Weight]]:
-    """Return the weights of each group, in the order of its attribute `weight_names`."""
+    """Return the weights of each group, in the order of the group's attribute `weight_names`."""
     prefix = f"{root}/" if root else ""
     names = store.texts(root, "layer_names")
     if names is None:
@@ -162,7 +162,7 @@ def _weights_by_group(store: Hdf5, root: str) -> dict[str, list[_Weight]]:
 
 
 def _rename_groups(described: Sequence[Described], groups: _Groups) -> _Groups:
-    """Return the groups under an architecture's names, paired by order, if their names differ.
+    """Rename groups to an architecture's layer names, paired by order, if the names differ.
 
     Keras loads weights in this way, because default names differ from session to session. Input
     layers have a group in functional models, but not in sequential ones.
@@ -191,7 +191,7 @@ def _layers(described: Sequence[Described], groups: _Groups) -> Iterator[Layer]:
 
 
 def _described_layers(top: Described, weights: Sequence[_Weight]) -> Iterator[Layer]:
-    """Yield a layer of the outermost model and the layers in it, with the scopes that match."""
+    """Yield a layer of the outermost model and its nested layers, with the matching scopes."""
     layers = [*walk([top])]
     scopes = _scopes(weights, [layer.own_name for layer in layers])
     matches = match_scopes(layers, scopes, is_first_best=True)
@@ -230,8 +230,8 @@ def _group_of(variables: Mapping[str, str], default: str) -> str:
 def _scopes(weights: Iterable[_Weight], layers: Sequence[str]) -> _Scopes:
     """Group weights by scope.
 
-    Keras 1 has no scopes, but writes the layer's name before the weight's: `bn1_gamma`. The scope
-    is then that name, which is one of `layers`.
+    Keras 1 has no scopes, but prefixes each weight with the layer's name: `bn1_gamma`. The scope is
+    then this layer name, one of `layers`.
     """
     scopes: dict[str, dict[str, str]] = {}
     longest_first = sorted(set(layers), key=len, reverse=True)
@@ -245,7 +245,7 @@ def _scopes(weights: Iterable[_Weight], layers: Sequence[str]) -> _Scopes:
 
 
 def _pass_to_wrapped(layers: Sequence[Described], matches: dict[int, str]) -> None:
-    """Give the layer in a wrapper the scope that Keras 2 names after the wrapper."""
+    """Match a wrapped layer with the scope that Keras 2 names after the wrapper."""
     for index, layer in enumerate(layers):
         wraps_one = len(layer.sublayers) == 1 and not layer.sublayers[0].sublayers
         if wraps_one and index in matches and index + 1 not in matches:

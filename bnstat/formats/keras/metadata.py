@@ -29,11 +29,11 @@ _MAX_NAME: Final = 4096
 def keras_layers(
     folder: Folder, meta_graph: Any, nodes: Sequence[Node]
 ) -> tuple[list[Layer], bool]:
-    """Return the layers in Keras's metadata, and True if they are in network order.
+    """Return the layers in Keras's metadata, and whether they are in network order.
 
     Args:
         folder: the SavedModel's folder.
-        meta_graph: its MetaGraphDef, or None if `saved_model.pb` is missing.
+        meta_graph: the SavedModel's MetaGraphDef; None if `saved_model.pb` is missing.
         nodes: the bundle's object graph.
     """
     metadata = dict(_keras_metadata(folder, meta_graph))
@@ -83,9 +83,9 @@ def _keras_metadata(folder: Folder, meta_graph: Any) -> Iterator[tuple[int, Mapp
 
 
 def _full_names(metadata: Mapping[int, Mapping[str, Any]], nodes: Sequence[Node]) -> dict[int, str]:
-    """Return node id -> the layer's name after the names of the layers around it.
+    """Return node id -> the layer's name, prefixed by the names of enclosing layers.
 
-    A layer that several layers share is named after the first of them in a depth-first walk.
+    A layer with several parents is named after the first parent in a depth-first walk.
     """
     names: dict[int, str] = {}
     taken: set[str] = set()
@@ -108,7 +108,7 @@ def _full_names(metadata: Mapping[int, Mapping[str, Any]], nodes: Sequence[Node]
 
 
 def layers_of_objects(described: Sequence[Described], nodes: Sequence[Node]) -> tuple[Layer, ...]:
-    """Return an architecture's layers, with the variables that the object graph names after them.
+    """Return an architecture's layers, with the variables whose full names match a layer.
 
     Layers without variables whose own name is not unique are left out, because they may be
     recognised by other evidence.
@@ -129,7 +129,7 @@ def layers_of_objects(described: Sequence[Described], nodes: Sequence[Node]) -> 
 
 
 def _scopes(nodes: Sequence[Node]) -> dict[str, dict[str, str]]:
-    """Return scope -> label -> key, without scopes where two variables have the same label."""
+    """Return scope -> label -> key, without scopes in which two variables share a label."""
     scopes: dict[str, dict[str, str]] = {}
     ambiguous = set()
     for node in nodes:

@@ -1,9 +1,10 @@
 r"""Keras 3's `.weights.h5`, of Keras 2.12 and later, alone or sharded over several files.
 
-Every layer is a group, at the path by which its model holds it. Its variables are the datasets
-`vars/0`, `vars/1`, ... of that group: trainable ones first, each kind in order of creation, without
-names. Groups are called by the layer's class and a count, or by the attribute that holds the layer.
-Since Keras 3.6, the attribute `name` of `vars` is the layer's own name.
+Every layer is a group, whose path is the layer's attribute path in the model. Its variables are the
+datasets `vars/0`, `vars/1`, ... of that group: trainable variables first, then the others, each in
+creation order and without names. Groups are called by the layer's class and a count, or by the
+attribute that holds the layer. Since Keras 3.6, the attribute `name` of `vars` is the layer's own
+name.
 
 Keras 2.12 writes `_layer_checkpoint_dependencies` instead of `layers`. Before version 3, Keras on
 Windows joins the parts of a path with backslashes, which HDF5 takes for the name of one group:
@@ -52,9 +53,9 @@ class Weights:
     """The contents of a weights file, or of all its shards.
 
     Attributes:
-        variables: all variables by dataset path.
-        groups: path of a layer's group -> its variables, index -> dataset path. The groups of the
-            optimizer and the metrics are left out. Paths are spelled as by Keras 3 on Linux.
+        variables: dataset path -> variable. groups: path of a layer's group -> index -> dataset
+            path. The groups of the optimizer and the metrics are left out. Paths are spelled as by
+            Keras 3 on Linux.
         names: path of a layer's group -> the layer's own name, if the file contains it.
     """
 
@@ -64,7 +65,7 @@ class Weights:
 
 
 def matches(file: File) -> bool:
-    """Return True for such an HDF5 file, or for the index of sharded weights.
+    """Return True for a `.weights.h5` or for the index of sharded weights.
 
     Raises:
         DamagedError: it is a damaged HDF5 file.
@@ -80,7 +81,7 @@ def matches(file: File) -> bool:
 def open_contents(file: File, source: Source) -> Contents:
     """Return the variables and layers of a file that `matches`.
 
-    One shard stands for all, if the index is beside it.
+    Any shard opens the whole model if the index is in the same folder.
 
     Raises:
         DamagedError: a file is truncated or inconsistent.
@@ -126,9 +127,9 @@ def read_weights(file: File) -> Weights:
 
 
 def shard_names(file: File) -> tuple[str, list[str]]:
-    """Return the name of the file that stands for a model's weights, and the names of its shards.
+    """Return the name of the index, or of the single file, and the names of the shards.
 
-    A file without shards stands for itself.
+    For a file without shards, the list contains only the file.
 
     Raises:
         DamagedError: the index of the shards is inconsistent.
@@ -173,7 +174,7 @@ def _parse_index(index: File) -> dict[str, list[str]]:
 
 
 def _gather(files: Mapping[str, File], shards: Mapping[str, Sequence[str]]) -> Weights:
-    """Merge several files; if there are shards, take each variable from the files in the index."""
+    """Merge several files; take each sharded variable from the files that the index lists."""
     variables: dict[str, Variable] = {}
     groups: dict[str, dict[str, str]] = {}
     names: dict[str, str] = {}
@@ -227,9 +228,9 @@ def _join_architecture(
 def join(described: Sequence[Described], weights: Weights) -> tuple[Layer, ...]:
     """Match the layers of a configuration with the groups of a file.
 
-    A layer and a group match if their paths are the same and the file does not name the layer
-    differently; else by their names. A group without a match, for example in a custom layer,
-    becomes a layer without a configuration and follows the layer around it.
+    A layer and a group match if their paths are equal and the file stores no different name; the
+    rest are matched by name. A group without a match, for example in a custom layer, becomes a
+    layer without a configuration, placed after its enclosing layer.
 
     Returns:
         The layers in the order of the configuration; without one, in natural order of the paths.
@@ -273,7 +274,7 @@ def _match_names(
     group_names: Mapping[str, str],
     groups: Collection[str],
 ) -> None:
-    """Match the other layers and groups by names that only one layer and only one group have.
+    """Match the remaining layers and groups by names that are unique on both sides.
 
     Args:
         matches: index of a layer -> path of its group; matches are added.
@@ -288,7 +289,7 @@ def _match_names(
 
 
 def _unique(pairs: Iterable[tuple[str, _T]]) -> dict[str, _T]:
-    """Return name -> item for the names that only one item has."""
+    """Return name -> item for names that occur only once."""
     items: dict[str, list[_T]] = {}
     for name, item in pairs:
         items.setdefault(name, []).append(item)
@@ -296,17 +297,17 @@ def _unique(pairs: Iterable[tuple[str, _T]]) -> dict[str, _T]:
 
 
 def _nearest(path: str, known: Container[str]) -> str:
-    """Return the path of the innermost known layer around a path, or an empty string."""
+    """Return the longest prefix of a path that is a known layer, or an empty string."""
     while path and path not in known:
         path = path.rpartition("/")[0]
     return path
 
 
 def _full_names(weights: Weights, known: Mapping[str, str]) -> dict[str, str]:
-    """Return the name of each group's layer after the names of the models and layers around it.
+    """Return group path -> layer name, prefixed by the names of enclosing models and layers.
 
-    Where the file contains no names at all, the parts of the path are used instead. Where it does,
-    groups without a name are lists and dictionaries, which are left out.
+    If the file stores no layer names, path components are used instead. Otherwise, groups without a
+    name are lists or dictionaries, and their path components are omitted.
     """
     names = {"": ""}
 

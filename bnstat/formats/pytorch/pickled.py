@@ -1,7 +1,7 @@
-"""Pickles read without running anything that they contain.
+"""A pickle reader that never runs code.
 
 A pickle is a program for a small stack machine. This machine builds dicts, lists, tuples, sets,
-numbers and texts. For everything else, the program names a function or class, which is passed to
+numbers and strings. For everything else, the program names a function or class, which is passed to
 `call`; if `call` does not know it, an `Opaque` object takes its place. Nothing is imported, and
 nothing that a pickle names is called.
 
@@ -21,15 +21,15 @@ _MOST_STEPS: Final = 1 << 24
 """Instructions of a pickle; a state dict takes some 40 for each tensor."""
 _CALLS_PER_BYTE: Final = 4
 _CALLS_FLOOR: Final = 1 << 20
-"""Elements and characters that all calls together may receive: a number for each byte of the
-pickle, and a constant. A pickle can pass one long text or list to any number of calls."""
+"""Elements and characters that all calls together may receive: this constant plus a multiple of the
+pickle's size. A pickle can pass one long string or list to any number of calls."""
 _PLAIN_KEYS: Final = (str, float, bool, bytes, type(None))
 """Types of keys that a dict may have, in addition to integers of up to 64 bits. Nested tuples take
-exponential time to hash, and longer integers can be chosen to share one hash."""
+exponential time to hash, and longer integers can be chosen to collide."""
 
 
 class PickleError(WireError):
-    """The bytes are not a pickle, or contain what is not read."""
+    """The bytes are not a pickle, or contain unsupported objects."""
 
 
 class CutError(PickleError):
@@ -54,10 +54,9 @@ class Opaque:
     """An object that was not built.
 
     Attributes:
-        kind: the function or class that would have built it.
-        arguments: its arguments.
-        state: the value that its attributes would have been set from.
-        items: what would have been put into it, as into a dict.
+        kind: the function or class that would have built the object. arguments: the arguments.
+        state: the value from which the attributes would have been set. items: the dict items that
+            would have been added.
     """
 
     __slots__ = ("arguments", "items", "kind", "state")
@@ -70,7 +69,7 @@ class Opaque:
 
 
 Call = Callable[[Global, tuple[Any, ...]], Any]
-"""Returns what a function or class returns for these arguments, or an `Opaque`."""
+"""Returns the result of a known function or class for these arguments, or an `Opaque`."""
 
 Persistent = Callable[[Any], Any]
 """Returns the object that a persistent id stands for."""
@@ -81,8 +80,8 @@ def unpickle(data: bytes, start: int, call: Call, persistent: Persistent) -> tup
 
     Raises:
         BudgetError: the pickle takes too much work.
-        CutError: the data ends within it.
-        PickleError: it is not a pickle, or contains what is not read.
+        CutError: the data ends within the pickle. PickleError: the data is not a pickle, or
+            contains unsupported objects.
     """
     machine = _Machine(data, start, call, persistent)
     try:
@@ -160,7 +159,7 @@ class _Machine:
         self.push(self.take(length).decode("utf-8", "replace"))
 
     def push_old_text(self, length: int) -> None:
-        """Push a `str` of Python 2, which may be text or bytes; `bytes_of` restores the bytes."""
+        """Push a Python 2 `str`, which may be text or bytes; `bytes_of` restores the bytes."""
         self.push(self.take(length).decode("utf-8", "surrogateescape"))
 
     def push_tuple(self, count: int) -> None:
@@ -261,12 +260,12 @@ class _Machine:
 
 
 def legible(text: str) -> str:
-    """Return a text without those bytes of Python 2 that are not UTF-8."""
+    """Return a string for display; bytes of a Python 2 string that are not UTF-8 are replaced."""
     return text if text.isascii() else _bytes(text).decode("utf-8", "replace")
 
 
 def bytes_of(value: Any) -> bytes | None:
-    """Return the bytes of a bytes object or a text of Python 2; None for other values."""
+    """Return the bytes of a bytes object or a Python 2 string; None for other values."""
     if isinstance(value, str):
         return _bytes(value)
     return value if isinstance(value, bytes) else None
@@ -345,4 +344,4 @@ _STEPS: Final[dict[int, Callable[[_Machine], object]]] = {
     ord("P"): lambda m: m.persistent_as_text(),
     ord("Q"): lambda m: m.push(m.persistent(m.pop())),
 }
-"""Instruction -> what it does. The numbers are codes without a printable character."""
+"""Opcode -> handler. Opcodes that are not printable are written as numbers."""

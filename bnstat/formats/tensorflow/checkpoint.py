@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def open_tensors(folder: Folder, prefix: str, reading: Reading) -> Bundle | TensorflowTensors:
-    """Open the tensors of the bundle with that prefix. Raises the same errors as `Bundle`."""
+    """Open the tensors of the bundle with this prefix. Raises the same errors as `Bundle`."""
     if reading.tensorflow:
         return TensorflowTensors(folder, prefix)
     return Bundle(folder, prefix, data=reading.values)
@@ -71,7 +71,7 @@ def read_object_graph(
 ) -> tuple[Objects, list[str]]:
     """Return the object graph, and notes about it.
 
-    It is stored in a data file, which may be missing if no values are read.
+    The graph is stored in a data file, which may be missing if no values are read.
     """
     try:
         return read_nodes(tensors.read_string(KEY), tensors.path), []
@@ -84,7 +84,7 @@ def read_object_graph(
 def names_of(
     nodes: Objects, tensors: Bundle | TensorflowTensors | DeclaredTensors
 ) -> tuple[Mapping[str, str], Search | None]:
-    """Return the best names of variables by key, and a function that searches them.
+    """Return key -> best name of a variable, and a function that searches these names.
 
     Without an object graph, the checkpoint keys contain the names.
     """
@@ -127,7 +127,7 @@ class TensorflowTensors:
         return self._shapes.keys()
 
     def variables(self, names: Mapping[str, str]) -> Mapping[str, Variable]:
-        """Return the tensors by key; `names` holds better names than the keys for some."""
+        """Return the tensors by key; `names` maps some keys to better names."""
         return {key: self._variable(key, names.get(key, key)) for key in sorted(self._shapes)}
 
     def _variable(self, key: str, name: str) -> Variable:
@@ -167,7 +167,7 @@ def _open_reader(path: str) -> Any:
 
 @contextmanager
 def without_chatter() -> Iterator[None]:
-    """Suppress what TensorFlow's C++ code writes to standard error while it is imported."""
+    """Suppress the messages of TensorFlow's C++ code on standard error during the import."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     stderr = os.dup(2)
     try:
