@@ -98,7 +98,7 @@ def open_model(file: File, source: Source) -> Contents:
     """Return the weights of a model, with its layers or its graph.
 
     Raises:
-        DamagedError: the file or its shards contradict themselves.
+        DamagedError: the file and its shards are inconsistent.
         NotFoundError: a shard is missing.
         BnstatError: a shard is a link that leads out of the folder.
     """
@@ -112,7 +112,7 @@ def open_model(file: File, source: Source) -> Contents:
     kinds = Counter(weight.quantization.dtype.name for weight in weights if weight.quantization)
     notes = [
         f"{'1 weight is' if count == 1 else f'{count} weights are'} stored as {kind}; "
-        "the numbers shown are unpacked, and just as coarse"
+        "the numbers shown are dequantized, and no more precise"
         for kind, count in sorted(kinds.items())
     ]
     contents = Contents(replace(source, format="tfjs", writer=writer), variables, notes=notes)
@@ -160,7 +160,7 @@ def _weights(model: File, manifest: object) -> Iterator[_Weight]:
 
 def _shard(model: File, path: object) -> File:
     if not isinstance(path, str):
-        raise DamagedError(model.path, "the path of a shard is not text")
+        raise DamagedError(model.path, "the path of a shard is not a string")
     if (file := model.part(path)) is None:
         raise NotFoundError(f"{model.path}: {path}", "this shard of the weights is missing")
     file.refuse_lfs_pointer()
@@ -199,12 +199,12 @@ def _after_strings(shards: Sequence[File], at: int, count: int, where: str) -> i
     """Return the position after `count` strings, each a u32 length and its bytes."""
     size = sum(file.size for file in shards)
     if count > size:
-        raise DamagedError(where, "lists more texts than its shards can contain")
+        raise DamagedError(where, "lists more strings than its shards can contain")
     for _ in range(count):
         length = b"".join(place.read() for place in _places(shards, at, 4))
         at += 4 + int.from_bytes(length, "little")
         if at > size:
-            raise DamagedError(where, "its shards end within a text")
+            raise DamagedError(where, "its shards end within a string")
     return at
 
 

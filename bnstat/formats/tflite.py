@@ -74,7 +74,7 @@ def open_contents(file: File, source: Source) -> Contents:
     The second constant of a name gets `#2` appended, and so on.
 
     Raises:
-        DamagedError: the file is truncated, or contradicts itself.
+        DamagedError: the file is truncated or inconsistent.
     """
     variables: dict[str, Variable] = {}
     uses: dict[str, int] = {}

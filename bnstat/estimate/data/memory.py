@@ -32,7 +32,7 @@ def source_of_arrays(where: str, arrays: Arrays, names: Sequence[str]) -> BatchS
     """
     arrays = {name: arrays[name] for name in _needed(arrays, names)}
     if not all(array.ndim for array in arrays.values()):
-        raise BnstatError(where, "an array of a single number has no samples")
+        raise BnstatError(where, "a scalar array has no sample axis")
     lengths = {name: len(array) for name, array in arrays.items()}
     if not lengths:
         raise DamagedError(where, "holds no arrays")

@@ -500,7 +500,7 @@ class Attributes:
             self._heaps[heap] = self._entries(heap)
         address, size = self._heaps[heap].get(number, (0, 0))
         if length > size:
-            raise self._objects.damage("a text is missing from its heap")
+            raise self._objects.damage("a string is missing from its heap")
         return decode(self._objects.cursor(address, length).data.split(b"\0")[0])
 
     def _entries(self, heap: int) -> dict[int, tuple[int, int]]:

@@ -225,7 +225,7 @@ def _elementwise(function: Callable[..., Array]) -> Callable[..., Array]:
 
 def _divide(x: Array, y: Array) -> Array:
     if x.dtype.kind != "f":
-        raise ValueError("integers are divided by other rules")
+        raise ValueError("integer division follows other rules")
     result: Array = np.true_divide(x, y)
     return result
 

@@ -215,7 +215,7 @@ class _Inliner:
         """Count nodes before they are added; raise if there are too many."""
         self._left -= nodes
         if self._left < 0:
-            raise UnsupportedError(self._path, "its functions call for too many nodes")
+            raise UnsupportedError(self._path, "inlining its functions makes too many nodes")
 
     def _node(self, node: Node, scope: _Scope, depth: int, prefix: str) -> None:
         function = self._functions.get((node.domain, node.type, node.overload))

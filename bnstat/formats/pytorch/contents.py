@@ -74,7 +74,7 @@ def open_contents(file: File, source: Source, is_zip: bool) -> Contents:
     """Return the tensors of a file by their paths: `state_dict/layer1.0.bn1.weight`.
 
     Raises:
-        DamagedError: the file is truncated, or contradicts itself.
+        DamagedError: the file is truncated or inconsistent.
         UnsupportedError: the file is too large, or of an unknown version.
     """
     unbuilt: dict[str, None] = {}

@@ -89,7 +89,7 @@ def unpickle(data: bytes, start: int, call: Call, persistent: Persistent) -> tup
     except struct.error as error:
         raise CutError("it ends early") from error
     except IndexError as error:
-        raise PickleError("it takes more from the stack than there is") from error
+        raise PickleError("it pops from an empty stack") from error
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         if isinstance(error, WireError):
             raise
@@ -142,7 +142,7 @@ class _Machine:
     def digits(self) -> str:
         text = self.line()
         if len(text) > _LONGEST_TEXT_NUMBER:
-            raise PickleError("a number of too many digits")
+            raise PickleError("a number has too many digits")
         return text
 
     def push(self, value: Any) -> None:
@@ -168,7 +168,7 @@ class _Machine:
 
     def pop(self) -> Any:
         if self._marks and self._marks[-1] == len(self.stack):
-            raise PickleError("it takes more from the stack than there is")
+            raise PickleError("it pops from an empty stack")
         return self.stack.pop()
 
     def mark(self) -> None:
@@ -185,7 +185,7 @@ class _Machine:
 
     def get(self, index: int) -> None:
         if index not in self.memo:
-            raise PickleError("it recalls what it has not kept")
+            raise PickleError("it reads a memo entry that was never stored")
         self.push(self.memo[index])
 
     def reduce(self) -> None:
@@ -201,7 +201,7 @@ class _Machine:
         if self._left > 0:
             self._left -= sum(len(each) for each in arguments if isinstance(each, _SIZED))
         if self._left <= 0:
-            raise BudgetError("calls with too much to work on")
+            raise BudgetError("calls with too many arguments")
         self.push(self._call(function, arguments))
 
     def new_with_keywords(self) -> None:
@@ -219,11 +219,13 @@ class _Machine:
     def stack_global(self) -> None:
         name, module = self.pop(), self.pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise PickleError("a name is not text")
+            raise PickleError("a name is not a string")
         self.push(Global(legible(module), legible(name)))
 
     def persistent_as_text(self) -> None:
-        raise PickleError("protocol 0 names storages by texts, which PyTorch does not read either")
+        raise PickleError(
+            "protocol 0 identifies storages by strings, which PyTorch cannot read either"
+        )
 
     def build(self) -> None:
         state, target = self.pop(), self.stack[-1]
@@ -238,7 +240,7 @@ class _Machine:
         target = self.stack[-1]
         items = target.items if isinstance(target, Opaque) else target
         if not isinstance(items, dict):
-            raise PickleError("items are put into what is not a dict")
+            raise PickleError("items are added to an object that is not a dict")
         for key, value in zip(pairs[::2], pairs[1::2], strict=False):
             is_plain = type(key) in _PLAIN_KEYS or (type(key) is int and abs(key) < 1 << 64)
             items[key if is_plain else object()] = value
@@ -251,7 +253,7 @@ class _Machine:
             for value in values:
                 target.items[len(target.items)] = value
         else:
-            raise PickleError("items are put into what is not a list")
+            raise PickleError("items are added to an object that is not a list")
 
     def new_dict(self) -> None:
         pairs = self.since_mark()

@@ -137,7 +137,7 @@ def call(function: Global, arguments: tuple[Any, ...]) -> Any:
     try:
         return build(*arguments)
     except TypeError as error:
-        raise PickleError(f"{function} is called with other arguments than it takes") from error
+        raise PickleError(f"{function} is called with invalid arguments") from error
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Any:
@@ -149,7 +149,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> An
     if type(offset) is not int or offset < 0 or not (_is_shape(size) and _is_shape(stride)):
         raise PickleError("a tensor has an invalid shape")
     if len(size) != len(stride):
-        raise PickleError("a tensor has other strides than dimensions")
+        raise PickleError("a tensor's strides do not match its dimensions")
     return Tensor(storage, dtype, offset, tuple(size), tuple(stride))
 
 
@@ -204,7 +204,7 @@ def _encoded(text: Any, encoding: Any = "utf-8", *_: Any) -> Any:
     try:
         return text.encode(encoding)
     except UnicodeEncodeError as error:
-        raise PickleError(f"a text cannot be encoded as {encoding}") from error
+        raise PickleError(f"a string cannot be encoded as {encoding}") from error
 
 
 def _bytes(*arguments: Any) -> Any:

@@ -101,7 +101,7 @@ def decompress(block: bytes) -> bytes:
                 offset, position = _little_endian(block, position, 2 if kind == 2 else 4)
                 length = high + 1
             if not 0 < offset <= len(text):
-                raise WireError("a copy from before the text")
+                raise WireError("a copy refers to data before the start")
             start = len(text) - offset
             if offset >= length:
                 text += text[start : start + length]
@@ -110,7 +110,7 @@ def decompress(block: bytes) -> bytes:
         if len(text) > size:
             break
     if len(text) != size:
-        raise WireError(f"the text has {len(text)} bytes instead of {size}")
+        raise WireError(f"it decompresses to {len(text)} bytes instead of {size}")
     return bytes(text)
 
 
@@ -274,7 +274,7 @@ def find(contents: bytes, key: bytes) -> bytes | None:
         middle = (low + high) // 2
         first = next(_entries_from(contents, restarts[middle], end), None)
         if first is None:
-            raise WireError("a restart is behind the last entry")
+            raise WireError("a restart point is after the last entry")
         if first[0] <= key:
             low = middle
         else:
@@ -292,7 +292,7 @@ def _restarts(contents: bytes) -> tuple[int, ...]:
     count = int.from_bytes(contents[-4:], "little")
     start = len(contents) - 4 - 4 * count
     if start < 0:
-        raise WireError(f"it claims {count} restarts")
+        raise WireError(f"it claims {count} restart points")
     return struct.unpack_from(f"<{count}I", contents, start)
 
 
@@ -315,7 +315,7 @@ def _entries_from(contents: bytes, position: int, end: int) -> Iterator[tuple[by
         key = key[:shared] + contents[position:key_end]
         left -= len(key)
         if left < 0:
-            raise WireError("its keys are longer than they can be")
+            raise WireError("its keys exceed the length limit")
         yield key, contents[key_end:value_end]
         position = value_end
 
