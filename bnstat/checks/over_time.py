@@ -16,10 +16,10 @@ _INTERVALS: Final = 3
 
 
 def _last_change(history: History, layer: str, *roles: str) -> int | None:
-    """Return the index of the last checkpoint where one of the roles changed or appeared.
+    """Return the index of the last checkpoint in which one of the roles changed or appeared.
 
-    None if the newest checkpoint has none of them. A change is NaN both if a layer appears, and
-    if a checkpoint lacks it. In the second case, nothing changed.
+    Return None if the newest checkpoint has none of the roles. A change is NaN if a layer appears,
+    and also if a checkpoint lacks the layer; the second case is not a change.
     """
     changed = None
     for role in roles:
@@ -124,7 +124,7 @@ FROZEN: Final = Rule(
 
 
 def _statistics(history: History) -> Iterator[Track]:
-    """Yield the tracks of moving statistics, if there are enough checkpoints to judge them."""
+    """Yield the tracks of moving statistics, if there are enough checkpoints for a judgement."""
     if len(history.checkpoints) > _INTERVALS:
         for (_, role), track in history.tracks.items():
             if role.startswith("moving"):
