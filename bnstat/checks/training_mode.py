@@ -86,8 +86,8 @@ class Gradient(NamedTuple):
     """The gradient of a bias, compared with the expected gradient in inference mode.
 
     Attributes:
-        ratio: norm of the bias's gradient / norm of the expected gradient. distance: norm of the
-            difference / norm of the expected gradient.
+        ratio: norm of the bias's gradient / norm of the expected gradient.
+        distance: norm of the difference / norm of the expected gradient.
     """
 
     ratio: float
@@ -101,8 +101,8 @@ class Pair(NamedTuple):
         bias, beta: one number per channel; a bias with a number for each position is summed over
             positions.
         is_proven: see `PrecedingBias`.
-        gradient: the gradient of the bias according to the optimizer; None if unknown. is_sum: True
-            if `bias` is summed over positions.
+        gradient: the gradient of the bias according to the optimizer; None if unknown.
+        is_sum: True if `bias` is summed over positions.
     """
 
     bias: NDArray[np.float64]
@@ -120,17 +120,18 @@ class Evidence:
         trained_with: the statistics that normalized during training.
         reason: the reason in one sentence, with the numbers.
         layers: the number of layers whose beta was compared with the bias before the layer.
-            channels: the number of channels in these layers.
-        ratio: size of the bias / size of beta, both without the mean: the root
-            mean square over the layers. None if there is nothing to compare.
+        channels: the number of channels in these layers.
+        ratio: size of the bias / size of beta, both without the mean: the root mean square over the
+            layers. None if there is nothing to compare.
         correlation: the correlation of bias and beta over the channels: the mean over the layers,
             weighted by their numbers of channels. None if there is nothing to compare.
         gradient_ratio: the largest `Gradient.ratio` of all layers. None if the file does not store
             gradients.
-        graph_layers: the number of layers in graphs. updates: the number of ops in graphs that
-            update moving statistics. updates_run: the number of update ops that run in a training
-            step; None if no graph trains. layers_read: the number of layers in graphs whose
-            statistics are read by ops other than updates.
+        graph_layers: the number of layers in graphs.
+        updates: the number of ops in graphs that update moving statistics.
+        updates_run: the number of update ops that run in a training step; None if no graph trains.
+        layers_read: the number of layers in graphs whose statistics are read by ops other than
+            updates.
     """
 
     trained_with: TrainedWith
@@ -342,8 +343,9 @@ def judge(pairs: Sequence[Pair], by_weights: bool = True) -> Evidence:
     """Return how a model was trained according to pairs of bias and beta.
 
     Args:
-        pairs: one pair per layer. by_weights: True if the layers have the initial statistics, so
-            that the weights count as well as the gradients.
+        pairs: one pair per layer.
+        by_weights: True if the layers have the initial statistics, so that the weights count as
+            well as the gradients.
     """
     vectors = [pair for pair in pairs if not pair.is_sum]
     comparison = _Comparison(vectors)

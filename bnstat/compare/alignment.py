@@ -50,7 +50,8 @@ class Alignment:
 
     Attributes:
         pairs: in the order of the new model.
-        removed: layers only in the old model. added: layers only in the new model.
+        removed: layers only in the old model.
+        added: layers only in the new model.
         ties: names of layers in the new model that were paired by position, and have the same
             values as another layer.
     """

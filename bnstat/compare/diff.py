@@ -48,11 +48,11 @@ class RoleChange:
     Attributes:
         role: `gamma`, `beta`, `moving_mean` or `moving_variance`.
         presence: the models that have the role.
-        shapes, dtypes: in the old and in the new model; None if the role is missing. channels: the
-            number of channels that could be compared.
+        shapes, dtypes: in the old and in the new model; None if the role is missing.
+        channels: the number of channels that could be compared.
         moved: the number of channels that differ by more than the tolerance.
-        largest: the largest |new - old| (0 if nothing moved); None if nothing could be compared.
-            A change to or from NaN or infinity is infinite.
+        largest: the largest |new - old| (0 if nothing moved); None if nothing could be compared. A
+            change to or from NaN or infinity is infinite.
         relative: the largest |new - old| / |old| over the channels that were not 0; None if all
             were 0.
     """
@@ -91,12 +91,12 @@ class LayerChange:
     """A layer of both models.
 
     Attributes:
-        old, new: the layer's name in the old and the new model. match: the criterion for pairing:
-            by `name`, `suffix` (one name is a suffix of the other), `position`, `values` or
-            `effect`.
-        roles: the changes of the roles in either layer. settings: changes of epsilon and momentum,
-            if stored in both files. remark: the key in `REMARKS`, derived from the roles that
-            changed.
+        old, new: the layer's name in the old and the new model.
+        match: the criterion for pairing: by `name`, `suffix` (one name is a suffix of the other),
+            `position`, `values` or `effect`.
+        roles: the changes of the roles in either layer.
+        settings: changes of epsilon and momentum, if stored in both files.
+        remark: the key in `REMARKS`, derived from the roles that changed.
         verdict: `same` values and settings, `same-effect` (scale and shift agree within the
             tolerance, though the values do not), or `different`.
         causes: why the layers differ, as far as arithmetic shows the cause.
@@ -131,9 +131,10 @@ class Difference(Displayed):
         layers: the layers of both models, in the order of the new model.
         removed, added: the names of the layers of only the old or only the new model.
         folded: layers of one model that are proven to be folded into the other model's weights.
-            misfolded: removed and added layers that were folded with a wrong scale or shift, and
-            the causes. ties: names of layers of the new model that only the position distinguishes
-            from another layer.
+        misfolded: removed and added layers that were folded with a wrong scale or shift, and the
+            causes.
+        ties: names of layers of the new model that only the position distinguishes from another
+            layer.
     """
 
     old: Source
@@ -334,8 +335,8 @@ def _judge(
     Args:
         old: the layer in the old model.
         new: the layer in the new model.
-        settings: the settings that differ. are_equal: True if all values are equal within `rtol`
-            and `atol`.
+        settings: the settings that differ.
+        are_equal: True if all values are equal within `rtol` and `atol`.
         effects: the effects of layers.
     """
     if are_equal and not settings:

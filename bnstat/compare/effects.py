@@ -37,7 +37,7 @@ class Effects:
 
     Args:
         tolerance: the largest relative difference of scales and shifts that counts as equal.
-            epsilon: the epsilon of layers whose file does not store one; None leaves their effects
+        epsilon: the epsilon of layers whose file does not store one; None leaves their effects
             unknown.
 
     Raises:

@@ -76,13 +76,13 @@ class Folded:
         layer: the layer's name.
         side: the model that has the layer.
         weights: key of the adjacent weights in the layer's model; None if the layer became a
-            multiplication and an addition. into: key of the weights, or of the scale, in the other
-            model.
+            multiplication and an addition.
+        into: key of the weights, or of the scale, in the other model.
         bias: key of the bias, or of the shift, in the other model; None if the shift is 0.
         rounding: the rounding of the stored numbers that limits the proof; None for float32 and
             wider.
         tie: True if other weights match the layer as well, or the weights also match another layer.
-            causes: why the scale or the shift in the other model differs from the layer's.
+        causes: why the scale or the shift in the other model differs from the layer's.
     """
 
     layer: str
@@ -167,8 +167,9 @@ class _View(NamedTuple):
     Attributes:
         weights: the weights.
         shape: without axes of size 1. The last two axes of a depthwise kernel may be merged.
-        axis: the channel axis in `shape`. norms: the Euclidean norm of each channel, which is
-            independent of the order of the other axes.
+        axis: the channel axis in `shape`.
+        norms: the Euclidean norm of each channel, which is independent of the order of the other
+            axes.
         doubts: the largest change of each norm by rounding.
     """
 
@@ -193,7 +194,8 @@ class _Search:
     Args:
         mine: the tensors of the layers' model.
         theirs: the tensors of the other model.
-        side: the model that has the layers, `old` or `new`. effects: the effects of layers.
+        side: the model that has the layers, `old` or `new`.
+        effects: the effects of layers.
     """
 
     def __init__(self, mine: _Tensors, theirs: _Tensors, side: Side, effects: Effects) -> None:

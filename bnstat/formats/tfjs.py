@@ -49,9 +49,11 @@ class _Weight:
     """A weight.
 
     Attributes:
-        name: the name. dtype: the dtype of the values. shape: the shape.
-        quantization: None if the values are not quantized. places: the ranges of the bytes, in one
-            or more shards.
+        name: the name.
+        dtype: the dtype of the values.
+        shape: the shape.
+        quantization: None if the values are not quantized.
+        places: the ranges of the bytes, in one or more shards.
     """
 
     name: str

@@ -149,8 +149,8 @@ class Table:
     Attributes:
         within: the file.
         at: the table's offset.
-        size: the size in bytes. fields: the offsets of the fields in the table; 0 for an omitted
-            field.
+        size: the size in bytes.
+        fields: the offsets of the fields in the table; 0 for an omitted field.
     """
 
     within: Flatbuffer

@@ -527,7 +527,8 @@ class _Attribute:
     """An attribute message.
 
     Attributes:
-        name: the name. kind: the class of the element type; -1 if the type is stored elsewhere.
+        name: the name.
+        kind: the class of the element type; -1 if the type is stored elsewhere.
         size: the bytes of an element.
         count: the number of elements.
         values: the elements.

@@ -313,7 +313,7 @@ def read_array(file: File, tensor: Tensor) -> NDArray[np.generic]:
 
     Raises:
         DamagedError: the number of bytes does not fit the shape, or the position is invalid.
-            NotFoundError: the external file is missing.
+        NotFoundError: the external file is missing.
         UnsupportedError: the elements are not numbers, or take less than a byte.
     """
     where = f"{file.path}: {tensor.name}"

@@ -140,8 +140,8 @@ def parse_text(name: str, data: bytes, where: str, what: str = "") -> Any:
     """Parse a message in protobuf's text form; for the arguments see `parse`.
 
     Raises:
-        DamagedError: the data is not such a message. UnsupportedError: the data is too long,
-            because parsing text is a hundred times slower.
+        DamagedError: the data is not such a message.
+        UnsupportedError: the data is too long, because parsing text is a hundred times slower.
     """
     from google.protobuf import text_format
 

@@ -162,8 +162,10 @@ class Field(NamedTuple):
     """The position of a field in a message.
 
     Attributes:
-        number: the field number. kind: the wire type. begin: the start of the field. start, end:
-            the range of the value; for type 2, without the length.
+        number: the field number.
+        kind: the wire type.
+        begin: the start of the field.
+        start, end: the range of the value; for type 2, without the length.
     """
 
     number: int

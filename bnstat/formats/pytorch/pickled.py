@@ -54,9 +54,10 @@ class Opaque:
     """An object that was not built.
 
     Attributes:
-        kind: the function or class that would have built the object. arguments: the arguments.
-        state: the value from which the attributes would have been set. items: the dict items that
-            would have been added.
+        kind: the function or class that would have built the object.
+        arguments: the arguments.
+        state: the value from which the attributes would have been set.
+        items: the dict items that would have been added.
     """
 
     __slots__ = ("arguments", "items", "kind", "state")
@@ -80,8 +81,8 @@ def unpickle(data: bytes, start: int, call: Call, persistent: Persistent) -> tup
 
     Raises:
         BudgetError: the pickle takes too much work.
-        CutError: the data ends within the pickle. PickleError: the data is not a pickle, or
-            contains unsupported objects.
+        CutError: the data ends within the pickle.
+        PickleError: the data is not a pickle, or contains unsupported objects.
     """
     machine = _Machine(data, start, call, persistent)
     try:

@@ -224,8 +224,9 @@ class Bundle:
     If `data` is false, no tensors will be read and the data files need not exist.
 
     Raises:
-        NotFoundError: the index is missing. DamagedError: the index is damaged. UnsupportedError:
-            the index needs a newer reader.
+        NotFoundError: the index is missing.
+        DamagedError: the index is damaged.
+        UnsupportedError: the index needs a newer reader.
         BnstatError: the bundle was written on a big-endian machine.
     """
 
@@ -296,8 +297,9 @@ class Bundle:
         """Return a numeric tensor, bit for bit as it was saved.
 
         Raises:
-            NotFoundError: the data file is missing. DamagedError: bytes are missing, or the
-                checksum does not match. UnsupportedError: the elements are not numbers.
+            NotFoundError: the data file is missing.
+            DamagedError: bytes are missing, or the checksum does not match.
+            UnsupportedError: the elements are not numbers.
         """
         entry = entry or self.entry(key)
         where = f"{self.path}, {key}"

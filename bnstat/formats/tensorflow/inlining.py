@@ -129,8 +129,8 @@ class _Frame:
 
     Attributes:
         prefix: prepended to the names of the body's nodes.
-        arguments: name of an argument -> tensor that the caller passes. results: name of a calling
-            node in the body -> tensors that the call returns.
+        arguments: name of an argument -> tensor that the caller passes.
+        results: name of a calling node in the body -> tensors that the call returns.
     """
 
     __slots__ = ("arguments", "function", "prefix", "results")
