@@ -140,7 +140,7 @@ class VariableNames:
         return names
 
     def ending_with(self, endings: tuple[str, ...]) -> Iterator[str]:
-        """Yield names with one of these endings, and names that equal an ending's last component."""
+        """Yield names with one of these endings; the separator is optional if nothing precedes."""
         complete = {ending[1:] for ending in endings}
         for name in self.keys:
             if name.endswith(endings) or name in complete:

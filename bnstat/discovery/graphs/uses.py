@@ -193,7 +193,7 @@ class _GraphUses:
         return [op.name for op in self._of_types(_ASSIGNS) if self._is_training_step(op, keys)]
 
     def _is_training_step(self, op: Op, keys: Set[str]) -> bool:
-        """Return True if an op assigns to a variable in `keys` a value computed from the old one."""
+        """Return True if an op computes a new value of a variable in `keys` from the old value."""
         inputs = self._tensors.inputs(op.name)
         key = self._tensors.variable(inputs[0]) if len(inputs) == 2 else None
         if key is None or key not in keys:
