@@ -31,7 +31,7 @@ class UnknownFormatError(BnstatError):
 
 
 class DamagedError(BnstatError):
-    """The file is truncated, fails a checksum or contradicts itself."""
+    """The file is truncated, inconsistent, or fails a checksum."""
 
 
 class UnsupportedError(BnstatError):

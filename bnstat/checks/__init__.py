@@ -1,7 +1,7 @@
 """Checks of the batch norm in a model: the rules, and the function that applies them.
 
-A rule is a function and a `Rule` in one of these modules, and a row in `MODEL_RULES` or
-`HISTORY_RULES` below.
+A rule consists of a function and a `Rule` in a module of this package, and a row in `MODEL_RULES`
+or `HISTORY_RULES` below.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ RULES: Final[tuple[Rule[Any], ...]] = (*MODEL_RULES, *HISTORY_RULES)
 
 
 class Findings(Displayed, list[Finding]):
-    """Findings: the most serious first, then by rule, then in the order of the layers.
+    """A check's findings, sorted by severity (most serious first), rule and layer.
 
     Args:
         findings: the findings.
@@ -65,7 +65,7 @@ class Findings(Displayed, list[Finding]):
         self.rules = rules
 
     def where(self, keep: Callable[[Finding], bool]) -> Findings:
-        """Return the findings of the same check for which `keep` returns True."""
+        """Return a copy with only the findings for which `keep` returns True."""
         return Findings(filter(keep, self), self.layers, self.rules)
 
 
@@ -83,13 +83,13 @@ def check(
 
     Args:
         subject: the model, or the history.
-        select: names of rules or beginnings of codes (`BN001`, `BN1`). If given, only these rules
+        select: names of rules or prefixes of codes (`BN001`, `BN1`). If not empty, only these rules
             are applied.
-        ignore: names or beginnings of codes of rules that are not applied.
+        ignore: names or prefixes of codes of rules that are not applied.
         thresholds: the thresholds of the rules.
 
     Returns:
-        The findings: the most serious first, then by rule, then in the order of the layers.
+        The findings, sorted by severity (most serious first), rule and layer.
 
     Raises:
         BnstatError: `select` or `ignore` names no rule, or an array cannot be read.
@@ -104,10 +104,10 @@ def check(
 
 
 def find_rules(prefixes: Sequence[str]) -> list[Rule[Any]]:
-    """Return the rules that have one of these names, or whose code starts with one of them.
+    """Return the rules whose name equals a prefix, or whose code starts with a prefix.
 
     Raises:
-        BnstatError: one of them matches no rule.
+        BnstatError: a prefix matches no rule.
     """
     codes: set[str] = set()
     for prefix in prefixes:

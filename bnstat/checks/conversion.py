@@ -1,9 +1,9 @@
 """Layers that a converter rewrote: their statistics are now part of gamma and beta.
 
-A converter that rewrites a layer as its scale and shift leaves moving mean 0, moving variance 1
-and an epsilon too small to change anything. A layer that was never updated has the same
-statistics, but the epsilon of its network, which is never that small. A moving mean of -0.0 was
-computed as well: every library initializes it with 0.0.
+A converter that rewrites a layer as scale and shift leaves moving mean 0, moving variance 1 and an
+epsilon too small to change the result. A layer that was never updated has the same statistics, but
+a usual epsilon, which is never that small. A moving mean of -0.0 also shows a conversion: every
+library initializes the mean with 0.0.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def has_initial_weights(layer: BatchNorm) -> bool | None:
 
 
 def rewritten(model: Model) -> Literal["surely", "perhaps", "no"]:
-    """Return how sure it is that a converter moved all statistics of a model into gamma and beta.
+    """Return how certainly a converter moved all statistics of a model into gamma and beta.
 
-    The result is "no" if a layer has statistics of its own, if gamma and beta are initial, or if
-    the writer is known to keep statistics. It is "surely" if every epsilon vanishes beside the
-    variance 1 in float32, or if a moving mean is -0.0.
+    The result is "no" if a layer has other statistics than 0 and 1, if gamma and beta are initial,
+    or if the writer is known to keep statistics. It is "surely" if 1 + epsilon is 1 in float32 for
+    every layer, or if a moving mean is -0.0.
     """
     source = model.source
     if not source.is_converted:
@@ -54,7 +54,7 @@ def rewritten(model: Model) -> Literal["surely", "perhaps", "no"]:
 
 
 def has_negative_zero(layer: BatchNorm) -> bool:
-    """Return True if the moving mean of a channel is -0.0, which no library initializes it with."""
+    """Return True if the moving mean of a channel is -0.0, which is not an initial value."""
     mean = numbers_of(layer, "moving_mean")
     return mean is not None and bool((np.signbit(mean) & (mean == 0)).any())
 

@@ -23,7 +23,7 @@ _INTERVALS: Final = 3
 
 
 def _last_change(history: History, layer: str, *roles: str) -> int | None:
-    """Return the index of the last checkpoint where one of the roles changed or appeared.
+    """Return the index of the last checkpoint in which one of the roles changed or appeared.
 
     None if the newest checkpoint has no finite channel of any of them: such a checkpoint does not
     show whether anything changed. A change is NaN both if a layer appears, and if a checkpoint
@@ -132,7 +132,7 @@ FROZEN: Final = Rule(
 
 
 def _statistics(history: History) -> Iterator[Track]:
-    """Yield the tracks of moving statistics, if there are enough checkpoints to judge them."""
+    """Yield the tracks of moving statistics, if there are enough checkpoints for a judgement."""
     if len(history.checkpoints) > _INTERVALS:
         for (_, role), track in history.tracks.items():
             if role.startswith("moving"):

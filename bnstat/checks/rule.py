@@ -1,7 +1,7 @@
 """The parts of every rule: `Rule`, `Finding`, `Thresholds`, and access to a layer's numbers.
 
-A `Rule` holds the function that finds something and the whole documentation of the rule. `check
---rules`, `check --explain`, docs/rules.md, SARIF and the HTML report are derived from it.
+A `Rule` holds the function that yields findings, and the documentation, from which `check --rules`,
+`check --explain`, docs/rules.md, SARIF and the HTML report are derived.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bnstat.model import BatchNorm, as_float64
 
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "info")
-"""The most serious first."""
+"""The severities, most serious first."""
 
 LARGEST_DEFAULT_EPSILON: Final = 1e-3
 """The default of Keras, tf.layers and slim; Sonnet 2, Flax and PyTorch have smaller ones."""
@@ -39,8 +39,8 @@ class Finding:
         name: the rule's name, such as `never-updated`.
         severity: `error`, `warning` or `info`.
         layer: the layer's name; None if the finding is about the whole model.
-        channels: the affected channels, as indices into the layer's flattened variables; empty
-            if the finding is about the whole layer.
+        channels: the affected channels, as indices into the layer's flattened variables; empty if
+            the finding is about the whole layer.
         message: one sentence with the numbers that matter, without the layer's name.
         numbers: the numbers by name, for programs.
     """
@@ -62,7 +62,7 @@ def counts(findings: Iterable[Finding]) -> dict[Severity, int]:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """The thresholds of the rules. The documentation of each rule names the source of its default.
+    """The thresholds of the rules. Each rule's documentation gives the source of the default.
 
     Attributes:
         initial: the largest share of the initial 0 and 1 in statistics that have warmed up.
@@ -88,10 +88,10 @@ class Thresholds:
 
     @classmethod
     def of(cls, settings: Mapping[str, float]) -> Thresholds:
-        """Return the defaults with some of them replaced.
+        """Return the defaults, replaced by the values in `settings`.
 
         Raises:
-            BnstatError: there is no threshold of that name, or a value is not above 0.
+            BnstatError: a name is not a threshold, or a value is not above 0.
         """
         names = [threshold.name for threshold in fields(cls)]
         for name, value in settings.items():
@@ -109,14 +109,14 @@ class Rule(Generic[Subject]):
     Attributes:
         code: the code, such as `BN001`; never reused for another rule.
         name: the name, such as `never-updated`.
-        title: what it finds, in at most 43 characters.
-        severity: the severity of its most serious finding.
-        what: what it finds, and when a finding is less serious than `severity`.
-        why: what it does to the network.
-        example: numbers that it finds.
-        fixes: library -> what to do about it.
-        confidence: how certain a finding is, and what looks like one although nothing is wrong.
-        threshold: the threshold, the name of its option and the source of its default.
+        title: the problem, in at most 43 characters.
+        severity: the severity of the rule's most serious finding.
+        what: the problem, and the cases that are less serious than `severity`.
+        why: the effect of the problem on the network.
+        example: numbers of a typical finding.
+        fixes: library -> the remedy.
+        confidence: how certain a finding is, and the known false positives.
+        threshold: the threshold, the option's name and the source of the default.
         find: yields the findings in a subject, which is a model or a history.
     """
 
@@ -133,7 +133,7 @@ class Rule(Generic[Subject]):
     find: Callable[[Rule[Subject], Subject, Thresholds], Iterator[Finding]]
 
     def sections(self) -> dict[str, str]:
-        """Return the titles and texts of the documentation, in their order of display."""
+        """Return title -> text of the documentation's sections, in display order."""
         return {
             "What it finds": self.what,
             "Why it matters": self.why,
@@ -174,14 +174,14 @@ def statistics_of(layer: BatchNorm) -> tuple[NDArray[np.float64], NDArray[np.flo
 
 
 def epsilon_of(layer: BatchNorm, default: float = LARGEST_DEFAULT_EPSILON) -> float:
-    """Return the epsilon of a layer, or a default if the file does not store it."""
+    """Return the epsilon of a layer, or `default` if the file does not store epsilon."""
     return default if layer.epsilon is None else layer.epsilon
 
 
 def scale_of(layer: BatchNorm) -> NDArray[np.float64] | None:
     """Return gamma / sqrt(variance + epsilon), the factor of each channel in inference.
 
-    None if the variance is missing, or gamma has another shape.
+    Return None if the variance is missing, or the shape of gamma differs.
     """
     variance, gamma = numbers_of(layer, "moving_variance"), numbers_of(layer, "gamma")
     if variance is None or (gamma is not None and gamma.shape != variance.shape):

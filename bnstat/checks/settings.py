@@ -4,15 +4,15 @@
     ignore = ["near-zero-gamma"]        # do not apply these
     fail-on = "error"                   # the least serious severity that fails a check
 
-    [thresholds]                        # by the names that `bnstat check --explain` prints
+    [thresholds]                        # names as printed by `bnstat check --explain`
     gamma = 0.01
 
     [per-path]                          # more rules to ignore, or other thresholds, by model
     "legacy/*" = ["BN001"]
     "*.weights.h5" = { ignore = ["BN006"], thresholds = { collapsed = 1e-6 } }
 
-The nearest file is used alone, from the model's folder upwards. Of two in one folder, `bnstat.toml`
-is used. A `pyproject.toml` without `[tool.bnstat]` is skipped.
+Only the nearest file is used, searched from the model's folder upwards. If a folder contains both
+files, `bnstat.toml` is used. A `pyproject.toml` without `[tool.bnstat]` is skipped.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _SHARED: Final = "pyproject.toml"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The rules that a check applies, and how it applies them.
+    """The rules that a check applies, the thresholds, and the severity that fails.
 
     Attributes:
-        select: names of rules or beginnings of codes; empty to apply all rules.
-        ignore: names or beginnings of codes of rules that are not applied.
-        thresholds: values by the names of `Thresholds`.
+        select: names of rules or prefixes of codes; empty to apply all rules.
+        ignore: names or prefixes of codes of rules that are not applied.
+        thresholds: name in `Thresholds` -> value.
         fail_on: the least serious severity that fails a check; None if it is not set.
     """
 
@@ -52,10 +52,10 @@ class Settings:
     fail_on: Severity | None = None
 
     def over(self, other: Settings) -> Settings:
-        """Return these settings, and the other's where these are not set.
+        """Merge two settings; the values in `self` take precedence over `other`.
 
-        Ignored rules add up, but a selection also replaces the other's `ignore`: a rule that is
-        selected explicitly is applied.
+        The lists of ignored rules are joined, except if `self` selects rules: then `other.ignore`
+        is dropped, because an explicitly selected rule is applied.
         """
         return Settings(
             select=self.select or other.select,
@@ -80,9 +80,9 @@ class Config:
     """A configuration file.
 
     Attributes:
-        folder: its folder; the globs are relative to it.
+        folder: the file's folder, to which the globs are relative.
         settings: the settings for all models.
-        per_path: glob -> settings for the models that it matches.
+        per_path: glob -> settings for matching models.
     """
 
     folder: PurePath
@@ -98,7 +98,7 @@ class Config:
         return settings
 
     def _matches(self, glob: str, path: str) -> bool:
-        """Return True if a glob matches the path or one of its folders; `*` also matches `/`."""
+        """Return True if a glob matches the path or a parent folder; `*` also matches `/`."""
         relative = PurePath(os.path.relpath(path, self.folder))
         candidates = [ancestor.as_posix() for ancestor in (relative, *relative.parents)]
         if "/" not in glob:
@@ -109,12 +109,12 @@ class Config:
 def resolve(
     paths: Iterable[str], given: Settings, config_file: str | None = None, isolated: bool = False
 ) -> dict[str, Settings]:
-    """Return the settings for each of some models.
+    """Return path -> settings for each model.
 
     Args:
         paths: the models.
         given: the user's settings, which take precedence.
-        config_file: the project's configuration file; None for the nearest to each model.
+        config_file: the project's configuration file; None to find the nearest file for each model.
         isolated: True to use no configuration file.
 
     Raises:
@@ -129,7 +129,7 @@ def resolve(
 
 
 def find(path: str) -> Settings:
-    """Return the settings that the nearest configuration file has for the model at a path.
+    """Return the settings in the nearest configuration file for the model at a path.
 
     Raises:
         BnstatError: as `nearest`.
@@ -139,10 +139,10 @@ def find(path: str) -> Settings:
 
 
 def nearest(path: str) -> Config | None:
-    """Return the configuration file in a folder, or the nearest above it.
+    """Return the configuration file in a folder, or in its nearest parent folder that has one.
 
     Raises:
-        BnstatError: the file cannot be read, or one of its settings is not valid.
+        BnstatError: the file cannot be read, or a setting is invalid.
     """
     start = Path(os.path.abspath(path))
     for folder in (start, *start.parents):
@@ -154,10 +154,10 @@ def nearest(path: str) -> Config | None:
 
 
 def read(file: str) -> Config:
-    """Read a `pyproject.toml`, or a file of any other name in the form of `bnstat.toml`.
+    """Read a `pyproject.toml`; a file with any other name is read like a `bnstat.toml`.
 
     Raises:
-        BnstatError: it cannot be read, has no `[tool.bnstat]`, or a setting is not valid.
+        BnstatError: the file cannot be read, has no `[tool.bnstat]`, or a setting is invalid.
     """
     config = _read(Path(file))
     if config is None:
@@ -203,7 +203,7 @@ def _parse(data: bytes) -> dict[str, Any]:
 
 
 class _Table:
-    """A table of a configuration file; its errors contain the file and the key.
+    """A table of a configuration file; error messages name the file and the key.
 
     Attributes:
         file: the file.

@@ -80,7 +80,7 @@ def _find_unequal_shapes(rule: Rule[Model], model: Model, _: Thresholds) -> Iter
 
 
 def _collision(layer: BatchNorm, model: Model) -> str:
-    """Return a note if the variables have the shapes of two other layers of the model."""
+    """Return a note, or an empty string, on two other layers with the layer's two shapes."""
     shapes = {squeezed(variable.shape) for variable in layer.variables.values()}
     others = {squeezed(other.shape) for other in model.layers if other is not layer}
     if len(shapes) != 2 or not shapes <= others:
@@ -129,10 +129,10 @@ def _find_copied(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Fin
 
 
 def _must_differ(layer: BatchNorm, original: BatchNorm, model: Model) -> bool:
-    """Return True if two layers of a correct model do not have the same statistics.
+    """Return True if equal statistics of two layers show that the model is wrong.
 
-    A graph with both layers decides: layers with the same input have the same statistics. Without
-    a graph, only a converter is suspected of having copied them.
+    If a graph contains both layers, only layers with the same input may have equal statistics.
+    Without a graph, only converted models are judged wrong.
     """
     shared = {graph for graph, _ in layer.inputs} & {graph for graph, _ in original.inputs}
     if shared:

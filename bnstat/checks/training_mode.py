@@ -1,22 +1,22 @@
-"""How a network with initial moving statistics was trained, by its weights and graphs.
+"""Find out from weights and graphs how a network with initial statistics was trained.
 
 A moving mean of 0 and a moving variance of 1 after training have two possible causes. Either the
 layers normalized with the statistics of each batch and the updates of the moving statistics never
 ran, or the layers ran in inference mode during training as well. If a convolution or a dense layer
 adds a bias right before the normalization, the weights show the difference:
 
-- Batch statistics: the mean is subtracted, and the bias with it (Ioffe and Szegedy 2015, section
+- Batch statistics: subtracting the mean also removes the bias (Ioffe and Szegedy 2015, section
   3.2). The gradient of the bias is 0 except for rounding, so the bias keeps its initial value.
 - Stored statistics of 0 and 1: the bias is added to the same sum as beta, apart from the factor
-  gamma. Both get the same gradient, so the bias follows beta.
+  gamma. Bias and beta get the same gradient, so the bias follows beta.
 
-If the file stores the optimizer's averages of both gradients, these are compared as well, and take
-precedence: they show the last steps, whatever the initial values were. The weights show the part
-of the training that produced most of beta. If a network changed its mode shortly before the end,
-they show the mode before.
+If the file stores the optimizer's averages of both gradients, these are also compared, and take
+precedence, because they show the last steps regardless of the initial values. The weights show the
+mode of the period in which most of beta was learned. A change of mode shortly before the end of
+training does not show.
 
-The bias of a dense layer whose output is reshaped has a number for each position. Its sum over
-the positions is compared in the same way.
+The bias of a dense layer whose output is reshaped has a number for each position. The sum of the
+bias over the positions is compared in the same way.
 
 A training graph beside the weights shows directly which statistics each normalization uses, and
 which updates of the moving statistics run in a training step. Neither kind of evidence outranks
@@ -44,48 +44,50 @@ from bnstat.model import BatchNorm, Model, PrecedingBias, StatisticsUse, Variabl
 TrainedWith = Literal["batch-statistics", "stored-statistics", "unknown"]
 
 _FEWEST: Final = 16
-"""Channels, minus one per layer for the mean, below which a correlation may be chance."""
+"""The minimum number of channels (minus one per layer, for the mean) for a correlation."""
 
 _FOLLOWS: Final = 0.95
-"""The smallest correlation with beta of a bias that follows it."""
+"""The smallest correlation between beta and a bias that follows beta."""
 
 _FOLLOWING_RATIO: Final = (0.1, 10.0)
-"""The range of sizes, as multiples of beta's, of a bias that follows beta."""
+"""The range of the ratio of the sizes of bias and beta, if the bias follows beta."""
 
 _ROUNDING_RATIO: Final = 1e-3
-"""The largest size, as a multiple of beta's, of a bias that is a sum of rounding errors."""
+"""The largest ratio of the sizes of bias and beta, if the bias is a sum of rounding errors."""
 
 _ROUNDING_CORRELATION: Final = 0.6
-"""The largest absolute correlation of such a bias. A tiny gamma makes a bias small, too."""
+"""The largest |correlation| of a bias that is a sum of rounding errors, because a tiny gamma also
+makes a bias small."""
 
 _INFLATED_RATIO: Final = 0.2
-"""The largest size of a bias that is a sum of rounding errors, each divided by its size by Adam.
+"""`_ROUNDING_RATIO` for optimizers that divide each gradient by its size, such as Adam.
 
-A bias that was trained in inference mode after a training on batch statistics can be as small.
+A bias that was trained in inference mode after training with batch statistics can be as small.
 """
 
 _CHANCE: Final = 2.5
-"""The largest correlation of such a bias, in standard deviations of a random correlation."""
+"""The largest correlation of a bias below `_INFLATED_RATIO`, in standard deviations of a random
+correlation."""
 
 _SAME_GRADIENT: Final = 0.3
-"""The largest distance of a gradient from the one in inference mode, as a multiple of its size."""
+"""The largest `Gradient.distance` of a bias that was trained in inference mode."""
 
 _NO_GRADIENT: Final = 3e-3
-"""The largest size of a gradient of rounding errors, as a multiple of that in inference mode."""
+"""The largest `Gradient.ratio` of a gradient that consists of rounding errors."""
 
 _SUM_FOLLOWS: Final = 0.65
-"""The smallest correlation with beta of a bias's sum over the positions, if it follows beta."""
+"""The smallest correlation between beta and the position sums of a bias that follows beta."""
 
 _FEWEST_OF_SUMS: Final = 64
-"""Channels below which this correlation may be chance."""
+"""The minimum number of channels for a correlation of position sums."""
 
 
 class Gradient(NamedTuple):
-    """The gradient of a bias, compared with the one that inference mode gives it.
+    """The gradient of a bias, compared with the expected gradient in inference mode.
 
     Attributes:
-        ratio: its size, as a multiple of the other's.
-        distance: the size of their difference, as a multiple of the other's.
+        ratio: norm of the bias's gradient / norm of the expected gradient.
+        distance: norm of the difference / norm of the expected gradient.
     """
 
     ratio: float
@@ -96,10 +98,11 @@ class Pair(NamedTuple):
     """A layer's beta, and the bias right before the layer.
 
     Attributes:
-        bias, beta: a number for each channel; a bias with a number for each position is summed.
+        bias, beta: one number per channel; a bias with a number for each position is summed over
+            positions.
         is_proven: see `PrecedingBias`.
-        gradient: the gradient of the bias by the optimizer's averages; None if they show nothing.
-        is_sum: True if the bias is such a sum.
+        gradient: the gradient of the bias according to the optimizer; None if unknown.
+        is_sum: True if `bias` is summed over positions.
     """
 
     bias: NDArray[np.float64]
@@ -111,23 +114,24 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """How a model was trained, by its weights and graphs.
+    """The evidence in weights and graphs of how a model was trained.
 
     Attributes:
         trained_with: the statistics that normalized during training.
-        reason: one sentence that gives the reason, with the numbers.
-        layers: the number of layers that were compared with the bias before them.
-        channels: the number of their channels.
-        ratio: the size of the bias as a multiple of beta's, both without their mean: the root
-            mean square over the layers. None if there is nothing to compare.
+        reason: the reason in one sentence, with the numbers.
+        layers: the number of layers whose beta was compared with the bias before the layer.
+        channels: the number of channels in these layers.
+        ratio: size of the bias / size of beta, both without the mean: the root mean square over the
+            layers. None if there is nothing to compare.
         correlation: the correlation of bias and beta over the channels: the mean over the layers,
             weighted by their numbers of channels. None if there is nothing to compare.
-        gradient_ratio: the size of the bias's gradient as a multiple of the one that inference
-            mode gives it: the largest of all layers. None if the file does not store gradients.
-        graph_layers: the number of layers in a graph.
-        updates: the number of ops in the graph that update the moving statistics of these layers.
-        updates_run: the number of these ops that run in a training step. None if no graph trains.
-        layers_read: the number of these layers whose statistics other ops than the updates read.
+        gradient_ratio: the largest `Gradient.ratio` of all layers. None if the file does not store
+            gradients.
+        graph_layers: the number of layers in graphs.
+        updates: the number of ops in graphs that update moving statistics.
+        updates_run: the number of update ops that run in a training step; None if no graph trains.
+        layers_read: the number of layers in graphs whose statistics are read by ops other than
+            updates.
     """
 
     trained_with: TrainedWith
@@ -144,7 +148,7 @@ class Evidence:
 
     @property
     def is_unused(self) -> bool:
-        """True if training used batch statistics, and no graph reads the stored ones."""
+        """True if training used batch statistics, and no graph reads the stored statistics."""
         return self.trained_with == "batch-statistics" and self.layers_read == 0
 
 
@@ -155,7 +159,7 @@ def trained_with(model: Model) -> Evidence:
     """Return how a model was trained, by its weights and graphs together.
 
     If layers have the initial moving statistics, only these layers count. The result is cached for
-    the lifetime of the model. Values that cannot be read show nothing.
+    the lifetime of the model. Values that cannot be read are ignored.
     """
     if model not in _cache:
         _cache[model] = _by_weights_and_graph(model)
@@ -198,10 +202,10 @@ def _by_weights_and_graph(model: Model) -> Evidence:
 
 
 def _by_graph(uses: Sequence[StatisticsUse]) -> tuple[TrainedWith, str]:
-    """Return how the layers were trained according to their graphs, and the reason.
+    """Return how the layers were trained according to the graphs, and the reason.
 
-    If each step has to specify which statistics to use, the graph shows the mode of training only
-    if no update runs: nobody trains with the stored statistics by specifying them in each step.
+    If an input of the graph selects the statistics in each step, the graph shows the training mode
+    only if no update runs: nobody selects the stored statistics in every training step.
     """
     modes = {use.mode for use in uses}
     updates = sum(use.updates for use in uses)
@@ -224,9 +228,8 @@ def training_evidence(model: Model) -> Evidence:
     """Return how a model was trained according to its weights.
 
     If layers have the initial moving statistics, only these layers count. Otherwise, only layers
-    count whose averages of gradients the file stores. Their weights show nothing, but their
-    gradients show whether the last steps used the stored statistics, as fine-tuning in inference
-    mode does.
+    with stored gradient averages count. The weights of these layers show nothing, but the gradients
+    show whether the last steps used the stored statistics, as in fine-tuning in inference mode.
 
     Raises:
         DamagedError, NotFoundError: as `Variable.read`.
@@ -273,12 +276,12 @@ def compare_gradients(
     are_squared: bool,
     scale: NDArray[np.float64] | None,
 ) -> Gradient | None:
-    """Compare the gradient of a bias with the one that inference mode gives it.
+    """Compare a bias's gradient with the gradient expected in inference mode, beta's times `scale`.
 
     Args:
         of_bias: the optimizer's average of the gradients of the bias.
         of_beta: the optimizer's average of the gradients of beta.
-        are_squared: True if these are averages of squared gradients.
+        are_squared: True if both are averages of squared gradients.
         scale: the factor of each channel in inference mode; None for 1.
     """
     with np.errstate(all="ignore"):
@@ -295,7 +298,7 @@ def compare_gradients(
 
 
 class _Comparison:
-    """The pairs with a trained bias and beta, and the numbers of `Evidence` about them."""
+    """The pairs whose bias and beta were both trained, with size ratio and correlation."""
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
         self.pairs = [pair for pair in pairs if _is_trained(pair.bias) and _is_trained(pair.beta)]
@@ -308,7 +311,7 @@ class _Comparison:
             self.correlation = float(np.average(correlations, weights=sizes))
 
     def evidence(self, trained_with: TrainedWith, subject: str = "") -> Evidence:
-        """Return the numbers as evidence; `subject` introduces them in the reason."""
+        """Return the numbers as evidence; `subject` prefixes the numbers in the reason."""
         gradients = [pair.gradient.ratio for pair in self.pairs if pair.gradient is not None]
         numbers = (
             f"{subject}size {self.ratio:.2g} of beta's, correlation {self.correlation:.2f}, over "
@@ -337,10 +340,10 @@ _MEANING: Final = {
 
 
 def judge(pairs: Sequence[Pair], by_weights: bool = True) -> Evidence:
-    """Return how a model was trained according to the pairs of its layers.
+    """Return how a model was trained according to pairs of bias and beta.
 
     Args:
-        pairs: the pairs.
+        pairs: one pair per layer.
         by_weights: True if the layers have the initial statistics, so that the weights count as
             well as the gradients.
     """
@@ -388,13 +391,13 @@ def _by_weights(comparison: _Comparison) -> TrainedWith:
 
 
 def _by_sums(comparison: _Comparison) -> TrainedWith:
-    """Judge biases with a number for each position, by their sums over the positions.
+    """Judge biases with a number for each position, summed over positions.
 
-    With the stored statistics, the gradient of beta is the sum of the gradients of such a bias
-    over the positions, apart from the factor gamma. With batch statistics, that sum is 0. An
-    optimizer that divides each gradient by its size weakens the correlation in the first case, and
-    makes it negative in the second. In 10 trainings of small generators with Adam, RMSprop and
-    SGD, the correlations were -0.62 to 1.00 in the first case, and -0.66 to 0.23 in the second.
+    With the stored statistics, the gradient of beta is the bias's gradient summed over positions,
+    apart from the factor gamma. With batch statistics, this sum is 0. An optimizer that divides
+    each gradient by its size weakens the correlation in the first case, and makes it negative in
+    the second. In 10 trainings of small generators with Adam, RMSprop and SGD, the correlations
+    were -0.62 to 1.00 in the first case, and -0.66 to 0.23 in the second.
     """
     if comparison.channels < _FEWEST_OF_SUMS or not comparison.is_proven:
         return "unknown"

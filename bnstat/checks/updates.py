@@ -49,9 +49,9 @@ class _Initial:
     Attributes:
         layers: the layers.
         cause: `untrained`, `converted` (perhaps), `batch` (training used the statistics of each
-            batch), `unused` (the same, and no graph reads the stored ones), `stored` (training
-            used the initial statistics) or `unknown`.
-        evidence: one sentence on how the model was trained; empty if the cause needs none.
+            batch), `unused` (like `batch`, and no graph reads the stored statistics), `stored`
+            (training used the initial statistics) or `unknown`.
+        evidence: one sentence on how the model was trained; may be empty.
     """
 
     layers: Sequence[BatchNorm]
@@ -308,24 +308,25 @@ _STEP_COUNT: Final = re.compile(
     r"|(.{1,200}/)?(iter|_?iterations)/\.ATTRIBUTES/VARIABLE_VALUE",  # checkpoints of TensorFlow 2
     re.DOTALL,
 )
-"""The keys under which files store how many steps the optimizer made."""
+"""The keys under which files store the optimizer's number of steps."""
 
 _LONGEST_KEY: Final = 300
 
 _TRUST_IN_COUNTS: Final = 3.0
 _TRUST_IN_NAMES: Final = 1.5
-"""A step is confirmed if the smallest variance is at most this multiple of the share of the
-initial 1: for a step that the optimizer counted, and for one in a checkpoint's name."""
+"""A step is confirmed if the smallest variance is at most this multiple of the remainder of the
+initial 1: `_COUNTS` if the optimizer counted the step, `_NAMES` if a checkpoint's name contains the
+step."""
 
 _Layers = list[tuple[BatchNorm, NDArray[np.float64]]]
-"""Layers with their variances."""
+"""Pairs of a layer and its moving variance."""
 
 
 def _steps(model: Model) -> tuple[int, float] | None:
-    """Return how many steps a model was trained for, and the trust in this number.
+    """Return the number of training steps, and the trust in this number; None if unknown.
 
-    The count of the optimizer is preferred to the number in a checkpoint's name, which may be an
-    epoch. The count starts again from 0 when a model is compiled again.
+    The optimizer's count is preferred to the number in a checkpoint's name, which may be an epoch.
+    The count restarts at 0 when a model is compiled again.
     """
     try:
         counts = {
@@ -345,10 +346,10 @@ def _steps(model: Model) -> tuple[int, float] | None:
 
 
 def _by_momentum(model: Model, thresholds: Thresholds) -> dict[float, _Layers]:
-    """Return the layers where a remainder of the initial 1 matters, by their momentum.
+    """Return momentum -> layers in which a remainder of the initial 1 matters.
 
-    The remainder is at most the smallest variance of all layers with the same momentum. Below
-    epsilon, it has no effect.
+    The remainder is at most the smallest variance of all layers with equal momentum. A remainder
+    below epsilon has no effect.
     """
     groups: dict[float, _Layers] = {}
     for layer in model.layers:

@@ -21,7 +21,7 @@ from bnstat.checks.rule import (
 from bnstat.model import ROLES, BatchNorm, Model
 
 _DECAYED: Final = 1e-6
-"""The largest |gamma| of a layer that weight decay has brought to 0."""
+"""The largest |gamma| of a layer whose gamma decayed to 0."""
 
 
 def _find_not_finite(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Finding]:
@@ -67,7 +67,7 @@ NOT_FINITE: Final = Rule(
 
 
 def _variances(model: Model) -> Iterator[tuple[BatchNorm, NDArray[np.float64]]]:
-    """Yield each layer that has moving variances, and these."""
+    """Yield each layer that has a moving variance, with the variance."""
     for layer in model.layers:
         variance = numbers_of(layer, "moving_variance")
         if variance is not None:
@@ -127,7 +127,7 @@ NEGATIVE_VARIANCE: Final = Rule(
 
 
 def is_collapsed(layer: BatchNorm, thresholds: Thresholds) -> bool:
-    """Return True if every channel of a layer is constant, by its moving variance."""
+    """Return True if, by the moving variance, every channel of a layer is constant."""
     variance = numbers_of(layer, "moving_variance")
     if variance is None or not variance.size:
         return False

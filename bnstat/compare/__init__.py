@@ -1,4 +1,4 @@
-"""Comparing models: two to their differences, and many to a history."""
+"""Comparison of models."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Pairing the layers of two models.
 
-Layers of one name are paired first. The others were written by another framework with another
-prefix, or renamed. Two of them are paired if one name ends in the other, whatever separates its
-parts; else by position, if all shapes agree there; else, or if equal values are elsewhere, by the
-values or by the scale and shift that these result in.
+Layers with equal names are paired first. The other layers were renamed, or written by another
+framework. Two such layers are paired if one name ends with the other, regardless of separators. The
+rest is paired by position if all shapes agree, unless layers at other positions have equal values.
+Otherwise, layers are paired by values, or by scale and shift.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from bnstat.model import ROLES, BatchNorm, Model, as_float64, printable, squeeze
 Match = Literal["name", "suffix", "position", "values", "effect"]
 
 _FARTHEST = 0.25
-"""Layers at a larger distance, of at most 1, are not paired by their values."""
+"""The largest distance (from 0 to 1) of layers that are paired by values."""
 
 _MOST_COMPARED = 4_000_000
 """Pairs of layers that are compared by value: 2,000 layers in each model."""
 
 _MOST_PARTS = 16
-"""The last parts of a name that are compared."""
+"""The number of trailing components of a name that are compared."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A layer of the old model, the same layer of the new one, and what they were paired by."""
+    """A layer of the old model, the corresponding layer of the new model, and the criterion."""
 
     old: BatchNorm
     new: BatchNorm
@@ -50,8 +50,8 @@ class Alignment:
 
     Attributes:
         pairs: in the order of the new model.
-        removed: layers of the old model alone.
-        added: layers of the new model alone.
+        removed: layers only in the old model.
+        added: layers only in the new model.
         ties: names of layers in the new model that were paired by position, and have the same
             values as another layer.
     """
@@ -87,11 +87,11 @@ def align(old: Model, new: Model, effects: Effects | None = None) -> Alignment:
 
 
 def _by_name(old: Model, new: Model) -> list[Pair]:
-    """Pair layers of one name, unless the shapes show that the names were reassigned.
+    """Pair layers with equal names, unless the shapes show that the names were reassigned.
 
-    Keras numbers the layers of a process: the same network built a second time has some of the
-    first one's names, on other layers. PyTorch numbers the layers of a sequence: if some are
-    removed, others have their names. Then layers are paired by position, or by equal values first.
+    Keras numbers the layers of a process: a second copy of a network reuses some names for other
+    layers. PyTorch numbers the layers of a sequence: if layers are removed, later layers get their
+    names. In these cases, layers are paired by equal values or position.
     """
     others = dict(new.items())
     pairs = [Pair(layer, others[layer.name], "name") for layer in old if layer.name in others]
@@ -117,11 +117,10 @@ def _unpaired(
 
 
 def _by_prefix(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
-    """Pair layers of one shape whose names differ by separators or by a prefix of all names.
+    """Pair layers of equal shape whose names differ by separators or by a common prefix.
 
-    PyTorch's wrappers put `module.` before every name, so that no name is the end of a single
-    other one: `module.bn1` and `module.layer1.0.bn1` both end in `bn1`. The prefix that the most
-    names share is tried first.
+    PyTorch's wrappers put `module.` before every name, so that suffixes are ambiguous: `module.bn1`
+    and `module.layer1.0.bn1` both end with `bn1`. The most common prefix is tried first.
     """
     candidates: dict[Hashable, list[Pair]] = defaultdict(list)
     old_by_parts, new_by_parts = _by_parts(olds), _by_parts(news)
@@ -154,18 +153,18 @@ def _by_prefix(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pai
 
 
 def _by_parts(layers: Sequence[BatchNorm]) -> dict[tuple[str, ...], BatchNorm]:
-    """Return the layers by the parts of their names, if these are unique."""
+    """Return components of a name -> layer, for layers with unique names."""
     counts = Counter(_parts(layer.name) for layer in layers)
     return {_parts(layer.name): layer for layer in layers if counts[_parts(layer.name)] == 1}
 
 
 def _parts(name: str) -> tuple[str, ...]:
-    """Split a name: TensorFlow and Flax separate parts by `/`, PyTorch and ONNX by `.`."""
+    """Split a name into components, separated by `/` (TensorFlow, Flax) or `.` (PyTorch, ONNX)."""
     return tuple(printable(name).replace("/", ".").split("."))
 
 
 def _by_suffix(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
-    """Pair layers of one shape if one name is the end of the other, and of no second one."""
+    """Pair layers of equal shape if one name is a suffix of only the other."""
     old_counts = Counter(suffix for layer in olds for suffix in _suffixes(layer.name))
     new_counts = Counter(suffix for layer in news for suffix in _suffixes(layer.name))
     by_suffix = {suffix: layer for layer in olds for suffix in _suffixes(layer.name)}
@@ -182,7 +181,7 @@ def _by_suffix(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pai
 
 
 def _suffixes(name: str) -> list[tuple[str, ...]]:
-    """Return `a/b/c`, `b/c`, `c`, as parts."""
+    """Return `a/b/c`, `b/c`, `c` as tuples of components."""
     parts = _parts(name)[-_MOST_PARTS:]
     return [parts[start:] for start in range(len(parts))]
 
@@ -194,7 +193,7 @@ def _shape(layer: BatchNorm) -> tuple[int, ...]:
 def _by_position_or_values(
     olds: Sequence[BatchNorm], news: Sequence[BatchNorm], effects: Effects | None
 ) -> list[Pair]:
-    """Pair layers by position, unless layers equal in values or effect have other positions."""
+    """Pair layers by position, unless layers at other positions have equal values or effects."""
     placed, equals = _by_position(olds, news), _by_equal_values(olds, news)
     if effects is not None:
         equals += _by_effect(*_unpaired(olds, news, equals), effects)
@@ -207,14 +206,14 @@ def _by_position_or_values(
 
 
 def _by_position(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
-    """Pair layers in their order, if there are as many and of the same shapes."""
+    """Pair layers in order, if both models have equally many layers with equal shapes."""
     if [_shape(layer) for layer in olds] != [_shape(layer) for layer in news]:
         return []
     return [Pair(old, new, "position") for old, new in zip(olds, news, strict=True)]
 
 
 def _by_equal_values(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
-    """Pair layers whose values are equal, and different from all other layers."""
+    """Pair layers with equal values, if no other layer has these values."""
     if not olds or not news:
         return []
     old_by_values, new_by_values = _without_twins(olds), _without_twins(news)
@@ -228,7 +227,7 @@ def _by_equal_values(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> li
 def _by_effect(
     olds: Sequence[BatchNorm], news: Sequence[BatchNorm], effects: Effects
 ) -> list[Pair]:
-    """Pair layers that share scale and shift with each other alone."""
+    """Pair layers with equal scale and shift, if no other layer has them."""
     pairs = [Pair(old, new, "effect") for old in olds for new in effects.agreeing(old, news)]
     old_counts = Counter(pair.old.name for pair in pairs)
     new_counts = Counter(pair.new.name for pair in pairs)
@@ -236,7 +235,7 @@ def _by_effect(
 
 
 def _without_twins(layers: Sequence[BatchNorm]) -> dict[Hashable, BatchNorm]:
-    """Return the layers by a hash of their values, if the values are unique."""
+    """Return hash of the values -> layer, for layers with unique values."""
     keys = [_fingerprint(layer) for layer in layers]
     counts = Counter(keys)
     return {key: layer for key, layer in zip(keys, layers, strict=True) if counts[key] == 1}
@@ -252,7 +251,7 @@ def _fingerprint(layer: BatchNorm) -> Hashable:
 
 
 def _by_near_values(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
-    """Pair layers of equal roles and shapes that are each other's nearest, and near."""
+    """Pair layers of equal roles and shapes that are mutual nearest neighbours, and near."""
     pairs = []
     new_groups = _by_shapes(news)
     for shapes, own_olds in _by_shapes(olds).items():

@@ -1,7 +1,8 @@
-"""Why two layers that should be equal differ, if arithmetic shows it.
+"""The causes of differences between two layers, as far as arithmetic shows them.
 
-A layer that a converter rewrote to mean 0 and variance 1 has only scale and shift. It is compared
-by the mean and variance that it would have with the gamma, beta and epsilon of the other layer.
+A layer that a converter rewrote to mean 0 and variance 1 has only scale and shift. From these, and
+from the other layer's gamma, beta and epsilon, the implied mean and variance are computed and
+compared.
 """
 
 from __future__ import annotations
@@ -32,16 +33,16 @@ Kind = Literal[
 ]
 
 _EXACT: Final = 2e-7
-"""The largest relative change by rounding to float32 again."""
+"""The largest relative change when a value is rounded to float32 again."""
 
 _IMPLIED: Final = 2e-5
-"""The same for a mean and variance that are computed from scale and shift."""
+"""The largest relative rounding error of an implied mean or variance."""
 
 _FEW: Final = 10
 """Up to one channel in 10 may differ; beyond that the whole layer counts as different."""
 
 _FEWEST_SAMPLES: Final = 8
-"""For fewer samples, N/(N-1) is a factor such as 2 or 4/3, which may have other reasons."""
+"""With fewer samples, N/(N-1) is a factor such as 2 or 4/3, which may have other causes."""
 
 _SHOWN: Final = 3
 
@@ -51,7 +52,7 @@ Values = Mapping[str, Floats]
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why two layers differ: the kind for programs, the text with numbers for people."""
+    """Why two layers differ: `kind` for programs, `text` with numbers for users."""
 
     kind: Kind
     text: str
@@ -75,7 +76,7 @@ def are_alike(old: BatchNorm, new: BatchNorm, effects: Effects) -> bool:
 
 
 def is_rewritten(layer: BatchNorm) -> bool:
-    """Return True if a layer has mean 0 and variance 1, so only scale and shift."""
+    """Return True if a layer has mean 0 and variance 1, and thus only scale and shift."""
     mean, variance = values_of(layer, "moving_mean"), values_of(layer, "moving_variance")
     return bool((mean == 0).all() and (variance == 1).all())
 
@@ -120,7 +121,7 @@ def value_causes(old: BatchNorm, new: BatchNorm, effects: Effects) -> tuple[Caus
 
 
 def _values_of_both(old: BatchNorm, new: BatchNorm) -> tuple[Values, Values] | None:
-    """Return the values of two layers; None if one is incomplete or their sizes differ."""
+    """Return the values of two layers; None if a layer is incomplete or the sizes differ."""
     both = []
     for layer in (old, new):
         values = {role: values_of(layer, role) for role in ROLES if role in layer.variables}
@@ -134,7 +135,7 @@ def _values_of_both(old: BatchNorm, new: BatchNorm) -> tuple[Values, Values] | N
 
 
 def _other_epsilon(old: Values, new: Values, epsilon: float, tolerance: float) -> Cause | None:
-    """Explain an implied variance that is off by a constant."""
+    """Explain an implied variance that differs by a constant as another epsilon."""
     if not _are_same_except(old, new, tolerance, "moving_variance"):
         return None
     offsets = new["moving_variance"] - old["moving_variance"]
@@ -162,7 +163,7 @@ def _swapped(old: Values, new: Values, tolerance: float) -> Cause | None:
 
 
 def _rescaled(old: Values, new: Values, tolerance: float) -> Cause | None:
-    """Explain a variance that is a multiple of the other, by N/(N-1) or any factor."""
+    """Explain a new variance that is a multiple of the old one: N/(N-1) or another factor."""
     variance = old["moving_variance"]
     if (
         not _are_same_except(old, new, tolerance, "moving_variance")
@@ -202,7 +203,7 @@ def _deviation(old: Values, new: Values, tolerance: float) -> Cause | None:
 
 
 def _quantized(old: BatchNorm, new: BatchNorm, olds: Values, news: Values) -> Cause | None:
-    """Explain numbers that one file has quantized, which changes each by half a step at most."""
+    """Explain values that one file stores quantized: each differs by at most half a step."""
     steps = {
         role: [
             as_float64(step).ravel()
@@ -261,7 +262,7 @@ def _channels(old: Values, new: Values, tolerance: float) -> Cause | None:
 
 
 def _same(old: Values, new: Values, role: str, tolerance: float) -> Mask:
-    """Return where a role is equal, relative to its size, a mean also to its deviation."""
+    """Return a mask of channels with equal values; a mean may differ relative to the deviation."""
     size = np.maximum(np.abs(old[role]), np.abs(new[role]))
     if role == "moving_mean":
         with np.errstate(invalid="ignore"):

@@ -29,7 +29,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     "the shift)",
     "different": "different",
 }
-"""Verdict -> its meaning. `folded` is the verdict on a layer and weights of the other model."""
+"""Verdict -> its meaning. `folded` means that the other model's weights contain the layer."""
 
 REMARKS: Final[Mapping[Remark, str]] = {
     "frozen": "nothing of this layer moved, while others did: it was frozen",
@@ -38,7 +38,7 @@ REMARKS: Final[Mapping[Remark, str]] = {
     "frozen-weights": "the moving statistics moved, gamma and beta did not: the weights were "
     "frozen, or the statistics were estimated anew",
 }
-"""Remark on a layer, by the roles that moved -> its text."""
+"""Remark on a layer, derived from the roles that changed -> text."""
 
 _NOT_COMPARED: Final = "other weights were not compared"
 
@@ -49,12 +49,12 @@ class RoleChange:
 
     Attributes:
         role: `gamma`, `beta`, `moving_mean` or `moving_variance`.
-        presence: the models that have it.
-        shapes, dtypes: in the old and in the new model; None if it is missing.
+        presence: the models that have the role.
+        shapes, dtypes: in the old and in the new model; None if the role is missing.
         channels: the number of channels that could be compared.
-        moved: how many of them differ by more than the tolerance.
-        largest: the largest |new - old| (0 if nothing moved); None if nothing could be compared.
-            A change to or from NaN or infinity is infinite.
+        moved: the number of channels that differ by more than the tolerance.
+        largest: the largest |new - old| (0 if nothing moved); None if nothing could be compared. A
+            change to or from NaN or infinity is infinite.
         relative: the largest |new - old| / |old| over the channels that were not 0; None if all
             were 0.
     """
@@ -70,12 +70,12 @@ class RoleChange:
 
     @property
     def comparable(self) -> bool:
-        """True if both models have it, with the same shape (except for dimensions of 1)."""
+        """True if both models have the role, with equal shapes (except for dimensions of 1)."""
         return self.largest is not None
 
     @property
     def equal(self) -> bool:
-        """True if both models have it, equal within the tolerance."""
+        """True if both models have the role, with equal values within the tolerance."""
         return self.comparable and self.moved == 0
 
 
@@ -93,17 +93,18 @@ class LayerChange:
     """A layer of both models.
 
     Attributes:
-        old, new: the layer's name in each.
-        match: how the two were paired: by `name`, `suffix` (one name is the end of the other),
+        old, new: the layer's name in the old and the new model.
+        match: the criterion for pairing: by `name`, `suffix` (one name is a suffix of the other),
             `position`, `values` or `effect`.
-        roles: the changes of the roles that either has.
-        settings: epsilon and momentum, if both files store them and they differ.
-        remark: what the roles that moved show about training; see `REMARKS`. None if the formats
+        roles: the changes of the roles in either layer.
+        settings: changes of epsilon and momentum, if stored in both files.
+        remark: the key in `REMARKS`, derived from the roles that changed. None if the formats
             differ, or if every difference has a cause.
         verdict: `same` values and settings, `same-effect` (scale and shift agree within the
             tolerance, though the values do not), or `different`.
-        causes: why they differ, if arithmetic shows it.
-        epsilons: the epsilon in each; None if the file does not store it and `diff` got none.
+        causes: why the layers differ, as far as arithmetic shows the cause.
+        epsilons: the epsilon of the old and of the new layer; None if the file does not store it
+            and no epsilon was passed to `diff`.
     """
 
     old: str
@@ -135,18 +136,19 @@ class Difference(Displayed):
     """The result of `diff`.
 
     Attributes:
-        old, new: where the two models were read from.
-        rtol, atol: the tolerance: `|new - old| <= atol + rtol * |old|` is no difference.
+        old, new: the sources of the two models.
+        rtol, atol: the tolerance: `|new - old| <= atol + rtol * |old|` counts as equal.
         tolerance: the largest difference of scales, shifts and folded weights, relative to their
             size, that counts as the same effect.
-        layers: the layers of both models, in the order of the new one.
+        layers: the layers of both models, in the order of the new model.
         removed, added: the names of the layers of only the old or only the new model.
-        folded: layers that one model has, and the other has in its weights, which is proven.
-        misfolded: removed and added layers that are in the other model's weights with a wrong
-            scale or shift, and the causes.
-        ties: names of layers of the new model that only their position distinguishes from another.
-        unfolded: removed and added layers that may be in the other model's weights, which is not
-            proven.
+        folded: layers of one model that are proven to be folded into the other model's weights.
+        misfolded: removed and added layers that were folded with a wrong scale or shift, and the
+            causes.
+        ties: names of layers of the new model that only the position distinguishes from another
+            layer.
+        unfolded: removed and added layers that may be folded into the other model's weights, but
+            without proof.
     """
 
     old: Source
@@ -174,7 +176,7 @@ class Difference(Displayed):
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """The number of layers by verdict, and of the layers of one model alone."""
+        """The number of layers per verdict, and of layers in only one model."""
         verdicts = [layer.verdict for layer in self.layers]
         return {
             "same": verdicts.count("same"),
@@ -209,7 +211,7 @@ class Difference(Displayed):
 
     @property
     def different(self) -> tuple[LayerChange, ...]:
-        """The layers of both models that are not even the same in effect."""
+        """The layers of both models that differ in effect."""
         return tuple(layer for layer in self.layers if layer.verdict == "different")
 
     @property
@@ -225,7 +227,7 @@ class Difference(Displayed):
 
     @property
     def renamed(self) -> tuple[LayerChange, ...]:
-        """The layers of both models that have another name in the new one."""
+        """The layers of both models whose names differ."""
         return tuple(layer for layer in self.layers if layer.match != "name")
 
 
@@ -240,17 +242,17 @@ def diff(
 ) -> Difference:
     """Compare two models of any formats.
 
-    Numbers of different dtypes are compared by value. NaN equals NaN; if both models store the
-    same dtype, only a NaN of the same bits. Positive and negative zero are equal.
+    Numbers of different dtypes are compared by value. NaN equals NaN; if both models store the same
+    dtype, only a NaN with the same bits. Positive and negative zero are equal.
 
     Args:
         old: the model to which relative changes refer.
         new: the other model.
-        rtol: relative tolerance, of the old value.
+        rtol: relative tolerance, as a multiple of |old|.
         atol: absolute tolerance. Both are 0 by default: exact.
         tolerance: the largest difference of scales, shifts and folded weights, relative to their
             size, that counts as the same effect.
-        epsilon: of the layers whose file does not store it.
+        epsilon: the epsilon of layers whose file does not store one.
 
     Raises:
         BnstatError: a tolerance is negative or not a number, or an array cannot be read.
@@ -304,9 +306,10 @@ def diff(
 
 
 def _is_sure(pair: Pair, any_alone: bool) -> bool:
-    """Return True if the names show that two layers are the same, whatever their values.
+    """Return True if the names show that two layers correspond, regardless of the values.
 
-    PyTorch numbers the layers of a sequence: if one model has fewer, others have their numbers.
+    PyTorch numbers the layers of a sequence: if one model has fewer layers, later layers have other
+    numbers.
     """
     is_number = pair.new.name.rpartition(".")[2].isdecimal()
     return pair.match == "name" and not (any_alone and is_number)
@@ -352,8 +355,8 @@ def _judge(
     Args:
         old: the layer in the old model.
         new: the layer in the new model.
-        settings: their different settings.
-        are_equal: True if all of their values are equal within the tolerance of values.
+        settings: the settings that differ.
+        are_equal: True if all values are equal within `rtol` and `atol`.
         effects: the effects of layers.
     """
     if are_equal and not settings:
@@ -376,7 +379,7 @@ def _judge(
 
 
 def _agree_at_any_epsilon(old: BatchNorm, new: BatchNorm, effects: Effects) -> bool:
-    """Return True if two layers have the same effect whatever their unknown epsilon is."""
+    """Return True if two layers have the same effect for every value of the unknown epsilon."""
     # Scale and shift agree at all epsilons if they do at two far apart.
     trials = [Effects(effects.tolerance, epsilon) for epsilon in (1e-12, 1.0)]
     masks = [trial.agree(old, new) for trial in trials]
@@ -443,7 +446,7 @@ def _remarked(changes: Sequence[tuple[Pair, LayerChange]]) -> list[tuple[Pair, L
 
 
 def _remark(roles: tuple[RoleChange, ...]) -> Remark | None:
-    """Return the remark on a layer of a network that moved."""
+    """Return the remark on a layer, if other layers changed."""
     moved = {role.role: role.moved > 0 for role in roles if role.comparable}
     weights = [moved[role] for role in ("gamma", "beta") if role in moved]
     statistics = [moved[role] for role in ("moving_mean", "moving_variance") if role in moved]

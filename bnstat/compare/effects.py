@@ -1,7 +1,8 @@
-"""The effect of a layer in inference, `y = scale * x + shift`, and comparing the effects of two.
+"""The effect of a layer in inference, `y = scale * x + shift`, and comparisons of effects.
 
-All is computed in float64 from the stored values. Scales are compared relative to the larger one,
-shifts relative to the terms of their sums, because `beta` and `mean * scale` may nearly cancel.
+Effects are computed in float64 from the stored values. Scales are compared relative to the larger
+scale, and shifts relative to the terms of their sums, because `beta` and `mean * scale` may nearly
+cancel.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ class Effects:
     """The effects of layers, each computed once.
 
     Args:
-        tolerance: the largest difference of scales and shifts, as a part of their size.
-        epsilon: of layers whose file does not store it; None leaves their effects unknown.
+        tolerance: the largest relative difference of scales and shifts that counts as equal.
+        epsilon: the epsilon of layers whose file does not store one; None leaves their effects
+            unknown.
 
     Raises:
-        BnstatError: one of the two is negative or not a number.
+        BnstatError: `tolerance` or `epsilon` is negative or not a number.
     """
 
     def __init__(self, tolerance: float = TOLERANCE, epsilon: float | None = None) -> None:
@@ -51,11 +53,11 @@ class Effects:
         self._effects: dict[int, tuple[BatchNorm, Effect | None]] = {}
 
     def epsilon(self, layer: BatchNorm) -> float | None:
-        """Return the layer's epsilon or its replacement."""
+        """Return the layer's epsilon or, if not stored, the user's."""
         return self._epsilon if layer.epsilon is None else layer.epsilon
 
     def of(self, layer: BatchNorm) -> Effect | None:
-        """Return the effect of a layer; None if its epsilon or statistics are unknown."""
+        """Return the effect of a layer; None if epsilon or statistics are unknown."""
         if id(layer) not in self._effects:
             self._effects[id(layer)] = layer, self._compute(layer)
         return self._effects[id(layer)][1]
@@ -75,7 +77,7 @@ class Effects:
             return Effect(scale, beta - mean * scale, np.abs(beta) + np.abs(mean * scale))
 
     def agree(self, old: BatchNorm, new: BatchNorm) -> Mask | None:
-        """Return for each channel whether the effects are equal; None if one is unknown."""
+        """Return a mask of channels with equal effects; None if an effect is unknown."""
         a, b = self.of(old), self.of(new)
         if a is None or b is None or a.scale.size != b.scale.size:
             return None
@@ -83,7 +85,7 @@ class Effects:
         return close(a.scale, b.scale, self.tolerance) & within(a.shift, b.shift, distance)
 
     def agreeing(self, old: BatchNorm, news: Iterable[BatchNorm]) -> Iterator[BatchNorm]:
-        """Yield the layers that have the effect of `old`."""
+        """Yield the layers in `news` with the same effect as `old`."""
         a = self.of(old)
         for new in news if a is not None else ():
             b = self.of(new)
@@ -102,12 +104,12 @@ def values_of(layer: BatchNorm, role: str) -> Floats:
 
 
 def close(a: Floats, b: Floats, tolerance: float) -> Mask:
-    """Return where two arrays differ by at most this part of the larger number."""
+    """Return a mask of elements that agree within a relative tolerance."""
     with np.errstate(invalid="ignore"):
         return within(a, b, tolerance * np.maximum(np.abs(a), np.abs(b)))
 
 
 def within(a: Floats, b: Floats, distance: Floats) -> Mask:
-    """Return where two arrays differ by at most a distance; never at NaN or infinity."""
+    """Return a mask of elements that differ by at most `distance`; False for NaN and infinity."""
     with np.errstate(invalid="ignore"):
         return np.asarray(np.isfinite(a) & np.isfinite(b) & (np.abs(a - b) <= distance))

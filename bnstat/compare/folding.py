@@ -1,18 +1,16 @@
 """Batch norm that a converter folded into the weights beside it, proven by arithmetic.
 
 `scale * (w * x + b) + shift` is `(scale * w) * x + (scale * b + shift)`: the layer is gone, the
-weights of its convolution are the original's times the scale, and its bias is the shift plus the
-scaled original bias. Before a dense layer, `w * (scale * x + shift) + b` is
-`(w * scale) * x + (sum(w * shift) + b)`. A file need not record which weights were beside the
-layer, nor the order of their axes (HWIO, OIHW, OHWI, depthwise or transposed). Both are proven
-only if all numbers of some weights are the products in one order of the axes. If the numbers are
-stored rounded, all must be what the products are rounded to.
+weights of the convolution are the original weights times the scale, and the bias is the shift plus
+the scaled original bias. Before a dense layer, `w * (scale * x + shift) + b` is `(w * scale) * x +
+(sum(w * shift) + b)`. A file need not record which weights belong to the layer, nor the order of
+their axes (HWIO, OIHW, OHWI, depthwise or transposed). Folding is proven only if, for some order of
+the axes, all numbers of a tensor equal the products, within the rounding of stored numbers.
 
-A converter may also fold a layer with a wrong scale or shift. The scale is then known from weights
-that are the original's times one number for each channel, in one order of the axes, and the shift
-from a bias. A layer with this scale and shift is compared with the original, like one that a
-converter rewrote to mean 0 and variance 1. It is reported only if all of the difference has a
-cause.
+A converter may also fold a layer with a wrong scale or shift. The scale then follows from weights
+that are the original weights times one number per channel, and the shift from a bias. A layer with
+this scale and shift is compared with the original, like one that a converter rewrote to mean 0 and
+variance 1. The layer is reported only if known causes explain the whole difference.
 """
 
 from __future__ import annotations
@@ -31,16 +29,16 @@ from bnstat.compare.effects import Effect, Effects, Floats, close, values_of, wi
 from bnstat.model import BatchNorm, Model, Variable, as_float64, fetch, squeezed
 
 _MOST_TRIED: Final = 100
-"""Pairs of a scale and a shift that are compared with one layer."""
+"""The limit on pairs of scale and shift that are compared with a layer."""
 
 _NEAR: Final = 1e-3
-"""The largest relative distance of an implied mean from the layer's."""
+"""The largest relative distance between an implied mean and the layer's mean."""
 
 _SHARE: Final = 0.5
-"""The smallest share of channels with such a mean."""
+"""The smallest fraction of channels whose implied mean is `_NEAR`."""
 
 _COMMON: Final = 1 << 12
-"""Numbers of so few binary digits may be equal by chance."""
+"""Numbers with so few binary digits may be equal by chance."""
 
 _FLOATS: Final = ("float16", "bfloat16", "float32", "float64")
 _MOST_AXES: Final = 5
@@ -60,7 +58,7 @@ _ROUNDINGS: Final[Mapping[str, tuple[Rounding, float, float]]] = {
 """The largest change by rounding to a dtype: relative, and absolute for the smallest numbers."""
 
 _COARSEST: Final = 1 / 8
-"""Tensors whose rounding exceeds this part of their largest number prove nothing."""
+"""Tensors whose rounding exceeds this fraction of the largest number prove nothing."""
 
 _Reordering = Callable[[Floats], Floats]
 """Changes the order of the axes of an array."""
@@ -70,22 +68,21 @@ Side = Literal["old", "new"]
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """A layer of one model, and the weights of the other that it was folded into.
+    """A layer of one model, and the weights of the other model that contain the folded layer.
 
-    Without `causes`, it is proven.
+    Without `causes`, the folding is proven.
 
     Attributes:
         layer: the layer's name.
         side: the model that has the layer.
-        weights: key of the weights beside it in its own model; None if it was not folded into
-            weights, but became one multiplication and one addition.
+        weights: key of the adjacent weights in the layer's model; None if the layer became a
+            multiplication and an addition.
         into: key of the weights, or of the scale, in the other model.
         bias: key of the bias, or of the shift, in the other model; None if the shift is 0.
         rounding: the rounding of the stored numbers that limits the proof; None for float32 and
             wider.
-        tie: True if other weights would prove the same, or these prove another layer as well.
-        causes: why the weights differ from what they should be: they are the original's times
-            another scale, or the bias is another shift.
+        tie: True if other weights match the layer as well, or the weights also match another layer.
+        causes: why the scale or the shift in the other model differs from the layer's.
     """
 
     layer: str
@@ -150,15 +147,15 @@ def find_folded(
     effects: Effects,
     doubtful: Sequence[BatchNorm] = (),
 ) -> list[Folded]:
-    """Return the layers that the other model has in its weights, or seems to have.
+    """Return the layers that are, or may be, folded into the other model's weights.
 
     Args:
-        layers: layers of `own` that the other model does not have.
+        layers: layers of `own` that are missing in the other model.
         own: the model that has the layers.
         other: the other model.
-        side: which one `own` is.
+        side: `old` or `new`, whichever `own` is.
         effects: the effects of layers.
-        doubtful: layers that the other model may have. They count only if they are proven.
+        doubtful: layers that the other model may have. Only proven foldings of these are returned.
 
     Raises:
         BnstatError: a tensor of one of the models cannot be read.
@@ -196,10 +193,10 @@ class _Vector(NamedTuple):
     """A number for each channel.
 
     Attributes:
-        key: its key in the file.
+        key: the key in the file.
         values: the numbers.
         doubt: the largest change of each number by rounding.
-        rounding: how it was rounded, if it was.
+        rounding: how the numbers were rounded; None if they were not.
     """
 
     key: str
@@ -209,13 +206,14 @@ class _Vector(NamedTuple):
 
 
 class _View(NamedTuple):
-    """Weights, and one of their axes that may be the channels.
+    """Weights, and an axis that may be the channel axis.
 
     Attributes:
         weights: the weights.
         shape: without axes of size 1. The last two axes of a depthwise kernel may be merged.
-        axis: the channels' axis in `shape`.
-        norms: the Euclidean norm of each channel, which does not depend on the order of axes.
+        axis: the channel axis in `shape`.
+        norms: the Euclidean norm of each channel, which is independent of the order of the other
+            axes.
         doubts: the largest change of each norm by rounding.
     """
 
@@ -226,21 +224,21 @@ class _View(NamedTuple):
     doubts: Floats
 
     def channels_first(self, array: Floats) -> Floats:
-        """Return an array of the weights with the channels' axis before the others."""
+        """Return an array of the weights with the channel axis first."""
         return np.moveaxis(array.reshape(self.shape), self.axis, 0)
 
 
 Shift = tuple[str | None, Floats]
-"""The key of a bias, and the shift in it."""
+"""The key of a bias (or None), and the shift that follows from the bias."""
 
 
 class _Search:
-    """Searches the tensors that layers were folded into in the other model.
+    """Searches the other model for tensors that contain folded layers.
 
     Args:
         mine: the tensors of the layers' model.
         theirs: the tensors of the other model.
-        side: the model that has the layers.
+        side: the model that has the layers, `old` or `new`.
         effects: the effects of layers.
     """
 
@@ -253,7 +251,7 @@ class _Search:
         self._multiples: dict[int, list[tuple[_View, _View, Floats]]] = {}
 
     def proofs(self, name: str, effect: Effect) -> Iterator[Folded]:
-        """Yield everything that a layer of this effect can have been folded into."""
+        """Yield every possible folding of a layer with this effect."""
         biases = list(self._biases(effect))
         for view in self._mine.views(effect.scale.size):
             for into in self._scaled(effect.scale, view):
@@ -276,7 +274,7 @@ class _Search:
                     yield Folded(name, self._side, None, vector.key, bias.key, rounding)
 
     def _biases(self, effect: Effect) -> Iterator[tuple[_Vector | None, bool]]:
-        """Yield the biases that are the shift, with True if they contain a scaled bias as well."""
+        """Yield biases that equal the shift; the flag is True if a scaled bias is included."""
         size = effect.scale.size
         for old in (None, *self._mine.vectors(size)):
             scaled = effect.scale * _numbers_of(old, size)
@@ -288,9 +286,9 @@ class _Search:
             yield None, False
 
     def _biases_of_next(self, effect: Effect, view: _View) -> Iterator[tuple[_Vector | None, bool]]:
-        """Yield the same for weights right after the layer, whose inputs are its channels.
+        """Yield the same as `_biases` for weights that directly follow the layer.
 
-        They may contain the bias before the layer as well.
+        The biases may also contain the bias before the layer.
         """
         if len(view.shape) != 2:  # At an edge, the effect of the shift depends on the padding.
             return
@@ -346,11 +344,11 @@ class _Search:
         )
 
     def misfolded(self, layer: BatchNorm, taken: Collection[str]) -> Folded | None:
-        """Return what a layer was folded into wrongly, with the causes.
+        """Return the wrong folding of a layer, with the causes; None if there is none.
 
         Args:
             layer: the layer.
-            taken: keys of tensors of the other model that are explained.
+            taken: keys of tensors of the other model that other layers explain.
         """
         tried = 0
         if layer.channels == 1:  # Too much explains a single number.
@@ -368,10 +366,11 @@ class _Search:
         return None
 
     def _candidates(self, size: int) -> Iterator[tuple[str | None, str, Floats, list[Shift]]]:
-        """Yield what a layer with this number of channels may have been folded into.
+        """Yield possible foldings of a layer with this number of channels.
 
         Yields:
-            Keys of weights and of what they became, the scale, and the possible shifts.
+            The key of the weights or None, the key in the other model, the scale, and the possible
+            shifts.
         """
         news = self._theirs.vectors(size)
         if size not in self._multiples:
@@ -394,7 +393,7 @@ class _Search:
                 yield view, into, scale
 
     def _multiple(self, view: _View, into: _View) -> Floats | None:
-        """Return the factor of each channel between two weights; or None."""
+        """Return the factor per channel if `into` is a multiple of `view`, else None."""
         if prod(view.shape) != prod(into.shape):
             return None
         spreads = self._mine.spread(view), self._theirs.spread(into)
@@ -415,7 +414,7 @@ class _Search:
 
 
 def _likely(layer: BatchNorm, scale: Floats, shifts: Sequence[Shift]) -> list[Shift]:
-    """Return the shifts that, with this scale, imply the layer's mean, or its variance as mean."""
+    """Return the shifts whose implied mean is near the layer's mean, or near its variance."""
     mean, variance = (values_of(layer, role) for role in ("moving_mean", "moving_variance"))
     beta = values_of(layer, "beta") if "beta" in layer.variables else np.zeros_like(mean)
     if not shifts or len({scale.size, mean.size, variance.size, beta.size}) > 1:
@@ -431,7 +430,7 @@ def _likely(layer: BatchNorm, scale: Floats, shifts: Sequence[Shift]) -> list[Sh
 
 
 def _layer_with(scale: Floats, shift: Floats) -> BatchNorm:
-    """Return a layer of mean 0 and variance 1 with this scale and shift."""
+    """Return a layer with mean 0, variance 1, and this scale and shift."""
     arrays = {
         "gamma": scale,
         "beta": shift,
@@ -446,7 +445,7 @@ def _layer_with(scale: Floats, shift: Floats) -> BatchNorm:
 
 
 def _is_common(scale: Floats) -> bool:
-    """Return True if a scale proves nothing: one number for all channels, or one such as 0.75."""
+    """Return True if a scale proves nothing: equal or short numbers (0.75) in all channels."""
     if scale.size > 1:
         return bool(np.ptp(scale) == 0)
     mantissa = np.frexp(scale.item())[0] * _COMMON
@@ -458,7 +457,7 @@ def _larger(a: Floats, b: Floats) -> Floats:
 
 
 class _Tensors:
-    """The tensors of a model, except its batch norm, that have certain numbers of channels."""
+    """The tensors of a model, except batch norm, that have certain numbers of channels."""
 
     def __init__(self, model: Model, sizes: Iterable[int]) -> None:
         wanted = set(sizes)
@@ -518,11 +517,11 @@ class _Tensors:
         return _doubt(weights, array.reshape(weights.shape)).reshape(array.shape)
 
     def views(self, size: int) -> Sequence[_View]:
-        """Return all weights, by each of their axes with this number of channels."""
+        """Return a view of each weight tensor for each axis with this number of channels."""
         return self._views.get(size, ())
 
     def spread(self, view: _View) -> Floats:
-        """Return the sum of each channel's sizes relative to its norm; 1 for a single number."""
+        """Return the L1 norm of each channel / the L2 norm."""
         key = (view.weights.key, view.shape, view.axis)
         if key not in self._spreads:
             sizes = np.abs(view.channels_first(self.array(view.weights)))
@@ -544,9 +543,9 @@ class _Tensors:
 
 
 def reorderings(shape: tuple[int, ...], wanted: tuple[int, ...]) -> Iterator[_Reordering]:
-    """Yield the ways to reorder the axes after the first so that the result has a shape.
+    """Yield functions that reorder all axes but the first, so that the shape is `wanted`.
 
-    An axis that a Flatten layer made may be the channels and the positions, in either order.
+    A flattened axis may combine channels and positions in either order.
     """
     for order in permutations(range(1, len(shape))):
         if wanted == (shape[0], *(shape[axis] for axis in order)):
@@ -559,7 +558,7 @@ def reorderings(shape: tuple[int, ...], wanted: tuple[int, ...]) -> Iterator[_Re
 
 
 def _split_and_swap(size: int, array: Floats) -> Floats:
-    """Split the second of two axes in two, the first of this size, and swap these."""
+    """Reshape (a, size * b) to (a, size, b), swap the last two axes, and flatten them again."""
     return array.reshape(len(array), size, -1).swapaxes(1, 2).reshape(array.shape)
 
 

@@ -1,8 +1,9 @@
 """Finding the batch-norm layers in the contents of a file.
 
 There are four sources of evidence, the strongest first: layer configurations, the object graph,
-computation graphs, and names. Each yields sightings. Sightings that share a variable are merged
-into one layer: the strongest evidence decides its name and roles, the others fill the gaps.
+computation graphs, and names. Each source yields sightings. Sightings that share a variable are
+merged into one layer: the strongest evidence decides the name and the roles, and weaker evidence
+fills the gaps.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ _UNUSED_NAMES = (
         "no moving statistics beside it: layer, group or instance norm, or not saved",
     ),
 )
-"""Why a variable of such a name belongs to no batch norm."""
+"""Pattern of a variable's name -> why the variable belongs to no batch norm."""
 
 
 def discover(
@@ -60,8 +61,8 @@ def discover(
 
     Args:
         contents: the file.
-        patterns: (role, regular expression) pairs of a naming scheme of the user's own.
-        include_shadows: also show the exponential-moving-average copies of layers.
+        patterns: (role, regular expression) pairs of a user-defined naming scheme.
+        include_shadows: True to include the exponential-moving-average copies of layers.
         values: False if values must not be read to decide whether a layer is batch norm.
     """
     # Only the files that need these modules import them.
@@ -131,7 +132,7 @@ def discover(
 
 
 def _ordered_origins(contents: Contents) -> list[str]:
-    """Return the origins of sightings that are in the order of the network, strongest first."""
+    """Return the origins whose sightings are in network order, the strongest evidence first."""
     return [
         *(["layers"] if contents.layers_in_order else []),
         "graphs",
@@ -166,7 +167,7 @@ def _keys(sightings: Sequence[Sighting]) -> set[str]:
 
 
 def _is_plausible(sighting: Sighting, contents: Contents) -> bool:
-    """Return True if all variables are stored, and those with a role are arrays of floats."""
+    """Return True if all variables are stored, and all variables with a role are float arrays."""
     keys = sighting.all_keys()
     if not keys:
         return sighting.evidence in ("config", "graph")
@@ -202,7 +203,7 @@ def _drop_misfits(sighting: Sighting, contents: Contents) -> None:
 def _explain(
     contents: Contents, layers: Sequence[BatchNorm], incomplete: Sequence[BatchNorm]
 ) -> list[Explanation]:
-    """Explain for every variable, in the order of the file, why it was taken or not."""
+    """Explain, for each variable in stored order, why it belongs to a layer or does not."""
     taken = {}
     for layer, reason in [
         *((layer, f"found by {layer.evidence}") for layer in layers),
@@ -244,7 +245,7 @@ def _why_unused(key: str, name: str) -> str:
 def _undecided_notes(
     contents: Contents, layers: Sequence[BatchNorm], incomplete: Sequence[BatchNorm]
 ) -> list[str]:
-    """Name what is undecided in a file, and the option that decides it."""
+    """Return notes on undecided layers and roles, with the option that decides them."""
     decider = "--pattern ROLE=REGEX decides"
     if contents.configured is not None:
         decider = "the model's architecture decides: --config FILE"

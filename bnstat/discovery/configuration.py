@@ -4,12 +4,14 @@ A layer is batch norm
 
 - by its configuration: its class name without the package contains batch norm
   (`BatchNormalization`, `SyncBatchNormalization`, `FreezableBatchNorm`, `BatchRenorm`, ...), or it
-  has an argument of a subclass (`moving_variance_initializer`);
-- by the names of its variables: a moving mean and a moving variance are among them;
-- by the shapes of its variables, if these are only numbered and no configuration gives the class:
+  has an argument that only batch norm has (`moving_variance_initializer`);
+- by the names of its variables, which include a moving mean and a moving variance;
+- by the shapes of its variables, if the variables are only numbered and no configuration gives the
+class:
   four vectors of one length. Other numbers of variables count only if the group or the layer is
-  named after batch norm, because two can as well be the scale and offset of a layer norm. Three,
-  and five to seven, are undecided: no other Keras layer has as many, which proves nothing.
+  named after batch norm, because two vectors can also be the scale and offset of a layer norm.
+  Three vectors, or five to seven, are undecided: no other Keras layer has as many, but a custom
+  layer may.
 
 Numbered variables are, in this order, gamma unless `scale=False`, beta unless `center=False`,
 moving mean, moving variance, and for batch renormalization three more (source: `build` of
@@ -36,22 +38,23 @@ from bnstat.model import ROLES, Variable
 
 _CLASS: Final = re.compile(r"batch_?(re)?norm", re.IGNORECASE)
 NAMED_BATCH_NORM: Final = re.compile(r"batch_?(re)?norm|(^|[_\W])bn(\d|[_\W]|$)", re.IGNORECASE)
-"""Found in the names of batch-norm layers and of their tensors."""
+"""Found in the names of batch-norm layers and of tensors that they own."""
 
 _RENORM: Final = ("moving_stddev", "renorm_mean", "renorm_stddev")
-"""The further variables of batch renormalization in Keras 2, in the order of their numbers."""
+"""The further variables of batch renormalization in Keras 2, in numeric order."""
 
 _LABEL: Final = re.compile(
     rf"(.*_)??(?P<label>{'|'.join(map(re.escape, sorted({*LABELS, *RENORM, COUNT})))})(_\d+)?",
     re.DOTALL,
 )
-"""A variable's name, which Keras 1 may prefix with the layer's, and TensorFlow 1 number."""
+"""A variable's name. Keras 1 may prefix it with the layer's name; TensorFlow 1 may number it."""
 
 _RUNNING_STD: Final = (
     "running_std is taken as the variance, which it is since Keras 1.0.7; "
     "a file of an earlier Keras has the standard deviation there"
 )
-"""Keras 1.0.7 changed what it stores (keras-team/keras, keras/layers/normalization.py)."""
+"""The note on `running_std`, whose meaning changed in Keras 1.0.7
+(keras/layers/normalization.py)."""
 
 _KERAS_0: Final = "written before Keras 1.0, which stored the standard deviation, not the variance"
 _BY_SHAPE: Final = "only the shapes of its variables show that this is batch norm"
@@ -62,22 +65,22 @@ _MODES: Final = {
 }
 
 _DEEPEST_CALL: Final = 20
-"""Nested lists in the arguments of a call."""
+"""The maximum nesting of lists in the arguments of a call."""
 
 _WIDTHS: Final = {"Dense": "units", "Conv1D": "filters", "Conv2D": "filters", "Conv3D": "filters"}
-"""Class -> the argument that is the last dimension of its kernel."""
+"""Class -> the argument that is the last dimension of the kernel."""
 
 
 def from_layers(contents: Contents, values: bool = True) -> list[Sighting]:
-    """Return the batch-norm layers among `contents.layers`, in their order.
+    """Return the batch-norm layers among `contents.layers`, in the same order.
 
-    A variable whose role the file does not record is undecided, never guessed. So is a layer that
-    only by the shapes of its variables may be batch norm.
+    A variable whose role the file does not record is undecided, never guessed. A layer is undecided
+    if the only evidence is the shapes of its variables.
 
     Args:
         contents: the file.
-        values: True if values may be read: a layer with a negative number where batch norm has
-            its variance is ruled out.
+        values: True if values may be read, so that a layer with a negative number in the variance's
+            position is ruled out.
     """
     sightings = []
     classes = {layer.name: layer.class_name for layer in contents.layers}
@@ -102,13 +105,13 @@ def from_layers(contents: Contents, values: bool = True) -> list[Sighting]:
 
 
 def _inputs(layer: Layer, classes: Mapping[str, str | None]) -> frozenset[tuple[str, str]]:
-    """Return the tensors that a layer of a functional model is called on; empty if unknown.
+    """Return ids of the input tensors of a functional model's layer; empty if unknown.
 
-    The input of a nested model is any tensor that this model is called on.
+    If a layer of a nested model takes the model's input, the result is empty.
 
     Args:
         layer: the layer.
-        classes: name of a layer -> its class.
+        classes: name of a layer -> class of the layer.
     """
     own_name = layer.own_name or layer.name
     model = layer.name.removesuffix(own_name).rstrip("/")
@@ -122,7 +125,7 @@ def _inputs(layer: Layer, classes: Mapping[str, str | None]) -> frozenset[tuple[
 
 
 def _histories(value: object, depth: int) -> Iterator[tuple[str, int, int]]:
-    """Yield the tensors in an `inbound_nodes` of any Keras, each as (layer, call, output)."""
+    """Yield the tensors in an `inbound_nodes` of any Keras version, as (layer, call, output)."""
     if isinstance(value, dict):
         value = list(value.values())
     if not isinstance(value, list) or depth > _DEEPEST_CALL:
@@ -156,7 +159,7 @@ def _sighting(layer: Layer, variables: Mapping[str, Variable]) -> Sighting | Non
 
 
 def _labelled(variables: Mapping[str, Variable]) -> Sighting:
-    """Assign roles by the variables' own names: `gamma`, else the only `..._gamma` or `gamma_1`."""
+    """Assign roles by labels: `gamma`, or else the only label like `..._gamma` or `gamma_1`."""
     candidates: dict[str, dict[str, str]] = {}
     for label, variable in variables.items():
         if match := _LABEL.fullmatch(label):
@@ -174,7 +177,7 @@ def _labelled(variables: Mapping[str, Variable]) -> Sighting:
 
 
 def _of_keras_0(variables: Mapping[str, Variable]) -> Sighting | None:
-    """Return the layer whose four vectors Keras 0 saved as `param_0` to `param_3`."""
+    """Return the layer with four vectors named `param_0` to `param_3` by Keras 0, or None."""
     if list(variables) != [f"param_{index}" for index in range(4)]:
         return None
     if not _are_alike(variables) or len(variables["param_0"].shape) != 1:
@@ -189,7 +192,7 @@ def _of_keras_0(variables: Mapping[str, Variable]) -> Sighting | None:
 
 
 def _numbered(layer: Layer, variables: Mapping[str, Variable]) -> Sighting | None:
-    """Assign roles to numbered variables, by the configuration or else by how many they are.
+    """Assign roles to numbered variables, by the configuration or else by the number of variables.
 
     Returns:
         None if nothing shows batch norm.
@@ -247,7 +250,7 @@ def _assigned(labels: Sequence[str], keys: Sequence[str]) -> Sighting:
 
 
 def _are_alike(variables: Mapping[str, Variable]) -> bool:
-    """Return True if these are floating-point arrays of one shape, as batch norm's are."""
+    """Return True if all variables are floating-point arrays of one shape, as in batch norm."""
     shapes = {variable.shape for variable in variables.values()}
     return (
         len(shapes) == 1
@@ -258,7 +261,7 @@ def _are_alike(variables: Mapping[str, Variable]) -> bool:
 
 
 def _with_config(config: Mapping[str, Any], sighting: Sighting) -> Sighting:
-    """Add to a sighting what the configuration of a batch-norm class records."""
+    """Add the settings in the configuration of a batch-norm class to a sighting."""
     trainable = config.get("trainable")
     mode = _MODES.get(config["mode"]) if isinstance(config.get("mode"), int) else None
     momentum = _number(config.get("momentum"))
@@ -278,14 +281,14 @@ def _with_config(config: Mapping[str, Any], sighting: Sighting) -> Sighting:
 
 
 def _number(value: object) -> float | None:
-    """Return a finite number, which a JSON integer need not be as a float."""
+    """Return a finite float, or None; a large JSON integer overflows."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if abs(value) <= sys.float_info.max else None
 
 
 def _axis(value: object) -> int | tuple[int, ...] | None:
-    """Return one axis or several; a list of one, which tf.keras writes, is that one."""
+    """Return one axis or several; a list of one axis, which tf.keras writes, becomes an int."""
     if isinstance(value, Mapping):
         value = value.get("items")
     axes = [axis for axis in (value if isinstance(value, list) else [value]) if type(axis) is int]
@@ -301,7 +304,7 @@ def find_misfit(contents: Contents) -> str | None:
         contents: the weights, with the layers of the architecture.
 
     Returns:
-        None if they agree, as far as this shows without building the model.
+        A message; None if no mismatch is found without building the model.
     """
     # The layers that contain a layer with variables.
     parents = {
@@ -355,7 +358,7 @@ def _misfit_of_norm(layer: Layer, shapes: Sequence[tuple[int, ...]]) -> str | No
 
 
 def _channels(config: Mapping[str, Any]) -> int | None:
-    """Return the number of channels that Keras 3 built a layer for; None if it is not recorded."""
+    """Return the number of channels for which Keras 3 built a layer; None if not recorded."""
     built, axis = config.get("build_config"), _axis(config.get("axis"))
     shape = built.get("input_shape") if isinstance(built, Mapping) else None
     if type(axis) is not int or not isinstance(shape, list) or not -len(shape) <= axis < len(shape):

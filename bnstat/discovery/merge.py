@@ -14,24 +14,24 @@ from bnstat.text import natural_key
 _STRUCTURAL = ("config", "object-graph")
 _LISTED = re.compile(r"^variables/(\d{1,9})/")
 _NAMED_BY = ("patterns", "layers", "scopes", "objects", "names", "graphs")
-"""Origins of names, the best first."""
+"""Origins of layer names, the best first."""
 
 
 @dataclass(slots=True)
 class Sighting:
-    """A batch-norm layer, shown by one source of evidence or, after merging, by several.
+    """A batch-norm layer, found by one source of evidence or, after merging, by several.
 
     Attributes:
         evidence: the kind of evidence; after merging, the strongest.
-        name: the layer's name by this evidence; empty if unknown.
-        roles: role -> key of the variable that has it.
-        longer_name: the name with the models around it, for two layers of one name.
+        name: the layer's name according to the evidence; empty if unknown.
+        roles: role -> key of the variable.
+        longer_name: the name with the enclosing models, in case two layers have one name.
         extra: label -> key of the layer's further variables.
-        undecided: keys of variables of the layer whose role is not known.
+        undecided: keys of the layer's variables with unknown roles.
         epsilon, momentum, axis, trainable: None if unknown.
         notes, uses_batch_statistics, inputs: as in `BatchNorm`.
-        names: after merging, origin -> the layer's names by it, the best first.
-        positions: after merging, origin -> the layer's position among its sightings.
+        names: after merging, origin -> the layer's names, the best first.
+        positions: after merging, origin -> the layer's position among the origin's sightings.
     """
 
     evidence: Evidence
@@ -56,7 +56,7 @@ class Sighting:
         return all(role in self.roles for role in ROLES[2:])
 
     def add(self, weaker: Sighting) -> None:
-        """Fill in what is not known yet from weaker evidence."""
+        """Fill in unknown attributes from weaker evidence."""
         if self.evidence not in _STRUCTURAL:
             self.roles = {**weaker.roles, **self.roles}
             self.extra = {**weaker.extra, **self.extra}
@@ -76,7 +76,7 @@ def merge(evidence: Mapping[str, Sequence[Sighting]]) -> list[Sighting]:
     """Merge the sightings that share a variable. The strongest evidence comes first.
 
     Args:
-        evidence: origin -> its sightings in their order; the strongest evidence first.
+        evidence: origin -> ordered sightings; the strongest evidence first.
     """
     layers: list[Sighting] = []
     by_key: dict[str, Sighting] = {}
@@ -97,7 +97,7 @@ def merge(evidence: Mapping[str, Sequence[Sighting]]) -> list[Sighting]:
 
 
 def _same_layer(sighting: Sighting, by_key: Mapping[str, Sighting]) -> Sighting | None:
-    """Return the layer that shares a statistic or, if the sighting has none, another variable."""
+    """Return the layer that shares a statistic with a sighting; another variable if it has none."""
     statistics = [key for role, key in sighting.roles.items() if role.startswith("moving")]
     for key in statistics or [*sighting.roles.values(), *sighting.undecided]:
         if key in by_key:
@@ -106,15 +106,15 @@ def _same_layer(sighting: Sighting, by_key: Mapping[str, Sighting]) -> Sighting 
 
 
 def in_order(layers: Sequence[Sighting], ordered_by: Sequence[str]) -> list[Sighting]:
-    """Sort complete layers into the order of the network, as far as the evidence shows it.
+    """Sort complete layers into network order, as far as the evidence shows the order.
 
     An exported model stores its variables in one list, in the order of the network. Otherwise the
-    origin that shows the most layers decides, of several the strongest; layers that it does not
-    show follow, by name.
+    origin with the most layers decides; if several have equally many, the strongest. Layers that
+    this origin lacks follow, sorted by name.
 
     Args:
         layers: the layers.
-        ordered_by: the origins whose order is the network's, strongest first.
+        ordered_by: the origins whose sightings are in network order, strongest first.
     """
     listed = [(_LISTED.match(layer.roles["moving_variance"]), layer) for layer in layers]
     numbered = [(int(match[1]), layer) for match, layer in listed if match]
@@ -131,7 +131,7 @@ def in_order(layers: Sequence[Sighting], ordered_by: Sequence[str]) -> list[Sigh
 
 
 def unique_names(layers: Sequence[Sighting]) -> list[str]:
-    """Return a unique name for each layer: the best one that no other layer has."""
+    """Return a unique name for each layer: the best name that no other layer has."""
     candidates = [_candidates(layer) for layer in layers]
     uses = Counter(name for names in candidates for name in set(names))
     taken: Counter[str] = Counter()

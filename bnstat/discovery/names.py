@@ -1,29 +1,29 @@
-"""Batch norm by the names of variables, for files and layers without a record of the structure.
+"""Batch norm by the names of variables, for files and layers whose structure is not stored.
 
-A moving variance whose name has an ending of a scheme starts a layer. Its scope and the scheme
-give the names of the layer's other variables.
+A variable whose name ends like a scheme's moving variance shows a layer. The scope of the variable
+and the scheme give the names of the layer's other variables.
 
 `ExponentialMovingAverage` keeps copies of variables as `NAME/ExponentialMovingAverage`. Such a copy
 is a shadow if the file stores the variable as well; otherwise it takes the variable's place.
 
-tch-rs numbers names: `running_mean__16` is the 17th variable of its store.
+tch-rs numbers names: `running_mean__16` is the 17th variable of a store.
 
 If a store already contains a variable of the same name, tch-rs appends the number of variables so
 far. A layer creates its variables in a row, so consecutive numbers identify them: `weight`, `bias`,
 `running_mean`, `running_var`. Older versions create the statistics first. A variable without a
-number has one of the numbers that no other variable has.
+number has one of the unused numbers.
 
 Source: tch-rs, src/nn/var_store.rs (`Path::add`), src/nn/batch_norm.rs.
 
 Some names of layers are recorded only by the scopes of a graph. Keras 3 shortens the names of
-variables in a layer that another layer builds: all those in a list `self.norms` of the layer `blk`
-are `blk/gamma`. The graph does contain the whole path, with what tracing added to it: the model's
-name before it, and a number after each part. Keras opens the scope of a layer twice, to build it
-and to call it, and TensorFlow makes names of scopes unique:
+variables in a layer that another layer builds: the variables of all layers in the list `self.norms`
+of the layer `blk` are called `blk/gamma`. The graph contains the whole path, to which tracing adds
+the model's name as a prefix and a number after each component. Keras opens the scope of a layer
+twice, to build and to call the layer, and TensorFlow makes scope names unique:
 `functional_1/blk_1/batch_normalization_1_1`. The names of the variables show where the author's
-path begins, and that numbers were added. Repeating what TensorFlow did shows which numbers these
-are. Keras 2 leaves nested models out of the names of variables; the graph distinguishes the layers
-of one name in two of them.
+path begins, and that numbers were added. Repeating TensorFlow's numbering shows which numbers were
+added. Keras 2 leaves nested models out of the names of variables; the graph distinguishes layers
+with one name in two nested models.
 
 Sources: keras/src/layers/layer.py (`Layer.__call__`), `Graph.unique_name` in
 tensorflow/python/framework/ops.py.
@@ -52,8 +52,8 @@ from bnstat.formats.contents import Contents
 from bnstat.model import squeezed
 
 NAMED_FOR_ITS_ROLE = re.compile(r"(?:^|[/._])(?:gamma|beta)(?::0)?$")
-"""The end of a name that only batch norm uses. If the shape of such a variable does not fit the
-statistics, it still has the role, so that the mismatch is reported instead of hidden."""
+"""The end of a name that only batch norm uses. A variable with such a name keeps its role even if
+the shape does not fit the statistics, so that the mismatch is reported."""
 
 BATCH_NORM_SCOPE = re.compile(
     r"(^|[/_.])(batch_?norm(alization)?|bn)(_?v\d)?[_\d]*$", re.IGNORECASE
@@ -64,7 +64,7 @@ _OF_DATA = re.compile(
     r"obs|reward|return|action|state_?norm|input|target|value|rms|normali[sz]er|running|data",
     re.IGNORECASE,
 )
-"""Words in the scopes of statistics of data, which are not batch norm."""
+"""Words in scopes of data statistics, which are not batch norm."""
 
 _SHADOW_WORD = "/ExponentialMovingAverage"
 _SHADOW = re.compile(rf"{_SHADOW_WORD}(_\d+)?$")
@@ -76,7 +76,7 @@ _STARTS = (
     "/beta",
     *(_SHADOW_WORD + number for number in ("", *(f"_{n}" for n in range(100)))),
 )
-"""Endings of the names that show a layer, complete or not."""
+"""Endings of names that show a complete or incomplete layer."""
 
 
 class VariableNames:
@@ -86,7 +86,7 @@ class VariableNames:
         contents: the file.
         keys: name -> key.
         shadows: name of a variable -> key of its shadow.
-        averages: name -> key, for the shadows that take the place of their variables.
+        averages: name -> key, for shadows whose variables are not stored.
     """
 
     def __init__(self, contents: Contents, complete: bool = True) -> None:
@@ -94,7 +94,7 @@ class VariableNames:
 
         Args:
             contents: the file.
-            complete: True if all names are needed, also without a scheme that fits.
+            complete: True to collect all names, including names that fit no scheme.
         """
         self.contents = contents
         self.keys: dict[str, str] = {}
@@ -111,12 +111,12 @@ class VariableNames:
         self._average_keys = frozenset(self.averages.values())
 
     def has_average(self, keys: Iterable[str]) -> bool:
-        """Return True if one of these variables is an average in place of a variable."""
+        """Return True if one of these keys is in `averages`."""
         return not self._average_keys.isdisjoint(keys)
 
     @cached_property
     def name_of(self) -> Mapping[str, str]:
-        """Key -> name."""
+        """Key -> name of the variable."""
         return {key: name for name, key in self.keys.items()}
 
     def _collect(self, names: Iterable[tuple[str, str]]) -> None:
@@ -129,7 +129,7 @@ class VariableNames:
                 self.keys.setdefault(name, key)
 
     def _companions(self) -> set[str]:
-        """Return the possible names of the variables beside the moving variances."""
+        """Return all possible names of variables in the layers of the moving variances."""
         names = set(self.shadows)
         for variance in {*self.ending_with(_VARIANCE_ENDINGS), *self.shadows}:
             for scheme in _schemes_of(variance):
@@ -140,7 +140,7 @@ class VariableNames:
         return names
 
     def ending_with(self, endings: tuple[str, ...]) -> Iterator[str]:
-        """Yield the names that have one of these endings, or are one without its separator."""
+        """Yield names with one of these endings; the separator is optional if nothing precedes."""
         complete = {ending[1:] for ending in endings}
         for name in self.keys:
             if name.endswith(endings) or name in complete:
@@ -149,13 +149,13 @@ class VariableNames:
     def find(
         self, scope: str, endings: Iterable[str], shape: tuple[int, ...] | None = None
     ) -> str | None:
-        """Return the key of the first variable of a scope with one of these endings.
+        """Return the key of the first variable in a scope with one of these endings, or None.
 
         Args:
             scope: the scope.
             endings: the endings.
-            shape: the shape that the variable must have, except for dimensions of 1, unless its
-                name is gamma or beta; None for any.
+            shape: the required shape, except for dimensions of 1 and variables named gamma or beta;
+                None for any.
         """
         for ending in endings:
             key = self.keys.get(_join(scope, ending))
@@ -169,7 +169,7 @@ class VariableNames:
 
 
 def from_names(names: VariableNames, include_shadows: bool) -> list[Sighting]:
-    """Return the layers that the names of variables show."""
+    """Return the layers found by the names of variables."""
     sightings = []
     for name in names.ending_with(_VARIANCE_ENDINGS):
         candidates = (_sighting(names, scheme, name) for scheme in _schemes_of(name))
@@ -198,11 +198,11 @@ def _without_second_averages(
 
 
 def without_statistics(names: VariableNames, taken: Collection[str]) -> list[Sighting]:
-    """Return the layers whose scope is named after batch norm and has a gamma or beta alone.
+    """Return layers whose scope is named after batch norm and has gamma or beta, but no statistics.
 
     Args:
         names: the names of the file's variables.
-        taken: keys that belong to other layers.
+        taken: keys of variables that belong to other layers.
     """
     scopes: dict[str, dict[str, str]] = {}
     for name in names.ending_with(("/gamma", "/beta")):
@@ -216,13 +216,13 @@ def without_statistics(names: VariableNames, taken: Collection[str]) -> list[Sig
 
 
 def by_patterns(names: VariableNames, patterns: Sequence[tuple[str, str]]) -> list[Sighting]:
-    """Return the layers that a user's own patterns show.
+    """Return the layers found by the user's patterns.
 
     Args:
         names: the names of the file's variables.
         patterns: (role, regular expression) pairs. A variable has the role if the expression
-            matches somewhere in its name. Its layer is the group `layer`, else the first group,
-            else the name without the match.
+            matches within the name. The layer's name is the group `layer`, else the first group,
+            else the variable's name without the match.
     """
     layers: dict[str, dict[str, str]] = {}
     compiled = [(role, re.compile(pattern)) for role, pattern in patterns]
@@ -255,16 +255,16 @@ def _join(scope: str, ending: str) -> str:
 
 
 def _count(scheme: Scheme) -> str:
-    """Return the ending of a count, which statistics of data have beside them.
+    """Return the ending of a count, which is stored beside statistics of data.
 
-    Keras's `Normalization` counts, and so do the normalizations of observations and rewards in
+    Keras's `Normalization` stores a count, as do normalizations of observations and rewards in
     reinforcement learning: `running_mean_std.running_var` has a `running_mean_std.count`.
     """
     return scheme.variance[0] + "count"
 
 
 def _sighting(names: VariableNames, scheme: Scheme, variance: str) -> Sighting | None:
-    """Return the layer with a moving variance of this name, if the scheme fits it."""
+    """Return the layer with a moving variance of this name; None if the scheme does not fit."""
     scope = _scope_of(variance, scheme)
     mean = names.find(scope, (scheme.mean,))
     if mean is None:
@@ -297,7 +297,7 @@ def _owners(scope: str, scheme: Scheme, averaged: bool) -> list[str]:
     """Return the scopes that may contain gamma and beta, the most likely first.
 
     TensorFlow 1 repeats the whole scope for variables that an `ExponentialMovingAverage` makes
-    (`bn/bn/moments/...`). Two-tree libraries have another branch for parameters.
+    (`bn/bn/moments/...`). Libraries with two trees store parameters in another tree.
     """
     owners = [scope]
     parts = scope.split("/")
@@ -318,9 +318,9 @@ def _owners(scope: str, scheme: Scheme, averaged: bool) -> list[str]:
 def _is_surely_batch_norm(
     names: VariableNames, scheme: Scheme, scope: str, owner: str, roles: Mapping[str, str]
 ) -> bool:
-    """Return True if a `mean` and a `variance`, ordinary words, belong to a batch norm.
+    """Return True if variables with the ordinary names `mean` and `variance` are batch norm's.
 
-    They do in a library's own tree of batch statistics, unless they describe data such as a
+    This is so in a library's tree of batch statistics, except for statistics of data, such as a
     policy's observations.
     """
     shapes = {names.contents.variables[key].shape for key in roles.values()}
@@ -334,7 +334,7 @@ def _is_surely_batch_norm(
 
 
 def _shadows(names: VariableNames, sighting: Sighting) -> list[Sighting]:
-    """Return the layer of a layer's shadow copies, if there are any."""
+    """Return the layer formed by the shadow copies of a layer's variables, if any."""
     roles = {
         role: shadow
         for role, key in sighting.roles.items()
@@ -352,19 +352,19 @@ _ORDERS: Final = (
     {"weight": 0, "bias": 1, _MEAN: 2, _VARIANCE: 3},
     {_MEAN: 0, _VARIANCE: 1, "weight": 2, "bias": 3},
 )
-"""Variable -> its position in a layer, in current and in older versions."""
+"""Variable -> position in a layer, for current and for older versions."""
 
 Shape = Callable[[str], tuple[int, ...]]
 
 
 def with_scopes(keys: Mapping[str, str], shape_of: Shape) -> dict[str, str]:
-    """Return the names with a scope of its own for each numbered layer.
+    """Return names in which each numbered layer has a separate scope.
 
     The layer of `features.running_mean__16` gets the scope `features__16`.
 
     Args:
         keys: name -> key of all variables of a file.
-        shape_of: gives the shape of the variable with a key.
+        shape_of: returns the shape of the variable with a key.
     """
     store = _Store(keys, shape_of)
     if not store.statistics:
@@ -394,7 +394,7 @@ class _Store:
         }
 
     def layers(self, order: Mapping[str, int]) -> dict[str, dict[str, str]]:
-        """Return scope -> leaf -> name of the layers whose variables have this order."""
+        """Return scope -> leaf -> name, for layers whose variables have this order."""
         layers: dict[str, dict[str, str]] = {}
         taken: set[str] = set()
         for scope, numbered in self.statistics.items():
@@ -409,7 +409,7 @@ class _Store:
         return layers
 
     def count(self, layers: Mapping[str, Mapping[str, str]]) -> int:
-        """Return how many variables belong to layers, including those without numbers."""
+        """Return the number of variables in layers, including unnumbered variables."""
         taken = {name for names in layers.values() for name in names.values()}
         plain = ({f"{scope}{leaf}" for leaf in _ORDERS[0]} for scope in self.statistics)
         return len(taken) + sum(
@@ -417,7 +417,7 @@ class _Store:
         )
 
     def _layer(self, scope: str, start: int, order: Mapping[str, int]) -> dict[str, str]:
-        """Return the variables with consecutive numbers; none if a statistic is missing."""
+        """Return leaf -> name for consecutive variables; empty without both statistics."""
         names = {
             leaf: name
             for leaf, position in order.items()
@@ -441,17 +441,17 @@ class _Store:
 _NUMBERED_SCOPE = re.compile(r"(.+)_\d+")
 
 _DEEPEST = 64
-"""Parts of a scope; networks have some ten."""
+"""The limit on components of a scope; networks have some ten."""
 
 _MOST_SIBLINGS = 10_000
-"""Names in one scope, some three for each layer."""
+"""The limit on names in one scope; each layer has some three."""
 
 Scope = tuple[str, ...]
-"""The parts of a scope; empty if it is unknown."""
+"""The components of a scope; empty if unknown."""
 
 
 def name_by_scopes(layers: Sequence[Sighting], contents: Contents) -> None:
-    """Add the names that a graph and the full names of variables show together."""
+    """Add layer names that follow from a graph's scopes and the full names of variables."""
     scopes = [_graph_scope(layer) for layer in layers]
     if not any(scopes):
         return
@@ -483,7 +483,7 @@ def _graph_scope(layer: Sighting) -> Scope:
 
 
 def _variable_scopes(layers: Sequence[Sighting], contents: Contents) -> list[Scope]:
-    """Return for each layer the scope in the full names of all of its variables."""
+    """Return, for each layer, the common scope in the full names of its variables."""
     keys = {key for layer in layers for key in layer.roles.values()}
     full_names = {node.key: node.full_name for node in contents.objects if node.key in keys}
     result = []
@@ -495,7 +495,7 @@ def _variable_scopes(layers: Sequence[Sighting], contents: Contents) -> list[Sco
 
 
 def _start(scope: Scope, own: Scope) -> int | None:
-    """Return where the parts of a layer's own scope begin in a graph's, which may number them."""
+    """Return the index in a graph's scope, which may be numbered, where a layer's scope begins."""
     for start in range(len(scope) - len(own) + 1 if own else 0):
         pairs = zip(scope[start:], own, strict=False)
         if all(part == name or _without_number(part) == name for part, name in pairs):
@@ -509,7 +509,7 @@ def _without_number(part: str) -> str | None:
 
 
 def _authors_names(scopes: Iterable[Scope]) -> Mapping[Scope, str | None]:
-    """Return scope -> the author's name of its last part, if each was opened twice, in this order.
+    """Return scope -> author's name of the last component, if each was opened twice, in order.
 
     Unknown names are None.
     """
@@ -524,7 +524,7 @@ def _authors_names(scopes: Iterable[Scope]) -> Mapping[Scope, str | None]:
 
 
 def _authors_name(part: str, siblings: dict[str, int]) -> str | None:
-    """Return the name that becomes `part` when it is opened for the second time."""
+    """Return the name that TensorFlow changes to `part` when it is opened a second time."""
     name = _without_number(part)
     if name is None or len(siblings) > _MOST_SIBLINGS:
         return None
@@ -537,7 +537,7 @@ def _authors_name(part: str, siblings: dict[str, int]) -> str | None:
 
 
 def _open(name: str, taken: MutableMapping[str, int]) -> str:
-    """Return the unique name that TensorFlow gives a scope beside the taken names."""
+    """Return the unique scope name that TensorFlow makes, given the names in `taken`."""
     key = name.lower()
     number = taken.get(key, 0)
     taken[key] = number + 1

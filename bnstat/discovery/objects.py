@@ -1,7 +1,7 @@
 """Batch norm in the object graph: nodes with the children `moving_mean` and `moving_variance`.
 
 In Keras the children are variables. In Sonnet 2 they are nodes whose child `average` is the
-variable. The children show which variables a layer has, whatever their checkpoint keys are.
+variable. The children show which variables a layer has, regardless of the checkpoint keys.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OPERATION = re.compile(r"(?:.*/)?_operations/\d+/")
 
 
 def from_objects(contents: Contents) -> list[Sighting]:
-    """Return the layers of the object graph, in the order of a walk from its root."""
+    """Return the layers of the object graph, in the order of a walk from the root."""
     nodes = contents.objects
     sightings = []
     scopes = []
@@ -47,10 +47,10 @@ def from_objects(contents: Contents) -> list[Sighting]:
 
 
 def _name(scope: str, path: str, uses: int) -> str:
-    """Return the scope of a layer's variables if no other layer has it, else the layer's path.
+    """Return the scope of a layer's variables if it is unique, else the layer's path.
 
-    Keras 3 lists the layers of a network as `_operations`. A layer inside such a layer has
-    variables in the scope of the outer one if it was built when it was called.
+    Keras 3 lists the layers of a network as `_operations`. If an inner layer is built when the
+    outer layer is called, its variables get the outer layer's scope.
     """
     match = _OPERATION.match(path) if scope else None
     own_would_be_longer = "/" not in scope and path.count("_operations/") == 1
@@ -62,7 +62,7 @@ def _name(scope: str, path: str, uses: int) -> str:
 def _walk(nodes: Objects) -> Iterator[tuple[int, dict[int, tuple[int, str]]]]:
     """Yield every node that may have children, depth first in stored order.
 
-    Each comes with a dictionary: node so far -> its parent and its name there.
+    Each index comes with a dictionary: visited node -> (parent, name in the parent).
     """
     parents: dict[int, tuple[int, str]] = {}
     stack = [(0, -1, "")] if nodes else []
@@ -91,7 +91,7 @@ def _path(index: int, parents: Mapping[int, tuple[int, str]]) -> str:
 def _variables(nodes: Objects, node: Node, contents: Contents) -> dict[str, Node]:
     """Return label -> node of the stored variables that are children of a node.
 
-    An average's variable has a label such as `moving_mean/average`.
+    The variable of an average has a label such as `moving_mean/average`.
     """
     variables = {}
     for label, child in node.children.items():
@@ -111,7 +111,7 @@ def _scope(variables: Collection[Node]) -> str:
 
 
 def note_lost_statistics(contents: Contents, taken: Collection[str]) -> list[str]:
-    """Describe the variables that share the scope of a layer but belong to none.
+    """Return notes on variables that share the scope of a layer but belong to no layer.
 
     Keras 3 gives all layers of a model that is built late one name, and leaves layers in lists and
     dicts out of `tf.train.Checkpoint`. The optimizer still saves their gamma and beta.

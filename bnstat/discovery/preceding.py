@@ -1,17 +1,16 @@
 """The bias that a network adds right before a batch norm, usually in a convolution.
 
-With batch statistics the normalization cancels this bias, and with stored statistics it acts as
-beta does. The record of the network in the file decides how certain the pairing is:
+With batch statistics, the normalization cancels this bias; with stored statistics, the bias acts
+like beta. The stored structure of the network decides how certain the pairing is:
 
-- a Keras configuration names the layer whose output the normalization takes, that layer's
-  activation, and what else may hold the bias or beta; a graph contains the addition itself. Both
-  prove that only pooling lies between, which a bias passes. A leaky ReLU lets a bias pass
-  in part, which proves nothing of its size; other activations rule the bias out. The bias of a
+- a Keras configuration names the layer before the normalization, the activation of this layer, and
+constraints on bias or beta; a graph contains the addition itself. Both prove that only pooling,
+which preserves a bias, lies between. A leaky ReLU preserves a bias in part, so that its size proves
+nothing; other activations rule the bias out. The bias of a
   dense layer whose output is reshaped to images has a number for each position and channel;
 - otherwise, the convolution and the normalization are neighbors: in one scope (`conv1/biases`,
-  `conv1/BatchNorm/beta`), in the order of the object graph, of the layers or of the variables.
-  An activation may lie between, and a network that normalizes before the convolution has the same
-  order.
+`conv1/BatchNorm/beta`), or in the order of the object graph, the layers or the variables. This is
+not proof: an activation may lie between, or the normalization may come before the convolution.
 
 Sources: the Keras classes in keras/src/layers and keras/src/optimizers;
 tensorflow/python/training/slot_creator.py; docs/Operators.md of ONNX.
@@ -36,28 +35,28 @@ _BIAS: Final = re.compile(r"(^|.*[/._])(bias|biases|b)(:0|/value)?", re.DOTALL)
 _LINEAR_LAYER: Final = re.compile(
     r"(Depthwise|Separable)?(Conv|Convolution|Deconvolution)[123]D(Transpose)?|Dense"
 )
-"""Classes of Keras, 1 to 3, that add a bias last, before their activation."""
+"""Classes of Keras 1 to 3 that add a bias last, before the activation."""
 
 _ADDS_THIRD_INPUT: Final = frozenset({"Conv", "ConvTranspose", "Gemm"})
-"""Ops of ONNX that add a bias themselves."""
+"""ONNX ops that include the addition of a bias."""
 
 _NUMBERED_VARIABLE: Final = re.compile(r".*/vars/\d+", re.DOTALL)
 """The key of a variable that Keras 3 only numbers."""
 
 _NUMBERED_LAYER: Final = re.compile(r"(?:layer-)?(\d{1,9})")
-"""The name under which an object graph has the layers of a model, in the order of the network."""
+"""The name of a layer in a model's node of the object graph; the numbers are in network order."""
 
 _PASSES_BIASES: Final = re.compile(
     r"(Global)?(Max|Average)Pool(ing)?[123]D|UpSampling[123]D|LeakyReLU"
 )
-"""Classes of Keras whose output contains a number that is added to a whole channel."""
+"""Keras classes that preserve a constant added to a whole channel."""
 
 _MOST_BETWEEN: Final = 10
-"""How many layers are followed from a normalization back to a convolution."""
+"""The limit on layers between a convolution and a normalization."""
 
 _SQUARES: Final = ("v", "velocity", "rms", "adam_1", "adam_v")
 _AVERAGES: Final = ("m", "momentum", "adam", "adam_m")
-"""Kinds of optimizers' variables that start at 0, unlike in Adagrad, Ftrl and TensorFlow 1's
+"""Kinds of optimizer variables that start at 0, unlike in Adagrad, Ftrl and TensorFlow 1's
 RMSProp."""
 
 _SLOT: Final = re.compile(
@@ -66,26 +65,26 @@ _SLOT: Final = re.compile(
     rf"([/_](?P<last>{'|'.join(sorted((*_SQUARES, *_AVERAGES), key=len, reverse=True))}))?(:0)?",
     re.IGNORECASE | re.DOTALL,
 )
-"""The names of optimizers' variables: `Adam/v/conv/bias`, `adam/conv_bias_velocity`,
+"""The names of optimizer variables: `Adam/v/conv/bias`, `adam/conv_bias_velocity`,
 `conv/bias/Adam_1`, `training/Adam/conv/bias/v`."""
 
 _LONGEST_NAME: Final = 1000
-"""Longer names are not searched, which would take time."""
+"""Longer names are not searched, because this would be slow."""
 
 _Pair = tuple[str, str, bool]
-"""The name of a layer, the key of the bias before it, and True if that is proven."""
+"""The name of a layer, the key of the bias before the layer, and True if this is proven."""
 
 
 def preceding_biases(
     contents: Contents, layers: Sequence[BatchNorm]
 ) -> Mapping[str, PrecedingBias]:
-    """Return the bias right before each layer, by the name of the layer.
+    """Return layer name -> bias right before the layer.
 
-    A layer is left out if no such bias is found, or if it is found before several layers.
+    A layer is left out if no bias is found, or if the bias precedes several layers.
 
     Args:
         contents: the file.
-        layers: its batch-norm layers.
+        layers: the file's batch-norm layers.
     """
     search = _Search(contents, layers)
     pairs: dict[str, PrecedingBias] = {}
@@ -108,7 +107,7 @@ def preceding_biases(
 
 
 def _slots(variables: Mapping[str, Variable]) -> Mapping[tuple[str, str], Variable]:
-    """Return (plain name of a variable, kind) -> what the optimizer keeps for the variable."""
+    """Return (plain name of a variable, kind) -> the optimizer's slot variable."""
     slots = {}
     for variable in variables.values():
         match = _SLOT.fullmatch(variable.name) if len(variable.name) <= _LONGEST_NAME else None
@@ -132,12 +131,12 @@ def _slots_of(
 
 
 def _plain(name: str) -> str:
-    """Return a variable's name as Keras 3 writes it in an optimizer's, in lower case."""
+    """Return a variable's name in the lower-case form in which Keras 3 names slot variables."""
     return name.removesuffix(":0").replace("/", "_").lower()
 
 
 class _Search:
-    """Searches the records of the network that a file contains."""
+    """Searches the stored descriptions of a network for biases."""
 
     def __init__(self, contents: Contents, layers: Sequence[BatchNorm]) -> None:
         self._contents = contents
@@ -197,7 +196,7 @@ class _Search:
                     yield layer.name, key, True
 
     def by_scopes(self) -> Iterator[_Pair]:
-        """Search the scope that holds a layer's scope and no other layer's."""
+        """Search the parent scope of each layer, if no other layer has the same parent scope."""
         scopes = {layer.name: self._scope_around(layer) for layer in self._undecided()}
         uses = Counter(scopes.values())
         own = {scope: name for name, scope in scopes.items() if scope and uses[scope] == 1}
@@ -214,7 +213,7 @@ class _Search:
                 yield own[scope], bias, False
 
     def by_neighbors(self) -> Iterator[_Pair]:
-        """Search the layer or the variable right before, in the orders that the file records."""
+        """Search the preceding layer or variable, in each order that the file records."""
         undecided = {layer.name for layer in self._undecided()}
         for before, after in self._neighbors() if undecided else ():
             norm = self._norm_of(after)
@@ -224,7 +223,7 @@ class _Search:
                 yield norm.name, bias, False
 
     def _neighbors(self) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
-        """Yield the keys of the variables of a layer, and of the layer after it."""
+        """Yield the keys of a layer's variables, and the keys of the next layer's variables."""
         nodes = self._contents.objects
         for node in nodes:
             numbered = {
@@ -245,18 +244,18 @@ class _Search:
             yield from pairwise([[key] for key in self._contents.variables])
 
     def _undecided(self) -> list[BatchNorm]:
-        """Return the layers whose input no configuration and no graph records."""
+        """Return the layers whose input is in no configuration and no graph."""
         return [layer for layer in self._layers if layer.name not in self._configured]
 
     def _norm_of(self, keys: Collection[str]) -> BatchNorm | None:
-        """Return the only layer that has variables among these."""
+        """Return the layer that owns variables in `keys`, if it is the only one."""
         owners = {id(self._owners[key]): self._owners[key] for key in keys if key in self._owners}
         return next(iter(owners.values())) if len(owners) == 1 else None
 
     def _only_bias(
         self, keys: Collection[str], norm: BatchNorm, is_repeated: bool = False
     ) -> str | None:
-        """Return the only vector among variables that can be the bias before a layer.
+        """Return the only variable in `keys` that can be the bias before a layer, or None.
 
         With `is_repeated`, a bias may have a number for each channel at each position.
         """
@@ -295,14 +294,14 @@ class _Search:
         return keys[0] if is_bias else None
 
     def _scope_around(self, layer: BatchNorm) -> str:
-        """Return the scope around the scope of all variables of a layer, or an empty string."""
+        """Return the common parent scope of a layer's variables' scopes, or an empty string."""
         names = [self._contents.name_of(variable.key) for variable in layer.variables.values()]
         scopes = {name.rpartition("/")[0].rpartition("/")[0] for name in names}
         return scopes.pop() if len(scopes) == 1 else ""
 
 
 def _adds_bias_last(layer: Layer) -> bool:
-    """Return True if a layer of Keras adds a bias last, or before a leaky activation."""
+    """Return True if a Keras layer adds a bias last, or before a leaky activation."""
     has_bias = layer.config.get("use_bias", layer.config.get("bias", True))
     return (
         _LINEAR_LAYER.fullmatch(layer.class_name or "") is not None
@@ -312,7 +311,7 @@ def _adds_bias_last(layer: Layer) -> bool:
 
 
 def _is_free(config: Mapping[str, object]) -> bool:
-    """Return True if nothing but the loss moves the bias of a layer of Keras."""
+    """Return True if a Keras layer's bias has no regularizer and no constraint."""
     return all(
         config.get(f"{start}_{end}") is None
         for start in ("bias", "b")
@@ -321,7 +320,7 @@ def _is_free(config: Mapping[str, object]) -> bool:
 
 
 def _starts_even(config: Mapping[str, object]) -> bool:
-    """Return True if the beta of a normalization starts as one number for all channels."""
+    """Return True if the initial beta is equal in all channels."""
     start = config.get("beta_initializer", config.get("beta_init"))
     name = start.get("class_name") if isinstance(start, Mapping) else start
     return name is None or str(name).lower().startswith(("zero", "one", "constant"))
@@ -333,7 +332,7 @@ def _is_argument(tensors: Tensors, tensor: str) -> bool:
 
 
 def _has_axis_of(norm: BatchNorm, before: Layer) -> bool:
-    """Return True if a normalization has the channels of the layer before it as its own."""
+    """Return True if a normalization's axis is the channel axis of the layer before."""
     match = re.search(r"([123])D", before.class_name or "")
     if match is None or norm.axis is None:
         return True
@@ -343,14 +342,14 @@ def _has_axis_of(norm: BatchNorm, before: Layer) -> bool:
 
 
 def _passes_biases(layer: Layer) -> bool:
-    """Return True if a layer passes the bias before it on, in full or in part."""
+    """Return True if a layer preserves the bias before the layer, in full or in part."""
     if layer.class_name == "Activation":
         return _is_identity(layer.config) or _is_leaky(layer)
     return _PASSES_BIASES.fullmatch(layer.class_name or "") is not None
 
 
 def _is_reshape_to(norm: BatchNorm, layer: Layer) -> bool:
-    """Return True if a layer makes the channels of a normalization the last axis."""
+    """Return True if a layer reshapes so that the last axis is the normalization's channels."""
     shape = layer.config.get("target_shape")
     return (
         layer.class_name == "Reshape"

@@ -3,8 +3,8 @@
 `SCHEMES` has one row per naming scheme. Configurations and object graphs use the same words, by
 `find_roles`.
 
-Source of the lookalikes: the optimizers of TensorFlow 1 (python/training), Keras 2 (legacy and
-since 2.11) and Keras 3, each of which was run and saved.
+Source of the lookalikes (names of variables that are not batch norm): the optimizers of TensorFlow
+1 (python/training), Keras 2 (legacy and since 2.11) and Keras 3, as found in files that they saved.
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ from typing import Final, NamedTuple
 
 
 class Scheme(NamedTuple):
-    """How one library names the variables of a batch-norm layer.
+    """The names that a library gives the variables of a batch-norm layer.
 
-    A name is a scope, which is the layer's, and an ending, which starts with a separator. Moving
-    statistics are what makes a scope a batch norm: layer, group and instance norm have a gamma and
-    a beta as well.
+    A name consists of the layer's scope and an ending, which starts with a separator. Only moving
+    statistics show batch norm, because layer, group and instance norm also have gamma and beta.
 
     Attributes:
         library: the library.
         mean, variance, gamma, beta: the endings for each role.
         extra: the endings of further variables.
-        surely: False if the endings are ordinary words (`mean`, `variance`), so that the scope
-            must show more.
-        trees: for libraries that keep statistics and parameters in two trees of the same layout:
-            (the statistics' branch, the parameters' branch).
+        surely: False if the endings are ordinary words (`mean`, `variance`), so that more evidence
+            is needed.
+        trees: pairs (root of the statistics, root of the parameters), for libraries that store
+            these in two trees with equal paths.
     """
 
     library: str
@@ -42,7 +41,7 @@ class Scheme(NamedTuple):
     trees: tuple[tuple[str, str], ...] = ()
 
     def roles(self, labels: Collection[str]) -> dict[str, str]:
-        """Return role -> label for those labels of a layer's variables that this scheme has."""
+        """Return role -> label, for the labels that belong to this scheme."""
         endings = {
             "gamma": self.gamma,
             "beta": self.beta,
@@ -118,7 +117,7 @@ SCHEMES: Final = (
     Scheme("caffe-tensorflow, hand-written", "/mean", "/variance",
            ("/scale", "/gamma"), ("/offset", "/beta", "/shift"), surely=False),
 )  # fmt: skip
-"""All schemes; the first that fits a scope is taken."""
+"""All schemes; the first scheme that fits a scope is used."""
 
 _SURE_SCHEMES: Final = tuple(scheme for scheme in SCHEMES if scheme.surely)
 
@@ -127,14 +126,14 @@ LABELS: Final = frozenset(
     for scheme in _SURE_SCHEMES
     for ending in (scheme.mean, scheme.variance, *scheme.gamma, *scheme.beta)
 )
-"""All names that a variable of a layer may have in its layer."""
+"""All labels that a variable may have within its layer."""
 
 
 def find_roles(labels: Collection[str]) -> dict[str, str]:
-    """Return role -> label for the variables of one layer, by the scheme that has the most of them.
+    """Return role -> label for one layer's variables, by the scheme with the most matches.
 
     Args:
-        labels: the names of the variables in their layer, such as `gamma`.
+        labels: the names of the variables within the layer, such as `gamma`.
     """
     return dict(_roles_of(LABELS.intersection(labels)))
 
@@ -190,7 +189,7 @@ _LOOKALIKES = [
 
 
 def describe_lookalike(key: str, name: str) -> str | None:
-    """Describe a variable that belongs to no layer, such as an optimizer's; None for others."""
+    """Describe a variable that is not batch norm, such as an optimizer's; None if unknown."""
     for is_key, pattern, description in _LOOKALIKES:
         if pattern.search(key if is_key else name):
             return description

@@ -1,1 +1,1 @@
-"""New statistics from data: running a model, measuring what enters its normalizations."""
+"""New statistics from data: run a model, and measure the inputs of the normalizations."""

@@ -1,4 +1,4 @@
-"""How far the stored statistics of a model are from the statistics of real data.
+"""The distance between a model's stored statistics and the statistics of real data.
 
 The values of a channel are modelled as a normal distribution, once with the stored mean and
 variance, once with the measured ones. The distance of the two distributions is the symmetric
@@ -46,18 +46,18 @@ have this divergence, and variances with a ratio of 1.56."""
 
 @dataclass(frozen=True)
 class LayerDrift:
-    """How far the statistics of a layer are from the statistics of data.
+    """The distance between a layer's stored statistics and the statistics of data.
 
     Attributes:
-        layer: its name.
+        layer: the layer's name.
         stored_mean, stored_variance: [channels], float64.
-        mean, variance: [channels], float64, of what entered the layer.
+        mean, variance: [channels], float64, the statistics of the layer's input.
         shift: [channels], `(mean - stored_mean)` in stored standard deviations.
         ratio: [channels], `variance / stored_variance`.
-        divergence: [channels], J. If a statistic is invalid, it is infinite, and the shift and
-            the ratio are NaN.
+        divergence: [channels], J. If a statistic is invalid, J is infinite, and shift and ratio are
+            NaN.
         state: `invalid` if a stored or measured statistic of any channel is not finite, or a
-            stored variance is negative; otherwise by the mean divergence.
+            stored variance is negative; otherwise according to the mean divergence.
     """
 
     layer: str
@@ -78,14 +78,14 @@ class LayerDrift:
 
 @dataclass(frozen=True)
 class Drift:
-    """How far the statistics of a model are from the statistics of data.
+    """The distance between a model's stored statistics and the statistics of data.
 
     Attributes:
         layers: in the order of the network.
-        left: layer -> why it was not measured.
+        left: layer -> the reason why it was not measured.
         samples: the number of samples.
-        accuracy: the part of the samples that was classified as labelled; None without labels.
-        evidence: what shows how the model was trained, if it was examined.
+        accuracy: the fraction of samples that were classified as labelled; None without labels.
+        evidence: the evidence of how the model was trained; None if not examined.
         batches: the number of batches.
         not_trainable: the measured layers that the model stores as not trainable.
     """
@@ -105,7 +105,7 @@ class Drift:
 
     @property
     def state(self) -> State:
-        """The worst state of a layer."""
+        """The most serious state of any layer; `healthy` if none was measured."""
         states = {each.state for each in self.layers}
         return next((state for state in _WORST_FIRST if state in states), "healthy")
 
@@ -115,7 +115,7 @@ def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -
 
     This runs the model once, unchanged, in inference. If there are labels, or if a layer holds the
     initial mean 0 and variance 1, up to 512 samples are run once more, normalized with their own
-    statistics, to find out with which statistics the model was trained.
+    statistics, to find out which statistics the training used.
 
     The arguments and the errors are those of `recalibrate`.
     """
@@ -181,7 +181,7 @@ def refuse_nothing(setup: Setup, layers: Sequence[Any], left: Mapping[str, str],
 
 
 def _in_both_modes(setup: Setup, sample: Sample, reading: Reading, track: Track) -> Modes | None:
-    """Run a sample with its own statistics, and compare the outputs; None if they cannot be."""
+    """Run a sample with its own statistics, and compare outputs; None if not comparable."""
     with setup.network.runner(by_batch=True, sample=True) as runner:
         again = run_again(setup, runner, sample, {}, track)
     if again is None:

@@ -1,17 +1,17 @@
-"""Both modes of batch norm side by side: with the stored statistics, and with the data's own.
+"""Comparison of both modes of batch norm: with stored statistics, and with the data's.
 
 If all layers hold the initial mean 0 and variance 1, the outputs of a classifier show the mode of
 its training. Training makes the mutual information of input and prediction large: the
 entropy of the mean prediction minus the mean entropy of the predictions, in nats. It is 0 if all
 inputs get the same prediction, and the logarithm of the number of classes if the predictions are
-certain and spread evenly. In the other mode, the network loses most of it. Data unlike the training
-data can reverse this, so both limits below are far from where that was seen. With labels, the
-accuracies have to agree as well.
+certain and spread evenly. In the other mode, the network loses most of this information. Data
+unlike the training data can reverse this, so both limits below keep a distance from observed
+reversals. With labels, the accuracies must agree as well.
 
 `tests/survey/predict_mode.py` measures how often this is right. Of 6,878 sets of data for 138 small
 classifiers, half of them trained in each mode, the predictions show the mode of 773, and the
 accuracies the mode of 467 out of 4,190. No verdict was wrong. With three or more classes and 32 or
-more samples like the training data, every second set shows it; two classes rarely do.
+more samples like the training data, every second set shows the mode; with two classes, few do.
 """
 
 from __future__ import annotations
@@ -41,29 +41,29 @@ MOST_SAMPLES: Final = 512
 """The largest number of samples on which both modes are compared."""
 
 _MOST_BYTES: Final = 256 << 20
-"""The largest memory of the inputs of these samples, if they are more than a batch."""
+"""The largest memory for the inputs of the compared samples, unless one batch needs more."""
 
 _MOST_NUMBERS: Final = 4096
-"""The largest number of outputs of a sample that are compared; of more, every n-th position."""
+"""The limit on compared outputs of a sample; beyond it, only every n-th position is used."""
 
 _LIMIT: Final = 0.01
-"""Outputs in this part of the range of the sigmoid or tanh, at each end, are saturated."""
+"""Outputs within this fraction of the range of sigmoid or tanh from an end are saturated."""
 
 _SIGNIFICANT: Final = 4.0
 """Accuracies differ clearly by more than this number of standard errors."""
 
 _LEAST_RATIO: Final = 6.0
-"""The least ratio of the information in both modes that shows how a network was trained."""
+"""The smallest ratio of the information in both modes that shows the training mode."""
 
 _LEAST_INFORMATION: Final = 0.65
-"""The least information in the better mode, in nats. Two classes have at most 0.69."""
+"""The smallest information in the better mode, in nats. Two classes have at most 0.69."""
 
 _LEAST_WITH_LABELS: Final = 1.0
 _LEAST_RATIO_WITH_LABELS: Final = 2.0
-"""The same if the accuracies differ clearly as well; then either pair of limits is enough."""
+"""The limits if the accuracies also differ clearly; then either pair of limits suffices."""
 
 _LEAST_SAMPLES: Final = 32
-"""The least number of samples that can show anything."""
+"""The minimum number of samples for a verdict."""
 
 _ROUNDED: Final = 0.02
 """The largest distance from 1 of a sum of probabilities in half precision."""
@@ -72,7 +72,7 @@ _VERDICTS: Final[dict[bool, TrainedWith]] = {True: "stored-statistics", False: "
 
 
 class Row(NamedTuple):
-    """A sample: its inputs by name, its label, and the output, [positions, scores]."""
+    """A sample: input name -> array, the label, and the output, [positions, scores]."""
 
     feeds: dict[str, Array]
     label: Array | None
@@ -86,7 +86,7 @@ class Sample:
     batches of a sample are mixed again.
 
     Args:
-        most: the largest number of samples; fewer are drawn if they need too much memory.
+        most: the largest number of samples; fewer are drawn if memory is insufficient.
     """
 
     def __init__(self, most: int = MOST_SAMPLES) -> None:
@@ -96,7 +96,7 @@ class Sample:
         self._rows: list[Row] = []
 
     def add(self, batch: Batch, output: Array) -> None:
-        """Consider the samples of a batch."""
+        """Draw samples from a batch, with their outputs."""
         outputs = rows_of(output, batch.size)
         if not self._seen:
             size = sum(array.nbytes for array in batch.feeds.values()) // batch.size
@@ -114,7 +114,7 @@ class Sample:
             self._rows[place : place + 1] = [row]
 
     def batches(self, size: int, is_fixed: bool) -> list[Batch]:
-        """Return the samples in mixed batches of about this size, or of exactly this size."""
+        """Return the samples in mixed batches of about `size`, or exactly if `is_fixed`."""
         self._random.shuffle(self._rows)
         count = len(self._rows)
         parts = count // size if is_fixed else -(-count // size)
@@ -123,7 +123,7 @@ class Sample:
         return [_batch([self._rows[place] for place in part]) for part in places]
 
     def outputs(self) -> Floats | None:
-        """Return the outputs, [samples, positions, scores]; None if they cannot be compared."""
+        """Return the outputs, [samples, positions, scores]; None if not comparable."""
         outputs = [row.output for row in self._rows if row.output is not None]
         if not outputs or len(outputs) < len(self._rows):
             return None
@@ -165,13 +165,13 @@ class Outputs:
     """The outputs of a model in one mode.
 
     Attributes:
-        low, high: the least and the largest; NaN if none is finite.
-        spread: how far apart the outputs for different samples are: the root of their mean
-            variance.
-        saturated: the part that is at a limit of the sigmoid or tanh; None for others.
-        information: the mutual information of input and prediction in nats; None if the outputs
-            are not known to be scores of classes.
-        accuracy: the part of the samples that is classified as labelled; None without labels.
+        low, high: the smallest and the largest output; NaN if no output is finite.
+        spread: the root of the mean variance of the outputs over samples.
+        saturated: the fraction of outputs at a limit of sigmoid or tanh; None for other
+            activations.
+        information: the mutual information of input and prediction in nats; None if the outputs are
+            not known to be scores of classes.
+        accuracy: the fraction of samples that are classified as labelled; None without labels.
     """
 
     low: float
@@ -187,13 +187,13 @@ class Modes:
     """The outputs of a model in both modes.
 
     Attributes:
-        trained_with: the statistics that were used in training, as the outputs show it.
-        reason: one sentence that says why, with the numbers.
+        trained_with: the statistics that training used, according to the outputs.
+        reason: the reason in one sentence, with the numbers.
         samples: the number of samples that were compared.
-        stored: with the stored statistics.
-        own: with the data's own statistics.
-        difference: the root of the mean square of the difference of both.
-        classes: their number; None if the outputs are not known to be scores of classes.
+        stored: the outputs with the stored statistics.
+        own: the outputs with the data's own statistics.
+        difference: the root mean square of the difference between the outputs of both modes.
+        classes: the number of classes; None if the outputs are not known to be scores of classes.
         better: the mode with the clearly higher accuracy, if there is one.
     """
 
@@ -209,11 +209,11 @@ class Modes:
 
 @dataclass(frozen=True, slots=True)
 class ModeEvidence:
-    """Everything that shows with which statistics a network was trained.
+    """All evidence of the statistics that a network's training used.
 
     Attributes:
-        file: what the file shows.
-        data: what the outputs show; None if they were not compared.
+        file: the evidence in the file.
+        data: the evidence in the outputs; None if not compared.
     """
 
     file: Evidence
@@ -227,7 +227,7 @@ class ModeEvidence:
 
     @property
     def reasons(self) -> list[str]:
-        """The reasons of the evidence that decides; all reasons if none does."""
+        """The reasons of the decisive evidence; all reasons if none is decisive."""
         decisive = [each.reason for each in self._all() if each.trained_with != "unknown"]
         return decisive or [each.reason for each in self._all()]
 
@@ -238,7 +238,7 @@ class ModeEvidence:
 
 
 def doubt_of(model: Model, network: Network) -> str | None:
-    """Return why the outputs cannot show how a model was trained; None if they can."""
+    """Return a reason why the outputs cannot show how a model was trained, or None."""
     initial = sum(map(has_initial_statistics, network.layers.values()))
     if initial < len(network.layers):
         only = f"only {initial} of {len(network.layers)} layers hold the initial statistics"
@@ -250,14 +250,14 @@ def doubt_of(model: Model, network: Network) -> str | None:
 
 
 class Accuracy(NamedTuple):
-    """The part of some samples that is classified as labelled."""
+    """The fraction of samples that are classified as labelled, and the number of samples."""
 
     part: float
     samples: int
 
 
 class SecondPass(NamedTuple):
-    """The outputs for a sample from two passes, and the accuracy in the second."""
+    """The outputs for a sample in two passes, and the accuracy in the second pass."""
 
     first: Floats
     second: Floats
@@ -267,7 +267,7 @@ class SecondPass(NamedTuple):
 def run_again(
     setup: Setup, runner: Runner, sample: Sample, statistics: Statistics, track: Track
 ) -> SecondPass | None:
-    """Run a sample once more with other statistics; None if its outputs cannot be compared."""
+    """Run a sample once more with other statistics; None if the outputs are not comparable."""
     data = setup.data
     batches = sample.batches(data.batch_size, data.is_fixed)
     first = sample.outputs()
@@ -308,10 +308,10 @@ def compare(
 
     Args:
         stored: [samples, positions, scores], with the stored statistics.
-        own: the same with the data's own.
-        activation: the function that the outputs are the result or the input of.
-        accuracies: in both modes, if there are labels.
-        doubt: why the outputs cannot show how the network was trained.
+        own: the outputs with the data's own statistics.
+        activation: the function whose result or input the outputs are.
+        accuracies: the accuracies in both modes, if there are labels.
+        doubt: a reason why the outputs cannot show how the network was trained.
     """
     of_classes = _probabilities(stored, own, activation, has_labels=accuracies is not None)
     in_stored, in_own = (
@@ -355,7 +355,7 @@ def _root_mean(squares: Floats) -> float:
 
 
 def by_information(stored: float, own: float, samples: int) -> tuple[TrainedWith, str]:
-    """Return what the mutual information of input and prediction in both modes shows, and why."""
+    """Return how the mutual information shows that the network was trained, and the reason."""
     figures = (
         f"mutual information {stored:.3g} nats with the stored statistics, {own:.3g} with the "
         f"data's own, over {samples} samples"
@@ -368,15 +368,15 @@ def by_information(stored: float, own: float, samples: int) -> tuple[TrainedWith
 def by_accuracy(
     accuracies: tuple[Accuracy, Accuracy], stored: float | None, own: float | None
 ) -> tuple[TrainedWith, str]:
-    """Return what the accuracies in both modes show, and why.
+    """Return how the accuracies show that the network was trained, and the reason.
 
     Data unlike the training data can have a higher accuracy in the wrong mode, so the mutual
-    information has to agree.
+    information must agree.
 
     Args:
-        accuracies: with the stored statistics, and with the data's own.
-        stored: the mutual information with the stored statistics; None if it is not known.
-        own: the same with the data's own.
+        accuracies: the accuracy with the stored statistics, and with the data's own.
+        stored: the mutual information with the stored statistics; None if unknown.
+        own: the mutual information with the data's own statistics; None if unknown.
     """
     figures = (
         f"accuracy {percent(accuracies[0].part)} with the stored statistics, "
@@ -400,7 +400,7 @@ def _is_clear(stored: float, own: float, least: float, ratio: float) -> bool:
 
 
 def _better_of(accuracies: tuple[Accuracy, Accuracy]) -> Mode | None:
-    """Return the mode with the clearly higher accuracy; None if it can be by chance."""
+    """Return the mode with the clearly higher accuracy; None if the difference may be chance."""
     stored, own = accuracies
     count = stored.samples + own.samples
     pooled = (stored.part * stored.samples + own.part * own.samples) / count
@@ -411,7 +411,7 @@ def _better_of(accuracies: tuple[Accuracy, Accuracy]) -> Mode | None:
 
 
 def percent(part: float) -> str:
-    """Return a part as text, such as `97.5 %`."""
+    """Format a fraction, such as `97.5 %`."""
     return f"{part:.1%}".replace("%", " %")
 
 
@@ -429,7 +429,7 @@ def _entropy(probabilities: Floats) -> Floats:
 def _probabilities(
     stored: Floats, own: Floats, activation: Activation | None, has_labels: bool
 ) -> Callable[[Floats], Floats] | None:
-    """Return a function from outputs to probabilities; None if they are not scores of classes."""
+    """Return a function from outputs to probabilities; None if outputs are not class scores."""
     both = (stored, own)
     if not all(np.isfinite(rows).all() for rows in both):
         return None

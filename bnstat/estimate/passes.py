@@ -1,8 +1,8 @@
-"""One pass over the data: what enters each layer, and how often the model is right.
+"""One pass over the data: the statistics of each layer's input, and the accuracy.
 
 Means and variances of batches are merged in float64, by the method of Chan, Golub and LeVeque,
-"Updating formulae and a pairwise algorithm for computing sample variances" (1979). Nothing that is
-merged is computed as `E[x^2] - E[x]^2`.
+"Updating formulae and a pairwise algorithm for computing sample variances" (1979). No variance is
+computed as `E[x^2] - E[x]^2`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Statistics = Mapping[str, Mapping[str, Array]]
 """Layer -> role -> [channels]."""
 
 Watch = Callable[[Batch, Array], None]
-"""Is called with each batch and the output for it."""
+"""Called with each batch and its output."""
 
 Track = Callable[[Iterable[Batch], str], Iterable[Batch]]
-"""Yields the batches and shows the progress. The text says what is being done."""
+"""Yields the batches and shows the progress. The string describes the task."""
 
 MOST_BYTES: Final = 1 << 30
-"""Bytes of activations that are kept at a time."""
+"""The limit on bytes of activations that are kept at a time."""
 
 
 def untracked(batches: Iterable[Batch], what: str) -> Iterable[Batch]:
@@ -42,10 +42,10 @@ def untracked(batches: Iterable[Batch], what: str) -> Iterable[Batch]:
 
 @dataclass
 class Moments:
-    """The moments of everything that was added.
+    """The moments of all values added so far.
 
     Attributes:
-        count: the number of elements of each channel.
+        count: the number of elements per channel.
         mean: [channels], float64.
         squares: [channels], float64, the sum of the squared deviations from the mean.
     """
@@ -89,9 +89,9 @@ class Halves:
 
     @property
     def error(self) -> float | None:
-        """Half of the distance between the means of the halves; None for a single batch.
+        """Half the distance between the means of the halves; None for a single batch.
 
-        It is in standard deviations, at the worst channel.
+        The unit is the standard deviation; the worst channel counts.
         """
         if not self.first.count or not self.second.count:
             return None
@@ -109,10 +109,10 @@ def in_deviations(distance: Floats, deviation: Floats) -> Floats:
 
 @dataclass
 class ActivationCache:
-    """Tensors of each batch that later waves need not compute again.
+    """A cache of tensors of each batch that later waves need not recompute.
 
-    They do not change in later waves. So without room for the newest tensors of a batch, a wave
-    starts from older ones, or from the inputs.
+    The tensors do not change in later waves. If a batch's newest tensors do not fit, the next wave
+    starts from older tensors or from the inputs.
 
     Attributes:
         most: the largest number of bytes to keep.
@@ -133,17 +133,17 @@ class ActivationCache:
         self._names, self._is_full = names, False
 
     def tensors(self, batch: int) -> Mapping[str, Array]:
-        """Return the tensors that are kept for a batch."""
+        """Return name -> tensor, for the tensors that are kept for a batch."""
         return self._tensors.get(batch, {})
 
     def wanted(self, batch: int) -> Sequence[str]:
-        """Return the names of the tensors to keep; empty if they are kept, or without room."""
+        """Return the names of tensors to keep; empty if all are kept or the cache is full."""
         kept = self.tensors(batch)
         is_done = kept.keys() == set(self._names) or (self._is_full and not kept)
         return () if is_done else self._names
 
     def offer(self, batch: int, tensors: Mapping[str, Array]) -> None:
-        """Replace the tensors of a batch by newer ones, if there is room."""
+        """Replace the tensors of a batch by newer tensors, if there is room."""
         if not tensors:
             return
         others = self.size - _size(self.tensors(batch))
@@ -162,8 +162,8 @@ class Reading:
     """The results of a pass over the data.
 
     Attributes:
-        moments: layer -> the moments of everything that entered it.
-        samples, batches: their numbers.
+        moments: layer -> the moments of the layer's input.
+        samples, batches: the numbers of samples and batches.
         correct: the number of samples that were classified as labelled; None without labels.
     """
 
@@ -174,7 +174,7 @@ class Reading:
 
     @property
     def accuracy(self) -> float | None:
-        """The part of the samples that was classified as labelled."""
+        """The fraction of samples that were classified as labelled; None without labels."""
         return None if self.correct is None else self.correct / self.samples
 
 
@@ -195,18 +195,18 @@ def read(
 
     Args:
         network: the network.
-        runner: a session with it.
+        runner: a session of the network.
         batches: the data.
         track: shows the progress.
-        what: what is being done, for `track`.
-        statistics: the statistics of each layer that does not normalize by its batch.
+        what: the description of the task, for `track`.
+        statistics: layer -> statistics, for layers that do not normalize with batch statistics.
         layers: the layers to measure.
         with_accuracy: True to compare the output with the labels.
         watch: called with each batch and the output.
-        cache: activations to start from; new ones are offered to it.
+        cache: activations to start from; newer activations are offered to the cache.
 
     Raises:
-        BnstatError: the network cannot be run, or its output is not a classification.
+        BnstatError: the network cannot be run, or the output is not a classification.
     """
     numbers = network.numbers(layers)
     accuracy = _Accuracy(network.output)
@@ -240,8 +240,8 @@ def read(
 class _Accuracy:
     """Compares outputs with labels.
 
-    A label is the number of a class. If the model returns one score for each sample, or the labels
-    are -1 and 1, there are two classes, and the larger label stands for the larger score.
+    A label is a class index. If the model returns one score per sample, or the labels are -1 and 1,
+    there are two classes, and the larger label corresponds to the larger score.
 
     Args:
         output: the tensor of the output, for messages.
@@ -257,7 +257,8 @@ class _Accuracy:
         """Add the output for a batch.
 
         Raises:
-            AmbiguousError: it does not classify the samples, or a label has another class.
+            AmbiguousError: the output is not a classification, or a label is not one of the
+                classes.
         """
         labels = batch.labels
         if labels is None:
@@ -283,7 +284,7 @@ class _Accuracy:
         self._correct = (self._correct or 0) + int((scores.argmax(1) == labels).sum())
 
     def correct(self) -> int | None:
-        """Return how many samples were classified as labelled; None without labels."""
+        """Return the number of samples that were classified as labelled; None without labels."""
         if not self._scores:
             return self._correct
         scores, labels = np.concatenate(self._scores), np.concatenate(self._labels)

@@ -1,4 +1,4 @@
-"""From a path or a model in memory, and data, to a network that can be run on the data."""
+"""Preparation of a model (a path or an object) and data for running."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class Setup:
 
     Attributes:
         model: the layers of the model.
-        network: the same model, ready to be measured.
-        data: the data for its inputs.
-        live: the model in memory, if it is not on disk.
+        network: the model as a runnable network.
+        data: the data for the model's inputs.
+        live: the model object; None for a model on disk.
     """
 
     model: Model
@@ -58,16 +58,16 @@ class Setup:
 
 
 def set_up(model: Any, data: Any, settings: Settings) -> Setup:
-    """Open a model and data for it.
+    """Open a model, and data that fits the model.
 
     Args:
         model: a path, or a model in memory.
         data: a path, `module:function`, or arrays or a dataset in memory.
-        settings: how to run it.
+        settings: how to run the model.
 
     Raises:
         NotFoundError: model or data do not exist, or the model has no batch norm or no network.
-        UnsupportedError: the model would have to be trusted.
+        UnsupportedError: running the model needs `trust`.
         BnstatError: model or data cannot be opened, or the data does not fit the model.
     """
     if isinstance(model, (str, os.PathLike)):

@@ -1,7 +1,7 @@
-"""Statistics estimated again from data.
+"""Recalibration: new statistics, estimated from data.
 
-In one pass each layer normalizes by its batch, as in PreciseBN, and a pass in inference measures
-the residual. With `exact`, the layers are estimated in waves from the input to the output.
+In one pass, each layer normalizes with batch statistics, as in PreciseBN, and a pass in inference
+measures the residual. With `exact`, the layers are estimated in waves from the input to the output.
 Source: Wu and Johnson, "Rethinking 'Batch' in BatchNorm" (2021), section 3.2.
 """
 
@@ -51,13 +51,13 @@ if TYPE_CHECKING:
 
 
 _MOST_ROUNDS = 20
-"""The largest number of estimates of layers that depend on themselves."""
+"""The largest number of rounds for layers whose input depends on their own statistics."""
 
 _SETTLED = 1e-6
-"""The change in standard deviations below which such layers count as settled."""
+"""The change, in standard deviations, below which the rounds end."""
 
 FAR = 0.05
-"""The residual in standard deviations above which the output mentions it."""
+"""The residual, in standard deviations, above which the output mentions the residual."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,15 @@ class Mended:
     """A layer and its new statistics.
 
     Attributes:
-        layer: its name.
+        layer: the layer's name.
         mean, variance: [channels], in the dtypes of the model.
-        moved: the distance of the new statistics from the old, in new standard deviations, at
-            the worst channel.
-        ratio: the new variance as a multiple of the old, at the channel where it is farthest
-            from 1.
-        error: half of the distance between the means of two halves of the data, in standard
-            deviations at the worst channel; None for a single batch.
-        remains: the residual: the distance of the new statistics from what enters the layer in
-            inference with them, in standard deviations at the worst channel.
+        moved: the distance between new and old statistics at the worst channel, in new standard
+            deviations.
+        ratio: new variance / old variance, at the channel with the ratio farthest from 1.
+        error: half the distance between the means of two halves of the data at the worst channel,
+            in standard deviations; None for a single batch.
+        remains: the residual: the distance between the new statistics and those of the layer's
+            input in inference, at the worst channel, in standard deviations.
     """
 
     layer: str
@@ -92,12 +91,12 @@ class Recalibration:
 
     Attributes:
         layers: the layers that were recalibrated, in the order of the network.
-        left: layer -> why it was left unchanged.
-        samples, batches: the numbers of both.
+        left: layer -> the reason why it was left unchanged.
+        samples, batches: the numbers of samples and batches.
         waves: the number of waves; 1 without `exact`.
-        exact: True if it was done in waves.
-        accuracy: before and after, if there are labels.
-        evidence: what shows how the model was trained.
+        exact: True if the statistics were estimated in waves.
+        accuracy: the accuracy before and after, if there are labels.
+        evidence: the evidence of how the model was trained.
         is_initial: True if a layer held the initial statistics.
         not_trainable: the recalibrated layers that the model stores as not trainable.
     """
@@ -115,7 +114,7 @@ class Recalibration:
 
     @property
     def objection(self) -> str | None:
-        """Why the model should keep its statistics; None if nothing shows that."""
+        """The reason why the model should keep its statistics, or None."""
         if self.is_initial and self.evidence.trained_with == "stored-statistics":
             reasons = "; ".join(self.evidence.reasons)
             return f"was trained in inference mode, with the statistics that it stores: {reasons}"
@@ -126,7 +125,7 @@ class Recalibration:
 
     @property
     def values(self) -> dict[str, dict[str, Array]]:
-        """Layer -> role -> its new statistics, [channels]."""
+        """Layer -> role -> new statistics, [channels]."""
         return {each.layer: {MEAN: each.mean, VARIANCE: each.variance} for each in self.layers}
 
 
@@ -141,10 +140,10 @@ def recalibrate(
     track: Track = untracked,
     **settings: Any,
 ) -> Recalibration:
-    """Estimate the moving statistics of a model from data, and change the model to them.
+    """Estimate the moving statistics of a model from data, and store them in the model.
 
-    This runs the model, in inference. A model in memory is changed in place. Of a model on disk, a
-    copy is written as by `bnstat.apply`, or nothing without `output` and `in_place`.
+    This runs the model, in inference. A model in memory is changed in place. For a model on disk, a
+    copy is written as by `bnstat.apply`; without `output` and `in_place`, nothing is written.
 
     Args:
         model: a path as for `load`, or a model of Keras, tf-keras, a `tf.Module`, or a
@@ -155,10 +154,10 @@ def recalibrate(
         output: the name of the copy.
         exact: estimate in waves from the input to the output, so that each layer sees the new
             statistics of the layers before it, and there is no residual. The default is one pass,
-            where each layer normalizes by its batch.
+            in which each layer normalizes with batch statistics.
         in_place: replace the original by the copy.
-        force: change the model even if it was trained with the statistics that it stores, or
-            if the new ones lower its accuracy.
+        force: change the model even if training used the stored statistics, or if the new
+            statistics lower the accuracy.
         track: yields the batches and shows the progress.
         **settings: as in `Settings`: `samples`, `batch_size`, `layers`, `labels`,
             `signature`, `inputs`, `outputs`, `feeds`, `imports`, `trust`, `images`,
@@ -166,8 +165,8 @@ def recalibrate(
 
     Raises:
         NotFoundError: model or data do not exist, or the data lacks an input.
-        UnsupportedError: the model cannot be run, or would have to be trusted; or none of its
-            layers can be recalibrated.
+        UnsupportedError: the model cannot be run, or needs `trust`; or no layer can be
+            recalibrated.
         BnstatError: the data does not fit the model, the copy cannot be written, or the model
             should keep its statistics (see `force`).
     """
@@ -224,7 +223,7 @@ def estimate(
     """Estimate the statistics of a network's layers; for the arguments see `recalibrate`.
 
     If a layer holds the initial statistics, up to `modes.MOST_SAMPLES` samples are run once more
-    with the stored ones. The cache keeps activations from wave to wave.
+    with the stored statistics. The cache keeps activations between waves.
     """
     network, data = setup.network, setup.data
     with_accuracy = data.labels is not None
@@ -324,7 +323,7 @@ def _in_waves(
 
 
 def _new_statistics(network: Network, moments: Mapping[str, Halves], old: Statistics) -> Statistics:
-    """Return the new statistics in the dtypes of the model, or the old if they are not usable."""
+    """Return the new statistics in the model's dtypes; the old statistics if not usable."""
     new = dict(old)
     for name, halves in moments.items():
         if _is_usable(halves):
@@ -367,10 +366,10 @@ def _mended(
 
 
 def _largest_distance(first: Mapping[str, Array], second: Mapping[str, Array]) -> float:
-    """Return the distance of two pairs of statistics at the worst channel.
+    """Return the distance between two pairs of statistics at the worst channel.
 
-    The means or the standard deviations decide, whichever are farther apart. The unit is the
-    standard deviation of the second pair.
+    It is the larger of the distances between the means and between the standard deviations. The
+    unit is the standard deviation of the second pair.
     """
     means = [as_float64(each[MEAN]) for each in (first, second)]
     deviations = [np.sqrt(np.maximum(as_float64(each[VARIANCE]), 0)) for each in (first, second)]
@@ -383,10 +382,10 @@ def _largest_distance(first: Mapping[str, Array], second: Mapping[str, Array]) -
 def _cuts(
     network: Network, runner: Runner, waves: Sequence[Sequence[str]]
 ) -> list[tuple[str, ...]]:
-    """Return for each wave the tensors that do not change once the earlier waves are done.
+    """Return, for each wave, tensors that no longer change after the earlier waves.
 
-    This and later waves can start from them instead of from the inputs. A wave gets no tensors if
-    the graph cannot be cut there.
+    The wave and later waves can start from these tensors instead of the inputs. The list is empty
+    for a wave at which the graph cannot be cut.
     """
     measuring = runner.measuring
     marks = {op_of(each.tensor): [DATA] for each in network.inputs.values()}
@@ -401,7 +400,7 @@ def _cuts(
     done = {layer: number for number, wave in enumerate(waves, 1) for layer in wave}
 
     def first_constant(tensor: str) -> int:
-        """Return the first wave during which a tensor does not change any more."""
+        """Return the first wave in which a tensor no longer changes."""
         return max((done.get(mark, 0) for mark in dependencies.marks(tensor)), default=0)
 
     cuts: list[set[str]] = [set() for _ in waves]
@@ -415,7 +414,7 @@ def _cuts(
 
 
 def _last_waves(nodes: Mapping[str, Any], results: Sequence[Sequence[str]]) -> dict[str, int]:
-    """Return op -> the last wave that needs it."""
+    """Return op -> the last wave that needs the op."""
     last: dict[str, int] = {}
     for number in range(len(results) - 1, -1, -1):
         stack = list(results[number])
@@ -430,7 +429,7 @@ def _last_waves(nodes: Mapping[str, Any], results: Sequence[Sequence[str]]) -> d
 def _kept_tensors(
     nodes: Mapping[str, Any], dependencies: Dependencies, runner: Runner, cut: set[str]
 ) -> tuple[str, ...]:
-    """Return the tensors of a cut by their original names; none if they cannot be kept."""
+    """Return the tensors of a cut by original name; empty if they cannot be kept."""
     names = set()
     for tensor in cut:
         if dependencies.is_in_loop(tensor) or dependencies.conditions(tensor):

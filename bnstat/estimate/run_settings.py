@@ -1,4 +1,4 @@
-"""How a model is run over data."""
+"""The settings for running a model on data."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from bnstat.estimate.data.stored import Images
 
 @dataclass(frozen=True)
 class Settings:
-    """The keyword arguments of `recalibrate` and `drift` that say how the model is run.
+    """The keyword arguments of `recalibrate` and `drift` that control how a model is run.
 
     Attributes:
         samples: the largest number of samples to use.
         batch_size: the number of samples in a batch.
         layers: globs of layer names; empty for all layers.
-        labels: the name of the labels in the data, if the accuracy is wanted.
-        inputs, outputs: the names of inputs and outputs, or of tensors of the graph, if they are
-            not obvious. The first output is compared with the labels.
+        labels: the name of the labels in the data, to compute the accuracy.
+        inputs, outputs: the names of inputs and outputs, or of tensors of the graph, if they cannot
+            be detected. The first output is compared with the labels.
         feeds: name of a placeholder that takes no data, such as `keep_prob` -> its value.
         imports: Python modules that define custom classes of a Keras model.
-        signature: the name of a SavedModel's signature; by default the one that is served.
-        trust: run ops, build layers and import modules that are refused otherwise because they
-            can read and write files or run code.
-        images: how a folder of images becomes arrays.
+        signature: the name of a SavedModel's signature; by default `serving_default`.
+        trust: run ops, build layers and import modules that are otherwise refused because they can
+            access files or run code.
+        images: options for converting images to arrays.
         checkpoint, step, patterns, include_shadows: as for `bnstat.load`.
     """
 

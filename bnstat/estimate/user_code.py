@@ -1,4 +1,4 @@
-"""Python code of the user: imported by name or from a file; its errors in one line."""
+"""The user's Python code: imports by name or from a file, and errors in one line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def import_user_module(name: str, where: str) -> ModuleType:
 
     Raises:
         NotFoundError: the module does not exist.
-        BnstatError: its code fails.
+        BnstatError: the module's code fails.
     """
     folder = os.getcwd()
     sys.path.insert(0, folder)

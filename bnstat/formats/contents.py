@@ -30,8 +30,8 @@ class Layer:
         name: the author's name, prefixed by the names of the enclosing models: `inner/bn_1`.
         own_name: the author's name alone: `bn_1`; empty if `name` has no prefix.
         inputs: the names of the layers whose outputs the layer is called on, one for each input of
-            each call; empty if not recorded. class_name: `BatchNormalization`, `Custom>MyNorm`;
-            None if the file does not record it.
+            each call; empty if not recorded.
+        class_name: `BatchNormalization`, `Custom>MyNorm`; None if the file does not record it.
         config: the arguments of the constructor; empty if the file does not record them.
         variables: label -> key of the layer's own variables, in stored order. Labels are the
             layer's names (`gamma`) or, if the file only numbers them, `0`, `1`, ...
@@ -92,7 +92,7 @@ class Objects(Sequence[Node]):
         return label in self[index].children
 
     def ending_with(self, endings: Collection[str]) -> Iterable[Node]:
-        """Return the variables whose full name or key has one of the endings, and possibly others."""
+        """Return the variables whose full name or key has one of the endings, possibly others."""
         del endings
         return (node for node in self if node.key)
 

@@ -1,7 +1,7 @@
 """The file formats that bnstat reads: one row each.
 
 Derived from the rows: the order of detection, the enum in `exchange/schema.json`, the table in
-`docs/files.md`, the hint about unknown files, and what `check` knows of converters. This module
+`docs/files.md`, the hint about unknown files, and the converters that `check` knows. This module
 is a table, and imports nothing of bnstat.
 """
 
@@ -20,14 +20,14 @@ class FileFormat:
         label: the name in a list of formats.
         description: what the format is, for the table in the documentation.
         path: the path that a user passes, for the same table.
-        module: the module below `bnstat.formats` that reads models of a single file, a
-            `detection.FormatModule`; or empty.
-        finders: classes below `bnstat.formats`, derived from `detection.Finder`, that find
-            models which are folders or several files. Several formats may share one.
+        module: the module below `bnstat.formats` that reads single-file models, a
+            `detection.FormatModule`; may be empty.
+        finders: subclasses of `detection.Finder` that find models stored as folders or several
+            files, by name below `bnstat.formats`. Formats may share a finder.
         is_data_beside_models: True for files that count as a model only in a folder without
             other models, because they may hold arrays of any kind.
         is_converted: True if converters write such files, and training does not.
-        exact_writers: how the names of those converters start that keep the moving statistics.
+        exact_writers: prefixes of the names of converters that keep the moving statistics.
     """
 
     name: str
@@ -175,12 +175,12 @@ FORMATS: Final = (
         module="tensorflow.frozen_graph",
     ),
 )
-"""The rows in the order of detection. A file is checked by formats with a signature first."""
+"""The rows in the order of detection. Formats with a signature come first."""
 
 BY_NAME: Final = {row.name: row for row in FORMATS}
 CONVERTED: Final = frozenset(row.name for row in FORMATS if row.is_converted)
 
 
 def known_formats() -> str:
-    """Return the hint for a file of an unknown format."""
+    """Return the hint that lists all formats, for a file of an unknown format."""
     return f"bnstat reads {', '.join(dict.fromkeys(row.label for row in FORMATS))}"

@@ -1,11 +1,11 @@
 """TensorFlow.js: `model.json` with a topology and a manifest, and shards of weights.
 
-A group in the manifest is the bytes of its shards, one after the other, with its weights in the
-listed order. A quantized weight is `number * scale + min`, computed in float64 and kept as float32,
-or is a float16.
+The weights of a group in the manifest are stored in listed order in the group's shards, which are
+concatenated. A quantized weight is `number * scale + min`, computed in float64 and rounded to
+float32, or is a float16.
 
-The topology of a layers model is Keras's configuration. That of a graph model is a GraphDef as
-JSON, whose `Const` nodes have the names of the weights but not their numbers.
+The topology of a layers model is Keras's configuration. The topology of a graph model is a GraphDef
+as JSON, whose `Const` nodes have the names of the weights but no values.
 
 Sources: tfjs-core/src/io/types.ts (`ModelJSON`, `WeightsManifestEntry`) and io_utils.ts
 (`decodeWeights`); tfjs-converter/python/tensorflowjs.
@@ -37,7 +37,7 @@ _MOST_SMALL: Final = 1 << 12
 
 
 class _Quantization(NamedTuple):
-    """The type of stored numbers, the value that 0 stands for, and the value of one step."""
+    """The dtype of the stored numbers, the value of a stored 0, and the quantization step."""
 
     dtype: np.dtype[np.generic]
     minimum: float
@@ -49,11 +49,11 @@ class _Weight:
     """A weight.
 
     Attributes:
-        name: its name.
-        dtype: the type of its values.
-        shape: its shape.
-        quantization: None if the values are stored as they are.
-        places: its bytes, in one or more shards.
+        name: the name.
+        dtype: the dtype of the values.
+        shape: the shape.
+        quantization: None if the values are not quantized.
+        places: the ranges of the bytes, in one or more shards.
     """
 
     name: str
@@ -100,7 +100,7 @@ def open_model(file: File, source: Source) -> Contents:
     """Return the weights of a model, with its layers or its graph.
 
     Raises:
-        DamagedError: the file or its shards contradict themselves.
+        DamagedError: the file and its shards are inconsistent.
         NotFoundError: a shard is missing.
         BnstatError: a shard is a link that leads out of the folder.
     """
@@ -114,7 +114,7 @@ def open_model(file: File, source: Source) -> Contents:
     kinds = Counter(weight.quantization.dtype.name for weight in weights if weight.quantization)
     notes = [
         f"{'1 weight is' if count == 1 else f'{count} weights are'} stored as {kind}; "
-        "the numbers shown are unpacked, and just as coarse"
+        "the numbers shown are dequantized, and no more precise"
         for kind, count in sorted(kinds.items())
     ]
     contents = Contents(replace(source, format="tfjs", writer=writer), variables, notes=notes)
@@ -129,7 +129,7 @@ def open_model(file: File, source: Source) -> Contents:
 
 
 def _weights(model: File, manifest: object) -> Iterator[_Weight]:
-    """Yield the weights that a manifest lists, without strings."""
+    """Yield the weights that a manifest lists, except weights of strings."""
     for group in manifest if isinstance(manifest, list) else ():
         fields = group if isinstance(group, dict) else {}
         paths, entries = fields.get("paths"), fields.get("weights")
@@ -162,7 +162,7 @@ def _weights(model: File, manifest: object) -> Iterator[_Weight]:
 
 def _shard(model: File, path: object) -> File:
     if not isinstance(path, str):
-        raise DamagedError(model.path, "the path of a shard is not text")
+        raise DamagedError(model.path, "the path of a shard is not a string")
     if (file := model.part(path)) is None:
         raise NotFoundError(f"{model.path}: {path}", "this shard of the weights is missing")
     file.refuse_lfs_pointer()
@@ -188,7 +188,7 @@ def _dtype(name: object, where: str) -> np.dtype[np.generic]:
 
 
 def _places(shards: Sequence[File], at: int, length: int) -> Iterator[Range]:
-    """Yield where `length` bytes of a group are, as far as the shards have them."""
+    """Yield the ranges of `length` bytes of a group, as far as the shards contain them."""
     for file in shards:
         taken = min(length, file.size - at)
         if at < file.size and taken > 0:
@@ -201,12 +201,12 @@ def _after_strings(shards: Sequence[File], at: int, count: int, where: str) -> i
     """Return the position after `count` strings, each a u32 length and its bytes."""
     size = sum(file.size for file in shards)
     if count > size:
-        raise DamagedError(where, "lists more texts than its shards can contain")
+        raise DamagedError(where, "lists more strings than its shards can contain")
     for _ in range(count):
         length = b"".join(place.read() for place in _places(shards, at, 4))
         at += 4 + int.from_bytes(length, "little")
         if at > size:
-            raise DamagedError(where, "its shards end within a text")
+            raise DamagedError(where, "its shards end within a string")
     return at
 
 

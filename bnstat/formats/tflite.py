@@ -1,4 +1,4 @@
-"""TensorFlow Lite: a flatbuffer of operations and their constants, without batch norm.
+"""TensorFlow Lite: a flatbuffer of operations and constants, without batch norm.
 
     file     u32 offset of the root table, 4 bytes of identifier
     table    i32 distance back to its vtable, then its fields
@@ -53,8 +53,8 @@ _VTABLE: Final = struct.Struct("<HH")
 _PAGE: Final = 1 << 12
 _MOST_TIMES: Final = 8
 _MOST: Final = 1 << 25
-"""Bytes that may be read of all tables, also as a multiple of the size of the file: the tables of
-an honest file are small and not shared."""
+"""Bytes that may be read of all tables, also as a multiple of the size of the file: the tables of a
+valid file are small and not shared."""
 _UNNAMED: Final = "tensor"
 _FOLDED: Final = (
     "TensorFlow Lite's converter folds batch norm into the operations beside it, so this file "
@@ -69,12 +69,12 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the constants by their names, and a note that batch norm is folded into them.
+    """Return name -> constant, and a note that batch norm is folded into the constants.
 
     The second constant of a name gets `#2` appended, and so on.
 
     Raises:
-        DamagedError: the file is truncated, or contradicts itself.
+        DamagedError: the file is truncated or inconsistent.
     """
     variables: dict[str, Variable] = {}
     uses: dict[str, int] = {}
@@ -94,7 +94,7 @@ def open_contents(file: File, source: Source) -> Contents:
 
 
 class Flatbuffer:
-    """The tables of a file, read page by page."""
+    """The tables of a file, read in pages."""
 
     def __init__(self, file: File) -> None:
         self.file = file
@@ -119,7 +119,7 @@ class Flatbuffer:
         """Return the bytes at an offset.
 
         Raises:
-            DamagedError: the file does not have them, or too much of it has been read.
+            DamagedError: the file is too short, or too many bytes have been read.
         """
         self._left -= length
         if not 0 <= at <= self.file.size - length or self._left < 0:
@@ -144,13 +144,13 @@ class Flatbuffer:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table; its methods raise `DamagedError` if an offset leads out of it or out of the file.
+    """A table; the methods raise `DamagedError` if an offset leads out of the table or the file.
 
     Attributes:
         within: the file.
         at: the table's offset.
-        size: its bytes.
-        fields: the offsets of its fields in it; 0 for a field that is left out.
+        size: the size in bytes.
+        fields: the offsets of the fields in the table; 0 for an omitted field.
     """
 
     within: Flatbuffer
@@ -159,12 +159,12 @@ class Table:
     fields: Sequence[int]
 
     def number(self, field: int, form: struct.Struct) -> int:
-        """Return a number; 0 if the field is left out."""
+        """Return a number; 0 if the field is omitted."""
         place = self._place(field, form.size)
         return 0 if place is None else self.within.number(place, form)
 
     def table(self, field: int) -> Table | None:
-        """Return the table that a field points to, or None if it is left out."""
+        """Return the table that a field points to, or None if the field is omitted."""
         at = self._target(field)
         return None if at is None else self.within.table(at)
 
@@ -181,7 +181,7 @@ class Table:
         return np.frombuffer(self.within.read(start, count * kind.itemsize), kind)
 
     def text(self, field: int) -> str:
-        """Return a string; empty if the field is left out."""
+        """Return a string; empty if the field is omitted."""
         return self.numbers(field, "u1").tobytes().decode("utf-8", "replace")
 
     def vector(self, field: int, width: int) -> tuple[int, int]:

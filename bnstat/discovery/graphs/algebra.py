@@ -1,7 +1,7 @@
-"""Expanding what a graph computes from `1 / sqrt(variance + epsilon)`.
+"""Symbolic expansion of the results that a graph computes from `1 / sqrt(variance + epsilon)`.
 
 An expression is a sum of products of leaves: the root, variables, and other tensors. An expression
-that equals `x * r * gamma - mean * r * gamma + beta` normalizes `x`, whatever its ops are.
+that equals `x * r * gamma - mean * r * gamma + beta` normalizes `x`, whichever ops compute it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ SUMS = frozenset({"Add", "AddV2", "BiasAdd"})
 _ARITHMETIC = SUMS | {"Mul", "RealDiv", "Div", "Sub", "Neg", "Reciprocal", "Inv"}
 
 _LARGEST_CONE = 128
-"""Ops after a root that are expanded: a normalization has ten at most, gradients have many."""
+"""The limit on ops after a root that are expanded: a normalization has at most ten, gradients have
+many."""
 
 _MOST_TERMS = 6
 
@@ -30,8 +31,8 @@ class Leaf:
     """A factor that is not expanded.
 
     Attributes:
-        sources: the tensors that it may be.
-        key: the key of the variable that it is; None if it is not a variable.
+        sources: the tensors whose values the factor may have.
+        key: the variable's key; None if the factor is not a variable.
     """
 
     sources: tuple[str, ...]
@@ -51,9 +52,9 @@ class Formula:
     """A normalization: `gamma * (x - mean) * r + beta`.
 
     Attributes:
-        op: the op that computes it.
+        op: the op that computes the result.
         x, mean: leaves.
-        gamma, beta: leaves; None if nothing is multiplied or added.
+        gamma, beta: leaves; None if the formula lacks the factor or term.
     """
 
     op: str
@@ -64,7 +65,7 @@ class Formula:
 
 
 def normalization(tensors: Tensors, root: str) -> Formula | None:
-    """Return the normalization that is computed from a root, if there is one.
+    """Return the normalization that is computed from a root, or None.
 
     Args:
         tensors: the tensors of the graph.
@@ -90,7 +91,7 @@ def normalization(tensors: Tensors, root: str) -> Formula | None:
 
 
 def _completes(formula: Formula, other: Formula) -> bool:
-    """Return True if a formula applies a variable as gamma or beta to the result of another."""
+    """Return True if `formula` applies a variable as gamma or beta to the result of `other`."""
     is_same = formula.x == other.x and formula.mean == other.mean
     pairs = ((formula.gamma, other.gamma), (formula.beta, other.beta))
     return is_same and all(
@@ -100,7 +101,7 @@ def _completes(formula: Formula, other: Formula) -> bool:
 
 
 def _formula(op: str, expression: Expression | None) -> Formula | None:
-    """Return the normalization that an expression is, if it is one."""
+    """Return the normalization that an expression represents, or None."""
     if expression is None or not 2 <= len(expression) <= 3:
         return None
     scaled = {product: times for product, times in expression.items() if _RSQRT in product}
@@ -139,7 +140,7 @@ class _Expansion:
         self._of_ops: dict[str, Expression | None] = {}
 
     def of_op(self, name: str) -> Expression | None:
-        """Return the expression of an op; None if it is too large or other arithmetic."""
+        """Return the expression of an op; None if it is too large or uses other arithmetic."""
         if name not in self._of_ops:
             self._of_ops[name] = None  # the expression of an op that depends on itself
             self._of_ops[name] = self._compute(name)
@@ -156,7 +157,7 @@ class _Expansion:
         return {(leaf,): 1} if inside is None else inside
 
     def _before(self, op: Op) -> Expression | None:
-        """Return the expression of an op that does not depend on the root, if it is expanded."""
+        """Return the expression of an op that does not depend on the root, or None."""
         inputs = self._tensors.inputs(op.name)
         if op.type == "Const":
             return {(): 1} if self._tensors.scalars(op.name) == [1.0] else None
@@ -213,6 +214,6 @@ def _sum(left: Expression, right: Expression | None) -> Expression | None:
 
 
 def _checked(expression: Counter[Product]) -> Expression | None:
-    """Return the expression, unless it is too large for a normalization."""
+    """Return the expression; None if it is too large for a normalization."""
     is_small = len(expression) <= _MOST_TERMS and all(len(p) <= _MOST_FACTORS for p in expression)
     return dict(expression) if is_small else None

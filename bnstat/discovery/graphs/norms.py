@@ -1,17 +1,16 @@
 """Batch normalization in computation graphs.
 
 In inference, a graph computes `gamma * (x - mean) / sqrt(variance + epsilon) + beta`, by one op
-(`FusedBatchNorm` and the like) or by the ops of one of the equivalent formulas, such as
-`x * s + (beta - mean * s)` with `s = gamma * rsqrt(variance + epsilon)`
-(`tf.nn.batch_normalization`).
+(such as `FusedBatchNorm`) or by several ops that compute an equivalent formula, such as `x * s +
+(beta - mean * s)` with `s = gamma * rsqrt(variance + epsilon)` (`tf.nn.batch_normalization`).
 
-In training, a graph uses the mean and variance of the batch. The moving ones are then the variables
-that ops update from the same tensors (see `updates`). Layer, group and instance normalization
-compute their statistics and update nothing.
+In training, a graph uses the mean and variance of the batch. The moving statistics are then the
+variables that ops update from these tensors (see `updates`). Layer, group and instance
+normalization compute statistics, but update no variables.
 
 A graph records the epsilon of each layer, often its axis and momentum, the roles of variables, and
 the order of the network. Several graphs may share variables, and a graph may use a layer several
-times; all of that is one layer, at its first place.
+times. All uses are merged into one layer, at the first position.
 
 Sources: tensorflow/core/ops/nn_ops.cc, tensorflow/python/ops/nn_impl.py,
 keras/src/layers/normalization.
@@ -44,10 +43,10 @@ _FUSED = AVERAGING | _CONTRACTIONS | {_OLDEST, _ONNX}
 _ROOTS = frozenset({"Rsqrt", "Sqrt"})
 
 _MOST_OPS = 20_000
-"""Ops of a graph that are tried; the largest networks have some thousands."""
+"""The limit on candidate ops of a graph; the largest networks have some thousands."""
 
 _MOST_CANDIDATES = 100
-"""Layers that a normalization is compared with, if many share a variable."""
+"""The limit on layers that a normalization is compared with, if many share a variable."""
 
 _DEFAULT_EPSILON = 1e-4
 """The epsilon of TensorFlow's fused ops if a graph omits the attribute."""
@@ -66,7 +65,7 @@ _INSIDE = re.compile(r"(?:cond|batchnorm|(?:Stateless)?(?:If|Case|While))(?:_\d+
 _FUSED_NAME = re.compile(
     r"(?:FusedBatchNorm(?:V\d)?|BatchNormWithGlobalNormalization|BatchNormalization)(?:_\d+)?"
 )
-"""Parts of an op's name that are not part of the layer's."""
+"""Components of an op's name that do not belong to the layer's name."""
 
 _NAMELESS = re.compile(r"(?:Const|ones|zeros|ones_like|zeros_like)(?:_\d+)?")
 
@@ -79,12 +78,11 @@ class Norm:
         op: the op whose output is the normalized tensor.
         scope: the layer's name in the graph, or an empty string.
         roles: role -> key.
-        x: the tensors that it may normalize.
+        x: the input tensors, several if a switch selects one of them.
         epsilon, momentum, axis: None if the graph does not record them.
-        on_batch: True if it normalizes by the statistics of the batch, and no variable follows
-            these.
-        normalizes: the statistics that it normalizes by: of the batch, the stored ones, or
-            either, depending on what a run of the graph specifies.
+        on_batch: True if the op uses batch statistics, and no variable stores their moving average.
+        normalizes: the statistics that normalize: the batch's, the stored ones, or either, if an
+            input of the graph selects them.
     """
 
     op: str
@@ -99,10 +97,10 @@ class Norm:
 
 
 def from_graphs(contents: Contents) -> list[Sighting]:
-    """Return the batch-norm layers that a file's graphs show, in the order of the network.
+    """Return the batch-norm layers in a file's graphs, in network order.
 
-    A graph is skipped if other graphs have shown its variables and everything about them.
-    Momentum is not needed if the file has layer configurations.
+    A graph is skipped if earlier graphs already show all facts about its variables. Momentum is not
+    needed if the file has layer configurations.
     """
 
     def doubt(key: str) -> int | None:
@@ -126,7 +124,7 @@ def from_graphs(contents: Contents) -> list[Sighting]:
 
 
 class _Layers:
-    """The layers that the graphs have shown so far, in order.
+    """The layers found in graphs so far, in order.
 
     Attributes:
         unfinished: keys of variables whose layers another graph may complete.
@@ -140,7 +138,7 @@ class _Layers:
         self._by_key: dict[str, list[int]] = {}
 
     def add(self, norm: Norm, graph: str) -> None:
-        """Add a normalization of the graph with this name."""
+        """Add a normalization found in the graph with this name."""
         index = self._index_of(norm)
         if index is None:
             index = len(self._sightings)
@@ -163,7 +161,7 @@ class _Layers:
             self.unfinished.update(layer.roles.values())
 
     def _index_of(self, norm: Norm) -> int | None:
-        """Return the layer that shares variables with a normalization, in the same roles."""
+        """Return the index of the layer that shares variables and roles with a normalization."""
         # The statistics belong to one layer; several layers may share gamma and beta.
         keys = [norm.roles[role] for role in reversed(ROLES) if role in norm.roles]
         candidates = (index for key in keys for index in self._by_key.get(key, ()))
@@ -175,7 +173,7 @@ class _Layers:
         return None
 
     def sightings(self) -> list[Sighting]:
-        """Return the layers, each with a note if the graphs disagree about its epsilon."""
+        """Return the layers as sightings, with a note if graphs disagree about an epsilon."""
         for layer, epsilons in zip(self._sightings, self._epsilons, strict=True):
             layer.uses_batch_statistics &= "moving_variance" not in layer.roles
             if len(epsilons) == 1:
@@ -198,8 +196,8 @@ def find_norms(
     Args:
         tensors: the tensors of the graph.
         variables: key -> variable. Variables of different sizes do not belong to one layer.
-        doubt: gives how unlikely the variable of a key is to be a moving statistic; None if it
-            cannot be one.
+        doubt: returns, for a key, how unlikely the variable is a moving statistic; None if
+            impossible.
     """
     updates = Updates(tensors, _of_types(tensors, UPDATES), doubt)
     norms = {}
@@ -219,7 +217,7 @@ def _of_types(tensors: Tensors, types: frozenset[str]) -> list[Op]:
 
 
 def _without_misfits(norm: Norm, variables: Mapping[str, Variable]) -> Norm:
-    """Remove variables of another size than the statistics; all if these differ in size."""
+    """Remove variables whose size differs from the statistics; all if mean and variance differ."""
 
     def size(role: str) -> int | None:
         variable = variables.get(norm.roles[role])
@@ -236,12 +234,12 @@ def _without_misfits(norm: Norm, variables: Mapping[str, Variable]) -> Norm:
 
 
 def is_training(op: Op) -> bool:
-    """Return True if an op of TensorFlow normalizes by the statistics of the batch."""
+    """Return True if a TensorFlow op normalizes with batch statistics."""
     return op.type in AVERAGING and op.attribute("is_training") in (None, True)
 
 
 def _fused(tensors: Tensors, op: Op, updates: Updates) -> Norm | None:
-    """Read a normalization that is a single op."""
+    """Return the normalization that a single op computes, or None."""
     inputs = tensors.inputs(op.name)
     operands = _operands(op, inputs)
     roles = {}
@@ -301,7 +299,7 @@ def _operands(op: Op, inputs: Sequence[str]) -> Mapping[str, str]:
 
 
 def _fused_axis(tensors: Tensors, op: Op, inputs: Sequence[str]) -> int | None:
-    """Return the channels' axis: the last if a matrix is reshaped to images for the op alone."""
+    """Return the channel axis: the last axis if a matrix is reshaped to images only for the op."""
     if op.type == _ONNX:
         return None if op.attribute("spatial") == 0 else 1
     x = tensors.op(inputs[0]) if inputs else None
@@ -316,8 +314,8 @@ def _fused_axis(tensors: Tensors, op: Op, inputs: Sequence[str]) -> int | None:
 def _onnx_momentum(op: Op) -> float | None:
     """Return the share of the old value that is kept.
 
-    The default counts only if the op trains: converters of networks for inference omit whatever
-    momentum the network had.
+    The default is used only if the op trains, because converters for inference omit the network's
+    momentum.
     """
     momentum = op.attribute("momentum")
     if momentum is None and op.attribute("training_mode") == 1:
@@ -326,7 +324,7 @@ def _onnx_momentum(op: Op) -> float | None:
 
 
 def _spelled_out(tensors: Tensors, root: Op, updates: Updates) -> Norm | None:
-    """Read a normalization that consists of ops around `1 / sqrt(variance + epsilon)`."""
+    """Return the normalization that ops compute from `1 / sqrt(variance + epsilon)`, or None."""
     inputs = tensors.inputs(root.name)
     terms = tensors.operands(inputs[0], SUMS) if len(inputs) == 1 else None
     for variance, offset in (terms, terms[::-1]) if terms else ():
@@ -380,7 +378,7 @@ def _around(
 
 
 def _statistics(tensors: Tensors, variance: str | None) -> Statistics:
-    """Return which statistics normalize, by the sources of the variance."""
+    """Return the kind of statistics that normalize, according to the sources of the variance."""
     sources = () if variance is None else tensors.sources(variance)
     stored = [source for source in sources if tensors.variable(source) is not None]
     if not stored:
@@ -389,9 +387,9 @@ def _statistics(tensors: Tensors, variance: str | None) -> Statistics:
 
 
 def _is_batch_moment(tensors: Tensors, tensor: str) -> bool:
-    """Return True if a tensor is a mean over the first axis, as batch norm's statistics are.
+    """Return True if a tensor is a mean over the first axis, like batch norm's statistics.
 
-    Layer and instance norm compute theirs over other axes, and leave the first.
+    Layer and instance norm compute statistics over other axes.
     """
     op = tensors.producer(tensor)
     inputs = tensors.inputs(op.name) if op is not None and op.type == "Mean" else ()
@@ -404,7 +402,7 @@ def _finite(value: float) -> float | None:
 
 
 def _is_filler(tensors: Tensors, sources: Sequence[str], role: str) -> bool:
-    """Return True for a constant in place of a gamma or beta that the layer does not have."""
+    """Return True for a constant in place of a missing gamma or beta."""
     op = tensors.producer(sources[0]) if len(sources) == 1 else None
     if op is None or op.type != "Const" or not _NAMELESS.fullmatch(op.name.rpartition("/")[2]):
         return False
@@ -424,10 +422,10 @@ def _scope(op: Op) -> str:
 
 
 def note_folded(contents: Contents) -> list[str]:
-    """Describe where an exporter folded batch norm, for a file without any layer.
+    """Return notes on folded batch norm, for a file without batch-norm layers.
 
-    Converters from TensorFlow join the names of what they fold. If the names are gone, the bias of
-    a convolution may come from a batch norm.
+    Converters from TensorFlow join the names of folded ops. If the names are gone, the bias of a
+    convolution may come from a batch norm.
     """
     if contents.source.format != "onnx" or contents.graphs is None:
         return []

@@ -1,4 +1,4 @@
-"""Following the tensors of a computation graph to where they come from and where they go."""
+"""Tracing the tensors of a computation graph to their sources and consumers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from bnstat.formats.contents import Graph, Op
 
 _MOST_STEPS = 1_000_000
-"""Steps through all graphs of a file; a large network needs some 50,000."""
+"""The limit on steps in all graphs of a file; a large network needs some 50,000."""
 
 _MOST_STEPS_EACH = 100
-"""Steps from one tensor; variables are a few ops away from their use."""
+"""The limit on steps from one tensor; variables are a few ops away from their use."""
 
 PASSES = frozenset(
     {
@@ -41,7 +41,7 @@ PASSES = frozenset(
         "Unsqueeze",
     }
 )
-"""Ops, of TensorFlow or ONNX, whose outputs have the numbers of their first input."""
+"""TensorFlow and ONNX ops whose output has the numbers of the first input."""
 
 _ASSIGNS = frozenset({"Assign", "AssignAdd", "AssignSub"})
 """Ops that change a variable and output it."""
@@ -52,10 +52,10 @@ _CHOOSES: Mapping[str, slice] = {
     "Select": slice(1, None),
     "SelectV2": slice(1, None),
 }
-"""Ops that output one of these inputs."""
+"""Op -> the inputs of which it outputs one."""
 
 _JOINS: Mapping[str, slice] = {"ConcatV2": slice(0, -1), "Concat": slice(1, None)}
-"""Ops that join these inputs, which may be the parts of a partitioned variable."""
+"""Op -> the inputs that it joins, which may be the slices of a partitioned variable."""
 
 _AVERAGES = frozenset({"Mean", "Mul", "RealDiv", "CollectiveReduce", "CollectiveReduceV2"})
 """Ops between the statistics of a batch and moving statistics: the mean over virtual batches or
@@ -63,13 +63,13 @@ replicas, and Bessel's correction."""
 
 
 class Steps:
-    """A budget for following tensors."""
+    """A budget of steps for tracing tensors."""
 
     def __init__(self, most: int = _MOST_STEPS) -> None:
         self.left = most
 
     def take(self, count: int = 1) -> bool:
-        """Spend steps. Return False if the budget is exceeded."""
+        """Spend steps; return False if the budget is exceeded."""
         self.left -= count
         return self.left >= 0
 
@@ -79,7 +79,7 @@ class Tensors:
 
     Args:
         graph: the graph.
-        steps: shared by all graphs of a file. When they are spent, no tensor is followed.
+        steps: the budget, shared by all graphs of a file. When the budget is spent, tracing stops.
     """
 
     def __init__(self, graph: Graph, steps: Steps) -> None:
@@ -95,12 +95,12 @@ class Tensors:
         return self.ops.get(op_of(tensor))
 
     def producer(self, tensor: str) -> Op | None:
-        """Return the op that computes a tensor's numbers, if only one can."""
+        """Return the op that computes a tensor's numbers; None if there are several candidates."""
         sources = self.sources(tensor)
         return self.op(sources[0]) if len(sources) == 1 else None
 
     def operands(self, tensor: str, types: Container[str]) -> tuple[str, str] | None:
-        """Return the two tensors that an op of these types computes `tensor` from."""
+        """Return the two operands if an op of one of these types computes `tensor`, else None."""
         op = self.producer(tensor)
         inputs = self.inputs(op.name) if op is not None and op.type in types else ()
         return (inputs[0], inputs[1]) if len(inputs) == 2 else None
@@ -115,7 +115,7 @@ class Tensors:
 
     @cached_property
     def consumers(self) -> Mapping[str, Sequence[str]]:
-        """Name of an op -> the ops that take one of its outputs."""
+        """Name of an op -> the ops that take one of the op's outputs."""
         consumers: dict[str, list[str]] = {}
         for name in self.ops:
             for tensor in self.inputs(name):
@@ -123,9 +123,9 @@ class Tensors:
         return consumers
 
     def sources(self, tensor: str) -> tuple[str, ...]:
-        """Return the tensors whose numbers `tensor` has: several if it may be any of them.
+        """Return the tensors whose numbers `tensor` has; several if a switch selects one of them.
 
-        Changes of shape and of dtype do not count, nor does reading a variable. The result is
+        Changes of shape or dtype and reads of a variable are skipped. The result is
         empty if the path is too long.
         """
         if tensor not in self._sources:
@@ -134,13 +134,14 @@ class Tensors:
         return self._sources[tensor]
 
     def reach(self, tensor: str) -> set[str]:
-        """Return all tensors that `tensor` is computed from by choosing and averaging alone."""
+        """Return all tensors from which `tensor` is computed by selecting and averaging only."""
         return self._follow(tensor, self._averaged)[1]
 
     def downstream(self, name: str, types: Container[str], most: int) -> list[str]:
-        """Return the ops of these types that are computed from an op by such ops, nearest first.
+        """Return the ops of these types that are computed from an op by ops of these types.
 
-        Ops that only pass numbers on may lie between them. At most `most` ops are visited.
+        The nearest ops come first. Ops that only pass numbers on may lie between. At most `most`
+        ops are visited.
         """
         visited = {name}
         queue = deque([name])
@@ -158,7 +159,7 @@ class Tensors:
         return after
 
     def variable(self, tensor: str) -> str | None:
-        """Return the key of the variable whose numbers a tensor has, if only one has them."""
+        """Return the key of the variable whose numbers a tensor has; None if there are several."""
         keys = {
             self._variables.get(source) or self._joined(source) for source in self.sources(tensor)
         }
@@ -166,12 +167,12 @@ class Tensors:
         return keys.pop() if len(keys) == 1 else None
 
     def constants(self, tensor: str) -> list[NDArray[np.generic]]:
-        """Return the constants that a tensor may be."""
+        """Return the constants whose numbers a tensor may have."""
         arrays = (self._constant(source) for source in self.sources(tensor))
         return [array for array in arrays if array is not None]
 
     def scalars(self, tensor: str) -> list[float]:
-        """Return the single numbers that a tensor may be, rounded to the fewest digits."""
+        """Return the scalar values that a tensor may have, rounded to the fewest digits."""
         return [
             _shortest(array)
             for array in self.constants(tensor)
@@ -179,7 +180,7 @@ class Tensors:
         ]
 
     def axis(self, tensor: str) -> int | None:
-        """Return the axis of a vector that is reshaped to a shape such as `[1, C, 1]`."""
+        """Return the axis along which a reshaped vector lies, as in the shape `[1, C, 1]`."""
         op = self.op(tensor)
         for _ in range(_MOST_STEPS_EACH):
             if op is None or op.type not in PASSES or not self.inputs(op.name):
@@ -193,7 +194,7 @@ class Tensors:
         return None
 
     def in_order(self, names: Iterable[str]) -> list[str]:
-        """Sort the ops of these names, each after its dependencies."""
+        """Sort ops by name topologically, dependencies first."""
         stack: list[tuple[str, bool]] = []
         wanted = dict.fromkeys(names)
         begun: set[str] = set()
@@ -215,7 +216,7 @@ class Tensors:
     def _follow(
         self, tensor: str, behind: Callable[[str], Sequence[str]]
     ) -> tuple[list[str], set[str]]:
-        """Return the tensors at the ends of all paths back from a tensor, and all on the paths."""
+        """Trace all paths back from a tensor; return the tensors at the ends, and all tensors."""
         ends = []
         visited: set[str] = set()
         stack = [tensor]
@@ -233,7 +234,7 @@ class Tensors:
         return ends, visited
 
     def _behind(self, tensor: str) -> Sequence[str]:
-        """Return the tensors whose numbers a tensor has; none if its op computes them."""
+        """Return the tensors whose numbers a tensor has; empty if an op computes new numbers."""
         op = self.op(tensor)
         if op is None or tensor in self._variables:
             return ()
@@ -268,7 +269,7 @@ def op_of(tensor: str) -> str:
 
 
 def _shortest(array: NDArray[np.generic]) -> float:
-    """Return the number in an array of one, with the fewest digits that read back as it."""
+    """Return the number in an array of one element, with the fewest digits that restore it."""
     value = array.reshape(-1)[0]
     exact = float(value)
     for digits in range(1, 17):

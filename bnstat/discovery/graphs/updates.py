@@ -1,14 +1,13 @@
-"""Which variables a training graph updates, and towards which values.
+"""The variables that a training graph updates, and the new values.
 
 A moving statistic is updated by `variable -= (variable - new) * (1 - momentum)`
 (`assign_moving_average`) or by `variable = variable * momentum + new * (1 - momentum)` (Keras 3),
 where `new` is a statistic of the batch.
 
-Some layers update an accumulator instead, which starts at zero. The statistic is then set to, or
-moved towards, the accumulator divided by a correction for that start:
-`biased / (1 - momentum ** step)` (zero debias, Sonnet 2), `average / weight` (batch
-renormalization). Therefore the statistic follows what the accumulator follows, and the accumulator
-is not a statistic.
+Some layers instead update an accumulator that starts at zero. The statistic is then set to, or
+moved towards, the accumulator divided by a correction for the zero: `biased / (1 - momentum **
+step)` (zero debias, Sonnet 2), `average / weight` (batch renormalization). Therefore the
+accumulator's source tensor is also the statistic's source, and the accumulator is not a statistic.
 
 Sources: tensorflow/python/training/moving_averages.py,
 tensorflow/python/layers/normalization.py (1.15), keras/src/layers/normalization,
@@ -33,7 +32,7 @@ UPDATES = frozenset({"AssignSub", "AssignSubVariableOp", "Assign", "AssignVariab
 AVERAGING = frozenset(
     {"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3", "_FusedBatchNormEx"}
 )
-"""Ops that output new moving statistics if their inputs are the old ones."""
+"""Ops that take old moving statistics as inputs and output new moving statistics."""
 
 _QUOTIENTS = frozenset({"RealDiv", "Div", "DivNoNan"})
 
@@ -46,11 +45,11 @@ class _Update:
 
     Attributes:
         op: the op's name.
-        variable: the tensors that may be the variable.
+        variable: the tensors that may have the variable's value.
         key: the variable's key; None if the file does not contain it.
-        new: the tensor that the variable is moved towards; empty if it is only set.
+        new: the tensor towards which the variable is moved; empty if the variable is only set.
         momentum: the share of the old value that is kept; None if it is not a constant.
-        dividend: if the new value is a quotient, the tensors that its dividend may be.
+        dividend: the tensors that may be the dividend, if the new value is a quotient.
     """
 
     op: str
@@ -66,9 +65,9 @@ class Updates:
 
     Args:
         tensors: the tensors of the graph.
-        ops: its ops of the types `UPDATES`.
-        doubt: gives how unlikely the variable of a key is to be a moving statistic; None if it
-            cannot be one. Of several that follow one tensor, the least unlikely is taken.
+        ops: the graph's ops of the types `UPDATES`.
+        doubt: returns, for a key, how unlikely the variable is a moving statistic; None if
+            impossible. If several variables follow one tensor, the most likely is taken.
     """
 
     def __init__(
@@ -98,7 +97,7 @@ class Updates:
 
     @cached_property
     def ops(self) -> Mapping[str, Sequence[str]]:
-        """Key of a variable -> the names of the ops that update it."""
+        """Key of a variable -> the names of the ops that update the variable."""
         ops: dict[str, list[str]] = {}
         for update in self._updates:
             if update.key is not None:
@@ -106,18 +105,18 @@ class Updates:
         return ops
 
     def key(self, tensors: Sequence[str]) -> str | None:
-        """Return the key of the variable that follows one of these tensors, if only one does."""
+        """Return the key of the variable that follows one of these tensors; None if several do."""
         keys = {self._keys[tensor] for tensor in tensors if tensor in self._keys}
         return keys.pop() if len(keys) == 1 else None
 
     @cached_property
     def _stored(self) -> set[str]:
-        """All tensors that any variable, of the file or not, is set to or moved towards."""
+        """All tensors to which a variable, stored or not, is set, or towards which it is moved."""
         new = [*self._assigned, *(update.new for update in self._updates if update.new)]
         return set().union(*map(self._tensors.reach, new))
 
     def follow(self, tensors: Sequence[str]) -> bool:
-        """Return True if any variable, of the file or not, follows one of these tensors."""
+        """Return True if any variable, stored or not, follows one of these tensors."""
         return not self._stored.isdisjoint(tensors)
 
     def momentum(self, roles: Mapping[str, str]) -> float | None:
@@ -127,14 +126,15 @@ class Updates:
 
 
 def complement(share: float) -> float:
-    """Return `1 - share` in decimal, as its author meant it: 0.99 for 0.01."""
+    """Return `1 - share` in decimal arithmetic: 0.99 for 0.01."""
     return float(1 - Decimal(repr(share)))
 
 
 def _of_statistics(updates: Sequence[_Update]) -> Iterator[tuple[str, _Update]]:
     """Yield the updates of statistics, each with the statistic's key.
 
-    The update of an accumulator comes with the key of the statistic that is a fraction of it.
+    The update of an accumulator is yielded with the key of the statistic that is computed from the
+    accumulator.
     """
     updated = {update.variable for update in updates}
     fractions = {
@@ -161,7 +161,7 @@ def _updates(tensors: Tensors, ops: Sequence[Op]) -> Iterator[_Update]:
 
 
 def _new_value(tensors: Tensors, op: Op, target: str, value: str) -> tuple[str, float | None]:
-    """Return the tensor that an op moves a variable towards, if any, and the share it keeps."""
+    """Return the tensor towards which an op moves a variable (or empty), and the share kept."""
     if op.type.startswith("AssignSub"):
         return _step(tensors, target, value)
     if (terms := tensors.operands(value, {"Sub"})) and _is_same(tensors, terms[0], target):
@@ -173,7 +173,7 @@ def _new_value(tensors: Tensors, op: Op, target: str, value: str) -> tuple[str, 
 
 
 def _step(tensors: Tensors, target: str, step: str) -> tuple[str, float | None]:
-    """Read `(variable - new) * (1 - momentum)` or `variable - new`, which is subtracted."""
+    """Parse the subtracted step `(variable - new) * (1 - momentum)` or `variable - new`."""
     if (terms := tensors.operands(step, {"Sub"})) and _is_same(tensors, terms[0], target):
         return terms[1], None
     for difference, rate in _factors(tensors, step):
@@ -184,7 +184,7 @@ def _step(tensors: Tensors, target: str, step: str) -> tuple[str, float | None]:
 
 
 def _mixture(tensors: Tensors, target: str, terms: tuple[str, str]) -> tuple[str, float | None]:
-    """Read `variable * momentum + new * (1 - momentum)`."""
+    """Parse the sum `variable * momentum + new * (1 - momentum)`."""
     for old, new in (terms, terms[::-1]):
         for variable, momentum in _factors(tensors, old):
             if _is_same(tensors, variable, target):
@@ -200,7 +200,7 @@ def _factors(tensors: Tensors, product: str) -> Sequence[tuple[str, str]]:
 
 
 def _is_same(tensors: Tensors, tensor: str, target: str) -> bool:
-    """Return True if a tensor has the numbers of the variable that an op assigns to."""
+    """Return True if a tensor has the numbers of an assignment's target variable."""
     key = tensors.variable(target)
     if key is not None:
         return tensors.variable(tensor) == key
@@ -208,9 +208,9 @@ def _is_same(tensors: Tensors, tensor: str, target: str) -> bool:
 
 
 def _share_kept(tensors: Tensors, rate: str) -> float | None:
-    """Return the momentum if `1 - momentum` is a constant or is computed from one.
+    """Return the momentum if `rate`, which is `1 - momentum`, is computed from constants.
 
-    In a graph that can be switched to inference, its other value is 1, which keeps all.
+    In a graph that can be switched to inference, the momentum is 1 in inference.
     """
     if terms := tensors.operands(rate, {"Sub"}):
         momenta = set(tensors.scalars(terms[1])) if tensors.scalars(terms[0]) == [1.0] else set()

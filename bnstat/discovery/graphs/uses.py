@@ -1,15 +1,15 @@
 """The use of each layer's moving statistics in a training graph.
 
 A training graph has ops that train variables: the ops of an optimizer, or assignments of a new
-value to a gamma or a beta. A training op is any op that depends on these, and everything that it
-depends on runs in each step. This shows
+value to a gamma or a beta. A training op is any op that depends on such an op. All dependencies of
+the training op run in each step. This shows
 
 - which updates of the moving statistics run in a training step;
-- whether training normalizes by the statistics of the batch or by the stored ones;
-- whether anything but the updates reads the moving statistics.
+- whether training normalizes with batch statistics or with the stored statistics;
+- whether ops other than updates read the moving statistics.
 
 Sources: tensorflow/core/ops/training_ops.cc; tensorflow/core/kernels/fused_batch_norm_op.cc,
-whose op has an output that does not depend on the given mean and variance if it trains;
+whose normalized output does not depend on the mean and variance inputs in training;
 tensorflow/python/ops/control_flow_ops.py (1.15).
 """
 
@@ -29,18 +29,18 @@ from bnstat.formats.contents import Contents, Graph, Op
 from bnstat.model import BatchNorm, StatisticsMode, StatisticsUse
 
 _APPLIES: Final = re.compile(r"(Resource)?(Sparse)?Apply[A-Z]\w*")
-"""The ops of optimizers; their first input is the variable that they train."""
+"""The ops of optimizers; the first input is the trained variable."""
 
 _ASSIGNS: Final = UPDATES | {"AssignAdd", "AssignAddVariableOp"}
 
 _LARGEST_STEP: Final = 100
-"""Ops that are searched for the old value of a variable in its new value."""
+"""The limit on ops that are searched for a variable's old value in the assigned value."""
 
 _MOST_SWITCHES: Final = 100
-"""Ops after a variable that are searched for a choice between it and another tensor."""
+"""The limit on ops after a variable that are searched for a switch with another tensor."""
 
 _CHOOSES: Final = {"Switch": 1, "RefSwitch": 1, "Select": 0, "SelectV2": 0}
-"""Op that chooses -> the index of its input that is the condition."""
+"""Switching op -> index of the condition among the inputs."""
 
 _ENDS_WITHOUT_USE: Final = _ASSIGNS | {
     "HistogramSummary",
@@ -55,20 +55,21 @@ _ENDS_WITHOUT_USE: Final = _ASSIGNS | {
     "WriteHistogramSummary",
     "WriteScalarSummary",
 }
-"""Ops that end an update, a saver or a summary, which does not count as reading a variable."""
+"""Ops at the end of an update, a saver or a summary, which do not count as readers of a
+variable."""
 
 _MOST_STEPS: Final = 5_000_000
-"""Steps through all graphs of a file: some ten for each input of each op."""
+"""The limit on steps in all graphs of a file: some ten for each input of each op."""
 
 
 def statistics_uses(contents: Contents, layers: Sequence[BatchNorm]) -> Mapping[str, StatisticsUse]:
-    """Return what the graphs show of the moving statistics of each layer, by the layer's name.
+    """Return layer name -> use of the moving statistics in the graphs.
 
-    Layers that no graph shows are left out. If the graphs are too large, all layers are.
+    Layers that are in no graph are left out. If the graphs are too large, the result is empty.
 
     Args:
         contents: the file.
-        layers: its batch-norm layers.
+        layers: the file's batch-norm layers.
     """
     uses: dict[str, StatisticsUse] = {}
     steps = Steps(_MOST_STEPS)
@@ -93,7 +94,7 @@ def _combine(first: StatisticsUse, second: StatisticsUse) -> StatisticsUse:
 
 
 class _GraphUses:
-    """Follows the moving statistics of layers through one graph."""
+    """Traces the moving statistics of layers through one graph."""
 
     def __init__(
         self, graph: Graph, steps: Steps, contents: Contents, layers: Sequence[BatchNorm]
@@ -108,7 +109,7 @@ class _GraphUses:
             self._ops_of[key].append(name)
 
     def of_layers(self) -> Mapping[str, StatisticsUse]:
-        """Return what the graph shows of each layer that it normalizes with."""
+        """Return layer name -> use, for each layer that the graph contains."""
         norms_of = self._norms_of_layers()
         if not norms_of:
             return {}
@@ -155,9 +156,10 @@ class _GraphUses:
         return [op for op in self._tensors.ops.values() if op.type in types]
 
     def _is_fed(self, keys: Sequence[str]) -> bool:
-        """Return True if each run has to specify which statistics normalize.
+        """Return True if a placeholder selects the statistics, so that each run has to feed it.
 
-        A placeholder whose default is True counts as well: a run has to deviate from it on purpose.
+        A placeholder whose default is True also counts, because a run overrides the default only on
+        purpose.
         """
         switches: list[str] = []
         for key in keys:
@@ -191,7 +193,7 @@ class _GraphUses:
         return [op.name for op in self._of_types(_ASSIGNS) if self._is_training_step(op, keys)]
 
     def _is_training_step(self, op: Op, keys: Set[str]) -> bool:
-        """Return True if an op assigns one of these variables a value computed from the old."""
+        """Return True if an op computes a new value of a variable in `keys` from the old value."""
         inputs = self._tensors.inputs(op.name)
         key = self._tensors.variable(inputs[0]) if len(inputs) == 2 else None
         if key is None or key not in keys:
@@ -211,7 +213,7 @@ class _GraphUses:
         return False
 
     def _run_with(self, trainers: Sequence[str]) -> Set[str]:
-        """Return the ops that run in a training step: everything that a training op depends on."""
+        """Return the ops that run in a training step: all dependencies of a training op."""
         waiting: dict[str, list[str]] = defaultdict(list)
         for name in self._tensors.ops if trainers else ():
             for before in self._before(name, with_controls=True):
@@ -228,7 +230,7 @@ class _GraphUses:
                 yield op.name
 
     def _behind(self, names: Iterable[str], with_controls: bool = False) -> Set[str]:
-        """Return these ops and everything that they depend on."""
+        """Return the ops and all of their dependencies."""
         return self._closure(names, lambda name: self._before(name, with_controls))
 
     def _closure(self, names: Iterable[str], after: Callable[[str], Iterable[str]]) -> Set[str]:
@@ -246,8 +248,8 @@ class _GraphUses:
     def _before(self, name: str, with_controls: bool) -> Iterator[str]:
         """Yield the ops that an op depends on.
 
-        A normalization by the statistics of the batch does not depend on the stored ones, which
-        the op only averages with them.
+        A normalization with batch statistics does not depend on the stored statistics, which the op
+        only updates.
         """
         op = self._tensors.ops.get(name)
         inputs = self._tensors.inputs(name)

@@ -29,7 +29,7 @@ __all__ = ["Batch", "Data", "Images", "Input", "example_of", "open_data"]
 def open_data(data: Any, inputs: Mapping[str, Input], settings: Settings) -> Data:
     """Return data that fits a model.
 
-    Data in memory is checked as a whole. Of other data, only the first batch is checked.
+    Data in memory is checked as a whole; for other data, only the first batch is checked.
 
     Args:
         data: a path, `module:function`, or arrays or a dataset in memory.

@@ -1,4 +1,4 @@
-"""Batches as a model takes them: with the right names, shapes and dtypes, and without NaN."""
+"""Batches that fit a model: with the right names, shapes and dtypes, and without NaN."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNNAMED = ""
 """The name of the only array of data without names."""
 
 _LEAST_SAMPLES = 2
-"""Fewer samples have no variance."""
+"""The minimum number of samples for a variance."""
 
 Arrays = Mapping[str, Array]
 """Name -> array; the samples lie along the first axis."""
@@ -28,9 +28,9 @@ class Input:
     """An input of a model.
 
     Attributes:
-        tensor: its tensor in the graph, `op:0`.
-        dtype: the name of the dtype, as in NumPy; `string` for text.
-        shape: with None for unknown sizes; None if the rank is unknown.
+        tensor: the tensor's name in the graph, `op:0`.
+        dtype: the NumPy name of the dtype; `string` for strings.
+        shape: the shape, with None for unknown sizes; None if the rank is unknown.
     """
 
     tensor: str
@@ -39,18 +39,18 @@ class Input:
 
     @property
     def batch(self) -> int | None:
-        """The number of samples that each batch must have; None if any will do."""
+        """The fixed number of samples in a batch; None if any number is possible."""
         return self.shape[0] if self.shape else None
 
 
 @dataclass(frozen=True)
 class BatchSource:
-    """Data before it is fitted to a model.
+    """Data that is not yet fitted to a model.
 
     Attributes:
-        where: its path or description, for messages.
+        where: the data's path or description, for messages.
         batches: returns all data from the beginning, in batches of any size.
-        samples: the number of samples, if it is known and the data is in memory.
+        samples: the number of samples, if known and the data is in memory.
     """
 
     where: str
@@ -63,7 +63,7 @@ class Batch(NamedTuple):
 
     Attributes:
         feeds: input name -> array.
-        labels: [samples], if they are wanted.
+        labels: [samples], if requested.
         size: the number of samples.
     """
 
@@ -83,7 +83,7 @@ class Data:
             model has a fixed batch.
         is_fixed: True if the model has a fixed batch.
         most: the largest number of samples to use.
-        labels: the name of the labels, if the accuracy is wanted.
+        labels: the name of the labels, if accuracy is requested.
     """
 
     source: BatchSource
@@ -125,7 +125,7 @@ class Data:
         return Batch(feeds, labels, size)
 
     def _classes(self, name: str, arrays: Arrays, size: int) -> Array:
-        """Return the labels as numbers of classes, [samples]; one-hot labels are converted."""
+        """Return the labels as class indices, [samples]; one-hot labels are converted."""
         where = self.source.where
         if name not in arrays:
             raise NotFoundError(where, f"has no {name!r} for --labels", _list_names(arrays))
@@ -139,7 +139,7 @@ class Data:
         return np.asarray(labels.argmax(1) if labels.shape[1] > 1 else labels[:, 0])
 
     def _array_names(self, arrays: Arrays) -> Mapping[str, str]:
-        """Return input -> the array of its name, or the only array for the only input."""
+        """Return input -> array name: the input's name, or the only array for the only input."""
         missing = [name for name in self.inputs if name not in arrays]
         others = (
             [UNNAMED] if UNNAMED in arrays else [name for name in arrays if name != self.labels]
@@ -213,7 +213,7 @@ def _has_shape(array: Array, shape: tuple[int | None, ...]) -> bool:
 
 
 def _is_numeric(array: Array) -> bool:
-    """Return True for numbers, also for bfloat16, which is of the kind "void" like raw bytes."""
+    """Return True for numbers, including bfloat16, whose NumPy kind is "void" like raw bytes."""
     return array.dtype.kind in "biuf" or (array.dtype.kind == "V" and array.dtype.type != np.void)
 
 
@@ -226,7 +226,7 @@ def _can_hold(dtype: np.dtype[np.generic], array: Array) -> bool:
 
 
 def _of_size(parts: Iterable[Arrays], size: int, where: str) -> Iterator[Arrays]:
-    """Yield the same samples in batches of this size; the last batch may be smaller."""
+    """Rearrange the samples into batches of a size; the last batch may be smaller."""
     kept: list[Arrays] = []
     count = 0
     for part in parts:

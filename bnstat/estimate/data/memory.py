@@ -23,16 +23,16 @@ def source_of_arrays(where: str, arrays: Arrays, names: Sequence[str]) -> BatchS
 
     Args:
         where: a path or description, for messages.
-        arrays: by name; the samples lie along the first axis.
-        names: the arrays that are needed; if all of them are given, the others are ignored.
+        arrays: name -> array; the samples lie along the first axis.
+        names: the arrays that are needed; if all are present, other arrays are ignored.
 
     Raises:
-        DamagedError: there are no arrays, or they differ in length.
-        BnstatError: an array is a single number.
+        DamagedError: there are no arrays, or the arrays differ in length.
+        BnstatError: an array is a scalar.
     """
     arrays = {name: arrays[name] for name in _needed(arrays, names)}
     if not all(array.ndim for array in arrays.values()):
-        raise BnstatError(where, "an array of a single number has no samples")
+        raise BnstatError(where, "a scalar array has no sample axis")
     lengths = {name: len(array) for name, array in arrays.items()}
     if not lengths:
         raise DamagedError(where, "holds no arrays")
@@ -48,11 +48,11 @@ def open_numpy(path: str, names: Sequence[str]) -> BatchSource:
 
     Args:
         path: the file.
-        names: the arrays that are needed; if the file has all of them, it reads no others.
+        names: the arrays that are needed; if the file contains all, other arrays are not read.
 
     Raises:
         DamagedError: the file cannot be read, or holds Python objects.
-        BnstatError: its arrays are larger than the memory of the machine.
+        BnstatError: the arrays are larger than the machine's memory.
     """
     from zipfile import BadZipFile
 
@@ -75,12 +75,12 @@ def open_numpy(path: str, names: Sequence[str]) -> BatchSource:
 
 
 def _needed(available: Collection[str], names: Sequence[str]) -> Collection[str]:
-    """Return these names if all of them are available, otherwise all available names."""
+    """Return `names` if all are available, otherwise all available names."""
     return names if names and set(names) <= set(available) else available
 
 
 def _refuse_large(path: str, size: int) -> None:
-    """Refuse what cannot be unpacked. `zipfile` never unpacks more than the recorded sizes."""
+    """Raise if an archive is too large. `zipfile` never unpacks more than the recorded sizes."""
     try:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -100,9 +100,8 @@ def source_of_batches(
 
     Args:
         where: a path or description, for messages.
-        begin: returns them from the beginning.
-        inputs: the inputs of the model, which distinguish a sample from a batch; empty if they
-            are not known.
+        begin: returns all batches or samples from the beginning.
+        inputs: the inputs of the model, which distinguish a sample from a batch; empty if unknown.
     """
 
     def batches() -> Iterator[Arrays]:
@@ -133,8 +132,8 @@ def source_of_object(
 ) -> BatchSource:
     """Return data from an array, a mapping of arrays, a pair `(x, y)`, or an iterable.
 
-    An iterator, which can be used only once, is kept in a list. A function is called each time
-    that the batches are needed.
+    A one-time iterator is converted to a list. A function is called each time that the batches are
+    needed.
 
     Args:
         data: the object.
@@ -169,7 +168,7 @@ def arrays_of(element: Any, where: str) -> Arrays:
     """Return the arrays of a batch by name; the second part of a pair `(x, y)` is the labels.
 
     Raises:
-        UnsupportedError: it holds something other than arrays.
+        UnsupportedError: the batch contains other objects than arrays.
     """
     if isinstance(element, Mapping):
         return {str(name): _array(value, where) for name, value in element.items()}
@@ -206,7 +205,7 @@ def _source_of_function(
 
 
 def source_of_code(spec: str, inputs: Mapping[str, Input], names: Sequence[str]) -> BatchSource:
-    """Return the data that a function of the user returns.
+    """Return the data that a user's function returns.
 
     Args:
         spec: `module:function` or `file.py:function`.

@@ -33,10 +33,10 @@ _GZIP = b"\x1f\x8b"
 
 @dataclass(frozen=True)
 class Images:
-    """How images become arrays.
+    """The options for converting images to arrays.
 
     Attributes:
-        size: the height and width after resizing; None for the size that the model takes.
+        size: the height and width after resizing; None for the model's input size.
         scale: the factor of pixel values, which are from 0 to 255.
     """
 
@@ -49,10 +49,10 @@ class ImageFormat:
     """The image format that a model takes.
 
     Attributes:
-        size: height and width; None if the model takes any size and the user set none.
+        size: height and width; None if neither the model nor the user specifies a size.
         channels: 1, 3 or 4.
         channels_first: True if the channels are the first axis of an image.
-        dtype: of the array; numbers are rounded for an integer dtype.
+        dtype: the dtype of the array; values are rounded for an integer dtype.
         scale: the factor of pixel values, which are from 0 to 255.
     """
 
@@ -66,8 +66,8 @@ class ImageFormat:
         """Decode an image file.
 
         Raises:
-            AmbiguousError: the size is not known.
-            DamagedError: TensorFlow cannot decode it.
+            AmbiguousError: the size is unknown.
+            DamagedError: TensorFlow cannot decode the file.
         """
         import tensorflow as tf
 
@@ -90,7 +90,7 @@ class ImageFormat:
 
 
 def open_images(path: str, inputs: Mapping[str, Input], images: Images) -> BatchSource:
-    """Return the images in a folder and the folders below it.
+    """Return the images in a folder and its subfolders as data.
 
     Raises:
         UnsupportedError: the model does not take images.
@@ -116,7 +116,7 @@ def open_images(path: str, inputs: Mapping[str, Input], images: Images) -> Batch
 
 
 def image_files(path: str) -> Iterator[str]:
-    """Yield the paths of the images in a folder and the folders below it."""
+    """Yield the paths of the images in a folder and its subfolders."""
     for folder, folders, names in os.walk(path):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
@@ -125,7 +125,7 @@ def image_files(path: str) -> Iterator[str]:
 
 
 def image_format_of(inputs: Mapping[str, Input], images: Images) -> ImageFormat | None:
-    """Return how the only input of a model takes images; None if it does not."""
+    """Return the image format of a model's only input; None if it does not take images."""
     wanted = next(iter(inputs.values()), None)
     shape = wanted.shape if wanted is not None else None
     if len(inputs) != 1 or wanted is None or shape is None or len(shape) != 4:
@@ -143,12 +143,12 @@ def image_format_of(inputs: Mapping[str, Input], images: Images) -> ImageFormat 
 
 
 def _takes_bytes(wanted: Input) -> bool:
-    """Return True if an input takes one text per sample, such as an encoded image."""
+    """Return True if an input takes one string per sample, such as an encoded image."""
     return wanted.dtype == "string" and wanted.shape is not None and len(wanted.shape) == 1
 
 
 _HEAD_SIZE = 12
-"""Bytes before a record: its length, and the checksum of the length."""
+"""Bytes before a record: the record's length, and a checksum of the length."""
 
 _CHUNK = 1 << 20
 _LISTS = ("float_list", "int64_list", "bytes_list")
@@ -159,9 +159,9 @@ def open_records(
 ) -> BatchSource:
     """Return the examples in TFRecord files, whose features have the names of the inputs.
 
-    A feature that holds the bytes of numbers or an encoded image is decoded. If the only input
-    takes text and is not the name of a feature, it gets the serialized examples, which such a
-    model parses itself.
+    A feature that contains the bytes of numbers or an encoded image is decoded. If the only input
+    takes strings and no feature has its name, it gets the serialized examples, which the model
+    parses.
     """
     from tensorflow.core.example import example_pb2
 
@@ -243,7 +243,7 @@ def _misfit(path: str, name: str, has: str, wanted: Input) -> DamagedError:
 
 
 def record_files(path: str) -> list[str]:
-    """Return the TFRecord files in a folder, in natural order; or the file that a path is."""
+    """Return the TFRecord files in a folder, in natural order, or the file at `path` alone."""
     if not os.path.isdir(path):
         return [path] if _is_record_file(path) else []
     names = sorted(os.listdir(path), key=natural_key)
@@ -263,8 +263,8 @@ def _is_record_file(path: str) -> bool:
 def _records(path: str) -> Iterator[bytes]:
     """Yield the records of a TFRecord file.
 
-    TensorFlow's own reader ends the process if a length is wrong, and does not notice if a file
-    ends within the head of a record.
+    TensorFlow's reader ends the process if a length is wrong, and ignores a file that ends within
+    the head of a record.
 
     Raises:
         DamagedError: the file is cut short, or a checksum is wrong.
@@ -301,7 +301,7 @@ def _opened(path: str) -> IO[bytes]:
 
 
 def _read(file: IO[bytes], size: int) -> bytes:
-    """Read bytes in chunks, because the size may be wrong; fewer at the end of the file."""
+    """Read bytes in chunks, because the size may be wrong; return fewer at the end of the file."""
     parts = []
     while size > 0 and (part := file.read(min(size, _CHUNK))):
         parts.append(part)
@@ -322,7 +322,7 @@ def open_saved_dataset(path: str, inputs: Mapping[str, Input]) -> BatchSource:
     """Return the elements of a saved dataset, which are batches or samples.
 
     Raises:
-        DamagedError: TensorFlow cannot load it.
+        DamagedError: TensorFlow cannot load the dataset.
     """
     import tensorflow as tf
 
@@ -345,9 +345,9 @@ def open_saved_dataset(path: str, inputs: Mapping[str, Input]) -> BatchSource:
 
 
 def _compression(path: str) -> str | None:
-    """Return how a saved dataset is compressed, which it does not record.
+    """Detect the compression of a saved dataset, which is not recorded.
 
-    The newest shard decides: shards of a dataset that was saved there before may still exist.
+    The newest shard decides, because shards of an older dataset may remain in the folder.
     """
     shards = [
         os.path.join(folder, name)

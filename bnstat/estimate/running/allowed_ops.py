@@ -3,11 +3,11 @@
 `allowed_ops.txt` lists the ops that inference and training graphs need and that only compute with
 values in memory. Everything else is refused, so an op that a later TensorFlow adds is refused too.
 No op on the list can touch a file, a dataset, the network, another process, Python or the terminal.
-`DecodeProtoV2`, `FixedUnigramCandidateSampler` and `Skipgram`, for example, are not on it: each has
-an attribute that names a file.
+`DecodeProtoV2`, `FixedUnigramCandidateSampler` and `Skipgram`, for example, are not listed: each
+has an attribute that names a file.
 
-A graph has to be checked before TensorFlow sees it: even the import of a graph runs stateless ops
-such as `ReadFile`, because shape inference evaluates the inputs that decide a shape.
+A graph has to be checked before the import into TensorFlow: even the import of a graph runs
+stateless ops such as `ReadFile`, because shape inference evaluates the inputs that decide a shape.
 
 Sources: tensorflow/core/ops/*.cc; EvaluateConstantTensor in
 tensorflow/core/common_runtime/eval_const_tensor.cc.
@@ -31,17 +31,17 @@ ALLOWED = frozenset(
 )
 
 _NEVER = frozenset({"Abort"})
-"""Ops that end the process, with exit code 0 if the file says so."""
+"""Ops that end the process; the file can set the exit code to 0."""
 
 _NAMED = 8
-"""Ops that a message names; it counts the others."""
+"""The limit on ops that a message names; further ops are counted."""
 
 
 def refuse_unlisted(graph_def: Any, where: str, *, trust: bool = False) -> None:
-    """Raise if a graph, or any function in it, has an op that is not allowed.
+    """Raise if a graph, or a function in its library, has an op that is not allowed.
 
     Args:
-        graph_def: only what will run; see `flat_graph.pruned`.
+        graph_def: the ops that will run; see `flat_graph.pruned`.
         where: for messages.
         trust: allow all ops except `Abort`, which ends the process.
     """

@@ -1,4 +1,4 @@
-"""Graphs reduced to what runs, without function calls, and the dependencies in them.
+"""Flat graphs: only the ops that run, without function calls; and their dependencies.
 
 In a flat graph, calls are inlined, and conditionals and loops consist of Switch and Merge.
 """
@@ -17,30 +17,31 @@ from bnstat.signals import interruptible
 
 _CONTROL_FLOW = frozenset({"If", "StatelessIf", "Case", "StatelessCase", "While", "StatelessWhile"})
 _LARGEST_FLAT: Final = 100_000
-"""Ops of a flat graph. TensorFlow takes 20 seconds for this number; large networks have 30,000."""
+"""The limit on ops of a flat graph. TensorFlow takes 20 s for this number; large networks have
+30,000."""
 
 _LOWER = "_lower_using_switch_merge"
 _IN_THE_WAY = ("_noinline", "_XlaMustCompile", "api_implements", "api_preferred_device", "_class")
-"""Attributes that prevent inlining, or tie ops to the device of others."""
+"""Attributes that prevent inlining, or tie an op to the device of another op."""
 
 PLACEHOLDERS = frozenset({"Placeholder", "PlaceholderV2"})
 
 
 @dataclass(frozen=True)
 class Program:
-    """A graph with everything that is needed to run it.
+    """A graph with the facts needed for running.
 
     Attributes:
-        where: its path or description, for messages.
+        where: the model's path or description, for messages.
         graph_def: the graph; it may call functions.
-        variables: name of an op -> key of the variable that it stands for.
-        read: reads the variable of a key.
-        parts: name of an op that stands for a part of a variable -> the indices of the part.
+        variables: name of an op -> key of the variable that the op holds.
+        read: reads the variable with a key.
+        parts: name of an op that holds a slice of a variable -> indices of the slice.
         inputs: the inputs that take data, by name.
         outputs: name -> tensor.
-        settings: tensor -> its value in inference, such as that of a switch for training.
-        masks: name of an op whose output enters a normalization -> the mask of the output. It has
-            one dimension less, and is true for values that count.
+        settings: tensor -> value in inference, for example for a training switch.
+        masks: name of an op whose output enters a normalization -> mask of the output. The mask
+            lacks the last dimension, and is true for values that count.
         initializers: ops that fill lookup tables before the first run.
     """
 
@@ -75,14 +76,14 @@ def sizes_of(shape: Any) -> tuple[int | None, ...] | None:
 
 
 def all_nodes(graph_def: Any) -> Iterator[Any]:
-    """Yield the `NodeDef`s of a graph and of the functions in it."""
+    """Yield the `NodeDef`s of a graph and of its library's functions."""
     yield from graph_def.node
     for function in graph_def.library.function:
         yield from function.node_def
 
 
 def upstream(nodes: Iterable[Any], tensors: Iterable[str]) -> list[Any]:
-    """Return the `NodeDef`s that some tensors depend on, in their order."""
+    """Return the `NodeDef`s that some tensors depend on, in graph order."""
     by_name = {node.name: node for node in nodes}
     names: set[str] = set()
     stack = list(map(op_of, tensors))
@@ -95,7 +96,7 @@ def upstream(nodes: Iterable[Any], tensors: Iterable[str]) -> list[Any]:
 
 
 def called_by(nodes: Iterable[Any]) -> set[str]:
-    """Return the names of all functions that nodes may call, by their ops or attributes."""
+    """Return the names of all functions that nodes may call, by op type or attributes."""
     return {name for node in nodes for name in _calls(node)}
 
 
@@ -118,7 +119,7 @@ def with_placeholders(
 ) -> tuple[Any, Mapping[str, Input]]:
     """Replace each input that is not a placeholder by a placeholder.
 
-    What filled the input, such as a queue or an iterator over files, then never runs.
+    The ops that feed the input, such as a queue or an iterator over files, then never run.
 
     Returns:
         The graph, which is a copy if anything changed, and the inputs.
@@ -148,13 +149,13 @@ def with_placeholders(
 
 
 def pruned(graph_def: Any, fetched: Collection[str], where: str) -> Any:
-    """Return the part of a graph that runs if some ops are fetched, tied to no device.
+    """Return the subgraph that runs if some ops are fetched, without device placement.
 
-    It contains the ops that the fetched ops depend on, and the functions that they call. Of a
-    function, only what its outputs and control outputs depend on is kept.
+    The subgraph contains the ops that the fetched ops depend on, and all called functions. Each
+    function is reduced to the ops that its outputs and control outputs depend on.
 
     Raises:
-        NotFoundError: the graph lacks one of these ops.
+        NotFoundError: the graph lacks a fetched op.
     """
     missing = set(fetched) - {node.name for node in graph_def.node}
     if missing:
@@ -185,8 +186,8 @@ def flattened(graph_def: Any, fetched: Collection[str], where: str) -> Any:
     """Inline all function calls, as TensorFlow does before each run; this changes the graph.
 
     Raises:
-        UnsupportedError: TensorFlow cannot inline a function, functions call each other in a
-            circle, or the flat graph would be too large.
+        UnsupportedError: TensorFlow cannot inline a function, functions are recursive, or the flat
+            graph would be too large.
     """
     if _flat_size(graph_def, where) > _LARGEST_FLAT:
         what = f"with its functions inlined, its graph has more than {_LARGEST_FLAT} ops"
@@ -257,7 +258,7 @@ class Dependencies:
 
     Args:
         graph_def: a flat `GraphDef`.
-        marks: name of an op -> marks that all tensors get that depend on the op.
+        marks: name of an op -> marks of all tensors that depend on the op.
     """
 
     def __init__(self, graph_def: Any, marks: Mapping[str, Collection[str]]) -> None:
@@ -283,7 +284,7 @@ class Dependencies:
             changed = has_loops and before != self._marks
 
     def marks(self, tensor: str) -> frozenset[str]:
-        """Return the marks of all ops that a tensor depends on."""
+        """Return the marks of all ops on which a tensor depends."""
         return self._marks.get(op_of(tensor), frozenset())
 
     def is_in_loop(self, tensor: str) -> bool:
@@ -291,7 +292,7 @@ class Dependencies:
         return self._depths.get(op_of(tensor), 0) > 0
 
     def conditions(self, tensor: str) -> Sequence[Condition]:
-        """Return the conditions under which a tensor is computed; the outermost comes first."""
+        """Return the conditions under which a tensor is computed, outermost first."""
         conditions = self._conditions_at(tensor)
         return sorted(conditions, key=lambda each: (len(self._conditions_at(each.predicate)), each))
 
@@ -316,7 +317,7 @@ class Dependencies:
         return conditions
 
     def _sorted(self) -> Iterator[str]:
-        """Yield all ops, each after its inputs, except for results of the last loop iteration."""
+        """Yield all ops, inputs first, except that back edges of loops are ignored."""
         begun: set[str] = set()
         for root in self._nodes:
             stack = [(root, False)]

@@ -1,4 +1,4 @@
-"""Graphs in files and sessions as programs: which tensors are fed, and which are the outputs.
+"""Graphs in files and sessions as programs: find the inputs and the outputs.
 
 All functions raise a `BnstatError` if the graph cannot be run, or if the user has to choose.
 """
@@ -63,7 +63,7 @@ def saved_model(path: str, contents: Contents, settings: Settings) -> Program:
 
 
 def frozen_graph(path: str, contents: Contents, settings: Settings) -> Program:
-    """Return the program of a graph that is a file of its own."""
+    """Return the program of a single-file graph."""
     from tensorflow.core.framework import graph_pb2
     from tensorflow.core.protobuf import meta_graph_pb2
 
@@ -144,7 +144,7 @@ def _path_of_saved_model(contents: Contents) -> str:
 
 
 def _parsed(path: str, messages: Sequence[Any]) -> Any:
-    """Return the first of some messages that a file contains, in binary or text form."""
+    """Parse a file as the first matching message type, in binary or text form."""
     from google.protobuf import text_format
     from google.protobuf.message import DecodeError
 
@@ -164,7 +164,7 @@ def _parsed(path: str, messages: Sequence[Any]) -> Any:
 
 
 def _captured(meta_graph: Any, contents: Contents) -> Mapping[str, list[str | None]]:
-    """Return concrete function -> the keys of the variables that it captures."""
+    """Return concrete function -> the keys of the captured variables."""
     objects = contents.objects
 
     def key(node: int) -> str | None:
@@ -178,7 +178,7 @@ def _captured(meta_graph: Any, contents: Contents) -> Mapping[str, list[str | No
 
 
 def _initializers(meta_graph: Any) -> tuple[str, ...]:
-    """Return the op that fills a SavedModel's lookup tables, if it has tables."""
+    """Return the op that fills a SavedModel's lookup tables; empty without tables."""
     names: list[str] = []
     for key in _INITIALIZERS:
         if key in meta_graph.signature_def:
@@ -192,7 +192,7 @@ def _initializers(meta_graph: Any) -> tuple[str, ...]:
 def _signature(
     meta_graph: Any, settings: Settings, path: str
 ) -> tuple[Mapping[str, Input], Mapping[str, str]]:
-    """Return the inputs and outputs of the wanted signature; of the graph if it has none."""
+    """Return inputs and outputs of the chosen signature; of the graph without signatures."""
     import tensorflow as tf
 
     graph_def = meta_graph.graph_def
@@ -239,8 +239,8 @@ def _obvious_tensors(
 ) -> tuple[Mapping[str, Input], Mapping[str, str]]:
     """Return the inputs and outputs of a graph without a signature.
 
-    The outputs are the logits of a loss, or ops whose output no other op takes. The inputs are
-    the placeholders that they depend on.
+    The outputs are the logits of a loss, or ops whose output no other op takes. The inputs are the
+    placeholders that the outputs depend on.
     """
     nodes = {node.name: node for node in graph_def.node}
     for kind, names in (("input", settings.inputs), ("output", settings.outputs)):
@@ -283,9 +283,9 @@ def _obvious_outputs(graph_def: Any, inputs: Iterable[str]) -> list[str]:
 def _split_inputs(
     inputs: Mapping[str, Input], settings: Settings, graph_def: Any, where: str
 ) -> tuple[Mapping[str, Input], Mapping[str, Any]]:
-    """Return the inputs that take data, and tensor -> value for placeholders that do not.
+    """Return the inputs that take data, and tensor -> value for other placeholders.
 
-    A placeholder of a single bool switches training on. It is false unless the user sets it.
+    A scalar bool placeholder switches training on. Its value is false unless the user sets it.
     """
     placeholders = {node.name: node for node in graph_def.node if node.op in _FED}
     names = [op_of(name) for name in settings.feeds if name not in inputs]
@@ -324,7 +324,7 @@ def _is_bool(node: Any) -> bool:
 
 
 def _input_at(name: str, graph_def: Any, settings: Settings, where: str) -> Input:
-    """Return the input at a tensor of a graph, which need not be a placeholder."""
+    """Return the input at a tensor of a graph; the tensor need not be a placeholder."""
     import tensorflow as tf
 
     node = next(node for node in graph_def.node if node.name == op_of(name))

@@ -1,9 +1,9 @@
 """Keras files as programs: checked, built by Keras in safe mode, and traced.
 
 Keras resolves names in a configuration to Python objects: modules, classes, functions, and symbols
-of TensorFlow's API. Its safe mode does not restrict all of them: tf-keras imports any module, and
-calls any function of TensorFlow (`tf.io.gfile.remove` too) with constants from the file. So the
-whole configuration is checked before Keras builds anything of it.
+of TensorFlow's API. The safe mode of Keras does not restrict all names: tf-keras imports any
+module, and calls any function of TensorFlow (even `tf.io.gfile.remove`) with constants from the
+file. So the whole configuration is checked before Keras builds any object.
 
 Sources: keras/src/saving/serialization_lib.py; tf_keras/src/saving/serialization_lib.py,
 tf_keras/src/layers/core/tf_op_layer.py, tf_keras/src/engine/base_layer.py.
@@ -43,7 +43,7 @@ _KERAS = re.compile(
     r"(\.(activations|constraints|dtype_policies|engine|initializers|layers|legacy|losses|metrics"
     r"|mixed_precision|models|ops|optimizers|quantizers|random|regularizers|trainers)(\.\w+)*)?"
 )
-"""Modules of what models are made of; other modules of Keras read files and settings."""
+"""Keras modules with parts of models; other modules of Keras access files and settings."""
 
 _RUNS_CODE = frozenset({"Lambda", "__lambda__", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"})
 _READS_FILES = frozenset({"TFSMLayer"})
@@ -61,17 +61,17 @@ _SYMBOLS = re.compile(
     r"|strided_slice|subtract|tan|tanh|tensor_scatter_nd_\w+|tensordot|tile|transpose|truediv"
     r"|unique|unstack|where|zeros(_like)?)"
 )
-"""Functions of TensorFlow's API that only add ops to a graph; the ops are checked again there."""
+"""TensorFlow functions that only add ops to a graph; the graph's ops are checked later."""
 
 _TENSORS = frozenset({"RaggedTensor", "SparseTensor", "sparse.SparseTensor"})
 
 
 def keras_file(path: str, model: Model, settings: Settings) -> Program:
-    """Return the program of the model in a `.keras`, its folder, or an `.h5`.
+    """Return the program of the model in a `.keras` file, an unzipped `.keras`, or an `.h5`.
 
     Raises:
-        UnsupportedError: Keras cannot build it, or it would have to be trusted.
-        BnstatError: a module of the user cannot be imported.
+        UnsupportedError: Keras cannot build the model, or the model needs `trust`.
+        BnstatError: a user's module cannot be imported.
     """
     built = _built(footprint(model.source).path, model.source, settings)
     live = live_model(built)
@@ -125,7 +125,7 @@ def _library(source: Source) -> Any:
 
 @contextmanager
 def _with_usual_ending(path: str, kind: str) -> Iterator[str]:
-    """Yield a name of a file with the ending that Keras expects for its format."""
+    """Yield a path of the file with the ending that Keras expects for the format."""
     ending = ".keras" if kind == "keras-archive" else ".h5"
     if os.path.isdir(path) or path.endswith(ending):
         yield path
@@ -151,7 +151,7 @@ def _refuse_other_files(path: str, where: str) -> None:
 
 
 def _weights_files(path: str) -> list[File]:
-    """Return the HDF5 files in a `.keras` file or folder, or the one that a path is."""
+    """Return the HDF5 files in a `.keras` file or folder, or the HDF5 file at `path` itself."""
     folder: Folder | None = LocalFolder(path) if os.path.isdir(path) else None
     if folder is None:
         file = LocalFile(path)
@@ -181,15 +181,15 @@ def _configuration(file: str, where: str) -> Any:
 
 
 def refuse_unsafe(configuration: Any, path: str, imports: Sequence[str]) -> None:
-    """Raise if a configuration names anything but what models are made of.
+    """Raise if a configuration names objects other than parts of models.
 
     Args:
         configuration: a JSON value.
         path: for messages.
-        imports: modules that the user has imported, and that it may name.
+        imports: modules that the user imported, whose objects are allowed.
 
     Raises:
-        UnsupportedError: names what Keras would import, call or read.
+        UnsupportedError: Keras would import, call or read a refused object.
     """
     for described in _objects(configuration):
         module = _text(described.get("module"))
@@ -249,13 +249,13 @@ def _is_registered(described: dict[str, Any]) -> bool:
 
 
 def _name(described: dict[str, Any]) -> str:
-    """Return the name of a class, or of a function, which Keras looks up in a module."""
+    """Return the name of the class or function that Keras looks up in a module."""
     name = _text(described.get("class_name"))
     return _text(described.get("config")) if name == "function" else name
 
 
 def _danger(described: dict[str, Any]) -> str:
-    """Return what Keras would do for an object beyond building a layer; empty if nothing."""
+    """Return a description of a dangerous action if Keras builds an object; may be empty."""
     kind = _text(described.get("class_name")).rpartition(">")[2]
     config = described.get("config")
     config = config if isinstance(config, dict) else {}
@@ -281,5 +281,5 @@ def _danger(described: dict[str, Any]) -> str:
 
 
 def _text(value: object) -> str:
-    """Return a string as it is, and anything else as empty."""
+    """Return a string unchanged; return an empty string for other types."""
     return value if isinstance(value, str) else ""

@@ -1,8 +1,8 @@
-"""A graph that also measures what enters its normalizations.
+"""A graph that also measures the inputs of its normalizations.
 
-The ops that measure are built in a graph of their own, where placeholders stand for tensors of the
-model. They are then spliced into the model's graph. Each input that takes a moving statistic gets
-the statistic of the batch, or one that is fed.
+The ops that measure are built in a separate graph, in which placeholders represent tensors of the
+model. They are then spliced into the model's graph. Each input that takes a moving statistic is
+connected to the batch statistic or to a fed statistic.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from bnstat.estimate.running.flat_graph import Condition, Dependencies, full_nam
 from bnstat.estimate.running.normalizations import MEAN, Edge, Normalization
 
 _ENOUGH = 4_096
-"""Positions of a batch that are measured if a tensor has more and a sample is enough."""
+"""The number of positions of a batch that are measured if a sample suffices."""
 
 _FEW = 128
-"""If a sample of the data has no more positions, all of them are measured."""
+"""If a sample of the data has at most this many positions, all are measured."""
 
 _FOR_SHIFT = 64
-"""Positions whose mean is subtracted before squares are summed."""
+"""The number of positions whose mean is subtracted before squares are summed."""
 
 _BLOCK = 64
-"""Rows that are summed in the dtype of the tensor, before float64 is used."""
+"""The number of rows that are summed in the tensor's dtype, before float64 is used."""
 
 _SPELLED_OUT = frozenset({"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"})
 
 
 class BatchMoments(NamedTuple):
-    """The moments of a batch, as tensors or as their names.
+    """The moments of a batch, as tensors or as names of tensors.
 
     Attributes:
         count: int64, the number of elements of a channel.
         mean: [channels].
-        variance: [channels], the biased one.
+        variance: [channels], the biased variance.
     """
 
     count: Any
@@ -51,9 +51,9 @@ class MeasuringGraph:
 
     Attributes:
         graph_def: the graph.
-        results: the names of the tensors of each normalization's moments.
+        results: for each normalization, the names of the moments' tensors.
         statistics: layer -> role -> the placeholder of the statistics that the layer uses; empty if
-            each layer normalizes by its batch.
+            each layer normalizes with batch statistics.
         phase: the placeholder of an int32 that differs between batches.
     """
 
@@ -77,13 +77,13 @@ def add_measuring(
     Args:
         graph_def: a flat `GraphDef`.
         model: the same graph as a `tf.Graph`.
-        normalizations: what to measure.
+        normalizations: the normalizations to measure.
         dependencies: the dependencies in the graph.
-        by_batch: True if each layer normalizes by its batch, and not by what is fed.
-        sample: True if a sample of the positions is enough.
+        by_batch: True if each layer normalizes with batch statistics instead of fed statistics.
+        sample: True if a sample of the positions suffices.
 
     Raises:
-        UnsupportedError: the shape of a tensor is not known.
+        UnsupportedError: the shape of a tensor is unknown.
     """
     builder = _Builder(_free_prefix(graph_def), model, by_batch, sample)
     for number, normalization in enumerate(normalizations):
@@ -103,7 +103,7 @@ def unmeasurable(model: Any, normalizations: Sequence[Normalization]) -> dict[st
 
 
 def _entering(model: Any, normalization: Normalization) -> tuple[Any, Sequence[int], int]:
-    """Return what enters a normalization, the axes of its channels, and how many there are."""
+    """Return a normalization's input, the channel axes, and the number of channels."""
     x = model.get_tensor_by_name(full_name(normalization.x))
     edge = next(edge for edge in normalization.edges if edge.role == MEAN)
     statistic = model.get_tensor_by_name(full_name(edge.tensor))
@@ -146,8 +146,8 @@ def _measure(
 ) -> BatchMoments:
     """Add the ops that measure a tensor.
 
-    If its rank is not known, there is one channel axis, counted from the end. The phase chooses
-    the positions of a sample. A mask counts if the channels come last.
+    If the rank is unknown, there is one channel axis, counted from the end. `phase` selects the
+    positions of a sample. A mask is applied if the channels are the last axis.
     """
     import tensorflow as tf
 
@@ -214,7 +214,7 @@ def _mean_in_blocks(x: Any) -> Any:
 
 
 def _sampled(x: Any, channel_axes: Sequence[int], phase: Any) -> Any:
-    """Return every n-th position of a tensor along an axis; the phase chooses the first."""
+    """Return every n-th position along the first spatial axis, starting at `phase` modulo n."""
     import tensorflow as tf
 
     spatial = [axis for axis in range(1, x.shape.rank) if axis not in channel_axes]
@@ -294,7 +294,7 @@ class _Builder:
     def _statistic(
         self, normalization: Normalization, edge: Edge, moments: BatchMoments, channels: int
     ) -> Any:
-        """Return the statistic that an edge is to take: [channels]."""
+        """Return the new statistic for an edge, [channels]."""
         if self._by_batch:
             return moments.mean if edge.role == MEAN else moments.variance
         tf = self._tf
@@ -341,7 +341,7 @@ class _Builder:
     def _or_zeros(
         self, moments: BatchMoments, conditions: Sequence[Condition], channels: int
     ) -> BatchMoments:
-        """Return the moments, or zeros where the conditions of a tensor are not met."""
+        """Return the moments, or zeros if the conditions of a tensor are not met."""
         tf = self._tf
         zeros = [
             tf.zeros([] if each.shape.rank == 0 else [channels], each.dtype) for each in moments

@@ -1,4 +1,4 @@
-"""A network that can be run, with its normalizations."""
+"""A runnable network with its normalizations."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from bnstat.estimate.running.traced import mask_of
 from bnstat.model import Array, BatchNorm
 
 Activation = Literal["softmax", "sigmoid", "tanh", "logits of softmax", "logits of sigmoid"]
-"""The function that an output is the result of, or otherwise the input of."""
+"""The function whose result an output is, or else whose input it is."""
 
 _RESULTS: Final[dict[str, Activation]] = {
     "Softmax": "softmax",
@@ -59,16 +59,16 @@ UNREACHED = "the data never reaches it"
 
 @dataclass(frozen=True)
 class Network:
-    """A network that can be run, with its normalizations.
+    """A runnable network with its normalizations.
 
     Attributes:
         program: the network; its graph is flat.
         layers: the layers that can be measured, by name, in the order of the network.
-        normalizations: all uses of these layers.
-        left: layer -> why it cannot be measured.
+        normalizations: all uses of the layers.
+        left: layer -> the reason why it cannot be measured.
         dependencies: the dependencies in the graph.
-        graph: the same graph as a `tf.Graph`.
-        activation: the function that the output is the result or the input of, if known.
+        graph: the graph as a `tf.Graph`.
+        activation: the function whose result or input the output is, if known.
     """
 
     program: Program
@@ -91,27 +91,27 @@ class Network:
 
     @property
     def is_comparable(self) -> bool:
-        """Return True if `output` is a floating-point tensor, and the only candidate for it.
+        """Return True if `output` is a floating-point tensor, and the only candidate output.
 
-        A graph without a signature may have several, some of them in branches that never run.
+        A graph without a signature may have several candidates, some in branches that never run.
         """
         is_only = len(self.program.outputs) == 1
         return is_only and bool(self.graph.get_tensor_by_name(self.output).dtype.is_floating)
 
     @cached_property
     def unbiased(self) -> Mapping[str, bool]:
-        """Layer -> True if its training averages the unbiased variance."""
+        """Layer -> True if training averages the unbiased variance."""
         return {each.layer: each.unbiased for each in reversed(self.normalizations)}
 
     def stored(self) -> dict[str, dict[str, Array]]:
-        """Return layer -> role -> the stored statistics, [channels]."""
+        """Return layer -> role -> stored statistics, [channels]."""
         return {
             name: {role: _statistic(layer, role) for role in (MEAN, VARIANCE)}
             for name, layer in self.layers.items()
         }
 
     def numbers(self, layers: Sequence[str]) -> list[int]:
-        """Return the numbers of the normalizations of some layers."""
+        """Return the indices of the normalizations of some layers."""
         return [number for number, each in enumerate(self.normalizations) if each.layer in layers]
 
     def runner(self, *, by_batch: bool, sample: bool, optimized: bool = True) -> Runner:
@@ -151,7 +151,7 @@ class Network:
         return waves
 
     def depend_on_themselves(self, wave: Sequence[str]) -> bool:
-        """Return True if the statistics of a wave change what enters its layers."""
+        """Return True if the statistics of a wave's layers change the input of these layers."""
         return any(
             each.layer in wave and not self.dependencies.marks(each.x).isdisjoint(wave)
             for each in self.normalizations
@@ -163,7 +163,7 @@ def build_network(program: Program, layers: Sequence[BatchNorm], *, trust: bool)
 
     Raises:
         UnsupportedError: running it would execute ops that are not allowed (see `trust`).
-        BnstatError: TensorFlow refuses its graph.
+        BnstatError: TensorFlow refuses the graph.
     """
     fetched = [op_of(each) for each in (*program.outputs.values(), *program.masks.values())]
     initializers = [op_of(name) for name in program.initializers]
@@ -227,9 +227,9 @@ def _statistic(layer: BatchNorm, role: str) -> Array:
 
 
 def activation_of(graph_defs: Iterable[Any], output: str) -> Activation | None:
-    """Return the function that an output is the result of, or otherwise the input of.
+    """Return the function whose result an output is, or else whose input it is.
 
-    The graphs are searched one after the other, except for the functions in them.
+    The graphs are searched in order, without their functions.
     """
     for graph_def in graph_defs:
         ops = {node.name: node for node in graph_def.node}
@@ -243,7 +243,7 @@ def activation_of(graph_defs: Iterable[Any], output: str) -> Activation | None:
 
 
 def _source(ops: dict[str, Any], tensor: str) -> str:
-    """Return the op that computes the values of a tensor, before ops that only reshape them."""
+    """Return the op that computes a tensor's values, skipping ops that only reshape."""
     name = op_of(tensor)
     seen = set()
     while name in ops and ops[name].op in _SAME_VALUES and name not in seen:

@@ -1,4 +1,4 @@
-"""The normalizations in a flat graph: what enters them, and which inputs are the statistics."""
+"""The normalizations in a flat graph: the data input and the statistics inputs of each."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _FUSED: Mapping[str, tuple[int, int]] = {
     "_FusedBatchNormEx": (3, 4),
     "BatchNormWithGlobalNormalization": (1, 2),
 }
-"""Op -> the numbers of the inputs that take the mean and the variance."""
+"""Op -> indices of the inputs that take the mean and the variance."""
 
 _KEEPS_UNBIASED = frozenset(_FUSED) - {"BatchNormWithGlobalNormalization"}
-"""Ops whose batch variance, which training averages, is the unbiased one."""
+"""Ops whose training averages the unbiased batch variance."""
 
 _WALKED = PASSES | {
     "Add",
@@ -41,7 +41,7 @@ _WALKED = PASSES | {
     "Sub",
 }
 _MOST_OPS = 128
-"""The largest number of ops of one normalization; usual are about ten."""
+"""The largest number of ops of a normalization; about ten are usual."""
 
 _TRAINING = (
     "the graph normalizes by the batch whatever the statistics are (training=True is built in)"
@@ -57,8 +57,8 @@ class Edge:
 
     Attributes:
         op: the name of the op.
-        position: the number of the input.
-        tensor: the tensor that it takes now.
+        position: the index of the input.
+        tensor: the tensor that the input takes now.
         role: moving mean or moving variance.
     """
 
@@ -75,11 +75,12 @@ class Normalization:
     Attributes:
         layer: the name of the layer.
         op: the op whose output is the normalized tensor.
-        x: the tensor that enters.
-        edges: the inputs that take the moving statistics; at least one for each.
-        axis: the axis of the channels, if the graph records it.
+        x: the data input.
+        edges: the inputs that take the moving statistics; at least one for each statistic.
+        axis: the channel axis, if the graph records it.
         unbiased: True if training averages the unbiased variance.
-        mask: a tensor of one dimension less that is true for values that count; None if all do.
+        mask: a tensor without the last dimension of `x` that is true for values that count; None if
+            all values count.
     """
 
     layer: str
@@ -98,12 +99,11 @@ def find_normalizations(
 
     Args:
         graph_def: a flat `GraphDef`.
-        variables: name of an op -> key of the variable that it stands for.
+        variables: name of an op -> key of the variable that the op holds.
         layers: the layers, with the keys of their variables.
 
     Returns:
-        The normalizations in the order of the network, and for each layer that has none the
-        reason.
+        The normalizations in network order, and layer -> reason for layers without one.
     """
     graph = flat_graph(graph_def, variables)
     tensors = Tensors(graph, Steps())
@@ -137,7 +137,7 @@ def find_normalizations(
 
 
 def _normalization(tensors: Tensors, norm: Norm, layer: str) -> Normalization | str:
-    """Return a normalization, or why it cannot be measured."""
+    """Return a normalization, or the reason why it cannot be measured."""
     op = tensors.ops[norm.op]
     if op.type in _FUSED:
         inputs = tensors.inputs(op.name)
@@ -158,7 +158,7 @@ def _normalization(tensors: Tensors, norm: Norm, layer: str) -> Normalization | 
 
 
 def _spelled_out(tensors: Tensors, norm: Norm) -> tuple[str, list[Edge]]:
-    """Return what enters a normalization of several ops, and the inputs for the statistics."""
+    """Return the data input of a normalization of several ops, and the statistics inputs."""
     roles = {key: role for role, key in norm.roles.items() if role in (MEAN, VARIANCE)}
     others = set(norm.roles.values()) - roles.keys()
     edges = []

@@ -1,4 +1,4 @@
-"""Running a graph that measures, batch by batch."""
+"""Run a measuring graph, batch by batch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def imported(graph_def: Any, where: str) -> Any:
     """Return a `GraphDef` as a `tf.Graph`.
 
     Raises:
-        BnstatError: TensorFlow refuses it.
+        BnstatError: TensorFlow refuses the graph.
     """
     import tensorflow as tf
 
@@ -38,7 +38,7 @@ def imported(graph_def: Any, where: str) -> Any:
 
 
 def _refused(where: str, error: Exception) -> BnstatError:
-    """Return TensorFlow's error in one line: the reason, which comes last, and the op."""
+    """Return TensorFlow's error in one line, with the reason and the op."""
     message = str(getattr(error, "message", None) or error)
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     reason, at = (lines or ["no reason given"])[0], ""
@@ -54,8 +54,8 @@ class RunResult(NamedTuple):
     """The results for one batch.
 
     Attributes:
-        moments: of each normalization that was measured, as arrays.
-        output: the tensor that was wanted, if any.
+        moments: the moments of each measured normalization, as arrays.
+        output: the requested tensor, if any.
         kept: the tensors to keep, by name.
     """
 
@@ -69,9 +69,9 @@ class Runner:
 
     Args:
         program: the model.
-        measuring: its graph with the ops that measure.
-        optimized: True if TensorFlow optimizes the graph. That takes longer than some batches
-            do, and is done again for each choice of normalizations.
+        measuring: the model's graph with the ops that measure.
+        optimized: True if TensorFlow optimizes the graph, which can take longer than a batch, and
+            is repeated for each selection of normalizations.
 
     Raises:
         BnstatError: TensorFlow refuses the graph.
@@ -132,13 +132,13 @@ class Runner:
         Args:
             feeds: input name -> array.
             statistics: layer -> role -> the statistics that the layer uses, [channels].
-            numbers: the numbers of the normalizations to measure.
+            numbers: the indices of the normalizations to measure.
             output: a tensor to return.
-            start: tensors that an earlier run kept, which are not computed again.
+            start: tensors that an earlier run kept, which are not recomputed.
             keep: the tensors to keep.
 
         Raises:
-            BnstatError: TensorFlow cannot run it.
+            BnstatError: TensorFlow cannot run the graph.
         """
         fed: dict[str, Any] = dict(self._program.settings)
         fed.update({self._program.inputs[name].tensor: array for name, array in feeds.items()})
@@ -172,7 +172,7 @@ class Runner:
             raise _refused(self._program.where, error) from None
 
     def _assignments(self) -> list[tuple[str, Any, Any]]:
-        """Return for each variable its op, a placeholder for its value, and the op that sets it."""
+        """Return, for each variable, the op, a placeholder for the value, and the assignment."""
         import tensorflow as tf
 
         assignments = []

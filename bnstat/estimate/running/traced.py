@@ -1,8 +1,8 @@
 """Models in memory as programs, traced once in inference.
 
 A traced graph does not show the masks of Keras, because inference normalizes masked values like
-all others. They are therefore recorded while the model is traced: as in training, masked values
-do not count for the statistics.
+other values. The masks are therefore recorded during tracing: as in training, masked values do not
+count for the statistics.
 
 Sources: keras/src/layers/normalization/batch_normalization.py, of Keras 3 and of tf-keras, whose
 fused layers ignore masks; tensorflow/core/ops/lookup_ops.cc.
@@ -39,13 +39,13 @@ def traced(
     """Return the program of a model in memory, without dropout and similar layers.
 
     Args:
-        model: of Keras or tf-keras, or a `tf.Module` that can be called.
+        model: a model of Keras or tf-keras, or a callable `tf.Module`.
         where: for messages.
-        keys: identity of a variable -> its key, for variables that have one.
+        keys: `id` of a variable -> key, for variables that have a key.
         example: returns a sample, for a model that does not record its inputs.
 
     Raises:
-        BnstatError: it cannot be traced.
+        BnstatError: the model cannot be traced.
     """
     import tensorflow as tf
 
@@ -108,7 +108,7 @@ def _specs_of(example: Callable[[], Mapping[str, Array]] | None, where: str) -> 
 
 
 def _packed(model: Any, tensors: tuple[Any, ...]) -> Any:
-    """Return tensors in the structure that a model takes."""
+    """Return the tensors in the structure of the model's argument."""
     import tensorflow as tf
 
     try:
@@ -133,10 +133,10 @@ def _parameters(model: Any) -> set[str]:
 def _captured(
     graph: Any, graph_def: Any, keys: Mapping[int, str], where: str
 ) -> tuple[Mapping[str, str], Callable[[str], Array], tuple[str, ...]]:
-    """Turn what a function captures into variables, tables and constants of its graph.
+    """Convert a function's captured tensors to variables, tables and constants of its graph.
 
     Returns:
-        The variables, the function that reads them, and the ops that fill the tables.
+        The variables, the function that reads the variables, and the ops that fill the tables.
     """
     import tensorflow as tf
 
@@ -173,10 +173,10 @@ def _captured(
 
 @contextmanager
 def _recorded_masks(model: Any) -> Iterator[list[tuple[Any, Any]]]:
-    """Record with which masks the batch-norm layers of a model are called.
+    """Record the masks with which the batch-norm layers of a model are called.
 
     Yields:
-        A list that gets pairs of what enters a layer and the mask, of one dimension less.
+        A list to which pairs (input of a layer, mask) are added; a mask lacks the last dimension.
     """
     recorded: list[tuple[Any, Any]] = []
     layers = [
@@ -217,7 +217,7 @@ def mask_of(nodes: Mapping[str, Any], tensor: str, masks: Mapping[str, str]) -> 
 
 
 def _add_table(graph_def: Any, node: Any, handle: Any) -> str | None:
-    """Turn a node that stands for a lookup table in memory into a table with the same entries.
+    """Replace a node for a lookup table in memory by a table with the same entries.
 
     Returns:
         The name of the new op that fills the table; None if the resource is not a known table.
@@ -247,7 +247,7 @@ def _add_table(graph_def: Any, node: Any, handle: Any) -> str | None:
 
 
 def _table_dtypes(handle: Any) -> tuple[Any, Any] | None:
-    """Return the dtypes of a table's keys and values, found by looking up no key at all."""
+    """Return the dtypes of a table's keys and values, determined by an empty lookup."""
     import tensorflow as tf
 
     for key, value in product(map(tf.as_dtype, _KEYS), map(tf.as_dtype, _VALUES)):

@@ -31,7 +31,7 @@ def open_contents(file: File, source: Source) -> Contents:
     """Return the arrays by their paths.
 
     Raises:
-        DamagedError: the file is truncated or contradicts itself.
+        DamagedError: the file is truncated or inconsistent.
     """
     variables = Hdf5(file).variables
     names = {key: variable.name for key, variable in variables.items()}

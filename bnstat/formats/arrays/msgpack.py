@@ -77,7 +77,7 @@ def open_contents(file: File, source: Source) -> Contents:
     """Return the arrays by their paths.
 
     Raises:
-        DamagedError: the file is truncated, or contradicts itself.
+        DamagedError: the file is truncated or inconsistent.
         UnsupportedError: the file has more values than any network.
     """
     variables: dict[str, Variable] = {}
@@ -144,7 +144,7 @@ def _items(window: Window, start: int = 0, end: int | None = None) -> Iterator[I
             if container.is_map:
                 key = _item(window, at, end, ())
                 if key.kind != "text":
-                    raise WireError("a key is not text")
+                    raise WireError("a key is not a string")
                 at = key.end
                 text = window.read(key.start, min(key.end, key.start + _LONGEST_TEXT))
                 name = text.decode("utf-8", "replace")

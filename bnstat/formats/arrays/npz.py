@@ -68,7 +68,7 @@ def open_contents(file: File, source: Source) -> Contents:
     """Return the arrays under their keys.
 
     Raises:
-        DamagedError: the archive contradicts itself.
+        DamagedError: the archive is inconsistent.
         UnsupportedError: a member is encrypted, or compressed by another method than deflate.
     """
     variables: dict[str, Variable] = {}
@@ -167,7 +167,7 @@ class _Member(NamedTuple):
         if self.is_deflated:
             data = self._inflated(data, self.size)
         if len(data) != self.size or zlib.crc32(data) != self.checksum:
-            raise DamagedError(path, "does not have its checksum", "copy or download it again")
+            raise DamagedError(path, "does not match its checksum", "copy or download it again")
         return data
 
     def _inflated(self, data: bytes, length: int) -> bytes:
@@ -213,10 +213,10 @@ def _header(head: bytes, where: str) -> _Header:
     NumPy's own parser is not used, because it builds whatever dtype a header describes.
     """
     if not head.startswith(_MAGIC) or len(head) < 12:
-        raise _damaged(where, "it does not start like one")
+        raise _damaged(where, "it has no .npy signature")
     version = head[6], head[7]
     if version not in ((1, 0), (2, 0)):
-        raise UnsupportedError(where, f"is .npy of version {version[0]}.{version[1]}")
+        raise UnsupportedError(where, f"has the unknown .npy version {version[0]}.{version[1]}")
     begin = 10 if version == (1, 0) else 12
     length = int.from_bytes(head[8:begin], "little")
     if length > _LONGEST_HEADER:
@@ -231,7 +231,7 @@ def _header(head: bytes, where: str) -> _Header:
         case _:
             raise _damaged(where, "its header does not describe an array")
     if as_shape(shape) is None:
-        raise DamagedError(where, f"has a shape of {str(shape)[:_SHOWN]}")
+        raise DamagedError(where, f"has an invalid shape: {str(shape)[:_SHOWN]}")
     is_plain = isinstance(descr, str)
     return _Header(
         begin + length,

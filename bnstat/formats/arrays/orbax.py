@@ -47,7 +47,8 @@ _METADATA: Final = {".zarray": "zarr", "zarr.json": "zarr3"}
 _NOT_NUMBERS: Final = frozenset("SUVOMm")
 """NumPy's kinds of strings, bytes, objects and times."""
 _LARGEST: Final = 1 << 30
-"""Bytes of the largest array that is read; a few bytes of metadata can claim any number of zeros."""
+"""Bytes of the largest array that is read; a few bytes of metadata can claim any number of
+zeros."""
 _LARGEST_CHUNK: Final = 1 << 26
 """Bytes that the head of a compressed chunk may claim: tensorstore allocates this size at once."""
 _BLOSC_SIZE: Final = slice(4, 8)

@@ -43,7 +43,7 @@ def open_contents(file: File, source: Source) -> Contents:
     """Return the tensors by their names.
 
     Raises:
-        DamagedError: the file is truncated, or its header contradicts itself.
+        DamagedError: the file is truncated, or the header is inconsistent.
     """
     length = _length(file.head(8))
     header = parse_json(file.read(8, min(length, MAX_JSON + 1)), file.path)
@@ -82,7 +82,7 @@ def open_sharded(index: File, source: Source) -> Contents:
     """Return the tensors that an index lists, from the files beside it.
 
     Raises:
-        DamagedError: the index or a file contradicts itself, or a listed tensor is missing.
+        DamagedError: the index or a file is inconsistent, or a listed tensor is missing.
         NotFoundError: a file is missing.
         BnstatError: a file is a link that leads out of the folder.
     """

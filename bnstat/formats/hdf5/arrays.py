@@ -254,14 +254,16 @@ def _chunks(objects: Objects, dataset: Dataset, root: int) -> Iterator[tuple[int
                 seen.add(child)
                 pending.append((child, level - 1))
         if not is_tree:
-            raise objects.damage(f"{dataset.path} has a tree of chunks that is not a tree")
+            raise objects.damage(f"{dataset.path} has a cyclic or inconsistent tree of chunks")
 
 
 def _read_by_library(objects: Objects, dataset: Dataset, layout: _Layout, itemsize: int) -> bytes:
     """Read the stored bytes of a dataset's elements through HDF5's library."""
     messages = [dataset.messages[kind] for kind in _COPIED if kind in dataset.messages]
     if any(message.is_shared for message in messages):
-        raise UnsupportedError(objects.path, f"{dataset.path} shares its description with others")
+        raise UnsupportedError(
+            objects.path, f"{dataset.path} shares header messages with other datasets"
+        )
     if any(_fill_size(message) not in (0, itemsize) for message in messages):
         raise objects.damage(f"{dataset.path} has a fill value of another type")
     if layout.kind == _CHUNKED and layout.address is not None:
@@ -332,7 +334,9 @@ def _check_chunks(objects: Objects, dataset: Dataset, opened: Any, itemsize: int
             reason = f"{dataset.path} cannot be decompressed ({error})"
             raise objects.damage(reason) from error
         if len(data) > size + 4:
-            raise objects.damage(f"{dataset.path} claims chunks of {size} bytes, and has larger")
+            raise objects.damage(
+                f"{dataset.path} claims chunks of {size} bytes, but has larger ones"
+            )
 
 
 _NAME: Final = "a"

@@ -26,7 +26,7 @@ tree lists their positions.
 
     attribute      version, flags, sizes of name, datatype, dataspace (u16 each), [encoding],
                    these three, the elements; in version 1 each padded to 8 bytes
-    variable string  length (u32), heap's address, entry's number (u32)
+    variable string length (u32), heap's address, entry's number (u32)
     global heap    "GCOL", version, size, then entries of number (u16), references (u16),
                    4 unused, size; data padded to 8 bytes; number 0 ends them
 
@@ -79,7 +79,7 @@ _TREE_WIDTH: Final = 32
 
 
 def signature_offset(file: File) -> int | None:
-    """Return the offset of HDF5's signature: at byte 0 or, after a user block, at 512, 1024, 2048, ...
+    """Return the offset of HDF5's signature: 0 or, after a user block, 512, 1024, 2048, ...
 
     An HDF5 file inside a tar or zip at such an offset is ignored. In a remote file, only the bytes
     fetched so far are searched.
@@ -500,7 +500,7 @@ class Attributes:
             self._heaps[heap] = self._entries(heap)
         address, size = self._heaps[heap].get(number, (0, 0))
         if length > size:
-            raise self._objects.damage("a text is missing from its heap")
+            raise self._objects.damage("a string is missing from its heap")
         return decode(self._objects.cursor(address, length).data.split(b"\0")[0])
 
     def _entries(self, heap: int) -> dict[int, tuple[int, int]]:
@@ -527,7 +527,8 @@ class _Attribute:
     """An attribute message.
 
     Attributes:
-        name: the name. kind: the class of the element type; -1 if the type is stored elsewhere.
+        name: the name.
+        kind: the class of the element type; -1 if the type is stored elsewhere.
         size: the bytes of an element.
         count: the number of elements.
         values: the elements.

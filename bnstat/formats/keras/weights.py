@@ -53,9 +53,9 @@ class Weights:
     """The contents of a weights file, or of all its shards.
 
     Attributes:
-        variables: dataset path -> variable. groups: path of a layer's group -> index -> dataset
-            path. The groups of the optimizer and the metrics are left out. Paths are spelled as by
-            Keras 3 on Linux.
+        variables: dataset path -> variable.
+        groups: path of a layer's group -> index -> dataset path. The groups of the optimizer and
+            the metrics are left out. Paths are spelled as by Keras 3 on Linux.
         names: path of a layer's group -> the layer's own name, if the file contains it.
     """
 

@@ -1,4 +1,4 @@
-"""The contents of an ONNX file: its initializers and constants, and the graph that uses them.
+"""The contents of an ONNX file: the initializers and constants, and the graph.
 
 The key of a tensor is its name in the file; `#2` is appended if a nested graph repeats a name.
 
@@ -37,13 +37,13 @@ _MAX_ELEMENTS: Final = 1 << 14
 """Elements of a tensor that is evaluated; batch norm has one for each channel."""
 
 _MAX_TOTAL: Final = 1 << 22
-"""Elements that are evaluated for a whole model."""
+"""Elements of all tensors that are evaluated for a model."""
 
 _MAX_SMALL: Final = 1 << 12
 """Elements of a tensor that can be part of a graph's structure, such as a shape."""
 
 _MAX_DEPTH: Final = 50
-"""Operators in a row that are evaluated."""
+"""The longest chain of operators that is evaluated."""
 
 _FILLS: Final = frozenset({"ConstantOfShape", "Expand"})
 _FORWARDS: Final = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze"})
@@ -53,7 +53,7 @@ def evaluate(inlined: Inlined, file: File) -> None:
     """Replace nodes that depend only on constants by constants.
 
     Arithmetic is evaluated only if another kind of operator takes its result, so that a
-    normalization that consists of single operations keeps its form.
+    normalization composed of arithmetic operators stays recognizable.
     """
     evaluation = _Evaluation(inlined, file)
     arrays = {name: evaluation.value(name) for name in evaluation.targets()}
@@ -86,7 +86,7 @@ class _Evaluation:
         ]
 
     def value(self, tensor: str, depth: int = 0) -> Array | None:
-        """Return the numbers of a tensor; None if they depend on an input, or are too many."""
+        """Return a tensor's numbers; None if it depends on an input, or has too many elements."""
         if tensor not in self._results:
             self._results[tensor] = None
             # A node that cannot be evaluated stays a node.
@@ -131,10 +131,10 @@ class _Evaluation:
 
 
 def _sizes(array: Array) -> tuple[int, ...]:
-    """Convert a tensor to a shape.
+    """Convert a tensor's values to a shape.
 
     Raises:
-        ValueError: it is not a valid shape, or has too many elements.
+        ValueError: the values are not a valid shape, or the shape has too many elements.
     """
     sizes = tuple(int(size) for size in array.ravel().tolist())
     if array.dtype.kind not in "iu" or len(sizes) > 32 or min(sizes, default=0) < -1:
@@ -177,12 +177,12 @@ def _reshape(op: NodeOp, file: File, x: Array, shape: Array) -> Array:
 
 
 def _axes(op: NodeOp, axes: Sequence[Array]) -> tuple[int, ...]:
-    """Return an operator's axes: an input since version 13, an attribute before."""
+    """Return an operator's axes: an input since opset 13, an attribute in older opsets."""
     return _integers(axes[0] if axes else op, "axes")
 
 
 def _integers(source: NodeOp | Array, name: str) -> tuple[int, ...]:
-    """Return the numbers in a tensor, or in an attribute of that name."""
+    """Return the integers in an array, or in the attribute `name` of an op."""
     if isinstance(source, NodeOp):
         attribute = source.find(name)
         numbers = None if attribute is None else attribute.numbers
@@ -225,7 +225,7 @@ def _elementwise(function: Callable[..., Array]) -> Callable[..., Array]:
 
 def _divide(x: Array, y: Array) -> Array:
     if x.dtype.kind != "f":
-        raise ValueError("integers are divided by other rules")
+        raise ValueError("integer division follows other rules")
     result: Array = np.true_divide(x, y)
     return result
 
@@ -257,7 +257,7 @@ def contents_of(file: File, source: Source) -> Contents:
 
     Raises:
         DamagedError: the file is truncated or inconsistent.
-        UnsupportedError: it is too large, or nested too deeply.
+        UnsupportedError: the file is too large, or nested too deeply.
     """
     if file.size >= LARGEST_MESSAGE:
         raise UnsupportedError(file.path, "is larger than an ONNX file can be")

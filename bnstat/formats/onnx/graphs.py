@@ -31,13 +31,13 @@ _BODIES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 _MAX_INLINED: Final = 300_000
-"""Nodes that calls may add in all; a few functions can call for billions."""
+"""Nodes that inlining may add in total; a few nested functions can expand to billions."""
 
 _NAMES_PER_NODE: Final = 10
 """This many names of tensors count as a node."""
 
 _MAX_DEPTH: Final = 50
-"""Calls and bodies within each other."""
+"""The maximum nesting of calls and bodies."""
 
 
 @dataclass
@@ -59,10 +59,11 @@ class _Scope:
     """The names and attributes that a node can refer to.
 
     Attributes:
-        tensors: name -> tensor.
-        outer: the scope around this one, whose names are visible; None for a function and at the
-            top.
-        call: for a function's body: the call, its scope, and the defaults of the attributes.
+        tensors: name in the scope -> name in the inlined graph.
+        outer: the enclosing scope, whose names are visible; None for a function and at the top
+            level.
+        call: for a function's body: the calling node, the scope of this node, and the attributes'
+            defaults.
     """
 
     tensors: dict[str, str]
@@ -70,7 +71,7 @@ class _Scope:
     call: tuple[Node, _Scope, Mapping[str, Attribute]] | None = None
 
     def tensor(self, name: str) -> str:
-        """Return the tensor of that name, or an empty string."""
+        """Return the tensor with this name, or an empty string."""
         scope: _Scope | None = self
         while scope is not None:
             if name in scope.tensors:
@@ -79,7 +80,7 @@ class _Scope:
         return ""
 
     def attribute(self, node: Node, name: str) -> Attribute | None:
-        """Return an attribute of a node, from the call of the function if it refers to that."""
+        """Return a node's attribute; a reference to the calling node's attribute is resolved."""
         scope: _Scope | None = self
         attribute = node.attributes.get(name)
         while attribute is not None and attribute.reference:
@@ -95,7 +96,7 @@ class _Scope:
 
 @dataclass
 class NodeOp:
-    """A node in its scope."""
+    """A node with its scope."""
 
     name: str
     node: Node
@@ -111,7 +112,7 @@ class NodeOp:
         """Return the value of a simple attribute.
 
         Raises:
-            DamagedError: the node's attributes, which are read only now, are invalid.
+            DamagedError: the node's attributes, which are parsed here, are invalid.
         """
         try:
             attribute = self.find(name)
@@ -121,7 +122,7 @@ class NodeOp:
             raise damaged(path, f"the node {self.name}", error) from error
 
     def find(self, name: str) -> Attribute | None:
-        """Return an attribute, whose parts raise `WireError` if they are damaged."""
+        """Return an attribute; reading its values raises `WireError` if they are damaged."""
         return self.scope.attribute(self.node, name)
 
 
@@ -129,7 +130,7 @@ class Constant(NamedTuple):
     """A tensor of the model.
 
     Attributes:
-        label: its name in the file.
+        label: the name in the file.
         key: the label; a number is appended to repeated labels.
         value: the stored tensor, or the numbers that the graph computes.
     """
@@ -141,7 +142,7 @@ class Constant(NamedTuple):
 
 @dataclass
 class Inlined:
-    """A model's nodes by name, and its tensors by the name of their `Const`."""
+    """An inlined model. `ops`: name -> op. `constants`: name of a `Const` op -> tensor."""
 
     ops: dict[str, Op] = field(default_factory=dict)
     constants: dict[str, Constant] = field(default_factory=dict)
@@ -149,7 +150,7 @@ class Inlined:
     _uses: dict[str, int] = field(default_factory=dict)
 
     def compute(self, name: str, label: str, array: NDArray[np.generic]) -> None:
-        """Replace an op by a constant. Call it after all stored tensors have their keys."""
+        """Replace an op by a constant. Call this after all stored tensors have keys."""
         if not self._taken:
             self._taken.update(constant.key for constant in self.constants.values())
         key = label
@@ -166,11 +167,11 @@ def inline(model: Model, path: str) -> Inlined:
 
     Args:
         model: the model.
-        path: its file, for messages.
+        path: the model's file, for messages.
 
     Raises:
-        UnsupportedError: bodies are nested too deeply, or call for too many nodes.
-        WireError: a part that is read only now is damaged.
+        UnsupportedError: bodies are nested too deeply, or inlining makes too many nodes.
+        WireError: a message that is parsed here is damaged.
     """
     inliner = _Inliner(model.functions, path)
     inliner.graph(model.graph, _Scope({}), 1, "")
@@ -180,7 +181,7 @@ def inline(model: Model, path: str) -> Inlined:
 
 
 class _Inliner:
-    """Inlines graphs into `result`. `numbers` are constants without a tensor of their own."""
+    """Inlines graphs into `result`. `numbers`: constants without a stored tensor."""
 
     def __init__(self, functions: Iterable[Function], path: str) -> None:
         self._functions = {function.key: function for function in functions}
@@ -214,7 +215,7 @@ class _Inliner:
         """Count nodes before they are added; raise if there are too many."""
         self._left -= nodes
         if self._left < 0:
-            raise UnsupportedError(self._path, "its functions call for too many nodes")
+            raise UnsupportedError(self._path, "inlining its functions makes too many nodes")
 
     def _node(self, node: Node, scope: _Scope, depth: int, prefix: str) -> None:
         function = self._functions.get((node.domain, node.type, node.overload))
@@ -235,7 +236,7 @@ class _Inliner:
     def _called(
         self, function: Function, node: Node, scope: _Scope, depth: int, prefix: str
     ) -> Sequence[str]:
-        """Add a function's nodes; return its outputs."""
+        """Add the nodes of a called function; return the output tensors."""
         passed = zip(function.body.inputs, node.inputs, strict=False)
         tensors = {inner: scope.tensor(outer) for inner, outer in passed}
         inner = _Scope(tensors, call=(node, scope, function.defaults))
@@ -243,7 +244,7 @@ class _Inliner:
         return self.graph(function.body, inner, depth + 1, prefix)
 
     def _bodies(self, node: Node, scope: _Scope, depth: int, prefix: str) -> Sequence[str]:
-        """Add the nodes of a node's graphs; return the node's outputs, which merge the graphs'."""
+        """Add the nodes of a node's subgraphs; return one `Merge` per output of the node."""
         results: list[Sequence[str]] = []
         for name in _BODIES[node.type]:
             attribute = scope.attribute(node, name)
@@ -264,7 +265,7 @@ class _Inliner:
         return merged
 
     def _constant_node(self, node: Node, scope: _Scope) -> str:
-        """Add the tensor or the numbers of a `Constant`; texts are left out."""
+        """Add the tensor or the numbers of a `Constant` node; strings are skipped."""
         label = _default_name(node)
         for name in node.attributes:
             attribute = scope.attribute(node, name)
@@ -291,7 +292,7 @@ class _Inliner:
         return self._consts[tensor.begin]
 
     def _common(self, inputs: Sequence[str]) -> str:
-        """Return the scope that the names of a node's stored tensors have in common."""
+        """Return the common scope in the names of a node's stored tensors; may be empty."""
         constants = self.result.constants
         labels = [constants[name].label for name in inputs if name in constants]
         if len(labels) < 2:
@@ -302,7 +303,7 @@ class _Inliner:
         return shared[: max(map(shared.rfind, "./_:"))] if shared else ""
 
     def _unique(self, label: str) -> str:
-        """Return a name that no op has, without the separator of names and outputs."""
+        """Return an unused op name made from `label`, without `:`."""
         name = base = label.replace(":", "_")
         while not name or name in self.result.ops:
             self._uses[base] = self._uses.get(base, 1) + 1
@@ -311,9 +312,9 @@ class _Inliner:
 
 
 def _in_order(nodes: Sequence[Node]) -> Sequence[Node]:
-    """Sort nodes so that each follows the nodes whose outputs it takes; else the order stays.
+    """Sort nodes topologically; otherwise keep the order.
 
-    ONNX demands this order of a file, but runtimes accept any.
+    ONNX requires topological order, but runtimes accept any order.
     """
     producers: dict[str, int] = {}
     for index, node in enumerate(nodes):
@@ -350,7 +351,7 @@ def _numbers_of(attribute: Attribute, name: str) -> NDArray[np.generic] | None:
 
 
 def constant(inlined: Inlined, file: File, name: str, largest: int) -> NDArray[np.generic] | None:
-    """Return the numbers of a `Const`; None if it has more than `largest`, or is not readable."""
+    """Return the numbers of a `Const`; None if more than `largest`, or not readable."""
     value = inlined.constants[name].value if name in inlined.constants else None
     if not isinstance(value, Tensor):
         return value
@@ -363,6 +364,6 @@ def constant(inlined: Inlined, file: File, name: str, largest: int) -> NDArray[n
 
 
 def _default_name(node: Node) -> str:
-    """Return a name for a node without one, by its output; exporters often only number outputs."""
+    """Return a default name for an unnamed node, made from its type and output."""
     name = next((name for name in node.outputs if name), node.type)
     return f"{node.type}_{name}" if name.isdecimal() and node.type != "Constant" else name

@@ -1,7 +1,7 @@
-"""The messages of an ONNX file. The numbers of tensors stay in the file until they are needed.
+"""The messages of an ONNX file. The values of tensors are read on demand.
 
-Protobuf parses nodes, tensors and names without their long fields. Graphs are taken apart here,
-because the positions of tensors in the file must be known.
+Protobuf parses nodes, tensors and names without their long fields. Graphs are parsed here, because
+the positions of tensors in the file must be known.
 
 A tensor stores its numbers as raw bytes, as a list of values, or in a file beside the model.
 
@@ -78,7 +78,7 @@ class Reader:
         return (each for each in fields if each.number in numbers)
 
     def last(self, message: Field, number: int) -> Field | None:
-        """Return the last field of a message with this number that is not a plain number."""
+        """Return a message's last field with this number and wire type 2; None if there is none."""
         fields = [each for each in self.fields(message, number) if each.kind == 2]
         return fields[-1] if fields else None
 
@@ -93,10 +93,11 @@ class Tensor:
     """A TensorProto.
 
     Attributes:
-        name: its name; empty in an attribute.
+        name: the name; empty in an attribute.
         dtype: NumPy's or ml_dtypes' name of the elements; `type 99` for an unknown type.
-        shape: its shape, or None if that is impossible.
-        external: the position of the numbers beside the file; empty if they are in the file.
+        shape: the shape, or None if it is invalid.
+        external: the location, offset and length of values in another file; empty if the values are
+            in this file.
         begin: the start of the message, which identifies the tensor.
     """
 
@@ -124,7 +125,7 @@ class Tensor:
 
     @property
     def lists(self) -> list[Field]:
-        """The positions of listed values, which may be several pieces."""
+        """The positions of listed values, which may be split over several fields."""
         return [*self._reader.fields(self._position, *_LISTS)]
 
 
@@ -132,7 +133,7 @@ class Attribute:
     """An AttributeProto.
 
     Attributes:
-        reference: in a function, the attribute of the call that has the value; may be empty.
+        reference: in a function, the calling node's attribute that has the value; else empty.
     """
 
     def __init__(self, reader: Reader, message: Any, position: Field) -> None:
@@ -144,7 +145,7 @@ class Attribute:
 
     @property
     def value(self) -> float | int | str | None:
-        """A single number or text; floats in the fewest digits that float32 needs."""
+        """A single number or string; floats in the fewest digits that float32 needs."""
         if self._message.HasField("f"):
             return float(str(np.float32(self._message.f)))
         if self._message.HasField("i"):
@@ -155,7 +156,7 @@ class Attribute:
 
     @cached_property
     def numbers(self) -> NDArray[np.generic] | None:
-        """The list of numbers, as float32 or int64; None if there is none, or it is very long."""
+        """The list of numbers, as float32 or int64; None if missing or very long."""
         window = self._reader.window
         fields = [*self._reader.fields(self._position, _FLOATS, _INTS)]
         if sum(each.end - each.start for each in fields) > _LONGEST_LIST or not fields:
@@ -176,7 +177,7 @@ class Attribute:
         return None if position is None else Tensor(self._reader, position)
 
     def graph(self, depth: int) -> Graph | None:
-        """Return the graph in the attribute, which is `depth` graphs deep."""
+        """Return the graph in the attribute; `depth` is its nesting level."""
         position = self._reader.last(self._position, _GRAPH)
         if self._graph is None and position is not None:
             self._graph = _read_graph(self._reader, position, depth)
@@ -184,7 +185,7 @@ class Attribute:
 
 
 class Node:
-    """A NodeProto. The domain of ONNX's own operators is empty."""
+    """A NodeProto. `domain` is empty for ONNX's own operators."""
 
     def __init__(self, reader: Reader, position: Field) -> None:
         reader.count()
@@ -201,7 +202,7 @@ class Node:
 
     @cached_property
     def attributes(self) -> Mapping[str, Attribute]:
-        """By name."""
+        """Attributes by name."""
         return _attributes(self.reader, self._message.attribute, self._position, 5)
 
 
@@ -223,7 +224,7 @@ class Graph:
 
     @cached_property
     def names(self) -> int:
-        """The number of names of tensors, counted as often as they occur."""
+        """The number of references to tensors."""
         own = len(self.initializers) + len(self.inputs) + len(self.outputs)
         return own + sum(len(node.inputs) + len(node.outputs) for node in self.nodes)
 
@@ -242,7 +243,7 @@ class Model:
     """A ModelProto.
 
     Attributes:
-        producer: the name and version of the program that wrote it; may be empty.
+        producer: the name and version of the program that wrote the file; may be empty.
         opset: the version of ONNX's own operators.
     """
 
@@ -256,8 +257,8 @@ def read_model(window: Window) -> Model:
     """Read the model in a file.
 
     Raises:
-        DamagedError, WireError, UnicodeDecodeError: the file does not contain such a message.
-        UnsupportedError: it is too large or nested too deeply.
+        DamagedError, WireError, UnicodeDecodeError: the file does not contain a valid ModelProto.
+        UnsupportedError: the model is too large or nested too deeply.
     """
     reader = Reader(window)
     model = Model(Graph())
@@ -303,16 +304,16 @@ def _read_function(reader: Reader, position: Field) -> Function:
 
 
 def _domain(name: str) -> str:
-    """Return a domain of operators; empty for ONNX's own, which has two names."""
+    """Normalize a domain of operators: both names of ONNX's own domain become empty."""
     return "" if name == "ai.onnx" else name
 
 
 def read_array(file: File, tensor: Tensor) -> NDArray[np.generic]:
-    """Read the numbers of a tensor, in its own shape and dtype.
+    """Read the numbers of a tensor, in the stored shape and dtype.
 
     Raises:
-        DamagedError: the number of bytes does not fit the shape, or their position is invalid.
-        NotFoundError: the file that contains them is missing.
+        DamagedError: the number of bytes does not fit the shape, or the position is invalid.
+        NotFoundError: the external file is missing.
         UnsupportedError: the elements are not numbers, or take less than a byte.
     """
     where = f"{file.path}: {tensor.name}"
@@ -335,7 +336,7 @@ def read_array(file: File, tensor: Tensor) -> NDArray[np.generic]:
 
 
 def find_array(file: File, tensor: Tensor) -> Sequence[Range]:
-    """Return where the numbers of a tensor are; see `Variable.extents`. Raises as `read_array`."""
+    """Return the ranges of a tensor's bytes; see `Variable.extents`. Raises as `read_array`."""
     dtype, shape = find_dtype(tensor.dtype), tensor.shape
     if dtype is None or shape is None:
         return ()
@@ -350,7 +351,7 @@ def find_array(file: File, tensor: Tensor) -> Sequence[Range]:
 
 
 def _external(file: File, tensor: Tensor, needed: int, where: str) -> tuple[File, int]:
-    """Return the file in or below the model's folder that contains a tensor, and the offset."""
+    """Return the file with a tensor, in or below the model's folder, and the offset."""
     location = tensor.external.get("location", "")
     offset = _number(tensor.external.get("offset", "0"), where)
     length = _number(tensor.external.get("length", str(needed)), where)
@@ -376,7 +377,7 @@ def _listed(
     """Read the values of a repeated field.
 
     Complex numbers are listed as two values each, types smaller than int32 as int32, and small
-    floats as their bits.
+    floats as bit patterns.
     """
     arrays: list[NDArray[np.generic]] = []
     try:

@@ -134,7 +134,7 @@ def parse_text(name: str, data: bytes, where: str, what: str = "") -> Any:
 
     Raises:
         DamagedError: the data is not such a message.
-        UnsupportedError: it is too long; parsing text takes a hundred times as long.
+        UnsupportedError: the data is too long, because parsing text is a hundred times slower.
     """
     from google.protobuf import text_format
 
@@ -151,11 +151,11 @@ def parse_text(name: str, data: bytes, where: str, what: str = "") -> Any:
 
 
 def without_long_fields(window: Window, message: Field, name: str) -> bytes:
-    """Read a message from a file, without the long fields in it that are not messages.
+    """Read a message from a file, without its long fields that are not messages.
 
     Args:
         window: the file.
-        message: where the message is in the file.
+        message: the position of the message.
         name: the message's name, as in `GraphDef`; fields that it does not declare are left out
             if they are long.
 

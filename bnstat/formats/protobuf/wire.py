@@ -1,7 +1,7 @@
 """The wire format of protocol buffers: little-endian base-128 varints and fields.
 
-A message is a sequence of fields, each a varint `number << 3 | type`, followed by, per type: 0 a
-varint, 1 eight bytes, 2 a varint length and as many bytes, 5 four bytes
+A message is a sequence of fields, each a varint `number << 3 | type`, followed, depending on the
+type, by: 0 a varint, 1 eight bytes, 2 a varint length and as many bytes, 5 four bytes
 (https://protobuf.dev/programming-guides/encoding).
 
 Most messages are parsed by `protos`. This module is for small messages that are read by the hundred
@@ -29,7 +29,7 @@ def varint(data: bytes, position: int) -> tuple[int, int]:
     """Return the varint at `position`, and the position after it.
 
     Raises:
-        WireError: the data ends within it, or it is longer than 64 bits.
+        WireError: the data ends within the varint, or the varint is longer than 64 bits.
     """
     result = shift = 0
     try:
@@ -102,7 +102,7 @@ def text(value: int | bytes) -> str:
     """Decode a field that is a string.
 
     Raises:
-        WireError: it is not a string.
+        WireError: the field is not a string.
     """
     if isinstance(value, bytes):
         try:
@@ -118,7 +118,7 @@ def signed(value: int) -> int:
 
 
 def damaged(where: str, what: str, error: WireError) -> DamagedError:
-    """Return the error for a file whose part `what` is not well-formed."""
+    """Return the error for a malformed structure of a file; `what` names the structure."""
     return DamagedError(where, f"{what} is damaged ({error})", "copy or download it again")
 
 
@@ -146,7 +146,7 @@ class Window:
         """Return the bytes from `start` to `end`.
 
         Raises:
-            DamagedError: the file does not have them.
+            DamagedError: the file is too short.
         """
         data_end = self._start + len(self._data)
         if start < self._start or end > data_end:
@@ -162,10 +162,10 @@ class Field(NamedTuple):
     """The position of a field in a message.
 
     Attributes:
-        number: its number.
-        kind: its wire type.
+        number: the field number.
+        kind: the wire type.
         begin: the start of the field.
-        start, end: the range of its value; for type 2, without the length.
+        start, end: the range of the value; for type 2, without the length.
     """
 
     number: int

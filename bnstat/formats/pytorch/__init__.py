@@ -1,1 +1,1 @@
-"""PyTorch's files: a pickle that describes, and the bytes of storages that it speaks of."""
+"""PyTorch's files: a pickle that describes tensors, and the bytes of their storages."""

@@ -1,4 +1,4 @@
-"""The tensors of a PyTorch file: a state dict, a checkpoint around one, or a whole model.
+"""The tensors of a PyTorch file: a state dict, a checkpoint that contains one, or a whole model.
 
 Source: torch/serialization.py, `_load`, `_legacy_load`.
 """
@@ -48,7 +48,7 @@ _PICKLE: Final = "data.pkl"
 LARGEST_PICKLE: Final = 1 << 28
 _FIRST_PIECE: Final = 1 << 18
 _SMALL: Final = 1 << 12
-"""Elements of a storage up to which it is fetched together with the others."""
+"""Storages with up to this many elements are fetched together."""
 
 _HARMLESS: Final = (
     "torch.device",
@@ -60,22 +60,22 @@ _HARMLESS: Final = (
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
 )
-"""Functions and classes without tensors, which may stay unbuilt without a note."""
+"""Functions and classes without tensors. No note is printed if their objects are not built."""
 _MODULES: Final = ("torch.nn.modules.", "__torch__.")
-"""The modules of PyTorch and TorchScript, whose tensors are read although they stay unbuilt."""
+"""Modules whose objects are not built, but whose tensors are read."""
 _MOST_NAMED: Final = 6
 
 
 PlaceOf = Callable[[Storage], Place]
-"""Returns where a storage is."""
+"""Returns the place of a storage."""
 
 
 def open_contents(file: File, source: Source, is_zip: bool) -> Contents:
-    """Return the tensors of a file by their paths in it: `state_dict/layer1.0.bn1.weight`.
+    """Return the tensors of a file by their paths: `state_dict/layer1.0.bn1.weight`.
 
     Raises:
-        DamagedError: the file is truncated, or contradicts itself.
-        UnsupportedError: the file is larger than what is read, or of an unknown version.
+        DamagedError: the file is truncated or inconsistent.
+        UnsupportedError: the file is too large, or of an unknown version.
     """
     unbuilt: dict[str, None] = {}
 
@@ -213,7 +213,7 @@ def _pickles(file: File, called: Call, persistent: Persistent) -> tuple[list[Any
 
 @contextmanager
 def pickle_errors(file: File) -> Iterator[None]:
-    """Turn the errors of reading a pickle into errors that name the file."""
+    """Convert errors while reading a pickle to errors that name the file."""
     try:
         yield
     except BudgetError as error:

@@ -1,8 +1,8 @@
-"""How a file that PyTorch saved is recognised.
+"""Recognition of files that PyTorch saved.
 
 Since PyTorch 1.6 it is a zip: `NAME/data.pkl`, and `NAME/data/KEY` for each storage, uncompressed.
-Before, it was a run of pickles (a magic number, a version, facts about the machine, the object,
-the keys of its storages), then for each storage a u64 count and its bytes.
+Older files are a sequence of pickles (a magic number, a version, facts about the machine, the
+object, the keys of the storages), then for each storage a u64 count and the bytes.
 
 Source: torch/serialization.py, `_save`, `_legacy_save`.
 """
@@ -20,7 +20,7 @@ from bnstat.storage.files import File
 _ZIP: Final = b"PK\x03\x04"
 _NAME_LENGTH: Final = slice(26, 28)
 _NAME_AT: Final = 30
-"""Where a zip has the length of the first member's name, and the name."""
+"""The offset in a zip of the length of the first member's name."""
 
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _LEGACY: Final = re.compile(
@@ -29,8 +29,8 @@ _LEGACY: Final = re.compile(
     + rb"\.|L%dL\n\." % _MAGIC,
     re.DOTALL,
 )
-"""The first pickle of a file from before 1.6. Protocols from 4 on put a frame around it; those
-before 2 write the number as text."""
+"""The first pickle of a file from before 1.6. Protocol 4 and later wrap it in a frame; protocols 0
+and 1 write the number as text."""
 
 
 def matches(file: File) -> bool:

@@ -1,7 +1,7 @@
-"""Pickles read without running anything that they contain.
+"""A pickle reader that never runs code.
 
 A pickle is a program for a small stack machine. This machine builds dicts, lists, tuples, sets,
-numbers and texts. For everything else, the program names a function or class, which is passed to
+numbers and strings. For everything else, the program names a function or class, which is passed to
 `call`; if `call` does not know it, an `Opaque` object takes its place. Nothing is imported, and
 nothing that a pickle names is called.
 
@@ -21,15 +21,15 @@ _MOST_STEPS: Final = 1 << 24
 """Instructions of a pickle; a state dict takes some 40 for each tensor."""
 _CALLS_PER_BYTE: Final = 4
 _CALLS_FLOOR: Final = 1 << 20
-"""Elements and characters that all calls together may receive: a number for each byte of the
-pickle, and a constant. A pickle can pass one long text or list to any number of calls."""
+"""Elements and characters that all calls together may receive: this constant plus a multiple of the
+pickle's size. A pickle can pass one long string or list to any number of calls."""
 _PLAIN_KEYS: Final = (str, float, bool, bytes, type(None))
 """Types of keys that a dict may have, in addition to integers of up to 64 bits. Nested tuples take
-exponential time to hash, and longer integers can be chosen to share one hash."""
+exponential time to hash, and longer integers can be chosen to collide."""
 
 
 class PickleError(WireError):
-    """The bytes are not a pickle, or contain what is not read."""
+    """The bytes are not a pickle, or contain unsupported objects."""
 
 
 class CutError(PickleError):
@@ -54,10 +54,10 @@ class Opaque:
     """An object that was not built.
 
     Attributes:
-        kind: the function or class that would have built it.
-        arguments: its arguments.
-        state: the value that its attributes would have been set from.
-        items: what would have been put into it, as into a dict.
+        kind: the function or class that would have built the object.
+        arguments: the arguments.
+        state: the value from which the attributes would have been set.
+        items: the dict items that would have been added.
     """
 
     __slots__ = ("arguments", "items", "kind", "state")
@@ -70,7 +70,7 @@ class Opaque:
 
 
 Call = Callable[[Global, tuple[Any, ...]], Any]
-"""Returns what a function or class returns for these arguments, or an `Opaque`."""
+"""Returns the result of a known function or class for these arguments, or an `Opaque`."""
 
 Persistent = Callable[[Any], Any]
 """Returns the object that a persistent id stands for."""
@@ -81,8 +81,8 @@ def unpickle(data: bytes, start: int, call: Call, persistent: Persistent) -> tup
 
     Raises:
         BudgetError: the pickle takes too much work.
-        CutError: the data ends within it.
-        PickleError: it is not a pickle, or contains what is not read.
+        CutError: the data ends within the pickle.
+        PickleError: the data is not a pickle, or contains unsupported objects.
     """
     machine = _Machine(data, start, call, persistent)
     try:
@@ -90,7 +90,7 @@ def unpickle(data: bytes, start: int, call: Call, persistent: Persistent) -> tup
     except struct.error as error:
         raise CutError("it ends early") from error
     except IndexError as error:
-        raise PickleError("it takes more from the stack than there is") from error
+        raise PickleError("it pops from an empty stack") from error
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         if isinstance(error, WireError):
             raise
@@ -143,7 +143,7 @@ class _Machine:
     def digits(self) -> str:
         text = self.line()
         if len(text) > _LONGEST_TEXT_NUMBER:
-            raise PickleError("a number of too many digits")
+            raise PickleError("a number has too many digits")
         return text
 
     def push(self, value: Any) -> None:
@@ -160,7 +160,7 @@ class _Machine:
         self.push(self.take(length).decode("utf-8", "replace"))
 
     def push_old_text(self, length: int) -> None:
-        """Push a `str` of Python 2, which may be text or bytes; `bytes_of` restores the bytes."""
+        """Push a Python 2 `str`, which may be text or bytes; `bytes_of` restores the bytes."""
         self.push(self.take(length).decode("utf-8", "surrogateescape"))
 
     def push_tuple(self, count: int) -> None:
@@ -169,7 +169,7 @@ class _Machine:
 
     def pop(self) -> Any:
         if self._marks and self._marks[-1] == len(self.stack):
-            raise PickleError("it takes more from the stack than there is")
+            raise PickleError("it pops from an empty stack")
         return self.stack.pop()
 
     def mark(self) -> None:
@@ -186,7 +186,7 @@ class _Machine:
 
     def get(self, index: int) -> None:
         if index not in self.memo:
-            raise PickleError("it recalls what it has not kept")
+            raise PickleError("it reads a memo entry that was never stored")
         self.push(self.memo[index])
 
     def reduce(self) -> None:
@@ -202,7 +202,7 @@ class _Machine:
         if self._left > 0:
             self._left -= sum(len(each) for each in arguments if isinstance(each, _SIZED))
         if self._left <= 0:
-            raise BudgetError("calls with too much to work on")
+            raise BudgetError("calls with too many arguments")
         self.push(self._call(function, arguments))
 
     def new_with_keywords(self) -> None:
@@ -220,11 +220,13 @@ class _Machine:
     def stack_global(self) -> None:
         name, module = self.pop(), self.pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise PickleError("a name is not text")
+            raise PickleError("a name is not a string")
         self.push(Global(legible(module), legible(name)))
 
     def persistent_as_text(self) -> None:
-        raise PickleError("protocol 0 names storages by texts, which PyTorch does not read either")
+        raise PickleError(
+            "protocol 0 identifies storages by strings, which PyTorch cannot read either"
+        )
 
     def build(self) -> None:
         state, target = self.pop(), self.stack[-1]
@@ -239,7 +241,7 @@ class _Machine:
         target = self.stack[-1]
         items = target.items if isinstance(target, Opaque) else target
         if not isinstance(items, dict):
-            raise PickleError("items are put into what is not a dict")
+            raise PickleError("items are added to an object that is not a dict")
         for key, value in zip(pairs[::2], pairs[1::2], strict=False):
             is_plain = type(key) in _PLAIN_KEYS or (type(key) is int and abs(key) < 1 << 64)
             items[key if is_plain else object()] = value
@@ -252,7 +254,7 @@ class _Machine:
             for value in values:
                 target.items[len(target.items)] = value
         else:
-            raise PickleError("items are put into what is not a list")
+            raise PickleError("items are added to an object that is not a list")
 
     def new_dict(self) -> None:
         pairs = self.since_mark()
@@ -261,12 +263,12 @@ class _Machine:
 
 
 def legible(text: str) -> str:
-    """Return a text without those bytes of Python 2 that are not UTF-8."""
+    """Return a string for display; bytes of a Python 2 string that are not UTF-8 are replaced."""
     return text if text.isascii() else _bytes(text).decode("utf-8", "replace")
 
 
 def bytes_of(value: Any) -> bytes | None:
-    """Return the bytes of a bytes object or a text of Python 2; None for other values."""
+    """Return the bytes of a bytes object or a Python 2 string; None for other values."""
     if isinstance(value, str):
         return _bytes(value)
     return value if isinstance(value, bytes) else None
@@ -345,4 +347,4 @@ _STEPS: Final[dict[int, Callable[[_Machine], object]]] = {
     ord("P"): lambda m: m.persistent_as_text(),
     ord("Q"): lambda m: m.push(m.persistent(m.pop())),
 }
-"""Instruction -> what it does. The numbers are codes without a printable character."""
+"""Opcode -> handler. Opcodes that are not printable are written as numbers."""

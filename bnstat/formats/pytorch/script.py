@@ -1,6 +1,6 @@
 """TorchScript archives: modules whose classes are code in the archive.
 
-    NAME/data.pkl                              the modules; each object's class is one of the code
+    NAME/data.pkl                              the modules; the code contains each object's class
     NAME/code/__torch__/torch/nn/modules/batchnorm.py
                                                `__torch__.torch.nn.modules.batchnorm.BatchNorm2d`
 
@@ -8,8 +8,8 @@ The code is neither run nor parsed as a program. Two kinds of lines are searched
 a module with running statistics: constants (`eps : Final[float] = 1.0000000000000001e-05`), and
 the arguments of `torch.batch_norm`. A traced module has only the second kind.
 
-LibTorch gives each module the class `__torch__.Module`. tch-rs saves all variables in one of them,
-in no order, and writes `|` for the dots of their names.
+LibTorch gives each module the class `__torch__.Module`. tch-rs saves all variables in one such
+module, in no order, and replaces the dots in names by `|`.
 
 Sources: torch/csrc/jit/serialization/python_print.cpp; aten/src/ATen/native/native_functions.yaml,
 `batch_norm`; tch-rs, src/wrappers/tensor.rs, `save_multi`.
@@ -111,7 +111,7 @@ def _settings(code: str, class_name: str) -> Mapping[str, float]:
 
 
 def _calls(body: str) -> Iterator[tuple[float | None, float | None]]:
-    """Yield momentum and epsilon of each call of batch norm, None for what is not a literal."""
+    """Yield momentum and epsilon of each call of batch norm; None if not a literal."""
     starts = (*_CALLS, *(f" {alias}(" for alias in _ALIAS.findall(body)[:_ARGUMENTS]))
     for line in body.splitlines():
         if any(start in line for start in starts):

@@ -1,9 +1,9 @@
-"""The tensors in what a pickle describes, under the names that their author knows.
+"""The tensors in an unpickled object, under the names that the author knows.
 
-A checkpoint is a dict of dicts. The state dict in it is called `state_dict`, `model` or similar.
-Parallel training and compilation put `module.` or `_orig_mod.` before every name in it. A module
-that was saved whole keeps its tensors in `_parameters` and `_buffers` and its children in
-`_modules`; a module of TorchScript keeps all of them in its state.
+A checkpoint is a dict of dicts. The key of the state dict is `state_dict`, `model` or similar.
+Parallel training and compilation prefix every name in the state dict with `module.` or
+`_orig_mod.`. A module that was saved whole keeps its tensors in `_parameters` and `_buffers` and
+its children in `_modules`; a TorchScript module keeps tensors and children in its state.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _AVERAGES: Final = {
 }  # fmt: skip
 """Names of the exponential moving average of a state dict in a checkpoint."""
 _AVERAGED: Final = "/ExponentialMovingAverage"
-"""TensorFlow's ending of the name of such an average."""
+"""TensorFlow's suffix for the name of a moving average."""
 
 _PARALLEL: Final = re.compile(r"^(?:module\.|_orig_mod\.)+")
 _COMPILED: Final = re.compile(r"\._orig_mod(?=\.)")
@@ -48,7 +48,7 @@ _PLAIN: Final = (bool, int, float, str)
 
 @dataclass
 class Collected:
-    """The tensors of a pickle, and what it records about the model.
+    """The tensors of a pickle, and the recorded facts about the model.
 
     Attributes:
         tensors: key -> tensor, in the order of the file.
@@ -101,10 +101,10 @@ def collect(root: Any) -> Collected:
 
 
 def _drop_repeated(collected: Collected, paths: dict[str, tuple[str, ...]]) -> None:
-    """Drop tensors of a state dict that repeat those of a whole model in the same file.
+    """Drop the tensors of a state dict if a whole model in the same file repeats them.
 
-    Both have the same name in their container and the same numbers in the same storage. A tensor
-    that has two names within one container is kept twice.
+    Two tensors are equal if they have the same name within their containers and the same view of
+    the same storage. A tensor with two names in one container is kept twice.
     """
     of_modules = [key for layer in collected.layers for key in layer.variables.values()]
 
@@ -125,7 +125,7 @@ def _walk(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield the tensors and containers below an object with their paths, in stored order.
 
     A container that has several paths is yielded once, with its first path. Names within a module
-    are joined by dots to one part of the path.
+    are joined by dots and form one component of the path.
     """
     stack: list[tuple[tuple[str, ...], Any, bool, int]] = [((), root, False, 0)]
     seen: set[int] = set()
@@ -187,7 +187,7 @@ def _dotted(path: tuple[str, ...], name: str, in_module: bool) -> tuple[str, ...
 
 
 def _layer(path: tuple[str, ...], module: Opaque) -> Iterator[Layer]:
-    """Yield a module that has tensors of its own and whose class the file records."""
+    """Yield a module as a layer, if it owns tensors and the file records its class."""
     state = module.state if isinstance(module.state, dict) else {}
     is_script = is_module(module)
     if str(module.kind) == FLAT or not (is_script or isinstance(state.get("_modules"), dict)):

@@ -1,6 +1,6 @@
 """The tensors in PyTorch's pickles, and NumPy's and JAX's arrays in pickles.
 
-A storage is named by a persistent id `("storage", TYPE, KEY, DEVICE, COUNT)`. A tensor is what
+A storage is identified by a persistent id `("storage", TYPE, KEY, DEVICE, COUNT)`. A tensor is what
 `torch._utils._rebuild_tensor_v2(STORAGE, OFFSET, SIZE, STRIDE, ...)` returns. Only these functions
 and the containers around them are understood; nothing of PyTorch is imported.
 
@@ -50,7 +50,7 @@ class Storage:
     """A run of numbers.
 
     Attributes:
-        key: its name in the file.
+        key: the name in the file.
         dtype: the type of its elements.
         count: the number of its elements.
         offset: the position of its first element in the bytes that the key names.
@@ -67,8 +67,8 @@ class Tensor:
     """A view of a storage; offset and strides count elements of `dtype`.
 
     Attributes:
-        quantizer: for a quantized tensor, its scale, its zero point, and the axis of both if they
-            are tensors.
+        quantizer: for a quantized tensor, the scale, the zero point, and their axis if they are
+            tensors.
     """
 
     storage: Storage
@@ -80,7 +80,7 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        """The bytes that reading takes, in the file or in memory, whichever are more."""
+        """The bytes that reading takes in the file or in memory, whichever is larger."""
         dtype = find_dtype(self.dtype)
         return 0 if dtype is None else max(prod(self.shape), self.reach) * dtype.itemsize
 
@@ -93,13 +93,13 @@ class Tensor:
         return 1 + sum((size - 1) * stride for size, stride in pairs)
 
     def start(self, itemsize: int) -> int:
-        """Return the offset of the first byte in the storage."""
+        """Return the offset of the view's first byte in the storage."""
         return (self.storage.offset + self.offset) * itemsize
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the bytes of a storage are in a file."""
+    """The position of a storage's bytes in a file."""
 
     file: File
     start: int
@@ -108,12 +108,12 @@ class Place:
 
 
 def storage_of(persistent_id: Any) -> Storage | Global:
-    """Return the storage, or the class of a module with source code, that a persistent id names.
+    """Return the storage, or the class of a module with source code, for a persistent id.
 
-    Files from before PyTorch 1.6 name modules so.
+    Only files from before PyTorch 1.6 use ids for modules.
 
     Raises:
-        PickleError: the id names neither.
+        PickleError: the id is invalid.
     """
     match persistent_id:
         case ("storage", Global(_, kind), str(key), _, int(count), *view) if (
@@ -130,14 +130,14 @@ def storage_of(persistent_id: Any) -> Storage | Global:
 
 
 def call(function: Global, arguments: tuple[Any, ...]) -> Any:
-    """Return what a function or class returns if it is a known one, else an `Opaque`."""
+    """Return the result of a known function or class; for others, return an `Opaque`."""
     build = _KNOWN.get(function)
     if build is None:
         return Opaque(function, arguments)
     try:
         return build(*arguments)
     except TypeError as error:
-        raise PickleError(f"{function} is called with other arguments than it takes") from error
+        raise PickleError(f"{function} is called with invalid arguments") from error
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Any:
@@ -149,7 +149,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> An
     if type(offset) is not int or offset < 0 or not (_is_shape(size) and _is_shape(stride)):
         raise PickleError("a tensor has an invalid shape")
     if len(size) != len(stride):
-        raise PickleError("a tensor has other strides than dimensions")
+        raise PickleError("a tensor's strides do not match its dimensions")
     return Tensor(storage, dtype, offset, tuple(size), tuple(stride))
 
 
@@ -186,7 +186,7 @@ def _from_type(function: Any, _type: Any, arguments: Any, *_: Any) -> Any:
 
 
 def _dict(*arguments: Any) -> dict[Any, Any]:
-    """Return a dict; older pickles list its items."""
+    """Return a dict; older pickles pass the items as a list."""
     pairs = arguments[-1] if arguments else ()
     if not isinstance(pairs, list | tuple):
         return dict(pairs) if isinstance(pairs, dict) else {}
@@ -198,13 +198,13 @@ def _dict(*arguments: Any) -> dict[Any, Any]:
 
 
 def _encoded(text: Any, encoding: Any = "utf-8", *_: Any) -> Any:
-    """Return bytes, which pickles before protocol 3 store as text."""
+    """Return bytes, which pickles before protocol 3 store as a string."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1", "utf-8", "ascii"):
         return Opaque(Global("_codecs", "encode"))
     try:
         return text.encode(encoding)
     except UnicodeEncodeError as error:
-        raise PickleError(f"a text cannot be encoded as {encoding}") from error
+        raise PickleError(f"a string cannot be encoded as {encoding}") from error
 
 
 def _bytes(*arguments: Any) -> Any:
@@ -240,11 +240,11 @@ _KNOWN: Final[Mapping[Global, Callable[..., Any]]] = {
 
 
 def read_tensor(tensor: Tensor, place: Place, where: str) -> NDArray[np.generic]:
-    """Return the numbers of a tensor in its own shape; `where` names the tensor.
+    """Return the numbers of a tensor in the tensor's shape; `where` names the tensor.
 
     Raises:
         DamagedError: the tensor reaches beyond its storage.
-        UnsupportedError: its elements are not numbers.
+        UnsupportedError: the elements are not numbers.
     """
     dtype = numpy_dtype(tensor.dtype, where)
     size = dtype.itemsize
@@ -262,7 +262,7 @@ def read_tensor(tensor: Tensor, place: Place, where: str) -> NDArray[np.generic]
 
 
 def find_tensor(tensor: Tensor, place: Place) -> Sequence[Range]:
-    """Return where the numbers of a tensor are; see `Variable.extents`."""
+    """Return the ranges of a tensor's bytes; see `Variable.extents`."""
     dtype = find_dtype(tensor.dtype)
     if dtype is None or tensor.start(dtype.itemsize) < 0:
         return ()
@@ -291,7 +291,7 @@ class Array:
     """An array whose numbers are in the pickle.
 
     Attributes:
-        stored: the dtype of its bytes, with their byte order.
+        stored: the dtype of the stored bytes, with the byte order.
         shape: the dimensions.
         order: "C" if the last index varies fastest in the bytes, "F" if the first does.
         data: the bytes.
@@ -325,7 +325,7 @@ class Array:
 
 
 def array_of(value: Opaque) -> Array | None:
-    """Return the array of numbers that an unbuilt object stands for, or None."""
+    """Return the numeric array that a pickled call describes, or None."""
     name = str(value.kind)
     state: Any = None
     match value.arguments:
@@ -344,7 +344,7 @@ def array_of(value: Opaque) -> Array | None:
 
 
 def _dtype(value: Any) -> np.dtype[np.generic] | None:
-    """Return a numeric dtype; None for objects, texts and records."""
+    """Return a numeric dtype; None for objects, strings and records."""
     if not isinstance(value, Opaque) or str(value.kind) != "numpy.dtype" or not value.arguments:
         return None
     name = value.arguments[0]

@@ -1,8 +1,8 @@
 """Tensor bundles: the checkpoints of TensorFlow since 0.12 ("V2"), and SavedModels' variables.
 
     PREFIX.index                   an SSTable; key "" holds a BundleHeaderProto, every other key
-                                   names a tensor and holds its BundleEntryProto
-    PREFIX.data-00000-of-00002     the bytes of tensors, one file per shard
+    names a tensor and holds its BundleEntryProto PREFIX.data-00000-of-00002     the bytes of
+    tensors, one file per shard
 
     BundleHeaderProto := 1 num_shards, 2 endianness (1 is big), 3 version {1 producer,
                          2 min_consumer}
@@ -70,7 +70,7 @@ class TensorSlice(NamedTuple):
         """Return the indices of the slice in a tensor of that shape.
 
         Raises:
-            DamagedError: it is not inside the tensor.
+            DamagedError: the slice is not inside the tensor.
         """
         if len(self.extents) != len(shape):
             raise DamagedError(where, f"a slice of {len(self.extents)} dimensions in {shape}")
@@ -84,7 +84,7 @@ class TensorSlice(NamedTuple):
 
 
 def parse_slice(message: bytes) -> TensorSlice:
-    """Parse a `TensorSliceProto`. Raises `WireError` if it is damaged."""
+    """Parse a `TensorSliceProto`. Raises `WireError` if the message is damaged."""
     extents = []
     for number, value in fields(message):
         if number == 1 and isinstance(value, bytes):
@@ -143,7 +143,7 @@ def assemble(
 
 
 class Entry(NamedTuple):
-    """A `BundleEntryProto`: where a tensor's bytes are, or into which slices it is partitioned."""
+    """A `BundleEntryProto`: the position of a tensor's bytes, or the slices of the tensor."""
 
     dtype: int
     shape: tuple[int, ...]
@@ -158,7 +158,7 @@ def parse_entry(message: bytes, where: str) -> Entry:
     """Parse a `BundleEntryProto`.
 
     Raises:
-        DamagedError: it is damaged, or has an impossible shape.
+        DamagedError: the message is damaged, or its shape is invalid.
     """
     numbers = dict.fromkeys((1, 3, 4, 5, 6), 0)
     shape: tuple[int, ...] = ()
@@ -197,10 +197,10 @@ def _shape(message: bytes) -> tuple[int, ...]:
 def shard_names(folder: Folder, prefix: str, shards: int) -> dict[int, str]:
     """Return the name of each shard's data file.
 
-    A folder can contain shards of an earlier save with the same prefix and another number of
-    shards. If a folder cannot be listed, the header implies the names.
+    A folder can also contain shards of an earlier save with another number of shards. If a folder
+    cannot be listed, the names follow from the number in the header.
 
-    The header's number of shards is preferred.
+    The number of shards in the header is preferred.
     """
     if not folder.can_list:
         guessed = range(min(shards, _MAX_GUESSED_SHARDS))
@@ -220,13 +220,13 @@ class Bundle:
     The index is read completely. Data files are opened at once, so that they can be read even if
     the checkpoint is deleted meanwhile, but only the requested tensors are read.
 
-    `prefix` is the common start of its files' names, such as `model.ckpt-1200`; it may be empty.
+    `prefix` is the common prefix of the file names, such as `model.ckpt-1200`; it may be empty.
     If `data` is false, no tensors will be read and the data files need not exist.
 
     Raises:
-        NotFoundError: there is no such index.
+        NotFoundError: the index is missing.
         DamagedError: the index is damaged.
-        UnsupportedError: it needs a newer reader.
+        UnsupportedError: the index needs a newer reader.
         BnstatError: the bundle was written on a big-endian machine.
     """
 
@@ -279,7 +279,7 @@ class Bundle:
         return _Variables(self, self._table, {})
 
     def variables(self, names: Mapping[str, str]) -> Mapping[str, Variable]:
-        """Return the tensors by key; `names` holds better names than the keys for some."""
+        """Return the tensors by key; `names` maps some keys to better names."""
         return _Variables(self, self._table, names)
 
     def entry(self, key: str) -> Entry:
@@ -297,9 +297,9 @@ class Bundle:
         """Return a numeric tensor, bit for bit as it was saved.
 
         Raises:
-            NotFoundError: its data file is missing.
-            DamagedError: its bytes are missing, or fail their checksum.
-            UnsupportedError: its elements are not numbers.
+            NotFoundError: the data file is missing.
+            DamagedError: bytes are missing, or the checksum does not match.
+            UnsupportedError: the elements are not numbers.
         """
         entry = entry or self.entry(key)
         where = f"{self.path}, {key}"
@@ -313,7 +313,7 @@ class Bundle:
         return assemble(entry.shape, dtype, parts, where)
 
     def extents(self, key: str, entry: Entry) -> list[Range]:
-        """Return the ranges of a numeric tensor's bytes, one per slice; else an empty list.
+        """Return the ranges of a numeric tensor's bytes, one per slice; empty for strings.
 
         Raises:
             NotFoundError: a data file is missing.

@@ -35,7 +35,7 @@ _TOO_NEW: Final = (3, 14)
 
 
 def open_tensors(folder: Folder, prefix: str, reading: Reading) -> Bundle | TensorflowTensors:
-    """Open the tensors of the bundle with that prefix. Raises the same errors as `Bundle`."""
+    """Open the tensors of the bundle with this prefix. Raises the same errors as `Bundle`."""
     if reading.tensorflow:
         return TensorflowTensors(folder, prefix)
     return Bundle(folder, prefix, data=reading.values)
@@ -77,7 +77,7 @@ def read_object_graph(
 ) -> tuple[Objects, list[str]]:
     """Return the object graph, and notes about it.
 
-    It is stored in a data file, which may be missing if no values are read.
+    The graph is stored in a data file, which may be missing if no values are read.
     """
     try:
         return read_nodes(tensors.read_string(KEY), tensors.path), []
@@ -90,7 +90,7 @@ def read_object_graph(
 def names_of(
     nodes: Objects, tensors: Bundle | TensorflowTensors | DeclaredTensors
 ) -> tuple[Mapping[str, str], Search | None]:
-    """Return the best names of variables by key, and a function that searches them.
+    """Return key -> best name of a variable, and a function that searches these names.
 
     Without an object graph, the checkpoint keys contain the names.
     """
@@ -133,7 +133,7 @@ class TensorflowTensors:
         return self._shapes.keys()
 
     def variables(self, names: Mapping[str, str]) -> Mapping[str, Variable]:
-        """Return the tensors by key; `names` holds better names than the keys for some."""
+        """Return the tensors by key; `names` maps some keys to better names."""
         return {key: self._variable(key, names.get(key, key)) for key in sorted(self._shapes)}
 
     def _variable(self, key: str, name: str) -> Variable:

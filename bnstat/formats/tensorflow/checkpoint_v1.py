@@ -55,7 +55,7 @@ class _Tensor:
         return assemble(self.shape, dtype, parts, self.where)
 
     def extents(self) -> list[Range]:
-        """Return the blocks that contain the slices, among other things."""
+        """Return the ranges of the blocks that contain the slices, and possibly other data."""
         places = (table.place(slice_key(self.name, part)) for part, table in self.slices)
         return list(dict.fromkeys(place for place in places if place is not None))
 
@@ -66,7 +66,7 @@ def open_checkpoint_v1(
     """Open a V1 checkpoint.
 
     Raises:
-        DamagedError: a shard is damaged, or contradicts another.
+        DamagedError: a shard is damaged, or two shards are inconsistent.
     """
     source = replace(source, format="tf1-checkpoint-v1")
     meta = folder.file(prefix + ".meta")
@@ -94,7 +94,7 @@ def open_checkpoint_v1(
 
 
 def slices_in(file: File) -> dict[str, list[TensorSlice]]:
-    """Return the slices that a shard contains, by the name of the tensor.
+    """Return tensor name -> slices in a shard.
 
     Raises:
         DamagedError: the file is not a shard of a V1 checkpoint.

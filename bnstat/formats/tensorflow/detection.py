@@ -1,4 +1,4 @@
-"""Where TensorFlow's models are: SavedModels, checkpoints, and the file `checkpoint`.
+"""Detection of TensorFlow's models: SavedModels, checkpoints, and the file `checkpoint`.
 
 A training job lists its checkpoints in the file `checkpoint`, a CheckpointState in protobuf's text
 format (tensorflow/python/training/checkpoint_state.proto):
@@ -7,7 +7,7 @@ format (tensorflow/python/training/checkpoint_state.proto):
     all_model_checkpoint_paths: "model-1000"
     all_model_checkpoint_paths: "model-1200"
 
-The paths are absolute if the job's folder was. Folders move, so only their last part is used.
+The paths may be absolute. Folders move, so only the last component of a path is used.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _V1_PATTERN = re.compile(r"^(?P<prefix>.*)-[?*]+-of-(?P<shards>\d{5})$", re.DOTA
 
 
 class State(NamedTuple):
-    """The base names in a state file: the newest checkpoint, and all, oldest first."""
+    """The base names in a state file: the newest checkpoint, and all checkpoints, oldest first."""
 
     newest: str | None
     all: tuple[str, ...]
@@ -76,7 +76,7 @@ _NO_STATE = State(None, ())
 
 
 def read_state(folder: Folder, name: str = NAME) -> State | None:
-    """Return the names in a state file; None if it does not exist, or lists nothing."""
+    """Return the names in a state file; None if the file does not exist, or lists nothing."""
     file = folder.file(name)
     if file is None or file.size > _MAX_STATE or file.is_lfs_pointer():
         return None
@@ -107,7 +107,7 @@ def _unescaped(match: re.Match[bytes]) -> bytes:
 
 
 def state_text(name: str) -> str:
-    """Return a state file that lists one checkpoint of its folder."""
+    """Return the text of a state file that lists one checkpoint."""
     quoted = "".join(
         char
         if char.isascii() and char.isprintable() and char not in '"\\'
@@ -144,7 +144,7 @@ def is_v1(file: File) -> bool:
 
 
 class SavedModels(Finder):
-    """Folders with `saved_model.pb` and `variables/`, and such files with other names."""
+    """Folders with `saved_model.pb` and `variables/`, and renamed `saved_model.pb` files."""
 
     def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
         return _saved_model_around(folder)
@@ -161,7 +161,7 @@ class SavedModels(Finder):
 
 
 def _saved_model_around(folder: Folder) -> Folder | None:
-    """Return the SavedModel whose `variables/` is this folder."""
+    """Return the parent folder if `folder` is the `variables/` of a SavedModel, else None."""
     parent = folder.parent() if folder.name == VARIABLES else None
     return parent if parent is not None and has_saved_model(parent) else None
 
@@ -283,7 +283,7 @@ def _bundle(folder: Folder, prefix: str) -> StoredModel:
 
 
 def _v1_checkpoint(folder: Folder, name: str) -> StoredModel | None:
-    """Return the V1 checkpoint with that prefix, or a pattern such as `m-?????-of-00002`."""
+    """Return the V1 checkpoint with this prefix, or a pattern such as `m-?????-of-00002`."""
     file = folder.file(name)
     if file is not None and is_v1(file):
         return _v1(folder, name, [name])

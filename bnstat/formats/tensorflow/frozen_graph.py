@@ -1,8 +1,9 @@
-"""Graphs in a file of their own: frozen graphs, any GraphDef, a `.meta` without its checkpoint.
+"""Single-file graphs: frozen graphs, any GraphDef, a `.meta` without its checkpoint.
 
-Freezing turns each variable into a `Const` op of the same name. The file is a GraphDef, or the
-MetaGraphDef around one: a field `node` for each NodeDef, with constants in `attr["value"].tensor`.
-Only the structure of a graph is read at first; long constants are read when they are needed.
+Freezing turns each variable into a `Const` op of the same name. The file is a GraphDef, or a
+MetaGraphDef that contains one: a field `node` for each NodeDef, with constants in
+`attr["value"].tensor`. Only the structure of a graph is read at first; long constants are read on
+demand.
 
 Sources: tensorflow/core/framework/{graph,node_def,attr_value,tensor}.proto,
 tensorflow/python/framework/{graph_util_impl,convert_to_constants}.py.
@@ -53,7 +54,7 @@ _MAX_STRUCTURE = 1 << 26
 """Bytes of a graph without its long constants; real graphs have a few million."""
 
 _LONG = 4096
-"""Longer fields, in bytes, are skipped, or searched for fields to skip."""
+"""Fields with more bytes are skipped, or searched for nested fields to skip."""
 
 _BYTES = 2
 _NODE_IN_GRAPH = 1
@@ -110,7 +111,7 @@ class GraphFile:
         self.graph_def = parse("GraphDef", bytes(structure), file.path, "the graph")
 
     def complete(self, name: str, tensor: Any) -> Any:
-        """Return the complete TensorProto of a constant, which is `tensor` in `graph_def`.
+        """Return the complete TensorProto of a constant; `tensor` is its short form in `graph_def`.
 
         Raises:
             DamagedError: the bytes in the file are not such a message.
@@ -124,7 +125,7 @@ class GraphFile:
     def extents(
         self, name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]
     ) -> Sequence[Range]:
-        """Return the range of a constant's numbers or, if they are listed, of its node."""
+        """Return the range of a constant's raw bytes or, if its values are listed, of its node."""
         if name not in self._by_name:
             return ()
         node, content = self._by_name[name], self._content(name)
@@ -174,7 +175,7 @@ def graph_range(file: File) -> tuple[int, int] | None:
 
 
 def _is_node(file: File, part: Field) -> bool:
-    """Return True if a field is a NodeDef: it starts with the names of a node and an op."""
+    """Return True if a field is a NodeDef, which starts with the names of a node and an op."""
     if part.number != _NODE_IN_GRAPH:
         return False
     end = min(part.end, part.start + _LONG, file.size)
@@ -198,7 +199,7 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Open the constants of a graph's file, and the graph.
+    """Return the constants and the graph of a file.
 
     Raises:
         DamagedError: the file is truncated, or not a graph.
@@ -208,7 +209,7 @@ def open_contents(file: File, source: Source) -> Contents:
 
 
 def open_index(file: File, source: Source) -> Contents:
-    """Open a graph without values: the variables that it declares are included.
+    """Open a graph without values, including the variables that the graph declares.
 
     Raises:
         DamagedError, UnsupportedError: see `open_contents`.
@@ -241,7 +242,7 @@ def _open(file: File, source: Source) -> tuple[Contents, Any]:
 
 
 def _text_message(file: File) -> str | None:
-    """Return the type of the message in a text file; None if it is not such a file."""
+    """Return the message type of a text-format graph; None for other files."""
     match = _TEXT_START.match(file.head(4096))
     if match is None:
         return None
@@ -253,7 +254,7 @@ def contents_of_graph(
 ) -> Contents:
     """Return the constants of a graph as variables, and the graph.
 
-    `stored` is the file of `graph_def`, if its long constants were skipped.
+    `stored` is the file of `graph_def`, if long constants were skipped.
     """
     ops = inlined(graph_def)
     tensors = {op.name: op.tensor for op in ops.values() if isinstance(op, Node) and op.tensor}

@@ -1,8 +1,8 @@
-"""The graphs of a GraphDef and of the functions in a TensorFlow 2 SavedModel, and their constants.
+"""The graphs of a GraphDef and of a TensorFlow 2 SavedModel's functions, and their constants.
 
-In TensorFlow 1 the graph contains the variables as ops, by the names under which a checkpoint
-stores them. In TensorFlow 2 functions take the variables that they use as their last arguments; the
-object graph stores which (`bound_inputs`).
+In TensorFlow 1 the graph contains the variables as ops, whose names are the keys in a checkpoint.
+In TensorFlow 2 functions take variables as their last arguments; the object graph lists these
+variables (`bound_inputs`).
 
 Sources: tensorflow/core/framework/{graph,function,tensor}.proto, `Tensor::FromProto` in tensor.cc,
 tensorflow/core/protobuf/saved_object_graph.proto, tensorflow/core/ops/io_ops.cc,
@@ -35,7 +35,7 @@ VARIABLES = frozenset(
 """The types of ops that hold a variable."""
 
 MAX_NODES = 250_000
-"""Larger graphs are ignored."""
+"""Graphs with more nodes are ignored."""
 
 _MAX_RANK = 32
 _MAX_SMALL = 1 << 18
@@ -63,11 +63,11 @@ _VALUES = {
 """The field of a TensorProto that lists the values, by dtype."""
 
 _SAVES = {"SaveV2": 3, "SaveSlices": 3, "Save": 2}
-"""The first input that is a tensor, by the type of ops that write checkpoints. Input 1 has the
-keys and input 2, if it is not a tensor, shapes and slices."""
+"""Type of an op that writes checkpoints -> index of the first tensor to save. Input 1 contains the
+keys; input 2, if it is not a tensor to save, contains shapes and slices."""
 
 _MAX_SAVED = 1_000_000
-"""Tensors that are followed to the variables that they save."""
+"""Saved tensors that are traced to variables."""
 
 _MAX_WRAPPERS = 50
 _PART = re.compile(r"/part_\d+$")
@@ -77,7 +77,7 @@ _EXTENT = re.compile(r"(\d{1,18}),(\d{1,18})")
 def meta_graphs(meta: File | None, keys: Container[str]) -> Callable[[], Iterable[Graph]] | None:
     """Return a function that reads the graph in a `.meta` file, for a checkpoint with these keys.
 
-    The graph is optional: it returns none if the file is missing or damaged.
+    The graph is optional: the function returns no graphs if the file is missing or damaged.
     """
     if meta is None or meta.size >= LARGEST_MESSAGE:
         return None
@@ -95,7 +95,7 @@ def meta_graphs(meta: File | None, keys: Container[str]) -> Callable[[], Iterabl
 
 
 def shape_of(tensor: Any) -> tuple[int, ...] | None:
-    """Return the shape of a `TensorProto`; None if it is not known, or has too many dimensions."""
+    """Return the shape of a `TensorProto`; None if unknown, or with too many dimensions."""
     shape = _known_shape(tensor.tensor_shape)
     return shape if shape is not None and len(shape) <= _MAX_RANK else None
 
@@ -123,14 +123,14 @@ def listed_values(
 
 
 def decode_tensor(tensor: Any, where: str) -> NDArray[np.generic]:
-    """Return the numbers of a `TensorProto`, in its own dtype.
+    """Return the numbers of a `TensorProto`, in the stored dtype.
 
-    They are stored either as raw little-endian bytes in `tensor_content`, or as a list of values
-    whose last one is repeated to fill the shape.
+    The numbers are stored either as raw little-endian bytes in `tensor_content`, or as a list of
+    values whose last value is repeated to fill the shape.
 
     Raises:
         DamagedError: values and shape do not fit, or a small message claims a huge array.
-        UnsupportedError: its elements are not numbers.
+        UnsupportedError: the elements are not numbers.
     """
     name = dtype_name(tensor.dtype)
     dtype = numpy_dtype(name, where)
@@ -153,7 +153,7 @@ def decode_tensor(tensor: Any, where: str) -> NDArray[np.generic]:
 
 
 def small_array(tensor: Any, where: str) -> NDArray[np.generic] | None:
-    """Return the numbers of a `TensorProto`; None if it has too many to be structure."""
+    """Return the numbers of a `TensorProto`; None if it is too large for a structural constant."""
     if not is_small(tensor):
         return None
     try:
@@ -163,7 +163,7 @@ def small_array(tensor: Any, where: str) -> NDArray[np.generic] | None:
 
 
 def is_small(tensor: Any) -> bool:
-    """Return True if a `TensorProto` has few elements, and may be part of a graph's structure."""
+    """Return True if a `TensorProto` has few elements, like a structural constant of a graph."""
     shape = shape_of(tensor)
     return shape is not None and prod(shape) <= _MAX_SMALL
 
@@ -181,7 +181,7 @@ class DeclaredTensors:
         return self._declared.keys()
 
     def variables(self, names: Mapping[str, str]) -> Mapping[str, Variable]:
-        """Return the variables by key; `names` holds better names than the keys for some."""
+        """Return the variables by key; `names` maps some keys to better names."""
         return {
             key: Variable(key, names.get(key, key), *kind, partial(self._read, key))
             for key, kind in self._declared.items()
@@ -194,7 +194,7 @@ class DeclaredTensors:
 
 
 def declared_by_ops(graph_def: Any, path: str) -> DeclaredTensors:
-    """Return the variables of a TensorFlow 1 graph, by the names of their ops."""
+    """Return the variables of a TensorFlow 1 graph by op name."""
     declared = {}
     for node in graph_def.node:
         if node.op in VARIABLES and (
@@ -213,9 +213,9 @@ def declared_kind(dtype: int, shape: Any) -> tuple[str, tuple[int, ...]] | None:
 def graph_of(graph_def: Any, key_of: Callable[[str], str | None]) -> Graph:
     """Return a top-level graph, with the checkpoint keys of its variables.
 
-    `key_of` returns the key for a variable's name, or None. The name is the one under which the
-    graph's saver stores the variable, else its op's; all parts of a partitioned variable have the
-    variable's name.
+    `key_of` returns the key for a variable's name, or None. The name is the key that the graph's
+    saver uses or, without a saver, the name of the op. All slices of a partitioned variable have
+    the variable's name.
     """
     ops = inlined(graph_def)
     saved = _saved(ops)
@@ -235,7 +235,7 @@ def graph_of(graph_def: Any, key_of: Callable[[str], str | None]) -> Graph:
 
 
 def flat_graph(graph_def: Any, variables: Mapping[str, str]) -> Graph:
-    """Return a `GraphDef` without calls; `variables` are keys by the names of ops."""
+    """Return the graph of a `GraphDef` without calls; `variables` maps op names to keys."""
     return _graph("", inlined(graph_def), variables, {})
 
 
@@ -244,7 +244,7 @@ def variables_of_calls(
 ) -> Mapping[str, str]:
     """Return the variables that calls in the top-level graph of TensorFlow 2 pass to functions.
 
-    They are keys by the names of ops; `function_graphs` explains `captured`.
+    The result maps op names to checkpoint keys; `function_graphs` explains `captured`.
     """
     variables = {}
     for node in graph_def.node:
@@ -258,7 +258,7 @@ def variables_of_calls(
 def inlined(graph_def: Any) -> dict[str, Op]:
     """Return the ops of a top-level graph and of all functions that it calls, by name.
 
-    Empty if the graph is larger than any network.
+    The result is empty if the graph is larger than any network.
     """
     if len(graph_def.node) > MAX_NODES:
         return {}
@@ -268,12 +268,12 @@ def inlined(graph_def: Any) -> dict[str, Op]:
 def function_graphs(
     meta_graph: Any, captured: Mapping[str, Sequence[str | None]]
 ) -> Iterator[Graph]:
-    """Yield the functions of a TensorFlow 2 SavedModel, each with everything that it calls.
+    """Yield the functions of a TensorFlow 2 SavedModel, each with all called functions inlined.
 
-    The functions of signatures come first, because they are the whole network. The others follow by
-    their number of variables, so that single layers come before the models that contain them.
-    Functions without variables are omitted, as well as functions that an earlier one called with
-    the same variables.
+    The functions of signatures come first, because they contain the whole network. The other
+    functions follow by ascending number of variables, so that single layers come before models.
+    Functions without variables are omitted, as well as functions that an earlier function called
+    with the same variables.
 
     `captured` holds the checkpoint keys of each concrete function's bound inputs, None for an input
     that is not a variable.
@@ -298,7 +298,7 @@ def function_graphs(
 def _unwrapped(
     name: str, variables: Mapping[str, str], functions: Mapping[str, Any]
 ) -> tuple[str, Mapping[str, str]]:
-    """Follow functions that only call another; rename the variables to its arguments."""
+    """Follow functions that only call another function; map the variables to its arguments."""
     for _ in range(_MAX_WRAPPERS):
         nodes = functions[name].node_def
         work = [node for node in nodes if node.op not in ("Identity", "NoOp")]
@@ -316,7 +316,7 @@ def _unwrapped(
 def _signature_functions(meta_graph: Any) -> list[str]:
     """Return the functions of the signatures, `serving_default` first.
 
-    A signature names an output of the top-level graph, whose node calls the function.
+    A signature names an output of a node in the top-level graph; this node calls the function.
     """
     calls = {
         node.name: node.attr["f"].func.name
@@ -333,7 +333,7 @@ def _signature_functions(meta_graph: Any) -> list[str]:
 
 
 def _saved(ops: Mapping[str, Op]) -> dict[str, dict[str, tuple[slice, ...]]]:
-    """Return, for each variable's op, the saved names and which part is saved under each."""
+    """Return op of a variable -> checkpoint key -> slice of the variable saved under the key."""
     saved: dict[str, dict[str, tuple[slice, ...]]] = {}
     left = _MAX_SAVED
     for saver in ops.values():
@@ -369,7 +369,7 @@ def _part(spec: str) -> tuple[slice, ...]:
 
 
 def _variable_op(tensor: str, ops: Mapping[str, Op]) -> str:
-    """Return the op whose value a tensor is, behind ops that only read it."""
+    """Return the op that holds a tensor's value, skipping ops that only read the value."""
     name = tensor.partition(":")[0]
     for _ in range(_MAX_WRAPPERS):
         op = ops.get(name)

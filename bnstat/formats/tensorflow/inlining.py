@@ -2,7 +2,8 @@
 
 A node that calls functions (PartitionedCall, If, While, ...) names them in an attribute; their
 bodies are FunctionDefs in the graph's library. TensorFlow inlines them before it runs a graph. Here
-an argument becomes the tensor that the caller passes, and the result of several branches a `Merge`.
+an argument becomes the tensor that the caller passes, and the result of several branches becomes a
+`Merge`.
 
 A NodeDef names its inputs `node` or `node:1` in a top-level graph, `argument` or
 `node:output_name:0` in a function's body, and `^node` if it only waits for that node.
@@ -22,10 +23,10 @@ from bnstat.formats.contents import Op
 CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 
 _MAX_INLINED = 300_000
-"""Nodes that calls may add: a library of a few functions can call for billions."""
+"""Nodes that calls may add: a few nested functions can expand to billions."""
 
 _COST_OF_CALL = 20
-"""In nodes."""
+"""The nodes that inlining one call counts as."""
 
 _NAMES_PER_NODE = 10
 """This many inputs, arguments and results of a body count as one node."""
@@ -33,7 +34,7 @@ _NAMES_PER_NODE = 10
 _MAX_DEPTH = 50
 
 _MAX_HOPS = 200
-"""Arguments and results that a tensor may be passed through: a cycle of calls is endless."""
+"""The limit on arguments and results that a tensor passes through, because calls can be cyclic."""
 
 _FUNCTIONS = {
     **dict.fromkeys((*CALLS, "TPUPartitionedCall"), ("f",)),
@@ -47,11 +48,11 @@ _CHOICES = frozenset({"If", "StatelessIf", "Case", "StatelessCase"})
 _LOOPS = frozenset({"While", "StatelessWhile"})
 
 _OUTPUTS = {"batch_mean": 1, "batch_variance": 2, "output_true": 1, "value_index": 1}
-"""The index of outputs by name, where it is not 0."""
+"""Output name -> index, if not 0."""
 
 
 class Node:
-    """A NodeDef as an op, with its inputs as the inlined graph names them."""
+    """A NodeDef as an op, with its inputs named as in the inlined graph."""
 
     __slots__ = ("_frame", "_node", "name", "type")
 
@@ -63,7 +64,7 @@ class Node:
 
     @property
     def home(self) -> tuple[str, str]:
-        """The function that contains the node, empty for the graph, and the node's name in it."""
+        """The names of the enclosing function (empty for the graph) and of the node."""
         return self._frame.function, self._node.name
 
     @property
@@ -120,16 +121,16 @@ class _Merge:
 
 
 _Reference = tuple["_Frame", str]
-"""A frame, and the name of a tensor that is valid in it."""
+"""A frame, and the name of a tensor in this frame."""
 
 
 class _Frame:
-    """A body at the place of one call, or a graph, whose `function` is empty.
+    """An inlined function body, or the top-level graph, whose `function` is empty.
 
     Attributes:
-        prefix: prepended to the names of its nodes.
-        arguments: the tensors that the caller passes, by argument.
-        results: the tensors that a call in the body returns, by the call's node.
+        prefix: prepended to the names of the body's nodes.
+        arguments: name of an argument -> tensor that the caller passes.
+        results: name of a calling node in the body -> tensors that the call returns.
     """
 
     __slots__ = ("arguments", "function", "prefix", "results")
@@ -143,7 +144,7 @@ class _Frame:
         self.results: dict[str, Sequence[_Reference]] = {}
 
     def tensor(self, name: str) -> str:
-        """Return the tensor `name` as `op` or `op:output` of the inlined graph."""
+        """Return a tensor's name in the inlined graph, `op` or `op:output`."""
         frame = self
         for _ in range(_MAX_HOPS):
             node, _, output = name.partition(":")
@@ -171,7 +172,7 @@ class Inliner:
         self._left = _MAX_INLINED
 
     def affords(self, *names: str) -> bool:
-        """Return True if these bodies may be added; then they count as added."""
+        """Count these bodies as added, and return True, if the limit permits."""
         size = sum(map(self._cost, names))
         if size > self._left:
             return False
@@ -194,7 +195,8 @@ class Inliner:
     ) -> dict[str, Op]:
         """Return the ops of a body and of everything that it calls, by name, in stored order.
 
-        `variables` are keys by the body's argument. `seen` collects the functions that are called.
+        `variables` maps the body's arguments to keys. `seen` collects the functions that are
+        called.
         """
         ops: dict[str, Op] = {}
         self._add(nodes, _Frame("", {}), (), ops, variables or {}, set() if seen is None else seen)
@@ -260,7 +262,7 @@ class Inliner:
 
 
 def data_inputs(node: Any) -> list[str]:
-    """Return the tensors that a NodeDef reads, without nodes that it only waits for."""
+    """Return the data inputs of a NodeDef, without control inputs."""
     return [name for name in node.input if not name.startswith("^")]
 
 

@@ -1,9 +1,9 @@
 """The object graph of a TensorFlow 2 checkpoint.
 
 The string tensor `_CHECKPOINTABLE_OBJECT_GRAPH` stores a TrackableObjectGraph. Node 0 is the saved
-object; every node names its children and, if it is a variable, the key of its value. The key is the
-variable's shortest path from node 0, which need not contain the layer that owns it; the children
-do.
+object; every node names its children and, if the node is a variable, the checkpoint key of its
+value. The key is the variable's shortest path from node 0, which need not contain the layer that
+owns the variable.
 
     TrackableObject := 1 child {1 node, 2 name}, 2 attribute {2 full name, 3 key}
 
@@ -33,11 +33,11 @@ VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 
 _NO_CHILDREN: Mapping[str, int] = {}
 _CHILD, _ATTRIBUTE, _NODE_ID, _NAME, _FULL_NAME, _KEY = 0x0A, 0x12, 0x08, 0x12, 0x12, 0x1A
-"""The tags of fields: of a node, a child, an attribute."""
+"""The tags of the fields of a node, a child and an attribute."""
 _SAVED = int.from_bytes(b"\x2a\x02\x08\x01", "little")
 """`has_checkpoint_values {value: true}`, which may follow a variable's attribute."""
 _MAX_TAIL = 7
-"""A search compares this many last bytes of names."""
+"""A search compares at most this many bytes at the end of a name."""
 
 _Numbers = NDArray[np.int64]
 
@@ -103,7 +103,7 @@ class ObjectGraph(Objects):
                 yield self[index]
 
     def _find_branches(self, index: int) -> list[tuple[str, int]]:
-        """Return name and index of the children that are not just variables, in stored order."""
+        """Return the name and index of each child that is not just a variable, in stored order."""
         message, is_branch, count = self._message, self._is_branch, len(self._starts)
         branches = []
         position, end = self._starts[index], self._ends[index]
@@ -131,7 +131,7 @@ class ObjectGraph(Objects):
         return branches
 
     def _find_branches_slowly(self, index: int) -> list[tuple[str, int]]:
-        """Do the same for a message with an unusual layout, which may be damaged."""
+        """Do the same as `_find_branches` for a message with an unusual layout."""
         children = _parse_node(self._message[self._starts[index] : self._ends[index]]).children
         if any(not 0 <= child < len(self) for child in children.values()):
             raise self._no_such_child()
@@ -144,7 +144,7 @@ class ObjectGraph(Objects):
 
 
 def _node_spans(message: bytes) -> tuple[array[int], array[int]]:
-    """Return the start and end of each node's message: field 1 of the graph's."""
+    """Return the start and end of each node's message, which is field 1 of the graph's message."""
     starts, ends = array("q"), array("q")
     add_start, add_end = starts.append, ends.append
     position, end = 0, len(message)
@@ -169,10 +169,10 @@ def _node_spans(message: bytes) -> tuple[array[int], array[int]]:
 
 
 class _VariableNodes:
-    """The nodes that are just variables: one attribute with three strings.
+    """The nodes that are only variables: one attribute with three strings.
 
     Attributes:
-        others: for each node, True if it is anything else.
+        others: for each node, True if it is not only a variable.
     """
 
     def __init__(self, message: bytes, starts: array[int], ends: array[int]) -> None:
@@ -195,7 +195,7 @@ class _VariableNodes:
         self._key, self._path_end = key[fits], key_end[fits] - len(VALUE)
 
     def ending_with(self, endings: Collection[bytes]) -> Iterator[Node]:
-        """Yield nodes whose full name, or whose key's path, may have one of these endings."""
+        """Yield the nodes whose full name or key path may have one of these endings."""
         if not endings or not self._key.size:
             return
         length = min(_MAX_TAIL, *map(len, endings))
@@ -230,7 +230,7 @@ class _VariableNodes:
     def _matches(
         self, start: _Numbers, end: _Numbers, length: int, tails: _Numbers
     ) -> NDArray[np.bool_]:
-        """Select strings that end like one of `tails`, are too short, or have escapes there."""
+        """Select strings that end like one of `tails`, are too short, or end with an escape."""
         tail = np.zeros_like(end)
         selected = end - start < length
         for place in range(length):
@@ -243,12 +243,12 @@ class _VariableNodes:
         return selected
 
     def _field(self, position: _Numbers, tag: int) -> tuple[_Numbers, _Numbers]:
-        """Return the start and end of values; the start is -1 if the field has another tag."""
+        """Return the start and end of values; the start is -1 if the tag differs."""
         length, start = self._varint(position + 1)
         return np.where(self._byte(position) == tag, start, -1), start + length
 
     def _varint(self, position: _Numbers) -> tuple[_Numbers, _Numbers]:
-        """Return varints of at most two bytes, and their ends. Longer ones never fit a variable."""
+        """Return varints of at most two bytes, which suffice for variables, and their ends."""
         first, second = self._byte(position), self._byte(position + 1)
         is_long = first >= 0x80
         value = np.where(is_long, first & 0x7F | second << 7, first)
@@ -279,14 +279,14 @@ _AGAIN = "_all_variables/"
 
 
 class BestNames(Mapping[str, str]):
-    """The `best_names` of a graph; a search by endings does not parse all nodes."""
+    """A lazy mapping with the `best_names` of a graph; searching by ending parses few nodes."""
 
     def __init__(self, graph: Objects) -> None:
         self._graph = graph
         self._searched: dict[str, str | None] = {}
 
     def ending_with(self, endings: Collection[str]) -> Mapping[str, str]:
-        """Return best names by key, for all variables with such names and some others."""
+        """Return key -> best name for all variables with one of the endings, and some others."""
         nodes = [node for node in self._graph.ending_with(endings) if node.key]
         names = best_names(nodes)
         ends = tuple(endings)
@@ -318,9 +318,9 @@ class BestNames(Mapping[str, str]):
 def best_names(nodes: Iterable[Node]) -> dict[str, str]:
     """Return the best name of every variable by key: its full name if unique, else its path.
 
-    Unnamed variables are all called `Variable`, and Keras 3 gives all layers of a model that is
-    built late the model's scope. A variable that `model.export` of Keras 3 saved a second time has
-    no name here.
+    Full names may repeat: unnamed variables are all called `Variable`, and in a Keras 3 model that
+    is built late, all layers share the model's scope. The second copy of a variable that
+    `model.export` of Keras 3 saved twice is omitted.
     """
     full_names = {node.key: node.full_name for node in nodes if node.key}
     again = [key for key in full_names if key.startswith(_AGAIN)]
@@ -337,11 +337,11 @@ def best_names(nodes: Iterable[Node]) -> dict[str, str]:
 
 
 def saved_again(nodes: Sequence[Node]) -> dict[str, list[str]]:
-    """Return the variables that `model.export` of Keras 3 saved a second time.
+    """Return the variables that `model.export` of Keras 3 saved twice.
 
     Returns:
-        For each second key, the first keys with the same full name; a model that is built late has
-        several.
+        Key of the second copy -> keys of first copies with the same full name; a model that is
+        built late has several.
     """
     full_names = {node.key: node.full_name for node in nodes if node.key}
     first: dict[str, list[str]] = {}

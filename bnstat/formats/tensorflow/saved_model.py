@@ -1,10 +1,10 @@
 """SavedModels: a folder with the graph in `saved_model.pb` and the values in `variables/`.
 
-`saved_model.pb` is a SavedModel. In TensorFlow 1 its first MetaGraphDef contains a graph whose
-variables the bundle stores by name, in TensorFlow 2 a library of functions and a SavedObjectGraph.
-The bundle of TensorFlow 2 has an object graph of its own with the same node ids; the variables that
-a function captures (`bound_inputs`) are such ids. Without `variables/`, the SavedObjectGraph still
-describes each variable as an object, under the path that is its checkpoint key.
+`saved_model.pb` is a SavedModel. In TensorFlow 1 the first MetaGraphDef contains a graph, whose
+variables the bundle stores by name. In TensorFlow 2 it contains a library of functions and a
+SavedObjectGraph. The bundle of TensorFlow 2 has another object graph with the same node ids;
+`bound_inputs` lists the ids of the variables that a function captures. Without `variables/`, the
+SavedObjectGraph still describes each variable as an object, whose path is the checkpoint key.
 
 Sources: tensorflow/core/protobuf/{saved_model,meta_graph,saved_object_graph}.proto;
 `_ObjectGraphView` and `_escape_local_name` of tensorflow/python/checkpoint.
@@ -47,7 +47,7 @@ _Tensors = Bundle | TensorflowTensors | DeclaredTensors
 def open_saved_model(
     folder: Folder, source: Source, reading: Reading, graph_file: File | None = None
 ) -> Contents:
-    """Open a SavedModel; read `graph_file` instead of `saved_model.pb` if it is given.
+    """Open a SavedModel; read `graph_file`, if not None, instead of `saved_model.pb`.
 
     Raises:
         NotFoundError, DamagedError, UnsupportedError: a part is missing or damaged.

@@ -12,13 +12,13 @@ TensorFlow uses them for the indexes of bundles and for V1 checkpoints.
     entry    := varint shared, varint unshared, varint length, rest of the key, value
 
 An entry's key is the first `shared` bytes of the previous key, then `unshared` bytes of its own; at
-a restart, `shared` is 0. The index block has one entry per data block: a key that is not below the
-block's last key and below the next block's first, and the block's handle. The metaindex block is
-empty. Fixed-width numbers are little-endian. A checksum is masked (rotated right by 15 bits, plus a
-constant), because a checksum over data that contains its own checksum would be weak.
+a restart point, `shared` is 0. The index block has one entry per data block: a key (at least the
+block's last key, less than the next block's first key), and the block's handle. The metaindex block
+is empty. Fixed-width numbers are little-endian. A checksum is masked (rotated right by 15 bits,
+plus a constant), because a checksum over data that contains its own checksum would be weak.
 
-A snappy block is the varint length of the text, then elements, by the low two bits of their first
-byte:
+A snappy block is the varint length of the output, then elements. The low two bits of an element's
+first byte are its type:
 
     00  literal: length - 1 in the high six bits, or 60..63 for 1..4 bytes of it; then the text
     01  copy: length - 4 in bits 2..4, offset in bits 5..7 and one more byte
@@ -51,15 +51,15 @@ MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 _CRC_DELTA = 0xA282EAD8
 
 _MAX_SNAPPY_RATIO = 64
-"""An element of n bytes makes at most 64 bytes of text."""
+"""An element decompresses to at most 64 bytes."""
 
 _KEYS_PER_BYTE = 32
 _KEYS_AT_LEAST = 1 << 20
 """Limits on the bytes of all keys in a block. Each key can repeat the previous one, so that a few
-megabytes could mean terabytes of keys; real indexes have a tenth of the limit."""
+megabytes could mean terabytes of keys; real indexes need a tenth of the limit."""
 
 _BYTES_PER_SEARCH = 1500
-"""A search takes as long as parsing this many bytes of entries."""
+"""A search costs as much time as parsing this many bytes of entries."""
 
 
 def masked_crc32c(*parts: bytes) -> int:
@@ -74,7 +74,7 @@ def decompress(block: bytes) -> bytes:
     """Decompress a snappy block.
 
     Raises:
-        WireError: the block is damaged, or claims more text than it can contain.
+        WireError: the block is damaged, or claims an impossible size.
     """
     size, position = varint(block, 0)
     if size > _MAX_SNAPPY_RATIO * len(block):
@@ -101,7 +101,7 @@ def decompress(block: bytes) -> bytes:
                 offset, position = _little_endian(block, position, 2 if kind == 2 else 4)
                 length = high + 1
             if not 0 < offset <= len(text):
-                raise WireError("a copy from before the text")
+                raise WireError("a copy refers to data before the start")
             start = len(text) - offset
             if offset >= length:
                 text += text[start : start + length]
@@ -110,7 +110,7 @@ def decompress(block: bytes) -> bytes:
         if len(text) > size:
             break
     if len(text) != size:
-        raise WireError(f"the text has {len(text)} bytes instead of {size}")
+        raise WireError(f"it decompresses to {len(text)} bytes instead of {size}")
     return bytes(text)
 
 
@@ -180,7 +180,7 @@ class Table:
                 raise self._damaged(handle[0], error) from error
 
     def get(self, key: bytes) -> bytes | None:
-        """Return the value of a key, or None. Only the block that can contain it is read."""
+        """Return the value of a key, or None. Only the block that can contain the key is read."""
         if self._all is not None:
             return self._all.get(key)
         self._searches += 1
@@ -208,12 +208,12 @@ class Table:
         self._file.prefetch([(offset, size + TRAILER) for offset, size in self._handles])
 
     def place(self, key: bytes) -> Range | None:
-        """Return the range of the block that can contain a key, with its type and checksum."""
+        """Return the range of the block that can contain a key, including the trailer."""
         handle = self._handle_of(key)
         return None if handle is None else self._file.place(handle[0], handle[1] + TRAILER)
 
     def blocks(self) -> Iterator[tuple[bytes, int, int]]:
-        """Yield the data blocks: a key not below their last, offset, size of the contents."""
+        """Yield for each data block: a key not below the last key, offset, size of the contents."""
         for key, (offset, size) in zip(self._last_keys, self._handles, strict=True):
             yield key, offset, size
 
@@ -221,7 +221,7 @@ class Table:
         """Return the decompressed contents of a block.
 
         Raises:
-            DamagedError: they fail their checksum, or cannot be decompressed.
+            DamagedError: the checksum does not match, or the block cannot be decompressed.
             UnsupportedError: the compression is unknown.
         """
         if (loaded := self._loaded.get((offset, size))) is not None:
@@ -262,7 +262,7 @@ def entries(contents: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def find(contents: bytes, key: bytes) -> bytes | None:
-    """Return the value of a key in a block, or None; search by the restarts.
+    """Return the value of a key in a block, or None, by binary search of the restart points.
 
     Raises:
         WireError: the block is damaged.
@@ -274,7 +274,7 @@ def find(contents: bytes, key: bytes) -> bytes | None:
         middle = (low + high) // 2
         first = next(_entries_from(contents, restarts[middle], end), None)
         if first is None:
-            raise WireError("a restart is behind the last entry")
+            raise WireError("a restart point is after the last entry")
         if first[0] <= key:
             low = middle
         else:
@@ -286,13 +286,13 @@ def find(contents: bytes, key: bytes) -> bytes | None:
 
 
 def _restarts(contents: bytes) -> tuple[int, ...]:
-    """Return the positions of entries that share nothing with the previous key."""
+    """Return the restart points: positions of entries with a complete key."""
     if len(contents) < 4:
         raise WireError("it is too short")
     count = int.from_bytes(contents[-4:], "little")
     start = len(contents) - 4 - 4 * count
     if start < 0:
-        raise WireError(f"it claims {count} restarts")
+        raise WireError(f"it claims {count} restart points")
     return struct.unpack_from(f"<{count}I", contents, start)
 
 
@@ -315,7 +315,7 @@ def _entries_from(contents: bytes, position: int, end: int) -> Iterator[tuple[by
         key = key[:shared] + contents[position:key_end]
         left -= len(key)
         if left < 0:
-            raise WireError("its keys are longer than they can be")
+            raise WireError("its keys exceed the length limit")
         yield key, contents[key_end:value_end]
         position = value_end
 

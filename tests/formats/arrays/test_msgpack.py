@@ -111,7 +111,7 @@ def test_bytes_that_are_damaged(tmp_path: Path) -> None:
     ("value", "reason"),
     [
         ({"a": np.ones(3), "b": {"c": [[]] * 70}}, None),
-        ({"a": np.ones(3), 5: 1}, "a key is not text"),
+        ({"a": np.ones(3), 5: 1}, "a key is not a string"),
     ],
 )
 def test_other_documents(tmp_path: Path, value: Any, reason: str | None) -> None:

@@ -190,7 +190,7 @@ TWO = {**ONE, "z": Input("z:0", "int32", (None,))}
         ({"x": X[:0]}, ONE, "has no sample: too few"),
         ({"x": X, "z": np.arange(3)}, TWO, "differ in length: x 10, z 3"),
         ({}, ONE, "holds no arrays"),
-        ({"x": np.float32(1)}, ONE, "a single number has no samples"),
+        ({"x": np.float32(1)}, ONE, "a scalar array has no sample axis"),
     ],
 )
 def test_data_that_does_not_fit_is_an_error_in_one_line(
@@ -227,7 +227,7 @@ def test_unknown_and_damaged_data(tmp_path: Path) -> None:
         read(tmp_path / "nowhere")
     with pytest.raises(BnstatError, match="not data that bnstat knows"):
         read(7)
-    with pytest.raises(BnstatError, match="a single number has no samples"):
+    with pytest.raises(BnstatError, match="a scalar array has no sample axis"):
         read({"x": np.float32(1)})
     others = {"v": X, "w": X, "y": np.arange(10)}
     with pytest.raises(BnstatError, match=r"it has v, w, y: rename the input array to x$"):
