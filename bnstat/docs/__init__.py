@@ -19,6 +19,7 @@ TOPICS: Final = {
     "python": "Use bnstat from Python: the public names, with an example each.",
     "cli": "Every command and every option.",
     "survey": "What 1,020 public models showed, and how often the rules are right.",
+    "speed": "How long commands take, beside the libraries of each format.",
     "safety": "What bnstat promises about files from strangers and about copies.",
 }
 """The topics in reading order, each with its description. Each one is a file TOPIC.md."""

@@ -219,19 +219,6 @@ def history_200(folder: Path) -> None:
         )
 
 
-def small(folder: Path) -> None:
-    """Three convolutions and norms, as a SavedModel."""
-    import tensorflow as tf
-    import tf_keras
-
-    model = tf_keras.Sequential([tf_keras.Input((32, 32, 3))])
-    for filters in (32, 64, 128):
-        model.add(tf_keras.layers.Conv2D(filters, 3, 2, "same", use_bias=False))
-        model.add(tf_keras.layers.BatchNormalization())
-        model.add(tf_keras.layers.ReLU())
-    tf.saved_model.save(model, str(folder))
-
-
 def mobilenet_96(folder: Path) -> None:
     """MobileNetV2 for small images, as a SavedModel."""
     _application("MobileNetV2", 96, folder)
