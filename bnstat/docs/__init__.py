@@ -21,7 +21,7 @@ TOPICS: Final = {
     "survey": "What 1,020 public models showed, and how often the rules are right.",
     "safety": "What bnstat promises about files from strangers and about copies.",
 }
-"""The topics in reading order, each with its description. Each one is a file TOPIC.md."""
+"""The topics in reading order, each with its description. Each topic is a file TOPIC.md."""
 
 
 def read(topic: str) -> str:
