@@ -403,12 +403,12 @@ def formats(default: str = "text", **helps: str) -> Callable[[Command], Command]
 
 
 def print_notes(models: Iterable[Model], quiet: bool, command: str = "") -> None:
-    """Print what was noticed while models were read, each note once.
+    """Print the notes of models, each note once.
 
     Args:
         models: the models.
         quiet: True to print nothing.
-        command: the command that runs. Notes do not advise to run it.
+        command: the running command, which notes do not recommend.
     """
     advice = re.compile(rf" \(bnstat {command}\b[^()]*\)" if command else "(?!)")
     if not quiet:

@@ -92,7 +92,7 @@ def _entries(group: Sequence[Finding], screen: Screen) -> Iterator[str]:
 
 
 def channels_of(finding: Finding) -> str:
-    """Return the channels of a finding if there are few, and the message does not say `all`."""
+    """Return the channels of a finding; empty if there are many, or the message says `all`."""
     number = finding.channels.size
     if not 0 < number <= _CHANNELS_SHOWN or all_of(number, "channel") in finding.message:
         return ""
