@@ -5,7 +5,7 @@
     layer = model["fc1/BatchNorm"]
     scale, shift = layer.scale_and_shift()
 
-A public name is imported when it is first used.
+A public name is imported on first use.
 """
 
 from __future__ import annotations

@@ -13,13 +13,14 @@ from bnstat.signals import Ended, is_call_running, raise_on_signals
 
 _SIGINT = 128 + 2
 _RARELY = 100_000
-"""Objects between two collections: a large checkpoint makes millions, and hardly any garbage."""
+"""The number of new objects between two garbage collections: a large checkpoint makes millions of
+objects, but hardly any garbage."""
 
 
 def run() -> None:
-    """Run the command line. Ctrl-C ends it quietly, also while its modules are imported.
+    """Run the command line. Ctrl-C ends it quietly, even during imports.
 
-    So do `kill` and a terminal that closes: partial files are removed, then the process dies of
+    `kill` and a closing terminal do the same: partial files are removed, then the process dies from
     the signal, as the sender expects.
     """
     try:
@@ -37,7 +38,7 @@ def run() -> None:
 
 
 def _exit(code: str | int | None) -> NoReturn:
-    """Run the exit handlers and end the process, without freeing its objects one by one.
+    """Run the exit handlers and end the process, without freeing objects one by one.
 
     Freeing takes a sixth of the time of a short command, and aborts the process if a call into
     TensorFlow still runs.

@@ -1,7 +1,7 @@
 """Display of models, layers, findings, differences and histories in notebooks.
 
-This is the only module below `output` that refers to `output`: by a string, and it imports the
-module when a notebook needs it.
+Among the modules on which `output` depends, only this one refers to `output`: by name, with an
+import when a notebook needs it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The errors that bnstat raises.
 
-Each is a `BnstatError`. Its text is one line: where the problem is, what it is, and what to try.
+Every error is a `BnstatError`. Its message is one line: the location, the problem, and a hint.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class DamagedError(BnstatError):
 
 
 class UnsupportedError(BnstatError):
-    """The file is valid, but uses something that the native reader does not support.
+    """The file is valid, but uses a feature that the native reader does not support.
 
     With `reader="auto"`, TensorFlow's own reader is tried next.
     """
@@ -46,20 +46,20 @@ class ChangedError(BnstatError):
 
 
 class AmbiguousError(BnstatError):
-    """The file does not determine the answer, such as an epsilon that it does not record."""
+    """The file does not contain a required fact, such as epsilon."""
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of another library's error, or the name of its type if it is empty."""
+    """Return the first line of another library's error, or the error's type if it is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def printable(text: str) -> str:
-    r"""Escape the characters of a text that could act on a terminal, page or reader.
+    r"""Escape the characters of a string that could act on a terminal, page or reader.
 
-    Control characters, line breaks, bidirectional overrides and lone surrogates become `\x1b`
-    and the like. Printable text of any language is unchanged.
+    Control characters, line breaks, bidirectional overrides and lone surrogates become escapes such
+    as `\x1b`. Printable text of any language is unchanged.
     """
     if text.isprintable():
         return text

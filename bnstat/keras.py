@@ -24,7 +24,7 @@ from bnstat.training import Watcher, describe, find_gravest
 
 
 def _callback() -> Any:
-    """Return the base class of callbacks: of the imported Keras, else of an installed one."""
+    """Return the base class of callbacks, from the imported Keras or else an installed one."""
     names = ("keras", "tf_keras")
     for name in (*(name for name in names if name in sys.modules), *names):
         try:
@@ -41,21 +41,21 @@ class Watch(_callback()):  # type: ignore[misc]
         model.fit(x, y, epochs=90, callbacks=[watch])
         watch.findings, watch.stopped_by, watch.history.tracks["stem/bn", "moving_mean"].mean
 
-    Errors and warnings of `bnstat.check` are printed on standard error when they appear, again
-    when they become worse (graver, in twice the channels, ten times as large), and once when they
-    end. At most three layers of a rule are named; the others are counted. Statistics that still
-    contain some of the initial 0 and 1 (BN003) are normal during training: they are reported at
-    the end, and never end the training. A file that cannot be written is reported too.
+    Errors and warnings of `bnstat.check` are printed on standard error when they appear, again when
+    they become worse (more serious, in twice the channels, or ten times as large), and once when
+    they end. At most three layers per rule are named; further layers are counted. Statistics that
+    still contain a share of the initial 0 and 1 (BN003) are normal during training: BN003 is
+    reported at the end, and never ends the training. A file that cannot be written is reported too.
 
-    One `Watch` serves several calls of `fit`: it continues with the same model, and starts again
-    with another. Under a `tf.distribute` strategy it sees the variables as the model saves them.
+    One `Watch` serves several calls of `fit`: it continues with the same model, and restarts with
+    another model. Under a `tf.distribute` strategy, it checks the values that the model would save.
 
     Args:
-        every: check at the end of every this many epochs.
-        fail_on: end the training, as `EarlyStopping` does, at a finding of at least this
-            severity: `error`, `warning` or `info`; None never ends it. Statistics that are not
-            updated (BN001) are a warning, because a model in memory does not show whether it was
-            called in training mode.
+        every: the number of epochs between checks.
+        fail_on: end the training, as `EarlyStopping` does, on a finding of at least this severity:
+            `error`, `warning` or `info`; None never ends it. Statistics that are not updated
+            (BN001) are a warning, because a model in memory does not show whether it was called in
+            training mode.
         tensorboard: a folder for TensorBoard; histograms, scalars and findings become the run
             `bnstat`. Steps are Keras's numbers of the epochs, from 0.
         history: a `.json` or `.csv` file that is rewritten at each check, in the format of

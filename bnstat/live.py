@@ -1,9 +1,10 @@
 """Models in memory: of Keras 3 and tf-keras, any `tf.Module`, and sessions of TensorFlow 1.
 
-Nothing is imported here, because a caller who has a model has imported its library already.
+Nothing is imported here, because a caller with a model has already imported the library.
 
 The variables of a session have the names under which a `tf.compat.v1.train.Saver` stores them.
-The parts of a partitioned variable are joined. No op is added to the graph, which may be finalized.
+The slices of a partitioned variable are joined. No op is added to the graph, which may be
+finalized.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ class SessionVariable:
     """A variable in a session.
 
     Attributes:
-        shape: the shape; of the whole variable if it is partitioned.
+        shape: the shape of the variable, or of the whole partitioned variable.
         dtype: NumPy's name of the element type.
-        parts: op -> indices of its part of a partitioned variable.
+        parts: op -> indices of a slice of a partitioned variable.
     """
 
     def __init__(self, session: Any, key: str) -> None:
@@ -53,7 +54,7 @@ class SessionVariable:
         self.parts: dict[str, tuple[slice, ...]] = {}
 
     def add(self, variable: Any) -> None:
-        """Add the variable, or one of its parts."""
+        """Add the variable, or a slice of a partitioned variable."""
         self.dtype = variable.dtype.base_dtype.name
         info = variable._get_save_slice_info()
         part: tuple[slice, ...] = ()
@@ -67,10 +68,10 @@ class SessionVariable:
         self._held.append((variable, part))
 
     def _shape_of(self, variable: Any) -> tuple[int, ...]:
-        """Return the shape of a variable, or of its value if the graph leaves the shape open.
+        """Return the shape of a variable, or of its value if the graph's shape is incomplete.
 
         Raises:
-            BnstatError: the graph leaves the shape open, and the variable has no value.
+            BnstatError: the graph's shape is incomplete, and the variable has no value.
         """
         if variable.shape.is_fully_defined():
             return tuple(variable.shape.as_list())
@@ -112,7 +113,7 @@ class SessionVariable:
 
 
 def session_variables(session: Any) -> dict[str, SessionVariable]:
-    """Return the variables of a session by the keys under which a saver stores them.
+    """Return key -> variable of a session; the keys are those that a saver uses.
 
     Raises:
         BnstatError: a variable of unknown shape has no value, or the session is closed.
@@ -128,7 +129,7 @@ def session_variables(session: Any) -> dict[str, SessionVariable]:
 def session_contents(
     session: Any, variables: Mapping[str, SessionVariable], writer: str | None = None
 ) -> Contents:
-    """Return the contents of a session as if a saver had stored it.
+    """Return the contents of a session, as if read from a checkpoint.
 
     Args:
         session: the session.
@@ -152,7 +153,7 @@ def session_contents(
 
 
 def session_name(session: Any) -> str:
-    """Return the name of a session in messages."""
+    """Return the name of a session for messages."""
     return f"tf.compat.v1.{type(session).__name__}"
 
 
@@ -177,7 +178,7 @@ def is_live(thing: object) -> bool:
 
 
 def _has(thing: object, name: str) -> bool:
-    """Return True if an object has an attribute, even one that cannot be computed yet.
+    """Return True if an object has an attribute, even if its value is not available yet.
 
     `variables` of a Keras model that is not built raises a ValueError.
     """
@@ -268,7 +269,7 @@ def _dtype(variable: Any) -> str:
 
 
 def _roles(holder: Any) -> dict[str, Any]:
-    """Return the variables of a layer by role."""
+    """Return role -> variable of a layer."""
     variables = {}
     for label in filter(str.isidentifier, LABELS):
         variable = getattr(holder, label, None)
@@ -280,7 +281,7 @@ def _roles(holder: Any) -> dict[str, Any]:
 
 
 def holders(thing: Any) -> Iterator[tuple[str, Any]]:
-    """Yield each layer and module once, with its path of names."""
+    """Yield each layer and module once, with the path of names."""
     seen: set[int] = set()
     stack: list[tuple[tuple[str, ...], Any]] = [((), thing)]
     while stack:

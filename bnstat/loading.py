@@ -20,12 +20,12 @@ from bnstat.storage.files import ahead
 
 Reader = Literal["auto", "native", "tensorflow"]
 Track = Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]]
-"""Passes layers through, for example to show progress."""
+"""Wraps the iteration over layers, for example to show progress."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options of `load` that apply to every model at a path; see there."""
+    """The options of `load` that apply to every model at a path; see `load`."""
 
     reader: Reader = "auto"
     patterns: Sequence[tuple[str, str]] = ()
@@ -44,7 +44,7 @@ class Options:
         Args:
             path: the path or URL.
             stored: the model.
-            access: how remote files are read; its notes are added to the contents.
+            access: the access to remote files, whose notes are added to the contents.
 
         Raises:
             BnstatError: as `load`.
@@ -72,7 +72,7 @@ class Options:
 
     @cached_property
     def configure(self) -> Callable[[Contents], Contents] | None:
-        """A function that adds the architecture in the file `config` to contents.
+        """Return a function that adds the architecture in the file `config` to contents, or None.
 
         Raises:
             BnstatError: the file does not contain an architecture.
@@ -102,23 +102,23 @@ def load(
     Args:
         path: a SavedModel, a checkpoint's prefix or one of its files, a Keras file, a GraphDef,
             a file of another known format, or a folder of these; default `.`. It may be a URL:
-            `s3://`, `gs://`, `az://`, `hf://`, `https://`. Or a model in memory: of Keras or
-            tf-keras, any `tf.Module`, or a `tf.compat.v1.Session` with its graph.
+            `s3://`, `gs://`, `az://`, `hf://`, `https://`. It may also be a model in memory: of
+            Keras or tf-keras, any `tf.Module`, or a `tf.compat.v1.Session` with its graph.
         checkpoint: the name of one of the checkpoints or files in a folder; default: the newest.
-        step: the step of one of the checkpoints in a folder.
+        step: the training step of a checkpoint in a folder.
         reader: `native` uses bnstat's own reader, `tensorflow` uses TensorFlow's; `auto` uses
             TensorFlow's only for files that the native reader does not support.
-        patterns: (role, regular expression) pairs of your own naming scheme.
+        patterns: (role, regular expression) pairs of a user-defined naming scheme.
         include_shadows: also load the exponential-moving-average copies of layers.
         layers: load only layers whose name matches one of these globs, such as `block1/*`;
             default: all.
-        values: False if no array will be read: then the index of a checkpoint is enough.
+        values: False if no array will be read, so that the index of a checkpoint is enough.
         eager: read all arrays now. If a training job is overwriting the file, only this
             guarantees that all arrays come from one save.
-        track: passes the layers through while `eager` reads them.
+        track: wraps the iteration over layers while `eager` reads their arrays.
         max_download: the largest number of bytes to download, if the path is a URL.
         storage_options: options for fsspec's driver of the URL, such as an endpoint.
-        access: how remote files are read, instead of these two.
+        access: an open access to remote files, in place of `max_download` and `storage_options`.
         config: a file with the model's architecture, for Keras weights that do not contain it:
             the JSON of `model.to_json()`, a `config.json`, a `.keras` or a full `.h5`. It
             provides the layers' names, roles, epsilon, momentum, axis and order. It is ignored
@@ -128,13 +128,13 @@ def load(
         The model. Unless `eager`, an array is read when it is first used.
 
     Raises:
-        NotFoundError: there is nothing at the path, or a glob matches no layer.
+        NotFoundError: the path does not exist or contains no model, or a glob matches no layer.
         UnknownFormatError: the file is not in a format that bnstat reads.
         DamagedError: the file is damaged.
-        UnsupportedError: the file uses something that the reader does not support.
+        UnsupportedError: the file uses a feature that the reader does not support.
         ChangedError: the file was replaced while it was read.
-        BnstatError: the architecture does not fit the weights, or an argument applies to files
-            only and the model is in memory.
+        BnstatError: the architecture does not fit the weights, or an argument does not apply to a
+            model in memory.
     """
     options = Options(reader, patterns, include_shadows, layers, values, eager, track, config)
     if not isinstance(path, (str, PathLike)):
@@ -184,7 +184,7 @@ def load(
 
 
 def _access(path: str, storage_options: Mapping[str, Any] | None, max_download: int) -> Access:
-    """Return how files are read, with a note if the options do not apply to the path."""
+    """Return the access to files, with a note if the options do not apply to the path."""
     access = Access(storage_options, max_download)
     if storage_options and not is_url(path):
         access.notes.append("storage options apply to URLs, and are not used for a local path")
@@ -214,14 +214,14 @@ def load_all(
         include_shadows: as for `load`.
         layers: as for `load`.
         values: as for `load`.
-        last: load only this many, the newest ones.
+        last: load only this number of newest models.
         max_download: as for `load`, for all models together.
         storage_options: as for `load`.
         access: as for `load`.
         config: as for `load`; one architecture for all models.
 
     Returns:
-        The name and the model of each, or the error that occurred while it was read. A model is
+        Pairs of a name and a model, or the error that occurred while reading the model. A model is
         loaded when the iteration reaches it.
 
     Raises:
@@ -237,7 +237,7 @@ def load_all(
 
 
 class Models(Iterable[tuple[str, Model | BnstatError]]):
-    """The models at a path. Their number is known before any of them is loaded."""
+    """The models at a path. The number of models is known before the first is loaded."""
 
     def __init__(
         self, path: str, stored: Sequence[StoredModel], options: Options, access: Access
@@ -252,7 +252,7 @@ class Models(Iterable[tuple[str, Model | BnstatError]]):
 
     @property
     def checkpoints(self) -> list[tuple[str, int | None]]:
-        """The name of each model that has one, and the training step that the name contains."""
+        """Pairs of a model's name, if any, and the training step that the name contains."""
         return [(stored.name, stored.step) for stored in self._stored if stored.name is not None]
 
     def __iter__(self) -> Iterator[tuple[str, Model | BnstatError]]:
@@ -299,7 +299,7 @@ def open_contents(
 
 
 def narrow(model: Model, globs: Sequence[str]) -> Model:
-    """Return the model with only the layers whose name matches.
+    """Return a copy of the model with only the layers whose name matches.
 
     Raises:
         NotFoundError: a glob matches no layer of a model that has some.

@@ -1,9 +1,9 @@
-"""How the statistics of a run moved over its checkpoints.
+"""The change of statistics over the checkpoints of a run.
 
 Each checkpoint is reduced to a few numbers per layer and role. All arrays of a checkpoint are
 joined to one long vector with a segment for each role of each layer, and are reduced together:
-NumPy is called a few dozen times per checkpoint, not per array. Only the vector of the checkpoint
-before is kept, and the step between the two, so a history needs the memory of a few checkpoints.
+NumPy is called a few dozen times per checkpoint, not per array. Only the previous checkpoint's
+vector and the last movement are kept, so a history needs the memory of a few checkpoints.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LEAST: Final = float(np.nextafter(0, 1))
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint of the run: its name, and its step if it is known."""
+    """A checkpoint of the run: the name, and the step if known."""
 
     name: str
     step: int | None
@@ -41,7 +41,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A checkpoint that could not be read, and why."""
+    """A checkpoint that could not be read, and the reason."""
 
     name: str
     error: BnstatError
@@ -51,20 +51,20 @@ class Skipped:
 class Track:
     """One role of one layer over the run: arrays with one number for each checkpoint.
 
-    The arrays are `MEASURES`, in this order.
+    The arrays follow the order of `MEASURES`.
 
     Attributes:
         layer: the layer's name.
         role: `gamma`, `beta`, `moving_mean` or `moving_variance`.
-        mean, std, min, max: over the finite channels; NaN if the checkpoint lacks the layer or has
-            no finite channel.
-        bad: how many channels are NaN or infinite; NaN if the checkpoint lacks the layer.
-        change: the root mean square over the channels of the movement since the checkpoint
-            before, in units that make it comparable: the root mean moving variance for the moving
-            mean, the root mean square of gamma for beta (1 without gamma), its own root mean
-            square otherwise. Exactly 0 if and only if no channel moved; NaN in the first
-            checkpoint, or if the two cannot be compared.
-        turn: the cosine between this movement and the one before. Near 1 in a drift; about -0.5
+        mean, std, min, max: statistics of the finite channels; NaN if the checkpoint lacks the
+            layer or has no finite channel.
+        bad: the number of channels that are NaN or infinite; NaN if the checkpoint lacks the layer.
+        change: the root mean square over the channels of the change since the previous checkpoint.
+            The unit is the root mean moving variance for the moving mean, the root mean square of
+            gamma for beta (1 without gamma), and the role's own root mean square otherwise. Exactly
+            0 if and only if no channel changed; NaN in the first checkpoint, or if the checkpoints
+            cannot be compared.
+        turn: the cosine between this change and the previous change. Near 1 in a drift; about -0.5
             if the values scatter about a fixed point.
     """
 
@@ -81,11 +81,11 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class History(Displayed):
-    """The checkpoints of a run, in the order they were passed, and the tracks of its layers.
+    """The checkpoints of a run, in the order in which they were passed, and the layers' tracks.
 
     Attributes:
         checkpoints: the checkpoints that were read.
-        skipped: the others.
+        skipped: the checkpoints that could not be read.
         tracks: (layer, role) -> track, in the order of the newest checkpoint's layers.
     """
 
@@ -99,7 +99,7 @@ class History(Displayed):
         return list(dict.fromkeys(layer for layer, _ in self.tracks))
 
     def only(self, roles: Collection[str]) -> History:
-        """Return the history of some roles."""
+        """Return a copy with the tracks of some roles."""
         tracks = {key: track for key, track in self.tracks.items() if track.role in roles}
         return replace(self, tracks=tracks)
 
@@ -108,12 +108,11 @@ def history(models: Iterable[tuple[str, Model | BnstatError] | Model]) -> Histor
     """Reduce the checkpoints of a run to a history, one at a time.
 
     Args:
-        models: in the order of time, each with its name (as `load_all` yields them; an error
-            takes the place of a checkpoint that could not be read), or models alone.
+        models: models in chronological order, or pairs of a name and a model as `load_all` yields
+            them (an error takes the place of a checkpoint that could not be read).
 
     Returns:
-        The history. A checkpoint that turns out to be damaged when its arrays are read is among
-        those skipped.
+        The history. A checkpoint whose arrays cannot be read is listed in `skipped`.
     """
     recorder = Recorder()
     for entry in models:
@@ -124,7 +123,7 @@ def history(models: Iterable[tuple[str, Model | BnstatError] | Model]) -> Histor
 
 
 class Recorder:
-    """A history that grows: takes the checkpoints in the order of time."""
+    """Builds a history from checkpoints that are added in chronological order."""
 
     def __init__(self) -> None:
         self._checkpoints: list[Checkpoint] = []
@@ -135,9 +134,9 @@ class Recorder:
         self._movement: Floats = np.empty(0)
 
     def add(self, name: str, model: Model | BnstatError) -> None:
-        """Record a checkpoint, or why it could not be read.
+        """Add a checkpoint, or the error that occurred while it was read.
 
-        A checkpoint that turns out to be damaged when its arrays are read is among those skipped.
+        A checkpoint whose arrays cannot be read is listed in `skipped`.
         """
         try:
             if isinstance(model, BnstatError):
@@ -165,8 +164,8 @@ class Recorder:
     def history(self) -> History:
         """Return the history so far.
 
-        A checkpoint that lacks a layer has NaN there. The layers of the newest checkpoint come
-        first, in the same order.
+        If a checkpoint lacks a layer, the layer's track is NaN at this checkpoint. Layers of the
+        newest checkpoint come first, in the order of that checkpoint.
         """
         newest_first = [key for layout, _ in reversed(self._rows) for key in layout.shapes]
         indices = {key: index for index, key in enumerate(dict.fromkeys(newest_first))}
@@ -181,7 +180,7 @@ class Recorder:
     def _compare(
         self, layout: _Layout, values: Floats, summary: Mapping[str, Floats]
     ) -> dict[str, Floats]:
-        """Return the movement since the checkpoint before, and keep it."""
+        """Return `change` and `turn` since the previous checkpoint, and keep the movement."""
         former = self._layout.fit(self._values, layout, missing=np.nan)
         last = self._layout.fit(self._movement, layout, missing=0)
         movement = values - former
@@ -207,7 +206,7 @@ class _Layout:
 
     Attributes:
         shapes: (layer, role) of each segment in order -> the array's shape.
-        starts, sizes: where each segment begins, and its length; none is empty.
+        starts, sizes: the start and the length of each segment; no segment is empty.
     """
 
     def __init__(self, shapes: Mapping[Key, tuple[int, ...]]) -> None:
@@ -216,7 +215,7 @@ class _Layout:
         self.starts = np.cumsum(self.sizes) - self.sizes
 
     def fit(self, values: Floats, other: _Layout, missing: float) -> Floats:
-        """Return `values` of this layout in the order of another layout."""
+        """Rearrange `values` of this layout to another layout, with `missing` for new segments."""
         if self is other:
             return values
         starts = dict(zip(self.shapes, self.starts.tolist(), strict=True))
@@ -233,7 +232,7 @@ class _Layout:
         return np.add.reduceat(values, self.starts)
 
     def counts(self, mask: NDArray[np.bool_]) -> Floats:
-        """Return how many elements of each segment are True."""
+        """Return the number of True elements in each segment."""
         return self.sizes.astype(float) if mask.all() else self.sums(mask.astype(float))
 
     def all(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -251,7 +250,7 @@ class _Layout:
 
     @cached_property
     def _partners(self) -> tuple[NDArray[np.intp], ...]:
-        """The indices of moving means, of their variances, of betas, of their gammas (or -1)."""
+        """The indices of moving means, matching variances, betas, and matching gammas (or -1)."""
         indices = {key: index for index, key in enumerate(self.shapes)}
         means, variances, betas, gammas = [], [], [], []
         for (layer, role), index in indices.items():

@@ -1,8 +1,8 @@
-"""Ctrl-C, `kill` and a terminal that closes: the process ends in good order, and in time.
+"""Ctrl-C, `kill` and a closing terminal: an orderly end of the process, within seconds.
 
-Python handles a signal in the main thread, between two of its own instructions. A call into
-TensorFlow that takes long, or never returns, would delay that. So it runs in a thread
-(`interruptible`), and a timer of the system ends a process that hangs (`ending_in_time`).
+Python handles a signal in the main thread, between two Python instructions. A long call into
+TensorFlow would delay the handler. Such a call therefore runs in a thread (`interruptible`), and a
+system timer ends a process that hangs (`ending_in_time`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 GRACE = 4.0
-"""Seconds between a signal and the end of the process, at most."""
+"""The maximum time in seconds between a signal and the end of the process."""
 
 _ENDING = ("SIGTERM", "SIGHUP")
 _AGAIN_SECONDS = 0.01
@@ -41,7 +41,7 @@ class Ended(BaseException):
 def raise_on_signals() -> None:
     """Raise `Ended` for the signals that end a process.
 
-    A signal that comes where nothing can be raised, such as in a destructor, is sent again.
+    A signal that arrives where an exception is lost, such as in a destructor, is sent again.
     """
     for name in _ENDING:
         number = getattr(signal, name, None)
@@ -85,9 +85,9 @@ def _send(number: int) -> None:
 
 
 def interruptible(call: Callable[[], Result]) -> Result:
-    """Return the result of a call, but let a signal end the wait for it.
+    """Return the result of a call; a signal interrupts the wait.
 
-    The call runs in a thread, which goes on if a signal handler raises.
+    The call runs in a thread, which continues if a signal handler raises.
     """
     import threading
 
@@ -112,7 +112,7 @@ def interruptible(call: Callable[[], Result]) -> Result:
 
 
 def is_call_running() -> bool:
-    """Return True if a call of `interruptible` still runs: then the usual exit would abort."""
+    """Return True if a call of `interruptible` still runs, so that a normal exit would abort."""
     threading = sys.modules.get("threading")
     return threading is not None and any(each.name == _THREAD for each in threading.enumerate())
 
@@ -121,9 +121,9 @@ def is_call_running() -> bool:
 def ending_in_time(grace: float = GRACE) -> Iterator[None]:
     """End the process at most `grace` seconds after the first signal that ends a process.
 
-    Python's own handlers usually end it in good order before. After that time, the system's timer
-    kills it, even while TensorFlow's destructors hang at the exit. If the program goes on, the
-    timer is stopped. Windows has no such timer: there this does nothing.
+    Python's handlers usually end the process earlier. Otherwise the system timer kills the process,
+    even while TensorFlow's destructors hang at exit. If the program continues, the timer is
+    stopped. Windows has no such timer, so this has no effect there.
     """
     import threading
 
@@ -148,7 +148,7 @@ def ending_in_time(grace: float = GRACE) -> Iterator[None]:
 
 
 def _start_timer(reader: int, grace: float) -> None:
-    """Start the timer when the number of a signal arrives; return at the end of the file."""
+    """Start the timer when a signal number arrives in the pipe; return at its end."""
     numbers = {getattr(signal, name) for name in ("SIGINT", *_ENDING)}
     while received := os.read(reader, 1):
         if received[0] in numbers:

@@ -1,4 +1,4 @@
-"""Order names naturally, and parse JSON from model files."""
+"""Natural sort order of names, and parsing of JSON in model files."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, Final
 from bnstat.errors import DamagedError
 
 MAX_JSON: Final = 32 << 20
-"""The longest JSON that is read. The JSON of the largest models has a tenth of this."""
+"""The longest JSON that is read, in bytes; the largest models need a tenth of it."""
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
     """Parse JSON from a model file.
 
     Raises:
-        DamagedError: the text is too long, not JSON, or nested too deep.
+        DamagedError: the JSON is too long, invalid, or nested too deep.
     """
     import json
 
@@ -30,7 +30,7 @@ def parse_json(text: str | bytes, where: str) -> Any:
 
 
 def natural_key(text: str) -> list[tuple[int, int, str]]:
-    """Return a sort key that compares numbers in a name as numbers: 2 before 10."""
+    """Return a sort key that compares digits in a name as numbers: 2 before 10."""
     return [
         (1, int(part), "") if part.isdecimal() and part.isascii() else (0, 0, part)
         for part in re.split(r"([0-9]+)", text[:1000])

@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 _REPORTED: Final = ("error", "warning")
 
 WARMING_UP: Final = "BN003"
-"""The rule that every network violates at first; it is reported at the end of the training."""
+"""The rule that every network violates at first, which is reported only at the end of training."""
 
 _SIZES: Final = ("largest", "least", "variance")
-"""The numbers of a finding that measure how bad it is."""
+"""The names of a finding's numbers that measure its size."""
 
 _MORE_CHANNELS, _LARGER = 2, 10
-"""The factors by which a finding must grow to be reported again."""
+"""The factors in channels and size by which a finding must grow to be reported again."""
 
 _NAMED: Final = 3
-"""The number of layers of a rule that one report names; the others are counted."""
+"""The number of layers per rule that a report names; further layers are counted."""
 
 _Key = tuple[str, str | None]
 
 
 @dataclass(frozen=True, slots=True)
 class _Gravity:
-    """How bad the findings of a rule in a layer are."""
+    """The severity and size of a rule's findings in a layer."""
 
     severity: int
     channels: int
@@ -62,7 +62,7 @@ class _Gravity:
 
 
 class News:
-    """Remembers what was reported, and returns what is new, worse, or over after each check."""
+    """Remembers reported findings; after each check, returns new, worse and ended findings."""
 
     def __init__(self) -> None:
         self._reported: dict[_Key, _Gravity] = {}
@@ -88,10 +88,10 @@ class News:
 
 
 def _described(news: Sequence[Sequence[Finding]], start: str = "") -> Iterator[str]:
-    """Yield a line for each of the first layers of a rule, and the number of the others.
+    """Yield a line for each of a rule's first layers, then the number of further layers.
 
     Args:
-        news: the findings of one rule in one layer, for each layer; sorted by rule.
+        news: one list of findings per rule and layer, sorted by rule.
         start: the start of each line.
     """
     for rule, group in groupby(news, key=lambda of_layer: of_layer[0].rule):
@@ -103,7 +103,7 @@ def _described(news: Sequence[Sequence[Finding]], start: str = "") -> Iterator[s
 
 
 def warming_up(findings: Sequence[Finding]) -> Iterator[str]:
-    """Return the lines to report at the end of a training that was too short."""
+    """Return the lines on BN003, for the end of the training."""
     return _described(
         [
             [finding]
@@ -120,7 +120,7 @@ def describe(finding: Finding) -> str:
 
 
 def find_gravest(findings: Sequence[Finding], fail_on: Severity | None) -> Finding | None:
-    """Return the first of the gravest findings of at least a severity, or None."""
+    """Return the most serious finding of at least a severity, or None."""
     if fail_on is None:
         return None
     order = SEVERITIES.index
@@ -144,7 +144,7 @@ def _more(count: int) -> str:
 
 
 class Watcher:
-    """Checks a model repeatedly, and reports what is new.
+    """Checks a model repeatedly, and reports new findings.
 
     Attributes:
         findings: all findings of the last check.
@@ -181,15 +181,15 @@ class Watcher:
         return self._recorder.history()
 
     def check(self, thing: object, name: str, number: int, step: int | None = None) -> None:
-        """Check a model, and report what is new.
+        """Check a model, and report new findings.
 
         Errors while reading or writing are reported too; the training continues.
 
         Args:
             thing: a model in memory, as for `bnstat.load`.
-            name: the name of this moment, such as `epoch 3`.
+            name: the name of this check, such as `epoch 3`.
             number: the step in TensorBoard.
-            step: the number of batches that the model was trained with, if known.
+            step: the number of training batches so far, if known.
         """
         self.findings = []
         try:
@@ -213,7 +213,7 @@ class Watcher:
             self._report(f"{name}: {error}")
 
     def close(self) -> None:
-        """End the training: report what is wrong only now, and close the event file.
+        """End the training: report postponed findings, and close the event file.
 
         Another check opens a new event file.
         """

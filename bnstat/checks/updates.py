@@ -315,8 +315,7 @@ _LONGEST_KEY: Final = 300
 _TRUST_IN_COUNTS: Final = 3.0
 _TRUST_IN_NAMES: Final = 1.5
 """A step is confirmed if the smallest variance is at most this multiple of the remainder of the
-initial 1: `_COUNTS` if the optimizer counted the step, `_NAMES` if a checkpoint's name contains the
-step."""
+initial 1. The limit depends on the source of the step: the optimizer, or a checkpoint's name."""
 
 _Layers = list[tuple[BatchNorm, NDArray[np.float64]]]
 """Pairs of a layer and its moving variance."""

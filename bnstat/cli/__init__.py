@@ -1,8 +1,8 @@
 """The command line.
 
 Each command is the function `command` of a module in this package, which is imported when the
-command is used. It reads the options, makes one call, writes the output and returns the exit code.
-Errors become one line on standard error and exit code 2.
+command is used. The function reads the options, makes one call, writes the output and returns the
+exit code. Errors become one line on standard error and exit code 2.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ COMMANDS = {
     "help": "Show the documentation, topic by topic.",
     "completion": "Print a script for Tab completion in a shell.",
 }
-"""Name -> summary of each command, in the order of the help."""
+"""Name of a command -> summary, in the order of the help."""
 
 _EPILOG = """\b
 Examples:
@@ -52,13 +52,13 @@ _SIGINT, _SIGPIPE = 128 + 2, 128 + 13
 
 
 class Commands(click.Group):
-    """A group that imports a command when it is used."""
+    """A group that imports each command on first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command. Return None if it does not exist."""
+        """Import a command; return None if it does not exist."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"bnstat.cli.{cmd_name}").command
@@ -89,11 +89,11 @@ class Commands(click.Group):
             sys.exit(_SIGINT)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command, and exit with the code that it returns or that its error has."""
+        """Run a command, and exit with the returned code or the error's code."""
         ctx.exit(_run(lambda: super(Commands, self).invoke(ctx)))
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the command line, and report errors of the system, also of printing help."""
+        """Run the command line, and report system errors, even while printing help."""
         try:
             return super().main(*args, **kwargs)
         except OSError as error:

@@ -14,7 +14,7 @@ _NAMES = ("keras", "pytorch", "onnx", "flax")
 
 
 def _described(row: ExportFormat) -> str:
-    """Return the lines of the help about a format, with a hanging indent."""
+    """Return the help lines on a format, with a hanging indent."""
     separator = "\n" + " " * 8
     start = f"  {row.title:4}  " if len(row.title) <= 4 else f"  {row.title}{separator}"
     return start + row.content.replace("\n", separator)

@@ -74,7 +74,7 @@ def _page(topic: str, screen: Screen) -> Iterator[str]:
 
 
 def _link(match: re.Match[str]) -> str:
-    """Return a link as text, with the command that shows it if it leads to a topic."""
+    """Return a link as text; for a topic, append the command that shows the topic."""
     text, target = match.groups()
     if "://" in target:
         return match[0]

@@ -88,7 +88,7 @@ def _size(_: click.Context, __: click.Parameter, text: str) -> int:
 def _storage_options(
     _: click.Context, __: click.Parameter, values: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Parse KEY=VALUE pairs. A value that is not JSON is text."""
+    """Parse KEY=VALUE pairs. A value that is not JSON is a string."""
     if not values:
         return {}
     import json
@@ -266,7 +266,7 @@ def _with_options(command: Command, options: Sequence[Callable[[Command], Comman
 
 
 class Reading(NamedTuple):
-    """How models are read: arguments of `bnstat.load`, from the options of `reading`."""
+    """The arguments of `bnstat.load` that the options of `reading` set."""
 
     reader: Literal["auto", "native", "tensorflow"]
     patterns: tuple[tuple[str, str], ...]
@@ -280,7 +280,7 @@ class Reading(NamedTuple):
     def load(
         self, path: str, layers: tuple[str, ...] = (), *, values: bool = True, quiet: bool = False
     ) -> Model:
-        """Load the model at `path` and its arrays, with a progress bar if that takes long.
+        """Load a model with its arrays, with a progress bar if loading is slow.
 
         Args:
             path: the path.
@@ -304,7 +304,7 @@ class Reading(NamedTuple):
         )
 
     def for_all(self) -> dict[str, Any]:
-        """Return the arguments that `bnstat.load` and `bnstat.load_all` have in common."""
+        """Return the arguments that `bnstat.load` and `bnstat.load_all` share."""
         single = ("checkpoint", "step")
         return {name: value for name, value in self._asdict().items() if name not in single}
 
@@ -316,7 +316,7 @@ class Reading(NamedTuple):
         Args:
             path: the folder.
             layers: globs, as for `load`.
-            last: the number of checkpoints to load, from the newest; None for all.
+            last: load only this number of newest checkpoints; None for all.
 
         Raises:
             BnstatError: the folder has no checkpoints.
@@ -327,7 +327,7 @@ class Reading(NamedTuple):
 
 
 def reading_all(command: Command) -> Command:
-    """Add the options of how models are read. The command gets them as `reading`."""
+    """Add the options for reading models, passed to the command as `reading`."""
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -338,17 +338,17 @@ def reading_all(command: Command) -> Command:
 
 
 def reading(command: Command) -> Command:
-    """Add the options of `reading_all`, and options that choose a checkpoint of a folder."""
+    """Add the options of `reading_all`, and options that select a checkpoint of a folder."""
     return _with_options(reading_all(command), _CHECKPOINT)
 
 
 def choosing(command: Command) -> Command:
-    """Add the options that choose a checkpoint and recognize its layers, as in `bnstat.load`."""
+    """Add the options that select a checkpoint and recognize layers, as in `bnstat.load`."""
     return _with_options(command, (*_CHECKPOINT, *_NAMES))
 
 
 class RuleOptions(NamedTuple):
-    """Which rules are applied, and how, from the options of `rules`."""
+    """The rules to apply and their settings, from the options of `rules`."""
 
     select: tuple[str, ...]
     ignore: tuple[str, ...]
@@ -359,7 +359,7 @@ class RuleOptions(NamedTuple):
 
     @property
     def settings(self) -> Settings:
-        """The settings in the options, which take precedence over those in a file."""
+        """The settings in the options, which take precedence over the settings in a file."""
         from bnstat.checks.settings import Settings
 
         return Settings(_split(self.select), _split(self.ignore), self.thresholds, self.fail_on)
@@ -370,7 +370,7 @@ def _split(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def rules(command: Command) -> Command:
-    """Add the options that choose and adjust rules. The command gets them as `rules`."""
+    """Add the options that select and adjust rules, passed to the command as `rules`."""
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -383,7 +383,7 @@ def rules(command: Command) -> Command:
 
 
 def formats(default: str = "text", **helps: str) -> Callable[[Command], Command]:
-    """Add a flag for each format, with its help. The command gets the chosen one as `format_`."""
+    """Add a flag per format; the selected format is passed to the command as `format_`."""
 
     def add(command: Command) -> Command:
         @functools.wraps(command)
@@ -403,12 +403,12 @@ def formats(default: str = "text", **helps: str) -> Callable[[Command], Command]
 
 
 def print_notes(models: Iterable[Model], quiet: bool, command: str = "") -> None:
-    """Print what was noticed while models were read, each note once.
+    """Print the notes of models, each note once.
 
     Args:
         models: the models.
         quiet: True to print nothing.
-        command: the command that runs. Notes do not advise to run it.
+        command: the running command, which notes do not recommend.
     """
     advice = re.compile(rf" \(bnstat {command}\b[^()]*\)" if command else "(?!)")
     if not quiet:
@@ -446,7 +446,7 @@ def _notes(model: Model) -> Iterator[str]:
 
 
 def _incomplete(model: Model) -> list[BatchNorm]:
-    """Return the layers that are certainly batch norm and lack their moving statistics."""
+    """Return the layers that are certainly batch norm but lack moving statistics."""
     return [layer for layer in model.incomplete if layer.variables or not layer.undecided]
 
 

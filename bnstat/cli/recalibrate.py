@@ -10,7 +10,7 @@ from bnstat.cli import options, running_options
 from bnstat.cli.options import say
 
 _SMALL = 32
-"""The moments of smaller batches are too inaccurate for one pass."""
+"""The minimum batch size without a warning; moments of smaller batches are inaccurate."""
 
 _EPILOG = f"""\b
 Examples:

@@ -97,8 +97,8 @@ def command(
 
     A ROOT is a folder, a model, or a URL of these (s3://, gs://, az://, hf://). The files of a
     checkpoint, the folder of a SavedModel, and weights in several files count as one model each.
-    A model that cannot be read gets a line like the others. The output ends with the counts by
-    finding and by problem.
+    A model that cannot be read gets a line like the others. The output ends with the number of
+    models per rule and per read error.
 
     Settings are read from the nearest bnstat.toml, or pyproject.toml with [tool.bnstat], from the
     ROOTs upwards, and never from below them. For URLs, the search starts at the current folder.

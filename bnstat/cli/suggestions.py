@@ -16,7 +16,7 @@ from bnstat.errors import BnstatError
 
 
 def layers(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Return globs that match one layer each, of the models whose paths were typed."""
+    """Return globs that each match one layer of the models whose paths were typed."""
     from glob import escape
 
     from bnstat.loading import load
@@ -38,17 +38,17 @@ def layers(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]
 
 
 def checkpoints(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Return the checkpoints at the path that was typed, the newest first."""
+    """Return the checkpoints at the typed path, newest first."""
     return _starting([name for name, _ in _checkpoints(ctx)], incomplete)
 
 
 def steps(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Return the training steps of the checkpoints at that path, the newest first."""
+    """Return the training steps of the checkpoints at the typed path, newest first."""
     return _starting([str(step) for _, step in _checkpoints(ctx) if step is not None], incomplete)
 
 
 def rules(_: click.Context, __: click.Parameter, incomplete: str) -> list[Any]:
-    """Return the codes of the rules, and their names if the first letter was typed.
+    """Return the codes of the rules; once a letter is typed, also the names.
 
     Rules may be separated by commas.
     """
@@ -90,10 +90,10 @@ def _checkpoints(ctx: click.Context) -> list[tuple[str, int | None]]:
 
 
 def _paths(ctx: click.Context) -> list[str]:
-    """Return the paths that were typed, or else the current folder.
+    """Return the typed paths, or else the current folder.
 
-    They are arguments of the context, or the rest of the line if parsing ended early, for example
-    at an option whose value is missing.
+    The paths are arguments of the context or, if parsing ended early, the rest of the line, for
+    example after an option whose value is missing.
     """
     paths: list[str] = []
     for parameter in ctx.command.params:
@@ -106,5 +106,5 @@ def _paths(ctx: click.Context) -> list[str]:
 
 
 def _starting(texts: list[str], start: str) -> list[str]:
-    """Return the texts with this start that can be typed in a command line."""
+    """Return the strings with this prefix that can be typed in a command line."""
     return [text for text in texts if text.startswith(start) and text.isprintable()]

@@ -1,1 +1,1 @@
-"""The formats of values: `export` writes them, and `apply` reads them."""
+"""The file formats of values that `export` writes and `apply` reads."""

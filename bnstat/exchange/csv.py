@@ -2,11 +2,11 @@
 
 The columns are `layer`, `channel` and one for each role, such as `gamma`. A cell is empty if the
 layer lacks the role. `channel` is the index of the channel or, if the variables of the layer have
-several dimensions, one index per dimension: `0:3:1`. Numbers are the shortest that read back to the
-stored bits.
+several dimensions, one index per dimension: `0:3:1`. Numbers have the fewest digits that read back
+to the stored bits.
 
-A spreadsheet runs a cell that begins with `=`, `+`, `-` or `@` as a formula, so a layer name that
-begins so gets an apostrophe before it. Characters that are not printable are written as escapes.
+A spreadsheet runs a cell that begins with `=`, `+`, `-` or `@` as a formula, so an apostrophe is
+prepended to such a layer name. Characters that are not printable are written as escapes.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from bnstat.storage.files import File
 
 _FORMULA: Final = ("=", "+", "-", "@")
 _LONGEST_NAME: Final = 32767
-"""Characters that fit into a cell of a spreadsheet. Names are repeated on every row."""
+"""Characters that fit into a spreadsheet cell. A layer's name is repeated on every row."""
 _ROWS: Final = 1 << 12
-"""Rows that are put together at a time: few enough for the processor's cache."""
+"""Rows that are formatted at a time, few enough for the processor's cache."""
 
 
 def dump(
@@ -55,15 +55,15 @@ def dump(
 
 
 def largest_shape(arrays: Iterable[Array | None]) -> tuple[int, ...]:
-    """Return the shape with the most elements, which has all channels of a layer."""
+    """Return the shape with the most elements, which covers all channels of a layer."""
     return max((array.shape for array in arrays if array is not None), key=prod, default=(0,))
 
 
 def cell(name: str) -> str:
-    """Return a name as the text of a cell that neither a spreadsheet nor a terminal acts on.
+    """Return a name as a cell that neither spreadsheets nor terminals interpret.
 
     Raises:
-        UnsupportedError: the name is longer than a cell of a spreadsheet can be.
+        UnsupportedError: the name does not fit into a spreadsheet cell.
     """
     text = printable(name[: _LONGEST_NAME + 1])
     if len(text) > _LONGEST_NAME:
@@ -89,7 +89,7 @@ _BOM: Final = b"\xef\xbb\xbf"
 
 
 def matches(file: File) -> bool:
-    """Return True if the first line of a file names the columns of such a table."""
+    """Return True if the first line of a file is the header of an exported table."""
     first = file.head(4096).removeprefix(_BOM).splitlines()
     columns = {name.strip().strip(b'"') for name in first[0].split(b",")} if first else set()
     return {b"layer", b"channel"} <= columns
@@ -121,12 +121,12 @@ def read_table(
 
     Args:
         path: the path of the file, for messages.
-        columns: the names of the columns, of any framework.
-        rows: each row with its place, such as `line 2`. Numbers may be text.
-        as_cell: returns the text that `dump` writes for a layer's name.
+        columns: the column names, in the naming of any framework.
+        rows: pairs of a position, such as `line 2`, and a row. Numbers may be strings.
+        as_cell: returns the cell that `dump` writes for a layer's name.
 
     Raises:
-        DamagedError: the table is not one that `dump` writes.
+        DamagedError: the table does not have the form that `dump` writes.
         UnsupportedError: the table has scale and shift, which no variable stores.
     """
     names = [name.strip() for name in columns]
@@ -165,7 +165,7 @@ def read_table(
 
 
 def _number(value: object, where: str) -> str | float | None:
-    """Return a cell's number, as text if it was stored as such; None for an empty cell."""
+    """Return a cell's number; a string remains a string; None for an empty cell."""
     if isinstance(value, str):
         return value.strip() or None
     if value is None or isinstance(value, float):
@@ -178,7 +178,7 @@ def _layer(
     table: Mapping[str, tuple[str, Sequence[str | float | None]]],
     where: str,
 ) -> dict[str, Given]:
-    """Return the values of a layer's roles from its rows: channel -> place and numbers."""
+    """Return role -> values of a layer; `table` is channel -> position and numbers."""
     shape = _shape(table, where)
     rows = [table[channel] for channel in labels(shape, 0, prod(shape))]
     layer = {}
@@ -198,7 +198,7 @@ def _layer(
 
 
 def _shape(table: Mapping[str, object], where: str) -> tuple[int, ...]:
-    """Return the shape of a layer's variables; all its channels must be there."""
+    """Return the shape of a layer's variables; raise if a channel is missing."""
     indices = []
     for channel in table:
         parts = channel.split(":")

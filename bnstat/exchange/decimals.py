@@ -1,4 +1,4 @@
-"""Decimal numbers: the shortest texts that read back to the stored bits, and back to numbers."""
+"""Conversion to the shortest decimal numbers that restore the stored bits, and back."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.model import Array
 
 CHUNK: Final = 1 << 16
-"""Elements that are turned into text at a time."""
+"""Elements that are converted to decimal at a time."""
 
 WORDS: Final = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
-"""Python's words for NaN and the infinities -> those of protobuf's JSON."""
+"""Python's words for NaN and the infinities -> words in protobuf's JSON."""
 _QUOTED: Final = {name: f'"{word}"' for name, word in WORDS.items()}
 
 _NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,9})?", re.ASCII)
@@ -32,13 +32,13 @@ def chunks(array: Array, size: int = CHUNK) -> Iterator[Array]:
 
 
 def shortest(array: Array, words: Mapping[str, str] = WORDS) -> list[str]:
-    """Return for each element the shortest decimal number that reads back as the same element.
+    """Return, for each element, the shortest decimal number that reads back as the element.
 
-    The element is one of this dtype: float32 0.1 is `0.1`, not `0.10000000149011612`.
+    The number is read back in the array's dtype: float32 0.1 is `0.1`, not `0.10000000149011612`.
 
     Args:
-        array: integers, booleans or floats (bfloat16, float8, ... too), of one dimension.
-        words: what to write instead of `nan`, `inf` and `-inf`.
+        array: integers, booleans or floats (also bfloat16, float8, ...), of one dimension.
+        words: the words for `nan`, `inf` and `-inf`.
 
     Raises:
         UnsupportedError: the elements are neither integers, booleans nor floats.
@@ -49,7 +49,7 @@ def shortest(array: Array, words: Mapping[str, str] = WORDS) -> list[str]:
 def nested_json(array: Array) -> str:
     """Return an array of at least one dimension as nested lists in JSON.
 
-    The numbers are those of `shortest`; NaN and the infinities are strings.
+    The numbers are as in `shortest`; NaN and the infinities are strings.
 
     Raises:
         UnsupportedError: the elements are neither integers, booleans nor floats.
@@ -77,13 +77,13 @@ def _encode(array: Array, words: Mapping[str, str]) -> str:
 
 
 _MOST_DECIMALS: Final = 9
-"""Significant digits that are enough for any float32."""
+"""Significant digits that suffice for any float32."""
 
 
 def _shortest_float32(array: Array) -> Array:
-    """Return float32 numbers whose shortest texts read back as the elements of a narrower type.
+    """Return float32 numbers whose shortest decimal form restores elements of a narrower type.
 
-    Each is the nearest float32 of the element rounded to as few decimal digits as possible.
+    Each number is the float32 nearest to the element rounded to the fewest decimal digits.
     """
     with np.errstate(all="ignore"):
         exact = array.astype(np.float64)
@@ -102,9 +102,9 @@ def _shortest_float32(array: Array) -> Array:
 
 
 def portable(array: Array) -> Array:
-    """Return the same numbers in a dtype that NumPy has without ml_dtypes.
+    """Convert numbers exactly to a dtype that NumPy has without ml_dtypes.
 
-    bfloat16 and smaller floats become float32, small integers int8. Both are exact.
+    bfloat16 and smaller floats become float32; small integers become int8.
     """
     if array.dtype.isbuiltin != 2:
         return array
@@ -116,8 +116,8 @@ def portable(array: Array) -> Array:
 def labels(shape: tuple[int, ...], start: int, stop: int, step: int = 1) -> list[str]:
     """Return the names of the channels at positions `start` to `stop`, in C order.
 
-    A channel of a vector is named by its index, even if the vector is stored with dimensions of
-    size 1 around it (`[1, 1, 1, 32]`). Otherwise the name is one index per dimension: `0:3:1`.
+    A channel of a vector is named by its index, even if the stored shape has further dimensions of
+    size 1 (`[1, 1, 1, 32]`). Otherwise the name is one index per dimension: `0:3:1`.
     """
     positions = np.arange(start, stop, step)
     if sum(size != 1 for size in shape) <= 1:
@@ -127,7 +127,7 @@ def labels(shape: tuple[int, ...], start: int, stop: int, step: int = 1) -> list
 
 
 def nearest(texts: Array, dtype: np.dtype[np.generic], where: str) -> Array:
-    """Return for each text the nearest element of a dtype; of two, the one with the even last bit.
+    """Return the nearest element of a dtype for each string; ties go to the even last bit.
 
     Args:
         texts: an object array of decimal numbers, `NaN`, `Infinity` and `-Infinity`.
@@ -135,7 +135,7 @@ def nearest(texts: Array, dtype: np.dtype[np.generic], where: str) -> Array:
         where: the name of the variable, for messages.
 
     Raises:
-        DamagedError: a text is not a number, or the number is too large for the dtype.
+        DamagedError: a string is not a number, or the number is too large for the dtype.
     """
     doubles = np.empty(texts.shape, np.float64)
     listed: list[str] = texts.reshape(-1).tolist()
@@ -169,5 +169,5 @@ def nearest(texts: Array, dtype: np.dtype[np.generic], where: str) -> Array:
 
 
 def channel_of(array: Array, position: int, where: str) -> str:
-    """Return the place of an element for messages; `where` names the array."""
+    """Return the name of an element for messages; `where` names the array."""
     return f"{where}, channel {labels(array.shape, position, position + 1)[0]}"

@@ -1,8 +1,8 @@
-"""The values of a model as JSON, losslessly; `schema.json` beside this module describes the form.
+"""The values of a model as JSON, lossless; `schema.json` beside this module is the schema.
 
-Numbers are the shortest that read back to the stored bits; NaN and the infinities are strings.
-`values` is nested as `shape` says, except that a tensor without elements is `[]`. Characters that
-are not printable are written as escapes.
+Numbers have the fewest digits that read back to the stored bits; NaN and the infinities are
+strings. `values` is nested according to `shape`, except that an empty tensor is `[]`.
+Characters that are not printable are written as escapes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bnstat.model import ROLES, Array, BatchNorm, Model, Variable, printable
 from bnstat.storage.files import File
 
 _SCHEMA: Final = 1
-"""The version of the form."""
+"""The version of the schema."""
 
 
 def dump(
@@ -63,7 +63,7 @@ def _write_layers(layers: Iterable[BatchNorm], file: IO[str], options: ExportOpt
 
 
 def encode(value: object) -> str:
-    """Return a string, number, bool, None or a sequence of them as JSON."""
+    """Return a string, number, bool, None, or a sequence of such values, as JSON."""
     if isinstance(value, str):
         text = json.dumps(value, ensure_ascii=not value.isprintable())
         return text.replace("\x7f", "\\u007f")
@@ -139,7 +139,7 @@ def _variable(variable: Variable, array: Array | None, **named: str) -> Iterator
 
 
 def _values(array: Array) -> Iterator[str]:
-    """Yield the elements, nested as the shape says, in pieces of about `CHUNK` elements."""
+    """Yield the elements as nested JSON lists, in pieces of about `CHUNK` elements."""
     if not array.ndim:
         yield nested_json(array.reshape(1))[1:-1]
         return
@@ -168,7 +168,7 @@ _MOST_DIMS: Final = 32
 
 
 class _Number(str):
-    """A number as the document spells it."""
+    """A number as a string, with the digits in the document."""
 
     __slots__ = ()
 
@@ -221,7 +221,7 @@ def read(file: File) -> Document:
 def _items(
     parent: Mapping[str, Any], member: str, path: str, within: str = ""
 ) -> Iterator[tuple[str, object]]:
-    """Yield the elements of a member that is a list, each with its place in the document."""
+    """Yield the elements of a list member, each with its position in the document."""
     place, elements = f"{within}{member}", parent.get(member)
     if not isinstance(elements, list):
         raise _wrong(path, place, "is not a list")
@@ -296,7 +296,7 @@ def _shape(sizes: object, path: str, place: str) -> tuple[int, ...]:
 
 
 def _flat(values: object, shape: tuple[int, ...], path: str, place: str) -> Iterator[str]:
-    """Yield the texts in nested lists of that shape, in C order."""
+    """Yield the strings in nested lists of this shape, in C order."""
     if not shape:
         if not isinstance(values, str) or not (type(values) is _Number or values in _WORDS):
             raise _wrong(path, place, "is not a number")
@@ -312,7 +312,7 @@ def _flat(values: object, shape: tuple[int, ...], path: str, place: str) -> Iter
 
 
 def _object(item: object, known: set[str], path: str, place: str) -> dict[str, Any]:
-    """Return a JSON object that has no other members than the known ones."""
+    """Return a JSON object; raise if it has unknown members."""
     if not isinstance(item, dict):
         raise _wrong(path, place or "the document", "is not an object")
     for name in item:

@@ -2,12 +2,12 @@
 
 Gamma and beta are `weight` and `bias` in PyTorch's `BatchNorm2d`, `scale` and `B` in ONNX's
 `BatchNormalization`, `scale` and `bias` in Flax's `BatchNorm`. PyTorch's momentum is the share of
-the new statistics, everybody else's the share of the old ones.
+the new statistics; in other frameworks, it is the share of the old statistics.
 
 Sources: torch/nn/modules/batchnorm.py; docs/Operators.md of ONNX; flax/linen/normalization.py.
 
 `diff --map` writes a CSV file of lines OLD,NEW with the names of paired layers; `export --map`
-reads it. Where tensors are not named after their layer, as in an ONNX file, each has a line too:
+reads it. If tensors are not named after their layer, as in ONNX files, each tensor also has a line:
 `LAYER/gamma,TENSOR`. Characters that are not printable are written as escapes.
 """
 
@@ -32,11 +32,11 @@ PARTS_FOLDED: Final = ("scale", "shift")
 
 
 class Naming(NamedTuple):
-    """How a framework names the parts of a layer.
+    """The names that a framework uses for the parts of a layer.
 
     Attributes:
-        separator: separates the parts of a layer's name; None to leave names unchanged.
-        keys: part -> the name of its tensor, with `{}` for the layer's name.
+        separator: separates the components of a layer's name; None to leave names unchanged.
+        keys: part -> name of the tensor, with `{}` in place of the layer's name.
         has_new_share: True if momentum is the share of the new statistics.
     """
 
@@ -51,7 +51,7 @@ class Naming(NamedTuple):
         return name.replace("." if self.separator == "/" else "/", self.separator)
 
     def parse(self, key: str) -> tuple[str, str] | None:
-        """Return the layer's name and the part that a tensor's name stands for, or None."""
+        """Split a tensor's name into the layer's name and the part; None if not possible."""
         for part, template in self.keys.items():
             before, _, after = template.partition("{}")
             name = key[len(before) : len(key) - len(after)]
@@ -90,13 +90,13 @@ NAMINGS: Final[Mapping[str, Naming]] = {
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """The choice of what `export` writes, and under which names.
+    """The options of `export`: the parts to write, and their names.
 
     Attributes:
-        names: a key of `NAMINGS`; None for Keras's names without saying so in the file.
+        names: a key of `NAMINGS`; None for Keras's names, which the file then does not record.
         folded: True for scale and shift instead of the four roles.
-        epsilon: for folded layers whose file does not store it.
-        renamed: a layer's name, or `LAYER/ROLE` for a tensor -> the name to write instead.
+        epsilon: the epsilon of folded layers whose file does not store one.
+        renamed: name of a layer, or `LAYER/ROLE` for a tensor -> new name.
         values: False for names, shapes and dtypes alone (JSON only).
     """
 
@@ -108,7 +108,7 @@ class ExportOptions:
 
     @property
     def naming(self) -> Naming:
-        """The names of the chosen framework."""
+        """The naming of the chosen framework."""
         return NAMINGS[self.names or "keras"]
 
     @property
@@ -140,17 +140,17 @@ class ExportOptions:
         """Return a part of a layer, or None if the layer lacks the role.
 
         Raises:
-            BnstatError: the array cannot be read, or the epsilon is not known.
+            BnstatError: the array cannot be read, or epsilon is unknown.
         """
         if not self.folded:
             return layer.array(part)
         return layer.scale_and_shift(self.epsilon_of(layer))[PARTS_FOLDED.index(part)]
 
     def epsilon_of(self, layer: BatchNorm) -> float:
-        """Return the epsilon in a layer's scale.
+        """Return the epsilon used for a layer's scale.
 
         Raises:
-            BnstatError: it is not known.
+            BnstatError: epsilon is unknown.
         """
         epsilon = self.epsilon if layer.epsilon is None else layer.epsilon
         if epsilon is None:
@@ -160,10 +160,10 @@ class ExportOptions:
         return epsilon
 
     def check(self, layers: Sequence[BatchNorm]) -> None:
-        """Check, before anything is written, that these options suit the layers.
+        """Check, before the first write, that the options suit the layers.
 
         Raises:
-            BnstatError: two layers or tensors would have one name, or an epsilon is not known.
+            BnstatError: two layers or tensors would have one name, or an epsilon is unknown.
         """
         names: dict[str, str] = {}
         for layer in layers:
@@ -185,7 +185,7 @@ class ExportOptions:
 
 
 DEFAULTS: Final = ExportOptions()
-"""All values of the four roles, under bnstat's own names."""
+"""The values of all four roles, under bnstat's own names."""
 
 _LARGEST_MAP: Final = 1 << 26
 
@@ -194,7 +194,7 @@ def write_name_map(difference: Difference, new: Model, file: IO[str]) -> None:
     """Write the name of each old layer with the name of its counterpart in the new model.
 
     Old layers without a counterpart keep their names. If the new model is an ONNX file, whose
-    tensors have names of their own, the names of tensors are written as well.
+    tensor names are independent, the names of tensors are written as well.
     """
     writer = csv.writer(file, lineterminator="\n")
     for pair in difference.layers:
@@ -207,7 +207,7 @@ def write_name_map(difference: Difference, new: Model, file: IO[str]) -> None:
 
 
 def read_name_map(path: str, layers: Sequence[BatchNorm]) -> Mapping[str, str]:
-    """Return the new names of layers and tensors by their old ones; see `ExportOptions.renamed`.
+    """Return old name -> new name, for layers and tensors; see `ExportOptions.renamed`.
 
     Raises:
         DamagedError: the file is not such a CSV file, or names a layer twice.

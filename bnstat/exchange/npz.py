@@ -1,8 +1,7 @@
 """The values of a model as NPZ, NumPy's archive of arrays, with the keys `LAYER/ROLE`.
 
-Arrays are stored bit for bit. A type that NumPy lacks is stored in one that holds the same numbers
-exactly: bfloat16 and 8-bit floats as float32, 4-bit integers as int8. The same model always gives
-the same bytes.
+Arrays are stored bit for bit. A type that NumPy lacks is converted exactly to another type:
+bfloat16 and 8-bit floats as float32, 4-bit integers as int8. The output is deterministic.
 
 The archive is a ZIP of uncompressed `.npy` members
 (https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html). Names of members cannot
@@ -29,7 +28,7 @@ _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 _ENDING: Final = ".npy"
 _LONGEST_NAME: Final = 65535
 _LARGEST: Final = 1 << 30
-"""Bytes of all arrays of a file."""
+"""The limit on the bytes of all arrays in a file."""
 
 
 def dump(
@@ -51,7 +50,7 @@ def dump(
 
 
 class _Forward:
-    """A stream without positions, because a device such as `/dev/null` reports wrong ones."""
+    """A stream without `tell`, because devices such as `/dev/null` report wrong positions."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.write = file.write
@@ -59,7 +58,7 @@ class _Forward:
 
 
 def _member(key: str) -> str:
-    """Return a tensor's key as the name of a member of a ZIP, without its ending."""
+    """Return a tensor's key as the name of a ZIP member, without the ending."""
     try:
         encoded = key.encode()
     except UnicodeEncodeError:

@@ -1,7 +1,7 @@
 """The values of a model as Parquet, in the table of CSV, by the library `pyarrow`.
 
-The columns `layer` and `channel` are text. The others are float32, or float64 if a variable of the
-model does not fit into float32. A cell is null if the layer lacks the role.
+The columns `layer` and `channel` are strings. The other columns are float32, or float64 if a
+variable does not fit into float32. A cell is null if the layer lacks the role.
 """
 
 from __future__ import annotations

@@ -43,17 +43,17 @@ class ExportModule(Protocol):
         """Write a model to a file that need not be seekable.
 
         Args:
-            model: the model; its arrays are read one after the other.
-            file: binary, or text with `newline=""` in an encoding that has all of Unicode.
-            options: what is written, and under which names.
-            track: passes the layers on, for example to show progress.
+            model: the model; the arrays are read one after the other.
+            file: binary, or text with `newline=""` in an encoding of all Unicode characters.
+            options: the parts to write, and their names.
+            track: wraps the iteration over layers, for example to show progress.
 
         Raises:
             BnstatError: a variable cannot be read, or the format cannot store a layer.
         """
 
     def matches(self, file: File) -> bool:
-        """Return True if a file is of this format, judged by its content."""
+        """Return True if a file's content is in this format."""
         ...
 
     def read(self, file: File) -> Document:
@@ -61,7 +61,7 @@ class ExportModule(Protocol):
 
         Raises:
             DamagedError: the file is damaged, or does not contain values of layers.
-            UnsupportedError: it contains what `apply` cannot write, or is too large.
+            UnsupportedError: the file contains values that `apply` cannot write, or is too large.
         """
         ...
 
@@ -70,14 +70,12 @@ class ExportFormat(NamedTuple):
     """A format of values.
 
     Attributes:
-        name: the name of an `ExportModule` in this package, the value of `--format`, and the
-            ending of files.
+        name: the name of the module in this package, the value of `--format`, and the file ending.
         title: the name in messages and help.
         content: what a file contains, for the help of `export`.
         is_binary: True if `dump` writes bytes, False if it writes text.
-        flag: the help of the option `--NAME`; empty if `--format` alone chooses the format.
-        is_model: True if `apply` reads such a file as any other model, so that the module has
-            only `dump`.
+        flag: the help of the option `--NAME`; empty if only `--format` selects the format.
+        is_model: True if `apply` reads the file like any model, so that the module has only `dump`.
     """
 
     name: str
@@ -89,7 +87,7 @@ class ExportFormat(NamedTuple):
 
     @property
     def module(self) -> ExportModule:
-        """The module, which is imported now."""
+        """The module, imported on access."""
         return cast(ExportModule, import_module(f"bnstat.exchange.{self.name}"))
 
 
@@ -141,7 +139,7 @@ Values = Mapping[str, Mapping[str, ArrayLike | None]]
 """A layer's name -> role -> array; None leaves the role unchanged."""
 
 _LARGEST: Final = 1 << 30
-"""Bytes of a file of values."""
+"""The limit on the bytes of a file of values."""
 
 
 def values_of(values: Values | Model | str | PathLike[str]) -> Document | Model:
@@ -186,12 +184,12 @@ def read_values(path: str) -> Document | Model:
 
 
 def as_exported(model: Model) -> Model:
-    """Return the layers that the tensors of an exported file are named after.
+    """Return an exported file's model with the layers in its tensor names.
 
     Names alone do not prove that tensors belong to batch norm, for example Flax's
-    `batch_stats/x/mean` and `batch_stats/x/var` without a scale and a bias. But if every tensor has
-    a name that `export` writes, and every layer has both moving statistics, the file is an export.
-    Any other model is returned unchanged.
+    `batch_stats/x/mean` and `batch_stats/x/var` without a scale and a bias. However, if every
+    tensor has a name that `export` writes, and every layer has both moving statistics, the file is
+    an export. Other models are returned unchanged.
 
     Raises:
         UnsupportedError: the tensors are scales and shifts.
@@ -212,7 +210,7 @@ def as_exported(model: Model) -> Model:
 
 
 def _layers(naming: Naming, tensors: Iterable[Variable]) -> dict[str, dict[str, Variable]]:
-    """Return layer name -> part -> tensor, or nothing if a tensor has another name."""
+    """Return layer name -> part -> tensor; empty if a tensor's name does not fit."""
     layers: dict[str, dict[str, Variable]] = {}
     for tensor in tensors:
         parsed = naming.parse(tensor.key)

@@ -1,8 +1,8 @@
 """The values of a model as safetensors: a length, a JSON header, then the tensors' bytes.
 
-The keys are `LAYER/ROLE`, or the names that a framework loads its tensors by. Arrays are
-stored bit for bit. The metadata's `bnstat` is JSON of each layer's epsilon and momentum. `apply`
-reads such a file as any other safetensors model.
+The keys are `LAYER/ROLE`, or a framework's names of the tensors. Arrays are
+stored bit for bit. The metadata entry `bnstat` contains each layer's epsilon and momentum as JSON.
+`apply` reads the file like any safetensors model.
 
 Source: https://github.com/huggingface/safetensors, "Format".
 """

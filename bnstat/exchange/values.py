@@ -1,4 +1,4 @@
-"""Values that `apply` writes: numbers, or texts of decimal numbers, in the dtype of a variable."""
+"""Values that `apply` writes, converted to a variable's dtype from numbers or decimal strings."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from bnstat.formats.dtypes import numpy_dtype
 from bnstat.model import Array, Variable, as_float64, squeezed
 
 _MOST_WHOLE: Final = 1 << 53
-"""Up to here float64 holds every whole number."""
+"""The limit up to which float64 represents every integer."""
 
 
 def converted(array: Array, dtype: np.dtype[np.generic], where: str) -> Array:
-    """Return the same numbers in a floating-point type; `where` names the variable.
+    """Convert numbers exactly to a floating-point type; `where` names the variable.
 
     Raises:
-        UnsupportedError: the type does not hold a number exactly, or one of the types is not real.
+        UnsupportedError: the type cannot represent a number exactly, or a type is not real.
     """
     if array.dtype == dtype:
         return array
@@ -59,9 +59,9 @@ class Given:
     """The values of one role of one layer.
 
     Attributes:
-        array: numbers, or an object array with the texts of decimal numbers.
-        dtype: for texts, the name of the type whose nearest element each text stands for; None
-            for the type of the variable.
+        array: numbers, or an object array of decimal strings.
+        dtype: for strings, the name of the dtype to which each string is rounded first; None for
+            the variable's dtype.
         any_rank: True to ignore dimensions of size 1, which some formats do not store.
     """
 
@@ -71,22 +71,22 @@ class Given:
 
     @property
     def is_text(self) -> bool:
-        """True if the values are texts."""
+        """True if the values are decimal strings."""
         return self.array.dtype == object
 
     def fitted(self, variable: Variable, stored: Array, where: str) -> Array:
         """Return the values in the variable's shape and dtype.
 
-        A NaN that is text, or of another type, becomes the NaN that is stored in its place.
+        If the stored element is NaN, a NaN string, or a NaN of another type, keeps the stored bits.
 
         Args:
-            variable: the variable that the values are for.
-            stored: the array that it stores now.
-            where: its name, for messages.
+            variable: the target variable.
+            stored: the variable's stored array.
+            where: the variable's name, for messages.
 
         Raises:
             DamagedError: the values have another shape.
-            UnsupportedError: the variable's dtype does not hold a value exactly.
+            UnsupportedError: the variable's dtype cannot represent a value exactly.
         """
         array = self.array
         if array.shape != variable.shape:
@@ -113,8 +113,8 @@ class Document:
 
     Attributes:
         where: the path, for messages.
-        layers: a layer's name as the document spells it -> role -> values. An undecided variable
-            has its key in the model's file instead of a role.
+        layers: layer name in the document's spelling -> role -> values. For an undecided variable,
+            the key in the model's file takes the place of the role.
         spelt: returns the document's spelling of a layer's name.
     """
 
@@ -124,14 +124,14 @@ class Document:
 
 
 def refused_folded(where: str) -> UnsupportedError:
-    """Return the error about values that are scale and shift, which no variable stores."""
+    """Return the error for scale and shift, which no variable stores."""
     return UnsupportedError(
         where, "contains scale and shift, which no variable stores", "export without --folded"
     )
 
 
 def _refuse_long(texts: Array, dtype: np.dtype[np.generic], where: str) -> None:
-    """Refuse numbers with more digits than a narrow type needs: they are of a wider type.
+    """Raise if numbers have more digits than a narrow dtype, as numbers of a wider dtype do.
 
     Numbers for float32 and wider types may have any number of digits.
     """

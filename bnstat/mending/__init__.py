@@ -1,6 +1,6 @@
 """Apply new values: write a copy of a model in its own format.
 
-Nothing else in bnstat writes models.
+No other package of bnstat writes models.
 """
 
 from __future__ import annotations

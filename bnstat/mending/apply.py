@@ -34,17 +34,16 @@ def apply(
     """Write a copy of a model with new values for its batch-norm layers.
 
     Only these values and their checksums change; every other byte is identical. The copy is read
-    back and compared before it gets its name. If anything fails, nothing is written and the
+    back and compared before it gets its final name. If anything fails, nothing is written and the
     original is unchanged.
 
     Args:
         path: the model, as for `load`; not inside an archive.
-        values: layer name -> role -> array of the stored shape. An array of another dtype is
-            converted if that is exact; otherwise round it to the stored dtype first. Or another
-            model, whose layers are paired as in `diff`; or a path: a file that bnstat exported,
-            or any model that `load` reads.
-        output: the path of the copy: a folder if `path` is one, a checkpoint prefix if `path` is
-            one or one of its files, otherwise a file.
+        values: layer name -> role -> array of the stored shape. An array of another dtype must be
+            exactly representable in the stored dtype. Alternatively, another model, whose layers
+            are paired as in `diff`; or the path of a file that bnstat exported, or of a model that
+            `load` reads.
+        output: the path of the copy: a folder, a checkpoint prefix or a file, like `path`.
         roles: write only these roles.
         layers: write only layers of the model whose name matches one of these globs; default:
             all.
@@ -117,7 +116,7 @@ def verify(copy: Model, original: Model, arrays: Mapping[str, Array]) -> None:
 
 
 def _arrays_of(layer: BatchNorm | None) -> dict[str, Array]:
-    """Return the arrays of a layer's roles and undecided variables by key."""
+    """Return key -> array, for a layer's roles and undecided variables."""
     if layer is None:
         return {}
     by_key = ((variable.key, layer.array(role)) for role, variable in layer.variables.items())

@@ -1,6 +1,6 @@
 """A copy in progress: written to a temporary folder beside its destination.
 
-The copy gets its name when all of it is on disk. If anything fails, nothing is left.
+The copy gets its final name when all files are on disk. If a step fails, no file remains.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _EXCHANGE: Final = 2
 
 
 class Draft(contextlib.AbstractContextManager["Draft"]):
-    """A copy of a model's files. Entering makes the copy; leaving removes it unless finished.
+    """A copy of a model's files. Entering makes the copy; leaving removes an unfinished copy.
 
     Args:
         layout: the files of the original and of the copy.
@@ -70,7 +70,7 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
         """Remove everything except a finished copy.
 
         Raises:
-            BnstatError: replaces an error that names the temporary folder.
+            BnstatError: in place of an error whose message names the temporary folder.
         """
         self._remove()
         if isinstance(error, OSError):
@@ -80,7 +80,7 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
             raise type(error)(where, error.what, error.hint) from error
 
     def finish(self) -> None:
-        """Give the copy its name.
+        """Give the copy its final name.
 
         Raises:
             ChangedError: the original changed after it was opened.
@@ -133,7 +133,7 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
             raise
 
     def _replace(self) -> None:
-        """Replace the originals. If one cannot be replaced, restore all of them."""
+        """Replace the original files. If a file cannot be replaced, restore all of them."""
         aside = os.path.join(self.folder, _REPLACED)
         os.mkdir(aside)
         kept = []
@@ -195,12 +195,12 @@ def _copy_in_kernel(source: int, target: int) -> None:
 
 
 def _state(status: os.stat_result) -> tuple[int, ...]:
-    """Return what changes when a file is written or replaced."""
+    """Return the attributes that change when a file is written or replaced."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def exchange(path: str, other: str) -> bool:
-    """Swap the names of two files or folders in one step. Return False if the system cannot.
+    """Swap the names of two files or folders atomically; return False if not supported.
 
     Source: renameat2(2).
     """
@@ -240,7 +240,7 @@ _ENDING: Final = tuple(
 def signals_raised() -> Iterator[None]:
     """Make signals that end the process raise `SystemExit`, so that cleanup code runs.
 
-    Signals with a handler are left alone, and so are all signals outside of the main thread.
+    Signals with a handler, and all signals outside of the main thread, are left unchanged.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -261,9 +261,9 @@ def _exit(number: int, _: object) -> NoReturn:
 
 @contextlib.contextmanager
 def _signals_delayed() -> Iterator[None]:
-    """Delay signals until the end of the block; then raise the first of them.
+    """Delay signals until the end of the block; then raise the first signal.
 
-    They are not masked, because another thread would receive them.
+    Signals are not masked, because another thread would receive masked signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

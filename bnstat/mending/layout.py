@@ -1,4 +1,4 @@
-"""Where the files of a copy go and what they are called."""
+"""The locations and names of a copy's files."""
 
 from __future__ import annotations
 
@@ -27,13 +27,12 @@ class Footprint:
     """The files of a model.
 
     Attributes:
-        kind: `folder` if the model is everything in a folder; `checkpoint` if the names of its
-            files start with one prefix; `files` for a file and the files that it refers to.
-        folder: the folder that contains the files, or that is the model.
+        kind: `folder` if the model is a whole folder; `checkpoint` if the file names start with one
+            prefix; `files` for a file and the files to which it refers.
+        folder: the folder that contains the files, or the model itself.
         name: the prefix, or the name of the file; empty for a folder.
-        files: the names of the files. The model is incomplete without the last one. Empty for
-            a folder.
-        within: True if the user passed a folder that contains the model and others.
+        files: the names of the files. The last file makes the model complete. Empty for a folder.
+        within: True if the user passed a folder that contains the model and other models.
     """
 
     kind: Literal["folder", "checkpoint", "files"]
@@ -50,7 +49,7 @@ class Footprint:
     def renamed(self, name: str) -> dict[str, str]:
         """Return the new name of each file if the model gets another name.
 
-        Files that another file refers to keep their names.
+        Files to which another file refers keep their names.
         """
         if self.kind == "checkpoint":
             return {file: name + file[len(self.name) :] for file in self.files}
@@ -62,7 +61,7 @@ def footprint(source: Source) -> Footprint:
 
     Raises:
         UnsupportedError: bnstat does not write this format, or the model is in an archive.
-        BnstatError: the path is one of several files that belong together.
+        BnstatError: the path is only one of a model's files.
     """
     if source.format not in WRITERS:
         raise UnsupportedError(
@@ -158,13 +157,14 @@ class Layout:
 
     Attributes:
         parent: the folder in which the copy appears.
-        names: what appears in it, in this order. The copy is incomplete without the last one.
+        names: the files and folders that appear in `parent`, in order of appearance; the last one
+            makes the copy complete.
         model: the path of the copied model, for `load`.
-        files: a file of the original -> its copy.
-        folders: a folder to make -> the original folder that it is a copy of, or None. A folder
-            comes after the one that contains it.
+        files: file of the original -> file of the copy.
+        folders: folder of the copy -> folder of the original, or None. A folder comes after its
+            parent folder.
         state: the path and the text of a state file to write, if any.
-        replaces: True if the copy replaces files of these names.
+        replaces: True if the copy replaces the existing files in `names`.
     """
 
     parent: str
@@ -184,12 +184,12 @@ class Layout:
 def planned(source: Source, output: str | PathLike[str] | None, in_place: bool) -> Layout:
     """Return the layout of a copy, which replaces the model if `in_place`.
 
-    Call this before a long computation whose results are to be written.
+    Call this before a long computation, so that errors are raised early.
 
     Raises:
         UnsupportedError: bnstat does not write this format, or the model is in an archive.
         NotFoundError: the folder of the output does not exist.
-        BnstatError: the output exists, or is inside of the model or around it.
+        BnstatError: the output exists, or is inside of the model or contains it.
     """
     if in_place == (output is not None):
         raise BnstatError("output", "pass either output or in_place")
@@ -202,7 +202,7 @@ def layout(original: Footprint, output: str) -> Layout:
 
     Raises:
         NotFoundError: the folder of the output does not exist.
-        BnstatError: the output exists, or is inside of the model or around it.
+        BnstatError: the output exists, or is inside of the model or contains it.
     """
     if not output:
         raise BnstatError("output", "is empty", "pass a path for the copy")
@@ -292,7 +292,7 @@ def _whole_folder(folder: str, inside: str) -> tuple[dict[str, str], dict[str, s
     """Return the copies of all files in a folder, and the folders that contain them.
 
     Raises:
-        BnstatError: the folder contains a link to a folder, a device or the like.
+        BnstatError: the folder contains a link to a folder, a device or another special file.
     """
     files: dict[str, str] = {}
     folders: dict[str, str | None] = {inside: folder}

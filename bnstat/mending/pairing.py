@@ -27,11 +27,11 @@ class Change:
         layer: the name of the layer in the model.
         role: `gamma`, `beta`, `moving_mean` or `moving_variance`.
         key: the key of the variable in the file.
-        channels: the number of its elements.
+        channels: the number of elements of the variable.
         moved: the number of elements whose bits changed.
         largest: the largest |new - old|; infinite for a change from or to NaN or infinity.
-        given_as: the name of the layer where the values come from.
-        match: how the two layers were paired.
+        given_as: the name of the layer in the values.
+        match: the criterion by which the layers were paired.
     """
 
     layer: str
@@ -52,7 +52,7 @@ class Applied:
         source: the model that was copied.
         output: the path of the copy, for `load`.
         values: the path of the values; None if they were in memory.
-        changes: what was written, in the order of the network, including unchanged values.
+        changes: the roles that were written, in network order, including unchanged values.
         untouched: the names of the layers that received no values.
     """
 
@@ -69,7 +69,7 @@ class Applied:
 
 
 _Pair = tuple[BatchNorm, str, "Match", Mapping[str, Given]]
-"""A layer of the model, the name of its counterpart, how they were paired, and new values."""
+"""A layer of the model, the counterpart's name, the pairing criterion, and new values."""
 
 _IsWanted = Callable[[str], bool]
 
@@ -83,13 +83,14 @@ def fit(
         model: the model that is written.
         values: the new values.
         roles: write only these roles.
-        globs: write only layers whose name matches one of these; if empty, all.
+        globs: write only layers whose name matches a glob; if empty, write all.
 
     Returns:
-        The new array of each variable by key, and the changes in the order of the model.
+        Key -> new array, and the changes in the order of the model.
 
     Raises:
-        NotFoundError: the model lacks a layer or role that has values, or nothing is left.
+        NotFoundError: the model lacks a layer or role that has values, or no value is left to
+            write.
         DamagedError: values do not have the shape of the variable.
         UnsupportedError: the stored dtype cannot represent a value exactly.
         BnstatError: layers that share a variable receive different values for it.
@@ -233,10 +234,11 @@ def _largest(old: Array, new: Array) -> float:
 
 
 def with_twins(contents: Contents, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """Add arrays for variables that the file stores a second time under another key.
+    """Add arrays for variables that the file stores twice, under two keys.
 
-    The second key of a variable is recognised by its name and stored bits. If several variables
-    share both and their new values differ, the second keys are left, because no graph reads them.
+    The second copy of a variable is recognised by the equal name and bits. If several variables
+    have equal names and bits, but different new values, the second copies are left unchanged,
+    because no graph reads them.
 
     Args:
         contents: the file before the arrays are written.

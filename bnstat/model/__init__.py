@@ -1,7 +1,7 @@
-"""Models and their batch-normalization layers, which every command works on.
+"""Models and their batch-normalization layers, the data of every command.
 
-A `Model` is both a sequence of its layers, in the order of the network if the file records it, and
-a mapping from their names. An array is read on first access, then kept.
+A `Model` is both a sequence of layers, in network order if the file records the order, and a
+mapping from layer names to layers. An array is read on first access and then cached.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Batch-normalization layers: their variables, and what they compute in inference."""
+"""Batch-normalization layers: their variables, and their computation in inference."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class BatchNorm(Displayed):
     """A batch-normalization layer.
 
     Attributes:
-        name: the layer's name as its author gave it, unique in its model.
-        variables: role -> variable, for the `ROLES` that the layer has.
+        name: the layer's name as chosen by the author, unique in the model.
+        variables: role -> variable, for the `ROLES` that are present.
         evidence: the strongest evidence that this is batch normalization.
         epsilon, momentum, axis, trainable: None if the file does not store them. The axis is an
-            int, or a tuple of ints if the layer normalizes over several.
-        extra: label -> further variable of the layer, such as batch renormalization's.
+            int, or a tuple of ints for several axes.
+        extra: label -> further variable of the layer, for example in batch renormalization.
         undecided: variables of the layer whose role the file does not record.
-        notes: what a reader of the layer's numbers has to know.
-        uses_batch_statistics: True if a graph shows that the layer normalizes each batch by the
-            statistics of that batch, and updates no moving statistics.
+        notes: remarks on the layer's numbers.
+        uses_batch_statistics: True if a graph shows that the layer normalizes with batch statistics
+            only, and updates no moving statistics.
         inputs: the tensors that the layer normalizes, as (graph, tensor); empty if unknown.
     """
 
@@ -56,12 +56,12 @@ class BatchNorm(Displayed):
 
     @property
     def gamma(self) -> Array | None:
-        """The scale, or None if the layer has none (`scale=False`)."""
+        """The scale gamma, or None (`scale=False`)."""
         return self.array("gamma")
 
     @property
     def beta(self) -> Array | None:
-        """The offset, or None if the layer has none (`center=False`)."""
+        """The offset beta, or None (`center=False`)."""
         return self.array("beta")
 
     @property
@@ -71,7 +71,7 @@ class BatchNorm(Displayed):
 
     @property
     def moving_variance(self) -> Array | None:
-        """The variance whose root inference divides by."""
+        """The variance; inference divides by sqrt(variance + epsilon)."""
         return self.array("moving_variance")
 
     def array(self, role: str) -> Array | None:
@@ -93,7 +93,7 @@ class BatchNorm(Displayed):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the layer's variables: `(channels,)` except for rare layers."""
+        """The shape of the layer's variables: `(channels,)` for nearly all layers."""
         for variable in (*self.variables.values(), *self.undecided):
             return variable.shape
         return ()
@@ -110,16 +110,15 @@ class BatchNorm(Displayed):
         `shift = beta - moving_mean * scale`, with 1 for a missing gamma, 0 for a missing beta.
 
         Args:
-            epsilon: needed if the file does not store it; it is never guessed.
+            epsilon: required if the file does not store epsilon, which is never guessed.
 
         Returns:
-            Two arrays of the layer's `shape`, computed in float64 for layers of float64,
-            else in float32.
+            Two arrays of the layer's `shape`, in float64 for float64 layers, else in float32.
 
         Raises:
-            AmbiguousError: epsilon is unknown, or a variable of the layer has no certain role.
+            AmbiguousError: epsilon is unknown, or the role of a variable is undecided.
             NotFoundError: the file does not contain the moving statistics.
-            DamagedError: the layer's variables do not fit together.
+            DamagedError: the shapes of the layer's variables are inconsistent.
         """
         mean, variance = self._statistics()
         epsilon = self._epsilon(epsilon)
@@ -143,18 +142,17 @@ class BatchNorm(Displayed):
 
         Args:
             x: an array whose size along the layer's axis is the layer's number of channels.
-            epsilon: needed if the file does not store it; it is never guessed.
-            axis: the channels' axis of `x`, or several axes. Default: the one that the file
-                stores, else the one that the variables' shape shows, else the last.
+            epsilon: required if the file does not store epsilon, which is never guessed.
+            axis: the channel axis of `x`, or several axes. Default: the stored axis, else the axis
+                that follows from the variables' shape, else the last axis.
 
         Returns:
-            An array of the shape of `x`, in the wider of the dtypes of `x` and of the layer,
-            float32 at least.
+            An array of the shape of `x`, in the wider dtype of `x` and the layer, at least float32.
 
         Raises:
-            AmbiguousError: epsilon is unknown, or a variable of the layer has no certain role.
+            AmbiguousError: epsilon is unknown, or the role of a variable is undecided.
             NotFoundError: the file does not contain the moving statistics.
-            DamagedError: the layer's variables do not fit together.
+            DamagedError: the shapes of the layer's variables are inconsistent.
             ValueError: `x` does not fit the layer.
         """
         mean, variance = self._statistics()
@@ -217,7 +215,7 @@ class BatchNorm(Displayed):
         return epsilon
 
     def _broadcast_shape(self, input_shape: tuple[int, ...], axis: Axis | None) -> tuple[int, ...]:
-        """Return the shape of the layer's variables that broadcasts to an input of a shape."""
+        """Return the shape for the layer's variables that broadcasts to an input shape."""
         axes = self.axis
         if isinstance(axis, Sequence):
             axes = tuple(map(operator.index, axis))

@@ -1,4 +1,4 @@
-"""Models: the batch-norm layers of a file, and where they were read from."""
+"""Models: the batch-norm layers of a file, and the source of the model."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from bnstat.model.variables import Explanation, PrecedingBias, StatisticsUse, Va
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a model was read from.
+    """The source of a model.
 
     Attributes:
-        path: the path as the user gave it.
+        path: the path that the user passed.
         format: a name in `bnstat/formats/registry.py`, such as `saved-model` or `keras-h5`;
             `live` for a model in memory.
         checkpoint: name of the checkpoint in its folder (`model-1200`), if there are several.
-        step: the training step by the checkpoint's name or its `global_step`.
+        step: the training step, from the checkpoint's name or its `global_step`.
         writer: the library and version that wrote the file; None if the file does not record it.
     """
 
@@ -33,7 +33,7 @@ class Source:
 
     @property
     def is_converted(self) -> bool:
-        """True if converters write files of this format, and training does not."""
+        """True if files of this format are written by converters, not by training."""
         from bnstat.formats.registry import CONVERTED
 
         return self.format in CONVERTED
@@ -43,13 +43,13 @@ class Model(Displayed, Sequence[BatchNorm]):
     """The batch-norm layers of one file: a sequence, and a mapping by name.
 
     Attributes:
-        source: where the layers were read from.
-        layers: in the order of the network if the file records it, else by name.
-        incomplete: layers that are surely batch norm, but whose moving statistics are not in the
-            file, and the layers of `undecided`.
-        notes: notes from reading, one line each.
+        source: the file or object that was read.
+        layers: the layers, in network order if the file records the order, else by name.
+        incomplete: certain batch-norm layers whose moving statistics are not in the file, and
+            layers that may be batch norm.
+        notes: remarks on the file, one line each.
         stored: key -> variable, for all tensors of the file.
-        claimed: keys of the variables of batch norm, also of layers that `select` left out.
+        claimed: keys of the variables of all batch-norm layers, even those that `select` left out.
     """
 
     def __init__(
@@ -79,31 +79,31 @@ class Model(Displayed, Sequence[BatchNorm]):
 
     @property
     def undecided(self) -> tuple[BatchNorm, ...]:
-        """The incomplete layers that may be batch norm, whose variables have no certain roles."""
+        """The incomplete layers that may be batch norm, and whose variables have unknown roles."""
         return tuple(layer for layer in self.incomplete if layer.undecided and not layer.variables)
 
     def explain(self) -> Sequence[Explanation]:
-        """Explain for every variable of the file why it was or was not taken as batch norm."""
+        """Explain, for each variable of the file, why it belongs to a batch norm or does not."""
         return self._explain()
 
     def preceding_biases(self) -> Mapping[str, PrecedingBias]:
-        """Return the bias that the network adds right before each layer, by the layer's name.
+        """Return layer name -> bias that the network adds right before the layer.
 
-        Layers without one are left out, and layers about which the file does not record enough.
+        Layers without a bias, or with insufficient information in the file, are left out.
 
         Raises:
-            DamagedError: the part of the file that has to be read for this is damaged.
+            DamagedError: a required part of the file is damaged.
         """
         names = self.keys()
         return {name: bias for name, bias in self._find_biases().items() if name in names}
 
     def statistics_uses(self) -> Mapping[str, StatisticsUse]:
-        """Return what the graphs show of the use of each layer's statistics, by the layer's name.
+        """Return layer name -> use of the moving statistics in the file's graphs.
 
-        Layers that no graph shows are left out.
+        Layers that are in no graph are left out.
 
         Raises:
-            DamagedError: the part of the file that has to be read for this is damaged.
+            DamagedError: a required part of the file is damaged.
         """
         names = self.keys()
         return {name: use for name, use in self._find_uses().items() if name in names}
@@ -113,11 +113,11 @@ class Model(Displayed, Sequence[BatchNorm]):
         layers: Sequence[BatchNorm] | None = None,
         track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
     ) -> None:
-        """Read the arrays of many layers now, and fetch their bytes together.
+        """Read the arrays of many layers now, fetching their bytes together.
 
         Args:
-            layers: the layers. Default: all, and the incomplete ones.
-            track: passes the layers on, for example to show progress.
+            layers: the layers. Default: all layers, including incomplete layers.
+            track: wraps the iteration over layers, for example to show progress.
 
         Raises:
             DamagedError, NotFoundError: as `Variable.read`.
@@ -128,7 +128,7 @@ class Model(Displayed, Sequence[BatchNorm]):
             layer.read()
 
     def select(self, layers: Sequence[BatchNorm]) -> Model:
-        """Return the model with only some of its layers."""
+        """Return a copy of the model with only some layers."""
         model = copy(self)
         model.layers = tuple(layers)
         model._by_name = {layer.name: layer for layer in layers}
@@ -136,7 +136,7 @@ class Model(Displayed, Sequence[BatchNorm]):
 
     @property
     def channels(self) -> int:
-        """The number of channels of all layers together."""
+        """The total number of channels."""
         return sum(layer.channels for layer in self.layers)
 
     def keys(self) -> list[str]:
@@ -148,11 +148,11 @@ class Model(Displayed, Sequence[BatchNorm]):
         return list(self.layers)
 
     def items(self) -> list[tuple[str, BatchNorm]]:
-        """Return the layers with their names."""
+        """Return pairs of name and layer."""
         return list(self._by_name.items())
 
     def get(self, name: str, default: BatchNorm | None = None) -> BatchNorm | None:
-        """Return the layer of this name, or `default`."""
+        """Return the layer with this name, or `default`."""
         return self._by_name.get(name, default)
 
     @overload
@@ -184,8 +184,8 @@ class Model(Displayed, Sequence[BatchNorm]):
         """Return all numbers as a data frame with one row for each channel.
 
         Args:
-            library: the library of the data frame. Default: the one that the program has imported,
-                else the one that is installed, pandas first.
+            library: the library of the data frame. Default: the library that the program has
+                imported, else an installed one, pandas first.
 
         Returns:
             A frame with the columns `layer`, `channel` (the index in the layer's flattened
@@ -201,7 +201,7 @@ class Model(Displayed, Sequence[BatchNorm]):
 
 
 def matches(name: str, globs: Sequence[str]) -> bool:
-    """Return True if a name matches one of some globs, such as `block1/*`, or if globs is empty."""
+    """Return True if a name matches a glob, such as `block1/*`, or if `globs` is empty."""
     if not globs:
         return True
     from fnmatch import fnmatchcase
@@ -210,7 +210,7 @@ def matches(name: str, globs: Sequence[str]) -> bool:
 
 
 def near_names(typed: str, names: Sequence[str]) -> str:
-    """Return a hint with the names most similar to what was typed; empty without names."""
+    """Return a hint with the names most similar to the input; empty without names."""
     from difflib import get_close_matches
 
     near = get_close_matches(typed, names, n=3, cutoff=0.4) or names[:3]

@@ -19,7 +19,7 @@ Array = NDArray[np.generic]
 def squeezed(shape: Iterable[int]) -> tuple[int, ...]:
     """Return a shape without dimensions of 1, which some formats add.
 
-    Sonnet stores its averages as [1, 1, 1, channels] beside a gamma of [channels].
+    Sonnet stores averages as [1, 1, 1, channels], but gamma as [channels].
     """
     return tuple(size for size in shape if size != 1)
 
@@ -30,13 +30,13 @@ class Variable:
 
     Attributes:
         key: the exact key in the file: a checkpoint key, an HDF5 dataset's path, an op's name.
-        name: the best name known for it (its full name, without `:0`).
+        name: the best known name (the full name, without `:0`).
         dtype: NumPy's or ml_dtypes' name of the element type: `float32`, `bfloat16`.
         shape: the dimensions.
         reader: reads the array; raises `DamagedError` or `NotFoundError`.
-        finder: returns where the array's bytes are stored; raises as `reader` does.
-        stepper: returns the distance between neighboring quantized numbers, in a shape that
-            broadcasts to the array's; raises as `reader` does. None if they are not quantized.
+        finder: returns the ranges of the array's bytes; raises as `reader` does.
+        stepper: returns the quantization step, in a shape that broadcasts to the array; raises as
+            `reader` does. None if the array is not quantized.
     """
 
     key: str
@@ -48,28 +48,28 @@ class Variable:
     stepper: Callable[[], Array] | None = field(default=None, repr=False, compare=False)
 
     def read(self) -> Array:
-        """Return the stored array, of this shape and dtype, bit for bit."""
+        """Return the stored array, bit for bit."""
         return self.reader()
 
     def extents(self) -> Sequence[Range]:
-        """Return where the array's bytes are stored; empty if they are mixed with others.
+        """Return the ranges of the array's bytes; empty if they are interleaved with other data.
 
-        Together they are all of the array. A range whose `part` is None contains it in another
-        form: compressed, packed, in the other byte order.
+        The ranges together contain the whole array. A range whose `part` is None stores it in
+        another form: compressed, packed, or in the other byte order.
         """
         return self.finder()
 
     def step(self) -> Array | None:
-        """Return the distance between neighboring quantized numbers; None if not quantized."""
+        """Return the quantization step; None if not quantized."""
         return None if self.stepper is None else self.stepper()
 
 
 class Slots(NamedTuple):
-    """An optimizer's running averages of the gradients of a bias and of a beta.
+    """An optimizer's running averages of the gradients of a bias and a beta.
 
     Attributes:
         of_bias, of_beta: the averages, which start at 0.
-        are_squared: True if these are averages of the squared gradients.
+        are_squared: True for averages of squared gradients.
     """
 
     of_bias: Variable
@@ -81,11 +81,11 @@ class PrecedingBias(NamedTuple):
     """The bias that a network adds right before a layer.
 
     Attributes:
-        variable: the bias; it may have a number for each channel at each position, the channels
-            last, for example in a dense layer whose output is reshaped.
-        is_proven: True if the file records that nothing lies between, and no regularizer of the
-            bias alone; False if the bias is found by names or by an order.
-        slots: the optimizer's averages for it and for the layer's beta, if the file stores them.
+        variable: the bias; it may have a number for each position and channel (channels last), for
+            example in a dense layer whose output is reshaped.
+        is_proven: True if the file proves that the bias is added right before the layer, and has no
+            separate regularizer; False if the bias was found by names or order.
+        slots: the optimizer's averages for the bias and for beta, if stored.
     """
 
     variable: Variable
@@ -97,15 +97,14 @@ StatisticsMode = Literal["batch", "stored", "fed", "either"]
 
 
 class StatisticsUse(NamedTuple):
-    """The use of the moving statistics of one layer, as the graphs of a file show it.
+    """The use of one layer's moving statistics in the graphs of a file.
 
     Attributes:
-        updates: how many ops update them.
-        updates_run: how many of these run in a training step; None if no graph trains.
-        mode: the statistics that training normalizes by: `batch`, `stored`, `fed` if each run
-            has to specify which, or `either` if the choice is unknown.
-            None if no graph trains the layer.
-        is_read: True if anything but the updates reads them.
+        updates: the number of ops that update the statistics.
+        updates_run: the number of update ops that run in a training step; None if no graph trains.
+        mode: the statistics that normalize in training: `batch`, `stored`, `fed` if each run
+            selects them, or `either` if the choice is unknown. None if no graph trains the layer.
+        is_read: True if ops other than the updates read the statistics.
     """
 
     updates: int
@@ -115,7 +114,7 @@ class StatisticsUse(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """Why a variable was, or was not, taken as part of a batch-norm layer."""
+    """The reason why a variable belongs, or does not belong, to a batch-norm layer."""
 
     key: str
     layer: str | None
@@ -127,8 +126,8 @@ def fetch(variables: Iterable[Variable]) -> None:
     """Fetch the bytes of many variables together, before they are read.
 
     Raises:
-        BnstatError: they cannot be fetched. A variable that cannot be located raises its error
-            when it is read.
+        BnstatError: the bytes cannot be fetched. If a variable cannot be located, reading it raises
+            the error.
     """
     prefetch(_extents(variables))
 
@@ -143,12 +142,13 @@ def _extents(variables: Iterable[Variable]) -> Iterator[Range]:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The numbers that a person looks at first, in float64, over the finite elements.
+    """Summary statistics of an array's finite elements, in float64.
 
     Attributes:
         count: the number of elements.
-        bad: how many of them are NaN or infinite.
-        mean, std, min, max: of the finite elements (population deviation); NaN without any.
+        bad: the number of elements that are NaN or infinite.
+        mean, std, min, max: statistics of the finite elements (population deviation); NaN without
+            finite elements.
     """
 
     count: int

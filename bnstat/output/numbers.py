@@ -1,4 +1,4 @@
-"""Numbers as short text, and the axes and histograms that draw them."""
+"""Formatting of numbers, and axes and histograms for charts."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _MOST_DIGITS: Final = 4
 
 
 def compact_pair(mean: float, deviation: float, digits: int) -> tuple[str, str]:
-    """Return a mean and its deviation for a table, with as many decimals as the deviation allows.
+    """Format a mean and its deviation for a table, with decimals according to the deviation.
 
     Args:
-        mean: any number.
-        deviation: not negative.
+        mean: the mean.
+        deviation: the deviation, not negative.
         digits: significant digits of the deviation.
     """
     spread = compact(deviation, digits)
@@ -34,9 +34,9 @@ def compact_pair(mean: float, deviation: float, digits: int) -> tuple[str, str]:
 
 
 def compact(number: float, digits: int) -> str:
-    """Return a number for a table, with this number of significant digits.
+    """Format a number for a table with `digits` significant digits.
 
-    It has at most one decimal more than that, and none if it is an integer.
+    The result has at most `digits + 1` decimals, and none if the number is an integer.
     """
     if not math.isfinite(number):
         return str(number)
@@ -50,28 +50,28 @@ def compact(number: float, digits: int) -> str:
 
 
 def _decimals(number: float, digits: int) -> int:
-    """Return the number of decimals that shows the given digits of a number other than 0."""
+    """Return the number of decimals that shows `digits` significant digits of a nonzero number."""
     return min(max(0, digits - 1 - math.floor(math.log10(abs(number)))), digits + 1)
 
 
 Floats = NDArray[np.float64]
 
 _LOGARITHMIC_FROM: Final = 1e3
-"""An axis is logarithmic if its largest positive number is this multiple of its smallest."""
+"""The smallest ratio of largest to smallest positive number for a logarithmic axis."""
 
 
 def finite(array: Array) -> Floats:
-    """Return the flat finite numbers of an array."""
+    """Return the finite numbers of an array as a vector."""
     values = as_float64(array).ravel()
     return values[np.isfinite(values)]
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """An axis from the smallest to the largest of some numbers.
+    """An axis from the smallest to the largest of several numbers.
 
     Attributes:
-        low, high: its ends, finite.
+        low, high: the finite ends of the axis.
         logarithmic: True if equal distances are equal ratios.
     """
 
@@ -81,12 +81,12 @@ class Scale:
 
     @classmethod
     def of(cls, values: Floats, adaptive: bool = True) -> Scale:
-        """Return the axis for at least one finite number.
+        """Return an axis that covers the finite numbers in `values`.
 
         Args:
-            values: the numbers.
-            adaptive: False if the axis must be linear. By default, it is logarithmic for positive
-                numbers of very different sizes.
+            values: the numbers, at least one of them finite.
+            adaptive: False if the axis must be linear. By default, the axis is logarithmic for
+                positive numbers of very different sizes.
         """
         low, high = float(values.min()), float(values.max())
         return cls(low, high, adaptive and low > 0 and high / _LOGARITHMIC_FROM > low)
@@ -97,7 +97,7 @@ class Scale:
         return self.low == self.high
 
     def places(self, values: Floats) -> Floats:
-        """Return positions of finite numbers: from 0 at `low` to 1 at `high`, or 0.5 if equal."""
+        """Return positions on the axis, 0 at `low` to 1 at `high`; 0.5 if both are equal."""
         if self.is_point:
             return np.full_like(values, 0.5)
         low, high = self.low, self.high
@@ -109,12 +109,12 @@ class Scale:
         return np.clip((np.ldexp(values, -exponent) - low) / (high - low), 0, 1)
 
     def counts(self, values: Floats, bins: int) -> NDArray[np.intp]:
-        """Return how many of the numbers are in each of `bins` equal parts of the axis."""
+        """Return the number of values in each of `bins` equal intervals of the axis."""
         parts = (self.places(values) * bins).astype(np.intp)
         return np.bincount(np.minimum(parts, bins - 1), minlength=bins)
 
     def histogram(self, values: Floats, most: int) -> NDArray[np.intp]:
-        """Return counts in a number of parts that suits the numbers, at most `most`."""
+        """Return counts in a suitable number of equal intervals, at most `most`."""
         return self.counts(values, 5 if self.is_point else bins_for(values.size, most))
 
 

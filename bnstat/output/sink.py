@@ -19,12 +19,11 @@ _STDOUT: Final = ("-", "/dev/stdout")
 def open_binary(path: str) -> Iterator[BinaryIO]:
     """Open `path` for writing bytes; `-` is standard output.
 
-    A regular file appears or is replaced when the block ends without an error, with the
-    permissions that a plain `open` would leave; otherwise nothing changes. A device or a FIFO is
-    written directly.
+    A regular file is created or replaced when the block ends without an error, with the permissions
+    that `open` would give; otherwise no file changes. A device or a FIFO is written directly.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     if path in _STDOUT:
         stdout = _stdout()
@@ -78,10 +77,10 @@ def writes_to_terminal(path: str) -> bool:
 
 
 def show(render: Callable[[Screen], Iterable[str]], path: str) -> None:
-    """Write the lines that `render` returns for the screen of standard output, or for a file.
+    """Write the lines that `render` returns for a screen: standard output, or a file.
 
     Raises:
-        OSError: they cannot be written.
+        OSError: the lines cannot be written.
     """
     if path not in _STDOUT:
         with open_text(path) as file:

@@ -48,7 +48,7 @@ RUN: Final = "bnstat"
 """The folder of the event files; TensorBoard shows it as a run of this name."""
 
 _BINS: Final = 30
-"""The number that TensorBoard itself uses."""
+"""The number of buckets, as in TensorBoard."""
 
 _NAME: Final = "events.out.tfevents"
 
@@ -64,7 +64,7 @@ class Events:
         """Write the layers of a model at a step, and the findings in it.
 
         Raises:
-            BnstatError: an array cannot be read; nothing of the step is written then.
+            BnstatError: an array cannot be read. The step is then not written at all.
         """
         summaries = [Values(value=list(_values(layer))) for layer in model]
         for summary in summaries:
@@ -93,18 +93,18 @@ class Events:
 
 
 def write(models: Iterable[tuple[str, Model | BnstatError]], logdir: str) -> History:
-    """Write a finished run to an event file, completely or not at all; it replaces the last one.
+    """Write a finished run to an event file, completely or not at all, replacing an older file.
 
     Args:
-        models: the checkpoints, as for `bnstat.history`. The step is the one that a checkpoint
-            stores, otherwise its index.
-        logdir: the folder that contains the run `bnstat`; it is created if necessary.
+        models: the checkpoints, as for `bnstat.history`. The step is the checkpoint's step, or else
+            its index.
+        logdir: the folder for the run `bnstat`, which is created if necessary.
 
     Returns:
         The history of the run. If it has no layers, no file is written.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     step = 0
 
@@ -138,14 +138,14 @@ def write(models: Iterable[tuple[str, Model | BnstatError]], logdir: str) -> His
 
 
 class _NoLayersError(Exception):
-    """There is nothing to write."""
+    """The run has no layers to write."""
 
 
 def growing_run(logdir: str) -> Events:
-    """Return a new event file for a run that is in progress, beside the files that exist.
+    """Return a new event file for a run in progress; existing files are kept.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     folder = os.path.join(logdir, RUN)
     os.makedirs(folder, exist_ok=True)
@@ -194,7 +194,7 @@ def _value(tag: str, plugin: Any, tensor: TensorProto) -> Values.Value:
 
 
 def _line(finding: Finding) -> str:
-    """Return a finding as an item of a list in Markdown."""
+    """Return a finding as an item of a Markdown list."""
     layer = "whole model" if finding.layer is None else escaped(printable(finding.layer))
     rule = f"**{finding.severity}** {finding.rule} {finding.name}"
     return f"- {rule}: {layer}: {escaped(printable(finding.message))}"

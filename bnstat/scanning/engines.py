@@ -1,4 +1,4 @@
-"""Where a scan reads models: in this process, in several, or on a Dask cluster."""
+"""Engines, which run a scan's jobs: in this process, in several, or on a Dask cluster."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 CHECK_SECONDS: Final = 5.0
-"""Time between two checks that a cluster still has workers."""
+"""Seconds between two checks that a cluster still has workers."""
 
 PATIENCE: Final = 60.0
-"""Seconds that a cluster may be without workers. Dask replaces a dead worker within a few."""
+"""Seconds that a cluster may be without workers. Dask replaces a dead worker within a few
+seconds."""
 
 _GONE: Final = "the cluster is gone, or has no workers left"
 _BATCH_SECONDS: Final = 0.1
@@ -41,10 +42,10 @@ class Engine:
     """Runs jobs in this process, one after the other. Subclasses run them elsewhere.
 
     Attributes:
-        name: the engine in messages.
+        name: the engine's name in messages.
         workers: the number of jobs that run at a time.
         in_process: True if jobs see the memory of this process.
-        check_seconds: how long to wait for a job before `check` is called; None for ever.
+        check_seconds: the seconds to wait for a job before `check` is called; None to wait forever.
     """
 
     name: str = "this process"
@@ -59,19 +60,19 @@ class Engine:
         return future
 
     def is_dead_worker(self, error: Exception) -> bool:
-        """Return True if a job has this error because its worker died."""
+        """Return True if a job's error means that the worker died."""
         return False
 
     def check(self) -> None:
         """Check the workers while a job takes long.
 
         Raises:
-            BnstatError: the engine will not finish any job.
+            BnstatError: the engine cannot finish any job.
         """
 
 
 class Processes(Engine):
-    """Runs jobs in processes on this machine, and replaces them after one has died."""
+    """Runs jobs in processes on this machine; if a process dies, all are replaced."""
 
     name = "--jobs"
     in_process = False
@@ -92,7 +93,7 @@ class Processes(Engine):
         return ProcessPoolExecutor(self.workers, context, initializer=_prepare_worker)
 
     def submit(self, work: Callable[[Any], Any], job: Any) -> Future[Any]:
-        """Start a job, in new processes if one has died."""
+        """Start a job, in new processes if a process has died."""
         with _interrupts_blocked():
             try:
                 return self._pool.submit(work, job)
@@ -102,11 +103,11 @@ class Processes(Engine):
                 return self._pool.submit(work, job)
 
     def is_dead_worker(self, error: Exception) -> bool:
-        """Return True for the error of every job that was under way when a process died."""
+        """Return True for the error of all jobs that were running when a process died."""
         return isinstance(error, BrokenExecutor)
 
     def close(self, at_once: bool) -> None:
-        """End the processes; with `at_once`, also if they are at work."""
+        """End the processes; with `at_once`, even while jobs are running."""
         from multiprocessing import active_children
 
         if at_once:
@@ -117,7 +118,7 @@ class Processes(Engine):
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Block Ctrl-C until the end of the block, and for ever in processes that it starts."""
+    """Block Ctrl-C during the block, and permanently in processes started in the block."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -152,7 +153,7 @@ class Dask(Engine):
     """Runs jobs on the workers of a Dask cluster.
 
     Args:
-        name: the cluster's URL as the user gave it.
+        name: the cluster's URL as passed by the user.
         client: a `distributed.Client`.
 
     Raises:
@@ -184,7 +185,7 @@ class Dask(Engine):
         return isinstance(error, KilledWorker)
 
     def check(self) -> None:
-        """Raise an error after a minute without workers: Dask would wait for new ones for ever."""
+        """Raise an error after a minute without workers, because Dask would wait forever."""
         try:
             has_workers = bool(self._client.nthreads())
         except Exception:  # The connection is lost.
@@ -204,7 +205,7 @@ def open_engine(url: str | None, jobs: int) -> Iterator[Engine]:
         jobs: the number of jobs at a time on this machine; 0 for one per core.
 
     Raises:
-        BnstatError: the engine is unknown, it cannot be reached, or its library is missing.
+        BnstatError: the engine is unknown, unreachable, or its library is missing.
     """
     workers = jobs or os.cpu_count() or 1
     if url is not None:
@@ -261,14 +262,14 @@ def _dask(url: str, workers: int) -> Iterator[Engine]:
 
 
 class Batches(Generic[Item, Result]):
-    """Items that an engine works on in batches, and their results as they come.
+    """Runs items on an engine in batches, and yields results as they arrive.
 
-    A batch is as many items as take a worker 0.1 s. Two batches per worker are under way at a
-    time. If a worker dies, the batches that were under way are run again, each alone, so that only
-    the item that kills its worker has no result.
+    A batch has as many items as a worker handles in 0.1 s. Two batches per worker are queued at a
+    time. If a worker dies, the queued batches are rerun one at a time, so that only the item that
+    kills the worker has no result.
 
     Args:
-        engine: where the work is done.
+        engine: the engine that runs the batches.
         work: returns a result for each item of a batch.
     """
 
@@ -284,7 +285,7 @@ class Batches(Generic[Item, Result]):
 
         Args:
             item: the item.
-            at_least: the number of items in its batch.
+            at_least: the minimum number of items in the item's batch.
 
         Raises:
             BnstatError: the engine fails.
@@ -294,11 +295,11 @@ class Batches(Generic[Item, Result]):
             yield from self._start(0 if self._engine.in_process else 2 * self._engine.workers)
 
     def finish(self) -> Iterator[list[tuple[Item, Result | None]]]:
-        """Yield all batches that are left; see `add`."""
+        """Yield all remaining batches; see `add`."""
         yield from self._start(0)
 
     def _start(self, limit: int) -> Iterator[list[tuple[Item, Result | None]]]:
-        """Start the next batch, and yield finished ones until at most `limit` are under way."""
+        """Start the next batch, and yield finished batches until at most `limit` are running."""
         if self._next:
             self._running[self._engine.submit(self._work, self._next)] = self._next
             self._next = []
@@ -323,7 +324,7 @@ class Batches(Generic[Item, Result]):
             yield from self._run_alone(batch)
 
     def _run_alone(self, batch: list[Item]) -> Iterator[list[tuple[Item, Result | None]]]:
-        """Run a batch while no other is under way, and item by item if its worker dies again."""
+        """Run a batch while no other batch runs; item by item if a worker dies again."""
         value = self._value(self._engine.submit(self._work, batch))
         if value is not None:
             yield list(zip(batch, value[0], strict=True))

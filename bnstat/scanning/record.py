@@ -1,4 +1,4 @@
-"""The result of a scan for one model, as plain data that can be sent between machines."""
+"""The result of a scan for one model, as plain data for transfer between machines."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ class Record:
     """A model, or the reason why it could not be read.
 
     Attributes:
-        path: its path or URL, which other commands accept.
-        checkpoint: the name of the checkpoint at that path, if any.
-        step: its training step, if the name contains it.
-        format: as in the JSON of a model; None if it could not be read.
+        path: the model's path or URL, which other commands accept.
+        checkpoint: the name of the checkpoint at the path, if any.
+        step: the training step, if the name contains it.
+        format: as in the JSON of a model; None if the model could not be read.
         writer: as in the JSON of a model.
-        layers: the number of its batch-norm layers.
+        layers: the number of batch-norm layers.
         channels: the number of channels of all layers.
-        worst: the most serious severity of its findings, if any.
+        worst: the most serious severity of the findings, if any.
         rule: the code of the first rule with that severity.
         findings: code of a rule -> number of findings.
-        trouble: why it could not be read, in one word; None if it was read.
-        reason: the same as a sentence without the path; empty if it was read.
+        trouble: the kind of read error, in one word; None if the model was read.
+        reason: the error message without the path; empty if the model was read.
     """
 
     path: str
@@ -72,7 +72,7 @@ class Record:
         return f"{self.path} {self.checkpoint}"
 
     def fails(self, fail_on: Severity | None) -> bool:
-        """Return True if it could not be read, or has a finding of at least this severity.
+        """Return True if the model could not be read, or has a finding of at least this severity.
 
         Args:
             fail_on: the severity; None for `warning`.
@@ -83,7 +83,7 @@ class Record:
 
 
 def of_model(path: str, model: Model, findings: list[Finding]) -> Record:
-    """Return the record of a model, whose most serious findings come first."""
+    """Return the record of a model; the most serious findings come first."""
     source = model.source
     first = findings[0] if findings else None
     return Record(
@@ -118,14 +118,14 @@ class Tally:
     """Counts of records, without the records.
 
     Attributes:
-        fail_on: the least severity that makes a model fail.
+        fail_on: the least serious severity that makes a model fail.
         models: all records.
         unread: models that could not be read.
         without: models without batch norm.
         failed: models that make the scan fail.
-        worst: severity -> models whose most serious finding has it.
-        rules: code of a rule -> models with such findings.
-        troubles: trouble -> models with it.
+        worst: severity -> models whose most serious finding has this severity.
+        rules: code of a rule -> models with findings of the rule.
+        troubles: kind of read error -> models.
     """
 
     fail_on: Severity | None = None
@@ -159,7 +159,7 @@ class Tally:
 
     @property
     def code(self) -> int:
-        """The exit code: 0, or 2 if no model could be read, or 1 if one fails or none exists."""
+        """The exit code: 2 if no model could be read, 1 if a model fails or none exists, else 0."""
         if self.models and self.unread == self.models:
             return 2
         return int(self.failed > 0 or not self.models)
@@ -178,9 +178,9 @@ class Tally:
         return f"{models}: {counts}" if counts else "no model found"
 
     def by_finding(self) -> list[tuple[str, str, int]]:
-        """Return code, name and number of models of each rule with findings."""
+        """Return code, name and number of models for each rule with findings."""
         return [(code, name, self.rules[code]) for code, name in _NAMES.items() if self.rules[code]]
 
     def by_trouble(self) -> list[tuple[str, int]]:
-        """Return the troubles and their numbers of models, the most frequent first."""
+        """Return the kinds of read errors and the numbers of models, most frequent first."""
         return self.troubles.most_common()

@@ -1,4 +1,4 @@
-"""A scan: find the models below some roots, and make a record of each."""
+"""A scan: find the models below some roots, and yield a record of each model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 _REMOTE_BATCH: Final = 32
-"""The smallest batch of remote models, which threads read at the same time."""
+"""The smallest batch of remote models, which threads read concurrently."""
 
 _GC_THRESHOLD: Final = 100_000
 
@@ -39,10 +39,10 @@ class ScanOptions:
     """How models are read and checked.
 
     Attributes:
-        rules: the rules that the user asks for; they take precedence over `config`.
+        rules: the rules that the user selects, which take precedence over `config`.
         config: the settings of the project.
-        reading: arguments of `bnstat.load`, except the following two.
-        max_download: the number of bytes that may be downloaded of each model.
+        reading: arguments of `bnstat.load`, except `max_download` and `storage_options`.
+        max_download: the number of bytes that may be downloaded per model.
         storage_options: options of fsspec's driver, which may contain secrets.
     """
 
@@ -65,15 +65,15 @@ class ScanOptions:
 
         Args:
             roots: the roots.
-            rules: the rules that the user asks for.
+            rules: the rules that the user selects.
             config_file: the file with the project's settings; None for the nearest one, from the
                 deepest folder that contains all roots upwards.
-            isolated: read no such file.
+            isolated: True to read no settings file.
             reading: arguments of `bnstat.load`.
 
         Raises:
-            BnstatError: a rule, a threshold or the file is not valid, or there are storage options
-                and no root is a URL.
+            BnstatError: a rule, a threshold or the file is not valid, or storage options are passed
+                but no root is a URL.
         """
         resolve((), rules)
         if reading.get("storage_options") and roots and not any(map(is_url, roots)):
@@ -92,12 +92,12 @@ class ScanOptions:
         )
 
     def access(self) -> Access:
-        """Return how remote files are accessed."""
+        """Return the access to remote files."""
         return Access(self.storage_options, self.max_download)
 
     @property
     def fail_on(self) -> Severity | None:
-        """The least severity that makes a model fail; None if not set."""
+        """The least serious severity that makes a model fail; None if not set."""
         project = None if self.config is None else self.config.settings.fail_on
         return self.rules.fail_on or project
 
@@ -115,14 +115,14 @@ def scan(
     engine: Engine,
     state: State | None = None,
 ) -> Iterator[Record]:
-    """Yield the records of all models below some roots, as they are made.
+    """Yield the records of all models below some roots, as they become available.
 
     Args:
         roots: folders, files, prefixes of checkpoints, or URLs of these.
-        choice: which models are scanned.
-        options: how they are read and checked.
-        engine: where they are read.
-        state: the records of earlier scans; this scan adds its own.
+        choice: the selection of models.
+        options: the options for reading and checking.
+        engine: the engine that reads the models.
+        state: the records of earlier scans, to which new records are added.
 
     Raises:
         NotFoundError: a root does not exist; nothing was scanned.
@@ -182,7 +182,7 @@ def open_state(path: str | None, options: ScanOptions) -> Iterator[State | None]
 
 
 def _architecture(path: str | None) -> str:
-    """Return a text that differs if the architecture in the file of `--config` does."""
+    """Return a string that changes with the architecture in the file of `--config`."""
     if path is None:
         return ""
     from bnstat.formats.keras.config import read_architecture
@@ -214,7 +214,7 @@ def _model(root: str, spot: Spot, access: Access) -> Candidate | Unreadable:
     """Return a root that is a model: a file, or the prefix of a checkpoint.
 
     Raises:
-        NotFoundError: it does not exist.
+        NotFoundError: the root does not exist.
     """
     try:
         locate(root, access)
@@ -229,7 +229,7 @@ def _model(root: str, spot: Spot, access: Access) -> Candidate | Unreadable:
 
 
 def examine_all(options: ScanOptions, candidates: Sequence[Candidate]) -> list[list[Record]]:
-    """Return the records of each candidate, none if it is not a model; called in workers."""
+    """Return the records of each candidate (empty if not a model); called in workers."""
     access = options.access()
     with _rare_collections():
         if not any(candidate.folder for candidate in candidates):
@@ -245,7 +245,7 @@ def examine_all(options: ScanOptions, candidates: Sequence[Candidate]) -> list[l
 
 @contextmanager
 def _rare_collections() -> Iterator[None]:
-    """Collect garbage rarely: models leave hardly any, and Dask adds work to each collection."""
+    """Collect garbage rarely: models leave little garbage, and Dask slows down each collection."""
     before = gc.get_threshold()
     gc.set_threshold(before[0] and max(before[0], _GC_THRESHOLD), *before[1:])
     try:
@@ -255,7 +255,7 @@ def _rare_collections() -> Iterator[None]:
 
 
 def examine(candidate: Candidate, options: ScanOptions, access: Access) -> list[Record]:
-    """Return the records of the models in a candidate, or of the error that it gives."""
+    """Return the records of the models in a candidate, or of the error while reading."""
     path = redact(candidate.path)
     try:
         access = access.knowing(candidate.folder, candidate.files)
@@ -299,7 +299,7 @@ def _examined(
 def _archived(
     path: str, candidate: Candidate, options: ScanOptions, access: Access
 ) -> Iterator[Record]:
-    """Yield the records of the models in an archive, if it contains any."""
+    """Yield the records of the models in an archive."""
     try:
         models = load_all(candidate.path, access=access, **options.reading)
     except NotFoundError:

@@ -1,4 +1,4 @@
-"""The records of earlier scans, in a SQLite file, so that a scan reads only what changed.
+"""The records of earlier scans, in a SQLite file, so that a scan reads only changed models.
 
 Several scans may use one file at a time: each batch is written in its own transaction, and a scan
 that finds the file locked waits.
@@ -20,11 +20,11 @@ from bnstat.scanning.walk import Candidate
 from bnstat.storage.access import is_url
 
 _APPLICATION_ID: Final = 0x626E7374
-"""SQLite's application_id of these files: "bnst"."""
+"""SQLite's application_id of state files: "bnst"."""
 
 _LOCK_SECONDS: Final = 60.0
 _LASTING: Final = (None, "damaged", "unsupported", "unknown")
-"""The troubles that last as long as the file is unchanged."""
+"""The kinds of read errors that persist as long as the file is unchanged."""
 
 _TABLE: Final = """
 create table if not exists models (
@@ -41,10 +41,10 @@ class State:
 
     Args:
         path: the file, created if it does not exist.
-        options: a text that differs if bnstat, its rules or the options of the scan do.
+        options: a string that changes with bnstat's version, its rules and the scan's options.
 
     Raises:
-        BnstatError: the file is of another kind, damaged, or cannot be written.
+        BnstatError: the file is not a state file, damaged, or cannot be written.
     """
 
     def __init__(self, path: str, options: str) -> None:
@@ -91,7 +91,7 @@ class State:
         return [Record(path=candidate.path, **fields) for fields in json.loads(row[0])]
 
     def keep(self, examined: Iterable[tuple[Candidate, list[Record]]]) -> None:
-        """Keep the records of some candidates, except where another attempt may succeed."""
+        """Store the records of some candidates, except errors that may be temporary."""
         rows = [
             (_key(candidate.path), candidate.signature, self._options, _to_json(records))
             for candidate, records in examined
@@ -103,7 +103,7 @@ class State:
             self._base.execute("commit")
 
     def forget_others(self, roots: Iterable[str]) -> None:
-        """Forget the models below these roots that `records_of` was not called with."""
+        """Delete the models below these roots for which `records_of` was not called."""
         with self._errors():
             for root in roots:
                 top = _key(root).rstrip(b"/") + b"/"

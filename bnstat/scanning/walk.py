@@ -1,7 +1,7 @@
-"""Find what may be a model below some folders, by the names in their listings.
+"""Find candidates for models below some folders, by the names in folder listings.
 
 Each folder is listed once and no file is opened. Links to folders are followed, unless the walk
-reaches their target anyway, so that nothing is reported twice and no loop is endless.
+reaches the target anyway, so that no model is reported twice and cycles end.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ class Candidate(NamedTuple):
     """A file, a group of files or a folder that may be a model.
 
     Attributes:
-        path: its path, which other commands accept.
-        file: the name of the file next to it whose content shows if it is a model; empty if the
-            names are enough.
-        signature: a hash of the names, sizes and times of its files; empty if these are unknown.
-        folder: the URL of the folder that it is, or is in; empty if it is local.
-        files: if it is remote, the listing of its files, by their paths below `folder`.
+        path: the candidate's path, which other commands accept.
+        file: the name of the file whose content shows whether the candidate is a model; empty if
+            the names suffice.
+        signature: a hash of the names, sizes and times of the candidate's files; empty if unknown.
+        folder: the URL of the candidate, if it is a folder, or of its parent folder; empty if
+            local.
+        files: for a remote candidate, the listing of its files, with paths below `folder`.
     """
 
     path: str
@@ -53,10 +54,10 @@ class Unreadable(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which of the models below a root are scanned.
+    """The selection of models below a root.
 
-    A glob with a slash matches the path below the root; one without a slash matches any name in
-    that path. `*` matches slashes too.
+    A glob with a slash matches the path below the root; a glob without a slash matches any
+    component of this path. `*` matches slashes too.
 
     Attributes:
         include: a model must match one of these globs; empty for all models.
@@ -101,7 +102,7 @@ class _Stop(NamedTuple):
 
 
 def walk(roots: Sequence[Folder], choice: Choice) -> Iterator[Candidate | Unreadable]:
-    """Yield what may be a model below some folders, folder by folder, in the order of the names.
+    """Yield candidates below some folders, folder by folder, sorted by name.
 
     A root below another root is not walked twice.
     """
@@ -118,8 +119,8 @@ class _Walk:
     """A walk below some roots.
 
     Attributes:
-        choice: the models to yield.
-        walked: the folders whose whole content the walk reaches: the roots and targets of links.
+        choice: the selection of models.
+        walked: the folders that the walk covers completely: the roots and the targets of links.
         linked: the targets of links.
     """
 

@@ -1,4 +1,4 @@
-"""URLs: how they are recognized and printed, how stores are reached, how much is downloaded.
+"""URLs: recognition, redaction, access to stores, and limits on downloads.
 
 A URL may contain a password before its host, or a signature after a question mark.
 """
@@ -27,7 +27,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^\s'\"<>]+")
 
 
 def scheme_of(path: str) -> str | None:
-    """Return the scheme of a URL in lower case; None for a local path, also one with a drive."""
+    """Return the scheme of a URL in lower case; None for a local path, even with a drive."""
     match = _SCHEME.match(path)
     return match[1].lower() if match else None
 
@@ -38,7 +38,7 @@ def is_url(path: str) -> bool:
 
 
 def redact(path: str) -> str:
-    """Return a path as it may be printed: a URL without user, password, query and fragment."""
+    """Return a printable form of a path: a URL without user, password, query and fragment."""
     match = _SCHEME.match(path)
     if match is None:
         return path
@@ -60,7 +60,7 @@ def redact_all(text: str) -> str:
 
 
 def refuse_url(path: str, reason: str) -> None:
-    """Refuse a URL where files on disk are needed.
+    """Raise if a path is a URL, because files on disk are needed.
 
     Raises:
         BnstatError: the path is a URL.
@@ -74,7 +74,7 @@ class Access:
 
     Attributes:
         options: passed to the driver unchanged, such as an endpoint or a key.
-        listed: URL of a folder -> all files in and below it, if it was listed before.
+        listed: URL of a folder -> all files in and below the folder, if it was listed before.
         transports: scheme and options in the URL -> the `Transport` in use.
         stores: transport -> the `RemoteStore` in use.
         notes: remarks about servers, one line each.
@@ -93,7 +93,7 @@ class Access:
         self._lock = Lock()
 
     def knowing(self, folder: str, files: Sequence[Entry]) -> Access:
-        """Return an access of the same drivers, for a folder that was listed before."""
+        """Return an `Access` with the same drivers, for a folder that was listed before."""
         other = Access(self.options, self._limit)
         other.listed = {folder: files}
         other.transports = self.transports
@@ -106,14 +106,14 @@ class Access:
 
     @property
     def left(self) -> int:
-        """How many bytes may still be downloaded."""
+        """The number of bytes that may still be downloaded."""
         return self._limit - self._downloaded
 
     def take(self, where: str, size: int) -> None:
         """Count bytes before they are downloaded.
 
         Raises:
-            BnstatError: they exceed the limit.
+            BnstatError: the bytes exceed the limit.
         """
         with self._lock:
             if self._downloaded + size > self._limit:

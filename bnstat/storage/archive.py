@@ -1,9 +1,9 @@
 """Zip and tar archives as folders, read in place.
 
 Stored members of a zip and members of a plain tar are ranges of the archive. `zipfile` itself would
-read such a member from its start for every step back, which is slow for HDF5. Everything compressed
-is unpacked into a temporary file without a name, which ends with the process. Archives that grow
-out of proportion are refused. Links, devices and members that point out of the archive are ignored.
+reread a member from the start for every backward seek, which is slow for HDF5. Compressed members
+are unpacked into unnamed temporary files, which end with the process. Archives with an extreme
+compression ratio are refused. Links, devices and members that point out of the archive are ignored.
 
     zip  each member is a local header, its name, extra bytes, then its data
     tar  each member is a header of 512 bytes, then its data, padded to a multiple of 512; types
@@ -44,7 +44,7 @@ _MAX_RATIO: Final = 50
 _CHUNK: Final = 1 << 20
 
 _LONGEST_PATH: Final = 4096
-"""Characters; Linux has the same limit. Each level of a path costs a search for models."""
+"""Characters of a member's path, as in Linux. Each level of a path costs a search for models."""
 
 _LOCAL_HEADER: Final = struct.Struct("<4s22x2H")
 _LOCAL_SIGNATURE: Final = b"PK\x03\x04"
@@ -55,7 +55,7 @@ _ENCRYPTED: Final = 1
 _EXTRA: Final = 128
 """Bytes to fetch between a member's name and its data: PyTorch aligns data to 64."""
 _MEMBER_HEADER: Final = 1 << 10
-"""Bytes to fetch for everything before a member's data."""
+"""Bytes to fetch that cover a member's header before the data."""
 
 _TEXT: Final = ("utf-8", "surrogateescape")
 _BLOCK: Final = 512
@@ -67,15 +67,15 @@ _DESCRIBES_NEXT: Final = (
     tarfile.GNUTYPE_LONGLINK,
 )
 _MAX_DESCRIPTION: Final = 1 << 20
-"""Bytes of a header that describes the next member; libarchive has the same limit."""
+"""Bytes of a header that describes the next member, as in libarchive."""
 _MAX_RECORDS: Final = 10 * MAX_MEMBERS
-"""Descriptions of next members, and records in them, in one tar."""
+"""Headers that describe the next member, and records in these headers, per tar."""
 _MAX_DIGITS: Final = 8
 _SPARSE: Final = "GNU.sparse."
 _MORE_AT: Final = 482
 _STILL_MORE_AT: Final = 504
-"""The position, in the header of a sparse member and in each block of its map, of the flag that
-another block of the map follows."""
+"""The position, in a sparse member's header and in each block of the map, of the flag that
+announces another block."""
 
 _DAMAGE = (
     zipfile.BadZipFile,
@@ -96,8 +96,8 @@ def open_archive(file: File) -> Folder | None:
     """Return the archive as a folder; None if the file is not an archive.
 
     Raises:
-        DamagedError: it starts like an archive, but is damaged.
-        BnstatError: it grows out of proportion when it is decompressed.
+        DamagedError: the file starts like an archive, but is damaged.
+        BnstatError: the compression ratio is too high.
     """
     head = file.head(512)
     try:
@@ -126,7 +126,7 @@ def open_archive(file: File) -> Folder | None:
 
 
 class Slice(File):
-    """A range of another file as a file of its own.
+    """A range of another file that behaves like a separate file.
 
     Raises:
         DamagedError: the file does not contain the range.
@@ -165,7 +165,7 @@ class _Unpacked(File):
     """Decompressed bytes in a temporary file.
 
     Raises:
-        BnstatError: they grow out of proportion to the `packed` bytes.
+        BnstatError: the compression ratio, relative to the `packed` bytes, is too high.
     """
 
     def __init__(self, source: File, name: str, chunks: Iterable[bytes], packed: int) -> None:
@@ -198,7 +198,7 @@ def _too_many(path: str) -> BnstatError:
 
 
 class _Entry(NamedTuple):
-    """A member of an archive: its position in a tar, or its directory entry in a zip."""
+    """A member of an archive: the position in a tar, or the directory entry in a zip."""
 
     size: int
     offset: int = 0
@@ -207,7 +207,7 @@ class _Entry(NamedTuple):
 
 @dataclass
 class _Archive:
-    """An archive's file, its bytes after decompression, and its members by path."""
+    """An archive's file, the bytes after decompression, and path -> member."""
 
     file: File
     plain: File
@@ -258,7 +258,7 @@ class _Member(File):
 
 
 class _ArchiveFolder(Folder):
-    """A folder in an archive; `inside` is its path there, empty for the top."""
+    """A folder in an archive; `inside` is the path in the archive, empty for the top."""
 
     def __init__(self, archive: _Archive, inside: str) -> None:
         self.path = f"{archive.file.path}/{inside}".rstrip("/")
@@ -278,7 +278,7 @@ class _ArchiveFolder(Folder):
         return sorted(names)
 
     def expect(self, names: Iterable[str]) -> None:
-        """Fetch these files of a remote zip together."""
+        """Fetch several files of a remote zip together."""
         entries = (self._archive.members.get(self._below(name)) for name in names)
         infos = [entry.info for entry in entries if entry is not None and entry.info is not None]
         fetch_starts(self._archive.file, infos, self._archive.file.size)
@@ -321,7 +321,7 @@ def zip_members(archive: File) -> Sequence[zipfile.ZipInfo]:
 
     Raises:
         BnstatError: the directory has too many entries, or is too large.
-        BadZipFile, OSError, ValueError, NotImplementedError, LookupError: it is damaged.
+        BadZipFile, OSError, ValueError, NotImplementedError, LookupError: the directory is damaged.
     """
     if archive not in _directories:
         with archive.open() as stream:
@@ -334,7 +334,7 @@ def zip_members(archive: File) -> Sequence[zipfile.ZipInfo]:
 class _BoundedStream:
     """A zip's stream that refuses a large directory before `zipfile` parses it.
 
-    `zipfile` reads the directory in one call, and makes an object of each entry.
+    `zipfile` reads the directory in one call, and makes an object for each entry.
     """
 
     def __init__(self, stream: IO[bytes], path: str) -> None:
@@ -370,7 +370,7 @@ def _stored_slice(archive: File, info: zipfile.ZipInfo) -> Slice | None:
 
 
 def packed_slice_of(archive: File, info: zipfile.ZipInfo) -> Slice | None:
-    """Return the data of a zip's member in place, possibly compressed; None if it is encrypted.
+    """Return the data of a zip's member in place, possibly compressed; None if encrypted.
 
     Raises:
         DamagedError: the archive is damaged.
@@ -389,7 +389,7 @@ def fetch_starts(archive: File, members: Iterable[zipfile.ZipInfo], length: int)
     """Fetch the headers and the first `length` bytes of a zip's members together.
 
     Raises:
-        BnstatError: they cannot be fetched.
+        BnstatError: the members cannot be fetched.
     """
     archive.prefetch(
         [
@@ -491,7 +491,7 @@ def _after_header(file: File, position: int, sparse_header: bytes | None) -> int
 
 
 def _description(file: File, kind: bytes, offset: int, size: int) -> Iterator[tuple[str, str]]:
-    """Yield what a header says of the next member; nothing if it does not matter."""
+    """Yield the (key, value) records of a header for the next member; none if irrelevant."""
     data = file.read(offset, size) if kind in (*_PAX, tarfile.GNUTYPE_LONGNAME) else b""
     if kind == tarfile.GNUTYPE_LONGNAME:
         yield "path", data.partition(b"\0")[0].decode(*_TEXT)

@@ -1,10 +1,10 @@
 """Files and folders, read by ranges, wherever they are.
 
-Readers ask a `File` for a range of bytes and get exactly those or an error. Files are not
+Readers request a range of bytes from a `File` and get exactly this range or an error. Files are not
 memory-mapped, because a mapped file that is truncated meanwhile kills the process.
 
-A reader that knows what it needs next calls `prefetch`. A remote file then fetches neighbouring
-ranges in one piece; on disk nothing happens.
+A reader announces the next ranges with `prefetch`. A remote file then fetches neighbouring ranges
+in one request; a file on disk does nothing.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Range(NamedTuple):
     """A range of bytes of a file.
 
     Attributes:
-        file: the file, which is never a part of another.
+        file: the file on disk or behind a URL, never a range inside another file.
         offset, length: the position and number of the bytes.
-        part: the indices, one slice per dimension, of the array elements that these bytes store,
-            row-major and little-endian; None if they store anything else, such as compressed data.
+        part: the indices, one slice per dimension, of the array elements in these bytes, which are
+            row-major and little-endian; None for other bytes, such as compressed data.
     """
 
     file: File
@@ -50,7 +50,7 @@ class Range(NamedTuple):
 def ahead(work: Callable[[T], R], items: Iterable[T], most: int = 8) -> Iterator[R]:
     """Yield `work(item)` for each item in order; threads compute up to `most` results ahead.
 
-    It is for functions that mostly wait for remote files.
+    Use this for functions that mostly wait for remote files.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -65,10 +65,10 @@ def ahead(work: Callable[[T], R], items: Iterable[T], most: int = 8) -> Iterator
 
 
 def prefetch(ranges: Iterable[Range]) -> None:
-    """Announce to all files which of their bytes will be read next.
+    """Announce the ranges that will be read next to all of their files.
 
     Raises:
-        BnstatError: they cannot be fetched.
+        BnstatError: a range cannot be fetched.
     """
     by_file: dict[File, list[tuple[int, int]]] = {}
     for wanted in ranges:
@@ -88,7 +88,7 @@ class Store(Protocol):
     """A remote store, which fetches ranges of many files together."""
 
     def prefetch(self, wanted: Mapping[File, Sequence[tuple[int, int]]]) -> None:
-        """Do for several files what `File.prefetch` does for one."""
+        """Fetch ranges of several files together; see `File.prefetch`."""
 
 
 class File(ABC):
@@ -97,7 +97,7 @@ class File(ABC):
     Attributes:
         name: the base name.
         path: the path for messages.
-        size: in bytes.
+        size: the size in bytes.
         store: the remote store that contains the file; None on disk.
     """
 
@@ -110,12 +110,12 @@ class File(ABC):
     def _read(self, offset: int, length: int) -> bytes: ...
 
     def sibling(self, name: str) -> File | None:
-        """Return the file of that name in the same folder, if this file is in a folder."""
+        """Return the file with this name in the same folder, or None."""
         del name
         return None
 
     def part(self, name: str) -> File | None:
-        """Return a file that this model file names as a part of it.
+        """Return another file of the model, which this file names.
 
         A hostile model file may name any file of the machine, so the relative path `name` must not
         lead out of this file's folder.
@@ -132,9 +132,9 @@ class File(ABC):
         return self.sibling("/".join(parts))
 
     def open(self) -> BinaryIO:
-        """Return a seekable stream that reads piece by piece; the caller closes it.
+        """Return a seekable stream, which the caller closes.
 
-        It reads this very file, even if another file has taken its path since.
+        The stream reads this file even if another file was moved to its path.
         """
         return cast(BinaryIO, io.BufferedReader(_Stream(self)))
 
@@ -165,19 +165,19 @@ class File(ABC):
         return data
 
     def prefetch(self, spans: Sequence[tuple[int, int]]) -> None:  # noqa: B027
-        """Fetch what will be read next, if that is faster in one go.
+        """Fetch the spans that will be read next together, if this is faster.
 
         `spans` are (offset, length) pairs in any order. They may overlap, and may reach beyond the
         end of the file.
         """
 
     def has(self, offset: int, length: int) -> bool:
-        """Return False if these bytes are remote and not yet fetched."""
+        """Return False if the bytes are remote and not yet fetched."""
         del offset, length
         return True
 
     def allow_waste(self, size: int) -> None:  # noqa: B027
-        """Allow to fetch this many unneeded bytes, if that saves requests."""
+        """Allow `size` unneeded bytes to be fetched if this saves requests."""
 
     def refuse_changed(self) -> None:  # noqa: B027
         """Raise a `ChangedError` if the file is remote and was replaced since it was listed."""
@@ -185,7 +185,7 @@ class File(ABC):
     def place(
         self, offset: int, length: int, part: tuple[slice, ...] | None = None
     ) -> Range | None:
-        """Return the range that stores these bytes unchanged; None if they are compressed."""
+        """Return the range that stores the bytes unchanged; None if they are compressed."""
         return Range(self, offset, length, part)
 
     def head(self, length: int) -> bytes:
@@ -193,11 +193,11 @@ class File(ABC):
         return self.read(0, min(length, self.size))
 
     def is_lfs_pointer(self) -> bool:
-        """Return True if this is git-lfs's placeholder of the file."""
+        """Return True if this is a git-lfs pointer in place of the file."""
         return self.size < 1024 and self.head(len(_LFS_POINTER)) == _LFS_POINTER
 
     def refuse_lfs_pointer(self) -> None:
-        """Raise a `DamagedError` if this is git-lfs's placeholder of the file."""
+        """Raise a `DamagedError` if this is a git-lfs pointer in place of the file."""
         if self.is_lfs_pointer():
             raise DamagedError(
                 self.path,
@@ -234,10 +234,10 @@ class Entry(NamedTuple):
     """A file or folder in a listing.
 
     Attributes:
-        name: the name in the folder that was listed.
-        size: in bytes; 0 for a folder.
-        tag: changes with the content, such as the time of the last change or an ETag.
-        link: the target, if it is a link to a folder; empty otherwise.
+        name: the name in the listed folder.
+        size: the size in bytes; 0 for a folder.
+        tag: a value that changes with the content, such as an ETag or the time of the last change.
+        link: the target of a link to a folder; empty otherwise.
     """
 
     name: str
@@ -264,34 +264,34 @@ class Folder(ABC):
 
     @abstractmethod
     def names(self) -> list[str]:
-        """Return the names of all files and folders in it, sorted."""
+        """Return the names of all files and folders in this folder, sorted."""
 
     @abstractmethod
     def file(self, name: str) -> File | None:
-        """Return the file of that name, if it exists; `name` may be a path below the folder."""
+        """Return the file with this name, or None; `name` may be a path below the folder."""
 
     def expect(self, names: Iterable[str]) -> None:  # noqa: B027
-        """Announce which files will be opened, if that is faster in one go."""
+        """Fetch files that will be opened next together, if this is faster."""
 
     @abstractmethod
     def folder(self, name: str) -> Folder | None:
-        """Return the folder of that name, if it exists."""
+        """Return the folder with this name, or None."""
 
     @abstractmethod
     def parent(self) -> Folder | None:
-        """Return the folder that contains this one, if it can be reached."""
+        """Return the parent folder, or None if it cannot be reached."""
 
     def modified(self, name: str) -> float:
-        """Return when a file changed last, in seconds since the epoch; 0 if unknown."""
+        """Return the time of a file's last change, in seconds since the epoch; 0 if unknown."""
         del name
         return 0.0
 
     def entries(self) -> list[Entry]:
-        """Return the files and folders in it, sorted by name, without opening files."""
+        """Return the files and folders in this folder, sorted by name, without opening files."""
         raise NotImplementedError
 
     def times(self, prefix: str = "") -> dict[str, float]:
-        """Return when each file and folder changed last, for names with a prefix."""
+        """Return name -> time of the last change, for names with a prefix."""
         return {name: self.modified(name) for name in self.matching(prefix)}
 
     def matching(self, prefix: str, suffix: str = "") -> list[str]:

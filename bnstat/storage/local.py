@@ -1,7 +1,7 @@
 """Files and folders on disk.
 
-A file is opened once and stays the same file even when another file takes its name. A checkpoint
-that a training job deletes while bnstat reads it is therefore read to its end.
+A file is opened once. The open file remains readable even when it is deleted or replaced, so bnstat
+can finish a checkpoint that a training job deletes meanwhile.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class LocalFolder(Folder):
             return sorted(entry for item in listing if (entry := _entry(item)) is not None)
 
     def _inside(self, name: str) -> str:
-        """Return the path of a name as a user would type it."""
+        """Return the path of a name in the form in which the user passed the folder."""
         return name if self.path == "." else os.path.join(self.path, name)
 
     def parent(self) -> Folder | None:
@@ -140,7 +140,7 @@ class LocalFolder(Folder):
 
 
 def _entry(item: os.DirEntry[str]) -> Entry | None:
-    """Convert an item of a listing; None if it is not a file or folder, or cannot be read."""
+    """Convert an item of a listing; None if it is neither file nor folder, or unreadable."""
     try:
         status = item.stat()
         if stat.S_ISREG(status.st_mode):
@@ -159,7 +159,7 @@ def is_below(path: str, folder: str) -> bool:
 
 
 def kind_of(path: str) -> int | None:
-    """Return the kind of a file on disk, as `stat.S_IFMT` does; None if there is nothing.
+    """Return the kind of a file on disk, as `stat.S_IFMT` does; None if nothing exists.
 
     Raises:
         BnstatError: access is denied.
@@ -186,12 +186,12 @@ def _attempt(path: str, action: Callable[[], T]) -> T:
 
 
 class Spot(NamedTuple):
-    """Where a path leads.
+    """The location of a path.
 
     Attributes:
-        parent: the folder that contains the name; None if it does not exist, or if the path is
-            certainly a folder's.
-        name: the last part of the path: the name of a file, or the prefix of names.
+        parent: the folder that contains the name; None if missing, or if the path is certainly a
+            folder.
+        name: the last component of the path: a file name, or a prefix of names.
         folder: the folder at the path; on a web server, a folder if `parent` has no such file.
     """
 
@@ -201,12 +201,12 @@ class Spot(NamedTuple):
 
 
 def find(path: str, access: Access, recursive: bool = False) -> Spot:
-    """Return where a path or URL leads.
+    """Return the location of a path or URL.
 
-    If `recursive` is true, everything below a remote folder is listed at once.
+    If `recursive` is true, all files below a remote folder are listed at once.
 
     Raises:
-        BnstatError: it is neither a file nor a folder, or cannot be reached.
+        BnstatError: the path is neither a file nor a folder, or cannot be reached.
     """
     scheme = scheme_of(path)
     if scheme in ("file", "local"):

@@ -1,6 +1,6 @@
 """Write arrays into the files of a copy.
 
-If a file contains the plain bytes of an array, they are replaced. The module of the format
+If a file contains the plain bytes of an array, these bytes are replaced. The module of the format
 updates checksums and lengths, and writes arrays that are stored in another form.
 """
 
@@ -18,7 +18,7 @@ from bnstat.model import Array
 from bnstat.storage.files import Range
 
 Write = Callable[[Contents, Mapping[str, Array]], None]
-"""Writes key -> new array into the copy that was opened as these contents."""
+"""Writes key -> new array into the copy whose contents are passed."""
 
 WRITERS: Final = {
     "tf2-checkpoint": "tensorflow.write_bundle",
@@ -30,7 +30,7 @@ WRITERS: Final = {
     "keras-weights": "keras.write_hdf5",
     "keras-archive": "keras.write_keras_archive",
 }
-"""Format -> module and function that write it."""
+"""Format -> module and function that write the format."""
 
 
 def write_arrays(contents: Contents, arrays: Mapping[str, Array]) -> None:
@@ -41,7 +41,7 @@ def write_arrays(contents: Contents, arrays: Mapping[str, Array]) -> None:
         arrays: key -> array of the variable's shape and dtype.
 
     Raises:
-        UnsupportedError: bnstat cannot write the way in which a variable is stored.
+        UnsupportedError: bnstat cannot write a variable in its storage form.
         OSError: a file cannot be written.
     """
     if arrays:

@@ -1,8 +1,8 @@
 """Write constants of a graph: of a GraphDef file or of a SavedModel.
 
-Raw bytes are replaced in place. Constants whose values are listed one by one, or that are in
-functions, may change their length and the length of all enclosing messages. Then the file is
-written again, and only the changed fields differ.
+Raw bytes are replaced in place. Listed values, and constants in functions, may change in length,
+and so may all enclosing messages. In this case the file is rewritten, and only the changed fields
+differ.
 
 The values of a TensorProto stay in the field that contains them: raw in `tensor_content`, or
 listed one by one. A list may be shorter than the tensor: its last value is repeated
@@ -35,7 +35,7 @@ Change = Callable[[bytes], bytes]
 _CONTENT: Final = 4
 _BITS: Final = 13
 _LISTED: Final = {"float32": 5, "float64": 6, "float16": _BITS, "bfloat16": _BITS}
-"""Element type -> the field that lists such values. 16-bit floats are listed as their bits."""
+"""Element type -> the field that lists values. 16-bit floats are listed as bit patterns."""
 _VALUES: Final = frozenset({4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 18})
 
 
@@ -44,7 +44,7 @@ def rebuilt(message: bytes, changes: Mapping[int, Change]) -> bytes:
 
     Args:
         message: the message.
-        changes: index of a field in the message -> function from its old to its new value.
+        changes: index of a field in the message -> function from the old to the new value.
     """
     pieces, kept = [], 0
     for index, span in enumerate(spans(message)):
@@ -100,7 +100,7 @@ def _as_bits(array: Array) -> bytes:
 
 
 Home = tuple[str, str]
-"""The function that contains a constant (empty for the graph itself), and its name there."""
+"""The name of the enclosing function (empty for the graph itself), and the constant's name."""
 
 _GRAPH_IN_META_GRAPH: Final = 2
 _META_GRAPH_IN_SAVED_MODEL: Final = 2
@@ -150,7 +150,7 @@ def _write_anew(file: LocalFile, arrays: Mapping[str, Array]) -> None:
 
 
 def _homes(graph: Any, arrays: Mapping[str, Array], path: str) -> dict[Home, Array]:
-    """Return the homes of constants, given by their names in the graph with inlined calls."""
+    """Return home -> array; `arrays` has the constants' names in the inlined graph."""
     ops = inlined(graph)
     homes: dict[Home, Array] = {}
     for name, array in arrays.items():
@@ -223,6 +223,6 @@ def _in_node(array: Array) -> Change:
 
 
 def _first_text(message: bytes) -> str:
-    """Return the text in field 1: the name of a node or function, or the key of an entry."""
+    """Return the string in field 1: the name of a node or function, or the key of an entry."""
     texts = [span for span in spans(message) if span.number == _KEY]
     return message[texts[-1].start : texts[-1].end].decode("utf-8", "replace") if texts else ""

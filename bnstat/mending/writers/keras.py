@@ -1,7 +1,7 @@
 """Write datasets of HDF5 files, alone or in a `.keras` archive.
 
-A contiguous dataset is replaced in place. Other datasets are written by h5py, which compresses
-and checksums as the dataset specifies. h5py opens only files that bnstat's reader has found valid.
+A contiguous dataset is replaced in place. Other datasets are written by h5py, which applies the
+dataset's compression and checksums. h5py opens only files that bnstat's reader has found valid.
 
 If values are in a compressed member of a zip, the zip is written again with the same members.
 
@@ -41,7 +41,7 @@ def write_hdf5(contents: Contents, arrays: Mapping[str, Array]) -> None:
 
 
 def write_by_library(paths: Iterable[str], arrays: Mapping[str, Array]) -> None:
-    """Write datasets with h5py, each into the file that contains it.
+    """Write datasets with h5py, each into the file that contains the dataset.
 
     Raises:
         UnsupportedError: no file contains a dataset.
@@ -149,7 +149,7 @@ def write_keras_archive(contents: Contents, arrays: Mapping[str, Array]) -> None
 
 
 def _write_members(path: str, arrays: Mapping[str, Array]) -> None:
-    """Extract the members that contain the arrays, write into them, and put them back."""
+    """Extract the members that contain the arrays, write the arrays, and replace the members."""
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name.endswith(".h5")]
     left = dict(arrays)

@@ -1,8 +1,8 @@
 """Write tensors of TensorFlow's checkpoints: bundles, version 1, and SavedModels.
 
-In a bundle, the bytes of a tensor change in a data file, and its checksum in the index. The
-checksum is the field `crc32c`, always of 4 bytes, in the entry of the tensor or slice, so the
-index keeps its size. The block that contains the entry has its own checksum.
+In a bundle, the bytes of a tensor change in a data file, and the tensor's checksum changes in the
+index. The checksum is the 4-byte field `crc32c` in the entry of the tensor or slice, so the index
+keeps its size. The block that contains the entry also has a checksum.
 
 `bnstat.formats.tensorflow.sstable` explains the layout of an SSTable. An uncompressed block whose
 values keep their lengths is replaced in place. Otherwise the table is written again: other blocks
@@ -43,7 +43,7 @@ def change(path: str, changes: Mapping[bytes, Change]) -> None:
 
     Args:
         path: the file of the table.
-        changes: key -> function from its old to its new value.
+        changes: key -> function from the old to the new value.
 
     Raises:
         DamagedError: the table is damaged, or lacks a key.
@@ -89,7 +89,7 @@ class _Entry(NamedTuple):
 
 
 def _entries(contents: bytes) -> tuple[list[_Entry], list[int]]:
-    """Return the entries of a block, and the positions of its restarts."""
+    """Return the entries of a block, and the positions of the restart points."""
     count = int.from_bytes(contents[-4:], "little")
     end = len(contents) - 4 - 4 * count
     restarts = [
@@ -110,7 +110,7 @@ def _entries(contents: bytes) -> tuple[list[_Entry], list[int]]:
 
 
 def _rebuilt(entries: Iterable[_Entry], restarts: list[int]) -> bytes:
-    """Return the contents of a block with the same keys and restarts."""
+    """Return the contents of a block, with restart points at unchanged entries."""
     data, moved = bytearray(), {}
     for position, shared, rest, value in entries:
         moved[position] = len(data)
@@ -134,7 +134,7 @@ def _altered(contents: bytes, wanted: Mapping[bytes, Change], path: str) -> byte
 
 
 def _stored(contents: bytes) -> bytes:
-    """Return an uncompressed block as it is stored, with its type and checksum."""
+    """Return an uncompressed block with its trailer (type and checksum)."""
     typed = contents + b"\0"
     return typed + masked_crc32c(typed).to_bytes(4, "little")
 

@@ -1,4 +1,4 @@
-"""A layer drawn by Matplotlib."""
+"""Figures of a layer, drawn with Matplotlib."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST_BINS: Final = 40
 
 
 class _PngFigure(Figure):
-    """A figure that a notebook shows, whatever backend Matplotlib uses there."""
+    """A figure that notebooks show with any Matplotlib backend."""
 
     def _repr_png_(self) -> bytes:
         file = io.BytesIO()

@@ -53,7 +53,7 @@ def frame(model: Model, library: Library | None = None) -> Any:
 
 
 def _default_library() -> Library:
-    """Return the library that is already imported, otherwise one that is installed."""
+    """Return the data-frame library that is already imported, or else an installed one."""
     imported = [library for library in _LIBRARIES if library in sys.modules]
     for library in (*imported, *_LIBRARIES):
         if library in imported or find_spec(library) is not None:
@@ -64,7 +64,7 @@ def _default_library() -> Library:
 
 
 def _column(arrays: list[Array | None], sizes: list[int]) -> tuple[Array, NDArray[np.bool_]]:
-    """Return the numbers of all layers, and a mask of the stored ones; the others are 0."""
+    """Return the numbers of all layers (0 where not stored), and a mask of stored numbers."""
     flat = [None if array is None else portable(array).ravel() for array in arrays]
     kinds = [array.dtype for array in flat if array is not None]
     values = np.zeros(sum(sizes), np.result_type(*kinds) if kinds else np.float32)

@@ -1,4 +1,4 @@
-"""Tables that a notebook shows of a model, a layer, findings, a difference and a history."""
+"""HTML tables for notebooks: of a model, a layer, findings, a difference and a history."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST_POINTS: Final = 200
 
 
 class Markup(str):
-    """HTML; any other string is text."""
+    """A string of HTML; plain strings are escaped as text."""
 
     __slots__ = ()
 
@@ -44,14 +44,14 @@ def element(tag: str, *children: str, **attributes: object) -> Markup:
 
 
 def together(*children: str) -> Markup:
-    """Return elements and texts, one after the other."""
+    """Return the concatenation of elements and texts."""
     return Markup(
         "".join(child if isinstance(child, Markup) else _text(child) for child in children)
     )
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
-    """Return a table with a head; nothing if it has no rows."""
+    """Return a table with a header; empty markup if there are no rows."""
     style = "text-align:left;vertical-align:middle"
     body = [
         element("tr", *(element("td", content, style=style) for content in row)) for row in rows
@@ -90,7 +90,7 @@ def distribution(array: Array, width: int = 96, height: int = 22) -> Markup:
 
 
 def sorted_channels(array: Array, width: int = 96, height: int = 22) -> Markup:
-    """Return a line through the sorted channels of a layer, with an axis at 0."""
+    """Return a line chart of a layer's sorted channels, with an axis at 0."""
     values = np.sort(finite(array))
     if not values.size:
         return Markup("")
@@ -100,7 +100,7 @@ def sorted_channels(array: Array, width: int = 96, height: int = 22) -> Markup:
 
 
 def course(values: Floats, width: int = 96, height: int = 22) -> Markup:
-    """Return a line through numbers over time, with a gap at numbers that are not finite."""
+    """Return a line chart of numbers over time, with gaps at numbers that are not finite."""
     numbers = finite(values)
     if not numbers.size:
         return Markup("")
@@ -109,7 +109,7 @@ def course(values: Floats, width: int = 96, height: int = 22) -> Markup:
 
 
 def share(part: int, whole: int, width: int = 60, height: int = 8) -> Markup:
-    """Return a bar that is filled by a part of a whole."""
+    """Return a bar that is filled to the fraction `part / whole`."""
     filled = width * part / whole if whole else 0
     frame = element(
         "rect", width=width, height=height, fill="none", stroke=_COLOUR, stroke_opacity="0.6"
@@ -174,7 +174,7 @@ def _range(scale: Scale) -> str:
 
 
 MOST_ROWS: Final = 200
-"""Rows that are shown; a line below gives the number of further rows."""
+"""The limit on rows; a line below the table gives the number of further rows."""
 
 _COLOURS: Final = {"error": "#ee6677", "warning": "#ccbb44", "info": "#66ccee"}
 _LARGE: Final = (220, 56)
@@ -220,7 +220,7 @@ def _statistic(layer: BatchNorm, role: str) -> str:
 
 
 def of_layer(layer: BatchNorm) -> str:
-    """Return a table with one row per role: its numbers, their distribution and their order."""
+    """Return a table with one row per role: summary, distribution and sorted channels."""
     settings = [
         f"{name} {value}"
         for name in ("epsilon", "momentum", "axis", "trainable")
@@ -297,7 +297,7 @@ def _changed(layer: LayerChange, change: RoleChange | SettingChange) -> Sequence
 
 
 def of_history(history: History) -> str:
-    """Return a table with one row per layer and role: its mean and deviation over time."""
+    """Return a table with one row per layer and role: charts of mean and deviation over time."""
     rows = [
         [
             legible(track.layer),

@@ -1,8 +1,8 @@
 """The content of a page, and the HTML file that holds it with style, scripts and numbers.
 
-The file needs nothing else. Its Content-Security-Policy names the style sheet and the script by
-their hashes, so that nothing else in the file can run, whatever names a model contains. The numbers
-are packed as the bits that the model stores; the scripts compute everything else.
+The file is self-contained. Its Content-Security-Policy allows only the style sheet and the script
+with known hashes, so that names in a model can never run as code. Numbers are packed with the
+stored bits; the scripts compute all derived values.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ Place = tuple[int, int, int]
 Tone = Literal["good", "info", "warning", "error"]
 
 MOST_LISTED: Final = 100
-"""Findings of a rule that are listed; the table and the layers show the others."""
+"""The limit on listed findings per rule; the table and the layers show further findings."""
 
 MOST_NUMBERS: Final = 2_000_000
-"""Numbers of all chosen checkpoints of a run together; the page then has 11 MB."""
+"""The limit on numbers in all kept checkpoints of a run; such a page has 11 MB."""
 
 MEASURES: Final = ("mean", "std", "min", "max", "bad", "change")
 """The attributes of a track that the page shows."""
@@ -49,8 +49,8 @@ class Packed:
     """Arrays packed into one block of bytes.
 
     Numbers that float32 represents exactly (float32, float16, bfloat16, the 8-bit floats, short
-    integers) are packed as float32, with float32 unchanged bit by bit. All others are packed as
-    float64.
+    integers) are packed as float32, with float32 unchanged bit by bit. All other numbers are packed
+    as float64.
     """
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class Group:
 
     Attributes:
         rule: the rule.
-        findings: the first findings, each with its row of the table, or None.
+        findings: the first findings, each with the index of its row in the table, or None.
         more: the number of further findings.
         severity: the severity of the most serious finding.
     """
@@ -99,11 +99,11 @@ class Page:
         title: the path or paths.
         facts: label -> text, about the model or both models.
         headline: the result in one line.
-        tone: how serious the result is.
+        tone: the severity of the result.
         groups: the findings by rule.
-        notes: notes for a reader of the numbers.
-        data: the input of the page's scripts, for JSON.
-        numbers: the arrays whose places `data` contains.
+        notes: remarks on the numbers.
+        data: the input of the page's scripts, as JSON data.
+        numbers: the packed arrays, whose places are in `data`.
     """
 
     kind: str
@@ -126,11 +126,11 @@ class _Rows:
         self.places: dict[str, int] = {}
 
     def add(self, frames: Sequence[BatchNorm | None], is_shown: bool = True, **more: Any) -> None:
-        """Add a row: a layer in each of the page's models, described as in the last one with it.
+        """Add a row for a layer, with the description from the last model that has the layer.
 
-        Its members: `name`, `channels`, `shape` (unless it is a vector), `facts` (title and text),
-        `epsilon` (one per model; null if not stored), `stored` (per model: the places of the
-        numbers of `ROLES`, or null; null for a model that lacks the layer).
+        The row's members: `name`, `channels`, `shape` (unless it is a vector), `facts` (title and
+        text), `epsilon` (one per model; null if not stored), `stored` (for each model: a list of
+        places of the `ROLES`, null for missing roles; null if the model lacks the layer).
 
         Args:
             frames: the layer in each model; None for a model that lacks it.
@@ -167,7 +167,7 @@ class _Rows:
         notes: Sequence[str] = (),
         **data: Any,
     ) -> Page:
-        """Return the page of these rows; `model` is the one that the findings are about."""
+        """Return the page with these rows; the findings refer to `model`."""
         return Page(
             kind,
             heading,
@@ -221,7 +221,7 @@ def _grouped(findings: Sequence[Finding], places: Mapping[str, int]) -> list[Gro
 def _marks(findings: Sequence[Finding], places: Mapping[str, int]) -> list[dict[str, Any]]:
     """Return the findings about layers for the page's scripts.
 
-    `runs` contains the affected channels: the start and the length of each run of them.
+    `runs` contains the affected channels, as start and length of each consecutive run.
     """
     return [
         {
@@ -248,7 +248,7 @@ def _runs(channels: Sequence[int]) -> list[int]:
 
 
 def _headline(model: Model, findings: Sequence[Finding]) -> tuple[str, Tone]:
-    """Return the result of a check in one line, and how serious it is."""
+    """Return the result of a check in one line, and its severity."""
     numbers = {severity: number for severity, number in counts(findings).items() if number}
     if not numbers:
         return (summary(findings), "good") if len(model) else ("no batch norm found", "info")
@@ -261,7 +261,7 @@ def _headline(model: Model, findings: Sequence[Finding]) -> tuple[str, Tone]:
 
 
 def _facts(model: Model) -> dict[str, str]:
-    """Return label -> text: the source of a model, its size, the settings of all its layers."""
+    """Return label -> text: the source, the size and the common settings of a model."""
     source = model.source
     facts = {
         "format": source.format,
@@ -285,7 +285,7 @@ def of_model(
 
     Args:
         model: the model.
-        findings: the findings in it.
+        findings: the findings in the model.
         measured: layer -> the statistics of data, as `bnstat drift --json` writes them.
     """
     rows = _Rows()
@@ -318,7 +318,7 @@ def of_difference(
     """Return the page of two models.
 
     Args:
-        difference: their difference.
+        difference: the difference of the two models.
         old: the first model.
         new: the second model.
         findings: the findings in the second model.
@@ -370,7 +370,7 @@ def _change(change: LayerChange) -> dict[str, Any]:
 
 
 def _folded(layer: Folded | None) -> str | None:
-    """Return what a layer was folded into, with the causes if it was folded wrongly."""
+    """Return the weights that contain a folded layer, and the causes of a wrong folding."""
     if layer is None:
         return None
     return "; ".join([folded_text(layer), *(printable(cause.text) for cause in layer.causes)])
@@ -387,10 +387,10 @@ class Entries(Protocol):
 
 
 class Frames:
-    """Passes on the checkpoints of a run, and keeps those whose channels the page shows.
+    """Iterates over the checkpoints of a run, and keeps the checkpoints to be drawn by channel.
 
-    It keeps all checkpoints if they are few; otherwise the first, the last, and some between them
-    at equal distances.
+    If there are few checkpoints, all are kept; otherwise the first, the last, and equidistant
+    checkpoints between.
     """
 
     def __init__(self, entries: Entries) -> None:
@@ -435,7 +435,7 @@ def of_history(path: str, history: History, frames: Frames, findings: Sequence[F
     Args:
         path: the path of the run.
         history: the history of its statistics.
-        frames: the frames that passed the checkpoints on to `history`.
+        frames: the `Frames` from which `history` was made.
         findings: the findings in the history and in the newest checkpoint.
     """
     rows = _Rows()
@@ -487,7 +487,7 @@ SCRIPTS: Final = (
     *("numbers", "summary", "scale", "state", "text", "sheet", "table"),
     *("chart", "panels", "layer", "controls", "keyboard", "main"),
 )
-"""The files of `scripts/`; each depends only on those before it."""
+"""The files of `scripts/`; each file depends only on earlier files."""
 
 _HERE: Final = Path(__file__).parent
 _ESCAPES: Final = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}

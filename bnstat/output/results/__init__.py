@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def dump_common(document: Mapping[str, Any], file: IO[str]) -> None:
-    """Write a document as JSON: a dict of lists, strings, numbers, bools, None and such dicts.
+    """Write nested dicts and lists of strings, numbers, bools and None as JSON.
 
     Each member of the outermost dict, and each dict in a list of dicts, has its own line.
     """
@@ -44,7 +44,7 @@ def encode(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Return the value with NaN and the infinities as strings."""
+    """Return a value in which NaN and the infinities are replaced by strings."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -62,7 +62,7 @@ def write_csv(file: IO[str], header: Sequence[str], rows: Iterable[Sequence[obje
 
 
 def members(of: object, *names: str) -> dict[str, Any]:
-    """Return attributes of an object as members of JSON."""
+    """Return attribute name -> value of an object, as JSON data."""
     return {name: getattr(of, name) for name in names}
 
 
@@ -72,7 +72,7 @@ def source(of: Source) -> dict[str, Any]:
 
 
 def trained_with(evidence: ModeEvidence | None) -> dict[str, Any]:
-    """Return the members about how a model was trained: the answer and the evidence."""
+    """Return the JSON members for how a model was trained: the verdict and the evidence."""
     if evidence is None:
         return {"trained_with": "unknown", "evidence": None}
     data = None if evidence.data is None else asdict(evidence.data)

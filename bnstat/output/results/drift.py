@@ -23,7 +23,7 @@ CHANNELS: Final = (
     *("stored_mean", "stored_variance", "mean", "variance"),
     *("shift", "ratio", "divergence"),
 )
-"""The attributes of `LayerDrift` with a number for each channel."""
+"""The attributes of `LayerDrift` with one number per channel."""
 
 
 def dump_drift_json(result: Drift, model: str, file: IO[str]) -> None:
@@ -68,7 +68,7 @@ def load(path: str) -> dict[str, Measured]:
 
     Raises:
         NotFoundError: the file does not exist.
-        DamagedError: it is not such JSON.
+        DamagedError: the file was not written by `dump_drift_json`.
     """
     try:
         document = json.loads(Path(path).read_bytes())

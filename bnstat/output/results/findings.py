@@ -5,7 +5,7 @@
 - SARIF 2.1.0 is the format of code scanning
   (https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html). A model has no lines: each
   result refers to the model's path, and has the layer as its logical location. GitHub recognizes a
-  result that it showed before by its partial fingerprint, which is made of the rule and the layer.
+  known result by the partial fingerprint, which consists of the rule and the layer.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def dump_json(findings: Sequence[Finding], model: Model, file: IO[str]) -> None:
 
 
 def dump_all(checked: Sequence[Checked], unread: Mapping[str, str], file: IO[str]) -> None:
-    """Write the findings in several models as JSON, with members `schema`, `models`, `errors`.
+    """Write the findings in several models as JSON: `schema`, `models` and `errors`.
 
     Args:
-        checked: the models; each has an object as `dump_json` writes it.
+        checked: the models; each becomes an object as in `dump_json`.
         unread: path -> error, for paths that could not be read.
         file: the file.
     """
@@ -67,7 +67,7 @@ def _document(findings: Sequence[Finding], model: Model) -> dict[str, Any]:
 
 
 def plain(finding: Finding) -> dict[str, Any]:
-    """Return a finding as a dict; `layer` is None if it is about the whole model."""
+    """Return a finding as a dict; `layer` is None for a finding about the whole model."""
     return {
         **results.members(finding, "rule", "name", "severity", "layer"),
         "channels": finding.channels.tolist(),
@@ -157,7 +157,7 @@ def _result(finding: Finding, path: str) -> dict[str, Any]:
 
 
 def _uri(path: str) -> str:
-    """Return a relative path as a relative reference, an absolute one as a file URI."""
+    """Convert a relative path to a relative reference, and an absolute path to a file URI."""
     if os.path.isabs(path):
         return Path(path).as_uri()
     return quote(Path(path).as_posix(), errors="surrogateescape")

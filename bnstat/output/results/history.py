@@ -2,7 +2,7 @@
 
 In JSON, each list of a track has one number per checkpoint, and null if the checkpoint lacks the
 layer, or the layer has no finite channel. CSV has one row per checkpoint, layer and role, and an
-empty cell instead of null. Names are written as in the CSV of a model: see `bnstat.exchange.csv`.
+empty cell instead of null. Names are escaped as in the CSV of a model; see `bnstat.exchange.csv`.
 """
 
 from __future__ import annotations

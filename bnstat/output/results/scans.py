@@ -23,7 +23,7 @@ COLUMNS: Final = (*_NAMES, "findings", "error", "message")
 
 
 def plain(record: Record) -> dict[str, Any]:
-    """Return a dict of strings, numbers and None; `findings` is a dict, `error` a dict or None."""
+    """Return a record as JSON data; `findings` is a dict, `error` is a dict or None."""
     error = None
     if record.trouble is not None:
         error = {"kind": record.trouble, "message": record.reason}
@@ -35,7 +35,7 @@ def plain(record: Record) -> dict[str, Any]:
 
 
 def lines_json(records: Iterable[Record]) -> Iterator[str]:
-    """Yield the lines, in ASCII."""
+    """Yield one line of ASCII JSON per record."""
     for record in records:
         yield json.dumps({"schema": 1, **plain(record)})
 
@@ -57,7 +57,7 @@ def dump_csv(records: Iterable[Record], file: IO[str]) -> None:
 
 
 def lines_markdown(records: Iterable[Record], tally: Tally) -> Iterator[str]:
-    """Yield the lines of a document; `tally` counts the records as they pass."""
+    """Yield the lines of a Markdown document; `tally` counts the records meanwhile."""
     yield "| model | format | layers | worst finding |"
     yield "| --- | --- | ---: | --- |"
     for record in records:
@@ -77,7 +77,7 @@ def lines_markdown(records: Iterable[Record], tally: Tally) -> Iterator[str]:
 
 
 _BATCH: Final = 4096
-"""Rows that are written together."""
+"""The number of rows that are written at a time."""
 
 
 def dump_parquet(records: Iterable[Record], file: BinaryIO) -> None:

@@ -25,14 +25,14 @@ MATCHES: Final[Mapping[Match, str]] = {
     "values": "by values",
     "effect": "by scale and shift",
 }
-"""How two layers were paired."""
+"""Pairing criterion -> text."""
 
 ROUNDINGS: Final[Mapping[Rounding, str]] = {
     "quantized": "quantized numbers",
     "float16": "numbers of float16",
     "bfloat16": "numbers of bfloat16",
 }
-"""The precision that limits a proof."""
+"""Rounding that limits a proof -> text."""
 
 _KERAS_EPSILON: Final = ("Keras", "0.001")
 _PYTORCH_EPSILON: Final = ("PyTorch", "1e-5")
@@ -44,7 +44,7 @@ LEGEND: Final = (
 
 _NAMES_SHOWN: Final = 10
 _LEAST_NAME: Final = 8
-"""The least width of a layer's name. A table that leaves less loses its last columns."""
+"""The minimum width of a layer's name. If less is left, the table loses its last columns."""
 
 
 def lines(difference: Difference, screen: Screen, everything: bool = False) -> Iterator[str]:
@@ -82,7 +82,7 @@ def source_line(source: Source) -> str:
 
 
 def remarks(difference: Difference, everything: bool) -> Iterator[str]:
-    """Yield how layers were paired, added, removed and renamed, and what the changes mean."""
+    """Yield lines on paired, added, removed and renamed layers, and the meaning of changes."""
     renamed = difference.renamed
     if renamed:
         yield f"layers matched: {_matches(layer.match for layer in difference.layers)}"
@@ -110,7 +110,7 @@ def _matches(matches: Iterable[Match]) -> str:
 
 
 def _verdicts(difference: Difference, everything: bool) -> Iterator[str]:
-    """Yield layers with the same effect, folded layers, and the causes of differences."""
+    """Yield lines on layers with equal effect, folded layers, and causes of differences."""
     names = [legible(layer.new) for layer in difference.layers if layer.verdict == "same-effect"]
     if names:
         yield f"{MEANINGS['same-effect']}: {_listed(names, everything)}"
@@ -197,20 +197,20 @@ def _default_epsilons(source: Source) -> Sequence[tuple[str, str]]:
 
 
 def folded_text(layer: Folded) -> str:
-    """Return a layer's name, and the weights of the other model that it was folded into."""
+    """Return a layer's name, and the other model's weights that contain the folded layer."""
     bias = "" if layer.bias is None else f" + {_first_name(layer.bias)}"
     rounding = "" if layer.rounding is None else f" (as far as {ROUNDINGS[layer.rounding]} show)"
     return f"{legible(layer.layer)} -> {_first_name(layer.into)}{bias}{rounding}"
 
 
 def _first_name(key: str) -> str:
-    """Return a tensor's name, which in TensorFlow Lite may be several, joined."""
+    """Return the first of the joined names that a TensorFlow Lite tensor may have."""
     first, joined, _ = key.partition(";")
     return legible(first) + (";..." if joined else "")
 
 
 def role_cells(role: RoleChange) -> tuple[str, str, str]:
-    """Return the number of changed channels, the largest change, and the largest relative one."""
+    """Return the number of changed channels, and the largest absolute and relative change."""
     if role.presence != "both":
         return f"only in {role.presence}", "", ""
     if role.largest is None:
@@ -265,7 +265,7 @@ def _listed(names: Iterable[str], everything: bool) -> str:
 
 
 def lines_applied(applied: Applied, screen: Screen) -> Iterator[str]:
-    """Yield the lines that show what `apply` wrote."""
+    """Yield the lines that show the values that `apply` wrote."""
     yield from wrapped(f"model   {source_line(applied.source)}", screen)
     if applied.values is not None:
         yield from wrapped(f"values  {legible(applied.values)}", screen)
@@ -292,7 +292,7 @@ def lines_applied(applied: Applied, screen: Screen) -> Iterator[str]:
 
 
 def _paired(changes: Sequence[Change]) -> str:
-    """Return how the layers were paired; empty if all were paired by name."""
+    """Return a text on the pairing of layers; empty if all were paired by name."""
     by_layer = {change.layer: change for change in changes}
     renamed = [change for change in by_layer.values() if change.given_as != change.layer]
     if all(change.match == "name" for change in renamed):

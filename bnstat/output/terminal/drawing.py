@@ -21,7 +21,7 @@ Draw = Callable[[int], Sequence[str]]
 _BRAILLE: Final = 0x2800
 _DOTS_DOWN: Final = 4
 _DOTS: Final = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
-"""Row and column of a dot in a Braille character -> its bit. Source: Unicode, chapter 21."""
+"""Row and column of a dot in a Braille character -> bit. Source: Unicode, chapter 21."""
 
 
 class Frame(NamedTuple):
@@ -37,10 +37,10 @@ class Frame(NamedTuple):
 
 
 def bars(counts: NDArray[np.intp], width: int, height: int, blocks: str) -> list[str]:
-    """Draw bars up to the height of the chart. A count of 1 is visible.
+    """Draw a bar chart that fills the height. A count of 1 is visible.
 
     Args:
-        counts: the counts, at most `width`.
+        counts: the counts, at most `width` of them.
         width: the number of columns.
         height: the number of rows.
         blocks: characters of growing height; empty for ASCII.
@@ -57,7 +57,7 @@ def bars(counts: NDArray[np.intp], width: int, height: int, blocks: str) -> list
 
 
 def dots(places: NDArray[np.float64], width: int, height: int, braille: bool) -> list[str]:
-    """Draw numbers between 0 (bottom) and 1 (top) as dots from left to right.
+    """Draw numbers between 0 (bottom) and 1 (top) as dots, from left to right.
 
     Args:
         places: the numbers, at least one.
@@ -77,13 +77,13 @@ def dots(places: NDArray[np.float64], width: int, height: int, braille: bool) ->
 
 
 def row_of(place: float, height: int, braille: bool) -> int:
-    """Return the row, from the top, where `dots` draws a number."""
+    """Return the row, from the top, in which `dots` draws a number."""
     down = _DOTS_DOWN if braille else 1
     return int(_levels(np.array([place]), height * down)[0]) // down
 
 
 def _levels(places: NDArray[np.float64], count: int) -> NDArray[np.intp]:
-    """Return the line of dots, from the top, of each number."""
+    """Return, for each number, the line of dots from the top."""
     return ((1 - places) * (count - 1) + 0.5).astype(np.intp)
 
 
@@ -103,7 +103,7 @@ def framed(draw: Draw, frame: Frame, width: int, screen: Screen, style: str = ""
 
 
 def _spread(texts: tuple[str, str, str], width: int) -> str:
-    """Return a line with three texts; the one in the middle is omitted if it does not fit."""
+    """Return a line with three texts; the middle text is omitted if it does not fit."""
     left, middle, right = texts
     room = width - len(left) - len(right)
     if len(middle) + 2 > room:
@@ -117,7 +117,7 @@ _HEIGHT: Final = 6
 _PIPE_WIDTH: Final = 80
 _MAX_WIDTH: Final = 120
 _MIN_WIDTH_OF_TWO: Final = 60
-"""The least width for two charts side by side."""
+"""The minimum width for two charts side by side."""
 
 _GAP: Final = "   "
 _STYLE: Final = "cyan"
@@ -133,7 +133,7 @@ def drawings(
     Args:
         model: the model.
         screen: the screen; if it has no boxes, charts are drawn in ASCII.
-        track: yields the layers, for example to show progress.
+        track: wraps the iteration over layers, for example to show progress.
 
     Raises:
         BnstatError: a variable cannot be read.
@@ -165,7 +165,7 @@ def _layer(layer: BatchNorm, screen: Screen) -> Iterator[str]:
 
 
 def _title(role: str, array: Array, screen: Screen) -> Iterator[str]:
-    """Yield the role with its most important numbers."""
+    """Yield lines with the role and its summary."""
     summary = Summary.of(array)
     parts = []
     if summary.min == summary.max:
@@ -236,5 +236,5 @@ def _ends(scale: Scale) -> tuple[str, str]:
 
 
 def _plain(screen: Screen) -> Glyphs:
-    """Return the characters to draw with."""
+    """Return the characters for drawing."""
     return screen.glyphs if screen.boxes else ASCII

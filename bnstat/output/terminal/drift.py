@@ -48,7 +48,7 @@ _SMALL_BATCH: Final = 32
 """The statistics of smaller batches are so inaccurate that they can cost accuracy themselves."""
 
 _UNKNOWN: Final = "-"
-"""Shown if no channel has a value, because its statistics are invalid."""
+"""Shown if no channel has a value, because the statistics are invalid."""
 
 _MODES: Final = {
     "batch-statistics": "layers still hold the initial mean 0 and variance 1, and the network was "
@@ -74,7 +74,7 @@ _BETTER: Final = {
 
 
 def lines(result: Drift, model: str, screen: Screen) -> Iterator[str]:
-    """Yield the lines that show how far the statistics of `model` are from the data's."""
+    """Yield the lines that compare the stored statistics of `model` with the data's."""
     yield f"{screen.style('path    ', 'dim')}  {legible(model)}"
     yield f"{screen.style('data    ', 'dim')}  {result.samples} samples"
     if result.evidence is not None and result.evidence.data is not None:
@@ -278,7 +278,7 @@ def _more_dependent(modes: Modes, stored: float, own: float) -> Iterator[str]:
 
 
 def _described(outputs: Outputs) -> str:
-    """Return the range of some outputs, how much they vary, and how many are saturated."""
+    """Return a text with the range, the spread and the saturated fraction of outputs."""
     text = (
         f"{compact(outputs.low, 3)} to {compact(outputs.high, 3)}, varying by "
         f"{compact(outputs.spread, 3)} from sample to sample"
@@ -289,7 +289,7 @@ def _described(outputs: Outputs) -> str:
 
 
 def _verdict(evidence: ModeEvidence | None) -> str:
-    """Return what the evidence says about a network whose layers hold the initial statistics."""
+    """Return the advice for a network whose layers hold the initial statistics."""
     if evidence is None:
         return _MODES["unknown"]
     text = _MODES[evidence.trained_with]

@@ -39,7 +39,7 @@ def report(findings: Sequence[Finding], model: Model, screen: Screen) -> Iterato
 
 
 def lines(findings: Sequence[Finding], screen: Screen) -> Iterator[str]:
-    """Yield the lines that show findings and count them."""
+    """Yield the lines that show findings, and a line that counts the findings."""
     for (severity, rule, name), group in groupby(
         findings, key=lambda finding: (finding.severity, finding.rule, finding.name)
     ):
@@ -55,7 +55,7 @@ def lines(findings: Sequence[Finding], screen: Screen) -> Iterator[str]:
 
 
 def summary(findings: Sequence[Finding]) -> str:
-    """Return `2 errors, 1 warning, 17 info`, or what was checked if nothing was found."""
+    """Return `2 errors, 1 warning, 17 info`, or the scope of the check if nothing was found."""
     counts = Counter(finding.severity for finding in findings)
     parts = [
         f"{number} {severity}{'s' if number > 1 and severity != 'info' else ''}"
@@ -72,7 +72,7 @@ def summary(findings: Sequence[Finding]) -> str:
 
 
 def _entries(group: Sequence[Finding], screen: Screen) -> Iterator[str]:
-    """Yield lines with names on the left and messages on the right."""
+    """Yield lines with layer names on the left and messages on the right."""
     names = [_MODEL if finding.layer is None else legible(finding.layer) for finding in group]
     messages = [sentence(finding.message) + channels_of(finding) for finding in group]
     if screen.width is None:
@@ -92,7 +92,7 @@ def _entries(group: Sequence[Finding], screen: Screen) -> Iterator[str]:
 
 
 def channels_of(finding: Finding) -> str:
-    """Return the channels of a finding if there are few, and the message does not say `all`."""
+    """Return the channels of a finding; empty if there are many, or the message says `all`."""
     number = finding.channels.size
     if not 0 < number <= _CHANNELS_SHOWN or all_of(number, "channel") in finding.message:
         return ""

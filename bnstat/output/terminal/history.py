@@ -1,4 +1,4 @@
-"""Text about the history of a run: a row for each layer and role, with its course."""
+"""Text about the history of a run: a row for each layer and role, with sparklines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LEGEND: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """The length of the drawn courses. A short layout omits the spread."""
+    """The length of the sparklines. A short layout omits the spread."""
 
     length: int
     is_short: bool = False
@@ -55,10 +55,10 @@ def lines(
 
 
 def sparkline(values: Floats, width: int, blocks: str) -> str:
-    """Draw numbers between their lowest and their highest in at most `width` characters.
+    """Draw numbers, scaled from the lowest to the highest, in at most `width` characters.
 
-    If there are more numbers than characters, a character shows the mean of several. A space shows
-    that a number is not finite.
+    If there are more numbers than characters, a character shows the mean of several. A space stands
+    for a number that is not finite.
     """
     if values.size > width:
         values = np.array([_mean(part) for part in np.array_split(values, width)])
@@ -79,7 +79,7 @@ def _mean(values: Floats) -> float:
 
 
 def _table(tracks: Sequence[Track], count: int, screen: Screen) -> list[Column]:
-    """Return the columns, with courses as long as the screen has room for."""
+    """Return the columns, with sparklines as long as the screen permits."""
     longest = min(count, _LONGEST_COURSE)
     layouts = [_Layout(longest)]
     if screen.width is not None:
@@ -115,12 +115,12 @@ def _columns(tracks: Sequence[Track], layout: _Layout, screen: Screen) -> list[C
 
 
 def newest(track: Track, course: Floats) -> str:
-    """Return the last number of a course, or `-` if the newest checkpoint lacks the layer."""
+    """Return the last number of a track, or `-` if the newest checkpoint lacks the layer."""
     return "-" if np.isnan(track.bad[-1]) else compact(float(course[-1]), 3)
 
 
 def moves(track: Track) -> str:
-    """Return the change since the checkpoint before, in percent or as a multiple (x)."""
+    """Return the change since the previous checkpoint, in percent or as a multiple (x)."""
     change = float(track.change[-1])
     if not np.isfinite(change):
         return "-"

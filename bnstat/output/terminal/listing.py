@@ -15,7 +15,7 @@ from bnstat.output.terminal.table import GAP, Column, rows, shorten, table, tota
 
 _INDENT: Final = "  "
 _ROW_LENGTHS: Final = (10, 5, 2, 1)
-"""The numbers of values in a row, which are easy to count with."""
+"""The possible numbers of values per row."""
 
 _CHUNK: Final = 20_000
 _PIPE_WIDTH: Final = 100
@@ -48,7 +48,7 @@ def values(
     screen: Screen,
     track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
 ) -> Iterator[str]:
-    """Yield the lines with every value of every layer. A line starts with its first channel.
+    """Yield the lines with every value of every layer. A line starts with a channel's index.
 
     Raises:
         BnstatError: a variable cannot be read.
@@ -65,7 +65,7 @@ def values(
 
 
 def explanations(model: Model, screen: Screen) -> Iterator[str]:
-    """Yield the lines that say why each variable counts as batch norm, or why not."""
+    """Yield the lines that explain why each variable belongs to batch norm or does not."""
     explanations = model.explain()
     keys = [legible(explanation.key) for explanation in explanations]
     types = [_type(model, explanation.key) for explanation in explanations]
@@ -112,7 +112,7 @@ def _notes(model: Model) -> Iterator[str]:
 
 
 def _variables(layer: BatchNorm) -> Iterator[tuple[str, Variable]]:
-    """Yield the variables of a layer with their roles, or the labels that replace roles."""
+    """Yield pairs (role, variable) of a layer; a label replaces a missing role."""
     for role in ROLES:
         if role in layer.variables:
             yield role, layer.variables[role]
@@ -126,7 +126,7 @@ def _shape(variable: Variable) -> str:
 
 
 def _values(array: Array, screen: Screen) -> Iterator[str]:
-    """Yield lines of as many values as fit, each after the channel of its first value."""
+    """Yield lines of as many values as fit, each prefixed by the first value's channel."""
     start = 0
     for chunk in chunks(array, _CHUNK):
         texts = shortest(chunk, {})

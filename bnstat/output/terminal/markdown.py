@@ -17,7 +17,7 @@ from bnstat.output.terminal.screen import Screen
 
 _WIDTH: Final = 80
 _WIDEST: Final = 100
-"""Longer lines are hard to read."""
+"""The maximum width, because longer lines are hard to read."""
 
 _INDENT: Final = "  "
 _THEME: Final = Theme({"markdown.code": "cyan"})
@@ -27,7 +27,7 @@ _HIGHLIGHTED: Final = {"python", "pycon", "toml", "yaml"}
 
 
 def render(text: str, screen: Screen) -> str:
-    """Return Markdown as text of at most the screen's width, with colours if it has them."""
+    """Render Markdown as text within the screen's width, with colours if supported."""
     console = Console(
         file=io.StringIO(),
         force_terminal=screen.colour,

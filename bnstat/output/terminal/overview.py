@@ -1,7 +1,8 @@
 """Text about a model: a header, and a table with a row for each layer.
 
 The table shows the mean and the deviation of each statistic over the channels, and on a wider
-screen also the range and a histogram. Letters mark obvious defects and are explained below.
+screen also the range and a histogram. Letters mark obvious defects; a legend below the table
+explains the letters.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ BINS: Final = 8
 
 
 def heights(array: Array, summary: Summary) -> list[int]:
-    """Return the heights of a histogram's bars, from 0 to 8. A bar with a value is not 0."""
+    """Return the heights of a histogram's bars, from 0 to 8. A nonempty bar is at least 1."""
     extent = summary.max - summary.min
     if not np.isfinite(extent):
         return []
@@ -37,7 +38,7 @@ def heights(array: Array, summary: Summary) -> list[int]:
 
 
 def draw(bars: Sequence[int], blocks: str) -> str:
-    """Draw the bars with these characters of growing height."""
+    """Draw bars with `blocks`, characters of growing height."""
     return "".join(blocks[height - 1] if height else " " for height in bars).ljust(BINS)
 
 
@@ -61,10 +62,10 @@ class _Layout(NamedTuple):
     """The content of a table.
 
     Attributes:
-        least_name: the width that a screen must leave for the names to use this layout.
+        least_name: the minimum width left for layer names with this layout.
         digits: the number of significant digits.
         roles: the roles that are shown.
-        spread, range, histogram: True to show this in addition to the mean.
+        spread, range, histogram: True to show the item in addition to the mean.
         channels: True for a column with the number of channels.
         settings: True for columns with settings that differ between layers, such as epsilon.
     """
@@ -90,7 +91,7 @@ _LAYOUTS: Final = (
     _Layout(8, roles=_MOVING, channels=False),
     _Layout(1, roles=_MOVING, channels=False, spread=False),
 )
-"""The layouts by size; the first that fits the screen is used."""
+"""The layouts, largest first; the first that fits the screen is used."""
 
 
 class _Row(NamedTuple):
@@ -99,8 +100,8 @@ class _Row(NamedTuple):
     Attributes:
         layer: the layer.
         summaries: role -> summary.
-        bars: role -> heights of a histogram's bars, from 0 to 8; empty if it is not drawn.
-        defects: the letters of obvious defects -> the roles that have them.
+        bars: role -> heights of a histogram's bars, from 0 to 8; empty if no histogram is drawn.
+        defects: letter of an obvious defect -> roles with this defect.
     """
 
     layer: BatchNorm
@@ -139,7 +140,7 @@ def overview(
     Args:
         model: the model.
         screen: the screen.
-        track: yields the layers, for example to show progress.
+        track: wraps the iteration over layers, for example to show progress.
 
     Raises:
         BnstatError: a variable cannot be read.
@@ -183,7 +184,7 @@ def header(model: Model, screen: Screen) -> Iterator[str]:
 
 
 def footnotes(model: Model) -> Iterator[str]:
-    """Yield a line for each note about layers, with the names of these layers."""
+    """Yield a line for each note about layers, with the layers' names."""
     facts: dict[str, list[str]] = defaultdict(list)
     for layer in model.layers:
         for note in layer.notes:
@@ -203,7 +204,7 @@ def footnotes(model: Model) -> Iterator[str]:
 
 
 def undecided(model: Model) -> Iterator[str]:
-    """Yield a line for each layer that may be batch norm, with its variables."""
+    """Yield a line for each layer that may be batch norm, with the layer's variables."""
     for layer in model.undecided:
         what = _count(len(layer.undecided), "variable")
         place = layer.undecided[0].key.rpartition("/")[0]
@@ -213,7 +214,7 @@ def undecided(model: Model) -> Iterator[str]:
 
 
 def _settings(model: Model) -> dict[str, list[str]]:
-    """Return the settings that the file records for any layer, as a text for each layer."""
+    """Return setting -> text per layer, for the settings that the file records for any layer."""
     texts = {name: [_setting(getattr(layer, name)) for layer in model.layers] for name in _SETTINGS}
     return {name: column for name, column in texts.items() if set(column) - {"-"}}
 
@@ -227,7 +228,7 @@ def _setting(value: object) -> str:
 
 
 def _columns(model: Model, rows: Sequence[_Row], layout: _Layout, glyphs: Glyphs) -> list[Column]:
-    """Return all columns except the names."""
+    """Return all columns except the layer names."""
     columns = []
     if any(row.defects for row in rows):
         marks = ["".join(row.defects) for row in rows]

@@ -15,13 +15,13 @@ _WORST: Final = 13
 _FORMAT: Final = 17
 _LAYERS: Final = 6
 _BEFORE: Final = _WORST + _LAYERS + _FORMAT + 3 * len(GAP)
-"""The widths of the columns, which cannot depend on content that comes line by line."""
+"""The widths of the columns are fixed, because records arrive one by one."""
 
 _LEAST: Final = 12
 
 
 def lines(records: Iterable[Record], tally: Tally, screen: Screen) -> Iterator[str]:
-    """Yield the lines; `tally` has counted the records by the end."""
+    """Yield a line per record, then the counts; `tally` counts the records meanwhile."""
     for number, record in enumerate(records):
         if not number:
             titles = GAP.join((f"{'worst':{_WORST}}", "layers", f"{'format':{_FORMAT}}", "model"))

@@ -19,12 +19,12 @@ from bnstat.model import printable
 
 
 class Glyphs(NamedTuple):
-    """The characters that output is drawn with.
+    """The characters used for drawing.
 
     Attributes:
         plus_minus: between a mean and its deviation.
         ellipsis: marks a shortened name.
-        rule: the line under the head of a table.
+        rule: the line under the header of a table.
         blocks: bars of growing height, for histograms; empty if the encoding has none.
     """
 
@@ -47,9 +47,9 @@ class Screen(NamedTuple):
 
     Attributes:
         width: the number of columns; None for rows of any length.
-        colour: True if it shows colours.
+        colour: True if the stream shows colours.
         boxes: True if lines are drawn.
-        glyphs: the characters that its encoding has.
+        glyphs: the characters that the stream's encoding supports.
     """
 
     width: int | None = None
@@ -125,11 +125,11 @@ _DELAY = 1.0
 
 
 def track(items: Iterable[Item], what: str, *, hidden: bool = False) -> Iterator[Item]:
-    """Yield the items. After a second, show on a terminal how many of them are done.
+    """Yield the items. After a second, show the number of finished items on a terminal.
 
     Args:
-        items: the items; if they have a length, the bar also shows how many are left.
-        what: what is being done, such as `reading`.
+        items: the items; if they have a length, the bar also shows the number of remaining items.
+        what: the description of the task, such as `reading`.
         hidden: True to show nothing, for example because output goes to the same terminal.
     """
     if hidden or sys.stderr is None or not sys.stderr.isatty():
@@ -145,7 +145,7 @@ def track(items: Iterable[Item], what: str, *, hidden: bool = False) -> Iterator
 
 
 class _Bar:
-    """A progress bar in a thread, so that it also appears while the first item takes long."""
+    """A progress bar in a thread, which appears even during a slow first item."""
 
     def __init__(self, what: str, total: int | None) -> None:
         self.done = 0

@@ -22,7 +22,7 @@ class Column(NamedTuple):
     """A column of a table.
 
     Attributes:
-        title: its head.
+        title: the header.
         cells: a text for each row.
         right: True to align the texts on the right.
         styles: row -> style for `Screen.style`.
@@ -35,12 +35,12 @@ class Column(NamedTuple):
 
     @property
     def width(self) -> int:
-        """The width on the screen."""
+        """The width of the column on the screen."""
         return max(map(text_width, (self.title, *self.cells)))
 
 
 def table(columns: Sequence[Column], screen: Screen) -> Iterator[str]:
-    """Yield the lines of a table: the head, on a terminal a rule, and a line for each row."""
+    """Yield the lines of a table: the header, on a terminal a rule, and a line for each row."""
     widths = [column.width for column in columns]
     titles = [
         _pad(column.title, width, column.right)
@@ -54,7 +54,7 @@ def table(columns: Sequence[Column], screen: Screen) -> Iterator[str]:
 
 
 def rows(columns: Sequence[Column], screen: Screen) -> Iterator[str]:
-    """Yield the lines of a table without its head."""
+    """Yield the lines of a table without the header."""
     padded = []
     for column in columns:
         cells = [_pad(cell, column.width, column.right) for cell in column.cells]
@@ -77,14 +77,14 @@ def layer_column(
     least: int = 8,
     rows: Sequence[int] | None = None,
 ) -> Column:
-    """Return the column of layer names, shortened to the room that the other columns leave.
+    """Return the column of layer names, shortened to the width left by the other columns.
 
     Args:
         names: the names, each once.
         others: the other columns.
         screen: the screen.
-        least: the least width of the column.
-        rows: the number of rows of each layer; None for one row each.
+        least: the minimum width of the column.
+        rows: the number of rows per layer; None for one row each.
     """
     if screen.width is not None:
         room = screen.width - total_width(others) - len(GAP)
@@ -93,7 +93,7 @@ def layer_column(
 
 
 def spread(names: Sequence[str], counts: Sequence[int]) -> list[str]:
-    """Return a name for the first of each group of rows, and blanks for the others."""
+    """Return a name for the first row of each group, and blanks for the other rows."""
     return [
         name if number == 0 else ""
         for name, count in zip(names, counts, strict=True)
@@ -102,7 +102,7 @@ def spread(names: Sequence[str], counts: Sequence[int]) -> list[str]:
 
 
 def wrapped(line: str, screen: Screen) -> list[str]:
-    """Return the lines that a line takes on the screen."""
+    """Return the lines of a line wrapped to the screen."""
     if screen.width is None or text_width(line) <= screen.width:
         return [line]
     import textwrap
@@ -137,10 +137,10 @@ def shorten(text: str, width: int, ellipsis: str, head: float = 0.5) -> str:
 
 
 def shorten_all(names: Sequence[str], width: int, ellipsis: str) -> list[str]:
-    """Shorten different names so that they stay different.
+    """Shorten names, keeping different names different.
 
-    Parts between slashes that most long names have in common are removed first. Names that are
-    still too wide are cut in the middle. Names that are then alike end in the number of their row.
+    Components between slashes that most long names share are removed first. Names that are still
+    too wide are cut in the middle. If cut names are equal, the row number is appended.
     """
     long = [name for name in names if text_width(name) > width]
     counts = Counter(part for name in long for part in set(name.split("/")))
@@ -160,7 +160,7 @@ def shorten_all(names: Sequence[str], width: int, ellipsis: str) -> list[str]:
 
 
 def _without(name: str, parts: set[str], ellipsis: str) -> str:
-    """Return `name` with an ellipsis for each run of these parts and the slashes around it."""
+    """Replace each run of components in `parts`, with adjacent slashes, by an ellipsis."""
     kept = []
     for is_cut, run in itertools.groupby(name.split("/"), parts.__contains__):
         kept.append(ellipsis if is_cut else "/".join(run))
@@ -173,7 +173,7 @@ def _pad(text: str, width: int, right: bool) -> str:
 
 
 def _fitting(text: str, width: int) -> str:
-    """Return the longest start of `text` that fits."""
+    """Return the longest prefix of `text` that fits."""
     taken = 0
     for position, char in enumerate(text):
         taken += _char_width(char)

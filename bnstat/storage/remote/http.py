@@ -1,9 +1,9 @@
 """Byte ranges over HTTP.
 
-A server may ignore `Range` and send the whole file, may send another range or a file that changed,
-may redirect in a circle, be busy or break off. Each response is checked, and its body is not read
-further than needed. Temporary failures are retried a few times; a server that sends almost nothing
-is given up.
+A server may ignore `Range` and send the whole file, send another range or a changed file, redirect
+in a circle, be busy, or close the connection. Each response is checked, and no more of the body is
+read than needed. Temporary failures are retried a few times; requests to a very slow server are
+cancelled.
 
 Source: RFC 9110, sections 10.2.3, 14 and 15.
 """
@@ -30,10 +30,10 @@ from bnstat.storage.remote.store import RemoteFile, RemoteStore
 from bnstat.storage.remote.transport import Piece, Stat, Transport, to_bnstat_error
 
 _HEAD: Final = 4 << 10
-"""Bytes requested to learn whether a file exists and how large it is."""
+"""Bytes requested to determine the existence and size of a file."""
 
 _MAX_WHOLE: Final = 16 << 20
-"""Up to this size a file is downloaded whole from a server that cannot send ranges."""
+"""The largest file that is downloaded whole from a server that cannot send ranges."""
 
 _ATTEMPTS: Final = 4
 _FIRST_WAIT: Final = 0.25
@@ -52,7 +52,7 @@ _RANGE: Final = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
 
 _WINDOW: Final = 30.0
 _MIN_BYTES: Final = 30_000
-"""In each window of this many seconds, a response or this many bytes must arrive."""
+"""In each window of this many seconds, a response or `_MIN_BYTES` must arrive."""
 
 
 class Head(NamedTuple):
@@ -64,7 +64,7 @@ class Head(NamedTuple):
 
 
 class Http(Transport):
-    """Files on web servers, which have no listings: only names can be requested.
+    """Files on web servers, which have no listings: files can only be requested by name.
 
     In each `window` of seconds, `min_bytes` must arrive over all requests together.
     """
@@ -88,7 +88,7 @@ class Http(Transport):
         return self._gather([self._head(url, limit) for url in urls], self.url(urls[0]))
 
     def check_unchanged(self, stats: Iterable[Stat]) -> None:
-        """Do nothing: every response contains the tag, and is checked."""
+        """Do nothing, because the tag in every response is checked."""
 
     def _read(self, pieces: Sequence[Piece]) -> list[Any]:
         return self._gather([self._piece(p) for p in pieces], self.url(pieces[0].stat.path))
@@ -172,9 +172,10 @@ class Http(Transport):
         return data
 
     async def _request(self, url: str, start: int, end: int, limit: int) -> tuple[Any, bytes]:
-        """Request a range, again after a temporary failure; return the response and its body.
+        """Request a range, with retries after temporary failures; return the response and the body.
 
-        The body is not read further than the range or, if the server sends the file, the limit.
+        The body is read only up to the end of the range or, if the server sends the file, the
+        limit.
         """
         session = await self._fs.set_session()
         options = {**self._fs.kwargs}
@@ -208,7 +209,7 @@ class Http(Transport):
         raise AssertionError("the last attempt returns or raises")
 
     async def _body(self, response: Any, limit: int) -> bytes:
-        """Read the body; nothing if it is announced to be longer than the limit."""
+        """Read the body; return empty bytes if the announced length exceeds the limit."""
         data = bytearray()
         is_file = response.status in (200, 206) and not _is_folder(response)
         if is_file and (response.content_length or 0) <= limit:
@@ -242,7 +243,7 @@ def _refuse_incomplete(response: Any, data: bytes, length: int, url: str) -> Non
 
 
 def _content_range(response: Any) -> tuple[int, int, int] | None:
-    """Return the positions of the first byte and after the last, and the file's size."""
+    """Return the start and end of the range in a response, and the file's size."""
     match = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
     if match is None or match[1] is None:
         return None
@@ -288,7 +289,7 @@ def find_on_web(url: str, access: Access) -> tuple[WebFolder | None, str, WebFol
 class WebFolder(Folder):
     """A folder on a web server; the query of its URL is added to the URL of each file.
 
-    `is_plain` is true if the URL can only be a folder's, because it ends with a slash.
+    `is_plain` is true if the URL ends with a slash, and thus can only be a folder.
     """
 
     can_list = False
@@ -314,7 +315,7 @@ class WebFolder(Folder):
         )
 
     def matching(self, prefix: str, suffix: str = "") -> list[str]:
-        """Return such names among the files that were requested and exist."""
+        """Return matching names among the files that were requested and exist."""
         return sorted(
             name
             for name, file in self._files.items()

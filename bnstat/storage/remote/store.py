@@ -19,10 +19,10 @@ Span = tuple[int, int]
 _LARGEST_PIECE: Final = 8 << 20
 
 _WIDEST_GAP: Final = 48 << 10
-"""A request costs less than fetching a wider gap."""
+"""Gaps wider than this are not fetched, because a request costs less."""
 
 _BLOCK: Final = 16 << 10
-"""Reads that were not announced are rounded to such blocks, because the next one is often near."""
+"""Unannounced reads are rounded to blocks of this size, because the next read is often near."""
 
 _SMALL: Final = 48 << 10
 """Files up to this size are fetched whole."""
@@ -30,14 +30,14 @@ _SMALL: Final = 48 << 10
 _TAIL: Final = 4 << 10
 
 _WASTE: Final = 96 << 10
-"""Bytes of gaps that may be fetched of each file; each prefetch may use half of what is left."""
+"""Bytes of gaps that may be fetched per file; each prefetch may use half of the rest."""
 
 _TIME: Final = "at "
-"""Marks a tag that is the time of the last change."""
+"""The prefix of a tag that is the time of the last change."""
 
 
 def union(spans: Iterable[Span]) -> list[Span]:
-    """Return the same bytes in ascending order, as spans that do not touch."""
+    """Return the union of spans, in ascending order, as spans that do not touch."""
     merged: list[Span] = []
     for start, end in sorted(span for span in spans if span[0] < span[1]):
         if merged and start <= merged[-1][1]:
@@ -48,7 +48,7 @@ def union(spans: Iterable[Span]) -> list[Span]:
 
 
 def bridged(spans: Sequence[Span], waste: int) -> list[Span]:
-    """Join spans of a `union` over the smallest gaps, `waste` bytes of gaps at most."""
+    """Join spans of a `union` over the smallest gaps, at most `waste` bytes in total."""
     gaps = sorted((after[0] - before[1], before[1]) for before, after in pairwise(spans))
     bridges = []
     for size, start in gaps:
@@ -60,7 +60,7 @@ def bridged(spans: Sequence[Span], waste: int) -> list[Span]:
 
 
 def split(spans: Iterable[Span]) -> list[Span]:
-    """Split spans into parts of 8 MiB at most."""
+    """Split spans into spans of at most 8 MiB."""
     return [
         (at, min(at + _LARGEST_PIECE, end))
         for start, end in spans
@@ -69,7 +69,7 @@ def split(spans: Iterable[Span]) -> list[Span]:
 
 
 class Fetched:
-    """The parts of a file that were fetched; several threads may add to them."""
+    """The fetched ranges of a file; several threads may add ranges."""
 
     def __init__(self) -> None:
         self._starts: list[int] = []
@@ -77,7 +77,7 @@ class Fetched:
         self._lock = Lock()
 
     def missing(self, spans: Iterable[Span]) -> list[Span]:
-        """Return the part of the spans that was not fetched, as `union` does."""
+        """Return the ranges of the spans that were not fetched, as a `union`."""
         with self._lock:
             return self._missing(spans)
 
@@ -104,7 +104,7 @@ class Fetched:
                 self._data.insert(index, data[first - start : end - start])
 
     def get(self, start: int, end: int) -> bytes:
-        """Return bytes that are not missing."""
+        """Return bytes that were fetched before."""
         parts = []
         with self._lock:
             index = bisect_right(self._starts, start) - 1
@@ -155,7 +155,7 @@ class RemoteFile(File):
         self.store.prefetch({self: spans})
 
     def to_fetch(self, spans: Sequence[tuple[int, int]]) -> list[Span]:
-        """Return what to fetch for a prefetch: the missing bytes, and small gaps between them."""
+        """Return the spans to fetch for a prefetch: missing bytes, and small gaps between."""
         if self.size <= _SMALL:
             return self.fetched.missing([(0, self.size)])
         missing = self.fetched.missing(
@@ -191,10 +191,10 @@ class RemoteStore(Store):
         self._listings: dict[str, Mapping[str, Stat] | None] = {}
 
     def listing(self, path: str) -> Mapping[str, Stat] | None:
-        """Return what is in a folder, by name; None if it does not exist. It is listed once.
+        """Return name -> entry of a folder; None if it does not exist. Each folder is listed once.
 
         Raises:
-            BnstatError: it cannot be listed.
+            BnstatError: the folder cannot be listed.
         """
         if path not in self._listings:
             above, _, name = path.rpartition("/")
@@ -213,24 +213,24 @@ class RemoteStore(Store):
         return self._listings[path]
 
     def file(self, folder: Folder, stat: Stat) -> RemoteFile:
-        """Return a file; while it is in use, the same object with what was fetched."""
+        """Return a file; while a file is in use, return the same object with its fetched bytes."""
         file = self._files.get(stat)
         if file is None:
             file = self._files[stat] = RemoteFile(self, folder, stat)
         return file
 
     def list_tree(self, path: str) -> None:
-        """List a folder and all folders below it.
+        """List a folder and all of its subfolders.
 
         Raises:
-            BnstatError: they cannot be listed.
+            BnstatError: a folder cannot be listed.
         """
         stats = self.transport.tree(path)
         if stats and not _is_file(stats, path):
             self._add_listings(path, stats)
 
     def reuse_listing(self, path: str) -> None:
-        """Take the listing of a folder from `Access.listed`, if it is there."""
+        """Take the listing of a folder from `Access.listed`, if present."""
         entries = self._access.listed.get(self.transport.url(path))
         if entries is not None:
             self._add_listings(path, [_stat(path, entry) for entry in entries])
@@ -254,10 +254,10 @@ class RemoteStore(Store):
         self.fetch({f: f.to_fetch(s) for f, s in wanted.items() if isinstance(f, RemoteFile)})
 
     def fetch(self, wanted: Mapping[RemoteFile, Sequence[Span]]) -> None:
-        """Fetch parts of files that were not fetched before, in parallel.
+        """Fetch the missing ranges of files, in parallel.
 
         Raises:
-            BnstatError: they cannot be fetched, or exceed the limit on downloads.
+            BnstatError: the ranges cannot be fetched, or exceed the limit on downloads.
         """
         pieces: list[tuple[RemoteFile, Piece]] = []
         for file, spans in wanted.items():
@@ -270,7 +270,7 @@ class RemoteStore(Store):
 
 
 class RemoteFolder(Folder):
-    """A folder behind a URL; `path` is its path as the driver spells it."""
+    """A folder behind a URL; `path` is the driver's form of the path."""
 
     is_remote = True
 
@@ -324,7 +324,7 @@ class RemoteFolder(Folder):
 
 
 def _stat(top: str, entry: Entry) -> Stat:
-    """Convert an entry of `RemoteFolder.entries` back; its name is a path below `top`."""
+    """Convert an entry of `RemoteFolder.entries` to a `Stat`; the name is a path below `top`."""
     path = f"{top}/{entry.name}"
     if entry.tag.startswith(_TIME):
         return Stat(path, False, entry.size, float(entry.tag.removeprefix(_TIME)), "")

@@ -1,8 +1,8 @@
 """Listings and byte ranges through fsspec's drivers.
 
-A listing returns the size, time and tag of every file in a folder, so that no file costs a request
-of its own. Ranges are fetched in parallel. fsspec cannot make a read conditional on a tag, so after
-a part of a file was read, the file is compared with what its listing recorded.
+A listing returns the size, time and tag of every file in a folder, so that no request per file is
+needed. Ranges are fetched in parallel. fsspec cannot make a read conditional on a tag, so after a
+part of a file was read, the file is compared with the listing.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _MAX_LENGTH: Final = 300
 
 
 def to_bnstat_error(error: BaseException, where: str) -> BnstatError:
-    """Convert a driver's error, by its causes as well; `where` is the URL without secrets."""
+    """Convert a driver's error, considering its causes; `where` is the URL without secrets."""
     if isinstance(error, BnstatError):
         return error
     causes: list[BaseException] = []
@@ -115,10 +115,10 @@ class Stat(NamedTuple):
     """A file or folder in a listing.
 
     Attributes:
-        path: its path, as the driver spells it.
-        size: in bytes; 0 for a folder.
+        path: the driver's form of the path.
+        size: the size in bytes; 0 for a folder.
         modified: seconds since the epoch; 0 if unknown.
-        tag: changes with the content, such as an ETag; empty if unknown.
+        tag: a value that changes with the content, such as an ETag; empty if unknown.
     """
 
     path: str
@@ -132,7 +132,7 @@ class Stat(NamedTuple):
         return self.path.rpartition("/")[2]
 
     def is_same_version(self, other: Stat) -> bool:
-        """Compare sizes, and tags or times if both are known."""
+        """Return True if sizes are equal, and tags or times too if both are known."""
         if self.size != other.size:
             return False
         if self.tag and other.tag:
@@ -142,7 +142,7 @@ class Stat(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """The bytes of a file from `start` to before `end`."""
+    """A range of a file, from `start` up to but excluding `end`."""
 
     stat: Stat
     start: int
@@ -154,7 +154,7 @@ class Piece(NamedTuple):
 
 
 class Transport:
-    """One file system of fsspec; `url` is one of its URLs."""
+    """A file system of fsspec; `url` is a URL in this file system."""
 
     _opens_by_listing = False
     """True if the driver needs a request to open a file that is not in its cached listings."""
@@ -166,7 +166,7 @@ class Transport:
 
     @staticmethod
     def options_in(url: str) -> dict[str, str]:
-        """Return the driver's options that a URL contains and the driver itself does not parse."""
+        """Return the options in a URL that the driver itself does not parse."""
         del url
         return {}
 
@@ -175,15 +175,15 @@ class Transport:
         return redact(f"{self._scheme}://{path.removeprefix('/')}")
 
     def canonical(self, path: str) -> str:
-        """Return a path as listings spell it.
+        """Return the form of a path that listings use.
 
         Raises:
-            BnstatError: the store cannot be asked.
+            BnstatError: the store cannot be reached.
         """
         return path
 
     def listing(self, path: str) -> list[Stat] | None:
-        """Return what is in a folder, or the file at that path alone; None if nothing is there.
+        """Return the entries of a folder, or the file at the path alone; None if nothing exists.
 
         Raises:
             BnstatError: the store cannot be listed.
@@ -196,7 +196,7 @@ class Transport:
             raise to_bnstat_error(error, self.url(path)) from error
 
     def tree(self, path: str) -> list[Stat]:
-        """Return all files in and below a folder, in as few requests as the store needs.
+        """Return all files in and below a folder, with as few requests as possible.
 
         Raises:
             BnstatError: the store cannot be listed.
@@ -219,8 +219,8 @@ class Transport:
     def fetch(self, pieces: Sequence[Piece]) -> list[bytes]:
         """Return the bytes of each piece.
 
-        A file that is fetched whole in one piece comes from one version of it. A partly fetched
-        file is compared with its listing.
+        A file that is fetched whole in one piece comes from one version of the file. A partly
+        fetched file is compared with the listing.
 
         Raises:
             BnstatError: the bytes cannot be fetched.
@@ -244,10 +244,10 @@ class Transport:
         return results
 
     def check_unchanged(self, stats: Iterable[Stat]) -> None:
-        """Compare files with what their listings recorded.
+        """Compare files with their listings.
 
         Raises:
-            BnstatError: the store cannot be asked.
+            BnstatError: the store cannot be reached.
             ChangedError: a file was replaced after it was listed.
         """
         # Some drivers drop only the listing of the path itself, not of its folder.
@@ -267,7 +267,7 @@ class Transport:
             raise ChangedError(where, "changed while it was read", "try again later")
 
     def _read(self, pieces: Sequence[Piece]) -> list[Any]:
-        """Return the bytes, or the error, of each piece."""
+        """Return the bytes of each piece, or an error."""
         results: list[Any] = self._fs.cat_ranges(
             [piece.stat.path for piece in pieces],
             [piece.start for piece in pieces],
@@ -353,7 +353,7 @@ def _account_host(url: str) -> str:
 
 
 def stat_of(info: Mapping[str, Any]) -> Stat:
-    """Convert an entry of a driver's listing; each driver has its own keys."""
+    """Convert an entry of a driver's listing; the keys depend on the driver."""
     return Stat(
         info["name"].rstrip("/"),
         info["type"] == "directory" or info["name"].endswith("/"),
@@ -414,13 +414,13 @@ _DRIVERS: Final = {
 
 
 def connect(url: str, access: Access) -> tuple[Transport, str]:
-    """Return the transport for a URL, and the URL's path as the driver spells it.
+    """Return the transport for a URL, and the driver's form of the URL's path.
 
     URLs of the same store share a transport.
 
     Raises:
-        BnstatError: the scheme is unknown, its driver is not installed, an option is wrong, or the
-            options are for another store than the URL.
+        BnstatError: the scheme is unknown, the driver is not installed, an option is wrong, or the
+            options and the URL name different stores.
     """
     scheme = scheme_of(url) or ""
     driver = _DRIVERS.get(scheme)
