@@ -9,9 +9,9 @@ from os import PathLike, fspath
 from typing import Final, Literal, NoReturn
 
 from bnstat.errors import BnstatError, NotFoundError, UnsupportedError
-from bnstat.formats.tensorflow.bundle import DATA, INDEX
+from bnstat.formats.tensorflow.bundle import DATA, INDEX, VARIABLES
 from bnstat.formats.tensorflow.detection import NAME as STATE
-from bnstat.formats.tensorflow.detection import SHARD, VARIABLES, has_saved_model, state_text
+from bnstat.formats.tensorflow.detection import SHARD, has_saved_model, state_text
 from bnstat.mending.writers import WRITERS
 from bnstat.model import Source
 from bnstat.storage.local import LocalFile, LocalFolder

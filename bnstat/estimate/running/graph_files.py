@@ -26,7 +26,7 @@ from bnstat.estimate.running.flat_graph import (
 )
 from bnstat.estimate.running.runner import imported
 from bnstat.formats.contents import Contents
-from bnstat.formats.tensorflow.detection import BINARY, TEXT
+from bnstat.formats.tensorflow.bundle import BINARY, TEXT
 from bnstat.formats.tensorflow.graph_def import VARIABLES, graph_of, variables_of_calls
 from bnstat.live import session_contents, session_variables
 from bnstat.mending.layout import footprint

@@ -50,6 +50,11 @@ from bnstat.storage.files import File, Folder, Range
 INDEX = ".index"
 DATA = re.compile(r"^(?P<prefix>.*)\.data-(?P<shard>\d{5,9})-of-(?P<shards>\d{5,9})$", re.DOTALL)
 
+BINARY = "saved_model.pb"
+TEXT = "saved_model.pbtxt"
+VARIABLES = "variables"
+"""The files of a SavedModel beside its bundle, and the folder and the prefix of the bundle."""
+
 _NEWEST_VERSION = 1
 _MAX_RANK = 32
 _MAX_ELEMENTS = 1 << 58

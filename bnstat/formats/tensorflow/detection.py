@@ -28,17 +28,13 @@ from bnstat.formats.detection import (
     step_of,
     unnamed,
 )
-from bnstat.formats.tensorflow.bundle import DATA, INDEX
+from bnstat.formats.tensorflow.bundle import BINARY, DATA, INDEX, TEXT, VARIABLES
 from bnstat.formats.tensorflow.checkpoint import open_checkpoint
 from bnstat.formats.tensorflow.sstable import Table, is_table
 from bnstat.model import Source
 from bnstat.storage.files import File, Folder
 
 NAME = "checkpoint"
-
-BINARY = "saved_model.pb"
-TEXT = "saved_model.pbtxt"
-VARIABLES = "variables"
 
 SHARD = re.compile(r"^(?P<prefix>.*)-(?P<shard>\d{5})-of-(?P<shards>\d{5})$", re.DOTALL)
 """The name of a shard of a V1 checkpoint."""

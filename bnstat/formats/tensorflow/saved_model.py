@@ -21,14 +21,13 @@ from bnstat.errors import DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Graph, Node, Objects, Reading
 from bnstat.formats.protobuf.protos import parse, parse_text
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE
-from bnstat.formats.tensorflow.bundle import INDEX, Bundle
+from bnstat.formats.tensorflow.bundle import BINARY, INDEX, TEXT, VARIABLES, Bundle
 from bnstat.formats.tensorflow.checkpoint import (
     TensorflowTensors,
     names_of,
     open_tensors,
     read_object_graph,
 )
-from bnstat.formats.tensorflow.detection import BINARY, TEXT, VARIABLES
 from bnstat.formats.tensorflow.graph_def import VARIABLES as VARIABLE_OPS
 from bnstat.formats.tensorflow.graph_def import (
     DeclaredTensors,

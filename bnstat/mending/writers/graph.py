@@ -21,7 +21,8 @@ from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.protobuf.protos import parse
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, Field, encoded, field, spans
-from bnstat.formats.tensorflow.detection import BINARY, TEXT, is_saved_model
+from bnstat.formats.tensorflow.bundle import BINARY, TEXT
+from bnstat.formats.tensorflow.detection import is_saved_model
 from bnstat.formats.tensorflow.frozen_graph import graph_range
 from bnstat.formats.tensorflow.graph_def import inlined
 from bnstat.formats.tensorflow.inlining import Node
