@@ -15,16 +15,16 @@ from bnstat.output.terminal.screen import Screen, legible
 from bnstat.output.terminal.table import Column, layer_column, table, wrapped
 
 LEGEND: Final = (
-    "shift: distance of the data's mean from the stored, in stored standard deviations, at the "
-    "worst channel; variance: the data's as a multiple of the stored, lowest to highest; J: how "
+    "shift: (mean of the data - stored mean) / stored standard deviation, at the worst channel; "
+    "variance: variance of the data / stored variance, lowest to highest; J: how "
     "different both distributions are (symmetric divergence, mean over the channels): 0 if they "
     f"are equal, shifted above {SHIFTED}"
 )
 RECALIBRATION_LEGEND: Final = (
-    "moved: distance of the new mean or deviation from the old; uncertainty: half of the distance "
-    "between two halves of the data; residual: distance from what enters in inference; each at "
-    "the worst channel, in standard deviations",
-    "variance: the new as a multiple of the old, where it changed most",
+    "moved: distance between new and old mean or deviation; uncertainty: half the distance between "
+    "halves of the data; residual: distance between new statistics and inputs in inference; "
+    "each at the worst channel, in standard deviations",
+    "variance: new variance / old variance, where it changed most",
 )
 
 _SHIFTED: Final = "shifted: the data has another distribution than the data of the statistics"

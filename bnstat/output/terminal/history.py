@@ -21,8 +21,9 @@ _LONGEST_COURSE: Final = 40
 _LEGEND: Final = (
     "mean and spread (standard deviation) over the channels from the oldest checkpoint to the "
     "newest, drawn each on its own scale, with the newest number",
-    "moves: root mean square over the channels since the checkpoint before, of moving mean in "
-    "standard deviations of the activations, of beta in those of the output, else relative",
+    "moves: change since the previous checkpoint (root mean square over the channels), of moving "
+    "mean in standard deviations of the activations, of beta in standard deviations of the output, "
+    "else relative",
 )
 
 
