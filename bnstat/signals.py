@@ -31,7 +31,7 @@ _THREAD = "bnstat-tensorflow"
 
 
 class Ended(BaseException):
-    """A signal ends the process, as `KeyboardInterrupt` does for Ctrl-C."""
+    """Raised when a signal asks the process to end, like `KeyboardInterrupt` for Ctrl-C."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)

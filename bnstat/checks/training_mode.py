@@ -276,7 +276,7 @@ def compare_gradients(
     are_squared: bool,
     scale: NDArray[np.float64] | None,
 ) -> Gradient | None:
-    """Compare a bias's gradient with the gradient expected in inference mode, beta's times `scale`.
+    """Compare the gradient of a bias with its value in inference mode: that of beta times `scale`.
 
     Args:
         of_bias: the optimizer's average of the gradients of the bias.

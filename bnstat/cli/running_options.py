@@ -69,7 +69,7 @@ def _feeds(
 
 def _renamed(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> None:
     if given:
-        raise click.UsageError("--output is called --answer; -o FILE names the file to write")
+        raise click.UsageError("use --answer to name an output of the model; -o FILE is the file")
 
 
 _BOOLS = {"true": True, "false": False}

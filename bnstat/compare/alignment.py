@@ -164,7 +164,7 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 def _by_suffix(olds: Sequence[BatchNorm], news: Sequence[BatchNorm]) -> list[Pair]:
-    """Pair layers of equal shape if one name is a suffix of only the other."""
+    """Pair layers of equal shape if the name of one ends the name of exactly one other layer."""
     old_counts = Counter(suffix for layer in olds for suffix in _suffixes(layer.name))
     new_counts = Counter(suffix for layer in news for suffix in _suffixes(layer.name))
     by_suffix = {suffix: layer for layer in olds for suffix in _suffixes(layer.name)}

@@ -274,7 +274,7 @@ class _Search:
                     yield Folded(name, self._side, None, vector.key, bias.key, rounding)
 
     def _biases(self, effect: Effect) -> Iterator[tuple[_Vector | None, bool]]:
-        """Yield biases that equal the shift; the flag is True if a scaled bias is included."""
+        """Yield the biases that fit this effect, with True if an earlier bias is a part."""
         size = effect.scale.size
         for old in (None, *self._mine.vectors(size)):
             scaled = effect.scale * _numbers_of(old, size)

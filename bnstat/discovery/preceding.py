@@ -213,7 +213,7 @@ class _Search:
                 yield own[scope], bias, False
 
     def by_neighbors(self) -> Iterator[_Pair]:
-        """Search the preceding layer or variable, in each order that the file records."""
+        """Find biases in the layer or variable before each norm, in every recorded order."""
         undecided = {layer.name for layer in self._undecided()}
         for before, after in self._neighbors() if undecided else ():
             norm = self._norm_of(after)
@@ -257,7 +257,7 @@ class _Search:
     ) -> str | None:
         """Return the only variable in `keys` that can be the bias before a layer, or None.
 
-        With `is_repeated`, a bias may have a number for each channel at each position.
+        With `is_repeated`, a bias with a number per position and channel is also accepted.
         """
         vectors = [
             key

@@ -257,7 +257,7 @@ class Accuracy(NamedTuple):
 
 
 class SecondPass(NamedTuple):
-    """The outputs for a sample in two passes, and the accuracy in the second pass."""
+    """The outputs of both passes for the same examples, and the accuracy of the second pass."""
 
     first: Floats
     second: Floats

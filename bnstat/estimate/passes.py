@@ -137,7 +137,7 @@ class ActivationCache:
         return self._tensors.get(batch, {})
 
     def wanted(self, batch: int) -> Sequence[str]:
-        """Return the names of tensors to keep; empty if all are kept or the cache is full."""
+        """Return the names of the tensors not kept yet; none if the cache is full."""
         kept = self.tensors(batch)
         is_done = kept.keys() == set(self._names) or (self._is_full and not kept)
         return () if is_done else self._names
@@ -277,9 +277,9 @@ class _Accuracy:
         if least < 0 or most >= scores.shape[1]:
             raise AmbiguousError(
                 self._output,
-                f"it has {scores.shape[1]} classes, counted from 0, and a label is "
-                f"{least if least < 0 else most}",
-                "pass --answer, or other --labels",
+                f"label {least if least < 0 else most} is not one of its "
+                f"{scores.shape[1]} classes, which count from 0",
+                "select another output (--answer) or other labels (--labels)",
             )
         self._correct = (self._correct or 0) + int((scores.argmax(1) == labels).sum())
 

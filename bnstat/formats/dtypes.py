@@ -270,7 +270,7 @@ def refuse(where: str) -> NDArray[np.generic]:
         UnsupportedError: always.
     """
     raise UnsupportedError(
-        where, "is not read, because the file repeats a few numbers into far more than it stores"
+        where, "is not read, because it expands a few stored numbers to far too many"
     )
 
 

@@ -75,7 +75,7 @@ class Choice:
         return is_included and self.has_folder(path)
 
     def has_folder(self, path: str) -> bool:
-        """Return True if the folder with this path below the root is not left out."""
+        """Return True if the walk enters the folder with this path below the root."""
         return not any(_matches(path, glob) for glob in self.exclude)
 
 

@@ -181,5 +181,5 @@ def test_what_is_no_feed(run, feed: str) -> None:
 def test_the_former_name_of_answer_is_refused_by_a_hint(run, command):
     result = run(command, BROKEN, "--data", TRAIN, "--output", "logits")
     assert result.exit_code == 2
-    assert "--output is called --answer; -o FILE names the file" in result.stderr
+    assert "use --answer to name an output of the model" in result.stderr
     assert "--output" not in run(command, "--help").stdout

@@ -214,7 +214,7 @@ def _mean_in_blocks(x: Any) -> Any:
 
 
 def _sampled(x: Any, channel_axes: Sequence[int], phase: Any) -> Any:
-    """Return every n-th position along the first spatial axis, starting at `phase` modulo n."""
+    """Subsample the first spatial axis of a large tensor; `phase` shifts the first position."""
     import tensorflow as tf
 
     spatial = [axis for axis in range(1, x.shape.rank) if axis not in channel_axes]

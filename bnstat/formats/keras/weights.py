@@ -200,7 +200,7 @@ def _is_holder(group: str) -> bool:
 
 
 def _layer_path(holder: str) -> str:
-    """Convert `layers/dense/vars` to `layers/dense`, spelled as by Keras 2.13 and later."""
+    """Convert `layers/dense/vars` to `layers/dense`, the spelling since Keras 2.13."""
     parts = holder.replace("\\", "/").split("/")[:-1]
     return "/".join("layers" if part == _OLD_LAYERS else part for part in parts)
 

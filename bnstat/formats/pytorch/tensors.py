@@ -108,7 +108,7 @@ class Place:
 
 
 def storage_of(persistent_id: Any) -> Storage | Global:
-    """Return the storage, or the class of a module with source code, for a persistent id.
+    """Return what a persistent id refers to: a storage or, in old files, the class of a module.
 
     Only files from before PyTorch 1.6 use ids for modules.
 

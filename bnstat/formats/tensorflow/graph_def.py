@@ -242,7 +242,7 @@ def flat_graph(graph_def: Any, variables: Mapping[str, str]) -> Graph:
 def variables_of_calls(
     graph_def: Any, captured: Mapping[str, Sequence[str | None]]
 ) -> Mapping[str, str]:
-    """Return the variables that calls in the top-level graph of TensorFlow 2 pass to functions.
+    """Return the variables passed to functions by the calls of a TensorFlow 2 top-level graph.
 
     The result maps op names to checkpoint keys; `function_graphs` explains `captured`.
     """

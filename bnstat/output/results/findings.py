@@ -79,7 +79,7 @@ _COMMANDS: Final = {"error": "error", "warning": "warning", "info": "notice"}
 
 
 def lines(checked: Iterable[Checked], unread: Mapping[str, str]) -> Iterator[str]:
-    """Yield a workflow command for each path that could not be read, and for each finding."""
+    """Yield a GitHub workflow command for each unreadable path and for each finding."""
     for path, error in unread.items():
         yield f"::error file={_property(path)},title=unreadable::{_data(error)}"
     for findings, model in checked:

@@ -51,7 +51,7 @@ class _Heading(Heading):
 
 
 class _CodeBlock(CodeBlock):
-    """A block whose lines are not wrapped or padded, because outputs fill 80 columns."""
+    """A code block whose lines are neither wrapped nor padded: sample output is 80 columns wide."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         code = str(self.text).rstrip()
