@@ -203,7 +203,7 @@ class _VariableNodes:
         for ending in endings:
             lists.setdefault(ending[-length:], []).append(ending)
         by_tail = {tail: tuple(same) for tail, same in lists.items()}
-        without_separator = {ending[1:] for ending in endings}
+        names = {*endings, *(ending[1:] for ending in endings)}
         tails = np.array(sorted(int.from_bytes(tail, "little") for tail in by_tail), np.int64)
         selected = self._matches(self._full_name, self._full_name_end, length, tails)
         selected |= self._matches(self._key, self._path_end, length, tails)
@@ -213,9 +213,8 @@ class _VariableNodes:
             string = self._message[start:end]
             tail = string[-length:]
             is_unclear = len(tail) < length or b"." in tail
-            return (
-                is_unclear or string in without_separator or string.endswith(by_tail.get(tail, ()))
-            )
+            # The search in the set is first, because most endings are complete names.
+            return is_unclear or string in names or string.endswith(by_tail.get(tail, ()))
 
         spans = (self._full_name, self._full_name_end, self._key, self._path_end)
         for name, name_end, key, path_end in zip(
@@ -290,7 +289,11 @@ class BestNames(Mapping[str, str]):
         nodes = [node for node in self._graph.ending_with(endings) if node.key]
         names = best_names(nodes)
         ends = tuple(endings)
-        if any(node.full_name and not node.full_name.endswith(ends) for node in nodes):
+        wanted = {"", *endings}
+        # The search in the set is first, because most endings are complete names.
+        if any(
+            node.full_name not in wanted and not node.full_name.endswith(ends) for node in nodes
+        ):
             # It matched by its key: variables that did not match may have the same full name.
             names = {key: self._all[key] for key in names if key in self._all}
         self._searched |= {node.key: names.get(node.key) for node in nodes if node.key}

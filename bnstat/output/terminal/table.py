@@ -57,7 +57,8 @@ def rows(columns: Sequence[Column], screen: Screen) -> Iterator[str]:
     """Yield the lines of a table without the header."""
     padded = []
     for column in columns:
-        cells = [_pad(cell, column.width, column.right) for cell in column.cells]
+        width = column.width
+        cells = [_pad(cell, width, column.right) for cell in column.cells]
         for row, style in column.styles.items():
             cells[row] = screen.style(cells[row], style)
         padded.append(cells)

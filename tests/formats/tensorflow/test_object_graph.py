@@ -24,6 +24,7 @@ from bnstat.formats.tensorflow.object_graph import (
     read_nodes,
 )
 from bnstat.model import Source
+from tests.builders.effort import bounded
 from tests.builders.tables import varint
 
 
@@ -256,3 +257,11 @@ def test_the_nodes_are_a_sequence() -> None:
     assert len(graph) == 2
     assert graph[:1] == [Node({"x": 1}, None, "")]
     assert graph[-1] == Node({}, f"k{VALUE}", "n")
+
+
+def test_a_search_for_many_names_takes_linear_time() -> None:
+    names = [f"net/bn_{number}/gamma" for number in range(40_000)]
+    nodes = [Node({}, f"{name}/.ATTRIBUTES/VARIABLE_VALUE", name) for name in names]
+    with bounded(40):
+        found = BestNames(Objects(nodes)).ending_with(set(names))
+    assert len(found) == len(names)

@@ -44,6 +44,18 @@ def test_no_rows():
     assert list(table([Column("name", [])], Screen())) == ["name"]
 
 
+def test_each_text_is_measured_a_few_times(monkeypatch):
+    measured = []
+
+    def counted(text):
+        measured.append(text)
+        return len(text)
+
+    monkeypatch.setattr("bnstat.output.terminal.table.text_width", counted)
+    assert len(list(table([Column("layer", ["x"] * 1000)], Screen()))) == 1001
+    assert len(measured) < 5000
+
+
 def test_wide_and_combining_characters():
     assert text_width("层bn") == 4
     assert text_width("e\N{COMBINING ACUTE ACCENT}") == 1
