@@ -6,7 +6,6 @@ Sources: the specifications of the formats; mlmodel/format/Model.proto of apple/
 from __future__ import annotations
 
 import re
-import zlib
 from typing import Final
 
 from bnstat.errors import UnknownFormatError
@@ -19,6 +18,7 @@ _STARTS: Final = (
     (rb"\Z", "empty", "copy or download it again"),
     (rb"\x93NUMPY", "a single NumPy array",
      "save several by name with numpy.savez: bn/moving_mean, bn/moving_variance, ..."),
+    (rb"\x1f\x8b", "compressed by gzip, and not a tar", _UNPACK),
     (rb"BZh|\xfd7zXZ\0|\x28\xb5\x2f\xfd", "compressed by bzip2, xz or zstd", _UNPACK),
     (rb"7z\xbc\xaf\x27\x1c|Rar!", "a 7-Zip or RAR archive", _UNPACK),
     (rb"\s*(<\?xml|<!DOCTYPE|<html|<)[^\0]*\Z", "a web page or XML", "download the file itself"),
@@ -55,18 +55,6 @@ def refuse_foreign(file: File) -> None:
     if is_core_ml(head):
         hint = "pass the TensorFlow or Keras model that it was converted from"
         raise UnknownFormatError(file.path, "is a Core ML model", hint)
-    if _is_gzip_without_tar(head):
-        raise UnknownFormatError(file.path, "is compressed by gzip, and not a tar", _UNPACK)
     if is_hdf5(file):
         hint = "pass the .h5 file that contains the weights"
         raise UnknownFormatError(file.path, "is an HDF5 file without arrays of numbers", hint)
-
-
-def _is_gzip_without_tar(head: bytes) -> bool:
-    if not head.startswith(b"\x1f\x8b"):
-        return False
-    try:
-        start = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, 512)
-    except zlib.error:
-        return False
-    return start[257:262] != b"ustar" and start.strip(b"\0") != b""

@@ -92,9 +92,9 @@ def _of_file(folder: Folder, file: File) -> ModelSet:
     from bnstat.formats.foreign import refuse_foreign
     from bnstat.storage.archive import open_archive
 
-    refuse_foreign(file)
     if (archive := open_archive(file)) is not None:
         return _in_archive(archive)
+    refuse_foreign(file)
     raise UnknownFormatError(file.path, "is not in a format that bnstat knows", known_formats())
 
 

@@ -108,7 +108,7 @@ def open_archive(file: File) -> Folder | None:
                 if name and not info.is_dir():
                     members[name] = _Entry(info.file_size, info=info)
             return _ArchiveFolder(_Archive(file, file, members), "")
-        if head.startswith(b"\x1f\x8b"):
+        if _is_packed_tar(head):
             import gzip
 
             file.prefetch([(0, file.size)])
@@ -123,6 +123,14 @@ def open_archive(file: File) -> Folder | None:
             file.path, f"is a truncated or damaged archive ({error})", "copy or download it again"
         ) from error
     return None
+
+
+def _is_packed_tar(head: bytes) -> bool:
+    """Return True if the head of a file unpacks to the head of a tar; most gzip files are data."""
+    if not head.startswith(b"\x1f\x8b"):
+        return False
+    start = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(head, _BLOCK)
+    return start[257:262] == b"ustar" or not start.strip(b"\0")
 
 
 class Slice(File):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import os
 import zipfile
 from pathlib import Path
@@ -73,6 +74,7 @@ def test_other_files_get_no_record(tmp_path: Path) -> None:
     (tmp_path / "records-00001-of-00002").write_bytes(os.urandom(100))
     (tmp_path / "empty.h5").write_bytes(b"")
     np.savez(tmp_path / "data.npz", images=np.zeros((4, 8)))
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(os.urandom(2000)))
     with zipfile.ZipFile(tmp_path / "docs.zip", "w") as archive:
         archive.writestr("a.txt", "nothing")
     roles = ("gamma", "beta", "moving_mean", "moving_variance")
