@@ -25,9 +25,8 @@ from itertools import pairwise
 from math import prod
 from typing import Final
 
-from bnstat.discovery.graphs.algebra import SUMS
 from bnstat.discovery.graphs.norms import find_norms
-from bnstat.discovery.graphs.tensors import Steps, Tensors
+from bnstat.discovery.graphs.tensors import SUMS, Steps, Tensors
 from bnstat.formats.contents import Contents, Layer
 from bnstat.model import BatchNorm, PrecedingBias, Slots, Variable, squeezed
 

@@ -10,10 +10,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bnstat.discovery.graphs.tensors import Tensors
+from bnstat.discovery.graphs.tensors import SUMS, Leaf, Tensors
 from bnstat.formats.contents import Op
-
-SUMS = frozenset({"Add", "AddV2", "BiasAdd"})
 
 _ARITHMETIC = SUMS | {"Mul", "RealDiv", "Div", "Sub", "Neg", "Reciprocal", "Inv"}
 
@@ -24,19 +22,6 @@ many."""
 _MOST_TERMS = 6
 
 _MOST_FACTORS = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """A factor that is not expanded.
-
-    Attributes:
-        sources: the tensors whose values the factor may have.
-        key: the variable's key; None if the factor is not a variable.
-    """
-
-    sources: tuple[str, ...]
-    key: str | None = None
 
 
 _RSQRT = Leaf(("1 / sqrt(variance + epsilon)",))
@@ -147,7 +132,7 @@ class _Expansion:
         return self._of_ops[name]
 
     def _of_tensor(self, tensor: str) -> Expression:
-        leaf = self._leaf(tensor)
+        leaf = self._tensors.leaf(tensor)
         op = self._tensors.producer(tensor)
         if op is None or leaf.key is not None:
             return {(leaf,): 1}
@@ -162,22 +147,19 @@ class _Expansion:
         if op.type == "Const":
             return {(): 1} if self._tensors.scalars(op.name) == [1.0] else None
         if op.type == "Neg" and len(inputs) == 1:
-            return {(self._leaf(inputs[0]),): -1}
+            return {(self._tensors.leaf(inputs[0]),): -1}
         if not self._differences or len(inputs) != 2:
             return None
         if op.type == "Sub":
-            return {(self._leaf(inputs[0]),): 1, (self._leaf(inputs[1]),): -1}
+            return {(self._tensors.leaf(inputs[0]),): 1, (self._tensors.leaf(inputs[1]),): -1}
         if op.type == "Mul":
             for gamma, difference in (inputs, inputs[::-1]):
                 terms = self._tensors.operands(difference, {"Sub"})
-                factor = self._leaf(gamma)
+                factor = self._tensors.leaf(gamma)
                 if terms and factor.key is not None:
-                    x, mean = map(self._leaf, terms)
+                    x, mean = map(self._tensors.leaf, terms)
                     return _product({(factor,): 1}, {(x,): 1, (mean,): -1})
         return None
-
-    def _leaf(self, tensor: str) -> Leaf:
-        return Leaf(self._tensors.sources(tensor), self._tensors.variable(tensor))
 
     def _compute(self, name: str) -> Expression | None:
         op_type = self._tensors.ops[name].type

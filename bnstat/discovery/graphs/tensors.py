@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,9 @@ from bnstat.formats.contents import Graph, Op
 
 _MOST_STEPS = 1_000_000
 """The limit on steps in all graphs of a file; a large network needs some 50,000."""
+
+_MOST_OPS = 20_000
+"""The limit on ops of interest in a graph; the largest networks have some thousands."""
 
 _MOST_STEPS_EACH = 100
 """The limit on steps from one tensor; variables are a few ops away from their use."""
@@ -43,6 +48,8 @@ PASSES = frozenset(
 )
 """TensorFlow and ONNX ops whose output has the numbers of the first input."""
 
+SUMS = frozenset({"Add", "AddV2", "BiasAdd"})
+
 _ASSIGNS = frozenset({"Assign", "AssignAdd", "AssignSub"})
 """Ops that change a variable and output it."""
 
@@ -60,6 +67,18 @@ _JOINS: Mapping[str, slice] = {"ConcatV2": slice(0, -1), "Concat": slice(1, None
 _AVERAGES = frozenset({"Mean", "Mul", "RealDiv", "CollectiveReduce", "CollectiveReduceV2"})
 """Ops between the statistics of a batch and moving statistics: the mean over virtual batches or
 replicas, and Bessel's correction."""
+
+
+class Leaf(NamedTuple):
+    """A tensor as an operand of a formula.
+
+    Attributes:
+        sources: the tensors whose numbers the operand may have.
+        key: the variable's key; None if the operand is not a variable.
+    """
+
+    sources: tuple[str, ...]
+    key: str | None = None
 
 
 class Steps:
@@ -89,6 +108,10 @@ class Tensors:
         self._inputs: dict[str, Sequence[str]] = {}
         self._sources: dict[str, tuple[str, ...]] = {}
         self._steps = steps
+
+    def of_types(self, types: Container[str]) -> list[Op]:
+        """Return the first ops of these types."""
+        return [*islice((op for op in self.ops.values() if op.type in types), _MOST_OPS)]
 
     def op(self, tensor: str) -> Op | None:
         """Return the op that outputs a tensor."""
@@ -165,6 +188,10 @@ class Tensors:
         }
         keys.discard(None)
         return keys.pop() if len(keys) == 1 else None
+
+    def leaf(self, tensor: str) -> Leaf:
+        """Return the sources of a tensor, and the variable whose numbers it has."""
+        return Leaf(self.sources(tensor), self.variable(tensor))
 
     def constants(self, tensor: str) -> list[NDArray[np.generic]]:
         """Return the constants whose numbers a tensor may have."""

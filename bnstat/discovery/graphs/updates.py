@@ -22,8 +22,7 @@ from decimal import Decimal
 from functools import cached_property
 from math import isfinite
 
-from bnstat.discovery.graphs.algebra import SUMS
-from bnstat.discovery.graphs.tensors import Tensors
+from bnstat.discovery.graphs.tensors import SUMS, Tensors
 from bnstat.formats.contents import Op
 from bnstat.model import ROLES
 
@@ -65,14 +64,12 @@ class Updates:
 
     Args:
         tensors: the tensors of the graph.
-        ops: the graph's ops of the types `UPDATES`.
         doubt: returns, for a key, how unlikely the variable is a moving statistic; None if
             impossible. If several variables follow one tensor, the most likely is taken.
     """
 
-    def __init__(
-        self, tensors: Tensors, ops: Sequence[Op], doubt: Callable[[str], int | None]
-    ) -> None:
+    def __init__(self, tensors: Tensors, doubt: Callable[[str], int | None]) -> None:
+        ops = tensors.of_types(UPDATES)
         self._momenta: dict[str, float] = {}
         self._keys: dict[str, str | None] = {}
         self._tensors = tensors

@@ -113,7 +113,7 @@ class _GraphUses:
         norms_of = self._norms_of_layers()
         if not norms_of:
             return {}
-        updates = Updates(self._tensors, self._of_types(UPDATES), lambda key: 0).ops
+        updates = Updates(self._tensors, lambda key: 0).ops
         trainers = self._trainers()
         forward = self._behind(trainers)
         running = self._run_with(trainers)
@@ -152,9 +152,6 @@ class _GraphUses:
                 norms[candidates[0][0]].append(norm)
         return norms
 
-    def _of_types(self, types: Set[str]) -> list[Op]:
-        return [op for op in self._tensors.ops.values() if op.type in types]
-
     def _is_fed(self, keys: Sequence[str]) -> bool:
         """Return True if a placeholder selects the statistics, so that each run has to feed it.
 
@@ -190,7 +187,9 @@ class _GraphUses:
             for role in ("gamma", "beta")
             if role in layer.variables
         }
-        return [op.name for op in self._of_types(_ASSIGNS) if self._is_training_step(op, keys)]
+        return [
+            op.name for op in self._tensors.of_types(_ASSIGNS) if self._is_training_step(op, keys)
+        ]
 
     def _is_training_step(self, op: Op, keys: Set[str]) -> bool:
         """Return True if an op computes a new value of a variable in `keys` from the old value."""
