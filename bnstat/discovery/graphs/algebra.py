@@ -175,7 +175,7 @@ class _Expansion:
             return _product(left, right)
         if op_type in ("RealDiv", "Div"):
             return _product(left, {(_RSQRT,): 1}) if right == {(_SQRT,): 1} else None
-        return _sum(left, right if op_type in SUMS else _product(right, {(): -1}))
+        return _sum(left, right, 1 if op_type in SUMS else -1)
 
 
 def _product(left: Expression, right: Expression) -> Expression | None:
@@ -187,11 +187,10 @@ def _product(left: Expression, right: Expression) -> Expression | None:
     return _checked(result)
 
 
-def _sum(left: Expression, right: Expression | None) -> Expression | None:
-    if right is None:
-        return None
+def _sum(left: Expression, right: Expression, sign: int) -> Expression | None:
     result = Counter(left)
-    result.update(right)
+    for product, times in right.items():
+        result[product] += sign * times
     return _checked(result)
 
 

@@ -209,12 +209,13 @@ def _fused(tensors: Tensors, op: Op, updates: Updates) -> Norm | None:
         _add_updated(norm, outputs, updates)
     elif op.type == _OLDEST and len(inputs) == 5:
         _add_updated(norm, {role: operands[role].sources for role in STATISTICS}, updates)
-    elif norm.normalizes == "batch":
-        norm.normalizes = "either"  # The op's input does not lead to a variable.
-    if op.type == _ONNX:
-        norm.momentum = _onnx_momentum(op)
-    elif not is_training(op) and op.type != _OLDEST and "moving_variance" not in norm.roles:
-        return None
+    else:
+        if norm.normalizes == "batch":
+            norm.normalizes = "either"  # The op's input does not lead to a variable.
+        if op.type == _ONNX:
+            norm.momentum = _onnx_momentum(op)
+        elif "moving_variance" not in norm.roles:
+            return None
     return norm
 
 

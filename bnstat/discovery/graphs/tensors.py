@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
@@ -145,6 +145,20 @@ class Tensors:
                 consumers.setdefault(op_of(tensor), []).append(name)
         return consumers
 
+    def walk(self, start: Iterable[str], after: Callable[[str], Iterable[str]]) -> Iterator[str]:
+        """Yield all names that `after` leads to from a start, the nearest first."""
+        queue = deque(dict.fromkeys(start))
+        reached = set(queue)
+        while queue:
+            name = queue.popleft()
+            yield name
+            for following in after(name):
+                if not self._steps.take():
+                    return
+                if following not in reached:
+                    reached.add(following)
+                    queue.append(following)
+
     def sources(self, tensor: str) -> tuple[str, ...]:
         """Return the tensors whose numbers `tensor` has; several if a switch selects one of them.
 
@@ -152,13 +166,18 @@ class Tensors:
         empty if the path is too long.
         """
         if tensor not in self._sources:
-            ends, _ = self._follow(tensor, self._behind)
-            self._sources[tensor] = tuple(ends)
+            passed = self._trace(tensor, self._behind)
+            is_whole = len(passed) <= _MOST_STEPS_EACH and self._steps.left >= 0
+            ends = (source for source in passed if not self._behind(source))
+            self._sources[tensor] = tuple(ends) if is_whole else ()
         return self._sources[tensor]
 
     def reach(self, tensor: str) -> set[str]:
         """Return all tensors from which `tensor` is computed by selecting and averaging only."""
-        return self._follow(tensor, self._averaged)[1]
+        return set(self._trace(tensor, self._averaged))
+
+    def _trace(self, tensor: str, behind: Callable[[str], Iterable[str]]) -> list[str]:
+        return [*islice(self.walk([tensor], behind), _MOST_STEPS_EACH + 1)]
 
     def downstream(self, name: str, types: Container[str], most: int) -> list[str]:
         """Return the ops of these types that are computed from an op by ops of these types.
@@ -166,20 +185,14 @@ class Tensors:
         The nearest ops come first. Ops that only pass numbers on may lie between. At most `most`
         ops are visited.
         """
-        visited = {name}
-        queue = deque([name])
-        after = []
-        while queue and len(visited) < most:
-            for consumer in self.consumers.get(queue.popleft(), ())[:most]:
-                if not self._steps.take():
-                    return []
-                op_type = self.ops[consumer].type
-                if consumer not in visited and (op_type in types or op_type in PASSES):
-                    visited.add(consumer)
-                    queue.append(consumer)
-                    if op_type in types:
-                        after.append(consumer)
-        return after
+
+        def after(name: str) -> Iterator[str]:
+            for consumer in self.consumers.get(name, ())[:most]:
+                if self.ops[consumer].type in types or self.ops[consumer].type in PASSES:
+                    yield consumer
+
+        reached = islice(self.walk([name], after), 1, most)
+        return [consumer for consumer in reached if self.ops[consumer].type in types]
 
     def variable(self, tensor: str) -> str | None:
         """Return the key of the variable whose numbers a tensor has; None if there are several."""
@@ -208,16 +221,13 @@ class Tensors:
 
     def axis(self, tensor: str) -> int | None:
         """Return the axis along which a reshaped vector lies, as in the shape `[1, C, 1]`."""
-        op = self.op(tensor)
-        for _ in range(_MOST_STEPS_EACH):
-            if op is None or op.type not in PASSES or not self.inputs(op.name):
-                return None
-            if op.type == "Reshape" and len(self.inputs(op.name)) == 2:
+        for passed in self._trace(tensor, self._behind):
+            op = self.op(passed)
+            if op is not None and op.type == "Reshape" and len(self.inputs(op.name)) == 2:
                 shapes = self.constants(self.inputs(op.name)[1])
                 sizes = [int(size) for size in np.ravel(shapes[0])] if len(shapes) == 1 else []
                 wide = [position for position, size in enumerate(sizes) if size != 1]
                 return wide[0] if len(sizes) > 1 and len(wide) == 1 else None
-            op = self.op(self.inputs(op.name)[0])
         return None
 
     def in_order(self, names: Iterable[str]) -> list[str]:
@@ -239,26 +249,6 @@ class Tensors:
                     inputs = [op_of(tensor) for tensor in self.inputs(name)]
                     stack.extend((tensor, False) for tensor in reversed(inputs))
         return order
-
-    def _follow(
-        self, tensor: str, behind: Callable[[str], Sequence[str]]
-    ) -> tuple[list[str], set[str]]:
-        """Trace all paths back from a tensor; return the tensors at the ends, and all tensors."""
-        ends = []
-        visited: set[str] = set()
-        stack = [tensor]
-        while stack:
-            tensor = stack.pop()
-            if tensor in visited:
-                continue
-            visited.add(tensor)
-            if len(visited) > _MOST_STEPS_EACH or not self._steps.take():
-                return [], visited
-            before = behind(tensor)
-            if not before:
-                ends.append(tensor)
-            stack.extend(reversed(before))
-        return ends, visited
 
     def _behind(self, tensor: str) -> Sequence[str]:
         """Return the tensors whose numbers a tensor has; empty if an op computes new numbers."""

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from functools import cached_property
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from functools import cached_property, partial
+from itertools import islice
 from typing import Final
 
 from bnstat.discovery.graphs.norms import Norm, find_norms, is_training
@@ -199,17 +200,9 @@ class _GraphUses:
             return False
         if op.type not in ("Assign", "AssignVariableOp"):
             return True
-        old = set(self._ops_of[key])
-        visited = {op_of(inputs[1])}
-        queue = deque(visited)
-        while queue and len(visited) < _LARGEST_STEP:
-            name = queue.popleft()
-            if name in old:
-                return True
-            new = set(map(op_of, self._tensors.inputs(name))) - visited
-            visited |= new
-            queue.extend(new)
-        return False
+        old = self._ops_of[key]
+        behind = self._tensors.walk([op_of(inputs[1])], partial(self._before, with_controls=False))
+        return any(name in old for name in islice(behind, _LARGEST_STEP))
 
     def _run_with(self, trainers: Sequence[str]) -> Set[str]:
         """Return the ops that run in a training step: all dependencies of a training op."""
@@ -217,8 +210,8 @@ class _GraphUses:
         for name in self._tensors.ops if trainers else ():
             for before in self._before(name, with_controls=True):
                 waiting[before].append(name)
-        training = self._closure(trainers, lambda name: waiting.get(name, ()))
-        return self._behind(training, with_controls=True)
+        training = self._tensors.walk(trainers, lambda name: waiting.get(name, ()))
+        return self._behind([*training], with_controls=True)
 
     def _ends(self) -> Iterator[str]:
         """Yield the ops whose results leave the graph, except for the ends of updates."""
@@ -230,19 +223,7 @@ class _GraphUses:
 
     def _behind(self, names: Iterable[str], with_controls: bool = False) -> Set[str]:
         """Return the ops and all of their dependencies."""
-        return self._closure(names, lambda name: self._before(name, with_controls))
-
-    def _closure(self, names: Iterable[str], after: Callable[[str], Iterable[str]]) -> Set[str]:
-        reached = set(names)
-        queue = list(reached)
-        while queue:
-            for name in after(queue.pop()):
-                if not self._steps.take():
-                    return reached
-                if name not in reached:
-                    reached.add(name)
-                    queue.append(name)
-        return reached
+        return {*self._tensors.walk(names, partial(self._before, with_controls=with_controls))}
 
     def _before(self, name: str, with_controls: bool) -> Iterator[str]:
         """Yield the ops that an op depends on.
