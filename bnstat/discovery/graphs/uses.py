@@ -84,14 +84,18 @@ def statistics_uses(contents: Contents, layers: Sequence[BatchNorm]) -> Mapping[
 
 
 def _combine(first: StatisticsUse, second: StatisticsUse) -> StatisticsUse:
-    modes = {first.mode, second.mode} - {None}
     runs = [run for run in (first.updates_run, second.updates_run) if run is not None]
     return StatisticsUse(
         updates=max(first.updates, second.updates),
         updates_run=max(runs, default=None),
-        mode=modes.pop() if len(modes) == 1 else ("either" if modes else None),
+        mode=_common(mode for mode in (first.mode, second.mode) if mode is not None),
         is_read=first.is_read or second.is_read,
     )
+
+
+def _common(modes: Iterable[StatisticsMode]) -> StatisticsMode | None:
+    different = set(modes)
+    return different.pop() if len(different) == 1 else ("either" if different else None)
 
 
 class _GraphUses:
@@ -125,12 +129,9 @@ class _GraphUses:
             own_updates = {op for key in keys for op in updates.get(key, ())}
             # In a function, all ops run that change a variable.
             run = own_updates if self._graph.name else own_updates & running
-            modes = {norm.normalizes for norm in norms if norm.op in forward}
-            mode: StatisticsMode | None = None
-            if len(modes) == 1:
-                mode = modes.pop()
-            if len(modes) > 1 or mode == "either":
-                mode = "fed" if self._is_fed(keys) else "either"
+            mode = _common(norm.normalizes for norm in norms if norm.op in forward)
+            if mode == "either" and self._is_fed(keys):
+                mode = "fed"
             uses[layer.name] = StatisticsUse(
                 updates=len(own_updates),
                 updates_run=len(run) if trainers else None,
