@@ -14,7 +14,6 @@ import tensorflow as tf
 import tf_keras
 
 import bnstat
-from bnstat.model import Model
 from tests.builders import named
 from tests.builders.keras_models import (
     FUNCTIONAL,
@@ -25,7 +24,7 @@ from tests.builders.keras_models import (
     randomised,
     roles_of,
 )
-from tests.builders.oracle import assert_as_tensorflow_reads, assert_layers
+from tests.builders.oracle import assert_layers, check
 
 pytestmark = pytest.mark.slow
 
@@ -50,11 +49,6 @@ def compiled(library: ModuleType, optimizer: Any) -> Any:
     net.compile(optimizer, "mse", metrics=["mae"], run_eagerly=True)
     net.train_on_batch(np.ones((2, 6, 6, 3), np.float32), np.ones((2, 2), np.float32))
     return randomised(net)
-
-
-def check(model: Model, prefix: Path, layers: Mapping[str, Any]) -> None:
-    assert_layers(model, layers)
-    assert_as_tensorflow_reads(model, prefix)
 
 
 @pytest.fixture(scope="module")
