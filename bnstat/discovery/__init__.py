@@ -17,6 +17,7 @@ from bnstat.discovery.names import (
     VariableNames,
     by_patterns,
     from_names,
+    name_by_scopes,
     without_statistics,
 )
 from bnstat.discovery.objects import from_objects, note_lost_statistics
@@ -92,8 +93,6 @@ def discover(
     complete = [sighting for sighting in sightings if sighting.is_complete]
     complete = in_order(complete, _ordered_origins(contents))
     if contents.graphs is not None and contents.objects:
-        from bnstat.discovery.names import name_by_scopes
-
         name_by_scopes(complete, contents)
     partial = [sighting for sighting in sightings if not sighting.is_complete]
     partial += merge({"names": without_statistics(names, _keys(sightings))})
@@ -204,20 +203,18 @@ def _explain(
     contents: Contents, layers: Sequence[BatchNorm], incomplete: Sequence[BatchNorm]
 ) -> list[Explanation]:
     """Explain, for each variable in stored order, why it belongs to a layer or does not."""
-    taken = {}
-    for layer, reason in [
-        *((layer, f"found by {layer.evidence}") for layer in layers),
-        *((layer, _why_incomplete(layer)) for layer in incomplete),
-    ]:
-        for variable, role, why in [
-            *((variable, role, reason) for role, variable in layer.variables.items()),
-            *((variable, label, "an extra variable") for label, variable in layer.extra.items()),
-            *(
-                (variable, None, "the file does not record its role")
-                for variable in layer.undecided
-            ),
-        ]:
-            taken[variable.key] = Explanation(variable.key, layer.name, role, why)
+    taken: dict[str, Explanation] = {}
+    for layer in (*layers, *incomplete):
+        is_complete = all(role in layer.variables for role in ROLES[2:])
+        reason = f"found by {layer.evidence}" if is_complete else _why_incomplete(layer)
+        for role, variable in layer.variables.items():
+            taken[variable.key] = Explanation(variable.key, layer.name, role, reason)
+        for label, variable in layer.extra.items():
+            taken[variable.key] = Explanation(variable.key, layer.name, label, "an extra variable")
+        for variable in layer.undecided:
+            taken[variable.key] = Explanation(
+                variable.key, layer.name, None, "the file does not record its role"
+            )
     return [
         taken.get(key) or Explanation(key, None, None, _why_unused(key, contents.name_of(key)))
         for key in contents.variables

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from operator import itemgetter
 
 from bnstat.model import ROLES, Evidence
@@ -15,6 +16,9 @@ _STRUCTURAL = ("config", "object-graph")
 _LISTED = re.compile(r"^variables/(\d{1,9})/")
 _NAMED_BY = ("patterns", "layers", "scopes", "objects", "names", "graphs")
 """Origins of layer names, the best first."""
+
+_MOST_OWNERS = 100
+"""The limit on layers that a sighting is compared with, if many share a variable."""
 
 
 @dataclass(slots=True)
@@ -72,37 +76,76 @@ class Sighting:
         return [*self.roles.values(), *self.extra.values(), *self.undecided]
 
 
+class Merger:
+    """Merges the sightings that share a variable. The strongest evidence is added first.
+
+    Attributes:
+        layers: the merged sightings so far.
+    """
+
+    def __init__(self) -> None:
+        self.layers: list[Sighting] = []
+        self._by_key: dict[str, Sighting] = {}
+        self._sharers: dict[str, list[Sighting]] = {}
+
+    def add(self, origin: str, position: int, sighting: Sighting) -> Sighting:
+        """Add a sighting; return the layer that it is part of.
+
+        Args:
+            origin: the origin of the sighting.
+            position: the position among the sightings of this origin.
+            sighting: the sighting.
+        """
+        layer = self._same_layer(sighting)
+        known: set[str] = set()
+        if layer is None:
+            layer = replace(sighting, names={}, positions={})
+            self.layers.append(layer)
+        else:
+            known.update(layer.all_keys())
+            layer.add(sighting)
+        names = [sighting.name, sighting.longer_name]
+        layer.names.setdefault(origin, [name for name in names if name])
+        layer.positions.setdefault(origin, position)
+        for key in layer.all_keys():
+            if key not in known and self._by_key.setdefault(key, layer) is not layer:
+                self._sharers.setdefault(key, []).append(layer)
+        return layer
+
+    def _same_layer(self, sighting: Sighting) -> Sighting | None:
+        # The statistics belong to one layer; several layers may share gamma and beta.
+        statistics = [key for role, key in sighting.roles.items() if role in ROLES[2:]]
+        for key in statistics:
+            if key in self._by_key:
+                return self._by_key[key]
+        keys = [*sighting.roles.values(), *sighting.undecided]
+        for owner in islice(self._owners(keys), _MOST_OWNERS):
+            # Only graphs show a layer in parts: one function may train it, another may apply it.
+            if statistics and owner.evidence != "graph":
+                continue
+            common = owner.roles.keys() & sighting.roles.keys()
+            if all(owner.roles[role] == sighting.roles[role] for role in common):
+                return owner
+        return None
+
+    def _owners(self, keys: Iterable[str]) -> Iterator[Sighting]:
+        for key in keys:
+            if key in self._by_key:
+                yield self._by_key[key]
+                yield from self._sharers.get(key, ())
+
+
 def merge(evidence: Mapping[str, Sequence[Sighting]]) -> list[Sighting]:
     """Merge the sightings that share a variable. The strongest evidence comes first.
 
     Args:
         evidence: origin -> ordered sightings; the strongest evidence first.
     """
-    layers: list[Sighting] = []
-    by_key: dict[str, Sighting] = {}
+    merger = Merger()
     for origin, sightings in evidence.items():
         for position, sighting in enumerate(sightings):
-            layer = _same_layer(sighting, by_key)
-            if layer is None:
-                layer = replace(sighting, names={}, positions={})
-                layers.append(layer)
-            else:
-                layer.add(sighting)
-            names = [sighting.name, sighting.longer_name]
-            layer.names.setdefault(origin, [name for name in names if name])
-            layer.positions.setdefault(origin, position)
-            for key in layer.all_keys():
-                by_key.setdefault(key, layer)
-    return layers
-
-
-def _same_layer(sighting: Sighting, by_key: Mapping[str, Sighting]) -> Sighting | None:
-    """Return the layer that shares a statistic with a sighting; another variable if it has none."""
-    statistics = [key for role, key in sighting.roles.items() if role.startswith("moving")]
-    for key in statistics or [*sighting.roles.values(), *sighting.undecided]:
-        if key in by_key:
-            return by_key[key]
-    return None
+            merger.add(origin, position, sighting)
+    return merger.layers
 
 
 def in_order(layers: Sequence[Sighting], ordered_by: Sequence[str]) -> list[Sighting]:

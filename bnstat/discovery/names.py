@@ -354,10 +354,10 @@ _ORDERS: Final = (
 )
 """Variable -> position in a layer, for current and for older versions."""
 
-Shape = Callable[[str], tuple[int, ...]]
 
-
-def with_scopes(keys: Mapping[str, str], shape_of: Shape) -> dict[str, str]:
+def with_scopes(
+    keys: Mapping[str, str], shape_of: Callable[[str], tuple[int, ...]]
+) -> dict[str, str]:
     """Return names in which each numbered layer has a separate scope.
 
     The layer of `features.running_mean__16` gets the scope `features__16`.
@@ -366,40 +366,37 @@ def with_scopes(keys: Mapping[str, str], shape_of: Shape) -> dict[str, str]:
         keys: name -> key of all variables of a file.
         shape_of: returns the shape of the variable with a key.
     """
-    store = _Store(keys, shape_of)
-    if not store.statistics:
-        return dict(keys)
-    layers = max((store.layers(order) for order in _ORDERS), key=store.count)
-    renamed = {
-        name: f"{scope}.{leaf}" for scope, names in layers.items() for leaf, name in names.items()
-    }
-    return {renamed.get(name, name): key for name, key in keys.items()}
+    matches = [_NUMBERED_NAME.fullmatch(name) for name in keys if "__" in name]
+    leaves: dict[str, set[tuple[str, int]]] = {}
+    for match in matches:
+        if match is not None and match["leaf"] in _ORDERS[0]:
+            leaves.setdefault(match["scope"], set()).add((match["leaf"], int(match["number"])))
+    numbers = {number for numbered in leaves.values() for _, number in numbered}
 
+    def name_at(scope: str, leaf: str, number: int) -> str | None:
+        names = [f"{scope}{leaf}__{number}"]
+        if number not in numbers and 0 <= number < len(keys):
+            names.append(f"{scope}{leaf}")
+        return next((name for name in names if name in keys), None)
 
-class _Store:
-    def __init__(self, keys: Mapping[str, str], shape_of: Shape) -> None:
-        self._keys = keys
-        self._shape_of = shape_of
-        self._numbers: set[int] = set()
-        leaves: dict[str, set[tuple[str, int]]] = {}
-        for name in keys:
-            match = _NUMBERED_NAME.fullmatch(name) if "__" in name else None
-            if match is not None and match["leaf"] in _ORDERS[0]:
-                self._numbers.add(int(match["number"]))
-                leaves.setdefault(match["scope"], set()).add((match["leaf"], int(match["number"])))
-        self.statistics = {
-            scope: numbered
-            for scope, numbered in leaves.items()
-            if any(leaf == _VARIANCE for leaf, _ in numbered) or f"{scope}{_VARIANCE}" in keys
+    def layer_at(scope: str, start: int, order: Mapping[str, int]) -> dict[str, str]:
+        """Return leaf -> name for consecutive variables; empty without both statistics."""
+        names = {leaf: name_at(scope, leaf, start + order[leaf]) for leaf in order}
+        shapes = {leaf: shape_of(keys[name]) for leaf, name in names.items() if name is not None}
+        if not {_MEAN, _VARIANCE} <= shapes.keys():
+            return {}
+        return {
+            leaf: name
+            for leaf, name in names.items()
+            if name is not None and shapes[leaf] == shapes[_MEAN]
         }
 
-    def layers(self, order: Mapping[str, int]) -> dict[str, dict[str, str]]:
-        """Return scope -> leaf -> name, for layers whose variables have this order."""
-        layers: dict[str, dict[str, str]] = {}
+    def layers_in(order: Mapping[str, int]) -> dict[str, dict[str, str]]:
+        layers = {}
         taken: set[str] = set()
-        for scope, numbered in self.statistics.items():
+        for scope, numbered in leaves.items():
             starts = sorted({number - order[leaf] for leaf, number in numbered})
-            candidates = [(start, self._layer(scope, start, order)) for start in starts]
+            candidates = [(start, layer_at(scope, start, order)) for start in starts]
             # A layer with more numbers is more certain than one that takes what is left.
             candidates.sort(key=lambda pair: -sum("__" in name for name in pair[1].values()))
             for start, names in candidates:
@@ -408,34 +405,19 @@ class _Store:
                     layers[f"{scope.removesuffix('.')}__{start + order[_MEAN]}"] = names
         return layers
 
-    def count(self, layers: Mapping[str, Mapping[str, str]]) -> int:
+    def count(layers: Mapping[str, Mapping[str, str]]) -> int:
         """Return the number of variables in layers, including unnumbered variables."""
         taken = {name for names in layers.values() for name in names.values()}
-        plain = ({f"{scope}{leaf}" for leaf in _ORDERS[0]} for scope in self.statistics)
-        return len(taken) + sum(
-            len(names) for names in plain if names <= self._keys.keys() and names.isdisjoint(taken)
-        )
+        plain = ({f"{scope}{leaf}" for leaf in _ORDERS[0]} for scope in leaves)
+        unnumbered = (names for names in plain if names <= keys.keys() and names.isdisjoint(taken))
+        return len(taken) + sum(map(len, unnumbered))
 
-    def _layer(self, scope: str, start: int, order: Mapping[str, int]) -> dict[str, str]:
-        """Return leaf -> name for consecutive variables; empty without both statistics."""
-        names = {
-            leaf: name
-            for leaf, position in order.items()
-            if (name := self._name_at(scope, leaf, start + position)) is not None
-        }
-        if not {_MEAN, _VARIANCE} <= names.keys():
-            return {}
-        shape = self._shape_of(self._keys[names[_MEAN]])
-        return {
-            leaf: name for leaf, name in names.items() if self._shape_of(self._keys[name]) == shape
-        }
-
-    def _name_at(self, scope: str, leaf: str, number: int) -> str | None:
-        name = f"{scope}{leaf}__{number}"
-        if name in self._keys:
-            return name
-        is_free = number not in self._numbers and 0 <= number < len(self._keys)
-        return f"{scope}{leaf}" if is_free and f"{scope}{leaf}" in self._keys else None
+    renamed = {
+        name: f"{scope}.{leaf}"
+        for scope, names in max(map(layers_in, _ORDERS), key=count).items()
+        for leaf, name in names.items()
+    }
+    return {renamed.get(name, name): key for name, key in keys.items()}
 
 
 _NUMBERED_SCOPE = re.compile(r"(.+)_\d+")
@@ -455,12 +437,14 @@ def name_by_scopes(layers: Sequence[Sighting], contents: Contents) -> None:
     scopes = [_graph_scope(layer) for layer in layers]
     if not any(scopes):
         return
-    variable_scopes = _variable_scopes(layers, contents)
-    uses = Counter(variable_scopes)
+    keys = {key for layer in layers for key in layer.roles.values()}
+    full_names = {node.key: node.full_name for node in contents.objects if node.key in keys}
+    own_scopes = [_variable_scope(layer, full_names) for layer in layers]
+    uses = Counter(own_scopes)
     names = _authors_names(filter(None, scopes))
-    starts = [_start(*pair) for pair in zip(scopes, variable_scopes, strict=True)]
+    starts = [_start(scope, own) for scope, own in zip(scopes, own_scopes, strict=True)]
     first = min((start for start in starts if start is not None), default=0)
-    for layer, scope, own, start in zip(layers, scopes, variable_scopes, starts, strict=True):
+    for layer, scope, own, start in zip(layers, scopes, own_scopes, starts, strict=True):
         if start is None:
             continue
         end = start + len(own)
@@ -482,16 +466,11 @@ def _graph_scope(layer: Sighting) -> Scope:
     return parts if len(parts) <= _DEEPEST else ()
 
 
-def _variable_scopes(layers: Sequence[Sighting], contents: Contents) -> list[Scope]:
-    """Return, for each layer, the common scope in the full names of its variables."""
-    keys = {key for layer in layers for key in layer.roles.values()}
-    full_names = {node.key: node.full_name for node in contents.objects if node.key in keys}
-    result = []
-    for layer in layers:
-        scopes = {full_names.get(key, "").rpartition("/")[0] for key in layer.roles.values()}
-        scope = scopes.pop() if len(scopes) == 1 else ""
-        result.append(tuple(scope.split("/")) if scope else ())
-    return result
+def _variable_scope(layer: Sighting, full_names: Mapping[str, str]) -> Scope:
+    """Return the common scope in the full names of a layer's variables."""
+    scopes = {full_names.get(key, "").rpartition("/")[0] for key in layer.roles.values()}
+    scope = scopes.pop() if len(scopes) == 1 else ""
+    return tuple(scope.split("/")) if scope else ()
 
 
 def _start(scope: Scope, own: Scope) -> int | None:

@@ -21,13 +21,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from math import prod
 from typing import Final
 
-from bnstat.discovery.graphs.algebra import SUMS
 from bnstat.discovery.graphs.norms import find_norms
-from bnstat.discovery.graphs.tensors import Steps, Tensors
+from bnstat.discovery.graphs.tensors import SUMS, Steps, Tensors
 from bnstat.formats.contents import Contents, Layer
 from bnstat.model import BatchNorm, PrecedingBias, Slots, Variable, squeezed
 
@@ -88,14 +87,10 @@ def preceding_biases(
     """
     search = _Search(contents, layers)
     pairs: dict[str, PrecedingBias] = {}
-    for biases in (
-        search.by_configuration(),
-        search.by_graphs(),
-        search.by_scopes(),
-        search.by_neighbors(),
+    for layer, key, is_proven in chain(
+        search.by_configuration(), search.by_graphs(), search.by_scopes(), search.by_neighbors()
     ):
-        for layer, key, is_proven in biases:
-            pairs.setdefault(layer, PrecedingBias(contents.variables[key], is_proven))
+        pairs.setdefault(layer, PrecedingBias(contents.variables[key], is_proven))
     uses = Counter(bias.variable.key for bias in pairs.values())
     slots = _slots(contents.variables) if pairs else {}
     betas = {layer.name: layer.variables.get("beta") for layer in layers}
@@ -197,20 +192,18 @@ class _Search:
 
     def by_scopes(self) -> Iterator[_Pair]:
         """Search the parent scope of each layer, if no other layer has the same parent scope."""
-        scopes = {layer.name: self._scope_around(layer) for layer in self._undecided()}
-        uses = Counter(scopes.values())
-        own = {scope: name for name, scope in scopes.items() if scope and uses[scope] == 1}
-        if not own:
-            return
-        keys_in: dict[str, list[str]] = {}
-        for key in self._contents.variables:
-            scope, slash, _ = self._contents.name_of(key).rpartition("/")
-            if slash and scope in own:
-                keys_in.setdefault(scope, []).append(key)
-        by_name = {layer.name: layer for layer in self._layers}
-        for scope, keys in keys_in.items():
-            if (bias := self._only_bias(keys, by_name[own[scope]])) is not None:
-                yield own[scope], bias, False
+        layers: dict[str, list[BatchNorm]] = {}
+        for layer in self._undecided():
+            layers.setdefault(self._scope_around(layer), []).append(layer)
+        own = {scope: found[0] for scope, found in layers.items() if scope and len(found) == 1}
+        keys_in: dict[str, list[str]] = {scope: [] for scope in own}
+        for key in self._contents.variables if own else ():
+            scope = self._contents.name_of(key).rpartition("/")[0]
+            if scope in own:
+                keys_in[scope].append(key)
+        for scope, layer in own.items():
+            if (bias := self._only_bias(keys_in[scope], layer)) is not None:
+                yield layer.name, bias, False
 
     def by_neighbors(self) -> Iterator[_Pair]:
         """Find biases in the layer or variable before each norm, in every recorded order."""
@@ -259,20 +252,17 @@ class _Search:
 
         With `is_repeated`, a bias with a number per position and channel is also accepted.
         """
-        vectors = [
-            key
-            for key in keys
-            if key not in self._owners and self._is_vector(key, norm, is_repeated)
-        ]
         named = [
             key
-            for key in vectors
-            if _BIAS.fullmatch(self._contents.name_of(key)) or _NUMBERED_VARIABLE.fullmatch(key)
+            for key in keys
+            if self._is_vector(key, norm, is_repeated)
+            and (_BIAS.fullmatch(self._contents.name_of(key)) or _NUMBERED_VARIABLE.fullmatch(key))
         ]
         return named[0] if len(named) == 1 else None
 
     def _is_vector(self, key: str, norm: BatchNorm, is_repeated: bool = False) -> bool:
-        variable = self._contents.variables.get(key)
+        """Return True if a variable of no layer has a number per channel."""
+        variable = None if key in self._owners else self._contents.variables.get(key)
         if variable is None or len(squeezed(variable.shape)) > 1 or not norm.channels:
             return False
         size = prod(variable.shape)
@@ -284,14 +274,11 @@ class _Search:
             return None
         inputs = tensors.inputs(op.name)
         if op.type in _ADDS_THIRD_INPUT:
-            candidates = [tensors.variable(tensor) for tensor in inputs[2:3]]
-        elif op.type in SUMS and len(inputs) == 2:
-            candidates = [tensors.variable(tensor) for tensor in inputs]
-        else:
+            inputs = inputs[2:3]
+        elif op.type not in SUMS or len(inputs) != 2:
             return None
-        keys = [key for key in candidates if key is not None]
-        is_bias = len(keys) == 1 and keys[0] not in self._owners and self._is_vector(keys[0], layer)
-        return keys[0] if is_bias else None
+        keys = [key for tensor in inputs if (key := tensors.variable(tensor)) is not None]
+        return keys[0] if len(keys) == 1 and self._is_vector(keys[0], layer) else None
 
     def _scope_around(self, layer: BatchNorm) -> str:
         """Return the common parent scope of a layer's variables' scopes, or an empty string."""

@@ -59,3 +59,9 @@ def assert_as_tensorflow_reads(model: Model, prefix: Path | str) -> None:
     for variable in variables:
         assert same_bits(variable.read(), reader.get_tensor(variable.key)), variable.key
     assert len({variable.key for variable in variables}) == len(variables)
+
+
+def check(model: Model, prefix: Path | str, expected: Mapping[str, Roles]) -> None:
+    """Assert that a model has exactly these layers, as does TensorFlow's reader."""
+    assert_layers(model, expected)
+    assert_as_tensorflow_reads(model, prefix)

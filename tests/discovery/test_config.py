@@ -13,10 +13,16 @@ import bnstat
 from bnstat.discovery.configuration import from_layers, is_batch_norm
 from bnstat.discovery.merge import Sighting
 from bnstat.formats.contents import Contents, Layer
-from bnstat.model import Source, Variable
+from bnstat.model import ROLES, Source, Variable
 
-ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
 RENORM = ("moving_stddev", "renorm_mean", "renorm_stddev")
+
+
+def certain(*args: Any, **options: Any) -> Sighting:
+    """Return `sight`, which must find a layer."""
+    sighting = sight(*args, **options)
+    assert sighting is not None
+    return sighting
 
 
 def sight(
@@ -47,50 +53,28 @@ def numbers(count: int) -> list[str]:
     return [str(index) for index in range(count)]
 
 
-def assigned(sighting: Sighting | None) -> dict[str, str]:
+def assigned(sighting: Sighting) -> dict[str, str]:
     """Return role or label -> number of its variable."""
-    assert sighting is not None
     return {
         role: key.removeprefix("key/")
         for role, key in (*sighting.roles.items(), *sighting.extra.items())
     }
 
 
-@pytest.mark.parametrize(
-    "class_name",
-    [
-        "BatchNormalization",
-        "BatchNormalizationV1",
-        "BatchNormalizationV2",
-        "SyncBatchNormalization",
-        "TpuBatchNormalization",
-        "FreezableBatchNorm",
-        "BatchRenormalization",
-        "Custom>MyBatchNorm",
-        "package.module.batch_norm",
-    ],
-)
-def test_classes_that_are_batch_norm(class_name: str) -> None:
-    assert is_batch_norm(class_name, {})
+BATCH_NORMS = [
+    "BatchNormalization", "BatchNormalizationV1", "BatchNormalizationV2", "SyncBatchNormalization",
+    "TpuBatchNormalization", "FreezableBatchNorm", "BatchRenormalization", "Custom>MyBatchNorm",
+    "package.module.batch_norm",
+]  # fmt: skip
+OTHERS = [
+    "LayerNormalization", "GroupNormalization", "Normalization", "batch_norm>Dense", "Dense", None,
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "class_name",
-    [
-        "LayerNormalization",
-        "GroupNormalization",
-        "Normalization",
-        "batch_norm>Dense",
-        "Dense",
-        None,
-    ],
-)
-def test_classes_that_are_not_batch_norm(class_name: str | None) -> None:
-    assert not is_batch_norm(class_name, {})
-
-
-def test_a_subclass_is_known_by_its_arguments() -> None:
-    assert is_batch_norm("FrozenNorm", {"moving_variance_initializer": {}})
+@pytest.mark.parametrize("class_name", [*BATCH_NORMS, *OTHERS])
+def test_classes(class_name: str | None) -> None:
+    assert is_batch_norm(class_name, {}) is (class_name in BATCH_NORMS)
+    assert is_batch_norm(class_name, {"moving_variance_initializer": {}}), "a subclass"
 
 
 @pytest.mark.parametrize("scale", [True, False])
@@ -104,53 +88,46 @@ def test_a_configuration_assigns_the_roles(scale: bool, center: bool, renorm: bo
         *ROLES[2:],
         *(RENORM if renorm else ()),
     ]
-    found = sight(numbers(len(expected)), "BatchNormalization", config)
+    found = certain(numbers(len(expected)), "BatchNormalization", config)
     assert assigned(found) == {role: str(index) for index, role in enumerate(expected)}
-    assert found is not None
     assert not found.undecided
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_a_count_that_does_not_fit_the_configuration_is_undecided(count: int) -> None:
-    found = sight(numbers(count), "BatchNormalization", {"scale": True, "center": True})
-    assert found is not None
+    found = certain(numbers(count), "BatchNormalization", {"scale": True, "center": True})
     assert (found.roles, len(found.undecided)) == ({}, count)
     assert any(f"{count} variables" in note and "4" in note for note in found.notes)
 
 
 def test_shapes_that_differ_are_undecided() -> None:
-    found = sight(
+    found = certain(
         numbers(4),
         "BatchNormalization",
         {"scale": True, "center": True},
         shapes=[(3,), (3,), (3,), (4,)],
     )
-    assert found is not None
     assert (found.roles, len(found.undecided)) == ({}, 4)
 
 
 @pytest.mark.parametrize(("key", "name"), [("layers/batch_normalization_1", "x"), ("a/b", "c/bn2")])
 def test_weights_alone_in_a_layer_named_batch_norm(key: str, name: str) -> None:
-    def seen(count: int) -> Sighting | None:
-        return sight(numbers(count), key=key, name=name)
-
-    four, three, two, seven = seen(4), seen(3), seen(2), seen(7)
+    four, three, two, seven = (
+        certain(numbers(count), key=key, name=name) for count in (4, 3, 2, 7)
+    )
     assert assigned(four) == dict(zip(ROLES, numbers(4), strict=True))
     assert assigned(three) == {"moving_mean": "1", "moving_variance": "2"}
     assert assigned(two) == {"moving_mean": "0", "moving_variance": "1"}
     assert assigned(seven) == dict(zip((*ROLES, *RENORM), numbers(7), strict=True))
-    assert four is not None
-    assert three is not None
     assert (four.evidence, four.notes, four.undecided) == ("name", (), ())
     assert three.undecided == ("key/0",)
-    assert seen(1) is None
-    assert seen(8) is None
+    for count in (1, 8):
+        assert sight(numbers(count), key=key, name=name) is None
 
 
 def test_weights_alone_in_a_layer_of_another_name() -> None:
-    four = sight(numbers(4))
+    four = certain(numbers(4))
     assert assigned(four) == dict(zip(ROLES, numbers(4), strict=True))
-    assert four is not None
     assert any("shapes" in note for note in four.notes)
     for count in (1, 2, 8):
         assert sight(numbers(count)) is None
@@ -158,8 +135,7 @@ def test_weights_alone_in_a_layer_of_another_name() -> None:
 
 @pytest.mark.parametrize("count", [3, 5, 6, 7])
 def test_other_numbers_of_vectors_are_undecided(count: int) -> None:
-    found = sight(numbers(count))
-    assert found is not None
+    found = certain(numbers(count))
     assert (found.roles, found.extra) == ({}, {})
     assert found.undecided == tuple(f"key/{number}" for number in numbers(count))
     assert sight(numbers(count), shapes=[(3, 3)] * count) is None
@@ -209,8 +185,7 @@ def test_another_class_rules_numbered_variables_out() -> None:
 
 
 def test_variable_names_identify_a_layer_of_a_users_class() -> None:
-    found = sight(ROLES, "Custom>MyNorm")
-    assert found is not None
+    found = certain(ROLES, "Custom>MyNorm")
     assert found.evidence == "name"
     assert assigned(found) == {role: role for role in ROLES}
     assert sight(("gamma", "beta"), "LayerNormalization") is None
@@ -220,21 +195,19 @@ def test_variable_names_identify_a_layer_of_a_users_class() -> None:
 
 def test_names_of_keras_1() -> None:
     labels = ("gamma", "beta", "running_mean", "running_std")
-    old = sight(labels, writer=None)
+    old = certain(labels, writer=None)
     assert assigned(old) == dict(zip(ROLES, labels, strict=True))
-    assert old is not None
     assert any("running_std" in note for note in old.notes)
-    known = sight(labels, writer="Keras 1.2.2")
-    assert known is not None
+    known = certain(labels, writer="Keras 1.2.2")
     assert known.notes == ()
     prefixed = [f"batchnormalization_1_{label}" for label in labels]
-    assert assigned(sight(prefixed)) == dict(zip(ROLES, prefixed, strict=True))
+    assert assigned(certain(prefixed)) == dict(zip(ROLES, prefixed, strict=True))
 
 
 def test_the_exact_name_wins_and_two_similar_names_are_ignored() -> None:
-    found = sight((*ROLES, "other_gamma"), "BatchNormalization")
+    found = certain((*ROLES, "other_gamma"), "BatchNormalization")
     assert assigned(found)["gamma"] == "gamma"
-    several = sight(("a_gamma", "b_gamma", *ROLES[1:]), "BatchNormalization")
+    several = certain(("a_gamma", "b_gamma", *ROLES[1:]), "BatchNormalization")
     assert "gamma" not in assigned(several)
 
 
@@ -253,24 +226,20 @@ def test_the_exact_name_wins_and_two_similar_names_are_ignored() -> None:
     ],
 )
 def test_axes(axis: object, expected: object) -> None:
-    found = sight(ROLES, "BatchNormalization", {"axis": axis})
-    assert found is not None
+    found = certain(ROLES, "BatchNormalization", {"axis": axis})
     assert found.axis == expected
 
 
 def test_settings_come_from_the_file() -> None:
-    told = sight(ROLES, "BatchNormalization", {"epsilon": 1, "momentum": 0.5, "trainable": False})
-    assert told is not None
+    told = certain(ROLES, "BatchNormalization", {"epsilon": 1, "momentum": 0.5, "trainable": False})
     assert (told.epsilon, told.momentum, told.trainable) == (1.0, 0.5, False)
-    untold = sight(ROLES, "BatchNormalization")
-    assert untold is not None
+    untold = certain(ROLES, "BatchNormalization")
     assert (untold.epsilon, untold.momentum, untold.axis, untold.trainable) == (None,) * 4
 
 
 def test_modes_of_keras_1_that_leave_the_moving_statistics_unused() -> None:
     for mode, expected in ((0, 0), (1, 1), (2, 1)):
-        found = sight(ROLES, "BatchNormalization", {"mode": mode})
-        assert found is not None
+        found = certain(ROLES, "BatchNormalization", {"mode": mode})
         assert len(found.notes) == expected
 
 

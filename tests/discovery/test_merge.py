@@ -81,11 +81,6 @@ def test_a_sighting_without_statistics_joins_by_what_it_has() -> None:
     assert layer.epsilon == 0.5
 
 
-def test_incomplete_layers() -> None:
-    (layer,) = merge({"names": [Sighting("name", "bn", {"gamma": "g"})]})
-    assert not layer.is_complete
-
-
 def layers_named(*names: str) -> list[Sighting]:
     return [Sighting("name", name, statistics(str(at))) for at, name in enumerate(names)]
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 
 from bnstat.discovery import discover
 from bnstat.discovery.objects import from_objects
 from bnstat.formats.contents import Contents, Node, Objects
 from bnstat.formats.tensorflow.object_graph import best_names
-from bnstat.model import Model, Source, Variable
-
-ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+from bnstat.model import ROLES
+from tests.discovery.made import keys_in, made
 
 
 class Graph:
@@ -42,30 +40,19 @@ class Graph:
     def root(self, **children: int) -> None:
         self.nodes[0] = Node(children, None, "")
 
-    def contents(self, **options: Any) -> Contents:
-        variables = {
-            node.key: Variable(node.key, node.key, "float32", (4,), lambda: np.zeros(4, np.float32))
-            for node in self.nodes
-            if node.key is not None and node.key not in options.get("missing", ())
-        }
-        source = Source("m", "tf2-checkpoint")
-        return Contents(
-            source, variables, names=best_names(self.nodes), objects=Objects(self.nodes)
-        )
+    def contents(self, missing: Collection[str] = ()) -> Contents:
+        stored = [node.key for node in self.nodes if node.key and node.key not in missing]
+        return made(stored, names=best_names(self.nodes), objects=Objects(self.nodes))
 
 
-def keys(model: Model) -> dict[str, dict[str, str]]:
-    return {
-        layer.name: {role: variable.key for role, variable in layer.variables.items()}
-        for layer in model
-    }
+def keys(graph: Graph) -> dict[str, dict[str, str]]:
+    return keys_in(discover(graph.contents()))
 
 
 def test_layers_are_named_by_their_variables() -> None:
     graph = Graph()
     graph.root(a=graph.norm("k0", "net/bn"), b=graph.norm("k1"))
-    model = discover(graph.contents())
-    assert keys(model) == {
+    assert keys(graph) == {
         "net/bn": {role: f"k0/{role}" for role in ROLES},
         "b": {role: f"k1/{role}" for role in ROLES},
     }
@@ -131,21 +118,21 @@ def test_a_layer_elsewhere_has_its_scope() -> None:
 def test_layers_with_one_scope_are_named_by_their_paths() -> None:
     graph = Graph()
     graph.root(a=graph.norm("k0", "net"), b=graph.norm("k1", "net"))
-    assert list(keys(discover(graph.contents()))) == ["a", "b"]
+    assert list(keys(graph)) == ["a", "b"]
 
 
 def test_order_is_that_of_the_walk() -> None:
     graph = Graph()
     names = [f"bn_{number}" for number in (3, 1, 10, 2)]
     graph.root(**{name: graph.norm(name) for name in names})
-    assert list(keys(discover(graph.contents()))) == names
+    assert list(keys(graph)) == names
 
 
 def test_a_shared_object_is_one_layer() -> None:
     graph = Graph()
     norm = graph.norm("k")
     graph.root(left=graph.add({"norm": norm}), right=norm)
-    assert list(keys(discover(graph.contents()))) == ["left/norm"]
+    assert list(keys(graph)) == ["left/norm"]
     graph.root(right=norm, left=graph.add({"norm": norm}))
     assert names(graph) == [("right", "right")]
 
@@ -155,7 +142,7 @@ def test_cycles_end() -> None:
     inner = graph.add()
     graph.nodes[inner] = Node({"me": inner, "top": 0, "norm": graph.norm("k")}, None, "")
     graph.root(inner=inner)
-    assert list(keys(discover(graph.contents()))) == ["inner/norm"]
+    assert list(keys(graph)) == ["inner/norm"]
 
 
 def test_a_deep_graph() -> None:
@@ -199,8 +186,8 @@ def test_sonnet_averages() -> None:
 def test_variables_that_are_not_stored() -> None:
     graph = Graph()
     graph.root(a=graph.norm("k0"), b=graph.norm("k1"), c=graph.norm("k2"))
-    made = graph.contents(missing={"k0/gamma", "k1/moving_mean", "k2/moving_variance"})
-    assert {name: set(roles) for name, roles in keys(discover(made)).items()} == {
+    contents = graph.contents(missing={"k0/gamma", "k1/moving_mean", "k2/moving_variance"})
+    assert {layer.name: set(layer.variables) for layer in discover(contents)} == {
         "a": {"beta", "moving_mean", "moving_variance"}
     }
 
@@ -218,7 +205,7 @@ def test_a_slot_of_the_same_name_does_not_take_a_role() -> None:
     ]
     graph.root(bn=graph.norm("bn", "bn"), opt=graph.add({"m": slots[0], "v": slots[1]}))
     model = discover(graph.contents())
-    assert keys(model) == {"bn": {role: f"bn/{role}" for role in ROLES}}
+    assert keys_in(model) == {"bn": {role: f"bn/{role}" for role in ROLES}}
     assert not model.incomplete
 
 
@@ -269,4 +256,4 @@ def test_lost_statistics_are_noted(full_names: Sequence[str], notes: list[str]) 
 
 
 def test_an_empty_graph() -> None:
-    assert from_objects(Contents(Source("m", "tf2-checkpoint"), {})) == []
+    assert from_objects(made([])) == []

@@ -11,11 +11,9 @@ import pytest
 import tensorflow as tf
 
 import bnstat
-from bnstat.model import Model
+from bnstat.model import ROLES
 from tests.builders import named
-from tests.builders.oracle import assert_as_tensorflow_reads, assert_layers
-
-ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
+from tests.builders.oracle import check
 
 
 class Norm(tf.Module):
@@ -56,11 +54,6 @@ class Net(tf.Module):
         super().__init__()
         for name, part in parts.items():
             setattr(self, name, part)
-
-
-def check(model: Model, prefix: Path, expected: Mapping[str, Any]) -> None:
-    assert_layers(model, expected)
-    assert_as_tensorflow_reads(model, prefix)
 
 
 def saved(folder: Path, net: Any) -> list[tuple[Path, Path]]:
@@ -110,52 +103,6 @@ def test_a_cycle_and_a_layer_that_two_own(tmp_path: Path) -> None:
     net.left.back = net
     tf.train.Checkpoint(net).write(str(tmp_path / "m"))
     check(bnstat.load(tmp_path / "m"), tmp_path / "m", {"left/norm": arrays})
-
-
-def test_the_optimizer_and_the_counter_are_not_layers(tmp_path: Path) -> None:
-    arrays = named.layer(1)
-    net = Net(norm=Norm(arrays))
-    tf.train.Checkpoint(net=net, step=tf.Variable(3), beta=tf.Variable([1.0, 2.0])).save(
-        str(tmp_path / "m")
-    )
-    model = bnstat.load(tmp_path / "m-1")
-    assert model.source.step == 1
-    check(model, tmp_path / "m-1", {"net/norm": arrays})
-
-
-def test_shards_by_size(tmp_path: Path) -> None:
-    policy = tf.train.experimental.MaxShardSizePolicy(max_shard_size=160)
-    options = tf.train.CheckpointOptions(experimental_sharding_callback=policy)
-    first, second = named.layer(1, 100), named.layer(2, 30)
-    net = Net(norms=[Norm(first), Norm(second)])
-    tf.train.Checkpoint(net).write(str(tmp_path / "m"), options=options)
-    assert len(list(tmp_path.glob("m.data-*"))) > 5
-    check(bnstat.load(tmp_path / "m"), tmp_path / "m", {"norms/0": first, "norms/1": second})
-
-
-@pytest.mark.parametrize("shards", [2, 3])
-def test_merged_shards(tmp_path: Path, shards: int) -> None:
-    layers = {f"net/bn_{number}": named.layer(number, number + 1) for number in range(5)}
-    flat = [
-        (f"{scope}/{role}", array)
-        for scope, arrays in layers.items()
-        for role, array in arrays.items()
-    ]
-    prefix = named.save_shards(
-        tmp_path / "m", [dict(flat[start::shards]) for start in range(shards)]
-    )
-    assert len(list(tmp_path.glob("m.data-*"))) == shards
-    check(bnstat.load(prefix), prefix, layers)
-
-
-def test_both_readers_agree(tmp_path: Path) -> None:
-    arrays = named.layer(1)
-    tf.train.Checkpoint(Net(norm=Norm(arrays))).write(str(tmp_path / "m"))
-    model = bnstat.load(tmp_path / "m", reader="tensorflow")
-    check(model, tmp_path / "m", {"norm": arrays})
-    assert [verdict.key for verdict in model.explain()] == [
-        verdict.key for verdict in bnstat.load(tmp_path / "m").explain()
-    ]
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ import pytest
 
 import bnstat
 from bnstat.discovery import discover
-from bnstat.formats.contents import Contents, Node, Objects
-from bnstat.model import ROLES, PrecedingBias, Source, Variable
+from bnstat.formats.contents import Node, Objects
+from bnstat.model import ROLES, PrecedingBias
+from tests.discovery.made import made
 
 CHANNELS = 6
 
@@ -39,18 +40,17 @@ def activation(name: str) -> dict[str, Any]:
     return {"class_name": "Activation", "config": {"name": "act", "activation": name}}
 
 
-def write_h5(path: Path, config: Mapping[str, Any] | None, bias: str = "bias:0") -> Path:
-    """A model in Keras's older HDF5: a convolution with a bias, and a batch norm."""
+def write_h5(path: Path, config: Mapping[str, Any] | None, *biases: str) -> Path:
+    """A model in Keras's older HDF5: vectors in the groups of layers, and a batch norm `bn`."""
     with h5py.File(path, "w") as file:
         group = file
         if config is not None:
             file.attrs["model_config"] = json.dumps(config)
             group = file.create_group("model_weights")
-        group.attrs["layer_names"] = ["conv", "bn"]
-        group["conv/conv/kernel:0"] = np.zeros((3, 3, 1, CHANNELS), np.float32)
-        group[f"conv/conv/{bias}"] = np.zeros(CHANNELS, np.float32)
-        for role in ROLES:
-            group[f"bn/bn/{role}:0"] = np.zeros(CHANNELS, np.float32)
+        names = [*biases, *(f"bn/bn/{role}:0" for role in ROLES)]
+        group.attrs["layer_names"] = [*dict.fromkeys(name.split("/")[0] for name in names)]
+        for name in names:
+            group[name] = np.zeros(CHANNELS, np.float32)
     return path
 
 
@@ -138,49 +138,37 @@ UNPROVEN = [("bn", "model_weights/conv/conv/bias:0", False)]
 def test_a_configuration_proves_what_feeds_a_layer(
     tmp_path: Path, config: Mapping[str, Any], expected: list[tuple[str, str, bool]]
 ) -> None:
-    assert found(write_h5(tmp_path / "m.h5", config)) == expected
+    assert found(write_h5(tmp_path / "m.h5", config, "conv/conv/bias:0")) == expected
 
 
 def test_layers_of_nested_models_are_paired_within_their_model(tmp_path: Path) -> None:
     inner = sequential(conv(), NORM)
     inner["config"]["name"] = "inner"
-    path = tmp_path / "m.h5"
-    with h5py.File(path, "w") as file:
-        file.attrs["model_config"] = json.dumps(sequential(conv(name="first"), inner))
-        group = file.create_group("model_weights")
-        group.attrs["layer_names"] = ["first", "inner"]
-        group["first/first/bias:0"] = np.zeros(CHANNELS, np.float32)
-        group["inner/conv/bias:0"] = np.zeros(CHANNELS, np.float32)
-        for role in ROLES:
-            group[f"inner/bn/{role}:0"] = np.zeros(CHANNELS, np.float32)
+    config = sequential(conv(name="first"), inner)
+    path = write_h5(tmp_path / "m.h5", config, "first/first/bias:0", "inner/conv/bias:0")
+    with h5py.File(path, "r+") as file:
+        file.move("model_weights/bn/bn", "model_weights/inner/bn")
+        file["model_weights"].attrs["layer_names"] = ["first", "inner"]
     assert found(path) == [("bn", "model_weights/inner/conv/bias:0", True)]
 
 
-def test_the_order_of_layers_proves_nothing(tmp_path: Path) -> None:
-    path = write_h5(tmp_path / "w.h5", None)
-    assert found(path) == [("bn", "conv/conv/bias:0", False)]
-
-
-def test_a_vector_of_another_name_is_not_a_bias(tmp_path: Path) -> None:
-    assert found(write_h5(tmp_path / "w.h5", None, bias="alpha:0")) == []
+@pytest.mark.parametrize(("name", "is_bias"), [("bias", True), ("alpha", False)])
+def test_the_order_of_layers_proves_nothing(tmp_path: Path, name: str, is_bias: bool) -> None:
+    key = f"conv/conv/{name}:0"
+    expected = [("bn", key, False)] if is_bias else []
+    assert found(write_h5(tmp_path / "w.h5", None, key)) == expected
 
 
 # Files without a configuration
 
 
 def stored(*names: str, **options: Any) -> Mapping[str, PrecedingBias]:
-    """The biases in a file that holds vectors of these names."""
-    variables = {
-        name: Variable(name, name, "float32", (CHANNELS,), lambda: np.zeros(CHANNELS, np.float32))
-        for name in names
-    }
-    return discover(
-        Contents(Source("m", "tf1-checkpoint"), variables, **options)
-    ).preceding_biases()
+    """The biases in a file that contains vectors of these names."""
+    return discover(made(names, **options)).preceding_biases()
 
 
-def norm(scope: str, separator: str = "/") -> list[str]:
-    return [f"{scope}{separator}{role}" for role in ROLES]
+def norm(scope: str) -> list[str]:
+    return [f"{scope}/{role}" for role in ROLES]
 
 
 @pytest.mark.parametrize("bias", ["biases", "bias", "b"])
@@ -192,11 +180,8 @@ def test_one_scope_holds_convolution_and_layer(bias: str) -> None:
     assert not found["net/conv1/BatchNorm"].is_proven
 
 
-def test_a_bias_in_a_scope_of_two_layers_is_ambiguous() -> None:
+def test_two_layers_or_two_biases_in_a_scope_are_ambiguous() -> None:
     assert stored(*norm("block/bn1"), *norm("block/bn2"), "block/bias") == {}
-
-
-def test_two_biases_in_a_scope_are_ambiguous() -> None:
     assert stored(*norm("block/bn"), "block/bias", "block/biases") == {}
 
 
@@ -208,44 +193,41 @@ def test_variables_in_order() -> None:
     assert stored(*names) == {}
 
 
-def test_numbered_layers_of_an_object_graph() -> None:
-    def variable(key: str) -> Node:
-        return Node({}, key, "")
+def graph(*roots: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Options of a file whose object graph has these roots: name of a layer -> keys."""
+    nodes = [Node({str(at): at + 1 for at in range(len(roots))}, None, "")]
+    nodes += [Node({}, None, "") for _ in roots]
+    for at, layers in enumerate(roots):
+        children = {}
+        for layer, keys in layers.items():
+            first = len(nodes)
+            nodes += [Node({}, key, "") for key in keys]
+            children[layer] = len(nodes)
+            labels = {key.rpartition("/")[2]: first + n for n, key in enumerate(keys)}
+            nodes.append(Node(labels, None, ""))
+        nodes[at + 1] = Node(children, None, "")
+    return {"objects": Objects(nodes)}
 
-    nodes = [
-        Node({"layer-0": 1, "layer-1": 2, "layer-2": 3}, None, ""),
-        Node({"bias": 4}, None, ""),
-        Node({"bias": 5}, None, ""),
-        Node({role: 6 + place for place, role in enumerate(ROLES)}, None, ""),
-        variable("a/bias"),
-        variable("b/bias"),
-        *(variable(key) for key in norm("c")),
-    ]
-    keys = [node.key for node in nodes if node.key]
-    found = stored(*keys, objects=Objects(nodes))
+
+def test_numbered_layers_of_an_object_graph() -> None:
+    layers = {"layer-0": ["a/bias"], "layer-1": ["b/bias"], "layer-2": norm("c")}
+    keys = ["a/bias", "b/bias", *norm("c")]
+    found = stored(*keys, **graph(layers))
     assert [each.variable.key for each in found.values()] == ["b/bias"]
-    without = [Node({"layer-0": 1, "layer-2": 3}, None, ""), *nodes[1:]]
-    assert stored(*keys, objects=Objects(without)) == {}
+    del layers["layer-1"]
+    assert stored(*keys, **graph(layers)) == {}
+
+
+def test_layers_with_one_bias_before_them_are_left_out() -> None:
+    roots = [{"layer-0": ["a/bias"], "layer-1": norm(scope)} for scope in "cd"]
+    assert stored("a/bias", *norm("c"), **graph(roots[0]))
+    assert stored("a/bias", *norm("c"), *norm("d"), **graph(*roots)) == {}
 
 
 def test_long_names_are_not_searched() -> None:
     name = f"{'adam' * 50_000}/conv/bias"
     [found] = stored(*norm("conv/bn"), "conv/bias", name).values()
     assert found.slots is None
-
-
-def test_layers_with_one_bias_before_them_are_left_out() -> None:
-    nodes = [
-        Node({"layer-0": 1, "layer-1": 2, "x": 3}, None, ""),
-        Node({"bias": 4}, None, ""),
-        Node({role: 5 + place for place, role in enumerate(ROLES)}, None, ""),
-        Node({"layer-0": 1, "layer-1": 9}, None, ""),
-        Node({}, "a/bias", ""),
-        *(Node({}, key, "") for key in norm("c")),
-        Node({role: 10 + place for place, role in enumerate(ROLES)}, None, ""),
-        *(Node({}, key, "") for key in norm("d")),
-    ]
-    assert stored(*(node.key for node in nodes if node.key), objects=Objects(nodes)) == {}
 
 
 # Graphs

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from bnstat.discovery import discover
 from bnstat.formats.contents import Contents, Layer, Node, Objects
-from bnstat.model import ROLES, Source, Variable
+from bnstat.model import ROLES
+from tests.discovery.made import made
 
 MISFITS = ((4, 3, 3, 3), (5,))
 
@@ -15,11 +15,7 @@ MISFITS = ((4, 3, 3, 3), (5,))
 def of_shapes(gamma: tuple[int, ...], key: str = "bn/scale", **more: object) -> Contents:
     """A layer whose gamma, under a key, may have another shape than its statistics."""
     shapes = {key: gamma, "bn/beta": (4,), "bn/moving_mean": (4,), "bn/moving_variance": (1, 1, 4)}
-    variables = {
-        name: Variable(name, name, "float32", shape, lambda: np.zeros(0))
-        for name, shape in shapes.items()
-    }
-    return Contents(Source("", ""), variables, **more)  # type: ignore[arg-type]
+    return made(shapes, shapes, **more)
 
 
 def sources(key: str) -> dict[str, dict[str, object]]:
@@ -60,17 +56,6 @@ def test_a_tensor_named_gamma_keeps_its_role(source: str) -> None:
         contents = of_shapes(gamma, "bn/gamma", **more)
         (layer,) = discover(contents, patterns=patterns(source, "gamma"))
         assert set(layer.variables) == set(ROLES)
-
-
-def test_by_names_alone_a_kernel_is_not_of_the_layer() -> None:
-    shapes = {"weight": (4, 3, 3, 3), "bias": (4,), "running_mean": (4,), "running_var": (4,)}
-    variables = {
-        f"a.{name}": Variable(f"a.{name}", f"a.{name}", "float32", shape, lambda: np.zeros(0))
-        for name, shape in shapes.items()
-    }
-    (layer,) = discover(Contents(Source("", ""), variables))
-    assert set(layer.variables) == {"moving_mean", "moving_variance"}
-    assert not layer.undecided
 
 
 def test_by_names_alone_a_gamma_of_another_shape_is_shown() -> None:

@@ -3,6 +3,9 @@
 In inference, a graph computes `gamma * (x - mean) / sqrt(variance + epsilon) + beta`, by one op
 (such as `FusedBatchNorm`) or by several ops that compute an equivalent formula, such as `x * s +
 (beta - mean * s)` with `s = gamma * rsqrt(variance + epsilon)` (`tf.nn.batch_normalization`).
+The results that a graph computes from `r = 1 / sqrt(variance + epsilon)` are expanded to sums of
+products of leaves: the root, variables, and other tensors. An expression that equals `x * r * gamma
+- mean * r * gamma + beta` normalizes `x`, whichever ops compute it.
 
 In training, a graph uses the mean and variance of the batch. The moving statistics are then the
 variables that ops update from these tensors (see `updates`). Layer, group and instance
@@ -21,32 +24,29 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass
 from math import isfinite, prod
-from typing import Literal
 
 from bnstat.discovery.configuration import NAMED_BATCH_NORM
-from bnstat.discovery.graphs.algebra import SUMS, normalization
-from bnstat.discovery.graphs.tensors import Steps, Tensors
-from bnstat.discovery.graphs.updates import AVERAGING, STATISTICS, UPDATES, Updates, complement
-from bnstat.discovery.merge import Sighting
+from bnstat.discovery.graphs.tensors import SUMS, Leaf, Steps, Tensors
+from bnstat.discovery.graphs.updates import AVERAGING, STATISTICS, Updates, complement
+from bnstat.discovery.merge import Merger, Sighting
 from bnstat.discovery.schemes import ACCUMULATOR, RENORM, describe_lookalike
 from bnstat.formats.contents import Contents, Op
-from bnstat.model import ROLES, Variable
+from bnstat.model import ROLES, StatisticsMode, Variable
 
 _OLDEST = "BatchNormWithGlobalNormalization"
 _CONTRACTIONS = frozenset({"_FusedConv2D", "_FusedDepthwiseConv2dNative"})
 _ONNX = "BatchNormalization"
 _FUSED = AVERAGING | _CONTRACTIONS | {_OLDEST, _ONNX}
 
+_INPUTS: Mapping[str, Sequence[str]] = {
+    _OLDEST: ("x", *STATISTICS, "beta", "gamma"),
+    **dict.fromkeys(_CONTRACTIONS, ("x", "filter", *ROLES)),
+}
+"""Fused op -> its inputs, unless these are x and the four roles."""
+
 _ROOTS = frozenset({"Rsqrt", "Sqrt"})
-
-_MOST_OPS = 20_000
-"""The limit on candidate ops of a graph; the largest networks have some thousands."""
-
-_MOST_CANDIDATES = 100
-"""The limit on layers that a normalization is compared with, if many share a variable."""
 
 _DEFAULT_EPSILON = 1e-4
 """The epsilon of TensorFlow's fused ops if a graph omits the attribute."""
@@ -58,7 +58,22 @@ _CHANNEL_AXES = {"NHWC": 3, "NCHW": 1, "NDHWC": 4, "NCDHW": 1}
 
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "QLinearConv"})
 
-Statistics = Literal["batch", "stored", "either"]
+_ARITHMETIC = SUMS | {"Mul", "RealDiv", "Div", "Sub", "Neg", "Reciprocal", "Inv"}
+
+_LARGEST_CONE = 128
+"""The limit on ops after a root that are expanded: a normalization has at most ten, gradients have
+many."""
+
+_MOST_TERMS = 6
+
+_MOST_FACTORS = 6
+
+_RSQRT = Leaf(("1 / sqrt(variance + epsilon)",))
+_SQRT = Leaf(("sqrt(variance + epsilon)",))
+
+_Product = tuple[Leaf, ...]
+_Expression = Mapping[_Product, int]
+"""Product of leaves, in a fixed order -> its coefficient."""
 
 _CALL = re.compile(r"(?:branch|(?:Stateful)?PartitionedCall)(?:_\d+)?")
 _INSIDE = re.compile(r"(?:cond|batchnorm|(?:Stateless)?(?:If|Case|While))(?:_\d+)?")
@@ -70,30 +85,21 @@ _FUSED_NAME = re.compile(
 _NAMELESS = re.compile(r"(?:Const|ones|zeros|ones_like|zeros_like)(?:_\d+)?")
 
 
-@dataclass(frozen=True, slots=True)
-class Norm:
-    """A batch normalization in a graph.
+@dataclass(slots=True)
+class Norm(Sighting):
+    """A batch normalization in a graph. Its name is the layer's name in the graph, or empty.
 
     Attributes:
         op: the op whose output is the normalized tensor.
-        scope: the layer's name in the graph, or an empty string.
-        roles: role -> key.
         x: the input tensors, several if a switch selects one of them.
-        epsilon, momentum, axis: None if the graph does not record them.
-        on_batch: True if the op uses batch statistics, and no variable stores their moving average.
         normalizes: the statistics that normalize: the batch's, the stored ones, or either, if an
             input of the graph selects them.
     """
 
-    op: str
-    scope: str
-    roles: Mapping[str, str]
-    x: tuple[str, ...]
-    epsilon: float | None
-    momentum: float | None
-    axis: int | None
-    on_batch: bool = False
-    normalizes: Statistics = "stored"
+    axis: int | None = None
+    op: str = ""
+    x: tuple[str, ...] = ()
+    normalizes: StatisticsMode = "stored"
 
 
 def from_graphs(contents: Contents) -> list[Sighting]:
@@ -110,78 +116,34 @@ def from_graphs(contents: Contents) -> list[Sighting]:
             return None
         return 0 if description is None else 1
 
-    layers = _Layers(with_momentum=not contents.layers)
+    merger = Merger()
+    epsilons: dict[int, list[float]] = {}
     shown: set[str] = set()
+    unfinished: set[str] = set()
     steps = Steps()
     for graph in contents.graphs() if contents.graphs else ():
         keys = set(graph.variables.values())
-        if keys <= shown and layers.unfinished.isdisjoint(keys):
+        if keys <= shown and unfinished.isdisjoint(keys):
             continue
         shown |= keys
         for norm in find_norms(Tensors(graph, steps), contents.variables, doubt):
-            layers.add(norm, graph.name)
-    return layers.sightings()
-
-
-class _Layers:
-    """The layers found in graphs so far, in order.
-
-    Attributes:
-        unfinished: keys of variables whose layers another graph may complete.
-    """
-
-    def __init__(self, with_momentum: bool) -> None:
-        self.unfinished: set[str] = set()
-        self._with_momentum = with_momentum
-        self._sightings: list[Sighting] = []
-        self._epsilons: list[list[float]] = []
-        self._by_key: dict[str, list[int]] = {}
-
-    def add(self, norm: Norm, graph: str) -> None:
-        """Add a normalization found in the graph with this name."""
-        index = self._index_of(norm)
-        if index is None:
-            index = len(self._sightings)
-            self._sightings.append(Sighting("graph", norm.scope))
-            self._epsilons.append([])
-        layer, epsilons = self._sightings[index], self._epsilons[index]
-        for key in set(norm.roles.values()) - set(layer.roles.values()):
-            self._by_key.setdefault(key, []).append(index)
-        layer.roles = {**layer.roles, **norm.roles}
-        layer.inputs |= {(graph, tensor) for tensor in norm.x}
-        layer.uses_batch_statistics |= norm.on_batch
-        if norm.epsilon is not None and norm.epsilon not in epsilons:
-            epsilons.append(norm.epsilon)
-        layer.momentum = norm.momentum if layer.momentum is None else layer.momentum
-        layer.axis = norm.axis if layer.axis is None else layer.axis
-        needs_momentum = self._with_momentum and layer.momentum is None
-        if "moving_variance" in layer.roles and epsilons and not needs_momentum:
-            self.unfinished.difference_update(layer.roles.values())
-        else:
-            self.unfinished.update(layer.roles.values())
-
-    def _index_of(self, norm: Norm) -> int | None:
-        """Return the index of the layer that shares variables and roles with a normalization."""
-        # The statistics belong to one layer; several layers may share gamma and beta.
-        keys = [norm.roles[role] for role in reversed(ROLES) if role in norm.roles]
-        candidates = (index for key in keys for index in self._by_key.get(key, ()))
-        for index in islice(candidates, _MOST_CANDIDATES):
-            roles = self._sightings[index].roles
-            common = roles.keys() & norm.roles.keys()
-            if common and all(roles[role] == norm.roles[role] for role in common):
-                return index
-        return None
-
-    def sightings(self) -> list[Sighting]:
-        """Return the layers as sightings, with a note if graphs disagree about an epsilon."""
-        for layer, epsilons in zip(self._sightings, self._epsilons, strict=True):
-            layer.uses_batch_statistics &= "moving_variance" not in layer.roles
-            if len(epsilons) == 1:
-                layer.epsilon = epsilons[0]
-            elif epsilons:
-                listed = " and ".join(map(repr, epsilons))
-                layer.notes = (f"its graphs use different epsilons ({listed})",)
-        return self._sightings
+            norm.inputs = frozenset((graph.name, tensor) for tensor in norm.x)
+            layer = merger.add("graphs", len(merger.layers), norm)
+            values = epsilons.setdefault(layer.positions["graphs"], [])
+            if norm.epsilon is not None and norm.epsilon not in values:
+                values.append(norm.epsilon)
+            has_momentum = layer.momentum is not None or bool(contents.layers)
+            if "moving_variance" in layer.roles and values and has_momentum:
+                unfinished.difference_update(layer.roles.values())
+            else:
+                unfinished.update(layer.roles.values())
+    for position, layer in enumerate(merger.layers):
+        layer.uses_batch_statistics &= "moving_variance" not in layer.roles
+        if len(epsilons[position]) > 1:
+            layer.epsilon = None
+            listed = " and ".join(map(repr, epsilons[position]))
+            layer.notes = (f"its graphs use different epsilons ({listed})",)
+    return merger.layers
 
 
 def find_norms(
@@ -199,38 +161,34 @@ def find_norms(
         doubt: returns, for a key, how unlikely the variable is a moving statistic; None if
             impossible.
     """
-    updates = Updates(tensors, _of_types(tensors, UPDATES), doubt)
+    updates = Updates(tensors, doubt)
     norms = {}
-    for op in _of_types(tensors, _FUSED | _ROOTS):
+    for op in tensors.of_types(_FUSED | _ROOTS):
         read = _fused if op.type in _FUSED else _spelled_out
         norm = read(tensors, op, updates)
         if norm is None:
             continue
-        norm = _without_misfits(norm, variables)
+        if norm.momentum is None:
+            norm.momentum = updates.momentum(norm.roles)
+        if not norm.name and "moving_variance" not in norm.roles:
+            norm.name = op.name
+        _drop_misfits(norm, variables)
         if norm.roles or op.type == _ONNX:
             norms[norm.op] = norm
     return [norms[name] for name in tensors.in_order(norms)]
 
 
-def _of_types(tensors: Tensors, types: frozenset[str]) -> list[Op]:
-    return [op for op in tensors.ops.values() if op.type in types][:_MOST_OPS]
-
-
-def _without_misfits(norm: Norm, variables: Mapping[str, Variable]) -> Norm:
+def _drop_misfits(norm: Norm, variables: Mapping[str, Variable]) -> None:
     """Remove variables whose size differs from the statistics; all if mean and variance differ."""
-
-    def size(role: str) -> int | None:
-        variable = variables.get(norm.roles[role])
-        return None if variable is None else prod(variable.shape)
-
-    statistics = [role for role in STATISTICS if role in norm.roles]
-    if not statistics:
-        return norm
-    first = size(statistics[0])
-    misfits = {role for role in norm.roles if first is not None and size(role) not in (first, None)}
-    if misfits.intersection(statistics):
-        return replace(norm, roles={})
-    return replace(norm, roles={r: key for r, key in norm.roles.items() if r not in misfits})
+    sizes = {
+        role: prod(variables[key].shape) for role, key in norm.roles.items() if key in variables
+    }
+    of_statistics = {sizes[role] for role in STATISTICS if role in sizes}
+    if len(of_statistics) > 1:
+        norm.roles = {}
+    elif of_statistics:
+        misfits = {role for role, size in sizes.items() if size not in of_statistics}
+        norm.roles = {role: key for role, key in norm.roles.items() if role not in misfits}
 
 
 def is_training(op: Op) -> bool:
@@ -241,61 +199,61 @@ def is_training(op: Op) -> bool:
 def _fused(tensors: Tensors, op: Op, updates: Updates) -> Norm | None:
     """Return the normalization that a single op computes, or None."""
     inputs = tensors.inputs(op.name)
-    operands = _operands(op, inputs)
-    roles = {}
-    for role, tensor in operands.items():
-        key = tensors.variable(tensor)
-        if key is not None and not _is_filler(tensors, (tensor,), role):
-            roles[role] = key
-    normalizes = _statistics(tensors, operands.get("moving_variance"))
-    if normalizes == "batch" and op.type != _OLDEST:
-        normalizes = "either"  # The op's input does not lead to a variable.
-    momentum = None
-    computed: Mapping[str, Sequence[str]] = {}
-    if is_training(op):
-        normalizes = "batch"
-        factor = op.attribute("exponential_avg_factor")
-        if isinstance(factor, float) and factor != 1:  # At 1 the op does not average.
-            momentum = _finite(complement(factor))
-        computed = {role: (f"{op.name}:{n}",) for n, role in enumerate(STATISTICS, 1)}
-    elif op.type == _ONNX:
-        momentum = _onnx_momentum(op)
-    elif op.type == _OLDEST and len(inputs) == 5:
-        computed = {role: tensors.sources(operands[role]) for role in STATISTICS}
-    elif "moving_variance" not in roles:
-        return None
-    for role, sources in computed.items():
-        if role not in roles and (key := updates.key(sources)) is not None:
-            roles[role] = key
+    names = _INPUTS.get(op.type, ("x", *ROLES))
+    if op.type in _CONTRACTIONS and op.attribute("num_args") != 4:
+        return None  # It adds a bias.
+    operands = {
+        role: tensors.leaf(tensor)
+        for role, tensor in zip(names, inputs, strict=False)
+        if role in ROLES
+    }
     epsilon = op.attribute("variance_epsilon" if op.type == _OLDEST else "epsilon")
     default = _ONNX_DEFAULTS["epsilon"] if op.type == _ONNX else _DEFAULT_EPSILON
-    return Norm(
-        op=op.name,
-        scope=_scope(op) or ("" if "moving_variance" in roles else op.name),
-        roles=roles,
-        x=tensors.sources(inputs[0]) if inputs else (),
+    norm = Norm(
+        "graph",
+        _scope(op),
+        _roles(tensors, operands),
         epsilon=_finite(epsilon if isinstance(epsilon, float) else default),
-        momentum=updates.momentum(roles) if momentum is None else momentum,
         axis=_fused_axis(tensors, op, inputs),
-        on_batch=bool(computed)
-        and roles.keys().isdisjoint(STATISTICS)
-        and not updates.follow([source for sources in computed.values() for source in sources]),
-        normalizes=normalizes,
+        op=op.name,
+        x=tensors.sources(inputs[0]) if inputs else (),
+        normalizes=_statistics(tensors, operands.get("moving_variance")),
     )
-
-
-def _operands(op: Op, inputs: Sequence[str]) -> Mapping[str, str]:
-    """Return role -> input of a fused op."""
-    if op.type == _OLDEST:
-        names: Sequence[str] = ("x", "moving_mean", "moving_variance", "beta", "gamma")
-    elif op.type in _CONTRACTIONS:
-        if op.attribute("num_args") != 4:  # it adds a bias
-            return {}
-        names = ("x", "filter", "gamma", "beta", "moving_mean", "moving_variance")
+    if is_training(op):
+        norm.normalizes = "batch"
+        factor = op.attribute("exponential_avg_factor")
+        if isinstance(factor, float) and factor != 1:  # At 1 the op does not average.
+            norm.momentum = _finite(complement(factor))
+        outputs = {role: (f"{op.name}:{n}",) for n, role in enumerate(STATISTICS, 1)}
+        _add_updated(norm, outputs, updates)
+    elif op.type == _OLDEST and len(inputs) == 5:
+        _add_updated(norm, {role: operands[role].sources for role in STATISTICS}, updates)
     else:
-        names = ("x", "gamma", "beta", "moving_mean", "moving_variance")
-    operands = zip(names, inputs, strict=False)
-    return {name: tensor for name, tensor in operands if name in ROLES}
+        if norm.normalizes == "batch":
+            norm.normalizes = "either"  # The op's input does not lead to a variable.
+        if op.type == _ONNX:
+            norm.momentum = _onnx_momentum(op)
+        elif "moving_variance" not in norm.roles:
+            return None
+    return norm
+
+
+def _roles(tensors: Tensors, operands: Mapping[str, Leaf | None]) -> dict[str, str]:
+    """Return role -> key for the operands that are variables."""
+    return {
+        role: leaf.key
+        for role, leaf in operands.items()
+        if leaf is not None and leaf.key is not None and not _is_filler(tensors, leaf, role)
+    }
+
+
+def _add_updated(norm: Norm, computed: Mapping[str, Sequence[str]], updates: Updates) -> None:
+    """Add the moving statistics that follow computed statistics: role -> tensors."""
+    keys = {role: updates.key(tensors) for role, tensors in computed.items()}
+    norm.roles = {**{role: key for role, key in keys.items() if key is not None}, **norm.roles}
+    norm.uses_batch_statistics = norm.roles.keys().isdisjoint(STATISTICS) and not any(
+        updates.follow(tensors) for tensors in computed.values()
+    )
 
 
 def _fused_axis(tensors: Tensors, op: Op, inputs: Sequence[str]) -> int | None:
@@ -337,61 +295,217 @@ def _spelled_out(tensors: Tensors, root: Op, updates: Updates) -> Norm | None:
 def _around(
     tensors: Tensors, root: Op, variance: str, epsilon: float, updates: Updates
 ) -> Norm | None:
-    variance_key = tensors.variable(variance) or updates.key(tensors.sources(variance))
-    is_moment = variance_key is None and _is_batch_moment(tensors, variance)
-    if variance_key is None and not updates and not is_moment:
+    variance_leaf = tensors.leaf(variance)
+    is_moment = _is_batch_moment(tensors, variance_leaf)
+    if variance_leaf.key is None and not updates and not is_moment:
         return None
-    formula = normalization(tensors, root.name)
+    formula = _normalization(tensors, root.name)
     if formula is None:
         return None
-    mean_sources = formula.mean.sources
-    mean_key = formula.mean.key or updates.key(mean_sources)
-    if mean_key is None:
-        if (
-            not is_moment
-            or len(mean_sources) != 1
-            or not _is_batch_moment(tensors, mean_sources[0])
-        ):
-            return None
-    elif variance_key is None and formula.mean.key is not None:
-        return None
-    roles = {"moving_mean": mean_key, "moving_variance": variance_key}
-    for role, leaf in (("gamma", formula.gamma), ("beta", formula.beta)):
-        if leaf is not None and not _is_filler(tensors, leaf.sources, role):
-            roles[role] = leaf.key
-    keys = {role: key for role, key in roles.items() if key}
-    on_batch = mean_key is None and not updates.follow([*mean_sources, *tensors.sources(variance)])
-    # Weights are standardized over the first axis as well, by statistics of their own.
-    if mean_key is None and not (on_batch and keys and formula.x.key is None):
-        return None
-    return Norm(
-        op=formula.op,
-        scope=_scope(root) or (root.name if on_batch else ""),
-        roles=keys,
-        x=formula.x.sources,
+    statistics = {"moving_mean": formula.mean, "moving_variance": variance_leaf}
+    norm = Norm(
+        "graph",
+        _scope(root),
+        _roles(tensors, {"gamma": formula.gamma, "beta": formula.beta, **statistics}),
         epsilon=_finite(epsilon),
-        momentum=updates.momentum(keys),
         axis=tensors.axis(variance),
-        on_batch=on_batch,
-        normalizes=_statistics(tensors, variance),
+        op=formula.op,
+        x=formula.x.sources,
+        normalizes=_statistics(tensors, variance_leaf),
+    )
+    _add_updated(norm, {role: leaf.sources for role, leaf in statistics.items()}, updates)
+    if "moving_mean" in norm.roles:
+        return norm if "moving_variance" in norm.roles or formula.mean.key is None else None
+    is_on_batch = (
+        norm.uses_batch_statistics and is_moment and _is_batch_moment(tensors, formula.mean)
+    )
+    # Weights are standardized over the first axis as well, by statistics of their own.
+    return norm if is_on_batch and norm.roles and formula.x.key is None else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Formula:
+    """A normalization: `gamma * (x - mean) * r + beta`.
+
+    Attributes:
+        op: the op that computes the result.
+        x, mean: leaves.
+        gamma, beta: leaves; None if the formula lacks the factor or term.
+    """
+
+    op: str
+    x: Leaf
+    mean: Leaf
+    gamma: Leaf | None
+    beta: Leaf | None
+
+
+def _normalization(tensors: Tensors, root: str) -> _Formula | None:
+    """Return the normalization that is computed from a root, or None.
+
+    Args:
+        tensors: the tensors of the graph.
+        root: the op that computes `1 / sqrt(...)` or `sqrt(...)`.
+    """
+    after = tensors.downstream(root, _ARITHMETIC, _LARGEST_CONE)
+    for expand_differences in (False, True):
+        expansion = _Expansion(tensors, root, frozenset(after), expand_differences)
+        best: _Formula | None = None
+        for name in after:
+            formula = _formula(name, expansion.of_op(name))
+            if formula is None:
+                continue
+            if best is None:
+                best = formula
+                if tensors.ops[name].type in SUMS:
+                    break
+            elif _completes(formula, best):
+                best = formula
+        if best is not None:
+            return best
+    return None
+
+
+def _completes(formula: _Formula, other: _Formula) -> bool:
+    """Return True if `formula` applies a variable as gamma or beta to the result of `other`."""
+    is_same = formula.x == other.x and formula.mean == other.mean
+    pairs = ((formula.gamma, other.gamma), (formula.beta, other.beta))
+    return is_same and all(
+        new == old or (old is None and new is not None and new.key is not None)
+        for new, old in pairs
     )
 
 
-def _statistics(tensors: Tensors, variance: str | None) -> Statistics:
+def _formula(op: str, expression: _Expression | None) -> _Formula | None:
+    """Return the normalization that an expression represents, or None."""
+    if expression is None or not 2 <= len(expression) <= 3:
+        return None
+    scaled = {product: times for product, times in expression.items() if _RSQRT in product}
+    free = [product for product in expression if product not in scaled]
+    inputs = [product for product, times in scaled.items() if times == 1]
+    means = [product for product, times in scaled.items() if times == -1]
+    if len(inputs) != 1 or len(means) != 1 or len(scaled) != 2 or len(free) > 1:
+        return None
+    x, mean = Counter(inputs[0]), Counter(means[0])
+    shared = x & mean
+    gamma = list((shared - Counter([_RSQRT])).elements())
+    x, mean = x - shared, mean - shared
+    beta = free[0] if free else ()
+    if x.total() != 1 or mean.total() != 1 or len(gamma) > 1 or len(beta) > 1:
+        return None
+    if free and (not beta or expression[beta] != 1):
+        return None
+    (x_leaf,), (mean_leaf,) = x, mean
+    # A frozen network may normalize a constant, but none normalizes its own statistics.
+    is_statistic = x_leaf.key is not None and x_leaf.key == mean_leaf.key
+    if shared[_RSQRT] != 1 or is_statistic:
+        return None
+    return _Formula(op, x_leaf, mean_leaf, gamma[0] if gamma else None, beta[0] if beta else None)
+
+
+class _Expansion:
+    """_Expressions of the tensors that are computed from a root."""
+
+    def __init__(
+        self, tensors: Tensors, root: str, after: frozenset[str], differences: bool
+    ) -> None:
+        self._tensors = tensors
+        self._root = root
+        self._after = after
+        self._differences = differences
+        self._of_ops: dict[str, _Expression | None] = {}
+
+    def of_op(self, name: str) -> _Expression | None:
+        """Return the expression of an op; None if it is too large or uses other arithmetic."""
+        if name not in self._of_ops:
+            self._of_ops[name] = None  # the expression of an op that depends on itself
+            self._of_ops[name] = self._compute(name)
+        return self._of_ops[name]
+
+    def _of_tensor(self, tensor: str) -> _Expression:
+        leaf = self._tensors.leaf(tensor)
+        op = self._tensors.producer(tensor)
+        if op is None or leaf.key is not None:
+            return {(leaf,): 1}
+        if op.name == self._root:
+            return {(_RSQRT if op.type == "Rsqrt" else _SQRT,): 1}
+        inside = self.of_op(op.name) if op.name in self._after else self._before(op)
+        return {(leaf,): 1} if inside is None else inside
+
+    def _before(self, op: Op) -> _Expression | None:
+        """Return the expression of an op that does not depend on the root, or None."""
+        inputs = self._tensors.inputs(op.name)
+        if op.type == "Const":
+            return {(): 1} if self._tensors.scalars(op.name) == [1.0] else None
+        if op.type == "Neg" and len(inputs) == 1:
+            return {(self._tensors.leaf(inputs[0]),): -1}
+        if not self._differences or len(inputs) != 2:
+            return None
+        if op.type == "Sub":
+            return {(self._tensors.leaf(inputs[0]),): 1, (self._tensors.leaf(inputs[1]),): -1}
+        if op.type == "Mul":
+            for gamma, difference in (inputs, inputs[::-1]):
+                terms = self._tensors.operands(difference, {"Sub"})
+                factor = self._tensors.leaf(gamma)
+                if terms and factor.key is not None:
+                    x, mean = map(self._tensors.leaf, terms)
+                    return _product({(factor,): 1}, {(x,): 1, (mean,): -1})
+        return None
+
+    def _compute(self, name: str) -> _Expression | None:
+        op_type = self._tensors.ops[name].type
+        operands = [self._of_tensor(tensor) for tensor in self._tensors.inputs(name)]
+        if len(operands) == 1:
+            if op_type == "Neg":
+                return _product(operands[0], {(): -1})
+            return {(_RSQRT,): 1} if operands[0] == {(_SQRT,): 1} else None
+        if len(operands) != 2:
+            return None
+        left, right = operands
+        if op_type == "Mul":
+            return _product(left, right)
+        if op_type in ("RealDiv", "Div"):
+            return _product(left, {(_RSQRT,): 1}) if right == {(_SQRT,): 1} else None
+        return _sum(left, right, 1 if op_type in SUMS else -1)
+
+
+def _product(left: _Expression, right: _Expression) -> _Expression | None:
+    result: Counter[_Product] = Counter()
+    for first, times in left.items():
+        for second, more in right.items():
+            product = tuple(sorted(first + second, key=lambda leaf: leaf.sources))
+            result[product] += times * more
+    return _checked(result)
+
+
+def _sum(left: _Expression, right: _Expression, sign: int) -> _Expression | None:
+    result = Counter(left)
+    for product, times in right.items():
+        result[product] += sign * times
+    return _checked(result)
+
+
+def _checked(expression: Counter[_Product]) -> _Expression | None:
+    """Return the expression; None if it is too large for a normalization."""
+    is_small = len(expression) <= _MOST_TERMS and all(len(p) <= _MOST_FACTORS for p in expression)
+    return dict(expression) if is_small else None
+
+
+def _statistics(tensors: Tensors, variance: Leaf | None) -> StatisticsMode:
     """Return the kind of statistics that normalize, according to the sources of the variance."""
-    sources = () if variance is None else tensors.sources(variance)
+    sources = () if variance is None else variance.sources
     stored = [source for source in sources if tensors.variable(source) is not None]
     if not stored:
         return "batch"
     return "stored" if len(stored) == len(sources) else "either"
 
 
-def _is_batch_moment(tensors: Tensors, tensor: str) -> bool:
+def _is_batch_moment(tensors: Tensors, leaf: Leaf) -> bool:
     """Return True if a tensor is a mean over the first axis, like batch norm's statistics.
 
     Layer and instance norm compute statistics over other axes.
     """
-    op = tensors.producer(tensor)
+    op = tensors.op(leaf.sources[0]) if len(leaf.sources) == 1 else None
     inputs = tensors.inputs(op.name) if op is not None and op.type == "Mean" else ()
     axes = tensors.constants(inputs[1]) if len(inputs) == 2 else []
     return len(axes) == 1 and 0 in axes[0]
@@ -401,9 +515,9 @@ def _finite(value: float) -> float | None:
     return value if isfinite(value) else None
 
 
-def _is_filler(tensors: Tensors, sources: Sequence[str], role: str) -> bool:
+def _is_filler(tensors: Tensors, leaf: Leaf, role: str) -> bool:
     """Return True for a constant in place of a missing gamma or beta."""
-    op = tensors.producer(sources[0]) if len(sources) == 1 else None
+    op = tensors.op(leaf.sources[0]) if len(leaf.sources) == 1 else None
     if op is None or op.type != "Const" or not _NAMELESS.fullmatch(op.name.rpartition("/")[2]):
         return False
     neutral = {"gamma": 1, "beta": 0}.get(role)

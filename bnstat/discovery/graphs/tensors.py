@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,9 @@ from bnstat.formats.contents import Graph, Op
 
 _MOST_STEPS = 1_000_000
 """The limit on steps in all graphs of a file; a large network needs some 50,000."""
+
+_MOST_OPS = 20_000
+"""The limit on ops of interest in a graph; the largest networks have some thousands."""
 
 _MOST_STEPS_EACH = 100
 """The limit on steps from one tensor; variables are a few ops away from their use."""
@@ -43,6 +48,8 @@ PASSES = frozenset(
 )
 """TensorFlow and ONNX ops whose output has the numbers of the first input."""
 
+SUMS = frozenset({"Add", "AddV2", "BiasAdd"})
+
 _ASSIGNS = frozenset({"Assign", "AssignAdd", "AssignSub"})
 """Ops that change a variable and output it."""
 
@@ -60,6 +67,18 @@ _JOINS: Mapping[str, slice] = {"ConcatV2": slice(0, -1), "Concat": slice(1, None
 _AVERAGES = frozenset({"Mean", "Mul", "RealDiv", "CollectiveReduce", "CollectiveReduceV2"})
 """Ops between the statistics of a batch and moving statistics: the mean over virtual batches or
 replicas, and Bessel's correction."""
+
+
+class Leaf(NamedTuple):
+    """A tensor as an operand of a formula.
+
+    Attributes:
+        sources: the tensors whose numbers the operand may have.
+        key: the variable's key; None if the operand is not a variable.
+    """
+
+    sources: tuple[str, ...]
+    key: str | None = None
 
 
 class Steps:
@@ -89,6 +108,10 @@ class Tensors:
         self._inputs: dict[str, Sequence[str]] = {}
         self._sources: dict[str, tuple[str, ...]] = {}
         self._steps = steps
+
+    def of_types(self, types: Container[str]) -> list[Op]:
+        """Return the first ops of these types."""
+        return [*islice((op for op in self.ops.values() if op.type in types), _MOST_OPS)]
 
     def op(self, tensor: str) -> Op | None:
         """Return the op that outputs a tensor."""
@@ -122,6 +145,20 @@ class Tensors:
                 consumers.setdefault(op_of(tensor), []).append(name)
         return consumers
 
+    def walk(self, start: Iterable[str], after: Callable[[str], Iterable[str]]) -> Iterator[str]:
+        """Yield all names that `after` leads to from a start, the nearest first."""
+        queue = deque(dict.fromkeys(start))
+        reached = set(queue)
+        while queue:
+            name = queue.popleft()
+            yield name
+            for following in after(name):
+                if not self._steps.take():
+                    return
+                if following not in reached:
+                    reached.add(following)
+                    queue.append(following)
+
     def sources(self, tensor: str) -> tuple[str, ...]:
         """Return the tensors whose numbers `tensor` has; several if a switch selects one of them.
 
@@ -129,13 +166,18 @@ class Tensors:
         empty if the path is too long.
         """
         if tensor not in self._sources:
-            ends, _ = self._follow(tensor, self._behind)
-            self._sources[tensor] = tuple(ends)
+            passed = self._trace(tensor, self._behind)
+            is_whole = len(passed) <= _MOST_STEPS_EACH and self._steps.left >= 0
+            ends = (source for source in passed if not self._behind(source))
+            self._sources[tensor] = tuple(ends) if is_whole else ()
         return self._sources[tensor]
 
     def reach(self, tensor: str) -> set[str]:
         """Return all tensors from which `tensor` is computed by selecting and averaging only."""
-        return self._follow(tensor, self._averaged)[1]
+        return set(self._trace(tensor, self._averaged))
+
+    def _trace(self, tensor: str, behind: Callable[[str], Iterable[str]]) -> list[str]:
+        return [*islice(self.walk([tensor], behind), _MOST_STEPS_EACH + 1)]
 
     def downstream(self, name: str, types: Container[str], most: int) -> list[str]:
         """Return the ops of these types that are computed from an op by ops of these types.
@@ -143,20 +185,14 @@ class Tensors:
         The nearest ops come first. Ops that only pass numbers on may lie between. At most `most`
         ops are visited.
         """
-        visited = {name}
-        queue = deque([name])
-        after = []
-        while queue and len(visited) < most:
-            for consumer in self.consumers.get(queue.popleft(), ())[:most]:
-                if not self._steps.take():
-                    return []
-                op_type = self.ops[consumer].type
-                if consumer not in visited and (op_type in types or op_type in PASSES):
-                    visited.add(consumer)
-                    queue.append(consumer)
-                    if op_type in types:
-                        after.append(consumer)
-        return after
+
+        def after(name: str) -> Iterator[str]:
+            for consumer in self.consumers.get(name, ())[:most]:
+                if self.ops[consumer].type in types or self.ops[consumer].type in PASSES:
+                    yield consumer
+
+        reached = islice(self.walk([name], after), 1, most)
+        return [consumer for consumer in reached if self.ops[consumer].type in types]
 
     def variable(self, tensor: str) -> str | None:
         """Return the key of the variable whose numbers a tensor has; None if there are several."""
@@ -165,6 +201,10 @@ class Tensors:
         }
         keys.discard(None)
         return keys.pop() if len(keys) == 1 else None
+
+    def leaf(self, tensor: str) -> Leaf:
+        """Return the sources of a tensor, and the variable whose numbers it has."""
+        return Leaf(self.sources(tensor), self.variable(tensor))
 
     def constants(self, tensor: str) -> list[NDArray[np.generic]]:
         """Return the constants whose numbers a tensor may have."""
@@ -181,16 +221,13 @@ class Tensors:
 
     def axis(self, tensor: str) -> int | None:
         """Return the axis along which a reshaped vector lies, as in the shape `[1, C, 1]`."""
-        op = self.op(tensor)
-        for _ in range(_MOST_STEPS_EACH):
-            if op is None or op.type not in PASSES or not self.inputs(op.name):
-                return None
-            if op.type == "Reshape" and len(self.inputs(op.name)) == 2:
+        for passed in self._trace(tensor, self._behind):
+            op = self.op(passed)
+            if op is not None and op.type == "Reshape" and len(self.inputs(op.name)) == 2:
                 shapes = self.constants(self.inputs(op.name)[1])
                 sizes = [int(size) for size in np.ravel(shapes[0])] if len(shapes) == 1 else []
                 wide = [position for position, size in enumerate(sizes) if size != 1]
                 return wide[0] if len(sizes) > 1 and len(wide) == 1 else None
-            op = self.op(self.inputs(op.name)[0])
         return None
 
     def in_order(self, names: Iterable[str]) -> list[str]:
@@ -212,26 +249,6 @@ class Tensors:
                     inputs = [op_of(tensor) for tensor in self.inputs(name)]
                     stack.extend((tensor, False) for tensor in reversed(inputs))
         return order
-
-    def _follow(
-        self, tensor: str, behind: Callable[[str], Sequence[str]]
-    ) -> tuple[list[str], set[str]]:
-        """Trace all paths back from a tensor; return the tensors at the ends, and all tensors."""
-        ends = []
-        visited: set[str] = set()
-        stack = [tensor]
-        while stack:
-            tensor = stack.pop()
-            if tensor in visited:
-                continue
-            visited.add(tensor)
-            if len(visited) > _MOST_STEPS_EACH or not self._steps.take():
-                return [], visited
-            before = behind(tensor)
-            if not before:
-                ends.append(tensor)
-            stack.extend(reversed(before))
-        return ends, visited
 
     def _behind(self, tensor: str) -> Sequence[str]:
         """Return the tensors whose numbers a tensor has; empty if an op computes new numbers."""

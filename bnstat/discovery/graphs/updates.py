@@ -22,8 +22,7 @@ from decimal import Decimal
 from functools import cached_property
 from math import isfinite
 
-from bnstat.discovery.graphs.algebra import SUMS
-from bnstat.discovery.graphs.tensors import Tensors
+from bnstat.discovery.graphs.tensors import SUMS, Tensors
 from bnstat.formats.contents import Op
 from bnstat.model import ROLES
 
@@ -65,14 +64,12 @@ class Updates:
 
     Args:
         tensors: the tensors of the graph.
-        ops: the graph's ops of the types `UPDATES`.
         doubt: returns, for a key, how unlikely the variable is a moving statistic; None if
             impossible. If several variables follow one tensor, the most likely is taken.
     """
 
-    def __init__(
-        self, tensors: Tensors, ops: Sequence[Op], doubt: Callable[[str], int | None]
-    ) -> None:
+    def __init__(self, tensors: Tensors, doubt: Callable[[str], int | None]) -> None:
+        ops = tensors.of_types(UPDATES)
         self._momenta: dict[str, float] = {}
         self._keys: dict[str, str | None] = {}
         self._tensors = tensors
@@ -162,35 +159,28 @@ def _updates(tensors: Tensors, ops: Sequence[Op]) -> Iterator[_Update]:
 
 def _new_value(tensors: Tensors, op: Op, target: str, value: str) -> tuple[str, float | None]:
     """Return the tensor towards which an op moves a variable (or empty), and the share kept."""
-    if op.type.startswith("AssignSub"):
-        return _step(tensors, target, value)
-    if (terms := tensors.operands(value, {"Sub"})) and _is_same(tensors, terms[0], target):
-        return _step(tensors, target, terms[1])
-    if terms := tensors.operands(value, SUMS):
-        return _mixture(tensors, target, terms)
-    producer = tensors.producer(value)
-    return (value if producer is not None and producer.type in AVERAGING else ""), None
 
-
-def _step(tensors: Tensors, target: str, step: str) -> tuple[str, float | None]:
-    """Parse the subtracted step `(variable - new) * (1 - momentum)` or `variable - new`."""
-    if (terms := tensors.operands(step, {"Sub"})) and _is_same(tensors, terms[0], target):
-        return terms[1], None
-    for difference, rate in _factors(tensors, step):
+    def less_than_target(difference: str) -> str | None:
+        """Return `new` if a tensor is `variable - new`."""
         terms = tensors.operands(difference, {"Sub"})
-        if terms and _is_same(tensors, terms[0], target):
-            return terms[1], _share_kept(tensors, rate)
-    return "", None
+        return terms[1] if terms and _is_same(tensors, terms[0], target) else None
 
-
-def _mixture(tensors: Tensors, target: str, terms: tuple[str, str]) -> tuple[str, float | None]:
-    """Parse the sum `variable * momentum + new * (1 - momentum)`."""
-    for old, new in (terms, terms[::-1]):
+    step = value if op.type.startswith("AssignSub") else less_than_target(value)
+    if step is not None:
+        if (new := less_than_target(step)) is not None:
+            return new, None
+        for difference, rate in _factors(tensors, step):
+            if (new := less_than_target(difference)) is not None:
+                return new, _share_kept(tensors, rate)
+        return "", None
+    terms = tensors.operands(value, SUMS)
+    for old, new in (terms, terms[::-1]) if terms else ():
         for variable, momentum in _factors(tensors, old):
             if _is_same(tensors, variable, target):
                 momenta = set(tensors.scalars(momentum))
                 return new, momenta.pop() if len(momenta) == 1 else None
-    return "", None
+    producer = tensors.producer(value)
+    return (value if producer is not None and producer.type in AVERAGING else ""), None
 
 
 def _factors(tensors: Tensors, product: str) -> Sequence[tuple[str, str]]:

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from functools import cached_property
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from functools import cached_property, partial
+from itertools import islice
 from typing import Final
 
 from bnstat.discovery.graphs.norms import Norm, find_norms, is_training
@@ -83,14 +84,18 @@ def statistics_uses(contents: Contents, layers: Sequence[BatchNorm]) -> Mapping[
 
 
 def _combine(first: StatisticsUse, second: StatisticsUse) -> StatisticsUse:
-    modes = {first.mode, second.mode} - {None}
     runs = [run for run in (first.updates_run, second.updates_run) if run is not None]
     return StatisticsUse(
         updates=max(first.updates, second.updates),
         updates_run=max(runs, default=None),
-        mode=modes.pop() if len(modes) == 1 else ("either" if modes else None),
+        mode=_common(mode for mode in (first.mode, second.mode) if mode is not None),
         is_read=first.is_read or second.is_read,
     )
+
+
+def _common(modes: Iterable[StatisticsMode]) -> StatisticsMode | None:
+    different = set(modes)
+    return different.pop() if len(different) == 1 else ("either" if different else None)
 
 
 class _GraphUses:
@@ -113,7 +118,7 @@ class _GraphUses:
         norms_of = self._norms_of_layers()
         if not norms_of:
             return {}
-        updates = Updates(self._tensors, self._of_types(UPDATES), lambda key: 0).ops
+        updates = Updates(self._tensors, lambda key: 0).ops
         trainers = self._trainers()
         forward = self._behind(trainers)
         running = self._run_with(trainers)
@@ -124,12 +129,9 @@ class _GraphUses:
             own_updates = {op for key in keys for op in updates.get(key, ())}
             # In a function, all ops run that change a variable.
             run = own_updates if self._graph.name else own_updates & running
-            modes = {norm.normalizes for norm in norms if norm.op in forward}
-            mode: StatisticsMode | None = None
-            if len(modes) == 1:
-                mode = modes.pop()
-            if len(modes) > 1 or mode == "either":
-                mode = "fed" if self._is_fed(keys) else "either"
+            mode = _common(norm.normalizes for norm in norms if norm.op in forward)
+            if mode == "either" and self._is_fed(keys):
+                mode = "fed"
             uses[layer.name] = StatisticsUse(
                 updates=len(own_updates),
                 updates_run=len(run) if trainers else None,
@@ -151,9 +153,6 @@ class _GraphUses:
             if candidates and len(candidates[0]) == 1:
                 norms[candidates[0][0]].append(norm)
         return norms
-
-    def _of_types(self, types: Set[str]) -> list[Op]:
-        return [op for op in self._tensors.ops.values() if op.type in types]
 
     def _is_fed(self, keys: Sequence[str]) -> bool:
         """Return True if a placeholder selects the statistics, so that each run has to feed it.
@@ -190,7 +189,9 @@ class _GraphUses:
             for role in ("gamma", "beta")
             if role in layer.variables
         }
-        return [op.name for op in self._of_types(_ASSIGNS) if self._is_training_step(op, keys)]
+        return [
+            op.name for op in self._tensors.of_types(_ASSIGNS) if self._is_training_step(op, keys)
+        ]
 
     def _is_training_step(self, op: Op, keys: Set[str]) -> bool:
         """Return True if an op computes a new value of a variable in `keys` from the old value."""
@@ -200,17 +201,9 @@ class _GraphUses:
             return False
         if op.type not in ("Assign", "AssignVariableOp"):
             return True
-        old = set(self._ops_of[key])
-        visited = {op_of(inputs[1])}
-        queue = deque(visited)
-        while queue and len(visited) < _LARGEST_STEP:
-            name = queue.popleft()
-            if name in old:
-                return True
-            new = set(map(op_of, self._tensors.inputs(name))) - visited
-            visited |= new
-            queue.extend(new)
-        return False
+        old = self._ops_of[key]
+        behind = self._tensors.walk([op_of(inputs[1])], partial(self._before, with_controls=False))
+        return any(name in old for name in islice(behind, _LARGEST_STEP))
 
     def _run_with(self, trainers: Sequence[str]) -> Set[str]:
         """Return the ops that run in a training step: all dependencies of a training op."""
@@ -218,8 +211,8 @@ class _GraphUses:
         for name in self._tensors.ops if trainers else ():
             for before in self._before(name, with_controls=True):
                 waiting[before].append(name)
-        training = self._closure(trainers, lambda name: waiting.get(name, ()))
-        return self._behind(training, with_controls=True)
+        training = self._tensors.walk(trainers, lambda name: waiting.get(name, ()))
+        return self._behind([*training], with_controls=True)
 
     def _ends(self) -> Iterator[str]:
         """Yield the ops whose results leave the graph, except for the ends of updates."""
@@ -231,19 +224,7 @@ class _GraphUses:
 
     def _behind(self, names: Iterable[str], with_controls: bool = False) -> Set[str]:
         """Return the ops and all of their dependencies."""
-        return self._closure(names, lambda name: self._before(name, with_controls))
-
-    def _closure(self, names: Iterable[str], after: Callable[[str], Iterable[str]]) -> Set[str]:
-        reached = set(names)
-        queue = list(reached)
-        while queue:
-            for name in after(queue.pop()):
-                if not self._steps.take():
-                    return reached
-                if name not in reached:
-                    reached.add(name)
-                    queue.append(name)
-        return reached
+        return {*self._tensors.walk(names, partial(self._before, with_controls=with_controls))}
 
     def _before(self, name: str, with_controls: bool) -> Iterator[str]:
         """Yield the ops that an op depends on.

@@ -9,15 +9,18 @@ import pytest
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Callable[..., Path]:
-    """Builds a TensorFlow 1 graph and saves it with its variables: a checkpoint and its `.meta`."""
+    """Builds a TensorFlow 1 graph and saves it with its variables: a checkpoint and its `.meta`.
+
+    The function that builds may return the variables to save, if these are not all.
+    """
     tf = pytest.importorskip("tensorflow")
     v1 = tf.compat.v1
 
     def save(build: Callable[[], Any], **saver: Any) -> Path:
         with tf.Graph().as_default(), v1.Session() as session:
-            build()
+            variables = build()
             session.run(v1.global_variables_initializer())
-            v1.train.Saver(**saver).save(session, str(tmp_path / "model"))
+            v1.train.Saver(variables, **saver).save(session, str(tmp_path / "model"))
         return tmp_path / "model"
 
     return save

@@ -43,13 +43,16 @@ def names(path: Path) -> list[dict[str, str]]:
     ]
 
 
-def variable(name: str, dtype: Any = "float32", shape: Sequence[int] = (CHANNELS,)) -> Any:
-    return v1.get_variable(name, shape, dtype, v1.ones_initializer(), use_resource=True)
+def variable(
+    name: str, dtype: Any = "float32", shape: Sequence[int] = (CHANNELS,), use_resource: bool = True
+) -> Any:
+    return v1.get_variable(name, shape, dtype, v1.ones_initializer(), use_resource=use_resource)
 
 
-def four(scope: str, dtype: Any = "float32", shape: Sequence[int] = (CHANNELS,)) -> list[Any]:
+def four(scope: str, *args: Any, **options: Any) -> list[Any]:
+    """The variables of a layer, with the options of `variable`."""
     with v1.variable_scope(scope):
-        return [variable(role, dtype, shape) for role in ROLES]
+        return [variable(role, *args, **options) for role in ROLES]
 
 
 def layer(scope: str, *without: str) -> dict[str, str]:

@@ -48,17 +48,11 @@ def test_fused(saved: Callable[..., Path], epsilon: float, data_format: str, axi
     assert (found.name, found.evidence) == ("net/bn", "graph")
 
 
-def test_fused_3d(saved: Callable[..., Path]) -> None:
-    def build() -> None:
-        gamma, beta, mean, variance = four("bn")
-        x = v1.placeholder("float32", [None, 2, 4, 4, CHANNELS])
-        tf.raw_ops.FusedBatchNormV3(
-            x=x, scale=gamma, offset=beta, mean=mean, variance=variance, data_format="NDHWC",
-            is_training=False,
-        )  # fmt: skip
-
-    (found,) = sightings(saved(build))
-    assert (found.axis, found.epsilon) == (4, 1e-4)
+def test_fused_3d_without_an_epsilon() -> None:
+    inputs = ["x", *(f"bn/{role}" for role in ROLES)]
+    attributes = {"data_format": "NDHWC", "is_training": False}
+    (found,) = by_hand(*stored("bn"), ("bn/y", "FusedBatchNormV3", inputs, attributes))
+    assert (found.axis, found.epsilon) == (4, 1e-4), "the op's default"
 
 
 def test_matrix_dressed_as_images(saved: Callable[..., Path]) -> None:
@@ -67,25 +61,7 @@ def test_matrix_dressed_as_images(saved: Callable[..., Path]) -> None:
         x = tf.reshape(v1.placeholder("float32", [None, CHANNELS]), [-1, 1, 1, CHANNELS])
         v1.nn.fused_batch_norm(x, gamma, beta, mean, variance, is_training=False)
 
-    (found,) = sightings(saved(build))
-    assert found.axis == -1
-
-
-def test_stripped_epsilon_is_the_ops_default(tmp_path: Path) -> None:
-    class Norm(tf.Module):
-        def __init__(self) -> None:
-            self.values = [tf.Variable(tf.ones(CHANNELS), name=role) for role in ROLES]
-
-        @tf.function(input_signature=[tf.TensorSpec([None, 4, 4, CHANNELS])])
-        def __call__(self, x: Any) -> Any:
-            gamma, beta, mean, variance = self.values
-            return v1.nn.fused_batch_norm(
-                x, gamma, beta, mean, variance, epsilon=1e-4, is_training=False
-            )[0]
-
-    tf.saved_model.save(Norm(), str(tmp_path))
-    (found,) = sightings(tmp_path)
-    assert found.epsilon == 1e-4
+    assert_layer(saved(build), axis=-1)
 
 
 def test_oldest_op_has_its_own_order_of_inputs() -> None:
@@ -178,47 +154,36 @@ def test_spelled_out(saved: Callable[..., Path], spelling: str) -> None:
     assert_layer(saved(build), [*without], epsilon=1.1e-5, axis=None, name="bn")
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
-@pytest.mark.parametrize("epsilon", [1e-3, 0.01])
+@pytest.mark.parametrize(
+    ("dtype", "epsilon"),
+    [
+        *(
+            (dtype, epsilon)
+            for dtype in ("float64", "float16", "bfloat16")
+            for epsilon in (1e-3, 0.01)
+        ),
+        ("float64", 1.0000000000000002e-3),
+    ],
+)
 def test_epsilon_of_other_dtypes(saved: Callable[..., Path], dtype: str, epsilon: float) -> None:
     def build() -> None:
         gamma, beta, mean, variance = four("bn", dtype)
         tf.nn.batch_normalization(images(dtype=dtype), mean, variance, beta, gamma, epsilon)
 
-    path = saved(build)
-    assert names(path) == [layer("bn")]
-    assert [found.epsilon for found in sightings(path)] == [epsilon]
+    assert_layer(saved(build), epsilon=epsilon)
 
 
-def test_epsilon_that_float64_alone_can_hold(saved: Callable[..., Path]) -> None:
+@pytest.mark.parametrize(("channels", "axis"), [(CHANNELS, 1), (1, None)])
+def test_axis_of_reshaped_parameters(
+    saved: Callable[..., Path], channels: int, axis: int | None
+) -> None:
     def build() -> None:
-        gamma, beta, mean, variance = four("bn", "float64")
-        tf.nn.batch_normalization(
-            images(dtype="float64"), mean, variance, beta, gamma, 1.0000000000000002e-3
-        )
-
-    (found,) = sightings(saved(build))
-    assert found.epsilon == 1.0000000000000002e-3
-
-
-def test_axis_of_reshaped_parameters(saved: Callable[..., Path]) -> None:
-    def build() -> None:
-        parameters = [tf.reshape(value, [1, CHANNELS, 1, 1]) for value in four("bn")]
-        gamma, beta, mean, variance = parameters
-        x = images(channels_first=True)
+        values = four("bn", shape=[channels])
+        gamma, beta, mean, variance = (tf.reshape(value, [1, channels, 1, 1]) for value in values)
+        x = v1.placeholder("float32", [None, channels, 4, 4])
         tf.nn.batch_normalization(x, mean, variance, beta, gamma, 1e-3)
 
-    assert_layer(saved(build), axis=1)
-
-
-def test_the_shape_of_one_channel_shows_no_axis(saved: Callable[..., Path]) -> None:
-    def build() -> None:
-        values = four("bn", shape=[1])
-        gamma, beta, mean, variance = (tf.reshape(value, [1, 1, 1, 1]) for value in values)
-        x = v1.placeholder("float32", [None, 1, 4, 4])
-        tf.nn.batch_normalization(x, mean, variance, beta, gamma, 1e-3)
-
-    assert_layer(saved(build), axis=None)
+    assert_layer(saved(build), axis=axis)
 
 
 def test_following_parameters_are_not_taken(saved: Callable[..., Path]) -> None:
@@ -302,6 +267,7 @@ def test_training_mode_without_statistics(
         as_oldest(path)
     (found,) = sightings(path)
     assert found.uses_batch_statistics
+    assert (found.epsilon, found.momentum) == (1e-3, None)
     prefix = f"{scope}/" if scope else ""
     assert found.roles == {"gamma": f"{prefix}scale", "beta": f"{prefix}offset"}
     model = bnstat.load(path)
@@ -324,22 +290,18 @@ def test_the_oldest_op_in_training_mode_whose_statistics_are_moved(
 
     path = saved(build)
     as_oldest(path)
-    (found,) = sightings(path)
-    assert found.roles == layer("bn")
-    assert not found.uses_batch_statistics
+    assert_layer(path, uses_batch_statistics=False)
 
 
-def test_training_mode_of_a_trainable_checkpoint(tmp_path: Path) -> None:
-    with tf.Graph().as_default(), v1.Session() as session:
+def test_training_mode_of_a_trainable_checkpoint(saved: Callable[..., Path]) -> None:
+    def build() -> list[Any]:
         gamma, beta, mean, variance = four("bn")
         _, *batch = v1.nn.fused_batch_norm(images(), gamma, beta, is_training=True)
         moving_average(mean, batch[0], 0.9)
         moving_average(variance, batch[1], 0.9)
-        session.run(v1.global_variables_initializer())
-        v1.train.Saver([gamma, beta]).save(session, str(tmp_path / "model"))
-    (found,) = sightings(tmp_path / "model")
-    assert found.roles == layer("bn", "moving_mean", "moving_variance")
-    assert not found.uses_batch_statistics
+        return [gamma, beta]
+
+    assert_layer(saved(build), ROLES[2:], uses_batch_statistics=False)
 
 
 def test_standardized_weights_are_not_batch_norm(saved: Callable[..., Path]) -> None:

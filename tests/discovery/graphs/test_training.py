@@ -40,19 +40,6 @@ def test_fused_training(saved: Callable[..., Path], average: Any, momentum: floa
     assert_layer(saved(build), epsilon=1.1e-5, momentum=momentum, axis=3)
 
 
-@pytest.mark.parametrize("average", AVERAGES)
-def test_training_spelled_out(saved: Callable[..., Path], average: Any) -> None:
-    def build() -> None:
-        gamma, beta, mean, variance = four("bn")
-        x = images()
-        batch_mean, batch_variance = tf.nn.moments(x, [0, 1, 2])
-        tf.nn.batch_normalization(x, batch_mean, batch_variance, beta, gamma, 1.1e-5)
-        average(mean, batch_mean, 0.99)
-        average(variance, batch_variance, 0.99)
-
-    assert_layer(saved(build), epsilon=1.1e-5, momentum=0.99)
-
-
 def test_training_with_gradients(saved: Callable[..., Path]) -> None:
     def build() -> None:
         x = images()
@@ -67,14 +54,6 @@ def test_training_with_gradients(saved: Callable[..., Path]) -> None:
     path = saved(build)
     assert names(path) == [layer(f"bn{index}") for index in range(4)]
     assert [found.momentum for found in sightings(path)] == [0.9] * 4
-
-
-def test_epsilon_of_training_without_updates(saved: Callable[..., Path]) -> None:
-    def build() -> None:
-        gamma, beta, _, _ = four("bn")
-        v1.nn.fused_batch_norm(images(), gamma, beta, epsilon=2e-5, is_training=True)
-
-    assert_layer(saved(build), ["moving_mean", "moving_variance"], epsilon=2e-5, momentum=None)
 
 
 def test_op_that_averages_by_itself(saved: Callable[..., Path]) -> None:

@@ -15,6 +15,7 @@ from tf_keras.src.legacy_tf_layers import normalization
 
 import bnstat
 from bnstat.model import ROLES, Model
+from tests.discovery.graphs.models import keras_3_average, keras_average, moving_average
 
 v1 = tf.compat.v1
 CHANNELS = 4
@@ -23,10 +24,6 @@ Layer = dict[str, Any]
 
 Average = Callable[[Any, Any, float], Any]
 """Moves a variable towards a tensor, keeping a share of it."""
-
-
-def plain(variable: Any, value: Any, momentum: float) -> Any:
-    return moving_averages.assign_moving_average(variable, value, momentum, zero_debias=False)
 
 
 def debiased(variable: Any, value: Any, momentum: float) -> Any:
@@ -45,7 +42,13 @@ def debiased_2017(variable: Any, value: Any, momentum: float) -> Any:
         return v1.assign_sub(variable, variable - fraction)
 
 
-AVERAGES = {"plain": plain, "debiased": debiased, "debiased-2017": debiased_2017}
+AVERAGES = {
+    "plain": moving_average,
+    "debiased": debiased,
+    "debiased-2017": debiased_2017,
+    "keras-2": keras_average,
+    "keras-3": keras_3_average,
+}
 
 
 def get(name: str, initializer: Any = None, trainable: bool = False) -> Any:
@@ -95,27 +98,22 @@ def batch_norm(
         return v1.cond(training, train, infer)
 
 
+KINDS = {"reference": (False, False), "resource": (True, False), "functional": (True, True)}
+"""Name -> (variables are resources, control flow calls functions)."""
+
+
+def switch(resources: bool, functions: bool) -> None:
+    (v1.enable_resource_variables if resources else v1.disable_resource_variables)()
+    (v1.enable_control_flow_v2 if functions else v1.disable_control_flow_v2)()
+
+
 @pytest.fixture
 def kind(request: pytest.FixtureRequest) -> Iterator[None]:
     """A kind of variables and a kind of `tf.cond`: the older variables know only the older."""
-    switches = [
-        (
-            v1.resource_variables_enabled,
-            v1.enable_resource_variables,
-            v1.disable_resource_variables,
-        ),
-        (v1.control_flow_v2_enabled, v1.enable_control_flow_v2, v1.disable_control_flow_v2),
-    ]
-    before = [enabled() for enabled, _, _ in switches]
-    for states in (KINDS[request.param], before):
-        for (_, enable, disable), on in zip(switches, states, strict=True):
-            (enable if on else disable)()
-        if states is not before:
-            yield
-
-
-KINDS = {"reference": (False, False), "resource": (True, False), "functional": (True, True)}
-"""Name -> (variables are resources, control flow calls functions)."""
+    before = v1.resource_variables_enabled(), v1.control_flow_v2_enabled()
+    switch(*KINDS[request.param])
+    yield
+    switch(*before)
 
 
 class Saved:
@@ -193,12 +191,13 @@ def network(training: Any, fused: bool, averages: tuple[str, str], **options: An
     return layers, tf.reduce_sum(x)
 
 
+PLAIN = ["plain", "keras-2", "keras-3"]
 DEBIASED = [("debiased", "debiased"), ("debiased", "plain"), ("debiased-2017", "debiased-2017")]
 
 
 @pytest.mark.usefixtures("kind")
 @pytest.mark.parametrize("kind", ["reference", "resource"], indirect=True)
-@pytest.mark.parametrize("averages", [*DEBIASED, ("plain", "plain")])
+@pytest.mark.parametrize("averages", [*DEBIASED, *((same, same) for same in PLAIN)])
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("odd", [True, False])
 def test_training_graph(tmp_path: Path, averages: tuple[str, str], fused: bool, odd: bool) -> None:
@@ -310,7 +309,7 @@ def test_shadows_that_follow_the_batch_itself(tmp_path: Path, debias: bool, fuse
 
         def twice(variable: Any, value: Any, momentum: float) -> Any:
             averages.apply([value])
-            return plain(variable, value, momentum)
+            return moving_average(variable, value, momentum)
 
         x = v1.placeholder("float32", [None, 4, 4, CHANNELS])
         batch_norm(x, "net/bn", True, fused=fused, averages=(twice, twice), layers=layers)
@@ -344,11 +343,7 @@ def test_averages_of_renormalization_are_beside_the_roles(tmp_path: Path, switch
 
 
 def test_saved_model_and_frozen_graph(tmp_path: Path) -> None:
-    saved = Saved(
-        tmp_path,
-        lambda: network(None, True, ("debiased", "debiased"))[0],
-        odd=False,
-        more=True,
-    )
+    averages = ("debiased", "debiased")
+    saved = Saved(tmp_path, lambda: network(None, True, averages)[0], odd=False, more=True)
     saved.assert_found(bnstat.load(tmp_path / "saved"))
     saved.assert_found(bnstat.load(tmp_path / "frozen.pb"))

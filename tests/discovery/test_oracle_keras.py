@@ -1,0 +1,270 @@
+"""Batch norm in what Keras 2 and 3 save through TensorFlow, against the layers themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+import bnstat
+from tests.builders import named
+from tests.builders.keras_models import (
+    FUNCTIONAL,
+    KERAS_RENORMALIZES,
+    all_layers,
+    by_layer,
+    functional,
+    randomised,
+    roles_of,
+)
+from tests.builders.oracle import assert_layers, check
+
+pytestmark = pytest.mark.slow
+
+LIBRARIES = {"keras": keras, "tf_keras": tf_keras}
+every_library = pytest.mark.parametrize("library", LIBRARIES.values(), ids=LIBRARIES)
+
+
+def names_in(library: ModuleType) -> list[str]:
+    """The names of the layers of `functional`, in network order."""
+    nested = "inner/deep" if library is keras else "deep"
+    return [nested if name == "deep" else name for name in FUNCTIONAL]
+
+
+def expected(library: ModuleType, net: Any) -> dict[str, Any]:
+    names = dict(zip(FUNCTIONAL, names_in(library), strict=True))
+    return {names[name]: roles for name, roles in by_layer(all_layers(net)).items()}
+
+
+def compiled(library: ModuleType, optimizer: Any) -> Any:
+    """A network with all the slots that training makes, randomised."""
+    net = functional(library)
+    net.compile(optimizer, "mse", metrics=["mae"], run_eagerly=True)
+    net.train_on_batch(np.ones((2, 6, 6, 3), np.float32), np.ones((2, 2), np.float32))
+    return randomised(net)
+
+
+@pytest.fixture(scope="module")
+def nets() -> dict[ModuleType, Any]:
+    return {library: compiled(library, "adam") for library in LIBRARIES.values()}
+
+
+@every_library
+@pytest.mark.parametrize("with_optimizer", [True, False])
+def test_checkpoint(
+    tmp_path: Path, nets: Mapping[ModuleType, Any], library: ModuleType, with_optimizer: bool
+) -> None:
+    net = nets[library] if with_optimizer else functional(library)
+    parts = {"model": net, "optimizer": net.optimizer} if with_optimizer else {"model": net}
+    tf.train.Checkpoint(net).write(str(tmp_path / "root"))
+    tf.train.Checkpoint(**parts).save(str(tmp_path / "child"))
+    for prefix in (tmp_path / "root", tmp_path / "child-1"):
+        model = bnstat.load(prefix)
+        assert model.source.format == "tf2-checkpoint"
+        assert {layer.evidence for layer in model} == {"object-graph"}
+        check(model, prefix, expected(library, net))
+    gamma = model["plain"].variables["gamma"].key
+    is_kept_by_optimizer = gamma.startswith("optimizer/_trainable_variables/")
+    assert is_kept_by_optimizer is (with_optimizer and library is keras)
+
+
+@every_library
+@pytest.mark.parametrize("form", ["tf.saved_model.save", "model.export"])
+def test_saved_model(
+    tmp_path: Path, nets: Mapping[ModuleType, Any], library: ModuleType, form: str
+) -> None:
+    net = nets[library]
+    if form == "tf.saved_model.save":
+        tf.saved_model.save(net, str(tmp_path))
+    else:
+        net.export(str(tmp_path), **({"verbose": False} if library is keras else {}))
+    model = bnstat.load(tmp_path)
+    check(model, tmp_path / "variables/variables", expected(library, net))
+    assert [layer.name for layer in model] == names_in(library)
+    assert {round(layer.epsilon or 0, 9) for layer in model} == {0.001}
+    stored = dict(tf.train.list_variables(str(tmp_path / "variables/variables")))
+    stores_twice = any(key.startswith("_all_variables/") for key in stored)
+    assert stores_twice is (library is keras and form == "model.export")
+
+
+def test_files_of_keras_2(tmp_path: Path, nets: Mapping[ModuleType, Any]) -> None:
+    net = nets[tf_keras]
+    net.save_weights(str(tmp_path / "w"), save_format="tf")
+    for path in (tmp_path / "w", tmp_path):
+        model = bnstat.load(path)
+        assert {layer.evidence for layer in model} == {"object-graph"}
+        assert [layer.name for layer in model] == list(FUNCTIONAL)
+        check(model, tmp_path / "w", expected(tf_keras, net))
+    net.save(str(tmp_path / "saved"), save_format="tf")
+    model = bnstat.load(tmp_path / "saved")
+    check(model, tmp_path / "saved/variables/variables", expected(tf_keras, net))
+    assert [layer.name for layer in model] == list(FUNCTIONAL)
+    assert {(layer.evidence, layer.epsilon, layer.momentum) for layer in model} == {
+        ("config", 0.001, 0.99)
+    }
+    assert [layer.axis for layer in model] == [1 if name == "rows" else 3 for name in FUNCTIONAL]
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "SGD": {"momentum": 0.9}, "Adam": {"amsgrad": True},
+    "RMSprop": {"momentum": 0.9, "centered": True},
+}  # fmt: skip
+OLD = ["SGD", "Adam", "Adagrad", "Adadelta", "RMSprop", "Adamax", "Nadam", "Ftrl"]
+HOMES = {
+    "legacy": (tf_keras, tf_keras.optimizers.legacy, OLD),
+    "keras 2": (tf_keras, tf_keras.optimizers, [*OLD, "AdamW", "Adafactor", "Lion"]),
+    "keras 3": (keras, keras.optimizers, [*OLD, "AdamW", "Adafactor", "Lion", "Lamb", "Muon"]),
+}
+
+
+@pytest.mark.parametrize(
+    ("home", "name"), [(home, name) for home, (*_, names) in HOMES.items() for name in names]
+)
+def test_slots_are_not_layers(tmp_path: Path, home: str, name: str) -> None:
+    library, optimizers, _ = HOMES[home]
+    has_averages = home != "legacy" and (home, name) not in {
+        ("keras 2", "Adafactor"), ("keras 2", "Lion"),
+    }  # fmt: skip
+    options = {**OPTIONS.get(name, {}), **({"use_ema": True} if has_averages else {})}
+    net = compiled(library, getattr(optimizers, name)(**options))
+    checkpoint = tf.train.Checkpoint(model=net, optimizer=net.optimizer)
+    prefix = Path(checkpoint.write(str(tmp_path / "m")))
+    assert len(tf.train.list_variables(str(prefix))) > len(net.weights)
+    check(bnstat.load(prefix), prefix, expected(library, net))
+    # Without the object graph, names alone have to do.
+    slots = net.optimizer.variables
+    variables = [*net.variables, *(slots() if callable(slots) else slots)]
+    tensors = {
+        getattr(variable, "path", variable.name).removesuffix(":0"): np.asarray(variable)
+        for variable in variables
+    }
+    scopes = {layer.name: getattr(layer, "path", layer.name) for layer in all_layers(net)}
+    layers = {scopes[layer]: roles for layer, roles in by_layer(all_layers(net)).items()}
+    assert_layers(bnstat.load(named.save(tmp_path / "named", tensors)), layers)
+
+
+@every_library
+def test_synchronized_renormalized_wrapped_and_shared(tmp_path: Path, library: ModuleType) -> None:
+    if library is keras and not KERAS_RENORMALIZES:
+        pytest.skip("batch renormalization came with Keras 3.14")
+    layers = library.layers
+    shared = layers.BatchNormalization(name="shared")
+    wrapped = layers.BatchNormalization(name="wrapped")
+    x = inputs = library.Input((4, 4, 3))
+    x = layers.BatchNormalization(name="sync", synchronized=True)(x)
+    x = layers.BatchNormalization(name="renorm", renorm=True)(x)
+    if library is tf_keras:
+        x = layers.experimental.SyncBatchNormalization(name="old_sync")(x)
+        x = layers.TimeDistributed(wrapped, name="steps")(x)
+    net = randomised(library.Model(inputs, shared(shared(x))))
+    tf.train.Checkpoint(net).write(str(tmp_path / "m"))
+    model = bnstat.load(tmp_path / "m")
+    in_wrapper = {"steps": roles_of(wrapped)} if library is tf_keras else {}
+    check(model, tmp_path / "m", {**by_layer(net.layers), **in_wrapper})
+    assert set(model["renorm"].extra) == {"moving_stddev", "renorm_mean", "renorm_stddev"}
+
+
+@every_library
+def test_lookalikes_are_not_layers(tmp_path: Path, library: ModuleType) -> None:
+    layers = library.layers
+    data = np.random.default_rng(1).random((8, 4, 4, 4)).astype(np.float32)
+    normalization = layers.Normalization()
+    normalization.adapt(data)
+    x = inputs = library.Input((4, 4, 4))
+    for layer in (
+        normalization,
+        layers.LayerNormalization(),
+        layers.GroupNormalization(groups=2),
+        layers.UnitNormalization(),
+        *([layers.RMSNormalization()] if library is keras else []),
+        layers.SpectralNormalization(layers.Conv2D(2, 1)),
+        layers.Flatten(),
+        layers.Dense(2),
+    ):
+        x = layer(x)
+    net = library.Model(inputs, x)
+    net.compile("adafactor" if library is keras else "adam", "mse", metrics=["mae", "accuracy"])
+    net.train_on_batch(data, np.ones((8, 2), np.float32))
+    tf.train.Checkpoint(model=net, optimizer=net.optimizer).write(str(tmp_path / "m"))
+    tf.saved_model.save(net, str(tmp_path / "saved"))
+    if library is keras:
+        net.export(str(tmp_path / "other"), verbose=False)
+    else:
+        net.save(str(tmp_path / "other"), save_format="tf")
+    for path in ("m", "saved", "other"):
+        assert_layers(bnstat.load(tmp_path / path), {})
+
+
+def test_mirrored_variables(tmp_path: Path) -> None:
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        net = functional(tf_keras)
+    net.save_weights(str(tmp_path / "w"), save_format="tf")
+    check(bnstat.load(tmp_path / "w"), tmp_path / "w", expected(tf_keras, net))
+
+
+def test_loss_scaling_and_mixed_precision(tmp_path: Path) -> None:
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        net = compiled(keras, keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam()))
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    tf.train.Checkpoint(model=net, optimizer=net.optimizer).write(str(tmp_path / "m"))
+    check(bnstat.load(tmp_path / "m"), tmp_path / "m", expected(keras, net))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+def test_other_types(tmp_path: Path, dtype: str) -> None:
+    inputs = keras.Input((4,), dtype=dtype)
+    norm = keras.layers.BatchNormalization(name="bn", dtype=dtype)
+    net = randomised(keras.Model(inputs, norm(inputs)))
+    tf.train.Checkpoint(net).write(str(tmp_path / "m"))
+    model = bnstat.load(tmp_path / "m")
+    check(model, tmp_path / "m", {"bn": roles_of(norm)})
+    assert {variable.dtype for variable in model["bn"].variables.values()} == {dtype}
+
+
+class Block(keras.layers.Layer):
+    """Layers as attributes, in a list and in a dict."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.norm = keras.layers.BatchNormalization()
+        self.listed = [keras.layers.BatchNormalization() for _ in range(2)]
+        self.keyed = {"a/b": keras.layers.BatchNormalization()}
+
+    def norms(self) -> list[Any]:
+        return [self.norm, *self.listed, *self.keyed.values()]
+
+    def build(self, shape: Any) -> None:
+        for layer in self.norms():
+            layer.build(shape)
+        self.built = True
+
+    def call(self, x: Any) -> Any:
+        for layer in self.norms():
+            x = layer(x)
+        return x
+
+
+def test_layers_that_a_checkpoint_leaves_out_are_noted(tmp_path: Path) -> None:
+    block = Block(name="block")
+    net = randomised(keras.Sequential([keras.Input((3,)), block]))
+    net.compile("adam", "mse")
+    net.train_on_batch(np.ones((2, 3), np.float32), np.ones((2, 3), np.float32))
+    tf.train.Checkpoint(model=net, optimizer=net.optimizer).write(str(tmp_path / "m"))
+    stored = dict(tf.train.list_variables(str(tmp_path / "m")))
+    whole = sum("/moving_variance/" in key for key in stored)
+    assert whole < 4, "Keras has learnt to save layers in lists"
+    model = bnstat.load(tmp_path / "m")
+    assert len(model) == whole
+    names = {layer.name for layer in (*model, *model.incomplete)}
+    assert names == {layer.path for layer in block.norms()}
+    for layer in model.incomplete:
+        assert set(layer.variables) == {"gamma", "beta"}
