@@ -52,37 +52,41 @@ _OUTPUTS = {"batch_mean": 1, "batch_variance": 2, "output_true": 1, "value_index
 
 
 class Node:
-    """A NodeDef as an op, with its inputs named as in the inlined graph."""
+    """A NodeDef as an op, with its inputs named as in the inlined graph.
 
-    __slots__ = ("_frame", "_node", "name", "type")
+    Attributes:
+        node: the NodeDef.
+    """
+
+    __slots__ = ("_frame", "name", "node", "type")
 
     def __init__(self, node: Any, frame: _Frame) -> None:
         self.name: str = frame.prefix + node.name
         self.type: str = node.op
-        self._node = node
+        self.node = node
         self._frame = frame
 
     @property
-    def home(self) -> tuple[str, str]:
-        """The names of the enclosing function (empty for the graph) and of the node."""
-        return self._frame.function, self._node.name
+    def function(self) -> str:
+        """The name of the enclosing function; empty for the graph."""
+        return self._frame.function
 
     @property
     def inputs(self) -> Sequence[str]:
         """Data inputs as `op` or `op:output`."""
-        return [self._frame.tensor(name) for name in data_inputs(self._node)]
+        return [self._frame.tensor(name) for name in data_inputs(self.node)]
 
     @property
     def controls(self) -> Sequence[str]:
         """The ops that the op waits for without reading their outputs."""
-        waits = (name[1:] for name in self._node.input if name.startswith("^"))
+        waits = (name[1:] for name in self.node.input if name.startswith("^"))
         return [self._frame.prefix + name for name in waits]
 
     def attribute(self, name: str) -> float | int | bool | str | None:
         """Return a simple attribute; a float has the fewest digits that identify a float32."""
-        if name not in self._node.attr:
+        if name not in self.node.attr:
             return None
-        value = self._node.attr[name]
+        value = self.node.attr[name]
         if value.HasField("f"):
             return float(str(np.float32(value.f)))
         if value.HasField("s"):
@@ -97,9 +101,9 @@ class Node:
     @property
     def tensor(self) -> Any | None:
         """The `TensorProto` of a constant; None for other ops."""
-        if self.type != "Const" or "value" not in self._node.attr:
+        if self.type != "Const" or "value" not in self.node.attr:
             return None
-        return self._node.attr["value"].tensor
+        return self.node.attr["value"].tensor
 
 
 class _Merge:

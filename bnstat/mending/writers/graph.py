@@ -158,7 +158,7 @@ def _homes(graph: Any, arrays: Mapping[str, Array], path: str) -> dict[Home, Arr
         op = ops.get(name)
         if not isinstance(op, Node):
             raise UnsupportedError(path, f"{name} cannot be written")
-        first = homes.setdefault(op.home, array)
+        first = homes.setdefault((op.function, op.node.name), array)
         if different(first, array).any():
             raise BnstatError(
                 path, f"{name} is shared by several layers", "give all of them the same values"
