@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bnstat.errors import BnstatError
 from bnstat.formats.dtypes import ONNX, find_dtype
-from bnstat.formats.onnx.graphs import Inlined, NodeOp, constant
+from bnstat.formats.onnx.graphs import Inlined, NodeOp
 from bnstat.formats.onnx.tensors import TENSOR, message_in, numbers_in, read_array
 from bnstat.storage.files import File
 
@@ -42,13 +42,13 @@ _FILLS: Final = frozenset({"ConstantOfShape", "Expand"})
 _FORWARDS: Final = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze"})
 
 
-def evaluate(inlined: Inlined, file: File) -> None:
+def evaluate(inlined: Inlined) -> None:
     """Replace nodes that depend only on constants by constants.
 
     Arithmetic is evaluated only if another kind of operator takes its result, so that a
     normalization composed of arithmetic operators stays recognizable.
     """
-    evaluation = _Evaluation(inlined, file)
+    evaluation = _Evaluation(inlined)
     arrays = {name: evaluation.value(name) for name in evaluation.targets()}
     for name, array in arrays.items():
         op = inlined.ops[name]
@@ -59,9 +59,8 @@ def evaluate(inlined: Inlined, file: File) -> None:
 class _Evaluation:
     """Evaluates the nodes of a model, each once."""
 
-    def __init__(self, inlined: Inlined, file: File) -> None:
+    def __init__(self, inlined: Inlined) -> None:
         self._inlined = inlined
-        self._file = file
         self._results: dict[str, Array | None] = {}
         self._left = _MAX_TOTAL
 
@@ -103,7 +102,7 @@ class _Evaluation:
         if op is None or depth > _MAX_DEPTH:
             return None
         if op.type == "Const":
-            return self._bounded(constant(self._inlined, self._file, tensor, _MAX_ELEMENTS))
+            return self._bounded(self._inlined.constant(tensor, _MAX_ELEMENTS))
         operator = _OPERATORS.get(op.type)
         if operator is None or not isinstance(op, NodeOp):
             return None
@@ -112,7 +111,7 @@ class _Evaluation:
         if len(arrays) != len(inputs):
             return None
         with np.errstate(all="ignore"):
-            return self._bounded(operator(op, self._file, *arrays))
+            return self._bounded(operator(op, self._inlined.file, *arrays))
 
     def _bounded(self, array: Array | None) -> Array | None:
         if array is None or array.size > _MAX_ELEMENTS:

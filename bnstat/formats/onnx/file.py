@@ -58,15 +58,15 @@ def open_contents(file: File, source: Source) -> Contents:
         UnsupportedError: the file is too large, or nested too deeply.
     """
     from bnstat.formats.onnx.evaluation import evaluate
-    from bnstat.formats.onnx.graphs import constant, inline
+    from bnstat.formats.onnx.graphs import Inlined
     from bnstat.formats.onnx.tensors import dtype_of, find_array, read_array, shape_of
     from bnstat.formats.protobuf.protos import skeleton
 
     if file.size >= LARGEST_MESSAGE:
         raise UnsupportedError(file.path, "is larger than an ONNX file can be")
     model = skeleton(file, 0, file.size, "OnnxModel", "the model")
-    inlined = inline(model, file)
-    evaluate(inlined, file)
+    inlined = Inlined(model, file)
+    evaluate(inlined)
     variables = {}
     keys = {}
     for name, (_, key, tensor, array) in inlined.constants.items():
@@ -80,7 +80,7 @@ def open_contents(file: File, source: Source) -> Contents:
         else:
             continue
         variables[key], keys[name] = variable, key
-    small = partial(constant, inlined, file, largest=_MAX_SMALL)
+    small = partial(inlined.constant, largest=_MAX_SMALL)
     graph = Graph("", inlined.ops, keys, small)
     return Contents(
         replace(source, format="onnx", writer=_writer(model)),

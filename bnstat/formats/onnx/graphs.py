@@ -10,7 +10,7 @@ Sources: docs/IR.md of ONNX; docs/Operators.md for the inputs and outputs of bod
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from math import prod
 from typing import Any, Final, NamedTuple
@@ -144,60 +144,63 @@ class Constant(NamedTuple):
     array: NDArray[np.generic] | None = None
 
 
-@dataclass
 class Inlined:
-    """An inlined model. `ops`: name -> op. `constants`: name of a `Const` op -> tensor."""
+    """The nodes of a model, its functions and its nested graphs.
 
-    ops: dict[str, Op] = field(default_factory=dict)
-    constants: dict[str, Constant] = field(default_factory=dict)
-    _taken: set[str] = field(default_factory=set)
-    _uses: dict[str, int] = field(default_factory=dict)
-
-    def compute(self, name: str, label: str, array: NDArray[np.generic]) -> None:
-        """Replace an op by a constant. Call this after all stored tensors have keys."""
-        if not self._taken:
-            self._taken.update(constant.key for constant in self.constants.values())
-        key = label
-        while key in self._taken:
-            self._uses[label] = self._uses.get(label, 1) + 1
-            key = f"{label}#{self._uses[label]}"
-        self._taken.add(key)
-        self.ops[name] = _PlainOp(name, "Const")
-        self.constants[name] = Constant(label, key, None, array)
-
-
-def inline(model: Any, file: File) -> Inlined:
-    """Return the nodes of a model, its functions and its nested graphs.
-
-    Args:
-        model: the skeleton of the model.
+    Attributes:
         file: the model's file.
+        ops: name -> op.
+        constants: name of a `Const` op -> tensor.
 
     Raises:
         UnsupportedError: bodies are nested too deeply, or inlining makes too many nodes.
         DamagedError: an attribute is damaged.
     """
-    inliner = _Inliner(model.functions, file)
-    inliner.graph(model.graph, _Scope({}), 1, "")
-    for numbers in inliner.numbers:
-        inliner.result.compute(*numbers)
-    return inliner.result
 
-
-class _Inliner:
-    """Inlines graphs into `result`. `numbers`: constants without a stored tensor."""
-
-    def __init__(self, functions: Iterable[Any], file: File) -> None:
-        self._functions = {(_domain(each), each.name, each.overload): each for each in functions}
-        self._file = file
+    def __init__(self, model: Any, file: File) -> None:
+        self.file = file
+        self.ops: dict[str, Op] = {}
+        self.constants: dict[str, Constant] = {}
+        self._functions = {
+            (_domain(each), each.name, each.overload): each for each in model.functions
+        }
         self._left = _MAX_INLINED
         self._messages: dict[tuple[int, tuple[int, str]], Any | None] = {}
-        self._consts: dict[int, str] = {}
+        self._names: dict[int, str] = {}
         self._uses: dict[str, int] = {}
-        self.result = Inlined()
-        self.numbers: list[tuple[str, str, NDArray[np.generic]]] = []
+        self._numbers: list[tuple[str, str, NDArray[np.generic]]] = []
+        self._graph(model.graph, _Scope({}), 1, "")
+        self._keys = {constant.key for constant in self.constants.values()}
+        self._uses_of_keys: dict[str, int] = {}
+        for numbers in self._numbers:
+            self.compute(*numbers)
 
-    def graph(self, graph: Any, scope: _Scope, depth: int, prefix: str) -> Sequence[str]:
+    def compute(self, name: str, label: str, array: NDArray[np.generic]) -> None:
+        """Replace an op by a constant."""
+        key = label
+        while key in self._keys:
+            self._uses_of_keys[label] = self._uses_of_keys.get(label, 1) + 1
+            key = f"{label}#{self._uses_of_keys[label]}"
+        self._keys.add(key)
+        self.ops[name] = _PlainOp(name, "Const")
+        self.constants[name] = Constant(label, key, None, array)
+
+    def constant(self, name: str, largest: int) -> NDArray[np.generic] | None:
+        """Return the numbers of a `Const`; None if more than `largest`, or not readable."""
+        if name not in self.constants:
+            return None
+        stored = self.constants[name]
+        if stored.tensor is None:
+            return stored.array
+        shape = shape_of(stored.tensor)
+        if shape is None or prod(shape) > largest:
+            return None
+        try:
+            return read_array(self.file, stored.tensor)
+        except BnstatError:
+            return None
+
+    def _graph(self, graph: Any, scope: _Scope, depth: int, prefix: str) -> Sequence[str]:
         """Add a graph's nodes; return the tensors that are its outputs."""
         self._count(0, len(graph.initializer) + len(graph.input) + len(graph.output))
         # Until version 4 of the format an initializer is an input as well: its default.
@@ -212,20 +215,18 @@ class _Inliner:
         """Count nodes and names before they are added; raise if there are too many."""
         self._left -= nodes + names // _NAMES_PER_NODE
         if self._left < 0:
-            raise UnsupportedError(self._file.path, "inlining its functions makes too many nodes")
+            raise UnsupportedError(self.file.path, "inlining its functions makes too many nodes")
 
     def _placeholders(self, inputs: Iterable[str], scope: _Scope) -> None:
         """Add a placeholder for each input that the caller does not pass."""
         for name in inputs:
             if name not in scope.tensors:
                 given = scope.tensors[name] = self._unique(name)
-                self.result.ops[given] = _PlainOp(given, "Placeholder")
+                self.ops[given] = _PlainOp(given, "Placeholder")
 
     def _nodes(self, nodes: Sequence[Any], scope: _Scope, depth: int, prefix: str) -> None:
         if depth > _MAX_DEPTH:
-            raise UnsupportedError(
-                self._file.path, "its graphs and functions are nested too deeply"
-            )
+            raise UnsupportedError(self.file.path, "its graphs and functions are nested too deeply")
         names = (len(node.input) + len(node.output) + len(node.attribute) for node in nodes)
         self._count(len(nodes), sum(names))
         for node in _in_order(list(nodes)):
@@ -244,7 +245,7 @@ class _Inliner:
             inputs = [scope.tensor(name) for name in node.input]
             name = self._unique(prefix + (node.name or self._common(inputs) or _default_name(node)))
             kind = f"{domain}.{node.op_type}" if domain else node.op_type
-            self.result.ops[name] = NodeOp(name, kind, inputs, node, scope)
+            self.ops[name] = NodeOp(name, kind, inputs, node, scope)
             outputs = [f"{name}:{index}" if index else name for index in range(len(node.output))]
         scope.tensors.update(zip(node.output, outputs, strict=False))
         scope.tensors.pop("", None)
@@ -271,14 +272,14 @@ class _Inliner:
             inputs = [each.name for each in body.input]
             passed = zip(reversed(inputs), reversed(node.input), strict=False)
             tensors = {inner: scope.tensor(outer) for inner, outer in passed}
-            outputs = self.graph(body, _Scope(tensors, outer=scope), depth + 1, prefix)
+            outputs = self._graph(body, _Scope(tensors, outer=scope), depth + 1, prefix)
             results.append(outputs[1:] if node.op_type == "Loop" else outputs)
         base = self._unique(prefix + (node.name or _default_name(node)))
         merged = []
         for index in range(len(node.output)):
             choices = [outputs[index] for outputs in results if index < len(outputs)]
             name = self._unique(f"{base}/{index}")
-            self.result.ops[name] = _PlainOp(name, "Merge", [*filter(None, choices)])
+            self.ops[name] = _PlainOp(name, "Merge", [*filter(None, choices)])
             merged.append(name)
         return merged
 
@@ -290,11 +291,11 @@ class _Inliner:
             return self._constant(tensor, label)
         for name in _NUMBERS:
             attribute = scope.attribute(node, name)
-            array = None if attribute is None else _numbers_of(self._file, attribute, name)
+            array = None if attribute is None else _numbers_of(self.file, attribute, name)
             if array is not None:
                 given = self._unique(label)
-                self.result.ops[given] = _PlainOp(given, "Const")
-                self.numbers.append((given, label, array))
+                self.ops[given] = _PlainOp(given, "Const")
+                self._numbers.append((given, label, array))
                 return given
         return self._unique(node.name or label)
 
@@ -304,23 +305,23 @@ class _Inliner:
             return None
         key = attribute.begin, kind
         if key not in self._messages:
-            self._messages[key] = message_in(self._file, attribute, kind)
+            self._messages[key] = message_in(self.file, attribute, kind)
         return self._messages[key]
 
     def _constant(self, tensor: Any, label: str) -> str:
         # A body that is inlined twice has each of its tensors once.
-        if tensor.begin not in self._consts:
-            name = self._consts[tensor.begin] = self._unique(label)
+        if tensor.begin not in self._names:
+            name = self._names[tensor.begin] = self._unique(label)
             tensor.name = label
-            self.result.ops[name] = _PlainOp(name, "Const")
+            self.ops[name] = _PlainOp(name, "Const")
             number = "" if name == label.replace(":", "_") else name.rpartition("#")[2]
             key = f"{label}#{number}" if number else label
-            self.result.constants[name] = Constant(label, key, tensor)
-        return self._consts[tensor.begin]
+            self.constants[name] = Constant(label, key, tensor)
+        return self._names[tensor.begin]
 
     def _common(self, inputs: Sequence[str]) -> str:
         """Return the common scope in the names of a node's stored tensors; may be empty."""
-        constants = self.result.constants
+        constants = self.constants
         labels = [constants[name].label for name in inputs if name in constants]
         if len(labels) < 2:
             return ""
@@ -332,7 +333,7 @@ class _Inliner:
     def _unique(self, label: str) -> str:
         """Return an unused op name made from `label`, without `:`."""
         name = base = label.replace(":", "_")
-        while not name or name in self.result.ops:
+        while not name or name in self.ops:
             self._uses[base] = self._uses.get(base, 1) + 1
             name = f"{base}#{self._uses[base]}"
         return name
@@ -375,22 +376,6 @@ def _numbers_of(file: File, attribute: Any, name: str) -> NDArray[np.generic] | 
     if not isinstance(number, float | int):
         return None
     return np.array(number, np.float32 if name == "value_float" else np.int64)
-
-
-def constant(inlined: Inlined, file: File, name: str, largest: int) -> NDArray[np.generic] | None:
-    """Return the numbers of a `Const`; None if more than `largest`, or not readable."""
-    if name not in inlined.constants:
-        return None
-    stored = inlined.constants[name]
-    if stored.tensor is None:
-        return stored.array
-    shape = shape_of(stored.tensor)
-    if shape is None or prod(shape) > largest:
-        return None
-    try:
-        return read_array(file, stored.tensor)
-    except BnstatError:
-        return None
 
 
 def _domain(message: Any) -> str:

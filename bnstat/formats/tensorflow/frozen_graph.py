@@ -12,16 +12,16 @@ tensorflow/python/framework/{graph_util_impl,convert_to_constants}.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.errors import DamagedError, NotFoundError, UnsupportedError
 from bnstat.formats.contents import Contents, Graph, Op
 from bnstat.formats.dtypes import bytes_needed, dtype_name, extents, find_dtype
 from bnstat.formats.protobuf.protos import complete, find_fields, parse_text, skeleton
@@ -29,15 +29,15 @@ from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, Field, Window, WireErr
 from bnstat.formats.tensorflow.graph_def import (
     MAX_NODES,
     VARIABLES,
-    declared_by_ops,
+    Node,
     decode_tensor,
     graph_of,
     inlined,
     is_small,
+    known_shape,
     shape_of,
     small_array,
 )
-from bnstat.formats.tensorflow.inlining import Node
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File, Range
 
@@ -215,3 +215,50 @@ def _notes(ops: Mapping[str, Op]) -> Iterator[str]:
             "but in the checkpoint that belongs to it (inspect --no-values shows names and "
             "settings)"
         )
+
+
+@dataclass(frozen=True)
+class DeclaredTensors:
+    """The variables that a graph declares, without values; same interface as `Bundle`.
+
+    Attributes:
+        path: the file.
+        declared: key -> dtype and shape.
+    """
+
+    path: str
+    declared: Mapping[str, tuple[str, tuple[int, ...]]]
+
+    @property
+    def keys(self) -> Collection[str]:
+        """All checkpoint keys."""
+        return self.declared.keys()
+
+    def variables(self, names: Mapping[str, str]) -> Mapping[str, Variable]:
+        """Return the variables by key; `names` maps some keys to better names."""
+        return {
+            key: Variable(key, names.get(key, key), *kind, partial(self._read, key))
+            for key, kind in self.declared.items()
+        }
+
+    def _read(self, key: str) -> NoReturn:
+        raise NotFoundError(
+            f"{self.path}: {key}", "its values are not in this file", "leave them out: --no-values"
+        )
+
+
+def declared_by_ops(graph_def: Any, path: str) -> DeclaredTensors:
+    """Return the variables of a TensorFlow 1 graph by op name."""
+    declared = {}
+    for node in graph_def.node:
+        if node.op in VARIABLES and (
+            kind := declared_kind(node.attr["dtype"].type, node.attr["shape"].shape)
+        ):
+            declared[node.name] = kind
+    return DeclaredTensors(path, declared)
+
+
+def declared_kind(dtype: int, shape: Any) -> tuple[str, tuple[int, ...]] | None:
+    """Return the dtype and shape of a declared variable; None if the shape is not known."""
+    sizes = known_shape(shape)
+    return None if sizes is None else (dtype_name(dtype), sizes)
