@@ -48,7 +48,7 @@ OF_GRAPHS = {
     "bnstat.formats.protobuf.protos",
     "bnstat.formats.tensorflow.checkpoint_v1",
     "bnstat.formats.tensorflow.graph_def",
-    "bnstat.formats.tensorflow.inlining",
+    "bnstat.formats.tensorflow.frozen_graph",
     "bnstat.formats.tensorflow.saved_model",
 }
 """Modules that a checkpoint without a graph does not need."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import isfinite, prod
 from typing import Any, Final, NamedTuple
 
@@ -44,58 +44,6 @@ class _Quantization(NamedTuple):
     scale: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Weight:
-    """A weight.
-
-    Attributes:
-        name: the name.
-        dtype: the dtype of the values.
-        shape: the shape.
-        quantization: None if the values are not quantized.
-        places: the ranges of the bytes, in one or more shards.
-    """
-
-    name: str
-    dtype: np.dtype[np.generic]
-    shape: tuple[int, ...]
-    quantization: _Quantization | None
-    places: Sequence[Range]
-
-    def variable(self) -> Variable:
-        return Variable(
-            self.name,
-            self.name,
-            self.dtype.name,
-            self.shape,
-            self.read,
-            self.extents,
-            self.step if self.quantization else None,
-        )
-
-    def read(self) -> NDArray[np.generic]:
-        data = b"".join(place.read() for place in self.places)
-        packed = self.quantization
-        stored = from_little_endian(data, packed.dtype if packed else self.dtype, self.shape)
-        if packed is None or packed.dtype.kind == "f":
-            return stored.astype(self.dtype)
-        values = stored.astype(np.float64) * packed.scale + packed.minimum
-        with np.errstate(over="ignore", invalid="ignore"):
-            return (values if self.dtype.kind == "f" else np.rint(values)).astype(self.dtype)
-
-    def step(self) -> NDArray[np.generic]:
-        assert self.quantization is not None
-        if self.quantization.dtype.kind == "f":
-            return np.abs(np.spacing(self.read().astype(np.float16)))
-        return np.array(abs(self.quantization.scale))
-
-    def extents(self) -> Sequence[Range]:
-        is_plain = self.quantization is None and len(self.places) == 1
-        part = tuple(slice(0, size) for size in self.shape) if is_plain else None
-        ranges = (place.file.place(place.offset, place.length, part) for place in self.places)
-        return [extent for extent in ranges if extent is not None]
-
-
 def open_model(file: File, source: Source) -> Contents:
     """Return the weights of a model, with its layers or its graph.
 
@@ -107,11 +55,14 @@ def open_model(file: File, source: Source) -> Contents:
     document = parse_json(file.read(), file.path)
     if not isinstance(document, dict):
         raise DamagedError(file.path, "is not a TensorFlow.js model")
-    weights = list(_weights(file, document.get("weightsManifest")))
-    variables = {weight.name: weight.variable() for weight in weights}
+    variables: dict[str, Variable] = {}
+    kinds: Counter[str] = Counter()
+    for variable, quantization in _weights(file, document.get("weightsManifest")):
+        variables[variable.key] = variable
+        if quantization is not None:
+            kinds[quantization.dtype.name] += 1
     writers = (document.get(key) for key in ("convertedBy", "generatedBy"))
     writer = next((text for text in writers if isinstance(text, str) and text), None)
-    kinds = Counter(weight.quantization.dtype.name for weight in weights if weight.quantization)
     notes = [
         f"{'1 weight is' if count == 1 else f'{count} weights are'} stored as {kind}; "
         "the numbers shown are dequantized, and no more precise"
@@ -128,7 +79,7 @@ def open_model(file: File, source: Source) -> Contents:
     return replace(contents, layers=tuple(layers_by_scope(model, names, file.path)))
 
 
-def _weights(model: File, manifest: object) -> Iterator[_Weight]:
+def _weights(model: File, manifest: object) -> Iterator[tuple[Variable, _Quantization | None]]:
     """Yield the weights that a manifest lists, except weights of strings."""
     for group in manifest if isinstance(manifest, list) else ():
         fields = group if isinstance(group, dict) else {}
@@ -156,8 +107,41 @@ def _weights(model: File, manifest: object) -> Iterator[_Weight]:
                     f"needs bytes {at} to {at + length} of its shards, which have fewer",
                     "copy or download them again",
                 )
-            yield _Weight(name, dtype, shape, packed, places)
+            yield _variable(name, dtype, shape, packed, places), packed
             at += length
+
+
+def _variable(
+    name: str,
+    dtype: np.dtype[np.generic],
+    shape: tuple[int, ...],
+    packed: _Quantization | None,
+    places: Sequence[Range],
+) -> Variable:
+    """Return the weight whose bytes are in these ranges, in one or more shards."""
+
+    def read() -> NDArray[np.generic]:
+        data = b"".join(place.read() for place in places)
+        stored = from_little_endian(data, packed.dtype if packed else dtype, shape)
+        if packed is None or packed.dtype.kind == "f":
+            return stored.astype(dtype)
+        values = stored.astype(np.float64) * packed.scale + packed.minimum
+        with np.errstate(over="ignore", invalid="ignore"):
+            return (values if dtype.kind == "f" else np.rint(values)).astype(dtype)
+
+    def step() -> NDArray[np.generic]:
+        assert packed is not None
+        if packed.dtype.kind == "f":
+            return np.abs(np.spacing(read().astype(np.float16)))
+        return np.array(abs(packed.scale))
+
+    def find() -> Sequence[Range]:
+        is_plain = packed is None and len(places) == 1
+        part = tuple(slice(0, size) for size in shape) if is_plain else None
+        ranges = (place.file.place(place.offset, place.length, part) for place in places)
+        return [extent for extent in ranges if extent is not None]
+
+    return Variable(name, name, dtype.name, shape, read, find, step if packed else None)
 
 
 def _shard(model: File, path: object) -> File:

@@ -98,7 +98,7 @@ def bundles() -> dict[str, dict[str, bytes]]:
 
 def v1() -> bytes:
     """Return a V1 checkpoint of one batch norm."""
-    from bnstat.formats.tensorflow.bundle import FULL, TensorSlice, slice_key
+    from bnstat.formats.tensorflow.bundle import FULL, slice_key
 
     metas, entries = [], {}
     full = encode([Field(1, 2, b"")])
@@ -120,7 +120,7 @@ def v1() -> bytes:
         )
         tensor = encode([Field(5, 2, array.tobytes())])
         saved = encode([Field(1, 2, name.encode()), Field(2, 2, full), Field(3, 2, tensor)])
-        entries[slice_key(name, TensorSlice((FULL,)))] = encode([Field(2, 2, saved)])
+        entries[slice_key(name, (FULL,))] = encode([Field(2, 2, saved)])
     entries[b""] = encode([Field(1, 2, encode(metas))])
     return write_table(sorted(entries.items()))
 

@@ -1,24 +1,34 @@
 """ONNX files, which consist of one ModelProto.
 
+The variables are the initializers and constants. Their key is the name in the file; `#2` is
+appended if a nested graph repeats a name.
+
 Source: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 """
 
 from __future__ import annotations
 
-from bnstat.errors import BnstatError
-from bnstat.formats.contents import Contents
-from bnstat.formats.protobuf.wire import Window, WireError, scan
-from bnstat.model import Source
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+from bnstat.errors import BnstatError, UnsupportedError
+from bnstat.formats.contents import Contents, Graph
+from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, Window, WireError, scan
+from bnstat.model import Source, Variable
 from bnstat.storage.files import File
 
-_KINDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
+_KINDS: Final = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 """Field of a ModelProto -> its wire type."""
 
-_GRAPH_FIELDS = {1, 2, 5, 10, 11, 12, 13, 14, 15, 16}
+_GRAPH_FIELDS: Final = frozenset({1, 2, 5, 10, 11, 12, 13, 14, 15, 16})
 """The fields of a GraphProto, all of wire type 2."""
 
-_LATEST_IR = 100
+_LATEST_IR: Final = 100
 """An upper bound for the version of the format; there were 13 in ten years."""
+
+_MAX_SMALL: Final = 1 << 12
+"""Elements of a tensor that can be part of a graph's structure, such as a shape."""
 
 
 def matches(file: File) -> bool:
@@ -41,7 +51,48 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the tensors and the graph of a file that `matches`. Raises as `contents_of`."""
-    from bnstat.formats.onnx.contents import contents_of
+    """Return the tensors and the graph of a file.
 
-    return contents_of(file, source)
+    Raises:
+        DamagedError: the file is truncated or inconsistent.
+        UnsupportedError: the file is too large, or nested too deeply.
+    """
+    from bnstat.formats.onnx.evaluation import evaluate
+    from bnstat.formats.onnx.graphs import Inlined
+    from bnstat.formats.onnx.tensors import dtype_of, find_array, read_array, shape_of
+    from bnstat.formats.protobuf.protos import skeleton
+
+    if file.size >= LARGEST_MESSAGE:
+        raise UnsupportedError(file.path, "is larger than an ONNX file can be")
+    model = skeleton(file, 0, file.size, "OnnxModel", "the model")
+    inlined = Inlined(model, file)
+    evaluate(inlined)
+    variables = {}
+    keys = {}
+    for name, (_, key, tensor, array) in inlined.constants.items():
+        # Converters keep the `:0` of TensorFlow's names.
+        plain_name = key.removesuffix(":0")
+        if tensor is not None and (shape := shape_of(tensor)) is not None:
+            reader, finder = partial(read_array, file, tensor), partial(find_array, file, tensor)
+            variable = Variable(key, plain_name, dtype_of(tensor), shape, reader, finder)
+        elif array is not None and array.ndim:
+            variable = Variable(key, plain_name, array.dtype.name, array.shape, array.copy)
+        else:
+            continue
+        variables[key], keys[name] = variable, key
+    small = partial(inlined.constant, largest=_MAX_SMALL)
+    graph = Graph("", inlined.ops, keys, small)
+    return Contents(
+        replace(source, format="onnx", writer=_writer(model)),
+        variables,
+        names={key: variable.name for key, variable in variables.items()},
+        graphs=lambda: (graph,),
+    )
+
+
+def _writer(model: Any) -> str | None:
+    """Return the program that wrote the file, and the version of ONNX's own operators."""
+    versions = (each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+    opsets = [f"(opset {version})" for version in versions if version]
+    parts = (model.producer_name, model.producer_version, *opsets[-1:])
+    return " ".join(part for part in parts if part) or None

@@ -10,18 +10,25 @@ Sources: docs/IR.md of ONNX; docs/Operators.md for the inputs and outputs of bod
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from math import prod
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.formats.contents import Op
-from bnstat.formats.onnx.messages import Attribute, Function, Graph, Model, Node, Tensor, read_array
-from bnstat.formats.protobuf.wire import WireError, damaged
+from bnstat.formats.onnx.tensors import (
+    GRAPH,
+    TENSOR,
+    message_in,
+    numbers_in,
+    read_array,
+    shape_of,
+    value_of,
+)
 from bnstat.storage.files import File
 
 _BODIES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -30,11 +37,14 @@ _BODIES: Final[Mapping[str, tuple[str, ...]]] = {
     "Scan": ("body",),
 }
 
+_NUMBERS: Final = ("value_float", "value_floats", "value_int", "value_ints")
+"""The attributes of a `Constant` that contain numbers, not a tensor."""
+
 _MAX_INLINED: Final = 300_000
-"""Nodes that inlining may add in total; a few nested functions can expand to billions."""
+"""Nodes in total; a few nested functions can expand to billions."""
 
 _NAMES_PER_NODE: Final = 10
-"""This many names of tensors count as a node."""
+"""This many names of tensors and attributes count as a node."""
 
 _MAX_DEPTH: Final = 50
 """The maximum nesting of calls and bodies."""
@@ -62,13 +72,13 @@ class _Scope:
         tensors: name in the scope -> name in the inlined graph.
         outer: the enclosing scope, whose names are visible; None for a function and at the top
             level.
-        call: for a function's body: the calling node, the scope of this node, and the attributes'
-            defaults.
+        call: for a function's body: the calling node, the scope of this node, and the attributes
+            that are defaults.
     """
 
     tensors: dict[str, str]
     outer: _Scope | None = None
-    call: tuple[Node, _Scope, Mapping[str, Attribute]] | None = None
+    call: tuple[Any, _Scope, Sequence[Any]] | None = None
 
     def tensor(self, name: str) -> str:
         """Return the tensor with this name, or an empty string."""
@@ -79,19 +89,23 @@ class _Scope:
             scope = scope.outer
         return ""
 
-    def attribute(self, node: Node, name: str) -> Attribute | None:
+    def attribute(self, node: Any, name: str) -> Any | None:
         """Return a node's attribute; a reference to the calling node's attribute is resolved."""
         scope: _Scope | None = self
-        attribute = node.attributes.get(name)
-        while attribute is not None and attribute.reference:
+        attribute = _named(node.attribute, name)
+        while attribute is not None and attribute.ref_attr_name:
             while scope is not None and scope.call is None:
                 scope = scope.outer
             if scope is None or scope.call is None:
                 return None
             call, scope, defaults = scope.call
-            reference = attribute.reference
-            attribute = call.attributes.get(reference) or defaults.get(reference)
+            reference = attribute.ref_attr_name
+            attribute = _named(call.attribute, reference) or _named(defaults, reference)
         return attribute
+
+
+def _named(attributes: Sequence[Any], name: str) -> Any | None:
+    return next((each for each in reversed(attributes) if each.name == name), None)
 
 
 @dataclass
@@ -99,30 +113,18 @@ class NodeOp:
     """A node with its scope."""
 
     name: str
-    node: Node
-    scope: _Scope
+    type: str
     inputs: Sequence[str]
-
-    @property
-    def type(self) -> str:
-        domain = self.node.domain
-        return f"{domain}.{self.node.type}" if domain else self.node.type
+    node: Any
+    scope: _Scope
 
     def attribute(self, name: str) -> float | int | bool | str | None:
-        """Return the value of a simple attribute.
+        """Return the value of a simple attribute."""
+        attribute = self.find(name)
+        return None if attribute is None else value_of(attribute)
 
-        Raises:
-            DamagedError: the node's attributes, which are parsed here, are invalid.
-        """
-        try:
-            attribute = self.find(name)
-            return None if attribute is None else attribute.value
-        except WireError as error:
-            path = self.node.reader.window.file.path
-            raise damaged(path, f"the node {self.name}", error) from error
-
-    def find(self, name: str) -> Attribute | None:
-        """Return an attribute; reading its values raises `WireError` if they are damaged."""
+    def find(self, name: str) -> Any | None:
+        """Return an attribute."""
         return self.scope.attribute(self.node, name)
 
 
@@ -132,168 +134,194 @@ class Constant(NamedTuple):
     Attributes:
         label: the name in the file.
         key: the label; a number is appended to repeated labels.
-        value: the stored tensor, or the numbers that the graph computes.
+        tensor: the stored tensor; None if the graph computes the numbers.
+        array: the numbers that the graph computes.
     """
 
     label: str
     key: str
-    value: Tensor | NDArray[np.generic]
+    tensor: Any | None
+    array: NDArray[np.generic] | None = None
 
 
-@dataclass
 class Inlined:
-    """An inlined model. `ops`: name -> op. `constants`: name of a `Const` op -> tensor."""
+    """The nodes of a model, its functions and its nested graphs.
 
-    ops: dict[str, Op] = field(default_factory=dict)
-    constants: dict[str, Constant] = field(default_factory=dict)
-    _taken: set[str] = field(default_factory=set)
-    _uses: dict[str, int] = field(default_factory=dict)
-
-    def compute(self, name: str, label: str, array: NDArray[np.generic]) -> None:
-        """Replace an op by a constant. Call this after all stored tensors have keys."""
-        if not self._taken:
-            self._taken.update(constant.key for constant in self.constants.values())
-        key = label
-        while key in self._taken:
-            self._uses[label] = self._uses.get(label, 1) + 1
-            key = f"{label}#{self._uses[label]}"
-        self._taken.add(key)
-        self.ops[name] = _PlainOp(name, "Const")
-        self.constants[name] = Constant(label, key, array)
-
-
-def inline(model: Model, path: str) -> Inlined:
-    """Return the nodes of a model, its functions and its nested graphs.
-
-    Args:
-        model: the model.
-        path: the model's file, for messages.
+    Attributes:
+        file: the model's file.
+        ops: name -> op.
+        constants: name of a `Const` op -> tensor.
 
     Raises:
         UnsupportedError: bodies are nested too deeply, or inlining makes too many nodes.
-        WireError: a message that is parsed here is damaged.
+        DamagedError: an attribute is damaged.
     """
-    inliner = _Inliner(model.functions, path)
-    inliner.graph(model.graph, _Scope({}), 1, "")
-    for numbers in inliner.numbers:
-        inliner.result.compute(*numbers)
-    return inliner.result
 
-
-class _Inliner:
-    """Inlines graphs into `result`. `numbers`: constants without a stored tensor."""
-
-    def __init__(self, functions: Iterable[Function], path: str) -> None:
-        self._functions = {function.key: function for function in functions}
-        self._path = path
+    def __init__(self, model: Any, file: File) -> None:
+        self.file = file
+        self.ops: dict[str, Op] = {}
+        self.constants: dict[str, Constant] = {}
+        self._functions = {
+            (_domain(each), each.name, each.overload): each for each in model.functions
+        }
         self._left = _MAX_INLINED
-        self._consts: dict[int, str] = {}
+        self._messages: dict[tuple[int, tuple[int, str]], Any | None] = {}
+        self._names: dict[int, str] = {}
         self._uses: dict[str, int] = {}
-        self.result = Inlined()
-        self.numbers: list[tuple[str, str, NDArray[np.generic]]] = []
+        self._numbers: list[tuple[str, str, NDArray[np.generic]]] = []
+        self._graph(model.graph, _Scope({}), 1, "")
+        self._keys = {constant.key for constant in self.constants.values()}
+        self._uses_of_keys: dict[str, int] = {}
+        for numbers in self._numbers:
+            self.compute(*numbers)
 
-    def graph(self, graph: Graph, scope: _Scope, depth: int, prefix: str) -> Sequence[str]:
+    def compute(self, name: str, label: str, array: NDArray[np.generic]) -> None:
+        """Replace an op by a constant."""
+        key = label
+        while key in self._keys:
+            self._uses_of_keys[label] = self._uses_of_keys.get(label, 1) + 1
+            key = f"{label}#{self._uses_of_keys[label]}"
+        self._keys.add(key)
+        self.ops[name] = _PlainOp(name, "Const")
+        self.constants[name] = Constant(label, key, None, array)
+
+    def constant(self, name: str, largest: int) -> NDArray[np.generic] | None:
+        """Return the numbers of a `Const`; None if more than `largest`, or not readable."""
+        if name not in self.constants:
+            return None
+        stored = self.constants[name]
+        if stored.tensor is None:
+            return stored.array
+        shape = shape_of(stored.tensor)
+        if shape is None or prod(shape) > largest:
+            return None
+        try:
+            return read_array(self.file, stored.tensor)
+        except BnstatError:
+            return None
+
+    def _graph(self, graph: Any, scope: _Scope, depth: int, prefix: str) -> Sequence[str]:
         """Add a graph's nodes; return the tensors that are its outputs."""
-        if depth > _MAX_DEPTH:
-            raise UnsupportedError(self._path, "its graphs and functions are nested too deeply")
-        if depth > 1:
-            self._count(len(graph.nodes) + graph.names // _NAMES_PER_NODE)
+        self._count(0, len(graph.initializer) + len(graph.input) + len(graph.output))
         # Until version 4 of the format an initializer is an input as well: its default.
-        defaults = {tensor.name for tensor in graph.initializers}
-        for name in graph.inputs:
-            if name not in scope.tensors and name not in defaults:
-                given = scope.tensors[name] = self._unique(name)
-                self.result.ops[given] = _PlainOp(given, "Placeholder")
-        for tensor in graph.initializers:
+        defaults = {tensor.name for tensor in graph.initializer}
+        self._placeholders([each.name for each in graph.input if each.name not in defaults], scope)
+        for tensor in graph.initializer:
             scope.tensors[tensor.name] = self._constant(tensor, tensor.name)
-        for node in _in_order(graph.nodes):
-            self._count(1)
-            self._node(node, scope, depth, prefix)
-        return [scope.tensor(name) for name in graph.outputs]
+        self._nodes(graph.node, scope, depth, prefix)
+        return [scope.tensor(each.name) for each in graph.output]
 
-    def _count(self, nodes: int) -> None:
-        """Count nodes before they are added; raise if there are too many."""
-        self._left -= nodes
+    def _count(self, nodes: int, names: int) -> None:
+        """Count nodes and names before they are added; raise if there are too many."""
+        self._left -= nodes + names // _NAMES_PER_NODE
         if self._left < 0:
-            raise UnsupportedError(self._path, "inlining its functions makes too many nodes")
+            raise UnsupportedError(self.file.path, "inlining its functions makes too many nodes")
 
-    def _node(self, node: Node, scope: _Scope, depth: int, prefix: str) -> None:
-        function = self._functions.get((node.domain, node.type, node.overload))
+    def _placeholders(self, inputs: Iterable[str], scope: _Scope) -> None:
+        """Add a placeholder for each input that the caller does not pass."""
+        for name in inputs:
+            if name not in scope.tensors:
+                given = scope.tensors[name] = self._unique(name)
+                self.ops[given] = _PlainOp(given, "Placeholder")
+
+    def _nodes(self, nodes: Sequence[Any], scope: _Scope, depth: int, prefix: str) -> None:
+        if depth > _MAX_DEPTH:
+            raise UnsupportedError(self.file.path, "its graphs and functions are nested too deeply")
+        names = (len(node.input) + len(node.output) + len(node.attribute) for node in nodes)
+        self._count(len(nodes), sum(names))
+        for node in _in_order(list(nodes)):
+            self._node(node, scope, depth, prefix)
+
+    def _node(self, node: Any, scope: _Scope, depth: int, prefix: str) -> None:
+        domain = _domain(node)
+        function = self._functions.get((domain, node.op_type, node.overload))
         if function is not None:
             outputs = self._called(function, node, scope, depth, prefix)
-        elif node.domain == "" and node.type in _BODIES:
+        elif domain == "" and node.op_type in _BODIES:
             outputs = self._bodies(node, scope, depth, prefix)
-        elif node.domain == "" and node.type == "Constant":
+        elif domain == "" and node.op_type == "Constant":
             outputs = [self._constant_node(node, scope)]
         else:
-            inputs = [scope.tensor(name) for name in node.inputs]
+            inputs = [scope.tensor(name) for name in node.input]
             name = self._unique(prefix + (node.name or self._common(inputs) or _default_name(node)))
-            self.result.ops[name] = NodeOp(name, node, scope, inputs)
-            outputs = [f"{name}:{index}" if index else name for index in range(len(node.outputs))]
-        scope.tensors.update(zip(node.outputs, outputs, strict=False))
+            kind = f"{domain}.{node.op_type}" if domain else node.op_type
+            self.ops[name] = NodeOp(name, kind, inputs, node, scope)
+            outputs = [f"{name}:{index}" if index else name for index in range(len(node.output))]
+        scope.tensors.update(zip(node.output, outputs, strict=False))
         scope.tensors.pop("", None)
 
     def _called(
-        self, function: Function, node: Node, scope: _Scope, depth: int, prefix: str
+        self, function: Any, node: Any, scope: _Scope, depth: int, prefix: str
     ) -> Sequence[str]:
         """Add the nodes of a called function; return the output tensors."""
-        passed = zip(function.body.inputs, node.inputs, strict=False)
+        passed = zip(function.input, node.input, strict=False)
         tensors = {inner: scope.tensor(outer) for inner, outer in passed}
-        inner = _Scope(tensors, call=(node, scope, function.defaults))
+        inner = _Scope(tensors, call=(node, scope, function.attribute_proto))
+        self._placeholders(function.input, inner)
         prefix = f"{prefix}{node.name or _default_name(node)}/"
-        return self.graph(function.body, inner, depth + 1, prefix)
+        self._nodes(function.node, inner, depth + 1, prefix)
+        return [inner.tensor(name) for name in function.output]
 
-    def _bodies(self, node: Node, scope: _Scope, depth: int, prefix: str) -> Sequence[str]:
+    def _bodies(self, node: Any, scope: _Scope, depth: int, prefix: str) -> Sequence[str]:
         """Add the nodes of a node's subgraphs; return one `Merge` per output of the node."""
         results: list[Sequence[str]] = []
-        for name in _BODIES[node.type]:
-            attribute = scope.attribute(node, name)
-            body = None if attribute is None else attribute.graph(depth + 1)
+        for name in _BODIES[node.op_type]:
+            body = self._message(scope.attribute(node, name), GRAPH)
             if body is None:
                 continue
-            passed = zip(reversed(body.inputs), reversed(node.inputs), strict=False)
+            inputs = [each.name for each in body.input]
+            passed = zip(reversed(inputs), reversed(node.input), strict=False)
             tensors = {inner: scope.tensor(outer) for inner, outer in passed}
-            outputs = self.graph(body, _Scope(tensors, outer=scope), depth + 1, prefix)
-            results.append(outputs[1:] if node.type == "Loop" else outputs)
+            outputs = self._graph(body, _Scope(tensors, outer=scope), depth + 1, prefix)
+            results.append(outputs[1:] if node.op_type == "Loop" else outputs)
         base = self._unique(prefix + (node.name or _default_name(node)))
         merged = []
-        for index in range(len(node.outputs)):
+        for index in range(len(node.output)):
             choices = [outputs[index] for outputs in results if index < len(outputs)]
             name = self._unique(f"{base}/{index}")
-            self.result.ops[name] = _PlainOp(name, "Merge", [*filter(None, choices)])
+            self.ops[name] = _PlainOp(name, "Merge", [*filter(None, choices)])
             merged.append(name)
         return merged
 
-    def _constant_node(self, node: Node, scope: _Scope) -> str:
+    def _constant_node(self, node: Any, scope: _Scope) -> str:
         """Add the tensor or the numbers of a `Constant` node; strings are skipped."""
         label = _default_name(node)
-        for name in node.attributes:
+        tensor = self._message(scope.attribute(node, "value"), TENSOR)
+        if tensor is not None:
+            return self._constant(tensor, label)
+        for name in _NUMBERS:
             attribute = scope.attribute(node, name)
-            tensor = attribute.tensor if attribute is not None and name == "value" else None
-            if tensor is not None:
-                return self._constant(tensor, label)
-            array = _numbers_of(attribute, name) if attribute is not None else None
+            array = None if attribute is None else _numbers_of(self.file, attribute, name)
             if array is not None:
                 given = self._unique(label)
-                self.result.ops[given] = _PlainOp(given, "Const")
-                self.numbers.append((given, label, array))
+                self.ops[given] = _PlainOp(given, "Const")
+                self._numbers.append((given, label, array))
                 return given
         return self._unique(node.name or label)
 
-    def _constant(self, tensor: Tensor, label: str) -> str:
+    def _message(self, attribute: Any | None, kind: tuple[int, str]) -> Any | None:
+        """Return the tensor or graph in an attribute. It is read once for all calls."""
+        if attribute is None:
+            return None
+        key = attribute.begin, kind
+        if key not in self._messages:
+            self._messages[key] = message_in(self.file, attribute, kind)
+        return self._messages[key]
+
+    def _constant(self, tensor: Any, label: str) -> str:
         # A body that is inlined twice has each of its tensors once.
-        if tensor.begin not in self._consts:
-            name = self._consts[tensor.begin] = self._unique(label)
+        if tensor.begin not in self._names:
+            name = self._names[tensor.begin] = self._unique(label)
             tensor.name = label
-            self.result.ops[name] = _PlainOp(name, "Const")
+            self.ops[name] = _PlainOp(name, "Const")
             number = "" if name == label.replace(":", "_") else name.rpartition("#")[2]
             key = f"{label}#{number}" if number else label
-            self.result.constants[name] = Constant(label, key, tensor)
-        return self._consts[tensor.begin]
+            self.constants[name] = Constant(label, key, tensor)
+        return self._names[tensor.begin]
 
     def _common(self, inputs: Sequence[str]) -> str:
         """Return the common scope in the names of a node's stored tensors; may be empty."""
-        constants = self.result.constants
+        constants = self.constants
         labels = [constants[name].label for name in inputs if name in constants]
         if len(labels) < 2:
             return ""
@@ -305,25 +333,25 @@ class _Inliner:
     def _unique(self, label: str) -> str:
         """Return an unused op name made from `label`, without `:`."""
         name = base = label.replace(":", "_")
-        while not name or name in self.result.ops:
+        while not name or name in self.ops:
             self._uses[base] = self._uses.get(base, 1) + 1
             name = f"{base}#{self._uses[base]}"
         return name
 
 
-def _in_order(nodes: Sequence[Node]) -> Sequence[Node]:
+def _in_order(nodes: Sequence[Any]) -> Sequence[Any]:
     """Sort nodes topologically; otherwise keep the order.
 
     ONNX requires topological order, but runtimes accept any order.
     """
     producers: dict[str, int] = {}
     for index, node in enumerate(nodes):
-        for name in filter(None, node.outputs):
+        for name in filter(None, node.output):
             producers.setdefault(name, index)
     waiting: dict[int, int] = {}
     consumers: dict[int, list[int]] = {}
     for index, node in enumerate(nodes):
-        needed = {producers[name] for name in node.inputs if name in producers} - {index}
+        needed = {producers[name] for name in node.input if name in producers} - {index}
         waiting[index] = len(needed)
         for producer in needed:
             consumers.setdefault(producer, []).append(index)
@@ -340,30 +368,23 @@ def _in_order(nodes: Sequence[Node]) -> Sequence[Node]:
     return [nodes[index] for index in (*order, *sorted(left))]
 
 
-def _numbers_of(attribute: Attribute, name: str) -> NDArray[np.generic] | None:
-    """Return the value of a `Constant` that is not a tensor: `value_float`, `value_ints`, ..."""
-    if name in ("value_floats", "value_ints"):
-        return attribute.numbers
-    number = attribute.value
-    if name in ("value_float", "value_int") and isinstance(number, float | int):
-        return np.array(number, np.float32 if name == "value_float" else np.int64)
-    return None
-
-
-def constant(inlined: Inlined, file: File, name: str, largest: int) -> NDArray[np.generic] | None:
-    """Return the numbers of a `Const`; None if more than `largest`, or not readable."""
-    value = inlined.constants[name].value if name in inlined.constants else None
-    if not isinstance(value, Tensor):
-        return value
-    if value.shape is None or prod(value.shape) > largest:
+def _numbers_of(file: File, attribute: Any, name: str) -> NDArray[np.generic] | None:
+    """Return the value of one of the attributes `_NUMBERS` of a `Constant`."""
+    if name.endswith("s"):
+        return numbers_in(file, attribute)
+    number = value_of(attribute)
+    if not isinstance(number, float | int):
         return None
-    try:
-        return read_array(file, value)
-    except BnstatError:
-        return None
+    return np.array(number, np.float32 if name == "value_float" else np.int64)
 
 
-def _default_name(node: Node) -> str:
+def _domain(message: Any) -> str:
+    """Return the domain of a node or function; both names of ONNX's own domain become empty."""
+    return "" if message.domain == "ai.onnx" else str(message.domain)
+
+
+def _default_name(node: Any) -> str:
     """Return a default name for an unnamed node, made from its type and output."""
-    name = next((name for name in node.outputs if name), node.type)
-    return f"{node.type}_{name}" if name.isdecimal() and node.type != "Constant" else name
+    name = next((name for name in node.output if name), node.op_type)
+    is_number = name.isdecimal() and node.op_type != "Constant"
+    return f"{node.op_type}_{name}" if is_number else str(name)

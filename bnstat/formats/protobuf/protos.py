@@ -8,12 +8,15 @@ lengths by the buffer, and nesting by its recursion limit.
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.dtypes import DATA_TYPES
-from bnstat.formats.protobuf.wire import Field, Window, encoded, scan
+from bnstat.formats.protobuf.wire import Field, Window, WireError, damaged, field, scan
+from bnstat.storage.files import File
 
 _SCHEMA = """
 # tensorflow/core/framework/versions.proto, tensor_shape.proto, tensor_slice.proto
@@ -47,7 +50,8 @@ message AttrValue {
   optional DataType type 6; optional TensorShapeProto shape 7; optional TensorProto tensor 8;
   optional NameAttrList func 10 }
 message NodeDef {
-  string name 1; string op 2; repeated string input 3; string device 4; map AttrValue attr 5 }
+  string name 1; string op 2; repeated string input 3; string device 4; map AttrValue attr 5;
+  fixed64 begin 1000; fixed64 end 1001 }
 message ArgDef { string name 1; DataType type 3 }
 message OpDef { string name 1; repeated ArgDef input_arg 2; repeated ArgDef output_arg 3 }
 message FunctionDef { OpDef signature 1; repeated NodeDef node_def 3; map string ret 4 }
@@ -81,22 +85,33 @@ message KerasSavedObject {
   int32 node_id 2; string node_path 3; string identifier 4; string metadata 5 }
 message KerasSavedMetadata { repeated KerasSavedObject nodes 1 }
 
-# onnx/onnx.proto; the graphs in nodes, and nodes and tensors in graphs, are read one by one
+# onnx/onnx.proto. Lists, and the tensors and graphs in attributes, are read on demand.
 message OnnxStringPair { string key 1; string value 2 }
 message OnnxTensor {
   repeated int64 dims 1; int32 data_type 2; string name 8;
-  repeated OnnxStringPair external_data 13; int32 data_location 14 }
+  repeated OnnxStringPair external_data 13; int32 data_location 14;
+  fixed64 begin 1000; fixed64 end 1001 }
+message OnnxTensorLists {
+  repeated float float_data 4; repeated int32 int32_data 5; repeated int64 int64_data 7;
+  repeated double double_data 10; repeated uint64 uint64_data 11 }
 message OnnxAttribute {
   string name 1; optional float f 2; optional int64 i 3; optional bytes s 4;
-  string ref_attr_name 21 }
+  string ref_attr_name 21; fixed64 begin 1000; fixed64 end 1001 }
+message OnnxAttributeLists { repeated float floats 7; repeated int64 ints 8 }
 message OnnxNode {
   repeated string input 1; repeated string output 2; string name 3; string op_type 4;
   repeated OnnxAttribute attribute 5; string domain 7; string overload 8 }
 message OnnxValueInfo { string name 1 }
+message OnnxGraph {
+  repeated OnnxNode node 1; repeated OnnxTensor initializer 5;
+  repeated OnnxValueInfo input 11; repeated OnnxValueInfo output 12 }
 message OnnxFunction {
-  string name 1; repeated string input 4; repeated string output 5; string domain 10;
-  repeated OnnxAttribute attribute_proto 11; string overload 13 }
+  string name 1; repeated string input 4; repeated string output 5; repeated OnnxNode node 7;
+  string domain 10; repeated OnnxAttribute attribute_proto 11; string overload 13 }
 message OnnxOperatorSet { string domain 1; int64 version 2 }
+message OnnxModel {
+  string producer_name 2; string producer_version 3; OnnxGraph graph 7;
+  repeated OnnxOperatorSet opset_import 8; repeated OnnxFunction functions 25 }
 """
 
 _PACKAGE = "bnstat_tf"
@@ -104,7 +119,20 @@ _PACKAGE = "bnstat_tf"
 _LONGEST_TEXT = 10_000_000
 
 _LONG = 4096
-"""Bytes of a field that is left out of a message, if it is not a message itself."""
+"""A skeleton contains no field with more bytes, except messages, which are skeletons as well."""
+
+_MAX_MESSAGES = 1_000_000
+"""The messages in a skeleton that are not only copied."""
+
+_MAX_SKELETON = 1 << 26
+"""Bytes of a skeleton; those of real graphs have a few million."""
+
+_BEGIN = 1000
+"""The number of the field `begin` of messages with a position."""
+
+_BEGIN_TAG, _END_TAG = b"\xc1\x3e", b"\xc9\x3e"
+_POSITION = struct.Struct("<2sQ2sQ")
+"""The fields `begin` and `end`, which no message of the original schemas has."""
 
 
 def parse(name: str, data: bytes, where: str, what: str = "") -> Any:
@@ -150,33 +178,121 @@ def parse_text(name: str, data: bytes, where: str, what: str = "") -> Any:
         raise DamagedError(where, f"{what or name} cannot be parsed as text") from error
 
 
-def without_long_fields(window: Window, message: Field, name: str) -> bytes:
-    """Read a message from a file, without its long fields that are not messages.
+def skeleton(file: File, start: int, end: int, name: str, what: str) -> Any:
+    """Parse a message in a file without its long fields, such as the values of tensors.
+
+    In messages that declare `begin` and `end`, these are set to the message's position in the file.
 
     Args:
-        window: the file.
-        message: the position of the message.
-        name: the message's name, as in `GraphDef`; fields that it does not declare are left out
-            if they are long.
+        file: the file.
+        start: the start of the message.
+        end: the end of the message.
+        name: the message's name, as in `GraphDef`.
+        what: the message, for errors.
 
     Raises:
-        DamagedError: the file is too short.
-        WireError: the bytes are not a message.
+        DamagedError: the bytes are not such a message, or the file is too short.
+        UnsupportedError: there are too many messages or short fields.
     """
-    return _without_long_fields(window, message, message_class(name).DESCRIPTOR)
+    try:
+        data = _Skeleton(file, what).message(start, end, _layout(message_class(name).DESCRIPTOR))
+    except WireError as error:
+        raise damaged(file.path, what, error) from error
+    return parse(name, data, file.path, what)
 
 
-def _without_long_fields(window: Window, message: Field, declared: Any) -> bytes:
-    if message.end - message.start <= _LONG:
-        return window.read(message.start, message.end)
-    kept = bytearray()
-    for each in scan(window, message.start, message.end):
-        if each.end - each.begin <= _LONG:
-            kept += window.read(each.begin, each.end)
-        elif (known := declared.fields_by_number.get(each.number)) and known.message_type:
-            nested = _without_long_fields(window, each, known.message_type)
-            kept += encoded(each.number << 3 | 2) + encoded(len(nested)) + nested
-    return bytes(kept)
+def complete(file: File, message: Any, what: str) -> Any:
+    """Return a message of a skeleton of the file, with all fields. It must have a position.
+
+    Raises:
+        DamagedError: the bytes are not such a message.
+    """
+    if message.end - message.begin <= _LONG:
+        return message
+    data = file.read(message.begin, message.end - message.begin)
+    return parse(message.DESCRIPTOR.name, data, file.path, what)
+
+
+def find_fields(file: File, message: Any, *path: int) -> list[Field]:
+    """Return the fields at a path of field numbers in a message of a skeleton of the file.
+
+    Raises:
+        DamagedError: the bytes are not such a message.
+    """
+    window = Window(file)
+    spans = [(message.begin, message.end)]
+    found: list[Field] = []
+    try:
+        for number in path:
+            parts = (part for span in spans for part in scan(window, *span))
+            found = [part for part in parts if part.number == number]
+            spans = [(part.start, part.end) for part in found]
+    except WireError as error:
+        raise damaged(file.path, message.DESCRIPTOR.name, error) from error
+    return found
+
+
+class _Layout(NamedTuple):
+    """The layout of a type of messages.
+
+    Attributes:
+        fields: number of a declared field -> its layout if the field is a message, else None.
+        has_position: True if messages of this type have their position set.
+        contains_positions: True if messages of this type contain messages with positions.
+    """
+
+    fields: Mapping[int, _Layout | None]
+    has_position: bool
+    contains_positions: bool
+
+
+@cache
+def _layout(descriptor: Any) -> _Layout:
+    fields = {
+        field.number: None if field.message_type is None else _layout(field.message_type)
+        for field in descriptor.fields
+    }
+    nested = [layout for layout in fields.values() if layout is not None]
+    contains_positions = any(each.has_position or each.contains_positions for each in nested)
+    return _Layout(fields, _BEGIN in fields, contains_positions)
+
+
+class _Skeleton:
+    """Copies messages without their long fields, up to a total number and size."""
+
+    def __init__(self, file: File, what: str) -> None:
+        self._window = Window(file)
+        self._what = what
+        self._messages_left = _MAX_MESSAGES
+        self._bytes_left = _MAX_SKELETON
+
+    def message(self, start: int, end: int, layout: _Layout) -> bytes:
+        """Return the copy of a message. For the errors see `skeleton`."""
+        self._messages_left -= 1
+        if layout.contains_positions or end - start > _LONG:
+            copy = b"".join(self._fields(start, end, layout))
+        else:
+            copy = self._read(start, end)
+        return (
+            copy + _POSITION.pack(_BEGIN_TAG, start, _END_TAG, end) if layout.has_position else copy
+        )
+
+    def _fields(self, start: int, end: int, layout: _Layout) -> Iterator[bytes]:
+        for each in scan(self._window, start, end):
+            if each.number not in layout.fields:
+                continue
+            nested = layout.fields[each.number] if each.kind == 2 else None
+            is_long = each.end - each.begin > _LONG
+            if nested and (is_long or nested.has_position or nested.contains_positions):
+                yield field(each.number, self.message(each.start, each.end, nested))
+            elif not is_long:
+                yield self._read(each.begin, each.end)
+
+    def _read(self, start: int, end: int) -> bytes:
+        self._bytes_left -= end - start
+        if self._bytes_left < 0 or self._messages_left < 0:
+            raise UnsupportedError(self._window.file.path, f"{self._what} is too large to be read")
+        return self._window.read(start, end)
 
 
 @cache
@@ -202,8 +318,8 @@ def _pool() -> Any:
     for declaration in schema.split("message ")[1:]:
         name, _, fields = declaration.partition("{")
         message = file.message_type.add(name=name.strip())
-        for field in fields.strip().rstrip("}").split(";"):
-            _add_field(message, *field.split())
+        for line in fields.strip().rstrip("}").split(";"):
+            _add_field(message, *line.split())
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(file.SerializeToString())
     return pool

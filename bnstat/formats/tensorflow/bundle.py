@@ -66,39 +66,28 @@ Extent = tuple[int, int]
 FULL: Extent = (0, -1)
 
 
-class TensorSlice(NamedTuple):
-    """A part of a tensor, with one extent per dimension."""
+TensorSlice = tuple[Extent, ...]
+"""A part of a tensor, with one extent per dimension."""
 
-    extents: tuple[Extent, ...]
-
-    def box(self, shape: Sequence[int], where: str) -> tuple[slice, ...]:
-        """Return the indices of the slice in a tensor of that shape.
-
-        Raises:
-            DamagedError: the slice is not inside the tensor.
-        """
-        if len(self.extents) != len(shape):
-            raise DamagedError(where, f"a slice of {len(self.extents)} dimensions in {shape}")
-        box = []
-        for (start, length), size in zip(self.extents, shape, strict=True):
-            stop = size if length == -1 else start + length
-            if not 0 <= start <= stop <= size:
-                raise DamagedError(where, f"a slice from {start} to {stop} of {size}")
-            box.append(slice(start, stop))
-        return tuple(box)
+Box = tuple[slice, ...]
+"""The indices of a part of a tensor."""
 
 
-def parse_slice(message: bytes) -> TensorSlice:
-    """Parse a `TensorSliceProto`. Raises `WireError` if the message is damaged."""
-    extents = []
-    for number, value in fields(message):
-        if number == 1 and isinstance(value, bytes):
-            extent = dict(fields(value))
-            start, length = extent.get(1, 0), extent.get(2, -1)
-            if not isinstance(start, int) or not isinstance(length, int):
-                raise WireError("a slice's extent is not a number")
-            extents.append((signed(start), signed(length) if length != -1 else -1))
-    return TensorSlice(tuple(extents))
+def box_of(part: TensorSlice, shape: Sequence[int], where: str) -> Box:
+    """Return the indices of a slice in a tensor of that shape.
+
+    Raises:
+        DamagedError: the slice is not inside the tensor.
+    """
+    if len(part) != len(shape):
+        raise DamagedError(where, f"a slice of {len(part)} dimensions in {shape}")
+    box = []
+    for (start, length), size in zip(part, shape, strict=True):
+        stop = size if length == -1 else start + length
+        if not 0 <= start <= stop <= size:
+            raise DamagedError(where, f"a slice from {start} to {stop} of {size}")
+        box.append(slice(start, stop))
+    return tuple(box)
 
 
 _ESCAPES = {0x00: b"\x00\xff", 0xFF: b"\xff\x00"}
@@ -107,8 +96,8 @@ _ESCAPES = {0x00: b"\x00\xff", 0xFF: b"\xff\x00"}
 def slice_key(name: str, part: TensorSlice) -> bytes:
     """Return the key of a slice of the variable `name`."""
     escaped = b"".join(_ESCAPES.get(byte, bytes((byte,))) for byte in _encoded(name))
-    numbers = b"".join(_signed_increasing(number) for extent in part.extents for number in extent)
-    rank = len(part.extents)
+    numbers = b"".join(_signed_increasing(number) for extent in part for number in extent)
+    rank = len(part)
     width = (rank.bit_length() + 7) // 8
     return b"\0" + escaped + b"\0\1" + bytes((width,)) + rank.to_bytes(width, "big") + numbers
 
@@ -123,23 +112,27 @@ def _signed_increasing(number: int) -> bytes:
     return ((number & ((1 << 8 * width) - 1)) ^ header).to_bytes(width, "big")
 
 
+def shape_of_box(box: Box) -> tuple[int, ...]:
+    """Return the shape of a part of a tensor."""
+    return tuple(indices.stop - indices.start for indices in box)
+
+
 def assemble(
     shape: tuple[int, ...],
     dtype: np.dtype[np.generic],
-    parts: Sequence[tuple[TensorSlice, Array]],
+    parts: Sequence[tuple[Box, Array]],
     where: str,
 ) -> Array:
-    """Return a tensor from its slices, each with an array of the slice's shape.
+    """Return a tensor from its parts, each with an array of the part's shape.
 
     Raises:
-        DamagedError: the slices overlap, or do not cover the tensor.
+        DamagedError: the parts overlap, or do not cover the tensor.
     """
-    boxes = [(part.box(shape, where), array) for part, array in parts]
-    if sum(array.size for _, array in boxes) != math.prod(shape):
+    if sum(array.size for _, array in parts) != math.prod(shape):
         raise DamagedError(where, "its slices do not make up the whole tensor")
     tensor = np.empty(shape, dtype)
     covered = np.zeros(shape, bool)
-    for box, array in boxes:
+    for box, array in parts:
         if covered[box].any():
             raise DamagedError(where, "its slices overlap")
         tensor[box] = array
@@ -174,9 +167,12 @@ def parse_entry(message: bytes, where: str) -> Entry:
                 if number in numbers:
                     numbers[number] = signed(value)
             elif number == 2:
-                shape = _shape(value)
+                shape = tuple(_number(dim, 1, 0) for dim in _messages(value, 2))
             elif number == 7:
-                slices.append(parse_slice(value))
+                extents = _messages(value, 1)
+                slices.append(
+                    tuple((_number(each, 1, 0), _number(each, 2, -1)) for each in extents)
+                )
     except WireError as error:
         raise damaged(where, "its entry", error) from error
     if (
@@ -189,23 +185,27 @@ def parse_entry(message: bytes, where: str) -> Entry:
     return Entry(dtype, shape, shard, offset, size, crc32c, tuple(slices))
 
 
-def _shape(message: bytes) -> tuple[int, ...]:
-    sizes = []
+def _messages(message: bytes, field: int) -> Iterator[dict[int, int | bytes]]:
+    """Yield the fields of each message in a repeated field."""
     for number, value in fields(message):
-        if number == 2 and isinstance(value, bytes):
-            size = dict(fields(value)).get(1, 0)
-            if isinstance(size, int):
-                sizes.append(signed(size))
-    return tuple(sizes)
+        if number == field and isinstance(value, bytes):
+            yield dict(fields(value))
+
+
+def _number(message: Mapping[int, int | bytes], field: int, default: int) -> int:
+    value = message.get(field)
+    if value is None:
+        return default
+    if not isinstance(value, int):
+        raise WireError("a size or position is not a number")
+    return signed(value)
 
 
 def shard_names(folder: Folder, prefix: str, shards: int) -> dict[int, str]:
     """Return the name of each shard's data file.
 
     A folder can also contain shards of an earlier save with another number of shards. If a folder
-    cannot be listed, the names follow from the number in the header.
-
-    The number of shards in the header is preferred.
+    cannot be listed, the names follow from the number in the header, which also is preferred.
     """
     if not folder.can_list:
         guessed = range(min(shards, _MAX_GUESSED_SHARDS))
@@ -309,13 +309,11 @@ class Bundle:
         entry = entry or self.entry(key)
         where = f"{self.path}, {key}"
         dtype = numpy_dtype(dtype_name(entry.dtype), where)
-        if not entry.slices:
-            return self._read_numbers(entry, dtype, entry.shape, where)
-        parts = []
-        for part, stored in self._parts(key, entry, where):
-            shape = tuple(range_.stop - range_.start for range_ in part.box(entry.shape, where))
-            parts.append((part, self._read_numbers(stored, dtype, shape, where)))
-        return assemble(entry.shape, dtype, parts, where)
+        parts = [
+            (box, self._read_numbers(stored, dtype, shape_of_box(box), where))
+            for box, stored in self._parts(key, entry, where)
+        ]
+        return assemble(entry.shape, dtype, parts, where) if entry.slices else parts[0][1]
 
     def extents(self, key: str, entry: Entry) -> list[Range]:
         """Return the ranges of a numeric tensor's bytes, one per slice; empty for strings.
@@ -324,23 +322,24 @@ class Bundle:
             NotFoundError: a data file is missing.
             DamagedError: the index is damaged.
         """
-        where = f"{self.path}, {key}"
         if find_dtype(dtype_name(entry.dtype)) is None:
             return []
-        full = TensorSlice((FULL,) * len(entry.shape))
-        parts = self._parts(key, entry, where) if entry.slices else [(full, entry)]
         places = (
-            self._file(stored.shard).place(stored.offset, stored.size, part.box(entry.shape, where))
-            for part, stored in parts
+            self._file(stored.shard).place(stored.offset, stored.size, box)
+            for box, stored in self._parts(key, entry, f"{self.path}, {key}")
         )
         return [place for place in places if place is not None]
 
-    def _parts(self, key: str, entry: Entry, where: str) -> Iterator[tuple[TensorSlice, Entry]]:
+    def _parts(self, key: str, entry: Entry, where: str) -> Iterator[tuple[Box, Entry]]:
+        """Yield the slices of a tensor with their entries; the whole tensor if not sliced."""
+        if not entry.slices:
+            yield tuple(slice(0, size) for size in entry.shape), entry
         for part in entry.slices:
             stored = self._table.get(slice_key(key, part))
             if stored is None:
                 raise DamagedError(where, "a slice of it is missing from the index")
-            yield part, parse_entry(stored, f"{self._index_path}, {key}")
+            slice_entry = parse_entry(stored, f"{self._index_path}, {key}")
+            yield box_of(part, entry.shape, where), slice_entry
 
     def read_string(self, key: str) -> bytes:
         """Return the element of a scalar string tensor. Raises the same errors as `read`."""

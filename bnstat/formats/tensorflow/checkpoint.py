@@ -28,7 +28,7 @@ from bnstat.storage.files import Folder
 
 if TYPE_CHECKING:
     from bnstat.formats.keras.config import Described
-    from bnstat.formats.tensorflow.graph_def import DeclaredTensors
+    from bnstat.formats.tensorflow.frozen_graph import DeclaredTensors
 
 _TOO_NEW: Final = (3, 14)
 """The first version of Python for which TensorFlow has no release."""

@@ -21,7 +21,14 @@ from bnstat.errors import DamagedError
 from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.dtypes import dtype_name, numpy_dtype
 from bnstat.formats.protobuf.protos import parse
-from bnstat.formats.tensorflow.bundle import FULL, TensorSlice, assemble, slice_key
+from bnstat.formats.tensorflow.bundle import (
+    FULL,
+    TensorSlice,
+    assemble,
+    box_of,
+    shape_of_box,
+    slice_key,
+)
 from bnstat.formats.tensorflow.checkpoint import open_tensors
 from bnstat.formats.tensorflow.graph_def import listed_values, meta_graphs
 from bnstat.formats.tensorflow.sstable import Table
@@ -46,12 +53,11 @@ class _Tensor:
                 raise DamagedError(self.where, "a slice of it is missing")
             message = parse("SavedTensorSlices", stored, self.where).data.data
             values = listed_values(message, self.dtype, dtype, self.where)
-            shape = tuple(
-                indices.stop - indices.start for indices in part.box(self.shape, self.where)
-            )
+            box = box_of(part, self.shape, self.where)
+            shape = shape_of_box(box)
             if len(values) != prod(shape):
                 raise DamagedError(self.where, f"{len(values)} values cannot fill {list(shape)}")
-            parts.append((part, values.reshape(shape)))
+            parts.append((box, values.reshape(shape)))
         return assemble(self.shape, dtype, parts, self.where)
 
     def extents(self) -> list[Range]:
@@ -115,9 +121,7 @@ def _saved_slices(table: Table, path: str) -> Sequence[Any]:
 
 
 def _tensor_slice(part: Any) -> TensorSlice:
-    return TensorSlice(
-        tuple(
-            (extent.start, extent.length) if extent.HasField("length") else FULL
-            for extent in part.extent
-        )
+    return tuple(
+        (extent.start, extent.length) if extent.HasField("length") else FULL
+        for extent in part.extent
     )

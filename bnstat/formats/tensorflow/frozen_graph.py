@@ -12,58 +12,42 @@ tensorflow/python/framework/{graph_util_impl,convert_to_constants}.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import cached_property, partial
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.errors import DamagedError, NotFoundError, UnsupportedError
 from bnstat.formats.contents import Contents, Graph, Op
 from bnstat.formats.dtypes import bytes_needed, dtype_name, extents, find_dtype
-from bnstat.formats.protobuf.protos import parse, parse_text, without_long_fields
-from bnstat.formats.protobuf.wire import (
-    LARGEST_MESSAGE,
-    Field,
-    Window,
-    WireError,
-    damaged,
-    field,
-    fields,
-    scan,
-)
+from bnstat.formats.protobuf.protos import complete, find_fields, parse_text, skeleton
+from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, Field, Window, WireError, fields, scan
 from bnstat.formats.tensorflow.graph_def import (
     MAX_NODES,
     VARIABLES,
-    declared_by_ops,
+    Node,
     decode_tensor,
     graph_of,
     inlined,
     is_small,
+    known_shape,
     shape_of,
     small_array,
 )
-from bnstat.formats.tensorflow.inlining import Node
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File, Range
 
-_MAX_STRUCTURE = 1 << 26
-"""Bytes of a graph without its long constants; real graphs have a few million."""
-
 _LONG = 4096
-"""Fields with more bytes are skipped, or searched for nested fields to skip."""
+"""The bytes of a node that are enough to recognise it."""
 
-_BYTES = 2
 _NODE_IN_GRAPH = 1
 _GRAPH_IN_META_GRAPH = 2
-_TENSOR_IN_NODE = (5, 2, 8)
-"""NodeDef.attr, the entry's AttrValue, its tensor."""
-_CONTENT_IN_TENSOR = 4
-_VALUE = field(1, b"value")
-"""The key of a constant's value among the attributes of its node."""
+_CONTENT_IN_NODE = (5, 2, 8, 4)
+"""NodeDef.attr, the AttrValue of an entry, its tensor, the raw bytes."""
 
 _NODE_NAME = re.compile(rb"[A-Za-z0-9.][A-Za-z0-9_>./\\-]*")
 _OP_NAME = re.compile(rb"[A-Z_a-z][A-Za-z0-9_>.]+")
@@ -77,85 +61,6 @@ _FOLDED = "_bn_offset"
 
 Sources: tensorflow/python/tools/optimize_for_inference_lib.py and
 tensorflow/tools/graph_transforms/fold_old_batch_norms.cc."""
-
-
-class GraphFile:
-    """A GraphDef in a file; `graph_def` is the message without its long constants.
-
-    Raises:
-        WireError: the bytes are not a message.
-        DamagedError: the message is damaged.
-        UnsupportedError: the graph is too large.
-    """
-
-    def __init__(self, file: File, span: tuple[int, int]) -> None:
-        self._file = file
-        self._window = Window(file)
-        self._nodes: list[Field] = []
-        self._skipped: set[str] = set()
-        structure = bytearray()
-        window = Window(file)
-        for number, part in enumerate(scan(window, *span)):
-            length = part.end - part.begin
-            is_node = part.number == _NODE_IN_GRAPH and part.kind == _BYTES
-            if is_node:
-                self._nodes.append(part)
-            if is_node and length > _LONG:
-                node = without_long_fields(window, part, "NodeDef")
-                self._skipped.add(parse("NodeDef", node, file.path, "a node").name)
-                structure += field(_NODE_IN_GRAPH, node)
-            elif len(structure) + length <= _MAX_STRUCTURE:
-                structure += window.read(part.begin, part.end)
-            if number > MAX_NODES or len(structure) > _MAX_STRUCTURE:
-                raise UnsupportedError(file.path, "a graph of this size is not read")
-        self.graph_def = parse("GraphDef", bytes(structure), file.path, "the graph")
-
-    def complete(self, name: str, tensor: Any) -> Any:
-        """Return the complete TensorProto of a constant; `tensor` is its short form in `graph_def`.
-
-        Raises:
-            DamagedError: the bytes in the file are not such a message.
-        """
-        if name not in self._skipped:
-            return tensor
-        node = self._by_name[name]
-        data = self._file.read(node.start, node.end - node.start)
-        return parse("NodeDef", data, self._file.path, "a constant").attr["value"].tensor
-
-    def extents(
-        self, name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]
-    ) -> Sequence[Range]:
-        """Return the range of a constant's raw bytes or, if its values are listed, of its node."""
-        if name not in self._by_name:
-            return ()
-        node, content = self._by_name[name], self._content(name)
-        if content is not None and content.end - content.start == bytes_needed(shape, dtype):
-            return extents(self._file, content.start, content.end - content.start, dtype, shape)
-        return extents(self._file, node.start, node.end - node.start, None, shape)
-
-    @cached_property
-    def _by_name(self) -> Mapping[str, Field]:
-        return {n.name: node for n, node in zip(self.graph_def.node, self._nodes, strict=True)}
-
-    def _content(self, name: str) -> Field | None:
-        """Return the field with the raw bytes of a constant, if there is exactly one."""
-        candidates = [self._by_name[name]]
-        try:
-            for number in (*_TENSOR_IN_NODE, _CONTENT_IN_TENSOR):
-                candidates = [
-                    part
-                    for message in candidates
-                    for part in scan(self._window, message.start, message.end)
-                    if part.number == number
-                    and (number != _TENSOR_IN_NODE[0] or self._is_value(part))
-                ]
-        except WireError:
-            return None
-        return candidates[0] if len(candidates) == 1 else None
-
-    def _is_value(self, attribute: Field) -> bool:
-        key = next(scan(self._window, attribute.start, attribute.end), None)
-        return key is not None and self._window.read(key.begin, key.end) == _VALUE
 
 
 def graph_range(file: File) -> tuple[int, int] | None:
@@ -234,11 +139,10 @@ def _open(file: File, source: Source) -> tuple[Contents, Any]:
     span = graph_range(file)
     if span is None or file.size >= LARGEST_MESSAGE:
         raise DamagedError(file.path, "not a graph", "is it a GraphDef or a MetaGraphDef?")
-    try:
-        stored = GraphFile(file, span)
-    except WireError as error:
-        raise damaged(file.path, "the graph", error) from error
-    return contents_of_graph(stored.graph_def, source, stored=stored), stored.graph_def
+    graph_def = skeleton(file, *span, "GraphDef", "the graph")
+    if len(graph_def.node) > MAX_NODES:
+        raise UnsupportedError(file.path, "a graph of this size is not read")
+    return contents_of_graph(graph_def, source, file=file), graph_def
 
 
 def _text_message(file: File) -> str | None:
@@ -250,36 +154,51 @@ def _text_message(file: File) -> str | None:
 
 
 def contents_of_graph(
-    graph_def: Any, source: Source, notes: Sequence[str] = (), stored: GraphFile | None = None
+    graph_def: Any, source: Source, notes: Sequence[str] = (), file: File | None = None
 ) -> Contents:
     """Return the constants of a graph as variables, and the graph.
 
-    `stored` is the file of `graph_def`, if long constants were skipped.
+    `file` contains the long constants, if `graph_def` is a skeleton.
     """
     ops = inlined(graph_def)
-    tensors = {op.name: op.tensor for op in ops.values() if isinstance(op, Node) and op.tensor}
 
-    def complete(name: str) -> Any:
-        return tensors[name] if stored is None else stored.complete(name, tensors[name])
+    def tensor_of(op: Node) -> Any:
+        node = op.node if file is None else complete(file, op.node, "a constant")
+        return node.attr["value"].tensor
 
     def constant(name: str) -> NDArray[np.generic] | None:
-        is_structure = name in tensors and is_small(tensors[name])
-        return small_array(complete(name), name) if is_structure else None
+        op = ops.get(name)
+        if not isinstance(op, Node) or op.tensor is None or not is_small(op.tensor):
+            return None
+        return small_array(tensor_of(op), name)
 
-    def read(name: str) -> NDArray[np.generic]:
-        return decode_tensor(complete(name), f"{source.path}: {name}")
+    def read(op: Node) -> NDArray[np.generic]:
+        return decode_tensor(tensor_of(op), f"{source.path}: {op.name}")
 
     variables = {}
-    for name, tensor in tensors.items():
+    for name, op in ops.items():
+        if not isinstance(op, Node) or (tensor := op.tensor) is None:
+            continue
         dtype, shape = dtype_name(tensor.dtype), shape_of(tensor)
         if shape and 0 not in shape and dtype.startswith(_FLOATS):
             kind = find_dtype(dtype)
             finder: Callable[[], Sequence[Range]] = tuple
-            if stored is not None and kind is not None:
-                finder = partial(stored.extents, name, shape, kind)
-            variables[name] = Variable(name, name, dtype, shape, partial(read, name), finder)
+            if file is not None and kind is not None and not op.function:
+                finder = partial(_extents, file, op.node, shape, kind)
+            variables[name] = Variable(name, name, dtype, shape, partial(read, op), finder)
     graph = Graph("", ops, {name: name for name in variables}, constant)
     return Contents(source, variables, graphs=lambda: (graph,), notes=[*notes, *_notes(ops)])
+
+
+def _extents(
+    file: File, node: Any, shape: tuple[int, ...], dtype: np.dtype[np.generic]
+) -> Sequence[Range]:
+    """Return the range of a constant's raw bytes or, if its values are listed, of its node."""
+    contents = find_fields(file, node, *_CONTENT_IN_NODE)
+    if len(contents) == 1 and contents[0].end - contents[0].start == bytes_needed(shape, dtype):
+        (raw,) = contents
+        return extents(file, raw.start, raw.end - raw.start, dtype, shape)
+    return extents(file, node.begin, node.end - node.begin, None, shape)
 
 
 def _notes(ops: Mapping[str, Op]) -> Iterator[str]:
@@ -296,3 +215,50 @@ def _notes(ops: Mapping[str, Op]) -> Iterator[str]:
             "but in the checkpoint that belongs to it (inspect --no-values shows names and "
             "settings)"
         )
+
+
+@dataclass(frozen=True)
+class DeclaredTensors:
+    """The variables that a graph declares, without values; same interface as `Bundle`.
+
+    Attributes:
+        path: the file.
+        declared: key -> dtype and shape.
+    """
+
+    path: str
+    declared: Mapping[str, tuple[str, tuple[int, ...]]]
+
+    @property
+    def keys(self) -> Collection[str]:
+        """All checkpoint keys."""
+        return self.declared.keys()
+
+    def variables(self, names: Mapping[str, str]) -> Mapping[str, Variable]:
+        """Return the variables by key; `names` maps some keys to better names."""
+        return {
+            key: Variable(key, names.get(key, key), *kind, partial(self._read, key))
+            for key, kind in self.declared.items()
+        }
+
+    def _read(self, key: str) -> NoReturn:
+        raise NotFoundError(
+            f"{self.path}: {key}", "its values are not in this file", "leave them out: --no-values"
+        )
+
+
+def declared_by_ops(graph_def: Any, path: str) -> DeclaredTensors:
+    """Return the variables of a TensorFlow 1 graph by op name."""
+    declared = {}
+    for node in graph_def.node:
+        if node.op in VARIABLES and (
+            kind := declared_kind(node.attr["dtype"].type, node.attr["shape"].shape)
+        ):
+            declared[node.name] = kind
+    return DeclaredTensors(path, declared)
+
+
+def declared_kind(dtype: int, shape: Any) -> tuple[str, tuple[int, ...]] | None:
+    """Return the dtype and shape of a declared variable; None if the shape is not known."""
+    sizes = known_shape(shape)
+    return None if sizes is None else (dtype_name(dtype), sizes)

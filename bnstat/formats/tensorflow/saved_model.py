@@ -28,14 +28,14 @@ from bnstat.formats.tensorflow.checkpoint import (
     open_tensors,
     read_object_graph,
 )
-from bnstat.formats.tensorflow.graph_def import VARIABLES as VARIABLE_OPS
-from bnstat.formats.tensorflow.graph_def import (
+from bnstat.formats.tensorflow.frozen_graph import (
     DeclaredTensors,
+    contents_of_graph,
     declared_by_ops,
     declared_kind,
-    function_graphs,
-    graph_of,
 )
+from bnstat.formats.tensorflow.graph_def import VARIABLES as VARIABLE_OPS
+from bnstat.formats.tensorflow.graph_def import function_graphs, graph_of
 from bnstat.formats.tensorflow.object_graph import KEY, VALUE
 from bnstat.model import Source
 from bnstat.storage.files import File, Folder
@@ -115,8 +115,6 @@ def _without_variables(
 
 def _of_constants(source: Source, meta_graph: Any, notes: list[str]) -> Contents:
     """Return a model that was frozen or converted before it was saved."""
-    from bnstat.formats.tensorflow.frozen_graph import contents_of_graph
-
     return contents_of_graph(
         meta_graph.graph_def, source, [*notes, "the SavedModel has no variables"]
     )

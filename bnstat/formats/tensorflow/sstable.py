@@ -33,7 +33,6 @@ format_description.txt of google/snappy.
 
 from __future__ import annotations
 
-import struct
 from bisect import bisect_left
 from collections.abc import Iterator
 
@@ -57,9 +56,6 @@ _KEYS_PER_BYTE = 32
 _KEYS_AT_LEAST = 1 << 20
 """Limits on the bytes of all keys in a block. Each key can repeat the previous one, so that a few
 megabytes could mean terabytes of keys; real indexes need a tenth of the limit."""
-
-_BYTES_PER_SEARCH = 1500
-"""A search costs as much time as parsing this many bytes of entries."""
 
 
 def masked_crc32c(*parts: bytes) -> int:
@@ -136,8 +132,7 @@ class Table:
     def __init__(self, file: File) -> None:
         self._file = file
         self._loaded: dict[tuple[int, int], bytes] = {}
-        self._all: dict[bytes, bytes] | None = None
-        self._searches = 0
+        self._parsed: dict[tuple[int, int], dict[bytes, bytes]] = {}
         if not is_table(file):
             file.refuse_lfs_pointer()
             raise DamagedError(
@@ -170,27 +165,31 @@ class Table:
             self._prefetch()
         last: bytes | None = None
         for handle in self._handles:
-            try:
-                for key, value in entries(self.contents(*handle)):
-                    if last is not None and key <= last:
-                        raise DamagedError(self._file.path, "its keys are out of order")
-                    last = key
-                    yield key, value
-            except WireError as error:
-                raise self._damaged(handle[0], error) from error
+            for key, value in self._entries(handle):
+                if last is not None and key <= last:
+                    raise DamagedError(self._file.path, "its keys are out of order")
+                last = key
+                yield key, value
 
     def get(self, key: bytes) -> bytes | None:
-        """Return the value of a key, or None. Only the block that can contain the key is read."""
-        if self._all is not None:
-            return self._all.get(key)
-        self._searches += 1
-        if self._loaded and self._searches * _BYTES_PER_SEARCH > self._file.size:
-            self._all = dict(self.items())
+        """Return the value of a key, or None. Only the block that can contain the key is parsed.
+
+        Raises:
+            DamagedError: the block is damaged.
+        """
         handle = self._handle_of(key)
         if handle is None:
             return None
+        if handle not in self._loaded:
+            entries = self._entries(handle)
+            return next((value for candidate, value in entries if candidate == key), None)
+        if handle not in self._parsed:
+            self._parsed[handle] = dict(self._entries(handle))
+        return self._parsed[handle].get(key)
+
+    def _entries(self, handle: tuple[int, int]) -> Iterator[tuple[bytes, bytes]]:
         try:
-            return find(self.contents(*handle), key)
+            yield from entries(self.contents(*handle))
         except WireError as error:
             raise self._damaged(handle[0], error) from error
 
@@ -258,45 +257,12 @@ def entries(contents: bytes) -> Iterator[tuple[bytes, bytes]]:
     Raises:
         WireError: the block is damaged.
     """
-    return _entries_from(contents, 0, len(contents) - 4 - 4 * len(_restarts(contents)))
-
-
-def find(contents: bytes, key: bytes) -> bytes | None:
-    """Return the value of a key in a block, or None, by binary search of the restart points.
-
-    Raises:
-        WireError: the block is damaged.
-    """
-    restarts = _restarts(contents)
-    end = len(contents) - 4 - 4 * len(restarts)
-    low, high = 0, len(restarts)
-    while high - low > 1:
-        middle = (low + high) // 2
-        first = next(_entries_from(contents, restarts[middle], end), None)
-        if first is None:
-            raise WireError("a restart point is after the last entry")
-        if first[0] <= key:
-            low = middle
-        else:
-            high = middle
-    for candidate, value in _entries_from(contents, restarts[low] if low else 0, end):
-        if candidate >= key:
-            return value if candidate == key else None
-    return None
-
-
-def _restarts(contents: bytes) -> tuple[int, ...]:
-    """Return the restart points: positions of entries with a complete key."""
     if len(contents) < 4:
         raise WireError("it is too short")
-    count = int.from_bytes(contents[-4:], "little")
-    start = len(contents) - 4 - 4 * count
-    if start < 0:
-        raise WireError(f"it claims {count} restart points")
-    return struct.unpack_from(f"<{count}I", contents, start)
-
-
-def _entries_from(contents: bytes, position: int, end: int) -> Iterator[tuple[bytes, bytes]]:
+    restarts = int.from_bytes(contents[-4:], "little")
+    position, end = 0, len(contents) - 4 - 4 * restarts
+    if end < 0:
+        raise WireError(f"it claims {restarts} restart points")
     key = b""
     left = _KEYS_PER_BYTE * len(contents) + _KEYS_AT_LEAST
     while position < end:

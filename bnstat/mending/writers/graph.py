@@ -24,8 +24,7 @@ from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, Field, encoded, field,
 from bnstat.formats.tensorflow.bundle import BINARY, TEXT
 from bnstat.formats.tensorflow.detection import is_saved_model
 from bnstat.formats.tensorflow.frozen_graph import graph_range
-from bnstat.formats.tensorflow.graph_def import inlined
-from bnstat.formats.tensorflow.inlining import Node
+from bnstat.formats.tensorflow.graph_def import Node, inlined
 from bnstat.mending.pairing import different
 from bnstat.mending.writers import patch, raw
 from bnstat.model import Array
@@ -158,7 +157,7 @@ def _homes(graph: Any, arrays: Mapping[str, Array], path: str) -> dict[Home, Arr
         op = ops.get(name)
         if not isinstance(op, Node):
             raise UnsupportedError(path, f"{name} cannot be written")
-        first = homes.setdefault(op.home, array)
+        first = homes.setdefault((op.function, op.node.name), array)
         if different(first, array).any():
             raise BnstatError(
                 path, f"{name} is shared by several layers", "give all of them the same values"

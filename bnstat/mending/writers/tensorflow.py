@@ -20,7 +20,7 @@ from typing import BinaryIO, NamedTuple
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.protobuf.wire import encoded, spans, varint
-from bnstat.formats.tensorflow.bundle import DATA, INDEX, Bundle, slice_key
+from bnstat.formats.tensorflow.bundle import DATA, INDEX, Bundle, box_of, slice_key
 from bnstat.formats.tensorflow.checkpoint_v1 import slices_in
 from bnstat.formats.tensorflow.sstable import FOOTER, MAGIC, TRAILER, Table, masked_crc32c
 from bnstat.mending.writers import graph, overwrite, patch, raw
@@ -191,7 +191,7 @@ def write_bundle(contents: Contents, arrays: Mapping[str, Array]) -> None:
         for key, array in arrays.items():
             entry = bundle.entry(key)
             for part in entry.slices:
-                piece = array[part.box(entry.shape, key)]
+                piece = array[box_of(part, entry.shape, key)]
                 changes[slice_key(key, part)] = partial(_with_checksum, raw(piece))
             if not entry.slices:
                 encoded = key.encode("utf-8", "surrogateescape")
@@ -227,7 +227,7 @@ def write_checkpoint_v1(contents: Contents, arrays: Mapping[str, Array]) -> None
             if key not in arrays:
                 continue
             for part in slices:
-                piece = arrays[key][part.box(arrays[key].shape, key)]
+                piece = arrays[key][box_of(part, arrays[key].shape, key)]
                 changes[slice_key(key, part)] = at(_TENSOR, tensor_with(piece))
         change(path, changes)
 

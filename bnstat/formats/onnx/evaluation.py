@@ -1,6 +1,4 @@
-"""The contents of an ONNX file: the initializers and constants, and the graph.
-
-The key of a tensor is its name in the file; `#2` is appended if a nested graph repeats a name.
+"""Evaluation of the nodes of an ONNX graph that depend only on constants.
 
 Exporters write a vector of ones as `ConstantOfShape`, broadcast a scalar with `Expand`, or leave
 arithmetic on initializers to the runtime. Such tensors are evaluated here, up to a limit, and are
@@ -14,21 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from functools import partial
 from math import prod
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnstat.errors import BnstatError, UnsupportedError
-from bnstat.formats.contents import Contents, Graph
+from bnstat.errors import BnstatError
 from bnstat.formats.dtypes import ONNX, find_dtype
-from bnstat.formats.onnx.graphs import Inlined, NodeOp, constant, inline
-from bnstat.formats.onnx.messages import Model, Tensor, find_array, read_array, read_model
-from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, Window, WireError, damaged
-from bnstat.model import Source, Variable
+from bnstat.formats.onnx.graphs import Inlined, NodeOp
+from bnstat.formats.onnx.tensors import TENSOR, message_in, numbers_in, read_array
 from bnstat.storage.files import File
 
 Array = NDArray[np.generic]
@@ -49,26 +42,25 @@ _FILLS: Final = frozenset({"ConstantOfShape", "Expand"})
 _FORWARDS: Final = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze"})
 
 
-def evaluate(inlined: Inlined, file: File) -> None:
+def evaluate(inlined: Inlined) -> None:
     """Replace nodes that depend only on constants by constants.
 
     Arithmetic is evaluated only if another kind of operator takes its result, so that a
     normalization composed of arithmetic operators stays recognizable.
     """
-    evaluation = _Evaluation(inlined, file)
+    evaluation = _Evaluation(inlined)
     arrays = {name: evaluation.value(name) for name in evaluation.targets()}
     for name, array in arrays.items():
         op = inlined.ops[name]
         if array is not None and array.dtype.kind == "f" and isinstance(op, NodeOp):
-            inlined.compute(name, op.node.outputs[0], array)
+            inlined.compute(name, op.node.output[0], array)
 
 
 class _Evaluation:
     """Evaluates the nodes of a model, each once."""
 
-    def __init__(self, inlined: Inlined, file: File) -> None:
+    def __init__(self, inlined: Inlined) -> None:
         self._inlined = inlined
-        self._file = file
         self._results: dict[str, Array | None] = {}
         self._left = _MAX_TOTAL
 
@@ -90,9 +82,7 @@ class _Evaluation:
         if tensor not in self._results:
             self._results[tensor] = None
             # A node that cannot be evaluated stays a node.
-            with suppress(
-                BnstatError, WireError, ValueError, TypeError, LookupError, ArithmeticError
-            ):
+            with suppress(BnstatError, ValueError, TypeError, LookupError, ArithmeticError):
                 self._results[tensor] = self._evaluated(tensor, depth)
         return self._results[tensor]
 
@@ -112,7 +102,7 @@ class _Evaluation:
         if op is None or depth > _MAX_DEPTH:
             return None
         if op.type == "Const":
-            return self._bounded(constant(self._inlined, self._file, tensor, _MAX_ELEMENTS))
+            return self._bounded(self._inlined.constant(tensor, _MAX_ELEMENTS))
         operator = _OPERATORS.get(op.type)
         if operator is None or not isinstance(op, NodeOp):
             return None
@@ -121,7 +111,7 @@ class _Evaluation:
         if len(arrays) != len(inputs):
             return None
         with np.errstate(all="ignore"):
-            return self._bounded(operator(op, self._file, *arrays))
+            return self._bounded(operator(op, self._inlined.file, *arrays))
 
     def _bounded(self, array: Array | None) -> Array | None:
         if array is None or array.size > _MAX_ELEMENTS:
@@ -149,7 +139,7 @@ def _sizes(array: Array) -> tuple[int, ...]:
 
 def _constant_of_shape(op: NodeOp, file: File, shape: Array) -> Array:
     attribute = op.find("value")
-    tensor = None if attribute is None else attribute.tensor
+    tensor = None if attribute is None else message_in(file, attribute, TENSOR)
     value = np.zeros(1, np.float32) if tensor is None else read_array(file, tensor)
     return np.full(_sizes(shape), value.reshape(-1)[0], value.dtype)
 
@@ -176,31 +166,32 @@ def _reshape(op: NodeOp, file: File, x: Array, shape: Array) -> Array:
     return x.reshape(sizes)
 
 
-def _axes(op: NodeOp, axes: Sequence[Array]) -> tuple[int, ...]:
+def _axes(op: NodeOp, file: File, axes: Sequence[Array]) -> tuple[int, ...] | None:
     """Return an operator's axes: an input since opset 13, an attribute in older opsets."""
-    return _integers(axes[0] if axes else op, "axes")
+    return _integers(axes[0]) if axes else _attribute(op, file, "axes")
 
 
-def _integers(source: NodeOp | Array, name: str) -> tuple[int, ...]:
-    """Return the integers in an array, or in the attribute `name` of an op."""
-    if isinstance(source, NodeOp):
-        attribute = source.find(name)
-        numbers = None if attribute is None else attribute.numbers
-    else:
-        numbers = source
-    return () if numbers is None else tuple(int(number) for number in numbers.ravel().tolist())
+def _attribute(op: NodeOp, file: File, name: str) -> tuple[int, ...] | None:
+    """Return the integers in an attribute; None if there are none."""
+    attribute = op.find(name)
+    numbers = None if attribute is None else numbers_in(file, attribute)
+    return None if numbers is None else _integers(numbers)
+
+
+def _integers(numbers: Array) -> tuple[int, ...] | None:
+    return tuple(int(number) for number in numbers.ravel().tolist()) or None
 
 
 def _squeeze(op: NodeOp, file: File, x: Array, *axes: Array) -> Array:
-    return np.squeeze(x, _axes(op, axes) or None)
+    return np.squeeze(x, _axes(op, file, axes))
 
 
 def _unsqueeze(op: NodeOp, file: File, x: Array, *axes: Array) -> Array:
-    return np.expand_dims(x, _axes(op, axes))
+    return np.expand_dims(x, _axes(op, file, axes) or ())
 
 
 def _transpose(op: NodeOp, file: File, x: Array) -> Array:
-    return np.transpose(x, _integers(op, "perm") or None)
+    return np.transpose(x, _attribute(op, file, "perm"))
 
 
 def _concat(op: NodeOp, file: File, *parts: Array) -> Array:
@@ -250,50 +241,3 @@ _OPERATORS: Final[Mapping[str, Callable[..., Array]]] = {
     "Reciprocal": _elementwise(np.reciprocal),
 }
 """Operator -> the function that evaluates it, given the node, the file and the inputs."""
-
-
-def contents_of(file: File, source: Source) -> Contents:
-    """Return the tensors and the graph of an ONNX file.
-
-    Raises:
-        DamagedError: the file is truncated or inconsistent.
-        UnsupportedError: the file is too large, or nested too deeply.
-    """
-    if file.size >= LARGEST_MESSAGE:
-        raise UnsupportedError(file.path, "is larger than an ONNX file can be")
-    try:
-        model = read_model(Window(file))
-        inlined = inline(model, file.path)
-        evaluate(inlined, file)
-    except WireError as error:
-        raise damaged(file.path, "the model", error) from error
-    except UnicodeDecodeError as error:
-        raise damaged(file.path, "a name", WireError(error)) from error
-    variables = {}
-    keys = {}
-    for name, (_, key, value) in inlined.constants.items():
-        # Converters keep the `:0` of TensorFlow's names.
-        plain_name = key.removesuffix(":0")
-        if isinstance(value, Tensor):
-            reader, finder = partial(read_array, file, value), partial(find_array, file, value)
-            if value.shape is None:
-                continue
-            variable = Variable(key, plain_name, value.dtype, value.shape, reader, finder)
-        elif value.ndim:
-            variable = Variable(key, plain_name, value.dtype.name, value.shape, value.copy)
-        else:
-            continue
-        variables[key], keys[name] = variable, key
-    small = partial(constant, inlined, file, largest=_MAX_SMALL)
-    graph = Graph("", inlined.ops, keys, small)
-    return Contents(
-        replace(source, format="onnx", writer=_writer(model)),
-        variables,
-        names={key: variable.name for key, variable in variables.items()},
-        graphs=lambda: (graph,),
-    )
-
-
-def _writer(model: Model) -> str | None:
-    opset = f"(opset {model.opset})" if model.opset is not None else ""
-    return " ".join(part for part in (model.producer, opset) if part) or None

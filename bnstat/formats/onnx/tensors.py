@@ -1,0 +1,190 @@
+"""The tensors of an ONNX model, whose values are read on demand, and the values of attributes.
+
+A tensor stores its numbers as raw bytes, as a list of values, or in a file beside the model. An
+attribute stores a number, a string, a list of numbers, a tensor, or a graph.
+
+Sources: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto; docs/ExternalData.md of ONNX
+(`location`, relative to the model's folder, `offset`, `length`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnstat.errors import DamagedError, NotFoundError
+from bnstat.formats.arrays.entries import as_shape
+from bnstat.formats.dtypes import (
+    ONNX,
+    bytes_needed,
+    extents,
+    find_dtype,
+    from_little_endian,
+    numpy_dtype,
+)
+from bnstat.formats.protobuf.protos import find_fields, parse, skeleton
+from bnstat.formats.protobuf.wire import Field
+from bnstat.storage.files import File, Range
+
+TENSOR: Final = (5, "OnnxTensor")
+GRAPH: Final = (6, "OnnxGraph")
+"""The field and the type of the message in an attribute."""
+
+_LONGEST_LIST: Final = 1 << 17
+"""Bytes of an attribute whose list of numbers is read."""
+
+_RAW: Final = 9
+_EXTERNAL: Final = 1
+_LISTS: Final[Mapping[str, type[np.generic]]] = {
+    "float_data": np.float32,
+    "int32_data": np.int32,
+    "int64_data": np.int64,
+    "double_data": np.float64,
+    "uint64_data": np.uint64,
+}
+"""The fields of a TensorProto that list values."""
+
+_DECIMAL_DIGITS: Final = 18
+
+
+def dtype_of(tensor: Any) -> str:
+    """Return NumPy's or ml_dtypes' name of the elements; `type 99` for an unknown type."""
+    return ONNX.get(tensor.data_type, f"type {tensor.data_type}")
+
+
+def shape_of(tensor: Any) -> tuple[int, ...] | None:
+    """Return the shape of a tensor, or None if it is invalid."""
+    return as_shape(list(tensor.dims))
+
+
+def read_array(file: File, tensor: Any) -> NDArray[np.generic]:
+    """Read the numbers of a tensor, in the stored shape and dtype.
+
+    Raises:
+        DamagedError: the number of bytes does not fit the shape, or the position is invalid.
+        NotFoundError: the external file is missing.
+        UnsupportedError: the elements are not numbers, or take less than a byte.
+    """
+    where = f"{file.path}: {tensor.name}"
+    dtype, shape = numpy_dtype(dtype_of(tensor), where), shape_of(tensor)
+    if shape is None:
+        raise DamagedError(where, "has an impossible shape")
+    needed = bytes_needed(shape, dtype)
+    if tensor.data_location == _EXTERNAL:
+        external_file, offset = _external(file, tensor, needed, where)
+        return from_little_endian(external_file.read(offset, needed), dtype, shape)
+    if (raw := _raw(file, tensor)) is None:
+        return _listed(file, tensor, prod(shape), dtype, where).reshape(shape)
+    if raw.end - raw.start != needed:
+        raise DamagedError(where, f"{raw.end - raw.start} bytes, but its shape needs {needed}")
+    return from_little_endian(file.read(raw.start, needed), dtype, shape)
+
+
+def find_array(file: File, tensor: Any) -> Sequence[Range]:
+    """Return the ranges of a tensor's bytes; see `Variable.extents`. Raises as `read_array`."""
+    dtype, shape = find_dtype(dtype_of(tensor)), shape_of(tensor)
+    if dtype is None or shape is None:
+        return ()
+    if tensor.data_location == _EXTERNAL:
+        needed = bytes_needed(shape, dtype)
+        external_file, offset = _external(file, tensor, needed, f"{file.path}: {tensor.name}")
+        return extents(external_file, offset, needed, dtype, shape)
+    if (raw := _raw(file, tensor)) is not None:
+        return extents(file, raw.start, raw.end - raw.start, dtype, shape)
+    return extents(file, tensor.begin, tensor.end - tensor.begin, None, shape)
+
+
+def _raw(file: File, tensor: Any) -> Field | None:
+    """Return the field with the raw bytes."""
+    fields = [each for each in find_fields(file, tensor, _RAW) if each.kind == 2]
+    return fields[-1] if fields else None
+
+
+def _external(file: File, tensor: Any, needed: int, where: str) -> tuple[File, int]:
+    """Return the file with a tensor, in or below the model's folder, and the offset."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    offset = _number(entries.get("offset", "0"), where)
+    length = _number(entries.get("length", str(needed)), where)
+    if length != needed:
+        raise DamagedError(where, f"{length} bytes, but its shape needs {needed}")
+    external_file = file.part(location)
+    if external_file is None:
+        raise NotFoundError(
+            f"{file.path}: {location}", "the file with its tensors is missing", "copy it as well"
+        )
+    return external_file, offset
+
+
+def _number(digits: str, where: str) -> int:
+    if not digits.isascii() or not digits.isdecimal() or len(digits) > _DECIMAL_DIGITS:
+        raise DamagedError(where, f"{digits[:40]!r} is not a valid offset or length")
+    return int(digits)
+
+
+def _listed(
+    file: File, tensor: Any, count: int, dtype: np.dtype[np.generic], where: str
+) -> NDArray[np.generic]:
+    """Read the values of a repeated field.
+
+    Complex numbers are listed as two values each, types smaller than int32 as int32, and small
+    floats as bit patterns.
+    """
+    is_complex = dtype.kind == "c"
+    part = np.dtype(f"f{dtype.itemsize // 2}") if is_complex else dtype
+    needed = 2 * count if is_complex else count
+    data = file.read(tensor.begin, tensor.end - tensor.begin)
+    lists = parse("OnnxTensorLists", data, where, "a list of values")
+    values: NDArray[np.generic] = np.zeros(0, part)
+    for name, kind in _LISTS.items():
+        if listed := getattr(lists, name):
+            values = np.array(listed, kind)
+    if values.size != needed:
+        raise DamagedError(where, f"{values.size} values, but its shape needs {needed}")
+    if values.dtype.kind == "f" and values.dtype != part:
+        raise DamagedError(where, f"numbers of {dtype} are listed as numbers of another type")
+    if values.dtype.kind == "f" or dtype.kind in "iub":
+        return values.astype(part).view(dtype)
+    return values.astype(f"u{dtype.itemsize}").view(dtype)
+
+
+def value_of(attribute: Any) -> float | int | str | None:
+    """Return a single number or string; floats in the fewest digits that float32 needs."""
+    if attribute.HasField("f"):
+        return float(str(np.float32(attribute.f)))
+    if attribute.HasField("i"):
+        return int(attribute.i)
+    if attribute.HasField("s"):
+        return str(attribute.s.decode("utf-8", "replace"))
+    return None
+
+
+def numbers_in(file: File, attribute: Any) -> NDArray[np.generic] | None:
+    """Return a list of numbers, as float32 or int64; None if missing or very long.
+
+    Raises:
+        DamagedError: the attribute is damaged.
+    """
+    length = attribute.end - attribute.begin
+    if length > _LONGEST_LIST:
+        return None
+    lists = parse("OnnxAttributeLists", file.read(attribute.begin, length), file.path)
+    if lists.floats:
+        return np.array(lists.floats, np.float32)
+    return np.array(lists.ints, np.int64) if lists.ints else None
+
+
+def message_in(file: File, attribute: Any, kind: tuple[int, str]) -> Any | None:
+    """Return the skeleton of the `TENSOR` or `GRAPH` in an attribute; None if missing.
+
+    Raises:
+        DamagedError: the attribute is damaged.
+        UnsupportedError: the message is too large.
+    """
+    number, name = kind
+    fields = [each for each in find_fields(file, attribute, number) if each.kind == 2]
+    return skeleton(file, fields[-1].start, fields[-1].end, name, "the model") if fields else None
