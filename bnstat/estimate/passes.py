@@ -16,7 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from bnstat.errors import AmbiguousError
 from bnstat.estimate.data import Batch
-from bnstat.estimate.running.network import Network
 from bnstat.estimate.running.runner import Runner
 from bnstat.model import Array, as_float64
 
@@ -164,26 +163,18 @@ class Reading:
     Attributes:
         moments: layer -> the moments of the layer's input.
         samples, batches: the numbers of samples and batches.
-        correct: the number of samples that were classified as labelled; None without labels.
+        accuracy: the fraction of samples that were classified as labelled; None without labels.
     """
 
-    moments: dict[str, Halves] = field(default_factory=dict)
+    moments: dict[str, Halves]
     samples: int = 0
     batches: int = 0
-    correct: int | None = None
-
-    @property
-    def accuracy(self) -> float | None:
-        """The fraction of samples that were classified as labelled; None without labels."""
-        return None if self.correct is None else self.correct / self.samples
+    accuracy: float | None = None
 
 
 def read(
-    network: Network,
     runner: Runner,
     batches: Iterable[Batch],
-    track: Track,
-    what: str,
     *,
     statistics: Statistics,
     layers: Sequence[str] = (),
@@ -194,11 +185,8 @@ def read(
     """Run a network over data.
 
     Args:
-        network: the network.
         runner: a session of the network.
         batches: the data.
-        track: shows the progress.
-        what: the description of the task, for `track`.
         statistics: layer -> statistics, for layers that do not normalize with batch statistics.
         layers: the layers to measure.
         with_accuracy: True to compare the output with the labels.
@@ -208,32 +196,30 @@ def read(
     Raises:
         BnstatError: the network cannot be run, or the output is not a classification.
     """
-    numbers = network.numbers(layers)
-    accuracy = _Accuracy(network.output)
+    output = runner.network.output
+    accuracy = _Accuracy(output)
     cache = cache or ActivationCache()
     reading = Reading({name: Halves() for name in layers})
-    output = network.output if with_accuracy or watch else None
-    for batch in track(batches, what):
-        result = runner.run(
-            batch.feeds,
-            statistics,
-            numbers,
-            output,
-            start=cache.tensors(reading.batches),
-            keep=cache.wanted(reading.batches),
+    for number, batch in enumerate(batches):
+        wanted = list(cache.wanted(number))
+        fetched = [*wanted, output] if with_accuracy or watch else wanted
+        moments, tensors = runner.run(
+            batch.feeds, statistics, layers, fetched, start=cache.tensors(number)
         )
-        cache.offer(reading.batches, result.kept)
-        for number, (count, mean, variance) in zip(numbers, result.moments, strict=True):
-            halves = reading.moments[network.normalizations[number].layer]
-            half = halves.second if reading.batches % 2 else halves.first
-            half.add(count, mean, as_float64(variance) * count)
-        if result.output is not None and with_accuracy:
-            accuracy.add(result.output, batch)
-        if result.output is not None and watch is not None:
-            watch(batch, result.output)
+        cache.offer(number, {name: tensors[name] for name in wanted})
+        for layer, uses in moments.items():
+            halves = reading.moments[layer]
+            half = halves.second if number % 2 else halves.first
+            for count, mean, variance in uses:
+                half.add(int(count), mean, variance * count)
+        if with_accuracy:
+            accuracy.add(np.asarray(tensors[output]), batch)
+        if watch is not None:
+            watch(batch, np.asarray(tensors[output]))
         reading.samples += batch.size
         reading.batches += 1
-    reading.correct = accuracy.correct()
+    if with_accuracy:
+        reading.accuracy = accuracy.correct() / reading.samples
     return reading
 
 
@@ -249,20 +235,18 @@ class _Accuracy:
 
     def __init__(self, output: str) -> None:
         self._output = output
-        self._correct: int | None = None
+        self._correct = 0
         self._scores: list[Array] = []
         self._labels: list[Array] = []
 
     def add(self, output: Array, batch: Batch) -> None:
-        """Add the output for a batch.
+        """Add the output for a batch with labels.
 
         Raises:
             AmbiguousError: the output is not a classification, or a label is not one of the
                 classes.
         """
-        labels = batch.labels
-        if labels is None:
-            return
+        labels = np.asarray(batch.labels)
         scores = output.reshape(output.shape[0], -1) if output.ndim else output.reshape(1, 1)
         if len(scores) != batch.size:
             what = f"its shape {list(output.shape)} is not a score for each sample"
@@ -281,10 +265,10 @@ class _Accuracy:
                 f"{scores.shape[1]} classes, which count from 0",
                 "select another output (--answer) or other labels (--labels)",
             )
-        self._correct = (self._correct or 0) + int((scores.argmax(1) == labels).sum())
+        self._correct += int((scores.argmax(1) == labels).sum())
 
-    def correct(self) -> int | None:
-        """Return the number of samples that were classified as labelled; None without labels."""
+    def correct(self) -> int:
+        """Return the number of samples that were classified as labelled."""
         if not self._scores:
             return self._correct
         scores, labels = np.concatenate(self._scores), np.concatenate(self._labels)

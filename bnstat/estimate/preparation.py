@@ -9,8 +9,7 @@ from typing import Any, Final
 
 from bnstat.discovery import discover
 from bnstat.errors import NotFoundError, UnsupportedError
-from bnstat.estimate.data import Data, example_of, open_data
-from bnstat.estimate.run_settings import Settings
+from bnstat.estimate.data import Data, Settings, example_of, open_data
 from bnstat.estimate.running import graph_files
 from bnstat.estimate.running.flat_graph import Program
 from bnstat.estimate.running.keras_files import keras_file
@@ -91,10 +90,9 @@ def set_up(model: Any, data: Any, settings: Settings) -> Setup:
     elif is_session(model):
         program = graph_files.session(where, model, settings)
     else:
-        keys = {id(getattr(each, "_value", each)): key for key, each in live.variables.items()}
-        program = traced(model, where, keys, lambda: example_of(data, settings))
+        program = traced(model, where, live.variables, lambda: example_of(data, settings))
     network = build_network(program, wanted, trust=settings.trust)
-    return Setup(layers, network, open_data(data, network.inputs, settings), live)
+    return Setup(layers, network, open_data(data, network.program.inputs, settings), live)
 
 
 def _program_of_file(path: str, contents: Contents, model: Model, settings: Settings) -> Program:

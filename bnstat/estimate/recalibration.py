@@ -10,45 +10,33 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from bnstat.checks.rule import has_initial_statistics
 from bnstat.checks.training_mode import trained_with
 from bnstat.errors import BnstatError
-from bnstat.estimate.data import Data
+from bnstat.estimate.data import Data, Settings
 from bnstat.estimate.drift import not_trainable, refuse_nothing
-from bnstat.estimate.modes import (
-    Accuracy,
-    ModeEvidence,
-    Sample,
-    compare,
-    doubt_of,
-    percent,
-    run_again,
-)
+from bnstat.estimate.modes import Accuracy, ModeEvidence, Sample, percent, run_again
 from bnstat.estimate.passes import (
     ActivationCache,
     Floats,
     Halves,
-    Reading,
+    Moments,
     Statistics,
     Track,
     in_deviations,
     read,
     untracked,
 )
-from bnstat.estimate.run_settings import Settings
+from bnstat.estimate.preparation import Setup, set_up
 from bnstat.estimate.running.flat_graph import DATA, Dependencies, full_name, op_of
 from bnstat.estimate.running.network import UNREACHED, Network
 from bnstat.estimate.running.normalizations import MEAN, VARIANCE
 from bnstat.estimate.running.runner import Runner
 from bnstat.model import Array, as_float64
-
-if TYPE_CHECKING:
-    from bnstat.estimate.preparation import Setup
-
 
 _MOST_ROUNDS = 20
 """The largest number of rounds for layers whose input depends on their own statistics."""
@@ -170,7 +158,6 @@ def recalibrate(
         BnstatError: the data does not fit the model, the copy cannot be written, or the model
             should keep its statistics (see `force`).
     """
-    from bnstat.estimate.preparation import set_up
     from bnstat.mending.apply import apply
     from bnstat.mending.layout import planned
 
@@ -226,68 +213,66 @@ def estimate(
     with the stored statistics. The cache keeps activations between waves.
     """
     network, data = setup.network, setup.data
-    with_accuracy = data.labels is not None
+    has_labels = data.labels is not None
     old = network.stored()
     is_initial = any(map(has_initial_statistics, network.layers.values()))
     sample = Sample() if is_initial and network.is_comparable else None
     names = list(network.layers)
-    waves = network.waves()
+    waves = network.waves() if exact else [names]
     moments: dict[str, Halves] = {}
     if not exact:
-        with network.runner(by_batch=True, sample=True) as runner:
-            moments = read(
-                network, runner, data, track, "estimating", statistics={}, layers=names
-            ).moments
-    with network.runner(by_batch=False, sample=not exact, optimized=not exact) as runner:
+        with Runner(network, by_batch=True, sample=True) as runner:
+            batches = track(data, "estimating")
+            moments = read(runner, batches, statistics={}, layers=names).moments
+    with Runner(network, by_batch=False, sample=not exact, optimized=not exact) as runner:
         before = None
-        if with_accuracy:
-            what = "accuracy before"
-            before = read(
-                network, runner, data, track, what, statistics=old, with_accuracy=True
-            ).accuracy
+        if has_labels:
+            batches = track(data, "accuracy before")
+            before = read(runner, batches, statistics=old, with_accuracy=True).accuracy
         if exact:
-            moments = _in_waves(network, runner, data, track, waves, cache or ActivationCache())
+            moments = _in_waves(runner, data, track, waves, cache or ActivationCache())
         new = _new_statistics(network, moments, old)
         last = read(
-            network,
             runner,
-            data,
-            track,
-            "verifying",
+            track(data, "verifying"),
             statistics=new,
             layers=names,
-            with_accuracy=with_accuracy,
+            with_accuracy=has_labels,
             watch=None if sample is None else sample.add,
         )
         accuracy = None
         if before is not None and last.accuracy is not None:
             accuracy = (before, last.accuracy)
         modes = None
-        again = None if sample is None else run_again(setup, runner, sample, old, track)
-        if again is not None:
-            modes = compare(
-                again.second,
-                again.first,
-                network.activation,
-                accuracy
-                and (Accuracy(accuracy[0], last.samples), Accuracy(accuracy[1], last.samples)),
-                doubt_of(setup.model, network),
+        if sample is not None:
+            own = stored = None
+            if accuracy is not None:
+                stored, own = (Accuracy(part, last.samples) for part in accuracy)
+            modes = run_again(
+                setup,
+                runner,
+                sample,
+                track,
+                statistics=old,
+                first="own",
+                accuracies=(own, stored),
             )
     left = dict(network.left)
+    layers = []
     for name in names:
-        if not _is_usable(moments[name]):
+        if _is_usable(moments[name]):
+            entering = last.moments[name].whole
+            unbiased = network.unbiased[name]
+            layers.append(_mended(name, old[name], new[name], moments[name], entering, unbiased))
+        else:
             is_reached = moments[name].whole.count > 1
             left[name] = "what enters it is NaN or infinite" if is_reached else UNREACHED
     return Recalibration(
-        tuple(
-            _mended(network, name, old[name], new[name], moments[name], last)
-            for name in names
-            if name not in left
-        ),
+        tuple(layers),
         left,
         last.samples,
         last.batches,
-        len(waves) if exact else 1,
+        len(waves),
         exact,
         accuracy,
         ModeEvidence(trained_with(setup.model), modes),
@@ -297,21 +282,21 @@ def estimate(
 
 
 def _in_waves(
-    network: Network,
     runner: Runner,
     data: Data,
     track: Track,
-    waves: list[list[str]],
+    waves: Sequence[Sequence[str]],
     cache: ActivationCache,
 ) -> dict[str, Halves]:
+    network = runner.network
     moments: dict[str, Halves] = {}
     statistics: dict[str, Mapping[str, Array]] = dict(network.stored())
-    for number, (wave, cut) in enumerate(zip(waves, _cuts(network, runner, waves), strict=True), 1):
+    for number, (wave, cut) in enumerate(zip(waves, _cuts(runner, waves), strict=True), 1):
         what = f"wave {number} of {len(waves)}"
         cache.begin_wave(cut)
         for _ in range(_MOST_ROUNDS if network.depend_on_themselves(wave) else 1):
             reading = read(
-                network, runner, data, track, what, statistics=statistics, layers=wave, cache=cache
+                runner, track(data, what), statistics=statistics, layers=wave, cache=cache
             )
             moments.update(reading.moments)
             new = _new_statistics(network, reading.moments, statistics)
@@ -342,18 +327,17 @@ def _is_usable(halves: Halves) -> bool:
 
 
 def _mended(
-    network: Network,
     name: str,
     old: Mapping[str, Array],
     new: Mapping[str, Array],
     halves: Halves,
-    last: Reading,
+    entering: Moments,
+    unbiased: bool,
 ) -> Mended:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = as_float64(new[VARIANCE]) / as_float64(old[VARIANCE])
         farthest = np.nan_to_num(np.abs(np.log(ratios)), nan=0.0, posinf=np.inf)
-    whole = last.moments[name].whole
-    entering = {MEAN: whole.mean, VARIANCE: whole.variance(network.unbiased[name])}
+    last = {MEAN: entering.mean, VARIANCE: entering.variance(unbiased)}
     return Mended(
         name,
         new[MEAN],
@@ -361,7 +345,7 @@ def _mended(
         _largest_distance(old, new),
         float(ratios[int(np.argmax(farthest))]),
         halves.error,
-        _largest_distance(entering, new) if whole.count else 0.0,
+        _largest_distance(last, new) if entering.count else 0.0,
     )
 
 
@@ -379,22 +363,20 @@ def _largest_distance(first: Mapping[str, Array], second: Mapping[str, Array]) -
     return float(np.max(np.maximum(*distances), initial=0.0))
 
 
-def _cuts(
-    network: Network, runner: Runner, waves: Sequence[Sequence[str]]
-) -> list[tuple[str, ...]]:
+def _cuts(runner: Runner, waves: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
     """Return, for each wave, tensors that no longer change after the earlier waves.
 
     The wave and later waves can start from these tensors instead of the inputs. The list is empty
     for a wave at which the graph cannot be cut.
     """
     measuring = runner.measuring
-    marks = {op_of(each.tensor): [DATA] for each in network.inputs.values()}
+    marks = {op_of(each.tensor): [DATA] for each in runner.network.program.inputs.values()}
     for layer, placeholders in measuring.statistics.items():
         marks.update({op_of(name): [layer] for name in placeholders.values()})
     dependencies = Dependencies(measuring.graph_def, marks)
     nodes = {node.name: node for node in measuring.graph_def.node}
     results = [
-        [op_of(name) for number in network.numbers(wave) for name in measuring.results[number]]
+        [op_of(name) for layer in wave for use in measuring.moments[layer] for name in use]
         for wave in waves
     ]
     done = {layer: number for number, wave in enumerate(waves, 1) for layer in wave}

@@ -38,12 +38,9 @@ _NAMED = 8
 
 
 def refuse_unlisted(graph_def: Any, where: str, *, trust: bool = False) -> None:
-    """Raise if a graph, or a function in its library, has an op that is not allowed.
+    """Raise if a pruned graph, or a function in its library, has an op that is not allowed.
 
-    Args:
-        graph_def: the ops that will run; see `flat_graph.pruned`.
-        where: for messages.
-        trust: allow all ops except `Abort`, which ends the process.
+    `trust` allows all ops except `Abort`, which ends the process.
     """
     from tensorflow.python.framework import op_def_registry
 
@@ -67,13 +64,8 @@ def refuse_unlisted(graph_def: Any, where: str, *, trust: bool = False) -> None:
 def refuse_evaluated(graph_def: Any, tensor: str, where: str, *, trust: bool = False) -> None:
     """Raise if the import of a graph would run an op that is not allowed.
 
-    Shape inference runs stateless ops that depend only on stateless ops.
-
-    Args:
-        graph_def: the ops that the tensor depends on.
-        tensor: the tensor for which the graph is imported.
-        where: for messages.
-        trust: as for `refuse_unlisted`.
+    Shape inference runs stateless ops that depend only on stateless ops. The graph consists of the
+    ops that a tensor depends on, whose own op is not run.
     """
     from tensorflow.python.framework import op_def_registry
 

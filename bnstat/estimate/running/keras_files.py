@@ -25,11 +25,11 @@ from zipfile import BadZipFile, ZipFile
 
 from bnstat.compare.alignment import align
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError, first_line
-from bnstat.estimate.run_settings import Settings
+from bnstat.estimate.data import Settings
+from bnstat.estimate.data.memory import import_user_module
 from bnstat.estimate.running.allowed_ops import ALLOWED
 from bnstat.estimate.running.flat_graph import Program
 from bnstat.estimate.running.traced import traced
-from bnstat.estimate.user_code import import_user_module
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
 from bnstat.live import live_model
 from bnstat.mending.layout import footprint
@@ -75,14 +75,13 @@ def keras_file(path: str, model: Model, settings: Settings) -> Program:
     """
     built = _built(footprint(model.source).path, model.source, settings)
     live = live_model(built)
-    pairs = {
+    variables = {
         layer.old.variables[role].key: live.variables[layer.new.variables[role].key]
         for layer in align(model, live.model).pairs
         for role in layer.old.variables
         if role in layer.new.variables
     }
-    keys = {id(getattr(each, "_value", each)): key for key, each in pairs.items()}
-    return traced(built, path, keys)
+    return traced(built, path, variables)
 
 
 def _built(path: str, source: Source, settings: Settings) -> Any:

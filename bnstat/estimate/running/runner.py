@@ -2,110 +2,54 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
-from bnstat.errors import BnstatError, UnsupportedError
-from bnstat.estimate.running.flat_graph import Program
-from bnstat.estimate.running.measuring import BatchMoments, MeasuringGraph
+from bnstat.errors import UnsupportedError
+from bnstat.estimate.running.flat_graph import imported, refused
+from bnstat.estimate.running.measuring import BatchMoments, add_measuring
+from bnstat.estimate.running.network import Network
 from bnstat.model import Array
 from bnstat.signals import interruptible
 
-_NODE = re.compile(r"\[\[\{\{node (.+?)\}\}")
-_NOT_FED = "You must feed a value for placeholder tensor"
 _VARIABLES = ("VarHandleOp", "VariableV2", "Variable")
 
 
-def imported(graph_def: Any, where: str) -> Any:
-    """Return a `GraphDef` as a `tf.Graph`.
-
-    Raises:
-        BnstatError: TensorFlow refuses the graph.
-    """
-    import tensorflow as tf
-
-    graph = tf.Graph()
-    with graph.as_default():
-        try:
-            tf.graph_util.import_graph_def(graph_def, name="")
-        except (ValueError, TypeError, tf.errors.OpError) as error:
-            raise _refused(where, error) from None
-    return graph
-
-
-def _refused(where: str, error: Exception) -> BnstatError:
-    """Return TensorFlow's error in one line, with the reason and the op."""
-    message = str(getattr(error, "message", None) or error)
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    reason, at = (lines or ["no reason given"])[0], ""
-    for before, line in pairwise(lines):
-        if match := _NODE.match(line):
-            reason, at = before, f" (at {match[1]})"
-            break
-    hint = "give its value by --feed, or name it by --input" if reason.startswith(_NOT_FED) else ""
-    return BnstatError(where, f"TensorFlow cannot run it: {reason}{at}", hint)
-
-
-class RunResult(NamedTuple):
-    """The results for one batch.
-
-    Attributes:
-        moments: the moments of each measured normalization, as arrays.
-        output: the requested tensor, if any.
-        kept: the tensors to keep, by name.
-    """
-
-    moments: Sequence[BatchMoments]
-    output: Array | None
-    kept: Mapping[str, Array]
-
-
 class Runner:
-    """A session with a model; it must be closed.
+    """A session with a network that also measures; it must be closed.
 
     Args:
-        program: the model.
-        measuring: the model's graph with the ops that measure.
+        network: the network.
+        by_batch: True if each layer normalizes with batch statistics instead of fed statistics.
+        sample: True if a sample of the positions suffices.
         optimized: True if TensorFlow optimizes the graph, which can take longer than a batch, and
-            is repeated for each selection of normalizations.
+            is repeated for each selection of layers.
 
     Raises:
         BnstatError: TensorFlow refuses the graph.
     """
 
     def __init__(
-        self, program: Program, measuring: MeasuringGraph, *, optimized: bool = True
+        self, network: Network, *, by_batch: bool, sample: bool, optimized: bool = True
     ) -> None:
         import tensorflow as tf
 
-        self._program = program
-        self.measuring = measuring
+        self.network = network
+        self.measuring = add_measuring(
+            network.graph,
+            network.normalizations,
+            network.dependencies,
+            by_batch=by_batch,
+            sample=sample,
+        )
         self._batches = 0
-        self._graph = imported(measuring.graph_def, program.where)
+        self._graph = imported(self.measuring.graph_def, network.program.where)
         with self._graph.as_default():
             assignments = self._assignments()
         config = tf.compat.v1.ConfigProto()
         config.graph_options.rewrite_options.disable_meta_optimizer = not optimized
         self._session = tf.compat.v1.Session(graph=self._graph, config=config)
-        for name, placeholder, operation in assignments:
-            key = program.variables[name]
-            value = program.read(key)
-            part = program.parts.get(name, ())
-            value = value[part] if len(part) == value.ndim else value
-            if value.shape != tuple(placeholder.shape):
-                self.close()
-                raise UnsupportedError(
-                    program.where,
-                    f"{key} has the shape {list(value.shape)}, the graph wants {placeholder.shape}",
-                    "save the model as a SavedModel, or freeze its graph",
-                )
-            self._run(operation, {placeholder: value})
-        if program.initializers:
-            self._run(program.initializers, dict(program.settings))
+        self._fill(assignments)
 
     def __enter__(self) -> Runner:
         return self
@@ -121,39 +65,31 @@ class Runner:
         self,
         feeds: Mapping[str, Array],
         statistics: Mapping[str, Mapping[str, Array]],
-        numbers: Sequence[int],
-        output: str | None = None,
+        layers: Sequence[str],
+        tensors: Sequence[str] = (),
         *,
-        start: Mapping[str, Array] | None = None,
-        keep: Sequence[str] = (),
-    ) -> RunResult:
-        """Run one batch.
+        start: Mapping[str, Array],
+    ) -> tuple[Mapping[str, Sequence[BatchMoments]], Mapping[str, Array]]:
+        """Run one batch, and return layer -> the moments of each use, and name -> tensor.
 
         Args:
             feeds: input name -> array.
             statistics: layer -> role -> the statistics that the layer uses, [channels].
-            numbers: the indices of the normalizations to measure.
-            output: a tensor to return.
-            start: tensors that an earlier run kept, which are not recomputed.
-            keep: the tensors to keep.
-
-        Raises:
-            BnstatError: TensorFlow cannot run the graph.
+            layers: the layers to measure.
+            tensors: the names of the tensors to return.
+            start: tensors that an earlier run returned, which are not recomputed.
         """
-        fed: dict[str, Any] = dict(self._program.settings)
-        fed.update({self._program.inputs[name].tensor: array for name, array in feeds.items()})
+        program = self.network.program
+        fed: dict[str, Any] = dict(program.settings)
+        fed.update({program.inputs[name].tensor: array for name, array in feeds.items()})
         fed[self.measuring.phase] = self._batches
         for layer, placeholders in self.measuring.statistics.items():
             fed.update({name: statistics[layer][role] for role, name in placeholders.items()})
-        fed.update(start or {})
-        moments = [tuple(self.measuring.results[number]) for number in numbers]
-        values = self._run([moments, [output] if output else [], list(keep)], fed)
+        fed.update(start)
+        moments = {layer: self.measuring.moments[layer] for layer in layers}
         self._batches += 1
-        return RunResult(
-            [BatchMoments(int(count), mean, variance) for count, mean, variance in values[0]],
-            np.asarray(values[1][0]) if output else None,
-            dict(zip(keep, values[2], strict=True)),
-        )
+        results: tuple[Any, Any] = self._run((moments, {name: name for name in tensors}), fed)
+        return results
 
     def can_keep(self, name: str) -> bool:
         """Return True if a tensor can be fetched, and fed to a later run."""
@@ -169,19 +105,20 @@ class Runner:
         try:
             return interruptible(lambda: self._session.run(fetches, feeds))
         except (tf.errors.OpError, ValueError, TypeError) as error:
-            raise _refused(self._program.where, error) from None
+            raise refused(self.network.program.where, error) from None
 
     def _assignments(self) -> list[tuple[str, Any, Any]]:
         """Return, for each variable, the op, a placeholder for the value, and the assignment."""
         import tensorflow as tf
 
+        program = self.network.program
         assignments = []
         for op in self._graph.get_operations():
             if op.type not in _VARIABLES:
                 continue
-            if op.name not in self._program.variables:
+            if op.name not in program.variables:
                 what = f"the file has no value for the variable {op.name}"
-                raise UnsupportedError(self._program.where, what)
+                raise UnsupportedError(program.where, what)
             shape = tf.TensorShape(op.get_attr("shape"))
             value = tf.compat.v1.placeholder(op.get_attr("dtype"), shape)
             if op.type == "VarHandleOp":
@@ -190,3 +127,19 @@ class Runner:
                 assign = tf.raw_ops.Assign(ref=op.outputs[0], value=value)
             assignments.append((op.name, value, assign))
         return assignments
+
+    def _fill(self, assignments: Sequence[tuple[str, Any, Any]]) -> None:
+        """Set the variables and the lookup tables."""
+        program = self.network.program
+        for name, placeholder, assign in assignments:
+            value = program.read(name)
+            if value.shape != tuple(placeholder.shape):
+                raise UnsupportedError(
+                    program.where,
+                    f"{program.variables[name]} has the shape {list(value.shape)}, the graph wants "
+                    f"{placeholder.shape}",
+                    "save the model as a SavedModel, or freeze its graph",
+                )
+            self._run(assign, {placeholder: value})
+        if program.initializers:
+            self._run(program.initializers, program.settings)

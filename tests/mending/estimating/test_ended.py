@@ -24,8 +24,7 @@ from tests.mending.originals import ROOT, contents
 
 DRIVER = """
 import json, os, sys
-import tensorflow, bnstat.mending.apply, bnstat.estimate.preparation
-import bnstat.estimate.running.runner
+import tensorflow, bnstat.mending.apply, bnstat.estimate.recalibration
 from bnstat.cli import main
 
 def hit(module, name, number, sent):
@@ -59,7 +58,7 @@ print(json.dumps(ends))
 NAMED = ("os", "rename", 1)
 RUN = ("bnstat.estimate.running.runner", "Runner.run")
 ENDINGS = [
-    (("bnstat.estimate.preparation", "set_up", 1), signal.SIGTERM),
+    (("bnstat.estimate.recalibration", "set_up", 1), signal.SIGTERM),
     ((*RUN, 1), signal.SIGINT),
     ((*RUN, 3), signal.SIGKILL),
     (("bnstat.mending.draft", "copy_file", 1), signal.SIGINT),
@@ -136,7 +135,7 @@ def hang():
     ctypes.CDLL(None).pthread_mutex_lock(lock)
 
 def announced(session, fetches, feeds):
-    if isinstance(fetches, list):
+    if isinstance(fetches, tuple):
         # Not by print: at its end the process would wait for the lock of standard output.
         os.write(1, b"running\\n")
     return run_of(session, fetches, feeds)

@@ -12,10 +12,9 @@ import pytest
 from bnstat import drift, recalibrate
 from bnstat.checks.training_mode import Evidence
 from bnstat.errors import BnstatError
-from bnstat.estimate.data import Batch
+from bnstat.estimate.data import Batch, Settings
 from bnstat.estimate.modes import Accuracy, ModeEvidence, Sample, compare, information, rows_of
 from bnstat.estimate.preparation import set_up
-from bnstat.estimate.run_settings import Settings
 from bnstat.estimate.running.network import activation_of
 from tests.builders.digits import DATA, TEST, TRAIN
 from tests.builders.hostile import const, node

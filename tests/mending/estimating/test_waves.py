@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import tf_keras
 
+from bnstat.estimate.data import Settings
 from bnstat.estimate.passes import ActivationCache
 from bnstat.estimate.preparation import set_up
 from bnstat.estimate.recalibration import Recalibration, estimate
-from bnstat.estimate.run_settings import Settings
 from bnstat.estimate.running.runner import Runner
 
 X = (np.random.default_rng(8).normal(1, 2, (90, 5, 4, 3)) ** 3).astype(np.float32)
