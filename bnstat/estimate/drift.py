@@ -18,11 +18,10 @@ from bnstat.checks.rule import has_initial_statistics
 from bnstat.checks.training_mode import trained_with
 from bnstat.errors import UnsupportedError
 from bnstat.estimate.data import Settings
-from bnstat.estimate.modes import Accuracy, ModeEvidence, Sample, run_again
-from bnstat.estimate.passes import Floats, Track, read, untracked
+from bnstat.estimate.modes import ModeEvidence, Sample, run_again
+from bnstat.estimate.passes import Floats, Runner, Track, read, untracked
 from bnstat.estimate.preparation import Setup, set_up
 from bnstat.estimate.running.network import UNREACHED, Network
-from bnstat.estimate.running.runner import Runner
 from bnstat.model import Array, as_float64
 
 State = Literal["healthy", "shifted", "never-updated", "invalid"]
@@ -131,13 +130,9 @@ def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -
         if entering.count < 2:
             left[name] = UNREACHED
         else:
-            variance = entering.variance(network.unbiased[name])
-            layers.append(_layer_drift(name, stored[name], entering.mean, variance))
+            layers.append(_layer_drift(name, stored[name], entering.mean, entering.variance))
     modes = None
     if sample is not None:
-        accuracy = None
-        if reading.accuracy is not None:
-            accuracy = Accuracy(reading.accuracy, reading.samples)
         with Runner(network, by_batch=True, sample=True) as runner:
             modes = run_again(
                 setup,
@@ -146,14 +141,14 @@ def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -
                 track,
                 statistics={},
                 first="stored",
-                accuracies=(accuracy, None),
+                accuracies=(reading.accuracy, None),
             )
     refuse_nothing(setup, layers, left, "measured")
     return Drift(
         tuple(layers),
         left,
         reading.samples,
-        reading.accuracy,
+        reading.accuracy and reading.accuracy.part,
         ModeEvidence(trained_with(setup.model), modes),
         reading.batches,
         not_trainable(network, left),

@@ -19,16 +19,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import nan, sqrt
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
 from bnstat.checks.rule import has_initial_statistics
 from bnstat.checks.training_mode import Evidence, TrainedWith
 from bnstat.estimate.data import Batch
-from bnstat.estimate.passes import Floats, Statistics, Track, read
+from bnstat.estimate.passes import Accuracy, Floats, Runner, Statistics, Track, read
 from bnstat.estimate.running.network import Activation, Network
-from bnstat.estimate.running.runner import Runner
 from bnstat.model import Array, Model, as_float64
 
 if TYPE_CHECKING:
@@ -248,13 +247,6 @@ def doubt_of(model: Model, network: Network) -> str | None:
     )
 
 
-class Accuracy(NamedTuple):
-    """The fraction of samples that are classified as labelled, and the number of samples."""
-
-    part: float
-    samples: int
-
-
 def run_again(
     setup: Setup,
     runner: Runner,
@@ -286,11 +278,9 @@ def run_again(
     after = _stacked(outputs)
     if after is None or after.shape != before.shape:
         return None
-    if reading.accuracy is not None and accuracies[1] is None:
-        accuracies = (accuracies[0], Accuracy(reading.accuracy, reading.samples))
+    stored, own = accuracies[0], accuracies[1] or reading.accuracy
     if first == "own":
-        before, after, accuracies = after, before, accuracies[::-1]
-    stored, own = accuracies
+        before, after, stored, own = after, before, own, stored
     return compare(
         before,
         after,

@@ -1,4 +1,4 @@
-"""One pass over the data: the statistics of each layer's input, and the accuracy.
+"""Passes over the data in a session: the statistics of each layer's input, and the accuracy.
 
 Means and variances of batches are merged in float64, by the method of Chan, Golub and LeVeque,
 "Updating formulae and a pairwise algorithm for computing sample variances" (1979). No variance is
@@ -8,16 +8,19 @@ computed as `E[x^2] - E[x]^2`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bnstat.errors import AmbiguousError
+from bnstat.errors import AmbiguousError, UnsupportedError
 from bnstat.estimate.data import Batch
-from bnstat.estimate.running.runner import Runner
+from bnstat.estimate.running.flat_graph import imported, refused
+from bnstat.estimate.running.measuring import BatchMoments, add_measuring
+from bnstat.estimate.running.network import Network
 from bnstat.model import Array, as_float64
+from bnstat.signals import interruptible
 
 Floats = NDArray[np.float64]
 
@@ -29,6 +32,8 @@ Watch = Callable[[Batch, Array], None]
 
 Track = Callable[[Iterable[Batch], str], Iterable[Batch]]
 """Yields the batches and shows the progress. The string describes the task."""
+
+_VARIABLES = ("VarHandleOp", "VariableV2", "Variable")
 
 MOST_BYTES: Final = 1 << 30
 """The limit on bytes of activations that are kept at a time."""
@@ -44,11 +49,13 @@ class Moments:
     """The moments of all values added so far.
 
     Attributes:
+        unbiased: True if the variance has Bessel's correction.
         count: the number of elements per channel.
         mean: [channels], float64.
         squares: [channels], float64, the sum of the squared deviations from the mean.
     """
 
+    unbiased: bool = False
     count: int = 0
     mean: Floats = field(default_factory=lambda: np.zeros(0))
     squares: Floats = field(default_factory=lambda: np.zeros(0))
@@ -67,22 +74,22 @@ class Moments:
         self.squares = self.squares + new_squares + difference**2 * (self.count * count / total)
         self.count = total
 
-    def variance(self, unbiased: bool) -> Floats:
-        """Return the variance, with or without Bessel's correction."""
-        return self.squares / max(self.count - unbiased, 1)
+    @property
+    def variance(self) -> Floats:
+        """The variance, [channels]."""
+        return self.squares / max(self.count - self.unbiased, 1)
 
 
-@dataclass
 class Halves:
     """The moments of every second batch, and of the other batches, to estimate the error."""
 
-    first: Moments = field(default_factory=Moments)
-    second: Moments = field(default_factory=Moments)
+    def __init__(self, unbiased: bool = False) -> None:
+        self.first, self.second = Moments(unbiased), Moments(unbiased)
 
     @property
     def whole(self) -> Moments:
         """The moments of all batches."""
-        whole = Moments(self.first.count, self.first.mean, self.first.squares)
+        whole = replace(self.first)
         whole.add(self.second.count, self.second.mean, self.second.squares)
         return whole
 
@@ -94,7 +101,7 @@ class Halves:
         """
         if not self.first.count or not self.second.count:
             return None
-        deviation = np.sqrt(self.whole.variance(unbiased=False))
+        deviation = np.sqrt(self.whole.squares / self.whole.count)
         distance = np.abs(self.first.mean - self.second.mean) / 2
         return float(np.max(in_deviations(distance, deviation), initial=0.0))
 
@@ -104,6 +111,136 @@ def in_deviations(distance: Floats, deviation: Floats) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = distance / deviation
     return np.where(distance == 0, 0.0, ratio)
+
+
+class Runner:
+    """A session with a network that also measures; it must be closed.
+
+    Args:
+        network: the network.
+        by_batch: True if each layer normalizes with batch statistics instead of fed statistics.
+        sample: True if a sample of the positions suffices.
+        optimized: True if TensorFlow optimizes the graph, which can take longer than a batch, and
+            is repeated for each selection of layers.
+
+    Raises:
+        BnstatError: TensorFlow refuses the graph.
+    """
+
+    def __init__(
+        self, network: Network, *, by_batch: bool, sample: bool, optimized: bool = True
+    ) -> None:
+        import tensorflow as tf
+
+        self.network = network
+        self.measuring = add_measuring(
+            network.graph,
+            network.normalizations,
+            network.dependencies,
+            by_batch=by_batch,
+            sample=sample,
+        )
+        self._batches = 0
+        self._graph = imported(self.measuring.graph_def, network.program.where)
+        with self._graph.as_default():
+            assignments = self._assignments()
+        config = tf.compat.v1.ConfigProto()
+        config.graph_options.rewrite_options.disable_meta_optimizer = not optimized
+        self._session = tf.compat.v1.Session(graph=self._graph, config=config)
+        self._fill(assignments)
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the model."""
+        self._session.close()
+
+    def run(
+        self,
+        feeds: Mapping[str, Array],
+        statistics: Mapping[str, Mapping[str, Array]],
+        layers: Sequence[str],
+        tensors: Sequence[str] = (),
+        *,
+        start: Mapping[str, Array],
+    ) -> tuple[Mapping[str, Sequence[BatchMoments]], Mapping[str, Array]]:
+        """Run one batch, and return layer -> the moments of each use, and name -> tensor.
+
+        Args:
+            feeds: input name -> array.
+            statistics: layer -> role -> the statistics that the layer uses, [channels].
+            layers: the layers to measure.
+            tensors: the names of the tensors to return.
+            start: tensors that an earlier run returned, which are not recomputed.
+        """
+        program = self.network.program
+        fed: dict[str, Any] = dict(program.settings)
+        fed.update({program.inputs[name].tensor: array for name, array in feeds.items()})
+        fed[self.measuring.phase] = self._batches
+        for layer, placeholders in self.measuring.statistics.items():
+            fed.update({name: statistics[layer][role] for role, name in placeholders.items()})
+        fed.update(start)
+        moments = {layer: self.measuring.moments[layer] for layer in layers}
+        self._batches += 1
+        results: tuple[Any, Any] = self._run((moments, {name: name for name in tensors}), fed)
+        return results
+
+    def can_keep(self, name: str) -> bool:
+        """Return True if a tensor can be fetched, and fed to a later run."""
+        tensor = self._graph.get_tensor_by_name(name)
+        is_numeric = tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool
+        return bool(
+            is_numeric and self._graph.is_feedable(tensor) and self._graph.is_fetchable(tensor)
+        )
+
+    def _run(self, fetches: Any, feeds: Mapping[str, Any]) -> Any:
+        import tensorflow as tf
+
+        try:
+            return interruptible(lambda: self._session.run(fetches, feeds))
+        except (tf.errors.OpError, ValueError, TypeError) as error:
+            raise refused(self.network.program.where, error) from None
+
+    def _assignments(self) -> list[tuple[str, Any, Any]]:
+        """Return, for each variable, the op, a placeholder for the value, and the assignment."""
+        import tensorflow as tf
+
+        program = self.network.program
+        assignments = []
+        for op in self._graph.get_operations():
+            if op.type not in _VARIABLES:
+                continue
+            if op.name not in program.variables:
+                what = f"the file has no value for the variable {op.name}"
+                raise UnsupportedError(program.where, what)
+            shape = tf.TensorShape(op.get_attr("shape"))
+            value = tf.compat.v1.placeholder(op.get_attr("dtype"), shape)
+            if op.type == "VarHandleOp":
+                assign = tf.raw_ops.AssignVariableOp(resource=op.outputs[0], value=value)
+            else:
+                assign = tf.raw_ops.Assign(ref=op.outputs[0], value=value)
+            assignments.append((op.name, value, assign))
+        return assignments
+
+    def _fill(self, assignments: Sequence[tuple[str, Any, Any]]) -> None:
+        """Set the variables and the lookup tables."""
+        program = self.network.program
+        for name, placeholder, assign in assignments:
+            value = program.read(name)
+            if value.shape != tuple(placeholder.shape):
+                raise UnsupportedError(
+                    program.where,
+                    f"{program.variables[name]} has the shape {list(value.shape)}, the graph wants "
+                    f"{placeholder.shape}",
+                    "save the model as a SavedModel, or freeze its graph",
+                )
+            self._run(assign, {placeholder: value})
+        if program.initializers:
+            self._run(program.initializers, program.settings)
 
 
 @dataclass
@@ -156,6 +293,13 @@ def _size(tensors: Mapping[str, Array]) -> int:
     return sum(array.nbytes for array in tensors.values())
 
 
+class Accuracy(NamedTuple):
+    """The fraction of samples that are classified as labelled, and the number of samples."""
+
+    part: float
+    samples: int
+
+
 @dataclass
 class Reading:
     """The results of a pass over the data.
@@ -163,13 +307,13 @@ class Reading:
     Attributes:
         moments: layer -> the moments of the layer's input.
         samples, batches: the numbers of samples and batches.
-        accuracy: the fraction of samples that were classified as labelled; None without labels.
+        accuracy: None without labels.
     """
 
     moments: dict[str, Halves]
     samples: int = 0
     batches: int = 0
-    accuracy: float | None = None
+    accuracy: Accuracy | None = None
 
 
 def read(
@@ -197,9 +341,9 @@ def read(
         BnstatError: the network cannot be run, or the output is not a classification.
     """
     output = runner.network.output
-    accuracy = _Accuracy(output)
+    answers = _Answers(output)
     cache = cache or ActivationCache()
-    reading = Reading({name: Halves() for name in layers})
+    reading = Reading({name: Halves(runner.network.unbiased[name]) for name in layers})
     for number, batch in enumerate(batches):
         wanted = list(cache.wanted(number))
         fetched = [*wanted, output] if with_accuracy or watch else wanted
@@ -213,17 +357,17 @@ def read(
             for count, mean, variance in uses:
                 half.add(int(count), mean, variance * count)
         if with_accuracy:
-            accuracy.add(np.asarray(tensors[output]), batch)
+            answers.add(np.asarray(tensors[output]), batch)
         if watch is not None:
             watch(batch, np.asarray(tensors[output]))
         reading.samples += batch.size
         reading.batches += 1
     if with_accuracy:
-        reading.accuracy = accuracy.correct() / reading.samples
+        reading.accuracy = Accuracy(answers.correct() / reading.samples, reading.samples)
     return reading
 
 
-class _Accuracy:
+class _Answers:
     """Compares outputs with labels.
 
     A label is a class index. If the model returns one score per sample, or the labels are -1 and 1,

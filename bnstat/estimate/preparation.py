@@ -84,7 +84,8 @@ def set_up(model: Any, data: Any, settings: Settings) -> Setup:
     wanted = narrow(layers, settings.layers).layers
     if not wanted:
         raise NotFoundError(where, "has no batch-norm layer with moving statistics")
-    _require_tensorflow()
+    with importing_tensorflow("to run a model"):
+        import tensorflow  # noqa: F401
     if live is None:
         program = _program_of_file(path, contents, layers, settings)
     elif is_session(model):
@@ -108,8 +109,3 @@ def _program_of_file(path: str, contents: Contents, model: Model, settings: Sett
         f"contains only weights ({kind}), and no network that could be run",
         _IN_PYTORCH if kind == "pytorch" else _IN_TENSORFLOW,
     )
-
-
-def _require_tensorflow() -> None:
-    with importing_tensorflow("to run a model"):
-        import tensorflow  # noqa: F401

@@ -87,10 +87,9 @@ def a_pass(way: str, folder: str, images: np.ndarray) -> Callable[[], object]:
 
         return forward
     from bnstat.estimate.data import Settings
-    from bnstat.estimate.passes import read
+    from bnstat.estimate.passes import Runner, read
     from bnstat.estimate.preparation import set_up
     from bnstat.estimate.recalibration import estimate
-    from bnstat.estimate.running.runner import Runner
 
     setup = set_up(folder, images, Settings(samples=len(images), batch_size=BATCH))
     network = setup.network

@@ -19,8 +19,8 @@ from PIL import Image
 
 import bnstat
 from bnstat.estimate.data import Settings
+from bnstat.estimate.passes import Runner
 from bnstat.estimate.preparation import set_up
-from bnstat.estimate.running.runner import Runner
 
 FOLDER = Path(__file__).parent
 ROWS, COLUMNS = 2, 5

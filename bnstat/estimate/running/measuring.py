@@ -72,7 +72,7 @@ def add_measuring(
 ) -> MeasuringGraph:
     """Add the ops that measure some normalizations to a `tf.Graph`, and return the new graph.
 
-    For `by_batch` and `sample` see `runner.Runner`.
+    For `by_batch` and `sample` see `passes.Runner`.
     """
     import tensorflow as tf
 

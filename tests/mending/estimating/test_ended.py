@@ -56,7 +56,7 @@ for moment, sent, copy in json.loads(sys.argv[3]):
 print(json.dumps(ends))
 """
 NAMED = ("os", "rename", 1)
-RUN = ("bnstat.estimate.running.runner", "Runner.run")
+RUN = ("bnstat.estimate.passes", "Runner.run")
 ENDINGS = [
     (("bnstat.estimate.recalibration", "set_up", 1), signal.SIGTERM),
     ((*RUN, 1), signal.SIGINT),
@@ -121,7 +121,7 @@ def endless(folder: Path) -> Path:
 HANGING = """
 import ctypes, os, sys, threading
 import tensorflow as tf
-import bnstat.estimate.running.runner as runner
+import bnstat.estimate.passes as passes
 from bnstat.__main__ import run
 
 how, run_of = sys.argv.pop(1), tf.compat.v1.Session.run
@@ -141,7 +141,7 @@ def announced(session, fetches, feeds):
     return run_of(session, fetches, feeds)
 
 if how == "in the main thread":
-    runner.interruptible = lambda call: hang()
+    passes.interruptible = lambda call: hang()
 else:
     tf.compat.v1.Session.run = announced
 run()
