@@ -10,30 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from bnstat.checks.rule import has_initial_statistics
 from bnstat.checks.training_mode import trained_with
 from bnstat.errors import UnsupportedError
-from bnstat.estimate.modes import (
-    Accuracy,
-    ModeEvidence,
-    Modes,
-    Sample,
-    compare,
-    doubt_of,
-    run_again,
-)
-from bnstat.estimate.passes import Floats, Reading, Track, read, untracked
-from bnstat.estimate.run_settings import Settings
+from bnstat.estimate.data import Settings
+from bnstat.estimate.modes import ModeEvidence, Sample, run_again
+from bnstat.estimate.passes import Floats, Runner, Track, read, untracked
+from bnstat.estimate.preparation import Setup, set_up
 from bnstat.estimate.running.network import UNREACHED, Network
 from bnstat.model import Array, as_float64
-
-if TYPE_CHECKING:
-    from bnstat.estimate.preparation import Setup
-
 
 State = Literal["healthy", "shifted", "never-updated", "invalid"]
 
@@ -119,24 +108,19 @@ def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -
 
     The arguments and the errors are those of `recalibrate`.
     """
-    from bnstat.estimate.preparation import set_up
-
     setup = set_up(model, data, Settings(**settings))
     network = setup.network
     stored = network.stored()
-    with_accuracy = setup.data.labels is not None
-    is_compared = with_accuracy or any(map(has_initial_statistics, network.layers.values()))
+    has_labels = setup.data.labels is not None
+    is_compared = has_labels or any(map(has_initial_statistics, network.layers.values()))
     sample = Sample() if is_compared and network.is_comparable else None
-    with network.runner(by_batch=False, sample=True) as runner:
+    with Runner(network, by_batch=False, sample=True) as runner:
         reading = read(
-            network,
             runner,
-            setup.data,
-            track,
-            "measuring",
+            track(setup.data, "measuring"),
             statistics=stored,
             layers=list(network.layers),
-            with_accuracy=with_accuracy,
+            with_accuracy=has_labels,
             watch=None if sample is None else sample.add,
         )
     left = dict(network.left)
@@ -146,17 +130,26 @@ def drift(model: Any, data: Any, *, track: Track = untracked, **settings: Any) -
         if entering.count < 2:
             left[name] = UNREACHED
         else:
-            variance = entering.variance(network.unbiased[name])
-            layers.append(_layer_drift(name, stored[name], entering.mean, variance))
-    modes = None if sample is None else _in_both_modes(setup, sample, reading, track)
+            layers.append(_layer_drift(name, stored[name], entering.mean, entering.variance))
+    modes = None
+    if sample is not None:
+        with Runner(network, by_batch=True, sample=True) as runner:
+            modes = run_again(
+                setup,
+                runner,
+                sample,
+                track,
+                statistics={},
+                first="stored",
+                accuracies=(reading.accuracy, None),
+            )
     refuse_nothing(setup, layers, left, "measured")
-    evidence = ModeEvidence(trained_with(setup.model), modes)
     return Drift(
         tuple(layers),
         left,
         reading.samples,
-        reading.accuracy,
-        evidence,
+        reading.accuracy and reading.accuracy.part,
+        ModeEvidence(trained_with(setup.model), modes),
         reading.batches,
         not_trainable(network, left),
     )
@@ -178,19 +171,6 @@ def refuse_nothing(setup: Setup, layers: Sequence[Any], left: Mapping[str, str],
         raise UnsupportedError(
             setup.model.source.path, f"none of its layers can be {what}: {name}: {reason}"
         )
-
-
-def _in_both_modes(setup: Setup, sample: Sample, reading: Reading, track: Track) -> Modes | None:
-    """Run a sample with its own statistics, and compare outputs; None if not comparable."""
-    with setup.network.runner(by_batch=True, sample=True) as runner:
-        again = run_again(setup, runner, sample, {}, track)
-    if again is None:
-        return None
-    accuracies = None
-    if reading.accuracy is not None and again.accuracy is not None:
-        accuracies = (Accuracy(reading.accuracy, reading.samples), again.accuracy)
-    doubt = doubt_of(setup.model, setup.network)
-    return compare(again.first, again.second, setup.network.activation, accuracies, doubt)
 
 
 def _layer_drift(

@@ -16,19 +16,18 @@ more samples like the training data, every second set shows the mode; with two c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import nan, sqrt
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
 from bnstat.checks.rule import has_initial_statistics
 from bnstat.checks.training_mode import Evidence, TrainedWith
 from bnstat.estimate.data import Batch
-from bnstat.estimate.passes import Floats, Statistics, Track, read
+from bnstat.estimate.passes import Accuracy, Floats, Runner, Statistics, Track, read
 from bnstat.estimate.running.network import Activation, Network
-from bnstat.estimate.running.runner import Runner
 from bnstat.model import Array, Model, as_float64
 
 if TYPE_CHECKING:
@@ -71,14 +70,6 @@ _ROUNDED: Final = 0.02
 _VERDICTS: Final[dict[bool, TrainedWith]] = {True: "stored-statistics", False: "batch-statistics"}
 
 
-class Row(NamedTuple):
-    """A sample: input name -> array, the label, and the output, [positions, scores]."""
-
-    feeds: dict[str, Array]
-    label: Array | None
-    output: Array | None
-
-
 class Sample:
     """Samples that are drawn at random during a pass, with the outputs for them.
 
@@ -93,7 +84,7 @@ class Sample:
         self._most = most
         self._random = np.random.default_rng(0)
         self._seen = 0
-        self._rows: list[Row] = []
+        self._rows: list[tuple[Batch, Floats | None]] = []
 
     def add(self, batch: Batch, output: Array) -> None:
         """Draw samples from a batch, with their outputs."""
@@ -104,14 +95,10 @@ class Sample:
         for number in range(batch.size):
             place = self._seen if self._seen < self._most else self._random.integers(self._seen + 1)
             self._seen += 1
-            if place >= self._most:
-                continue
-            row = Row(
-                {name: np.array(array[number], array.dtype) for name, array in batch.feeds.items()},
-                None if batch.labels is None else batch.labels[number],
-                None if outputs is None else outputs[number].copy(),
-            )
-            self._rows[place : place + 1] = [row]
+            if place < self._most:
+                row = slice(number, number + 1)
+                kept = None if outputs is None else outputs[row].copy()
+                self._rows[place : place + 1] = [(_part(batch, row), kept)]
 
     def batches(self, size: int, is_fixed: bool) -> list[Batch]:
         """Return the samples in mixed batches of about `size`, or exactly if `is_fixed`."""
@@ -120,20 +107,31 @@ class Sample:
         parts = count // size if is_fixed else -(-count // size)
         self._rows = self._rows[: parts * size]
         places = np.array_split(np.arange(len(self._rows)), parts) if parts else []
-        return [_batch([self._rows[place] for place in part]) for part in places]
+        return [_joined([self._rows[place][0] for place in part]) for part in places]
 
     def outputs(self) -> Floats | None:
         """Return the outputs, [samples, positions, scores]; None if not comparable."""
-        outputs = [row.output for row in self._rows if row.output is not None]
-        if not outputs or len(outputs) < len(self._rows):
-            return None
-        return np.stack(outputs) if len({each.shape for each in outputs}) == 1 else None
+        return _stacked([output for _, output in self._rows])
 
 
-def _batch(rows: list[Row]) -> Batch:
-    feeds = {name: np.stack([row.feeds[name] for row in rows]) for name in rows[0].feeds}
-    labels = [row.label for row in rows if row.label is not None]
-    return Batch(feeds, np.stack(labels) if labels else None, len(rows))
+def _part(batch: Batch, rows: slice) -> Batch:
+    feeds = {name: array[rows].copy() for name, array in batch.feeds.items()}
+    labels = None if batch.labels is None else batch.labels[rows]
+    return Batch(feeds, labels, rows.stop - rows.start)
+
+
+def _joined(parts: list[Batch]) -> Batch:
+    feeds = {name: np.concatenate([each.feeds[name] for each in parts]) for name in parts[0].feeds}
+    labels = [each.labels for each in parts if each.labels is not None]
+    return Batch(feeds, np.concatenate(labels) if labels else None, sum(p.size for p in parts))
+
+
+def _stacked(outputs: Sequence[Floats | None]) -> Floats | None:
+    """Return the outputs for some batches as one array; None if they do not fit together."""
+    arrays = [each for each in outputs if each is not None]
+    shapes = {each.shape[1:] for each in arrays}
+    is_comparable = len(arrays) == len(outputs) and len(shapes) == 1
+    return np.concatenate(arrays) if is_comparable else None
 
 
 def rows_of(output: Array, samples: int) -> Floats | None:
@@ -249,52 +247,47 @@ def doubt_of(model: Model, network: Network) -> str | None:
     )
 
 
-class Accuracy(NamedTuple):
-    """The fraction of samples that are classified as labelled, and the number of samples."""
-
-    part: float
-    samples: int
-
-
-class SecondPass(NamedTuple):
-    """The outputs of both passes for the same examples, and the accuracy of the second pass."""
-
-    first: Floats
-    second: Floats
-    accuracy: Accuracy | None
-
-
 def run_again(
-    setup: Setup, runner: Runner, sample: Sample, statistics: Statistics, track: Track
-) -> SecondPass | None:
-    """Run a sample once more with other statistics; None if the outputs are not comparable."""
+    setup: Setup,
+    runner: Runner,
+    sample: Sample,
+    track: Track,
+    *,
+    statistics: Statistics,
+    first: Mode,
+    accuracies: tuple[Accuracy | None, Accuracy | None],
+) -> Modes | None:
+    """Run a sample in the other mode, and compare the outputs; None if not comparable.
+
+    The sample was run in the mode `first`, and has the outputs of that mode. The first of the
+    accuracies is of that mode; the second is measured if it is None.
+    """
     data = setup.data
     batches = sample.batches(data.batch_size, data.is_fixed)
-    first = sample.outputs()
-    if first is None:
+    before = sample.outputs()
+    if before is None:
         return None
-    second: list[Floats] = []
-
-    def keep(batch: Batch, output: Array) -> None:
-        rows = rows_of(output, batch.size)
-        if rows is not None:
-            second.append(rows)
-
+    outputs: list[Floats | None] = []
     reading = read(
-        setup.network,
         runner,
-        batches,
-        track,
-        "comparing the modes",
+        track(batches, "comparing the modes"),
         statistics=statistics,
         with_accuracy=data.labels is not None,
-        watch=keep,
+        watch=lambda batch, output: outputs.append(rows_of(output, batch.size)),
     )
-    accuracy = None
-    if reading.accuracy is not None:
-        accuracy = Accuracy(reading.accuracy, reading.samples)
-    outputs = np.concatenate(second)
-    return SecondPass(first, outputs, accuracy) if outputs.shape == first.shape else None
+    after = _stacked(outputs)
+    if after is None or after.shape != before.shape:
+        return None
+    stored, own = accuracies[0], accuracies[1] or reading.accuracy
+    if first == "own":
+        before, after, stored, own = after, before, own, stored
+    return compare(
+        before,
+        after,
+        setup.network.activation,
+        None if stored is None or own is None else (stored, own),
+        doubt_of(setup.model, setup.network),
+    )
 
 
 def compare(

@@ -1,4 +1,4 @@
-"""One pass over the data: the statistics of each layer's input, and the accuracy.
+"""Passes over the data in a session: the statistics of each layer's input, and the accuracy.
 
 Means and variances of batches are merged in float64, by the method of Chan, Golub and LeVeque,
 "Updating formulae and a pairwise algorithm for computing sample variances" (1979). No variance is
@@ -8,17 +8,19 @@ computed as `E[x^2] - E[x]^2`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bnstat.errors import AmbiguousError
+from bnstat.errors import AmbiguousError, UnsupportedError
 from bnstat.estimate.data import Batch
+from bnstat.estimate.running.flat_graph import imported, refused
+from bnstat.estimate.running.measuring import BatchMoments, add_measuring
 from bnstat.estimate.running.network import Network
-from bnstat.estimate.running.runner import Runner
 from bnstat.model import Array, as_float64
+from bnstat.signals import interruptible
 
 Floats = NDArray[np.float64]
 
@@ -30,6 +32,8 @@ Watch = Callable[[Batch, Array], None]
 
 Track = Callable[[Iterable[Batch], str], Iterable[Batch]]
 """Yields the batches and shows the progress. The string describes the task."""
+
+_VARIABLES = ("VarHandleOp", "VariableV2", "Variable")
 
 MOST_BYTES: Final = 1 << 30
 """The limit on bytes of activations that are kept at a time."""
@@ -45,11 +49,13 @@ class Moments:
     """The moments of all values added so far.
 
     Attributes:
+        unbiased: True if the variance has Bessel's correction.
         count: the number of elements per channel.
         mean: [channels], float64.
         squares: [channels], float64, the sum of the squared deviations from the mean.
     """
 
+    unbiased: bool = False
     count: int = 0
     mean: Floats = field(default_factory=lambda: np.zeros(0))
     squares: Floats = field(default_factory=lambda: np.zeros(0))
@@ -68,22 +74,22 @@ class Moments:
         self.squares = self.squares + new_squares + difference**2 * (self.count * count / total)
         self.count = total
 
-    def variance(self, unbiased: bool) -> Floats:
-        """Return the variance, with or without Bessel's correction."""
-        return self.squares / max(self.count - unbiased, 1)
+    @property
+    def variance(self) -> Floats:
+        """The variance, [channels]."""
+        return self.squares / max(self.count - self.unbiased, 1)
 
 
-@dataclass
 class Halves:
     """The moments of every second batch, and of the other batches, to estimate the error."""
 
-    first: Moments = field(default_factory=Moments)
-    second: Moments = field(default_factory=Moments)
+    def __init__(self, unbiased: bool = False) -> None:
+        self.first, self.second = Moments(unbiased), Moments(unbiased)
 
     @property
     def whole(self) -> Moments:
         """The moments of all batches."""
-        whole = Moments(self.first.count, self.first.mean, self.first.squares)
+        whole = replace(self.first)
         whole.add(self.second.count, self.second.mean, self.second.squares)
         return whole
 
@@ -95,7 +101,7 @@ class Halves:
         """
         if not self.first.count or not self.second.count:
             return None
-        deviation = np.sqrt(self.whole.variance(unbiased=False))
+        deviation = np.sqrt(self.whole.squares / self.whole.count)
         distance = np.abs(self.first.mean - self.second.mean) / 2
         return float(np.max(in_deviations(distance, deviation), initial=0.0))
 
@@ -105,6 +111,136 @@ def in_deviations(distance: Floats, deviation: Floats) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = distance / deviation
     return np.where(distance == 0, 0.0, ratio)
+
+
+class Runner:
+    """A session with a network that also measures; it must be closed.
+
+    Args:
+        network: the network.
+        by_batch: True if each layer normalizes with batch statistics instead of fed statistics.
+        sample: True if a sample of the positions suffices.
+        optimized: True if TensorFlow optimizes the graph, which can take longer than a batch, and
+            is repeated for each selection of layers.
+
+    Raises:
+        BnstatError: TensorFlow refuses the graph.
+    """
+
+    def __init__(
+        self, network: Network, *, by_batch: bool, sample: bool, optimized: bool = True
+    ) -> None:
+        import tensorflow as tf
+
+        self.network = network
+        self.measuring = add_measuring(
+            network.graph,
+            network.normalizations,
+            network.dependencies,
+            by_batch=by_batch,
+            sample=sample,
+        )
+        self._batches = 0
+        self._graph = imported(self.measuring.graph_def, network.program.where)
+        with self._graph.as_default():
+            assignments = self._assignments()
+        config = tf.compat.v1.ConfigProto()
+        config.graph_options.rewrite_options.disable_meta_optimizer = not optimized
+        self._session = tf.compat.v1.Session(graph=self._graph, config=config)
+        self._fill(assignments)
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the model."""
+        self._session.close()
+
+    def run(
+        self,
+        feeds: Mapping[str, Array],
+        statistics: Mapping[str, Mapping[str, Array]],
+        layers: Sequence[str],
+        tensors: Sequence[str] = (),
+        *,
+        start: Mapping[str, Array],
+    ) -> tuple[Mapping[str, Sequence[BatchMoments]], Mapping[str, Array]]:
+        """Run one batch, and return layer -> the moments of each use, and name -> tensor.
+
+        Args:
+            feeds: input name -> array.
+            statistics: layer -> role -> the statistics that the layer uses, [channels].
+            layers: the layers to measure.
+            tensors: the names of the tensors to return.
+            start: tensors that an earlier run returned, which are not recomputed.
+        """
+        program = self.network.program
+        fed: dict[str, Any] = dict(program.settings)
+        fed.update({program.inputs[name].tensor: array for name, array in feeds.items()})
+        fed[self.measuring.phase] = self._batches
+        for layer, placeholders in self.measuring.statistics.items():
+            fed.update({name: statistics[layer][role] for role, name in placeholders.items()})
+        fed.update(start)
+        moments = {layer: self.measuring.moments[layer] for layer in layers}
+        self._batches += 1
+        results: tuple[Any, Any] = self._run((moments, {name: name for name in tensors}), fed)
+        return results
+
+    def can_keep(self, name: str) -> bool:
+        """Return True if a tensor can be fetched, and fed to a later run."""
+        tensor = self._graph.get_tensor_by_name(name)
+        is_numeric = tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool
+        return bool(
+            is_numeric and self._graph.is_feedable(tensor) and self._graph.is_fetchable(tensor)
+        )
+
+    def _run(self, fetches: Any, feeds: Mapping[str, Any]) -> Any:
+        import tensorflow as tf
+
+        try:
+            return interruptible(lambda: self._session.run(fetches, feeds))
+        except (tf.errors.OpError, ValueError, TypeError) as error:
+            raise refused(self.network.program.where, error) from None
+
+    def _assignments(self) -> list[tuple[str, Any, Any]]:
+        """Return, for each variable, the op, a placeholder for the value, and the assignment."""
+        import tensorflow as tf
+
+        program = self.network.program
+        assignments = []
+        for op in self._graph.get_operations():
+            if op.type not in _VARIABLES:
+                continue
+            if op.name not in program.variables:
+                what = f"the file has no value for the variable {op.name}"
+                raise UnsupportedError(program.where, what)
+            shape = tf.TensorShape(op.get_attr("shape"))
+            value = tf.compat.v1.placeholder(op.get_attr("dtype"), shape)
+            if op.type == "VarHandleOp":
+                assign = tf.raw_ops.AssignVariableOp(resource=op.outputs[0], value=value)
+            else:
+                assign = tf.raw_ops.Assign(ref=op.outputs[0], value=value)
+            assignments.append((op.name, value, assign))
+        return assignments
+
+    def _fill(self, assignments: Sequence[tuple[str, Any, Any]]) -> None:
+        """Set the variables and the lookup tables."""
+        program = self.network.program
+        for name, placeholder, assign in assignments:
+            value = program.read(name)
+            if value.shape != tuple(placeholder.shape):
+                raise UnsupportedError(
+                    program.where,
+                    f"{program.variables[name]} has the shape {list(value.shape)}, the graph wants "
+                    f"{placeholder.shape}",
+                    "save the model as a SavedModel, or freeze its graph",
+                )
+            self._run(assign, {placeholder: value})
+        if program.initializers:
+            self._run(program.initializers, program.settings)
 
 
 @dataclass
@@ -157,6 +293,13 @@ def _size(tensors: Mapping[str, Array]) -> int:
     return sum(array.nbytes for array in tensors.values())
 
 
+class Accuracy(NamedTuple):
+    """The fraction of samples that are classified as labelled, and the number of samples."""
+
+    part: float
+    samples: int
+
+
 @dataclass
 class Reading:
     """The results of a pass over the data.
@@ -164,26 +307,18 @@ class Reading:
     Attributes:
         moments: layer -> the moments of the layer's input.
         samples, batches: the numbers of samples and batches.
-        correct: the number of samples that were classified as labelled; None without labels.
+        accuracy: None without labels.
     """
 
-    moments: dict[str, Halves] = field(default_factory=dict)
+    moments: dict[str, Halves]
     samples: int = 0
     batches: int = 0
-    correct: int | None = None
-
-    @property
-    def accuracy(self) -> float | None:
-        """The fraction of samples that were classified as labelled; None without labels."""
-        return None if self.correct is None else self.correct / self.samples
+    accuracy: Accuracy | None = None
 
 
 def read(
-    network: Network,
     runner: Runner,
     batches: Iterable[Batch],
-    track: Track,
-    what: str,
     *,
     statistics: Statistics,
     layers: Sequence[str] = (),
@@ -194,11 +329,8 @@ def read(
     """Run a network over data.
 
     Args:
-        network: the network.
         runner: a session of the network.
         batches: the data.
-        track: shows the progress.
-        what: the description of the task, for `track`.
         statistics: layer -> statistics, for layers that do not normalize with batch statistics.
         layers: the layers to measure.
         with_accuracy: True to compare the output with the labels.
@@ -208,36 +340,34 @@ def read(
     Raises:
         BnstatError: the network cannot be run, or the output is not a classification.
     """
-    numbers = network.numbers(layers)
-    accuracy = _Accuracy(network.output)
+    output = runner.network.output
+    answers = _Answers(output)
     cache = cache or ActivationCache()
-    reading = Reading({name: Halves() for name in layers})
-    output = network.output if with_accuracy or watch else None
-    for batch in track(batches, what):
-        result = runner.run(
-            batch.feeds,
-            statistics,
-            numbers,
-            output,
-            start=cache.tensors(reading.batches),
-            keep=cache.wanted(reading.batches),
+    reading = Reading({name: Halves(runner.network.unbiased[name]) for name in layers})
+    for number, batch in enumerate(batches):
+        wanted = list(cache.wanted(number))
+        fetched = [*wanted, output] if with_accuracy or watch else wanted
+        moments, tensors = runner.run(
+            batch.feeds, statistics, layers, fetched, start=cache.tensors(number)
         )
-        cache.offer(reading.batches, result.kept)
-        for number, (count, mean, variance) in zip(numbers, result.moments, strict=True):
-            halves = reading.moments[network.normalizations[number].layer]
-            half = halves.second if reading.batches % 2 else halves.first
-            half.add(count, mean, as_float64(variance) * count)
-        if result.output is not None and with_accuracy:
-            accuracy.add(result.output, batch)
-        if result.output is not None and watch is not None:
-            watch(batch, result.output)
+        cache.offer(number, {name: tensors[name] for name in wanted})
+        for layer, uses in moments.items():
+            halves = reading.moments[layer]
+            half = halves.second if number % 2 else halves.first
+            for count, mean, variance in uses:
+                half.add(int(count), mean, variance * count)
+        if with_accuracy:
+            answers.add(np.asarray(tensors[output]), batch)
+        if watch is not None:
+            watch(batch, np.asarray(tensors[output]))
         reading.samples += batch.size
         reading.batches += 1
-    reading.correct = accuracy.correct()
+    if with_accuracy:
+        reading.accuracy = Accuracy(answers.correct() / reading.samples, reading.samples)
     return reading
 
 
-class _Accuracy:
+class _Answers:
     """Compares outputs with labels.
 
     A label is a class index. If the model returns one score per sample, or the labels are -1 and 1,
@@ -249,20 +379,18 @@ class _Accuracy:
 
     def __init__(self, output: str) -> None:
         self._output = output
-        self._correct: int | None = None
+        self._correct = 0
         self._scores: list[Array] = []
         self._labels: list[Array] = []
 
     def add(self, output: Array, batch: Batch) -> None:
-        """Add the output for a batch.
+        """Add the output for a batch with labels.
 
         Raises:
             AmbiguousError: the output is not a classification, or a label is not one of the
                 classes.
         """
-        labels = batch.labels
-        if labels is None:
-            return
+        labels = np.asarray(batch.labels)
         scores = output.reshape(output.shape[0], -1) if output.ndim else output.reshape(1, 1)
         if len(scores) != batch.size:
             what = f"its shape {list(output.shape)} is not a score for each sample"
@@ -281,10 +409,10 @@ class _Accuracy:
                 f"{scores.shape[1]} classes, which count from 0",
                 "select another output (--answer) or other labels (--labels)",
             )
-        self._correct = (self._correct or 0) + int((scores.argmax(1) == labels).sum())
+        self._correct += int((scores.argmax(1) == labels).sum())
 
-    def correct(self) -> int | None:
-        """Return the number of samples that were classified as labelled; None without labels."""
+    def correct(self) -> int:
+        """Return the number of samples that were classified as labelled."""
         if not self._scores:
             return self._correct
         scores, labels = np.concatenate(self._scores), np.concatenate(self._labels)

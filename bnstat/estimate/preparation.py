@@ -9,8 +9,7 @@ from typing import Any, Final
 
 from bnstat.discovery import discover
 from bnstat.errors import NotFoundError, UnsupportedError
-from bnstat.estimate.data import Data, example_of, open_data
-from bnstat.estimate.run_settings import Settings
+from bnstat.estimate.data import Data, Settings, example_of, open_data
 from bnstat.estimate.running import graph_files
 from bnstat.estimate.running.flat_graph import Program
 from bnstat.estimate.running.keras_files import keras_file
@@ -85,16 +84,16 @@ def set_up(model: Any, data: Any, settings: Settings) -> Setup:
     wanted = narrow(layers, settings.layers).layers
     if not wanted:
         raise NotFoundError(where, "has no batch-norm layer with moving statistics")
-    _require_tensorflow()
+    with importing_tensorflow("to run a model"):
+        import tensorflow  # noqa: F401
     if live is None:
         program = _program_of_file(path, contents, layers, settings)
     elif is_session(model):
         program = graph_files.session(where, model, settings)
     else:
-        keys = {id(getattr(each, "_value", each)): key for key, each in live.variables.items()}
-        program = traced(model, where, keys, lambda: example_of(data, settings))
+        program = traced(model, where, live.variables, lambda: example_of(data, settings))
     network = build_network(program, wanted, trust=settings.trust)
-    return Setup(layers, network, open_data(data, network.inputs, settings), live)
+    return Setup(layers, network, open_data(data, network.program.inputs, settings), live)
 
 
 def _program_of_file(path: str, contents: Contents, model: Model, settings: Settings) -> Program:
@@ -110,8 +109,3 @@ def _program_of_file(path: str, contents: Contents, model: Model, settings: Sett
         f"contains only weights ({kind}), and no network that could be run",
         _IN_PYTORCH if kind == "pytorch" else _IN_TENSORFLOW,
     )
-
-
-def _require_tensorflow() -> None:
-    with importing_tensorflow("to run a model"):
-        import tensorflow  # noqa: F401

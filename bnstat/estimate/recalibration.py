@@ -10,45 +10,33 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from bnstat.checks.rule import has_initial_statistics
 from bnstat.checks.training_mode import trained_with
 from bnstat.errors import BnstatError
-from bnstat.estimate.data import Data
+from bnstat.estimate.data import Data, Settings
 from bnstat.estimate.drift import not_trainable, refuse_nothing
-from bnstat.estimate.modes import (
-    Accuracy,
-    ModeEvidence,
-    Sample,
-    compare,
-    doubt_of,
-    percent,
-    run_again,
-)
+from bnstat.estimate.modes import ModeEvidence, Sample, percent, run_again
 from bnstat.estimate.passes import (
     ActivationCache,
     Floats,
     Halves,
-    Reading,
+    Moments,
+    Runner,
     Statistics,
     Track,
     in_deviations,
     read,
     untracked,
 )
-from bnstat.estimate.run_settings import Settings
-from bnstat.estimate.running.flat_graph import DATA, Dependencies, full_name, op_of
-from bnstat.estimate.running.network import UNREACHED, Network
+from bnstat.estimate.preparation import Setup, set_up
+from bnstat.estimate.running.flat_graph import DATA, Dependencies, full_name, op_of, upstream
+from bnstat.estimate.running.network import UNREACHED
 from bnstat.estimate.running.normalizations import MEAN, VARIANCE
-from bnstat.estimate.running.runner import Runner
 from bnstat.model import Array, as_float64
-
-if TYPE_CHECKING:
-    from bnstat.estimate.preparation import Setup
-
 
 _MOST_ROUNDS = 20
 """The largest number of rounds for layers whose input depends on their own statistics."""
@@ -170,7 +158,6 @@ def recalibrate(
         BnstatError: the data does not fit the model, the copy cannot be written, or the model
             should keep its statistics (see `force`).
     """
-    from bnstat.estimate.preparation import set_up
     from bnstat.mending.apply import apply
     from bnstat.mending.layout import planned
 
@@ -226,68 +213,62 @@ def estimate(
     with the stored statistics. The cache keeps activations between waves.
     """
     network, data = setup.network, setup.data
-    with_accuracy = data.labels is not None
+    has_labels = data.labels is not None
     old = network.stored()
     is_initial = any(map(has_initial_statistics, network.layers.values()))
     sample = Sample() if is_initial and network.is_comparable else None
     names = list(network.layers)
-    waves = network.waves()
+    waves = network.waves() if exact else [names]
     moments: dict[str, Halves] = {}
     if not exact:
-        with network.runner(by_batch=True, sample=True) as runner:
-            moments = read(
-                network, runner, data, track, "estimating", statistics={}, layers=names
-            ).moments
-    with network.runner(by_batch=False, sample=not exact, optimized=not exact) as runner:
+        with Runner(network, by_batch=True, sample=True) as runner:
+            batches = track(data, "estimating")
+            moments = read(runner, batches, statistics={}, layers=names).moments
+    with Runner(network, by_batch=False, sample=not exact, optimized=not exact) as runner:
         before = None
-        if with_accuracy:
-            what = "accuracy before"
-            before = read(
-                network, runner, data, track, what, statistics=old, with_accuracy=True
-            ).accuracy
+        if has_labels:
+            batches = track(data, "accuracy before")
+            before = read(runner, batches, statistics=old, with_accuracy=True).accuracy
         if exact:
-            moments = _in_waves(network, runner, data, track, waves, cache or ActivationCache())
-        new = _new_statistics(network, moments, old)
+            moments = _in_waves(runner, data, track, waves, cache or ActivationCache())
+        new = _new_statistics(moments, old)
         last = read(
-            network,
             runner,
-            data,
-            track,
-            "verifying",
+            track(data, "verifying"),
             statistics=new,
             layers=names,
-            with_accuracy=with_accuracy,
+            with_accuracy=has_labels,
             watch=None if sample is None else sample.add,
         )
-        accuracy = None
-        if before is not None and last.accuracy is not None:
-            accuracy = (before, last.accuracy)
         modes = None
-        again = None if sample is None else run_again(setup, runner, sample, old, track)
-        if again is not None:
-            modes = compare(
-                again.second,
-                again.first,
-                network.activation,
-                accuracy
-                and (Accuracy(accuracy[0], last.samples), Accuracy(accuracy[1], last.samples)),
-                doubt_of(setup.model, network),
+        if sample is not None:
+            modes = run_again(
+                setup,
+                runner,
+                sample,
+                track,
+                statistics=old,
+                first="own",
+                accuracies=(last.accuracy, before),
             )
+    accuracy = None
+    if before is not None and last.accuracy is not None:
+        accuracy = (before.part, last.accuracy.part)
     left = dict(network.left)
+    layers = []
     for name in names:
-        if not _is_usable(moments[name]):
+        if _is_usable(moments[name]):
+            entering = last.moments[name].whole
+            layers.append(_mended(name, old[name], new[name], moments[name], entering))
+        else:
             is_reached = moments[name].whole.count > 1
             left[name] = "what enters it is NaN or infinite" if is_reached else UNREACHED
     return Recalibration(
-        tuple(
-            _mended(network, name, old[name], new[name], moments[name], last)
-            for name in names
-            if name not in left
-        ),
+        tuple(layers),
         left,
         last.samples,
         last.batches,
-        len(waves) if exact else 1,
+        len(waves),
         exact,
         accuracy,
         ModeEvidence(trained_with(setup.model), modes),
@@ -297,24 +278,24 @@ def estimate(
 
 
 def _in_waves(
-    network: Network,
     runner: Runner,
     data: Data,
     track: Track,
-    waves: list[list[str]],
+    waves: Sequence[Sequence[str]],
     cache: ActivationCache,
 ) -> dict[str, Halves]:
+    network = runner.network
     moments: dict[str, Halves] = {}
     statistics: dict[str, Mapping[str, Array]] = dict(network.stored())
-    for number, (wave, cut) in enumerate(zip(waves, _cuts(network, runner, waves), strict=True), 1):
+    for number, (wave, cut) in enumerate(zip(waves, _cuts(runner, waves), strict=True), 1):
         what = f"wave {number} of {len(waves)}"
         cache.begin_wave(cut)
         for _ in range(_MOST_ROUNDS if network.depend_on_themselves(wave) else 1):
             reading = read(
-                network, runner, data, track, what, statistics=statistics, layers=wave, cache=cache
+                runner, track(data, what), statistics=statistics, layers=wave, cache=cache
             )
             moments.update(reading.moments)
-            new = _new_statistics(network, reading.moments, statistics)
+            new = _new_statistics(reading.moments, statistics)
             moved = max(_largest_distance(statistics[name], new[name]) for name in wave)
             statistics.update({name: new[name] for name in wave})
             if moved <= _SETTLED:
@@ -322,16 +303,15 @@ def _in_waves(
     return moments
 
 
-def _new_statistics(network: Network, moments: Mapping[str, Halves], old: Statistics) -> Statistics:
+def _new_statistics(moments: Mapping[str, Halves], old: Statistics) -> Statistics:
     """Return the new statistics in the model's dtypes; the old statistics if not usable."""
     new = dict(old)
     for name, halves in moments.items():
         if _is_usable(halves):
             whole = halves.whole
-            variance = whole.variance(network.unbiased[name])
             new[name] = {
                 MEAN: whole.mean.astype(old[name][MEAN].dtype),
-                VARIANCE: variance.astype(old[name][VARIANCE].dtype),
+                VARIANCE: whole.variance.astype(old[name][VARIANCE].dtype),
             }
     return new
 
@@ -342,18 +322,16 @@ def _is_usable(halves: Halves) -> bool:
 
 
 def _mended(
-    network: Network,
     name: str,
     old: Mapping[str, Array],
     new: Mapping[str, Array],
     halves: Halves,
-    last: Reading,
+    entering: Moments,
 ) -> Mended:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = as_float64(new[VARIANCE]) / as_float64(old[VARIANCE])
         farthest = np.nan_to_num(np.abs(np.log(ratios)), nan=0.0, posinf=np.inf)
-    whole = last.moments[name].whole
-    entering = {MEAN: whole.mean, VARIANCE: whole.variance(network.unbiased[name])}
+    last = {MEAN: entering.mean, VARIANCE: entering.variance}
     return Mended(
         name,
         new[MEAN],
@@ -361,7 +339,7 @@ def _mended(
         _largest_distance(old, new),
         float(ratios[int(np.argmax(farthest))]),
         halves.error,
-        _largest_distance(entering, new) if whole.count else 0.0,
+        _largest_distance(last, new) if entering.count else 0.0,
     )
 
 
@@ -379,63 +357,48 @@ def _largest_distance(first: Mapping[str, Array], second: Mapping[str, Array]) -
     return float(np.max(np.maximum(*distances), initial=0.0))
 
 
-def _cuts(
-    network: Network, runner: Runner, waves: Sequence[Sequence[str]]
-) -> list[tuple[str, ...]]:
+def _cuts(runner: Runner, waves: Sequence[Sequence[str]]) -> list[list[str]]:
     """Return, for each wave, tensors that no longer change after the earlier waves.
 
     The wave and later waves can start from these tensors instead of the inputs. The list is empty
     for a wave at which the graph cannot be cut.
     """
     measuring = runner.measuring
-    marks = {op_of(each.tensor): [DATA] for each in network.inputs.values()}
+    graph_def = measuring.graph_def
+    marks = {op_of(each.tensor): [DATA] for each in runner.network.program.inputs.values()}
     for layer, placeholders in measuring.statistics.items():
         marks.update({op_of(name): [layer] for name in placeholders.values()})
-    dependencies = Dependencies(measuring.graph_def, marks)
-    nodes = {node.name: node for node in measuring.graph_def.node}
-    results = [
-        [op_of(name) for number in network.numbers(wave) for name in measuring.results[number]]
-        for wave in waves
-    ]
+    dependencies = Dependencies(graph_def, marks)
     done = {layer: number for number, wave in enumerate(waves, 1) for layer in wave}
-
-    def first_constant(tensor: str) -> int:
-        """Return the first wave in which a tensor no longer changes."""
-        return max((done.get(mark, 0) for mark in dependencies.marks(tensor)), default=0)
-
-    cuts: list[set[str]] = [set() for _ in waves]
-    for name, last in _last_waves(nodes, results).items():
-        until = min(first_constant(name), last)
-        for tensor in nodes[name].input:
-            if not tensor.startswith("^") and DATA in dependencies.marks(tensor):
-                for number in range(first_constant(tensor), until):
-                    cuts[number].add(tensor)
-    return [_kept_tensors(nodes, dependencies, runner, cut) for cut in cuts]
-
-
-def _last_waves(nodes: Mapping[str, Any], results: Sequence[Sequence[str]]) -> dict[str, int]:
-    """Return op -> the last wave that needs the op."""
-    last: dict[str, int] = {}
-    for number in range(len(results) - 1, -1, -1):
-        stack = list(results[number])
-        while stack:
-            name = stack.pop()
-            if name not in last:
-                last[name] = number
-                stack.extend(map(op_of, nodes[name].input))
-    return last
+    nodes = {node.name: node for node in graph_def.node}
+    constant_from = {
+        name: max((done.get(mark, 0) for mark in dependencies.marks(name)), default=0)
+        for name in nodes
+    }
+    cuts = []
+    for number in range(len(waves)):
+        later = [layer for wave in waves[number + 1 :] for layer in wave]
+        results = [name for layer in later for use in measuring.moments[layer] for name in use]
+        cut = {
+            tensor
+            for node in upstream(nodes.values(), results)
+            if constant_from[node.name] > number
+            for tensor in node.input
+            if not tensor.startswith("^")
+            and DATA in dependencies.marks(tensor)
+            and constant_from[op_of(tensor)] <= number
+        }
+        can_cut = not any(
+            dependencies.is_in_loop(each) or dependencies.conditions(each) for each in cut
+        )
+        names = sorted({_original(nodes, tensor) for tensor in cut}) if can_cut else []
+        cuts.append(names if all(map(runner.can_keep, names)) else [])
+    return cuts
 
 
-def _kept_tensors(
-    nodes: Mapping[str, Any], dependencies: Dependencies, runner: Runner, cut: set[str]
-) -> tuple[str, ...]:
-    """Return the tensors of a cut by original name; empty if they cannot be kept."""
-    names = set()
-    for tensor in cut:
-        if dependencies.is_in_loop(tensor) or dependencies.conditions(tensor):
-            return ()
-        while nodes[op_of(tensor)].op == "Identity":
-            inputs = nodes[op_of(tensor)].input
-            tensor = next(each for each in inputs if not each.startswith("^"))
-        names.add(full_name(tensor))
-    return tuple(sorted(names)) if all(map(runner.can_keep, names)) else ()
+def _original(nodes: Mapping[str, Any], tensor: str) -> str:
+    """Return the tensor that a tensor is a copy of, so that each value is kept once."""
+    while nodes[op_of(tensor)].op == "Identity":
+        inputs = nodes[op_of(tensor)].input
+        tensor = next(each for each in inputs if not each.startswith("^"))
+    return full_name(tensor)

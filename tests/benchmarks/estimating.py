@@ -86,21 +86,19 @@ def a_pass(way: str, folder: str, images: np.ndarray) -> Callable[[], object]:
                 signature(**{name: tf.constant(images[start : start + BATCH])})
 
         return forward
-    from bnstat.estimate.passes import read, untracked
+    from bnstat.estimate.data import Settings
+    from bnstat.estimate.passes import Runner, read
     from bnstat.estimate.preparation import set_up
     from bnstat.estimate.recalibration import estimate
-    from bnstat.estimate.run_settings import Settings
 
     setup = set_up(folder, images, Settings(samples=len(images), batch_size=BATCH))
     network = setup.network
     if way == "exact":
         return lambda: estimate(setup, exact=True)
     stored = network.stored()
-    runner = network.runner(by_batch=way == "recalibrate", sample=True)
+    runner = Runner(network, by_batch=way == "recalibrate", sample=True)
     layers = list(network.layers)
-    return lambda: read(
-        network, runner, setup.data, untracked, "", statistics=stored, layers=layers
-    )
+    return lambda: read(runner, setup.data, statistics=stored, layers=layers)
 
 
 def main(way: str, folder: str, count: str, size: str) -> None:

@@ -18,8 +18,9 @@ import numpy as np
 from PIL import Image
 
 import bnstat
+from bnstat.estimate.data import Settings
+from bnstat.estimate.passes import Runner
 from bnstat.estimate.preparation import set_up
-from bnstat.estimate.run_settings import Settings
 
 FOLDER = Path(__file__).parent
 ROWS, COLUMNS = 2, 5
@@ -50,9 +51,11 @@ def main() -> None:
 def draw(model: str | Path, latent: np.ndarray) -> Image.Image:
     """Return the images that a generator makes, in a grid of a few colours."""
     network = set_up(model, latent, Settings()).network
-    with network.runner(by_batch=False, sample=True) as runner:
-        (name,) = network.inputs
-        images = runner.run({name: latent}, network.stored(), [], network.output).output
+    with Runner(network, by_batch=False, sample=True) as runner:
+        (name,) = network.program.inputs
+        feeds = {name: latent}
+        _, tensors = runner.run(feeds, network.stored(), [], [network.output], start={})
+    images = tensors[network.output]
     assert images is not None
     _, height, width, channels = images.shape
     grid = images.reshape(ROWS, COLUMNS, height, width, channels).swapaxes(1, 2)

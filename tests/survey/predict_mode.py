@@ -33,7 +33,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from bnstat.estimate.modes import Accuracy, by_accuracy, by_information
+from bnstat.estimate.modes import by_accuracy, by_information
+from bnstat.estimate.passes import Accuracy
 
 ROOT = Path(__file__).parents[2]
 

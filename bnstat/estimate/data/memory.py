@@ -1,16 +1,20 @@
-"""Data in memory: arrays, also from NumPy's files, and batches from datasets and functions."""
+"""Data in memory: arrays, also from NumPy's files, and batches from datasets and user code."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError
+from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError, first_line
 from bnstat.estimate.data.batches import UNNAMED, Arrays, BatchSource, Input, batch_of_one
-from bnstat.estimate.user_code import described, import_user_module
 
 LABELS = "labels"
 """The name of the second part of a pair `(x, y)`."""
@@ -19,12 +23,7 @@ _STARTS = (b"PK", b"\x93NUMPY")
 
 
 def source_of_arrays(where: str, arrays: Arrays, names: Sequence[str]) -> BatchSource:
-    """Return arrays as data.
-
-    Args:
-        where: a path or description, for messages.
-        arrays: name -> array; the samples lie along the first axis.
-        names: the arrays that are needed; if all are present, other arrays are ignored.
+    """Return arrays as data; if it has all arrays in `names`, other arrays are ignored.
 
     Raises:
         DamagedError: there are no arrays, or the arrays differ in length.
@@ -44,11 +43,7 @@ def source_of_arrays(where: str, arrays: Arrays, names: Sequence[str]) -> BatchS
 
 
 def open_numpy(path: str, names: Sequence[str]) -> BatchSource:
-    """Read an `.npz` or `.npy` file.
-
-    Args:
-        path: the file.
-        names: the arrays that are needed; if the file contains all, other arrays are not read.
+    """Read an `.npz` or `.npy` file; if it has all arrays in `names`, others are not read.
 
     Raises:
         DamagedError: the file cannot be read, or holds Python objects.
@@ -96,23 +91,16 @@ def _refuse_large(path: str, size: int) -> None:
 def source_of_batches(
     where: str, begin: Callable[[], Iterable[Any]], inputs: Mapping[str, Input]
 ) -> BatchSource:
-    """Return batches, or single samples, as data.
+    """Return batches, or single samples, as data; `begin` returns all from the beginning.
 
-    Args:
-        where: a path or description, for messages.
-        begin: returns all batches or samples from the beginning.
-        inputs: the inputs of the model, which distinguish a sample from a batch; empty if unknown.
+    The inputs of the model distinguish a sample from a batch; they are empty if unknown.
     """
 
     def batches() -> Iterator[Arrays]:
-        try:
+        with _user_code(where, "yields no batches: "):
             for element in begin():
                 arrays = arrays_of(element, where)
                 yield batch_of_one(arrays) if _is_sample(arrays, inputs) else arrays
-        except BnstatError:
-            raise
-        except (Exception, SystemExit) as error:  # whatever the caller's code raises
-            raise BnstatError(where, f"yields no batches: {described(error)}") from error
 
     return BatchSource(where, batches)
 
@@ -133,16 +121,7 @@ def source_of_object(
     """Return data from an array, a mapping of arrays, a pair `(x, y)`, or an iterable.
 
     A one-time iterator is converted to a list. A function is called each time that the batches are
-    needed.
-
-    Args:
-        data: the object.
-        inputs: the inputs of the model, if they are known.
-        names: the arrays that are needed.
-        where: for messages; by default the name of the type.
-
-    Raises:
-        UnsupportedError: the object is something else.
+    needed. By default, `where` is the name of the type.
     """
     if callable(data) and not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
         return _source_of_function(
@@ -205,20 +184,51 @@ def _source_of_function(
 
 
 def source_of_code(spec: str, inputs: Mapping[str, Input], names: Sequence[str]) -> BatchSource:
-    """Return the data that a user's function returns.
-
-    Args:
-        spec: `module:function` or `file.py:function`.
-        inputs: the inputs of the model, if they are known.
-        names: the arrays that are needed.
-    """
+    """Return the data that a user's function (`module:function`, `file.py:function`) returns."""
     module, _, name = spec.rpartition(":")
     function = getattr(import_user_module(module, spec), name, None)
     if not callable(function):
         raise NotFoundError(spec, f"{module} has no function {name!r}")
-    try:
+    with _user_code(spec):
         return source_of_object(function, inputs, names, spec)
+
+
+def import_user_module(name: str, where: str) -> ModuleType:
+    """Import a module, by name or by the path of a `.py` file, also from the working directory.
+
+    Raises:
+        NotFoundError: the module does not exist.
+        BnstatError: the module's code fails.
+    """
+    folder = os.getcwd()
+    sys.path.insert(0, folder)
+    try:
+        with _user_code(where, "cannot be imported: "):
+            if not name.endswith(".py"):
+                return importlib.import_module(name)
+            if not os.path.isfile(name):
+                raise NotFoundError(where, f"the file {name} does not exist")
+            spec = importlib.util.spec_from_file_location("bnstat_data", name)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            return module
+    finally:
+        sys.path.remove(folder)
+
+
+@contextmanager
+def _user_code(where: str, what: str = "") -> Iterator[None]:
+    """Convert an error that the user's code raises to a `BnstatError` of one line."""
+    try:
+        yield
     except BnstatError:
         raise
-    except (Exception, SystemExit) as error:  # whatever the user's code raises
-        raise BnstatError(spec, described(error)) from error
+    except ImportError as error:
+        raise NotFoundError(where, f"{what}{first_line(error)}") from error
+    except (Exception, SystemExit) as error:
+        reason = type(error).__name__
+        if str(error).strip():
+            reason += f": {first_line(error)}"
+        raise BnstatError(where, f"{what}{reason}") from error

@@ -10,7 +10,7 @@ import gzip
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import IO, Any
@@ -44,49 +44,8 @@ class Images:
     scale: float = 1.0
 
 
-@dataclass(frozen=True)
-class ImageFormat:
-    """The image format that a model takes.
-
-    Attributes:
-        size: height and width; None if neither the model nor the user specifies a size.
-        channels: 1, 3 or 4.
-        channels_first: True if the channels are the first axis of an image.
-        dtype: the dtype of the array; values are rounded for an integer dtype.
-        scale: the factor of pixel values, which are from 0 to 255.
-    """
-
-    size: tuple[int, int] | None
-    channels: int
-    channels_first: bool
-    dtype: np.dtype[Any]
-    scale: float
-
-    def decoded(self, data: bytes, where: str) -> Array:
-        """Decode an image file.
-
-        Raises:
-            AmbiguousError: the size is unknown.
-            DamagedError: TensorFlow cannot decode the file.
-        """
-        import tensorflow as tf
-
-        if self.size is None:
-            raise AmbiguousError(where, "the model takes images of any size", "pass --image-size")
-        with eager_mode():
-            try:
-                image = tf.io.decode_image(data, channels=self.channels, expand_animations=False)
-            except tf.errors.OpError:
-                what = f"is not an image of {self.channels} channels that TensorFlow can decode"
-                raise DamagedError(where, what) from None
-            resized = tf.image.resize(tf.cast(image, tf.float32), self.size)
-        array = resized.numpy() * np.float32(self.scale)
-        if self.channels_first:
-            array = array.transpose(2, 0, 1)
-        if self.dtype.kind in "iu":
-            limits = np.iinfo(self.dtype)
-            array = np.clip(np.rint(array), limits.min, limits.max).astype(self.dtype)
-        return np.asarray(array)
+Decoder = Callable[[bytes, str], Array]
+"""Takes an image file and its path for messages, and returns the array that a model takes."""
 
 
 def open_images(path: str, inputs: Mapping[str, Input], images: Images) -> BatchSource:
@@ -95,8 +54,8 @@ def open_images(path: str, inputs: Mapping[str, Input], images: Images) -> Batch
     Raises:
         UnsupportedError: the model does not take images.
     """
-    image_format = image_format_of(inputs, images)
-    if image_format is None and (len(inputs) != 1 or not all(map(_takes_bytes, inputs.values()))):
+    decode = image_decoder(inputs, images)
+    if decode is None and (len(inputs) != 1 or not all(map(_takes_bytes, inputs.values()))):
         raise UnsupportedError(
             path, "is a folder of images, which the model does not take", "pass an .npz"
         )
@@ -107,10 +66,7 @@ def open_images(path: str, inputs: Mapping[str, Input], images: Images) -> Batch
         for file in files:
             with open(file, "rb") as stream:
                 data = stream.read()
-            if image_format is None:
-                yield {name: np.array([data], object)}
-            else:
-                yield batch_of_one({name: image_format.decoded(data, file)})
+            yield {name: np.array([data], object) if decode is None else decode(data, file)[None]}
 
     return BatchSource(path, batches)
 
@@ -124,22 +80,51 @@ def image_files(path: str) -> Iterator[str]:
                 yield os.path.join(folder, name)
 
 
-def image_format_of(inputs: Mapping[str, Input], images: Images) -> ImageFormat | None:
-    """Return the image format of a model's only input; None if it does not take images."""
+def image_decoder(inputs: Mapping[str, Input], images: Images) -> Decoder | None:
+    """Return a function that decodes images for a model's only input; None for other inputs.
+
+    An image has 1, 3 or 4 channels, which may be its first axis. For an integer dtype, values are
+    rounded.
+
+    The function raises:
+        AmbiguousError: neither the model nor the user specifies a size.
+        DamagedError: TensorFlow cannot decode the file.
+    """
     wanted = next(iter(inputs.values()), None)
-    shape = wanted.shape if wanted is not None else None
-    if len(inputs) != 1 or wanted is None or shape is None or len(shape) != 4:
+    if len(inputs) != 1 or wanted is None or wanted.dtype == "string":
         return None
-    if wanted.dtype == "string":
+    shape = wanted.shape
+    if shape is None or len(shape) != 4:
         return None
-    channels_first = shape[1] in (1, 3) and shape[3] not in (*_CHANNELS, None)
-    channels = shape[1] if channels_first else shape[3]
-    height, width = images.size or (shape[2:4] if channels_first else shape[1:3])
+    is_first = shape[1] in (1, 3) and shape[3] not in (*_CHANNELS, None)
+    channels = shape[1] if is_first else shape[3]
+    height, width = images.size or (shape[2:4] if is_first else shape[1:3])
     if channels not in (*_CHANNELS, None):
         return None
-    size = None if height is None or width is None else (height, width)
-    dtype = numpy_dtype(wanted.dtype, "input")
-    return ImageFormat(size, channels or 3, channels_first, dtype, images.scale)
+    dtype: np.dtype[Any] = numpy_dtype(wanted.dtype, "input")
+
+    def decode(data: bytes, where: str) -> Array:
+        import tensorflow as tf
+
+        if height is None or width is None:
+            raise AmbiguousError(where, "the model takes images of any size", "pass --image-size")
+        count = channels or 3
+        with eager_mode():
+            try:
+                image = tf.io.decode_image(data, channels=count, expand_animations=False)
+            except tf.errors.OpError:
+                what = f"is not an image of {count} channels that TensorFlow can decode"
+                raise DamagedError(where, what) from None
+            resized = tf.image.resize(tf.cast(image, tf.float32), (height, width))
+        array: Array = resized.numpy() * np.float32(images.scale)
+        if is_first:
+            array = array.transpose(2, 0, 1)
+        if dtype.kind in "iu":
+            limits = np.iinfo(dtype)
+            array = np.clip(np.rint(array), limits.min, limits.max).astype(dtype)
+        return array
+
+    return decode
 
 
 def _takes_bytes(wanted: Input) -> bool:
@@ -165,7 +150,7 @@ def open_records(
     """
     from tensorflow.core.example import example_pb2
 
-    image_format = image_format_of(inputs, images)
+    decode = image_decoder(inputs, images)
 
     def sample(record: bytes, number: int, file: str) -> Arrays:
         try:
@@ -177,9 +162,9 @@ def open_records(
             if name not in features and len(inputs) == 1 and _takes_bytes(wanted):
                 arrays[name] = np.asarray(record, object)
             else:
-                arrays[name] = _feature(features, name, wanted, image_format, file)
+                arrays[name] = _feature(features, name, wanted, decode, file)
         if labels is not None:
-            arrays[labels] = _feature(features, labels, None, image_format, file)
+            arrays[labels] = _feature(features, labels, None, decode, file)
         return arrays
 
     def batches() -> Iterator[Arrays]:
@@ -191,7 +176,7 @@ def open_records(
 
 
 def _feature(
-    features: Any, name: str, wanted: Input | None, image_format: ImageFormat | None, file: str
+    features: Any, name: str, wanted: Input | None, decode: Decoder | None, file: str
 ) -> Array:
     """Return the value of a feature in the shape of an input."""
     if name not in features:
@@ -201,7 +186,7 @@ def _feature(
     values = list(getattr(features[name], kind).value) if kind in _LISTS else []
     if kind == "bytes_list" and wanted is not None and wanted.dtype != "string":
         if len(values) == 1:
-            return _decoded(values[0], name, wanted, image_format, file)
+            return _decoded(values[0], name, wanted, decode, file)
         raise _misfit(file, name, "texts", wanted)
     array = np.asarray(values, object if kind == "bytes_list" else None)
     if wanted is None or wanted.shape is None:
@@ -215,17 +200,15 @@ def _feature(
     raise _misfit(file, name, f"{array.size} values", wanted)
 
 
-def _decoded(
-    data: bytes, name: str, wanted: Input, image_format: ImageFormat | None, file: str
-) -> Array:
+def _decoded(data: bytes, name: str, wanted: Input, decode: Decoder | None, file: str) -> Array:
     """Decode the bytes of numbers, or an encoded image."""
     sizes = _sizes(wanted)
     for dtype in (np.dtype(np.uint8), numpy_dtype(wanted.dtype, name)):
         is_known = wanted.shape is not None and -1 not in sizes
         if is_known and len(data) == prod(sizes) * dtype.itemsize:
             return np.frombuffer(data, dtype).reshape(sizes)
-    if image_format is not None and data.startswith(_IMAGE_STARTS):
-        return image_format.decoded(data, f"{file}, feature {name!r}")
+    if decode is not None and data.startswith(_IMAGE_STARTS):
+        return decode(data, f"{file}, feature {name!r}")
     raise _misfit(file, name, f"{len(data)} bytes", wanted)
 
 

@@ -2,7 +2,7 @@
 
 A model becomes a `Program`: a graph and all facts that running needs (`graph_files`,
 `keras_files`, `traced`). The graph is made flat (`flat_graph`) and refused if it has an op that is
-not allowed (`allowed_ops`). The normalizations are found (`normalizations`), ops that measure their
-inputs are added (`measuring`), and a session runs the graph (`runner`). `Network` holds the results
-of these steps.
+not allowed (`allowed_ops`). The normalizations are found (`normalizations`), and ops that measure
+their inputs are added (`measuring`). `Network` holds the results of these steps; a session runs it
+(`passes`).
 """

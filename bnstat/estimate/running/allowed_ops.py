@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bnstat.errors import UnsupportedError
-from bnstat.estimate.running.flat_graph import all_nodes, called_by, op_of, pruned
+from bnstat.estimate.running.flat_graph import Dependencies, all_nodes, called_by, op_of, pruned
 
 _LIST = Path(__file__).with_name("allowed_ops.txt")
 
@@ -33,17 +33,17 @@ ALLOWED = frozenset(
 _NEVER = frozenset({"Abort"})
 """Ops that end the process; the file can set the exit code to 0."""
 
+_SKIPPED = "(skipped)"
+"""The mark of ops that shape inference does not run."""
+
 _NAMED = 8
 """The limit on ops that a message names; further ops are counted."""
 
 
 def refuse_unlisted(graph_def: Any, where: str, *, trust: bool = False) -> None:
-    """Raise if a graph, or a function in its library, has an op that is not allowed.
+    """Raise if a pruned graph, or a function in its library, has an op that is not allowed.
 
-    Args:
-        graph_def: the ops that will run; see `flat_graph.pruned`.
-        where: for messages.
-        trust: allow all ops except `Abort`, which ends the process.
+    `trust` allows all ops except `Abort`, which ends the process.
     """
     from tensorflow.python.framework import op_def_registry
 
@@ -67,31 +67,18 @@ def refuse_unlisted(graph_def: Any, where: str, *, trust: bool = False) -> None:
 def refuse_evaluated(graph_def: Any, tensor: str, where: str, *, trust: bool = False) -> None:
     """Raise if the import of a graph would run an op that is not allowed.
 
-    Shape inference runs stateless ops that depend only on stateless ops.
-
-    Args:
-        graph_def: the ops that the tensor depends on.
-        tensor: the tensor for which the graph is imported.
-        where: for messages.
-        trust: as for `refuse_unlisted`.
+    Shape inference runs stateless ops that depend only on stateless ops. The graph consists of the
+    ops that a tensor depends on, whose own op is not run.
     """
     from tensorflow.python.framework import op_def_registry
 
-    users: dict[str, list[str]] = {}
-    waiting = [op_of(tensor)]
+    marks = {op_of(tensor): [_SKIPPED]}
     for node in graph_def.node:
         definition = op_def_registry.get(node.op)
         if definition is not None and definition.is_stateful:
-            waiting.append(node.name)
-        for source in node.input:
-            users.setdefault(op_of(source), []).append(node.name)
-    skipped: set[str] = set()
-    while waiting:
-        name = waiting.pop()
-        if name not in skipped:
-            skipped.add(name)
-            waiting.extend(users.get(name, ()))
+            marks[node.name] = [_SKIPPED]
+    dependencies = Dependencies(graph_def, marks)
     evaluated = type(graph_def)(library=graph_def.library)
-    evaluated.node.extend(node for node in graph_def.node if node.name not in skipped)
+    evaluated.node.extend(node for node in graph_def.node if not dependencies.marks(node.name))
     names = [node.name for node in evaluated.node]
     refuse_unlisted(pruned(evaluated, names, where), where, trust=trust)

@@ -5,12 +5,14 @@ In a flat graph, calls are inlined, and conditionals and loops consist of Switch
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-from bnstat.errors import NotFoundError, UnsupportedError, first_line
+from bnstat.errors import BnstatError, NotFoundError, UnsupportedError, first_line
 from bnstat.estimate.data import Input
 from bnstat.model import Array
 from bnstat.signals import interruptible
@@ -26,6 +28,9 @@ _IN_THE_WAY = ("_noinline", "_XlaMustCompile", "api_implements", "api_preferred_
 
 PLACEHOLDERS = frozenset({"Placeholder", "PlaceholderV2"})
 
+_NODE = re.compile(r"\[\[\{\{node (.+?)\}\}")
+_NOT_FED = "You must feed a value for placeholder tensor"
+
 
 @dataclass(frozen=True)
 class Program:
@@ -34,11 +39,10 @@ class Program:
     Attributes:
         where: the model's path or description, for messages.
         graph_def: the graph; it may call functions.
-        variables: name of an op -> key of the variable that the op holds.
-        read: reads the variable with a key.
-        parts: name of an op that holds a slice of a variable -> indices of the slice.
+        variables: name of an op -> key of the variable that the op holds, entirely or a slice.
+        read: takes the name of an op in `variables`, and reads the value that the op holds.
         inputs: the inputs that take data, by name.
-        outputs: name -> tensor.
+        outputs: the names of the output tensors.
         settings: tensor -> value in inference, for example for a training switch.
         masks: name of an op whose output enters a normalization -> mask of the output. The mask
             lacks the last dimension, and is true for values that count.
@@ -50,10 +54,9 @@ class Program:
     variables: Mapping[str, str]
     read: Callable[[str], Array]
     inputs: Mapping[str, Input]
-    outputs: Mapping[str, str]
+    outputs: Sequence[str]
     settings: Mapping[str, Any] = field(default_factory=dict)
     initializers: tuple[str, ...] = ()
-    parts: Mapping[str, tuple[slice, ...]] = field(default_factory=dict)
     masks: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -236,11 +239,35 @@ def _inlined(graph_def: Any, fetched: Collection[str], where: str) -> Any:
         raise UnsupportedError(where, what) from None
 
 
-_SWITCHES = frozenset({"Switch", "RefSwitch"})
-_MERGES = frozenset({"Merge", "RefMerge"})
-_ENTERS = frozenset({"Enter", "RefEnter"})
-_EXITS = frozenset({"Exit", "RefExit"})
-_NEXT_ITERATIONS = frozenset({"NextIteration", "RefNextIteration"})
+def imported(graph_def: Any, where: str) -> Any:
+    """Return a `GraphDef` as a `tf.Graph`.
+
+    Raises:
+        BnstatError: TensorFlow refuses the graph.
+    """
+    import tensorflow as tf
+
+    graph = tf.Graph()
+    with graph.as_default():
+        try:
+            tf.graph_util.import_graph_def(graph_def, name="")
+        except (ValueError, TypeError, tf.errors.OpError) as error:
+            raise refused(where, error) from None
+    return graph
+
+
+def refused(where: str, error: Exception) -> BnstatError:
+    """Return TensorFlow's error in one line, with the reason and the op."""
+    message = str(getattr(error, "message", None) or error)
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    reason, at = (lines or ["no reason given"])[0], ""
+    for before, line in pairwise(lines):
+        if match := _NODE.match(line):
+            reason, at = before, f" (at {match[1]})"
+            break
+    hint = "give its value by --feed, or name it by --input" if reason.startswith(_NOT_FED) else ""
+    return BnstatError(where, f"TensorFlow cannot run it: {reason}{at}", hint)
+
 
 DATA = "(data)"
 """The mark of tensors that depend on the data. All other marks are names of layers."""
@@ -268,12 +295,12 @@ class Dependencies:
         self._marks: dict[str, frozenset[str]] = {}
         names = list(self._sorted())
         for name in names:
-            node = self._nodes[name]
+            node, kind = self._nodes[name], self._kind(name)
             inputs = [tensor for tensor in node.input if op_of(tensor) in self._depths]
             depth = max((self._depths[op_of(tensor)] for tensor in inputs), default=0)
-            self._depths[name] = depth + (node.op in _ENTERS) - (node.op in _EXITS)
-            self._conditions[name] = self._conditions_of(node, inputs)
-        has_loops = any(node.op in _NEXT_ITERATIONS for node in self._nodes.values())
+            self._depths[name] = depth + (kind == "Enter") - (kind == "Exit")
+            self._conditions[name] = self._conditions_of(name, inputs)
+        has_loops = "NextIteration" in map(self._kind, names)
         changed = True
         while changed:  # more than once for what one iteration of a loop passes to the next
             before = dict(self._marks)
@@ -296,21 +323,25 @@ class Dependencies:
         conditions = self._conditions_at(tensor)
         return sorted(conditions, key=lambda each: (len(self._conditions_at(each.predicate)), each))
 
+    def _kind(self, name: str) -> str:
+        """Return the type of an op; an op on references, such as RefSwitch, counts as Switch."""
+        kind: str = self._nodes[name].op
+        return kind.removeprefix("Ref")
+
     def _conditions_at(self, tensor: str) -> frozenset[Condition]:
         name = op_of(tensor)
         conditions = self._conditions.get(name, frozenset())
-        node = self._nodes.get(name)
-        if node is not None and node.op in _SWITCHES and not tensor.startswith("^"):
-            conditions |= {Condition(node.input[1], tensor.endswith(":1"))}
+        if name in self._nodes and self._kind(name) == "Switch" and not tensor.startswith("^"):
+            conditions |= {Condition(self._nodes[name].input[1], tensor.endswith(":1"))}
         return conditions
 
-    def _conditions_of(self, node: Any, inputs: Sequence[str]) -> frozenset[Condition]:
+    def _conditions_of(self, name: str, inputs: Sequence[str]) -> frozenset[Condition]:
         of_inputs = [self._conditions_at(tensor) for tensor in inputs]
-        if node.op in _MERGES and of_inputs:
+        if self._kind(name) == "Merge" and of_inputs:
             return frozenset.intersection(*of_inputs)
         conditions = frozenset[Condition]().union(*of_inputs)
-        if node.op in _EXITS:  # the conditions of the loop itself end here
-            depth = self._depths[node.name]
+        if self._kind(name) == "Exit":  # the conditions of the loop itself end here
+            depth = self._depths[name]
             conditions = frozenset(
                 each for each in conditions if self._depths.get(op_of(each.predicate), 0) <= depth
             )
@@ -328,5 +359,5 @@ class Dependencies:
                 elif name not in begun and name in self._nodes:
                     begun.add(name)
                     stack.append((name, True))
-                    if self._nodes[name].op not in _NEXT_ITERATIONS:
+                    if self._kind(name) != "NextIteration":
                         stack.extend((op_of(each), False) for each in self._nodes[name].input)

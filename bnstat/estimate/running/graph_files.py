@@ -9,27 +9,32 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from bnstat.errors import AmbiguousError, DamagedError, NotFoundError, UnsupportedError
-from bnstat.estimate.data import Input
-from bnstat.estimate.run_settings import Settings
+from bnstat.estimate.data import Input, Settings
 from bnstat.estimate.running.allowed_ops import refuse_evaluated
 from bnstat.estimate.running.flat_graph import (
     PLACEHOLDERS,
     Program,
     full_name,
+    imported,
     op_of,
     pruned,
     sizes_of,
     upstream,
 )
-from bnstat.estimate.running.runner import imported
 from bnstat.formats.contents import Contents
 from bnstat.formats.tensorflow.bundle import BINARY, TEXT
 from bnstat.formats.tensorflow.graph_def import VARIABLES, graph_of, variables_of_calls
+from bnstat.formats.tensorflow.saved_model import captured_keys
 from bnstat.live import session_contents, session_variables
 from bnstat.mending.layout import footprint
+from bnstat.model import Array
+
+Tensors = tuple[Mapping[str, Input], Sequence[str]]
+"""Inputs by name, and the names of the output tensors."""
 
 _DEFAULT_SIGNATURES = ("serving_default", "default")
 _INITIALIZERS = ("__saved_model_init_op", "legacy_init_op", "saved_model_main_op")
@@ -46,19 +51,10 @@ def saved_model(path: str, contents: Contents, settings: Settings) -> Program:
 
     message = _parsed(_path_of_saved_model(contents), [saved_model_pb2.SavedModel()])
     meta_graph = message.meta_graphs[0]
-    graph_def = meta_graph.graph_def
     tensors = _signature(meta_graph, settings, path)
-    captured = _captured(meta_graph, contents)
-    keys = contents.variables
-    parts: Mapping[str, tuple[slice, ...]] = {}
-    if captured:
-        variables = variables_of_calls(graph_def, captured)
-    else:
-        graph = graph_of(graph_def, lambda name: name if name in keys else None)
-        variables, parts = graph.variables, graph.parts
-    if not contents.objects and not variables:
-        variables = {key: key for key in keys}
-    program = _program(path, graph_def, contents, settings, tensors, variables, parts)
+    captured = captured_keys(meta_graph, contents.objects, contents.variables)
+    variables = variables_of_calls(meta_graph.graph_def, captured) if captured else None
+    program = _program(path, meta_graph.graph_def, contents, settings, variables, tensors=tensors)
     return replace(program, initializers=_initializers(meta_graph))
 
 
@@ -76,9 +72,7 @@ def frozen_graph(path: str, contents: Contents, settings: Settings) -> Program:
             "is a graph without the values of its variables",
             "pass the checkpoint that belongs to it, with the .meta beside it",
         )
-    tensors = _obvious_tensors(graph_def, settings, path)
-    variables = {key: key for key in contents.variables}
-    return _program(path, graph_def, contents, settings, tensors, variables, {})
+    return _program(path, graph_def, contents, settings)
 
 
 def checkpoint_with_graph(path: str, contents: Contents, settings: Settings) -> Program:
@@ -95,10 +89,7 @@ def checkpoint_with_graph(path: str, contents: Contents, settings: Settings) -> 
             "bnstat.recalibrate(model, data)",
         )
     graph_def = _parsed(meta, [meta_graph_pb2.MetaGraphDef()]).graph_def
-    keys = contents.variables
-    graph = graph_of(graph_def, lambda name: name if name in keys else None)
-    tensors = _obvious_tensors(graph_def, settings, path)
-    return _program(path, graph_def, contents, settings, tensors, graph.variables, graph.parts)
+    return _program(path, graph_def, contents, settings)
 
 
 def session(where: str, model: Any, settings: Settings) -> Program:
@@ -106,31 +97,38 @@ def session(where: str, model: Any, settings: Settings) -> Program:
     contents = session_contents(model, session_variables(model))
     (graph,) = contents.graphs() if contents.graphs else ()
     graph_def = model.graph.as_graph_def()
-    tensors = _obvious_tensors(graph_def, settings, where)
-    return _program(where, graph_def, contents, settings, tensors, graph.variables, graph.parts)
+    return _program(where, graph_def, contents, settings, graph.variables, graph.parts)
 
 
 def _program(
-    path: str,
+    where: str,
     graph_def: Any,
     contents: Contents,
     settings: Settings,
-    tensors: tuple[Mapping[str, Input], Mapping[str, str]],
-    variables: Mapping[str, str],
-    parts: Mapping[str, tuple[slice, ...]],
+    variables: Mapping[str, str] | None = None,
+    parts: Mapping[str, tuple[slice, ...]] = MappingProxyType({}),
+    tensors: Tensors | None = None,
 ) -> Program:
-    inputs, outputs = tensors
-    data, values = _split_inputs(inputs, settings, graph_def, path)
-    return Program(
-        path,
-        graph_def,
-        variables,
-        lambda key: contents.variables[key].read(),
-        data,
-        outputs,
-        values,
-        parts=parts,
-    )
+    """Return the program of a graph.
+
+    `variables` (name of an op -> key) and `parts` (name of an op that holds a slice of a variable
+    -> indices of the slice) are by default what the graph itself records. In a graph without
+    variables, the constants have the names of their ops as keys.
+    """
+    stored = contents.variables
+    if variables is None:
+        graph = graph_of(graph_def, lambda name: name if name in stored else None)
+        variables, parts = graph.variables or {key: key for key in stored}, graph.parts
+    keys = variables
+
+    def read(name: str) -> Array:
+        value = stored[keys[name]].read()
+        part = parts.get(name, ())
+        return value[part] if len(part) == value.ndim else value
+
+    inputs, outputs = tensors or _obvious_tensors(graph_def, settings, where)
+    data, values = _split_inputs(inputs, settings, graph_def, where)
+    return Program(where, graph_def, variables, read, data, outputs, values)
 
 
 def _path_of_saved_model(contents: Contents) -> str:
@@ -163,20 +161,6 @@ def _parsed(path: str, messages: Sequence[Any]) -> Any:
     raise DamagedError(path, "TensorFlow cannot read the graph")
 
 
-def _captured(meta_graph: Any, contents: Contents) -> Mapping[str, list[str | None]]:
-    """Return concrete function -> the keys of the captured variables."""
-    objects = contents.objects
-
-    def key(node: int) -> str | None:
-        stored = objects[node].key if 0 <= node < len(objects) else None
-        return stored if stored in contents.variables else None
-
-    functions = meta_graph.object_graph_def.concrete_functions
-    return {
-        name: [key(node) for node in function.bound_inputs] for name, function in functions.items()
-    }
-
-
 def _initializers(meta_graph: Any) -> tuple[str, ...]:
     """Return the op that fills a SavedModel's lookup tables; empty without tables."""
     names: list[str] = []
@@ -189,10 +173,8 @@ def _initializers(meta_graph: Any) -> tuple[str, ...]:
     return tuple(names[:1])
 
 
-def _signature(
-    meta_graph: Any, settings: Settings, path: str
-) -> tuple[Mapping[str, Input], Mapping[str, str]]:
-    """Return inputs and outputs of the chosen signature; of the graph without signatures."""
+def _signature(meta_graph: Any, settings: Settings, path: str) -> Tensors | None:
+    """Return inputs and outputs of the chosen signature; None without signatures."""
     import tensorflow as tf
 
     graph_def = meta_graph.graph_def
@@ -212,7 +194,7 @@ def _signature(
         hint = f"there are: {', '.join(signatures)}" if signatures else ""
         raise NotFoundError(path, f"the SavedModel has no signature {name!r}", hint)
     if name is None:
-        return _obvious_tensors(graph_def, settings, path)
+        return None
     inputs: Mapping[str, Input] = {
         key: Input(info.name, tf.as_dtype(info.dtype).name, sizes_of(info.tensor_shape))
         for key, info in signatures[name].inputs.items()
@@ -229,14 +211,11 @@ def _signature(
             each: inputs[each] if each in inputs else _input_at(each, graph_def, settings, path)
             for each in settings.inputs
         }
-    if settings.outputs:
-        outputs = {each: outputs.get(each, full_name(each)) for each in settings.outputs}
-    return inputs, outputs
+    chosen = settings.outputs or outputs
+    return inputs, [outputs.get(each, full_name(each)) for each in chosen]
 
 
-def _obvious_tensors(
-    graph_def: Any, settings: Settings, where: str
-) -> tuple[Mapping[str, Input], Mapping[str, str]]:
+def _obvious_tensors(graph_def: Any, settings: Settings, where: str) -> Tensors:
     """Return the inputs and outputs of a graph without a signature.
 
     The outputs are the logits of a loss, or ops whose output no other op takes. The inputs are the
@@ -259,7 +238,7 @@ def _obvious_tensors(
         raise AmbiguousError(where, what, "pass --input and --answer")
     return (
         {name: _input_at(name, graph_def, settings, where) for name in inputs},
-        {name: full_name(name) for name in outputs},
+        list(dict.fromkeys(map(full_name, outputs))),
     )
 
 

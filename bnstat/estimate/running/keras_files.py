@@ -25,11 +25,11 @@ from zipfile import BadZipFile, ZipFile
 
 from bnstat.compare.alignment import align
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError, first_line
-from bnstat.estimate.run_settings import Settings
+from bnstat.estimate.data import Settings
+from bnstat.estimate.data.memory import import_user_module
 from bnstat.estimate.running.allowed_ops import ALLOWED
 from bnstat.estimate.running.flat_graph import Program
 from bnstat.estimate.running.traced import traced
-from bnstat.estimate.user_code import import_user_module
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
 from bnstat.live import live_model
 from bnstat.mending.layout import footprint
@@ -63,6 +63,8 @@ _SYMBOLS = re.compile(
 )
 """TensorFlow functions that only add ops to a graph; the graph's ops are checked later."""
 
+_TRUST = "--trust allows that; use it only for files from people whom you trust"
+
 _TENSORS = frozenset({"RaggedTensor", "SparseTensor", "sparse.SparseTensor"})
 
 
@@ -75,14 +77,13 @@ def keras_file(path: str, model: Model, settings: Settings) -> Program:
     """
     built = _built(footprint(model.source).path, model.source, settings)
     live = live_model(built)
-    pairs = {
+    variables = {
         layer.old.variables[role].key: live.variables[layer.new.variables[role].key]
         for layer in align(model, live.model).pairs
         for role in layer.old.variables
         if role in layer.new.variables
     }
-    keys = {id(getattr(each, "_value", each)): key for key, each in pairs.items()}
-    return traced(built, path, keys)
+    return traced(built, path, variables)
 
 
 def _built(path: str, source: Source, settings: Settings) -> Any:
@@ -141,25 +142,19 @@ def _with_usual_ending(path: str, kind: str) -> Iterator[str]:
 
 def _refuse_other_files(path: str, where: str) -> None:
     """Raise if HDF5 would read other files: by external links or storage, or virtual datasets."""
-    for file in _weights_files(path):
-        for name in sorted(Hdf5(file).outside)[:1]:
-            raise UnsupportedError(
-                where,
-                f"to build it, Keras would read {name!r} from another file",
-                "--trust allows that; use it only for files from people whom you trust",
-            )
-
-
-def _weights_files(path: str) -> list[File]:
-    """Return the HDF5 files in a `.keras` file or folder, or the HDF5 file at `path` itself."""
     folder: Folder | None = LocalFolder(path) if os.path.isdir(path) else None
+    files: list[File | None] = []
     if folder is None:
-        file = LocalFile(path)
-        if is_hdf5(file):
-            return [file]
-        folder = open_archive(file)
-    files = [folder.file(name) for name in folder.names()] if folder is not None else []
-    return [file for file in files if file is not None and is_hdf5(file)]
+        files.append(LocalFile(path))
+        folder = None if is_hdf5(LocalFile(path)) else open_archive(LocalFile(path))
+    if folder is not None:
+        files.extend(map(folder.file, folder.names()))
+    for file in files:
+        if file is not None and is_hdf5(file):
+            for name in sorted(Hdf5(file).outside)[:1]:
+                raise UnsupportedError(
+                    where, f"to build it, Keras would read {name!r} from another file", _TRUST
+                )
 
 
 def _configuration(file: str, where: str) -> Any:
@@ -204,11 +199,7 @@ def refuse_unsafe(configuration: Any, path: str, imports: Sequence[str]) -> None
             )
         danger = _danger(described)
         if danger:
-            raise UnsupportedError(
-                path,
-                f"to build it, Keras would {danger}",
-                "--trust allows that; use it only for files from people whom you trust",
-            )
+            raise UnsupportedError(path, f"to build it, Keras would {danger}", _TRUST)
 
 
 def _objects(configuration: Any) -> Iterator[dict[str, Any]]:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final, Literal
 
-from bnstat.errors import BnstatError
-from bnstat.estimate.data import Input
+from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.estimate.running.allowed_ops import refuse_unlisted
 from bnstat.estimate.running.flat_graph import (
     DATA,
@@ -16,19 +15,18 @@ from bnstat.estimate.running.flat_graph import (
     Program,
     all_nodes,
     flattened,
+    imported,
     op_of,
     pruned,
     with_placeholders,
 )
-from bnstat.estimate.running.measuring import add_measuring, unmeasurable
+from bnstat.estimate.running.measuring import entering, tensor_of
 from bnstat.estimate.running.normalizations import (
     MEAN,
     VARIANCE,
     Normalization,
     find_normalizations,
 )
-from bnstat.estimate.running.runner import Runner, imported
-from bnstat.estimate.running.traced import mask_of
 from bnstat.model import Array, BatchNorm
 
 Activation = Literal["softmax", "sigmoid", "tanh", "logits of softmax", "logits of sigmoid"]
@@ -49,6 +47,8 @@ _LOGITS: Final[dict[str, Activation]] = {
 _SAME_VALUES: Final = frozenset(
     {"Cast", "ExpandDims", "Identity", "IdentityN", "Reshape", "Snapshot", "Squeeze"}
 )
+
+_SAME_MASK: Final = frozenset({"Cast", "Identity"})
 
 _IN_LOOP = (
     "the graph normalizes with it in a loop (tf.while_loop, tf.map_fn or a recurrent cell), "
@@ -80,14 +80,9 @@ class Network:
     activation: Activation | None
 
     @property
-    def inputs(self) -> Mapping[str, Input]:
-        """The inputs that take data, by name."""
-        return self.program.inputs
-
-    @property
     def output(self) -> str:
         """The tensor of the first output."""
-        return next(iter(self.program.outputs.values()))
+        return self.program.outputs[0]
 
     @property
     def is_comparable(self) -> bool:
@@ -96,7 +91,7 @@ class Network:
         A graph without a signature may have several candidates, some in branches that never run.
         """
         is_only = len(self.program.outputs) == 1
-        return is_only and bool(self.graph.get_tensor_by_name(self.output).dtype.is_floating)
+        return is_only and bool(tensor_of(self.graph, self.output).dtype.is_floating)
 
     @cached_property
     def unbiased(self) -> Mapping[str, bool]:
@@ -109,22 +104,6 @@ class Network:
             name: {role: _statistic(layer, role) for role in (MEAN, VARIANCE)}
             for name, layer in self.layers.items()
         }
-
-    def numbers(self, layers: Sequence[str]) -> list[int]:
-        """Return the indices of the normalizations of some layers."""
-        return [number for number, each in enumerate(self.normalizations) if each.layer in layers]
-
-    def runner(self, *, by_batch: bool, sample: bool, optimized: bool = True) -> Runner:
-        """Return a session that measures; for the arguments see `add_measuring` and `Runner`."""
-        measuring = add_measuring(
-            self.program.graph_def,
-            self.graph,
-            self.normalizations,
-            self.dependencies,
-            by_batch=by_batch,
-            sample=sample,
-        )
-        return Runner(self.program, measuring, optimized=optimized)
 
     def waves(self) -> list[list[str]]:
         """Return the layers in groups. Each group depends only on earlier groups.
@@ -165,45 +144,24 @@ def build_network(program: Program, layers: Sequence[BatchNorm], *, trust: bool)
         UnsupportedError: running it would execute ops that are not allowed (see `trust`).
         BnstatError: TensorFlow refuses the graph.
     """
-    fetched = [op_of(each) for each in (*program.outputs.values(), *program.masks.values())]
-    initializers = [op_of(name) for name in program.initializers]
-    graph_def, inputs = with_placeholders(program.graph_def, program.inputs)
-    needed = pruned(graph_def, fetched, program.where)
-    if initializers and any("Table" in node.op for node in all_nodes(needed)):
-        needed = pruned(graph_def, fetched + initializers, program.where)
-    else:
-        initializers = []
-    refuse_unlisted(needed, program.where, trust=trust)
-    flat = flattened(needed, fetched + initializers, program.where)
-    for node in flat.node:
-        if f"{node.name}:0" in program.settings:
-            # Graphs often leave this shape unknown, and with it all shapes that depend on it.
-            node.attr["shape"].shape.Clear()
-    names = {node.name for node in flat.node}
-    inputs = {name: each for name, each in inputs.items() if op_of(each.tensor) in names}
-    if not inputs:
-        raise BnstatError(program.where, "its outputs depend on none of its inputs")
-    activation = activation_of((flat, program.graph_def), next(iter(program.outputs.values())))
-    program = replace(
-        program,
-        graph_def=flat,
-        inputs=inputs,
-        settings={k: value for k, value in program.settings.items() if op_of(k) in names},
-        initializers=tuple(initializers),
-    )
+    original = program.graph_def
+    program = _flat(program, trust)
+    flat = program.graph_def
     normalizations, left = find_normalizations(flat, program.variables, layers)
-    if program.masks:
-        nodes = {node.name: node for node in flat.node}
-        normalizations = [
-            replace(each, mask=mask_of(nodes, each.x, program.masks)) for each in normalizations
-        ]
-    marks: dict[str, list[str]] = {op_of(each.tensor): [DATA] for each in inputs.values()}
+    nodes = {node.name: node for node in flat.node}
+    normalizations = [
+        replace(each, mask=_mask_of(nodes, each.x, program.masks)) for each in normalizations
+    ]
+    marks: dict[str, list[str]] = {op_of(each.tensor): [DATA] for each in program.inputs.values()}
     for each in normalizations:
         marks.setdefault(each.op, []).append(each.layer)
     dependencies = Dependencies(flat, marks)
     graph = imported(flat, program.where)
-    left.update(unmeasurable(graph, normalizations))
     for each in normalizations:
+        try:
+            entering(graph, each)
+        except UnsupportedError as error:
+            left[each.layer] = error.what
         if any(map(dependencies.is_in_loop, (each.x, *(edge.op for edge in each.edges)))):
             left[each.layer] = _IN_LOOP
         elif DATA not in dependencies.marks(each.x):
@@ -215,8 +173,49 @@ def build_network(program: Program, layers: Sequence[BatchNorm], *, trust: bool)
         left,
         dependencies,
         graph,
-        activation,
+        activation_of((flat, original), program.outputs[0]),
     )
+
+
+def _flat(program: Program, trust: bool) -> Program:
+    """Return a program whose graph is flat and has only allowed ops, and only inputs that matter.
+
+    The graph is checked before TensorFlow sees it.
+    """
+    fetched = [op_of(each) for each in (*program.outputs, *program.masks.values())]
+    graph_def, inputs = with_placeholders(program.graph_def, program.inputs)
+    needed = pruned(graph_def, fetched, program.where)
+    initializers = tuple(map(op_of, program.initializers))
+    if initializers and any("Table" in node.op for node in all_nodes(needed)):
+        fetched.extend(initializers)
+        needed = pruned(graph_def, fetched, program.where)
+    else:
+        initializers = ()
+    refuse_unlisted(needed, program.where, trust=trust)
+    flat = flattened(needed, fetched, program.where)
+    for node in flat.node:
+        if f"{node.name}:0" in program.settings:
+            # Graphs often leave this shape unknown, and with it all shapes that depend on it.
+            node.attr["shape"].shape.Clear()
+    names = {node.name for node in flat.node}
+    inputs = {name: each for name, each in inputs.items() if op_of(each.tensor) in names}
+    if not inputs:
+        raise BnstatError(program.where, "its outputs depend on none of its inputs")
+    return replace(
+        program,
+        graph_def=flat,
+        inputs=inputs,
+        settings={k: value for k, value in program.settings.items() if op_of(k) in names},
+        initializers=initializers,
+    )
+
+
+def _mask_of(nodes: Mapping[str, Any], tensor: str, masks: Mapping[str, str]) -> str | None:
+    """Return the mask of a tensor that enters a normalization; for `masks` see `Program`."""
+    name = op_of(tensor)
+    while name not in masks and name in nodes and nodes[name].op in _SAME_MASK:
+        name = op_of(nodes[name].input[0])
+    return masks.get(name)
 
 
 def _statistic(layer: BatchNorm, role: str) -> Array:

@@ -95,12 +95,7 @@ class Normalization:
 def find_normalizations(
     graph_def: Any, variables: Mapping[str, str], layers: Sequence[BatchNorm]
 ) -> tuple[list[Normalization], dict[str, str]]:
-    """Find the normalizations of some layers.
-
-    Args:
-        graph_def: a flat `GraphDef`.
-        variables: name of an op -> key of the variable that the op holds.
-        layers: the layers, with the keys of their variables.
+    """Find the normalizations of some layers in a flat `GraphDef`; for `variables` see `Program`.
 
     Returns:
         The normalizations in network order, and layer -> reason for layers without one.

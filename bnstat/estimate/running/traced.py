@@ -11,7 +11,7 @@ fused layers ignore masks; tensorflow/core/ops/lookup_ops.cc.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
 from typing import Any
@@ -25,7 +25,6 @@ from bnstat.live import holders, numpy_of
 from bnstat.model import Array
 
 _SWITCHES = ("training", "is_training")
-_SAME_MASK = frozenset({"Cast", "Identity"})
 _KEYS = ("string", "int64", "int32")
 _VALUES = ("int64", "string", "float32", "int32", "float64", "bool")
 
@@ -33,7 +32,7 @@ _VALUES = ("int64", "string", "float32", "int32", "float64", "bool")
 def traced(
     model: Any,
     where: str,
-    keys: Mapping[int, str],
+    variables: Mapping[str, Any],
     example: Callable[[], Mapping[str, Array]] | None = None,
 ) -> Program:
     """Return the program of a model in memory, without dropout and similar layers.
@@ -41,7 +40,7 @@ def traced(
     Args:
         model: a model of Keras or tf-keras, or a callable `tf.Module`.
         where: for messages.
-        keys: `id` of a variable -> key, for variables that have a key.
+        variables: key -> variable, for variables that have a key.
         example: returns a sample, for a model that does not record its inputs.
 
     Raises:
@@ -49,7 +48,8 @@ def traced(
     """
     import tensorflow as tf
 
-    specs = _specs(model) or _specs_of(example, where)
+    specs = _specs(model, example, where)
+    keys = {id(getattr(each, "_value", each)): key for key, each in variables.items()}
     switches = {name: False for name in _SWITCHES if name in _parameters(model)}
 
     def call(*tensors: Any) -> Any:
@@ -64,40 +64,35 @@ def traced(
     inside = {id(internal) for _, internal in graph.captures}
     fed = [tensor for tensor in graph.inputs if id(tensor) not in inside]
     graph_def = graph.as_graph_def()
-    variables, read, initializers = _captured(graph, graph_def, keys, where)
+    held, initializers = _captured(graph, graph_def, where)
     inputs = {
         name: Input(tensor.name, tensor.dtype.name, sizes_of(tensor.shape))
         for name, tensor in zip(specs, fed, strict=True)
     }
-    outputs = {str(place): tensor.name for place, tensor in enumerate(graph.outputs)}
     return Program(
         where,
         graph_def,
-        variables,
-        read,
+        {name: keys.get(id(variable), name) for name, variable in held.items()},
+        lambda name: numpy_of(held[name]),
         inputs,
-        outputs,
+        [tensor.name for tensor in graph.outputs],
         initializers=initializers,
         masks={x.op.name: mask.name for x, mask in recorded if x.graph is mask.graph is graph},
     )
 
 
-def _specs(model: Any) -> dict[str, Any]:
-    """Return input name -> `tf.TensorSpec`; empty if the model does not record its inputs."""
+def _specs(
+    model: Any, example: Callable[[], Mapping[str, Array]] | None, where: str
+) -> dict[str, Any]:
+    """Return input name -> `tf.TensorSpec`, by the example if the model does not record inputs."""
     import tensorflow as tf
 
     try:
         inputs = tf.nest.flatten(model.inputs)
     except (AttributeError, ValueError):
-        return {}
-    if not inputs or any(tensor is None for tensor in inputs):
-        return {}
-    return {op_of(each.name): tf.TensorSpec(each.shape, each.dtype) for each in inputs}
-
-
-def _specs_of(example: Callable[[], Mapping[str, Array]] | None, where: str) -> dict[str, Any]:
-    import tensorflow as tf
-
+        inputs = []
+    if inputs and not any(tensor is None for tensor in inputs):
+        return {op_of(each.name): tf.TensorSpec(each.shape, each.dtype) for each in inputs}
     if example is None:
         what = "does not record which inputs it takes"
         raise UnsupportedError(where, what, "save it as a SavedModel")
@@ -130,45 +125,41 @@ def _parameters(model: Any) -> set[str]:
     return names
 
 
-def _captured(
-    graph: Any, graph_def: Any, keys: Mapping[int, str], where: str
-) -> tuple[Mapping[str, str], Callable[[str], Array], tuple[str, ...]]:
+def _captured(graph: Any, graph_def: Any, where: str) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     """Convert a function's captured tensors to variables, tables and constants of its graph.
 
     Returns:
-        The variables, the function that reads the variables, and the ops that fill the tables.
+        Name of an op -> the variable that it holds, and the ops that fill the tables.
     """
     import tensorflow as tf
 
     nodes = {node.name: node for node in graph_def.node}
     held = {id(variable.handle): variable for variable in graph.variables}
     variables = {}
-    readers: dict[str, Any] = {}
     fills: list[str] = []
-    for number, (external, internal) in enumerate(graph.captures):
+    for external, internal in graph.captures:
         node = nodes[internal.op.name]
         name, variable = node.name, held.get(id(external))
         node.Clear()
         node.name = name
         if variable is not None:
-            key = keys.get(id(variable), f"variable {number}")
+            variables[name] = variable
             node.op = "VarHandleOp"
             node.attr["dtype"].type = variable.dtype.as_datatype_enum
             node.attr["shape"].shape.CopyFrom(variable.shape.as_proto())
-            node.attr["shared_name"].s = f"bnstat_{number}".encode()
-            variables[name], readers[key] = key, variable
+            node.attr["shared_name"].s = f"bnstat_{name}".encode()
         elif fill := external.dtype == tf.resource and _add_table(graph_def, node, external):
             fills.append(fill)
         else:
-            node.op = "Const"
             try:
                 value = np.asarray(external.numpy())
             except (AttributeError, NotImplementedError, TypeError, tf.errors.OpError):
                 what = f"uses {external.dtype.name} state that cannot be run apart from it"
                 raise UnsupportedError(where, what) from None
+            node.op = "Const"
             node.attr["dtype"].type = external.dtype.as_datatype_enum
             node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value, external.dtype))
-    return variables, lambda key: numpy_of(readers[key]), tuple(fills)
+    return variables, tuple(fills)
 
 
 @contextmanager
@@ -208,14 +199,6 @@ def _recording(call: Any, recorded: list[tuple[Any, Any]]) -> Any:
     return wrapper
 
 
-def mask_of(nodes: Mapping[str, Any], tensor: str, masks: Mapping[str, str]) -> str | None:
-    """Return the mask of a tensor that enters a normalization; for `masks` see `Program`."""
-    name = op_of(tensor)
-    while name not in masks and name in nodes and nodes[name].op in _SAME_MASK:
-        name = op_of(nodes[name].input[0])
-    return masks.get(name)
-
-
 def _add_table(graph_def: Any, node: Any, handle: Any) -> str | None:
     """Replace a node for a lookup table in memory by a table with the same entries.
 
@@ -224,30 +207,29 @@ def _add_table(graph_def: Any, node: Any, handle: Any) -> str | None:
     """
     import tensorflow as tf
 
-    dtypes = _table_dtypes(handle)
-    if dtypes is None:
+    entries = _entries(handle)
+    if entries is None:
         return None
-    entries = tf.raw_ops.LookupTableExportV2(
-        table_handle=handle, Tkeys=dtypes[0], Tvalues=dtypes[1]
-    )
     name = node.name
     with tf.Graph().as_default() as graph:
+        keys, values = (tf.constant(each, name=f"{name}_entries") for each in entries)
         table = tf.raw_ops.HashTableV2(
-            key_dtype=dtypes[0], value_dtype=dtypes[1], shared_name=f"bnstat_{name}", name=name
+            key_dtype=keys.dtype,
+            value_dtype=values.dtype,
+            shared_name=f"bnstat_{name}",
+            name=name,
         )
-        keys, values = (tf.constant(each.numpy(), name=f"{name}_entries") for each in entries)
         tf.raw_ops.InitializeTableV2(
             table_handle=table, keys=keys, values=values, name=f"{name}_fill"
         )
-    table_node, *other_nodes = graph.as_graph_def().node
+    *constants, table_node, fill = graph.as_graph_def().node
     node.CopyFrom(table_node)
-    graph_def.node.extend(other_nodes)
-    fill: str = other_nodes[-1].name
-    return fill
+    graph_def.node.extend([*constants, fill])
+    return str(fill.name)
 
 
-def _table_dtypes(handle: Any) -> tuple[Any, Any] | None:
-    """Return the dtypes of a table's keys and values, determined by an empty lookup."""
+def _entries(handle: Any) -> Sequence[Array] | None:
+    """Return the keys and the values of a table, whose dtypes only an empty lookup shows."""
     import tensorflow as tf
 
     for key, value in product(map(tf.as_dtype, _KEYS), map(tf.as_dtype, _VALUES)):
@@ -257,5 +239,6 @@ def _table_dtypes(handle: Any) -> tuple[Any, Any] | None:
             )
         except tf.errors.OpError:
             continue
-        return key, value
+        entries = tf.raw_ops.LookupTableExportV2(table_handle=handle, Tkeys=key, Tvalues=value)
+        return [each.numpy() for each in entries]
     return None

@@ -13,7 +13,7 @@ Sources: tensorflow/core/protobuf/{saved_model,meta_graph,saved_object_graph}.pr
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -143,7 +143,7 @@ def _of_objects(
     from bnstat.formats.keras.metadata import keras_layers
 
     def read() -> Iterable[Graph]:
-        return function_graphs(meta_graph, _captured(meta_graph, nodes, tensors))
+        return function_graphs(meta_graph, captured_keys(meta_graph, nodes, tensors.keys))
 
     names, search = names_of(nodes, tensors)
     layers, in_order = keras_layers(folder, meta_graph, nodes)
@@ -160,14 +160,14 @@ def _of_objects(
     )
 
 
-def _captured(
-    meta_graph: Any, nodes: Sequence[Node], tensors: _Tensors
+def captured_keys(
+    meta_graph: Any, nodes: Sequence[Node], keys: Container[str]
 ) -> Mapping[str, Sequence[str | None]]:
-    """Return the keys of the variables that each concrete function captures."""
+    """Return the keys of the variables that each concrete function captures, if in `keys`."""
 
     def key_of(node_id: int) -> str | None:
         key = nodes[node_id].key if 0 <= node_id < len(nodes) else None
-        return key if key in tensors.keys else None
+        return key if key in keys else None
 
     return {
         name: [key_of(node_id) for node_id in function.bound_inputs]

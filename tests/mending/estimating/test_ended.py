@@ -24,8 +24,7 @@ from tests.mending.originals import ROOT, contents
 
 DRIVER = """
 import json, os, sys
-import tensorflow, bnstat.mending.apply, bnstat.estimate.preparation
-import bnstat.estimate.running.runner
+import tensorflow, bnstat.mending.apply, bnstat.estimate.recalibration
 from bnstat.cli import main
 
 def hit(module, name, number, sent):
@@ -57,9 +56,9 @@ for moment, sent, copy in json.loads(sys.argv[3]):
 print(json.dumps(ends))
 """
 NAMED = ("os", "rename", 1)
-RUN = ("bnstat.estimate.running.runner", "Runner.run")
+RUN = ("bnstat.estimate.passes", "Runner.run")
 ENDINGS = [
-    (("bnstat.estimate.preparation", "set_up", 1), signal.SIGTERM),
+    (("bnstat.estimate.recalibration", "set_up", 1), signal.SIGTERM),
     ((*RUN, 1), signal.SIGINT),
     ((*RUN, 3), signal.SIGKILL),
     (("bnstat.mending.draft", "copy_file", 1), signal.SIGINT),
@@ -122,7 +121,7 @@ def endless(folder: Path) -> Path:
 HANGING = """
 import ctypes, os, sys, threading
 import tensorflow as tf
-import bnstat.estimate.running.runner as runner
+import bnstat.estimate.passes as passes
 from bnstat.__main__ import run
 
 how, run_of = sys.argv.pop(1), tf.compat.v1.Session.run
@@ -136,13 +135,13 @@ def hang():
     ctypes.CDLL(None).pthread_mutex_lock(lock)
 
 def announced(session, fetches, feeds):
-    if isinstance(fetches, list):
+    if isinstance(fetches, tuple):
         # Not by print: at its end the process would wait for the lock of standard output.
         os.write(1, b"running\\n")
     return run_of(session, fetches, feeds)
 
 if how == "in the main thread":
-    runner.interruptible = lambda call: hang()
+    passes.interruptible = lambda call: hang()
 else:
     tf.compat.v1.Session.run = announced
 run()

@@ -111,25 +111,20 @@ def test_a_layer_that_feeds_itself_settles(keras: ModuleType) -> None:
 
 
 @KERAS
-def test_a_small_last_batch_weighs_as_much_as_it_has_samples(keras: ModuleType) -> None:
-    """In torch's swa_utils.update_bn it weighs as much as a full one."""
-    model, norm = single(keras, 2)
-    x = np.concatenate([np.zeros((64, 2)), np.full((1, 2), 65.0)]).astype(np.float32)
-    x[:64] += RANDOM.normal(0, 1, (64, 2)).astype(np.float32)
-    assert recalibrate(model, x, batch_size=64).batches == 2
-    assert_close(norm, x.mean(0), x.var(0))
+@pytest.mark.parametrize(("samples", "size", "batches"), [(65, 64, 2), (30, 10, 3), (15, 10, 2)])
+def test_every_sample_weighs_the_same(
+    keras: ModuleType, samples: int, size: int, batches: int
+) -> None:
+    """In torch's swa_utils.update_bn a small last batch weighs as much as a full one.
 
-
-@KERAS
-def test_fewer_batches_than_asked_for_are_counted_as_they_are(keras: ModuleType) -> None:
-    """AIMET's bn_reestimation divides by the number that was asked for."""
+    AIMET's bn_reestimation divides by the number of batches that was asked for.
+    """
     model, norm = single(keras, 2)
-    x = RANDOM.normal(7, 1, (30, 2)).astype(np.float32)
-    for samples, batches in ((30, 3), (15, 2)):
-        most = 4096 if samples == len(x) else samples
-        result = recalibrate(model, x, samples=most, batch_size=10)
-        assert (result.samples, result.batches) == (samples, batches)
-        assert_close(norm, x[:samples].mean(0), x[:samples].var(0))
+    x = RANDOM.normal(7, 1, (samples + 2, 2)).astype(np.float32)
+    x[samples - 1] = 65
+    result = recalibrate(model, x, samples=samples, batch_size=size)
+    assert (result.samples, result.batches) == (samples, batches)
+    assert_close(norm, x[:samples].mean(0), x[:samples].var(0))
 
 
 @pytest.mark.slow
@@ -245,16 +240,12 @@ class Module(tf.Module):
         return self.norm(tf.nn.dropout(x, 0.5) if is_training else x)
 
 
-def test_a_module_of_plain_tensorflow() -> None:
+def test_a_module_of_plain_tensorflow(tmp_path: Path) -> None:
     module = Module()
     x = RANDOM.normal(1, 3, (60, 3)).astype(np.float32)
-    recalibrate(module, x)
-    assert_close(module.norm, x.mean(0), x.var(0))
-
-
-def test_labels_are_not_an_input_of_a_module_that_records_no_inputs(tmp_path: Path) -> None:
-    x = RANDOM.normal(1, 3, (60, 3)).astype(np.float32)
     np.savez(tmp_path / "d.npz", x=x, y=np.arange(60) % 3)
-    result = drift(Module(), tmp_path / "d.npz", labels="y")
+    result = drift(module, tmp_path / "d.npz", labels="y")  # the labels are not an input
     np.testing.assert_allclose(result.layers[0].mean, x.mean(0), rtol=1e-5, atol=1e-6)
     assert result.accuracy is not None
+    recalibrate(module, x)
+    assert_close(module.norm, x.mean(0), x.var(0))

@@ -81,14 +81,20 @@ def test_a_rate_is_fed_what_the_user_says(
         np.testing.assert_allclose(layer.moving_variance, variance, rtol=1e-4)
 
 
-def test_a_rate_that_nobody_tells_is_asked_for(saved: Callable[..., Path]) -> None:
-    with pytest.raises(AmbiguousError, match=r"'keep_prob' takes a single number.*--feed keep_pr"):
-        bnstat.drift(saved(), {"images": X})
-
-
-def test_a_rate_of_unknown_shape_is_asked_for(saved: Callable[..., Path]) -> None:
-    with pytest.raises(NotFoundError, match=r"no array named 'keep_prob'.*--feed keep_prob=VALUE"):
-        bnstat.drift(saved(None), {"images": X})
+@pytest.mark.parametrize(
+    ("rate_shape", "feeds", "message"),
+    [
+        ((), {}, r"'keep_prob' takes a single number.*--feed keep_pr"),
+        (None, {}, r"no array named 'keep_prob'.*--feed keep_prob=VALUE"),
+        ((), {"keep": 1}, r"no placeholder 'keep'.*keep_prob"),
+        ((), {"keep_prob": "much"}, "could not convert string to float"),
+    ],
+)
+def test_a_rate_that_is_not_told_or_is_none(
+    saved: Callable[..., Path], rate_shape: Any, feeds: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BnstatError, match=message):
+        bnstat.drift(saved(rate_shape), {"images": X}, feeds=feeds)
 
 
 @pytest.mark.parametrize("doubled", [None, False, True])
@@ -103,16 +109,6 @@ def test_a_switch_is_off_unless_the_user_says_otherwise(tmp_path: Path, doubled:
     feeds = {} if doubled is None else {"doubled": doubled}
     (layer,) = bnstat.drift(tmp_path / "model", {"images": X}, feeds=feeds).layers
     np.testing.assert_allclose(layer.mean, X.mean(0) * (2 if doubled else 1), rtol=1e-5)
-
-
-def test_a_name_that_is_no_placeholder(saved: Callable[..., Path]) -> None:
-    with pytest.raises(NotFoundError, match=r"no placeholder 'keep'.*keep_prob"):
-        bnstat.drift(saved(), {"images": X}, feeds={"keep": 1})
-
-
-def test_a_value_that_does_not_fit(saved: Callable[..., Path]) -> None:
-    with pytest.raises(BnstatError, match="could not convert string to float"):
-        bnstat.drift(saved(), {"images": X}, feeds={"keep_prob": "much"})
 
 
 def iterator() -> Any:

@@ -13,19 +13,12 @@ from bnstat import drift, recalibrate
 from bnstat.checks.training_mode import Evidence
 from bnstat.errors import BnstatError
 from bnstat.estimate.data import Batch
-from bnstat.estimate.modes import Accuracy, ModeEvidence, Sample, compare, information, rows_of
-from bnstat.estimate.preparation import set_up
-from bnstat.estimate.run_settings import Settings
+from bnstat.estimate.modes import ModeEvidence, Sample, compare, information, rows_of
+from bnstat.estimate.passes import Accuracy
 from bnstat.estimate.running.network import activation_of
 from tests.builders.digits import DATA, TEST, TRAIN
 from tests.builders.hostile import const, node
 from tests.builders.modes import FAR_OFF, WIDE, classifier
-
-
-def test_information() -> None:
-    certain = np.eye(4)[np.arange(8) % 4]
-    assert information(certain[:, None]) == pytest.approx(log(4))
-    assert information(np.tile([0.7, 0.2, 0.1], (5, 1))) == pytest.approx(0, abs=1e-12)
 
 
 def batches(count: int, size: int) -> list[Batch]:
@@ -34,55 +27,48 @@ def batches(count: int, size: int) -> list[Batch]:
     return [Batch({"x": part}, part[:, 0], len(part)) for part in parts]
 
 
+def drawn_from(parts: list[Batch], size: int, is_fixed: bool = False, most: int = 512) -> Any:
+    """Return the mixed batches of a sample of some batches, and the outputs, twice the input."""
+    sample = Sample(most)
+    for batch in parts:
+        outputs = np.zeros((batch.size, 1)) if batch.labels is None else 2 * batch.labels
+        sample.add(batch, outputs)
+    return sample.batches(size, is_fixed), sample.outputs()
+
+
 @pytest.mark.parametrize("count", [2, 100, 513, 3000])
 def test_a_sample_is_drawn_from_all_of_the_data_and_mixed(count: int) -> None:
-    sample = Sample(256)
-    for batch in batches(count, 64):
-        sample.add(batch, batch.feeds["x"] * 2)
-    mixed = sample.batches(64, is_fixed=False)
+    mixed, outputs = drawn_from(batches(count, 64), 64, most=256)
     drawn = np.concatenate([batch.labels for batch in mixed])
     assert len(set(drawn)) == len(drawn) == min(count, 256)
-    assert max(len(batch.feeds["x"]) for batch in mixed) <= 64
     sizes = [batch.size for batch in mixed]
+    assert max(sizes) <= 64
     assert max(sizes) - min(sizes) <= 1
-    outputs = sample.outputs()
-    assert outputs is not None
+    assert [len(batch.feeds["x"]) for batch in mixed] == sizes
     assert (outputs[:, 0, 0] == drawn * 2).all()
     if count == 3000:
         assert 1200 < drawn.mean() < 1800
-        assert 1200 < np.mean([batch.labels.mean() for batch in mixed[:1]]) < 1800
+        assert 1200 < mixed[0].labels.mean() < 1800
 
 
 def test_a_sample_for_a_model_of_a_fixed_batch() -> None:
-    sample = Sample()
-    for batch in batches(100, 32)[:3]:
-        sample.add(batch, batch.feeds["x"])
-    assert [batch.size for batch in sample.batches(32, is_fixed=True)] == [32, 32, 32]
-    few = Sample()
-    few.add(batches(8, 8)[0], np.zeros((8, 1)))
-    assert few.batches(32, is_fixed=True) == []
-    assert few.outputs() is None
+    mixed, _ = drawn_from(batches(100, 32)[:3], 32, is_fixed=True)
+    assert [batch.size for batch in mixed] == [32, 32, 32]
+    assert drawn_from(batches(8, 8), 32, is_fixed=True) == ([], None)
 
 
 def test_a_sample_of_text() -> None:
-    sample = Sample()
     text = np.array(["one", "two", "three"], object)
-    sample.add(Batch({"x": text}, None, 3), np.zeros((3, 1)))
-    (batch,) = sample.batches(64, is_fixed=False)
+    ((batch,), _) = drawn_from([Batch({"x": text}, None, 3)], 64)
     assert batch.feeds["x"].dtype == object
     assert sorted(batch.feeds["x"]) == sorted(text)
 
 
-def test_large_samples_are_few() -> None:
-    sample = Sample()
-    large = np.broadcast_to(np.float32(0), (64, 1 << 22))
-    for _ in range(3):
-        sample.add(Batch({"x": large[:4]}, None, 4), np.zeros((4, 1)))
-    assert sum(batch.size for batch in sample.batches(64, is_fixed=False)) == 12
-    bounded = Sample()
-    for _ in range(8):
-        bounded.add(Batch({"x": large[:4]}, None, 4), np.zeros((4, 1)))
-    assert sum(batch.size for batch in bounded.batches(64, is_fixed=False)) == 16
+@pytest.mark.parametrize(("given", "drawn"), [(3, 12), (8, 16)])
+def test_large_samples_are_few(given: int, drawn: int) -> None:
+    large = Batch({"x": np.broadcast_to(np.float32(0), (4, 1 << 22))}, None, 4)
+    mixed, _ = drawn_from([large] * given, 64)
+    assert sum(batch.size for batch in mixed) == drawn
 
 
 def test_outputs_as_rows() -> None:
@@ -135,33 +121,47 @@ CERTAIN = np.eye(2)[np.arange(64) % 2]
 SAME = np.tile([1.0, 0.0], (64, 1))
 
 
-def test_predictions_that_show_the_mode() -> None:
-    assert outputs(SAME, CERTAIN).trained_with == "batch-statistics"
-    assert outputs(CERTAIN, SAME).trained_with == "stored-statistics"
-    few = outputs(SAME[:8], CERTAIN[:8])
-    assert few.trained_with == "unknown"
-    assert "8 samples" in few.reason
-    assert outputs(SAME, SAME).trained_with == "unknown"
-    assert outputs(CERTAIN, CERTAIN).trained_with == "unknown"
-    doubtful = outputs(SAME, CERTAIN, doubt="the moving statistics were updated")
-    assert (doubtful.trained_with, doubtful.reason) == (
-        "unknown",
-        "the moving statistics were updated",
-    )
+@pytest.mark.parametrize(
+    ("stored", "own", "expected"),
+    [
+        (SAME, CERTAIN, "batch-statistics"),
+        (CERTAIN, SAME, "stored-statistics"),
+        (SAME[:8], CERTAIN[:8], "unknown"),
+        (SAME, SAME, "unknown"),
+        (CERTAIN, CERTAIN, "unknown"),
+    ],
+)
+def test_predictions_that_show_the_mode(stored: Any, own: Any, expected: str) -> None:
+    found = outputs(stored, own)
+    assert found.trained_with == expected
+    assert f"{len(stored)} samples" in found.reason
+    doubtful = outputs(stored, own, doubt="updated")
+    assert (doubtful.trained_with, doubtful.reason) == ("unknown", "updated")
 
 
-def test_scores_of_classes() -> None:
-    logits = np.where(CERTAIN, 20.0, -20.0)
-    for activation, scores in (("softmax", CERTAIN), ("logits of softmax", logits)):
-        found = outputs(scores, scores, activation)
-        assert found.classes == 2
-        assert found.stored.information == pytest.approx(log(2))
-    for activation, scores in (("sigmoid", CERTAIN), ("logits of sigmoid", logits)):
-        found = outputs(scores[:, :1], scores[:, :1], activation)
-        assert found.classes == 2
-        assert found.stored.information == pytest.approx(log(2))
-    logarithms = outputs(np.log(CERTAIN * 0.98 + 0.01), np.log(CERTAIN * 0.98 + 0.01))
-    assert logarithms.classes == 2
+LOGITS = np.where(CERTAIN, 20.0, -20.0)
+
+
+@pytest.mark.parametrize(
+    ("activation", "scores"),
+    [
+        ("softmax", CERTAIN),
+        ("logits of softmax", LOGITS),
+        ("sigmoid", CERTAIN[:, :1]),
+        ("logits of sigmoid", LOGITS[:, :1]),
+    ],
+)
+def test_scores_of_classes(activation: str, scores: np.ndarray) -> None:
+    found = outputs(scores, scores, activation)
+    assert found.classes == 2
+    assert found.stored.information == pytest.approx(log(2))
+
+
+def test_information() -> None:
+    assert information(np.eye(4)[np.arange(8) % 4][:, None]) == pytest.approx(log(4))
+    assert information(np.tile([0.7, 0.2, 0.1], (5, 1))) == pytest.approx(0, abs=1e-12)
+    logarithms = np.log(CERTAIN * 0.98 + 0.01)
+    assert outputs(logarithms, logarithms).classes == 2
 
 
 def test_other_outputs_prove_nothing() -> None:
@@ -177,16 +177,21 @@ def test_other_outputs_prove_nothing() -> None:
     assert wrong.trained_with == "unknown"
 
 
-def test_accuracies_that_show_the_mode() -> None:
-    def found(stored: float, own: float, count: int) -> str:
-        accuracies = Accuracy(stored, count), Accuracy(own, count)
-        return str(outputs(SAME, CERTAIN, accuracies=accuracies).trained_with)
-
-    assert found(0.2, 0.97, 100) == "batch-statistics"
-    assert found(0.97, 0.2, 100) == "unknown"  # The predictions disagree.
-    assert found(0.9, 0.8, 100) == "unknown"
-    assert found(0.2, 0.97, 4) == "unknown"
-    assert found(1.0, 1.0, 100) == "unknown"
+@pytest.mark.parametrize(
+    ("stored", "own", "count", "expected"),
+    [
+        (0.2, 0.97, 100, "batch-statistics"),
+        (0.97, 0.2, 100, "unknown"),  # the predictions disagree
+        (0.9, 0.8, 100, "unknown"),
+        (0.2, 0.97, 4, "unknown"),
+        (1.0, 1.0, 100, "unknown"),
+    ],
+)
+def test_accuracies_that_show_the_mode(
+    stored: float, own: float, count: int, expected: str
+) -> None:
+    accuracies = Accuracy(stored, count), Accuracy(own, count)
+    assert outputs(SAME, CERTAIN, accuracies=accuracies).trained_with == expected
 
 
 def test_evidence_that_disagrees_shows_nothing() -> None:
@@ -249,9 +254,3 @@ def test_a_model_of_one_row_for_all_samples(tmp_path: Path) -> None:
     assert result.evidence is not None
     assert result.evidence.data is None
     assert result.state == "never-updated"
-
-
-def test_a_set_up_model() -> None:
-    setup = set_up(DATA / "digits/saved_model", TEST, Settings())
-    assert setup.network.activation is None
-    assert setup.network.is_comparable

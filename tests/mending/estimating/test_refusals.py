@@ -20,26 +20,17 @@ from tests.fuzz import ports
 X = np.random.default_rng(0).normal(3, 2, (50, 3)).astype(np.float32)
 
 
-def reads_a_file(x: tf.Tensor, path: Path) -> tf.Tensor:
-    return x + tf.cast(tf.strings.length(tf.io.read_file(str(path))), tf.float32)
+def test_files_are_read_only_if_trusted(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("12345")
 
+    def read(x: tf.Tensor) -> tf.Tensor:
+        text = tf.io.read_file(str(tmp_path / "secret"))
+        return x + tf.cast(tf.strings.length(text), tf.float32)
 
-def writes_a_file(x: tf.Tensor, path: Path) -> tf.Tensor:
-    with tf.control_dependencies([tf.io.write_file(str(path), "written")]):
-        return tf.identity(x)
-
-
-def test_files_are_not_touched_unless_trusted(tmp_path: Path) -> None:
-    target, secret = tmp_path / "target", tmp_path / "secret"
-    writing = normalizing(tmp_path / "writing", lambda x: writes_a_file(x, target))
+    reading = normalizing(tmp_path / "reading", read)
     for run in (recalibrate, drift):
-        with pytest.raises(BnstatError, match=r"would execute WriteFile, .*--trust"):
-            run(writing, X)
-    assert not target.exists()
-    secret.write_text("12345")
-    reading = normalizing(tmp_path / "reading", lambda x: reads_a_file(x, secret))
-    with pytest.raises(BnstatError, match="ReadFile"):
-        recalibrate(reading, X)
+        with pytest.raises(BnstatError, match=r"would execute ReadFile, .*--trust"):
+            run(reading, X)
     result = recalibrate(reading, X, trust=True)
     np.testing.assert_allclose(result.layers[0].mean, X.mean(0) + 5, rtol=1e-5)
 
@@ -47,8 +38,12 @@ def test_files_are_not_touched_unless_trusted(tmp_path: Path) -> None:
 def test_ops_in_branches_and_loops_are_refused(tmp_path: Path) -> None:
     target = tmp_path / "target"
 
+    def written(x: tf.Tensor) -> tf.Tensor:
+        with tf.control_dependencies([tf.io.write_file(str(target), "written")]):
+            return tf.identity(x)
+
     def hidden(x: tf.Tensor) -> tf.Tensor:
-        x = tf.cond(tf.reduce_sum(x) > 1e9, lambda: writes_a_file(x, target), lambda: x)
+        x = tf.cond(tf.reduce_sum(x) > 1e9, lambda: written(x), lambda: x)
         return tf.map_fn(lambda row: tf.numpy_function(np.abs, [row], tf.float32), x)
 
     with pytest.raises(BnstatError, match=r"PyFunc.*WriteFile"):
@@ -94,24 +89,19 @@ def test_layers_that_cannot_be_measured_are_named_and_left() -> None:
     np.testing.assert_array_equal(np.asarray(net.trained.moving_mean), trained)
 
 
-def test_a_checkpoint_alone_cannot_be_run(tmp_path: Path) -> None:
+def test_values_without_a_network_cannot_be_run(tmp_path: Path) -> None:
     tf.train.Checkpoint(net=Norm()).write(str(tmp_path / "model"))
-    with pytest.raises(BnstatError, match=r"a checkpoint alone.*bnstat.recalibrate\(model, data\)"):
-        recalibrate(tmp_path / "model", X)
-
-
-def test_weights_alone_cannot_be_run(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization()])
     model.save_weights(tmp_path / "m.weights.h5")
-    with pytest.raises(BnstatError, match="only weights"):
-        recalibrate(tmp_path / "m.weights.h5", X)
-
-
-def test_a_pytorch_file_is_referred_to_pytorch(tmp_path: Path) -> None:
     (tmp_path / "m.pth").write_bytes(ports.pytorch_files()["state.pt"])
-    for run in (recalibrate, drift):
-        with pytest.raises(BnstatError, match=r"PyTorch: run .*\.update_bn\(loader, model\)"):
-            run(tmp_path / "m.pth", X)
+    for name, message in (
+        ("model", r"a checkpoint alone.*bnstat.recalibrate\(model, data\)"),
+        ("m.weights.h5", "only weights"),
+        ("m.pth", r"PyTorch: run .*\.update_bn\(loader, model\)"),
+    ):
+        for run in (recalibrate, drift):
+            with pytest.raises(BnstatError, match=message):
+                run(tmp_path / name, X)
 
 
 def test_custom_classes_are_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

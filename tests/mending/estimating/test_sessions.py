@@ -1,4 +1,4 @@
-"""Sessions of TensorFlow 1 as models in memory."""
+"""TensorFlow 1: sessions as models in memory, and variables that a graph holds in parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import bnstat
-from bnstat.errors import BnstatError
+from bnstat.errors import BnstatError, UnsupportedError
 
 v1 = tf.compat.v1
 X = np.random.default_rng(5).normal(2, 3, (96, 6)).astype(np.float32)
@@ -123,3 +123,52 @@ def test_a_graph_that_was_imported(session: v1.Session, tmp_path: Path) -> None:
         )
     again = bnstat.drift(tmp_path / "model", {"images": X}, feeds={"keep_prob": 1})
     assert drift.largest == again.largest > 0
+
+
+def save_in_parts(path: Path, resource: bool) -> None:
+    """Save two norms, each after a product; every variable is in two or three parts."""
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None, 6], "images")
+        for number, size in enumerate((6, 5)):
+            with v1.variable_scope("", partitioner=v1.fixed_size_partitioner(3, axis=1)):
+                kernel = v1.get_variable(f"kernel_{number}", [6, size], use_resource=resource)
+            x = norm(x @ tf.convert_to_tensor(kernel), f"norm_{number}", 2, resource)
+        tf.identity(x, "answer")
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver().save(session, str(path))
+
+
+@pytest.mark.parametrize("resource", [False, True])
+def test_each_part_has_its_slice(tmp_path: Path, resource: bool) -> None:
+    path, copy = tmp_path / "model", tmp_path / "copy" / "model"
+    copy.parent.mkdir()
+    save_in_parts(path, resource)
+    stored = tf.train.load_checkpoint(str(path))
+    found = {each.layer: each for each in bnstat.drift(path, X).layers}
+    x, entering = X.astype(np.float64), []
+    for number in range(2):
+        x = x @ stored.get_tensor(f"kernel_{number}")
+        entering.append(x)
+        names = ("moving_mean", "moving_variance", "gamma", "beta")
+        mean, variance, gamma, beta = (stored.get_tensor(f"norm_{number}/{name}") for name in names)
+        np.testing.assert_allclose(found[f"norm_{number}"].mean, x.mean(0), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found[f"norm_{number}"].variance, x.var(0), rtol=1e-4)
+        x = (x - mean) / np.sqrt(variance + 1e-3) * gamma + beta
+    bnstat.recalibrate(path, X, copy, exact=True)
+    mended = tf.train.load_checkpoint(str(copy))
+    mean = mended.get_tensor("norm_0/moving_mean")
+    np.testing.assert_allclose(mean, entering[0].mean(0), rtol=1e-4, atol=1e-5)
+    assert (mended.get_tensor("norm_0/gamma") == stored.get_tensor("norm_0/gamma")).all()
+
+
+@pytest.mark.parametrize("spec", [b"", b"6 0,2:0,2", b"6 5,2", b"6 x"])
+def test_parts_that_do_not_fit_are_refused(tmp_path: Path, spec: bytes) -> None:
+    path = tmp_path / "model"
+    save_in_parts(path, False)
+    meta = v1.MetaGraphDef.FromString((tmp_path / "model.meta").read_bytes())
+    (specs,) = (n for n in meta.graph_def.node if n.name == "save/SaveV2/shape_and_slices")
+    tensor = specs.attr["value"].tensor
+    tensor.string_val[:] = [spec] * len(tensor.string_val)
+    (tmp_path / "model.meta").write_bytes(meta.SerializeToString())
+    with pytest.raises(UnsupportedError, match=r"shape \[.*the graph wants .*SavedModel"):
+        bnstat.drift(path, X)

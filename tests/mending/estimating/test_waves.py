@@ -1,7 +1,8 @@
-"""`--exact` on a network with branches, compared with NumPy, whatever activations are kept."""
+"""`--exact` on a network with branches, compared with NumPy, and the moments of batches."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -10,11 +11,10 @@ import numpy as np
 import pytest
 import tf_keras
 
-from bnstat.estimate.passes import ActivationCache
+from bnstat.estimate.data import Settings
+from bnstat.estimate.passes import ActivationCache, Halves, Moments, Runner, in_deviations
 from bnstat.estimate.preparation import set_up
 from bnstat.estimate.recalibration import Recalibration, estimate
-from bnstat.estimate.run_settings import Settings
-from bnstat.estimate.running.runner import Runner
 
 X = (np.random.default_rng(8).normal(1, 2, (90, 5, 4, 3)) ** 3).astype(np.float32)
 NAMES = ("first", "rows", "shared", "last")
@@ -126,3 +126,29 @@ def test_what_is_kept_of_a_batch_gives_way_to_the_newer() -> None:
     cache.begin_wave(["c"])
     cache.offer(1, {"c": np.zeros(80, np.uint8)})
     assert cache.tensors(1).keys() == {"b"}
+
+
+def test_batches_of_any_size_merge_to_the_moments_of_all() -> None:
+    x = np.random.default_rng(0).normal(1e4, 1e-2, (1000, 3))
+    moments = Moments(unbiased=True)
+    for part in np.split(x, [1, 3, 400, 401]):
+        moments.add(len(part), part.mean(0), part.var(0) * len(part))
+    moments.add(0, np.full(3, np.nan), np.full(3, np.nan))
+    assert moments.count == 1000
+    np.testing.assert_allclose(moments.mean, x.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(moments.variance, x.var(0, ddof=1), rtol=1e-9)
+
+
+def test_two_halves_tell_how_sure_the_mean_is() -> None:
+    halves = Halves()
+    halves.first.add(100, [0.0, 5.0], [100.0, 100.0])
+    assert halves.error is None
+    halves.second.add(100, [1.0, 5.0], [100.0, 100.0])
+    assert halves.error == pytest.approx(0.5 / math.sqrt(1 + 0.25))
+    assert halves.whole.count == 200
+    assert halves.first.count == 100
+
+
+def test_a_constant_channel_is_no_distance_from_itself() -> None:
+    distances = in_deviations(np.array([0.0, 1.0, 1.0]), np.array([0.0, 0.0, 2.0]))
+    assert distances.tolist() == [0.0, math.inf, 0.5]

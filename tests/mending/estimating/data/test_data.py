@@ -13,8 +13,7 @@ import pytest
 import tensorflow as tf
 
 from bnstat.errors import BnstatError
-from bnstat.estimate.data import Input, open_data
-from bnstat.estimate.run_settings import Settings
+from bnstat.estimate.data import Input, Settings, open_data
 
 ONE = {"x": Input("x:0", "float32", (None, 2, 3))}
 X = np.arange(60, dtype=np.float32).reshape(10, 2, 3)

@@ -15,16 +15,31 @@ from bnstat.estimate.data import Input
 from tests.mending.estimating.data.test_data import ONE, X, all_of, read
 
 
+def example(**features: Any) -> bytes:
+    made = {}
+    for name, value in features.items():
+        if isinstance(value, bytes):
+            made[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+        elif isinstance(value, int):
+            made[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+        else:
+            floats = tf.train.FloatList(value=np.ravel(value))
+            made[name] = tf.train.Feature(float_list=floats)
+    return tf.train.Example(features=tf.train.Features(feature=made)).SerializeToString()
+
+
+SAMPLES = [example(x=sample, y=number) for number, sample in enumerate(X)]
+
+
+def write(path: Path, examples: list[bytes], compression: str = "") -> Path:
+    with tf.io.TFRecordWriter(str(path), compression) as writer:
+        for each in examples:
+            writer.write(each)
+    return path
+
+
 def test_a_record_file(tmp_path: Path) -> None:
-    path = str(tmp_path / "d.tfrecord")
-    with tf.io.TFRecordWriter(path) as writer:
-        for number, sample in enumerate(X):
-            features = {
-                "x": tf.train.Feature(float_list=tf.train.FloatList(value=sample.ravel())),
-                "y": tf.train.Feature(int64_list=tf.train.Int64List(value=[number])),
-            }
-            example = tf.train.Example(features=tf.train.Features(feature=features))
-            writer.write(example.SerializeToString())
+    path = write(tmp_path / "d.tfrecord", SAMPLES)
     batches = read(path, labels="y")
     np.testing.assert_array_equal(all_of(batches), X)
     assert batches[1].labels.tolist() == [4, 5, 6, 7]
@@ -36,14 +51,8 @@ def test_a_record_file(tmp_path: Path) -> None:
 
 
 def test_a_damaged_record_file(tmp_path: Path) -> None:
-    path = tmp_path / "d.tfrecord"
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for sample in X:
-            feature = tf.train.Feature(float_list=tf.train.FloatList(value=sample.ravel()))
-            features = tf.train.Features(feature={"x": feature})
-            writer.write(tf.train.Example(features=features).SerializeToString())
+    path = write(tmp_path / "d.tfrecord", SAMPLES)
     whole = path.read_bytes()
-    assert sum(batch.size for batch in read(path)) == 10
     flipped = bytearray(whole)
     flipped[30] ^= 255
     for damaged in (whole[:-5], bytes(flipped)):
@@ -53,27 +62,8 @@ def test_a_damaged_record_file(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
-def example(**features: Any) -> bytes:
-    made = {}
-    for name, value in features.items():
-        if isinstance(value, bytes):
-            made[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-        else:
-            floats = tf.train.FloatList(value=np.ravel(value))
-            made[name] = tf.train.Feature(float_list=floats)
-    return tf.train.Example(features=tf.train.Features(feature=made)).SerializeToString()
-
-
-def write(path: Path, examples: list[bytes], compression: str = "") -> Path:
-    with tf.io.TFRecordWriter(str(path), compression) as writer:
-        for each in examples:
-            writer.write(each)
-    return path
-
-
 def test_packed_and_in_shards(tmp_path: Path) -> None:
-    samples = [example(x=sample) for sample in X]
-    packed = write(tmp_path / "packed", samples, "GZIP")
+    packed = write(tmp_path / "packed", SAMPLES, "GZIP")
     np.testing.assert_array_equal(all_of(read(packed)), X)
     whole = packed.read_bytes()
     packed.write_bytes(whole[:-20])
@@ -83,7 +73,7 @@ def test_packed_and_in_shards(tmp_path: Path) -> None:
     with pytest.raises(BnstatError, match="ends within record 9"):
         read(packed)
     (tmp_path / "shards").mkdir()
-    for place, part in ((10, samples[6:]), (9, samples[:6])):
+    for place, part in ((10, SAMPLES[6:]), (9, SAMPLES[:6])):
         write(tmp_path / f"shards/train-{place}-of-2", part)
     (tmp_path / "shards/notes.txt").write_text("no record")
     np.testing.assert_array_equal(all_of(read(tmp_path / "shards")), X)
@@ -109,10 +99,9 @@ def test_bytes_are_numbers_or_images(tmp_path: Path, dtype: str) -> None:
 
 
 def test_a_model_that_parses_examples_itself(tmp_path: Path) -> None:
-    examples = [example(x=sample) for sample in X]
-    path = write(tmp_path / "d", examples)
+    path = write(tmp_path / "d", SAMPLES)
     serialized = {"examples": Input("e:0", "string", (None,))}
-    assert [bytes(each) for each in all_of(read(path, serialized), "examples")] == examples
+    assert [bytes(each) for each in all_of(read(path, serialized), "examples")] == SAMPLES
     named = {"x": Input("e:0", "string", (None,))}
     path = write(tmp_path / "d", [example(x=b"one"), example(x=b"two")])
     assert all_of(read(path, named)).tolist() == [b"one", b"two"]
