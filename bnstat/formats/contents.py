@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -190,3 +190,19 @@ class Reading(NamedTuple):
 
     values: bool = True
     tensorflow: bool = False
+
+
+_BRANCHES: Final = frozenset(
+    {"params", "batch_stats", "state", "trainable_variables", "non_trainable_variables"}
+)
+"""The top-level collections into which Flax, Haiku and Keras divide a layer's variables."""
+
+
+def name_of_path(path: Sequence[str]) -> str:
+    """Return a variable's name: the path without the collections of Flax, Haiku and Keras."""
+    parts = list(path)
+    while len(parts) > 2 and parts[0] in _BRANCHES:
+        del parts[0]
+    if len(parts) > 1 and parts[-1] == "value":  # of Flax NNX
+        parts.pop()
+    return "/".join(parts)

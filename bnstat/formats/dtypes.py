@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.model import Variable
 from bnstat.storage.files import File, Range
 
 _NUMPY: Final[dict[str, type[np.generic]]] = {
@@ -238,6 +239,7 @@ def dtype_of_descr(descr: str) -> np.dtype[np.generic] | None:
     return dtype.newbyteorder(">") if dtype is not None and match["order"] == ">" else dtype
 
 
+_MOST_DIMS: Final = 32
 _BYTES_PER_BYTE: Final = 2
 _BYTES_FLOOR: Final = 1 << 28
 
@@ -304,6 +306,46 @@ def extents(
     part = tuple(slice(0, size) for size in shape) if is_plain else None
     extent = file.place(start, length, part)
     return () if extent is None else (extent,)
+
+
+def as_shape(value: object) -> tuple[int, ...] | None:
+    """Return a list or tuple of sizes as a shape; None if it is not a possible shape."""
+    if not isinstance(value, (list, tuple)) or len(value) > _MOST_DIMS:
+        return None
+    is_valid = all(type(size) is int and 0 <= size < 1 << 63 for size in value)
+    return tuple(value) if is_valid else None
+
+
+def contiguous_variable(
+    file: File,
+    start: int,
+    length: int,
+    dtype: str,
+    shape: tuple[int, ...],
+    key: str,
+    name: str | None = None,
+) -> Variable:
+    """Return the variable whose elements are the `length` bytes from `start` on, little-endian.
+
+    Reading the variable raises `DamagedError` if the length does not fit the shape, and
+    `UnsupportedError` if the dtype is not numeric.
+    """
+    where = f"{file.path}: {key}"
+
+    def read() -> NDArray[np.generic]:
+        kind = numpy_dtype(dtype, where)
+        if length != bytes_needed(shape, kind):
+            raise DamagedError(where, f"{length} bytes do not fit its shape")
+        return from_little_endian(file.read(start, length), kind, shape)
+
+    return Variable(
+        key,
+        key if name is None else name,
+        dtype,
+        shape,
+        read,
+        lambda: extents(file, start, length, find_dtype(dtype), shape),
+    )
 
 
 class Scales(NamedTuple):

@@ -15,8 +15,8 @@ from itertools import islice
 from typing import Final, Literal, NamedTuple
 
 from bnstat.errors import DamagedError, UnsupportedError
-from bnstat.formats.arrays.entries import as_shape, contiguous_variable, name_of_path
-from bnstat.formats.contents import Contents
+from bnstat.formats.contents import Contents, name_of_path
+from bnstat.formats.dtypes import as_shape, contiguous_variable
 from bnstat.formats.protobuf.wire import Window, WireError, damaged
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File

@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError
-from bnstat.formats.arrays.entries import as_shape
 from bnstat.formats.contents import Contents, Layer
-from bnstat.formats.dtypes import dtype_of_descr
+from bnstat.formats.dtypes import as_shape, dtype_of_descr
 from bnstat.model import Array, Source, Variable
 from bnstat.storage.archive import Slice, fetch_starts, packed_slice_of, zip_members
 from bnstat.storage.files import File, Range

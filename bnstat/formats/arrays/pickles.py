@@ -12,8 +12,7 @@ from functools import partial
 from typing import Final
 
 from bnstat.errors import UnsupportedError
-from bnstat.formats.arrays.entries import name_of_path
-from bnstat.formats.contents import Contents
+from bnstat.formats.contents import Contents, name_of_path
 from bnstat.formats.dtypes import beyond_budget, refuse
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File

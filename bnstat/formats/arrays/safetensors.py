@@ -19,9 +19,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from bnstat.errors import DamagedError, NotFoundError, UnknownFormatError
-from bnstat.formats.arrays.entries import as_shape, contiguous_variable
 from bnstat.formats.contents import Contents
-from bnstat.formats.dtypes import SAFETENSORS
+from bnstat.formats.dtypes import SAFETENSORS, as_shape, contiguous_variable
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File
 from bnstat.text import MAX_JSON, parse_json

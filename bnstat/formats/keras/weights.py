@@ -26,6 +26,7 @@ from typing import Final, TypeVar
 
 from bnstat.errors import DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Layer
+from bnstat.formats.detection import is_json_with
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
 from bnstat.formats.keras import index_of_shard
 from bnstat.formats.keras.config import (
@@ -38,7 +39,7 @@ from bnstat.formats.keras.config import (
 from bnstat.formats.keras.h5 import is_legacy
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File
-from bnstat.text import MAX_JSON, natural_key
+from bnstat.text import natural_key
 
 _T = TypeVar("_T")
 
@@ -150,10 +151,7 @@ def _index_of(file: File) -> File | None:
 
 
 def _is_index(file: File) -> bool:
-    if file.size > MAX_JSON or not file.head(64).lstrip().startswith(b"{"):
-        return False
-    text = file.read()
-    return b'"weight_map"' in text and b'.h5"' in text
+    return is_json_with(file, b'"weight_map"', b'.h5"')
 
 
 def _parse_index(index: File) -> dict[str, list[str]]:
