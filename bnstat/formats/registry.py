@@ -151,7 +151,7 @@ FORMATS: Final = (
         name="hdf5",
         label="HDF5",
         description="an HDF5 file with arrays named like `bn1/moving_mean`",
-        module="arrays.hdf5",
+        module="hdf5.file",
         is_data_beside_models=True,
     ),
     FileFormat(

@@ -24,10 +24,12 @@ import itertools
 import struct
 from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Final, NamedTuple
 
 from bnstat.errors import BnstatError, DamagedError
+from bnstat.formats.contents import Contents
 from bnstat.formats.hdf5.arrays import Dataset, find_dataset, is_outside
 from bnstat.formats.hdf5.objects import (
     LINK,
@@ -42,7 +44,7 @@ from bnstat.formats.hdf5.objects import (
     dense_messages,
     signature_offset,
 )
-from bnstat.model import Array, Variable
+from bnstat.model import Array, Source, Variable
 from bnstat.storage.files import File
 
 _MAX_DEPTH: Final = 64
@@ -75,10 +77,36 @@ _MAX_TRIPS: Final = 200
 
 _GROUP: Final = {SYMBOL_TABLE, LINK_INFO, LINK}
 
+_NUMBERS: Final = ("float", "bfloat", "int", "uint", "bool")
+
 
 def is_hdf5(file: File) -> bool:
     """Return True if a file has the signature of HDF5."""
     return signature_offset(file) is not None
+
+
+def matches(file: File) -> bool:
+    """Return True for an HDF5 file that contains arrays of numbers.
+
+    Raises:
+        DamagedError: it is a damaged HDF5 file.
+    """
+    return is_hdf5(file) and any(
+        variable.dtype.startswith(_NUMBERS) for variable in Hdf5(file).variables.values()
+    )
+
+
+def open_contents(file: File, source: Source) -> Contents:
+    """Return the arrays of a file that Keras did not write, by their paths.
+
+    An array's role follows from its name alone; attributes are not read.
+
+    Raises:
+        DamagedError: the file is truncated or inconsistent.
+    """
+    variables = Hdf5(file).variables
+    names = {key: variable.name for key, variable in variables.items()}
+    return Contents(replace(source, format="hdf5"), variables, names=names)
 
 
 class _Object(NamedTuple):

@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any, Final, NamedTuple, TypeGuard
 
 from bnstat.errors import BnstatError, DamagedError
@@ -41,44 +41,14 @@ _ATTRIBUTES: Final = {("Bidirectional", "layer"): "forward_layer"}
 """(class, argument) -> the attribute that holds the layer, if it has another name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
-    """A layer or nested model in a configuration.
-
-    Attributes:
-        name: the own name, prefixed by the names of the enclosing models and wrappers.
-        own_name: the layer's own name, which may contain slashes.
-        class_name: the class, prefixed by the package of a registered class: `Custom>X`.
-        config: the constructor's arguments; `trainable` is false below a frozen model.
-        path: the group in a `.weights.h5`: `layers/sequential/layers/batch_normalization`.
-        sublayers: the layers directly inside, in network order.
-        inputs: the names of the layers of the same model whose outputs the layer is called on,
-            one for each input of each call; empty if the configuration does not record them.
-    """
-
-    name: str
-    own_name: str
-    class_name: str
-    config: Mapping[str, Any]
-    path: str
-    sublayers: tuple[Described, ...] = field(repr=False)
-    inputs: tuple[str, ...] = ()
-
-    def with_variables(self, variables: Mapping[str, str], key: str) -> Layer:
-        """Return the layer with its variables (label -> key), which the file stores at `key`."""
-        return Layer(
-            self.name, self.class_name, self.config, variables, key, self.own_name, self.inputs
-        )
-
-
-def walk(layers: Iterable[Described]) -> Iterator[Described]:
+def walk(layers: Iterable[Layer]) -> Iterator[Layer]:
     """Yield each layer, followed by all nested layers, in network order."""
     for layer in layers:
         yield layer
         yield from walk(layer.sublayers)
 
 
-def describe(model: object, where: str) -> tuple[Described, ...]:
+def describe(model: object, where: str) -> tuple[Layer, ...]:
     """Return the layers of a model, each with its nested layers.
 
     Args:
@@ -130,12 +100,12 @@ def snake_case(class_name: str) -> str:
 
 def _layers_of(
     model: Mapping[str, Any], name: str, path: str, frozen: bool, where: str, depth: int
-) -> tuple[Described, ...]:
+) -> tuple[Layer, ...]:
     """Return the layers directly below a serialized model or wrapper with this name and path."""
     if depth > _MAX_DEPTH:
         raise DamagedError(where, f"its models are nested deeper than {_MAX_DEPTH}")
     frozen = frozen or _arguments(model).get("trainable") is False
-    layers: list[Described] = []
+    layers: list[Layer] = []
     for place, serialized in _serialized_layers(model):
         class_name, config = layer_from_config(serialized)
         own_name = config.get("name")
@@ -149,14 +119,15 @@ def _layers_of(
             sources = _input_layers(serialized.get("inbound_nodes"))
             inputs = [f"{name}/{source}" if name else source for source in sources]
         layers.append(
-            Described(
-                name=full_name,
+            Layer(
+                full_name,
+                class_name,
+                {**config, "trainable": False} if frozen else config,
+                {},
+                key=full_path,
                 own_name=own_name,
-                class_name=class_name,
-                config={**config, "trainable": False} if frozen else config,
-                path=full_path,
-                sublayers=_layers_of(serialized, full_name, full_path, frozen, where, depth + 1),
                 inputs=tuple(inputs),
+                sublayers=_layers_of(serialized, full_name, full_path, frozen, where, depth + 1),
             )
         )
     return tuple(layers)
@@ -246,11 +217,11 @@ def layers_by_scope(model: object, names: Mapping[str, str], where: str) -> Iter
     matches = match_scopes(layers, scopes)
     for index, layer in enumerate(layers):
         scope = matches.get(index, layer.name)
-        yield layer.with_variables(scopes.get(scope, {}), scope)
+        yield replace(layer, variables=scopes.get(scope, {}), key=scope)
 
 
 def match_scopes(
-    layers: Sequence[Described], scopes: Iterable[str], is_first_best: bool = False
+    layers: Sequence[Layer], scopes: Iterable[str], is_first_best: bool = False
 ) -> dict[int, str]:
     """Return layer index -> scope of the layer's variables.
 
@@ -304,7 +275,7 @@ class Architecture(NamedTuple):
     """An architecture: the file that it was read from, and the outermost layers."""
 
     path: str
-    layers: tuple[Described, ...]
+    layers: tuple[Layer, ...]
 
 
 def read_architecture(path: str) -> Architecture:

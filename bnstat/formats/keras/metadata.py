@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from bnstat.errors import DamagedError
 from bnstat.formats.contents import Layer, Node
-from bnstat.formats.keras.config import Described, describe, layer_from_config, match_scopes, walk
+from bnstat.formats.keras.config import describe, layer_from_config, match_scopes, walk
 from bnstat.formats.protobuf.protos import parse
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE
 from bnstat.storage.files import Folder
@@ -107,7 +108,7 @@ def _full_names(metadata: Mapping[int, Mapping[str, Any]], nodes: Sequence[Node]
     return names
 
 
-def layers_of_objects(described: Sequence[Described], nodes: Sequence[Node]) -> tuple[Layer, ...]:
+def layers_of_objects(described: Sequence[Layer], nodes: Sequence[Node]) -> tuple[Layer, ...]:
     """Return an architecture's layers, with the variables whose full names match a layer.
 
     Layers without variables whose own name is not unique are left out, because they may be
@@ -122,7 +123,7 @@ def layers_of_objects(described: Sequence[Described], nodes: Sequence[Node]) -> 
     scopes = _scopes(nodes)
     matches = match_scopes(layers, scopes)
     return tuple(
-        layer.with_variables(scopes[matches[index]] if index in matches else {}, "")
+        replace(layer, variables=scopes[matches[index]] if index in matches else {}, key="")
         for index, layer in enumerate(layers)
         if index in matches or uses[layer.own_name] == 1
     )

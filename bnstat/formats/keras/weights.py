@@ -31,7 +31,6 @@ from bnstat.formats.hdf5.file import Hdf5, is_hdf5
 from bnstat.formats.keras import index_of_shard
 from bnstat.formats.keras.config import (
     MATCHED_BY_PLACE,
-    Described,
     architecture_beside,
     read_json,
     walk,
@@ -97,7 +96,7 @@ def open_contents(file: File, source: Source) -> Contents:
         beside=architecture_beside(file),
     )
 
-    def configured(described: Sequence[Described]) -> Contents:
+    def configured(described: Sequence[Layer]) -> Contents:
         layers, notes = _join_architecture(described, weights)
         return Contents(contents.source, contents.variables, layers=layers, notes=notes)
 
@@ -204,14 +203,14 @@ def _layer_path(holder: str) -> str:
 
 
 def _join_architecture(
-    described: Sequence[Described], weights: Weights
+    described: Sequence[Layer], weights: Weights
 ) -> tuple[tuple[Layer, ...], list[str]]:
     """Return the layers of an architecture with their variables, and a note if names differ.
 
     If the file has layer names that the architecture lacks, as after building the model twice in
     one session, layers are matched by their paths, as Keras does when it loads weights.
     """
-    names = {layer.path: layer.own_name for layer in walk(described)}
+    names = {layer.key: layer.own_name for layer in walk(described)}
     stored = {path: name for path, name in weights.names.items() if path in weights.groups}
     inside_custom_layers = {
         name for path, name in weights.names.items() if path not in names and _nearest(path, names)
@@ -223,7 +222,7 @@ def _join_architecture(
     return join(described, replace(weights, names=others)), notes
 
 
-def join(described: Sequence[Described], weights: Weights) -> tuple[Layer, ...]:
+def join(described: Sequence[Layer], weights: Weights) -> tuple[Layer, ...]:
     """Match the layers of a configuration with the groups of a file.
 
     A layer and a group match if their paths are equal and the file stores no different name; the
@@ -235,15 +234,15 @@ def join(described: Sequence[Described], weights: Weights) -> tuple[Layer, ...]:
     """
     layers = [*walk(described)]
     known = {
-        layer.path: layer.name
+        layer.key: layer.name
         for layer in layers
-        if weights.names.get(layer.path, layer.own_name) == layer.own_name
+        if weights.names.get(layer.key, layer.own_name) == layer.own_name
     }
     names = _full_names(weights, known)
     matches = {
-        index: layer.path
+        index: layer.key
         for index, layer in enumerate(layers)
-        if layer.path in known and layer.path in weights.groups
+        if layer.key in known and layer.key in weights.groups
     }
     _match_names(matches, [layer.name for layer in layers], names, weights.groups)
     _match_names(matches, [layer.own_name for layer in layers], weights.names, weights.groups)
@@ -257,12 +256,12 @@ def join(described: Sequence[Described], weights: Weights) -> tuple[Layer, ...]:
     with_variables = {(layers[index].own_name, layers[index].class_name) for index in matches}
     joined: list[Layer] = []
     for index, layer in enumerate(layers):
-        path = matches.get(index, layer.path)
+        path = matches.get(index, layer.key)
         # A layer that two models share is stored once, and is listed once.
         if index in matches or (layer.own_name, layer.class_name) not in with_variables:
             variables = weights.groups[path] if index in matches else {}
-            joined.append(layer.with_variables(variables, path))
-        joined += unmatched.pop(layer.path, [])
+            joined.append(replace(layer, variables=variables, key=path))
+        joined += unmatched.pop(layer.key, [])
     return (*joined, *unmatched.get("", ()))
 
 
