@@ -45,10 +45,10 @@ def matches(file: File) -> bool:
         return False
     if first.endswith(b"/data.pkl"):
         return True
-    from bnstat.formats.pytorch.contents import folder_of_pickle
+    from bnstat.formats.pytorch.contents import find_pickle
 
     try:
-        return folder_of_pickle(file) is not None
+        return find_pickle(file) is not None
     except DamagedError:
         return False
 
