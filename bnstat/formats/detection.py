@@ -135,8 +135,10 @@ class Finder:
 class SingleFile(Finder):
     """Finds the models of a format that stores each in a single file.
 
-    The row's module has `matches(file)` and `open_contents(file, source)`. It may also have
-    `open_index`, which opens a file without its values.
+    The row's module has `matches(file)`, which also returns True for damaged files that are clearly
+    of the format, and `open_contents(file, source)`. It may also have `open_index`, which opens a
+    file without its values. All of them raise a `DamagedError` for a file that is truncated or
+    inconsistent, and an `UnsupportedError` for a feature of the format that is not read.
     """
 
     def __init__(self, row: FileFormat) -> None:

@@ -74,12 +74,7 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the arrays by their paths.
-
-    Raises:
-        DamagedError: the file is truncated or inconsistent.
-        UnsupportedError: the file has more values than any network.
-    """
+    """Return the arrays by their paths."""
     variables: dict[str, Variable] = {}
     try:
         for item in _items(Window(file)):

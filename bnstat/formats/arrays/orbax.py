@@ -100,12 +100,7 @@ def _items(folder: Folder) -> dict[str, Folder]:
 
 
 def open_items(items: Mapping[str, Folder], source: Source) -> Contents:
-    """Return the arrays of a checkpoint's items; keys begin with the item if there are several.
-
-    Raises:
-        UnsupportedError: tensorstore is not installed, or the folder is not on disk.
-        DamagedError: an item's store or metadata is damaged.
-    """
+    """Return the arrays of a checkpoint's items; keys begin with the item if there are several."""
     variables: dict[str, Variable] = {}
     names: dict[str, str] = {}
     config: object = None
@@ -196,11 +191,7 @@ class _Store:
         self._tensorstore: Any = tensorstore
 
     def arrays(self) -> Iterator[_Array]:
-        """Yield the descriptions of all arrays.
-
-        Raises:
-            DamagedError: the store or an array's metadata is damaged.
-        """
+        """Yield the descriptions of all arrays."""
         try:
             store = self._tensorstore.KvStore.open(self._spec).result()
             keys = sorted(key.decode("utf-8", "replace") for key in store.list().result())

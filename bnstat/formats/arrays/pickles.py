@@ -30,12 +30,7 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the arrays by their paths.
-
-    Raises:
-        DamagedError: the pickle is damaged, or contains unsupported objects.
-        UnsupportedError: the pickle is too large.
-    """
+    """Return the arrays by their paths."""
     from bnstat.formats.pytorch.contents import LARGEST_PICKLE, pickle_errors
     from bnstat.formats.pytorch.pickled import unpickle
     from bnstat.formats.pytorch.state import collect

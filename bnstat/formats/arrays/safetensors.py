@@ -39,11 +39,7 @@ def _length(head: bytes) -> int:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the tensors by their names.
-
-    Raises:
-        DamagedError: the file is truncated, or the header is inconsistent.
-    """
+    """Return the tensors by their names."""
     length = _length(file.head(8))
     header = parse_json(file.read(8, min(length, MAX_JSON + 1)), file.path)
     if not isinstance(header, dict):

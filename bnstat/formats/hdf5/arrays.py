@@ -181,11 +181,7 @@ class Dataset:
         return _Layout(kind)
 
     def _chunks(self, root: int) -> Iterator[tuple[int, int]]:
-        """Yield the address and the stored size of each chunk in a tree.
-
-        Raises:
-            DamagedError: a node is missing, or is not one level below its only parent.
-        """
+        """Yield the address and the stored size of each chunk in a tree."""
         pending: list[tuple[int, int | None]] = [(root, None)]
         seen = {root}
         while pending:
@@ -226,12 +222,7 @@ class Dataset:
             raise self._damage(f"cannot be read ({first_line(error)})") from error
 
     def _check_chunks(self, opened: Any, itemsize: int) -> None:
-        """Check that the chunks of h5py's `DatasetID` fit the file, and do not expand further.
-
-        Raises:
-            DamagedError: a chunk is too large or damaged.
-            UnsupportedError: the compression does not allow this check.
-        """
+        """Check that the chunks of h5py's `DatasetID` fit the file, and do not expand further."""
         from h5py import h5z
 
         if not hasattr(opened, "chunk_iter"):

@@ -86,11 +86,7 @@ def is_hdf5(file: File) -> bool:
 
 
 def matches(file: File) -> bool:
-    """Return True for an HDF5 file that contains arrays of numbers.
-
-    Raises:
-        DamagedError: it is a damaged HDF5 file.
-    """
+    """Return True for an HDF5 file that contains arrays of numbers."""
     return is_hdf5(file) and any(
         variable.dtype.startswith(_NUMBERS) for variable in Hdf5(file).variables.values()
     )
@@ -100,9 +96,6 @@ def open_contents(file: File, source: Source) -> Contents:
     """Return the arrays of a file that Keras did not write, by their paths.
 
     An array's role follows from its name alone; attributes are not read.
-
-    Raises:
-        DamagedError: the file is truncated or inconsistent.
     """
     variables = Hdf5(file).variables
     names = {key: variable.name for key, variable in variables.items()}

@@ -43,11 +43,7 @@ _TOP_LEVEL: Final = "top_level_model_weights"
 
 
 def matches(file: File) -> bool:
-    """Return True for an HDF5 file that lists its layers as this format does.
-
-    Raises:
-        DamagedError: it is a damaged HDF5 file.
-    """
+    """Return True for an HDF5 file that lists its layers as this format does."""
     return is_hdf5(file) and is_legacy(Hdf5(file))
 
 
@@ -58,11 +54,7 @@ def is_legacy(store: Hdf5) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the variables and layers of a file that `matches`.
-
-    Raises:
-        DamagedError: the file is truncated or inconsistent.
-    """
+    """Return the variables and layers of a file that `matches`."""
     store = Hdf5(file)
     root = _MODEL if _MODEL in store.members() else ""
     groups = _weights_by_group(store, root)

@@ -65,11 +65,7 @@ class Weights:
 
 
 def matches(file: File) -> bool:
-    """Return True for a `.weights.h5` or for the index of sharded weights.
-
-    Raises:
-        DamagedError: it is a damaged HDF5 file.
-    """
+    """Return True for a `.weights.h5` or for the index of sharded weights."""
     if not is_hdf5(file):
         return _is_index(file)
     store = Hdf5(file)
@@ -82,10 +78,6 @@ def open_contents(file: File, source: Source) -> Contents:
     """Return the variables and layers of a file that `matches`.
 
     Any shard opens the whole model if the index is in the same folder.
-
-    Raises:
-        DamagedError: a file is truncated or inconsistent.
-        NotFoundError: a shard is missing.
     """
     weights = read_weights(file)
     contents = Contents(
@@ -104,12 +96,7 @@ def open_contents(file: File, source: Source) -> Contents:
 
 
 def read_weights(file: File) -> Weights:
-    """Read a `.weights.h5`, or all shards of a `.weights.json` or of one shard.
-
-    Raises:
-        DamagedError: a file is truncated or inconsistent.
-        NotFoundError: a shard is missing.
-    """
+    """Read a `.weights.h5`, or all shards of a `.weights.json` or of one shard."""
     index = _index_of(file)
     if index is None:
         return _gather({file.name: file}, {})
@@ -130,9 +117,6 @@ def shard_names(file: File) -> tuple[str, list[str]]:
     """Return the name of the index, or of the single file, and the names of the shards.
 
     For a file without shards, the list contains only the file.
-
-    Raises:
-        DamagedError: the index of the shards is inconsistent.
     """
     index = _index_of(file)
     if index is None:

@@ -70,12 +70,7 @@ PlaceOf = Callable[[Storage], Place]
 
 
 def open_contents(file: File, source: Source, is_zip: bool) -> Contents:
-    """Return the tensors of a file by their paths: `state_dict/layer1.0.bn1.weight`.
-
-    Raises:
-        DamagedError: the file is truncated or inconsistent.
-        UnsupportedError: the file is too large, or of an unknown version.
-    """
+    """Return the tensors of a file by their paths: `state_dict/layer1.0.bn1.weight`."""
     unbuilt: dict[str, None] = {}
     storages: dict[str, Storage] = {}
 

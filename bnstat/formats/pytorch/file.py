@@ -54,11 +54,7 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the tensors of a file.
-
-    Raises:
-        BnstatError: as the function of the same name in `pytorch.contents`.
-    """
+    """Return the tensors of a file."""
     from bnstat.formats.pytorch import contents
 
     return contents.open_contents(file, source, is_zip=file.head(4) == _ZIP)
