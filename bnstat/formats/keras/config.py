@@ -49,18 +49,12 @@ def walk(layers: Iterable[Layer]) -> Iterator[Layer]:
 
 
 def describe(model: object, where: str) -> tuple[Layer, ...]:
-    """Return the layers of a model, each with its nested layers.
+    """Return the outermost layers of a parsed configuration, in network order.
 
-    Args:
-        model: a parsed configuration, `{"class_name": ..., "config": ...}`.
-        where: the file, for messages.
-
-    Returns:
-        The outermost layers in network order. Empty if the configuration lists no layers, which is
-        usual for subclassed models.
+    There are none if the configuration lists no layers, which is usual for subclassed models.
 
     Raises:
-        DamagedError: models are nested too deeply.
+        DamagedError: models are nested too deeply; `where` names the file.
     """
     if not _is_serialized(model):
         return ()
@@ -68,16 +62,10 @@ def describe(model: object, where: str) -> tuple[Layer, ...]:
 
 
 def layer_from_config(serialized: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """Return the class name and the configuration of one serialized layer.
+    """Return the class name and the config of a layer; both are empty for anything else.
 
-    Args:
-        serialized: `{"class_name": ..., "config": {...}}`, from a model's configuration or the
-            Keras metadata of a SavedModel, which stores `trainable` beside the config.
-
-    Returns:
-        The class name, prefixed by the package of a registered class (`Custom>X`), and the config,
-        extended by `trainable`, `name`, `inbound_nodes` and `build_config`. Both are empty if
-        `serialized` is not a layer.
+    The class name is prefixed by the package of a registered class: `Custom>X`. The config also has
+    the settings that the Keras metadata of a SavedModel stores beside it, such as `trainable`.
     """
     if not _is_serialized(serialized):
         return "", {}
@@ -198,16 +186,13 @@ def _is_layer(value: object, is_listed: bool) -> TypeGuard[Mapping[str, Any]]:
 
 
 def layers_by_scope(model: object, names: Mapping[str, str], where: str) -> Iterator[Layer]:
-    """Yield the layers of a configuration, each with the weights under its name.
+    """Yield the layers of a parsed configuration, each with the weights under its name.
 
     Args:
-        model: the parsed configuration.
+        model: the configuration.
         names: the name of each weight -> its key. The text before the last slash is the scope: the
             layer's name, with or without the names of enclosing models.
         where: the file, for messages.
-
-    Raises:
-        DamagedError: models are nested too deeply.
     """
     scopes: dict[str, dict[str, str]] = {}
     for name, key in names.items():
@@ -223,16 +208,11 @@ def layers_by_scope(model: object, names: Mapping[str, str], where: str) -> Iter
 def match_scopes(
     layers: Sequence[Layer], scopes: Iterable[str], is_first_best: bool = False
 ) -> dict[int, str]:
-    """Return layer index -> scope of the layer's variables.
+    """Return layer index -> scope, which is the name of the layer's variables without the role.
 
     A scope ends with the layer's own name. If several layers match, the layer whose full name
-    shares the most trailing parts with the scope is chosen.
-
-    Args:
-        layers: the layers.
-        scopes: the names of variables, without the last component.
-        is_first_best: if several layers or scopes are equally similar, match the first; by
-            default, none of them.
+    shares the most trailing parts with the scope is chosen. If several layers or scopes are equally
+    similar, none of them is matched, or the first if `is_first_best`.
     """
     by_name: dict[str, list[int]] = {}
     by_ending: dict[str, list[int]] = {}
@@ -279,11 +259,7 @@ class Architecture(NamedTuple):
 
 
 def read_architecture(path: str) -> Architecture:
-    """Read the architecture in a file.
-
-    Args:
-        path: the JSON of `model.to_json()`, a `config.json`, a `.keras` archive or folder, or a
-            full `.h5`.
+    """Read the JSON of `model.to_json()`, a `config.json`, a `.keras` or a full `.h5`.
 
     Raises:
         NotFoundError: there is no such file.
@@ -323,11 +299,7 @@ def _serialized_model(file: File) -> object:
 
 
 def read_json(file: File) -> object:
-    """Parse a JSON file.
-
-    Raises:
-        DamagedError: the file is too large, or not valid JSON.
-    """
+    """Parse a JSON file; raise a `DamagedError` if it is too large or invalid."""
     if file.size > MAX_JSON:
         raise DamagedError(file.path, f"{file.size} bytes are more than any model needs")
     return parse_json(file.read(), file.path)

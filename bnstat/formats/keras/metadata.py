@@ -30,12 +30,10 @@ _MAX_NAME: Final = 4096
 def keras_layers(
     folder: Folder, meta_graph: Any, nodes: Sequence[Node]
 ) -> tuple[list[Layer], bool]:
-    """Return the layers in Keras's metadata, and whether they are in network order.
+    """Return the layers in the Keras metadata of a SavedModel, and whether they are in order.
 
-    Args:
-        folder: the SavedModel's folder.
-        meta_graph: the SavedModel's MetaGraphDef; None if `saved_model.pb` is missing.
-        nodes: the bundle's object graph.
+    `meta_graph` is the SavedModel's MetaGraphDef, or None if `saved_model.pb` is missing; `nodes`
+    is the bundle's object graph.
     """
     metadata = dict(_keras_metadata(folder, meta_graph))
     if not metadata or not nodes:
@@ -113,10 +111,6 @@ def layers_of_objects(described: Sequence[Layer], nodes: Sequence[Node]) -> tupl
 
     Layers without variables whose own name is not unique are left out, because they may be
     recognised by other evidence.
-
-    Args:
-        described: the outermost layers.
-        nodes: the object graph.
     """
     layers = [*walk(described)]
     uses = Counter(layer.own_name for layer in layers)

@@ -255,13 +255,10 @@ def _match_names(
     group_names: Mapping[str, str],
     groups: Collection[str],
 ) -> None:
-    """Match the remaining layers and groups by names that are unique on both sides.
+    """Add matches of the remaining layers and groups, by names that are unique on both sides.
 
-    Args:
-        matches: index of a layer -> path of its group; matches are added.
-        layer_names: the name of each layer.
-        group_names: path of a group -> the name of its layer, if known.
-        groups: the paths of all groups.
+    `matches` maps the index of a layer to the path of its group, `group_names` the path of a group
+    to the name of its layer.
     """
     free = set(groups) - set(matches.values())
     paths = _unique((name, path) for path in free if (name := group_names.get(path)))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents
-from bnstat.formats.dtypes import Scales, beyond_budget, numpy_dtype, refuse
+from bnstat.formats.dtypes import Scales, numpy_dtype, within_budget
 from bnstat.formats.pytorch.pickled import (
     BudgetError,
     Call,
@@ -105,8 +105,6 @@ def open_contents(file: File, source: Source, is_zip: bool) -> Contents:
         for key, tensor in collected.tensors.items()
     }
     sizes = {key: tensor.nbytes for key, tensor in collected.tensors.items()}
-    for key in beyond_budget(sizes, file.size):
-        variables[key] = replace(variables[key], reader=partial(refuse, f"{file.path}: {key}"))
     notes = []
     if unbuilt:
         more = f" and {len(unbuilt) - _MOST_NAMED} more" if len(unbuilt) > _MOST_NAMED else ""
@@ -115,7 +113,7 @@ def open_contents(file: File, source: Source, is_zip: bool) -> Contents:
     step = collected.step if source.step is None else source.step
     return Contents(
         replace(source, format="pytorch", writer=collected.writer, step=step),
-        variables,
+        within_budget(file, variables, sizes),
         names=collected.names,
         layers=with_settings(collected.layers, top),
         variables_in_order=collected.in_order,
