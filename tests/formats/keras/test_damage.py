@@ -52,19 +52,6 @@ def test_the_undamaged_file_is_read(
     assert read_all(write(tmp_path / f"m{suffix}")) == WHOLE
 
 
-@WRITERS
-def test_cut_short_at_any_length(
-    write: Callable[[Path], Path], suffix: str, tmp_path: Path
-) -> None:
-    path = write(tmp_path / f"m{suffix}")
-    data = path.read_bytes()
-    cut = tmp_path / f"cut{suffix}"
-    for length in range(64, len(data), 97):
-        cut.write_bytes(data[:length])
-        with pytest.raises(DamagedError):
-            contents_of(cut)
-
-
 def test_a_configuration_nested_too_deep_is_refused(tmp_path: Path) -> None:
     layers: Any = [LAYER]
     for index in range(100):
