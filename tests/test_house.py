@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "formats": {"storage", "model"},
     "formats.registry": set(),
     "formats.protobuf": {"storage", "formats.dtypes"},
-    "formats.hdf5": {"storage", "model", "formats.dtypes"},
+    "formats.hdf5": {"storage", "model", "formats.contents", "formats.dtypes"},
     "discovery": {"model", "formats.contents"},
     "live": {"model", "discovery", "formats.contents", "formats.tensorflow"},
     "loading": {"storage", "model", "formats", "discovery", "live"},

@@ -7,16 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
+from typing import Any, Final, NamedTuple, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.model import Source, Variable
-
-if TYPE_CHECKING:
-    from bnstat.formats.keras.config import Described
-
 
 Search = Callable[[Collection[str]], Mapping[str, str]]
 """Returns key -> name of the variables whose names have given endings, and possibly of others."""
@@ -35,7 +31,9 @@ class Layer:
         config: the arguments of the constructor; empty if the file does not record them.
         variables: label -> key of the layer's own variables, in stored order. Labels are the
             layer's names (`gamma`) or, if the file only numbers them, `0`, `1`, ...
-        key: the layer's place in the file (`layers/batch_normalization_1`), for messages.
+        key: the layer's place in the file (`layers/batch_normalization_1`), for messages; in an
+            architecture, the layer's group in a `.weights.h5`.
+        sublayers: the layers directly inside, in network order, as an architecture lists them.
     """
 
     name: str
@@ -45,6 +43,7 @@ class Layer:
     key: str = ""
     own_name: str = ""
     inputs: tuple[str, ...] = ()
+    sublayers: tuple[Layer, ...] = field(default=(), repr=False)
 
 
 class Node(NamedTuple):
@@ -172,7 +171,7 @@ class Contents:
     graphs: Callable[[], Iterable[Graph]] | None = None
     notes: Sequence[str] = ()
     variables_in_order: bool = False
-    configured: Callable[[Sequence[Described]], Contents] | None = None
+    configured: Callable[[Sequence[Layer]], Contents] | None = None
     beside: str | None = None
 
     def name_of(self, key: str) -> str:
@@ -190,3 +189,19 @@ class Reading(NamedTuple):
 
     values: bool = True
     tensorflow: bool = False
+
+
+_BRANCHES: Final = frozenset(
+    {"params", "batch_stats", "state", "trainable_variables", "non_trainable_variables"}
+)
+"""The top-level collections into which Flax, Haiku and Keras divide a layer's variables."""
+
+
+def name_of_path(path: Sequence[str]) -> str:
+    """Return a variable's name: the path without the collections of Flax, Haiku and Keras."""
+    parts = list(path)
+    while len(parts) > 2 and parts[0] in _BRANCHES:
+        del parts[0]
+    if len(parts) > 1 and parts[-1] == "value":  # of Flax NNX
+        parts.pop()
+    return "/".join(parts)

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, TypeVar
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.registry import FORMATS, FileFormat
 from bnstat.model import Source
 from bnstat.storage.files import File, Folder
-from bnstat.text import natural_key
+from bnstat.text import MAX_JSON, natural_key
+
+_T = TypeVar("_T")
 
 Opener = Callable[[Source, Reading], Contents]
 """Opens a model. The source has the path that the user passed."""
@@ -130,64 +132,42 @@ class Finder:
         return name
 
 
-class FormatModule(Protocol):
-    """The functions of a module that reads a single-file format.
+class SingleFile(Finder):
+    """Finds the models of a format that stores each in a single file.
 
-    A module may also have `open_index`, which opens a file without its values.
+    The row's module has `matches(file)`, which also returns True for damaged files that are clearly
+    of the format, and `open_contents(file, source)`. It may also have `open_index`, which opens a
+    file without its values. All of them raise a `DamagedError` for a file that is truncated or
+    inconsistent, and an `UnsupportedError` for a feature of the format that is not read.
     """
-
-    def matches(self, file: File) -> bool:
-        """Return True if a file's content is in this format."""
-        ...
-
-    def open_contents(self, file: File, source: Source) -> Contents:
-        """Open a file. The result's source names the format."""
-        ...
-
-
-def finders() -> Iterator[Finder]:
-    """Yield all finders in the order of detection; the module of each is imported when needed."""
-    for name in dict.fromkeys(finder for row in FORMATS for finder in row.finders):
-        yield _finder(name)
-    yield from _single_files()
-
-
-@cache
-def _single_files() -> list[Finder]:
-    return [_SingleFile(row) for row in FORMATS if row.module]
-
-
-@cache
-def _finder(name: str) -> Finder:
-    module, _, kind = name.rpartition(".")
-    return cast(Finder, getattr(import_module(f"bnstat.formats.{module}"), kind)())
-
-
-class _SingleFile(Finder):
-    """Finds single-file models."""
 
     def __init__(self, row: FileFormat) -> None:
         self._module = f"bnstat.formats.{row.module}"
         self.is_data_beside_models = row.is_data_beside_models
 
     def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
-        module = cast(FormatModule, import_module(self._module))
+        module = import_module(self._module)
         if not module.matches(file):
             return None
-        return StoredModel(
-            file.name,
-            step_of(file.name),
-            folder.modified(file.name),
-            lambda source, reading: _opener(module, reading)(
-                file, require_native_reader(source, reading)
-            ),
-        )
+
+        def open_model(source: Source, reading: Reading) -> Contents:
+            open_ = module.open_contents
+            if not reading.values:
+                open_ = getattr(module, "open_index", open_)
+            return native_opener(open_, file)(source, reading)
+
+        return StoredModel(file.name, step_of(file.name), folder.modified(file.name), open_model)
 
 
-def _opener(module: FormatModule, reading: Reading) -> Callable[[File, Source], Contents]:
-    if reading.values:
-        return module.open_contents
-    return getattr(module, "open_index", module.open_contents)
+@cache
+def finders() -> Sequence[Finder]:
+    """Return all finders in the order of detection."""
+    names = dict.fromkeys(finder for row in FORMATS for finder in row.finders)
+    parts = [name.rpartition(".") for name in names]
+    several: list[Finder] = [
+        getattr(import_module(f"bnstat.formats.{module}"), name)() for module, _, name in parts
+    ]
+    return [*several, *(SingleFile(row) for row in FORMATS if row.module)]
 
 
 def unnamed(open_: Opener, times: Callable[[], Mapping[str, float]] = dict) -> StoredModel:
@@ -279,19 +259,27 @@ def with_steps(models: Sequence[StoredModel], names: Iterable[str]) -> list[Stor
     ]
 
 
-def require_native_reader(source: Source, reading: Reading) -> Source:
-    """Return the source, for formats that TensorFlow's checkpoint reader cannot read.
+def native_opener(open_: Callable[[_T, Source], Contents], stored: _T) -> Opener:
+    """Return the opener of a model that TensorFlow's checkpoint reader cannot read."""
 
-    Raises:
-        BnstatError: `reading` requests TensorFlow's reader.
-    """
-    if reading.tensorflow:
-        raise BnstatError(
-            source.path,
-            "TensorFlow's reader reads only checkpoints and SavedModels",
-            "leave --reader out",
-        )
-    return source
+    def open_model(source: Source, reading: Reading) -> Contents:
+        if reading.tensorflow:
+            raise BnstatError(
+                source.path,
+                "TensorFlow's reader reads only checkpoints and SavedModels",
+                "leave --reader out",
+            )
+        return open_(stored, source)
+
+    return open_model
+
+
+def is_json_with(file: File, *marks: bytes) -> bool:
+    """Return True for a JSON object that contains all of these bytes."""
+    if file.size > MAX_JSON or not file.head(64).lstrip().startswith(b"{"):
+        return False
+    text = file.read()
+    return all(mark in text for mark in marks)
 
 
 def listed(names: Sequence[str]) -> str:

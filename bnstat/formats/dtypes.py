@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from math import prod
 from typing import Final, NamedTuple
 
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.model import Variable
 from bnstat.storage.files import File, Range
 
 _NUMPY: Final[dict[str, type[np.generic]]] = {
@@ -238,37 +240,30 @@ def dtype_of_descr(descr: str) -> np.dtype[np.generic] | None:
     return dtype.newbyteorder(">") if dtype is not None and match["order"] == ">" else dtype
 
 
+_MOST_DIMS: Final = 32
 _BYTES_PER_BYTE: Final = 2
 _BYTES_FLOOR: Final = 1 << 28
 
 
-def beyond_budget(sizes: Mapping[str, int], file_size: int) -> set[str]:
-    """Return the keys of tensors that need too much memory relative to the file's size.
+def within_budget(
+    file: File, variables: Mapping[str, Variable], sizes: Mapping[str, int]
+) -> dict[str, Variable]:
+    """Return the variables; those that need too much memory raise an `UnsupportedError` when read.
 
     A tensor may repeat one number, as after `expand`, or share bytes with others. The tensors of a
-    file, the smallest first, may take twice the bytes of the file plus 256 MiB.
-
-    Args:
-        sizes: key -> the bytes that reading a tensor takes.
-        file_size: the bytes of the file.
+    file, the smallest first, may take twice the bytes of the file plus 256 MiB. `sizes` are the
+    bytes that reading each takes.
     """
-    left = _BYTES_PER_BYTE * file_size + _BYTES_FLOOR
-    if sum(sizes.values()) <= left:
-        return set()
-    refused = set()
+    left = _BYTES_PER_BYTE * file.size + _BYTES_FLOOR
+    limited = dict(variables)
     for key in sorted(sizes, key=sizes.__getitem__):
         left -= sizes[key]
         if left < 0:
-            refused.add(key)
-    return refused
+            limited[key] = replace(variables[key], reader=partial(_refuse, f"{file.path}: {key}"))
+    return limited
 
 
-def refuse(where: str) -> NDArray[np.generic]:
-    """Refuse to read a tensor that is `beyond_budget`. `where` names the tensor.
-
-    Raises:
-        UnsupportedError: always.
-    """
+def _refuse(where: str) -> NDArray[np.generic]:
     raise UnsupportedError(
         where, "is not read, because it expands a few stored numbers to far too many"
     )
@@ -291,19 +286,54 @@ def from_little_endian(
 def extents(
     file: File, start: int, length: int, dtype: np.dtype[np.generic] | None, shape: Sequence[int]
 ) -> Sequence[Range]:
-    """Return the extents of a contiguous little-endian array; see `Variable`.
+    """Return the extents of the contiguous little-endian array in some bytes; see `Variable`.
 
-    Args:
-        file: the file.
-        start: the offset of the array.
-        length: the length of the array in bytes.
-        dtype: the dtype; None if the bytes are not plain elements.
-        shape: the shape.
+    The dtype is None if the bytes are not plain elements.
     """
     is_plain = dtype is not None and length == bytes_needed(shape, dtype)
     part = tuple(slice(0, size) for size in shape) if is_plain else None
     extent = file.place(start, length, part)
     return () if extent is None else (extent,)
+
+
+def as_shape(value: object) -> tuple[int, ...] | None:
+    """Return a list or tuple of sizes as a shape; None if it is not a possible shape."""
+    if not isinstance(value, (list, tuple)) or len(value) > _MOST_DIMS:
+        return None
+    is_valid = all(type(size) is int and 0 <= size < 1 << 63 for size in value)
+    return tuple(value) if is_valid else None
+
+
+def contiguous_variable(
+    file: File,
+    start: int,
+    length: int,
+    dtype: str,
+    shape: tuple[int, ...],
+    key: str,
+    name: str | None = None,
+) -> Variable:
+    """Return the variable whose elements are the `length` bytes from `start` on, little-endian.
+
+    Reading the variable raises `DamagedError` if the length does not fit the shape, and
+    `UnsupportedError` if the dtype is not numeric.
+    """
+    where = f"{file.path}: {key}"
+
+    def read() -> NDArray[np.generic]:
+        kind = numpy_dtype(dtype, where)
+        if length != bytes_needed(shape, kind):
+            raise DamagedError(where, f"{length} bytes do not fit its shape")
+        return from_little_endian(file.read(start, length), kind, shape)
+
+    return Variable(
+        key,
+        key if name is None else name,
+        dtype,
+        shape,
+        read,
+        lambda: extents(file, start, length, find_dtype(dtype), shape),
+    )
 
 
 class Scales(NamedTuple):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import cache
 from typing import Final, Literal, NamedTuple
 
 from bnstat.errors import NotFoundError, UnknownFormatError
@@ -214,14 +213,10 @@ class Group(NamedTuple):
 
 def model_folder(folder: Folder) -> Finder | None:
     """Return the finder that recognises a folder as a model, or None."""
-    return next(
-        (
-            finder
-            for finder in _several_file_finders()
-            if finder.model_of_folder(folder) is not None
-        ),
-        None,
-    )
+    for finder in finders():
+        if finder.model_of_folder(folder) is not None:
+            return finder
+    return None
 
 
 def group_files(files: Iterable[Entry]) -> list[Group]:
@@ -268,24 +263,10 @@ def kind_of(folder: Folder, file: File) -> Literal["model", "data", "archive"] |
 
 def newest_of_run(folder: Folder) -> tuple[set[str], str | None]:
     """Return the names of the checkpoints in a training folder, and the name of the newest."""
-    for finder in _several_file_finders():
+    for finder in finders():
         if (models := finder.models_within(folder)) is not None:
             return {model.name for model in models.models if model.name}, models.default.name
     return set(), None
-
-
-@cache
-def _several_file_finders() -> list[Finder]:
-    """Return the finders of models that are folders or several files."""
-    return [
-        finder
-        for finder in finders()
-        if type(finder).model_of_folder is not Finder.model_of_folder or _has_first(finder)
-    ]
-
-
-def _has_first(finder: Finder) -> bool:
-    return type(finder).first is not Finder.first
 
 
 def _beside() -> tuple[str, ...]:
@@ -293,7 +274,7 @@ def _beside() -> tuple[str, ...]:
 
 
 def _first(name: str) -> str:
-    firsts = (finder.first(name) for finder in _several_file_finders() if _has_first(finder))
+    firsts = (finder.first(name) for finder in finders())
     return next((first for first in firsts if first is not None), name)
 
 
@@ -304,8 +285,4 @@ def _display_name(name: str) -> str:
 
 
 def _is_not_a_model(name: str) -> bool:
-    return (
-        name in _METADATA
-        or name.lower().endswith(_NOT_MODELS)
-        or any(name.startswith(finder.beside) for finder in _several_file_finders())
-    )
+    return name in _METADATA or name.lower().endswith(_NOT_MODELS) or name.startswith(_beside())

@@ -20,8 +20,8 @@ class FileFormat:
         label: the name in a list of formats.
         description: what the format is, for the table in the documentation.
         path: the path that a user passes, for the same table.
-        module: the module below `bnstat.formats` that reads single-file models, a
-            `detection.FormatModule`; may be empty.
+        module: the module below `bnstat.formats` that reads single-file models; see
+            `detection.SingleFile`. May be empty.
         finders: subclasses of `detection.Finder` that find models stored as folders or several
             files, by name below `bnstat.formats`. Formats may share a finder.
         is_data_beside_models: True for files that count as a model only in a folder without
@@ -87,7 +87,7 @@ FORMATS: Final = (
         "model or TorchScript; a `.ot` of tch-rs; weights in parts with an `.index.json`",
         path="the file; any part, or the index",
         module="pytorch.file",
-        finders=("arrays.detection.DistributedPyTorch", "arrays.detection.Sharded"),
+        finders=("finders.DistributedPyTorch", "finders.Sharded"),
     ),
     FileFormat(
         name="keras-h5",
@@ -101,7 +101,7 @@ FORMATS: Final = (
         description="a Keras `.weights.h5`, or weights sharded by a `.weights.json`",
         path="the file; any shard, or the `.weights.json`",
         module="keras.weights",
-        finders=("keras.detection.ShardedWeights",),
+        finders=("finders.ShardedWeights",),
     ),
     FileFormat(
         name="keras-archive",
@@ -109,7 +109,7 @@ FORMATS: Final = (
         description="a `.keras`, or the folder that `save(..., zipped=False)` writes",
         path="the file or the folder",
         module="keras.archive",
-        finders=("keras.detection.Unzipped",),
+        finders=("finders.Unzipped",),
     ),
     FileFormat(
         name="safetensors",
@@ -117,14 +117,14 @@ FORMATS: Final = (
         description="safetensors, also in parts with an `.index.json`",
         path="the file; any part, or the index",
         module="arrays.safetensors",
-        finders=("arrays.detection.Sharded",),
+        finders=("finders.Sharded",),
     ),
     FileFormat(
         name="tfjs",
         label="TensorFlow.js",
         description="a TensorFlow.js `model.json` with its shards",
         path="the folder or the file",
-        finders=("arrays.detection.TensorflowJs",),
+        finders=("finders.TensorflowJs",),
         is_converted=True,
     ),
     FileFormat(
@@ -151,7 +151,7 @@ FORMATS: Final = (
         name="hdf5",
         label="HDF5",
         description="an HDF5 file with arrays named like `bn1/moving_mean`",
-        module="arrays.hdf5",
+        module="hdf5.file",
         is_data_beside_models=True,
     ),
     FileFormat(

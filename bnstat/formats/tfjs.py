@@ -23,9 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError
-from bnstat.formats.arrays.entries import as_shape
 from bnstat.formats.contents import Contents, Graph
-from bnstat.formats.dtypes import TFJS, bytes_needed, from_little_endian, numpy_dtype
+from bnstat.formats.dtypes import TFJS, as_shape, bytes_needed, from_little_endian, numpy_dtype
 from bnstat.formats.keras.config import layers_by_scope
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File, Range

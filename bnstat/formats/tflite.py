@@ -38,9 +38,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, UnsupportedError
-from bnstat.formats.arrays.entries import as_shape, contiguous_variable
 from bnstat.formats.contents import Contents
-from bnstat.formats.dtypes import TFLITE, Scales, extents
+from bnstat.formats.dtypes import TFLITE, Scales, as_shape, contiguous_variable, extents
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -390,3 +392,22 @@ def test_checkpoints_come_before_single_files(tmp_path: Path) -> None:
     named.save(tmp_path / "m-3", {"bn/moving_mean": [0.0], "bn/moving_variance": [1.0]})
     assert [model.name for model in locate(str(tmp_path)).models] == ["m-3"]
     assert locate(f"{tmp_path}/m.keras").default.name is None
+
+
+@pytest.mark.parametrize("kind", ["hdf5", "npz", "pickle"])
+def test_arrays_beside_a_model_are_data(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "data"
+    arrays = {f"stranger/{role}": np.ones(2) for role in ROLES}
+    if kind == "hdf5":
+        with h5py.File(path, "w") as file:
+            for name, array in arrays.items():
+                file[name] = array
+    elif kind == "npz":
+        with path.open("wb") as stream:
+            np.savez(stream, **arrays)
+    else:
+        path.write_bytes(pickle.dumps(arrays))
+    model = bnstat.load(tmp_path)
+    assert (model.source.format, model.keys()) == (kind, ["stranger"])
+    norm(1).save(tmp_path / "m.keras")
+    assert bnstat.load(tmp_path).keys() == ["bn"]

@@ -15,8 +15,8 @@ from itertools import islice
 from typing import Final, Literal, NamedTuple
 
 from bnstat.errors import DamagedError, UnsupportedError
-from bnstat.formats.arrays.entries import as_shape, contiguous_variable, name_of_path
-from bnstat.formats.contents import Contents
+from bnstat.formats.contents import Contents, name_of_path
+from bnstat.formats.dtypes import as_shape, contiguous_variable
 from bnstat.formats.protobuf.wire import Window, WireError, damaged
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File
@@ -74,12 +74,7 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the arrays by their paths.
-
-    Raises:
-        DamagedError: the file is truncated or inconsistent.
-        UnsupportedError: the file has more values than any network.
-    """
+    """Return the arrays by their paths."""
     variables: dict[str, Variable] = {}
     try:
         for item in _items(Window(file)):

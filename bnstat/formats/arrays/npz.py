@@ -16,17 +16,15 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError
-from bnstat.formats.arrays.entries import as_shape
 from bnstat.formats.contents import Contents, Layer
-from bnstat.formats.dtypes import dtype_of_descr
+from bnstat.formats.dtypes import as_shape, dtype_of_descr
 from bnstat.model import Array, Source, Variable
-from bnstat.storage.archive import Slice, fetch_starts, packed_slice_of, zip_members
+from bnstat.storage.archive import fetch_starts, packed_slice_of, zip_members
 from bnstat.storage.files import File, Range
 
 if TYPE_CHECKING:
@@ -50,11 +48,7 @@ _BOMB_FLOOR: Final = 64 << 20
 
 
 def matches(file: File) -> bool:
-    """Return True for a zip of `.npy` files alone.
-
-    Raises:
-        DamagedError: the first member is a `.npy` file, but the zip is damaged.
-    """
+    """Return True for a zip of `.npy` files alone."""
     head = file.head(30)
     if not head.startswith(_ZIP_MEMBER):
         return False
@@ -65,12 +59,7 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the arrays under their keys.
-
-    Raises:
-        DamagedError: the archive is inconsistent.
-        UnsupportedError: a member is encrypted, or compressed by another method than deflate.
-    """
+    """Return the arrays under their keys."""
     variables: dict[str, Variable] = {}
     infos = members(file)
     fetch_starts(file, infos, _USUAL_HEADER)
@@ -78,7 +67,10 @@ def open_contents(file: File, source: Source) -> Contents:
         key = info.filename.removesuffix(_ENDING)
         if key in variables:
             raise DamagedError(file.path, f"contains {info.filename} twice")
-        variables[key] = _variable(key, _Member.of(file, info))
+        npy = _Npy(file, info)
+        dtype = npy.descr if npy.dtype is None else npy.dtype.name
+        name = key.removesuffix(":0")
+        variables[key] = Variable(key, name, dtype, npy.shape, npy.read, npy.extents)
     # Scopes keep the order of the file, because that is the order of saving.
     scopes: dict[str, dict[str, str]] = {}
     for key, variable in variables.items():
@@ -94,11 +86,7 @@ def open_contents(file: File, source: Source) -> Contents:
 
 
 def members(file: File) -> Sequence[ZipInfo]:
-    """Return the entries of the zip's table of contents.
-
-    Raises:
-        DamagedError: the table is damaged, or its members overlap.
-    """
+    """Return the entries of the zip's table of contents."""
     from zipfile import BadZipFile
 
     try:
@@ -112,23 +100,25 @@ def members(file: File) -> Sequence[ZipInfo]:
     return infos
 
 
-class _Member(NamedTuple):
-    """A member of the zip.
+class _Npy:
+    """A `.npy` in the zip.
 
     Attributes:
-        packed: the bytes that the archive stores.
-        is_deflated: True if they are compressed.
-        size: the number of bytes after decompression.
-        checksum: the CRC-32 of the decompressed bytes.
+        path: the file and the member, for messages.
+        shape: the dimensions.
+        descr: the element type as the file writes it.
+        dtype: the element type; None if it is not numeric.
     """
 
-    packed: Slice
-    is_deflated: bool
-    size: int
-    checksum: int
+    def __init__(self, file: File, info: ZipInfo) -> None:
+        """Read the header.
 
-    @classmethod
-    def of(cls, file: File, info: ZipInfo) -> _Member:
+        NumPy's own parser is not used, because it builds whatever dtype a header describes.
+
+        Raises:
+            DamagedError: the header is damaged.
+            UnsupportedError: the member is encrypted or compressed by another method than deflate.
+        """
         from zipfile import ZIP_DEFLATED, ZIP_STORED
 
         packed = packed_slice_of(file, info)
@@ -138,132 +128,94 @@ class _Member(NamedTuple):
                 f"{info.filename} is encrypted, or compressed by another method than deflate",
                 "save it again with numpy.savez",
             )
-        return cls(packed, info.compress_type == ZIP_DEFLATED, info.file_size, info.CRC)
+        self.path = packed.path
+        self._packed = packed
+        self._info = info
+        self._is_deflated = info.compress_type == ZIP_DEFLATED
+        head = self._head(_USUAL_HEADER)
+        if not head.startswith(_MAGIC) or len(head) < 12:
+            raise self._damaged("it has no .npy signature")
+        version = head[6], head[7]
+        if version not in ((1, 0), (2, 0)):
+            reason = f"has the unknown .npy version {version[0]}.{version[1]}"
+            raise UnsupportedError(self.path, reason)
+        begin = 10 if version == (1, 0) else 12
+        length = int.from_bytes(head[8:begin], "little")
+        if length > _LONGEST_HEADER:
+            raise self._damaged(f"its header takes {length} bytes")
+        self._start = begin + length
+        if self._start > len(head):
+            head = self._head(self._start)
+        text = head[begin : self._start].decode("latin1")
+        fields = self._literal(text)
+        match fields:
+            case {"descr": descr, "fortran_order": bool(is_fortran), "shape": tuple(shape)} if (
+                len(text) == length and len(fields) == 3
+            ):
+                pass
+            case _:
+                raise self._damaged("its header does not describe an array")
+        if as_shape(shape) is None:
+            raise DamagedError(self.path, f"has an invalid shape: {str(shape)[:_SHOWN]}")
+        self.shape = shape
+        self._order: Literal["C", "F"] = "F" if is_fortran else "C"
+        is_plain = isinstance(descr, str)
+        self.descr = descr[:_SHOWN] if is_plain else "a structure"
+        self.dtype = dtype_of_descr(descr) if is_plain else None
 
     def extents(self) -> Sequence[Range]:
-        place = self.packed.place(0, self.packed.size)
+        """Return the range of the stored bytes, which may be compressed."""
+        place = self._packed.place(0, self._packed.size)
         return () if place is None else (place,)
 
-    def head(self) -> bytes:
-        """Return at least the header, as far as the member has it."""
-        head = self._start(_USUAL_HEADER)
-        length = int.from_bytes(head[8:10] if head[6:7] == b"\1" else head[8:12], "little")
-        return head if 12 + length <= len(head) else self._start(12 + min(length, _LONGEST_HEADER))
-
-    def _start(self, length: int) -> bytes:
-        data = self.packed.head(length)
-        return self._inflated(data, length) if self.is_deflated else data
-
-    def read(self) -> bytes:
-        """Return the decompressed bytes.
+    def read(self) -> Array:
+        """Return the array, in the machine's byte order.
 
         Raises:
-            DamagedError: they do not have their checksum, or claim an implausible size.
+            DamagedError: the bytes do not fit the shape or the checksum, or claim an implausible
+                size.
+            UnsupportedError: the elements are not numbers.
         """
-        path = self.packed.path
-        if self.size > max(_BOMB_FLOOR, _MAX_RATIO * self.packed.size):
-            raise DamagedError(path, f"claims {self.size} bytes, but stores {self.packed.size}")
-        data = self.packed.read()
-        if self.is_deflated:
-            data = self._inflated(data, self.size)
-        if len(data) != self.size or zlib.crc32(data) != self.checksum:
-            raise DamagedError(path, "does not match its checksum", "copy or download it again")
-        return data
+        size, packed_size = self._info.file_size, self._packed.size
+        if self.dtype is None:
+            raise UnsupportedError(self.path, f"holds {self.descr}, not numbers")
+        count = math.prod(self.shape)
+        if self._start + count * self.dtype.itemsize != size:
+            raise DamagedError(self.path, f"claims {count} elements, but has {size} bytes")
+        if size > max(_BOMB_FLOOR, _MAX_RATIO * packed_size):
+            raise DamagedError(self.path, f"claims {size} bytes, but stores {packed_size}")
+        data = self._inflated(self._packed.read(), size)
+        if len(data) != size or zlib.crc32(data) != self._info.CRC:
+            raise DamagedError(
+                self.path, "does not match its checksum", "copy or download it again"
+            )
+        array = np.frombuffer(data, self.dtype, offset=self._start)
+        array = array.reshape(self.shape, order=self._order)
+        return array.astype(self.dtype.newbyteorder("="), order="C", copy=False)
+
+    def _head(self, length: int) -> bytes:
+        return self._inflated(self._packed.head(length), length)
 
     def _inflated(self, data: bytes, length: int) -> bytes:
+        """Return up to `length` bytes of the member, given its stored bytes."""
+        if not self._is_deflated:
+            return data
         try:
             return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, length) if length else b""
         except zlib.error as error:
-            raise DamagedError(self.packed.path, f"cannot be inflated ({error})") from error
+            raise DamagedError(self.path, f"cannot be inflated ({error})") from error
 
-
-def _variable(key: str, member: _Member) -> Variable:
-    header = _header(member.head(), member.packed.path)
-    return Variable(
-        key,
-        key.removesuffix(":0"),
-        header.descr if header.dtype is None else header.dtype.name,
-        header.shape,
-        partial(_read, member, header),
-        member.extents,
-    )
-
-
-class _Header(NamedTuple):
-    """The header of a `.npy`.
-
-    Attributes:
-        start: offset of the first element.
-        shape: the dimensions.
-        order: "C" if the last index varies fastest in the file, "F" if the first does.
-        descr: the element type as the file writes it.
-        dtype: the element type; None if it is not numeric.
-    """
-
-    start: int
-    shape: tuple[int, ...]
-    order: Literal["C", "F"]
-    descr: str
-    dtype: np.dtype[np.generic] | None
-
-
-def _header(head: bytes, where: str) -> _Header:
-    """Parse the header of a `.npy`; `where` names the array.
-
-    NumPy's own parser is not used, because it builds whatever dtype a header describes.
-    """
-    if not head.startswith(_MAGIC) or len(head) < 12:
-        raise _damaged(where, "it has no .npy signature")
-    version = head[6], head[7]
-    if version not in ((1, 0), (2, 0)):
-        raise UnsupportedError(where, f"has the unknown .npy version {version[0]}.{version[1]}")
-    begin = 10 if version == (1, 0) else 12
-    length = int.from_bytes(head[8:begin], "little")
-    if length > _LONGEST_HEADER:
-        raise _damaged(where, f"its header takes {length} bytes")
-    text = head[begin : begin + length].decode("latin1")
-    fields = _literal(text, where)
-    match fields:
-        case {"descr": descr, "fortran_order": bool(is_fortran), "shape": tuple(shape)} if (
-            len(text) == length and len(fields) == 3
-        ):
-            pass
-        case _:
-            raise _damaged(where, "its header does not describe an array")
-    if as_shape(shape) is None:
-        raise DamagedError(where, f"has an invalid shape: {str(shape)[:_SHOWN]}")
-    is_plain = isinstance(descr, str)
-    return _Header(
-        begin + length,
-        shape,
-        "F" if is_fortran else "C",
-        descr[:_SHOWN] if is_plain else "a structure",
-        dtype_of_descr(descr) if is_plain else None,
-    )
-
-
-def _literal(text: str, where: str) -> Any:
-    """Return the value of a Python literal. Integers of Python 2 may end in L."""
-    try:
+    def _literal(self, text: str) -> Any:
+        """Return the value of a Python literal. Integers of Python 2 may end in L."""
         try:
-            return ast.literal_eval(text.strip())
-        except SyntaxError:
-            return ast.literal_eval(_LONG.sub("", text.strip()))
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
-        raise _damaged(where, "its header is not a Python literal") from error
+            try:
+                return ast.literal_eval(text.strip())
+            except SyntaxError:
+                return ast.literal_eval(_LONG.sub("", text.strip()))
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+            raise self._damaged("its header is not a Python literal") from error
 
-
-def _damaged(where: str, reason: str) -> DamagedError:
-    return DamagedError(where, f"is not a valid .npy ({reason})", "copy or download it again")
-
-
-def _read(member: _Member, header: _Header) -> Array:
-    path, dtype = member.packed.path, header.dtype
-    if dtype is None:
-        raise UnsupportedError(path, f"holds {header.descr}, not numbers")
-    count = math.prod(header.shape)
-    if header.start + count * dtype.itemsize != member.size:
-        raise DamagedError(path, f"claims {count} elements, but has {member.size} bytes")
-    array = np.frombuffer(member.read(), dtype, offset=header.start)
-    array = array.reshape(header.shape, order=header.order)
-    return array.astype(dtype.newbyteorder("="), order="C", copy=False)
+    def _damaged(self, reason: str) -> DamagedError:
+        return DamagedError(
+            self.path, f"is not a valid .npy ({reason})", "copy or download it again"
+        )

@@ -18,17 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
-from bnstat.formats.arrays.entries import as_shape, name_of_path
-from bnstat.formats.contents import Contents
+from bnstat.formats.contents import Contents, name_of_path
 from bnstat.formats.detection import (
     Finder,
     ModelSet,
     StoredModel,
-    require_native_reader,
+    native_opener,
     sorted_by_age,
     unnamed,
 )
-from bnstat.formats.dtypes import dtype_of_descr, find_dtype
+from bnstat.formats.dtypes import as_shape, dtype_of_descr, find_dtype
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File, Folder
 from bnstat.text import parse_json
@@ -83,10 +82,7 @@ class Orbax(Finder):
         items = _items(folder)
         if not items:
             return None
-        return unnamed(
-            lambda source, reading: open_items(items, require_native_reader(source, reading)),
-            folder.times,
-        )
+        return unnamed(native_opener(open_items, items), folder.times)
 
 
 def _items(folder: Folder) -> dict[str, Folder]:
@@ -104,12 +100,7 @@ def _items(folder: Folder) -> dict[str, Folder]:
 
 
 def open_items(items: Mapping[str, Folder], source: Source) -> Contents:
-    """Return the arrays of a checkpoint's items; keys begin with the item if there are several.
-
-    Raises:
-        UnsupportedError: tensorstore is not installed, or the folder is not on disk.
-        DamagedError: an item's store or metadata is damaged.
-    """
+    """Return the arrays of a checkpoint's items; keys begin with the item if there are several."""
     variables: dict[str, Variable] = {}
     names: dict[str, str] = {}
     config: object = None
@@ -200,11 +191,7 @@ class _Store:
         self._tensorstore: Any = tensorstore
 
     def arrays(self) -> Iterator[_Array]:
-        """Yield the descriptions of all arrays.
-
-        Raises:
-            DamagedError: the store or an array's metadata is damaged.
-        """
+        """Yield the descriptions of all arrays."""
         try:
             store = self._tensorstore.KvStore.open(self._spec).result()
             keys = sorted(key.decode("utf-8", "replace") for key in store.list().result())

@@ -12,9 +12,8 @@ from functools import partial
 from typing import Final
 
 from bnstat.errors import UnsupportedError
-from bnstat.formats.arrays.entries import name_of_path
-from bnstat.formats.contents import Contents
-from bnstat.formats.dtypes import beyond_budget, refuse
+from bnstat.formats.contents import Contents, name_of_path
+from bnstat.formats.dtypes import within_budget
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File
 
@@ -31,12 +30,7 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the arrays by their paths.
-
-    Raises:
-        DamagedError: the pickle is damaged, or contains unsupported objects.
-        UnsupportedError: the pickle is too large.
-    """
+    """Return the arrays by their paths."""
     from bnstat.formats.pytorch.contents import LARGEST_PICKLE, pickle_errors
     from bnstat.formats.pytorch.pickled import unpickle
     from bnstat.formats.pytorch.state import collect
@@ -48,7 +42,6 @@ def open_contents(file: File, source: Source) -> Contents:
         root, _ = unpickle(file.read(), 0, call, lambda persistent_id: None)
         tensors = collect(root).tensors
     arrays = {key: array for key, array in tensors.items() if isinstance(array, Array)}
-    refused = beyond_budget({key: array.nbytes for key, array in arrays.items()}, file.size)
     variables: dict[str, Variable] = {}
     names: dict[str, str] = {}
     used: set[str] = set()
@@ -58,8 +51,12 @@ def open_contents(file: File, source: Source) -> Contents:
         name = name_of_path(path[1:] if is_in_pair else path)
         names[key] = key if name in used else name
         used.add(name)
-        reader = partial(refuse if key in refused else array.read, f"{file.path}: {key}")
+        reader = partial(array.read, f"{file.path}: {key}")
         variables[key] = Variable(key, names[key], array.dtype, array.shape, reader)
+    sizes = {key: array.nbytes for key, array in arrays.items()}
     return Contents(
-        replace(source, format="pickle"), variables, names=names, variables_in_order=True
+        replace(source, format="pickle"),
+        within_budget(file, variables, sizes),
+        names=names,
+        variables_in_order=True,
     )

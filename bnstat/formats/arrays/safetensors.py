@@ -19,9 +19,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from bnstat.errors import DamagedError, NotFoundError, UnknownFormatError
-from bnstat.formats.arrays.entries import as_shape, contiguous_variable
 from bnstat.formats.contents import Contents
-from bnstat.formats.dtypes import SAFETENSORS
+from bnstat.formats.dtypes import SAFETENSORS, as_shape, contiguous_variable
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File
 from bnstat.text import MAX_JSON, parse_json
@@ -40,11 +39,7 @@ def _length(head: bytes) -> int:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the tensors by their names.
-
-    Raises:
-        DamagedError: the file is truncated, or the header is inconsistent.
-    """
+    """Return the tensors by their names."""
     length = _length(file.head(8))
     header = parse_json(file.read(8, min(length, MAX_JSON + 1)), file.path)
     if not isinstance(header, dict):

@@ -26,17 +26,16 @@ Source: HDF5 File Format Specification 3.0, sections II.A, III.A.1 and IV.A.2.d 
 
 from __future__ import annotations
 
-import io
 import math
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, cast
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
-from bnstat.errors import UnsupportedError, first_line
+from bnstat.errors import DamagedError, UnsupportedError, first_line
 from bnstat.formats.dtypes import find_dtype
 from bnstat.formats.hdf5.objects import (
     DATASPACE,
@@ -53,7 +52,7 @@ from bnstat.formats.hdf5.objects import (
     Objects,
 )
 from bnstat.model import Array
-from bnstat.storage.files import Range
+from bnstat.storage.files import File, Range
 
 _INTEGER, _FLOAT, _OPAQUE, _ENUMERATION = 0, 1, 5, 8
 _NOT_NUMERIC: Final = {
@@ -72,9 +71,7 @@ _FLOATS: Final = {
 }
 """Size, bits of the exponent, bits of the mantissa -> name."""
 
-_Order = Literal["<", ">"]
-
-_COMPACT, _CONTIGUOUS, _CHUNKED = range(3)
+_COMPACT, _CONTIGUOUS, _CHUNKED, _VIRTUAL = range(4)
 
 _LARGEST_CHUNK: Final = 64 << 20
 _CHUNK_RATIO: Final = 50
@@ -87,6 +84,7 @@ class Dataset:
     """A dataset as its header describes it.
 
     Attributes:
+        objects: the file.
         path: the path in the file.
         dtype: the name of the element type in NumPy or ml_dtypes, without a byte order; another
             word if the elements are not numbers.
@@ -95,9 +93,10 @@ class Dataset:
         messages: type -> message in the dataset's header.
     """
 
+    objects: Objects
     path: str
     dtype: str
-    order: _Order
+    order: Literal["<", ">"]
     shape: tuple[int, ...]
     messages: Mapping[int, Message]
 
@@ -106,11 +105,169 @@ class Dataset:
         """The number of elements."""
         return math.prod(self.shape)
 
-    @property
-    def stored_dtype(self) -> np.dtype[np.generic] | None:
-        """The elements' dtype in the file, or None if they are not numbers."""
-        dtype: np.dtype[np.generic] | None = find_dtype(self.dtype)
+    def read(self) -> Array:
+        """Read the array, in the machine's byte order.
+
+        Raises:
+            DamagedError: bytes are missing, or the array claims more than the file contains.
+            UnsupportedError: the array is not numeric, or its data is outside of the file.
+        """
+        dtype = self._stored_dtype()
+        if dtype is None:
+            raise self._unsupported(f"holds {self.dtype}, not numbers")
+        layout = self._layout()
+        if EXTERNAL in self.messages or layout.kind > _CHUNKED:
+            raise self._unsupported("refers to data outside of the file, which is never followed")
+        size = self.count * dtype.itemsize
+        if size == 0:
+            data = b""
+        elif layout.kind == _CONTIGUOUS and layout.address is not None:
+            length = size if layout.length is None else min(size, layout.length)
+            data = self.objects.array_bytes(layout.address, length)
+        else:
+            data = self._read_by_library(layout, dtype.itemsize)
+        if len(data) < size:
+            raise self._damage(f"claims {size} bytes, it has {len(data)}")
+        array: Array = np.frombuffer(data[:size], dtype).reshape(self.shape)
+        return array.astype(dtype.newbyteorder("="), copy=False)
+
+    def extents(self) -> list[Range]:
+        """Return the ranges of the bytes, one per chunk of chunked storage.
+
+        The list is empty if nothing was allocated, the bytes are in a header or another file, or
+        only HDF5's library can locate them.
+
+        Raises:
+            DamagedError: the tree of chunks is inconsistent.
+        """
+        dtype = self._stored_dtype()
+        if dtype is None or EXTERNAL in self.messages or self.count == 0:
+            return []
+        layout = self._layout()
+        if layout.address is None:
+            return []
+        if layout.kind == _CHUNKED:
+            chunks = self._chunks(layout.address)
+            ranges = [self.objects.place(address, length, None) for address, length in chunks]
+        else:
+            is_little_endian = self.order == "<" or dtype.itemsize == 1
+            part = tuple(slice(0, size) for size in self.shape) if is_little_endian else None
+            ranges = [self.objects.place(layout.address, self.count * dtype.itemsize, part)]
+        return [place for place in ranges if place is not None]
+
+    def _stored_dtype(self) -> np.dtype[np.generic] | None:
+        """Return the elements' dtype in the file, or None if they are not numbers."""
+        dtype = find_dtype(self.dtype)
         return None if dtype is None else dtype.newbyteorder(self.order)
+
+    def _damage(self, what: str) -> DamagedError:
+        return self.objects.damage(f"{self.path} {what}")
+
+    def _unsupported(self, what: str, hint: str = "") -> UnsupportedError:
+        return UnsupportedError(self.objects.path, f"{self.path} {what}", hint)
+
+    def _layout(self) -> _Layout:
+        body = self.objects.parse(self.messages[LAYOUT].body)
+        version = body.number(1)
+        if version < 3:
+            _, kind, _ = body.number(1), body.number(1), body.take(5)
+            return _Layout(kind, body.allocated() if kind != _COMPACT else None)
+        kind = body.number(1)
+        if kind == _CONTIGUOUS:
+            return _Layout(kind, body.allocated(), body.length())
+        if kind == _CHUNKED and version == 3:
+            body.take(1)
+            return _Layout(kind, body.allocated())
+        return _Layout(kind)
+
+    def _chunks(self, root: int) -> Iterator[tuple[int, int]]:
+        """Yield the address and the stored size of each chunk in a tree."""
+        pending: list[tuple[int, int | None]] = [(root, None)]
+        seen = {root}
+        while pending:
+            address, expected = pending.pop()
+            level, children = self.objects.tree_node(address, 1, 8 + 8 * (len(self.shape) + 1))
+            is_tree = expected in (None, level)
+            for child, key in children:
+                if level == 0:
+                    yield child, int.from_bytes(key[:4], "little")
+                else:
+                    is_tree = is_tree and child not in seen
+                    seen.add(child)
+                    pending.append((child, level - 1))
+            if not is_tree:
+                raise self._damage("has a cyclic or inconsistent tree of chunks")
+
+    def _read_by_library(self, layout: _Layout, itemsize: int) -> bytes:
+        """Read the stored bytes of the elements through HDF5's library."""
+        messages = [self.messages[kind] for kind in _COPIED if kind in self.messages]
+        if any(message.is_shared for message in messages):
+            raise self._unsupported("shares header messages with other datasets")
+        if any(_fill_size(message) not in (0, itemsize) for message in messages):
+            raise self._damage("has a fill value of another type")
+        if layout.kind == _CHUNKED and layout.address is not None:
+            # The library follows a tree that contains itself until the stack overflows.
+            for _ in self._chunks(layout.address):
+                pass
+        import h5py
+
+        copy = _OneDataset(self.objects, messages, itemsize)
+        try:
+            with copy.open() as stream, h5py.File(stream, "r") as file:
+                opened = file[_NAME]
+                if layout.kind == _CHUNKED:
+                    self._check_chunks(opened.id, itemsize)
+                return np.asarray(opened[()]).tobytes()
+        except (OSError, KeyError, RuntimeError, TypeError, ValueError, MemoryError) as error:
+            raise self._damage(f"cannot be read ({first_line(error)})") from error
+
+    def _check_chunks(self, opened: Any, itemsize: int) -> None:
+        """Check that the chunks of h5py's `DatasetID` fit the file, and do not expand further."""
+        from h5py import h5z
+
+        if not hasattr(opened, "chunk_iter"):
+            reason = "is stored in chunks, which needs h5py with HDF5 1.12.3 or later"
+            raise self._unsupported(reason, "install h5py from PyPI")
+        chunks: list[Any] = []
+        opened.chunk_iter(chunks.append)
+        settings = opened.get_create_plist()
+        size = math.prod(settings.get_chunk()) * itemsize
+        if chunks and size > max(_LARGEST_CHUNK, _CHUNK_RATIO * self.objects.size):
+            raise self._damage(f"claims chunks of {size} bytes")
+        if any(chunk.size > self.objects.size for chunk in chunks):
+            raise self._damage("has a chunk that is larger than the file")
+        filters = [settings.get_filter(index)[0] for index in range(settings.get_nfilters())]
+        if h5z.FILTER_DEFLATE not in filters:
+            return
+        position = filters.index(h5z.FILTER_DEFLATE)
+        if {*filters[position + 1 :]} - {h5z.FILTER_FLETCHER32}:
+            raise self._unsupported("was filtered in an unusual order")
+        for chunk in chunks:
+            if chunk.filter_mask >> position & 1:
+                continue
+            packed = self.objects.array_bytes(chunk.byte_offset, chunk.size)
+            try:
+                # Checksums of an earlier filter may follow the elements.
+                data = zlib.decompressobj().decompress(packed, size + 5)
+            except zlib.error as error:
+                raise self._damage(f"cannot be decompressed ({error})") from error
+            if len(data) > size + 4:
+                raise self._damage(f"claims chunks of {size} bytes, but has larger ones")
+
+
+class _Layout(NamedTuple):
+    """Where a dataset's bytes are.
+
+    Attributes:
+        kind: in the header, contiguous, in chunks, or composed of other datasets.
+        address: of contiguous bytes or of the tree of chunks; None if nothing was allocated, or
+            if another structure lists the chunks.
+        length: the number of contiguous bytes; None if the layout does not record it.
+    """
+
+    kind: int
+    address: int | None = None
+    length: int | None = None
 
 
 def find_dataset(objects: Objects, path: str, messages: list[Message]) -> Dataset | None:
@@ -123,7 +280,13 @@ def find_dataset(objects: Objects, path: str, messages: list[Message]) -> Datase
         return None
     datatype = by_kind[DATATYPE]
     dtype, order = ("shared", "<") if datatype.is_shared else _element(objects, datatype.body)
-    return Dataset(path, dtype, cast(_Order, order), shape, by_kind)
+    return Dataset(objects, path, dtype, ">" if order == ">" else "<", shape, by_kind)
+
+
+def is_outside(message: Message) -> bool:
+    """Return True if a dataset's message refers to the bytes of other datasets or files."""
+    is_later = message.kind == LAYOUT and message.body[:1] >= b"\x03"
+    return message.kind == EXTERNAL or (is_later and message.body[1:2] == bytes([_VIRTUAL]))
 
 
 def _element(objects: Objects, datatype: bytes) -> tuple[str, str]:
@@ -151,137 +314,6 @@ def _element(objects: Objects, datatype: bytes) -> tuple[str, str]:
     return _NOT_NUMERIC.get(kind, "unknown"), "<"
 
 
-class _Layout(NamedTuple):
-    """Where a dataset's bytes are.
-
-    Attributes:
-        kind: in the header, contiguous, in chunks, or composed of other datasets.
-        address: of contiguous bytes or of the tree of chunks; None if nothing was allocated, or
-            if another structure lists the chunks.
-        length: the number of contiguous bytes; None if the layout does not record it.
-    """
-
-    kind: int
-    address: int | None = None
-    length: int | None = None
-
-
-def _layout(objects: Objects, dataset: Dataset) -> _Layout:
-    body = objects.parse(dataset.messages[LAYOUT].body)
-    version = body.number(1)
-    if version < 3:
-        _, kind, _ = body.number(1), body.number(1), body.take(5)
-        return _Layout(kind, body.allocated() if kind != _COMPACT else None)
-    kind = body.number(1)
-    if kind == _CONTIGUOUS:
-        return _Layout(kind, body.allocated(), body.length())
-    if kind == _CHUNKED and version == 3:
-        body.take(1)
-        return _Layout(kind, body.allocated())
-    return _Layout(kind)
-
-
-def read(objects: Objects, dataset: Dataset) -> Array:
-    """Read a dataset's array, in the machine's byte order.
-
-    Raises:
-        DamagedError: bytes are missing, or the array claims more than the file contains.
-        UnsupportedError: the array is not numeric, or its data is outside of the file.
-    """
-    dtype = dataset.stored_dtype
-    if dtype is None:
-        raise UnsupportedError(objects.path, f"{dataset.path} holds {dataset.dtype}, not numbers")
-    layout = _layout(objects, dataset)
-    if EXTERNAL in dataset.messages or layout.kind > _CHUNKED:
-        reason = "refers to data outside of the file, which is never followed"
-        raise UnsupportedError(objects.path, f"{dataset.path} {reason}")
-    size = dataset.count * dtype.itemsize
-    if size == 0:
-        data = b""
-    elif layout.kind == _CONTIGUOUS and layout.address is not None:
-        length = size if layout.length is None else min(size, layout.length)
-        data = objects.array_bytes(layout.address, length)
-    else:
-        data = _read_by_library(objects, dataset, layout, dtype.itemsize)
-    if len(data) < size:
-        raise objects.damage(f"{dataset.path} claims {size} bytes, it has {len(data)}")
-    array: Array = np.frombuffer(data[:size], dtype).reshape(dataset.shape)
-    return array.astype(dtype.newbyteorder("="), copy=False)
-
-
-def extents(objects: Objects, dataset: Dataset) -> list[Range]:
-    """Return the ranges of a dataset's bytes, one per chunk of chunked storage.
-
-    The list is empty if nothing was allocated, the bytes are in a header or another file, or only
-    HDF5's library can locate them.
-
-    Raises:
-        DamagedError: the tree of chunks is inconsistent.
-    """
-    dtype = dataset.stored_dtype
-    if dtype is None or EXTERNAL in dataset.messages or dataset.count == 0:
-        return []
-    layout = _layout(objects, dataset)
-    if layout.address is None:
-        return []
-    if layout.kind == _CHUNKED:
-        chunks = _chunks(objects, dataset, layout.address)
-        ranges = [objects.place(address, length, None) for address, length in chunks]
-    else:
-        is_little_endian = dataset.order == "<" or dtype.itemsize == 1
-        part = tuple(slice(0, size) for size in dataset.shape) if is_little_endian else None
-        ranges = [objects.place(layout.address, dataset.count * dtype.itemsize, part)]
-    return [place for place in ranges if place is not None]
-
-
-def _chunks(objects: Objects, dataset: Dataset, root: int) -> Iterator[tuple[int, int]]:
-    """Yield the address and the stored size of each chunk in a tree.
-
-    Raises:
-        DamagedError: a node is missing, or is not one level below its only parent.
-    """
-    pending: list[tuple[int, int | None]] = [(root, None)]
-    seen = {root}
-    while pending:
-        address, expected = pending.pop()
-        level, children = objects.tree_node(address, 1, 8 + 8 * (len(dataset.shape) + 1))
-        is_tree = expected in (None, level)
-        for child, key in children:
-            if level == 0:
-                yield child, int.from_bytes(key[:4], "little")
-            else:
-                is_tree = is_tree and child not in seen
-                seen.add(child)
-                pending.append((child, level - 1))
-        if not is_tree:
-            raise objects.damage(f"{dataset.path} has a cyclic or inconsistent tree of chunks")
-
-
-def _read_by_library(objects: Objects, dataset: Dataset, layout: _Layout, itemsize: int) -> bytes:
-    """Read the stored bytes of a dataset's elements through HDF5's library."""
-    messages = [dataset.messages[kind] for kind in _COPIED if kind in dataset.messages]
-    if any(message.is_shared for message in messages):
-        raise UnsupportedError(
-            objects.path, f"{dataset.path} shares header messages with other datasets"
-        )
-    if any(_fill_size(message) not in (0, itemsize) for message in messages):
-        raise objects.damage(f"{dataset.path} has a fill value of another type")
-    if layout.kind == _CHUNKED and layout.address is not None:
-        # The library follows a tree that contains itself until the stack overflows.
-        for _ in _chunks(objects, dataset, layout.address):
-            pass
-    import h5py
-
-    try:
-        with h5py.File(_OneDataset(objects, messages, itemsize), "r") as file:
-            opened = file[_NAME]
-            if layout.kind == _CHUNKED:
-                _check_chunks(objects, dataset, opened.id, itemsize)
-            return np.asarray(opened[()]).tobytes()
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError, MemoryError) as error:
-        raise objects.damage(f"{dataset.path} cannot be read ({first_line(error)})") from error
-
-
 def _fill_size(message: Message) -> int:
     """Return the size of a message's fill value; 0 if there is none."""
     body = message.body
@@ -297,54 +329,12 @@ def _fill_size(message: Message) -> int:
     return max(0, int.from_bytes(body[start : start + 4], "little", signed=True))
 
 
-def _check_chunks(objects: Objects, dataset: Dataset, opened: Any, itemsize: int) -> None:
-    """Check that the chunks of h5py's `DatasetID` fit the file, and do not expand beyond a chunk.
-
-    Raises:
-        DamagedError: a chunk is too large or damaged.
-        UnsupportedError: the compression does not allow this check.
-    """
-    from h5py import h5z
-
-    if not hasattr(opened, "chunk_iter"):
-        reason = f"{dataset.path} is stored in chunks, which needs h5py with HDF5 1.12.3 or later"
-        raise UnsupportedError(objects.path, reason, "install h5py from PyPI")
-    chunks: list[Any] = []
-    opened.chunk_iter(chunks.append)
-    settings = opened.get_create_plist()
-    size = math.prod(settings.get_chunk()) * itemsize
-    if chunks and size > max(_LARGEST_CHUNK, _CHUNK_RATIO * objects.size):
-        raise objects.damage(f"{dataset.path} claims chunks of {size} bytes")
-    if any(chunk.size > objects.size for chunk in chunks):
-        raise objects.damage(f"{dataset.path} has a chunk that is larger than the file")
-    filters = [settings.get_filter(index)[0] for index in range(settings.get_nfilters())]
-    if h5z.FILTER_DEFLATE not in filters:
-        return
-    position = filters.index(h5z.FILTER_DEFLATE)
-    if {*filters[position + 1 :]} - {h5z.FILTER_FLETCHER32}:
-        raise UnsupportedError(objects.path, f"{dataset.path} was filtered in an unusual order")
-    for chunk in chunks:
-        if chunk.filter_mask >> position & 1:
-            continue
-        packed = objects.array_bytes(chunk.byte_offset, chunk.size)
-        try:
-            # Checksums of an earlier filter may follow the elements.
-            data = zlib.decompressobj().decompress(packed, size + 5)
-        except zlib.error as error:
-            reason = f"{dataset.path} cannot be decompressed ({error})"
-            raise objects.damage(reason) from error
-        if len(data) > size + 4:
-            raise objects.damage(
-                f"{dataset.path} claims chunks of {size} bytes, but has larger ones"
-            )
-
-
 _NAME: Final = "a"
 _COPIED: Final = (DATASPACE, OLD_FILL, FILL, LAYOUT, FILTERS)
 
 
-class _OneDataset(io.RawIOBase):
-    """A stream of a file whose only object is one dataset of another file.
+class _OneDataset(File):
+    """A file whose only object is one dataset of another file.
 
     It contains the other file's bytes at unchanged addresses, except that a superblock replaces the
     first bytes. The headers of the root group and of the dataset follow at the end. The element
@@ -362,16 +352,16 @@ class _OneDataset(io.RawIOBase):
         address = f"<{'Q' if objects.offset_size == 8 else 'I'}"
         undefined = b"\xff" * objects.offset_size
         self._objects = objects
-        self._at = 0
-        self._tail_start = objects.stored_size + -objects.stored_size % 8
+        start = objects.stored_size + -objects.stored_size % 8
         datatype = Message(DATATYPE, False, struct.pack("<B3xI", 0x10 | _OPAQUE, itemsize))
         header = _header([*messages, datatype])
-        link = bytes([1, 0, len(_NAME)]) + _NAME.encode() + struct.pack(address, self._tail_start)
+        link = bytes([1, 0, len(_NAME)]) + _NAME.encode() + struct.pack(address, start)
         root_header = _header(
             [Message(LINK_INFO, False, bytes(2) + 2 * undefined), Message(LINK, False, link)]
         )
-        self._tail = header + root_header
-        self.size = self._tail_start + len(self._tail)
+        self._tail = bytes(start - objects.stored_size) + header + root_header
+        self.name = self.path = objects.path
+        self.size = objects.stored_size + len(self._tail)
         self._head = (
             SIGNATURE
             + bytes([1, 0, 0, 0, 0, objects.offset_size, objects.length_size, 0])
@@ -381,33 +371,18 @@ class _OneDataset(io.RawIOBase):
             + struct.pack(address, self.size)
             + undefined
             + struct.pack(address, 0)
-            + struct.pack(address, self._tail_start + len(header))
+            + struct.pack(address, start + len(header))
             + bytes(24)
         )
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        start, end = self._at, self._at + len(view)
-        self._at = end
-        middle = max(start, len(self._head)), min(end, self._objects.stored_size)
-        data = self._head[start:end]
+    def _read(self, offset: int, length: int) -> bytes:
+        middle_end = self._objects.stored_size
+        end = offset + length
+        data = self._head[offset:end]
+        middle = max(offset, len(self._head)), min(end, middle_end)
         if middle[0] < middle[1]:
             data += self._objects.array_bytes(middle[0], middle[1] - middle[0])
-        data += bytes(max(0, min(end, self._tail_start) - max(start, self._objects.stored_size)))
-        data += self._tail[max(0, start - self._tail_start) : max(0, end - self._tail_start)]
-        # The library may ask for more than the file has, and ignores what follows the end.
-        view[:] = data.ljust(len(view), b"\0")
-        return len(view)
+        return data + self._tail[max(0, offset - middle_end) : max(0, end - middle_end)]
 
 
 def _header(messages: list[Message]) -> bytes:

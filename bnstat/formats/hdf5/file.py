@@ -20,30 +20,31 @@ Source: HDF5 File Format Specification 3.0, sections III.A.1, III.B, III.D and I
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterator, Mapping, Set
+from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property, partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from bnstat.errors import BnstatError, DamagedError
-from bnstat.formats.hdf5.arrays import Dataset, extents, find_dataset, read
+from bnstat.formats.contents import Contents
+from bnstat.formats.hdf5.arrays import Dataset, find_dataset, is_outside
 from bnstat.formats.hdf5.objects import (
-    EXTERNAL,
-    LAYOUT,
     LINK,
     LINK_INFO,
-    LINKS,
     SYMBOL_TABLE,
     AbsentError,
-    Attributes,
     Cursor,
     Message,
     Objects,
+    attributes,
     decode,
     dense_messages,
     signature_offset,
 )
-from bnstat.model import Array, Variable
+from bnstat.model import Array, Source, Variable
 from bnstat.storage.files import File
 
 _MAX_DEPTH: Final = 64
@@ -61,9 +62,6 @@ _SOFT: Final = 2
 _OTHER_FILE: Final = 64
 """Links of this type, and of higher, user-defined types, lead out of the file."""
 
-_VIRTUAL: Final = 3
-"""The layout class of virtual datasets, which are composed of other datasets."""
-
 _HEAP: Final = 32
 _TREE: Final = 24
 _MEMBERS: Final = 8
@@ -79,10 +77,41 @@ _MAX_TRIPS: Final = 200
 
 _GROUP: Final = {SYMBOL_TABLE, LINK_INFO, LINK}
 
+_NUMBERS: Final = ("float", "bfloat", "int", "uint", "bool")
+
 
 def is_hdf5(file: File) -> bool:
     """Return True if a file has the signature of HDF5."""
     return signature_offset(file) is not None
+
+
+def matches(file: File) -> bool:
+    """Return True for an HDF5 file that contains arrays of numbers."""
+    return is_hdf5(file) and any(
+        variable.dtype.startswith(_NUMBERS) for variable in Hdf5(file).variables.values()
+    )
+
+
+def open_contents(file: File, source: Source) -> Contents:
+    """Return the arrays of a file that Keras did not write, by their paths.
+
+    An array's role follows from its name alone; attributes are not read.
+    """
+    variables = Hdf5(file).variables
+    names = {key: variable.name for key, variable in variables.items()}
+    return Contents(replace(source, format="hdf5"), variables, names=names)
+
+
+class _Object(NamedTuple):
+    """An object that was read.
+
+    Attributes:
+        messages: the messages of its header.
+        links: the names and header addresses of a group's members; None if it is not a group.
+    """
+
+    messages: list[Message]
+    links: list[tuple[str, int]] | None
 
 
 class Hdf5:
@@ -100,7 +129,6 @@ class Hdf5:
         """
         self.path = file.path
         self._objects = Objects(file)
-        self._attributes = Attributes(self._objects)
         self._counted: set[str] = set()
         self._outside: set[str] = set()
         self._claimed = 0
@@ -131,15 +159,12 @@ class Hdf5:
 
     def members(self) -> set[str]:
         """Return the names in the root group, without walking the whole tree."""
-        root = self._objects.root
-        if not self._is_fetched:
-            self._fetch_ahead(is_root_enough=True)
-        return {name for name, _ in self._links([*self._objects.messages(root)])}
+        return {name for name, _ in self._root.links or ()}
 
     def has_attribute(self, group: str, name: str) -> bool:
         """Return True if a group has an attribute with this name."""
-        header = self._header(group)
-        return header is not None and name in self._attributes.names(header)
+        messages = self._messages(group)
+        return any(found.name == name for found in attributes(self._objects, messages))
 
     def text(self, group: str, name: str) -> str | None:
         """Return a string attribute of a group, or None if it is missing or not a single string."""
@@ -163,27 +188,31 @@ class Hdf5:
         return parts if index else None
 
     def _texts(self, group: str, name: str) -> list[str] | None:
-        header = self._header(group)
-        return None if header is None else self._attributes.texts(header, name)
+        for attribute in attributes(self._objects, self._messages(group)):
+            if attribute.name == name:
+                return attribute.texts()
+        return None
 
-    def _header(self, group: str) -> int | None:
-        return self._tree[0].get(group) if group else self._objects.root
+    def _messages(self, group: str) -> list[Message]:
+        return self._tree[0].get(group, []) if group else self._root.messages
 
     @cached_property
-    def _tree(self) -> tuple[dict[str, int], dict[str, Variable]]:
-        """Path of a group -> its header's address; path of a dataset -> variable."""
-        if not self._is_fetched:
-            self._is_fetched = True
-            self._fetch_ahead()
-        headers: dict[str, int] = {}
+    def _root(self) -> _Object:
+        return self._read_objects(is_root_enough=True)[self._objects.root]
+
+    @cached_property
+    def _tree(self) -> tuple[dict[str, list[Message]], dict[str, Variable]]:
+        """Path of a group -> its messages; path of a dataset -> variable."""
+        objects = self._read_objects()
+        groups: dict[str, list[Message]] = {}
         variables: dict[str, Variable] = {}
         seen = {self._objects.root}
         pending = [("", self._objects.root)]
         characters = 0
         while pending:
             path, header = pending.pop()
-            messages = list(self._objects.messages(header))
-            if any(map(_is_outside, messages)):
+            messages, links = objects[header]
+            if any(map(is_outside, messages)):
                 self._outside.add(path)
             dataset = find_dataset(self._objects, path, messages)
             if dataset is not None:
@@ -193,64 +222,71 @@ class Hdf5:
                     dtype=dataset.dtype,
                     shape=dataset.shape,
                     reader=partial(self._read, dataset),
-                    finder=partial(extents, self._objects, dataset),
+                    finder=dataset.extents,
                 )
-            elif any(message.kind in _GROUP for message in messages):
-                headers[path] = header
+            elif links is not None:
+                groups[path] = messages
                 if path.count("/") >= _MAX_DEPTH:
                     raise DamagedError(self.path, f"groups are nested deeper than {_MAX_DEPTH}")
-                for name, child in sorted(self._links(messages), reverse=True):
+                for name, child in sorted(links, reverse=True):
                     if child not in seen:
                         seen.add(child)
                         pending.append((f"{path}/{name}" if path else name, child))
                         characters += len(pending[-1][0])
-            if len(seen) > _MAX_OBJECTS or characters > _MAX_NAMES:
-                raise DamagedError(self.path, "it has too many objects, or too long names")
-        return headers, variables
+                if characters > _MAX_NAMES:
+                    raise self._too_large()
+        return groups, variables
 
-    def _fetch_ahead(self, is_root_enough: bool = False) -> None:
-        """Fetch the groups, names and strings of a remote file in a few round trips.
+    def _too_large(self) -> DamagedError:
+        return DamagedError(self.path, "it has too many objects, or too long names")
 
-        An object contains the addresses of its members, so a plain walk makes a round trip for
-        each. Here all objects whose bytes are available are visited, then all missing bytes are
-        fetched together, and so on. Each level of the tree takes about one round trip. Damage is
-        reported later, when the tree is walked.
+    def _read_objects(self, is_root_enough: bool = False) -> dict[int, _Object]:
+        """Return header address -> object, for all objects or only the root.
+
+        An object contains the addresses of its members, so a plain walk of a remote file makes a
+        round trip for each. Here all objects whose bytes are available are read, then all missing
+        bytes are fetched together, and so on. Each level of the tree takes about one round trip.
         """
+        found: dict[int, _Object] = {}
         seen = {self._objects.root}
         waiting = [self._objects.root]
-        for _ in range(_MAX_TRIPS):
+        for trip in itertools.count():
             absent: list[int] = []
             spans: list[tuple[int, int]] = []
             while waiting:
                 header = waiting.pop()
                 try:
-                    with self._objects.no_trips():
-                        children = self._visit(header)
+                    with self._objects.trips(self._is_fetched or trip >= _MAX_TRIPS):
+                        found[header] = self._read_object(header)
                 except AbsentError as error:
                     absent.append(header)
                     spans += error.spans
-                except BnstatError:
                     continue
-                else:
-                    if not is_root_enough:
-                        fresh = [child for child in dict.fromkeys(children) if child not in seen]
-                        seen.update(fresh)
-                        waiting += fresh
+                if not is_root_enough:
+                    children = {child for _, child in found[header].links or ()} - seen
+                    seen |= children
+                    waiting += children
+                if len(seen) > _MAX_OBJECTS:
+                    raise self._too_large()
             if not absent:
-                return
+                break
             self._objects.fetch(
                 (max(0, address - _BEFORE), _BEFORE + length + _WINDOW) for address, length in spans
             )
             waiting = absent
+        return found
 
-    def _visit(self, header: int) -> list[int]:
-        """Read an object's header, strings and members; return the members' header addresses."""
+    def _read_object(self, header: int) -> _Object:
+        """Read an object's header and members, and announce its strings."""
         messages = list(self._objects.messages(header))
         if not any(message.kind in _GROUP for message in messages):
-            return []
-        for name in self._attributes.names(header):
-            self._attributes.texts(header, name)
-        return [child for _, child in self._links(messages)]
+            return _Object(messages, None)
+        if not self._is_fetched:
+            # Damage is reported when an attribute is used.
+            with suppress(BnstatError):
+                for attribute in attributes(self._objects, messages):
+                    attribute.texts()
+        return _Object(messages, self._links(messages))
 
     def _links(self, messages: list[Message]) -> list[tuple[str, int]]:
         """Return the name and the header's address for each of a group's hard links."""
@@ -260,12 +296,8 @@ class Hdf5:
             if message.kind == SYMBOL_TABLE:
                 links += self._old_links(body.address(), body.address())
             elif message.kind == LINK_INFO:
-                _, flags = body.number(1), body.number(1)
-                body.take(8 if flags & 1 else 0)
-                heap, tree = body.allocated(), body.address()
-                if heap is not None:
-                    for link in dense_messages(self._objects, heap, tree, LINKS):
-                        links += self._new_link(self._objects.parse(link))
+                for link in dense_messages(self._objects, message):
+                    links += self._new_link(link)
             elif message.kind == LINK:
                 links += self._new_link(body)
         return links
@@ -334,10 +366,4 @@ class Hdf5:
                 f"{dataset.path} claims {dataset.count} elements, "
                 f"the file has {self._objects.size} bytes",
             )
-        return read(self._objects, dataset)
-
-
-def _is_outside(message: Message) -> bool:
-    """Return True if a dataset's message refers to the bytes of other files."""
-    is_virtual = message.kind == LAYOUT and message.body[:1] >= b"\x03"
-    return message.kind == EXTERNAL or (is_virtual and message.body[1:2] == bytes([_VIRTUAL]))
+        return dataset.read()

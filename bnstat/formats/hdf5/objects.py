@@ -180,6 +180,7 @@ class Objects:
         self._makes_trips = True
         file.allow_waste(max(int(self.size * _WASTE_RATIO), _WASTE_FLOOR))
         self._unread = _READ_RATIO * file.size + _READ_FLOOR
+        self._global_heaps: dict[int, dict[int, tuple[int, int]]] = {}
         start = signature_offset(file)
         if start is None:
             raise self.damage("its signature is missing")
@@ -222,8 +223,7 @@ class Objects:
             DamagedError: the bytes are missing, or structures overlap, because thousands of
                 structures of a damaged file may share one large block.
         """
-        if not self._makes_trips:
-            self.expect([(address, length)])
+        self.expect([(address, length)])
         self._unread -= length
         if self._unread < 0:
             raise self.damage("its structures overlap")
@@ -233,9 +233,9 @@ class Objects:
         return cursor
 
     @contextmanager
-    def no_trips(self) -> Iterator[None]:
-        """Raise `AbsentError` in the block instead of fetching bytes."""
-        self._makes_trips = False
+    def trips(self, are_made: bool) -> Iterator[None]:
+        """Raise `AbsentError` in the block instead of fetching bytes, unless `are_made`."""
+        self._makes_trips = are_made
         try:
             yield
         finally:
@@ -249,13 +249,13 @@ class Objects:
         """Announce the spans (address and length) that will be read next.
 
         Raises:
-            AbsentError: a span must be fetched first, inside `no_trips`.
+            AbsentError: a span must be fetched first, inside `trips(False)`.
         """
         if self._makes_trips:
             return
-        lacking = [span for span in spans if not self._file.has(self._start + span[0], span[1])]
-        if lacking:
-            raise AbsentError(lacking)
+        absent = [span for span in spans if not self._file.has(self._start + span[0], span[1])]
+        if absent:
+            raise AbsentError(absent)
 
     def array_bytes(self, address: int, length: int) -> bytes:
         """Return bytes of an array's elements."""
@@ -308,6 +308,36 @@ class Objects:
             children.append((entries.address(), key))
         return level, children
 
+    def variable_text(self, values: Cursor) -> str:
+        """Return the next string of variable length, whose bytes are in a global heap."""
+        length = values.number(4)
+        heap, number = values.address(), values.number(4)
+        if length == 0:
+            return ""
+        if heap not in self._global_heaps:
+            self._global_heaps[heap] = dict(self._global_heap(heap))
+        address, size = self._global_heaps[heap].get(number, (0, 0))
+        if length > size:
+            raise self.damage("a string is missing from its heap")
+        return decode(self.cursor(address, length).data.split(b"\0")[0])
+
+    def _global_heap(self, address: int) -> Iterator[tuple[int, tuple[int, int]]]:
+        """Yield the number of each entry of a global heap, with the entry's address and size."""
+        header = 8 + self.length_size
+        start = self.cursor(address, header, b"GCOL")
+        start.take(4)
+        entries = self.cursor(address, start.length())
+        entries.take(header)
+        while entries.left >= header:
+            number = entries.number(2)
+            entries.take(6)
+            size = entries.length()
+            if number == 0:
+                return
+            yield number, (address + entries.at, size)
+            entries.take(size)
+            entries.take(min(-size % 8, entries.left))
+
     def dimensions(self, dataspace: bytes) -> tuple[int, ...] | None:
         """Return the shape in a dataspace message, or None if it describes no elements."""
         space = self.parse(dataspace)
@@ -319,35 +349,40 @@ class Objects:
         return tuple(space.length() for _ in range(rank))
 
 
-LINKS: Final = 5
-ATTRIBUTES: Final = 8
-_POSITIONS: Final = {LINKS: (4, 11), ATTRIBUTES: (0, 8)}
-"""Type of a tree -> start and end of the heap position within each record."""
+_DENSE: Final = {LINK_INFO: (5, 8, slice(4, 11)), ATTRIBUTE_INFO: (8, 2, slice(0, 8))}
+"""Type of a message -> the type of its tree, the bytes of an optional number in the message, the
+position in the heap within each record of the tree."""
 _MANAGED: Final = 0
 _MAX_DEPTH: Final = 32
 
 
-def dense_messages(objects: Objects, heap: int, tree: int, kind: int) -> Iterator[bytes]:
-    """Yield the messages in a heap that a tree of type `kind` lists.
+def dense_messages(objects: Objects, info: Message) -> Iterator[Cursor]:
+    """Yield the messages in the heap of a `LINK_INFO` or `ATTRIBUTE_INFO` message.
 
     Raises:
         DamagedError: an address or a length does not fit the file.
         UnsupportedError: a message is larger than the heap's blocks, as Keras never writes.
     """
-    start, end = _POSITIONS[kind]
-    messages = _Heap(objects, heap)
-    for record in _records(objects, tree, kind):
-        yield messages.message(record[start:end])
+    kind, optional, position = _DENSE[info.kind]
+    body = objects.parse(info.body)
+    _, flags = body.number(1), body.number(1)
+    body.take(optional if flags & 1 else 0)
+    address, tree = body.allocated(), body.address()
+    if address is None:
+        return
+    heap = _Heap(objects, address)
+    for record in _records(objects, tree, kind, position.stop):
+        yield heap.message(record[position])
 
 
-def _records(objects: Objects, tree: int, kind: int) -> Iterator[bytes]:
-    """Yield the records of a tree, in any order."""
+def _records(objects: Objects, tree: int, kind: int, least_size: int) -> Iterator[bytes]:
+    """Yield the records of a tree of type `kind`, in any order."""
     head = objects.cursor(tree, 20 + objects.offset_size, b"BTHD")
     head.take(2)
     node_size, record_size, depth = head.number(4), head.number(2), head.number(2)
     head.take(2)
     root, count = head.allocated(), head.number(2)
-    if record_size < _POSITIONS[kind][1] or node_size < 10 + record_size or depth > _MAX_DEPTH:
+    if record_size < least_size or node_size < 10 + record_size or depth > _MAX_DEPTH:
         raise objects.damage("a tree of names has invalid sizes")
     # The capacity of a node determines the bytes of the counts in its parent.
     capacity = (node_size - 10) // record_size
@@ -401,16 +436,16 @@ class _Heap:
         )
         self._direct_rows = (largest_block // self._first_size).bit_length() + 1
 
-    def message(self, position: bytes) -> bytes:
+    def message(self, position: bytes) -> Cursor:
         """Return the message at a position."""
         body = self._objects.parse(position)
         if body.number(1) >> 4 & 3 != _MANAGED:
             raise UnsupportedError(self._objects.path, "has names too long for their heap")
         offset, length = body.number(self._offset_size), body.number(self._length_size)
         if self._rows == 0:
-            return self._objects.cursor(self._root + offset, length).data
+            return self._objects.cursor(self._root + offset, length)
         block, start = self._block(self._root, self._rows, 0, offset)
-        return self._objects.cursor(block + offset - start, length).data
+        return self._objects.cursor(block + offset - start, length)
 
     def _block(self, table: int, rows: int, start: int, offset: int) -> tuple[int, int]:
         """Look up, in a table, the block that contains an offset; return its address and offset."""
@@ -444,116 +479,61 @@ _VARIABLE: Final = 9
 _SPACE_PADDED: Final = 2
 
 
-class Attributes:
-    """The string attributes of the objects of one file."""
-
-    def __init__(self, objects: Objects) -> None:
-        self._objects = objects
-        self._heaps: dict[int, dict[int, tuple[int, int]]] = {}
-
-    def names(self, header: int) -> set[str]:
-        """Return the names of the attributes of the object whose header is at an address."""
-        return {attribute.name for attribute in self._attributes(header)}
-
-    def texts(self, header: int, name: str) -> list[str] | None:
-        """Return the strings in an attribute, or None if it is missing or has another type."""
-        for attribute in self._attributes(header):
-            if attribute.name == name:
-                return self._elements(attribute)
-        return None
-
-    def _attributes(self, header: int) -> Iterator[_Attribute]:
-        for message in self._objects.messages(header):
-            if message.kind == ATTRIBUTE_INFO:
-                info = self._objects.parse(message.body)
-                _, flags = info.number(1), info.number(1)
-                info.take(2 if flags & 1 else 0)
-                heap, tree = info.allocated(), info.address()
-                if heap is not None:
-                    for body in dense_messages(self._objects, heap, tree, ATTRIBUTES):
-                        yield _Attribute(self._objects, body)
-            elif message.kind == ATTRIBUTE and not message.is_shared:
-                yield _Attribute(self._objects, message.body)
-
-    def _elements(self, attribute: _Attribute) -> list[str] | None:
-        count, size = attribute.count, attribute.size
-        if attribute.kind not in (_FIXED_TEXT, _VARIABLE):
-            # Keras stores an empty list of names as an empty array of floats.
-            return [] if count == 0 else None
-        if count * max(size, 1) > attribute.values.left:
-            raise self._objects.damage(f"an attribute claims {count} elements")
-        if attribute.kind == _FIXED_TEXT:
-            fixed = (attribute.values.take(size) for _ in range(count))
-            if attribute.is_space_padded:
-                return [decode(text.rstrip(b" ")) for text in fixed]
-            return [decode(text.split(b"\0")[0]) for text in fixed]
-        if not attribute.is_variable_text or size != 8 + self._objects.offset_size:
-            return None
-        return [self._variable_text(attribute.values) for _ in range(count)]
-
-    def _variable_text(self, values: Cursor) -> str:
-        length = values.number(4)
-        heap, number = values.address(), values.number(4)
-        if length == 0:
-            return ""
-        if heap not in self._heaps:
-            self._heaps[heap] = self._entries(heap)
-        address, size = self._heaps[heap].get(number, (0, 0))
-        if length > size:
-            raise self._objects.damage("a string is missing from its heap")
-        return decode(self._objects.cursor(address, length).data.split(b"\0")[0])
-
-    def _entries(self, heap: int) -> dict[int, tuple[int, int]]:
-        """Return number -> address and size for the entries of a global heap."""
-        header = 8 + self._objects.length_size
-        start = self._objects.cursor(heap, header, b"GCOL")
-        start.take(4)
-        collection = self._objects.cursor(heap, start.length())
-        collection.take(header)
-        entries: dict[int, tuple[int, int]] = {}
-        while collection.left >= header:
-            number = collection.number(2)
-            collection.take(6)
-            size = collection.length()
-            if number == 0:
-                break
-            entries[number] = (heap + collection.at, size)
-            collection.take(size)
-            collection.take(min(-size % 8, collection.left))
-        return entries
+def attributes(objects: Objects, messages: Iterable[Message]) -> Iterator[Attribute]:
+    """Yield the attributes of the object that has these messages."""
+    for message in messages:
+        if message.kind == ATTRIBUTE_INFO:
+            for body in dense_messages(objects, message):
+                yield Attribute(objects, body)
+        elif message.kind == ATTRIBUTE and not message.is_shared:
+            yield Attribute(objects, objects.parse(message.body))
 
 
-class _Attribute:
-    """An attribute message.
+class Attribute:
+    """An attribute.
 
     Attributes:
         name: the name.
-        kind: the class of the element type; -1 if the type is stored elsewhere.
-        size: the bytes of an element.
-        count: the number of elements.
-        values: the elements.
     """
 
-    def __init__(self, objects: Objects, data: bytes) -> None:
-        body = objects.parse(data)
+    def __init__(self, objects: Objects, body: Cursor) -> None:
         version, flags = body.number(1), body.number(1)
-        name_size, type_size, space_size = body.number(2), body.number(2), body.number(2)
+        sizes = body.number(2), body.number(2), body.number(2)
         body.take(1 if version == 3 else 0)
         step = 8 if version == 1 else 1
-        name = body.take(name_size + -name_size % step)
-        datatype = body.take(type_size + -type_size % step)
-        space = body.take(space_size + -space_size % step)
-        is_shared = version > 1 and flags & 3
-        is_known = len(datatype) >= 8 and not is_shared
-        bits = datatype[1] & 0x0F if is_known else 0
-        self.name = decode(name[:name_size].split(b"\0")[0])
-        self.kind = datatype[0] & 0x0F if is_known else -1
-        self.size = int.from_bytes(datatype[4:8], "little")
-        self.is_space_padded = self.kind == _FIXED_TEXT and bits == _SPACE_PADDED
-        self.is_variable_text = self.kind == _VARIABLE and bits == 1
-        shape = objects.dimensions(space) if is_known else ()
-        self.count = 0 if shape is None else math.prod(shape)
-        self.values = body
+        name, datatype, space = (body.take(size + -size % step) for size in sizes)
+        self.name = decode(name[: sizes[0]].split(b"\0")[0])
+        self._objects = objects
+        self._datatype = datatype
+        self._space = space
+        self._values = body
+        self._is_known = len(datatype) >= 8 and not (version > 1 and flags & 3)
+
+    def texts(self) -> list[str] | None:
+        """Return the strings of the attribute, or None if it has another type.
+
+        Raises:
+            DamagedError: the strings are not in the file.
+        """
+        if not self._is_known:
+            return None
+        shape = self._objects.dimensions(self._space)
+        count = 0 if shape is None else math.prod(shape)
+        kind, bits = self._datatype[0] & 0x0F, self._datatype[1] & 0x0F
+        size = int.from_bytes(self._datatype[4:8], "little")
+        if kind not in (_FIXED_TEXT, _VARIABLE):
+            # Keras stores an empty list of names as an empty array of floats.
+            return [] if count == 0 else None
+        if count * max(size, 1) > self._values.left:
+            raise self._objects.damage(f"an attribute claims {count} elements")
+        if kind == _VARIABLE:
+            if bits != 1 or size != 8 + self._objects.offset_size:
+                return None
+            return [self._objects.variable_text(self._values) for _ in range(count)]
+        texts = [self._values.take(size) for _ in range(count)]
+        if bits == _SPACE_PADDED:
+            return [decode(text.rstrip(b" ")) for text in texts]
+        return [decode(text.split(b"\0")[0]) for text in texts]
 
 
 def decode(text: bytes) -> str:

@@ -42,12 +42,7 @@ def matches(file: File) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the variables and layers of a file that `matches`.
-
-    Raises:
-        DamagedError: the archive or one of its members is truncated or inconsistent.
-        UnsupportedError: the weights are pickled.
-    """
+    """Return the variables and layers of a file that `matches`."""
     try:
         folder = open_archive(file)
     except DamagedError as error:
@@ -58,20 +53,17 @@ def open_contents(file: File, source: Source) -> Contents:
         ) from error
     if folder is None or not is_keras_folder(folder):
         raise DamagedError(file.path, f"lacks {CONFIG} or {WEIGHTS[0]}", "save it again")
-    return _contents(folder, stored_member(file, WEIGHTS[0]), source)
+    return open_folder(folder, source, stored_member(file, WEIGHTS[0]))
 
 
-def open_folder(folder: Folder, source: Source) -> Contents:
+def open_folder(folder: Folder, source: Source, weights: File | None = None) -> Contents:
     """Return the variables and layers of a folder that `is_keras_folder`.
 
-    Raises:
-        DamagedError: a file in the folder is truncated or inconsistent.
-        UnsupportedError: the weights are pickled.
+    Args:
+        folder: the folder.
+        source: the source.
+        weights: the weights, if they can be read in place.
     """
-    return _contents(folder, None, source)
-
-
-def _contents(folder: Folder, weights: File | None, source: Source) -> Contents:
     for name in WEIGHTS:
         weights = weights or folder.file(name)
     if weights is None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any, Final, NamedTuple, TypeGuard
 
 from bnstat.errors import BnstatError, DamagedError
@@ -41,56 +41,20 @@ _ATTRIBUTES: Final = {("Bidirectional", "layer"): "forward_layer"}
 """(class, argument) -> the attribute that holds the layer, if it has another name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
-    """A layer or nested model in a configuration.
-
-    Attributes:
-        name: the own name, prefixed by the names of the enclosing models and wrappers.
-        own_name: the layer's own name, which may contain slashes.
-        class_name: the class, prefixed by the package of a registered class: `Custom>X`.
-        config: the constructor's arguments; `trainable` is false below a frozen model.
-        path: the group in a `.weights.h5`: `layers/sequential/layers/batch_normalization`.
-        sublayers: the layers directly inside, in network order.
-        inputs: the names of the layers of the same model whose outputs the layer is called on,
-            one for each input of each call; empty if the configuration does not record them.
-    """
-
-    name: str
-    own_name: str
-    class_name: str
-    config: Mapping[str, Any]
-    path: str
-    sublayers: tuple[Described, ...] = field(repr=False)
-    inputs: tuple[str, ...] = ()
-
-    def with_variables(self, variables: Mapping[str, str], key: str) -> Layer:
-        """Return the layer with its variables (label -> key), which the file stores at `key`."""
-        return Layer(
-            self.name, self.class_name, self.config, variables, key, self.own_name, self.inputs
-        )
-
-
-def walk(layers: Iterable[Described]) -> Iterator[Described]:
+def walk(layers: Iterable[Layer]) -> Iterator[Layer]:
     """Yield each layer, followed by all nested layers, in network order."""
     for layer in layers:
         yield layer
         yield from walk(layer.sublayers)
 
 
-def describe(model: object, where: str) -> tuple[Described, ...]:
-    """Return the layers of a model, each with its nested layers.
+def describe(model: object, where: str) -> tuple[Layer, ...]:
+    """Return the outermost layers of a parsed configuration, in network order.
 
-    Args:
-        model: a parsed configuration, `{"class_name": ..., "config": ...}`.
-        where: the file, for messages.
-
-    Returns:
-        The outermost layers in network order. Empty if the configuration lists no layers, which is
-        usual for subclassed models.
+    There are none if the configuration lists no layers, which is usual for subclassed models.
 
     Raises:
-        DamagedError: models are nested too deeply.
+        DamagedError: models are nested too deeply; `where` names the file.
     """
     if not _is_serialized(model):
         return ()
@@ -98,16 +62,10 @@ def describe(model: object, where: str) -> tuple[Described, ...]:
 
 
 def layer_from_config(serialized: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """Return the class name and the configuration of one serialized layer.
+    """Return the class name and the config of a layer; both are empty for anything else.
 
-    Args:
-        serialized: `{"class_name": ..., "config": {...}}`, from a model's configuration or the
-            Keras metadata of a SavedModel, which stores `trainable` beside the config.
-
-    Returns:
-        The class name, prefixed by the package of a registered class (`Custom>X`), and the config,
-        extended by `trainable`, `name`, `inbound_nodes` and `build_config`. Both are empty if
-        `serialized` is not a layer.
+    The class name is prefixed by the package of a registered class: `Custom>X`. The config also has
+    the settings that the Keras metadata of a SavedModel stores beside it, such as `trainable`.
     """
     if not _is_serialized(serialized):
         return "", {}
@@ -130,12 +88,12 @@ def snake_case(class_name: str) -> str:
 
 def _layers_of(
     model: Mapping[str, Any], name: str, path: str, frozen: bool, where: str, depth: int
-) -> tuple[Described, ...]:
+) -> tuple[Layer, ...]:
     """Return the layers directly below a serialized model or wrapper with this name and path."""
     if depth > _MAX_DEPTH:
         raise DamagedError(where, f"its models are nested deeper than {_MAX_DEPTH}")
     frozen = frozen or _arguments(model).get("trainable") is False
-    layers: list[Described] = []
+    layers: list[Layer] = []
     for place, serialized in _serialized_layers(model):
         class_name, config = layer_from_config(serialized)
         own_name = config.get("name")
@@ -149,14 +107,15 @@ def _layers_of(
             sources = _input_layers(serialized.get("inbound_nodes"))
             inputs = [f"{name}/{source}" if name else source for source in sources]
         layers.append(
-            Described(
-                name=full_name,
+            Layer(
+                full_name,
+                class_name,
+                {**config, "trainable": False} if frozen else config,
+                {},
+                key=full_path,
                 own_name=own_name,
-                class_name=class_name,
-                config={**config, "trainable": False} if frozen else config,
-                path=full_path,
-                sublayers=_layers_of(serialized, full_name, full_path, frozen, where, depth + 1),
                 inputs=tuple(inputs),
+                sublayers=_layers_of(serialized, full_name, full_path, frozen, where, depth + 1),
             )
         )
     return tuple(layers)
@@ -227,16 +186,13 @@ def _is_layer(value: object, is_listed: bool) -> TypeGuard[Mapping[str, Any]]:
 
 
 def layers_by_scope(model: object, names: Mapping[str, str], where: str) -> Iterator[Layer]:
-    """Yield the layers of a configuration, each with the weights under its name.
+    """Yield the layers of a parsed configuration, each with the weights under its name.
 
     Args:
-        model: the parsed configuration.
+        model: the configuration.
         names: the name of each weight -> its key. The text before the last slash is the scope: the
             layer's name, with or without the names of enclosing models.
         where: the file, for messages.
-
-    Raises:
-        DamagedError: models are nested too deeply.
     """
     scopes: dict[str, dict[str, str]] = {}
     for name, key in names.items():
@@ -246,22 +202,17 @@ def layers_by_scope(model: object, names: Mapping[str, str], where: str) -> Iter
     matches = match_scopes(layers, scopes)
     for index, layer in enumerate(layers):
         scope = matches.get(index, layer.name)
-        yield layer.with_variables(scopes.get(scope, {}), scope)
+        yield replace(layer, variables=scopes.get(scope, {}), key=scope)
 
 
 def match_scopes(
-    layers: Sequence[Described], scopes: Iterable[str], is_first_best: bool = False
+    layers: Sequence[Layer], scopes: Iterable[str], is_first_best: bool = False
 ) -> dict[int, str]:
-    """Return layer index -> scope of the layer's variables.
+    """Return layer index -> scope, which is the name of the layer's variables without the role.
 
     A scope ends with the layer's own name. If several layers match, the layer whose full name
-    shares the most trailing parts with the scope is chosen.
-
-    Args:
-        layers: the layers.
-        scopes: the names of variables, without the last component.
-        is_first_best: if several layers or scopes are equally similar, match the first; by
-            default, none of them.
+    shares the most trailing parts with the scope is chosen. If several layers or scopes are equally
+    similar, none of them is matched, or the first if `is_first_best`.
     """
     by_name: dict[str, list[int]] = {}
     by_ending: dict[str, list[int]] = {}
@@ -304,15 +255,11 @@ class Architecture(NamedTuple):
     """An architecture: the file that it was read from, and the outermost layers."""
 
     path: str
-    layers: tuple[Described, ...]
+    layers: tuple[Layer, ...]
 
 
 def read_architecture(path: str) -> Architecture:
-    """Read the architecture in a file.
-
-    Args:
-        path: the JSON of `model.to_json()`, a `config.json`, a `.keras` archive or folder, or a
-            full `.h5`.
+    """Read the JSON of `model.to_json()`, a `config.json`, a `.keras` or a full `.h5`.
 
     Raises:
         NotFoundError: there is no such file.
@@ -352,11 +299,7 @@ def _serialized_model(file: File) -> object:
 
 
 def read_json(file: File) -> object:
-    """Parse a JSON file.
-
-    Raises:
-        DamagedError: the file is too large, or not valid JSON.
-    """
+    """Parse a JSON file; raise a `DamagedError` if it is too large or invalid."""
     if file.size > MAX_JSON:
         raise DamagedError(file.path, f"{file.size} bytes are more than any model needs")
     return parse_json(file.read(), file.path)

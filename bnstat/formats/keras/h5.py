@@ -26,7 +26,6 @@ from bnstat.formats.contents import Contents, Layer
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
 from bnstat.formats.keras.config import (
     MATCHED_BY_PLACE,
-    Described,
     architecture_beside,
     describe,
     endings,
@@ -44,11 +43,7 @@ _TOP_LEVEL: Final = "top_level_model_weights"
 
 
 def matches(file: File) -> bool:
-    """Return True for an HDF5 file that lists its layers as this format does.
-
-    Raises:
-        DamagedError: it is a damaged HDF5 file.
-    """
+    """Return True for an HDF5 file that lists its layers as this format does."""
     return is_hdf5(file) and is_legacy(Hdf5(file))
 
 
@@ -59,11 +54,7 @@ def is_legacy(store: Hdf5) -> bool:
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the variables and layers of a file that `matches`.
-
-    Raises:
-        DamagedError: the file is truncated or inconsistent.
-    """
+    """Return the variables and layers of a file that `matches`."""
     store = Hdf5(file)
     root = _MODEL if _MODEL in store.members() else ""
     groups = _weights_by_group(store, root)
@@ -83,7 +74,7 @@ def open_contents(file: File, source: Source) -> Contents:
     if described:
         return contents
 
-    def configured(described: Sequence[Described]) -> Contents:
+    def configured(described: Sequence[Layer]) -> Contents:
         renamed = _rename_groups(described, groups)
         notes = [MATCHED_BY_PLACE] if renamed is not groups else []
         return replace(contents, layers=tuple(_layers(described, renamed)), notes=notes)
@@ -161,7 +152,7 @@ def _weights_by_group(store: Hdf5, root: str) -> dict[str, list[_Weight]]:
     return groups
 
 
-def _rename_groups(described: Sequence[Described], groups: _Groups) -> _Groups:
+def _rename_groups(described: Sequence[Layer], groups: _Groups) -> _Groups:
     """Rename groups to an architecture's layer names, paired by order, if the names differ.
 
     Keras loads weights in this way, because default names differ from session to session. Input
@@ -180,7 +171,7 @@ def _rename_groups(described: Sequence[Described], groups: _Groups) -> _Groups:
     return groups
 
 
-def _layers(described: Sequence[Described], groups: _Groups) -> Iterator[Layer]:
+def _layers(described: Sequence[Layer], groups: _Groups) -> Iterator[Layer]:
     """Yield the layers of the configuration in order, then the layers of the other groups."""
     for layer in described:
         yield from _described_layers(layer, groups.get(layer.own_name, ()))
@@ -190,7 +181,7 @@ def _layers(described: Sequence[Described], groups: _Groups) -> Iterator[Layer]:
             yield from _other_layers(name, _scopes(weights, [name]))
 
 
-def _described_layers(top: Described, weights: Sequence[_Weight]) -> Iterator[Layer]:
+def _described_layers(top: Layer, weights: Sequence[_Weight]) -> Iterator[Layer]:
     """Yield a layer of the outermost model and its nested layers, with the matching scopes."""
     layers = [*walk([top])]
     scopes = _scopes(weights, [layer.own_name for layer in layers])
@@ -203,7 +194,7 @@ def _described_layers(top: Described, weights: Sequence[_Weight]) -> Iterator[La
             matches = {0: scope}
     for index, layer in enumerate(layers):
         variables = scopes[matches[index]] if index in matches else {}
-        yield layer.with_variables(variables, _group_of(variables, layer.name))
+        yield replace(layer, variables=variables, key=_group_of(variables, layer.name))
     matched = {*matches.values()}
     others = {scope: variables for scope, variables in scopes.items() if scope not in matched}
     yield from _other_layers(top.own_name, others)
@@ -244,7 +235,7 @@ def _scopes(weights: Iterable[_Weight], layers: Sequence[str]) -> _Scopes:
     return scopes
 
 
-def _pass_to_wrapped(layers: Sequence[Described], matches: dict[int, str]) -> None:
+def _pass_to_wrapped(layers: Sequence[Layer], matches: dict[int, str]) -> None:
     """Match a wrapped layer with the scope that Keras 2 names after the wrapper."""
     for index, layer in enumerate(layers):
         wraps_one = len(layer.sublayers) == 1 and not layer.sublayers[0].sublayers
@@ -252,7 +243,7 @@ def _pass_to_wrapped(layers: Sequence[Described], matches: dict[int, str]) -> No
             matches[index + 1] = matches.pop(index)
 
 
-def _match_renamed(layers: Sequence[Described], matches: dict[int, str], scopes: _Scopes) -> None:
+def _match_renamed(layers: Sequence[Layer], matches: dict[int, str], scopes: _Scopes) -> None:
     """Match `bn` with a scope `bn_1` that no layer has, if no other match is possible.
 
     TensorFlow 1 renames the scopes of a model that is built twice in one graph.

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from bnstat.errors import DamagedError
 from bnstat.formats.contents import Layer, Node
-from bnstat.formats.keras.config import Described, describe, layer_from_config, match_scopes, walk
+from bnstat.formats.keras.config import describe, layer_from_config, match_scopes, walk
 from bnstat.formats.protobuf.protos import parse
 from bnstat.formats.protobuf.wire import LARGEST_MESSAGE
 from bnstat.storage.files import Folder
@@ -29,12 +30,10 @@ _MAX_NAME: Final = 4096
 def keras_layers(
     folder: Folder, meta_graph: Any, nodes: Sequence[Node]
 ) -> tuple[list[Layer], bool]:
-    """Return the layers in Keras's metadata, and whether they are in network order.
+    """Return the layers in the Keras metadata of a SavedModel, and whether they are in order.
 
-    Args:
-        folder: the SavedModel's folder.
-        meta_graph: the SavedModel's MetaGraphDef; None if `saved_model.pb` is missing.
-        nodes: the bundle's object graph.
+    `meta_graph` is the SavedModel's MetaGraphDef, or None if `saved_model.pb` is missing; `nodes`
+    is the bundle's object graph.
     """
     metadata = dict(_keras_metadata(folder, meta_graph))
     if not metadata or not nodes:
@@ -107,22 +106,18 @@ def _full_names(metadata: Mapping[int, Mapping[str, Any]], nodes: Sequence[Node]
     return names
 
 
-def layers_of_objects(described: Sequence[Described], nodes: Sequence[Node]) -> tuple[Layer, ...]:
+def layers_of_objects(described: Sequence[Layer], nodes: Sequence[Node]) -> tuple[Layer, ...]:
     """Return an architecture's layers, with the variables whose full names match a layer.
 
     Layers without variables whose own name is not unique are left out, because they may be
     recognised by other evidence.
-
-    Args:
-        described: the outermost layers.
-        nodes: the object graph.
     """
     layers = [*walk(described)]
     uses = Counter(layer.own_name for layer in layers)
     scopes = _scopes(nodes)
     matches = match_scopes(layers, scopes)
     return tuple(
-        layer.with_variables(scopes[matches[index]] if index in matches else {}, "")
+        replace(layer, variables=scopes[matches[index]] if index in matches else {}, key="")
         for index, layer in enumerate(layers)
         if index in matches or uses[layer.own_name] == 1
     )

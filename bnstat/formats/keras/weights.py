@@ -26,11 +26,11 @@ from typing import Final, TypeVar
 
 from bnstat.errors import DamagedError, NotFoundError
 from bnstat.formats.contents import Contents, Layer
+from bnstat.formats.detection import is_json_with
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
 from bnstat.formats.keras import index_of_shard
 from bnstat.formats.keras.config import (
     MATCHED_BY_PLACE,
-    Described,
     architecture_beside,
     read_json,
     walk,
@@ -38,7 +38,7 @@ from bnstat.formats.keras.config import (
 from bnstat.formats.keras.h5 import is_legacy
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File
-from bnstat.text import MAX_JSON, natural_key
+from bnstat.text import natural_key
 
 _T = TypeVar("_T")
 
@@ -65,11 +65,7 @@ class Weights:
 
 
 def matches(file: File) -> bool:
-    """Return True for a `.weights.h5` or for the index of sharded weights.
-
-    Raises:
-        DamagedError: it is a damaged HDF5 file.
-    """
+    """Return True for a `.weights.h5` or for the index of sharded weights."""
     if not is_hdf5(file):
         return _is_index(file)
     store = Hdf5(file)
@@ -82,10 +78,6 @@ def open_contents(file: File, source: Source) -> Contents:
     """Return the variables and layers of a file that `matches`.
 
     Any shard opens the whole model if the index is in the same folder.
-
-    Raises:
-        DamagedError: a file is truncated or inconsistent.
-        NotFoundError: a shard is missing.
     """
     weights = read_weights(file)
     contents = Contents(
@@ -96,7 +88,7 @@ def open_contents(file: File, source: Source) -> Contents:
         beside=architecture_beside(file),
     )
 
-    def configured(described: Sequence[Described]) -> Contents:
+    def configured(described: Sequence[Layer]) -> Contents:
         layers, notes = _join_architecture(described, weights)
         return Contents(contents.source, contents.variables, layers=layers, notes=notes)
 
@@ -104,12 +96,7 @@ def open_contents(file: File, source: Source) -> Contents:
 
 
 def read_weights(file: File) -> Weights:
-    """Read a `.weights.h5`, or all shards of a `.weights.json` or of one shard.
-
-    Raises:
-        DamagedError: a file is truncated or inconsistent.
-        NotFoundError: a shard is missing.
-    """
+    """Read a `.weights.h5`, or all shards of a `.weights.json` or of one shard."""
     index = _index_of(file)
     if index is None:
         return _gather({file.name: file}, {})
@@ -130,9 +117,6 @@ def shard_names(file: File) -> tuple[str, list[str]]:
     """Return the name of the index, or of the single file, and the names of the shards.
 
     For a file without shards, the list contains only the file.
-
-    Raises:
-        DamagedError: the index of the shards is inconsistent.
     """
     index = _index_of(file)
     if index is None:
@@ -150,10 +134,7 @@ def _index_of(file: File) -> File | None:
 
 
 def _is_index(file: File) -> bool:
-    if file.size > MAX_JSON or not file.head(64).lstrip().startswith(b"{"):
-        return False
-    text = file.read()
-    return b'"weight_map"' in text and b'.h5"' in text
+    return is_json_with(file, b'"weight_map"', b'.h5"')
 
 
 def _parse_index(index: File) -> dict[str, list[str]]:
@@ -206,14 +187,14 @@ def _layer_path(holder: str) -> str:
 
 
 def _join_architecture(
-    described: Sequence[Described], weights: Weights
+    described: Sequence[Layer], weights: Weights
 ) -> tuple[tuple[Layer, ...], list[str]]:
     """Return the layers of an architecture with their variables, and a note if names differ.
 
     If the file has layer names that the architecture lacks, as after building the model twice in
     one session, layers are matched by their paths, as Keras does when it loads weights.
     """
-    names = {layer.path: layer.own_name for layer in walk(described)}
+    names = {layer.key: layer.own_name for layer in walk(described)}
     stored = {path: name for path, name in weights.names.items() if path in weights.groups}
     inside_custom_layers = {
         name for path, name in weights.names.items() if path not in names and _nearest(path, names)
@@ -225,7 +206,7 @@ def _join_architecture(
     return join(described, replace(weights, names=others)), notes
 
 
-def join(described: Sequence[Described], weights: Weights) -> tuple[Layer, ...]:
+def join(described: Sequence[Layer], weights: Weights) -> tuple[Layer, ...]:
     """Match the layers of a configuration with the groups of a file.
 
     A layer and a group match if their paths are equal and the file stores no different name; the
@@ -237,15 +218,15 @@ def join(described: Sequence[Described], weights: Weights) -> tuple[Layer, ...]:
     """
     layers = [*walk(described)]
     known = {
-        layer.path: layer.name
+        layer.key: layer.name
         for layer in layers
-        if weights.names.get(layer.path, layer.own_name) == layer.own_name
+        if weights.names.get(layer.key, layer.own_name) == layer.own_name
     }
     names = _full_names(weights, known)
     matches = {
-        index: layer.path
+        index: layer.key
         for index, layer in enumerate(layers)
-        if layer.path in known and layer.path in weights.groups
+        if layer.key in known and layer.key in weights.groups
     }
     _match_names(matches, [layer.name for layer in layers], names, weights.groups)
     _match_names(matches, [layer.own_name for layer in layers], weights.names, weights.groups)
@@ -259,12 +240,12 @@ def join(described: Sequence[Described], weights: Weights) -> tuple[Layer, ...]:
     with_variables = {(layers[index].own_name, layers[index].class_name) for index in matches}
     joined: list[Layer] = []
     for index, layer in enumerate(layers):
-        path = matches.get(index, layer.path)
+        path = matches.get(index, layer.key)
         # A layer that two models share is stored once, and is listed once.
         if index in matches or (layer.own_name, layer.class_name) not in with_variables:
             variables = weights.groups[path] if index in matches else {}
-            joined.append(layer.with_variables(variables, path))
-        joined += unmatched.pop(layer.path, [])
+            joined.append(replace(layer, variables=variables, key=path))
+        joined += unmatched.pop(layer.key, [])
     return (*joined, *unmatched.get("", ()))
 
 
@@ -274,13 +255,10 @@ def _match_names(
     group_names: Mapping[str, str],
     groups: Collection[str],
 ) -> None:
-    """Match the remaining layers and groups by names that are unique on both sides.
+    """Add matches of the remaining layers and groups, by names that are unique on both sides.
 
-    Args:
-        matches: index of a layer -> path of its group; matches are added.
-        layer_names: the name of each layer.
-        group_names: path of a group -> the name of its layer, if known.
-        groups: the paths of all groups.
+    `matches` maps the index of a layer to the path of its group, `group_names` the path of a group
+    to the name of its layer.
     """
     free = set(groups) - set(matches.values())
     paths = _unique((name, path) for path in free if (name := group_names.get(path)))

@@ -5,10 +5,10 @@ Source: torch/serialization.py, `_load`, `_legacy_load`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents
-from bnstat.formats.dtypes import Scales, beyond_budget, numpy_dtype, refuse
+from bnstat.formats.dtypes import Scales, numpy_dtype, within_budget
 from bnstat.formats.pytorch.pickled import (
     BudgetError,
     Call,
@@ -27,8 +27,7 @@ from bnstat.formats.pytorch.pickled import (
     PickleError,
     unpickle,
 )
-from bnstat.formats.pytorch.script import with_settings
-from bnstat.formats.pytorch.state import collect
+from bnstat.formats.pytorch.state import collect, with_settings
 from bnstat.formats.pytorch.tensors import (
     BUILDERS,
     Array,
@@ -71,13 +70,9 @@ PlaceOf = Callable[[Storage], Place]
 
 
 def open_contents(file: File, source: Source, is_zip: bool) -> Contents:
-    """Return the tensors of a file by their paths: `state_dict/layer1.0.bn1.weight`.
-
-    Raises:
-        DamagedError: the file is truncated or inconsistent.
-        UnsupportedError: the file is too large, or of an unknown version.
-    """
+    """Return the tensors of a file by their paths: `state_dict/layer1.0.bn1.weight`."""
     unbuilt: dict[str, None] = {}
+    storages: dict[str, Storage] = {}
 
     def called(function: Global, arguments: tuple[Any, ...]) -> Any:
         built = call(function, arguments)
@@ -86,17 +81,30 @@ def open_contents(file: File, source: Source, is_zip: bool) -> Contents:
             unbuilt.setdefault(name)
         return built
 
-    top = folder_of_pickle(file) if is_zip else None
-    root, place_of = _read_zip(file, top, called) if is_zip else _read_legacy(file, called)
+    def persistent(identity: Any) -> Storage | Global:
+        storage = storage_of(identity)
+        if isinstance(storage, Storage):
+            storages.setdefault(storage.key, storage)
+        return storage
+
+    top, pickle = (find_pickle(file) if is_zip else None) or (None, None)
     with pickle_errors(file):
+        if top is not None and pickle is not None:
+            if pickle.size > LARGEST_PICKLE:
+                reason = f"its {_PICKLE} of {pickle.size} bytes is not read"
+                raise UnsupportedError(file.path, reason)
+            root, _ = unpickle(pickle.read(), 0, called, persistent)
+            place_of = _places_in_zip(file, top, storages)
+        elif is_zip:
+            raise DamagedError(file.path, f"lacks {_PICKLE}", "save it again")
+        else:
+            root, place_of = _read_legacy(file, called, persistent, storages)
         collected = collect(root)
     variables = {
         key: _variable(key, collected.names[key], tensor, place_of, f"{file.path}: {key}")
         for key, tensor in collected.tensors.items()
     }
     sizes = {key: tensor.nbytes for key, tensor in collected.tensors.items()}
-    for key in beyond_budget(sizes, file.size):
-        variables[key] = replace(variables[key], reader=partial(refuse, f"{file.path}: {key}"))
     notes = []
     if unbuilt:
         more = f" and {len(unbuilt) - _MOST_NAMED} more" if len(unbuilt) > _MOST_NAMED else ""
@@ -105,7 +113,7 @@ def open_contents(file: File, source: Source, is_zip: bool) -> Contents:
     step = collected.step if source.step is None else source.step
     return Contents(
         replace(source, format="pytorch", writer=collected.writer, step=step),
-        variables,
+        within_budget(file, variables, sizes),
         names=collected.names,
         layers=with_settings(collected.layers, top),
         variables_in_order=collected.in_order,
@@ -113,66 +121,46 @@ def open_contents(file: File, source: Source, is_zip: bool) -> Contents:
     )
 
 
-def folder_of_pickle(file: File) -> Folder | None:
-    """Return the folder in a zip that contains the pickle; PyTorch names it after the file.
+def find_pickle(file: File) -> tuple[Folder, File] | None:
+    """Return the pickle in a zip, and its folder, which PyTorch names after the file.
 
     Raises:
         DamagedError: the zip is damaged.
     """
-    folder = open_archive(file)
-    if folder is None or folder.file(_PICKLE) is not None:
-        return folder
-    for name in folder.names()[:2]:
-        below = folder.folder(name)
-        if below is not None and below.file(_PICKLE) is not None:
-            return below
+    top = open_archive(file)
+    if top is None:
+        return None
+    for folder in (top, *map(top.folder, top.names()[:2])):
+        pickle = folder.file(_PICKLE) if folder is not None else None
+        if folder is not None and pickle is not None:
+            return folder, pickle
     return None
 
 
-def _read_zip(file: File, top: Folder | None, called: Call) -> tuple[Any, PlaceOf]:
-    pickle = top.file(_PICKLE) if top is not None else None
-    if top is None or pickle is None:
-        raise DamagedError(file.path, f"lacks {_PICKLE}", "save it again")
-    if pickle.size > LARGEST_PICKLE:
-        raise UnsupportedError(file.path, f"its {_PICKLE} of {pickle.size} bytes is not read")
-    small: set[str] = set()
-
-    def persistent(identity: Any) -> Storage | Global:
-        storage = storage_of(identity)
-        if isinstance(storage, Storage) and storage.count <= _SMALL:
-            small.add(f"data/{storage.key}")
-        return storage
-
-    with pickle_errors(file):
-        root, _ = unpickle(pickle.read(), 0, called, persistent)
+def _places_in_zip(file: File, top: Folder, storages: Mapping[str, Storage]) -> PlaceOf:
     order = top.file("byteorder")
     is_big = order is not None and order.head(8).strip() == b"big"
 
-    def place_of(storage: Storage) -> Place:
+    @cache
+    def fetch_small() -> None:
         # Only a member's own header records where its bytes are.
-        # Threads may read at the same time, so the set is copied in one step.
-        if members := list(small):
-            small.clear()
-            top.expect(members)
+        top.expect(f"data/{key}" for key, each in storages.items() if each.count <= _SMALL)
+
+    def place_of(storage: Storage) -> Place:
+        fetch_small()
         member = top.file(f"data/{storage.key}")
         if member is None:
             raise DamagedError(f"{file.path}: data/{storage.key}", "this storage is missing")
         return Place(member, 0, member.size, is_big)
 
-    return root, place_of
+    return place_of
 
 
-def _read_legacy(file: File, called: Call) -> tuple[Any, PlaceOf]:
-    storages: dict[str, Storage] = {}
-
-    def persistent(identity: Any) -> Storage | Global:
-        storage = storage_of(identity)
-        if isinstance(storage, Storage):
-            storages.setdefault(storage.key, storage)
-        return storage
-
-    with pickle_errors(file):
-        (_magic, version, facts, root, keys), position = _pickles(file, called, persistent)
+def _read_legacy(
+    file: File, called: Call, persistent: Persistent, storages: Mapping[str, Storage]
+) -> tuple[Any, PlaceOf]:
+    """Return the object that the fourth pickle of an older file describes, and its storages."""
+    (_magic, version, facts, root, keys), position = _pickles(file, called, persistent)
     if version != 1001 or not isinstance(facts, dict):
         raise UnsupportedError(file.path, "is of an unknown version of PyTorch's format")
     is_big = facts.get("little_endian") is False

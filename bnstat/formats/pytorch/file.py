@@ -45,20 +45,16 @@ def matches(file: File) -> bool:
         return False
     if first.endswith(b"/data.pkl"):
         return True
-    from bnstat.formats.pytorch.contents import folder_of_pickle
+    from bnstat.formats.pytorch.contents import find_pickle
 
     try:
-        return folder_of_pickle(file) is not None
+        return find_pickle(file) is not None
     except DamagedError:
         return False
 
 
 def open_contents(file: File, source: Source) -> Contents:
-    """Return the tensors of a file.
-
-    Raises:
-        BnstatError: as the function of the same name in `pytorch.contents`.
-    """
+    """Return the tensors of a file."""
     from bnstat.formats.pytorch import contents
 
     return contents.open_contents(file, source, is_zip=file.head(4) == _ZIP)

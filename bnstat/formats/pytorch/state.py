@@ -4,19 +4,35 @@ A checkpoint is a dict of dicts. The key of the state dict is `state_dict`, `mod
 Parallel training and compilation prefix every name in the state dict with `module.` or
 `_orig_mod.`. A module that was saved whole keeps its tensors in `_parameters` and `_buffers` and
 its children in `_modules`; a TorchScript module keeps tensors and children in its state.
+
+The classes of TorchScript modules are code in the archive:
+
+    NAME/data.pkl                              the modules; the code contains each object's class
+    NAME/code/__torch__/torch/nn/modules/batchnorm.py
+                                               `__torch__.torch.nn.modules.batchnorm.BatchNorm2d`
+
+The code is neither run nor parsed as a program. Two kinds of lines are searched for in the class of
+a module with running statistics: constants (`eps : Final[float] = 1.0000000000000001e-05`), and
+the arguments of `torch.batch_norm`. A traced module has only the second kind.
+
+LibTorch gives each module the class `__torch__.Module`. tch-rs saves all variables in one such
+module, in no order, and replaces the dots in names by `|`.
+
+Sources: torch/csrc/jit/serialization/python_print.cpp; aten/src/ATen/native/native_functions.yaml,
+`batch_norm`; tch-rs, src/wrappers/tensor.rs, `save_multi`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from bnstat.formats.contents import Layer
 from bnstat.formats.pytorch.pickled import BudgetError, Opaque, legible
-from bnstat.formats.pytorch.script import FLAT, is_module, is_store
 from bnstat.formats.pytorch.tensors import Array, Tensor, array_of
+from bnstat.storage.files import Folder
 
 _WRAPPERS: Final = {
     "state_dict", "model", "full_model", "model_state_dict", "model_state", "model_dict", "net",
@@ -44,6 +60,21 @@ _MOST_NAMES: Final = 1 << 27
 """Characters of all names together; a name grows with the depth."""
 _LONGEST_INDEX: Final = 1 << 63
 _PLAIN: Final = (bool, int, float, str)
+
+_ROOT: Final = "__torch__"
+_FLAT: Final = f"{_ROOT}.Module"
+"""The class that LibTorch gives every module."""
+
+_STATISTICS: Final = frozenset({"running_mean", "running_var"})
+
+_CONSTANT: Final = re.compile(r"^  (eps|momentum) : Final\[float\] = (\S{1,40})$", re.MULTILINE)
+_ALIAS: Final = re.compile(r"^ *(\w{1,80}) = __torch__\.torch\.nn\.functional\.batch_norm$", re.M)
+_CALLS: Final = ("torch.batch_norm(", "torch.nn.functional.batch_norm(")
+_ARGUMENTS: Final = 8
+"""The least number of arguments of a call. Momentum and epsilon precede the last one, which is a
+flag, or empty because of a trailing comma."""
+
+_LONGEST_CODE: Final = 1 << 20
 
 
 @dataclass
@@ -88,7 +119,7 @@ def collect(root: Any) -> Collected:
             result.layers += _layer(path, value)
     _drop_repeated(result, paths)
     result.names = _names(paths)
-    if is_store(root):
+    if _is_store(root):
         result.names = {key: name.replace("|", ".") for key, name in result.names.items()}
         result.in_order = False
     if isinstance(root, dict):
@@ -174,7 +205,7 @@ def _items(value: Any) -> Iterator[tuple[Any, Any]]:
 def _module_parts(value: Any) -> list[tuple[Any, Any]] | None:
     """Return the tensors, then the children, of a module that was saved whole; else None."""
     state = value.state if isinstance(value, Opaque) else None
-    if is_module(value):
+    if _is_script_module(value):
         return list(_items(state))
     if not isinstance(state, dict) or not isinstance(state.get("_modules"), dict):
         return None
@@ -189,8 +220,8 @@ def _dotted(path: tuple[str, ...], name: str, in_module: bool) -> tuple[str, ...
 def _layer(path: tuple[str, ...], module: Opaque) -> Iterator[Layer]:
     """Yield a module as a layer, if it owns tensors and the file records its class."""
     state = module.state if isinstance(module.state, dict) else {}
-    is_script = is_module(module)
-    if str(module.kind) == FLAT or not (is_script or isinstance(state.get("_modules"), dict)):
+    is_script = _is_script_module(module)
+    if str(module.kind) == _FLAT or not (is_script or isinstance(state.get("_modules"), dict)):
         return
     parts = [state] if is_script else [state.get("_parameters"), state.get("_buffers")]
     variables = {
@@ -233,3 +264,88 @@ def _text(key: Any) -> str:
     if isinstance(key, int) and abs(key) < _LONGEST_INDEX:
         return str(key)
     return "?"
+
+
+def _is_script_module(value: Any) -> bool:
+    """Return True for a module of TorchScript."""
+    return (
+        isinstance(value, Opaque)
+        and value.kind.module.partition(".")[0] == _ROOT
+        and isinstance(value.state, dict)
+    )
+
+
+def _is_store(value: Any) -> bool:
+    """Return True for a module that holds the variables of a whole network, in no order."""
+    return (
+        _is_script_module(value)
+        and str(value.kind) == _FLAT
+        and not any(_is_script_module(child) for child in value.state.values())
+    )
+
+
+def with_settings(layers: Sequence[Layer], top: Folder | None) -> Sequence[Layer]:
+    """Return the layers, with epsilon and momentum added from the archive's code where possible.
+
+    Args:
+        layers: the modules of the archive.
+        top: the folder of the archive that contains `code`.
+    """
+    members = {
+        layer.class_name: f"code/{layer.class_name.rpartition('.')[0].replace('.', '/')}.py"
+        for layer in layers
+        if layer.class_name is not None
+        and layer.class_name.startswith(f"{_ROOT}.")
+        and layer.variables.keys() >= _STATISTICS
+    }
+    if top is None or not members:
+        return layers
+    top.expect(set(members.values()))
+    code = {member: _code(top, member) for member in set(members.values())}
+    settings = {name: _settings(code[member], name) for name, member in members.items()}
+    return [
+        replace(layer, config={**layer.config, **settings.get(layer.class_name or "", {})})
+        for layer in layers
+    ]
+
+
+def _code(top: Folder, member: str) -> str:
+    file = top.file(member)
+    if file is None or file.size > _LONGEST_CODE:
+        return ""
+    return file.read().decode("utf-8", "replace")
+
+
+def _settings(code: str, class_name: str) -> Mapping[str, float]:
+    """Return epsilon and momentum of a class under the names of PyTorch's arguments."""
+    start = f"\n{code}".find(f"\nclass {class_name.rpartition('.')[2]}(")
+    if start < 0:
+        return {}
+    end = code.find("\nclass ", start + 1)
+    body = code[start : end if end > 0 else len(code)]
+    settings = {name: _number(text) for name, text in _CONSTANT.findall(body)}
+    calls = set(_calls(body))
+    if len(calls) == 1:
+        ((momentum, epsilon),) = calls
+        settings = {"momentum": momentum, "eps": epsilon} | settings
+    # Without epsilon, a momentum would be mistaken for Keras's.
+    if settings.get("eps") is None:
+        return {}
+    return {name: number for name, number in settings.items() if number is not None}
+
+
+def _calls(body: str) -> Iterator[tuple[float | None, float | None]]:
+    """Yield momentum and epsilon of each call of batch norm; None if not a literal."""
+    starts = (*_CALLS, *(f" {alias}(" for alias in _ALIAS.findall(body)[:_ARGUMENTS]))
+    for line in body.splitlines():
+        if any(start in line for start in starts):
+            arguments = line.rstrip(") ").split(",")
+            if len(arguments) >= _ARGUMENTS:
+                yield _number(arguments[-3]), _number(arguments[-2])
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text.strip())
+    except ValueError:
+        return None

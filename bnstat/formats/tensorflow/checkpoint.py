@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from bnstat.errors import BnstatError, DamagedError, first_line
-from bnstat.formats.contents import Contents, Objects, Reading, Search
+from bnstat.formats.contents import Contents, Layer, Objects, Reading, Search
 from bnstat.formats.dtypes import dtype_name
 from bnstat.formats.tensorflow.bundle import Bundle
 from bnstat.formats.tensorflow.object_graph import KEY, VALUE, BestNames, path_name, read_nodes
@@ -27,7 +27,6 @@ from bnstat.model import Array, Source, Variable
 from bnstat.storage.files import Folder
 
 if TYPE_CHECKING:
-    from bnstat.formats.keras.config import Described
     from bnstat.formats.tensorflow.frozen_graph import DeclaredTensors
 
 _TOO_NEW: Final = (3, 14)
@@ -64,7 +63,7 @@ def open_checkpoint(folder: Folder, prefix: str, source: Source, reading: Readin
         notes=notes,
     )
 
-    def configured(described: Sequence[Described]) -> Contents:
+    def configured(described: Sequence[Layer]) -> Contents:
         from bnstat.formats.keras.metadata import layers_of_objects
 
         return replace(contents, layers=layers_of_objects(described, nodes))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import bnstat
-from bnstat.errors import DamagedError, UnknownFormatError
+from bnstat.errors import UnknownFormatError
 from bnstat.model import ROLES
 from tests.cli.conftest import run  # noqa: F401
 
@@ -56,20 +56,3 @@ def test_an_hdf5_file_without_numbers(tmp_path: Path) -> None:
         file["about"] = "nothing else"
     with pytest.raises(UnknownFormatError, match="an HDF5 file without arrays of numbers"):
         bnstat.load(tmp_path / "m.h5")
-
-
-def test_cut_short(tmp_path: Path) -> None:
-    path = write(tmp_path / "m.h5", ("bn",))
-    path.write_bytes(path.read_bytes()[:-400])
-    with pytest.raises(DamagedError):
-        bnstat.load(path)["bn"].read()
-
-
-def test_beside_a_model_it_is_data(tmp_path: Path) -> None:
-    write(tmp_path / "train_data.h5", ("stranger",))
-    with h5py.File(tmp_path / "a.weights.h5", "w") as file:
-        for number in range(4):
-            file[f"layers/batch_normalization/vars/{number}"] = np.ones(3, np.float32)
-    assert bnstat.load(tmp_path).keys() == ["batch_normalization"]
-    (tmp_path / "a.weights.h5").unlink()
-    assert bnstat.load(tmp_path).keys() == ["stranger"]

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 import bnstat
-from bnstat.cli import main
 from bnstat.errors import BnstatError, DamagedError, UnsupportedError
 from bnstat.exchange import npz as output
 from bnstat.formats.arrays import npz
@@ -75,14 +73,6 @@ def test_exports_are_read_back(tmp_path: Path, name: str) -> None:
         assert_layer(layer, {r: original.array(r) for r in original.variables})
 
 
-def test_the_command_line_there_and_back(tmp_path: Path) -> None:
-    source = str(Path(__file__).parents[2] / "data/digits/saved_model")
-    target = str(tmp_path / "m.npz")
-    run = CliRunner().invoke
-    assert run(main, ["export", source, "-o", target]).exit_code == 0
-    assert run(main, ["diff", source, target]).exit_code == 0
-
-
 @pytest.mark.parametrize(
     "array",
     [
@@ -103,27 +93,6 @@ def test_arrays_of_any_numbers(tmp_path: Path, array: Array, save: object) -> No
     read = npz.open_contents(file, Source("", "")).variables["x"].read()
     assert (read.dtype, read.shape) == (array.dtype.newbyteorder("="), array.shape)
     assert read.tolist() == array.tolist()
-
-
-def test_files_without_batch_norm(tmp_path: Path) -> None:
-    np.savez(tmp_path / "m.npz", *[np.ones(3)] * 4)
-    assert len(bnstat.load(tmp_path / "m.npz")) == 0
-    result = CliRunner().invoke(main, ["inspect", str(tmp_path / "m.npz")])
-    assert result.exit_code == 1
-
-
-def test_beside_a_model_it_is_data(tmp_path: Path) -> None:
-    for step in (1, 2):
-        held = {f"bn/{role}": array for role, array in arrays(step).items()}
-        np.savez(tmp_path / f"m-{step}.npz", **held)
-    assert [model.source.step for _, model in bnstat.load_all(tmp_path)] == [1, 2]  # type: ignore[union-attr]
-    import h5py
-
-    with h5py.File(tmp_path / "m.weights.h5", "w") as file:
-        for number, role in enumerate(ROLES):
-            file[f"layers/batch_normalization/vars/{number}"] = arrays(3)[role]
-    (layer,) = bnstat.load(tmp_path)
-    assert_layer(layer, arrays(3))
 
 
 def test_objects_and_texts_are_never_loaded(tmp_path: Path) -> None:

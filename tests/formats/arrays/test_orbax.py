@@ -15,8 +15,9 @@ import pytest
 import bnstat
 from bnstat.errors import DamagedError, NotFoundError, UnsupportedError
 from bnstat.formats.locate import locate
+from bnstat.model import ROLES
+from tests.builders.oracle import assert_layers, same_bits
 from tests.builders.orbax import write_item
-from tests.formats.keras.files import same_bits
 
 pytest.importorskip("tensorstore", reason="tensorstore writes these checkpoints")
 
@@ -51,41 +52,43 @@ def test_flax(tmp_path: Path, layout: str, dtype: str) -> None:
     assert len(bnstat.load(tmp_path / "c", values=False).explain()) == 5
 
 
-def test_flax_nnx(tmp_path: Path) -> None:
-    names = {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
-    held = arrays([("bn", name, "value") for name in names])
-    (layer,) = bnstat.load(write_item(tmp_path / "c", held))
-    assert layer.name == "bn"
-    for name, role in names.items():
-        assert same_bits(layer.array(role), held["bn", name, "value"])
+TREES = {
+    "Flax NNX": ("bn", [("bn", name, "value") for name in ("scale", "bias", "mean", "var")]),
+    "Haiku": (
+        "net/bn",
+        [
+            ("params", "net/bn", "scale"),
+            ("params", "net/bn", "offset"),
+            ("state", "net/bn/~/mean_ema", "average"),
+            ("state", "net/bn/~/var_ema", "average"),
+        ],
+    ),
+}
 
 
-def test_the_steps_of_a_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("library", TREES)
+def test_other_trees(tmp_path: Path, library: str) -> None:
+    name, paths = TREES[library]
+    held = arrays(paths)
+    model = bnstat.load(write_item(tmp_path / "c", held))
+    assert_layers(model, {name: dict(zip(ROLES, held.values(), strict=True))})
+
+
+@pytest.mark.parametrize("prefix", ["", "step_", "checkpoint_"])
+def test_the_steps_of_a_run(tmp_path: Path, prefix: str) -> None:
     held = {}
     for step in (9, 10):
         held[step] = arrays(FLAX)
-        write_item(tmp_path / str(step) / "default", held[step])
-        (tmp_path / str(step) / "_CHECKPOINT_METADATA").write_text("{}")
-    assert [(each.name, each.step) for each in locate(str(tmp_path)).models] == [
-        ("9", 9),
-        ("10", 10),
-    ]
+        folder = tmp_path / f"{prefix}{step}"
+        write_item(folder if prefix else folder / "default", held[step])
+        if not prefix:
+            (folder / "_CHECKPOINT_METADATA").write_text("{}")
+    (tmp_path / "logs_3").mkdir()
+    steps = [(each.name, each.step) for each in locate(str(tmp_path)).models]
+    assert steps == [(f"{prefix}9", 9), (f"{prefix}10", 10)]
     for model, step in ((bnstat.load(tmp_path), 10), (bnstat.load(tmp_path, step=9), 9)):
         variance = held[step]["batch_stats", "BatchNorm_0", "var"]
         assert same_bits(model[0].moving_variance, variance)
-
-
-@pytest.mark.parametrize("prefix", ["step", "checkpoint"])
-def test_steps_with_a_prefix(tmp_path: Path, prefix: str) -> None:
-    held = {}
-    for step in (9, 10):
-        held[step] = arrays(FLAX)
-        write_item(tmp_path / f"{prefix}_{step}", held[step])
-    (tmp_path / "logs_3").mkdir()
-    model = bnstat.load(tmp_path)
-    assert (model.source.checkpoint, model.source.step) == (f"{prefix}_10", 10)
-    variance = held[9]["batch_stats", "BatchNorm_0", "var"]
-    assert same_bits(bnstat.load(tmp_path, step=9)[0].moving_variance, variance)
 
 
 def test_runs_of_two_prefixes_are_not_one(tmp_path: Path) -> None:
@@ -93,20 +96,6 @@ def test_runs_of_two_prefixes_are_not_one(tmp_path: Path) -> None:
         write_item(tmp_path / name, arrays(FLAX))
     with pytest.raises(NotFoundError, match="there are models in"):
         bnstat.load(tmp_path)
-
-
-def test_haiku(tmp_path: Path) -> None:
-    names = {
-        ("params", "net/bn", "scale"): "gamma",
-        ("params", "net/bn", "offset"): "beta",
-        ("state", "net/bn/~/mean_ema", "average"): "moving_mean",
-        ("state", "net/bn/~/var_ema", "average"): "moving_variance",
-    }
-    held = arrays(names)
-    (layer,) = bnstat.load(write_item(tmp_path / "c", held))
-    assert layer.name == "net/bn"
-    for path, role in names.items():
-        assert same_bits(layer.array(role), held[path])
 
 
 def test_several_items(tmp_path: Path) -> None:
@@ -209,7 +198,6 @@ def test_invalid_trees_are_ignored(tmp_path: Path, keys: object) -> None:
 
 
 def test_a_chunk_that_claims_gigabytes(tmp_path: Path) -> None:
-    pytest.importorskip("tensorstore")
     write_item(tmp_path / "c", arrays(FLAX), "folders-zarr")
     folder = tmp_path / "c/params.BatchNorm_0.bias"
     described = json.loads((folder / ".zarray").read_text())

@@ -80,13 +80,6 @@ def entry(**changed: object) -> dict[str, object]:
     return {"dtype": "F32", "shape": [3], "data_offsets": [0, 12], **changed}
 
 
-def test_by_hand(tmp_path: Path) -> None:
-    path = written(tmp_path / "m", {"t": entry()}, np.arange(3, dtype="<f4").tobytes())
-    assert matches(LocalFile(path))
-    found = open_contents(LocalFile(path), Source("", "")).variables["t"].read()
-    assert found.tolist() == [0, 1, 2]
-
-
 @pytest.mark.parametrize(
     "damaged",
     [

@@ -80,16 +80,20 @@ def test_chunks_and_filters(storage: dict[str, Any], dtype: str, tmp_path: Path)
         assert same_bits(read(path), native(data))
 
 
-def test_a_small_array_in_the_header(tmp_path: Path) -> None:
-    path = tmp_path / "m.h5"
-    data = np.arange(5, dtype=np.float32)
+def write_with(path: Path, settings: Any, data: np.ndarray[Any, Any]) -> None:
+    """Write an array of float32 with settings of h5py's low-level interface."""
     with h5py.File(path, "w") as file:
-        plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        plist.set_layout(h5py.h5d.COMPACT)
-        space, kind = h5py.h5s.create_simple((5,)), h5py.h5t.NATIVE_FLOAT
-        dataset = h5py.h5d.create(file.id, b"a", kind, space, plist)
+        space, kind = h5py.h5s.create_simple(data.shape), h5py.h5t.NATIVE_FLOAT
+        dataset = h5py.h5d.create(file.id, b"a", kind, space, settings)
         dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, data)
-    assert same_bits(read(path), data)
+
+
+def test_a_small_array_in_the_header(tmp_path: Path) -> None:
+    data = np.arange(5, dtype=np.float32)
+    settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    settings.set_layout(h5py.h5d.COMPACT)
+    write_with(tmp_path / "m.h5", settings, data)
+    assert same_bits(read(tmp_path / "m.h5"), data)
 
 
 def test_a_group_of_thousands_of_members(tmp_path: Path) -> None:
@@ -192,17 +196,13 @@ def test_chunks_that_decompress_to_more_than_their_size(libver: str, tmp_path: P
 
 
 def test_chunks_whose_size_cannot_be_checked(tmp_path: Path) -> None:
-    path = tmp_path / "m.h5"
-    with h5py.File(path, "w") as file:
-        settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        settings.set_chunk((5,))
-        settings.set_deflate()
-        settings.set_shuffle()
-        space = h5py.h5s.create_simple((5,))
-        dataset = h5py.h5d.create(file.id, b"a", h5py.h5t.NATIVE_FLOAT, space, settings)
-        dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.zeros(5, np.float32))
+    settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    settings.set_chunk((5,))
+    settings.set_deflate()
+    settings.set_shuffle()
+    write_with(tmp_path / "m.h5", settings, np.zeros(5, np.float32))
     with pytest.raises(UnsupportedError, match="unusual order"):
-        read(path)
+        read(tmp_path / "m.h5")
 
 
 def test_a_tree_of_chunks_that_contains_itself(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def model(*layers: object, name: str = "net", **config: object) -> dict[str, Any
 
 def described(serialized: object) -> list[tuple[str, str]]:
     """The name and the path of every layer."""
-    return [(layer.name, layer.path) for layer in walk(describe(serialized, "file"))]
+    return [(layer.name, layer.key) for layer in walk(describe(serialized, "file"))]
 
 
 def test_paths_count_per_class_and_model() -> None:

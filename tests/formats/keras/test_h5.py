@@ -49,45 +49,50 @@ def scoped(scope: str, labels: Sequence[str] = STATISTICS) -> list[str]:
     return [f"{scope}/{label}" for label in labels]
 
 
-def test_scopes_that_tensorflow_renamed(tmp_path: Path) -> None:
-    inner = sequential(batch_norm("a"), batch_norm("b"), name="inner")
-    groups = {
-        "bn": scoped("bn_1_2"),
-        "inner": [*scoped("a_1"), *scoped("b_1")],
-    }
-    found = batch_norms(
-        contents_of(write(tmp_path / "m.h5", groups, sequential(batch_norm("bn"), inner)))
-    )
-    assert {name: layer.roles["gamma"] for name, layer in found.items()} == {
-        "bn": "model_weights/bn/bn_1_2/gamma:0",
-        "inner/a": "model_weights/inner/a_1/gamma:0",
-        "inner/b": "model_weights/inner/b_1/gamma:0",
-    }
-    assert {layer.evidence for layer in found.values()} == {"config"}
+GROUPS = {
+    "scopes that TensorFlow renamed": (
+        [batch_norm("bn"), sequential(batch_norm("a"), batch_norm("b"), name="inner")],
+        {"bn": scoped("bn_1_2"), "inner": [*scoped("a_1"), *scoped("b_1")]},
+        {"bn": "bn/bn_1_2", "inner/a": "inner/a_1", "inner/b": "inner/b_1"},
+    ),
+    "names with a count that are not renamed": (
+        [sequential(batch_norm("bn"), batch_norm("bn_1"), name="inner")],
+        {"inner": [*scoped("bn_1"), *scoped("bn")]},
+        {"inner/bn": "inner/bn", "inner/bn_1": "inner/bn_1"},
+    ),
+    "variables that TensorFlow renamed": (
+        [batch_norm("bn")],
+        {"bn": [label.replace(":", "_1:") for label in scoped("bn")]},
+        {"bn": "bn/bn"},
+    ),
+    "a layer that was renamed after it was built": (
+        [batch_norm("new_name")],
+        {"new_name": scoped("old_name")},
+        {"new_name": "new_name/old_name"},
+    ),
+    "layers of one name in models of models": (
+        [
+            sequential(
+                sequential(batch_norm("bn"), name="left"),
+                sequential(batch_norm("bn"), name="right"),
+                name="outer",
+            )
+        ],
+        {"outer": [*scoped("right/bn"), *scoped("left/bn")]},
+        {"outer/left/bn": "outer/left/bn", "outer/right/bn": "outer/right/bn"},
+    ),
+}
 
 
-def test_names_with_a_count_that_are_not_renamed(tmp_path: Path) -> None:
-    inner = sequential(batch_norm("bn"), batch_norm("bn_1"), name="inner")
-    groups = {"inner": [*scoped("bn_1"), *scoped("bn")]}
-    found = batch_norms(contents_of(write(tmp_path / "m.h5", groups, sequential(inner))))
-    assert [layer.roles["gamma"] for layer in found.values()] == [
-        "model_weights/inner/bn/gamma:0",
-        "model_weights/inner/bn_1/gamma:0",
-    ]
-
-
-def test_variables_that_tensorflow_renamed(tmp_path: Path) -> None:
-    groups = {"bn": ["bn/gamma_1:0", "bn/beta_1:0", "bn/moving_mean_1:0", "bn/moving_variance_1:0"]}
-    [layer] = batch_norms(
-        contents_of(write(tmp_path / "m.h5", groups, sequential(batch_norm("bn"))))
-    ).values()
-    assert list(layer.roles) == ["gamma", "beta", "moving_mean", "moving_variance"]
-
-
-def test_a_layer_that_was_renamed_after_it_was_built(tmp_path: Path) -> None:
-    groups = {"new_name": scoped("old_name")}
-    path = write(tmp_path / "m.h5", groups, sequential(batch_norm("new_name")))
-    assert list(batch_norms(contents_of(path))) == ["new_name"]
+@pytest.mark.parametrize("case", GROUPS)
+def test_layers_and_their_groups(tmp_path: Path, case: str) -> None:
+    layers, groups, expected = GROUPS[case]
+    found = batch_norms(contents_of(write(tmp_path / "m.h5", groups, sequential(*layers))))
+    places = {name: layer.roles["gamma"].rpartition("/")[0] for name, layer in found.items()}
+    assert places == {name: f"model_weights/{place}" for name, place in expected.items()}
+    for layer in found.values():
+        assert layer.evidence == "config"
+        assert list(layer.roles) == ["gamma", "beta", "moving_mean", "moving_variance"]
 
 
 def test_names_with_slashes(tmp_path: Path) -> None:
@@ -101,18 +106,6 @@ def test_names_with_slashes(tmp_path: Path) -> None:
         found = batch_norms(contents)
         assert list(found) == ["conv1/bn", "bn"]
         assert found["conv1/bn"].roles["beta"].endswith("conv1/bn/conv1/bn/beta:0")
-
-
-def test_layers_of_one_name_in_models_of_models(tmp_path: Path) -> None:
-    left = sequential(batch_norm("bn"), name="left")
-    right = sequential(batch_norm("bn"), name="right")
-    groups = {"outer": [*scoped("right/bn"), *scoped("left/bn")]}
-    path = write(tmp_path / "m.h5", groups, sequential(sequential(left, right, name="outer")))
-    found = batch_norms(contents_of(path))
-    assert {name: layer.roles["gamma"] for name, layer in found.items()} == {
-        "outer/left/bn": "model_weights/outer/left/bn/gamma:0",
-        "outer/right/bn": "model_weights/outer/right/bn/gamma:0",
-    }
 
 
 def test_keras_1_in_a_nested_model(tmp_path: Path) -> None:

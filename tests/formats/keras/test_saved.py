@@ -170,13 +170,66 @@ def test_every_dtype_is_kept(dtype: str, suffix: str, tmp_path: Path) -> None:
         assert same_bits(variable.read(), expected)
 
 
-@pytest.mark.skipif(not KERAS_RENORMALIZES, reason="batch renormalization came with Keras 3.14")
-def test_batch_renormalization(tmp_path: Path) -> None:
+def renormalized() -> tuple[Any, Layers]:
     bn = keras.layers.BatchNormalization(name="bn", renorm=True, scale=False)
-    model = keras.Sequential([keras.Input((5,)), bn])
-    randomize({"bn": bn})
-    for suffix in (".keras", ".h5"):
-        assert_same(save(model, tmp_path, suffix), {"bn": bn})
+    return keras.Sequential([keras.Input((5,)), bn]), {"bn": bn}
+
+
+def shared() -> tuple[Any, Layers]:
+    """A layer that two models share is one layer."""
+    both, last = (keras.layers.BatchNormalization(name=name) for name in ("both", "last"))
+    hole, start = keras.Input((3,)), keras.Input((3,))
+    inner = keras.Model(hole, both(keras.layers.Dense(3)(hole)), name="inner")
+    model = keras.Model(start, last(both(inner(start)) + 1.0))
+    return model, {"inner/both": both, "last": last}
+
+
+def with_operations() -> tuple[Any, Layers]:
+    """Operations of a model are not layers."""
+    bn = keras.layers.BatchNormalization(name="bn")
+    ones = np.ones(3, "float32")
+    start = keras.Input((3,))
+    x = keras.ops.batch_normalization(start + 1.0, ones, ones, axis=-1)
+    return keras.Model(start, bn(keras.layers.Add()([x, start]))), {"bn": bn}
+
+
+def subclass() -> tuple[Any, Layers]:
+    @keras.saving.register_keras_serializable("tests")
+    class Norm(keras.layers.BatchNormalization):
+        pass
+
+    bn = Norm(name="norm", epsilon=0.25, scale=False)
+    return keras.Sequential([keras.Input((3,)), bn]), {"norm": bn}
+
+
+def inside_another() -> tuple[Any, Layers]:
+    """The group of a layer is inside the group of another."""
+    layers = tf_keras.layers
+    bn = layers.BatchNormalization(name="conv/bn")
+    return tf_keras.Sequential([tf_keras.Input((4,)), layers.Dense(3, name="conv"), bn]), {
+        "conv/bn": bn
+    }
+
+
+@pytest.mark.parametrize(
+    ("build", "suffixes"),
+    [
+        pytest.param(
+            renormalized,
+            [".keras", ".h5"],
+            marks=pytest.mark.skipif(not KERAS_RENORMALIZES, reason="it came with Keras 3.14"),
+        ),
+        (shared, [".keras"]),
+        (with_operations, [".keras", ".h5"]),
+        (subclass, [".keras", ".h5"]),
+        (inside_another, [".h5"]),
+    ],
+)
+def test_unusual_models(build: Any, suffixes: list[str], tmp_path: Path) -> None:
+    model, layers = build()
+    randomize(layers)
+    for suffix in suffixes:
+        assert_same(save(model, tmp_path, suffix), layers)
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -241,27 +294,6 @@ def test_a_subclassed_model(tmp_path: Path) -> None:
         assert_same(save(model, tmp_path, suffix), layers, configured=False)
 
 
-def test_a_layer_that_two_models_share(tmp_path: Path) -> None:
-    shared, last = (keras.layers.BatchNormalization(name=name) for name in ("shared", "last"))
-    hole, start = keras.Input((3,)), keras.Input((3,))
-    inner = keras.Model(hole, shared(keras.layers.Dense(3)(hole)), name="inner")
-    model = keras.Model(start, last(shared(inner(start)) + 1.0))
-    layers = {"inner/shared": shared, "last": last}
-    randomize(layers)
-    assert_same(save(model, tmp_path, ".keras"), layers)
-
-
-def test_operations_of_a_model_are_not_layers(tmp_path: Path) -> None:
-    bn = keras.layers.BatchNormalization(name="bn")
-    ones = np.ones(3, "float32")
-    start = keras.Input((3,))
-    x = keras.ops.batch_normalization(start + 1.0, ones, ones, axis=-1)
-    model = keras.Model(start, bn(keras.layers.Add()([x, start])))
-    randomize({"bn": bn})
-    for suffix in (".keras", ".h5"):
-        assert_same(save(model, tmp_path, suffix), {"bn": bn})
-
-
 @LIBRARIES
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 def test_frozen_layers_and_models(library: Any, suffix: str, tmp_path: Path) -> None:
@@ -282,18 +314,6 @@ def test_frozen_layers_and_models(library: Any, suffix: str, tmp_path: Path) -> 
         "inner/in_frozen": False,
         "free": True,
     }
-
-
-def test_a_subclass_of_batch_norm(tmp_path: Path) -> None:
-    @keras.saving.register_keras_serializable("tests")
-    class Norm(keras.layers.BatchNormalization):
-        pass
-
-    bn = Norm(name="norm", epsilon=0.25, scale=False)
-    model = keras.Sequential([keras.Input((3,)), bn])
-    randomize({"norm": bn})
-    for suffix in (".keras", ".h5"):
-        assert_same(save(model, tmp_path, suffix), {"norm": bn})
 
 
 def test_a_folder_and_a_compressed_archive_have_the_same_layers(tmp_path: Path) -> None:
@@ -344,10 +364,3 @@ def test_batch_norm_in_a_custom_class_with_a_name_of_keras(
         for layer in batch_norms(contents).values()
     }
     assert variances == {layer.moving_variance.numpy().tobytes() for layer in (custom.norm, after)}
-
-
-def test_a_layer_whose_group_is_inside_the_group_of_another(tmp_path: Path) -> None:
-    bn = tf_keras.layers.BatchNormalization(name="conv/bn")
-    model = tf_keras.Sequential([tf_keras.Input((4,)), tf_keras.layers.Dense(3, name="conv"), bn])
-    randomize({"conv/bn": bn})
-    assert_same(save(model, tmp_path, ".h5"), {"conv/bn": bn})

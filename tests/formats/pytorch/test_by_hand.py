@@ -8,7 +8,7 @@ import pytest
 
 import bnstat
 from bnstat.errors import UnsupportedError
-from tests.formats.keras.files import same_bits
+from tests.builders.oracle import assert_layers
 from tests.fuzz import ports
 from tests.fuzz.handmade import values
 
@@ -20,10 +20,7 @@ def test_every_form(tmp_path: Path, name: str) -> None:
     path = tmp_path / "m"
     path.write_bytes(ports.pytorch_files()[f"{name}.pt"])
     model = bnstat.load(path)
-    assert [layer.name for layer in model] == LAYERS[name]
-    for layer in model:
-        for role, array in values().items():
-            assert same_bits(layer.array(role), array)
+    assert_layers(model, dict.fromkeys(LAYERS[name], values()))
     assert [layer.epsilon for layer in model] == ([1e-5] if name == "whole" else [None, None])
 
 
@@ -65,9 +62,7 @@ def test_a_model_beside_its_state_dict(parallel: str, shared: bool, tmp_path: Pa
         (layer,) = model
         assert (layer.name, layer.epsilon) == ("stem.bn", 0.5)
         assert [f.rule for f in bnstat.check(model) if f.rule == "BN013"] == []
-    for layer in model:
-        for role, array in values().items():
-            assert same_bits(layer.array(role), array)
+    assert_layers(model, dict.fromkeys(model.keys(), values()))
 
 
 def test_a_module_of_two_names_is_one_layer(tmp_path: Path) -> None:
@@ -82,10 +77,8 @@ def test_a_module_of_two_names_is_one_layer(tmp_path: Path) -> None:
     path = tmp_path / "m"
     path.write_bytes(ports.pytorch_zip(b"\x80\x02" + program + b".", storages))
     model = bnstat.load(path)
-    assert (model.keys(), list(model.incomplete)) == (["bn1"], [])
     assert not [found for found in bnstat.check(model) if found.severity == "error"]
-    for role, array in values().items():
-        assert same_bits(model["bn1"].array(role), array)
+    assert_layers(model, {"bn1": values()})
 
 
 def repeated(path: Path, sizes: dict[str, int]) -> None:

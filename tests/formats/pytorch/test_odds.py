@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -128,16 +127,6 @@ def test_protocol_1_is_read_and_0_is_refused(tmp_path: Path) -> None:
         assert form in FORMS
 
 
-def test_parameters_and_metadata(tmp_path: Path) -> None:
-    net = Net()
-    state = OrderedDict(
-        (name, torch.nn.Parameter(tensor) if tensor.is_floating_point() else tensor)
-        for name, tensor in net.state_dict().items()
-    )
-    state._metadata = net.state_dict()._metadata
-    assert_is(bnstat.load(save(tmp_path / "m.pt", state)), net)
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "tensor"),
@@ -155,17 +144,6 @@ def test_tensors_of_other_kinds_are_named(tmp_path: Path, name: str, tensor: Any
     assert_is(model, net)
     (note,) = model.notes
     assert f"torch._utils.{name}" in note
-
-
-def test_optimizer_states_are_not_layers(tmp_path: Path) -> None:
-    net = Net()
-    optimizer = torch.optim.Adam(net.parameters())
-    sum(parameter.sum() for parameter in net.parameters()).backward()
-    optimizer.step()
-    path = save(tmp_path / "m.pt", {"model": net.state_dict(), "optimizer": optimizer.state_dict()})
-    model = bnstat.load(path)
-    assert_is(model, net)
-    assert any(key.startswith("optimizer/state/0/exp_avg") for key in model.stored)
 
 
 def test_distributed_checkpoints_are_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import bnstat
 from bnstat.model import ROLES
-from tests.formats.keras.files import same_bits
+from tests.builders.oracle import assert_layers, same_bits
 from tests.fuzz import ports
 from tests.fuzz.handmade import values
 
@@ -80,17 +80,16 @@ def test_settings_are_read_from_the_code(tmp_path: Path, code: str, momentum: fl
     assert [layer.epsilon for layer in model] == [0.003, 0.003]
     assert [layer.momentum for layer in model] == [momentum, 0.8]
     assert [layer.axis for layer in model] == [1, 1]
+    assert_layers(model, dict.fromkeys(model.keys(), values()))
     for layer in model:
-        assert [layer.variables[role].key for role in ROLES] == [
-            f"{layer.name}.{name}" for name in ports.NAMES
-        ]
-        for role, array in values().items():
-            assert same_bits(layer.array(role), array)
+        keys = [layer.variables[role].key for role in ROLES]
+        assert keys == [f"{layer.name}.{name}" for name in ports.NAMES]
 
 
 @pytest.mark.parametrize(
     "code",
     [
+        None,
         "",
         OTHER,
         HEAD,
@@ -100,16 +99,11 @@ def test_settings_are_read_from_the_code(tmp_path: Path, code: str, momentum: fl
         TRACED.format(0.2) + TRACED.format(0.3).replace(HEAD, ""),
     ],
 )
-def test_code_without_settings(tmp_path: Path, code: str) -> None:
-    path = archive(tmp_path / "m", network(f"{NORM}:BatchNorm2d"), **{f"{CODE}__py": code})
-    (layer,) = bnstat.load(path)
+def test_code_without_settings(tmp_path: Path, code: str | None) -> None:
+    members = {} if code is None else {f"{CODE}__py": code}
+    (layer,) = bnstat.load(archive(tmp_path / "m", network(f"{NORM}:BatchNorm2d"), **members))
     assert layer.epsilon is layer.momentum is None
     assert layer.name == "features.0"
-
-
-def test_without_its_code(tmp_path: Path) -> None:
-    (layer,) = bnstat.load(archive(tmp_path / "m", network(f"{NORM}:BatchNorm2d")))
-    assert (layer.name, layer.epsilon) == ("features.0", None)
 
 
 def test_dots_of_tch_rs(tmp_path: Path) -> None:
@@ -118,8 +112,7 @@ def test_dots_of_tch_rs(tmp_path: Path) -> None:
     model = bnstat.load(archive(tmp_path / "m.ot", ports.Call("__torch__:Module", (), state)))
     assert model.keys() == ["net.bn_9", "net.bn_10"]
     assert model[0].variables["gamma"].key == "net|bn_9|weight"
-    for role, array in values().items():
-        assert same_bits(model[1].array(role), array)
+    assert_layers(model, dict.fromkeys(model.keys(), values()))
 
 
 def test_numbers_of_tch_rs(tmp_path: Path) -> None:

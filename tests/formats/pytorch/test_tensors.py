@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.errors import DamagedError
 from tests.builders.places import from_extents
 from tests.formats.keras.files import same_bits
 from tests.formats.pytorch.files import (
@@ -96,9 +96,3 @@ def test_tensors_beyond_their_storage(tmp_path: Path) -> None:
             opened(path).variables["t"].read()
     with pytest.raises(DamagedError):
         opened(zipped(tmp_path / "m", pickled)).variables["t"].read()
-
-
-def test_one_number_repeated_a_trillion_times(tmp_path: Path) -> None:
-    path = save(tmp_path / "m", {"t": torch.ones(1).expand(1 << 40)})
-    with pytest.raises(UnsupportedError):
-        opened(path).variables["t"].read()

@@ -1,0 +1,171 @@
+"""Finders of models of several files.
+
+- Safetensors and PyTorch files may be split into `NAME-00001-of-00003.safetensors` and so on, with
+  an index `NAME.safetensors.index.json`.
+- The shards of a Keras model's weights are `NAME_00000.weights.h5` and so on, with an index
+  `NAME.weights.json`. Keras's `save(..., zipped=False)` writes the members of a `.keras` as files.
+- A TensorFlow.js model is a `model.json` with shards beside it.
+- torch.distributed.checkpoint writes `.metadata` and, for tensors that several machines hold,
+  pieces `__0_0.distcp`.
+
+Sources: transformers/modeling_utils.py, `save_pretrained`; keras/src/saving/saving_lib.py;
+tfjs-core/src/io/types.ts.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from bnstat.errors import UnsupportedError
+from bnstat.formats.contents import Contents, Reading
+from bnstat.formats.detection import (
+    Finder,
+    ModelSet,
+    StoredModel,
+    is_json_with,
+    native_opener,
+    step_of,
+    unnamed,
+)
+from bnstat.formats.keras import INDEX, index_of_shard, is_keras_folder
+from bnstat.model import Source
+from bnstat.storage.files import File, Folder
+
+_PART: Final = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}(?P<ending>\.(safetensors|bin))")
+_PARTS_INDEX: Final = re.compile(r"(?P<stem>.+)\.(safetensors|bin)\.index\.json")
+
+_SHARD: Final = re.compile(r"group\d+-shard\d+of\d+(\.bin)?")
+_MODEL: Final = "model.json"
+
+_DISTRIBUTED: Final = ".metadata"
+_PIECE: Final = ".distcp"
+
+
+class _Indexed(Finder):
+    """An index and the files that it lists; the path of any of these files opens the model.
+
+    Attributes:
+        marks: bytes that every index contains.
+    """
+
+    marks: tuple[bytes, ...]
+
+    def index_of(self, name: str) -> str | None:
+        """Return the name of the index of the model to which a file may belong."""
+        return self.first(name)
+
+    def prefix(self, index: str) -> str:
+        """Return the start of the names of the files of an index."""
+        del index
+        return ""
+
+    def open_index(self, index: File, source: Source) -> Contents:
+        """Open the model of an index."""
+        raise NotImplementedError
+
+    def model_in_file(self, folder: Folder, file: File) -> StoredModel | None:
+        name = self.index_of(file.name)
+        if name is None:
+            return None
+        index = file if name == file.name else folder.file(name)
+        if index is None or not is_json_with(index, *self.marks):
+            return None
+        return StoredModel(
+            name,
+            step_of(name),
+            folder.modified(name),
+            native_opener(self.open_index, index),
+            lambda: folder.times(self.prefix(name)),
+        )
+
+
+class Sharded(_Indexed):
+    """Shards of a safetensors or PyTorch file."""
+
+    marks = (b'"weight_map"',)
+
+    def first(self, name: str) -> str | None:
+        if (part := _PART.fullmatch(name)) is not None:
+            return f"{part['stem']}{part['ending']}.index.json"
+        return name if _PARTS_INDEX.fullmatch(name) else None
+
+    def prefix(self, index: str) -> str:
+        return _PARTS_INDEX.sub(r"\g<stem>", index)
+
+    def open_index(self, index: File, source: Source) -> Contents:
+        from bnstat.formats.arrays.safetensors import open_sharded
+
+        return open_sharded(index, source)
+
+
+class ShardedWeights(_Indexed):
+    """Shards of the weights of a Keras model."""
+
+    marks = (b'"weight_map"', b'.h5"')
+
+    def first(self, name: str) -> str | None:
+        return name if name.endswith(INDEX) else index_of_shard(name)
+
+    def prefix(self, index: str) -> str:
+        return index.removesuffix(INDEX) + "_"
+
+    def open_index(self, index: File, source: Source) -> Contents:
+        from bnstat.formats.keras.weights import open_contents
+
+        return open_contents(index, source)
+
+
+class TensorflowJs(_Indexed):
+    """A JSON file of any name; the path of a shard opens the `model.json` beside it."""
+
+    marks = (b'"weightsManifest"',)
+
+    def first(self, name: str) -> str | None:
+        return _MODEL if name == _MODEL or _SHARD.fullmatch(name) else None
+
+    def index_of(self, name: str) -> str | None:
+        return self.first(name) or name
+
+    def open_index(self, index: File, source: Source) -> Contents:
+        from bnstat.formats.tfjs import open_model
+
+        return open_model(index, source)
+
+
+class Unzipped(Finder):
+    """A folder with the members of a `.keras` file."""
+
+    def model_of_folder(self, folder: Folder) -> StoredModel | None:
+        if not is_keras_folder(folder):
+            return None
+        return unnamed(native_opener(_open_unzipped, folder), folder.times)
+
+
+def _open_unzipped(folder: Folder, source: Source) -> Contents:
+    from bnstat.formats.keras.archive import open_folder
+
+    return open_folder(folder, source)
+
+
+class DistributedPyTorch(Finder):
+    """A folder of torch.distributed.checkpoint, which is recognised but not read."""
+
+    def owner(self, folder: Folder, file: File) -> ModelSet | Folder | None:
+        is_part = file.name == _DISTRIBUTED or file.name.endswith(_PIECE)
+        return folder if is_part and self.is_present_in(folder) else None
+
+    def is_present_in(self, folder: Folder) -> bool:
+        return folder.file(_DISTRIBUTED) is not None and bool(folder.matching("", _PIECE))
+
+    def model_of_folder(self, folder: Folder) -> StoredModel | None:
+        return unnamed(_refuse_distributed, folder.times) if self.is_present_in(folder) else None
+
+
+def _refuse_distributed(source: Source, reading: Reading) -> Contents:
+    raise UnsupportedError(
+        source.path,
+        "is a distributed PyTorch checkpoint in pieces, which bnstat cannot read",
+        "convert it to one file: python -m torch.distributed.checkpoint.format_utils "
+        "dcp_to_torch FOLDER FILE",
+    )
