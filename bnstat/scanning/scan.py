@@ -21,8 +21,8 @@ from bnstat.scanning.engines import Batches, Engine
 from bnstat.scanning.record import Record, of_error, of_model
 from bnstat.scanning.walk import Candidate, Choice, Unreadable, digest, signature, walk
 from bnstat.storage.access import MAX_DOWNLOAD, Access, is_url, redact, scheme_of
-from bnstat.storage.files import Folder, ahead
-from bnstat.storage.local import LocalFolder, Spot, find
+from bnstat.storage.files import Folder, Spot, ahead
+from bnstat.storage.local import LocalFolder, find
 
 if TYPE_CHECKING:
     from bnstat.scanning.state import State
@@ -234,7 +234,7 @@ def examine_all(options: ScanOptions, candidates: Sequence[Candidate]) -> list[l
     with _rare_collections():
         if not any(candidate.folder for candidate in candidates):
             return [examine(candidate, options, access) for candidate in candidates]
-        from bnstat.storage.remote.transport import connect
+        from bnstat.storage.stores import connect
 
         for candidate in candidates:
             # fsspec keeps a driver for the thread that asked for it, and this thread lasts.
@@ -259,7 +259,8 @@ def examine(candidate: Candidate, options: ScanOptions, access: Access) -> list[
     path = redact(candidate.path)
     try:
         access = access.knowing(candidate.folder, candidate.files)
-        return list(_examined(path, candidate, options, access))
+        with access.reading():
+            return list(_examined(path, candidate, options, access))
     except BnstatError as error:
         return [of_error(path, error)]
     except MemoryError:

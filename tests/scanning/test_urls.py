@@ -250,4 +250,4 @@ def test_a_file_without_tag_and_time_has_no_signature(remote: str) -> None:
     assert folder is not None
     (entry,) = folder.entries()
     assert candidate(folder, "one.h5", "one.h5", [entry]).signature
-    assert not candidate(folder, "one.h5", "one.h5", [entry._replace(tag="")]).signature
+    assert not candidate(folder, "one.h5", "one.h5", [entry._replace(tag="", modified=0.0)]).signature
