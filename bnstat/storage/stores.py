@@ -222,29 +222,26 @@ class RemoteStore:
         fs: a file system of fsspec.
         scheme: the scheme of its URLs.
         access: the options of the user, and the limit on downloads.
-        url: a URL in this file system.
+        host: the part of the URLs after the container, which names Azure's account.
     """
 
     _opens_by_listing = False
     """True if the driver needs a request to open a file that is not in its cached listings."""
 
-    def __init__(self, fs: Any, scheme: str, access: Access, url: str = "") -> None:
-        del url
+    def __init__(self, fs: Any, scheme: str, access: Access, host: str = "") -> None:
+        if not access.listed:
+            fs.invalidate_cache()
         self._fs = fs
         self._scheme = scheme
+        self._host = host
         self._access = access
         self._files: WeakValueDictionary[tuple[str, Entry], RemoteFile] = WeakValueDictionary()
         self._listings: dict[str, Mapping[str, Entry] | None] = {}
 
-    @staticmethod
-    def options_in(url: str) -> dict[str, str]:
-        """Return the options in a URL that the driver itself does not parse."""
-        del url
-        return {}
-
     def url(self, path: str) -> str:
         """Return the URL of a driver's path, without secrets."""
-        return redact(f"{self._scheme}://{path.removeprefix('/')}")
+        container, slash, inside = path.removeprefix("/").partition("/")
+        return redact(f"{self._scheme}://{container}{self._host}{slash}{inside}")
 
     def canonical(self, path: str) -> str:
         """Return the form of a path that listings use.
@@ -300,10 +297,6 @@ class RemoteStore:
             if entry.name.startswith(start) and (name := entry.name.removeprefix(start)):
                 entries[name] = entry._replace(name=name)
         return entries
-
-    def forget(self, path: str) -> None:
-        """Drop the driver's cached listings of a path."""
-        self._fs.invalidate_cache(path)
 
     def reuse_listing(self, path: str) -> None:
         """Take the listing of a folder from `Access.listed`, if present."""
@@ -500,8 +493,6 @@ def find_in_store(url: str, access: Access, recursive: bool) -> Spot:
     """
     store, path = connect(url, access)
     path = store.canonical(path.rstrip("/"))
-    if not access.listed:
-        store.forget(path)
     above, _, name = path.rpartition("/")
     store.reuse_listing(path)
     store.reuse_listing(above)
@@ -543,50 +534,6 @@ class HuggingFace(RemoteStore):
             return error
 
 
-_BLOB: Final = "blob.core.windows.net"
-_DFS: Final = "dfs.core.windows.net"
-
-
-class Azure(RemoteStore):
-    """Azure's blobs, whose URLs may contain the account.
-
-    `abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH`
-    """
-
-    def __init__(self, fs: Any, scheme: str, access: Access, url: str = "") -> None:
-        super().__init__(fs, scheme, access, url)
-        self._host = _account_host(url)
-        account = self.options_in(url).get("account_name")
-        # The driver prefers a connection string, also one of the environment, to an account.
-        if account is not None and fs.connection_string is not None:
-            actual = fs.service_client.account_name
-            if account != actual:
-                raise BnstatError(
-                    redact(url),
-                    f"names the account {account!r}, but the connection string is for {actual!r}",
-                    "leave it out of the storage options, unset AZURE_STORAGE_CONNECTION_STRING",
-                )
-
-    @staticmethod
-    def options_in(url: str) -> dict[str, str]:
-        account, _, domain = _account_host(url).partition(".")
-        options = {"account_name": account} if account else {}
-        if domain not in ("", _DFS, _BLOB):
-            options["account_host"] = f"{account}.{domain.replace('dfs.', 'blob.', 1)}"
-        return options
-
-    def url(self, path: str) -> str:
-        container, slash, blob = path.removeprefix("/").partition("/")
-        host = f"@{self._host}" if self._host else ""
-        return redact(f"{self._scheme}://{container}{host}{slash}{blob}")
-
-
-def _account_host(url: str) -> str:
-    """Return the host of an account; empty if the URL names only a container."""
-    _, at, host = url.partition("://")[2].partition("/")[0].rpartition("@")
-    return host if at or host.endswith((f".{_DFS}", f".{_BLOB}")) else ""
-
-
 @dataclass(frozen=True)
 class _Driver:
     library: str
@@ -607,7 +554,7 @@ _S3: Final = _Driver(
     },
 )
 _GCS: Final = _Driver("gcsfs")
-_AZURE: Final = _Driver("adlfs", Azure)
+_AZURE: Final = _Driver("adlfs")
 _DRIVERS: Final = {
     "s3": _S3,
     "s3a": _S3,
@@ -642,7 +589,8 @@ def connect(url: str, access: Access) -> tuple[RemoteStore, str]:
         import fsspec
 
         kind = fsspec.get_filesystem_class(scheme)
-        options = {**kind._get_kwargs_from_urls(url), **driver.store.options_in(url)}
+        host = _account_host(url) if driver is _AZURE else ""
+        options = {**kind._get_kwargs_from_urls(url), **_account_options(host)}
         for key, value in options.items():
             if access.options.get(key, value) != value:
                 raise BnstatError(
@@ -653,9 +601,11 @@ def connect(url: str, access: Access) -> tuple[RemoteStore, str]:
         key = (scheme, *sorted(options.items()))
         if key not in access.drivers:
             all_options = {**driver.options, **options, **access.options}
-            access.drivers[key] = fsspec.filesystem(scheme, **all_options)
+            access.drivers[key] = fs = fsspec.filesystem(scheme, **all_options)
+            if host:
+                _refuse_other_account(url, fs, options["account_name"])
         if key not in access.stores:
-            access.stores[key] = driver.store(access.drivers[key], scheme, access, url)
+            access.stores[key] = driver.store(access.drivers[key], scheme, access, host)
         return access.stores[key], kind._strip_protocol(url)
     except ImportError as error:
         raise missing_driver(url, driver.library) from error
@@ -667,3 +617,39 @@ def connect(url: str, access: Access) -> tuple[RemoteStore, str]:
         ) from error
     except Exception as error:
         raise to_bnstat_error(error, redact(url)) from error
+
+
+_BLOB: Final = "blob.core.windows.net"
+_DFS: Final = "dfs.core.windows.net"
+
+
+def _account_host(url: str) -> str:
+    """Return `@` and the host of an Azure account; empty if the URL names only a container.
+
+    `abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH`
+    """
+    _, at, host = url.partition("://")[2].partition("/")[0].rpartition("@")
+    return f"@{host}" if at or host.endswith((f".{_DFS}", f".{_BLOB}")) else ""
+
+
+def _account_options(host: str) -> dict[str, str]:
+    """Return the options in an account's host that Azure's driver itself does not parse."""
+    account, _, domain = host.removeprefix("@").partition(".")
+    options = {"account_name": account} if account else {}
+    if domain not in ("", _DFS, _BLOB):
+        options["account_host"] = f"{account}.{domain.replace('dfs.', 'blob.', 1)}"
+    return options
+
+
+def _refuse_other_account(url: str, fs: Any, account: str) -> None:
+    """Raise if a connection string, also one of the environment, is for another account.
+
+    Azure's driver prefers a connection string to the account in the URL.
+    """
+    if fs.connection_string is not None and fs.service_client.account_name != account:
+        raise BnstatError(
+            redact(url),
+            f"names the account {account!r}, but the connection string is for "
+            f"{fs.service_client.account_name!r}",
+            "leave it out of the storage options, unset AZURE_STORAGE_CONNECTION_STRING",
+        )
