@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from bnstat import __version__
 from bnstat.checks import RULES, Severity
@@ -18,15 +18,11 @@ from bnstat.formats.locate import kind_of, locate
 from bnstat.loading import load, load_all
 from bnstat.model import Model
 from bnstat.scanning.engines import Batches, Engine
-from bnstat.scanning.record import Record, of_error, of_model
+from bnstat.scanning.record import Record, State, of_error, of_model
 from bnstat.scanning.walk import Candidate, Choice, Unreadable, digest, signature, walk
 from bnstat.storage.access import MAX_DOWNLOAD, Access, is_url, redact, scheme_of
 from bnstat.storage.files import Folder, Spot, ahead
 from bnstat.storage.local import LocalFolder, find
-
-if TYPE_CHECKING:
-    from bnstat.scanning.state import State
-
 
 _REMOTE_BATCH: Final = 32
 """The smallest batch of remote models, which threads read concurrently."""
@@ -173,8 +169,6 @@ def open_state(path: str | None, options: ScanOptions) -> Iterator[State | None]
     if path is None:
         yield None
         return
-    from bnstat.scanning.state import State
-
     codes = [rule.code for rule in RULES]
     text = repr((__version__, codes, options, _architecture(options.reading.get("config"))))
     with closing(State(path, digest(text))) as state:
