@@ -256,13 +256,9 @@ def _dask(url: str, workers: int) -> Iterator[Engine]:
 class Batches(Generic[Item, Result]):
     """Runs items on an engine in batches, and yields results as they arrive.
 
-    A batch has as many items as a worker handles in 0.1 s. Two batches per worker are queued at a
-    time. If a worker dies, the queued batches are rerun one at a time, so that only the item that
-    kills the worker has no result.
-
-    Args:
-        engine: the engine that runs the batches.
-        work: returns a result for each item of a batch.
+    A batch has as many items as a worker handles in 0.1 s; `work` returns a result for each item.
+    Two batches per worker are queued at a time. If a worker dies, the queued batches are rerun one
+    at a time, so that only the item that kills the worker has no result.
     """
 
     def __init__(self, engine: Engine, work: Callable[[list[Item]], list[Result]]) -> None:
@@ -273,11 +269,7 @@ class Batches(Generic[Item, Result]):
         self._running: dict[Future[Any], list[Item]] = {}
 
     def add(self, item: Item, at_least: int = 1) -> Iterator[list[tuple[Item, Result | None]]]:
-        """Add an item, and yield the batches that finished meanwhile.
-
-        Args:
-            item: the item.
-            at_least: the minimum number of items in the item's batch.
+        """Add an item to a batch of at least a size, and yield the batches that finished meanwhile.
 
         Raises:
             BnstatError: the engine fails.

@@ -59,13 +59,8 @@ class ScanOptions:
     ) -> ScanOptions:
         """Return the options for a scan of some roots.
 
-        Args:
-            roots: the roots.
-            rules: the rules that the user selects.
-            config_file: the file with the project's settings; None for the nearest one, from the
-                deepest folder that contains all roots upwards.
-            isolated: True to read no settings file.
-            reading: arguments of `bnstat.load`.
+        The settings of the project are read from `config_file` or, unless `isolated`, from the
+        nearest settings file, from the deepest folder that contains all roots upwards.
 
         Raises:
             BnstatError: a rule, a threshold or the file is not valid, or storage options are passed
@@ -79,13 +74,9 @@ class ScanOptions:
             config = read(config_file)
         elif not isolated:
             config = nearest(os.path.commonpath([os.path.abspath(root) for root in roots]))
-        separate = ("max_download", "storage_options")
-        return cls(
-            rules,
-            config,
-            {name: value for name, value in reading.items() if name not in separate},
-            **{name: reading[name] for name in separate if name in reading},
-        )
+        local = dict(reading)
+        remote = {k: local.pop(k) for k in ("max_download", "storage_options") if k in local}
+        return cls(rules, config, local, **remote)
 
     def access(self) -> Access:
         """Return the access to remote files."""
@@ -113,12 +104,8 @@ def scan(
 ) -> Iterator[Record]:
     """Yield the records of all models below some roots, as they become available.
 
-    Args:
-        roots: folders, files, prefixes of checkpoints, or URLs of these.
-        choice: the selection of models.
-        options: the options for reading and checking.
-        engine: the engine that reads the models.
-        state: the records of earlier scans, to which new records are added.
+    A root is a folder, a file, the prefix of a checkpoint, or a URL of these. New records are added
+    to the state.
 
     Raises:
         NotFoundError: a root does not exist; nothing was scanned.
