@@ -39,12 +39,7 @@ class Options:
     def open(
         self, path: str, stored: StoredModel, access: Access | None = None
     ) -> tuple[Contents, Model]:
-        """Open one of the models at a path.
-
-        Args:
-            path: the path or URL.
-            stored: the model.
-            access: the access to remote files, whose notes are added to the contents.
+        """Open one of the models at a path. The notes of `access` are added to the contents.
 
         Raises:
             BnstatError: as `load`.
