@@ -14,22 +14,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bnstat.checks import Finding, Thresholds, check
-    from bnstat.compare import Difference, History, diff, history
-    from bnstat.errors import (
-        AmbiguousError,
-        BnstatError,
-        ChangedError,
-        DamagedError,
-        NotFoundError,
-        UnknownFormatError,
-        UnsupportedError,
-    )
-    from bnstat.estimate.drift import Drift, drift
-    from bnstat.estimate.recalibration import Recalibration, recalibrate
-    from bnstat.loading import load, load_all
-    from bnstat.mending import Applied, apply
-    from bnstat.model import BatchNorm, Model, Source, Variable
+    from bnstat.checks import Finding as Finding
+    from bnstat.checks import Thresholds as Thresholds
+    from bnstat.checks import check as check
+    from bnstat.compare import Difference as Difference
+    from bnstat.compare import History as History
+    from bnstat.compare import diff as diff
+    from bnstat.compare import history as history
+    from bnstat.errors import AmbiguousError as AmbiguousError
+    from bnstat.errors import BnstatError as BnstatError
+    from bnstat.errors import ChangedError as ChangedError
+    from bnstat.errors import DamagedError as DamagedError
+    from bnstat.errors import NotFoundError as NotFoundError
+    from bnstat.errors import UnknownFormatError as UnknownFormatError
+    from bnstat.errors import UnsupportedError as UnsupportedError
+    from bnstat.estimate.drift import Drift as Drift
+    from bnstat.estimate.drift import drift as drift
+    from bnstat.estimate.recalibration import Recalibration as Recalibration
+    from bnstat.estimate.recalibration import recalibrate as recalibrate
+    from bnstat.loading import load as load
+    from bnstat.loading import load_all as load_all
+    from bnstat.mending import Applied as Applied
+    from bnstat.mending import apply as apply
+    from bnstat.model import BatchNorm as BatchNorm
+    from bnstat.model import Model as Model
+    from bnstat.model import Source as Source
+    from bnstat.model import Variable as Variable
 
 
 __version__ = "1.0.0"
@@ -54,35 +64,7 @@ _HOMES = {
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = [
-    "AmbiguousError",
-    "Applied",
-    "BatchNorm",
-    "BnstatError",
-    "ChangedError",
-    "DamagedError",
-    "Difference",
-    "Drift",
-    "Finding",
-    "History",
-    "Model",
-    "NotFoundError",
-    "Recalibration",
-    "Source",
-    "Thresholds",
-    "UnknownFormatError",
-    "UnsupportedError",
-    "Variable",
-    "__version__",
-    "apply",
-    "check",
-    "diff",
-    "drift",
-    "history",
-    "load",
-    "load_all",
-    "recalibrate",
-]
+__all__ = [*sorted(_HOME), "__version__"]
 
 
 def __getattr__(name: str) -> Any:

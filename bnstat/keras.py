@@ -9,18 +9,147 @@ It works with `fit` of Keras 3, on every backend, and of tf-keras.
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
-from os import PathLike
-from typing import Any
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final
 
-from bnstat.checks.rule import SEVERITIES, Finding, Severity
-from bnstat.errors import UnsupportedError
-from bnstat.live import numpy_of
-from bnstat.run_history import History
-from bnstat.training import Watcher, describe, find_gravest
+from bnstat.checks import SEVERITIES, Finding, Severity, check, find_rules
+from bnstat.errors import BnstatError, UnsupportedError
+from bnstat.live import live_model, numpy_of
+from bnstat.model import Model
+from bnstat.run_history import History, Recorder
+
+if TYPE_CHECKING:
+    from bnstat.output.tensorboard import Events
+
+
+_REPORTED: Final = ("error", "warning")
+
+_WARMING_UP: Final = "BN003"
+"""The rule that every network violates at first, which is reported only at the end of training."""
+
+_SIZES: Final = ("largest", "least", "variance")
+"""The names of a finding's numbers that measure its size."""
+
+_MORE_CHANNELS, _LARGER = 2, 10
+"""The factors in channels and size by which a finding must grow to be reported again."""
+
+_NAMED: Final = 3
+"""The number of layers per rule that a report names; further layers are counted."""
+
+_Key = tuple[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Gravity:
+    """The severity and size of a rule's findings in a layer."""
+
+    severity: int
+    channels: int
+    size: float
+
+    @classmethod
+    def of(cls, findings: Sequence[Finding]) -> _Gravity:
+        sizes = (finding.numbers.get(name) for finding in findings for name in _SIZES)
+        return cls(
+            min(SEVERITIES.index(finding.severity) for finding in findings),
+            sum(finding.channels.size for finding in findings),
+            max((abs(size) for size in sizes if size is not None), default=0.0),
+        )
+
+    def is_worse_than(self, other: _Gravity) -> bool:
+        return (
+            self.severity < other.severity
+            or self.channels >= max(1, other.channels) * _MORE_CHANNELS
+            or self.size > other.size * _LARGER > 0
+        )
+
+
+class News:
+    """Remembers reported findings; after each check, returns new, worse and ended findings."""
+
+    def __init__(self) -> None:
+        self._reported: dict[_Key, _Gravity] = {}
+
+    def lines(self, findings: Sequence[Finding]) -> list[str]:
+        """Return the lines to report after a check."""
+        current: dict[_Key, list[Finding]] = {}
+        for finding in findings:
+            if finding.severity in _REPORTED and finding.rule != _WARMING_UP:
+                current.setdefault((finding.rule, finding.layer), []).append(finding)
+        new: list[list[Finding]] = []
+        worse: list[list[Finding]] = []
+        for key, of_layer in current.items():
+            gravity, reported = _Gravity.of(of_layer), self._reported.get(key)
+            if reported is not None and not gravity.is_worse_than(reported):
+                continue
+            self._reported[key] = gravity
+            (new if reported is None else worse).append(of_layer)
+        over = [key for key in self._reported if key not in current]
+        for key in over:
+            del self._reported[key]
+        return [*_described(new), *_described(worse, "worse: "), *_ended(over)]
+
+
+def _described(news: Sequence[Sequence[Finding]], start: str = "") -> Iterator[str]:
+    """Yield a line for each of a rule's first layers, then the number of further layers.
+
+    Args:
+        news: one list of findings per rule and layer, sorted by rule.
+        start: the start of each line.
+    """
+    for rule, group in groupby(news, key=lambda of_layer: of_layer[0].rule):
+        layers = list(group)
+        for first, *others in layers[:_NAMED]:
+            yield start + "; ".join([describe(first), *(other.message for other in others)])
+        if len(layers) > _NAMED:
+            yield f"{start}{rule} {layers[0][0].name}: {_more(len(layers) - _NAMED)}"
+
+
+def warming_up(findings: Sequence[Finding]) -> Iterator[str]:
+    """Return the lines on BN003, for the end of the training."""
+    return _described(
+        [
+            [finding]
+            for finding in findings
+            if finding.rule == _WARMING_UP and finding.severity in _REPORTED
+        ]
+    )
+
+
+def describe(finding: Finding) -> str:
+    """Describe a finding in one line."""
+    layer = "" if finding.layer is None else f"{finding.layer}: "
+    return f"{finding.severity} {finding.rule} {finding.name}: {layer}{finding.message}"
+
+
+def find_gravest(findings: Sequence[Finding], fail_on: Severity | None) -> Finding | None:
+    """Return the most serious finding of at least a severity, or None."""
+    if fail_on is None:
+        return None
+    order = SEVERITIES.index
+    grave = (
+        finding
+        for finding in findings
+        if order(finding.severity) <= order(fail_on) and finding.rule != _WARMING_UP
+    )
+    return min(grave, key=lambda finding: order(finding.severity), default=None)
+
+
+def _ended(keys: Sequence[_Key]) -> Iterator[str]:
+    for rule, group in groupby(sorted(keys, key=itemgetter(0)), key=itemgetter(0)):
+        names = ["the whole model" if layer is None else layer for _, layer in group]
+        more = [_more(len(names) - _NAMED)] if len(names) > _NAMED else []
+        yield f"over: {rule} in {', '.join([*names[:_NAMED], *more])}"
+
+
+def _more(count: int) -> str:
+    return f"and {count} more {'layer' if count == 1 else 'layers'}"
 
 
 def _callback() -> Any:
@@ -81,8 +210,8 @@ class Watch(_callback()):  # type: ignore[misc]
         self,
         every: int = 1,
         fail_on: Severity | None = None,
-        tensorboard: str | PathLike[str] | None = None,
-        history: str | PathLike[str] | None = None,
+        tensorboard: str | os.PathLike[str] | None = None,
+        history: str | os.PathLike[str] | None = None,
         select: Sequence[str] = (),
         ignore: Sequence[str] = (),
     ) -> None:
@@ -93,50 +222,102 @@ class Watch(_callback()):  # type: ignore[misc]
             raise ValueError(f"fail_on must be {', '.join(SEVERITIES)} or None, not {fail_on!r}")
         self._every = every
         self._fail_on = fail_on
-        self._new_watcher = partial(
-            Watcher,
-            report=self._print,
-            tensorboard=tensorboard,
-            history=history,
-            select=select,
-            ignore=ignore,
-        )
-        self._watcher = self._new_watcher()
+        self._logdir = None if tensorboard is None else os.fspath(tensorboard)
+        self._path = None if history is None else os.fspath(history)
+        self._select, self._ignore = tuple(select), tuple(ignore)
+        find_rules((*self._select, *self._ignore))
+        if self._path is not None and not self._path.endswith((".csv", ".json")):
+            raise UnsupportedError(self._path, "a history can be a .csv or .json file")
+        if self._logdir is not None:
+            import bnstat.output.tensorboard  # noqa: F401  # Fails now if it is not installed.
         self._watched: Any = None
+        self._restart()
+
+    def _restart(self) -> None:
+        self._findings: list[Finding] = []
         self.stopped_by: Finding | None = None
+        self._recorder = Recorder()
+        self._news = News()
+        self._events: Events | None = None
+        self._has_reported_none = False
 
     @property
     def findings(self) -> Sequence[Finding]:
         """All findings of the last check."""
-        return self._watcher.findings
+        return self._findings
 
     @property
     def history(self) -> History:
         """The statistics over the checked epochs."""
-        return self._watcher.history
+        return self._recorder.history()
 
     def on_train_begin(self, logs: Any = None) -> None:
         self.stopped_by = None
         if self._watched is not None and self._watched is not self.model:
-            self._watcher = self._new_watcher()
+            self._restart()
         self._watched = self.model
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if (epoch + 1) % self._every:
             return
-        steps = getattr(getattr(self.model, "optimizer", None), "iterations", None)
-        step = None if steps is None else int(numpy_of(steps))
-        self._watcher.check(self.model, f"epoch {epoch + 1}", epoch, step)
-        self.stopped_by = find_gravest(self.findings, self._fail_on)
+        name = f"epoch {epoch + 1}"
+        self._findings = []
+        try:
+            self._check(name, epoch)
+        except (BnstatError, OSError) as error:
+            self._print(f"{name}: {error}")
+        self.stopped_by = find_gravest(self._findings, self._fail_on)
         if self.stopped_by is not None:
             self.model.stop_training = True
             self._print(
-                f"training stops after epoch {epoch + 1} because of fail_on={self._fail_on!r}: "
+                f"training stops after {name} because of fail_on={self._fail_on!r}: "
                 + describe(self.stopped_by)
             )
 
     def on_train_end(self, logs: Any = None) -> None:
-        self._watcher.close()
+        """Report postponed findings, and close the event file; another check opens a new one."""
+        for line in warming_up(self._findings):
+            self._print(f"at the end: {line}")
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+    def _check(self, name: str, epoch: int) -> None:
+        steps = getattr(getattr(self.model, "optimizer", None), "iterations", None)
+        step = None if steps is None else int(numpy_of(steps))
+        live = live_model(self.model).model
+        model = Model(replace(live.source, checkpoint=name, step=step), live.layers)
+        if not model.layers:
+            if not self._has_reported_none:
+                self._has_reported_none = True
+                self._print(f"no batch-norm layer in {model.source.path}: nothing to watch")
+            return
+        self._recorder.add(name, model)
+        self._findings = [
+            finding
+            for subject in (model, self.history)
+            for finding in check(subject, select=self._select, ignore=self._ignore)
+        ]
+        for line in self._news.lines(self._findings):
+            self._print(f"{name}: {line}")
+        self._write(model, epoch)
+
+    def _write(self, model: Model, epoch: int) -> None:
+        if self._path is not None:
+            from bnstat.output.results.history import dump_history_csv, dump_history_json
+            from bnstat.output.sink import open_text
+
+            with open_text(self._path) as file:
+                if self._path.endswith(".csv"):
+                    dump_history_csv(self.history, file)
+                else:
+                    dump_history_json(self.history, self._findings, model.source.path, file)
+        if self._logdir is not None:
+            from bnstat.output.tensorboard import growing_run
+
+            self._events = self._events or growing_run(self._logdir)
+            self._events.add(model, epoch, self._findings)
+            self._events.flush()
 
     def _print(self, line: str) -> None:
         from bnstat.output.terminal.screen import sentence

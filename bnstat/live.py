@@ -54,28 +54,25 @@ class SessionVariable:
         self.parts: dict[str, tuple[slice, ...]] = {}
 
     def add(self, variable: Any) -> None:
-        """Add the variable, or a slice of a partitioned variable."""
+        """Add the variable, or a slice of a partitioned variable.
+
+        Raises:
+            BnstatError: the graph leaves the shape open, and the variable has no value.
+        """
         self.dtype = variable.dtype.base_dtype.name
         info = variable._get_save_slice_info()
         part: tuple[slice, ...] = ()
         if info is None:
-            self.shape = self._shape_of(variable)
+            # A graph may leave the shape open, which the value then has.
+            is_known = variable.shape.is_fully_defined()
+            shape = variable.shape.as_list() if is_known else np.shape(self._run(variable, {}))
+            self.shape = tuple(shape)
         else:
             self.shape = tuple(info.full_shape)
             ranges = zip(info.var_offset, info.var_shape, strict=True)
             part = tuple(slice(start, start + size) for start, size in ranges)
             self.parts[variable.op.name] = part
         self._held.append((variable, part))
-
-    def _shape_of(self, variable: Any) -> tuple[int, ...]:
-        """Return the shape of a variable, or of its value if the graph's shape is incomplete.
-
-        Raises:
-            BnstatError: the graph's shape is incomplete, and the variable has no value.
-        """
-        if variable.shape.is_fully_defined():
-            return tuple(variable.shape.as_list())
-        return np.shape(self._run(variable, {}))
 
     def numpy(self) -> Array:
         """Return the current value.
@@ -129,13 +126,7 @@ def session_variables(session: Any) -> dict[str, SessionVariable]:
 def session_contents(
     session: Any, variables: Mapping[str, SessionVariable], writer: str | None = None
 ) -> Contents:
-    """Return the contents of a session, as if read from a checkpoint.
-
-    Args:
-        session: the session.
-        variables: the variables of the session.
-        writer: the library and its version.
-    """
+    """Return the contents of a session, as if read from a checkpoint."""
 
     def graphs() -> Iterator[Graph]:
         from bnstat.formats.tensorflow.graph_def import graph_of
@@ -233,7 +224,11 @@ def _layer(name: str, holder: Any, roles: dict[str, tuple[str, Any]]) -> BatchNo
         name,
         {
             role: Variable(
-                key, key, _dtype(variable), tuple(variable.shape), partial(numpy_of, variable)
+                key,
+                key,
+                str(getattr(variable.dtype, "name", variable.dtype)),
+                tuple(variable.shape),
+                partial(numpy_of, variable),
             )
             for role, (key, variable) in roles.items()
         },
@@ -262,10 +257,6 @@ def _number(holder: Any, *names: str) -> float | None:
         if isinstance(value, (Real, np.number)):
             return float(value)
     return None
-
-
-def _dtype(variable: Any) -> str:
-    return str(getattr(variable.dtype, "name", variable.dtype))
 
 
 def _roles(holder: Any) -> dict[str, Any]:

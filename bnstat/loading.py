@@ -39,30 +39,27 @@ class Options:
     def open(
         self, path: str, stored: StoredModel, access: Access | None = None
     ) -> tuple[Contents, Model]:
-        """Open one of the models at a path.
-
-        Args:
-            path: the path or URL.
-            stored: the model.
-            access: the access to remote files, whose notes are added to the contents.
+        """Open one of the models at a path. The notes of `access` are added to the contents.
 
         Raises:
             BnstatError: as `load`.
         """
+        access = access or Access()
         configure = self.configure
-        contents = _open(path, stored, self.reader, self.values)
-        if access is not None and access.notes:
-            contents = replace(contents, notes=[*contents.notes, *access.notes])
-        if configure is not None:
-            contents = configure(contents)
-        model = discover(
-            contents,
-            patterns=self.patterns,
-            include_shadows=self.include_shadows,
-            values=self.values,
-        )
-        if self.eager and self.values:
-            self.read(model)
+        with access.reading():
+            contents = _open(path, stored, self.reader, self.values)
+            if access.notes:
+                contents = replace(contents, notes=[*contents.notes, *access.notes])
+            if configure is not None:
+                contents = configure(contents)
+            model = discover(
+                contents,
+                patterns=self.patterns,
+                include_shadows=self.include_shadows,
+                values=self.values,
+            )
+            if self.eager and self.values:
+                self.read(model)
         return contents, model
 
     def read(self, model: Model) -> None:
@@ -162,25 +159,29 @@ def load(
         return narrow(live, layers)
     text = fspath(path)
     access = access or _access(text, storage_options, max_download)
-    stored = locate(text, access).choose(redact(text), checkpoint, step)
-    times = stored.times()
-    try:
-        _, model = options.open(text, stored, access)
-    except BnstatError as error:
-        # A training job may have replaced the checkpoint, or a part of it, since then.
-        access.forget()
-        newest = locate(text, access).choose(redact(text), checkpoint, step)
-        unchanged = (stored.name, stored.modified, times)
-        is_same = (newest.name, newest.modified, newest.times()) == unchanged
-        if is_same and not isinstance(error, ChangedError):
-            raise
+    with access.reading():
+        stored = locate(text, access).choose(redact(text), checkpoint, step)
+        state = _state(stored)
         try:
-            _, model = options.open(text, newest, access)
-        except BnstatError:
-            raise ChangedError(
-                redact(text), "changes faster than it can be read", "try again"
-            ) from error
+            _, model = options.open(text, stored, access)
+        except BnstatError as error:
+            # A training job may have replaced the checkpoint, or a part of it, since then.
+            access.forget()
+            newest = locate(text, access).choose(redact(text), checkpoint, step)
+            if _state(newest) == state and not isinstance(error, ChangedError):
+                raise
+            try:
+                _, model = options.open(text, newest, access)
+            except BnstatError:
+                raise ChangedError(
+                    redact(text), "changes faster than it can be read", "try again"
+                ) from error
     return narrow(model, layers)
+
+
+def _state(stored: StoredModel) -> tuple[object, ...]:
+    """Return the name and the times of a stored model, which a training job changes."""
+    return stored.name, stored.modified, stored.times()
 
 
 def _access(path: str, storage_options: Mapping[str, Any] | None, max_download: int) -> Access:
@@ -229,7 +230,8 @@ def load_all(
     """
     text = fspath(path)
     access = access or _access(text, storage_options, max_download)
-    models = locate(text, access).models
+    with access.reading():
+        models = locate(text, access).models
     models = models[-last:] if last else models
     options = Options(reader, patterns, include_shadows, layers, values, True, config=config)
     _ = options.configure  # Raise an error in `config` here, not once per model.

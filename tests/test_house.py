@@ -79,8 +79,7 @@ MAY_IMPORT = {
         "formats.tensorflow.sstable",
     },
     "docs": set(),
-    "training": {"live", "model", "run_history", "checks", "compare", "output"},
-    "keras": {"live", "training", "run_history", "checks", "compare", "output"},
+    "keras": {"live", "model", "run_history", "checks", "output"},
     "cli": {
         "__version__",
         "docs",

@@ -34,7 +34,6 @@ HEAVY = {
 DISPLAY = {
     "bnstat.keras",
     "bnstat.output.notebook",
-    "bnstat.training",
     "matplotlib",
     "pandas",
     "polars",

@@ -26,8 +26,8 @@ from bnstat.formats.detection import (
 )
 from bnstat.formats.registry import known_formats
 from bnstat.storage.access import Access, redact
-from bnstat.storage.files import Entry, File, Folder
-from bnstat.storage.local import Spot, find
+from bnstat.storage.files import Entry, File, Folder, Spot
+from bnstat.storage.local import find
 
 __all__ = ["Group", "ModelSet", "StoredModel", "group_files", "locate", "step_of"]
 

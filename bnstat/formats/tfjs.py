@@ -85,6 +85,7 @@ def _weights(model: File, manifest: object) -> Iterator[tuple[Variable, _Quantiz
         paths, entries = fields.get("paths"), fields.get("weights")
         if not isinstance(paths, list) or not isinstance(entries, list):
             raise DamagedError(model.path, "its weightsManifest has no list of paths or weights")
+        model.expect(path for path in paths if isinstance(path, str))
         shards = [_shard(model, path) for path in paths]
         at = 0
         for entry in entries:

@@ -1,5 +1,5 @@
 """`bnstat scan`: find the models of a store, check each model, and record the result.
 
 `walk` finds candidates by the names in folder listings. `scan` reads and checks them, on one of
-the `engines`. `state` keeps the records, so that a later scan reads only changed models.
+the `engines`. `record` keeps the records, so that a later scan reads only changed models.
 """

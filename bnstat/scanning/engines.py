@@ -21,7 +21,7 @@ from time import monotonic
 from typing import Any, Final, Generic, TypeVar
 from urllib.parse import urlsplit
 
-from bnstat.errors import BnstatError
+from bnstat.errors import BnstatError, first_line
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -46,22 +46,20 @@ class Engine:
         workers: the number of jobs that run at a time.
         in_process: True if jobs see the memory of this process.
         check_seconds: the seconds to wait for a job before `check` is called; None to wait forever.
+        dead_worker: the error of all jobs that were running when a worker died.
     """
 
     name: str = "this process"
     workers: int = 1
     in_process: bool = True
     check_seconds: float | None = None
+    dead_worker: type[Exception] | tuple[()] = ()
 
     def submit(self, work: Callable[[Any], Any], job: Any) -> Future[Any]:
         """Start a job."""
         future: Future[Any] = Future()
         future.set_result(work(job))
         return future
-
-    def is_dead_worker(self, error: Exception) -> bool:
-        """Return True if a job's error means that the worker died."""
-        return False
 
     def check(self) -> None:
         """Check the workers while a job takes long.
@@ -76,6 +74,7 @@ class Processes(Engine):
 
     name = "--jobs"
     in_process = False
+    dead_worker = BrokenExecutor
 
     def __init__(self, workers: int) -> None:
         from multiprocessing import active_children
@@ -101,10 +100,6 @@ class Processes(Engine):
                 self._pool.shutdown()
                 self._pool = self._start()
                 return self._pool.submit(work, job)
-
-    def is_dead_worker(self, error: Exception) -> bool:
-        """Return True for the error of all jobs that were running when a process died."""
-        return isinstance(error, BrokenExecutor)
 
     def close(self, at_once: bool) -> None:
         """End the processes; with `at_once`, even while jobs are running."""
@@ -164,6 +159,9 @@ class Dask(Engine):
     check_seconds = CHECK_SECONDS
 
     def __init__(self, name: str, client: Any) -> None:
+        from distributed import KilledWorker
+
+        self.dead_worker = KilledWorker
         self.name = name
         self.workers = sum(client.nthreads().values())
         if not self.workers:
@@ -177,12 +175,6 @@ class Dask(Engine):
         """Start a job."""
         future: Future[Any] = self._executor.submit(work, job)
         return future
-
-    def is_dead_worker(self, error: Exception) -> bool:
-        """Return True if Dask gave up the job because its workers died."""
-        from distributed import KilledWorker
-
-        return isinstance(error, KilledWorker)
 
     def check(self) -> None:
         """Raise an error after a minute without workers, because Dask would wait forever."""
@@ -264,13 +256,9 @@ def _dask(url: str, workers: int) -> Iterator[Engine]:
 class Batches(Generic[Item, Result]):
     """Runs items on an engine in batches, and yields results as they arrive.
 
-    A batch has as many items as a worker handles in 0.1 s. Two batches per worker are queued at a
-    time. If a worker dies, the queued batches are rerun one at a time, so that only the item that
-    kills the worker has no result.
-
-    Args:
-        engine: the engine that runs the batches.
-        work: returns a result for each item of a batch.
+    A batch has as many items as a worker handles in 0.1 s; `work` returns a result for each item.
+    Two batches per worker are queued at a time. If a worker dies, the queued batches are rerun one
+    at a time, so that only the item that kills the worker has no result.
     """
 
     def __init__(self, engine: Engine, work: Callable[[list[Item]], list[Result]]) -> None:
@@ -281,11 +269,7 @@ class Batches(Generic[Item, Result]):
         self._running: dict[Future[Any], list[Item]] = {}
 
     def add(self, item: Item, at_least: int = 1) -> Iterator[list[tuple[Item, Result | None]]]:
-        """Add an item, and yield the batches that finished meanwhile.
-
-        Args:
-            item: the item.
-            at_least: the minimum number of items in the item's batch.
+        """Add an item to a batch of at least a size, and yield the batches that finished meanwhile.
 
         Raises:
             BnstatError: the engine fails.
@@ -342,13 +326,13 @@ class Batches(Generic[Item, Result]):
             return future.result()
         except CancelledError as error:
             raise BnstatError(self._engine.name, _GONE) from error
+        except self._engine.dead_worker:
+            return None
         except BnstatError:
             raise
         except Exception as error:
-            if self._engine.is_dead_worker(error):
-                return None
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise BnstatError(self._engine.name, f"the engine failed: {reason}") from error
+            what = f"the engine failed: {first_line(error)}"
+            raise BnstatError(self._engine.name, what) from error
 
 
 def _timed(

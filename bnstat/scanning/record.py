@@ -1,11 +1,18 @@
-"""The result of a scan for one model, as plain data for transfer between machines."""
+"""The result of a scan for one model, counts of results, and the results of earlier scans.
+
+A record is plain data for transfer between machines. A SQLite file keeps records, so that a scan
+reads only changed models. Several scans may use one file at a time: each batch is written in its
+own transaction, and a scan that finds the file locked waits.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
 from bnstat.checks import RULES, SEVERITIES, Finding, Severity
@@ -18,18 +25,20 @@ from bnstat.errors import (
     UnsupportedError,
 )
 from bnstat.model import Model
+from bnstat.scanning.walk import Candidate
+from bnstat.storage.access import is_url
 
 Trouble = Literal[
     "damaged", "missing", "unsupported", "unknown", "changed", "unreadable", "memory", "died", "bug"
 ]
 
-_TROUBLES: Final[tuple[tuple[type[BnstatError], Trouble], ...]] = (
-    (DamagedError, "damaged"),
-    (NotFoundError, "missing"),
-    (UnsupportedError, "unsupported"),
-    (UnknownFormatError, "unknown"),
-    (ChangedError, "changed"),
-)
+_TROUBLES: Final[Mapping[type[BnstatError], Trouble]] = {
+    DamagedError: "damaged",
+    NotFoundError: "missing",
+    UnsupportedError: "unsupported",
+    UnknownFormatError: "unknown",
+    ChangedError: "changed",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +111,10 @@ def of_model(path: str, model: Model, findings: list[Finding]) -> Record:
 
 def of_error(path: str, error: BnstatError, **fields: Any) -> Record:
     """Return the record of a model that could not be read."""
-    troubles: list[Trouble] = [name for kind, name in _TROUBLES if isinstance(error, kind)]
+    trouble: Trouble = _TROUBLES.get(type(error), "unreadable")
     where = os.path.basename(error.where) if error.where.startswith(path) else error.where
     inside = "" if error.where == path else f"{where}: "
     hint = f"; {error.hint}" if error.hint else ""
-    trouble: Trouble = troubles[0] if troubles else "unreadable"
     return Record(path, trouble=trouble, reason=f"{inside}{error.what}{hint}", **fields)
 
 
@@ -120,7 +128,6 @@ class Tally:
     Attributes:
         fail_on: the least serious severity that makes a model fail.
         models: all records.
-        unread: models that could not be read.
         without: models without batch norm.
         failed: models that make the scan fail.
         worst: severity -> models whose most serious finding has this severity.
@@ -130,7 +137,6 @@ class Tally:
 
     fail_on: Severity | None = None
     models: int = 0
-    unread: int = 0
     without: int = 0
     failed: int = 0
     worst: Counter[Severity] = field(default_factory=Counter)
@@ -143,7 +149,6 @@ class Tally:
             self.models += 1
             self.failed += record.fails(self.fail_on)
             if record.trouble is not None:
-                self.unread += 1
                 self.troubles[record.trouble] += 1
             elif not record.layers and record.worst is None:
                 self.without += 1
@@ -151,6 +156,11 @@ class Tally:
                 self.worst[record.worst] += 1
             self.rules.update(record.findings.keys())
             yield record
+
+    @property
+    def unread(self) -> int:
+        """The number of models that could not be read."""
+        return sum(self.troubles.values())
 
     @property
     def sound(self) -> int:
@@ -184,3 +194,114 @@ class Tally:
     def by_trouble(self) -> list[tuple[str, int]]:
         """Return the kinds of read errors and the numbers of models, most frequent first."""
         return self.troubles.most_common()
+
+
+_APPLICATION_ID: Final = 0x626E7374
+"""SQLite's application_id of state files: "bnst"."""
+
+_LOCK_SECONDS: Final = 60.0
+_LASTING: Final = (None, "damaged", "unsupported", "unknown")
+"""The kinds of read errors that persist as long as the file is unchanged."""
+
+_TABLE: Final = """
+create table if not exists models (
+    path blob primary key,      -- absolute, in the bytes of the system, or a URL
+    signature text not null,    -- of the names, sizes and times of the model's files
+    how text not null,          -- of bnstat's version and the options of the scan
+    records text not null       -- a JSON list of records without their paths
+) without rowid
+"""
+
+
+class State:
+    """The records of earlier scans.
+
+    Args:
+        path: the file, created if it does not exist.
+        options: a string that changes with bnstat's version, its rules and the scan's options.
+
+    Raises:
+        BnstatError: the file is not a state file, damaged, or cannot be written.
+    """
+
+    def __init__(self, path: str, options: str) -> None:
+        import sqlite3  # Only scans with a state file need it.
+
+        self._path = path
+        self._options = options
+        self._database_error = sqlite3.Error
+        with self._errors():
+            self._base = sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None)
+            self._open()
+
+    def _open(self) -> None:
+        self._base.execute("begin immediate")
+        (application,) = self._base.execute("pragma application_id").fetchone()
+        (tables,) = self._base.execute("select count(*) from sqlite_master").fetchone()
+        if application != _APPLICATION_ID and (application or tables):
+            self._base.execute("rollback")
+            raise BnstatError(self._path, "is a database of another program")
+        self._base.execute(f"pragma application_id = {_APPLICATION_ID}")
+        self._base.execute(_TABLE)
+        self._base.execute("commit")
+        self._base.execute("pragma synchronous = normal")
+        self._base.execute("create temp table seen (path blob primary key) without rowid")
+        # This fails if another scan just began. The file keeps the mode, so once is enough.
+        with suppress(self._database_error):
+            self._base.execute("pragma journal_mode = wal")
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except self._database_error as error:
+            raise BnstatError(self._path, f"cannot keep the results of a scan: {error}") from error
+
+    def records_of(self, candidate: Candidate) -> list[Record] | None:
+        """Return the records of a candidate, or None if it has to be read."""
+        key = _key(candidate.path)
+        with self._errors():
+            self._base.execute("insert or ignore into temp.seen values (?)", (key,))
+            row = self._base.execute(
+                "select records from models where path = ? and signature = ? and how = ?",
+                (key, candidate.signature, self._options),
+            ).fetchone()
+        if row is None or not candidate.signature:
+            return None
+        return [Record(candidate.path, **fields) for fields in json.loads(row[0])]
+
+    def keep(self, examined: Iterable[tuple[Candidate, list[Record]]]) -> None:
+        """Store the records of some candidates, except errors that may be temporary."""
+        rows = [
+            (_key(candidate.path), candidate.signature, self._options, _to_json(records))
+            for candidate, records in examined
+            if candidate.signature and all(record.trouble in _LASTING for record in records)
+        ]
+        with self._errors():
+            self._base.execute("begin immediate")
+            self._base.executemany("insert or replace into models values (?, ?, ?, ?)", rows)
+            self._base.execute("commit")
+
+    def forget_others(self, roots: Iterable[str]) -> None:
+        """Delete the models below these roots for which `records_of` was not called."""
+        with self._errors():
+            for root in roots:
+                top = _key(root).rstrip(b"/") + b"/"
+                self._base.execute(
+                    "delete from models where path > ? and path < ? and path not in temp.seen",
+                    (top, top[:-1] + b"0"),
+                )
+
+    def close(self) -> None:
+        self._base.close()
+
+
+def _key(path: str) -> bytes:
+    return os.fsencode(path if is_url(path) else os.path.abspath(path))
+
+
+def _to_json(records: list[Record]) -> str:
+    fields = [asdict(record) for record in records]
+    for record in fields:
+        del record["path"]
+    return json.dumps(fields)

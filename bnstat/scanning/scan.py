@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from bnstat import __version__
 from bnstat.checks import RULES, Severity
@@ -18,15 +18,11 @@ from bnstat.formats.locate import kind_of, locate
 from bnstat.loading import load, load_all
 from bnstat.model import Model
 from bnstat.scanning.engines import Batches, Engine
-from bnstat.scanning.record import Record, of_error, of_model
+from bnstat.scanning.record import Record, State, of_error, of_model
 from bnstat.scanning.walk import Candidate, Choice, Unreadable, digest, signature, walk
 from bnstat.storage.access import MAX_DOWNLOAD, Access, is_url, redact, scheme_of
-from bnstat.storage.files import Folder, ahead
-from bnstat.storage.local import LocalFolder, Spot, find
-
-if TYPE_CHECKING:
-    from bnstat.scanning.state import State
-
+from bnstat.storage.files import Folder, Spot, ahead
+from bnstat.storage.local import LocalFolder, find
 
 _REMOTE_BATCH: Final = 32
 """The smallest batch of remote models, which threads read concurrently."""
@@ -63,13 +59,8 @@ class ScanOptions:
     ) -> ScanOptions:
         """Return the options for a scan of some roots.
 
-        Args:
-            roots: the roots.
-            rules: the rules that the user selects.
-            config_file: the file with the project's settings; None for the nearest one, from the
-                deepest folder that contains all roots upwards.
-            isolated: True to read no settings file.
-            reading: arguments of `bnstat.load`.
+        The settings of the project are read from `config_file` or, unless `isolated`, from the
+        nearest settings file, from the deepest folder that contains all roots upwards.
 
         Raises:
             BnstatError: a rule, a threshold or the file is not valid, or storage options are passed
@@ -83,13 +74,9 @@ class ScanOptions:
             config = read(config_file)
         elif not isolated:
             config = nearest(os.path.commonpath([os.path.abspath(root) for root in roots]))
-        separate = ("max_download", "storage_options")
-        return cls(
-            rules,
-            config,
-            {name: value for name, value in reading.items() if name not in separate},
-            **{name: reading[name] for name in separate if name in reading},
-        )
+        local = dict(reading)
+        remote = {k: local.pop(k) for k in ("max_download", "storage_options") if k in local}
+        return cls(rules, config, local, **remote)
 
     def access(self) -> Access:
         """Return the access to remote files."""
@@ -117,12 +104,8 @@ def scan(
 ) -> Iterator[Record]:
     """Yield the records of all models below some roots, as they become available.
 
-    Args:
-        roots: folders, files, prefixes of checkpoints, or URLs of these.
-        choice: the selection of models.
-        options: the options for reading and checking.
-        engine: the engine that reads the models.
-        state: the records of earlier scans, to which new records are added.
+    A root is a folder, a file, the prefix of a checkpoint, or a URL of these. New records are added
+    to the state.
 
     Raises:
         NotFoundError: a root does not exist; nothing was scanned.
@@ -173,8 +156,6 @@ def open_state(path: str | None, options: ScanOptions) -> Iterator[State | None]
     if path is None:
         yield None
         return
-    from bnstat.scanning.state import State
-
     codes = [rule.code for rule in RULES]
     text = repr((__version__, codes, options, _architecture(options.reading.get("config"))))
     with closing(State(path, digest(text))) as state:
@@ -234,7 +215,7 @@ def examine_all(options: ScanOptions, candidates: Sequence[Candidate]) -> list[l
     with _rare_collections():
         if not any(candidate.folder for candidate in candidates):
             return [examine(candidate, options, access) for candidate in candidates]
-        from bnstat.storage.remote.transport import connect
+        from bnstat.storage.stores import connect
 
         for candidate in candidates:
             # fsspec keeps a driver for the thread that asked for it, and this thread lasts.
@@ -259,7 +240,8 @@ def examine(candidate: Candidate, options: ScanOptions, access: Access) -> list[
     path = redact(candidate.path)
     try:
         access = access.knowing(candidate.folder, candidate.files)
-        return list(_examined(path, candidate, options, access))
+        with access.reading():
+            return list(_examined(path, candidate, options, access))
     except BnstatError as error:
         return [of_error(path, error)]
     except MemoryError:

@@ -248,9 +248,9 @@ def _newest(folder: Folder, together: list[Group]) -> list[Group]:
 
 def signature(parts: Sequence[Entry]) -> str:
     """Return a text that changes if one of the files does; empty if their times are unknown."""
-    if not parts or not all(part.tag for part in parts):
+    if not parts or not all(part.version for part in parts):
         return ""
-    return digest("\0".join(f"{part.name}\0{part.size}\0{part.tag}" for part in parts))
+    return digest("\0".join(f"{part.name}\0{part.size}\0{part.version}" for part in parts))
 
 
 def digest(text: str) -> str:

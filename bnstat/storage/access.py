@@ -1,4 +1,4 @@
-"""URLs: recognition, redaction, access to stores, and limits on downloads.
+"""Access to URLs: redaction, errors of drivers, limits on downloads, and checks for changes.
 
 A URL may contain a password before its host, or a signature after a question mark.
 """
@@ -6,14 +6,22 @@ A URL may contain a password before its host, or a signature after a question ma
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from threading import Lock
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from threading import Lock, local
+from typing import TYPE_CHECKING, Any, Final
 
-from bnstat.errors import BnstatError
+from bnstat.errors import (
+    BnstatError,
+    ChangedError,
+    DamagedError,
+    NotFoundError,
+    UnknownFormatError,
+    UnsupportedError,
+)
 
 if TYPE_CHECKING:
-    from bnstat.storage.files import Entry
+    from bnstat.storage.files import Entry, File
 
 
 MAX_DOWNLOAD = 256_000_000
@@ -75,8 +83,8 @@ class Access:
     Attributes:
         options: passed to the driver unchanged, such as an endpoint or a key.
         listed: URL of a folder -> all files in and below the folder, if it was listed before.
-        transports: scheme and options in the URL -> the `Transport` in use.
-        stores: transport -> the `RemoteStore` in use.
+        drivers: scheme and options in the URL -> fsspec's file system.
+        stores: scheme and options in the URL -> the `RemoteStore` in use.
         notes: remarks about servers, one line each.
     """
 
@@ -85,18 +93,19 @@ class Access:
     ) -> None:
         self.options = dict(options or {})
         self.listed: Mapping[str, Sequence[Entry]] = {}
-        self.transports: dict[tuple[Any, ...], Any] = {}
-        self.stores: dict[Any, Any] = {}
+        self.drivers: dict[tuple[Any, ...], Any] = {}
+        self.stores: dict[tuple[Any, ...], Any] = {}
         self.notes: list[str] = []
         self._limit = max_download
         self._downloaded = 0
         self._lock = Lock()
+        self._reads = _Reads()
 
     def knowing(self, folder: str, files: Sequence[Entry]) -> Access:
         """Return an `Access` with the same drivers, for a folder that was listed before."""
         other = Access(self.options, self._limit)
         other.listed = {folder: files}
-        other.transports = self.transports
+        other.drivers = self.drivers
         return other
 
     def forget(self) -> None:
@@ -125,6 +134,55 @@ class Access:
                 )
             self._downloaded += size
 
+    def add_reads(self, files: Iterable[File]) -> None:
+        """Compare remote files that were read with their listings, after the current block.
+
+        Raises:
+            BnstatError: there is no block of `reading`, and the files changed.
+        """
+        self._reads.unchecked.update(files)
+        if not self._reads.blocks:
+            self._check_reads()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Check once, at the end of the block, that the files which this thread read are unchanged.
+
+        Without a block, files are checked after each read, which costs a round trip each time.
+
+        Raises:
+            ChangedError: a file changed; this also replaces an error that the change may explain.
+        """
+        self._reads.blocks += 1
+        try:
+            yield
+        except (DamagedError, UnknownFormatError, UnsupportedError):
+            self._check_reads()
+            raise
+        except BaseException:
+            self._reads.unchecked.clear()
+            raise
+        else:
+            self._check_reads()
+        finally:
+            self._reads.blocks -= 1
+
+    def _check_reads(self) -> None:
+        by_store: dict[Any, list[File]] = {}
+        while self._reads.unchecked:
+            file = self._reads.unchecked.pop()
+            by_store.setdefault(file.store, []).append(file)
+        for store, files in by_store.items():
+            store.check_unchanged(files)
+
+
+class _Reads(local):
+    """The remote files that a thread read and did not check yet, and its open blocks."""
+
+    def __init__(self) -> None:
+        self.unchecked: set[File] = set()
+        self.blocks = 0
+
 
 def format_size(size: int) -> str:
     """Format a number of bytes: `256 MB`."""
@@ -133,3 +191,102 @@ def format_size(size: int) -> str:
             number = f"{size / factor:.3g}" if size < 1000 * factor else f"{size // factor}"
             return f"{number} {unit}"
     return f"{size} bytes"
+
+
+def missing_driver(url: str, library: str) -> BnstatError:
+    """Return the error that names the library to install."""
+    return BnstatError(
+        redact(url),
+        f"the driver for {scheme_of(url)}:// is not installed",
+        f"pip install {library}",
+    )
+
+
+_CREDENTIALS: Final = "check the credentials that the driver is given"
+_NETWORK: Final = "check the address, the network and the proxy"
+_AGAIN: Final = "try again later"
+
+_MESSAGES: Final = {
+    "NoCredentialsError": ("no credentials were found", _CREDENTIALS),
+    "PartialCredentialsError": ("the credentials are not complete", _CREDENTIALS),
+    "TokenRetrievalError": ("the credentials have expired", _CREDENTIALS),
+    "CredentialRetrievalError": ("the credentials cannot be retrieved", _CREDENTIALS),
+    "DefaultCredentialsError": ("no credentials were found", _CREDENTIALS),
+    "ClientAuthenticationError": ("the server refuses the credentials", _CREDENTIALS),
+    "PermissionError": ("access is denied", _CREDENTIALS),
+    "FileNotFoundError": ("no such file, folder or bucket", ""),
+    "EndpointConnectionError": ("the server cannot be reached", _NETWORK),
+    "ClientConnectorDNSError": ("the server's name cannot be resolved", _NETWORK),
+    "ClientConnectorCertificateError": ("the server's certificate is not trusted", ""),
+    "ClientConnectorSSLError": ("no secure connection can be made", ""),
+    "SSLError": ("no secure connection can be made", ""),
+    "ConnectError": ("the server cannot be reached", _NETWORK),
+    "ClientConnectorError": ("the server cannot be reached", _NETWORK),
+    "TimeoutException": ("the server does not answer in time", _AGAIN),
+    "ConnectTimeoutError": ("the server does not answer in time", _NETWORK),
+    "ReadTimeoutError": ("the server does not answer in time", _AGAIN),
+    "TimeoutError": ("the server does not answer in time", _AGAIN),
+    "ServerDisconnectedError": ("the server ended the connection", _AGAIN),
+    "ClientPayloadError": ("the connection broke off", _AGAIN),
+    "IncompleteReadError": ("the connection broke off", _AGAIN),
+    "ResponseStreamingError": ("the connection broke off", _AGAIN),
+    "ConnectionError": ("the connection broke off", _AGAIN),
+    "TooManyRedirects": ("the server redirects in a circle", ""),
+    "InvalidURL": ("not a valid URL", ""),
+    "InvalidUrlClientError": ("not a valid URL", ""),
+    "NonHttpUrlRedirectClientError": ("the server redirects to an address that is not HTTP", ""),
+    "ParamValidationError": ("not a valid name in this store", ""),
+    "RepositoryNotFoundError": ("no such repository, or access to it is denied", _CREDENTIALS),
+    "GatedRepoError": ("access to the repository is denied", _CREDENTIALS),
+    "RevisionNotFoundError": ("no such revision", ""),
+}
+"""Problem and hint by the name of an exception's class."""
+
+_STATUS: Final = {
+    401: ("the server requires credentials (401)", _CREDENTIALS),
+    403: ("access is denied (403)", _CREDENTIALS),
+    404: ("no such file or folder (404)", ""),
+    412: ("changed while it was read", _AGAIN),
+    429: ("the server reports too many requests (429)", _AGAIN),
+}
+_MAX_CAUSES: Final = 8
+_MAX_LENGTH: Final = 300
+
+
+def to_bnstat_error(error: BaseException, where: str) -> BnstatError:
+    """Convert a driver's error, considering its causes; `where` is the URL without secrets."""
+    if isinstance(error, BnstatError):
+        return error
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes and len(causes) < _MAX_CAUSES:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    for cause in causes:
+        if (status := _http_status(cause)) is not None and status >= 400:
+            problem, hint = _STATUS.get(status, (f"the server fails ({status})", _AGAIN))
+            of_status = {404: NotFoundError, 412: ChangedError}
+            return of_status.get(status, BnstatError)(where, problem, hint)
+        for kind in type(cause).__mro__:
+            if kind.__name__ in _MESSAGES:
+                of_kind = NotFoundError if kind is FileNotFoundError else BnstatError
+                return of_kind(where, *_MESSAGES[kind.__name__])
+    if isinstance(error, TypeError):
+        return BnstatError(where, "the driver does not accept these storage options")
+    first_line = redact_all(str(error).strip().partition("\n")[0])
+    message = f"cannot be read: {type(error).__name__}: {first_line}"
+    return BnstatError(where, message[:_MAX_LENGTH])
+
+
+def _http_status(error: BaseException) -> int | None:
+    response: Any = getattr(error, "response", None)
+    if isinstance(response, dict):
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return status if isinstance(status, int) else None
+    names = ("code",) if type(error).__name__ == "HttpError" else ("status", "status_code")
+    for holder in (error, response):
+        for name in names:
+            status = getattr(holder, name, None)
+            if isinstance(status, int) and 100 <= status < 600:
+                return status
+    return None

@@ -27,8 +27,7 @@ import tempfile
 import zipfile
 import zlib
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from threading import Lock
 from typing import IO, Final, NamedTuple, cast
@@ -106,8 +105,8 @@ def open_archive(file: File) -> Folder | None:
             for info in zip_members(file):
                 name = _clean_path(info.filename)
                 if name and not info.is_dir():
-                    members[name] = _Entry(info.file_size, info=info)
-            return _ArchiveFolder(_Archive(file, file, members), "")
+                    members[name] = _Entry(info.file_size, partial(_unzip, file, info), info)
+            return _ArchiveFolder(file, members, sorted(members))
         if _is_packed_tar(head):
             import gzip
 
@@ -206,36 +205,23 @@ def _too_many(path: str) -> BnstatError:
 
 
 class _Entry(NamedTuple):
-    """A member of an archive: the position in a tar, or the directory entry in a zip."""
+    """A member of an archive; `info` is the directory entry in a zip."""
 
     size: int
-    offset: int = 0
+    open: Callable[[], File]
     info: zipfile.ZipInfo | None = None
-
-
-@dataclass
-class _Archive:
-    """An archive's file, the bytes after decompression, and path -> member."""
-
-    file: File
-    plain: File
-    members: dict[str, _Entry]
-    paths: Sequence[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.paths = sorted(self.members)
 
 
 class _Member(File):
     """A file in an archive, which is unpacked when it is first read."""
 
-    def __init__(self, folder: _ArchiveFolder, archive: _Archive, path: str) -> None:
-        self.name = path.rpartition("/")[2]
-        self.path = f"{folder.path}/{self.name}"
+    def __init__(self, folder: _ArchiveFolder, archive: File, name: str, entry: _Entry) -> None:
+        self.name = name
+        self.path = f"{folder.path}/{name}"
+        self.size = entry.size
         self._folder = folder
         self._archive = archive
-        self._entry = archive.members[path]
-        self.size = self._entry.size
+        self._entry = entry
         self._lock = Lock()
 
     def _read(self, offset: int, length: int) -> bytes:
@@ -248,17 +234,14 @@ class _Member(File):
 
     @cached_property
     def _unpacked(self) -> File:
-        info, offset = self._entry.info, self._entry.offset
-        if info is not None:
-            return _unzip(self._archive.file, info)
-        return Slice(self._archive.plain, offset, self.size, self.name)
+        return self._entry.open()
 
     def place(
         self, offset: int, length: int, part: tuple[slice, ...] | None = None
     ) -> Range | None:
         """Return None also for members of a tar."""
         info = self._entry.info
-        stored = None if info is None else _stored_slice(self._archive.file, info)
+        stored = None if info is None else _stored_slice(self._archive, info)
         return None if stored is None else stored.place(offset, length, part)
 
     def sibling(self, name: str) -> File | None:
@@ -268,14 +251,18 @@ class _Member(File):
 class _ArchiveFolder(Folder):
     """A folder in an archive; `inside` is the path in the archive, empty for the top."""
 
-    def __init__(self, archive: _Archive, inside: str) -> None:
-        self.path = f"{archive.file.path}/{inside}".rstrip("/")
+    def __init__(
+        self, archive: File, members: Mapping[str, _Entry], paths: Sequence[str], inside: str = ""
+    ) -> None:
+        self.path = f"{archive.path}/{inside}".rstrip("/")
         self.name = inside.rpartition("/")[2]
         self._archive = archive
+        self._members = members
+        self._paths = paths
         self._inside = inside
 
     def names(self) -> list[str]:
-        paths, start = self._archive.paths, self._below("")
+        paths, start = self._paths, self._below("")
         index = bisect_left(paths, start)
         names = set()
         while index < len(paths) and paths[index].startswith(start):
@@ -287,18 +274,19 @@ class _ArchiveFolder(Folder):
 
     def expect(self, names: Iterable[str]) -> None:
         """Fetch several files of a remote zip together."""
-        entries = (self._archive.members.get(self._below(name)) for name in names)
+        entries = (self._members.get(self._below(name)) for name in names)
         infos = [entry.info for entry in entries if entry is not None and entry.info is not None]
-        fetch_starts(self._archive.file, infos, self._archive.file.size)
+        fetch_starts(self._archive, infos, self._archive.size)
 
     def file(self, name: str) -> File | None:
         path = self._below(name)
-        if path not in self._archive.members:
+        if path not in self._members:
             return None
-        return _Member(self._at(path.rpartition("/")[0]), self._archive, path)
+        above, _, last = path.rpartition("/")
+        return _Member(self._at(above), self._archive, last, self._members[path])
 
     def folder(self, name: str) -> Folder | None:
-        paths, path = self._archive.paths, self._below(name)
+        paths, path = self._paths, self._below(name)
         index = bisect_left(paths, f"{path}/")
         exists = index < len(paths) and paths[index].startswith(f"{path}/")
         return self._at(path) if exists else None
@@ -307,7 +295,7 @@ class _ArchiveFolder(Folder):
         return self._at(self._inside.rpartition("/")[0]) if self._inside else None
 
     def _at(self, inside: str) -> _ArchiveFolder:
-        return _ArchiveFolder(self._archive, inside)
+        return _ArchiveFolder(self._archive, self._members, self._paths, inside)
 
     def _below(self, name: str) -> str:
         return f"{self._inside}/{name}" if self._inside else name
@@ -442,10 +430,11 @@ def _open_tar(file: File, plain: File) -> Folder:
     members = {}
     for name, offset, size in _tar_members(plain):
         if path := _clean_path(name):
-            members[path] = _Entry(size, offset)
+            last = path.rpartition("/")[2]
+            members[path] = _Entry(size, partial(Slice, plain, offset, size, last))
             if len(members) > MAX_MEMBERS:
                 raise _too_many(file.path)
-    return _ArchiveFolder(_Archive(file, plain, members), "")
+    return _ArchiveFolder(file, members, sorted(members))
 
 
 def _tar_members(file: File) -> Iterator[tuple[str, int, int]]:

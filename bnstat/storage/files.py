@@ -70,17 +70,17 @@ def prefetch(ranges: Iterable[Range]) -> None:
     Raises:
         BnstatError: a range cannot be fetched.
     """
-    by_file: dict[File, list[tuple[int, int]]] = {}
-    for wanted in ranges:
-        if wanted.file.local_path is None:
-            by_file.setdefault(wanted.file, []).append((wanted.offset, wanted.length))
-    by_store: dict[Store, dict[File, list[tuple[int, int]]]] = {}
-    for file, spans in by_file.items():
+    wanted: dict[File, list[tuple[int, int]]] = {}
+    for extent in ranges:
+        if extent.file.local_path is None:
+            wanted.setdefault(extent.file, []).append((extent.offset, extent.length))
+    stores: dict[Store, dict[File, list[tuple[int, int]]]] = {}
+    for file, spans in wanted.items():
         if file.store is None:
             file.prefetch(spans)
         else:
-            by_store.setdefault(file.store, {})[file] = spans
-    for store, files in by_store.items():
+            stores.setdefault(file.store, {})[file] = spans
+    for store, files in stores.items():
         store.prefetch(files)
 
 
@@ -113,6 +113,9 @@ class File(ABC):
         """Return the file with this name in the same folder, or None."""
         del name
         return None
+
+    def expect(self, names: Iterable[str]) -> None:  # noqa: B027
+        """Fetch the starts of files in the same folder together, if this is faster."""
 
     def part(self, name: str) -> File | None:
         """Return another file of the model, which this file names.
@@ -236,15 +239,22 @@ class Entry(NamedTuple):
     Attributes:
         name: the name in the listed folder.
         size: the size in bytes; 0 for a folder.
-        tag: a value that changes with the content, such as an ETag or the time of the last change.
+        tag: a value that changes with the content, such as an ETag; empty if unknown.
         link: the target of a link to a folder; empty otherwise.
+        modified: the time of the last change, in seconds since the epoch; 0 if unknown.
     """
 
     name: str
     is_folder: bool
     size: int
-    tag: str
+    tag: str = ""
     link: str = ""
+    modified: float = 0.0
+
+    @property
+    def version(self) -> str:
+        """A value that changes with the content: the tag, or else the time; empty if unknown."""
+        return self.tag or (f"at {self.modified}" if self.modified else "")
 
 
 class Folder(ABC):
@@ -297,3 +307,18 @@ class Folder(ABC):
     def matching(self, prefix: str, suffix: str = "") -> list[str]:
         """Return the names with a prefix and a suffix."""
         return [name for name in self.names() if name.startswith(prefix) and name.endswith(suffix)]
+
+
+class Spot(NamedTuple):
+    """The location of a path.
+
+    Attributes:
+        parent: the folder that contains the name; None if missing, or if the path is certainly a
+            folder.
+        name: the last component of the path: a file name, or a prefix of names.
+        folder: the folder at the path; on a web server, a folder if `parent` has no such file.
+    """
+
+    parent: Folder | None
+    name: str
+    folder: Folder | None

@@ -11,11 +11,11 @@ import os
 import stat
 from collections.abc import Callable
 from threading import Lock
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from bnstat.errors import BnstatError, NotFoundError
-from bnstat.storage.access import WEB, Access, is_url, scheme_of
-from bnstat.storage.files import Entry, File, Folder
+from bnstat.storage.access import WEB, Access, is_url, missing_driver, scheme_of
+from bnstat.storage.files import Entry, File, Folder, Spot
 
 T = TypeVar("T")
 
@@ -185,21 +185,6 @@ def _attempt(path: str, action: Callable[[], T]) -> T:
         raise BnstatError(path, f"cannot be opened: {reason}") from error
 
 
-class Spot(NamedTuple):
-    """The location of a path.
-
-    Attributes:
-        parent: the folder that contains the name; None if missing, or if the path is certainly a
-            folder.
-        name: the last component of the path: a file name, or a prefix of names.
-        folder: the folder at the path; on a web server, a folder if `parent` has no such file.
-    """
-
-    parent: Folder | None
-    name: str
-    folder: Folder | None
-
-
 def find(path: str, access: Access, recursive: bool = False) -> Spot:
     """Return the location of a path or URL.
 
@@ -213,15 +198,15 @@ def find(path: str, access: Access, recursive: bool = False) -> Spot:
         path = path.partition("://")[2].removeprefix("localhost")
     if not is_url(path):
         return _on_disk(path)
-    if scheme in WEB:
-        try:
-            from bnstat.storage.remote.http import find_on_web
-        except ImportError as error:
-            from bnstat.storage.remote.transport import missing_driver
+    if scheme not in WEB:
+        from bnstat.storage.stores import find_in_store
 
-            raise missing_driver(path, "aiohttp") from error
-        return Spot(*find_on_web(path, access))
-    return _in_store(path, access, recursive)
+        return find_in_store(path, access, recursive)
+    try:
+        from bnstat.storage.web import find_on_web
+    except ImportError as error:
+        raise missing_driver(path, "aiohttp") from error
+    return find_on_web(path, access)
 
 
 def _on_disk(path: str) -> Spot:
@@ -233,23 +218,3 @@ def _on_disk(path: str) -> Spot:
         raise BnstatError(path, "is neither a file nor a folder")
     has_parent = kind_of(parent or ".") == stat.S_IFDIR
     return Spot(LocalFolder(parent or ".") if has_parent else None, name, None)
-
-
-def _in_store(url: str, access: Access, recursive: bool) -> Spot:
-    from bnstat.storage.remote.store import RemoteFolder, RemoteStore
-    from bnstat.storage.remote.transport import connect
-
-    transport, path = connect(url, access)
-    path = transport.canonical(path.rstrip("/"))
-    if not access.listed:
-        transport.forget(path)
-    store: RemoteStore = access.stores.setdefault(transport, RemoteStore(transport, access))
-    above, _, name = path.rpartition("/")
-    store.reuse_listing(path)
-    store.reuse_listing(above)
-    if recursive:
-        store.list_tree(path)
-    if store.listing(path) is not None:
-        return Spot(None, name, RemoteFolder(store, path))
-    has_parent = above.strip("/") or path.startswith("/")
-    return Spot(RemoteFolder(store, above) if has_parent else None, name, None)

@@ -53,7 +53,7 @@ def test_invalid_options(run, arguments):
 
 
 def test_storage_options_are_json_or_text(run, monkeypatch):
-    from bnstat.storage.remote import transport
+    from bnstat.storage import stores
 
     given = []
 
@@ -61,7 +61,7 @@ def test_storage_options_are_json_or_text(run, monkeypatch):
         given.append((access.options, access.left))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(transport, "connect", connect)
+    monkeypatch.setattr(stores, "connect", connect)
     options = ["anon=true", "key=abc", "port=80", "client_kwargs={'a': 1}", 'more={"a": 1}']
     run(
         "inspect",

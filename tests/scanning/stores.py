@@ -7,9 +7,8 @@ import shutil
 from pathlib import Path
 
 from bnstat.scanning.engines import Engine
-from bnstat.scanning.record import Record
+from bnstat.scanning.record import Record, State
 from bnstat.scanning.scan import ScanOptions, scan
-from bnstat.scanning.state import State
 from bnstat.scanning.walk import Candidate, Choice, Unreadable, walk
 from bnstat.storage.local import LocalFolder
 from tests.cli.files import write_h5

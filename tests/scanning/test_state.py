@@ -12,8 +12,8 @@ import pytest
 
 from bnstat.errors import BnstatError
 from bnstat.scanning import scan
+from bnstat.scanning.record import State
 from bnstat.scanning.scan import ScanOptions, open_state
-from bnstat.scanning.state import State
 from bnstat.scanning.walk import Choice
 from tests.scanning.stores import RUN, h5, linked, scanned, summary
 

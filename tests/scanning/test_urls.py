@@ -14,9 +14,8 @@ import pytest
 
 from bnstat.errors import BnstatError, NotFoundError
 from bnstat.scanning.engines import open_engine
-from bnstat.scanning.record import Record
+from bnstat.scanning.record import Record, State
 from bnstat.scanning.scan import ScanOptions
-from bnstat.scanning.state import State
 from bnstat.scanning.walk import Choice, candidate
 from bnstat.storage.access import Access
 from bnstat.storage.local import find
@@ -250,4 +249,5 @@ def test_a_file_without_tag_and_time_has_no_signature(remote: str) -> None:
     assert folder is not None
     (entry,) = folder.entries()
     assert candidate(folder, "one.h5", "one.h5", [entry]).signature
-    assert not candidate(folder, "one.h5", "one.h5", [entry._replace(tag="")]).signature
+    entry = entry._replace(tag="", modified=0.0)
+    assert not candidate(folder, "one.h5", "one.h5", [entry]).signature

@@ -1,4 +1,4 @@
-"""The watcher reports each problem once, and `News` decides what is new."""
+"""The callback reports each problem once, and `News` decides what is new."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from bnstat.checks import Finding
 from bnstat.errors import BnstatError, UnsupportedError
-from bnstat.training import News, Watcher, find_gravest, warming_up
+from bnstat.keras import News, Watch, find_gravest, warming_up
 
 
 class Cell:
@@ -49,81 +49,69 @@ class Net:
 
 
 @pytest.fixture
-def reported():
-    return []
+def reported(monkeypatch):
+    """Return the lines that are printed."""
+    lines = []
+    monkeypatch.setattr(Watch, "_print", lambda self, line: lines.append(line))
+    return lines
 
 
-@pytest.fixture
-def watcher(reported):
-    return Watcher(report=reported.append)
+def check(watch, net, epoch):
+    watch.set_model(net)
+    watch.on_epoch_end(epoch)
 
 
-def test_a_healthy_model_is_not_reported(watcher, reported):
+def broken():
     net = Net()
+    net.bn.moving_variance.assign([np.nan] + [1] * 7)
+    return net
+
+
+def test_a_healthy_model_is_not_reported(reported):
+    net, watch = Net(), Watch()
     for epoch in range(3):
         net.bn.gamma.assign(net.bn.gamma.values + 0.01)
-        net.bn.moving_mean.assign(net.bn.moving_mean.values + 0.01)
-        watcher.check(net, f"epoch {epoch}", epoch)
+        net.bn.moving_mean.values += 0.01  # in place, as some libraries do
+        check(watch, net, epoch)
+    means = watch.history.tracks["bn", "moving_mean"].mean
+    np.testing.assert_allclose(np.diff(means), 0.01, rtol=1e-3)
     assert reported == []
 
 
-def test_a_finding_is_reported_once(watcher, reported):
-    net = Net()
-    net.bn.moving_variance.assign([np.nan] + [1] * 7)
-    watcher.check(net, "epoch 1", 0)
+def test_a_finding_and_its_end_are_reported_once(reported):
+    net, watch = broken(), Watch()
+    check(watch, net, 0)
     assert [line for line in reported if "BN004" in line] == [
         "epoch 1: error BN004 not-finite: bn: moving variance is NaN in 1 of 8 channels"
     ]
     count = len(reported)
-    watcher.check(net, "epoch 2", 1)
+    check(watch, net, 1)
     assert len(reported) == count
-    assert any(finding.name == "not-finite" for finding in watcher.findings)
+    assert any(finding.name == "not-finite" for finding in watch.findings)
+    net.bn.moving_variance.assign(Net().bn.moving_variance.values)
+    for epoch in (2, 3):
+        check(watch, net, epoch)
+    assert [line for line in reported if "over: BN004" in line] == ["epoch 3: over: BN004 in bn"]
 
 
-def test_the_end_of_a_finding_is_reported_once(watcher, reported):
-    net = Net()
-    healthy = net.bn.moving_variance.values
-    net.bn.moving_variance.assign([np.nan] + [1] * 7)
-    watcher.check(net, "epoch 1", 0)
-    net.bn.moving_variance.assign(healthy)
-    for epoch in (1, 2):
-        watcher.check(net, f"epoch {epoch + 1}", epoch)
-    assert [line for line in reported if "over: BN004" in line] == ["epoch 2: over: BN004 in bn"]
-
-
-def test_a_growing_variance_is_reported(watcher, reported):
-    net = Net()
+def test_a_growing_variance_is_reported(reported):
+    net, watch = Net(), Watch()
     for epoch in range(5):
         net.bn.gamma.assign(net.bn.gamma.values + 0.01)
         net.bn.moving_variance.assign(net.bn.moving_variance.values * 1e4)
-        watcher.check(net, f"epoch {epoch + 1}", epoch)
+        check(watch, net, epoch)
     lines = [line for line in reported if "diverging" in line]
     assert lines[0].startswith("epoch 4: warning BN103 diverging: bn: mean moving variance grows")
     assert lines[1].startswith("epoch 5: worse: warning BN103 diverging: bn: mean moving variance")
     assert len(lines) == 2
 
 
-def test_the_history_is_recorded(watcher):
-    net = Net()
-    means = []
-    for epoch in range(3):
-        net.bn.moving_mean.values += 1  # in place, as some libraries do
-        means.append(net.bn.moving_mean.values.mean())
-        watcher.check(net, f"epoch {epoch + 1}", epoch, 100 * (epoch + 1))
-    assert [(checkpoint.name, checkpoint.step) for checkpoint in watcher.history.checkpoints] == [
-        ("epoch 1", 100),
-        ("epoch 2", 200),
-        ("epoch 3", 300),
-    ]
-    np.testing.assert_allclose(watcher.history.tracks["bn", "moving_mean"].mean, means, rtol=1e-6)
-
-
 @pytest.mark.parametrize("ending", ["csv", "json"])
 def test_the_history_is_written_at_each_check(tmp_path, reported, ending):
     path = tmp_path / f"bn.{ending}"
-    watcher = Watcher(report=reported.append, history=path)
+    watch = Watch(history=path)
     for epoch in range(2):
-        watcher.check(Net(), f"epoch {epoch + 1}", epoch)
+        check(watch, Net(), epoch)
         text = path.read_text()
         if ending == "csv":
             rows = list(csv.DictReader(text.splitlines()))
@@ -136,50 +124,55 @@ def test_the_history_is_written_at_each_check(tmp_path, reported, ending):
 
 def test_an_unwritable_history_does_not_end_the_training(tmp_path, reported):
     path = tmp_path / "missing" / "bn.csv"
-    watcher = Watcher(report=reported.append, history=path)
-    watcher.check(Net(), "epoch 1", 0)
+    watch = Watch(history=path)
+    check(watch, Net(), 0)
     (line,) = reported
     assert str(path) in line
-    assert len(watcher.history.checkpoints) == 1
+    assert len(watch.history.checkpoints) == 1
 
 
 def test_event_files(tmp_path, reported):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-    watcher = Watcher(report=reported.append, tensorboard=tmp_path)
+    watch = Watch(tensorboard=tmp_path)
     for epoch in range(2):
-        watcher.check(Net(), f"epoch {epoch + 1}", epoch)
+        check(watch, Net(), epoch)
         (file,) = (tmp_path / "bnstat").iterdir()
         steps = {event.step for event in EventFileLoader(str(file)).Load() if event.summary.value}
         assert steps == set(range(epoch + 1))
-    watcher.close()
-    watcher.check(Net(), "epoch 3", 2)
-    watcher.close()
+    watch.on_train_end()
+    check(watch, Net(), 2)
+    watch.on_train_end()
     assert len(list((tmp_path / "bnstat").iterdir())) == 2
 
 
-def test_a_model_without_batch_norm_is_reported_once(watcher, reported):
-    net = Net()
+def test_a_model_without_batch_norm_is_reported_once(reported):
+    net, watch = Net(), Watch()
     del net.bn
     for epoch in range(2):
-        watcher.check(net, f"epoch {epoch}", epoch)
+        check(watch, net, epoch)
     assert reported == ["no batch-norm layer in net: nothing to watch"]
 
 
 def test_rules_that_are_ignored(reported):
-    net = Net()
-    net.bn.moving_variance.assign([np.nan] + [1] * 7)
-    watcher = Watcher(report=reported.append, ignore=["not-finite"])
-    watcher.check(net, "epoch 1", 0)
-    assert reported == watcher.findings == []
+    watch = Watch(ignore=["not-finite"])
+    check(watch, broken(), 0)
+    assert reported == watch.findings == []
 
 
-def test_wrong_arguments_fail_before_the_training(reported):
-    with pytest.raises(BnstatError, match="no rule"):
-        Watcher(report=reported.append, select=["BN999"])
-    with pytest.raises(UnsupportedError, match=r"\.csv or \.json"):
-        Watcher(report=reported.append, history="bn.txt")
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"select": ["BN999"]}, BnstatError, "no rule"),
+        ({"history": "bn.txt"}, UnsupportedError, r"\.csv or \.json"),
+        ({"every": 0}, ValueError, "every"),
+        ({"fail_on": "fatal"}, ValueError, "fail_on"),
+    ],
+)
+def test_wrong_arguments_fail_before_the_training(arguments, error, message):
+    with pytest.raises(error, match=message):
+        Watch(**arguments)
 
 
 def finding(layer="bn", *, rule="BN004", severity="error", channels=1, message="bad", **numbers):

@@ -90,6 +90,7 @@ def open_sharded(index: File, source: Source) -> Contents:
         keys_of_files.setdefault(name, []).append(key)
     variables: dict[str, Variable] = {}
     names: dict[str, str] = {}
+    index.expect(keys_of_files)
     for name, keys in keys_of_files.items():
         file = index.part(name)
         if file is None:

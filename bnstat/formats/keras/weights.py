@@ -102,7 +102,9 @@ def read_weights(file: File) -> Weights:
         return _gather({file.name: file}, {})
     shards = _parse_index(index)
     files: dict[str, File] = {}
-    for name in sorted({name for names in shards.values() for name in names}):
+    names_of_shards = sorted({name for names in shards.values() for name in names})
+    index.expect(names_of_shards)
+    for name in names_of_shards:
         shard = index.part(name)
         if shard is None:
             raise NotFoundError(

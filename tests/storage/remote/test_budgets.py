@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import bnstat
-from bnstat.storage.remote.store import RemoteFile, RemoteStore, Span
+from bnstat.storage.stores import RemoteFile, RemoteStore, Span
 from tests.builders import tables
 from tests.builders.server import Server
 from tests.storage.remote.test_http import same

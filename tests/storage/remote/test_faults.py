@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bnstat.errors import BnstatError, ChangedError, DamagedError, NotFoundError
-from bnstat.storage.remote.transport import to_bnstat_error
+from bnstat.storage.access import to_bnstat_error
 
 WHERE = "s3://bucket/a"
 

@@ -13,7 +13,8 @@ import pytest
 
 import bnstat
 from bnstat.errors import BnstatError, ChangedError, NotFoundError
-from bnstat.storage.remote.transport import Piece, Stat
+from bnstat.storage.access import Access
+from bnstat.storage.files import Entry
 from tests.builders.server import Handler, Server
 from tests.fuzz import handmade
 from tests.storage.remote.conftest import DATA
@@ -21,7 +22,7 @@ from tests.storage.remote.conftest import DATA
 fsspec = pytest.importorskip("fsspec")
 pytest.importorskip("aiohttp", reason="the driver for https:// is not installed")
 
-from bnstat.storage.remote.http import Head, Http  # noqa: E402
+from bnstat.storage.web import WebFolder, WebStore  # noqa: E402
 
 PLACES = [
     "run/model-100",
@@ -234,35 +235,37 @@ STARTS = {
 }
 
 
+def impatient(window: float, min_bytes: int) -> WebStore:
+    return WebStore(fsspec.filesystem("https"), Access(), window, min_bytes)
+
+
 @pytest.mark.parametrize("start", STARTS)
 def test_a_dripping_server_is_given_up(
     digits: Server, start: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fs = fsspec.filesystem("https")
-    slow = Http(fs, "https", window=0.2, min_bytes=1000)
     with (
         dripping(digits, lambda handler: STARTS[start]),
         pytest.raises(BnstatError, match=r"m: the server sends less than 1,000 bytes in 0\.2 s"),
     ):
-        slow.heads([f"{digits.url}/m"] * 3, 1 << 20)
+        impatient(0.2, 1000).heads([f"{digits.url}/m"] * 3, 1 << 20)
     assert len(digits.asked) == 3
     gc.collect()
     assert not caplog.records
 
 
 def test_a_dripping_piece_is_given_up(digits: Server) -> None:
-    stat = Stat(f"{digits.url}/m", False, 9999, 0.0, "")
-    slow = Http(fsspec.filesystem("https"), "https", window=0.2, min_bytes=1000)
+    store = impatient(0.2, 1000)
+    folder = WebFolder(store, Access(), digits.url)
+    file = store.file(folder, f"{digits.url}/m", Entry("m", False, 9999))
     with (
         dripping(digits, lambda handler: STARTS["a part"]),
         pytest.raises(BnstatError, match="the server sends less than"),
     ):
-        slow.fetch([Piece(stat, 0, 4096)])
+        file.read(0, 4096)
 
 
 def test_a_slow_server_that_sends_enough(digits: Server) -> None:
     digits.delay = 0.1
-    patient = Http(fsspec.filesystem("https"), "https", window=0.02, min_bytes=0)
-    (head,) = patient.heads([f"{digits.url}/run/checkpoint"], 1 << 20)
-    assert isinstance(head, Head)
-    assert head.data == (DATA / "run/checkpoint").read_bytes()[:4096]
+    (head,) = impatient(0.02, 0).heads([f"{digits.url}/run/checkpoint"], 1 << 20)
+    assert isinstance(head, tuple)
+    assert head[1] == (DATA / "run/checkpoint").read_bytes()[:4096]

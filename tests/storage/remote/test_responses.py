@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 
 from bnstat.errors import BnstatError, ChangedError
-from bnstat.storage.remote.transport import Piece, Stat
+from bnstat.storage.access import Access
+from bnstat.storage.files import Entry
 
 aiohttp = pytest.importorskip("aiohttp", reason="the driver for https:// is not installed")
 asyn = pytest.importorskip("fsspec.asyn")
 yarl = pytest.importorskip("yarl")
 
-from bnstat.storage.remote import http  # noqa: E402
+from bnstat.storage import web  # noqa: E402
+from bnstat.storage.stores import Piece, RemoteFile  # noqa: E402
 
 URL = "https://host/a/file"
 
@@ -61,6 +63,8 @@ class Server:
         self.asked: list[Mapping[str, Any]] = []
         self._responses = list(responses)
 
+    def invalidate_cache(self) -> None: ...
+
     def encode_url(self, url: str) -> str:
         return url
 
@@ -83,24 +87,30 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         waited.append(seconds)
 
-    monkeypatch.setattr(http.asyncio, "sleep", sleep)
+    monkeypatch.setattr(web.asyncio, "sleep", sleep)
     return waited
 
 
-STAT = Stat(URL, False, 100, 0.0, "tag")
+ENTRY = Entry("file", False, 100, "tag")
 
 
-def piece(
-    *responses: Response | Exception, start: int = 10, end: int = 14, stat: Stat = STAT
-) -> Any:
-    (result,) = http.Http(Server(*responses), "https")._read([Piece(stat, start, end)])
+def pieces(
+    server: Server, start: int = 10, end: int = 14, entry: Entry = ENTRY, url: str = URL
+) -> list[Any]:
+    store = web.WebStore(server, Access())
+    file = RemoteFile(store, web.WebFolder(store, Access(), url), url, entry)
+    return store._read([Piece(file, start, end)])
+
+
+def piece(*responses: Response | Exception, **options: Any) -> Any:
+    (result,) = pieces(Server(*responses), **options)
     if isinstance(result, BaseException):
         raise result
     return result
 
 
 def head(*responses: Response | Exception, most: int = 1 << 30) -> Any:
-    (result,) = http.Http(Server(*responses), "https").heads([URL], most)
+    (result,) = web.WebStore(Server(*responses), Access()).heads([URL], most)
     if isinstance(result, BaseException):
         raise result
     return result
@@ -110,14 +120,16 @@ class TestPieces:
     @pytest.mark.parametrize("tag", ["", "tag"])
     def test_the_requested_range(self, tag: str) -> None:
         server = Server(Response(206, b"abcd", "10-13/100", ETag=tag))
-        assert http.Http(server, "https")._read([Piece(STAT, 10, 14)]) == [b"abcd"]
+        assert pieces(server) == [b"abcd"]
         (asked,) = server.asked
         assert asked["Range"] == "bytes=10-13"
         assert asked["Accept-Encoding"] == "identity"
         assert (asked["X"], asked["proxy"], asked["url"]) == ("y", "p", URL)
 
     def test_the_requested_file(self) -> None:
-        assert piece(Response(200, b"abcd"), start=0, end=4, stat=STAT._replace(size=4)) == b"abcd"
+        assert (
+            piece(Response(200, b"abcd"), start=0, end=4, entry=ENTRY._replace(size=4)) == b"abcd"
+        )
 
     @pytest.mark.parametrize(
         "response",
@@ -153,7 +165,7 @@ class TestPieces:
 
     def test_a_file_without_a_tag_may_get_one(self) -> None:
         response = Response(206, b"abcd", "10-13/100", ETag="any")
-        assert piece(response, stat=STAT._replace(tag="")) == b"abcd"
+        assert piece(response, entry=ENTRY._replace(tag="")) == b"abcd"
 
     @pytest.mark.parametrize(
         ("response", "message"),
@@ -171,7 +183,7 @@ class TestPieces:
 
     def test_an_insecure_address_that_was_requested(self) -> None:
         response = Response(206, b"abcd", "10-13/100", url="http://host/a")
-        assert piece(response, stat=STAT._replace(path="http://host/a")) == b"abcd"
+        assert piece(response, url="http://host/a") == b"abcd"
 
     def test_lengths_may_be_missing(self) -> None:
         assert piece(Response(206, b"abcd", "10-13/100", length=None)) == b"abcd"
@@ -188,13 +200,13 @@ class TestPieces:
 class TestHeads:
     def test_the_size_and_the_tag_are_read(self) -> None:
         server = Server(Response(404))
-        assert http.Http(server, "https").heads([URL], 0) == [None]
+        assert web.WebStore(server, Access()).heads([URL], 0) == [None]
         assert server.asked[0]["Range"] == "bytes=0-4095"
         date = "Thu, 01 Jan 1970 00:01:00 GMT"
         result = head(Response(206, b"abc", "0-2/3", Last_Modified=date))
-        assert result == (Stat(URL, False, 3, 60.0, date), b"abc", False)
+        assert result == (Entry("", False, 3, date, modified=60.0), b"abc")
         result = head(Response(206, b"x" * 4096, "0-4095/9999", ETag="t", Last_Modified="never"))
-        assert result == (Stat(URL, False, 9999, 0.0, "t"), b"x" * 4096, False)
+        assert result == (Entry("", False, 9999, "t"), b"x" * 4096)
 
     @pytest.mark.parametrize(
         "response",
@@ -206,16 +218,16 @@ class TestHeads:
 
     def test_a_redirect_to_a_file(self) -> None:
         response = Response(206, b"abc", "0-2/3", url="https://other/file", redirected=True)
-        assert head(response).data == b"abc"
+        assert head(response)[1] == b"abc"
 
     def test_an_empty_file(self) -> None:
-        assert head(Response(416)) == (Stat(URL, False, 0, 0.0, ""), b"", True)
-        assert head(Response(200)) == (Stat(URL, False, 0, 0.0, ""), b"", False)
+        assert head(Response(416)) == (Entry("", False, 0), b"")
+        assert head(Response(200)) == (Entry("", False, 0), b"")
 
     @pytest.mark.parametrize("length", [-1, None])
     def test_a_server_without_ranges(self, length: int | None) -> None:
         result = head(Response(200, b"abcdefg", length=length), most=7)
-        assert result == (Stat(URL, False, 7, 0.0, ""), b"abcdefg", True)
+        assert result == (Entry("", False, 7), b"abcdefg")
         with pytest.raises(BnstatError, match="cannot send a part of a file") as caught:
             head(Response(200, b"abcdefg", length=length), most=6)
         assert ("(7 bytes)" in str(caught.value)) is (length == -1)

@@ -1,28 +1,31 @@
-"""Remote files and folders: which bytes are fetched, and in how many fetched."""
+"""Remote files and folders: which bytes are fetched, in how many requests, and what is listed."""
 
 from __future__ import annotations
 
+import io
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnstat.errors import BnstatError, DamagedError
+from bnstat.errors import BnstatError, ChangedError, DamagedError
 from bnstat.storage.access import Access
-from bnstat.storage.files import File, Range, prefetch
-from bnstat.storage.remote.store import (
+from bnstat.storage.files import Entry, File, Range, prefetch
+from bnstat.storage.stores import (
     Fetched,
+    HuggingFace,
     RemoteFolder,
     RemoteStore,
     Span,
     bridged,
+    is_same_version,
     split,
+    to_entry,
     union,
 )
-from bnstat.storage.remote.transport import Piece, Stat, Transport
 
 SPANS = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 200)))
 
@@ -105,46 +108,95 @@ CONTENT = bytes(range(251)) * (SIZE // 251 + 1)
 KIB = 1 << 10
 
 
-@dataclass
-class Store(Transport):
-    """A store in memory; `asked` are its listings, `requests` the spans of each fetch."""
+class FileSystem:
+    """fsspec's interface to files of given sizes, which may fail.
 
-    files: Mapping[str, int]
-    marks: bool = True
-    asked: list[str] = field(default_factory=list)
-    requests: list[list[tuple[str, int, int]]] = field(default_factory=list)
+    Attributes:
+        asked: the folders that were listed.
+        requests: the name and range of each piece, for each fetch.
+        checked: the files that were compared with their listings.
+        opened: the options of each opened file.
+        grown: the bytes by which files are longer than listed.
+    """
 
-    def url(self, path: str) -> str:
-        return f"far://{path}"
+    def __init__(self, files: dict[str, int], error: Exception | None = None) -> None:
+        self.files, self.error = files, error
+        self.marks, self.tag, self.grown = True, "", 0
+        self.asked: list[str] = []
+        self.requests: list[list[tuple[str, int, int]]] = []
+        self.checked: list[str] = []
+        self.opened: list[dict[str, Any]] = []
 
-    def listing(self, path: str) -> list[Stat] | None:
+    def _file(self, path: str, **more: object) -> dict[str, Any]:
+        return {"name": path, "type": "file", "size": self.files[path], "mtime": 7.0, **more}
+
+    def ls(self, path: str, detail: bool) -> list[dict[str, Any]]:
         self.asked.append(path)
+        if self.error is not None:
+            raise self.error
         if path in self.files:
-            return [Stat(path, False, self.files[path], 5.0, "")]
+            return [self._file(path)]
         below = [name for name in self.files if name.startswith(f"{path}/")]
         if not below:
-            return None
+            raise FileNotFoundError(path)
         names = {name.removeprefix(f"{path}/").partition("/")[::2] for name in below}
         # Some stores keep an empty object for the folder itself.
-        own = [Stat(f"{path}/", False, 0, 0.0, "")] if self.marks else []
+        own = [{"name": f"{path}/", "type": "directory", "size": 0}] if self.marks else []
         return own + [
-            Stat(f"{path}/{name}", bool(more), 0 if more else self.files[f"{path}/{name}"], 7.0, "")
+            {"name": f"{path}/{name}", "type": "directory"}
+            if more
+            else self._file(f"{path}/{name}")
             for name, more in sorted(names)
         ]
 
-    def fetch(self, pieces: Sequence[Piece]) -> list[bytes]:
-        self.requests.append([(piece.stat.name, piece.start, piece.end) for piece in pieces])
-        return [CONTENT[piece.start : piece.end] for piece in pieces]
+    def find(self, path: str, detail: bool) -> dict[str, dict[str, Any]]:
+        if self.error is not None:
+            raise self.error
+        return {name: self._file(name) for name in self.files if name.startswith(f"{path}/")}
+
+    def info(self, path: str) -> dict[str, Any]:
+        self.checked.append(path)
+        return self._file(path, ETag=self.tag)
+
+    def invalidate_cache(self) -> None: ...
+
+    def cat_ranges(
+        self, paths: list[str], starts: list[int], ends: list[int], on_error: str
+    ) -> list[Any]:
+        assert on_error == "return"
+        if self.error is not None:
+            raise self.error
+        ends = [min(e, self.files[path] + self.grown) for path, e in zip(paths, ends, strict=True)]
+        names = [path.rpartition("/")[2] for path in paths]
+        self.requests.append(list(zip(names, starts, ends, strict=True)))
+        spans = zip(starts, ends, strict=True)
+        return [CONTENT[start:end].ljust(end - start) for start, end in spans]
+
+    def open(self, path: str, mode: str, **options: Any) -> io.BytesIO:
+        self.opened.append(options)
+        if self.error is not None:
+            raise self.error
+        return io.BytesIO(CONTENT[: self.files[path] + self.grown])
 
 
 @pytest.fixture
-def store() -> Store:
-    return Store({"top/a/big": SIZE, "top/a/other": SIZE, "top/small": 48 * KIB, "top/empty": 0})
+def store() -> FileSystem:
+    files = {"top/a/big": SIZE, "top/a/other": SIZE, "top/small": 48 * KIB, "top/empty": 0}
+    return FileSystem(files)
 
 
 @pytest.fixture
-def top(store: Store) -> RemoteFolder:
-    return RemoteFolder(RemoteStore(store, Access()), "top")
+def top(store: FileSystem) -> RemoteFolder:
+    return folder(store)
+
+
+def folder(
+    fs: FileSystem,
+    path: str = "top",
+    access: Access | None = None,
+    kind: type[RemoteStore] = RemoteStore,
+) -> RemoteFolder:
+    return RemoteFolder(kind(fs, "s3", access or Access()), path)
 
 
 def found(folder: RemoteFolder, name: str) -> File:
@@ -155,42 +207,42 @@ def found(folder: RemoteFolder, name: str) -> File:
 
 class TestFolders:
     def test_contents(self, top: RemoteFolder) -> None:
-        assert (top.name, top.path, top.names()) == ("top", "far://top", ["a", "empty", "small"])
+        assert (top.name, top.path, top.names()) == ("top", "s3://top", ["a", "empty", "small"])
         below = top.folder("a")
         assert below is not None
-        assert (below.name, below.path, below.names()) == ("a", "far://top/a", ["big", "other"])
+        assert (below.name, below.path, below.names()) == ("a", "s3://top/a", ["big", "other"])
         up = below.parent()
         assert up is not None
-        assert up.path == "far://top"
+        assert up.path == "s3://top"
         assert top.parent() is None
         assert (top.modified("small"), top.modified("none")) == (7.0, 0.0)
 
     def test_files_by_their_names(self, top: RemoteFolder) -> None:
         big = found(top, "a/big")
-        assert (big.name, big.path, big.size) == ("big", "far://top/a/big", SIZE)
+        assert (big.name, big.path, big.size) == ("big", "s3://top/a/big", SIZE)
         for name in ("a", "none", "none/big", "small/big", "a/none", "a/big/x", "..", ""):
             assert top.file(name) is None
         for name in ("small", "none", "a/big", "..", "a/.."):
             assert top.folder(name) is None
         beside = big.sibling("other")
         assert beside is not None
-        assert beside.path == "far://top/a/other"
+        assert beside.path == "s3://top/a/other"
         assert big.sibling("small") is None
 
-    def test_a_folder_is_listed_once(self, store: Store, top: RemoteFolder) -> None:
+    def test_a_folder_is_listed_once(self, store: FileSystem, top: RemoteFolder) -> None:
         for _ in range(3):
             assert top.file("a/big") is not None
             assert top.file("a/none") is None
             assert top.names()
         assert store.asked == ["top", "top/a"]
 
-    def test_a_folder_of_one_file(self, store: Store) -> None:
+    def test_a_folder_of_one_file(self, store: FileSystem) -> None:
         store.marks = False
         store.files = {"top/only": 5}
-        assert RemoteFolder(RemoteStore(store, Access()), "top").names() == ["only"]
+        assert folder(store).names() == ["only"]
 
-    def test_a_file_is_not_a_folder(self, store: Store) -> None:
-        remote = RemoteStore(store, Access())
+    def test_a_file_is_not_a_folder(self, store: FileSystem) -> None:
+        remote = RemoteStore(store, "s3", Access())
         for _ in range(2):
             assert remote.listing("top/small") is None
             assert remote.listing("none") is None
@@ -199,7 +251,7 @@ class TestFolders:
 
 
 class TestReading:
-    def test_a_small_file_is_fetched_whole(self, store: Store, top: RemoteFolder) -> None:
+    def test_a_small_file_is_fetched_whole(self, store: FileSystem, top: RemoteFolder) -> None:
         small = found(top, "small")
         assert not small.has(0, 1)
         assert small.read(100, 10) == CONTENT[100:110]
@@ -209,9 +261,9 @@ class TestReading:
         assert small.read() == CONTENT[: 48 * KIB]
         assert store.requests == [[("small", 0, 48 * KIB)]]
 
-    def test_a_larger_file_is_not(self, store: Store) -> None:
+    def test_a_larger_file_is_not(self, store: FileSystem) -> None:
         store.files = {"top/larger": 48 * KIB + 1}
-        larger = found(RemoteFolder(RemoteStore(store, Access()), "top"), "larger")
+        larger = found(folder(store), "larger")
         larger.read(100, 10)
         larger.prefetch([(20 * KIB, 10)])
         assert store.requests == [
@@ -219,7 +271,7 @@ class TestReading:
             [("larger", 20 * KIB, 20 * KIB + 10)],
         ]
 
-    def test_unannounced_reads_fetch_blocks(self, store: Store, top: RemoteFolder) -> None:
+    def test_unannounced_reads_fetch_blocks(self, store: FileSystem, top: RemoteFolder) -> None:
         big = found(top, "a/big")
         assert big.read(20 * KIB, 10) == CONTENT[20 * KIB : 20 * KIB + 10]
         assert big.read(17 * KIB, 10) == CONTENT[17 * KIB : 17 * KIB + 10]
@@ -233,14 +285,14 @@ class TestReading:
         with pytest.raises(DamagedError, match="truncated"):
             big.read(SIZE - 5, 6)
 
-    def test_the_tail_is_fetched_with_the_head(self, store: Store, top: RemoteFolder) -> None:
+    def test_the_tail_is_fetched_with_the_head(self, store: FileSystem, top: RemoteFolder) -> None:
         big = found(top, "a/big")
         assert big.head(100) == CONTENT[:100]
         assert big.read(SIZE - 8, 8) == CONTENT[SIZE - 8 : SIZE]
         assert big.head(16 * KIB) == CONTENT[: 16 * KIB]
         assert store.requests == [[("big", 0, 16 * KIB), ("big", SIZE - 4 * KIB, SIZE)]]
 
-    def test_an_empty_file(self, store: Store, top: RemoteFolder) -> None:
+    def test_an_empty_file(self, store: FileSystem, top: RemoteFolder) -> None:
         empty = found(top, "empty")
         assert empty.read() == empty.head(10) == b""
         empty.prefetch([(0, 0), (5, 5)])
@@ -248,7 +300,7 @@ class TestReading:
 
 
 class TestFetching:
-    def test_many_files_together(self, store: Store, top: RemoteFolder) -> None:
+    def test_many_files_together(self, store: FileSystem, top: RemoteFolder) -> None:
         files = [found(top, name) for name in ("a/big", "a/other", "small")]
         prefetch([Range(file, at, 5) for at in (300_000, 0) for file in files])
         (asked,) = store.requests
@@ -263,20 +315,20 @@ class TestFetching:
             assert file.read(300_000, 5) == CONTENT[300_000:300_005]
         assert len(store.requests) == 1
 
-    def test_prefetching_beyond_the_end(self, store: Store, top: RemoteFolder) -> None:
+    def test_prefetching_beyond_the_end(self, store: FileSystem, top: RemoteFolder) -> None:
         big = found(top, "a/big")
         big.prefetch([(SIZE - 5, 99), (SIZE, 5), (SIZE + 1, 5), (-5, 5)])
         assert store.requests == [[("big", SIZE - 5, SIZE)]]
         assert big.has(SIZE - 5, 99)
 
-    def test_long_ranges_are_split(self, store: Store) -> None:
+    def test_long_ranges_are_split(self, store: FileSystem) -> None:
         store.files = {"top/huge": 20 << 20}
-        huge = found(RemoteFolder(RemoteStore(store, Access()), "top"), "huge")
+        huge = found(folder(store), "huge")
         huge.prefetch([(0, 20 << 20)])
         (asked,) = store.requests
         assert [end - start for _, start, end in asked] == [8 << 20, 8 << 20, 4 << 20]
 
-    def test_small_gaps_are_fetched(self, store: Store, top: RemoteFolder) -> None:
+    def test_small_gaps_are_fetched(self, store: FileSystem, top: RemoteFolder) -> None:
         """96 KiB may be wasted; each prefetch may waste half of the rest."""
         big = found(top, "a/big")
         big.prefetch([(0, 10), (40 * KIB, 10), (100 * KIB, 10)])
@@ -287,22 +339,197 @@ class TestFetching:
             [("big", 200 * KIB, 200 * KIB + 10), ("big", 229 * KIB, 256 * KIB + 10)]
         ]
 
-    def test_more_waste_may_be_allowed(self, store: Store, top: RemoteFolder) -> None:
+    def test_more_waste_may_be_allowed(self, store: FileSystem, top: RemoteFolder) -> None:
         big = found(top, "a/big")
         big.allow_waste(400 * KIB)
         big.allow_waste(1)
         big.prefetch([(0, 10), (40 * KIB, 10), (80 * KIB, 10), (180 * KIB, 10)])
         assert store.requests == [[("big", 0, 80 * KIB + 10), ("big", 180 * KIB, 180 * KIB + 10)]]
 
-    def test_the_limit_on_downloads(self, store: Store) -> None:
+    def test_the_limit_on_downloads(self, store: FileSystem) -> None:
         access = Access(max_download=100_000)
-        big = found(RemoteFolder(RemoteStore(store, access), "top/a"), "big")
+        big = found(folder(store, "top/a", access), "big")
         big.prefetch([(0, 60_000)])
         assert access.left == 40_000
         with pytest.raises(
-            BnstatError, match=r"far://top/a/big: reading it exceeds the limit of 100 kB"
+            BnstatError, match=r"s3://top/a/big: reading it exceeds the limit of 100 kB"
         ):
             big.prefetch([(200_000, 50_000)])
         assert len(store.requests) == 1
         big.prefetch([(0, 60_000)])
         assert access.left == 40_000
+
+
+BOTH = pytest.mark.parametrize("kind", [RemoteStore, HuggingFace])
+
+
+class TestDrivers:
+    @BOTH
+    def test_ranges_are_returned_in_order(self, kind: type[RemoteStore], store: FileSystem) -> None:
+        big = found(folder(store, kind=kind), "a/big")
+        big.prefetch([(500_000, 3), (7, 5)])
+        assert big.read(500_000, 3) == CONTENT[500_000:500_003]
+        assert big.read(7, 5) == CONTENT[7:12]
+
+    def test_nothing_is_read_ahead(self, store: FileSystem) -> None:
+        found(folder(store, kind=HuggingFace), "a/big").prefetch([(7, 5)])
+        assert store.opened == [{"size": SIZE, "cache_type": "none"}]
+
+    @BOTH
+    def test_errors_name_the_file(self, kind: type[RemoteStore], store: FileSystem) -> None:
+        small = found(folder(store, kind=kind), "small")
+        store.error = TimeoutError()
+        with pytest.raises(BnstatError, match="s3://top/small: the server does not answer in time"):
+            small.read()
+        store.error = ChangedError("b", "changed", "try again")
+        with pytest.raises(ChangedError) as caught:
+            small.read()
+        assert caught.value is store.error
+
+    def test_listings_that_fail(self, store: FileSystem) -> None:
+        for absent in (FileNotFoundError(), NotADirectoryError()):
+            store.error = absent
+            remote = RemoteStore(store, "s3", Access())
+            remote.list_tree("top")
+            assert remote.listing("top") is None
+        store.error = PermissionError()
+        for ask in (RemoteStore.listing, RemoteStore.list_tree):
+            with pytest.raises(BnstatError, match="s3://top: access is denied"):
+                ask(RemoteStore(store, "s3", Access()), "top")
+
+    def test_a_tree_is_listed_by_one_request(self, store: FileSystem) -> None:
+        remote = RemoteStore(store, "s3", Access())
+        remote.list_tree("top")
+        top = RemoteFolder(remote, "top")
+        assert top.names() == ["a", "empty", "small"]
+        assert found(top, "a/big").size == SIZE
+        assert store.asked == []
+
+
+class TestChanges:
+    @pytest.mark.parametrize("grown", [-1, 1, 99])
+    @pytest.mark.parametrize("name", ["small", "a/big"])
+    def test_a_file_of_another_size(self, name: str, grown: int, store: FileSystem) -> None:
+        file = found(folder(store), name)
+        store.grown = grown
+        with pytest.raises(ChangedError, match=f"s3://top/{name}: changed while it was read"):
+            file.read()
+
+    def test_a_partly_read_file_is_compared_with_its_listing(
+        self, store: FileSystem, top: RemoteFolder
+    ) -> None:
+        found(top, "small").read()
+        assert store.checked == []  # One response contains all of it.
+        big = found(top, "a/big")
+        big.read(5, 5)
+        assert store.checked == ["top/a/big"]
+        store.files["top/a/big"] += 1
+        for _ in range(2):
+            with pytest.raises(
+                ChangedError, match="s3://top/a/big: changed while it was read; try"
+            ):
+                big.read(100_000, 5)
+        with pytest.raises(ChangedError):
+            big.refuse_changed()
+
+    def test_files_are_compared_once_per_block(self, store: FileSystem) -> None:
+        access = Access()
+        top = folder(store, access=access)
+        with access.reading():
+            for name in ("a/big", "a/other"):
+                for start in (0, 100_000):
+                    found(top, name).read(start, 5)
+            assert store.checked == []
+            with access.reading():
+                pass
+            assert sorted(store.checked) == ["top/a/big", "top/a/other"]
+        assert len(store.checked) == 2
+
+    @pytest.mark.parametrize("error", [None, DamagedError("m", "damaged")])
+    def test_a_change_explains_other_errors(
+        self, error: Exception | None, store: FileSystem
+    ) -> None:
+        access = Access()
+        big = found(folder(store, access=access), "a/big")
+
+        def read() -> None:
+            with access.reading():
+                big.read(0, 5)
+                store.files["top/a/big"] += 1
+                if error is not None:
+                    raise error
+
+        with pytest.raises(ChangedError):
+            read()
+
+    def test_an_error_of_the_network_is_not_followed_by_requests(self, store: FileSystem) -> None:
+        access = Access()
+        big = found(folder(store, access=access), "a/big")
+
+        def read() -> None:
+            with access.reading():
+                big.read(0, 5)
+                store.error = TimeoutError()
+                big.read(100_000, 5)
+
+        with pytest.raises(BnstatError, match="does not answer"):
+            read()
+        store.error = None
+        big.read(200_000, 5)
+        assert store.checked == ["top/a/big"]
+
+    @pytest.mark.parametrize(
+        ("other", "is_same"),
+        [
+            (Entry("x", False, 10, modified=5.9), True),
+            (Entry("x", False, 10, modified=6.0), False),
+            (Entry("x", False, 11, modified=5.0), False),
+            (Entry("x", False, 10, "tag", modified=5.0), True),
+            (Entry("x", False, 10, "tag"), True),
+            (Entry("x", False, 11, "tag"), False),
+        ],
+    )
+    def test_times_are_compared_in_a_store_without_tags(self, other: Entry, is_same: bool) -> None:
+        assert is_same_version(Entry("x", False, 10, modified=5.0), other) is is_same
+
+    def test_tags_are_compared_without_quotes(self) -> None:
+        one = Entry("x", False, 10, "t", modified=5.0)
+        assert is_same_version(one, Entry("x", False, 10, '"t"', modified=9.0))
+        assert not is_same_version(one, Entry("x", False, 10, "u", modified=5.0))
+
+
+NOON = datetime(2024, 5, 6, 12, tzinfo=timezone.utc)
+
+
+@pytest.mark.parametrize(
+    ("info", "seconds"),
+    [
+        ({"LastModified": NOON}, NOON.timestamp()),
+        ({"last_modified": NOON}, NOON.timestamp()),
+        ({"updated": "2024-05-06T12:00:00Z"}, NOON.timestamp()),
+        ({"updated": "2024-05-06T14:00:00+02:00"}, NOON.timestamp()),
+        ({"mtime": 12.5}, 12.5),
+        ({"modified": 12}, 12.0),
+        ({"created": NOON}, NOON.timestamp()),
+        ({"updated": "yesterday", "mtime": 3}, 3.0),
+        ({"LastModified": None, "created": 4}, 4.0),
+        ({"mtime": 1, "created": 2}, 1.0),
+        ({}, 0.0),
+    ],
+)
+def test_times(info: dict[str, Any], seconds: float) -> None:
+    assert to_entry({"name": "a/b", "type": "file", **info}).modified == seconds
+
+
+@pytest.mark.parametrize(
+    ("info", "entry"),
+    [
+        ({"name": "a/b", "type": "file", "size": 5, "ETag": '"t"'}, ("a/b", False, 5, '"t"')),
+        ({"name": "a/b", "type": "file", "size": 5, "etag": "t"}, ("a/b", False, 5, "t")),
+        ({"name": "a/b", "type": "file", "generation": 7}, ("a/b", False, 0, "7")),
+        ({"name": "a/b", "type": "file", "ETag": "", "etag": "u"}, ("a/b", False, 0, "u")),
+        ({"name": "a/b/", "type": "directory", "size": None}, ("a/b", True, 0, "")),
+    ],
+)
+def test_entries(info: dict[str, Any], entry: tuple[Any, ...]) -> None:
+    assert to_entry(info) == Entry(*entry)

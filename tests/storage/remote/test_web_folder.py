@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 
 from bnstat.errors import BnstatError, NotFoundError
 from bnstat.storage.access import Access
-from bnstat.storage.remote.store import RemoteStore
-from bnstat.storage.remote.transport import Stat
+from bnstat.storage.files import Entry
 
 pytest.importorskip("aiohttp", reason="the driver for https:// is not installed")
 
-from bnstat.storage.remote.http import Head, Http, WebFolder
+from bnstat.storage.web import Head, WebFolder, WebStore
 
 
-class Server(Http):
+class Server(WebStore):
     """Files by URL; `asked` are the names of each request."""
 
-    def __init__(self, files: dict[str, bytes], sends_whole: bool = False) -> None:
-        self.files, self.sends_whole = files, sends_whole
+    def __init__(self, files: dict[str, bytes], sends_ranges: bool = True) -> None:
+        super().__init__(SimpleNamespace(invalidate_cache=lambda: None), Access())
+        self.files, self.sends_ranges = files, sends_ranges
         self.asked: list[list[str]] = []
 
     def heads(self, paths: Sequence[str], most: int) -> list[Head | BaseException | None]:
         self.asked.append(list(paths))
         return [
-            Head(Stat(path, False, len(data), 7.0, ""), data[:4096], self.sends_whole)
+            (Entry("", False, len(data), modified=7.0), data[:4096] if self.sends_ranges else data)
             if (data := self.files.get(path)) is not None
             else TimeoutError()
             if "slow" in path
@@ -36,8 +37,7 @@ class Server(Http):
 
 
 def folder(url: str, server: Server, access: Access | None = None) -> WebFolder:
-    access = access or Access()
-    return WebFolder(RemoteStore(server, access), access, url)
+    return WebFolder(server, access or Access(), url)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,18 @@ def test_each_name_is_requested_once_and_many_together() -> None:
         top.names()
 
 
+def test_files_that_a_file_names_are_requested_together() -> None:
+    server = Server({f"https://host/m/{name}": b"x" for name in ("index", "a", "b")})
+    top = folder("https://host/m", server)
+    index = top.file("index")
+    assert index is not None
+    index.expect(["a", "../a", "b", "none"])
+    assert index.part("b") is not None
+    assert server.asked[1:] == [[f"https://host/m/{name}" for name in ("a", "b", "none")]]
+    index.expect(map(str, range(5000)))
+    assert len(server.asked[-1]) == 1000
+
+
 @pytest.mark.parametrize(
     "name", ["..", "../a", "a/../b", "", "a//b", "./a", "a\\..\\b", "/etc/passwd", "http://other/x"]
 )
@@ -108,20 +120,13 @@ def test_errors_name_the_file() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "sends_whole", "is_noted"),
-    [(4097, True, True), (4096, True, False), (4097, False, False)],
+    ("size", "sends_ranges", "is_noted"),
+    [(4097, False, True), (4096, False, False), (4097, True, False)],
 )
-def test_a_note_on_servers_without_ranges(
-    size: int, sends_whole: bool, is_noted: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_note_on_servers_without_ranges(size: int, sends_ranges: bool, is_noted: bool) -> None:
     access = Access()
-    server = Server({"https://host/m/x": bytes(size)}, sends_whole)
-    monkeypatch.setattr(
-        server,
-        "heads",
-        lambda paths, most: [Head(Stat(paths[0], False, size, 0.0, ""), bytes(size), sends_whole)],
-    )
+    server = Server({"https://host/m/x": bytes(size)}, sends_ranges)
     assert folder("https://host/m", server, access).file("x") is not None
     notes = ["https://host/m/x: the server sends only whole files"] if is_noted else []
     assert access.notes == notes
-    assert access.left == 256_000_000 - size
+    assert access.left == 256_000_000 - (4096 if sends_ranges else size)

@@ -16,7 +16,7 @@ import re
 from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from urllib.parse import quote
 
 import aiohttp
@@ -24,16 +24,18 @@ import fsspec
 from fsspec.asyn import sync
 
 from bnstat.errors import BnstatError, ChangedError, NotFoundError
-from bnstat.storage.access import Access, redact
-from bnstat.storage.files import File, Folder
-from bnstat.storage.remote.store import RemoteFile, RemoteStore
-from bnstat.storage.remote.transport import Piece, Stat, Transport, to_bnstat_error
+from bnstat.storage.access import Access, redact, to_bnstat_error
+from bnstat.storage.files import Entry, File, Folder, Spot
+from bnstat.storage.stores import Piece, RemoteFile, RemoteStore
 
 _HEAD: Final = 4 << 10
 """Bytes requested to determine the existence and size of a file."""
 
 _MAX_WHOLE: Final = 16 << 20
 """The largest file that is downloaded whole from a server that cannot send ranges."""
+
+_MAX_EXPECTED: Final = 1000
+"""Files that are requested together, because a hostile file may name any number of files."""
 
 _ATTEMPTS: Final = 4
 _FIRST_WAIT: Final = 0.25
@@ -55,24 +57,20 @@ _MIN_BYTES: Final = 30_000
 """In each window of this many seconds, a response or `_MIN_BYTES` must arrive."""
 
 
-class Head(NamedTuple):
-    """The first bytes of a file; `is_all` if the server ignored the range and sent the file."""
-
-    stat: Stat
-    data: bytes
-    is_all: bool
+Head = tuple[Entry, bytes]
+"""A file without its name, and its first bytes, or all bytes if the server ignored the range."""
 
 
-class Http(Transport):
+class WebStore(RemoteStore):
     """Files on web servers, which have no listings: files can only be requested by name.
 
     In each `window` of seconds, `min_bytes` must arrive over all requests together.
     """
 
     def __init__(
-        self, fs: Any, scheme: str, window: float = _WINDOW, min_bytes: int = _MIN_BYTES
+        self, fs: Any, access: Access, window: float = _WINDOW, min_bytes: int = _MIN_BYTES
     ) -> None:
-        super().__init__(fs, scheme)
+        super().__init__(fs, "https", access)
         self._window = window
         self._min_bytes = min_bytes
         self._received = 0
@@ -87,11 +85,11 @@ class Http(Transport):
         """
         return self._gather([self._head(url, limit) for url in urls], self.url(urls[0]))
 
-    def check_unchanged(self, stats: Iterable[Stat]) -> None:
+    def check_unchanged(self, files: Iterable[RemoteFile]) -> None:
         """Do nothing, because the tag in every response is checked."""
 
     def _read(self, pieces: Sequence[Piece]) -> list[Any]:
-        return self._gather([self._piece(p) for p in pieces], self.url(pieces[0].stat.path))
+        return self._gather([self._piece(piece) for piece in pieces], pieces[0].file.path)
 
     def _gather(self, requests: Sequence[Awaitable[Any]], where: str) -> list[Any]:
         """Make requests in parallel; return their results and errors.
@@ -131,7 +129,7 @@ class Http(Transport):
         if response.status in _ABSENT or _is_folder(response):
             return None
         if response.status == 416:
-            return Head(_stat(url, response, 0), b"", True)
+            return _entry(response, 0), b""
         _refuse_failure(response, url)
         if response.status == 206:
             content = _content_range(response)
@@ -141,7 +139,7 @@ class Http(Transport):
             if start != 0 or end > min(_HEAD, size):
                 raise BnstatError(redact(url), "the server sends another range than requested")
             _refuse_incomplete(response, data, end, url)
-            return Head(_stat(url, response, size), data, False)
+            return _entry(response, size), data
         size = response.content_length
         if max(len(data), size or 0) > limit:
             raise BnstatError(
@@ -150,17 +148,17 @@ class Http(Transport):
                 + (f" ({size:,} bytes)" if size is not None else ""),
                 "download the file and pass its path, or serve it with ranges",
             )
-        return Head(_stat(url, response, len(data)), data, len(data) > 0)
+        return _entry(response, len(data)), data
 
     async def _piece(self, piece: Piece) -> bytes:
-        url, stat, length = piece.stat.path, piece.stat, piece.end - piece.start
+        url, entry, length = piece.file.inside, piece.file.entry, piece.end - piece.start
         response, data = await self._request(url, piece.start, piece.end, length)
         if response.status in (412, 416):
             raise _changed(url)
         _refuse_failure(response, url)
         content = _content_range(response)
-        is_other_size = content is not None and content[2] != stat.size
-        if is_other_size or (stat.tag and _tag(response) not in ("", stat.tag)):
+        is_other_size = content is not None and content[2] != entry.size
+        if is_other_size or (entry.tag and _tag(response) not in ("", entry.tag)):
             raise _changed(url)
         is_range = content is not None and content[:2] == (piece.start, piece.end)
         is_file = piece.is_whole and response.content_length == length
@@ -250,12 +248,12 @@ def _content_range(response: Any) -> tuple[int, int, int] | None:
     return int(match[1]), int(match[2]) + 1, int(match[3])
 
 
-def _stat(url: str, response: Any, size: int) -> Stat:
+def _entry(response: Any, size: int) -> Entry:
     try:
         modified = parsedate_to_datetime(response.headers["Last-Modified"]).timestamp()
     except (KeyError, ValueError, TypeError):
         modified = 0.0
-    return Stat(url, False, size, modified, _tag(response))
+    return Entry("", False, size, _tag(response), modified=modified)
 
 
 def _tag(response: Any) -> str:
@@ -266,8 +264,8 @@ def _changed(url: str) -> ChangedError:
     return ChangedError(redact(url), "changed while it was read", "try again")
 
 
-def find_on_web(url: str, access: Access) -> tuple[WebFolder | None, str, WebFolder]:
-    """Return the parent, the name and the folder of a `Spot`.
+def find_on_web(url: str, access: Access) -> Spot:
+    """Return the location of a URL; see `bnstat.storage.local.find`.
 
     Raises:
         BnstatError: the URL or an option is not valid.
@@ -282,8 +280,8 @@ def find_on_web(url: str, access: Access) -> tuple[WebFolder | None, str, WebFol
         fs = fsspec.filesystem("https", **options)
     except Exception as error:
         raise to_bnstat_error(error, redact(url)) from error
-    folder = WebFolder(RemoteStore(Http(fs, "https"), access), access, url)
-    return (None if folder.is_plain else folder.parent()), folder.name, folder
+    folder = WebFolder(WebStore(fs, access), access, url)
+    return Spot(None if folder.is_plain else folder.parent(), folder.name, folder)
 
 
 class WebFolder(Folder):
@@ -294,7 +292,7 @@ class WebFolder(Folder):
 
     can_list = False
 
-    def __init__(self, store: RemoteStore, access: Access, url: str) -> None:
+    def __init__(self, store: WebStore, access: Access, url: str) -> None:
         match = re.fullmatch(r"(\w+://[^/?#]+)([^?#]*)(\?[^#]*)?(#.*)?", url, re.DOTALL)
         if match is None:
             raise BnstatError(redact(url), "not a valid URL")
@@ -328,24 +326,23 @@ class WebFolder(Folder):
 
     def expect(self, names: Iterable[str]) -> None:
         new = [name for name in names if name not in self._files and _stays_inside(name)]
+        new = new[:_MAX_EXPECTED]
         if not new:
             return
-        transport = self._store.transport
-        assert isinstance(transport, Http)
         base = f"{self._host}/{self._inside}".rstrip("/")
         urls = [f"{base}/{quote(name, safe='/%:@!$&()*+,;=~-._')}{self._query}" for name in new]
-        heads = transport.heads(urls, self._access.left)
+        heads = self._store.heads(urls, self._access.left)
         for name, url, head in zip(new, urls, heads, strict=True):
             if isinstance(head, BaseException):
                 raise to_bnstat_error(head, redact(url)) from head
-            self._files[name] = None if head is None else self._known_file(name, head)
+            self._files[name] = None if head is None else self._file(name, url, *head)
 
-    def _known_file(self, name: str, head: Head) -> RemoteFile:
-        file = RemoteFile(self._store, self, head.stat)
-        file.name = name.rpartition("/")[2]
-        self._access.take(file.path, len(head.data))
-        file.fetched.add(0, head.data)
-        if head.is_all and len(head.data) > _HEAD:
+    def _file(self, name: str, url: str, entry: Entry, data: bytes) -> RemoteFile:
+        entry = entry._replace(name=name.rpartition("/")[2])
+        file = RemoteFile(self._store, self, url, entry)
+        self._access.take(file.path, len(data))
+        file.fetched.add(0, data)
+        if len(data) > _HEAD:
             self._access.notes.append(f"{file.path}: the server sends only whole files")
         return file
 
@@ -357,7 +354,7 @@ class WebFolder(Folder):
 
     def modified(self, name: str) -> float:
         file = self._files.get(name)
-        return 0.0 if file is None else file.stat.modified
+        return 0.0 if file is None else file.entry.modified
 
     def _at(self, inside: str) -> WebFolder:
         return WebFolder(self._store, self._access, f"{self._host}/{inside}{self._query}")

@@ -1,1 +1,0 @@
-"""Files and folders behind URLs, through fsspec's drivers and HTTP."""

@@ -1,0 +1,655 @@
+"""Remote files and folders, through fsspec's drivers.
+
+A listing returns the size, time and tag of every file in a folder, so that no request per file is
+needed. Announced ranges are fetched together, in parallel. fsspec cannot make a read conditional on
+a tag, so after parts of a file were read, the file is compared with the listing.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+from threading import RLock
+from typing import Any, Final, NamedTuple
+from weakref import WeakValueDictionary
+
+from bnstat.errors import BnstatError, ChangedError
+from bnstat.storage.access import (
+    WEB,
+    Access,
+    missing_driver,
+    redact,
+    scheme_of,
+    to_bnstat_error,
+)
+from bnstat.storage.files import Entry, File, Folder, Spot
+
+_MAX_THREADS: Final = 64
+_TAGS: Final = ("generation", "ETag", "etag", "blob_id")
+_TIMES: Final = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
+
+Span = tuple[int, int]
+"""The position of the first byte, and the position after the last."""
+
+_LARGEST_PIECE: Final = 8 << 20
+
+_WIDEST_GAP: Final = 48 << 10
+"""Gaps wider than this are not fetched, because a request costs less."""
+
+_BLOCK: Final = 16 << 10
+"""Unannounced reads are rounded to blocks of this size, because the next read is often near."""
+
+_SMALL: Final = 48 << 10
+"""Files up to this size are fetched whole."""
+
+_TAIL: Final = 4 << 10
+
+_WASTE: Final = 96 << 10
+"""Bytes of gaps that may be fetched per file; each prefetch may use half of the rest."""
+
+
+def union(spans: Iterable[Span]) -> list[Span]:
+    """Return the union of spans, in ascending order, as spans that do not touch."""
+    merged: list[Span] = []
+    for start, end in sorted(span for span in spans if span[0] < span[1]):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def bridged(spans: Sequence[Span], waste: int) -> list[Span]:
+    """Join spans of a `union` over the smallest gaps, at most `waste` bytes in total."""
+    gaps = sorted((after[0] - before[1], before[1]) for before, after in pairwise(spans))
+    bridges = []
+    for size, start in gaps:
+        if size > min(waste, _WIDEST_GAP):
+            break
+        waste -= size
+        bridges.append((start, start + size))
+    return union([*spans, *bridges])
+
+
+def split(spans: Iterable[Span]) -> list[Span]:
+    """Split spans into spans of at most 8 MiB."""
+    return [
+        (at, min(at + _LARGEST_PIECE, end))
+        for start, end in spans
+        for at in range(start, end, _LARGEST_PIECE)
+    ]
+
+
+class Fetched:
+    """The fetched ranges of a file; several threads may add ranges."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._data: list[bytes] = []
+        self._lock = RLock()
+
+    def missing(self, spans: Iterable[Span]) -> list[Span]:
+        """Return the ranges of the spans that were not fetched, as a `union`."""
+        missing: list[Span] = []
+        with self._lock:
+            for start, end in union(spans):
+                index = max(0, bisect_right(self._starts, start) - 1)
+                while start < end and index < len(self._starts) and self._starts[index] < end:
+                    first = self._starts[index]
+                    if first > start:
+                        missing.append((start, first))
+                    start = max(start, first + len(self._data[index]))
+                    index += 1
+                if start < end:
+                    missing.append((start, end))
+        return missing
+
+    def add(self, start: int, data: bytes) -> None:
+        """Keep bytes, unless another thread added them meanwhile."""
+        with self._lock:
+            for first, end in self.missing([(start, start + len(data))]):
+                index = bisect_right(self._starts, first)
+                self._starts.insert(index, first)
+                self._data.insert(index, data[first - start : end - start])
+
+    def get(self, start: int, end: int) -> bytes:
+        """Return bytes that were fetched before."""
+        parts = []
+        with self._lock:
+            index = bisect_right(self._starts, start) - 1
+            while start < end:
+                offset = start - self._starts[index]
+                parts.append(self._data[index][offset : offset + end - start])
+                start += len(parts[-1])
+                index += 1
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class RemoteFile(File):
+    """A file behind a URL.
+
+    Attributes:
+        inside: the driver's form of the path.
+        entry: the file's entry in the listing.
+        fetched: the bytes that were fetched so far.
+    """
+
+    store: RemoteStore
+
+    def __init__(self, store: RemoteStore, folder: Folder, inside: str, entry: Entry) -> None:
+        self.name = entry.name
+        self.path = store.url(inside)
+        self.size = entry.size
+        self.store = store
+        self.inside = inside
+        self.entry = entry
+        self.fetched = Fetched()
+        self._may_waste = _WASTE
+        self._wasted = 0
+        self._folder = folder
+
+    def _read(self, offset: int, length: int) -> bytes:
+        start, end = offset, offset + length
+        if self.size <= _SMALL:
+            start, end = 0, self.size
+        elif length < _BLOCK and self.fetched.missing([(start, end)]):
+            start, end = start // _BLOCK * _BLOCK, min(-(-end // _BLOCK) * _BLOCK, self.size)
+        self._fetch([(start, end)])
+        return self.fetched.get(offset, offset + length)
+
+    def head(self, length: int) -> bytes:
+        if self.size > _SMALL and self.fetched.missing([(max(self.size - 8, 0), self.size)]):
+            # Formats are recognized by a file's first and last bytes.
+            self._fetch([(0, min(_BLOCK, self.size)), (max(self.size - _TAIL, 0), self.size)])
+        return super().head(length)
+
+    def _fetch(self, spans: Sequence[Span]) -> None:
+        self.store.fetch({self: self.fetched.missing(spans)})
+
+    def prefetch(self, spans: Sequence[tuple[int, int]]) -> None:
+        self.store.prefetch({self: spans})
+
+    def to_fetch(self, spans: Sequence[tuple[int, int]]) -> list[Span]:
+        """Return the spans to fetch for a prefetch: missing bytes, and small gaps between."""
+        if self.size <= _SMALL:
+            return self.fetched.missing([(0, self.size)])
+        missing = self.fetched.missing(
+            (offset, min(offset + length, self.size))
+            for offset, length in spans
+            if 0 <= offset < self.size
+        )
+        joined = bridged(missing, (self._may_waste - self._wasted) // 2)
+        self._wasted += sum(end - start for start, end in joined)
+        self._wasted -= sum(end - start for start, end in missing)
+        return self.fetched.missing(joined)
+
+    def has(self, offset: int, length: int) -> bool:
+        return not self.fetched.missing([(offset, min(offset + length, self.size))])
+
+    def allow_waste(self, size: int) -> None:
+        self._may_waste = max(self._may_waste, size)
+
+    def refuse_changed(self) -> None:
+        self.store.check_unchanged([self])
+
+    def sibling(self, name: str) -> File | None:
+        return self._folder.file(name)
+
+    def expect(self, names: Iterable[str]) -> None:
+        self._folder.expect(names)
+
+
+class Piece(NamedTuple):
+    """A range of a file, from `start` up to but excluding `end`."""
+
+    file: RemoteFile
+    start: int
+    end: int
+
+    @property
+    def is_whole(self) -> bool:
+        return self.end - self.start == self.file.size
+
+
+class RemoteStore:
+    """A remote file system, its listings, and its files in use.
+
+    Args:
+        fs: a file system of fsspec.
+        scheme: the scheme of its URLs.
+        access: the options of the user, and the limit on downloads.
+        host: the part of the URLs after the container, which names Azure's account.
+    """
+
+    _opens_by_listing = False
+    """True if the driver needs a request to open a file that is not in its cached listings."""
+
+    def __init__(self, fs: Any, scheme: str, access: Access, host: str = "") -> None:
+        if not access.listed:
+            fs.invalidate_cache()
+        self._fs = fs
+        self._scheme = scheme
+        self._host = host
+        self._access = access
+        self._files: WeakValueDictionary[tuple[str, Entry], RemoteFile] = WeakValueDictionary()
+        self._listings: dict[str, Mapping[str, Entry] | None] = {}
+
+    def url(self, path: str) -> str:
+        """Return the URL of a driver's path, without secrets."""
+        container, slash, inside = path.removeprefix("/").partition("/")
+        return redact(f"{self._scheme}://{container}{self._host}{slash}{inside}")
+
+    def canonical(self, path: str) -> str:
+        """Return the form of a path that listings use.
+
+        Raises:
+            BnstatError: the store cannot be reached.
+        """
+        return path
+
+    def listing(self, path: str) -> Mapping[str, Entry] | None:
+        """Return name -> entry of a folder; None if it does not exist. Each folder is listed once.
+
+        Raises:
+            BnstatError: the folder cannot be listed.
+        """
+        if path not in self._listings:
+            above, _, name = path.rpartition("/")
+            if (siblings := self._listings.get(above)) is not None:
+                entry = siblings.get(name)
+                if entry is None or not entry.is_folder:
+                    return None
+            self._listings[path] = self._listed(self._fs.ls, path)
+        return self._listings[path]
+
+    def list_tree(self, path: str) -> None:
+        """List a folder and all of its subfolders, with as few requests as possible.
+
+        Raises:
+            BnstatError: a folder cannot be listed.
+        """
+        files = self._listed(self._fs.find, path)
+        if not self._opens_by_listing:
+            # The driver would keep this listing, which may be huge, as long as the process.
+            self._fs.invalidate_cache()
+        if files:
+            self._add_listings(path, files.values())
+
+    def _listed(self, ask: Callable[..., Any], path: str) -> dict[str, Entry] | None:
+        """Return path below a folder -> entry; None if nothing or a file is at the path."""
+        try:
+            infos = ask(path, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except Exception as error:
+            raise to_bnstat_error(error, self.url(path)) from error
+        start = f"{path.rstrip('/')}/"
+        entries = {}
+        for info in infos.values() if isinstance(infos, dict) else infos:
+            entry = to_entry(info)
+            if len(infos) == 1 and not entry.is_folder and entry.name == path.rstrip("/"):
+                return None
+            # Some stores keep an empty object for the folder itself.
+            if entry.name.startswith(start) and (name := entry.name.removeprefix(start)):
+                entries[name] = entry._replace(name=name)
+        return entries
+
+    def reuse_listing(self, path: str) -> None:
+        """Take the listing of a folder from `Access.listed`, if present."""
+        files = self._access.listed.get(self.url(path))
+        if files is not None:
+            self._add_listings(path, files)
+
+    def _add_listings(self, top: str, files: Iterable[Entry]) -> None:
+        """Keep the listings of a folder and its subfolders; names are paths below the folder."""
+        folders: dict[str, dict[str, Entry]] = {top: {}}
+        for entry in files:
+            path = f"{top}/{entry.name}"
+            if entry.is_folder or not all(entry.name.split("/")):
+                continue
+            while path != top:
+                above, _, name = path.rpartition("/")
+                is_new = above not in folders
+                folders.setdefault(above, {})[name] = entry._replace(name=name)
+                if not is_new:
+                    break
+                path, entry = above, Entry("", True, 0)
+        self._listings.update(folders)
+
+    def file(self, folder: Folder, path: str, entry: Entry) -> RemoteFile:
+        """Return a file; while a file is in use, return the same object with its fetched bytes."""
+        file = self._files.get((path, entry))
+        if file is None:
+            file = self._files[path, entry] = RemoteFile(self, folder, path, entry)
+        return file
+
+    def prefetch(self, wanted: Mapping[File, Sequence[tuple[int, int]]]) -> None:
+        """Fetch ranges of several files together; see `File.prefetch`."""
+        self.fetch({f: f.to_fetch(s) for f, s in wanted.items() if isinstance(f, RemoteFile)})
+
+    def fetch(self, wanted: Mapping[RemoteFile, Sequence[Span]]) -> None:
+        """Fetch missing ranges of files, in parallel.
+
+        A file that is fetched whole in one piece comes from one version of the file. A partly
+        fetched file is compared with the listing, at the end of a block of `Access.reading`.
+
+        Raises:
+            BnstatError: the ranges cannot be fetched, or exceed the limit on downloads.
+            ChangedError: a file was replaced after it was listed.
+        """
+        pieces: list[Piece] = []
+        for file, spans in wanted.items():
+            self._access.take(file.path, sum(end - start for start, end in spans))
+            pieces += [Piece(file, *span) for span in split(spans)]
+        if not pieces:
+            return
+        try:
+            results = self._read(pieces)
+        except Exception as error:
+            raise to_bnstat_error(error, pieces[0].file.path) from error
+        for (file, start, end), data in zip(pieces, results, strict=True):
+            if isinstance(data, BaseException):
+                raise to_bnstat_error(data, file.path) from data
+            if len(data) != end - start:
+                raise ChangedError(
+                    file.path,
+                    "changed while it was read: it has another size now",
+                    "try again later",
+                )
+        for piece, data in zip(pieces, results, strict=True):
+            piece.file.fetched.add(piece.start, data)
+        self._access.add_reads({piece.file for piece in pieces if not piece.is_whole})
+
+    def check_unchanged(self, files: Iterable[RemoteFile]) -> None:
+        """Compare files with their listings.
+
+        Raises:
+            BnstatError: the store cannot be reached.
+            ChangedError: a file was replaced after it was listed.
+        """
+        # Some drivers drop only the listing of the path itself, not of its folder.
+        self._fs.invalidate_cache()
+        with ThreadPoolExecutor(_MAX_THREADS) as pool:
+            list(pool.map(self._check_one, files))
+
+    def _check_one(self, file: RemoteFile) -> None:
+        try:
+            is_same = is_same_version(file.entry, to_entry(self._fs.info(file.inside)))
+        except FileNotFoundError:
+            is_same = False
+        except Exception as error:
+            raise to_bnstat_error(error, file.path) from error
+        if not is_same:
+            # The next read must not succeed with these bytes.
+            file.fetched = Fetched()
+            raise ChangedError(file.path, "changed while it was read", "try again later")
+
+    def _read(self, pieces: Sequence[Piece]) -> list[Any]:
+        """Return the bytes of each piece, or an error."""
+        results: list[Any] = self._fs.cat_ranges(
+            [piece.file.inside for piece in pieces],
+            [piece.start for piece in pieces],
+            # One byte more than a whole file has, to notice that it grew.
+            [piece.end + piece.is_whole for piece in pieces],
+            on_error="return",
+        )
+        return results
+
+
+def to_entry(info: Mapping[str, Any]) -> Entry:
+    """Convert an entry of a driver's listing; the keys depend on the driver.
+
+    The name of the result is the driver's path.
+    """
+    return Entry(
+        info["name"].rstrip("/"),
+        info["type"] == "directory" or info["name"].endswith("/"),
+        int(info.get("size") or 0),
+        str(next((info[key] for key in _TAGS if info.get(key)), "")),
+        modified=_seconds(info),
+    )
+
+
+def _seconds(info: Mapping[str, Any]) -> float:
+    for key in _TIMES:
+        value = info.get(key)
+        if isinstance(value, str):
+            try:
+                value = datetime.fromisoformat(value.replace("Z", "+00:00"))
+            except ValueError:
+                continue
+        if isinstance(value, datetime):
+            return value.timestamp()
+        if isinstance(value, (int, float)):
+            return float(value)
+    return 0.0
+
+
+def is_same_version(one: Entry, other: Entry) -> bool:
+    """Return True if sizes are equal, and tags or times too if both are known."""
+    if one.size != other.size:
+        return False
+    if one.tag and other.tag:
+        return one.tag.strip('"') == other.tag.strip('"')
+    is_unknown = not (one.modified and other.modified)
+    return is_unknown or int(one.modified) == int(other.modified)
+
+
+class RemoteFolder(Folder):
+    """A folder behind a URL; `inside` is the driver's form of the path."""
+
+    is_remote = True
+
+    def __init__(self, store: RemoteStore, inside: str) -> None:
+        self.path = store.url(inside)
+        self.name = inside.rpartition("/")[2]
+        self._store = store
+        self._inside = inside
+
+    def names(self) -> list[str]:
+        return sorted(self._listing())
+
+    def entries(self) -> list[Entry]:
+        return sorted(self._listing().values())
+
+    def file(self, name: str) -> File | None:
+        above, slash, last = name.rpartition("/")
+        folder = self.folder(above) if slash else self
+        entry = folder._listing().get(last) if folder is not None else None
+        if folder is None or entry is None or entry.is_folder:
+            return None
+        return self._store.file(folder, f"{folder._inside}/{last}", entry)
+
+    def folder(self, name: str) -> RemoteFolder | None:
+        folder = self
+        for part in name.split("/"):
+            entry = folder._listing().get(part)
+            if entry is None or not entry.is_folder:
+                return None
+            folder = RemoteFolder(self._store, f"{folder._inside}/{part}")
+        return folder
+
+    def parent(self) -> Folder | None:
+        above = self._inside.rpartition("/")[0]
+        return RemoteFolder(self._store, above) if above else None
+
+    def modified(self, name: str) -> float:
+        entry = self._listing().get(name)
+        return entry.modified if entry is not None else 0.0
+
+    def _listing(self) -> Mapping[str, Entry]:
+        return self._store.listing(self._inside) or {}
+
+
+def find_in_store(url: str, access: Access, recursive: bool) -> Spot:
+    """Return the location of a URL; see `bnstat.storage.local.find`.
+
+    Raises:
+        BnstatError: the store cannot be reached.
+    """
+    store, path = connect(url, access)
+    path = store.canonical(path.rstrip("/"))
+    above, _, name = path.rpartition("/")
+    store.reuse_listing(path)
+    store.reuse_listing(above)
+    if recursive:
+        store.list_tree(path)
+    if store.listing(path) is not None:
+        return Spot(None, name, RemoteFolder(store, path))
+    has_parent = above.strip("/") or path.startswith("/")
+    return Spot(RemoteFolder(store, above) if has_parent else None, name, None)
+
+
+class HuggingFace(RemoteStore):
+    """The Hugging Face hub: paths may contain a revision, and each range needs a thread."""
+
+    _opens_by_listing = True
+
+    def canonical(self, path: str) -> str:
+        try:
+            resolved: str = self._fs.resolve_path(path).unresolve()
+        except Exception as error:
+            raise to_bnstat_error(error, self.url(path)) from error
+        return resolved
+
+    def check_unchanged(self, files: Iterable[RemoteFile]) -> None:
+        """Do nothing: files of a revision change rarely, and the hub limits requests."""
+
+    def _read(self, pieces: Sequence[Piece]) -> list[Any]:
+        with ThreadPoolExecutor(_MAX_THREADS) as pool:
+            return list(pool.map(self._read_one, pieces))
+
+    def _read_one(self, piece: Piece) -> bytes | BaseException:
+        options = {"size": piece.file.size, "cache_type": "none"}
+        try:
+            with self._fs.open(piece.file.inside, "rb", **options) as file:
+                file.seek(piece.start)
+                data: bytes = file.read(piece.end - piece.start)
+                return data
+        except Exception as error:
+            return error
+
+
+@dataclass(frozen=True)
+class _Driver:
+    library: str
+    store: type[RemoteStore] = RemoteStore
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+_S3: Final = _Driver(
+    "s3fs",
+    # s3fs itself makes up to five attempts at what its client gives up.
+    options={
+        "config_kwargs": {
+            "connect_timeout": 5,
+            "read_timeout": 30,
+            "retries": {"mode": "standard", "total_max_attempts": 3},
+            "max_pool_connections": 64,
+        }
+    },
+)
+_GCS: Final = _Driver("gcsfs")
+_AZURE: Final = _Driver("adlfs")
+_DRIVERS: Final = {
+    "s3": _S3,
+    "s3a": _S3,
+    "gs": _GCS,
+    "gcs": _GCS,
+    "az": _AZURE,
+    "abfs": _AZURE,
+    "abfss": _AZURE,
+    "hf": _Driver("huggingface_hub", HuggingFace),
+    "memory": _Driver("fsspec"),
+}
+"""Driver by scheme."""
+
+
+def connect(url: str, access: Access) -> tuple[RemoteStore, str]:
+    """Return the store of a URL, and the driver's form of the URL's path.
+
+    Raises:
+        BnstatError: the scheme is unknown, the driver is not installed, an option is wrong, or the
+            options and the URL name different stores.
+    """
+    scheme = scheme_of(url) or ""
+    driver = _DRIVERS.get(scheme)
+    if driver is None:
+        schemes = [f"{name}://" for name in (*_DRIVERS, *WEB)]
+        raise BnstatError(
+            redact(url),
+            f"{scheme}:// is not a supported scheme",
+            f"URLs start with {', '.join(schemes[:-1])} or {schemes[-1]}",
+        )
+    try:
+        import fsspec
+
+        kind = fsspec.get_filesystem_class(scheme)
+        host = _account_host(url) if driver is _AZURE else ""
+        options = {**kind._get_kwargs_from_urls(url), **_account_options(host)}
+        for key, value in options.items():
+            if access.options.get(key, value) != value:
+                raise BnstatError(
+                    redact(url),
+                    f"names the {key} {value!r}, but the storage options name another",
+                    f"leave {key} out of the storage options",
+                )
+        key = (scheme, *sorted(options.items()))
+        if key not in access.drivers:
+            all_options = {**driver.options, **options, **access.options}
+            access.drivers[key] = fs = fsspec.filesystem(scheme, **all_options)
+            if host:
+                _refuse_other_account(url, fs, options["account_name"])
+        if key not in access.stores:
+            access.stores[key] = driver.store(access.drivers[key], scheme, access, host)
+        return access.stores[key], kind._strip_protocol(url)
+    except ImportError as error:
+        raise missing_driver(url, driver.library) from error
+    except (TypeError, ValueError) as error:
+        raise BnstatError(
+            redact(url),
+            "the driver does not accept this address or these storage options",
+            "pass what it needs with --storage-option KEY=VALUE, or in its environment",
+        ) from error
+    except Exception as error:
+        raise to_bnstat_error(error, redact(url)) from error
+
+
+_BLOB: Final = "blob.core.windows.net"
+_DFS: Final = "dfs.core.windows.net"
+
+
+def _account_host(url: str) -> str:
+    """Return `@` and the host of an Azure account; empty if the URL names only a container.
+
+    `abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH`
+    """
+    _, at, host = url.partition("://")[2].partition("/")[0].rpartition("@")
+    return f"@{host}" if at or host.endswith((f".{_DFS}", f".{_BLOB}")) else ""
+
+
+def _account_options(host: str) -> dict[str, str]:
+    """Return the options in an account's host that Azure's driver itself does not parse."""
+    account, _, domain = host.removeprefix("@").partition(".")
+    options = {"account_name": account} if account else {}
+    if domain not in ("", _DFS, _BLOB):
+        options["account_host"] = f"{account}.{domain.replace('dfs.', 'blob.', 1)}"
+    return options
+
+
+def _refuse_other_account(url: str, fs: Any, account: str) -> None:
+    """Raise if a connection string, also one of the environment, is for another account.
+
+    Azure's driver prefers a connection string to the account in the URL.
+    """
+    if fs.connection_string is not None and fs.service_client.account_name != account:
+        raise BnstatError(
+            redact(url),
+            f"names the account {account!r}, but the connection string is for "
+            f"{fs.service_client.account_name!r}",
+            "leave it out of the storage options, unset AZURE_STORAGE_CONNECTION_STRING",
+        )
