@@ -50,14 +50,17 @@ def table(columns: Sequence[Column], screen: Screen) -> Iterator[str]:
     if screen.boxes:
         rules = [screen.glyphs.rule * width for width in widths]
         yield screen.style(GAP.join(rules), "dim")
-    yield from rows(columns, screen)
+    yield from _lines(columns, widths, screen)
 
 
 def rows(columns: Sequence[Column], screen: Screen) -> Iterator[str]:
     """Yield the lines of a table without the header."""
+    yield from _lines(columns, [column.width for column in columns], screen)
+
+
+def _lines(columns: Sequence[Column], widths: Sequence[int], screen: Screen) -> Iterator[str]:
     padded = []
-    for column in columns:
-        width = column.width
+    for column, width in zip(columns, widths, strict=True):
         cells = [_pad(cell, width, column.right) for cell in column.cells]
         for row, style in column.styles.items():
             cells[row] = screen.style(cells[row], style)
