@@ -225,14 +225,13 @@ class Watcher:
 
     def _write(self, model: Model, number: int) -> None:
         if self._path is not None:
-            from bnstat.output.results.history import dump_history_csv, dump_history_json
-            from bnstat.output.sink import open_text
+            from bnstat.output.history import csv_lines, json_lines
+            from bnstat.output.sink import write_lines
 
-            with open_text(self._path) as file:
-                if self._path.endswith(".csv"):
-                    dump_history_csv(self.history, file)
-                else:
-                    dump_history_json(self.history, self.findings, model.source.path, file)
+            lines = csv_lines(self.history)
+            if not self._path.endswith(".csv"):
+                lines = json_lines(self.history, self.findings, model.source.path)
+            write_lines(lines, self._path)
         if self._logdir is not None:
             from bnstat.output.tensorboard import growing_run
 

@@ -66,20 +66,16 @@ def command(
         raise click.UsageError("--json and --csv: choose one")
 
     from bnstat.estimate.drift import drift
-    from bnstat.output.sink import open_text, show
-    from bnstat.output.terminal import drift as text
+    from bnstat.output import drift as results
+    from bnstat.output.sink import show, write_lines
 
     result = drift(model, data, track=running_options.tracker(quiet), **settings)
-    if as_json or as_csv:
-        from bnstat.output.results.drift import dump_drift_csv, dump_drift_json
-
-        with open_text(file) as stream:
-            if as_json:
-                dump_drift_json(result, model, stream)
-            else:
-                dump_drift_csv(result, stream)
+    if as_json:
+        write_lines(results.json_lines(result, model), file)
+    elif as_csv:
+        write_lines(results.csv_lines(result), file)
     else:
-        show(lambda screen: text.lines(result, model, screen), file)
+        show(lambda screen: results.text_lines(result, model, screen), file)
     if not quiet:
         for name, reason in result.left.items():
             say(f"note: {name} was not measured: {reason}")

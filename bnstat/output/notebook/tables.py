@@ -13,9 +13,10 @@ from bnstat.checks import Finding, Findings
 from bnstat.compare.diff import Difference, LayerChange, RoleChange, SettingChange
 from bnstat.errors import BnstatError
 from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, printable
+from bnstat.output import differences, findings
+from bnstat.output.history import moves, newest
 from bnstat.output.numbers import Floats, Scale, compact, compact_pair, finite
-from bnstat.output.terminal import differences, findings, overview
-from bnstat.output.terminal.history import moves, newest
+from bnstat.output.terminal import overview
 from bnstat.output.terminal.screen import Screen, legible, sentence
 from bnstat.run_history import History
 
