@@ -11,14 +11,13 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from bnstat import __version__
-from bnstat.checks import RULES, SEVERITIES, Finding, Rule
+from bnstat.checks import RULES, SEVERITIES, Finding
 from bnstat.checks.rule import counts
 from bnstat.compare import REMARKS, Difference, Folded, History, LayerChange
 from bnstat.compare.diff import MEANINGS
@@ -73,26 +72,8 @@ class Packed:
         return base64.b64encode(b"".join(self._pieces)).decode("ascii")
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The findings of one rule.
-
-    Attributes:
-        rule: the rule.
-        findings: the first findings, each with the index of its row in the table, or None.
-        more: the number of further findings.
-        severity: the severity of the most serious finding.
-    """
-
-    rule: Rule[Any]
-    findings: Sequence[tuple[Finding, int | None]]
-    more: int
-    severity: str
-
-
-@dataclass(frozen=True, slots=True)
 class Page:
-    """The content of a page.
+    """A page: a row for each layer, the findings, and what the template shows above the table.
 
     Attributes:
         kind: `model`, `history` or `difference`.
@@ -100,28 +81,24 @@ class Page:
         facts: label -> text, about the model or both models.
         headline: the result in one line.
         tone: the severity of the result.
-        groups: the findings by rule.
+        groups: the findings by rule, as dicts.
         notes: remarks on the numbers.
         data: the input of the page's scripts, as JSON data.
         numbers: the packed arrays, whose places are in `data`.
     """
 
-    kind: str
-    title: str
     facts: Mapping[str, str]
     headline: str
     tone: Tone
-    groups: Sequence[Group]
-    notes: Sequence[str]
+    groups: Sequence[Mapping[str, Any]]
+    notes: list[str]
     data: Mapping[str, Any]
-    numbers: Packed
 
-
-class _Rows:
-    """The rows of a page, one per layer, with their numbers packed."""
-
-    def __init__(self) -> None:
-        self.packed = Packed()
+    def __init__(self, kind: str, title: str) -> None:
+        self.kind = kind
+        self.title = title
+        self.notes = []
+        self.numbers = Packed()
         self.rows: list[dict[str, Any]] = []
         self.places: dict[str, int] = {}
 
@@ -153,38 +130,21 @@ class _Rows:
 
     def _stored(self, layer: BatchNorm) -> list[Place | None]:
         arrays = [layer.array(role) for role in ROLES]
-        return [None if array is None else self.packed.add(array) for array in arrays]
+        return [None if array is None else self.numbers.add(array) for array in arrays]
 
-    def page(
-        self,
-        kind: str,
-        heading: str,
-        model: Model,
-        findings: Sequence[Finding],
-        *,
-        facts: Mapping[str, str],
-        headline: tuple[str, Tone],
-        notes: Sequence[str] = (),
-        **data: Any,
-    ) -> Page:
-        """Return the page with these rows; the findings refer to `model`."""
-        return Page(
-            kind,
-            heading,
-            facts,
-            *headline,
-            groups=_grouped(findings, self.places),
-            notes=[*notes, *model.notes, *footnotes(model)],
-            data={
-                "kind": kind,
-                "title": printable(heading),
-                "rows": self.rows,
-                "marks": _marks(findings, self.places),
-                "measured": False,
-                **data,
-            },
-            numbers=self.packed,
-        )
+    def finish(self, model: Model, findings: Sequence[Finding], **data: Any) -> Page:
+        """Add the findings in `model`, and further members of the scripts' data."""
+        self.groups = _grouped(findings, self.places)
+        self.notes += [*model.notes, *footnotes(model)]
+        self.data = {
+            "kind": self.kind,
+            "title": printable(self.title),
+            "rows": self.rows,
+            "marks": _marks(findings, self.places),
+            "measured": False,
+            **data,
+        }
+        return self
 
 
 def _layer_facts(layer: BatchNorm) -> list[tuple[str, str]]:
@@ -202,18 +162,19 @@ def _layer_facts(layer: BatchNorm) -> list[tuple[str, str]]:
     return facts
 
 
-def _grouped(findings: Sequence[Finding], places: Mapping[str, int]) -> list[Group]:
+def _grouped(findings: Sequence[Finding], places: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return the findings by rule; each of the first ones with its row in the table, or None."""
     rules = {rule.code: rule for rule in RULES}
     by_rule: dict[str, list[Finding]] = {}
     for finding in findings:
         by_rule.setdefault(finding.rule, []).append(finding)
     return [
-        Group(
-            rules[code],
-            [(finding, places.get(finding.layer or "")) for finding in group[:MOST_LISTED]],
-            max(0, len(group) - MOST_LISTED),
-            min((finding.severity for finding in group), key=SEVERITIES.index),
-        )
+        {
+            "rule": rules[code],
+            "findings": [(each, places.get(each.layer or "")) for each in group[:MOST_LISTED]],
+            "more": max(0, len(group) - MOST_LISTED),
+            "severity": min((finding.severity for finding in group), key=SEVERITIES.index),
+        }
         for code, group in by_rule.items()
     ]
 
@@ -329,28 +290,19 @@ def of_model(
         findings: the findings in the model.
         measured: layer -> the statistics of data, as `bnstat drift --json` writes them.
     """
-    rows = _Rows()
+    page = Page("model", model.source.path)
+    page.facts = _facts(model)
+    page.headline, page.tone = _headline(model, findings)
     for layer in model.layers:
-        rows.add([layer])
-    unmatched = []
+        page.add([layer])
     for name, data in (measured or {}).items():
-        if name in rows.places and data.mean.size == model[name].channels:
+        if name in page.places and data.mean.size == model[name].channels:
             arrays = {"mean": data.mean, "variance": data.variance, "divergence": data.divergence}
-            packed = {key: rows.packed.add(array) for key, array in arrays.items()}
-            rows.rows[rows.places[name]]["measured"] = {"state": data.state, **packed}
+            packed = {key: page.numbers.add(array) for key, array in arrays.items()}
+            page.rows[page.places[name]]["measured"] = {"state": data.state, **packed}
         else:
-            unmatched.append(f"{name}: measured on data, but the model has no such layer")
-    return rows.page(
-        "model",
-        model.source.path,
-        model,
-        findings,
-        facts=_facts(model),
-        headline=_headline(model, findings),
-        notes=unmatched,
-        frames=[{"name": "stored"}],
-        measured=measured is not None,
-    )
+            page.notes.append(f"{name}: measured on data, but the model has no such layer")
+    return page.finish(model, findings, frames=[{"name": "stored"}], measured=measured is not None)
 
 
 def of_difference(
@@ -364,9 +316,14 @@ def of_difference(
         new: the second model.
         findings: the findings in the second model.
     """
-    rows = _Rows()
+    page = Page("difference", f"{old.source.path} → {new.source.path}")
+    before, after = _facts(old), _facts(new)
+    both = {label: (before.get(label, "-"), after.get(label, "-")) for label in before | after}
+    page.facts = {label: a if a == b else f"{a} → {b}" for label, (a, b) in both.items()}
+    page.headline = difference.summary
+    page.tone = "good" if difference.equivalent else "info"
     for change in difference.layers:
-        rows.add([old[change.old], new[change.new]], change=_change(change))
+        page.add([old[change.old], new[change.new]], change=_change(change))
     folded = {(layer.side, layer.layer): layer for layer in difference.folded}
     misfolded = {(layer.side, layer.layer): layer for layer in difference.misfolded}
     unpaired: list[tuple[Literal["old", "new"], str]] = [
@@ -375,22 +332,16 @@ def of_difference(
         *(("new", name) for name in difference.added),
     ]
     for side, name in unpaired:
-        rows.add(
+        page.add(
             [old[name], None] if side == "old" else [None, new[name]],
             is_shown=side == "new",
             only=side,
             folded=_folded(folded.get((side, name))),
             misfolded=_folded(misfolded.get((side, name))),
         )
-    before, after = _facts(old), _facts(new)
-    both = {label: (before.get(label, "-"), after.get(label, "-")) for label in before | after}
-    return rows.page(
-        "difference",
-        f"{old.source.path} → {new.source.path}",
+    return page.finish(
         new,
         findings,
-        facts={label: a if a == b else f"{a} → {b}" for label, (a, b) in both.items()},
-        headline=(difference.summary, "good" if difference.equivalent else "info"),
         title=printable(f"{old.source.path} to {new.source.path}"),
         frames=[{"name": "old"}, {"name": "new"}],
     )
@@ -479,15 +430,25 @@ def of_history(path: str, history: History, frames: Frames, findings: Sequence[F
         frames: the `Frames` from which `history` was made.
         findings: the findings in the history and in the newest checkpoint.
     """
-    rows = _Rows()
+    page = Page("history", path)
+    checkpoints = history.checkpoints
+    extent = f"{len(checkpoints):,}: {checkpoints[0].name} to {checkpoints[-1].name}"
+    page.facts = {**_facts(frames.newest), "checkpoints": extent}
+    page.headline, page.tone = _headline(frames.newest, findings)
+    page.notes = [f"skipped: {skipped.error}" for skipped in history.skipped]
     models = [model for _, model in frames.kept.values()]
+    if len(models) < len(checkpoints):
+        page.notes.append(
+            f"the channels of {len(models)} of {len(checkpoints)} checkpoints are shown, to keep "
+            "the page small; the lines over time show all checkpoints"
+        )
     for name in history.layers:
         layers = [model.get(name) for model in models]
         if not any(layers):
             continue
         tracks = [history.tracks.get((name, role)) for role in ROLES]
         packed = [
-            track and [rows.packed.add(getattr(track, measure)) for measure in MEASURES]
+            track and [page.numbers.add(getattr(track, measure)) for measure in MEASURES]
             for track in tracks
         ]
         # An epsilon that one checkpoint stores, such as one with a graph beside it, holds for all.
@@ -495,23 +456,10 @@ def of_history(path: str, history: History, frames: Frames, findings: Sequence[F
             layer.epsilon for layer in layers if layer is not None and layer.epsilon is not None
         ]
         epsilon = epsilons[-1] if epsilons else None
-        rows.add(layers, tracks=packed, epsilon=[epsilon] * len(layers))
-    checkpoints = history.checkpoints
-    notes = [f"skipped: {skipped.error}" for skipped in history.skipped]
-    if len(models) < len(checkpoints):
-        notes.append(
-            f"the channels of {len(models)} of {len(checkpoints)} checkpoints are shown, to keep "
-            "the page small; the lines over time show all checkpoints"
-        )
-    extent = f"{len(checkpoints):,}: {checkpoints[0].name} to {checkpoints[-1].name}"
-    return rows.page(
-        "history",
-        path,
+        page.add(layers, tracks=packed, epsilon=[epsilon] * len(layers))
+    return page.finish(
         frames.newest,
         findings,
-        facts={**_facts(frames.newest), "checkpoints": extent},
-        headline=_headline(frames.newest, findings),
-        notes=notes,
         checkpoints=[
             {"name": printable(checkpoint.name), "step": checkpoint.step}
             for checkpoint in checkpoints
