@@ -12,7 +12,7 @@ from bnstat.compare import Difference, diff
 from bnstat.model import Model
 from bnstat.output import differences
 from bnstat.output.documents import escaped
-from bnstat.output.notebook.tables import of_difference
+from bnstat.output.notebook import of_difference
 from bnstat.output.terminal.screen import Screen
 from tests.compare.ports import (
     arrays_of,
