@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bnstat.cli import options, suggestions
+from bnstat.cli import options
 from bnstat.cli.options import say
 from bnstat.errors import BnstatError
 from bnstat.storage.access import redact
@@ -36,7 +36,7 @@ Examples:
 @click.option(
     "--explain",
     metavar="RULE",
-    shell_complete=suggestions.rules,
+    shell_complete=options.suggest_rules,
     help="Explain a rule by its code or name, and exit.",
 )
 @options.rules

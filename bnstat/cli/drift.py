@@ -29,8 +29,7 @@ Examples:
     metavar="J",
     help="Exit with 1 if a layer's divergence is above this.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Write JSON, with every channel.")
-@click.option("--csv", "as_csv", is_flag=True, help="Write CSV: one row per channel.")
+@options.formats(json="Write JSON, with every channel.", csv="Write CSV: one row per channel.")
 @options.layers
 @options.choosing
 @click.option(
@@ -46,8 +45,7 @@ def command(
     model: str,
     data: str,
     fail_on: float | None,
-    as_json: bool,
-    as_csv: bool,
+    format_: str,
     file: str,
     quiet: bool,
     **settings: Any,
@@ -62,17 +60,14 @@ def command(
     once more, normalized with their own statistics. This compares the accuracies, and may show
     with which statistics the network was trained.
     """
-    if as_json and as_csv:
-        raise click.UsageError("--json and --csv: choose one")
-
     from bnstat.estimate.drift import drift
     from bnstat.output import drift as results
     from bnstat.output.sink import show, write_lines
 
     result = drift(model, data, track=running_options.tracker(quiet), **settings)
-    if as_json:
+    if format_ == "json":
         write_lines(results.json_lines(result, model), file)
-    elif as_csv:
+    elif format_ == "csv":
         write_lines(results.csv_lines(result), file)
     else:
         show(lambda screen: results.text_lines(result, model, screen), file)
