@@ -17,10 +17,10 @@ class Displayed:
 
     def _repr_html_(self) -> str:
         """Return the table as HTML."""
-        html: str = notebook("tables").html_of(self)
+        html: str = notebook().html_of(self)
         return html
 
 
-def notebook(module: str) -> Any:
-    """Return a module of `bnstat.output.notebook`."""
-    return import_module(f"bnstat.output.notebook.{module}")
+def notebook() -> Any:
+    """Return the module `bnstat.output.notebook`."""
+    return import_module("bnstat.output.notebook")

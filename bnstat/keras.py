@@ -304,6 +304,89 @@ class Watch(_callback()):  # type: ignore[misc]
 
     def _write(self, model: Model, epoch: int) -> None:
         if self._path is not None:
+            from bnstat.output.history import csv_lines, json_lines
+            from bnstat.output.sink import write_lines
+
+            lines = csv_lines(self.history)
+            if not self._path.endswith(".csv"):
+                lines = json_lines(self.history, self._findings, model.source.path)
+            write_lines(lines, self._path)
+        if self._logdir is not None:
+            import bnstat.output.tensorboard  # noqa: F401  # Fails now if it is not installed.
+        self._watched: Any = None
+        self._restart()
+
+    def _restart(self) -> None:
+        self._findings: list[Finding] = []
+        self.stopped_by: Finding | None = None
+        self._recorder = Recorder()
+        self._news = News()
+        self._events: Events | None = None
+        self._has_reported_none = False
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        """All findings of the last check."""
+        return self._findings
+
+    @property
+    def history(self) -> History:
+        """The statistics over the checked epochs."""
+        return self._recorder.history()
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.stopped_by = None
+        if self._watched is not None and self._watched is not self.model:
+            self._restart()
+        self._watched = self.model
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if (epoch + 1) % self._every:
+            return
+        name = f"epoch {epoch + 1}"
+        self._findings = []
+        try:
+            self._check(name, epoch)
+        except (BnstatError, OSError) as error:
+            self._print(f"{name}: {error}")
+        self.stopped_by = find_gravest(self._findings, self._fail_on)
+        if self.stopped_by is not None:
+            self.model.stop_training = True
+            self._print(
+                f"training stops after {name} because of fail_on={self._fail_on!r}: "
+                + describe(self.stopped_by)
+            )
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Report postponed findings, and close the event file; another check opens a new one."""
+        for line in warming_up(self._findings):
+            self._print(f"at the end: {line}")
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+    def _check(self, name: str, epoch: int) -> None:
+        steps = getattr(getattr(self.model, "optimizer", None), "iterations", None)
+        step = None if steps is None else int(numpy_of(steps))
+        live = live_model(self.model).model
+        model = Model(replace(live.source, checkpoint=name, step=step), live.layers)
+        if not model.layers:
+            if not self._has_reported_none:
+                self._has_reported_none = True
+                self._print(f"no batch-norm layer in {model.source.path}: nothing to watch")
+            return
+        self._recorder.add(name, model)
+        self._findings = [
+            finding
+            for subject in (model, self.history)
+            for finding in check(subject, select=self._select, ignore=self._ignore)
+        ]
+        for line in self._news.lines(self._findings):
+            self._print(f"{name}: {line}")
+        self._write(model, epoch)
+
+    def _write(self, model: Model, epoch: int) -> None:
+        if self._path is not None:
             from bnstat.output.results.history import dump_history_csv, dump_history_json
             from bnstat.output.sink import open_text
 

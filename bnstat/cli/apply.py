@@ -87,20 +87,16 @@ def command(
         raise click.UsageError("name the copy with -o, or pass --in-place")
 
     from bnstat.mending import apply
-    from bnstat.output.sink import open_text, show
+    from bnstat.output import differences
+    from bnstat.output.sink import show, write_lines
 
     applied = apply(
         model, values, output, roles=roles or _ROLES, layers=layers, in_place=in_place, **choice
     )
     if as_json:
-        from bnstat.output import results
-
-        with open_text("-") as file:
-            results.dump_applied_json(applied, file)
+        write_lines(differences.applied_json(applied), "-")
     elif not quiet:
-        from bnstat.output.terminal import differences as text
-
-        show(lambda screen: text.lines_applied(applied, screen), "-")
+        show(lambda screen: differences.applied_text(applied, screen), "-")
     if not applied.moved and not quiet:
         say("note: MODEL already has these values; nothing changed")
     return 0

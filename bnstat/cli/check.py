@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bnstat.cli import options, suggestions
+from bnstat.cli import options
 from bnstat.cli.options import say
 from bnstat.errors import BnstatError
 from bnstat.storage.access import redact
@@ -36,7 +36,7 @@ Examples:
 @click.option(
     "--explain",
     metavar="RULE",
-    shell_complete=suggestions.rules,
+    shell_complete=options.suggest_rules,
     help="Explain a rule by its code or name, and exit.",
 )
 @options.rules
@@ -113,14 +113,14 @@ def command(
 
 def _document(explain: str | None, output: str) -> int:
     from bnstat.checks import RULES, find_rules
+    from bnstat.output.findings import explained, overview
     from bnstat.output.sink import show
-    from bnstat.output.terminal import findings
 
     if explain is None:
-        show(lambda screen: findings.overview(RULES, screen), output)
+        show(lambda screen: overview(RULES, screen), output)
     else:
         rules = find_rules([explain])
-        show(lambda screen: findings.explain(rules, screen), output)
+        show(lambda screen: explained(rules, screen), output)
     return 0
 
 
@@ -131,33 +131,25 @@ def _write(
     format_: str,
     output: str,
 ) -> None:
-    from bnstat.output.sink import open_text, show
+    from bnstat.output import findings as results
+    from bnstat.output.sink import show, write_lines
 
     if format_ == "text":
-        from bnstat.output.terminal import findings as text
-
         reports = [(findings, model) for findings, model in checked if findings or model.layers]
 
         def lines(screen: Screen) -> Iterator[str]:
             for number, (findings, model) in enumerate(reports):
                 if number:
                     yield ""
-                yield from text.report(findings, model, screen)
+                yield from results.report(findings, model, screen)
 
         if reports:
             show(lines, output)
-        return
-    from bnstat.output.results import findings as documents
-
-    if format_ == "github":
-        show(lambda _: documents.lines(checked, unread), output)
-        return
-    with open_text(output) as file:
-        if format_ == "sarif":
-            from bnstat import __version__
-
-            documents.dump_sarif(checked, __version__, file)
-        elif has_several:
-            documents.dump_all(checked, unread, file)
-        else:
-            documents.dump_json(*checked[0], file)
+    elif format_ == "github":
+        show(lambda _: results.github_lines(checked, unread), output)
+    elif format_ == "sarif":
+        write_lines(results.sarif_lines(checked), output)
+    elif has_several:
+        write_lines(results.json_of_several(checked, unread), output)
+    else:
+        write_lines(results.json_lines(*checked[0]), output)

@@ -89,7 +89,8 @@ def command(
     options.print_notes(models, quiet, "diff")
 
     from bnstat.compare import diff
-    from bnstat.output.sink import open_text, show
+    from bnstat.output import differences
+    from bnstat.output.sink import open_text, show, write_lines
 
     difference = diff(*models, rtol=rtol, atol=atol, tolerance=tolerance, epsilon=epsilon)
     if format_ == "map":
@@ -98,17 +99,11 @@ def command(
         with open_text(output) as file:
             write_name_map(difference, models[1], file)
     elif format_ == "text":
-        from bnstat.output.terminal import differences as text
-
-        show(lambda screen: text.lines(difference, screen, everything), output)
+        show(lambda screen: differences.text_lines(difference, screen, everything), output)
+    elif format_ == "md":
+        show(lambda _: differences.markdown_lines(difference, everything), output)
     else:
-        from bnstat.output.results import differences as documents
-
-        if format_ == "md":
-            show(lambda _: documents.lines(difference, everything), output)
-        else:
-            with open_text(output) as file:
-                documents.dump(difference, file)
+        write_lines(differences.json_lines(difference), output)
     if difference.layers or difference.folded:
         return 0 if difference.equivalent else 1
     for model in models:

@@ -29,8 +29,7 @@ Examples:
     metavar="J",
     help="Exit with 1 if a layer's divergence is above this.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Write JSON, with every channel.")
-@click.option("--csv", "as_csv", is_flag=True, help="Write CSV: one row per channel.")
+@options.formats(json="Write JSON, with every channel.", csv="Write CSV: one row per channel.")
 @options.layers
 @options.choosing
 @click.option(
@@ -46,8 +45,7 @@ def command(
     model: str,
     data: str,
     fail_on: float | None,
-    as_json: bool,
-    as_csv: bool,
+    format_: str,
     file: str,
     quiet: bool,
     **settings: Any,
@@ -62,24 +60,17 @@ def command(
     once more, normalized with their own statistics. This compares the accuracies, and may show
     with which statistics the network was trained.
     """
-    if as_json and as_csv:
-        raise click.UsageError("--json and --csv: choose one")
-
     from bnstat.estimate.drift import drift
-    from bnstat.output.sink import open_text, show
-    from bnstat.output.terminal import drift as text
+    from bnstat.output import drift as results
+    from bnstat.output.sink import show, write_lines
 
     result = drift(model, data, track=running_options.tracker(quiet), **settings)
-    if as_json or as_csv:
-        from bnstat.output.results.drift import dump_drift_csv, dump_drift_json
-
-        with open_text(file) as stream:
-            if as_json:
-                dump_drift_json(result, model, stream)
-            else:
-                dump_drift_csv(result, stream)
+    if format_ == "json":
+        write_lines(results.json_lines(result, model), file)
+    elif format_ == "csv":
+        write_lines(results.csv_lines(result), file)
     else:
-        show(lambda screen: text.lines(result, model, screen), file)
+        show(lambda screen: results.text_lines(result, model, screen), file)
     if not quiet:
         for name, reason in result.left.items():
             say(f"note: {name} was not measured: {reason}")

@@ -114,9 +114,10 @@ def command(
     model = reading.load(path, layers, values=not no_values, quiet=quiet)
     options.print_notes([model], quiet)
     renamed = {} if map_file is None else read_name_map(map_file, model.layers)
-    export_options = ExportOptions(names, folded, epsilon, renamed, not no_values)
+    hidden = quiet or writes_to_terminal(output)
+    tracked = functools.partial(track, what="exporting", hidden=hidden)
+    export_options = ExportOptions(names, folded, epsilon, renamed, not no_values, tracked)
     export_options.check(model.layers)
-    tracked = functools.partial(track, what="exporting", hidden=quiet or writes_to_terminal(output))
     with open_binary(output) if row.is_binary else open_text(output) as file:
-        row.module.dump(model, file, export_options, track=tracked)
+        row.module.dump(model, file, export_options)
     return options.exit_code(model, quiet)

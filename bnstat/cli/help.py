@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bnstat.cli import suggestions
+from bnstat.cli.options import suggest_topics
 from bnstat.docs import TOPICS
 from bnstat.errors import BnstatError
 
@@ -28,7 +28,7 @@ Examples:
 
 
 @click.command("help", epilog=_EPILOG)
-@click.argument("topic", required=False, metavar="[TOPIC]", shell_complete=suggestions.topics)
+@click.argument("topic", required=False, metavar="[TOPIC]", shell_complete=suggest_topics)
 def command(topic: str | None) -> None:
     """Show the documentation of TOPIC, or list the topics.
 

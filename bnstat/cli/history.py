@@ -72,22 +72,17 @@ def command(
     run = _read(path, last, layers, reading, logdir, quiet)
     if run.tracks or format_ != "text":
         from bnstat.checks import check
-        from bnstat.output.sink import open_text, show
+        from bnstat.output import history as results
+        from bnstat.output.sink import show, write_lines
 
         tracks = run.only(roles or _ROLES)
         findings = check(run)
         if format_ == "text":
-            from bnstat.output.terminal import history as text
-
-            show(lambda screen: text.lines(tracks, findings, redact(path), screen), output)
+            show(lambda screen: results.text_lines(tracks, findings, redact(path), screen), output)
+        elif format_ == "csv":
+            write_lines(results.csv_lines(tracks), output)
         else:
-            from bnstat.output.results import history as documents
-
-            with open_text(output) as file:
-                if format_ == "csv":
-                    documents.dump_history_csv(tracks, file)
-                else:
-                    documents.dump_history_json(tracks, findings, redact(path), file)
+            write_lines(results.json_lines(tracks, findings, redact(path)), output)
     if run.tracks:
         return 0
     if not quiet:

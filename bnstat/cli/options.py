@@ -1,20 +1,25 @@
-"""Options that several commands have, and messages that several commands print."""
+"""Options that several commands have, with completions, and messages of several commands."""
 
 from __future__ import annotations
 
 import functools
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO, TypeVar
 
 import click
+from click.core import ParameterSource
 
-from bnstat.cli import suggestions
+from bnstat.errors import BnstatError
 from bnstat.storage.access import MAX_DOWNLOAD
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from bnstat.checks import Severity
     from bnstat.checks.settings import Settings
     from bnstat.loading import Models
@@ -55,6 +60,104 @@ def _wrapped(text: str, terminal: TextIO) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+# Completions, for click's shell completion. Models are read by bnstat's own reader and without
+# values, so that Tab never waits for TensorFlow.
+
+
+def suggest_layers(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Return globs that each match one layer of the models whose paths were typed."""
+    from glob import escape
+
+    from bnstat.loading import load
+
+    names: dict[str, None] = {}
+    for path in _paths(ctx):
+        with suppress(BnstatError):
+            model = load(
+                path,
+                checkpoint=ctx.params.get("checkpoint"),
+                step=ctx.params.get("step"),
+                reader="native",
+                patterns=ctx.params.get("patterns") or (),
+                include_shadows=bool(ctx.params.get("include_shadows")),
+                values=False,
+            )
+            names |= dict.fromkeys(model.keys())
+    return _starting([escape(name) for name in names], incomplete)
+
+
+def suggest_checkpoints(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Return the checkpoints at the typed path, newest first."""
+    return _starting([name for name, _ in _checkpoints(ctx)], incomplete)
+
+
+def suggest_steps(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Return the training steps of the checkpoints at the typed path, newest first."""
+    return _starting([str(step) for _, step in _checkpoints(ctx) if step is not None], incomplete)
+
+
+def suggest_rules(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the codes of the rules; once a letter is typed, also the names.
+
+    Rules may be separated by commas.
+    """
+    from bnstat.checks import RULES
+
+    before, comma, word = incomplete.rpartition(",")
+    texts = {rule.code: f"{rule.name}: {rule.title}" for rule in RULES}
+    if word:
+        texts |= {rule.name: rule.title for rule in RULES}
+    return _described(texts, word, before + comma)
+
+
+def suggest_topics(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the topics of `bnstat help`, with their descriptions."""
+    from bnstat.docs import TOPICS
+
+    return _described(TOPICS, incomplete)
+
+
+def _described(texts: Mapping[str, str], start: str, before: str = "") -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    return [
+        CompletionItem(before + text, help=description)
+        for text, description in texts.items()
+        if text.startswith(start)
+    ]
+
+
+def _checkpoints(ctx: click.Context) -> list[tuple[str, int | None]]:
+    from bnstat.loading import load_all
+
+    checkpoints: list[tuple[str, int | None]] = []
+    for path in _paths(ctx):
+        with suppress(BnstatError):
+            checkpoints += reversed(load_all(path).checkpoints)
+    return checkpoints
+
+
+def _paths(ctx: click.Context) -> list[str]:
+    """Return the typed paths, or else the current folder.
+
+    The paths are arguments of the context or, if parsing ended early, the rest of the line, for
+    example after an option whose value is missing.
+    """
+    paths: list[str] = []
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        is_typed = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if is_typed and isinstance(parameter, click.Argument):
+            value = ctx.params[name]
+            paths += [value] if isinstance(value, str) else value
+    return [os.path.expanduser(os.path.expandvars(path)) for path in paths or ctx.args or ["."]]
+
+
+def _starting(texts: list[str], start: str) -> list[str]:
+    """Return the strings with this prefix that can be typed in a command line."""
+    return [text for text in texts if text.startswith(start) and text.isprintable()]
 
 
 def _patterns(
@@ -123,7 +226,7 @@ layers = click.option(
     "layers",
     multiple=True,
     metavar="GLOB",
-    shell_complete=suggestions.layers,
+    shell_complete=suggest_layers,
     help="Use only layers whose name matches, such as 'block1/*'. Can be repeated.",
 )
 
@@ -159,14 +262,14 @@ _CHECKPOINT = (
     click.option(
         "--checkpoint",
         metavar="NAME",
-        shell_complete=suggestions.checkpoints,
+        shell_complete=suggest_checkpoints,
         help="Use this checkpoint of a folder, such as model-1200. Default: the newest.",
     ),
     click.option(
         "--step",
         type=int,
         metavar="N",
-        shell_complete=suggestions.steps,
+        shell_complete=suggest_steps,
         help="Use the checkpoint of this training step.",
     ),
 )
@@ -223,7 +326,7 @@ _RULES = (
         "--select",
         multiple=True,
         metavar="RULE",
-        shell_complete=suggestions.rules,
+        shell_complete=suggest_rules,
         help="Apply only these rules: names, codes or beginnings of codes, separated by "
         "commas. Can be repeated. check --rules lists them.",
     ),
@@ -231,7 +334,7 @@ _RULES = (
         "--ignore",
         multiple=True,
         metavar="RULE",
-        shell_complete=suggestions.rules,
+        shell_complete=suggest_rules,
         help="Apply all rules except these; the syntax is that of --select.",
     ),
     click.option(
@@ -421,28 +524,28 @@ def _notes(model: Model) -> Iterator[str]:
     incomplete = _incomplete(model)
     old = [layer.name for layer in incomplete if "running_std" in layer.extra]
     if old:
-        what = "1 batch-norm layer was" if len(old) == 1 else f"{len(old)} batch-norm layers were"
         yield (
-            f"{what} written before Keras 1.0, with gamma, beta, moving mean and a running "
-            "standard deviation, whose square is the variance + epsilon, but without a moving "
-            f"variance: {_first_names(old)}"
+            f"{_counted(old, 'was')} written before Keras 1.0, with gamma, beta, moving mean and a "
+            "running standard deviation, whose square is the variance + epsilon, but without a "
+            f"moving variance: {_first_names(old)}"
         )
-    lost = [
-        layer.name
-        for layer in incomplete
-        if not layer.uses_batch_statistics and layer.name not in old
-    ]
+    rest = [layer for layer in incomplete if layer.name not in old]
+    lost = [layer.name for layer in rest if not layer.uses_batch_statistics]
     if lost:
-        what = "1 batch-norm layer is" if len(lost) == 1 else f"{len(lost)} batch-norm layers are"
+        what = _counted(lost, "is")
         yield f"{what} in the file without moving statistics: {_first_names(lost)}"
     training = [layer.name for layer in incomplete if layer.uses_batch_statistics]
     if training:
-        count = len(training)
-        what = "1 batch-norm layer was" if count == 1 else f"{count} batch-norm layers were"
         yield (
-            f"{what} exported in training mode (each batch is normalized by its own statistics, "
-            f"none are stored or needed): {_first_names(training)}"
+            f"{_counted(training, 'was')} exported in training mode (each batch is normalized by "
+            f"its own statistics, none are stored or needed): {_first_names(training)}"
         )
+
+
+def _counted(layers: Sequence[str], verb: str) -> str:
+    if len(layers) == 1:
+        return f"1 batch-norm layer {verb}"
+    return f"{len(layers)} batch-norm layers {'were' if verb == 'was' else 'are'}"
 
 
 def _incomplete(model: Model) -> list[BatchNorm]:

@@ -73,8 +73,8 @@ def command(
         raise click.UsageError("say where the copy goes: one of -o COPY, --in-place, --dry-run")
 
     from bnstat.estimate.recalibration import recalibrate
-    from bnstat.output.sink import open_text, show
-    from bnstat.output.terminal import drift as text
+    from bnstat.output import drift as results
+    from bnstat.output.sink import show, write_lines
 
     size = settings["batch_size"]
     if size < _SMALL and not exact and not quiet:
@@ -94,13 +94,10 @@ def command(
     )
     written = model if in_place else copy
     if as_json:
-        from bnstat.output.results.drift import dump_recalibration_json
-
-        with open_text("-") as file:
-            dump_recalibration_json(result, model, written, file)
+        write_lines(results.recalibration_json(result, model, written), "-")
     else:
-        show(lambda screen: text.lines_recalibration(result, model, written, screen), "-")
+        show(lambda screen: results.recalibration_text(result, model, written, screen), "-")
     if not quiet:
-        for note in text.notes(result):
+        for note in results.notes(result):
             say(note)
     return 0

@@ -10,8 +10,7 @@ from bnstat.cli import options
 from bnstat.cli.options import say
 
 if TYPE_CHECKING:
-    from bnstat.output.page import Page
-    from bnstat.output.page.page import Entries
+    from bnstat.output.page import Entries, Page
 
 
 _EPILOG = """\b
@@ -112,9 +111,7 @@ def _page(
         return _run_page(f"{paths[0]} to {paths[-1]}", list(zip(paths, models, strict=True)), quiet)
     if drift is None:
         return page.of_model(models[0], findings), code
-    from bnstat.output.results.drift import load
-
-    return page.of_model(models[0], findings, load(drift)), code
+    return page.of_model(models[0], findings, page.load_measured(drift)), code
 
 
 def _run_page(path: str, entries: Entries, quiet: bool) -> tuple[Page, int]:

@@ -104,8 +104,8 @@ def command(
     ROOTs upwards, and never from below them. For URLs, the search starts at the current folder.
     --max-download applies to each model separately.
     """
+    from bnstat.output.scans import counts
     from bnstat.output.sink import writes_to_terminal
-    from bnstat.output.terminal.scan import counts
     from bnstat.output.terminal.screen import Screen, track
     from bnstat.scanning.engines import open_engine
     from bnstat.scanning.record import Tally
@@ -130,22 +130,17 @@ def command(
 
 
 def _write(records: Iterable[Record], tally: Tally, format_: str, output: str) -> None:
-    from bnstat.output.sink import open_binary, open_text, show
+    from bnstat.output import scans
+    from bnstat.output.sink import open_binary, show, write_lines
 
     if format_ == "text":
-        from bnstat.output.terminal import scan as text
-
-        show(lambda screen: text.lines(records, tally, screen), output)
-        return
-    from bnstat.output.results import scans
-
-    if format_ == "md":
-        show(lambda _: scans.lines_markdown(records, tally), output)
+        show(lambda screen: scans.text_lines(records, tally, screen), output)
+    elif format_ == "md":
+        show(lambda _: scans.markdown_lines(records, tally), output)
     elif format_ == "json":
-        show(lambda _: scans.lines_json(records), output)
+        show(lambda _: scans.json_lines(records), output)
     elif format_ == "csv":
-        with open_text(output) as file:
-            scans.dump_csv(records, file)
+        write_lines(scans.csv_lines(records), output)
     else:
         with open_binary(output) as stream:
             scans.dump_parquet(records, stream)

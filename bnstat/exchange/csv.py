@@ -23,7 +23,7 @@ from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.exchange.decimals import labels, shortest
 from bnstat.exchange.naming import DEFAULTS, NAMINGS, PARTS_FOLDED, ExportOptions
 from bnstat.exchange.values import Document, Given, refused_folded
-from bnstat.model import ROLES, Array, BatchNorm, Model, printable
+from bnstat.model import ROLES, Array, Model, printable
 from bnstat.storage.files import File
 
 _FORMULA: Final = ("=", "+", "-", "@")
@@ -33,16 +33,10 @@ _ROWS: Final = 1 << 12
 """Rows that are formatted at a time, few enough for the processor's cache."""
 
 
-def dump(
-    model: Model,
-    file: IO[str],
-    options: ExportOptions = DEFAULTS,
-    *,
-    track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
-) -> None:
+def dump(model: Model, file: IO[str], options: ExportOptions = DEFAULTS) -> None:
     """Write a model as CSV; see `ExportModule`."""
     file.write(_row("layer", "channel", *options.labels))
-    for layer in track(model.layers):
+    for layer in options.track(model.layers):
         start_of_row = _row(cell(options.name(layer)), "").removesuffix("\n")
         separator = f"\n{start_of_row}"
         arrays = [options.array(layer, part) for part in options.parts]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, Final
 
 import numpy as np
@@ -26,13 +26,7 @@ _SCHEMA: Final = 1
 """The version of the schema."""
 
 
-def dump(
-    model: Model,
-    file: IO[str],
-    options: ExportOptions = DEFAULTS,
-    *,
-    track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
-) -> None:
+def dump(model: Model, file: IO[str], options: ExportOptions = DEFAULTS) -> None:
     """Write a model as JSON; see `ExportModule`."""
     source = model.source
     described = _members(
@@ -44,7 +38,7 @@ def dump(
     )
     names = f' "names": {encode(options.names)},\n' if options.names else ""
     file.write(f'{{"schema": {_SCHEMA},\n{names} "source": {{{described}}},\n "layers": [')
-    _write_layers(track(model.layers), file, options)
+    _write_layers(options.track(model.layers), file, options)
     file.write("]")
     if model.undecided and not options.folded:
         file.write(',\n "undecided": [')

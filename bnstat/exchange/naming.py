@@ -16,7 +16,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
@@ -98,6 +98,7 @@ class ExportOptions:
         epsilon: the epsilon of folded layers whose file does not store one.
         renamed: name of a layer, or `LAYER/ROLE` for a tensor -> new name.
         values: False for names, shapes and dtypes alone (JSON only).
+        track: wraps the iteration over layers, for example to show progress.
     """
 
     names: str | None = None
@@ -105,6 +106,7 @@ class ExportOptions:
     epsilon: float | None = None
     renamed: Mapping[str, str] = field(default_factory=dict)
     values: bool = True
+    track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter
 
     @property
     def naming(self) -> Naming:

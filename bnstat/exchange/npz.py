@@ -11,7 +11,6 @@ contain a zero byte or a lone surrogate, so these characters are written as esca
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
 from typing import BinaryIO, Final, cast
 
 import numpy as np
@@ -21,7 +20,7 @@ from bnstat.exchange.decimals import portable
 from bnstat.exchange.naming import DEFAULTS, ExportOptions
 from bnstat.exchange.values import Document, Given
 from bnstat.formats.arrays import npz
-from bnstat.model import ROLES, BatchNorm, Model, Source, printable
+from bnstat.model import ROLES, Model, Source, printable
 from bnstat.storage.files import File
 
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
@@ -31,16 +30,10 @@ _LARGEST: Final = 1 << 30
 """The limit on the bytes of all arrays in a file."""
 
 
-def dump(
-    model: Model,
-    file: BinaryIO,
-    options: ExportOptions = DEFAULTS,
-    *,
-    track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
-) -> None:
+def dump(model: Model, file: BinaryIO, options: ExportOptions = DEFAULTS) -> None:
     """Write a model as NPZ; see `ExportModule`."""
     with zipfile.ZipFile(cast(BinaryIO, _Forward(file)), "w", zipfile.ZIP_STORED) as archive:
-        for layer in track(model.layers):
+        for layer in options.track(model.layers):
             for part in options.parts:
                 array = options.array(layer, part)
                 if array is not None:

@@ -6,7 +6,6 @@ variable does not fit into float32. A cell is null if the layer lacks the role.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from math import prod
 from typing import Any, BinaryIO, Final
@@ -18,7 +17,7 @@ from bnstat.exchange.csv import largest_shape, read_table
 from bnstat.exchange.decimals import labels
 from bnstat.exchange.naming import DEFAULTS, ExportOptions
 from bnstat.exchange.values import Document
-from bnstat.model import Array, BatchNorm, Model, as_float64, printable
+from bnstat.model import Array, Model, as_float64, printable
 from bnstat.storage.files import File
 
 _MAGIC: Final = b"PAR1"
@@ -26,13 +25,7 @@ _MOST_CELLS: Final = 1 << 28
 _MOST_COLUMNS: Final = 16
 
 
-def dump(
-    model: Model,
-    file: BinaryIO,
-    options: ExportOptions = DEFAULTS,
-    *,
-    track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
-) -> None:
+def dump(model: Model, file: BinaryIO, options: ExportOptions = DEFAULTS) -> None:
     """Write a model as Parquet; see `ExportModule`."""
     arrow, parquet = _libraries()
     is_wide = any(
@@ -45,7 +38,7 @@ def dump(
     fields = [("layer", arrow.string()), ("channel", arrow.string())]
     schema = arrow.schema([*fields, *((label, kind) for label in options.labels)])
     with parquet.ParquetWriter(file, schema) as writer:
-        for layer in track(model.layers):
+        for layer in options.track(model.layers):
             arrays = [options.array(layer, part) for part in options.parts]
             shape = largest_shape(arrays)
             size = prod(shape)

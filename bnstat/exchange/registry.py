@@ -7,7 +7,7 @@ derived from the rows.
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
@@ -32,21 +32,13 @@ if TYPE_CHECKING:
 class ExportModule(Protocol):
     """A module that writes and reads a format."""
 
-    def dump(
-        self,
-        model: Model,
-        file: Any,
-        options: ExportOptions = ...,
-        *,
-        track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = ...,
-    ) -> None:
+    def dump(self, model: Model, file: Any, options: ExportOptions = ...) -> None:
         """Write a model to a file that need not be seekable.
 
         Args:
             model: the model; the arrays are read one after the other.
             file: binary, or text with `newline=""` in an encoding of all Unicode characters.
             options: the parts to write, and their names.
-            track: wraps the iteration over layers, for example to show progress.
 
         Raises:
             BnstatError: a variable cannot be read, or the format cannot store a layer.

@@ -10,29 +10,22 @@ Source: https://github.com/huggingface/safetensors, "Format".
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
 from typing import BinaryIO, Final
 
 from bnstat.errors import UnsupportedError
 from bnstat.exchange.naming import DEFAULTS, ExportOptions
 from bnstat.formats.dtypes import SAFETENSORS
-from bnstat.model import Array, BatchNorm, Model, printable
+from bnstat.model import Array, Model, printable
 
 _CODES: Final = {name: code for code, name in SAFETENSORS.items()}
 _READERS: Final = {"pytorch": "pt", "flax": "flax"}
 _ALIGNMENT: Final = 8
 
 
-def dump(
-    model: Model,
-    file: BinaryIO,
-    options: ExportOptions = DEFAULTS,
-    *,
-    track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
-) -> None:
+def dump(model: Model, file: BinaryIO, options: ExportOptions = DEFAULTS) -> None:
     """Write a model as safetensors; see `ExportModule`."""
     arrays: dict[str, Array] = {}
-    for layer in track(model.layers):
+    for layer in options.track(model.layers):
         for part in options.parts:
             array = options.array(layer, part)
             if array is not None:

@@ -181,7 +181,7 @@ class BatchNorm(Displayed):
             UnsupportedError: Matplotlib is not installed.
             DamagedError, NotFoundError: as `Variable.read`.
         """
-        return notebook("figure").draw(self)
+        return notebook().figure(self)
 
     def _statistics(self) -> tuple[Array, Array]:
         if self.undecided:

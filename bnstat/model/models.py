@@ -197,7 +197,7 @@ class Model(Displayed, Sequence[BatchNorm]):
             UnsupportedError: the library is not installed.
             DamagedError, NotFoundError: as `Variable.read`.
         """
-        return notebook("frame").frame(self, library)
+        return notebook().frame(self, library)
 
 
 def matches(name: str, globs: Sequence[str]) -> bool:

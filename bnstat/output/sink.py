@@ -79,17 +79,28 @@ def writes_to_terminal(path: str) -> bool:
 def show(render: Callable[[Screen], Iterable[str]], path: str) -> None:
     """Write the lines that `render` returns for a screen: standard output, or a file.
 
+    Standard output gets escapes for characters that its encoding lacks.
+
     Raises:
         OSError: the lines cannot be written.
     """
     if path not in _STDOUT:
-        with open_text(path) as file:
-            for line in render(Screen()):
-                file.write(f"{line}\n")
+        write_lines(render(Screen()), path)
         return
     stdout = _stdout()
     for line in render(Screen.of(stdout)):
         stdout.write(encodable(f"{line}\n", stdout))
+
+
+def write_lines(lines: Iterable[str], path: str) -> None:
+    """Write the lines of a document for other programs, in UTF-8; `-` is standard output.
+
+    Raises:
+        OSError: the lines cannot be written.
+    """
+    with open_text(path) as file:
+        for line in lines:
+            file.write(f"{line}\n")
 
 
 def _stdout() -> TextIO:

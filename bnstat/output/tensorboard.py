@@ -28,8 +28,8 @@ from bnstat.checks import Finding, check
 from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.formats.tensorflow.sstable import masked_crc32c
 from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, printable
+from bnstat.output.documents import escaped
 from bnstat.output.numbers import Scale, finite
-from bnstat.output.results.differences import escaped
 from bnstat.output.sink import open_binary
 from bnstat.run_history import History, history
 

@@ -14,7 +14,7 @@ import bnstat
 from bnstat.checks import Evidence, Finding, Thresholds, check, find_rules, trained_with
 from bnstat.errors import DamagedError
 from bnstat.model import ROLES, BatchNorm, Model, PrecedingBias, Source, StatisticsUse, Variable
-from bnstat.output.terminal.findings import explain
+from bnstat.output.findings import explained
 from bnstat.output.terminal.screen import Screen
 from tests.checks.cases import (
     INITIAL,
@@ -246,7 +246,7 @@ def test_the_message_recommends_recalibration_only_with_evidence() -> None:
 
 
 def test_the_explanation_contains_three_causes() -> None:
-    text = " ".join(" ".join(explain(find_rules(["BN001"]), Screen(width=80, boxes=False))).split())
+    text = " ".join(" ".join(explained(find_rules(["BN001"]), Screen(width=80))).split())
     for words in ("(1)", "(2)", "(3)", "BN017", "BN018", "Ioffe and Szegedy 2015", "wrong answer"):
         assert words in text
 

@@ -15,7 +15,7 @@ from bnstat.checks.training_mode import Evidence, TrainedWith
 from bnstat.estimate.drift import Drift, LayerDrift
 from bnstat.estimate.modes import ModeEvidence, Modes, Outputs
 from bnstat.estimate.recalibration import Mended, Recalibration
-from bnstat.output.terminal import drift
+from bnstat.output import drift
 from bnstat.output.terminal.screen import Screen
 from tests.builders.digits import DATA, TEST
 from tests.builders.modes import FAR_OFF, SIDES, UNEQUAL, WIDE, classifier
@@ -165,7 +165,7 @@ def test_a_training_graph_in_inference_mode_is_a_reason_to_keep_the_statistics()
     reason = "training normalizes with the stored statistics"
     evidence = ModeEvidence(Evidence("stored-statistics", reason), None)
     layer = LayerDrift("bn", *[np.ones(2)] * 7, state="shifted")
-    text = " ".join(drift.lines(Drift((layer,), {}, 100, None, evidence), "m", Screen()))
+    text = " ".join(drift.text_lines(Drift((layer,), {}, 100, None, evidence), "m", Screen()))
     assert f"must not be recalibrated ({reason})" in text
     mended = Mended("bn", np.ones(2), np.ones(2), 1.0, 1.0, None, 0.0)
     result = Recalibration((mended,), {}, 100, 2, 1, False, None, evidence, False)
@@ -190,7 +190,7 @@ def test_the_better_mutual_information_is_named(
     evidence = ModeEvidence(Evidence("unknown", ""), modes)
     layer = LayerDrift("bn", *[np.ones(2)] * 7, state="healthy")
     result = Drift((layer,), {}, 100, None, evidence)
-    text = list(drift.lines(result, "m", Screen()))
+    text = list(drift.text_lines(result, "m", Screen()))
     assert "1.25 nats with the stored statistics" in text[2]
     line = text[3].strip()
     assert line == (f"the predictions depend more on the input {expected}" if expected else "")

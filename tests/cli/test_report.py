@@ -112,12 +112,12 @@ def test_a_damaged_checkpoint_is_reported(tmp_path: Path) -> None:
 
 def test_the_statistics_of_data(old: str, tmp_path: Path) -> None:
     from bnstat.estimate.drift import Drift, LayerDrift
-    from bnstat.output.results import drift
+    from bnstat.output import drift
 
     numbers = np.array([1, np.nan, np.inf, 0, 0.1, 5, 6, 7])
     measured = LayerDrift("b", *[numbers + step for step in range(7)], state="shifted")
-    with open(tmp_path / "drift.json", "w") as file:
-        drift.dump_drift_json(Drift((measured,), {}, 100, None), old, file)
+    lines = drift.json_lines(Drift((measured,), {}, 100, None), old)
+    (tmp_path / "drift.json").write_text("".join(lines))
     page = Shown(run(old, "--drift", tmp_path / "drift.json").stdout)
     row = page.data["rows"][1]["measured"]
     assert page.array(row["mean"]).tobytes() == measured.mean.tobytes()

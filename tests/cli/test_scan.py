@@ -18,7 +18,7 @@ from tests.builders.signals import heeded
 from tests.scanning.stores import DATA, RUN, SAVED, h5, linked, store
 from tests.terminal import ROOT, in_terminal
 
-SCHEMA = json.loads((ROOT / "bnstat/output/results/scan_schema.json").read_text())
+SCHEMA = json.loads((ROOT / "bnstat/output/scan_schema.json").read_text())
 BAD = DATA / "digits_no_updates/saved_model"
 
 

@@ -26,7 +26,7 @@ RECORD = Path(__file__).with_name("surface.txt")
 PACKAGE = Path(bnstat.__file__).parent
 SCHEMAS = {
     "export": PACKAGE / "exchange" / "schema.json",
-    "scan": PACKAGE / "output" / "results" / "scan_schema.json",
+    "scan": PACKAGE / "output" / "scan_schema.json",
 }
 PUBLIC_BASES = ("BnstatError", "Callback", "Sequence")
 """Base classes that a program can rely on, as in `except BnstatError`."""

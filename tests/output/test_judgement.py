@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 
@@ -11,11 +10,9 @@ import pytest
 
 from bnstat.compare import Difference, diff
 from bnstat.model import Model
-from bnstat.output.notebook.tables import of_difference
-from bnstat.output.results import differences as differences_json
-from bnstat.output.results import differences as differences_markdown
-from bnstat.output.results.differences import escaped
-from bnstat.output.terminal import differences
+from bnstat.output import differences
+from bnstat.output.documents import escaped
+from bnstat.output.notebook import of_difference
 from bnstat.output.terminal.screen import Screen
 from tests.compare.ports import (
     arrays_of,
@@ -65,12 +62,10 @@ def test_every_format_has_the_same_verdict(kind: str, old: Model, new: Model, su
     difference = diff(old, new)
     assert difference.summary == summary
     assert difference.verdict == ("same-effect" if kind == "folded" else kind)
-    assert list(differences.lines(difference, Screen()))[-1] == summary
-    assert next(differences_markdown.lines(difference)) == f"**{escaped(summary)}**"
+    assert list(differences.text_lines(difference, Screen()))[-1] == summary
+    assert next(differences.markdown_lines(difference)) == f"**{escaped(summary)}**"
     assert summary in of_difference(difference)
-    file = io.StringIO()
-    differences_json.dump(difference, file)
-    document = json.loads(file.getvalue())
+    document = json.loads("".join(differences.json_lines(difference)))
     assert document["summary"] == summary
     assert document["verdict"] == difference.verdict
     assert document["counts"] == difference.counts
@@ -100,7 +95,7 @@ def test_tables_contain_only_differences() -> None:
     assert len(rows) == 1
     assert "other" in rows[0]
     assert "beta" in rows[0]
-    table = [line for line in differences_markdown.lines(difference) if line.startswith("| ")]
+    table = [line for line in differences.markdown_lines(difference) if line.startswith("| ")]
     assert len(table) == 3
 
 

@@ -35,7 +35,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -167,7 +167,7 @@ def parse_entry(message: bytes, where: str) -> Entry:
                 if number in numbers:
                     numbers[number] = signed(value)
             elif number == 2:
-                shape = tuple(_number(dim, 1, 0) for dim in _messages(value, 2))
+                shape = _shape(value)
             elif number == 7:
                 extents = _messages(value, 1)
                 slices.append(
@@ -175,14 +175,16 @@ def parse_entry(message: bytes, where: str) -> Entry:
                 )
     except WireError as error:
         raise damaged(where, "its entry", error) from error
-    if (
-        len(shape) > _MAX_RANK
-        or any(size < 0 for size in shape)
-        or math.prod(size or 1 for size in shape) > _MAX_ELEMENTS
-    ):
+    if not _is_possible(shape):
         raise DamagedError(where, f"has an impossible shape {list(shape)}")
     dtype, shard, offset, size, crc32c = numbers.values()
     return Entry(dtype, shape, shard, offset, size, crc32c, tuple(slices))
+
+
+# A large model has few different shapes.
+@lru_cache(maxsize=1024)
+def _shape(message: bytes) -> tuple[int, ...]:
+    return tuple(_number(dim, 1, 0) for dim in _messages(message, 2))
 
 
 def _messages(message: bytes, field: int) -> Iterator[dict[int, int | bytes]]:
@@ -199,6 +201,15 @@ def _number(message: Mapping[int, int | bytes], field: int, default: int) -> int
     if not isinstance(value, int):
         raise WireError("a size or position is not a number")
     return signed(value)
+
+
+@lru_cache(maxsize=1024)
+def _is_possible(shape: tuple[int, ...]) -> bool:
+    return (
+        len(shape) <= _MAX_RANK
+        and all(size >= 0 for size in shape)
+        and math.prod(size or 1 for size in shape) <= _MAX_ELEMENTS
+    )
 
 
 def shard_names(folder: Folder, prefix: str, shards: int) -> dict[int, str]:
@@ -413,26 +424,23 @@ def _encoded(key: str) -> bytes:
 
 
 class _Variables(Mapping[str, Variable]):
-    """The tensors of a bundle; an entry is parsed when its variable is requested."""
+    """The tensors of a bundle; an entry is parsed each time that its variable is requested."""
 
     def __init__(self, bundle: Bundle, table: Table, names: Mapping[str, str]) -> None:
         self._bundle = bundle
         self._table = table
         self._names = names
-        self._variables: dict[str, Variable] = {}
 
     def __getitem__(self, key: str) -> Variable:
-        if key not in self._variables:
-            entry = self._bundle.entry(key)
-            self._variables[key] = Variable(
-                key,
-                self._names.get(key, key),
-                dtype_name(entry.dtype),
-                entry.shape,
-                partial(self._bundle.read, key, entry),
-                partial(self._bundle.extents, key, entry),
-            )
-        return self._variables[key]
+        entry = self._bundle.entry(key)
+        return Variable(
+            key,
+            self._names.get(key, key),
+            dtype_name(entry.dtype),
+            entry.shape,
+            partial(self._bundle.read, key, entry),
+            partial(self._bundle.extents, key, entry),
+        )
 
     def get(self, key: str, default: Any = None) -> Any:
         if key not in self:

@@ -1,7 +1,532 @@
-"""Reports: one HTML file about a model, a run or two models."""
+"""The content of a page, and the HTML file that holds it with style, scripts and numbers.
+
+The file is self-contained. Its Content-Security-Policy allows only the style sheet and the script
+with known hashes, so that names in a model can never run as code. Numbers are packed with the
+stored bits; the scripts compute all derived values.
+"""
 
 from __future__ import annotations
 
-from bnstat.output.page.page import Frames, Page, of_difference, of_history, of_model, write
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Final, Literal, NamedTuple, Protocol
 
-__all__ = ["Frames", "Page", "of_difference", "of_history", "of_model", "write"]
+import numpy as np
+
+from bnstat import __version__
+from bnstat.checks import RULES, SEVERITIES, Finding
+from bnstat.checks.rule import counts
+from bnstat.compare import REMARKS, Difference, Folded, History, LayerChange
+from bnstat.compare.diff import MEANINGS
+from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError
+from bnstat.model import ROLES, Array, BatchNorm, Model, printable
+from bnstat.output.differences import folded_text
+from bnstat.output.documents import plain
+from bnstat.output.findings import summary
+from bnstat.output.numbers import Floats
+from bnstat.output.terminal.overview import footnotes
+
+Place = tuple[int, int, int]
+"""Bytes per number (4: float32, 8: float64), the number of numbers, and the offset in bytes."""
+
+Tone = Literal["good", "info", "warning", "error"]
+
+MOST_LISTED: Final = 100
+"""The limit on listed findings per rule; the table and the layers show further findings."""
+
+MOST_NUMBERS: Final = 2_000_000
+"""The limit on numbers in all kept checkpoints of a run; such a page has 11 MB."""
+
+MEASURES: Final = ("mean", "std", "min", "max", "bad", "change")
+"""The attributes of a track that the page shows."""
+
+
+class Packed:
+    """Arrays packed into one block of bytes.
+
+    Numbers that float32 represents exactly (float32, float16, bfloat16, the 8-bit floats, short
+    integers) are packed as float32, with float32 unchanged bit by bit. All other numbers are packed
+    as float64.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._end = 0
+
+    def add(self, array: Array) -> Place:
+        """Pack an array of any numeric dtype, in C order."""
+        small = array.dtype.itemsize <= (2 if array.dtype.kind in "iu" else 4)
+        kind = np.dtype("<f4" if small else "<f8")
+        with np.errstate(invalid="ignore"):  # raised by a signalling NaN
+            piece = array.astype(kind, copy=False).tobytes()
+        place = (kind.itemsize, array.size, self._end)
+        self._pieces.append(piece)
+        self._end += len(piece)
+        return place
+
+    def text(self) -> str:
+        """Return all bytes in base64."""
+        return base64.b64encode(b"".join(self._pieces)).decode("ascii")
+
+
+class Page:
+    """A page: a row for each layer, the findings, and what the template shows above the table.
+
+    Attributes:
+        kind: `model`, `history` or `difference`.
+        title: the path or paths.
+        facts: label -> text, about the model or both models.
+        headline: the result in one line.
+        tone: the severity of the result.
+        groups: the findings by rule, as dicts.
+        notes: remarks on the numbers.
+        data: the input of the page's scripts, as JSON data.
+        numbers: the packed arrays, whose places are in `data`.
+    """
+
+    facts: Mapping[str, str]
+    headline: str
+    tone: Tone
+    groups: Sequence[Mapping[str, Any]]
+    notes: list[str]
+    data: Mapping[str, Any]
+
+    def __init__(self, kind: str, title: str) -> None:
+        self.kind = kind
+        self.title = title
+        self.notes = []
+        self.numbers = Packed()
+        self.rows: list[dict[str, Any]] = []
+        self.places: dict[str, int] = {}
+
+    def add(self, frames: Sequence[BatchNorm | None], is_shown: bool = True, **more: Any) -> None:
+        """Add a row for a layer, with the description from the last model that has the layer.
+
+        The row's members: `name`, `channels`, `shape` (unless it is a vector), `facts` (title and
+        text), `epsilon` (one per model; null if not stored), `stored` (for each model: a list of
+        places of the `ROLES`, null for missing roles; null if the model lacks the layer).
+
+        Args:
+            frames: the layer in each model; None for a model that lacks it.
+            is_shown: True if findings about a layer of this name refer to this row.
+            more: further members.
+        """
+        layer = next(frame for frame in reversed(frames) if frame is not None)
+        if is_shown:
+            self.places[layer.name] = len(self.rows)
+        is_vector = sum(size != 1 for size in layer.shape) <= 1
+        row = {
+            "name": printable(layer.name),
+            "channels": layer.channels,
+            "shape": None if is_vector else list(layer.shape),
+            "facts": _layer_facts(layer),
+            "epsilon": [None if frame is None else frame.epsilon for frame in frames],
+            "stored": [None if frame is None else self._stored(frame) for frame in frames],
+        }
+        self.rows.append(row | more)
+
+    def _stored(self, layer: BatchNorm) -> list[Place | None]:
+        arrays = [layer.array(role) for role in ROLES]
+        return [None if array is None else self.numbers.add(array) for array in arrays]
+
+    def finish(self, model: Model, findings: Sequence[Finding], **data: Any) -> Page:
+        """Add the findings in `model`, and further members of the scripts' data."""
+        self.groups = _grouped(findings, self.places)
+        self.notes += [*model.notes, *footnotes(model)]
+        self.data = {
+            "kind": self.kind,
+            "title": printable(self.title),
+            "rows": self.rows,
+            "marks": _marks(findings, self.places),
+            "measured": False,
+            **data,
+        }
+        return self
+
+
+def _layer_facts(layer: BatchNorm) -> list[tuple[str, str]]:
+    settings = {
+        "momentum": layer.momentum,
+        "axis": layer.axis,
+        "trainable": None if layer.trainable is None else "yes" if layer.trainable else "no",
+        "known by": layer.evidence,
+        "dtype": ", ".join(sorted({variable.dtype for variable in layer.variables.values()})),
+    }
+    facts = [(title, str(value)) for title, value in settings.items() if value is not None]
+    facts += [("note", printable(note)) for note in layer.notes]
+    if layer.undecided:
+        facts.append(("note", "the file does not record the roles of some variables"))
+    return facts
+
+
+def _grouped(findings: Sequence[Finding], places: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return the findings by rule; each of the first ones with its row in the table, or None."""
+    rules = {rule.code: rule for rule in RULES}
+    by_rule: dict[str, list[Finding]] = {}
+    for finding in findings:
+        by_rule.setdefault(finding.rule, []).append(finding)
+    return [
+        {
+            "rule": rules[code],
+            "findings": [(each, places.get(each.layer or "")) for each in group[:MOST_LISTED]],
+            "more": max(0, len(group) - MOST_LISTED),
+            "severity": min((finding.severity for finding in group), key=SEVERITIES.index),
+        }
+        for code, group in by_rule.items()
+    ]
+
+
+def _marks(findings: Sequence[Finding], places: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return the findings about layers for the page's scripts.
+
+    `runs` contains the affected channels, as start and length of each consecutive run.
+    """
+    return [
+        {
+            "rule": finding.rule,
+            "name": finding.name,
+            "severity": finding.severity,
+            "row": places[finding.layer],
+            "message": printable(finding.message),
+            "runs": _runs(finding.channels.tolist()),
+        }
+        for finding in findings
+        if finding.layer is not None and finding.layer in places
+    ]
+
+
+def _runs(channels: Sequence[int]) -> list[int]:
+    runs: list[int] = []
+    for channel in channels:
+        if runs and channel == runs[-2] + runs[-1]:
+            runs[-1] += 1
+        else:
+            runs += [channel, 1]
+    return runs
+
+
+def _headline(model: Model, findings: Sequence[Finding]) -> tuple[str, Tone]:
+    """Return the result of a check in one line, and its severity."""
+    numbers = {severity: number for severity, number in counts(findings).items() if number}
+    if not numbers:
+        return (summary(findings), "good") if len(model) else ("no batch norm found", "info")
+    nouns = {"error": "error", "warning": "warning", "info": "note"}
+    parts = [
+        f"{number:,} {nouns[severity]}{'' if number == 1 else 's'}"
+        for severity, number in numbers.items()
+    ]
+    return ", ".join(parts), next(iter(numbers))
+
+
+def _facts(model: Model) -> dict[str, str]:
+    """Return label -> text: the source, the size and the common settings of a model."""
+    source = model.source
+    facts = {
+        "format": source.format,
+        "writer": source.writer,
+        "checkpoint": source.checkpoint,
+        "step": None if source.step is None else f"{source.step:,}",
+        "layers": f"{len(model):,} with {model.channels:,} channels",
+    }
+    for setting in ("epsilon", "momentum", "axis"):
+        values = {getattr(layer, setting) for layer in model.layers}
+        if len(values) == 1:
+            (value,) = values
+            facts[setting] = None if value is None else str(value)
+    return {label: text for label, text in facts.items() if text}
+
+
+class Measured(NamedTuple):
+    """The measured statistics of a layer: float64 arrays [channels], and the layer's state."""
+
+    mean: Floats
+    variance: Floats
+    divergence: Floats
+    state: str
+
+
+def load_measured(path: str) -> dict[str, Measured]:
+    """Return layer -> measured statistics, from the JSON of `bnstat drift`.
+
+    Raises:
+        NotFoundError: the file does not exist.
+        DamagedError: the file is not the JSON of `bnstat drift`.
+    """
+    try:
+        document = json.loads(Path(path).read_bytes())
+        return {_string(layer["name"]): _measured(layer) for layer in document["layers"]}
+    except FileNotFoundError:
+        raise NotFoundError(path, "no such file") from None
+    except (LookupError, RecursionError, TypeError, ValueError):
+        raise DamagedError(path, "is not the JSON of bnstat drift", "write it again") from None
+
+
+def _measured(layer: Any) -> Measured:
+    mean, variance, divergence = (
+        np.array([float(number) for number in layer[name]], np.float64)
+        for name in ("mean", "variance", "divergences")
+    )
+    if not mean.size == variance.size == divergence.size:
+        raise ValueError("the lists do not have the same length")
+    return Measured(mean, variance, divergence, _string(layer["state"]))
+
+
+def _string(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a string")
+    return value
+
+
+def of_model(
+    model: Model, findings: Sequence[Finding], measured: Mapping[str, Measured] | None = None
+) -> Page:
+    """Return the page of one model.
+
+    Args:
+        model: the model.
+        findings: the findings in the model.
+        measured: layer -> the statistics of data, as `bnstat drift --json` writes them.
+    """
+    page = Page("model", model.source.path)
+    page.facts = _facts(model)
+    page.headline, page.tone = _headline(model, findings)
+    for layer in model.layers:
+        page.add([layer])
+    for name, data in (measured or {}).items():
+        if name in page.places and data.mean.size == model[name].channels:
+            arrays = {"mean": data.mean, "variance": data.variance, "divergence": data.divergence}
+            packed = {key: page.numbers.add(array) for key, array in arrays.items()}
+            page.rows[page.places[name]]["measured"] = {"state": data.state, **packed}
+        else:
+            page.notes.append(f"{name}: measured on data, but the model has no such layer")
+    return page.finish(model, findings, frames=[{"name": "stored"}], measured=measured is not None)
+
+
+def of_difference(
+    difference: Difference, old: Model, new: Model, findings: Sequence[Finding]
+) -> Page:
+    """Return the page of two models.
+
+    Args:
+        difference: the difference of the two models.
+        old: the first model.
+        new: the second model.
+        findings: the findings in the second model.
+    """
+    page = Page("difference", f"{old.source.path} → {new.source.path}")
+    before, after = _facts(old), _facts(new)
+    both = {label: (before.get(label, "-"), after.get(label, "-")) for label in before | after}
+    page.facts = {label: a if a == b else f"{a} → {b}" for label, (a, b) in both.items()}
+    page.headline = difference.summary
+    page.tone = "good" if difference.equivalent else "info"
+    for change in difference.layers:
+        page.add([old[change.old], new[change.new]], change=_change(change))
+    folded = {(layer.side, layer.layer): layer for layer in difference.folded}
+    misfolded = {(layer.side, layer.layer): layer for layer in difference.misfolded}
+    unpaired: list[tuple[Literal["old", "new"], str]] = [
+        *folded,
+        *(("old", name) for name in difference.removed),
+        *(("new", name) for name in difference.added),
+    ]
+    for side, name in unpaired:
+        page.add(
+            [old[name], None] if side == "old" else [None, new[name]],
+            is_shown=side == "new",
+            only=side,
+            folded=_folded(folded.get((side, name))),
+            misfolded=_folded(misfolded.get((side, name))),
+        )
+    return page.finish(
+        new,
+        findings,
+        title=printable(f"{old.source.path} to {new.source.path}"),
+        frames=[{"name": "old"}, {"name": "new"}],
+    )
+
+
+def _change(change: LayerChange) -> dict[str, Any]:
+    roles = {role.role: [role.moved, role.largest, role.relative] for role in change.roles}
+    return {
+        "was": None if change.old == change.new else printable(change.old),
+        "match": change.match,
+        "verdict": change.verdict,
+        "meaning": MEANINGS[change.verdict],
+        "causes": [printable(cause.text) for cause in change.causes],
+        "remark": None if change.remark is None else REMARKS[change.remark],
+        "settings": [[setting.setting, setting.old, setting.new] for setting in change.settings],
+        "roles": [roles.get(role) for role in ROLES],
+    }
+
+
+def _folded(layer: Folded | None) -> str | None:
+    """Return the weights that contain a folded layer, and the causes of a wrong folding."""
+    if layer is None:
+        return None
+    return "; ".join([folded_text(layer), *(printable(cause.text) for cause in layer.causes)])
+
+
+Entry = tuple[str, Model | BnstatError]
+
+
+class Entries(Protocol):
+    """Checkpoints in chronological order, such as `load_all` returns."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Entry]: ...
+
+
+class Frames:
+    """Iterates over the checkpoints of a run, and keeps the checkpoints to be drawn by channel.
+
+    If there are few checkpoints, all are kept; otherwise the first, the last, and equidistant
+    checkpoints between.
+    """
+
+    def __init__(self, entries: Entries) -> None:
+        self._entries = entries
+        self.kept: dict[int, tuple[str, Model]] = {}
+        """Index among the readable checkpoints -> name and model."""
+
+    @property
+    def newest(self) -> Model:
+        """The last checkpoint that could be read."""
+        return list(self.kept.values())[-1][1]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        total, chosen, last = len(self), None, None
+        for place, (name, model) in enumerate(self._entries):
+            try:
+                if isinstance(model, BnstatError):
+                    raise model
+                model.read()
+            except BnstatError as error:
+                yield name, error
+                continue
+            if chosen is None:
+                numbers = len(ROLES) * max(1, model.channels)
+                number_kept = min(total, max(2, MOST_NUMBERS // numbers))
+                chosen = set(np.linspace(0, total - 1, number_kept).round().astype(int).tolist())
+            number = 0 if last is None else last[0] + 1
+            last = (number, name, model)
+            if place in chosen:
+                self.kept[number] = (name, model)
+            yield name, model
+        if last is not None:
+            self.kept[last[0]] = last[1:]
+
+
+def of_history(path: str, history: History, frames: Frames, findings: Sequence[Finding]) -> Page:
+    """Return the page of a run.
+
+    Args:
+        path: the path of the run.
+        history: the history of its statistics.
+        frames: the `Frames` from which `history` was made.
+        findings: the findings in the history and in the newest checkpoint.
+    """
+    page = Page("history", path)
+    checkpoints = history.checkpoints
+    extent = f"{len(checkpoints):,}: {checkpoints[0].name} to {checkpoints[-1].name}"
+    page.facts = {**_facts(frames.newest), "checkpoints": extent}
+    page.headline, page.tone = _headline(frames.newest, findings)
+    page.notes = [f"skipped: {skipped.error}" for skipped in history.skipped]
+    models = [model for _, model in frames.kept.values()]
+    if len(models) < len(checkpoints):
+        page.notes.append(
+            f"the channels of {len(models)} of {len(checkpoints)} checkpoints are shown, to keep "
+            "the page small; the lines over time show all checkpoints"
+        )
+    for name in history.layers:
+        layers = [model.get(name) for model in models]
+        if not any(layers):
+            continue
+        tracks = [history.tracks.get((name, role)) for role in ROLES]
+        packed = [
+            track and [page.numbers.add(getattr(track, measure)) for measure in MEASURES]
+            for track in tracks
+        ]
+        # An epsilon that one checkpoint stores, such as one with a graph beside it, holds for all.
+        epsilons = [
+            layer.epsilon for layer in layers if layer is not None and layer.epsilon is not None
+        ]
+        epsilon = epsilons[-1] if epsilons else None
+        page.add(layers, tracks=packed, epsilon=[epsilon] * len(layers))
+    return page.finish(
+        frames.newest,
+        findings,
+        checkpoints=[
+            {"name": printable(checkpoint.name), "step": checkpoint.step}
+            for checkpoint in checkpoints
+        ],
+        frames=[
+            {"name": printable(name), "checkpoint": number}
+            for number, (name, _) in frames.kept.items()
+        ],
+        measures=MEASURES,
+    )
+
+
+SCRIPTS: Final = (
+    *("numbers", "summary", "scale", "state", "text", "sheet", "table"),
+    *("chart", "panels", "layer", "controls", "keyboard", "main"),
+)
+"""The files of `scripts/`; each file depends only on earlier files."""
+
+_HERE: Final = Path(__file__).parent
+_ESCAPES: Final = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
+
+
+def write(page: Page, file: IO[str]) -> None:
+    """Write a page as HTML.
+
+    Raises:
+        UnsupportedError: Jinja2 is not installed.
+    """
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ImportError:
+        raise UnsupportedError(
+            "report", "needs Jinja2, which is not installed", "pip install jinja2"
+        ) from None
+    environment = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["printable"] = printable
+    style = "\n".join(map(_text, ("vendor/uPlot.min.css", "style.css")))
+    own = "\n".join(_text(f"scripts/{name}.js") for name in SCRIPTS)
+    script = (
+        f"/*\n{_text('vendor/LICENSE')}*/\n{_text('vendor/uPlot.iife.min.js')}\n"
+        f'(() => {{\n"use strict";\n{own}}})();\n'
+    )
+    data = json.dumps(plain(page.data), allow_nan=False, separators=(",", ":"))
+    stream = environment.get_template("page.html.j2").stream(
+        page=page,
+        version=__version__,
+        style=style,
+        script=script,
+        policy=f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'",
+        data=data.translate(_ESCAPES),
+        numbers=page.numbers.text(),
+    )
+    for piece in stream:
+        file.write(piece)
+
+
+def _text(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode('ascii')}"

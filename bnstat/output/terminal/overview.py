@@ -16,7 +16,7 @@ import numpy as np
 from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, as_float64
 from bnstat.output.numbers import compact, compact_pair
 from bnstat.output.terminal.screen import Glyphs, Screen, legible, sentence
-from bnstat.output.terminal.table import GAP, Column, layer_column, table, total_width, wrapped
+from bnstat.output.terminal.table import GAP, Column, facts, layer_table, legend, total_width
 
 BINS: Final = 8
 
@@ -149,19 +149,16 @@ def overview(
     rows = [_row(layer, histograms) for layer in track(model.layers)]
     yield from header(model, screen)
     yield ""
-    names = [legible(layer.name) for layer in model.layers]
-    longest = Column("layer", names).width
+    longest = Column("layer", [legible(layer.name) for layer in model.layers]).width
     for layout in _LAYOUTS:
         columns = _columns(model, rows, layout, screen.glyphs)
         if screen.width is None:
             break
         if screen.width - total_width(columns) - len(GAP) >= min(longest, layout.least_name):
             break
-    yield from table([layer_column(names, columns, screen, least=6), *columns], screen)
+    yield from layer_table([layer.name for layer in model.layers], columns, screen, least=6)
     yield ""
-    for line in _legend(model, rows, layout, screen.glyphs):
-        for part in wrapped(line, screen):
-            yield screen.style(part, "dim")
+    yield from legend(_legend(model, rows, layout, screen.glyphs), screen)
 
 
 def header(model: Model, screen: Screen) -> Iterator[str]:
@@ -178,22 +175,20 @@ def header(model: Model, screen: Screen) -> Iterator[str]:
     common = {name: texts[0] for name, texts in _settings(model).items() if len(set(texts)) == 1}
     if settings := ", ".join(f"{name} {text}" for name, text in common.items()):
         lines["settings"] = settings
-    width = max(map(len, lines))
-    for label, text in lines.items():
-        yield f"{screen.style(f'{label:{width}}', 'dim')}  {text}"
+    yield from facts(lines.items(), screen, max(map(len, lines)))
 
 
 def footnotes(model: Model) -> Iterator[str]:
     """Yield a line for each note about layers, with the layers' names."""
-    facts: dict[str, list[str]] = defaultdict(list)
+    names_of: dict[str, list[str]] = defaultdict(list)
     for layer in model.layers:
         for note in layer.notes:
-            facts[note].append(layer.name)
+            names_of[note].append(layer.name)
         if layer.undecided:
-            facts["the file does not record the role of some variables"].append(layer.name)
+            names_of["the file does not record the role of some variables"].append(layer.name)
         if layer.extra:
-            facts[f"also stored: {', '.join(sorted(layer.extra))}"].append(layer.name)
-    for fact, names in facts.items():
+            names_of[f"also stored: {', '.join(sorted(layer.extra))}"].append(layer.name)
+    for fact, names in names_of.items():
         if len(names) == len(model):
             yield f"all layers: {sentence(fact)}"
         else:

@@ -1,6 +1,7 @@
 """Aligned columns and wrapped lines that fit a screen.
 
-Texts are shown unchanged: names from files have to go through `legible` or `sentence` first.
+Texts are shown unchanged, except for names of layers: other names from files have to go through
+`legible` or `sentence` first.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ import functools
 import itertools
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from bnstat.output.terminal.screen import Screen
+from bnstat.output.terminal.screen import Screen, legible
 
 GAP: Final = "  "
 
@@ -50,14 +51,17 @@ def table(columns: Sequence[Column], screen: Screen) -> Iterator[str]:
     if screen.boxes:
         rules = [screen.glyphs.rule * width for width in widths]
         yield screen.style(GAP.join(rules), "dim")
-    yield from rows(columns, screen)
+    yield from _lines(columns, widths, screen)
 
 
 def rows(columns: Sequence[Column], screen: Screen) -> Iterator[str]:
     """Yield the lines of a table without the header."""
+    yield from _lines(columns, [column.width for column in columns], screen)
+
+
+def _lines(columns: Sequence[Column], widths: Sequence[int], screen: Screen) -> Iterator[str]:
     padded = []
-    for column in columns:
-        width = column.width
+    for column, width in zip(columns, widths, strict=True):
         cells = [_pad(cell, width, column.right) for cell in column.cells]
         for row, style in column.styles.items():
             cells[row] = screen.style(cells[row], style)
@@ -71,26 +75,28 @@ def total_width(columns: Sequence[Column]) -> int:
     return sum(column.width for column in columns) + len(GAP) * max(0, len(columns) - 1)
 
 
-def layer_column(
-    names: Sequence[str],
-    others: Sequence[Column],
-    screen: Screen,
-    least: int = 8,
-    rows: Sequence[int] | None = None,
-) -> Column:
-    """Return the column of layer names, shortened to the width left by the other columns.
+def layer_table(
+    layers: Sequence[str], columns: Sequence[Column], screen: Screen, least: int = 8
+) -> Iterator[str]:
+    """Yield the lines of a table whose first column has names of layers.
+
+    The names are shortened to the width that the other columns leave. Consecutive rows of one layer
+    have the name in the first row.
 
     Args:
-        names: the names, each once.
-        others: the other columns.
+        layers: the name of the layer of each row.
+        columns: the other columns.
         screen: the screen.
-        least: the minimum width of the column.
-        rows: the number of rows per layer; None for one row each.
+        least: the minimum width of the names.
     """
+    names, counts = [], []
+    for name, group in itertools.groupby(layers):
+        names.append(legible(name))
+        counts.append(len(list(group)))
     if screen.width is not None:
-        room = screen.width - total_width(others) - len(GAP)
+        room = screen.width - total_width(columns) - len(GAP)
         names = shorten_all(names, max(least, room), screen.glyphs.ellipsis)
-    return Column("layer", names if rows is None else spread(names, rows))
+    yield from table([Column("layer", spread(names, counts)), *columns], screen)
 
 
 def spread(names: Sequence[str], counts: Sequence[int]) -> list[str]:
@@ -100,6 +106,19 @@ def spread(names: Sequence[str], counts: Sequence[int]) -> list[str]:
         for name, count in zip(names, counts, strict=True)
         for number in range(count)
     ]
+
+
+def facts(pairs: Iterable[tuple[str, str]], screen: Screen, width: int) -> Iterator[str]:
+    """Yield a line for each pair of a label and a text; `width` is the width of the labels."""
+    for label, text in pairs:
+        yield f"{screen.style(f'{label:{width}}', 'dim' if label else '')}  {text}"
+
+
+def legend(texts: Iterable[str], screen: Screen) -> Iterator[str]:
+    """Yield the lines of explanations below a table."""
+    for text in texts:
+        for line in wrapped(text, screen):
+            yield screen.style(line, "dim")
 
 
 def wrapped(line: str, screen: Screen) -> list[str]:

@@ -552,4 +552,4 @@ def test_a_key_that_cannot_be_names_in(tmp_path: Path) -> None:
     variables = bundle.variables({})
     assert variables.get("b") is None
     assert variables.get("b", 1) == 1
-    assert variables.get("a") is variables["a"]
+    assert variables.get("a") == variables["a"]

@@ -13,7 +13,7 @@ import tensorflow as tf
 from bnstat import drift
 from bnstat.errors import AmbiguousError
 from bnstat.estimate.drift import Drift
-from bnstat.output.terminal.drift import lines
+from bnstat.output.drift import text_lines
 from bnstat.output.terminal.screen import Screen
 from tests.builders.hostile import X, const, graph, node, saved_model
 
@@ -29,7 +29,7 @@ def stored(folder: Path, mean: Any, variance: Any) -> Path:
 
 
 def shown(result: Drift) -> str:
-    return "\n".join(lines(result, "model", Screen()))
+    return "\n".join(text_lines(result, "model", Screen()))
 
 
 def test_a_negative_variance_is_not_healthy(tmp_path: Path) -> None:

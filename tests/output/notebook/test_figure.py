@@ -38,7 +38,6 @@ def test_any_values(numbers):
 
 
 def test_matplotlib_is_not_installed(monkeypatch):
-    monkeypatch.delitem(sys.modules, "bnstat.output.notebook.figure", raising=False)
     for name in ("matplotlib", "matplotlib.axes", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UnsupportedError, match="pip install matplotlib"):

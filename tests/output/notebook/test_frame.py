@@ -8,7 +8,7 @@ import pytest
 
 from bnstat.errors import UnsupportedError
 from bnstat.model import ROLES
-from bnstat.output.notebook import frame as frames
+from bnstat.output import notebook as frames
 from tests.output.models import layer, model, usual
 
 LIBRARIES = ["pandas", "polars"]

@@ -10,7 +10,7 @@ import bnstat
 from bnstat.checks.rule import Finding
 from bnstat.errors import DamagedError
 from bnstat.model import Variable
-from bnstat.output.notebook import tables
+from bnstat.output import notebook
 from tests.output.models import layer, model, usual
 
 HOSTILE = "<script>alert(1)</script>&\"'\x1b[31m\u202e"
@@ -73,9 +73,9 @@ def test_a_layer():
 
 
 def test_a_long_model_is_cut():
-    many = model(*[usual(f"bn{number}", 2) for number in range(tables.MOST_ROWS + 3)])
+    many = model(*[usual(f"bn{number}", 2) for number in range(notebook.MOST_ROWS + 3)])
     reader = read(many)
-    assert rows_of(reader) == tables.MOST_ROWS
+    assert rows_of(reader) == notebook.MOST_ROWS
     assert "and 3 more" in reader.text
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from bnstat.exchange.decimals import shortest
 from bnstat.model import ROLES, Summary
-from bnstat.output.results.drift import Measured
+from bnstat.output.page import Measured
 from tests.output.models import layer, model, usual
 from tests.output.page.seen import (
     Show,

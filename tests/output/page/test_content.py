@@ -15,8 +15,8 @@ import pytest
 from bnstat.checks import RULES, check
 from bnstat.errors import BnstatError, DamagedError
 from bnstat.model import ROLES
-from bnstat.output.page import page as pages
-from bnstat.output.results.drift import Measured
+from bnstat.output import page as pages
+from bnstat.output.page import Measured
 from tests.output.models import layer, model, usual
 from tests.output.page.written import Shown, of_model, of_run, of_two
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 
 import numpy as np
@@ -8,9 +7,7 @@ import pytest
 
 from bnstat.compare import Difference, diff
 from bnstat.model import Model, Source
-from bnstat.output.results import differences as differences_json
-from bnstat.output.results import differences as differences_markdown
-from bnstat.output.terminal import differences
+from bnstat.output import differences
 from bnstat.output.terminal.screen import ASCII, Screen
 from bnstat.output.terminal.table import text_width
 from tests.compare.ports import arrays_of, changed, holding, random_kernel, scale_and_shift, trained
@@ -24,13 +21,13 @@ def between(old: dict, new: dict, **tolerance: float) -> Difference:
 
 
 def rows(difference: Difference, everything: bool = False) -> list[list[str]]:
-    lines = list(differences.lines(difference, Screen(), everything))
+    lines = list(differences.text_lines(difference, Screen(), everything))
     start = lines.index("") + 2
     return [line.split("  ") for line in lines[start : lines.index("", start)]]
 
 
 def text(difference: Difference, everything: bool = False) -> str:
-    return "\n".join(differences.lines(difference, Screen(), everything))
+    return "\n".join(differences.text_lines(difference, Screen(), everything))
 
 
 BETA = between(
@@ -39,7 +36,7 @@ BETA = between(
 
 
 def test_a_row_for_each_role_that_changed() -> None:
-    lines = list(differences.lines(BETA, Screen()))
+    lines = list(differences.text_lines(BETA, Screen()))
     assert lines[:5] == [
         "old  runs/cnn (tf2-checkpoint, model-1200, step 1200)",
         "new  runs/cnn (tf2-checkpoint, model-1200, step 1200)",
@@ -51,8 +48,8 @@ def test_a_row_for_each_role_that_changed() -> None:
 
 
 def test_all_includes_equal_roles() -> None:
-    assert len(list(differences.lines(BETA, Screen(), True))) == 2 + len(
-        list(differences.lines(BETA, Screen()))
+    assert len(list(differences.text_lines(BETA, Screen(), True))) == 2 + len(
+        list(differences.text_lines(BETA, Screen()))
     )
     assert "moving variance" in text(BETA, True)
 
@@ -110,9 +107,9 @@ NASTY = "a\x1b[31m\n[red]|<script>`@x`"
 @pytest.mark.parametrize("everything", [False, True])
 def test_names_are_made_printable(everything: bool) -> None:
     difference = diff(model(usual(NASTY, seed=1)), model(usual(f"q/{NASTY}", seed=2)))
-    for line in differences.lines(difference, Screen(), everything):
+    for line in differences.text_lines(difference, Screen(), everything):
         assert line.isprintable()
-    for line in differences_markdown.lines(difference, everything):
+    for line in differences.markdown_lines(difference, everything):
         assert line.isprintable()
         assert "<script>" not in line
 
@@ -124,14 +121,12 @@ def test_fits_the_screen(width: int) -> None:
     new = model(*(usual(f"x/{name}", seed=2) for name in names))
     for glyphs in (Screen().glyphs, ASCII):
         screen = Screen(width=width, glyphs=glyphs, boxes=True)
-        for line in differences.lines(diff(old, new), screen):
+        for line in differences.text_lines(diff(old, new), screen):
             assert text_width(line) <= max(width, 46)
 
 
 def test_json() -> None:
-    file = io.StringIO()
-    differences_json.dump(BETA, file)
-    document = json.loads(file.getvalue())
+    document = json.loads("".join(differences.json_lines(BETA)))
     assert document["equal"] is False
     assert document["layers"][0]["roles"]["beta"] == {
         "presence": "both",
@@ -148,14 +143,14 @@ def test_json() -> None:
 
 
 def test_markdown_has_a_row_for_each_role_that_changed() -> None:
-    lines = list(differences_markdown.lines(BETA))
+    lines = list(differences.markdown_lines(BETA))
     assert lines[0] == "**1 of 1 layers differ**"
     assert "| bn | beta | 2 of 4 | 1 | 50.00% |" in lines
 
 
 def test_markdown_escapes_markup() -> None:
     new = model(usual("a_b|c*", seed=2))
-    lines = list(differences_markdown.lines(diff(model(usual("a_b|c*", seed=1)), new)))
+    lines = list(differences.markdown_lines(diff(model(usual("a_b|c*", seed=1)), new)))
     (row,) = (line for line in lines if " gamma " in line)
     assert row.startswith(r"| a\_b\|c\* | gamma |")
 

@@ -1,18 +1,14 @@
 from __future__ import annotations
 
-import io
 import json
 
 import numpy as np
 import pytest
 
+import bnstat
 from bnstat.checks import MODEL_RULES, RULES, Finding, check
 from bnstat.model import Source
-from bnstat.output.results import findings as findings_github
-from bnstat.output.results import findings as findings_json
-from bnstat.output.results import findings as findings_sarif
-from bnstat.output.terminal import findings
-from bnstat.output.terminal import findings as findings_rules
+from bnstat.output import findings
 from bnstat.output.terminal.screen import ASCII, Screen
 from bnstat.output.terminal.table import text_width
 from tests.output.models import model, usual
@@ -37,7 +33,7 @@ SOME = [
 
 class TestText:
     def lines(self, some=SOME, **screen) -> list[str]:
-        return list(findings.lines(some, Screen(**screen)))
+        return list(findings.text_lines(some, Screen(**screen)))
 
     def test_groups_by_rule(self) -> None:
         assert self.lines()[:9] == [
@@ -107,11 +103,10 @@ class TestText:
 
 
 def test_json() -> None:
-    file = io.StringIO()
     some = [finding(NASTY, channels=(3,), numbers={"largest": float("inf"), "epsilon": None})]
-    findings_json.dump_json(some, model(usual("bn")), file)
-    assert file.getvalue().isascii()
-    document = json.loads(file.getvalue())
+    text = "".join(findings.json_lines(some, model(usual("bn"))))
+    assert text.isascii()
+    document = json.loads(text)
     assert document.pop("trained_with") == "unknown"
     evidence = document.pop("evidence")["file"]
     assert (evidence["trained_with"], evidence["channels"]) == ("unknown", 0)
@@ -142,7 +137,7 @@ def test_json() -> None:
 
 def test_github() -> None:
     source = Source("runs/a,b:c 100%", "tf2-checkpoint")
-    lines = list(findings_github.lines([([*SOME, finding(NASTY)], model(source=source))], {}))
+    lines = list(findings.github_lines([([*SOME, finding(NASTY)], model(source=source))], {}))
     assert lines[0] == (
         "::error file=runs/a%2Cb%3Ac 100%25,title=BN004 not-finite::bn: it is broken"
     )
@@ -160,16 +155,15 @@ def test_github() -> None:
 
 class TestSarif:
     def log(self, some=SOME, path: str = "runs/my model") -> dict:
-        file = io.StringIO()
         source = Source(path, "tf2-checkpoint")
-        findings_sarif.dump_sarif([(some, model(usual("bn"), source=source))], "1.2.3", file)
-        return json.loads(file.getvalue())
+        checked = [(some, model(usual("bn"), source=source))]
+        return json.loads("".join(findings.sarif_lines(checked)))
 
     def test_the_tool(self) -> None:
         log = self.log()
         assert log["version"] == "2.1.0"
         driver = log["runs"][0]["tool"]["driver"]
-        assert (driver["name"], driver["version"]) == ("bnstat", "1.2.3")
+        assert (driver["name"], driver["version"]) == ("bnstat", bnstat.__version__)
         assert [rule["id"] for rule in driver["rules"]] == [rule.code for rule in MODEL_RULES]
         for rule in driver["rules"]:
             assert rule["defaultConfiguration"]["level"] in ("error", "warning", "note")
@@ -208,14 +202,14 @@ class TestSarif:
 
 class TestRules:
     def test_overview_has_every_rule_and_fits_80_columns(self) -> None:
-        lines = list(findings_rules.overview(RULES, Screen(width=80, boxes=True)))
+        lines = list(findings.overview(RULES, Screen(width=80, boxes=True)))
         for rule in RULES:
             assert sum(rule.code in line and rule.title in line for line in lines) == 1
         assert max(map(text_width, lines)) <= 80
 
     @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
     def test_explain_says_all_there_is(self, rule) -> None:
-        lines = list(findings_rules.explain([rule], Screen()))
+        lines = list(findings.explained([rule], Screen()))
         assert max(map(len, lines)) <= 80
         text = " ".join(" ".join(lines).split())
         for part in (rule.code, rule.name, rule.what, rule.why, rule.example, *rule.fixes.values()):
@@ -224,5 +218,5 @@ class TestRules:
         assert rule.confidence in text
 
     def test_explain_fits_a_narrow_screen(self) -> None:
-        for line in findings_rules.explain(RULES, Screen(width=40)):
+        for line in findings.explained(RULES, Screen(width=40)):
             assert text_width(line) <= 40

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 
@@ -12,9 +11,7 @@ from bnstat.checks import check
 from bnstat.compare import History, history
 from bnstat.errors import DamagedError
 from bnstat.model import Source
-from bnstat.output.results import history as history_csv
-from bnstat.output.results import history as history_json
-from bnstat.output.terminal import history as text
+from bnstat.output import history as text
 from bnstat.output.terminal.screen import ASCII, UNICODE, Screen
 from bnstat.output.terminal.table import text_width
 from tests.output.models import layer, model, usual
@@ -61,7 +58,7 @@ class TestSparkline:
 
 class TestText:
     def lines(self, run: History, **screen) -> list[str]:
-        return list(text.lines(run, check(run), "runs", Screen(**screen)))
+        return list(text.text_lines(run, check(run), "runs", Screen(**screen)))
 
     def test_header_and_rows(self) -> None:
         lines = self.lines(run_of("a", "b"))
@@ -116,9 +113,7 @@ class TestText:
 
 def test_csv() -> None:
     run = run_of(NASTY, "=bn", length=2)
-    file = io.StringIO()
-    history_csv.dump_history_csv(run, file)
-    rows = list(csv.DictReader(io.StringIO(file.getvalue())))
+    rows = list(csv.DictReader(text.csv_lines(run)))
     assert len(rows) == 2 * 2 * 4
     assert {row["layer"] for row in rows} == {"a\\x1b[31m\\n[red]=1", "'=bn"}
     first, second, *_ = rows
@@ -135,9 +130,7 @@ def test_json() -> None:
         ("c", model(layer("bn", {"beta": np.array([np.nan, 1.0])}))),
     ]
     run = history(entries)
-    file = io.StringIO()
-    history_json.dump_history_json(run, check(run), "runs", file)
-    document = json.loads(file.getvalue())
+    document = json.loads("".join(text.json_lines(run, check(run), "runs")))
     assert document["checkpoints"] == [{"name": "a", "step": 1200}, {"name": "c", "step": 1200}]
     assert document["skipped"] == [{"name": "b", "error": "b.index: is truncated"}]
     tracks = {(track["layer"], track["role"]): track for track in document["tracks"]}

@@ -1,19 +1,29 @@
-"""Text about a difference of two models, and about the values that `apply` wrote."""
+"""A difference of two models, and the values that `apply` wrote: as text, Markdown and JSON."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import PureWindowsPath
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from bnstat.compare.alignment import Match
+from bnstat.compare.causes import Cause
 from bnstat.compare.diff import MEANINGS, REMARKS, Difference, LayerChange, RoleChange
 from bnstat.compare.folding import Folded, Rounding
 from bnstat.model import Source
+from bnstat.output.documents import escaped, json_document, members, source
 from bnstat.output.numbers import compact
 from bnstat.output.terminal.screen import Screen, legible
-from bnstat.output.terminal.table import GAP, Column, layer_column, table, total_width, wrapped
+from bnstat.output.terminal.table import (
+    GAP,
+    Column,
+    layer_table,
+    legend,
+    total_width,
+    wrapped,
+)
 
 if TYPE_CHECKING:
     from bnstat.mending.pairing import Applied, Change
@@ -37,6 +47,7 @@ ROUNDINGS: Final[Mapping[Rounding, str]] = {
 _KERAS_EPSILON: Final = ("Keras", "0.001")
 _PYTORCH_EPSILON: Final = ("PyTorch", "1e-5")
 
+TITLES: Final = ("role", "moved", "largest", "relative")
 LEGEND: Final = (
     "moved: channels that differ; largest: the largest change; relative: the largest change as "
     "a part of the old value, or as a multiple of it (x)"
@@ -47,7 +58,7 @@ _LEAST_NAME: Final = 8
 """The minimum width of a layer's name. If less is left, the table loses its last columns."""
 
 
-def lines(difference: Difference, screen: Screen, everything: bool = False) -> Iterator[str]:
+def text_lines(difference: Difference, screen: Screen, everything: bool = False) -> Iterator[str]:
     """Yield the lines that show a difference.
 
     Args:
@@ -58,12 +69,15 @@ def lines(difference: Difference, screen: Screen, everything: bool = False) -> I
     yield from wrapped(f"old  {source_line(difference.old)}", screen)
     yield from wrapped(f"new  {source_line(difference.new)}", screen)
     yield ""
-    layers = difference.layers if everything else difference.different
-    if layers:
-        yield from _table(layers, screen, everything)
+    if rows := _rows(difference, everything):
+        columns = _columns(rows)
+        if screen.width is not None:
+            room = screen.width - len(GAP) - _LEAST_NAME
+            while len(columns) > 2 and total_width(columns) > room:
+                columns.pop()
+        yield from layer_table([row[0] for row in rows], columns, screen, _LEAST_NAME)
         yield ""
-        for line in wrapped(LEGEND, screen):
-            yield screen.style(line, "dim")
+        yield from legend([LEGEND], screen)
         yield ""
     for line in remarks(difference, everything):
         yield from wrapped(line, screen)
@@ -83,56 +97,50 @@ def source_line(source: Source) -> str:
 
 def remarks(difference: Difference, everything: bool) -> Iterator[str]:
     """Yield lines on paired, added, removed and renamed layers, and the meaning of changes."""
-    renamed = difference.renamed
-    if renamed:
+    listed = partial(_listed, everything=everything)
+    if renamed := difference.renamed:
         yield f"layers matched: {_matches(layer.match for layer in difference.layers)}"
-        pairs = [f"{legible(layer.old)} -> {legible(layer.new)}" for layer in renamed]
-        yield f"renamed: {_listed(pairs, everything)}"
-    if difference.removed:
-        yield f"removed: {_listed(map(legible, difference.removed), everything)}"
-    if difference.added:
-        yield f"added: {_listed(map(legible, difference.added), everything)}"
-    if difference.ties:
-        yield (
-            "tie (several layers have equal values, and are paired by position): "
-            f"{_listed(map(legible, difference.ties), everything)}"
-        )
-    yield from _verdicts(difference, everything)
+    pairs = [f"{legible(layer.old)} -> {legible(layer.new)}" for layer in renamed]
+    yield from listed("renamed", pairs)
+    yield from listed("removed", map(legible, difference.removed))
+    yield from listed("added", map(legible, difference.added))
+    ties = "tie (several layers have equal values, and are paired by position)"
+    yield from listed(ties, map(legible, difference.ties))
+    same = [legible(layer.new) for layer in difference.layers if layer.verdict == "same-effect"]
+    yield from listed(MEANINGS["same-effect"], same)
+    yield from listed(MEANINGS["folded"], map(folded_text, difference.folded))
+    ties = "tie (proven by several weights, or by the weights of another layer)"
+    yield from listed(ties, [legible(each.layer) for each in difference.folded if each.tie])
+    misfolded = map(folded_text, difference.misfolded)
+    yield from listed("folded by another scale or shift", misfolded)
+    causes: dict[str, list[str]] = {}
+    for name, layer_causes in [
+        *((layer.new, layer.causes) for layer in difference.different),
+        *((folded.layer, folded.causes) for folded in difference.misfolded),
+    ]:
+        for cause in layer_causes:
+            causes.setdefault(cause.text, []).append(legible(name))
+    for text, names in causes.items():
+        yield from listed(f"cause: {text}", names)
+    yield from _missing_epsilons(difference)
+    yield from _unproven(difference, everything)
     for remark, meaning in REMARKS.items():
         names = [legible(layer.new) for layer in difference.layers if layer.remark == remark]
-        if names:
-            yield f"{remark.replace('-', ' ')} ({meaning}): {_listed(names, everything)}"
+        yield from listed(f"{remark.replace('-', ' ')} ({meaning})", names)
+
+
+def _listed(title: str, names: Iterable[str], everything: bool) -> Iterator[str]:
+    """Yield a line with names, or nothing without names."""
+    names = list(names)
+    visible = names if everything else names[:_NAMES_SHOWN]
+    more = len(names) - len(visible)
+    if names:
+        yield f"{title}: {', '.join(visible)}" + (f" and {more} more (--all)" if more else "")
 
 
 def _matches(matches: Iterable[Match]) -> str:
     counts = Counter(matches)
     return ", ".join(f"{counts[match]} {MATCHES[match]}" for match in MATCHES if counts[match])
-
-
-def _verdicts(difference: Difference, everything: bool) -> Iterator[str]:
-    """Yield lines on layers with equal effect, folded layers, and causes of differences."""
-    names = [legible(layer.new) for layer in difference.layers if layer.verdict == "same-effect"]
-    if names:
-        yield f"{MEANINGS['same-effect']}: {_listed(names, everything)}"
-    if difference.folded:
-        yield f"{MEANINGS['folded']}: {_listed(map(folded_text, difference.folded), everything)}"
-    ties = [legible(folded.layer) for folded in difference.folded if folded.tie]
-    if ties:
-        meaning = "tie (proven by several weights, or by the weights of another layer)"
-        yield f"{meaning}: {_listed(ties, everything)}"
-    if difference.misfolded:
-        misfolded = _listed(map(folded_text, difference.misfolded), everything)
-        yield f"folded by another scale or shift: {misfolded}"
-    causes: dict[str, list[str]] = {}
-    named = [(layer.new, layer.causes) for layer in difference.different]
-    named += [(folded.layer, folded.causes) for folded in difference.misfolded]
-    for name, layer_causes in named:
-        for cause in layer_causes:
-            causes.setdefault(cause.text, []).append(legible(name))
-    for text, layers in causes.items():
-        yield f"cause: {text}: {_listed(layers, everything)}"
-    yield from _missing_epsilons(difference)
-    yield from _unproven(difference, everything)
 
 
 def _missing_epsilons(difference: Difference) -> Iterator[str]:
@@ -164,9 +172,8 @@ def _unproven(difference: Difference, everything: bool) -> Iterator[str]:
     for own, side in enumerate(("old", "new")):
         unfolded = [each for each in difference.unfolded if each.side == side]
         unmatched = [legible(each.layer) for each in unfolded if each.reason == "no-match"]
-        if unmatched:
-            meaning = f"no weights of {names[1 - own]} match"
-            yield f"not found folded ({meaning}): {_listed(unmatched, everything)}"
+        title = f"not found folded (no weights of {names[1 - own]} match)"
+        yield from _listed(title, unmatched, everything)
         if len(unmatched) < len(unfolded):
             defaults = " or ".join(
                 f"{value} ({library}'s default)"
@@ -224,60 +231,116 @@ def role_cells(role: RoleChange) -> tuple[str, str, str]:
     return f"{role.moved} of {role.channels}", compact(role.largest, 3), relative
 
 
-def rows_of(layer: LayerChange, everything: bool) -> Iterator[tuple[str, str, str, str]]:
-    """Yield the title and the three cells of each role and setting that changed."""
-    shapes = {role.shapes for role in layer.roles}
-    if len(shapes) == 1 and not any(role.comparable for role in layer.roles):
-        # All roles have another shape, or only one model has the layer.
-        yield ("all", *role_cells(layer.roles[0]))
-    else:
-        yield from _rows_by_role(layer, everything)
-    for setting in layer.settings:
-        yield setting.setting, f"{setting.old:g} -> {setting.new:g}", "", ""
+def _rows(difference: Difference, everything: bool) -> list[Sequence[str]]:
+    """Return layer, title and three cells of each role and setting that changed."""
+    rows: list[Sequence[str]] = []
+    for layer in difference.layers if everything else difference.different:
+        if len({role.shapes for role in layer.roles}) == 1 and not any(
+            role.comparable for role in layer.roles
+        ):
+            # All roles have another shape, or only one model has the layer.
+            rows.append((layer.new, "all", *role_cells(layer.roles[0])))
+        else:
+            rows += [
+                (layer.new, role.role.replace("_", " "), *role_cells(role))
+                for role in layer.roles
+                if everything or not role.equal
+            ]
+        for setting in layer.settings:
+            change = f"{setting.old:g} -> {setting.new:g}"
+            rows.append((layer.new, setting.setting, change, "", ""))
+    return rows
 
 
-def _rows_by_role(layer: LayerChange, everything: bool) -> Iterator[tuple[str, str, str, str]]:
-    for role in layer.roles:
-        if everything or not role.equal:
-            yield (role.role.replace("_", " "), *role_cells(role))
-
-
-def _table(layers: Sequence[LayerChange], screen: Screen, everything: bool) -> Iterator[str]:
-    rows = [list(rows_of(layer, everything)) for layer in layers]
-    cells = [row for layer_rows in rows for row in layer_rows]
-    columns = [
-        Column(title, [row[number] for row in cells], right=number > 0)
-        for number, title in enumerate(("role", "moved", "largest", "relative"))
+def _columns(rows: Sequence[Sequence[str]], titles: Sequence[str] = TITLES) -> list[Column]:
+    """Return the columns of rows, without the first one."""
+    return [
+        Column(title, [row[number] for row in rows], right=number > 1)
+        for number, title in enumerate(titles, 1)
     ]
-    if screen.width is not None:
-        while len(columns) > 2 and total_width(columns) + len(GAP) + _LEAST_NAME > screen.width:
-            columns.pop()
-    names = [legible(layer.new) for layer in layers]
-    first = layer_column(names, columns, screen, _LEAST_NAME, rows=list(map(len, rows)))
-    yield from table([first, *columns], screen)
 
 
-def _listed(names: Iterable[str], everything: bool) -> str:
-    listed = list(names)
-    visible = listed if everything else listed[:_NAMES_SHOWN]
-    more = len(listed) - len(visible)
-    return ", ".join(visible) + (f" and {more} more (--all)" if more else "")
+def json_lines(difference: Difference) -> Iterator[str]:
+    """Yield the lines of a difference as JSON."""
+    document = {
+        "schema": 1,
+        "old": source(difference.old),
+        "new": source(difference.new),
+        **members(difference, "rtol", "atol", "tolerance", "equal", "equivalent", "verdict"),
+        **members(difference, "summary", "counts", "removed", "added"),
+        "folded": [_json_folded(layer) for layer in difference.folded],
+        "misfolded": [_json_folded(layer) for layer in difference.misfolded],
+        "ties": difference.ties,
+        "layers": [_json_layer(layer) for layer in difference.layers],
+    }
+    return json_document(document)
 
 
-def lines_applied(applied: Applied, screen: Screen) -> Iterator[str]:
+def _json_folded(layer: Folded) -> dict[str, Any]:
+    return {
+        "verdict": "different" if layer.causes else "folded",
+        **members(layer, "layer", "side", "weights", "into", "bias", "rounding", "tie"),
+        "causes": _causes(layer.causes),
+    }
+
+
+def _causes(causes: Sequence[Cause]) -> list[dict[str, str]]:
+    return [{"kind": cause.kind, "text": cause.text} for cause in causes]
+
+
+def _json_layer(layer: LayerChange) -> dict[str, Any]:
+    numbers = ("equal", "channels", "moved", "largest", "relative")
+    return {
+        **members(layer, "old", "new", "match", "equal", "remark", "verdict"),
+        "causes": _causes(layer.causes),
+        "epsilon_told": layer.epsilon_presence,
+        "roles": {
+            role.role: members(role, "presence", "shapes", "dtypes", *numbers)
+            for role in layer.roles
+        },
+        "settings": {setting.setting: members(setting, "old", "new") for setting in layer.settings},
+    }
+
+
+def markdown_lines(difference: Difference, everything: bool = False) -> Iterator[str]:
+    """Yield the lines of a Markdown document; see `text_lines`."""
+    yield f"**{escaped(difference.summary)}**"
+    yield ""
+    yield f"- old: {escaped(source_line(difference.old))}"
+    yield f"- new: {escaped(source_line(difference.new))}"
+    for line in remarks(difference, everything):
+        yield f"- {escaped(line)}"
+    if rows := _rows(difference, everything):
+        yield ""
+        yield f"| layer | {' | '.join(TITLES)} |"
+        yield "| --- | --- | ---: | ---: | ---: |"
+        for name, *cells in rows:
+            yield f"| {' | '.join(map(escaped, (legible(name), *cells)))} |"
+        yield ""
+        yield escaped(LEGEND)
+
+
+def applied_text(applied: Applied, screen: Screen) -> Iterator[str]:
     """Yield the lines that show the values that `apply` wrote."""
     yield from wrapped(f"model   {source_line(applied.source)}", screen)
     if applied.values is not None:
         yield from wrapped(f"values  {legible(applied.values)}", screen)
     yield from wrapped(f"copy    {legible(applied.output)}", screen)
     yield ""
-    moved = [change for change in applied.changes if change.moved]
-    if moved:
-        yield from _applied_table(moved, screen)
+    rows = [
+        (
+            change.layer,
+            change.role.replace("_", " "),
+            f"{change.moved} of {change.channels}",
+            compact(change.largest, 3),
+        )
+        for change in applied.changes
+        if change.moved
+    ]
+    if rows:
+        yield from layer_table([row[0] for row in rows], _columns(rows, TITLES[:3]), screen)
         yield ""
-        legend = "moved: values that changed; largest: the largest change"
-        for line in wrapped(legend, screen):
-            yield screen.style(line, "dim")
+        yield from legend(["moved: values that changed; largest: the largest change"], screen)
         yield ""
     if pairs := _paired(applied.changes):
         yield from wrapped(pairs, screen)
@@ -306,13 +369,19 @@ def _paired(changes: Sequence[Change]) -> str:
     return f"layers matched {matches}: {', '.join(pairs)}{more}"
 
 
-def _applied_table(changes: Sequence[Change], screen: Screen) -> Iterator[str]:
-    columns = [
-        Column("role", [change.role.replace("_", " ") for change in changes]),
-        Column("moved", [f"{change.moved} of {change.channels}" for change in changes], right=True),
-        Column("largest", [compact(change.largest, 3) for change in changes], right=True),
-    ]
-    rows = Counter(change.layer for change in changes)
-    names = list(map(legible, rows))
-    first = layer_column(names, columns, screen, rows=list(rows.values()))
-    yield from table([first, *columns], screen)
+def applied_json(applied: Applied) -> Iterator[str]:
+    """Yield the lines of the result of `apply` as JSON."""
+    layers: dict[str, dict[str, Any]] = {}
+    for change in applied.changes:
+        layer = {"name": change.layer, **members(change, "given_as", "match"), "roles": {}}
+        roles = layers.setdefault(change.layer, layer)["roles"]
+        numbers = members(change, "channels", "moved", "largest")
+        roles[change.role] = {"variable": change.key, **numbers}
+    document = {
+        "schema": 1,
+        "source": source(applied.source),
+        **members(applied, "values", "output", "moved"),
+        "untouched": list(applied.untouched),
+        "layers": list(layers.values()),
+    }
+    return json_document(document)

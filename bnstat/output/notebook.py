@@ -1,21 +1,27 @@
-"""HTML tables for notebooks: of a model, a layer, findings, a difference and a history."""
+"""Displays for notebooks: HTML tables with small charts, figures and data frames."""
 
 from __future__ import annotations
 
 import contextlib
 import html
+import io
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final
+from importlib.util import find_spec
+from typing import Any, Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnstat.checks import Finding, Findings
 from bnstat.compare.diff import Difference, LayerChange, RoleChange, SettingChange
-from bnstat.errors import BnstatError
+from bnstat.errors import BnstatError, UnsupportedError
+from bnstat.exchange.decimals import portable
 from bnstat.model import ROLES, Array, BatchNorm, Model, Summary, printable
+from bnstat.output import differences, findings
+from bnstat.output.history import moves, newest
 from bnstat.output.numbers import Floats, Scale, compact, compact_pair, finite
-from bnstat.output.terminal import differences, findings, overview
-from bnstat.output.terminal.history import moves, newest
+from bnstat.output.terminal import overview
 from bnstat.output.terminal.screen import Screen, legible, sentence
 from bnstat.run_history import History
 
@@ -89,27 +95,28 @@ def distribution(array: Array, width: int = 96, height: int = 22) -> Markup:
     return _svg(element("path", d=path, fill=_COLOUR), label, width, height)
 
 
-def sorted_channels(array: Array, width: int = 96, height: int = 22) -> Markup:
+def sorted_channels(array: Array, width: int, height: int) -> Markup:
     """Return a line chart of a layer's sorted channels, with an axis at 0."""
     values = np.sort(finite(array))
     if not values.size:
         return Markup("")
     scale = Scale.of(values)
     label = f"{_channels(values)} in order, from {_range(scale)}"
-    return _svg(_line(values, scale, width, height), label, width, height)
+    return _line(values, scale, label, width, height)
 
 
-def course(values: Floats, width: int = 96, height: int = 22) -> Markup:
+def course(values: Floats) -> Markup:
     """Return a line chart of numbers over time, with gaps at numbers that are not finite."""
     numbers = finite(values)
     if not numbers.size:
         return Markup("")
     scale = Scale.of(numbers, adaptive=False)
-    return _svg(_line(values, scale, width, height), f"course from {_range(scale)}", width, height)
+    return _line(values, scale, f"course from {_range(scale)}", 96, 22)
 
 
-def share(part: int, whole: int, width: int = 60, height: int = 8) -> Markup:
+def share(part: int, whole: int) -> Markup:
     """Return a bar that is filled to the fraction `part / whole`."""
+    width, height = 60, 8
     filled = width * part / whole if whole else 0
     frame = element(
         "rect", width=width, height=height, fill="none", stroke=_COLOUR, stroke_opacity="0.6"
@@ -123,7 +130,7 @@ def mark(colour: str, label: str) -> Markup:
     return _svg(element("circle", cx=5, cy=5, r=4.5, fill=colour), label, 10, 10)
 
 
-def _line(values: Floats, scale: Scale, width: int, height: int) -> Markup:
+def _line(values: Floats, scale: Scale, label: str, width: int, height: int) -> Markup:
     if values.size > _MOST_POINTS:
         chosen = np.linspace(0, values.size - 1, _MOST_POINTS).round().astype(np.intp)
         values = values[chosen]
@@ -139,11 +146,11 @@ def _line(values: Floats, scale: Scale, width: int, height: int) -> Markup:
     line = element(
         "path", d=path, fill="none", stroke=_COLOUR, stroke_width=1.5, stroke_linecap="round"
     )
-    if not scale.low < 0 < scale.high:
-        return line
-    zero = float(_down(scale, np.zeros(1), height)[0])
-    axis = element("path", d=f"M0 {zero:.2f}h{width}", stroke="currentColor", stroke_opacity="0.35")
-    return Markup(axis + line)
+    if scale.low < 0 < scale.high:
+        zero = f"M0 {float(_down(scale, np.zeros(1), height)[0]):.2f}h{width}"
+        axis = element("path", d=zero, stroke="currentColor", stroke_opacity="0.35")
+        line = together(axis, line)
+    return _svg(line, label, width, height)
 
 
 def _down(scale: Scale, values: Floats, height: int) -> Floats:
@@ -182,14 +189,14 @@ _LARGE: Final = (220, 56)
 
 def html_of(shown: object) -> str:
     """Return the table of a model, a layer, findings, a difference or a history."""
-    tables: tuple[tuple[type, Callable[[Any], str]], ...] = (
-        (Model, of_model),
-        (BatchNorm, of_layer),
-        (Findings, of_findings),
-        (Difference, of_difference),
-        (History, of_history),
-    )
-    return next(table(shown) for kind, table in tables if isinstance(shown, kind))
+    tables: dict[type, Callable[[Any], str]] = {
+        Model: of_model,
+        BatchNorm: of_layer,
+        Findings: of_findings,
+        Difference: of_difference,
+        History: of_history,
+    }
+    return next(table(shown) for kind, table in tables.items() if isinstance(shown, kind))
 
 
 def of_model(model: Model) -> str:
@@ -333,3 +340,133 @@ def _title(role: str) -> str:
 def _rest(count: int) -> Iterator[str]:
     if count > MOST_ROWS:
         yield f"and {count - MOST_ROWS:,} more"
+
+
+_LONGEST_TITLE: Final = 80
+_MOST_BINS: Final = 40
+
+
+def figure(layer: BatchNorm) -> Any:
+    """See `BatchNorm.plot`."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UnsupportedError(
+            "Matplotlib", "is not installed", "pip install matplotlib"
+        ) from error
+
+    class PngFigure(Figure):
+        """A figure that notebooks show with any Matplotlib backend."""
+
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            self.savefig(file, format="png")
+            return file.getvalue()
+
+    drawn = PngFigure(figsize=(8, 8), dpi=100, layout="constrained")
+    drawn.suptitle(legible(layer.name)[:_LONGEST_TITLE], parse_math=False)
+    rows = drawn.subplots(len(ROLES), 2)
+    for role, (left, right) in zip(ROLES, rows, strict=True):
+        title = _title(role)
+        left.set_ylabel(title)
+        array = layer.array(role)
+        values = np.empty(0) if array is None else finite(array)
+        if array is not None and values.size:
+            _draw_distribution(left, values)
+            _draw_in_order(right, np.sort(values), array.size - values.size)
+            continue
+        for axes in (left, right):
+            axes.set_axis_off()
+        reason = "not in the file" if array is None else "no finite number"
+        left.text(0.5, 0.5, f"{title}: {reason}", ha="center")
+    return drawn
+
+
+def _draw_distribution(axes: Any, values: Floats) -> None:
+    scale = Scale.of(values)
+    counts = scale.histogram(values, _MOST_BINS)
+    bins = counts.size
+    axes.bar((np.arange(bins) + 0.5) / bins, counts, width=1 / bins, color=_COLOUR)
+    ticks = {0.5: scale.low} if scale.is_point else {0.0: scale.low, 1.0: scale.high}
+    axes.set_xlim(0, 1)
+    axes.set_xticks(list(ticks), [compact(end, 3) for end in ticks.values()])
+    axes.set_xlabel("logarithmic" if scale.logarithmic else "")
+
+
+def _draw_in_order(axes: Any, values: Floats, bad: int) -> None:
+    axes.plot(np.arange(values.size), values, color=_COLOUR, marker="." if values.size == 1 else "")
+    if Scale.of(values).logarithmic:
+        axes.set_yscale("log")
+    axes.set_xlabel("channels in order" + (f" ({bad:,} NaN or infinite left out)" if bad else ""))
+
+
+Library = Literal["pandas", "polars"]
+
+_LIBRARIES: Final[tuple[Library, ...]] = ("pandas", "polars")
+
+
+def frame(model: Model, library: Library | None = None) -> Any:
+    """See `Model.to_frame`."""
+    library = library or _default_library()
+    if find_spec(library) is None:
+        raise UnsupportedError(library, "is not installed", f"pip install {library}")
+    model.read(model.layers)
+    layers = [
+        {role: array for role in ROLES if (array := layer.array(role)) is not None}
+        for layer in model.layers
+    ]
+    sizes = [max((array.size for array in arrays.values()), default=0) for arrays in layers]
+    names = np.array([layer.name for layer in model.layers], object)
+    columns: dict[str, Any] = {
+        "layer": np.repeat(names, sizes),
+        "channel": np.concatenate([np.arange(size) for size in (0, *sizes)]).astype(np.int64),
+    }
+    numbers = {role: _column([arrays.get(role) for arrays in layers], sizes) for role in ROLES}
+    if library == "pandas":
+        import pandas
+
+        columns |= {role: _with_nan(*numbers[role]) for role in ROLES}
+        return pandas.DataFrame(columns)
+    import polars
+
+    table = polars.DataFrame(
+        {"layer": columns["layer"].tolist(), "channel": columns["channel"]},
+        schema={"layer": polars.String, "channel": polars.Int64},
+    )
+    return table.with_columns(
+        polars.when(polars.Series(is_stored)).then(polars.Series(values)).alias(role)
+        for role, (values, is_stored) in numbers.items()
+    )
+
+
+def _default_library() -> Library:
+    """Return the data-frame library that is already imported, or else an installed one."""
+    imported = [library for library in _LIBRARIES if library in sys.modules]
+    for library in (*imported, *_LIBRARIES):
+        if library in imported or find_spec(library) is not None:
+            return library
+    raise UnsupportedError(
+        "to_frame", "neither pandas nor Polars is installed", "pip install pandas, or polars"
+    )
+
+
+def _column(arrays: list[Array | None], sizes: list[int]) -> tuple[Array, NDArray[np.bool_]]:
+    """Return the numbers of all layers (0 where not stored), and a mask of stored numbers."""
+    flat = [None if array is None else portable(array).ravel() for array in arrays]
+    kinds = [array.dtype for array in flat if array is not None]
+    values = np.zeros(sum(sizes), np.result_type(*kinds) if kinds else np.float32)
+    is_stored = np.zeros(values.size, bool)
+    start = 0
+    for array, size in zip(flat, sizes, strict=True):
+        if array is not None:
+            values[start : start + array.size] = array
+            is_stored[start : start + array.size] = True
+        start += size
+    return values, is_stored
+
+
+def _with_nan(values: Array, is_stored: NDArray[np.bool_]) -> Array:
+    if is_stored.all():
+        return values
+    kind = np.result_type(values.dtype, np.float16)
+    return np.where(is_stored, values.astype(kind), np.array(np.nan, kind))

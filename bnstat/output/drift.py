@@ -1,18 +1,26 @@
-"""Text about the results of `drift` and `recalibrate`."""
+"""The results of `drift` and `recalibrate` as text, JSON and CSV."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from bnstat.estimate.drift import SHIFTED, Drift, LayerDrift, State
 from bnstat.estimate.modes import ModeEvidence, Modes, Outputs, percent
 from bnstat.estimate.recalibration import FAR, Mended, Recalibration
+from bnstat.exchange.csv import cell
+from bnstat.output.documents import csv_document, json_document, members, trained_with
 from bnstat.output.numbers import compact
 from bnstat.output.terminal.screen import Screen, legible
-from bnstat.output.terminal.table import Column, layer_column, table, wrapped
+from bnstat.output.terminal.table import Column, facts, layer_table, legend, wrapped
+
+CHANNELS: Final = (
+    *("stored_mean", "stored_variance", "mean", "variance"),
+    *("shift", "ratio", "divergence"),
+)
+"""The attributes of `LayerDrift` with one number per channel."""
 
 LEGEND: Final = (
     "shift: (mean of the data - stored mean) / stored standard deviation, at the worst channel; "
@@ -73,14 +81,14 @@ _BETTER: Final = {
 }
 
 
-def lines(result: Drift, model: str, screen: Screen) -> Iterator[str]:
+def text_lines(result: Drift, model: str, screen: Screen) -> Iterator[str]:
     """Yield the lines that compare the stored statistics of `model` with the data's."""
-    yield f"{screen.style('path    ', 'dim')}  {legible(model)}"
-    yield f"{screen.style('data    ', 'dim')}  {result.samples} samples"
+    header = [("path", legible(model)), ("data", f"{result.samples} samples")]
     if result.evidence is not None and result.evidence.data is not None:
-        yield from _modes(result.evidence.data, result.samples, screen)
+        header += _modes(result.evidence.data, result.samples)
     elif result.accuracy is not None:
-        yield f"{screen.style('accuracy', 'dim')}  {percent(result.accuracy)}"
+        header.append(("accuracy", percent(result.accuracy)))
+    yield from facts(header, screen, len("accuracy"))
     yield ""
     layers = sorted(result.layers, key=lambda layer: -layer.total)
     styles = {row: _STYLES.get(layer.state, "") for row, layer in enumerate(layers)}
@@ -91,11 +99,9 @@ def lines(result: Drift, model: str, screen: Screen) -> Iterator[str]:
         Column("J", [compact(layer.total, 3) for layer in layers], right=True, styles=styles),
         Column("", [layer.state.replace("-", " ") for layer in layers], styles=styles),
     ]
-    names = layer_column([legible(layer.layer) for layer in layers], columns, screen)
-    yield from table([names, *columns], screen)
+    yield from layer_table([layer.layer for layer in layers], columns, screen)
     yield ""
-    for line in wrapped(LEGEND, screen):
-        yield screen.style(line, "dim")
+    yield from legend([LEGEND], screen)
     yield ""
     if result.state == "never-updated":
         yield from wrapped(f"never updated: {_verdict(result.evidence)}", screen)
@@ -155,23 +161,21 @@ def _ratios(layer: LayerDrift) -> str:
     return f"{low} to {high}"
 
 
-def lines_recalibration(
+def recalibration_text(
     result: Recalibration, model: str, copy: str | None, screen: Screen
 ) -> Iterator[str]:
     """Yield the lines that show the new statistics of `model`, and the path of the copy."""
-    yield f"{screen.style('path    ', 'dim')}  {legible(model)}"
+    header = [("path", legible(model))]
     if copy is not None:
-        yield f"{screen.style('copy    ', 'dim')}  {legible(copy)}"
+        header.append(("copy", legible(copy)))
     waves = f", in {result.waves} waves" if result.exact else ""
-    yield (
-        f"{screen.style('data    ', 'dim')}  {result.samples} samples in {result.batches} "
-        f"batches{waves}"
-    )
+    header.append(("data", f"{result.samples} samples in {result.batches} batches{waves}"))
     if result.accuracy is not None:
         before, after = map(percent, result.accuracy)
-        yield f"{screen.style('accuracy', 'dim')}  {before} before, {after} after"
+        header.append(("accuracy", f"{before} before, {after} after"))
     elif result.evidence.data is not None:
-        yield from _modes(result.evidence.data, result.samples, screen)
+        header += _modes(result.evidence.data, result.samples)
+    yield from facts(header, screen, len("accuracy"))
     yield ""
     layers = result.layers
     far = {row: "yellow" for row, layer in enumerate(layers) if layer.remains > FAR}
@@ -182,12 +186,9 @@ def lines_recalibration(
         Column("uncertainty", [_uncertainty(layer, screen) for layer in layers], right=True),
         Column("residual", [f"{layer.remains:.4f}" for layer in layers], right=True, styles=far),
     ]
-    names = layer_column([legible(layer.layer) for layer in layers], columns, screen)
-    yield from table([names, *columns], screen)
+    yield from layer_table([layer.layer for layer in layers], columns, screen)
     yield ""
-    for text in RECALIBRATION_LEGEND:
-        for line in wrapped(text, screen):
-            yield screen.style(line, "dim")
+    yield from legend(RECALIBRATION_LEGEND, screen)
     yield ""
     yield f"{len(layers)} of {len(layers) + len(result.left)} layers recalibrated"
 
@@ -238,43 +239,26 @@ def notes(result: Recalibration) -> Iterator[str]:
         )
 
 
-def _modes(modes: Modes, samples: int, screen: Screen) -> Iterator[str]:
-    """Yield lines that compare the outputs in both modes.
-
-    Args:
-        modes: the comparison.
-        samples: the number of samples in the data.
-        screen: the screen.
-    """
+def _modes(modes: Modes, samples: int) -> Iterator[tuple[str, str]]:
+    """Yield labels and texts that compare both modes; `samples` is the size of the data."""
     stored, own = modes.stored, modes.own
     part = "" if modes.samples == samples else f", over {modes.samples} of the samples"
     if stored.accuracy is not None and own.accuracy is not None:
-        yield (
-            f"{screen.style('accuracy', 'dim')}  {percent(stored.accuracy)} with the stored "
-            f"statistics, {percent(own.accuracy)} with the data's own{part}"
-        )
+        before, after = percent(stored.accuracy), percent(own.accuracy)
+        text = f"{before} with the stored statistics, {after} with the data's own{part}"
+        yield "accuracy", text
     elif stored.information is not None and own.information is not None:
-        yield (
-            f"{screen.style('outputs ', 'dim')}  mutual information with the inputs: "
-            f"{compact(stored.information, 3)} nats with the stored statistics, "
-            f"{compact(own.information, 3)} with the data's own{part}"
-        )
-        yield from _more_dependent(modes, stored.information, own.information)
+        before, after = compact(stored.information, 3), compact(own.information, 3)
+        text = f"{before} nats with the stored statistics, {after} with the data's own{part}"
+        yield "outputs", f"mutual information with the inputs: {text}"
+        if before != after:
+            which = "the stored" if stored.information > own.information else "the data's own"
+            sure = "better" if modes.trained_with != "unknown" else "better, but not conclusive"
+            yield "", f"the predictions depend more on the input with {which} statistics ({sure})"
     else:
-        yield f"{screen.style('outputs ', 'dim')}  stored statistics: {_described(stored)}"
-        yield f"          the data's own: {_described(own)}"
-        yield (
-            f"          root mean square of the difference: {compact(modes.difference, 3)}{part}"
-        )
-
-
-def _more_dependent(modes: Modes, stored: float, own: float) -> Iterator[str]:
-    """Yield a line that says with which statistics the predictions depend more on the input."""
-    if compact(stored, 3) == compact(own, 3):
-        return
-    which = "the stored" if stored > own else "the data's own"
-    better = "better" if modes.trained_with != "unknown" else "better, but not conclusive"
-    yield f"          the predictions depend more on the input with {which} statistics ({better})"
+        yield "outputs", f"stored statistics: {_described(stored)}"
+        yield "", f"the data's own: {_described(own)}"
+        yield "", f"root mean square of the difference: {compact(modes.difference, 3)}{part}"
 
 
 def _described(outputs: Outputs) -> str:
@@ -296,3 +280,72 @@ def _verdict(evidence: ModeEvidence | None) -> str:
     if evidence.trained_with == "unknown" and evidence.data is not None and evidence.data.better:
         text = _BETTER[evidence.data.better]
     return f"{text} ({'; '.join(evidence.reasons)})"
+
+
+def json_lines(result: Drift, model: str) -> Iterator[str]:
+    """Yield the lines of the drift of a model as JSON."""
+    document = {
+        "schema": 1,
+        "path": model,
+        **members(result, "samples", "accuracy", "state", "largest"),
+        **_shared(result),
+        "layers": [_drift_layer(layer) for layer in result.layers],
+    }
+    return json_document(document)
+
+
+def _shared(result: Drift | Recalibration) -> dict[str, Any]:
+    left = [{"layer": name, "reason": reason} for name, reason in result.left.items()]
+    return {**trained_with(result.evidence), "left": left}
+
+
+def _drift_layer(layer: LayerDrift) -> dict[str, Any]:
+    channels = {name: getattr(layer, name).tolist() for name in CHANNELS}
+    channels["divergences"] = channels.pop("divergence")
+    return {
+        "name": layer.layer,
+        "state": layer.state,
+        "divergence": layer.total,
+        **channels,
+    }
+
+
+def csv_lines(result: Drift) -> Iterator[str]:
+    """Yield the lines of a drift as CSV: one row per channel."""
+
+    def rows() -> Iterator[list[object]]:
+        for layer in result.layers:
+            columns = [getattr(layer, name).tolist() for name in CHANNELS]
+            for channel, numbers in enumerate(zip(*columns, strict=True)):
+                yield [cell(layer.layer), channel, *map(repr, numbers)]
+
+    return csv_document(("layer", "channel", *CHANNELS), rows())
+
+
+def recalibration_json(result: Recalibration, model: str, copy: str | None) -> Iterator[str]:
+    """Yield the lines of a recalibration, and the path of the copy, as JSON."""
+    before, after = result.accuracy or (None, None)
+    document = {
+        "schema": 1,
+        "path": model,
+        "copy": copy,
+        **members(result, "samples", "batches", "exact", "waves"),
+        "accuracy_before": before,
+        "accuracy_after": after,
+        **_shared(result),
+        "layers": [_recalibrated_layer(layer) for layer in result.layers],
+    }
+    return json_document(document)
+
+
+def _recalibrated_layer(layer: Mended) -> dict[str, Any]:
+    return {
+        "name": layer.layer,
+        "channels": layer.mean.size,
+        "moved": layer.moved,
+        "variance_ratio": layer.ratio,
+        "sure_to": layer.error,
+        "remains": layer.remains,
+        "moving_mean": [float(number) for number in layer.mean],
+        "moving_variance": [float(number) for number in layer.variance],
+    }

@@ -1,7 +1,7 @@
-"""Results for other programs: findings, differences, drifts, histories and scans.
+"""JSON and CSV documents for other programs, as lines.
 
 In JSON, NaN and the infinities are strings as in the JSON of a model, and characters outside ASCII
-are escaped. CSV files are opened as text with `newline=""`.
+are escaped.
 """
 
 from __future__ import annotations
@@ -9,33 +9,33 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import IO, TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from bnstat.model import Source
 
 if TYPE_CHECKING:
     from bnstat.estimate.modes import ModeEvidence
-    from bnstat.mending.pairing import Applied
 
 
-def dump_common(document: Mapping[str, Any], file: IO[str]) -> None:
-    """Write nested dicts and lists of strings, numbers, bools and None as JSON.
+def json_document(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield nested dicts and lists of strings, numbers, bools and None as lines of JSON.
 
     Each member of the outermost dict, and each dict in a list of dicts, has its own line.
     """
-    separator = "{"
-    for key, value in document.items():
-        file.write(f"{separator}{json.dumps(key)}: ")
+    start = "{"
+    for number, (key, value) in enumerate(document.items(), 1):
+        end = "}" if number == len(document) else ","
         if isinstance(value, Sequence) and value and isinstance(value[0], Mapping):
-            for place, item in enumerate(value):
-                file.write(f"{',' if place else '['}\n  {encode(item)}")
-            file.write("]")
+            yield f"{start}{json.dumps(key)}: ["
+            for item in value[:-1]:
+                yield f"  {encode(item)},"
+            yield f"  {encode(value[-1])}]{end}"
         else:
-            file.write(encode(value))
-        separator = ",\n "
-    file.write("}\n")
+            yield f"{start}{json.dumps(key)}: {encode(value)}{end}"
+        start = " "
 
 
 def encode(value: Any) -> str:
@@ -54,11 +54,12 @@ def plain(value: Any) -> Any:
     return value
 
 
-def write_csv(file: IO[str], header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write rows as CSV, one at a time."""
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+def csv_document(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """Yield rows as lines of CSV. No cell may contain a line break."""
+    # A writer returns what the `write` of its file returns.
+    writer: Any = csv.writer(SimpleNamespace(write=str), lineterminator="")
+    yield writer.writerow(header)
+    yield from map(writer.writerow, rows)
 
 
 def members(of: object, *names: str) -> dict[str, Any]:
@@ -82,19 +83,7 @@ def trained_with(evidence: ModeEvidence | None) -> dict[str, Any]:
     }
 
 
-def dump_applied_json(applied: Applied, file: IO[str]) -> None:
-    """Write the result of `apply` as JSON."""
-    layers: dict[str, dict[str, Any]] = {}
-    for change in applied.changes:
-        layer = {"name": change.layer, **members(change, "given_as", "match"), "roles": {}}
-        roles = layers.setdefault(change.layer, layer)["roles"]
-        numbers = members(change, "channels", "moved", "largest")
-        roles[change.role] = {"variable": change.key, **numbers}
-    document = {
-        "schema": 1,
-        "source": source(applied.source),
-        **members(applied, "values", "output", "moved"),
-        "untouched": list(applied.untouched),
-        "layers": list(layers.values()),
-    }
-    dump_common(document, file)
+def escaped(text: str) -> str:
+    """Return text with all markup of Markdown and HTML escaped."""
+    marked = "".join(f"\\{char}" if char in "\\`*_[]|~" else char for char in text)
+    return marked.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

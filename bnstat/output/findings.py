@@ -1,0 +1,289 @@
+"""Findings and rules as text, and findings as JSON, as GitHub annotations and as SARIF.
+
+- GitHub Actions shows workflow commands as annotations
+  (https://docs.github.com/actions/reference/workflows-and-actions/workflow-commands).
+- SARIF 2.1.0 is the format of code scanning
+  (https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html). A model has no lines: each
+  result refers to the model's path, and has the layer as its logical location. GitHub recognizes a
+  known result by the partial fingerprint, which consists of the rule and the layer.
+"""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Final
+
+from bnstat import __version__
+from bnstat.checks import MODEL_RULES, Findings, trained_with
+from bnstat.checks.rule import Finding, Rule, all_of, counts
+from bnstat.model import Model, printable
+from bnstat.output.documents import json_document, members, source
+from bnstat.output.terminal.overview import header
+from bnstat.output.terminal.screen import Screen, legible, sentence
+from bnstat.output.terminal.table import (
+    GAP,
+    Column,
+    legend,
+    rows,
+    shorten_all,
+    spread,
+    table,
+    text_width,
+)
+
+STYLES: Final = {"error": "red", "warning": "yellow", "info": "cyan"}
+
+_INDENT: Final = "  "
+_CHANNELS_SHOWN: Final = 8
+_MODEL: Final = "(whole model)"
+
+
+def report(findings: Sequence[Finding], model: Model, screen: Screen) -> Iterator[str]:
+    """Yield the lines about a model and its findings."""
+    yield from header(model, screen)
+    yield ""
+    yield from text_lines(findings, screen)
+
+
+def text_lines(findings: Sequence[Finding], screen: Screen) -> Iterator[str]:
+    """Yield the lines that show findings, and a line that counts the findings."""
+    for (severity, rule, name), group in groupby(
+        findings, key=lambda finding: (finding.severity, finding.rule, finding.name)
+    ):
+        title = screen.style(f"{severity} {rule}", STYLES[severity])
+        yield f"{title} {screen.style(name, 'bold')}"
+        yield from _entries(list(group), screen)
+        yield ""
+    yield summary(findings)
+    if findings:
+        hint = f"bnstat check --explain {findings[0].rule} explains what it means and what to do"
+        yield from legend([hint], screen)
+
+
+def summary(findings: Sequence[Finding]) -> str:
+    """Return `2 errors, 1 warning, 17 info`, or the scope of the check if nothing was found."""
+    parts = [
+        f"{number} {severity}{'s' if number > 1 and severity != 'info' else ''}"
+        for severity, number in counts(findings).items()
+        if number
+    ]
+    if parts:
+        return ", ".join(parts)
+    if not isinstance(findings, Findings) or not findings.rules:
+        return "no findings"
+    layers = "1 layer" if findings.layers == 1 else f"{findings.layers:,} layers"
+    rules = "1 rule" if findings.rules == 1 else f"{findings.rules} rules"
+    return f"{layers}, {rules}: no findings"
+
+
+def _entries(group: Sequence[Finding], screen: Screen) -> Iterator[str]:
+    """Yield lines with layer names on the left and messages on the right."""
+    names = [_MODEL if finding.layer is None else legible(finding.layer) for finding in group]
+    messages = [sentence(finding.message) + channels_of(finding) for finding in group]
+    if screen.width is None:
+        parts = [[message] for message in messages]
+    else:
+        room = screen.width - len(_INDENT) - len(GAP) - 1
+        different = list(dict.fromkeys(names))
+        short = shorten_all(different, max(8, room * 2 // 5), screen.glyphs.ellipsis)
+        by_name = dict(zip(different, short, strict=True))
+        names = [by_name[name] for name in names]
+        width = max(20, room - max(map(text_width, names)))
+        parts = [textwrap.wrap(message, width) for message in messages]
+    left = spread(names, list(map(len, parts)))
+    right = [line for message_lines in parts for line in message_lines]
+    for line in rows([Column("", left), Column("", right)], screen):
+        yield _INDENT + line
+
+
+def channels_of(finding: Finding) -> str:
+    """Return the channels of a finding; empty if there are many, or the message says `all`."""
+    number = finding.channels.size
+    if not 0 < number <= _CHANNELS_SHOWN or all_of(number, "channel") in finding.message:
+        return ""
+    noun = "channel" if number == 1 else "channels"
+    return f" ({noun} {', '.join(map(str, finding.channels.tolist()))})"
+
+
+_PROSE_WIDTH: Final = 80
+"""The largest width of prose, also in a pipe."""
+
+
+def overview(rules: Sequence[Rule[Any]], screen: Screen) -> Iterator[str]:
+    """Yield a table of the rules with their most serious severities."""
+    severities = [rule.severity for rule in rules]
+    columns = [
+        Column("code", [rule.code for rule in rules]),
+        Column("name", [rule.name for rule in rules]),
+        Column(
+            "severity",
+            severities,
+            styles={row: STYLES[severity] for row, severity in enumerate(severities)},
+        ),
+        Column("what it finds", [rule.title for rule in rules]),
+    ]
+    yield from table(columns, screen)
+    yield ""
+    yield screen.style("BN0.. are applied by bnstat check, BN1.. by bnstat history", "dim")
+
+
+def explained(rules: Sequence[Rule[Any]], screen: Screen) -> Iterator[str]:
+    """Yield the lines of the documentation of some rules."""
+    width = min(screen.width or _PROSE_WIDTH, _PROSE_WIDTH)
+    for number, rule in enumerate(rules):
+        if number:
+            yield ""
+        code = screen.style(rule.code, STYLES[rule.severity])
+        yield f"{code} {screen.style(rule.name, 'bold')} ({rule.severity})"
+        for title, text in rule.sections().items():
+            yield ""
+            yield screen.style(title, "bold")
+            yield from textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="  ")
+
+
+Checked = tuple[Sequence[Finding], Model]
+"""A model, and the findings in it."""
+
+
+def json_lines(findings: Sequence[Finding], model: Model) -> Iterator[str]:
+    """Yield the lines of the findings in a model as JSON.
+
+    The members are `schema`, `source`, `layers`, `counts`, `trained_with` (`batch-statistics`,
+    `stored-statistics` or `unknown`), `evidence` (its member `file` has the attributes of
+    `bnstat.checks.Evidence`) and `findings`.
+    """
+    return json_document(_document(findings, model))
+
+
+def json_of_several(checked: Sequence[Checked], unread: Mapping[str, str]) -> Iterator[str]:
+    """Yield the lines of the findings in several models: `schema`, `models` and `errors`.
+
+    Args:
+        checked: the models; each becomes an object as in `json_lines`.
+        unread: path -> error, for paths that could not be read.
+    """
+    document = {
+        "schema": 1,
+        "models": [_document(findings, model) for findings, model in checked],
+        "errors": [{"path": path, "error": error} for path, error in unread.items()],
+    }
+    return json_document(document)
+
+
+def _document(findings: Sequence[Finding], model: Model) -> dict[str, Any]:
+    evidence = trained_with(model)
+    return {
+        "schema": 1,
+        "source": source(model.source),
+        "layers": len(model),
+        "counts": counts(findings),
+        "trained_with": evidence.trained_with,
+        "evidence": {"file": asdict(evidence)},
+        "findings": [plain(finding) for finding in findings],
+    }
+
+
+def plain(finding: Finding) -> dict[str, Any]:
+    """Return a finding as a dict; `layer` is None for a finding about the whole model."""
+    return {
+        **members(finding, "rule", "name", "severity", "layer"),
+        "channels": finding.channels.tolist(),
+        **members(finding, "message", "numbers"),
+    }
+
+
+_COMMANDS: Final = {"error": "error", "warning": "warning", "info": "notice"}
+
+
+def github_lines(checked: Iterable[Checked], unread: Mapping[str, str]) -> Iterator[str]:
+    """Yield a GitHub workflow command for each unreadable path and for each finding."""
+    for path, error in unread.items():
+        yield f"::error file={_property(path)},title=unreadable::{_data(error)}"
+    for findings, model in checked:
+        path = _property(model.source.path)
+        for finding in findings:
+            title = _property(f"{finding.rule} {finding.name}")
+            command = f"{_COMMANDS[finding.severity]} file={path},title={title}"
+            yield f"::{command}::{_data(_with_layer(finding))}"
+
+
+def _with_layer(finding: Finding) -> str:
+    return finding.message if finding.layer is None else f"{finding.layer}: {finding.message}"
+
+
+def _data(text: str) -> str:
+    return printable(text).replace("%", "%25")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+_LEVELS: Final = {"error": "error", "warning": "warning", "info": "note"}
+_SCHEMA: Final = (
+    "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+)
+
+
+def sarif_lines(checked: Sequence[Checked]) -> Iterator[str]:
+    """Yield the lines of a SARIF log of one run of bnstat, with the findings in some models."""
+    rules = [_rule(rule) for rule in MODEL_RULES]
+    run = {
+        "tool": {"driver": {"name": "bnstat", "version": __version__, "rules": rules}},
+        "columnKind": "unicodeCodePoints",
+        "results": [
+            _result(finding, model.source.path)
+            for findings, model in checked
+            for finding in findings
+        ],
+    }
+    return json_document({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]})
+
+
+def _rule(rule: Rule[Model]) -> dict[str, Any]:
+    sections = rule.sections().items()
+    return {
+        "id": rule.code,
+        "name": rule.name,
+        "shortDescription": {"text": f"{rule.title[0].upper()}{rule.title[1:]}."},
+        "fullDescription": {"text": rule.what},
+        "help": {
+            "text": "\n\n".join(f"{title}: {text}" for title, text in sections),
+            "markdown": "\n\n".join(f"**{title}**: {text}" for title, text in sections),
+        },
+        "defaultConfiguration": {"level": _LEVELS[rule.severity]},
+    }
+
+
+def _result(finding: Finding, path: str) -> dict[str, Any]:
+    location: dict[str, Any] = {
+        "physicalLocation": {"artifactLocation": {"uri": _uri(path)}, "region": {"startLine": 1}}
+    }
+    if finding.layer is not None:
+        location["logicalLocations"] = [{"name": finding.layer, "kind": "member"}]
+    import hashlib
+
+    identity = f"{finding.rule}\0{finding.layer}".encode("utf-8", "surrogatepass")
+    return {
+        "ruleId": finding.rule,
+        "ruleIndex": [rule.code for rule in MODEL_RULES].index(finding.rule),
+        "level": _LEVELS[finding.severity],
+        "message": {"text": printable(_with_layer(finding))},
+        "locations": [location],
+        "partialFingerprints": {"ruleAndLayer/v1": hashlib.sha256(identity).hexdigest()},
+        "properties": {"channels": finding.channels.tolist(), "numbers": finding.numbers},
+    }
+
+
+def _uri(path: str) -> str:
+    """Convert a relative path to a relative reference, and an absolute path to a file URI."""
+    from urllib.parse import quote
+
+    if os.path.isabs(path):
+        return Path(path).as_uri()
+    return quote(Path(path).as_posix(), errors="surrogateescape")

@@ -1,0 +1,176 @@
+"""The history of a run, as text with sparklines, JSON and CSV.
+
+In JSON, each list of a track has one number per checkpoint, and null if the checkpoint lacks the
+layer, or the layer has no finite channel. CSV has one row per checkpoint, layer and role, and an
+empty cell instead of null. Names are escaped as in the CSV of a model; see `bnstat.exchange.csv`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from bnstat.checks.rule import Finding
+from bnstat.exchange.csv import cell
+from bnstat.output import findings
+from bnstat.output.documents import csv_document, json_document, members
+from bnstat.output.numbers import Scale, compact
+from bnstat.output.terminal.screen import Screen, legible
+from bnstat.output.terminal.table import (
+    GAP,
+    Column,
+    facts,
+    layer_table,
+    legend,
+    total_width,
+)
+from bnstat.run_history import MEASURES, Floats, History, Track
+
+_ASCII_BLOCKS: Final = "_.:-=+*#"
+_LONGEST_COURSE: Final = 40
+_LEGEND: Final = (
+    "mean and spread (standard deviation) over the channels from the oldest checkpoint to the "
+    "newest, drawn each on its own scale, with the newest number",
+    "moves: change since the previous checkpoint (root mean square over the channels), of moving "
+    "mean in standard deviations of the activations, of beta in standard deviations of the output, "
+    "else relative",
+)
+
+
+def text_lines(
+    history: History, run_findings: Sequence[Finding], path: str, screen: Screen
+) -> Iterator[str]:
+    """Yield the lines that show the history of the run at `path`, and its findings."""
+    checkpoints = history.checkpoints
+    extent = f"{len(checkpoints)}: {legible(checkpoints[0].name)}"
+    if len(checkpoints) > 1:
+        extent += f" to {legible(checkpoints[-1].name)}"
+    pairs = [("path", legible(path)), ("checkpoints", extent)]
+    yield from facts(pairs, screen, len("checkpoints"))
+    yield ""
+    tracks = list(history.tracks.values())
+    columns = _fitting(tracks, len(checkpoints), screen)
+    yield from layer_table([track.layer for track in tracks], columns, screen, 6)
+    yield ""
+    yield from legend(_LEGEND, screen)
+    if run_findings:
+        yield ""
+        yield from findings.text_lines(run_findings, screen)
+
+
+def sparkline(values: Floats, width: int, blocks: str) -> str:
+    """Draw numbers, scaled from the lowest to the highest, in at most `width` characters.
+
+    If there are more numbers than characters, a character shows the mean of several. A space stands
+    for a number that is not finite.
+    """
+    if values.size > width:
+        values = np.array([_mean(part) for part in np.array_split(values, width)])
+    finite = np.isfinite(values)
+    if not finite.any():
+        return " " * values.size
+    low, high = float(values[finite].min()), float(values[finite].max())
+    height = Scale(low, high).places(values) if high > low else np.zeros_like(values)
+    return "".join(
+        blocks[min(int(share * len(blocks)), len(blocks) - 1)] if is_finite else " "
+        for share, is_finite in zip(height.tolist(), finite.tolist(), strict=True)
+    )
+
+
+def _mean(values: Floats) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")
+
+
+def _fitting(tracks: Sequence[Track], count: int, screen: Screen) -> list[Column]:
+    """Return the columns, with sparklines as long as the screen permits."""
+    longest = min(count, _LONGEST_COURSE)
+    if screen.width is None:
+        return _columns(tracks, longest, False, screen)
+    layouts = [(length, False) for length in range(longest, 3, -1)]
+    layouts += [(min(longest, length), True) for length in (8, 6, 4, 2)]
+    wanted = min(20, max(len(legible(track.layer)) for track in tracks))
+    for length, is_short in layouts:
+        columns = _columns(tracks, length, is_short, screen)
+        if screen.width - total_width(columns) - len(GAP) >= wanted:
+            break
+    return columns
+
+
+def _columns(tracks: Sequence[Track], length: int, is_short: bool, screen: Screen) -> list[Column]:
+    """Return the columns, with sparklines of this length. A short layout omits the spread."""
+    if is_short:
+        roles = [track.role.removeprefix("moving_") for track in tracks]
+    else:
+        roles = [track.role.replace("_", " ") for track in tracks]
+    courses = {"mean": [track.mean for track in tracks]}
+    if not is_short:
+        courses["spread"] = [track.std for track in tracks]
+    blocks = screen.glyphs.blocks or _ASCII_BLOCKS
+    columns = [Column("role", roles)]
+    for title, values in courses.items():
+        cells = [
+            f"{sparkline(course, length, blocks)} {newest(track, course)}"
+            for track, course in zip(tracks, values, strict=True)
+        ]
+        columns.append(Column(title, cells))
+    return [*columns, Column("moves", [moves(track) for track in tracks], right=True)]
+
+
+def newest(track: Track, course: Floats) -> str:
+    """Return the last number of a track, or `-` if the newest checkpoint lacks the layer."""
+    return "-" if np.isnan(track.bad[-1]) else compact(float(course[-1]), 3)
+
+
+def moves(track: Track) -> str:
+    """Return the change since the previous checkpoint, in percent or as a multiple (x)."""
+    change = float(track.change[-1])
+    if not np.isfinite(change):
+        return "-"
+    if change == 0:
+        return "0"
+    return f"{change:.2%}" if change < 10 else f"x{compact(change, 3)}"
+
+
+def json_lines(history: History, run_findings: Sequence[Finding], path: str) -> Iterator[str]:
+    """Yield the lines of the history of the run at `path`, and the findings in it, as JSON."""
+    document = {
+        "schema": 1,
+        "path": path,
+        "checkpoints": [members(checkpoint, "name", "step") for checkpoint in history.checkpoints],
+        "skipped": [
+            {"name": checkpoint.name, "error": str(checkpoint.error)}
+            for checkpoint in history.skipped
+        ],
+        "tracks": [_track(track) for track in history.tracks.values()],
+        "findings": [findings.plain(finding) for finding in run_findings],
+    }
+    return json_document(document)
+
+
+def _track(track: Track) -> dict[str, Any]:
+    numbers = {
+        measure: [None if math.isnan(number) else number for number in values]
+        for measure, values in _values(track).items()
+    }
+    return {"layer": track.layer, "role": track.role, **numbers}
+
+
+def _values(track: Track) -> dict[str, list[float]]:
+    return {measure: getattr(track, measure).tolist() for measure in MEASURES}
+
+
+def csv_lines(history: History) -> Iterator[str]:
+    """Yield the lines of a history as CSV."""
+
+    def rows() -> Iterator[list[object]]:
+        for track in history.tracks.values():
+            columns = _values(track).values()
+            for checkpoint, *numbers in zip(history.checkpoints, *columns, strict=True):
+                key = [cell(checkpoint.name), checkpoint.step, cell(track.layer), track.role]
+                yield key + ["" if math.isnan(number) else repr(number) for number in numbers]
+
+    return csv_document(("checkpoint", "step", "layer", "role", *MEASURES), rows())

@@ -1,1 +1,0 @@
-"""Displays for notebooks: tables with small charts, data frames, figures."""

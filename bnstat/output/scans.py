@@ -1,0 +1,171 @@
+"""A scan as text, JSON lines, CSV, Markdown and Parquet, written as the records arrive."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, BinaryIO, Final
+
+from bnstat.errors import BnstatError
+from bnstat.exchange.csv import cell
+from bnstat.model import printable
+from bnstat.output.documents import csv_document, escaped, members
+from bnstat.output.findings import STYLES
+from bnstat.output.terminal.screen import Screen, legible, sentence
+from bnstat.output.terminal.table import GAP, Column, rows, shorten, wrapped
+from bnstat.scanning.record import Record, Tally
+
+_NAMES: Final = (
+    *("path", "checkpoint", "step", "format", "writer", "layers", "channels", "worst", "rule"),
+)
+
+COLUMNS: Final = (*_NAMES, "findings", "error", "message")
+
+_WORST: Final = 13
+_FORMAT: Final = 17
+_LAYERS: Final = 6
+_BEFORE: Final = _WORST + _LAYERS + _FORMAT + 3 * len(GAP)
+"""The widths of the columns are fixed, because records arrive one by one."""
+
+_LEAST: Final = 12
+
+
+def text_lines(records: Iterable[Record], tally: Tally, screen: Screen) -> Iterator[str]:
+    """Yield a line per record, then the counts; `tally` counts the records meanwhile."""
+    for number, record in enumerate(records):
+        if not number:
+            titles = GAP.join((f"{'worst':{_WORST}}", "layers", f"{'format':{_FORMAT}}", "model"))
+            yield screen.style(titles, "bold")
+        yield from _record(record, screen)
+    if tally.models:
+        yield ""
+    yield from counts(tally, screen)
+
+
+def counts(tally: Tally, screen: Screen) -> Iterator[str]:
+    """Yield the lines with the counts."""
+    yield from wrapped(tally.summary(), screen)
+    counted = [
+        *((code, name, f"{count:,}") for code, name, count in tally.by_finding()),
+        *((trouble, "not readable", f"{count:,}") for trouble, count in tally.by_trouble()),
+    ]
+    if counted:
+        codes, names, numbers = zip(*counted, strict=True)
+        columns = [Column("", codes), Column("", names), Column("", numbers, right=True)]
+        yield from (GAP + line for line in rows(columns, screen))
+
+
+def _record(record: Record, screen: Screen) -> Iterator[str]:
+    room = None if screen.width is None else max(_LEAST, screen.width - _BEFORE - 1)
+    name = legible(record.name)
+    path = name if room is None else shorten(name, room, screen.glyphs.ellipsis, head=0)
+    style = "red" if record.trouble is not None else STYLES.get(record.worst or "", "")
+    layers = "" if record.trouble is not None else str(record.layers)
+    format_ = record.format or ""
+    start = screen.style(f"{_worst(record):{_WORST}}", style)
+    start += f"{GAP}{layers:>{_LAYERS}}{GAP}{format_:{_FORMAT}}{GAP}{path}"
+    if not record.reason:
+        yield start
+    elif screen.width is None:
+        yield f"{start}: {sentence(record.reason)}"
+    else:
+        yield start
+        for line in textwrap.wrap(sentence(record.reason), screen.width - 2 * len(GAP) - 1):
+            yield screen.style(2 * GAP + line, "dim")
+
+
+def _worst(record: Record) -> str:
+    """Return the worst severity and its rule, or the kind of the read error."""
+    if record.trouble is not None:
+        return str(record.trouble)
+    return "" if record.worst is None else f"{record.worst} {record.rule}"
+
+
+def json_lines(records: Iterable[Record]) -> Iterator[str]:
+    """Yield one line of ASCII JSON per record; `error` is an object or null."""
+    for record in records:
+        error = None
+        if record.trouble is not None:
+            error = {"kind": record.trouble, "message": record.reason}
+        columns = members(record, *_NAMES)
+        document = {"schema": 1, **columns, "findings": dict(record.findings), "error": error}
+        yield json.dumps(document)
+
+
+def csv_lines(records: Iterable[Record]) -> Iterator[str]:
+    """Yield the lines of a CSV document.
+
+    `findings` contains the code of each rule and its number of findings: `BN001:3 BN009:1`.
+    """
+
+    def rows() -> Iterator[list[object]]:
+        for record in records:
+            row = _columns(record)
+            row["findings"] = " ".join(f"{code}:{count}" for code, count in record.findings.items())
+            yield [cell(value) if isinstance(value, str) else value for value in row.values()]
+
+    return csv_document(COLUMNS, rows())
+
+
+def _columns(record: Record) -> dict[str, Any]:
+    columns = members(record, *_NAMES, "findings")
+    return {**columns, "error": record.trouble, "message": record.reason}
+
+
+def markdown_lines(records: Iterable[Record], tally: Tally) -> Iterator[str]:
+    """Yield the lines of a Markdown document; `tally` counts the records meanwhile."""
+    yield "| model | format | layers | worst finding |"
+    yield "| --- | --- | ---: | --- |"
+    for record in records:
+        layers, worst = str(record.layers), _worst(record)
+        if record.trouble is not None:
+            layers, worst = "", f"{worst}: {sentence(record.reason)}"
+        cells = (legible(record.name), record.format or "", layers, worst)
+        yield f"| {' | '.join(map(escaped, cells))} |"
+    yield ""
+    yield f"**{tally.summary()}**"
+    for code, name, count in tally.by_finding():
+        yield f"- {code} {name}: {count:,}"
+    for trouble, count in tally.by_trouble():
+        yield f"- not readable, {trouble}: {count:,}"
+
+
+_BATCH: Final = 4096
+"""The number of rows that are written at a time."""
+
+
+def dump_parquet(records: Iterable[Record], file: BinaryIO) -> None:
+    """Write the records as Parquet, with characters that are not printable escaped.
+
+    Raises:
+        BnstatError: `pyarrow` is not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise BnstatError("--parquet", "pyarrow is not installed", "pip install pyarrow") from error
+    text, number = pyarrow.string(), pyarrow.int64()
+    schema = pyarrow.schema(
+        {
+            **dict.fromkeys(("path", "checkpoint", "format", "writer", "worst", "rule"), text),
+            **dict.fromkeys(("step", "layers", "channels"), number),
+            "findings": pyarrow.map_(text, number),
+            "error": text,
+            "message": text,
+        }
+    )
+    rest = iter(records)
+    with pyarrow.parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+        while rows := [_row(record) for record in islice(rest, _BATCH)]:
+            writer.write_table(pyarrow.Table.from_pylist(rows, schema))
+
+
+def _row(record: Record) -> dict[str, object]:
+    row = {
+        name: printable(value) if isinstance(value, str) else value
+        for name, value in _columns(record).items()
+    }
+    return {**row, "findings": list(record.findings.items()), "message": row["message"] or None}
