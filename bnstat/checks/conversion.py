@@ -9,11 +9,19 @@ library initializes the mean with 0.0.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, Literal
+from typing import Literal
 
 import numpy as np
 
-from bnstat.checks.rule import Finding, Rule, Thresholds, all_of, has_initial_statistics, numbers_of
+from bnstat.checks.rule import (
+    Finding,
+    Rule,
+    Thresholds,
+    all_of,
+    as_rule,
+    has_initial_statistics,
+    numbers_of,
+)
 from bnstat.formats.registry import BY_NAME
 from bnstat.model import BatchNorm, Model
 
@@ -63,7 +71,8 @@ def _divides_by_one(layer: BatchNorm) -> bool:
     return layer.epsilon is not None and bool(np.float32(1) + np.float32(layer.epsilon) == 1)
 
 
-def _find_rewritten(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Finding]:
+@as_rule("BN015", "rewritten", "info", "statistics moved into gamma and beta")
+def _rewritten(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Finding]:
     count = len(model.layers)
     if not count or rewritten(model) != "surely":
         return
@@ -75,30 +84,3 @@ def _find_rewritten(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[
         f"moving mean 0, variance 1 and {proof}; gamma and beta are scale and shift",
         layers=count,
     )
-
-
-REWRITTEN: Final = Rule(
-    code="BN015",
-    name="rewritten",
-    title="statistics moved into gamma and beta",
-    severity="info",
-    what="In a file that a converter wrote, every moving mean is exactly 0, every moving variance "
-    "exactly 1, and every epsilon so small that 1 + epsilon is 1 in float32, while gamma and beta "
-    "are not initial. A moving mean of -0.0 is the same proof, whatever the epsilon. There is one "
-    "finding for the whole model, in place of BN001.",
-    why="It does no harm: gamma contains gamma / sqrt(variance + epsilon), and beta contains "
-    "beta - mean * gamma / sqrt(variance + epsilon), so the network computes the same. However, "
-    "the file no longer contains the statistics, and training cannot continue from it.",
-    example="OnnxMLTools from Keras: gamma 1.63 ± 0.69, moving mean 0 ± 0, moving variance 1 ± 0, "
-    "epsilon 1e-09.",
-    fixes={
-        "any library": "Nothing to fix. The statistics are in the file it was converted from.",
-    },
-    confidence="High: no library has an epsilon that small, and none initializes a mean with -0.0. "
-    "If the epsilon is a usual one and no mean is -0.0, the file does not show whether a layer was "
-    "rewritten or never updated, and BN001 reports both possibilities. A file that PyTorch "
-    "exported contains the statistics of training, and BN001 checks it.",
-    threshold="None: exact equality in every channel. float32 has 24 bits: 1 + epsilon is 1 below "
-    "6e-8.",
-    find=_find_rewritten,
-)
