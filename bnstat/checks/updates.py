@@ -1,4 +1,10 @@
-"""Rules about the updates of the moving statistics: none, one of two, too few, too fast."""
+"""Rules about the updates of the moving statistics: none, one of two, too few, too fast.
+
+A converter that rewrites a layer as scale and shift leaves moving mean 0, moving variance 1 and an
+epsilon too small to change the result. A layer that was never updated has the same statistics, but
+a usual epsilon, which is never that small. A moving mean of -0.0 also shows a conversion: every
+library initializes the mean with 0.0.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +12,11 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnstat.checks.conversion import has_initial_weights, has_negative_zero, rewritten
 from bnstat.checks.rule import (
     Finding,
     Rule,
@@ -21,11 +26,13 @@ from bnstat.checks.rule import (
     as_rule,
     epsilon_of,
     has_initial_statistics,
+    numbers_of,
     statistics_of,
 )
 from bnstat.checks.training_mode import trained_with
 from bnstat.checks.values import is_collapsed
 from bnstat.errors import BnstatError
+from bnstat.formats.registry import BY_NAME
 from bnstat.model import BatchNorm, Model, as_float64
 
 _UNTRAINED: Final = "; gamma and beta are initial as well: the model was not trained"
@@ -41,6 +48,51 @@ _UNKNOWN: Final = (
     ": if training used the statistics of each batch, inference is broken; if it used the initial "
     "ones, inference is correct; bnstat drift MODEL --data D shows which"
 )
+
+
+def _has_initial_weights(layer: BatchNorm) -> bool | None:
+    """Return True if gamma and beta have initial values; None if the layer has neither.
+
+    A trained beta is not exactly 0 in every channel, whatever the initial gamma was.
+    """
+    beta = numbers_of(layer, "beta")
+    if beta is not None:
+        return bool((beta == 0).all())
+    gamma = numbers_of(layer, "gamma")
+    if gamma is not None:
+        return bool((gamma == 1).all() or (gamma == 0).all())
+    return None
+
+
+def rewritten(model: Model) -> Literal["surely", "perhaps", "no"]:
+    """Return how certainly a converter moved all statistics of a model into gamma and beta.
+
+    The result is "no" if a layer has other statistics than 0 and 1, if gamma and beta are initial,
+    or if the writer is known to keep statistics. It is "surely" if 1 + epsilon is 1 in float32 for
+    every layer, or if a moving mean is -0.0.
+    """
+    source = model.source
+    if not source.is_converted:
+        return "no"
+    if (source.writer or "").lower().startswith(BY_NAME[source.format].exact_writers):
+        return "no"
+    if not all(map(has_initial_statistics, model.layers)):
+        return "no"
+    if all(map(_has_initial_weights, model.layers)):
+        return "no"
+    if any(map(_has_negative_zero, model.layers)) or all(map(_divides_by_one, model.layers)):
+        return "surely"
+    return "perhaps"
+
+
+def _has_negative_zero(layer: BatchNorm) -> bool:
+    """Return True if the moving mean of a channel is -0.0, which is not an initial value."""
+    mean = numbers_of(layer, "moving_mean")
+    return mean is not None and bool((np.signbit(mean) & (mean == 0)).any())
+
+
+def _divides_by_one(layer: BatchNorm) -> bool:
+    return layer.epsilon is not None and bool(np.float32(1) + np.float32(layer.epsilon) == 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +125,15 @@ def _initial_layers(model: Model) -> _Initial:
     layers = [
         layer
         for layer in model.layers
-        if has_initial_statistics(layer) and not has_negative_zero(layer)
+        if has_initial_statistics(layer) and not _has_negative_zero(layer)
     ]
     if converted == "surely" or not layers:
         return _Initial((), "converted")
     is_trained = model.source.step != 0 and (
         len(layers) < len(model.layers)
-        or any(has_initial_weights(layer) is False for layer in layers)
+        or any(_has_initial_weights(layer) is False for layer in layers)
     )
-    if not is_trained or all(map(has_initial_weights, layers)):
+    if not is_trained or all(map(_has_initial_weights, layers)):
         return _Initial(layers, "untrained")
     if converted == "perhaps":
         return _Initial(layers, "converted")
@@ -110,7 +162,7 @@ def _never_updated(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[F
         else "the network was trained"
     )
     for layer in initial.layers:
-        is_initial = not is_trained or has_initial_weights(layer) is True
+        is_initial = not is_trained or _has_initial_weights(layer) is True
         yield rule.finding(
             f"moving mean 0 and variance 1 in {all_of(layer.channels, 'channel')}{_counted(layer)}"
             + ("; gamma and beta are initial as well" if is_initial else f", although {trained}"),
@@ -125,6 +177,21 @@ def _counted(layer: BatchNorm) -> str:
     if count is None or math.prod(count.shape) != 1:
         return ""
     return f" (num_batches_tracked {count.read().reshape(-1)[0]})"
+
+
+@as_rule("BN015", "rewritten", "info", "statistics moved into gamma and beta")
+def _rewritten(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Finding]:
+    count = len(model.layers)
+    if not count or rewritten(model) != "surely":
+        return
+    proof = "an epsilon too small to change anything"
+    if not all(map(_divides_by_one, model.layers)):
+        proof = "a mean of -0.0, which was computed"
+    yield rule.finding(
+        f"rewritten by a converter: {all_of(count, 'layer')} {'has' if count == 1 else 'have'} "
+        f"moving mean 0, variance 1 and {proof}; gamma and beta are scale and shift",
+        layers=count,
+    )
 
 
 @as_rule("BN017", "inference-mode", "info", "training used the initial 0 and 1")

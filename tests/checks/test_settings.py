@@ -9,7 +9,7 @@ import pytest
 
 from bnstat import docs
 from bnstat.checks import Finding, check
-from bnstat.checks.settings import Settings, find, read, resolve
+from bnstat.checks.settings import Settings, read, resolve
 from bnstat.errors import BnstatError
 from tests.checks.cases import but
 from tests.output import models
@@ -21,6 +21,10 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "models/old").mkdir(parents=True)
     (tmp_path / "models/old/a.h5").touch()
     return tmp_path
+
+
+def find(path: str) -> Settings:
+    return resolve([path], Settings())[path]
 
 
 def ignored(path: Path) -> tuple[str, ...]:
