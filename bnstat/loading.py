@@ -13,8 +13,7 @@ from bnstat.errors import BnstatError, ChangedError, NotFoundError, UnsupportedE
 from bnstat.formats.contents import Contents, Reading
 from bnstat.formats.detection import StoredModel
 from bnstat.formats.locate import locate
-from bnstat.model import BatchNorm, Model, Source
-from bnstat.model.models import matches, near_names
+from bnstat.model import BatchNorm, Model, Source, matches, near_names
 from bnstat.storage.access import MAX_DOWNLOAD, Access, is_url, redact
 from bnstat.storage.files import ahead
 

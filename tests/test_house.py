@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "loading": {"storage", "model", "formats", "discovery", "live"},
     "run_history": {"model"},
     "compare": {"model", "run_history"},
-    "checks": {"model", "run_history", "compare", "formats.registry"},
+    "checks": {"docs", "model", "run_history", "formats.registry"},
     "scanning": {"__version__", "storage", "model", "formats", "loading", "checks"},
     "exchange": {
         "storage",

@@ -1,15 +1,16 @@
 """Checks of the batch norm in a model: the rules, and the function that applies them.
 
-A rule consists of a function and a `Rule` in a module of this package, and a row in `MODEL_RULES`
-or `HISTORY_RULES` below.
+A rule is a function with the decorator `as_rule` in a module of this package, and a section of the
+page docs/rules.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
-from bnstat.checks import conversion, over_time, structure, updates, values
+from bnstat.checks import over_time, structure, updates, values
 from bnstat.checks.rule import SEVERITIES, Finding, Rule, Severity, Thresholds
 from bnstat.checks.training_mode import Evidence, TrainedWith, trained_with
 from bnstat.display import Displayed
@@ -17,37 +18,24 @@ from bnstat.errors import BnstatError
 from bnstat.model import Model
 from bnstat.run_history import History
 
-MODEL_RULES: Final[tuple[Rule[Model], ...]] = (
-    updates.NEVER_UPDATED,
-    updates.HALF_UPDATED,
-    updates.HARDLY_WARMED_UP,
-    values.NOT_FINITE,
-    values.NEGATIVE_VARIANCE,
-    values.COLLAPSED_VARIANCE,
-    values.EXPLODING_SCALE,
-    values.OUTLYING_VARIANCE,
-    values.NEAR_ZERO_GAMMA,
-    values.CONSTANT_OUTPUT,
-    structure.MISSING_STATISTICS,
-    structure.UNEQUAL_SHAPES,
-    structure.COPIED_STATISTICS,
-    updates.LOW_MOMENTUM,
-    conversion.REWRITTEN,
-    structure.UNDECIDED,
-    updates.INFERENCE_MODE,
-    updates.UNUSED_STATISTICS,
+RULES: Final[tuple[Rule[Any], ...]] = tuple(
+    sorted(
+        (
+            value
+            for module in (over_time, structure, updates, values)
+            for value in vars(module).values()
+            if isinstance(value, Rule)
+        ),
+        key=attrgetter("code"),
+    )
 )
-"""The rules for one model, in the order of their codes."""
+"""All rules, in the order of their codes."""
 
-HISTORY_RULES: Final[tuple[Rule[History], ...]] = (
-    over_time.FROZEN,
-    over_time.DRIFTING,
-    over_time.DIVERGING,
-    over_time.NEGATIVE,
-)
+MODEL_RULES: Final = tuple(rule for rule in RULES if rule.code.startswith("BN0"))
+"""The rules for one model."""
+
+HISTORY_RULES: Final = tuple(rule for rule in RULES if rule.code.startswith("BN1"))
 """The rules for the history of a run."""
-
-RULES: Final[tuple[Rule[Any], ...]] = (*MODEL_RULES, *HISTORY_RULES)
 
 
 class Findings(Displayed, list[Finding]):
@@ -96,7 +84,7 @@ def check(
     """
     selected = find_rules(select) if select else RULES
     ignored = find_rules(ignore)
-    register: Sequence[Rule[Any]] = HISTORY_RULES if isinstance(subject, History) else MODEL_RULES
+    register = HISTORY_RULES if isinstance(subject, History) else MODEL_RULES
     rules = [rule for rule in register if rule in selected and rule not in ignored]
     findings = [finding for rule in rules for finding in rule.find(rule, subject, thresholds)]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))

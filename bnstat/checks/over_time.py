@@ -14,6 +14,7 @@ from bnstat.checks.rule import (
     Rule,
     Severity,
     Thresholds,
+    as_rule,
     count,
 )
 from bnstat.run_history import History, Track
@@ -41,7 +42,8 @@ def _last_change(history: History, layer: str, *roles: str) -> int | None:
     return changed
 
 
-def _find_frozen(rule: Rule[History], history: History, _: Thresholds) -> Iterator[Finding]:
+@as_rule("BN101", "frozen", "warning", "statistics do not change while weights do")
+def _frozen(rule: Rule[History], history: History, _: Thresholds) -> Iterator[Finding]:
     last = len(history.checkpoints) - 1
     if last < 1:
         return
@@ -104,33 +106,6 @@ def _at_start(history: History, layer: str) -> bool:
     )
 
 
-FROZEN: Final = Rule(
-    code="BN101",
-    name="frozen",
-    title="statistics do not change while weights do",
-    severity="warning",
-    what="From some checkpoint on, the moving statistics do not change in any channel. The "
-    "severity is warning if gamma or beta changes. It is info if the whole layer does not change "
-    "while others do, or if only gamma and beta do not.",
-    why="If the weights change and the statistics do not, the network is trained for one "
-    "normalization and used with another. Nothing is wrong if the layer also runs in inference "
-    "mode during training.",
-    example="moving mean and variance have not changed since model-1200 (4 intervals), although "
-    "gamma or beta has.",
-    fixes={
-        "TF1": "Run tf.GraphKeys.UPDATE_OPS with the training step. If the layer is to be "
-        "frozen, freeze gamma and beta too.",
-        "Keras": "layer.trainable = False freezes the whole layer and, from TensorFlow 2.0 on, "
-        "runs it in inference mode; before, the statistics still changed. Call the model with "
-        "training=True for the layers that are to be trained.",
-    },
-    confidence="Certain about the numbers. Only the author of the network knows whether the layer "
-    "was meant to be frozen.",
-    threshold="None: exact equality between neighbouring checkpoints.",
-    find=_find_frozen,
-)
-
-
 def _statistics(history: History) -> Iterator[Track]:
     """Yield the tracks of moving statistics, if there are enough checkpoints for a judgement."""
     if len(history.checkpoints) > _INTERVALS:
@@ -139,7 +114,8 @@ def _statistics(history: History) -> Iterator[Track]:
                 yield track
 
 
-def _find_drifting(
+@as_rule("BN102", "still-drifting", "info", "statistics have not settled")
+def _still_drifting(
     rule: Rule[History], history: History, thresholds: Thresholds
 ) -> Iterator[Finding]:
     for track in _statistics(history):
@@ -155,33 +131,8 @@ def _find_drifting(
             )
 
 
-DRIFTING: Final = Rule(
-    code="BN102",
-    name="still-drifting",
-    title="statistics have not settled",
-    severity="info",
-    what="In each of the last three intervals between checkpoints, a moving statistic changed by "
-    "more than the threshold, and in the same direction: it has not settled. The change is the "
-    "root mean square over the channels. For the mean, its unit is the root of the mean moving "
-    "variance; for the variance, its own root mean square.",
-    why="Training ended, or the checkpoint was saved, while the activations still changed: the "
-    "moving averages lag behind them by about 1 / (1 - momentum) steps.",
-    example="moving mean still changes by 24% between checkpoints, in the same direction.",
-    fixes={
-        "any library": "Continue training with a falling learning rate, or finish with a few "
-        "hundred steps at a learning rate of 0, so that the averages catch up.",
-    },
-    confidence="Medium: early in training, every network drifts.",
-    threshold="`drift`, 0.1 by default: a tenth of a standard deviation of the activations. "
-    "Changes have the same direction if the cosine between one and the next is above 0.5 on "
-    "average. For values that scatter around a fixed point, it is -0.5.",
-    find=_find_drifting,
-)
-
-
-def _find_diverging(
-    rule: Rule[History], history: History, thresholds: Thresholds
-) -> Iterator[Finding]:
+@as_rule("BN103", "diverging", "error", "statistics grow without limit, or broke")
+def _diverging(rule: Rule[History], history: History, thresholds: Thresholds) -> Iterator[Finding]:
     broken: dict[tuple[str, int], list[str]] = {}
     for track in history.tracks.values():
         indices = np.flatnonzero(track.bad > 0)
@@ -220,32 +171,8 @@ def _slows_down(history: History, growth: NDArray[np.float64]) -> bool:
     return bool((rates[1:] < 0.8 * rates[:-1]).any())
 
 
-DIVERGING: Final = Rule(
-    code="BN103",
-    name="diverging",
-    title="statistics grow without limit, or broke",
-    severity="error",
-    what="A variable of the layer became NaN or infinite during the run (error), or its mean "
-    "variance grew by more than the threshold in each of the last three intervals without slowing "
-    "down (warning).",
-    why="The activations before the layer grow exponentially. Normalization hides this from the "
-    "loss until numbers overflow.",
-    example="mean moving variance grows by a factor of 3.1 or more between checkpoints, to "
-    "4.2e+06, and does not slow down.",
-    fixes={
-        "any library": "Lower the learning rate, clip gradients, or add weight decay to the layer "
-        "before. Batch norm makes its scale irrelevant to the output, so nothing else limits it.",
-    },
-    confidence="High for NaN; medium for growth: statistics that warm up from the initial 1 grow "
-    "as well, but slow down.",
-    threshold="`growth`, 1.5 by default, between neighbouring checkpoints. The rate per step must "
-    "not fall by more than a fifth from one interval to the next. For statistics that warm up from "
-    "1 to any value, it falls faster.",
-    find=_find_diverging,
-)
-
-
-def _find_negative(rule: Rule[History], history: History, _: Thresholds) -> Iterator[Finding]:
+@as_rule("BN104", "became-negative", "error", "a moving variance fell below 0 in the run")
+def _became_negative(rule: Rule[History], history: History, _: Thresholds) -> Iterator[Finding]:
     for track in history.tracks.values():
         negative = np.flatnonzero(track.min < 0)
         if track.role != "moving_variance" or not negative.size:
@@ -262,27 +189,3 @@ def _find_negative(rule: Rule[History], history: History, _: Thresholds) -> Iter
             severity="error" if least <= -SMALLEST_DEFAULT_EPSILON else "warning",
             least=least,
         )
-
-
-NEGATIVE: Final = Rule(
-    code="BN104",
-    name="became-negative",
-    title="a moving variance fell below 0 in the run",
-    severity="error",
-    what="The moving variance of a channel is below 0 in a checkpoint of the run. The finding "
-    "names the first such checkpoint. The severity is warning if every variance is above "
-    "-0.00001: the default epsilon of every library makes it positive.",
-    why="An average of variances is never negative. If variance + epsilon is negative, the channel "
-    "is NaN in inference. If training uses the moving variance, the loss becomes NaN, and then "
-    "every variable.",
-    example="moving variance is negative from model-1200 on, down to -0.0031.",
-    fixes={
-        "any library": "Continue from the last checkpoint before the one that the finding names. "
-        "Exclude the moving statistics from the variables that the optimizer trains. If a script "
-        "averages or extrapolates weights, leave the statistics out.",
-    },
-    confidence="Certain about the sign. A history does not contain epsilon: bnstat check shows "
-    "for one checkpoint whether variance + epsilon is negative.",
-    threshold="0. The limit of the warning is the smallest default epsilon of any library.",
-    find=_find_negative,
-)

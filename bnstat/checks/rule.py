@@ -1,13 +1,15 @@
 """The parts of every rule: `Rule`, `Finding`, `Thresholds`, and access to a layer's numbers.
 
-A `Rule` holds the function that yields findings, and the documentation, from which `check --rules`,
-`check --explain`, docs/rules.md, SARIF and the HTML report are derived.
+The page docs/rules.md contains the documentation of the rules, which `check --explain`, SARIF and
+the HTML report also show.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Final, Generic, Literal, TypeVar
 
 import numpy as np
@@ -102,46 +104,27 @@ class Thresholds:
         return cls(**settings)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Rule(Generic[Subject]):
-    """A rule: the function that applies it, and its documentation.
+    """A rule: its names, and the function that applies it.
 
     Attributes:
         code: the code, such as `BN001`; never reused for another rule.
         name: the name, such as `never-updated`.
-        title: the problem, in at most 43 characters.
         severity: the severity of the rule's most serious finding.
-        what: the problem, and the cases that are less serious than `severity`.
-        why: the effect of the problem on the network.
-        example: numbers of a typical finding.
-        fixes: library -> the remedy.
-        confidence: how certain a finding is, and the known false positives.
-        threshold: the threshold, the option's name and the source of the default.
+        title: the problem, in at most 43 characters.
         find: yields the findings in a subject, which is a model or a history.
     """
 
     code: str
     name: str
-    title: str
     severity: Severity
-    what: str
-    why: str
-    example: str
-    fixes: Mapping[str, str]
-    confidence: str
-    threshold: str = "None."
-    find: Callable[[Rule[Subject], Subject, Thresholds], Iterator[Finding]]
+    title: str
+    find: Find[Subject]
 
-    def sections(self) -> dict[str, str]:
+    def sections(self) -> Mapping[str, str]:
         """Return title -> text of the documentation's sections, in display order."""
-        return {
-            "What it finds": self.what,
-            "Why it matters": self.why,
-            "Example": self.example,
-            **{f"What to do: {library}": text for library, text in self.fixes.items()},
-            "How sure it is": self.confidence,
-            "Threshold": self.threshold,
-        }
+        return _documentation()[f"{self.code} {self.name}"]
 
     def finding(
         self,
@@ -157,6 +140,29 @@ class Rule(Generic[Subject]):
         return Finding(
             self.code, self.name, severity or self.severity, layer, indices, message, numbers
         )
+
+
+Find = Callable[[Rule[Subject], Subject, Thresholds], Iterator[Finding]]
+
+
+def as_rule(
+    code: str, name: str, severity: Severity, title: str
+) -> Callable[[Find[Subject]], Rule[Subject]]:
+    """Return a decorator that makes a rule of a function; see `Rule`."""
+    return lambda find: Rule(code, name, severity, title, find)
+
+
+@cache
+def _documentation() -> Mapping[str, Mapping[str, str]]:
+    """Return code and name of a rule -> title -> text, as the page docs/rules.md contains them."""
+    from bnstat import docs
+
+    result = {}
+    for part in docs.read("rules").split("\n## ")[1:]:
+        heading, *paragraphs = (" ".join(each.split()) for each in part.split("\n\n"))
+        titled = (each.removeprefix("**").partition(".** ") for each in paragraphs)
+        result[heading] = {title: re.sub(r"\\(\W)", r"\1", text) for title, _, text in titled}
+    return result
 
 
 def numbers_of(layer: BatchNorm, role: str) -> NDArray[np.float64] | None:

@@ -118,24 +118,18 @@ def resolve(
         isolated: True to use no configuration file.
 
     Raises:
-        BnstatError: as `find` and `read`; or `given` contains an unknown rule or threshold.
+        BnstatError: as `nearest` and `read`; or `given` contains an unknown rule or threshold.
     """
     find_rules([*given.select, *given.ignore])
     Thresholds.of(given.thresholds)
     if isolated:
         return dict.fromkeys(paths, given)
-    project = find if config_file is None else read(config_file).settings_for
-    return {path: given.over(project(path)) for path in paths}
-
-
-def find(path: str) -> Settings:
-    """Return the settings in the nearest configuration file for the model at a path.
-
-    Raises:
-        BnstatError: as `nearest`.
-    """
-    config = nearest(path)
-    return Settings() if config is None else config.settings_for(path)
+    common = None if config_file is None else read(config_file)
+    settings = {}
+    for path in paths:
+        config = common or nearest(path)
+        settings[path] = given if config is None else given.over(config.settings_for(path))
+    return settings
 
 
 def nearest(path: str) -> Config | None:

@@ -13,6 +13,7 @@ from bnstat.checks.rule import (
     Finding,
     Rule,
     Thresholds,
+    as_rule,
     epsilon_of,
     numbers_of,
     of_channels,
@@ -24,7 +25,8 @@ _DECAYED: Final = 1e-6
 """The largest |gamma| of a layer whose gamma decayed to 0."""
 
 
-def _find_not_finite(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Finding]:
+@as_rule("BN004", "not-finite", "error", "a value is NaN or infinite")
+def _not_finite(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Finding]:
     for layer in model.layers:
         for role in ROLES:
             numbers = numbers_of(layer, role)
@@ -43,29 +45,6 @@ def _find_not_finite(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator
             )
 
 
-NOT_FINITE: Final = Rule(
-    code="BN004",
-    name="not-finite",
-    title="a value is NaN or infinite",
-    severity="error",
-    what="A gamma, beta, moving mean or moving variance is NaN or infinite.",
-    why="Every output of that channel is NaN, and one NaN channel usually makes the whole output "
-    "of the network NaN. If only the variance is infinite, the channel outputs the constant beta.",
-    example="moving variance is NaN in 3 of 64 channels.",
-    fixes={
-        "any library": "Go back to the last finite checkpoint; bnstat history shows which it is. A "
-        "moving average never recovers from a NaN: find the batch that caused it, and lower the "
-        "learning rate or clip gradients.",
-        "Keras 2": "tf.debugging.enable_check_numerics() finds the op that produces a NaN; "
-        "tf.keras.callbacks.TerminateOnNaN checks the loss only. With float16, keep batch norm in "
-        "float32.",
-        "Keras 3": "With mixed precision, use a LossScaleOptimizer.",
-    },
-    confidence="Certain.",
-    find=_find_not_finite,
-)
-
-
 def _variances(model: Model) -> Iterator[tuple[BatchNorm, NDArray[np.float64]]]:
     """Yield each layer that has a moving variance, with the variance."""
     for layer in model.layers:
@@ -74,7 +53,8 @@ def _variances(model: Model) -> Iterator[tuple[BatchNorm, NDArray[np.float64]]]:
             yield layer, variance
 
 
-def _find_negative(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Finding]:
+@as_rule("BN005", "negative-variance", "error", "a moving variance is below 0")
+def _negative_variance(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[Finding]:
     for layer, variance in _variances(model):
         if not (negative := variance < 0).any():
             continue
@@ -101,31 +81,6 @@ def _find_negative(rule: Rule[Model], model: Model, _: Thresholds) -> Iterator[F
         )
 
 
-NEGATIVE_VARIANCE: Final = Rule(
-    code="BN005",
-    name="negative-variance",
-    title="a moving variance is below 0",
-    severity="error",
-    what="A moving variance is below 0. The severity is warning if variance + epsilon is still "
-    "positive in every channel.",
-    why="An average of variances is never negative. Inference takes the square root of variance + "
-    "epsilon: if the sum is negative, the channel is NaN; if it is barely positive, the channel's "
-    "scale is huge.",
-    example="moving variance is negative in 2 of 64 channels, down to -0.0031.",
-    fixes={
-        "any library": "Possible causes: a conversion that swapped mean and variance, weights "
-        "that were averaged or extrapolated over checkpoints, or an optimizer that trained the "
-        "moving statistics as variables.",
-        "Keras": "layer.set_weights takes gamma, beta, moving mean and moving variance in this "
-        "order. Without scale or center, the list is shorter.",
-    },
-    confidence="Certain. If the file does not store epsilon, 0.001 is assumed. This is the "
-    "largest default of any library, so that an error is an error with every default.",
-    threshold="0.",
-    find=_find_negative,
-)
-
-
 def is_collapsed(layer: BatchNorm, thresholds: Thresholds) -> bool:
     """Return True if, by the moving variance, every channel of a layer is constant."""
     variance = numbers_of(layer, "moving_variance")
@@ -142,7 +97,10 @@ def _collapsed_channels(variance: NDArray[np.float64], limit: float) -> NDArray[
     return (variance >= 0) & (variance <= limit)
 
 
-def _find_collapsed(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
+@as_rule("BN006", "collapsed-variance", "warning", "the moving variance of channels is near 0")
+def _collapsed_variance(
+    rule: Rule[Model], model: Model, thresholds: Thresholds
+) -> Iterator[Finding]:
     dead = [layer for layer in model.layers if is_collapsed(layer, thresholds)]
     if len(dead) > 1:
         yield rule.finding(_dead_part(model, dead), layers=len(dead))
@@ -178,32 +136,8 @@ def _dead_part(model: Model, dead: Sequence[BatchNorm]) -> str:
     return f"{part}; in {decayed} of them every |gamma| is below {_DECAYED:g}: weight decay?"
 
 
-COLLAPSED_VARIANCE: Final = Rule(
-    code="BN006",
-    name="collapsed-variance",
-    title="the moving variance of channels is near 0",
-    severity="warning",
-    what="The moving variance is 0 or almost 0: the channel was constant over the training data. "
-    "The severity is info unless this is true of every channel of the layer. If it is true of "
-    "several layers, one more finding reports their number.",
-    why="The channel outputs a constant, about beta, so its filters can be pruned. Other data that "
-    "does change the channel is amplified by gamma / sqrt(epsilon), which is about 30 to 300.",
-    example="moving variance is at most 1e-07 in 234 of 256 channels, exactly 0 in 8.",
-    fixes={
-        "any library": "The usual causes are dead ReLUs and weight decay that shrank the filters "
-        "to 0: lower the learning rate or the decay, or prune these channels. If all gammas are "
-        "near 0 as well, exclude gamma from the weight decay.",
-    },
-    confidence="Certain that the channel was constant in the last batches. This is common in "
-    "healthy networks, hence info.",
-    threshold="`collapsed`, 0.0001 by default, as a multiple of epsilon (of 1e-5, the smallest "
-    "default of any library, if the file does not store it): below it, the standard deviation of "
-    "the normalized channel, sqrt(variance / (variance + epsilon)), is under 1 %.",
-    find=_find_collapsed,
-)
-
-
-def _find_exploding(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
+@as_rule("BN007", "exploding-scale", "warning", "|gamma| / sqrt(variance + epsilon) is huge")
+def _exploding_scale(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
     for layer in model.layers:
         scale = scale_of(layer)
         if scale is None:
@@ -222,32 +156,10 @@ def _find_exploding(rule: Rule[Model], model: Model, thresholds: Thresholds) -> 
         )
 
 
-EXPLODING_SCALE: Final = Rule(
-    code="BN007",
-    name="exploding-scale",
-    title="|gamma| / sqrt(variance + epsilon) is huge",
-    severity="warning",
-    what="In inference, the layer multiplies the channel by "
-    "|gamma| / sqrt(variance + epsilon), and this factor is huge.",
-    why="The factor amplifies everything in that channel: rounding errors, a shift of the data, "
-    "the quantization step. If the layer is folded into the weights before it, this channel alone "
-    "sets the range of a quantized tensor. In float16, the activations overflow.",
-    example="|gamma| / sqrt(variance + epsilon) is above 1000 in 1 of 32 channels, up to 5.2e+04.",
-    fixes={
-        "any library": "Raise epsilon to 0.001, constrain gamma or add weight decay to it, and "
-        "continue training. In a finished network, prune the channel.",
-        "Keras": "BatchNormalization(epsilon=1e-3, gamma_constraint=...).",
-    },
-    confidence="Certain if the file stores epsilon. If it does not, 0.001 is assumed. This is the "
-    "largest default of any library, so that the true factor is at least as large.",
-    threshold="`scale`, 1000 by default: a gamma of 1 reaches at most 1 / sqrt(epsilon), which is "
-    "32 with the epsilon of Keras and 316 with the smallest default of any library, 1e-5. Data-"
-    "free quantization (Nagel et al. 2019, section 3) shows what such ranges do to int8.",
-    find=_find_exploding,
-)
-
-
-def _find_outlying(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
+@as_rule("BN008", "outlying-variance", "info", "a moving variance is far above the median")
+def _outlying_variance(
+    rule: Rule[Model], model: Model, thresholds: Thresholds
+) -> Iterator[Finding]:
     for layer, variance in _variances(model):
         finite = np.isfinite(variance)
         alive = variance[finite & (variance > _collapsed_limit(layer, thresholds))]
@@ -267,31 +179,6 @@ def _find_outlying(rule: Rule[Model], model: Model, thresholds: Thresholds) -> I
             )
 
 
-OUTLYING_VARIANCE: Final = Rule(
-    code="BN008",
-    name="outlying-variance",
-    title="a moving variance is far above the median",
-    severity="info",
-    what="A channel's moving variance is far above the median of the layer. The median is taken "
-    "over at least four channels that are not constant.",
-    why="Normalization hides it from the next layer, but not from anything between the two: "
-    "folding, per-tensor quantization, float16. It can also be left over from a single batch that "
-    "exploded.",
-    example="moving variance is up to 3e+06 times the layer's median in 1 of 32 channels.",
-    fixes={
-        "any library": "Scale the input features before the network. If a batch exploded, clip "
-        "gradients and continue training until the average has forgotten it, which takes several "
-        "times 1 / (1 - momentum) steps.",
-        "Keras": "A Normalization layer scales the inputs.",
-    },
-    confidence="Certain about the number. A first layer that takes raw tabular features has such "
-    "variances and is healthy, hence info.",
-    threshold="`outlier`, 10000 by default: a standard deviation of 100 times the usual one. If "
-    "the tensor is quantized to 256 levels, a usual channel then gets fewer than three of them.",
-    find=_find_outlying,
-)
-
-
 def _off_channels(
     model: Model, thresholds: Thresholds
 ) -> Iterator[tuple[BatchNorm, NDArray[np.bool_], NDArray[np.float64]]]:
@@ -303,7 +190,8 @@ def _off_channels(
             yield layer, np.abs(gamma) < thresholds.gamma, betas
 
 
-def _find_near_zero(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
+@as_rule("BN009", "near-zero-gamma", "info", "channels are off: gamma is near 0")
+def _near_zero_gamma(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
     for layer, off, betas in _off_channels(model, thresholds):
         if (prunable := off & (betas < thresholds.beta)).any():
             yield rule.finding(
@@ -314,29 +202,8 @@ def _find_near_zero(rule: Rule[Model], model: Model, thresholds: Thresholds) -> 
             )
 
 
-NEAR_ZERO_GAMMA: Final = Rule(
-    code="BN009",
-    name="near-zero-gamma",
-    title="channels are off: gamma is near 0",
-    severity="info",
-    what="|gamma| is near 0 and |beta| is small: the channel outputs almost nothing.",
-    why="A pruner removes such a channel with its filters at no cost. Many of them show that the "
-    "network is wider than necessary.",
-    example="|gamma| < 0.001 and |beta| < 0.1 in 7 of 128 channels: can be pruned.",
-    fixes={
-        "any library": "Nothing is broken. To prune the channel, remove its filters from the layer "
-        "before and its input weights from the layer after.",
-    },
-    confidence="Certain about the numbers. A residual branch whose gamma was initialized to 0 "
-    "and that was not trained looks the same.",
-    threshold="`gamma`, 0.001 by default: the threshold in the README of Google's MorphNet "
-    "(google-research/morph-net, gamma_threshold=1e-3). Network slimming (Liu et al. 2017) takes "
-    "a percentile over the whole network instead: pass it as --threshold gamma=VALUE.",
-    find=_find_near_zero,
-)
-
-
-def _find_constant(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
+@as_rule("BN010", "constant-output", "info", "gamma is near 0, but beta is not")
+def _constant_output(rule: Rule[Model], model: Model, thresholds: Thresholds) -> Iterator[Finding]:
     for layer, off, betas in _off_channels(model, thresholds):
         if (constant := off & (betas >= thresholds.beta)).any():
             largest = float(betas[constant].max())
@@ -347,26 +214,3 @@ def _find_constant(rule: Rule[Model], model: Model, thresholds: Thresholds) -> I
                 channels=constant,
                 largest_beta=largest,
             )
-
-
-CONSTANT_OUTPUT: Final = Rule(
-    code="BN010",
-    name="constant-output",
-    title="gamma is near 0, but beta is not",
-    severity="info",
-    what="|gamma| is near 0, but |beta| is not: the channel outputs the constant beta.",
-    why="A pruner that considers gamma alone removes the channel, and with it a constant that the "
-    "next layer depends on. Accuracy drops at once.",
-    example="|gamma| < 0.001 in 3 of 128 channels, but |beta| up to 0.7: pruning changes the "
-    "output.",
-    fixes={
-        "any library": "Before pruning, add activation(beta) times the next layer's weights to "
-        "that layer's bias, or subtract it from the moving mean of the batch norm after it.",
-    },
-    confidence="Certain about the numbers. A ReLU cuts a negative beta to 0, so that the channel "
-    "can be pruned.",
-    threshold="`gamma` as for BN009, and `beta`, 0.1 by default: a tenth of the standard deviation "
-    "of a normalized channel. The effect was reported for network slimming in "
-    "liuzhuang13/slimming#5.",
-    find=_find_constant,
-)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bnstat.compare.alignment import Match, Pair, align
 from bnstat.compare.causes import Cause, are_alike, is_rewritten, settings_cause, value_causes
 from bnstat.compare.effects import TOLERANCE, Effects
-from bnstat.compare.folding import Folded, Unfolded, find_folded, find_unfolded
+from bnstat.compare.folding import Folded, Unfolded, find_folded
 from bnstat.display import Displayed
 from bnstat.errors import BnstatError
 from bnstat.model import ROLES, Array, BatchNorm, Model, Source, as_float64, squeezed
@@ -273,10 +273,9 @@ def diff(
         if change.verdict == "different" and not _is_sure(pair, any_alone)
     ]
     olds, news = [pair.old for pair in doubtful], [pair.new for pair in doubtful]
-    candidates = [
-        *find_folded(alignment.removed, old, new, "old", effects, olds),
-        *find_folded(alignment.added, new, old, "new", effects, news),
-    ]
+    old_folded, old_unfolded = find_folded(alignment.removed, olds, old, new, "old", effects)
+    new_folded, new_unfolded = find_folded(alignment.added, news, new, old, "new", effects)
+    candidates = [*old_folded, *new_folded]
     folded = [each for each in candidates if not each.causes]
     proven = {(each.side, each.layer) for each in folded}
     separated = [
@@ -298,10 +297,7 @@ def diff(
         tuple(folded),
         tuple(each for each in candidates if each.causes),
         alignment.ties,
-        (
-            *find_unfolded(alignment.removed, old, new, "old", effects, candidates),
-            *find_unfolded(alignment.added, new, old, "new", effects, candidates),
-        ),
+        (*old_unfolded, *new_unfolded),
     )
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice, permutations, product
 from math import isqrt, prod
 from typing import Final, Literal, NamedTuple
@@ -111,63 +111,38 @@ class Unfolded:
     reason: Literal["no-epsilon", "no-match"]
 
 
-def find_unfolded(
-    layers: Sequence[BatchNorm],
-    own: Model,
-    other: Model,
-    side: Side,
-    effects: Effects,
-    found: Iterable[Folded],
-) -> Iterator[Unfolded]:
-    """Yield the layers without a proof, if the other model seems to be folded.
-
-    Args:
-        layers: layers of `own` that the other model does not have.
-        own: the model that has the layers.
-        other: the other model.
-        side: which one `own` is.
-        effects: the effects of layers.
-        found: the result of `find_folded`.
-    """
-    if not own.stored or not other.stored or (other.layers and not other.source.is_converted):
-        return
-    names = {folded.layer for folded in found if folded.side == side}
-    for layer in layers:
-        if effects.of(layer) is not None and layer.name not in names:
-            yield Unfolded(layer.name, side, "no-match")
-        elif effects.epsilon(layer) is None and not layer.undecided:
-            yield Unfolded(layer.name, side, "no-epsilon")
-
-
 def find_folded(
     layers: Sequence[BatchNorm],
+    doubtful: Sequence[BatchNorm],
     own: Model,
     other: Model,
     side: Side,
     effects: Effects,
-    doubtful: Sequence[BatchNorm] = (),
-) -> list[Folded]:
+) -> tuple[list[Folded], list[Unfolded]]:
     """Return the layers that are, or may be, folded into the other model's weights.
 
     Args:
         layers: layers of `own` that are missing in the other model.
+        doubtful: layers that the other model may have. Only proven foldings of these are returned.
         own: the model that has the layers.
         other: the other model.
         side: `old` or `new`, whichever `own` is.
         effects: the effects of layers.
-        doubtful: layers that the other model may have. Only proven foldings of these are returned.
+
+    Returns:
+        The foldings, and the layers without one, if the other model seems to be folded.
 
     Raises:
         BnstatError: a tensor of one of the models cannot be read.
     """
+    if not own.stored or not other.stored:
+        return [], []
     pairs = [
         (layer, effect)
         for layer in (*layers, *doubtful)
         if (effect := effects.of(layer)) is not None
     ]
     sizes = {effect.scale.size for _, effect in pairs}
-    if not sizes or not own.stored or not other.stored:
-        return []
     search = _Search(_Tensors(own, sizes), _Tensors(other, sizes), side, effects)
     result: list[Folded] = []
     unproven: list[BatchNorm] = []
@@ -182,11 +157,22 @@ def find_folded(
             result.append(replace(proof, tie=len(proofs) > 1 or not free))
         if not proofs and layer in layers:
             unproven.append(layer)
-    for layer in unproven:
-        misfolded = search.misfolded(layer, taken)
-        if misfolded is not None:
-            result.append(misfolded)
-    return result
+    misfolded = [search.misfolded(layer, taken) for layer in unproven]
+    result += [folded for folded in misfolded if folded is not None]
+    if other.layers and not other.source.is_converted:
+        return result, []
+    names = {folded.layer for folded in result}
+    unfolded = [
+        Unfolded(layer.name, side, "no-match" if effects.of(layer) is not None else "no-epsilon")
+        for layer in layers
+        if layer.name not in names
+        and (effects.of(layer) is not None or _lacks_epsilon(layer, effects))
+    ]
+    return result, unfolded
+
+
+def _lacks_epsilon(layer: BatchNorm, effects: Effects) -> bool:
+    return effects.epsilon(layer) is None and not layer.undecided
 
 
 class _Vector(NamedTuple):
@@ -205,10 +191,12 @@ class _Vector(NamedTuple):
     rounding: Rounding | None
 
 
-class _View(NamedTuple):
+@dataclass(frozen=True)
+class _View:
     """Weights, and an axis that may be the channel axis.
 
     Attributes:
+        tensors: the tensors to which the weights belong.
         weights: the weights.
         shape: without axes of size 1. The last two axes of a depthwise kernel may be merged.
         axis: the channel axis in `shape`.
@@ -217,15 +205,33 @@ class _View(NamedTuple):
         doubts: the largest change of each norm by rounding.
     """
 
+    tensors: _Tensors
     weights: Variable
     shape: tuple[int, ...]
     axis: int
     norms: Floats
     doubts: Floats
 
-    def channels_first(self, array: Floats) -> Floats:
-        """Return an array of the weights with the channel axis first."""
+    @property
+    def values(self) -> Floats:
+        """The numbers, with the channel axis first."""
+        return self._channels_first(self.tensors.array(self.weights))
+
+    @property
+    def doubt(self) -> Floats:
+        """The largest change of each number by rounding, with the channel axis first."""
+        return self._channels_first(self.tensors.doubt(self.weights))
+
+    def _channels_first(self, array: Floats) -> Floats:
         return np.moveaxis(array.reshape(self.shape), self.axis, 0)
+
+    @cached_property
+    def spread(self) -> Floats:
+        """The L1 norm of each channel / the L2 norm."""
+        sizes = np.abs(self.values)
+        with np.errstate(all="ignore"):
+            spread: Floats = sizes.reshape(len(sizes), -1).sum(axis=1) / self.norms
+        return spread
 
 
 Shift = tuple[str | None, Floats]
@@ -255,7 +261,8 @@ class _Search:
         biases = list(self._biases(effect))
         for view in self._mine.views(effect.scale.size):
             for into in self._scaled(effect.scale, view):
-                for bias, _ in islice(biases or self._biases_of_next(effect, view), 1):
+                fitting = [bias for bias, _ in biases] or self._biases_of_next(effect, view)
+                for bias in islice(fitting, 1):
                     rounding = _rounding_of(into.weights) or _rounding_of(view.weights)
                     if rounding is None and bias is not None:
                         rounding = bias.rounding
@@ -285,22 +292,21 @@ class _Search:
         if (np.abs(effect.shift) <= self._tolerance * effect.terms).all():
             yield None, False
 
-    def _biases_of_next(self, effect: Effect, view: _View) -> Iterator[tuple[_Vector | None, bool]]:
-        """Yield the same as `_biases` for weights that directly follow the layer.
+    def _biases_of_next(self, effect: Effect, view: _View) -> Iterator[_Vector | None]:
+        """Yield the biases that fit this effect, if the weights directly follow the layer.
 
         The biases may also contain the bias before the layer.
         """
         if len(view.shape) != 2:  # At an edge, the effect of the shift depends on the padding.
             return
-        weights = view.channels_first(self._mine.array(view.weights))
+        weights = view.values
         ends = self._mine.vectors(weights.shape[1])
         for before, old in product((None, *self._mine.vectors(len(weights))), (None, *ends)):
             scaled = effect.scale * _numbers_of(before, len(weights))
             bias = _numbers_of(old, weights.shape[1])
             terms = (effect.terms + np.abs(scaled)) @ np.abs(weights) + np.abs(bias)
             expected = (effect.shift + scaled) @ weights + bias
-            for vector in self._near(expected, self._tolerance * terms):
-                yield vector, True
+            yield from self._near(expected, self._tolerance * terms)
 
     def _near(self, expected: Floats, distance: Floats) -> Iterator[_Vector]:
         for vector in self._theirs.vectors(expected.size):
@@ -327,10 +333,10 @@ class _Search:
     def _is_product(self, scale: Floats, view: _View, into: _View) -> bool:
         """Return True if weights equal a view times the scale, in some order of the axes."""
         factor = scale.reshape(-1, *[1] * (len(view.shape) - 1))
-        scaled = view.channels_first(self._mine.array(view.weights)) * factor
-        doubt = view.channels_first(self._mine.doubt(view.weights)) * np.abs(factor)
-        weights = into.channels_first(self._theirs.array(into.weights))
-        roundings = into.channels_first(self._theirs.doubt(into.weights))
+        scaled = view.values * factor
+        doubt = view.doubt * np.abs(factor)
+        weights = into.values
+        roundings = into.doubt
 
         def agree(reorder: _Reordering, channels: slice) -> bool:
             other = reorder(weights)[channels]
@@ -396,11 +402,10 @@ class _Search:
         """Return the factor per channel if `into` is a multiple of `view`, else None."""
         if prod(view.shape) != prod(into.shape):
             return None
-        spreads = self._mine.spread(view), self._theirs.spread(into)
-        if not close(*spreads, 1e3 * self._tolerance).all():
+        if not close(view.spread, into.spread, 1e3 * self._tolerance).all():
             return None
-        own = view.channels_first(self._mine.array(view.weights))
-        weights = into.channels_first(self._theirs.array(into.weights))
+        own = view.values
+        weights = into.values
         for reorder in reorderings(weights.shape, own.shape):
             other = reorder(weights).reshape(len(own), -1)
             flat = own.reshape(other.shape)
@@ -479,7 +484,6 @@ class _Tensors:
         self._vectors: dict[int, list[_Vector]] = {}
         self._kept: dict[str, Floats] = {}
         self._room = _MOST_KEPT
-        self._spreads: dict[tuple[str, tuple[int, ...], int], Floats] = {}
         self._views: dict[int, list[_View]] = {}
         for weights in self.weights:
             for view in self._views_of(weights, wanted):
@@ -520,15 +524,6 @@ class _Tensors:
         """Return a view of each weight tensor for each axis with this number of channels."""
         return self._views.get(size, ())
 
-    def spread(self, view: _View) -> Floats:
-        """Return the L1 norm of each channel / the L2 norm."""
-        key = (view.weights.key, view.shape, view.axis)
-        if key not in self._spreads:
-            sizes = np.abs(view.channels_first(self.array(view.weights)))
-            with np.errstate(all="ignore"):
-                self._spreads[key] = sizes.reshape(len(sizes), -1).sum(axis=1) / view.norms
-        return self._spreads[key]
-
     def _views_of(self, weights: Variable, sizes: Container[int]) -> Iterator[_View]:
         array = self.array(weights)
         doubt = self.doubt(weights)
@@ -539,7 +534,7 @@ class _Tensors:
             for axis in (axis for axis, size in enumerate(shape) if size in sizes):
                 others = tuple(other for other in range(len(shape)) if other != axis)
                 sums = np.sqrt(squares.sum(axis=others)), np.sqrt(doubts.sum(axis=others))
-                yield _View(weights, shape, axis, *sums)
+                yield _View(self, weights, shape, axis, *sums)
 
 
 def reorderings(shape: tuple[int, ...], wanted: tuple[int, ...]) -> Iterator[_Reordering]:

@@ -18,7 +18,6 @@ from bnstat.errors import BnstatError, ChangedError
 from bnstat.mending.layout import Layout
 
 _REPLACED: Final = "replaced"
-_PIECE: Final = 1 << 26
 _AT_CURRENT_FOLDER: Final = -100
 _EXCHANGE: Final = 2
 
@@ -44,7 +43,6 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
         """Copy all files.
 
         Raises:
-            ChangedError: a file changes while it is copied.
             BnstatError: a file cannot be read, or the copy cannot be written.
         """
         try:
@@ -168,30 +166,10 @@ class Draft(contextlib.AbstractContextManager["Draft"]):
 
 
 def copy_file(source: str, target: str) -> None:
-    """Copy the bytes of a regular file to a new file.
-
-    Raises:
-        ChangedError: the source changes while it is copied.
-        OSError: the source cannot be read, or the target cannot be written.
-    """
-    with open(source, "rb") as reading, open(target, "xb") as writing:
-        before = os.fstat(reading.fileno())
-        if not stat.S_ISREG(before.st_mode):
-            raise BnstatError(source, "is not a regular file")
-        with contextlib.suppress(AttributeError, OSError):
-            _copy_in_kernel(reading.fileno(), writing.fileno())
-        # Copies what the system did not copy, which is usually nothing.
-        shutil.copyfileobj(reading, writing)
-        if _state(before) != _state(os.fstat(reading.fileno())):
-            raise ChangedError(source, "changed while it was copied", "try again")
-
-
-def _copy_in_kernel(source: int, target: int) -> None:
-    offset = 0
-    while size := os.copy_file_range(source, target, _PIECE):
-        # The system starts to write these bytes to disk while the next ones are copied.
-        os.posix_fadvise(target, offset, size, os.POSIX_FADV_DONTNEED)
-        offset += size
+    """Copy the bytes of a regular file; `Draft.finish` checks that it did not change meanwhile."""
+    if not os.path.isfile(source):
+        raise BnstatError(source, "is not a regular file")
+    shutil.copyfile(source, target)
 
 
 def _state(status: os.stat_result) -> tuple[int, ...]:

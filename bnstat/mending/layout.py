@@ -17,8 +17,7 @@ from bnstat.model import Source
 from bnstat.storage.local import LocalFile, LocalFolder
 
 _META: Final = ".meta"
-_V1: Final = "tf1-checkpoint-v1"
-_CHECKPOINTS: Final = ("tf1-checkpoint", "tf2-checkpoint", _V1)
+_CHECKPOINTS: Final = ("tf1-checkpoint", "tf2-checkpoint", "tf1-checkpoint-v1")
 _EXISTS: Final = "remove it, or choose another name"
 
 
@@ -80,9 +79,8 @@ def footprint(source: Source) -> Footprint:
         return _saved_model(folder, path, source.checkpoint)
     if source.format in _CHECKPOINTS and source.checkpoint is not None:
         name = source.checkpoint
-        files = _files_of_v1(folder, name) if source.format == _V1 else _bundle(folder, name)
         within = is_folder or not os.path.basename(path).startswith(name)
-        return Footprint("checkpoint", folder, name, files, within)
+        return Footprint("checkpoint", folder, name, _checkpoint(folder, name), within)
     if is_folder and source.checkpoint is None:
         return Footprint("folder", path)
     return _files(folder, source.checkpoint or os.path.basename(path), is_folder)
@@ -111,30 +109,16 @@ def _is_saved_model(folder: str) -> bool:
     return has_saved_model(LocalFolder(folder))
 
 
-def _bundle(folder: str, prefix: str) -> list[str]:
+def _checkpoint(folder: str, prefix: str) -> list[str]:
+    """Return the files of a checkpoint; the index, or the only file of version 1, is the last."""
     listing = LocalFolder(folder)
-    data = [
-        name
-        for name in listing.matching(f"{prefix}.data-")
-        if (match := DATA.match(name)) and match["prefix"] == prefix
-    ]
-    return [*data, *_meta(listing, prefix), prefix + INDEX]
-
-
-def _files_of_v1(folder: str, name: str) -> list[str]:
-    listing = LocalFolder(folder)
-    if listing.file(name) is not None:
-        return [*_meta(listing, name), name]
     shards = [
-        shard
-        for shard in listing.matching(f"{name}-")
-        if (match := SHARD.match(shard)) and match["prefix"] == name
+        name
+        for name in listing.matching(prefix)
+        if (match := DATA.match(name) or SHARD.match(name)) and match["prefix"] == prefix
     ]
-    return [*_meta(listing, name), *shards]
-
-
-def _meta(folder: LocalFolder, prefix: str) -> list[str]:
-    return [prefix + _META] if folder.file(prefix + _META) is not None else []
+    single = (prefix + _META, prefix, prefix + INDEX)
+    return [*shards, *(name for name in single if listing.file(name) is not None)]
 
 
 def _files(folder: str, name: str, within: bool) -> Footprint:

@@ -12,8 +12,17 @@ from bnstat.errors import BnstatError, NotFoundError
 from bnstat.exchange.values import Document, Given
 from bnstat.formats.contents import Contents
 from bnstat.formats.tensorflow.object_graph import saved_again
-from bnstat.model import ROLES, Array, BatchNorm, Model, Source, Variable, as_float64
-from bnstat.model.models import matches, near_names
+from bnstat.model import (
+    ROLES,
+    Array,
+    BatchNorm,
+    Model,
+    Source,
+    Variable,
+    as_float64,
+    matches,
+    near_names,
+)
 
 if TYPE_CHECKING:
     from bnstat.compare.alignment import Match

@@ -246,15 +246,15 @@ def sarif_lines(checked: Sequence[Checked]) -> Iterator[str]:
 
 
 def _rule(rule: Rule[Model]) -> dict[str, Any]:
-    sections = rule.sections().items()
+    sections = rule.sections()
     return {
         "id": rule.code,
         "name": rule.name,
         "shortDescription": {"text": f"{rule.title[0].upper()}{rule.title[1:]}."},
-        "fullDescription": {"text": rule.what},
+        "fullDescription": {"text": sections["What it finds"]},
         "help": {
-            "text": "\n\n".join(f"{title}: {text}" for title, text in sections),
-            "markdown": "\n\n".join(f"**{title}**: {text}" for title, text in sections),
+            "text": "\n\n".join(f"{title}: {text}" for title, text in sections.items()),
+            "markdown": "\n\n".join(f"**{title}**: {text}" for title, text in sections.items()),
         },
         "defaultConfiguration": {"level": _LEVELS[rule.severity]},
     }

@@ -1,4 +1,4 @@
-"""Layers for the tests of rules, and cases: models and runs with a finding of each rule.
+"""Layers and runs for the tests of rules, and cases: models with a finding of each rule.
 
 Each case has a counterpart that is just short of a finding. The tests build each case twice: by
 hand, and with TensorFlow.
@@ -237,137 +237,15 @@ CASES = (
 Checkpoint = Mapping[str, Layer]
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run with a finding of a rule, and a run that is just short of it."""
-
-    rule: str
-    severity: str
-    found: Sequence[Checkpoint]
-    short: Sequence[Checkpoint]
-    layer: str | None = "bn"
-    label: str = field(default="")
-
-    def __str__(self) -> str:
-        return f"{self.rule}-{self.severity}-{self.label}"
-
-
 def run(length: int, at: Callable[[int], Layer]) -> list[Checkpoint]:
-    """Return the checkpoints of a layer `at(number)`, beside a layer that moves in every role."""
-    return [{"bn": at(number), "other": sound(100 + number)} for number in range(length)]
+    """Return the checkpoints of a layer `at(number)`.
+
+    Beside it are a layer that moves in every role, and one without statistics, which does not move.
+    """
+    bare = without(sound(8), "moving_mean", "moving_variance")
+    return [{"bare": bare, "bn": at(n), "other": sound(100 + n)} for n in range(length)]
 
 
 def moving(number: int, *roles: str) -> Layer:
     """Return the sound layer with other values of some roles in every checkpoint."""
     return sound(**{role: sound(number + 1).arrays[role] for role in roles})
-
-
-def _one_channel_moves(number: int) -> Layer:
-    """Like `moving` gamma and beta, but one mean moves in the last checkpoint as well."""
-    layer = moving(number, "gamma", "beta")
-    mean = layer.arrays["moving_mean"].copy()
-    if number == 3:
-        mean[5] = np.nextafter(mean[5], np.float32(9))
-    return Layer({**layer.arrays, "moving_mean": mean})
-
-
-def _means(*shifts: float) -> list[Checkpoint]:
-    """Return checkpoints whose means are shifted by these numbers of standard deviations."""
-    return [
-        {"bn": sound(number, moving_mean=np.float32(shift) * ONES, moving_variance=ONES)}
-        for number, shift in enumerate(shifts)
-    ]
-
-
-def _variances(*factors: float) -> list[Checkpoint]:
-    shape = np.linspace(0.5, 1.5, CHANNELS, dtype=np.float32)
-    return [
-        {"bn": sound(number, moving_variance=np.float32(factor) * shape)}
-        for number, factor in enumerate(factors)
-    ]
-
-
-def _broken_at(number: int, broken: int) -> Layer:
-    return but("moving_mean", number, **({"c2": NAN} if number == broken else {}))
-
-
-def _variance_at(number: int, lowest: float) -> Layer:
-    """Return a layer with this variance in one channel of checkpoint 2."""
-    return but("moving_variance", number, **({"c2": lowest} if number == 2 else {}))
-
-
-RUNS = (
-    Run(
-        "BN101",
-        "warning",
-        found=run(4, lambda number: sound(number, **START)),
-        short=run(4, lambda number: sound(**START)),
-        label="at-the-start",
-    ),
-    Run(
-        "BN101",
-        "warning",
-        found=run(4, lambda number: moving(number, "gamma", "beta")),
-        short=run(4, _one_channel_moves),
-        label="statistics",
-    ),
-    Run(
-        "BN101",
-        "info",
-        found=run(4, lambda number: moving(number, "moving_mean", "moving_variance")),
-        short=run(4, lambda number: moving(number, "moving_mean", "moving_variance", "beta")),
-        label="weights",
-    ),
-    Run("BN101", "info", run(4, lambda number: sound()), run(4, sound), label="layer"),
-    Run(
-        "BN101",
-        "info",
-        found=[{"bn": sound(number // 3)} for number in (0, 3, 3)],
-        short=[{"bn": sound(number)} for number in (0, 1, 2)],
-        layer=None,
-        label="saved-twice",
-    ),
-    Run("BN102", "info", _means(0, 0.11, 0.22, 0.33), _means(0, 0.11, 0.22, 0.31), label="slower"),
-    Run(
-        "BN102",
-        "info",
-        found=_means(0, 5, 0, 0.11, 0.22, 0.33),
-        short=_means(0, 5, 0, 0.11, 0, 0.11),
-        label="scatter",
-    ),
-    Run(
-        "BN103",
-        "warning",
-        found=_variances(1, 1.6, 2.6, 4.2),
-        short=_variances(1, 1.6, 2.6, 3.8),
-        label="growth",
-    ),
-    Run(
-        "BN103",
-        "warning",
-        found=_variances(1, 8, 64, 512),
-        short=_variances(1, 100, 190, 400),
-        label="slows-down",
-    ),
-    Run(
-        "BN103",
-        "error",
-        found=run(4, lambda number: _broken_at(number, 2)),
-        short=run(4, lambda number: _broken_at(number, 9)),
-        label="broken",
-    ),
-    Run(
-        "BN104",
-        "error",
-        found=run(4, lambda number: _variance_at(number, -1e-4)),
-        short=run(4, lambda number: _variance_at(number, 0.0)),
-        label="negative",
-    ),
-    Run(
-        "BN104",
-        "warning",
-        found=run(4, lambda number: _variance_at(number, -9e-6)),
-        short=run(4, lambda number: _variance_at(number, -1.1e-5)),
-        label="above-epsilon",
-    ),
-)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bnstat import docs
-from bnstat.checks import Finding, check
-from bnstat.checks.settings import Settings, find, read, resolve
+from bnstat.checks import SEVERITIES, Finding
+from bnstat.checks.settings import Settings, read, resolve
 from bnstat.errors import BnstatError
 from tests.checks.cases import but
 from tests.output import models
@@ -21,6 +21,10 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "models/old").mkdir(parents=True)
     (tmp_path / "models/old/a.h5").touch()
     return tmp_path
+
+
+def find(path: str) -> Settings:
+    return resolve([path], Settings())[path]
 
 
 def ignored(path: Path) -> tuple[str, ...]:
@@ -72,13 +76,8 @@ def test_only_the_nearest_file_is_used(project: Path) -> None:
     (project / "models/old/bnstat.toml").write_text("")
     assert find(str(model)) == Settings()
     assert ignored(project) == ("BN002",)
-
-
-def test_the_folder_of_a_model_may_have_a_file(project: Path) -> None:
     (project / "models/old/bnstat.toml").write_text('ignore = ["BN001"]')
-    assert ignored(project / "models/old") == ("BN001",)
-    assert ignored(project / "models/old/model-100") == ("BN001",)
-    assert ignored(project / "models") == ()
+    assert ignored(model.parent) == ignored(model.parent / "model-100") == ("BN001",)
 
 
 @pytest.mark.parametrize(
@@ -147,12 +146,9 @@ def test_settings_of_the_user_take_precedence() -> None:
     assert given.over(project) == Settings(
         ("BN001",), ("BN002", "BN003"), {"gamma": 2, "beta": 1}, "info"
     )
-
-
-def test_a_selection_replaces_what_the_project_ignores() -> None:
-    project = Settings((), ("BN002",))
-    assert Settings(("BN002",)).over(project) == Settings(("BN002",))
-    assert Settings(("BN0",), ("BN003",)).over(project) == Settings(("BN0",), ("BN003",))
+    # A selection replaces what the project ignores.
+    given = Settings(("BN0",), ("BN003",))
+    assert given.over(Settings((), ("BN002",))) == given
 
 
 def test_settings_decide_which_rules_apply() -> None:
@@ -183,12 +179,13 @@ def test_settings_decide_which_rules_apply() -> None:
 def test_the_severity_that_fails_a_check(fail_on: Any, fails: set[str]) -> None:
     settings = Settings(fail_on=fail_on)
     assert settings.fail([]) is False
-    for severity in ("error", "warning", "info"):
-        findings = [Finding("BN001", "x", severity, None, np.empty(0, np.intp), "")]
-        assert settings.fail(findings) is (severity in fails)
-    mixed = check(models.model(models.layer("bn", but("moving_variance", c1=-1.0, c2=0.0).arrays)))
-    assert [each.severity for each in mixed] == ["error", "info"]
-    assert settings.fail(mixed) is True
+    findings = {
+        severity: Finding("BN001", "x", severity, None, np.empty(0, np.intp), "")
+        for severity in SEVERITIES
+    }
+    assert settings.fail(findings.values()) is True
+    for severity, finding in findings.items():
+        assert settings.fail([finding]) is (severity in fails)
 
 
 def test_options_take_precedence_over_the_project(project: Path) -> None:

@@ -32,7 +32,7 @@ def scale_and_shift(of: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
     return scale, beta - mean * scale
 
 
-def rewritten(of: BatchNorm, name: str, epsilon: float = 1e-9) -> BatchNorm:
+def rewritten(of: BatchNorm, name: str, epsilon: float | None = 1e-9) -> BatchNorm:
     """As OnnxMLTools writes it: the scale and shift, at mean 0 and variance 1."""
     scale, shift = scale_and_shift(of)
     start = {"moving_mean": np.zeros_like(scale), "moving_variance": np.ones_like(scale)}

@@ -47,21 +47,6 @@ def test_layers_that_are_not_trainable_are_frozen(tmp_path: Path) -> None:
     assert {layer.new for layer in difference.changed} == {"second", "last"}
 
 
-@pytest.mark.slow
-def test_training_in_inference_mode_freezes_the_statistics(tmp_path: Path) -> None:
-    import tensorflow as tf
-
-    model = network()
-    model.save(tmp_path / "before.keras")
-    with tf.GradientTape() as tape:
-        loss = tf.reduce_mean(model(tf.ones((4, 6)), training=False) ** 2)
-    variables = model.trainable_variables
-    model.optimizer.apply(tape.gradient(loss, variables), variables)
-    model.save(tmp_path / "after.keras")
-    difference = diff(bnstat.load(tmp_path / "before.keras"), bnstat.load(tmp_path / "after.keras"))
-    assert {layer.remark for layer in difference.layers} == {"frozen-statistics"}
-
-
 @pytest.mark.parametrize("container", ["model.keras", "model.weights.h5", "export", "checkpoint"])
 def test_one_network_in_two_containers_is_equal_by_name(container: str, tmp_path: Path) -> None:
     import tensorflow as tf

@@ -1,7 +1,7 @@
 """Write what follows from the code.
 
-The topic `rules` follows from the rules, `cli` from the commands, and the formats in the topic
-`files` and in the JSON schema from `formats/registry.py`.
+The topic `cli` follows from the commands, the table in the topic `rules` from the rules, and the
+formats in the topic `files` and in the JSON schema from `formats/registry.py`.
 
 python -m tests.docs.generate
 """
@@ -12,31 +12,20 @@ import inspect
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
 import bnstat
 import bnstat.docs
-from bnstat.checks import RULES
+from bnstat.checks import RULES, Rule
 from bnstat.cli import COMMANDS, main
 from bnstat.formats.registry import FORMATS
 
 FOLDER = Path(bnstat.docs.__file__).parent
 SCHEMA = Path(bnstat.__file__).parent / "exchange/schema.json"
-
-RULES_START = """\
-# Rules
-
-`bnstat check` applies the rules whose codes start with BN0 to a model. `bnstat history` applies the
-rules whose codes start with BN1 to the checkpoints of a training run. A code never changes its
-meaning. `bnstat check --explain CODE` prints one section of this page. `--threshold NAME=NUMBER` or
-a configuration file sets a threshold: see [check](check.md).
-
-| code | name | severity | what it finds |
-| --- | --- | --- | --- |
-"""
 
 CLI_START = """\
 # Command line
@@ -82,15 +71,24 @@ def filled(text: str, indent: str = "") -> str:
     )
 
 
+def with_rows(topic: str, header: str, rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    """Yield the page of a topic as it is, with the rows below the header of a table replaced."""
+    page = (FOLDER / f"{topic}.md").read_text(encoding="utf-8")
+    before, found, after = page.partition(header)
+    assert found, f"docs/{topic}.md lacks its generated table: restore the header {header!r}"
+    yield before + header
+    yield from (f"| {' | '.join(row)} |\n" for row in rows)
+    yield re.sub(r"\A(\|.*\n)*", "", after)
+
+
 def rules() -> Iterator[str]:
-    yield RULES_START
-    for rule in RULES:
-        yield f"| [{rule.code}](#{rule.code.lower()}-{rule.name}) | {rule.name} "
-        yield f"| {rule.severity} | {escaped(rule.title)} |\n"
-    for rule in RULES:
-        yield f"\n## {rule.code} {rule.name}\n"
-        for title, text in rule.sections().items():
-            yield f"\n{filled(f'**{title}.** {escaped(text)}')}\n"
+    header = "| code | name | severity | what it finds |\n| --- | --- | --- | --- |\n"
+    return with_rows("rules", header, map(rule_row, RULES))
+
+
+def rule_row(rule: Rule[Any]) -> tuple[str, ...]:
+    link = f"[{rule.code}](#{rule.code.lower()}-{rule.name})"
+    return link, rule.name, rule.severity, escaped(rule.title)
 
 
 def options_of(command: click.Command) -> list[tuple[str, str]]:
@@ -153,14 +151,8 @@ FILES_AFTER_FORMATS = (
 
 
 def files() -> Iterator[str]:
-    """Yield the page as it is, with the table of formats written again."""
-    page = (FOLDER / "files.md").read_text(encoding="utf-8")
-    before, header, after = page.partition(FILES_HEADER)
-    assert header, "docs/files.md has no table of formats: restore its header"
     rows = [(row.description, row.path) for row in FORMATS]
-    yield before + header
-    yield from (f"| {have} | {path} |\n" for have, path in (*rows, *FILES_AFTER_FORMATS))
-    yield re.sub(r"\A(\|.*\n)*", "", after)
+    return with_rows("files", FILES_HEADER, (*rows, *FILES_AFTER_FORMATS))
 
 
 def schema() -> Iterator[str]:

@@ -1,19 +1,18 @@
-"""A small network of TensorFlow 1, and its outputs with given values."""
+"""A small network of TensorFlow 1, and the values that TensorFlow restores for it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 import bnstat
 from tests.builders.mended import NewValues, new_values
+from tests.builders.oracle import same_bits
 
 v1 = tf.compat.v1
-X = np.random.default_rng(3).random((4, 5, 5, 3)).astype(np.float32)
 
 
 def network() -> Any:
@@ -27,28 +26,33 @@ def network() -> Any:
     return tf.identity(x, name="y")
 
 
-def outputs(fill: Callable[[Any], None]) -> Any:
-    """Return the outputs of the network after `fill` has set its variables."""
+def by_key(values: NewValues) -> dict[str, Any]:
+    return {
+        f"{name}/{role}": array for name, roles in values.items() for role, array in roles.items()
+    }
+
+
+def assert_restored(
+    load: Callable[[Any], Any], original: Mapping[str, Any], values: NewValues
+) -> None:
+    """Assert that TensorFlow restores new values, and the original values of other variables."""
+    expected = {**original, **by_key(values)}
     with tf.Graph().as_default(), v1.Session() as session:
-        y = network()
-        fill(session)
-        return session.run(y, {"x:0": X})
+        load(session)
+        variables = v1.global_variables()
+        assert {variable.op.name for variable in variables} == set(expected)
+        for variable in variables:
+            assert same_bits(session.run(variable), expected[variable.op.name])
 
 
-def restored(prefix: Path) -> Any:
-    return outputs(lambda session: v1.train.Saver().restore(session, str(prefix)))
+def restoring(prefix: Path | str) -> Callable[[Any], None]:
+    """Return a function that builds the network, and restores a checkpoint in a session."""
 
+    def load(session: Any) -> None:
+        network()
+        v1.train.Saver().restore(session, str(prefix))
 
-def live(original: dict[str, Any], values: NewValues) -> Any:
-    """Return the outputs of the network with its original variables and new values."""
-
-    def fill(session: Any) -> None:
-        for variable in v1.global_variables():
-            layer, _, role = variable.op.name.rpartition("/")
-            array = values.get(layer, {}).get(role, original[variable.op.name])
-            variable.load(array, session)
-
-    return outputs(fill)
+    return load
 
 
 def mended(original: Path, copy: Path) -> NewValues:

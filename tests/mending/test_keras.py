@@ -1,4 +1,4 @@
-"""Keras loads copies of its files, and they predict like the network with the new values."""
+"""Keras loads the new values from copies of its files."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ import tf_keras
 import bnstat
 from tests.builders import keras_models
 from tests.builders.bytewise import differing, held
-from tests.builders.mended import NewValues, assign, new_values
-from tests.builders.oracle import assert_computed
-
-X = np.random.default_rng(3).random((5, 6, 6, 3)).astype(np.float32)
+from tests.builders.mended import NewValues, new_values
+from tests.builders.oracle import same_bits
 
 
 def build(package: Any) -> Any:
@@ -32,15 +30,13 @@ def network() -> Any:
     return build(keras)
 
 
-def expected(package: Any, values: NewValues) -> Any:
-    """Return the predictions of the network after the values are assigned to it."""
-    model = build(package)
-    assign(keras_models.all_layers(model), by_own_name(values))
-    return np.asarray(model(X))
-
-
-def by_own_name(values: NewValues) -> NewValues:
-    return {name.rpartition("/")[2]: roles for name, roles in values.items()}
+def assert_loaded(model: Any, values: NewValues) -> None:
+    """Assert that the layers of a Keras model have all of these values."""
+    by_name = {layer.name: layer for layer in keras_models.all_layers(model)}
+    for name, roles in values.items():
+        for role, array in roles.items():
+            variable = getattr(by_name[name.rpartition("/")[2]], role)
+            assert same_bits(np.asarray(variable), array), (name, role)
 
 
 def mended(original: Path, copy: Path) -> NewValues:
@@ -55,17 +51,10 @@ def saved(network: Any, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("ending", [".keras", ".h5"])
-def test_keras_3_models(network: Any, tmp_path: Path, ending: str) -> None:
-    original = saved(network, tmp_path / f"m{ending}")
-    values = mended(original, tmp_path / f"c{ending}")
-    loaded = keras.saving.load_model(tmp_path / f"c{ending}")
-    assert_computed(loaded(X), expected(keras, values))
-
-
-def test_an_h5_changes_only_in_its_values(network: Any, tmp_path: Path) -> None:
+def test_h5_models(network: Any, tmp_path: Path) -> None:
     original = saved(network, tmp_path / "m.h5")
-    mended(original, tmp_path / "c.h5")
+    values = mended(original, tmp_path / "c.h5")
+    assert_loaded(keras.saving.load_model(tmp_path / "c.h5"), values)
     (offsets,) = differing(original, tmp_path / "c.h5").values()
     assert offsets <= held(bnstat.load(original))["m.h5"]
 
@@ -74,7 +63,8 @@ def test_a_keras_archive_changes_in_one_member_and_its_checksum(
     network: Any, tmp_path: Path
 ) -> None:
     original, copy = saved(network, tmp_path / "m.keras"), tmp_path / "c.keras"
-    mended(original, copy)
+    values = mended(original, copy)
+    assert_loaded(keras.saving.load_model(copy), values)
     (offsets,) = differing(original, copy).values()
     outside = offsets - held(bnstat.load(original))["m.keras"]
     with zipfile.ZipFile(copy) as archive:
@@ -95,7 +85,7 @@ def test_a_compressed_keras_archive(network: Any, tmp_path: Path) -> None:
             target.writestr(info, source.read(info), zipfile.ZIP_DEFLATED)
     values = mended(original, copy)
     loaded = keras.saving.load_model(copy)
-    assert_computed(loaded(X), expected(keras, values))
+    assert_loaded(loaded, values)
     with zipfile.ZipFile(original) as before, zipfile.ZipFile(copy) as after:
         assert after.testzip() is None
         for old, new in zip(before.infolist(), after.infolist(), strict=True):
@@ -109,15 +99,10 @@ def test_a_compressed_keras_archive(network: Any, tmp_path: Path) -> None:
 def test_weights_alone(network: Any, tmp_path: Path) -> None:
     original, copy = tmp_path / "m.weights.h5", tmp_path / "c.weights.h5"
     network.save_weights(original)
-    values = new_values(bnstat.load(original))
-    bnstat.apply(original, values, copy)
+    values = mended(original, copy)
     model = build(keras)
     model.load_weights(copy)
-    live = build(keras)
-    names = {layer.name: layer for layer in keras_models.all_layers(live)}
-    for name, roles in values.items():
-        assign([names[name.rpartition("/")[2]]], {name.rpartition("/")[2]: roles})
-    assert_computed(model(X), live(X))
+    assert_loaded(model, values)
     (offsets,) = differing(original, copy).values()
     assert offsets <= held(bnstat.load(original))["m.weights.h5"]
 
@@ -133,7 +118,7 @@ def test_sharded_weights(network: Any, tmp_path: Path) -> None:
     assert original.read_bytes() == copy.read_bytes()
     model = build(keras)
     model.load_weights(copy)
-    assert_computed(model(X), expected(keras, values))
+    assert_loaded(model, values)
     shard = next(original.parent.glob("*.h5"))
     with pytest.raises(bnstat.BnstatError, match=r"pass m\.weights\.json instead"):
         bnstat.apply(shard, values, tmp_path / "c.h5")
@@ -149,18 +134,10 @@ def test_keras_3_as_a_saved_model(network: Any, tmp_path: Path, writer: str) -> 
     else:
         tf.saved_model.save(network, str(original))
     values = mended(original, copy)
-    signature = tf.saved_model.load(str(copy)).signatures["serving_default"]
-    (name,) = signature.structured_input_signature[1]
-    (result,) = signature(**{name: tf.constant(X)}).values()
-    assert_computed(result, expected(keras, values))
+    tf.saved_model.load(str(copy))
     changed = differing(original, copy)
     assert set(changed) == {"variables/variables.data-00000-of-00001", "variables/variables.index"}
-
-
-def test_variables_that_keras_3_saves_twice(network: Any, tmp_path: Path) -> None:
-    network.export(tmp_path / "m", verbose=False)
-    values = mended(tmp_path / "m", tmp_path / "c")
-    reader = tf.train.load_checkpoint(str(tmp_path / "c/variables/variables"))
+    reader = tf.train.load_checkpoint(str(copy / "variables/variables"))
     arrays = {
         key: reader.get_tensor(key)
         for key in reader.get_variable_to_shape_map()
@@ -169,7 +146,9 @@ def test_variables_that_keras_3_saves_twice(network: Any, tmp_path: Path) -> Non
     for roles in values.values():
         for array in roles.values():
             keys = [key for key, stored in arrays.items() if np.array_equal(stored, array)]
-            assert {key.split("/")[0] for key in keys} == {"variables", "_all_variables"}
+            assert keys
+            if writer == "export":  # saves each variable twice
+                assert {key.split("/")[0] for key in keys} == {"variables", "_all_variables"}
 
 
 def keras_2(tmp_path: Path, name: str) -> Path:
@@ -183,7 +162,7 @@ def test_keras_2_models(tmp_path: Path, name: str) -> None:
     original, copy = keras_2(tmp_path, name), tmp_path / f"copy-{name}"
     values = mended(original, copy)
     loaded = tf_keras.models.load_model(copy)
-    assert_computed(loaded(X), expected(tf_keras, values))
+    assert_loaded(loaded, values)
 
 
 def test_keras_2_weights_in_a_checkpoint(tmp_path: Path) -> None:
@@ -191,7 +170,7 @@ def test_keras_2_weights_in_a_checkpoint(tmp_path: Path) -> None:
     values = mended(tmp_path / "w", tmp_path / "c")
     model = build(tf_keras)
     model.load_weights(tmp_path / "c").assert_consumed()
-    assert_computed(model(X), expected(tf_keras, values))
+    assert_loaded(model, values)
 
 
 STORED: dict[str, dict[str, Any]] = {
@@ -210,7 +189,7 @@ def test_datasets_of_other_layouts(network: Any, tmp_path: Path, storage: str) -
     rewrite(plain, original, STORED[storage])
     values = mended(original, copy)
     loaded = keras.saving.load_model(copy)
-    assert_computed(loaded(X), expected(keras, values))
+    assert_loaded(loaded, values)
     assert layouts(copy) == layouts(original)
 
 
@@ -267,4 +246,4 @@ def test_values_from_a_file_of_another_format(network: Any, tmp_path: Path) -> N
     assert {change.match for change in applied.changes} <= {"name", "suffix"}
     assert applied.values == str(tmp_path / "other.keras")
     loaded = keras.saving.load_model(tmp_path / "c.h5")
-    assert_computed(loaded(X), expected(keras, other))
+    assert_loaded(loaded, other)

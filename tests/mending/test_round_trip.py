@@ -15,9 +15,11 @@ from click.testing import CliRunner
 import bnstat
 from bnstat.cli import main
 from bnstat.exchange.naming import NAMINGS, ExportOptions
+from bnstat.mending.writers import WRITERS
 from bnstat.model import BatchNorm, Model, Source, Variable
 from bnstat.scanning.walk import Choice, Unreadable, walk
 from bnstat.storage.local import LocalFolder
+from tests.builders.mended import new_values
 from tests.builders.oracle import same_bits
 from tests.conftest import SHARED
 from tests.formats.keras.saved import LIBRARIES, saved_weights, wrapped
@@ -61,19 +63,43 @@ def _assert_round_trips(path: Path, folder: Path) -> None:
             assert same_bits(array, {**undecided, **expected}[key]), (kind, names, key)
 
 
+def _assert_mended(path: Path, folder: Path) -> None:
+    """Assert that a copy has new values, and that its copy with the old values equals the model."""
+    try:
+        of = bnstat.load(path, reader="native")
+        values = new_values(of)
+    except bnstat.BnstatError as error:
+        pytest.skip(f"cannot be read: {error.what}")
+    if not of.layers or of.source.format not in WRITERS:
+        pytest.skip("has no batch norm, or a format that is not written")
+    for name in ("new", "old"):
+        (folder / name).mkdir()
+    ending = "".join(path.suffixes[-2:])
+    applied = bnstat.apply(path, values, folder / f"new/m{ending}")
+    for stored in bnstat.load(applied.output):
+        for role, array in values[stored.name].items():
+            assert same_bits(stored.array(role), array)
+    back = bnstat.apply(applied.output, of, folder / f"old/m{ending}")
+    assert bnstat.diff(of, bnstat.load(back.output)).equal
+
+
 @pytest.mark.parametrize("path", _models(ROOT / "tests/data"))
 def test_models_of_the_project(path: str, tmp_path: Path) -> None:
     _assert_round_trips(ROOT / "tests/data" / path, tmp_path)
 
 
+@pytest.mark.parametrize("assert_works", [_assert_round_trips, _assert_mended])
 @pytest.mark.parametrize("path", _models(SHARED / "real"))
-def test_models_from_the_wild(real: Path, path: str, tmp_path: Path) -> None:
-    _assert_round_trips(real / path, tmp_path)
+def test_models_from_the_wild(real: Path, path: str, assert_works: Any, tmp_path: Path) -> None:
+    assert_works(real / path, tmp_path)
 
 
+@pytest.mark.parametrize("assert_works", [_assert_round_trips, _assert_mended])
 @pytest.mark.parametrize("path", _models(SHARED / "written"))
-def test_models_of_many_versions(written: Path, path: str, tmp_path: Path) -> None:
-    _assert_round_trips(written / path, tmp_path)
+def test_models_of_many_versions(
+    written: Path, path: str, assert_works: Any, tmp_path: Path
+) -> None:
+    assert_works(written / path, tmp_path)
 
 
 @pytest.mark.parametrize("names", NAMINGS)

@@ -1,4 +1,4 @@
-"""Copies of what TensorFlow writes: TensorFlow restores them, and they compute with the values."""
+"""Copies of what TensorFlow writes: TensorFlow restores the new values from them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.builders import named, tables
 from tests.builders.bytewise import differing, held
 from tests.builders.graph_mode import save_graph
 from tests.builders.mended import new_values
-from tests.builders.oracle import assert_computed, same_bits
-from tests.mending.networks import X, live, mended, network, restored
+from tests.builders.oracle import same_bits
+from tests.mending.networks import assert_restored, mended, network, restoring
 
 v1 = tf.compat.v1
 
@@ -34,8 +34,7 @@ def test_checkpoints_of_tensorflow_1(tmp_path: Path, version: int, sharded: bool
     values = mended(tmp_path / "m-7", tmp_path / "c-9")
     # Shards of version 1 go by a pattern.
     shards = "-?????-of-00001" if sharded and version == 1 else ""
-    found = restored(tmp_path / f"c-9{shards}")
-    assert_computed(found, live(original, values))
+    assert_restored(restoring(tmp_path / f"c-9{shards}"), original, values)
     assert (tmp_path / "m-7.meta").read_bytes() == (tmp_path / "c-9.meta").read_bytes()
     changed = differing(tmp_path / "m-7", tmp_path / "c-9")
     if version == 2:
@@ -114,7 +113,7 @@ def test_compressed_blocks(tmp_path: Path, version: int) -> None:
         )
     )
     values = mended(tmp_path / "m", tmp_path / "c")
-    assert_computed(restored(tmp_path / "c"), live(original, values))
+    assert_restored(restoring(tmp_path / "c"), original, values)
 
 
 def test_version_1_of_16_bit_floats(tmp_path: Path) -> None:
@@ -198,7 +197,7 @@ def test_a_training_folder(tmp_path: Path) -> None:
     ]  # fmt: skip
     latest = tf.train.latest_checkpoint(str(tmp_path / "c"))
     assert latest == str(tmp_path / "c/m-2")
-    assert_computed(restored(Path(latest)), live(original, values))
+    assert_restored(restoring(latest), original, values)
     bnstat.apply(tmp_path / "run", values, tmp_path / "d", step=3)
     assert tf.train.latest_checkpoint(str(tmp_path / "d")) == str(tmp_path / "d/m-3")
 
@@ -208,9 +207,11 @@ def test_a_saved_model_of_tensorflow_1(tmp_path: Path) -> None:
     (tmp_path / "sm/assets").mkdir()
     (tmp_path / "sm/assets/vocabulary.txt").write_text("words")
     values = mended(tmp_path / "sm", tmp_path / "c")
-    with tf.Graph().as_default(), v1.Session() as session:
-        v1.saved_model.load(session, ["serve"], str(tmp_path / "c"))
-        assert_computed(session.run("y:0", {"x:0": X}), live(original, values))
+    assert_restored(
+        lambda session: v1.saved_model.load(session, ["serve"], str(tmp_path / "c")),
+        original,
+        values,
+    )
     assert set(differing(tmp_path / "sm", tmp_path / "c")) == {
         "variables/variables.data-00000-of-00001", "variables/variables.index",
     }  # fmt: skip

@@ -12,7 +12,9 @@ listed one by one. A list may be shorter than the tensor: its last value is repe
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +22,7 @@ import numpy as np
 from bnstat.errors import BnstatError, UnsupportedError
 from bnstat.formats.contents import Contents
 from bnstat.formats.protobuf.protos import parse
-from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, Field, encoded, field, spans
+from bnstat.formats.protobuf.wire import LARGEST_MESSAGE, encoded, field, spans
 from bnstat.formats.tensorflow.bundle import BINARY, TEXT
 from bnstat.formats.tensorflow.detection import is_saved_model
 from bnstat.formats.tensorflow.frozen_graph import graph_range
@@ -39,38 +41,34 @@ _LISTED: Final = {"float32": 5, "float64": 6, "float16": _BITS, "bfloat16": _BIT
 _VALUES: Final = frozenset({4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 17, 18})
 
 
-def rebuilt(message: bytes, changes: Mapping[int, Change]) -> bytes:
-    """Return a message with some fields changed.
+def rebuilt(changes: Mapping[int, Change], message: bytes) -> bytes:
+    """Return a message with changed fields; fields that a function returns unchanged are kept.
 
     Args:
+        changes: number of a field -> function from an old to a new value.
         message: the message.
-        changes: index of a field in the message -> function from the old to the new value.
     """
     pieces, kept = [], 0
-    for index, span in enumerate(spans(message)):
-        if index in changes:
-            value = changes[index](message[span.start : span.end])
-            pieces += [message[kept : span.begin], field(span.number, value)]
-            kept = span.end
+    for span in spans(message):
+        if span.number in changes:
+            old = message[span.start : span.end]
+            new = changes[span.number](old)
+            if new != old:
+                pieces += [message[kept : span.begin], field(span.number, new)]
+                kept = span.end
     return b"".join((*pieces, message[kept:]))
 
 
 def at(path: Sequence[int], change: Change) -> Change:
-    """Return a function that changes a nested field.
+    """Return a function that changes nested fields.
 
     Args:
-        path: the numbers of the fields, from the outermost message inwards. If a field is
-            repeated, the last one counts, as in all parsers.
+        path: the numbers of the fields, from the outermost message inwards.
         change: changes the innermost field.
     """
-    if not path:
-        return change
-
-    def change_within(message: bytes) -> bytes:
-        indices = [index for index, span in enumerate(spans(message)) if span.number == path[0]]
-        return rebuilt(message, {indices[-1]: at(path[1:], change)}) if indices else message
-
-    return change_within
+    for number in reversed(path):
+        change = partial(rebuilt, {number: change})
+    return change
 
 
 def tensor_with(array: Array) -> Change:
@@ -99,13 +97,10 @@ def _as_bits(array: Array) -> bytes:
     return b"".join(map(encoded, bits))
 
 
-Home = tuple[str, str]
-"""The name of the enclosing function (empty for the graph itself), and the constant's name."""
-
 _GRAPH_IN_META_GRAPH: Final = 2
 _META_GRAPH_IN_SAVED_MODEL: Final = 2
-_NODE, _LIBRARY, _FUNCTION, _NODE_IN_FUNCTION = 1, 2, 1, 3
-_ATTRIBUTE, _KEY, _TENSOR_IN_ENTRY = 5, 1, (2, 8)
+_NODE, _LIBRARY, _FUNCTION, _SIGNATURE, _NODE_IN_FUNCTION = 1, 2, 1, 1, 3
+_NAME, _ATTRIBUTE, _TENSOR_IN_ENTRY = 1, 5, (2, 8)
 
 
 def write(contents: Contents, arrays: Mapping[str, Array]) -> None:
@@ -125,22 +120,21 @@ def _file_of(path: str) -> LocalFile:
 
 def _write_anew(file: LocalFile, arrays: Mapping[str, Array]) -> None:
     data = file.read()
-    change: Change
+    path: tuple[int, ...] = ()
     if is_saved_model(file) and not file.name.endswith(".pbtxt"):
         graph = parse("SavedModel", data, file.path).meta_graphs[0].graph_def
-        in_graph = _in_graph(_homes(graph, arrays, file.path))
-        change = _each(_META_GRAPH_IN_SAVED_MODEL, at([_GRAPH_IN_META_GRAPH], in_graph))
+        path = (_META_GRAPH_IN_SAVED_MODEL, _GRAPH_IN_META_GRAPH)
     elif (span := graph_range(file)) is not None:
         graph = parse("GraphDef", data[slice(*span)], file.path)
-        in_graph = _in_graph(_homes(graph, arrays, file.path))
-        change = in_graph if span == (0, file.size) else at([_GRAPH_IN_META_GRAPH], in_graph)
+        if span != (0, file.size):
+            path = (_GRAPH_IN_META_GRAPH,)
     else:
         raise UnsupportedError(
             file.path,
             "is a graph in text form, which bnstat does not write",
             "convert it to binary",
         )
-    result = change(data)
+    result = at(path, _in_graph(_homes(graph, arrays, file.path)))(data)
     if len(result) >= LARGEST_MESSAGE:
         raise UnsupportedError(file.path, "would become larger than the limit of protocol buffers")
     temporary = file.path + ".anew"
@@ -149,15 +143,19 @@ def _write_anew(file: LocalFile, arrays: Mapping[str, Array]) -> None:
     os.replace(temporary, file.path)
 
 
-def _homes(graph: Any, arrays: Mapping[str, Array], path: str) -> dict[Home, Array]:
-    """Return home -> array; `arrays` has the constants' names in the inlined graph."""
+Homes = Mapping[str, Mapping[str, Array]]
+"""Name of a function (empty for the graph itself) -> name of a constant in it -> new array."""
+
+
+def _homes(graph: Any, arrays: Mapping[str, Array], path: str) -> Homes:
+    """Return the constants to change; `arrays` has their names in the inlined graph."""
     ops = inlined(graph)
-    homes: dict[Home, Array] = {}
+    homes: dict[str, dict[str, Array]] = defaultdict(dict)
     for name, array in arrays.items():
         op = ops.get(name)
         if not isinstance(op, Node):
             raise UnsupportedError(path, f"{name} cannot be written")
-        first = homes.setdefault((op.function, op.node.name), array)
+        first = homes[op.function].setdefault(op.node.name, array)
         if different(first, array).any():
             raise BnstatError(
                 path, f"{name} is shared by several layers", "give all of them the same values"
@@ -165,64 +163,31 @@ def _homes(graph: Any, arrays: Mapping[str, Array], path: str) -> dict[Home, Arr
     return homes
 
 
-def _each(number: int, change: Change) -> Change:
-    """Return a function that changes every field with a number."""
-    return _some(lambda span, _: change if span.number == number else None)
-
-
-def _some(choose: Callable[[Field, bytes], Change | None]) -> Change:
-    """Return a function that changes the fields for which `choose` returns a change."""
-
-    def change(message: bytes) -> bytes:
-        chosen = {
-            index: field_change
-            for index, span in enumerate(spans(message))
-            if (field_change := choose(span, message)) is not None
-        }
-        return rebuilt(message, chosen)
-
-    return change
-
-
-def _in_graph(homes: Mapping[Home, Array]) -> Change:
+def _in_graph(homes: Homes) -> Change:
     """Return a function that changes constants of a GraphDef."""
 
-    def nodes(number: int, function: str) -> Change:
-        named = {name: array for (where, name), array in homes.items() if where == function}
-
-        def choose(span: Field, message: bytes) -> Change | None:
-            if span.number != number or not named:
-                return None
-            array = named.get(_first_text(message[span.start : span.end]))
-            return None if array is None else _in_node(array)
-
-        return _some(choose)
+    def in_node(arrays: Mapping[str, Array], node: bytes) -> bytes:
+        array = arrays.get(_name(node))
+        if array is None:
+            return node
+        change = at(_TENSOR_IN_ENTRY, tensor_with(array))
+        return at([_ATTRIBUTE], lambda entry: change(entry) if _name(entry) == "value" else entry)(
+            node
+        )
 
     def in_function(function: bytes) -> bytes:
-        signature = next(span for span in spans(function) if span.number == 1)
-        name = _first_text(function[signature.start : signature.end])
-        return nodes(_NODE_IN_FUNCTION, name)(function)
+        arrays = homes.get(_name(_first(function, _SIGNATURE)), {})
+        return at([_NODE_IN_FUNCTION], partial(in_node, arrays))(function)
 
-    functions = {where for where, _ in homes} - {""}
-
-    def in_graph(graph: bytes) -> bytes:
-        changed = nodes(_NODE, "")(graph)
-        return at([_LIBRARY], _each(_FUNCTION, in_function))(changed) if functions else changed
-
-    return in_graph
+    in_library = at([_FUNCTION], in_function)
+    return partial(rebuilt, {_NODE: partial(in_node, homes.get("", {})), _LIBRARY: in_library})
 
 
-def _in_node(array: Array) -> Change:
-    """Return a function that changes the value in the NodeDef of a constant."""
-
-    def choose(span: Field, node: bytes) -> Change | None:
-        is_value = span.number == _ATTRIBUTE and _first_text(node[span.start : span.end]) == "value"
-        return at(_TENSOR_IN_ENTRY, tensor_with(array)) if is_value else None
-
-    return _some(choose)
+def _name(message: bytes) -> str:
+    """Return the name of a node or function, or the key of an entry."""
+    return _first(message, _NAME).decode("utf-8", "replace")
 
 
-def _first_text(message: bytes) -> str:
-    """Return the string in field 1: the name of a node or function, or the key of an entry."""
-    texts = [span for span in spans(message) if span.number == _KEY]
-    return message[texts[-1].start : texts[-1].end].decode("utf-8", "replace") if texts else ""
+def _first(message: bytes, number: int) -> bytes:
+    """Return the first field with a number; empty if there is none."""
+    return next((message[s.start : s.end] for s in spans(message) if s.number == number), b"")

@@ -4,18 +4,17 @@ In a bundle, the bytes of a tensor change in a data file, and the tensor's check
 index. The checksum is the 4-byte field `crc32c` in the entry of the tensor or slice, so the index
 keeps its size. The block that contains the entry also has a checksum.
 
-`bnstat.formats.tensorflow.sstable` explains the layout of an SSTable. An uncompressed block whose
-values keep their lengths is replaced in place. Otherwise the table is written again: other blocks
-keep their bytes, changed blocks are not compressed, and the index has the new offsets.
+`bnstat.formats.tensorflow.sstable` explains the layout of an SSTable.
 """
 
 from __future__ import annotations
 
 import os
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents
@@ -23,23 +22,18 @@ from bnstat.formats.protobuf.wire import encoded, spans, varint
 from bnstat.formats.tensorflow.bundle import DATA, INDEX, Bundle, box_of, slice_key
 from bnstat.formats.tensorflow.checkpoint_v1 import slices_in
 from bnstat.formats.tensorflow.sstable import FOOTER, MAGIC, TRAILER, Table, masked_crc32c
-from bnstat.mending.writers import graph, overwrite, patch, raw
+from bnstat.mending.writers import graph, patch, raw
 from bnstat.mending.writers.graph import at, tensor_with
 from bnstat.model import Array
 from bnstat.storage.local import LocalFile, LocalFolder
 
 Change = Callable[[bytes], bytes]
-_PIECE = 1 << 24
-
-
-class _Block(NamedTuple):
-    last_key: bytes
-    offset: int
-    size: int
 
 
 def change(path: str, changes: Mapping[bytes, Change]) -> None:
     """Change the values of some keys of an SSTable.
+
+    Blocks without these keys keep their bytes; changed blocks are not compressed.
 
     Args:
         path: the file of the table.
@@ -50,26 +44,48 @@ def change(path: str, changes: Mapping[bytes, Change]) -> None:
     """
     file = LocalFile(path)
     table = Table(file)
-    blocks = [_Block(*block) for block in table.blocks()]
-    last_keys = [block.last_key for block in blocks]
-    by_block: dict[int, dict[bytes, Change]] = {}
+    blocks = list(table.blocks())
+    last_keys = [last_key for last_key, _, _ in blocks]
+    by_block: dict[int, dict[bytes, Change]] = defaultdict(dict)
     for key, make in changes.items():
-        number = bisect_left(last_keys, key)
-        if number == len(blocks):
-            raise DamagedError(path, "lacks an entry that its index lists")
-        by_block.setdefault(number, {})[key] = make
-    altered: dict[int, bytes] = {}
-    in_place = True
-    for number, wanted in by_block.items():
-        _, offset, size = blocks[number]
-        altered[number] = _altered(table.contents(offset, size), wanted, path)
-        is_plain = file.read(offset + size, 1) == b"\0"
-        in_place = in_place and is_plain and len(altered[number]) == size
-    if in_place:
-        for number, contents in altered.items():
-            overwrite(path, blocks[number].offset, _stored(contents))
-    else:
-        _write_anew(file, table, blocks, altered)
+        by_block[bisect_left(last_keys, key)][key] = make
+    if len(blocks) in by_block:
+        raise DamagedError(path, "lacks an entry that its index lists")
+    meta, index = _handles_in_footer(file)
+    with open(f"{path}.anew", "xb") as out:
+
+        def write(block: bytes) -> bytes:
+            out.write(block)
+            return encoded(out.tell() - len(block)) + encoded(len(block) - TRAILER)
+
+        handles = []
+        for number, (_, offset, size) in enumerate(blocks):
+            if number in by_block:
+                contents = _altered(table.contents(offset, size), by_block[number], path)
+                handles.append(write(_stored(contents)))
+            else:
+                handles.append(write(file.read(offset, size + TRAILER)))
+        entries, restarts = _entries(table.contents(*index))
+        moved = [
+            entry._replace(value=handle) for entry, handle in zip(entries, handles, strict=True)
+        ]
+        footer = write(file.read(meta[0], meta[1] + TRAILER))
+        if moved == entries:
+            footer += write(file.read(index[0], index[1] + TRAILER))
+        else:
+            footer += write(_stored(_rebuilt(moved, restarts)))
+        out.write(footer.ljust(FOOTER - len(MAGIC), b"\0") + MAGIC)
+    os.replace(f"{path}.anew", path)
+
+
+def _handles_in_footer(file: LocalFile) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return offset and size of the metaindex block and of the index block."""
+    footer = file.read(file.size - FOOTER, FOOTER)
+    numbers, position = [], 0
+    for _ in range(4):
+        number, position = varint(footer, position)
+        numbers.append(number)
+    return (numbers[0], numbers[1]), (numbers[2], numbers[3])
 
 
 class _Entry(NamedTuple):
@@ -137,42 +153,6 @@ def _stored(contents: bytes) -> bytes:
     """Return an uncompressed block with its trailer (type and checksum)."""
     typed = contents + b"\0"
     return typed + masked_crc32c(typed).to_bytes(4, "little")
-
-
-def _write_anew(
-    file: LocalFile, table: Table, blocks: list[_Block], altered: Mapping[int, bytes]
-) -> None:
-    footer = file.read(file.size - FOOTER, FOOTER)
-    meta_offset, at = varint(footer, 0)
-    meta_size, at = varint(footer, at)
-    index_offset, at = varint(footer, at)
-    index_size, _ = varint(footer, at)
-    temporary = file.path + ".anew"
-    with open(temporary, "xb") as out:
-        handles = []
-        for number, block in enumerate(blocks):
-            begin = out.tell()
-            if number in altered:
-                out.write(_stored(altered[number]))
-            else:
-                _copy(file, block.offset, block.size + TRAILER, out)
-            handles.append(encoded(begin) + encoded(out.tell() - begin - TRAILER))
-        entries, restarts = _entries(table.contents(index_offset, index_size))
-        index = _rebuilt(
-            (entry._replace(value=handle) for entry, handle in zip(entries, handles, strict=True)),
-            restarts,
-        )
-        ends = b""
-        for stored in (file.read(meta_offset, meta_size + TRAILER), _stored(index)):
-            ends += encoded(out.tell()) + encoded(len(stored) - TRAILER)
-            out.write(stored)
-        out.write(ends.ljust(FOOTER - len(MAGIC), b"\0") + MAGIC)
-    os.replace(temporary, file.path)
-
-
-def _copy(file: LocalFile, offset: int, length: int, out: BinaryIO) -> None:
-    for start in range(offset, offset + length, _PIECE):
-        out.write(file.read(start, min(_PIECE, offset + length - start)))
 
 
 _CRC32C = 6

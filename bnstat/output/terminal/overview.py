@@ -307,7 +307,7 @@ def _legend(model: Model, rows: Sequence[_Row], layout: _Layout, glyphs: Glyphs)
 def _are_rewritten(model: Model) -> bool:
     if not model.source.is_converted:
         return False
-    from bnstat.checks.conversion import rewritten
+    from bnstat.checks.updates import rewritten
 
     return rewritten(model) == "surely"
 

@@ -122,7 +122,7 @@ def test_findings_are_explained_and_marked() -> None:
     assert finding.channels.tolist() == [1, 2, 5]
     rule = next(each for each in RULES if each.code == "BN005")
     texts = shown.all("dd")
-    assert {rule.what, rule.why, rule.confidence, *rule.fixes.values()} <= set(texts)
+    assert {*rule.sections().values()} <= set(texts)
     assert any(finding.message in text for text in shown.all("li"))
 
 
