@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 from typing import Final
 
-from tests.fuzz import mutate, pickles
-from tests.fuzz.recipes.archives import keras_members, npz_members, tar_headers, zip_structure
-from tests.fuzz.recipes.common import Recipe, any_file, files, raw_bytes
-from tests.fuzz.recipes.graphs import graph_wiring, protobuf
-from tests.fuzz.recipes.hdf5 import hdf5_bytes, hdf5_objects
-from tests.fuzz.recipes.tables import (
-    block_contents,
-    entry_message,
-    entry_numbers,
-    keys,
-    table_bytes,
-    tensor_bytes,
-)
+from bnstat.errors import BnstatError
+from tests.fuzz import mutate
+from tests.fuzz.recipes import archives, hdf5, pickles, tables
 from tests.fuzz.seeds import Seed
+
+Change = Callable[[Random, bytes], bytes]
+"""Changes the content of one file."""
+
+Recipe = Callable[[Random, Seed], Seed]
+"""Changes the files of a model."""
 
 
 def make(rng: Random, seed: Seed) -> tuple[Seed, bool]:
@@ -32,7 +29,7 @@ def make(rng: Random, seed: Seed) -> tuple[Seed, bool]:
         give the same output as for the seed.
     """
     if seed.format == "bundle" and rng.random() < 0.15:
-        return any_file(rng, seed, mutate.some_bytes), True
+        return raw_bytes(rng, seed), True
     # The HDF5 library must not read a file that is already damaged: it could end this process.
     count = 1 if seed.format in ("hdf5", "keras", "json") else rng.choice((1, 1, 1, 2, 3))
     for recipe in rng.choices(RECIPES[seed.format], k=count):
@@ -47,71 +44,83 @@ def make(rng: Random, seed: Seed) -> tuple[Seed, bool]:
 _LONGEST: Final = 2 << 20
 """Bytes of a file; files of hundreds of megabytes may take long even if they are valid."""
 
-
 _UNREADABLE: Final = (
     ValueError, LookupError, ArithmeticError, TypeError, OSError, EOFError, RuntimeError,
-    NotImplementedError, MemoryError, zlib.error, zipfile.BadZipFile,
+    NotImplementedError, MemoryError, zlib.error, zipfile.BadZipFile, BnstatError,
 )  # fmt: skip
 """The errors of parsing a file that an earlier mutation has damaged."""
 
 
-def state_text(rng: Random, seed: Seed) -> Seed:
-    """Change the file `checkpoint`."""
-    return any_file(rng, seed, mutate.text, "checkpoint")
+def on(change: Change, *endings: str) -> Recipe:
+    """Return a recipe that changes one of the files whose names have one of these endings.
+
+    The recipe raises LookupError if there is no such file.
+    """
+
+    def recipe(rng: Random, seed: Seed) -> Seed:
+        name = rng.choice([name for name in sorted(seed.files) if name.endswith(endings or "")])
+        return seed.changed(name, change(rng, seed.files[name]))
+
+    return recipe
 
 
-def json_file(rng: Random, seed: Seed) -> Seed:
-    """Change the index of sharded weights."""
-    return any_file(rng, seed, mutate.json_text, ".json")
+def files(rng: Random, seed: Seed) -> Seed:
+    """Remove, empty, swap or double files."""
+    changed = dict(seed.files)
+    name, other = rng.choice(sorted(changed)), rng.choice(sorted(changed))
+    choice = rng.randrange(5)
+    if choice == 0 and len(changed) > 1 and name != seed.target:
+        del changed[name]
+    elif choice == 1:
+        changed[name] = b""
+    elif choice == 2:
+        changed[name], changed[other] = changed[other], changed[name]
+    elif choice == 3:
+        changed[name] = changed[name] * 2
+    else:
+        changed[name.replace("-00001", "-00002", 1)] = changed[other]
+    return replace(seed, files=changed)
 
 
-def orbax_json(rng: Random, seed: Seed) -> Seed:
-    """Change the description of a tree or of one of its arrays."""
-    ending = rng.choice(("_METADATA", ".zarray", "zarr.json"))
-    return any_file(rng, seed, mutate.json_text, ending)
-
-
-def safetensors_header(rng: Random, seed: Seed) -> Seed:
-    """Change the header, with a correct length."""
-    return any_file(rng, seed, pickles.safetensors_header)
-
-
-def pickle_instructions(rng: Random, seed: Seed) -> Seed:
-    """Change the instructions of PyTorch's pickles."""
-    return any_file(rng, seed, pickles.pickle_instructions)
-
-
-def alone_instructions(rng: Random, seed: Seed) -> Seed:
-    """Change the instructions of a file that is a pickle."""
-    return any_file(rng, seed, pickles.instructions)
-
-
-_TABLES: Final[tuple[Recipe, ...]] = (
-    entry_message, entry_message, entry_numbers, keys, block_contents, tensor_bytes, tensor_bytes,
-    table_bytes,
-)  # fmt: skip
+raw_bytes = on(mutate.some_bytes)
+_state = on(mutate.text, "checkpoint")
+_json = on(mutate.json_text, ".json")
+_messages = on(mutate.protobuf_or_json, ".pb", ".meta", ".onnx")
+_wiring = on(mutate.wiring, ".pb", ".meta", ".onnx")
+_hdf5_bytes = on(hdf5.structures, "5")
+_hdf5_objects = on(hdf5.objects, "5")
+_keras = on(archives.keras_members)
+_zip = on(archives.zip_structure)
+_safetensors = on(pickles.safetensors_header)
+_pickle = on(pickles.instructions)
+_pytorch = on(pickles.pytorch)
+_index = tuple(on(change, ".index") for change in tables.CHANGES)
+_bundle = (*_index, tables.tensor_bytes, tables.tensor_bytes, files)
 
 RECIPES: Final[dict[str, tuple[Recipe, ...]]] = {
-    "bundle": (*_TABLES, files),
-    "v1": (*_TABLES, raw_bytes),
-    "saved-model": (protobuf, protobuf, graph_wiring, *_TABLES, files, raw_bytes),
-    "graph": (protobuf, protobuf, graph_wiring, raw_bytes),
-    "graph-beside": (protobuf, graph_wiring, raw_bytes),
-    "hdf5": (hdf5_bytes, hdf5_bytes, hdf5_objects, raw_bytes),
-    "keras": (keras_members, keras_members, keras_members, zip_structure, raw_bytes),
-    "npz": (npz_members, npz_members, zip_structure, raw_bytes),
-    "json": (json_file, hdf5_bytes, files),
-    "archive": (tar_headers, tar_headers, raw_bytes),
-    "state": (state_text, state_text, state_text, files),
-    "onnx": (protobuf, protobuf, graph_wiring, files, raw_bytes),
-    "safetensors": (safetensors_header, safetensors_header, raw_bytes),
-    "sharded": (json_file, json_file, files, raw_bytes),
-    "tfjs": (json_file, json_file, json_file, files, raw_bytes),
+    "bundle": _bundle,
+    "v1": (*map(on, tables.CHANGES), raw_bytes),
+    "saved-model": (_messages, _messages, _wiring, *_bundle, raw_bytes),
+    "graph": (_messages, _messages, _wiring, raw_bytes),
+    "graph-beside": (_messages, _wiring, raw_bytes),
+    "hdf5": (_hdf5_bytes, _hdf5_bytes, _hdf5_objects, raw_bytes),
+    "keras": (_keras, _keras, _keras, _zip, raw_bytes),
+    "npz": (on(archives.npz_members), on(archives.npz_members), _zip, raw_bytes),
+    "json": (_json, _hdf5_bytes, files),
+    "archive": (on(archives.tar_headers), on(archives.tar_headers), raw_bytes),
+    "state": (_state, _state, _state, files),
+    "onnx": (_messages, _messages, _wiring, files, raw_bytes),
+    "safetensors": (_safetensors, _safetensors, raw_bytes),
+    "sharded": (_json, _json, files, raw_bytes),
+    "tfjs": (_json, _json, _json, files, raw_bytes),
     "tflite": (raw_bytes, raw_bytes),
     "msgpack": (raw_bytes, raw_bytes),
-    "pickle": (alone_instructions, alone_instructions, raw_bytes),
-    "orbax": (orbax_json, orbax_json, files, raw_bytes, raw_bytes),
-    "pytorch": (pickle_instructions, pickle_instructions, zip_structure, raw_bytes),
+    "pickle": (_pickle, _pickle, raw_bytes),
+    "orbax": (
+        on(mutate.json_text, "_METADATA", ".zarray", "zarr.json"),
+        *(files, raw_bytes, raw_bytes),
+    ),
+    "pytorch": (_pytorch, _pytorch, _zip, raw_bytes),
 }
 """Format -> its mutations; repeated ones are more likely."""
 

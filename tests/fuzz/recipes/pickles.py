@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import pickletools
-import zipfile
 from random import Random
 
 from tests.fuzz import mutate, ports
+from tests.fuzz.recipes.archives import members_of
 
 _INSTRUCTIONS = (
     b"(", b"t", b"R", b"b", b"Q", b"u", b"s", b"]", b"}", b"0", b"1", b"2", b"\x85", b"\x87", b"N",
@@ -21,13 +20,12 @@ def safetensors_header(rng: Random, data: bytes) -> bytes:
     return ports.with_length(mutate.json_text(rng, data[8:end])) + data[end:]
 
 
-def pickle_instructions(rng: Random, data: bytes) -> bytes:
+def pytorch(rng: Random, data: bytes) -> bytes:
     """Change the pickle in PyTorch's zip, or the pickles of the older format."""
     if not data.startswith(b"PK"):
         end = data.rindex(b"e.") + 2
         return instructions(rng, data[:end]) + data[end:]
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        members = {name.removeprefix("m/"): archive.read(name) for name in archive.namelist()}
+    members = {name.removeprefix("m/"): content for name, content in members_of(data).items()}
     members["data.pkl"] = instructions(rng, members["data.pkl"])
     return ports.pytorch_members(members)
 
