@@ -174,10 +174,10 @@ def protobuf(rng: Random, message: bytes, leaf: Change = some_bytes) -> bytes:
     at = rng.randrange(len(fields))
     number, kind, value = fields[at]
     if kind == 2 and isinstance(value, bytes) and rng.random() < 0.75:
-        if _fields(value):
-            value = protobuf(rng, value, leaf)
+        if not is_message(value) and rng.random() < 0.3:
+            value = rng.choice(NAMES)
         else:
-            value = rng.choice(NAMES) if rng.random() < 0.3 else leaf(rng, value)
+            value = protobuf(rng, value, leaf)
         fields[at] = Field(number, kind, value)
     else:
         _change(rng, fields, at)
@@ -192,13 +192,9 @@ def _fields(message: bytes) -> list[Field]:
         return []
 
 
-def protobuf_or_json(rng: Random, message: bytes) -> bytes:
-    """Change a field at any depth, or JSON in one."""
-    return protobuf(rng, message, _json_or_bytes)
-
-
-def _json_or_bytes(rng: Random, value: bytes) -> bytes:
-    return json_text(rng, value) if value[:1] == b"{" else some_bytes(rng, value)
+def is_message(data: bytes) -> bool:
+    """Return True if bytes are a message with fields."""
+    return bool(_fields(data))
 
 
 def _change(rng: Random, fields: list[Field], at: int) -> None:
@@ -261,7 +257,7 @@ def _swap(rng: Random, message: bytes, old: bytes, new: bytes) -> bytes:
         index
         for index, (_, kind, value) in enumerate(fields)
         if kind == 2 and isinstance(value, bytes) and old in value
-        if value == old or _fields(value)
+        if value == old or is_message(value)
     ]
     if not places:
         return message

@@ -26,13 +26,21 @@ LARGEST = 420_000
 """Bytes of a seed; larger ones take too long."""
 
 
+FORMATS = (
+    "archive", "bundle", "graph", "graph-beside", "hdf5", "json", "keras", "msgpack", "npz", "onnx",
+    "orbax", "pickle", "pytorch", "safetensors", "saved-model", "sharded", "state", "tfjs",
+    "tflite", "v1",
+)  # fmt: skip
+"""The formats of the seeds."""
+
+
 @dataclass(frozen=True)
 class Seed:
     """A model: its files, and the path that bnstat loads.
 
     Attributes:
         name: its name in findings.
-        format: the format whose mutations apply.
+        format: its format, one of `FORMATS`.
         files: path below the case's folder -> content.
         target: the path that is loaded; empty for the folder itself.
     """

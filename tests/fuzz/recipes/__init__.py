@@ -1,7 +1,8 @@
-"""The mutations of each format."""
+"""Mutations of models. The content of a file shows which mutations apply to it, at any depth."""
 
 from __future__ import annotations
 
+import gzip
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -10,33 +11,29 @@ from random import Random
 from typing import Final
 
 from bnstat.errors import BnstatError
+from tests.builders.tables import MAGIC
 from tests.fuzz import mutate
+from tests.fuzz.mutate import Change
 from tests.fuzz.recipes import archives, hdf5, pickles, tables
 from tests.fuzz.seeds import Seed
 
-Change = Callable[[Random, bytes], bytes]
-"""Changes the content of one file."""
-
-Recipe = Callable[[Random, Seed], Seed]
-"""Changes the files of a model."""
-
 
 def make(rng: Random, seed: Seed) -> tuple[Seed, bool]:
-    """Apply one to three mutations of its format to a seed.
+    """Apply one to three mutations to a seed.
 
     Returns:
         The case, and True if checksums cover every change, so that bnstat must refuse the case or
         give the same output as for the seed.
     """
     if seed.format == "bundle" and rng.random() < 0.15:
-        return raw_bytes(rng, seed), True
+        return _one_file(rng, seed, mutate.some_bytes), True
     # The HDF5 library must not read a file that is already damaged: it could end this process.
-    count = 1 if seed.format in ("hdf5", "keras", "json") else rng.choice((1, 1, 1, 2, 3))
-    for recipe in rng.choices(RECIPES[seed.format], k=count):
+    has_hdf5 = any(hdf5.SIGNATURE in data for data in seed.files.values())
+    for _ in range(1 if has_hdf5 else rng.choice((1, 1, 1, 2, 3))):
         try:
-            seed = recipe(rng, seed)
+            seed = _changed(rng, seed)
         except _UNREADABLE:
-            seed = raw_bytes(rng, seed)
+            seed = _one_file(rng, seed, mutate.some_bytes)
     shortened = {name: data[:_LONGEST] for name, data in seed.files.items()}
     return replace(seed, files=shortened), False
 
@@ -51,17 +48,20 @@ _UNREADABLE: Final = (
 """The errors of parsing a file that an earlier mutation has damaged."""
 
 
-def on(change: Change, *endings: str) -> Recipe:
-    """Return a recipe that changes one of the files whose names have one of these endings.
+def _changed(rng: Random, seed: Seed) -> Seed:
+    choice = rng.random()
+    if choice < 0.15:
+        return _one_file(rng, seed, mutate.some_bytes)
+    if choice < 0.3 and len(seed.files) > 1:
+        return files(rng, seed)
+    if choice < 0.45 and any(".data-00000" in name for name in seed.files):
+        return tables.tensor_bytes(rng, seed)
+    return _one_file(rng, seed, change)
 
-    The recipe raises LookupError if there is no such file.
-    """
 
-    def recipe(rng: Random, seed: Seed) -> Seed:
-        name = rng.choice([name for name in sorted(seed.files) if name.endswith(endings or "")])
-        return seed.changed(name, change(rng, seed.files[name]))
-
-    return recipe
+def _one_file(rng: Random, seed: Seed, change: Change) -> Seed:
+    name = rng.choice(sorted(seed.files))
+    return seed.changed(name, change(rng, seed.files[name]))
 
 
 def files(rng: Random, seed: Seed) -> Seed:
@@ -69,7 +69,7 @@ def files(rng: Random, seed: Seed) -> Seed:
     changed = dict(seed.files)
     name, other = rng.choice(sorted(changed)), rng.choice(sorted(changed))
     choice = rng.randrange(5)
-    if choice == 0 and len(changed) > 1 and name != seed.target:
+    if choice == 0 and name != seed.target:
         del changed[name]
     elif choice == 1:
         changed[name] = b""
@@ -82,46 +82,37 @@ def files(rng: Random, seed: Seed) -> Seed:
     return replace(seed, files=changed)
 
 
-raw_bytes = on(mutate.some_bytes)
-_state = on(mutate.text, "checkpoint")
-_json = on(mutate.json_text, ".json")
-_messages = on(mutate.protobuf_or_json, ".pb", ".meta", ".onnx")
-_wiring = on(mutate.wiring, ".pb", ".meta", ".onnx")
-_hdf5_bytes = on(hdf5.structures, "5")
-_hdf5_objects = on(hdf5.objects, "5")
-_keras = on(archives.keras_members)
-_zip = on(archives.zip_structure)
-_safetensors = on(pickles.safetensors_header)
-_pickle = on(pickles.instructions)
-_pytorch = on(pickles.pytorch)
-_index = tuple(on(change, ".index") for change in tables.CHANGES)
-_bundle = (*_index, tables.tensor_bytes, tables.tensor_bytes, files)
+def change(rng: Random, data: bytes) -> bytes:
+    """Change a file or a part of one by a mutation of its format."""
+    for matches, changes in _FORMATS:
+        if matches(data):
+            return rng.choice(changes)(rng, data)
+    return mutate.some_bytes(rng, data)
 
-RECIPES: Final[dict[str, tuple[Recipe, ...]]] = {
-    "bundle": _bundle,
-    "v1": (*map(on, tables.CHANGES), raw_bytes),
-    "saved-model": (_messages, _messages, _wiring, *_bundle, raw_bytes),
-    "graph": (_messages, _messages, _wiring, raw_bytes),
-    "graph-beside": (_messages, _wiring, raw_bytes),
-    "hdf5": (_hdf5_bytes, _hdf5_bytes, _hdf5_objects, raw_bytes),
-    "keras": (_keras, _keras, _keras, _zip, raw_bytes),
-    "npz": (on(archives.npz_members), on(archives.npz_members), _zip, raw_bytes),
-    "json": (_json, _hdf5_bytes, files),
-    "archive": (on(archives.tar_headers), on(archives.tar_headers), raw_bytes),
-    "state": (_state, _state, _state, files),
-    "onnx": (_messages, _messages, _wiring, files, raw_bytes),
-    "safetensors": (_safetensors, _safetensors, raw_bytes),
-    "sharded": (_json, _json, files, raw_bytes),
-    "tfjs": (_json, _json, _json, files, raw_bytes),
-    "tflite": (raw_bytes, raw_bytes),
-    "msgpack": (raw_bytes, raw_bytes),
-    "pickle": (_pickle, _pickle, raw_bytes),
-    "orbax": (
-        on(mutate.json_text, "_METADATA", ".zarray", "zarr.json"),
-        *(files, raw_bytes, raw_bytes),
-    ),
-    "pytorch": (_pytorch, _pytorch, _zip, raw_bytes),
-}
-"""Format -> its mutations; repeated ones are more likely."""
 
-FORMATS: Final = tuple(RECIPES)
+def _zip_members(rng: Random, data: bytes) -> bytes:
+    return archives.members(rng, data, change)
+
+
+def _compressed(rng: Random, data: bytes) -> bytes:
+    return gzip.compress(change(rng, gzip.decompress(data)), 1)
+
+
+def _message(rng: Random, data: bytes) -> bytes:
+    return mutate.protobuf(rng, data, change)
+
+
+_FORMATS: tuple[tuple[Callable[[bytes], bool], tuple[Change, ...]], ...] = (
+    (lambda data: data[:2] == b"PK", (_zip_members, _zip_members, archives.zip_structure)),
+    (lambda data: data[:2] == b"\x1f\x8b", (_compressed,)),
+    (lambda data: data[257:262] == b"ustar", (archives.tar_headers,)),
+    (lambda data: hdf5.SIGNATURE in data[:1024], hdf5.CHANGES),
+    (lambda data: data.endswith(MAGIC), tables.CHANGES),
+    (lambda data: data[:1] == b"\x80", (pickles.instructions,)),
+    (lambda data: data[8:9] == b"{", (pickles.safetensors_header,)),
+    (lambda data: data[:6] == b"\x93NUMPY", (archives.array_header,)),
+    (lambda data: data[:1] in (b"{", b"["), (mutate.json_text,)),
+    (lambda data: b"\n" in data and data.isascii(), (mutate.text,)),
+    (mutate.is_message, (_message, _message, mutate.wiring)),
+)
+"""How each format is recognised, and its mutations; repeated ones are more likely."""

@@ -11,7 +11,8 @@ import numpy as np
 
 from tests.fuzz import mutate
 
-_STRUCTURES = (b"TREE", b"SNOD", b"HEAP", b"GCOL", b"OHDR", b"OCHK", b"FRHP", b"BTHD", b"\x89HDF")
+SIGNATURE = b"\x89HDF"
+_STRUCTURES = (b"TREE", b"SNOD", b"HEAP", b"GCOL", b"OHDR", b"OCHK", b"FRHP", b"BTHD", SIGNATURE)
 
 
 def structures(rng: Random, data: bytes) -> bytes:
@@ -88,3 +89,7 @@ def _write_dataset(rng: Random, file: Any, path: str) -> None:
         file.create_dataset(path, data=["text", "x"], dtype=h5py.string_dtype())
     else:
         file[path] = np.zeros(shape, kind)
+
+
+CHANGES: tuple[mutate.Change, ...] = (structures, structures, objects)
+"""The mutations of a file; repeated ones are more likely."""

@@ -114,8 +114,9 @@ def tensor_bytes(rng: Random, seed: Seed) -> Seed:
     Raises:
         LookupError: the seed has no index or no data file.
     """
-    data = rng.choice([name for name in sorted(seed.files) if ".data-00000" in name])
-    index = rng.choice([name for name in sorted(seed.files) if name.endswith(".index")])
+    names = sorted(seed.files)
+    data = rng.choice([name for name in names if ".data-00000" in name])
+    index = rng.choice([name for name in names if name.endswith(".index")])
     stored = bytearray(seed.files[data])
 
     def change(rng: Random, entries: Entries) -> None:
@@ -142,5 +143,7 @@ def tensor_bytes(rng: Random, seed: Seed) -> Seed:
 
 def _text_of(raw: bytes) -> bytes:
     """Return the text of a string tensor: what follows the varint of its length, and a checksum."""
-    length = next(at for at, byte in enumerate(raw, start=1) if byte < 0x80)
-    return raw[length + 4 :]
+    last = 0
+    while raw[last] >= 0x80:
+        last += 1
+    return raw[last + 5 :]
