@@ -19,8 +19,8 @@ import bnstat
 from bnstat.exchange import safetensors
 from bnstat.exchange.naming import ExportOptions, read_name_map, write_name_map
 from bnstat.model import ROLES, Model
-from tests.builders import converted
-from tests.builders.converted import EPSILON, NORMS
+from tests.builders import converted, modules
+from tests.builders.converted import EPSILON, NORMS, SHAPE
 
 pytest.importorskip("tf2onnx", reason="tf2onnx converts to ONNX")
 onnx = pytest.importorskip("onnx", reason="onnx reads the converted files")
@@ -44,7 +44,7 @@ def ports(network: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, M
 
     network.save(folder / "network.h5")
     tf.saved_model.save(network, str(folder / "saved_model"))
-    frozen = converted.to_frozen_graph(network)
+    frozen = modules.frozen(network, SHAPE)
     folded = converted.folded_graph(frozen)
     remapped = converted.optimized(frozen, "constfold", "arithmetic", "remap", "layout")
     paths = {
