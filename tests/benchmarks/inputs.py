@@ -6,7 +6,6 @@ format, and read by it as well.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ import numpy as np
 
 from tests.builders.tables import append, append_string, entry, header, table
 from tests.fuzz.handmade import OBJECT_GRAPH, ROLES, node
+from tests.fuzz.ports import tfjs_model
 from tests.fuzz.wire import Field, encode
 
 
@@ -58,7 +58,9 @@ def efficientnet(folder: Path) -> None:
     arrays = {variable.path: np.asarray(variable) for variable in model.variables}
     np.savez(folder / "model.npz", **arrays)
     _onnx(arrays, folder / "model.onnx")
-    _tfjs(arrays, folder / "tfjs")
+    (folder / "tfjs").mkdir()
+    for name, content in tfjs_model({}, arrays, 4 << 20).items():
+        (folder / "tfjs" / name).write_bytes(content)
     names = {"moving_mean": "running_mean", "moving_variance": "running_var"}
     names |= {"gamma": "weight", "beta": "bias"}
     ported = {}
@@ -86,23 +88,6 @@ def _onnx(arrays: dict[str, np.ndarray], path: Path) -> None:
     initializers = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
     graph = helper.make_graph(nodes, "network", [images], [images], initializers)
     onnx.save(helper.make_model(graph), path)
-
-
-def _tfjs(arrays: dict[str, np.ndarray], folder: Path) -> None:
-    """A layers model in shards of 4 MiB, without its topology."""
-    folder.mkdir()
-    data = b"".join(array.tobytes() for array in arrays.values())
-    shards = [data[at : at + (4 << 20)] for at in range(0, len(data), 4 << 20)]
-    paths = [f"group1-shard{number}of{len(shards)}.bin" for number in range(1, len(shards) + 1)]
-    for path, shard in zip(paths, shards, strict=True):
-        (folder / path).write_bytes(shard)
-    weights = [
-        {"name": name, "shape": list(array.shape), "dtype": "float32"}
-        for name, array in arrays.items()
-    ]
-    manifest = [{"paths": paths, "weights": weights}]
-    index = {"format": "layers-model", "modelTopology": {}, "weightsManifest": manifest}
-    (folder / "model.json").write_text(json.dumps(index))
 
 
 def names_100k(folder: Path) -> None:

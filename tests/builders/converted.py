@@ -6,14 +6,14 @@ multiplication and an addition, which most leave as they are.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tf_keras
+
+from tests.fuzz.ports import Pack, tfjs_model
 
 EPSILON = 2e-3
 SHAPE = (6, 6, 3)
@@ -101,13 +101,10 @@ def folded_graph(function: Any) -> tf.compat.v1.GraphDef:
     return fold_batch_norms(optimized(function, "constfold"))
 
 
-def write_tfjs(
-    folder: Path, graph: tf.compat.v1.GraphDef, pack: Callable[[np.ndarray], Any] | None = None
-) -> Path:
+def write_tfjs(folder: Path, graph: tf.compat.v1.GraphDef, pack: Pack | None = None) -> Path:
     """Write a graph in the format of TensorFlow.js, by its documentation.
 
-    A convolution and the addition after it are one operation there. `pack` returns the bytes and
-    the description of quantized weights.
+    A convolution and the addition after it are one operation there. `pack` quantizes weights.
     """
     from google.protobuf import json_format
 
@@ -124,38 +121,19 @@ def write_tfjs(
             skipped.add(before.name)
         else:
             fused.node.add().CopyFrom(node)
-    weights, data = [], b""
+    arrays = {}
     for node in fused.node:
         if node.op == "Const":
-            array = tf.make_ndarray(node.attr["value"].tensor)
-            entry = {"name": node.name, "shape": [*array.shape], "dtype": array.dtype.name}
-            if pack is not None and array.dtype == np.float32 and array.size > 1:
-                packed, entry["quantization"] = pack(array)
-                data += packed
-            else:
-                data += array.tobytes()
-            weights.append(entry)
+            tensor = node.attr["value"].tensor
+            arrays[node.name] = tf.make_ndarray(tensor)
             for field in ("tensor_content", "float_val", "int_val"):
-                node.attr["value"].tensor.ClearField(field)
+                tensor.ClearField(field)
     topology = json_format.MessageToDict(fused)
     topology["node"] = [node for node in topology["node"] if node["name"] not in skipped]
     folder.mkdir()
-    (folder / "group1-shard1of1.bin").write_bytes(data)
-    manifest = [{"paths": ["group1-shard1of1.bin"], "weights": weights}]
-    document = {
-        "format": "graph-model",
-        "modelTopology": topology,
-        "weightsManifest": manifest,
-    }
-    (folder / "model.json").write_text(json.dumps(document))
+    for name, content in tfjs_model(topology, arrays, 4 << 20, pack).items():
+        (folder / name).write_bytes(content)
     return folder
-
-
-def in_bytes(array: np.ndarray) -> tuple[bytes, dict[str, Any]]:
-    """Weights as uint8, as TensorFlow.js packs them (affine, from least to greatest)."""
-    least, scale = float(array.min()), float(array.max() - array.min()) / 255
-    stored = np.rint((array.astype(np.float64) - least) / scale).astype(np.uint8)
-    return stored.tobytes(), {"dtype": "uint8", "min": least, "scale": scale}
 
 
 def torch_module(model: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
 from tests.fuzz.handmade import values, zipped
 
+Pack = Callable[[np.ndarray], tuple[bytes, dict[str, Any]]]
 NAMES = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -209,23 +210,41 @@ def sharded_files() -> dict[str, bytes]:
     return {"m.safetensors.index.json": index, **files}
 
 
-def tfjs_files(topology: Any, prefix: str) -> dict[str, bytes]:
-    """Return a TensorFlow.js model of one layer, half of it quantized, in two shards."""
+def tfjs_model(
+    topology: Any, arrays: Mapping[str, np.ndarray], shard: int, pack: Pack | None = None
+) -> dict[str, bytes]:
+    """Return a TensorFlow.js model in shards of so many bytes.
+
+    `pack` returns the bytes of a quantized array, and how it is quantized.
+    """
     weights: list[dict[str, Any]] = []
     data = b""
-    for role, array in values().items():
-        entry: dict[str, Any] = {"name": f"{prefix}/{role}", "shape": [3], "dtype": "float32"}
-        if role.startswith("moving"):
-            entry["quantization"] = {"dtype": "uint8", "min": 0.5, "scale": 0.25}
-            data += bytes(range(3))
-        else:
-            data += array.astype("<f4").tobytes()
+    for name, array in arrays.items():
+        entry = {"name": name, "shape": list(array.shape), "dtype": array.dtype.name}
+        raw = array.tobytes()
+        if pack is not None and array.dtype == np.float32 and array.size > 1:
+            raw, entry["quantization"] = pack(array)
         weights.append(entry)
-    paths = ["group1-shard1of2.bin", "group1-shard2of2.bin"]
+        data += raw
+    shards = [data[at : at + shard] for at in range(0, len(data), shard)]
+    paths = [f"group1-shard{number}of{len(shards)}.bin" for number in range(1, len(shards) + 1)]
     manifest = [{"paths": paths, "weights": weights}]
-    model = {"format": "x", "modelTopology": topology, "weightsManifest": manifest}
-    shards = dict(zip(paths, (data[:14], data[14:]), strict=True))
-    return {"model.json": json.dumps(model).encode(), **shards}
+    form = "graph-model" if "node" in topology else "layers-model"
+    model = {"format": form, "modelTopology": topology, "weightsManifest": manifest}
+    return {"model.json": json.dumps(model).encode(), **dict(zip(paths, shards, strict=True))}
+
+
+def in_bytes(array: np.ndarray) -> tuple[bytes, dict[str, Any]]:
+    """Weights as uint8, as TensorFlow.js packs them (affine, from least to greatest)."""
+    least, scale = float(array.min()), float(array.max() - array.min()) / 255
+    stored = np.rint((array.astype(np.float64) - least) / scale).astype(np.uint8)
+    return stored.tobytes(), {"dtype": "uint8", "min": least, "scale": scale}
+
+
+def tfjs_files(topology: Any, prefix: str, pack: Pack | None = None) -> dict[str, bytes]:
+    """Return a TensorFlow.js model of one layer, in two shards."""
+    arrays = {f"{prefix}/{role}": array for role, array in values().items()}
+    return tfjs_model(topology, arrays, 6 if pack else 24, pack)
 
 
 def tfjs_graph(prefix: str) -> dict[str, Any]:

@@ -157,9 +157,9 @@ def _made_by_hand() -> Iterator[Seed]:
         yield Seed(f"handmade/{name}.onnx", "onnx", files, "m.onnx")
     yield Seed("handmade/m.safetensors", "safetensors", {"m": ports.safetensors()}, "m")
     yield Seed("handmade/sharded", "sharded", ports.sharded_files(), "m.safetensors.index.json")
-    layers = {"model_config": handmade.config()}
-    for name, topology in (("bn0", layers), ("net/bn", ports.tfjs_graph("net/bn"))):
-        files = ports.tfjs_files(topology, name)
+    layers = ports.tfjs_files({"model_config": handmade.config()}, "bn0")
+    graph = ports.tfjs_files(ports.tfjs_graph("net/bn"), "net/bn", ports.in_bytes)
+    for name, files in (("layers", layers), ("graph", graph)):
         yield Seed(f"handmade/tfjs-{name}", "tfjs", files, "model.json")
     for name, content in ports.pytorch_files().items():
         yield Seed(f"handmade/{name}", "pytorch", {name: content}, name)
