@@ -19,8 +19,9 @@ import bnstat
 from bnstat.exchange import safetensors
 from bnstat.exchange.naming import ExportOptions, read_name_map, write_name_map
 from bnstat.model import ROLES, Model
-from tests.builders import converted
-from tests.builders.converted import EPSILON, NORMS
+from tests.builders import converted, modules
+from tests.builders.converted import EPSILON, NORMS, SHAPE
+from tests.fuzz.ports import in_bytes
 
 pytest.importorskip("tf2onnx", reason="tf2onnx converts to ONNX")
 onnx = pytest.importorskip("onnx", reason="onnx reads the converted files")
@@ -44,7 +45,7 @@ def ports(network: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, M
 
     network.save(folder / "network.h5")
     tf.saved_model.save(network, str(folder / "saved_model"))
-    frozen = converted.to_frozen_graph(network)
+    frozen = modules.frozen(network, SHAPE)
     folded = converted.folded_graph(frozen)
     remapped = converted.optimized(frozen, "constfold", "arithmetic", "remap", "layout")
     paths = {
@@ -56,7 +57,7 @@ def ports(network: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, M
         "grappler": written("grappler.pb", remapped.SerializeToString()),
         "graph-folded": written("folded.pb", folded.SerializeToString()),
         "tfjs": converted.write_tfjs(folder / "tfjs", folded),
-        "tfjs-quantized": converted.write_tfjs(folder / "packed", folded, converted.in_bytes),
+        "tfjs-quantized": converted.write_tfjs(folder / "packed", folded, in_bytes),
         "tflite": written("network.tflite", converted.to_tflite(network)),
         "rewritten": written("r.onnx", rewritten((folder / "plain.onnx").read_bytes())),
     }

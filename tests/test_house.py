@@ -16,6 +16,9 @@ PACKAGE = ROOT / "bnstat"
 EVERYWHERE = {"display", "errors", "signals", "text"}
 """Parts that every other part may import."""
 
+READING = {"storage", "model", "formats", "discovery", "live", "loading"}
+JUDGING = {"model", "run_history", "compare", "checks"}
+
 MAY_IMPORT = {
     "storage": set(),
     "model": {"storage", "formats.registry"},
@@ -25,75 +28,23 @@ MAY_IMPORT = {
     "formats.hdf5": {"storage", "model", "formats.contents", "formats.dtypes"},
     "discovery": {"model", "formats.contents"},
     "live": {"model", "discovery", "formats.contents", "formats.tensorflow"},
-    "loading": {"storage", "model", "formats", "discovery", "live"},
+    "loading": READING,
     "run_history": {"model"},
     "compare": {"model", "run_history"},
     "checks": {"docs", "model", "run_history", "formats.registry"},
     "scanning": {"__version__", "storage", "model", "formats", "loading", "checks"},
-    "exchange": {
-        "storage",
-        "model",
-        "formats",
-        "loading",
-        "compare",
-    },
-    "mending": {
-        "storage",
-        "model",
-        "formats",
-        "discovery",
-        "live",
-        "loading",
-        "compare",
-        "exchange",
-    },
-    "estimate": {
-        "storage",
-        "model",
-        "formats",
-        "discovery",
-        "live",
-        "loading",
-        "compare",
-        "checks",
-        "mending",
-    },
-    "output": {
-        "__version__",
-        "model",
-        "run_history",
-        "checks",
-        "compare",
-        "exchange",
-        "mending",
-        "estimate",
-        "scanning",
-    },
-    "output.tensorboard": {
-        "model",
-        "run_history",
-        "checks",
-        "compare",
-        "output",
-        # The checksum of the records in an event file.
-        "formats.tensorflow.sstable",
-    },
+    "exchange": {"storage", "model", "formats", "loading", "compare"},
+    "mending": {*READING, "compare", "exchange"},
+    "estimate": {*READING, "compare", "checks", "mending"},
+    "output": {*JUDGING, "__version__", "exchange", "mending", "estimate", "scanning"},
+    # The checksum of the records in an event file is that of tables.
+    "output.tensorboard": {*JUDGING, "output", "formats.tensorflow.sstable"},
     "docs": set(),
     "keras": {"live", "model", "run_history", "checks", "output"},
     "cli": {
-        "__version__",
-        "docs",
-        "storage.access",
-        "model",
-        "loading",
-        "run_history",
-        "checks",
-        "compare",
-        "exchange",
-        "mending",
-        "estimate",
-        "scanning",
-        "output",
+        *JUDGING,
+        *("__version__", "docs", "storage.access", "loading"),
+        *("exchange", "mending", "estimate", "scanning", "output"),
     },
 }
 """Part -> the parts that it may import, with everything in them. The longest name counts."""

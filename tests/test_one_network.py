@@ -7,7 +7,6 @@ axis and names are the layer's own if the format stores them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 
 import bnstat
 from bnstat.model import ROLES
+from tests.builders.modules import frozen
 
 tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("keras")
@@ -36,14 +36,6 @@ LAYERS = {
     "mixed": {"dtype": "mixed_float16"},
 }
 """The batch-norm layers of the network, in its order."""
-
-
-@dataclass(frozen=True)
-class Written:
-    """A format, and the settings that it stores."""
-
-    write: Callable[[Any, Path], Path]
-    settings: frozenset[str]
 
 
 def build(library: Any) -> Any:
@@ -83,79 +75,50 @@ def batch_norms(model: Any) -> dict[str, Any]:
     return {name: (nested if name == "in_nested" else model).get_layer(name) for name in LAYERS}
 
 
-def saved(path: Path, write: Callable[[str], object]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write(str(path))
-    return path
+def frozen_graph(model: Any, path: str) -> None:
+    graph = frozen(model, (8, 8, 3)).graph.as_graph_def()
+    Path(path).write_bytes(graph.SerializeToString())
 
 
-def checkpoint(folder: Path, **objects: Any) -> Path:
-    tf.train.Checkpoint(**objects).save(str(folder / "model"))
-    return folder
+def checkpoint(model: Any, path: str) -> None:
+    tf.train.Checkpoint(model=model).save(f"{path}/model")
 
 
-def frozen_graph(model: Any, path: Path) -> Path:
-    from tensorflow.python.framework.convert_to_constants import (
-        convert_variables_to_constants_v2,
-    )
-
-    function = tf.function(lambda image: model(image, training=False))
-    concrete = function.get_concrete_function(tf.TensorSpec((None, 8, 8, 3), tf.float32))
-    graph = convert_variables_to_constants_v2(concrete).graph.as_graph_def()
-    return saved(path, lambda name: Path(name).write_bytes(graph.SerializeToString()))
+def checkpoint_with_optimizer(model: Any, path: str) -> None:
+    tf.train.Checkpoint(model=model, optimizer=model.optimizer).save(f"{path}/model")
 
 
-ALL = frozenset({"epsilon", "momentum", "axis", "trainable", "name", "order", "roles"})
-GRAPH = frozenset({"epsilon", "name", "order", "roles"})
-OBJECTS = frozenset({"name", "order", "roles"})
+ALL = {"epsilon", "momentum", "axis", "trainable", "name", "order", "roles"}
+GRAPH = {"epsilon", "name", "order", "roles"}
+OBJECTS = {"name", "order", "roles"}
 
-FORMATS = {
-    "keras3 .keras": Written(lambda m, d: saved(d / "m.keras", m.save), ALL),
-    "keras3 folder": Written(
-        lambda m, d: saved(d / "m", lambda p: keras.saving.save_model(m, p, zipped=False)), ALL
+FORMATS: dict[str, tuple[str, Callable[[Any, str], object], set[str]]] = {
+    "keras3 .keras": ("m.keras", lambda m, path: m.save(path), ALL),
+    "keras3 folder": ("m", lambda m, p: keras.saving.save_model(m, p, zipped=False), ALL),
+    "keras3 .h5": ("m.h5", lambda m, path: m.save(path), ALL),
+    "keras3 .weights.h5": ("m.weights.h5", lambda m, path: m.save_weights(path), {"name"}),
+    "keras3 sharded weights": (
+        "m.weights.json",
+        lambda m, path: m.save_weights(path, max_shard_size=1e-6),
+        {"name"},
     ),
-    "keras3 .h5": Written(lambda m, d: saved(d / "m.h5", m.save), ALL),
-    "keras3 .weights.h5": Written(
-        lambda m, d: saved(d / "m.weights.h5", m.save_weights), frozenset({"name"})
-    ),
-    "keras3 sharded weights": Written(
-        lambda m, d: saved(d / "m.weights.json", lambda p: m.save_weights(p, max_shard_size=1e-6)),
-        frozenset({"name"}),
-    ),
-    "keras3 export": Written(
-        lambda m, d: saved(d / "e", lambda p: m.export(p, verbose=False)), GRAPH
-    ),
-    "keras3 saved_model.save": Written(
-        lambda m, d: saved(d / "s", lambda p: tf.saved_model.save(m, p)), GRAPH
-    ),
-    "keras3 Checkpoint": Written(lambda m, d: checkpoint(d / "c", model=m), OBJECTS),
-    "keras3 Checkpoint with optimizer": Written(
-        lambda m, d: checkpoint(d / "co", model=m, optimizer=m.optimizer), OBJECTS
-    ),
-    "keras3 frozen graph": Written(
-        lambda m, d: frozen_graph(m, d / "f.pb"), frozenset({"epsilon"})
-    ),
-    "tf-keras .keras": Written(lambda m, d: saved(d / "m.keras", m.save), ALL),
-    "tf-keras .h5": Written(lambda m, d: saved(d / "m.h5", m.save), ALL),
-    "tf-keras weights .h5": Written(lambda m, d: saved(d / "w.h5", m.save_weights), OBJECTS),
-    "tf-keras .weights.h5": Written(
-        lambda m, d: saved(d / "m.weights.h5", m.save_weights), frozenset()
-    ),
-    "tf-keras save_weights": Written(
-        lambda m, d: saved(d / "w" / "model", m.save_weights).parent, OBJECTS
-    ),
-    "tf-keras SavedModel": Written(
-        lambda m, d: saved(d / "s", lambda p: m.save(p, save_format="tf")), ALL
-    ),
-    "tf-keras export": Written(lambda m, d: saved(d / "e", m.export), GRAPH),
-    "tf-keras Checkpoint": Written(lambda m, d: checkpoint(d / "c", model=m), OBJECTS),
-    "tf-keras Checkpoint with optimizer": Written(
-        lambda m, d: checkpoint(d / "co", model=m, optimizer=m.optimizer), OBJECTS
-    ),
-    "tf-keras frozen graph": Written(
-        lambda m, d: frozen_graph(m, d / "f.pb"), frozenset({"epsilon"})
-    ),
+    "keras3 export": ("e", lambda m, path: m.export(path, verbose=False), GRAPH),
+    "keras3 saved_model.save": ("s", tf.saved_model.save, GRAPH),
+    "keras3 Checkpoint": ("c", checkpoint, OBJECTS),
+    "keras3 Checkpoint with optimizer": ("co", checkpoint_with_optimizer, OBJECTS),
+    "keras3 frozen graph": ("f.pb", frozen_graph, {"epsilon"}),
+    "tf-keras .keras": ("m.keras", lambda m, path: m.save(path), ALL),
+    "tf-keras .h5": ("m.h5", lambda m, path: m.save(path), ALL),
+    "tf-keras weights .h5": ("w.h5", lambda m, path: m.save_weights(path), OBJECTS),
+    "tf-keras .weights.h5": ("m.weights.h5", lambda m, path: m.save_weights(path), set()),
+    "tf-keras save_weights": ("w", lambda m, path: m.save_weights(f"{path}/model"), OBJECTS),
+    "tf-keras SavedModel": ("s", lambda m, path: m.save(path, save_format="tf"), ALL),
+    "tf-keras export": ("e", lambda m, path: m.export(path), GRAPH),
+    "tf-keras Checkpoint": ("c", checkpoint, OBJECTS),
+    "tf-keras Checkpoint with optimizer": ("co", checkpoint_with_optimizer, OBJECTS),
+    "tf-keras frozen graph": ("f.pb", frozen_graph, {"epsilon"}),
 }
+"""Format -> the file's name, how it is written, and the settings that it stores."""
 
 
 @pytest.fixture(scope="module")
@@ -169,19 +132,20 @@ def test_every_format_stores_the_same_layers(
 ) -> None:
     network = networks[kind.split()[0]]
     own = batch_norms(network)
-    written = FORMATS[kind]
-    model = bnstat.load(written.write(network, tmp_path))
+    name, write, settings = FORMATS[kind]
+    write(network, str(tmp_path / name))
+    model = bnstat.load(tmp_path / name)
 
     found = {same_layer(own, layer): layer for layer in model}
     assert len(found) == len(model) == len(LAYERS)
     assert not model.incomplete
-    if "name" in written.settings:
+    if "name" in settings:
         assert set(model.keys()) == set(LAYERS)
-    if "order" in written.settings:
+    if "order" in settings:
         assert list(found) == list(LAYERS)
     for name, layer in found.items():
         roles = {role for role in ROLES if getattr(own[name], role, None) is not None}
-        if "roles" in written.settings:
+        if "roles" in settings:
             assert set(layer.variables) == roles
         else:
             assert set(layer.variables) <= roles
@@ -194,17 +158,17 @@ def test_every_format_stores_the_same_layers(
             assert stored is not None
             assert stored.dtype == expected.dtype
             assert stored.tobytes() == expected.tobytes()
-        if "epsilon" in written.settings:
+        if "epsilon" in settings:
             assert layer.epsilon == LAYERS[name].get("epsilon", 0.001)
         else:
             assert layer.epsilon is None
-        if "momentum" in written.settings:
+        if "momentum" in settings:
             assert layer.momentum == LAYERS[name].get("momentum", 0.99)
-        if "axis" in written.settings:
+        if "axis" in settings:
             assert layer.axis in axes_of(own[name])
         elif layer.axis is not None:
             assert layer.axis % 4 in {axis % 4 for axis in axes_of(own[name])}
-        if "trainable" in written.settings:
+        if "trainable" in settings:
             assert layer.trainable is (name != "frozen")
 
 

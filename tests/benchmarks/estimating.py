@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from time import process_time
 
 import numpy as np
 
-from tests.benchmarks.measure import ROOT, Result, build, compared, environment
+from tests.benchmarks.measure import Result, build, compared, printed
 
 TITLE = "Run a network over data"
 BATCH = 64
@@ -33,43 +32,16 @@ def measure(data: Path, runs: int) -> Iterator[Result]:
         taken: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
         for _ in range(3):
             for way, costs in taken.items():
-                costs.append(cost(way, data / name, count, size))
-        plain = taken.pop("plain")
+                arguments = map(str, (way, data / name, count, size))
+                costs.append(printed((sys.executable, "-m", __name__, *arguments)))
+        plain_seconds, plain_memory = zip(*taken.pop("plain"), strict=True)
         for way, costs in taken.items():
+            seconds, memory = zip(*costs, strict=True)
             bound = waves / 2 + 1 if way == "exact" else BOUNDS[name]
-            for index, unit in enumerate(("s", "MB")):
-                if unit == "s" or way != "exact":
-                    yield compared(
-                        f"{what}: {way}, {'CPU' if unit == 's' else 'peak memory'}",
-                        "forward pass",
-                        bound if unit == "s" else 1.3,
-                        [figures[index] for figures in costs],
-                        [figures[index] for figures in plain],
-                        unit,
-                    )
-
-
-def cost(way: str, folder: Path, count: int, size: int) -> tuple[float, float]:
-    """Return the CPU seconds of a pass and the peak memory in MB of a process of its own."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "tests.benchmarks.estimating",
-            way,
-            str(folder),
-            str(count),
-            str(size),
-        ],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        cwd=ROOT,
-        check=True,
-        timeout=900,
-    )
-    seconds, megabytes = done.stdout.split()[-2:]
-    return float(seconds), float(megabytes)
+            subject, peer = f"{what}: {way}", "forward pass"
+            yield compared(f"{subject}, CPU", peer, bound, seconds, plain_seconds)
+            if way != "exact":
+                yield compared(f"{subject}, peak memory", peer, 1.3, memory, plain_memory, "MB")
 
 
 def a_pass(way: str, folder: str, images: np.ndarray) -> Callable[[], object]:
@@ -110,7 +82,7 @@ def main(way: str, folder: str, count: str, size: str) -> None:
     start = process_time()
     run()
     taken = process_time() - start
-    print(taken, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print([taken, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024])
 
 
 if __name__ == "__main__":

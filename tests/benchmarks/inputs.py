@@ -6,20 +6,17 @@ format, and read by it as well.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-from tests.builders.tables import assemble, block, entry, header, masked, on_disk, varint
-
-ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
-FLOAT, STRING = 1, 7
-SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+from tests.builders.tables import append, append_string, entry, header, table
+from tests.fuzz.handmade import OBJECT_GRAPH, ROLES, node
+from tests.fuzz.ports import tfjs_model
+from tests.fuzz.wire import Field, encode
 
 
 def mobilenet(folder: Path) -> None:
@@ -61,7 +58,9 @@ def efficientnet(folder: Path) -> None:
     arrays = {variable.path: np.asarray(variable) for variable in model.variables}
     np.savez(folder / "model.npz", **arrays)
     _onnx(arrays, folder / "model.onnx")
-    _tfjs(arrays, folder / "tfjs")
+    (folder / "tfjs").mkdir()
+    for name, content in tfjs_model({}, arrays, 4 << 20).items():
+        (folder / "tfjs" / name).write_bytes(content)
     names = {"moving_mean": "running_mean", "moving_variance": "running_var"}
     names |= {"gamma": "weight", "beta": "bias"}
     ported = {}
@@ -91,36 +90,12 @@ def _onnx(arrays: dict[str, np.ndarray], path: Path) -> None:
     onnx.save(helper.make_model(graph), path)
 
 
-def _tfjs(arrays: dict[str, np.ndarray], folder: Path) -> None:
-    """A layers model in shards of 4 MiB, without its topology."""
-    folder.mkdir()
-    data = b"".join(array.tobytes() for array in arrays.values())
-    shards = [data[at : at + (4 << 20)] for at in range(0, len(data), 4 << 20)]
-    paths = [f"group1-shard{number}of{len(shards)}.bin" for number in range(1, len(shards) + 1)]
-    for path, shard in zip(paths, shards, strict=True):
-        (folder / path).write_bytes(shard)
-    weights = [
-        {"name": name, "shape": list(array.shape), "dtype": "float32"}
-        for name, array in arrays.items()
-    ]
-    manifest = [{"paths": paths, "weights": weights}]
-    index = {"format": "layers-model", "modelTopology": {}, "weightsManifest": manifest}
-    (folder / "model.json").write_text(json.dumps(index))
-
-
 def names_100k(folder: Path) -> None:
     """100,000 variables and 50 layers, in a checkpoint by names."""
-    import tensorflow as tf
-
-    tensors = {f"net/block_{number // 100}/kernel_{number}": [0.0] for number in range(100_000)}
-    for number in range(50):
-        tensors |= {f"net/bn_{number}/{role}": np.ones(16, "f4") for role in ROLES}
-    tf.raw_ops.SaveV2(
-        prefix=str(folder / "model"),
-        tensor_names=list(tensors),
-        shape_and_slices=[""] * len(tensors),
-        tensors=[tf.constant(tensor) for tensor in tensors.values()],
-    )
+    kernels = (f"net/block_{number // 100}/kernel_{number}" for number in range(100_000))
+    norms = (f"net/bn_{number}/{role}" for number in range(50) for role in ROLES)
+    tensors = [(name, np.zeros(1, "f4")) for name in kernels]
+    _write(folder, tensors + [(name, np.ones(16, "f4")) for name in norms])
 
 
 def objects_100k(folder: Path) -> None:
@@ -156,32 +131,32 @@ def sparse_10gb(folder: Path) -> None:
 def kernels_1gb(folder: Path) -> None:
     """50 layers, each after a kernel of 20 MB."""
     kernel = RANDOM.random((512, 10_240), np.float32)
-    _write(
-        folder,
-        (
-            (f"net/{number:02d}/{name}", array)
-            for number in range(50)
-            for name, array in (
-                ("conv/kernel", kernel),
-                *((f"bn/{role}", _values(512)) for role in ROLES),
-            )
-        ),
-    )
+    tensors: dict[str, np.ndarray] = {}
+    for number in range(50):
+        tensors[f"net/{number:02d}/conv/kernel"] = kernel
+        tensors |= {f"net/{number:02d}/bn/{role}": _values(512) for role in ROLES}
+    _write(folder, tensors.items())
 
 
 def objects_1m(folder: Path) -> None:
     """1,000,000 variables and 50 layers, in a checkpoint by objects."""
-    names = [f"kernel_{number:07d}" for number in range(1_000_000)]
-    graph = _ObjectGraph()
+    nodes: list[Field] = []
     tensors: list[tuple[str, np.ndarray]] = []
-    for name in names:
-        tensors.append((graph.variable(0, name, name), np.zeros(1, "f4")))
-    for number in range(50):
-        layer = graph.child(0, f"bn_{number:02d}")
-        for role in ROLES:
-            key = graph.variable(layer, role, f"bn_{number:02d}/{role}")
-            tensors.append((key, _values(16)))
-    _write(folder, tensors, graph.message())
+
+    def variable(name: str, array: np.ndarray) -> int:
+        """Add a variable, and return the number of its node; that of the root is 0."""
+        key = f"{name}/.ATTRIBUTES/VARIABLE_VALUE"
+        tensors.append((key, array))
+        nodes.append(node({}, key, name))
+        return len(nodes)
+
+    names = [f"kernel_{number:07d}" for number in range(1_000_000)]
+    children = {name: variable(name, np.zeros(1, "f4")) for name in names}
+    for layer in [f"bn_{number:02d}" for number in range(50)]:
+        roles = {role: variable(f"{layer}/{role}", _values(16)) for role in ROLES}
+        nodes.append(node(roles))
+        children[layer] = len(nodes)
+    _write(folder, tensors, encode([node(children), *nodes]))
 
 
 def layers_10k(folder: Path) -> None:
@@ -207,16 +182,10 @@ def values_10m(folder: Path) -> None:
 
 def history_200(folder: Path) -> None:
     """200 checkpoints of 50 layers of 256 channels, whose values move a little each time."""
+    names = [f"net/bn_{number:02d}/{role}" for number in range(50) for role in ROLES]
     for step in range(200):
-        _write(
-            folder,
-            (
-                (f"net/bn_{number:02d}/{role}", _values(256) + np.float32(0.01 * step))
-                for number in range(50)
-                for role in ROLES
-            ),
-            prefix=f"model-{step * 100}",
-        )
+        tensors = ((name, _values(256) + np.float32(0.01 * step)) for name in names)
+        _write(folder, tensors, prefix=f"model-{step * 100}")
 
 
 def mobilenet_96(folder: Path) -> None:
@@ -245,95 +214,27 @@ def _values(channels: int) -> np.ndarray:
 
 
 def _behind(folder: Path, size: int) -> None:
-    tensors = [(f"net/bn/{role}", _values(64)) for role in ROLES]
     with open(folder / "model.data-00000-of-00001", "wb") as data:
         data.truncate(size)
         data.seek(size)
-        entries = [_append(data, name, values) for name, values in tensors]
-    entries.append(("net/kernel", entry(shape=[size // 4], size=size)))
-    _index(folder / "model.index", entries)
+        entries = {f"net/bn/{role}".encode(): append(data, _values(64)) for role in ROLES}
+    entries[b"net/kernel"] = entry(shape=[size // 4], size=size)
+    (folder / "model.index").write_bytes(table({b"": header(), **entries}))
 
 
 def _write(
     folder: Path,
     tensors: Iterable[tuple[str, np.ndarray]],
     graph: bytes | None = None,
-    *,
     prefix: str = "model",
-    shards: int = 1,
 ) -> None:
-    """Write a checkpoint; with several shards, one tensor after the other goes to each in turn."""
-    entries = []
-    paths = [folder / f"{prefix}.data-{shard:05d}-of-{shards:05d}" for shard in range(shards)]
-    if shards == 1:
-        with open(paths[0], "wb") as data:
-            entries = [_append(data, key, values) for key, values in tensors]
-            if graph is not None:
-                entries.append(_append_string(data, "_CHECKPOINTABLE_OBJECT_GRAPH", graph))
-    else:
-        for number, (key, values) in enumerate(tensors):
-            with open(paths[number % shards], "ab") as data:
-                entries.append(_append(data, key, values, number % shards))
-    _index(folder / f"{prefix}.index", entries, shards)
-
-
-def _append(data: BinaryIO, key: str, values: np.ndarray, shard: int = 0) -> tuple[str, bytes]:
-    offset = data.tell()
-    stored = values.tobytes()
-    data.write(stored)
-    return key, entry(stored, dtype=FLOAT, shape=values.shape, shard=shard, offset=offset)
-
-
-def _append_string(data: BinaryIO, key: str, text: bytes) -> tuple[str, bytes]:
-    """A string tensor of one element: its length, a checksum of that, its bytes."""
-    offset = data.tell()
-    packed = len(text).to_bytes(4, "little")
-    checksum = masked(packed).to_bytes(4, "little")
-    stored = varint(len(text)) + checksum + text
-    data.write(stored)
-    crc = masked(packed + checksum + text)
-    return key, entry(dtype=STRING, offset=offset, size=len(stored), crc=crc)
-
-
-def _index(path: Path, entries: Iterable[tuple[str, bytes]], shards: int = 1) -> None:
-    stored = sorted([(b"", header(shards)), *((key.encode(), found) for key, found in entries)])
-    path.write_bytes(assemble(_blocks(stored)))
-
-
-def _blocks(entries: list[tuple[bytes, bytes]], size: int = 2000) -> Iterator[tuple[bytes, bytes]]:
-    for start in range(0, len(entries), size):
-        chunk = entries[start : start + size]
-        yield chunk[-1][0], on_disk(block(chunk))
-
-
-class _ObjectGraph:
-    """A TrackableObjectGraph in the making; node 0 is the root."""
-
-    def __init__(self) -> None:
-        self._nodes = [bytearray()]
-        self._paths = [""]
-
-    def child(self, parent: int, label: str) -> int:
-        node = len(self._nodes)
-        self._nodes.append(bytearray())
-        self._paths.append(f"{self._paths[parent]}{label}/")
-        self._nodes[parent] += _field(1, b"\x08" + varint(node) + _field(2, label.encode()))
-        return node
-
-    def variable(self, parent: int, label: str, full_name: str) -> str:
-        node = self.child(parent, label)
-        key = self._paths[node].removesuffix("/") + SUFFIX
-        texts = ("VARIABLE_VALUE", full_name, key)
-        attribute = b"".join(_field(number, text.encode()) for number, text in enumerate(texts, 1))
-        self._nodes[node] += _field(2, attribute)
-        return key
-
-    def message(self) -> bytes:
-        return b"".join(_field(1, bytes(node)) for node in self._nodes)
-
-
-def _field(number: int, value: bytes) -> bytes:
-    return varint(number << 3 | 2) + varint(len(value)) + value
+    """Write a checkpoint, with an object graph or without."""
+    entries = {b"": header()}
+    with open(folder / f"{prefix}.data-00000-of-00001", "wb") as data:
+        entries |= {key.encode(): append(data, values) for key, values in tensors}
+        if graph is not None:
+            entries[OBJECT_GRAPH] = append_string(data, graph)
+    (folder / f"{prefix}.index").write_bytes(table(entries, per_block=2000))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import statistics
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 IMPORTS = (sys.executable, "-c", "import numpy, click, rich.table, rich.console")
@@ -109,6 +111,20 @@ def run(command: Sequence[str], timeout: float = 600) -> Run:
     if process.returncode not in (0, 1):
         raise RuntimeError(f"{command}: exit {process.returncode}: {errors.decode()[-500:]}")
     return Run(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss / 1024)
+
+
+def printed(command: Sequence[str]) -> Any:
+    """Run a command, and return the JSON of the last line that it prints."""
+    done = subprocess.run(
+        command,
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=900,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def in_turn(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +13,9 @@ from tests.benchmarks.measure import (
     build,
     compared,
     cpu,
-    environment,
     in_turn,
     peak,
+    printed,
     script,
     wall,
 )
@@ -53,7 +52,7 @@ start = counted()
 overhead = counted() - start
 start = counted()
 tensors = everything()
-print(counted() - start - overhead, tensors)
+print([counted() - start - overhead, tensors])
 """
 END_OF_FILE = 16 << 10
 """Bytes at the end of an index that are read to identify a file."""
@@ -95,10 +94,7 @@ def bytes_read(data: Path) -> Iterator[Result]:
     beside = {}
     for name in ("mobilenet", "sparse_10mb", "sparse_10gb"):
         model = data / name / "model"
-        done = subprocess.run(
-            script(READ, model), env=environment(), capture_output=True, check=True, text=True
-        )
-        read, tensors = map(int, done.stdout.split())
+        read, tensors = printed(script(READ, model))
         index = model.with_suffix(".index").stat().st_size
         beside[name] = read - index - tensors - object_graph_size(model)
     yield Result(

@@ -4,34 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 
-from tests.benchmarks.measure import (
-    IMPORTS,
-    ROOT,
-    Result,
-    bnstat,
-    compared,
-    environment,
-    run,
-)
+from tests.benchmarks.measure import IMPORTS, ROOT, Result, Run, bnstat, compared, run, wall
 
 TITLE = "Scan 3,000 models"
 MODELS = 3000
 SHIPPED = ROOT / "tests/data"
-
-
-@dataclass(frozen=True)
-class Scan:
-    """One scan: elapsed seconds, peak memory of its own process in MB, sorted lines."""
-
-    seconds: float
-    peak: float
-    lines: list[str]
 
 
 def measure(data: Path, runs: int) -> Iterator[Result]:
@@ -42,69 +22,45 @@ def measure(data: Path, runs: int) -> Iterator[Result]:
         "again": ("--state", state),
         "dask": ("--engine", "dask://local"),
     }
-    taken: dict[str, list[Scan]] = {way: [] for way in ways}
+    taken: dict[str, list[Run]] = {way: [] for way in ways}
     imports = []
+    listed = []
     for _ in range(min(runs, 3)):
         state.unlink(missing_ok=True)
-        imports.append(run(IMPORTS).wall)
+        imports.append(run(IMPORTS))
         for way, options in ways.items():
-            taken[way].append(scan(store, *options))
-    seconds = {way: [one.seconds for one in scans] for way, scans in taken.items()}
-    count = len(taken["first"][0].lines)
-    per_model = [1000 * each / count for each in seconds["two processes"]]
-    milliseconds = [1000 * each for each in imports]
+            cost, lines = scan(store, *options)
+            taken[way].append(cost)
+            listed.append(lines)
+    seconds = {way: wall(scans) for way, scans in taken.items()}
+    per_model = [1000 * each / len(listed[0]) for each in seconds["two processes"]]
+    milliseconds = [1000 * each for each in wall(imports)]
     yield compared("time per model", "imports", 0.04, per_model, milliseconds, "ms")
     yield compared("a second scan with --state", "first", 0.1, seconds["again"], seconds["first"])
     yield compared("on Dask", "two processes", 1.25, seconds["dask"], seconds["two processes"])
-    scans = [one for way in taken.values() for one in way]
-    yield Result("peak memory", max(one.peak for one in scans), "MB", 150)
-    other = sum(one.lines != scans[0].lines for one in scans)
-    yield Result("scans with other lines", other, "", 0)
+    most = max(one.peak for way in taken.values() for one in way)
+    yield Result("peak memory", most, "MB", 150)
+    yield Result("scans with other lines", sum(each != listed[0] for each in listed), "", 0)
 
 
 def linked(data: Path) -> Path:
-    """Return a store of models, each a hard link to a model that ships with the tests."""
+    """Return a store with the models that ship with the tests, and hard links to them."""
     store = data / f"store_{MODELS}"
     if store.exists():
         return store
-    models = [path for path in SHIPPED.iterdir() if path.is_dir()]
     unfinished = data / f"{store.name}.unfinished"
-    copy_all(models, unfinished / "0")
-    each = len(scan(unfinished / "0").lines)
-    for number in range(1, -(-MODELS // each)):
-        copy_all(models, unfinished / str(number))
+    for path in SHIPPED.iterdir():
+        if path.is_dir():
+            shutil.copytree(path, unfinished / "0" / path.name)
+    _, lines = scan(unfinished / "0")
+    for number in range(1, -(-MODELS // len(lines))):
+        shutil.copytree(unfinished / "0", unfinished / str(number), copy_function=os.link)
     unfinished.rename(store)
     return store
 
 
-def copy_all(models: list[Path], folder: Path) -> None:
-    for model in models:
-        shutil.copytree(model, folder / model.name, copy_function=link)
-
-
-def link(source: str, target: str) -> None:
-    """Make a hard link, or a copy where the file systems differ."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
-def scan(store: Path, *options: object) -> Scan:
-    """Run a scan with two jobs.
-
-    Raises:
-        RuntimeError: it failed.
-    """
+def scan(store: Path, *options: object) -> tuple[Run, list[str]]:
+    """Scan with two jobs, and return the cost and the sorted lines."""
     lines = store.parent / "lines.jsonl"
-    start = perf_counter()
-    process = subprocess.Popen(
-        bnstat("scan", store, "--jobs", 2, "--json", "-q", "-o", lines, *options),
-        env=environment(),
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode not in (0, 1):
-        raise RuntimeError(f"exit {process.returncode}")
-    return Scan(seconds, usage.ru_maxrss / 1024, sorted(lines.read_text().splitlines()))
+    cost = run(bnstat("scan", store, "--jobs", 2, "--json", "-q", "-o", lines, *options))
+    return cost, sorted(lines.read_text().splitlines())

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.benchmarks.measure import (
-    ROOT,
-    Result,
-    bnstat,
-    build,
-    compared,
-    environment,
-    in_turn,
-    peak,
-)
+from tests.benchmarks.measure import Result, bnstat, build, compared, in_turn, peak, printed, script
 
 TITLE = "Follow a training run"
 HISTORY = """
@@ -73,7 +61,7 @@ def measure(data: Path, runs: int) -> Iterator[Result]:
     del runs
     build(data, "history_200")
     folder = data / "history_200"
-    pairs = output_of(HISTORY, folder)
+    pairs = printed(script(HISTORY, folder))
     yield compared(
         "a checkpoint in a history of 200, CPU",
         "one that is loaded and summarized alone",
@@ -85,21 +73,7 @@ def measure(data: Path, runs: int) -> Iterator[Result]:
     taken = in_turn({"ours": bnstat("history", folder, "--json", "-o", "/dev/null")}, 3)
     yield Result("history of 200 checkpoints, peak memory", peak(taken["ours"]), "MB", 80)
     # The first call imports what the rules need.
-    calls, epochs = output_of(WATCH)
+    calls, epochs = printed(script(WATCH))
     yield compared(
         "Watch after an epoch of 60 batches of MobileNetV2", "the epoch", 0.01, calls, epochs
     )
-
-
-def output_of(code: str, *arguments: object) -> list[list[float]]:
-    """Run Python code in a new process, and return the JSON of its last line."""
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        env=environment(),
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-        text=True,
-    )
-    lists: list[list[float]] = json.loads(done.stdout.splitlines()[-1])
-    return lists

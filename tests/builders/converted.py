@@ -6,14 +6,14 @@ multiplication and an addition, which most leave as they are.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tf_keras
+
+from tests.fuzz.ports import Pack, tfjs_model
 
 EPSILON = 2e-3
 SHAPE = (6, 6, 3)
@@ -78,46 +78,33 @@ def to_tflite(model: Any) -> bytes:
     return bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
 
 
-def to_frozen_graph(model: Any) -> Any:
-    """The concrete function with its variables as constants."""
-    from tensorflow.python.framework.convert_to_constants import (
-        convert_variables_to_constants_v2,
-    )
-
-    function = tf.function(lambda x: model(x, training=False))
-    return convert_variables_to_constants_v2(function.get_concrete_function(*_signature()))
-
-
-def optimized(frozen: Any, *steps: str) -> tf.compat.v1.GraphDef:
-    """Return a frozen function after steps of Grappler."""
+def optimized(function: Any, *steps: str) -> tf.compat.v1.GraphDef:
+    """Return the graph of a frozen function after steps of Grappler."""
     from tensorflow.core.protobuf import config_pb2
     from tensorflow.python.grappler import tf_optimizer
 
     meta = tf.compat.v1.train.export_meta_graph(
-        graph_def=frozen.graph.as_graph_def(), graph=frozen.graph
+        graph_def=function.graph.as_graph_def(), graph=function.graph
     )
     fetched = meta.collection_def["train_op"].node_list
-    fetched.value.extend(output.op.name for output in frozen.outputs)
+    fetched.value.extend(output.op.name for output in function.outputs)
     config = config_pb2.ConfigProto()
     config.graph_options.rewrite_options.optimizers.extend(steps)
     config.graph_options.rewrite_options.min_graph_nodes = -1
     return tf_optimizer.OptimizeGraph(config, meta)
 
 
-def folded_graph(frozen: Any) -> tf.compat.v1.GraphDef:
+def folded_graph(function: Any) -> tf.compat.v1.GraphDef:
     """Fold with TensorFlow's tool for inference, which the TensorFlow.js converter uses too."""
     from tensorflow.python.tools.optimize_for_inference_lib import fold_batch_norms
 
-    return fold_batch_norms(optimized(frozen, "constfold"))
+    return fold_batch_norms(optimized(function, "constfold"))
 
 
-def write_tfjs(
-    folder: Path, graph: tf.compat.v1.GraphDef, pack: Callable[[np.ndarray], Any] | None = None
-) -> Path:
+def write_tfjs(folder: Path, graph: tf.compat.v1.GraphDef, pack: Pack | None = None) -> Path:
     """Write a graph in the format of TensorFlow.js, by its documentation.
 
-    A convolution and the addition after it are one operation there. `pack` returns the bytes and
-    the description of quantized weights.
+    A convolution and the addition after it are one operation there. `pack` quantizes weights.
     """
     from google.protobuf import json_format
 
@@ -134,38 +121,19 @@ def write_tfjs(
             skipped.add(before.name)
         else:
             fused.node.add().CopyFrom(node)
-    weights, data = [], b""
+    arrays = {}
     for node in fused.node:
         if node.op == "Const":
-            array = tf.make_ndarray(node.attr["value"].tensor)
-            entry = {"name": node.name, "shape": [*array.shape], "dtype": array.dtype.name}
-            if pack is not None and array.dtype == np.float32 and array.size > 1:
-                packed, entry["quantization"] = pack(array)
-                data += packed
-            else:
-                data += array.tobytes()
-            weights.append(entry)
+            tensor = node.attr["value"].tensor
+            arrays[node.name] = tf.make_ndarray(tensor)
             for field in ("tensor_content", "float_val", "int_val"):
-                node.attr["value"].tensor.ClearField(field)
+                tensor.ClearField(field)
     topology = json_format.MessageToDict(fused)
     topology["node"] = [node for node in topology["node"] if node["name"] not in skipped]
     folder.mkdir()
-    (folder / "group1-shard1of1.bin").write_bytes(data)
-    manifest = [{"paths": ["group1-shard1of1.bin"], "weights": weights}]
-    document = {
-        "format": "graph-model",
-        "modelTopology": topology,
-        "weightsManifest": manifest,
-    }
-    (folder / "model.json").write_text(json.dumps(document))
+    for name, content in tfjs_model(topology, arrays, 4 << 20, pack).items():
+        (folder / name).write_bytes(content)
     return folder
-
-
-def in_bytes(array: np.ndarray) -> tuple[bytes, dict[str, Any]]:
-    """Weights as uint8, as TensorFlow.js packs them (affine, from least to greatest)."""
-    least, scale = float(array.min()), float(array.max() - array.min()) / 255
-    stored = np.rint((array.astype(np.float64) - least) / scale).astype(np.uint8)
-    return stored.tobytes(), {"dtype": "uint8", "min": least, "scale": scale}
 
 
 def torch_module(model: Any) -> Any:
@@ -173,49 +141,39 @@ def torch_module(model: Any) -> Any:
     import torch
     from torch import nn
 
-    arrays = {
-        layer.name: [np.asarray(each) for each in layer.get_weights()] for layer in model.layers
-    }
-
-    def norm(name: str, kind: type = nn.BatchNorm2d) -> Any:
-        gamma, beta, mean, variance = arrays[name]
-        module = kind(gamma.size, eps=EPSILON)
-        parts = {"weight": gamma, "bias": beta, "running_mean": mean, "running_var": variance}
-        state = {key: torch.from_numpy(array.copy()) for key, array in parts.items()}
+    modules: list[Any] = []
+    for layer in model.layers:
+        kind, arrays = type(layer).__name__, [np.array(each) for each in layer.get_weights()]
+        parts = dict(zip(("weight", "bias"), arrays, strict=False))
+        is_flat = any(isinstance(each, nn.Flatten) for each in modules)
+        if kind == "BatchNormalization":
+            norm = nn.BatchNorm1d if is_flat else nn.BatchNorm2d
+            parts |= {"running_mean": arrays[2], "running_var": arrays[3]}
+            module = norm(arrays[0].size, eps=EPSILON)
+        elif kind == "Dense":
+            inputs, outputs = arrays[0].shape
+            if isinstance(modules[-1], nn.Flatten):
+                # The inputs are flattened with the channels first.
+                parts["weight"] = arrays[0].reshape(3, 3, 4, outputs).transpose(2, 0, 1, 3)
+            parts["weight"] = parts["weight"].reshape(inputs, outputs).T
+            module = nn.Linear(inputs, outputs)
+        elif kind == "DepthwiseConv2D":
+            parts["weight"] = arrays[0].transpose(2, 3, 0, 1)
+            channels = len(parts["weight"])
+            module = nn.Conv2d(channels, channels, 3, groups=channels, bias=False)
+        elif kind in ("Conv2D", "Conv2DTranspose"):
+            parts["weight"] = arrays[0].transpose(3, 2, 0, 1)
+            outer, inner, size, _ = parts["weight"].shape
+            if kind == "Conv2D":
+                module = nn.Conv2d(inner, outer, size, bias="bias" in parts)
+            else:
+                module = nn.ConvTranspose2d(outer, inner, size)
+        else:
+            module = nn.Flatten() if kind == "Flatten" else nn.ReLU()
+        state = {name: torch.from_numpy(array.copy()) for name, array in parts.items()}
         module.load_state_dict(state, strict=False)
-        return module
-
-    def filled(module: Any, kernel: np.ndarray, bias: np.ndarray | None = None) -> Any:
-        with torch.no_grad():
-            module.weight.copy_(torch.from_numpy(kernel.copy()))
-            if bias is not None:
-                module.bias.copy_(torch.from_numpy(bias.copy()))
-        return module
-
-    kernel, bias = arrays["conv"]
-    depthwise, pointwise = arrays["depthwise"][0], arrays["pointwise"][0]
-    transposed, dense = arrays["transposed"], arrays["dense"]
-    # The inputs of the dense layer are flattened with the channels first.
-    turned = dense[0].reshape(3, 3, 4, 7).transpose(3, 2, 0, 1).reshape(7, 36)
-    first = (3, 2, 0, 1)
-    return nn.Sequential(
-        filled(nn.Conv2d(3, 6, 3), kernel.transpose(first), bias),
-        norm("conv_bn"),
-        nn.ReLU(),
-        filled(nn.Conv2d(6, 6, 3, groups=6, bias=False), depthwise.transpose(2, 3, 0, 1)),
-        norm("depthwise_bn"),
-        filled(nn.Conv2d(6, 12, 1, bias=False), pointwise.transpose(first)),
-        norm("pointwise_bn"),
-        filled(nn.ConvTranspose2d(12, 4, 2), transposed[0].transpose(first), transposed[1]),
-        norm("transposed_bn"),
-        nn.ReLU(),
-        norm("relu_bn"),
-        nn.Flatten(),
-        filled(nn.Linear(36, 7), turned, dense[1]),
-        norm("dense_bn", nn.BatchNorm1d),
-        nn.ReLU(),
-        filled(nn.Linear(7, 2), arrays["head"][0].T, arrays["head"][1]),
-    ).eval()
+        modules.append(module)
+    return nn.Sequential(*modules).eval()
 
 
 def fused(module: Any) -> Any:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tests.builders.modules import frozen
+
 DATA = Path(__file__).parents[1] / "data"
 TRAIN = DATA / "digits_train.npz"
 TEST = DATA / "digits_test.npz"
@@ -48,12 +50,8 @@ def save_keras(model: Any, folder: Path) -> None:
     tf.saved_model.save(model, str(folder / "saved_model"))
     if hasattr(model, "export"):
         model.export(str(folder / "export"))
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-    call = tf.function(lambda images: model(images, training=False))
-    function = call.get_concrete_function(tf.TensorSpec([None, 8, 8, 1]))
-    frozen = convert_variables_to_constants_v2(function)
-    (folder / "frozen.pb").write_bytes(frozen.graph.as_graph_def().SerializeToString())
+    graph = frozen(model, (8, 8, 1)).graph.as_graph_def()
+    (folder / "frozen.pb").write_bytes(graph.SerializeToString())
 
 
 def save_graph_mode(folder: Path) -> None:

@@ -51,3 +51,15 @@ class Net(tf.Module):
 def normalizing(path: Path, before: Callable[[tf.Tensor], tf.Tensor] = tf.identity) -> Path:
     """Save a network with one normalization, `bn`, after some other op."""
     return Net(lambda net, x: net.bn(before(x)), "bn").save(path)
+
+
+def frozen(model: Any, shape: tuple[int, ...]) -> Any:
+    """Return the inference function of a Keras model, with its variables as constants.
+
+    The shape is that of one sample; `.graph.as_graph_def()` is the frozen graph.
+    """
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    function = tf.function(lambda x: model(x, training=False))
+    concrete = function.get_concrete_function(tf.TensorSpec((None, *shape), name="x"))
+    return convert_variables_to_constants_v2(concrete)

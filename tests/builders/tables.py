@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import google_crc32c
+import numpy as np
 
 MAGIC = bytes.fromhex("57fb808b247547db")
+FOOTER = 48
+STRING = 7
+"""TensorFlow's number of the dtype of texts."""
 
 
 def varint(number: int) -> bytes:
@@ -100,6 +105,28 @@ def entry(
     for number, value in ((3, shard), (4, offset), (5, size)):
         message += varint(number << 3) + varint(value & (1 << 64) - 1)
     return message + b"\x35" + (masked(data) if crc is None else crc).to_bytes(4, "little")
+
+
+def append(data: BinaryIO, array: np.ndarray, shard: int = 0) -> bytes:
+    """Append a float32 tensor to a shard; gives its entry."""
+    raw, offset = array.astype("<f4").tobytes(), data.tell()
+    data.write(raw)
+    return entry(raw, shape=array.shape, shard=shard, offset=offset)
+
+
+def append_string(data: BinaryIO, text: bytes) -> bytes:
+    """Append a string tensor of one element to a shard; gives its entry."""
+    stored, crc = string_tensor(text)
+    offset = data.tell()
+    data.write(stored)
+    return entry(dtype=STRING, offset=offset, size=len(stored), crc=crc)
+
+
+def string_tensor(text: bytes) -> tuple[bytes, int]:
+    """A string tensor of one element as bundles store it, and the checksum for its entry."""
+    length = len(text).to_bytes(4, "little")
+    checksum = masked(length).to_bytes(4, "little")
+    return varint(len(text)) + checksum + text, masked(length + checksum + text)
 
 
 def bundle(folder: Path, entries: Mapping[str, bytes], data: bytes, head: bytes = b"") -> Path:

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from onnx.helper import make_node
+from onnx.numpy_helper import from_array
 
 from bnstat.cli import main
 from tests.builders.flatbuffers import hand_made
 from tests.cli.files import write_h5
 from tests.compare.ports import arrays_of, random_kernel, rewritten, scale_and_shift, trained
 from tests.fuzz import ports
-from tests.fuzz.wire import Field
 from tests.output.models import layer
 
 FIRST, SECOND = trained("block1/bn", 6, seed=1), trained("block2/bn", 6, seed=2)
@@ -142,11 +143,10 @@ def test_a_note_about_both_models_is_printed_once(tmp_path: Path) -> None:
 
 def test_notes_do_not_advise_to_run_the_command_that_runs(network: str, tmp_path: Path) -> None:
     kernel, bias = random_kernel(6, 4, 3, 3), np.ones(6, np.float32)
-    tensors = [("conv.weight", kernel), ("conv.bias", bias)]
-    graph = [ports.onnx_node("Conv", ["x", "conv.weight", "conv.bias"], ["y"])]
-    graph += [Field(5, 2, ports.onnx_tensor(*tensor)) for tensor in tensors]
+    node = make_node("Conv", ["x", "conv.weight", "conv.bias"], ["y"])
+    tensors = [from_array(kernel, "conv.weight"), from_array(bias, "conv.bias")]
     onnx, tflite = tmp_path / "m.onnx", tmp_path / "m.tflite"
-    onnx.write_bytes(ports.onnx_model(graph))
+    onnx.write_bytes(ports.onnx_model([node], tensors))
     tflite.write_bytes(hand_made(0, (1,), bytes(4), 0))
     assert "bnstat diff" in CliRunner().invoke(main, ["inspect", str(onnx)]).stderr
     errors = run(network, onnx).stderr + run(network, tflite).stderr

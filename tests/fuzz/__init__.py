@@ -10,10 +10,9 @@ Anything else is a finding, which is reduced to the damage that causes it and sa
 lengths around a mutation are corrected, so that damage reaches the code behind those checks.
 
     seeds      the files to start from; handmade, ports: the files that are written by hand
-    wire       protocol buffers, tables   } parsed, mutated
-    mutate     bytes, texts, JSON         } and written again
-    pickles    PyTorch's, safetensors     }
-    recipes    the mutations of each format, a module for each family of formats
+    wire       protocol buffers and tables, parsed and written again
+    mutate     mutations of bytes, texts, JSON and protocol buffers
+    recipes    mutations of models, and of archives, HDF5, tables and pickles
     judge      the conditions that outputs must meet
     worker     judges in a separate process, within limits
     campaign   cases, findings and their reduction

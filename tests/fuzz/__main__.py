@@ -8,8 +8,7 @@ import tempfile
 from pathlib import Path
 
 from tests.fuzz.campaign import Campaign, replay
-from tests.fuzz.recipes import FORMATS
-from tests.fuzz.seeds import seeds
+from tests.fuzz.seeds import FORMATS, seeds
 
 
 def main() -> int:

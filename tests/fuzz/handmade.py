@@ -6,15 +6,16 @@ import io
 import json
 import tarfile
 import zipfile
+from functools import partial
 from typing import Any
 
 import h5py
 import numpy as np
 
-from tests.builders.tables import entry, header, varint
-from tests.fuzz.wire import Field, encode, masked_crc32c, write_table
+from tests.builders.tables import append, append_string, header, table
+from tests.fuzz.wire import Field, encode
 
-_OBJECT_GRAPH = b"_CHECKPOINTABLE_OBJECT_GRAPH"
+OBJECT_GRAPH = b"_CHECKPOINTABLE_OBJECT_GRAPH"
 ROLES = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
@@ -34,32 +35,24 @@ def bundle(
     tensors: dict[str, np.ndarray], shards: int = 1, per_block: int = 1000, prefix: str = "m"
 ) -> dict[str, bytes]:
     """Return the files of a bundle of float32 tensors, distributed over shards in turn."""
-    data = [b""] * shards
+    data = [io.BytesIO() for _ in range(shards)]
     entries = {b"": header(shards)}
     for index, key in enumerate(sorted(tensors)):
-        raw, shard = tensors[key].astype("<f4").tobytes(), index % shards
-        entries[key.encode("utf-8", "surrogateescape")] = entry(
-            raw, shape=tensors[key].shape, offset=len(data[shard]), shard=shard
-        )
-        data[shard] += raw
-    files = {f"{prefix}.index": write_table(sorted(entries.items()), per_block)}
+        shard = index % shards
+        stored = append(data[shard], tensors[key], shard)
+        entries[key.encode("utf-8", "surrogateescape")] = stored
+    files = {f"{prefix}.index": table(entries, per_block)}
     for shard, content in enumerate(data):
-        files[f"{prefix}.data-{shard:05d}-of-{shards:05d}"] = content
+        files[f"{prefix}.data-{shard:05d}-of-{shards:05d}"] = content.getvalue()
     return files
 
 
 def object_bundle(graph: bytes, tensors: dict[str, np.ndarray]) -> dict[str, bytes]:
     """Return the files of a bundle of float32 tensors with an object graph."""
-    packed = len(graph).to_bytes(4, "little")
-    middle = masked_crc32c(packed).to_bytes(4, "little")
-    data = varint(len(graph)) + middle + graph
-    crc = masked_crc32c(packed + middle + graph)
-    entries = {b"": header(), _OBJECT_GRAPH: entry(data, dtype=7, crc=crc)}
-    for name, array in tensors.items():
-        raw = array.astype("<f4").tobytes()
-        entries[name.encode()] = entry(raw, shape=array.shape, offset=len(data))
-        data += raw
-    return {"m.index": write_table(sorted(entries.items())), "m.data-00000-of-00001": data}
+    data = io.BytesIO()
+    entries = {b"": header(), OBJECT_GRAPH: append_string(data, graph)}
+    entries |= {name.encode(): append(data, array) for name, array in tensors.items()}
+    return {"m.index": table(entries), "m.data-00000-of-00001": data.getvalue()}
 
 
 def node(children: dict[str, int], key: str | None = None, full_name: str = "") -> Field:
@@ -103,26 +96,14 @@ def v1() -> bytes:
     metas, entries = [], {}
     full = encode([Field(1, 2, b"")])
     for role, array in values().items():
-        name = f"bn/{role}"
-        metas.append(
-            Field(
-                1,
-                2,
-                encode(
-                    [
-                        Field(1, 2, name.encode()),
-                        Field(2, 2, shape_message(array.shape)),
-                        Field(3, 0, 1),
-                        Field(4, 2, full),
-                    ]
-                ),
-            )
-        )
+        name = Field(1, 2, f"bn/{role}".encode())
+        shape = Field(2, 2, shape_message(array.shape))
+        metas.append(Field(1, 2, encode([name, shape, Field(3, 0, 1), Field(4, 2, full)])))
         tensor = encode([Field(5, 2, array.tobytes())])
-        saved = encode([Field(1, 2, name.encode()), Field(2, 2, full), Field(3, 2, tensor)])
-        entries[slice_key(name, (FULL,))] = encode([Field(2, 2, saved)])
+        saved = encode([name, Field(2, 2, full), Field(3, 2, tensor)])
+        entries[slice_key(f"bn/{role}", (FULL,))] = encode([Field(2, 2, saved)])
     entries[b""] = encode([Field(1, 2, encode(metas))])
-    return write_table(sorted(entries.items()))
+    return table(entries)
 
 
 def config(layers: int = 2) -> dict[str, Any]:
@@ -159,51 +140,42 @@ def legacy(file: Any) -> None:
             group[f"{name}/{role}:0"] = array
 
 
+def numbered(file: Any, place: str, channels: int = 3, **options: Any) -> Any:
+    """Write the variables of a layer as Keras 3 does, under their numbers; return the group."""
+    group = file.create_group(place)
+    for index, array in enumerate(values(channels).values()):
+        group.create_dataset(str(index), data=array, **options)
+    return group
+
+
 def weights(file: Any) -> None:
     """Write a `.weights.h5`."""
     for name, place in (("bn0", "batch_normalization"), ("bn1", "batch_normalization_1")):
-        group = file.create_group(f"layers/{place}/vars")
-        group.attrs["name"] = name
-        for index, array in enumerate(values().values()):
-            group[str(index)] = array
+        numbered(file, f"layers/{place}/vars").attrs["name"] = name
 
 
 def sharded() -> dict[str, bytes]:
     """Return a `.weights.h5` in two shards, with one layer each, and the index."""
     files, shards = {}, {}
     for number, name in enumerate(("batch_normalization", "batch_normalization_1")):
-
-        def fill(file: Any, place: str = f"layers/{name}/vars") -> None:
-            for index, array in enumerate(values().values()):
-                file[f"{place}/{index}"] = array
-
-        shard = f"m_{number:05d}.weights.h5"
-        files[shard] = hdf5(fill)
-        shards[f"/layers/{name}/vars"] = [shard]
+        place, shard = f"layers/{name}/vars", f"m_{number:05d}.weights.h5"
+        files[shard] = hdf5(partial(numbered, place=place))
+        shards[f"/{place}"] = [shard]
     index = {"metadata": {"total_size": 96.0}, "weight_map": shards}
     return {"m.weights.json": json.dumps(index, indent=4).encode(), **files}
 
 
 def chunked(file: Any) -> None:
     """Write compressed, chunked and shuffled datasets."""
-    group = file.create_group("layers/batch_normalization/vars")
-    for index, array in enumerate(values(64).values()):
-        group.create_dataset(
-            str(index), data=array, chunks=(16,), compression="gzip", shuffle=True, fletcher32=True
-        )
+    compressed = {"chunks": (16,), "compression": "gzip", "shuffle": True, "fletcher32": True}
+    numbered(file, "layers/batch_normalization/vars", 64, **compressed)
 
 
 def growing(file: Any) -> None:
-    """Write datasets that may grow along one and two axes, and with other compressions."""
-    group = file.create_group("layers/batch_normalization/vars")
-    options: list[dict[str, Any]] = [
-        {"maxshape": (None,), "chunks": (8,)},
-        {"maxshape": (None,), "chunks": (8,), "compression": "lzf"},
-        {"chunks": (8,), "compression": "lzf"},
-        {"maxshape": (None,), "chunks": (64,), "scaleoffset": None},
-    ]
-    for index, (array, each) in enumerate(zip(values(64).values(), options, strict=True)):
-        group.create_dataset(str(index), data=array, **each)
+    """Write datasets that may grow along one and two axes, and with another compression."""
+    growing = {"maxshape": (None,), "chunks": (8,)}
+    numbered(file, "layers/batch_normalization/vars", 64, **growing)
+    numbered(file, "layers/batch_normalization_1/vars", 64, **growing, compression="lzf")
     file.create_dataset("x/vars/0", data=np.ones((9, 9)), maxshape=(None, None), chunks=(2, 2))
 
 
@@ -234,7 +206,7 @@ def npz_files() -> dict[str, bytes]:
     arrays = {
         f"{scope}/{role}": random.random(5).astype(np.float32)
         for scope in ("stem/bn", "head/bn")
-        for role in ("gamma", "beta", "moving_mean", "moving_variance")
+        for role in ROLES
     }
     files = {}
     for name, save in (("m.npz", np.savez), ("deflated.npz", np.savez_compressed)):

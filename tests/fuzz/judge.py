@@ -122,16 +122,13 @@ def _compare(layer: Any, role: str, exported: Any) -> None:
     if array is None:
         return
     _demand(tuple(exported["shape"]) == array.shape, "a shape differs in JSON")
-    values = exported["values"]
-    for _ in range(array.ndim - 1):
-        if array.size:
-            values = [value for row in values for value in row]
-    flat = values if array.ndim else [values]
-    _demand(len(flat) == array.size, "the number of values differs in JSON")
+    values = np.array(exported["values"], object)
+    _demand(values.size == array.size, "the number of values differs in JSON")
+    if array.size:
+        _demand(values.shape == array.shape, "the values in JSON are nested otherwise")
     if array.dtype.kind == "f":
-        back = np.array([float(value) for value in flat], array.dtype)
-        same = np.array_equal(back, array.reshape(-1), equal_nan=True)
-        _demand(same, "numbers differ in JSON")
+        back = values.reshape(array.shape).astype(array.dtype)
+        _demand(np.array_equal(back, array, equal_nan=True), "numbers differ in JSON")
 
 
 def _refuse(word: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Callable
 from random import Random
@@ -10,6 +11,8 @@ from typing import Any
 
 from tests.fuzz import wire
 from tests.fuzz.wire import Field
+
+Change = Callable[[Random, bytes], bytes]
 
 NUMBERS = (
     0, 1, 2, 7, 31, 32, 33, 63, 64, 127, 128, 255, 256, 1000, 65535, 65536, 10**6,
@@ -122,6 +125,19 @@ def some_bytes(rng: Random, data: bytes) -> bytes:
     return rng.choice(ANY)(rng, data)
 
 
+def in_place(rng: Random, data: bytes, start: int, length: int) -> bytes:
+    """Change bytes of a part; nothing after it moves."""
+    piece = data[start : start + length]
+    changed = rng.choice(IN_PLACE)(rng, piece)[: len(piece)].ljust(len(piece), b"\0")
+    return data[:start] + changed + data[start + length :]
+
+
+def places_of(data: bytes, *signatures: bytes) -> list[int]:
+    """Return where signatures occur."""
+    pattern = b"|".join(map(re.escape, signatures))
+    return [found.start() for found in re.finditer(pattern, data)]
+
+
 def text(rng: Random, data: bytes) -> bytes:
     """Move, repeat or remove lines, change line ends, or replace names."""
     lines = data.split(b"\n")
@@ -144,9 +160,7 @@ def text(rng: Random, data: bytes) -> bytes:
     return b"\n".join(lines)
 
 
-def protobuf(
-    rng: Random, message: bytes, leaf: Callable[[Random, bytes], bytes] | None = None
-) -> bytes:
+def protobuf(rng: Random, message: bytes, leaf: Change = some_bytes) -> bytes:
     """Change a field anywhere in a message, with correct lengths around it.
 
     Args:
@@ -154,45 +168,44 @@ def protobuf(
         message: the message.
         leaf: mutates values that are not messages.
     """
-    try:
-        fields = wire.parse(message)
-    except ValueError:
-        fields = []
+    fields = _fields(message)
     if not fields:
-        return (leaf or some_bytes)(rng, message)
+        return leaf(rng, message)
     at = rng.randrange(len(fields))
     number, kind, value = fields[at]
-    if isinstance(value, bytes) and kind == 2 and rng.random() < 0.75:
-        if _is_message(value):
-            fields[at] = Field(number, kind, protobuf(rng, value, leaf))
+    if kind == 2 and isinstance(value, bytes) and rng.random() < 0.75:
+        if not is_message(value) and rng.random() < 0.3:
+            value = rng.choice(NAMES)
         else:
-            fields[at] = Field(number, kind, _leaf(rng, value, leaf))
-        return wire.encode(fields)
-    return wire.encode(_change(rng, fields, at))
+            value = protobuf(rng, value, leaf)
+        fields[at] = Field(number, kind, value)
+    else:
+        _change(rng, fields, at)
+    return wire.encode(fields)
 
 
-def _is_message(value: bytes) -> bool:
+def _fields(message: bytes) -> list[Field]:
+    """Return the fields of a message; none if the bytes are not a message."""
     try:
-        return bool(wire.parse(value))
+        return wire.parse(message)
     except ValueError:
-        return False
+        return []
 
 
-def _leaf(rng: Random, value: bytes, leaf: Callable[[Random, bytes], bytes] | None) -> bytes:
-    if leaf is not None and rng.random() < 0.5:
-        return leaf(rng, value)
-    return rng.choice(NAMES) if rng.random() < 0.5 else some_bytes(rng, value)
+def is_message(data: bytes) -> bool:
+    """Return True if bytes are a message with fields."""
+    return bool(_fields(data))
 
 
-def _change(rng: Random, fields: list[Field], at: int) -> list[Field]:
+def _change(rng: Random, fields: list[Field], at: int) -> None:
     number, kind, value = fields[at]
+    other = rng.randrange(len(fields))
     choice = rng.randrange(9)
     if choice == 0:
         del fields[at]
     elif choice == 1:
         fields[at:at] = [fields[at]] * rng.choice((1, 1, 2, 100, 2000))
     elif choice == 2:
-        other = rng.randrange(len(fields))
         fields[at], fields[other] = fields[other], fields[at]
     elif choice == 3:
         fields[at] = Field(rng.randrange(1, 20), kind, value)
@@ -201,23 +214,58 @@ def _change(rng: Random, fields: list[Field], at: int) -> list[Field]:
     elif choice == 5:
         fields[at] = Field(number, 2, rng.choice(NAMES))
     elif choice == 6:
-        other = rng.randrange(len(fields))
-        fields[at] = Field(number, fields[other].kind, fields[other].value)
-    elif choice == 7 and isinstance(value, bytes):
+        fields[at] = fields[other]._replace(number=number)
+    elif isinstance(value, int):
+        fields[at] = Field(number, 0, value + rng.choice((-1, 1, 2, 1 << 32)))
+    elif choice == 7:
         for _ in range(rng.choice((1, 10, 200))):
             value = wire.encode([Field(number, 2, value)])
         fields[at] = Field(number, 2, value)
-    elif isinstance(value, int):
-        fields[at] = Field(number, 0, value + rng.choice((-1, 1, 2, 1 << 32)))
+    elif kind == 2:
+        fields[at] = Field(number, kind, some_bytes(rng, value))
     else:
-        fields[at] = Field(
-            number,
-            kind,
-            some_bytes(rng, value)[: 8 if kind == 1 else 4].ljust(8 if kind == 1 else 4, b"\0")
-            if kind != 2
-            else some_bytes(rng, value),
-        )
-    return fields
+        fields[at] = Field(number, kind, in_place(rng, value, 0, len(value)))
+
+
+def wiring(rng: Random, data: bytes) -> bytes:
+    """Swap texts of a graph: inputs, functions, ops, names."""
+    words: list[bytes] = []
+    _collect(data, words, 0)
+    if not words:
+        return data
+    for _ in range(rng.choice((1, 1, 3, 10))):
+        data = _swap(rng, data, rng.choice(words), rng.choice(words))
+    return data
+
+
+def _collect(message: bytes, words: list[bytes], depth: int) -> None:
+    """Collect short texts anywhere in a message."""
+    for _, kind, value in _fields(message):
+        if kind == 2 and isinstance(value, bytes) and len(words) < 3000:
+            if 2 < len(value) < 200 and value.isascii() and value[0] > 32:
+                words.append(value)
+            elif depth < 8:
+                _collect(value, words, depth + 1)
+
+
+def _swap(rng: Random, message: bytes, old: bytes, new: bytes) -> bytes:
+    """Replace one `old` by `new`, with correct lengths around it."""
+    if message == old:
+        return new
+    fields = _fields(message)
+    places = [
+        index
+        for index, (_, kind, value) in enumerate(fields)
+        if kind == 2 and isinstance(value, bytes) and old in value
+        if value == old or is_message(value)
+    ]
+    if not places:
+        return message
+    at = rng.choice(places)
+    number, kind, value = fields[at]
+    assert isinstance(value, bytes)
+    fields[at] = Field(number, kind, _swap(rng, value, old, new))
+    return wire.encode(fields)
 
 
 def json_text(rng: Random, data: bytes) -> bytes:
@@ -238,28 +286,20 @@ def json_text(rng: Random, data: bytes) -> bytes:
 
 
 def _json(rng: Random, value: Any) -> Any:
-    if isinstance(value, dict) and value and rng.random() < 0.85:
-        key = rng.choice(list(value))
-        choice = rng.random()
-        if choice < 0.6:
-            value[key] = _json(rng, value[key])
-        elif choice < 0.7:
-            del value[key]
-        elif choice < 0.8:
-            value[rng.choice([*value, "name", "layers", "layer", "axis"])] = value[key]
-        else:
-            value[key] = rng.choice(VALUES)
-        return value
-    if isinstance(value, list) and value and rng.random() < 0.85:
-        at = rng.randrange(len(value))
-        choice = rng.random()
-        if choice < 0.7:
-            value[at] = _json(rng, value[at])
-        elif choice < 0.8:
-            del value[at]
-        elif choice < 0.9:
-            value[at:at] = [value[at]] * rng.choice((1, 3, 300))
-        else:
-            rng.shuffle(value)
-        return value
-    return rng.choice(VALUES)
+    if not isinstance(value, dict | list) or not value or rng.random() < 0.15:
+        return rng.choice(VALUES)
+    at: Any = rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
+    choice = rng.random()
+    if choice < 0.65:
+        value[at] = _json(rng, value[at])
+    elif choice < 0.75:
+        del value[at]
+    elif choice < 0.8:
+        value[at] = rng.choice(VALUES)
+    elif isinstance(value, dict):
+        value[rng.choice([*value, "name", "layers", "layer", "axis"])] = value[at]
+    elif choice < 0.9:
+        value[at:at] = [value[at]] * rng.choice((1, 3, 300))
+    else:
+        rng.shuffle(value)
+    return value

@@ -4,107 +4,74 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
 from tests.fuzz.handmade import values, zipped
-from tests.fuzz.wire import Field, encode
 
+Pack = Callable[[np.ndarray], tuple[bytes, dict[str, Any]]]
 NAMES = ("weight", "bias", "running_mean", "running_var")
 
 
-def _text(number: int, text: str) -> Field:
-    return Field(number, 2, text.encode())
-
-
-def onnx_tensor(name: str, array: np.ndarray, listed: bool = False, external: int = -1) -> bytes:
-    """Return a TensorProto of float32: raw, as a list, or at an offset of another file."""
-    fields = [Field(1, 0, size) for size in array.shape] + [Field(2, 0, 1)]
-    if listed:
-        fields.append(Field(4, 2, array.astype("<f4").tobytes()))
-    fields.append(_text(8, name))
-    if external >= 0:
-        for key, value in (("location", "w.bin"), ("offset", str(external)), ("length", "12")):
-            fields.append(Field(13, 2, encode([_text(1, key), _text(2, value)])))
-        fields.append(Field(14, 0, 1))
-    elif not listed:
-        fields.append(Field(9, 2, array.astype("<f4").tobytes()))
-    return encode(fields)
-
-
-def onnx_node(kind: str, inputs: list[str], outputs: list[str], *attributes: bytes) -> Field:
-    """Return a NodeProto, as a field of a graph."""
-    fields = [_text(1, name) for name in inputs] + [_text(2, name) for name in outputs]
-    fields += [_text(3, f"node_{outputs[0]}"), _text(4, kind)]
-    fields += [Field(5, 2, attribute) for attribute in attributes]
-    return Field(1, 2, encode(fields))
-
-
-def onnx_norm(x: str, prefix: str, y: str) -> Field:
-    """Return a BatchNormalization node."""
-    epsilon = encode([_text(1, "epsilon"), Field(2, 5, struct.pack("<f", 1e-3)), Field(20, 0, 1)])
-    return onnx_node("BatchNormalization", [x, *(f"{prefix}.{n}" for n in NAMES)], [y], epsilon)
-
-
-def onnx_tensors(prefix: str, **options: Any) -> list[Field]:
-    """Return the initializers of a BatchNormalization."""
+def layer(name: str) -> dict[str, np.ndarray]:
+    """Return the arrays of a layer by PyTorch's names."""
     arrays = zip(NAMES, values().values(), strict=True)
-    return [Field(5, 2, onnx_tensor(f"{prefix}.{n}", array, **options)) for n, array in arrays]
+    return {f"{name}.{role}": array for role, array in arrays}
 
 
-def onnx_model(graph: list[Field], *more: Field) -> bytes:
-    """Return a ModelProto."""
-    opset = encode([_text(1, ""), Field(2, 0, 15)])
-    head = [Field(1, 0, 8), _text(2, "hand"), _text(3, "1.0")]
-    return encode([*head, Field(7, 2, encode(graph)), Field(8, 2, opset), *more])
+def onnx_norm(x: str, prefix: str, y: str) -> Any:
+    """Return a BatchNormalization node."""
+    inputs = [x, *(f"{prefix}.{name}" for name in NAMES)]
+    return helper.make_node("BatchNormalization", inputs, [y], epsilon=1e-3)
+
+
+def onnx_tensors(prefix: str) -> list[Any]:
+    """Return the initializers of a BatchNormalization."""
+    return [numpy_helper.from_array(array, name) for name, array in layer(prefix).items()]
+
+
+def onnx_model(nodes: list[Any], initializers: list[Any], functions: Sequence[Any] = ()) -> bytes:
+    """Return a model of these nodes."""
+    graph = helper.make_graph(nodes, "graph", [], [], initializers)
+    model = helper.make_model(graph, functions=functions, producer_name="hand")
+    return bytes(model.SerializeToString())
 
 
 def onnx_files() -> dict[str, dict[str, bytes]]:
     """Return name -> files of an ONNX model, the model itself first."""
     plain = [onnx_norm("x", "a", "t"), onnx_norm("t", "b", "y")]
-    plain += onnx_tensors("a") + onnx_tensors("b", listed=True)
-    nested = encode(
-        [onnx_norm("x", "a", "t"), *onnx_tensors("a"), Field(12, 2, encode([_text(1, "t")]))]
-    )
-    branches = [
-        encode([_text(1, name), Field(6, 2, nested), Field(20, 0, 5)])
-        for name in ("then_branch", "else_branch")
+    listed = [
+        helper.make_tensor(name, TensorProto.FLOAT, array.shape, array)
+        for name, array in layer("b").items()
     ]
-    value = encode(
-        [_text(1, "value"), Field(5, 2, onnx_tensor("", values()["beta"])), Field(20, 0, 4)]
-    )
-    called = encode(
-        [
-            _text(1, "Own"),
-            *(_text(4, name) for name in ("X", *NAMES)),
-            _text(5, "Y"),
-            onnx_node("BatchNormalization", ["X", *NAMES], ["Y"])._replace(number=7),
-            _text(10, "own"),
-        ]
-    )
-    inputs = ("t", "b.weight", "c", "b.running_mean", "b.running_var")
-    rest = (_text(2, "y"), _text(4, "Own"), _text(7, "own"))
-    call = encode([*(_text(1, name) for name in inputs), *rest])
+    output = helper.make_empty_tensor_value_info("t")
+    branch = helper.make_graph([plain[0]], "branch", [], [output], onnx_tensors("a"))
+    beta = numpy_helper.from_array(values()["beta"])
+    own = helper.make_node("BatchNormalization", ["X", *NAMES], ["Y"])
+    called = helper.make_function("own", "Own", ["X", *NAMES], ["Y"], [own], [])
+    inputs = ["t", "b.weight", "c", "b.running_mean", "b.running_var"]
     structured = [
-        onnx_node("If", ["flag"], ["t"], *branches),
-        onnx_node("Constant", [], ["c"], value),
-        Field(1, 2, call),
-        *onnx_tensors("b"),
+        helper.make_node("If", ["flag"], ["t"], then_branch=branch, else_branch=branch),
+        helper.make_node("Constant", [], ["c"], value=beta),
+        helper.make_node("Own", inputs, ["y"], domain="own"),
     ]
-    outside = [onnx_norm("x", "a", "y"), *onnx_tensors("a", external=12)]
+    outside = onnx_tensors("a")
+    for tensor in outside:
+        external_data_helper.set_external_data(tensor, "w.bin", offset=12, length=12)
+        tensor.ClearField("raw_data")
     return {
-        "plain": {"m.onnx": onnx_model(plain)},
-        "structured": {"m.onnx": onnx_model(structured, Field(25, 2, called))},
-        "outside": {"m.onnx": onnx_model(outside), "w.bin": bytes(range(48))},
+        "plain": {"m.onnx": onnx_model(plain, onnx_tensors("a") + listed)},
+        "structured": {"m.onnx": onnx_model(structured, onnx_tensors("b"), [called])},
+        "outside": {"m.onnx": onnx_model(plain[:1], outside), "w.bin": bytes(range(48))},
     }
 
 
 def safetensors() -> bytes:
     """Return a safetensors file of two layers."""
-    pairs = [(layer, zip(NAMES, values().values(), strict=True)) for layer in ("a", "b")]
-    return safetensors_of({f"{layer}.{n}": array for layer, both in pairs for n, array in both})
+    return safetensors_of(layer("a") | layer("b"))
 
 
 def safetensors_of(tensors: Mapping[str, np.ndarray]) -> bytes:
@@ -236,34 +203,48 @@ def pytorch_members(members: dict[str, bytes]) -> bytes:
 
 def sharded_files() -> dict[str, bytes]:
     """Return a safetensors model in two parts, and its index."""
-    parts = {f"m-0000{i + 1}-of-00002.safetensors": layer for i, layer in enumerate(("a", "b"))}
-    arrays = dict(zip(NAMES, values().values(), strict=True))
-    files = {
-        name: safetensors_of({f"{layer}.{role}": array for role, array in arrays.items()})
-        for name, layer in parts.items()
-    }
-    places = {f"{layer}.{role}": name for name, layer in parts.items() for role in NAMES}
+    parts = {f"m-0000{i + 1}-of-00002.safetensors": layer(name) for i, name in enumerate("ab")}
+    files = {name: safetensors_of(arrays) for name, arrays in parts.items()}
+    places = {key: name for name, arrays in parts.items() for key in arrays}
     index = json.dumps({"metadata": {"total_size": 96}, "weight_map": places}).encode()
     return {"m.safetensors.index.json": index, **files}
 
 
-def tfjs_files(topology: Any, prefix: str) -> dict[str, bytes]:
-    """Return a TensorFlow.js model of one layer, half of it quantized, in two shards."""
+def tfjs_model(
+    topology: Any, arrays: Mapping[str, np.ndarray], shard: int, pack: Pack | None = None
+) -> dict[str, bytes]:
+    """Return a TensorFlow.js model in shards of so many bytes.
+
+    `pack` returns the bytes of a quantized array, and how it is quantized.
+    """
     weights: list[dict[str, Any]] = []
     data = b""
-    for role, array in values().items():
-        entry: dict[str, Any] = {"name": f"{prefix}/{role}", "shape": [3], "dtype": "float32"}
-        if role.startswith("moving"):
-            entry["quantization"] = {"dtype": "uint8", "min": 0.5, "scale": 0.25}
-            data += bytes(range(3))
-        else:
-            data += array.astype("<f4").tobytes()
+    for name, array in arrays.items():
+        entry = {"name": name, "shape": list(array.shape), "dtype": array.dtype.name}
+        raw = array.tobytes()
+        if pack is not None and array.dtype == np.float32 and array.size > 1:
+            raw, entry["quantization"] = pack(array)
         weights.append(entry)
-    paths = ["group1-shard1of2.bin", "group1-shard2of2.bin"]
+        data += raw
+    shards = [data[at : at + shard] for at in range(0, len(data), shard)]
+    paths = [f"group1-shard{number}of{len(shards)}.bin" for number in range(1, len(shards) + 1)]
     manifest = [{"paths": paths, "weights": weights}]
-    model = {"format": "x", "modelTopology": topology, "weightsManifest": manifest}
-    shards = dict(zip(paths, (data[:14], data[14:]), strict=True))
-    return {"model.json": json.dumps(model).encode(), **shards}
+    form = "graph-model" if "node" in topology else "layers-model"
+    model = {"format": form, "modelTopology": topology, "weightsManifest": manifest}
+    return {"model.json": json.dumps(model).encode(), **dict(zip(paths, shards, strict=True))}
+
+
+def in_bytes(array: np.ndarray) -> tuple[bytes, dict[str, Any]]:
+    """Weights as uint8, as TensorFlow.js packs them (affine, from least to greatest)."""
+    least, scale = float(array.min()), float(array.max() - array.min()) / 255
+    stored = np.rint((array.astype(np.float64) - least) / scale).astype(np.uint8)
+    return stored.tobytes(), {"dtype": "uint8", "min": least, "scale": scale}
+
+
+def tfjs_files(topology: Any, prefix: str, pack: Pack | None = None) -> dict[str, bytes]:
+    """Return a TensorFlow.js model of one layer, in two shards."""
+    arrays = {f"{prefix}/{role}": array for role, array in values().items()}
+    return tfjs_model(topology, arrays, 6 if pack else 24, pack)
 
 
 def tfjs_graph(prefix: str) -> dict[str, Any]:

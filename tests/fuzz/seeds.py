@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -26,13 +26,21 @@ LARGEST = 420_000
 """Bytes of a seed; larger ones take too long."""
 
 
+FORMATS = (
+    "archive", "bundle", "graph", "graph-beside", "hdf5", "json", "keras", "msgpack", "npz", "onnx",
+    "orbax", "pickle", "pytorch", "safetensors", "saved-model", "sharded", "state", "tfjs",
+    "tflite", "v1",
+)  # fmt: skip
+"""The formats of the seeds."""
+
+
 @dataclass(frozen=True)
 class Seed:
     """A model: its files, and the path that bnstat loads.
 
     Attributes:
         name: its name in findings.
-        format: the format whose mutations apply.
+        format: its format, one of `FORMATS`.
         files: path below the case's folder -> content.
         target: the path that is loaded; empty for the folder itself.
     """
@@ -82,56 +90,54 @@ def seeds(tensorflow: bool = True) -> tuple[Seed, ...]:
 def _in_folder(top: Path) -> Iterator[Seed]:
     for path in sorted(top.rglob("*")):
         name = str(path.relative_to(top.parent))
-        beside = path.parent
         if path.name == "saved_model.pb":
-            files = {
-                str(file.relative_to(beside)): file.read_bytes()
-                for file in beside.rglob("*")
-                if file.is_file() and file.suffix in _OF_SAVED_MODELS
-            }
+            inside = path.parent.rglob("*")
+            files = _contents(path.parent, (file for file in inside if _is_of_saved_model(file)))
             yield Seed(name, "saved-model", files)
+        elif path.name == "checkpoint":
+            beside = (file for file in path.parent.iterdir() if file.suffix != ".meta")
+            yield Seed(name, "state", _contents(path.parent, beside))
         elif path.suffix == ".index" and path.name != "variables.index":
-            stem = path.name.removesuffix(".index")
-            files = {
-                file.name: file.read_bytes()
-                for file in beside.iterdir()
-                if file.name.startswith(f"{stem}.") or file.name == "checkpoint"
-            }
+            stem = path.name.removesuffix("index")
+            beside = (*path.parent.glob(f"{stem}*"), path.with_name("checkpoint"))
+            files = _contents(path.parent, beside)
             without_graph = {key: data for key, data in files.items() if ".meta" not in key}
             yield Seed(name, "bundle", without_graph, path.name)
-            if f"{stem}.meta" in files:
+            if f"{stem}meta" in files:
                 yield Seed(name, "graph-beside", files, path.name)
-        elif ".ckpt" in path.name and path.is_file() and not path.suffix.startswith(_OTHER):
-            shards = {path.name: path.read_bytes()}
-            yield Seed(name, "v1", shards, path.name)
-        elif path.suffix in (".h5", ".hdf5"):
-            yield Seed(name, "hdf5", {path.name: path.read_bytes()}, path.name)
-        elif path.suffix == ".keras":
-            yield Seed(name, "keras", {path.name: path.read_bytes()}, path.name)
         elif path.name.endswith(".weights.json"):
             stem = path.name.removesuffix(".weights.json")
-            files = {
-                file.name: file.read_bytes()
-                for file in beside.iterdir()
-                if file.name.startswith(stem) and file.is_file()
-            }
+            files = _contents(path.parent, path.parent.glob(f"{stem}*"))
             yield Seed(name, "json", files, path.name)
-        elif path.suffix == ".pb" and path.name not in ("keras_metadata.pb", "fingerprint.pb"):
-            yield Seed(name, "graph", {path.name: path.read_bytes()}, path.name)
-        elif path.suffix in _ALONE:
-            yield Seed(name, _ALONE[path.suffix], {path.name: path.read_bytes()}, path.name)
-        elif path.name == "checkpoint":
-            files = {
-                file.name: file.read_bytes()
-                for file in beside.iterdir()
-                if file.is_file() and file.suffix != ".meta"
-            }
-            yield Seed(name, "state", files)
+        elif path.is_file() and (format_ := _format_of(path)):
+            yield Seed(name, format_, {path.name: path.read_bytes()}, path.name)
 
 
-_ALONE = {".tflite": "tflite", ".msgpack": "msgpack", ".pkl": "pickle"}
-_OF_SAVED_MODELS = (".pb", ".index", ".data-00000-of-00001")
-_OTHER = (".index", ".meta", ".data-")
+def _contents(folder: Path, files: Iterable[Path]) -> dict[str, bytes]:
+    found = sorted(file for file in files if file.is_file())
+    return {str(file.relative_to(folder)): file.read_bytes() for file in found}
+
+
+def _is_of_saved_model(file: Path) -> bool:
+    return file.suffix in (".pb", ".index", ".data-00000-of-00001")
+
+
+def _format_of(path: Path) -> str | None:
+    """Return the format of a model of one file."""
+    if ".ckpt" in path.name and not path.suffix.startswith((".index", ".meta", ".data-")):
+        return "v1"
+    return None if path.name in ("keras_metadata.pb", "fingerprint.pb") else _ALONE.get(path.suffix)
+
+
+_ALONE = {
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".keras": "keras",
+    ".msgpack": "msgpack",
+    ".pb": "graph",
+    ".pkl": "pickle",
+    ".tflite": "tflite",
+}
 
 
 def _made_by_hand() -> Iterator[Seed]:
@@ -151,9 +157,9 @@ def _made_by_hand() -> Iterator[Seed]:
         yield Seed(f"handmade/{name}.onnx", "onnx", files, "m.onnx")
     yield Seed("handmade/m.safetensors", "safetensors", {"m": ports.safetensors()}, "m")
     yield Seed("handmade/sharded", "sharded", ports.sharded_files(), "m.safetensors.index.json")
-    layers = {"model_config": handmade.config()}
-    for name, topology in (("bn0", layers), ("net/bn", ports.tfjs_graph("net/bn"))):
-        files = ports.tfjs_files(topology, name)
+    layers = ports.tfjs_files({"model_config": handmade.config()}, "bn0")
+    graph = ports.tfjs_files(ports.tfjs_graph("net/bn"), "net/bn", ports.in_bytes)
+    for name, files in (("layers", layers), ("graph", graph)):
         yield Seed(f"handmade/tfjs-{name}", "tfjs", files, "model.json")
     for name, content in ports.pytorch_files().items():
         yield Seed(f"handmade/{name}", "pytorch", {name: content}, name)
@@ -171,22 +177,15 @@ def _orbax() -> Iterator[Seed]:
 
     if importlib.util.find_spec("tensorstore") is None:
         return
-    places = (
-        ("params", "scale"),
-        ("params", "bias"),
-        ("batch_stats", "mean"),
-        ("batch_stats", "var"),
-    )
-    arrays = handmade.values().values()
-    tree = {(t, "bn", role): array for (t, role), array in zip(places, arrays, strict=True)}
+    places = ("params/scale", "params/bias", "batch_stats/mean", "batch_stats/var")
+    tree = {
+        (place.split("/")[0], "bn", place.split("/")[1]): array
+        for place, array in zip(places, handmade.values().values(), strict=True)
+    }
     for layout in ("ocdbt-zarr", "ocdbt-zarr3", "folders-zarr"):
         with tempfile.TemporaryDirectory() as folder:
             item = write_item(Path(folder) / "item", tree, layout)
-            files = {
-                str(file.relative_to(item)): file.read_bytes()
-                for file in sorted(item.rglob("*"))
-                if file.is_file()
-            }
+            files = _contents(item, item.rglob("*"))
         yield Seed(f"handmade/orbax-{layout}", "orbax", files)
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import importlib
 import math
+import multiprocessing
 import os
 import resource
-import select
 import signal
-import subprocess
-import sys
 import traceback
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Final
+from unittest.mock import patch
 
 import bnstat
 from tests.builders import effort
@@ -49,84 +50,84 @@ class Worker:
     """Judges one path after the other in a separate process."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: SpawnProcess | None = None
+        self._pipe: Connection | None = None
 
     def judge(self, path: Path) -> Verdict:
         """Return the verdict on a path; never raise because of its content."""
-        process = self._process or self._start()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(os.fsencode(path) + b"\n")
-        process.stdin.flush()
-        ready, _, _ = select.select([process.stdout], [], [], _WALL)
-        line = process.stdout.readline() if ready else b""
-        if line:
-            kind, _, rest = line.decode().rstrip("\n").partition("\t")
-            text, _, details = rest.partition("\t")
-            return Verdict(text, kind == "finding", details.replace("\x1f", "\n"))
-        if not ready:
-            process.kill()
-        code = process.wait()
+        if self._process is None or self._pipe is None:
+            self._process, self._pipe = _start()
+        try:
+            self._pipe.send(path)
+            if self._pipe.poll(_WALL):
+                verdict: Verdict = self._pipe.recv()
+                return verdict
+            text = f"takes more than {_WALL} s"
+        except (EOFError, OSError):
+            self._process.join()
+            code = self._process.exitcode
+            text = f"the process dies with {code}"
+            if code == -signal.SIGXCPU:
+                text = f"takes more CPU time than {LOOPS} calibration loops"
         self.close()
-        if not ready:
-            return Verdict(f"takes more than {_WALL} s", True)
-        if code == -signal.SIGXCPU:
-            return Verdict(f"takes more CPU time than {LOOPS} calibration loops", True)
-        return Verdict(f"the process dies with {code}", True)
+        return Verdict(text, True)
 
     def close(self) -> None:
         """End the process."""
-        if self._process is not None:
-            for stream in (self._process.stdin, self._process.stdout):
-                assert stream is not None
-                stream.close()
+        if self._process is not None and self._pipe is not None:
+            self._pipe.close()
             self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fuzz.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=Path(__file__).resolve().parents[2],
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONFAULTHANDLER": ""},
-        )
-        return self._process
+            self._process.join()
+            self._process = self._pipe = None
 
 
-def _serve() -> None:
-    """Read one path per line from standard input; write one line with the verdict for each."""
+def _start() -> tuple[SpawnProcess, Connection]:
+    context = multiprocessing.get_context("spawn")
+    pipe, other = context.Pipe()
+    process = context.Process(target=_serve, args=(other,), daemon=True)
+    environment = {"OPENBLAS_NUM_THREADS": "1", "PYTHONFAULTHANDLER": ""}
+    with patch.dict(os.environ, environment):
+        process.start()
+    other.close()
+    return process, pipe
+
+
+def _serve(pipe: Connection) -> None:
+    """Receive one path after the other, and send the verdict on each."""
     from tests.fuzz.judge import judge
 
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
     _load_everything()
     seconds = math.ceil(LOOPS * effort.loop())
     with open("/proc/self/statm") as file:
         own = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (own + MEMORY, own + MEMORY))
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    for line in sys.stdin.buffer:
-        path = os.fsdecode(line.rstrip(b"\n"))
+    while True:
+        path = pipe.recv()
         used = resource.getrusage(resource.RUSAGE_SELF)
         limit = int(used.ru_utime + used.ru_stime) + seconds + 1
         resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
         try:
-            reply = f"fine\t{judge(path)}"
-        except (Exception, RecursionError) as error:
-            details = traceback.format_exc(limit=-25).replace("\n", "\x1f").replace("\t", " ")
-            frames = [
-                f"{Path(frame.filename).stem}.{frame.name}"
-                for frame in traceback.extract_tb(error.__traceback__)
-                if _PACKAGE in Path(frame.filename).parents
-            ]
-            place = frames[-1] if frames else "judge"
-            what = f": {error}" if type(error).__name__ == "WrongAnswerError" else ""
-            reply = f"finding\t{type(error).__name__} in {place}{what}"
-            reply = reply.replace("\n", " ") + f"\t{details}"
-        out.write(reply.encode("utf-8", "backslashreplace").decode() + "\n")
-        out.flush()
+            verdict = Verdict(judge(str(path)), False)
+        except Exception as error:
+            verdict = _finding(error)
+        pipe.send(verdict)
+
+
+def _finding(error: Exception) -> Verdict:
+    """Return the verdict on an error that is not bnstat's own, with the place in bnstat."""
+    frames = [
+        f"{Path(frame.filename).stem}.{frame.name}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if _PACKAGE in Path(frame.filename).parents
+    ]
+    place = frames[-1] if frames else "judge"
+    what = f": {error}" if type(error).__name__ == "WrongAnswerError" else ""
+    text = f"{type(error).__name__} in {place}{what}".replace("\n", " ")
+    details = "".join(traceback.format_exception(error, limit=-25))
+    return Verdict(text, True, details.encode("utf-8", "backslashreplace").decode())
 
 
 def _load_everything() -> None:
@@ -144,7 +145,3 @@ def _load_everything() -> None:
     ):
         importlib.import_module(name)
     importlib.import_module("bnstat.formats.protobuf.protos").message_class("SavedModel")
-
-
-if __name__ == "__main__":
-    _serve()

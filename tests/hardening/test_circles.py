@@ -10,6 +10,7 @@ import pytest
 import bnstat
 from bnstat.discovery import discover
 from bnstat.formats.contents import Contents, Layer
+from tests.builders.tables import varint
 from tests.fuzz import handmade, wire
 from tests.fuzz.handmade import zipped
 from tests.fuzz.wire import Field, encode
@@ -148,7 +149,7 @@ def test_ops_in_circles(tmp_path: Path, judged: Judge) -> None:
 def _nested(number: int, depth: int) -> bytes:
     head, message = [], b""
     for _ in range(depth):
-        message_head = wire.varint(number << 3 | 2) + wire.varint(sum(map(len, head)))
+        message_head = varint(number << 3 | 2) + varint(sum(map(len, head)))
         head.append(message_head)
     return b"".join(reversed(head)) + message
 

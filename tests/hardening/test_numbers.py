@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import bnstat
+from tests.builders import tables
 from tests.fuzz import handmade, wire
 from tests.fuzz.wire import Field, encode
 from tests.hardening.support import Judge, layers, write
@@ -55,9 +56,9 @@ def test_tensors_that_share_their_bytes_do_not_multiply(
 ) -> None:
     """50,000 tensors of the same 4 MB would be 200 GB."""
     data = b"\0" * (4 << 20 if size else 0)
-    entry = handmade.entry(data, shape=(len(data) // 4,))
+    entry = tables.entry(data, shape=(len(data) // 4,))
     names = [f"bn{i}/{role}" for i in range(12_500) for role in handmade.ROLES]
-    entries = {b"": handmade.header(), **{name.encode(): entry for name in names}}
+    entries = {b"": tables.header(), **{name.encode(): entry for name in names}}
     files = {
         "m.index": wire.write_table(sorted(entries.items())),
         "m.data-00000-of-00001": data,
@@ -71,7 +72,7 @@ def test_a_header_that_claims_any_number_of_shards(
 ) -> None:
     files = handmade.bundle(layers())
     entries = dict(wire.read_table(files["m.index"]))
-    entries[b""] = handmade.header(number)
+    entries[b""] = tables.header(number)
     files["m.index"] = wire.write_table(sorted(entries.items()))
     judged(write(tmp_path, files))
 
@@ -90,21 +91,21 @@ def test_block_handles_that_point_anywhere(number: int, tmp_path: Path, judged: 
     files = handmade.bundle(layers())
     index = files["m.index"]
     for handles in (
-        wire.varint(0) * 2 + wire.varint(number) + wire.varint(10),
-        wire.varint(0) * 2 + wire.varint(10) + wire.varint(number),
+        tables.varint(0) * 2 + tables.varint(number) + tables.varint(10),
+        tables.varint(0) * 2 + tables.varint(10) + tables.varint(number),
     ):
-        footer = handles[:40].ljust(40, b"\0") + wire.MAGIC
-        files["m.index"] = index[: -wire.FOOTER] + footer
+        footer = handles[:40].ljust(40, b"\0") + tables.MAGIC
+        files["m.index"] = index[: -tables.FOOTER] + footer
         assert judged(write(tmp_path, files)).startswith("error")
 
 
 def test_an_index_that_repeats_a_block(tmp_path: Path, judged: Judge) -> None:
-    contents = wire.block_contents([(b"key%d" % i, b"x" * 100) for i in range(10_000)])
-    data = wire.block(contents)
-    handle = wire.varint(0) + wire.varint(len(contents))
-    index = wire.block_contents([(b"%08d" % i, handle) for i in range(100_000)], 1)
-    footer = wire.varint(0) * 2 + wire.varint(len(data)) + wire.varint(len(index))
-    table = data + wire.block(index) + footer.ljust(40, b"\0") + wire.MAGIC
+    contents = tables.block([(b"key%d" % i, b"x" * 100) for i in range(10_000)])
+    data = tables.on_disk(contents)
+    handle = tables.varint(0) + tables.varint(len(contents))
+    index = tables.block([(b"%08d" % i, handle) for i in range(100_000)], 1)
+    footer = tables.varint(0) * 2 + tables.varint(len(data)) + tables.varint(len(index))
+    table = data + tables.on_disk(index) + footer.ljust(40, b"\0") + tables.MAGIC
     assert judged(write(tmp_path, {"m.index": table})).startswith("error")
 
 
@@ -112,7 +113,7 @@ def test_keys_that_grow_by_sharing(tmp_path: Path, judged: Judge) -> None:
     """Each key is the one before and a byte: 4 MB of entries would be terabytes of keys."""
     contents = bytearray()
     for length in range(1_000_000):
-        contents += wire.varint(length) + wire.varint(1) + wire.varint(0) + b"a"
+        contents += tables.varint(length) + tables.varint(1) + tables.varint(0) + b"a"
     contents += bytes(4) + (1).to_bytes(4, "little")
     table = wire.table([(b"b", bytes(contents))])
     assert judged(write(tmp_path, {"m.index": table})).startswith("error")
@@ -122,9 +123,9 @@ def test_keys_that_grow_by_sharing(tmp_path: Path, judged: Judge) -> None:
 def test_a_snappy_block_that_claims_more_than_it_makes(
     claim: int, tmp_path: Path, judged: Judge
 ) -> None:
-    block = wire.varint(claim) + b"\0a" + b"\xfe\1\0" * 1000
+    block = tables.varint(claim) + b"\0a" + b"\xfe\1\0" * 1000
     whole = wire.table([(b"\xff", block)])
-    table = wire.block(block, 1) + whole[len(block) + 5 :]
+    table = tables.on_disk(block, 1) + whole[len(block) + 5 :]
     assert judged(write(tmp_path, {"m.index": table})).startswith("error")
 
 

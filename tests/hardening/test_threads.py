@@ -20,8 +20,7 @@ from bnstat.storage.files import File
 from bnstat.storage.local import LocalFile
 from tests.formats.keras.files import same_bits
 from tests.fuzz import handmade
-from tests.fuzz.recipes import FORMATS
-from tests.fuzz.seeds import Seed, seeds
+from tests.fuzz.seeds import FORMATS, Seed, seeds
 
 THREADS = 8
 ROUNDS = 3

@@ -3,10 +3,11 @@
     python tests/survey/survey.py FOLDER -o result.json
     python tests/survey/survey.py --compare old.json new.json
 
-FOLDER contains one folder per unpacked repository. Each repository is checked in a process of its
-own, so a crash or a hang loses one file and is recorded as one. The JSON holds one record per
-model: layers, findings, errors, and a digest of the batch-norm values that identifies copies of
-one model. `--compare` lists the models whose findings changed between two runs.
+FOLDER contains one folder per unpacked repository, in which `bnstat scan` finds the models. Each
+model is checked in a process of its own, so a crash or a hang is recorded as one. The JSON holds
+one record per model: layers, findings, errors, and a digest of the batch-norm values that
+identifies copies of one model. Repositories that it has already are not checked again. `--compare`
+lists the models whose findings changed between two runs.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from collections import Counter, defaultdict
@@ -27,43 +27,22 @@ from typing import Any
 
 import bnstat
 
-SUFFIXES = (
-    *(".index", ".meta", ".pb", ".pbtxt", ".h5", ".hdf5", ".keras", ".onnx", ".tflite", ".lite"),
-    *(".pt", ".pth", ".th", ".pth.tar", ".pt.tar", ".ckpt", ".ot", ".sav"),
-    *(".safetensors", ".msgpack", ".npz", ".pkl", ".pickle", ".zip", ".tar.gz", ".tgz", ".tar"),
-)
-SAVED_MODEL = ("saved_model.pb", "saved_model.pbtxt")
 SEVERITIES = ("error", "warning", "info")
 
 Record = dict[str, Any]
 
 
-def candidates(repository: Path) -> Iterator[Path]:
-    """Yield the paths in a repository that may be models."""
-    for folder, below, names in os.walk(repository):
-        if any(name in names for name in SAVED_MODEL):
-            yield Path(folder)
-            below[:] = [name for name in below if name not in ("variables", "assets")]
-            names = [name for name in names if not name.startswith("saved_model.")]
-        below.sort()
-        for name in sorted(names):
-            path = Path(folder, name)
-            prefix = name.removesuffix(".meta")
-            if prefix != name and (prefix in names or f"{prefix}.index" in names):
-                continue  # the graph of a checkpoint, which is read with it
-            if name.lower().endswith(SUFFIXES) or _is_v1_checkpoint(name) or _is_tfjs(path):
-                yield path
+def models_in(repository: Path, timeout: float) -> list[str]:
+    """Return the paths of the models in a repository, as `bnstat scan` finds them."""
+    command = [sys.executable, "-m", "bnstat", "scan", str(repository), "--json", "-q"]
+    ended = subprocess.run(
+        [*command, "--isolated"], capture_output=True, text=True, timeout=timeout, check=False
+    )
+    records = map(json.loads, ended.stdout.splitlines())
+    return list(dict.fromkeys(record["path"] for record in records))
 
 
-def _is_v1_checkpoint(name: str) -> bool:
-    return "ckpt" in name and ".data-" not in name and not name.endswith((".py", ".txt", ".json"))
-
-
-def _is_tfjs(path: Path) -> bool:
-    return path.suffix == ".json" and b'"weightsManifest"' in path.read_bytes()
-
-
-def examine(path: Path) -> Iterator[Record]:
+def examine(path: str) -> Iterator[Record]:
     """Yield one record for each model at a path, or one for the error that prevented reading."""
     try:
         for name, model in bnstat.load_all(path):
@@ -120,45 +99,24 @@ def _digest(model: bnstat.Model) -> str:
     return digest.hexdigest()
 
 
-def work(repository: Path) -> None:
-    """Print a JSON line before and after each candidate of one repository, as its own process."""
-    for path in candidates(repository):
-        inside = path.relative_to(repository).as_posix()
-        print(json.dumps({"begins": inside}), flush=True)
-        start = time.perf_counter()
-        for record in examine(path):
-            seconds = round(time.perf_counter() - start, 3)
-            print(json.dumps({"path": inside, **record, "seconds": seconds}), flush=True)
+def survey(path: str, timeout: float) -> list[Record]:
+    """Return the records of the models at a path, which a process of its own reads.
 
-
-def survey(repository: Path, timeout: float) -> list[Record]:
-    """Return the records of one repository.
-
-    Args:
-        repository: the folder of the repository.
-        timeout: seconds after which the process is ended. The file that it was reading gets a
-            record with a "bug"; files after it are not read.
+    If it crashes, or takes longer than the timeout in seconds, there is a record with a "bug".
     """
-    command = [sys.executable, __file__, "--work", str(repository)]
-    with tempfile.TemporaryFile("w+") as lines, tempfile.TemporaryFile("w+") as messages:
-        try:
-            ended = subprocess.run(command, stdout=lines, stderr=messages, timeout=timeout)
-            trouble = f"exit code {ended.returncode}" if ended.returncode else ""
-        except subprocess.TimeoutExpired:
-            trouble = f"no end after {timeout:g} s"
-        lines.seek(0)
-        told = [json.loads(line) for line in lines if line.endswith("\n")]
-        messages.seek(0)
-        stderr = messages.read()
-    records = [record for record in told if "path" in record]
-    if trouble:
-        last = next((line["begins"] for line in reversed(told) if "begins" in line), "")
-        records.append({"path": last, "bug": f"{trouble}\n{stderr[-2000:]}"})
-    elif stderr:
-        records.append({"path": "", "bug": f"unexpected output\n{stderr[-2000:]}"})
-    for record in records:
-        record["repository"] = repository.name
-    return records
+    command = [sys.executable, __file__, "--work", path]
+    start = time.perf_counter()
+    try:
+        ended = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return [{"bug": f"no end after {timeout:g} s"}]
+    records: list[Record] = [json.loads(line) for line in ended.stdout.splitlines()]
+    if ended.returncode or ended.stderr:
+        records.append({"bug": f"exit code {ended.returncode}\n{ended.stderr[-2000:]}"})
+    seconds = round(time.perf_counter() - start, 3)
+    return [{**record, "seconds": seconds} for record in records]
 
 
 def worst(record: Record) -> str | None:
@@ -244,33 +202,34 @@ def _verdict(record: Record) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Check the models of many repositories.")
     parser.add_argument("folder", type=Path, nargs="?", help="folder of unpacked repositories")
-    parser.add_argument("-o", "--output", type=Path, help="write all records to this JSON file")
-    parser.add_argument("--known", type=Path, help="keep the repositories of this earlier result")
-    parser.add_argument("--timeout", type=float, default=600, help="seconds per repository")
-    parser.add_argument("--table", type=Path, metavar="JSON", help="print an earlier result")
+    parser.add_argument("-o", "--output", type=Path, help="keep all records in this JSON file")
+    parser.add_argument("--timeout", type=float, default=600, help="seconds per model")
     parser.add_argument("--compare", type=Path, nargs=2, metavar="JSON", help="compare results")
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--work", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
-        work(given.work)
+        for record in examine(given.work):
+            print(json.dumps(record))
     elif given.compare:
         old, new = (json.loads(path.read_text()) for path in given.compare)
         print(compare(old, new))
-    elif given.table:
-        print(table(json.loads(given.table.read_text())))
     elif given.folder:
-        records = json.loads(given.known.read_text()) if given.known else []
+        records = []
+        if given.output and given.output.exists():
+            records = json.loads(given.output.read_text())
         done = {record["repository"] for record in records}
         for repository in sorted(path for path in given.folder.iterdir() if path.is_dir()):
             if repository.name in done:
                 continue
-            records += survey(repository, given.timeout)
+            for path in models_in(repository, given.timeout):
+                place = {"repository": repository.name, "path": os.path.relpath(path, repository)}
+                records += [{**place, **found} for found in survey(path, given.timeout)]
             print(f"{repository.name}", file=sys.stderr)
             if given.output:
                 given.output.write_text(json.dumps(records, indent=1))
         print(table(records))
     else:
-        parser.error("pass a folder of repositories, --table or --compare")
+        parser.error("pass a folder of repositories, or --compare")
 
 
 if __name__ == "__main__":

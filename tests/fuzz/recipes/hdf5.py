@@ -10,47 +10,31 @@ import h5py
 import numpy as np
 
 from tests.fuzz import mutate
-from tests.fuzz.recipes.common import any_file
-from tests.fuzz.seeds import Seed
+
+SIGNATURE = b"\x89HDF"
+_STRUCTURES = (b"TREE", b"SNOD", b"HEAP", b"GCOL", b"OHDR", b"OCHK", b"FRHP", b"BTHD", SIGNATURE)
 
 
-def hdf5_bytes(rng: Random, seed: Seed) -> Seed:
+def structures(rng: Random, data: bytes) -> bytes:
     """Change bytes in place, mostly in structures."""
-    return any_file(rng, seed, _structure_bytes, "5")
-
-
-_STRUCTURES = (b"TREE", b"SNOD", b"HEAP", b"GCOL", b"OHDR", b"OCHK", b"FRHP", b"BTHD", b"\x89HDF")
-
-
-def _structure_bytes(rng: Random, data: bytes) -> bytes:
     choice = rng.random()
     if choice < 0.15:
         return mutate.some_bytes(rng, data)
-    offsets = []
-    for signature in _STRUCTURES:
-        at = data.find(signature)
-        while at >= 0 and len(offsets) < 2000:
-            offsets.append(at)
-            at = data.find(signature, at + 4)
-    if not offsets or choice < 0.5:
-        window = min(len(data), 8192)
-        start = rng.choice((0, 0, rng.randrange(max(1, len(data) - window))))
-    else:
-        window, start = 256, max(0, rng.choice(offsets) - rng.choice((0, 0, 128)))
-    piece = data[start : start + window]
-    changed = rng.choice(mutate.IN_PLACE)(rng, piece)
-    return data[:start] + changed[: len(piece)].ljust(len(piece), b"\0") + data[start + window :]
+    places = mutate.places_of(data, *_STRUCTURES)
+    if places and choice >= 0.5:
+        start = max(0, rng.choice(places) - rng.choice((0, 0, 128)))
+        return mutate.in_place(rng, data, start, 256)
+    window = min(len(data), 8192)
+    start = rng.choice((0, 0, rng.randrange(max(1, len(data) - window))))
+    return mutate.in_place(rng, data, start, window)
 
 
-def hdf5_objects(rng: Random, seed: Seed) -> Seed:
+def objects(rng: Random, data: bytes) -> bytes:
     """Write attributes and datasets of other contents, shapes and types by the library."""
-    name = next((name for name in sorted(seed.files) if name.endswith("5")), None)
-    if name is None:
-        return seed
-    image = io.BytesIO(seed.files[name])
+    image = io.BytesIO(data)
     with h5py.File(image, "r+") as file:
         _change_objects(rng, file)
-    return seed.changed(name, image.getvalue())
+    return image.getvalue()
 
 
 def _change_objects(rng: Random, file: Any) -> None:
@@ -105,3 +89,7 @@ def _write_dataset(rng: Random, file: Any, path: str) -> None:
         file.create_dataset(path, data=["text", "x"], dtype=h5py.string_dtype())
     else:
         file[path] = np.zeros(shape, kind)
+
+
+CHANGES: tuple[mutate.Change, ...] = (structures, structures, objects)
+"""The mutations of a file; repeated ones are more likely."""

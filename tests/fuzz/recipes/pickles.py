@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
 import pickletools
-import zipfile
 from random import Random
 
 from tests.fuzz import mutate, ports
@@ -19,17 +18,6 @@ def safetensors_header(rng: Random, data: bytes) -> bytes:
     """Change the header, with a correct length."""
     end = 8 + int.from_bytes(data[:8], "little")
     return ports.with_length(mutate.json_text(rng, data[8:end])) + data[end:]
-
-
-def pickle_instructions(rng: Random, data: bytes) -> bytes:
-    """Change the pickle in PyTorch's zip, or the pickles of the older format."""
-    if not data.startswith(b"PK"):
-        end = data.rindex(b"e.") + 2
-        return instructions(rng, data[:end]) + data[end:]
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        members = {name.removeprefix("m/"): archive.read(name) for name in archive.namelist()}
-    members["data.pkl"] = instructions(rng, members["data.pkl"])
-    return ports.pytorch_members(members)
 
 
 def instructions(rng: Random, data: bytes) -> bytes:
@@ -55,10 +43,11 @@ def instructions(rng: Random, data: bytes) -> bytes:
 
 
 def _offsets(data: bytes) -> list[int]:
-    """Return the offsets of the instructions in consecutive pickles, and the end."""
+    """Return the offsets of the instructions in consecutive pickles, and their end."""
     offsets = [0]
-    while offsets[-1] < len(data):
-        start = offsets.pop()
-        offsets += [start + offset for _, _, offset in pickletools.genops(data[start:])]
-        offsets.append(offsets[-1] + 1)
+    with contextlib.suppress(ValueError):  # PyTorch's storages may follow.
+        while data[offsets[-1] :].startswith(b"\x80"):
+            start = offsets[-1]
+            pickle = [start + offset for _, _, offset in pickletools.genops(data[start:])]
+            offsets += [*pickle[1:], pickle[-1] + 1]
     return offsets
