@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError, NotFoundError
-from bnstat.formats.arrays.entries import as_shape
 from bnstat.formats.dtypes import (
     ONNX,
+    as_shape,
     bytes_needed,
     extents,
     find_dtype,
