@@ -27,8 +27,6 @@ _FOR_SHIFT = 64
 _BLOCK = 64
 """The number of rows that are summed in the tensor's dtype, before float64 is used."""
 
-_SPELLED_OUT = frozenset({"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"})
-
 
 class BatchMoments(NamedTuple):
     """The moments of a batch: as tensors, as names of tensors, or as arrays.
