@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import nan, sqrt
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 
@@ -27,12 +27,9 @@ from bnstat.checks.rule import has_initial_statistics
 from bnstat.checks.training_mode import Evidence, TrainedWith
 from bnstat.estimate.data import Batch
 from bnstat.estimate.passes import Accuracy, Floats, Runner, Statistics, Track, read
+from bnstat.estimate.preparation import Setup
 from bnstat.estimate.running.network import Activation, Network
 from bnstat.model import Array, Model, as_float64
-
-if TYPE_CHECKING:
-    from bnstat.estimate.preparation import Setup
-
 
 Mode = Literal["stored", "own"]
 

@@ -37,11 +37,6 @@ class Input:
     dtype: str
     shape: tuple[int | None, ...] | None
 
-    @property
-    def batch(self) -> int | None:
-        """The fixed number of samples in a batch; None if any number is possible."""
-        return self.shape[0] if self.shape else None
-
 
 @dataclass(frozen=True)
 class BatchSource:
@@ -93,7 +88,7 @@ class Data:
     labels: str | None = None
 
     def __post_init__(self) -> None:
-        sizes = {each.batch for each in self.inputs.values()} - {None}
+        sizes = {each.shape[0] for each in self.inputs.values() if each.shape} - {None}
         self.is_fixed = bool(sizes)
         if len(sizes) == 1:
             self.batch_size = next(size for size in sizes if size is not None)

@@ -33,9 +33,6 @@ from bnstat.live import session_contents, session_variables
 from bnstat.mending.layout import footprint
 from bnstat.model import Array
 
-Tensors = tuple[Mapping[str, Input], Sequence[str]]
-"""Inputs by name, and the names of the output tensors."""
-
 _DEFAULT_SIGNATURES = ("serving_default", "default")
 _INITIALIZERS = ("__saved_model_init_op", "legacy_init_op", "saved_model_main_op")
 _FED = PLACEHOLDERS | {"PlaceholderWithDefault"}
@@ -51,10 +48,12 @@ def saved_model(path: str, contents: Contents, settings: Settings) -> Program:
 
     message = _parsed(_path_of_saved_model(contents), [saved_model_pb2.SavedModel()])
     meta_graph = message.meta_graphs[0]
-    tensors = _signature(meta_graph, settings, path)
+    signature = _signature(meta_graph, settings, path)
     captured = captured_keys(meta_graph, contents.objects, contents.variables)
     variables = variables_of_calls(meta_graph.graph_def, captured) if captured else None
-    program = _program(path, meta_graph.graph_def, contents, settings, variables, tensors=tensors)
+    program = _program(
+        path, meta_graph.graph_def, contents, settings, variables, signature=signature
+    )
     return replace(program, initializers=_initializers(meta_graph))
 
 
@@ -107,7 +106,7 @@ def _program(
     settings: Settings,
     variables: Mapping[str, str] | None = None,
     parts: Mapping[str, tuple[slice, ...]] = MappingProxyType({}),
-    tensors: Tensors | None = None,
+    signature: Any = None,
 ) -> Program:
     """Return the program of a graph.
 
@@ -126,7 +125,7 @@ def _program(
         part = parts.get(name, ())
         return value[part] if len(part) == value.ndim else value
 
-    inputs, outputs = tensors or _obvious_tensors(graph_def, settings, where)
+    inputs, outputs = _tensors(graph_def, signature, settings, where)
     data, values = _split_inputs(inputs, settings, graph_def, where)
     return Program(where, graph_def, variables, read, data, outputs, values)
 
@@ -173,11 +172,8 @@ def _initializers(meta_graph: Any) -> tuple[str, ...]:
     return tuple(names[:1])
 
 
-def _signature(meta_graph: Any, settings: Settings, path: str) -> Tensors | None:
-    """Return inputs and outputs of the chosen signature; None without signatures."""
-    import tensorflow as tf
-
-    graph_def = meta_graph.graph_def
+def _signature(meta_graph: Any, settings: Settings, path: str) -> Any:
+    """Return the `SignatureDef` that the user or convention chooses; None without signatures."""
     signatures = {
         name: signature
         for name, signature in sorted(meta_graph.signature_def.items())
@@ -193,52 +189,52 @@ def _signature(meta_graph: Any, settings: Settings, path: str) -> Tensors | None
     if name is not None and name not in signatures:
         hint = f"there are: {', '.join(signatures)}" if signatures else ""
         raise NotFoundError(path, f"the SavedModel has no signature {name!r}", hint)
-    if name is None:
-        return None
-    inputs: Mapping[str, Input] = {
-        key: Input(info.name, tf.as_dtype(info.dtype).name, sizes_of(info.tensor_shape))
-        for key, info in signatures[name].inputs.items()
-    }
-    outputs = {key: info.name for key, info in signatures[name].outputs.items()}
-    ops = {node.name for node in graph_def.node}
-    for kind, names, available in (
-        ("input", settings.inputs, inputs),
-        ("output", settings.outputs, outputs),
-    ):
-        _refuse_unknown([each for each in names if op_of(each) not in ops], available, path, kind)
-    if settings.inputs:
-        inputs = {
-            each: inputs[each] if each in inputs else _input_at(each, graph_def, settings, path)
-            for each in settings.inputs
-        }
-    chosen = settings.outputs or outputs
-    return inputs, [outputs.get(each, full_name(each)) for each in chosen]
+    return None if name is None else signatures[name]
 
 
-def _obvious_tensors(graph_def: Any, settings: Settings, where: str) -> Tensors:
-    """Return the inputs and outputs of a graph without a signature.
+def _tensors(
+    graph_def: Any, signature: Any, settings: Settings, where: str
+) -> tuple[Mapping[str, Input], Sequence[str]]:
+    """Return inputs and outputs that the user names, or the signature's, or those of the graph.
 
-    The outputs are the logits of a loss, or ops whose output no other op takes. The inputs are the
-    placeholders that the outputs depend on.
+    The outputs of a graph are the logits of a loss, or ops whose output no other op takes. The
+    inputs are the placeholders that the outputs depend on.
     """
+    import tensorflow as tf
+
+    inputs: dict[str, Input] = {}
+    named: dict[str, str] = {}
+    if signature is not None:
+        for name, info in signature.inputs.items():
+            shape = sizes_of(info.tensor_shape)
+            inputs[name] = Input(info.name, tf.as_dtype(info.dtype).name, shape)
+        named = {name: info.name for name, info in signature.outputs.items()}
     nodes = {node.name: node for node in graph_def.node}
-    for kind, names in (("input", settings.inputs), ("output", settings.outputs)):
-        _refuse_unknown(map(op_of, names), nodes, where, kind)
-    outputs = list(settings.outputs) or _obvious_outputs(graph_def, settings.inputs)
+    choices: tuple[tuple[str, Sequence[str], Mapping[str, Any]], ...] = (
+        ("input", settings.inputs, inputs),
+        ("output", settings.outputs, named),
+    )
+    for kind, names, available in choices:
+        unknown = [name for name in names if op_of(name) not in nodes]
+        _refuse_unknown(unknown, available or nodes, where, kind)
+    outputs = [named.get(name, full_name(name)) for name in settings.outputs or named]
+    if not outputs:
+        obvious = _obvious_outputs(graph_def, settings.inputs)
+        outputs = list(dict.fromkeys(map(full_name, obvious)))
     if not outputs:
         hint = "pass --answer" if settings.inputs else "pass --input and --answer"
         raise AmbiguousError(where, "no op of the graph is obviously its output", hint)
-    reached = {node.name for node in upstream(graph_def.node, outputs)}
-    reached -= set(map(op_of, settings.feeds))
-    inputs = list(settings.inputs) or [
-        name for name, node in nodes.items() if name in reached and _takes_data(node)
-    ]
-    if not inputs:
+    chosen = list(settings.inputs or inputs)
+    if not chosen:
+        reached = {node.name for node in upstream(graph_def.node, outputs)}
+        reached -= set(map(op_of, settings.feeds))
+        chosen = [name for name, node in nodes.items() if name in reached and _takes_data(node)]
+    if not chosen:
         what = f"nothing is fed to {', '.join(outputs[:3])}"
         raise AmbiguousError(where, what, "pass --input and --answer")
     return (
-        {name: _input_at(name, graph_def, settings, where) for name in inputs},
-        list(dict.fromkeys(map(full_name, outputs))),
+        {name: inputs.get(name) or _input_at(name, graph_def, settings, where) for name in chosen},
+        outputs,
     )
 
 

@@ -27,8 +27,6 @@ _FOR_SHIFT = 64
 _BLOCK = 64
 """The number of rows that are summed in the tensor's dtype, before float64 is used."""
 
-_SPELLED_OUT = frozenset({"FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"})
-
 
 class BatchMoments(NamedTuple):
     """The moments of a batch: as tensors, as names of tensors, or as arrays.
@@ -177,13 +175,13 @@ def _measure(
         x = tf.cast(x, tf.float32)
     x = tf.reshape(x, [-1, channels])
     shift = tf.reduce_mean(x[:_FOR_SHIFT], 0)
-    offset = _mean(x - shift)
-    squares = _mean(tf.math.squared_difference(x, shift))
-    return BatchMoments(
-        tf.shape(x, tf.int64)[0],
-        tf.cast(shift, tf.float64) + offset,
-        tf.maximum(squares - tf.square(offset), 0),
-    )
+    mean_of = _mean_by_product if sample else _mean_in_blocks
+    squares = mean_of(tf.math.squared_difference(x, shift))
+    exact_shift = tf.cast(shift, tf.float64)
+    # A sample is not copied once more for a mean that need not be exact.
+    offset = mean_of(x) - exact_shift if sample else mean_of(x - shift)
+    variance = tf.maximum(squares - tf.square(offset), 0)
+    return BatchMoments(tf.shape(x, tf.int64)[0], exact_shift + offset, variance)
 
 
 def _sampled(x: Any, rank: int, channels: int, phase: Any) -> Any:
@@ -202,7 +200,16 @@ def _sampled(x: Any, rank: int, channels: int, phase: Any) -> Any:
     return tf.gather(x, tf.range(phase % step, positions, step), axis=1)
 
 
-def _mean(x: Any) -> Any:
+def _mean_by_product(x: Any) -> Any:
+    """Return the mean over the rows of a matrix: fast, and exact enough for a sample."""
+    import tensorflow as tf
+
+    rows = tf.shape(x)[0]
+    total = tf.matmul(tf.ones([1, rows], x.dtype), x)[0]
+    return tf.cast(total, tf.float64) / tf.cast(rows, tf.float64)
+
+
+def _mean_in_blocks(x: Any) -> Any:
     """Return the mean over the rows of a matrix, in float64, from products of a few rows each."""
     import tensorflow as tf
 

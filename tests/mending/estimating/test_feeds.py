@@ -90,7 +90,7 @@ def test_a_rate_is_fed_what_the_user_says(
         ((), {"keep_prob": "much"}, "could not convert string to float"),
     ],
 )
-def test_a_rate_that_is_not_told_or_is_none(
+def test_a_missing_or_wrong_rate_is_named(
     saved: Callable[..., Path], rate_shape: Any, feeds: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(BnstatError, match=message):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,13 +61,3 @@ def test_the_demo_network() -> None:
 def test_what_the_training_graph_does_not_read_is_left() -> None:
     with pytest.raises(Exception, match="training=True is built in"):
         recalibrate(DATA / "digits_no_updates/run", TEST)
-
-
-@pytest.mark.parametrize("form", ["model.h5", "model.keras"])
-def test_the_name_of_a_keras_file_does_not_matter(
-    trained: Callable[[str], Path], form: str, tmp_path: Path
-) -> None:
-    path = trained("keras") / form
-    for name in ("model.dat", "model.keras" if form == "model.h5" else "model.h5"):
-        other = shutil.copyfile(path, tmp_path / name)
-        assert drift(other, TEST).state == drift(path, TEST).state == "never-updated"

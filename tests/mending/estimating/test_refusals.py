@@ -35,22 +35,6 @@ def test_files_are_read_only_if_trusted(tmp_path: Path) -> None:
     np.testing.assert_allclose(result.layers[0].mean, X.mean(0) + 5, rtol=1e-5)
 
 
-def test_ops_in_branches_and_loops_are_refused(tmp_path: Path) -> None:
-    target = tmp_path / "target"
-
-    def written(x: tf.Tensor) -> tf.Tensor:
-        with tf.control_dependencies([tf.io.write_file(str(target), "written")]):
-            return tf.identity(x)
-
-    def hidden(x: tf.Tensor) -> tf.Tensor:
-        x = tf.cond(tf.reduce_sum(x) > 1e9, lambda: written(x), lambda: x)
-        return tf.map_fn(lambda row: tf.numpy_function(np.abs, [row], tf.float32), x)
-
-    with pytest.raises(BnstatError, match=r"PyFunc.*WriteFile"):
-        recalibrate(normalizing(tmp_path / "hidden", hidden), X)
-    assert not target.exists()
-
-
 def test_a_condition_on_the_data_is_followed(tmp_path: Path) -> None:
     net = Net(lambda net, x: tf.cond(tf.reduce_mean(x) > 0, lambda: net.bn(x * 2), lambda: x), "bn")
     path = net.save(tmp_path / "model")
