@@ -75,12 +75,8 @@ def from_layers(contents: Contents, values: bool = True) -> list[Sighting]:
     """Return the batch-norm layers among `contents.layers`, in the same order.
 
     A variable whose role the file does not record is undecided, never guessed. A layer is undecided
-    if the only evidence is the shapes of its variables.
-
-    Args:
-        contents: the file.
-        values: True if values may be read, so that a layer with a negative number in the variance's
-            position is ruled out.
+    if the only evidence is the shapes of its variables. If `values` may be read, such a layer is
+    ruled out by a negative number in the variance's position.
     """
     sightings = []
     classes = {layer.name: layer.class_name for layer in contents.layers}
@@ -107,11 +103,8 @@ def from_layers(contents: Contents, values: bool = True) -> list[Sighting]:
 def _inputs(layer: Layer, classes: Mapping[str, str | None]) -> frozenset[tuple[str, str]]:
     """Return ids of the input tensors of a functional model's layer; empty if unknown.
 
-    If a layer of a nested model takes the model's input, the result is empty.
-
-    Args:
-        layer: the layer.
-        classes: name of a layer -> class of the layer.
+    If a layer of a nested model takes the model's input, which `classes` (name of a layer -> class)
+    shows, the result is empty.
     """
     own_name = layer.own_name or layer.name
     model = layer.name.removesuffix(own_name).rstrip("/")
@@ -298,13 +291,9 @@ def _axis(value: object) -> int | tuple[int, ...] | None:
 
 
 def find_misfit(contents: Contents) -> str | None:
-    """Describe the first mismatch between the layers of an architecture and the weights.
+    """Describe the first mismatch between the layers of an architecture and the weights, or None.
 
-    Args:
-        contents: the weights, with the layers of the architecture.
-
-    Returns:
-        A message; None if no mismatch is found without building the model.
+    The model is not built, so that some mismatches are not found.
     """
     # The layers that contain a layer with variables.
     parents = {

@@ -80,10 +80,6 @@ def preceding_biases(
     """Return layer name -> bias right before the layer.
 
     A layer is left out if no bias is found, or if the bias precedes several layers.
-
-    Args:
-        contents: the file.
-        layers: the file's batch-norm layers.
     """
     search = _Search(contents, layers)
     pairs: dict[str, PrecedingBias] = {}
