@@ -396,7 +396,7 @@ def _formula(op: str, expression: _Expression | None) -> _Formula | None:
 
 
 class _Expansion:
-    """_Expressions of the tensors that are computed from a root."""
+    """Expressions of the tensors that are computed from a root."""
 
     def __init__(
         self, tensors: Tensors, root: str, after: frozenset[str], differences: bool
