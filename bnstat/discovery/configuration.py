@@ -176,19 +176,14 @@ def _of_keras_0(variables: Mapping[str, Variable]) -> Sighting | None:
     if not _are_alike(variables) or len(variables["param_0"].shape) != 1:
         return None
     keys = [variable.key for variable in variables.values()]
-    return Sighting(
-        "name",
-        roles=dict(zip(ROLES[:3], keys[:3], strict=True)),
-        extra={"running_std": keys[3]},
-        notes=(_BY_SHAPE, _KERAS_0),
-    )
+    sighting = _assigned((*ROLES[:3], "running_std"), keys)
+    return replace(sighting, notes=(_BY_SHAPE, _KERAS_0))
 
 
 def _numbered(layer: Layer, variables: Mapping[str, Variable]) -> Sighting | None:
     """Assign roles to numbered variables, by the configuration or else by the number of variables.
 
-    Returns:
-        None if nothing shows batch norm.
+    If nothing shows batch norm, the result is None.
     """
     keys = tuple(variable.key for variable in variables.values())
     labels = _expected_labels(layer.config)
