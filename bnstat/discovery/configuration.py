@@ -75,12 +75,8 @@ def from_layers(contents: Contents, values: bool = True) -> list[Sighting]:
     """Return the batch-norm layers among `contents.layers`, in the same order.
 
     A variable whose role the file does not record is undecided, never guessed. A layer is undecided
-    if the only evidence is the shapes of its variables.
-
-    Args:
-        contents: the file.
-        values: True if values may be read, so that a layer with a negative number in the variance's
-            position is ruled out.
+    if the only evidence is the shapes of its variables. If `values` may be read, such a layer is
+    ruled out by a negative number in the variance's position.
     """
     sightings = []
     classes = {layer.name: layer.class_name for layer in contents.layers}
@@ -107,11 +103,8 @@ def from_layers(contents: Contents, values: bool = True) -> list[Sighting]:
 def _inputs(layer: Layer, classes: Mapping[str, str | None]) -> frozenset[tuple[str, str]]:
     """Return ids of the input tensors of a functional model's layer; empty if unknown.
 
-    If a layer of a nested model takes the model's input, the result is empty.
-
-    Args:
-        layer: the layer.
-        classes: name of a layer -> class of the layer.
+    If a layer of a nested model takes the model's input, which `classes` (name of a layer -> class)
+    shows, the result is empty.
     """
     own_name = layer.own_name or layer.name
     model = layer.name.removesuffix(own_name).rstrip("/")
@@ -183,19 +176,14 @@ def _of_keras_0(variables: Mapping[str, Variable]) -> Sighting | None:
     if not _are_alike(variables) or len(variables["param_0"].shape) != 1:
         return None
     keys = [variable.key for variable in variables.values()]
-    return Sighting(
-        "name",
-        roles=dict(zip(ROLES[:3], keys[:3], strict=True)),
-        extra={"running_std": keys[3]},
-        notes=(_BY_SHAPE, _KERAS_0),
-    )
+    sighting = _assigned((*ROLES[:3], "running_std"), keys)
+    return replace(sighting, notes=(_BY_SHAPE, _KERAS_0))
 
 
 def _numbered(layer: Layer, variables: Mapping[str, Variable]) -> Sighting | None:
     """Assign roles to numbered variables, by the configuration or else by the number of variables.
 
-    Returns:
-        None if nothing shows batch norm.
+    If nothing shows batch norm, the result is None.
     """
     keys = tuple(variable.key for variable in variables.values())
     labels = _expected_labels(layer.config)
@@ -298,13 +286,9 @@ def _axis(value: object) -> int | tuple[int, ...] | None:
 
 
 def find_misfit(contents: Contents) -> str | None:
-    """Describe the first mismatch between the layers of an architecture and the weights.
+    """Describe the first mismatch between the layers of an architecture and the weights, or None.
 
-    Args:
-        contents: the weights, with the layers of the architecture.
-
-    Returns:
-        A message; None if no mismatch is found without building the model.
+    The model is not built, so that some mismatches are not found.
     """
     # The layers that contain a layer with variables.
     parents = {

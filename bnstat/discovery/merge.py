@@ -87,15 +87,10 @@ class Merger:
         self.layers: list[Sighting] = []
         self._by_key: dict[str, Sighting] = {}
         self._sharers: dict[str, list[Sighting]] = {}
+        self._counts: Counter[str] = Counter()
 
-    def add(self, origin: str, position: int, sighting: Sighting) -> Sighting:
-        """Add a sighting; return the layer that it is part of.
-
-        Args:
-            origin: the origin of the sighting.
-            position: the position among the sightings of this origin.
-            sighting: the sighting.
-        """
+    def add(self, origin: str, sighting: Sighting) -> Sighting:
+        """Add the next sighting of an origin; return the layer that it is part of."""
         layer = self._same_layer(sighting)
         known: set[str] = set()
         if layer is None:
@@ -106,7 +101,8 @@ class Merger:
             layer.add(sighting)
         names = [sighting.name, sighting.longer_name]
         layer.names.setdefault(origin, [name for name in names if name])
-        layer.positions.setdefault(origin, position)
+        layer.positions.setdefault(origin, self._counts[origin])
+        self._counts[origin] += 1
         for key in layer.all_keys():
             if key not in known and self._by_key.setdefault(key, layer) is not layer:
                 self._sharers.setdefault(key, []).append(layer)
@@ -136,15 +132,11 @@ class Merger:
 
 
 def merge(evidence: Mapping[str, Sequence[Sighting]]) -> list[Sighting]:
-    """Merge the sightings that share a variable. The strongest evidence comes first.
-
-    Args:
-        evidence: origin -> ordered sightings; the strongest evidence first.
-    """
+    """Merge sightings: origin -> ordered sightings, the strongest evidence first."""
     merger = Merger()
     for origin, sightings in evidence.items():
-        for position, sighting in enumerate(sightings):
-            merger.add(origin, position, sighting)
+        for sighting in sightings:
+            merger.add(origin, sighting)
     return merger.layers
 
 
@@ -152,12 +144,9 @@ def in_order(layers: Sequence[Sighting], ordered_by: Sequence[str]) -> list[Sigh
     """Sort complete layers into network order, as far as the evidence shows the order.
 
     An exported model stores its variables in one list, in the order of the network. Otherwise the
-    origin with the most layers decides; if several have equally many, the strongest. Layers that
-    this origin lacks follow, sorted by name.
-
-    Args:
-        layers: the layers.
-        ordered_by: the origins whose sightings are in network order, strongest first.
+    origin with the most layers decides, among the origins whose sightings are in network order (the
+    strongest first); if several have equally many, the strongest. Layers that this origin lacks
+    follow, sorted by name.
     """
     listed = [(_LISTED.match(layer.roles["moving_variance"]), layer) for layer in layers]
     numbered = [(int(match[1]), layer) for match, layer in listed if match]

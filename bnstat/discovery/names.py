@@ -69,6 +69,8 @@ _OF_DATA = re.compile(
 _SHADOW_WORD = "/ExponentialMovingAverage"
 _SHADOW = re.compile(rf"{_SHADOW_WORD}(_\d+)?$")
 
+_AVERAGED = "read from exponential moving averages: the variables are not in the file"
+
 _VARIANCE_ENDINGS = tuple(dict.fromkeys(scheme.variance for scheme in SCHEMES))
 _STARTS = (
     *_VARIANCE_ENDINGS,
@@ -86,16 +88,11 @@ class VariableNames:
         contents: the file.
         keys: name -> key.
         shadows: name of a variable -> key of its shadow.
-        averages: name -> key, for shadows whose variables are not stored.
+        averages: keys of shadows whose variables are not stored.
     """
 
     def __init__(self, contents: Contents, complete: bool = True) -> None:
-        """Collect the names.
-
-        Args:
-            contents: the file.
-            complete: True to collect all names, including names that fit no scheme.
-        """
+        """Collect the names; if `complete`, also names that fit no scheme."""
         self.contents = contents
         self.keys: dict[str, str] = {}
         self.shadows: dict[str, str] = {}
@@ -106,13 +103,9 @@ class VariableNames:
             self._collect(contents.search(self._companions()).items())
         if any("__" in name for name in self.keys):
             self.keys = with_scopes(self.keys, lambda key: contents.variables[key].shape)
-        self.averages = {name: key for name, key in self.shadows.items() if name not in self.keys}
-        self.keys.update(self.averages)
-        self._average_keys = frozenset(self.averages.values())
-
-    def has_average(self, keys: Iterable[str]) -> bool:
-        """Return True if one of these keys is in `averages`."""
-        return not self._average_keys.isdisjoint(keys)
+        averages = {name: key for name, key in self.shadows.items() if name not in self.keys}
+        self.keys.update(averages)
+        self.averages = frozenset(averages.values())
 
     @cached_property
     def name_of(self) -> Mapping[str, str]:
@@ -132,8 +125,7 @@ class VariableNames:
         """Return all possible names of variables in the layers of the moving variances."""
         names = set(self.shadows)
         for variance in {*self.ending_with(_VARIANCE_ENDINGS), *self.shadows}:
-            for scheme in _schemes_of(variance):
-                scope = _scope_of(variance, scheme)
+            for scheme, scope in _readings(variance):
                 endings = (scheme.mean, *scheme.gamma, *scheme.beta, *scheme.extra, _count(scheme))
                 for owner in _owners(scope, scheme, averaged=True):
                     names |= {_join(owner, ending) for ending in endings}
@@ -151,11 +143,8 @@ class VariableNames:
     ) -> str | None:
         """Return the key of the first variable in a scope with one of these endings, or None.
 
-        Args:
-            scope: the scope.
-            endings: the endings.
-            shape: the required shape, except for dimensions of 1 and variables named gamma or beta;
-                None for any.
+        If a shape is given, other shapes are skipped, except for dimensions of 1 and variables
+        named gamma or beta.
         """
         for ending in endings:
             key = self.keys.get(_join(scope, ending))
@@ -172,7 +161,7 @@ def from_names(names: VariableNames, include_shadows: bool) -> list[Sighting]:
     """Return the layers found by the names of variables."""
     sightings = []
     for name in names.ending_with(_VARIANCE_ENDINGS):
-        candidates = (_sighting(names, scheme, name) for scheme in _schemes_of(name))
+        candidates = (_sighting(names, name, *reading) for reading in _readings(name))
         sighting = next((layer for layer in candidates if layer is not None), None)
         if sighting is not None:
             sightings.append(sighting)
@@ -185,7 +174,7 @@ def _without_second_averages(
     names: VariableNames, sightings: Sequence[Sighting], include_shadows: bool
 ) -> list[Sighting]:
     """Treat averages of batch statistics as shadows if their layer has moving statistics."""
-    averages = [names.has_average([layer.roles["moving_variance"]]) for layer in sightings]
+    averages = [layer.roles["moving_variance"] in names.averages for layer in sightings]
     pairs = list(zip(sightings, averages, strict=True))
     moving = {layer.name for layer, is_average in pairs if not is_average}
     result = []
@@ -200,9 +189,7 @@ def _without_second_averages(
 def without_statistics(names: VariableNames, taken: Collection[str]) -> list[Sighting]:
     """Return layers whose scope is named after batch norm and has gamma or beta, but no statistics.
 
-    Args:
-        names: the names of the file's variables.
-        taken: keys of variables that belong to other layers.
+    Variables in `taken` belong to other layers.
     """
     scopes: dict[str, dict[str, str]] = {}
     for name in names.ending_with(("/gamma", "/beta")):
@@ -216,13 +203,10 @@ def without_statistics(names: VariableNames, taken: Collection[str]) -> list[Sig
 
 
 def by_patterns(names: VariableNames, patterns: Sequence[tuple[str, str]]) -> list[Sighting]:
-    """Return the layers found by the user's patterns.
+    """Return the layers found by the user's (role, regular expression) pairs.
 
-    Args:
-        names: the names of the file's variables.
-        patterns: (role, regular expression) pairs. A variable has the role if the expression
-            matches within the name. The layer's name is the group `layer`, else the first group,
-            else the variable's name without the match.
+    A variable has the role if the expression matches within the name. The layer's name is the group
+    `layer`, else the first group, else the variable's name without the match.
     """
     layers: dict[str, dict[str, str]] = {}
     compiled = [(role, re.compile(pattern)) for role, pattern in patterns]
@@ -242,12 +226,14 @@ def by_patterns(names: VariableNames, patterns: Sequence[tuple[str, str]]) -> li
     return [Sighting("name", layer, roles) for layer, roles in layers.items()]
 
 
-def _schemes_of(variance: str) -> list[Scheme]:
-    return [scheme for scheme in SCHEMES if f"/{variance}".endswith(scheme.variance)]
-
-
-def _scope_of(variance: str, scheme: Scheme) -> str:
-    return f"/{variance}".removesuffix(scheme.variance)[1:]
+def _readings(variance: str) -> list[tuple[Scheme, str]]:
+    """Return the schemes that a moving variance's name fits, and the scope by each."""
+    name = f"/{variance}"
+    return [
+        (scheme, name.removesuffix(scheme.variance)[1:])
+        for scheme in SCHEMES
+        if name.endswith(scheme.variance)
+    ]
 
 
 def _join(scope: str, ending: str) -> str:
@@ -263,15 +249,14 @@ def _count(scheme: Scheme) -> str:
     return scheme.variance[0] + "count"
 
 
-def _sighting(names: VariableNames, scheme: Scheme, variance: str) -> Sighting | None:
+def _sighting(names: VariableNames, variance: str, scheme: Scheme, scope: str) -> Sighting | None:
     """Return the layer with a moving variance of this name; None if the scheme does not fit."""
-    scope = _scope_of(variance, scheme)
     mean = names.find(scope, (scheme.mean,))
     if mean is None:
         return None
     roles = {"moving_mean": mean, "moving_variance": names.keys[variance]}
     shape = names.contents.variables[mean].shape
-    for owner in _owners(scope, scheme, averaged=variance in names.averages):
+    for owner in _owners(scope, scheme, averaged=roles["moving_variance"] in names.averages):
         gamma, beta = (names.find(owner, own, shape) for own in (scheme.gamma, scheme.beta))
         if gamma is None and names.find(owner, scheme.gamma) is not None:
             # It is another layer's kernel, and the bias is that layer's too.
@@ -286,11 +271,10 @@ def _sighting(names: VariableNames, scheme: Scheme, variance: str) -> Sighting |
     if not scheme.surely and not _is_surely_batch_norm(names, scheme, scope, owner, roles):
         return None
     extra = {ending[1:]: key for ending in scheme.extra if (key := names.find(scope, (ending,)))}
-    notes = ("read from exponential moving averages: the variables are not in the file",)
     for branch in (branch for branches in scheme.trees for branch in branches):
         owner = owner.removeprefix(branch + scheme.variance[0])
-    has_average = names.has_average(roles.values())
-    return Sighting("name", owner, roles, extra=extra, notes=notes if has_average else ())
+    has_average = not names.averages.isdisjoint(roles.values())
+    return Sighting("name", owner, roles, extra=extra, notes=(_AVERAGED,) if has_average else ())
 
 
 def _owners(scope: str, scheme: Scheme, averaged: bool) -> list[str]:
@@ -360,11 +344,8 @@ def with_scopes(
 ) -> dict[str, str]:
     """Return names in which each numbered layer has a separate scope.
 
-    The layer of `features.running_mean__16` gets the scope `features__16`.
-
-    Args:
-        keys: name -> key of all variables of a file.
-        shape_of: returns the shape of the variable with a key.
+    The layer of `features.running_mean__16` gets the scope `features__16`. `keys` are the keys of
+    all variables of a file by name, and `shape_of` returns the shape for a key.
     """
     matches = [_NUMBERED_NAME.fullmatch(name) for name in keys if "__" in name]
     leaves: dict[str, set[tuple[str, int]]] = {}

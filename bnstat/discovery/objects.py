@@ -115,10 +115,6 @@ def note_lost_statistics(contents: Contents, taken: Collection[str]) -> list[str
 
     Keras 3 gives all layers of a model that is built late one name, and leaves layers in lists and
     dicts out of `tf.train.Checkpoint`. The optimizer still saves their gamma and beta.
-
-    Args:
-        contents: the file.
-        taken: keys of the variables of all layers.
     """
     nodes = list(contents.objects.ending_with(_ENDINGS))
     scopes = {node.full_name.rpartition("/")[0] for node in nodes if node.key in taken}

@@ -21,7 +21,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import chain, pairwise
+from itertools import pairwise
 from math import prod
 from typing import Final
 
@@ -70,8 +70,11 @@ _SLOT: Final = re.compile(
 _LONGEST_NAME: Final = 1000
 """Longer names are not searched, because this would be slow."""
 
-_Pair = tuple[str, str, bool]
-"""The name of a layer, the key of the bias before the layer, and True if this is proven."""
+_Pair = tuple[str, str | None, bool]
+"""A layer's name, the key of the bias before it (None if no bias is), and True if proven."""
+
+_Layers = Mapping[str, BatchNorm]
+"""Name -> layer."""
 
 
 def preceding_biases(
@@ -80,17 +83,22 @@ def preceding_biases(
     """Return layer name -> bias right before the layer.
 
     A layer is left out if no bias is found, or if the bias precedes several layers.
-
-    Args:
-        contents: the file.
-        layers: the file's batch-norm layers.
     """
     search = _Search(contents, layers)
+    undecided = {layer.name: layer for layer in layers}
     pairs: dict[str, PrecedingBias] = {}
-    for layer, key, is_proven in chain(
-        search.by_configuration(), search.by_graphs(), search.by_scopes(), search.by_neighbors()
+    for method in (
+        search.by_configuration,
+        search.by_graphs,
+        search.by_scopes,
+        search.by_neighbors,
     ):
-        pairs.setdefault(layer, PrecedingBias(contents.variables[key], is_proven))
+        decided = set()
+        for layer, key, is_proven in method(undecided):
+            decided.add(layer)
+            if key is not None:
+                pairs.setdefault(layer, PrecedingBias(contents.variables[key], is_proven))
+        undecided = {name: norm for name, norm in undecided.items() if name not in decided}
     uses = Counter(bias.variable.key for bias in pairs.values())
     slots = _slots(contents.variables) if pairs else {}
     betas = {layer.name: layer.variables.get("beta") for layer in layers}
@@ -135,20 +143,17 @@ class _Search:
 
     def __init__(self, contents: Contents, layers: Sequence[BatchNorm]) -> None:
         self._contents = contents
-        self._layers = layers
         self._owners = {
             variable.key: layer for layer in layers for variable in layer.all_variables()
         }
-        self._configured: set[str] = set()
 
-    def by_configuration(self) -> Iterator[_Pair]:
+    def by_configuration(self, undecided: _Layers) -> Iterator[_Pair]:
         """Search the layers of a Keras configuration that record their inputs."""
         by_name = {layer.name: layer for layer in self._contents.layers}
         for layer in self._contents.layers:
             norm = self._norm_of(layer.variables.values())
             if norm is None or not layer.inputs:
                 continue
-            self._configured.add(norm.name)
             before: Layer | None = layer
             is_leaky = is_reshaped = False
             for _ in range(_MOST_BETWEEN):
@@ -159,21 +164,22 @@ class _Search:
                 is_leaky = is_leaky or _is_leaky(before)
                 is_reshaped = is_reshaped or before.class_name == "Reshape"
             if before is None or not _adds_bias_last(before) or not _has_axis_of(norm, before):
+                yield norm.name, None, True
                 continue
             is_repeated = is_reshaped and before.class_name == "Dense"
-            key = self._only_bias(before.variables.values(), norm, is_repeated)
-            if key is not None:
-                is_free = _is_free(before.config) and _starts_even(layer.config)
-                yield norm.name, key, is_free and not is_leaky and not _is_leaky(before)
+            is_free = _is_free(before.config) and _starts_even(layer.config)
+            is_proven = is_free and not is_leaky and not _is_leaky(before)
+            yield (
+                norm.name,
+                self._only_bias(before.variables.values(), norm, is_repeated),
+                is_proven,
+            )
 
-    def by_graphs(self) -> Iterator[_Pair]:
+    def by_graphs(self, undecided: _Layers) -> Iterator[_Pair]:
         """Search the graphs for `convolution + bias` as the input of a normalization."""
-        graphs = self._contents.graphs
-        if graphs is None:
-            return
-        missing = {layer.name for layer in self._layers} - self._configured
+        missing = set(undecided)
         steps = Steps()
-        for graph in graphs():
+        for graph in self._contents.graphs() if self._contents.graphs is not None else ():
             if not missing:
                 return
             tensors = Tensors(graph, steps)
@@ -183,17 +189,16 @@ class _Search:
                     continue
                 if all(_is_argument(tensors, tensor) for tensor in norm.x):
                     continue  # The function of one layer; its caller adds the bias.
-                self._configured.add(layer.name)
                 keys = {self._bias_of(tensors, tensor, layer) for tensor in norm.x}
                 key = keys.pop() if len(keys) == 1 else None
                 if key is not None:
                     missing.discard(layer.name)
-                    yield layer.name, key, True
+                yield layer.name, key, True
 
-    def by_scopes(self) -> Iterator[_Pair]:
+    def by_scopes(self, undecided: _Layers) -> Iterator[_Pair]:
         """Search the parent scope of each layer, if no other layer has the same parent scope."""
         layers: dict[str, list[BatchNorm]] = {}
-        for layer in self._undecided():
+        for layer in undecided.values():
             layers.setdefault(self._scope_around(layer), []).append(layer)
         own = {scope: found[0] for scope, found in layers.items() if scope and len(found) == 1}
         keys_in: dict[str, list[str]] = {scope: [] for scope in own}
@@ -205,9 +210,8 @@ class _Search:
             if (bias := self._only_bias(keys_in[scope], layer)) is not None:
                 yield layer.name, bias, False
 
-    def by_neighbors(self) -> Iterator[_Pair]:
+    def by_neighbors(self, undecided: _Layers) -> Iterator[_Pair]:
         """Find biases in the layer or variable before each norm, in every recorded order."""
-        undecided = {layer.name for layer in self._undecided()}
         for before, after in self._neighbors() if undecided else ():
             norm = self._norm_of(after)
             if norm is None or norm.name not in undecided or self._owners.keys() & before:
@@ -235,10 +239,6 @@ class _Search:
             yield from pairwise([[*layer.variables.values()] for layer in self._contents.layers])
         elif self._contents.variables_in_order:
             yield from pairwise([[key] for key in self._contents.variables])
-
-    def _undecided(self) -> list[BatchNorm]:
-        """Return the layers whose input is in no configuration and no graph."""
-        return [layer for layer in self._layers if layer.name not in self._configured]
 
     def _norm_of(self, keys: Collection[str]) -> BatchNorm | None:
         """Return the layer that owns variables in `keys`, if it is the only one."""

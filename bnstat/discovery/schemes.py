@@ -130,11 +130,7 @@ LABELS: Final = frozenset(
 
 
 def find_roles(labels: Collection[str]) -> dict[str, str]:
-    """Return role -> label for one layer's variables, by the scheme with the most matches.
-
-    Args:
-        labels: the names of the variables within the layer, such as `gamma`.
-    """
+    """Return role -> label (`gamma`) for one layer's variables, by the scheme that fits most."""
     return dict(_roles_of(LABELS.intersection(labels)))
 
 

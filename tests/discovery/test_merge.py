@@ -81,6 +81,26 @@ def test_a_sighting_without_statistics_joins_by_what_it_has() -> None:
     assert layer.epsilon == 0.5
 
 
+def test_the_parts_of_a_layer_in_graphs_are_one_layer() -> None:
+    """One function may train a layer by its gamma and beta, another may apply all variables."""
+    affine = {"gamma": "g", "beta": "b"}
+    parts = [Sighting("graph", "bn", affine), Sighting("graph", "bn", {**affine, **STATISTICS})]
+    for ordered in (parts, parts[::-1]):
+        (layer,) = merge({"graphs": ordered})
+        assert layer.roles == {**affine, **STATISTICS}
+    named = Sighting("name", "bn", {"gamma": "g"})
+    assert len(merge({"patterns": [named], "objects": [parts[1]]})) == 2
+
+
+def test_of_layers_that_share_a_gamma_one_has_the_beta() -> None:
+    one, two = (
+        Sighting("graph", name, {"gamma": "g", "beta": f"{name}/b", **statistics(name)})
+        for name in ("one", "two")
+    )
+    part = Sighting("graph", "two", {"gamma": "g", "beta": "two/b"}, epsilon=0.5)
+    assert [layer.epsilon for layer in merge({"graphs": [one, two, part]})] == [None, 0.5]
+
+
 def layers_named(*names: str) -> list[Sighting]:
     return [Sighting("name", name, statistics(str(at))) for at, name in enumerate(names)]
 

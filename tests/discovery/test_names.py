@@ -11,7 +11,7 @@ from bnstat.discovery import discover
 from bnstat.discovery.merge import Sighting
 from bnstat.discovery.names import BATCH_NORM_SCOPE, VariableNames, from_names
 from bnstat.discovery.schemes import SCHEMES, Scheme, describe_lookalike, find_roles
-from bnstat.formats.contents import Contents
+from bnstat.formats.contents import Contents, Layer, Node, Objects
 from bnstat.model import Source
 from tests.builders.effort import bounded
 from tests.discovery.made import found, made, variable
@@ -87,35 +87,32 @@ def test_the_root_scope() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "is_layer"),
+    ("scope", "labels", "is_layer"),
     [
-        (["x/mean", "x/variance"], False),
-        (["x/mean", "x/variance", "x/scale"], True),
-        (["x/mean", "x/variance", "x/scale", "x/offset"], True),
-        (["bn/mean", "bn/variance"], True),
-        (["bn/gamma", "bn/beta", "bn/mean", "bn/var"], True),
-        (["conv1_bn/mean", "conv1_bn/variance"], True),
-        (["BatchNorm_3/mean", "BatchNorm_3/variance"], True),
-        (["bn/mean", "bn/variance", "bn/count"], False),
-        (["x/mean", "x/variance", "x/count", "x/scale"], False),
-        (["turbine/mean", "turbine/variance"], False),
-        (["vae/mean", "vae/var"], False),
-        (["batch_stats/norm1/mean", "batch_stats/norm1/var"], True),
-        (["opt/batch_stats/stem/norm/mean", "opt/batch_stats/stem/norm/var"], True),
-        (["batch_stats.norm1.mean", "batch_stats.norm1.var"], True),
-        (["batch_stats/obs_rms/mean", "batch_stats/obs_rms/var"], False),
-        (
-            ["batch_stats/actor/observation_norm/mean", "batch_stats/actor/observation_norm/var"],
-            False,
-        ),
-        (["batch_stats/Normalizer_0/mean", "batch_stats/Normalizer_0/var"], False),
-        (["batch_stats/norm1/mean", "batch_stats/norm1/var", "batch_stats/norm1/count"], False),
-        (["batch_stats/mean", "batch_stats/var"], False),
-        (["params/norm1/mean", "params/norm1/var"], False),
+        ("x/", "mean variance", False),
+        ("x/", "mean variance scale", True),
+        ("x/", "mean variance scale offset", True),
+        ("bn/", "mean variance", True),
+        ("bn/", "gamma beta mean var", True),
+        ("conv1_bn/", "mean variance", True),
+        ("BatchNorm_3/", "mean variance", True),
+        ("bn/", "mean variance count", False),
+        ("x/", "mean variance count scale", False),
+        ("turbine/", "mean variance", False),
+        ("vae/", "mean var", False),
+        ("batch_stats/norm1/", "mean var", True),
+        ("opt/batch_stats/stem/norm/", "mean var", True),
+        ("batch_stats.norm1.", "mean var", True),
+        ("batch_stats/obs_rms/", "mean var", False),
+        ("batch_stats/actor/observation_norm/", "mean var", False),
+        ("batch_stats/Normalizer_0/", "mean var", False),
+        ("batch_stats/norm1/", "mean var count", False),
+        ("batch_stats/", "mean var", False),
+        ("params/norm1/", "mean var", False),
     ],
 )
-def test_ordinary_words_need_more(names: list[str], is_layer: bool) -> None:
-    assert bool(found(names)) is is_layer
+def test_ordinary_words_need_more(scope: str, labels: str, is_layer: bool) -> None:
+    assert bool(found(scope + label for label in labels.split())) is is_layer
 
 
 @pytest.mark.parametrize("scope", ["running_mean_std", "bn"])
@@ -418,3 +415,60 @@ def test_the_explanation_of_each_variable() -> None:
 )
 def test_roles_of_labels(labels: Sequence[str], expected: Sequence[str | None]) -> None:
     assert [find_roles(labels).get(role) for role in ALL] == list(expected)
+
+
+# Shapes that differ from the statistics, whatever evidence shows the layer
+
+MISFITS = ((4, 3, 3, 3), (5,))
+
+
+def of_shapes(gamma: tuple[int, ...], key: str = "bn/scale", **more: object) -> Contents:
+    """A layer whose gamma, under a key, may have another shape than its statistics."""
+    shapes = {key: gamma, "bn/beta": (4,), "bn/moving_mean": (4,), "bn/moving_variance": (1, 1, 4)}
+    return made(shapes, shapes, **more)
+
+
+def sources(key: str) -> dict[str, dict[str, object]]:
+    keys = {"gamma": key, **{role: f"bn/{role}" for role in ALL[1:]}}
+    configured = Layer("bn", "BatchNormalization", {"epsilon": 0.1}, keys)
+    tracked = Objects(
+        [
+            Node({"bn": 1}, None, ""),
+            Node({role: at + 2 for at, role in enumerate(keys)}, None, ""),
+            *(Node({}, each, each) for each in keys.values()),
+        ]
+    )
+    return {"layers": {"layers": (configured,)}, "objects": {"objects": tracked}, "patterns": {}}
+
+
+def patterns(source: str, leaf: str) -> tuple[tuple[str, str], ...]:
+    if source != "patterns":
+        return ()
+    return (("gamma", rf"(.*)/{leaf}$"), *((role, rf"(.*)/{role}$") for role in ALL[1:]))
+
+
+@pytest.mark.parametrize("source", ["layers", "objects", "patterns"])
+def test_a_tensor_of_another_shape_is_undecided(source: str) -> None:
+    more = sources("bn/scale")[source]
+    for gamma in ((4,), (4, 1), *MISFITS):
+        (layer,) = discover(of_shapes(gamma, **more), patterns=patterns(source, "scale"))
+        fits = gamma not in MISFITS
+        assert set(layer.variables) == (set(ALL) if fits else set(ALL[1:]))
+        assert [variable.key for variable in layer.undecided] == ([] if fits else ["bn/scale"])
+        assert any("bn/scale" in note for note in layer.notes) is not fits
+
+
+@pytest.mark.parametrize("source", ["layers", "objects", "patterns"])
+def test_a_tensor_named_gamma_keeps_its_role(source: str) -> None:
+    """Otherwise inference would be computed without it, and nothing would report the mismatch."""
+    more = sources("bn/gamma")[source]
+    for gamma in MISFITS:
+        contents = of_shapes(gamma, "bn/gamma", **more)
+        (layer,) = discover(contents, patterns=patterns(source, "gamma"))
+        assert set(layer.variables) == set(ALL)
+
+
+def test_by_names_alone_a_gamma_of_another_shape_is_shown() -> None:
+    for gamma in MISFITS:
+        (layer,) = discover(of_shapes(gamma, "bn/gamma"))
+        assert set(layer.variables) == set(ALL)

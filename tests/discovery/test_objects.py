@@ -217,13 +217,6 @@ def test_extra_variables() -> None:
     assert set(layer.extra) == {"renorm_mean", "renorm_stddev", "moving_stddev"}
 
 
-def test_gamma_comes_before_a_scale_of_another_kind() -> None:
-    graph = Graph()
-    graph.root(bn=graph.norm("k", roles=("scale", "offset", *ROLES)))
-    (layer,) = from_objects(graph.contents())
-    assert layer.roles == {role: f"k/{role}" for role in ROLES}
-
-
 GAMMA_AND_BETA, STATISTICS = "gamma and beta of further", "the file contains further"
 
 
@@ -253,7 +246,3 @@ def test_lost_statistics_are_noted(full_names: Sequence[str], notes: list[str]) 
     assert list(discover(alone.contents()).notes) == []
     lacking = graph.contents(missing={f"opt/{n}" for n in range(len(lost))})
     assert list(discover(lacking).notes) == []
-
-
-def test_an_empty_graph() -> None:
-    assert from_objects(made([])) == []

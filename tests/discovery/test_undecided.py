@@ -1,4 +1,4 @@
-"""Layers that may be batch norm, and layers that look like it."""
+"""Layers that may be batch norm, layers that look like it, and architectures that do not fit."""
 
 from __future__ import annotations
 
@@ -13,9 +13,16 @@ import pytest
 import tensorflow as tf
 
 import bnstat
+from bnstat.errors import BnstatError
 from tests.builders.keras_models import all_layers, randomised, roles_of
 from tests.formats.keras.files import same_bits
-from tests.formats.keras.saved import LIBRARIES, saved_weights, wrapped
+from tests.formats.keras.saved import (
+    LIBRARIES,
+    saved_architecture,
+    saved_weights,
+    sequential,
+    wrapped,
+)
 
 
 @pytest.fixture(scope="module", params=LIBRARIES)
@@ -155,3 +162,45 @@ def test_layers_of_one_name_in_a_checkpoint(tmp_path: Path, library: ModuleType)
         for layer in all_layers(net)
         if type(layer).__name__ == "BatchNormalization"
     }
+
+
+# Architectures that do not fit the weights
+
+
+@pytest.mark.parametrize("form", [".weights.h5", ".h5"])
+@pytest.mark.parametrize("library", LIBRARIES.values(), ids=LIBRARIES)
+@pytest.mark.parametrize(
+    ("units", "norms", "reason"),
+    [
+        (3, {"b": {}}, "c"),
+        (3, {"b": {}, "c": {}, "e": {}}, "no variables for e "),
+        (3, {"b": {"scale": False}, "c": {}}, "b has 3 variables, 4 in the weights"),
+        (5, {"b": {}, "c": {}}, "d has units=5, its kernel has shape [4, 3]"),
+    ],
+    ids=["fewer layers", "more layers", "other roles", "other shapes"],
+)
+def test_an_architecture_that_does_not_fit(
+    tmp_path: Path, library: ModuleType, form: str, units: int, norms: Any, reason: str
+) -> None:
+    def net(units: int, norms: Any) -> Any:
+        norm = library.layers.BatchNormalization
+        dense = library.layers.Dense(units, name="d")
+        return sequential(library, dense, *(norm(name=name, **norms[name]) for name in norms))
+
+    path = saved_weights(library, net(3, {"b": {}, "c": {}}), tmp_path, form)
+    config = saved_architecture(net(units, norms), tmp_path, "to_json")
+    with pytest.raises(BnstatError) as caught:
+        bnstat.load(path, config=config)
+    assert f"does not fit {path}" in caught.value.what
+    assert reason in caught.value.what
+
+
+def test_channels_of_another_number(tmp_path: Path) -> None:
+    def net(channels: int) -> Any:
+        norm = keras.layers.BatchNormalization(name="b")
+        return randomised(keras.Sequential([keras.Input((channels,)), norm]))
+
+    net(4).save_weights(tmp_path / "m.weights.h5")
+    (tmp_path / "m.json").write_text(net(5).to_json())
+    with pytest.raises(BnstatError, match=r"b has 5 channels, its variables have shape \[4\]"):
+        bnstat.load(tmp_path / "m.weights.h5", config=tmp_path / "m.json")

@@ -128,7 +128,7 @@ def from_graphs(contents: Contents) -> list[Sighting]:
         shown |= keys
         for norm in find_norms(Tensors(graph, steps), contents.variables, doubt):
             norm.inputs = frozenset((graph.name, tensor) for tensor in norm.x)
-            layer = merger.add("graphs", len(merger.layers), norm)
+            layer = merger.add("graphs", norm)
             values = epsilons.setdefault(layer.positions["graphs"], [])
             if norm.epsilon is not None and norm.epsilon not in values:
                 values.append(norm.epsilon)
@@ -137,11 +137,12 @@ def from_graphs(contents: Contents) -> list[Sighting]:
                 unfinished.difference_update(layer.roles.values())
             else:
                 unfinished.update(layer.roles.values())
-    for position, layer in enumerate(merger.layers):
+    for layer in merger.layers:
         layer.uses_batch_statistics &= "moving_variance" not in layer.roles
-        if len(epsilons[position]) > 1:
+        values = epsilons[layer.positions["graphs"]]
+        if len(values) > 1:
             layer.epsilon = None
-            listed = " and ".join(map(repr, epsilons[position]))
+            listed = " and ".join(map(repr, values))
             layer.notes = (f"its graphs use different epsilons ({listed})",)
     return merger.layers
 
@@ -153,13 +154,9 @@ def find_norms(
 ) -> list[Norm]:
     """Return the batch normalizations of a graph, in the order of the network.
 
-    ONNX's op is included even if the file contains none of its inputs.
-
-    Args:
-        tensors: the tensors of the graph.
-        variables: key -> variable. Variables of different sizes do not belong to one layer.
-        doubt: returns, for a key, how unlikely the variable is a moving statistic; None if
-            impossible.
+    ONNX's op is included even if the file contains none of its inputs. Variables of different sizes
+    do not belong to one layer. `doubt` returns, for a key, how unlikely the variable is a moving
+    statistic; None if impossible.
     """
     updates = Updates(tensors, doubt)
     norms = {}
@@ -341,12 +338,7 @@ class _Formula:
 
 
 def _normalization(tensors: Tensors, root: str) -> _Formula | None:
-    """Return the normalization that is computed from a root, or None.
-
-    Args:
-        tensors: the tensors of the graph.
-        root: the op that computes `1 / sqrt(...)` or `sqrt(...)`.
-    """
+    """Return the normalization that is computed from `1 / sqrt(...)` or `sqrt(...)`, or None."""
     after = tensors.downstream(root, _ARITHMETIC, _LARGEST_CONE)
     for expand_differences in (False, True):
         expansion = _Expansion(tensors, root, frozenset(after), expand_differences)
@@ -404,7 +396,7 @@ def _formula(op: str, expression: _Expression | None) -> _Formula | None:
 
 
 class _Expansion:
-    """_Expressions of the tensors that are computed from a root."""
+    """Expressions of the tensors that are computed from a root."""
 
     def __init__(
         self, tensors: Tensors, root: str, after: frozenset[str], differences: bool

@@ -96,9 +96,7 @@ class Steps:
 class Tensors:
     """The tensors of a graph, each named by its op, or `op:output` beyond the first output.
 
-    Args:
-        graph: the graph.
-        steps: the budget, shared by all graphs of a file. When the budget is spent, tracing stops.
+    All graphs of a file share a budget of steps. When the budget is spent, tracing stops.
     """
 
     def __init__(self, graph: Graph, steps: Steps) -> None:
@@ -152,12 +150,14 @@ class Tensors:
         while queue:
             name = queue.popleft()
             yield name
+            steps = 0
             for following in after(name):
-                if not self._steps.take():
-                    return
+                steps += 1
                 if following not in reached:
                     reached.add(following)
                     queue.append(following)
+            if not self._steps.take(steps):
+                return
 
     def sources(self, tensor: str) -> tuple[str, ...]:
         """Return the tensors whose numbers `tensor` has; several if a switch selects one of them.
@@ -166,10 +166,16 @@ class Tensors:
         empty if the path is too long.
         """
         if tensor not in self._sources:
-            passed = self._trace(tensor, self._behind)
-            is_whole = len(passed) <= _MOST_STEPS_EACH and self._steps.left >= 0
-            ends = (source for source in passed if not self._behind(source))
-            self._sources[tensor] = tuple(ends) if is_whole else ()
+            ends = []
+
+            def behind(passed: str) -> Sequence[str]:
+                before = self._behind(passed)
+                if not before:
+                    ends.append(passed)
+                return before
+
+            is_short = len(self._trace(tensor, behind)) <= _MOST_STEPS_EACH
+            self._sources[tensor] = tuple(ends) if is_short and self._steps.left >= 0 else ()
         return self._sources[tensor]
 
     def reach(self, tensor: str) -> set[str]:

@@ -22,7 +22,7 @@ from decimal import Decimal
 from functools import cached_property
 from math import isfinite
 
-from bnstat.discovery.graphs.tensors import SUMS, Tensors
+from bnstat.discovery.graphs.tensors import SUMS, Leaf, Tensors
 from bnstat.formats.contents import Op
 from bnstat.model import ROLES
 
@@ -44,16 +44,14 @@ class _Update:
 
     Attributes:
         op: the op's name.
-        variable: the tensors that may have the variable's value.
-        key: the variable's key; None if the file does not contain it.
+        variable: the variable; its key is None if the file does not contain it.
         new: the tensor towards which the variable is moved; empty if the variable is only set.
         momentum: the share of the old value that is kept; None if it is not a constant.
         dividend: the tensors that may be the dividend, if the new value is a quotient.
     """
 
     op: str
-    variable: tuple[str, ...]
-    key: str | None
+    variable: Leaf
     new: str
     momentum: float | None
     dividend: tuple[str, ...]
@@ -63,7 +61,6 @@ class Updates:
     """The updates of variables by the ops of a graph.
 
     Args:
-        tensors: the tensors of the graph.
         doubt: returns, for a key, how unlikely the variable is a moving statistic; None if
             impossible. If several variables follow one tensor, the most likely is taken.
     """
@@ -97,8 +94,8 @@ class Updates:
         """Key of a variable -> the names of the ops that update the variable."""
         ops: dict[str, list[str]] = {}
         for update in self._updates:
-            if update.key is not None:
-                ops.setdefault(update.key, []).append(update.op)
+            if update.variable.key is not None:
+                ops.setdefault(update.variable.key, []).append(update.op)
         return ops
 
     def key(self, tensors: Sequence[str]) -> str | None:
@@ -133,14 +130,14 @@ def _of_statistics(updates: Sequence[_Update]) -> Iterator[tuple[str, _Update]]:
     The update of an accumulator is yielded with the key of the statistic that is computed from the
     accumulator.
     """
-    updated = {update.variable for update in updates}
+    updated = {update.variable.sources for update in updates}
     fractions = {
-        update.dividend: update.key
+        update.dividend: update.variable.key
         for update in updates
-        if update.dividend in updated and update.dividend != update.variable
+        if update.dividend in updated and update.dividend != update.variable.sources
     }
     for update in updates:
-        key = fractions.get(update.variable, update.key)
+        key = fractions.get(update.variable.sources, update.variable.key)
         if key is not None and update.new and update.dividend not in fractions:
             yield key, update
 
@@ -148,13 +145,13 @@ def _of_statistics(updates: Sequence[_Update]) -> Iterator[tuple[str, _Update]]:
 def _updates(tensors: Tensors, ops: Sequence[Op]) -> Iterator[_Update]:
     for op in ops:
         inputs = tensors.inputs(op.name)
-        if len(inputs) != 2 or not (variable := tensors.sources(inputs[0])):
+        if len(inputs) != 2 or not (variable := tensors.leaf(inputs[0])).sources:
             continue
         new, momentum = _new_value(tensors, op, *inputs)
         quotient = tensors.operands(new or inputs[1], _QUOTIENTS)
         dividend = tensors.sources(quotient[0]) if quotient else ()
         if new or dividend:
-            yield _Update(op.name, variable, tensors.variable(inputs[0]), new, momentum, dividend)
+            yield _Update(op.name, variable, new, momentum, dividend)
 
 
 def _new_value(tensors: Tensors, op: Op, target: str, value: str) -> tuple[str, float | None]:
@@ -191,10 +188,8 @@ def _factors(tensors: Tensors, product: str) -> Sequence[tuple[str, str]]:
 
 def _is_same(tensors: Tensors, tensor: str, target: str) -> bool:
     """Return True if a tensor has the numbers of an assignment's target variable."""
-    key = tensors.variable(target)
-    if key is not None:
-        return tensors.variable(tensor) == key
-    return tensors.sources(tensor) == tensors.sources(target)
+    one, other = tensors.leaf(tensor), tensors.leaf(target)
+    return one.sources == other.sources if other.key is None else one.key == other.key
 
 
 def _share_kept(tensors: Tensors, rate: str) -> float | None:

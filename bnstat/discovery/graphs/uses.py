@@ -19,7 +19,7 @@ import re
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
 from typing import Final
 
@@ -67,10 +67,6 @@ def statistics_uses(contents: Contents, layers: Sequence[BatchNorm]) -> Mapping[
     """Return layer name -> use of the moving statistics in the graphs.
 
     Layers that are in no graph are left out. If the graphs are too large, the result is empty.
-
-    Args:
-        contents: the file.
-        layers: the file's batch-norm layers.
     """
     uses: dict[str, StatisticsUse] = {}
     steps = Steps(_MOST_STEPS)
@@ -202,17 +198,20 @@ class _GraphUses:
         if op.type not in ("Assign", "AssignVariableOp"):
             return True
         old = self._ops_of[key]
-        behind = self._tensors.walk([op_of(inputs[1])], partial(self._before, with_controls=False))
+        behind = self._tensors.walk([op_of(inputs[1])], self._before)
         return any(name in old for name in islice(behind, _LARGEST_STEP))
 
     def _run_with(self, trainers: Sequence[str]) -> Set[str]:
         """Return the ops that run in a training step: all dependencies of a training op."""
+        if not trainers:
+            return set()
+        before = {name: [*self._before(name, with_controls=True)] for name in self._tensors.ops}
         waiting: dict[str, list[str]] = defaultdict(list)
-        for name in self._tensors.ops if trainers else ():
-            for before in self._before(name, with_controls=True):
-                waiting[before].append(name)
+        for name, names in before.items():
+            for other in names:
+                waiting[other].append(name)
         training = self._tensors.walk(trainers, lambda name: waiting.get(name, ()))
-        return self._behind([*training], with_controls=True)
+        return {*self._tensors.walk([*training], lambda name: before.get(name, ()))}
 
     def _ends(self) -> Iterator[str]:
         """Yield the ops whose results leave the graph, except for the ends of updates."""
@@ -222,11 +221,11 @@ class _GraphUses:
             if self._tensors.variable(op.name) is None:
                 yield op.name
 
-    def _behind(self, names: Iterable[str], with_controls: bool = False) -> Set[str]:
-        """Return the ops and all of their dependencies."""
-        return {*self._tensors.walk(names, partial(self._before, with_controls=with_controls))}
+    def _behind(self, names: Iterable[str]) -> Set[str]:
+        """Return the ops and all of their dependencies, except for control dependencies."""
+        return {*self._tensors.walk(names, self._before)}
 
-    def _before(self, name: str, with_controls: bool) -> Iterator[str]:
+    def _before(self, name: str, with_controls: bool = False) -> Iterator[str]:
         """Yield the ops that an op depends on.
 
         A normalization with batch statistics does not depend on the stored statistics, which the op

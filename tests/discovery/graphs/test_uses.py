@@ -88,19 +88,18 @@ def use(run: int, mode: str, is_read: bool) -> StatisticsUse:
     return StatisticsUse(2, run, mode, is_read)  # type: ignore[arg-type]
 
 
-def test_updates_that_the_training_op_runs(tmp_path: Path) -> None:
-    assert save(tmp_path, lambda: True, 3) == {
-        "a": use(2, "batch", False),
-        "b": use(1, "batch", False),
-    }
-
-
-def test_updates_that_it_does_not_run(tmp_path: Path) -> None:
-    assert save(tmp_path, lambda: True) == dict.fromkeys("ab", use(0, "batch", False))
-
-
-def test_training_in_inference_mode(tmp_path: Path) -> None:
-    assert save(tmp_path, lambda: False) == dict.fromkeys("ab", use(0, "stored", True))
+@pytest.mark.parametrize(
+    ("by_batch", "with_updates", "first", "second"),
+    [
+        (True, 3, use(2, "batch", False), use(1, "batch", False)),
+        (True, 0, use(0, "batch", False), use(0, "batch", False)),
+        (False, 0, use(0, "stored", True), use(0, "stored", True)),
+    ],
+)
+def test_updates_that_the_training_op_runs(
+    by_batch: bool, with_updates: int, first: StatisticsUse, second: StatisticsUse, tmp_path: Path
+) -> None:
+    assert save(tmp_path, lambda: by_batch, with_updates) == {"a": first, "b": second}
 
 
 @pytest.mark.parametrize(
@@ -126,22 +125,19 @@ def test_a_training_op_after_the_optimizer(tmp_path: Path) -> None:
     assert save(tmp_path, lambda: True, extra=group) == dict.fromkeys("ab", use(2, "batch", False))
 
 
-def test_summaries_and_savers_do_not_use_the_statistics(tmp_path: Path) -> None:
-    def summary(loss: Any) -> None:
+@pytest.mark.parametrize("is_summary", [True, False])
+def test_summaries_and_savers_do_not_use_the_statistics(is_summary: bool, tmp_path: Path) -> None:
+    def reader(loss: Any) -> None:
         with v1.variable_scope("a", reuse=True):
-            v1.summary.histogram("mean", v1.get_variable("moving_mean"))
-        v1.summary.merge_all()
+            mean = v1.get_variable("moving_mean")
+        if is_summary:
+            v1.summary.histogram("mean", mean)
+            v1.summary.merge_all()
+        else:
+            tf.reduce_sum(mean)
 
-    assert not save(tmp_path, lambda: True, extra=summary)["a"].is_read
-
-
-def test_any_other_op_uses_them(tmp_path: Path) -> None:
-    def distance(loss: Any) -> None:
-        with v1.variable_scope("a", reuse=True):
-            tf.reduce_sum(v1.get_variable("moving_mean"))
-
-    found = save(tmp_path, lambda: True, extra=distance)
-    assert [found[name].is_read for name in "ab"] == [True, False]
+    found = save(tmp_path, lambda: True, extra=reader)
+    assert [found[name].is_read for name in "ab"] == [not is_summary, False]
 
 
 def test_a_graph_that_does_not_train(tmp_path: Path) -> None:
