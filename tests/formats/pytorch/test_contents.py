@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 import bnstat
-from bnstat.errors import BnstatError, NotFoundError
 from bnstat.formats.pytorch.file import matches
 from bnstat.storage.local import LocalFile
 from tests.formats.keras.files import same_bits
@@ -117,17 +116,6 @@ def test_whole_models_record_their_settings(tmp_path: Path, form: str) -> None:
     (note,) = model.notes
     assert note.endswith(f"{Net.__module__}.Net")
     assert [layer.name for layer in bnstat.load(save(tmp_path / "n", net, form))] == NAMES
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_cut_short(tmp_path: Path, form: str) -> None:
-    data = save(tmp_path / "m", Net().state_dict(), form).read_bytes()
-    for length in range(200, len(data) - 1, len(data) // 19):
-        (tmp_path / "m").write_bytes(data[:length])
-        assert matches(LocalFile(tmp_path / "m"))
-        with pytest.raises(BnstatError) as caught:
-            bnstat.load(tmp_path / "m", eager=True)
-        assert not isinstance(caught.value, NotFoundError)
 
 
 def test_other_tensors_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
