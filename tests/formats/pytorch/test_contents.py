@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import bnstat
+from bnstat.errors import DamagedError
 from bnstat.formats.pytorch.file import matches
 from bnstat.storage.local import LocalFile
 from tests.formats.keras.files import same_bits
@@ -144,15 +145,19 @@ def test_other_zips_and_pickles_are_not_recognised(tmp_path: Path) -> None:
     assert not matches(LocalFile(tmp_path / "p"))
 
 
-@pytest.mark.parametrize("protocol", range(2, 6))
+@pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("form", FORMS)
 def test_every_protocol(tmp_path: Path, form: str, protocol: int) -> None:
-    net = Net()
+    net, path = Net(), tmp_path / "m"
     torch.save(
-        net.state_dict(), tmp_path / "m", pickle_protocol=protocol,
+        net.state_dict(), path, pickle_protocol=protocol,
         _use_new_zipfile_serialization=FORMS[form],
     )  # fmt: skip
-    assert_is(bnstat.load(tmp_path / "m"), net)
+    if protocol == 0:
+        with pytest.raises(DamagedError, match="protocol 0"):
+            bnstat.load(path)
+    else:
+        assert_is(bnstat.load(path), net)
 
 
 class _Bomb:
