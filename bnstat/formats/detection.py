@@ -274,6 +274,17 @@ def native_opener(open_: Callable[[_T, Source], Contents], stored: _T) -> Opener
     return open_model
 
 
+def first_in_zip(file: File) -> bytes | None:
+    """Return the name of a zip's first member, even if the zip is cut short; None for other files.
+
+    The local header before a member has the length of the name at 26, and the name at 30.
+    """
+    head = file.head(30)
+    if not head.startswith(b"PK\x03\x04"):
+        return None
+    return file.head(30 + int.from_bytes(head[26:28], "little"))[30:]
+
+
 def is_json_with(file: File, *marks: bytes) -> bool:
     """Return True for a JSON object that contains all of these bytes."""
     if file.size > MAX_JSON or not file.head(64).lstrip().startswith(b"{"):

@@ -73,13 +73,20 @@ def test_a_missing_data_file(tmp_path: Path) -> None:
         by_key["b"].extents()
 
 
-def test_a_saved_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["saved_model", "m.keras"])
+def test_a_model_of_keras(tmp_path: Path, name: str) -> None:
     model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(name="bn")])
     model.layers[0].set_weights([RANDOM.random(4).astype(np.float32) for _ in range(4)])
-    tf.saved_model.save(model, str(tmp_path / "m"))
-    (layer,) = bnstat.load(tmp_path / "m")
+    path = tmp_path / name
+    if name == "m.keras":
+        model.save(path)
+    else:
+        tf.saved_model.save(model, str(path))
+    (layer,) = bnstat.load(path)
     for role, expected in zip(layer.variables, model.layers[0].get_weights(), strict=True):
         assert same_bits(from_extents(layer.variables[role]), expected)
+        (extent,) = layer.variables[role].extents()
+        assert str(extent.file.local_path).startswith(str(path))
 
 
 def test_the_extents_of_a_version_1_checkpoint_are_blocks(tmp_path: Path) -> None:
@@ -127,17 +134,6 @@ def test_hdf5_of_other_layouts(tmp_path: Path, options: dict[str, Any], count: i
 def test_hdf5_without_bytes(tmp_path: Path) -> None:
     assert hdf5(tmp_path / "m.h5", np.zeros((0, 3), "f4")).extents() == []
     assert hdf5(tmp_path / "t.h5", "text").extents() == []
-
-
-def test_the_extents_in_a_keras_archive_are_of_the_archive(tmp_path: Path) -> None:
-    model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(name="bn")])
-    model.layers[0].set_weights([RANDOM.random(4).astype(np.float32) for _ in range(4)])
-    model.save(tmp_path / "m.keras")
-    (layer,) = bnstat.load(tmp_path / "m.keras")
-    for role, expected in zip(layer.variables, model.layers[0].get_weights(), strict=True):
-        assert same_bits(from_extents(layer.variables[role]), expected)
-        (extent,) = layer.variables[role].extents()
-        assert extent.file.local_path == str(tmp_path / "m.keras")
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

@@ -22,6 +22,7 @@ import numpy as np
 
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents, Layer
+from bnstat.formats.detection import first_in_zip
 from bnstat.formats.dtypes import as_shape, dtype_of_descr
 from bnstat.model import Array, Source, Variable
 from bnstat.storage.archive import fetch_starts, packed_slice_of, zip_members
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 
 _ENDING: Final = ".npy"
-_ZIP_MEMBER: Final = b"PK\x03\x04"
 _MAGIC: Final = b"\x93NUMPY"
 _LONGEST_HEADER: Final = 10_000
 """Bytes of a header, as in NumPy, because longer ones take long to parse."""
@@ -49,11 +49,8 @@ _BOMB_FLOOR: Final = 64 << 20
 
 def matches(file: File) -> bool:
     """Return True for a zip of `.npy` files alone."""
-    head = file.head(30)
-    if not head.startswith(_ZIP_MEMBER):
-        return False
-    name = file.head(30 + int.from_bytes(head[26:28], "little"))[30:]
-    if not name.endswith(_ENDING.encode()):
+    first = first_in_zip(file)
+    if first is None or not first.endswith(_ENDING.encode()):
         return False
     return all(info.filename.endswith(_ENDING) for info in members(file))
 

@@ -15,6 +15,7 @@ from typing import Final
 
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents
+from bnstat.formats.detection import first_in_zip
 from bnstat.formats.keras import CONFIG, WEIGHTS, is_keras_folder
 from bnstat.formats.keras.config import describe, read_json
 from bnstat.formats.keras.h5 import writer
@@ -24,20 +25,17 @@ from bnstat.storage.archive import open_archive, stored_member
 from bnstat.storage.files import File, Folder
 
 _METADATA: Final = "metadata.json"
-_ZIP_MEMBER: Final = b"PK\x03\x04"
-_NAME_OFFSET: Final = 30
-"""The offset of a member's name in the local header before the member."""
 
 
 def matches(file: File) -> bool:
     """Return True for a zip of a Keras model, even if the end of the zip is missing."""
-    head = file.head(_NAME_OFFSET + len(_METADATA))
-    if not head.startswith(_ZIP_MEMBER):
+    first = first_in_zip(file)
+    if first is None:
         return False
     try:
         folder = open_archive(file)
     except DamagedError:
-        return head.endswith(_METADATA.encode())
+        return first == _METADATA.encode()
     return folder is not None and is_keras_folder(folder)
 
 

@@ -116,10 +116,7 @@ def read_weights(file: File) -> Weights:
 
 
 def shard_names(file: File) -> tuple[str, list[str]]:
-    """Return the name of the index, or of the single file, and the names of the shards.
-
-    For a file without shards, the list contains only the file.
-    """
+    """Return the name of the index, or of the single file, and the names of the shards, if any."""
     index = _index_of(file)
     if index is None:
         return file.name, []

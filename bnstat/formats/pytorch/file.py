@@ -14,13 +14,9 @@ from typing import Final
 
 from bnstat.errors import DamagedError
 from bnstat.formats.contents import Contents
+from bnstat.formats.detection import first_in_zip
 from bnstat.model import Source
 from bnstat.storage.files import File
-
-_ZIP: Final = b"PK\x03\x04"
-_NAME_LENGTH: Final = slice(26, 28)
-_NAME_AT: Final = 30
-"""The offset in a zip of the length of the first member's name."""
 
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _LEGACY: Final = re.compile(
@@ -37,11 +33,8 @@ def matches(file: File) -> bool:
     """Return True for PyTorch's zip, even if it is cut short, and for the older form."""
     if _LEGACY.match(file.head(32)):
         return True
-    head = file.head(_NAME_AT)
-    if not head.startswith(_ZIP):
-        return False
-    first = file.head(_NAME_AT + int.from_bytes(head[_NAME_LENGTH], "little"))[_NAME_AT:]
-    if b"/" not in first:
+    first = first_in_zip(file)
+    if first is None or b"/" not in first:
         return False
     if first.endswith(b"/data.pkl"):
         return True
@@ -57,4 +50,4 @@ def open_contents(file: File, source: Source) -> Contents:
     """Return the tensors of a file."""
     from bnstat.formats.pytorch import contents
 
-    return contents.open_contents(file, source, is_zip=file.head(4) == _ZIP)
+    return contents.open_contents(file, source, is_zip=first_in_zip(file) is not None)

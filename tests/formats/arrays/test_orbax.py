@@ -44,11 +44,9 @@ def test_flax(tmp_path: Path, layout: str, dtype: str) -> None:
     for path in (tmp_path / "c", tmp_path / "c/_METADATA"):
         model = bnstat.load(path)
         assert (model.source.format, model.source.writer) == ("orbax", None)
-        (layer,) = model
-        assert layer.name == "BatchNorm_0"
+        assert_layers(model, {"BatchNorm_0": {role: held[key] for key, role in FLAX.items()}})
         for key, role in FLAX.items():
-            assert layer.variables[role].key == ".".join(key)
-            assert same_bits(layer.array(role), held[key])
+            assert model[0].variables[role].key == ".".join(key)
     assert len(bnstat.load(tmp_path / "c", values=False).explain()) == 5
 
 

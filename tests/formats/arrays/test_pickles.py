@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import bnstat
-from bnstat.errors import BnstatError, DamagedError
+from bnstat.errors import BnstatError
 from bnstat.model import ROLES
 from tests.builders.oracle import assert_layers, same_bits
 
@@ -60,23 +60,6 @@ def test_nothing_is_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     (layer,) = bnstat.load(path)
     layer.read()
     assert capsys.readouterr().out == ""
-
-
-def test_damage(tmp_path: Path) -> None:
-    content, path = (DATA / "haiku.pkl").read_bytes(), tmp_path / "m.pkl"
-    path.write_bytes(content[:-20])
-    with pytest.raises(DamagedError):
-        bnstat.load(path)
-    for at in range(2, len(content), 5):
-        for value in (0x00, 0x52, 0xFF):
-            data = bytearray(content)
-            data[at] = value
-            path.write_bytes(data)
-            try:
-                for variable in bnstat.load(path).stored.values():
-                    variable.read()
-            except BnstatError:
-                pass
 
 
 def old_text(content: bytes) -> bytes:

@@ -114,15 +114,6 @@ def test_invalid_headers(tmp_path: Path, header: bytes) -> None:
         open_contents(LocalFile(path), Source("", ""))
 
 
-def test_cut_short_within_the_header_or_the_data(tmp_path: Path) -> None:
-    data = written(tmp_path / "m", {"t": entry(data_offsets=[36, 48])}).read_bytes()
-    for length in (20, len(data) - 1):
-        (tmp_path / "m").write_bytes(data[:length])
-        assert matches(LocalFile(tmp_path / "m"))
-        with pytest.raises(DamagedError):
-            bnstat.load(tmp_path / "m")
-
-
 def test_plain_json_is_not_recognised(tmp_path: Path) -> None:
     (tmp_path / "m").write_text('{"a": {"b": {"c": {}}}}')
     assert not matches(LocalFile(tmp_path / "m"))

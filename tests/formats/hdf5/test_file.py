@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.formats.hdf5 import file as hdf5
 from bnstat.formats.hdf5.file import Hdf5, is_hdf5
 from bnstat.storage.local import LocalFile
 from tests.builders.memory import MemoryFile
@@ -107,6 +108,16 @@ def test_a_group_of_thousands_of_members(tmp_path: Path) -> None:
     assert sorted(store.variables) == [f"a/b/{name}" for name in names]
     for index in (0, 1234, 4999):
         assert store.variables[f"a/b/{index:05}"].read() == index
+
+
+@pytest.mark.parametrize("limit", ["_MAX_OBJECTS", "_MAX_NAMES"])
+def test_the_tree_has_a_budget(limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        for index in range(30):
+            file[f"{index:02}"] = np.float32(index)
+    monkeypatch.setattr(hdf5, limit, 20)
+    with pytest.raises(DamagedError, match="too many objects, or too long names"):
+        _ = Hdf5(LocalFile(tmp_path / "m.h5")).variables
 
 
 @pytest.mark.parametrize("count", [9, 300, pytest.param(20_000, marks=pytest.mark.slow)])

@@ -18,64 +18,67 @@ def model(*layers: object, name: str = "net", **config: object) -> dict[str, Any
     return {"class_name": "Functional", "config": {"name": name, "layers": [*layers], **config}}
 
 
-def described(serialized: object) -> list[tuple[str, str]]:
-    """The name and the path of every layer."""
-    return [(layer.name, layer.key) for layer in walk(describe(serialized, "file"))]
-
-
-def test_paths_count_per_class_and_model() -> None:
-    inner = model(layer("BatchNormalization", "x"), layer("Dense", "y"), name="inner")
-    network = model(
-        layer("BatchNormalization", "z"),
-        inner,
-        layer("BatchNormalization", "a"),
-        layer("pkg>MyNorm2D", "custom"),
-        model(layer("BatchNormalization", "x"), name="second"),
-    )
-    assert described(network) == [
-        ("z", "layers/batch_normalization"),
-        ("inner", "layers/functional"),
-        ("inner/x", "layers/functional/layers/batch_normalization"),
-        ("inner/y", "layers/functional/layers/dense"),
-        ("a", "layers/batch_normalization_1"),
-        ("custom", "layers/my_norm2d"),
-        ("second", "layers/functional_1"),
-        ("second/x", "layers/functional_1/layers/batch_normalization"),
-    ]
-
-
-def test_the_config_of_an_old_sequential_is_a_list() -> None:
-    network = {"class_name": "Sequential", "config": [layer("Dense", "a"), layer("Dense", "b")]}
-    assert described(network) == [("a", "layers/dense"), ("b", "layers/dense_1")]
-
-
-def test_wrapped_layers_are_below_the_wrappers_attribute() -> None:
-    network = model(
-        layer("TimeDistributed", "td", layer=layer("BatchNormalization", "bn")),
-        layer("Bidirectional", "bi", layer=layer("LSTM", "f"), backward_layer=layer("LSTM", "b")),
-        layer(
-            "RNN", "rnn", cell=layer("Stacked", "s", cells=[layer("Cell", "a"), layer("Cell", "b")])
+POLICY = {"class_name": "DTypePolicy", "config": {"name": "float32"}, "module": "keras"}
+OPERATION = {"class_name": "BatchNorm", "config": {"name": "op"}, "module": "keras.src.ops.nn"}
+ZEROS = {"class_name": "Zeros", "config": {}}
+NETWORKS = {
+    "paths count per class and model": (
+        model(
+            layer("BatchNormalization", "z"),
+            model(layer("BatchNormalization", "x"), layer("Dense", "y"), name="inner"),
+            layer("BatchNormalization", "a"),
+            layer("pkg>MyNorm2D", "custom"),
+            model(layer("BatchNormalization", "x"), name="second"),
         ),
-    )
-    assert described(network) == [
-        ("td", "layers/time_distributed"),
-        ("td/bn", "layers/time_distributed/layer"),
-        ("bi", "layers/bidirectional"),
-        ("bi/f", "layers/bidirectional/forward_layer"),
-        ("bi/b", "layers/bidirectional/backward_layer"),
-        ("rnn", "layers/rnn"),
-        ("rnn/s", "layers/rnn/cell"),
-        ("rnn/s/a", "layers/rnn/cell/cells/cell"),
-        ("rnn/s/b", "layers/rnn/cell/cells/cell_1"),
-    ]
+        {
+            "z": "layers/batch_normalization",
+            "inner": "layers/functional",
+            "inner/x": "layers/functional/layers/batch_normalization",
+            "inner/y": "layers/functional/layers/dense",
+            "a": "layers/batch_normalization_1",
+            "custom": "layers/my_norm2d",
+            "second": "layers/functional_1",
+            "second/x": "layers/functional_1/layers/batch_normalization",
+        },
+    ),
+    "the config of an old Sequential is a list": (
+        {"class_name": "Sequential", "config": [layer("Dense", "a"), layer("Dense", "b")]},
+        {"a": "layers/dense", "b": "layers/dense_1"},
+    ),
+    "wrapped layers are below the wrapper's attribute": (
+        model(
+            layer("TimeDistributed", "td", layer=layer("BatchNormalization", "bn")),
+            layer(
+                "Bidirectional", "bi", layer=layer("LSTM", "f"), backward_layer=layer("LSTM", "b")
+            ),
+            layer(
+                "RNN", "rnn", cell=layer("S", "s", cells=[layer("Cell", "a"), layer("Cell", "b")])
+            ),
+        ),
+        {
+            "td": "layers/time_distributed",
+            "td/bn": "layers/time_distributed/layer",
+            "bi": "layers/bidirectional",
+            "bi/f": "layers/bidirectional/forward_layer",
+            "bi/b": "layers/bidirectional/backward_layer",
+            "rnn": "layers/rnn",
+            "rnn/s": "layers/rnn/cell",
+            "rnn/s/a": "layers/rnn/cell/cells/cell",
+            "rnn/s/b": "layers/rnn/cell/cells/cell_1",
+        },
+    ),
+    "policies, operations and initializers are not layers": (
+        model(layer("Dense", "a", dtype=POLICY, kernel_initializer=ZEROS), OPERATION),
+        {"a": "layers/dense"},
+    ),
+}
 
 
-def test_policies_operations_and_initializers_are_not_layers() -> None:
-    policy = {"class_name": "DTypePolicy", "config": {"name": "float32"}, "module": "keras"}
-    operation = {"class_name": "BatchNorm", "config": {"name": "op"}, "module": "keras.src.ops.nn"}
-    zeros = {"class_name": "Zeros", "config": {}}
-    network = model(layer("Dense", "a", dtype=policy, kernel_initializer=zeros), operation)
-    assert described(network) == [("a", "layers/dense")]
+@pytest.mark.parametrize("case", NETWORKS)
+def test_names_and_paths_in_network_order(case: str) -> None:
+    network, expected = NETWORKS[case]
+    found = [(layer.name, layer.key) for layer in walk(describe(network, "file"))]
+    assert found == list(expected.items())
 
 
 def test_a_frozen_model_freezes_its_layers() -> None:

@@ -33,6 +33,19 @@ def test_many_links_to_one_group(tmp_path: Path) -> None:
     assert read_all(path) == WHOLE
 
 
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    secret = write_weights(tmp_path / "secret.h5")
+
+    def link(file: h5py.File) -> None:
+        file[f"layers/batch_normalization_1/{VARS.rpartition('/')[2]}"] = h5py.ExternalLink(
+            secret.name, VARS
+        )
+        file["layers/batch_normalization_2"] = h5py.SoftLink("/layers/batch_normalization")
+
+    contents = contents_of(write_weights(tmp_path / "m.weights.h5", link))
+    assert list(contents.variables) == [f"{VARS}/{index}" for index in range(4)]
+
+
 def test_data_outside_of_the_file_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(bytes(12))
     other = write_weights(tmp_path / "other.h5")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import bnstat
-from bnstat.errors import BnstatError, NotFoundError
+from bnstat.errors import DamagedError
 from bnstat.formats.pytorch.file import matches
 from bnstat.storage.local import LocalFile
 from tests.formats.keras.files import same_bits
@@ -119,17 +119,6 @@ def test_whole_models_record_their_settings(tmp_path: Path, form: str) -> None:
     assert [layer.name for layer in bnstat.load(save(tmp_path / "n", net, form))] == NAMES
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_cut_short(tmp_path: Path, form: str) -> None:
-    data = save(tmp_path / "m", Net().state_dict(), form).read_bytes()
-    for length in range(200, len(data) - 1, len(data) // 19):
-        (tmp_path / "m").write_bytes(data[:length])
-        assert matches(LocalFile(tmp_path / "m"))
-        with pytest.raises(BnstatError) as caught:
-            bnstat.load(tmp_path / "m", eager=True)
-        assert not isinstance(caught.value, NotFoundError)
-
-
 def test_other_tensors_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = OrderedDict(big=torch.zeros(4 << 20), **Net().state_dict())
     for form in FORMS:
@@ -156,15 +145,19 @@ def test_other_zips_and_pickles_are_not_recognised(tmp_path: Path) -> None:
     assert not matches(LocalFile(tmp_path / "p"))
 
 
-@pytest.mark.parametrize("protocol", range(2, 6))
+@pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("form", FORMS)
 def test_every_protocol(tmp_path: Path, form: str, protocol: int) -> None:
-    net = Net()
+    net, path = Net(), tmp_path / "m"
     torch.save(
-        net.state_dict(), tmp_path / "m", pickle_protocol=protocol,
+        net.state_dict(), path, pickle_protocol=protocol,
         _use_new_zipfile_serialization=FORMS[form],
     )  # fmt: skip
-    assert_is(bnstat.load(tmp_path / "m"), net)
+    if protocol == 0:
+        with pytest.raises(DamagedError, match="protocol 0"):
+            bnstat.load(path)
+    else:
+        assert_is(bnstat.load(path), net)
 
 
 class _Bomb:

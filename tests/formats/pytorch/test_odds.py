@@ -116,17 +116,6 @@ def test_a_quantized_port_is_proven(tmp_path: Path) -> None:
     assert [(each.layer, each.rounding) for each in difference.folded] == [("1", "quantized")]
 
 
-def test_protocol_1_is_read_and_0_is_refused(tmp_path: Path) -> None:
-    net, path = Net(), tmp_path / "m.pt"
-    for form, is_zip in FORMS.items():
-        torch.save(net.state_dict(), path, pickle_protocol=1, _use_new_zipfile_serialization=is_zip)
-        assert_is(bnstat.load(path), net)
-        torch.save(net.state_dict(), path, pickle_protocol=0, _use_new_zipfile_serialization=is_zip)
-        with pytest.raises(DamagedError, match="protocol 0"):
-            bnstat.load(path)
-        assert form in FORMS
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "tensor"),
