@@ -1,9 +1,7 @@
-"""Write what follows from the code.
+"""The pages and the schema that follow from the code.
 
 The topic `cli` follows from the commands, the table in the topic `rules` from the rules, and the
 formats in the topic `files` and in the JSON schema from `formats/registry.py`.
-
-python -m tests.docs.generate
 """
 
 from __future__ import annotations
@@ -171,12 +169,3 @@ PAGES = {
     SCHEMA: schema,
 }
 """File -> its content."""
-
-
-def write_pages() -> None:
-    for path, page in PAGES.items():
-        path.write_text("".join(page()), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    write_pages()

@@ -1,9 +1,7 @@
 """Records the public surface: Python names, command-line options, exit codes and JSON schemas.
 
-    python -m tests.docs.surface
-
-writes `surface.txt`, with one line for each thing that semantic versioning protects. A line that
-disappears or changes breaks somebody's program and needs a new major version.
+`surface.txt` has one line for each thing that semantic versioning protects. A line that disappears
+or changes breaks somebody's program and needs a new major version.
 """
 
 from __future__ import annotations
@@ -144,7 +142,3 @@ def properties(path: str, schema: Mapping[str, Any]) -> Iterator[str]:
             yield from properties(f"{path}.{key}", value)
     if isinstance(schema.get("items"), Mapping):
         yield from properties(f"{path}[]", schema["items"])
-
-
-if __name__ == "__main__":
-    RECORD.write_text(surface(), encoding="utf-8")

@@ -55,7 +55,9 @@ def test_the_output_of_a_command_is_current(
         assert_same_but_for_last_digits(shown, block.output)
     else:
         lines = [line.rstrip() for line in shown.rstrip().split("\n")]
-        assert lines == block.output.rstrip().split("\n")
+        assert lines == block.output.rstrip().split("\n"), (
+            f"the output has changed: run `python -m tests.docs {block.page.name}`"
+        )
 
 
 def assert_same_but_for_last_digits(shown: str, expected: str) -> None:

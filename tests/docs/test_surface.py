@@ -18,7 +18,7 @@ def test_the_surface_is_the_recorded_one() -> None:
         "the public surface has changed:\n"
         + "\n".join(changes)
         + "\nA line that begins with `-` breaks programs and needs a new major version."
-        "\nIf the change is intended, run `python -m tests.docs.surface`, add a line to"
+        "\nIf the change is intended, run `python -m tests.docs`, add a line to"
         " CHANGELOG.md and commit both."
     )
 
