@@ -385,11 +385,8 @@ class Reading(NamedTuple):
     ) -> Model:
         """Load a model with its arrays, with a progress bar if loading is slow.
 
-        Args:
-            path: the path.
-            layers: globs; layers whose name matches none are not read.
-            values: False to read no arrays.
-            quiet: True for no progress bar.
+        Layers whose name matches none of the globs `layers` are not read. If `values` is False, no
+        arrays are read.
 
         Raises:
             BnstatError: the model cannot be read, or a glob matches no layer.
@@ -414,12 +411,7 @@ class Reading(NamedTuple):
     def load_all(
         self, path: str, layers: tuple[str, ...] = (), *, last: int | None = None
     ) -> Models:
-        """Load the checkpoints of a folder, the oldest first.
-
-        Args:
-            path: the folder.
-            layers: globs, as for `load`.
-            last: load only this number of newest checkpoints; None for all.
+        """Load the checkpoints of a folder, the oldest first; `last` is the number of newest ones.
 
         Raises:
             BnstatError: the folder has no checkpoints.
@@ -429,15 +421,27 @@ class Reading(NamedTuple):
         return load_all(path, layers=layers, last=last, **self.for_all())
 
 
-def reading_all(command: Command) -> Command:
-    """Add the options for reading models, passed to the command as `reading`."""
+def _gathered(
+    name: str,
+    names: Sequence[str],
+    build: Callable[..., object],
+    options: Sequence[Callable[[Any], Any]],
+) -> Callable[[Command], Command]:
+    """Return a decorator that adds options, and passes what `build` makes of them as `name`."""
 
-    @functools.wraps(command)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        fields = {name: kwargs.pop(name) for name in Reading._fields if name in kwargs}
-        return command(*args, reading=Reading(**fields), **kwargs)
+    def add(command: Command) -> Command:
+        @functools.wraps(command)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            given = {each: kwargs.pop(each) for each in names if each in kwargs}
+            return command(*args, **{name: build(**given)}, **kwargs)
 
-    return _with_options(wrapper, (*_NAMES, *_READING))  # type: ignore[return-value]
+        return _with_options(wrapper, options)  # type: ignore[return-value]
+
+    return add
+
+
+reading_all = _gathered("reading", Reading._fields, Reading, (*_NAMES, *_READING))
+"""Adds the options for reading models, passed to the command as `reading`."""
 
 
 def reading(command: Command) -> Command:
@@ -465,6 +469,8 @@ class RuleOptions(NamedTuple):
         """The settings in the options, which take precedence over the settings in a file."""
         from bnstat.checks.settings import Settings
 
+        if self.config_file is not None and self.isolated:
+            raise click.UsageError("--config-file and --isolated: choose one")
         return Settings(_split(self.select), _split(self.ignore), self.thresholds, self.fail_on)
 
 
@@ -472,47 +478,28 @@ def _split(values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(rule.strip() for text in values for rule in text.split(",") if rule.strip())
 
 
-def rules(command: Command) -> Command:
-    """Add the options that select and adjust rules, passed to the command as `rules`."""
-
-    @functools.wraps(command)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        rule_options = RuleOptions(**{name: kwargs.pop(name) for name in RuleOptions._fields})
-        if rule_options.config_file is not None and rule_options.isolated:
-            raise click.UsageError("--config-file and --isolated: choose one")
-        return command(*args, rules=rule_options, **kwargs)
-
-    return _with_options(wrapper, _RULES)  # type: ignore[return-value]
+rules = _gathered("rules", RuleOptions._fields, RuleOptions, _RULES)
+"""Adds the options that select and adjust rules, passed to the command as `rules`."""
 
 
 def formats(default: str = "text", **helps: str) -> Callable[[Command], Command]:
     """Add a flag per format; the selected format is passed to the command as `format_`."""
 
-    def add(command: Command) -> Command:
-        @functools.wraps(command)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            chosen = [name for name in helps if kwargs.pop(f"as_{name}")]
-            if len(chosen) > 1:
-                raise click.UsageError(f"--{' and --'.join(chosen)}: choose one")
-            return command(*args, format_=chosen[0] if chosen else default, **kwargs)
+    def chosen(**flags: bool) -> str:
+        names = [name for name in helps if flags[f"as_{name}"]]
+        if len(names) > 1:
+            raise click.UsageError(f"--{' and --'.join(names)}: choose one")
+        return names[0] if names else default
 
-        flags = [
-            click.option(f"--{name}", f"as_{name}", is_flag=True, help=text)
-            for name, text in helps.items()
-        ]
-        return _with_options(wrapper, flags)  # type: ignore[return-value]
-
-    return add
+    options = [
+        click.option(f"--{name}", f"as_{name}", is_flag=True, help=text)
+        for name, text in helps.items()
+    ]
+    return _gathered("format_", [f"as_{name}" for name in helps], chosen, options)
 
 
 def print_notes(models: Iterable[Model], quiet: bool, command: str = "") -> None:
-    """Print the notes of models, each note once.
-
-    Args:
-        models: the models.
-        quiet: True to print nothing.
-        command: the running command, which notes do not recommend.
-    """
+    """Print the notes of models, each note once, without recommending the running command."""
     advice = re.compile(rf" \(bnstat {command}\b[^()]*\)" if command else "(?!)")
     if not quiet:
         for note in dict.fromkeys(note for model in models for note in _notes(model)):
