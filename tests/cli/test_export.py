@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import signal
-import stat
 
 import numpy as np
 import pytest
@@ -75,12 +73,6 @@ def test_no_values(run, loads):
     assert first["gamma"] == {"variable": "stem/bn/gamma", "dtype": "float32", "shape": [8]}
 
 
-def test_chosen_layers(run, loads):
-    loads(MODEL)
-    layers = json.loads(run("export", "--layer", "head*").stdout)["layers"]
-    assert [bn["name"] for bn in layers] == ["head/bn"]
-
-
 def test_json_is_utf8_on_any_terminal(start):
     process = start(
         ["export"],
@@ -104,29 +96,3 @@ def test_an_interrupted_export_leaves_no_trace(start, tmp_path, number, code):
     assert process.returncode == code
     assert err == b""
     assert list(tmp_path.iterdir()) == []
-
-
-def test_permissions_are_those_of_any_new_file(run, loads, tmp_path):
-    loads(MODEL)
-    before = os.umask(0o022)
-    try:
-        run("export", "-o", tmp_path / "stats.json")
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE((tmp_path / "stats.json").stat().st_mode) == 0o644
-
-
-def test_a_real_file(run, real):
-    folder = real / "phasenet-tf1-adam"
-    truth = json.loads((folder / "truth.json").read_text())["layers"]
-    document = json.loads(run("export", folder).stdout)
-    assert {bn["name"] for bn in document["layers"]} == set(truth)
-    for bn in document["layers"]:
-        for role in ROLES:
-            values = np.float32(bn[role]["values"]).astype(float)
-            assert bn[role]["shape"] == truth[bn["name"]][role]["shape"]
-            np.testing.assert_allclose(values.mean(), truth[bn["name"]][role]["mean"], rtol=1e-9)
-            assert [values.min(), values.max()] == [
-                truth[bn["name"]][role]["min"],
-                truth[bn["name"]][role]["max"],
-            ]

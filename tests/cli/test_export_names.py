@@ -42,12 +42,6 @@ def test_apply_reads_every_export(
     assert bnstat.diff(bnstat.load(other), bnstat.load(copy)).equal
 
 
-def test_the_format_wins_over_the_ending(network: str, tmp_path: Path) -> None:
-    target = tmp_path / "values.json"
-    assert run("export", network, "--format", "safetensors", "-o", target).exit_code == 0
-    assert bnstat.load(target).source.format == "safetensors"
-
-
 def test_a_map_of_diff_renames_for_export(network: str, tmp_path: Path) -> None:
     names = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean",
              "moving_variance": "running_var"}  # fmt: skip

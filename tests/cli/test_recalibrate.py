@@ -123,11 +123,6 @@ def test_drift_as_json_and_csv(run, tmp_path):
     assert [float(row["mean"]) for row in rows[:8]] == first["mean"]
 
 
-def test_help_says_that_the_model_is_run(run):
-    for command in ("drift", "recalibrate"):
-        assert "This runs the model" in run(command, "--help").stdout
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

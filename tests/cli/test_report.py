@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -147,8 +146,3 @@ def test_invalid_drift_documents_are_refused(text: str, old: str, tmp_path: Path
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1
     assert not target.exists()
-
-
-def test_the_data_is_json(old: str) -> None:
-    (data,) = Shown(run(old).stdout).all("script", id="data")
-    assert json.loads(data)["title"] == old
