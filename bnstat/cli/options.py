@@ -160,27 +160,20 @@ def _starting(texts: list[str], start: str) -> list[str]:
     return [text for text in texts if text.startswith(start) and text.isprintable()]
 
 
-def _patterns(
-    _: click.Context, __: click.Parameter, values: tuple[str, ...]
-) -> tuple[tuple[str, str], ...]:
+def _pattern(text: str) -> tuple[str, str]:
     from bnstat.model import ROLES
 
-    pairs = []
-    for text in values:
-        role, equals, regex = text.partition("=")
-        if not equals or role not in ROLES:
-            raise click.BadParameter(
-                f"{text!r} is not ROLE=REGEX with a role of {', '.join(ROLES)}"
-            )
-        try:
-            re.compile(regex)
-        except re.error as error:
-            raise click.BadParameter(f"{regex!r} is not a regular expression: {error}") from None
-        pairs.append((role, regex))
-    return tuple(pairs)
+    role, equals, regex = text.partition("=")
+    if not equals or role not in ROLES:
+        raise click.BadParameter(f"{text!r} is not ROLE=REGEX with a role of {', '.join(ROLES)}")
+    try:
+        re.compile(regex)
+    except re.error as error:
+        raise click.BadParameter(f"{regex!r} is not a regular expression: {error}") from None
+    return role, regex
 
 
-def _size(_: click.Context, __: click.Parameter, text: str) -> int:
+def _size(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
     if match is None:
         raise click.BadParameter(f"{text!r} is not a size such as 256MB or 2GiB")
@@ -280,7 +273,7 @@ _NAMES = (
         "patterns",
         multiple=True,
         metavar="ROLE=REGEX",
-        callback=_patterns,
+        type=_pattern,
         help="Recognize names of your own, such as gamma='(.*)/scale$': a variable whose name "
         "matches has this ROLE (gamma, beta, moving_mean or moving_variance). The group "
         "(?P<layer>...), or else the first group, is the layer's name; without groups it is the "
@@ -308,7 +301,7 @@ _READING = (
         metavar="SIZE",
         default="256MB",
         show_default=True,
-        callback=_size,
+        type=_size,
         help="Refuse to download more than this from a URL.",
     ),
     click.option(

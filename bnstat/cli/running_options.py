@@ -35,16 +35,14 @@ memory are run, and only layers of Keras itself are built, unless --trust.
 """
 
 
-def _size(_: click.Context, __: click.Parameter, given: str | None) -> tuple[int, int] | None:
-    if given is None:
-        return None
+def _size(given: str) -> tuple[int, int]:
     sizes = given.lower().split("x")
     if len(sizes) not in (1, 2) or not all(each.isdecimal() and int(each) for each in sizes):
         raise click.BadParameter(f"{given!r} is neither SIZE nor HEIGHTxWIDTH")
     return int(sizes[0]), int(sizes[-1])
 
 
-def _factor(_: click.Context, __: click.Parameter, given: str) -> float:
+def _factor(given: str) -> float:
     try:
         return float(Fraction(given))
     except (ValueError, ZeroDivisionError):
@@ -103,14 +101,14 @@ _OPTIONS = (
     click.option(
         "--image-size",
         metavar="HxW",
-        callback=_size,
+        type=_size,
         help="Resize images to this. Default: the model's own size.",
     ),
     click.option(
         "--scale",
         metavar="FACTOR",
         default="1",
-        callback=_factor,
+        type=_factor,
         help="Multiply the pixels of images (0 to 255) by this, such as 1/255.",
     ),
     click.option(
