@@ -86,12 +86,6 @@ def test_a_damaged_checkpoint_is_skipped(folder: Path) -> None:
     assert "model-3.h5" in line
 
 
-def test_a_file_is_a_run_of_one_checkpoint(folder: Path) -> None:
-    result = run(str(folder / "model-1.h5"))
-    assert result.exit_code == 0
-    assert "checkpoints  1: " in result.stdout
-
-
 def test_the_twin_whose_updates_never_ran() -> None:
     sound = json.loads(run(str(DATA / "digits/run"), "--json").stdout)
     stuck = json.loads(run(str(DATA / "digits_no_updates/run"), "--json").stdout)

@@ -78,13 +78,6 @@ def test_other_types_are_refused(array):
         shortest(array)
 
 
-@pytest.mark.parametrize("dtype", SMALL_TYPES[1:])
-def test_portable_floats_hold_the_same_numbers(dtype):
-    array = np.array([0.5, 1.5, -3.0]).astype(dtype)
-    assert portable(array).dtype == np.float32
-    np.testing.assert_array_equal(portable(array).astype(dtype), array)
-
-
 def test_portable_leaves_numpys_own_types_alone():
     array = np.array([1, 2], ">f2")
     assert portable(array) is array

@@ -86,12 +86,6 @@ def test_a_pipe_gets_ascii_alone():
     assert set(UNICODE.blocks) & set(unicode)
 
 
-def test_every_layer_is_drawn_in_its_turn():
-    lines = drawn(usual("one"), usual("two"))
-    assert lines.index("one") < lines.index("two")
-    assert sum(line.startswith("moving variance: ") for line in lines) == 2
-
-
 def test_values_that_are_not_finite():
     bad = np.float32([np.nan, 1, 2, np.inf, 3])
     lines = drawn(layer("bn", {"moving_mean": bad, "moving_variance": np.full(3, np.nan)}))
