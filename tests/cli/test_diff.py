@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import html
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx.helper import make_node
 from onnx.numpy_helper import from_array
-from click.testing import CliRunner, Result
 
-from bnstat.cli import main
 from tests.builders.flatbuffers import hand_made
-from tests.cli.files import write_h5
+from tests.cli.files import command_line, write_h5
 from tests.compare.ports import arrays_of, random_kernel, rewritten, scale_and_shift, trained
 from tests.fuzz import ports
 from tests.output.models import layer, usual
@@ -22,8 +21,7 @@ from tests.output.models import layer, usual
 FIRST, SECOND = trained("block1/bn", 6, seed=1), trained("block2/bn", 6, seed=2)
 
 
-def run(*args: object) -> Result:
-    return CliRunner().invoke(main, ["diff", *map(str, args)])
+run = partial(command_line, "diff")
 
 
 @pytest.fixture
@@ -148,7 +146,7 @@ def test_notes_do_not_advise_to_run_the_command_that_runs(network: str, tmp_path
     onnx, tflite = tmp_path / "m.onnx", tmp_path / "m.tflite"
     onnx.write_bytes(ports.onnx_model([node], tensors))
     tflite.write_bytes(hand_made(0, (1,), bytes(4), 0))
-    assert "bnstat diff" in CliRunner().invoke(main, ["inspect", str(onnx)]).stderr
+    assert "bnstat diff" in command_line("inspect", onnx).stderr
     errors = run(network, onnx).stderr + run(network, tflite).stderr
     assert errors.count("note: ") == 2
     assert "bnstat diff" not in errors

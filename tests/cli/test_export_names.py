@@ -7,16 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
 import bnstat
-from bnstat.cli import main
+from tests.cli.files import command_line as run
 from tests.cli.files import write_h5
 from tests.output.models import usual
-
-
-def run(*args: object) -> Result:
-    return CliRunner().invoke(main, [*map(str, args)])
 
 
 @pytest.fixture

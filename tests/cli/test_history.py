@@ -3,21 +3,19 @@ from __future__ import annotations
 import csv
 import io
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
-from bnstat.cli import main
-from tests.cli.files import write_h5
+from tests.cli.files import command_line, write_h5
 from tests.output.models import usual
 
 DATA = Path(__file__).parents[1] / "data"
 
 
-def run(*args: str) -> Result:
-    return CliRunner().invoke(main, ["history", *args])
+run = partial(command_line, "history")
 
 
 @pytest.fixture
