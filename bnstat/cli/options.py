@@ -181,35 +181,32 @@ def _size(text: str) -> int:
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
-def _storage_options(
-    _: click.Context, __: click.Parameter, values: tuple[str, ...]
-) -> dict[str, Any]:
-    """Parse KEY=VALUE pairs. A value that is not JSON is a string."""
-    if not values:
-        return {}
+def _storage_option(text: str) -> tuple[str, Any]:
+    """Parse KEY=VALUE. A value that is not JSON is a string."""
     import json
 
-    options: dict[str, Any] = {}
-    for text in values:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise click.BadParameter("a storage option has the form KEY=VALUE")
-        try:
-            options[key] = json.loads(value)
-        except ValueError:
-            options[key] = value
-    return options
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise click.BadParameter("a storage option has the form KEY=VALUE")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
 
 
-def _thresholds(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
-    thresholds = {}
-    for text in values:
-        name, _equals, value = text.partition("=")
-        try:
-            thresholds[name] = float(value)
-        except ValueError:
-            raise click.BadParameter(f"{text!r} is not NAME=NUMBER") from None
-    return thresholds
+def _threshold(text: str) -> tuple[str, float]:
+    name, _equals, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not NAME=NUMBER") from None
+
+
+def as_dict(
+    _: click.Context, __: click.Parameter, pairs: tuple[tuple[str, Any], ...]
+) -> dict[str, Any]:
+    """Return the pairs that an option with several values was converted to as a dict."""
+    return dict(pairs)
 
 
 path = click.argument("path", default=".", type=click.Path())
@@ -309,7 +306,8 @@ _READING = (
         "storage_options",
         multiple=True,
         metavar="KEY=VALUE",
-        callback=_storage_options,
+        type=_storage_option,
+        callback=as_dict,
         help="Pass an option to fsspec's driver for the URL, such as anon=true. Can be repeated.",
     ),
 )
@@ -335,7 +333,8 @@ _RULES = (
         "thresholds",
         multiple=True,
         metavar="NAME=NUMBER",
-        callback=_thresholds,
+        type=_threshold,
+        callback=as_dict,
         help="Set the threshold of a rule, such as gamma=0.01. check --explain prints the name and "
         "the default. Can be repeated.",
     ),
