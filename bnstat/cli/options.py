@@ -160,27 +160,20 @@ def _starting(texts: list[str], start: str) -> list[str]:
     return [text for text in texts if text.startswith(start) and text.isprintable()]
 
 
-def _patterns(
-    _: click.Context, __: click.Parameter, values: tuple[str, ...]
-) -> tuple[tuple[str, str], ...]:
+def _pattern(text: str) -> tuple[str, str]:
     from bnstat.model import ROLES
 
-    pairs = []
-    for text in values:
-        role, equals, regex = text.partition("=")
-        if not equals or role not in ROLES:
-            raise click.BadParameter(
-                f"{text!r} is not ROLE=REGEX with a role of {', '.join(ROLES)}"
-            )
-        try:
-            re.compile(regex)
-        except re.error as error:
-            raise click.BadParameter(f"{regex!r} is not a regular expression: {error}") from None
-        pairs.append((role, regex))
-    return tuple(pairs)
+    role, equals, regex = text.partition("=")
+    if not equals or role not in ROLES:
+        raise click.BadParameter(f"{text!r} is not ROLE=REGEX with a role of {', '.join(ROLES)}")
+    try:
+        re.compile(regex)
+    except re.error as error:
+        raise click.BadParameter(f"{regex!r} is not a regular expression: {error}") from None
+    return role, regex
 
 
-def _size(_: click.Context, __: click.Parameter, text: str) -> int:
+def _size(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
     if match is None:
         raise click.BadParameter(f"{text!r} is not a size such as 256MB or 2GiB")
@@ -188,35 +181,32 @@ def _size(_: click.Context, __: click.Parameter, text: str) -> int:
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
-def _storage_options(
-    _: click.Context, __: click.Parameter, values: tuple[str, ...]
-) -> dict[str, Any]:
-    """Parse KEY=VALUE pairs. A value that is not JSON is a string."""
-    if not values:
-        return {}
+def _storage_option(text: str) -> tuple[str, Any]:
+    """Parse KEY=VALUE. A value that is not JSON is a string."""
     import json
 
-    options: dict[str, Any] = {}
-    for text in values:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise click.BadParameter("a storage option has the form KEY=VALUE")
-        try:
-            options[key] = json.loads(value)
-        except ValueError:
-            options[key] = value
-    return options
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise click.BadParameter("a storage option has the form KEY=VALUE")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
 
 
-def _thresholds(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
-    thresholds = {}
-    for text in values:
-        name, _equals, value = text.partition("=")
-        try:
-            thresholds[name] = float(value)
-        except ValueError:
-            raise click.BadParameter(f"{text!r} is not NAME=NUMBER") from None
-    return thresholds
+def _threshold(text: str) -> tuple[str, float]:
+    name, _equals, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not NAME=NUMBER") from None
+
+
+def as_dict(
+    _: click.Context, __: click.Parameter, pairs: tuple[tuple[str, Any], ...]
+) -> dict[str, Any]:
+    """Return the pairs that an option with several values was converted to as a dict."""
+    return dict(pairs)
 
 
 path = click.argument("path", default=".", type=click.Path())
@@ -280,7 +270,7 @@ _NAMES = (
         "patterns",
         multiple=True,
         metavar="ROLE=REGEX",
-        callback=_patterns,
+        type=_pattern,
         help="Recognize names of your own, such as gamma='(.*)/scale$': a variable whose name "
         "matches has this ROLE (gamma, beta, moving_mean or moving_variance). The group "
         "(?P<layer>...), or else the first group, is the layer's name; without groups it is the "
@@ -308,7 +298,7 @@ _READING = (
         metavar="SIZE",
         default="256MB",
         show_default=True,
-        callback=_size,
+        type=_size,
         help="Refuse to download more than this from a URL.",
     ),
     click.option(
@@ -316,7 +306,8 @@ _READING = (
         "storage_options",
         multiple=True,
         metavar="KEY=VALUE",
-        callback=_storage_options,
+        type=_storage_option,
+        callback=as_dict,
         help="Pass an option to fsspec's driver for the URL, such as anon=true. Can be repeated.",
     ),
 )
@@ -342,7 +333,8 @@ _RULES = (
         "thresholds",
         multiple=True,
         metavar="NAME=NUMBER",
-        callback=_thresholds,
+        type=_threshold,
+        callback=as_dict,
         help="Set the threshold of a rule, such as gamma=0.01. check --explain prints the name and "
         "the default. Can be repeated.",
     ),
@@ -385,11 +377,8 @@ class Reading(NamedTuple):
     ) -> Model:
         """Load a model with its arrays, with a progress bar if loading is slow.
 
-        Args:
-            path: the path.
-            layers: globs; layers whose name matches none are not read.
-            values: False to read no arrays.
-            quiet: True for no progress bar.
+        Layers whose name matches none of the globs `layers` are not read. If `values` is False, no
+        arrays are read.
 
         Raises:
             BnstatError: the model cannot be read, or a glob matches no layer.
@@ -414,12 +403,7 @@ class Reading(NamedTuple):
     def load_all(
         self, path: str, layers: tuple[str, ...] = (), *, last: int | None = None
     ) -> Models:
-        """Load the checkpoints of a folder, the oldest first.
-
-        Args:
-            path: the folder.
-            layers: globs, as for `load`.
-            last: load only this number of newest checkpoints; None for all.
+        """Load the checkpoints of a folder, the oldest first; `last` is the number of newest ones.
 
         Raises:
             BnstatError: the folder has no checkpoints.
@@ -429,15 +413,27 @@ class Reading(NamedTuple):
         return load_all(path, layers=layers, last=last, **self.for_all())
 
 
-def reading_all(command: Command) -> Command:
-    """Add the options for reading models, passed to the command as `reading`."""
+def _gathered(
+    name: str,
+    names: Sequence[str],
+    build: Callable[..., object],
+    options: Sequence[Callable[[Any], Any]],
+) -> Callable[[Command], Command]:
+    """Return a decorator that adds options, and passes what `build` makes of them as `name`."""
 
-    @functools.wraps(command)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        fields = {name: kwargs.pop(name) for name in Reading._fields if name in kwargs}
-        return command(*args, reading=Reading(**fields), **kwargs)
+    def add(command: Command) -> Command:
+        @functools.wraps(command)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            given = {each: kwargs.pop(each) for each in names if each in kwargs}
+            return command(*args, **{name: build(**given)}, **kwargs)
 
-    return _with_options(wrapper, (*_NAMES, *_READING))  # type: ignore[return-value]
+        return _with_options(wrapper, options)  # type: ignore[return-value]
+
+    return add
+
+
+reading_all = _gathered("reading", Reading._fields, Reading, (*_NAMES, *_READING))
+"""Adds the options for reading models, passed to the command as `reading`."""
 
 
 def reading(command: Command) -> Command:
@@ -465,6 +461,8 @@ class RuleOptions(NamedTuple):
         """The settings in the options, which take precedence over the settings in a file."""
         from bnstat.checks.settings import Settings
 
+        if self.config_file is not None and self.isolated:
+            raise click.UsageError("--config-file and --isolated: choose one")
         return Settings(_split(self.select), _split(self.ignore), self.thresholds, self.fail_on)
 
 
@@ -472,47 +470,28 @@ def _split(values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(rule.strip() for text in values for rule in text.split(",") if rule.strip())
 
 
-def rules(command: Command) -> Command:
-    """Add the options that select and adjust rules, passed to the command as `rules`."""
-
-    @functools.wraps(command)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        rule_options = RuleOptions(**{name: kwargs.pop(name) for name in RuleOptions._fields})
-        if rule_options.config_file is not None and rule_options.isolated:
-            raise click.UsageError("--config-file and --isolated: choose one")
-        return command(*args, rules=rule_options, **kwargs)
-
-    return _with_options(wrapper, _RULES)  # type: ignore[return-value]
+rules = _gathered("rules", RuleOptions._fields, RuleOptions, _RULES)
+"""Adds the options that select and adjust rules, passed to the command as `rules`."""
 
 
 def formats(default: str = "text", **helps: str) -> Callable[[Command], Command]:
     """Add a flag per format; the selected format is passed to the command as `format_`."""
 
-    def add(command: Command) -> Command:
-        @functools.wraps(command)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            chosen = [name for name in helps if kwargs.pop(f"as_{name}")]
-            if len(chosen) > 1:
-                raise click.UsageError(f"--{' and --'.join(chosen)}: choose one")
-            return command(*args, format_=chosen[0] if chosen else default, **kwargs)
+    def chosen(**flags: bool) -> str:
+        names = [name for name in helps if flags[f"as_{name}"]]
+        if len(names) > 1:
+            raise click.UsageError(f"--{' and --'.join(names)}: choose one")
+        return names[0] if names else default
 
-        flags = [
-            click.option(f"--{name}", f"as_{name}", is_flag=True, help=text)
-            for name, text in helps.items()
-        ]
-        return _with_options(wrapper, flags)  # type: ignore[return-value]
-
-    return add
+    options = [
+        click.option(f"--{name}", f"as_{name}", is_flag=True, help=text)
+        for name, text in helps.items()
+    ]
+    return _gathered("format_", [f"as_{name}" for name in helps], chosen, options)
 
 
 def print_notes(models: Iterable[Model], quiet: bool, command: str = "") -> None:
-    """Print the notes of models, each note once.
-
-    Args:
-        models: the models.
-        quiet: True to print nothing.
-        command: the running command, which notes do not recommend.
-    """
+    """Print the notes of models, each note once, without recommending the running command."""
     advice = re.compile(rf" \(bnstat {command}\b[^()]*\)" if command else "(?!)")
     if not quiet:
         for note in dict.fromkeys(note for model in models for note in _notes(model)):

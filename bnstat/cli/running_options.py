@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bnstat.cli.options import as_dict
 from bnstat.signals import ending_in_time
 
 if TYPE_CHECKING:
@@ -35,36 +36,29 @@ memory are run, and only layers of Keras itself are built, unless --trust.
 """
 
 
-def _size(_: click.Context, __: click.Parameter, given: str | None) -> tuple[int, int] | None:
-    if given is None:
-        return None
+def _size(given: str) -> tuple[int, int]:
     sizes = given.lower().split("x")
     if len(sizes) not in (1, 2) or not all(each.isdecimal() and int(each) for each in sizes):
         raise click.BadParameter(f"{given!r} is neither SIZE nor HEIGHTxWIDTH")
     return int(sizes[0]), int(sizes[-1])
 
 
-def _factor(_: click.Context, __: click.Parameter, given: str) -> float:
+def _factor(given: str) -> float:
     try:
         return float(Fraction(given))
     except (ValueError, ZeroDivisionError):
         raise click.BadParameter(f"{given!r} is not a number, such as 1/255") from None
 
 
-def _feeds(
-    _: click.Context, __: click.Parameter, given: tuple[str, ...]
-) -> dict[str, bool | float]:
-    feeds: dict[str, bool | float] = {}
-    for text in given:
-        name, equals, value = text.rpartition("=")
-        try:
+def _feed(text: str) -> tuple[str, bool | float]:
+    name, equals, value = text.rpartition("=")
+    try:
+        if equals and name:
             number = _BOOLS.get(value.lower())
-            feeds[name] = float(value) if number is None else number
-        except ValueError:
-            equals = ""
-        if not equals or not name:
-            raise click.BadParameter(f"{text!r} is not NAME=NUMBER, nor NAME=true or NAME=false")
-    return feeds
+            return name, float(value) if number is None else number
+    except ValueError:
+        pass
+    raise click.BadParameter(f"{text!r} is not NAME=NUMBER, nor NAME=true or NAME=false")
 
 
 def _renamed(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> None:
@@ -103,14 +97,14 @@ _OPTIONS = (
     click.option(
         "--image-size",
         metavar="HxW",
-        callback=_size,
+        type=_size,
         help="Resize images to this. Default: the model's own size.",
     ),
     click.option(
         "--scale",
         metavar="FACTOR",
         default="1",
-        callback=_factor,
+        type=_factor,
         help="Multiply the pixels of images (0 to 255) by this, such as 1/255.",
     ),
     click.option(
@@ -144,7 +138,8 @@ _OPTIONS = (
         "feeds",
         multiple=True,
         metavar="NAME=VALUE",
-        callback=_feeds,
+        type=_feed,
+        callback=as_dict,
         help="Feed a placeholder for a single number, such as keep_prob=1. A placeholder for a "
         "single bool is false unless it is set here. Can be repeated.",
     ),

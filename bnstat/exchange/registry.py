@@ -10,23 +10,18 @@ import stat
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from bnstat.errors import BnstatError, UnknownFormatError, UnsupportedError
-from bnstat.exchange.naming import NAMINGS, PARTS_FOLDED, Naming
+from bnstat.exchange.naming import NAMINGS, PARTS_FOLDED, ExportOptions, Naming
 from bnstat.exchange.values import Document, Given, refused_folded
 from bnstat.loading import load
 from bnstat.model import ROLES, BatchNorm, Model, Variable
+from bnstat.storage.files import File
 from bnstat.storage.local import LocalFile, kind_of
-
-if TYPE_CHECKING:
-    from bnstat.exchange.naming import ExportOptions
-    from bnstat.exchange.values import Document
-    from bnstat.model import BatchNorm, Model
-    from bnstat.storage.files import File
 
 
 class ExportModule(Protocol):

@@ -59,13 +59,7 @@ _LEAST_NAME: Final = 8
 
 
 def text_lines(difference: Difference, screen: Screen, everything: bool = False) -> Iterator[str]:
-    """Yield the lines that show a difference.
-
-    Args:
-        difference: the difference.
-        screen: the screen.
-        everything: True to include layers and roles that are equal, and all names.
-    """
+    """Yield the lines that show a difference; `everything` also shows what is equal."""
     yield from wrapped(f"old  {source_line(difference.old)}", screen)
     yield from wrapped(f"new  {source_line(difference.new)}", screen)
     yield ""

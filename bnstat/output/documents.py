@@ -6,7 +6,6 @@ are escaped.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -56,6 +55,8 @@ def plain(value: Any) -> Any:
 
 def csv_document(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
     """Yield rows as lines of CSV. No cell may contain a line break."""
+    import csv
+
     # A writer returns what the `write` of its file returns.
     writer: Any = csv.writer(SimpleNamespace(write=str), lineterminator="")
     yield writer.writerow(header)

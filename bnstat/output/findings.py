@@ -163,9 +163,7 @@ def json_lines(findings: Sequence[Finding], model: Model) -> Iterator[str]:
 def json_of_several(checked: Sequence[Checked], unread: Mapping[str, str]) -> Iterator[str]:
     """Yield the lines of the findings in several models: `schema`, `models` and `errors`.
 
-    Args:
-        checked: the models; each becomes an object as in `json_lines`.
-        unread: path -> error, for paths that could not be read.
+    Each model becomes an object as in `json_lines`; `unread` is path -> error.
     """
     document = {
         "schema": 1,

@@ -14,7 +14,6 @@ from typing import Any, Final
 import numpy as np
 
 from bnstat.checks.rule import Finding
-from bnstat.exchange.csv import cell
 from bnstat.output import findings
 from bnstat.output.documents import csv_document, json_document, members
 from bnstat.output.numbers import Scale, compact
@@ -165,6 +164,7 @@ def _values(track: Track) -> dict[str, list[float]]:
 
 def csv_lines(history: History) -> Iterator[str]:
     """Yield the lines of a history as CSV."""
+    from bnstat.exchange.csv import cell
 
     def rows() -> Iterator[list[object]]:
         for track in history.tracks.values():

@@ -15,12 +15,9 @@ _MOST_DIGITS: Final = 4
 
 
 def compact_pair(mean: float, deviation: float, digits: int) -> tuple[str, str]:
-    """Format a mean and its deviation for a table, with decimals according to the deviation.
+    """Format a mean and its deviation for a table; the deviation has `digits` significant digits.
 
-    Args:
-        mean: the mean.
-        deviation: the deviation, not negative.
-        digits: significant digits of the deviation.
+    The mean has as many decimals as the deviation, but at most 4 significant digits.
     """
     spread = compact(deviation, digits)
     sizes = (abs(mean), deviation)

@@ -1,17 +1,15 @@
 from __future__ import annotations
 
-import inspect
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 import bnstat.loading
-from bnstat.cli import main
 from tests.builders.signals import heeded
+from tests.cli.files import command_line
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,14 +47,7 @@ def loads(monkeypatch):
 @pytest.fixture
 def run():
     """Run the command line in this process."""
-    # Before click 8.2, the two streams are kept apart only on demand.
-    apart = "mix_stderr" in inspect.signature(CliRunner).parameters
-    runner = CliRunner(mix_stderr=False) if apart else CliRunner()
-
-    def run(*arguments):
-        return runner.invoke(main, list(map(str, arguments)))
-
-    return run
+    return command_line
 
 
 @pytest.fixture

@@ -1,13 +1,24 @@
-"""Model files made by hand, for tests of commands."""
+"""Runs of the command line in this process, and model files made by hand."""
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import h5py
 import numpy as np
+from click.testing import CliRunner, Result
 
+from bnstat.cli import main
 from bnstat.model import BatchNorm
+
+
+def command_line(*arguments: object) -> Result:
+    """Run the command line in this process."""
+    # Before click 8.2, the two streams are kept apart only on demand.
+    apart = "mix_stderr" in inspect.signature(CliRunner).parameters
+    runner = CliRunner(mix_stderr=False) if apart else CliRunner()
+    return runner.invoke(main, list(map(str, arguments)))
 
 
 def write_h5(path: Path, *layers: BatchNorm) -> str:

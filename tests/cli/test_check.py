@@ -1,23 +1,21 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
 from bnstat.checks import MODEL_RULES
-from bnstat.cli import main
-from tests.cli.files import write_h5
+from tests.cli.files import command_line, write_h5
 from tests.output.models import layer, usual
 
 DATA = Path(__file__).parents[1] / "data"
 START = {"moving_mean": np.zeros(4, np.float32), "moving_variance": np.ones(4, np.float32)}
 
 
-def run(*args: str) -> Result:
-    return CliRunner().invoke(main, ["check", *args])
+run = partial(command_line, "check")
 
 
 @pytest.fixture

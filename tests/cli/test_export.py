@@ -1,17 +1,21 @@
+"""`bnstat export`, and `bnstat apply` of what it writes."""
+
 from __future__ import annotations
 
 import io
 import json
-import os
 import signal
-import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import bnstat
 from bnstat.exchange import csv, npz
 from bnstat.exchange import json as json_output
 from bnstat.model import ROLES
+from tests.cli.files import command_line as run
+from tests.cli.files import write_h5
 from tests.output.models import model, usual
 
 MODEL = model(usual("stem/bn", 8), usual("head/bn", 3, seed=1))
@@ -75,12 +79,6 @@ def test_no_values(run, loads):
     assert first["gamma"] == {"variable": "stem/bn/gamma", "dtype": "float32", "shape": [8]}
 
 
-def test_chosen_layers(run, loads):
-    loads(MODEL)
-    layers = json.loads(run("export", "--layer", "head*").stdout)["layers"]
-    assert [bn["name"] for bn in layers] == ["head/bn"]
-
-
 def test_json_is_utf8_on_any_terminal(start):
     process = start(
         ["export"],
@@ -106,27 +104,69 @@ def test_an_interrupted_export_leaves_no_trace(start, tmp_path, number, code):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_permissions_are_those_of_any_new_file(run, loads, tmp_path):
-    loads(MODEL)
-    before = os.umask(0o022)
-    try:
-        run("export", "-o", tmp_path / "stats.json")
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE((tmp_path / "stats.json").stat().st_mode) == 0o644
+@pytest.fixture
+def network(tmp_path: Path) -> str:
+    return write_h5(tmp_path / "network.h5", usual("b1/bn", seed=1), usual("b2/bn", seed=2))
 
 
-def test_a_real_file(run, real):
-    folder = real / "phasenet-tf1-adam"
-    truth = json.loads((folder / "truth.json").read_text())["layers"]
-    document = json.loads(run("export", folder).stdout)
-    assert {bn["name"] for bn in document["layers"]} == set(truth)
-    for bn in document["layers"]:
-        for role in ROLES:
-            values = np.float32(bn[role]["values"]).astype(float)
-            assert bn[role]["shape"] == truth[bn["name"]][role]["shape"]
-            np.testing.assert_allclose(values.mean(), truth[bn["name"]][role]["mean"], rtol=1e-9)
-            assert [values.min(), values.max()] == [
-                truth[bn["name"]][role]["min"],
-                truth[bn["name"]][role]["max"],
-            ]
+@pytest.fixture
+def other(tmp_path: Path) -> str:
+    """The same layers with other values."""
+    return write_h5(tmp_path / "other.h5", usual("b1/bn", seed=3), usual("b2/bn", seed=4))
+
+
+@pytest.mark.parametrize("names", ["keras", "pytorch", "onnx", "flax"])
+@pytest.mark.parametrize("ending", ["json", "csv", "npz", "safetensors"])
+def test_apply_reads_every_export(
+    names: str, ending: str, network: str, other: str, tmp_path: Path
+) -> None:
+    values, copy = tmp_path / f"values.{ending}", tmp_path / "copy.h5"
+    assert run("export", other, "--names", names, "-o", values).exit_code == 0
+    result = run("apply", network, values, "-o", copy)
+    assert result.exit_code == 0, result.output
+    assert bnstat.diff(bnstat.load(other), bnstat.load(copy)).equal
+
+
+def test_a_map_of_diff_renames_for_export(network: str, tmp_path: Path) -> None:
+    names = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean",
+             "moving_variance": "running_var"}  # fmt: skip
+    arrays = {
+        f"features.{place}.{names[role]}": layer.array(role)
+        for place, layer in ((1, usual("", seed=1)), (4, usual("", seed=2)))
+        for role in names
+    }
+    np.savez(tmp_path / "port.npz", **arrays)
+    mapping = tmp_path / "map.csv"
+    assert run("diff", network, tmp_path / "port.npz", "--map", "-o", mapping).exit_code == 0
+    assert mapping.read_text() == "b1/bn,features.1\nb2/bn,features.4\n"
+    target = tmp_path / "out.safetensors"
+    result = run("export", network, "--names", "pytorch", "--map", mapping, "-o", target)
+    assert result.exit_code == 0
+    assert set(bnstat.load(target).keys()) == {"features.1", "features.4"}
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("b1/bn\n", "line 1: is not FROM,TO"),
+        ("b1/bn,x\nb3/bn,y\n", "line 2: no layer is called 'b3/bn'"),
+        ("b1/bn,x\nb1/bn,y\n", "a second time"),
+        ("b1/bn,b2/bn\n", "is the name of two layers"),
+        ("b1/bn/gamma,b2/bn/beta\n", "is the name of two tensors"),
+        ("b1/bn/alpha,x\n", "line 1: no layer is called 'b1/bn/alpha'"),
+        ('b1/bn,"x\n', "is not valid CSV"),
+    ],
+)
+def test_a_wrong_map_is_refused(text: str, what: str, network: str, tmp_path: Path) -> None:
+    (tmp_path / "map.csv").write_text(text)
+    result = run("export", network, "--map", tmp_path / "map.csv")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert what in result.stderr
+
+
+def test_folded(network: str) -> None:
+    result = run("export", network, "--folded", "--epsilon", "0.001")
+    first = json.loads(result.stdout)["layers"][0]
+    scale, shift = bnstat.load(network)[0].scale_and_shift(0.001)
+    np.testing.assert_array_equal(np.float32(first["scale"]["values"]), scale)
+    np.testing.assert_array_equal(np.float32(first["shift"]["values"]), shift)

@@ -3,21 +3,19 @@ from __future__ import annotations
 import csv
 import io
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
-from bnstat.cli import main
-from tests.cli.files import write_h5
+from tests.cli.files import command_line, write_h5
 from tests.output.models import usual
 
 DATA = Path(__file__).parents[1] / "data"
 
 
-def run(*args: str) -> Result:
-    return CliRunner().invoke(main, ["history", *args])
+run = partial(command_line, "history")
 
 
 @pytest.fixture
@@ -84,12 +82,6 @@ def test_a_damaged_checkpoint_is_skipped(folder: Path) -> None:
     (line,) = result.stderr.splitlines()
     assert line.startswith("skipped: ")
     assert "model-3.h5" in line
-
-
-def test_a_file_is_a_run_of_one_checkpoint(folder: Path) -> None:
-    result = run(str(folder / "model-1.h5"))
-    assert result.exit_code == 0
-    assert "checkpoints  1: " in result.stdout
 
 
 def test_the_twin_whose_updates_never_ran() -> None:

@@ -88,13 +88,6 @@ def test_layers_of_keras_0(run, tmp_path):
     ]
 
 
-def test_no_layers_and_verbose(run, loads):
-    loads(model(explain=lambda: [Explanation("conv/kernel", None, None, "no statistics")]))
-    result = run("inspect", "-v")
-    assert result.exit_code == 1
-    assert "conv/kernel  no statistics" in result.stdout
-
-
 def on_a_terminal(start, columns, arguments, **options):
     """Return the output on a terminal with this number of columns."""
     ours, theirs = pty.openpty()
@@ -145,10 +138,6 @@ def test_a_pipe_gets_plain_text(start):
     assert b"\x1b" not in out
     assert "─" not in out.decode()
     assert b"resnet_v1_50/block8/unit_1/bottleneck/BatchNorm" in out
-
-
-def test_a_pipe_gets_colours_if_forced(start):
-    assert b"\x1b[1m" in piped(start, ["inspect"], variables={"FORCE_COLOR": "1"})[1]
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
-from bnstat.cli import main
-from tests.cli.files import write_h5
+from tests.cli.files import command_line, write_h5
 from tests.compare.ports import arrays_of, random_kernel, scale_and_shift, trained
 from tests.output.models import usual
 from tests.output.page.written import Shown
@@ -17,8 +15,7 @@ from tests.terminal import ROOT
 DATA = ROOT / "tests/data"
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["report", *map(str, arguments)])
+run = partial(command_line, "report")
 
 
 @pytest.fixture
@@ -147,8 +144,3 @@ def test_invalid_drift_documents_are_refused(text: str, old: str, tmp_path: Path
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1
     assert not target.exists()
-
-
-def test_the_data_is_json(old: str) -> None:
-    (data,) = Shown(run(old).stdout).all("script", id="data")
-    assert json.loads(data)["title"] == old

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -78,12 +77,3 @@ def test_a_file_is_written_whole_or_not_at_all(run, loads, tmp_path, command):
     (tmp_path / "old").write_bytes(b"old")
     run(*command.split(), "-o", tmp_path / "old")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("old", b"old")]
-
-
-@pytest.mark.parametrize("command", ["inspect", "export"])
-def test_a_folder_that_does_not_exist(run, loads, tmp_path: Path, command):
-    loads(model(usual("bn")))
-    path = tmp_path / "missing" / "out"
-    result = run(command, "-o", path)
-    assert result.exit_code == 2
-    assert result.stderr == f"error: {path}: No such file or directory\n"

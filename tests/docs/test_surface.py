@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import difflib
 
-import click
-import pytest
-
-from bnstat.cli import main
 from tests.docs.surface import RECORD, surface
 
 
@@ -21,16 +17,3 @@ def test_the_surface_is_the_recorded_one() -> None:
         "\nIf the change is intended, run `python -m tests.docs`, add a line to"
         " CHANGELOG.md and commit both."
     )
-
-
-@pytest.mark.parametrize("command", ["export", "check"])
-def test_a_renamed_option_shows(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    commands = main.get_command(click.Context(main), command)
-    assert commands is not None
-    option = next(option for option in commands.params if "--layer" in option.opts)
-    monkeypatch.setattr(option, "opts", ["--layers"])
-    changes = set(RECORD.read_text(encoding="utf-8").splitlines()) ^ set(surface().splitlines())
-    assert changes == {
-        f"option bnstat {command} --layer VALUE ...",
-        f"option bnstat {command} --layers VALUE ...",
-    }

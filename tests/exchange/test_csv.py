@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import io
 
-import ml_dtypes
 import numpy as np
 import pytest
 
@@ -39,11 +38,6 @@ def test_missing_roles_are_empty_cells():
     ]
 
 
-def test_layers_follow_each_other():
-    assert [row[0] for row in written(model(usual("b", 2), usual("a", 1)))[1:]] == ["b", "b", "a"]
-    assert written(model()) == [["layer", "channel", *ROLES]]
-
-
 def test_a_vector_with_dimensions_of_size_1_has_plain_indices():
     mean = np.arange(3, dtype=np.float32).reshape(1, 1, 1, 3)
     bn = layer("bn", {"gamma": np.ones(3, np.float32), "moving_mean": mean})
@@ -69,11 +63,6 @@ def test_roles_of_different_sizes():
         ["bn", "0", "7.0", "", "1.0", ""],
         ["bn", "1", "", "", "2.0", ""],
     ]
-
-
-def test_bfloat16():
-    bn = layer("bn", {"gamma": np.array([0.1], ml_dtypes.bfloat16)})
-    assert written(model(bn))[1][2] == "0.1"
 
 
 @pytest.mark.parametrize(

@@ -93,10 +93,6 @@ def test_the_whole_document():
     assert written(model(bn)) == expected
 
 
-def test_no_layers():
-    assert written(model())["layers"] == []
-
-
 def test_unknown_settings_are_null():
     source = Source("model.pb", "frozen-graph")
     document = written(model(usual("bn"), source=source))
@@ -129,13 +125,6 @@ def test_no_elements(shape):
     bn.variables = {"moving_mean": stored}
     (document,) = written(model(bn))["layers"]
     assert document["moving_mean"]["values"] == []
-
-
-def test_integers_and_booleans():
-    bn = layer("bn", {"gamma": np.array([True, False]), "beta": np.array([3, -4], np.int8)})
-    (stored,) = written(model(bn))["layers"]
-    assert [repr(value) for value in stored["gamma"]["values"]] == ["True", "False"]
-    assert [repr(value) for value in stored["beta"]["values"]] == ["3", "-4"]
 
 
 def test_without_values_nothing_is_read():
@@ -187,11 +176,3 @@ def test_printable_names_of_any_language_are_not_escaped():
     file = io.StringIO()
     output.dump(model(usual("层/bn", 1)), file)
     assert "层/bn" in file.getvalue()
-
-
-def test_arrays_are_read_once():
-    bn = usual("bn")
-    bn.read()
-    for stored in bn.variables.values():
-        object.__setattr__(stored, "reader", lambda: pytest.fail("read again"))
-    output.dump(model(bn), io.StringIO())

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bnstat.output.numbers import compact, compact_pair
+from bnstat.output.numbers import Scale, bins_for, compact, compact_pair
 
 
 @pytest.mark.parametrize(
@@ -46,3 +49,51 @@ def test_compact(number, digits, text):
 )
 def test_compact_pair(mean, deviation, texts):
     assert compact_pair(mean, deviation, 2) == texts
+
+
+FINITE = st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=50)
+
+
+@given(FINITE, st.integers(1, 40))
+def test_all_finite_numbers_have_a_position(numbers, bins):
+    values = np.array(numbers)
+    scale = Scale.of(values)
+    places = scale.places(values)
+    assert ((places >= 0) & (places <= 1)).all()
+    assert (np.diff(places[np.argsort(values)]) >= 0).all()
+    counts = scale.counts(values, bins)
+    assert counts.size == bins
+    assert counts.sum() == values.size
+
+
+def test_the_ends_are_0_and_1():
+    values = np.array([-1e308, 0, 1e308])
+    assert Scale.of(values).places(values).tolist() == [0, 0.5, 1]
+    values = np.array([0, 5e-324])
+    assert Scale.of(values).places(values).tolist() == [0, 1]
+
+
+def test_equal_numbers_are_in_the_middle():
+    values = np.full(4, 7.0)
+    assert Scale.of(values).is_point
+    assert Scale.of(values).places(values).tolist() == [0.5] * 4
+    assert Scale.of(values).counts(values, 5).tolist() == [0, 0, 4, 0, 0]
+
+
+def test_counts_equal_numpys():
+    values = np.random.default_rng(0).normal(size=1000)
+    assert Scale.of(values).counts(values, 16).tolist() == np.histogram(values, 16)[0].tolist()
+
+
+def test_positive_numbers_of_very_different_sizes_have_a_logarithmic_scale():
+    values = np.array([1e-3, 1.0, 1e3])
+    assert Scale.of(values).logarithmic
+    assert Scale.of(values).places(values).tolist() == [0, 0.5, 1]
+    assert not Scale.of(values, adaptive=False).logarithmic
+    assert not Scale.of(np.array([0, 1e6])).logarithmic
+    assert not Scale.of(np.array([1, 999.0])).logarithmic
+
+
+@pytest.mark.parametrize(("count", "bins"), [(1, 2), (9, 6), (64, 16), (100_000, 30)])
+def test_bins(count, bins):
+    assert bins_for(count, 30) == bins

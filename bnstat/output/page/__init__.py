@@ -283,13 +283,7 @@ def _string(value: object) -> str:
 def of_model(
     model: Model, findings: Sequence[Finding], measured: Mapping[str, Measured] | None = None
 ) -> Page:
-    """Return the page of one model.
-
-    Args:
-        model: the model.
-        findings: the findings in the model.
-        measured: layer -> the statistics of data, as `bnstat drift --json` writes them.
-    """
+    """Return the page of one model; `measured` is layer -> the statistics of data."""
     page = Page("model", model.source.path)
     page.facts = _facts(model)
     page.headline, page.tone = _headline(model, findings)
@@ -308,14 +302,7 @@ def of_model(
 def of_difference(
     difference: Difference, old: Model, new: Model, findings: Sequence[Finding]
 ) -> Page:
-    """Return the page of two models.
-
-    Args:
-        difference: the difference of the two models.
-        old: the first model.
-        new: the second model.
-        findings: the findings in the second model.
-    """
+    """Return the page of two models; the findings are those in the new model."""
     page = Page("difference", f"{old.source.path} → {new.source.path}")
     before, after = _facts(old), _facts(new)
     both = {label: (before.get(label, "-"), after.get(label, "-")) for label in before | after}
@@ -422,13 +409,9 @@ class Frames:
 
 
 def of_history(path: str, history: History, frames: Frames, findings: Sequence[Finding]) -> Page:
-    """Return the page of a run.
+    """Return the page of a run, whose history was made from `frames`.
 
-    Args:
-        path: the path of the run.
-        history: the history of its statistics.
-        frames: the `Frames` from which `history` was made.
-        findings: the findings in the history and in the newest checkpoint.
+    The findings are those in the history and in the newest checkpoint.
     """
     page = Page("history", path)
     checkpoints = history.checkpoints

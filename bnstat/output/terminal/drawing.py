@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,35 +15,16 @@ from bnstat.output.terminal.overview import footnotes, header
 from bnstat.output.terminal.screen import ASCII, Glyphs, Screen, legible
 from bnstat.output.terminal.table import shorten, wrapped
 
-Draw = Callable[[int], Sequence[str]]
-"""Takes a number of columns, and returns the rows of a chart from top to bottom."""
-
 _BRAILLE: Final = 0x2800
 _DOTS_DOWN: Final = 4
 _DOTS: Final = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """Row and column of a dot in a Braille character -> bit. Source: Unicode, chapter 21."""
 
 
-class Frame(NamedTuple):
-    """The labels of a chart.
-
-    Attributes:
-        beside: row -> label on the left.
-        below: the labels under the left end, the middle and the right end.
-    """
-
-    beside: Mapping[int, str]
-    below: tuple[str, str, str]
-
-
 def bars(counts: NDArray[np.intp], width: int, height: int, blocks: str) -> list[str]:
-    """Draw a bar chart that fills the height. A count of 1 is visible.
+    """Draw a bar chart of at most `width` counts that fills the height. A count of 1 is visible.
 
-    Args:
-        counts: the counts, at most `width` of them.
-        width: the number of columns.
-        height: the number of rows.
-        blocks: characters of growing height; empty for ASCII.
+    `blocks` are characters of growing height; without any, the chart is drawn in ASCII.
     """
     blocks = blocks or "#"
     steps = height * len(blocks)
@@ -59,11 +40,7 @@ def bars(counts: NDArray[np.intp], width: int, height: int, blocks: str) -> list
 def dots(places: NDArray[np.float64], width: int, height: int, braille: bool) -> list[str]:
     """Draw numbers between 0 (bottom) and 1 (top) as dots, from left to right.
 
-    Args:
-        places: the numbers, at least one.
-        width: the number of columns.
-        height: the number of rows.
-        braille: True for 2 by 4 dots in a character, False for a star.
+    A character shows 2 by 4 dots in Braille, or else a star.
     """
     across, down = (2, _DOTS_DOWN) if braille else (1, 1)
     chosen = np.linspace(0, places.size - 1, width * across).round().astype(np.intp)
@@ -87,18 +64,32 @@ def _levels(places: NDArray[np.float64], count: int) -> NDArray[np.intp]:
     return ((1 - places) * (count - 1) + 0.5).astype(np.intp)
 
 
-def framed(draw: Draw, frame: Frame, width: int, screen: Screen, style: str = "") -> list[str]:
-    """Return the lines of a chart with its axes, `width` columns wide."""
+def framed(
+    draw: Callable[[int], Sequence[str]],
+    beside: Mapping[int, str],
+    below: tuple[str, str, str],
+    width: int,
+    screen: Screen,
+) -> list[str]:
+    """Return the lines of a chart with its axes, `width` columns wide.
+
+    Args:
+        draw: takes a number of columns, and returns the rows of the chart from top to bottom.
+        beside: row -> label on the left.
+        below: the labels under the left end, the middle and the right end.
+        width: the number of columns with the labels and the axis.
+        screen: the screen.
+    """
     tick, side, corner, rule = "┤│└─" if screen.boxes and screen.glyphs.blocks else "||+-"
-    margin = max(map(len, frame.beside.values()), default=0)
+    margin = max(map(len, beside.values()), default=0)
     room = max(1, width - margin - 2)
     lines = []
     for number, row in enumerate(draw(room)):
-        label = frame.beside.get(number, "")
+        label = beside.get(number, "")
         axis = f"{label:>{margin}} {tick if label else side}"
-        lines.append(screen.style(axis, "dim") + screen.style(f"{row:{room}}", style))
+        lines.append(screen.style(axis, "dim") + screen.style(f"{row:{room}}", "cyan"))
     lines.append(screen.style(f"{'':{margin}} {corner}{rule * room}", "dim"))
-    lines.append(screen.style(f"{'':{margin + 2}}{_spread(frame.below, room)}", "dim"))
+    lines.append(screen.style(f"{'':{margin + 2}}{_spread(below, room)}", "dim"))
     return lines
 
 
@@ -120,7 +111,6 @@ _MIN_WIDTH_OF_TWO: Final = 60
 """The minimum width for two charts side by side."""
 
 _GAP: Final = "   "
-_STYLE: Final = "cyan"
 
 
 def drawings(
@@ -128,12 +118,7 @@ def drawings(
     screen: Screen,
     track: Callable[[Sequence[BatchNorm]], Iterable[BatchNorm]] = iter,
 ) -> Iterator[str]:
-    """Yield the lines that draw the layers of a model.
-
-    Args:
-        model: the model.
-        screen: the screen; if it has no boxes, charts are drawn in ASCII.
-        track: wraps the iteration over layers, for example to show progress.
+    """Yield the lines that draw the layers of a model, in ASCII if the screen has no boxes.
 
     Raises:
         BnstatError: a variable cannot be read.
@@ -205,11 +190,10 @@ def _distribution(values: Floats, scale: Scale, width: int, screen: Screen) -> l
     beside = {0: f"{counts.max():,}", _HEIGHT - 1: "0"}
     kind = "logarithmic" if scale.logarithmic else ""
     below = ("", low, "") if scale.is_point else (low, kind, high)
-
-    def draw(columns: int) -> list[str]:
-        return bars(counts, columns, _HEIGHT, _plain(screen).blocks)
-
-    return framed(draw, Frame(beside, below), width, screen, _STYLE)
+    blocks = _plain(screen).blocks
+    return framed(
+        lambda columns: bars(counts, columns, _HEIGHT, blocks), beside, below, width, screen
+    )
 
 
 def _channels(
@@ -222,13 +206,11 @@ def _channels(
     heights = scale.places(np.array(list(marks.values())))
     rows = [row_of(height, _HEIGHT, braille) for height in heights.tolist()]
     beside = dict(zip(rows, marks, strict=True))
-
-    def draw(columns: int) -> list[str]:
-        return dots(places, columns, _HEIGHT, braille)
-
     names = (f"ch {ends[0]}", "sorted", f"ch {ends[1]}")
     below = ("", names[0], "") if values.size == 1 else names
-    return framed(draw, Frame(beside, below), width, screen, _STYLE)
+    return framed(
+        lambda columns: dots(places, columns, _HEIGHT, braille), beside, below, width, screen
+    )
 
 
 def _ends(scale: Scale) -> tuple[str, str]:

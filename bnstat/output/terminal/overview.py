@@ -137,11 +137,6 @@ def overview(
 ) -> Iterator[str]:
     """Yield the lines that show a model: header, table, legend and notes.
 
-    Args:
-        model: the model.
-        screen: the screen.
-        track: wraps the iteration over layers, for example to show progress.
-
     Raises:
         BnstatError: a variable cannot be read.
     """

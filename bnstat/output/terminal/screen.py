@@ -125,7 +125,7 @@ _DELAY = 1.0
 
 
 def track(items: Iterable[Item], what: str, *, hidden: bool = False) -> Iterator[Item]:
-    """Yield the items. After a second, show the number of finished items on a terminal.
+    """Yield the items. After a second, show a bar with the number of finished ones on a terminal.
 
     Args:
         items: the items; if they have a length, the bar also shows the number of remaining items.

@@ -80,14 +80,8 @@ def layer_table(
 ) -> Iterator[str]:
     """Yield the lines of a table whose first column has names of layers.
 
-    The names are shortened to the width that the other columns leave. Consecutive rows of one layer
-    have the name in the first row.
-
-    Args:
-        layers: the name of the layer of each row.
-        columns: the other columns.
-        screen: the screen.
-        least: the minimum width of the names.
+    `layers` has the name of each row's layer. Consecutive rows of one layer have the name in the
+    first row. The names are shortened to the width that the other columns leave, or to `least`.
     """
     names, counts = [], []
     for name, group in itertools.groupby(layers):
@@ -138,13 +132,9 @@ def text_width(text: str) -> int:
 
 
 def shorten(text: str, width: int, ellipsis: str, head: float = 0.5) -> str:
-    """Return `text`, cut in the middle if it is wider than `width`.
+    """Return printable text, cut in the middle if it is wider than `width`, which is at least 1.
 
-    Args:
-        text: printable characters.
-        width: the largest width on the screen, at least 1.
-        ellipsis: what replaces the middle.
-        head: the fraction of the width for the start of the text.
+    `head` is the fraction of the width for the start of the text.
     """
     if text_width(text) <= width:
         return text

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bnstat.output.terminal.drawing import Frame, bars, dots, drawings, framed, row_of
+from bnstat.output.terminal.drawing import bars, dots, drawings, framed, row_of
 from bnstat.output.terminal.screen import UNICODE, Screen
 from bnstat.output.terminal.table import text_width
 from tests.output.models import layer, model, usual, variable
@@ -38,22 +38,22 @@ def test_row_of_is_the_row_of_the_dot(braille):
 
 
 def test_a_frame():
-    frame = Frame({0: "10", 1: "0"}, ("a", "mid", "z"))
-    plain = framed(lambda width: ["#" * width] * 2, frame, 14, Screen())
+    labels = {0: "10", 1: "0"}, ("a", "mid", "z")
+    plain = framed(lambda width: ["#" * width] * 2, *labels, 14, Screen())
     assert plain == [
         "10 |##########",
         " 0 |##########",
         "   +----------",
         "    a  mid   z",
     ]
-    boxes = framed(lambda width: ["#" * width] * 2, frame, 14, Screen(boxes=True))
+    boxes = framed(lambda width: ["#" * width] * 2, *labels, 14, Screen(boxes=True))
     assert boxes[1:3] == [" 0 ┤##########", "   └──────────"]
 
 
 def test_labels_that_do_not_fit_are_omitted():
-    frame = Frame({}, ("12345", "middle", "54321"))
-    assert framed(lambda width: [], frame, 16, Screen())[-1] == "  12345    54321"
-    assert framed(lambda width: [], frame, 10, Screen())[-1] == "  12345 54"
+    labels = {}, ("12345", "middle", "54321")
+    assert framed(lambda width: [], *labels, 16, Screen())[-1] == "  12345    54321"
+    assert framed(lambda width: [], *labels, 10, Screen())[-1] == "  12345 54"
 
 
 def drawn(*layers, screen=TERMINAL):
@@ -84,12 +84,6 @@ def test_a_pipe_gets_ascii_alone():
     assert "#" in text
     unicode = "\n".join(drawn(usual("bn", 64)))
     assert set(UNICODE.blocks) & set(unicode)
-
-
-def test_every_layer_is_drawn_in_its_turn():
-    lines = drawn(usual("one"), usual("two"))
-    assert lines.index("one") < lines.index("two")
-    assert sum(line.startswith("moving variance: ") for line in lines) == 2
 
 
 def test_values_that_are_not_finite():

@@ -217,23 +217,3 @@ def test_names_are_harmless_on_a_terminal(name):
     lines = list(overview(a_model, Screen()))
     assert all(line.isprintable() for line in lines)
     assert any("[bold]x[/bold]" in line for line in lines) == (name == "[bold]x[/bold]")
-
-
-def test_track_sees_every_layer():
-    seen = []
-
-    def track(layers):
-        for bn in layers:
-            seen.append(bn.name)
-            yield bn
-
-    list(overview(model(usual("a"), usual("b")), Screen(), track))
-    assert seen == ["a", "b"]
-
-
-def test_arrays_that_were_read_are_not_read_again():
-    bn = usual("bn")
-    bn.read()
-    for stored in bn.variables.values():
-        object.__setattr__(stored, "reader", lambda: pytest.fail("read again"))
-    list(overview(model(bn), Screen()))

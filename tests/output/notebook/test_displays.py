@@ -1,20 +1,26 @@
+"""Tables, figures and data frames for notebooks."""
+
 from __future__ import annotations
 
 import re
+import sys
 from html.parser import HTMLParser
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 import bnstat
 from bnstat.checks.rule import Finding
-from bnstat.errors import DamagedError
-from bnstat.model import Variable
+from bnstat.errors import DamagedError, UnsupportedError
+from bnstat.model import ROLES, Variable
 from bnstat.output import notebook
+from bnstat.output import notebook as frames
 from tests.output.models import layer, model, usual
 
 HOSTILE = "<script>alert(1)</script>&\"'\x1b[31m\u202e"
 VOID = {"br"}
+PNG = b"\x89PNG\r\n"
 
 
 class Reader(HTMLParser):
@@ -110,7 +116,8 @@ def test_a_history():
 
 
 @pytest.mark.parametrize(
-    "numbers", [[], [1.0], [2.0] * 5, [np.nan] * 3, [np.inf, -np.inf, 0], [-1e308, 1e308]]
+    "numbers",
+    [[], [1.0], [2.0] * 5, [np.nan] * 3, [np.inf, -np.inf, 0], [-1e308, 1e308], [1e-8, 1]],
 )
 def test_any_values(numbers):
     arrays = {"gamma": numbers, "moving_mean": numbers, "moving_variance": numbers}
@@ -120,6 +127,13 @@ def test_any_values(numbers):
         page = thing._repr_html_()
         read(thing)
         assert not re.search(r'd="[^"]*(nan|inf)', page)
+
+
+@pytest.mark.parametrize("numbers", [[], [1.0], [np.nan] * 3, [np.inf, 1, 2], [1e-8, 1]])
+def test_a_figure_of_any_values(numbers):
+    pytest.importorskip("matplotlib")
+    bn = layer("$\\frac$ <b>\x1b", {"moving_variance": np.array(numbers, np.float64)})
+    assert bn.plot()._repr_png_().startswith(PNG)
 
 
 def test_names_are_never_markup():
@@ -141,3 +155,103 @@ def test_the_table_contains_errors_of_reading():
     bn.variables["gamma"] = Variable("k", "k", "float32", (8,), fail)
     for thing in (bn, model(bn)):
         assert "file: is damaged" in read(thing).text
+
+
+def test_a_figure_of_all_roles(tmp_path):
+    pytest.importorskip("matplotlib")
+    bn = usual("block/bn", 64)
+    figure = bn.plot()
+    assert len(figure.axes) == 8
+    for (left, right), variable in zip(
+        zip(figure.axes[::2], figure.axes[1::2], strict=True), bn.variables.values(), strict=True
+    ):
+        heights = [bar.get_height() for bar in left.patches]
+        assert sum(heights) == 64
+        assert right.lines[0].get_ydata().tolist() == np.sort(variable.read()).tolist()
+    assert figure._repr_png_().startswith(PNG)
+    figure.savefig(tmp_path / "bn.png")
+    assert (tmp_path / "bn.png").read_bytes().startswith(PNG)
+    assert (
+        "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+    )
+
+
+def test_matplotlib_is_not_installed(monkeypatch):
+    for name in ("matplotlib", "matplotlib.axes", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UnsupportedError, match="pip install matplotlib"):
+        usual("bn").plot()
+
+
+LIBRARIES = ["pandas", "polars"]
+
+
+@pytest.fixture(params=LIBRARIES)
+def library(request):
+    pytest.importorskip(request.param)
+    return request.param
+
+
+def test_one_row_per_channel(library):
+    two = model(usual("one", 3), usual("two", 5, seed=1))
+    frame = two.to_frame(library)
+    assert type(frame).__module__.partition(".")[0] == library
+    assert list(frame.columns) == ["layer", "channel", *ROLES]
+    assert list(frame["layer"]) == ["one"] * 3 + ["two"] * 5
+    assert list(frame["channel"]) == [0, 1, 2, 0, 1, 2, 3, 4]
+    for role in ROLES:
+        stored = np.concatenate([bn.array(role) for bn in two])
+        column = frame[role].to_numpy()
+        assert column.dtype == np.float32
+        assert column.tobytes() == stored.tobytes()
+
+
+def test_missing_roles_are_missing_values(library):
+    bare = layer("bare", {"moving_mean": np.float32([1, 2]), "moving_variance": np.ones(2)})
+    frame = model(bare, usual("full", 1)).to_frame(library)
+    missing = frame["gamma"].isna() if library == "pandas" else frame["gamma"].is_null()
+    assert list(missing) == [True, True, False]
+    assert list(frame["moving_mean"])[:2] == [1, 2]
+
+
+def test_nan_is_not_a_missing_value():
+    pytest.importorskip("polars")
+    bn = layer("bn", {"moving_mean": np.float32([np.nan, 1]), "moving_variance": np.ones(2)})
+    column = model(bn).to_frame("polars")["moving_mean"]
+    assert column.is_null().to_list() == [False, False]
+    assert column.is_nan().to_list() == [True, False]
+
+
+def test_small_floats_and_odd_shapes(library):
+    arrays = {
+        "moving_mean": np.array([[1.5, 2.5]], ml_dtypes.bfloat16),
+        "moving_variance": np.float32([3]),
+    }
+    frame = model(layer("bn", arrays)).to_frame(library)
+    assert frame["moving_mean"].to_numpy().tolist() == [1.5, 2.5]
+    assert len(frame) == 2
+
+
+def test_no_layers(library):
+    frame = model().to_frame(library)
+    assert list(frame.columns) == ["layer", "channel", *ROLES]
+    assert len(frame) == 0
+
+
+def test_the_default_library(monkeypatch):
+    monkeypatch.setattr(frames, "find_spec", lambda name: name if name == "polars" else None)
+    for name in LIBRARIES:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert frames._default_library() == "polars"
+    monkeypatch.setitem(sys.modules, "pandas", object())
+    assert frames._default_library() == "pandas"
+
+
+def test_neither_is_installed(monkeypatch):
+    for name in LIBRARIES:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(frames, "find_spec", lambda name: None)
+    with pytest.raises(UnsupportedError, match="pip install pandas, or polars"):
+        model(usual("bn")).to_frame()
+    with pytest.raises(UnsupportedError, match="pip install polars"):
+        model(usual("bn")).to_frame("polars")
