@@ -137,11 +137,6 @@ def layers_10k(folder: Path) -> None:
     )
 
 
-def channels_10m(folder: Path) -> None:
-    """One layer of 10,000,000 channels."""
-    _write(folder, ((f"net/bn/{role}", _values(10_000_000)) for role in ROLES))
-
-
 def values_10m(folder: Path) -> None:
     """One layer of 2,500,000 channels, and the same 10,000,000 numbers as four `.npy` files."""
     arrays = {role: _values(2_500_000) for role in ROLES}
