@@ -7,7 +7,7 @@ format, and read by it as well.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -100,22 +100,13 @@ def names_100k(folder: Path) -> None:
 
 def objects_100k(folder: Path) -> None:
     """100,000 variables and 50 layers, in a checkpoint by objects."""
-    import tensorflow as tf
+    labels = ("kernel", "bias", "scale", "offset")
+    _write_objects(folder, {f"block_{number}": labels for number in range(25_000)})
 
-    root = tf.Module()
-    root.blocks = []
-    for number in range(25_000):
-        module = tf.Module()
-        for label in ("kernel", "bias", "scale", "offset"):
-            setattr(module, label, tf.Variable([0.0], name=f"block_{number}/{label}"))
-        root.blocks.append(module)
-    root.norms = []
-    for number in range(50):
-        module = tf.Module()
-        for role in ROLES:
-            setattr(module, role, tf.Variable(tf.ones(16), name=f"bn_{number}/{role}"))
-        root.norms.append(module)
-    tf.train.Checkpoint(root=root).write(str(folder / "model"))
+
+def objects_1m(folder: Path) -> None:
+    """1,000,000 variables and 50 layers, in a checkpoint by objects."""
+    _write_objects(folder, {"kernels": [f"kernel_{number:07d}" for number in range(1_000_000)]})
 
 
 def sparse_10mb(folder: Path) -> None:
@@ -138,38 +129,12 @@ def kernels_1gb(folder: Path) -> None:
     _write(folder, tensors.items())
 
 
-def objects_1m(folder: Path) -> None:
-    """1,000,000 variables and 50 layers, in a checkpoint by objects."""
-    nodes: list[Field] = []
-    tensors: list[tuple[str, np.ndarray]] = []
-
-    def variable(name: str, array: np.ndarray) -> int:
-        """Add a variable, and return the number of its node; that of the root is 0."""
-        key = f"{name}/.ATTRIBUTES/VARIABLE_VALUE"
-        tensors.append((key, array))
-        nodes.append(node({}, key, name))
-        return len(nodes)
-
-    names = [f"kernel_{number:07d}" for number in range(1_000_000)]
-    children = {name: variable(name, np.zeros(1, "f4")) for name in names}
-    for layer in [f"bn_{number:02d}" for number in range(50)]:
-        roles = {role: variable(f"{layer}/{role}", _values(16)) for role in ROLES}
-        nodes.append(node(roles))
-        children[layer] = len(nodes)
-    _write(folder, tensors, encode([node(children), *nodes]))
-
-
 def layers_10k(folder: Path) -> None:
     """10,000 layers of 64 channels."""
     _write(
         folder,
         ((f"net/bn_{number}/{role}", _values(64)) for number in range(10_000) for role in ROLES),
     )
-
-
-def channels_10m(folder: Path) -> None:
-    """One layer of 10,000,000 channels."""
-    _write(folder, ((f"net/bn/{role}", _values(10_000_000)) for role in ROLES))
 
 
 def values_10m(folder: Path) -> None:
@@ -235,6 +200,25 @@ def _write(
         if graph is not None:
             entries[OBJECT_GRAPH] = append_string(data, graph)
     (folder / f"{prefix}.index").write_bytes(table(entries, per_block=2000))
+
+
+def _write_objects(folder: Path, groups: dict[str, Sequence[str]]) -> None:
+    """Write variables in groups, and 50 layers, as a checkpoint by objects."""
+    nodes: list[Field] = []
+    tensors: list[tuple[str, np.ndarray]] = []
+    children: dict[str, int] = {}
+    layers = {f"bn_{number:02d}": ROLES for number in range(50)}
+    for group, labels in (groups | layers).items():
+        members = {}
+        for label in labels:
+            name = f"{group}/{label}"
+            key = f"{name}/.ATTRIBUTES/VARIABLE_VALUE"
+            tensors.append((key, _values(16) if group in layers else np.zeros(1, "f4")))
+            nodes.append(node({}, key, name))
+            members[label] = len(nodes)  # The number of the root is 0.
+        nodes.append(node(members))
+        children[group] = len(nodes)
+    _write(folder, tensors, encode([node(children), *nodes]))
 
 
 if __name__ == "__main__":

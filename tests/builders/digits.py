@@ -50,7 +50,7 @@ def save_keras(model: Any, folder: Path) -> None:
     tf.saved_model.save(model, str(folder / "saved_model"))
     if hasattr(model, "export"):
         model.export(str(folder / "export"))
-    graph = frozen(model, (8, 8, 1)).graph.as_graph_def()
+    graph = frozen(model, tuple(model.inputs[0].shape[1:])).graph.as_graph_def()
     (folder / "frozen.pb").write_bytes(graph.SerializeToString())
 
 

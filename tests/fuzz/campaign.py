@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -121,21 +121,23 @@ class Campaign:
         return Verdict("damage that checksums cover gives another answer", True)
 
     def _reduced(self, case: Seed, seed: Seed, verdict: Verdict, expected: str | None) -> Seed:
-        """Return the case with the fewest changes that still give the verdict."""
+        """Return the case with the fewest changes that still give the verdict.
+
+        Files are restored from the seed, and then halves of those that are still needed.
+        """
+        pending = [(name, 0, len(data)) for name, data in sorted(case.files.items())]
         left = _REDUCTIONS
-
-        def is_same(candidate: Seed) -> bool:
-            nonlocal left
+        while pending and left:
+            name, start, end = pending.pop(0)
+            candidate = _restored(case, seed, name, start, end)
+            if candidate == case:
+                continue
             left -= 1
-            return self._judge(candidate, expected).text == verdict.text
-
-        for name in sorted(case.files):
-            if name not in seed.files and left > 0:
-                fewer = {key: data for key, data in case.files.items() if key != name}
-                if is_same(replace(case, files=fewer)):
-                    case = replace(case, files=fewer)
-            elif case.files[name] != seed.files.get(name) and left > 0:
-                case = _restore(case, name, seed.files[name], is_same, lambda: left > 0)
+            if self._judge(candidate, expected).text == verdict.text:
+                case = candidate
+            elif end - start > 1 and len(case.files[name]) == len(seed.files.get(name, b"")):
+                middle = (start + end) // 2
+                pending += [(name, start, middle), (name, middle, end)]
         return case
 
     def _save(self, case: Seed, seed: Seed, verdict: Verdict, name: str) -> None:
@@ -153,29 +155,15 @@ class Campaign:
         (folder / "details.txt").write_text(verdict.details)
 
 
-def _restore(
-    case: Seed,
-    name: str,
-    sound: bytes,
-    is_same: Callable[[Seed], bool],
-    has_budget: Callable[[], bool],
-) -> Seed:
-    """Return the case with runs of changed bytes restored from the seed, halving the runs."""
-    if len(case.files[name]) != len(sound):
-        return case
-    data = case.files[name]
-    pending = [(0, len(sound))]
-    while pending and has_budget():
-        start, end = pending.pop(0)
-        if data[start:end] == sound[start:end]:
-            continue
-        candidate = data[:start] + sound[start:end] + data[end:]
-        if is_same(case.changed(name, candidate)):
-            data = candidate
-        elif end - start > 1:
-            middle = (start + end) // 2
-            pending += [(start, middle), (middle, end)]
-    return case.changed(name, data)
+def _restored(case: Seed, seed: Seed, name: str, start: int, end: int) -> Seed:
+    """Return the case with a part of a file restored from the seed, or without a new file."""
+    if name not in seed.files:
+        kept = {other: data for other, data in case.files.items() if other != name}
+        return replace(case, files=kept)
+    data, sound = case.files[name], seed.files[name]
+    if (start, end) == (0, len(data)):
+        return case.changed(name, sound)
+    return case.changed(name, data[:start] + sound[start:end] + data[end:])
 
 
 def replay(folder: Path) -> Verdict:

@@ -212,14 +212,9 @@ def _written_by_tensorflow() -> Path | None:
     folder = Path(tempfile.gettempdir()) / f"bnstat-fuzz-seeds-{digest}"
     if not folder.is_dir():
         with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
-            code = subprocess.run(
-                [sys.executable, str(script), unfinished],
-                env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""},
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                check=False,
-            ).returncode
-            if code:
+            command = [sys.executable, "-m", "tests.fuzz.write_seeds", unfinished]
+            root = script.parents[2]
+            if subprocess.run(command, cwd=root, capture_output=True, check=False).returncode:
                 return None
             with contextlib.suppress(OSError):  # another run was faster
                 os.rename(Path(unfinished) / "seeds", folder)

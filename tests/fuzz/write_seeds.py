@@ -1,4 +1,4 @@
-"""Writes seeds with TensorFlow and Keras: `python write_seeds.py FOLDER` fills FOLDER/seeds."""
+"""Writes seeds with TensorFlow and Keras: `python -m tests.fuzz.write_seeds FOLDER`."""
 
 from __future__ import annotations
 
@@ -7,49 +7,37 @@ from pathlib import Path
 
 
 def main(folder: Path) -> None:
-    """Write all seeds below a folder."""
+    """Write all seeds into FOLDER/seeds."""
     import keras
     import numpy as np
     import tensorflow as tf
 
-    keras.utils.set_random_seed(0)
+    from tests.builders.digits import save_keras
+    from tests.builders.graph_mode import save_graph, v1
+    from tests.builders.keras_models import functional
+
     top = folder / "seeds"
-    top.mkdir()
-    inputs = keras.Input((4, 4, 2))
-    x = keras.layers.Conv2D(3, 1, name="conv")(inputs)
-    x = keras.layers.BatchNormalization(name="bn1")(x)
-    x = keras.layers.TimeDistributed(keras.layers.BatchNormalization(scale=False), name="td")(x)
-    inner = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.BatchNormalization(name="bn2")])
-    model = keras.Model(inputs, inner(x))
+    for name in ("objects", "v1", "v2"):
+        (top / name).mkdir(parents=True)
+    model = functional(keras)
     model.compile("adam", "mse")
-    model.fit(np.ones((4, 4, 4, 2)), np.ones((4, 4, 4, 3)), verbose=0)
-    model.save(top / "functional.keras")
-    model.save(top / "functional.h5")
+    model.fit(np.ones((4, 6, 6, 3)), np.ones((4, 2)), verbose=0)
+    save_keras(model, top)
     model.save_weights(top / "functional.weights.h5")
-    model.export(str(top / "exported"), verbose=False)
-    tf.saved_model.save(model, str(top / "saved"))
     converted = tf.lite.TFLiteConverter.from_keras_model(model).convert()
     (top / "functional.tflite").write_bytes(converted)
     tf.train.Checkpoint(model=model).save(str(top / "objects" / "ckpt"))
 
-    one = tf.compat.v1
-    with tf.Graph().as_default(), one.Session() as session:
-        data = one.placeholder(tf.float32, (None, 3), "x")
-        for name in ("a/bn", "b/bn"):
-            partitioner = one.fixed_size_partitioner(2) if name[0] == "b" else None
-            with one.variable_scope(name, partitioner=partitioner):
-                role = [one.get_variable(each, (3,)) for each in ROLES]
-            gamma, beta, mean, variance = map(tf.convert_to_tensor, role)
-            data = tf.nn.batch_normalization(data, mean, variance, beta, gamma, 1e-3)
-        tf.identity(data, "y")
-        session.run(one.global_variables_initializer())
-        for version, prefix in ((1, "v1/m.ckpt"), (2, "v2/m")):
-            (top / prefix).parent.mkdir()
-            one.train.Saver(write_version=version).save(session, str(top / prefix), global_step=7)
-        frozen = one.graph_util.convert_variables_to_constants(
-            session, session.graph_def, [data.op.name]
-        )
-        (top / "frozen.pb").write_bytes(frozen.SerializeToString())
+    def build() -> None:
+        x = v1.placeholder(tf.float32, (None, 3), "x")
+        for name, parts in (("a/bn", None), ("b/bn", v1.fixed_size_partitioner(2))):
+            with v1.variable_scope(name, partitioner=parts):
+                roles = [v1.get_variable(role, (3,)) for role in ROLES]
+            gamma, beta, mean, variance = map(tf.convert_to_tensor, roles)
+            x = tf.nn.batch_normalization(x, mean, variance, beta, gamma, 1e-3)
+
+    for version, prefix in ((1, "v1/m.ckpt"), (2, "v2/m")):
+        save_graph(top / prefix, build, step=7, write_version=version, write_meta_graph=True)
 
 
 ROLES = ("gamma", "beta", "moving_mean", "moving_variance")

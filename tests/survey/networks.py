@@ -78,7 +78,7 @@ class Training:
     """A network, how it is trained, and what should be found out.
 
     `before` is the kind of weights that the training starts from: `random`, or the result of a
-    training in `batch` mode, in `stored` mode, or in batch mode with `updated` statistics.
+    training in `batch` mode or in `stored` mode.
     """
 
     architecture: str
@@ -169,17 +169,13 @@ def data_of(training: Training) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Network:
-    """A network with the pairs of a layer and the normalization that it feeds.
-
-    A classifier returns logits.
-    """
+    """A network; a classifier returns logits."""
 
     def __init__(self, training: Training) -> None:
         self.training = training
         self.keras: Any = import_module(training.library)
         self.keras.utils.set_random_seed(sum(map(ord, training.name)))
-        self.pairs: list[tuple[Any, Any]] = []
-        self.trained: list[Any] = []
+        self.biased: list[Any] = []
         self.optimizer: Any = None
         self.keras.mixed_precision.set_global_policy(training.policy)
         shape = (NOISE + 10,) if training.architecture in GENERATORS else (SIZE, SIZE, 1)
@@ -208,9 +204,8 @@ class Network:
             x = keras.layers.LeakyReLU(0.3)(x)
         if training.pooled and kind.startswith("Conv2D"):
             x = keras.layers.MaxPooling2D(2, 1, "same")(x)
-        norm = self._norm()
-        x = norm(x)
-        self.pairs.append((layer, norm))
+        self.biased.append(layer)
+        x = self._norm()(x)
         if act and training.activation == "after":
             x = keras.layers.Activation("relu")(x)
         return x
@@ -228,7 +223,7 @@ class Network:
         )
 
     def _start(self, kind: str) -> Any:
-        initializers, seed = self.keras.initializers, len(self.pairs)
+        initializers, seed = self.keras.initializers, len(self.biased)
         return {
             "zeros": initializers.Zeros(),
             "ones": initializers.Ones(),
@@ -307,10 +302,10 @@ class Network:
         settings = {**settings, "learning_rate": settings["learning_rate"] * training.rate}
         if training.decay:
             settings["weight_decay"] = training.decay
-        frozen = {id(layer.bias) for layer, _ in self.pairs} if training.bias_frozen else set()
-        self.trained = [each for each in self.model.trainable_variables if id(each) not in frozen]
-        self.optimizer = self.model.optimizer = getattr(self.keras.optimizers, kind)(**settings)
-        self.optimizer.build(self.trained)
+        frozen = {id(layer.bias) for layer in self.biased} if training.bias_frozen else set()
+        trained = [each for each in self.model.trainable_variables if id(each) not in frozen]
+        self.optimizer = getattr(self.keras.optimizers, kind)(**settings)
+        self.optimizer.build(trained)
         opponent = self._opponent()
         opposing = self.keras.optimizers.Adam(1e-3)
         opposing.build(opponent.trainable_variables)
@@ -357,7 +352,7 @@ class Network:
                 x, y = tf.gather(inputs, chosen), tf.gather(targets, chosen)
                 if is_gan or is_opposed:
                     step(opposing, opponent.trainable_variables, opposing_loss, x, y)
-                loss = step(self.optimizer, self.trained, own_loss, x, y)
+                loss = step(self.optimizer, trained, own_loss, x, y)
             return loss
 
         return float(run(tf.constant(training.steps))) if training.steps else 0.0

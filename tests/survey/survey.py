@@ -17,7 +17,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -61,32 +60,20 @@ def _error(error: bnstat.BnstatError) -> Record:
 
 
 def _record(model: bnstat.Model) -> Record:
-    try:
-        findings = [
-            {
-                "rule": finding.rule,
-                "severity": finding.severity,
-                "layer": finding.layer,
-                "message": finding.message,
-            }
-            for finding in bnstat.check(model)
-        ]
-        failure = {}
-        digest = _digest(model)
-    except bnstat.BnstatError as error:
-        findings, failure, digest = [], _error(error), ""
-    return {
+    record = {
         "checkpoint": model.source.checkpoint,
         "format": model.source.format,
-        "writer": model.source.writer,
         "layers": len(model.layers),
-        "undecided": len(model.undecided),
-        "incomplete": len(model.incomplete),
-        "notes": list(model.notes),
-        "findings": findings,
-        "digest": digest,
-        **failure,
+        "findings": [],
+        "digest": "",
     }
+    try:
+        findings, digest = bnstat.check(model), _digest(model)
+    except bnstat.BnstatError as error:
+        return {**record, **_error(error)}
+    names = ("rule", "severity", "layer", "message")
+    listed = [{name: getattr(finding, name) for name in names} for finding in findings]
+    return {**record, "findings": listed, "digest": digest}
 
 
 def _digest(model: bnstat.Model) -> str:
@@ -105,7 +92,6 @@ def survey(path: str, timeout: float) -> list[Record]:
     If it crashes, or takes longer than the timeout in seconds, there is a record with a "bug".
     """
     command = [sys.executable, __file__, "--work", path]
-    start = time.perf_counter()
     try:
         ended = subprocess.run(
             command, capture_output=True, text=True, timeout=timeout, check=False
@@ -115,8 +101,7 @@ def survey(path: str, timeout: float) -> list[Record]:
     records: list[Record] = [json.loads(line) for line in ended.stdout.splitlines()]
     if ended.returncode or ended.stderr:
         records.append({"bug": f"exit code {ended.returncode}\n{ended.stderr[-2000:]}"})
-    seconds = round(time.perf_counter() - start, 3)
-    return [{**record, "seconds": seconds} for record in records]
+    return records
 
 
 def worst(record: Record) -> str | None:

@@ -16,22 +16,13 @@ import json
 import random
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import bnstat
-from bnstat.checks.training_mode import (
-    Evidence,
-    Gradient,
-    Pair,
-    compare_gradients,
-    judge,
-    training_evidence,
-)
+from bnstat.checks.training_mode import training_evidence
 from tests.survey.networks import (
     MODES,
     OPTIMIZERS,
@@ -102,9 +93,6 @@ def trainings() -> Iterator[Training]:
         yield Training("gan", optimizer, mode, seed=seed, steps=500 * (1 + seed))
     for architecture, optimizer, mode in product(ARCHITECTURES, OPTIMIZERS, MODES):
         yield Training(architecture, optimizer, mode, seed=1, steps=1000)
-    for architecture, optimizer in product(("conv", "dense"), ("momentum", "adam", "rmsprop")):
-        for mode in MODES:
-            yield Training(architecture, optimizer, mode, "after-updated", before="updated")
 
 
 def in_order() -> list[Training]:
@@ -117,61 +105,27 @@ def in_order() -> list[Training]:
     return [each for pair in zip_longest(plain, others) for each in pair if each is not None]
 
 
+FORMS = {"weights": ".keras", "with slots": ".h5", "checkpoint": ".index"}
+"""What bnstat is given: a Keras file, one with the optimizer's variables, a checkpoint."""
+
+
 def train(training: Training, file: Path) -> None:
-    """Run one training, and save the network, its arrays, and the settings."""
+    """Run one training, and save the network in each form, and the settings."""
+    import tensorflow as tf
+
     network = Network(training)
     if training.before != "random":
-        for _, norm in network.pairs:
-            norm.momentum = 0.9 if training.before == "updated" else 1.0
         network.fit(replace(training, mode=training.before, steps=250))
-        for _, norm in network.pairs:
-            norm.momentum = 1.0
     loss = network.fit(training)
-    np.savez(file.with_suffix(".npz"), **arrays_of(network))
     network.model.save(file.with_suffix(".keras"))
+    tf.train.Checkpoint(model=network.model).write(str(file.with_suffix("")))
+    network.model.compile(network.optimizer, "mse")
+    network.model.save(file.with_suffix(".h5"))
     file.write_text(json.dumps({**asdict(training), "loss": loss}))
 
 
-def arrays_of(network: Network) -> dict[str, np.ndarray]:
-    """The bias and beta of each pair, and what the optimizer keeps of their gradients."""
-    if not network.training.bias or not network.training.center:
-        return {}
-    variables = network.optimizer.variables
-    held = list(variables() if callable(variables) else variables)
-    held = [each for each in held if tuple(each.shape)]
-    count = len(held) // len(network.trained)
-    places = {id(each): place for place, each in enumerate(network.trained)}
-    # The last one that Adam and its kin keep is the average of the squared gradients.
-    slot = 1 if count > 1 else 0
-    kept = {}
-    for number, (layer, norm) in enumerate(network.pairs):
-        pair = {"bias": layer.bias, "beta": norm.beta}
-        if network.training.scale:
-            pair["gamma"] = norm.gamma
-        if count and id(layer.bias) in places:
-            pair["bias_slot"] = held[places[id(layer.bias)] * count + slot]
-            pair["beta_slot"] = held[places[id(norm.beta)] * count + slot]
-        kept |= {f"{number}.{name}": np.asarray(each.numpy()) for name, each in pair.items()}
-    return kept
-
-
-SETTINGS = ("weights", "with slots", "names only")
-"""The input of bnstat: a Keras file, one with the optimizer's variables, a checkpoint."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished training, and what bnstat found out about it in each of the settings."""
-
-    training: Training
-    evidence: dict[str, Evidence]
-
-    def outcome(self, setting: str) -> str:
-        truths = [
-            self.training.truth,
-            *([MODES[self.training.mode]] if self.training.steps else []),
-        ]
-        return outcome(self.evidence[setting].trained_with, *truths)
+Result = tuple[Training, dict[str, tuple[str, str]]]
+"""A finished training; form -> how good bnstat's verdict is, and its reason."""
 
 
 def results(folder: Path) -> Iterator[Result]:
@@ -180,59 +134,36 @@ def results(folder: Path) -> Iterator[Result]:
         record = json.loads(file.read_text())
         del record["loss"]
         training = Training(**record)
-        model = bnstat.load(file.with_suffix(".keras"))
-        weights = judge([]) if training.before == "updated" else training_evidence(model)
-        proven = [bias.is_proven for bias in model.preceding_biases().values()]
-        slots = pairs_of(file, training, all(proven), slots=True) if proven else []
-        blind = pairs_of(file, training, False)
-        found = (weights, judge(slots), judge(blind))
-        yield Result(training, dict(zip(SETTINGS, found, strict=True)))
-
-
-def pairs_of(file: Path, training: Training, proven: bool, slots: bool = False) -> list[Pair]:
-    """All pairs of a network, whatever lies between."""
-    with np.load(file.with_suffix(".npz")) as stored:
-        arrays = {name: array.astype("float64") for name, array in stored.items()}
-    return [
-        Pair(
-            bias,
-            arrays[name.replace("bias", "beta")],
-            proven,
-            _gradient(arrays, name.partition(".")[0], training) if slots else None,
-        )
-        for name, bias in arrays.items()
-        if name.endswith(".bias")
-    ]
-
-
-def _gradient(arrays: Any, place: str, training: Training) -> Gradient | None:
-    names = ("bias_slot", "beta_slot", "gamma")
-    of_bias, of_beta, gamma = (arrays.get(f"{place}.{name}") for name in names)
-    if of_bias is None or of_beta is None or training.optimizer in ("sgd", "adagrad"):
-        return None
-    return compare_gradients(of_bias, of_beta, training.optimizer != "momentum", gamma)
+        mode = MODES[training.mode] if training.steps else "unknown"
+        verdicts = {}
+        for form, ending in FORMS.items():
+            evidence = training_evidence(bnstat.load(f"{file.with_suffix('')}{ending}"))
+            quality = outcome(evidence.trained_with, training.truth, mode)
+            verdicts[form] = quality, evidence.reason
+        yield training, verdicts
 
 
 def table(folder: Path) -> None:
     """Print how often bnstat was right."""
-    found = [each for each in results(folder) if each.training.before != "updated"]
-    usable = [each for each in found if each.training.truth != "unknown"]
-    print(f"{'':26}" + "".join(f"{setting:>18}" for setting in SETTINGS))
-    print(f"{'':26}" + len(SETTINGS) * f"{'r    c    w':>18}")
+    found = list(results(folder))
+    usable = [(training, verdicts) for training, verdicts in found if training.truth != "unknown"]
+    print(f"{'':26}" + "".join(f"{form:>18}" for form in FORMS))
+    print(f"{'':26}" + len(FORMS) * f"{'r    c    w':>18}")
     for key in ("optimizer", "architecture", "mode", "variant"):
         print()
-        for value in sorted({getattr(each.training, key) for each in usable}):
-            _print_row(value, [each for each in usable if getattr(each.training, key) == value])
+        for value in sorted({getattr(training, key) for training, _ in usable}):
+            _print_row(value, [each for each in usable if getattr(each[0], key) == value])
     print()
     _print_row("all", usable)
     _print_row("without a trace", [each for each in found if each not in usable])
-    for each, setting in product(found, SETTINGS):
-        if each.outcome(setting) == "wrong":
-            print(f"wrong, {setting}: {each.training.name}: {each.evidence[setting].reason}")
+    for training, verdicts in found:
+        for form, (quality, reason) in verdicts.items():
+            if quality == "wrong":
+                print(f"wrong, {form}: {training.name}: {reason}")
 
 
 def _print_row(name: str, chosen: list[Result]) -> None:
-    columns = [[each.outcome(setting) for each in chosen] for setting in SETTINGS]
+    columns = [[verdicts[form][0] for _, verdicts in chosen] for form in FORMS]
     print_row(f"{name} ({len(chosen)})", columns)
 
 
