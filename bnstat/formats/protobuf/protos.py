@@ -121,7 +121,7 @@ _LONGEST_TEXT = 10_000_000
 _LONG = 4096
 """A skeleton contains no field with more bytes, except messages, which are skeletons as well."""
 
-_MAX_MESSAGES = 1_000_000
+_MAX_MESSAGES = 500_000
 """The messages in a skeleton that are not only copied."""
 
 _MAX_SKELETON = 1 << 26
@@ -268,7 +268,7 @@ class _Skeleton:
 
     def message(self, start: int, end: int, layout: _Layout) -> bytes:
         """Return the copy of a message. For the errors see `skeleton`."""
-        self._messages_left -= 1
+        self._count(messages=1)
         if layout.contains_positions or end - start > _LONG:
             copy = b"".join(self._fields(start, end, layout))
         else:
@@ -289,10 +289,14 @@ class _Skeleton:
                 yield self._read(each.begin, each.end)
 
     def _read(self, start: int, end: int) -> bytes:
-        self._bytes_left -= end - start
-        if self._bytes_left < 0 or self._messages_left < 0:
-            raise UnsupportedError(self._window.file.path, f"{self._what} is too large to be read")
+        self._count(length=end - start)
         return self._window.read(start, end)
+
+    def _count(self, messages: int = 0, length: int = 0) -> None:
+        self._messages_left -= messages
+        self._bytes_left -= length
+        if self._messages_left < 0 or self._bytes_left < 0:
+            raise UnsupportedError(self._window.file.path, f"{self._what} is too large to be read")
 
 
 @cache
