@@ -39,8 +39,9 @@ def test_round_trip(
         assert table.get(key) == entries.get(key)
 
 
-def test_an_empty_table_has_no_entries() -> None:
-    table = Table(MemoryFile(tables.assemble([])))
+@pytest.mark.parametrize("blocks", [[], [(b"z", tables.on_disk(bytes(4) + b"\1\0\0\0"))]])
+def test_tables_without_entries(blocks: list[tuple[bytes, bytes]]) -> None:
+    table = Table(MemoryFile(tables.assemble(blocks)))
     assert list(table.items()) == []
     assert table.get(b"gamma") is None
 
@@ -162,17 +163,9 @@ def test_blocks_that_share_a_byte() -> None:
 def test_invalid_handles() -> None:
     with pytest.raises(DamagedError, match="the index block"):
         Table(MemoryFile(tables.tail(0, [(b"a", b"\xff")])))
-
-
-def test_a_block_without_entries() -> None:
-    assert _read(_with_block(_restarts(0))) == []
-    assert Table(MemoryFile(_with_block(_restarts(0)))).get(b"a") is None
-
-
-def test_a_block_beyond_the_file() -> None:
-    handle = tables.varint(1 << 60) + tables.varint(1 << 60)
+    beyond = tables.varint(1 << 60) * 2
     with pytest.raises(DamagedError, match="truncated"):
-        _read(tables.tail(0, [(b"a", handle)]))
+        _read(tables.tail(0, [(b"a", beyond)]))
 
 
 @pytest.mark.parametrize(
