@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.dtypes import DATA_TYPES
-from bnstat.formats.protobuf.wire import Field, Window, WireError, damaged, field, scan
+from bnstat.formats.protobuf.wire import Decoding, Field, Window, field, scan
 from bnstat.storage.files import File
 
 _SCHEMA = """
@@ -194,10 +194,8 @@ def skeleton(file: File, start: int, end: int, name: str, what: str) -> Any:
         DamagedError: the bytes are not such a message, or the file is too short.
         UnsupportedError: there are too many messages or short fields.
     """
-    try:
+    with Decoding(file.path, what):
         data = _Skeleton(file, what).message(start, end, _layout(message_class(name).DESCRIPTOR))
-    except WireError as error:
-        raise damaged(file.path, what, error) from error
     return parse(name, data, file.path, what)
 
 
@@ -222,13 +220,11 @@ def find_fields(file: File, message: Any, *path: int) -> list[Field]:
     window = Window(file)
     spans = [(message.begin, message.end)]
     found: list[Field] = []
-    try:
+    with Decoding(file.path, message.DESCRIPTOR.name):
         for number in path:
             parts = (part for span in spans for part in scan(window, *span))
             found = [part for part in parts if part.number == number]
             spans = [(part.start, part.end) for part in found]
-    except WireError as error:
-        raise damaged(file.path, message.DESCRIPTOR.name, error) from error
     return found
 
 
