@@ -269,9 +269,9 @@ class _Skeleton:
             copy = b"".join(self._fields(start, end, layout))
         else:
             copy = self._read(start, end)
-        return (
-            copy + _POSITION.pack(_BEGIN_TAG, start, _END_TAG, end) if layout.has_position else copy
-        )
+        if layout.has_position:
+            copy += _POSITION.pack(_BEGIN_TAG, start, _END_TAG, end)
+        return copy
 
     def _fields(self, start: int, end: int, layout: _Layout) -> Iterator[bytes]:
         for each in scan(self._window, start, end):
