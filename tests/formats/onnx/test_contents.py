@@ -456,7 +456,8 @@ def test_a_large_tensor_is_not_evaluated(tmp_path: Path) -> None:
     of.node.append(node("Add", ["column", "row"], ["square"]))
     of.node.append(node("Concat", ["row"] * 20_000, ["joined"], axis=0))
     of.node.append(node("Constant", [], ["list"], value_ints=[1] * 300_000))
-    for name in ("square", "joined", "list"):
+    of.node.append(node("Constant", [], ["text"], value_string="a"))
+    for name in ("square", "joined", "list", "text"):
         of.node.append(node("Relu", [name], [f"{name}_relu"]))
     (layer,) = bnstat.load(save(tmp_path / "m.onnx", of, opset=13))
     assert layer.gamma is not None
