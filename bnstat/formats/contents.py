@@ -79,6 +79,12 @@ class Objects(Sequence[Node]):
     def __getitem__(self, index: slice) -> Sequence[Node]: ...
 
     def __getitem__(self, index: int | slice) -> Node | Sequence[Node]:
+        if isinstance(index, slice):
+            return [self.node(number) for number in range(*index.indices(len(self)))]
+        return self.node(index)
+
+    def node(self, index: int) -> Node:
+        """Return a node."""
         return self._nodes[index]
 
     def branches(self, index: int) -> Sequence[tuple[str, int]]:

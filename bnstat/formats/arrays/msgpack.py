@@ -17,7 +17,7 @@ from typing import Final, Literal, NamedTuple
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.contents import Contents, name_of_path
 from bnstat.formats.dtypes import as_shape, contiguous_variable
-from bnstat.formats.protobuf.wire import Window, WireError, damaged
+from bnstat.formats.protobuf.wire import Decoding, Window, WireError
 from bnstat.model import Source, Variable
 from bnstat.storage.files import File
 
@@ -76,13 +76,11 @@ def matches(file: File) -> bool:
 def open_contents(file: File, source: Source) -> Contents:
     """Return the arrays by their paths."""
     variables: dict[str, Variable] = {}
-    try:
+    with Decoding(file.path, "the document"):
         for item in _items(Window(file)):
             if item.kind == "extension" and item.value == _ARRAY:
                 variable = _variable(Window(file), item)
                 variables[variable.key] = variable
-    except WireError as error:
-        raise damaged(file.path, "the document", error) from error
     names = {key: variable.name for key, variable in variables.items()}
     return Contents(replace(source, format="msgpack", writer="Flax"), variables, names=names)
 

@@ -41,7 +41,7 @@ _NUMBERS: Final = ("value_float", "value_floats", "value_int", "value_ints")
 """The attributes of a `Constant` that contain numbers, not a tensor."""
 
 _MAX_INLINED: Final = 300_000
-"""Nodes in total; a few nested functions can expand to billions."""
+"""Nodes and stored tensors; a few nested functions can expand to billions of them."""
 
 _NAMES_PER_NODE: Final = 10
 """This many names of tensors and attributes count as a node."""
@@ -202,7 +202,7 @@ class Inlined:
 
     def _graph(self, graph: Any, scope: _Scope, depth: int, prefix: str) -> Sequence[str]:
         """Add a graph's nodes; return the tensors that are its outputs."""
-        self._count(0, len(graph.initializer) + len(graph.input) + len(graph.output))
+        self._count(len(graph.initializer), len(graph.input) + len(graph.output))
         # Until version 4 of the format an initializer is an input as well: its default.
         defaults = {tensor.name for tensor in graph.initializer}
         self._placeholders([each.name for each in graph.input if each.name not in defaults], scope)
@@ -212,7 +212,7 @@ class Inlined:
         return [scope.tensor(each.name) for each in graph.output]
 
     def _count(self, nodes: int, names: int) -> None:
-        """Count nodes and names before they are added; raise if there are too many."""
+        """Count nodes or tensors, and names, before they are added; raise if there are too many."""
         self._left -= nodes + names // _NAMES_PER_NODE
         if self._left < 0:
             raise UnsupportedError(self.file.path, "inlining its functions makes too many nodes")

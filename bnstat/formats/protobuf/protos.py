@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from bnstat.errors import DamagedError, UnsupportedError
 from bnstat.formats.dtypes import DATA_TYPES
-from bnstat.formats.protobuf.wire import Field, Window, WireError, damaged, field, scan
+from bnstat.formats.protobuf.wire import Decoding, Field, Window, field, scan
 from bnstat.storage.files import File
 
 _SCHEMA = """
@@ -121,7 +121,7 @@ _LONGEST_TEXT = 10_000_000
 _LONG = 4096
 """A skeleton contains no field with more bytes, except messages, which are skeletons as well."""
 
-_MAX_MESSAGES = 1_000_000
+_MAX_MESSAGES = 500_000
 """The messages in a skeleton that are not only copied."""
 
 _MAX_SKELETON = 1 << 26
@@ -194,10 +194,8 @@ def skeleton(file: File, start: int, end: int, name: str, what: str) -> Any:
         DamagedError: the bytes are not such a message, or the file is too short.
         UnsupportedError: there are too many messages or short fields.
     """
-    try:
+    with Decoding(file.path, what):
         data = _Skeleton(file, what).message(start, end, _layout(message_class(name).DESCRIPTOR))
-    except WireError as error:
-        raise damaged(file.path, what, error) from error
     return parse(name, data, file.path, what)
 
 
@@ -222,13 +220,11 @@ def find_fields(file: File, message: Any, *path: int) -> list[Field]:
     window = Window(file)
     spans = [(message.begin, message.end)]
     found: list[Field] = []
-    try:
+    with Decoding(file.path, message.DESCRIPTOR.name):
         for number in path:
             parts = (part for span in spans for part in scan(window, *span))
             found = [part for part in parts if part.number == number]
             spans = [(part.start, part.end) for part in found]
-    except WireError as error:
-        raise damaged(file.path, message.DESCRIPTOR.name, error) from error
     return found
 
 
@@ -268,14 +264,14 @@ class _Skeleton:
 
     def message(self, start: int, end: int, layout: _Layout) -> bytes:
         """Return the copy of a message. For the errors see `skeleton`."""
-        self._messages_left -= 1
+        self._count(messages=1)
         if layout.contains_positions or end - start > _LONG:
             copy = b"".join(self._fields(start, end, layout))
         else:
             copy = self._read(start, end)
-        return (
-            copy + _POSITION.pack(_BEGIN_TAG, start, _END_TAG, end) if layout.has_position else copy
-        )
+        if layout.has_position:
+            copy += _POSITION.pack(_BEGIN_TAG, start, _END_TAG, end)
+        return copy
 
     def _fields(self, start: int, end: int, layout: _Layout) -> Iterator[bytes]:
         for each in scan(self._window, start, end):
@@ -289,10 +285,14 @@ class _Skeleton:
                 yield self._read(each.begin, each.end)
 
     def _read(self, start: int, end: int) -> bytes:
-        self._bytes_left -= end - start
-        if self._bytes_left < 0 or self._messages_left < 0:
-            raise UnsupportedError(self._window.file.path, f"{self._what} is too large to be read")
+        self._count(length=end - start)
         return self._window.read(start, end)
+
+    def _count(self, messages: int = 0, length: int = 0) -> None:
+        self._messages_left -= messages
+        self._bytes_left -= length
+        if self._messages_left < 0 or self._bytes_left < 0:
+            raise UnsupportedError(self._window.file.path, f"{self._what} is too large to be read")
 
 
 @cache

@@ -117,9 +117,20 @@ def signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-def damaged(where: str, what: str, error: WireError) -> DamagedError:
-    """Return the error for a malformed structure of a file; `what` names the structure."""
-    return DamagedError(where, f"{what} is damaged ({error})", "copy or download it again")
+class Decoding:
+    """Converts a `WireError` in this context to a `DamagedError`; `what` names the structure."""
+
+    def __init__(self, where: str, what: str) -> None:
+        self._where = where
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, WireError):
+            problem = f"{self._what} is damaged ({error})"
+            raise DamagedError(self._where, problem, "copy or download it again") from error
 
 
 _FIRST_PIECE = 1 << 12

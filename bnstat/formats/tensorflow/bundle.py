@@ -42,7 +42,7 @@ import numpy as np
 
 from bnstat.errors import BnstatError, DamagedError, NotFoundError, UnsupportedError
 from bnstat.formats.dtypes import STRING, dtype_name, find_dtype, numpy_dtype
-from bnstat.formats.protobuf.wire import WireError, damaged, fields, signed, varint
+from bnstat.formats.protobuf.wire import Decoding, WireError, fields, signed, varint
 from bnstat.formats.tensorflow.sstable import Table, masked_crc32c
 from bnstat.model import Array, Variable
 from bnstat.storage.files import File, Folder, Range
@@ -161,7 +161,7 @@ def parse_entry(message: bytes, where: str) -> Entry:
     numbers = dict.fromkeys((1, 3, 4, 5, 6), 0)
     shape: tuple[int, ...] = ()
     slices = []
-    try:
+    with Decoding(where, "its entry"):
         for number, value in fields(message):
             if isinstance(value, int):
                 if number in numbers:
@@ -173,8 +173,6 @@ def parse_entry(message: bytes, where: str) -> Entry:
                 slices.append(
                     tuple((_number(each, 1, 0), _number(each, 2, -1)) for each in extents)
                 )
-    except WireError as error:
-        raise damaged(where, "its entry", error) from error
     if not _is_possible(shape):
         raise DamagedError(where, f"has an impossible shape {list(shape)}")
     dtype, shard, offset, size, crc32c = numbers.values()
@@ -272,12 +270,10 @@ class Bundle:
     def _read_header(self, header: bytes | None) -> int:
         if header is None:
             raise DamagedError(self._index_path, "is an SSTable, but not a checkpoint's index")
-        try:
+        with Decoding(self._index_path, "the header"):
             message = dict(fields(header))
             version = message.get(3, b"")
             needs = dict(fields(version)).get(2, 0) if isinstance(version, bytes) else 0
-        except WireError as error:
-            raise damaged(self._index_path, "the header", error) from error
         if message.get(2, 0) != 0:
             raise BnstatError(
                 self._index_path,
@@ -359,10 +355,8 @@ class Bundle:
         if entry.dtype != STRING or entry.shape != ():
             raise DamagedError(where, "is not a single string")
         data = self._read_bytes(entry, where)
-        try:
+        with Decoding(where, "the string's length"):
             length, start = varint(data, 0)
-        except WireError as error:
-            raise damaged(where, "the string's length", error) from error
         if start + 4 + length != len(data):
             raise DamagedError(where, "the string's length does not fit its tensor")
         packed = length.to_bytes(4 if length < 1 << 32 else 8, "little")

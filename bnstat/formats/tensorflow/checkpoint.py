@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -122,7 +123,9 @@ class TensorflowTensors:
         self.path = f"{folder.path}/{prefix}"
         if not os.path.isdir(folder.path):
             raise BnstatError(self.path, "TensorFlow cannot read inside an archive", "unpack it")
-        self._reader = self._attempt(lambda: _open_reader(self.path))
+        with importing_tensorflow("for the reader 'tensorflow'"):
+            from tensorflow.python.training import py_checkpoint_reader
+        self._reader = self._attempt(lambda: py_checkpoint_reader.NewCheckpointReader(self.path))
         self._shapes: dict[str, list[int]] = self._attempt(self._reader.get_variable_to_shape_map)
         self._dtypes = self._attempt(self._reader.get_variable_to_dtype_map)
 
@@ -133,11 +136,16 @@ class TensorflowTensors:
 
     def variables(self, names: Mapping[str, str]) -> Mapping[str, Variable]:
         """Return the tensors by key; `names` maps some keys to better names."""
-        return {key: self._variable(key, names.get(key, key)) for key in sorted(self._shapes)}
-
-    def _variable(self, key: str, name: str) -> Variable:
-        dtype = dtype_name(self._dtypes[key].as_datatype_enum % 100)
-        return Variable(key, name, dtype, tuple(self._shapes[key]), lambda: self.read(key))
+        return {
+            key: Variable(
+                key,
+                names.get(key, key),
+                dtype_name(self._dtypes[key].as_datatype_enum % 100),
+                tuple(self._shapes[key]),
+                partial(self.read, key),
+            )
+            for key in sorted(self._shapes)
+        }
 
     def read(self, key: str) -> Array:
         """Return a numeric tensor. Raises `DamagedError` if TensorFlow cannot read it."""
@@ -150,17 +158,9 @@ class TensorflowTensors:
     def _attempt(self, action: Callable[[], Any]) -> Any:
         try:
             return action()
-        except BnstatError:
-            raise
         except Exception as error:  # TensorFlow maps errors of its C++ code to many classes.
-            first_line = str(error).strip().partition("\n")[0]
-            raise DamagedError(self.path, f"TensorFlow cannot read it: {first_line}") from error
-
-
-def _open_reader(path: str) -> Any:
-    with importing_tensorflow("for the reader 'tensorflow'"):
-        from tensorflow.python.training import py_checkpoint_reader
-    return py_checkpoint_reader.NewCheckpointReader(path)
+            problem = f"TensorFlow cannot read it: {first_line(error)}"
+            raise DamagedError(self.path, problem) from error
 
 
 @contextmanager

@@ -19,14 +19,13 @@ from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnstat.errors import DamagedError
 from bnstat.formats.contents import Node, Objects
-from bnstat.formats.protobuf.wire import WireError, damaged, fields, text, varint
+from bnstat.formats.protobuf.wire import Decoding, WireError, fields, text, varint
 
 KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -48,10 +47,11 @@ def read_nodes(message: bytes, where: str) -> Objects:
     Raises:
         DamagedError: the message is damaged, or names a child that does not exist.
     """
-    try:
-        return ObjectGraph(message, where)
-    except (WireError, IndexError) as error:
-        raise damaged(where, "the object graph", WireError(str(error))) from error
+    with Decoding(where, "the object graph"):
+        try:
+            return ObjectGraph(message, where)
+        except IndexError as error:
+            raise WireError("the data ends within a field") from error
 
 
 class ObjectGraph(Objects):
@@ -70,19 +70,9 @@ class ObjectGraph(Objects):
     def __len__(self) -> int:
         return len(self._starts)
 
-    @overload
-    def __getitem__(self, index: int) -> Node: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Node]: ...
-
-    def __getitem__(self, index: int | slice) -> Node | list[Node]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        try:
+    def node(self, index: int) -> Node:
+        with Decoding(self._where, "the object graph"):
             return _parse_node(self._message[self._starts[index] : self._ends[index]])
-        except WireError as error:
-            raise damaged(self._where, "the object graph", error) from error
 
     def branches(self, index: int) -> Sequence[tuple[str, int]]:
         return self._branches.get(index, ())
@@ -94,10 +84,8 @@ class ObjectGraph(Objects):
 
     def ending_with(self, endings: Collection[str]) -> Iterator[Node]:
         value = VALUE.encode()
-        try:
+        with Decoding(self._where, "the object graph"):
             yield from self._variables.ending_with([ending.encode() for ending in endings])
-        except WireError as error:
-            raise damaged(self._where, "the object graph", error) from error
         for index in self._branches:
             if self._message.find(value, self._starts[index], self._ends[index]) >= 0:
                 yield self[index]

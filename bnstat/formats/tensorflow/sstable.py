@@ -39,7 +39,7 @@ from collections.abc import Iterator
 import google_crc32c
 
 from bnstat.errors import DamagedError, UnsupportedError
-from bnstat.formats.protobuf.wire import WireError, damaged, varint
+from bnstat.formats.protobuf.wire import Decoding, WireError, varint
 from bnstat.storage.files import File, Range
 
 FOOTER = 48
@@ -139,13 +139,11 @@ class Table:
                 file.path, "does not end like a checkpoint index", "is it truncated?"
             )
         footer = file.read(file.size - FOOTER, FOOTER)
-        try:
+        with Decoding(file.path, "the index block"):
             _, position = varint(footer, 0)
             _, position = varint(footer, position)
             index = self.contents(*_handle(footer, position))
             handles = [(key, _handle(value, 0)) for key, value in entries(index)]
-        except WireError as error:
-            raise damaged(file.path, "the index block", error) from error
         self._last_keys = [key for key, _ in handles]
         self._handles = [handle for _, handle in handles]
         # A hostile index could list a large block many times.
@@ -188,10 +186,8 @@ class Table:
         return self._parsed[handle].get(key)
 
     def _entries(self, handle: tuple[int, int]) -> Iterator[tuple[bytes, bytes]]:
-        try:
+        with self._decoding(handle[0]):
             yield from entries(self.contents(*handle))
-        except WireError as error:
-            raise self._damaged(handle[0], error) from error
 
     def load(self) -> None:
         """Read and keep all blocks, for a table that is searched often.
@@ -238,17 +234,15 @@ class Table:
             return contents
         if kind != 1:
             raise UnsupportedError(self._file.path, f"unknown compression {kind} of a block")
-        try:
+        with self._decoding(offset):
             return decompress(contents)
-        except WireError as error:
-            raise self._damaged(offset, error) from error
 
     def _handle_of(self, key: bytes) -> tuple[int, int] | None:
         block = bisect_left(self._last_keys, key)
         return self._handles[block] if block < len(self._handles) else None
 
-    def _damaged(self, offset: int, error: WireError) -> DamagedError:
-        return damaged(self._file.path, f"the block at byte {offset}", error)
+    def _decoding(self, offset: int) -> Decoding:
+        return Decoding(self._file.path, f"the block at byte {offset}")
 
 
 def entries(contents: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -94,16 +94,13 @@ def test_types(tmp_path: Path, dtype: str) -> None:
 def test_quantized_types_are_read_as_integers(tmp_path: Path) -> None:
     values = np.arange(-3, 4)
     tensors = {
-        name: tf.bitcast(tf.constant(values.astype(plain)), getattr(tf, name))
-        for name, plain in [("qint8", "int8"), ("quint8", "uint8"), ("qint16", "int16"),
-                            ("quint16", "uint16"), ("qint32", "int32")]
-    }  # fmt: skip
-    prefix = named.save(tmp_path / "m", tensors)
-    bundle = opened(prefix)
+        name: tf.bitcast(values.astype(name.removeprefix("q")), getattr(tf, name))
+        for name in ("qint8", "quint8", "qint16", "quint16", "qint32")
+    }
+    bundle = opened(named.save(tmp_path / "m", tensors))
     for name in tensors:
-        plain = name.removeprefix("q")
         assert bundle.variables({})[name].dtype == name
-        assert same_bits(bundle.read(name), values.astype(plain))
+        assert same_bits(bundle.read(name), values.astype(name.removeprefix("q")))
 
 
 def test_numbers_at_odd_offsets(tmp_path: Path) -> None:
@@ -153,14 +150,11 @@ def test_slices_of_half_that_tensorflow_cannot_assemble(tmp_path: Path) -> None:
 
 def test_only_requested_tensors_are_read(tmp_path: Path) -> None:
     prefix = named.save(tmp_path / "m", {"a": np.ones(10), "big": np.ones(1 << 18)})
-    bundle = opened(prefix)
-    entry = bundle.entry("a")
     data = Path(f"{prefix}.data-00000-of-00001")
     damaged = bytearray(data.read_bytes())
-    other = bundle.entry("big").offset
+    other = opened(prefix).entry("big").offset
     damaged[other : other + 100] = bytes(100)
     data.write_bytes(damaged)
-    assert entry.size == 80
     assert same_bits(opened(prefix).read("a"), np.ones(10))
     with pytest.raises(DamagedError, match="fails its checksum"):
         opened(prefix).read("big")
@@ -394,11 +388,8 @@ def test_a_hand_made_bundle(tmp_path: Path) -> None:
 
 
 def test_big_endian_is_refused(tmp_path: Path) -> None:
-    prefix = tables.bundle(
-        tmp_path, {"x": tables.entry(DATA, shape=[3])}, DATA, tables.header(endianness=1)
-    )
-    with pytest.raises(BnstatError, match="big-endian"):
-        opened(prefix)
+    header = tables.header(endianness=1)
+    prefix = tables.bundle(tmp_path, {"x": tables.entry(DATA, shape=[3])}, DATA, header)
     with pytest.raises(BnstatError, match="big-endian"):
         bnstat.load(prefix)
 

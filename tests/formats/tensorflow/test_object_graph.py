@@ -49,10 +49,6 @@ def test_nodes(tmp_path: Path) -> None:
     assert node.key is None
 
 
-def test_an_empty_graph() -> None:
-    assert list(read_nodes(b"", "m")) == []
-
-
 @pytest.mark.parametrize("path", ["a/b", "conv/1.x", ".", "..", "a.Sb", ".S", "/", "a//b."])
 def test_path_names_undo_tensorflows_escapes(path: str) -> None:
     from tensorflow.python.trackable.trackable_utils import escape_local_name
@@ -64,26 +60,23 @@ def _nodes(*variables: tuple[str, str]) -> list[Node]:
     return [Node({}, f"{key}{VALUE}", name) for key, name in variables]
 
 
-def test_best_names_are_full_names_where_those_are_unique() -> None:
-    nodes = _nodes(
-        ("a/gamma", "net/bn/gamma"), ("b/x", "Variable"), ("c/x", "Variable"), ("d/x", "")
-    )
-    assert best_names(nodes) == {
-        f"a/gamma{VALUE}": "net/bn/gamma",
-        f"b/x{VALUE}": "b/x",
-        f"c/x{VALUE}": "c/x",
-        f"d/x{VALUE}": "d/x",
-    }
-
-
-def test_variables_that_export_stores_twice() -> None:
-    nodes = _nodes(
-        ("variables/0", "bn/gamma"), ("_all_variables/3", "bn/gamma"), ("_all_variables/4", "seed")
-    )
-    assert best_names(nodes) == {
-        f"variables/0{VALUE}": "bn/gamma",
-        f"_all_variables/4{VALUE}": "seed",
-    }
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        (
+            {"a/gamma": "net/bn/gamma", "b/x": "Variable", "c/x": "Variable", "d/x": ""},
+            {"a/gamma": "net/bn/gamma", "b/x": "b/x", "c/x": "c/x", "d/x": "d/x"},
+        ),
+        (
+            {"variables/0": "bn/gamma", "_all_variables/3": "bn/gamma", "_all_variables/4": "seed"},
+            {"variables/0": "bn/gamma", "_all_variables/4": "seed"},
+        ),
+    ],
+    ids=["full names where those are unique", "variables that export stores twice"],
+)
+def test_best_names(variables: dict[str, str], expected: dict[str, str]) -> None:
+    nodes = [Node({}, f"{key}{VALUE}", name) for key, name in variables.items()]
+    assert best_names(nodes) == {f"{key}{VALUE}": name for key, name in expected.items()}
 
 
 LABELS = ["bn", "moving_variance", "moving_mean", "average", "a" * 130, "b" * 255, "ä", ""]
@@ -157,12 +150,6 @@ def test_a_search_finds_the_same_as_parsing_everything(message: bytes) -> None:
             assert names_found[key] == name
     assert {key: names.get(key, "") for key in expected} == expected
     assert dict(BestNames(graph)) == expected
-
-
-def test_an_empty_search() -> None:
-    graph = read_nodes(field(1, attribute("a/gamma", "k")), "m")
-    assert list(graph.ending_with(())) == []
-    assert [node.full_name for node in graph.ending_with(["/gamma"])] == ["a/gamma"]
 
 
 @pytest.mark.parametrize(
@@ -240,7 +227,7 @@ def test_discovery_by_search_and_by_parsing_everything(tmp_path: Path) -> None:
                 layer.name,
                 layer.evidence,
                 layer.notes,
-                {r: v.key for r, v in layer.variables.items()},
+                {role: each.key for role, each in layer.variables.items()},
             )
             for layer in (*model.layers, *model.incomplete)
         ] + [model.notes]
@@ -253,10 +240,13 @@ def test_discovery_by_search_and_by_parsing_everything(tmp_path: Path) -> None:
 
 
 def test_the_nodes_are_a_sequence() -> None:
-    graph = read_nodes(field(1, child("x", 1)) + field(1, attribute("n", "k")), "m")
+    graph = read_nodes(field(1, child("x", 1)) + field(1, attribute("n/gamma", "k")), "m")
     assert len(graph) == 2
     assert graph[:1] == [Node({"x": 1}, None, "")]
-    assert graph[-1] == Node({}, f"k{VALUE}", "n")
+    assert graph[-1] == Node({}, f"k{VALUE}", "n/gamma")
+    assert list(graph.ending_with(())) == []
+    assert list(graph.ending_with(["/gamma"])) == [graph[1]]
+    assert list(read_nodes(b"", "m")) == []
 
 
 def test_a_search_for_many_names_takes_linear_time() -> None:
